@@ -1,0 +1,305 @@
+"""
+The cryptographic functions that a Noise protocol is made of: DH, KEM, ciphers,
+hashes, in the specification's terms and on C{cryptography} and the standard
+library alone.
+
+::
+
+    DH(keyPair, publicKey)       KeyPair.exchange
+    GENERATE_KEM_CIPHERTEXT      encapsulate
+    KEM(keyPair, ciphertext)     KemKeyPair.decapsulate
+    ENCRYPT, DECRYPT             CipherFunctions.makeAEAD, .packNonce
+    HASH, HKDF                   HashFunctions.hash, .hkdf
+
+This is the seam to C{cryptography}: what it raises for a peer's bad key leaves
+here as L{HandshakeError}.  (A cipher is called at one place only, on the path
+of every record, L{aesm.noise.CipherState}, and its errors are turned there.)
+
+@see: Noise rev. 34, sections 4 and 12; Noise HFS rev. 1, section 3
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import hmac
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, TypeAlias
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.x25519 import (
+    X25519PrivateKey,
+    X25519PublicKey,
+)
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
+
+from aesm.errors import HandshakeError
+
+try:
+    from cryptography.hazmat.primitives.asymmetric import mlkem
+except ImportError:  # a cryptography before 47; hybridSupported() says no
+    mlkem = None  # type: ignore[assignment]
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey
+
+__all__ = [
+    "CIPHERS",
+    "DHLEN",
+    "HASHES",
+    "KEMCIPHERTEXTLEN",
+    "KEMPUBLICKEYLEN",
+    "KEYLEN",
+    "TAGLEN",
+    "BytesLike",
+    "CipherFunctions",
+    "HashFunctions",
+    "KemKeyPair",
+    "KeyPair",
+    "encapsulate",
+    "hybridSupported",
+]
+
+DHLEN = 32  # bytes of an X25519 key, public or private; section 12.1
+TAGLEN = 16  # bytes by which a ciphertext is longer; section 4.2
+KEYLEN = 32  # bytes of a cipher key or a pre-shared key; sections 4.2 and 9.2
+KEMPUBLICKEYLEN = 1184  # bytes of an ML-KEM-768 public key; FIPS 203, table 3
+KEMCIPHERTEXTLEN = 1088  # bytes of an ML-KEM-768 ciphertext; FIPS 203, table 3
+
+BytesLike: TypeAlias = bytes | bytearray | memoryview
+AEAD: TypeAlias = AESGCM | ChaCha20Poly1305
+
+
+class KeyPair:
+    """
+    An X25519 key pair.  The public key is computed once, so keep the object
+    where the same key serves many handshakes.
+
+    @ivar public: the public key, 32 bytes.
+    @see: Noise rev. 34, section 12.1; RFC 7748, section 5
+    """
+
+    __slots__ = ("_private", "public")
+
+    def __init__(self, private: X25519PrivateKey) -> None:
+        """
+        @param private: the private key.
+        """
+        self._private = private
+        self.public: bytes = private.public_key().public_bytes_raw()
+
+    @classmethod
+    def generate(cls) -> KeyPair:
+        """
+        C{GENERATE_KEYPAIR()}: a fresh pair, from the operating system's
+        randomness.
+        """
+        return cls(X25519PrivateKey.generate())
+
+    @classmethod
+    def fromBytes(cls, private: bytes) -> KeyPair:
+        """
+        The pair of a known private key.
+
+        @param private: 32 bytes.
+        @raise ValueError: there are not 32 of them.
+        """
+        if len(private) != DHLEN:
+            raise ValueError(
+                f"an X25519 private key is {DHLEN} bytes, not {len(private)}"
+            )
+        return cls(X25519PrivateKey.from_private_bytes(private))
+
+    def exchange(self, public: bytes) -> bytes:
+        """
+        C{DH()}.
+
+        @param public: the other side's public key, 32 bytes.
+        @return: the shared secret, 32 bytes.
+        @raise HandshakeError: C{public} is one of the few points that turn any
+            private key into the same all-zero secret.
+        @see: RFC 7748, section 6.1
+        """
+        try:
+            return self._private.exchange(X25519PublicKey.from_public_bytes(public))
+        except ValueError:
+            raise HandshakeError(
+                "the peer's X25519 public key is invalid: it gives an all-zero "
+                "secret with every key"
+            ) from None
+
+    def __repr__(self) -> str:
+        """
+        The public key only.
+        """
+        return f"<KeyPair {self.public.hex()}>"
+
+
+class KemKeyPair:
+    """
+    An ML-KEM-768 key pair, for one handshake.
+
+    @ivar public: the public key, 1,184 bytes.
+    @see: Noise HFS rev. 1, section 3; FIPS 203
+    """
+
+    __slots__ = ("_private", "public")
+
+    def __init__(self, private: MLKEM768PrivateKey) -> None:
+        """
+        @param private: the decapsulation key.
+        """
+        self._private = private
+        self.public: bytes = private.public_key().public_bytes_raw()
+
+    @classmethod
+    def generate(cls) -> KemKeyPair:
+        """
+        C{GENERATE_KEM_KEYPAIR()}: a fresh pair, from the operating system's
+        randomness.
+        """
+        return cls(mlkem.MLKEM768PrivateKey.generate())
+
+    def decapsulate(self, ciphertext: bytes) -> bytes:
+        """
+        C{KEM()}.  A ciphertext made for another key gives another secret, not
+        an error (implicit rejection); the next tag then fails.
+
+        @param ciphertext: 1,088 bytes.
+        @return: the shared secret, 32 bytes.
+        @raise HandshakeError: C{ciphertext} is not an ML-KEM-768 ciphertext.
+        """
+        try:
+            return self._private.decapsulate(ciphertext)
+        except ValueError:
+            raise HandshakeError("the peer's KEM ciphertext is invalid") from None
+
+    def __repr__(self) -> str:
+        """
+        The public key's beginning only.
+        """
+        return f"<KemKeyPair {self.public[:8].hex()}...>"
+
+
+def encapsulate(public: bytes) -> tuple[bytes, bytes]:
+    """
+    C{GENERATE_KEM_CIPHERTEXT()}.
+
+    @param public: the other side's ML-KEM-768 public key, 1,184 bytes.
+    @return: (shared secret, 32 bytes; ciphertext, 1,088 bytes).
+    @raise HandshakeError: C{public} is not an ML-KEM-768 public key.
+    @see: FIPS 203, section 7.2
+    """
+    try:
+        return mlkem.MLKEM768PublicKey.from_public_bytes(public).encapsulate()
+    except ValueError:
+        raise HandshakeError("the peer's KEM public key is invalid") from None
+
+
+@functools.cache
+def hybridSupported() -> bool:
+    """
+    Whether hybrid protocols, C{25519+MLKEM768}, can be used here.  True with the
+    wheels of cryptography 48 and newer, and with 47 where the library that it was
+    built on has ML-KEM.
+    """
+    if mlkem is None:
+        return False
+    try:
+        mlkem.MLKEM768PrivateKey.generate()
+    except UnsupportedAlgorithm:
+        return False
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class CipherFunctions:
+    """
+    An AEAD.
+
+    @ivar name: as in protocol names.
+    @ivar makeAEAD: makes the object that encrypts and decrypts from a key of 32
+        bytes.
+    @ivar packNonce: the 12-byte nonce of a number from 0 to 2^64-1: four zero
+        bytes, then the number.
+    @see: Noise rev. 34, sections 4.2, 12.3 and 12.4
+    """
+
+    name: str
+    makeAEAD: Callable[[bytes], AEAD]
+    packNonce: Callable[[int], bytes]
+
+
+class _Hash(Protocol):
+    """
+    What is used of L{hashlib}'s objects.
+    """
+
+    def digest(self) -> bytes:
+        """
+        The hash of the data given.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class HashFunctions:
+    """
+    A hash, and what Noise derives from it.
+
+    @ivar name: as in protocol names.
+    @ivar length: C{HASHLEN}, 32 or 64 bytes.
+    @ivar algorithm: as in L{hashlib}.
+    @see: Noise rev. 34, sections 4.3 and 12.5 to 12.8
+    """
+
+    name: str
+    length: int
+    algorithm: str
+    _new: Callable[[bytes], _Hash]
+
+    def hash(self, data: bytes) -> bytes:
+        """
+        C{HASH()}.
+
+        @return: L{length} bytes.
+        """
+        return self._new(data).digest()
+
+    def hkdf(self, chainingKey: bytes, material: bytes, outputs: int) -> list[bytes]:
+        """
+        C{HKDF()}: RFC 5869 with the chaining key as salt and no info.
+
+        @param chainingKey: L{length} bytes.
+        @param material: 0 or 32 bytes.
+        @param outputs: 2 or 3.
+        @return: so many keys of L{length} bytes.
+        @see: Noise rev. 34, section 4.3
+        """
+        digest, algorithm = hmac.digest, self.algorithm
+        key = digest(chainingKey, material, algorithm)
+        keys = [digest(key, b"\x01", algorithm)]
+        for number in range(2, outputs + 1):
+            keys.append(digest(key, keys[-1] + bytes((number,)), algorithm))
+        return keys
+
+
+CIPHERS = {
+    functions.name: functions
+    for functions in (
+        CipherFunctions("AESGCM", AESGCM, struct.Struct(">4xQ").pack),
+        CipherFunctions("ChaChaPoly", ChaCha20Poly1305, struct.Struct("<4xQ").pack),
+    )
+}
+
+HASHES = {
+    functions.name: functions
+    for functions in (
+        HashFunctions("SHA256", 32, "sha256", hashlib.sha256),
+        HashFunctions("SHA512", 64, "sha512", hashlib.sha512),
+        HashFunctions("BLAKE2s", 32, "blake2s", hashlib.blake2s),
+        HashFunctions("BLAKE2b", 64, "blake2b", hashlib.blake2b),
+    )
+}
