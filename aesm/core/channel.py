@@ -1,0 +1,476 @@
+"""
+The secure channel, PROTOCOL sections 2 to 5, without I/O: offer, Noise
+handshake, records, authenticated end of stream::
+
+    channel = ClientChannel(ChannelSettings(staticKey=key))
+    transport.write(channel.takeOutput())
+    for event in channel.receive(data):
+        ...                                 # PeerIdentified: channel.accept()
+    channel.send(b"any bytes")
+    transport.write(channel.takeOutput())
+
+C{receive} returns what the bytes caused; C{takeOutput} returns the bytes to
+send.  The channel never calls back, so nothing can re-enter it.  What it
+cannot decide, whether the peer's key is welcome, leaves as L{PeerIdentified}
+and comes back as C{accept()} or C{reject()}; until then nothing further is
+processed.  The first error is final: it leaves as L{Failed}, after which the
+channel has dropped its keys and ignores all input.
+
+The conversation::
+
+    client                                       server
+    frame("AESM/1 Noise_...")  ------------->    OFFER: known name?  no: refusal
+    frame(message 1)           ------------->    HANDSHAKE
+                               <-------------    frame(message 2)
+    DECISION: is it our server?
+    frame(message 3 + payload) ------------->    DECISION: may this client in?
+    OPEN                       <--- records -->  OPEN
+    empty record               ------------->    PEER_ENDED
+    ENDED                      <-------------    empty record
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from aesm.core.buffer import LENGTH_BYTES, FrameBuffer
+from aesm.core.events import Data, EndOfStream, Event, Failed, Opened
+from aesm.core.settings import ChannelSettings
+from aesm.errors import (
+    AESMError,
+    HandshakeError,
+    NameOrKeyMismatch,
+    ProtocolError,
+    TamperedRecord,
+    Truncated,
+)
+from aesm.noise import CipherState, HandshakeState
+
+__all__ = ["MAX_PLAINTEXT", "Channel", "State"]
+
+MAX_PLAINTEXT = 65519  # bytes of the stream in one record, PROTOCOL section 4
+TAG = 16  # bytes that a record's ciphertext is longer than its plaintext
+MAX_EARLY = 262144  # bytes that may wait for the decision on the peer
+REKEY_INTERVAL = 65536  # records of one direction, PROTOCOL section 4
+
+
+class State(Enum):
+    """
+    Where a channel is in its life.
+    """
+
+    OFFER = "offer"
+    REFUSAL = "refusal"
+    HANDSHAKE = "handshake"
+    ANSWERED = "answered"
+    DECISION = "decision"
+    OPEN = "open"
+    PEER_ENDED = "peerEnded"
+    SELF_ENDED = "selfEnded"
+    REJECTED = "rejected"
+    ENDED = "ended"
+    FAILED = "failed"
+
+
+_TRANSITIONS = {  # (where we are, what happened): where we go
+    (State.OFFER, "offerTaken"): State.HANDSHAKE,  # section 2
+    (State.OFFER, "refused"): State.REFUSAL,
+    (State.OFFER, "peerProved"): State.DECISION,  # section 3
+    (State.HANDSHAKE, "answered"): State.ANSWERED,
+    (State.ANSWERED, "peerProved"): State.DECISION,
+    (State.DECISION, "accepted"): State.OPEN,
+    (State.DECISION, "rejected"): State.REJECTED,
+    (State.OPEN, "peerEnded"): State.PEER_ENDED,  # section 5
+    (State.OPEN, "selfEnded"): State.SELF_ENDED,
+    (State.PEER_ENDED, "selfEnded"): State.ENDED,
+    (State.SELF_ENDED, "peerEnded"): State.ENDED,
+}
+
+_SENDING = frozenset({State.OPEN, State.PEER_ENDED})
+_RECEIVING = frozenset({State.OPEN, State.SELF_ENDED})
+_DEAF = frozenset({State.REJECTED, State.FAILED})
+_HANDSHAKING = frozenset({State.OFFER, State.REFUSAL, State.HANDSHAKE, State.ANSWERED})
+
+
+class Channel:
+    """
+    What both roles share: records, end of stream, failure.
+
+    @ivar state: where we are.
+    @ivar suite: the Noise protocol name in use, C{""} before it is known.
+    @ivar peer: the peer's static public key, 32 bytes; C{b""} before it has
+        proved one.
+    @ivar handshakeHash: the handshake's hash, for channel binding; C{b""}
+        before the handshake is done.
+    @ivar pending: how many bytes of the stream wait to be sealed.
+    """
+
+    __slots__ = (
+        "_decrypt",
+        "_encrypt",
+        "_frames",
+        "_noise",
+        "_opened",
+        "_output",
+        "_queue",
+        "_received",
+        "_sealed",
+        "_settings",
+        "handshakeHash",
+        "peer",
+        "pending",
+        "state",
+        "suite",
+    )
+
+    def __init__(self, settings: ChannelSettings) -> None:
+        """
+        Start before the first byte.
+
+        @param settings: what our side brings along.
+        """
+        self._settings = settings
+        self.state = State.OFFER
+        self.suite = ""
+        self.peer = b""
+        self.handshakeHash = b""
+        self.pending = 0
+        self._frames = FrameBuffer()
+        self._output: list[bytes] = []  # bytes for the transport
+        self._queue: list[bytes] = []  # bytes of the stream, not yet sealed
+        self._received: bytearray | bytes = b""  # the beginning of a record
+        self._sealed = 0  # records since the last rekey, outgoing
+        self._opened = 0  # the same, incoming
+
+    @property
+    def ownKey(self) -> bytes:
+        """
+        Our own static public key, 32 bytes.
+        """
+        return self._settings.publicKey
+
+    # What the shell calls
+
+    def receive(self, data: bytes) -> list[Event]:
+        """
+        Take bytes from the transport.
+
+        @param data: any length; any chunking gives the same events.
+        @return: what they caused, in order; L{Failed} can only be the last.
+        """
+        events: list[Event] = []
+        try:
+            view = memoryview(data)
+            while view and self.state in _HANDSHAKING:
+                view = view[self._receiveHandshake(view, events) :]
+            if self.state is State.DECISION:
+                self._keepEarly(view)
+            elif view and self.state not in _DEAF:
+                self._receiveRecords(view, events)
+        except AESMError as error:
+            self._fail(error, events)
+        return events
+
+    def transportEnded(self) -> list[Event]:
+        """
+        The transport is closed: nothing more will come.
+
+        @return: L{Failed}, unless the peer had ended its direction.
+        """
+        events: list[Event] = []
+        if self.state in _HANDSHAKING or self.state is State.DECISION:
+            self._fail(self._unfinished(), events)
+        elif self.state in _RECEIVING:
+            self._fail(
+                Truncated(
+                    "the connection was cut off without an authenticated end of "
+                    "stream; what was not acknowledged may not have arrived"
+                ),
+                events,
+            )
+        return events
+
+    def takeOutput(self) -> bytes:
+        """
+        Seal what waits, in as few records as possible, and hand over all that
+        is to be written.
+
+        @return: bytes for the transport, often C{b""}.
+        """
+        if self._queue:
+            self._seal()
+        output = self._output
+        if not output:
+            return b""
+        self._output = []
+        return output[0] if len(output) == 1 else b"".join(output)
+
+    def send(self, data: bytes) -> None:
+        """
+        Queue bytes of the stream; C{takeOutput} seals them.
+
+        @param data: any length.
+        @raise RuntimeError: the channel is not open for sending.
+        """
+        if self.state not in _SENDING:
+            raise RuntimeError(f"cannot send: the channel is {self.state.value}")
+        if data:
+            self._queue.append(data)
+            self.pending += len(data)
+
+    def endOfStream(self) -> None:
+        """
+        End our direction, after what is queued.
+
+        @raise RuntimeError: the channel is not open for sending.
+        @see: PROTOCOL section 5
+        """
+        if self.state not in _SENDING:
+            raise RuntimeError(f"cannot end: the channel is {self.state.value}")
+        self._seal()
+        self._sealRecord(b"")
+        self._move("selfEnded")
+
+    def accept(self, payload: bytes = b"") -> list[Event]:
+        """
+        Let the peer in, after L{PeerIdentified}.
+
+        @param payload: message 3's payload at the client, at most 2,048 bytes.
+        @return: L{Opened}, and what the bytes that came meanwhile caused.
+        @raise RuntimeError: there is nothing to decide.
+        """
+        self._deciding()
+        self._finish(payload)
+        self._move("accepted")
+        events: list[Event] = [Opened()]
+        received, self._received = self._received, b""
+        if received:
+            events += self.receive(bytes(received))
+        return events
+
+    def reject(self, farewell: bytes = b"") -> None:
+        """
+        Turn the peer away, after L{PeerIdentified}.  A server finishes the
+        channel, says farewell through it and ends it; a client just stops,
+        so that it reveals nothing.  Nothing more is taken from the peer.
+
+        @param farewell: bytes of the stream; a client's must be C{b""}.
+        @raise RuntimeError: there is nothing to decide.
+        @see: PROTOCOL section 3
+        """
+        self._deciding()
+        self._move("rejected")
+        self._dismiss(farewell)
+        self._drop()
+
+    # The roles' parts
+
+    def _receiveHandshake(self, data: memoryview, events: list[Event]) -> int:
+        """
+        Take bytes before the channel is open.
+
+        @param data: at least one byte.
+        @param events: where to add what they caused.
+        @return: how many bytes were used, at least one.
+        """
+        raise NotImplementedError
+
+    def _finish(self, payload: bytes) -> None:
+        """
+        Do what is left of the handshake once the peer is accepted.
+
+        @param payload: our payload of message 3.
+        """
+        raise NotImplementedError
+
+    def _dismiss(self, farewell: bytes) -> None:
+        """
+        Do what is left once the peer is rejected.
+
+        @param farewell: bytes of the stream.
+        """
+        raise NotImplementedError
+
+    def _unfinished(self) -> HandshakeError:
+        """
+        Say what it means that the transport ended in the handshake.
+
+        @return: the error.
+        """
+        raise NotImplementedError
+
+    # Shared parts
+
+    def _deciding(self) -> None:
+        """
+        Make sure that there is something to decide.
+        """
+        if self.state is not State.DECISION:
+            raise RuntimeError(f"nothing to decide: the channel is {self.state.value}")
+
+    def _move(self, what: str) -> None:
+        """
+        Go where the table says.
+
+        @param what: what happened.
+        """
+        self.state = _TRANSITIONS[self.state, what]
+
+    def _fail(self, error: AESMError, events: list[Event]) -> None:
+        """
+        End for good.
+
+        @param error: why.
+        @param events: where to add L{Failed}.
+        """
+        self.state = State.FAILED
+        self._drop()
+        events.append(Failed(error))
+
+    def _drop(self) -> None:
+        """
+        Let go of keys and buffers.
+        """
+        self._noise: HandshakeState = None  # type: ignore[assignment]
+        self._encrypt: CipherState = None  # type: ignore[assignment]
+        self._decrypt: CipherState = None  # type: ignore[assignment]
+        self._frames = FrameBuffer()
+        self._received = b""
+        self._queue = []
+        self.pending = 0
+
+    def _keepEarly(self, data: memoryview) -> None:
+        """
+        Keep what comes while the decision on the peer is open.
+
+        @param data: any length.
+        @raise ProtocolError: it is more than a peer has reason to send.
+        """
+        if len(self._received) + len(data) > MAX_EARLY:
+            raise ProtocolError(f"more than {MAX_EARLY} bytes before being let in")
+        self._received = bytearray(self._received) + data
+
+    def _readMessage(self, message: bytes) -> bytes:
+        """
+        Read a handshake message, and learn the peer's key if it brings one.
+
+        @param message: the peer's message.
+        @return: its payload.
+        @raise NameOrKeyMismatch: it does not authenticate.
+        @raise HandshakeError: it is malformed, or the peer's key is our own.
+        @see: PROTOCOL section 3
+        """
+        try:
+            payload = self._noise.readMessage(message)
+        except TamperedRecord:
+            raise NameOrKeyMismatch(
+                "the handshake does not authenticate: the other side has another "
+                "name= or psk=, or somebody altered it; give both sides the same"
+            ) from None
+        publicKey = self._noise.rs
+        if publicKey is not None:
+            if publicKey == self._settings.publicKey:
+                raise HandshakeError(
+                    "the peer presents our own static key: this is an echo of "
+                    "ourselves, or two sides share a key file; make one for each"
+                )
+            self.peer = publicKey
+        return payload
+
+    def _split(self) -> tuple[CipherState, CipherState]:
+        """
+        Turn the finished handshake into two ciphers and forget it.
+
+        @return: client to server, server to client.
+        """
+        self.handshakeHash = self._noise.handshakeHash
+        ciphers = self._noise.split()
+        del self._noise, self._frames
+        return ciphers
+
+    def _receiveRecords(self, data: memoryview, events: list[Event]) -> None:
+        """
+        Take bytes once the channel is open.
+
+        @param data: at least one byte.
+        @param events: where to add what they caused.
+        @raise TamperedRecord: a record does not authenticate.
+        @raise ProtocolError: there are bytes after the end of stream.
+        @see: PROTOCOL sections 4 and 5
+        """
+        received = self._received
+        if received:
+            received += data
+            data = memoryview(received)
+        position, available = 0, len(data)
+        while available - position >= LENGTH_BYTES:
+            if self.state not in _RECEIVING:
+                break
+            size = data[position] << 8 | data[position + 1]
+            if size < TAG:
+                raise TamperedRecord(
+                    f"a record of {size} bytes: shorter than its tag of {TAG}"
+                )
+            start = position + LENGTH_BYTES
+            position, previous = start + size, position
+            if position > available:
+                position = previous
+                break
+            plaintext = self._openRecord(data[start:position])
+            if plaintext:
+                events.append(Data(plaintext))
+            else:
+                self._move("peerEnded")
+                events.append(EndOfStream())
+        if self.state not in _RECEIVING and position < available:
+            raise ProtocolError("bytes after the authenticated end of stream")
+        if position or not received:
+            self._received = bytearray(data[position:]) if position < available else b""
+
+    def _openRecord(self, ciphertext: memoryview) -> bytes:
+        """
+        Open one record.
+
+        @param ciphertext: 16 to 65,535 bytes.
+        @return: the plaintext.
+        @raise TamperedRecord: it does not authenticate.
+        """
+        cipher = self._decrypt
+        plaintext = cipher.decryptWithAd(b"", ciphertext)
+        self._opened += 1
+        if self._opened == REKEY_INTERVAL:
+            cipher.rekey()
+            self._opened = 0
+        return plaintext
+
+    def _seal(self) -> None:
+        """
+        Seal the queue into as few records as possible.
+
+        @see: PROTOCOL section 4
+        """
+        queue, self._queue = self._queue, []
+        self.pending = 0
+        stream = queue[0] if len(queue) == 1 else b"".join(queue)
+        if len(stream) <= MAX_PLAINTEXT:
+            if stream:
+                self._sealRecord(stream)
+            return
+        view = memoryview(stream)
+        for start in range(0, len(stream), MAX_PLAINTEXT):
+            self._sealRecord(view[start : start + MAX_PLAINTEXT])
+
+    def _sealRecord(self, plaintext: bytes | memoryview) -> None:
+        """
+        Seal one record.
+
+        @param plaintext: 0 to 65,519 bytes.
+        """
+        cipher = self._encrypt
+        ciphertext = cipher.encryptWithAd(b"", plaintext)
+        self._output.append(len(ciphertext).to_bytes(LENGTH_BYTES, "big"))
+        self._output.append(ciphertext)
+        self._sealed += 1
+        if self._sealed == REKEY_INTERVAL:
+            cipher.rekey()
+            self._sealed = 0

@@ -1,0 +1,492 @@
+"""
+The message layer of one connection, PROTOCOL sections 6 to 9, without I/O:
+WELCOME, messages, acknowledgements, heartbeat, close::
+
+    conversation = Conversation(settings, Session(...), now=clock.seconds())
+    conversation.start(Hello.decode(payload))        # server: what the client says
+    for event in conversation.receive(data, now):    # Arrived, Acknowledged, ...
+        ...
+    conversation.send("text", micros)
+    transport.write(conversation.takeOutput(micros, budget))
+
+Control frames that nobody reads never pile up: one ACK, one PING and one PONG
+can be due, and each is made only when C{takeOutput} has a place for it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from aesm.core.frames import (
+    Ack,
+    Close,
+    Frame,
+    FrameReader,
+    FrameType,
+    Messages,
+    Ping,
+    Welcome,
+    encodeAck,
+    encodeClose,
+    encodeFrame,
+)
+from aesm.core.hello import (
+    DEFAULT_HEARTBEAT,
+    DEFAULT_MAX_MESSAGE,
+    DEFAULT_WINDOW,
+    Hello,
+)
+from aesm.core.session import Session
+from aesm.errors import AESMError, ConnectionClosed, HeartbeatLost, ProtocolError
+
+__all__ = [
+    "Accepted",
+    "Acknowledged",
+    "Arrived",
+    "Broken",
+    "Conversation",
+    "ConversationSettings",
+    "ConversationState",
+    "PeerClosed",
+]
+
+DEFAULT_SEND_BUFFER = 64 << 20  # bytes, PROTOCOL section 7
+MAX_MESSAGE = (1 << 31) - 1  # bytes: what a length in a BATCH can say
+NORMAL = 1000  # close codes, PROTOCOL section 9
+NO_CODE = 1005  # never on the wire: the peer ended without a CLOSE, RFC 6455 7.4.1
+
+
+class ConversationState(Enum):
+    """
+    Where a conversation is in its life.
+    """
+
+    GREETING = "greeting"
+    OPEN = "open"
+    CLOSING = "closing"
+    CLOSE_SENT = "closeSent"
+    PEER_CLOSED = "peerClosed"
+    CLOSED = "closed"
+    BREAKING = "breaking"
+    BROKEN = "broken"
+
+
+_State = ConversationState
+
+_TRANSITIONS = {  # (where we are, what happened): where we go
+    (_State.GREETING, "greeted"): _State.OPEN,  # section 8
+    (_State.GREETING, "peerClosed"): _State.PEER_CLOSED,
+    (_State.OPEN, "closing"): _State.CLOSING,  # section 9
+    (_State.OPEN, "peerClosed"): _State.PEER_CLOSED,
+    (_State.CLOSING, "peerClosed"): _State.PEER_CLOSED,
+    (_State.CLOSING, "closeSent"): _State.CLOSE_SENT,
+    (_State.CLOSE_SENT, "peerClosed"): _State.CLOSED,
+    (_State.PEER_CLOSED, "closeSent"): _State.CLOSED,
+    (_State.BREAKING, "closeSent"): _State.BROKEN,
+}
+_LISTENING = frozenset(
+    {_State.GREETING, _State.OPEN, _State.CLOSING, _State.CLOSE_SENT}
+)
+_TALKING = frozenset({_State.OPEN, _State.CLOSING, _State.PEER_CLOSED})
+
+
+@dataclass(frozen=True)
+class ConversationSettings:
+    """
+    What one side brings along; checked, and the same for all connections of
+    a factory.
+
+    @ivar maxMessage: bytes of the largest message body to take.
+    @ivar heartbeat: seconds without incoming data after which to send a PING.
+    @ivar sendBuffer: bytes to keep for a peer until it acknowledges.
+    @ivar receiveBuffer: bytes to take before the application has taken any.
+    @ivar agent: software and version, for the peer's logs.
+    """
+
+    maxMessage: int = DEFAULT_MAX_MESSAGE
+    heartbeat: float = DEFAULT_HEARTBEAT
+    sendBuffer: int = DEFAULT_SEND_BUFFER
+    receiveBuffer: int = DEFAULT_WINDOW
+    agent: str = ""
+
+    def __post_init__(self) -> None:
+        """
+        Check everything, so that no connection can fail over it later.
+
+        @raise ValueError: something does not fit; says what would.
+        """
+        if not 0 < self.maxMessage <= MAX_MESSAGE:
+            raise ValueError(
+                f"maxMessage must be 1 to {MAX_MESSAGE} bytes, not {self.maxMessage}"
+            )
+        for name in ("heartbeat", "sendBuffer", "receiveBuffer"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} must be above 0, not {getattr(self, name)}")
+
+    def hello(self, session: str = "", received: int = 0) -> Hello:
+        """
+        Say what we are.
+
+        @param session: 32 hexadecimal digits, or C{""}.
+        @param received: how many of the session's messages we have taken.
+        @return: what goes into hello or WELCOME.
+        """
+        return Hello(
+            agent=self.agent,
+            maxMessage=self.maxMessage,
+            heartbeat=self.heartbeat,
+            batch=True,
+            window=self.receiveBuffer,
+            session=session,
+            received=received,
+        )
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """
+    The server's WELCOME came: messages can be sent.
+
+    @ivar hello: what the server says of itself.
+    """
+
+    hello: Hello
+
+
+@dataclass(frozen=True)
+class Arrived:
+    """
+    Messages came; the application owes C{keep} and C{take} for them.
+
+    @ivar messages: one or more.
+    """
+
+    messages: Messages
+
+
+@dataclass(frozen=True)
+class Acknowledged:
+    """
+    The peer has more messages in its keeping.
+
+    @ivar count: of the messages sent from the session's start, how many.
+    """
+
+    count: int
+
+
+@dataclass(frozen=True)
+class PeerClosed:
+    """
+    The peer closes in order: it acknowledges no more, and reads no more.
+
+    @ivar code: PROTOCOL section 9; 1005 if it gave none.
+    @ivar reason: the peer's words.
+    """
+
+    code: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Broken:
+    """
+    The conversation is over; C{takeOutput} may still have a CLOSE for the
+    peer, after which the stream is to be ended.
+
+    @ivar error: why.
+    """
+
+    error: AESMError
+
+
+Event = Accepted | Arrived | Acknowledged | PeerClosed | Broken
+
+
+class Conversation:
+    """
+    One connection's messages.
+
+    @ivar state: where we are.
+    @ivar session: what counts the messages.
+    """
+
+    __slots__ = (
+        "_close",
+        "_heard",
+        "_ping",
+        "_pinged",
+        "_pong",
+        "_reader",
+        "_settings",
+        "_welcome",
+        "session",
+        "state",
+    )
+
+    def __init__(
+        self, settings: ConversationSettings, session: Session, now: float
+    ) -> None:
+        """
+        Start before hello or WELCOME.
+
+        @param settings: what our side brings along.
+        @param session: what counts the messages.
+        @param now: seconds, of any clock that never goes back.
+        """
+        self._settings = settings
+        self.session = session
+        self.state = _State.GREETING
+        self._reader = FrameReader(settings.maxMessage)
+        self._welcome = b""
+        self._close = (NORMAL, "")
+        self._pong: bytes | None = None
+        self._ping = False  # whether one is to be sent
+        self._heard = now
+        self._pinged: float | None = None  # when the PING without answer was due
+
+    # Receiving
+
+    def welcome(self, hello: Hello, session: str) -> None:
+        """
+        Let a client in, on the server's side.
+
+        @param hello: what the client says of itself.
+        @param session: the session's name, 32 hexadecimal digits.
+        """
+        self._move("greeted")
+        self._begin(hello)
+        self._welcome = self._settings.hello(session).encode()
+
+    def receive(self, data: bytes, now: float) -> list[Event]:
+        """
+        Take bytes of the stream.
+
+        @param data: any length; any chunking gives the same events.
+        @param now: seconds.
+        @return: what they caused, in order; L{Broken} can only be the last.
+        """
+        self._heard, self._pinged = now, None
+        events: list[Event] = []
+        if self.state not in _LISTENING:
+            if self.state not in (_State.BREAKING, _State.BROKEN):
+                self._break(ProtocolError("data after a CLOSE"), events)
+            return events
+        try:
+            for frame in self._reader.receive(data):
+                if self.state not in _LISTENING:
+                    raise ProtocolError("a frame after a CLOSE")
+                self._take(frame, events)
+            if self.state not in _LISTENING and not self._reader.empty:
+                raise ProtocolError("a frame after a CLOSE")
+        except ProtocolError as error:
+            self._break(error, events)
+        return events
+
+    def peerEnded(self) -> list[Event]:
+        """
+        The peer ended the stream, authenticated.
+
+        @return: L{PeerClosed}, unless a CLOSE said so before; L{Broken} if it
+            ended within a frame.
+        """
+        events: list[Event] = []
+        if self.state not in _LISTENING:
+            return events
+        if self._reader.empty:
+            self._peerClosed(NO_CODE, "", events)
+        else:
+            self._break(ProtocolError("the stream ended within a frame"), events)
+        return events
+
+    def _take(self, frame: Frame, events: list[Event]) -> None:
+        """
+        Act on one frame.
+
+        @param frame: what came.
+        @param events: where to add what it caused.
+        @raise ProtocolError: it is against the rules here and now.
+        """
+        greeting = self.state is _State.GREETING
+        match frame:
+            case Close(code, reason):
+                self._peerClosed(code, reason, events)
+            case Welcome(payload):
+                if not greeting:
+                    raise ProtocolError("a WELCOME where none belongs")
+                hello = Hello.decode(payload)
+                self._move("greeted")
+                self._begin(hello)
+                events.append(Accepted(hello))
+            case _ if greeting:
+                raise ProtocolError(f"a {type(frame).__name__} before the WELCOME")
+            case Messages():
+                self.session.inbox.receive(frame)
+                events.append(Arrived(frame))
+            case Ack(count):
+                self.session.outbox.acknowledge(frame)
+                events.append(Acknowledged(count))
+            case Ping(body):
+                self._pong = body
+
+    def _begin(self, hello: Hello) -> None:
+        """
+        Begin to talk to a peer of which we know what it takes.
+
+        @param hello: what it says of itself.
+        """
+        outbox = self.session.outbox
+        outbox.peer = hello
+        outbox.limit = hello.window
+
+    def _peerClosed(self, code: int, reason: str, events: list[Event]) -> None:
+        """
+        Take note that the peer closes.
+
+        @param code: PROTOCOL section 9.
+        @param reason: the peer's words.
+        @param events: where to add it.
+        """
+        if self.state is not _State.CLOSE_SENT:
+            self._close = (code if code != NO_CODE else NORMAL, "")
+        self._move("peerClosed")
+        events.append(PeerClosed(code, reason))
+
+    def _break(self, error: AESMError, events: list[Event]) -> None:
+        """
+        End for good.
+
+        @param error: why.
+        @param events: where to add L{Broken}.
+        """
+        if isinstance(error, ProtocolError) and self.state in _TALKING:
+            self.state = _State.BREAKING
+            self._close = (error.code, "protocol error")
+        else:
+            self.state = _State.BROKEN
+        events.append(Broken(error))
+
+    # Sending
+
+    def send(self, data: str | bytes | bytearray | memoryview, micros: int) -> int:
+        """
+        Accept a message.
+
+        @param data: C{str} for a TEXT message, bytes for a BINARY one.
+        @param micros: now, microseconds since the Unix epoch.
+        @return: how many messages have been accepted with it.
+        @raise ConnectionClosed: no more messages are accepted.
+        @raise MessageTooBig: it is larger than the peer takes.
+        @raise SendBufferFull: too much is unacknowledged.
+        @raise TypeError: it is neither text nor bytes.
+        """
+        if self.state is not _State.OPEN:
+            raise ConnectionClosed(
+                f"nothing can be sent: the connection is {self.state.value}"
+            )
+        return self.session.outbox.add(data, micros)
+
+    def close(self, code: int = NORMAL, reason: str = "") -> None:
+        """
+        Close in order: accept no more messages, and say so to the peer once
+        those that were accepted are sent.  Of an open conversation only: one
+        that is closing already has nothing left to do, and before WELCOME
+        there is nothing that may be said.
+
+        @param code: PROTOCOL section 9.
+        @param reason: words for the peer.
+        """
+        if self.state is _State.OPEN:
+            self._close = (code, reason)
+            self._move("closing")
+
+    @property
+    def ended(self) -> bool:
+        """
+        Whether our last byte is out: the stream is to be ended.
+        """
+        return self.state in (_State.CLOSE_SENT, _State.CLOSED, _State.BROKEN)
+
+    def takeOutput(self, micros: int, budget: int) -> bytes:
+        """
+        Hand over what is to be written.
+
+        @param micros: now, microseconds since the Unix epoch.
+        @param budget: bytes of messages to be handed over at the most, give or
+            take the last one.
+        @return: bytes of the stream, often C{b""}.
+        """
+        state = self.state
+        if state is _State.BREAKING:
+            self._move("closeSent")
+            return encodeClose(micros, *self._close)
+        session = self.session
+        pieces: list[bytes] = []
+        if self._welcome:
+            pieces.append(encodeFrame(FrameType.WELCOME, micros, self._welcome))
+            self._welcome = b""
+        if state in _TALKING:
+            if session.inbox.due:
+                pieces.append(encodeAck(micros, *session.inbox.ack()))
+            if self._pong is not None:
+                pieces.append(encodeFrame(FrameType.PONG, micros, self._pong))
+                self._pong = None
+            if self._ping:
+                pieces.append(encodeFrame(FrameType.PING, micros))
+                self._ping = False
+            if session.outbox.sendable:
+                pieces += session.outbox.take(budget)
+        if self._closeDue():
+            pieces.append(encodeClose(micros, *self._close))
+            self._move("closeSent")
+        return b"".join(pieces)
+
+    def _closeDue(self) -> bool:
+        """
+        Tell whether it is time for our CLOSE: what we accepted is sent, and
+        if the peer is waiting for us, it knows what we have of its messages.
+
+        @return: whether it is.
+        """
+        outbox, inbox = self.session.outbox, self.session.inbox
+        if self.state is _State.CLOSING:
+            return not outbox.unsent
+        return (
+            self.state is _State.PEER_CLOSED
+            and inbox.kept == inbox.received
+            and not outbox.sendable
+        )
+
+    # Heartbeat
+
+    @property
+    def nextTick(self) -> float:
+        """
+        When C{tick} is to be called, seconds, if nothing comes until then.
+        """
+        since = self._heard if self._pinged is None else self._pinged
+        return since + self._settings.heartbeat
+
+    def tick(self, now: float) -> list[Event]:
+        """
+        Look whether the peer is alive.
+
+        @param now: seconds.
+        @return: L{Broken}, if it is not: it had a PING and a heartbeat's time
+            to answer it.
+        @see: PROTOCOL section 8
+        """
+        events: list[Event] = []
+        if now < self.nextTick or self.state not in _LISTENING:
+            return events
+        if self._pinged is None:
+            self._pinged = now
+            self._ping = True
+        else:
+            silent = now - self._heard
+            self._break(
+                HeartbeatLost(f"nothing came from the peer for {silent:.1f} seconds"),
+                events,
+            )
+        return events

@@ -1,0 +1,396 @@
+"""
+The frames of the message layer, PROTOCOL section 6: bytes to frames, and
+frames to bytes::
+
+    reader = FrameReader(maxMessage=2**20)
+    for frame in reader.receive(data):
+        ...                                  # Messages, Ack, Ping, ...
+
+The reader checks a frame's type and length as soon as its header is there,
+before anything of the body is kept.  It hands over messages in the groups
+that they were sent in, because most of the cost of a small message is the
+handling of it, not its bytes.
+"""
+
+from __future__ import annotations
+
+import sys
+from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from itertools import accumulate, pairwise
+from struct import Struct
+
+from aesm.errors import InvalidText, MessageTooBig, ProtocolError
+
+__all__ = [
+    "BINARY_BIT",
+    "MAX_BATCH",
+    "MAX_CONTROL",
+    "MAX_OBJECT",
+    "MAX_REASON",
+    "MESSAGE_OVERHEAD",
+    "Ack",
+    "Close",
+    "Frame",
+    "FrameReader",
+    "FrameType",
+    "Messages",
+    "Ping",
+    "Pong",
+    "Welcome",
+    "encodeAck",
+    "encodeBatch",
+    "encodeClose",
+    "encodeFrame",
+]
+
+MAX_BATCH = 65506  # bytes of a BATCH's body, so that it fits a record
+MAX_REASON = 1024  # bytes of a CLOSE's reason
+MAX_CONTROL = 64  # bytes of a PING
+MAX_OBJECT = 2048  # bytes of a WELCOME, PROTOCOL section 8
+MESSAGE_OVERHEAD = 64  # bytes that a message counts beside its body, section 7
+BINARY_BIT = 1 << 31  # in a BATCH's lengths
+
+_HEADER = Struct(">IBQ")  # length, type, time
+_ACK = Struct(">QQ")
+_CODE = Struct(">H")
+_COUNT = Struct(">I")
+_U32 = _COUNT.size
+_SWAP = sys.byteorder == "little"
+
+
+class FrameType(IntEnum):
+    """
+    The types on the wire.
+    """
+
+    TEXT = 1
+    BINARY = 2
+    WELCOME = 3
+    BATCH = 4
+    CLOSE = 8
+    PING = 9
+    PONG = 10
+    ACK = 11
+
+
+_BOUNDS = {  # (least, most) bytes of each body that is not a message
+    FrameType.WELCOME: (2, MAX_OBJECT),
+    FrameType.BATCH: (2 * _U32, MAX_BATCH),
+    FrameType.CLOSE: (_CODE.size, _CODE.size + MAX_REASON),
+    FrameType.PING: (0, MAX_CONTROL),
+    FrameType.PONG: (0, MAX_CONTROL),
+    FrameType.ACK: (_ACK.size, _ACK.size),
+}
+
+
+@dataclass(frozen=True)
+class Messages:
+    """
+    One or more messages that were sent together.
+
+    @ivar micros: when, microseconds since the Unix epoch, the sender's clock.
+    @ivar data: the messages in order, C{str} for TEXT and C{bytes} for BINARY.
+    @ivar cost: what they count for flow control: bodies and 64 bytes each.
+    @ivar lastCost: what the last of them counts.
+    """
+
+    micros: int
+    data: Sequence[str | bytes]
+    cost: int
+    lastCost: int
+
+
+@dataclass(frozen=True)
+class Welcome:
+    """
+    The server's WELCOME.
+
+    @ivar payload: the JSON object, not yet parsed.
+    """
+
+    payload: bytes
+
+
+@dataclass(frozen=True)
+class Close:
+    """
+    The peer closes.
+
+    @ivar code: PROTOCOL section 9.
+    @ivar reason: the peer's words, at most 1,024 bytes in UTF-8.
+    """
+
+    code: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Ping:
+    """
+    The peer asks for a sign of life.
+
+    @ivar body: what to answer with, at most 64 bytes.
+    """
+
+    body: bytes
+
+
+@dataclass(frozen=True)
+class Pong:
+    """
+    The peer answers a PING.
+
+    @ivar body: the PING's body.
+    """
+
+    body: bytes
+
+
+@dataclass(frozen=True)
+class Ack:
+    """
+    What the peer has, and how much more it takes.
+
+    @ivar count: messages in its keeping, cumulative.
+    @ivar limit: bytes of messages, from the session's start, that it takes.
+    """
+
+    count: int
+    limit: int
+
+
+Frame = Messages | Welcome | Close | Ping | Pong | Ack
+
+
+class FrameReader:
+    """
+    Cuts frames out of the stream.
+    """
+
+    __slots__ = ("_buffer", "_maxMessage", "_wanted")
+
+    def __init__(self, maxMessage: int) -> None:
+        """
+        Start at a frame's beginning.
+
+        @param maxMessage: the largest message body to take, bytes.
+        """
+        self._maxMessage = maxMessage
+        self._buffer = bytearray()
+        self._wanted = _HEADER.size  # bytes that the buffer needs to go on
+
+    @property
+    def empty(self) -> bool:
+        """
+        Whether nothing of a frame has come yet.
+        """
+        return not self._buffer
+
+    def receive(self, data: bytes) -> Iterator[Frame]:
+        """
+        Take bytes of the stream.  Iterate to the end, or use the reader no
+        more.
+
+        @param data: any length.
+        @return: the frames that are whole now, in order.
+        @raise ProtocolError: a frame is not as it should be; those before it
+            have been yielded.
+        """
+        buffer = self._buffer
+        if buffer:
+            buffer += data
+            if len(buffer) < self._wanted:
+                return
+            data = bytes(buffer)
+            buffer.clear()
+        position, available = 0, len(data)
+        while available - position >= _HEADER.size:
+            size, kind, micros = _HEADER.unpack_from(data, position)
+            self._check(kind, size)
+            start = position + _HEADER.size
+            end = start + size
+            if end > available:
+                self._wanted = end - position
+                break
+            position = end
+            yield self._decode(kind, micros, data[start:end])
+        else:
+            self._wanted = _HEADER.size
+        buffer += memoryview(data)[position:]
+
+    def _check(self, kind: int, size: int) -> None:
+        """
+        Refuse a frame by its header.
+
+        @param kind: its type.
+        @param size: bytes of its body.
+        @raise ProtocolError: there is no such type, or no such size of it.
+        @raise MessageTooBig: the message is larger than we take.
+        """
+        if kind == FrameType.TEXT or kind == FrameType.BINARY:
+            self._checkMessage(size)
+            return
+        bounds = _BOUNDS.get(kind)  # type: ignore[call-overload]
+        if bounds is None:
+            raise ProtocolError(f"unknown frame type {kind}")
+        least, most = bounds
+        if not least <= size <= most:
+            raise ProtocolError(
+                f"a {FrameType(kind).name} of {size} bytes; {least} to {most} are right"
+            )
+
+    def _checkMessage(self, size: int) -> None:
+        """
+        Refuse a message that is too big.
+
+        @param size: bytes of its body.
+        @raise MessageTooBig: it is larger than we take.
+        """
+        if size > self._maxMessage:
+            raise MessageTooBig(
+                f"a message of {size} bytes; at most {self._maxMessage} are taken"
+            )
+
+    def _decode(self, kind: int, micros: int, body: bytes) -> Frame:
+        """
+        Decode one frame.
+
+        @param kind: its type.
+        @param micros: its time.
+        @param body: its body, of a size that fits the type.
+        @return: the frame.
+        @raise ProtocolError: the body is not as it should be.
+        """
+        match kind:
+            case FrameType.BATCH:
+                return self._decodeBatch(micros, body)
+            case FrameType.TEXT:
+                cost = len(body) + MESSAGE_OVERHEAD
+                return Messages(micros, (_decodeText(body),), cost, cost)
+            case FrameType.BINARY:
+                cost = len(body) + MESSAGE_OVERHEAD
+                return Messages(micros, (body,), cost, cost)
+            case FrameType.ACK:
+                return Ack(*_ACK.unpack(body))
+            case FrameType.PING:
+                return Ping(body)
+            case FrameType.PONG:
+                return Pong(body)
+            case FrameType.WELCOME:
+                return Welcome(body)
+            case _:
+                (code,) = _CODE.unpack_from(body)
+                return Close(code, _decodeText(body[_CODE.size :]))
+
+    def _decodeBatch(self, micros: int, body: bytes) -> Messages:
+        """
+        Decode a BATCH.
+
+        @param micros: its time.
+        @param body: 8 to 65,506 bytes.
+        @return: its messages.
+        @raise ProtocolError: count and lengths do not fit the body.
+        @raise MessageTooBig: one of the messages is larger than we take.
+        @raise InvalidText: one of the texts is not UTF-8.
+        """
+        (count,) = _COUNT.unpack_from(body)
+        start = _U32 + _U32 * count
+        if not count or start > len(body):
+            raise ProtocolError(f"a BATCH of {count} messages in {len(body)} bytes")
+        lengths = array("I", body[_U32:start])
+        if _SWAP:
+            lengths.byteswap()
+        mixed = max(lengths) >= BINARY_BIT
+        sizes = [n & ~BINARY_BIT for n in lengths] if mixed else lengths
+        ends = list(accumulate(sizes, initial=start))
+        if ends[-1] != len(body):
+            raise ProtocolError("the lengths in a BATCH do not add up to its body")
+        self._checkMessage(max(sizes))
+        data: list[str | bytes]
+        if mixed:
+            data = [
+                body[a:b] if n >= BINARY_BIT else _decodeText(body[a:b])
+                for n, (a, b) in zip(lengths, pairwise(ends), strict=True)
+            ]
+        elif body.isascii():
+            text = body.decode("ascii")
+            data = [text[a:b] for a, b in pairwise(ends)]
+        else:
+            data = [_decodeText(body[a:b]) for a, b in pairwise(ends)]
+        cost = len(body) - start + MESSAGE_OVERHEAD * count
+        return Messages(micros, data, cost, sizes[-1] + MESSAGE_OVERHEAD)
+
+
+def _decodeText(body: bytes) -> str:
+    """
+    Decode UTF-8.
+
+    @param body: any length.
+    @return: the text.
+    @raise InvalidText: it is not UTF-8.
+    """
+    try:
+        return body.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InvalidText(f"text that is not UTF-8: {error.reason}") from None
+
+
+def encodeFrame(kind: FrameType, micros: int, body: bytes = b"") -> bytes:
+    """
+    Encode one frame.
+
+    @param kind: its type.
+    @param micros: its time, microseconds since the Unix epoch.
+    @param body: its body.
+    @return: header and body.
+    """
+    return _HEADER.pack(len(body), kind, micros) + body
+
+
+def encodeBatch(
+    micros: int, bodies: Sequence[bytes], lengths: array[int]
+) -> list[bytes]:
+    """
+    Encode a BATCH.
+
+    @param micros: its time, microseconds since the Unix epoch.
+    @param bodies: at least one message; together they must fit C{MAX_BATCH}.
+    @param lengths: the length of each, C{BINARY_BIT} set for binary ones.
+    @return: pieces to join.
+    """
+    if _SWAP:
+        lengths = lengths[:]
+        lengths.byteswap()
+    table = lengths.tobytes()
+    size = _U32 + len(table) + sum(map(len, bodies))
+    header = _HEADER.pack(size, FrameType.BATCH, micros)
+    return [header, _COUNT.pack(len(bodies)), table, *bodies]
+
+
+def encodeAck(micros: int, count: int, limit: int) -> bytes:
+    """
+    Encode an ACK.
+
+    @param micros: its time, microseconds since the Unix epoch.
+    @param count: messages in our keeping.
+    @param limit: bytes of messages that we take.
+    @return: the frame.
+    """
+    return encodeFrame(FrameType.ACK, micros, _ACK.pack(count, limit))
+
+
+def encodeClose(micros: int, code: int, reason: str) -> bytes:
+    """
+    Encode a CLOSE.
+
+    @param micros: its time, microseconds since the Unix epoch.
+    @param code: PROTOCOL section 9.
+    @param reason: words for the peer; cut to 1,024 bytes in UTF-8.
+    @return: the frame.
+    """
+    words = reason.encode("utf-8", "replace")[:MAX_REASON]
+    words = words.decode("utf-8", "ignore").encode("utf-8")
+    return encodeFrame(FrameType.CLOSE, micros, _CODE.pack(code) + words)

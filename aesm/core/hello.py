@@ -1,0 +1,133 @@
+"""
+The client's hello and the server's WELCOME, PROTOCOL section 8: what each
+side tells the other about itself before the first message.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from aesm.core.frames import MAX_OBJECT
+from aesm.errors import ProtocolError
+
+__all__ = ["DEFAULT_HEARTBEAT", "DEFAULT_MAX_MESSAGE", "DEFAULT_WINDOW", "Hello"]
+
+DEFAULT_MAX_MESSAGE = 1 << 20  # bytes, PROTOCOL section 6
+DEFAULT_WINDOW = 16 << 20  # bytes, PROTOCOL section 8
+DEFAULT_HEARTBEAT = 30.0  # seconds, PROTOCOL section 8
+
+_U64 = 1 << 64
+_SESSION = re.compile("[0-9a-f]{32}", re.ASCII | re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Hello:
+    """
+    What one side says of itself; what it leaves out has these defaults.
+
+    @ivar agent: software and version, the peer's words: for logs only.
+    @ivar maxMessage: bytes of the largest message body that it takes.
+    @ivar heartbeat: seconds without incoming data after which it sends a PING.
+    @ivar batch: whether it takes BATCH frames.
+    @ivar window: bytes of messages that it takes before its application has
+        taken any.
+    @ivar session: 32 hexadecimal digits, or C{""} for none.
+    @ivar received: how many of the session's messages it has taken.
+    """
+
+    agent: str = ""
+    maxMessage: int = DEFAULT_MAX_MESSAGE
+    heartbeat: float = DEFAULT_HEARTBEAT
+    batch: bool = False
+    window: int = DEFAULT_WINDOW
+    session: str = ""
+    received: int = 0
+
+    def encode(self) -> bytes:
+        """
+        Write it as a JSON object.
+
+        @return: at most 2,048 bytes.
+        """
+        return json.dumps(
+            {key: value for key, value in vars(self).items() if value != ""},
+            separators=(",", ":"),
+        ).encode("ascii")
+
+    @classmethod
+    def decode(cls, payload: bytes) -> Hello:
+        """
+        Read what the peer says.
+
+        @param payload: a JSON object; keys that we do not know are ignored.
+        @return: what it says.
+        @raise ProtocolError: it is too large, not a JSON object, or a value is
+            not one that its key can have.
+        """
+        if len(payload) > MAX_OBJECT:
+            raise ProtocolError(f"a hello of more than {MAX_OBJECT} bytes")
+        try:
+            said = json.loads(payload.decode(), parse_constant=_refuseConstant)
+        except (ValueError, RecursionError):
+            said = None
+        if not isinstance(said, dict):
+            raise ProtocolError("a hello that is not a JSON object")
+        for key, fits in _FITS.items():
+            if key in said and not fits(said[key]):
+                raise ProtocolError(f"a hello with an impossible {key!r}")
+        return cls(**{key: said[key] for key in _FITS if key in said})
+
+
+def _refuseConstant(constant: str) -> NoReturn:
+    """
+    Refuse what Python's parser takes beyond JSON.
+
+    @param constant: C{NaN}, C{Infinity} or C{-Infinity}.
+    @raise ValueError: always.
+    """
+    raise ValueError(f"{constant} is not JSON")
+
+
+def _isCount(value: Any) -> bool:
+    """
+    Tell whether a value is an unsigned integer of 64 bits.
+
+    @param value: out of JSON.
+    @return: whether it is.
+    """
+    return type(value) is int and 0 <= value < _U64
+
+
+def _isSeconds(value: Any) -> bool:
+    """
+    Tell whether a value is a positive number of seconds.
+
+    @param value: out of JSON.
+    @return: whether it is.
+    """
+    return type(value) in (int, float) and 0 < value < math.inf
+
+
+def _isSession(value: Any) -> bool:
+    """
+    Tell whether a value names a session.
+
+    @param value: out of JSON.
+    @return: whether it is 32 hexadecimal digits.
+    """
+    return isinstance(value, str) and _SESSION.fullmatch(value) is not None
+
+
+_FITS = {
+    "agent": lambda value: isinstance(value, str),
+    "maxMessage": _isCount,
+    "heartbeat": _isSeconds,
+    "batch": lambda value: isinstance(value, bool),
+    "window": _isCount,
+    "session": _isSession,
+    "received": _isCount,
+}

@@ -1,0 +1,264 @@
+"""
+Every error that aesm raises for what a peer or the network did.
+
+::
+
+    AESMError
+     |- HandshakeError          no secure channel came about
+     |   |- NameOrKeyMismatch   the two sides do not share name or pre-shared key
+     |   |- OfferRefused        the server takes other protocols
+     |   |- HandshakeTimeout    the peer did not finish in time
+     |   `- NotAnAESMPeer       something else listens there
+     |- UntrustedServer         the server's key is not one that we accept
+     |   `- ServerKeyChanged    it is not the key that we know for this server
+     |- NotAuthorized           the server does not let our key in
+     |- ConnectionClosed        the connection is over
+     |   |- Truncated           without an authenticated end: cut off
+     |   `- HeartbeatLost       the peer fell silent
+     |- TamperedRecord          a ciphertext does not authenticate
+     |- NonceExhausted          a cipher key has encrypted all that it may
+     |- ProtocolError           the peer broke the rules of AESM
+     |   |- MessageTooBig       a message is larger than its receiver takes
+     |   `- InvalidText         a text message is not UTF-8
+     |- SendBufferFull          too much is unacknowledged already
+     |- SessionLost             the server no longer holds our session
+     |- DecryptionError         a token of Cipher is wrong, altered or malformed
+     `- KeyFileError            a key file is missing, unsafe or malformed
+
+What the I{caller} does wrong is a C{TypeError}, C{ValueError} or
+C{RuntimeError}, raised at once.  The text of each error says what happened,
+with whom, and what to do; programs read the attributes instead.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "AESMError",
+    "ConnectionClosed",
+    "DecryptionError",
+    "HandshakeError",
+    "HandshakeTimeout",
+    "HeartbeatLost",
+    "InvalidText",
+    "KeyFileError",
+    "MessageTooBig",
+    "NameOrKeyMismatch",
+    "NonceExhausted",
+    "NotAnAESMPeer",
+    "NotAuthorized",
+    "OfferRefused",
+    "ProtocolError",
+    "SendBufferFull",
+    "ServerKeyChanged",
+    "SessionLost",
+    "TamperedRecord",
+    "Truncated",
+    "UntrustedServer",
+]
+
+
+class AESMError(Exception):
+    """
+    The root of the tree: catch it to catch all that aesm reports.
+    """
+
+
+class HandshakeError(AESMError):
+    """
+    No secure channel came about.
+    """
+
+
+class NameOrKeyMismatch(HandshakeError):
+    """
+    The two sides do not share the application name or the pre-shared key;
+    the mathematics cannot tell which.
+    """
+
+
+class OfferRefused(HandshakeError):
+    """
+    The server does not take the Noise protocol that was offered.  Its answer
+    is not authenticated.
+
+    @ivar reason: the server's own words, printable ASCII.
+    @see: PROTOCOL section 2
+    """
+
+    def __init__(self, message: str, reason: str = "") -> None:
+        """
+        @param message: what happened and what to do.
+        @param reason: the server's own words.
+        """
+        super().__init__(message)
+        self.reason = reason
+
+
+class HandshakeTimeout(HandshakeError):
+    """
+    The peer did not finish the handshake before its deadline.
+    """
+
+
+class NotAnAESMPeer(HandshakeError):
+    """
+    What answered, or asked, speaks another protocol.
+    """
+
+
+class UntrustedServer(AESMError):
+    """
+    The server proved a key that the client's trust policy does not accept.
+
+    @ivar publicKey: the key that was presented, in text form.
+    """
+
+    def __init__(self, message: str, publicKey: str = "") -> None:
+        """
+        @param message: what happened and what to do.
+        @param publicKey: the key that was presented, in text form.
+        """
+        super().__init__(message)
+        self.publicKey = publicKey
+
+
+class ServerKeyChanged(UntrustedServer):
+    """
+    The server proved another key than the one remembered for it.
+
+    @ivar known: the keys that are remembered, in text form.
+    """
+
+    def __init__(
+        self, message: str, publicKey: str = "", known: tuple[str, ...] = ()
+    ) -> None:
+        """
+        @param message: what happened and what to do.
+        @param publicKey: the key that was presented, in text form.
+        @param known: the keys that are remembered, in text form.
+        """
+        super().__init__(message, publicKey)
+        self.known = known
+
+
+class NotAuthorized(AESMError):
+    """
+    The server does not let this client's key in (close code 1008).
+    """
+
+
+class ConnectionClosed(AESMError):
+    """
+    The connection is over.  As the failure of a send: the peer may not have
+    the message.
+
+    @ivar code: the close code, PROTOCOL section 9; 1006 (never on the wire,
+        RFC 6455 section 7.4.1) where the connection ended without one.
+    @ivar reason: why, in words.
+    """
+
+    def __init__(self, message: str, code: int = 1006, reason: str = "") -> None:
+        """
+        @param message: what happened and what to do.
+        @param code: the close code.
+        @param reason: why, in words.
+        """
+        super().__init__(message)
+        self.code = code
+        self.reason = reason
+
+
+class Truncated(ConnectionClosed):
+    """
+    The transport ended without the authenticated end of stream: cut off, by
+    an accident or by somebody.
+
+    @see: PROTOCOL section 5
+    """
+
+
+class HeartbeatLost(ConnectionClosed):
+    """
+    Nothing came from the peer for two heartbeats.
+
+    @see: PROTOCOL section 8
+    """
+
+
+class TamperedRecord(AESMError):
+    """
+    A ciphertext does not authenticate: altered, replayed, reordered, or made
+    with another key.
+    """
+
+
+class NonceExhausted(AESMError):
+    """
+    A cipher state has used every nonce that it has.
+
+    @see: Noise rev. 34, section 5.1
+    """
+
+
+class ProtocolError(AESMError):
+    """
+    The peer broke the rules of AESM.
+
+    @cvar code: the close code that the peer is told, PROTOCOL section 9.
+    """
+
+    code = 1002
+
+
+class MessageTooBig(ProtocolError):
+    """
+    A message is larger than its receiver takes.  Raised at the sender before
+    anything is sent; from a peer that sends one all the same, a protocol error.
+    """
+
+    code = 1009
+
+
+class InvalidText(ProtocolError):
+    """
+    A text message, or a close reason, is not UTF-8.
+    """
+
+    code = 1007
+
+
+class SendBufferFull(AESMError):
+    """
+    So much is unacknowledged that nothing more is accepted; what was
+    accepted before is not affected.  Wait for C{drain()}, then try again.
+    """
+
+
+class SessionLost(ConnectionClosed):
+    """
+    The server no longer holds the session that was to be resumed; messages
+    that were not acknowledged may not have arrived.
+    """
+
+
+class DecryptionError(AESMError):
+    """
+    A token of L{aesm.Cipher} has the wrong key, was altered, or is malformed.
+    """
+
+
+class KeyFileError(AESMError):
+    """
+    A key file is missing, readable by others, not a regular file, or
+    malformed.
+
+    @ivar path: the file.
+    """
+
+    def __init__(self, message: str, path: str = "") -> None:
+        """
+        @param message: what is wrong and how to mend it.
+        @param path: the file.
+        """
+        super().__init__(message)
+        self.path = path

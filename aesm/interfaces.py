@@ -1,0 +1,111 @@
+"""
+What others implement for aesm: handlers of messages, the plugins that make
+them, and policies of trust.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from zope.interface import Attribute, Interface
+
+if TYPE_CHECKING:
+    from twisted.internet.defer import Deferred
+    from twisted.internet.interfaces import IAddress
+
+    from aesm.errors import AESMError
+    from aesm.keys import PublicKey
+    from aesm.protocol import Connection
+    from aesm.registry import Connections, Packet
+
+__all__ = ["IClientPolicy", "IMessageHandler", "IMessageHandlerMaker", "ITrustPolicy"]
+
+
+class IMessageHandler(Interface):
+    """
+    What a server does with its connections and their messages.
+
+    An error in any of these methods is logged and closes the one connection
+    that it was called for with code 1011.
+    """
+
+    def connectionAccepted(connection: Connection) -> None:
+        """
+        A client was let in.
+
+        @param connection: the new connection, ready for C{sendData}.
+        """
+
+    def packetReceived(connection: Connection, packet: Packet) -> Deferred[None] | None:
+        """
+        A message arrived.  Messages of one connection come one at a time and
+        in order.
+
+        @param connection: where it came from.
+        @param packet: time and data.
+        @return: None, or a Deferred: until it fires the message counts as not
+            handled: it is not acknowledged, and the next one waits.
+        """
+
+    def connectionLost(connection: Connection, reason: AESMError) -> None:
+        """
+        A connection that was accepted is over.
+
+        @param connection: the connection; it sends no more.
+        @param reason: why it ended.
+        """
+
+
+class IMessageHandlerMaker(Interface):
+    """
+    A Twisted plugin that makes a handler for C{twistd aesm --handler NAME}.
+    """
+
+    name = Attribute("What the operator types, a C{str}.")
+    description = Attribute("One line for C{--help}, a C{str}.")
+
+    def makeHandler(connections: Connections) -> IMessageHandler | None:
+        """
+        Make the handler of one server.
+
+        @param connections: that server's registry.
+        @return: the handler, or None to leave packets in their streams.
+        """
+
+
+class ITrustPolicy(Interface):
+    """
+    A client's decision on the key that a server has proved, asked before the
+    client reveals its own.
+    """
+
+    def checkServer(location: str, publicKey: PublicKey) -> bool | Deferred[bool]:
+        """
+        Decide on one server.
+
+        @param location: what the client dialled, such as
+            C{"example.org:8765"}.
+        @param publicKey: the static key that the server has proved.
+        @return: True, or a Deferred of True, to go on; anything else refuses.
+        @raise UntrustedServer: to refuse and say why, also as the Deferred's
+            failure.
+        """
+
+
+class IClientPolicy(Interface):
+    """
+    A server's decision on the key that a client has proved.
+    """
+
+    def checkClient(
+        publicKey: PublicKey, address: IAddress
+    ) -> str | bool | None | Deferred[str | bool | None]:
+        """
+        Decide on one client.
+
+        @param publicKey: the static key that the client has proved.
+        @param address: where it comes from.
+        @return: the name that this key goes by (C{peerName}), or True to let
+            it in without one, or a Deferred of either; anything else, an
+            empty name included, refuses.
+        """
