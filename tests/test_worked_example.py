@@ -10,7 +10,7 @@ from pathlib import Path
 
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
-from aesm.noise import HandshakeState
+from aesm.noise import HandshakeState, hybridSupported
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "protocol.md"
 
@@ -97,7 +97,8 @@ class WorkedExampleTests(SynchronousTestCase):
 
     def test_lengths(self) -> None:
         """
-        The first frames of each suite are as long as the table says.
+        The first frames of each suite that this installation can do are as long
+        as the table says.
         """
         rows = re.findall(
             r"^\| `(XX\S*)_25519(\S*)` \| (\d+)\D+(\d+)[^|]*\| ([\d,]+) \| ([\d,]+) \|",
@@ -113,6 +114,8 @@ class WorkedExampleTests(SynchronousTestCase):
         }
         self.assertEqual(len(table), 8)
         for suite, lengths in table.items():
+            if "hfs" in suite and not hybridSupported():
+                continue
             client, server = (
                 HandshakeState(
                     suite,
