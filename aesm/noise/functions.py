@@ -234,7 +234,7 @@ class CipherFunctions:
 
 class _Hash(Protocol):
     """
-    What is used of L{hashlib}'s objects.
+    What is used of C{hashlib}'s objects.
     """
 
     def digest(self) -> bytes:
@@ -251,7 +251,7 @@ class HashFunctions:
 
     @ivar name: as in protocol names.
     @ivar length: C{HASHLEN}, 32 or 64 bytes.
-    @ivar algorithm: as in L{hashlib}.
+    @ivar algorithm: as in C{hashlib}.
     @see: Noise rev. 34, sections 4.3 and 12.5 to 12.8
     """
 

@@ -2,7 +2,7 @@
 Handshake patterns and protocol names: what is exchanged, in which order.
 
 A Noise handshake is a short script.  Before it, the sides may know public keys of
-each other: the I{pre-messages}, left of the C{...} below.  Then they send messages
+each other: the I{pre-messages}, left of the C{...} in the table.  Then they send messages
 in turn, the initiator (C{->}) first.  A message is its I{tokens}, in order, and at
 last a payload:
 
@@ -20,7 +20,7 @@ before, C{X} it is transmitted, C{I} it is transmitted at once, at the price of 
 privacy.  C{1} after a letter defers that side's authentication by one message.
 One-way patterns have the sender's letter only.
 
-I{Modifiers} rewrite a pattern, so that the table below is all that is written down:
+I{Modifiers} rewrite a pattern, so that the table in the source is all that is written down:
 
   - C{psk0} begins the first message with C{psk}; C{psk1} to C{psk4} end the first to
     fourth message with it.
@@ -28,9 +28,9 @@ I{Modifiers} rewrite a pattern, so that the table below is all that is written d
     has one, so that it is encrypted; and C{ekem1} after C{ee}.
   - C{fallback} makes the first message a pre-message, for a responder who could not
     read it and starts over as the initiator.  The specification draws the outcome
-    from the old initiator's side, C{XXfallback: -> e ... <- e, ee, s, es  -> s, se};
-    here the new initiator has the right-hand arrows, as in any other pattern:
-    C{XXfallback: <- e ... -> e, ee, s, se  <- s, es}.
+    from the old initiator's side, C{XXfallback} as C{-> e ... <- e, ee, s, es} and
+    C{-> s, se}; here the new initiator has the right-hand arrows, as in any other
+    pattern: C{<- e ... -> e, ee, s, se} and C{<- s, es}.
 
 Modifiers are joined by C{+}, in alphabetical order.  A whole name has five parts, as
 in C{Noise_XXhfs+psk0_25519+MLKEM768_AESGCM_SHA256}: prefix, pattern, DH (and KEM, if
@@ -168,7 +168,8 @@ class Pattern:
 
     def _withFallback(self, name: str) -> Pattern:
         """
-        The first message becomes a pre-message, and the sides swap.
+        The first message becomes a pre-message, and the sides swap.  Its keys are
+        hashed after those that were known before.
 
         @param name: the new pattern's name.
         @raise ValueError: the first message is more than public keys in clear.
@@ -263,7 +264,7 @@ def _readTable(table: str) -> dict[str, Pattern]:
 
 def _readArrows(text: str) -> list[tuple[str, tuple[str, ...]]]:
     """
-    Read C{-> e, es  <- e, ee} as its arrows and their tokens.
+    Read C{-> e, es <- e, ee} as its arrows and their tokens.
     """
     return [
         (arrow, tuple(re.findall("[a-z]+", tokens)))
