@@ -2,9 +2,9 @@
 Handshake patterns and protocol names: what is exchanged, in which order.
 
 A Noise handshake is a short script.  Before it, the sides may know public keys of
-each other: the I{pre-messages}, left of the C{...} in the table.  Then they send messages
-in turn, the initiator (C{->}) first.  A message is its I{tokens}, in order, and at
-last a payload:
+each other: the I{pre-messages}, left of the C{...} in the table.  Then they send
+messages in turn, the initiator (C{->}) first.  A message is its I{tokens}, in order,
+and at last a payload:
 
   - C{e}: send a fresh ephemeral public key, in clear;
   - C{s}: send the static public key, encrypted if there is a key already;
@@ -20,7 +20,7 @@ before, C{X} it is transmitted, C{I} it is transmitted at once, at the price of 
 privacy.  C{1} after a letter defers that side's authentication by one message.
 One-way patterns have the sender's letter only.
 
-I{Modifiers} rewrite a pattern, so that the table in the source is all that is written down:
+I{Modifiers} rewrite a pattern, so that the table in the source has none of them:
 
   - C{psk0} begins the first message with C{psk}; C{psk1} to C{psk4} end the first to
     fourth message with it.
