@@ -243,7 +243,7 @@ class SessionLost(ConnectionClosed):
 
 class DecryptionError(AESMError):
     """
-    A token of L{aesm.Cipher} has the wrong key, was altered, or is malformed.
+    A token of L{aesm.cipher.Cipher} has the wrong key, was altered, or is malformed.
     """
 
 

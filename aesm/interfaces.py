@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from aesm.errors import AESMError
     from aesm.keys import PublicKey
-    from aesm.protocol import Connection
+    from aesm.connection import Connection
     from aesm.registry import Connections, Packet
 
 __all__ = ["IClientPolicy", "IMessageHandler", "IMessageHandlerMaker", "ITrustPolicy"]

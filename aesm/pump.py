@@ -44,6 +44,8 @@ from aesm.transport import SecureTransport
 
 __all__ = ["CLOSE_TIMEOUT", "HANDSHAKE_TIMEOUT", "SecureFactory", "SecureProtocol"]
 
+_log = Logger(namespace="aesm.secure")
+
 HANDSHAKE_TIMEOUT = 10.0  # seconds, PROTOCOL section 3
 CLOSE_TIMEOUT = 5.0  # seconds, PROTOCOL section 9
 
@@ -148,7 +150,6 @@ class SecureProtocol(Protocol):
     @ivar writable: whether the raw transport takes more.
     """
 
-    _log = Logger(namespace="aesm.secure")
     factory: SecureFactory
     transport: ITransport
 
@@ -362,7 +363,7 @@ class SecureProtocol(Protocol):
             return
         reason = failure.value
         if not isinstance(reason, AESMError):
-            self._log.failure("the decision on a peer failed", failure)
+            _log.failure("the decision on a peer failed", failure)
             reason = HandshakeError(
                 "the decision on the peer failed with an error of its own; the log "
                 "has it"

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 __all__ = ["SecureAddress", "SecureTransport"]
 
+_log = Logger(namespace="aesm.secure")
+
 
 @implementer(IAddress)
 class SecureAddress:
@@ -350,8 +352,6 @@ class _Puller:
     the event loop in which the raw transport takes more.
     """
 
-    _log = Logger(namespace="aesm.secure")
-
     def __init__(self, secure: SecureProtocol, producer: IPullProducer) -> None:
         """
         @param secure: whose clock runs, and what ends if the producer fails.
@@ -391,6 +391,6 @@ class _Puller:
         try:
             self._producer.resumeProducing()
         except Exception:
-            self._log.failure("{producer!r} failed", producer=self._producer)
+            _log.failure("{producer!r} failed", producer=self._producer)
             self.pauseProducing()
             self._secure.abort(Failure(error.ConnectionAborted()))

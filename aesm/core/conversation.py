@@ -246,6 +246,14 @@ class Conversation:
         self._heard = now
         self._pinged: float | None = None  # when the PING without answer was due
 
+    def _move(self, what: str) -> None:
+        """
+        Go where the table says.
+
+        @param what: what happened.
+        """
+        self.state = _TRANSITIONS[self.state, what]
+
     # Receiving
 
     def welcome(self, hello: Hello, session: str) -> None:

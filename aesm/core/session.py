@@ -159,6 +159,13 @@ class Outbox:
         """
         return bool(self._unsent)
 
+    @property
+    def roomy(self) -> bool:
+        """
+        Whether less than half of the bound is in use.
+        """
+        return self.kept * 2 < self._bound
+
     def add(self, data: str | bytes | bytearray | memoryview, micros: int) -> int:
         """
         Accept a message.

@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from aesm.core.buffer import frame
-from aesm.noise import HandshakeState, hybridSupported, publicKeyOf
+from aesm.noise import HandshakeState, KeyPair, hybridSupported
 
 __all__ = ["OFFER_PREFIX", "SUITES", "ChannelSettings", "defaultSuites", "withPSK"]
 
@@ -78,7 +78,7 @@ class ChannelSettings:
 
         @raise ValueError: something does not fit; says what would.
         """
-        object.__setattr__(self, "publicKey", publicKeyOf(self.staticKey))
+        object.__setattr__(self, "publicKey", KeyPair.fromBytes(self.staticKey).public)
         if len(self.name.encode("utf-8")) > MAX_NAME:
             raise ValueError(f"name is longer than {MAX_NAME} bytes: {self.name!r}")
         if self.psk is not None and len(self.psk) != PSK_BYTES:

@@ -1,0 +1,419 @@
+"""
+The message layer on a transport: L{AESMProtocol} pumps a
+L{Conversation<aesm.core.conversation.Conversation>}, on any transport that
+can half-close its stream, and tells a L{Messenger} and the
+L{Connection<aesm.connection.Connection>} what happens::
+
+    protocol = AESMProtocol(messenger, Conversation(...), reactor)
+    protocol.connection = Connection(protocol, ...)
+    protocol.makeConnection(secureTransport)
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import cast
+
+from twisted.internet import error
+from twisted.internet.interfaces import (
+    IConsumer,
+    IDelayedCall,
+    IHalfCloseableProtocol,
+    IPushProducer,
+    IReactorTime,
+)
+from twisted.internet.protocol import Protocol
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from aesm.connection import Connection
+from aesm.core.conversation import (
+    Accepted,
+    Acknowledged,
+    Arrived,
+    Broken,
+    Conversation,
+    ConversationState,
+    Event,
+    PeerClosed,
+)
+from aesm.core.frames import Messages
+from aesm.errors import AESMError, ConnectionClosed, NotAuthorized
+from aesm.pump import CLOSE_TIMEOUT
+from aesm.transport import SecureTransport
+
+__all__ = ["AESMProtocol", "Messenger", "wallClock"]
+
+NOT_ALLOWED = 1008  # close code, PROTOCOL section 9
+BUDGET = 262144  # bytes of messages handed to the transport at once
+
+
+def wallClock() -> int:
+    """
+    Tell the time for the wire.
+
+    @return: microseconds since the Unix epoch.
+    """
+    return time.time_ns() // 1000
+
+
+class Messenger:
+    """
+    What an L{AESMProtocol} tells; one for many connections.
+    """
+
+    def accepted(self, protocol: AESMProtocol) -> None:
+        """
+        The client's server has let it in.
+
+        @param protocol: the client's protocol.
+        """
+
+    def arrived(self, protocol: AESMProtocol, messages: Messages) -> None:
+        """
+        Messages came.
+
+        @param protocol: where.
+        @param messages: one or more.
+        """
+        protocol.connection.retrieved.extend(messages.micros / 1e6, messages.data)
+        protocol.conversation.session.inbox.keep(len(messages.data))
+
+    def lost(self, protocol: AESMProtocol, reason: AESMError) -> None:
+        """
+        The transport is gone.
+
+        @param protocol: whose.
+        @param reason: why.
+        """
+
+    def finished(self, connection: Connection) -> None:
+        """
+        The connection is gone, and its last packet was taken.
+
+        @param connection: the one.
+        """
+
+
+@implementer(IHalfCloseableProtocol, IPushProducer)
+class AESMProtocol(Protocol):
+    """
+    Pumps a conversation.
+
+    @ivar conversation: the message layer.
+    @ivar connection: what users hold; set by who builds the protocol.
+    """
+
+    transport: SecureTransport
+    connection: Connection
+
+    def __init__(
+        self,
+        messenger: Messenger,
+        conversation: Conversation,
+        clock: IReactorTime,
+        now: Callable[[], int] = wallClock,
+    ) -> None:
+        """
+        @param messenger: whom to tell.
+        @param conversation: a fresh conversation.
+        @param clock: keeps time for deadlines.
+        @param now: tells the time for the wire, microseconds.
+        """
+        self.conversation = conversation
+        self._messenger = messenger
+        self._clock = clock
+        self._now = now
+        self._heartbeat: IDelayedCall | None = None
+        self._closeTimer: IDelayedCall | None = None
+        self._turn: IDelayedCall | None = None  # flushes what this turn sends
+        self._busy = False  # what is at work will flush when it is done
+        self._writable = True
+        self._ended = False  # our direction of the stream
+        self._closing: ConnectionClosed | None = None  # why, if it is we who close
+        self._reason: AESMError | None = None
+
+    # IProtocol
+
+    def connectionMade(self) -> None:
+        """
+        Start the heartbeat; a server says its WELCOME.
+        """
+        self.transport.registerProducer(self, True)
+        self._schedule()
+        self._flush()
+
+    def dataReceived(self, data: bytes) -> None:
+        """
+        Pump bytes through the conversation.
+
+        @param data: at least one byte.
+        """
+        self._act(self.conversation.receive(data, self._clock.seconds()))
+
+    def connectionLost(self, reason: Failure | None = None) -> None:
+        """
+        The transport is gone: tell all who wait.
+
+        @param reason: why, as the transport says.
+        """
+        for call in (self._heartbeat, self._closeTimer, self._turn):
+            if call is not None and call.active():
+                call.cancel()
+        self._heartbeat = self._closeTimer = self._turn = None
+        self._ended = True
+        self._writable = False
+        cause = self._whyLost(None if reason is None else reason.value)
+        self._messenger.lost(self, cause)
+        self.connection.ended(cause)
+
+    # IHalfCloseableProtocol
+
+    def readConnectionLost(self) -> None:
+        """
+        The peer ended its direction of the stream.
+        """
+        self._act(self.conversation.peerEnded())
+
+    def writeConnectionLost(self) -> None:
+        """
+        Our direction of the stream is ended.
+        """
+
+    # IPushProducer, for the transport
+
+    def pauseProducing(self) -> None:
+        """
+        The transport takes no more: messages wait where they are kept anyway.
+        """
+        self._writable = False
+
+    def resumeProducing(self) -> None:
+        """
+        The transport takes more.
+        """
+        self._writable = True
+        if not self._busy:
+            self._flush()
+
+    def stopProducing(self) -> None:
+        """
+        The transport is closing; C{connectionLost} follows.
+        """
+        self._writable = False
+
+    # For Connection and the messenger
+
+    def send(self, data: str | bytes | bytearray | memoryview) -> int:
+        """
+        Accept a message.
+
+        @param data: the message.
+        @return: how many messages have been accepted with it.
+        @raise AESMError: as L{Conversation.send}.
+        @raise TypeError: it is neither text nor bytes.
+        """
+        count = self.conversation.send(data, self._now())
+        if not self._busy and self._turn is None:
+            self._turn = self._clock.callLater(0, self._endTurn)
+            self._flush()
+        return count
+
+    def taken(self, cost: int) -> None:
+        """
+        The application is done with messages: the peer may send more.
+
+        @param cost: what they cost.
+        """
+        self.conversation.session.inbox.take(cost)
+        self.touch()
+
+    def touch(self) -> None:
+        """
+        Send what may be due now.
+        """
+        if not self._busy and not self._ended:
+            self._flush()
+
+    def finished(self, connection: Connection) -> None:
+        """
+        The connection is gone, and its last packet was taken.
+
+        @param connection: the one.
+        """
+        self._messenger.finished(connection)
+
+    def close(self, code: int, reason: str) -> None:
+        """
+        Close in order, or at the deadline.
+
+        @param code: PROTOCOL section 9.
+        @param reason: words for the peer.
+        """
+        if self.conversation.state is ConversationState.GREETING:
+            self.abort()
+            return
+        if self._closing is None:
+            words = f": {reason}" if reason else ""
+            self._closing = ConnectionClosed(
+                f"we closed the connection (code {code}){words}", code, reason
+            )
+        self.conversation.close(code, reason)
+        self._startCloseTimer()
+        self.touch()
+
+    def abort(self) -> None:
+        """
+        End the connection at once.
+        """
+        if self._reason is None:
+            self._reason = ConnectionClosed("we aborted the connection")
+        self.transport.abortConnection()
+
+    # Parts
+
+    def _act(self, events: list[Event]) -> None:
+        """
+        Act on what the conversation reports, then send what that led to.
+
+        @param events: in order.
+        """
+        wasBusy, self._busy = self._busy, True
+        try:
+            for event in events:
+                self._actOn(event)
+        finally:
+            self._busy = wasBusy
+        if not wasBusy:
+            self._flush()
+
+    def _actOn(self, event: Event) -> None:
+        """
+        Act on one event.
+
+        @param event: what the conversation reports.
+        """
+        match event:
+            case Arrived(messages):
+                self._messenger.arrived(self, messages)
+            case Acknowledged():
+                self.connection.acknowledged()
+            case Accepted():
+                self._messenger.accepted(self)
+            case PeerClosed(code, reason):
+                self._peerClosed(code, reason)
+            case Broken(reason):
+                self._broken(reason)
+
+    def _peerClosed(self, code: int, reason: str) -> None:
+        """
+        The peer closes: nothing more will be acknowledged.
+
+        @param code: PROTOCOL section 9.
+        @param reason: the peer's words.
+        """
+        words = f": {reason!r}" if reason else ""
+        if self._reason is None:
+            if self._closing is not None:
+                self._reason = self._closing
+            elif code == NOT_ALLOWED:
+                self._reason = NotAuthorized(
+                    f"the server does not let our key in{words}; give its operator "
+                    "our public key"
+                )
+            else:
+                self._reason = ConnectionClosed(
+                    f"the peer closed the connection (code {code}){words}",
+                    code,
+                    reason,
+                )
+        self.connection.unsendable(self._reason)
+        self._startCloseTimer()
+
+    def _broken(self, reason: AESMError) -> None:
+        """
+        The conversation is over because of an error.
+
+        @param reason: which.
+        """
+        self._reason = reason
+        self.connection.unsendable(reason)
+        if self.conversation.state is ConversationState.BROKEN:
+            self.transport.abortConnection()
+        else:
+            self._startCloseTimer()
+
+    def _whyLost(self, value: BaseException | None) -> AESMError:
+        """
+        Settle why the connection is over.
+
+        @param value: what the transport says.
+        @return: the reason.
+        """
+        if self._reason is not None:
+            return self._reason
+        if isinstance(value, AESMError):
+            return value
+        if isinstance(value, error.ConnectionDone) or value is None:
+            return ConnectionClosed("the connection was closed")
+        return ConnectionClosed(f"the connection was lost: {value}")
+
+    def _flush(self) -> None:
+        """
+        Hand the transport what is due, if it takes it.
+        """
+        conversation = self.conversation
+        outbox = conversation.session.outbox
+        outbox.endTurn()
+        if self._ended or not self._writable:
+            return
+        output = conversation.takeOutput(self._now(), BUDGET)
+        if output:
+            self.transport.write(output)
+        if conversation.ended:
+            self._ended = True
+            self.transport.unregisterProducer()
+            self.transport.loseWriteConnection()
+        elif self._writable and outbox.sendable and self._turn is None:
+            self._turn = self._clock.callLater(0, self._endTurn)
+
+    def _endTurn(self) -> None:
+        """
+        Send what this turn of the event loop sent.
+        """
+        self._turn = None
+        self._flush()
+
+    def _schedule(self) -> None:
+        """
+        Look after the peer when there is reason to.
+        """
+        delay = self.conversation.nextTick - self._clock.seconds()
+        self._heartbeat = self._clock.callLater(max(delay, 0), self._tick)
+
+    def _tick(self) -> None:
+        """
+        Look after the peer.
+        """
+        self._schedule()
+        self._act(self.conversation.tick(self._clock.seconds()))
+
+    def _startCloseTimer(self) -> None:
+        """
+        Abort if the connection is not gone in time.
+        """
+        if self._closeTimer is None:
+            self._closeTimer = self._clock.callLater(CLOSE_TIMEOUT, self._closeTimedOut)
+
+    def _closeTimedOut(self) -> None:
+        """
+        The peer did not answer our CLOSE, or we could not answer its own.
+        """
+        self._closeTimer = None
+        if self._reason is None:
+            self._reason = ConnectionClosed(
+                f"the peer did not close with us within {CLOSE_TIMEOUT:g} seconds; "
+                "it may not have what was not acknowledged"
+            )
+        self.abort()

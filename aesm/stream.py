@@ -1,0 +1,322 @@
+"""
+What came from one peer and nobody has taken yet::
+
+    stream.getData()              # the oldest packet, or None
+    stream[0], stream[-1]         # looking takes nothing
+    packet = await stream.get()
+    async for packet in stream:
+        ...
+
+A stream may be used from any thread: one lock guards what it holds, shared
+with the registry that it belongs to, and nothing is called with it held.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import AsyncIterator, Iterator, Sequence
+from itertools import repeat
+from threading import Lock
+from typing import NamedTuple, Protocol
+
+from twisted.internet.defer import Deferred, fail, succeed
+
+from aesm.core.frames import MESSAGE_OVERHEAD
+from aesm.errors import AESMError, ConnectionClosed
+
+__all__ = ["Arrivals", "DataStream", "Packet", "StreamOwner", "closedError"]
+
+ORDERLY_CODES = (1000, 1001, 1005)  # RFC 6455 section 7.4.1
+
+
+class Packet(NamedTuple):
+    """
+    A message and when it was sent.
+
+    @ivar time: Unix seconds, the sender's clock.
+    @ivar data: C{str} for a TEXT message, C{bytes} for a BINARY one, None where
+        there is no packet.
+    """
+
+    time: float
+    data: str | bytes | None
+
+
+_newPacket = Packet._make
+
+
+def _costOf(data: str | bytes) -> int:
+    """
+    Count a message for flow control.
+
+    @param data: the message.
+    @return: bytes of its body on the wire, and 64 more.
+    @see: PROTOCOL section 7
+    """
+    if isinstance(data, str) and not data.isascii():
+        return len(data.encode("utf-8")) + MESSAGE_OVERHEAD
+    return len(data) + MESSAGE_OVERHEAD
+
+
+def closedError(reason: AESMError) -> ConnectionClosed:
+    """
+    Make the error that a user of an ended connection gets.
+
+    @param reason: why it ended.
+    @return: an error of its own for each user.
+    """
+    if isinstance(reason, ConnectionClosed):
+        return type(reason)(str(reason), reason.code, reason.reason)
+    error = ConnectionClosed(str(reason), reason=str(reason))
+    error.__cause__ = reason
+    return error
+
+
+class StreamOwner(Protocol):
+    """
+    Who wants to know what happens to a stream; called without the lock, in the
+    thread that took the packet.
+    """
+
+    def packetsTaken(self, cost: int) -> None:
+        """
+        The application has taken packets.
+
+        @param cost: what they cost for flow control.
+        """
+
+    def streamFinished(self) -> None:
+        """
+        The stream has ended and its last packet was taken.
+        """
+
+
+class _Arrival:
+    """
+    Packets of one stream that came together, as far as they are not taken.
+    """
+
+    __slots__ = ("count", "stream")
+
+    def __init__(self, stream: DataStream, count: int) -> None:
+        """
+        @param stream: where they are.
+        @param count: how many.
+        """
+        self.stream = stream
+        self.count = count
+
+
+Arrivals = OrderedDict[_Arrival, None]
+_EMPTY: deque[tuple[float, str | bytes]] = deque(maxlen=0)  # never appended to
+
+
+class DataStream(Sequence[Packet]):
+    """
+    The packets received from one peer that nobody has taken yet, the oldest
+    first.  Looking takes nothing: C{stream[i]}, C{len(stream)}, iterating.
+
+    What holds it to its bound is the peer, which waits until packets are
+    taken (PROTOCOL section 7).
+    """
+
+    __slots__ = (
+        "_arrivals",
+        "_lock",
+        "_order",
+        "_packets",
+        "_reason",
+        "_report",
+        "_taken",
+        "_waiting",
+        "owner",
+    )
+
+    def __init__(
+        self,
+        owner: StreamOwner,
+        window: int,
+        lock: Lock | None = None,
+        order: Arrivals | None = None,
+    ) -> None:
+        """
+        @param owner: who wants to know what happens to the stream.
+        @param window: cost that the peer may send ahead, bytes.
+        @param lock: the registry's; None makes one.
+        @param order: the registry's order of arrival, or None.
+        """
+        self.owner = owner
+        self._lock = lock or Lock()  # guards all below, and the registry's order
+        self._order = order
+        self._packets = _EMPTY
+        self._arrivals: deque[_Arrival] | None = None
+        self._waiting: deque[Deferred[Packet]] | None = None
+        self._taken = 0  # cost taken and not reported yet
+        self._report = max(1, window // 4)  # report at so much
+        self._reason: AESMError | None = None  # why it ended
+
+    # What users call
+
+    def getData(self) -> Packet | None:
+        """
+        Take the oldest packet.
+
+        @return: the packet, or None if there is none now.
+        """
+        with self._lock:
+            if not self._packets:
+                return None
+            packet, cost = self.pop(newest=False)
+        self.tell(cost)
+        return packet
+
+    def get(self) -> Deferred[Packet]:
+        """
+        Take the next packet, once there is one.
+
+        @return: fires with the packet; fails with L{ConnectionClosed} once the
+            stream has ended and is empty.  Cancelling it takes nothing.
+        """
+        packet = self.getData()
+        if packet is not None:
+            return succeed(packet)
+        if self._reason is not None:
+            return fail(closedError(self._reason))
+        waiting: Deferred[Packet] = Deferred(self._stopWaiting)
+        if self._waiting is None:
+            self._waiting = deque()
+        self._waiting.append(waiting)
+        return waiting
+
+    def __len__(self) -> int:
+        """
+        Count the packets.
+        """
+        return len(self._packets)
+
+    def __getitem__(self, index: int) -> Packet:  # type: ignore[override]
+        """
+        Look at one packet and take nothing.
+
+        @param index: its position, from the end if negative.
+        @raise IndexError: there is none.
+        """
+        return _newPacket(self._packets[index])
+
+    def __iter__(self) -> Iterator[Packet]:
+        """
+        Look at all packets that are there now.
+        """
+        with self._lock:
+            packets = list(self._packets)
+        return map(_newPacket, packets)
+
+    def __aiter__(self) -> AsyncIterator[Packet]:
+        """
+        Take packets as they come, until the connection is closed in order; any
+        other end is raised.
+        """
+        return self._take()
+
+    async def _take(self) -> AsyncIterator[Packet]:
+        """
+        Take packets as they come.
+        """
+        while True:
+            try:
+                packet = await self.get()
+            except ConnectionClosed as reason:
+                if reason.code in ORDERLY_CODES:
+                    return
+                raise
+            yield packet
+
+    # What the connection calls
+
+    def extend(self, time: float, data: Sequence[str | bytes]) -> None:
+        """
+        Add packets that came together.
+
+        @param time: when they were sent, Unix seconds.
+        @param data: at least one message.
+        """
+        with self._lock:
+            if self._packets is _EMPTY:
+                self._packets = deque()
+            self._packets.extend(zip(repeat(time), data))
+            if self._order is not None:
+                arrival = _Arrival(self, len(data))
+                self._order[arrival] = None
+                if self._arrivals is None:
+                    self._arrivals = deque()
+                self._arrivals.append(arrival)
+        while self._waiting and self._packets:
+            self._serve()
+
+    def end(self, reason: AESMError) -> None:
+        """
+        Nothing more will come.
+
+        @param reason: why.
+        """
+        self._reason = reason
+        waiting, self._waiting = self._waiting, None
+        for deferred in waiting or ():
+            deferred.errback(closedError(reason))
+        if not self._packets:
+            self.owner.streamFinished()
+
+    # Parts
+
+    def _serve(self) -> None:
+        """
+        Give the oldest packet to who waits longest.
+        """
+        packet = self.getData()
+        if packet is not None and self._waiting:
+            self._waiting.popleft().callback(packet)
+
+    def _stopWaiting(self, deferred: Deferred[Packet]) -> None:
+        """
+        Forget who no longer waits.
+
+        @param deferred: what was cancelled.
+        """
+        if self._waiting is not None and deferred in self._waiting:
+            self._waiting.remove(deferred)
+
+    def pop(self, newest: bool) -> tuple[Packet, int]:
+        """
+        Take a packet; the lock is held and there is one.
+
+        @param newest: which end to take from.
+        @return: the packet, and the cost that is to be reported or 0.
+        """
+        packets = self._packets
+        pair = packets.pop() if newest else packets.popleft()
+        if self._order is not None and self._arrivals is not None:
+            arrival = self._arrivals[-1 if newest else 0]
+            arrival.count -= 1
+            if not arrival.count:
+                (self._arrivals.pop if newest else self._arrivals.popleft)()
+                del self._order[arrival]
+        self._taken += _costOf(pair[1])
+        if not packets:
+            self._packets = _EMPTY  # an empty deque is most of a kilobyte
+            self._arrivals = None
+        if self._taken < self._report:
+            return _newPacket(pair), 0
+        cost, self._taken = self._taken, 0
+        return _newPacket(pair), cost
+
+    def tell(self, cost: int) -> None:
+        """
+        Tell the owner what was taken; the lock is not held.
+
+        @param cost: what is to be reported, or 0.
+        """
+        if self._reason is not None:
+            if not self._packets:
+                self.owner.streamFinished()
+        elif cost:
+            self.owner.packetsTaken(cost)

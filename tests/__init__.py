@@ -1,0 +1,3 @@
+"""
+Tests of aesm; run them with C{python -m twisted.trial tests}.
+"""
