@@ -1,5 +1,167 @@
 """
 Encrypted, authenticated, acknowledged messages between two programs.
+
+Everything that users need is here by name; each name is loaded when it is
+first asked for, so that importing C{aesm} runs nothing and loads no reactor.
 """
 
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from aesm.cipher import Cipher
+    from aesm.client import connect
+    from aesm.connection import Connection
+    from aesm.errors import (
+        AESMError,
+        ConnectionClosed,
+        DecryptionError,
+        HandshakeError,
+        HandshakeTimeout,
+        HeartbeatLost,
+        InvalidText,
+        KeyFileError,
+        MessageTooBig,
+        NameOrKeyMismatch,
+        NonceExhausted,
+        NotAnAESMPeer,
+        NotAuthorized,
+        OfferRefused,
+        ProtocolError,
+        SendBufferFull,
+        ServerKeyChanged,
+        SessionLost,
+        TamperedRecord,
+        Truncated,
+        UntrustedServer,
+    )
+    from aesm.factory import AESMServerFactory
+    from aesm.interfaces import (
+        IClientPolicy,
+        IMessageHandler,
+        IMessageHandlerMaker,
+        ITrustPolicy,
+    )
+    from aesm.keys import PSK, PrivateKey, PublicKey, stateDirectory
+    from aesm.protocol import AESMProtocol
+    from aesm.registry import Activity, Connections
+    from aesm.server import Server, listen
+    from aesm.stream import DataStream, Packet
+    from aesm.trust import AnyServer, AuthorizedKeys, KnownServers, Pinned
+
+_HOMES = {  # module: the public names that it has
+    "cipher": ["Cipher"],
+    "client": ["connect"],
+    "connection": ["Connection"],
+    "errors": [
+        "AESMError",
+        "ConnectionClosed",
+        "DecryptionError",
+        "HandshakeError",
+        "HandshakeTimeout",
+        "HeartbeatLost",
+        "InvalidText",
+        "KeyFileError",
+        "MessageTooBig",
+        "NameOrKeyMismatch",
+        "NonceExhausted",
+        "NotAnAESMPeer",
+        "NotAuthorized",
+        "OfferRefused",
+        "ProtocolError",
+        "SendBufferFull",
+        "ServerKeyChanged",
+        "SessionLost",
+        "TamperedRecord",
+        "Truncated",
+        "UntrustedServer",
+    ],
+    "factory": ["AESMServerFactory"],
+    "interfaces": [
+        "IClientPolicy",
+        "IMessageHandler",
+        "IMessageHandlerMaker",
+        "ITrustPolicy",
+    ],
+    "keys": ["PSK", "PrivateKey", "PublicKey", "stateDirectory"],
+    "protocol": ["AESMProtocol"],
+    "registry": ["Activity", "Connections"],
+    "server": ["Server", "listen"],
+    "stream": ["DataStream", "Packet"],
+    "trust": ["AnyServer", "AuthorizedKeys", "KnownServers", "Pinned"],
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "PSK",
+    "AESMError",
+    "AESMProtocol",
+    "AESMServerFactory",
+    "Activity",
+    "AnyServer",
+    "AuthorizedKeys",
+    "Cipher",
+    "Connection",
+    "ConnectionClosed",
+    "Connections",
+    "DataStream",
+    "DecryptionError",
+    "HandshakeError",
+    "HandshakeTimeout",
+    "HeartbeatLost",
+    "IClientPolicy",
+    "IMessageHandler",
+    "IMessageHandlerMaker",
+    "ITrustPolicy",
+    "InvalidText",
+    "KeyFileError",
+    "KnownServers",
+    "MessageTooBig",
+    "NameOrKeyMismatch",
+    "NonceExhausted",
+    "NotAnAESMPeer",
+    "NotAuthorized",
+    "OfferRefused",
+    "Packet",
+    "Pinned",
+    "PrivateKey",
+    "ProtocolError",
+    "PublicKey",
+    "SendBufferFull",
+    "Server",
+    "ServerKeyChanged",
+    "SessionLost",
+    "TamperedRecord",
+    "Truncated",
+    "UntrustedServer",
+    "__version__",
+    "connect",
+    "listen",
+    "stateDirectory",
+]
+
+
+def __getattr__(name: str) -> object:
+    """
+    Load a public name when it is first asked for.
+
+    @param name: the name.
+    @return: what it names.
+    @raise AttributeError: there is no such name.
+    @see: PEP 562
+    """
+    if name not in _HOME:
+        raise AttributeError(f"module 'aesm' has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(f"aesm.{_HOME[name]}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    """
+    List the public names.
+    """
+    return sorted(__all__)

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Connection"]
 
+NEVER = 1 << 64  # a count that is never acknowledged
 NORMAL = 1000  # close codes, PROTOCOL section 9
 SLOW_CONSUMER = 4000
 
@@ -59,6 +60,7 @@ class Connection:
         suite: str,
         handshakeHash: bytes,
         receiveBuffer: int,
+        closeSlow: bool = False,
         lock: Lock | None = None,
         arrivals: Arrivals | None = None,
     ) -> None:
@@ -70,6 +72,8 @@ class Connection:
         @param suite: the Noise protocol name in use.
         @param handshakeHash: the handshake's hash.
         @param receiveBuffer: bytes that the peer may send ahead.
+        @param closeSlow: whether C{sendData} closes a peer whose send buffer is
+            full, because a handler serves many, and must wait for none.
         @param lock: the registry's, or None.
         @param arrivals: the registry's order of arrival, or None.
         """
@@ -79,6 +83,7 @@ class Connection:
         self.suite = suite
         self.handshakeHash = handshakeHash
         self.retrieved = DataStream(self, receiveBuffer, lock, arrivals)
+        self._closeSlow = closeSlow
         self._protocol = protocol
         self._outbox = protocol.conversation.session.outbox
         self._watched: list[tuple[int, int, Acknowledgement]] = []  # a heap
@@ -124,17 +129,12 @@ class Connection:
             it; and, before anything is sent, with
             L{MessageTooBig<aesm.errors.MessageTooBig>} if it is larger than
             the peer takes, with L{SendBufferFull} if too much is
-            unacknowledged.
+            unacknowledged (on a server with a handler: it closes that peer
+            with code 4000 instead).
         @raise TypeError: C{data} is neither text nor bytes.
         @raise ValueError: the text cannot be written in UTF-8.
         """
-        try:
-            return Acknowledgement(self, self._protocol.send(data))
-        except ConnectionClosed as closed:
-            reason = self._unsendable
-            return fail(closed if reason is None else closedError(reason))
-        except AESMError as refused:
-            return fail(refused)
+        return (self.sendOrClose if self._closeSlow else self.sendOrFail)(data)
 
     def drain(self) -> Deferred[None]:
         """
@@ -160,7 +160,7 @@ class Connection:
         @param reason: words for the peer, at most 1,024 bytes in UTF-8.
         @return: fires once the connection is gone.
         """
-        self.closeWith(1000, reason)
+        self.closeWith(NORMAL, reason)
         return self.closed().addCallback(_forget)
 
     def abort(self) -> None:
@@ -196,23 +196,39 @@ class Connection:
         if self._reason is None:
             self._protocol.close(code, reason)
 
-    def sendOrClose(
-        self, data: str | bytes | bytearray | memoryview
-    ) -> Deferred[None] | None:
+    def sendOrFail(self, data: str | bytes | bytearray | memoryview) -> Deferred[None]:
         """
-        Send a message on behalf of many, without ever waiting: a peer whose
-        send buffer is full is closed with code 4000.
+        Send a message, or say why not.
 
         @param data: the message.
-        @return: as C{sendData}; None if it was not accepted.
+        @return: as C{sendData}.
+        """
+        try:
+            return Acknowledgement(self, self._protocol.send(data))
+        except ConnectionClosed as closed:
+            reason = self._unsendable
+            return fail(closed if reason is None else closedError(reason))
+        except AESMError as refused:
+            return fail(refused)
+
+    def sendOrClose(self, data: str | bytes | bytearray | memoryview) -> Deferred[None]:
+        """
+        Send a message on behalf of somebody who serves many: a peer whose send
+        buffer is full is closed with code 4000, and one that is gone already
+        is nobody's error.
+
+        @param data: the message.
+        @return: as C{sendData}, but for L{SendBufferFull}.
         """
         try:
             return Acknowledgement(self, self._protocol.send(data))
         except SendBufferFull:
             self.closeWith(SLOW_CONSUMER, "slow consumer")
-        except AESMError:
-            pass  # it is closing, or takes no message of that size
-        return None
+        except ConnectionClosed:
+            pass
+        except AESMError as refused:
+            return fail(refused)
+        return Acknowledgement(self, NEVER)
 
     @property
     def isOver(self) -> bool:

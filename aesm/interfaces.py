@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
     from twisted.internet.interfaces import IAddress
 
+    from aesm.connection import Connection
     from aesm.errors import AESMError
     from aesm.keys import PublicKey
-    from aesm.connection import Connection
     from aesm.registry import Connections, Packet
 
 __all__ = ["IClientPolicy", "IMessageHandler", "IMessageHandlerMaker", "ITrustPolicy"]

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from zope.interface import implementer
 
+from aesm import __version__
 from aesm.core.settings import ChannelSettings, defaultSuites
 from aesm.interfaces import IClientPolicy, ITrustPolicy
 from aesm.keys import PSK, PrivateKey, PublicKey, stateDirectory
@@ -24,7 +25,14 @@ from aesm.trust import AuthorizedKeys, KnownServers
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IAddress
 
-__all__ = ["ClientCheck", "Path", "channelSettings", "clientPolicy", "trustPolicy"]
+__all__ = [
+    "ClientCheck",
+    "Path",
+    "agent",
+    "channelSettings",
+    "clientPolicy",
+    "trustPolicy",
+]
 
 Path = str | os.PathLike[str]
 
@@ -73,6 +81,15 @@ def channelSettings(
         psk=psk,
         suites=defaultSuites() if suites is None else tuple(suites),
     )
+
+
+def agent() -> str:
+    """
+    Say what we are, for the peer's log.
+
+    @return: software and version.
+    """
+    return f"aesm/{__version__}"
 
 
 def trustPolicy(trust: object) -> ITrustPolicy:

@@ -13,11 +13,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import cast
 
 from twisted.internet import error
 from twisted.internet.interfaces import (
-    IConsumer,
     IDelayedCall,
     IHalfCloseableProtocol,
     IPushProducer,
@@ -39,6 +37,7 @@ from aesm.core.conversation import (
     PeerClosed,
 )
 from aesm.core.frames import Messages
+from aesm.dispatch import Dispatcher
 from aesm.errors import AESMError, ConnectionClosed, NotAuthorized
 from aesm.pump import CLOSE_TIMEOUT
 from aesm.transport import SecureTransport
@@ -77,8 +76,12 @@ class Messenger:
         @param protocol: where.
         @param messages: one or more.
         """
-        protocol.connection.retrieved.extend(messages.micros / 1e6, messages.data)
-        protocol.conversation.session.inbox.keep(len(messages.data))
+        if protocol.dispatcher is not None:
+            protocol.dispatcher.arrived(messages)
+        else:
+            inbox = protocol.conversation.session.inbox
+            inbox.keep(len(messages.data))
+            protocol.connection.retrieved.extend(messages.micros / 1e6, messages.data)
 
     def lost(self, protocol: AESMProtocol, reason: AESMError) -> None:
         """
@@ -103,6 +106,8 @@ class AESMProtocol(Protocol):
 
     @ivar conversation: the message layer.
     @ivar connection: what users hold; set by who builds the protocol.
+    @ivar dispatcher: hands packets to a handler; None leaves them in
+        C{connection.retrieved}.
     """
 
     transport: SecureTransport
@@ -122,6 +127,7 @@ class AESMProtocol(Protocol):
         @param now: tells the time for the wire, microseconds.
         """
         self.conversation = conversation
+        self.dispatcher: Dispatcher | None = None
         self._messenger = messenger
         self._clock = clock
         self._now = now
@@ -228,6 +234,16 @@ class AESMProtocol(Protocol):
         """
         self.conversation.session.inbox.take(cost)
         self.touch()
+
+    def handled(self, count: int, cost: int) -> None:
+        """
+        The handler is done with messages.
+
+        @param count: how many.
+        @param cost: what they cost.
+        """
+        self.conversation.session.inbox.keep(count)
+        self.taken(cost)
 
     def touch(self) -> None:
         """

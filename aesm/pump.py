@@ -96,6 +96,15 @@ class SecureFactory(Factory):
         """
         raise NotImplementedError
 
+    def peerBegins(self, secure: SecureProtocol) -> AESMError | None:
+        """
+        Take note that a peer begins to speak, before any work is done for it.
+
+        @param secure: the connection.
+        @return: None to go on, or why not to.
+        """
+        return None
+
     def hello(self) -> bytes:
         """
         Say what a client's message 3 is to carry.
@@ -169,6 +178,7 @@ class SecureProtocol(Protocol):
         self._turn: IDelayedCall | None = None  # flushes what this turn writes
         self._decision: Deferred[None] | None = None
         self._reason: Failure | None = None
+        self._begun = False  # the peer has said something
         self._busy = False  # what is at work will flush when it is done
         self._finishing = False  # nothing more is to be written
 
@@ -192,6 +202,12 @@ class SecureProtocol(Protocol):
 
         @param data: at least one byte.
         """
+        if not self._begun:
+            self._begun = True
+            refusal = self.factory.peerBegins(self)
+            if refusal is not None:
+                self.fail(refusal)
+                return
         self.act(self.channel.receive(data))
 
     def connectionLost(self, reason: Failure | None = None) -> None:
@@ -324,7 +340,7 @@ class SecureProtocol(Protocol):
             case Data() | EndOfStream():
                 self.secureTransport.deliver(event)
             case Failed(reason):
-                self._fail(reason)
+                self.fail(reason)
             case PeerIdentified(publicKey, payload):
                 self._identified(PublicKey(publicKey), payload)
             case Opened():
@@ -369,7 +385,7 @@ class SecureProtocol(Protocol):
                 "has it"
             )
         self.channel.reject(self.factory.farewell(reason))
-        self._fail(reason)
+        self.fail(reason)
 
     def _decided(self) -> bool:
         """
@@ -390,13 +406,13 @@ class SecureProtocol(Protocol):
         self._stopTimer()
         inner = self.factory.buildInner(self)
         if inner is None:
-            self._fail(HandshakeError("nothing was built to run on the connection"))
+            self.fail(HandshakeError("nothing was built to run on the connection"))
             return
         self.inner = inner
         inner.makeConnection(self.secureTransport)
         self.factory.opened(self)
 
-    def _fail(self, reason: AESMError) -> None:
+    def fail(self, reason: AESMError) -> None:
         """
         End the connection because of an error.
 
@@ -444,7 +460,7 @@ class SecureProtocol(Protocol):
         The handshake took too long.
         """
         self._timer = None
-        self._fail(
+        self.fail(
             HandshakeTimeout(
                 f"no handshake within {self.factory.handshakeTimeout:g} seconds: the "
                 "other side accepts connections but does not answer as AESM/1 does"

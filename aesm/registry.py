@@ -23,8 +23,8 @@ from twisted.logger import Logger
 from aesm.stream import Arrivals, DataStream, Packet
 
 if TYPE_CHECKING:
-    from aesm.keys import PublicKey
     from aesm.connection import Connection
+    from aesm.keys import PublicKey
 
 __all__ = ["Activity", "Address", "Connections", "DataStream", "Packet", "addressOf"]
 

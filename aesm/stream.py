@@ -24,7 +24,14 @@ from twisted.internet.defer import Deferred, fail, succeed
 from aesm.core.frames import MESSAGE_OVERHEAD
 from aesm.errors import AESMError, ConnectionClosed
 
-__all__ = ["Arrivals", "DataStream", "Packet", "StreamOwner", "closedError"]
+__all__ = [
+    "Arrivals",
+    "DataStream",
+    "Packet",
+    "StreamOwner",
+    "closedError",
+    "costOf",
+]
 
 ORDERLY_CODES = (1000, 1001, 1005)  # RFC 6455 section 7.4.1
 
@@ -45,14 +52,16 @@ class Packet(NamedTuple):
 _newPacket = Packet._make
 
 
-def _costOf(data: str | bytes) -> int:
+def costOf(data: str | bytes | None) -> int:
     """
     Count a message for flow control.
 
-    @param data: the message.
+    @param data: the message; None, where there is none, costs nothing.
     @return: bytes of its body on the wire, and 64 more.
     @see: PROTOCOL section 7
     """
+    if data is None:
+        return 0
     if isinstance(data, str) and not data.isascii():
         return len(data.encode("utf-8")) + MESSAGE_OVERHEAD
     return len(data) + MESSAGE_OVERHEAD
@@ -300,7 +309,7 @@ class DataStream(Sequence[Packet]):
             if not arrival.count:
                 (self._arrivals.pop if newest else self._arrivals.popleft)()
                 del self._order[arrival]
-        self._taken += _costOf(pair[1])
+        self._taken += costOf(pair[1])
         if not packets:
             self._packets = _EMPTY  # an empty deque is most of a kilobyte
             self._arrivals = None

@@ -102,7 +102,6 @@ class Channel:
         proved one.
     @ivar handshakeHash: the handshake's hash, for channel binding; C{b""}
         before the handshake is done.
-    @ivar pending: how many bytes of the stream wait to be sealed.
     """
 
     __slots__ = (
@@ -118,7 +117,6 @@ class Channel:
         "_settings",
         "handshakeHash",
         "peer",
-        "pending",
         "state",
         "suite",
     )
@@ -134,11 +132,10 @@ class Channel:
         self.suite = ""
         self.peer = b""
         self.handshakeHash = b""
-        self.pending = 0
         self._frames = FrameBuffer()
         self._output: list[bytes] = []  # bytes for the transport
         self._queue: list[bytes] = []  # bytes of the stream, not yet sealed
-        self._received: bytearray | bytes = b""  # the beginning of a record
+        self._received = bytearray()  # the beginning of a record
         self._sealed = 0  # records since the last rekey, outgoing
         self._opened = 0  # the same, incoming
 
@@ -196,6 +193,7 @@ class Channel:
         is to be written.
 
         @return: bytes for the transport, often C{b""}.
+        @raise NonceExhausted: 2^64-1 records were sealed.
         """
         if self._queue:
             self._seal()
@@ -216,7 +214,6 @@ class Channel:
             raise RuntimeError(f"cannot send: the channel is {self.state.value}")
         if data:
             self._queue.append(data)
-            self.pending += len(data)
 
     def endOfStream(self) -> None:
         """
@@ -236,14 +233,17 @@ class Channel:
         Let the peer in, after L{PeerIdentified}.
 
         @param payload: message 3's payload at the client, at most 2,048 bytes.
-        @return: L{Opened}, and what the bytes that came meanwhile caused.
+        @return: L{Opened}, and what the bytes that came meanwhile caused; nothing
+            if the channel has failed meanwhile.
         @raise RuntimeError: there is nothing to decide.
+        @raise ValueError: there may be no such payload.
         """
-        self._deciding()
+        if not self._deciding():
+            return []
         self._finish(payload)
         self._move("accepted")
         events: list[Event] = [Opened()]
-        received, self._received = self._received, b""
+        received, self._received = self._received, bytearray()
         if received:
             events += self.receive(bytes(received))
         return events
@@ -254,14 +254,16 @@ class Channel:
         channel, says farewell through it and ends it; a client just stops,
         so that it reveals nothing.  Nothing more is taken from the peer.
 
-        @param farewell: bytes of the stream; a client's must be C{b""}.
+        @param farewell: at most 65,519 bytes of the stream; a client's must be
+            C{b""}.
         @raise RuntimeError: there is nothing to decide.
+        @raise ValueError: there may be no such farewell.
         @see: PROTOCOL section 3
         """
-        self._deciding()
-        self._move("rejected")
-        self._dismiss(farewell)
-        self._drop()
+        if self._deciding():
+            self._dismiss(farewell)
+            self._move("rejected")
+            self._drop()
 
     # The roles' parts
 
@@ -301,12 +303,15 @@ class Channel:
 
     # Shared parts
 
-    def _deciding(self) -> None:
+    def _deciding(self) -> bool:
         """
         Make sure that there is something to decide.
+
+        @return: whether it still matters: the channel may have failed since.
         """
-        if self.state is not State.DECISION:
+        if self.state not in (State.DECISION, State.FAILED):
             raise RuntimeError(f"nothing to decide: the channel is {self.state.value}")
+        return self.state is State.DECISION
 
     def _move(self, what: str) -> None:
         """
@@ -325,6 +330,8 @@ class Channel:
         """
         self.state = State.FAILED
         self._drop()
+        # Where it was raised, keys and buffers are still in reach.
+        error.__traceback__ = error.__context__ = None
         events.append(Failed(error))
 
     def _drop(self) -> None:
@@ -335,9 +342,8 @@ class Channel:
         self._encrypt: CipherState = None  # type: ignore[assignment]
         self._decrypt: CipherState = None  # type: ignore[assignment]
         self._frames = FrameBuffer()
-        self._received = b""
+        self._received = bytearray()
         self._queue = []
-        self.pending = 0
 
     def _keepEarly(self, data: memoryview) -> None:
         """
@@ -348,7 +354,7 @@ class Channel:
         """
         if len(self._received) + len(data) > MAX_EARLY:
             raise ProtocolError(f"more than {MAX_EARLY} bytes before being let in")
-        self._received = bytearray(self._received) + data
+        self._received += data
 
     def _readMessage(self, message: bytes) -> bytes:
         """
@@ -425,7 +431,7 @@ class Channel:
         if self.state not in _RECEIVING and position < available:
             raise ProtocolError("bytes after the authenticated end of stream")
         if position or not received:
-            self._received = bytearray(data[position:]) if position < available else b""
+            self._received = bytearray(data[position:])
 
     def _openRecord(self, ciphertext: memoryview) -> bytes:
         """
@@ -450,15 +456,11 @@ class Channel:
         @see: PROTOCOL section 4
         """
         queue, self._queue = self._queue, []
-        self.pending = 0
-        stream = queue[0] if len(queue) == 1 else b"".join(queue)
-        if len(stream) <= MAX_PLAINTEXT:
-            if stream:
-                self._sealRecord(stream)
-            return
-        view = memoryview(stream)
+        stream: bytes | memoryview = queue[0] if len(queue) == 1 else b"".join(queue)
+        if len(stream) > MAX_PLAINTEXT:
+            stream = memoryview(stream)  # the slices of which are no copies
         for start in range(0, len(stream), MAX_PLAINTEXT):
-            self._sealRecord(view[start : start + MAX_PLAINTEXT])
+            self._sealRecord(stream[start : start + MAX_PLAINTEXT])
 
     def _sealRecord(self, plaintext: bytes | memoryview) -> None:
         """

@@ -3,7 +3,7 @@ The message layer of one connection, PROTOCOL sections 6 to 9, without I/O:
 WELCOME, messages, acknowledgements, heartbeat, close::
 
     conversation = Conversation(settings, Session(...), now=clock.seconds())
-    conversation.start(Hello.decode(payload))        # server: what the client says
+    conversation.welcome(Hello.decode(payload), session)      # at the server
     for event in conversation.receive(data, now):    # Arrived, Acknowledged, ...
         ...
     conversation.send("text", micros)
@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from aesm.core.frames import (
+    MAX_OBJECT,
     Ack,
     Close,
     Frame,
@@ -52,7 +53,7 @@ __all__ = [
 ]
 
 DEFAULT_SEND_BUFFER = 64 << 20  # bytes, PROTOCOL section 7
-MAX_MESSAGE = (1 << 31) - 1  # bytes: what a length in a BATCH can say
+MAX_BYTES = (1 << 31) - 1  # of anything here: what a length in a BATCH can say
 NORMAL = 1000  # close codes, PROTOCOL section 9
 NO_CODE = 1005  # never on the wire: the peer ended without a CLOSE, RFC 6455 7.4.1
 
@@ -76,7 +77,7 @@ _State = ConversationState
 
 _TRANSITIONS = {  # (where we are, what happened): where we go
     (_State.GREETING, "greeted"): _State.OPEN,  # section 8
-    (_State.GREETING, "peerClosed"): _State.PEER_CLOSED,
+    (_State.GREETING, "peerClosed"): _State.CLOSED,  # nothing may be said
     (_State.OPEN, "closing"): _State.CLOSING,  # section 9
     (_State.OPEN, "peerClosed"): _State.PEER_CLOSED,
     (_State.CLOSING, "peerClosed"): _State.PEER_CLOSED,
@@ -89,6 +90,7 @@ _LISTENING = frozenset(
     {_State.GREETING, _State.OPEN, _State.CLOSING, _State.CLOSE_SENT}
 )
 _TALKING = frozenset({_State.OPEN, _State.CLOSING, _State.PEER_CLOSED})
+_OVER = frozenset({_State.BREAKING, _State.BROKEN})
 
 
 @dataclass(frozen=True)
@@ -116,13 +118,14 @@ class ConversationSettings:
 
         @raise ValueError: something does not fit; says what would.
         """
-        if not 0 < self.maxMessage <= MAX_MESSAGE:
-            raise ValueError(
-                f"maxMessage must be 1 to {MAX_MESSAGE} bytes, not {self.maxMessage}"
-            )
-        for name in ("heartbeat", "sendBuffer", "receiveBuffer"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise ValueError(f"{name} must be above 0, not {getattr(self, name)}")
+        for name in ("maxMessage", "sendBuffer", "receiveBuffer"):
+            value = getattr(self, name)
+            if not 0 < value <= MAX_BYTES:
+                raise ValueError(f"{name} must be 1 to {MAX_BYTES} bytes, not {value}")
+        if not 0 < self.heartbeat < float("inf"):
+            raise ValueError(f"heartbeat must be above 0, not {self.heartbeat}")
+        if len(self.hello("0" * 32, MAX_BYTES).encode()) > MAX_OBJECT:
+            raise ValueError(f"agent is too long: {self.agent!r}")
 
     def hello(self, session: str = "", received: int = 0) -> Hello:
         """
@@ -262,7 +265,10 @@ class Conversation:
 
         @param hello: what the client says of itself.
         @param session: the session's name, 32 hexadecimal digits.
+        @raise RuntimeError: it is in already.
         """
+        if self.state is not _State.GREETING:
+            raise RuntimeError(f"no WELCOME: the connection is {self.state.value}")
         self._move("greeted")
         self._begin(hello)
         self._welcome = self._settings.hello(session).encode()
@@ -277,17 +283,16 @@ class Conversation:
         """
         self._heard, self._pinged = now, None
         events: list[Event] = []
-        if self.state not in _LISTENING:
-            if self.state not in (_State.BREAKING, _State.BROKEN):
-                self._break(ProtocolError("data after a CLOSE"), events)
+        if self.state in _OVER:
             return events
+        late = bool(data)
         try:
-            for frame in self._reader.receive(data):
-                if self.state not in _LISTENING:
-                    raise ProtocolError("a frame after a CLOSE")
-                self._take(frame, events)
-            if self.state not in _LISTENING and not self._reader.empty:
-                raise ProtocolError("a frame after a CLOSE")
+            if self.state in _LISTENING:
+                for frame in self._reader.receive(data):
+                    self._take(frame, events)
+                late = not self._reader.empty
+            if late and self.state not in _LISTENING:
+                raise ProtocolError("bytes after a CLOSE")
         except ProtocolError as error:
             self._break(error, events)
         return events
@@ -328,7 +333,7 @@ class Conversation:
                 self._begin(hello)
                 events.append(Accepted(hello))
             case _ if greeting:
-                raise ProtocolError(f"a {type(frame).__name__} before the WELCOME")
+                raise ProtocolError(f"{type(frame).__name__} before the WELCOME")
             case Messages():
                 self.session.inbox.receive(frame)
                 events.append(Arrived(frame))
@@ -356,8 +361,6 @@ class Conversation:
         @param reason: the peer's words.
         @param events: where to add it.
         """
-        if self.state is not _State.CLOSE_SENT:
-            self._close = (code if code != NO_CODE else NORMAL, "")
         self._move("peerClosed")
         events.append(PeerClosed(code, reason))
 
@@ -373,6 +376,8 @@ class Conversation:
             self._close = (error.code, "protocol error")
         else:
             self.state = _State.BROKEN
+        self._reader = FrameReader(0)
+        error.__traceback__ = error.__context__ = None  # their frames hold data
         events.append(Broken(error))
 
     # Sending
@@ -431,10 +436,10 @@ class Conversation:
             return encodeClose(micros, *self._close)
         session = self.session
         pieces: list[bytes] = []
-        if self._welcome:
-            pieces.append(encodeFrame(FrameType.WELCOME, micros, self._welcome))
-            self._welcome = b""
         if state in _TALKING:
+            if self._welcome:
+                pieces.append(encodeFrame(FrameType.WELCOME, micros, self._welcome))
+                self._welcome = b""
             if session.inbox.due:
                 pieces.append(encodeAck(micros, *session.inbox.ack()))
             if self._pong is not None:

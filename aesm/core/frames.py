@@ -14,13 +14,11 @@ handling of it, not its bytes.
 
 from __future__ import annotations
 
-import sys
-from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from itertools import accumulate, pairwise
-from struct import Struct
+from struct import Struct, pack, unpack_from
 
 from aesm.errors import InvalidText, MessageTooBig, ProtocolError
 
@@ -58,7 +56,6 @@ _ACK = Struct(">QQ")
 _CODE = Struct(">H")
 _COUNT = Struct(">I")
 _U32 = _COUNT.size
-_SWAP = sys.byteorder == "little"
 
 
 class FrameType(IntEnum):
@@ -167,7 +164,8 @@ Frame = Messages | Welcome | Close | Ping | Pong | Ack
 
 class FrameReader:
     """
-    Cuts frames out of the stream.
+    Cuts frames out of the stream, the last of which is a CLOSE: what comes
+    behind it is left alone.
     """
 
     __slots__ = ("_buffer", "_maxMessage", "_wanted")
@@ -185,7 +183,7 @@ class FrameReader:
     @property
     def empty(self) -> bool:
         """
-        Whether nothing of a frame has come yet.
+        Whether nothing came that is no whole frame yet.
         """
         return not self._buffer
 
@@ -217,6 +215,8 @@ class FrameReader:
                 break
             position = end
             yield self._decode(kind, micros, data[start:end])
+            if kind == FrameType.CLOSE:
+                break
         else:
             self._wanted = _HEADER.size
         buffer += memoryview(data)[position:]
@@ -300,12 +300,11 @@ class FrameReader:
         start = _U32 + _U32 * count
         if not count or start > len(body):
             raise ProtocolError(f"a BATCH of {count} messages in {len(body)} bytes")
-        lengths = array("I", body[_U32:start])
-        if _SWAP:
-            lengths.byteswap()
+        lengths: Sequence[int] = unpack_from(f">{count}I", body, _U32)
+        body = body[start:]
         mixed = max(lengths) >= BINARY_BIT
         sizes = [n & ~BINARY_BIT for n in lengths] if mixed else lengths
-        ends = list(accumulate(sizes, initial=start))
+        ends = list(accumulate(sizes, initial=0))
         if ends[-1] != len(body):
             raise ProtocolError("the lengths in a BATCH do not add up to its body")
         self._checkMessage(max(sizes))
@@ -320,7 +319,7 @@ class FrameReader:
             data = [text[a:b] for a, b in pairwise(ends)]
         else:
             data = [_decodeText(body[a:b]) for a, b in pairwise(ends)]
-        cost = len(body) - start + MESSAGE_OVERHEAD * count
+        cost = len(body) + MESSAGE_OVERHEAD * count
         return Messages(micros, data, cost, sizes[-1] + MESSAGE_OVERHEAD)
 
 
@@ -351,7 +350,7 @@ def encodeFrame(kind: FrameType, micros: int, body: bytes = b"") -> bytes:
 
 
 def encodeBatch(
-    micros: int, bodies: Sequence[bytes], lengths: array[int]
+    micros: int, bodies: Sequence[bytes], lengths: Sequence[int]
 ) -> list[bytes]:
     """
     Encode a BATCH.
@@ -361,13 +360,10 @@ def encodeBatch(
     @param lengths: the length of each, C{BINARY_BIT} set for binary ones.
     @return: pieces to join.
     """
-    if _SWAP:
-        lengths = lengths[:]
-        lengths.byteswap()
-    table = lengths.tobytes()
-    size = _U32 + len(table) + sum(map(len, bodies))
-    header = _HEADER.pack(size, FrameType.BATCH, micros)
-    return [header, _COUNT.pack(len(bodies)), table, *bodies]
+    count = len(bodies)
+    table = pack(f">{1 + count}I", count, *lengths)
+    size = len(table) + sum(map(len, bodies))
+    return [_HEADER.pack(size, FrameType.BATCH, micros), table, *bodies]
 
 
 def encodeAck(micros: int, count: int, limit: int) -> bytes:

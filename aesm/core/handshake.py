@@ -69,8 +69,7 @@ class ClientChannel(Channel):
         if body is None:
             return used
         if refused:
-            reason = body.decode("ascii", "replace")
-            reason = "".join(c if c.isprintable() else "?" for c in reason)
+            reason = "".join(chr(c) if 32 <= c < 127 else "?" for c in body)
             raise OfferRefused(
                 f"the server refused our offer of {self.suite}; it says, "
                 f"unauthenticated: {reason!r}; choose suites= to match, or give both "
@@ -208,8 +207,8 @@ class ServerChannel(Channel):
         if suite not in settings.suites:
             reason = f"AESM/1 refused: offer one of {' '.join(settings.suites)}"
             if settings.psk is None:
-                reason = reason if len(reason) <= MAX_REASON else reason[:MAX_REASON]
-                self._output.append(_REFUSAL + frame(reason.encode("ascii")))
+                told = reason.encode("ascii")[:MAX_REASON]
+                self._output.append(_REFUSAL + frame(told))
             raise OfferRefused(
                 f"the client offers {suite!r}; we take {', '.join(settings.suites)}",
                 reason,

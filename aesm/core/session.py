@@ -177,6 +177,7 @@ class Outbox:
         @raise MessageTooBig: it is larger than the peer takes.
         @raise SendBufferFull: too much is unacknowledged.
         @raise TypeError: it is neither text nor bytes.
+        @raise ValueError: the text cannot be written in UTF-8.
         """
         if isinstance(data, str):
             body, flag = data.encode("utf-8"), 0

@@ -63,14 +63,13 @@ class ChannelSettings:
     @ivar suites: Noise protocol names out of L{SUITES}: a client offers the
         first, a server takes any.  With a C{psk} their C{psk0} variants are
         meant, also where C{psk0} is not written.
-    @ivar publicKey: our own static public key, 32 bytes; derived.
     """
 
     staticKey: bytes = field(repr=False)
     name: str = "aesm"
     psk: bytes | None = field(default=None, repr=False)
     suites: tuple[str, ...] = field(default_factory=defaultSuites)
-    publicKey: bytes = field(init=False)
+    _keyPair: KeyPair = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """
@@ -78,7 +77,7 @@ class ChannelSettings:
 
         @raise ValueError: something does not fit; says what would.
         """
-        object.__setattr__(self, "publicKey", KeyPair.fromBytes(self.staticKey).public)
+        object.__setattr__(self, "_keyPair", KeyPair.fromBytes(self.staticKey))
         if len(self.name.encode("utf-8")) > MAX_NAME:
             raise ValueError(f"name is longer than {MAX_NAME} bytes: {self.name!r}")
         if self.psk is not None and len(self.psk) != PSK_BYTES:
@@ -101,6 +100,13 @@ class ChannelSettings:
         if self.psk is not None:
             object.__setattr__(self, "suites", tuple(map(withPSK, self.suites)))
 
+    @property
+    def publicKey(self) -> bytes:
+        """
+        Our own static public key, 32 bytes.
+        """
+        return self._keyPair.public
+
     def handshake(self, suite: str, *, initiator: bool) -> HandshakeState:
         """
         Start a handshake with a suite.
@@ -115,6 +121,6 @@ class ChannelSettings:
             suite,
             initiator=initiator,
             prologue=prologue + frame(self.name.encode("utf-8")),
-            s=self.staticKey,
+            s=self._keyPair,
             psks=() if self.psk is None else (self.psk,),
         )

@@ -1,0 +1,235 @@
+"""
+Who may come in: what a server's factory asks before it lets a client in, in
+the order of what the question costs.
+
+  1. when a connection begins: are there too many already?
+  2. at its first byte: does its host make too many handshakes?
+  3. once it has proved its key: is the key authorized, is it here already,
+     and is there still room?
+
+Every refusal is an error whose text goes into the server's log; the client is
+told no more than a close code (PROTOCOL section 9), and before it has proved
+a key nothing at all.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.interfaces import IAddress
+
+from aesm.core.frames import encodeClose
+from aesm.core.hello import Hello
+from aesm.errors import AESMError, ConnectionClosed, NotAuthorized, ProtocolError
+from aesm.interfaces import IClientPolicy
+from aesm.keys import PublicKey
+from aesm.limits import Admission, TokenBuckets, hostOf
+from aesm.protocol import wallClock
+from aesm.trust import AuthorizedKeys
+
+if TYPE_CHECKING:
+    from aesm.registry import Address, Connections
+
+__all__ = ["Door", "farewell"]
+
+PER_KEY = ("allow", "replace", "reject")
+
+NOT_ALLOWED = 1008  # close codes, PROTOCOL section 9
+INTERNAL_ERROR = 1011
+TRY_AGAIN_LATER = 1013
+TAKEN_OVER = 4001
+
+
+def _hostIn(address: Address) -> str | None:
+    """
+    Tell which host a connection counts for.
+
+    @param address: whose.
+    @return: the host, or None if it comes from none.
+    """
+    return hostOf(address[0]) if isinstance(address, tuple) else None
+
+
+class Door:
+    """
+    Decides on the clients of one server.
+    """
+
+    def __init__(
+        self,
+        connections: Connections,
+        policy: IClientPolicy | None,
+        *,
+        maxConnections: int,
+        maxConnectionsPerHost: int,
+        handshakesPerHost: float,
+        perKey: str,
+    ) -> None:
+        """
+        @param connections: who is in.
+        @param policy: decides on keys; None lets any in.
+        @param maxConnections: connections in all.
+        @param maxConnectionsPerHost: connections of one host.
+        @param handshakesPerHost: handshakes of one host, a second.
+        @param perKey: what a second connection of one key does.
+        @raise ValueError: an option has a value that it cannot have.
+        """
+        for option, value in (
+            ("maxConnections", maxConnections),
+            ("maxConnectionsPerHost", maxConnectionsPerHost),
+            ("handshakesPerHost", handshakesPerHost),
+        ):
+            if not value > 0:
+                raise ValueError(f"{option} must be above 0, not {value}")
+        if perKey not in PER_KEY:
+            raise ValueError(f"perKey must be one of {PER_KEY}, not {perKey!r}")
+        self._connections = connections
+        self._policy = policy
+        self._perKey = perKey
+        self._admission = Admission(maxConnections, maxConnectionsPerHost)
+        self._handshakes = TokenBuckets(handshakesPerHost)
+
+    @property
+    def isOpen(self) -> bool:
+        """
+        Whether any key is let in.
+        """
+        return self._policy is None
+
+    def full(self, address: Address) -> str | None:
+        """
+        Say why there is no room for one more connection.
+
+        @param address: where it comes from.
+        @return: why, or None if there is.
+        """
+        return self._admission.refusal(_hostIn(address))
+
+    def begin(self, address: Address, now: float) -> AESMError | None:
+        """
+        Take a token for one handshake.
+
+        @param address: who begins it.
+        @param now: seconds, of any clock that never goes back.
+        @return: None to go on, or why not to.
+        """
+        host = _hostIn(address)
+        if host is None or self._handshakes.take(host, now):
+            return None
+        return ConnectionClosed(
+            f"{host} makes more handshakes a second than handshakesPerHost allows",
+            TRY_AGAIN_LATER,
+        )
+
+    def decide(
+        self,
+        publicKey: PublicKey,
+        payload: bytes,
+        transport: IAddress,
+        address: Address,
+    ) -> Deferred[tuple[Hello, str | None]]:
+        """
+        Decide on a client.
+
+        @param publicKey: the key that it has proved.
+        @param payload: its hello.
+        @param transport: where it comes from, as Twisted says.
+        @param address: the same, as the registry says.
+        @return: fires with what the client says of itself, and what its key is
+            called or None; fails with L{NotAuthorized} if the key is not let
+            in, L{ConnectionClosed} (1013) if there is no room.
+        @raise ProtocolError: the hello is malformed.
+        """
+        hello = Hello.decode(payload)
+        answer = maybeDeferred(self._ask, publicKey, transport)
+        return answer.addCallback(self._admit, publicKey, hello, address)
+
+    def _ask(self, publicKey: PublicKey, transport: IAddress) -> object:
+        """
+        Ask the policy.
+
+        @param publicKey: the key that a client has proved.
+        @param transport: where it comes from.
+        @return: what the policy says.
+        """
+        if self._policy is None:
+            return True
+        return self._policy.checkClient(publicKey, transport)
+
+    def _admit(
+        self, answer: object, publicKey: PublicKey, hello: Hello, address: Address
+    ) -> tuple[Hello, str | None]:
+        """
+        Act on what the policy says.
+
+        @param answer: a name or True to let the client in.
+        @param publicKey: the key that it has proved.
+        @param hello: what it says of itself.
+        @param address: where it comes from.
+        @return: what the client says of itself, and what its key is called.
+        """
+        named = isinstance(answer, str) and answer != ""
+        if answer is not True and not named:
+            raise NotAuthorized(
+                f"the key {publicKey} is not authorized; to let it in, add the line "
+                f"'{publicKey} NAME' to the authorized keys"
+            )
+        former = [c for c in self._connections.byPeer(publicKey) if not c.isOver]
+        if former and self._perKey == "reject":
+            raise ConnectionClosed(
+                f"the key {publicKey} is connected already", TRY_AGAIN_LATER
+            )
+        if former and self._perKey == "replace":
+            for connection in former:
+                connection.closeWith(TAKEN_OVER, "replaced by a newer connection")
+        else:
+            refusal = self.full(address)
+            if refusal is not None:
+                raise ConnectionClosed(refusal, TRY_AGAIN_LATER)
+        return hello, answer if isinstance(answer, str) else None
+
+    def enter(self, address: Address) -> None:
+        """
+        Count a connection.
+
+        @param address: where it comes from.
+        """
+        self._admission.enter(_hostIn(address))
+
+    def leave(self, address: Address) -> None:
+        """
+        Count a connection no more.
+
+        @param address: where it came from.
+        """
+        self._admission.leave(_hostIn(address))
+
+    def reload(self) -> None:
+        """
+        Read the authorized keys again if their file has changed, and disconnect
+        those that were taken out.
+        """
+        if isinstance(self._policy, AuthorizedKeys):
+            for publicKey in self._policy.reload():
+                for connection in self._connections.byPeer(publicKey):
+                    connection.closeWith(NOT_ALLOWED, "key no longer authorized")
+
+
+def farewell(reason: AESMError) -> bytes:
+    """
+    Make the CLOSE for a client that is not let in.
+
+    @param reason: why.
+    @return: the frame.
+    @see: PROTOCOL section 3
+    """
+    code, words = INTERNAL_ERROR, "internal error"
+    match reason:
+        case NotAuthorized():
+            code, words = NOT_ALLOWED, "not authorized"
+        case ConnectionClosed():
+            code, words = reason.code, "try again later"
+        case ProtocolError():
+            code, words = reason.code, "protocol error"
+    return encodeClose(wallClock(), code, words)

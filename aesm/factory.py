@@ -1,0 +1,477 @@
+"""
+What a server is made of: the factory that any stream endpoint can listen
+with::
+
+    factory = AESMServerFactory(handler=MyHandler())
+    serverFromString(reactor, "tcp:8765").listen(factory)
+
+It asks its L{Door<aesm.door.Door>} who comes in, and has the registry of those
+who are.  A connection enters and leaves the registry in one place each:
+C{opened} and C{finished}.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import count
+from typing import Any, cast
+
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.interfaces import (
+    IAddress,
+    IDelayedCall,
+    IReactorTime,
+)
+from twisted.internet.protocol import Protocol
+
+from aesm.acknowledgement import Tally
+from aesm.connection import Connection
+from aesm.core.conversation import Conversation, ConversationSettings
+from aesm.core.handshake import ServerChannel
+from aesm.core.hello import Hello
+from aesm.core.session import Session
+from aesm.dispatch import Dispatcher
+from aesm.door import Door, farewell
+from aesm.errors import AESMError, ConnectionClosed, HandshakeError
+from aesm.interfaces import IMessageHandler, IMessageHandlerMaker
+from aesm.keys import PrivateKey, PublicKey
+from aesm.options import Path, agent, channelSettings, clientPolicy
+from aesm.protocol import AESMProtocol, Messenger
+from aesm.pump import HANDSHAKE_TIMEOUT, SecureFactory, SecureProtocol
+from aesm.registry import Address, Connections, addressOf
+
+__all__ = ["STOP_DEADLINE", "AESMServerFactory", "Message"]
+
+MAX_CONNECTIONS = 4096
+MAX_CONNECTIONS_PER_HOST = 1024
+MAX_PENDING = 512  # connections that are not let in yet
+HANDSHAKES_PER_HOST = 100.0  # a second
+MAX_AGENT = 64  # characters of a client's agent to log
+RELOAD_INTERVAL = 2.0  # seconds between looks at the authorized keys
+STOP_DEADLINE = 5.0  # seconds
+GOING_AWAY = 1001  # close code, PROTOCOL section 9
+
+Message = str | bytes | bytearray | memoryview
+
+
+@dataclass
+class _Guest:
+    """
+    A connection, from its beginning to the end of its transport.
+
+    @ivar address: what it is called in the registry.
+    @ivar hello: what the client says of itself, once it is let in.
+    @ivar name: what the client's key is called, or None.
+    @ivar connection: what users hold, once it is open.
+    """
+
+    address: Address
+    hello: Hello | None = None
+    name: str | None = None
+    connection: Connection | None = None
+
+
+class AESMServerFactory(SecureFactory, Messenger):
+    """
+    Builds the protocols of a server, for any stream endpoint.
+
+    @ivar connections: who is connected, and the activity log.
+    @ivar publicKey: the server's own key.
+    """
+
+    def __init__(
+        self,
+        *,
+        reactor: IReactorTime | None = None,
+        name: str = "aesm",
+        key: PrivateKey | None = None,
+        psk: bytes | Path | None = None,
+        suites: Sequence[str] | None = None,
+        authorizedKeys: object = None,
+        handler: object = None,
+        maxConnections: int = MAX_CONNECTIONS,
+        maxConnectionsPerHost: int = MAX_CONNECTIONS_PER_HOST,
+        handshakesPerHost: float = HANDSHAKES_PER_HOST,
+        perKey: str = "allow",
+        handshakeTimeout: float = HANDSHAKE_TIMEOUT,
+        **messages: Any,
+    ) -> None:
+        """
+        @param reactor: keeps time; None for the installed one.
+        @param name: the application name that both sides share.
+        @param key: our own key; None for the state directory's.
+        @param psk: the pre-shared key, 32 bytes, or the path of its file.
+        @param suites: Noise protocol names to take; None for the defaults.
+        @param authorizedKeys: a path, an
+            L{IClientPolicy<aesm.interfaces.IClientPolicy>}, a callable like its
+            C{checkClient}, or None to let any key in.
+        @param handler: an L{IMessageHandler} or an L{IMessageHandlerMaker}; None
+            leaves packets in the connections' streams.
+        @param maxConnections: connections in all.
+        @param maxConnectionsPerHost: connections of one host, IPv6 by /64.
+        @param handshakesPerHost: handshakes of one host, a second.
+        @param perKey: what a second connection of one key does: C{"allow"},
+            C{"replace"} the first, or C{"reject"} it.
+        @param handshakeTimeout: seconds from a connection's start to its opening.
+        @param messages: C{maxMessage}, C{heartbeat}, C{sendBuffer} and
+            C{receiveBuffer}, as
+            L{ConversationSettings<aesm.core.conversation.ConversationSettings>}.
+        @raise KeyFileError: a file cannot be used; says why.
+        @raise TypeError: an option is of the wrong type, or there is no such.
+        @raise ValueError: an option has a value that it cannot have.
+        """
+        if reactor is None:
+            from twisted.internet import reactor as installed
+
+            reactor = cast(IReactorTime, installed)
+        super().__init__(reactor, handshakeTimeout)
+        self._messages = ConversationSettings(agent=agent(), **messages)
+        self._settings = channelSettings(
+            "server.key", key=key, name=name, psk=psk, suites=suites
+        )
+        self.publicKey = PublicKey(self._settings.publicKey)
+        self.connections = Connections()
+        self._door = Door(
+            self.connections,
+            clientPolicy(authorizedKeys),
+            maxConnections=maxConnections,
+            maxConnectionsPerHost=maxConnectionsPerHost,
+            handshakesPerHost=handshakesPerHost,
+            perKey=perKey,
+        )
+        self._handler = self._handlerOf(handler)
+        self._guests: dict[SecureProtocol, _Guest] = {}
+        self._pending: dict[SecureProtocol, None] = {}  # not open; oldest first
+        self._numbers = count(1)
+        self._reload: IDelayedCall | None = None
+        self._stopping = False
+        self._gone: list[Deferred[None]] = []  # fire when all guests are gone
+
+    def _handlerOf(self, handler: object) -> IMessageHandler | None:
+        """
+        Resolve the C{handler} option.
+
+        @param handler: a handler, a maker of one, or None.
+        @return: the handler, or None.
+        @raise TypeError: it is something else.
+        """
+        if IMessageHandlerMaker.providedBy(handler):
+            handler = IMessageHandlerMaker(handler).makeHandler(self.connections)
+        if handler is None:
+            return None
+        if not IMessageHandler.providedBy(handler):
+            raise TypeError(
+                f"handler must provide IMessageHandler, not {type(handler).__name__}: "
+                "decorate its class with @implementer(IMessageHandler)"
+            )
+        return IMessageHandler(handler)
+
+    # What users call
+
+    @property
+    def isOpen(self) -> bool:
+        """
+        Whether any client that finds us is let in.
+        """
+        return self._door.isOpen and self._settings.psk is None
+
+    def sendTo(self, data: Message, address: Address) -> Deferred[None]:
+        """
+        Send a message to one peer.
+
+        @param data: C{str} for a TEXT message, bytes for a BINARY one.
+        @param address: whose, as in C{connections}.
+        @return: as L{Connection.sendData}, but a full send buffer is always a
+            failure with L{SendBufferFull<aesm.errors.SendBufferFull>};
+            L{ConnectionClosed} if there is no such connection.
+        @raise TypeError: C{data} is neither text nor bytes.
+        """
+        connection = self.connections.get(address)
+        if connection is None:
+            return fail(
+                ConnectionClosed(f"nothing was sent: there is no connection {address}")
+            )
+        return connection.sendOrFail(data)
+
+    def sendAll(self, data: Message) -> Deferred[int]:
+        """
+        Send a message to every peer.  A peer whose send buffer is full is closed
+        with code 4000 and never waited for.
+
+        @param data: C{str} for a TEXT message, bytes for a BINARY one.
+        @return: fires with the number of peers that have it, once each has it or
+            is gone.
+        @raise TypeError: C{data} is neither text nor bytes.
+        """
+        return Tally(
+            [
+                connection.sendOrClose(data)
+                for connection in list(self.connections.values())
+                if not connection.isOver
+            ]
+        )
+
+    def stop(self, reason: str = "", deadline: float = STOP_DEADLINE) -> Deferred[None]:
+        """
+        Let nobody in any more, tell every client (code 1001), send what is
+        queued, and abort what is left at the deadline.
+
+        @param reason: words for the clients.
+        @param deadline: seconds.
+        @return: fires when all connections are gone.
+        """
+        self._stopping = True
+        for secure, guest in list(self._guests.items()):
+            if guest.connection is None:
+                secure.abort()
+            else:
+                guest.connection.closeWith(GOING_AWAY, reason or "going away")
+        if not self._guests:
+            return succeed(None)
+        gone: Deferred[None] = Deferred()
+        self._gone.append(gone)
+        timer = self.clock.callLater(deadline, self._abortAll)
+        return gone.addCallback(_cancel, timer)
+
+    def reloadKeys(self) -> None:
+        """
+        Read the authorized keys again if their file has changed, and disconnect
+        those that were taken out.
+        """
+        self._door.reload()
+
+    # twisted.internet.protocol.Factory
+
+    def startFactory(self) -> None:
+        """
+        Listening begins: look at the authorized keys from now on.
+        """
+        self._stopping = False
+        self._scheduleReload()
+
+    def stopFactory(self) -> None:
+        """
+        Listening has ended on the last port.
+        """
+        if self._reload is not None:
+            self._reload.cancel()
+            self._reload = None
+
+    def buildProtocol(self, addr: IAddress | None) -> Protocol | None:
+        """
+        Let a connection begin, unless there are too many.
+
+        @param addr: where it comes from.
+        @return: its protocol, or None to close it.
+        """
+        address = addressOf(addr, next(self._numbers))
+        refusal = self._door.full(address)
+        if self._stopping:
+            refusal = "the server is stopping"
+        if refusal is not None:
+            self._record(address, "refused", refusal)
+            return None
+        secure = SecureProtocol(self, ServerChannel(self._settings))
+        self._guests[secure] = _Guest(address)
+        self._pending[secure] = None
+        if len(self._pending) > MAX_PENDING:
+            oldest = next(iter(self._pending))
+            oldest.fail(
+                HandshakeError(
+                    f"more than {MAX_PENDING} connections have not finished their "
+                    "handshake: the oldest made room"
+                )
+            )
+        return secure
+
+    # SecureFactory
+
+    def peerBegins(self, secure: SecureProtocol) -> AESMError | None:
+        """
+        Take a token for a handshake.
+
+        @param secure: the connection.
+        @return: None to go on, or why not to.
+        """
+        return self._door.begin(self._guests[secure].address, self.clock.seconds())
+
+    def decide(
+        self, secure: SecureProtocol, publicKey: PublicKey, payload: bytes
+    ) -> Deferred[None]:
+        """
+        Decide on a client.
+
+        @param secure: the connection.
+        @param publicKey: the key that it has proved.
+        @param payload: its hello.
+        @return: fires to let it in; fails as L{Door.decide}.
+        """
+        guest = self._guests[secure]
+        peer = secure.transport.getPeer()
+        decision = self._door.decide(publicKey, payload, peer, guest.address)
+        return decision.addCallback(self._cbDecided, guest)
+
+    def _cbDecided(self, admitted: tuple[Hello, str | None], guest: _Guest) -> None:
+        """
+        Take note of who is let in.
+
+        @param admitted: what the client says of itself, and its key's name.
+        @param guest: the connection.
+        """
+        guest.hello, guest.name = admitted
+
+    def farewell(self, reason: AESMError) -> bytes:
+        """
+        Make the CLOSE for a client that is not let in.
+
+        @param reason: why.
+        @return: the frame.
+        """
+        return farewell(reason)
+
+    def buildInner(self, secure: SecureProtocol) -> AESMProtocol:
+        """
+        Build the message layer of a client that is let in.
+
+        @param secure: the connection.
+        @return: its protocol.
+        """
+        guest, messages = self._guests[secure], self._messages
+        session = Session(messages.sendBuffer, messages.receiveBuffer)
+        conversation = Conversation(messages, session, self.clock.seconds())
+        conversation.welcome(cast(Hello, guest.hello), secrets.token_hex(16))
+        protocol = AESMProtocol(self, conversation, self.clock)
+        connection = guest.connection = protocol.connection = Connection(
+            protocol,
+            address=guest.address,
+            peer=PublicKey(secure.channel.peer),
+            peerName=guest.name,
+            suite=secure.channel.suite,
+            handshakeHash=secure.channel.handshakeHash,
+            receiveBuffer=messages.receiveBuffer,
+            closeSlow=self._handler is not None,
+            lock=self.connections.lock,
+            arrivals=self.connections.arrivals,
+        )
+        if self._handler is not None:
+            protocol.dispatcher = Dispatcher(
+                self._handler, connection, protocol.handled
+            )
+        return protocol
+
+    def opened(self, secure: SecureProtocol) -> None:
+        """
+        List a client that is let in.
+
+        @param secure: the connection.
+        """
+        del self._pending[secure]
+        guest = self._guests[secure]
+        connection = cast(Connection, guest.connection)
+        self._door.enter(connection.address)
+        self.connections.add(connection)
+        said = cast(Hello, guest.hello).agent[:MAX_AGENT]
+        name = f" ({connection.peerName})" if connection.peerName else ""
+        self._record(
+            connection.address,
+            "accepted",
+            f"by {connection.suite}{name}, agent {said!a}",
+            connection.peer,
+        )
+        dispatcher = cast(AESMProtocol, secure.inner).dispatcher
+        if dispatcher is not None:
+            dispatcher.accepted()
+
+    def failed(self, secure: SecureProtocol, reason: AESMError) -> None:
+        """
+        Take note of a client that was not let in.
+
+        @param secure: the connection.
+        @param reason: why.
+        """
+        peer = secure.channel.peer
+        self._record(
+            self._guests[secure].address,
+            "refused",
+            str(reason),
+            PublicKey(peer) if peer else None,
+        )
+
+    def ended(self, secure: SecureProtocol) -> None:
+        """
+        Take note that a connection is gone.
+
+        @param secure: the connection.
+        """
+        self._pending.pop(secure, None)
+        del self._guests[secure]
+        if not self._guests:
+            gone, self._gone = self._gone, []
+            for deferred in gone:
+                deferred.callback(None)
+
+    # Messenger
+
+    def lost(self, protocol: AESMProtocol, reason: AESMError) -> None:
+        """
+        Take note of a client that was in and is gone.
+
+        @param protocol: its protocol.
+        @param reason: why.
+        """
+        connection = protocol.connection
+        self._record(connection.address, "lost", str(reason), connection.peer)
+        if protocol.dispatcher is not None:
+            protocol.dispatcher.lost(reason)
+
+    def finished(self, connection: Connection) -> None:
+        """
+        List a client no more: it is gone, and its last packet was taken.
+
+        @param connection: the one.
+        """
+        self.connections.discard(connection)
+        self._door.leave(connection.address)
+
+    # Parts
+
+    def _record(
+        self, address: Address, event: str, reason: str, peer: PublicKey | None = None
+    ) -> None:
+        """
+        Write into the activity log.
+
+        @param address: whose connection.
+        @param event: what happened.
+        @param reason: why.
+        @param peer: the peer's key, once it has proved one.
+        """
+        self.connections.record(address, event, time.time(), reason, peer)
+
+    def _scheduleReload(self) -> None:
+        """
+        Look at the authorized keys now and then.
+        """
+        self._door.reload()
+        self._reload = self.clock.callLater(RELOAD_INTERVAL, self._scheduleReload)
+
+    def _abortAll(self) -> None:
+        """
+        End what is left at the deadline.
+        """
+        for secure in list(self._guests):
+            secure.abort()
+
+
+def _cancel(result: None, timer: IDelayedCall) -> None:
+    """
+    Stop a deadline that is no longer needed.
+
+    @param result: nothing.
+    @param timer: the deadline.
+    """
+    if timer.active():
+        timer.cancel()
