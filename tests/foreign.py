@@ -1,0 +1,297 @@
+"""
+A client of AESM/1 that has nothing of aesm in it: written from the protocol's
+text alone, on the C{noiseprotocol} package and blocking sockets.  It is also
+how small a foreign implementation can be.
+
+As a program it sends messages to a server that echoes, and prints what came
+back::
+
+    python foreign.py PORT NOISE-NAME [PSK-IN-HEX]
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import struct
+import sys
+import time
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import (
+    X25519PrivateKey,
+    X25519PublicKey,
+)
+from noise.backends.default import noise_backend
+from noise.connection import Keypair, NoiseConnection
+from noise.noise_protocol import NoiseProtocol
+from noise.state import CipherState, SymmetricState
+
+TEXT, BINARY, WELCOME, BATCH, CLOSE, PING, PONG, ACK = 1, 2, 3, 4, 8, 9, 10, 11
+MAX_PLAINTEXT = 65519
+TIMEOUT = 60.0  # seconds for any one read
+
+
+def frame(body: bytes) -> bytes:
+    """
+    Put its length before a body (section 1).
+    """
+    return struct.pack(">H", len(body)) + body
+
+
+class Classical:
+    """
+    C{XX} and C{XXpsk0}, as any Noise library does them.
+    """
+
+    def __init__(self, name: str, prologue: bytes, psk: bytes | None) -> None:
+        """
+        @param name: the Noise protocol name.
+        @param prologue: section 3.
+        @param psk: the pre-shared key, or None.
+        """
+        self.noise = NoiseConnection.from_name(name.encode())
+        self.noise.set_as_initiator()
+        self.noise.set_prologue(prologue)
+        if psk is not None:
+            self.noise.set_psks(psk)
+        self.noise.set_keypair_from_private_bytes(
+            Keypair.STATIC, X25519PrivateKey.generate().private_bytes_raw()
+        )
+        self.noise.start_handshake()
+
+    def first(self) -> bytes:
+        """
+        Make message 1.
+        """
+        return bytes(self.noise.write_message())
+
+    def third(self, second: bytes, payload: bytes) -> bytes:
+        """
+        Read message 2 and make message 3.
+        """
+        assert bytes(self.noise.read_message(second)) == b""
+        return bytes(self.noise.write_message(payload))
+
+    def seal(self, plaintext: bytes) -> bytes:
+        """
+        Encrypt one record.
+        """
+        return bytes(self.noise.encrypt(plaintext))
+
+    def open(self, ciphertext: bytes) -> bytes:
+        """
+        Decrypt one record.
+        """
+        return bytes(self.noise.decrypt(ciphertext))
+
+
+class Hybrid:
+    """
+    C{XXhfs} and C{XXhfs+psk0}, token by token (section 3): the package has no
+    C{hfs}, but all that is needed to write it down.
+    """
+
+    def __init__(self, name: str, prologue: bytes, psk: bytes | None) -> None:
+        """
+        @param name: the Noise protocol name.
+        @param prologue: section 3.
+        @param psk: the pre-shared key, or None.
+        """
+        plain = name.replace("XXhfs+psk0", "XXpsk0").replace("XXhfs", "XX")
+        protocol = self.protocol = NoiseProtocol(
+            plain.replace("+MLKEM768", "").encode(), noise_backend
+        )
+        protocol.name = name.encode()
+        self.state: Any = SymmetricState.initialize_symmetric(protocol)
+        self.state.mix_hash(prologue)
+        self.psk = psk
+        self.s = X25519PrivateKey.generate()
+        self.e = X25519PrivateKey.generate()
+        self.kem = MLKEM768PrivateKey.generate()
+
+    def first(self) -> bytes:
+        """
+        C{-> psk, e, e1}
+        """
+        if self.psk is not None:
+            self.state.mix_key_and_hash(self.psk)
+        ephemeral = self.e.public_key().public_bytes_raw()
+        self.state.mix_hash(ephemeral)
+        if self.psk is not None:
+            self.state.mix_key(ephemeral)
+        e1 = self.state.encrypt_and_hash(self.kem.public_key().public_bytes_raw())
+        return ephemeral + bytes(e1) + bytes(self.state.encrypt_and_hash(b""))
+
+    def third(self, second: bytes, payload: bytes) -> bytes:
+        """
+        C{<- e, ee, ekem1, s, es} and C{-> s, se}
+        """
+        state = self.state
+        re, rest = second[:32], second[32:]
+        state.mix_hash(re)
+        if self.psk is not None:
+            state.mix_key(re)
+        state.mix_key(self._dh(self.e, re))
+        ciphertext = bytes(state.decrypt_and_hash(rest[: 1088 + 16]))
+        state.mix_key(self.kem.decapsulate(ciphertext))
+        rs = bytes(state.decrypt_and_hash(rest[1104 : 1104 + 48]))
+        state.mix_key(self._dh(self.e, rs))
+        assert bytes(state.decrypt_and_hash(rest[1152:])) == b""
+        third = bytes(state.encrypt_and_hash(self.s.public_key().public_bytes_raw()))
+        state.mix_key(self._dh(self.s, re))
+        third += bytes(state.encrypt_and_hash(payload))
+        keys = self.protocol.hkdf(state.ck, b"", 2)
+        self.sending, self.receiving = (CipherState(self.protocol) for _ in keys)
+        self.sending.initialize_key(keys[0])
+        self.receiving.initialize_key(keys[1])
+        return third
+
+    def _dh(self, private: X25519PrivateKey, public: bytes) -> bytes:
+        """
+        X25519.
+        """
+        return private.exchange(X25519PublicKey.from_public_bytes(public))
+
+    def seal(self, plaintext: bytes) -> bytes:
+        """
+        Encrypt one record.
+        """
+        return bytes(self.sending.encrypt_with_ad(b"", plaintext))
+
+    def open(self, ciphertext: bytes) -> bytes:
+        """
+        Decrypt one record.
+        """
+        return bytes(self.receiving.decrypt_with_ad(b"", ciphertext))
+
+
+class Client:
+    """
+    A blocking client.
+    """
+
+    def __init__(
+        self,
+        port: int,
+        name: str,
+        psk: bytes | None = None,
+        application: str = "aesm",
+        hello: dict[str, Any] | None = None,
+    ) -> None:
+        """
+        @param port: of 127.0.0.1.
+        @param name: the Noise protocol name.
+        @param psk: the pre-shared key, or None.
+        @param application: the application name.
+        @param hello: what to say of ourselves.
+        """
+        self.socket = socket.create_connection(("127.0.0.1", port), TIMEOUT)
+        self.stream = b""
+        self.received = 0
+        offer = frame(b"AESM/1 " + name.encode())
+        kind = Hybrid if "hfs" in name else Classical
+        self.noise = kind(name, offer + frame(application.encode()), psk)
+        self.socket.sendall(offer + frame(self.noise.first()))
+        second = self._read(struct.unpack(">H", self._read(2))[0])
+        said = json.dumps(hello or {"agent": "foreign"}).encode()
+        self.socket.sendall(frame(self.noise.third(second, said)))
+        kind_, _, body = self.readFrame()
+        assert kind_ == WELCOME, kind_
+        self.welcome = json.loads(body)
+
+    def send(self, kind: int, body: bytes) -> None:
+        """
+        Send one frame (section 6), in as many records as it needs.
+        """
+        micros = int(time.time() * 1e6)
+        stream = struct.pack(">IBQ", len(body), kind, micros) + body
+        for start in range(0, len(stream), MAX_PLAINTEXT):
+            record = self.noise.seal(stream[start : start + MAX_PLAINTEXT])
+            self.socket.sendall(frame(record))
+
+    def readFrame(self) -> tuple[int, int, bytes]:
+        """
+        Read one frame: type, time, body.
+        """
+        length, kind, micros = struct.unpack(">IBQ", self._readStream(13))
+        return kind, micros, self._readStream(length)
+
+    def readMessage(self) -> str | bytes:
+        """
+        Read frames up to a message; acknowledge it.
+        """
+        while True:
+            kind, _, body = self.readFrame()
+            if kind in (TEXT, BINARY):
+                self.received += 1
+                self.send(ACK, struct.pack(">QQ", self.received, 2**32))
+                return body.decode() if kind == TEXT else body
+            assert kind == ACK, kind
+
+    def close(self) -> tuple[int, str]:
+        """
+        Close in order (section 9), and return the server's code and reason.
+        """
+        self.send(CLOSE, struct.pack(">H", 1000))
+        self.socket.sendall(frame(self.noise.seal(b"")))
+        while True:
+            kind, _, body = self.readFrame()
+            if kind == CLOSE:
+                break
+        assert self._readRecord() == b"", "an authenticated end of stream"
+        assert self.socket.recv(1) == b""
+        self.socket.close()
+        return struct.unpack(">H", body[:2])[0], body[2:].decode()
+
+    def _readStream(self, size: int) -> bytes:
+        """
+        Read bytes of the stream.
+        """
+        while len(self.stream) < size:
+            record = self._readRecord()
+            assert record, "the stream ended"
+            self.stream += record
+        taken, self.stream = self.stream[:size], self.stream[size:]
+        return taken
+
+    def _readRecord(self) -> bytes:
+        """
+        Read one record (section 4).
+        """
+        return self.noise.open(self._read(struct.unpack(">H", self._read(2))[0]))
+
+    def _read(self, size: int) -> bytes:
+        """
+        Read bytes of the transport.
+        """
+        data = b""
+        while len(data) < size:
+            more = self.socket.recv(size - len(data))
+            if not more:
+                raise ConnectionError("the server closed the connection")
+            data += more
+        return data
+
+
+def main(port: int, name: str, psk: bytes | None) -> None:
+    """
+    Talk to a server that echoes.
+    """
+    client = Client(port, name, psk)
+    for message in ("hello", "Grüße, 世界 🌍" * 5000, ""):
+        client.send(TEXT, message.encode())
+        assert client.readMessage() == message
+    client.send(BINARY, bytes(range(256)) * 1000)
+    assert client.readMessage() == bytes(range(256)) * 1000
+    code, _ = client.close()
+    print(json.dumps({"code": code, "session": client.welcome["session"]}))
+
+
+if __name__ == "__main__":
+    main(
+        int(sys.argv[1]),
+        sys.argv[2],
+        bytes.fromhex(sys.argv[3]) if len(sys.argv) > 3 else None,
+    )
