@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from aesm.authorized import AuthorizedKeys
     from aesm.cipher import Cipher
     from aesm.client import connect
     from aesm.connection import Connection
@@ -51,9 +52,10 @@ if TYPE_CHECKING:
     from aesm.registry import Activity, Connections
     from aesm.server import Server, listen
     from aesm.stream import DataStream, Packet
-    from aesm.trust import AnyServer, AuthorizedKeys, KnownServers, Pinned
+    from aesm.trust import AnyServer, KnownServers, Pinned
 
 _HOMES = {  # module: the public names that it has
+    "authorized": ["AuthorizedKeys"],
     "cipher": ["Cipher"],
     "client": ["connect"],
     "connection": ["Connection"],
@@ -92,7 +94,7 @@ _HOMES = {  # module: the public names that it has
     "registry": ["Activity", "Connections"],
     "server": ["Server", "listen"],
     "stream": ["DataStream", "Packet"],
-    "trust": ["AnyServer", "AuthorizedKeys", "KnownServers", "Pinned"],
+    "trust": ["AnyServer", "KnownServers", "Pinned"],
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 

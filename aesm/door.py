@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IAddress
 
+from aesm.authorized import AuthorizedKeys
 from aesm.core.frames import encodeClose
 from aesm.core.hello import Hello
 from aesm.errors import AESMError, ConnectionClosed, NotAuthorized, ProtocolError
@@ -26,7 +27,6 @@ from aesm.interfaces import IClientPolicy
 from aesm.keys import PublicKey
 from aesm.limits import Admission, TokenBuckets, hostOf
 from aesm.protocol import wallClock
-from aesm.trust import AuthorizedKeys
 
 if TYPE_CHECKING:
     from aesm.registry import Address, Connections

@@ -30,7 +30,18 @@ from pathlib import Path
 
 from aesm.errors import KeyFileError
 
-__all__ = ["checkStatus", "locked", "readFile", "writeFile"]
+__all__ = [
+    "MAX_FILE",
+    "OTHERS_WRITE",
+    "badLine",
+    "checkStatus",
+    "locked",
+    "pairs",
+    "readFile",
+    "writeFile",
+]
+
+MAX_FILE = 4 << 20  # bytes of a file of lines: some fifty thousand of them
 
 OTHERS_ACCESS = 0o077  # what secrets forbid
 OTHERS_WRITE = 0o022  # what files that are no secret forbid all the same
@@ -214,3 +225,44 @@ def locked(path: Path) -> Iterator[None]:
     finally:
         if descriptor is not None:
             os.close(descriptor)
+
+
+def pairs(path: Path, content: bytes, form: str) -> Iterator[tuple[int, str, str]]:
+    """
+    Read lines of two words.
+
+    @param path: the file, for the error.
+    @param content: its bytes; lines end in LF or CRLF.
+    @param form: what a line looks like, for the error.
+    @return: the number of each line that says something, from 1, and its words,
+        printable.
+    @raise KeyFileError: a line that says something says more or less than that,
+        or is not UTF-8.
+    """
+    for number, line in enumerate(content.split(b"\n"), 1):
+        words = line.split()
+        if not words or words[0].startswith(b"#"):
+            continue
+        try:
+            first, second = (word.decode("utf-8") for word in words)
+        except ValueError:
+            raise badLine(path, number, form) from None
+        if not (first + second).isprintable():
+            raise badLine(path, number, form)
+        yield number, first, second
+
+
+def badLine(path: Path, number: int, form: str) -> KeyFileError:
+    """
+    Make the error for a line that cannot be read.
+
+    @param path: the file.
+    @param number: which line, from 1.
+    @param form: what it should look like.
+    @return: the error; it does not show the line.
+    """
+    return KeyFileError(
+        f"line {number} of {path} is not `{form}`, KEY being 44 characters of "
+        "standard base64; mend or remove it",
+        str(path),
+    )

@@ -18,7 +18,13 @@ if TYPE_CHECKING:
     from aesm.keys import PublicKey
     from aesm.registry import Connections, Packet
 
-__all__ = ["IClientPolicy", "IMessageHandler", "IMessageHandlerMaker", "ITrustPolicy"]
+__all__ = [
+    "IClientPolicy",
+    "IMessageHandler",
+    "IMessageHandlerMaker",
+    "INextKeys",
+    "ITrustPolicy",
+]
 
 
 class IMessageHandler(Interface):
@@ -89,6 +95,22 @@ class ITrustPolicy(Interface):
         @return: True, or a Deferred of True, to go on; anything else refuses.
         @raise UntrustedServer: to refuse and say why, also as the Deferred's
             failure.
+        """
+
+
+class INextKeys(ITrustPolicy):
+    """
+    A trust policy that remembers what servers announce as their next key.
+    """
+
+    def announced(location: str, publicKey: PublicKey) -> None:
+        """
+        Remember a server's next key.
+
+        @param location: what the client dialled.
+        @param publicKey: the key that the server will have; it was said through
+            the channel of a key that C{checkServer} has accepted.
+        @raise AESMError: it cannot be remembered; the connection goes on.
         """
 
 

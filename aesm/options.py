@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any
 from zope.interface import implementer
 
 from aesm import __version__
+from aesm.authorized import AuthorizedKeys
 from aesm.core.settings import ChannelSettings, defaultSuites
 from aesm.interfaces import IClientPolicy, ITrustPolicy
 from aesm.keys import PSK, PrivateKey, PublicKey, stateDirectory
-from aesm.trust import AuthorizedKeys, KnownServers
+from aesm.trust import KnownServers
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IAddress

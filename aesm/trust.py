@@ -1,49 +1,50 @@
 """
-Whom to talk to: the client's trust in a server's key, and the server's list of
-its clients' keys.
+Whom to talk to: the client's trust in a server's key.
 
 ::
 
     trust = Pinned("mTqS…=")                  # this key and no other
     trust = KnownServers()                    # the key it had the first time
     trust = KnownServers(policy="strict")     # a key that is in the file
-    clients = AuthorizedKeys("authorized_keys")
-    clients.reload()                          # now and then
 
-Both kinds of file are lines of two words, meant to be read and edited by hand;
-blank lines and lines that begin with C{#} say nothing.  A line that is neither
-is an error that names it: what somebody meant by it is never guessed, and the
-rest is never used as if it were not there.  The files hold no secrets, so that
-others may read them, but only their owner may write them.  The known servers
-must be a file of their own, since they are replaced at each change; the
-authorized keys may be a symbolic link, as orchestrators like to mount them.
+A file of known servers is lines of two words, meant to be read and edited by
+hand; blank lines and lines that begin with C{#} say nothing.  A line that is
+neither is an error that names it: what somebody meant by it is never guessed,
+and the rest is never used as if it were not there.  The file holds no secrets,
+so that others may read it, but only its owner may write it, and it must be a
+file of its own, since it is replaced at each change.
 """
 
 from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote, unquote
 
-from twisted.internet.interfaces import IAddress
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from aesm.errors import KeyFileError, ServerKeyChanged, UntrustedServer
-from aesm.files import OTHERS_WRITE, locked, readFile, writeFile
-from aesm.interfaces import IClientPolicy, ITrustPolicy
+from aesm.errors import ServerKeyChanged, UntrustedServer
+from aesm.files import (
+    MAX_FILE,
+    OTHERS_WRITE,
+    badLine,
+    locked,
+    pairs,
+    readFile,
+    writeFile,
+)
+from aesm.interfaces import INextKeys, ITrustPolicy
 from aesm.keys import PublicKey, stateDirectory
 
-__all__ = ["AnyServer", "AuthorizedKeys", "KnownServers", "Pinned"]
+__all__ = ["AnyServer", "KnownServers", "Pinned"]
 
 # Not on the classes: there Twisted would name it after each.
 _log = Logger(namespace="aesm.trust")
 
-MAX_FILE = 4 << 20  # bytes: some fifty thousand lines
-MAX_NAME = 64  # characters
 POLICIES = ("accept-new", "strict")
 
 # The printable ASCII that a location may have as it is in a file: all but the
@@ -128,7 +129,7 @@ class _Entry(NamedTuple):
     publicKey: PublicKey
 
 
-@implementer(ITrustPolicy)
+@implementer(INextKeys)
 class KnownServers:
     """
     Trust in the key that a server had when it was first met.
@@ -140,6 +141,10 @@ class KnownServers:
 
     The file is read at each check and changed under a lock, so that any number
     of processes can share it; comments and the order of lines stay.
+
+    A key that a server announces as its next one, while it proves the one that
+    is known, is kept in a second file of the same form, C{PATH.next}.  When the
+    server proves that key it takes the place of the old one, and nobody is asked.
 
     @ivar path: the file.
     @ivar policy: C{"accept-new"} or C{"strict"}.
@@ -176,8 +181,13 @@ class KnownServers:
         @see: L{ITrustPolicy.checkServer}
         """
         line = _line(location, publicKey)
-        if self._isKnown(self._read(), location, publicKey):
-            return True
+        try:
+            if self._isKnown(self._read(), location, publicKey):
+                return True
+        except ServerKeyChanged:
+            if self._switch(location, publicKey):
+                return True
+            raise
         if self.policy == "strict":
             raise UntrustedServer(
                 f"the server at {location} has the key {publicKey}, and {self.path} "
@@ -200,10 +210,32 @@ class KnownServers:
         )
         return True
 
+    def announced(self, location: str, publicKey: PublicKey) -> None:
+        """
+        Know the next key of a server that has just proved its present one.
+
+        @param location: what the client dialled.
+        @param publicKey: the key that the server will have.
+        @raise KeyFileError: a file is unsafe, has a bad line, or cannot be
+            written.
+        @see: L{INextKeys.announced<aesm.interfaces.INextKeys.announced>}
+        """
+        known = [e.publicKey for e in self._of(self._read(), location)]
+        following = self._following()
+        if publicKey in known or (location, publicKey) in following.entries():
+            return
+        with locked(self.path):
+            following._replace(location, [publicKey])
+        _log.info(
+            "{location} announces its next key {publicKey}; it is remembered in {path}",
+            location=location,
+            publicKey=str(publicKey),
+            path=str(following.path),
+        )
+
     def remember(self, location: str, publicKey: PublicKey) -> None:
         """
-        Know one more key of a location, as when its server has announced its
-        next one.
+        Know one more key of a location.
 
         @param location: where the server is.
         @param publicKey: a key that it may have.
@@ -226,18 +258,11 @@ class KnownServers:
         @raise KeyFileError: the file is unsafe, has a bad line, or cannot be
             written.
         """
-        if not self._of(self._read(), location):
+        files = [self, self._following()]
+        if not any(known._of(known._read(), location) for known in files):
             return 0  # without making a lock, or a directory for it
         with locked(self.path):
-            content = self._read()
-            gone = {entry.number for entry in self._of(content, location)}
-            kept = [
-                line
-                for number, line in enumerate(content.split(b"\n"), 1)
-                if number not in gone
-            ]
-            writeFile(self.path, b"\n".join(kept), replace=True)
-        return len(gone)
+            return sum(known._replace(location, []) for known in files)
 
     def entries(self) -> list[tuple[str, PublicKey]]:
         """
@@ -247,6 +272,64 @@ class KnownServers:
         @raise KeyFileError: the file is unsafe or has a bad line.
         """
         return [(e.location, e.publicKey) for e in self._parse(self._read())]
+
+    def _following(self) -> KnownServers:
+        """
+        Open the file of announced keys.
+
+        @return: what is in it.
+        """
+        return KnownServers(f"{self.path}.next", "strict")
+
+    def _switch(self, location: str, publicKey: PublicKey) -> bool:
+        """
+        Let an announced key take the place of the one that was known.  Where
+        several were known, put there by hand, it joins them.
+
+        @param location: what the client dialled.
+        @param publicKey: the key that the server has proved.
+        @return: whether it was announced.
+        """
+        following = self._following()
+        if (location, publicKey) not in following.entries():
+            return False
+        with locked(self.path):
+            if (location, publicKey) in self.entries():
+                return True
+            content = self._read()
+            if len(self._of(content, location)) > 1:
+                self._append(content, _line(location, publicKey))
+            else:
+                self._replace(location, [publicKey])
+            following._replace(location, [])
+        _log.info(
+            "{location} has switched to the key {publicKey} that it announced",
+            location=location,
+            publicKey=str(publicKey),
+            path=str(self.path),
+        )
+        return True
+
+    def _replace(self, location: str, publicKeys: Sequence[PublicKey]) -> int:
+        """
+        Write the file with other keys for a location.  The lock must be held.
+
+        @param location: where the server is.
+        @param publicKeys: its keys from now on.
+        @return: how many lines were removed.
+        @raise KeyFileError: it cannot be written.
+        """
+        content = self._read()
+        gone = {entry.number for entry in self._of(content, location)}
+        if gone or publicKeys:
+            lines = content.split(b"\n")
+            kept = [line for number, line in enumerate(lines, 1) if number not in gone]
+            for publicKey in publicKeys:
+                if kept[-1]:
+                    kept.append(b"")
+                kept[-1:] = [_line(location, publicKey).encode("ascii"), b""]
+            writeFile(self.path, b"\n".join(kept), replace=True)
+        return len(gone)
 
     def _read(self) -> bytes:
         """
@@ -268,13 +351,13 @@ class KnownServers:
         @return: each line that says something.
         @raise KeyFileError: a line is bad.
         """
-        for number, word, text in _pairs(self.path, content, "LOCATION KEY"):
+        for number, word, text in pairs(self.path, content, "LOCATION KEY"):
             try:
                 location = unquote(word, errors="strict")
                 publicKey = PublicKey.fromText(text)
                 _line(location, publicKey)  # as we would write it
             except ValueError:
-                raise _badLine(self.path, number, "LOCATION KEY") from None
+                raise badLine(self.path, number, "LOCATION KEY") from None
             yield _Entry(number, location, publicKey)
 
     def _of(self, content: bytes, location: str) -> list[_Entry]:
@@ -329,129 +412,6 @@ class KnownServers:
         writeFile(self.path, content + line.encode("ascii") + b"\n", replace=True)
 
 
-@implementer(IClientPolicy)
-class AuthorizedKeys:
-    """
-    The clients that a server lets in.
-
-    The file has one C{KEY NAME} a line.  A name is one word of 1 to 64 printable
-    characters; one client may have several keys of the same name, but no key
-    comes twice.  An empty file lets nobody in.
-
-    @ivar path: the file.
-    """
-
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        """
-        Read the file.
-
-        @param path: the file, or a symbolic link to it.
-        @raise KeyFileError: it is missing, unsafe, or has a bad line.
-        """
-        self.path = Path(path)
-        self._signature = self._look()
-        self._names = self._read()
-
-    def checkClient(self, publicKey: PublicKey, address: IAddress) -> str | None:
-        """
-        Look a client up.
-
-        @param publicKey: the key that it has proved.
-        @param address: where it comes from, which does not matter.
-        @return: its name, or None to refuse it.
-        @see: L{IClientPolicy.checkClient}
-        """
-        return self._names.get(publicKey)
-
-    def reload(self) -> frozenset[PublicKey]:
-        """
-        Read the file again if it is another one than last time.
-
-        If it cannot be used, a warning says why, once, and what was read before
-        stays in force until it can.  Replace the file by renaming a new one, so
-        that it is never read half written.
-
-        @return: the keys that were let in before and are not any more.
-        """
-        signature = self._look()
-        if signature == self._signature:
-            return frozenset()
-        self._signature = signature
-        try:
-            names = self._read()
-        except KeyFileError as error:
-            _log.warn(
-                "{error}; until then the {count} keys read before stay in force",
-                error=str(error),
-                count=len(self._names),
-                path=str(self.path),
-            )
-            return frozenset()
-        gone = frozenset(self._names.keys() - names.keys())
-        self._names = names
-        return gone
-
-    def _look(self) -> tuple[int, ...] | None:
-        """
-        Take what tells one state of the file from another.  Done before each
-        reading: what changes in between is then read once more, not missed.
-
-        @return: what C{stat} says that content, owner or mode could change; None
-            if there is no file.
-        """
-        try:
-            status = os.stat(self.path)
-        except OSError:
-            return None
-        return (
-            status.st_dev,
-            status.st_ino,
-            status.st_mode,
-            status.st_uid,
-            status.st_size,
-            status.st_mtime_ns,
-            status.st_ctime_ns,
-        )
-
-    def _read(self) -> dict[PublicKey, str]:
-        """
-        Read the file.
-
-        @return: the name of each key.
-        @raise KeyFileError: it is missing, unsafe, or has a bad line.
-        """
-        try:
-            content = readFile(
-                self.path, limit=MAX_FILE, forbidden=OTHERS_WRITE, followLinks=True
-            )
-        except FileNotFoundError:
-            raise KeyFileError(
-                f"there is no authorized-keys file {self.path}; make one with a line "
-                "`KEY NAME` for each client, KEY as `aesm pubkey FILE` prints it",
-                str(self.path),
-            ) from None
-        names: dict[PublicKey, str] = {}
-        for number, text, name in _pairs(self.path, content, "KEY NAME"):
-            try:
-                publicKey = PublicKey.fromText(text)
-            except ValueError:
-                raise _badLine(self.path, number, "KEY NAME") from None
-            if len(name) > MAX_NAME:
-                raise KeyFileError(
-                    f"line {number} of {self.path} has a name of more than "
-                    f"{MAX_NAME} characters; shorten it",
-                    str(self.path),
-                )
-            if publicKey in names:
-                raise KeyFileError(
-                    f"line {number} of {self.path} has a key that an earlier line "
-                    "has already; remove one of them",
-                    str(self.path),
-                )
-            names[publicKey] = name
-        return names
-
-
 def _line(location: str, publicKey: PublicKey) -> str:
     """
     Write a line of known servers.
@@ -466,44 +426,3 @@ def _line(location: str, publicKey: PublicKey) -> str:
     if not location or not location.isprintable():
         raise ValueError(f"a location is printable text, not {location!r}")
     return f"{quote(location, safe=_PLAIN)} {publicKey}"
-
-
-def _pairs(path: Path, content: bytes, form: str) -> Iterator[tuple[int, str, str]]:
-    """
-    Read lines of two words.
-
-    @param path: the file, for the error.
-    @param content: its bytes; lines end in LF or CRLF.
-    @param form: what a line looks like, for the error.
-    @return: the number of each line that says something, from 1, and its words,
-        printable.
-    @raise KeyFileError: a line that says something says more or less than that,
-        or is not UTF-8.
-    """
-    for number, line in enumerate(content.split(b"\n"), 1):
-        words = line.split()
-        if not words or words[0].startswith(b"#"):
-            continue
-        try:
-            first, second = (word.decode("utf-8") for word in words)
-        except ValueError:
-            raise _badLine(path, number, form) from None
-        if not (first + second).isprintable():
-            raise _badLine(path, number, form)
-        yield number, first, second
-
-
-def _badLine(path: Path, number: int, form: str) -> KeyFileError:
-    """
-    Make the error for a line that cannot be read.
-
-    @param path: the file.
-    @param number: which line, from 1.
-    @param form: what it should look like.
-    @return: the error; it does not show the line.
-    """
-    return KeyFileError(
-        f"line {number} of {path} is not `{form}`, KEY being 44 characters of "
-        "standard base64; mend or remove it",
-        str(path),
-    )

@@ -10,20 +10,18 @@ from pathlib import Path
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from twisted.internet.address import IPv4Address
 from twisted.logger import LogLevel, capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
-from aesm.errors import KeyFileError, ServerKeyChanged, UntrustedServer
-from aesm.interfaces import IClientPolicy, ITrustPolicy
+from aesm.errors import ServerKeyChanged, UntrustedServer
+from aesm.interfaces import INextKeys, ITrustPolicy
 from aesm.keys import PublicKey
-from aesm.trust import AnyServer, AuthorizedKeys, KnownServers, Pinned
+from aesm.trust import AnyServer, KnownServers, Pinned
 from tests.test_files import FilesTestCase, runPython, runTogether
 
 ONE, TWO, THREE = (PublicKey(bytes([number]) * 32) for number in (1, 2, 3))
 PLACE = "example.org:8765"
-ADDRESS = IPv4Address("TCP", "127.0.0.1", 50000)
 
 
 class PinnedTests(SynchronousTestCase):
@@ -481,225 +479,111 @@ class KnownServersTests(FilesTestCase):
         self.assertEqual(self.trust.entries(), [(PLACE, ONE)])
 
 
-class AuthorizedKeysTests(FilesTestCase):
+class NextKeyTests(FilesTestCase):
     """
-    Tests for L{AuthorizedKeys}.
+    Tests for the keys that servers announce, in L{KnownServers}.
     """
 
-    def authorize(self, *lines: str) -> None:
+    def setUp(self) -> None:
         """
-        Replace the file.
-
-        @param lines: what it says.
+        Know one server.
         """
-        new = self.directory / "new"
-        new.write_text("".join(f"{line}\n" for line in lines), "utf-8")
-        new.chmod(0o600)
-        new.rename(self.path)
-
-    def load(self, *lines: str) -> AuthorizedKeys:
-        """
-        Write a file and read it.
-
-        @param lines: what it says.
-        @return: what it lets in.
-        """
-        self.authorize(*lines)
-        return AuthorizedKeys(self.path)
+        super().setUp()
+        self.trust = KnownServers(self.path)
+        self.trust.checkServer(PLACE, ONE)
+        self.following = Path(f"{self.path}.next")
 
     def test_interface(self) -> None:
         """
-        It is a client policy.
+        It remembers next keys.
         """
-        verifyObject(IClientPolicy, self.load())
+        verifyObject(INextKeys, self.trust)
 
-    def test_names(self) -> None:
+    def test_announced(self) -> None:
         """
-        Keys have their names, several keys the same if so written; other keys
-        are refused.
-        """
-        clients = self.load(
-            "# friends", "", f"{ONE} alice", f" \t{TWO}\talice \r", "  # more"
-        )
-        self.assertEqual(clients.checkClient(PublicKey(ONE.raw), ADDRESS), "alice")
-        self.assertEqual(clients.checkClient(TWO, ADDRESS), "alice")
-        self.assertIsNone(clients.checkClient(THREE, ADDRESS))
-
-    def test_nobody(self) -> None:
-        """
-        An empty file lets nobody in.
-        """
-        self.assertIsNone(self.load().checkClient(ONE, ADDRESS))
-
-    def test_printableNames(self) -> None:
-        """
-        A name is 1 to 64 characters that print, of any script.
-        """
-        for name in ("a", "a" * 64, "é" * 64, "жук", "alice@home#1", "\N{BUG}"):
-            clients = self.load(f"{ONE} {name}")
-            self.assertEqual(clients.checkClient(ONE, ADDRESS), name)
-
-    def test_badLines(self) -> None:
-        """
-        Any other line is an error that names it.
-        """
-        for bad in (
-            f"{ONE}",
-            "alice",
-            f"alice {ONE}",
-            f"{ONE} alice bob",
-            f"{ONE} alice # home",
-            f"{ONE} {'a' * 65}",
-            f"{ONE} a\x00b",
-            f"{ONE} a\x1b[31m",
-            f"{ONE} a\u202eb",
-            f"{ONE} a\u200bb",
-            f"{ONE} a\u00adb",
-            f"{ONE} a\u00a0b",
-            f"{ONE} \u2028",
-            f"{str(ONE)[:-1]} alice",
-            f"{str(ONE)[:-2]}F= alice",
-            f"ssh-ed25519 {ONE}",
-            f"{TWO} bob2",
-        ):
-            self.authorize("# first", f"{TWO} bob", bad)
-            error = self.refused(AuthorizedKeys, self.path)
-            self.assertIn(f"line 3 of {self.path}", str(error))
-
-    def test_notUTF8(self) -> None:
-        """
-        A name in another encoding is not guessed, but a comment may be in any.
-        """
-        self.put(b"# caf\xe9\n" + f"{ONE} caf\xe9\n".encode("latin-1"))
-        self.assertIn("line 2 of", str(self.refused(AuthorizedKeys, self.path)))
-        self.put(b"# caf\xe9\r\n" + f"{ONE} café\r\n".encode())
-        self.assertEqual(AuthorizedKeys(self.path).checkClient(ONE, ADDRESS), "café")
-
-    def test_missing(self) -> None:
-        """
-        Without a file there is no object, and the error says what to write.
-        """
-        error = self.refused(AuthorizedKeys, str(self.path))
-        self.assertIn("`KEY NAME`", str(error))
-
-    def test_readableByAll(self) -> None:
-        """
-        Others may read the file, but not write it.
-        """
-        self.put(f"{ONE} alice\n".encode(), 0o644)
-        AuthorizedKeys(self.path)
-        for mode in (0o664, 0o646):
-            self.path.chmod(mode)
-            error = self.refused(AuthorizedKeys, self.path)
-            self.assertIn(f"`chmod go-w {self.path}`", str(error))
-
-    def test_kinds(self) -> None:
-        """
-        A link to a file will do; a dangling one, a directory and a FIFO will not.
-        """
-        self.authorize(f"{ONE} alice")
-        target = self.path
-        self.path = self.directory / "link"
-        self.path.symlink_to(target.name)
-        self.assertEqual(AuthorizedKeys(self.path).checkClient(ONE, ADDRESS), "alice")
-        target.unlink()
-        self.refused(AuthorizedKeys, self.path)
-        self.path.unlink()
-        os.mkfifo(self.path, 0o600)
-        self.refused(AuthorizedKeys, self.path)
-        self.path.unlink()
-        self.path.mkdir()
-        self.refused(AuthorizedKeys, self.path)
-
-    def test_unchanged(self) -> None:
-        """
-        A file that is the same as before is not read again.
-        """
-        clients = self.load(f"{ONE} alice")
-        self.patch(os, "open", None)
-        self.assertEqual(clients.reload(), frozenset())
-        self.assertEqual(clients.checkClient(ONE, ADDRESS), "alice")
-
-    def test_reload(self) -> None:
-        """
-        What the file says now is in force, and the keys taken out are returned,
-        once.
-        """
-        clients = self.load(f"{ONE} alice", f"{TWO} bob")
-        self.authorize(f"{TWO} robert", f"{THREE} carol")
-        self.assertEqual(clients.reload(), frozenset([ONE]))
-        self.assertIsNone(clients.checkClient(ONE, ADDRESS))
-        self.assertEqual(clients.checkClient(TWO, ADDRESS), "robert")
-        self.assertEqual(clients.checkClient(THREE, ADDRESS), "carol")
-        self.assertEqual(clients.reload(), frozenset())
-        self.authorize()
-        self.assertEqual(clients.reload(), frozenset([TWO, THREE]))
-
-    def test_reloadInPlace(self) -> None:
-        """
-        A change of size within the same file is seen.
-        """
-        clients = self.load(f"{ONE} alice")
-        with self.path.open("a") as file:
-            file.write(f"{TWO} bob\n")
-        self.assertEqual(clients.reload(), frozenset())
-        self.assertEqual(clients.checkClient(TWO, ADDRESS), "bob")
-
-    def test_reloadThroughLink(self) -> None:
-        """
-        A link that is switched to another file is seen.
-        """
-        self.authorize(f"{ONE} alice")
-        self.path.rename(self.directory / "1")
-        self.path.symlink_to("1")
-        clients = AuthorizedKeys(self.path)
-        self.path.unlink()
-        self.authorize(f"{TWO} alice")
-        self.path.rename(self.directory / "2")
-        self.path.symlink_to("2")
-        self.assertEqual(clients.reload(), frozenset([ONE]))
-
-    def assertKept(self, clients: AuthorizedKeys, part: str) -> None:
-        """
-        Reload several times, and insist on one warning and the old keys.
-
-        @param clients: what has alice in it.
-        @param part: what the warning says.
+        An announced key is kept in a file beside, once, and said; the present
+        one stays the only one that is known.
         """
         with capturedLogs() as events:
-            for _ in range(3):
-                self.assertEqual(clients.reload(), frozenset())
-        self.assertEqual(clients.checkClient(ONE, ADDRESS), "alice")
-        [event] = events
-        self.assertEqual(event["log_namespace"], "aesm.trust")
-        self.assertEqual(event["log_level"], LogLevel.warn)
-        self.assertEqual(event["path"], str(self.path))
-        self.assertIn(part, event["error"])
-        self.assertEqual(event["count"], 1)
+            self.trust.announced(PLACE, TWO)
+            self.trust.announced(PLACE, TWO)
+        self.assertEqual(len(events), 1)
+        self.assertEqual(self.following.read_text(), f"{PLACE} {TWO}\n")
+        self.assertEqual(stat.S_IMODE(self.following.stat().st_mode), 0o600)
+        self.assertEqual(self.trust.entries(), [(PLACE, ONE)])
+        self.assertTrue(self.trust.checkServer(PLACE, ONE))
 
-    def test_reloadBad(self) -> None:
+    def test_announcedPresent(self) -> None:
         """
-        Whatever cannot be used leaves the old keys in force, with one warning for
-        each change, until it can be used again.
+        A key that is known already needs no second place.
         """
-        clients = self.load(f"{ONE} alice")
-        self.authorize(f"{TWO} bob", "oops")
-        self.assertKept(clients, f"line 2 of {self.path}")
-        self.path.unlink()
-        self.assertKept(clients, "no authorized-keys file")
-        self.authorize("oops")
-        self.assertKept(clients, f"line 1 of {self.path}")
-        self.authorize(f"{TWO} bob")
-        self.path.chmod(0o666)
-        self.assertKept(clients, "chmod go-w")
-        self.path.chmod(0o600)
-        self.assertEqual(clients.reload(), frozenset([ONE]))
-        self.assertEqual(clients.checkClient(TWO, ADDRESS), "bob")
+        self.trust.announced(PLACE, ONE)
+        self.assertFalse(self.following.exists())
 
-    def test_keyFileErrorOnly(self) -> None:
+    def test_changedMind(self) -> None:
         """
-        A path that leads through a file is an error like any other.
+        What a server announces last counts, for its location only.
         """
-        self.put(b"")
-        self.path = self.path / "more"
-        self.assertRaises(KeyFileError, AuthorizedKeys, self.path)
+        self.trust.announced("other:1", ONE)
+        self.trust.announced(PLACE, TWO)
+        self.trust.announced(PLACE, THREE)
+        self.assertEqual(
+            self.following.read_text(), f"other:1 {ONE}\n{PLACE} {THREE}\n"
+        )
+        self.assertRaises(ServerKeyChanged, self.trust.checkServer, PLACE, TWO)
+
+    def test_switch(self) -> None:
+        """
+        A server that proves the key that it announced is accepted, and from then
+        on its old key is not.
+        """
+        self.path.write_text(f"# mine\nother:1 {THREE}\n{PLACE} {ONE}\n")
+        self.trust.announced(PLACE, TWO)
+        with capturedLogs() as events:
+            self.assertIs(self.trust.checkServer(PLACE, TWO), True)
+        self.assertIn("switched", events[0]["log_format"])
+        self.assertEqual(
+            self.path.read_text(), f"# mine\nother:1 {THREE}\n{PLACE} {TWO}\n"
+        )
+        self.assertEqual(self.following.read_text(), "")
+        self.assertTrue(self.trust.checkServer(PLACE, TWO))
+        self.assertRaises(ServerKeyChanged, self.trust.checkServer, PLACE, ONE)
+
+    def test_switchStrict(self) -> None:
+        """
+        The policy for unknown servers makes no difference.
+        """
+        trust = KnownServers(self.path, "strict")
+        trust.announced(PLACE, TWO)
+        self.assertIs(trust.checkServer(PLACE, TWO), True)
+
+    def test_switchOfSeveral(self) -> None:
+        """
+        Where several keys were put by hand, the announced one joins them.
+        """
+        self.trust.remember(PLACE, TWO)
+        self.trust.announced(PLACE, THREE)
+        self.assertTrue(self.trust.checkServer(PLACE, THREE))
+        self.assertEqual(
+            self.trust.entries(), [(PLACE, ONE), (PLACE, TWO), (PLACE, THREE)]
+        )
+
+    def test_switchTwice(self) -> None:
+        """
+        Two processes that meet the new key at once both accept it.
+        """
+        self.trust.announced(PLACE, TWO)
+        content = self.following.read_bytes()
+        self.assertTrue(self.trust.checkServer(PLACE, TWO))
+        self.following.write_bytes(content)  # as the slower one has read it
+        self.assertTrue(self.trust._switch(PLACE, TWO))
+        self.assertEqual(self.trust.entries(), [(PLACE, TWO)])
+
+    def test_forget(self) -> None:
+        """
+        Forgetting a location forgets what it announced too.
+        """
+        self.trust.announced(PLACE, TWO)
+        self.assertEqual(self.trust.forget(PLACE), 2)
+        self.assertIs(self.trust.checkServer(PLACE, THREE), True)
+        self.assertRaises(ServerKeyChanged, self.trust.checkServer, PLACE, TWO)
