@@ -539,7 +539,7 @@ class EndTests(SynchronousTestCase):
         Either direction may end first; the other goes on.
         """
         for role in (0, 1):
-            channels: tuple[Channel, Channel] = openChannels()
+            channels: list[Channel] = [*openChannels()]
             one, two = channels[role], channels[1 - role]
             one.send(b"last words")
             one.endOfStream()
@@ -557,7 +557,7 @@ class EndTests(SynchronousTestCase):
         """
         Both may end at once.
         """
-        channels = openChannels()
+        channels: list[Channel] = [*openChannels()]
         for channel in channels:
             channel.endOfStream()
         outputs = [channel.takeOutput() for channel in channels]
