@@ -195,22 +195,20 @@ class ServerChannel(Channel):
         Start the handshake that the client offers.
 
         @param offer: 1 to 255 bytes.
-        @raise NotAnAESMPeer: it is not an offer.
         @raise OfferRefused: it is not one that we take; unless we have a
             pre-shared key the client is told what we would take.
+        @see: PROTOCOL section 2
         """
         text = offer.decode("ascii", "replace")
-        if not text.startswith(OFFER_PREFIX):
-            raise NotAnAESMPeer("the client's first frame is not an offer of AESM/1")
-        suite = text.removeprefix(OFFER_PREFIX)
+        start, suite = text[: len(OFFER_PREFIX)], text[len(OFFER_PREFIX) :]
         settings = self._settings
-        if suite not in settings.suites:
+        if start != OFFER_PREFIX or suite not in settings.suites:
             reason = f"AESM/1 refused: offer one of {' '.join(settings.suites)}"
             if settings.psk is None:
                 told = reason.encode("ascii")[:MAX_REASON]
                 self._output.append(_REFUSAL + frame(told))
             raise OfferRefused(
-                f"the client offers {suite!r}; we take {', '.join(settings.suites)}",
+                f"the client offers {text!r}; we take {', '.join(settings.suites)}",
                 reason,
             )
         self.suite = suite
