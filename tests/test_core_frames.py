@@ -264,11 +264,13 @@ class ReadingTests(_ReadingCase):
         """
         What comes behind a CLOSE is left alone, but noticed.
         """
+        close = framed(8, b"\x03\xe8")
         for extra in (b"", b".", framed(2, b"more"), header(0, 99)):
-            reader = FrameReader(MAX_MESSAGE)
-            frames = list(reader.receive(framed(8, b"\x03\xe8") + extra))
-            self.assertEqual(frames, [Close(1000, "")])
-            self.assertEqual(reader.empty, not extra)
+            for chunks in ([close + extra], [close, extra], pieces(close + extra)):
+                reader = FrameReader(MAX_MESSAGE)
+                frames = [frame for c in chunks for frame in reader.receive(c)]
+                self.assertEqual(frames, [Close(1000, "")])
+                self.assertEqual(reader.empty, not extra)
 
     def test_goodBeforeBad(self) -> None:
         """

@@ -168,7 +168,7 @@ class FrameReader:
     behind it is left alone.
     """
 
-    __slots__ = ("_buffer", "_maxMessage", "_wanted")
+    __slots__ = ("_buffer", "_closed", "_maxMessage", "_wanted")
 
     def __init__(self, maxMessage: int) -> None:
         """
@@ -178,6 +178,7 @@ class FrameReader:
         """
         self._maxMessage = maxMessage
         self._buffer = bytearray()
+        self._closed = False  # there was a CLOSE
         self._wanted = _HEADER.size  # bytes that the buffer needs to go on
 
     @property
@@ -205,7 +206,7 @@ class FrameReader:
             data = bytes(buffer)
             buffer.clear()
         position, available = 0, len(data)
-        while available - position >= _HEADER.size:
+        while available - position >= _HEADER.size and not self._closed:
             size, kind, micros = _HEADER.unpack_from(data, position)
             self._check(kind, size)
             start = position + _HEADER.size
@@ -214,9 +215,8 @@ class FrameReader:
                 self._wanted = end - position
                 break
             position = end
+            self._closed = kind == FrameType.CLOSE
             yield self._decode(kind, micros, data[start:end])
-            if kind == FrameType.CLOSE:
-                break
         else:
             self._wanted = _HEADER.size
         buffer += memoryview(data)[position:]
