@@ -48,6 +48,7 @@ if TYPE_CHECKING:
         ITrustPolicy,
     )
     from aesm.keys import PSK, PrivateKey, PublicKey, stateDirectory
+    from aesm.network import ClientNetwork, ServerNetwork
     from aesm.protocol import AESMProtocol
     from aesm.registry import Activity, Connections
     from aesm.server import Server, listen
@@ -90,6 +91,7 @@ _HOMES = {  # module: the public names that it has
         "ITrustPolicy",
     ],
     "keys": ["PSK", "PrivateKey", "PublicKey", "stateDirectory"],
+    "network": ["ClientNetwork", "ServerNetwork"],
     "protocol": ["AESMProtocol"],
     "registry": ["Activity", "Connections"],
     "server": ["Server", "listen"],
@@ -107,6 +109,7 @@ __all__ = [
     "AnyServer",
     "AuthorizedKeys",
     "Cipher",
+    "ClientNetwork",
     "Connection",
     "ConnectionClosed",
     "Connections",
@@ -136,6 +139,7 @@ __all__ = [
     "SendBufferFull",
     "Server",
     "ServerKeyChanged",
+    "ServerNetwork",
     "SessionLost",
     "TamperedRecord",
     "Truncated",
