@@ -2,20 +2,20 @@
 The Deferreds that sending returns: they cost next to nothing until somebody
 looks.
 
-Whoever adds a callback to a Deferred, awaits or cancels it, reads C{called}
-first; only then is one of these known to the connection.  So a million
-messages that nobody waits for leave nothing to be fired, and nobody is told
-of a failure that nobody asked about.
+Whoever adds a callback to a Deferred, awaits, cancels or returns it from a
+callback, reads C{called} or C{result} first; only then is one of these known
+to the connection.  So a million messages that nobody waits for leave nothing
+to be fired, and nobody is told of a failure that nobody asked about.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from twisted.internet.defer import Deferred
 
-__all__ = ["Acknowledgement", "LazyDeferred", "Tally"]
+__all__ = ["Acknowledgement", "LazyDeferred", "Refusal", "Tally"]
 
 _T = TypeVar("_T")
 
@@ -41,6 +41,7 @@ class LazyDeferred(Deferred[_T], Generic[_T]):
 
     _looked = False
     _called = False
+    _result: Any
 
     def begin(self) -> None:
         """
@@ -48,14 +49,20 @@ class LazyDeferred(Deferred[_T], Generic[_T]):
         """
         raise NotImplementedError
 
-    @property
-    def called(self) -> bool:  # type: ignore[override]
+    def _look(self) -> None:
         """
-        Whether it has fired.
+        Take note that somebody looks.
         """
         if not self._looked:
             self._looked = True
             self.begin()
+
+    @property
+    def called(self) -> bool:
+        """
+        Whether it has fired.
+        """
+        self._look()
         return self._called
 
     @called.setter
@@ -66,6 +73,45 @@ class LazyDeferred(Deferred[_T], Generic[_T]):
         @param called: True.
         """
         self._called = called
+
+    @property
+    def result(self) -> Any:
+        """
+        What it fired with.  Twisted looks here, and not at C{called}, when one
+        of these is returned from a callback.
+
+        @raise AttributeError: it has not fired.
+        """
+        self._look()
+        return self._result
+
+    @result.setter
+    def result(self, result: Any) -> None:
+        """
+        Take note of a result.
+
+        @param result: any, or a failure.
+        """
+        self._result = result
+
+
+class Refusal(LazyDeferred[None]):
+    """
+    Fails, if anybody asks, because nothing was sent.
+    """
+
+    def __init__(self, reason: Exception) -> None:
+        """
+        @param reason: why.
+        """
+        super().__init__()
+        self._reason = reason
+
+    def begin(self) -> None:
+        """
+        Fail.
+        """
+        self.errback(self._reason)
 
 
 class Acknowledgement(LazyDeferred[None]):

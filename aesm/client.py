@@ -29,7 +29,7 @@ from aesm.core.conversation import Conversation, ConversationSettings
 from aesm.core.handshake import ClientChannel
 from aesm.core.session import Session
 from aesm.core.settings import ChannelSettings
-from aesm.errors import AESMError, HandshakeTimeout, UntrustedServer
+from aesm.errors import AESMError, HandshakeTimeout, NotAuthorized, UntrustedServer
 from aesm.interfaces import ITrustPolicy
 from aesm.keys import PrivateKey, PublicKey
 from aesm.locations import locationOf, locationOfAddress
@@ -39,6 +39,8 @@ from aesm.pump import HANDSHAKE_TIMEOUT, SecureFactory, SecureProtocol
 from aesm.registry import addressOf
 
 __all__ = ["connect"]
+
+NOT_ALLOWED = 1008  # close code, PROTOCOL section 9
 
 _numbers = count(1)
 
@@ -173,10 +175,12 @@ class _Attempt(SecureFactory, Messenger):
         @return: fires to go on; fails with L{UntrustedServer}.
         """
         location = self._location or locationOfAddress(secure.transport.getPeer())
-        answer = maybeDeferred(self._trust.checkServer, location, publicKey)
+        answer: Deferred[object] = maybeDeferred(
+            self._trust.checkServer, location, publicKey
+        )
         return answer.addCallback(self._cbTrusted, location, publicKey)
 
-    def _cbTrusted(self, answer: bool, location: str, publicKey: PublicKey) -> None:
+    def _cbTrusted(self, answer: object, location: str, publicKey: PublicKey) -> None:
         """
         Act on what the trust policy says.
 
@@ -239,6 +243,21 @@ class _Attempt(SecureFactory, Messenger):
         @param protocol: ours.
         """
         self._settle(protocol.connection)
+
+    def peerClosed(self, code: int, reason: str) -> AESMError:
+        """
+        Say what it means that the server closes.
+
+        @param code: PROTOCOL section 9.
+        @param reason: the server's words.
+        @return: the error.
+        """
+        closed = super().peerClosed(code, reason)
+        if code != NOT_ALLOWED:
+            return closed
+        return NotAuthorized(
+            f"{closed}: it does not let our key in; give its operator our public key"
+        )
 
     def lost(self, protocol: AESMProtocol, reason: AESMError) -> None:
         """

@@ -11,12 +11,13 @@ What carries the messages, and when, is L{aesm.protocol}'s business.
 from __future__ import annotations
 
 import heapq
+from collections import deque
 from itertools import count
 from typing import TYPE_CHECKING
 
 from twisted.internet.defer import Deferred, fail, succeed
 
-from aesm.acknowledgement import Acknowledgement
+from aesm.acknowledgement import Acknowledgement, Refusal
 from aesm.errors import AESMError, ConnectionClosed, SendBufferFull
 from aesm.stream import DataStream, closedError
 
@@ -87,8 +88,8 @@ class Connection:
         self._protocol = protocol
         self._outbox = protocol.conversation.session.outbox
         self._watched: list[tuple[int, int, Acknowledgement]] = []  # a heap
-        self._draining: list[Deferred[None]] = []
-        self._closing: list[Deferred[AESMError]] = []
+        self._draining: deque[Deferred[None]] = deque()
+        self._closing: deque[Deferred[AESMError]] = deque()
         self._unsendable: AESMError | None = None  # why nothing can be sent
         self._reason: AESMError | None = None  # why it is over
 
@@ -204,10 +205,9 @@ class Connection:
         @return: as C{sendData}.
         """
         try:
-            return Acknowledgement(self, self._protocol.send(data))
+            return self._send(data)
         except ConnectionClosed as closed:
-            reason = self._unsendable
-            return fail(closed if reason is None else closedError(reason))
+            return Refusal(closed)
         except AESMError as refused:
             return fail(refused)
 
@@ -221,7 +221,7 @@ class Connection:
         @return: as C{sendData}, but for L{SendBufferFull}.
         """
         try:
-            return Acknowledgement(self, self._protocol.send(data))
+            return self._send(data)
         except SendBufferFull:
             self.closeWith(SLOW_CONSUMER, "slow consumer")
         except ConnectionClosed:
@@ -229,6 +229,25 @@ class Connection:
         except AESMError as refused:
             return fail(refused)
         return Acknowledgement(self, NEVER)
+
+    def _send(self, data: str | bytes | bytearray | memoryview) -> Deferred[None]:
+        """
+        Send a message.
+
+        @param data: the message.
+        @return: fires once the peer has it.
+        @raise AESMError: it was not accepted.
+        """
+        if self._unsendable is not None:
+            raise closedError(self._unsendable)
+        return Acknowledgement(self, self._protocol.send(data))
+
+    @property
+    def isClosing(self) -> bool:
+        """
+        Whether nothing that is sent can be acknowledged any more.
+        """
+        return self._unsendable is not None
 
     @property
     def isOver(self) -> bool:
@@ -279,10 +298,8 @@ class Connection:
             acknowledgement = heapq.heappop(watched)[2]
             if not acknowledgement.called:
                 acknowledgement.callback(None)
-        if self._draining and self._outbox.roomy:
-            draining, self._draining[:] = self._draining[:], []
-            for deferred in draining:
-                deferred.callback(None)
+        while self._draining and self._outbox.roomy:
+            self._draining.popleft().callback(None)
 
     def unsendable(self, reason: AESMError) -> None:
         """
@@ -297,9 +314,8 @@ class Connection:
         for _, _, acknowledgement in sorted(watched):
             if not acknowledgement.called:
                 acknowledgement.errback(closedError(reason))
-        draining, self._draining[:] = self._draining[:], []
-        for deferred in draining:
-            deferred.errback(closedError(reason))
+        while self._draining:
+            self._draining.popleft().errback(closedError(reason))
 
     def ended(self, reason: AESMError) -> None:
         """
@@ -310,9 +326,8 @@ class Connection:
         self._reason = reason
         self.unsendable(reason)
         self.retrieved.end(reason)
-        closing, self._closing[:] = self._closing[:], []
-        for deferred in closing:
-            deferred.callback(reason)
+        while self._closing:
+            self._closing.popleft().callback(reason)
 
 
 def _forget(result: object) -> None:

@@ -14,7 +14,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from aesm.core.frames import Messages
-from aesm.errors import AESMError
+from aesm.errors import AESMError, ConnectionClosed
 from aesm.interfaces import IMessageHandler
 from aesm.stream import Packet, costOf
 
@@ -36,7 +36,9 @@ class Dispatcher:
     __slots__ = (
         "_busy",
         "_connection",
+        "_cost",
         "_done",
+        "_handled",
         "_handler",
         "_over",
         "_queue",
@@ -59,6 +61,7 @@ class Dispatcher:
         self._done = done
         self._queue: deque[Packet] = deque()
         self._waiting: Deferred[None] | None = None  # the handler's
+        self._handled = self._cost = 0  # not reported yet
         self._busy = False  # handing over
         self._over = False
 
@@ -96,7 +99,6 @@ class Dispatcher:
         if self._busy:
             return
         self._busy = True
-        handled = cost = 0
         while self._queue and self._waiting is None and not self._over:
             packet = self._queue.popleft()
             result = self._call(self._handler.packetReceived, self._connection, packet)
@@ -105,25 +107,35 @@ class Dispatcher:
             if isinstance(result, Deferred):
                 self._waiting = result
                 result.addErrback(self._ebFailed)
-                result.addCallback(self._cbHandled, costOf(packet.data))
-            elif not self._over:
-                handled += 1
-                cost += costOf(packet.data)
+                result.addCallback(self._cbHandled, packet)
+            else:
+                self._count(packet)
         self._busy = False
+        handled, cost = self._handled, self._cost
+        self._handled = self._cost = 0
         if handled:
             self._done(handled, cost)
 
-    def _cbHandled(self, result: object, cost: int) -> None:
+    def _cbHandled(self, result: object, packet: Packet) -> None:
         """
         Go on after a packet for which the handler asked for time.
 
         @param result: nothing.
-        @param cost: what the packet costs.
+        @param packet: the packet.
         """
         self._waiting = None
+        self._count(packet)
+        self._work()
+
+    def _count(self, packet: Packet) -> None:
+        """
+        Count a packet that the handler is done with, unless it failed.
+
+        @param packet: the packet.
+        """
         if not self._over:
-            self._done(1, cost)
-            self._work()
+            self._handled += 1
+            self._cost += costOf(packet.data)
 
     def _call(self, method: Callable[..., object], *args: object) -> object:
         """
@@ -141,10 +153,13 @@ class Dispatcher:
 
     def _ebFailed(self, failure: Failure) -> None:
         """
-        Close the connection over which the handler failed.
+        Close the connection over which the handler failed.  That it could send
+        no more to a peer that is closing is no failure of its own.
 
         @param failure: how.
         """
+        if self._connection.isClosing and failure.check(ConnectionClosed):
+            return
         self._over = True
         _log.failure(
             "the handler failed over {connection!r}, which is closed",

@@ -17,7 +17,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.interfaces import (
@@ -53,6 +53,8 @@ MAX_AGENT = 64  # characters of a client's agent to log
 RELOAD_INTERVAL = 2.0  # seconds between looks at the authorized keys
 STOP_DEADLINE = 5.0  # seconds
 GOING_AWAY = 1001  # close code, PROTOCOL section 9
+
+_T = TypeVar("_T")
 
 Message = str | bytes | bytearray | memoryview
 
@@ -226,15 +228,15 @@ class AESMServerFactory(SecureFactory, Messenger):
         self._stopping = True
         for secure, guest in list(self._guests.items()):
             if guest.connection is None:
-                secure.abort()
+                secure.fail(HandshakeError("the server is stopping"))
             else:
                 guest.connection.closeWith(GOING_AWAY, reason or "going away")
         if not self._guests:
             return succeed(None)
-        gone: Deferred[None] = Deferred()
+        gone: Deferred[None] = Deferred(self._gone.remove)
         self._gone.append(gone)
         timer = self.clock.callLater(deadline, self._abortAll)
-        return gone.addCallback(_cancel, timer)
+        return gone.addBoth(_cancel, timer)
 
     def reloadKeys(self) -> None:
         """
@@ -267,7 +269,7 @@ class AESMServerFactory(SecureFactory, Messenger):
         @param addr: where it comes from.
         @return: its protocol, or None to close it.
         """
-        address = addressOf(addr, next(self._numbers))
+        address = addressOf(cast(IAddress, addr), next(self._numbers))
         refusal = self._door.full(address)
         if self._stopping:
             refusal = "the server is stopping"
@@ -409,9 +411,8 @@ class AESMServerFactory(SecureFactory, Messenger):
         self._pending.pop(secure, None)
         del self._guests[secure]
         if not self._guests:
-            gone, self._gone = self._gone, []
-            for deferred in gone:
-                deferred.callback(None)
+            while self._gone:
+                self._gone.pop().callback(None)
 
     # Messenger
 
@@ -466,12 +467,14 @@ class AESMServerFactory(SecureFactory, Messenger):
             secure.abort()
 
 
-def _cancel(result: None, timer: IDelayedCall) -> None:
+def _cancel(result: _T, timer: IDelayedCall) -> _T:
     """
     Stop a deadline that is no longer needed.
 
-    @param result: nothing.
+    @param result: of the waiting.
     @param timer: the deadline.
+    @return: the same.
     """
     if timer.active():
         timer.cancel()
+    return result

@@ -27,7 +27,8 @@ def locationOf(endpoint: str) -> str:
     @see: L{twisted.internet.endpoints.clientFromString}
     """
     kind, *fields = _split(endpoint)
-    named = dict(match.groups() for match in map(_NAMED.fullmatch, fields) if match)
+    matches = [match for match in map(_NAMED.fullmatch, fields) if match]
+    named = {match[1]: match[2] for match in matches}
     given = [field for field in fields if not _NAMED.fullmatch(field)]
     if kind.lower() in _NETWORK:
         host = named.get("host") or "".join(given[:1])

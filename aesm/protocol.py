@@ -38,13 +38,13 @@ from aesm.core.conversation import (
 )
 from aesm.core.frames import Messages
 from aesm.dispatch import Dispatcher
-from aesm.errors import AESMError, ConnectionClosed, NotAuthorized
+from aesm.errors import AESMError, ConnectionClosed
 from aesm.pump import CLOSE_TIMEOUT
 from aesm.transport import SecureTransport
 
 __all__ = ["AESMProtocol", "Messenger", "wallClock"]
 
-NOT_ALLOWED = 1008  # close code, PROTOCOL section 9
+LEAST_DELAY = 0.01  # seconds between two looks at a peer
 BUDGET = 262144  # bytes of messages handed to the transport at once
 
 
@@ -55,6 +55,16 @@ def wallClock() -> int:
     @return: microseconds since the Unix epoch.
     """
     return time.time_ns() // 1000
+
+
+def _quoted(reason: str) -> str:
+    """
+    Show the words of a CLOSE.
+
+    @param reason: the words; they may be a stranger's.
+    @return: the words with nothing in them that is not printable.
+    """
+    return f": {reason!r}" if reason else ""
 
 
 class Messenger:
@@ -82,6 +92,20 @@ class Messenger:
             inbox = protocol.conversation.session.inbox
             inbox.keep(len(messages.data))
             protocol.connection.retrieved.extend(messages.micros / 1e6, messages.data)
+
+    def peerClosed(self, code: int, reason: str) -> AESMError:
+        """
+        Say what it means that the peer closes.
+
+        @param code: PROTOCOL section 9.
+        @param reason: the peer's words.
+        @return: the error.
+        """
+        return ConnectionClosed(
+            f"the peer closed the connection (code {code}){_quoted(reason)}",
+            code,
+            reason,
+        )
 
     def lost(self, protocol: AESMProtocol, reason: AESMError) -> None:
         """
@@ -170,6 +194,7 @@ class AESMProtocol(Protocol):
         self._heartbeat = self._closeTimer = self._turn = None
         self._ended = True
         self._writable = False
+        self.conversation.session.outbox.drop()
         cause = self._whyLost(None if reason is None else reason.value)
         self._messenger.lost(self, cause)
         self.connection.ended(cause)
@@ -271,9 +296,8 @@ class AESMProtocol(Protocol):
             self.abort()
             return
         if self._closing is None:
-            words = f": {reason}" if reason else ""
             self._closing = ConnectionClosed(
-                f"we closed the connection (code {code}){words}", code, reason
+                f"we closed the connection (code {code}){_quoted(reason)}", code, reason
             )
         self.conversation.close(code, reason)
         self._startCloseTimer()
@@ -329,21 +353,8 @@ class AESMProtocol(Protocol):
         @param code: PROTOCOL section 9.
         @param reason: the peer's words.
         """
-        words = f": {reason!r}" if reason else ""
         if self._reason is None:
-            if self._closing is not None:
-                self._reason = self._closing
-            elif code == NOT_ALLOWED:
-                self._reason = NotAuthorized(
-                    f"the server does not let our key in{words}; give its operator "
-                    "our public key"
-                )
-            else:
-                self._reason = ConnectionClosed(
-                    f"the peer closed the connection (code {code}){words}",
-                    code,
-                    reason,
-                )
+            self._reason = self._closing or self._messenger.peerClosed(code, reason)
         self.connection.unsendable(self._reason)
         self._startCloseTimer()
 
@@ -406,14 +417,15 @@ class AESMProtocol(Protocol):
         Look after the peer when there is reason to.
         """
         delay = self.conversation.nextTick - self._clock.seconds()
-        self._heartbeat = self._clock.callLater(max(delay, 0), self._tick)
+        self._heartbeat = self._clock.callLater(max(delay, LEAST_DELAY), self._tick)
 
     def _tick(self) -> None:
         """
         Look after the peer.
         """
+        events = self.conversation.tick(self._clock.seconds())
         self._schedule()
-        self._act(self.conversation.tick(self._clock.seconds()))
+        self._act(events)
 
     def _startCloseTimer(self) -> None:
         """
@@ -429,7 +441,7 @@ class AESMProtocol(Protocol):
         self._closeTimer = None
         if self._reason is None:
             self._reason = ConnectionClosed(
-                f"the peer did not close with us within {CLOSE_TIMEOUT:g} seconds; "
-                "it may not have what was not acknowledged"
+                f"{self._closing}; the peer did not answer within {CLOSE_TIMEOUT:g} "
+                "seconds, and may not have what it did not acknowledge"
             )
         self.abort()

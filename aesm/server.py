@@ -37,6 +37,8 @@ class Server:
     A factory and the ports that it listens on.
 
     @ivar factory: builds the protocols.
+    @ivar addresses: where each port listens: C{(host, port)} for TCP, else a
+        string.
     """
 
     def __init__(
@@ -47,21 +49,15 @@ class Server:
         @param ports: at least one.
         """
         self.factory = factory
-        self._ports = list(ports)
+        self.addresses = [listeningAddress(port.getHost()) for port in ports]
+        self._ports = list(ports)  # those that listen
 
     @property
     def address(self) -> Address:
         """
-        Where the first port listens: C{(host, port)} for TCP, else a string.
+        Where the first port listens.
         """
         return self.addresses[0]
-
-    @property
-    def addresses(self) -> list[Address]:
-        """
-        Where each port listens.
-        """
-        return [listeningAddress(port.getHost()) for port in self._ports]
 
     @property
     def publicKey(self) -> PublicKey:
@@ -107,8 +103,9 @@ class Server:
         @param deadline: seconds.
         @return: fires when all ports and connections are gone.
         """
-        waiting = [self.factory.stop(reason, deadline)]
-        waiting += [maybeDeferred(port.stopListening) for port in self._ports]
+        waiting: list[Deferred[Any]] = [self.factory.stop(reason, deadline)]
+        while self._ports:  # a second time would be an error of theirs
+            waiting.append(maybeDeferred(self._ports.pop().stopListening))
         return gatherResults(waiting).addCallback(lambda results: None)
 
 

@@ -117,6 +117,7 @@ class _Arrival:
 
 
 Arrivals = OrderedDict[_Arrival, None]
+_FINISHED = -1  # instead of a cost: the last packet was taken after the end
 _EMPTY: deque[tuple[float, str | bytes]] = deque(maxlen=0)  # never appended to
 
 
@@ -191,9 +192,9 @@ class DataStream(Sequence[Packet]):
             return succeed(packet)
         if self._reason is not None:
             return fail(closedError(self._reason))
-        waiting: Deferred[Packet] = Deferred(self._stopWaiting)
         if self._waiting is None:
             self._waiting = deque()
+        waiting: Deferred[Packet] = Deferred(self._waiting.remove)
         self._waiting.append(waiting)
         return waiting
 
@@ -260,7 +261,12 @@ class DataStream(Sequence[Packet]):
                     self._arrivals = deque()
                 self._arrivals.append(arrival)
         while self._waiting and self._packets:
-            self._serve()
+            waiting = self._waiting.popleft()
+            packet = self.getData()
+            if packet is None:  # another thread took it
+                self._waiting.appendleft(waiting)
+            else:
+                waiting.callback(packet)
 
     def end(self, reason: AESMError) -> None:
         """
@@ -268,38 +274,22 @@ class DataStream(Sequence[Packet]):
 
         @param reason: why.
         """
-        self._reason = reason
-        waiting, self._waiting = self._waiting, None
-        for deferred in waiting or ():
-            deferred.errback(closedError(reason))
-        if not self._packets:
+        with self._lock:
+            self._reason = reason
+            finished = not self._packets
+        while self._waiting:
+            self._waiting.popleft().errback(closedError(reason))
+        if finished:
             self.owner.streamFinished()
 
     # Parts
-
-    def _serve(self) -> None:
-        """
-        Give the oldest packet to who waits longest.
-        """
-        packet = self.getData()
-        if packet is not None and self._waiting:
-            self._waiting.popleft().callback(packet)
-
-    def _stopWaiting(self, deferred: Deferred[Packet]) -> None:
-        """
-        Forget who no longer waits.
-
-        @param deferred: what was cancelled.
-        """
-        if self._waiting is not None and deferred in self._waiting:
-            self._waiting.remove(deferred)
 
     def pop(self, newest: bool) -> tuple[Packet, int]:
         """
         Take a packet; the lock is held and there is one.
 
         @param newest: which end to take from.
-        @return: the packet, and the cost that is to be reported or 0.
+        @return: the packet, and what C{tell} is to be called with.
         """
         packets = self._packets
         pair = packets.pop() if newest else packets.popleft()
@@ -309,10 +299,12 @@ class DataStream(Sequence[Packet]):
             if not arrival.count:
                 (self._arrivals.pop if newest else self._arrivals.popleft)()
                 del self._order[arrival]
-        self._taken += costOf(pair[1])
         if not packets:
             self._packets = _EMPTY  # an empty deque is most of a kilobyte
             self._arrivals = None
+        if self._reason is not None:
+            return _newPacket(pair), 0 if packets else _FINISHED
+        self._taken += costOf(pair[1])
         if self._taken < self._report:
             return _newPacket(pair), 0
         cost, self._taken = self._taken, 0
@@ -322,10 +314,9 @@ class DataStream(Sequence[Packet]):
         """
         Tell the owner what was taken; the lock is not held.
 
-        @param cost: what is to be reported, or 0.
+        @param cost: what C{pop} returned with the packet.
         """
-        if self._reason is not None:
-            if not self._packets:
-                self.owner.streamFinished()
+        if cost == _FINISHED:
+            self.owner.streamFinished()
         elif cost:
             self.owner.packetsTaken(cost)
