@@ -1,0 +1,3 @@
+"""
+Hostile input, made by the thousand: see README.md in this folder.
+"""

@@ -1,0 +1,143 @@
+"""
+The message layer's stream of frames.
+
+Input: one byte for the size of chunks, then the stream.
+
+Whatever comes: frames, and at the end perhaps a documented error; each message
+counts what PROTOCOL section 7 says; written again, the frames are the bytes that
+were read; no more is kept than the largest frame; how the stream is cut up makes
+no difference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from aesm.core.frames import (
+    BINARY_BIT,
+    MAX_BATCH,
+    MESSAGE_OVERHEAD,
+    Ack,
+    Close,
+    Frame,
+    FrameReader,
+    FrameType,
+    Messages,
+    Ping,
+    Pong,
+    Welcome,
+    encodeAck,
+    encodeBatch,
+    encodeClose,
+    encodeFrame,
+)
+from aesm.errors import ProtocolError
+from fuzz.script import pieces
+
+__all__ = ["run", "seeds"]
+
+_MAX_MESSAGE = 70000
+_HEADER_BYTES = 13
+_TIME_BYTES = slice(5, 13)  # of each frame, from its beginning
+_MICROS = 1_700_000_000_000_000
+
+
+def _read(chunks: Sequence[bytes]) -> tuple[list[Frame], str, int]:
+    """
+    Read a stream.
+
+    @param chunks: its bytes.
+    @return: its frames, the error's class and text, and how many bytes are kept
+        at the end.
+    """
+    reader = FrameReader(_MAX_MESSAGE)
+    frames: list[Frame] = []
+    for chunk in chunks:
+        try:
+            for frame in reader.receive(chunk):
+                frames.append(frame)
+        except ProtocolError as error:
+            return frames, f"{type(error)} {error}", 0
+        kept = len(reader._buffer)
+        if any(isinstance(frame, Close) for frame in frames):
+            continue  # what follows is left alone
+        assert kept < _HEADER_BYTES + max(_MAX_MESSAGE, MAX_BATCH), kept
+        assert reader.empty == (not kept)
+    return frames, "", len(reader._buffer)
+
+
+def run(data: bytes) -> None:
+    """
+    Read a stream, whole and in pieces.
+
+    @param data: the input.
+    """
+    stream = data[1:]
+    whole = _read([stream])
+    for sizes in ((data[0] if data and data[0] else 1,), (13, 1, 0, 5)):
+        cut = _read(pieces(stream, sizes))
+        assert cut == whole, (cut, whole)
+    position = 0
+    for frame in whole[0]:
+        body = stream[position : position + _HEADER_BYTES]
+        micros = int.from_bytes(body[_TIME_BYTES], "big")
+        written = [b"".join(parts) for parts in _write(frame, micros)]
+        assert any(stream.startswith(one, position) for one in written), frame
+        position += len(next(o for o in written if stream.startswith(o, position)))
+    if not whole[1]:
+        assert len(stream) - position == whole[2]
+
+
+def _write(frame: Frame, micros: int) -> Iterator[list[bytes]]:
+    """
+    Write a frame again.
+
+    @param frame: the frame.
+    @param micros: its time.
+    @return: the ways to write it.
+    """
+    match frame:
+        case Messages(time, data, cost, lastCost):
+            assert time == micros
+            bodies = [d.encode() if isinstance(d, str) else d for d in data]
+            costs = [len(body) + MESSAGE_OVERHEAD for body in bodies]
+            assert (sum(costs), costs[-1]) == (cost, lastCost)
+            flags = [0 if isinstance(d, str) else BINARY_BIT for d in data]
+            lengths = [len(b) | f for b, f in zip(bodies, flags, strict=True)]
+            if len(bodies) == 1:
+                kind = FrameType.BINARY if flags[0] else FrameType.TEXT
+                yield [encodeFrame(kind, micros, bodies[0])]
+            yield encodeBatch(micros, bodies, lengths)
+        case Welcome(payload):
+            yield [encodeFrame(FrameType.WELCOME, micros, payload)]
+        case Close(code, reason):
+            yield [encodeClose(micros, code, reason)]
+        case Ping(body):
+            yield [encodeFrame(FrameType.PING, micros, body)]
+        case Pong(body):
+            yield [encodeFrame(FrameType.PONG, micros, body)]
+        case Ack(count, limit):
+            yield [encodeAck(micros, count, limit)]
+
+
+def seeds() -> Iterator[bytes]:
+    """
+    Make a stream of each frame, and of all.
+    """
+    frames = [
+        encodeFrame(FrameType.WELCOME, _MICROS, b'{"batch":true}'),
+        encodeFrame(FrameType.TEXT, _MICROS, "h\xe9llo".encode()),
+        encodeFrame(FrameType.BINARY, _MICROS, b"\0\xff"),
+        b"".join(encodeBatch(_MICROS, [b"one", b"", b"two"], [3, 0, 3])),
+        b"".join(encodeBatch(_MICROS, [b"a", b"\xff"], [1, 1 | BINARY_BIT])),
+        b"".join(encodeBatch(_MICROS, ["\u20ac".encode()], [3])),
+        encodeFrame(FrameType.PING, _MICROS, b"ping"),
+        encodeFrame(FrameType.PONG, _MICROS, b"ping"),
+        encodeAck(_MICROS, 3, 1 << 24),
+        encodeClose(_MICROS, 1000, "that is all"),
+    ]
+    for frame in frames:
+        yield b"\3" + frame
+    yield b"\1" + b"".join(frames)
+    yield b"\7" + encodeFrame(FrameType.TEXT, _MICROS, b"\xed\xa0\x80")
+    yield b"\7" + bytes([0, 1, 0x11, 0x71, 1]) + bytes(8)  # one byte too big
