@@ -3,33 +3,30 @@ The pump between a raw transport and the secure channel on it.
 
 On the transport sits a L{SecureProtocol}: it feeds a
 L{Channel<aesm.core.channel.Channel>}, writes its output, acts on its events
-and keeps its deadlines.  A L{SecureFactory} decides on the peer and builds
+and keeps its deadlines.  Its L{SecureFactory} decides on the peer and builds
 the protocol inside, once the channel is open.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable
 from typing import cast
 
-from twisted.internet import error
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import (
     IConsumer,
     IDelayedCall,
+    IHalfCloseableProtocol,
     IProtocol,
     IPushProducer,
-    IReactorTime,
-    ISSLTransport,
-    ITCPTransport,
     ITransport,
 )
-from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from aesm.core.channel import Channel, State
+from aesm.core.channel import MAX_PLAINTEXT, Channel, State
 from aesm.core.events import (
     Data,
     EndOfStream,
@@ -38,114 +35,23 @@ from aesm.core.events import (
     Opened,
     PeerIdentified,
 )
-from aesm.errors import AESMError, HandshakeError, HandshakeTimeout
+from aesm.errors import AESMError, HandshakeError, HandshakeTimeout, OfferRefused
 from aesm.keys import PublicKey
+from aesm.rawtransport import abort, closeForWriting, disableNagle
+from aesm.securefactory import HANDSHAKE_TIMEOUT, SecureFactory
 from aesm.transport import SecureTransport
 
 __all__ = ["CLOSE_TIMEOUT", "HANDSHAKE_TIMEOUT", "SecureFactory", "SecureProtocol"]
 
 _log = Logger(namespace="aesm.secure")
 
-HANDSHAKE_TIMEOUT = 10.0  # seconds, PROTOCOL section 3
 CLOSE_TIMEOUT = 5.0  # seconds, PROTOCOL section 9
+WRITE_SIZE = 1 << 19  # bytes handed to the raw transport at once
+
+_OWN_ERROR = "our own side's decision, or protocol, failed; the log says how"
 
 
-class SecureFactory(Factory):
-    """
-    What a L{SecureProtocol} asks and tells; one for many connections.
-
-    @ivar clock: keeps time for all of them.
-    @ivar handshakeTimeout: seconds from a connection's start to its opening.
-    """
-
-    noisy = False
-
-    def __init__(self, clock: IReactorTime, handshakeTimeout: float) -> None:
-        """
-        @param clock: keeps time.
-        @param handshakeTimeout: seconds.
-        @raise ValueError: the time is not above 0.
-        """
-        if not 0 < handshakeTimeout < float("inf"):
-            raise ValueError(
-                f"handshakeTimeout must be above 0, not {handshakeTimeout}"
-            )
-        self.clock = clock
-        self.handshakeTimeout = handshakeTimeout
-
-    def decide(
-        self, secure: SecureProtocol, publicKey: PublicKey, payload: bytes
-    ) -> Deferred[None] | None:
-        """
-        Decide on a peer.
-
-        @param secure: the connection.
-        @param publicKey: the key that the peer has proved.
-        @param payload: message 3's payload at the server, else C{b""}.
-        @return: None, or a Deferred of it, to go on.
-        @raise AESMError: to refuse, also as the Deferred's failure.
-        """
-        raise NotImplementedError
-
-    def buildInner(self, secure: SecureProtocol) -> IProtocol | None:
-        """
-        Build the protocol that runs inside, once the channel is open.
-
-        @param secure: the connection.
-        @return: the protocol, or None to abort the connection.
-        """
-        raise NotImplementedError
-
-    def peerBegins(self, secure: SecureProtocol) -> AESMError | None:
-        """
-        Take note that a peer begins to speak, before any work is done for it.
-
-        @param secure: the connection.
-        @return: None to go on, or why not to.
-        """
-        return None
-
-    def hello(self) -> bytes:
-        """
-        Say what a client's message 3 is to carry.
-
-        @return: at most 2,048 bytes.
-        """
-        return b""
-
-    def farewell(self, reason: AESMError) -> bytes:
-        """
-        Say what a server's refused peer is to read before the end of stream.
-
-        @param reason: why it was refused.
-        @return: bytes of the stream.
-        """
-        return b""
-
-    def opened(self, secure: SecureProtocol) -> None:
-        """
-        Take note that the inner protocol has its transport.
-
-        @param secure: the connection.
-        """
-
-    def failed(self, secure: SecureProtocol, reason: AESMError) -> None:
-        """
-        Take note that a connection ended before it was open; called once.
-
-        @param secure: the connection.
-        @param reason: why.
-        """
-
-    def ended(self, secure: SecureProtocol) -> None:
-        """
-        Take note that a connection is gone, open or not; called last.
-
-        @param secure: the connection.
-        """
-
-
-@implementer(IPushProducer)
+@implementer(IPushProducer, IHalfCloseableProtocol)
 class SecureProtocol(Protocol):
     """
     The protocol on the raw transport.  As the raw transport's producer it is
@@ -153,8 +59,9 @@ class SecureProtocol(Protocol):
 
     @ivar channel: the secure channel.
     @ivar clock: keeps time.
+    @ivar closed: whether nothing more is written to the raw transport.
     @ivar deadline: when the handshake must be done, in the clock's seconds.
-    @ivar inner: the protocol inside, once the channel is open.
+    @ivar inner: the protocol inside, while the channel is open.
     @ivar secureTransport: the inner protocol's transport.
     @ivar writable: whether the raw transport takes more.
     """
@@ -170,6 +77,7 @@ class SecureProtocol(Protocol):
         self.factory = factory
         self.channel = channel
         self.clock = factory.clock
+        self.closed = False
         self.deadline = 0.0
         self.inner: IProtocol | None = None
         self.secureTransport = SecureTransport(self)
@@ -178,9 +86,12 @@ class SecureProtocol(Protocol):
         self._turn: IDelayedCall | None = None  # flushes what this turn writes
         self._decision: Deferred[None] | None = None
         self._reason: Failure | None = None
-        self._begun = False  # the peer has said something
+        self._rest: bytes | memoryview = b""  # sealed, more than was taken at once
+        self._queued = 0  # bytes of the stream that were written since a flush
+        self._listening = False  # the peer has said something, and is heard
         self._busy = False  # what is at work will flush when it is done
-        self._finishing = False  # nothing more is to be written
+        self._open = False  # the factory knows that the channel is open
+        self._finishing = False  # close once all is written
 
     # IProtocol, for the raw transport
 
@@ -188,8 +99,7 @@ class SecureProtocol(Protocol):
         """
         Start the handshake and its deadline.
         """
-        if ITCPTransport.providedBy(self.transport):
-            self.transport.setTcpNoDelay(True)
+        disableNagle(self.transport)
         timeout = self.factory.handshakeTimeout
         self.deadline = self.clock.seconds() + timeout
         self._timer = self.clock.callLater(timeout, self._handshakeTimedOut)
@@ -202,33 +112,53 @@ class SecureProtocol(Protocol):
 
         @param data: at least one byte.
         """
-        if not self._begun:
-            self._begun = True
-            refusal = self.factory.peerBegins(self)
-            if refusal is not None:
-                self.fail(refusal)
-                return
-        self.act(self.channel.receive(data))
+        if self._listening or self._begin():
+            events = self.channel.receive(data)
+            if self.channel.state is State.FAILED:
+                self.secureTransport.stopWriting()
+            self.act(events)
 
-    def connectionLost(self, reason: Failure | None = None) -> None:
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
         """
         The raw transport is closed: tell all who wait.
 
-        @param reason: why, as the raw transport says.
+        @param reason: why, as the raw transport says; told on if all is well.
         """
-        self._finishing = True
+        self.closed = True
+        self._listening = self.writable = False
+        self._rest = b""
         self._stopTimer()
         if self._turn is not None:
             self._turn.cancel()
+            self._turn = None
+        self.secureTransport.stop()
         decision, self._decision = self._decision, None
         if decision is not None:
-            decision.cancel()
+            self.guard(decision.cancel)
         for event in self.channel.transportEnded():
-            self._lost(cast(Failed, event).error)
-        if self.inner is not None:
-            self.secureTransport.ended()
-            self.inner.connectionLost(self._reason or Failure(error.ConnectionDone()))
+            self._settle(cast(Failed, event).error)
+        self.guard(self.secureTransport.stopProducer)
+        inner, self.inner = self.inner, None
+        if inner is not None:
+            self.guard(inner.connectionLost, self._reason or reason)
         self.factory.ended(self)
+
+    # IHalfCloseableProtocol, for the raw transport
+
+    def readConnectionLost(self) -> None:
+        """
+        The raw transport brings nothing more, which is in order only after the
+        peer's end of stream.
+        """
+        if self.closed:
+            self.transport.loseConnection()
+        elif self.channel.state not in (State.PEER_ENDED, State.ENDED):
+            self.abort()
+
+    def writeConnectionLost(self) -> None:
+        """
+        Our own half-close, after a refusal, is done.
+        """
 
     # IPushProducer, for the raw transport
 
@@ -241,9 +171,12 @@ class SecureProtocol(Protocol):
 
     def resumeProducing(self) -> None:
         """
-        The raw transport takes more.
+        The raw transport takes more: the peer reads, so that a close in progress
+        gets its full time again.
         """
         self.writable = True
+        if self._open and self._timer is not None:
+            self._timer.reset(CLOSE_TIMEOUT)
         self.flush()
         if self.writable:
             self.secureTransport.resumeProducer()
@@ -256,64 +189,80 @@ class SecureProtocol(Protocol):
 
     # For SecureTransport
 
-    def wrote(self) -> None:
+    def write(self, data: bytes) -> None:
         """
-        Something was queued.  The first write of a quiet connection leaves at
-        once; later ones of the same turn of the event loop share records.
+        Queue bytes of the stream.  The first write of a quiet connection leaves
+        at once; later ones of the same turn of the event loop share records,
+        but for no longer than fits in one: who writes until paused must be.
+
+        @param data: at least one byte.
         """
-        if not self._busy and self._turn is None:
+        self.channel.send(data)
+        self._queued += len(data)
+        if self._queued >= MAX_PLAINTEXT:
+            self.flush()
+        elif not self._busy and self._turn is None:
             self._turn = self.clock.callLater(0, self._endTurn)
             self.flush()
 
     def flush(self) -> None:
         """
-        Seal what is queued, if the raw transport takes it.
+        Seal what is queued, and hand it over as far as the raw transport takes
+        it; then close, if it is time.
         """
-        if self.writable:
-            self._writeAll()
+        while self.writable and not self.closed:
+            output = self._rest or self.channel.takeOutput()
+            if not output:
+                if self._finishing:
+                    self._close()
+                return
+            self._queued = 0
+            self._rest = b""
+            if len(output) > WRITE_SIZE:
+                self._rest = memoryview(output)[WRITE_SIZE:]
+                output = output[:WRITE_SIZE]
+            self.transport.write(bytes(output))
 
     def end(self) -> None:
         """
         End our direction, after what is queued.
         """
         self.channel.endOfStream()
-        self._writeAll()
-        if self.channel.state is State.ENDED:
-            self.finish()
+        self.flush()
 
     def finish(self) -> None:
         """
-        Close the raw transport, now that nothing more is to be written; abort
-        it if the peer does not let it close in time.
+        Close the raw transport once everything is written; abort it if the peer
+        does not let it close in time.
         """
-        if not self._finishing:
-            self._finishing = True
+        self._finishing = True
+        if self._timer is None:
             self.startCloseTimer()
-            cast(IConsumer, self.transport).unregisterProducer()
-            self.transport.loseConnection()
+        self.flush()
 
     def startCloseTimer(self) -> None:
         """
-        Abort the connection if it is not gone in time.
+        Abort the connection if it is not gone in time, counted from now, or from
+        when the peer last took something.
         """
-        if self._timer is None:
-            self._timer = self.clock.callLater(CLOSE_TIMEOUT, self._closeTimedOut)
+        self._stopTimer()
+        self._timer = self.clock.callLater(CLOSE_TIMEOUT, self._closeTimedOut)
 
     def abort(self, reason: Failure | None = None) -> None:
         """
         Close the raw transport at once.
 
-        @param reason: what C{connectionLost} is to say, unless it has
-            something to say already.
+        @param reason: what C{connectionLost} is to say, unless it knows better.
         """
-        self._finishing = True
+        if self.secureTransport.over:
+            return
+        self.closed = True
+        self._listening = False
         self._reason = self._reason or reason
-        if hasattr(self.transport, "abortConnection"):
-            self.transport.abortConnection()
-        else:
-            self.transport.loseConnection()
+        self.secureTransport.stop()
+        abort(self.transport)
 
-    def act(self, events: Sequence[Event]) -> None:
+    def act(self, events: Iterable[Event]) -> None:
         """
         Act on what the channel reports, then send what that led to.
 
@@ -323,12 +272,52 @@ class SecureProtocol(Protocol):
         try:
             for event in events:
                 self._actOn(event)
+        except Exception:
+            self._broke(Failure())
         finally:
             self._busy = wasBusy
         if not wasBusy:
             self.flush()
 
+    def guard(self, call: Callable[..., object], *args: object) -> None:
+        """
+        Call the application: an error in it ends this connection and no other.
+
+        @param call: what to call.
+        @param args: with what.
+        """
+        try:
+            call(*args)
+        except Exception:
+            self._broke(Failure())
+
+    def fail(self, reason: AESMError) -> None:
+        """
+        End the connection because of an error.
+
+        @param reason: what C{connectionLost} is to say.
+        """
+        self._settle(reason)
+        if isinstance(reason, OfferRefused):
+            self._sayWhy()
+        else:
+            self.abort()
+
     # Parts
+
+    def _begin(self) -> bool:
+        """
+        Listen to the peer's first bytes, unless the factory would rather not.
+
+        @return: whether to.
+        """
+        if self.closed:
+            return False
+        self._listening = True
+        refusal = self.factory.peerBegins(self)
+        if refusal is not None:
+            self.fail(refusal)
+        return self._listening
 
     def _actOn(self, event: Event) -> None:
         """
@@ -354,9 +343,11 @@ class SecureProtocol(Protocol):
         @param payload: message 3's payload.
         """
         self.secureTransport.publicKey = publicKey
-        decision = maybeDeferred(self.factory.decide, self, publicKey, payload)
+        decide = cast(Callable[..., Deferred[None]], self.factory.decide)
+        decision = maybeDeferred(decide, self, publicKey, payload)
         self._decision = decision
         decision.addCallbacks(self._cbAccepted, self._ebRefused)
+        decision.addErrback(self._broke)
         if self._decision is not None:
             cast(IPushProducer, self.transport).pauseProducing()
 
@@ -367,7 +358,10 @@ class SecureProtocol(Protocol):
         @param result: nothing.
         """
         if self._decided():
-            self.act(self.channel.accept(self.factory.hello()))
+            events = self.channel.accept(self.factory.hello())
+            if isinstance(events[-1], Failed):  # in what came meanwhile
+                del events[:-1]
+            self.act(events)
 
     def _ebRefused(self, failure: Failure) -> None:
         """
@@ -380,12 +374,10 @@ class SecureProtocol(Protocol):
         reason = failure.value
         if not isinstance(reason, AESMError):
             _log.failure("the decision on a peer failed", failure)
-            reason = HandshakeError(
-                "the decision on the peer failed with an error of its own; the log "
-                "has it"
-            )
+            reason = HandshakeError(_OWN_ERROR)
+        self._settle(reason)
         self.channel.reject(self.factory.farewell(reason))
-        self.fail(reason)
+        self._sayWhy()
 
     def _decided(self) -> bool:
         """
@@ -393,7 +385,7 @@ class SecureProtocol(Protocol):
 
         @return: whether it still matters.
         """
-        if self._decision is None or self._finishing:
+        if self._decision is None or self.closed:
             return False
         self._decision = None
         cast(IPushProducer, self.transport).resumeProducing()
@@ -404,29 +396,42 @@ class SecureProtocol(Protocol):
         Build the inner protocol and give it its transport.
         """
         self._stopTimer()
-        inner = self.factory.buildInner(self)
-        if inner is None:
+        self.inner = self.factory.buildInner(self)
+        if self.inner is None:
             self.fail(HandshakeError("nothing was built to run on the connection"))
             return
-        self.inner = inner
-        inner.makeConnection(self.secureTransport)
-        self.factory.opened(self)
+        self.inner.makeConnection(self.secureTransport)
+        if self.inner is not None:  # it is not lost yet
+            self._open = True
+            self.factory.opened(self)
 
-    def fail(self, reason: AESMError) -> None:
+    def _sayWhy(self) -> None:
         """
-        End the connection because of an error.
+        Send a refusal, and let the peer read it: closing at once could reset the
+        connection before it has.  What it sends meanwhile is dropped.
 
-        @param reason: what C{connectionLost} is to say.
+        @see: PROTOCOL sections 2 and 3
         """
-        self._lost(reason)
         output = self.channel.takeOutput()
-        if output and not self._finishing:  # a refusal: PROTOCOL sections 2 and 3
-            self.transport.write(output)
-            self._linger()
-        else:
+        if self.closed or not output:
             self.abort()
+            return
+        self.closed = True
+        self.startCloseTimer()
+        transport = self.transport
+        transport.write(output)
+        cast(IConsumer, transport).unregisterProducer()
+        closeForWriting(transport)
 
-    def _lost(self, reason: AESMError) -> None:
+    def _close(self) -> None:
+        """
+        Close the raw transport: both directions are ended, and all is written.
+        """
+        self.closed = True
+        cast(IConsumer, self.transport).unregisterProducer()
+        self.transport.loseConnection()
+
+    def _settle(self, reason: AESMError) -> None:
         """
         Settle why the connection is over, and tell the factory if it never
         was open.
@@ -435,25 +440,21 @@ class SecureProtocol(Protocol):
         """
         if self._reason is None:
             self._reason = Failure(reason)
-            if self.inner is None:
+            if not self._open:
                 self.factory.failed(self, reason)
 
-    def _linger(self) -> None:
+    def _broke(self, failure: Failure) -> None:
         """
-        Let the peer read our last bytes: closing at once could reset the
-        connection before it has.
+        The application failed, or we did: end this connection.
+
+        @param failure: how.
         """
-        self._finishing = True
-        self._stopTimer()
-        self.startCloseTimer()
-        transport = self.transport
-        cast(IConsumer, transport).unregisterProducer()
-        if ITCPTransport.providedBy(transport) and not ISSLTransport.providedBy(
-            transport
-        ):
-            transport.loseWriteConnection()
+        _log.failure("what runs on a secure channel failed", failure)
+        failure.cleanFailure()  # its frames hold buffers
+        if self._open:
+            self.abort(failure)
         else:
-            transport.loseConnection()
+            self.fail(HandshakeError(_OWN_ERROR))
 
     def _handshakeTimedOut(self) -> None:
         """
@@ -472,7 +473,10 @@ class SecureProtocol(Protocol):
         The peer did not end its direction, or did not read, in time.
         """
         self._timer = None
-        self.abort()
+        if self.writable and self.secureTransport.producing:
+            self.startCloseTimer()  # it is our own side that is not done
+        else:
+            self.abort()
 
     def _stopTimer(self) -> None:
         """
@@ -488,12 +492,3 @@ class SecureProtocol(Protocol):
         """
         self._turn = None
         self.flush()
-
-    def _writeAll(self) -> None:
-        """
-        Hand everything to the raw transport, whether or not it takes more.
-        """
-        if not self._finishing:
-            output = self.channel.takeOutput()
-            if output:
-                self.transport.write(output)

@@ -10,25 +10,24 @@ forward a write, in clear.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, cast
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any, cast
 
 from twisted.internet import error
 from twisted.internet.interfaces import (
     IAddress,
     IConsumer,
     IDelayedCall,
-    IHalfCloseableDescriptor,
     IHalfCloseableProtocol,
     IProtocol,
     IPullProducer,
     IPushProducer,
     ITransport,
 )
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from aesm.core.channel import State
 from aesm.core.events import Data, EndOfStream
 from aesm.keys import PublicKey
 
@@ -36,8 +35,6 @@ if TYPE_CHECKING:
     from aesm.pump import SecureProtocol
 
 __all__ = ["SecureAddress", "SecureTransport"]
-
-_log = Logger(namespace="aesm.secure")
 
 
 @implementer(IAddress)
@@ -58,6 +55,25 @@ class SecureAddress:
         """
         self.address = address
         self.publicKey = publicKey
+
+    @property
+    def host(self) -> Any:
+        """
+        The host of the address underneath, for protocols that look at it, as
+        HTTP does.
+
+        @raise AttributeError: it has none.
+        """
+        return self.address.host  # type: ignore[attr-defined]
+
+    @property
+    def port(self) -> Any:
+        """
+        The port of the address underneath.
+
+        @raise AttributeError: it has none.
+        """
+        return self.address.port  # type: ignore[attr-defined]
 
     def __repr__(self) -> str:
         """
@@ -80,12 +96,14 @@ class SecureAddress:
         return hash((self.address, self.publicKey))
 
 
-@implementer(ITransport, IConsumer, IPushProducer, IHalfCloseableDescriptor)
+@implementer(ITransport, IConsumer, IPushProducer)
 class SecureTransport:
     """
     The transport of the inner protocol.
 
-    @ivar disconnecting: whether C{loseConnection} was called.
+    @ivar disconnecting: whether nothing is read any more: C{loseConnection} was
+        called, or the connection is over.
+    @ivar over: whether the connection is aborted or gone.
     @ivar publicKey: the key that the peer has proved.
     """
 
@@ -96,35 +114,43 @@ class SecureTransport:
         @param secure: what this writes through.
         """
         self.disconnecting = False
+        self.over = False
         self._secure = secure
-        self._inbound: deque[Data | EndOfStream] | None = None  # while paused
-        self._wakeUp: IDelayedCall | None = None  # delivers what was paused
+        self._paused = False  # by the inner protocol
+        self._inbound: deque[Data | EndOfStream] = deque()  # came while paused
+        self._wakeUp: IDelayedCall | None = None  # delivers what came while paused
+        self._notice: IDelayedCall | None = None  # of our direction's end
         self._producer: IPushProducer | None = None
+        self._producerPaused = False
+        self._reading = True  # the inner protocol has not seen the peer's end
         self._writing = True  # we have not ended our direction
-        self._over = False  # connectionLost is on its way, or was
 
     # ITransport
 
     def write(self, data: bytes) -> None:
         """
         Send bytes.  What is written in one turn of the event loop shares
-        records; after C{loseConnection} it is dropped.
+        records; after C{loseConnection} it is dropped, unless a producer is
+        registered still.
 
         @param data: any length.
         @raise TypeError: C{data} is not bytes.
         """
-        if isinstance(data, str):
-            raise TypeError("data must be bytes, not str")
-        dropped = self.disconnecting and self._producer is None
-        if self._writing and not self._over and not dropped and data:
-            self._secure.channel.send(bytes(data))
-            self._secure.wrote()
+        if not isinstance(data, bytes):
+            raise TypeError(f"data must be bytes, not {type(data).__name__}")
+        if (
+            data
+            and self._writing
+            and (not self.disconnecting or self._producer is not None)
+        ):
+            self._secure.write(data)
 
     def writeSequence(self, data: Iterable[bytes]) -> None:
         """
         Send several pieces as one.
 
         @param data: the pieces.
+        @raise TypeError: one is not bytes.
         """
         self.write(b"".join(data))
 
@@ -133,23 +159,22 @@ class SecureTransport:
         Send what was written, end the stream, wait a bounded time for the
         peer's end, and close.  A registered producer is waited for.
         """
-        if self.disconnecting or self._over:
+        if self.disconnecting:
             return
         self.disconnecting = True
-        if self._inbound is not None:
-            self._inbound = None  # nobody is to read it now
-            self._resumeReading()
-        if self._producer is None:
-            self._end()
+        self._secure.startCloseTimer()
+        self._forget()
+        if self._paused:
+            self._paused = False
+            cast(IPushProducer, self._secure.transport).resumeProducing()
+        self._endIfDone()
 
     def abortConnection(self) -> None:
         """
         Close at once; what was written may be lost, and the peer is told
         nothing.
         """
-        if not self._over:
-            self._over = self.disconnecting = True
-            self._secure.abort(Failure(error.ConnectionAborted()))
+        self._secure.abort(Failure(error.ConnectionAborted()))
 
     def getPeer(self) -> SecureAddress:
         """
@@ -157,8 +182,7 @@ class SecureTransport:
 
         @return: the peer's address and key.
         """
-        transport = self._secure.transport
-        return SecureAddress(transport.getPeer(), self.publicKey)
+        return SecureAddress(self._secure.transport.getPeer(), self.publicKey)
 
     def getHost(self) -> SecureAddress:
         """
@@ -166,20 +190,21 @@ class SecureTransport:
 
         @return: our own address and key.
         """
-        transport, channel = self._secure.transport, self._secure.channel
-        return SecureAddress(transport.getHost(), PublicKey(channel.ownKey))
+        publicKey = PublicKey(self._secure.channel.ownKey)
+        return SecureAddress(self._secure.transport.getHost(), publicKey)
 
-    # IHalfCloseableDescriptor
+    # As ITCPTransport
 
     def loseWriteConnection(self) -> None:
         """
         End our direction of the stream, after what was written; go on reading.
         """
-        if self._writing and not self.disconnecting:
-            self._endWriting()
-            inner = IHalfCloseableProtocol(self._secure.inner, None)
-            if inner is not None:
-                inner.writeConnectionLost()
+        if not self._writing or self.disconnecting:
+            return
+        self._endWriting()
+        self._notice = self._secure.clock.callLater(0, self._noticeEnd)
+        if not self._reading:
+            self._secure.finish()
 
     # IConsumer
 
@@ -195,28 +220,29 @@ class SecureTransport:
             raise RuntimeError(
                 f"cannot register {producer!r}: {self._producer!r} was not unregistered"
             )
-        if self._over:
+        if not self._writing:
             cast(IPushProducer, producer).stopProducing()
             return
         if streaming:
             self._producer = cast(IPushProducer, producer)
-            if not self._secure.writable:
-                self._producer.pauseProducing()
         else:
             self._producer = _Puller(self._secure, cast(IPullProducer, producer))
-            if self._secure.writable:
-                self._producer.resumeProducing()
+        self._producerPaused = not streaming
+        if self._secure.writable:
+            self.resumeProducer()
+        else:
+            self.pauseProducer()
 
     def unregisterProducer(self) -> None:
         """
         The producer is done.
         """
-        if self._producer is not None:
-            if isinstance(self._producer, _Puller):
-                self._producer.pauseProducing()
-            self._producer = None
-            if self.disconnecting and not self._over:
-                self._end()
+        producer, self._producer = self._producer, None
+        if isinstance(producer, _Puller):
+            producer.pauseProducing()
+        if producer is not None and self.disconnecting and self._writing:
+            self._secure.startCloseTimer()
+            self._endIfDone()
 
     # IPushProducer
 
@@ -224,18 +250,20 @@ class SecureTransport:
         """
         Deliver nothing until C{resumeProducing}.
         """
-        if self._inbound is None and not self.disconnecting:
-            self._inbound = deque()
-            cast(IPushProducer, self._secure.transport).pauseProducing()
+        if self.disconnecting:
+            return
         if self._wakeUp is not None:
             self._wakeUp.cancel()
             self._wakeUp = None
+        if not self._paused:
+            self._paused = True
+            cast(IPushProducer, self._secure.transport).pauseProducing()
 
     def resumeProducing(self) -> None:
         """
         Deliver again, from the next turn of the event loop on.
         """
-        if self._inbound is not None and self._wakeUp is None and not self._over:
+        if self._paused and self._wakeUp is None:
             self._wakeUp = self._secure.clock.callLater(0, self._deliverPaused)
 
     def stopProducing(self) -> None:
@@ -246,13 +274,20 @@ class SecureTransport:
 
     # For SecureProtocol
 
+    @property
+    def producing(self) -> bool:
+        """
+        Whether a producer is registered that may write.
+        """
+        return self._producer is not None and self._writing
+
     def deliver(self, event: Data | EndOfStream) -> None:
         """
         Hand what came to the inner protocol.
 
         @param event: what came.
         """
-        if self._inbound is not None:
+        if self._paused:
             self._inbound.append(event)
         elif isinstance(event, Data):
             if not self.disconnecting:
@@ -264,38 +299,55 @@ class SecureTransport:
         """
         The raw transport takes no more.
         """
-        if self._producer is not None:
+        if self._producer is not None and not self._producerPaused:
+            self._producerPaused = True
             self._producer.pauseProducing()
 
     def resumeProducer(self) -> None:
         """
         The raw transport takes more.
         """
-        if self._producer is not None:
+        if self._producer is not None and self._producerPaused:
+            self._producerPaused = False
             self._producer.resumeProducing()
 
-    def ended(self) -> None:
+    def stopWriting(self) -> None:
         """
-        The raw transport is gone.
+        The channel has failed: what is written from now on is dropped.
         """
-        self._over = True
-        self._inbound = None
-        if self._wakeUp is not None:
-            self._wakeUp.cancel()
-            self._wakeUp = None
+        self._writing = False
+
+    def stop(self) -> None:
+        """
+        The connection is aborted or gone: nothing is read or written any more.
+        """
+        self.over = self.disconnecting = True
+        self._writing = self._paused = False
+        self._forget()
+        if self._notice is not None and self._notice.active():
+            self._notice.cancel()
+
+    def stopProducer(self) -> None:
+        """
+        Nothing more is wanted of the producer.
+        """
         producer, self._producer = self._producer, None
         if producer is not None:
             producer.stopProducing()
 
     # Parts
 
-    def _end(self) -> None:
+    def _endIfDone(self) -> None:
         """
-        End our direction, and wait a bounded time for the peer's end.
+        End our direction, unless a producer has yet to finish; close when the
+        peer has ended its own.
         """
-        self._secure.startCloseTimer()
+        if self.producing:
+            return
         if self._writing:
             self._endWriting()
+        if self._secure.channel.state is State.ENDED:
+            self._secure.finish()
 
     def _endWriting(self) -> None:
         """
@@ -309,40 +361,55 @@ class SecureTransport:
         The peer has ended its direction: a protocol that knows of half-closed
         connections goes on, any other is done.
         """
+        if self.disconnecting:
+            self._endIfDone()
+            return
+        self._reading = False
         inner = IHalfCloseableProtocol(self._secure.inner, None)
-        if inner is not None and not self.disconnecting:
+        if inner is None:
+            self.disconnecting = True
+            self.stopProducer()
+            self._endIfDone()
+        else:
             inner.readConnectionLost()
             if not self._writing:
                 self._secure.finish()
-        elif self._writing:
-            self.disconnecting = True
-            self._end()
-        else:
-            self._secure.finish()
 
-    def _resumeReading(self) -> None:
+    def _noticeEnd(self) -> None:
         """
-        Let the raw transport read again.
+        Tell the inner protocol that our direction is ended.
         """
+        inner = IHalfCloseableProtocol(self._secure.inner, None)
+        if inner is not None:
+            self._secure.guard(inner.writeConnectionLost)
+
+    def _forget(self) -> None:
+        """
+        Drop what came while reading was paused.
+        """
+        self._inbound.clear()
         if self._wakeUp is not None:
             self._wakeUp.cancel()
             self._wakeUp = None
-        cast(IPushProducer, self._secure.transport).resumeProducing()
 
     def _deliverPaused(self) -> None:
         """
         Deliver what came while reading was paused, then read on.
         """
         self._wakeUp = None
-        inbound, self._inbound = self._inbound, None
-        while inbound and not self._over:
-            event = inbound.popleft()
-            self._secure.act([event])
-            if self._inbound is not None:  # paused again
-                self._inbound.extend(inbound)
-                return
-        if not self._over:
+        self._paused = False
+        self._secure.act(self._takePaused())
+        if not self._paused and not self._secure.closed:
             cast(IPushProducer, self._secure.transport).resumeProducing()
+
+    def _takePaused(self) -> Iterator[Data | EndOfStream]:
+        """
+        Take what came while reading was paused, until it is paused again.
+
+        @return: the events, in order.
+        """
+        while self._inbound and not self._paused:
+            yield self._inbound.popleft()
 
 
 @implementer(IPushProducer)
@@ -365,8 +432,7 @@ class _Puller:
         """
         Start asking.
         """
-        if self._call is None:
-            self._call = self._secure.clock.callLater(0, self._pull)
+        self._call = self._secure.clock.callLater(0, self._pull)
 
     def pauseProducing(self) -> None:
         """
@@ -387,10 +453,5 @@ class _Puller:
         """
         Ask once.
         """
-        self._call = self._secure.clock.callLater(0, self._pull)
-        try:
-            self._producer.resumeProducing()
-        except Exception:
-            _log.failure("{producer!r} failed", producer=self._producer)
-            self.pauseProducing()
-            self._secure.abort(Failure(error.ConnectionAborted()))
+        self.resumeProducing()
+        self._secure.guard(self._producer.resumeProducing)

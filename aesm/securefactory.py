@@ -1,0 +1,190 @@
+"""
+Who owns secure connections: a L{SecureFactory} decides on peers, and builds
+what runs inside.  How the answer of a policy is read is here too, once for
+every face.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from twisted.internet.defer import Deferred, maybeDeferred, succeed
+from twisted.internet.interfaces import IAddress, IProtocol, IReactorTime
+from twisted.internet.protocol import Factory
+
+from aesm.errors import AESMError, NotAuthorized, UntrustedServer
+from aesm.interfaces import IClientPolicy, ITrustPolicy
+from aesm.keys import PublicKey
+
+if TYPE_CHECKING:
+    from aesm.pump import SecureProtocol
+
+__all__ = ["HANDSHAKE_TIMEOUT", "SecureFactory", "checkClient", "checkServer"]
+
+HANDSHAKE_TIMEOUT = 10.0  # seconds, PROTOCOL section 3
+
+
+class SecureFactory(Factory):
+    """
+    What a L{SecureProtocol} asks and tells; one for many connections.
+
+    @ivar clock: keeps time for all of them.
+    @ivar handshakeTimeout: seconds from a connection's start to its opening.
+    """
+
+    noisy = False
+
+    def __init__(self, clock: IReactorTime, handshakeTimeout: float) -> None:
+        """
+        @param clock: keeps time.
+        @param handshakeTimeout: seconds.
+        @raise ValueError: the time is not above 0.
+        """
+        if not 0 < handshakeTimeout < float("inf"):
+            raise ValueError(
+                f"handshakeTimeout must be above 0, not {handshakeTimeout}"
+            )
+        self.clock = clock
+        self.handshakeTimeout = handshakeTimeout
+
+    def decide(
+        self, secure: SecureProtocol, publicKey: PublicKey, payload: bytes
+    ) -> Deferred[None] | None:
+        """
+        Decide on a peer.
+
+        @param secure: the connection.
+        @param publicKey: the key that the peer has proved.
+        @param payload: message 3's payload at the server, else C{b""}.
+        @return: None, or a Deferred of it, to go on.
+        @raise AESMError: to refuse, also as the Deferred's failure.
+        """
+        raise NotImplementedError
+
+    def buildInner(self, secure: SecureProtocol) -> IProtocol | None:
+        """
+        Build the protocol that runs inside, once the channel is open.
+
+        @param secure: the connection.
+        @return: the protocol, or None to abort the connection.
+        """
+        raise NotImplementedError
+
+    def peerBegins(self, secure: SecureProtocol) -> AESMError | None:
+        """
+        Take note that a peer begins to speak, before any work is done for it.
+
+        @param secure: the connection.
+        @return: None to go on, or why not to.
+        """
+        return None
+
+    def hello(self) -> bytes:
+        """
+        Say what a client's message 3 is to carry.
+
+        @return: at most 2,048 bytes.
+        """
+        return b""
+
+    def farewell(self, reason: AESMError) -> bytes:
+        """
+        Say what a server's refused peer is to read before the end of stream.
+
+        @param reason: why it was refused.
+        @return: bytes of the stream.
+        """
+        return b""
+
+    def opened(self, secure: SecureProtocol) -> None:
+        """
+        Take note that the inner protocol has its transport.
+
+        @param secure: the connection.
+        """
+
+    def failed(self, secure: SecureProtocol, reason: AESMError) -> None:
+        """
+        Take note that a connection ended before it was open; called once.
+
+        @param secure: the connection.
+        @param reason: why.
+        """
+
+    def ended(self, secure: SecureProtocol) -> None:
+        """
+        Take note that a connection is gone, open or not; called last.
+
+        @param secure: the connection.
+        """
+
+
+def checkServer(
+    policy: ITrustPolicy, location: str, publicKey: PublicKey
+) -> Deferred[None]:
+    """
+    Ask a client's policy about a server.
+
+    @param policy: decides.
+    @param location: what was dialled.
+    @param publicKey: the key that the server has proved.
+    @return: fires to go on; fails with L{UntrustedServer}, or as the policy does.
+    """
+    answer = maybeDeferred(policy.checkServer, location, publicKey)
+    return answer.addCallback(_cbServer, location, publicKey)
+
+
+def _cbServer(answer: object, location: str, publicKey: PublicKey) -> None:
+    """
+    Read the answer about a server: True, and nothing like it, trusts.
+
+    @param answer: what the policy says.
+    @param location: what was dialled.
+    @param publicKey: the key that the server has proved.
+    @raise UntrustedServer: it does not trust the key.
+    """
+    if answer is not True:
+        raise UntrustedServer(
+            f"the trust policy does not accept the key {publicKey} of {location}",
+            str(publicKey),
+        )
+
+
+def checkClient(
+    policy: IClientPolicy | None, publicKey: PublicKey, address: IAddress
+) -> Deferred[str | None]:
+    """
+    Ask a server's policy about a client.
+
+    @param policy: decides; None lets any in.
+    @param publicKey: the key that the client has proved.
+    @param address: where it comes from.
+    @return: fires with what the key is called, or None, to let it in; fails with
+        L{NotAuthorized}, or as the policy does.
+    """
+    answer: Deferred[object]
+    if policy is None:
+        answer = succeed(True)
+    else:
+        answer = maybeDeferred(policy.checkClient, publicKey, address)
+    return answer.addCallback(_cbClient, publicKey)
+
+
+def _cbClient(answer: object, publicKey: PublicKey) -> str | None:
+    """
+    Read the answer about a client: a name that is not empty, or True, and
+    nothing like them, lets it in.
+
+    @param answer: what the policy says.
+    @param publicKey: the key that the client has proved.
+    @return: what the key is called, or None.
+    @raise NotAuthorized: it is not let in.
+    """
+    if isinstance(answer, str) and answer:
+        return answer
+    if answer is True:
+        return None
+    raise NotAuthorized(
+        f"the key {publicKey} is not authorized; to let it in, add the line "
+        f"'{publicKey} NAME' to the authorized keys"
+    )
