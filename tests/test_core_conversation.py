@@ -913,13 +913,54 @@ class HeartbeatTests(SynchronousTestCase):
             server.receive(encodeFrame(FrameType.PING, 1, b"%d" % number), 0.0)
         self.assertEqual(said(server), [Pong(b"2")])
 
+    def test_flood(self) -> None:
+        """
+        A hundred frames that carry nothing are tolerated in advance, and then as
+        many as heartbeats give reason for; more end the connection.
+        """
+        useless = [
+            FRAMES[FrameType.PING],
+            FRAMES[FrameType.PONG],
+            encodeAck(1, 0, 16 << 20),
+        ]
+        for frame in useless:
+            client, server = makePair(heartbeat=1.0)
+            self.assertNotIn("Broken", str(server.receive(frame * 100, 0.0)))
+            self.assertNotIn("Broken", str(server.receive(frame * 2, 1.0)))
+            (*_, event) = server.receive(frame, 1.0)
+            assert isinstance(event, Broken)
+            self.assertIn("flood", str(event.error))
+            self.assertEqual(said(server), [Close(1002, "protocol error")])
+
+    def test_floodOfFew(self) -> None:
+        """
+        Who announces a heartbeat of no time at all gets no more patience than is
+        good for us; our own PINGs are answered as often as we like.
+        """
+        for heartbeat, most in ((1e-9, 20), (30.0, 1000)):
+            _, server = makePair(heartbeat=0.002 if heartbeat == 30.0 else 30.0)
+            server.session.outbox.peer = Hello(heartbeat=heartbeat, batch=True)
+            server.receive(FRAMES[FrameType.PONG] * 100, 0.0)
+            pongs = FRAMES[FrameType.PONG] * 100
+            self.assertEqual(server.receive(pongs, 100 / most), [])
+            self.assertIn("flood", str(server.receive(pongs[:13], 100 / most)))
+
+    def test_nextKey(self) -> None:
+        """
+        A server that has a next key says so in its WELCOME.
+        """
+        server = makeServer(nextKey="A" * 43 + "=")
+        (frame,) = said(server)
+        assert isinstance(frame, Welcome)
+        self.assertEqual(Hello.decode(frame.payload).nextKey, "A" * 43 + "=")
+
     def test_neverTaken(self) -> None:
         """
         Who never reads cannot make us hold more and more: what is due is due once.
         """
         _, server = makePair()
         server.send("text", 1)
-        for number in range(300):
+        for number in range(40):
             events = server.receive(
                 encodeFrame(FrameType.PING, 1, b"%d" % number)
                 + FRAMES[FrameType.PONG]
@@ -930,8 +971,8 @@ class HeartbeatTests(SynchronousTestCase):
             settle(server, events)
             server.tick(30.0)
         expected = [
-            Ack(300, (16 << 20) + 300 * 68),
-            Pong(b"299"),
+            Ack(40, (16 << 20) + 40 * 68),
+            Pong(b"39"),
             Ping(b""),
             Messages(1, ("text",), 68, 68),
         ]

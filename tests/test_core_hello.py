@@ -48,6 +48,7 @@ class HelloTests(SynchronousTestCase):
                 "window": 16 << 20,
                 "session": "",
                 "received": 0,
+                "nextKey": "",
             },
         )
 
@@ -96,7 +97,7 @@ class HelloTests(SynchronousTestCase):
         good: dict[str, list[Any]] = {
             "agent": ["", "aesm/1", "\x00", "\xe9\U0001f600", "\ud800"],
             "maxMessage": [0, 1, MOST],
-            "heartbeat": [1, 0.001, 1e300, 10**400],
+            "heartbeat": [1, 0.001, 1e9, 10**9],
             "batch": [True, False],
             "window": [0, 1, MOST],
             "session": [SESSION],
@@ -115,7 +116,18 @@ class HelloTests(SynchronousTestCase):
         bad = {
             "agent": ["null", "1", "[]"],
             "maxMessage": count,
-            "heartbeat": ["null", "0", "-1", "0.0", "-0.5", "1e999", "true", '"30"'],
+            "heartbeat": [
+                "null",
+                "0",
+                "-1",
+                "0.0",
+                "-0.5",
+                "1e999",
+                "1.1e9",
+                "1" * 400,
+                "true",
+                '"30"',
+            ],
             "batch": ["null", "0", "1", '"true"', "[]"],
             "window": count,
             "session": [
@@ -201,11 +213,12 @@ class HelloTests(SynchronousTestCase):
             Hello,
             agent=st.text(max_size=100),
             maxMessage=st.integers(0, MOST),
-            heartbeat=st.floats(min_value=0, exclude_min=True, allow_infinity=False),
+            heartbeat=st.floats(min_value=0, exclude_min=True, max_value=1e9),
             batch=st.booleans(),
             window=st.integers(0, MOST),
             session=st.sampled_from(["", SESSION]),
             received=st.integers(0, MOST),
+            nextKey=st.sampled_from(["", "A" * 43 + "="]),
         )
     )
     def test_roundTrip(self, hello: Hello) -> None:

@@ -40,6 +40,7 @@ from aesm.errors import (
     AESMError,
     HandshakeError,
     NameOrKeyMismatch,
+    OfferRefused,
     ProtocolError,
     TamperedRecord,
     Truncated,
@@ -329,6 +330,8 @@ class Channel:
         @param events: where to add L{Failed}.
         """
         self.state = State.FAILED
+        if not isinstance(error, OfferRefused):  # the one that is answered
+            self._output = []
         self._drop()
         # Where it was raised, keys and buffers are still in reach.
         error.__traceback__ = error.__context__ = None

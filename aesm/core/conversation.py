@@ -54,6 +54,8 @@ __all__ = [
 
 DEFAULT_SEND_BUFFER = 64 << 20  # bytes, PROTOCOL section 7
 MAX_BYTES = (1 << 31) - 1  # of anything here: what a length in a BATCH can say
+CHATTER = 100  # frames that carry nothing, to be tolerated in advance
+MAX_CHATTER_RATE = 20.0  # of them a second
 NORMAL = 1000  # close codes, PROTOCOL section 9
 NO_CODE = 1005  # never on the wire: the peer ended without a CLOSE, RFC 6455 7.4.1
 
@@ -104,6 +106,8 @@ class ConversationSettings:
     @ivar sendBuffer: bytes to keep for a peer until it acknowledges.
     @ivar receiveBuffer: bytes to take before the application has taken any.
     @ivar agent: software and version, for the peer's logs.
+    @ivar nextKey: the static key that this server will have after this one, in
+        text form, or C{""}.
     """
 
     maxMessage: int = DEFAULT_MAX_MESSAGE
@@ -111,6 +115,7 @@ class ConversationSettings:
     sendBuffer: int = DEFAULT_SEND_BUFFER
     receiveBuffer: int = DEFAULT_WINDOW
     agent: str = ""
+    nextKey: str = ""
 
     def __post_init__(self) -> None:
         """
@@ -143,6 +148,7 @@ class ConversationSettings:
             window=self.receiveBuffer,
             session=session,
             received=received,
+            nextKey=self.nextKey,
         )
 
 
@@ -218,11 +224,13 @@ class Conversation:
     __slots__ = (
         "_close",
         "_heard",
+        "_patience",
         "_ping",
         "_pinged",
         "_pong",
         "_reader",
         "_settings",
+        "_tolerated",
         "_welcome",
         "session",
         "state",
@@ -246,7 +254,8 @@ class Conversation:
         self._close = (NORMAL, "")
         self._pong: bytes | None = None
         self._ping = False  # whether one is to be sent
-        self._heard = now
+        self._heard = self._tolerated = now
+        self._patience: float = CHATTER
         self._pinged: float | None = None  # when the PING without answer was due
 
     def _move(self, what: str) -> None:
@@ -337,11 +346,32 @@ class Conversation:
             case Messages():
                 self.session.inbox.receive(frame)
                 events.append(Arrived(frame))
-            case Ack(count):
-                self.session.outbox.acknowledge(frame)
+            case Ack(count, limit):
+                outbox = self.session.outbox
+                if count == outbox.acknowledged and limit == outbox.limit:
+                    self._tolerate()
+                outbox.acknowledge(frame)
                 events.append(Acknowledged(count))
             case Ping(body):
+                self._tolerate()
                 self._pong = body
+            case _:  # a PONG
+                self._tolerate()
+
+    def _tolerate(self) -> None:
+        """
+        Put up with a frame that carries nothing, as often as there is reason for
+        one: at twice the rate of the heartbeats, and some in advance.
+
+        @raise ProtocolError: there are too many.
+        """
+        theirs = min(MAX_CHATTER_RATE, 2 / self.session.outbox.peer.heartbeat)
+        rate = max(1.0, theirs, 2 / self._settings.heartbeat)
+        passed = self._heard - self._tolerated
+        self._patience = min(CHATTER, self._patience + passed * rate) - 1
+        self._tolerated = self._heard
+        if self._patience < 0:
+            raise ProtocolError("a flood of frames that carry nothing")
 
     def _begin(self, hello: Hello) -> None:
         """

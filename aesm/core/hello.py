@@ -6,7 +6,6 @@ side tells the other about itself before the first message.
 from __future__ import annotations
 
 import json
-import math
 import re
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -19,6 +18,9 @@ __all__ = ["DEFAULT_HEARTBEAT", "DEFAULT_MAX_MESSAGE", "DEFAULT_WINDOW", "Hello"
 DEFAULT_MAX_MESSAGE = 1 << 20  # bytes, PROTOCOL section 6
 DEFAULT_WINDOW = 16 << 20  # bytes, PROTOCOL section 8
 DEFAULT_HEARTBEAT = 30.0  # seconds, PROTOCOL section 8
+
+MAX_SECONDS = 1e9  # of a heartbeat
+MAX_KEY = 44  # characters of a key in text form
 
 _U64 = 1 << 64
 _SESSION = re.compile("[0-9a-f]{32}", re.ASCII | re.IGNORECASE)
@@ -37,6 +39,8 @@ class Hello:
         taken any.
     @ivar session: 32 hexadecimal digits, or C{""} for none.
     @ivar received: how many of the session's messages it has taken.
+    @ivar nextKey: the static key that a server will have after this one, in text
+        form, or C{""}.
     """
 
     agent: str = ""
@@ -46,6 +50,7 @@ class Hello:
     window: int = DEFAULT_WINDOW
     session: str = ""
     received: int = 0
+    nextKey: str = ""
 
     def encode(self) -> bytes:
         """
@@ -107,9 +112,9 @@ def _isSeconds(value: Any) -> bool:
     Tell whether a value is a positive number of seconds.
 
     @param value: out of JSON.
-    @return: whether it is.
+    @return: whether it is, and no more than a lifetime.
     """
-    return type(value) in (int, float) and 0 < value < math.inf
+    return type(value) in (int, float) and 0 < value <= MAX_SECONDS
 
 
 def _isSession(value: Any) -> bool:
@@ -130,4 +135,5 @@ _FITS = {
     "window": _isCount,
     "session": _isSession,
     "received": _isCount,
+    "nextKey": lambda value: isinstance(value, str) and len(value) <= MAX_KEY,
 }
