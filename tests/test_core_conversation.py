@@ -924,7 +924,7 @@ class HeartbeatTests(SynchronousTestCase):
             encodeAck(1, 0, 16 << 20),
         ]
         for frame in useless:
-            client, server = makePair(heartbeat=1.0)
+            _, server = makePair(heartbeat=1.0)
             self.assertNotIn("Broken", str(server.receive(frame * 100, 0.0)))
             self.assertNotIn("Broken", str(server.receive(frame * 2, 1.0)))
             (*_, event) = server.receive(frame, 1.0)
