@@ -1,0 +1,150 @@
+"""
+What C{twistd aesm --handler NAME} can do with messages::
+
+    relay    each message goes to every other client
+    echo     each message goes back to its sender
+    inbox    messages stay in the streams of the connections
+
+Each is called with the server's registry and gives an
+L{IMessageHandler<aesm.interfaces.IMessageHandler>}, or None.  Their plugins are
+in C{twisted/plugins/aesm_plugin.py}; a handler of another project has a dropin
+of its own with one more L{HandlerMaker<aesm.makers.HandlerMaker>}.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from aesm.acknowledgement import Acknowledgement
+from aesm.errors import AESMError, ConnectionClosed, MessageTooBig
+from aesm.interfaces import IMessageHandler
+
+if TYPE_CHECKING:
+    from aesm.connection import Connection
+    from aesm.registry import Connections, Packet
+
+__all__ = ["Echo", "Relay", "inbox"]
+
+TOO_BIG = 1009  # close code, PROTOCOL section 9
+
+
+class _Handler:
+    """
+    Does nothing when clients come and go.
+    """
+
+    def __init__(self, connections: Connections) -> None:
+        """
+        @param connections: the server's registry.
+        """
+        self._connections = connections
+
+    def connectionAccepted(self, connection: Connection) -> None:
+        """
+        A client was let in.
+
+        @param connection: the new connection.
+        @see: L{IMessageHandler.connectionAccepted}
+        """
+
+    def connectionLost(self, connection: Connection, reason: AESMError) -> None:
+        """
+        A client is gone.
+
+        @param connection: its connection.
+        @param reason: why.
+        @see: L{IMessageHandler.connectionLost}
+        """
+
+
+@implementer(IMessageHandler)
+class Relay(_Handler):
+    """
+    Sends each message to every other client, text as text and bytes as bytes.
+
+    A message counts as handled once it is sent on.  A client that cannot keep up
+    is closed with code 4000, and one that does not take messages of that size
+    with code 1009, so that nobody misses a message unknowingly, and none waits
+    for another.
+    """
+
+    def packetReceived(self, connection: Connection, packet: Packet) -> None:
+        """
+        Send a message on.
+
+        @param connection: where it came from.
+        @param packet: time and data.
+        @see: L{IMessageHandler.packetReceived}
+        """
+        for other in list(self._connections.values()):
+            if other is not connection:
+                _send(other, packet)
+
+
+@implementer(IMessageHandler)
+class Echo(_Handler):
+    """
+    Sends each message back to where it came from.
+
+    A client that sends and does not read is held back, not closed: its next
+    message waits until there is room for the answer.
+    """
+
+    def packetReceived(self, connection: Connection, packet: Packet) -> Deferred[None]:
+        """
+        Send a message back.
+
+        @param connection: where it came from.
+        @param packet: time and data.
+        @return: fires once there is room for more, which is not before the
+            client has most of its answers.
+        @see: L{IMessageHandler.packetReceived}
+        """
+        _send(connection, packet)
+        return connection.drain().addErrback(_ebGone)
+
+
+def inbox(connections: Connections) -> None:
+    """
+    Make no handler, so that packets stay in the streams of C{connections} until
+    the program that has the server takes them.
+
+    @param connections: the server's registry.
+    """
+
+
+def _send(connection: Connection, packet: Packet) -> None:
+    """
+    Send a packet's data, and close a client that does not take so much.
+
+    @param connection: to whom.
+    @param packet: from somebody, so that it has data.
+    """
+    sent = connection.sendData(cast("str | bytes", packet.data))
+    # Nobody looks at an acknowledgement, which therefore costs nothing.
+    if not isinstance(sent, Acknowledgement):
+        sent.addErrback(_ebRefused, connection)
+
+
+def _ebRefused(failure: Failure, connection: Connection) -> None:
+    """
+    Close a client that does not take messages of this size.
+
+    @param failure: what became of sending.
+    @param connection: its connection.
+    """
+    failure.trap(MessageTooBig)
+    connection.closeWith(TOO_BIG, "a message for you is larger than you take")
+
+
+def _ebGone(failure: Failure) -> None:
+    """
+    Wait no more for a client that is gone.
+
+    @param failure: what became of waiting.
+    """
+    failure.trap(ConnectionClosed)
