@@ -218,6 +218,9 @@ class PairTestCase(SynchronousTestCase):
         stopped = server.stop()
         network.advance(20)
         self.successResultOf(stopped)
+        for link in network.links:  # a client that is stalled does not know yet
+            link.toClient.stalled = False
+        network.deliver()
         while server.connections.getDataOrdinal()[0] is not None:
             pass
         self.assertEqual(list(server.connections), [])
