@@ -19,7 +19,13 @@ from aesm.keys import PublicKey
 if TYPE_CHECKING:
     from aesm.pump import SecureProtocol
 
-__all__ = ["HANDSHAKE_TIMEOUT", "SecureFactory", "checkClient", "checkServer"]
+__all__ = [
+    "HANDSHAKE_TIMEOUT",
+    "SecureFactory",
+    "checkClient",
+    "checkServer",
+    "checkTimeout",
+]
 
 HANDSHAKE_TIMEOUT = 10.0  # seconds, PROTOCOL section 3
 
@@ -40,12 +46,8 @@ class SecureFactory(Factory):
         @param handshakeTimeout: seconds.
         @raise ValueError: the time is not above 0.
         """
-        if not 0 < handshakeTimeout < float("inf"):
-            raise ValueError(
-                f"handshakeTimeout must be above 0, not {handshakeTimeout}"
-            )
         self.clock = clock
-        self.handshakeTimeout = handshakeTimeout
+        self.handshakeTimeout = checkTimeout(handshakeTimeout)
 
     def decide(
         self, secure: SecureProtocol, publicKey: PublicKey, payload: bytes
@@ -117,6 +119,19 @@ class SecureFactory(Factory):
 
         @param secure: the connection.
         """
+
+
+def checkTimeout(handshakeTimeout: float) -> float:
+    """
+    Check a C{handshakeTimeout} option.
+
+    @param handshakeTimeout: seconds.
+    @return: the same.
+    @raise ValueError: it is not above 0, or never.
+    """
+    if not 0 < handshakeTimeout < float("inf"):
+        raise ValueError(f"handshakeTimeout must be above 0, not {handshakeTimeout}")
+    return handshakeTimeout
 
 
 def checkServer(
