@@ -343,7 +343,6 @@ class Reporter:
         self.address = connection.address
         self._reactor = reactor
         self._connection = connection
-        self._finished = False  # in the reactor's thread only
 
     def packetsTaken(self, cost: int) -> None:
         """
@@ -355,18 +354,9 @@ class Reporter:
 
     def streamFinished(self) -> None:
         """
-        The stream has ended and its last packet was taken; two threads may both
-        find that out.
+        The stream has ended and its last packet was taken.
         """
-        self._tell(self._finish)
-
-    def _finish(self) -> None:
-        """
-        Tell the connection, once.
-        """
-        if not self._finished:
-            self._finished = True
-            self._connection.streamFinished()
+        self._tell(self._connection.streamFinished)
 
     def _tell(self, function: Callable[..., None], *arguments: int) -> None:
         """

@@ -157,14 +157,13 @@ class ServerNetwork(_Network):
         @raise ValueError: an option has a value that it cannot have.
         """
         self._server: Server | None = None
-        self._ended: Deferred[None] | None = None
         _checkPlace(host, port)
         found = socket.getaddrinfo(
             host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
         first = min(found, key=lambda entry: entry[0] != socket.AF_INET)
         super().__init__(self._begin, first[4][0], port, options)
-        self.address: Address = self._running.address
+        self.address = cast(tuple[str, int], self._running.address)
         self.publicKey = self._running.publicKey
 
     def __enter__(self) -> ServerNetwork:
@@ -271,19 +270,15 @@ class ServerNetwork(_Network):
 
     def end(self, deadline: float) -> Deferred[None]:
         """
-        Stop the server, once; called in the reactor's thread.
+        Stop the server; called in the reactor's thread.
 
         @param deadline: seconds after which to abort.
         @return: fires when it listens no more and all connections are gone.
         """
         if self._server is None:
             return succeed(None)
-        if self._ended is None:
-            self._ended = self._server.stop(deadline=deadline)
-            self._ended.addCallback(lambda nothing: self._bridge.leave(self))
-        ended: Deferred[None] = Deferred()
-        self._ended.addBoth(ended.callback)
-        return ended
+        stopped = self._server.stop(deadline=deadline)
+        return stopped.addCallback(lambda nothing: self._bridge.leave(self))
 
 
 class ClientNetwork(_Network):
