@@ -124,5 +124,7 @@ def seeds() -> Iterator[bytes]:
             yield bytes([flags, 7, how >> 1, how, 0, 40, 0x80, 1])
     yield b"\1\0\0\6\0\0\0\0\0" + b"\0\4\0\0\0\0\1"
     yield b"\1\0\0\1\0\0\1"
+    for role in b"\0\1":  # longer than any message
+        yield bytes([role, 255, 1, 6, 0, 0, 0x22, 0]) + bytes(0x2200)
     refusal = b"\0\0\0\x0fAESM/1 refused:"
     yield b"\1\0\0\1\0\0\0\0\2\0\0" + bytes([len(refusal)]) + refusal + b"\1"

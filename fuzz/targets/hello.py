@@ -21,7 +21,7 @@ from aesm.core.conversation import (
     ConversationSettings,
 )
 from aesm.core.frames import MAX_OBJECT, FrameType, encodeFrame
-from aesm.core.hello import Hello
+from aesm.core.hello import MAX_KEY, Hello
 from aesm.core.session import Session
 from aesm.errors import ProtocolError
 
@@ -63,6 +63,7 @@ def _check(hello: Hello) -> None:
         assert type(count) is int and 0 <= count < _U64, hello
     assert 0 < hello.heartbeat < math.inf, hello
     assert isinstance(hello.batch, bool), hello
+    assert isinstance(hello.nextKey, str) and len(hello.nextKey) <= MAX_KEY, hello
     assert hello.session == "" or len(bytes.fromhex(hello.session)) == 16, hello
     written = hello.encode()
     if len(written) <= MAX_OBJECT:
@@ -84,6 +85,7 @@ def seeds() -> Iterator[bytes]:
         {"window": -1},
         {"received": 1.0, "batch": 1},
         {"heartbeat": 10**300},
+        {"nextKey": "rVgGvzYkFvfbyY2qU6Bm1WzqNrZ0k3XQ4wVtJt5xH0c="},
         [1],
     ):
         yield json.dumps(value).encode()

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from aesm.core.handshake import ClientChannel, ServerChannel
 from aesm.core.settings import SUITES
 from aesm.errors import HandshakeError
+from aesm.noise.functions import KEMPUBLICKEYLEN
 from fuzz.script import (
     MAX_STRANGER,
     RepeatableSettings,
@@ -80,11 +81,16 @@ def seeds() -> Iterator[bytes]:
     """
     for suite in HERE:
         for psk in (None, PSK):
-            for flag in (b"\0", b"\1"):
-                yield flag + _first(suite, psk)
+            first = _first(suite, psk)
+            if "hfs" in suite:  # the same each time
+                first = first[:-KEMPUBLICKEYLEN] + bytes(KEMPUBLICKEYLEN)
+            yield b"\0" + first
+            yield b"\1" + first
     yield b"\1" + _first(SUITES[2], bytes(32))
     yield b"\0GET / HTTP/1.1\r\nHost: example.org\r\n\r\n"
     yield b"\0SSH-2.0-OpenSSH_10.0\r\n"
     yield b"\0\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"
+    offer = _first(SUITES[2], None)[:-34]
+    yield b"\0" + offer + b"\x22\0" + bytes(0x2200)  # longer than any message
     yield b"\0\0\x07AESM/1 "
     yield b"\0\0\0"
