@@ -429,9 +429,13 @@ class AESMProtocol(Protocol):
 
     def _startCloseTimer(self) -> None:
         """
-        Abort if the connection is not gone in time.
+        Abort if the connection is not gone in time; there is no other reason left
+        to look after the peer.
         """
         if self._closeTimer is None:
+            if self._heartbeat is not None:
+                self._heartbeat.cancel()
+                self._heartbeat = None
             self._closeTimer = self._clock.callLater(CLOSE_TIMEOUT, self._closeTimedOut)
 
     def _closeTimedOut(self) -> None:
