@@ -290,7 +290,7 @@ class ClientNetwork(_Network):
         """
         Connect; the server has accepted when this returns.
 
-        @param host: an address, IPv4 or IPv6, or a name.
+        @param host: an address, IPv4 or IPv6, or a name that has an IPv4 address.
         @param port: the server's.
         @param options: as L{connect}; the trust policy is asked in the reactor's
             thread.
@@ -454,7 +454,10 @@ def _checkPlace(host: str, port: int) -> None:
         raise TypeError(f"port must be int, not {type(port).__name__}")
     if not 0 <= port <= 65535:
         raise ValueError(f"port must be 0 to 65535, not {port}")
-    host.encode("idna")
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        raise ValueError(f"{host!r} cannot be the name of a host") from None
 
 
 def _frozen(data: Message) -> str | bytes:

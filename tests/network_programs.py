@@ -17,6 +17,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -238,12 +239,10 @@ def wrongPlaces() -> None:
         for face in (ServerNetwork, ClientNetwork):
             with raises(TypeError):
                 face(*wrong)
-    for wrong in ((HOST, -1), (HOST, 65536)):
+    for wrong in ((HOST, -1), (HOST, 65536), ("\xfc" * 100, 1), ("a..b", 1)):
         for face in (ServerNetwork, ClientNetwork):
             with raises(ValueError):
                 face(*wrong)
-    with raises(UnicodeError):
-        ClientNetwork("\xfc" * 100, 1)
     with raises(TypeError):
         ServerNetwork(HOST, 0, bogus=True)
     with ServerNetwork(HOST, 0) as server:
@@ -809,7 +808,9 @@ def fork() -> None:
         ServerNetwork(HOST, 0) as server,
         ClientNetwork(HOST, server.address[1]) as client,
     ):
-        child = os.fork()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Python 3.12 warns of threads
+            child = os.fork()
         if not child:
             with raises(RuntimeError) as caught:
                 client.sendData("x")
