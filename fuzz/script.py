@@ -38,6 +38,7 @@ MAX_STRANGER = LENGTH_BYTES + 8192  # bytes, PROTOCOL section 3
 
 _EPHEMERALS = {side: KeyPair.fromBytes(bytes([0x33 + side]) * 32) for side in (0, 1)}
 _ALTERATIONS = 7
+_MAX_TWICE = 16384  # bytes: a script can say it over and over
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ def altered(frames: list[bytes], script: Script) -> list[bytes]:
         case 2:  # bytes put in
             at = where % (len(body) + 1)
             body[at:at] = script.take(script.number())
-        case 3:  # twice
+        case 3 if len(body) < _MAX_TWICE:  # twice
             body *= 2
         case 4:  # left out
             body.clear()
