@@ -1,0 +1,424 @@
+"""
+C{twistd aesm}: a server for operators, see C{twistd aesm --help}.
+
+L{Options} checks everything that can be checked before the server runs, the
+files included, so that what is wrong is one line.  L{AESMService} binds its
+ports itself, so that a port in use is one line too.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+from typing import Any, TextIO
+
+from twisted.application.service import Service
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
+from twisted.internet.endpoints import quoteStringArgument, serverFromString
+from twisted.internet.interfaces import (
+    IAddress,
+    IListeningPort,
+    IStreamServerEndpoint,
+)
+from twisted.logger import FileLogObserver, LogEvent, Logger, globalLogPublisher
+from twisted.plugin import getPlugins
+from twisted.python import usage
+from twisted.python.failure import Failure
+
+from aesm.core.hello import DEFAULT_HEARTBEAT, DEFAULT_MAX_MESSAGE
+from aesm.errors import KeyFileError
+from aesm.factory import MAX_CONNECTIONS, MAX_CONNECTIONS_PER_HOST, AESMServerFactory
+from aesm.interfaces import IMessageHandlerMaker
+from aesm.keys import PrivateKey
+from aesm.pump import HANDSHAKE_TIMEOUT
+from aesm.server import Server, listening
+from aesm.terminal import escape
+
+__all__ = ["AESMService", "Options", "makeService"]
+
+_log = Logger(namespace="aesm.tap")
+
+DEFAULT_LISTEN = "tcp:8765:interface=127.0.0.1"
+EVERYWHERE = ("0.0.0.0", r"\:\:")  # where a port listens that any address reaches
+ACTIVITY_FIELDS = ("time", "event", "accepted", "address", "peer", "reason")
+
+_NUMBERS = {
+    "max-connections": int,
+    "max-connections-per-host": int,
+    "max-message": int,
+    "heartbeat": float,
+    "handshake-timeout": float,
+}
+
+
+class Options(usage.Options):
+    """
+    The options of C{twistd aesm}.
+
+    @ivar factory: what they make.
+    @ivar endpoints: where it is to listen: strings, and what they stand for.
+    @ivar activityLog: the open file, or None.
+    """
+
+    synopsis = "[options]"
+    optParameters = [
+        ["name", None, "aesm", "Name of the application, the same at both sides."],
+        ["key", None, None, "File of the server's key, made if it is missing."],
+        ["psk", None, None, "File of a pre-shared key, which clients must have too."],
+        [
+            "authorized-keys",
+            None,
+            None,
+            "File of the clients to let in, one 'KEY NAME' a line; SIGHUP reads it "
+            "again at once.",
+        ],
+        ["handler", None, "relay", "What to do with messages; see below."],
+        ["max-connections", None, MAX_CONNECTIONS, "Connections in all."],
+        [
+            "max-connections-per-host",
+            None,
+            MAX_CONNECTIONS_PER_HOST,
+            "Connections of one host.",
+        ],
+        ["max-message", None, DEFAULT_MAX_MESSAGE, "Bytes of the largest message."],
+        ["heartbeat", None, DEFAULT_HEARTBEAT, "Seconds between signs of life."],
+        ["handshake-timeout", None, HANDSHAKE_TIMEOUT, "Seconds to get in."],
+        ["activity-log", None, None, "File to append clients' coming and going to."],
+    ]
+
+    def __init__(self) -> None:
+        """
+        Start with nothing given.
+        """
+        super().__init__()
+        self["listen"] = []
+        self.factory: AESMServerFactory
+        self.endpoints: dict[str, IStreamServerEndpoint] = {}
+        self.activityLog: TextIO | None = None
+
+    @property
+    def longdesc(self) -> str:
+        """
+        What C{--help} says below the options.
+        """
+        handlers = "; ".join(
+            f"{name}: {maker.description}" for name, maker in sorted(_makers().items())
+        )
+        return (
+            f"Without --listen the server listens on {DEFAULT_LISTEN}.  The handlers "
+            f"are: {handlers}."
+        )
+
+    def opt_listen(self, endpoint: str) -> None:
+        """
+        Listen on this Twisted endpoint; may be given several times.
+        """
+        self["listen"].append(endpoint)
+
+    def postOptions(self) -> None:
+        """
+        Check the options, and make of them what the service needs.
+
+        @raise usage.UsageError: one is wrong; says which, and what would be right.
+        """
+        key, clients = self["key"], self["authorized-keys"]
+        numbers: dict[str, Any] = {
+            _inCode(name): self._number(name) for name in _NUMBERS
+        }
+        try:
+            self.factory = AESMServerFactory(
+                name=self["name"],
+                key=None if key is None else PrivateKey.loadOrCreate(key),
+                psk=self["psk"],
+                # twistd changes its directory later.
+                authorizedKeys=None if clients is None else os.path.abspath(clients),
+                handler=self._maker(),
+                **numbers,
+            )
+        except (KeyFileError, ValueError) as error:
+            raise usage.UsageError(self._inOptions(str(error))) from None
+        for text in self["listen"] or [DEFAULT_LISTEN]:
+            self.endpoints[text] = _endpoint(text)
+        if self["activity-log"] is not None:
+            self.activityLog = _openLog(self["activity-log"])
+
+    def clientOptions(self) -> list[str]:
+        """
+        Say what else a client must give, to be understood by this server.
+
+        @return: arguments of C{aesm connect}.
+        """
+        name = [] if self["name"] == "aesm" else ["--name", self["name"]]
+        return name + ([] if self["psk"] is None else ["--psk", self["psk"]])
+
+    def _maker(self) -> IMessageHandlerMaker:
+        """
+        Find the maker of handlers.
+
+        @return: the plugin.
+        @raise usage.UsageError: there is none of that name.
+        """
+        makers = _makers()
+        if self["handler"] not in makers:
+            raise usage.UsageError(
+                f"there is no --handler {self['handler']!r}; name one of "
+                + ", ".join(sorted(makers))
+            )
+        return makers[self["handler"]]
+
+    def _number(self, option: str) -> int | float:
+        """
+        Read a number.
+
+        @param option: which option's.
+        @return: the number; the factory checks its range.
+        @raise usage.UsageError: it is none.
+        """
+        kind: type[int] | type[float] = _NUMBERS[option]
+        try:
+            return kind(self[option])
+        except ValueError:
+            what = "a whole number" if kind is int else "a number"
+            raise usage.UsageError(
+                f"--{option} must be {what}, not {self[option]!r}"
+            ) from None
+
+    def _inOptions(self, error: str) -> str:
+        """
+        Put the factory's words into those of the command line.
+
+        @param error: what is wrong.
+        @return: one line, which begins with an option's name if that of the
+            argument in code was its first word.
+        """
+        spelling = {_inCode(option): f"--{option}" for option in self}
+        first, blank, rest = escape(error).partition(" ")
+        return spelling.get(first, first) + blank + rest
+
+
+class AESMService(Service):
+    """
+    A server as a service, which ends the process if it cannot listen.
+
+    @ivar server: the server, once it listens.
+    """
+
+    def __init__(self, reactor: Any, options: Options) -> None:
+        """
+        @param reactor: what the server runs in.
+        @param options: checked.
+        """
+        self.server: Server | None = None
+        self._reactor = reactor
+        self._options = options
+        self._listening: Deferred[None] | None = None
+        self._failed = False  # to listen
+        self._late = False  # whether the reactor has to be stopped for that
+        self._hangUp: Any = None  # the former handler of SIGHUP
+        self._activity: FileLogObserver | None = None
+
+    def privilegedStartService(self) -> None:
+        """
+        Listen, before C{twistd} gives away what rights it has.
+
+        @raise SystemExit: it cannot listen somewhere; the log says why.
+        """
+        if self._options.activityLog is not None:
+            self._activity = FileLogObserver(self._options.activityLog, activityLine)
+            globalLogPublisher.addObserver(self._activity)
+        factory = self._options.factory
+        ports: list[Deferred[Any]] = []
+        for text, endpoint in self._options.endpoints.items():
+            port = maybeDeferred(endpoint.listen, factory)
+            ports.append(port.addErrback(self._ebCannotListen, text))
+        self._listening = gatherResults(ports).addCallback(self._cbListening)
+        self._late = True
+        if self._failed:
+            raise SystemExit(1)
+
+    def startService(self) -> None:
+        """
+        Listen, unless that is done, and heed SIGHUP.
+
+        @raise SystemExit: it cannot listen somewhere; the log says why.
+        """
+        if self._listening is None:
+            self.privilegedStartService()
+        super().startService()
+        if self._options["authorized-keys"] is not None:
+            self._hangUp = signal.signal(signal.SIGHUP, self._hungUp)
+
+    def stopService(self) -> Deferred[None] | None:
+        """
+        Stop in order.
+
+        @return: fires when all clients are gone, which is bounded in time; None if
+            it does not listen.
+        """
+        super().stopService()
+        if self._hangUp is not None:
+            signal.signal(signal.SIGHUP, self._hangUp)
+            self._hangUp = None
+        if self.server is None:
+            return None
+        return self.server.stop().addCallback(self._cbStopped)
+
+    def _cbListening(self, ports: list[IListeningPort]) -> None:
+        """
+        Say where clients find the server.
+
+        @param ports: those that listen.
+        """
+        if self._failed:
+            return
+        self.server = listening(self._options.factory, ports)
+        for port in ports:
+            line = clientLine(
+                port.getHost(),
+                str(self.server.publicKey),
+                self._options.clientOptions(),
+            )
+            if line is not None:
+                _log.info("clients connect with: {line}", line=line)
+
+    def _ebCannotListen(self, failure: Failure, endpoint: str) -> None:
+        """
+        Say why the server cannot listen, and end it.
+
+        @param failure: why.
+        @param endpoint: where.
+        """
+        _log.critical(
+            "cannot listen on {endpoint}: {reason}; name another endpoint with "
+            "--listen, or end what uses this one",
+            endpoint=endpoint,
+            reason=escape(failure.getErrorMessage()).rstrip("."),
+        )
+        self._failed = True
+        if self._late:
+            self._reactor.stop()
+
+    def _hungUp(self, number: int, frame: object) -> None:
+        """
+        Read the authorized keys again.
+
+        @param number: the signal's.
+        @param frame: where it came.
+        """
+        self._reactor.callFromThread(self._options.factory.reloadKeys)
+
+    def _cbStopped(self, result: None) -> None:
+        """
+        Close the activity log, behind the last client.
+
+        @param result: nothing.
+        """
+        if self._activity is not None:
+            globalLogPublisher.removeObserver(self._activity)
+
+
+def makeService(options: Options) -> AESMService:
+    """
+    Make the service of C{twistd aesm}.
+
+    @param options: checked.
+    @return: the service.
+    @see: L{twisted.application.service.IServiceMaker}
+    """
+    from twisted.internet import reactor
+
+    return AESMService(reactor, options)
+
+
+def activityLine(event: LogEvent) -> str | None:
+    """
+    Write an entry of the activity log for C{--activity-log}.
+
+    @param event: anything that is logged.
+    @return: a line of JSON, or None if the event is none.
+    """
+    if event.get("log_namespace") != "aesm.activity" or "event" not in event:
+        return None
+    return json.dumps({field: event[field] for field in ACTIVITY_FIELDS}) + "\n"
+
+
+def clientLine(address: IAddress, publicKey: str, options: list[str]) -> str | None:
+    """
+    Write what to type at a client.
+
+    @param address: where a port listens.
+    @param publicKey: the server's.
+    @param options: more that a client must give.
+    @return: a line for a shell, with C{HOST} for the host if the port listens on
+        all addresses; None if clients do not connect to what it listens on.
+    """
+    if isinstance(address, IPv4Address | IPv6Address):
+        host = quoteStringArgument(address.host)
+        endpoint = f"tcp:{'HOST' if host in EVERYWHERE else host}:{address.port}"
+    elif isinstance(address, UNIXAddress) and address.name is not None:
+        path = os.path.abspath(os.fsdecode(address.name))
+        endpoint = f"unix:{quoteStringArgument(path)}"
+    else:
+        return None
+    command = ["aesm", "connect", endpoint, *options, "--pin", publicKey]
+    return shlex.join(command)
+
+
+def _makers() -> dict[str, IMessageHandlerMaker]:
+    """
+    Find the plugins that make handlers.
+
+    @return: them by their names.
+    """
+    return {maker.name: maker for maker in getPlugins(IMessageHandlerMaker)}
+
+
+def _inCode(option: str) -> str:
+    """
+    Spell an option as an argument in code.
+
+    @param option: such as C{"max-message"}.
+    @return: such as C{"maxMessage"}.
+    """
+    first, *others = option.split("-")
+    return first + "".join(map(str.capitalize, others))
+
+
+def _endpoint(text: str) -> IStreamServerEndpoint:
+    """
+    Parse an endpoint's string.
+
+    @param text: the string.
+    @return: the endpoint.
+    @raise usage.UsageError: it stands for none.
+    """
+    from twisted.internet import reactor
+
+    try:
+        return IStreamServerEndpoint(serverFromString(reactor, text))
+    except Exception as error:  # a plugin's code may parse it
+        raise usage.UsageError(
+            f"--listen {escape(text)!r} is no server endpoint ({escape(str(error))}); "
+            f"name one such as {DEFAULT_LISTEN}"
+        ) from None
+
+
+def _openLog(path: str) -> TextIO:
+    """
+    Open a file to append to, which only its owner can read if it is new.
+
+    @param path: the file.
+    @return: the open file.
+    @raise usage.UsageError: it cannot be written to.
+    """
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY
+    try:
+        return os.fdopen(os.open(path, flags, 0o600), "a", encoding="ascii")
+    except OSError as error:
+        raise usage.UsageError(
+            f"--activity-log {escape(path)}: {error.strerror}; name a file that this "
+            "user can write to"
+        ) from None
