@@ -6,7 +6,7 @@ The reactor, seen from other threads::
     bridge.wait(future, timeout=5)
 
 Calls go over to the reactor's thread in their order, results come back as
-L{concurrent.futures.Future}s, and each of them is done once, also when the
+C{concurrent.futures.Future}s, and each of them is done once, also when the
 reactor stops first.  When the reactor or the program ends, what is open is closed
 in order, as far as that can be done soon.
 """
