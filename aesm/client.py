@@ -29,14 +29,15 @@ from aesm.core.conversation import Conversation, ConversationSettings
 from aesm.core.handshake import ClientChannel
 from aesm.core.session import Session
 from aesm.core.settings import ChannelSettings
-from aesm.errors import AESMError, HandshakeTimeout, NotAuthorized, UntrustedServer
+from aesm.errors import AESMError, HandshakeTimeout, NotAuthorized
 from aesm.interfaces import ITrustPolicy
 from aesm.keys import PrivateKey, PublicKey
 from aesm.locations import locationOf, locationOfAddress
 from aesm.options import Path, agent, channelSettings, trustPolicy
 from aesm.protocol import AESMProtocol, Messenger
-from aesm.pump import HANDSHAKE_TIMEOUT, SecureFactory, SecureProtocol
+from aesm.pump import SecureProtocol
 from aesm.registry import addressOf
+from aesm.securefactory import HANDSHAKE_TIMEOUT, SecureFactory, checkServer
 
 __all__ = ["connect"]
 
@@ -75,7 +76,8 @@ def connect(
         C{receiveBuffer}, as L{ConversationSettings}.
     @return: fires with the connection once the server has accepted it.  Fails
         with what the endpoint fails with, or with the
-        L{HandshakeError<aesm.errors.HandshakeError>}, L{UntrustedServer},
+        L{HandshakeError<aesm.errors.HandshakeError>},
+        L{UntrustedServer<aesm.errors.UntrustedServer>},
         L{NotAuthorized<aesm.errors.NotAuthorized>},
         L{KeyFileError<aesm.errors.KeyFileError>} or other L{AESMError} that says
         why not.  Cancelling it closes what was begun.
@@ -172,27 +174,10 @@ class _Attempt(SecureFactory, Messenger):
         @param secure: the connection.
         @param publicKey: the key that the server has proved.
         @param payload: nothing.
-        @return: fires to go on; fails with L{UntrustedServer}.
+        @return: fires to go on; fails as L{checkServer}.
         """
         location = self._location or locationOfAddress(secure.transport.getPeer())
-        answer: Deferred[object] = maybeDeferred(
-            self._trust.checkServer, location, publicKey
-        )
-        return answer.addCallback(self._cbTrusted, location, publicKey)
-
-    def _cbTrusted(self, answer: object, location: str, publicKey: PublicKey) -> None:
-        """
-        Act on what the trust policy says.
-
-        @param answer: True to go on.
-        @param location: what was dialled.
-        @param publicKey: the key that the server has proved.
-        """
-        if answer is not True:
-            raise UntrustedServer(
-                f"the trust policy does not accept the key {publicKey} of {location}",
-                str(publicKey),
-            )
+        return checkServer(self._trust, location, publicKey)
 
     def hello(self) -> bytes:
         """

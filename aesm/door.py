@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress
 
 from aesm.authorized import AuthorizedKeys
@@ -27,6 +27,7 @@ from aesm.interfaces import IClientPolicy
 from aesm.keys import PublicKey
 from aesm.limits import Admission, TokenBuckets, hostOf
 from aesm.protocol import wallClock
+from aesm.securefactory import checkClient
 
 if TYPE_CHECKING:
     from aesm.registry import Address, Connections
@@ -142,39 +143,22 @@ class Door:
         @raise ProtocolError: the hello is malformed.
         """
         hello = Hello.decode(payload)
-        answer = maybeDeferred(self._ask, publicKey, transport)
+        answer = checkClient(self._policy, publicKey, transport)
         return answer.addCallback(self._admit, publicKey, hello, address)
 
-    def _ask(self, publicKey: PublicKey, transport: IAddress) -> object:
-        """
-        Ask the policy.
-
-        @param publicKey: the key that a client has proved.
-        @param transport: where it comes from.
-        @return: what the policy says.
-        """
-        if self._policy is None:
-            return True
-        return self._policy.checkClient(publicKey, transport)
-
     def _admit(
-        self, answer: object, publicKey: PublicKey, hello: Hello, address: Address
+        self, name: str | None, publicKey: PublicKey, hello: Hello, address: Address
     ) -> tuple[Hello, str | None]:
         """
-        Act on what the policy says.
+        Let a client in whose key is authorized, unless there is no room.
 
-        @param answer: a name or True to let the client in.
+        @param name: what its key is called, or None.
         @param publicKey: the key that it has proved.
         @param hello: what it says of itself.
         @param address: where it comes from.
         @return: what the client says of itself, and what its key is called.
+        @raise ConnectionClosed: there is no room (1013).
         """
-        named = isinstance(answer, str) and answer != ""
-        if answer is not True and not named:
-            raise NotAuthorized(
-                f"the key {publicKey} is not authorized; to let it in, add the line "
-                f"'{publicKey} NAME' to the authorized keys"
-            )
         former = [c for c in self._connections.byPeer(publicKey) if not c.isOver]
         if former and self._perKey == "reject":
             raise ConnectionClosed(
@@ -187,7 +171,7 @@ class Door:
             refusal = self.full(address)
             if refusal is not None:
                 raise ConnectionClosed(refusal, TRY_AGAIN_LATER)
-        return hello, answer if isinstance(answer, str) else None
+        return hello, name
 
     def enter(self, address: Address) -> None:
         """

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Any, TypeVar, cast
 
-from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import (
     IAddress,
     IDelayedCall,
@@ -27,7 +27,7 @@ from twisted.internet.interfaces import (
 )
 from twisted.internet.protocol import Protocol
 
-from aesm.acknowledgement import Tally
+from aesm.acknowledgement import Refusal, Tally
 from aesm.connection import Connection
 from aesm.core.conversation import Conversation, ConversationSettings
 from aesm.core.handshake import ServerChannel
@@ -40,8 +40,9 @@ from aesm.interfaces import IMessageHandler, IMessageHandlerMaker
 from aesm.keys import PrivateKey, PublicKey
 from aesm.options import Path, agent, channelSettings, clientPolicy
 from aesm.protocol import AESMProtocol, Messenger
-from aesm.pump import HANDSHAKE_TIMEOUT, SecureFactory, SecureProtocol
+from aesm.pump import SecureProtocol
 from aesm.registry import Address, Connections, addressOf
+from aesm.securefactory import HANDSHAKE_TIMEOUT, SecureFactory
 
 __all__ = ["STOP_DEADLINE", "AESMServerFactory", "Message"]
 
@@ -193,7 +194,7 @@ class AESMServerFactory(SecureFactory, Messenger):
         """
         connection = self.connections.get(address)
         if connection is None:
-            return fail(
+            return Refusal(
                 ConnectionClosed(f"nothing was sent: there is no connection {address}")
             )
         return connection.sendOrFail(data)
@@ -281,6 +282,7 @@ class AESMServerFactory(SecureFactory, Messenger):
         self._pending[secure] = None
         if len(self._pending) > MAX_PENDING:
             oldest = next(iter(self._pending))
+            del self._pending[oldest]  # it may take a turn until it is gone
             oldest.fail(
                 HandshakeError(
                     f"more than {MAX_PENDING} connections have not finished their "

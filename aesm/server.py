@@ -106,7 +106,9 @@ class Server:
         waiting: list[Deferred[Any]] = [self.factory.stop(reason, deadline)]
         while self._ports:  # a second time would be an error of theirs
             waiting.append(maybeDeferred(self._ports.pop().stopListening))
-        return gatherResults(waiting).addCallback(lambda results: None)
+        return gatherResults(waiting, consumeErrors=True).addCallback(
+            lambda results: None
+        )
 
 
 def listeningAddress(address: IAddress) -> Address:

@@ -9,8 +9,9 @@ from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import ITCPTransport
 from twisted.internet.protocol import Factory, Protocol
-from twisted.internet.testing import AccumulatingProtocol
+from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
@@ -100,6 +101,40 @@ class Recorder:
         return [what for name, what in self.events if name == "packet"]
 
 
+class RawClient(Protocol):
+    """
+    A client that says only what it is told to.
+
+    @ivar received: what came.
+    @ivar closed: how often it was told of the end.
+    """
+
+    transport: ITCPTransport
+
+    def __init__(self) -> None:
+        """
+        Start with nothing.
+        """
+        self.received = b""
+        self.closed = 0
+
+    def dataReceived(self, data: bytes) -> None:
+        """
+        Take note.
+
+        @param data: what came.
+        """
+        self.received += data
+
+    def connectionLost(self, reason: Failure | None = None) -> None:
+        """
+        Take note.
+
+        @param reason: why.
+        """
+        self.closed += 1
+
+
 class PairTestCase(SynchronousTestCase):
     """
     Tests of clients and servers in memory.  After each, the servers are
@@ -162,18 +197,17 @@ class PairTestCase(SynchronousTestCase):
         network.deliver()
         return self.successResultOf(connecting)
 
-    def rawClient(self, network: MemoryNetwork, **where: Any) -> AccumulatingProtocol:
+    def rawClient(self, network: MemoryNetwork, **where: Any) -> RawClient:
         """
         Connect with a client that speaks nothing of ours by itself.
 
         @param network: where to.
         @param where: host and port that it comes from.
         """
-        factory = Factory.forProtocol(AccumulatingProtocol)
-        factory.protocolConnectionLost = None  # type: ignore[attr-defined]
-        connecting: Deferred[Any] = network.endpoint(**where).connect(factory)
-        protocol: AccumulatingProtocol = self.successResultOf(connecting)
-        protocol.closedDeferred = Deferred()
+        connecting: Deferred[Any] = network.endpoint(**where).connect(
+            Factory.forProtocol(RawClient)
+        )
+        protocol: RawClient = self.successResultOf(connecting)
         return protocol
 
     def closedReason(self, connection: Connection) -> Any:
@@ -226,9 +260,3 @@ class PairTestCase(SynchronousTestCase):
         self.assertEqual(list(server.connections), [])
         self.assertEqual(network.clock.getDelayedCalls(), [])
         self.assertEqual(network.links, [])
-
-
-class Silent(Protocol):
-    """
-    A peer that takes everything and says nothing.
-    """
