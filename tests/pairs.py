@@ -5,7 +5,7 @@ down and looked through after each test, and a handler that remembers.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -101,6 +101,25 @@ class Recorder:
         return [what for name, what in self.events if name == "packet"]
 
 
+def cancelling(deferreds: Iterable[Deferred[Any]]) -> Callable[[object], None]:
+    """
+    Make a callback that cancels Deferreds.
+
+    @param deferreds: what to cancel.
+    """
+
+    def cancel(result: object) -> None:
+        """
+        Cancel them.
+
+        @param result: of something else.
+        """
+        for deferred in deferreds:
+            deferred.cancel()
+
+    return cancel
+
+
 class RawClient(Protocol):
     """
     A client that says only what it is told to.
@@ -183,8 +202,8 @@ class PairTestCase(SynchronousTestCase):
         @param port: the same.
         @param options: as L{connect}.
         """
-        options = {"key": PrivateKey.generate(), "trust": AnyServer()} | options
-        return connect(network.clock, network.endpoint(host, port), **options)
+        ours: dict[str, Any] = {"key": PrivateKey.generate(), "trust": AnyServer()}
+        return connect(network.clock, network.endpoint(host, port), **(ours | options))
 
     def join(self, network: MemoryNetwork, **options: Any) -> Connection:
         """

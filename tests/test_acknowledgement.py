@@ -207,16 +207,14 @@ class AcknowledgementTests(SynchronousTestCase):
         A coroutine goes on at once if there is nothing to wait for.
         """
 
-        async def send() -> tuple[None, int]:
+        async def send() -> int:
             """
             Wait for both kinds.
             """
-            return (
-                await Acknowledgement(self.having, 1),
-                await Tally([Acknowledgement(self.having, 1)]),
-            )
+            await Acknowledgement(self.having, 1)
+            return await Tally([Acknowledgement(self.having, 1)])
 
-        self.assertEqual(self.successResultOf(ensureDeferred(send())), (None, 1))
+        self.assertEqual(self.successResultOf(ensureDeferred(send())), 1)
 
     def test_awaitedAndLost(self) -> None:
         """

@@ -18,7 +18,7 @@ from aesm import (
     Truncated,
 )
 from aesm.core.frames import encodeAck
-from tests.pairs import PairTestCase, Recorder
+from tests.pairs import PairTestCase, Recorder, cancelling
 
 MIB = 1 << 20
 
@@ -196,7 +196,7 @@ class SendDataTests(PairTestCase):
         order: list[int] = []
         for number in range(5):
             sent = pair.client.sendData("x")
-            sent.addCallback(lambda _, number=number: order.append(number))
+            sent.addCallback(lambda _, number: order.append(number), number)
         pair.deliver()
         self.assertEqual(order, [0, 1, 2, 3, 4])
 
@@ -221,7 +221,7 @@ class SendDataTests(PairTestCase):
         sent = [pair.client.sendData("x") for _ in range(3)]
         for result in sent:
             self.assertNoResult(result)
-        sent[0].addErrback(lambda _: [other.cancel() for other in sent[1:]])
+        sent[0].addErrback(cancelling(sent[1:]))
         pair.client.abort()
         pair.deliver()
         for other in sent[1:]:
@@ -670,7 +670,7 @@ class ClosedTests(PairTestCase):
         self.failureResultOf(waiting[0], CancelledError)
         pair.client.close("done")
         pair.deliver()
-        reasons = [self.successResultOf(w) for w in waiting[1:]]
+        reasons: list[Any] = [self.successResultOf(w) for w in waiting[1:]]
         reasons.append(self.closedReason(pair.accepted))
         for reason in reasons:
             self.assertIsInstance(reason, ConnectionClosed)
@@ -682,7 +682,7 @@ class ClosedTests(PairTestCase):
         """
         pair = self.pair()
         waiting = [pair.client.closed() for _ in range(3)]
-        waiting[0].addCallback(lambda _: [other.cancel() for other in waiting[1:]])
+        waiting[0].addCallback(cancelling(waiting[1:]))
         pair.client.abort()
         pair.deliver()
         for other in waiting[1:]:

@@ -89,7 +89,7 @@ class OrderTests(PairTestCase):
             @param packet: what.
             """
             await waiting
-            connection.sendData(f"re: {packet.data}")
+            connection.sendData(f"re: {packet.data!r}")
 
         pair = self.pair(Recorder(react))
         sent = pair.client.sendData("a")
@@ -98,7 +98,7 @@ class OrderTests(PairTestCase):
         waiting.callback(None)
         pair.deliver()
         self.successResultOf(sent)
-        self.assertEqual(pair.client.retrieved[0].data, "re: a")
+        self.assertEqual(pair.client.retrieved[0].data, "re: 'a'")
 
     def test_window(self) -> None:
         """
@@ -165,7 +165,7 @@ class OrderTests(PairTestCase):
             Recorder(
                 lambda connection, packet: (
                     [
-                        other.sendData(packet.data)
+                        other.sendData(packet.data or "")
                         for other in server.connections.values()
                         if other is not connection
                     ]

@@ -27,7 +27,7 @@ def makeDoor(policy: Any = None, **options: Any) -> Door:
     @param policy: decides on keys.
     @param options: instead of the usual.
     """
-    usual = {
+    usual: dict[str, Any] = {
         "maxConnections": 9,
         "maxConnectionsPerHost": 9,
         "handshakesPerHost": 9.0,

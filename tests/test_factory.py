@@ -26,7 +26,7 @@ from aesm import (
     NotAuthorized,
     PrivateKey,
 )
-from aesm.core.frames import encodeFrame
+from aesm.core.frames import FrameType, encodeFrame
 from aesm.door import farewell
 from aesm.errors import ConnectionClosed, HandshakeError, ProtocolError
 from aesm.interfaces import IMessageHandler, IMessageHandlerMaker
@@ -150,7 +150,7 @@ class ActivityTests(PairTestCase):
         """
         Each way to be refused leaves one entry, one warning, and no connection.
         """
-        for options, client in (
+        cases: list[tuple[dict[str, Any], dict[str, Any]]] = [
             ({"authorizedKeys": lambda *_: None}, {}),
             ({"authorizedKeys": lambda *_: ""}, {}),
             ({"authorizedKeys": lambda *_: False}, {}),
@@ -160,7 +160,8 @@ class ActivityTests(PairTestCase):
             ({"psk": b"p" * 32}, {"psk": b"q" * 32}),
             ({"name": "x"}, {}),
             ({"suites": ["Noise_XX_25519_AESGCM_SHA256"]}, {}),
-        ):
+        ]
+        for options, client in cases:
             with capturedLogs() as events:
                 network, server = self.serve(**options)
                 connecting = self.connecting(network, **client)
@@ -654,7 +655,7 @@ class FarewellTests(SynchronousTestCase):
             (NameOrKeyMismatch("secret"), 1011, b"internal error"),
         ):
             frame = farewell(reason)
-            empty = len(encodeFrame(aesm.core.frames.FrameType.CLOSE, 0))
+            empty = len(encodeFrame(FrameType.CLOSE, 0))
             self.assertEqual(frame[empty:], code.to_bytes(2, "big") + words)
 
 

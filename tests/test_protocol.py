@@ -491,9 +491,8 @@ class BackPressureTests(PairTestCase):
         self.assertLess(len(link.toServer.inFlight), 400_000)
         link.toServer.stalled = False
         pair.deliver()
-        numbers = [
-            int.from_bytes((p.data or b"")[:2], "big") for p in pair.accepted.retrieved
-        ]  # type: ignore[arg-type]
+        bodies: list[Any] = [packet.data for packet in pair.accepted.retrieved]
+        numbers = [int.from_bytes(body[:2], "big") for body in bodies]
         self.assertEqual(numbers, list(range(2000)))
 
     def test_oneTurn(self) -> None:

@@ -4,7 +4,7 @@ Tests for L{aesm.registry}.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.logger import LogLevel, capturedLogs
@@ -137,7 +137,7 @@ class ActivityLogTests(SynchronousTestCase):
         self.assertEqual((events[0]["address"], events[0]["peer"]), ("unix-1", None))
 
 
-class CountingArrivals(Arrivals):  # type: ignore[misc, valid-type]
+class CountingArrivals(Arrivals):
     """
     The order of arrival, counting what is done with it.
     """
@@ -308,12 +308,12 @@ class OrdinalTests(PairTestCase):
         A new connection from an address under which an old one is still listed
         takes its place, at the end; the packets of the old one are still found.
         """
-        host, port = self.addresses[0]
+        host, port = cast(tuple[str, int], self.addresses[0])
         self.send((0, "old"))
         self.clients[0].close()
         self.network.deliver()
         old = self.connections[self.addresses[0]]
-        client = self.join(self.network, host=str(host), port=int(port))
+        client = self.join(self.network, host=host, port=port)
         client.sendData("new")
         self.network.deliver()
         new = self.connections[self.addresses[0]]

@@ -137,8 +137,8 @@ class ListenTests(SynchronousTestCase):
             ({"handshakeTimeout": float("inf")}, ValueError),
             ({"authorizedKeys": 3}, TypeError),
         ):
-            options = {"key": SERVER_KEY} | options
-            self.assertRaises(expected, listen, Clock(), "tcp:8765", **options)
+            given: dict[str, Any] = {"key": SERVER_KEY} | dict(options)
+            self.assertRaises(expected, listen, Clock(), "tcp:8765", **given)
 
     def test_badString(self) -> None:
         """

@@ -12,7 +12,8 @@ from twisted.internet.defer import CancelledError, Deferred, ensureDeferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from aesm.errors import AESMError, ConnectionClosed, ProtocolError, Truncated
-from aesm.stream import DataStream, Packet, StreamOwner, closedError, costOf
+from aesm.stream import DataStream, Packet, closedError, costOf
+from tests.pairs import cancelling
 
 
 class FakeOwner:
@@ -253,7 +254,7 @@ class GetTests(SynchronousTestCase):
         """
         stream = filled()
         waiting = [stream.get() for _ in range(3)]
-        waiting[0].addBoth(lambda _: [other.cancel() for other in waiting[1:]])
+        waiting[0].addBoth(cancelling(waiting[1:]))
         stream.extend(1.0, ["a", "b"])
         self.assertEqual([p.data for p in stream], ["b"])
         for other in waiting[1:]:
@@ -265,7 +266,7 @@ class GetTests(SynchronousTestCase):
         """
         stream = filled()
         waiting = [stream.get() for _ in range(3)]
-        waiting[0].addErrback(lambda _: [other.cancel() for other in waiting[1:]])
+        waiting[0].addErrback(cancelling(waiting[1:]))
         stream.end(Truncated("cut off"))
         for other in waiting[1:]:
             self.failureResultOf(other, CancelledError)
@@ -460,17 +461,3 @@ class OwnerTests(SynchronousTestCase):
             self.assertEqual(len(seen), 20)
             self.assertEqual(len(set(seen)), 20)
             self.assertEqual(owner.finished, 1)
-
-    def test_protocol(self) -> None:
-        """
-        The interface of owners has no code of its own.
-        """
-
-        class Owner(StreamOwner):
-            """
-            An owner that does not care.
-            """
-
-        owner = Owner()
-        owner.packetsTaken(1)
-        owner.streamFinished()

@@ -472,7 +472,7 @@ class MemoryNetworkTests(SynchronousTestCase):
         What is due is done while delivering, in any number of turns; nothing else
         is.
         """
-        done = []
+        done: list[str] = []
         clock = self.network.clock
         clock.callLater(0, lambda: clock.callLater(0, done.append, "now"))
         clock.callLater(1, done.append, "later")
@@ -597,13 +597,13 @@ class ConnectedPairTests(PairTestCase):
         The example of the documentation does what it says.
         """
         pair = self.pair(
-            Recorder(lambda c, packet: c.sendData(f"Hello, {packet.data}") and None)
+            Recorder(lambda c, packet: c.sendData(f"Hello, {packet.data!r}") and None)
         )
         sent = pair.client.sendData("Ada")
         pair.deliver()
         self.successResultOf(sent)
         packet = pair.client.retrieved.getData()
-        self.assertEqual(packet and packet.data, "Hello, Ada")
+        self.assertEqual(packet and packet.data, "Hello, 'Ada'")
 
     def test_listen(self) -> None:
         """

@@ -1,0 +1,169 @@
+"""
+The public interface, used as its types say: never run, only type-checked.
+"""
+
+from __future__ import annotations
+
+from typing import assert_type
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
+from zope.interface import implementer
+
+from aesm import (
+    Activity,
+    AESMError,
+    AESMServerFactory,
+    AnyServer,
+    Cipher,
+    Connection,
+    Connections,
+    DataStream,
+    IMessageHandler,
+    ITrustPolicy,
+    KnownServers,
+    Packet,
+    Pinned,
+    PrivateKey,
+    PublicKey,
+    Server,
+    connect,
+    listen,
+)
+from aesm.registry import Address
+from aesm.testing import ConnectedPair, connectedPair
+
+
+@implementer(IMessageHandler)
+class Echo:
+    """
+    A handler.
+    """
+
+    def connectionAccepted(self, connection: Connection) -> None:
+        """
+        Greet.
+
+        @param connection: whom.
+        """
+        assert_type(connection.sendData("hello"), Deferred[None])
+
+    def packetReceived(
+        self, connection: Connection, packet: Packet
+    ) -> Deferred[None] | None:
+        """
+        Send it back.
+
+        @param connection: to whom.
+        @param packet: what.
+        """
+        time, data = packet
+        assert_type(time, float)
+        assert_type(data, str | bytes | None)
+        return None if data is None else connection.sendData(data)
+
+    def connectionLost(self, connection: Connection, reason: AESMError) -> None:
+        """
+        Forget.
+
+        @param connection: whom.
+        @param reason: why.
+        """
+
+
+@implementer(ITrustPolicy)
+class Careless:
+    """
+    A policy.
+    """
+
+    def checkServer(self, location: str, publicKey: PublicKey) -> bool:
+        """
+        Trust.
+
+        @param location: where.
+        @param publicKey: whose.
+        """
+        return True
+
+
+async def client(reactor: IReactorTime, endpoint: IStreamClientEndpoint) -> None:
+    """
+    Use a connection.
+
+    @param reactor: keeps time.
+    @param endpoint: where to.
+    """
+    assert_type(connect(reactor, "tcp:127.0.0.1:8765"), Deferred[Connection])
+    connection = await connect(
+        reactor,
+        endpoint,
+        name="x",
+        key=PrivateKey.generate(),
+        psk=b"",
+        trust=Pinned("x"),
+        handshakeTimeout=1.5,
+        maxMessage=1,
+        heartbeat=1,
+        sendBuffer=1,
+        receiveBuffer=1,
+    )
+    for policy in (AnyServer(), KnownServers(), Careless()):
+        await connect(reactor, endpoint, trust=policy)
+    await connection.sendData(bytearray())
+    await connection.drain()
+    assert_type(connection.retrieved, DataStream)
+    assert_type(connection.retrieved.getData(), Packet | None)
+    assert_type(connection.retrieved[-1], Packet)
+    assert_type(await connection.retrieved.get(), Packet)
+    async for time, data in connection.retrieved:
+        assert_type((time, data), tuple[float, str | bytes | None])
+    for packet in connection.retrieved:
+        assert_type(packet, Packet)
+    assert_type(connection.address, Address)
+    assert_type(connection.peer, PublicKey)
+    assert_type(connection.peerName, str | None)
+    assert_type(connection.suite, str)
+    assert_type(connection.handshakeHash, bytes)
+    assert_type(await connection.closed(), AESMError)
+    await connection.close("done")
+    connection.abort()
+
+
+async def server(reactor: IReactorTime) -> None:
+    """
+    Use a server.
+
+    @param reactor: keeps time.
+    """
+    AESMServerFactory(handler=Echo(), perKey="replace")
+    served = await listen(reactor, "tcp:8765", handler=Echo(), authorizedKeys="keys")
+    assert_type(served, Server)
+    assert_type(served.address, Address)
+    assert_type(served.addresses, list[Address])
+    assert_type(served.publicKey, PublicKey)
+    assert_type(served.connections, Connections)
+    assert_type(served.sendTo("x", ("127.0.0.1", 1)), Deferred[None])
+    assert_type(served.sendAll(b"x"), Deferred[int])
+    address, packet = served.connections.getDataOrdinal(oldToNew=False)
+    assert_type(address, Address | None)
+    assert_type(packet, Packet)
+    entry = served.connections.activity()
+    assert_type(entry, Activity | None)
+    if entry is not None:
+        where, accepted, time = entry
+        assert_type((where, accepted, time), tuple[Address, bool, float])
+        assert_type((entry.event, entry.reason), tuple[str, str])
+        assert_type(entry.peer, PublicKey | None)
+    assert_type(served.connections.byPeer(served.publicKey), list[Connection])
+    assert_type(served.connections[("127.0.0.1", 1)], Connection)
+    await served.stop("maintenance", deadline=1)
+
+
+def others() -> None:
+    """
+    Use the rest.
+    """
+    assert_type(connectedPair(Echo(), client={"name": "x"}), ConnectedPair)
+    assert_type(Cipher().encrypt("x"), bytes)
+    assert_type(Cipher().decrypt(b"x"), str)
