@@ -25,8 +25,9 @@ from twisted.internet.protocol import Protocol
 from twisted.python.failure import Failure
 
 from aesm.connection import Connection
-from aesm.core.conversation import Conversation, ConversationSettings
+from aesm.core.conversation import Conversation
 from aesm.core.handshake import ClientChannel
+from aesm.core.hello import ConversationSettings
 from aesm.core.session import Session
 from aesm.core.settings import ChannelSettings
 from aesm.errors import AESMError, HandshakeTimeout, NotAuthorized
@@ -111,6 +112,8 @@ class _Attempt(SecureFactory, Messenger):
     One attempt at a connection: the factory of its only protocol.
     """
 
+    _connecting: Deferred[Any]
+
     def __init__(
         self,
         clock: IReactorTime,
@@ -135,7 +138,6 @@ class _Attempt(SecureFactory, Messenger):
         self._location = location
         self._deadline: IDelayedCall | None = None  # for the WELCOME
         self._secure: SecureProtocol | None = None
-        self._connecting: Deferred[Any] | None = None
         self._result: Deferred[Connection] | None = None
 
     def begin(self, endpoint: IStreamClientEndpoint) -> Deferred[Connection]:
@@ -294,5 +296,5 @@ class _Attempt(SecureFactory, Messenger):
             self._deadline.cancel()
         if self._secure is not None:
             self._secure.abort()
-        elif self._connecting is not None:
+        else:
             self._connecting.cancel()

@@ -29,9 +29,9 @@ from twisted.internet.protocol import Protocol
 
 from aesm.acknowledgement import Refusal, Tally
 from aesm.connection import Connection
-from aesm.core.conversation import Conversation, ConversationSettings
+from aesm.core.conversation import Conversation
 from aesm.core.handshake import ServerChannel
-from aesm.core.hello import Hello
+from aesm.core.hello import ConversationSettings, Hello
 from aesm.core.session import Session
 from aesm.dispatch import Dispatcher
 from aesm.door import Door, farewell
@@ -121,7 +121,7 @@ class AESMServerFactory(SecureFactory, Messenger):
         @param handshakeTimeout: seconds from a connection's start to its opening.
         @param messages: C{maxMessage}, C{heartbeat}, C{sendBuffer} and
             C{receiveBuffer}, as
-            L{ConversationSettings<aesm.core.conversation.ConversationSettings>}.
+            L{ConversationSettings<aesm.core.hello.ConversationSettings>}.
         @raise KeyFileError: a file cannot be used; says why.
         @raise TypeError: an option is of the wrong type, or there is no such.
         @raise ValueError: an option has a value that it cannot have.

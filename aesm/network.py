@@ -31,7 +31,7 @@ from twisted.python.threadable import isInIOThread
 
 from aesm.bridge import Reporter, forbidWaiting, theBridge
 from aesm.client import connect
-from aesm.core.conversation import DEFAULT_SEND_BUFFER
+from aesm.core.hello import DEFAULT_SEND_BUFFER
 from aesm.errors import ConnectionClosed, SendBufferFull
 from aesm.factory import STOP_DEADLINE, AESMServerFactory, Message
 from aesm.pump import SecureProtocol

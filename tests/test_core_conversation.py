@@ -15,13 +15,11 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from aesm.core.conversation import (
     _TRANSITIONS,
-    MAX_BYTES,
     Accepted,
     Acknowledged,
     Arrived,
     Broken,
     Conversation,
-    ConversationSettings,
     ConversationState,
     Event,
     PeerClosed,
@@ -41,7 +39,7 @@ from aesm.core.frames import (
     encodeClose,
     encodeFrame,
 )
-from aesm.core.hello import Hello
+from aesm.core.hello import MAX_BYTES, ConversationSettings, Hello
 from aesm.core.session import Session
 from aesm.errors import (
     AESMError,

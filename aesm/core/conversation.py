@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from enum import Enum
 
 from aesm.core.frames import (
-    MAX_OBJECT,
     Ack,
     Close,
     Frame,
@@ -32,12 +31,7 @@ from aesm.core.frames import (
     encodeClose,
     encodeFrame,
 )
-from aesm.core.hello import (
-    DEFAULT_HEARTBEAT,
-    DEFAULT_MAX_MESSAGE,
-    DEFAULT_WINDOW,
-    Hello,
-)
+from aesm.core.hello import ConversationSettings, Hello
 from aesm.core.session import Session
 from aesm.errors import AESMError, ConnectionClosed, HeartbeatLost, ProtocolError
 
@@ -47,13 +41,10 @@ __all__ = [
     "Arrived",
     "Broken",
     "Conversation",
-    "ConversationSettings",
     "ConversationState",
     "PeerClosed",
 ]
 
-DEFAULT_SEND_BUFFER = 64 << 20  # bytes, PROTOCOL section 7
-MAX_BYTES = (1 << 31) - 1  # of anything here: what a length in a BATCH can say
 CHATTER = 100  # frames that carry nothing, to be tolerated in advance
 MAX_CHATTER_RATE = 20.0  # of them a second
 NORMAL = 1000  # close codes, PROTOCOL section 9
@@ -93,63 +84,6 @@ _LISTENING = frozenset(
 )
 _TALKING = frozenset({_State.OPEN, _State.CLOSING, _State.PEER_CLOSED})
 _OVER = frozenset({_State.BREAKING, _State.BROKEN})
-
-
-@dataclass(frozen=True)
-class ConversationSettings:
-    """
-    What one side brings along; checked, and the same for all connections of
-    a factory.
-
-    @ivar maxMessage: bytes of the largest message body to take.
-    @ivar heartbeat: seconds without incoming data after which to send a PING.
-    @ivar sendBuffer: bytes to keep for a peer until it acknowledges.
-    @ivar receiveBuffer: bytes to take before the application has taken any.
-    @ivar agent: software and version, for the peer's logs.
-    @ivar nextKey: the static key that this server will have after this one, in
-        text form, or C{""}.
-    """
-
-    maxMessage: int = DEFAULT_MAX_MESSAGE
-    heartbeat: float = DEFAULT_HEARTBEAT
-    sendBuffer: int = DEFAULT_SEND_BUFFER
-    receiveBuffer: int = DEFAULT_WINDOW
-    agent: str = ""
-    nextKey: str = ""
-
-    def __post_init__(self) -> None:
-        """
-        Check everything, so that no connection can fail over it later.
-
-        @raise ValueError: something does not fit; says what would.
-        """
-        for name in ("maxMessage", "sendBuffer", "receiveBuffer"):
-            value = getattr(self, name)
-            if not 0 < value <= MAX_BYTES:
-                raise ValueError(f"{name} must be 1 to {MAX_BYTES} bytes, not {value}")
-        if not 0 < self.heartbeat < float("inf"):
-            raise ValueError(f"heartbeat must be above 0, not {self.heartbeat}")
-        if len(self.hello("0" * 32, MAX_BYTES).encode()) > MAX_OBJECT:
-            raise ValueError(f"agent is too long: {self.agent!r}")
-
-    def hello(self, session: str = "", received: int = 0) -> Hello:
-        """
-        Say what we are.
-
-        @param session: 32 hexadecimal digits, or C{""}.
-        @param received: how many of the session's messages we have taken.
-        @return: what goes into hello or WELCOME.
-        """
-        return Hello(
-            agent=self.agent,
-            maxMessage=self.maxMessage,
-            heartbeat=self.heartbeat,
-            batch=True,
-            window=self.receiveBuffer,
-            session=session,
-            received=received,
-            nextKey=self.nextKey,
-        )
 
 
 @dataclass(frozen=True)

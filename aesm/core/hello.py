@@ -1,23 +1,33 @@
 """
 The client's hello and the server's WELCOME, PROTOCOL section 8: what each
-side tells the other about itself before the first message.
+side tells the other about itself before the first message, and the settings
+that it is made from.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from aesm.core.frames import MAX_OBJECT
 from aesm.errors import ProtocolError
 
-__all__ = ["DEFAULT_HEARTBEAT", "DEFAULT_MAX_MESSAGE", "DEFAULT_WINDOW", "Hello"]
+__all__ = [
+    "DEFAULT_HEARTBEAT",
+    "DEFAULT_MAX_MESSAGE",
+    "DEFAULT_WINDOW",
+    "ConversationSettings",
+    "Hello",
+]
 
 DEFAULT_MAX_MESSAGE = 1 << 20  # bytes, PROTOCOL section 6
 DEFAULT_WINDOW = 16 << 20  # bytes, PROTOCOL section 8
 DEFAULT_HEARTBEAT = 30.0  # seconds, PROTOCOL section 8
+DEFAULT_SEND_BUFFER = 64 << 20  # bytes, PROTOCOL section 7
+MAX_BYTES = (1 << 31) - 1  # of anything here: what a length in a BATCH can say
 
 MAX_SECONDS = 1e9  # of a heartbeat
 MAX_KEY = 44  # characters of a key in text form
@@ -87,6 +97,66 @@ class Hello:
         return cls(**{key: said[key] for key in _FITS if key in said})
 
 
+@dataclass(frozen=True)
+class ConversationSettings:
+    """
+    What one side brings along; checked, and the same for all connections of
+    a factory.
+
+    @ivar maxMessage: bytes of the largest message body to take.
+    @ivar heartbeat: seconds without incoming data after which to send a PING.
+    @ivar sendBuffer: bytes to keep for a peer until it acknowledges.
+    @ivar receiveBuffer: bytes to take before the application has taken any.
+    @ivar agent: software and version, for the peer's logs.
+    @ivar nextKey: the static key that this server will have after this one, in
+        text form, or C{""}.
+    """
+
+    maxMessage: int = DEFAULT_MAX_MESSAGE
+    heartbeat: float = DEFAULT_HEARTBEAT
+    sendBuffer: int = DEFAULT_SEND_BUFFER
+    receiveBuffer: int = DEFAULT_WINDOW
+    agent: str = ""
+    nextKey: str = ""
+
+    def __post_init__(self) -> None:
+        """
+        Check everything, so that no connection can fail over it later.
+
+        @raise ValueError: something does not fit; says what would.
+        """
+        for name in ("maxMessage", "sendBuffer", "receiveBuffer"):
+            value = getattr(self, name)
+            if not 0 < value <= MAX_BYTES:
+                raise ValueError(f"{name} must be 1 to {MAX_BYTES} bytes, not {value}")
+        if not 0 < self.heartbeat <= MAX_SECONDS:
+            raise ValueError(
+                f"heartbeat must be above 0 and at most {MAX_SECONDS:g} seconds, not "
+                f"{self.heartbeat}"
+            )
+        if len(self.hello("0" * 32, MAX_BYTES).encode()) > MAX_OBJECT:
+            raise ValueError(f"agent is too long: {self.agent!r}")
+
+    def hello(self, session: str = "", received: int = 0) -> Hello:
+        """
+        Say what we are.
+
+        @param session: 32 hexadecimal digits, or C{""}.
+        @param received: how many of the session's messages we have taken.
+        @return: what goes into hello or WELCOME.
+        """
+        return Hello(
+            agent=self.agent,
+            maxMessage=self.maxMessage,
+            heartbeat=self.heartbeat,
+            batch=True,
+            window=self.receiveBuffer,
+            session=session,
+            received=received,
+            nextKey=self.nextKey,
+        )
+
+
 def _refuseConstant(constant: str) -> NoReturn:
     """
     Refuse what Python's parser takes beyond JSON.
@@ -127,7 +197,7 @@ def _isSession(value: Any) -> bool:
     return isinstance(value, str) and _SESSION.fullmatch(value) is not None
 
 
-_FITS = {
+_FITS: dict[str, Callable[[Any], bool]] = {
     "agent": lambda value: isinstance(value, str),
     "maxMessage": _isCount,
     "heartbeat": _isSeconds,

@@ -24,7 +24,6 @@ from aesm.core.conversation import (
     Arrived,
     Broken,
     Conversation,
-    ConversationSettings,
     Event,
     PeerClosed,
 )
@@ -43,7 +42,7 @@ from aesm.core.frames import (
     encodeClose,
     encodeFrame,
 )
-from aesm.core.hello import Hello
+from aesm.core.hello import ConversationSettings, Hello
 from aesm.core.session import Session
 from aesm.errors import (
     ConnectionClosed,

@@ -18,10 +18,9 @@ from aesm.core.conversation import (
     Accepted,
     Broken,
     Conversation,
-    ConversationSettings,
 )
 from aesm.core.frames import MAX_OBJECT, FrameType, encodeFrame
-from aesm.core.hello import MAX_KEY, Hello
+from aesm.core.hello import MAX_KEY, ConversationSettings, Hello
 from aesm.core.session import Session
 from aesm.errors import ProtocolError
 
