@@ -30,7 +30,6 @@ from aesm.core.conversation import (
     Accepted,
     Acknowledged,
     Arrived,
-    Broken,
     Conversation,
     ConversationState,
     Event,
@@ -225,8 +224,7 @@ class AESMProtocol(Protocol):
         The transport takes more.
         """
         self._writable = True
-        if not self._busy:
-            self._flush()
+        self.touch()
 
     def stopProducing(self) -> None:
         """
@@ -292,9 +290,6 @@ class AESMProtocol(Protocol):
         @param code: PROTOCOL section 9.
         @param reason: words for the peer.
         """
-        if self.conversation.state is ConversationState.GREETING:
-            self.abort()
-            return
         if self._closing is None:
             self._closing = ConnectionClosed(
                 f"we closed the connection (code {code}){_quoted(reason)}", code, reason
@@ -319,14 +314,13 @@ class AESMProtocol(Protocol):
 
         @param events: in order.
         """
-        wasBusy, self._busy = self._busy, True
+        self._busy = True
         try:
             for event in events:
                 self._actOn(event)
         finally:
-            self._busy = wasBusy
-        if not wasBusy:
-            self._flush()
+            self._busy = False
+        self._flush()
 
     def _actOn(self, event: Event) -> None:
         """
@@ -343,8 +337,8 @@ class AESMProtocol(Protocol):
                 self._messenger.accepted(self)
             case PeerClosed(code, reason):
                 self._peerClosed(code, reason)
-            case Broken(reason):
-                self._broken(reason)
+            case _:
+                self._broken(event.error)
 
     def _peerClosed(self, code: int, reason: str) -> None:
         """

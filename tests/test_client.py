@@ -480,7 +480,7 @@ class CancelTests(PairTestCase):
             network, server = self.serve()
             connecting = self.connecting(network)
             for _ in range(rounds):
-                network.links[0].deliver(200)
+                network.links[0].deliver(50)
             accepted = connecting.called
             connecting.cancel()
             if not accepted:

@@ -217,6 +217,18 @@ class OrderTests(PairTestCase):
         self.assertClosed(sent[2])
         self.assertEqual(handler.names[-1], "lost")
 
+    def test_abortsWhoCloses(self) -> None:
+        """
+        Also when the client's CLOSE came with the packet.
+        """
+        handler = Recorder(lambda c, packet: packet.data == "last" and c.abort())
+        pair = self.pair(handler)
+        pair.client.sendData("first")
+        pair.client.sendData("last")
+        pair.client.close()
+        pair.deliver()
+        self.assertIn("aborted", str(self.closedReason(pair.accepted)))
+
     def test_closesAtOnce(self) -> None:
         """
         Or close it as soon as it is accepted.

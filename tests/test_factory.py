@@ -159,7 +159,7 @@ class ActivityTests(PairTestCase):
             ({"psk": b"p" * 32}, {}),
             ({"psk": b"p" * 32}, {"psk": b"q" * 32}),
             ({"name": "x"}, {}),
-            ({"suites": ["Noise_XX_25519_AESGCM_SHA256"]}, {}),
+            ({"suites": ["Noise_XX_25519_ChaChaPoly_SHA256"]}, {}),
         ]
         for options, client in cases:
             with capturedLogs() as events:
