@@ -54,7 +54,7 @@ class _Command(_Options):
 
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
         """
-        Parse, with the options first, as L{usage.Options} needs them.
+        Parse, with the options first, as C{usage.Options} needs them.
 
         @param options: what follows the command's name.
         @raise usage.UsageError: an option is wrong.

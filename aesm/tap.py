@@ -12,6 +12,7 @@ import json
 import os
 import shlex
 import signal
+from collections.abc import Sequence
 from typing import Any, TextIO
 
 from twisted.application.service import Service
@@ -111,6 +112,23 @@ class Options(usage.Options):
             f"Without --listen the server listens on {DEFAULT_LISTEN}.  The handlers "
             f"are: {handlers}."
         )
+
+    def parseOptions(self, options: Sequence[str] | None = None) -> None:
+        """
+        Parse, for C{twistd} or for anybody else.
+
+        @param options: what follows C{twistd aesm}; None for the process's own.
+        @raise usage.UsageError: an option is wrong.
+        @raise SystemExit: it is wrong and it is C{twistd} that asks, which would
+            hide what is wrong below a page of help and, before Twisted 26, end
+            with status 0.
+        """
+        try:
+            super().parseOptions(options)
+        except usage.UsageError as error:
+            if self.parent is None:
+                raise
+            raise SystemExit(f"twistd aesm: {error}") from None
 
     def opt_listen(self, endpoint: str) -> None:
         """
@@ -326,7 +344,7 @@ def makeService(options: Options) -> AESMService:
 
     @param options: checked.
     @return: the service.
-    @see: L{twisted.application.service.IServiceMaker}
+    @see: C{twisted.application.service.IServiceMaker}
     """
     from twisted.internet import reactor
 
@@ -401,7 +419,7 @@ def _endpoint(text: str) -> IStreamServerEndpoint:
         return IStreamServerEndpoint(serverFromString(reactor, text))
     except Exception as error:  # a plugin's code may parse it
         raise usage.UsageError(
-            f"--listen {escape(text)!r} is no server endpoint ({escape(str(error))}); "
+            f"--listen '{escape(text)}' is no server endpoint ({escape(str(error))}); "
             f"name one such as {DEFAULT_LISTEN}"
         ) from None
 
