@@ -6,7 +6,7 @@ said::
         terminal = ChatTerminal()
         StandardIO(KeyReader(terminal), reactor=reactor)
 
-L{twisted.conch.insults} tells keys from control sequences and knows those to
+C{twisted.conch.insults} tells keys from control sequences and knows those to
 write; the line itself is L{aesm.lineeditor}'s.  It is always one row of the
 screen, so that what comes in need not know how the terminal wraps.
 """
