@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import cast
 
+from twisted.internet import error
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import (
     IConsumer,
@@ -92,6 +93,7 @@ class SecureProtocol(Protocol):
         self._busy = False  # what is at work will flush when it is done
         self._open = False  # the factory knows that the channel is open
         self._finishing = False  # close once all is written
+        self._answered = False  # the peer ended its direction after ours
 
     # IProtocol, for the raw transport
 
@@ -140,6 +142,8 @@ class SecureProtocol(Protocol):
         self.guard(self.secureTransport.stopProducer)
         inner, self.inner = self.inner, None
         if inner is not None:
+            if self._answered and reason.check(error.ConnectionLost):
+                reason = Failure(error.ConnectionDone())  # it was faster to close
             self.guard(inner.connectionLost, self._reason or reason)
         self.factory.ended(self)
 
@@ -261,6 +265,7 @@ class SecureProtocol(Protocol):
         self._reason = self._reason or reason
         self.secureTransport.stop()
         abort(self.transport)
+        self.guard(self.secureTransport.pauseProducer)
 
     def act(self, events: Iterable[Event]) -> None:
         """
@@ -326,7 +331,10 @@ class SecureProtocol(Protocol):
         @param event: what the channel reports.
         """
         match event:
-            case Data() | EndOfStream():
+            case Data():
+                self.secureTransport.deliver(event)
+            case EndOfStream():
+                self._answered = self.channel.state is State.ENDED
                 self.secureTransport.deliver(event)
             case Failed(reason):
                 self.fail(reason)
