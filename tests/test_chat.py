@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
@@ -77,6 +77,7 @@ class TextTests(SynchronousTestCase):
         kept = "\u00fc \u65e5 \u05e9 \u06cc\u200c\u062e \U0001f468\u200d\U0001f4bb"
         self.assertEqual(oneLine(kept), kept)
 
+    @settings(deadline=None)
     @given(nasty)
     def test_oneLineAlways(self, text: str) -> None:
         """
@@ -557,6 +558,7 @@ class ChatTests(SynchronousTestCase):
         party.say("carol", "/rooms")
         self.assertEqual(party.look("carol"), ["rooms 3: lobby=1 a=1"])
 
+    @settings(deadline=None)
     @given(events)
     def test_always(self, happenings: list[tuple[int, str | bytes | None]]) -> None:
         """

@@ -111,6 +111,18 @@ class ChatTests(ProcessTestCase):
         self.assertEqual(alice.wait(), 0, alice.said())
         self.assertStops(again)
 
+    def test_terminated(self) -> None:
+        """
+        A signal leaves in order, too, and gives the terminal back.
+        """
+        _, endpoint = self.serve("--handler", "chat")
+        alice = self.chat(endpoint, "alice", terminal=True)
+        bob = self.chat(endpoint, "bob")
+        alice.process.terminate()
+        self.assertEqual(alice.wait(), 128 + 15, alice.said())
+        self.assertTrue(alice.output.endswith("\r\n\x1b[?2004l"), alice.said())
+        bob.expect("alice has left lobby")
+
     def listenAgain(self, endpoint: str) -> str:
         """
         Say where a server listens that takes another one's place.

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.trial.unittest import SynchronousTestCase
@@ -112,6 +112,7 @@ class ChatViewTests(SynchronousTestCase):
             self.assertEqual(view.receive("note: a", when), "--:-- * a")
         self.assertEqual(view.receive("old r yesterday a: b", NOON), "--:-- a: b")
 
+    @settings(deadline=None)
     @given(st.text(max_size=60))
     def test_always(self, line: str) -> None:
         """

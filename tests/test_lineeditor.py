@@ -4,7 +4,7 @@ The line that somebody types.
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -164,6 +164,7 @@ class LineEditorTests(SynchronousTestCase):
         editor.home()
         self.assertEqual(editor.window(6), (WIDE[:2], 0))
 
+    @settings(deadline=None)
     @given(
         st.text(st.sampled_from("ab \u65e5\u0301\U0001f600"), max_size=30),
         st.lists(st.tuples(st.integers(0, 30), st.integers(1, 20)), max_size=5),
