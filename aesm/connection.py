@@ -193,7 +193,10 @@ class Connection:
 
         @param code: PROTOCOL section 9.
         @param reason: words for the peer.
+        @raise TypeError: the words are no text.
         """
+        if not isinstance(reason, str):
+            raise TypeError(f"a reason is str, not {type(reason).__name__}")
         if self._reason is None:
             self._protocol.close(code, reason)
 

@@ -81,15 +81,20 @@ class Dispatcher:
         self._queue.extend(Packet(time, data) for data in messages.data)
         self._work()
 
-    def lost(self, reason: AESMError) -> None:
+    def stop(self) -> None:
         """
-        Tell the handler that the connection is over; what it has not seen yet
-        was not acknowledged.
-
-        @param reason: why.
+        Hand over nothing more: what the handler has not seen yet was not
+        acknowledged.
         """
         self._over = True
         self._queue.clear()
+
+    def lost(self, reason: AESMError) -> None:
+        """
+        Tell the handler that the connection is over.
+
+        @param reason: why.
+        """
         self._call(self._handler.connectionLost, self._connection, reason)
 
     def _work(self) -> None:

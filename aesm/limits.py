@@ -57,12 +57,12 @@ class TokenBuckets:
         Take one token.
 
         @param host: whose.
-        @param now: seconds, of any clock that never goes back.
+        @param now: seconds, of any clock; one that is set back refuses nobody.
         @return: whether there was one.
         """
         self._sweep(now)
         tokens, since = self._buckets.get(host, (self._size, now))
-        tokens = min(self._size, tokens + (now - since) * self._rate)
+        tokens = min(self._size, tokens + max(0.0, now - since) * self._rate)
         if tokens < 1:
             self._buckets[host] = (tokens, now)
             return False
@@ -76,7 +76,7 @@ class TokenBuckets:
         @param now: seconds.
         """
         fill = self._size / self._rate
-        if now - self._swept >= fill:
+        if abs(now - self._swept) >= fill:
             self._swept = now
             self._buckets = {
                 host: (tokens, since)

@@ -66,6 +66,16 @@ def _quoted(reason: str) -> str:
     return f": {reason!r}" if reason else ""
 
 
+def _cancel(call: IDelayedCall | None) -> None:
+    """
+    Cancel what may be over already.
+
+    @param call: what to cancel, if anything.
+    """
+    if call is not None and call.active():
+        call.cancel()
+
+
 class Messenger:
     """
     What an L{AESMProtocol} tells; one for many connections.
@@ -188,15 +198,16 @@ class AESMProtocol(Protocol):
         @param reason: why, as the transport says.
         """
         for call in (self._heartbeat, self._closeTimer, self._turn):
-            if call is not None and call.active():
-                call.cancel()
+            _cancel(call)
         self._heartbeat = self._closeTimer = self._turn = None
         self._ended = True
         self._writable = False
         self.conversation.session.outbox.drop()
         cause = self._whyLost(None if reason is None else reason.value)
-        self._messenger.lost(self, cause)
+        if self.dispatcher is not None:
+            self.dispatcher.stop()
         self.connection.ended(cause)
+        self._messenger.lost(self, cause)
 
     # IHalfCloseableProtocol
 
@@ -427,9 +438,7 @@ class AESMProtocol(Protocol):
         to look after the peer.
         """
         if self._closeTimer is None:
-            if self._heartbeat is not None:
-                self._heartbeat.cancel()
-                self._heartbeat = None
+            _cancel(self._heartbeat)
             self._closeTimer = self._clock.callLater(CLOSE_TIMEOUT, self._closeTimedOut)
 
     def _closeTimedOut(self) -> None:

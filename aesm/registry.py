@@ -12,7 +12,7 @@ Nothing in here sends or receives.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import ItemsView, Iterator, Mapping, ValuesView
 from threading import Lock
 from typing import TYPE_CHECKING, cast
 
@@ -166,6 +166,18 @@ class Connections(Mapping[Address, "Connection"]):
         List the addresses that are there now.
         """
         return iter(list(self._byAddress))
+
+    def values(self) -> ValuesView[Connection]:
+        """
+        List the connections that are there now.
+        """
+        return dict(self._byAddress).values()
+
+    def items(self) -> ItemsView[Address, Connection]:
+        """
+        List the addresses and connections that are there now.
+        """
+        return dict(self._byAddress).items()
 
     def __len__(self) -> int:
         """

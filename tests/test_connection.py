@@ -701,6 +701,18 @@ class ClosedTests(PairTestCase):
         self.assertIsNone(self.successResultOf(pair.client.close()))
         self.assertEqual(self.closedReason(pair.client).code, 1000)
 
+    def test_wrongReason(self) -> None:
+        """
+        Words that are no text are the caller's error, at once, and change nothing.
+        """
+        pair = self.pair()
+        for wrong in (b"bye", None, 3):
+            words: Any = wrong
+            self.assertRaises(TypeError, pair.client.close, words)
+        sent = pair.client.sendData("x")
+        pair.deliver()
+        self.successResultOf(sent)
+
     def test_repr(self) -> None:
         """
         It shows who is there, and no more.

@@ -12,7 +12,7 @@ from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.logger import LogLevel, capturedLogs
 from zope.interface.verify import verifyObject
 
-from aesm import Connection, Packet
+from aesm import AESMError, Connection, Packet
 from aesm.interfaces import IMessageHandler
 from tests.pairs import PairTestCase, Recorder
 
@@ -221,7 +221,18 @@ class OrderTests(PairTestCase):
         """
         Also when the client's CLOSE came with the packet.
         """
-        handler = Recorder(lambda c, packet: packet.data == "last" and c.abort())
+
+        def react(connection: Connection, packet: Packet) -> None:
+            """
+            Abort at the last.
+
+            @param connection: what to abort.
+            @param packet: what came.
+            """
+            if packet.data == "last":
+                connection.abort()
+
+        handler = Recorder(react)
         pair = self.pair(handler)
         pair.client.sendData("first")
         pair.client.sendData("last")
@@ -322,6 +333,62 @@ class OrderTests(PairTestCase):
         client.abort()
         network.deliver()
         accepted.sendData("x")
+
+
+class LostTests(PairTestCase):
+    """
+    What a handler can do when it is told of the end.
+    """
+
+    def test_over(self) -> None:
+        """
+        The connection is over and not listed any more; what the handler sends to
+        it, and whether it closes it, makes no difference and leaves nothing to do.
+        """
+        test = self
+
+        class Late(Recorder):
+            """
+            A handler that goes on talking.
+            """
+
+            def connectionLost(self, connection: Connection, reason: AESMError) -> None:
+                """
+                Send, and close.
+
+                @param connection: which.
+                @param reason: why.
+                """
+                super().connectionLost(connection, reason)
+                test.assertTrue(connection.isOver)
+                test.assertNotIn(connection.address, server.connections)
+                test.assertClosed(connection.sendData("x"))
+                connection.close()
+                connection.abort()
+
+        handler = Late()
+        network, server = self.serve(handler)
+        for end in ("close", "abort"):
+            getattr(self.join(network), end)()
+            network.deliver()
+            self.assertEqual(handler.names[-2:], ["accepted", "lost"])
+            calls = network.clock.getDelayedCalls()
+            self.assertEqual([c for c in calls if "AESMProtocol" in repr(c)], [])
+
+    def test_unseen(self) -> None:
+        """
+        Packets that it has not seen are not handed over when what it waited for
+        fails because of the end.
+        """
+        handler = Recorder(lambda c, packet: c.sendData("answer"))
+        pair = self.pair(handler)
+        for data in "abc":
+            pair.client.sendData(data)
+        pair.network.links[0].toClient.stalled = True
+        pair.deliver()
+        pair.network.links[0].cut()
+        self.assertEqual(handler.data, ["a"])
+        self.assertEqual(handler.names[-1], "lost")
 
 
 class FailureTests(PairTestCase):

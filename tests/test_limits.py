@@ -65,6 +65,17 @@ class TokenBucketsTests(SynchronousTestCase):
         self.assertFalse(buckets.take("a", 0.0))
         self.assertTrue(buckets.take("b", 0.0))
 
+    def test_setBack(self) -> None:
+        """
+        A clock that is set back refuses nobody, and what is quiet is forgotten.
+        """
+        buckets = TokenBuckets(1)
+        buckets.take("a", 1e9)
+        self.assertTrue(buckets.take("a", 0.0))
+        buckets.take("b", 0.0)
+        buckets.take("c", 20.0)
+        self.assertEqual(list(buckets._buckets), ["c"])
+
     def test_slow(self) -> None:
         """
         However slow the rate, there is one token to begin with.

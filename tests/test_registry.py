@@ -393,6 +393,22 @@ class ConnectionsTests(PairTestCase):
             network.deliver()
         self.assertEqual(len(server.connections), 0)
 
+    def test_goneWhileIterating(self) -> None:
+        """
+        Also those that one has not come to yet.
+        """
+        for view in ("keys", "values", "items"):
+            network, server = self.serve()
+            for _ in range(3):
+                self.join(network)
+            seen = []
+            for item in getattr(server.connections, view)():
+                seen.append(item)
+                for link in network.links:
+                    link.cut()
+            self.assertEqual(len(seen), 3)
+            self.assertEqual(len(server.connections), 0)
+
     def test_notListed(self) -> None:
         """
         To take out what is not listed changes nothing.
