@@ -218,7 +218,7 @@ class ChatOptions(_ClientCommand):
         """
         from twisted.internet import reactor
 
-        from aesm.chatprogram import runChat
+        from aesm.chat.program import runChat
 
         main = partial(
             runChat, reactor, self.endpoint, self["nick"], **self.clientOptions()

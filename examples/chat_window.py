@@ -4,7 +4,7 @@ The chat in a window, with Tk and Twisted in one thread::
     twistd -n aesm --handler chat
     python examples/chat_window.py tcp:127.0.0.1:8765 --nick alice
 
-L{aesm.chatclient} does the work, as it does for C{aesm chat} in a terminal: it
+L{aesm.chat.client} does the work, as it does for C{aesm chat} in a terminal: it
 connects, again whenever the connection is lost, and hands over what others wrote
 as printable lines.  The window only shows them.
 """
@@ -21,7 +21,7 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.task import react
 
 from aesm import PSK, Pinned, PrivateKey, PublicKey, connect
-from aesm.chatclient import ChatClient
+from aesm.chat.client import ChatClient
 from aesm.terminal import escape
 
 MAX_LINES = 2000  # of the transcript
@@ -60,7 +60,7 @@ class ChatWindow:
         self._entry.focus_set()
         root.protocol("WM_DELETE_WINDOW", self.close)
 
-    # aesm.chatclient.Display
+    # aesm.chat.client.Display
 
     def show(self, line: str) -> None:
         """

@@ -4,15 +4,16 @@ What aesm adds to Twisted's plugins.
 
 from twisted.application.service import ServiceMaker
 
+from aesm.endpoints import ClientParser, ServerParser
 from aesm.makers import HandlerMaker
 
 _relay = "each message goes to every other client"
 _echo = "each message goes back to its sender"
 _chat = "people with names chat, in rooms and in private"
 _inbox = "messages stay in the server, for a program that takes them"
-
 service = ServiceMaker("aesm", "aesm.tap", "A server of encrypted messages.", "aesm")
 relay = HandlerMaker("relay", _relay, "aesm.handlers.Relay")
 echo = HandlerMaker("echo", _echo, "aesm.handlers.Echo")
-chat = HandlerMaker("chat", _chat, "aesm.chathandler.ChatHandler")
+chat = HandlerMaker("chat", _chat, "aesm.chat.handler.ChatHandler")
 inbox = HandlerMaker("inbox", _inbox, "aesm.handlers.inbox")
+server, client = ServerParser(), ClientParser()

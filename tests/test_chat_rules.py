@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
-from aesm import AnyServer, chat, connect
-from aesm.chat import HISTORY_BYTES, HISTORY_LINES, MAX_LINE, Chat
-from aesm.chathandler import ChatHandler
-from aesm.chattext import MAX_NAME, foldName, oneLine, sizeOf, tidyName
+from aesm import AnyServer, connect
+from aesm.chat import rules
+from aesm.chat.handler import ChatHandler
+from aesm.chat.rules import HISTORY_BYTES, HISTORY_LINES, MAX_LINE, Chat
+from aesm.chat.text import MAX_NAME, foldName, oneLine, sizeOf, tidyName
 from aesm.connection import Connection
 from aesm.interfaces import IMessageHandler
 from aesm.keys import PrivateKey
@@ -534,7 +535,7 @@ class ChatTests(SynchronousTestCase):
         """
         There are not more than so many rooms.
         """
-        self.patch(chat, "MAX_ROOMS", 3)
+        self.patch(rules, "MAX_ROOMS", 3)
         party = Party("alice", "bob", "carol")
         party.say("alice", "/join one")
         party.say("bob", "/join two")
@@ -548,7 +549,7 @@ class ChatTests(SynchronousTestCase):
         """
         A list names so many; the number says how many there are.
         """
-        self.patch(chat, "MAX_LISTED", 2)
+        self.patch(rules, "MAX_LISTED", 2)
         party = Party("alice", "bob", "carol")
         party.say("carol", "/who")
         self.assertEqual(party.look("carol"), ["who lobby 3: alice bob"])

@@ -1,5 +1,5 @@
 """
-C{twistd aesm --handler chat}: the rules of L{aesm.chat} on a server's
+C{twistd aesm --handler chat}: the rules of L{aesm.chat.rules} on a server's
 connections.
 """
 
@@ -14,7 +14,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from aesm.acknowledgement import Acknowledgement
-from aesm.chat import Chat, Lines
+from aesm.chat.rules import Chat, Lines
 from aesm.errors import AESMError, ConnectionClosed, MessageTooBig
 from aesm.interfaces import IMessageHandler
 

@@ -17,9 +17,9 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from aesm import AnyServer, PrivateKey, connect, listen
-from aesm.chatclient import ChatClient
-from aesm.chathandler import ChatHandler
-from aesm.chatterminal import ChatTerminal, KeyReader, rawTerminal
+from aesm.chat.client import ChatClient
+from aesm.chat.handler import ChatHandler
+from aesm.chat.screen import ChatTerminal, KeyReader, rawTerminal
 from aesm.registry import Connections
 from aesm.testing import MemoryNetwork
 

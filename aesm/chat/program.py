@@ -19,8 +19,8 @@ from twisted.internet.stdio import StandardIO
 from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
 from zope.interface import provider
 
-from aesm.chatclient import ChatClient, ChatView
-from aesm.chatterminal import ChatTerminal, KeyReader, rawTerminal
+from aesm.chat.client import ChatClient, ChatView
+from aesm.chat.screen import ChatTerminal, KeyReader, rawTerminal
 from aesm.client import connect
 from aesm.connection import Connection
 from aesm.errors import AESMError

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from aesm import lineeditor
-from aesm.lineeditor import LineEditor, cellsOf
+import aesm.chat.editor
+from aesm.chat.editor import LineEditor, cellsOf
 
 WIDE = "\u65e5\u672c\u8a9e"  # two columns each
 ACCENT = "q\u0301"  # two characters, one column
@@ -129,7 +129,7 @@ class LineEditorTests(SynchronousTestCase):
         """
         The history is bounded; the newest lines are kept.
         """
-        self.patch(lineeditor, "HISTORY", 2)
+        self.patch(aesm.chat.editor, "HISTORY", 2)
         editor = self.make()
         for line in ("one", "two", "three"):
             editor.insert(line)

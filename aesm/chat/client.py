@@ -25,7 +25,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
-from aesm.chat import DEFAULT_ROOM
+from aesm.chat.rules import DEFAULT_ROOM
 from aesm.connection import Connection
 from aesm.errors import AESMError, ConnectionClosed, HandshakeTimeout, NotAuthorized
 from aesm.terminal import escape

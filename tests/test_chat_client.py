@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.trial.unittest import SynchronousTestCase
 
-from aesm import AnyServer, Connection, Pinned, PrivateKey, chatclient, connect, listen
-from aesm.chatclient import ChatClient, ChatView, Redialler
-from aesm.chathandler import ChatHandler
+from aesm import AnyServer, Connection, Pinned, PrivateKey, connect, listen
+from aesm.chat import client as chatclient
+from aesm.chat.client import ChatClient, ChatView, Redialler
+from aesm.chat.handler import ChatHandler
 from aesm.errors import ConnectionClosed, NotAuthorized, UntrustedServer
 from aesm.registry import Connections
 from aesm.server import Server

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import unicodedata
 
-from aesm.chattext import oneLine, sizeOf
+from aesm.chat.text import oneLine, sizeOf
 
 __all__ = ["HISTORY", "LineEditor", "cellsOf"]
 

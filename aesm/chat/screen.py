@@ -7,7 +7,7 @@ said::
         StandardIO(KeyReader(terminal), reactor=reactor)
 
 C{twisted.conch.insults} tells keys from control sequences and knows those to
-write; the line itself is L{aesm.lineeditor}'s.  It is always one row of the
+write; the line itself is L{aesm.chat.editor}'s.  It is always one row of the
 screen, so that what comes in need not know how the terminal wraps.
 """
 
@@ -27,9 +27,9 @@ from twisted.internet.interfaces import IPushProducer
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from aesm.chat import MAX_LINE
-from aesm.chatclient import ChatClient
-from aesm.lineeditor import LineEditor, cellsOf
+from aesm.chat.client import ChatClient
+from aesm.chat.editor import LineEditor, cellsOf
+from aesm.chat.rules import MAX_LINE
 
 __all__ = ["ChatTerminal", "KeyReader", "rawTerminal"]
 

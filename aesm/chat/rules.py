@@ -9,7 +9,7 @@ and who is told::
     chat.left("one")                              # what the others are told
 
 Members are whatever the caller likes, as long as it can be hashed; for
-L{ChatHandler<aesm.chathandler.ChatHandler>} they are connections.  The format of
+L{ChatHandler<aesm.chat.handler.ChatHandler>} they are connections.  The format of
 the lines is in C{docs/chat.md}: what others wrote is a name, or stands behind the
 first C{": "} of a line, and can hold nothing that would end it.
 """
@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from aesm.chattext import MAX_NAME, foldName, oneLine, sizeOf, tidyName
+from aesm.chat.text import MAX_NAME, foldName, oneLine, sizeOf, tidyName
 
 __all__ = [
     "DEFAULT_ROOM",
