@@ -691,6 +691,21 @@ class CloseTests(SynchronousTestCase):
                 self.assertTrue(side.ended)
                 self.assertEqual(side.peerEnded(), [])
 
+    def test_impatient(self) -> None:
+        """
+        Who closes because of a peer that takes nothing does not wait for it with
+        what it would not take; who closes in order does.
+        """
+        for code, waits in ((1000, True), (1001, True), (1008, False), (4000, False)):
+            client, server = makePair(receiveBuffer=1)
+            for text in ("taken", "never taken"):
+                server.send(text, 1)
+            server.close(code, "done")
+            frames = said(server)
+            self.assertEqual(frames[0], Messages(1, ("taken",), 69, 69))
+            self.assertEqual(frames[1:], [] if waits else [Close(code, "done")])
+            self.assertIs(server.ended, not waits)
+
     def test_crossing(self) -> None:
         """
         Both may close at once, each with its reason.

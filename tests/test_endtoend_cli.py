@@ -18,6 +18,7 @@ import socket
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -393,10 +394,13 @@ class TalkTests(ProcessTestCase):
         """
         It works over UNIX sockets.
         """
-        server = self.twistd("--listen", "unix:socket")
-        line = server.expect(r"aesm connect unix:(\S*socket) --pin (\S+)")
-        endpoint = f"unix:{self.home / 'socket'}"
-        self.assertIn("socket", line[1])
+        # The path of a UNIX socket has at most some hundred bytes.
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        endpoint = f"unix:{folder.name}/socket"
+        server = self.twistd("--listen", endpoint)
+        line = server.expect(r"aesm connect (unix:\S*socket) --pin (\S+)")
+        self.assertEqual(line[1], endpoint)
         one = self.join(server, endpoint, "--pin", line[2])
         two = self.join(server, endpoint)
         one.type("hello\n")

@@ -47,6 +47,7 @@ __all__ = [
 
 CHATTER = 100  # frames that carry nothing, to be tolerated in advance
 MAX_CHATTER_RATE = 20.0  # of them a second
+PATIENT_CODES = (1000, 1001)  # with which a peer that takes nothing is waited for
 NORMAL = 1000  # close codes, PROTOCOL section 9
 NO_CODE = 1005  # never on the wire: the peer ended without a CLOSE, RFC 6455 7.4.1
 
@@ -421,14 +422,16 @@ class Conversation:
 
     def _closeDue(self) -> bool:
         """
-        Tell whether it is time for our CLOSE: what we accepted is sent, and
-        if the peer is waiting for us, it knows what we have of its messages.
+        Tell whether it is time for our CLOSE: what we accepted is sent, or as
+        much of it as the peer takes if we close because of the peer; and if the
+        peer is waiting for us, it knows what we have of its messages.
 
         @return: whether it is.
         """
         outbox, inbox = self.session.outbox, self.session.inbox
         if self.state is _State.CLOSING:
-            return not outbox.unsent
+            patient = self._close[0] in PATIENT_CODES
+            return not (outbox.unsent if patient else outbox.sendable)
         return (
             self.state is _State.PEER_CLOSED
             and inbox.kept == inbox.received
