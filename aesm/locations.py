@@ -24,7 +24,7 @@ def locationOf(endpoint: str) -> str:
     @param endpoint: such as C{"tcp:example.org:8765"}.
     @return: C{"host:port"} (an IPv6 address in brackets), C{"unix:/path"}, or
         the string itself where it dials neither.
-    @see: L{twisted.internet.endpoints.clientFromString}
+    @see: C{twisted.internet.endpoints.clientFromString}
     """
     kind, *fields = _split(endpoint)
     matches = [match for match in map(_NAMED.fullmatch, fields) if match]

@@ -8,19 +8,36 @@ import gc
 import time
 from typing import Any
 
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from twisted.internet.defer import CancelledError, Deferred, ensureDeferred, succeed
 
 from aesm import (
+    Connection,
     ConnectionClosed,
     MessageTooBig,
+    Packet,
     SendBufferFull,
     TamperedRecord,
     Truncated,
 )
 from aesm.core.frames import encodeAck
+from aesm.testing import connectedPair
 from tests.pairs import PairTestCase, Recorder, cancelling
 
 MIB = 1 << 20
+
+STEPS = (  # of L{RandomTests}
+    *("send",) * 3,
+    *("round",) * 4,
+    *("take",) * 2,
+    "stall",
+    "close",
+    "abort",
+    "cut",
+    "second",
+    "corrupt",
+)
 
 
 class SendDataTests(PairTestCase):
@@ -756,3 +773,107 @@ class ClosedTests(PairTestCase):
         pair.accepted.close()
         pair.deliver()
         self.assertEqual(self.successResultOf(collected), ["a", "b"])
+
+
+class RandomTests(PairTestCase):
+    """
+    Whatever two sides and the network do.
+    """
+
+    @settings(max_examples=100, deadline=None, database=None)
+    @given(
+        steps=st.lists(
+            st.tuples(
+                st.sampled_from(STEPS),
+                st.booleans(),
+                st.integers(1, 300),
+            ),
+            max_size=60,
+        ),
+        small=st.booleans(),
+        handled=st.booleans(),
+    )
+    def test_promises(
+        self, steps: list[tuple[str, bool, int]], small: bool, handled: bool
+    ) -> None:
+        """
+        What arrives is what was sent, in order, once; what is acknowledged has
+        arrived; each Deferred fires once; the end of one side becomes the end of
+        the other.
+        """
+        working: list[Deferred[None]] = []
+
+        def react(connection: Connection, packet: Packet) -> Deferred[None]:
+            """
+            Take time.
+
+            @param connection: where.
+            @param packet: what.
+            """
+            working.append(Deferred())
+            return working[-1]
+
+        handler = Recorder(react)
+        pair = connectedPair(
+            handler if handled else None, receiveBuffer=1000 if small else 1 << 20
+        )
+        sides = (pair.client, pair.accepted)
+        sent: tuple[list[str], list[str]] = ([], [])
+        had: tuple[list[str], list[str]] = ([], [])
+        failed: tuple[list[str], list[str]] = ([], [])
+        taken: tuple[list[Any], list[Any]] = ([], [])
+        link = pair.network.links[0]
+
+        def send(side: int, text: str) -> None:
+            """
+            Send, and remember what becomes of it.
+
+            @param side: from where.
+            @param text: what.
+            """
+            sent[side].append(text)
+            sides[side].sendData(text).addCallbacks(
+                lambda _: had[side].append(text), lambda _: failed[side].append(text)
+            )
+
+        for what, second, number in steps:
+            side, pipe = int(second), link.toClient if second else link.toServer
+            match what:
+                case "send":
+                    send(side, f"{len(sent[side])}:".ljust(number, "x"))
+                case "round":
+                    link.deliver(number)
+                case "take" if handled and second:
+                    if working and not working[-1].called:
+                        working[-1].callback(None)
+                case "take" if (packet := sides[side].retrieved.getData()) is not None:
+                    taken[side].append(packet.data)
+                case "stall":
+                    pipe.stalled = not pipe.stalled
+                case "close":
+                    sides[side].close()
+                case "abort":
+                    sides[side].abort()
+                case "cut" if number > 200:
+                    link.cut()
+                case "second":
+                    pair.clock.advance(number / 100)
+                case "corrupt" if number > 200 and pipe.inFlight:
+                    pipe.corrupt()
+        self.takeDown(pair.network, pair.server, taking=False)
+        for side in (0, 1):
+            self.assertTrue(sides[side].isOver)
+            other = 1 - side
+            arrived = taken[other] + [p.data for p in sides[other].retrieved]
+            if handled and other:
+                arrived = handler.data
+                done = sum(deferred.called for deferred in working)
+                self.assertLessEqual(len(had[side]), done)
+            self.assertEqual(arrived, sent[side][: len(arrived)])
+            self.assertEqual(had[side], sent[side][: len(had[side])])
+            self.assertLessEqual(len(had[side]), len(arrived))
+            self.assertEqual(sorted(had[side] + failed[side]), sorted(sent[side]))
+        if handled:
+            self.assertEqual(handler.names.count("accepted"), 1)
+            self.assertEqual(handler.names.count("lost"), 1)
+            self.assertEqual(handler.names[-1], "lost")
