@@ -28,14 +28,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from aesm.core.channel import MAX_PLAINTEXT, Channel, State
-from aesm.core.events import (
-    Data,
-    EndOfStream,
-    Event,
-    Failed,
-    Opened,
-    PeerIdentified,
-)
+from aesm.core.events import Data, EndOfStream, Event, Failed, PeerIdentified
 from aesm.errors import AESMError, HandshakeError, HandshakeTimeout, OfferRefused
 from aesm.keys import PublicKey
 from aesm.rawtransport import abort, closeForWriting, disableNagle
@@ -88,7 +81,7 @@ class SecureProtocol(Protocol):
         self._decision: Deferred[None] | None = None
         self._reason: Failure | None = None
         self._rest: bytes | memoryview = b""  # sealed, more than was taken at once
-        self._queued = 0  # bytes of the stream that were written since a flush
+        self._queued = 0  # bytes that were written since a flush and wait
         self._listening = False  # the peer has said something, and is heard
         self._busy = False  # what is at work will flush when it is done
         self._open = False  # the factory knows that the channel is open
@@ -202,12 +195,13 @@ class SecureProtocol(Protocol):
         @param data: at least one byte.
         """
         self.channel.send(data)
-        self._queued += len(data)
-        if self._queued >= MAX_PLAINTEXT:
-            self.flush()
-        elif not self._busy and self._turn is None:
+        if self._turn is None and not self._busy:
             self._turn = self.clock.callLater(0, self._endTurn)
             self.flush()
+        else:
+            self._queued += len(data)
+            if self._queued >= MAX_PLAINTEXT:
+                self.flush()
 
     def flush(self) -> None:
         """
@@ -215,17 +209,18 @@ class SecureProtocol(Protocol):
         it; then close, if it is time.
         """
         while self.writable and not self.closed:
-            output = self._rest or self.channel.takeOutput()
-            if not output:
-                if self._finishing:
-                    self._close()
-                return
-            self._queued = 0
-            self._rest = b""
+            rest, self._rest = self._rest, b""
+            output = rest or self.channel.takeOutput()
             if len(output) > WRITE_SIZE:
                 self._rest = memoryview(output)[WRITE_SIZE:]
                 output = output[:WRITE_SIZE]
-            self.transport.write(bytes(output))
+            if output:
+                self._queued = 0
+                self.transport.write(bytes(output))
+            if not rest and not self._rest:
+                if self._finishing and self.writable:
+                    self._close()
+                return
 
     def end(self) -> None:
         """
@@ -276,7 +271,10 @@ class SecureProtocol(Protocol):
         wasBusy, self._busy = self._busy, True
         try:
             for event in events:
-                self._actOn(event)
+                if isinstance(event, Data):
+                    self.secureTransport.deliver(event)
+                else:
+                    self._actOn(event)
         except Exception:
             self._broke(Failure())
         finally:
@@ -326,13 +324,11 @@ class SecureProtocol(Protocol):
 
     def _actOn(self, event: Event) -> None:
         """
-        Act on one event.
+        Act on one event that is no data.
 
         @param event: what the channel reports.
         """
         match event:
-            case Data():
-                self.secureTransport.deliver(event)
             case EndOfStream():
                 self._answered = self.channel.state is State.ENDED
                 self.secureTransport.deliver(event)
@@ -340,7 +336,7 @@ class SecureProtocol(Protocol):
                 self.fail(reason)
             case PeerIdentified(publicKey, payload):
                 self._identified(PublicKey(publicKey), payload)
-            case Opened():
+            case _:  # Opened
                 self._opened()
 
     def _identified(self, publicKey: PublicKey, payload: bytes) -> None:

@@ -601,6 +601,9 @@ class DecisionTests(PumpTestCase):
         """
 
         def crash(decision: Deferred[None]) -> None:
+            """
+            Fail.
+            """
             raise ZeroDivisionError
 
         self.decision = Deferred(crash)
@@ -664,6 +667,9 @@ class DecisionTests(PumpTestCase):
         """
 
         def refuse() -> None:
+            """
+            Refuse.
+            """
             raise UntrustedServer("no")
 
         self.clientOwner.decision = refuse
@@ -729,7 +735,7 @@ class StreamTests(PumpTestCase):
         super().setUp()
         self.connect()
         self.written = len(self.rawClient.written)
-        self.transport = cast(SecureTransport, self.clientInner.transport)
+        self.transport = self.clientInner.transport
 
     def sent(self) -> bytes:
         """
@@ -783,6 +789,9 @@ class StreamTests(PumpTestCase):
         pushers: list[Pusher] = []
 
         def push(inner: Recorder) -> None:
+            """
+            Register a producer.
+            """
             pushers.append(Pusher(inner.transport, 10_000, b"x" * 1000))
             pushers[0].begin()
 
@@ -915,6 +924,9 @@ class StreamTests(PumpTestCase):
         """
 
         def useAll(inner: Recorder) -> None:
+            """
+            Use all there is.
+            """
             inner.transport.write(b"too late")
             inner.transport.loseConnection()
 
@@ -942,6 +954,9 @@ class StreamTests(PumpTestCase):
         """
 
         def stop(inner: Recorder) -> None:
+            """
+            Abort.
+            """
             inner.transport.abortConnection()
             inner.transport.write(b"no")
 
@@ -1006,6 +1021,9 @@ class StreamTests(PumpTestCase):
         self.turn()
 
         def crash(inner: Recorder) -> None:
+            """
+            Fail.
+            """
             raise ZeroDivisionError
 
         self.serverInner.actions["data"] = crash
@@ -1019,6 +1037,9 @@ class StreamTests(PumpTestCase):
         """
 
         def crash(inner: Recorder) -> None:
+            """
+            Fail.
+            """
             raise ZeroDivisionError
 
         self.serverInner.actions["gone"] = crash
@@ -1051,6 +1072,9 @@ class OpeningTests(PumpTestCase):
         """
 
         def crash(inner: Recorder) -> None:
+            """
+            Fail.
+            """
             raise ZeroDivisionError
 
         self.serverInner.actions["made"] = crash
@@ -1092,7 +1116,7 @@ class ClosingTests(PumpTestCase):
         """
         super().setUp()
         self.connect()
-        self.transport = cast(SecureTransport, self.clientInner.transport)
+        self.transport = self.clientInner.transport
 
     def test_peerNeverEnds(self) -> None:
         """
@@ -1262,7 +1286,7 @@ class HalfCloseTests(PumpTestCase):
         """
         super().setUp()
         self.connect()
-        self.transport = cast(SecureTransport, self.clientInner.transport)
+        self.transport = self.clientInner.transport
         self.half = cast(HalfRecorder, self.clientInner)
 
     def makeInner(self) -> Recorder:
@@ -1280,7 +1304,7 @@ class HalfCloseTests(PumpTestCase):
         self.turn()
         self.assertEqual(self.half.ends, ["write"])
         self.clock.advance(3600)
-        cast(SecureTransport, self.serverInner.transport).loseWriteConnection()
+        self.serverInner.transport.loseWriteConnection()
         self.assertReasons(error.ConnectionDone, error.ConnectionDone)
         self.assertEqual(self.half.ends, ["write", "read"])
 
@@ -1291,8 +1315,8 @@ class HalfCloseTests(PumpTestCase):
         """
         self.transport.pauseProducing()
         self.serverInner.transport.write(b"answer")
-        cast(SecureTransport, self.serverInner.transport).loseWriteConnection()
-        self.client.transport.resumeProducing()  # type: ignore[attr-defined]
+        self.serverInner.transport.loseWriteConnection()
+        self.rawClient.resumeProducing()
         self.turn()
         self.transport.loseWriteConnection()
         self.turn()
@@ -1308,8 +1332,8 @@ class HalfCloseTests(PumpTestCase):
         """
         self.transport.pauseProducing()
         self.serverInner.transport.write(b"answer")
-        cast(SecureTransport, self.serverInner.transport).loseWriteConnection()
-        self.client.transport.resumeProducing()  # type: ignore[attr-defined]
+        self.serverInner.transport.loseWriteConnection()
+        self.rawClient.resumeProducing()
         self.turn()
         self.transport.resumeProducing()
         self.transport.loseConnection()
@@ -1371,6 +1395,9 @@ class HalfCloseTests(PumpTestCase):
         """
 
         def crash(inner: Recorder) -> None:
+            """
+            Fail.
+            """
             raise ZeroDivisionError
 
         self.half.actions["writeEnd"] = crash
@@ -1392,7 +1419,7 @@ class PlainHalfCloseTests(PumpTestCase):
         It is not told.
         """
         self.connect()
-        cast(SecureTransport, self.clientInner.transport).loseWriteConnection()
+        self.clientInner.transport.loseWriteConnection()
         self.assertReasons(error.ConnectionDone, error.ConnectionDone)
 
 
@@ -1432,6 +1459,9 @@ class PolicyTests(SynchronousTestCase):
         address = memoryPair(Clock())[0].getPeer()
 
         def ask(answer: object) -> Deferred[str | None]:
+            """
+            Ask.
+            """
             return checkClient(self.ask(answer), self.key, address)
 
         self.assertEqual(self.successResultOf(ask("ann")), "ann")
@@ -1448,6 +1478,9 @@ class PolicyTests(SynchronousTestCase):
         """
 
         def ask(answer: object) -> Deferred[None]:
+            """
+            Ask.
+            """
             return checkServer(self.ask(answer), "example.org:1", self.key)
 
         self.assertIsNone(self.successResultOf(ask(True)))

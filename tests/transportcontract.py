@@ -61,7 +61,9 @@ class MemoryTransport:
 
     other: MemoryTransport
 
-    def __init__(self, clock: IReactorTime, host: IAddress, peer: IAddress) -> None:
+    def __init__(
+        self, clock: IReactorTime, host: IPv4Address, peer: IPv4Address
+    ) -> None:
         """
         @param clock: runs the event loop.
         @param host: the address of this end.
@@ -137,13 +139,13 @@ class MemoryTransport:
         self._closing = self._closing or reason
         self._wake()
 
-    def getPeer(self) -> IAddress:
+    def getPeer(self) -> IPv4Address:
         """
         @return: the address of the other end.
         """
         return self._peer
 
-    def getHost(self) -> IAddress:
+    def getHost(self) -> IPv4Address:
         """
         @return: the address of this end.
         """
@@ -387,6 +389,8 @@ class Recorder(Protocol):
     @ivar lost: fires at the first.
     """
 
+    transport: Any  # which has more than ITransport
+
     def __init__(self, **actions: Callable[[Any], object]) -> None:
         """
         @param actions: C{made}, C{data}, C{gone}: called with this protocol when
@@ -430,7 +434,7 @@ class Recorder(Protocol):
         """
         @param reason: why.
         """
-        self.reasons.append(reason.value)
+        self.reasons.append(cast(BaseException, reason.value))
         self.act("gone")
         if len(self.reasons) == 1:
             self.lost.callback(None)
@@ -674,7 +678,7 @@ class TransportContract(TestCase):
         @param protocol: whose.
         """
         if protocol.transport is not None and not protocol.reasons:
-            cast(Any, protocol.transport).abortConnection()
+            protocol.transport.abortConnection()
             await protocol.lost
         self.assertLessEqual(len(protocol.reasons), 1)
 
@@ -699,7 +703,7 @@ class TransportContract(TestCase):
             verifyObject(interface, client.transport)
         for address in (client.transport.getPeer(), client.transport.getHost()):
             verifyObject(IAddress, address)
-        self.assertFalse(cast(Any, client.transport).disconnecting)
+        self.assertFalse(client.transport.disconnecting)
 
     async def test_bytes(self) -> None:
         """
@@ -726,9 +730,9 @@ class TransportContract(TestCase):
         await self.join(client, server)
         for wrong in ("text", None, 5, ["x"]):
             with self.assertRaises(TypeError):
-                client.transport.write(wrong)  # type: ignore[arg-type]
+                client.transport.write(wrong)
         with self.assertRaises(TypeError):
-            client.transport.writeSequence(["text"])  # type: ignore[list-item]
+            client.transport.writeSequence(["text"])
         client.transport.write(b"right")
         await server.has(5)
 
@@ -740,7 +744,7 @@ class TransportContract(TestCase):
         await self.join(client, server)
         client.transport.write(b"x" * BIG)
         client.transport.loseConnection()
-        self.assertTrue(cast(Any, client.transport).disconnecting)
+        self.assertTrue(client.transport.disconnecting)
         await server.lost
         await client.lost
         self.assertEqual(len(server.received), BIG)
@@ -752,6 +756,9 @@ class TransportContract(TestCase):
         """
 
         def sayAndGo(protocol: Recorder) -> None:
+            """
+            Write and close.
+            """
             protocol.transport.write(b"bye")
             protocol.transport.loseConnection()
 
@@ -768,8 +775,11 @@ class TransportContract(TestCase):
         """
 
         def answer(protocol: Recorder) -> None:
+            """
+            Write and close.
+            """
             if self.strict:
-                self.assertFalse(cast(Any, protocol.transport).disconnecting)
+                self.assertFalse(protocol.transport.disconnecting)
             protocol.transport.write(b"enough")
             protocol.transport.loseConnection()
 
@@ -807,7 +817,10 @@ class TransportContract(TestCase):
         self.skipUnlessStrict()
 
         def useAll(protocol: Recorder) -> None:
-            transport = cast(Any, protocol.transport)
+            """
+            Use all there is.
+            """
+            transport = protocol.transport
             transport.write(b"late")
             transport.writeSequence([b"late"])
             transport.loseConnection()
@@ -822,7 +835,7 @@ class TransportContract(TestCase):
         await turns()
         useAll(client)
         stopped = Puller(client.transport, 1, b"late")
-        cast(Any, client.transport).registerProducer(stopped, False)
+        client.transport.registerProducer(stopped, False)
         await turns()
         self.assertEqual((stopped.stopped, stopped.left), (1, 1))
         self.assertDone(client, server)
@@ -840,9 +853,9 @@ class TransportContract(TestCase):
         await client.has(1)
         client.actions["data"] = lambda protocol: self.fail("got bytes")
         server.transport.write(b"too late")
-        cast(Any, client.transport).write(b"x" * BIG)
-        cast(Any, client.transport).abortConnection()
-        cast(Any, client.transport).abortConnection()
+        client.transport.write(b"x" * BIG)
+        client.transport.abortConnection()
+        client.transport.abortConnection()
         self.assertEqual(client.reasons, [])
         await client.lost
         self.assertIsInstance(client.reasons[0], error.ConnectionAborted)
@@ -855,6 +868,9 @@ class TransportContract(TestCase):
         """
 
         def pause(protocol: Recorder) -> None:
+            """
+            Pause.
+            """
             protocol.transport.pauseProducing()
 
         client, server = Recorder(), Recorder(data=pause)
@@ -882,6 +898,9 @@ class TransportContract(TestCase):
         state: list[bool] = [False]
 
         def pause(protocol: Recorder) -> None:
+            """
+            Pause.
+            """
             self.assertFalse(state[0], "got bytes though paused")
             state[0] = True
             protocol.transport.pauseProducing()
@@ -904,6 +923,9 @@ class TransportContract(TestCase):
         """
 
         def pause(protocol: Recorder) -> None:
+            """
+            Pause.
+            """
             protocol.transport.pauseProducing()
 
         client, server = Recorder(), Recorder(made=pause)
@@ -924,6 +946,9 @@ class TransportContract(TestCase):
         """
 
         def pause(protocol: Recorder) -> None:
+            """
+            Pause.
+            """
             protocol.transport.pauseProducing()
 
         client, server = Recorder(), Recorder(made=pause)
@@ -981,7 +1006,7 @@ class TransportContract(TestCase):
         client, server = Recorder(), Recorder()
         await self.join(client, server)
         puller = Puller(client.transport, 50, b"x" * 10_000)
-        cast(Any, client.transport).registerProducer(puller, False)
+        client.transport.registerProducer(puller, False)
         await server.has(500_000)
         await turns()
         self.assertEqual((puller.left, puller.stopped), (0, 0))
@@ -995,7 +1020,7 @@ class TransportContract(TestCase):
         """
         client, server = Recorder(), Recorder()
         await self.join(client, server)
-        transport = cast(Any, client.transport)
+        transport = client.transport
         pusher = Pusher(transport, 0, b"")
         transport.registerProducer(pusher, True)
         with self.assertRaises(RuntimeError):
@@ -1012,7 +1037,7 @@ class TransportContract(TestCase):
         self.skipUnlessStrict()
         client, server = Recorder(), Recorder()
         await self.join(client, server)
-        transport = cast(Any, client.transport)
+        transport = client.transport
         transport.registerProducer(Puller(transport, 50, b"x" * 10_000), False)
         transport.loseConnection()
         await client.lost
@@ -1026,7 +1051,7 @@ class TransportContract(TestCase):
         """
         client, server = Recorder(), Recorder()
         await self.join(client, server)
-        transport = cast(Any, client.transport)
+        transport = client.transport
 
         class Last(Puller):
             """
@@ -1053,7 +1078,7 @@ class TransportContract(TestCase):
         """
         client, server = Recorder(), Recorder()
         await self.join(client, server)
-        transport = cast(Any, client.transport)
+        transport = client.transport
         pusher = Pusher(transport, 0, b"")
         transport.registerProducer(pusher, True)
         server.transport.loseConnection()
@@ -1068,6 +1093,9 @@ class TransportContract(TestCase):
         """
 
         def crash(protocol: Recorder) -> None:
+            """
+            Fail.
+            """
             raise ZeroDivisionError
 
         client, server = Recorder(), Recorder(data=crash)
@@ -1102,7 +1130,7 @@ class TransportContract(TestCase):
         self.skipUnlessHalfCloses()
         client, server = HalfRecorder(), HalfRecorder()
         await self.join(client, server)
-        transport = cast(Any, client.transport)
+        transport = client.transport
         transport.write(b"question" * 10_000)
         transport.loseWriteConnection()
         transport.loseWriteConnection()
@@ -1128,7 +1156,7 @@ class TransportContract(TestCase):
         self.skipUnlessHalfCloses()
         client, server = HalfRecorder(), Recorder()
         await self.join(client, server)
-        cast(Any, client.transport).loseWriteConnection()
+        client.transport.loseWriteConnection()
         await server.lost
         await client.readEnded
         self.assertDone(server)
@@ -1140,13 +1168,16 @@ class TransportContract(TestCase):
         self.skipUnlessHalfCloses()
 
         def answer(protocol: HalfRecorder) -> None:
+            """
+            Write and close.
+            """
             protocol.transport.write(b"got it")
             protocol.transport.loseConnection()
 
         client, server = HalfRecorder(), HalfRecorder(readEnd=answer)
         await self.join(client, server)
         client.transport.write(b"x")
-        cast(Any, client.transport).loseWriteConnection()
+        client.transport.loseWriteConnection()
         await server.lost
         await client.readEnded
         self.assertEqual(bytes(client.received), b"got it")
@@ -1161,11 +1192,14 @@ class TransportContract(TestCase):
         self.skipUnlessHalfCloses()
 
         def crash(protocol: Recorder) -> None:
+            """
+            Fail.
+            """
             raise ZeroDivisionError
 
         client, server = HalfRecorder(), HalfRecorder(readEnd=crash)
         await self.join(client, server)
-        cast(Any, client.transport).loseWriteConnection()
+        client.transport.loseWriteConnection()
         await server.lost
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
         self.assertIsInstance(server.reasons[0], ZeroDivisionError)
