@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import base64
 import getopt
+import shlex
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -24,6 +25,7 @@ from zope.interface import provider
 
 from aesm import __version__
 from aesm.errors import KeyFileError
+from aesm.factory import KEY_FILE
 from aesm.interfaces import ITrustPolicy
 from aesm.keys import PSK, PrivateKey, PublicKey, stateDirectory
 from aesm.program import Program, complain, openStandardFiles
@@ -231,10 +233,14 @@ class KeygenOptions(_Command):
     C{aesm keygen}.
     """
 
-    synopsis = "[FILE]"
+    synopsis = "[FILE] [--next]"
+    optFlags = [
+        ["next", None, "Make the key that a server will have after FILE's: FILE.next."]
+    ]
     longdesc = (
         "Makes a private key in a new file that only you can read, and prints its "
-        "public key.  Without FILE it makes the key that `aesm connect` uses, in the "
+        "public key.  Without FILE it makes the key that `aesm connect` uses (with "
+        "--next, the next one of `twistd aesm`), in the "
         "state directory ($AESM_HOME, else $XDG_STATE_HOME/aesm, else "
         "~/.local/state/aesm)."
     )
@@ -243,9 +249,10 @@ class KeygenOptions(_Command):
         """
         Take the file.
 
-        @param file: its path; None for this user's key.
+        @param file: its path; None for this user's key, or with C{--next} for
+            the server's.
         """
-        self.file = _keyFile(file)
+        self.file = file
 
     def run(self) -> int:
         """
@@ -253,9 +260,19 @@ class KeygenOptions(_Command):
 
         @return: the exit status.
         """
+        path = _keyFile(self.file)
+        if self["next"]:
+            present = stateDirectory() / KEY_FILE if self.file is None else path
+            path = present.with_name(f"{present.name}.next")
         key = PrivateKey.generate()
-        key.save(self.file)
+        key.save(path)
         print(key.publicKey)
+        if self["next"]:
+            complain(
+                "a server announces this key to its clients from its next start on; "
+                "when they have met it, stop the server, `mv "
+                f"{shlex.quote(str(path))} {shlex.quote(str(present))}`, and start it"
+            )
         return 0
 
 

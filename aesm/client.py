@@ -22,6 +22,7 @@ from twisted.internet.interfaces import (
     IStreamClientEndpoint,
 )
 from twisted.internet.protocol import Protocol
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from aesm.connection import Connection
@@ -31,7 +32,7 @@ from aesm.core.hello import ConversationSettings
 from aesm.core.session import Session
 from aesm.core.settings import ChannelSettings
 from aesm.errors import AESMError, HandshakeTimeout, NotAuthorized
-from aesm.interfaces import ITrustPolicy
+from aesm.interfaces import INextKeys, ITrustPolicy
 from aesm.keys import PrivateKey, PublicKey
 from aesm.locations import locationOf, locationOfAddress
 from aesm.options import Path, agent, channelSettings, trustPolicy
@@ -41,6 +42,8 @@ from aesm.registry import addressOf
 from aesm.securefactory import HANDSHAKE_TIMEOUT, SecureFactory, checkServer
 
 __all__ = ["connect"]
+
+_log = Logger(namespace="aesm.client")
 
 NOT_ALLOWED = 1008  # close code, PROTOCOL section 9
 
@@ -178,8 +181,7 @@ class _Attempt(SecureFactory, Messenger):
         @param payload: nothing.
         @return: fires to go on; fails as L{checkServer}.
         """
-        location = self._location or locationOfAddress(secure.transport.getPeer())
-        return checkServer(self._trust, location, publicKey)
+        return checkServer(self._trust, self._where(), publicKey)
 
     def hello(self) -> bytes:
         """
@@ -229,6 +231,17 @@ class _Attempt(SecureFactory, Messenger):
 
         @param protocol: ours.
         """
+        announced = protocol.conversation.session.outbox.peer.nextKey
+        if announced and INextKeys.providedBy(self._trust):
+            try:
+                publicKey = PublicKey.fromText(announced)
+                INextKeys(self._trust).announced(self._where(), publicKey)
+            except (AESMError, ValueError) as error:
+                _log.warn(
+                    "the next key of {location} is not remembered: {error}",
+                    location=self._where(),
+                    error=str(error),
+                )
         self._settle(protocol.connection)
 
     def peerClosed(self, code: int, reason: str) -> AESMError:
@@ -243,7 +256,8 @@ class _Attempt(SecureFactory, Messenger):
         if code != NOT_ALLOWED:
             return closed
         return NotAuthorized(
-            f"{closed}: it does not let our key in; give its operator our public key"
+            f"{closed}: it does not let our public key in; its operator can, with the "
+            f"line '{PublicKey(self._settings.publicKey)} NAME' in its authorized keys"
         )
 
     def lost(self, protocol: AESMProtocol, reason: AESMError) -> None:
@@ -282,8 +296,23 @@ class _Attempt(SecureFactory, Messenger):
         if self._deadline is not None and self._deadline.active():
             self._deadline.cancel()
         result, self._result = self._result, None
-        if result is not None:
-            result.callback(outcome)
+        if result is None:
+            return
+        if isinstance(outcome, Failure) and isinstance(outcome.value, AESMError):
+            said = str(outcome.value)
+            if self._where() not in said:
+                outcome.value.args = (f"{self._where()}: {said}",)
+        result.callback(outcome)
+
+    def _where(self) -> str:
+        """
+        Name the server.
+
+        @return: what was dialled, or where that led.
+        """
+        if self._location is None and self._secure is not None:
+            self._location = locationOfAddress(self._secure.transport.getPeer())
+        return self._location or "the server"
 
     def _cancel(self, result: Deferred[Connection]) -> None:
         """

@@ -37,15 +37,17 @@ from aesm.dispatch import Dispatcher
 from aesm.door import Door, farewell
 from aesm.errors import AESMError, ConnectionClosed, HandshakeError
 from aesm.interfaces import IMessageHandler, IMessageHandlerMaker
-from aesm.keys import PrivateKey, PublicKey
-from aesm.options import Path, agent, channelSettings, clientPolicy
+from aesm.keys import PrivateKey, PublicKey, stateDirectory
+from aesm.options import Path, agent, channelSettings, clientPolicy, nextKeyOf
 from aesm.protocol import AESMProtocol, Messenger
 from aesm.pump import SecureProtocol
+from aesm.rawtransport import HangUp
 from aesm.registry import Address, Connections, addressOf
 from aesm.securefactory import HANDSHAKE_TIMEOUT, SecureFactory
 
 __all__ = ["STOP_DEADLINE", "AESMServerFactory", "Message"]
 
+KEY_FILE = "server.key"  # in the state directory
 MAX_CONNECTIONS = 4096
 MAX_CONNECTIONS_PER_HOST = 1024
 MAX_PENDING = 512  # connections that are not let in yet
@@ -100,6 +102,7 @@ class AESMServerFactory(SecureFactory, Messenger):
         handshakesPerHost: float = HANDSHAKES_PER_HOST,
         perKey: str = "allow",
         handshakeTimeout: float = HANDSHAKE_TIMEOUT,
+        nextKey: PublicKey | None = None,
         **messages: Any,
     ) -> None:
         """
@@ -119,6 +122,9 @@ class AESMServerFactory(SecureFactory, Messenger):
         @param perKey: what a second connection of one key does: C{"allow"},
             C{"replace"} the first, or C{"reject"} it.
         @param handshakeTimeout: seconds from a connection's start to its opening.
+        @param nextKey: the key that this server will have after its present one,
+            announced to clients; without C{key}, the one that
+            L{nextKeyOf<aesm.options.nextKeyOf>} finds in the state directory.
         @param messages: C{maxMessage}, C{heartbeat}, C{sendBuffer} and
             C{receiveBuffer}, as
             L{ConversationSettings<aesm.core.hello.ConversationSettings>}.
@@ -131,9 +137,13 @@ class AESMServerFactory(SecureFactory, Messenger):
 
             reactor = cast(IReactorTime, installed)
         super().__init__(reactor, handshakeTimeout)
-        self._messages = ConversationSettings(agent=agent(), **messages)
         self._settings = channelSettings(
-            "server.key", key=key, name=name, psk=psk, suites=suites
+            KEY_FILE, key=key, name=name, psk=psk, suites=suites
+        )
+        if key is None and nextKey is None:
+            nextKey = nextKeyOf(stateDirectory() / KEY_FILE)
+        self._messages = ConversationSettings(
+            agent=agent(), nextKey="" if nextKey is None else str(nextKey), **messages
         )
         self.publicKey = PublicKey(self._settings.publicKey)
         self.connections = Connections()
@@ -268,7 +278,8 @@ class AESMServerFactory(SecureFactory, Messenger):
         Let a connection begin, unless there are too many.
 
         @param addr: where it comes from.
-        @return: its protocol, or None to close it.
+        @return: its protocol; one that hangs up at once if there are too many,
+            since not every factory around this one knows what to do with None.
         """
         address = addressOf(cast(IAddress, addr), next(self._numbers))
         refusal = self._door.full(address)
@@ -276,7 +287,7 @@ class AESMServerFactory(SecureFactory, Messenger):
             refusal = "the server is stopping"
         if refusal is not None:
             self._record(address, "refused", refusal)
-            return None
+            return HangUp()
         secure = SecureProtocol(self, ServerChannel(self._settings))
         self._guests[secure] = _Guest(address)
         self._pending[secure] = None
@@ -295,12 +306,17 @@ class AESMServerFactory(SecureFactory, Messenger):
 
     def peerBegins(self, secure: SecureProtocol) -> AESMError | None:
         """
-        Take a token for a handshake.
+        Take a token for a handshake.  Only now does a transport behind a
+        forwarder know who speaks (the PROXY protocol).
 
         @param secure: the connection.
         @return: None to go on, or why not to.
         """
-        return self._door.begin(self._guests[secure].address, self.clock.seconds())
+        guest = self._guests[secure]
+        address = addressOf(secure.transport.getPeer(), next(self._numbers))
+        if isinstance(address, tuple):
+            guest.address = address
+        return self._door.begin(guest.address, self.clock.seconds())
 
     def decide(
         self, secure: SecureProtocol, publicKey: PublicKey, payload: bytes

@@ -32,6 +32,7 @@ __all__ = [
     "agent",
     "channelSettings",
     "clientPolicy",
+    "nextKeyOf",
     "trustPolicy",
 ]
 
@@ -82,6 +83,19 @@ def channelSettings(
         psk=psk,
         suites=defaultSuites() if suites is None else tuple(suites),
     )
+
+
+def nextKeyOf(keyFile: Path) -> PublicKey | None:
+    """
+    Look for the key that a server will have after its present one, as
+    C{aesm keygen --next} makes it.
+
+    @param keyFile: the file of its present key.
+    @return: the public half of the key in C{FILE.next}, or None.
+    @raise KeyFileError: that file cannot be used; says why.
+    """
+    path = f"{os.fspath(keyFile)}.next"
+    return PrivateKey.load(path).publicKey if os.path.lexists(path) else None
 
 
 def agent() -> str:

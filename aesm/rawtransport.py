@@ -13,8 +13,9 @@ from twisted.internet.interfaces import (
     ITCPTransport,
     ITransport,
 )
+from twisted.internet.protocol import Protocol
 
-__all__ = ["abort", "closeForWriting", "disableNagle"]
+__all__ = ["HangUp", "abort", "closeForWriting", "disableNagle"]
 
 
 def disableNagle(transport: ITransport) -> None:
@@ -53,3 +54,17 @@ def abort(transport: ITransport) -> None:
         transport.abortConnection()
     else:
         transport.loseConnection()
+
+
+class HangUp(Protocol):
+    """
+    A protocol that hangs up at once.
+    """
+
+    transport: ITransport
+
+    def connectionMade(self) -> None:
+        """
+        Hang up.
+        """
+        abort(self.transport)

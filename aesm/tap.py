@@ -34,6 +34,7 @@ from aesm.errors import KeyFileError
 from aesm.factory import MAX_CONNECTIONS, MAX_CONNECTIONS_PER_HOST, AESMServerFactory
 from aesm.interfaces import IMessageHandlerMaker
 from aesm.keys import PrivateKey
+from aesm.options import nextKeyOf
 from aesm.pump import HANDSHAKE_TIMEOUT
 from aesm.server import Server, listening
 from aesm.terminal import escape
@@ -150,6 +151,7 @@ class Options(usage.Options):
             self.factory = AESMServerFactory(
                 name=self["name"],
                 key=None if key is None else PrivateKey.loadOrCreate(key),
+                nextKey=None if key is None else nextKeyOf(key),
                 psk=self["psk"],
                 # twistd changes its directory later.
                 authorizedKeys=None if clients is None else os.path.abspath(clients),

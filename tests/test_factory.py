@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from unicodedata import category
 
 from twisted.internet import error, reactor
 from twisted.internet.address import IPv4Address, UNIXAddress
 from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.protocol import Protocol
 from twisted.internet.task import Clock
 from twisted.logger import LogLevel, capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
@@ -30,8 +31,9 @@ from aesm.core.frames import FrameType, encodeFrame
 from aesm.door import farewell
 from aesm.errors import ConnectionClosed, HandshakeError, ProtocolError
 from aesm.interfaces import IMessageHandler, IMessageHandlerMaker
+from aesm.memory import MemoryLink
 from aesm.pump import SecureProtocol
-from tests.pairs import SERVER_KEY, PairTestCase, Recorder
+from tests.pairs import SERVER_KEY, PairTestCase, RawClient, Recorder
 
 EVIL = "a\nb\rc\x1b[31m\u2028\u2029\u0085\u202e\0é"
 
@@ -250,17 +252,28 @@ class ActivityTests(PairTestCase):
         Where there are no hosts, connections are numbered, and no host is
         limited.
         """
+        clock = Clock()
         factory = AESMServerFactory(
-            reactor=Clock(),
+            reactor=clock,
             key=SERVER_KEY,
             maxConnectionsPerHost=1,
             handshakesPerHost=0.01,
         )
-        for _ in range(3):
-            secure: Any = factory.buildProtocol(UNIXAddress(None))
-            self.assertIsNone(factory.peerBegins(secure))
-        names = [guest.address for guest in factory._guests.values()]
-        self.assertEqual(names, ["unix-1", "unix-2", "unix-3"])
+        nowhere: Any = UNIXAddress(None)
+        links = [MemoryLink(clock, nowhere, nowhere) for _ in range(3)]
+        for link in links:
+            link.client.protocol = RawClient()
+            link.server.protocol = cast(Protocol, factory.buildProtocol(nowhere))
+            link.server.protocol.makeConnection(link.server)
+            link.client.write(b"\0")
+            link.deliver()
+        names = {str(guest.address) for guest in factory._guests.values()}
+        self.assertEqual(len(names), 3)
+        for name in names:
+            self.assertRegex(name, r"^unix-\d+$")
+        for link in links:
+            link.cut()
+        self.assertEqual(clock.getDelayedCalls(), [])
 
 
 class LimitTests(PairTestCase):
