@@ -322,7 +322,7 @@ class FailureTests(PairTestCase):
         A client that the server does not let in.
         """
         reason = self.refused(NotAuthorized, authorizedKeys=lambda *_: None)
-        self.assertIn("public key", str(reason))
+        self.assertIn("operator", str(reason))
 
     def test_full(self) -> None:
         """
