@@ -70,7 +70,7 @@ class ServerParser:
         @return: the endpoint.
         @raise KeyFileError: a file cannot be used; says why.
         @raise ValueError: the string is wrong; says how to put it right.
-        @see: L{IStreamServerEndpointStringParser.parseStreamServer}
+        @see: C{IStreamServerEndpointStringParser.parseStreamServer}
         """
         endpoint, options = _options(_SERVER, args, kwargs)
 
@@ -107,7 +107,7 @@ class ClientParser:
         @return: the endpoint.
         @raise KeyFileError: a file cannot be used; says why.
         @raise ValueError: the string is wrong; says how to put it right.
-        @see: L{IStreamClientEndpointStringParserWithReactor.parseStreamClient}
+        @see: C{IStreamClientEndpointStringParserWithReactor.parseStreamClient}
         """
         endpoint, options = _options(_CLIENT, args, kwargs)
         knownServers = options.pop("knownServers", None)

@@ -192,7 +192,7 @@ class _ServerEndpoint:
 
         @param protocolFactory: builds what runs inside.
         @return: fires with the port, or fails as the endpoint does.
-        @see: L{IStreamServerEndpoint.listen}
+        @see: C{IStreamServerEndpoint.listen}
         """
         factory = self._makeFactory(protocolFactory)
         listening = maybeDeferred(self._endpoint.listen, factory)
@@ -236,7 +236,7 @@ class _ClientEndpoint:
 
         @param protocolFactory: builds what runs inside.
         @return: as L{wrapClientEndpoint} says.
-        @see: L{IStreamClientEndpoint.connect}
+        @see: C{IStreamClientEndpoint.connect}
         """
         return self._makeFactory(protocolFactory).connect(self._endpoint)
 
