@@ -1,0 +1,182 @@
+"""
+aesm as users have it: C{connect}, C{listen}, C{sendData}, C{sendAll}, a handler
+at the server, C{retrieved} at the client; acknowledged, hybrid handshakes, both
+sides with keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.defer import gatherResults
+from zope.interface import implementer
+
+from aesm import (
+    Connection,
+    ConnectionClosed,
+    IMessageHandler,
+    Packet,
+    Pinned,
+    PrivateKey,
+    connect,
+    listen,
+)
+from benchmarks.command import main
+from benchmarks.peers.onreactor import ReactorPeer, TwistedPeer, reactor
+
+BURST = 131_072  # bytes of messages between two turns of the event loop
+MANY = 1 << 20  # more connections and handshakes than there will be
+
+
+@cache
+def _key(directory: str, name: str) -> PrivateKey:
+    """
+    Load a key.
+    """
+    return PrivateKey.load(Path(directory, name))
+
+
+class Link:
+    """
+    A connection.
+    """
+
+    received: Callable[[bytes], Any]
+
+    def __init__(self, connection: Connection) -> None:
+        """
+        @param connection: the connection.
+        """
+        self.connection = connection
+        self._sendData = connection.sendData
+
+    def send(self, data: bytes) -> None:
+        """
+        Send a message.
+        """
+        self._sendData(data)
+
+    async def read(self) -> None:
+        """
+        Take packets until the end.
+        """
+        retrieved = self.connection.retrieved
+        getData = retrieved.getData
+        try:
+            while True:
+                packet: Packet | None = await retrieved.get()
+                while packet is not None:
+                    self.received(packet.data)
+                    packet = getData()
+        except ConnectionClosed:
+            pass
+
+    async def sendMany(self, data: bytes, count: int) -> None:
+        """
+        Send a message many times, in bursts, while there is room.
+        """
+        send = self._sendData
+        burst = max(1, BURST // len(data))
+        for start in range(0, count, burst):
+            for _ in range(min(burst, count - start)):
+                send(data)
+            await self.connection.drain()
+            await PEER.turn()
+
+    def close(self) -> Any:
+        """
+        Close, and wait for it.
+        """
+        return self.connection.close()
+
+
+@implementer(IMessageHandler)
+class Handler:
+    """
+    Makes links of connections.
+    """
+
+    def __init__(self, accepted: Callable[[Any], None]) -> None:
+        """
+        @param accepted: called with each new link.
+        """
+        self._accepted = accepted
+        self._links: dict[Connection, Link] = {}
+
+    def connectionAccepted(self, connection: Connection) -> None:
+        """
+        A client was let in.
+        """
+        link = self._links[connection] = Link(connection)
+        self._accepted(link)
+
+    def packetReceived(self, connection: Connection, packet: Packet) -> None:
+        """
+        A message came.
+        """
+        self._links[connection].received(packet.data)
+
+    def connectionLost(self, connection: Connection, reason: object) -> None:
+        """
+        A client is gone.
+        """
+        del self._links[connection]
+
+
+class Peer(ReactorPeer):
+    """
+    aesm over TCP.
+    """
+
+    async def listen(self, directory: str, accepted: Callable[[Any], None]) -> int:
+        """
+        Listen.
+
+        @return: the port.
+        """
+        self._server = await listen(
+            reactor,
+            TwistedPeer().serverEndpoint(directory),
+            key=_key(directory, "aesm.key"),
+            handler=Handler(accepted),
+            maxConnections=MANY,
+            maxConnectionsPerHost=MANY,
+            handshakesPerHost=MANY,
+        )
+        return self._server.address[1]
+
+    async def connect(self, directory: str, port: int) -> Any:
+        """
+        Connect, and wait until messages can be sent.
+        """
+        link = Link(
+            await connect(
+                reactor,
+                TwistedPeer().clientEndpoint(directory, port),
+                key=_key(directory, "aesm-client.key"),
+                trust=Pinned(_key(directory, "aesm.key").publicKey),
+            )
+        )
+        self.spawn(link.read())
+        return link
+
+    async def sendAll(self, links: Sequence[Any], data: bytes, count: int) -> None:
+        """
+        Send a message many times to all, in bursts, while there is room.
+        """
+        sendAll = self._server.sendAll
+        burst = max(1, BURST // len(data) // len(links) * 4)
+        for start in range(0, count, burst):
+            for _ in range(min(burst, count - start)):
+                sendAll(data)
+            await gatherResults([link.connection.drain() for link in links])
+            await self.turn()
+
+
+PEER = Peer()
+
+if __name__ == "__main__":
+    main(PEER)

@@ -1,0 +1,273 @@
+"""
+What a message costs, counted instead of timed, so that a busy machine changes
+nothing: Python calls, records, bytes on the wire.
+
+Each bound is the present figure and some slack.  A change that needs more
+should say, with the benchmark, what it gives instead.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface import implementer
+
+from aesm.connection import Connection
+from aesm.core.conversation import Arrived, Conversation
+from aesm.core.events import Data
+from aesm.core.hello import ConversationSettings
+from aesm.core.session import Session
+from aesm.errors import AESMError
+from aesm.interfaces import IMessageHandler
+from aesm.stream import Packet
+from aesm.testing import ConnectedPair, connectedPair
+from tests.helpers import openChannels
+
+COUNT = 1000  # messages in a burst
+MESSAGE = b"m" * 64
+ROOM = 1 << 24  # bytes of messages: more than a burst
+
+
+def pythonCalls(work: Callable[[], object]) -> int:
+    """
+    Count the Python functions that something calls, itself included.
+
+    @param work: what to do.
+    @return: how many calls.
+    """
+    calls = 0
+
+    def count(frame: FrameType, event: str, argument: Any) -> None:
+        """
+        Count one.
+        """
+        nonlocal calls
+        calls += event == "call"
+
+    former = sys.getprofile()
+    sys.setprofile(count)
+    try:
+        work()
+    finally:
+        sys.setprofile(former)
+    return calls
+
+
+def records(wire: bytes) -> list[int]:
+    """
+    Cut the wire into records.
+
+    @param wire: whole records.
+    @return: the length of each record's plaintext.
+    """
+    sizes: list[int] = []
+    while wire:
+        size = int.from_bytes(wire[:2], "big")
+        sizes.append(size - 16)
+        wire = wire[2 + size :]
+    return sizes
+
+
+@implementer(IMessageHandler)
+class Counter:
+    """
+    Counts what comes.
+
+    @ivar count: how many packets.
+    """
+
+    def __init__(self) -> None:
+        """
+        Start at nothing.
+        """
+        self.count = 0
+
+    def connectionAccepted(self, connection: Connection) -> None:
+        """
+        @param connection: ignored.
+        """
+
+    def packetReceived(self, connection: Connection, packet: Packet) -> None:
+        """
+        @param connection: ignored.
+        @param packet: counted.
+        """
+        self.count += 1
+
+    def connectionLost(self, connection: Connection, reason: AESMError) -> None:
+        """
+        @param connection: ignored.
+        @param reason: ignored.
+        """
+
+
+class CoreCostTests(SynchronousTestCase):
+    """
+    Tests for what messages cost in L{aesm.core}.
+    """
+
+    def setUp(self) -> None:
+        """
+        Join two channels and the conversations on them.
+        """
+        self.sender, self.receiver = openChannels()
+        settings = ConversationSettings()
+        here, there = (
+            Conversation(settings, Session(ROOM, ROOM), now=0.0) for _ in range(2)
+        )
+        for conversation in (here, there):
+            conversation.welcome(settings.hello(), "0" * 32)
+            conversation.takeOutput(0, ROOM)
+        self.here, self.there = here, there
+
+    def send(self) -> bytes:
+        """
+        Send a burst.
+
+        @return: what goes over the wire.
+        """
+        for _ in range(COUNT):
+            self.here.send(MESSAGE, 1)
+        self.sender.send(self.here.takeOutput(1, ROOM))
+        return self.sender.takeOutput()
+
+    def receive(self, wire: bytes) -> int:
+        """
+        Receive a burst.
+
+        @param wire: what came.
+        @return: how many messages.
+        """
+        return sum(
+            len(arrived.messages.data)
+            for event in self.receiver.receive(wire)
+            if isinstance(event, Data)
+            for arrived in self.there.receive(event.data, 0.0)
+            if isinstance(arrived, Arrived)
+        )
+
+    def test_sending(self) -> None:
+        """
+        Sending a message takes a handful of calls, and a record for many a few
+        more.
+        """
+        self.assertLess(pythonCalls(self.send) / COUNT, 4)
+
+    def test_receiving(self) -> None:
+        """
+        Receiving takes calls for each record and batch, none for each message.
+        """
+        wire = self.send()
+        received: list[int] = []
+        calls = pythonCalls(lambda: received.append(self.receive(wire)))
+        self.assertEqual(received, [COUNT])
+        self.assertLess(calls, 100)
+
+    def test_records(self) -> None:
+        """
+        What is sent in one turn shares records, filled to the brim.
+        """
+        sizes = records(self.send())
+        self.assertEqual(len(sizes), 2)
+        self.assertEqual(sizes[0], 65519)
+
+    def test_bytes(self) -> None:
+        """
+        A message of a batch takes four bytes more than it has.
+        """
+        wire = self.send()
+        self.assertLess(len(wire) / COUNT, len(MESSAGE) + 4.2)
+
+    def test_bigMessage(self) -> None:
+        """
+        Of a big message hardly more than its own bytes go over the wire, in as
+        few records as it needs.
+        """
+        big = bytes(262144)
+        self.here.send(big, 1)
+        self.sender.send(self.here.takeOutput(1, ROOM))
+        wire = self.sender.takeOutput()
+        self.assertEqual(len(records(wire)), 5)
+        self.assertLess(len(wire) - len(big), 128)
+
+
+class StackCostTests(SynchronousTestCase):
+    """
+    Tests for what messages cost from C{sendData} to who takes them.
+    """
+
+    def send(self, pair: ConnectedPair) -> None:
+        """
+        Send a burst.
+
+        @param pair: from its client.
+        """
+        for _ in range(COUNT):
+            pair.client.sendData(MESSAGE)
+
+    def test_sending(self) -> None:
+        """
+        Nobody waits for these messages: all a call of C{sendData} does is to
+        keep the message.
+        """
+        pair = connectedPair()
+        self.assertLess(pythonCalls(lambda: self.send(pair)) / COUNT, 13)
+
+    def test_handler(self) -> None:
+        """
+        A handler costs a few calls for each message that it is handed.
+        """
+        handler = Counter()
+        pair = connectedPair(handler)
+        self.send(pair)
+        self.assertLess(pythonCalls(pair.deliver) / COUNT, 10)
+        self.assertEqual(handler.count, COUNT)
+
+    def test_stream(self) -> None:
+        """
+        Messages enter a stream together; taking one is a few calls.
+        """
+        pair = connectedPair()
+        self.send(pair)
+        self.assertLess(pythonCalls(pair.deliver) / COUNT, 2)
+        getData = pair.accepted.retrieved.getData
+
+        def take() -> None:
+            """
+            Take all.
+            """
+            while getData() is not None:
+                pass
+
+        self.assertLess(pythonCalls(take) / COUNT, 7)
+
+    def test_oneAcknowledgement(self) -> None:
+        """
+        A burst that arrives in one turn is acknowledged in one record.
+        """
+        pair = connectedPair(Counter())
+        (link,) = pair.network.links
+        for _ in range(COUNT // 2):
+            pair.client.sendData(MESSAGE)
+        pair.clock.advance(0)
+        link.server.receive(ROOM)
+        self.assertEqual(len(records(bytes(link.toClient.inFlight))), 1)
+
+    def test_sendAll(self) -> None:
+        """
+        A message to all costs each of them no more than one that is its own.
+        """
+        pair = connectedPair(Counter())
+
+        def send() -> None:
+            """
+            Send a burst to all.
+            """
+            for _ in range(COUNT):
+                pair.server.sendAll(MESSAGE)
+
+        self.assertLess(pythonCalls(send) / COUNT, 20)
