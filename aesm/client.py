@@ -35,8 +35,9 @@ from aesm.errors import AESMError, HandshakeTimeout, NotAuthorized
 from aesm.interfaces import INextKeys, ITrustPolicy
 from aesm.keys import PrivateKey, PublicKey
 from aesm.locations import locationOf, locationOfAddress
+from aesm.messenger import Messenger
 from aesm.options import Path, agent, channelSettings, trustPolicy
-from aesm.protocol import AESMProtocol, Messenger
+from aesm.protocol import AESMProtocol
 from aesm.pump import SecureProtocol
 from aesm.registry import addressOf
 from aesm.securefactory import HANDSHAKE_TIMEOUT, SecureFactory, checkServer

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress
+from twisted.logger import Logger
 
 from aesm.authorized import AuthorizedKeys
 from aesm.core.frames import encodeClose
@@ -25,7 +26,7 @@ from aesm.core.hello import Hello
 from aesm.errors import AESMError, ConnectionClosed, NotAuthorized, ProtocolError
 from aesm.interfaces import IClientPolicy
 from aesm.keys import PublicKey
-from aesm.limits import Admission, TokenBuckets, hostOf
+from aesm.limits import Admission, TokenBuckets, connectionsPossible, hostOf
 from aesm.protocol import wallClock
 from aesm.securefactory import checkClient
 
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Door", "farewell"]
 
+_log = Logger(namespace="aesm.server")
+
+MAX_CONNECTIONS = 4096
 PER_KEY = ("allow", "replace", "reject")
 
 NOT_ALLOWED = 1008  # close codes, PROTOCOL section 9
@@ -62,7 +66,7 @@ class Door:
         connections: Connections,
         policy: IClientPolicy | None,
         *,
-        maxConnections: int,
+        maxConnections: int | None,
         maxConnectionsPerHost: int,
         handshakesPerHost: float,
         perKey: str,
@@ -70,12 +74,15 @@ class Door:
         """
         @param connections: who is in.
         @param policy: decides on keys; None lets any in.
-        @param maxConnections: connections in all.
+        @param maxConnections: connections in all; None for as many as the limit
+            on open files allows, and no more than 4,096.
         @param maxConnectionsPerHost: connections of one host.
         @param handshakesPerHost: handshakes of one host, a second.
         @param perKey: what a second connection of one key does.
         @raise ValueError: an option has a value that it cannot have.
         """
+        if maxConnections is None:
+            maxConnections = min(MAX_CONNECTIONS, connectionsPossible())
         for option, value in (
             ("maxConnections", maxConnections),
             ("maxConnectionsPerHost", maxConnectionsPerHost),
@@ -86,6 +93,7 @@ class Door:
         if perKey not in PER_KEY:
             raise ValueError(f"perKey must be one of {PER_KEY}, not {perKey!r}")
         self._connections = connections
+        self._maxConnections = maxConnections
         self._policy = policy
         self._perKey = perKey
         self._admission = Admission(maxConnections, maxConnectionsPerHost)
@@ -97,6 +105,19 @@ class Door:
         Whether any key is let in.
         """
         return self._policy is None
+
+    def checkFiles(self) -> None:
+        """
+        Warn if there can be more connections than the limit on open files allows.
+        """
+        possible = connectionsPossible()
+        if self._maxConnections > possible:
+            _log.warn(
+                "maxConnections is {most}, but the limit on open files allows only "
+                "about {possible}: raise it (ulimit -n, LimitNOFILE=)",
+                most=self._maxConnections,
+                possible=possible,
+            )
 
     def full(self, address: Address) -> str | None:
         """

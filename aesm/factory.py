@@ -28,18 +28,28 @@ from twisted.internet.interfaces import (
 from twisted.internet.protocol import Protocol
 
 from aesm.acknowledgement import Refusal, Tally
+from aesm.budget import Budget
 from aesm.connection import Connection
 from aesm.core.conversation import Conversation
+from aesm.core.frames import Messages
 from aesm.core.handshake import ServerChannel
 from aesm.core.hello import ConversationSettings, Hello
 from aesm.core.session import Session
 from aesm.dispatch import Dispatcher
 from aesm.door import Door, farewell
 from aesm.errors import AESMError, ConnectionClosed, HandshakeError
-from aesm.interfaces import IMessageHandler, IMessageHandlerMaker
 from aesm.keys import PrivateKey, PublicKey, stateDirectory
-from aesm.options import Path, agent, channelSettings, clientPolicy, nextKeyOf
-from aesm.protocol import AESMProtocol, Messenger
+from aesm.messenger import Messenger
+from aesm.options import (
+    Path,
+    agent,
+    channelSettings,
+    clientPolicy,
+    messageHandler,
+    nextKeyOf,
+    reactorOr,
+)
+from aesm.protocol import AESMProtocol
 from aesm.pump import SecureProtocol
 from aesm.rawtransport import HangUp
 from aesm.registry import Address, Connections, addressOf
@@ -47,15 +57,16 @@ from aesm.securefactory import HANDSHAKE_TIMEOUT, SecureFactory
 
 __all__ = ["STOP_DEADLINE", "AESMServerFactory", "Message"]
 
+TOTAL_BUFFER = 1 << 30  # bytes of messages, for all connections together
 KEY_FILE = "server.key"  # in the state directory
-MAX_CONNECTIONS = 4096
 MAX_CONNECTIONS_PER_HOST = 1024
 MAX_PENDING = 512  # connections that are not let in yet
 HANDSHAKES_PER_HOST = 100.0  # a second
 MAX_AGENT = 64  # characters of a client's agent to log
 RELOAD_INTERVAL = 2.0  # seconds between looks at the authorized keys
 STOP_DEADLINE = 5.0  # seconds
-GOING_AWAY = 1001  # close code, PROTOCOL section 9
+GOING_AWAY = 1001  # close codes, PROTOCOL section 9
+TRY_AGAIN_LATER = 1013
 
 _T = TypeVar("_T")
 
@@ -97,11 +108,12 @@ class AESMServerFactory(SecureFactory, Messenger):
         suites: Sequence[str] | None = None,
         authorizedKeys: object = None,
         handler: object = None,
-        maxConnections: int = MAX_CONNECTIONS,
+        maxConnections: int | None = None,
         maxConnectionsPerHost: int = MAX_CONNECTIONS_PER_HOST,
         handshakesPerHost: float = HANDSHAKES_PER_HOST,
         perKey: str = "allow",
         handshakeTimeout: float = HANDSHAKE_TIMEOUT,
+        totalBuffer: int = TOTAL_BUFFER,
         nextKey: PublicKey | None = None,
         **messages: Any,
     ) -> None:
@@ -116,12 +128,15 @@ class AESMServerFactory(SecureFactory, Messenger):
             C{checkClient}, or None to let any key in.
         @param handler: an L{IMessageHandler} or an L{IMessageHandlerMaker}; None
             leaves packets in the connections' streams.
-        @param maxConnections: connections in all.
+        @param maxConnections: connections in all; None for as many as the limit
+            on open files allows, and no more than 4,096.
         @param maxConnectionsPerHost: connections of one host, IPv6 by /64.
         @param handshakesPerHost: handshakes of one host, a second.
         @param perKey: what a second connection of one key does: C{"allow"},
             C{"replace"} the first, or C{"reject"} it.
         @param handshakeTimeout: seconds from a connection's start to its opening.
+        @param totalBuffer: bytes of messages to keep for all connections together,
+            unacknowledged or unread.
         @param nextKey: the key that this server will have after its present one,
             announced to clients; without C{key}, the one that
             L{nextKeyOf<aesm.options.nextKeyOf>} finds in the state directory.
@@ -132,11 +147,7 @@ class AESMServerFactory(SecureFactory, Messenger):
         @raise TypeError: an option is of the wrong type, or there is no such.
         @raise ValueError: an option has a value that it cannot have.
         """
-        if reactor is None:
-            from twisted.internet import reactor as installed
-
-            reactor = cast(IReactorTime, installed)
-        super().__init__(reactor, handshakeTimeout)
+        super().__init__(reactorOr(reactor), handshakeTimeout)
         self._settings = channelSettings(
             KEY_FILE, key=key, name=name, psk=psk, suites=suites
         )
@@ -147,6 +158,7 @@ class AESMServerFactory(SecureFactory, Messenger):
         )
         self.publicKey = PublicKey(self._settings.publicKey)
         self.connections = Connections()
+        self.budget = self._budget = Budget(totalBuffer, self.connections)
         self._door = Door(
             self.connections,
             clientPolicy(authorizedKeys),
@@ -155,32 +167,13 @@ class AESMServerFactory(SecureFactory, Messenger):
             handshakesPerHost=handshakesPerHost,
             perKey=perKey,
         )
-        self._handler = self._handlerOf(handler)
+        self._handler = messageHandler(handler, self.connections)
         self._guests: dict[SecureProtocol, _Guest] = {}
         self._pending: dict[SecureProtocol, None] = {}  # not open; oldest first
         self._numbers = count(1)
         self._reload: IDelayedCall | None = None
         self._stopping = False
         self._gone: list[Deferred[None]] = []  # fire when all guests are gone
-
-    def _handlerOf(self, handler: object) -> IMessageHandler | None:
-        """
-        Resolve the C{handler} option.
-
-        @param handler: a handler, a maker of one, or None.
-        @return: the handler, or None.
-        @raise TypeError: it is something else.
-        """
-        if IMessageHandlerMaker.providedBy(handler):
-            handler = IMessageHandlerMaker(handler).makeHandler(self.connections)
-        if handler is None:
-            return None
-        if not IMessageHandler.providedBy(handler):
-            raise TypeError(
-                f"handler must provide IMessageHandler, not {type(handler).__name__}: "
-                "decorate its class with @implementer(IMessageHandler)"
-            )
-        return IMessageHandler(handler)
 
     # What users call
 
@@ -219,13 +212,8 @@ class AESMServerFactory(SecureFactory, Messenger):
             is gone.
         @raise TypeError: C{data} is neither text nor bytes.
         """
-        return Tally(
-            [
-                connection.sendOrClose(data)
-                for connection in list(self.connections.values())
-                if not connection.isOver
-            ]
-        )
+        connections = self.connections.values()
+        return Tally([c.sendOrClose(data) for c in connections if not c.isOver])
 
     def stop(self, reason: str = "", deadline: float = STOP_DEADLINE) -> Deferred[None]:
         """
@@ -263,6 +251,7 @@ class AESMServerFactory(SecureFactory, Messenger):
         Listening begins: look at the authorized keys from now on.
         """
         self._stopping = False
+        self._door.checkFiles()
         self._scheduleReload()
 
     def stopFactory(self) -> None:
@@ -433,6 +422,17 @@ class AESMServerFactory(SecureFactory, Messenger):
                 self._gone.pop().callback(None)
 
     # Messenger
+
+    def arrived(self, protocol: AESMProtocol, messages: Messages) -> None:
+        """
+        Take messages, or close the connection if there is no room for more.
+
+        @param protocol: where they came.
+        @param messages: one or more.
+        """
+        super().arrived(protocol, messages)
+        if self._budget.refuses(protocol.held):
+            protocol.shed(TRY_AGAIN_LATER, "too much is unread")
 
     def lost(self, protocol: AESMProtocol, reason: AESMError) -> None:
         """

@@ -8,11 +8,14 @@ IPv4 address mapped into IPv6 counts as itself.
 
 from __future__ import annotations
 
+import resource
+import sys
 from collections import Counter
 from ipaddress import IPv6Address, ip_address
 
-__all__ = ["Admission", "TokenBuckets", "hostOf"]
+__all__ = ["Admission", "TokenBuckets", "connectionsPossible", "hostOf"]
 
+OTHER_FILES = 64  # that a server has open beside its connections
 BURST_SECONDS = 10  # how long a quiet host saves up its handshakes
 _PREFIX = 64  # bits of an IPv6 address that tell hosts apart
 
@@ -34,6 +37,18 @@ def hostOf(host: str) -> str:
         network = int(address) >> (128 - _PREFIX) << (128 - _PREFIX)
         return f"{IPv6Address(network)}/{_PREFIX}"
     return str(address)
+
+
+def connectionsPossible() -> int:
+    """
+    Tell how many connections the limit on open files allows, some files being
+    in use for other things.
+
+    @return: at least one.
+    """
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = sys.maxsize if soft == resource.RLIM_INFINITY else soft
+    return max(1, most - OTHER_FILES)
 
 
 class TokenBuckets:

@@ -12,19 +12,26 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from zope.interface import implementer
 
 from aesm import __version__
 from aesm.authorized import AuthorizedKeys
 from aesm.core.settings import ChannelSettings, defaultSuites
-from aesm.interfaces import IClientPolicy, ITrustPolicy
+from aesm.interfaces import (
+    IClientPolicy,
+    IMessageHandler,
+    IMessageHandlerMaker,
+    ITrustPolicy,
+)
 from aesm.keys import PSK, PrivateKey, PublicKey, stateDirectory
 from aesm.trust import KnownServers
 
 if TYPE_CHECKING:
-    from twisted.internet.interfaces import IAddress
+    from twisted.internet.interfaces import IAddress, IReactorTime
+
+    from aesm.registry import Connections
 
 __all__ = [
     "ClientCheck",
@@ -32,7 +39,9 @@ __all__ = [
     "agent",
     "channelSettings",
     "clientPolicy",
+    "messageHandler",
     "nextKeyOf",
+    "reactorOr",
     "trustPolicy",
 ]
 
@@ -85,6 +94,19 @@ def channelSettings(
     )
 
 
+def reactorOr(reactor: IReactorTime | None) -> IReactorTime:
+    """
+    Resolve a C{reactor} option.
+
+    @param reactor: what is given, or None for the one that is installed.
+    """
+    if reactor is None:
+        from twisted.internet import reactor as installed
+
+        reactor = cast("IReactorTime", installed)
+    return reactor
+
+
 def nextKeyOf(keyFile: Path) -> PublicKey | None:
     """
     Look for the key that a server will have after its present one, as
@@ -105,6 +127,27 @@ def agent() -> str:
     @return: software and version.
     """
     return f"aesm/{__version__}"
+
+
+def messageHandler(handler: object, connections: Connections) -> IMessageHandler | None:
+    """
+    Resolve a server's C{handler} option.
+
+    @param handler: an L{IMessageHandler}, an L{IMessageHandlerMaker}, or None.
+    @param connections: the server's registry, for a maker.
+    @return: the handler, or None.
+    @raise TypeError: it is something else.
+    """
+    if IMessageHandlerMaker.providedBy(handler):
+        handler = IMessageHandlerMaker(handler).makeHandler(connections)
+    if handler is None:
+        return None
+    if not IMessageHandler.providedBy(handler):
+        raise TypeError(
+            f"handler must provide IMessageHandler, not {type(handler).__name__}: "
+            "decorate its class with @implementer(IMessageHandler)"
+        )
+    return IMessageHandler(handler)
 
 
 def trustPolicy(trust: object) -> ITrustPolicy:

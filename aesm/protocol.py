@@ -35,13 +35,13 @@ from aesm.core.conversation import (
     Event,
     PeerClosed,
 )
-from aesm.core.frames import Messages
 from aesm.dispatch import Dispatcher
-from aesm.errors import AESMError, ConnectionClosed
+from aesm.errors import AESMError, ConnectionClosed, SendBufferFull
+from aesm.messenger import Messenger, quoted
 from aesm.pump import CLOSE_TIMEOUT
 from aesm.transport import SecureTransport
 
-__all__ = ["AESMProtocol", "Messenger", "wallClock"]
+__all__ = ["AESMProtocol", "wallClock"]
 
 LEAST_DELAY = 0.01  # seconds between two looks at a peer
 BUDGET = 262144  # bytes of messages handed to the transport at once
@@ -56,16 +56,6 @@ def wallClock() -> int:
     return time.time_ns() // 1000
 
 
-def _quoted(reason: str) -> str:
-    """
-    Show the words of a CLOSE.
-
-    @param reason: the words; they may be a stranger's.
-    @return: the words with nothing in them that is not printable.
-    """
-    return f": {reason!r}" if reason else ""
-
-
 def _cancel(call: IDelayedCall | None) -> None:
     """
     Cancel what may be over already.
@@ -74,62 +64,6 @@ def _cancel(call: IDelayedCall | None) -> None:
     """
     if call is not None and call.active():
         call.cancel()
-
-
-class Messenger:
-    """
-    What an L{AESMProtocol} tells; one for many connections.
-    """
-
-    def accepted(self, protocol: AESMProtocol) -> None:
-        """
-        The client's server has let it in.
-
-        @param protocol: the client's protocol.
-        """
-
-    def arrived(self, protocol: AESMProtocol, messages: Messages) -> None:
-        """
-        Messages came.
-
-        @param protocol: where.
-        @param messages: one or more.
-        """
-        if protocol.dispatcher is not None:
-            protocol.dispatcher.arrived(messages)
-        else:
-            inbox = protocol.conversation.session.inbox
-            inbox.keep(len(messages.data))
-            protocol.connection.retrieved.extend(messages.micros / 1e6, messages.data)
-
-    def peerClosed(self, code: int, reason: str) -> AESMError:
-        """
-        Say what it means that the peer closes.
-
-        @param code: PROTOCOL section 9.
-        @param reason: the peer's words.
-        @return: the error.
-        """
-        return ConnectionClosed(
-            f"the peer closed the connection (code {code}){_quoted(reason)}",
-            code,
-            reason,
-        )
-
-    def lost(self, protocol: AESMProtocol, reason: AESMError) -> None:
-        """
-        The transport is gone.
-
-        @param protocol: whose.
-        @param reason: why.
-        """
-
-    def finished(self, connection: Connection) -> None:
-        """
-        The connection is gone, and its last packet was taken.
-
-        @param connection: the one.
-        """
 
 
 @implementer(IHalfCloseableProtocol, IPushProducer)
@@ -170,6 +104,8 @@ class AESMProtocol(Protocol):
         self._busy = False  # what is at work will flush when it is done
         self._writable = True
         self._ended = False  # our direction of the stream
+        self._deaf = False  # messages are not taken any more
+        self._held = 0  # what the messenger knows to be held
         self._closing: ConnectionClosed | None = None  # why, if it is we who close
         self._reason: AESMError | None = None
 
@@ -203,6 +139,7 @@ class AESMProtocol(Protocol):
         self._ended = True
         self._writable = False
         self.conversation.session.outbox.drop()
+        self._account(dropped=True)
         cause = self._whyLost(None if reason is None else reason.value)
         if self.dispatcher is not None:
             self.dispatcher.stop()
@@ -254,6 +191,12 @@ class AESMProtocol(Protocol):
         @raise AESMError: as L{Conversation.send}.
         @raise TypeError: it is neither text nor bytes.
         """
+        budget = self._messenger.budget
+        if budget is not None and budget.full and budget.refuses(self.held):
+            raise SendBufferFull(
+                "too much is unacknowledged or unread by all peers together: wait for "
+                "drain(), or raise totalBuffer="
+            )
         count = self.conversation.send(data, self._now())
         if not self._busy and self._turn is None:
             self._turn = self._clock.callLater(0, self._endTurn)
@@ -303,11 +246,30 @@ class AESMProtocol(Protocol):
         """
         if self._closing is None:
             self._closing = ConnectionClosed(
-                f"we closed the connection (code {code}){_quoted(reason)}", code, reason
+                f"we closed the connection (code {code}){quoted(reason)}", code, reason
             )
         self.conversation.close(code, reason)
         self._startCloseTimer()
         self.touch()
+
+    @property
+    def held(self) -> int:
+        """
+        The bytes of messages that are unacknowledged or not done with.
+        """
+        session = self.conversation.session
+        return session.outbox.kept + session.inbox.untaken
+
+    def shed(self, code: int, reason: str) -> None:
+        """
+        Close because there is no room: what still comes is not taken, and so not
+        acknowledged.
+
+        @param code: PROTOCOL section 9.
+        @param reason: words for the peer.
+        """
+        self._deaf = True
+        self.close(code, reason)
 
     def abort(self) -> None:
         """
@@ -341,7 +303,8 @@ class AESMProtocol(Protocol):
         """
         match event:
             case Arrived(messages):
-                self._messenger.arrived(self, messages)
+                if not self._deaf:
+                    self._messenger.arrived(self, messages)
             case Acknowledged():
                 self.connection.acknowledged()
             case Accepted():
@@ -398,6 +361,7 @@ class AESMProtocol(Protocol):
         conversation = self.conversation
         outbox = conversation.session.outbox
         outbox.endTurn()
+        self._account()
         if self._ended or not self._writable:
             return
         output = conversation.takeOutput(self._now(), BUDGET)
@@ -409,6 +373,25 @@ class AESMProtocol(Protocol):
             self.transport.loseWriteConnection()
         elif self._writable and outbox.sendable and self._turn is None:
             self._turn = self._clock.callLater(0, self._endTurn)
+
+    def _account(self, dropped: bool = False) -> None:
+        """
+        Tell what is kept for the peer and for the handler.
+
+        @param dropped: whether that is nothing any more.
+        """
+        budget = self._messenger.budget
+        if budget is None:
+            return
+        session = self.conversation.session
+        held = session.outbox.kept
+        if self.dispatcher is not None:
+            held += session.inbox.untaken
+        if dropped:
+            held = 0
+        if held != self._held:
+            budget.account(held - self._held)
+            self._held = held
 
     def _endTurn(self) -> None:
         """

@@ -11,7 +11,7 @@ Nothing in here sends or receives.
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import ItemsView, Iterator, Mapping, ValuesView
 from threading import Lock
 from typing import TYPE_CHECKING, cast
@@ -105,7 +105,7 @@ class Connections(Mapping[Address, "Connection"]):
         Start with nobody.
         """
         self.lock = Lock()
-        self.arrivals: Arrivals = OrderedDict()
+        self.arrivals: Arrivals = Arrivals()
         self.activityDropped = 0
         self._byAddress: dict[Address, Connection] = {}
         self._byPeer: dict[PublicKey, list[Connection]] = {}
@@ -186,6 +186,13 @@ class Connections(Mapping[Address, "Connection"]):
         return len(self._byAddress)
 
     # What the factory calls
+
+    @property
+    def held(self) -> int:
+        """
+        The bytes of all packets that nobody has taken.
+        """
+        return self.arrivals.held
 
     def add(self, connection: Connection) -> None:
         """

@@ -20,13 +20,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from ipaddress import ip_address
-from typing import cast
 
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.endpoints import clientFromString
 from twisted.internet.interfaces import (
-    IAddress,
     IListeningPort,
     IProtocol,
     IProtocolFactory,
@@ -37,9 +34,10 @@ from twisted.internet.interfaces import (
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from aesm.keys import PrivateKey, PublicKey
-from aesm.locations import locationOf, locationOfAddress
-from aesm.options import Path, channelSettings, clientPolicy, trustPolicy
+from aesm.announce import announce
+from aesm.keys import PrivateKey
+from aesm.locations import locationOf
+from aesm.options import Path, channelSettings, clientPolicy, reactorOr, trustPolicy
 from aesm.securefactory import HANDSHAKE_TIMEOUT, checkTimeout
 from aesm.transport import SecureAddress, SecureTransport
 from aesm.wrapping import ClientFactory, ServerFactory
@@ -88,7 +86,7 @@ def wrapServerEndpoint(
         raise TypeError(f"{endpoint!r} is no IStreamServerEndpoint")
     makeFactory = partial(
         ServerFactory,
-        clock=_clock(reactor),
+        clock=reactorOr(reactor),
         handshakeTimeout=checkTimeout(handshakeTimeout),
         settings=channelSettings(
             "server.key", key=key, name=name, psk=psk, suites=suites
@@ -134,7 +132,7 @@ def wrapClientEndpoint(
     @raise TypeError: an option is of the wrong type.
     @raise ValueError: an option has a value that it cannot have.
     """
-    clock = _clock(reactor)
+    clock = reactorOr(reactor)
     location = None
     if isinstance(endpoint, str):
         location = locationOf(endpoint)
@@ -152,20 +150,6 @@ def wrapClientEndpoint(
         location=location,
     )
     return _ClientEndpoint(IStreamClientEndpoint(endpoint), makeFactory)
-
-
-def _clock(reactor: IReactorTime | None) -> IReactorTime:
-    """
-    Resolve the C{reactor} option.
-
-    @param reactor: keeps time; None for the installed one.
-    @return: what keeps time.
-    """
-    if reactor is None:
-        from twisted.internet import reactor as installed
-
-        return cast(IReactorTime, installed)
-    return reactor
 
 
 @implementer(IStreamServerEndpoint)
@@ -239,36 +223,3 @@ class _ClientEndpoint:
         @see: C{IStreamClientEndpoint.connect}
         """
         return self._makeFactory(protocolFactory).connect(self._endpoint)
-
-
-def announce(address: IAddress, publicKey: PublicKey, isOpen: bool) -> None:
-    """
-    Say what the operator of a server should know.
-
-    @param address: where it listens.
-    @param publicKey: the server's key.
-    @param isOpen: whether any client that finds it is let in.
-    """
-    where = locationOfAddress(address)
-    _log.info(
-        "listening on {address} with the public key {publicKey}",
-        address=where,
-        publicKey=str(publicKey),
-    )
-    if isOpen and not _isLocal(address):
-        _log.warn(
-            "ANYONE who reaches {address} is let in: name the clients' keys with "
-            "authorizedKeys, or share a psk",
-            address=where,
-        )
-
-
-def _isLocal(address: IAddress) -> bool:
-    """
-    Tell whether only this machine can reach an address.
-
-    @param address: where a port listens.
-    @return: whether it is a loopback address, or no network address at all.
-    """
-    host = getattr(address, "host", None)
-    return host is None or ip_address(host.partition("%")[0]).is_loopback

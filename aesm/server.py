@@ -10,7 +10,6 @@ The server: L{listen} puts a factory on an endpoint::
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from ipaddress import ip_address
 from typing import Any
 
 from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
@@ -21,15 +20,13 @@ from twisted.internet.interfaces import (
     IReactorTime,
     IStreamServerEndpoint,
 )
-from twisted.logger import Logger
 
+from aesm.announce import announce
 from aesm.factory import STOP_DEADLINE, AESMServerFactory, Message
 from aesm.keys import PublicKey
 from aesm.registry import Address, Connections
 
 __all__ = ["AESMServerFactory", "Server", "listen", "listening"]
-
-_log = Logger(namespace="aesm.server")
 
 
 class Server:
@@ -125,18 +122,6 @@ def listeningAddress(address: IAddress) -> Address:
     return name.decode(errors="replace") if isinstance(name, bytes) else str(address)
 
 
-def _isLocal(address: Address) -> bool:
-    """
-    Tell whether only this machine can reach an address.
-
-    @param address: where a port listens.
-    @return: whether it is a loopback address or no network address at all.
-    """
-    if not isinstance(address, tuple):
-        return True
-    return ip_address(address[0].partition("%")[0]).is_loopback
-
-
 def listening(factory: AESMServerFactory, ports: Iterable[IListeningPort]) -> Server:
     """
     Put a factory and its ports together, and say what the operator should know.
@@ -145,21 +130,10 @@ def listening(factory: AESMServerFactory, ports: Iterable[IListeningPort]) -> Se
     @param ports: those that listen with it.
     @return: the server.
     """
-    server = Server(factory, list(ports))
-    for address in server.addresses:
-        where = f"{address[0]}:{address[1]}" if isinstance(address, tuple) else address
-        _log.info(
-            "listening on {address} with the public key {publicKey}",
-            address=where,
-            publicKey=str(server.publicKey),
-        )
-        if factory.isOpen and not _isLocal(address):
-            _log.warn(
-                "ANYONE who reaches {address} is let in: name the clients' keys with "
-                "authorizedKeys (--authorized-keys), or share a psk (--psk)",
-                address=where,
-            )
-    return server
+    ports = list(ports)
+    for port in ports:
+        announce(port.getHost(), factory.publicKey, factory.isOpen)
+    return Server(factory, ports)
 
 
 def listen(

@@ -116,7 +116,17 @@ class _Arrival:
         self.count = count
 
 
-Arrivals = OrderedDict[_Arrival, None]
+class Arrivals(OrderedDict[_Arrival, None]):
+    """
+    What came to all streams of a registry and is not taken, in the order of
+    arrival.
+
+    @ivar held: its cost, bytes.
+    """
+
+    held = 0
+
+
 _FINISHED = -1  # instead of a cost: the last packet was taken after the end
 _EMPTY: deque[tuple[float, str | bytes]] = deque(maxlen=0)  # never appended to
 
@@ -243,12 +253,13 @@ class DataStream(Sequence[Packet]):
 
     # What the connection calls
 
-    def extend(self, time: float, data: Sequence[str | bytes]) -> None:
+    def extend(self, time: float, data: Sequence[str | bytes], cost: int) -> None:
         """
         Add packets that came together.
 
         @param time: when they were sent, Unix seconds.
         @param data: at least one message.
+        @param cost: what they cost.
         """
         with self._lock:
             if self._packets is _EMPTY:
@@ -257,6 +268,7 @@ class DataStream(Sequence[Packet]):
             if self._order is not None:
                 arrival = _Arrival(self, len(data))
                 self._order[arrival] = None
+                self._order.held += cost
                 if self._arrivals is None:
                     self._arrivals = deque()
                 self._arrivals.append(arrival)
@@ -293,8 +305,10 @@ class DataStream(Sequence[Packet]):
         """
         packets = self._packets
         pair = packets.pop() if newest else packets.popleft()
+        cost = costOf(pair[1])
         if self._order is not None and self._arrivals is not None:
             arrival = self._arrivals[-1 if newest else 0]
+            self._order.held -= cost
             arrival.count -= 1
             if not arrival.count:
                 (self._arrivals.pop if newest else self._arrivals.popleft)()
@@ -304,7 +318,7 @@ class DataStream(Sequence[Packet]):
             self._arrivals = None
         if self._reason is not None:
             return _newPacket(pair), 0 if packets else _FINISHED
-        self._taken += costOf(pair[1])
+        self._taken += cost
         if self._taken < self._report:
             return _newPacket(pair), 0
         cost, self._taken = self._taken, 0

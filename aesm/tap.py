@@ -30,8 +30,9 @@ from twisted.python import usage
 from twisted.python.failure import Failure
 
 from aesm.core.hello import DEFAULT_HEARTBEAT, DEFAULT_MAX_MESSAGE
+from aesm.door import MAX_CONNECTIONS
 from aesm.errors import KeyFileError
-from aesm.factory import MAX_CONNECTIONS, MAX_CONNECTIONS_PER_HOST, AESMServerFactory
+from aesm.factory import MAX_CONNECTIONS_PER_HOST, AESMServerFactory
 from aesm.interfaces import IMessageHandlerMaker
 from aesm.keys import PrivateKey
 from aesm.options import nextKeyOf
@@ -78,7 +79,13 @@ class Options(usage.Options):
             "again at once.",
         ],
         ["handler", None, "relay", "What to do with messages; see below."],
-        ["max-connections", None, MAX_CONNECTIONS, "Connections in all."],
+        [
+            "max-connections",
+            None,
+            None,
+            "Connections in all. [default: as many as the limit on open files allows, "
+            f"at most {MAX_CONNECTIONS}]",
+        ],
         [
             "max-connections-per-host",
             None,
@@ -145,7 +152,9 @@ class Options(usage.Options):
         """
         key, clients = self["key"], self["authorized-keys"]
         numbers: dict[str, Any] = {
-            _inCode(name): self._number(name) for name in _NUMBERS
+            _inCode(name): self._number(name)
+            for name in _NUMBERS
+            if self[name] is not None
         }
         try:
             self.factory = AESMServerFactory(

@@ -15,6 +15,7 @@ from aesm.core.channel import Channel
 from aesm.core.events import Event, Failed, PeerIdentified
 from aesm.core.handshake import ClientChannel, ServerChannel
 from aesm.core.settings import SUITES, ChannelSettings, defaultSuites, withPSK
+from aesm.stream import DataStream, costOf
 
 CLIENT_KEY = b"\x11" * 32
 SERVER_KEY = b"\x22" * 32
@@ -26,6 +27,17 @@ ALL_HERE = HERE + tuple(map(withPSK, HERE))
 
 # For L{pieces}: sizes that fall before, into and behind most things.
 chunkSizes = st.lists(st.integers(0, 40), min_size=1, max_size=8).filter(any)
+
+
+def bring(stream: DataStream, time: float, data: Sequence[str | bytes]) -> None:
+    """
+    Add packets to a stream, as a connection does.
+
+    @param stream: where to.
+    @param time: when they were sent.
+    @param data: the messages.
+    """
+    stream.extend(time, data, sum(map(costOf, data)))
 
 
 def pieces(data: bytes, sizes: Iterable[int] = (1,)) -> list[bytes]:

@@ -25,6 +25,7 @@ from aesm import bridge as bridgeModule
 from aesm.bridge import Bridge, Reporter, forbidWaiting, theBridge
 from aesm.errors import ConnectionClosed, HandshakeTimeout
 from aesm.stream import DataStream
+from tests.helpers import bring
 
 _T = TypeVar("_T")
 
@@ -382,7 +383,7 @@ class ReporterTests(BridgeCase):
         self.owner = Owner()
         self.reporter = Reporter(self.reactor, cast(Any, self.owner))
         self.stream = DataStream(self.reporter, 1)
-        self.stream.extend(0.0, ["one", "two"])
+        bring(self.stream, 0.0, ["one", "two"])
 
     def test_address(self) -> None:
         """

@@ -697,7 +697,7 @@ class CloseTests(SynchronousTestCase):
         what it would not take; who closes in order does.
         """
         for code, waits in ((1000, True), (1001, True), (1008, False), (4000, False)):
-            client, server = makePair(receiveBuffer=1)
+            _client, server = makePair(receiveBuffer=1)
             for text in ("taken", "never taken"):
                 server.send(text, 1)
             server.close(code, "done")

@@ -499,7 +499,7 @@ class RefusalTests(ProcessTestCase):
         keys.write_text(f"{key.publicKey} alice\n")
         keys.chmod(0o600)
         server, endpoint = self.serve("--authorized-keys", "authorized_keys")
-        self.assertSentence(self.connect(endpoint), "does not let our key in")
+        self.assertSentence(self.connect(endpoint), "does not let our public key in")
         alice = self.join(server, endpoint, "--key", "alice.pem")
         server.expect(r"accepted .* \(alice\)")
         keys.write_text("# nobody\n")

@@ -4,9 +4,21 @@ Tests for L{aesm.limits}.
 
 from __future__ import annotations
 
+import resource
+
+from twisted.internet.task import Clock
+from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
-from aesm.limits import BURST_SECONDS, Admission, TokenBuckets, hostOf
+from aesm.factory import AESMServerFactory
+from aesm.keys import PrivateKey
+from aesm.limits import (
+    BURST_SECONDS,
+    Admission,
+    TokenBuckets,
+    connectionsPossible,
+    hostOf,
+)
 
 
 class HostTests(SynchronousTestCase):
@@ -135,3 +147,52 @@ class AdmissionTests(SynchronousTestCase):
         admission.enter("a")
         admission.leave("a")
         self.assertEqual(admission._hosts["a"], 1)
+
+
+class ConnectionsPossibleTests(SynchronousTestCase):
+    """
+    Tests for L{connectionsPossible}.
+    """
+
+    def limit(self, soft: int) -> None:
+        """
+        Have a limit on open files.
+
+        @param soft: the limit.
+        """
+        self.patch(resource, "getrlimit", lambda what: (soft, soft))
+
+    def test_some(self) -> None:
+        """
+        A few files are left for other things, and at least one for a connection.
+        """
+        for soft, possible in ((1024, 960), (64, 1), (10, 1)):
+            self.limit(soft)
+            self.assertEqual(connectionsPossible(), possible)
+
+    def test_unlimited(self) -> None:
+        """
+        No limit allows any number.
+        """
+        self.limit(resource.RLIM_INFINITY)
+        self.assertGreater(connectionsPossible(), 1 << 40)
+
+    def test_default(self) -> None:
+        """
+        By default a server takes no more connections than there can be files; if
+        it is told to, it warns when it begins to listen.
+        """
+        self.limit(100)
+        factories = [
+            AESMServerFactory(
+                reactor=Clock(), key=PrivateKey.generate(), maxConnections=most
+            )
+            for most in (None, 36, 37)
+        ]
+        found = []
+        for factory in factories:
+            with capturedLogs() as events:
+                factory.startFactory()
+            factory.stopFactory()
+            found.append([event["possible"] for event in events])
+        self.assertEqual(found, [[], [], [36]])

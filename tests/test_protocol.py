@@ -24,7 +24,8 @@ from aesm import (
     Truncated,
 )
 from aesm.core.frames import FrameType, encodeAck, encodeClose, encodeFrame
-from aesm.protocol import AESMProtocol, Messenger, wallClock
+from aesm.messenger import Messenger
+from aesm.protocol import AESMProtocol, wallClock
 from aesm.testing import ConnectedPair
 from tests.pairs import PairTestCase, Recorder
 

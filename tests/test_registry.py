@@ -13,6 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from aesm.keys import PrivateKey
 from aesm.registry import MAX_ACTIVITY, Activity, Connections, Packet, addressOf
 from aesm.stream import Arrivals, DataStream
+from tests.helpers import bring
 from tests.pairs import PairTestCase
 
 NOTHING = (None, Packet(0.0, None))
@@ -269,7 +270,7 @@ class OrdinalTests(PairTestCase):
             stream = DataStream(connection, 1 << 20, self.connections.lock, order)
             streams += [stream]
         for number in range(3000):
-            streams[number % 3].extend(0.0, [str(number)])
+            bring(streams[number % 3], 0.0, [str(number)])
         for number in range(2000):
             self.connections.getDataOrdinal(number % 2 == 0)
             streams[number % 3].getData()

@@ -34,6 +34,7 @@ from twisted.web.static import File
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
+from aesm.announce import announce
 from aesm.core.settings import SUITES
 from aesm.errors import (
     HandshakeError,
@@ -49,7 +50,6 @@ from aesm.keys import PrivateKey, PublicKey
 from aesm.secure import (
     SecureAddress,
     SecureTransport,
-    announce,
     wrapClientEndpoint,
     wrapServerEndpoint,
 )

@@ -13,6 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from aesm.errors import AESMError, ConnectionClosed, ProtocolError, Truncated
 from aesm.stream import DataStream, Packet, closedError, costOf
+from tests.helpers import bring
 from tests.pairs import cancelling
 
 
@@ -54,7 +55,7 @@ def filled(*data: str | bytes) -> DataStream:
     """
     stream = DataStream(FakeOwner(), 1 << 20)
     for number, item in enumerate(data):
-        stream.extend(float(number), [item])
+        bring(stream, float(number), [item])
     return stream
 
 
@@ -148,7 +149,7 @@ class LookTests(SynchronousTestCase):
         for packet in stream:
             seen.append(packet.data)
             stream.getData()
-            stream.extend(9.0, ["new"])
+            bring(stream, 9.0, ["new"])
         self.assertEqual(seen, ["a", "b"])
 
     def test_sequence(self) -> None:
@@ -176,7 +177,7 @@ class GetDataTests(SynchronousTestCase):
         self.assertEqual(stream.getData(), Packet(0.0, "a"))
         self.assertEqual(stream.getData(), Packet(1.0, "b"))
         self.assertIsNone(stream.getData())
-        stream.extend(5.0, ["c"])
+        bring(stream, 5.0, ["c"])
         self.assertEqual(stream.getData(), Packet(5.0, "c"))
 
     def test_empty(self) -> None:
@@ -193,7 +194,7 @@ class GetDataTests(SynchronousTestCase):
         """
         owner = FakeOwner()
         stream = DataStream(owner, 4 * 65 * 2)
-        stream.extend(0.0, ["x"] * 5)
+        bring(stream, 0.0, ["x"] * 5)
         for _ in range(5):
             stream.getData()
         self.assertEqual(owner.taken, [130, 130])
@@ -204,7 +205,7 @@ class GetDataTests(SynchronousTestCase):
         """
         owner = FakeOwner()
         stream = DataStream(owner, 1)
-        stream.extend(0.0, ["x"])
+        bring(stream, 0.0, ["x"])
         stream.getData()
         self.assertEqual(owner.taken, [65])
 
@@ -229,9 +230,9 @@ class GetTests(SynchronousTestCase):
         stream = filled()
         first, second = stream.get(), stream.get()
         self.assertNoResult(first)
-        stream.extend(1.0, ["a"])
+        bring(stream, 1.0, ["a"])
         self.assertNoResult(second)
-        stream.extend(2.0, ["b", "c"])
+        bring(stream, 2.0, ["b", "c"])
         self.assertEqual(self.successResultOf(first), (1.0, "a"))
         self.assertEqual(self.successResultOf(second), (2.0, "b"))
         self.assertEqual([p.data for p in stream], ["c"])
@@ -244,7 +245,7 @@ class GetTests(SynchronousTestCase):
         first, second = stream.get(), stream.get()
         first.cancel()
         self.failureResultOf(first, CancelledError)
-        stream.extend(1.0, ["a", "b"])
+        bring(stream, 1.0, ["a", "b"])
         self.assertEqual(self.successResultOf(second).data, "a")
         self.assertEqual(len(stream), 1)
 
@@ -255,7 +256,7 @@ class GetTests(SynchronousTestCase):
         stream = filled()
         waiting = [stream.get() for _ in range(3)]
         waiting[0].addBoth(cancelling(waiting[1:]))
-        stream.extend(1.0, ["a", "b"])
+        bring(stream, 1.0, ["a", "b"])
         self.assertEqual([p.data for p in stream], ["b"])
         for other in waiting[1:]:
             self.failureResultOf(other, CancelledError)
@@ -290,7 +291,7 @@ class GetTests(SynchronousTestCase):
 
         stream.get().addCallback(more)
         for _ in range(100):
-            stream.extend(0.0, [str(n) for n in range(10)])
+            bring(stream, 0.0, [str(n) for n in range(10)])
         self.assertEqual(len(seen), 1000)
 
     def test_end(self) -> None:
@@ -300,7 +301,7 @@ class GetTests(SynchronousTestCase):
         """
         stream = filled()
         waiting = [stream.get(), stream.get()]
-        stream.extend(0.0, ["a", "b", "c"])
+        bring(stream, 0.0, ["a", "b", "c"])
         stream.end(Truncated("cut off"))
         self.assertEqual([self.successResultOf(d).data for d in waiting], ["a", "b"])
         self.assertEqual(self.successResultOf(stream.get()).data, "c")
@@ -342,9 +343,9 @@ class GetTests(SynchronousTestCase):
 
         stream = Stolen(FakeOwner(), 1000)
         waiting = stream.get()
-        stream.extend(0.0, ["a"])
+        bring(stream, 0.0, ["a"])
         self.assertNoResult(waiting)
-        stream.extend(0.0, ["b"])
+        bring(stream, 0.0, ["b"])
         self.assertEqual(self.successResultOf(waiting).data, "b")
 
 
@@ -377,7 +378,7 @@ class AsyncForTests(SynchronousTestCase):
         for code in (1000, 1001, 1005):
             stream = filled("a")
             collected = self.collect(stream)
-            stream.extend(1.0, ["b"])
+            bring(stream, 1.0, ["b"])
             self.assertNoResult(collected)
             stream.end(ConnectionClosed("closed", code))
             self.assertEqual(self.successResultOf(collected), ["a", "b"])
@@ -407,7 +408,7 @@ class OwnerTests(SynchronousTestCase):
         owner = FakeOwner()
         stream = DataStream(owner, 1)
         if data:
-            stream.extend(0.0, list(data))
+            bring(stream, 0.0, list(data))
         stream.end(AESMError("over"))
         return owner, stream
 
@@ -439,7 +440,7 @@ class OwnerTests(SynchronousTestCase):
         for _ in range(50):
             owner = FakeOwner()
             stream = DataStream(owner, 1000)
-            stream.extend(0.0, [str(n) for n in range(20)])
+            bring(stream, 0.0, [str(n) for n in range(20)])
             seen: list[Any] = []
 
             def empty(stream: DataStream = stream, seen: list[Any] = seen) -> None:

@@ -337,6 +337,13 @@ class Inbox:
             or (self._taken + self.window - self._announcedLimit) * 4 >= self.window
         )
 
+    @property
+    def untaken(self) -> int:
+        """
+        The cost of what came and is not reported as done with.
+        """
+        return self._receivedCost - self._taken
+
     def receive(self, messages: Messages) -> None:
         """
         Count messages that came.

@@ -1,0 +1,55 @@
+"""
+What all connections of a server may keep together.
+
+Each connection has bounds of its own, but thousands of them could reach these
+at once.  When the sum is too large, those that hold more than an equal share
+have to bear it, so that the others need not.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from aesm.registry import Connections
+
+__all__ = ["Budget"]
+
+
+class Budget:
+    """
+    Adds up what is unacknowledged, unhandled and unread.
+
+    @ivar full: whether there was no room left when it was last counted.
+    """
+
+    def __init__(self, bound: int, connections: Connections) -> None:
+        """
+        @param bound: bytes of messages that may be kept.
+        @param connections: the registry, which knows what is unread.
+        @raise ValueError: the bound is not above 0.
+        """
+        if not bound > 0:
+            raise ValueError(f"totalBuffer must be above 0, not {bound}")
+        self.full = False
+        self._bound = bound
+        self._connections = connections
+        self._kept = 0  # unacknowledged or unhandled
+
+    def account(self, more: int) -> None:
+        """
+        Take note of what a connection keeps for its peer and for the handler.
+
+        @param more: bytes more than before, less if negative.
+        """
+        self._kept += more
+        self.full = self._kept + self._connections.held >= self._bound
+
+    def refuses(self, held: int) -> bool:
+        """
+        Tell whether a connection has to bear that there is no room left.
+
+        @param held: bytes that it holds.
+        """
+        self.account(0)
+        return self.full and held * len(self._connections) >= self._bound
