@@ -178,7 +178,7 @@ class EndToEndTests(TestCase):
     Both strings together, over a real socket.
     """
 
-    timeout = 20
+    timeout = 120
 
     async def test_all(self) -> None:
         """

@@ -719,7 +719,7 @@ class ExistingProtocolTests(TestCase):
     Twisted's own protocols run over real sockets as they are.
     """
 
-    timeout = 20
+    timeout = 120
 
     async def listen(self, factory: Any) -> None:
         """
