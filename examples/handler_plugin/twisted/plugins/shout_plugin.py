@@ -1,0 +1,7 @@
+"""
+Tells C{twistd aesm --handler} of L{shout.Shout}, without loading it.
+"""
+
+from aesm.makers import HandlerMaker
+
+shout = HandlerMaker("shout", "text comes back in capitals", "shout.Shout")

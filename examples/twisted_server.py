@@ -1,0 +1,25 @@
+from twisted.internet.defer import Deferred, ensureDeferred
+from twisted.internet.task import react
+from zope.interface import implementer
+
+from aesm import IMessageHandler, listen
+
+
+@implementer(IMessageHandler)
+class Greeter:
+    def connectionAccepted(self, connection):
+        print("here is", connection.address, connection.peer)
+
+    async def packetReceived(self, connection, packet):
+        await connection.sendData(f"you said {packet.data!r}")
+
+    def connectionLost(self, connection, reason):
+        print("gone is", connection.address, reason)
+
+
+async def main(reactor):
+    await listen(reactor, "tcp:8765:interface=127.0.0.1", handler=Greeter())
+    await Deferred()  # until Ctrl-C
+
+
+react(lambda reactor: ensureDeferred(main(reactor)))
