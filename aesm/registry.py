@@ -21,6 +21,7 @@ from twisted.internet.interfaces import IAddress
 from twisted.logger import Logger
 
 from aesm.stream import Arrivals, DataStream, Packet
+from aesm.terminal import escape
 
 if TYPE_CHECKING:
     from aesm.connection import Connection
@@ -41,10 +42,11 @@ def addressOf(address: IAddress, number: int) -> Address:
 
     @param address: the transport's peer.
     @param number: one that no other connection of this process has.
-    @return: C{(host, port)} for TCP, else a string of its own.
+    @return: C{(host, port)} for TCP, else a string of its own.  The host is fit to
+        be shown, whatever a PROXY header says that it is.
     """
     if isinstance(address, IPv4Address | IPv6Address):
-        return (address.host, address.port)
+        return (escape(address.host), address.port)
     kind = "unix" if isinstance(address, UNIXAddress) else "peer"
     return f"{kind}-{number}"
 
