@@ -19,16 +19,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
+from twisted.logger import globalLogPublisher
 from twisted.python import usage
-from zope.interface import provider
 
 from aesm import __version__
 from aesm.errors import KeyFileError
 from aesm.factory import KEY_FILE
 from aesm.interfaces import ITrustPolicy
 from aesm.keys import PSK, PrivateKey, PublicKey, stateDirectory
-from aesm.program import Program, complain, openStandardFiles
+from aesm.program import Program, complain, openStandardFiles, sayTrust
 from aesm.talk import runTalk
 from aesm.terminal import JSON, PLAIN, escape
 from aesm.trust import AnyServer, KnownServers, Pinned
@@ -180,11 +179,11 @@ class ConnectOptions(_ClientCommand):
 
         form = JSON if self["json"] else PLAIN
         main = partial(runTalk, reactor, self.endpoint, form, **self.clientOptions())
-        globalLogPublisher.addObserver(_sayTrust)
+        globalLogPublisher.addObserver(sayTrust)
         try:
             return Program(reactor).run(main)
         finally:
-            globalLogPublisher.removeObserver(_sayTrust)
+            globalLogPublisher.removeObserver(sayTrust)
 
 
 class ChatOptions(_ClientCommand):
@@ -401,17 +400,6 @@ def _keyFile(file: str | None) -> Path:
     @return: the path.
     """
     return stateDirectory() / "client.key" if file is None else Path(file)
-
-
-@provider(ILogObserver)
-def _sayTrust(event: LogEvent) -> None:
-    """
-    Tell the user about first contacts.
-
-    @param event: anything that is logged.
-    """
-    if event.get("log_namespace") == "aesm.trust":
-        complain(formatEvent(event))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -31,6 +31,7 @@ from aesm.protocol import wallClock
 from aesm.securefactory import checkClient
 
 if TYPE_CHECKING:
+    from aesm.connection import Connection
     from aesm.registry import Address, Connections
 
 __all__ = ["Door", "farewell"]
@@ -96,6 +97,7 @@ class Door:
         self._maxConnections = maxConnections
         self._policy = policy
         self._perKey = perKey
+        self._hosts: dict[Connection, str | None] = {}  # of those that are counted
         self._admission = Admission(maxConnections, maxConnectionsPerHost)
         self._handshakes = TokenBuckets(handshakesPerHost)
 
@@ -194,21 +196,23 @@ class Door:
                 raise ConnectionClosed(refusal, TRY_AGAIN_LATER)
         return hello, name
 
-    def enter(self, address: Address) -> None:
+    def enter(self, connection: Connection, address: Address) -> None:
         """
         Count a connection.
 
+        @param connection: the one.
         @param address: where it comes from.
         """
-        self._admission.enter(_hostIn(address))
+        host = self._hosts[connection] = _hostIn(address)
+        self._admission.enter(host)
 
-    def leave(self, address: Address) -> None:
+    def leave(self, connection: Connection) -> None:
         """
         Count a connection no more.
 
-        @param address: where it came from.
+        @param connection: the one.
         """
-        self._admission.leave(_hostIn(address))
+        self._admission.leave(self._hosts.pop(connection))
 
     def reload(self) -> None:
         """

@@ -355,7 +355,7 @@ class AESMServerFactory(SecureFactory, Messenger):
         protocol = AESMProtocol(self, conversation, self.clock)
         connection = guest.connection = protocol.connection = Connection(
             protocol,
-            address=guest.address,
+            address=self.connections.nameFor(guest.address),
             peer=PublicKey(secure.channel.peer),
             peerName=guest.name,
             suite=secure.channel.suite,
@@ -380,7 +380,7 @@ class AESMServerFactory(SecureFactory, Messenger):
         del self._pending[secure]
         guest = self._guests[secure]
         connection = cast(Connection, guest.connection)
-        self._door.enter(connection.address)
+        self._door.enter(connection, guest.address)
         self.connections.add(connection)
         said = cast(Hello, guest.hello).agent[:MAX_AGENT]
         name = f" ({connection.peerName})" if connection.peerName else ""
@@ -453,7 +453,7 @@ class AESMServerFactory(SecureFactory, Messenger):
         @param connection: the one.
         """
         self.connections.discard(connection)
-        self._door.leave(connection.address)
+        self._door.leave(connection)
 
     # Parts
 

@@ -5,7 +5,8 @@ them, and policies of trust.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any
 
 from zope.interface import Attribute, Interface
 
@@ -42,15 +43,17 @@ class IMessageHandler(Interface):
         @param connection: the new connection, ready for C{sendData}.
         """
 
-    def packetReceived(connection: Connection, packet: Packet) -> Deferred[None] | None:
+    def packetReceived(
+        connection: Connection, packet: Packet
+    ) -> Deferred[None] | Coroutine[Deferred[Any], Any, None] | None:
         """
         A message arrived.  Messages of one connection come one at a time and
         in order.
 
         @param connection: where it came from.
         @param packet: time and data.
-        @return: None, or a Deferred: until it fires the message counts as not
-            handled: it is not acknowledged, and the next one waits.
+        @return: None, or a Deferred or coroutine: until it is done the message
+            counts as not handled: it is not acknowledged, and the next one waits.
         """
 
     def connectionLost(connection: Connection, reason: AESMError) -> None:

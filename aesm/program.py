@@ -17,11 +17,13 @@ from types import FrameType
 from typing import Any
 
 from twisted.internet.defer import Deferred
+from twisted.logger import ILogObserver, LogEvent, formatEvent
 from twisted.python.failure import Failure
+from zope.interface import provider
 
 from aesm.terminal import escape
 
-__all__ = ["Program", "complain", "openStandardFiles"]
+__all__ = ["Program", "complain", "openStandardFiles", "sayTrust"]
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 STANDARD_FILES = (0, 1, 2)
@@ -34,6 +36,17 @@ def complain(text: str) -> None:
     @param text: one sentence; whatever it quotes of others is escaped.
     """
     print(f"aesm: {escape(text)}", file=sys.stderr, flush=True)
+
+
+@provider(ILogObserver)
+def sayTrust(event: LogEvent) -> None:
+    """
+    Tell the user about first contacts, as an observer of the log.
+
+    @param event: anything that is logged.
+    """
+    if event.get("log_namespace") == "aesm.trust":
+        complain(formatEvent(event))
 
 
 def openStandardFiles() -> None:

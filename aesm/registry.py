@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import ItemsView, Iterator, Mapping, ValuesView
+from itertools import count
 from threading import Lock
 from typing import TYPE_CHECKING, cast
 
@@ -109,6 +110,7 @@ class Connections(Mapping[Address, "Connection"]):
         self.lock = Lock()
         self.arrivals: Arrivals = Arrivals()
         self.activityDropped = 0
+        self._numbers = count(2)
         self._byAddress: dict[Address, Connection] = {}
         self._byPeer: dict[PublicKey, list[Connection]] = {}
         self._activity: deque[Activity] = deque()
@@ -195,6 +197,20 @@ class Connections(Mapping[Address, "Connection"]):
         The bytes of all packets that nobody has taken.
         """
         return self.arrivals.held
+
+    def nameFor(self, address: Address) -> Address:
+        """
+        Name a connection that is let in.  Two that are open cannot share a name,
+        as they would when one client calls from one port at two ports of ours, or
+        two forwarders name the same client.
+
+        @param address: where it comes from.
+        @return: the same, or a string of its own if an open one has that.
+        """
+        former = self._byAddress.get(address)
+        if former is None or former.isOver:
+            return address
+        return f"{':'.join(map(str, address))}-{next(self._numbers)}"
 
     def add(self, connection: Connection) -> None:
         """

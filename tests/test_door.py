@@ -71,11 +71,12 @@ class DoorTests(SynchronousTestCase):
         """
         door = makeDoor(maxConnections=1)
         self.assertIsNone(door.full(ADDRESS))
-        door.enter(ADDRESS)
+        connection: Any = object()
+        door.enter(connection, ADDRESS)
         self.assertIn("maxConnections", door.full("unix-1") or "")
         error: Any = self.failureResultOf(self.decide(door), ConnectionClosed).value
         self.assertEqual(error.code, 1013)
-        door.leave(ADDRESS)
+        door.leave(connection)
         self.assertIsNone(door.full(ADDRESS))
 
     def test_begin(self) -> None:

@@ -247,6 +247,32 @@ class ActivityTests(PairTestCase):
         self.assertClosed(connecting, 1002)
         self.assertEqual([e.event for e in self.entries(server)], ["refused"])
 
+    def test_sameAddress(self) -> None:
+        """
+        Two connections that come from one address, as at two ports of ours, are
+        both listed, sent to, counted and found by their key; the second has a
+        name of its own.
+        """
+        network, server = self.serve(maxConnectionsPerHost=2)
+        key = PrivateKey.generate()
+        first = self.join(network, host="192.0.2.1", port=5000)
+        second = self.join(network, host="192.0.2.1", port=5000, key=key)
+        self.assertEqual(
+            list(server.connections), [("192.0.2.1", 5000), "192.0.2.1:5000-2"]
+        )
+        sent = server.sendAll("hi")
+        network.deliver()
+        self.assertEqual(self.successResultOf(sent), 2)
+        self.assertEqual([len(first.retrieved), len(second.retrieved)], [1, 1])
+        (found,) = server.connections.byPeer(key.publicKey)
+        self.assertEqual(found.address, "192.0.2.1:5000-2")
+        third = self.connecting(network, host="192.0.2.1", port=5001)
+        network.deliver()
+        self.failureResultOf(third)
+        second.close()
+        network.deliver()
+        self.join(network, host="192.0.2.1", port=5001)
+
     def test_unix(self) -> None:
         """
         Where there are no hosts, connections are numbered, and no host is

@@ -24,7 +24,7 @@ from aesm.chat.screen import ChatTerminal, KeyReader, rawTerminal
 from aesm.client import connect
 from aesm.connection import Connection
 from aesm.errors import AESMError
-from aesm.program import complain
+from aesm.program import complain, sayTrust
 from aesm.stream import Packet
 from aesm.talk import isEndpoint, runTalk
 from aesm.terminal import PLAIN, Form, escape
@@ -47,7 +47,11 @@ async def runChat(reactor: Any, endpoint: str, nick: str, **options: Any) -> int
     """
     if not (os.isatty(0) and os.isatty(1)):
         form = Form(_Lines().show, PLAIN.read)
-        return await runTalk(reactor, endpoint, form, f"/nick {nick}", **options)
+        globalLogPublisher.addObserver(sayTrust)
+        try:
+            return await runTalk(reactor, endpoint, form, f"/nick {nick}", **options)
+        finally:
+            globalLogPublisher.removeObserver(sayTrust)
     if not isEndpoint(reactor, endpoint):
         return 1
 
