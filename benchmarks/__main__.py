@@ -25,7 +25,7 @@ def main() -> None:
     options = _options()
     workloads = [w for w in WORKLOADS if not options.only or w.name in options.only]
     if options.quick:
-        workloads = [workload.divided(QUICK) for workload in workloads]
+        workloads = [w.divided(QUICK) for w in workloads if options.only or not w.huge]
     results = Results(options.peers or list(NAMES), workloads)
     with tempfile.TemporaryDirectory() as directory:
         writeCredentials(Path(directory))

@@ -39,7 +39,7 @@ def draw(results: Results, file: Path) -> None:
     )
     rows = -(-len(shown) // COLUMNS)
     figure, axes = pyplot.subplots(
-        rows, COLUMNS, figsize=(9, 1.9 * rows), sharey=True, squeeze=False
+        rows, COLUMNS, figsize=(9, 2.1 * rows), sharey=True, squeeze=False
     )
     peers = list(reversed(results.peers))
     for axis in axes.flat[len(shown) :]:
@@ -50,7 +50,7 @@ def draw(results: Results, file: Path) -> None:
         bars = axis.barh([NAMES[peer] for peer in peers], ratios, color=colours)
         axis.bar_label(bars, [f" {ratio:.2g}" if ratio else " ?" for ratio in ratios])
         axis.axvline(1, color=NONE, linewidth=0.8, zorder=0)
-        axis.set_title(f"{workload.name}: {workload.text}")
+        axis.set_title(f"{workload.name}\n{workload.text}")
         axis.set_xlim(0, max([*ratios, 1]) * 1.2)
         axis.set_xticks([])
         axis.spines[["top", "right", "bottom"]].set_visible(False)

@@ -114,17 +114,16 @@ class Results:
         @param rounds: how many were run.
         @param quick: whether it was little work.
         """
-        load = " ".join(f"{part:.2f}" for part in os.getloadavg())
+        load = os.getloadavg()[1]
+        notes = [f"{rounds} round{'s' if rounds > 1 else ''}, load average {load:.1f}."]
+        if quick:
+            notes.append("A twentieth of the work (`--quick`): rough figures.")
+        if load > (os.cpu_count() or 1):
+            notes.append("The machine did other work as well: rough figures.")
         text = [
             "# Results",
             "",
-            f"`python -m benchmarks` on {_machine()}; load average at the end {load}; "
-            f"{rounds} round{'s' if rounds > 1 else ''}"
-            + (
-                ", a twentieth of the work (`--quick`): rough figures."
-                if quick
-                else "."
-            ),
+            f"`python -m benchmarks` on {_machine()}. {' '.join(notes)}",
             "",
             ", ".join(f"{name} {version(name)}" for name in _PACKAGES) + ".",
             "",

@@ -10,6 +10,7 @@ __all__ = ["QUICK", "WORKLOADS", "Figure", "Workload"]
 
 QUICK = 20  # --quick divides the work by so much
 LEAST = 10  # times that anything is done
+MANY = 2_000  # connections that --quick still opens
 SHORT_LIST = ("twistedplain", "twistedtls", "aesm")  # where all would take hours
 
 
@@ -57,18 +58,22 @@ class Workload:
     oneCore: bool = False
     peers: tuple[str, ...] = ()
 
+    @property
+    def huge(self) -> bool:
+        """
+        Whether C{--quick} leaves it out: connections are not divided, for with
+        fewer it would be something else.
+        """
+        return self.clients > MANY
+
     def divided(self, by: int) -> Workload:
         """
         Do less of it.
 
         @param by: how many times less.
-        @return: a smaller workload; what needs many clients keeps some.
+        @return: a smaller workload.
         """
-        return replace(
-            self,
-            count=max(LEAST, self.count // by),
-            clients=self.clients if self.clients <= 50 else self.clients // by,
-        )
+        return replace(self, count=max(self.clients, LEAST, self.count // by))
 
 
 _RATE = Figure("rate", "messages/s")

@@ -5,6 +5,7 @@ transport.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from typing import Any
@@ -15,6 +16,13 @@ from twisted.internet.endpoints import TCP4ClientEndpoint, TCP4ServerEndpoint
 from twisted.internet.interfaces import IPushProducer
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.task import deferLater, react
+from twisted.logger import (
+    FilteringLogObserver,
+    LogLevel,
+    LogLevelFilterPredicate,
+    globalLogBeginner,
+    textFileLogObserver,
+)
 from twisted.protocols.basic import Int32StringReceiver
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -33,11 +41,15 @@ class ReactorPeer:
 
     def run(self, main: Coroutine[Any, Any, Any]) -> Any:
         """
-        Run until a coroutine is done.
+        Run until a coroutine is done; log warnings only, and nothing to memory, as
+        Twisted does until logging begins.
 
         @param main: the coroutine.
         @return: its result.
         """
+        warnings = LogLevelFilterPredicate(defaultLogLevel=LogLevel.warn)
+        observer = FilteringLogObserver(textFileLogObserver(sys.stderr), [warnings])
+        globalLogBeginner.beginLoggingTo([observer], redirectStandardIO=False)
         results: list[Any] = []
         with suppress(SystemExit):  # which says that it went well, or why not
             react(lambda _: Deferred.fromCoroutine(main).addCallback(results.append))
