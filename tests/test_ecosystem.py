@@ -1,6 +1,7 @@
 """
 Twisted's own programs and protocols on C{aesm:} endpoints, unchanged: the web server
-of C{twistd} with a client that streams, as processes, and SSH.
+of C{twistd} with a client that streams, as processes, and SSH; and what the
+documents show of streams and of tests.
 
 The processes stay small however much passes through them.
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import signal
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,7 +21,8 @@ from twisted.trial.unittest import TestCase
 
 from aesm.keys import PrivateKey
 from tests.helpers import CLIENT_KEY, SERVER_KEY
-from tests.test_endtoend_cli import TWISTD, Process, ProcessTestCase
+from tests.test_endtoend_cli import KEY, TWISTD, Process, ProcessTestCase
+from tests.test_examples import ROOT, ExampleTestCase
 from tests.transportcontract import Once
 
 CLIENT = PrivateKey(CLIENT_KEY)
@@ -215,3 +218,47 @@ class SSHTests(TestCase):
         """
         with self.assertRaises(self.conch.Refused):
             await self.login(password=b"wrong")
+
+
+class DocumentTests(ExampleTestCase):
+    """
+    The programs of C{docs/streams.md} and C{docs/testing.md} run as they are.
+    """
+
+    def blocks(self, name: str) -> list[str]:
+        """
+        Take the programs out of a document, in order.
+
+        @param name: its file.
+        """
+        text = (ROOT / "docs" / name).read_text("utf-8")
+        blocks = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+        return [block for block in blocks if "import" in block]
+
+    def test_streams(self) -> None:
+        """
+        The client has its answer from the server.
+        """
+        serverText, clientText = self.blocks("streams.md")
+        server = self.program(serverText, 0)
+        port = server.expect(r"listening on 127\.0\.0\.1:(\d+) with")[1]
+        client = self.program(clientText, port)
+        self.assertEqual(client.wait(), 0, client.said())
+        self.assertRegex(client.output, rf"\AHELLO for {KEY}\n\Z")
+        server.process.send_signal(signal.SIGINT)
+        server.wait()
+        self.assertNotIn("Traceback", server.said())
+
+    def test_testing(self) -> None:
+        """
+        The tests of the handler pass, and would not if it were wrong.
+        """
+        handler, tests = self.blocks("testing.md")
+        (self.home / "test_room.py").write_text(tests, "utf-8")
+        right = handler, 0
+        wrong = handler.replace(" has left", " is here"), 1
+        for text, expected in (right, wrong):
+            (self.home / "room.py").write_text(text, "utf-8")
+            run = self.start("-B", "-m", "twisted.trial", "test_room")
+            self.assertEqual(run.wait(), expected, run.said())
+            self.assertIn("Ran 4 tests", run.output)
