@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from aesm.protocol import AESMProtocol
     from aesm.registry import Activity, Connections
     from aesm.server import Server, listen
+    from aesm.service import ClientService
     from aesm.stream import DataStream, Packet
     from aesm.trust import AnyServer, KnownServers, Pinned
 
@@ -95,6 +96,7 @@ _HOMES = {  # module: the public names that it has
     "protocol": ["AESMProtocol"],
     "registry": ["Activity", "Connections"],
     "server": ["Server", "listen"],
+    "service": ["ClientService"],
     "stream": ["DataStream", "Packet"],
     "trust": ["AnyServer", "KnownServers", "Pinned"],
 }
@@ -110,6 +112,7 @@ __all__ = [
     "AuthorizedKeys",
     "Cipher",
     "ClientNetwork",
+    "ClientService",
     "Connection",
     "ConnectionClosed",
     "Connections",

@@ -42,7 +42,7 @@ from aesm import (
     listen,
 )
 from aesm.core.frames import FrameType, encodeClose, encodeFrame
-from aesm.core.handshake import ServerChannel
+from aesm.core.handshake import NoAnswer, ServerChannel
 from aesm.interfaces import ITrustPolicy
 from aesm.options import channelSettings
 from aesm.pump import SecureProtocol
@@ -247,9 +247,9 @@ class FailureTests(PairTestCase):
         """
         Another pre-shared key, or one on the server only.
         """
-        reason = self.refused(NameOrKeyMismatch, {"psk": b"q" * 32}, psk=PSK)
+        reason = self.refused(NoAnswer, {"psk": b"q" * 32}, psk=PSK)
         self.assertIn("psk=", str(reason))
-        reason = self.refused(NameOrKeyMismatch, psk=PSK)
+        reason = self.refused(NoAnswer, psk=PSK)
         self.assertIn("psk=", str(reason))
 
     def test_offer(self) -> None:
@@ -353,7 +353,7 @@ class FailureTests(PairTestCase):
         """
         A server that closes at once.
         """
-        self.assertEqual(type(self.unfriendly(b"", end=True)), NameOrKeyMismatch)
+        self.assertEqual(type(self.unfriendly(b"", end=True)), NoAnswer)
 
     def test_foreign(self) -> None:
         """

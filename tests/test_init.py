@@ -20,6 +20,7 @@ NAMES = {
     "AuthorizedKeys",
     "Cipher",
     "ClientNetwork",
+    "ClientService",
     "Connection",
     "ConnectionClosed",
     "Connections",

@@ -20,7 +20,7 @@ from aesm.errors import (
     OfferRefused,
 )
 
-__all__ = ["MAX_HELLO", "ClientChannel", "ServerChannel"]
+__all__ = ["MAX_HELLO", "ClientChannel", "NoAnswer", "ServerChannel"]
 
 MAX_REASON = 255  # bytes of a refusal's reason, PROTOCOL section 2
 MAX_HELLO = 2048  # bytes of message 3's payload, PROTOCOL section 8
@@ -32,6 +32,13 @@ _FOREIGN = {  # first bytes of protocols that often call at a wrong port
     **{ord(letter): "HTTP" for letter in "GPHODCT"},
     ord("S"): "SSH",
 }
+
+
+class NoAnswer(NameOrKeyMismatch):
+    """
+    The server closed without a word, as one does to which our handshake does not
+    authenticate; but one that stops, or has no room, does so as well.
+    """
 
 
 class ClientChannel(Channel):
@@ -136,11 +143,11 @@ class ClientChannel(Channel):
                 "the connection was lost in the middle of the handshake; try again"
             )
         if self._settings.psk is not None:
-            return NameOrKeyMismatch(
+            return NoAnswer(
                 "the server closed the connection without an answer: most likely its "
                 "psk= or name= differs from ours; give both sides the same"
             )
-        return NameOrKeyMismatch(
+        return NoAnswer(
             "the server closed the connection without an answer: it may need a psk=, "
             "take no more connections, or speak another protocol; its log says why"
         )

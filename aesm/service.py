@@ -1,0 +1,500 @@
+"""
+A client that stays: L{ClientService} keeps a connection to a server up, and makes
+it again when it is lost::
+
+    service = ClientService("tcp:example.org:8765", trust=Pinned(publicKey))
+    service.setServiceParent(application)        # or: service.startService()
+    service.sendData("hello")                    # goes out once there is a connection
+    packet = await service.retrieved.get()       # of whichever connection
+
+When to try again is left to Twisted's own service of that name; here is which
+failures are worth it, and what to do with messages meanwhile.  Sessions are not
+resumed: a message whose connection breaks before the server acknowledged it fails,
+and may or may not have arrived.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any, cast
+
+from twisted.application.internet import ClientService as Keeper
+from twisted.application.internet import backoffPolicy
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.endpoints import clientFromString
+from twisted.internet.interfaces import (
+    IProtocol,
+    IProtocolFactory,
+    IReactorTime,
+    IStreamClientEndpoint,
+    ITransport,
+)
+from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from aesm.acknowledgement import LazyDeferred, Refusal
+from aesm.client import connect
+from aesm.connection import NORMAL, Connection
+from aesm.core.handshake import NoAnswer
+from aesm.core.hello import ConversationSettings
+from aesm.errors import (
+    AESMError,
+    ConnectionClosed,
+    KeyFileError,
+    NameOrKeyMismatch,
+    NotAuthorized,
+    OfferRefused,
+    SendBufferFull,
+    UntrustedServer,
+)
+from aesm.joined import JoinedStream
+from aesm.options import reactorOr, trustPolicy
+from aesm.stream import closedError, costOf
+
+__all__ = ["ClientService", "mayPass"]
+
+STABLE = 30.0  # seconds after which a connection counts as a success
+TAKEN_OVER = 4001  # close code, PROTOCOL section 9
+
+_MAY_PASS: dict[type[BaseException], bool] = {  # the nearest base class decides
+    Exception: True,
+    NotAuthorized: False,  # also later, when a key is revoked
+    UntrustedServer: False,
+    OfferRefused: False,
+    NameOrKeyMismatch: False,
+    NoAnswer: True,  # a server that stops, or is full, does that as well
+    KeyFileError: False,
+    TypeError: False,  # options that connect() does not take
+    ValueError: False,
+}
+
+
+def mayPass(reason: BaseException) -> bool:
+    """
+    Tell whether trying again may mend a failure.
+
+    @param reason: why there is no connection, or none any more.
+    @return: False for those that people have to mend, and where a newer
+        connection has taken this one's place (code 4001): two programs with one
+        key would take it from each other for ever.  A client that was too slow
+        (4000) may be faster the next time.
+    """
+    if isinstance(reason, ConnectionClosed) and reason.code == TAKEN_OVER:
+        return False
+    return next(_MAY_PASS[kind] for kind in type(reason).__mro__ if kind in _MAY_PASS)
+
+
+class ClientService(Service):
+    """
+    Keeps a connection to a server up.
+
+    It goes on trying, with delays that grow until a connection has lived for 30
+    seconds.  At a failure that will not pass by itself (L{mayPass}) it stops and
+    says why: in the log, and to all who wait.
+
+    All of it is for the reactor's thread.
+
+    @ivar retrieved: what came from the server, over any connection, and nobody
+        has taken yet.  A service that is started again has a new one.
+    """
+
+    _log = Logger(namespace="aesm.service")
+
+    def __init__(
+        self,
+        endpoint: str | IStreamClientEndpoint,
+        *,
+        reactor: IReactorTime | None = None,
+        retryPolicy: Callable[[int], float] | None = None,
+        trust: object = None,
+        maxMessage: int = ConversationSettings.maxMessage,
+        heartbeat: float = ConversationSettings.heartbeat,
+        sendBuffer: int = ConversationSettings.sendBuffer,
+        receiveBuffer: int = ConversationSettings.receiveBuffer,
+        **options: Any,
+    ) -> None:
+        """
+        @param endpoint: a Twisted client endpoint, or its string.
+        @param reactor: the reactor; None for the one that is installed.
+        @param retryPolicy: gives the seconds to wait after so many failures in a
+            row; None for Twisted's C{backoffPolicy()}.
+        @param trust: as L{connect} takes it.
+        @param maxMessage: as L{ConversationSettings}.
+        @param heartbeat: as L{ConversationSettings}.
+        @param sendBuffer: as L{ConversationSettings}; also the bound of what
+            waits for a connection.
+        @param receiveBuffer: as L{ConversationSettings}; what is unread of former
+            connections leaves less for the next.
+        @param options: more options of L{connect}.  Files are read, and these
+            checked, when it connects.
+        @raise TypeError: an option is of the wrong type.
+        @raise ValueError: an option has a value that it cannot have.
+        """
+        ConversationSettings(maxMessage, heartbeat, sendBuffer, receiveBuffer)
+        if trust is not None:
+            trustPolicy(trust)
+        self._clock = reactorOr(reactor)
+        if isinstance(endpoint, str):
+            clientFromString(self._clock, endpoint)
+        self.retrieved = JoinedStream()
+        self._endpoint = endpoint
+        self._sendBuffer = sendBuffer
+        self._receiveBuffer = receiveBuffer
+        self._options = {
+            **options,
+            "trust": trust,
+            "maxMessage": maxMessage,
+            "heartbeat": heartbeat,
+            "sendBuffer": sendBuffer,
+        }
+        self._policy = backoffPolicy() if retryPolicy is None else retryPolicy
+        self._failures = 0  # in a row, and connections that did not last
+        self._connection: Connection | None = None
+        self._reason: Exception | None = None  # why it stopped
+        self._held: deque[_Held] = deque()
+        self._heldCost = 0
+        self._waiting: dict[Deferred[Connection], int | None] = {}
+        self._keeper = Keeper(
+            _AcceptedEndpoint(self),
+            Factory.forProtocol(Protocol),
+            retryPolicy=self._delay,
+            clock=self._clock,
+        )
+
+    # What users call
+
+    def sendData(self, data: str | bytes | bytearray | memoryview) -> Deferred[None]:
+        """
+        Send a message, or keep it until there is a connection.
+
+        @param data: C{str} for a TEXT message, bytes for a BINARY one.
+        @return: as L{Connection.sendData}.  Fails with L{ConnectionClosed} if the
+            connection that it was sent over broke before the server acknowledged
+            it: it may or may not have arrived, and is not sent again.  Fails so,
+            too, if the service stops before it was sent, and with
+            L{SendBufferFull}, before it is accepted, if more than C{sendBuffer}
+            waits for a connection.
+        @raise TypeError: C{data} is neither text nor bytes.
+        @raise ValueError: the text cannot be written in UTF-8.
+        """
+        if self._reason is not None:
+            return Refusal(self._stopped())
+        if self._connection is not None and not self._connection.isClosing:
+            return self._connection.sendData(data)
+        if isinstance(data, bytearray | memoryview):
+            data = bytes(data)
+        if not isinstance(data, str | bytes):
+            raise TypeError(f"a message is str or bytes, not {type(data).__name__}")
+        held = _Held(data)
+        if self._heldCost + held.cost > self._sendBuffer:
+            return fail(
+                SendBufferFull(
+                    f"{self._heldCost} of {self._sendBuffer} bytes wait for a "
+                    "connection already: wait for whenConnected(), or raise sendBuffer="
+                )
+            )
+        self._held.append(held)
+        self._heldCost += held.cost
+        return held
+
+    def whenConnected(
+        self, failAfterFailures: int | None = None
+    ) -> Deferred[Connection]:
+        """
+        Wait for a connection.
+
+        @param failAfterFailures: how many attempts may fail; None for any number.
+        @return: fires with the connection, at once if there is one.  Fails with
+            what that attempt failed with; with the reason if the service stops,
+            or has, at a failure that will not pass; with L{ConnectionClosed} if
+            it was stopped.  Can be cancelled.
+        """
+        if self._reason is not None:
+            return fail(self._reason)
+        if self._connection is not None and not self._connection.isClosing:
+            return succeed(self._connection)
+        waiting: Deferred[Connection] = Deferred(self._cancel)
+        self._waiting[waiting] = failAfterFailures
+        return waiting
+
+    # IService
+
+    def startService(self) -> None:
+        """
+        Begin to connect.
+        """
+        if self._reason is not None:
+            self._reason, self._failures = None, 0
+            self.retrieved = JoinedStream()
+        super().startService()
+        self._keeper.startService()
+
+    def stopService(self) -> Deferred[None]:
+        """
+        Stop: close the connection in order, or stop trying.  What waits to be
+        sent fails, and who waits for a connection.
+
+        @return: fires once the connection is gone, as L{Connection.close}.
+        """
+        super().stopService()
+        if self._reason is None:
+            self._reason = ConnectionClosed("the service was stopped", NORMAL)
+        stopped = self._keeper.stopService()
+        self._connection = None
+        retrieved, reason = self.retrieved, self._stopped()
+        stopped.addCallback(lambda _: retrieved.end(reason))
+        held, self._held = self._held, deque()
+        waiting, self._waiting = self._waiting, {}
+        self._heldCost, why = 0, self._reason
+        for message in held:
+            message.passOn(Refusal(closedError(reason)))
+        for deferred in waiting:
+            deferred.errback(why)
+        return stopped
+
+    # For the endpoint
+
+    def dial(self) -> Deferred[Connection]:
+        """
+        Try once.
+
+        @return: as L{connect}.
+        """
+        return connect(
+            self._clock,
+            self._endpoint,
+            receiveBuffer=max(1, self._receiveBuffer - self.retrieved.cost),
+            **self._options,
+        )
+
+    def later(self, call: Callable[..., Any], *arguments: Any) -> Deferred[Any]:
+        """
+        Call something when the keeper is done with what it is at: it is not made
+        to be called back from within one of its own calls.
+
+        @param call: what to call.
+        @param arguments: with what.
+        @return: fires with its result.
+        """
+        return deferLater(self._clock, 0, call, *arguments)
+
+    def connected(self, connection: Connection, protocol: IProtocol) -> None:
+        """
+        There is a connection: send what waits, then tell who waits.
+
+        @param connection: the connection.
+        @param protocol: what stands for it.
+        """
+        self.retrieved.add(connection.retrieved)
+        since = self._clock.seconds()
+        connection.closed().addCallback(self._cbClosed, protocol, since)
+        while self._held and not connection.isClosing:
+            message = self._held.popleft()
+            self._heldCost -= message.cost
+            message.passOn(connection.sendData(message.data))
+        if connection.isClosing or self._reason is not None:
+            return
+        self._connection = connection
+        waiting, self._waiting = self._waiting, {}
+        for deferred in waiting:
+            deferred.callback(connection)
+
+    def failed(self, failure: Failure) -> Failure:
+        """
+        An attempt failed.
+
+        @param failure: why.
+        @return: the same.
+        """
+        if self.running:
+            reason = cast(BaseException, failure.value)
+            self._judge(reason)
+            waiting, self._waiting = self._waiting, {}
+            told = []
+            for deferred, left in waiting.items():
+                if left is None or left > 1:
+                    self._waiting[deferred] = left and left - 1
+                else:
+                    told.append(deferred)
+            for deferred in told:
+                deferred.errback(reason)
+        return failure
+
+    # Parts
+
+    def _cancel(self, waiting: Deferred[Connection]) -> None:
+        """
+        Somebody does not wait any more.
+
+        @param waiting: who.
+        """
+        del self._waiting[waiting]
+
+    def _cbClosed(self, reason: AESMError, protocol: IProtocol, since: float) -> None:
+        """
+        The connection is gone.
+
+        @param reason: why.
+        @param protocol: what stood for it.
+        @param since: when it was accepted.
+        """
+        self._connection = None
+        if self._clock.seconds() - since >= STABLE:
+            self._failures = 0
+        if self.running:
+            self._judge(reason)
+        protocol.connectionLost(Failure(reason))
+
+    def _judge(self, reason: BaseException) -> None:
+        """
+        Go on after a failure that may pass, and stop at one that will not.
+
+        @param reason: why there is no connection.
+        """
+        if mayPass(reason):
+            self._log.warn("not connected: {reason}", reason=_words(reason))
+            return
+        self._log.error(
+            "stopped, since trying again would not help: {reason}",
+            reason=_words(reason),
+        )
+        self._reason = cast("Exception", reason)
+        self.stopService()
+
+    def _delay(self, attempt: int) -> float:
+        """
+        Say how long to wait before trying again.
+
+        @param attempt: failures since there was any connection.
+        @return: seconds.
+        """
+        self._failures += 1
+        return self._policy(self._failures)
+
+    def _stopped(self) -> ConnectionClosed:
+        """
+        Say to a user that the service has stopped.
+
+        @return: an error of its own for each user.
+        """
+        reason = self._reason
+        if not isinstance(reason, AESMError):
+            reason = AESMError(_words(reason))
+        return closedError(reason)
+
+
+def _words(reason: BaseException | None) -> str:
+    """
+    Say why, also where an error has no words of its own.
+
+    @param reason: the error.
+    """
+    return str(reason) or type(reason).__name__
+
+
+@implementer(IStreamClientEndpoint)
+class _AcceptedEndpoint:
+    """
+    Where the keeper connects to: connected is who was accepted.
+    """
+
+    def __init__(self, service: ClientService) -> None:
+        """
+        @param service: dials, and is told.
+        """
+        self._service = service
+
+    def __repr__(self) -> str:
+        """
+        Show it in the keeper's log.
+        """
+        return "the server"
+
+    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
+        """
+        Connect.
+
+        @param protocolFactory: the keeper's.
+        @return: fires, never at once, with what stands for the connection.
+        """
+        dialling = self._service.later(self._service.dial)
+        dialling.addErrback(self._service.failed)
+        return dialling.addCallback(self._cbConnected, protocolFactory)
+
+    def _cbConnected(
+        self, connection: Connection, protocolFactory: IProtocolFactory
+    ) -> IProtocol:
+        """
+        Make what stands for the connection.
+
+        @param connection: the connection.
+        @param protocolFactory: the keeper's.
+        @return: its protocol.
+        """
+        protocol = cast(IProtocol, protocolFactory.buildProtocol(cast(Any, None)))
+        protocol.makeConnection(cast(ITransport, _Line(connection)))
+        self._service.later(self._service.connected, connection, protocol)
+        return protocol
+
+
+class _Line:
+    """
+    As much of a transport as the keeper asks for.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        """
+        @param connection: the connection.
+        """
+        self._connection = connection
+
+    def loseConnection(self) -> None:
+        """
+        Close in order, or at the deadline.
+        """
+        self._connection.closeWith(NORMAL, "")
+
+
+class _Held(LazyDeferred[None]):
+    """
+    A message that waits for a connection: fires as what sends it does.  Cancelling
+    it stops the waiting, not the message.
+
+    @ivar data: the message.
+    @ivar cost: what it counts, bytes.
+    """
+
+    def __init__(self, data: str | bytes) -> None:
+        """
+        @param data: the message.
+        @raise ValueError: the text cannot be written in UTF-8.
+        """
+        super().__init__()
+        self.data = data
+        self.cost = costOf(data)
+        self._asked = False
+        self._sent: Deferred[None] | None = None
+
+    def begin(self) -> None:
+        """
+        Somebody wants to know.
+        """
+        self._asked = True
+        if self._sent is not None:
+            self._sent.chainDeferred(self)
+
+    def passOn(self, sent: Deferred[None]) -> None:
+        """
+        Wait for another Deferred from now on.
+
+        @param sent: fires once the server has the message.
+        """
+        self._sent = sent
+        self.data = b""
+        if self._asked:
+            sent.chainDeferred(self)
