@@ -29,8 +29,8 @@ CLIENT = PrivateKey(CLIENT_KEY)
 SERVER = PrivateKey(SERVER_KEY)
 
 SIZE = 40 << 20  # bytes of the large file
+GROWTH = SIZE >> 11  # KiB that a process may grow by, half of that
 INPUT = b"hello\n" * 20_000  # less than an SSH window, which is what Conch can do
-GROWTH = 40 << 10  # KiB that a process may grow by
 
 # Fetches each URL's path of a server whose public key and port it is told, takes the
 # body piece by piece, and says what came: with pauses, if the path ends in "paused".
