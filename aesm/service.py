@@ -145,13 +145,8 @@ class ClientService(Service):
         self._endpoint = endpoint
         self._sendBuffer = sendBuffer
         self._receiveBuffer = receiveBuffer
-        self._options = {
-            **options,
-            "trust": trust,
-            "maxMessage": maxMessage,
-            "heartbeat": heartbeat,
-            "sendBuffer": sendBuffer,
-        }
+        more = dict(maxMessage=maxMessage, heartbeat=heartbeat, sendBuffer=sendBuffer)
+        self._options = {**options, **more, "trust": trust}
         self._policy = backoffPolicy() if retryPolicy is None else retryPolicy
         self._failures = 0  # in a row, and connections that did not last
         self._connection: Connection | None = None
@@ -244,18 +239,24 @@ class ClientService(Service):
         super().stopService()
         if self._reason is None:
             self._reason = ConnectionClosed("the service was stopped", NORMAL)
-        stopped = self._keeper.stopService()
-        self._connection = None
-        retrieved, reason = self.retrieved, self._stopped()
-        stopped.addCallback(lambda _: retrieved.end(reason))
-        held, self._held = self._held, deque()
+        why, reason, retrieved = self._reason, self._stopped(), self.retrieved
+        held, self._held, self._heldCost = self._held, deque(), 0
         waiting, self._waiting = self._waiting, {}
-        self._heldCost, why = 0, self._reason
-        for message in held:
-            message.passOn(Refusal(closedError(reason)))
-        for deferred in waiting:
-            deferred.errback(why)
-        return stopped
+        self._connection = None
+
+        def tell(result: None) -> None:
+            """
+            Tell who waits, once it is possible to start again.
+
+            @param result: of stopping.
+            """
+            for message in held:
+                message.passOn(Refusal(closedError(reason)))
+            for deferred in waiting:
+                deferred.errback(why)
+            retrieved.end(reason)
+
+        return self._keeper.stopService().addCallback(tell)
 
     # For the endpoint
 
@@ -274,8 +275,7 @@ class ClientService(Service):
 
     def later(self, call: Callable[..., Any], *arguments: Any) -> Deferred[Any]:
         """
-        Call something when the keeper is done with what it is at: it is not made
-        to be called back from within one of its own calls.
+        Call something when the keeper is done: it cannot be called back from within.
 
         @param call: what to call.
         @param arguments: with what.
@@ -359,10 +359,8 @@ class ClientService(Service):
         if mayPass(reason):
             self._log.warn("not connected: {reason}", reason=_words(reason))
             return
-        self._log.error(
-            "stopped, since trying again would not help: {reason}",
-            reason=_words(reason),
-        )
+        said = "stopped, since trying again would not help: {reason}"
+        self._log.error(said, reason=_words(reason))
         self._reason = cast("Exception", reason)
         self.stopService()
 

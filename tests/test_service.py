@@ -712,6 +712,33 @@ class StopTests(ServiceTestCase):
             self.successResultOf(stopped)
             self.assertEqual(self.network.links, [])
 
+    def test_whenFailed(self) -> None:
+        """
+        In a callback of who was told of a failure.
+        """
+        service = self.service(start=False)
+        stopping = service.whenConnected(1)
+        stopping.addErrback(lambda failure: service.stopService())
+        service.startService()
+        self.network.deliver()
+        self.assertIsNone(self.successResultOf(stopping))
+        self.assertEqual(self.delays(), [])
+
+    def test_startedWhenStopped(self) -> None:
+        """
+        Who is told that it has stopped may start it again.
+        """
+        service = self.service(start=False, name="other")
+        self.listening()
+        again = service.whenConnected()
+        again.addErrback(lambda failure: service.startService())
+        service.startService()
+        self.network.deliver()
+        self.successResultOf(again)
+        self.assertFalse(service.running)
+        self.failureResultOf(service.whenConnected(), NameOrKeyMismatch)
+        self.assertEqual(self.network.links, [])
+
     def test_again(self) -> None:
         """
         It can be started again, with a new stream.
