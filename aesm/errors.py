@@ -6,6 +6,7 @@ Every error that aesm raises for what a peer or the network did.
     AESMError
      |- HandshakeError          no secure channel came about
      |   |- NameOrKeyMismatch   the two sides do not share name or pre-shared key
+     |   |   `- NoAnswer        the server closed without a word
      |   |- OfferRefused        the server takes other protocols
      |   |- HandshakeTimeout    the peer did not finish in time
      |   `- NotAnAESMPeer       something else listens there
@@ -43,6 +44,7 @@ __all__ = [
     "KeyFileError",
     "MessageTooBig",
     "NameOrKeyMismatch",
+    "NoAnswer",
     "NonceExhausted",
     "NotAnAESMPeer",
     "NotAuthorized",
@@ -73,6 +75,13 @@ class NameOrKeyMismatch(HandshakeError):
     """
     The two sides do not share the application name or the pre-shared key;
     the mathematics cannot tell which.
+    """
+
+
+class NoAnswer(NameOrKeyMismatch):
+    """
+    The server closed without a word, as one does to which our handshake does not
+    authenticate; but one that stops, or has no room, does so as well.
     """
 
 

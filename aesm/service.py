@@ -40,13 +40,13 @@ from zope.interface import implementer
 from aesm.acknowledgement import LazyDeferred, Refusal
 from aesm.client import connect
 from aesm.connection import NORMAL, Connection
-from aesm.core.handshake import NoAnswer
 from aesm.core.hello import ConversationSettings
 from aesm.errors import (
     AESMError,
     ConnectionClosed,
     KeyFileError,
     NameOrKeyMismatch,
+    NoAnswer,
     NotAuthorized,
     OfferRefused,
     SendBufferFull,

@@ -42,7 +42,8 @@ from aesm import (
     listen,
 )
 from aesm.core.frames import FrameType, encodeClose, encodeFrame
-from aesm.core.handshake import NoAnswer, ServerChannel
+from aesm.core.handshake import ServerChannel
+from aesm.errors import NoAnswer
 from aesm.interfaces import ITrustPolicy
 from aesm.options import channelSettings
 from aesm.pump import SecureProtocol

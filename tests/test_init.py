@@ -38,6 +38,7 @@ NAMES = {
     "KnownServers",
     "MessageTooBig",
     "NameOrKeyMismatch",
+    "NoAnswer",
     "NonceExhausted",
     "NotAnAESMPeer",
     "NotAuthorized",

@@ -37,7 +37,7 @@ from aesm import (
     UntrustedServer,
     listen,
 )
-from aesm.core.handshake import NoAnswer
+from aesm.errors import NoAnswer
 from aesm.service import _AcceptedEndpoint, mayPass
 from aesm.testing import MemoryNetwork
 from tests.pairs import CLIENT_KEY, SERVER_KEY, PairTestCase, Recorder

@@ -15,12 +15,12 @@ from aesm.core.events import Event, PeerIdentified
 from aesm.core.settings import OFFER_PREFIX, ChannelSettings
 from aesm.errors import (
     HandshakeError,
-    NameOrKeyMismatch,
+    NoAnswer,
     NotAnAESMPeer,
     OfferRefused,
 )
 
-__all__ = ["MAX_HELLO", "ClientChannel", "NoAnswer", "ServerChannel"]
+__all__ = ["MAX_HELLO", "ClientChannel", "ServerChannel"]
 
 MAX_REASON = 255  # bytes of a refusal's reason, PROTOCOL section 2
 MAX_HELLO = 2048  # bytes of message 3's payload, PROTOCOL section 8
@@ -32,13 +32,6 @@ _FOREIGN = {  # first bytes of protocols that often call at a wrong port
     **{ord(letter): "HTTP" for letter in "GPHODCT"},
     ord("S"): "SSH",
 }
-
-
-class NoAnswer(NameOrKeyMismatch):
-    """
-    The server closed without a word, as one does to which our handshake does not
-    authenticate; but one that stops, or has no room, does so as well.
-    """
 
 
 class ClientChannel(Channel):
