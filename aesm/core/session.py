@@ -10,9 +10,9 @@ their cost, a message costing its body and 64 bytes more.
 
     outgoing      acknowledged        sent              count
     0 ................|................|..................|
-       the peer's     kept: sent again  kept: waits for the
-       keeping        if the           peer's limit or the
-                      connection breaks transport
+       the peer's     kept until it    kept: waits for the
+       keeping        is acknowledged  peer's limit or the
+                                       transport
 
     incoming        kept             received
     0 ................|................|
