@@ -23,6 +23,7 @@ Every error that aesm raises for what a peer or the network did.
      |   `- InvalidText         a text message is not UTF-8
      |- SendBufferFull          too much is unacknowledged already
      |- SessionLost             the server no longer holds our session
+     |- SpoolError              a spool cannot be opened or written
      |- DecryptionError         a token of Cipher is wrong, altered or malformed
      `- KeyFileError            a key file is missing, unsafe or malformed
 
@@ -53,6 +54,7 @@ __all__ = [
     "SendBufferFull",
     "ServerKeyChanged",
     "SessionLost",
+    "SpoolError",
     "TamperedRecord",
     "Truncated",
     "UntrustedServer",
@@ -247,6 +249,13 @@ class SessionLost(ConnectionClosed):
     """
     The server no longer holds the session that was to be resumed; messages
     that were not acknowledged may not have arrived.
+    """
+
+
+class SpoolError(AESMError):
+    """
+    A spool cannot be opened or written: its disk is full, another program uses
+    it, or it is none.  Nothing is accepted until it can be written again.
     """
 
 

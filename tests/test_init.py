@@ -53,6 +53,7 @@ NAMES = {
     "ServerKeyChanged",
     "ServerNetwork",
     "SessionLost",
+    "SpoolError",
     "TamperedRecord",
     "Truncated",
     "UntrustedServer",
