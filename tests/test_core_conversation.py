@@ -81,7 +81,8 @@ def framesOf(output: bytes) -> list[Frame]:
     @param output: whole frames.
     """
     reader = FrameReader(1 << 30)
-    frames = list(reader.receive(output))
+    frames = reader.receive(output)
+    assert reader.error is None
     assert reader.empty
     return frames
 

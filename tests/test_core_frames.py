@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from struct import pack
+from sys import getsizeof
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -96,14 +97,9 @@ def read(chunks: Iterable[bytes]) -> tuple[list[Frame], tuple[type, str] | None]
     @return: the frames before its end or the first error; and that error.
     """
     reader = FrameReader(MAX_MESSAGE)
-    frames: list[Frame] = []
-    try:
-        for chunk in chunks:
-            for frame in reader.receive(chunk):
-                frames.append(frame)
-    except ProtocolError as error:
-        return frames, (type(error), str(error))
-    return frames, None
+    frames = [frame for chunk in chunks for frame in reader.receive(chunk)]
+    error = reader.error
+    return frames, None if error is None else (type(error), str(error))
 
 
 def message(data: str | bytes) -> Messages:
@@ -289,8 +285,36 @@ class ReadingTests(_ReadingCase):
         reader = FrameReader(MAX_MESSAGE)
         data = framed(2, bytes(MAX_MESSAGE)) * 9
         for chunk in pieces(data, (1, 300, 2500)):
-            list(reader.receive(chunk))
-            self.assertLess(len(reader._buffer), 13 + MAX_MESSAGE)
+            reader.receive(chunk)
+            kept = sum(map(len, reader._body)) + len(reader._start)
+            self.assertLess(kept, MAX_MESSAGE)
+        self.assertTrue(reader.empty)
+
+    def test_smallParts(self) -> None:
+        """
+        A big message that comes in small parts, or in small and large ones by
+        turns, takes hardly more memory than its bytes.
+        """
+        size = 1 << 16
+        data = framed(2, bytes(range(256)) * (size // 256))
+        for sizes in ((2,), (3, 1000), (7, 1024), (1500,)):
+            reader = FrameReader(size)
+            for chunk in pieces(data[:-1], sizes):
+                self.assertEqual(reader.receive(chunk), [])
+            self.assertLess(sum(map(getsizeof, reader._body)), size * 5 // 4)
+            (frame,) = reader.receive(data[-1:])
+            assert isinstance(frame, Messages)
+            self.assertEqual(frame.data, (data[13:],))
+
+    def test_errorIsFinal(self) -> None:
+        """
+        After an error nothing is read any more, and nothing kept.
+        """
+        reader = FrameReader(MAX_MESSAGE)
+        self.assertIsNone(reader.error)
+        self.assertEqual(reader.receive(header(0, 0)), [])
+        self.assertIsInstance(reader.error, ProtocolError)
+        self.assertEqual(reader.receive(framed(2, b"good")), [])
         self.assertTrue(reader.empty)
 
 

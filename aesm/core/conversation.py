@@ -234,6 +234,8 @@ class Conversation:
             if self.state in _LISTENING:
                 for frame in self._reader.receive(data):
                     self._take(frame, events)
+                if self._reader.error is not None:
+                    raise self._reader.error
                 late = not self._reader.empty
             if late and self.state not in _LISTENING:
                 raise ProtocolError("bytes after a CLOSE")

@@ -5,6 +5,8 @@ frames to bytes::
     reader = FrameReader(maxMessage=2**20)
     for frame in reader.receive(data):
         ...                                  # Messages, Ack, Ping, ...
+    if reader.error is not None:
+        ...                                  # what came behind them is wrong
 
 The reader checks a frame's type and length as soon as its header is there,
 before anything of the body is kept.  It hands over messages in the groups
@@ -14,7 +16,7 @@ handling of it, not its bytes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from itertools import accumulate, pairwise
@@ -50,6 +52,7 @@ MAX_CONTROL = 64  # bytes of a PING
 MAX_OBJECT = 2048  # bytes of a WELCOME, PROTOCOL section 8
 MESSAGE_OVERHEAD = 64  # bytes that a message counts beside its body, section 7
 BINARY_BIT = 1 << 31  # in a BATCH's lengths
+LARGE_PART = 1024  # bytes of a body from which on they are kept as they come
 
 _HEADER = Struct(">IBQ")  # length, type, time
 _ACK = Struct(">QQ")
@@ -166,9 +169,21 @@ class FrameReader:
     """
     Cuts frames out of the stream, the last of which is a CLOSE: what comes
     behind it is left alone.
+
+    @ivar error: what was wrong behind the frames that came last, or None.  It
+        is final: nothing more is read.
     """
 
-    __slots__ = ("_buffer", "_closed", "_maxMessage", "_wanted")
+    __slots__ = (
+        "_body",
+        "_closed",
+        "_kind",
+        "_maxMessage",
+        "_micros",
+        "_missing",
+        "_start",
+        "error",
+    )
 
     def __init__(self, maxMessage: int) -> None:
         """
@@ -176,50 +191,90 @@ class FrameReader:
 
         @param maxMessage: the largest message body to take, bytes.
         """
+        self.error: ProtocolError | None = None
         self._maxMessage = maxMessage
-        self._buffer = bytearray()
         self._closed = False  # there was a CLOSE
-        self._wanted = _HEADER.size  # bytes that the buffer needs to go on
+        self._start = b""  # less than a header; or what came behind a CLOSE
+        self._body: list[bytes | bytearray] = []  # the beginning of a body
+        self._missing = 0  # bytes of that body
+        self._kind = self._micros = 0  # of that body
 
     @property
     def empty(self) -> bool:
         """
         Whether nothing came that is no whole frame yet.
         """
-        return not self._buffer
+        return not (self._missing or self._start)
 
-    def receive(self, data: bytes) -> Iterator[Frame]:
+    def receive(self, data: bytes) -> list[Frame]:
         """
-        Take bytes of the stream.  Iterate to the end, or use the reader no
-        more.
+        Take bytes of the stream.
 
         @param data: any length.
-        @return: the frames that are whole now, in order.
-        @raise ProtocolError: a frame is not as it should be; those before it
-            have been yielded.
+        @return: the frames that are whole now, in order; look at C{error} once
+            they are dealt with.
         """
-        buffer = self._buffer
-        if buffer:
-            buffer += data
-            if len(buffer) < self._wanted:
-                return
-            data = bytes(buffer)
-            buffer.clear()
+        frames: list[Frame] = []
+        try:
+            self._receive(data, frames)
+        except ProtocolError as error:
+            self.error = error
+            self._start, self._body, self._missing = b"", [], 0
+        return frames
+
+    def _receive(self, data: bytes, frames: list[Frame]) -> None:
+        """
+        Take bytes of the stream.
+
+        @param data: any length.
+        @param frames: where to add the frames that are whole now.
+        @raise ProtocolError: a frame is not as it should be.
+        """
+        if self.error is not None:
+            return
         position, available = 0, len(data)
+        if self._missing:
+            if available < self._missing:
+                self._keep(data)
+                return
+            position = self._missing
+            body = b"".join([*self._body, memoryview(data)[:position]])
+            self._body, self._missing = [], 0
+            frames.append(self._decode(self._kind, self._micros, body))
+        elif self._start:
+            data = self._start + data
+            available = len(data)
         while available - position >= _HEADER.size and not self._closed:
             size, kind, micros = _HEADER.unpack_from(data, position)
             self._check(kind, size)
-            start = position + _HEADER.size
-            end = start + size
-            if end > available:
-                self._wanted = end - position
-                break
-            position = end
             self._closed = kind == FrameType.CLOSE
-            yield self._decode(kind, micros, data[start:end])
+            position += _HEADER.size
+            end = position + size
+            if end > available:
+                self._kind, self._micros, self._missing = kind, micros, size
+                self._start = b""
+                self._keep(data[position:])
+                return
+            frames.append(self._decode(kind, micros, data[position:end]))
+            position = end
+        self._start = data[position:]
+
+    def _keep(self, data: bytes) -> None:
+        """
+        Keep a part of a body that is not whole yet.  Small parts are put
+        together at once: as objects of their own they would take many times
+        their bytes.
+
+        @param data: fewer bytes than are missing.
+        """
+        body = self._body
+        self._missing -= len(data)
+        if len(data) >= LARGE_PART:
+            body.append(data)
+        elif body and isinstance(body[-1], bytearray):
+            body[-1] += data
         else:
-            self._wanted = _HEADER.size
-        buffer += memoryview(data)[position:]
+            body.append(bytearray(data))
 
     def _check(self, kind: int, size: int) -> None:
         """

@@ -113,7 +113,8 @@ class _Side:
         assert ahead <= most, (ahead, most)
         session = self.conversation.session
         assert session.outbox.kept <= _SETTINGS.sendBuffer
-        assert len(self.conversation._reader._buffer) < 13 + MAX_BATCH
+        reader = self.conversation._reader
+        assert sum(map(len, reader._body)) + len(reader._start) < MAX_BATCH
 
     def receive(self, data: bytes, size: int) -> None:
         """
@@ -163,6 +164,7 @@ class _Side:
                     Hello.decode(payload)
                 case Ping() | Pong() | Close():
                     pass
+        assert self._peer.error is None, self._peer.error
         assert self._peer.empty, "a frame was not finished"
 
     def step(self, script: Script, size: int) -> None:

@@ -31,7 +31,6 @@ from aesm.core.frames import (
     encodeClose,
     encodeFrame,
 )
-from aesm.errors import ProtocolError
 from fuzz.script import pieces
 
 __all__ = ["run", "seeds"]
@@ -53,17 +52,27 @@ def _read(chunks: Sequence[bytes]) -> tuple[list[Frame], str, int]:
     reader = FrameReader(_MAX_MESSAGE)
     frames: list[Frame] = []
     for chunk in chunks:
-        try:
-            for frame in reader.receive(chunk):
-                frames.append(frame)
-        except ProtocolError as error:
-            return frames, f"{type(error)} {error}", 0
-        kept = len(reader._buffer)
+        frames += reader.receive(chunk)
+        kept = _kept(reader)
+        if reader.error is not None:
+            assert not kept
+            return frames, f"{type(reader.error)} {reader.error}", 0
         if any(isinstance(frame, Close) for frame in frames):
             continue  # what follows is left alone
         assert kept < _HEADER_BYTES + max(_MAX_MESSAGE, MAX_BATCH), kept
         assert reader.empty == (not kept)
-    return frames, "", len(reader._buffer)
+    return frames, "", _kept(reader)
+
+
+def _kept(reader: FrameReader) -> int:
+    """
+    Count what a reader keeps.
+
+    @param reader: which.
+    @return: bytes.
+    """
+    header = _HEADER_BYTES if reader._missing else len(reader._start)
+    return header + sum(map(len, reader._body))
 
 
 def run(data: bytes) -> None:
