@@ -312,20 +312,22 @@ class ClientService(Service):
         @return: the same.
         """
         if self.running:
-            reason = cast(BaseException, failure.value)
-            self._judge(reason)
-            waiting, self._waiting = self._waiting, {}
-            told = []
-            for deferred, left in waiting.items():
-                if left is None or left > 1:
-                    self._waiting[deferred] = left and left - 1
-                else:
-                    told.append(deferred)
-            for deferred in told:
-                deferred.errback(reason)
+            self._judge(cast(BaseException, failure.value))
+            self._waiting = {d: n and max(0, n - 1) for d, n in self._waiting.items()}
+            self.later(self._tellFailed, failure)
         return failure
 
     # Parts
+
+    def _tellFailed(self, failure: Failure) -> None:
+        """
+        Tell who waited for no more attempts than there were.
+
+        @param failure: of the last one.
+        """
+        for deferred in [each for each, left in self._waiting.items() if left == 0]:
+            if self._waiting.pop(deferred, None) is not None:
+                deferred.errback(failure)
 
     def _cancel(self, waiting: Deferred[Connection]) -> None:
         """
