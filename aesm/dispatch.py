@@ -6,7 +6,8 @@ ours once the handler is done with it, and until then the next one waits.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from itertools import repeat
 from typing import TYPE_CHECKING
 
 from twisted.internet.defer import Deferred, ensureDeferred
@@ -28,6 +29,19 @@ _log = Logger(namespace="aesm.server")
 INTERNAL_ERROR = 1011  # close code, PROTOCOL section 9
 
 
+_NONE: deque[Messages] = deque(maxlen=0)  # never appended to
+
+
+def _packetsOf(messages: Messages) -> Iterator[Packet]:
+    """
+    Make packets of what came together; C{Packet(...)} would take twice the time.
+
+    @param messages: what came.
+    """
+    pairs = zip(repeat(messages.micros / 1e6), messages.data)
+    return map(tuple.__new__, repeat(Packet), pairs)
+
+
 class Dispatcher:
     """
     Hands the packets of one connection to its handler.
@@ -36,12 +50,13 @@ class Dispatcher:
     __slots__ = (
         "_busy",
         "_connection",
-        "_cost",
         "_done",
         "_handled",
         "_handler",
         "_over",
+        "_packets",
         "_queue",
+        "_reported",
         "_waiting",
     )
 
@@ -59,9 +74,10 @@ class Dispatcher:
         self._handler = handler
         self._connection = connection
         self._done = done
-        self._queue: deque[Packet] = deque()
+        self._queue = _NONE  # what came, not all of the first handled
+        self._packets: Iterator[Packet] | None = None  # of the first, not handed over
+        self._handled = self._reported = 0  # of the first
         self._waiting: Deferred[None] | None = None  # the handler's
-        self._handled = self._cost = 0  # not reported yet
         self._busy = False  # handing over
         self._over = False
 
@@ -77,8 +93,9 @@ class Dispatcher:
 
         @param messages: what came.
         """
-        time = messages.micros / 1e6
-        self._queue.extend(Packet(time, data) for data in messages.data)
+        if self._queue is _NONE:
+            self._queue = deque()
+        self._queue.append(messages)
         self._work()
 
     def stop(self) -> None:
@@ -87,7 +104,7 @@ class Dispatcher:
         acknowledged.
         """
         self._over = True
-        self._queue.clear()
+        self._work()
 
     def lost(self, reason: AESMError) -> None:
         """
@@ -99,62 +116,95 @@ class Dispatcher:
 
     def _work(self) -> None:
         """
-        Hand over packets until the handler asks for time.
+        Hand over what came until the handler asks for time, and report what it is
+        done with.
         """
         if self._busy:
             return
         self._busy = True
+        handled = cost = 0
         while self._queue and self._waiting is None and not self._over:
-            packet = self._queue.popleft()
-            result = self._call(self._handler.packetReceived, self._connection, packet)
-            if isinstance(result, Coroutine):
-                result = ensureDeferred(result)
-            if isinstance(result, Deferred):
-                self._waiting = result
-                result.addErrback(self._ebFailed)
-                result.addCallback(self._cbHandled, packet)
+            messages = self._queue[0]
+            if self._packets is None:
+                self._packets = _packetsOf(messages)
+            self._handled += self._handOver(self._packets)
+            data = messages.data[self._reported : self._handled]
+            handled += len(data)
+            if len(data) == len(messages.data):
+                cost += messages.cost
             else:
-                self._count(packet)
+                cost += sum(map(costOf, data))
+            self._reported = self._handled
+            if self._handled == len(messages.data):
+                self._queue.popleft()
+                self._packets = None
+                self._handled = self._reported = 0
+        if self._over or not self._queue:
+            self._queue, self._packets = _NONE, None
         self._busy = False
-        handled, cost = self._handled, self._cost
-        self._handled = self._cost = 0
         if handled:
             self._done(handled, cost)
 
-    def _cbHandled(self, result: object, packet: Packet) -> None:
+    def _handOver(self, packets: Iterator[Packet]) -> int:
+        """
+        Hand over packets until the handler asks for time, or all is over.  This
+        loop is most of what a small message costs.
+
+        @param packets: where to take them from.
+        @return: how many of them the handler is done with.
+        """
+        received, connection = self._handler.packetReceived, self._connection
+        handled = 0
+        for packet in packets:
+            try:
+                result = received(connection, packet)
+            except Exception:
+                self._ebFailed(Failure())
+            else:
+                if result is not None and self._mustWait(result):
+                    break
+            if self._over:
+                break
+            handled += 1
+        return handled
+
+    def _mustWait(self, result: object) -> bool:
+        """
+        Look whether the handler asks for time.
+
+        @param result: what it returned.
+        @return: whether it does, and is not done yet.
+        """
+        if isinstance(result, Coroutine):
+            result = ensureDeferred(result)
+        if isinstance(result, Deferred):
+            self._waiting = result
+            result.addErrback(self._ebFailed)
+            result.addCallback(self._cbHandled)
+        return self._waiting is not None
+
+    def _cbHandled(self, result: object) -> None:
         """
         Go on after a packet for which the handler asked for time.
 
         @param result: nothing.
-        @param packet: the packet.
         """
         self._waiting = None
-        self._count(packet)
-        self._work()
-
-    def _count(self, packet: Packet) -> None:
-        """
-        Count a packet that the handler is done with, unless it failed.
-
-        @param packet: the packet.
-        """
-        if not self._over:
+        if not self._busy:  # else it needed none, and is counted with the others
             self._handled += 1
-            self._cost += costOf(packet.data)
+            self._work()
 
-    def _call(self, method: Callable[..., object], *args: object) -> object:
+    def _call(self, method: Callable[..., object], *args: object) -> None:
         """
         Call the application's code, and keep its errors to this connection.
 
         @param method: one of the handler's.
         @param args: its arguments.
-        @return: what it returns, None after an error.
         """
         try:
-            return method(*args)
+            method(*args)
         except Exception:
             self._ebFailed(Failure())
-            return None
 
     def _ebFailed(self, failure: Failure) -> None:
         """

@@ -13,7 +13,10 @@ from twisted.logger import LogLevel, capturedLogs
 from zope.interface.verify import verifyObject
 
 from aesm import AESMError, Connection, Packet
+from aesm.core.frames import Messages
+from aesm.dispatch import Dispatcher
 from aesm.interfaces import IMessageHandler
+from aesm.stream import costOf
 from tests.pairs import PairTestCase, Recorder
 
 
@@ -333,6 +336,104 @@ class OrderTests(PairTestCase):
         client.abort()
         network.deliver()
         accepted.sendData("x")
+
+    def test_otherResults(self) -> None:
+        """
+        Whatever else a handler returns is nothing to wait for.
+        """
+        handler = Recorder(lambda connection, packet: len(packet.data or ""))
+        pair = self.pair(handler)
+        sent = [pair.client.sendData(data) for data in ("a", "")]
+        pair.deliver()
+        for result in sent:
+            self.successResultOf(result)
+
+
+class ReportTests(PairTestCase):
+    """
+    What is reported as handled: how many, and what they cost.
+    """
+
+    def setUp(self) -> None:
+        """
+        Hand over to a handler that asks for time where there is a question.
+        """
+        super().setUp()
+        self.reports: list[tuple[int, int]] = []
+        self.waiting: list[Deferred[None]] = []
+        self.handler = Recorder(self.react)
+        self.dispatcher = Dispatcher(
+            self.handler,
+            self.pair().client,
+            lambda *report: self.reports.append(report),
+        )
+
+    def react(self, connection: Connection, packet: Packet) -> Deferred[None] | None:
+        """
+        Ask for time where there is a question.
+
+        @param connection: ignored.
+        @param packet: what.
+        """
+        if packet.data != "?":
+            return None
+        self.waiting.append(Deferred())
+        return self.waiting[-1]
+
+    def arrive(self, *data: str | bytes) -> None:
+        """
+        Let messages come together.
+
+        @param data: the messages.
+        """
+        costs = [costOf(one) for one in data]
+        self.dispatcher.arrived(Messages(1, data, sum(costs), costs[-1]))
+
+    def test_together(self) -> None:
+        """
+        What came together is reported together.
+        """
+        self.arrive("a", b"bcd", "\xe9")
+        self.assertEqual(self.reports, [(3, 65 + 67 + 66)])
+
+    def test_parts(self) -> None:
+        """
+        What is done before, and after, the handler needed time is reported then.
+        """
+        self.arrive("a", "?", "\xe9", "?")
+        self.arrive("b", "cd")
+        self.assertEqual(self.reports, [(1, 65)])
+        self.waiting[0].callback(None)
+        self.assertEqual(self.reports, [(1, 65), (2, 65 + 66)])
+        self.waiting[1].callback(None)
+        self.assertEqual(self.reports[2:], [(3, 65 + 65 + 66)])
+        self.arrive("e")
+        self.assertEqual(self.reports[3:], [(1, 65)])
+        self.assertEqual(self.handler.data, ["a", "?", "\xe9", "?", "b", "cd", "e"])
+
+    def test_stopsMeanwhile(self) -> None:
+        """
+        If it is all over while the handler has a packet, that one is not reported,
+        those before are, and those behind are not handed over.
+        """
+        self.handler.react = lambda connection, packet: (
+            self.dispatcher.stop() if packet.data == "c" else None
+        )
+        self.arrive("a", "b", "c", "d")
+        self.arrive("e")
+        self.assertEqual(self.reports, [(2, 130)])
+        self.assertEqual(self.handler.data, ["a", "b", "c"])
+
+    def test_moreMeanwhile(self) -> None:
+        """
+        What comes while the handler has a packet waits for its turn.
+        """
+        self.handler.react = lambda connection, packet: (
+            self.arrive("c") if packet.data == "a" else None
+        )
+        self.arrive("a", "b")
+        self.assertEqual(self.handler.data, ["a", "b", "c"])
+        self.assertEqual(self.reports, [(3, 195)])
 
 
 class LostTests(PairTestCase):
