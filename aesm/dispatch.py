@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator
-from itertools import repeat
 from typing import TYPE_CHECKING
 
 from twisted.internet.defer import Deferred, ensureDeferred
@@ -17,7 +16,7 @@ from twisted.python.failure import Failure
 from aesm.core.frames import Messages
 from aesm.errors import AESMError, ConnectionClosed
 from aesm.interfaces import IMessageHandler
-from aesm.stream import Packet, costOf
+from aesm.stream import Packet, costOf, packetsOf
 
 if TYPE_CHECKING:
     from aesm.connection import Connection
@@ -30,16 +29,6 @@ INTERNAL_ERROR = 1011  # close code, PROTOCOL section 9
 
 
 _NONE: deque[Messages] = deque(maxlen=0)  # never appended to
-
-
-def _packetsOf(messages: Messages) -> Iterator[Packet]:
-    """
-    Make packets of what came together; C{Packet(...)} would take twice the time.
-
-    @param messages: what came.
-    """
-    pairs = zip(repeat(messages.micros / 1e6), messages.data)
-    return map(tuple.__new__, repeat(Packet), pairs)
 
 
 class Dispatcher:
@@ -126,7 +115,7 @@ class Dispatcher:
         while self._queue and self._waiting is None and not self._over:
             messages = self._queue[0]
             if self._packets is None:
-                self._packets = _packetsOf(messages)
+                self._packets = packetsOf(messages.micros / 1e6, messages.data)
             self._handled += self._handOver(self._packets)
             data = messages.data[self._reported : self._handled]
             handled += len(data)

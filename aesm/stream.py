@@ -14,7 +14,7 @@ with the registry that it belongs to, and nothing is called with it held.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from itertools import repeat
 from threading import Lock
 from typing import NamedTuple, Protocol
@@ -31,6 +31,7 @@ __all__ = [
     "StreamOwner",
     "closedError",
     "costOf",
+    "packetsOf",
 ]
 
 ORDERLY_CODES = (1000, 1001, 1005)  # RFC 6455 section 7.4.1
@@ -49,7 +50,15 @@ class Packet(NamedTuple):
     data: str | bytes | None
 
 
-_newPacket = Packet._make
+def packetsOf(time: float, data: Iterable[str | bytes]) -> Iterator[Packet]:
+    """
+    Make packets of messages that came together; C{Packet(...)} for each would take
+    twice the time.
+
+    @param time: when they were sent, Unix seconds.
+    @param data: the messages.
+    """
+    return map(tuple.__new__, repeat(Packet), zip(repeat(time), data))
 
 
 def costOf(data: str | bytes | None) -> int:
@@ -60,11 +69,9 @@ def costOf(data: str | bytes | None) -> int:
     @return: bytes of its body on the wire, and 64 more.
     @see: PROTOCOL section 7
     """
-    if data is None:
-        return 0
-    if isinstance(data, str) and not data.isascii():
-        return len(data.encode("utf-8")) + MESSAGE_OVERHEAD
-    return len(data) + MESSAGE_OVERHEAD
+    if isinstance(data, bytes) or (data is not None and data.isascii()):
+        return len(data) + MESSAGE_OVERHEAD
+    return 0 if data is None else len(data.encode("utf-8")) + MESSAGE_OVERHEAD
 
 
 def closedError(reason: AESMError) -> ConnectionClosed:
@@ -128,7 +135,7 @@ class Arrivals(OrderedDict[_Arrival, None]):
 
 
 _FINISHED = -1  # instead of a cost: the last packet was taken after the end
-_EMPTY: deque[tuple[float, str | bytes]] = deque(maxlen=0)  # never appended to
+_EMPTY: deque[Packet] = deque(maxlen=0)  # never appended to
 
 
 class DataStream(Sequence[Packet]):
@@ -187,7 +194,8 @@ class DataStream(Sequence[Packet]):
             if not self._packets:
                 return None
             packet, cost = self.pop(newest=False)
-        self.tell(cost)
+        if cost:
+            self.tell(cost)
         return packet
 
     def get(self) -> Deferred[Packet]:
@@ -221,15 +229,14 @@ class DataStream(Sequence[Packet]):
         @param index: its position, from the end if negative.
         @raise IndexError: there is none.
         """
-        return _newPacket(self._packets[index])
+        return self._packets[index]
 
     def __iter__(self) -> Iterator[Packet]:
         """
         Look at all packets that are there now.
         """
         with self._lock:
-            packets = list(self._packets)
-        return map(_newPacket, packets)
+            return iter(list(self._packets))
 
     def __aiter__(self) -> AsyncIterator[Packet]:
         """
@@ -244,7 +251,7 @@ class DataStream(Sequence[Packet]):
         """
         while True:
             try:
-                packet = await self.get()
+                packet = self.getData() or await self.get()
             except ConnectionClosed as reason:
                 if reason.code in ORDERLY_CODES:
                     return
@@ -264,7 +271,7 @@ class DataStream(Sequence[Packet]):
         with self._lock:
             if self._packets is _EMPTY:
                 self._packets = deque()
-            self._packets.extend(zip(repeat(time), data))
+            self._packets.extend(packetsOf(time, data))
             if self._order is not None:
                 arrival = _Arrival(self, len(data))
                 self._order[arrival] = None
@@ -304,25 +311,27 @@ class DataStream(Sequence[Packet]):
         @return: the packet, and what C{tell} is to be called with.
         """
         packets = self._packets
-        pair = packets.pop() if newest else packets.popleft()
-        cost = costOf(pair[1])
-        if self._order is not None and self._arrivals is not None:
-            arrival = self._arrivals[-1 if newest else 0]
+        packet = packets.pop() if newest else packets.popleft()
+        cost = costOf(packet[1])
+        arrivals = self._arrivals
+        if self._order is not None and arrivals is not None:
+            arrival = arrivals[-1 if newest else 0]
             self._order.held -= cost
             arrival.count -= 1
             if not arrival.count:
-                (self._arrivals.pop if newest else self._arrivals.popleft)()
+                (arrivals.pop if newest else arrivals.popleft)()
                 del self._order[arrival]
         if not packets:
             self._packets = _EMPTY  # an empty deque is most of a kilobyte
             self._arrivals = None
         if self._reason is not None:
-            return _newPacket(pair), 0 if packets else _FINISHED
-        self._taken += cost
-        if self._taken < self._report:
-            return _newPacket(pair), 0
-        cost, self._taken = self._taken, 0
-        return _newPacket(pair), cost
+            return packet, 0 if packets else _FINISHED
+        taken = self._taken + cost
+        if taken < self._report:
+            self._taken, taken = taken, 0
+        else:
+            self._taken = 0
+        return packet, taken
 
     def tell(self, cost: int) -> None:
         """

@@ -233,7 +233,7 @@ class StackCostTests(SynchronousTestCase):
         """
         pair = connectedPair()
         self.send(pair)
-        self.assertLess(pythonCalls(pair.deliver) / COUNT, 2)
+        self.assertLess(pythonCalls(pair.deliver) / COUNT, 1)
         getData = pair.accepted.retrieved.getData
 
         def take() -> None:
@@ -243,7 +243,7 @@ class StackCostTests(SynchronousTestCase):
             while getData() is not None:
                 pass
 
-        self.assertLess(pythonCalls(take) / COUNT, 7)
+        self.assertLess(pythonCalls(take) / COUNT, 4)
 
     def test_oneAcknowledgement(self) -> None:
         """
