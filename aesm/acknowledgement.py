@@ -11,7 +11,7 @@ to be fired, and nobody is told of a failure that nobody asked about.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from twisted.internet.defer import Deferred
 
@@ -36,12 +36,34 @@ class _Watcher(Protocol):
 
 class LazyDeferred(Deferred[_T], Generic[_T]):
     """
-    A Deferred that begins its work when somebody looks.
+    A Deferred that is made, and begins its work, when somebody looks.
     """
 
+    _made = False
     _looked = False
     _called = False
     _result: Any
+
+    def __init__(self) -> None:
+        """
+        Leave everything for later.
+        """
+
+    if not TYPE_CHECKING:  # pragma: no branch (it would take any attribute then)
+
+        def __getattr__(self, name: str) -> Any:
+            """
+            Make the Deferred at the first look at anything that it has: that takes
+            longer than all else that sending a message does for its sender.
+
+            @param name: what is looked at.
+            @raise AttributeError: there is none.
+            """
+            if self._made:
+                raise AttributeError(f"a {type(self).__name__} has no {name!r}")
+            self._made = True
+            super().__init__()
+            return getattr(self, name)
 
     def begin(self) -> None:
         """
@@ -104,7 +126,6 @@ class Refusal(LazyDeferred[None]):
         """
         @param reason: why.
         """
-        super().__init__()
         self._reason = reason
 
     def begin(self) -> None:
@@ -125,7 +146,6 @@ class Acknowledgement(LazyDeferred[None]):
         @param watcher: the connection.
         @param count: messages from the session's start, this one included.
         """
-        super().__init__()
         self._watcher = watcher
         self._count = count
 
@@ -146,7 +166,6 @@ class Tally(LazyDeferred[int]):
         """
         @param acknowledgements: one for each peer that the message went to.
         """
-        super().__init__()
         self._acknowledgements = acknowledgements
         self._open = len(acknowledgements)
         self._having = 0

@@ -351,6 +351,20 @@ class AcknowledgementTests(SynchronousTestCase):
         lazy: LazyDeferred[None] = LazyDeferred()
         self.assertRaises(NotImplementedError, lazy.addCallback, print)
 
+    def test_nothingElse(self) -> None:
+        """
+        Before and after somebody looks, they have what a Deferred has and no more.
+        """
+        lazy = Acknowledgement(FakeConnection("has"), 1)
+        self.assertFalse(hasattr(lazy, "length"))
+        called: list[None] = []
+        lazy.addCallback(called.append)
+        with self.assertRaises(AttributeError) as caught:
+            getattr(lazy, "length")  # noqa: B009
+        self.assertIn("'length'", str(caught.exception))
+        lazy.addCallback(called.append)
+        self.assertEqual(called, [None, None])
+
 
 class RefusalTests(SynchronousTestCase):
     """

@@ -215,7 +215,7 @@ class StackCostTests(SynchronousTestCase):
         keep the message.
         """
         pair = connectedPair()
-        self.assertLess(pythonCalls(lambda: self.send(pair)) / COUNT, 13)
+        self.assertLess(pythonCalls(lambda: self.send(pair)) / COUNT, 11)
 
     def test_handler(self) -> None:
         """
