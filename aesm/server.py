@@ -1,5 +1,11 @@
 """
-The server: L{listen} puts a factory on an endpoint::
+The server: a L{Server} puts a factory on one endpoint or on several.  It is a
+service, for C{.tac} files and whatever else Twisted starts and stops::
+
+    server = Server("tcp:8765", handler=MyHandler())
+    server.setServiceParent(application)
+
+L{listen} makes one that listens already::
 
     server = await listen(reactor, "tcp:8765:interface=127.0.0.1")
     address, packet = server.connections.getDataOrdinal()
@@ -9,17 +15,28 @@ The server: L{listen} puts a factory on an endpoint::
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
 
-from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
+from twisted.application.service import Service
+from twisted.internet.defer import (
+    CancelledError,
+    Deferred,
+    gatherResults,
+    maybeDeferred,
+    succeed,
+)
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import (
     IAddress,
     IListeningPort,
+    IProtocolFactory,
     IReactorTime,
     IStreamServerEndpoint,
 )
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from aesm.announce import announce
 from aesm.factory import STOP_DEADLINE, AESMServerFactory, Message
@@ -28,31 +45,66 @@ from aesm.registry import Address, Connections
 
 __all__ = ["AESMServerFactory", "Server", "listen", "listening"]
 
+_T = TypeVar("_T")
 
-class Server:
+
+class Server(Service):
     """
-    A factory and the ports that it listens on.
+    A server: it listens on all of its endpoints, or on none.
+
+    As a service it ends the start of the daemon if it cannot listen, and keeps its
+    end waiting until the clients are gone.  A server that has stopped can be
+    started again; one that is still stopping listens when that is done.
 
     @ivar factory: builds the protocols.
-    @ivar addresses: where each port listens: C{(host, port)} for TCP, else a
-        string.
+    @ivar addresses: where each port listens, or did last: C{(host, port)} for TCP,
+        else a string.  Empty until it listens.
     """
 
+    _log = Logger(namespace="aesm.server")
+
     def __init__(
-        self, factory: AESMServerFactory, ports: Sequence[IListeningPort]
+        self,
+        endpoint: str | IStreamServerEndpoint,
+        *others: str | IStreamServerEndpoint,
+        factory: AESMServerFactory | None = None,
+        reactor: IReactorTime | None = None,
+        **options: Any,
     ) -> None:
         """
-        @param factory: builds the protocols.
-        @param ports: at least one.
+        @param endpoint: a Twisted server endpoint, or its string.
+        @param others: more of them.
+        @param factory: builds the protocols; None for one made of the options.
+        @param reactor: the reactor; None for the one that is installed, or that of
+            the factory.
+        @param options: as L{AESMServerFactory}.
+        @raise KeyFileError: a file cannot be used; says why.
+        @raise TypeError: an option is of the wrong type, or there is no such.
+        @raise ValueError: an option has a value that it cannot have.
         """
+        if factory is None:
+            factory = AESMServerFactory(reactor=reactor, **options)
+        elif options:
+            raise TypeError(f"give these to the factory: {', '.join(options)}")
         self.factory = factory
-        self.addresses = [listeningAddress(port.getHost()) for port in ports]
-        self._ports = list(ports)  # those that listen
+        self.addresses: list[Address] = []
+        self._endpoints = [
+            serverFromString(reactor or factory.clock, each)
+            if isinstance(each, str)
+            else IStreamServerEndpoint(each)
+            for each in (endpoint, *others)
+        ]
+        self._ports: list[IListeningPort] = []  # those that listen
+        # Fires once it has tried to listen, with what did not work.
+        self._started: Deferred[list[Failure]] = succeed([])
+        self._stopped: Deferred[None] = succeed(None)  # once all is gone
 
     @property
     def address(self) -> Address:
         """
-        Where the first port listens.
+        Where the first port listens, or did last.
+
+        @raise IndexError: it has not listened yet.
         """
         return self.addresses[0]
 
@@ -91,6 +143,21 @@ class Server:
         """
         return self.factory.sendAll(data)
 
+    def start(self) -> Deferred[Server]:
+        """
+        Listen, unless it does.
+
+        @return: fires once it listens; fails as the first endpoint that cannot, or
+            with C{CancelledError} if it is stopped before.  Cancelling it stops
+            the server.
+        """
+        if not self.running:
+            super().startService()
+            after = _follow(self._stopped)
+            self._started = after.addCallbacks(self._listen, lambda failure: [failure])
+        starting = _follow(self._started, self._cancel)
+        return starting.addCallback(self._cbStarted)
+
     def stop(self, reason: str = "", deadline: float = STOP_DEADLINE) -> Deferred[None]:
         """
         Stop listening, tell every client (code 1001), send what is queued, and
@@ -100,12 +167,161 @@ class Server:
         @param deadline: seconds.
         @return: fires when all ports and connections are gone.
         """
-        waiting: list[Deferred[Any]] = [self.factory.stop(reason, deadline)]
-        while self._ports:  # a second time would be an error of theirs
-            waiting.append(maybeDeferred(self._ports.pop().stopListening))
-        return gatherResults(waiting, consumeErrors=True).addCallback(
-            lambda results: None
+        super().stopService()
+        self._started.cancel()
+        ports, self._ports = self._ports, []
+        ending: list[Deferred[Any]] = [
+            maybeDeferred(port.stopListening).addErrback(self._ebNotClosed)
+            for port in ports
+        ]
+        ending += [self._stopped, self.factory.stop(reason, deadline)]
+        self._stopped = gatherResults(ending).addCallback(lambda results: None)
+        return _follow(self._stopped)
+
+    # IService
+
+    def privilegedStartService(self) -> None:
+        """
+        Listen, before C{twistd} gives away what rights it has.
+
+        @raise Exception: what an endpoint fails with.  If that turns out later, it
+            is logged.
+        @see: L{twisted.application.internet.StreamServerEndpointService}
+        """
+        super().privilegedStartService()
+        starting = self.start()
+        if not starting.called:
+            starting.addErrback(self._ebLate)
+            return
+        failures: list[Failure] = []
+        starting.addErrback(failures.append)
+        for failure in failures:
+            failure.raiseException()
+
+    def startService(self) -> None:
+        """
+        Listen, unless C{privilegedStartService} has begun to.
+
+        @raise Exception: as C{privilegedStartService}.
+        """
+        if not self.running:
+            self.privilegedStartService()
+
+    def stopService(self) -> Deferred[None]:
+        """
+        Stop in order.
+
+        @return: as C{stop}.
+        """
+        return self.stop()
+
+    # Parts
+
+    def _listen(self, nothing: None) -> Deferred[list[Failure]]:
+        """
+        Listen on all endpoints.
+
+        @param nothing: is left of the time before.
+        @return: fires with what did not work.
+        """
+        trying: list[Deferred[Any]] = [
+            maybeDeferred(endpoint.listen, self.factory) for endpoint in self._endpoints
+        ]
+        tried = gatherResults(trying, consumeErrors=True)
+        return tried.addCallbacks(
+            self._cbListens, self._ebCannotListen, errbackArgs=(trying,)
         )
+
+    def _cbListens(self, ports: list[IListeningPort]) -> list[Failure]:
+        """
+        Say what the operator should know.
+
+        @param ports: what listens.
+        @return: empty: all worked.
+        """
+        self._ports = ports
+        hosts = [port.getHost() for port in ports]
+        self.addresses = [listeningAddress(host) for host in hosts]
+        for host in hosts:
+            announce(host, self.publicKey, self.factory.isOpen)
+        return []
+
+    def _ebCannotListen(
+        self, failure: Failure, trying: list[Deferred[Any]]
+    ) -> list[Failure]:
+        """
+        Listen nowhere, if not everywhere.
+
+        @param failure: of the first endpoint that failed, in a C{FirstError}.
+        @param trying: for each endpoint; fires with the port, or with None if that
+            has failed, too.
+        @return: the failure.
+        """
+        for attempt in trying:
+            attempt.cancel()
+            attempt.addCallback(self._ports.append)
+        self._ports = [port for port in self._ports if port is not None]
+        self.stop()
+        return [failure.value.subFailure]  # type: ignore[union-attr]
+
+    def _cancel(self, starting: Deferred[Any]) -> None:
+        """
+        Stop, since nobody wants to know any more.
+
+        @param starting: what C{start} has returned.
+        """
+        self.stop()
+
+    def _cbStarted(self, failures: list[Failure]) -> Server | Failure:
+        """
+        Tell somebody that waits.
+
+        @param failures: what did not work.
+        @return: the first of these, or this server.
+        """
+        return failures[0] if failures else self
+
+    def _ebLate(self, failure: Failure) -> None:
+        """
+        It turns out later that it cannot listen.
+
+        @param failure: why.
+        """
+        if not failure.check(CancelledError):
+            self._log.failure("the server cannot listen", failure)
+
+    def _ebNotClosed(self, failure: Failure) -> None:
+        """
+        A port does not close: the rest does.
+
+        @param failure: why.
+        """
+        self._log.failure("a port cannot be closed", failure)
+
+
+def _follow(
+    leader: Deferred[_T], canceller: Callable[[Deferred[Any]], None] | None = None
+) -> Deferred[_T]:
+    """
+    Wait for what others wait for as well.
+
+    @param leader: does not fail.
+    @param canceller: of the new Deferred; None to stop waiting only.
+    @return: fires as the leader.
+    """
+    follower: Deferred[_T] = Deferred(canceller)
+
+    def tell(result: _T) -> _T:
+        """
+        Pass the result on.
+
+        @param result: the leader's.
+        """
+        follower.callback(result)
+        return result
+
+    leader.addCallback(tell)
+    return follower
 
 
 def listeningAddress(address: IAddress) -> Address:
@@ -122,18 +338,39 @@ def listeningAddress(address: IAddress) -> Address:
     return name.decode(errors="replace") if isinstance(name, bytes) else str(address)
 
 
+@implementer(IStreamServerEndpoint)
+class _Open:
+    """
+    An endpoint that listens already.
+    """
+
+    def __init__(self, port: IListeningPort) -> None:
+        """
+        @param port: the port.
+        """
+        self._port = port
+
+    def listen(self, protocolFactory: IProtocolFactory) -> Deferred[IListeningPort]:
+        """
+        Give the port.
+
+        @param protocolFactory: what it listens with.
+        @see: L{IStreamServerEndpoint}
+        """
+        return succeed(self._port)
+
+
 def listening(factory: AESMServerFactory, ports: Iterable[IListeningPort]) -> Server:
     """
-    Put a factory and its ports together, and say what the operator should know.
+    Make a server of a factory and ports that listen with it.
 
     @param factory: builds the protocols.
-    @param ports: those that listen with it.
+    @param ports: at least one.
     @return: the server.
     """
-    ports = list(ports)
-    for port in ports:
-        announce(port.getHost(), factory.publicKey, factory.isOpen)
-    return Server(factory, ports)
+    server = Server(*map(_Open, ports), factory=factory)
+    server.startService()
+    return server
 
 
 def listen(
@@ -150,8 +387,4 @@ def listen(
     @raise TypeError: an option is of the wrong type, or there is no such.
     @raise ValueError: an option has a value that it cannot have.
     """
-    factory = AESMServerFactory(reactor=reactor, **options)
-    if isinstance(endpoint, str):
-        endpoint = serverFromString(reactor, endpoint)
-    port = IStreamServerEndpoint(endpoint).listen(factory)
-    return port.addCallback(lambda port: listening(factory, [port]))
+    return Server(endpoint, reactor=reactor, **options).start()

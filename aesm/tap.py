@@ -2,34 +2,23 @@
 C{twistd aesm}: a server for operators, see C{twistd aesm --help}.
 
 L{Options} checks everything that can be checked before the server runs, the
-files included, so that what is wrong is one line.  L{AESMService} binds its
-ports itself, so that a port in use is one line too.
+files included, so that what is wrong is one line.  What runs then is an
+L{AESMService}.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import shlex
-import signal
 from collections.abc import Sequence
 from typing import Any, TextIO
 
-from twisted.application.service import Service
-from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
-from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
-from twisted.internet.endpoints import quoteStringArgument, serverFromString
-from twisted.internet.interfaces import (
-    IAddress,
-    IListeningPort,
-    IStreamServerEndpoint,
-)
-from twisted.logger import FileLogObserver, LogEvent, Logger, globalLogPublisher
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.plugin import getPlugins
 from twisted.python import usage
-from twisted.python.failure import Failure
 
 from aesm.core.hello import DEFAULT_HEARTBEAT, DEFAULT_MAX_MESSAGE
+from aesm.daemon import AESMService
 from aesm.door import MAX_CONNECTIONS
 from aesm.errors import KeyFileError
 from aesm.factory import MAX_CONNECTIONS_PER_HOST, AESMServerFactory
@@ -37,16 +26,11 @@ from aesm.interfaces import IMessageHandlerMaker
 from aesm.keys import PrivateKey
 from aesm.options import nextKeyOf
 from aesm.pump import HANDSHAKE_TIMEOUT
-from aesm.server import Server, listening
 from aesm.terminal import escape
 
-__all__ = ["AESMService", "Options", "makeService"]
-
-_log = Logger(namespace="aesm.tap")
+__all__ = ["Options", "makeService"]
 
 DEFAULT_LISTEN = "tcp:8765:interface=127.0.0.1"
-EVERYWHERE = ("0.0.0.0", r"\:\:")  # where a port listens that any address reaches
-ACTIVITY_FIELDS = ("time", "event", "accepted", "address", "peer", "reason")
 
 _NUMBERS = {
     "max-connections": int,
@@ -228,127 +212,6 @@ class Options(usage.Options):
         return spelling.get(first, first) + blank + rest
 
 
-class AESMService(Service):
-    """
-    A server as a service, which ends the process if it cannot listen.
-
-    @ivar server: the server, once it listens.
-    """
-
-    def __init__(self, reactor: Any, options: Options) -> None:
-        """
-        @param reactor: what the server runs in.
-        @param options: checked.
-        """
-        self.server: Server | None = None
-        self._reactor = reactor
-        self._options = options
-        self._listening: Deferred[None] | None = None
-        self._failed = False  # to listen
-        self._late = False  # whether the reactor has to be stopped for that
-        self._hangUp: Any = None  # the former handler of SIGHUP
-        self._activity: FileLogObserver | None = None
-
-    def privilegedStartService(self) -> None:
-        """
-        Listen, before C{twistd} gives away what rights it has.
-
-        @raise SystemExit: it cannot listen somewhere; the log says why.
-        """
-        if self._options.activityLog is not None:
-            self._activity = FileLogObserver(self._options.activityLog, activityLine)
-            globalLogPublisher.addObserver(self._activity)
-        factory = self._options.factory
-        ports: list[Deferred[Any]] = []
-        for text, endpoint in self._options.endpoints.items():
-            port = maybeDeferred(endpoint.listen, factory)
-            ports.append(port.addErrback(self._ebCannotListen, text))
-        self._listening = gatherResults(ports).addCallback(self._cbListening)
-        self._late = True
-        if self._failed:
-            raise SystemExit(1)
-
-    def startService(self) -> None:
-        """
-        Listen, unless that is done, and heed SIGHUP.
-
-        @raise SystemExit: it cannot listen somewhere; the log says why.
-        """
-        if self._listening is None:
-            self.privilegedStartService()
-        super().startService()
-        if self._options["authorized-keys"] is not None:
-            self._hangUp = signal.signal(signal.SIGHUP, self._hungUp)
-
-    def stopService(self) -> Deferred[None] | None:
-        """
-        Stop in order.
-
-        @return: fires when all clients are gone, which is bounded in time; None if
-            it does not listen.
-        """
-        super().stopService()
-        if self._hangUp is not None:
-            signal.signal(signal.SIGHUP, self._hangUp)
-            self._hangUp = None
-        if self.server is None:
-            return None
-        return self.server.stop().addCallback(self._cbStopped)
-
-    def _cbListening(self, ports: list[IListeningPort]) -> None:
-        """
-        Say where clients find the server.
-
-        @param ports: those that listen.
-        """
-        if self._failed:
-            return
-        self.server = listening(self._options.factory, ports)
-        for port in ports:
-            line = clientLine(
-                port.getHost(),
-                str(self.server.publicKey),
-                self._options.clientOptions(),
-            )
-            if line is not None:
-                _log.info("clients connect with: {line}", line=line)
-
-    def _ebCannotListen(self, failure: Failure, endpoint: str) -> None:
-        """
-        Say why the server cannot listen, and end it.
-
-        @param failure: why.
-        @param endpoint: where.
-        """
-        _log.critical(
-            "cannot listen on {endpoint}: {reason}; name another endpoint with "
-            "--listen, or end what uses this one",
-            endpoint=endpoint,
-            reason=escape(failure.getErrorMessage()).rstrip("."),
-        )
-        self._failed = True
-        if self._late:
-            self._reactor.stop()
-
-    def _hungUp(self, number: int, frame: object) -> None:
-        """
-        Read the authorized keys again.
-
-        @param number: the signal's.
-        @param frame: where it came.
-        """
-        self._reactor.callFromThread(self._options.factory.reloadKeys)
-
-    def _cbStopped(self, result: None) -> None:
-        """
-        Close the activity log, behind the last client.
-
-        @param result: nothing.
-        """
-        if self._activity is not None:
-            globalLogPublisher.removeObserver(self._activity)
-
-
 def makeService(options: Options) -> AESMService:
     """
     Make the service of C{twistd aesm}.
@@ -360,40 +223,6 @@ def makeService(options: Options) -> AESMService:
     from twisted.internet import reactor
 
     return AESMService(reactor, options)
-
-
-def activityLine(event: LogEvent) -> str | None:
-    """
-    Write an entry of the activity log for C{--activity-log}.
-
-    @param event: anything that is logged.
-    @return: a line of JSON, or None if the event is none.
-    """
-    if event.get("log_namespace") != "aesm.activity" or "event" not in event:
-        return None
-    return json.dumps({field: event[field] for field in ACTIVITY_FIELDS}) + "\n"
-
-
-def clientLine(address: IAddress, publicKey: str, options: list[str]) -> str | None:
-    """
-    Write what to type at a client.
-
-    @param address: where a port listens.
-    @param publicKey: the server's.
-    @param options: more that a client must give.
-    @return: a line for a shell, with C{HOST} for the host if the port listens on
-        all addresses; None if clients do not connect to what it listens on.
-    """
-    if isinstance(address, IPv4Address | IPv6Address):
-        host = quoteStringArgument(address.host)
-        endpoint = f"tcp:{'HOST' if host in EVERYWHERE else host}:{address.port}"
-    elif isinstance(address, UNIXAddress) and address.name is not None:
-        path = os.path.abspath(os.fsdecode(address.name))
-        endpoint = f"unix:{quoteStringArgument(path)}"
-    else:
-        return None
-    command = ["aesm", "connect", endpoint, *options, "--pin", publicKey]
-    return shlex.join(command)
 
 
 def _makers() -> dict[str, IMessageHandlerMaker]:

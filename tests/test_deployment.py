@@ -27,6 +27,7 @@ from tests.pairs import SERVER_KEY, PairTestCase
 from tests.test_endtoend_cli import AT, TWISTD, Process, ProcessTestCase
 
 ROOT = Path(__file__).parent.parent
+TWIST = "from twisted.application.twist._twist import Twist; Twist.main()"
 
 # Opens a socket as systemd does, and becomes what follows "python".
 LAUNCHER = """
@@ -175,6 +176,48 @@ class ActivationTests(ProcessTestCase):
         server = self.twistd("--listen", "systemd:domain=INET:index=0")
         self.assertEqual(server.wait(), 1)
         self.assertRegex(server.errors, r"\Atwistd aesm: --listen 'systemd:.*\n\Z")
+
+
+class TwistTests(ProcessTestCase):
+    """
+    C{twist}, which starts the same service as C{twistd} does.
+    """
+
+    def twist(self, *arguments: str) -> Process:
+        """
+        Start a server.
+
+        @param arguments: what follows C{twist aesm}.
+        """
+        return self.start("-c", TWIST, "--log-format=text", "aesm", *arguments)
+
+    def test_serves(self) -> None:
+        """
+        Clients are let in, and told when it is stopped.
+        """
+        server = self.twist("--listen", "tcp:0:interface=127.0.0.1")
+        endpoint = server.expect(r"aesm connect (tcp:127\.0\.0\.1:\d+) ")[1]
+        client = self.join(server, endpoint)
+        server.process.terminate()
+        self.assertSentence(client, "1001", "going away")
+        server.wait()
+        self.assertIn("Main loop terminated", server.output)
+        self.assertNotIn("Traceback", server.said())
+
+    def test_inUse(self) -> None:
+        """
+        A port in use is one line and status 1; so is a wrong option.
+        """
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            listen = f"tcp:{taken.getsockname()[1]}:interface=127.0.0.1"
+            server = self.twist("--listen", listen)
+            self.assertEqual(server.wait(), 1, server.said())
+        self.assertRegex(
+            server.errors, rf"\Acannot listen on {listen}: .* in use;.*\n\Z"
+        )
+        wrong = self.twist("--max-message", "many")
+        self.assertEqual(wrong.wait(), 1, wrong.said())
+        self.assertRegex(wrong.errors, r"\A.*--max-message must be a whole .*\n\Z")
 
 
 class ForwarderTests(ProcessTestCase):

@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import sys
 from pathlib import Path
 
@@ -143,22 +144,38 @@ class ServerTests(ExampleTestCase):
     Servers that C{twistd} runs.
     """
 
+    def tac(self, listen: str) -> Process:
+        """
+        Start the application.
+
+        @param listen: where it is to listen.
+        """
+        self.patch(os, "environ", os.environ | {"LISTEN": listen})
+        tac = str(EXAMPLES / "server.tac")
+        return self.start("-c", TWISTD, "-n", "--pidfile=", "-y", tac)
+
     def test_tac(self) -> None:
         """
         The application tells the time, and says goodbye when it is stopped.
         """
-        listen = {"LISTEN": "tcp:0:interface=127.0.0.1"}
-        self.patch(os, "environ", os.environ | listen)
-        tac = str(EXAMPLES / "server.tac")
-        server = self.start("-c", TWISTD, "-n", "--pidfile=", "-y", tac)
-        port = server.expect(r"starting on (\d+)$")[1]
-        client = self.connect(f"tcp:127.0.0.1:{port}")
+        server = self.tac("tcp:0:interface=127.0.0.1")
+        where = server.expect(r"listening on (127\.0\.0\.1:\d+) with")[1]
+        client = self.connect(f"tcp:{where}")
         client.expect(f"^{AT} {AT}$")
         server.process.terminate()
         self.assertSentence(client, "1001", "going away")
         server.wait()
         self.assertIn("Server Shut Down", server.output)
         self.assertNotIn("Traceback", server.said())
+
+    def test_tacInUse(self) -> None:
+        """
+        Where it cannot listen, it does not start.
+        """
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            server = self.tac(f"tcp:{taken.getsockname()[1]}:interface=127.0.0.1")
+            self.assertEqual(server.wait(), 1, server.said())
+        self.assertIn("CannotListenError: Couldn't listen on", server.output)
 
     def test_handlerPlugin(self) -> None:
         """

@@ -17,8 +17,9 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 
 from aesm import AESMServerFactory, ConnectionClosed, Server
+from aesm.daemon import AESMService
 from aesm.factory import STOP_DEADLINE
-from aesm.tap import AESMService, Options
+from aesm.tap import Options
 from aesm.testing import MemoryNetwork
 from tests.pairs import CLIENT_KEY, SERVER_KEY, PairTestCase
 from tests.test_endtoend_cli import AT, ProcessTestCase
@@ -115,11 +116,8 @@ class ManyTests(StopTestCase):
         options.endpoints = {"memory": network.endpoint()}
         service = AESMService(reactor, options)
         service.startService()
-        assert service.server is not None
         self.fill(network, service.server)
-        stopped = service.stopService()
-        assert stopped is not None
-        self.assertStopped(network, service.server, stopped)
+        self.assertStopped(network, service.server, service.stopService())
 
 
 class PortsTests(ProcessTestCase):

@@ -6,15 +6,17 @@ from __future__ import annotations
 
 from typing import Any
 
+from twisted.application.service import Application, IService, MultiService
 from twisted.internet.address import (
     HostnameAddress,
     IPv4Address,
     IPv6Address,
     UNIXAddress,
 )
-from twisted.internet.defer import CancelledError, Deferred, FirstError, fail, succeed
+from twisted.internet.defer import CancelledError, Deferred, fail
+from twisted.internet.endpoints import TCP4ServerEndpoint
 from twisted.internet.error import CannotListenError
-from twisted.internet.interfaces import IListeningPort
+from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import LogLevel, capturedLogs, formatEvent
@@ -23,7 +25,7 @@ from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from aesm import AESMServerFactory, MessageTooBig, PrivateKey, SendBufferFull, listen
-from aesm.server import Server, listening, listeningAddress
+from aesm.server import Server, _Open, listening, listeningAddress
 from tests.pairs import SERVER_KEY, PairTestCase, Recorder
 
 
@@ -102,23 +104,7 @@ class ListenTests(SynchronousTestCase):
         """
         The endpoint's failure is the answer.
         """
-
-        class Taken(MemoryReactorClock):
-            """
-            A reactor with no port to spare.
-            """
-
-            def listenTCP(self, port: int, *args: Any, **kwargs: Any) -> Any:
-                """
-                Fail.
-
-                @param port: which.
-                @param args: more.
-                @param kwargs: more.
-                """
-                raise CannotListenError("", port, OSError("in use"))
-
-        listening = listen(Taken(), "tcp:8765", key=SERVER_KEY)
+        listening = listen(TakenReactor(), "tcp:1", key=SERVER_KEY)
         self.failureResultOf(listening, CannotListenError)
 
     def test_options(self) -> None:
@@ -192,7 +178,7 @@ class ListenTests(SynchronousTestCase):
         A server knows where each of its ports listens, also when they are closed.
         """
         factory = AESMServerFactory(reactor=Clock(), key=SERVER_KEY)
-        server = Server(factory, [tcp("127.0.0.1"), FakePort(UNIXAddress("/run/x"))])
+        server = listening(factory, [tcp("127.0.0.1"), FakePort(UNIXAddress("/run/x"))])
         self.successResultOf(server.stop())
         self.assertEqual(server.address, ("127.0.0.1", 8765))
         self.assertEqual(server.addresses, [("127.0.0.1", 8765), "/run/x"])
@@ -447,25 +433,40 @@ class StopTests(PairTestCase):
         for deferred in stopped:
             self.successResultOf(deferred)
         port = tcp("127.0.0.1")
-        server = Server(AESMServerFactory(reactor=Clock(), key=SERVER_KEY), [port])
+        server = listening(AESMServerFactory(reactor=Clock(), key=SERVER_KEY), [port])
         self.successResultOf(server.stop())
         self.successResultOf(server.stop())
         self.assertEqual(port.stopped, 1)
 
     def test_ports(self) -> None:
         """
-        It waits for the ports, too; what they fail with is the answer.
+        It waits for the ports, too, whoever asks; one that does not close is
+        logged, and no reason to stay.
         """
         factory = AESMServerFactory(reactor=Clock(), key=SERVER_KEY)
         stopping: Deferred[None] = Deferred()
         address = IPv4Address("TCP", "127.0.0.1", 1)
-        ports = [FakePort(address, stopping), FakePort(address, succeed(None))]
-        stopped = Server(factory, ports).stop()
-        self.assertNoResult(stopped)
+        ports = [FakePort(address, stopping), FakePort(address, fail(OSError("no")))]
+        server = listening(factory, ports)
+        stopped = [server.stop(), server.stop()]
+        for deferred in stopped:
+            self.assertNoResult(deferred)
         stopping.callback(None)
-        self.successResultOf(stopped)
-        failing = FakePort(address, fail(OSError("no")))
-        self.failureResultOf(Server(factory, [failing]).stop(), FirstError)
+        for deferred in stopped:
+            self.successResultOf(deferred)
+        self.assertEqual([port.stopped for port in ports], [1, 1])
+        self.assertEqual(len(self.flushLoggedErrors(OSError)), 1)
+
+    def test_deadlines(self) -> None:
+        """
+        Of several deadlines the earliest counts.
+        """
+        pair = self.pair()
+        pair.network.links[0].toClient.stalled = True
+        stopped = [pair.server.stop(deadline=60), pair.server.stop(deadline=1)]
+        pair.advance(1)
+        for deferred in stopped:
+            self.successResultOf(deferred)
 
     def test_cancel(self) -> None:
         """
@@ -503,3 +504,298 @@ class StopTests(PairTestCase):
         network.deliver()
         server.factory.doStop()
         network.factory = None
+
+
+@implementer(IStreamServerEndpoint)
+class SlowEndpoint:
+    """
+    An endpoint that takes its time.
+
+    @ivar attempts: who was promised a port.
+    """
+
+    def __init__(self) -> None:
+        """
+        Nobody listens yet.
+        """
+        self.attempts: list[Deferred[Any]] = []
+
+    def listen(self, protocolFactory: object) -> Deferred[Any]:
+        """
+        Begin to listen.
+
+        @param protocolFactory: not used.
+        @see: L{IStreamServerEndpoint}
+        """
+        self.attempts.append(Deferred())
+        return self.attempts[-1]
+
+
+class TakenReactor(MemoryReactorClock):
+    """
+    A reactor with one port that is in use.
+    """
+
+    def listenTCP(self, port: int, *args: Any, **kwargs: Any) -> Any:
+        """
+        Listen, except on port 1.
+
+        @param port: which.
+        @param args: more.
+        @param kwargs: more.
+        """
+        if port == 1:
+            raise CannotListenError("", port, OSError("in use"))
+        return super().listenTCP(port, *args, **kwargs)
+
+
+class ServiceTests(PairTestCase):
+    """
+    A server is a service.
+    """
+
+    def setUp(self) -> None:
+        """
+        Make a reactor.
+        """
+        self.reactor = TakenReactor()
+
+    def make(self, *endpoints: Any, **options: Any) -> Server:
+        """
+        Make a server that does not listen yet.
+
+        @param endpoints: where it is to listen.
+        @param options: as L{Server}.
+        """
+        return Server(*endpoints, reactor=self.reactor, key=SERVER_KEY, **options)
+
+    def opened(self) -> list[int]:
+        """
+        Look at the ports that have been opened.
+        """
+        return [port for port, *_ in self.reactor.tcpServers]
+
+    def test_interfaces(self) -> None:
+        """
+        The server and what these tests use are what they say.
+        """
+        verifyObject(IService, self.make("tcp:2"))
+        verifyObject(IStreamServerEndpoint, SlowEndpoint())
+        verifyObject(IStreamServerEndpoint, _Open(tcp("127.0.0.1")))
+
+    def test_application(self) -> None:
+        """
+        In an application it listens when that starts, on all endpoints, strings and
+        objects, and only once; and stops with it.
+        """
+        application = Application("x")
+        endpoint = TCP4ServerEndpoint(self.reactor, 3)
+        server = self.make("tcp:2", endpoint)
+        server.setServiceParent(application)
+        self.assertEqual((server.addresses, self.opened()), ([], []))
+        self.assertRaises(IndexError, lambda: server.address)
+        service = IService(application)
+        service.privilegedStartService()
+        service.startService()
+        self.assertEqual(self.opened(), [2, 3])
+        self.assertEqual(len(server.addresses), 2)
+        self.successResultOf(service.stopService())
+        self.assertFalse(server.running)
+
+    def test_lateParent(self) -> None:
+        """
+        An application that runs starts it at once, and stops it when it is taken
+        out.
+        """
+        application = MultiService()
+        application.startService()
+        server = self.make("tcp:2")
+        server.setServiceParent(application)
+        self.assertEqual(self.opened(), [2])
+        self.successResultOf(server.disownServiceParent())
+        self.assertFalse(server.running)
+
+    def test_wrong(self) -> None:
+        """
+        What cannot be is the caller's error, before anything listens.
+        """
+        factory = AESMServerFactory(reactor=self.reactor, key=SERVER_KEY)
+        for expected, arguments, options in (
+            (TypeError, (), {}),
+            (TypeError, (factory,), {}),
+            (TypeError, (["tcp:2", "tcp:3"],), {}),
+            (TypeError, ("tcp:2",), {"nonsense": 1}),
+            (TypeError, ("tcp:2",), {"factory": factory, "handler": None}),
+            (ValueError, ("tcp:2", "nonsense"), {}),
+            (ValueError, ("tcp:2",), {"heartbeat": 0}),
+        ):
+            given: Any = {"reactor": self.reactor, **options}
+            with self.assertRaises(expected):
+                Server(*arguments, **given)
+        self.assertEqual(self.opened(), [])
+
+    def test_factory(self) -> None:
+        """
+        It takes a factory that is there already.
+        """
+        factory = AESMServerFactory(reactor=self.reactor, key=SERVER_KEY)
+        server = Server("tcp:2", factory=factory)
+        server.startService()
+        self.assertIs(self.reactor.tcpServers[0][1], factory)
+        self.successResultOf(server.stopService())
+
+    def test_cannotListen(self) -> None:
+        """
+        Where it cannot listen, starting raises that, and it listens nowhere.
+        """
+        slow, port = SlowEndpoint(), tcp("127.0.0.1")
+        server = self.make(_Open(port), "tcp:1", slow, "tcp:2")
+        for start in (server.privilegedStartService, server.startService):
+            port.stopped = 0
+            self.assertRaises(CannotListenError, start)
+            self.assertFalse(server.running)
+            self.assertEqual(port.stopped, 1)
+            self.assertTrue(slow.attempts[-1].called)
+        self.failureResultOf(server.start(), CannotListenError)
+        self.assertEqual(self.flushLoggedErrors(), [])
+        self.successResultOf(server.stopService())
+
+    def test_cannotListenLater(self) -> None:
+        """
+        If that turns out later it is logged, and told to who waits.
+        """
+        slow = SlowEndpoint()
+        server = self.make("tcp:2", slow)
+        server.privilegedStartService()
+        waiting = server.start()
+        server.startService()
+        slow.attempts[0].errback(OSError("no"))
+        self.failureResultOf(waiting, OSError)
+        self.assertFalse(server.running)
+        self.assertEqual(len(self.flushLoggedErrors(OSError)), 1)
+        self.assertEqual(len(slow.attempts), 1)
+
+    def test_stoppedBefore(self) -> None:
+        """
+        Stopping it before it listens is no failure, except to who waits for that.
+        """
+        slow, port = SlowEndpoint(), tcp("127.0.0.1")
+        server = self.make(slow, _Open(port))
+        server.startService()
+        waiting = server.start()
+        self.successResultOf(server.stopService())
+        self.failureResultOf(waiting, CancelledError)
+        self.assertEqual(port.stopped, 1)
+        self.assertEqual(self.flushLoggedErrors(), [])
+
+    def test_neverStarted(self) -> None:
+        """
+        One that was never started can be stopped, and started later.
+        """
+        server = self.make("tcp:2")
+        self.successResultOf(server.stop())
+        self.successResultOf(server.stopService())
+        server.startService()
+        self.assertEqual(self.opened(), [2])
+        self.assertIsNotNone(
+            server.factory.buildProtocol(IPv4Address("TCP", "127.0.0.1", 1))
+        )
+        self.successResultOf(server.stop())
+
+    def test_cancelListen(self) -> None:
+        """
+        Who does not want to know any more whether it listens has it stopped.
+        """
+        slow = SlowEndpoint()
+        listening = listen(self.reactor, slow, key=SERVER_KEY)
+        listening.cancel()
+        self.failureResultOf(listening, CancelledError)
+        self.assertTrue(slow.attempts[0].called)
+        self.assertEqual(self.flushLoggedErrors(), [])
+
+    def test_listenRuns(self) -> None:
+        """
+        What L{listen} gives is running: an application that takes it does not
+        listen again, and stops it.
+        """
+        listening = listen(self.reactor, "tcp:2", key=SERVER_KEY)
+        server = self.successResultOf(listening)
+        self.assertTrue(server.running)
+        application = MultiService()
+        server.setServiceParent(application)
+        application.privilegedStartService()
+        application.startService()
+        self.assertIs(self.successResultOf(server.start()), server)
+        self.assertEqual(self.opened(), [2])
+        self.successResultOf(application.stopService())
+        self.assertFalse(server.running)
+
+    def test_bothEnds(self) -> None:
+        """
+        C{stop} and C{stopService} are the same, in either order.
+        """
+        for first, second in (("stop", "stopService"), ("stopService", "stop")):
+            pair = self.pair()
+            stopped = [getattr(pair.server, first)(), getattr(pair.server, second)()]
+            self.assertNoResult(stopped[0])
+            pair.deliver()
+            for deferred in stopped:
+                self.successResultOf(deferred)
+            self.assertEqual(self.closedReason(pair.client).code, 1001)
+            self.assertEqual(self.entries(pair.server)[-1].event, "lost")
+
+    def test_again(self) -> None:
+        """
+        It can be started again, over and over, and lets clients in.
+        """
+        network, server = self.serve()
+        for _ in range(3):
+            client = self.join(network)
+            stopped = server.stopService()
+            network.deliver()
+            self.successResultOf(stopped)
+            self.assertEqual(self.closedReason(client).code, 1001)
+            self.failureResultOf(self.connecting(network))
+            server.startService()
+            self.assertEqual(server.address, ("127.0.0.1", 8765))
+
+    def test_againAtOnce(self) -> None:
+        """
+        One that is started while it stops listens once that is done: at the latest
+        at the deadline.  One that is stopped then does not.
+        """
+        network, server = self.serve()
+        client = self.join(network)
+        network.links[0].toClient.stalled = True
+        stopped = server.stop()
+        server.startService()
+        given = server.start()
+        server.stop()
+        self.failureResultOf(given, CancelledError)
+        waiting = server.start()
+        network.advance(4.9)
+        self.assertNoResult(stopped)
+        self.assertNoResult(waiting)
+        network.advance(0.1)
+        self.successResultOf(stopped)
+        self.assertIs(self.successResultOf(waiting), server)
+        self.assertTrue(server.running)
+        self.join(network)
+        self.assertEqual(len(server.connections), 1)
+        client.abort()
+
+    def test_cancelledStop(self) -> None:
+        """
+        That somebody does not wait for the end any more moves nothing: it listens
+        again when all is gone.
+        """
+        network, server = self.serve()
+        self.join(network)
+        network.links[0].toClient.stalled = True
+        stopped = server.stop()
+        stopped.cancel()
+        self.failureResultOf(stopped, CancelledError)
+        waiting = server.start()
+        self.assertNoResult(waiting)
+        network.advance(5)
+        self.successResultOf(waiting)

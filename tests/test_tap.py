@@ -1,33 +1,22 @@
 """
-The options and the service of C{twistd aesm}.
+The options of C{twistd aesm}.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import signal
 import stat
 from pathlib import Path
-from typing import Any
 
 from twisted.application.service import IService, IServiceMaker
-from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
-from twisted.internet.defer import Deferred, fail
-from twisted.internet.endpoints import TCP4ServerEndpoint
-from twisted.internet.error import CannotListenError
-from twisted.internet.interfaces import IStreamServerEndpoint
-from twisted.internet.stdio import PipeAddress
-from twisted.internet.testing import MemoryReactorClock
-from twisted.logger import Logger, capturedLogs
+from twisted.logger import capturedLogs
 from twisted.plugin import getPlugins
 from twisted.python import usage
 from twisted.trial.unittest import SynchronousTestCase
-from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from aesm.keys import PSK, PrivateKey
-from aesm.tap import AESMService, Options, activityLine, clientLine, makeService
+from aesm.tap import Options, makeService
 
 
 class TapTestCase(SynchronousTestCase):
@@ -222,46 +211,10 @@ class WrongOptionsTests(TapTestCase):
         self.refuse("tcp:8765")
 
 
-@implementer(IStreamServerEndpoint)
-class LateEndpoint:
+class PluginTests(TapTestCase):
     """
-    An endpoint that takes its time.
+    What C{twistd} and C{twist} are told.
     """
-
-    def __init__(self) -> None:
-        """
-        Nobody listens yet.
-        """
-        self.listening: Deferred[Any] = Deferred()
-
-    def listen(self, protocolFactory: object) -> Deferred[Any]:
-        """
-        Begin to listen.
-
-        @param protocolFactory: not used.
-        @see: L{IStreamServerEndpoint}
-        """
-        return self.listening
-
-
-class ServiceTests(TapTestCase):
-    """
-    The service listens by itself, and says so.
-    """
-
-    def serve(self, *arguments: str, port: int = 8765) -> AESMService:
-        """
-        Make a service on a reactor in memory.
-
-        @param arguments: options.
-        @param port: where it listens.
-        """
-        self.reactor = MemoryReactorClock()
-        options = self.parse(*arguments)
-        options.endpoints = {
-            "tcp:1": TCP4ServerEndpoint(self.reactor, port, interface="127.0.0.1")
-        }
-        return AESMService(self.reactor, options)
 
     def test_plugin(self) -> None:
         """
@@ -271,177 +224,3 @@ class ServiceTests(TapTestCase):
         self.assertIs(maker.options, Options)
         verifyObject(IService, maker.makeService(self.parse()))
         self.assertIs(maker.makeService, makeService)
-
-    def test_start(self) -> None:
-        """
-        It listens once, also where nobody has called C{privilegedStartService}.
-        """
-        for privileged in (True, False):
-            service = self.serve()
-            if privileged:
-                service.privilegedStartService()
-            service.startService()
-            self.assertEqual(len(self.reactor.tcpServers), 1)
-            stopped = service.stopService()
-            assert stopped is not None
-            self.successResultOf(stopped)
-
-    def test_says(self) -> None:
-        """
-        The log shows what to type at a client.
-        """
-        service = self.serve()
-        with capturedLogs() as events:
-            service.startService()
-        lines = [event["line"] for event in events if "line" in event]
-        key = service._options.factory.publicKey
-        self.assertEqual(lines, [f"aesm connect tcp:HOST:8765 --pin {key}"])
-
-    def test_cannotListen(self) -> None:
-        """
-        Where it cannot listen, the log says why, and the process ends.
-        """
-        service = self.serve()
-        service._options.endpoints["tcp:2"] = _Failing()
-        with capturedLogs() as events:
-            ended = self.assertRaises(SystemExit, service.privilegedStartService)
-        self.assertEqual(ended.code, 1)
-        (said,) = (event for event in events if event["log_level"].name == "critical")
-        self.assertEqual(said["endpoint"], "tcp:2")
-        self.assertIn("in use", said["reason"])
-        self.assertIsNone(service.stopService())
-
-    def test_noClients(self) -> None:
-        """
-        Where clients cannot connect to, there is nothing for them to type.
-        """
-        service = self.serve()
-        late = LateEndpoint()
-        service._options.endpoints = {"late:": late}
-        service.startService()
-        with capturedLogs() as events:
-            late.listening.callback(_Port())
-        self.assertEqual([event for event in events if "line" in event], [])
-
-    def test_cannotListenLater(self) -> None:
-        """
-        Where it turns out later, the reactor is stopped.
-        """
-        service = self.serve()
-        late = LateEndpoint()
-        service._options.endpoints = {"late:": late}
-        service.startService()
-        late.listening.errback(OSError("no"))
-        self.assertTrue(self.reactor.hasStopped)
-
-    def test_hangUp(self) -> None:
-        """
-        SIGHUP reads the authorized keys again, as long as the service runs; without
-        such a file it means what it meant before.
-        """
-        before = signal.getsignal(signal.SIGHUP)
-        service = self.serve()
-        service.startService()
-        self.assertEqual(signal.getsignal(signal.SIGHUP), before)
-        clients = self.file("clients", "")
-        service = self.serve("--authorized-keys", clients)
-        calls: list[Any] = []
-        self.reactor.callFromThread = calls.append  # type: ignore[attr-defined]
-        service.startService()
-        signal.raise_signal(signal.SIGHUP)
-        self.file("clients", "nonsense")
-        with capturedLogs() as events:
-            calls[0]()
-        self.assertIn("line 1", events[0]["error"])
-        service.stopService()
-        self.assertEqual(signal.getsignal(signal.SIGHUP), before)
-
-    def test_activityLog(self) -> None:
-        """
-        The activity goes into its file as it happens, and nothing else does.
-        """
-        log = Path(self.file("log", "before\n"))
-        service = self.serve("--activity-log", str(log))
-        service.startService()
-        connections = service._options.factory.connections
-        connections.record(("10.0.0.1", 5), "refused", 1.5, "why\n", None)
-        Logger(namespace="aesm.activity").warn("about the log")
-        Logger(namespace="other").info("{event}", event="accepted")
-        before, line = log.read_text().splitlines()
-        self.assertEqual(before, "before")
-        self.assertEqual(
-            json.loads(line),
-            {
-                "time": 1.5,
-                "event": "refused",
-                "accepted": False,
-                "address": "10.0.0.1:5",
-                "peer": None,
-                "reason": "why\n",
-            },
-        )
-        stopped = service.stopService()
-        assert stopped is not None
-        self.successResultOf(stopped)
-        connections.record("unix-1", "refused", 2.5, "", None)
-        self.assertEqual(len(log.read_text().splitlines()), 2)
-
-
-class _Port:
-    """
-    A port that is no socket.
-    """
-
-    def getHost(self) -> PipeAddress:
-        """
-        Say where it is.
-        """
-        return PipeAddress()
-
-
-@implementer(IStreamServerEndpoint)
-class _Failing:
-    """
-    An endpoint that is in use.
-    """
-
-    def listen(self, protocolFactory: object) -> Deferred[Any]:
-        """
-        Fail.
-
-        @param protocolFactory: not used.
-        @see: L{IStreamServerEndpoint}
-        """
-        return fail(CannotListenError("127.0.0.1", 1, OSError(98, "in use")))
-
-
-class LineTests(SynchronousTestCase):
-    """
-    What the service writes.
-    """
-
-    def test_clientLine(self) -> None:
-        """
-        A client's line can be pasted into a shell.
-        """
-        here = os.getcwd()
-        for address, options, line in (
-            (IPv4Address("TCP", "127.0.0.1", 1), [], "tcp:127.0.0.1:1"),
-            (IPv6Address("TCP", "::1", 1), [], r"'tcp:\:\:1:1'"),
-            (IPv4Address("TCP", "0.0.0.0", 1), [], "tcp:HOST:1"),
-            (IPv6Address("TCP", "::", 1), [], "tcp:HOST:1"),
-            (UNIXAddress("/a b"), [], "'unix:/a b'"),
-            (UNIXAddress("a"), [], f"unix:{here}/a"),
-            (IPv4Address("TCP", "h", 1), ["--name", "a b"], "tcp:h:1 --name 'a b'"),
-        ):
-            self.assertEqual(
-                clientLine(address, "KEY", options), f"aesm connect {line} --pin KEY"
-            )
-        for elsewhere in (PipeAddress(), UNIXAddress(None)):
-            self.assertIsNone(clientLine(elsewhere, "KEY", []))
-
-    def test_otherEvents(self) -> None:
-        """
-        What is not activity is no line.
-        """
-        self.assertIsNone(activityLine({}))
