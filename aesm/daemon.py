@@ -202,7 +202,7 @@ class _Place:
 
         @param protocolFactory: builds the protocols.
         @return: as the endpoint.
-        @see: L{IStreamServerEndpoint}
+        @see: C{twisted.internet.interfaces.IStreamServerEndpoint}
         """
         listening = maybeDeferred(self._endpoint.listen, protocolFactory)
         return listening.addCallbacks(self._cbListening, self._ebCannotListen)

@@ -186,7 +186,7 @@ class Server(Service):
 
         @raise Exception: what an endpoint fails with.  If that turns out later, it
             is logged.
-        @see: L{twisted.application.internet.StreamServerEndpointService}
+        @see: C{twisted.application.internet.StreamServerEndpointService}
         """
         super().privilegedStartService()
         starting = self.start()
@@ -355,7 +355,7 @@ class _Open:
         Give the port.
 
         @param protocolFactory: what it listens with.
-        @see: L{IStreamServerEndpoint}
+        @see: C{twisted.internet.interfaces.IStreamServerEndpoint}
         """
         return succeed(self._port)
 

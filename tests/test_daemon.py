@@ -62,6 +62,7 @@ class ServiceTests(TapTestCase):
         @param endpoints: where it listens; none for a port of TCP.
         """
         self.reactor = MemoryReactorClock()
+        self.reactor.hasStopped = False  # former versions begin stopped
         options = self.parse(*arguments)
         options.endpoints = endpoints or {
             "tcp": TCP4ServerEndpoint(self.reactor, 8765, interface="127.0.0.1")
