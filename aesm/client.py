@@ -11,8 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import count
-from typing import Any
+from typing import Any, Protocol, cast
 
+from twisted.internet import protocol
 from twisted.internet.defer import Deferred, fail, maybeDeferred
 from twisted.internet.endpoints import clientFromString
 from twisted.internet.interfaces import (
@@ -21,7 +22,6 @@ from twisted.internet.interfaces import (
     IReactorTime,
     IStreamClientEndpoint,
 )
-from twisted.internet.protocol import Protocol
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -31,7 +31,7 @@ from aesm.core.handshake import ClientChannel
 from aesm.core.hello import ConversationSettings
 from aesm.core.session import Session
 from aesm.core.settings import ChannelSettings
-from aesm.errors import AESMError, HandshakeTimeout, NotAuthorized
+from aesm.errors import AESMError, HandshakeTimeout, NotAuthorized, SessionLost
 from aesm.interfaces import INextKeys, ITrustPolicy
 from aesm.keys import PrivateKey, PublicKey
 from aesm.locations import locationOf, locationOfAddress
@@ -42,11 +42,12 @@ from aesm.pump import SecureProtocol
 from aesm.registry import addressOf
 from aesm.securefactory import HANDSHAKE_TIMEOUT, SecureFactory, checkServer
 
-__all__ = ["connect"]
+__all__ = ["SessionKeeper", "connect", "dial"]
 
 _log = Logger(namespace="aesm.client")
 
-NOT_ALLOWED = 1008  # close code, PROTOCOL section 9
+GOING_AWAY = 1001  # close codes, PROTOCOL section 9
+NOT_ALLOWED = 1008
 
 _numbers = count(1)
 
@@ -89,6 +90,72 @@ def connect(
     @raise TypeError: an option is of the wrong type, or there is no such.
     @raise ValueError: an option has a value that it cannot have.
     """
+    return dial(
+        reactor,
+        endpoint,
+        None,
+        name=name,
+        key=key,
+        psk=psk,
+        suites=suites,
+        trust=trust,
+        handshakeTimeout=handshakeTimeout,
+        **messages,
+    )
+
+
+class SessionKeeper(Protocol):
+    """
+    Who wants a session to outlive the connections under it.
+    """
+
+    @property
+    def former(self) -> Connection | None:
+        """
+        The connection whose session is to go on, if there is one.
+        """
+
+    def detached(self, connection: Connection, reason: AESMError) -> None:
+        """
+        The transport under a connection is gone: dial again.
+
+        @param connection: whose.
+        @param reason: why.
+        """
+
+
+def dial(
+    reactor: IReactorTime,
+    endpoint: str | IStreamClientEndpoint,
+    keeper: SessionKeeper | None,
+    *,
+    name: str = "aesm",
+    key: PrivateKey | None = None,
+    psk: bytes | Path | None = None,
+    suites: Sequence[str] | None = None,
+    trust: object = None,
+    handshakeTimeout: float = HANDSHAKE_TIMEOUT,
+    **messages: Any,
+) -> Deferred[Connection]:
+    """
+    Connect to a server, with a session that may outlive the connection.
+
+    @param reactor: as L{connect}.
+    @param endpoint: as L{connect}.
+    @param keeper: who wants that; None for nobody.
+    @param name: as L{connect}.
+    @param key: as L{connect}.
+    @param psk: as L{connect}.
+    @param suites: as L{connect}.
+    @param trust: as L{connect}.
+    @param handshakeTimeout: as L{connect}.
+    @param messages: as L{connect}.
+    @return: as L{connect}: fires with C{keeper.former} if its session goes on; else
+        with a new one, and that is over with
+        L{SessionLost<aesm.errors.SessionLost>}.
+    @raise TypeError: an option is of the wrong type, or there is no such.
+    @raise ValueError: an option has a value that it cannot have.
+    """
     try:
         settings = channelSettings(
             "client.key", key=key, name=name, psk=psk, suites=suites
@@ -103,10 +170,11 @@ def connect(
     attempt = _Attempt(
         reactor,
         settings,
-        ConversationSettings(agent=agent(), **messages),
+        ConversationSettings(agent=agent(), resume=keeper is not None, **messages),
         policy,
         location,
         handshakeTimeout,
+        keeper,
     )
     return attempt.begin(IStreamClientEndpoint(endpoint))
 
@@ -117,6 +185,7 @@ class _Attempt(SecureFactory, Messenger):
     """
 
     _connecting: Deferred[Any]
+    _welcomed = False
 
     def __init__(
         self,
@@ -126,6 +195,7 @@ class _Attempt(SecureFactory, Messenger):
         trust: ITrustPolicy,
         location: str | None,
         handshakeTimeout: float,
+        keeper: SessionKeeper | None,
     ) -> None:
         """
         @param clock: keeps time.
@@ -134,12 +204,15 @@ class _Attempt(SecureFactory, Messenger):
         @param trust: decides on the server's key.
         @param location: what was dialled, None to take the transport's peer.
         @param handshakeTimeout: seconds.
+        @param keeper: who wants the session to outlive the connection.
         """
         super().__init__(clock, handshakeTimeout)
         self._settings = settings
         self._messages = messages
         self._trust = trust
         self._location = location
+        self._keeper = keeper
+        self._former = None if keeper is None else keeper.former
         self._deadline: IDelayedCall | None = None  # for the WELCOME
         self._secure: SecureProtocol | None = None
         self._result: Deferred[Connection] | None = None
@@ -159,7 +232,7 @@ class _Attempt(SecureFactory, Messenger):
 
     # twisted.internet.protocol.Factory
 
-    def buildProtocol(self, addr: IAddress | None) -> Protocol:
+    def buildProtocol(self, addr: IAddress | None) -> protocol.Protocol:
         """
         Build the protocol on the raw transport.
 
@@ -190,7 +263,10 @@ class _Attempt(SecureFactory, Messenger):
 
         @return: the hello.
         """
-        return self._messages.hello().encode()
+        if self._former is None:
+            return self._messages.hello().encode()
+        session = self._former.session
+        return self._messages.hello(session.name, session.inbox.received).encode()
 
     def buildInner(self, secure: SecureProtocol) -> AESMProtocol:
         """
@@ -201,16 +277,18 @@ class _Attempt(SecureFactory, Messenger):
         """
         messages, now = self._messages, self.clock.seconds()
         session = Session(messages.sendBuffer, messages.receiveBuffer)
-        protocol = AESMProtocol(self, Conversation(messages, session, now), self.clock)
-        protocol.connection = Connection(
-            protocol,
+        former = None if self._former is None else self._former.session
+        connection = Connection(
+            self,
+            session,
             address=addressOf(secure.transport.getPeer(), next(_numbers)),
             peer=PublicKey(secure.channel.peer),
             peerName=None,
-            suite=secure.channel.suite,
-            handshakeHash=secure.channel.handshakeHash,
             receiveBuffer=messages.receiveBuffer,
         )
+        conversation = Conversation(messages, session, now, former)
+        protocol = AESMProtocol(self, conversation, connection, self.clock)
+        connection.attach(protocol, secure.channel)
         left = max(0.0, secure.deadline - now)
         self._deadline = self.clock.callLater(left, self._timedOut, protocol)
         return protocol
@@ -226,11 +304,12 @@ class _Attempt(SecureFactory, Messenger):
 
     # Messenger
 
-    def accepted(self, protocol: AESMProtocol) -> None:
+    def accepted(self, protocol: AESMProtocol, resumed: bool) -> None:
         """
         The server has let us in.
 
         @param protocol: ours.
+        @param resumed: whether the former session goes on.
         """
         announced = protocol.conversation.session.outbox.peer.nextKey
         if announced and INextKeys.providedBy(self._trust):
@@ -243,7 +322,44 @@ class _Attempt(SecureFactory, Messenger):
                     location=self._where(),
                     error=str(error),
                 )
+        former, connection = self._former, protocol.connection
+        if former is not None and resumed:
+            former.address = connection.address
+            former.attach(protocol, cast(SecureProtocol, self._secure).channel)
+            protocol.connection = former
+        elif former is not None:
+            former.finish(
+                SessionLost(
+                    f"{self._where()} has no such session any more: what it did not "
+                    "acknowledge may not have arrived, send it again if it must"
+                )
+            )
+        self._welcomed = True
         self._settle(protocol.connection)
+
+    def keeps(self, connection: Connection, code: int | None = None) -> bool:
+        """
+        Tell whether a session outlives the connection under it: if somebody dials
+        again, and the server has not ended it.
+
+        @param connection: whose.
+        @param code: with which the server closes; None if it was cut.
+        """
+        return (
+            self._keeper is not None
+            and self._welcomed
+            and connection.session.name != ""
+            and code in (None, GOING_AWAY)
+        )
+
+    def detached(self, connection: Connection, reason: AESMError) -> None:
+        """
+        Have somebody dial again.
+
+        @param connection: ours.
+        @param reason: why its transport is gone.
+        """
+        cast(SessionKeeper, self._keeper).detached(connection, reason)
 
     def peerClosed(self, code: int, reason: str) -> AESMError:
         """
@@ -261,11 +377,11 @@ class _Attempt(SecureFactory, Messenger):
             f"line '{PublicKey(self._settings.publicKey)} NAME' in its authorized keys"
         )
 
-    def lost(self, protocol: AESMProtocol, reason: AESMError) -> None:
+    def lost(self, connection: Connection, reason: AESMError) -> None:
         """
         The connection is over.
 
-        @param protocol: ours.
+        @param connection: ours.
         @param reason: why.
         """
         self._settle(Failure(reason))

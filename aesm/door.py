@@ -21,13 +21,13 @@ from twisted.internet.interfaces import IAddress
 from twisted.logger import Logger
 
 from aesm.authorized import AuthorizedKeys
+from aesm.connection import wallClock
 from aesm.core.frames import encodeClose
 from aesm.core.hello import Hello
 from aesm.errors import AESMError, ConnectionClosed, NotAuthorized, ProtocolError
 from aesm.interfaces import IClientPolicy
 from aesm.keys import PublicKey
 from aesm.limits import Admission, TokenBuckets, connectionsPossible, hostOf
-from aesm.protocol import wallClock
 from aesm.securefactory import checkClient
 
 if TYPE_CHECKING:
@@ -60,6 +60,8 @@ def _hostIn(address: Address) -> str | None:
 class Door:
     """
     Decides on the clients of one server.
+
+    @ivar maxConnections: connections in all.
     """
 
     def __init__(
@@ -94,7 +96,7 @@ class Door:
         if perKey not in PER_KEY:
             raise ValueError(f"perKey must be one of {PER_KEY}, not {perKey!r}")
         self._connections = connections
-        self._maxConnections = maxConnections
+        self.maxConnections = maxConnections
         self._policy = policy
         self._perKey = perKey
         self._hosts: dict[Connection, str | None] = {}  # of those that are counted
@@ -113,11 +115,11 @@ class Door:
         Warn if there can be more connections than the limit on open files allows.
         """
         possible = connectionsPossible()
-        if self._maxConnections > possible:
+        if self.maxConnections > possible:
             _log.warn(
                 "maxConnections is {most}, but the limit on open files allows only "
                 "about {possible}: raise it (ulimit -n, LimitNOFILE=)",
-                most=self._maxConnections,
+                most=self.maxConnections,
                 possible=possible,
             )
 
@@ -182,15 +184,16 @@ class Door:
         @return: what the client says of itself, and what its key is called.
         @raise ConnectionClosed: there is no room (1013).
         """
-        former = [c for c in self._connections.byPeer(publicKey) if not c.isOver]
-        if former and self._perKey == "reject":
+        known = [c for c in self._connections.byPeer(publicKey) if not c.isOver]
+        former = [c for c in known if c.session.name != hello.session]
+        if self._perKey == "reject" and any(c.isAttached for c in former):
             raise ConnectionClosed(
                 f"the key {publicKey} is connected already", TRY_AGAIN_LATER
             )
         if former and self._perKey == "replace":
             for connection in former:
                 connection.closeWith(TAKEN_OVER, "replaced by a newer connection")
-        else:
+        elif not any(c.isAttached for c in known if c not in former):
             refusal = self.full(address)
             if refusal is not None:
                 raise ConnectionClosed(refusal, TRY_AGAIN_LATER)
@@ -208,11 +211,12 @@ class Door:
 
     def leave(self, connection: Connection) -> None:
         """
-        Count a connection no more.
+        Count a connection no more, if it is counted.
 
         @param connection: the one.
         """
-        self._admission.leave(self._hosts.pop(connection))
+        if connection in self._hosts:
+            self._admission.leave(self._hosts.pop(connection))
 
     def reload(self) -> None:
         """

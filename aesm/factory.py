@@ -5,15 +5,12 @@ with::
     factory = AESMServerFactory(handler=MyHandler())
     serverFromString(reactor, "tcp:8765").listen(factory)
 
-It asks its L{Door<aesm.door.Door>} who comes in, and has the registry of those
-who are.  A connection enters and leaves the registry in one place each:
-C{opened} and C{finished}.
+It asks its L{Door<aesm.door.Door>} who comes in, and hands those who are to its
+L{Hub<aesm.hub.Hub>}.
 """
 
 from __future__ import annotations
 
-import secrets
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -28,18 +25,14 @@ from twisted.internet.interfaces import (
 from twisted.internet.protocol import Protocol
 
 from aesm.acknowledgement import Refusal, Tally
-from aesm.budget import Budget
 from aesm.connection import Connection
 from aesm.core.conversation import Conversation
-from aesm.core.frames import Messages
 from aesm.core.handshake import ServerChannel
 from aesm.core.hello import ConversationSettings, Hello
-from aesm.core.session import Session
-from aesm.dispatch import Dispatcher
 from aesm.door import Door, farewell
 from aesm.errors import AESMError, ConnectionClosed, HandshakeError
+from aesm.hub import Hub
 from aesm.keys import PrivateKey, PublicKey, stateDirectory
-from aesm.messenger import Messenger
 from aesm.options import (
     Path,
     agent,
@@ -54,6 +47,7 @@ from aesm.pump import SecureProtocol
 from aesm.rawtransport import HangUp
 from aesm.registry import Address, Connections, addressOf
 from aesm.securefactory import HANDSHAKE_TIMEOUT, SecureFactory
+from aesm.sessions import SESSION_GRACE
 
 __all__ = ["STOP_DEADLINE", "AESMServerFactory", "Message"]
 
@@ -66,7 +60,6 @@ MAX_AGENT = 64  # characters of a client's agent to log
 RELOAD_INTERVAL = 2.0  # seconds between looks at the authorized keys
 STOP_DEADLINE = 5.0  # seconds
 GOING_AWAY = 1001  # close codes, PROTOCOL section 9
-TRY_AGAIN_LATER = 1013
 
 _T = TypeVar("_T")
 
@@ -90,7 +83,7 @@ class _Guest:
     connection: Connection | None = None
 
 
-class AESMServerFactory(SecureFactory, Messenger):
+class AESMServerFactory(SecureFactory):
     """
     Builds the protocols of a server, for any stream endpoint.
 
@@ -114,6 +107,7 @@ class AESMServerFactory(SecureFactory, Messenger):
         perKey: str = "allow",
         handshakeTimeout: float = HANDSHAKE_TIMEOUT,
         totalBuffer: int = TOTAL_BUFFER,
+        sessionGrace: float = SESSION_GRACE,
         nextKey: PublicKey | None = None,
         **messages: Any,
     ) -> None:
@@ -137,6 +131,8 @@ class AESMServerFactory(SecureFactory, Messenger):
         @param handshakeTimeout: seconds from a connection's start to its opening.
         @param totalBuffer: bytes of messages to keep for all connections together,
             unacknowledged or unread.
+        @param sessionGrace: seconds that a client has to come back to its session
+            when its connection is cut; 0 ends it at once.
         @param nextKey: the key that this server will have after its present one,
             announced to clients; without C{key}, the one that
             L{nextKeyOf<aesm.options.nextKeyOf>} finds in the state directory.
@@ -158,7 +154,6 @@ class AESMServerFactory(SecureFactory, Messenger):
         )
         self.publicKey = PublicKey(self._settings.publicKey)
         self.connections = Connections()
-        self.budget = self._budget = Budget(totalBuffer, self.connections)
         self._door = Door(
             self.connections,
             clientPolicy(authorizedKeys),
@@ -167,7 +162,15 @@ class AESMServerFactory(SecureFactory, Messenger):
             handshakesPerHost=handshakesPerHost,
             perKey=perKey,
         )
-        self._handler = messageHandler(handler, self.connections)
+        self._hub = Hub(
+            self.clock,
+            self.connections,
+            self._door,
+            self._messages,
+            messageHandler(handler, self.connections),
+            totalBuffer,
+            sessionGrace,
+        )
         self._guests: dict[SecureProtocol, _Guest] = {}
         self._pending: dict[SecureProtocol, None] = {}  # not open; oldest first
         self._numbers = count(1)
@@ -200,7 +203,7 @@ class AESMServerFactory(SecureFactory, Messenger):
             return Refusal(
                 ConnectionClosed(f"nothing was sent: there is no connection {address}")
             )
-        return connection.sendOrFail(data)
+        return connection.send(data, closeSlow=False)
 
     def sendAll(self, data: Message) -> Deferred[int]:
         """
@@ -213,7 +216,7 @@ class AESMServerFactory(SecureFactory, Messenger):
         @raise TypeError: C{data} is neither text nor bytes.
         """
         connections = self.connections.values()
-        return Tally([c.sendOrClose(data) for c in connections if not c.isOver])
+        return Tally([c.send(data, True) for c in connections if not c.isOver])
 
     def stop(self, reason: str = "", deadline: float = STOP_DEADLINE) -> Deferred[None]:
         """
@@ -225,6 +228,7 @@ class AESMServerFactory(SecureFactory, Messenger):
         @return: fires when all connections are gone.
         """
         self._stopping = True
+        self._hub.stop()
         for secure, guest in list(self._guests.items()):
             if guest.connection is None:
                 secure.fail(HandshakeError("the server is stopping"))
@@ -251,6 +255,7 @@ class AESMServerFactory(SecureFactory, Messenger):
         Listening begins: look at the authorized keys from now on.
         """
         self._stopping = False
+        self._hub.start()
         self._door.checkFiles()
         self._scheduleReload()
 
@@ -275,7 +280,7 @@ class AESMServerFactory(SecureFactory, Messenger):
         if self._stopping:
             refusal = "the server is stopping"
         if refusal is not None:
-            self._record(address, "refused", refusal)
+            self._hub.refused(address, refusal)
             return HangUp()
         secure = SecureProtocol(self, ServerChannel(self._settings))
         self._guests[secure] = _Guest(address)
@@ -348,27 +353,16 @@ class AESMServerFactory(SecureFactory, Messenger):
         @param secure: the connection.
         @return: its protocol.
         """
-        guest, messages = self._guests[secure], self._messages
-        session = Session(messages.sendBuffer, messages.receiveBuffer)
-        conversation = Conversation(messages, session, self.clock.seconds())
-        conversation.welcome(cast(Hello, guest.hello), secrets.token_hex(16))
-        protocol = AESMProtocol(self, conversation, self.clock)
-        connection = guest.connection = protocol.connection = Connection(
-            protocol,
-            address=self.connections.nameFor(guest.address),
-            peer=PublicKey(secure.channel.peer),
-            peerName=guest.name,
-            suite=secure.channel.suite,
-            handshakeHash=secure.channel.handshakeHash,
-            receiveBuffer=messages.receiveBuffer,
-            closeSlow=self._handler is not None,
-            lock=self.connections.lock,
-            arrivals=self.connections.arrivals,
+        guest = self._guests[secure]
+        hello = cast(Hello, guest.hello)
+        connection = self._hub.begin(secure.channel, hello, guest.address, guest.name)
+        conversation = Conversation(
+            self._messages, connection.session, self.clock.seconds()
         )
-        if self._handler is not None:
-            protocol.dispatcher = Dispatcher(
-                self._handler, connection, protocol.handled
-            )
+        conversation.welcome(hello)
+        protocol = AESMProtocol(self._hub, conversation, connection, self.clock)
+        connection.attach(protocol, secure.channel)
+        guest.connection = connection
         return protocol
 
     def opened(self, secure: SecureProtocol) -> None:
@@ -379,20 +373,8 @@ class AESMServerFactory(SecureFactory, Messenger):
         """
         del self._pending[secure]
         guest = self._guests[secure]
-        connection = cast(Connection, guest.connection)
-        self._door.enter(connection, guest.address)
-        self.connections.add(connection)
-        said = cast(Hello, guest.hello).agent[:MAX_AGENT]
-        name = f" ({connection.peerName})" if connection.peerName else ""
-        self._record(
-            connection.address,
-            "accepted",
-            f"by {connection.suite}{name}, agent {said!a}",
-            connection.peer,
-        )
-        dispatcher = cast(AESMProtocol, secure.inner).dispatcher
-        if dispatcher is not None:
-            dispatcher.accepted()
+        agent = cast(Hello, guest.hello).agent[:MAX_AGENT]
+        self._hub.enter(cast(Connection, guest.connection), guest.address, agent)
 
     def failed(self, secure: SecureProtocol, reason: AESMError) -> None:
         """
@@ -402,9 +384,8 @@ class AESMServerFactory(SecureFactory, Messenger):
         @param reason: why.
         """
         peer = secure.channel.peer
-        self._record(
+        self._hub.refused(
             self._guests[secure].address,
-            "refused",
             str(reason),
             PublicKey(peer) if peer else None,
         )
@@ -421,54 +402,7 @@ class AESMServerFactory(SecureFactory, Messenger):
             while self._gone:
                 self._gone.pop().callback(None)
 
-    # Messenger
-
-    def arrived(self, protocol: AESMProtocol, messages: Messages) -> None:
-        """
-        Take messages, or close the connection if there is no room for more.
-
-        @param protocol: where they came.
-        @param messages: one or more.
-        """
-        super().arrived(protocol, messages)
-        if self._budget.refuses(protocol.held):
-            protocol.shed(TRY_AGAIN_LATER, "too much is unread")
-
-    def lost(self, protocol: AESMProtocol, reason: AESMError) -> None:
-        """
-        Take note of a client that was in and is gone.
-
-        @param protocol: its protocol.
-        @param reason: why.
-        """
-        connection = protocol.connection
-        self._record(connection.address, "lost", str(reason), connection.peer)
-        if protocol.dispatcher is not None:
-            protocol.dispatcher.lost(reason)
-
-    def finished(self, connection: Connection) -> None:
-        """
-        List a client no more: it is gone, and its last packet was taken.
-
-        @param connection: the one.
-        """
-        self.connections.discard(connection)
-        self._door.leave(connection)
-
     # Parts
-
-    def _record(
-        self, address: Address, event: str, reason: str, peer: PublicKey | None = None
-    ) -> None:
-        """
-        Write into the activity log.
-
-        @param address: whose connection.
-        @param event: what happened.
-        @param reason: why.
-        @param peer: the peer's key, once it has proved one.
-        """
-        self.connections.record(address, event, time.time(), reason, peer)
 
     def _scheduleReload(self) -> None:
         """

@@ -6,25 +6,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from aesm.connection import Connection
 from aesm.core.frames import Messages
 from aesm.errors import AESMError, ConnectionClosed
+from aesm.reasons import quoted
 
 if TYPE_CHECKING:
     from aesm.budget import Budget
-    from aesm.connection import Connection
     from aesm.protocol import AESMProtocol
 
-__all__ = ["Messenger", "quoted"]
-
-
-def quoted(reason: str) -> str:
-    """
-    Show the words of a CLOSE.
-
-    @param reason: the words; they may be a stranger's.
-    @return: the words with nothing in them that is not printable.
-    """
-    return f": {reason!r}" if reason else ""
+__all__ = ["Messenger"]
 
 
 class Messenger:
@@ -37,28 +28,22 @@ class Messenger:
 
     budget: Budget | None = None
 
-    def accepted(self, protocol: AESMProtocol) -> None:
+    def accepted(self, protocol: AESMProtocol, resumed: bool) -> None:
         """
         The client's server has let it in.
 
         @param protocol: the client's protocol.
+        @param resumed: whether its former session goes on.
         """
 
-    def arrived(self, protocol: AESMProtocol, messages: Messages) -> None:
+    def arrived(self, connection: Connection, messages: Messages) -> None:
         """
         Messages came.
 
-        @param protocol: where.
+        @param connection: where.
         @param messages: one or more.
         """
-        if protocol.dispatcher is not None:
-            protocol.dispatcher.arrived(messages)
-        else:
-            inbox = protocol.conversation.session.inbox
-            inbox.keep(len(messages.data))
-            protocol.connection.retrieved.extend(
-                messages.micros / 1e6, messages.data, messages.cost
-            )
+        connection.arrived(messages)
 
     def peerClosed(self, code: int, reason: str) -> AESMError:
         """
@@ -74,17 +59,34 @@ class Messenger:
             reason,
         )
 
-    def lost(self, protocol: AESMProtocol, reason: AESMError) -> None:
+    def keeps(self, connection: Connection, code: int | None = None) -> bool:
         """
-        The transport is gone.
+        Tell whether a session outlives the connection under it.
 
-        @param protocol: whose.
+        @param connection: whose.
+        @param code: with which the peer closes; None if it was cut.
+        """
+        return False
+
+    def detached(self, connection: Connection, reason: AESMError) -> None:
+        """
+        The connection under a session that is kept is gone.
+
+        @param connection: whose.
+        @param reason: why.
+        """
+
+    def lost(self, connection: Connection, reason: AESMError) -> None:
+        """
+        A session is over.
+
+        @param connection: whose.
         @param reason: why.
         """
 
     def finished(self, connection: Connection) -> None:
         """
-        The connection is gone, and its last packet was taken.
+        A session is over, and its last packet was taken.
 
         @param connection: the one.
         """

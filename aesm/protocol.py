@@ -4,15 +4,14 @@ L{Conversation<aesm.core.conversation.Conversation>}, on any transport that
 can half-close its stream, and tells a L{Messenger} and the
 L{Connection<aesm.connection.Connection>} what happens::
 
-    protocol = AESMProtocol(messenger, Conversation(...), reactor)
-    protocol.connection = Connection(protocol, ...)
+    protocol = AESMProtocol(messenger, Conversation(...), connection, reactor)
+    connection.attach(protocol, channel)
     protocol.makeConnection(secureTransport)
+
+It goes with its transport.  The connection may be kept, for the next one.
 """
 
 from __future__ import annotations
-
-import time
-from collections.abc import Callable
 
 from twisted.internet import error
 from twisted.internet.interfaces import (
@@ -25,7 +24,7 @@ from twisted.internet.protocol import Protocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from aesm.connection import Connection
+from aesm.connection import Connection, wallClock
 from aesm.core.conversation import (
     Accepted,
     Acknowledged,
@@ -35,25 +34,16 @@ from aesm.core.conversation import (
     Event,
     PeerClosed,
 )
-from aesm.dispatch import Dispatcher
-from aesm.errors import AESMError, ConnectionClosed, SendBufferFull
-from aesm.messenger import Messenger, quoted
+from aesm.errors import AESMError, ConnectionClosed, HeartbeatLost
+from aesm.messenger import Messenger
 from aesm.pump import CLOSE_TIMEOUT
+from aesm.reasons import closedByUs
 from aesm.transport import SecureTransport
 
-__all__ = ["AESMProtocol", "wallClock"]
+__all__ = ["AESMProtocol"]
 
 LEAST_DELAY = 0.01  # seconds between two looks at a peer
 BUDGET = 262144  # bytes of messages handed to the transport at once
-
-
-def wallClock() -> int:
-    """
-    Tell the time for the wire.
-
-    @return: microseconds since the Unix epoch.
-    """
-    return time.time_ns() // 1000
 
 
 def _cancel(call: IDelayedCall | None) -> None:
@@ -72,32 +62,30 @@ class AESMProtocol(Protocol):
     Pumps a conversation.
 
     @ivar conversation: the message layer.
-    @ivar connection: what users hold; set by who builds the protocol.
-    @ivar dispatcher: hands packets to a handler; None leaves them in
-        C{connection.retrieved}.
+    @ivar connection: what users hold; another one once a client's session was
+        resumed.
+    @ivar messenger: whom to tell.
     """
 
     transport: SecureTransport
-    connection: Connection
 
     def __init__(
         self,
         messenger: Messenger,
         conversation: Conversation,
+        connection: Connection,
         clock: IReactorTime,
-        now: Callable[[], int] = wallClock,
     ) -> None:
         """
         @param messenger: whom to tell.
         @param conversation: a fresh conversation.
+        @param connection: what users hold.
         @param clock: keeps time for deadlines.
-        @param now: tells the time for the wire, microseconds.
         """
         self.conversation = conversation
-        self.dispatcher: Dispatcher | None = None
-        self._messenger = messenger
+        self.connection = connection
+        self.messenger = messenger
         self._clock = clock
-        self._now = now
         self._heartbeat: IDelayedCall | None = None
         self._closeTimer: IDelayedCall | None = None
         self._turn: IDelayedCall | None = None  # flushes what this turn sends
@@ -105,7 +93,8 @@ class AESMProtocol(Protocol):
         self._writable = True
         self._ended = False  # our direction of the stream
         self._deaf = False  # messages are not taken any more
-        self._held = 0  # what the messenger knows to be held
+        self._superseded = False  # the connection has a newer protocol
+        self._final = False  # the session ends here
         self._closing: ConnectionClosed | None = None  # why, if it is we who close
         self._reason: AESMError | None = None
 
@@ -138,13 +127,15 @@ class AESMProtocol(Protocol):
         self._heartbeat = self._closeTimer = self._turn = None
         self._ended = True
         self._writable = False
-        self.conversation.session.outbox.drop()
-        self._account(dropped=True)
+        if self._superseded:
+            return
         cause = self._whyLost(None if reason is None else reason.value)
-        if self.dispatcher is not None:
-            self.dispatcher.stop()
-        self.connection.ended(cause)
-        self._messenger.lost(self, cause)
+        connection, messenger = self.connection, self.messenger
+        if self._final or not messenger.keeps(connection):
+            connection.finish(cause)
+        else:
+            connection.detach()
+            messenger.detached(connection, cause)
 
     # IHalfCloseableProtocol
 
@@ -182,45 +173,28 @@ class AESMProtocol(Protocol):
 
     # For Connection and the messenger
 
-    def send(self, data: str | bytes | bytearray | memoryview) -> int:
+    @property
+    def isClosing(self) -> bool:
         """
-        Accept a message.
+        Whether it is we who close.
+        """
+        return self._closing is not None
 
-        @param data: the message.
-        @return: how many messages have been accepted with it.
-        @raise AESMError: as L{Conversation.send}.
-        @raise TypeError: it is neither text nor bytes.
+    @property
+    def isOpen(self) -> bool:
         """
-        budget = self._messenger.budget
-        if budget is not None and budget.full and budget.refuses(self.held):
-            raise SendBufferFull(
-                "too much is unacknowledged or unread by all peers together: wait for "
-                "drain(), or raise totalBuffer="
-            )
-        count = self.conversation.send(data, self._now())
+        Whether neither side closes.
+        """
+        return self.conversation.state is ConversationState.OPEN
+
+    def sending(self) -> None:
+        """
+        The connection has begun to send.  The first message of a quiet one leaves
+        at once; later ones of the same turn of the event loop go together.
+        """
         if not self._busy and self._turn is None:
             self._turn = self._clock.callLater(0, self._endTurn)
             self._flush()
-        return count
-
-    def taken(self, cost: int) -> None:
-        """
-        The application is done with messages: the peer may send more.
-
-        @param cost: what they cost.
-        """
-        self.conversation.session.inbox.take(cost)
-        self.touch()
-
-    def handled(self, count: int, cost: int) -> None:
-        """
-        The handler is done with messages.
-
-        @param count: how many.
-        @param cost: what they cost.
-        """
-        self.conversation.session.inbox.keep(count)
-        self.taken(cost)
 
     def touch(self) -> None:
         """
@@ -229,14 +203,6 @@ class AESMProtocol(Protocol):
         if not self._busy and not self._ended:
             self._flush()
 
-    def finished(self, connection: Connection) -> None:
-        """
-        The connection is gone, and its last packet was taken.
-
-        @param connection: the one.
-        """
-        self._messenger.finished(connection)
-
     def close(self, code: int, reason: str) -> None:
         """
         Close in order, or at the deadline.
@@ -244,21 +210,12 @@ class AESMProtocol(Protocol):
         @param code: PROTOCOL section 9.
         @param reason: words for the peer.
         """
+        self._final = True
         if self._closing is None:
-            self._closing = ConnectionClosed(
-                f"we closed the connection (code {code}){quoted(reason)}", code, reason
-            )
+            self._closing = closedByUs(code, reason)
         self.conversation.close(code, reason)
         self._startCloseTimer()
         self.touch()
-
-    @property
-    def held(self) -> int:
-        """
-        The bytes of messages that are unacknowledged or not done with.
-        """
-        session = self.conversation.session
-        return session.outbox.kept + session.inbox.untaken
 
     def shed(self, code: int, reason: str) -> None:
         """
@@ -275,9 +232,19 @@ class AESMProtocol(Protocol):
         """
         End the connection at once.
         """
+        self._final = True
         if self._reason is None:
             self._reason = ConnectionClosed("we aborted the connection")
         self.transport.abortConnection()
+
+    def supersede(self) -> None:
+        """
+        Leave the connection to a newer protocol.
+        """
+        self._superseded = self._deaf = True
+        self.conversation.supersede()
+        self._startCloseTimer()
+        self.touch()
 
     # Parts
 
@@ -304,11 +271,11 @@ class AESMProtocol(Protocol):
         match event:
             case Arrived(messages):
                 if not self._deaf:
-                    self._messenger.arrived(self, messages)
+                    self.messenger.arrived(self.connection, messages)
             case Acknowledged():
                 self.connection.acknowledged()
-            case Accepted():
-                self._messenger.accepted(self)
+            case Accepted(_, resumed):
+                self.messenger.accepted(self, resumed)
             case PeerClosed(code, reason):
                 self._peerClosed(code, reason)
             case _:
@@ -322,8 +289,10 @@ class AESMProtocol(Protocol):
         @param reason: the peer's words.
         """
         if self._reason is None:
-            self._reason = self._closing or self._messenger.peerClosed(code, reason)
-        self.connection.unsendable(self._reason)
+            self._reason = self._closing or self.messenger.peerClosed(code, reason)
+        if self._final or not self.messenger.keeps(self.connection, code):
+            self._final = True
+            self.connection.unsendable(self._reason)
         self._startCloseTimer()
 
     def _broken(self, reason: AESMError) -> None:
@@ -333,7 +302,9 @@ class AESMProtocol(Protocol):
         @param reason: which.
         """
         self._reason = reason
-        self.connection.unsendable(reason)
+        if not isinstance(reason, HeartbeatLost):
+            self._final = True
+            self.connection.unsendable(reason)
         if self.conversation.state is ConversationState.BROKEN:
             self.transport.abortConnection()
         else:
@@ -358,40 +329,20 @@ class AESMProtocol(Protocol):
         """
         Hand the transport what is due, if it takes it.
         """
-        conversation = self.conversation
-        outbox = conversation.session.outbox
-        outbox.endTurn()
-        self._account()
+        if not self._superseded:
+            self.connection.endTurn()
         if self._ended or not self._writable:
             return
-        output = conversation.takeOutput(self._now(), BUDGET)
+        conversation = self.conversation
+        output = conversation.takeOutput(wallClock(), BUDGET)
         if output:
             self.transport.write(output)
         if conversation.ended:
             self._ended = True
             self.transport.unregisterProducer()
             self.transport.loseWriteConnection()
-        elif self._writable and outbox.sendable and self._turn is None:
+        elif self._writable and self._turn is None and conversation.sendable:
             self._turn = self._clock.callLater(0, self._endTurn)
-
-    def _account(self, dropped: bool = False) -> None:
-        """
-        Tell what is kept for the peer and for the handler.
-
-        @param dropped: whether that is nothing any more.
-        """
-        budget = self._messenger.budget
-        if budget is None:
-            return
-        session = self.conversation.session
-        held = session.outbox.kept
-        if self.dispatcher is not None:
-            held += session.inbox.untaken
-        if dropped:
-            held = 0
-        if held != self._held:
-            budget.account(held - self._held)
-            self._held = held
 
     def _endTurn(self) -> None:
         """

@@ -226,6 +226,18 @@ class Connections(Mapping[Address, "Connection"]):
         self._byAddress[connection.address] = connection
         self._byPeer.setdefault(connection.peer, []).append(connection)
 
+    def move(self, connection: Connection, address: Address) -> None:
+        """
+        List a connection under the address that its client has come back from.
+
+        @param connection: the one.
+        @param address: where it comes from.
+        """
+        if connection.address != address:
+            self.discard(connection)
+            connection.address = self.nameFor(address)
+            self.add(connection)
+
     def discard(self, connection: Connection) -> None:
         """
         List a connection no more, if it is listed.

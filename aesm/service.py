@@ -1,16 +1,16 @@
 """
-A client that stays: L{ClientService} keeps a connection to a server up, and makes
-it again when it is lost::
+A client that stays: L{ClientService} keeps a session with a server up, and connects
+again when the connection is lost::
 
     service = ClientService("tcp:example.org:8765", trust=Pinned(publicKey))
     service.setServiceParent(application)        # or: service.startService()
     service.sendData("hello")                    # goes out once there is a connection
-    packet = await service.retrieved.get()       # of whichever connection
+    packet = await service.retrieved.get()
 
 When to try again is left to Twisted's own service of that name; here is which
-failures are worth it, and what to do with messages meanwhile.  Sessions are not
-resumed: a message whose connection breaks before the server acknowledged it fails,
-and may or may not have arrived.
+failures are worth it.  The session goes on over the next connection: each message
+arrives once and in order, or its sender is told that it may not have, because the
+server has given the session up (L{SessionLost<aesm.errors.SessionLost>}).
 """
 
 from __future__ import annotations
@@ -37,70 +37,39 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from aesm.acknowledgement import LazyDeferred, Refusal
-from aesm.client import connect
+from aesm.acknowledgement import Refusal
+from aesm.client import dial
 from aesm.connection import NORMAL, Connection
 from aesm.core.hello import ConversationSettings
 from aesm.errors import (
     AESMError,
     ConnectionClosed,
-    KeyFileError,
-    NameOrKeyMismatch,
-    NoAnswer,
-    NotAuthorized,
-    OfferRefused,
     SendBufferFull,
-    UntrustedServer,
+    SessionLost,
 )
 from aesm.joined import JoinedStream
+from aesm.mending import mayPass
 from aesm.options import reactorOr, trustPolicy
-from aesm.stream import closedError, costOf
+from aesm.stream import closedError
+from aesm.waiting import Held
 
-__all__ = ["ClientService", "mayPass"]
+__all__ = ["ClientService"]
 
 STABLE = 30.0  # seconds after which a connection counts as a success
-TAKEN_OVER = 4001  # close code, PROTOCOL section 9
-
-_MAY_PASS: dict[type[BaseException], bool] = {  # the nearest base class decides
-    Exception: True,
-    NotAuthorized: False,  # also later, when a key is revoked
-    UntrustedServer: False,
-    OfferRefused: False,
-    NameOrKeyMismatch: False,
-    NoAnswer: True,  # a server that stops, or is full, does that as well
-    KeyFileError: False,
-    TypeError: False,  # options that connect() does not take
-    ValueError: False,
-}
-
-
-def mayPass(reason: BaseException) -> bool:
-    """
-    Tell whether trying again may mend a failure.
-
-    @param reason: why there is no connection, or none any more.
-    @return: False for those that people have to mend, and where a newer
-        connection has taken this one's place (code 4001): two programs with one
-        key would take it from each other for ever.  A client that was too slow
-        (4000) may be faster the next time.
-    """
-    if isinstance(reason, ConnectionClosed) and reason.code == TAKEN_OVER:
-        return False
-    return next(_MAY_PASS[kind] for kind in type(reason).__mro__ if kind in _MAY_PASS)
 
 
 class ClientService(Service):
     """
-    Keeps a connection to a server up.
+    Keeps a session with a server up.
 
     It goes on trying, with delays that grow until a connection has lived for 30
-    seconds.  At a failure that will not pass by itself (L{mayPass}) it stops and
-    says why: in the log, and to all who wait.
+    seconds.  At a failure that will not pass by itself
+    (L{mayPass<aesm.mending.mayPass>}) it stops and says why: in the log, and to all
+    who wait.  All of it is for the reactor's thread.
 
-    All of it is for the reactor's thread.
-
-    @ivar retrieved: what came from the server, over any connection, and nobody
-        has taken yet.  A service that is started again has a new one.
+    @ivar former: the connection whose session goes on, None before there is one.
+    @ivar retrieved: what came from the server, in any session, and nobody has
+        taken yet.  A service that is started again has a new one.
     """
 
     _log = Logger(namespace="aesm.service")
@@ -149,9 +118,11 @@ class ClientService(Service):
         self._options = {**options, **more, "trust": trust}
         self._policy = backoffPolicy() if retryPolicy is None else retryPolicy
         self._failures = 0  # in a row, and connections that did not last
-        self._connection: Connection | None = None
+        self.former: Connection | None = None
+        self._line: IProtocol | None = None  # stands for its transport
+        self._since = 0.0  # when that was there
         self._reason: Exception | None = None  # why it stopped
-        self._held: deque[_Held] = deque()
+        self._held: deque[Held] = deque()
         self._heldCost = 0
         self._waiting: dict[Deferred[Connection], int | None] = {}
         self._keeper = Keeper(
@@ -168,24 +139,24 @@ class ClientService(Service):
         Send a message, or keep it until there is a connection.
 
         @param data: C{str} for a TEXT message, bytes for a BINARY one.
-        @return: as L{Connection.sendData}.  Fails with L{ConnectionClosed} if the
-            connection that it was sent over broke before the server acknowledged
-            it: it may or may not have arrived, and is not sent again.  Fails so,
-            too, if the service stops before it was sent, and with
-            L{SendBufferFull}, before it is accepted, if more than C{sendBuffer}
-            waits for a connection.
+        @return: as L{Connection.sendData}.  Fails with
+            L{SessionLost<aesm.errors.SessionLost>} if the server gave the session up
+            before it acknowledged the message: it may or may not have arrived,
+            and is not sent again.  Fails with L{ConnectionClosed} if the service
+            stops first, and with L{SendBufferFull}, before it is accepted, if more
+            than C{sendBuffer} waits already.
         @raise TypeError: C{data} is neither text nor bytes.
         @raise ValueError: the text cannot be written in UTF-8.
         """
         if self._reason is not None:
             return Refusal(self._stopped())
-        if self._connection is not None and not self._connection.isClosing:
-            return self._connection.sendData(data)
+        if self.former is not None and not self.former.isClosing:
+            return self.former.sendData(data)
         if isinstance(data, bytearray | memoryview):
             data = bytes(data)
         if not isinstance(data, str | bytes):
             raise TypeError(f"a message is str or bytes, not {type(data).__name__}")
-        held = _Held(data)
+        held = Held(data)
         if self._heldCost + held.cost > self._sendBuffer:
             return fail(
                 SendBufferFull(
@@ -211,8 +182,8 @@ class ClientService(Service):
         """
         if self._reason is not None:
             return fail(self._reason)
-        if self._connection is not None and not self._connection.isClosing:
-            return succeed(self._connection)
+        if self.former is not None and self.former.isOpen:
+            return succeed(self.former)
         waiting: Deferred[Connection] = Deferred(self._cancel)
         self._waiting[waiting] = failAfterFailures
         return waiting
@@ -242,7 +213,9 @@ class ClientService(Service):
         why, reason, retrieved = self._reason, self._stopped(), self.retrieved
         held, self._held, self._heldCost = self._held, deque(), 0
         waiting, self._waiting = self._waiting, {}
-        self._connection = None
+        former, self.former = self.former, None
+        if former is not None and self._line is None:
+            former.closeWith(NORMAL, "")
 
         def tell(result: None) -> None:
             """
@@ -266,9 +239,10 @@ class ClientService(Service):
 
         @return: as L{connect}.
         """
-        return connect(
+        return dial(
             self._clock,
             self._endpoint,
+            self,
             receiveBuffer=max(1, self._receiveBuffer - self.retrieved.cost),
             **self._options,
         )
@@ -283,26 +257,25 @@ class ClientService(Service):
         """
         return deferLater(self._clock, 0, call, *arguments)
 
-    def connected(self, connection: Connection, protocol: IProtocol) -> None:
+    def attached(self, connection: Connection, line: IProtocol) -> None:
         """
-        There is a connection: send what waits, then tell who waits.
+        There is a connection.
 
-        @param connection: the connection.
-        @param protocol: what stands for it.
+        @param connection: the connection, a new one or C{former}.
+        @param line: what stands for its transport.
         """
-        self.retrieved.add(connection.retrieved)
-        since = self._clock.seconds()
-        connection.closed().addCallback(self._cbClosed, protocol, since)
-        while self._held and not connection.isClosing:
-            message = self._held.popleft()
-            self._heldCost -= message.cost
-            message.passOn(connection.sendData(message.data))
-        if connection.isClosing or self._reason is not None:
-            return
-        self._connection = connection
-        waiting, self._waiting = self._waiting, {}
-        for deferred in waiting:
-            deferred.callback(connection)
+        self._line = line
+        self._since = self._clock.seconds()
+        self.later(self._connected, connection)
+
+    def detached(self, connection: Connection, reason: AESMError) -> None:
+        """
+        The transport under a connection is gone: dial again.
+
+        @param connection: whose.
+        @param reason: why.
+        """
+        self._lineLost(reason)
 
     def failed(self, failure: Failure) -> Failure:
         """
@@ -337,20 +310,54 @@ class ClientService(Service):
         """
         del self._waiting[waiting]
 
-    def _cbClosed(self, reason: AESMError, protocol: IProtocol, since: float) -> None:
+    def _connected(self, connection: Connection) -> None:
         """
-        The connection is gone.
+        Send what waits, then tell who waits.
+
+        @param connection: the connection.
+        """
+        if connection is not self.former:
+            self.retrieved.add(connection.retrieved)
+            connection.closed().addCallback(self._cbClosed, connection)
+        while self._held and not connection.isClosing:
+            message = self._held.popleft()
+            self._heldCost -= message.cost
+            message.passOn(connection.sendData(message.data))
+        if connection.isOver or self._reason is not None:
+            return
+        self.former = connection
+        if not connection.isOpen:
+            return
+        waiting, self._waiting = self._waiting, {}
+        for deferred in waiting:
+            deferred.callback(connection)
+
+    def _cbClosed(self, reason: AESMError, connection: Connection) -> None:
+        """
+        A session is over.
 
         @param reason: why.
-        @param protocol: what stood for it.
-        @param since: when it was accepted.
+        @param connection: whose.
         """
-        self._connection = None
-        if self._clock.seconds() - since >= STABLE:
+        if self.former is connection:
+            self.former = None
+        if not isinstance(reason, SessionLost):  # then there is the next one
+            self._lineLost(reason)
+
+    def _lineLost(self, reason: AESMError) -> None:
+        """
+        There is no transport any more.
+
+        @param reason: why.
+        """
+        line, self._line = self._line, None
+        if line is None:
+            return
+        if self._clock.seconds() - self._since >= STABLE:
             self._failures = 0
         if self.running:
             self._judge(reason)
-        protocol.connectionLost(Failure(reason))
+        line.connectionLost(Failure(reason))
 
     def _judge(self, reason: BaseException) -> None:
         """
@@ -438,7 +445,7 @@ class _AcceptedEndpoint:
         """
         protocol = cast(IProtocol, protocolFactory.buildProtocol(cast(Any, None)))
         protocol.makeConnection(cast(ITransport, _Line(connection)))
-        self._service.later(self._service.connected, connection, protocol)
+        self._service.attached(connection, protocol)
         return protocol
 
 
@@ -458,43 +465,3 @@ class _Line:
         Close in order, or at the deadline.
         """
         self._connection.closeWith(NORMAL, "")
-
-
-class _Held(LazyDeferred[None]):
-    """
-    A message that waits for a connection: fires as what sends it does.  Cancelling
-    it stops the waiting, not the message.
-
-    @ivar data: the message.
-    @ivar cost: what it counts, bytes.
-    """
-
-    def __init__(self, data: str | bytes) -> None:
-        """
-        @param data: the message.
-        @raise ValueError: the text cannot be written in UTF-8.
-        """
-        super().__init__()
-        self.data = data
-        self.cost = costOf(data)
-        self._asked = False
-        self._sent: Deferred[None] | None = None
-
-    def begin(self) -> None:
-        """
-        Somebody wants to know.
-        """
-        self._asked = True
-        if self._sent is not None:
-            self._sent.chainDeferred(self)
-
-    def passOn(self, sent: Deferred[None]) -> None:
-        """
-        Wait for another Deferred from now on.
-
-        @param sent: fires once the server has the message.
-        """
-        self._sent = sent
-        self.data = b""
-        if self._asked:
-            sent.chainDeferred(self)

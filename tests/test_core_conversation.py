@@ -43,7 +43,6 @@ from aesm.core.hello import MAX_BYTES, ConversationSettings, Hello
 from aesm.core.session import Session
 from aesm.errors import (
     AESMError,
-    ConnectionClosed,
     HeartbeatLost,
     InvalidText,
     MessageTooBig,
@@ -104,7 +103,8 @@ def makeClient(**options: Any) -> Conversation:
     @param options: of L{ConversationSettings}.
     """
     given = ConversationSettings(**options)
-    return Conversation(given, Session(given.sendBuffer, given.receiveBuffer), 0.0)
+    session = Session(given.sendBuffer, given.receiveBuffer, SESSION)
+    return Conversation(given, session, 0.0)
 
 
 def makeServer(hello: Hello = HELLO, **options: Any) -> Conversation:
@@ -115,7 +115,7 @@ def makeServer(hello: Hello = HELLO, **options: Any) -> Conversation:
     @param options: of L{ConversationSettings}.
     """
     conversation = makeClient(**options)
-    conversation.welcome(hello, SESSION)
+    conversation.welcome(hello)
     return conversation
 
 
@@ -301,7 +301,7 @@ class StateTests(SynchronousTestCase):
         if kind is FrameType.CLOSE and state in LISTENING:
             return PeerClosed(1000, "done")
         if kind is FrameType.WELCOME and state is S.GREETING:
-            return Accepted(Hello())
+            return Accepted(Hello(), resumed=False)
         if kind is FrameType.WELCOME or state not in CONNECTED:
             return Broken(ProtocolError())
         match kind:
@@ -380,18 +380,6 @@ class StateTests(SynchronousTestCase):
             self.assertEqual(conversation.receive(FRAMES[FrameType.PING][:-1], 1.0), [])
             self.broke(conversation, state, conversation.peerEnded())
 
-    def test_send(self) -> None:
-        """
-        Messages are accepted while the conversation is open.
-        """
-        for state in S:
-            conversation = self.enter(state)
-            if state is S.OPEN:
-                self.assertEqual(conversation.send("text", 1), 1)
-            else:
-                error = self.assertRaises(ConnectionClosed, conversation.send, "", 1)
-                self.assertIn(f"the connection is {state.value}", str(error))
-
     def test_close(self) -> None:
         """
         Only an open conversation can be closed; closing any other changes nothing.
@@ -409,7 +397,7 @@ class StateTests(SynchronousTestCase):
         """
         for state in set(S) - {S.GREETING}:
             conversation = self.enter(state)
-            self.assertRaises(RuntimeError, conversation.welcome, HELLO, SESSION)
+            self.assertRaises(RuntimeError, conversation.welcome, HELLO)
             self.assertIs(conversation.state, state)
 
     def test_output(self) -> None:
@@ -463,12 +451,12 @@ class WelcomeTests(SynchronousTestCase):
         """
         server = makeServer(agent="server")
         server.receive(FRAMES[FrameType.PING], 0.0)
-        server.send("text", 7)
+        server.session.outbox.add("text", 7)
         welcome, *others = said(server)
         expected = ConversationSettings(agent="server").hello(SESSION).encode()
         self.assertEqual(welcome, Welcome(expected))
         self.assertEqual(others, [Pong(b"ping"), Messages(7, ("text",), 68, 68)])
-        server.send("more", 8)
+        server.session.outbox.add("more", 8)
         self.assertEqual(said(server), [Messages(8, ("more",), 68, 68)])
 
     def test_accepted(self) -> None:
@@ -479,10 +467,10 @@ class WelcomeTests(SynchronousTestCase):
         self.assertEqual(said(client), [])
         hello = Hello("server", 10, 5.0, True, 100, SESSION)
         welcome = encodeFrame(FrameType.WELCOME, 1, hello.encode())
-        self.assertEqual(client.receive(welcome, 0.0), [Accepted(hello)])
-        self.assertRaises(MessageTooBig, client.send, "x" * 11, 1)
+        self.assertEqual(client.receive(welcome, 0.0), [Accepted(hello, resumed=False)])
+        self.assertRaises(MessageTooBig, client.session.outbox.add, "x" * 11, 1)
         for _ in range(3):
-            client.send("x" * 10, 1)
+            client.session.outbox.add("x" * 10, 1)
         self.assertEqual([len(f.data) for f in messagesOf(said(client))], [2])
 
     def test_learns(self) -> None:
@@ -490,9 +478,9 @@ class WelcomeTests(SynchronousTestCase):
         So does the server, of the client.
         """
         server = makeServer(Hello(maxMessage=10, window=100))
-        self.assertRaises(MessageTooBig, server.send, "x" * 11, 1)
+        self.assertRaises(MessageTooBig, server.session.outbox.add, "x" * 11, 1)
         for _ in range(3):
-            server.send("x" * 10, 1)
+            server.session.outbox.add("x" * 10, 1)
         self.assertEqual(len(messagesOf(said(server))), 2)
 
     def test_malformed(self) -> None:
@@ -551,8 +539,8 @@ class MessageTests(SynchronousTestCase):
         A message arrives, is kept, and is acknowledged.
         """
         client, server = makePair()
-        self.assertEqual(client.send("one", 5), 1)
-        self.assertEqual(client.send(b"two", 6), 2)
+        self.assertEqual(client.session.outbox.add("one", 5), 1)
+        self.assertEqual(client.session.outbox.add(b"two", 6), 2)
         (event,) = events = carry(client, server)
         self.assertEqual(event, Arrived(Messages(5, ["one", b"two"], 134, 67)))
         self.assertEqual(said(server), [])
@@ -565,11 +553,11 @@ class MessageTests(SynchronousTestCase):
         What a message can be refused for leaves the conversation as it is.
         """
         client, _ = makePair(maxMessage=10, sendBuffer=100)
-        client.send("x" * 10, 1)
-        self.assertRaises(MessageTooBig, client.send, "x" * 11, 1)
-        self.assertRaises(SendBufferFull, client.send, "x" * 10, 1)
+        client.session.outbox.add("x" * 10, 1)
+        self.assertRaises(MessageTooBig, client.session.outbox.add, "x" * 11, 1)
+        self.assertRaises(SendBufferFull, client.session.outbox.add, "x" * 10, 1)
         notText: Any = None
-        self.assertRaises(TypeError, client.send, notText, 1)
+        self.assertRaises(TypeError, client.session.outbox.add, notText, 1)
         self.assertIs(client.state, S.OPEN)
 
     def test_brokenRules(self) -> None:
@@ -614,7 +602,7 @@ class MessageTests(SynchronousTestCase):
         """
         client, server = makePair(receiveBuffer=100)
         for number in range(9):
-            client.send(f"{number}", 1)
+            client.session.outbox.add(f"{number}", 1)
         events = carry(client, server)
         self.assertEqual(client.session.outbox.sent, 2)
         self.assertEqual(said(client), [])
@@ -635,7 +623,7 @@ class MessageTests(SynchronousTestCase):
         events = server.receive(FRAMES[FrameType.TEXT] + FRAMES[FrameType.PING], 0.0)
         settle(server, events)
         server.tick(30.0)
-        server.send("text", 1)
+        server.session.outbox.add("text", 1)
         server.close(1001, "going away")
         kinds = [Welcome, Ack, Pong, Ping, Messages, Close]
         self.assertEqual([type(frame) for frame in said(server)], kinds)
@@ -646,7 +634,7 @@ class MessageTests(SynchronousTestCase):
         """
         client, server = makePair(receiveBuffer=1000)
         for _ in range(4):
-            client.send(bytes(61), 1)
+            client.session.outbox.add(bytes(61), 1)
         carry(client, server)
         server.session.inbox.take(125)
         self.assertEqual(said(server), [])
@@ -658,7 +646,7 @@ class MessageTests(SynchronousTestCase):
         Control frames leave whatever the budget for messages is.
         """
         client, _ = makePair()
-        client.send("text", 1)
+        client.session.outbox.add("text", 1)
         client.receive(FRAMES[FrameType.PING], 0.0)
         self.assertEqual(said(client, 0), [Pong(b"ping")])
         self.assertEqual(said(client, 1), [Messages(1, ("text",), 68, 68)])
@@ -676,7 +664,7 @@ class CloseTests(SynchronousTestCase):
         for role in (0, 1):
             pair = makePair()
             one, two = pair[role], pair[1 - role]
-            one.send("last", 1)
+            one.session.outbox.add("last", 1)
             one.close(1001, "going away")
             self.assertFalse(one.ended)
             arrived, closed = carry(one, two)
@@ -700,7 +688,7 @@ class CloseTests(SynchronousTestCase):
         for code, waits in ((1000, True), (1001, True), (1008, False), (4000, False)):
             _client, server = makePair(receiveBuffer=1)
             for text in ("taken", "never taken"):
-                server.send(text, 1)
+                server.session.outbox.add(text, 1)
             server.close(code, "done")
             frames = said(server)
             self.assertEqual(frames[0], Messages(1, ("taken",), 69, 69))
@@ -742,7 +730,7 @@ class CloseTests(SynchronousTestCase):
         client, server = makePair(receiveBuffer=100)
         texts = [f"{number}" for number in range(7)]
         for text in texts:
-            client.send(text, 1)
+            client.session.outbox.add(text, 1)
         client.close()
         got: list[str | bytes] = []
         while client.state is S.CLOSING:
@@ -762,8 +750,8 @@ class CloseTests(SynchronousTestCase):
         knows.
         """
         client, server = makePair()
-        client.send("one", 1)
-        client.send("two", 1)
+        client.session.outbox.add("one", 1)
+        client.session.outbox.add("two", 1)
         client.close()
         carry(client, server)
         self.assertEqual(said(server), [])
@@ -779,11 +767,10 @@ class CloseTests(SynchronousTestCase):
         """
         client, server = makePair(receiveBuffer=100)
         for number in range(3):
-            server.send(f"{number}", 1)
+            server.session.outbox.add(f"{number}", 1)
             server.session.outbox.endTurn()
         client.close()
         self.assertEqual(carry(client, server), [PeerClosed(1000, "")])
-        self.assertRaises(ConnectionClosed, server.send, "more", 1)
         self.assertEqual(len(said(server, 1)), 1)
         self.assertIs(server.state, S.PEER_CLOSED)
         self.assertEqual(said(server, 1)[1:], [Close(1000, "")])
@@ -795,8 +782,8 @@ class CloseTests(SynchronousTestCase):
         are not answered.
         """
         client, server = makePair()
-        client.send("one", 1)
-        server.send("two", 1)
+        client.session.outbox.add("one", 1)
+        server.session.outbox.add("two", 1)
         client.close()
         settle(server, carry(client, server))
         client.receive(FRAMES[FrameType.PING], 0.0)
@@ -973,7 +960,7 @@ class HeartbeatTests(SynchronousTestCase):
         Who never reads cannot make us hold more and more: what is due is due once.
         """
         _, server = makePair()
-        server.send("text", 1)
+        server.session.outbox.add("text", 1)
         for number in range(40):
             events = server.receive(
                 encodeFrame(FrameType.PING, 1, b"%d" % number)
@@ -1122,7 +1109,7 @@ class AnyTests(SynchronousTestCase):
                 st.lists(st.one_of(st.text(max_size=70), st.binary(max_size=300)))
             ):
                 try:
-                    count = pair[role].send(message, 1)
+                    count = pair[role].session.outbox.add(message, 1)
                 except SendBufferFull:
                     break
                 sent[role].append(message)

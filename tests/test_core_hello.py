@@ -49,6 +49,7 @@ class HelloTests(SynchronousTestCase):
                 "session": "",
                 "received": 0,
                 "nextKey": "",
+                "resume": True,
             },
         )
 

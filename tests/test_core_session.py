@@ -38,7 +38,7 @@ def makeOutbox(
     @param maxMessage: the largest message that the peer takes, bytes.
     """
     outbox = Outbox(bound)
-    outbox.peer = Hello(batch=batch, maxMessage=maxMessage)
+    outbox.meet(Hello(batch=batch, maxMessage=maxMessage))
     outbox.limit = limit
     return outbox
 

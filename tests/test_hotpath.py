@@ -120,7 +120,7 @@ class CoreCostTests(SynchronousTestCase):
             Conversation(settings, Session(ROOM, ROOM), now=0.0) for _ in range(2)
         )
         for conversation in (here, there):
-            conversation.welcome(settings.hello(), "0" * 32)
+            conversation.welcome(settings.hello())
             conversation.takeOutput(0, ROOM)
         self.here, self.there = here, there
 
@@ -131,7 +131,7 @@ class CoreCostTests(SynchronousTestCase):
         @return: what goes over the wire.
         """
         for _ in range(COUNT):
-            self.here.send(MESSAGE, 1)
+            self.here.session.outbox.add(MESSAGE, 1)
         self.sender.send(self.here.takeOutput(1, ROOM))
         return self.sender.takeOutput()
 
@@ -188,7 +188,7 @@ class CoreCostTests(SynchronousTestCase):
         few records as it needs.
         """
         big = bytes(262144)
-        self.here.send(big, 1)
+        self.here.session.outbox.add(big, 1)
         self.sender.send(self.here.takeOutput(1, ROOM))
         wire = self.sender.takeOutput()
         self.assertEqual(len(records(wire)), 5)

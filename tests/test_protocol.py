@@ -23,9 +23,10 @@ from aesm import (
     ProtocolError,
     Truncated,
 )
+from aesm.connection import wallClock
 from aesm.core.frames import FrameType, encodeAck, encodeClose, encodeFrame
 from aesm.messenger import Messenger
-from aesm.protocol import AESMProtocol, wallClock
+from aesm.protocol import AESMProtocol
 from aesm.testing import ConnectedPair
 from tests.pairs import PairTestCase, Recorder
 
@@ -538,8 +539,10 @@ class MessengerTests(PairTestCase):
         pair = self.pair()
         inner = innerOf(pair)
         messenger = Messenger()
-        messenger.accepted(inner)
-        messenger.lost(inner, ConnectionClosed("over"))
+        messenger.accepted(inner, resumed=False)
+        self.assertFalse(messenger.keeps(pair.accepted))
+        messenger.detached(pair.accepted, ConnectionClosed("cut"))
+        messenger.lost(pair.accepted, ConnectionClosed("over"))
         messenger.finished(pair.accepted)
 
     def test_wallClock(self) -> None:

@@ -32,13 +32,15 @@ from aesm import (
     SendBufferFull,
     Server,
     ServerKeyChanged,
+    SessionLost,
     TamperedRecord,
     Truncated,
     UntrustedServer,
     listen,
 )
 from aesm.errors import NoAnswer
-from aesm.service import _AcceptedEndpoint, mayPass
+from aesm.mending import mayPass
+from aesm.service import _AcceptedEndpoint
 from aesm.testing import MemoryNetwork
 from tests.pairs import CLIENT_KEY, SERVER_KEY, PairTestCase, Recorder
 
@@ -294,7 +296,7 @@ class ConnectTests(ServiceTestCase):
 
         wait()
         wait()
-        self.listening()
+        self.listening(sessionGrace=0)
         wait()
         for _ in range(2):
             self.successResultOf(service.whenConnected())
@@ -520,28 +522,31 @@ class SendTests(ServiceTestCase):
         self.assertEqual(recorder.data, ["old", "new"])
         self.stop(service)
 
-    def test_broken(self) -> None:
+    def test_serverLeaves(self) -> None:
         """
-        What was handed to a connection that broke fails; what comes after waits for
-        the next, even if the old one is still closing.
+        What was sent in a session that the server ended fails, also what was sent
+        while it was closing; what comes after goes into the next.
         """
         recorder = Recorder()
         server = self.listening(recorder)
         service = self.service()
         self.network.links[0].toServer.stalled = True
-        lost = service.sendData("lost")
+        early = service.sendData("early")
         (connection,) = server.connections.values()
         connection.closeWith(1001, "")
         self.network.deliver()
-        kept, waiting = service.sendData("kept"), service.whenConnected()
-        self.assertNoResult(kept)
+        late, waiting = service.sendData("late"), service.whenConnected()
+        self.assertNoResult(late)
         self.assertNoResult(waiting)
         self.network.links[0].cut()
-        self.assertClosed(lost)
         self.network.advance(2)
-        self.successResultOf(kept)
+        self.failureResultOf(early, SessionLost)
+        self.failureResultOf(late, SessionLost)
         self.successResultOf(waiting)
-        self.assertEqual(recorder.data, ["kept"])
+        sent = service.sendData("new")
+        self.network.deliver()
+        self.successResultOf(sent)
+        self.assertEqual(recorder.data, ["new"])
         self.stop(service)
 
     def test_brokenAtOnce(self) -> None:

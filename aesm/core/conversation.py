@@ -3,10 +3,10 @@ The message layer of one connection, PROTOCOL sections 6 to 9, without I/O:
 WELCOME, messages, acknowledgements, heartbeat, close::
 
     conversation = Conversation(settings, Session(...), now=clock.seconds())
-    conversation.welcome(Hello.decode(payload), session)      # at the server
+    conversation.welcome(Hello.decode(payload))      # at the server
     for event in conversation.receive(data, now):    # Arrived, Acknowledged, ...
         ...
-    conversation.send("text", micros)
+    conversation.session.outbox.add("text", micros)
     transport.write(conversation.takeOutput(micros, budget))
 
 Control frames that nobody reads never pile up: one ACK, one PING and one PONG
@@ -33,7 +33,7 @@ from aesm.core.frames import (
 )
 from aesm.core.hello import ConversationSettings, Hello
 from aesm.core.session import Session
-from aesm.errors import AESMError, ConnectionClosed, HeartbeatLost, ProtocolError
+from aesm.errors import AESMError, HeartbeatLost, ProtocolError
 
 __all__ = [
     "Accepted",
@@ -49,6 +49,7 @@ CHATTER = 100  # frames that carry nothing, to be tolerated in advance
 MAX_CHATTER_RATE = 20.0  # of them a second
 PATIENT_CODES = (1000, 1001)  # with which a peer that takes nothing is waited for
 NORMAL = 1000  # close codes, PROTOCOL section 9
+TAKEN_OVER = 4001
 NO_CODE = 1005  # never on the wire: the peer ended without a CLOSE, RFC 6455 7.4.1
 
 
@@ -93,9 +94,11 @@ class Accepted:
     The server's WELCOME came: messages can be sent.
 
     @ivar hello: what the server says of itself.
+    @ivar resumed: whether the session goes on that was asked for.
     """
 
     hello: Hello
+    resumed: bool
 
 
 @dataclass(frozen=True)
@@ -158,6 +161,7 @@ class Conversation:
 
     __slots__ = (
         "_close",
+        "_former",
         "_heard",
         "_patience",
         "_ping",
@@ -172,7 +176,11 @@ class Conversation:
     )
 
     def __init__(
-        self, settings: ConversationSettings, session: Session, now: float
+        self,
+        settings: ConversationSettings,
+        session: Session,
+        now: float,
+        former: Session | None = None,
     ) -> None:
         """
         Start before hello or WELCOME.
@@ -180,9 +188,12 @@ class Conversation:
         @param settings: what our side brings along.
         @param session: what counts the messages.
         @param now: seconds, of any clock that never goes back.
+        @param former: a client's session that takes its place if the server still
+            has it; it is named in our hello.
         """
         self._settings = settings
         self.session = session
+        self._former = former
         self.state = _State.GREETING
         self._reader = FrameReader(settings.maxMessage)
         self._welcome = b""
@@ -203,19 +214,25 @@ class Conversation:
 
     # Receiving
 
-    def welcome(self, hello: Hello, session: str) -> None:
+    def welcome(self, hello: Hello) -> None:
         """
-        Let a client in, on the server's side.
+        Let a client in, on the server's side.  The session goes on if it is the
+        one that the client names.
 
         @param hello: what the client says of itself.
-        @param session: the session's name, 32 hexadecimal digits.
+        @raise ProtocolError: it says of the session what cannot be.
         @raise RuntimeError: it is in already.
         """
         if self.state is not _State.GREETING:
             raise RuntimeError(f"no WELCOME: the connection is {self.state.value}")
+        session = self.session
+        if hello.session and hello.session == session.name:
+            session.resume(hello)
+        else:
+            session.outbox.begin(hello)
         self._move("greeted")
-        self._begin(hello)
-        self._welcome = self._settings.hello(session).encode()
+        said = self._settings.hello(session.name, session.inbox.received)
+        self._welcome = said.encode()
 
     def receive(self, data: bytes, now: float) -> list[Event]:
         """
@@ -275,9 +292,8 @@ class Conversation:
                 if not greeting:
                     raise ProtocolError("a WELCOME where none belongs")
                 hello = Hello.decode(payload)
+                events.append(Accepted(hello, self._begin(hello)))
                 self._move("greeted")
-                self._begin(hello)
-                events.append(Accepted(hello))
             case _ if greeting:
                 raise ProtocolError(f"{type(frame).__name__} before the WELCOME")
             case Messages():
@@ -310,15 +326,22 @@ class Conversation:
         if self._patience < 0:
             raise ProtocolError("a flood of frames that carry nothing")
 
-    def _begin(self, hello: Hello) -> None:
+    def _begin(self, hello: Hello) -> bool:
         """
-        Begin to talk to a peer of which we know what it takes.
+        Begin to talk to a server that has let us in.
 
         @param hello: what it says of itself.
+        @return: whether the former session goes on.
+        @raise ProtocolError: it says of the session what cannot be.
         """
-        outbox = self.session.outbox
-        outbox.peer = hello
-        outbox.limit = hello.window
+        former, self._former = self._former, None
+        if former is not None and former.name == hello.session:
+            former.resume(hello)
+            self.session = former
+            return True
+        self.session.name = hello.session
+        self.session.outbox.begin(hello)
+        return False
 
     def _peerClosed(self, code: int, reason: str, events: list[Event]) -> None:
         """
@@ -349,24 +372,6 @@ class Conversation:
 
     # Sending
 
-    def send(self, data: str | bytes | bytearray | memoryview, micros: int) -> int:
-        """
-        Accept a message.
-
-        @param data: C{str} for a TEXT message, bytes for a BINARY one.
-        @param micros: now, microseconds since the Unix epoch.
-        @return: how many messages have been accepted with it.
-        @raise ConnectionClosed: no more messages are accepted.
-        @raise MessageTooBig: it is larger than the peer takes.
-        @raise SendBufferFull: too much is unacknowledged.
-        @raise TypeError: it is neither text nor bytes.
-        """
-        if self.state is not _State.OPEN:
-            raise ConnectionClosed(
-                f"nothing can be sent: the connection is {self.state.value}"
-            )
-        return self.session.outbox.add(data, micros)
-
     def close(self, code: int = NORMAL, reason: str = "") -> None:
         """
         Close in order: accept no more messages, and say so to the peer once
@@ -381,12 +386,30 @@ class Conversation:
             self._close = (code, reason)
             self._move("closing")
 
+    def supersede(self) -> None:
+        """
+        Leave the session to a newer connection: say so to the peer, and no more.
+        """
+        if self.state in _TALKING:
+            self.state = _State.BREAKING
+            self._close = (TAKEN_OVER, "taken over by a newer connection")
+        elif self.state not in _OVER:
+            self.state = _State.BROKEN
+        self._reader = FrameReader(0)
+
     @property
     def ended(self) -> bool:
         """
         Whether our last byte is out: the stream is to be ended.
         """
         return self.state in (_State.CLOSE_SENT, _State.CLOSED, _State.BROKEN)
+
+    @property
+    def sendable(self) -> bool:
+        """
+        Whether there are messages that the peer takes now.
+        """
+        return self.state in _TALKING and self.session.outbox.sendable
 
     def takeOutput(self, micros: int, budget: int) -> bytes:
         """

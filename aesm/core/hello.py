@@ -51,6 +51,8 @@ class Hello:
     @ivar received: how many of the session's messages it has taken.
     @ivar nextKey: the static key that a server will have after this one, in text
         form, or C{""}.
+    @ivar resume: False if a client will not come back to its session, so that
+        nobody has to wait for it.
     """
 
     agent: str = ""
@@ -61,6 +63,7 @@ class Hello:
     session: str = ""
     received: int = 0
     nextKey: str = ""
+    resume: bool = True
 
     def encode(self) -> bytes:
         """
@@ -68,10 +71,10 @@ class Hello:
 
         @return: at most 2,048 bytes.
         """
-        return json.dumps(
-            {key: value for key, value in vars(self).items() if value != ""},
-            separators=(",", ":"),
-        ).encode("ascii")
+        said = {key: value for key, value in vars(self).items() if value != ""}
+        if self.resume:
+            del said["resume"]
+        return json.dumps(said, separators=(",", ":")).encode("ascii")
 
     @classmethod
     def decode(cls, payload: bytes) -> Hello:
@@ -110,6 +113,7 @@ class ConversationSettings:
     @ivar agent: software and version, for the peer's logs.
     @ivar nextKey: the static key that this server will have after this one, in
         text form, or C{""}.
+    @ivar resume: whether this client comes back to its session.
     """
 
     maxMessage: int = DEFAULT_MAX_MESSAGE
@@ -118,6 +122,7 @@ class ConversationSettings:
     receiveBuffer: int = DEFAULT_WINDOW
     agent: str = ""
     nextKey: str = ""
+    resume: bool = True
 
     def __post_init__(self) -> None:
         """
@@ -154,6 +159,7 @@ class ConversationSettings:
             session=session,
             received=received,
             nextKey=self.nextKey,
+            resume=self.resume,
         )
 
 
@@ -206,4 +212,5 @@ _FITS: dict[str, Callable[[Any], bool]] = {
     "session": _isSession,
     "received": _isCount,
     "nextKey": lambda value: isinstance(value, str) and len(value) <= MAX_KEY,
+    "resume": lambda value: isinstance(value, bool),
 }

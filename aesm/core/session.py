@@ -3,8 +3,9 @@ What both directions of a session keep count of, PROTOCOL section 7: which
 messages are sent, acknowledged, received and taken.
 
 A L{Session} belongs to no connection: L{aesm.core.conversation} moves its
-messages over one.  Each direction numbers its messages from 0 and adds up
-their cost, a message costing its body and 64 bytes more.
+messages over one, and after it over the next: the sender goes back to what the
+receiver has.  Each direction numbers its messages from 0 and adds up their
+cost, a message costing its body and 64 bytes more.
 
 ::
 
@@ -24,85 +25,16 @@ from __future__ import annotations
 
 from array import array
 from collections import deque
+from itertools import chain
 
-from aesm.core.frames import (
-    BINARY_BIT,
-    MAX_BATCH,
-    MESSAGE_OVERHEAD,
-    Ack,
-    FrameType,
-    Messages,
-    encodeBatch,
-    encodeFrame,
-)
+from aesm.core.frames import BINARY_BIT, MESSAGE_OVERHEAD, Ack, Messages
 from aesm.core.hello import Hello
+from aesm.core.turn import LENGTH_BYTES, Turn
 from aesm.errors import MessageTooBig, ProtocolError, SendBufferFull
 
 __all__ = ["Inbox", "Outbox", "Session"]
 
-_LENGTH_BYTES = 4  # of a BATCH's count, and of each message's length in it
-
-
-class _Turn:
-    """
-    Messages that were sent in one turn of the event loop and fit one BATCH.
-
-    @ivar micros: when, microseconds since the Unix epoch.
-    @ivar bodies: the messages.
-    @ivar lengths: their lengths, C{BINARY_BIT} set for binary ones.
-    @ivar cost: what they count for flow control.
-    """
-
-    __slots__ = ("bodies", "cost", "lengths", "micros")
-
-    def __init__(self, micros: int, bodies: list[bytes], lengths: array[int]) -> None:
-        """
-        @param micros: when.
-        @param bodies: the messages.
-        @param lengths: their lengths, C{BINARY_BIT} set for binary ones.
-        """
-        self.micros = micros
-        self.bodies = bodies
-        self.lengths = lengths
-        self.cost = sum(map(len, bodies)) + MESSAGE_OVERHEAD * len(bodies)
-
-    @property
-    def wireSize(self) -> int:
-        """
-        The bytes of a BATCH's body with these messages.
-        """
-        count = len(self.bodies)
-        return _LENGTH_BYTES + self.cost - (MESSAGE_OVERHEAD - _LENGTH_BYTES) * count
-
-    def cut(self, count: int) -> _Turn:
-        """
-        Split off the oldest messages.
-
-        @param count: how many, fewer than there are.
-        @return: a turn of its own with these; the others stay in this one.
-        """
-        first = _Turn(self.micros, self.bodies[:count], self.lengths[:count])
-        del self.bodies[:count], self.lengths[:count]
-        self.cost -= first.cost
-        return first
-
-    def encode(self, batch: bool) -> list[bytes]:
-        """
-        Encode the messages.
-
-        @param batch: whether the peer takes BATCH frames.
-        @return: pieces to join.
-        """
-        if batch and len(self.bodies) > 1:
-            return encodeBatch(self.micros, self.bodies, self.lengths)
-        return [
-            encodeFrame(
-                FrameType.BINARY if length & BINARY_BIT else FrameType.TEXT,
-                self.micros,
-                body,
-            )
-            for body, length in zip(self.bodies, self.lengths, strict=True)
-        ]
+_EMPTY: deque[Turn] = deque(maxlen=0)  # never appended to; one is most of a KiB
 
 
 class Outbox:
@@ -119,6 +51,7 @@ class Outbox:
 
     __slots__ = (
         "_bound",
+        "_maxMessage",
         "_open",
         "_sentCost",
         "_unacknowledged",
@@ -138,12 +71,74 @@ class Outbox:
         @param bound: what C{kept} may come to, bytes.
         """
         self._bound = bound
-        self._unsent: deque[_Turn] = deque()
-        self._unacknowledged: deque[_Turn] = deque()
-        self._open: _Turn | None = None  # takes more messages of this turn
+        self._unsent: deque[Turn] = _EMPTY
+        self._unacknowledged: deque[Turn] = _EMPTY
+        self._open: Turn | None = None  # takes more messages of this turn
         self._sentCost = 0
-        self.peer = Hello()
         self.count = self.sent = self.acknowledged = self.kept = self.limit = 0
+        self.meet(Hello())
+
+    def meet(self, peer: Hello) -> None:
+        """
+        Know what the peer takes.
+
+        @param peer: what it says of itself.
+        """
+        self.peer = peer
+        self._maxMessage = peer.maxMessage
+
+    def begin(self, peer: Hello) -> None:
+        """
+        Send to a peer from the session's start.
+
+        @param peer: what it says of itself.
+        """
+        self.meet(peer)
+        self.limit = peer.window
+
+    def canResume(self, peer: Hello) -> bool:
+        """
+        Tell whether there is everything that a peer does not have.
+
+        @param peer: what it says of itself over the new connection.
+        @return: whether it may be; what it cannot have received, or takes no more,
+            is no reason to go on.
+        """
+        return self.acknowledged <= peer.received <= self.sent and (
+            peer.maxMessage >= self._maxMessage
+            or all(
+                len(body) <= peer.maxMessage
+                for turn in chain(self._unacknowledged, self._unsent)
+                for body in turn.bodies
+            )
+        )
+
+    def resume(self, peer: Hello) -> None:
+        """
+        Go back to the first message that the peer does not have.
+
+        @param peer: what it says of itself, C{received} included.
+        @raise ProtocolError: it says what cannot be.
+        @see: PROTOCOL section 8
+        """
+        if not self.canResume(peer):
+            raise ProtocolError(
+                f"a session resumed at {peer.received} messages; "
+                f"{self.acknowledged} are acknowledged and {self.sent} were sent"
+            )
+        self.meet(peer)
+        self._open = None
+        again = self.sent - peer.received
+        if again and self._unsent is _EMPTY:
+            self._unsent = deque()
+        while again:
+            turn = self._unacknowledged.pop()
+            if len(turn.bodies) > again:
+                self._unacknowledged.append(turn.cut(len(turn.bodies) - again))
+            self._unsent.appendleft(turn)
+            self._sentCost -= turn.cost
+            self.sent -= len(turn.bodies)
+            again -= len(turn.bodies)
 
     @property
     def sendable(self) -> bool:
@@ -179,40 +174,60 @@ class Outbox:
         @raise TypeError: it is neither text nor bytes.
         @raise ValueError: the text cannot be written in UTF-8.
         """
-        if isinstance(data, str):
+        if isinstance(data, bytes):
+            body, flag = data, BINARY_BIT
+        elif isinstance(data, str):
             body, flag = data.encode("utf-8"), 0
-        elif isinstance(data, bytes | bytearray | memoryview):
+        elif isinstance(data, bytearray | memoryview):
             body, flag = bytes(data), BINARY_BIT
         else:
             raise TypeError(f"a message is str or bytes, not {type(data).__name__}")
         size = len(body)
-        if size > self.peer.maxMessage:
+        cost = size + MESSAGE_OVERHEAD
+        kept = self.kept + cost
+        if size > self._maxMessage:
             raise MessageTooBig(
                 f"a message of {size} bytes; the peer takes at most "
-                f"{self.peer.maxMessage}: split it, or raise maxMessage= there"
+                f"{self._maxMessage}: split it, or raise maxMessage= there"
             )
-        cost = size + MESSAGE_OVERHEAD
-        if self.kept + cost > self._bound:
+        if kept > self._bound:
             raise SendBufferFull(
                 f"{self.kept} of {self._bound} bytes are unacknowledged already: "
                 "wait for drain(), or raise sendBuffer="
             )
         turn = self._open
-        if turn is None or turn.wireSize + size + _LENGTH_BYTES > MAX_BATCH:
-            turn = self._open = _Turn(micros, [], array("I"))
-            self._unsent.append(turn)
+        if turn is None or turn.room < size:
+            turn = self._openTurn(micros)
         turn.bodies.append(body)
         turn.lengths.append(size | flag)
         turn.cost += cost
-        self.kept += cost
-        self.count += 1
-        return self.count
+        turn.room -= size + LENGTH_BYTES
+        self.kept = kept
+        self.count = count = self.count + 1
+        return count
 
-    def endTurn(self) -> None:
+    def _openTurn(self, micros: int) -> Turn:
+        """
+        Begin to collect messages.
+
+        @param micros: their time.
+        @return: what takes them.
+        """
+        turn = self._open = Turn(micros, [], array("I"))
+        if self._unsent is _EMPTY:
+            self._unsent = deque()
+        self._unsent.append(turn)
+        return turn
+
+    def endTurn(self, since: int | None = None) -> None:
         """
         Let no later message share the time of those accepted so far.
+
+        @param since: unless that is not before this, microseconds since the Unix
+            epoch.
         """
-        self._open = None
+        if since is None or self._open is None or self._open.micros < since:
+            self._open = None
 
     def take(self, budget: int) -> list[bytes]:
         """
@@ -223,6 +238,8 @@ class Outbox:
         """
         pieces: list[bytes] = []
         unsent = self._unsent
+        if self._unacknowledged is _EMPTY:
+            self._unacknowledged = deque()
         while unsent and budget > 0 and self._sentCost < self.limit:
             turn = unsent[0]
             allowed = self._allowed(turn)
@@ -239,7 +256,7 @@ class Outbox:
             budget -= turn.cost
         return pieces
 
-    def _allowed(self, turn: _Turn) -> int:
+    def _allowed(self, turn: Turn) -> int:
         """
         Count the messages of a turn that may go: those before which the cost
         sent is below the limit.
@@ -289,8 +306,7 @@ class Outbox:
         """
         Forget the messages: they can no longer be sent.
         """
-        self._unsent.clear()
-        self._unacknowledged.clear()
+        self._unsent = self._unacknowledged = _EMPTY
         self._open = None
         self.kept = 0
 
@@ -307,6 +323,7 @@ class Inbox:
     __slots__ = (
         "_announcedCount",
         "_announcedLimit",
+        "_owing",
         "_receivedCost",
         "_taken",
         "kept",
@@ -324,6 +341,7 @@ class Inbox:
         self.received = self.kept = 0
         self._receivedCost = self._taken = self._announcedCount = 0
         self._announcedLimit = window
+        self._owing = False  # the peer needs an ACK, whatever it says
 
     @property
     def due(self) -> bool:
@@ -334,6 +352,7 @@ class Inbox:
         """
         return (
             self.kept != self._announcedCount
+            or self._owing
             or (self._taken + self.window - self._announcedLimit) * 4 >= self.window
         )
 
@@ -343,6 +362,14 @@ class Inbox:
         The cost of what came and is not reported as done with.
         """
         return self._receivedCost - self._taken
+
+    def resume(self) -> None:
+        """
+        Begin with an ACK over a new connection: the last one may be lost.
+
+        @see: PROTOCOL section 8
+        """
+        self._owing = True
 
     def receive(self, messages: Messages) -> None:
         """
@@ -380,6 +407,7 @@ class Inbox:
 
         @return: count and limit.
         """
+        self._owing = False
         self._announcedCount = self.kept
         self._announcedLimit = self._taken + self.window
         return self._announcedCount, self._announcedLimit
@@ -389,18 +417,33 @@ class Session:
     """
     Both directions.
 
+    @ivar name: 32 hexadecimal digits, chosen by the server; C{""} before they are
+        known, and where there are none: then it ends with its connection.
     @ivar outbox: the outgoing one.
     @ivar inbox: the incoming one.
     """
 
-    __slots__ = ("inbox", "outbox")
+    __slots__ = ("inbox", "name", "outbox")
 
-    def __init__(self, sendBuffer: int, receiveBuffer: int) -> None:
+    def __init__(self, sendBuffer: int, receiveBuffer: int, name: str = "") -> None:
         """
         Start with nothing sent and nothing received.
 
         @param sendBuffer: cost of unacknowledged messages to keep, bytes.
         @param receiveBuffer: cost that may come ahead of the application.
+        @param name: 32 hexadecimal digits, or C{""}.
         """
+        self.name = name
         self.outbox = Outbox(sendBuffer)
         self.inbox = Inbox(receiveBuffer)
+
+    def resume(self, peer: Hello) -> None:
+        """
+        Go on over a new connection.
+
+        @param peer: what the other side says of itself over it.
+        @raise ProtocolError: it says what cannot be.
+        @see: PROTOCOL section 8
+        """
+        self.outbox.resume(peer)
+        self.inbox.resume()

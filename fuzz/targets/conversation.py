@@ -24,6 +24,7 @@ from aesm.core.conversation import (
     Arrived,
     Broken,
     Conversation,
+    ConversationState,
     Event,
     PeerClosed,
 )
@@ -45,7 +46,6 @@ from aesm.core.frames import (
 from aesm.core.hello import ConversationSettings, Hello
 from aesm.core.session import Session
 from aesm.errors import (
-    ConnectionClosed,
     HeartbeatLost,
     MessageTooBig,
     ProtocolError,
@@ -75,7 +75,9 @@ class _Side:
         """
         @param isServer: its role.
         """
-        session = Session(_SETTINGS.sendBuffer, _SETTINGS.receiveBuffer)
+        session = Session(
+            _SETTINGS.sendBuffer, _SETTINGS.receiveBuffer, _SESSION * isServer
+        )
         self.conversation = Conversation(_SETTINGS, session, now=0.0)
         self.events: list[Event] = []
         self.output = b""
@@ -85,7 +87,7 @@ class _Side:
         self._peer = FrameReader(10_000)
         if isServer:
             hello = Hello(maxMessage=400, batch=True, window=500)
-            self.conversation.welcome(hello, _SESSION)
+            self.conversation.welcome(hello)
 
     def report(self, events: list[Event]) -> None:
         """
@@ -132,8 +134,9 @@ class _Side:
 
         @param data: the message.
         """
-        with suppress(ConnectionClosed, MessageTooBig, SendBufferFull):
-            self.conversation.send(data, 7)
+        if self.conversation.state is ConversationState.OPEN:
+            with suppress(MessageTooBig, SendBufferFull):
+                self.conversation.session.outbox.add(data, 7)
 
     def take(self) -> None:
         """

@@ -48,7 +48,7 @@ def run(data: bytes) -> None:
         assert isinstance(event, Broken), event
         assert isinstance(event.error, ProtocolError), event
     else:
-        assert event == Accepted(hello), event
+        assert event == Accepted(hello, resumed=False), event
 
 
 def _check(hello: Hello) -> None:

@@ -1,0 +1,244 @@
+"""
+Where all connections of a server meet: the registry of those who are in, their
+sessions, and what they may keep together.  A connection enters and leaves the
+registry in one place each: C{enter} and C{finished}.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from typing import TYPE_CHECKING
+
+from twisted.internet.interfaces import IReactorTime
+
+from aesm.budget import Budget
+from aesm.connection import Connection
+from aesm.core.channel import Channel
+from aesm.core.frames import Messages
+from aesm.core.hello import ConversationSettings, Hello
+from aesm.core.session import Session
+from aesm.dispatch import Dispatcher
+from aesm.errors import AESMError
+from aesm.interfaces import IMessageHandler
+from aesm.keys import PublicKey
+from aesm.messenger import Messenger
+from aesm.registry import Address, Connections
+from aesm.sessions import Sessions
+
+if TYPE_CHECKING:
+    from aesm.door import Door
+
+__all__ = ["Hub"]
+
+SESSION_BYTES = 16  # of a session's name, PROTOCOL section 8
+TRY_AGAIN_LATER = 1013  # close code, PROTOCOL section 9
+
+
+class Hub(Messenger):
+    """
+    Whom the protocols of a server tell what happens.
+
+    @ivar budget: what all connections may keep together.
+    @ivar connections: who is connected, and the activity log.
+    @ivar sessions: finds those that a client may come back to.
+    """
+
+    budget: Budget
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        connections: Connections,
+        door: Door,
+        messages: ConversationSettings,
+        handler: IMessageHandler | None,
+        totalBuffer: int,
+        sessionGrace: float,
+    ) -> None:
+        """
+        @param clock: keeps time.
+        @param connections: the registry.
+        @param door: counts who is in.
+        @param messages: of the message layer.
+        @param handler: whom to hand packets, or None.
+        @param totalBuffer: bytes of messages to keep for all together.
+        @param sessionGrace: seconds that a client has to come back.
+        @raise ValueError: one of these has a value that it cannot have.
+        """
+        self.budget = Budget(totalBuffer, connections)
+        self.connections = connections
+        self.sessions = Sessions(clock, sessionGrace, door.maxConnections)
+        self._door = door
+        self._messages = messages
+        self._handler = handler
+        self._stopping = False
+
+    def start(self) -> None:
+        """
+        Keep sessions from now on.
+        """
+        self._stopping = False
+
+    def stop(self) -> None:
+        """
+        Wait for nobody any more.
+        """
+        self._stopping = True
+        self.sessions.stop()
+
+    def begin(
+        self, channel: Channel, hello: Hello, address: Address, name: str | None
+    ) -> Connection:
+        """
+        Find the session that a client wants to go on with, or begin a new one.
+
+        @param channel: the client's secure channel.
+        @param hello: what it says of itself.
+        @param address: where it comes from.
+        @param name: what its key is called, or None.
+        @return: the connection that users hold.
+        @see: PROTOCOL section 8
+        """
+        peer = PublicKey(channel.peer)
+        former = self.sessions.find(hello.session, peer)
+        if former is not None and former.session.outbox.canResume(hello):
+            superseded = former.detach()
+            if superseded is not None:  # it only looked alive
+                superseded.supersede()
+                self._door.leave(former)
+            return former
+        messages = self._messages
+        connection = Connection(
+            self,
+            Session(
+                messages.sendBuffer,
+                messages.receiveBuffer,
+                secrets.token_hex(SESSION_BYTES),
+            ),
+            address=self.connections.nameFor(address),
+            peer=peer,
+            peerName=name,
+            receiveBuffer=messages.receiveBuffer,
+            closeSlow=self._handler is not None,
+            lock=self.connections.lock,
+            arrivals=self.connections.arrivals,
+        )
+        if self._handler is not None:
+            connection.dispatcher = Dispatcher(
+                self._handler, connection, connection.handled
+            )
+        return connection
+
+    def enter(self, connection: Connection, address: Address, agent: str) -> None:
+        """
+        List a client that is let in.
+
+        @param connection: its connection.
+        @param address: where it comes from.
+        @param agent: its software, as it says.
+        """
+        self._door.enter(connection, address)
+        name = f" ({connection.peerName})" if connection.peerName else ""
+        how = f"by {connection.suite}{name}, agent {agent!a}"
+        if self.sessions.knows(connection):
+            self.sessions.resumed(connection)
+            self.connections.move(connection, address)
+            self._record(connection, "accepted", f"back {how}")
+            return
+        self.connections.add(connection)
+        self.sessions.add(connection)
+        self._record(connection, "accepted", how)
+        if connection.dispatcher is not None:
+            connection.dispatcher.accepted()
+
+    def refused(
+        self, address: Address, reason: str, peer: PublicKey | None = None
+    ) -> None:
+        """
+        Write into the activity log that a client was not let in.
+
+        @param address: where it comes from.
+        @param reason: why.
+        @param peer: its key, once it has proved one.
+        """
+        self.connections.record(address, "refused", time.time(), reason, peer)
+
+    # Messenger
+
+    def arrived(self, connection: Connection, messages: Messages) -> None:
+        """
+        Take messages, or close the connection if there is no room for more.
+
+        @param connection: where they came.
+        @param messages: one or more.
+        """
+        connection.arrived(messages)
+        while self.budget.full and self.sessions.endOldest(
+            "too much is kept for all clients together"
+        ):
+            pass
+        if self.budget.refuses(connection.held):
+            connection.shed(TRY_AGAIN_LATER, "too much is unread")
+
+    def keeps(self, connection: Connection, code: int | None = None) -> bool:
+        """
+        Tell whether a session waits for its client to come back: not after a
+        CLOSE.
+
+        @param connection: whose.
+        @param code: the client's CLOSE; None if it was cut.
+        """
+        return (
+            code is None
+            and not self._stopping
+            and self.sessions.grace > 0
+            and connection.session.outbox.peer.resume
+            and self.sessions.knows(connection)
+        )
+
+    def detached(self, connection: Connection, reason: AESMError) -> None:
+        """
+        Give a client time to come back.
+
+        @param connection: whose transport is gone.
+        @param reason: why.
+        """
+        self._record(connection, "lost", f"{reason}; its session is kept")
+        self._door.leave(connection)
+        self.sessions.wait(connection)
+
+    def lost(self, connection: Connection, reason: AESMError) -> None:
+        """
+        Take note of a client that was in and is gone for good.
+
+        @param connection: whose.
+        @param reason: why.
+        """
+        self.sessions.discard(connection)
+        self._record(connection, "lost", str(reason))
+        if connection.dispatcher is not None:
+            connection.dispatcher.lost(reason)
+
+    def finished(self, connection: Connection) -> None:
+        """
+        List a client no more: it is gone, and its last packet was taken.
+
+        @param connection: the one.
+        """
+        self.connections.discard(connection)
+        self._door.leave(connection)
+
+    # Parts
+
+    def _record(self, connection: Connection, event: str, reason: str) -> None:
+        """
+        Write into the activity log what happened to a client that is in.
+
+        @param connection: whose.
+        @param event: what happened.
+        @param reason: why.
+        """
+        self.connections.record(
+            connection.address, event, time.time(), reason, connection.peer
+        )

@@ -1,0 +1,160 @@
+"""
+The sessions of a server that wait for their clients to come back, PROTOCOL
+section 8::
+
+    sessions.wait(connection)                     # its transport is gone
+    sessions.find(name, publicKey)                # a client names it
+    sessions.resumed(connection)
+
+One that nobody came back to in time is over.  So is the one that has waited
+longest, when there are too many, or when they keep too much.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
+from aesm.errors import SessionLost
+
+if TYPE_CHECKING:
+    from aesm.connection import Connection
+    from aesm.keys import PublicKey
+
+__all__ = ["SESSION_GRACE", "Sessions"]
+
+SESSION_GRACE = 60.0  # seconds, PROTOCOL section 8
+
+
+class Sessions:
+    """
+    Finds sessions by name, and ends those that waited too long.
+    """
+
+    def __init__(self, clock: IReactorTime, grace: float, most: int) -> None:
+        """
+        @param clock: keeps time.
+        @param grace: seconds to wait for a client; 0 not to.
+        @param most: how many may wait.
+        @raise ValueError: the grace is negative, or no number.
+        """
+        if not 0 <= grace < math.inf:
+            raise ValueError(f"sessionGrace must be 0 or more seconds, not {grace}")
+        self.grace = grace
+        self._clock = clock
+        self._most = most
+        self._byName: dict[str, Connection] = {}
+        self._waiting: dict[Connection, float] = {}  # until when; the oldest first
+        self._timer: IDelayedCall | None = None
+
+    def __len__(self) -> int:
+        """
+        Count those that wait.
+        """
+        return len(self._waiting)
+
+    def add(self, connection: Connection) -> None:
+        """
+        Know a session that has begun.
+
+        @param connection: whose.
+        """
+        self._byName[connection.session.name] = connection
+
+    def discard(self, connection: Connection) -> None:
+        """
+        Forget a session that is over, if it is known.
+
+        @param connection: whose.
+        """
+        self._byName.pop(connection.session.name, None)
+        self.resumed(connection)
+
+    def knows(self, connection: Connection) -> bool:
+        """
+        Tell whether a session is one of ours that is not over.
+
+        @param connection: whose.
+        """
+        return connection.session.name in self._byName
+
+    def find(self, name: str, peer: PublicKey) -> Connection | None:
+        """
+        Find the session that a client names.
+
+        @param name: what it names.
+        @param peer: the key that it has proved: no other key's session is found.
+        @return: the connection, or None.
+        """
+        connection = self._byName.get(name)
+        return None if connection is None or connection.peer != peer else connection
+
+    def wait(self, connection: Connection) -> None:
+        """
+        Give a client time to come back.
+
+        @param connection: the one that it lost.
+        """
+        self._waiting[connection] = self._clock.seconds() + self.grace
+        if len(self._waiting) > self._most:
+            self.endOldest("too many sessions wait for their clients")
+        self._schedule()
+
+    def resumed(self, connection: Connection) -> None:
+        """
+        Wait no longer for a client.
+
+        @param connection: its connection.
+        """
+        self._waiting.pop(connection, None)
+        self._schedule()
+
+    def endOldest(self, why: str) -> bool:
+        """
+        Make room: end the session that has waited longest.
+
+        @param why: why there is no room.
+        @return: whether there was one.
+        """
+        for connection in self._waiting:
+            connection.finish(SessionLost(f"the session was given up: {why}"))
+            return True
+        return False
+
+    def stop(self) -> None:
+        """
+        Wait for nobody any more.
+        """
+        while self.endOldest("the server is stopping"):
+            pass
+
+    def _schedule(self) -> None:
+        """
+        Look again when the next one has waited long enough.
+        """
+        if not self._waiting:
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+        elif self._timer is None:
+            until = next(iter(self._waiting.values()))
+            delay = max(0.0, until - self._clock.seconds())
+            self._timer = self._clock.callLater(delay, self._expire)
+
+    def _expire(self) -> None:
+        """
+        End those that have waited long enough.
+        """
+        self._timer = None
+        now = self._clock.seconds()
+        late = [c for c, until in self._waiting.items() if until <= now]
+        for connection in late:
+            connection.finish(
+                SessionLost(
+                    f"the client did not come back within {self.grace:g} seconds; what "
+                    "it did not acknowledge may not have arrived"
+                )
+            )
+        self._schedule()
