@@ -5,6 +5,7 @@ What a secure channel reports: the events that C{Channel.receive} returns.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from aesm.errors import AESMError
 
@@ -31,10 +32,10 @@ class Opened:
     """
 
 
-@dataclass(frozen=True)
-class Data:
+class Data(NamedTuple):
     """
-    Bytes of the stream, authenticated and in order.
+    Bytes of the stream, authenticated and in order; a tuple, which is made faster
+    than a dataclass, since each record gives one.
 
     @ivar data: 1 to 65,519 bytes.
     """
