@@ -16,7 +16,7 @@ Everything here blocks: L{aesm.spool} has a thread for it.  SQLite appends to a 
 beside the file, and moves what is in it into the file now and then: so nothing that
 was written is lost when the process is killed, and to write means to wait for the
 disk only where a loss of power is to be survived as well.  The space of what was
-forgotten is used again.
+forgotten is used again; until then its bytes are still there.
 
 What the frames and the state mean, the file does not know.
 """
@@ -266,7 +266,7 @@ class SpoolFile:
         execute(f"PRAGMA synchronous = {'FULL' if full else 'NORMAL'}")
         execute(f"PRAGMA fullfsync = {full:d}")  # means something on macOS alone
         execute("PRAGMA foreign_keys = ON")
-        # Some builds overwrite all that is deleted, which is to write it twice.
+        # Some builds overwrite what is deleted: to forget would need room in the log.
         execute("PRAGMA secure_delete = OFF")
         damage = self._value("PRAGMA quick_check(1)")
         if damage != "ok":

@@ -748,9 +748,10 @@ class ProcessTests(SpoolTestCase):
 
         @param program: its text.
         """
+        path = os.pathsep.join([TREE, *filter(None, sys.path)])
         return subprocess.Popen(
             [sys.executable, "-c", program, self.path],
-            env={**os.environ, "PYTHONPATH": TREE},
+            env={**os.environ, "PYTHONPATH": path},
             stdout=subprocess.PIPE,
             text=True,
         )
