@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from aesm.core.channel import Channel
     from aesm.core.frames import Messages
+    from aesm.core.outbox import Message
     from aesm.core.session import Session
     from aesm.dispatch import Dispatcher
     from aesm.keys import PublicKey
@@ -135,7 +136,7 @@ class Connection:
 
     # What users call
 
-    def sendData(self, data: str | bytes | bytearray | memoryview) -> Deferred[None]:
+    def sendData(self, data: Message) -> Deferred[None]:
         """
         Send a message.
 
@@ -221,9 +222,7 @@ class Connection:
         elif self._reason is None:
             self.finish(closedByUs(code, reason))
 
-    def send(
-        self, data: str | bytes | bytearray | memoryview, closeSlow: bool
-    ) -> Deferred[None]:
+    def send(self, data: Message, closeSlow: bool) -> Deferred[None]:
         """
         Send a message.
 
@@ -237,12 +236,12 @@ class Connection:
             if self._micros:
                 count = self._outbox.add(data, self._micros)
             else:
-                count = self._sendFirst(data)
+                count = self.sendFirst(data)
         except AESMError as refused:
             return self._refuse(refused, closeSlow)
         return Acknowledgement(self, count)
 
-    def _sendFirst(self, data: str | bytes | bytearray | memoryview) -> int:
+    def sendFirst(self, data: Message) -> int:
         """
         Send the first message of a turn of the event loop.
 

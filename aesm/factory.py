@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Any, TypeVar, cast
 
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import (
     IAddress,
     IDelayedCall,
@@ -29,6 +29,7 @@ from aesm.connection import Connection
 from aesm.core.conversation import Conversation
 from aesm.core.handshake import ServerChannel
 from aesm.core.hello import ConversationSettings, Hello
+from aesm.core.outbox import Message
 from aesm.door import Door, farewell
 from aesm.errors import AESMError, ConnectionClosed, HandshakeError
 from aesm.hub import Hub
@@ -48,6 +49,7 @@ from aesm.rawtransport import HangUp
 from aesm.registry import Address, Connections, addressOf
 from aesm.securefactory import HANDSHAKE_TIMEOUT, SecureFactory
 from aesm.sessions import SESSION_GRACE
+from aesm.spool import spoolOpener
 
 __all__ = ["STOP_DEADLINE", "AESMServerFactory", "Message"]
 
@@ -62,8 +64,6 @@ STOP_DEADLINE = 5.0  # seconds
 GOING_AWAY = 1001  # close codes, PROTOCOL section 9
 
 _T = TypeVar("_T")
-
-Message = str | bytes | bytearray | memoryview
 
 
 @dataclass
@@ -108,6 +108,8 @@ class AESMServerFactory(SecureFactory):
         handshakeTimeout: float = HANDSHAKE_TIMEOUT,
         totalBuffer: int = TOTAL_BUFFER,
         sessionGrace: float = SESSION_GRACE,
+        spool: Path | None = None,
+        spoolSync: str = "normal",
         nextKey: PublicKey | None = None,
         **messages: Any,
     ) -> None:
@@ -133,6 +135,12 @@ class AESMServerFactory(SecureFactory):
             unacknowledged or unread.
         @param sessionGrace: seconds that a client has to come back to its session
             when its connection is cut; 0 ends it at once.
+        @param spool: the path of a file in which sessions, what was sent and is not
+            acknowledged, and packets that nobody has taken outlive the process;
+            what is acknowledged is in it.  It is opened when listening begins.
+            None keeps them in memory.
+        @param spoolSync: C{"normal"}: the spool survives that the process is killed;
+            C{"full"}: also a loss of power, for which each commit waits for the disk.
         @param nextKey: the key that this server will have after its present one,
             announced to clients; without C{key}, the one that
             L{nextKeyOf<aesm.options.nextKeyOf>} finds in the state directory.
@@ -170,6 +178,7 @@ class AESMServerFactory(SecureFactory):
             messageHandler(handler, self.connections),
             totalBuffer,
             sessionGrace,
+            spoolOpener(spool, spoolSync, self.clock),
         )
         self._guests: dict[SecureProtocol, _Guest] = {}
         self._pending: dict[SecureProtocol, None] = {}  # not open; oldest first
@@ -225,7 +234,9 @@ class AESMServerFactory(SecureFactory):
 
         @param reason: words for the clients.
         @param deadline: seconds.
-        @return: fires when all connections are gone.
+        @return: fires when all connections are gone; fails with
+            L{SpoolError<aesm.errors.SpoolError>} if there is a spool that could not
+            be written to the end.
         """
         self._stopping = True
         self._hub.stop()
@@ -235,11 +246,13 @@ class AESMServerFactory(SecureFactory):
             else:
                 guest.connection.closeWith(GOING_AWAY, reason or "going away")
         if not self._guests:
-            return succeed(None)
+            return self._hub.close()
         gone: Deferred[None] = Deferred(self._gone.remove)
         self._gone.append(gone)
         timer = self.clock.callLater(deadline, self._abortAll)
-        return gone.addBoth(_cancel, timer)
+        return gone.addBoth(_cancel, timer).addCallback(
+            lambda result: self._hub.close()
+        )
 
     def reloadKeys(self) -> None:
         """

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import secrets
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 
 from aesm.budget import Budget
@@ -19,8 +21,10 @@ from aesm.core.frames import Messages
 from aesm.core.hello import ConversationSettings, Hello
 from aesm.core.session import Session
 from aesm.dispatch import Dispatcher
-from aesm.errors import AESMError
+from aesm.durable import DurableConnection
+from aesm.errors import AESMError, ConnectionClosed
 from aesm.interfaces import IMessageHandler
+from aesm.journal import Journal
 from aesm.keys import PublicKey
 from aesm.messenger import Messenger
 from aesm.registry import Address, Connections
@@ -28,11 +32,15 @@ from aesm.sessions import Sessions
 
 if TYPE_CHECKING:
     from aesm.door import Door
+    from aesm.spool import Spool
 
 __all__ = ["Hub"]
 
 SESSION_BYTES = 16  # of a session's name, PROTOCOL section 8
-TRY_AGAIN_LATER = 1013  # close code, PROTOCOL section 9
+GOING_AWAY = 1001  # close codes, PROTOCOL section 9
+TRY_AGAIN_LATER = 1013
+
+ConnectionType = TypeVar("ConnectionType", bound=Connection)
 
 
 class Hub(Messenger):
@@ -55,6 +63,7 @@ class Hub(Messenger):
         handler: IMessageHandler | None,
         totalBuffer: int,
         sessionGrace: float,
+        openSpool: Callable[[], Spool] | None,
     ) -> None:
         """
         @param clock: keeps time.
@@ -64,6 +73,8 @@ class Hub(Messenger):
         @param handler: whom to hand packets, or None.
         @param totalBuffer: bytes of messages to keep for all together.
         @param sessionGrace: seconds that a client has to come back.
+        @param openSpool: opens what the sessions are written to; None to keep them
+            in memory.
         @raise ValueError: one of these has a value that it cannot have.
         """
         self.budget = Budget(totalBuffer, connections)
@@ -73,19 +84,38 @@ class Hub(Messenger):
         self._messages = messages
         self._handler = handler
         self._stopping = False
+        self._clock = clock
+        self._openSpool = openSpool
+        self._journal: Journal | None = None
 
     def start(self) -> None:
         """
-        Keep sessions from now on.
+        Keep sessions from now on, and go on with those that were written down.
+
+        @raise SpoolError: that cannot be read; says why.
         """
         self._stopping = False
+        if self._openSpool is not None and self._journal is None:
+            self._restore(Journal(self._openSpool(), self._clock))
 
     def stop(self) -> None:
         """
-        Wait for nobody any more.
+        Wait for nobody any more; sessions that are written down stay so.
         """
         self._stopping = True
+        if self._journal is not None:
+            self._journal.suspended = True
         self.sessions.stop()
+
+    def close(self) -> Deferred[None]:
+        """
+        Let go of what the sessions are written to, once all connections are gone.
+
+        @return: fires when it is closed; fails with
+            L{SpoolError<aesm.errors.SpoolError>} if not all could be written.
+        """
+        journal, self._journal = self._journal, None
+        return succeed(None) if journal is None else journal.close()
 
     def begin(
         self, channel: Channel, hello: Hello, address: Address, name: str | None
@@ -109,26 +139,20 @@ class Hub(Messenger):
                 self._door.leave(former)
             return former
         messages = self._messages
-        connection = Connection(
-            self,
-            Session(
-                messages.sendBuffer,
-                messages.receiveBuffer,
-                secrets.token_hex(SESSION_BYTES),
-            ),
+        session = Session(
+            messages.sendBuffer,
+            messages.receiveBuffer,
+            secrets.token_hex(SESSION_BYTES),
+        )
+        options = self._options(
             address=self.connections.nameFor(address),
             peer=peer,
             peerName=name,
             receiveBuffer=messages.receiveBuffer,
-            closeSlow=self._handler is not None,
-            lock=self.connections.lock,
-            arrivals=self.connections.arrivals,
         )
-        if self._handler is not None:
-            connection.dispatcher = Dispatcher(
-                self._handler, connection, connection.handled
-            )
-        return connection
+        if self._journal is None:
+            return self._handled(Connection(self, session, **options))
+        return self._handled(DurableConnection(self._journal, self, session, **options))
 
     def enter(self, connection: Connection, address: Address, agent: str) -> None:
         """
@@ -184,13 +208,13 @@ class Hub(Messenger):
     def keeps(self, connection: Connection, code: int | None = None) -> bool:
         """
         Tell whether a session waits for its client to come back: not after a
-        CLOSE.
+        CLOSE, unless that says that the client goes away.
 
         @param connection: whose.
         @param code: the client's CLOSE; None if it was cut.
         """
         return (
-            code is None
+            code in (None, GOING_AWAY)
             and not self._stopping
             and self.sessions.grace > 0
             and connection.session.outbox.peer.resume
@@ -230,6 +254,60 @@ class Hub(Messenger):
         self._door.leave(connection)
 
     # Parts
+
+    def _options(self, **more: Any) -> dict[str, Any]:
+        """
+        Say how connections are made here.
+
+        @param more: more options of L{Connection}.
+        @return: with them.
+        """
+        return {
+            "closeSlow": self._handler is not None,
+            "lock": self.connections.lock,
+            "arrivals": self.connections.arrivals,
+            **more,
+        }
+
+    def _handled(self, connection: ConnectionType) -> ConnectionType:
+        """
+        Let the handler, if there is one, have what comes.
+
+        @param connection: of a connection.
+        @return: the same.
+        """
+        if self._handler is not None:
+            connection.dispatcher = Dispatcher(
+                self._handler, connection, connection.handled
+            )
+        return connection
+
+    def _restore(self, journal: Journal) -> None:
+        """
+        Go on with the sessions that were written down: their clients have the grace
+        period to come back.  What is unread of those that are over can be taken.
+
+        @param journal: where they are.
+        @raise SpoolError: they cannot be read; says why.
+        """
+        self._journal = journal
+        for former in self.connections.values():  # of before we were stopped
+            while former.retrieved.getData() is not None:
+                pass  # it is written down
+        for stored in journal.load():
+            connection = DurableConnection.restored(
+                stored, journal, self, self._messages.sendBuffer, **self._options()
+            )
+            connection.address = self.connections.nameFor(connection.address)
+            self.connections.add(connection)
+            if stored.state["over"]:
+                connection.finish(ConnectionClosed("it was over before a restart"))
+                continue
+            self._handled(connection)
+            self.sessions.add(connection)
+            self.sessions.wait(connection)
+            if connection.dispatcher is not None:
+                connection.dispatcher.accepted()
 
     def _record(self, connection: Connection, event: str, reason: str) -> None:
         """

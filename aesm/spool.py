@@ -44,8 +44,9 @@ if TYPE_CHECKING:
         IReactorTime,
     )
 
-__all__ = ["Spool", "Worker"]
+__all__ = ["Spool", "Worker", "spoolOpener"]
 
+SYNC = ("normal", "full")  # what is committed survives the process, or the power
 RETRY = 1.0  # seconds until a batch that could not be written is tried again
 
 # Not on the class: there Twisted would name it after that.
@@ -382,3 +383,22 @@ class Spool:
         for waiter in waiters:
             waiter.errback(error)
         return Failure(error)
+
+
+def spoolOpener(
+    path: Path | None, sync: str, clock: IReactorTime
+) -> Callable[[], Spool] | None:
+    """
+    Check the options of a spool that is opened later.
+
+    @param path: the file; None for no spool.
+    @param sync: C{"normal"} or C{"full"}.
+    @param clock: the reactor.
+    @return: opens it, and raises as L{Spool} does; None for no spool.
+    @raise ValueError: an option has a value that it cannot have.
+    """
+    if sync not in SYNC:
+        raise ValueError(f"spoolSync must be one of {SYNC}, not {sync!r}")
+    if path is None:
+        return None
+    return partial(Spool, path, full=sync == "full", clock=clock)

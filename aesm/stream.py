@@ -269,16 +269,7 @@ class DataStream(Sequence[Packet]):
         @param cost: what they cost.
         """
         with self._lock:
-            if self._packets is _EMPTY:
-                self._packets = deque()
-            self._packets.extend(packetsOf(time, data))
-            if self._order is not None:
-                arrival = _Arrival(self, len(data))
-                self._order[arrival] = None
-                self._order.held += cost
-                if self._arrivals is None:
-                    self._arrivals = deque()
-                self._arrivals.append(arrival)
+            self.push(time, data, cost)
         while self._waiting and self._packets:
             waiting = self._waiting.popleft()
             packet = self.getData()
@@ -302,6 +293,25 @@ class DataStream(Sequence[Packet]):
             self.owner.streamFinished()
 
     # Parts
+
+    def push(self, time: float, data: Sequence[str | bytes], cost: int) -> None:
+        """
+        Add packets; the lock is held.
+
+        @param time: as C{extend}.
+        @param data: as C{extend}.
+        @param cost: as C{extend}.
+        """
+        if self._packets is _EMPTY:
+            self._packets = deque()
+        self._packets.extend(packetsOf(time, data))
+        if self._order is not None:
+            arrival = _Arrival(self, len(data))
+            self._order[arrival] = None
+            self._order.held += cost
+            if self._arrivals is None:
+                self._arrivals = deque()
+            self._arrivals.append(arrival)
 
     def pop(self, newest: bool) -> tuple[Packet, int]:
         """

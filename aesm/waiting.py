@@ -18,7 +18,7 @@ from aesm.stream import closedError, costOf
 
 if TYPE_CHECKING:
     from aesm.acknowledgement import Acknowledgement
-    from aesm.core.session import Outbox
+    from aesm.core.outbox import Outbox
 
 __all__ = ["Held", "Waiting"]
 

@@ -19,7 +19,8 @@ from aesm.core.frames import (
     Messages,
 )
 from aesm.core.hello import Hello
-from aesm.core.session import Inbox, Outbox, Session
+from aesm.core.outbox import Outbox
+from aesm.core.session import Inbox, Session
 from aesm.errors import MessageTooBig, ProtocolError, SendBufferFull
 
 BOUND = 10_000

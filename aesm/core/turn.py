@@ -12,6 +12,7 @@ from aesm.core.frames import (
     MAX_BATCH,
     MESSAGE_OVERHEAD,
     FrameType,
+    Messages,
     encodeBatch,
     encodeFrame,
 )
@@ -75,3 +76,19 @@ class Turn:
             )
             for body, length in zip(self.bodies, self.lengths, strict=True)
         ]
+
+    @classmethod
+    def of(cls, messages: Messages) -> Turn:
+        """
+        Take messages as they came.
+
+        @param messages: one or more.
+        @return: the same, as they are written.
+        """
+        bodies, lengths = [], array("I")
+        for data in messages.data:
+            flag = BINARY_BIT if isinstance(data, bytes) else 0
+            body = data if isinstance(data, bytes) else data.encode("utf-8")
+            bodies.append(body)
+            lengths.append(len(body) | flag)
+        return cls(messages.micros, bodies, lengths)

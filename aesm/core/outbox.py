@@ -1,0 +1,350 @@
+"""
+The outgoing direction of a session: what is accepted, sent and acknowledged,
+PROTOCOL section 7.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections import deque
+from collections.abc import Iterable, Sequence
+from itertools import chain
+
+from aesm.core.frames import BINARY_BIT, MESSAGE_OVERHEAD, Ack
+from aesm.core.hello import Hello
+from aesm.core.turn import LENGTH_BYTES, Turn
+from aesm.errors import MessageTooBig, ProtocolError, SendBufferFull
+
+__all__ = ["Message", "Outbox"]
+
+Message = str | bytes | bytearray | memoryview  # C{str} for TEXT, bytes for BINARY
+
+_EMPTY: deque[Turn] = deque(maxlen=0)  # never appended to; one is most of a KiB
+
+
+class Outbox:
+    """
+    The outgoing direction.
+
+    @ivar count: messages accepted so far.
+    @ivar sent: of these, how many were handed to the connection.
+    @ivar acknowledged: of these, how many are in the peer's keeping.
+    @ivar acknowledgedCost: the cost of these, bytes.
+    @ivar kept: cost of the messages that are not acknowledged, bytes.
+    @ivar limit: cost that the peer takes from the session's start, bytes.
+    @ivar peer: what the peer says of itself.
+    """
+
+    __slots__ = (
+        "_bound",
+        "_maxMessage",
+        "_open",
+        "_sentCost",
+        "_staged",
+        "_unacknowledged",
+        "_unsent",
+        "acknowledged",
+        "acknowledgedCost",
+        "count",
+        "kept",
+        "limit",
+        "peer",
+        "sent",
+    )
+
+    def __init__(self, bound: int) -> None:
+        """
+        Start empty, with nothing that the peer takes.
+
+        @param bound: what C{kept} may come to, bytes.
+        """
+        self._bound = bound
+        self._unsent: deque[Turn] = _EMPTY
+        self._unacknowledged: deque[Turn] = _EMPTY
+        self._open: Turn | None = None  # takes more messages of this turn
+        self._staged: list[Turn] | None = None  # to be written down before it is sent
+        self._sentCost = 0
+        self.count = self.sent = self.acknowledged = self.kept = self.limit = 0
+        self.acknowledgedCost = 0
+        self.meet(Hello())
+
+    def meet(self, peer: Hello) -> None:
+        """
+        Know what the peer takes.
+
+        @param peer: what it says of itself.
+        """
+        self.peer = peer
+        self._maxMessage = peer.maxMessage
+
+    def begin(self, peer: Hello) -> None:
+        """
+        Send to a peer from the session's start.
+
+        @param peer: what it says of itself.
+        """
+        self.meet(peer)
+        self.limit = peer.window
+
+    def canResume(self, peer: Hello) -> bool:
+        """
+        Tell whether there is everything that a peer does not have.
+
+        @param peer: what it says of itself over the new connection.
+        @return: whether it may be; what it cannot have received, or takes no more,
+            is no reason to go on.
+        """
+        return self.acknowledged <= peer.received <= self.sent and (
+            peer.maxMessage >= self._maxMessage
+            or all(
+                len(body) <= peer.maxMessage
+                for turn in chain(self._unacknowledged, self._unsent)
+                for body in turn.bodies
+            )
+        )
+
+    def resume(self, peer: Hello) -> None:
+        """
+        Go back to the first message that the peer does not have.
+
+        @param peer: what it says of itself, C{received} included.
+        @raise ProtocolError: it says what cannot be.
+        @see: PROTOCOL section 8
+        """
+        if not self.canResume(peer):
+            raise ProtocolError(
+                f"a session resumed at {peer.received} messages; "
+                f"{self.acknowledged} are acknowledged and {self.sent} were sent"
+            )
+        self.meet(peer)
+        self._open = None
+        again = self.sent - peer.received
+        if again and self._unsent is _EMPTY:
+            self._unsent = deque()
+        while again:
+            turn = self._unacknowledged.pop()
+            if len(turn.bodies) > again:
+                self._unacknowledged.append(turn.cut(len(turn.bodies) - again))
+            self._unsent.appendleft(turn)
+            self._sentCost -= turn.cost
+            self.sent -= len(turn.bodies)
+            again -= len(turn.bodies)
+
+    @property
+    def sendable(self) -> bool:
+        """
+        Whether there is a message that the peer takes now.
+        """
+        return bool(self._unsent) and self._sentCost < self.limit
+
+    @property
+    def unsent(self) -> bool:
+        """
+        Whether there is a message that was not handed to the connection.
+        """
+        return self.sent < self.count
+
+    @property
+    def roomy(self) -> bool:
+        """
+        Whether less than half of the bound is in use.
+        """
+        return self.kept * 2 < self._bound
+
+    def add(self, data: Message, micros: int) -> int:
+        """
+        Accept a message.
+
+        @param data: C{str} for a TEXT message, bytes for a BINARY one.
+        @param micros: now, microseconds since the Unix epoch.
+        @return: how many messages have been accepted with it: it is in the
+            peer's keeping once C{acknowledged} is no smaller.
+        @raise MessageTooBig: it is larger than the peer takes.
+        @raise SendBufferFull: too much is unacknowledged.
+        @raise TypeError: it is neither text nor bytes.
+        @raise ValueError: the text cannot be written in UTF-8.
+        """
+        if isinstance(data, bytes):
+            body, flag = data, BINARY_BIT
+        elif isinstance(data, str):
+            body, flag = data.encode("utf-8"), 0
+        elif isinstance(data, bytearray | memoryview):
+            body, flag = bytes(data), BINARY_BIT
+        else:
+            raise TypeError(f"a message is str or bytes, not {type(data).__name__}")
+        size = len(body)
+        cost = size + MESSAGE_OVERHEAD
+        kept = self.kept + cost
+        if size > self._maxMessage:
+            raise MessageTooBig(
+                f"a message of {size} bytes; the peer takes at most "
+                f"{self._maxMessage}: split it, or raise maxMessage= there"
+            )
+        if kept > self._bound:
+            raise SendBufferFull(
+                f"{self.kept} of {self._bound} bytes are unacknowledged already: "
+                "wait for drain(), or raise sendBuffer="
+            )
+        turn = self._open
+        if turn is None or turn.room < size:
+            turn = self._openTurn(micros)
+        turn.bodies.append(body)
+        turn.lengths.append(size | flag)
+        turn.cost += cost
+        turn.room -= size + LENGTH_BYTES
+        self.kept = kept
+        self.count = count = self.count + 1
+        return count
+
+    def _openTurn(self, micros: int) -> Turn:
+        """
+        Begin to collect messages.
+
+        @param micros: their time.
+        @return: what takes them.
+        """
+        turn = self._open = Turn(micros, [], array("I"))
+        if self._staged is not None:
+            self._staged.append(turn)
+        else:
+            self.release([turn])
+        return turn
+
+    def stage(self) -> None:
+        """
+        From now on keep back what is accepted, until it is written down.
+        """
+        self._staged = []
+
+    def takeStaged(self) -> list[Turn]:
+        """
+        Take what is to be written down.
+
+        @return: what was accepted since the last time, complete; to be given back
+            with C{release}.
+        """
+        staged, self._staged = self._staged or [], []
+        self._open = None
+        return staged
+
+    def release(self, turns: Iterable[Turn]) -> None:
+        """
+        Let messages be sent.
+
+        @param turns: the messages.
+        """
+        if self._unsent is _EMPTY:
+            self._unsent = deque()
+        self._unsent.extend(turns)
+
+    def restore(
+        self, acknowledged: int, cost: int, limit: int, turns: Sequence[Turn]
+    ) -> None:
+        """
+        Go on after a restart with what was written down.  Any of it may have been
+        sent; C{resume} finds out.
+
+        @param acknowledged: messages in the peer's keeping.
+        @param cost: their cost, bytes.
+        @param limit: cost that the peer takes from the session's start, bytes.
+        @param turns: those that come next.
+        """
+        self.acknowledged, self.acknowledgedCost = acknowledged, cost
+        self.limit = limit
+        self.kept = sum(turn.cost for turn in turns)
+        self.count = self.sent = acknowledged + sum(len(turn.bodies) for turn in turns)
+        self._sentCost = cost + self.kept
+        self._unacknowledged = deque(turns)
+
+    def endTurn(self, since: int | None = None) -> None:
+        """
+        Let no later message share the time of those accepted so far.
+
+        @param since: unless that is not before this, microseconds since the Unix
+            epoch.
+        """
+        if since is None or self._open is None or self._open.micros < since:
+            self._open = None
+
+    def take(self, budget: int) -> list[bytes]:
+        """
+        Take messages to be sent, as far as the peer takes them.
+
+        @param budget: stop once the messages taken cost so many bytes.
+        @return: pieces to join, of whole frames.
+        """
+        pieces: list[bytes] = []
+        unsent = self._unsent
+        if self._unacknowledged is _EMPTY:
+            self._unacknowledged = deque()
+        while unsent and budget > 0 and self._sentCost < self.limit:
+            turn = unsent[0]
+            allowed = self._allowed(turn)
+            if allowed < len(turn.bodies):
+                turn = turn.cut(allowed)
+            else:
+                unsent.popleft()
+            if turn is self._open:
+                self._open = None
+            pieces += turn.encode(self.peer.batch)
+            self._sentCost += turn.cost
+            self.sent += len(turn.bodies)
+            self._unacknowledged.append(turn)
+            budget -= turn.cost
+        return pieces
+
+    def _allowed(self, turn: Turn) -> int:
+        """
+        Count the messages of a turn that may go: those before which the cost
+        sent is below the limit.
+
+        @param turn: the next turn.
+        @return: at least one.
+        """
+        room = self.limit - self._sentCost
+        if turn.cost <= room:
+            return len(turn.bodies)
+        allowed = 0
+        for body in turn.bodies:
+            if room <= 0:
+                break
+            allowed += 1
+            room -= len(body) + MESSAGE_OVERHEAD
+        return allowed
+
+    def acknowledge(self, ack: Ack) -> None:
+        """
+        Let go of what is in the peer's keeping.
+
+        @param ack: what the peer says.
+        @raise ProtocolError: it goes backwards, or counts what was not sent.
+        @see: PROTOCOL section 7
+        """
+        if not self.acknowledged <= ack.count <= self.sent:
+            raise ProtocolError(
+                f"an ACK of {ack.count} messages; {self.acknowledged} are "
+                f"acknowledged and {self.sent} were sent"
+            )
+        if ack.limit < self.limit:
+            raise ProtocolError(f"an ACK takes its limit back from {self.limit}")
+        self.limit = ack.limit
+        count = ack.count - self.acknowledged
+        self.acknowledged = ack.count
+        while count:
+            turn = self._unacknowledged[0]
+            if len(turn.bodies) > count:
+                turn = turn.cut(count)
+            else:
+                self._unacknowledged.popleft()
+            self.kept -= turn.cost
+            self.acknowledgedCost += turn.cost
+            count -= len(turn.bodies)
+
+    def drop(self) -> None:
+        """
+        Forget the messages: they can no longer be sent.
+        """
+        self._unsent = self._unacknowledged = _EMPTY
+        self._open = None
+        self.sent = self.count
+        self.kept = 0

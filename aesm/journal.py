@@ -1,0 +1,136 @@
+"""
+Writing down what happens to sessions, in a L{Spool<aesm.spool.Spool>}: once for
+each turn of the event loop, whatever happened to any of them in it.  So what a
+handler sends because of a message is in the same transaction as that it has
+handled the message::
+
+    arrives --> handler --> sends   }  one commit  -->  acknowledged; sent
+    arrives ----------------------> }              -->  in retrieved; acknowledged
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
+from aesm.errors import SpoolError
+
+if TYPE_CHECKING:
+    from aesm.durable import DurableConnection
+    from aesm.spool import Spool
+    from aesm.spoolfile import Stored
+
+__all__ = ["Journal"]
+
+
+class Journal:
+    """
+    Writes down what happens to connections.
+
+    @ivar suspended: whether the process is about to end: sessions that end from now
+        on are kept for the next one.
+    """
+
+    def __init__(self, spool: Spool, clock: IReactorTime) -> None:
+        """
+        @param spool: where to.
+        @param clock: keeps time.
+        """
+        self.suspended = False
+        self._spool = spool
+        self._clock = clock
+        self._touched: dict[DurableConnection, None] = {}
+        self._held: dict[DurableConnection, None] = {}  # until it can be written
+        self._turn: IDelayedCall | None = None
+
+    @property
+    def failure(self) -> SpoolError | None:
+        """
+        Why nothing can be written at the moment, or None.
+        """
+        return self._spool.failure
+
+    def load(self) -> list[Stored]:
+        """
+        Read what was written down.
+
+        @return: the sessions.
+        @raise SpoolError: it cannot be read.
+        """
+        return self._spool.load()
+
+    def touch(self, connection: DurableConnection) -> None:
+        """
+        Write down what happened, at the end of this turn of the event loop.
+
+        @param connection: to which.
+        """
+        self._touched[connection] = None
+        if self._turn is None:
+            self._turn = self._clock.callLater(0, self._endTurn)
+
+    def hold(self, connection: DurableConnection) -> None:
+        """
+        Tell a connection once something can be written again.
+
+        @param connection: which.
+        """
+        self._held[connection] = None
+
+    def forget(self, connection: DurableConnection) -> None:
+        """
+        Forget a session that is over and of which nothing is left to be taken.
+
+        @param connection: its connection.
+        """
+        self._touched.pop(connection, None)
+        self._held.pop(connection, None)
+        if not self.suspended:
+            self._spool.drop(connection.session.name)
+            self._spool.commit().addErrback(_ignore)
+
+    def close(self) -> Deferred[None]:
+        """
+        Write what is left.
+
+        @return: fires when the file is closed; fails with L{SpoolError} if not all
+            could be written.
+        """
+        if self._turn is not None:
+            self._turn.cancel()
+            self._endTurn()
+        return self._spool.close()
+
+    def _endTurn(self) -> None:
+        """
+        Write down what happened in this turn.
+        """
+        self._turn = None
+        touched, self._touched = self._touched, {}
+        written = [connection.write(self._spool) for connection in touched]
+        committed = self._spool.commit()
+        committed.addCallbacks(self._cbCommitted, _ignore, callbackArgs=(written,))
+
+    def _cbCommitted(self, result: None, written: Sequence[Callable[[], None]]) -> None:
+        """
+        Go on with what is written down.
+
+        @param result: nothing.
+        @param written: what to call.
+        """
+        for goOn in written:
+            goOn()
+        held, self._held = self._held, {}
+        for connection in held:
+            connection.proceed()
+
+
+def _ignore(failure: object) -> None:
+    """
+    The spool is closed before all is written: who closes it is told.
+
+    @param failure: that.
+    """
