@@ -115,6 +115,15 @@ class SessionKeeper(Protocol):
         The connection whose session is to go on, if there is one.
         """
 
+    def makeConnection(self, *arguments: Any, **options: Any) -> Connection:
+        """
+        Make the connection of a new session.
+
+        @param arguments: as L{Connection}.
+        @param options: as L{Connection}.
+        @return: the connection.
+        """
+
     def detached(self, connection: Connection, reason: AESMError) -> None:
         """
         The transport under a connection is gone: dial again.
@@ -278,7 +287,8 @@ class _Attempt(SecureFactory, Messenger):
         messages, now = self._messages, self.clock.seconds()
         session = Session(messages.sendBuffer, messages.receiveBuffer)
         former = None if self._former is None else self._former.session
-        connection = Connection(
+        make = Connection if self._keeper is None else self._keeper.makeConnection
+        connection = make(
             self,
             session,
             address=addressOf(secure.transport.getPeer(), next(_numbers)),
@@ -288,7 +298,6 @@ class _Attempt(SecureFactory, Messenger):
         )
         conversation = Conversation(messages, session, now, former)
         protocol = AESMProtocol(self, conversation, connection, self.clock)
-        connection.attach(protocol, secure.channel)
         left = max(0.0, secure.deadline - now)
         self._deadline = self.clock.callLater(left, self._timedOut, protocol)
         return protocol
@@ -325,7 +334,6 @@ class _Attempt(SecureFactory, Messenger):
         former, connection = self._former, protocol.connection
         if former is not None and resumed:
             former.address = connection.address
-            former.attach(protocol, cast(SecureProtocol, self._secure).channel)
             protocol.connection = former
         elif former is not None:
             former.finish(
@@ -334,6 +342,8 @@ class _Attempt(SecureFactory, Messenger):
                     "acknowledge may not have arrived, send it again if it must"
                 )
             )
+        channel = cast(SecureProtocol, self._secure).channel
+        protocol.connection.attach(protocol, channel)
         self._welcomed = True
         self._settle(protocol.connection)
 

@@ -26,21 +26,19 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.endpoints import clientFromString
 from twisted.internet.interfaces import (
     IProtocol,
-    IProtocolFactory,
     IReactorTime,
     IStreamClientEndpoint,
-    ITransport,
 )
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from zope.interface import implementer
 
 from aesm.acknowledgement import Refusal
 from aesm.client import dial
 from aesm.connection import NORMAL, Connection
 from aesm.core.hello import ConversationSettings
+from aesm.durable import DurableConnection
 from aesm.errors import (
     AESMError,
     ConnectionClosed,
@@ -48,13 +46,18 @@ from aesm.errors import (
     SessionLost,
 )
 from aesm.joined import JoinedStream
+from aesm.journal import Journal
+from aesm.line import AcceptedEndpoint
 from aesm.mending import mayPass
-from aesm.options import reactorOr, trustPolicy
+from aesm.messenger import Messenger
+from aesm.options import Path, reactorOr, trustPolicy
+from aesm.spool import spoolOpener
 from aesm.stream import closedError
 from aesm.waiting import Held
 
 __all__ = ["ClientService"]
 
+GOING_AWAY = 1001  # close code, PROTOCOL section 9
 STABLE = 30.0  # seconds after which a connection counts as a success
 
 
@@ -85,6 +88,8 @@ class ClientService(Service):
         heartbeat: float = ConversationSettings.heartbeat,
         sendBuffer: int = ConversationSettings.sendBuffer,
         receiveBuffer: int = ConversationSettings.receiveBuffer,
+        spool: Path | None = None,
+        spoolSync: str = "normal",
         **options: Any,
     ) -> None:
         """
@@ -99,6 +104,11 @@ class ClientService(Service):
             waits for a connection.
         @param receiveBuffer: as L{ConversationSettings}; what is unread of former
             connections leaves less for the next.
+        @param spool: the path of a file in which the session, what was sent and is
+            not acknowledged, and packets that nobody has taken outlive the process.
+            It is opened when the service starts.  None keeps them in memory.
+        @param spoolSync: C{"normal"}: the spool survives that the process is killed;
+            C{"full"}: also a loss of power, for which each commit waits for the disk.
         @param options: more options of L{connect}.  Files are read, and these
             checked, when it connects.
         @raise TypeError: an option is of the wrong type.
@@ -118,6 +128,8 @@ class ClientService(Service):
         self._options = {**options, **more, "trust": trust}
         self._policy = backoffPolicy() if retryPolicy is None else retryPolicy
         self._failures = 0  # in a row, and connections that did not last
+        self._openSpool = spoolOpener(spool, spoolSync, self._clock)
+        self._journal: Journal | None = None
         self.former: Connection | None = None
         self._line: IProtocol | None = None  # stands for its transport
         self._since = 0.0  # when that was there
@@ -126,7 +138,7 @@ class ClientService(Service):
         self._heldCost = 0
         self._waiting: dict[Deferred[Connection], int | None] = {}
         self._keeper = Keeper(
-            _AcceptedEndpoint(self),
+            AcceptedEndpoint(self),
             Factory.forProtocol(Protocol),
             retryPolicy=self._delay,
             clock=self._clock,
@@ -192,11 +204,15 @@ class ClientService(Service):
 
     def startService(self) -> None:
         """
-        Begin to connect.
+        Begin to connect; with a spool, go on with what is in it.
+
+        @raise SpoolError: it cannot be opened; says why.
         """
         if self._reason is not None:
             self._reason, self._failures = None, 0
             self.retrieved = JoinedStream()
+        if self._openSpool is not None and self._journal is None:
+            self._restore(Journal(self._openSpool(), self._clock))
         super().startService()
         self._keeper.startService()
 
@@ -205,7 +221,10 @@ class ClientService(Service):
         Stop: close the connection in order, or stop trying.  What waits to be
         sent fails, and who waits for a connection.
 
-        @return: fires once the connection is gone, as L{Connection.close}.
+        With a spool the session stays in it, for the next start.
+
+        @return: fires once the connection is gone, as L{Connection.close}; fails
+            with L{SpoolError} if there is a spool that could not be written.
         """
         super().stopService()
         if self._reason is None:
@@ -214,6 +233,9 @@ class ClientService(Service):
         held, self._held, self._heldCost = self._held, deque(), 0
         waiting, self._waiting = self._waiting, {}
         former, self.former = self.former, None
+        journal, self._journal = self._journal, None
+        if journal is not None:
+            journal.suspended = True
         if former is not None and self._line is None:
             former.closeWith(NORMAL, "")
 
@@ -229,9 +251,35 @@ class ClientService(Service):
                 deferred.errback(why)
             retrieved.end(reason)
 
-        return self._keeper.stopService().addCallback(tell)
+        stopped = self._keeper.stopService()
+        if journal is not None:
+            stopped.addCallback(lambda result: journal.close())
+        return stopped.addCallback(tell)
+
+    # For client.dial
+
+    def makeConnection(self, *arguments: Any, **options: Any) -> Connection:
+        """
+        Make the connection of a new session.
+
+        @param arguments: as L{Connection}.
+        @param options: as L{Connection}.
+        @return: the connection.
+        """
+        if self._journal is None:
+            return Connection(*arguments, **options)
+        return DurableConnection(self._journal, *arguments, **options)
 
     # For the endpoint
+
+    def closeLine(self, connection: Connection) -> None:
+        """
+        Close in order, or at the deadline: for good, unless the session is written
+        down.
+
+        @param connection: the connection.
+        """
+        connection.closeWith(NORMAL if self._openSpool is None else GOING_AWAY, "")
 
     def dial(self) -> Deferred[Connection]:
         """
@@ -317,12 +365,7 @@ class ClientService(Service):
         @param connection: the connection.
         """
         if connection is not self.former:
-            self.retrieved.add(connection.retrieved)
-            connection.closed().addCallback(self._cbClosed, connection)
-        while self._held and not connection.isClosing:
-            message = self._held.popleft()
-            self._heldCost -= message.cost
-            message.passOn(connection.sendData(message.data))
+            self._begin(connection)
         if connection.isOver or self._reason is not None:
             return
         self.former = connection
@@ -331,6 +374,38 @@ class ClientService(Service):
         waiting, self._waiting = self._waiting, {}
         for deferred in waiting:
             deferred.callback(connection)
+
+    def _begin(self, connection: Connection) -> None:
+        """
+        Begin to use a session: send what waits.
+
+        @param connection: its connection.
+        """
+        self.retrieved.add(connection.retrieved)
+        connection.closed().addCallback(self._cbClosed, connection)
+        while self._held and not connection.isClosing:
+            message = self._held.popleft()
+            self._heldCost -= message.cost
+            message.passOn(connection.sendData(message.data))
+
+    def _restore(self, journal: Journal) -> None:
+        """
+        Go on with what was written down.
+
+        @param journal: where.
+        @raise SpoolError: it cannot be read; says why.
+        """
+        self._journal = journal
+        for stored in journal.load():
+            connection = DurableConnection.restored(
+                stored, journal, Messenger(), self._sendBuffer
+            )
+            if stored.state["over"]:
+                self.retrieved.add(connection.retrieved)
+                connection.finish(ConnectionClosed("it was over before a restart"))
+            else:
+                self._begin(connection)
+                self.former = connection
 
     def _cbClosed(self, reason: AESMError, connection: Connection) -> None:
         """
@@ -402,66 +477,3 @@ def _words(reason: BaseException | None) -> str:
     @param reason: the error.
     """
     return str(reason) or type(reason).__name__
-
-
-@implementer(IStreamClientEndpoint)
-class _AcceptedEndpoint:
-    """
-    Where the keeper connects to: connected is who was accepted.
-    """
-
-    def __init__(self, service: ClientService) -> None:
-        """
-        @param service: dials, and is told.
-        """
-        self._service = service
-
-    def __repr__(self) -> str:
-        """
-        Show it in the keeper's log.
-        """
-        return "the server"
-
-    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
-        """
-        Connect.
-
-        @param protocolFactory: the keeper's.
-        @return: fires, never at once, with what stands for the connection.
-        """
-        dialling = self._service.later(self._service.dial)
-        dialling.addErrback(self._service.failed)
-        return dialling.addCallback(self._cbConnected, protocolFactory)
-
-    def _cbConnected(
-        self, connection: Connection, protocolFactory: IProtocolFactory
-    ) -> IProtocol:
-        """
-        Make what stands for the connection.
-
-        @param connection: the connection.
-        @param protocolFactory: the keeper's.
-        @return: its protocol.
-        """
-        protocol = cast(IProtocol, protocolFactory.buildProtocol(cast(Any, None)))
-        protocol.makeConnection(cast(ITransport, _Line(connection)))
-        self._service.attached(connection, protocol)
-        return protocol
-
-
-class _Line:
-    """
-    As much of a transport as the keeper asks for.
-    """
-
-    def __init__(self, connection: Connection) -> None:
-        """
-        @param connection: the connection.
-        """
-        self._connection = connection
-
-    def loseConnection(self) -> None:
-        """
-        Close in order, or at the deadline.
-        """
-        self._connection.closeWith(NORMAL, "")

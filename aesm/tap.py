@@ -26,6 +26,7 @@ from aesm.interfaces import IMessageHandlerMaker
 from aesm.keys import PrivateKey
 from aesm.options import nextKeyOf
 from aesm.pump import HANDSHAKE_TIMEOUT
+from aesm.sessions import SESSION_GRACE
 from aesm.terminal import escape
 
 __all__ = ["Options", "makeService"]
@@ -37,6 +38,7 @@ _NUMBERS = {
     "max-connections-per-host": int,
     "max-message": int,
     "heartbeat": float,
+    "session-grace": float,
     "handshake-timeout": float,
 }
 
@@ -79,6 +81,25 @@ class Options(usage.Options):
         ["max-message", None, DEFAULT_MAX_MESSAGE, "Bytes of the largest message."],
         ["heartbeat", None, DEFAULT_HEARTBEAT, "Seconds between signs of life."],
         ["handshake-timeout", None, HANDSHAKE_TIMEOUT, "Seconds to get in."],
+        [
+            "session-grace",
+            None,
+            SESSION_GRACE,
+            "Seconds that a client whose connection is cut has to come back.",
+        ],
+        [
+            "spool",
+            None,
+            None,
+            "File in which sessions and their messages outlive this process.",
+        ],
+        [
+            "spool-sync",
+            None,
+            "normal",
+            "What the spool survives; normal: that the process is killed, full: a loss "
+            "of power.",
+        ],
         ["activity-log", None, None, "File to append clients' coming and going to."],
     ]
 
@@ -134,7 +155,7 @@ class Options(usage.Options):
 
         @raise usage.UsageError: one is wrong; says which, and what would be right.
         """
-        key, clients = self["key"], self["authorized-keys"]
+        key, clients, spool = self["key"], self["authorized-keys"], self["spool"]
         numbers: dict[str, Any] = {
             _inCode(name): self._number(name)
             for name in _NUMBERS
@@ -149,6 +170,8 @@ class Options(usage.Options):
                 # twistd changes its directory later.
                 authorizedKeys=None if clients is None else os.path.abspath(clients),
                 handler=self._maker(),
+                spool=None if spool is None else os.path.abspath(spool),
+                spoolSync=self["spool-sync"],
                 **numbers,
             )
         except (KeyFileError, ValueError) as error:

@@ -39,8 +39,8 @@ from aesm import (
     listen,
 )
 from aesm.errors import NoAnswer
+from aesm.line import AcceptedEndpoint
 from aesm.mending import mayPass
-from aesm.service import _AcceptedEndpoint
 from aesm.testing import MemoryNetwork
 from tests.pairs import CLIENT_KEY, SERVER_KEY, PairTestCase, Recorder
 
@@ -221,7 +221,7 @@ class ConnectTests(ServiceTestCase):
         It is a service.
         """
         verifyObject(IService, self.service(start=False))
-        endpoint = _AcceptedEndpoint(self.service(start=False))
+        endpoint = AcceptedEndpoint(self.service(start=False))
         verifyObject(IStreamClientEndpoint, endpoint)
         self.assertEqual(repr(endpoint), "the server")
 
