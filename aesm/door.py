@@ -184,8 +184,9 @@ class Door:
         @return: what the client says of itself, and what its key is called.
         @raise ConnectionClosed: there is no room (1013).
         """
-        known = [c for c in self._connections.byPeer(publicKey) if not c.isOver]
-        former = [c for c in known if c.session.name != hello.session]
+        present = [c for c in self._connections.byPeer(publicKey) if not c.isOver]
+        former = [c for c in present if c.session.name != hello.session]
+        takesOver = any(c.isAttached for c in present if c not in former)
         if self._perKey == "reject" and any(c.isAttached for c in former):
             raise ConnectionClosed(
                 f"the key {publicKey} is connected already", TRY_AGAIN_LATER
@@ -193,7 +194,7 @@ class Door:
         if former and self._perKey == "replace":
             for connection in former:
                 connection.closeWith(TAKEN_OVER, "replaced by a newer connection")
-        elif not any(c.isAttached for c in known if c not in former):
+        elif not takesOver:
             refusal = self.full(address)
             if refusal is not None:
                 raise ConnectionClosed(refusal, TRY_AGAIN_LATER)

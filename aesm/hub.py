@@ -273,7 +273,7 @@ class Hub(Messenger):
         """
         Let the handler, if there is one, have what comes.
 
-        @param connection: of a connection.
+        @param connection: a new one.
         @return: the same.
         """
         if self._handler is not None:

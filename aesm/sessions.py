@@ -97,6 +97,7 @@ class Sessions:
 
         @param connection: the one that it lost.
         """
+        self._waiting.pop(connection, None)  # it goes behind all others
         self._waiting[connection] = self._clock.seconds() + self.grace
         if len(self._waiting) > self._most:
             self.endOldest("too many sessions wait for their clients")
