@@ -72,6 +72,8 @@ class State(Enum):
     ENDED = "ended"
     FAILED = "failed"
 
+    __hash__ = object.__hash__  # Enum's own is a Python function, and often called
+
 
 _TRANSITIONS = {  # (where we are, what happened): where we go
     (State.OFFER, "offerTaken"): State.HANDSHAKE,  # section 2
@@ -89,7 +91,7 @@ _TRANSITIONS = {  # (where we are, what happened): where we go
 
 _SENDING = frozenset({State.OPEN, State.PEER_ENDED})
 _RECEIVING = frozenset({State.OPEN, State.SELF_ENDED})
-_DEAF = frozenset({State.REJECTED, State.FAILED})
+_OPENED = _SENDING | _RECEIVING | {State.ENDED}
 _HANDSHAKING = frozenset({State.OFFER, State.REFUSAL, State.HANDSHAKE, State.ANSWERED})
 
 
@@ -161,10 +163,10 @@ class Channel:
             view = memoryview(data)
             while view and self.state in _HANDSHAKING:
                 view = view[self._receiveHandshake(view, events) :]
-            if self.state is State.DECISION:
-                self._keepEarly(view)
-            elif view and self.state not in _DEAF:
+            if view and self.state in _OPENED:
                 self._receiveRecords(view, events)
+            elif self.state is State.DECISION:
+                self._keepEarly(view)
         except AESMError as error:
             self._fail(error, events)
         return events
@@ -188,21 +190,27 @@ class Channel:
             )
         return events
 
-    def takeOutput(self) -> bytes:
+    def takePieces(self) -> list[bytes]:
         """
         Seal what waits, in as few records as possible, and hand over all that
         is to be written.
 
-        @return: bytes for the transport, often C{b""}.
+        @return: bytes for the transport, in pieces of at most 65,535; often none.
         @raise NonceExhausted: 2^64-1 records were sealed.
         """
         if self._queue:
             self._seal()
-        output = self._output
-        if not output:
-            return b""
-        self._output = []
-        return output[0] if len(output) == 1 else b"".join(output)
+        pieces, self._output = self._output, []
+        return pieces
+
+    def takeOutput(self) -> bytes:
+        """
+        The same as C{takePieces}, in one piece.
+
+        @return: bytes for the transport, often C{b""}.
+        @raise NonceExhausted: 2^64-1 records were sealed.
+        """
+        return b"".join(self.takePieces())
 
     def send(self, data: bytes) -> None:
         """
@@ -407,41 +415,41 @@ class Channel:
         @raise ProtocolError: there are bytes after the end of stream.
         @see: PROTOCOL sections 4 and 5
         """
-        received = self._received
-        if received:
-            received += data
-            data = memoryview(received)
         position, available = 0, len(data)
-        while available - position >= LENGTH_BYTES:
-            if self.state not in _RECEIVING:
-                break
+        received = self._received
+        if len(received) >= LENGTH_BYTES:
+            position = LENGTH_BYTES + (received[0] << 8 | received[1]) - len(received)
+            received += data[:position]
+            if position > available:
+                return
+            self._received = bytearray()
+            self._openRecord(memoryview(received)[LENGTH_BYTES:], events)
+        elif received:
+            data = memoryview(received + data)
+            available += len(received)
+            self._received = bytearray()
+        while available - position >= LENGTH_BYTES and self.state in _RECEIVING:
+            start = position + LENGTH_BYTES
             size = data[position] << 8 | data[position + 1]
             if size < TAG:
                 raise TamperedRecord(
                     f"a record of {size} bytes: shorter than its tag of {TAG}"
                 )
-            start = position + LENGTH_BYTES
-            position, previous = start + size, position
-            if position > available:
-                position = previous
+            if start + size > available:
                 break
-            plaintext = self._openRecord(data[start:position])
-            if plaintext:
-                events.append(Data(plaintext))
-            else:
-                self._move("peerEnded")
-                events.append(EndOfStream())
-        if self.state not in _RECEIVING and position < available:
-            raise ProtocolError("bytes after the authenticated end of stream")
-        if position or not received:
+            position = start + size
+            self._openRecord(data[start:position], events)
+        if position < available:
+            if self.state not in _RECEIVING:
+                raise ProtocolError("bytes after the authenticated end of stream")
             self._received = bytearray(data[position:])
 
-    def _openRecord(self, ciphertext: memoryview) -> bytes:
+    def _openRecord(self, ciphertext: memoryview, events: list[Event]) -> None:
         """
         Open one record.
 
         @param ciphertext: 16 to 65,535 bytes.
-        @return: the plaintext.
+        @param events: where to add what it is.
         @raise TamperedRecord: it does not authenticate.
         """
         cipher = self._decrypt
@@ -450,7 +458,11 @@ class Channel:
         if self._opened == REKEY_INTERVAL:
             cipher.rekey()
             self._opened = 0
-        return plaintext
+        if plaintext:
+            events.append(Data(plaintext))
+        else:
+            self._move("peerEnded")
+            events.append(EndOfStream())
 
     def _seal(self) -> None:
         """
