@@ -9,7 +9,7 @@ the protocol inside, once the channel is open.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import cast
 
 from twisted.internet import error
@@ -31,7 +31,7 @@ from aesm.core.channel import MAX_PLAINTEXT, Channel, State
 from aesm.core.events import Data, EndOfStream, Event, Failed, PeerIdentified
 from aesm.errors import AESMError, HandshakeError, HandshakeTimeout, OfferRefused
 from aesm.keys import PublicKey
-from aesm.rawtransport import abort, closeForWriting, disableNagle
+from aesm.rawtransport import abort, closeForWriting, disableNagle, readMore
 from aesm.securefactory import HANDSHAKE_TIMEOUT, SecureFactory
 from aesm.transport import SecureTransport
 
@@ -40,7 +40,7 @@ __all__ = ["CLOSE_TIMEOUT", "HANDSHAKE_TIMEOUT", "SecureFactory", "SecureProtoco
 _log = Logger(namespace="aesm.secure")
 
 CLOSE_TIMEOUT = 5.0  # seconds, PROTOCOL section 9
-WRITE_SIZE = 1 << 19  # bytes handed to the raw transport at once
+WRITE_PIECES = 16  # handed to the raw transport at once: eight records, 512 KiB
 
 _OWN_ERROR = "our own side's decision, or protocol, failed; the log says how"
 
@@ -80,7 +80,7 @@ class SecureProtocol(Protocol):
         self._turn: IDelayedCall | None = None  # flushes what this turn writes
         self._decision: Deferred[None] | None = None
         self._reason: Failure | None = None
-        self._rest: bytes | memoryview = b""  # sealed, more than was taken at once
+        self._rest: Sequence[bytes] = ()  # sealed, more than was taken at once
         self._queued = 0  # bytes that were written since a flush and wait
         self._listening = False  # the peer has said something, and is heard
         self._busy = False  # what is at work will flush when it is done
@@ -95,6 +95,7 @@ class SecureProtocol(Protocol):
         Start the handshake and its deadline.
         """
         disableNagle(self.transport)
+        readMore(self.transport)
         timeout = self.factory.handshakeTimeout
         self.deadline = self.clock.seconds() + timeout
         self._timer = self.clock.callLater(timeout, self._handshakeTimedOut)
@@ -121,7 +122,7 @@ class SecureProtocol(Protocol):
         """
         self.closed = True
         self._listening = self.writable = False
-        self._rest = b""
+        self._rest = ()
         self._stopTimer()
         if self._turn is not None:
             self._turn.cancel()
@@ -209,18 +210,14 @@ class SecureProtocol(Protocol):
         it; then close, if it is time.
         """
         while self.writable and not self.closed:
-            rest, self._rest = self._rest, b""
-            output = rest or self.channel.takeOutput()
-            if len(output) > WRITE_SIZE:
-                self._rest = memoryview(output)[WRITE_SIZE:]
-                output = output[:WRITE_SIZE]
-            if output:
-                self._queued = 0
-                self.transport.write(bytes(output))
-            if not rest and not self._rest:
-                if self._finishing and self.writable:
+            pieces = self._rest or self.channel.takePieces()
+            if not pieces:
+                if self._finishing:
                     self._close()
                 return
+            self._queued = 0
+            self._rest = pieces[WRITE_PIECES:]
+            self.transport.writeSequence(pieces[:WRITE_PIECES])
 
     def end(self) -> None:
         """

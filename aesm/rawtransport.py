@@ -6,6 +6,7 @@ closes without waiting.
 
 from __future__ import annotations
 
+from twisted.internet.abstract import FileDescriptor
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.interfaces import (
     INegotiated,
@@ -15,7 +16,9 @@ from twisted.internet.interfaces import (
 )
 from twisted.internet.protocol import Protocol
 
-__all__ = ["HangUp", "abort", "closeForWriting", "disableNagle"]
+__all__ = ["HangUp", "abort", "closeForWriting", "disableNagle", "readMore"]
+
+READ_SIZE = 98304  # bytes: more than a record; from 128 KiB on, memory is not reused
 
 
 def disableNagle(transport: ITransport) -> None:
@@ -28,6 +31,17 @@ def disableNagle(transport: ITransport) -> None:
     internet = isinstance(transport.getHost(), IPv4Address | IPv6Address)
     if internet and ITCPTransport.providedBy(transport):
         ITCPTransport(transport).setTcpNoDelay(True)
+
+
+def readMore(transport: ITransport) -> None:
+    """
+    Read more than a record at once, if this is one of Twisted's sockets, and let it
+    hold as much before it takes no more.
+
+    @param transport: the raw transport.
+    """
+    if isinstance(transport, FileDescriptor):
+        transport.bufferSize = READ_SIZE
 
 
 def closeForWriting(transport: ITransport) -> None:

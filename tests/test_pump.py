@@ -11,6 +11,7 @@ from typing import Any, cast
 from weakref import ref
 
 from twisted.internet import error
+from twisted.internet.abstract import FileDescriptor
 from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.internet.interfaces import (
     IConsumer,
@@ -22,14 +23,14 @@ from twisted.internet.interfaces import (
     ITransport,
 )
 from twisted.internet.task import Clock
-from twisted.internet.testing import StringTransport
+from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.python.failure import Failure
 from twisted.test.iosim import connectedServerAndClient
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import alsoProvides
 from zope.interface.verify import verifyObject
 
-from aesm.core.channel import MAX_EARLY
+from aesm.core.channel import MAX_EARLY, MAX_PLAINTEXT
 from aesm.core.handshake import ClientChannel, ServerChannel
 from aesm.core.settings import SUITES
 from aesm.errors import (
@@ -47,8 +48,8 @@ from aesm.errors import (
     UntrustedServer,
 )
 from aesm.keys import PublicKey
-from aesm.pump import CLOSE_TIMEOUT, WRITE_SIZE, SecureFactory, SecureProtocol
-from aesm.rawtransport import abort
+from aesm.pump import CLOSE_TIMEOUT, WRITE_PIECES, SecureFactory, SecureProtocol
+from aesm.rawtransport import abort, readMore
 from aesm.securefactory import checkClient, checkServer
 from aesm.transport import SecureAddress, SecureTransport
 from tests.helpers import CLIENT_KEY, PSK, SERVER_KEY, XX, channelSettings, pieces
@@ -840,7 +841,7 @@ class StreamTests(PumpTestCase):
         pusher = Pusher(self.transport, 0, b"")
         self.transport.registerProducer(pusher, True)
         self.client.pauseProducing()
-        self.transport.write(b"x" * (WRITE_SIZE + 100_000))
+        self.transport.write(b"x" * (MAX_PLAINTEXT * WRITE_PIECES))
         self.client.resumeProducing()
         self.assertEqual(pusher.calls, ["pause"])
         self.turn()
@@ -1421,6 +1422,29 @@ class PlainHalfCloseTests(PumpTestCase):
         self.connect()
         self.clientInner.transport.loseWriteConnection()
         self.assertReasons(error.ConnectionDone, error.ConnectionDone)
+
+
+class ReadSizeTests(SynchronousTestCase):
+    """
+    L{readMore}.
+    """
+
+    def test_sockets(self) -> None:
+        """
+        A socket of Twisted's reads more than a record at once.
+        """
+        descriptor = FileDescriptor(cast(Any, MemoryReactorClock()))
+        readMore(cast(ITransport, descriptor))
+        self.assertGreater(descriptor.bufferSize, 2 + 65535)
+
+    def test_others(self) -> None:
+        """
+        Any other transport is left alone.
+        """
+        transport = StringTransport()
+        before = dict(vars(transport))
+        readMore(cast(ITransport, transport))
+        self.assertEqual(vars(transport), before)
 
 
 class PolicyTests(SynchronousTestCase):

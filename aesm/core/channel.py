@@ -200,7 +200,9 @@ class Channel:
         """
         if self._queue:
             self._seal()
-        pieces, self._output = self._output, []
+        pieces = self._output
+        if pieces:
+            self._output = []
         return pieces
 
     def takeOutput(self) -> bytes:
