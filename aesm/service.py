@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any, cast
 
 from twisted.application.internet import ClientService as Keeper
@@ -226,6 +227,7 @@ class ClientService(Service):
         @return: fires once the connection is gone, as L{Connection.close}; fails
             with L{SpoolError} if there is a spool that could not be written.
         """
+        inKeeper = self.running and self._reason is not None  # called by _judge
         super().stopService()
         if self._reason is None:
             self._reason = ConnectionClosed("the service was stopped", NORMAL)
@@ -254,7 +256,7 @@ class ClientService(Service):
         stopped = self._keeper.stopService()
         if journal is not None:
             stopped.addCallback(lambda result: journal.close())
-        return stopped.addCallback(tell)
+        return stopped.addCallback(partial(self.later, tell) if inKeeper else tell)
 
     # For client.dial
 

@@ -5,11 +5,12 @@ being told how an attempt went.
 
 from __future__ import annotations
 
-from twisted.internet.defer import CancelledError
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectionRefusedError
 from twisted.python.failure import Failure
 
-from aesm import ClientService
+from aesm import ClientService, Pinned
+from tests.pairs import CLIENT_KEY
 from tests.test_service import Nowhere, ServiceTestCase
 
 
@@ -99,6 +100,19 @@ class AgainTests(ServiceTestCase):
         self.assertIsNone(self.successResultOf(told))
         self.assertConnects(service)
 
+    def test_whenRefused(self) -> None:
+        """
+        By who is told that it has stopped by itself.
+        """
+        for ask in (ClientService.whenConnected, lambda each: each.retrieved.get()):
+            self.listening()
+            service = self.service(start=False, trust=Pinned(CLIENT_KEY.publicKey))
+            told = ask(service).addErrback(_stop, service)
+            service.startService()
+            self.network.deliver()
+            self.assertIsNone(self.successResultOf(told))
+            self.assertEqual(self.delays(), [])
+
     def test_connecting(self) -> None:
         """
         While there is no transport yet: that attempt is given up.
@@ -138,3 +152,14 @@ class AgainTests(ServiceTestCase):
         service = self.service()
         self.restart(None, service)
         self.assertConnects(service)
+
+
+def _stop(told: object, service: ClientService) -> Deferred[None]:
+    """
+    Stop.
+
+    @param told: what a caller was told.
+    @param service: the service.
+    @return: fires when it has stopped.
+    """
+    return service.stopService()
