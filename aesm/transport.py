@@ -96,6 +96,9 @@ class SecureAddress:
         return hash((self.address, self.publicKey))
 
 
+_NOTHING: deque[Data | EndOfStream] = deque(maxlen=0)  # never appended to
+
+
 @implementer(ITransport, IConsumer, IPushProducer)
 class SecureTransport:
     """
@@ -117,7 +120,7 @@ class SecureTransport:
         self.over = False
         self._secure = secure
         self._paused = False  # by the inner protocol
-        self._inbound: deque[Data | EndOfStream] = deque()  # came while paused
+        self._inbound = _NOTHING  # came while paused
         self._wakeUp: IDelayedCall | None = None  # delivers what came while paused
         self._notice: IDelayedCall | None = None  # of our direction's end
         self._producer: IPushProducer | None = None
@@ -288,6 +291,8 @@ class SecureTransport:
         @param event: what came.
         """
         if self._paused:
+            if self._inbound is _NOTHING:
+                self._inbound = deque()
             self._inbound.append(event)
         elif isinstance(event, Data):
             if not self.disconnecting:
@@ -387,7 +392,7 @@ class SecureTransport:
         """
         Drop what came while reading was paused.
         """
-        self._inbound.clear()
+        self._inbound = _NOTHING
         if self._wakeUp is not None:
             self._wakeUp.cancel()
             self._wakeUp = None
@@ -410,6 +415,8 @@ class SecureTransport:
         """
         while self._inbound and not self._paused:
             yield self._inbound.popleft()
+        if not self._inbound:
+            self._inbound = _NOTHING
 
 
 @implementer(IPushProducer)
