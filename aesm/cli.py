@@ -23,6 +23,7 @@ from twisted.logger import globalLogPublisher
 from twisted.python import usage
 
 from aesm import __version__
+from aesm.bench import bench
 from aesm.errors import KeyFileError
 from aesm.factory import KEY_FILE
 from aesm.interfaces import ITrustPolicy
@@ -366,6 +367,26 @@ class KnownOptions(_Command):
         return 0
 
 
+class BenchOptions(_Command):
+    """
+    C{aesm bench}.
+    """
+
+    longdesc = (
+        "Measures what aesm does on this machine, between two processes over loopback: "
+        "medians of three rounds, with mutual authentication, hybrid handshakes and "
+        "acknowledgements.  It takes some seconds."
+    )
+
+    def run(self) -> int:
+        """
+        Measure.
+
+        @return: the exit status.
+        """
+        return bench()
+
+
 class Options(_Options):
     """
     C{aesm} itself.
@@ -380,6 +401,7 @@ class Options(_Options):
         ["pubkey", None, PubkeyOptions, "Print the public key of a private key."],
         ["psk", None, PSKOptions, "Make a pre-shared key."],
         ["known", None, KnownOptions, "List or forget known servers."],
+        ["bench", None, BenchOptions, "Measure what aesm does on this machine."],
     ]
 
     def postOptions(self) -> None:
