@@ -227,7 +227,7 @@ class ClientService(Service):
         @return: fires once the connection is gone, as L{Connection.close}; fails
             with L{SpoolError} if there is a spool that could not be written.
         """
-        inKeeper = self.running and self._reason is not None  # called by _judge
+        inKeeper = bool(self.running) and self._reason is not None  # by _judge
         super().stopService()
         if self._reason is None:
             self._reason = ConnectionClosed("the service was stopped", NORMAL)
@@ -254,6 +254,7 @@ class ClientService(Service):
             retrieved.end(reason)
 
         stopped = self._keeper.stopService()
+        inKeeper |= not stopped.called  # when it fires
         if journal is not None:
             stopped.addCallback(lambda result: journal.close())
         return stopped.addCallback(partial(self.later, tell) if inKeeper else tell)

@@ -113,6 +113,18 @@ class AgainTests(ServiceTestCase):
             self.assertIsNone(self.successResultOf(told))
             self.assertEqual(self.delays(), [])
 
+    def test_whenClosed(self) -> None:
+        """
+        By who is told that it has stopped, and the connection is gone.
+        """
+        self.listening()
+        service = self.service()
+        told = service.retrieved.get().addErrback(_stop, service)
+        stopped = service.stopService().addCallback(_stop, service)
+        self.network.deliver()
+        self.assertIsNone(self.successResultOf(told))
+        self.assertIsNone(self.successResultOf(stopped))
+
     def test_connecting(self) -> None:
         """
         While there is no transport yet: that attempt is given up.
