@@ -177,7 +177,7 @@ class Connection:
         @return: fires once the connection is gone.
         """
         self.closeWith(NORMAL, reason)
-        return self.closed().addCallback(_forget)
+        return self.closed().addCallback(lambda reason: None)
 
     def abort(self) -> None:
         """
@@ -338,6 +338,13 @@ class Connection:
         return self._protocol is not None
 
     @property
+    def isEnding(self) -> bool:
+        """
+        Whether its session ends with the transport that is under it.
+        """
+        return self._protocol is not None and self._protocol.final
+
+    @property
     def isOver(self) -> bool:
         """
         Whether the connection is gone.
@@ -489,11 +496,3 @@ def wallClock() -> int:
     @return: microseconds since the Unix epoch.
     """
     return time.time_ns() // 1000
-
-
-def _forget(result: object) -> None:
-    """
-    Turn any result into None.
-
-    @param result: what to forget.
-    """

@@ -29,6 +29,7 @@ from aesm.interfaces import IClientPolicy
 from aesm.keys import PublicKey
 from aesm.limits import Admission, TokenBuckets, connectionsPossible, hostOf
 from aesm.securefactory import checkClient
+from aesm.sessions import isResumed
 
 if TYPE_CHECKING:
     from aesm.connection import Connection
@@ -175,7 +176,9 @@ class Door:
         self, name: str | None, publicKey: PublicKey, hello: Hello, address: Address
     ) -> tuple[Hello, str | None]:
         """
-        Let a client in whose key is authorized, unless there is no room.
+        Let a client in whose key is authorized, unless there is no room.  It needs
+        none if its key gives up a place: that of a connection which it replaces, or
+        whose session goes on.
 
         @param name: what its key is called, or None.
         @param publicKey: the key that it has proved.
@@ -184,20 +187,20 @@ class Door:
         @return: what the client says of itself, and what its key is called.
         @raise ConnectionClosed: there is no room (1013).
         """
-        present = [c for c in self._connections.byPeer(publicKey) if not c.isOver]
-        former = [c for c in present if c.session.name != hello.session]
-        takesOver = any(c.isAttached for c in present if c not in former)
-        if self._perKey == "reject" and any(c.isAttached for c in former):
+        known = [c for c in self._connections.byPeer(publicKey) if not c.isOver]
+        resumed = [c for c in known if isResumed(c, hello)]
+        others = [c for c in known if c not in resumed]
+        if self._perKey == "reject" and any(c.isAttached for c in others):
             raise ConnectionClosed(
                 f"the key {publicKey} is connected already", TRY_AGAIN_LATER
             )
-        if former and self._perKey == "replace":
-            for connection in former:
+        leaving = known if self._perKey == "replace" else resumed
+        refusal = self.full(address)
+        if refusal is not None and not any(c.isAttached for c in leaving):
+            raise ConnectionClosed(refusal, TRY_AGAIN_LATER)
+        if self._perKey == "replace":
+            for connection in others:
                 connection.closeWith(TAKEN_OVER, "replaced by a newer connection")
-        elif not takesOver:
-            refusal = self.full(address)
-            if refusal is not None:
-                raise ConnectionClosed(refusal, TRY_AGAIN_LATER)
         return hello, name
 
     def enter(self, connection: Connection, address: Address) -> None:

@@ -131,8 +131,9 @@ class Hub(Messenger):
         @see: PROTOCOL section 8
         """
         peer = PublicKey(channel.peer)
-        former = self.sessions.find(hello.session, peer)
-        if former is not None and former.session.outbox.canResume(hello):
+        former = self.sessions.find(hello, peer)
+        if former is not None:
+            former.peerName = name
             superseded = former.detach()
             if superseded is not None:  # it only looked alive
                 superseded.supersede()
@@ -198,11 +199,10 @@ class Hub(Messenger):
         @param messages: one or more.
         """
         connection.arrived(messages)
-        while self.budget.full and self.sessions.endOldest(
-            "too much is kept for all clients together"
-        ):
-            pass
-        if self.budget.refuses(connection.held):
+        refused = self.budget.refuses(connection.held)
+        while self.budget.full and self.sessions.makeRoom():
+            refused = self.budget.refuses(connection.held)
+        if refused:
             connection.shed(TRY_AGAIN_LATER, "too much is unread")
 
     def keeps(self, connection: Connection, code: int | None = None) -> bool:

@@ -65,6 +65,7 @@ class AESMProtocol(Protocol):
     @ivar connection: what users hold; another one once a client's session was
         resumed.
     @ivar messenger: whom to tell.
+    @ivar final: whether the session ends with the transport.
     """
 
     transport: SecureTransport
@@ -85,6 +86,7 @@ class AESMProtocol(Protocol):
         self.conversation = conversation
         self.connection = connection
         self.messenger = messenger
+        self.final = False
         self._clock = clock
         self._heartbeat: IDelayedCall | None = None
         self._closeTimer: IDelayedCall | None = None
@@ -94,7 +96,6 @@ class AESMProtocol(Protocol):
         self._ended = False  # our direction of the stream
         self._deaf = False  # messages are not taken any more
         self._superseded = False  # the connection has a newer protocol
-        self._final = False  # the session ends here
         self._closing: ConnectionClosed | None = None  # why, if it is we who close
         self._reason: AESMError | None = None
 
@@ -131,7 +132,7 @@ class AESMProtocol(Protocol):
             return
         cause = self._whyLost(None if reason is None else reason.value)
         connection, messenger = self.connection, self.messenger
-        if self._final or not messenger.keeps(connection):
+        if self.final or not messenger.keeps(connection):
             connection.finish(cause)
         else:
             connection.detach()
@@ -210,7 +211,7 @@ class AESMProtocol(Protocol):
         @param code: PROTOCOL section 9.
         @param reason: words for the peer.
         """
-        self._final = True
+        self.final = True
         if self._closing is None:
             self._closing = closedByUs(code, reason)
         self.conversation.close(code, reason)
@@ -232,7 +233,7 @@ class AESMProtocol(Protocol):
         """
         End the connection at once.
         """
-        self._final = True
+        self.final = True
         if self._reason is None:
             self._reason = ConnectionClosed("we aborted the connection")
         self.transport.abortConnection()
@@ -290,8 +291,8 @@ class AESMProtocol(Protocol):
         """
         if self._reason is None:
             self._reason = self._closing or self.messenger.peerClosed(code, reason)
-        if self._final or not self.messenger.keeps(self.connection, code):
-            self._final = True
+        if self.final or not self.messenger.keeps(self.connection, code):
+            self.final = True
             self.connection.unsendable(self._reason)
         self._startCloseTimer()
 
@@ -303,7 +304,7 @@ class AESMProtocol(Protocol):
         """
         self._reason = reason
         if not isinstance(reason, HeartbeatLost):
-            self._final = True
+            self.final = True
             self.connection.unsendable(reason)
         if self.conversation.state is ConversationState.BROKEN:
             self.transport.abortConnection()

@@ -3,11 +3,11 @@ The sessions of a server that wait for their clients to come back, PROTOCOL
 section 8::
 
     sessions.wait(connection)                     # its transport is gone
-    sessions.find(name, publicKey)                # a client names it
+    sessions.find(hello, publicKey)               # a client names it
     sessions.resumed(connection)
 
 One that nobody came back to in time is over.  So is the one that has waited
-longest, when there are too many, or when they keep too much.
+longest, when there are too many, or when all together keep too much.
 """
 
 from __future__ import annotations
@@ -21,11 +21,29 @@ from aesm.errors import SessionLost
 
 if TYPE_CHECKING:
     from aesm.connection import Connection
+    from aesm.core.hello import Hello
     from aesm.keys import PublicKey
 
-__all__ = ["SESSION_GRACE", "Sessions"]
+__all__ = ["SESSION_GRACE", "Sessions", "isResumed"]
 
 SESSION_GRACE = 60.0  # seconds, PROTOCOL section 8
+
+
+def isResumed(connection: Connection, hello: Hello) -> bool:
+    """
+    Tell whether a client goes on with a session.
+
+    @param connection: the session's, of the client's key.
+    @param hello: what the client says.
+    @return: whether it names it, says of it what can be, and nobody is ending it.
+    @see: PROTOCOL section 8
+    """
+    session = connection.session
+    return (
+        session.name == hello.session
+        and session.outbox.canResume(hello)
+        and not connection.isEnding
+    )
 
 
 class Sessions:
@@ -80,16 +98,18 @@ class Sessions:
         """
         return connection.session.name in self._byName
 
-    def find(self, name: str, peer: PublicKey) -> Connection | None:
+    def find(self, hello: Hello, peer: PublicKey) -> Connection | None:
         """
-        Find the session that a client names.
+        Find the session that a client goes on with.
 
-        @param name: what it names.
+        @param hello: what it says.
         @param peer: the key that it has proved: no other key's session is found.
         @return: the connection, or None.
         """
-        connection = self._byName.get(name)
-        return None if connection is None or connection.peer != peer else connection
+        connection = self._byName.get(hello.session)
+        if connection is None or connection.peer != peer:
+            return None
+        return connection if isResumed(connection, hello) else None
 
     def wait(self, connection: Connection) -> None:
         """
@@ -120,8 +140,23 @@ class Sessions:
         @return: whether there was one.
         """
         for connection in self._waiting:
-            connection.finish(SessionLost(f"the session was given up: {why}"))
+            self._end(connection, why)
             return True
+        return False
+
+    def makeRoom(self) -> bool:
+        """
+        End the session that has waited longest of those that keep anything.  What is
+        unread is no reason: it can still be taken afterwards.
+
+        @return: whether there was one.
+        """
+        for connection in self._waiting:
+            session = connection.session
+            handling = connection.dispatcher is not None and session.inbox.untaken
+            if session.outbox.kept or handling:
+                self._end(connection, "too much is kept for all together")
+                return True
         return False
 
     def stop(self) -> None:
@@ -150,12 +185,27 @@ class Sessions:
         """
         self._timer = None
         now = self._clock.seconds()
-        late = [c for c, until in self._waiting.items() if until <= now]
-        for connection in late:
-            connection.finish(
-                SessionLost(
-                    f"the client did not come back within {self.grace:g} seconds; what "
-                    "it did not acknowledge may not have arrived"
-                )
+        while self._waiting:
+            connection, until = next(iter(self._waiting.items()))
+            if until > now:
+                break
+            self._end(
+                connection, f"the client did not come back in {self.grace:g} seconds"
             )
         self._schedule()
+
+    def _end(self, connection: Connection, why: str) -> None:
+        """
+        End a session.  It does not wait any more when others are told of it: they
+        may end sessions, too.
+
+        @param connection: whose.
+        @param why: why.
+        """
+        self.resumed(connection)
+        connection.finish(
+            SessionLost(
+                f"the session was given up: {why}; what the client did not acknowledge "
+                "may not have arrived"
+            )
+        )
