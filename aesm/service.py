@@ -60,14 +60,15 @@ __all__ = ["ClientService"]
 
 GOING_AWAY = 1001  # close code, PROTOCOL section 9
 STABLE = 30.0  # seconds after which a connection counts as a success
+LONGEST_DELAY = 15.0  # seconds; a server waits for SESSION_GRACE
 
 
 class ClientService(Service):
     """
     Keeps a session with a server up.
 
-    It goes on trying, with delays that grow until a connection has lived for 30
-    seconds.  At a failure that will not pass by itself
+    It goes on trying, with delays that grow, to 15 seconds and a bit, until a
+    connection has lived for 30 seconds.  At a failure that will not pass by itself
     (L{mayPass<aesm.mending.mayPass>}) it stops and says why: in the log, and to all
     who wait.  All of it is for the reactor's thread.
 
@@ -97,7 +98,8 @@ class ClientService(Service):
         @param endpoint: a Twisted client endpoint, or its string.
         @param reactor: the reactor; None for the one that is installed.
         @param retryPolicy: gives the seconds to wait after so many failures in a
-            row; None for Twisted's C{backoffPolicy()}.
+            row; None for Twisted's C{backoffPolicy} with a ceiling of 15 seconds,
+            so that a server still has the session when the network is back.
         @param trust: as L{connect} takes it.
         @param maxMessage: as L{ConversationSettings}.
         @param heartbeat: as L{ConversationSettings}.
@@ -127,12 +129,13 @@ class ClientService(Service):
         self._receiveBuffer = receiveBuffer
         more = dict(maxMessage=maxMessage, heartbeat=heartbeat, sendBuffer=sendBuffer)
         self._options = {**options, **more, "trust": trust}
-        self._policy = backoffPolicy() if retryPolicy is None else retryPolicy
+        self._policy = retryPolicy or backoffPolicy(maxDelay=LONGEST_DELAY)
         self._failures = 0  # in a row, and connections that did not last
         self._openSpool = spoolOpener(spool, spoolSync, self._clock)
         self._journal: Journal | None = None
         self.former: Connection | None = None
-        self._line: IProtocol | None = None  # stands for its transport
+        self._dialling: Deferred[Connection] | None = None
+        self._line: tuple[Connection, IProtocol] | None = None  # for its transport
         self._since = 0.0  # when that was there
         self._reason: Exception | None = None  # why it stopped
         self._held: deque[Held] = deque()
@@ -231,15 +234,15 @@ class ClientService(Service):
         super().stopService()
         if self._reason is None:
             self._reason = ConnectionClosed("the service was stopped", NORMAL)
-        why, reason, retrieved = self._reason, self._stopped(), self.retrieved
+        why, reason, retrieved = self._reason, self._cause(), self.retrieved
         held, self._held, self._heldCost = self._held, deque(), 0
         waiting, self._waiting = self._waiting, {}
         former, self.former = self.former, None
         journal, self._journal = self._journal, None
         if journal is not None:
             journal.suspended = True
-        if former is not None and self._line is None:
-            former.closeWith(NORMAL, "")
+        if self._line is not None:
+            former = None  # it ends with its transport
 
         def tell(result: None) -> None:
             """
@@ -247,11 +250,13 @@ class ClientService(Service):
 
             @param result: of stopping.
             """
+            if former is not None and not former.isOver:
+                former.finish(reason)
             for message in held:
                 message.passOn(Refusal(closedError(reason)))
             for deferred in waiting:
                 deferred.errback(why)
-            retrieved.end(reason)
+            retrieved.end(closedError(reason))
 
         stopped = self._keeper.stopService()
         inKeeper |= not stopped.called  # when it fires
@@ -290,13 +295,14 @@ class ClientService(Service):
 
         @return: as L{connect}.
         """
-        return dial(
+        self._dialling = dial(
             self._clock,
             self._endpoint,
             self,
             receiveBuffer=max(1, self._receiveBuffer - self.retrieved.cost),
             **self._options,
         )
+        return self._dialling
 
     def later(self, call: Callable[..., Any], *arguments: Any) -> Deferred[Any]:
         """
@@ -315,9 +321,9 @@ class ClientService(Service):
         @param connection: the connection, a new one or C{former}.
         @param line: what stands for its transport.
         """
-        self._line = line
+        self._line = connection, line
         self._since = self._clock.seconds()
-        self.later(self._connected, connection)
+        self.later(self._connected, connection, connection is not self.former)
 
     def detached(self, connection: Connection, reason: AESMError) -> None:
         """
@@ -326,7 +332,7 @@ class ClientService(Service):
         @param connection: whose.
         @param reason: why.
         """
-        self._lineLost(reason)
+        self._lineLost(connection, reason)
 
     def failed(self, failure: Failure) -> Failure:
         """
@@ -361,13 +367,14 @@ class ClientService(Service):
         """
         del self._waiting[waiting]
 
-    def _connected(self, connection: Connection) -> None:
+    def _connected(self, connection: Connection, isNew: bool) -> None:
         """
         Send what waits, then tell who waits.
 
         @param connection: the connection.
+        @param isNew: whether it has a session of its own.
         """
-        if connection is not self.former:
+        if isNew:
             self._begin(connection)
         if connection.isOver or self._reason is not None:
             return
@@ -417,20 +424,25 @@ class ClientService(Service):
         @param reason: why.
         @param connection: whose.
         """
-        if self.former is connection:
+        wasFormer = self.former is connection
+        if wasFormer:
             self.former = None
-        if not isinstance(reason, SessionLost):  # then there is the next one
-            self._lineLost(reason)
+        if isinstance(reason, SessionLost):  # then there is the next one
+            return
+        if wasFormer and self._line is None and self._dialling is not None:
+            self._dialling.cancel()  # it would come back to what is over
+        self._lineLost(connection, reason)
 
-    def _lineLost(self, reason: AESMError) -> None:
+    def _lineLost(self, connection: Connection, reason: AESMError) -> None:
         """
         There is no transport any more.
 
+        @param connection: what was over it.
         @param reason: why.
         """
-        line, self._line = self._line, None
-        if line is None:
+        if self._line is None or self._line[0] is not connection:
             return
+        line, self._line = self._line[1], None
         if self._clock.seconds() - self._since >= STABLE:
             self._failures = 0
         if self.running:
@@ -467,10 +479,16 @@ class ClientService(Service):
 
         @return: an error of its own for each user.
         """
+        return closedError(self._cause())
+
+    def _cause(self) -> AESMError:
+        """
+        Say why the service has stopped.
+
+        @return: the reason, in an L{AESMError} if it is none.
+        """
         reason = self._reason
-        if not isinstance(reason, AESMError):
-            reason = AESMError(_words(reason))
-        return closedError(reason)
+        return reason if isinstance(reason, AESMError) else AESMError(_words(reason))
 
 
 def _words(reason: BaseException | None) -> str:

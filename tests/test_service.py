@@ -41,6 +41,7 @@ from aesm import (
 from aesm.errors import NoAnswer
 from aesm.line import AcceptedEndpoint
 from aesm.mending import mayPass
+from aesm.sessions import SESSION_GRACE
 from aesm.testing import MemoryNetwork
 from tests.pairs import CLIENT_KEY, SERVER_KEY, PairTestCase, Recorder
 
@@ -309,6 +310,21 @@ class ConnectTests(ServiceTestCase):
         self.network.deliver()
         wait()
         self.assertEqual(times, [1.5, 2.25, 3.37, 5.06, 7.59, 1.5])
+
+    def test_delays(self) -> None:
+        """
+        By default it tries often enough to come back within a server's grace.
+        """
+        service = self.service(retryPolicy=None)
+        times: list[float] = []
+        while len(times) < 20:
+            (delay,) = self.delays()
+            times.append(delay)
+            self.network.advance(delay + 0.001)
+        self.assertTrue(1 <= times[0] <= 3)
+        self.assertTrue(all(15 <= delay <= 16 for delay in times[10:]), times)
+        self.assertLess(2 * max(times), SESSION_GRACE)
+        self.stop(service)
 
     def test_failAfterFailures(self) -> None:
         """
