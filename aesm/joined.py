@@ -7,6 +7,11 @@ The packets of one connection after another, as one stream::
 
 Each connection keeps its own packets, so that what is not taken holds back the
 peer that sent it.
+
+As with a L{DataStream<aesm.stream.DataStream>}, any thread may look and take:
+which streams there are is a tuple that is only ever replaced, in the reactor's
+thread, so that others see a whole one.  C{get()}, C{async for} and what the service
+calls belong to the reactor's thread.
 """
 
 from __future__ import annotations
@@ -27,16 +32,18 @@ class JoinedStream(Sequence[Packet]):
     """
     The streams of one connection after another, as one
     L{DataStream<aesm.stream.DataStream>}: the oldest packet first.
+
+    @ivar reason: why nothing more will come; None while there may.
     """
 
     def __init__(self) -> None:
         """
         Start with none.
         """
-        self._streams: deque[DataStream] = deque()  # only the last may still grow
+        self.reason: ConnectionClosed | None = None
+        self._streams: tuple[DataStream, ...] = ()  # only the last may still grow
         self._waiting: deque[Deferred[Packet]] = deque()
         self._asked: Deferred[Packet] | None = None  # of the last, for who waits
-        self._reason: ConnectionClosed | None = None
 
     def getData(self) -> Packet | None:
         """
@@ -44,9 +51,11 @@ class JoinedStream(Sequence[Packet]):
 
         @return: the packet, or None if there is none now.
         """
-        while len(self._streams) > 1 and not self._streams[0]:
-            self._streams.popleft()
-        return self._streams[0].getData() if self._streams else None
+        for stream in self._streams:
+            packet = stream.getData()
+            if packet is not None:
+                return packet
+        return None
 
     def get(self) -> Deferred[Packet]:
         """
@@ -58,8 +67,8 @@ class JoinedStream(Sequence[Packet]):
         packet = self.getData()
         if packet is not None:
             return succeed(packet)
-        if self._reason is not None:
-            return fail(closedError(self._reason))
+        if self.reason is not None:
+            return fail(closedError(self.reason))
         waiting: Deferred[Packet] = Deferred(self._cancel)
         self._waiting.append(waiting)
         self._ask()
@@ -78,12 +87,13 @@ class JoinedStream(Sequence[Packet]):
         @param index: its position, from the end if negative.
         @raise IndexError: there is none.
         """
-        position = index + len(self) if index < 0 else index
-        for stream in self._streams:
-            if 0 <= position < len(stream):
-                return stream[position]
-            position -= len(stream)
-        raise IndexError(index)
+        streams = self._streams
+        for stream in streams if index >= 0 else reversed(streams):
+            count = len(stream)
+            if -count <= index < count:
+                return stream[index]
+            index += count if index < 0 else -count
+        raise IndexError("there is no such packet")
 
     def __iter__(self) -> Iterator[Packet]:
         """
@@ -126,7 +136,7 @@ class JoinedStream(Sequence[Packet]):
 
         @param stream: the next connection's.
         """
-        self._streams.append(stream)
+        self._streams = (*filter(len, self._streams), stream)
         self._ask()
 
     def end(self, reason: ConnectionClosed) -> None:
@@ -135,7 +145,7 @@ class JoinedStream(Sequence[Packet]):
 
         @param reason: why.
         """
-        self._reason = reason
+        self.reason = reason
         while self._waiting:
             self._waiting.popleft().errback(closedError(reason))
 

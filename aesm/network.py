@@ -22,26 +22,21 @@ from concurrent.futures import Future
 from contextlib import suppress
 from threading import Condition, Lock
 from time import sleep
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.endpoints import quoteStringArgument
-from twisted.internet.interfaces import IDelayedCall
 from twisted.python.threadable import isInIOThread
 
-from aesm.bridge import Reporter, forbidWaiting, theBridge
-from aesm.client import connect
+from aesm.bridge import forbidWaiting, theBridge
 from aesm.core.hello import DEFAULT_SEND_BUFFER
 from aesm.errors import ConnectionClosed, SendBufferFull
-from aesm.factory import STOP_DEADLINE, AESMServerFactory, Message
-from aesm.pump import SecureProtocol
+from aesm.factory import STOP_DEADLINE, Message
+from aesm.joined import JoinedStream
 from aesm.registry import Address, Connections
 from aesm.server import Server, listening
-from aesm.stream import DataStream, costOf
-
-if TYPE_CHECKING:
-    from aesm.connection import Connection
-    from aesm.protocol import AESMProtocol
+from aesm.shared import SharedFactory, SharedService
+from aesm.stream import ORDERLY_CODES, closedError, costOf
 
 __all__ = ["ClientNetwork", "ServerNetwork"]
 
@@ -52,24 +47,6 @@ STOP_TIMEOUT = 60.0  # seconds; a reactor that turns is done at STOP_DEADLINE
 PAUSE = 50e-6  # seconds that somebody who polls leaves to the reactor
 
 _T = TypeVar("_T")
-
-
-class _ServerFactory(AESMServerFactory):
-    """
-    A factory whose streams may be emptied from any thread.
-    """
-
-    def buildInner(self, secure: SecureProtocol) -> AESMProtocol:
-        """
-        Build the message layer of a client that is let in.
-
-        @param secure: the connection.
-        @return: its protocol.
-        """
-        protocol = super().buildInner(secure)
-        connection = protocol.connection
-        connection.retrieved.owner = Reporter(self.clock, connection)
-        return protocol
 
 
 class _Network:
@@ -148,8 +125,8 @@ class ServerNetwork(_Network):
         @param host: an address, IPv4 or IPv6; a name, of which the first IPv4
             address counts, or else the first IPv6 one; C{""} for all of IPv4.
         @param port: 0 to take a free one.
-        @param options: as L{AESMServerFactory}; handlers and policies are called
-            in the reactor's thread.
+        @param options: as L{AESMServerFactory<aesm.factory.AESMServerFactory>};
+            handlers and policies are called in the reactor's thread.
         @raise KeyFileError: a file cannot be used; says why.
         @raise OSError: it cannot listen there.
         @raise RuntimeError: this is the reactor's thread, or it has stopped.
@@ -260,10 +237,10 @@ class ServerNetwork(_Network):
 
         @param host: an address.
         @param port: 0 to take a free one.
-        @param options: as L{AESMServerFactory}.
+        @param options: as L{AESMServerFactory<aesm.factory.AESMServerFactory>}.
         """
         reactor = self._bridge.reactor
-        factory = _ServerFactory(reactor=reactor, **options)
+        factory = SharedFactory(reactor=reactor, **options)
         listeningPort = reactor.listenTCP(port, factory, interface=host)
         self._server = listening(factory, [listeningPort])
         self._bridge.enter(self)
@@ -284,6 +261,10 @@ class ServerNetwork(_Network):
 class ClientNetwork(_Network):
     """
     A client.  C{with ClientNetwork(...) as client:} closes it at the end.
+
+    When its connection is cut, it makes another one, over which its session goes
+    on, until it is stopped or there is a failure that will not pass
+    (L{mayPass<aesm.mending.mayPass>}).
     """
 
     def __init__(self, host: str, port: int, **options: Any) -> None:
@@ -292,8 +273,8 @@ class ClientNetwork(_Network):
 
         @param host: an address, IPv4 or IPv6, or a name that has an IPv4 address.
         @param port: the server's.
-        @param options: as L{connect}; the trust policy is asked in the reactor's
-            thread.
+        @param options: as L{ClientService<aesm.service.ClientService>}; policies are
+            asked in the reactor's thread.
         @raise AESMError: the server cannot be trusted, does not let us in or
             speaks another protocol; the class and the text say what it is.
         @raise ConnectionRefusedError: nothing listens there.
@@ -303,8 +284,7 @@ class ClientNetwork(_Network):
         @raise TypeError: an option is of the wrong type, or there is no such.
         @raise ValueError: an option has a value that it cannot have.
         """
-        self._connecting: Deferred[None] | None = None
-        self._connection: Connection | None = None
+        self._service: SharedService | None = None
         self._sendBuffer: int = options.get("sendBuffer", DEFAULT_SEND_BUFFER)
         self._room = Condition()  # guards the next
         self._kept = 0  # cost of what is handed over and not acknowledged
@@ -319,13 +299,20 @@ class ClientNetwork(_Network):
         return self
 
     @property
-    def retrieved(self) -> DataStream:
+    def retrieved(self) -> JoinedStream:
         """
-        What came from the server and nobody has taken yet.  Look and take in any
-        thread; C{get()} and C{async for} belong to the reactor's thread.
+        What came from the server, over whichever connection, and nobody has taken
+        yet.  Look and take in any thread; C{get()} and C{async for} belong to the
+        reactor's thread.
+
+        @raise ConnectionClosed: all is taken, and a failure that will not pass has
+            ended the session; says why.
         """
-        stream = self._accepted.retrieved
+        stream = self._running.retrieved
         if not stream:
+            reason = stream.reason
+            if reason is not None and reason.code not in ORDERLY_CODES:
+                raise closedError(reason)
             _breathe()
         return stream
 
@@ -337,10 +324,13 @@ class ClientNetwork(_Network):
 
         @param data: C{str} for a TEXT message, bytes for a BINARY one.
         @param timeout: seconds to wait for room; None for ever.
-        @return: done once the server has it.  Cancelling it stops the waiting,
-            not the message.  Fails with L{ConnectionClosed} if the server may
-            not have it, with L{MessageTooBig<aesm.errors.MessageTooBig>} if it
-            is larger than the server takes.
+        @return: done once the server has it, over whichever connection.
+            Cancelling it stops the waiting, not the message.  Fails with
+            L{SessionLost<aesm.errors.SessionLost>} if the server gave the session
+            up, and with L{ConnectionClosed} if we are stopped or a failure that
+            will not pass, which it names, has ended the session: the server may
+            not have it.  Fails with L{MessageTooBig<aesm.errors.MessageTooBig>}
+            if it is larger than the server takes.
         @raise RuntimeError: there is no room, and this is the reactor's thread.
         @raise SendBufferFull: there was no room in time; nothing was sent.
         @raise TypeError: C{data} is neither text nor bytes.
@@ -369,36 +359,32 @@ class ClientNetwork(_Network):
         return not kept or kept + cost <= self._sendBuffer or self._bridge.isOver
 
     @property
-    def _accepted(self) -> Connection:
+    def _running(self) -> SharedService:
         """
-        The connection, which is there as soon as the server has accepted it.
+        The service, which is there as soon as the server has accepted it.
         """
-        return cast("Connection", self._connection)
+        return cast(SharedService, self._service)
 
     # In the reactor's thread
 
-    def _begin(self, place: str, options: dict[str, Any]) -> Deferred[None]:
+    def _begin(self, place: str, options: dict[str, Any]) -> Deferred[Any]:
         """
         Connect.
 
         @param place: the endpoint's string.
-        @param options: as L{connect}.
-        @return: fires once the server has accepted.
+        @param options: as L{ClientService<aesm.service.ClientService>}.
+        @return: fires once the server has accepted; fails if it cannot be reached
+            at the first attempt.
         """
-        connecting = connect(self._bridge.reactor, place, **options)
-        self._connecting = connecting.addCallback(self._cbConnected)
-        return self._connecting
-
-    def _cbConnected(self, connection: Connection) -> None:
-        """
-        The server has accepted.
-
-        @param connection: the connection, before anything came.
-        """
-        connection.retrieved.owner = Reporter(self._bridge.reactor, connection)
-        self._connection = connection
+        self._service = service = SharedService(
+            place,
+            lambda: self._bridge.leave(self),
+            reactor=self._bridge.reactor,
+            **options,
+        )
         self._bridge.enter(self)
-        connection.closed().addCallback(lambda reason: self._bridge.leave(self))
+        service.startService()
+        return service.whenConnected(failAfterFailures=1)
 
     def _send(self, data: Message, cost: int) -> Deferred[None]:
         """
@@ -408,7 +394,7 @@ class ClientNetwork(_Network):
         @param cost: what it costs until the server has it.
         @return: fires once the server has it.
         """
-        return self._accepted.sendData(data).addBoth(self._release, cost)
+        return self._running.sendData(data).addBoth(self._release, cost)
 
     def _release(self, result: _T, cost: int) -> _T:
         """
@@ -430,13 +416,8 @@ class ClientNetwork(_Network):
         @param deadline: seconds after which to abort.
         @return: fires when there is no connection.
         """
-        connection = self._connection
-        if connection is None:
-            if self._connecting is not None:
-                self._connecting.cancel()
-            return succeed(None)
-        timer = self._bridge.reactor.callLater(deadline, connection.abort)
-        return connection.close().addCallback(_cancel, timer)
+        service = self._service
+        return succeed(None) if service is None else service.stop(deadline)
 
 
 def _checkPlace(host: str, port: int) -> None:
@@ -483,14 +464,3 @@ def _breathe() -> None:
     """
     if not isInIOThread():
         sleep(PAUSE)
-
-
-def _cancel(result: None, timer: IDelayedCall) -> None:
-    """
-    Stop a deadline that is no longer needed.
-
-    @param result: nothing.
-    @param timer: the deadline.
-    """
-    if timer.active():
-        timer.cancel()

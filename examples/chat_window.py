@@ -17,10 +17,10 @@ from tkinter.scrolledtext import ScrolledText
 from typing import Any
 
 from twisted.internet import tksupport
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import Deferred
 from twisted.internet.task import react
 
-from aesm import PSK, Pinned, PrivateKey, PublicKey, connect
+from aesm import PSK, Pinned, PrivateKey, PublicKey
 from aesm.chat.client import ChatClient
 from aesm.terminal import escape
 
@@ -141,17 +141,13 @@ async def main(reactor: Any, arguments: argparse.Namespace) -> None:
     window = ChatWindow(root, f"{arguments.nick} - aesm chat")
     client = window.client = ChatClient(
         reactor,
-        lambda: maybeDeferred(
-            connect,
-            reactor,
-            arguments.endpoint,
-            name=arguments.name,
-            key=arguments.key,
-            psk=arguments.psk,
-            trust=Pinned(arguments.pin) if arguments.pin else None,
-        ),
+        arguments.endpoint,
         arguments.nick,
         window,
+        name=arguments.name,
+        key=arguments.key,
+        psk=arguments.psk,
+        trust=Pinned(arguments.pin) if arguments.pin else None,
     )
     tksupport.install(root, reactor=reactor)
     running = client.run()

@@ -4,22 +4,21 @@ What the clients of the chat share: reading lines, connecting again, leaving.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from aesm import AnyServer, Connection, Pinned, PrivateKey, connect, listen
+from aesm import AnyServer, Pinned, PrivateKey, listen
 from aesm.chat import client as chatclient
-from aesm.chat.client import ChatClient, ChatView, Redialler
+from aesm.chat.client import ChatClient, ChatView
 from aesm.chat.handler import ChatHandler
 from aesm.errors import ConnectionClosed, NotAuthorized, UntrustedServer
 from aesm.registry import Connections
 from aesm.server import Server
-from aesm.testing import MemoryNetwork, connectedPair
+from aesm.testing import MemoryNetwork
 
 NOON = 1_700_049_600.0  # in UTC
 
@@ -195,6 +194,18 @@ class ChatClientTests(SynchronousTestCase):
         )
         return self.successResultOf(listening)
 
+    def restart(self) -> Server:
+        """
+        Stop the server and start another, which knows nothing of the former.
+        """
+        self.network.links[-1].toServer.stalled = False
+        stopped = self.server.stop(deadline=0.0)
+        for link in self.network.links[:]:
+            link.cut()
+        self.network.deliver()
+        self.successResultOf(stopped)
+        return self.serve()
+
     def make(
         self, nick: str = "alice", **options: Any
     ) -> tuple[ChatClient, Recorder, Deferred[None]]:
@@ -210,15 +221,9 @@ class ChatClientTests(SynchronousTestCase):
             "key": PrivateKey.generate(),
             "trust": AnyServer(),
         } | options
-
-        def dial() -> Deferred[Connection]:
-            """
-            Connect.
-            """
-            clock: Any = self.network.clock
-            return connect(clock, self.network.endpoint(), **settings)
-
-        client = ChatClient(self.network.clock, dial, nick, recorder)
+        client = ChatClient(
+            self.network.clock, self.network.endpoint(), nick, recorder, **settings
+        )
         recorder.client = client
         self.addCleanup(self.network.deliver)
         self.addCleanup(client.leave)
@@ -316,7 +321,9 @@ class ChatClientTests(SynchronousTestCase):
         """
         Leaving what has not begun is nothing.
         """
-        client = ChatClient(self.network.clock, Deferred, "alice", Recorder())
+        recorder = Recorder()
+        endpoint = self.network.endpoint()
+        client = ChatClient(self.network.clock, endpoint, "alice", recorder)
         client.leave()
         self.assertEqual(client.state, "connecting")
 
@@ -332,68 +339,102 @@ class ChatClientTests(SynchronousTestCase):
 
     def test_notConnected(self) -> None:
         """
-        What is typed without a connection is not sent, and shown as such.
+        What is typed before there is a connection is sent after the name.
         """
         self.successResultOf(self.server.stop())
         client, recorder, _ = self.make()
-        recorder.take()
-        self.assertIsNone(client.send("hello\x1b"))
-        self.assertEqual(
-            recorder.take(), ["! not connected: this is not sent: hello\\x1b"]
-        )
+        self.assertIsNone(client.send("hello"))
+        self.server = self.serve()
+        self.network.advance(1)
+        self.assertEqual(recorder.take()[-1], "alice: hello")
 
     def test_unsent(self) -> None:
         """
-        What may not have arrived is shown.
+        What may not have arrived is shown: what there was no room for, and what the
+        server had not acknowledged when it gave the session up.
         """
         client, recorder, _ = self.make(sendBuffer=1000)
         recorder.take()
+        self.network.links[-1].toServer.stalled = True
         waiting = client.send("x" * 900)
         client.send("no room")
         self.assertEqual(recorder.take(), ["! this may not have arrived: no room"])
-        self.network.links[-1].cut()
-        self.network.deliver()
-        self.assertEqual(
-            recorder.take()[0], "! this may not have arrived: " + "x" * 900
-        )
+        self.server = self.restart()
+        self.network.advance(1)
+        self.assertIn("! this may not have arrived: " + "x" * 900, recorder.take())
         assert waiting is not None
         self.successResultOf(waiting)
 
     def test_again(self) -> None:
         """
-        A connection that is lost is made again, with the same name and room.
+        After a cut the session goes on: the name, the room and who is there are as
+        they were, what was said meanwhile comes, and what was typed goes.
         """
         client, recorder, _ = self.make()
-        client.send("/nick alicia")
         client.send("/join den")
+        _, other, _ = self.make("bob")
         self.network.deliver()
-        self.network.links[-1].cut()
+        self.network.links[0].cut()
         self.network.deliver()
         self.assertEqual(client.state, "waiting")
-        self.assertEqual(client.view.present, [])
         recorder.take()
+        other.client.send("/join den")
+        client.send("back soon")
         self.network.advance(1)
         self.assertEqual(
             recorder.states,
             ["connecting", "connected", "waiting", "connecting", "connected"],
         )
+        self.assertEqual(
+            recorder.take(), ["* bob has come into den", "alice: back soon"]
+        )
+        self.assertEqual(client.view.present, ["alice", "bob"])
+        self.assertEqual(other.take()[-1], "alice: back soon")
+        self.assertEqual(len(self.server.connections), 2)
+
+    def test_newSession(self) -> None:
+        """
+        A server that does not know the session is joined again, with the same name
+        and room.
+        """
+        client, recorder, _ = self.make()
+        client.send("/nick alicia")
+        client.send("/join den")
+        self.network.deliver()
+        self.server = self.restart()
+        recorder.take()
+        self.network.advance(1)
         shown = recorder.take()
         self.assertIn("* you are alicia in lobby", shown)
         self.assertIn("* you are alicia in den", shown)
+        self.assertEqual(client.view.present, ["alicia"])
 
-    def test_regains(self) -> None:
+    def test_unplugged(self) -> None:
         """
-        The name is ours again, even if the server has not noticed that we were
-        gone.
+        The session goes on, even if the server has not noticed that we were gone.
         """
         _, recorder, _ = self.make()
         link = self.network.links[-1]
         link.toServer.stalled = True
         link.client.lose(ConnectionError("unplugged"))
         self.network.deliver()
-        recorder.take()
         self.network.advance(1)
-        self.assertEqual(len(self.server.connections), 2)
+        self.assertEqual(recorder.states[-1], "connected")
+        self.assertEqual(len(self.server.connections), 1)
+
+    def test_regains(self) -> None:
+        """
+        The name is ours again, even if the server still has it in a session that
+        cannot go on.
+        """
+        key = PrivateKey.generate()
+        _, recorder, _ = self.make(key=key)
+        (connection,) = self.server.connections.values()
+        other, _, _ = self.make("other", key=key)
+        recorder.take()
+        connection.closeWith(1013, "")
+        other.send("/regain alice")
+        self.network.advance(1)
         self.assertIn("* you are alice in lobby", recorder.take())
 
     def test_growingDelays(self) -> None:
@@ -468,71 +509,3 @@ class ChatClientTests(SynchronousTestCase):
         holding.callback(None)
         self.network.deliver()
         self.assertEqual(recorder.take(), ["alice: two"])
-
-
-class RediallerTests(SynchronousTestCase):
-    """
-    When the next attempt is.
-    """
-
-    def setUp(self) -> None:
-        """
-        Have a connection to dial.
-        """
-        self.pair = connectedPair()
-        self.delays: list[float] = []
-
-    def make(self, draw: Callable[[], float]) -> Redialler:
-        """
-        Make one.
-
-        @param draw: the jitter.
-        """
-        return Redialler(
-            self.pair.clock,
-            lambda: succeed(self.pair.client),
-            lambda error, delay: self.delays.append(delay),
-            draw,
-        )
-
-    def lose(self, redialler: Redialler, count: int) -> None:
-        """
-        Lose a connection as soon as it is there.
-
-        @param redialler: what waits.
-        @param count: how often.
-        """
-        for _ in range(count):
-            self.successResultOf(Deferred.fromCoroutine(redialler.dial()))
-            waiting = Deferred.fromCoroutine(redialler.lost(ConnectionClosed("lost")))
-            self.pair.clock.advance(self.delays[-1])
-            self.successResultOf(waiting)
-
-    def test_delays(self) -> None:
-        """
-        Delays grow up to a bound.
-        """
-        self.lose(self.make(lambda: 0.5), 12)
-        self.assertEqual(self.delays[:3], [0.5, 0.5 * 1.7, 0.5 * 1.7 * 1.7])
-        self.assertEqual(self.delays[-1], 30)
-
-    def test_jitter(self) -> None:
-        """
-        Delays differ from client to client by a fifth at most.
-        """
-        self.lose(self.make(lambda: 0.0), 1)
-        self.lose(self.make(lambda: 1.0), 1)
-        self.assertEqual(self.delays, [0.4, 0.6])
-
-    def test_reset(self) -> None:
-        """
-        After a connection that lasted, the first delay is short again.
-        """
-        redialler = self.make(lambda: 0.5)
-        self.lose(redialler, 3)
-        self.successResultOf(Deferred.fromCoroutine(redialler.dial()))
-        self.pair.clock.advance(30)
-        lost = Deferred.fromCoroutine(redialler.lost(ConnectionClosed("lost")))
-        self.addCleanup(lost.cancel)
-        lost.addErrback(lambda failure: None)
-        self.assertEqual(self.delays[-1], 0.5)

@@ -16,7 +16,7 @@ from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
-from aesm import AnyServer, PrivateKey, connect, listen
+from aesm import AnyServer, PrivateKey, listen
 from aesm.chat.client import ChatClient
 from aesm.chat.handler import ChatHandler
 from aesm.chat.screen import ChatTerminal, KeyReader, rawTerminal
@@ -47,14 +47,11 @@ class ChatTerminalTests(SynchronousTestCase):
         self.terminal = ChatTerminal(lambda: self.columns)
         self.client = self.terminal.client = ChatClient(
             clock,
-            lambda: connect(
-                clock,
-                self.network.endpoint(),
-                key=PrivateKey.generate(),
-                trust=AnyServer(),
-            ),
+            self.network.endpoint(),
             "alice",
             self.terminal,
+            key=PrivateKey.generate(),
+            trust=AnyServer(),
         )
         self.transport = StringTransport()
         self.reader = KeyReader(self.terminal)

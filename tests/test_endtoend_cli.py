@@ -264,6 +264,15 @@ class ProcessTestCase(SynchronousTestCase):
             self.assertIn(part, last)
         self.assertNotIn("Traceback", client.errors)
 
+    def assertLeft(self, client: Process) -> None:
+        """
+        Check that a client is told that its server goes away, and waits for another.
+
+        @param client: the client.
+        """
+        told = "^aesm: .*1001.*going away.*; connecting again$"
+        client.expect(told, "errors")
+
     def assertStops(self, server: Process) -> None:
         """
         Stop a server, and check that it does so in order.
@@ -515,34 +524,57 @@ class StopTests(ProcessTestCase):
 
     def test_serverStops(self) -> None:
         """
-        Clients are told that the server goes away.
+        Clients are told that the server goes away, and wait for another one; the end
+        of the input does not.
         """
         server, endpoint = self.serve()
-        client = self.join(server, endpoint)
+        client = self.join(server, endpoint, terminal=True)
+        client.expect("connected to", "errors")
         server.process.terminate()
-        self.assertSentence(client, "1001", "going away")
+        self.assertLeft(client)
         server.wait()
         self.assertNotIn("Traceback", server.said())
+        client.end()
+        self.assertEqual(client.wait(), 0, client.said())
 
     def test_serverInterrupted(self) -> None:
         """
-        Ctrl-C at the server is no error.
+        Ctrl-C at the server is no error, and Ctrl-C ends who waits for another one.
         """
         server, endpoint = self.serve()
-        client = self.join(server, endpoint)
+        client = self.join(server, endpoint, terminal=True)
+        client.expect("connected to", "errors")
         server.process.send_signal(signal.SIGINT)
-        self.assertSentence(client, "1001")
+        client.expect("1001", "errors")
         self.assertEqual(server.wait(), -signal.SIGINT)
         self.assertNotIn("Traceback", server.said())
+        client.process.send_signal(signal.SIGINT)
+        self.assertEqual(client.wait(), 130)
+        self.assertEqual(client.errors.count("1001"), 1)
+        self.assertNotIn("Traceback", client.said())
 
     def test_serverKilled(self) -> None:
         """
-        A server that is gone without a word is one line, too.
+        A server that is gone without a word is one line, too; at the end of the input
+        it is said what may not have arrived, and another server is found.
         """
         server, endpoint = self.serve()
-        client = self.join(server, endpoint)
+        leaving, staying = self.join(server, endpoint), self.join(server, endpoint)
+        leaving.type("known\n")
+        staying.expect(f"^{AT} known$")
         server.process.kill()
-        self.assertSentence(client, "")
+        for client in (leaving, staying):
+            client.expect("^aesm: .*; connecting again$", "errors")
+            client.type("kept\n")
+        leaving.end()
+        self.assertSentence(leaving, "line 2 of the input may not have arrived")
+        listen = f"tcp:{endpoint.rpartition(':')[2]}:interface=127.0.0.1"
+        again = self.twistd("--listen", listen)
+        staying.expect("^aesm: connected again, in a new session$", "errors")
+        staying.expect("^aesm: line 1 of the input may not have arrived$", "errors")
+        staying.end()
+        self.assertEqual(staying.wait(), 1, staying.said())
+        self.assertStops(again)
 
     def test_clientInterrupted(self) -> None:
         """

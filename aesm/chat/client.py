@@ -1,8 +1,8 @@
 """
 What the clients of the chat share, whatever they look like: reading the lines of
-the server, and a connection that is made again when it is lost::
+the server, and a session that goes on when its connection is lost::
 
-    client = ChatClient(reactor, lambda: connect(reactor, endpoint), "alice", display)
+    client = ChatClient(reactor, endpoint, "alice", display)
     client.run()            # fires once it is over
     client.send("hello")
     client.leave()
@@ -13,34 +13,23 @@ at a time.
 
 from __future__ import annotations
 
-import random
 import time
-from collections.abc import Callable
 from datetime import datetime
-from typing import Protocol
+from typing import Any, Protocol
 
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.error import ConnectError, DNSLookupError
-from twisted.internet.interfaces import IReactorTime
-from twisted.internet.task import deferLater
+from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 from twisted.python.failure import Failure
 
 from aesm.chat.rules import DEFAULT_ROOM
 from aesm.connection import Connection
-from aesm.errors import AESMError, ConnectionClosed, HandshakeTimeout, NotAuthorized
+from aesm.errors import AESMError, ConnectionClosed
 from aesm.terminal import escape
+from aesm.watching import WatchedService
 
-__all__ = ["ChatClient", "ChatView", "Display", "Redialler"]
+__all__ = ["ChatClient", "ChatView", "Display"]
 
-FIRST_DELAY = 0.5  # seconds until a lost connection is made again
-MAX_DELAY = 30.0
-GROWTH = 1.7  # of the delay, each time
-JITTER = 0.2  # of the delay, at random, so that clients do not come back as one
 MAX_PRESENT = 5000  # names that a server can make us hold
-TAKEN_OVER = 4001  # close code, PROTOCOL section 9
-
-# What may be otherwise the next time; all else is for people to mend.
-PASSING = (ConnectError, DNSLookupError, HandshakeTimeout, ConnectionClosed)
 
 
 class Display(Protocol):
@@ -77,6 +66,7 @@ class ChatView:
         self.name = ""
         self.room = ""
         self._present: dict[str, None] = {}
+        self._hasJoined = False
 
     @property
     def present(self) -> list[str]:
@@ -87,9 +77,24 @@ class ChatView:
 
     def forget(self) -> None:
         """
-        Know of nobody, as without a connection.
+        Know of nobody, as without a session.
         """
         self._present.clear()
+
+    def join(self, nick: str) -> list[str]:
+        """
+        Begin a session: ask for the name, and go to the room, of the last one.
+
+        @param nick: the name to ask for where one had none.
+        @return: what to send.
+        """
+        self.forget()
+        command = "/regain" if self._hasJoined else "/nick"
+        self._hasJoined = True
+        lines = [f"{command} {self.name or nick}"]
+        if self.room not in ("", DEFAULT_ROOM):
+            lines.append(f"/join {self.room}")
+        return lines
 
     def receive(self, line: str, when: float) -> str:
         """
@@ -174,72 +179,9 @@ def _clockOf(text: str) -> str:
         return "--:--"
 
 
-class Redialler:
-    """
-    Makes a connection, over and over until there is one, with growing delays.
-    """
-
-    def __init__(
-        self,
-        clock: IReactorTime,
-        dial: Callable[[], Deferred[Connection]],
-        failed: Callable[[Exception, float], None],
-        draw: Callable[[], float] = random.random,
-    ) -> None:
-        """
-        @param clock: keeps time.
-        @param dial: tries once.
-        @param failed: told of each failure, and in how many seconds we try again.
-        @param draw: gives a number from 0 to 1, for the jitter.
-        """
-        self._clock = clock
-        self._dial = dial
-        self._failed = failed
-        self._draw = draw
-        self._delay = FIRST_DELAY
-        self._since = 0.0  # when there was a connection
-
-    async def dial(self) -> Connection:
-        """
-        Make the connection.
-
-        @return: the connection.
-        @raise Exception: what will not pass by itself; says what to mend.
-        """
-        while True:
-            try:
-                connection = await self._dial()
-            except PASSING as error:
-                await self._wait(error)
-            else:
-                self._since = self._clock.seconds()
-                return connection
-
-    async def lost(self, reason: AESMError) -> None:
-        """
-        Wait until it is time to make the connection again.
-
-        @param reason: why it ended.
-        """
-        if self._clock.seconds() - self._since >= MAX_DELAY:
-            self._delay = FIRST_DELAY
-        await self._wait(reason)
-
-    async def _wait(self, error: Exception) -> None:
-        """
-        Wait, the next time longer.
-
-        @param error: why.
-        """
-        delay = self._delay * (1 + JITTER * (2 * self._draw() - 1))
-        self._delay = min(self._delay * GROWTH, MAX_DELAY)
-        self._failed(error, delay)
-        await deferLater(self._clock, delay)
-
-
 class ChatClient:
     """
-    Somebody in the chat.
+    Somebody in the chat: a L{Watcher<aesm.watching.Watcher>} of a service.
 
     @ivar view: what they have seen of it.
     @ivar state: C{"connecting"}, C{"connected"}, C{"waiting"} to connect again,
@@ -249,21 +191,24 @@ class ChatClient:
     def __init__(
         self,
         clock: IReactorTime,
-        dial: Callable[[], Deferred[Connection]],
+        endpoint: str | IStreamClientEndpoint,
         nick: str,
         display: Display,
+        **options: Any,
     ) -> None:
         """
-        @param clock: keeps time.
-        @param dial: tries once to connect.
+        @param clock: the reactor.
+        @param endpoint: where the server is.
         @param nick: the name to ask for.
         @param display: what shows it.
+        @param options: as L{WatchedService}.
+        @raise ValueError: the endpoint or an option cannot be used.
         """
         self.view = ChatView()
         self.state = "connecting"
         self._nick = nick
         self._display = display
-        self._redialler = Redialler(clock, dial, self._failed)
+        self._service = WatchedService(endpoint, self, reactor=clock, **options)
         self._connection: Connection | None = None
         self._leaving = False
         self._running: Deferred[None] | None = None
@@ -280,21 +225,20 @@ class ChatClient:
 
     def send(self, text: str) -> Deferred[None] | None:
         """
-        Send a line; C{/quit} leaves.  If it may not arrive, the display says so.
+        Send a line, once there is a connection; C{/quit} leaves.  If it may not
+        arrive, the display says so.
 
         @param text: what was typed.
-        @return: fires when there is room for another; None if there is no
+        @return: fires when there is room for another; None before there was a
             connection.
         """
         if text.strip() == "/quit":
             self.leave()
             return None
-        if self._connection is None:
-            self._display.show("! not connected: this is not sent: " + escape(text))
-            return None
         whole = text.encode("utf-8", "replace").decode("utf-8")
-        sent = self._connection.sendData(whole)
-        sent.addErrback(self._ebUnsent, text)
+        self._service.sendData(whole).addErrback(self._ebUnsent, text)
+        if self._connection is None:
+            return None
         return self._connection.drain().addErrback(_ebGone)
 
     def leave(self) -> None:
@@ -307,64 +251,74 @@ class ChatClient:
             self._leaving = True
             self._running.cancel()
 
+    # Watcher
+
+    def connecting(self) -> None:
+        """
+        There is an attempt to connect.
+        """
+        self._enter("connecting")
+
+    def connected(self, connection: Connection) -> None:
+        """
+        Begin a session, or go on with it.
+
+        @param connection: the connection.
+        """
+        if connection is not self._connection:
+            for line in self.view.join(self._nick):
+                connection.sendData(line)
+        self._connection = connection
+        self._enter("connected")
+
+    def waiting(self, reason: BaseException, delay: float) -> None:
+        """
+        Show that there is no connection.
+
+        @param reason: why.
+        @param delay: when we try again, seconds.
+        """
+        self._enter("waiting")
+        words = escape(str(reason)).rstrip(".")
+        self._display.show(f"! {words}; trying again in {delay:.1f} seconds")
+
+    # Parts
+
     async def _run(self) -> None:
         """
-        Connect and receive, over and over.
+        Connect and receive.
 
         @raise Exception: what trying again would not mend.
         """
         try:
-            await self._takePart()
+            self._service.startService()
+            await self._receive()
         except CancelledError:
             if not self._leaving:
                 raise
         finally:
-            if self._connection is not None:
-                await self._connection.close()
-                self._connection = None
+            await self._service.stopService()
             self.view.forget()
             self._enter("over")
 
-    async def _takePart(self) -> None:
+    async def _receive(self) -> None:
         """
-        Connect and receive, over and over.
+        Show what comes.
 
         @raise Exception: what trying again would not mend.
         """
-        command = "/nick"
-        while True:
-            self._enter("connecting")
-            connection = self._connection = await self._redialler.dial()
-            self._enter("connected")
-            connection.sendData(f"{command} {self.view.name or self._nick}")
-            if self.view.room not in ("", DEFAULT_ROOM):
-                connection.sendData(f"/join {self.view.room}")
-            reason = await self._receive(connection)
-            self._connection = None
-            self.view.forget()
-            if _isFinal(reason):
-                raise reason
-            command = "/regain"
-            await self._redialler.lost(reason)
-
-    async def _receive(self, connection: Connection) -> AESMError:
-        """
-        Show what comes, until the end.
-
-        @param connection: where it comes from.
-        @return: why it ended.
-        """
         while True:
             try:
-                packet = await connection.retrieved.get()
+                packet = await self._service.retrieved.get()
             except ConnectionClosed:
-                return await connection.closed()
+                break
             if isinstance(packet.data, str):
                 line = self.view.receive(packet.data, packet.time)
                 showing = self._display.show(line)
                 self._display.changed()
                 if showing is not None:
                     await showing
+        await self._service.whenConnected()  # says why it has stopped
 
     def _enter(self, state: str) -> None:
         """
@@ -374,17 +328,6 @@ class ChatClient:
         """
         self.state = state
         self._display.changed()
-
-    def _failed(self, error: Exception, delay: float) -> None:
-        """
-        Show that there is no connection.
-
-        @param error: why.
-        @param delay: when we try again, seconds.
-        """
-        self._enter("waiting")
-        words = escape(str(error)).rstrip(".")
-        self._display.show(f"! {words}; trying again in {delay:.1f} seconds")
 
     def _ebUnsent(self, failure: Failure, text: str) -> None:
         """
@@ -397,20 +340,9 @@ class ChatClient:
         self._display.show(f"! this may not have arrived: {escape(text)}")
 
 
-def _isFinal(reason: AESMError) -> bool:
-    """
-    Tell whether the server does not want us back.
-
-    @param reason: why the connection ended.
-    """
-    return isinstance(reason, NotAuthorized) or (
-        isinstance(reason, ConnectionClosed) and reason.code == TAKEN_OVER
-    )
-
-
 def _ebGone(failure: Failure) -> None:
     """
-    Wait no more for a connection that is gone; C{ChatClient._receive} says why.
+    Wait no more for a connection that is gone; there will be another one.
 
     @param failure: L{ConnectionClosed}.
     """

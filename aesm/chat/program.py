@@ -4,8 +4,8 @@ else::
 
     Program(reactor).run(lambda: runChat(reactor, "tcp:127.0.0.1:8765", "alice"))
 
-At a terminal it connects again whenever it is cut off.  Line by line it ends with
-its input or its connection, and leaves what to do then to what runs it.
+Either way it connects again whenever it is cut off.  Line by line it ends with its
+input, and where the first attempt fails.
 """
 
 from __future__ import annotations
@@ -14,15 +14,12 @@ import os
 import signal
 from typing import Any
 
-from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.stdio import StandardIO
 from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
 from zope.interface import provider
 
 from aesm.chat.client import ChatClient, ChatView
 from aesm.chat.screen import ChatTerminal, KeyReader, rawTerminal
-from aesm.client import connect
-from aesm.connection import Connection
 from aesm.errors import AESMError
 from aesm.program import complain, sayTrust
 from aesm.stream import Packet
@@ -41,47 +38,40 @@ async def runChat(reactor: Any, endpoint: str, nick: str, **options: Any) -> int
     @param reactor: runs.
     @param endpoint: a client endpoint's string.
     @param nick: the name to ask for.
-    @param options: as L{connect}.
+    @param options: as L{ChatClient}.
     @return: the exit status: 0 after leaving; without a terminal, if the server
         has all of the input.
     """
     if not (os.isatty(0) and os.isatty(1)):
-        form = Form(_Lines().show, PLAIN.read)
+        lines = _Lines(nick)
+        form = Form(lines.show, PLAIN.read)
         globalLogPublisher.addObserver(sayTrust)
         try:
-            return await runTalk(reactor, endpoint, form, f"/nick {nick}", **options)
+            return await runTalk(reactor, endpoint, form, lines.join, **options)
         finally:
             globalLogPublisher.removeObserver(sayTrust)
     if not isEndpoint(reactor, endpoint):
         return 1
-
-    def dial() -> Deferred[Connection]:
-        """
-        Try once to connect.
-
-        @return: as L{connect}.
-        """
-        return maybeDeferred(connect, reactor, endpoint, **options)
-
     try:
-        await _runTerminal(reactor, dial, nick)
+        await _runTerminal(reactor, endpoint, nick, **options)
     except (AESMError, ValueError) as error:
         complain(str(error))
         return 1
     return 0
 
 
-async def _runTerminal(reactor: Any, dial: Any, nick: str) -> None:
+async def _runTerminal(reactor: Any, endpoint: str, nick: str, **options: Any) -> None:
     """
     Chat in the terminal that standard input and output are.
 
     @param reactor: runs.
-    @param dial: tries once to connect.
+    @param endpoint: a client endpoint's string.
     @param nick: the name to ask for.
+    @param options: as L{ChatClient}.
     @raise Exception: what trying again would not mend.
     """
     terminal = ChatTerminal(lambda: os.get_terminal_size(1).columns or WIDTH)
-    terminal.client = ChatClient(reactor, dial, nick, terminal)
+    terminal.client = ChatClient(reactor, endpoint, nick, terminal, **options)
 
     @provider(ILogObserver)
     def showTrust(event: LogEvent) -> None:
@@ -123,11 +113,20 @@ class _Lines:
     Writes the chat line by line.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, nick: str) -> None:
         """
-        Begin with nothing seen.
+        @param nick: the name to ask for.
         """
+        self._nick = nick
         self._view = ChatView()
+
+    def join(self) -> list[str]:
+        """
+        Begin a session.
+
+        @return: what to send.
+        """
+        return self._view.join(self._nick)
 
     def show(self, packet: Packet) -> bytes:
         """

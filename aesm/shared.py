@@ -1,0 +1,121 @@
+"""
+A server's factory and a client's service for programs whose threads take packets
+while the reactor's thread does the rest (L{aesm.network})::
+
+    factory = SharedFactory(reactor=reactor)
+    service = SharedService("tcp:127.0.0.1:8765", stopped, reactor=reactor)
+
+All that differs is how they hear of what is taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IProtocol
+
+from aesm.bridge import Reporter
+from aesm.factory import AESMServerFactory
+from aesm.pump import SecureProtocol
+from aesm.service import ClientService
+
+if TYPE_CHECKING:
+    from aesm.connection import Connection
+    from aesm.protocol import AESMProtocol
+
+__all__ = ["SharedFactory", "SharedService"]
+
+
+class SharedFactory(AESMServerFactory):
+    """
+    A factory whose streams may be emptied from any thread.
+    """
+
+    def buildInner(self, secure: SecureProtocol) -> AESMProtocol:
+        """
+        Build the message layer of a client that is let in.
+
+        @param secure: the connection.
+        @return: its protocol.
+        """
+        protocol = super().buildInner(secure)
+        connection = protocol.connection
+        connection.retrieved.owner = Reporter(self.clock, connection)
+        return protocol
+
+
+class SharedService(ClientService):
+    """
+    A service whose stream may be emptied from any thread.
+    """
+
+    def __init__(
+        self, endpoint: str, stopped: Callable[[], None], **options: Any
+    ) -> None:
+        """
+        @param endpoint: a client endpoint's string.
+        @param stopped: called once it has stopped, by itself or not.
+        @param options: as L{ClientService}.
+        """
+        super().__init__(endpoint, **options)
+        self._tellStopped = stopped
+        self._latest: Connection | None = None
+
+    def attached(self, connection: Connection, line: IProtocol) -> None:
+        """
+        There is a connection.
+
+        @param connection: the connection, before anybody can take its packets.
+        @param line: what stands for its transport.
+        """
+        connection.retrieved.owner = Reporter(self._clock, connection)
+        self._latest = connection
+        super().attached(connection, line)
+
+    def stopService(self) -> Deferred[None]:
+        """
+        Stop.
+
+        @return: as L{ClientService.stopService}.
+        """
+        return super().stopService().addCallback(self._cbStopped)
+
+    def stop(self, deadline: float) -> Deferred[None]:
+        """
+        Stop, in order or else at a deadline.
+
+        @param deadline: seconds after which to abort.
+        @return: fires when there is no connection.
+        """
+        timer = self._clock.callLater(deadline, self._abort)
+        return self.stopService().addCallback(_cancel, timer)
+
+    # Parts
+
+    def _cbStopped(self, result: None) -> None:
+        """
+        Tell who wants to know.
+
+        @param result: nothing.
+        """
+        self._tellStopped()
+
+    def _abort(self) -> None:
+        """
+        End the connection, if there is one.
+        """
+        if self._latest is not None:
+            self._latest.abort()
+
+
+def _cancel(result: None, timer: IDelayedCall) -> None:
+    """
+    Stop a deadline that is no longer needed.
+
+    @param result: nothing.
+    @param timer: the deadline.
+    """
+    if timer.active():
+        timer.cancel()
