@@ -29,7 +29,7 @@ from aesm.connection import Connection
 from aesm.core.conversation import Conversation
 from aesm.core.handshake import ServerChannel
 from aesm.core.hello import ConversationSettings, Hello
-from aesm.core.outbox import Message
+from aesm.core.outbox import EncodedText, Message
 from aesm.door import Door, farewell
 from aesm.errors import AESMError, ConnectionClosed, HandshakeError
 from aesm.hub import Hub
@@ -223,7 +223,10 @@ class AESMServerFactory(SecureFactory):
         @return: fires with the number of peers that have it, once each has it or
             is gone.
         @raise TypeError: C{data} is neither text nor bytes.
+        @raise ValueError: the text cannot be written in UTF-8.
         """
+        if isinstance(data, str):
+            data = EncodedText(data.encode("utf-8"))
         connections = self.connections.values()
         return Tally([c.send(data, True) for c in connections if not c.isOver])
 

@@ -258,6 +258,19 @@ class SendTests(PairTestCase):
         for client in clients:
             self.assertEqual([p.data for p in client.retrieved], ["x"])
 
+    def test_sendAllKinds(self) -> None:
+        """
+        A text arrives as text, though it was encoded once for all, and bytes as
+        bytes; what has no UTF-8 is refused.
+        """
+        pair = self.pair()
+        for data in ("\xe9", b"\xe9", bytearray(b"a")):
+            pair.server.sendAll(data)
+        pair.deliver()
+        packets = [packet.data for packet in pair.client.retrieved]
+        self.assertEqual(packets, ["\xe9", b"\xe9", b"a"])
+        self.assertRaises(ValueError, pair.server.sendAll, "\ud800")
+
     def test_sendAllToNobody(self) -> None:
         """
         With nobody there, nobody has it.

@@ -15,9 +15,16 @@ from aesm.core.hello import Hello
 from aesm.core.turn import LENGTH_BYTES, Turn
 from aesm.errors import MessageTooBig, ProtocolError, SendBufferFull
 
-__all__ = ["Message", "Outbox"]
+__all__ = ["EncodedText", "Message", "Outbox"]
 
 Message = str | bytes | bytearray | memoryview  # C{str} for TEXT, bytes for BINARY
+
+
+class EncodedText(bytes):
+    """
+    A TEXT message in UTF-8, encoded once for many outboxes.
+    """
+
 
 _EMPTY: deque[Turn] = deque(maxlen=0)  # never appended to; one is most of a KiB
 
@@ -164,11 +171,13 @@ class Outbox:
         @raise TypeError: it is neither text nor bytes.
         @raise ValueError: the text cannot be written in UTF-8.
         """
-        if isinstance(data, bytes):
+        if type(data) is bytes:
             body, flag = data, BINARY_BIT
         elif isinstance(data, str):
             body, flag = data.encode("utf-8"), 0
-        elif isinstance(data, bytearray | memoryview):
+        elif isinstance(data, EncodedText):
+            body, flag = data, 0
+        elif isinstance(data, bytes | bytearray | memoryview):
             body, flag = bytes(data), BINARY_BIT
         else:
             raise TypeError(f"a message is str or bytes, not {type(data).__name__}")
