@@ -29,6 +29,7 @@ from twisted.logger import FileLogObserver, LogEvent, Logger, globalLogPublisher
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from aesm.errors import SpoolError
 from aesm.server import Server
 from aesm.terminal import escape
 
@@ -101,7 +102,9 @@ class AESMService(Service):
         if self._hangUp is not None:
             signal.signal(signal.SIGHUP, self._hangUp)
             self._hangUp = None
-        return self.server.stop().addCallback(self._cbStopped)
+        stopped = self.server.stop()
+        stopped.addErrback(Failure.trap, SpoolError)  # it was logged
+        return stopped.addCallback(self._cbStopped)
 
     def _cbListening(self, server: Server) -> None:
         """
@@ -135,7 +138,7 @@ class AESMService(Service):
         """
         self._reactor.callFromThread(self._options.factory.reloadKeys)
 
-    def _cbStopped(self, result: None) -> None:
+    def _cbStopped(self, result: object) -> None:
         """
         Close the activity log, behind the last client.
 

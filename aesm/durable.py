@@ -2,29 +2,34 @@
 Connections whose messages outlive the process: what they accept, and what they
 acknowledge, is written down by a L{Journal<aesm.journal.Journal>} first.
 
-While nothing can be written, nothing is acknowledged, handed to a handler or
-accepted; what waits goes on when that can be done again.
+While nothing can be written, nothing is acknowledged or handed to a handler, and
+sending is refused, except to handlers at work: what these send and that they have
+handled a message is written together, once that can be done again.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+from twisted.internet.defer import Deferred, fail
+from twisted.logger import Logger
 
 from aesm.connection import Connection
-from aesm.core.frames import FrameReader, Messages
+from aesm.core.frames import Messages
 from aesm.core.hello import Hello
 from aesm.core.outbox import Message
 from aesm.core.session import Session
 from aesm.core.turn import Turn
-from aesm.errors import AESMError, SpoolError
+from aesm.errors import AESMError, SessionLost, SpoolError
 from aesm.journal import Journal
 from aesm.keys import PublicKey
 from aesm.messenger import Messenger
+from aesm.noted import NotedStream, readBlob
 from aesm.spool import Spool
-from aesm.spoolfile import Blob, Stored
-from aesm.stream import DataStream, Packet, costOf
+from aesm.spoolfile import Stored
+from aesm.stream import costOf
 
 if TYPE_CHECKING:
     from aesm.core.channel import Channel
@@ -32,9 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DurableConnection"]
 
-Ranges = list[list[int]]  # of numbers: the first, and the one behind the last
-
-ANY_SIZE = (1 << 32) - 1  # of a message that is read back, bytes
+_log = Logger(namespace="aesm.durable")
 
 
 class DurableConnection(Connection):
@@ -44,7 +47,7 @@ class DurableConnection(Connection):
     @ivar retrieved: what came from the peer, was written down, and nobody has taken.
     """
 
-    retrieved: _DurableStream
+    retrieved: NotedStream
 
     def __init__(
         self, journal: Journal, messenger: Messenger, session: Session, **options: Any
@@ -56,16 +59,54 @@ class DurableConnection(Connection):
         @param options: more options of L{Connection}.
         """
         super().__init__(messenger, session, **options)
-        self.retrieved = _DurableStream(
+        self.retrieved = NotedStream(
             self, 0, options.get("lock"), options.get("arrivals")
         )
         session.outbox.stage()
         self._journal = journal
         self._noted = session.outbox.count  # messages to the peer, written down
         self._arrived: list[Messages] = []  # to be written down
+        self._arrivedCost = 0  # of these, and of those that are being written
         self._handled = 0  # messages that the handler is done with, to be written
         self._handledCost = 0
+        self._keptCost = session.inbox.receivedCost  # with these
         self._waitingForRoom: deque[Messages] = deque()  # not handed over yet
+        # Costs of those of C{retrieved} that the handler has or will have.
+        self._inherited: deque[int] = deque()
+        self._ended = False  # for the next process, too
+
+    @classmethod
+    def load(
+        cls, journal: Journal, messenger: Messenger, sendBuffer: int, **options: Any
+    ) -> list[tuple[DurableConnection, bool]]:
+        """
+        Make the connections of all sessions that were written down.
+
+        @param journal: where they are; closed if they cannot be read.
+        @param messenger: whom to tell.
+        @param sendBuffer: cost of unacknowledged messages to keep, bytes.
+        @param options: more options of L{Connection}.
+        @return: for each session the connection, under which there is no transport,
+            and whether the session is over.
+        @raise SpoolError: they cannot be read, or are damaged.
+        """
+        try:
+            return [
+                (
+                    cls.restored(stored, journal, messenger, sendBuffer, **options),
+                    stored.state["over"],
+                )
+                for stored in journal.load()
+            ]
+        except SpoolError:
+            journal.close()
+            raise
+        except (LookupError, TypeError, ValueError) as error:
+            journal.close()
+            raise SpoolError(
+                f"{journal.path} is damaged ({error!r}): move it and its -wal away, "
+                "and a new one is made"
+            ) from None
 
     @classmethod
     def restored(
@@ -85,11 +126,14 @@ class DurableConnection(Connection):
         @param sendBuffer: cost of unacknowledged messages to keep, bytes.
         @param options: more options of L{Connection}.
         @return: the connection, under which there is no transport.
+        @raise LookupError: what was written down is damaged.
+        @raise TypeError: the same.
+        @raise ValueError: the same.
         """
         state = stored.state
         session = Session(sendBuffer, state["window"], stored.name)
         done, blobs = state["acknowledged"], stored.outgoing
-        kept = [Turn.of(messages) for blob in blobs for messages in _read(blob)]
+        kept = [Turn.of(messages) for blob in blobs for messages in readBlob(blob)]
         if blobs:
             kept = list(_without(kept, done - blobs[0].number))
         session.outbox.meet(Hello(maxMessage=state["maxMessage"]))
@@ -125,18 +169,27 @@ class DurableConnection(Connection):
         super().attach(protocol, channel)
         self._journal.touch(self)
 
+    def send(self, data: Message, closeSlow: bool) -> Deferred[None]:
+        """
+        Send a message, if it can be written down now or is a handler's.
+
+        @param data: the message.
+        @param closeSlow: whether it is sent on behalf of somebody who serves many.
+        @return: as L{Connection.send}; fails with L{SpoolError} before anything is
+            accepted.
+        """
+        failure = self._journal.failure
+        if failure is not None and (self.dispatcher is None or not closeSlow):
+            return fail(SpoolError(f"nothing was sent: {failure}"))
+        return super().send(data, closeSlow)
+
     def sendFirst(self, data: Message) -> int:
         """
         Send the first message of a turn of the event loop.
 
         @param data: the message.
         @return: how many messages have been accepted with it.
-        @raise SpoolError: it cannot be written down now.
         """
-        if self._journal.failure is not None:
-            raise SpoolError(
-                f"nothing is accepted until it can be written: {self._journal.failure}"
-            )
         count = super().sendFirst(data)
         self._journal.touch(self)
         return count
@@ -156,8 +209,9 @@ class DurableConnection(Connection):
         """
         if self.dispatcher is None:
             self._arrived.append(messages)
+            self._arrivedCost += messages.cost
             self._journal.touch(self)
-        elif self._waitingForRoom or self._journal.failure is not None:
+        elif self._waitingForRoom or not self._journal.ready:
             self._waitingForRoom.append(messages)
             self._journal.hold(self)
         else:
@@ -170,6 +224,18 @@ class DurableConnection(Connection):
         while self._waitingForRoom and self.dispatcher is not None:
             self.dispatcher.arrived(self._waitingForRoom.popleft())
 
+    def handOver(self) -> None:
+        """
+        Hand the handler what came before there was one and nobody took.
+        """
+        for sent, data in self.retrieved:
+            cost = costOf(data)
+            self._inherited.append(cost)
+            self._waitingForRoom.append(
+                Messages(round(sent * 1e6), [cast("str | bytes", data)], cost, cost)
+            )
+        self.proceed()
+
     def handled(self, count: int, cost: int) -> None:
         """
         The handler is done with messages.
@@ -177,8 +243,15 @@ class DurableConnection(Connection):
         @param count: how many.
         @param cost: what they cost.
         """
+        if self._journal.suspended or self.isOver:
+            return  # what is not noted is handed over again
+        while count and self._inherited:
+            self.retrieved.getData()
+            count -= 1
+            cost -= self._inherited.popleft()
         self._handled += count
         self._handledCost += cost
+        self._keptCost += cost
         self._journal.touch(self)
 
     def packetsTaken(self, cost: int) -> None:
@@ -202,10 +275,35 @@ class DurableConnection(Connection):
 
         @param reason: why.
         """
+        self._ended = not self._journal.suspended
+        lost = self._outbox.count - self._outbox.acknowledged
+        if lost and self._ended and isinstance(reason, SessionLost):
+            # Who sent them may have been a process before this one.
+            _log.warn(
+                "{count} messages to {peer} may not have arrived: {reason}",
+                count=lost,
+                peer=str(self.peer),
+                reason=str(reason),
+            )
         super().finish(reason)
         self._waitingForRoom.clear()
-        if self.retrieved and not self._journal.suspended:
+        if self.retrieved and self._ended:
             self._journal.touch(self)
+
+    def account(self) -> None:
+        """
+        Tell what is kept; also what waits to be written, which the registry does
+        not know yet.
+        """
+        budget = self._messenger.budget
+        unread = self.dispatcher is None
+        held = self._outbox.kept
+        held += self._arrivedCost if unread else self.session.inbox.untaken
+        if self._reason is not None:
+            held = 0
+        if budget is not None and held != self._held:
+            budget.account(held - self._held)
+            self._held = held
 
     # For Journal
 
@@ -234,7 +332,7 @@ class DurableConnection(Connection):
         cost += self.retrieved.taken()
         takenCost = inbox.takenCost + cost
         durable = self.dispatcher is None
-        spool.discard(name, True, self._noted if self.isOver else outbox.acknowledged)
+        spool.discard(name, True, self._noted if self._ended else outbox.acknowledged)
         spool.discard(name, False, self.retrieved.first)
         spool.put(
             name,
@@ -242,13 +340,13 @@ class DurableConnection(Connection):
             {
                 "address": self.address,
                 "peerName": self.peerName,
-                "over": self.isOver,
+                "over": self._ended,
                 "maxMessage": outbox.peer.maxMessage,
                 "acknowledged": outbox.acknowledged,
                 "acknowledgedCost": outbox.acknowledgedCost,
                 "limit": outbox.limit,
                 "received": inbox.received if durable else inbox.kept + handled,
-                "receivedCost": inbox.receivedCost if durable else takenCost,
+                "receivedCost": inbox.receivedCost if durable else self._keptCost,
                 "takenCost": takenCost,
                 "window": inbox.window,
                 "first": self.retrieved.first,
@@ -265,6 +363,7 @@ class DurableConnection(Connection):
             outbox.release(turns)
             inbox.keep(handled + sum(len(messages.data) for messages in arrived))
             inbox.take(cost)
+            self._arrivedCost -= sum(messages.cost for messages in arrived)
             for messages in arrived:
                 self.retrieved.extend(
                     messages.micros / 1e6, messages.data, messages.cost
@@ -273,122 +372,6 @@ class DurableConnection(Connection):
                 self._protocol.touch()
 
         return goOn
-
-
-class _DurableStream(DataStream):
-    """
-    A stream that knows the number of each packet, since which of them are taken is
-    written down.  It reports each one.
-
-    @ivar first: the number of the first packet that may still be there.
-    """
-
-    __slots__ = ("_next", "_numbers", "_out", "_popped", "first")
-
-    def __init__(self, *arguments: Any) -> None:
-        """
-        @param arguments: as L{DataStream}.
-        """
-        super().__init__(*arguments)
-        self._next = self.first = 0
-        self._numbers: deque[int] = deque()  # of the packets that are there
-        self._popped: deque[tuple[int, int]] = deque()  # number and cost, not noted
-        self._out: set[int] = set()  # taken, though older ones are not
-
-    def restore(
-        self, received: int, blobs: Iterable[Blob], first: int, ranges: Ranges
-    ) -> None:
-        """
-        Go on after a restart with what was written down.
-
-        @param received: how many messages came in all.
-        @param blobs: those that may not be taken.
-        @param first: the number of the first that is not taken.
-        @param ranges: which of those behind it are.
-        """
-        self.first = first
-        self._out = {number for start, end in ranges for number in range(start, end)}
-        for blob in blobs:
-            self._next = blob.number
-            for messages in _read(blob):
-                for data in messages.data:
-                    if self._next < first or self._next in self._out:
-                        self._next += 1
-                    else:
-                        self.extend(messages.micros / 1e6, [data], costOf(data))
-        self._next = received
-
-    def taken(self) -> int:
-        """
-        Take note of what was taken since the last time.
-
-        @return: its cost.
-        """
-        cost, popped, out = 0, self._popped, self._out
-        while popped:
-            number, more = popped.popleft()
-            cost += more
-            out.add(number)
-        while self.first in out:
-            out.remove(self.first)
-            self.first += 1
-        return cost
-
-    @property
-    def ranges(self) -> Ranges:
-        """
-        Which packets are taken, though older ones are not.
-        """
-        ranges: list[list[int]] = []
-        for number in sorted(self._out):
-            if ranges and ranges[-1][1] == number:
-                ranges[-1][1] += 1
-            else:
-                ranges.append([number, number + 1])
-        return ranges
-
-    # DataStream
-
-    def push(self, time: float, data: Sequence[str | bytes], cost: int) -> None:
-        """
-        Add packets; the lock is held.
-
-        @param time: as C{extend}.
-        @param data: as C{extend}.
-        @param cost: as C{extend}.
-        """
-        super().push(time, data, cost)
-        end = self._next + len(data)
-        self._numbers.extend(range(self._next, end))
-        self._next = end
-
-    def pop(self, newest: bool) -> tuple[Packet, int]:
-        """
-        Take a packet; the lock is held and there is one.
-
-        @param newest: which end to take from.
-        @return: as L{DataStream.pop}; it is told of each packet, also after the end.
-        """
-        packet, tell = super().pop(newest)
-        number = self._numbers.pop() if newest else self._numbers.popleft()
-        cost = costOf(packet.data)
-        self._popped.append((number, cost))
-        return packet, tell or cost
-
-
-def _read(blob: Blob) -> list[Messages]:
-    """
-    Read what was written down.
-
-    @param blob: messages.
-    @return: the same.
-    @raise SpoolError: it is damaged.
-    """
-    reader = FrameReader(ANY_SIZE)
-    messages = [f for f in reader.receive(blob.frames) if isinstance(f, Messages)]
-    if reader.error is not None or sum(len(m.data) for m in messages) != blob.messages:
-        raise SpoolError("messages in the spool are damaged: delete it to go on")
-    return messages
 
 
 def _without(turns: Sequence[Turn], count: int) -> Iterator[Turn]:

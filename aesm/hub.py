@@ -104,7 +104,7 @@ class Hub(Messenger):
         """
         self._stopping = True
         if self._journal is not None:
-            self._journal.suspended = True
+            self._journal.suspend()
         self.sessions.stop()
 
     def close(self) -> Deferred[None]:
@@ -290,17 +290,19 @@ class Hub(Messenger):
         @param journal: where they are.
         @raise SpoolError: they cannot be read; says why.
         """
+        while self.connections.getDataOrdinal()[0] is not None:
+            pass  # of before we were stopped: it is written down
+        restored = DurableConnection.load(
+            journal, self, self._messages.sendBuffer, **self._options()
+        )
         self._journal = journal
-        for former in self.connections.values():  # of before we were stopped
-            while former.retrieved.getData() is not None:
-                pass  # it is written down
-        for stored in journal.load():
-            connection = DurableConnection.restored(
-                stored, journal, self, self._messages.sendBuffer, **self._options()
-            )
-            connection.address = self.connections.nameFor(connection.address)
+        for connection, over in restored:
+            address = connection.address
+            if isinstance(address, str) or address in self.connections:
+                # Such a string belongs to the process that made it up.
+                connection.address = f"session-{connection.session.name}"
             self.connections.add(connection)
-            if stored.state["over"]:
+            if over:
                 connection.finish(ConnectionClosed("it was over before a restart"))
                 continue
             self._handled(connection)
@@ -308,6 +310,7 @@ class Hub(Messenger):
             self.sessions.wait(connection)
             if connection.dispatcher is not None:
                 connection.dispatcher.accepted()
+                connection.handOver()
 
     def _record(self, connection: Connection, event: str, reason: str) -> None:
         """

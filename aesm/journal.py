@@ -6,6 +6,10 @@ handled the message::
 
     arrives --> handler --> sends   }  one commit  -->  acknowledged; sent
     arrives ----------------------> }              -->  in retrieved; acknowledged
+
+Once the process is about to end, nothing more is handed to handlers, and what they
+are done with from then on is not noted: what they would send could not be sent any
+more, so that the next process does it.
 """
 
 from __future__ import annotations
@@ -31,7 +35,8 @@ class Journal:
     Writes down what happens to connections.
 
     @ivar suspended: whether the process is about to end: sessions that end from now
-        on are kept for the next one.
+        on are kept as they are for the next one.
+    @ivar path: the spool's file.
     """
 
     def __init__(self, spool: Spool, clock: IReactorTime) -> None:
@@ -40,11 +45,20 @@ class Journal:
         @param clock: keeps time.
         """
         self.suspended = False
+        self.path = spool.path
         self._spool = spool
         self._clock = clock
         self._touched: dict[DurableConnection, None] = {}
         self._held: dict[DurableConnection, None] = {}  # until it can be written
         self._turn: IDelayedCall | None = None
+        self._closed = False
+
+    @property
+    def ready(self) -> bool:
+        """
+        Whether messages may be handed to handlers.
+        """
+        return self.failure is None and not self.suspended
 
     @property
     def failure(self) -> SpoolError | None:
@@ -69,8 +83,7 @@ class Journal:
         @param connection: to which.
         """
         self._touched[connection] = None
-        if self._turn is None:
-            self._turn = self._clock.callLater(0, self._endTurn)
+        self._schedule()
 
     def hold(self, connection: DurableConnection) -> None:
         """
@@ -78,6 +91,8 @@ class Journal:
 
         @param connection: which.
         """
+        if not self._held:
+            self._schedule()
         self._held[connection] = None
 
     def forget(self, connection: DurableConnection) -> None:
@@ -86,23 +101,43 @@ class Journal:
 
         @param connection: its connection.
         """
-        self._touched.pop(connection, None)
-        self._held.pop(connection, None)
         if not self.suspended:
+            self._touched.pop(connection, None)
             self._spool.drop(connection.session.name)
             self._spool.commit().addErrback(_ignore)
 
+    def suspend(self) -> None:
+        """
+        The process is about to end.
+        """
+        self._flush()
+        self.suspended = True
+
     def close(self) -> Deferred[None]:
         """
-        Write what is left.
+        Write what is left; what is taken from now on is not noted.
 
         @return: fires when the file is closed; fails with L{SpoolError} if not all
             could be written.
         """
+        self._flush()
+        self._closed = True
+        return self._spool.close()
+
+    def _schedule(self) -> None:
+        """
+        Write at the end of this turn, unless that is over.
+        """
+        if self._turn is None and not self._closed:
+            self._turn = self._clock.callLater(0, self._endTurn)
+
+    def _flush(self) -> None:
+        """
+        Write down what happened so far.
+        """
         if self._turn is not None:
             self._turn.cancel()
             self._endTurn()
-        return self._spool.close()
 
     def _endTurn(self) -> None:
         """
@@ -123,9 +158,10 @@ class Journal:
         """
         for goOn in written:
             goOn()
-        held, self._held = self._held, {}
-        for connection in held:
-            connection.proceed()
+        if self.ready:
+            held, self._held = self._held, {}
+            for connection in held:
+                connection.proceed()
 
 
 def _ignore(failure: object) -> None:

@@ -165,7 +165,9 @@ class Server(Service):
 
         @param reason: words for the clients.
         @param deadline: seconds.
-        @return: fires when all ports and connections are gone.
+        @return: fires when all ports and connections are gone; fails with
+            L{SpoolError<aesm.errors.SpoolError>} if there is a spool that could not
+            be written to the end.
         """
         super().stopService()
         self._started.cancel()
@@ -174,9 +176,13 @@ class Server(Service):
             maybeDeferred(port.stopListening).addErrback(self._ebNotClosed)
             for port in ports
         ]
-        ending += [self._stopped, self.factory.stop(reason, deadline)]
+        failures: list[Failure] = []
+        ended = self.factory.stop(reason, deadline).addErrback(failures.append)
+        ending += [self._stopped, ended]
         self._stopped = gatherResults(ending).addCallback(lambda results: None)
-        return _follow(self._stopped)
+        return _follow(self._stopped).addCallback(
+            lambda nothing: failures[0] if failures else None
+        )
 
     # IService
 

@@ -45,6 +45,7 @@ from aesm.errors import (
     ConnectionClosed,
     SendBufferFull,
     SessionLost,
+    SpoolError,
 )
 from aesm.joined import JoinedStream
 from aesm.journal import Journal
@@ -110,8 +111,7 @@ class ClientService(Service):
         @param spool: the path of a file in which the session, what was sent and is
             not acknowledged, and packets that nobody has taken outlive the process.
             It is opened when the service starts.  None keeps them in memory.
-        @param spoolSync: C{"normal"}: the spool survives that the process is killed;
-            C{"full"}: also a loss of power, for which each commit waits for the disk.
+        @param spoolSync: as L{AESMServerFactory<aesm.AESMServerFactory>} takes it.
         @param options: more options of L{connect}.  Files are read, and these
             checked, when it connects.
         @raise TypeError: an option is of the wrong type.
@@ -240,15 +240,16 @@ class ClientService(Service):
         former, self.former = self.former, None
         journal, self._journal = self._journal, None
         if journal is not None:
-            journal.suspended = True
+            journal.suspend()
         if self._line is not None:
             former = None  # it ends with its transport
 
-        def tell(result: None) -> None:
+        def tell(result: Any) -> Any:
             """
             Tell who waits, once it is possible to start again.
 
             @param result: of stopping.
+            @return: the same.
             """
             if former is not None and not former.isOver:
                 former.finish(reason)
@@ -257,6 +258,7 @@ class ClientService(Service):
             for deferred in waiting:
                 deferred.errback(why)
             retrieved.end(closedError(reason))
+            return result
 
         stopped = self._keeper.stopService()
         inKeeper |= not stopped.called  # when it fires
@@ -405,12 +407,10 @@ class ClientService(Service):
         @param journal: where.
         @raise SpoolError: it cannot be read; says why.
         """
+        restored = DurableConnection.load(journal, Messenger(), self._sendBuffer)
         self._journal = journal
-        for stored in journal.load():
-            connection = DurableConnection.restored(
-                stored, journal, Messenger(), self._sendBuffer
-            )
-            if stored.state["over"]:
+        for connection, over in restored:
+            if over:
                 self.retrieved.add(connection.retrieved)
                 connection.finish(ConnectionClosed("it was over before a restart"))
             else:
@@ -461,7 +461,7 @@ class ClientService(Service):
         said = "stopped, since trying again would not help: {reason}"
         self._log.error(said, reason=_words(reason))
         self._reason = cast("Exception", reason)
-        self.stopService()
+        self.stopService().addErrback(Failure.trap, SpoolError)  # it was logged
 
     def _delay(self, attempt: int) -> float:
         """

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, TextIO
 
 from twisted.internet.endpoints import serverFromString
@@ -20,13 +21,14 @@ from twisted.python import usage
 from aesm.core.hello import DEFAULT_HEARTBEAT, DEFAULT_MAX_MESSAGE
 from aesm.daemon import AESMService
 from aesm.door import MAX_CONNECTIONS
-from aesm.errors import KeyFileError
+from aesm.errors import KeyFileError, SpoolError
 from aesm.factory import MAX_CONNECTIONS_PER_HOST, AESMServerFactory
 from aesm.interfaces import IMessageHandlerMaker
 from aesm.keys import PrivateKey
 from aesm.options import nextKeyOf
 from aesm.pump import HANDSHAKE_TIMEOUT
 from aesm.sessions import SESSION_GRACE
+from aesm.spoolfile import SpoolFile
 from aesm.terminal import escape
 
 __all__ = ["Options", "makeService"]
@@ -176,6 +178,8 @@ class Options(usage.Options):
             )
         except (KeyFileError, ValueError) as error:
             raise usage.UsageError(self._inOptions(str(error))) from None
+        if spool is not None:
+            _checkSpool(spool)
         for text in self["listen"] or [DEFAULT_LISTEN]:
             self.endpoints[text] = _endpoint(text)
         if self["activity-log"] is not None:
@@ -285,6 +289,20 @@ def _endpoint(text: str) -> IStreamServerEndpoint:
             f"--listen '{escape(text)}' is no server endpoint ({escape(str(error))}); "
             f"name one such as {DEFAULT_LISTEN}"
         ) from None
+
+
+def _checkSpool(path: str) -> None:
+    """
+    See whether a spool can be opened, while the operator looks on: the server opens
+    it once it is in the background, where C{twistd} may put it.
+
+    @param path: the file.
+    @raise usage.UsageError: it cannot; says why.
+    """
+    try:
+        SpoolFile(Path(path), full=False).close()
+    except SpoolError as error:
+        raise usage.UsageError(f"--spool: {escape(str(error))}") from None
 
 
 def _openLog(path: str) -> TextIO:
