@@ -147,8 +147,7 @@ class PortsTests(ProcessTestCase):
             for other in {0, 1, 2} - {speaker}:
                 clients[other].expect(f"^{AT} this is {speaker}$")
         self.assertTrue(path.is_socket())
-        server.process.terminate()
+        self.assertStops(server)
         for client in clients:
             self.assertLeft(client)
-        self.assertStops(server)
         self.assertFalse(path.exists())

@@ -6,7 +6,7 @@ nobody gives it one.
 from __future__ import annotations
 
 from aesm import ClientService
-from aesm.service import STABLE
+from aesm.service import LONGEST_DELAY, STABLE
 from tests.test_service import ServiceTestCase
 
 
@@ -46,13 +46,13 @@ class DelayTests(ServiceTestCase):
 
     def assertDelay(self, number: int, delay: float) -> None:
         """
-        Check how long a delay is: they grow by half each time, to a minute; a second
-        of each is left to chance.
+        Check how long a delay is: they grow by half each time, to the longest; a
+        second of each is left to chance.
 
         @param number: which it is, counted from 1.
         @param delay: in seconds.
         """
-        least = min(1.5**number, 60.0)
+        least = min(1.5**number, LONGEST_DELAY)
         self.assertTrue(least <= delay <= least + 1, (number, delay))
 
     def test_grow(self) -> None:
