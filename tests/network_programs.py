@@ -38,6 +38,7 @@ from aesm import (
     PrivateKey,
     SendBufferFull,
     ServerNetwork,
+    SessionLost,
     stateDirectory,
 )
 
@@ -793,6 +794,135 @@ def deaf(port: str, how: str) -> None:
     client.sendData("nobody reads this")
     if how == "stop":
         client.stop()
+
+
+def goesOn(port: str, count: str) -> None:
+    """
+    Exchange messages with a server that sends all back, over connections that are cut
+    by who reads what is printed; nothing of that is seen here.
+    """
+    with ClientNetwork(HOST, int(port), retryPolicy=lambda failures: 0.01) as client:
+        futures = []
+        for position in range(int(count)):
+            futures.append(client.sendData(textOf(position)))
+            if position % 10 == 5:
+                print("cut", flush=True)
+                sys.stdin.readline()
+        for position, future in enumerate(futures):
+            future.result(LONG)
+            assert take(client) == textOf(position), position
+        assert client.retrieved.getData() is None
+    print("all once and in order")
+
+
+def sessionLost() -> None:
+    """
+    Outlive a server: what it did not acknowledge fails, and what comes after goes to
+    the next one; what came from it can still be taken.
+    """
+    options: Any = {"receiveBuffer": 1}
+    server = ServerNetwork(HOST, 0, **options)
+    port = server.address[1]
+    with ClientNetwork(HOST, port, retryPolicy=lambda failures: 0.01) as client:
+        client.sendData("known").result(LONG)
+        asyncio.run(server.sendAll("unread"))
+        unsure = client.sendData("unsure")
+        server.stop()
+        waiting = client.sendData("typed meanwhile")
+        assert not waiting.done()
+        with ServerNetwork(HOST, port) as server:
+            for future in unsure, waiting:
+                with raises(SessionLost):
+                    future.result(LONG)
+            client.sendData("new").result(LONG)
+            asyncio.run(server.sendAll("from the next"))
+            assert client.retrieved[0].data == "unread"
+            assert client.retrieved[-1].data == "from the next"
+            assert take(client) == "unread" and take(client) == "from the next"
+            assert server.connections.getDataOrdinal()[1].data == "new"
+    print("told")
+
+
+def stopWhileCut() -> None:
+    """
+    Stop, and end the program, while there is no server any more.
+    """
+    server = ServerNetwork(HOST, 0)
+    client, other = [ClientNetwork(HOST, server.address[1]) for _ in range(2)]
+    for each in client, other:
+        each.sendData("x").result(LONG)
+    server.stop()
+    unsure = client.sendData("unsure")
+    begun = time.monotonic()
+    client.stop()
+    assert time.monotonic() - begun < LONG / 2
+    with raises(ConnectionClosed):
+        unsure.result(LONG)
+    assert client.retrieved.getData() is None
+    other.sendData("nobody reads this")
+    print("stopped")
+
+
+@implementer(IMessageHandler)
+class Refusing:
+    """
+    Lets a client in, and out again when it asks for it.
+    """
+
+    def connectionAccepted(self, connection: Connection) -> None:
+        """
+        Greet.
+        """
+        connection.sendData("hello")
+
+    def packetReceived(self, connection: Connection, packet: Packet) -> None:
+        """
+        Send away.
+        """
+        connection.closeWith(1008, "not any more")
+
+    def connectionLost(self, connection: Connection, reason: AESMError) -> None:
+        """
+        Nothing to do.
+        """
+
+
+def refusedLater() -> None:
+    """
+    Be sent away by the server: that is the end, and who looks is told why.
+    """
+    with (
+        ServerNetwork(HOST, 0, handler=Refusing()) as server,
+        ClientNetwork(HOST, server.address[1], sendBuffer=10_000) as client,
+    ):
+        until(lambda: len(client.retrieved))
+        client.sendData("out").exception(LONG)
+
+        def refused() -> bool:
+            """
+            Send.
+
+            @return: whether that is told.
+            """
+            error = client.sendData(bytes(4000)).exception(LONG)
+            assert isinstance(error, ConnectionClosed)
+            return "does not let our public key in" in str(error)
+
+        until(refused)
+        until(lambda: not server.connections)
+        assert take(client) == "hello"
+        for look in (
+            lambda: client.retrieved.getData(),
+            lambda: client.retrieved[0],
+            lambda: len(client.retrieved),
+        ):
+            with raises(ConnectionClosed) as caught:
+                look()
+            assert "does not let our public key in" in str(caught[0])
+        client.stop()
+        with raises(ConnectionClosed):
+            client.sendData("x").result(LONG)
+    print("told")
 
 
 def serve() -> None:

@@ -158,6 +158,30 @@ class UseTests(ProgramCase):
         self.runProgram("tenThreads", output="nothing lost, nobody hangs")
 
 
+class SessionTests(ProgramCase):
+    """
+    Sessions that outlive their connections, and those that do not.
+    """
+
+    def test_sessionLost(self) -> None:
+        """
+        A server that is another one than before is told apart, and used.
+        """
+        self.runProgram("sessionLost", output="told")
+
+    def test_stopWhileCut(self) -> None:
+        """
+        Without a server everything ends at once.
+        """
+        self.runProgram("stopWhileCut", output="stopped")
+
+    def test_refusedLater(self) -> None:
+        """
+        A failure that will not pass ends the session, and is seen where one looks.
+        """
+        self.runProgram("refusedLater", output="told")
+
+
 class ReactorTests(ProgramCase):
     """
     Whose reactor, and in which thread.
