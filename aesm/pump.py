@@ -40,7 +40,7 @@ __all__ = ["CLOSE_TIMEOUT", "HANDSHAKE_TIMEOUT", "SecureFactory", "SecureProtoco
 _log = Logger(namespace="aesm.secure")
 
 CLOSE_TIMEOUT = 5.0  # seconds, PROTOCOL section 9
-WRITE_PIECES = 16  # handed to the raw transport at once: eight records, 512 KiB
+WRITE_PIECES = 4  # handed to the raw transport at once: two records, 128 KiB
 
 _OWN_ERROR = "our own side's decision, or protocol, failed; the log says how"
 
