@@ -11,7 +11,7 @@ All that differs is how they hear of what is taken.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IProtocol
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from aesm.protocol import AESMProtocol
 
 __all__ = ["SharedFactory", "SharedService"]
+
+_T = TypeVar("_T")
 
 
 class SharedFactory(AESMServerFactory):
@@ -80,7 +82,7 @@ class SharedService(ClientService):
 
         @return: as L{ClientService.stopService}.
         """
-        return super().stopService().addCallback(self._cbStopped)
+        return super().stopService().addBoth(self._cbStopped)
 
     def stop(self, deadline: float) -> Deferred[None]:
         """
@@ -90,17 +92,19 @@ class SharedService(ClientService):
         @return: fires when there is no connection.
         """
         timer = self._clock.callLater(deadline, self._abort)
-        return self.stopService().addCallback(_cancel, timer)
+        return self.stopService().addBoth(_cancel, timer)
 
     # Parts
 
-    def _cbStopped(self, result: None) -> None:
+    def _cbStopped(self, result: _T) -> _T:
         """
         Tell who wants to know.
 
-        @param result: nothing.
+        @param result: of stopping.
+        @return: the same.
         """
         self._tellStopped()
+        return result
 
     def _abort(self) -> None:
         """
@@ -110,12 +114,14 @@ class SharedService(ClientService):
             self._latest.abort()
 
 
-def _cancel(result: None, timer: IDelayedCall) -> None:
+def _cancel(result: _T, timer: IDelayedCall) -> _T:
     """
     Stop a deadline that is no longer needed.
 
-    @param result: nothing.
+    @param result: of what it was for.
     @param timer: the deadline.
+    @return: the same.
     """
     if timer.active():
         timer.cancel()
+    return result

@@ -34,18 +34,11 @@ from aesm.watching import WatchedService, Watcher
 __all__ = ["Talk", "connectOrComplain", "isEndpoint", "runTalk"]
 
 
-def _nothing() -> Iterable[str]:
-    """
-    Open a session without a word.
-    """
-    return ()
-
-
 async def runTalk(
     reactor: Any,
     endpoint: str,
     form: Form,
-    opening: Callable[[], Iterable[str]] = _nothing,
+    opening: Callable[[], Iterable[str]] = tuple,
     **options: Any,
 ) -> int:
     """
@@ -155,7 +148,7 @@ class Talk:
     """
 
     def __init__(
-        self, form: Form, opening: Callable[[], Iterable[str]] = _nothing
+        self, form: Form, opening: Callable[[], Iterable[str]] = tuple
     ) -> None:
         """
         @param form: how messages are written.

@@ -20,12 +20,11 @@ from twisted.python.failure import Failure
 
 from aesm.connection import Connection
 from aesm.errors import AESMError
-from aesm.service import ClientService
+from aesm.service import LONGEST_DELAY, ClientService
 
 __all__ = ["WatchedService", "Watcher"]
 
 FIRST_DELAY = 0.5  # seconds until a connection that was lost is made again
-MAX_DELAY = 30.0
 GROWTH = 1.7  # of the delay, each time
 JITTER = 0.3  # seconds at random, so that clients do not come back as one
 
@@ -74,7 +73,7 @@ class WatchedService(ClientService):
         self._why: BaseException = AESMError("never connected")
         self._delays = backoffPolicy(
             FIRST_DELAY / GROWTH,
-            MAX_DELAY,
+            LONGEST_DELAY,
             GROWTH,
             jitter=lambda: random.uniform(0, JITTER),
         )

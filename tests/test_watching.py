@@ -9,7 +9,8 @@ from typing import Any
 from twisted.internet.error import ConnectionRefusedError
 
 from aesm import AnyServer, Connection, ConnectionClosed, NotAuthorized, SessionLost
-from aesm.watching import FIRST_DELAY, JITTER, MAX_DELAY, WatchedService
+from aesm.service import LONGEST_DELAY
+from aesm.watching import FIRST_DELAY, JITTER, WatchedService
 from tests.pairs import CLIENT_KEY
 from tests.test_service import ServiceTestCase
 
@@ -168,7 +169,7 @@ class WatchedServiceTests(ServiceTestCase):
         delays = [entry[1] for entry in self.diary.entries if entry != "connecting"]
         self.assertTrue(FIRST_DELAY <= delays[0] <= FIRST_DELAY + JITTER)
         self.assertTrue(1.4 * delays[1] < delays[2])
-        self.assertTrue(MAX_DELAY <= delays[-1] <= MAX_DELAY + JITTER)
+        self.assertTrue(LONGEST_DELAY <= delays[-1] <= LONGEST_DELAY + JITTER)
         self.assertNotEqual(delays[-1], delays[-2])
         self.assertIn(ConnectionRefusedError, self.diary.take())
 
