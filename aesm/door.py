@@ -33,6 +33,7 @@ from aesm.sessions import isResumed
 
 if TYPE_CHECKING:
     from aesm.connection import Connection
+    from aesm.protocol import AESMProtocol
     from aesm.registry import Address, Connections
 
 __all__ = ["Door", "farewell"]
@@ -100,7 +101,8 @@ class Door:
         self.maxConnections = maxConnections
         self._policy = policy
         self._perKey = perKey
-        self._hosts: dict[Connection, str | None] = {}  # of those that are counted
+        # Of those that are counted.
+        self._hosts: dict[Connection | AESMProtocol, str | None] = {}
         self._admission = Admission(maxConnections, maxConnectionsPerHost)
         self._handshakes = TokenBuckets(handshakesPerHost)
 
@@ -213,14 +215,24 @@ class Door:
         host = self._hosts[connection] = _hostIn(address)
         self._admission.enter(host)
 
-    def leave(self, connection: Connection) -> None:
+    def linger(self, connection: Connection, superseded: AESMProtocol) -> None:
         """
-        Count a connection no more, if it is counted.
+        Go on counting the transport that a connection has left for another.
 
-        @param connection: the one.
+        @param connection: the connection, to be counted anew.
+        @param superseded: what is on that transport.
         """
-        if connection in self._hosts:
-            self._admission.leave(self._hosts.pop(connection))
+        self._hosts[superseded] = self._hosts.pop(connection)
+
+    def leave(self, counted: Connection | AESMProtocol) -> None:
+        """
+        Count a connection, or the former transport of one, no more, if it is
+        counted.
+
+        @param counted: which.
+        """
+        if counted in self._hosts:
+            self._admission.leave(self._hosts.pop(counted))
 
     def reload(self) -> None:
         """

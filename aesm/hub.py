@@ -9,6 +9,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from twisted.internet.defer import Deferred, succeed
@@ -136,8 +137,8 @@ class Hub(Messenger):
             former.peerName = name
             superseded = former.detach()
             if superseded is not None:  # it only looked alive
-                superseded.supersede()
-                self._door.leave(former)
+                self._door.linger(former, superseded)
+                superseded.supersede(partial(self._door.leave, superseded))
             return former
         messages = self._messages
         session = Session(

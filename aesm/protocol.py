@@ -13,6 +13,8 @@ It goes with its transport.  The connection may be kept, for the next one.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from twisted.internet import error
 from twisted.internet.interfaces import (
     IDelayedCall,
@@ -95,7 +97,7 @@ class AESMProtocol(Protocol):
         self._writable = True
         self._ended = False  # our direction of the stream
         self._deaf = False  # messages are not taken any more
-        self._superseded = False  # the connection has a newer protocol
+        self._superseded: Callable[[], None] | None = None  # there is a newer one
         self._closing: ConnectionClosed | None = None  # why, if it is we who close
         self._reason: AESMError | None = None
 
@@ -128,7 +130,8 @@ class AESMProtocol(Protocol):
         self._heartbeat = self._closeTimer = self._turn = None
         self._ended = True
         self._writable = False
-        if self._superseded:
+        if self._superseded is not None:
+            self._superseded()
             return
         cause = self._whyLost(None if reason is None else reason.value)
         connection, messenger = self.connection, self.messenger
@@ -238,11 +241,13 @@ class AESMProtocol(Protocol):
             self._reason = ConnectionClosed("we aborted the connection")
         self.transport.abortConnection()
 
-    def supersede(self) -> None:
+    def supersede(self, gone: Callable[[], None]) -> None:
         """
         Leave the connection to a newer protocol.
+
+        @param gone: called when our transport is gone.
         """
-        self._superseded = self._deaf = True
+        self._superseded, self._deaf = gone, True
         self.conversation.supersede()
         self._startCloseTimer()
         self.touch()
@@ -330,7 +335,7 @@ class AESMProtocol(Protocol):
         """
         Hand the transport what is due, if it takes it.
         """
-        if not self._superseded:
+        if self._superseded is None:
             self.connection.endTurn()
         if self._ended or not self._writable:
             return

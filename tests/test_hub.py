@@ -167,12 +167,12 @@ class TakeOverTests(HubTestCase):
     def test_backAndForth(self) -> None:
         """
         Over a network that never tells the server of a cut: each connection takes
-        over from the one before, and it counts as one.
+        over from the one before.
         """
-        self.begin(maxConnections=2)
+        self.begin()
         former = []
         for _ in range(10):
-            (link,) = self.network.links[-1:]
+            link = self.network.links[-1]
             former.append(link)
             link.toServer.stalled = True
             sent = self.near.sendData("to"), self.far.sendData("fro")
@@ -190,6 +190,27 @@ class TakeOverTests(HubTestCase):
             self.assertTrue(link.server.lost)
             link.toServer.stalled = False
         self.exchange()
+
+    def test_counted(self) -> None:
+        """
+        What was taken over counts until its transport is gone: so nobody has more
+        transports than there may be connections.
+        """
+        self.begin(maxConnections=2)
+        for number in range(2):
+            link = self.network.links[-1]
+            link.toServer.stalled = True
+            link.client.abortConnection()
+            self.network.deliver()
+            self.back()
+            self.assertEqual(self.near.isOpen, number == 0)
+        self.assertEqual(self.events(), ["accepted", "accepted", "refused"])
+        self.network.advance(6)
+        self.assertTrue(self.near.isOpen)
+        for link in self.network.links:
+            link.toServer.stalled = False
+        self.network.advance(10)
+        self.assertEqual(len(self.network.links), 1)
 
     def test_ending(self) -> None:
         """
