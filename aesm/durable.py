@@ -10,7 +10,7 @@ handled a message is written together, once that can be done again.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
 from twisted.internet.defer import Deferred, fail
@@ -132,10 +132,12 @@ class DurableConnection(Connection):
         """
         state = stored.state
         session = Session(sendBuffer, state["window"], stored.name)
-        done, blobs = state["acknowledged"], stored.outgoing
-        kept = [Turn.of(messages) for blob in blobs for messages in readBlob(blob)]
-        if blobs:
-            kept = list(_without(kept, done - blobs[0].number))
+        done, kept = state["acknowledged"], []
+        for blob in stored.outgoing:
+            turn = Turn.of(readBlob(blob))
+            if blob.number < done:  # some of those that were sent together
+                turn.cut(done - blob.number)
+            kept.append(turn)
         session.outbox.meet(Hello(maxMessage=state["maxMessage"]))
         session.outbox.restore(done, state["acknowledgedCost"], state["limit"], kept)
         session.inbox.restore(
@@ -210,6 +212,7 @@ class DurableConnection(Connection):
         if self.dispatcher is None:
             self._arrived.append(messages)
             self._arrivedCost += messages.cost
+            self.account()
             self._journal.touch(self)
         elif self._waitingForRoom or not self._journal.ready:
             self._waitingForRoom.append(messages)
@@ -372,22 +375,3 @@ class DurableConnection(Connection):
                 self._protocol.touch()
 
         return goOn
-
-
-def _without(turns: Sequence[Turn], count: int) -> Iterator[Turn]:
-    """
-    Leave out the oldest messages.
-
-    @param turns: messages.
-    @param count: how many to leave out.
-    @return: the others.
-    """
-    for turn in turns:
-        size = len(turn.bodies)
-        if count >= size:
-            count -= size
-            continue
-        if count:
-            turn.cut(count)
-            count = 0
-        yield turn

@@ -59,12 +59,12 @@ class NotedStream(DataStream):
         self._out = {number for start, end in ranges for number in range(start, end)}
         for blob in blobs:
             self._next = blob.number
-            for messages in readBlob(blob):
-                for data in messages.data:
-                    if self._next < first or self._next in self._out:
-                        self._next += 1
-                    else:
-                        self.extend(messages.micros / 1e6, [data], costOf(data))
+            messages = readBlob(blob)
+            for data in messages.data:
+                if self._next < first or self._next in self._out:
+                    self._next += 1
+                else:
+                    self.extend(messages.micros / 1e6, [data], costOf(data))
         self._next = received
 
     def taken(self) -> int:
@@ -125,16 +125,17 @@ class NotedStream(DataStream):
         return packet, tell or cost
 
 
-def readBlob(blob: Blob) -> list[Messages]:
+def readBlob(blob: Blob) -> Messages:
     """
     Read what was written down.
 
-    @param blob: messages.
+    @param blob: messages that were sent together: one frame.
     @return: the same.
     @raise ValueError: it is damaged.
     """
     reader = FrameReader(ANY_SIZE)
-    messages = [f for f in reader.receive(blob.frames) if isinstance(f, Messages)]
-    if reader.error is not None or sum(len(m.data) for m in messages) != blob.messages:
-        raise ValueError("messages are not what they were")
-    return messages
+    match reader.receive(blob.frames):
+        case [Messages() as messages] if len(messages.data) == blob.messages:
+            if reader.empty and reader.error is None:
+                return messages
+    raise ValueError("messages are not what they were")

@@ -264,7 +264,7 @@ class ClientService(Service):
         inKeeper |= not stopped.called  # when it fires
         if journal is not None:
             stopped.addCallback(lambda result: journal.close())
-        return stopped.addCallback(partial(self.later, tell) if inKeeper else tell)
+        return stopped.addBoth(partial(self.later, tell) if inKeeper else tell)
 
     # For client.dial
 
