@@ -189,6 +189,9 @@ class Door:
         @return: what the client says of itself, and what its key is called.
         @raise ConnectionClosed: there is no room (1013).
         """
+        refusal = self.full(address)
+        if refusal is None and self._perKey == "allow":
+            return hello, name
         known = [c for c in self._connections.byPeer(publicKey) if not c.isOver]
         resumed = [c for c in known if isResumed(c, hello)]
         others = [c for c in known if c not in resumed]
@@ -197,7 +200,6 @@ class Door:
                 f"the key {publicKey} is connected already", TRY_AGAIN_LATER
             )
         leaving = known if self._perKey == "replace" else resumed
-        refusal = self.full(address)
         if refusal is not None and not any(c.isAttached for c in leaving):
             raise ConnectionClosed(refusal, TRY_AGAIN_LATER)
         if self._perKey == "replace":

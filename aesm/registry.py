@@ -112,7 +112,7 @@ class Connections(Mapping[Address, "Connection"]):
         self.activityDropped = 0
         self._numbers = count(2)
         self._byAddress: dict[Address, Connection] = {}
-        self._byPeer: dict[PublicKey, list[Connection]] = {}
+        self._byPeer: dict[PublicKey, dict[Connection, None]] = {}
         self._activity: deque[Activity] = deque()
 
     # What users call
@@ -224,7 +224,7 @@ class Connections(Mapping[Address, "Connection"]):
         if former is not None:
             self._forgetPeer(former)
         self._byAddress[connection.address] = connection
-        self._byPeer.setdefault(connection.peer, []).append(connection)
+        self._byPeer.setdefault(connection.peer, {})[connection] = None
 
     def move(self, connection: Connection, address: Address) -> None:
         """
@@ -293,6 +293,6 @@ class Connections(Mapping[Address, "Connection"]):
         @param connection: the one.
         """
         connections = self._byPeer[connection.peer]
-        connections.remove(connection)
+        del connections[connection]
         if not connections:
             del self._byPeer[connection.peer]
