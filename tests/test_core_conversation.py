@@ -391,6 +391,41 @@ class StateTests(SynchronousTestCase):
             if state is not S.OPEN:
                 self.assertEqual(said(conversation), said(other))
 
+    def test_supersede(self) -> None:
+        """
+        A conversation that lost its session to a newer connection says so, where
+        anything may be said, and nothing more; nor does it hear or do anything.
+        """
+        for state in S:
+            conversation = self.enter(state)
+            session = conversation.session
+            session.outbox.add("text", 1)
+            if state in CONNECTED:
+                conversation.receive(FRAMES[FrameType.PING], 0.0)
+                conversation.receive(FRAMES[FrameType.TEXT][:-1], 0.0)
+            session.inbox.keep(1)
+            talking = state in (S.OPEN, S.CLOSING, S.PEER_CLOSED)
+            for _ in range(2):
+                conversation.supersede()
+                waits = talking or state is S.BREAKING
+                self.assertIs(conversation.state, S.BREAKING if waits else S.BROKEN)
+                self.assertEqual(conversation.ended, not waits)
+                self.assertFalse(conversation.sendable)
+                for data in (b"t", FRAMES[FrameType.TEXT], FRAMES[FrameType.ACK]):
+                    self.assertEqual(conversation.receive(data, 1.0), [])
+                self.assertEqual(conversation.peerEnded(), [])
+                self.assertEqual(conversation.tick(1e9), [])
+                conversation.close(1000, "closed")
+            expected: list[Frame] = []
+            if talking:
+                expected = [Close(4001, "taken over by a newer connection")]
+            elif state is S.BREAKING:
+                expected = [Close(1002, "protocol error")]
+            self.assertEqual(said(conversation), expected)
+            self.assertEqual(said(conversation), [])
+            self.assertIs(conversation.state, S.BROKEN)
+            self.assertEqual((session.outbox.sent, session.inbox.received), (0, 0))
+
     def test_welcome(self) -> None:
         """
         A client is let in once.
@@ -822,6 +857,367 @@ class CloseTests(SynchronousTestCase):
             events = server.receive(encodeClose(1, code, ""), 0.0)
             self.assertEqual(events, [PeerClosed(code, "")])
             self.assertEqual(said(server), [Close(1000, "")])
+
+
+class ResumeTests(SynchronousTestCase):
+    """
+    A session that goes on over the next connection, PROTOCOL section 8.
+    """
+
+    def reconnect(
+        self,
+        client: Conversation,
+        server: Conversation,
+        later: float = 0.0,
+        **options: Any,
+    ) -> tuple[Conversation, Conversation]:
+        """
+        Connect again, with the sessions of two conversations.
+
+        @param client: the client's former one.
+        @param server: the server's.
+        @param later: seconds.
+        @param options: of L{ConversationSettings}, for both.
+        @return: the next ones; the server's WELCOME is on its way.
+        """
+        given = ConversationSettings(**options)
+        former = client.session
+        next_ = Conversation(given, Session(1 << 20, 1 << 20), later, former)
+        server = Conversation(given, server.session, later)
+        server.welcome(given.hello(former.name, former.inbox.received))
+        return next_, server
+
+    def test_order(self) -> None:
+        """
+        Each side says first what it has, and then, in order, what the other has not,
+        before anything new.
+        """
+        client, server = makePair()
+        for side in (client, server):
+            for text in ("got", "lost"):
+                side.session.outbox.add(text, 1)
+                side.session.outbox.endTurn()
+        settle(server, carry(client, server, budget=1))
+        settle(client, carry(server, client, budget=1))
+        for side in (client, server):
+            side.takeOutput(1, PLENTY)  # and with it an ACK
+            side.session.outbox.add("new", 3)
+        client, server = self.reconnect(client, server)
+        welcome, *others = frames = said(server)
+        assert isinstance(welcome, Welcome)
+        hello = Hello.decode(welcome.payload)
+        self.assertEqual((hello.session, hello.received), (SESSION, 1))
+        expected = [
+            Ack(1, (16 << 20) + 67),
+            Messages(1, ("lost",), 68, 68),
+            Messages(3, ("new",), 67, 67),
+        ]
+        self.assertEqual(others, expected)
+        self.assertEqual(said(client), [])
+        output = encodeFrame(FrameType.WELCOME, 1, hello.encode())
+        self.assertEqual(client.receive(output, 0.0), [Accepted(hello, resumed=True)])
+        self.assertEqual(said(client), expected)
+        self.assertEqual(len(frames), 4)
+
+    def test_nothing(self) -> None:
+        """
+        So it is if nothing was said before.
+        """
+        client, server = self.reconnect(*makePair())
+        self.assertEqual(len(carry(server, client)), 2)
+        self.assertEqual(said(client), [Ack(0, 16 << 20)])
+        self.assertEqual((said(client), said(server)), ([], []))
+
+    def test_former(self) -> None:
+        """
+        The client's former session takes the place of the one that it has made.
+        """
+        client, server = makePair()
+        former = client.session
+        client, server = self.reconnect(client, server)
+        fresh = client.session
+        self.assertIsNot(fresh, former)
+        (accepted, acknowledged) = carry(server, client)
+        assert isinstance(accepted, Accepted)
+        self.assertTrue(accepted.resumed)
+        self.assertEqual(acknowledged, Acknowledged(0))
+        self.assertIs(client.session, former)
+        self.assertEqual(fresh.name, "")
+
+    def test_another(self) -> None:
+        """
+        A server that names another session, or none, has begun a new one; the former
+        one is left alone.
+        """
+        for session in ("", "0" * 32, SESSION.upper()):
+            client, _ = makePair()
+            former = client.session
+            former.outbox.add("text", 1)
+            client.takeOutput(1, PLENTY)
+            mine = ConversationSettings()
+            fresh = Session(1 << 20, 1 << 20)
+            client = Conversation(mine, fresh, 0.0, former)
+            hello = Hello(session=session, received=9, window=100)
+            welcome = encodeFrame(FrameType.WELCOME, 1, hello.encode())
+            self.assertEqual(client.receive(welcome, 0.0), [Accepted(hello, False)])
+            self.assertIs(client.session, fresh)
+            self.assertEqual((fresh.name, fresh.outbox.limit), (session, 100))
+            self.assertEqual(said(client), [])
+            self.assertEqual((former.outbox.sent, former.name), (1, SESSION))
+            self.assertFalse(former.inbox.due)
+
+    def test_unnamed(self) -> None:
+        """
+        A server goes on with its session only for a client that names it.
+        """
+        for session in ("", "0" * 32):
+            client, _ = makePair()
+            client.session.outbox.add("text", 1)
+            client.takeOutput(1, PLENTY)
+            server = Conversation(ConversationSettings(), client.session, 0.0)
+            server.welcome(Hello(session=session, window=7))
+            self.assertEqual([type(frame) for frame in said(server)], [Welcome])
+            self.assertEqual(server.session.outbox.limit, 7)
+
+    def test_impossibleHello(self) -> None:
+        """
+        A hello that says what cannot be is refused, and the session is as before.
+        """
+        client, server = makePair()
+        conversation = Conversation(ConversationSettings(), server.session, 0.0)
+        hello = Hello(session=SESSION, received=1)
+        self.assertRaises(ProtocolError, conversation.welcome, hello)
+        self.assertIs(conversation.state, S.GREETING)
+        self.assertFalse(server.session.inbox.due)
+        _, server = self.reconnect(client, server)
+        self.assertEqual([type(frame) for frame in said(server)], [Welcome, Ack])
+
+    def test_impossibleWelcome(self) -> None:
+        """
+        A WELCOME that says what cannot be ends the conversation, and the session at
+        the server: else the client would meet it again each time it comes back.
+        """
+        for received in (0, 3):
+            client, server = makePair()
+            for _ in range(2):
+                client.session.outbox.add("text", 1)
+            settle(server, carry(client, server))
+            carry(server, client)
+            client, _ = self.reconnect(client, server)
+            hello = Hello(session=SESSION, received=received)
+            welcome = encodeFrame(FrameType.WELCOME, 1, hello.encode())
+            (broken,) = client.receive(welcome + FRAMES[FrameType.TEXT], 0.0)
+            assert isinstance(broken, Broken)
+            self.assertIn("2 are acknowledged and 2 were sent", str(broken.error))
+            self.assertEqual(said(client), [Close(1002, "protocol error")])
+            self.assertTrue(client.ended)
+
+    def test_over(self) -> None:
+        """
+        Nor does a session go on that was over before the WELCOME came.
+        """
+        client, server = makePair()
+        client.session.outbox.add("text", 1)
+        client.takeOutput(1, PLENTY)
+        former = client.session
+        client, server = self.reconnect(client, server)
+        former.outbox.drop()
+        (broken,) = carry(server, client)
+        self.assertIsInstance(broken, Broken)
+        self.assertEqual(carry(client, server), [PeerClosed(1002, "protocol error")])
+
+    def test_smaller(self) -> None:
+        """
+        A side that takes smaller messages now can go on only if all that it may get
+        are as small.
+        """
+        for size, good in ((10, True), (11, False)):
+            client, server = makePair()
+            client.session.outbox.add(bytes(size), 1)
+            client, server = self.reconnect(client, server, maxMessage=10)
+            self.assertIsInstance(
+                carry(server, client)[0], Accepted if good else Broken
+            )
+            events = carry(client, server)
+            self.assertIsInstance(events[-1], Arrived if good else PeerClosed)
+
+    def test_limit(self) -> None:
+        """
+        The limit is the former one, whatever window is announced now.
+        """
+        client, server = makePair(receiveBuffer=100)
+        for number in range(4):
+            client.session.outbox.add(f"{number}", 1)
+        waiting = carry(client, server)
+        self.assertEqual(client.session.outbox.sent, 2)
+        client, server = self.reconnect(client, server, receiveBuffer=1 << 20)
+        carry(server, client)
+        self.assertEqual(said(client), [Ack(0, 100)])
+        got = settle(server, waiting)
+        while client.session.outbox.kept:
+            carry(server, client)
+            got += settle(server, carry(client, server))
+        self.assertEqual(got, [*"0123"])
+
+    def test_lateLimit(self) -> None:
+        """
+        A limit that was announced over the former connection, and did not arrive, is
+        announced again.
+        """
+        client, server = makePair(receiveBuffer=100)
+        for number in range(3):
+            client.session.outbox.add(f"{number}", 1)
+        settle(server, carry(client, server))
+        self.assertEqual(said(server), [Ack(2, 230)])
+        client, server = self.reconnect(client, server)
+        self.assertEqual(carry(server, client)[-1], Acknowledged(2))
+        self.assertEqual(messagesOf(said(client)), [Messages(1, ("2",), 65, 65)])
+
+    def test_unkept(self) -> None:
+        """
+        What was received and is not kept yet is not sent again, nor acknowledged
+        before it is.
+        """
+        client, server = makePair()
+        client.session.outbox.add("text", 1)
+        waiting = carry(client, server)
+        client, server = self.reconnect(client, server)
+        self.assertEqual(carry(server, client)[-1], Acknowledged(0))
+        self.assertEqual(said(client), [Ack(0, 16 << 20)])
+        settle(server, waiting)
+        self.assertEqual(carry(server, client), [Acknowledged(1)])
+        self.assertEqual(client.session.outbox.kept, 0)
+
+    def test_halfAMessage(self) -> None:
+        """
+        Of a message that was cut off nothing is kept: it comes again, whole.
+        """
+        for size in range(1, len(FRAMES[FrameType.BATCH])):
+            client, server = makePair()
+            for text in ("one", "two"):
+                client.session.outbox.add(text, 1)
+            self.assertEqual(
+                server.receive(client.takeOutput(1, PLENTY)[:size], 0.0), []
+            )
+            client, server = self.reconnect(client, server)
+            carry(server, client)
+            got = settle(server, carry(client, server, sizes=(3,)))
+            self.assertEqual(got, ["one", "two"])
+
+    def test_peer(self) -> None:
+        """
+        It is what the other side says now that counts: its heartbeat, its BATCH.
+        """
+        _, server = makePair()
+        for text in ("one", "two"):
+            server.session.outbox.add(text, 1)
+        conversation = Conversation(ConversationSettings(), server.session, 0.0)
+        conversation.welcome(Hello(session=SESSION, heartbeat=3.0))
+        self.assertEqual(server.session.outbox.peer.heartbeat, 3.0)
+        _, _, *frames = said(conversation)
+        self.assertEqual([f.data for f in messagesOf(frames)], [("one",), ("two",)])
+
+    def test_beforeTheWelcome(self) -> None:
+        """
+        What is sent while nobody is connected, and before the WELCOME comes, waits.
+        """
+        client, server = makePair()
+        former = client.session
+        former.outbox.add("one", 1)
+        client, server = self.reconnect(client, server)
+        former.outbox.add("two", 1)
+        self.assertEqual((said(client), client.sendable), ([], False))
+        carry(server, client)
+        self.assertTrue(client.sendable)
+        self.assertEqual(settle(server, carry(client, server)), ["one", "two"])
+
+    def test_quickly(self) -> None:
+        """
+        Who comes back over and over is not taken for one who floods: each connection
+        has its own patience, and its ACKs carry something.
+        """
+        client, server = makePair(heartbeat=1000.0)
+        for number in range(300):
+            client, server = self.reconnect(client, server, heartbeat=1000.0)
+            accepted, acknowledged = carry(server, client)
+            self.assertIsInstance(accepted, Accepted)
+            self.assertEqual(acknowledged, Acknowledged(number))
+            client.session.outbox.add(f"{number}", 1)
+            events = carry(client, server)
+            self.assertIsInstance(events[0], Acknowledged)
+            self.assertEqual(settle(server, events), [f"{number}"])
+            server.takeOutput(1, PLENTY)  # and the ACK is lost
+        for side in (client, server):
+            self.assertEqual(side.receive(FRAMES[FrameType.PONG] * 99, 0.0), [])
+
+    def test_closing(self) -> None:
+        """
+        A session that was resumed closes in order: what was sent again is
+        acknowledged before.
+        """
+        client, server = makePair()
+        client.session.outbox.add("text", 1)
+        client.takeOutput(1, PLENTY)
+        client, server = self.reconnect(client, server)
+        carry(server, client)
+        client.close(1000, "done")
+        events = carry(client, server)
+        self.assertEqual(events[-1], PeerClosed(1000, "done"))
+        self.assertEqual(settle(server, events), ["text"])
+        expected = [Acknowledged(1), PeerClosed(1000, "")]
+        self.assertEqual(carry(server, client), expected)
+
+    @settings(max_examples=80, deadline=None)
+    @given(st.data())
+    def test_everythingArrives(self, data: Any) -> None:
+        """
+        Wherever the connections are cut, everything arrives, in order, once.
+
+        @param data: draws what is done.
+        """
+        client, server = makePair(receiveBuffer=300)
+        sent: tuple[list[Any], list[Any]] = ([], [])
+        got: tuple[list[Any], list[Any]] = ([], [])
+        for _ in range(data.draw(st.integers(1, 8))):
+            for role, side in enumerate((client, server)):
+                for size in data.draw(st.lists(st.integers(0, 200), max_size=4)):
+                    side.session.outbox.add(bytes(size), len(sent[role]))
+                    side.session.outbox.endTurn()
+                    sent[role].append((len(sent[role]), bytes(size)))
+            for one, two, there in (
+                (client, server, got[1]),
+                (server, client, got[0]),
+            ):
+                output = one.takeOutput(1, PLENTY)
+                part = output[: data.draw(st.integers(0, len(output)))]
+                events = two.receive(part, 0.0)
+                there += self.taken(two, events)
+            client, server = self.reconnect(client, server, receiveBuffer=300)
+            got[0].extend(self.taken(client, carry(server, client)))
+        for _ in range(40):
+            got[1].extend(self.taken(server, carry(client, server)))
+            got[0].extend(self.taken(client, carry(server, client)))
+        self.assertEqual((got[1], got[0]), sent)
+        for side in (client, server):
+            self.assertEqual((side.session.outbox.kept, side.sendable), (0, False))
+
+    def taken(
+        self, conversation: Conversation, events: Sequence[Event]
+    ) -> list[tuple[int, str | bytes]]:
+        """
+        Keep and take what came.
+
+        @param conversation: where.
+        @param events: what happened there.
+        @return: the messages, and when they were sent.
+        """
+        settle(conversation, events)
+        return [
+            (event.messages.micros, data)
+            for event in events
+            if isinstance(event, Arrived)
+            for data in event.messages.data
+        ]
 
 
 class HeartbeatTests(SynchronousTestCase):

@@ -292,8 +292,8 @@ class Conversation:
                 if not greeting:
                     raise ProtocolError("a WELCOME where none belongs")
                 hello = Hello.decode(payload)
+                self._move("greeted")  # a session that cannot be is closed
                 events.append(Accepted(hello, self._begin(hello)))
-                self._move("greeted")
             case _ if greeting:
                 raise ProtocolError(f"{type(frame).__name__} before the WELCOME")
             case Messages():

@@ -44,6 +44,7 @@ class Outbox:
 
     __slots__ = (
         "_bound",
+        "_dropped",
         "_maxMessage",
         "_open",
         "_sentCost",
@@ -71,6 +72,7 @@ class Outbox:
         self._open: Turn | None = None  # takes more messages of this turn
         self._staged: list[Turn] | None = None  # to be written down before it is sent
         self._sentCost = 0
+        self._dropped = False
         self.count = self.sent = self.acknowledged = self.kept = self.limit = 0
         self.acknowledgedCost = 0
         self.meet(Hello())
@@ -101,12 +103,16 @@ class Outbox:
         @return: whether it may be; what it cannot have received, or takes no more,
             is no reason to go on.
         """
-        return self.acknowledged <= peer.received <= self.sent and (
-            peer.maxMessage >= self._maxMessage
-            or all(
-                len(body) <= peer.maxMessage
-                for turn in chain(self._unacknowledged, self._unsent)
-                for body in turn.bodies
+        return (
+            not self._dropped
+            and self.acknowledged <= peer.received <= self.sent
+            and (
+                peer.maxMessage >= self._maxMessage
+                or all(
+                    len(body) <= peer.maxMessage
+                    for turn in chain(self._unacknowledged, self._unsent)
+                    for body in turn.bodies
+                )
             )
         )
 
@@ -120,8 +126,9 @@ class Outbox:
         """
         if not self.canResume(peer):
             raise ProtocolError(
-                f"a session resumed at {peer.received} messages; "
-                f"{self.acknowledged} are acknowledged and {self.sent} were sent"
+                f"a session resumed at {peer.received} messages, of "
+                f"{peer.maxMessage} bytes at most; {self.acknowledged} are "
+                f"acknowledged and {self.sent} were sent"
             )
         self.meet(peer)
         self._open = None
@@ -355,5 +362,6 @@ class Outbox:
         """
         self._unsent = self._unacknowledged = _EMPTY
         self._open = None
+        self._dropped = True
         self.sent = self.count
         self.kept = 0

@@ -1,0 +1,123 @@
+"""
+Tests of L{aesm.core.turn}: messages that were sent together.
+"""
+
+from __future__ import annotations
+
+from array import array
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from aesm.core.frames import (
+    BINARY_BIT,
+    MAX_BATCH,
+    MESSAGE_OVERHEAD,
+    FrameReader,
+    Messages,
+)
+from aesm.core.turn import LENGTH_BYTES, Turn
+
+MESSAGES = ("text", b"bytes", "", b"", "\xe9")
+
+
+def turnOf(*data: str | bytes, micros: int = 7) -> Turn:
+    """
+    Make a turn.
+
+    @param data: its messages.
+    @param micros: its time.
+    """
+    return Turn.of(Messages(micros, data, 0, 0))
+
+
+def read(pieces: list[bytes]) -> list[Messages]:
+    """
+    Read what a turn is written as.
+
+    @param pieces: of whole frames.
+    """
+    reader = FrameReader(1 << 20)
+    frames = reader.receive(b"".join(pieces))
+    assert reader.empty
+    assert reader.error is None
+    return [frame for frame in frames if isinstance(frame, Messages)]
+
+
+class TurnTests(SynchronousTestCase):
+    """
+    L{Turn}.
+    """
+
+    def test_of(self) -> None:
+        """
+        Made of messages as they came, it is what their sender had.
+        """
+        turn = turnOf(*MESSAGES)
+        self.assertEqual(turn.micros, 7)
+        self.assertEqual(turn.bodies, [b"text", b"bytes", b"", b"", b"\xc3\xa9"])
+        binary = [5 | BINARY_BIT, 0 | BINARY_BIT]
+        self.assertEqual(turn.lengths, array("I", [4, binary[0], 0, binary[1], 2]))
+        self.assertEqual(turn.cost, 11 + 5 * MESSAGE_OVERHEAD)
+
+    def test_room(self) -> None:
+        """
+        A new one has room for a message that just fits a BATCH.
+        """
+        turn = Turn(0, [], array("I"))
+        self.assertEqual((turn.cost, turn.room), (0, MAX_BATCH - 2 * LENGTH_BYTES))
+
+    def test_encode(self) -> None:
+        """
+        It is one BATCH, or a frame for each message, with its time.
+        """
+        for batch, sizes in ((True, [5]), (False, [1] * 5)):
+            frames = read(turnOf(*MESSAGES).encode(batch))
+            self.assertEqual([len(frame.data) for frame in frames], sizes)
+            self.assertEqual([d for f in frames for d in f.data], list(MESSAGES))
+            self.assertEqual({frame.micros for frame in frames}, {7})
+
+    def test_alone(self) -> None:
+        """
+        A single message is no BATCH.
+        """
+        for data in MESSAGES:
+            pieces = turnOf(data).encode(True)
+            self.assertEqual(pieces, turnOf(data).encode(False))
+            self.assertEqual(read(pieces)[0].data, (data,))
+
+    def test_cut(self) -> None:
+        """
+        Cut anywhere, both parts have its time, and their messages and cost.
+        """
+        for count in range(1, len(MESSAGES)):
+            turn = turnOf(*MESSAGES)
+            cost = turn.cost
+            first = turn.cut(count)
+            for part, data in ((first, MESSAGES[:count]), (turn, MESSAGES[count:])):
+                self.assertEqual(part.cost, turnOf(*data).cost)
+                for batch in (True, False):
+                    frames = read(part.encode(batch))
+                    self.assertEqual([d for f in frames for d in f.data], list(data))
+                    self.assertEqual(frames[0].micros, 7)
+            self.assertEqual(first.cost + turn.cost, cost)
+
+    @settings(max_examples=50, deadline=None)
+    @given(
+        st.lists(st.one_of(st.text(max_size=9), st.binary(max_size=9)), min_size=1),
+        st.booleans(),
+    )
+    def test_thereAndBack(self, data: list[str | bytes], batch: bool) -> None:
+        """
+        What is written and read makes the same turns.
+
+        @param data: the messages.
+        @param batch: whether they go together.
+        """
+        turns = [Turn.of(messages) for messages in read(turnOf(*data).encode(batch))]
+        whole = turnOf(*data)
+        self.assertEqual([body for turn in turns for body in turn.bodies], whole.bodies)
+        self.assertEqual(sum(turn.cost for turn in turns), whole.cost)
+        lengths = [length for turn in turns for length in turn.lengths]
+        self.assertEqual(lengths, list(whole.lengths))
