@@ -7,6 +7,7 @@ order over any number of cuts, wherever they fall, or its sender is told.
 
 from __future__ import annotations
 
+from random import Random
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -27,6 +28,7 @@ from aesm import (
     SessionLost,
     TamperedRecord,
 )
+from aesm.door import PER_KEY
 from tests.helpers import XX
 from tests.pairs import PairTestCase, React, Recorder
 from tests.test_service import ServiceTestCase
@@ -796,6 +798,138 @@ class OverTests(ResumeTestCase):
                 self.successResultOf(each)
             links = self.network.links
             self.assertEqual(len(links), 0 if stopping else 1)
+            self.stop(self.client)
+
+
+class RandomTests(ResumeTestCase):
+    """
+    Everything at once, many times: sending, taking, and all that a network can do.
+    """
+
+    def start(self, chance: Random) -> None:
+        """
+        Connect, with small or large windows, with a handler that is slow at times or
+        none, and with any policy on several connections of one key.
+
+        @param chance: of this run.
+        """
+        self.chance = chance
+        self.handling: list[Deferred[None]] = []
+        recorder = Recorder(self.handle) if chance.random() < 0.5 else None
+        self.received: list[Any] = []
+        window, heartbeat = [300, 2000, 1 << 24], [3.0, 30.0]
+        self.begin(
+            recorder,
+            {
+                "receiveBuffer": chance.choice(window),
+                "heartbeat": chance.choice(heartbeat),
+                "retryPolicy": lambda failures: chance.choice([0.0, 0.1, 1.0, 2.0]),
+            },
+            receiveBuffer=chance.choice(window),
+            heartbeat=chance.choice(heartbeat),
+            perKey=chance.choice(PER_KEY),
+            sessionGrace=1e6,
+        )
+        self.network.chunkSize = chance.choice([7, 50, 500, 1 << 16])
+
+    def handle(self, connection: Connection, packet: Packet) -> Deferred[None] | None:
+        """
+        Take a packet, now or later.
+
+        @param connection: where it came from.
+        @param packet: the packet.
+        """
+        self.received.append(packet.data)
+        if self.chance.random() < 0.7:
+            return None
+        self.handling.append(Deferred())
+        return self.handling[-1]
+
+    def disturb(self) -> None:
+        """
+        Do something to a connection.
+        """
+        if not self.network.links:
+            return
+        link = self.chance.choice(self.network.links)
+        ends = (link.client, link.toServer), (link.server, link.toClient)
+        end, pipe = self.chance.choice(ends)
+        match self.chance.choice(["cut", "abort", "forget", "stall", "flip"]):
+            case "cut":
+                link.cut()
+            case "abort":
+                end.abortConnection()
+            case "forget":  # the other end does not hear of it
+                pipe.stalled = True
+                end.abortConnection()
+            case "stall":
+                pipe.stalled = True
+            case _ if pipe.inFlight:
+                pipe.corrupt(self.chance.randrange(len(pipe.inFlight)))
+
+    def move(self, rounds: int) -> None:
+        """
+        Deliver some of what is in flight.
+
+        @param rounds: how often.
+        """
+        for _ in range(rounds):
+            for link in self.network.links:
+                link.deliver(self.network.chunkSize)
+            self.network.clock.advance(0)
+
+    def finishHandling(self, most: int) -> None:
+        """
+        Let the handler be done with packets.
+
+        @param most: how many.
+        """
+        done, self.handling = self.handling[:most], self.handling[most:]
+        for waiting in done:
+            waiting.callback(None)
+
+    def test_all(self) -> None:
+        """
+        When the network is well again, all is there, once and in order, and every
+        sender knows.
+        """
+        for seed in range(40):
+            chance = Random(seed)
+            self.start(chance)
+            there: tuple[list[Any], list[Any]] = (self.received, [])
+            sent: tuple[list[str], list[str]] = ([], [])
+            told = []
+            for _ in range(chance.randint(20, 120)):
+                match chance.choice(["send", "move", "wait", "handle", "disturb"]):
+                    case "send":
+                        to = chance.randrange(2)
+                        for _ in range(chance.randint(1, 6)):
+                            size = chance.choice([0, 10, 100])
+                            sent[to].append(f"{len(sent[to])} {'x' * size}")
+                            end = (self.near, self.far)[to]
+                            told.append(end.send(sent[to][-1], False))
+                    case "move":
+                        self.move(chance.randint(0, 30))
+                    case "wait":
+                        self.network.advance(chance.choice([0.0, 0.05, 0.5, 3.0, 20.0]))
+                    case "handle":
+                        self.finishHandling(chance.randint(0, 5))
+                        there[0].extend(self.take(self.far))
+                        there[1].extend(self.take(self.near))
+                    case _:
+                        self.disturb()
+            for link in self.network.links:
+                link.toServer.stalled = link.toClient.stalled = False
+            for _ in range(100):
+                self.network.advance(5)
+                self.finishHandling(len(self.handling))
+                there[0].extend(self.take(self.far))
+                there[1].extend(self.take(self.near))
+            self.assertEqual(there, sent, seed)
+            for deferred in told:
+                self.assertIsNone(self.successResultOf(deferred))
+            self.assertIs(self.successResultOf(self.client.whenConnected()), self.near)
+            self.assertEqual(list(self.server.connections.values()), [self.far])
             self.stop(self.client)
 
 
