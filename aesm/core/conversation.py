@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple
 
 from aesm.core.frames import (
     Ack,
@@ -58,6 +59,8 @@ class ConversationState(Enum):
     Where a conversation is in its life.
     """
 
+    __hash__ = object.__hash__  # Enum's own is Python code
+
     GREETING = "greeting"
     OPEN = "open"
     CLOSING = "closing"
@@ -69,6 +72,7 @@ class ConversationState(Enum):
 
 
 _State = ConversationState
+_GREETING, _OPEN = _State.GREETING, _State.OPEN
 
 _TRANSITIONS = {  # (where we are, what happened): where we go
     (_State.GREETING, "greeted"): _State.OPEN,  # section 8
@@ -101,8 +105,7 @@ class Accepted:
     resumed: bool
 
 
-@dataclass(frozen=True)
-class Arrived:
+class Arrived(NamedTuple):
     """
     Messages came; the application owes C{keep} and C{take} for them.
 
@@ -112,7 +115,7 @@ class Arrived:
     messages: Messages
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Acknowledged:
     """
     The peer has more messages in its keeping.
@@ -284,27 +287,51 @@ class Conversation:
         @param events: where to add what it caused.
         @raise ProtocolError: it is against the rules here and now.
         """
-        greeting = self.state is _State.GREETING
+        if self.state is _GREETING:
+            self._takeGreeting(frame, events)
+        elif isinstance(frame, Messages):
+            self.session.inbox.receive(frame)
+            events.append(Arrived(frame))
+        elif isinstance(frame, Ack):
+            outbox = self.session.outbox
+            if frame.count == outbox.acknowledged and frame.limit == outbox.limit:
+                self._tolerate()
+            outbox.acknowledge(frame)
+            events.append(Acknowledged(frame.count))
+        else:
+            self._takeOther(frame, events)
+
+    def _takeGreeting(self, frame: Frame, events: list[Event]) -> None:
+        """
+        Act on a client's first frame.
+
+        @param frame: what came.
+        @param events: where to add what it caused.
+        @raise ProtocolError: it is no WELCOME, nor a CLOSE.
+        """
         match frame:
             case Close(code, reason):
                 self._peerClosed(code, reason, events)
             case Welcome(payload):
-                if not greeting:
-                    raise ProtocolError("a WELCOME where none belongs")
                 hello = Hello.decode(payload)
                 self._move("greeted")  # a session that cannot be is closed
                 events.append(Accepted(hello, self._begin(hello)))
-            case _ if greeting:
+            case _:
                 raise ProtocolError(f"{type(frame).__name__} before the WELCOME")
-            case Messages():
-                self.session.inbox.receive(frame)
-                events.append(Arrived(frame))
-            case Ack(count, limit):
-                outbox = self.session.outbox
-                if count == outbox.acknowledged and limit == outbox.limit:
-                    self._tolerate()
-                outbox.acknowledge(frame)
-                events.append(Acknowledged(count))
+
+    def _takeOther(self, frame: Frame, events: list[Event]) -> None:
+        """
+        Act on a frame that is not met often.
+
+        @param frame: what came.
+        @param events: where to add what it caused.
+        @raise ProtocolError: it is against the rules here and now.
+        """
+        match frame:
+            case Close(code, reason):
+                self._peerClosed(code, reason, events)
+            case Welcome():
+                raise ProtocolError("a WELCOME where none belongs")
             case Ping(body):
                 self._tolerate()
                 self._pong = body
@@ -440,7 +467,7 @@ class Conversation:
                 self._ping = False
             if session.outbox.sendable:
                 pieces += session.outbox.take(budget)
-        if self._closeDue():
+        if state is not _OPEN and self._closeDue():
             pieces.append(encodeClose(micros, *self._close))
             self._move("closeSent")
         return b"".join(pieces)

@@ -45,6 +45,7 @@ __all__ = [
     "encodeBatch",
     "encodeClose",
     "encodeFrame",
+    "encodeMessage",
 ]
 
 MAX_BATCH = 65506  # bytes of a BATCH's body, so that it fits a record
@@ -57,6 +58,7 @@ LARGE_PART = 1024  # bytes of a body from which on they are kept as they come
 
 _HEADER = Struct(">IBQ")  # length, type, time
 _ACK = Struct(">QQ")
+_ACK_FRAME = Struct(">IBQQQ")
 _CODE = Struct(">H")
 _COUNT = Struct(">I")
 _U32 = _COUNT.size
@@ -78,8 +80,9 @@ class FrameType(IntEnum):
 
 
 # As plain numbers: to look up a member of an Enum takes longer than to compare.
-_BINARY, _BATCH = int(FrameType.BINARY), int(FrameType.BATCH)
-_SINGLE = (_BINARY, int(FrameType.TEXT))  # a message in a frame of its own
+_TEXT, _BINARY = int(FrameType.TEXT), int(FrameType.BINARY)
+_BATCH, _ACKNOWLEDGEMENT = int(FrameType.BATCH), int(FrameType.ACK)
+_SINGLE = (_BINARY, _TEXT)  # a message in a frame of its own
 
 _BOUNDS = {  # (least, most) bytes of each body that is not a message
     FrameType.WELCOME: (2, MAX_OBJECT),
@@ -154,7 +157,7 @@ class Pong:
     body: bytes
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Ack:
     """
     What the peer has, and how much more it takes.
@@ -328,9 +331,9 @@ class FrameReader:
             cost = len(body) + MESSAGE_OVERHEAD
             data = body if kind == _BINARY else _decodeText(body)
             return Messages(micros, (data,), cost, cost)
+        if kind == _ACKNOWLEDGEMENT:
+            return Ack(*_ACK.unpack(body))
         match kind:
-            case FrameType.ACK:
-                return Ack(*_ACK.unpack(body))
             case FrameType.PING:
                 return Ping(body)
             case FrameType.PONG:
@@ -406,6 +409,18 @@ def encodeFrame(kind: FrameType, micros: int, body: bytes = b"") -> bytes:
     return _HEADER.pack(len(body), kind, micros) + body
 
 
+def encodeMessage(micros: int, body: bytes, binary: bool) -> bytes:
+    """
+    Encode one message.
+
+    @param micros: its time, microseconds since the Unix epoch.
+    @param body: its body.
+    @param binary: whether it is a BINARY one, not a TEXT.
+    @return: header and body.
+    """
+    return _HEADER.pack(len(body), _BINARY if binary else _TEXT, micros) + body
+
+
 def encodeBatch(
     micros: int, bodies: Sequence[bytes], lengths: Sequence[int]
 ) -> list[bytes]:
@@ -432,7 +447,7 @@ def encodeAck(micros: int, count: int, limit: int) -> bytes:
     @param limit: bytes of messages that we take.
     @return: the frame.
     """
-    return encodeFrame(FrameType.ACK, micros, _ACK.pack(count, limit))
+    return _ACK_FRAME.pack(_ACK.size, _ACKNOWLEDGEMENT, micros, count, limit)
 
 
 def encodeClose(micros: int, code: int, reason: str) -> bytes:

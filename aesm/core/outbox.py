@@ -295,8 +295,10 @@ class Outbox:
             self._unacknowledged = deque()
         while unsent and budget > 0 and self._sentCost < self.limit:
             turn = unsent[0]
-            allowed = self._allowed(turn)
-            if allowed < len(turn.bodies):
+            room = self.limit - self._sentCost
+            if turn.cost > room and (allowed := _fitting(turn, room)) < len(
+                turn.bodies
+            ):
                 turn = turn.cut(allowed)
             else:
                 unsent.popleft()
@@ -308,25 +310,6 @@ class Outbox:
             self._unacknowledged.append(turn)
             budget -= turn.cost
         return pieces
-
-    def _allowed(self, turn: Turn) -> int:
-        """
-        Count the messages of a turn that may go: those before which the cost
-        sent is below the limit.
-
-        @param turn: the next turn.
-        @return: at least one.
-        """
-        room = self.limit - self._sentCost
-        if turn.cost <= room:
-            return len(turn.bodies)
-        allowed = 0
-        for body in turn.bodies:
-            if room <= 0:
-                break
-            allowed += 1
-            room -= len(body) + MESSAGE_OVERHEAD
-        return allowed
 
     def acknowledge(self, ack: Ack) -> None:
         """
@@ -365,3 +348,21 @@ class Outbox:
         self._dropped = True
         self.sent = self.count
         self.kept = 0
+
+
+def _fitting(turn: Turn, room: int) -> int:
+    """
+    Count the messages of a turn that may go: those before which the cost sent is
+    below the limit.
+
+    @param turn: the next turn.
+    @param room: what may be sent, bytes.
+    @return: at least one.
+    """
+    fitting = 0
+    for body in turn.bodies:
+        if room <= 0:
+            break
+        fitting += 1
+        room -= len(body) + MESSAGE_OVERHEAD
+    return fitting

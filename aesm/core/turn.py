@@ -11,10 +11,9 @@ from aesm.core.frames import (
     BINARY_BIT,
     MAX_BATCH,
     MESSAGE_OVERHEAD,
-    FrameType,
     Messages,
     encodeBatch,
-    encodeFrame,
+    encodeMessage,
 )
 
 __all__ = ["LENGTH_BYTES", "Turn"]
@@ -66,15 +65,12 @@ class Turn:
         @param batch: whether the peer takes BATCH frames.
         @return: pieces to join.
         """
-        if batch and len(self.bodies) > 1:
-            return encodeBatch(self.micros, self.bodies, self.lengths)
+        micros, bodies, lengths = self.micros, self.bodies, self.lengths
+        if batch and len(bodies) > 1:
+            return encodeBatch(micros, bodies, lengths)
         return [
-            encodeFrame(
-                FrameType.BINARY if length & BINARY_BIT else FrameType.TEXT,
-                self.micros,
-                body,
-            )
-            for body, length in zip(self.bodies, self.lengths, strict=True)
+            encodeMessage(micros, body, length >= BINARY_BIT)
+            for body, length in zip(bodies, lengths, strict=True)
         ]
 
     @classmethod
