@@ -544,9 +544,7 @@ class HandlerTests(SpoolTestCase):
         handled again.  What the handler did elsewhere has happened twice.
         """
         self.byHand = True
-        handler = Recorder(
-            lambda c, packet: c.sendData(f"re: {packet.data!r}") and None
-        )
+        handler = Recorder(sendBack)
         self.serving(handler)
         client = self.service()
         self.onDisk(self.worker)
@@ -634,9 +632,7 @@ class HandlerTests(SpoolTestCase):
         self.successResultOf(stopped)
         self.assertEqual(handler.data, ["a"])
         self.server = None
-        handler = Recorder(
-            lambda c, packet: c.sendData(cast(str, packet.data)) and None
-        )
+        handler = Recorder(sendBack)
         self.serving(handler)
         self.network.advance(30)
         self.assertEqual(handler.data, ["a", "b"])
