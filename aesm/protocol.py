@@ -28,11 +28,13 @@ from zope.interface import implementer
 
 from aesm.connection import Connection, wallClock
 from aesm.core.conversation import (
+    Conversation,
+    ConversationState,
+)
+from aesm.core.reports import (
     Accepted,
     Acknowledged,
     Arrived,
-    Conversation,
-    ConversationState,
     Event,
     PeerClosed,
 )

@@ -15,14 +15,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from aesm.core.conversation import (
     _TRANSITIONS,
-    Accepted,
-    Acknowledged,
-    Arrived,
-    Broken,
     Conversation,
     ConversationState,
-    Event,
-    PeerClosed,
 )
 from aesm.core.frames import (
     Ack,
@@ -40,6 +34,14 @@ from aesm.core.frames import (
     encodeFrame,
 )
 from aesm.core.hello import MAX_BYTES, ConversationSettings, Hello
+from aesm.core.reports import (
+    Accepted,
+    Acknowledged,
+    Arrived,
+    Broken,
+    Event,
+    PeerClosed,
+)
 from aesm.core.session import Session
 from aesm.errors import (
     AESMError,

@@ -17,9 +17,14 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
 from aesm.connection import Connection
-from aesm.core.conversation import Arrived, Conversation
+from aesm.core.conversation import (
+    Conversation,
+)
 from aesm.core.events import Data
 from aesm.core.hello import ConversationSettings
+from aesm.core.reports import (
+    Arrived,
+)
 from aesm.core.session import Session
 from aesm.errors import AESMError
 from aesm.interfaces import IMessageHandler

@@ -15,9 +15,7 @@ can be due, and each is made only when C{takeOutput} has a place for it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
-from typing import NamedTuple
 
 from aesm.core.frames import (
     Ack,
@@ -33,18 +31,18 @@ from aesm.core.frames import (
     encodeFrame,
 )
 from aesm.core.hello import ConversationSettings, Hello
+from aesm.core.reports import (
+    Accepted,
+    Acknowledged,
+    Arrived,
+    Broken,
+    Event,
+    PeerClosed,
+)
 from aesm.core.session import Session
 from aesm.errors import AESMError, HeartbeatLost, ProtocolError
 
-__all__ = [
-    "Accepted",
-    "Acknowledged",
-    "Arrived",
-    "Broken",
-    "Conversation",
-    "ConversationState",
-    "PeerClosed",
-]
+__all__ = ["Conversation", "ConversationState"]
 
 CHATTER = 100  # frames that carry nothing, to be tolerated in advance
 MAX_CHATTER_RATE = 20.0  # of them a second
@@ -90,68 +88,6 @@ _LISTENING = frozenset(
 )
 _TALKING = frozenset({_State.OPEN, _State.CLOSING, _State.PEER_CLOSED})
 _OVER = frozenset({_State.BREAKING, _State.BROKEN})
-
-
-@dataclass(frozen=True)
-class Accepted:
-    """
-    The server's WELCOME came: messages can be sent.
-
-    @ivar hello: what the server says of itself.
-    @ivar resumed: whether the session goes on that was asked for.
-    """
-
-    hello: Hello
-    resumed: bool
-
-
-class Arrived(NamedTuple):
-    """
-    Messages came; the application owes C{keep} and C{take} for them.
-
-    @ivar messages: one or more.
-    """
-
-    messages: Messages
-
-
-@dataclass(slots=True)
-class Acknowledged:
-    """
-    The peer has more messages in its keeping.
-
-    @ivar count: of the messages sent from the session's start, how many.
-    """
-
-    count: int
-
-
-@dataclass(frozen=True)
-class PeerClosed:
-    """
-    The peer closes in order: it acknowledges no more, and reads no more.
-
-    @ivar code: PROTOCOL section 9; 1005 if it gave none.
-    @ivar reason: the peer's words.
-    """
-
-    code: int
-    reason: str
-
-
-@dataclass(frozen=True)
-class Broken:
-    """
-    The conversation is over; C{takeOutput} may still have a CLOSE for the
-    peer, after which the stream is to be ended.
-
-    @ivar error: why.
-    """
-
-    error: AESMError
-
-
-Event = Accepted | Arrived | Acknowledged | PeerClosed | Broken
 
 
 class Conversation:

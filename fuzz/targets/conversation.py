@@ -19,14 +19,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 from aesm.core.conversation import (
-    Accepted,
-    Acknowledged,
-    Arrived,
-    Broken,
     Conversation,
     ConversationState,
-    Event,
-    PeerClosed,
 )
 from aesm.core.frames import (
     MAX_BATCH,
@@ -44,6 +38,14 @@ from aesm.core.frames import (
     encodeFrame,
 )
 from aesm.core.hello import ConversationSettings, Hello
+from aesm.core.reports import (
+    Accepted,
+    Acknowledged,
+    Arrived,
+    Broken,
+    Event,
+    PeerClosed,
+)
 from aesm.core.session import Session
 from aesm.errors import (
     HeartbeatLost,

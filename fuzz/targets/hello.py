@@ -15,12 +15,14 @@ import math
 from collections.abc import Iterator
 
 from aesm.core.conversation import (
-    Accepted,
-    Broken,
     Conversation,
 )
 from aesm.core.frames import MAX_OBJECT, FrameType, encodeFrame
 from aesm.core.hello import MAX_KEY, ConversationSettings, Hello
+from aesm.core.reports import (
+    Accepted,
+    Broken,
+)
 from aesm.core.session import Session
 from aesm.errors import ProtocolError
 

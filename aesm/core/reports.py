@@ -1,0 +1,76 @@
+"""
+What a conversation reports: the events that C{Conversation.receive} returns.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from aesm.core.frames import Messages
+from aesm.core.hello import Hello
+from aesm.errors import AESMError
+
+__all__ = ["Accepted", "Acknowledged", "Arrived", "Broken", "Event", "PeerClosed"]
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """
+    The server's WELCOME came: messages can be sent.
+
+    @ivar hello: what the server says of itself.
+    @ivar resumed: whether the session goes on that was asked for.
+    """
+
+    hello: Hello
+    resumed: bool
+
+
+class Arrived(NamedTuple):
+    """
+    Messages came; the application owes C{keep} and C{take} for them.
+
+    @ivar messages: one or more.
+    """
+
+    messages: Messages
+
+
+@dataclass(slots=True)
+class Acknowledged:
+    """
+    The peer has more messages in its keeping.
+
+    @ivar count: of the messages sent from the session's start, how many.
+    """
+
+    count: int
+
+
+@dataclass(frozen=True)
+class PeerClosed:
+    """
+    The peer closes in order: it acknowledges no more, and reads no more.
+
+    @ivar code: PROTOCOL section 9; 1005 if it gave none.
+    @ivar reason: the peer's words.
+    """
+
+    code: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Broken:
+    """
+    The conversation is over; C{takeOutput} may still have a CLOSE for the
+    peer, after which the stream is to be ended.
+
+    @ivar error: why.
+    """
+
+    error: AESMError
+
+
+Event = Accepted | Arrived | Acknowledged | PeerClosed | Broken
