@@ -69,7 +69,9 @@ class DurableConnection(Connection):
         self._arrivedCost = 0  # of these, and of those that are being written
         self._handled = 0  # messages that the handler is done with, to be written
         self._handledCost = 0
-        self._keptCost = session.inbox.receivedCost  # with these
+        inbox = session.inbox  # which counts only what is written
+        self._kept, self._keptCost = inbox.kept, inbox.receivedCost
+        self._takenCost = inbox.takenCost
         self._waitingForRoom: deque[Messages] = deque()  # not handed over yet
         # Costs of those of C{retrieved} that the handler has or will have.
         self._inherited: deque[int] = deque()
@@ -254,6 +256,7 @@ class DurableConnection(Connection):
             cost -= self._inherited.popleft()
         self._handled += count
         self._handledCost += cost
+        self._kept += count
         self._keptCost += cost
         self._journal.touch(self)
 
@@ -333,7 +336,7 @@ class DurableConnection(Connection):
         handled, self._handled = self._handled, 0
         cost, self._handledCost = self._handledCost, 0
         cost += self.retrieved.taken()
-        takenCost = inbox.takenCost + cost
+        self._takenCost += cost
         durable = self.dispatcher is None
         spool.discard(name, True, self._noted if self._ended else outbox.acknowledged)
         spool.discard(name, False, self.retrieved.first)
@@ -348,9 +351,9 @@ class DurableConnection(Connection):
                 "acknowledged": outbox.acknowledged,
                 "acknowledgedCost": outbox.acknowledgedCost,
                 "limit": outbox.limit,
-                "received": inbox.received if durable else inbox.kept + handled,
+                "received": inbox.received if durable else self._kept,
                 "receivedCost": inbox.receivedCost if durable else self._keptCost,
-                "takenCost": takenCost,
+                "takenCost": self._takenCost,
                 "window": inbox.window,
                 "first": self.retrieved.first,
                 "taken": self.retrieved.ranges,

@@ -538,6 +538,35 @@ class HandlerTests(SpoolTestCase):
         self.assertEqual(self.taking(two.retrieved), ["hello"])
         self.successResultOf(sent)
 
+    def test_slowDisk(self) -> None:
+        """
+        What is written while something else still is counts on from that.
+        """
+        for handler in (Recorder(), None):
+            self.byHand = True
+            self.serving(handler)
+            client = self.service(key=PrivateKey.generate(), receiveBuffer=1000)
+            self.onDisk(self.worker)
+            for data in ("a", "b", "c"):
+                client.sendData(data)
+                self.network.deliver()
+            for _ in range(2):
+                self.worker.work()
+            if handler is None:
+                self.onDisk(self.worker)
+                for _ in range(3):
+                    self.accepted.retrieved.getData()
+                    self.network.clock.advance(0)
+                for _ in range(2):
+                    self.worker.work()
+            self.killServer()
+            (stored,) = self.stored(self.path)
+            for name, value in (("received", 3), ("receivedCost", 3 * 65)):
+                self.assertEqual(stored.state[name], value)
+            self.assertEqual(stored.state["takenCost"], 3 * 65)
+            self.killService(client)
+            self.path.unlink()
+
     def test_neither(self) -> None:
         """
         If a server is killed before that, neither has happened: the message is
