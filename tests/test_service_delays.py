@@ -74,7 +74,7 @@ class DelayTests(ServiceTestCase):
         for number in range(2, 14):
             self.live(self.client, STABLE - 1)
             self.assertDelay(number, self.wait())
-        self.live(self.client, STABLE)
+        self.live(self.client, STABLE + 1)
         self.assertDelay(1, self.wait())
         self.live(self.client, 0)
         self.assertDelay(2, self.wait())
