@@ -29,7 +29,7 @@ from aesm import (
 )
 from aesm.core.frames import FrameType, encodeFrame
 from aesm.door import farewell
-from aesm.errors import ConnectionClosed, HandshakeError, ProtocolError
+from aesm.errors import ConnectionClosed, HandshakeError, ProtocolError, SpoolError
 from aesm.interfaces import IMessageHandler, IMessageHandlerMaker
 from aesm.memory import MemoryLink
 from aesm.pump import SecureProtocol
@@ -106,6 +106,22 @@ class ConstructionTests(SynchronousTestCase):
         with self.assertRaisesRegex(TypeError, "handler must provide IMessageHandler"):
             AESMServerFactory(reactor=Clock(), key=SERVER_KEY, handler=Maker("x"))
         self.assertTrue(IMessageHandler.implementedBy(Recorder))
+
+    def test_sessions(self) -> None:
+        """
+        Options of sessions are checked at once; a spool is opened when listening
+        begins, and not before.
+        """
+        for option in ({"sessionGrace": -1}, {"spoolSync": "often"}):
+            (name,) = option
+            with self.assertRaisesRegex(ValueError, f"^{name} must be "):
+                AESMServerFactory(reactor=Clock(), key=SERVER_KEY, **option)
+        path = Path(self.mktemp())
+        factory = AESMServerFactory(reactor=Clock(), key=SERVER_KEY, spool=path)
+        self.assertFalse(path.exists())
+        path.mkdir()
+        self.assertRaises(SpoolError, factory.doStart)
+        self.successResultOf(factory.stop())
 
     def test_quiet(self) -> None:
         """

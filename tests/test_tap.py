@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import stat
 from pathlib import Path
+from typing import Any
 
 from twisted.application.service import IService, IServiceMaker
 from twisted.logger import capturedLogs
@@ -15,7 +16,9 @@ from twisted.python import usage
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
+from aesm.errors import SpoolError
 from aesm.keys import PSK, PrivateKey
+from aesm.spoolfile import SpoolFile
 from aesm.tap import Options, makeService
 
 
@@ -91,7 +94,8 @@ class OptionsTests(TapTestCase):
             *("--authorized-keys", clients, "--handler", "echo"),
             *("--max-connections", "1", "--max-connections-per-host", "2"),
             *("--max-message", "3", "--heartbeat", "4.5", "--handshake-timeout", "6"),
-            *("--activity-log", log),
+            *("--activity-log", log, "--session-grace", "7.5"),
+            *("--spool", str(self.home / "spool"), "--spool-sync", "full"),
         )
         self.assertEqual(list(options.endpoints), ["tcp:1", "unix:/x"])
         self.assertFalse(options.factory.isOpen)
@@ -99,7 +103,8 @@ class OptionsTests(TapTestCase):
         self.assertEqual(options.factory.publicKey, public)
         self.assertEqual(options.factory.handshakeTimeout, 6)
         self.assertEqual(options.clientOptions(), ["--name", "other", "--psk", psk])
-        self.assertEqual(stat.S_IMODE(os.stat(log).st_mode), 0o600)
+        for path in (log, self.home / "spool"):
+            self.assertEqual(stat.S_IMODE(os.stat(path).st_mode), 0o600)
 
     def test_relativePath(self) -> None:
         """
@@ -114,6 +119,22 @@ class OptionsTests(TapTestCase):
         with capturedLogs() as events:
             factory.reloadKeys()
         self.assertEqual(events, [])
+
+    def test_spool(self) -> None:
+        """
+        The spool is looked at, and let go of: the server opens it, where it was
+        named, also once C{twistd} has changed its directory.
+        """
+        path = self.home / "spool"
+        factory = self.parse("--spool", os.path.relpath(path)).factory
+        SpoolFile(path, full=False).close()
+        here = os.getcwd()
+        self.addCleanup(os.chdir, here)
+        os.chdir("/")
+        opened: Any = factory._hub._openSpool
+        spool = opened()
+        self.assertRaises(SpoolError, SpoolFile, path, full=False)
+        spool._file.close()
 
     def test_help(self) -> None:
         """
@@ -158,6 +179,8 @@ class WrongOptionsTests(TapTestCase):
             ("--heartbeat", "nan"),
             ("--heartbeat", "often"),
             ("--handshake-timeout", "inf"),
+            ("--session-grace", "-1"),
+            ("--session-grace", "later"),
         ):
             text = self.refuse(option, value)
             self.assertTrue(text.startswith(f"{option} must be "), text)
@@ -186,6 +209,22 @@ class WrongOptionsTests(TapTestCase):
         self.assertIn("regular file", self.refuse("--key", ""))
         log = str(self.home / "missing" / "log")
         self.assertIn("--activity-log", self.refuse("--activity-log", log))
+
+    def test_spool(self) -> None:
+        """
+        A spool that cannot be opened is one line; so is one that is in use.
+        """
+        bad = self.file("bad", "nonsense")
+        self.assertIn("--spool: ", self.refuse("--spool", bad))
+        self.assertIn("is no spool", self.refuse("--spool", bad))
+        self.assertIn("regular file", self.refuse("--spool", str(self.home)))
+        path = self.home / "spool"
+        file = SpoolFile(path, full=False)
+        self.addCleanup(file.close)
+        self.assertIn("another program", self.refuse("--spool", str(path)))
+        self.assertIn(
+            "--spool-sync must be one of", self.refuse("--spool-sync", "often")
+        )
 
     def test_handler(self) -> None:
         """
