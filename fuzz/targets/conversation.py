@@ -1,27 +1,29 @@
 """
-The message layer of one connection, in either role, against a peer that says
-anything at any time while our application does what it likes.
+The message layer of a session, in either role, against a peer that says anything at
+any time and comes back as it likes, while our application does what it likes.
 
 Input: one byte for the role; one for the size of chunks; then steps, each a byte
 and what it needs: frames of the peer's, whole or not, our own messages, what our
-application takes, time, closing.
+application takes, time, closing, and the next connection.
 
 Whatever happens: events are documented ones, C{Broken} comes last and once, and
 nothing after it; what the application is handed stays within the window and one
 message, what is kept for the peer within the send buffer, what is read within one
-frame; acknowledgements never go back nor run ahead; all that we send is what a
-reader of ours takes; and how the peer's bytes are cut up makes no difference.
+frame; acknowledgements never go back nor run ahead, ours or the peer's, and begin
+each connection of a session that goes on; all that we send is what a reader of ours
+takes, and the messages are those that were accepted, from where the peer has them;
+a session that is not over goes on if, and only if, what the peer says can be; and how
+its bytes are cut up makes no difference.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
+from itertools import count
 
-from aesm.core.conversation import (
-    Conversation,
-    ConversationState,
-)
+from aesm.core.conversation import Conversation, ConversationState
 from aesm.core.frames import (
     MAX_BATCH,
     Ack,
@@ -60,36 +62,135 @@ __all__ = ["run", "seeds"]
 _SETTINGS = ConversationSettings(
     maxMessage=300, heartbeat=10.0, sendBuffer=2000, receiveBuffer=1000, agent="fuzz"
 )
-_SESSION = "0" * 32
-_STEPS = 12
+_SESSION, _OTHER = "0" * 32, "f" * 32
+_STEPS = 13
+GOING_AWAY = 1001  # close code, PROTOCOL section 9: a session may go on after it
+
+
+class _Application:
+    """
+    What uses a session, over all of its connections.
+
+    @ivar session: the session.
+    @ivar sent: the messages that it has accepted.
+    @ivar waiting: those that came and are not taken.
+    @ivar acknowledged: what the peer has acknowledged.
+    @ivar told: the last ACK that the peer was sent, if it has arrived or not.
+    """
+
+    def __init__(self, name: str) -> None:
+        """
+        @param name: the session's.
+        """
+        self.session = Session(_SETTINGS.sendBuffer, _SETTINGS.receiveBuffer, name)
+        self.sent: list[str | bytes] = []
+        self.waiting: list[Messages] = []
+        self.acknowledged = 0
+        self.told = (0, _SETTINGS.receiveBuffer)
+
+    def send(self, data: str | bytes) -> None:
+        """
+        Send a message, if there is room.
+
+        @param data: the message.
+        """
+        with suppress(MessageTooBig, SendBufferFull):
+            self.session.outbox.add(data, 7)
+            self.sent.append(data)
+
+    def take(self) -> None:
+        """
+        Take the oldest messages.
+        """
+        if self.waiting:
+            messages = self.waiting.pop(0)
+            self.session.inbox.keep(len(messages.data))
+            self.session.inbox.take(messages.cost)
+
+    def acknowledging(self, ack: Ack) -> None:
+        """
+        Check what the peer is told.
+
+        @param ack: what.
+        """
+        inbox, (count, limit) = self.session.inbox, self.told
+        waiting = sum(len(messages.data) for messages in self.waiting)
+        assert count <= ack.count == inbox.received - waiting, ack
+        assert limit <= ack.limit, ack
+        self.told = ack.count, ack.limit
+
+    def some(self, number: int) -> int:
+        """
+        Say how many messages the peer may have, or one less, or one more.
+
+        @param number: any.
+        """
+        least = max(0, self.acknowledged - 1)
+        return least + number % (self.session.outbox.sent + 2 - least)
+
+    def canResume(self, peer: Hello) -> bool:
+        """
+        Tell whether a session can go on.
+
+        @param peer: what it says of itself.
+        """
+        sizes = [len(data) for data in self.sent[self.acknowledged :]]
+        return (
+            self.acknowledged <= peer.received <= self.session.outbox.sent
+            and max(sizes, default=0) <= peer.maxMessage
+        )
+
+    def check(self) -> None:
+        """
+        Check the bounds.
+        """
+        ahead = sum(messages.cost for messages in self.waiting)
+        last = self.waiting[-1].lastCost if self.waiting else 0
+        assert ahead - last <= _SETTINGS.receiveBuffer, ahead
+        assert self.session.outbox.kept <= _SETTINGS.sendBuffer
 
 
 class _Side:
     """
-    A conversation with its application.
+    A conversation with its application, and the next one with the same.
 
     @ivar conversation: the conversation.
-    @ivar events: all that it has reported.
-    @ivar output: all that it has said.
+    @ivar events: all that it and those before it have reported.
+    @ivar output: all that they have said.
+    @ivar broken: whether the conversation has reported that it is.
     """
 
     def __init__(self, isServer: bool) -> None:
         """
         @param isServer: its role.
         """
-        session = Session(
-            _SETTINGS.sendBuffer, _SETTINGS.receiveBuffer, _SESSION * isServer
-        )
-        self.conversation = Conversation(_SETTINGS, session, now=0.0)
         self.events: list[Event] = []
         self.output = b""
+        self._isServer = isServer
         self._now = 0.0
-        self._waiting: list[Messages] = []  # not taken by our application
-        self._sent = self._acked = 0
-        self._peer = FrameReader(10_000)
+        self._former: _Application | None = None  # what a client would go on with
+        self._names = count()
         if isServer:
-            hello = Hello(maxMessage=400, batch=True, window=500)
-            self.conversation.welcome(hello)
+            self._welcome(Hello(maxMessage=400, batch=True, window=500), None)
+        else:
+            self._connect(_Application(""))
+
+    def _connect(self, application: _Application) -> None:
+        """
+        Begin a conversation.
+
+        @param application: what it is for.
+        """
+        former = None if self._former is None else self._former.session
+        self.application = application
+        self.conversation = Conversation(
+            _SETTINGS, application.session, self._now, former
+        )
+        self.broken = False
+        self._over = False  # whether the session is
+        self._peer = FrameReader(10_000)
+        self._position = 0  # of the next message in all that was sent
+        self._quiet = False  # nothing may be said before an ACK
 
     def report(self, events: list[Event]) -> None:
         """
@@ -98,25 +199,28 @@ class _Side:
         @param events: what it reports.
         """
         for event in events:
-            assert not any(isinstance(e, Broken) for e in self.events), self.events
+            assert not self.broken, events
             self.events.append(event)
+            application = self.application
             match event:
                 case Arrived(messages):
-                    self._waiting.append(messages)
+                    application.waiting.append(messages)
                 case Broken(error):
                     assert isinstance(error, ProtocolError | HeartbeatLost), error
+                    self.broken = True
+                    self._over |= isinstance(error, ProtocolError)
                 case Acknowledged(count):
-                    assert self._acked <= count <= self._sent, event
-                    self._acked = count
-                case Accepted() | PeerClosed():
-                    pass
-        ahead = sum(m.cost for m in self._waiting)
-        most = _SETTINGS.receiveBuffer + max(
-            (m.lastCost for m in self._waiting), default=0
-        )
-        assert ahead <= most, (ahead, most)
-        session = self.conversation.session
-        assert session.outbox.kept <= _SETTINGS.sendBuffer
+                    assert application.acknowledged <= count <= self._position, event
+                    application.acknowledged = count
+                case Accepted(hello, resumed):
+                    former, self._former = self._former, None
+                    if former is not None and resumed:
+                        assert former.canResume(hello), hello
+                        self.application = former
+                        self._position, self._quiet = hello.received, True
+                case PeerClosed(code):
+                    self._over |= code != GOING_AWAY
+        self.application.check()
         reader = self.conversation._reader
         assert sum(map(len, reader._body)) + len(reader._start) < MAX_BATCH
 
@@ -137,17 +241,7 @@ class _Side:
         @param data: the message.
         """
         if self.conversation.state is ConversationState.OPEN:
-            with suppress(MessageTooBig, SendBufferFull):
-                self.conversation.session.outbox.add(data, 7)
-
-    def take(self) -> None:
-        """
-        Let the application take the oldest messages.
-        """
-        if self._waiting:
-            messages = self._waiting.pop(0)
-            self.conversation.session.inbox.keep(len(messages.data))
-            self.conversation.session.inbox.take(messages.cost)
+            self.application.send(data)
 
     def pump(self, budget: int) -> None:
         """
@@ -155,22 +249,97 @@ class _Side:
 
         @param budget: of the messages.
         """
-        self.conversation.session.outbox.endTurn()
+        application = self.application
+        application.session.outbox.endTurn()
         output = self.conversation.takeOutput(7, budget)
         self.output += output
-        inbox = self.conversation.session.inbox
         for frame in self._peer.receive(output):
             match frame:
                 case Messages(data=data):
-                    self._sent += len(data)
-                case Ack(count):
-                    assert count <= inbox.received, frame
+                    end = self._position + len(data)
+                    assert [*data] == application.sent[self._position : end], frame
+                    self._position = end
+                case Ack():
+                    application.acknowledging(frame)
+                    self._quiet = False
                 case Welcome(payload):
                     Hello.decode(payload)
-                case Ping() | Pong() | Close():
+                    continue
+                case Close():
+                    continue
+                case Ping() | Pong():
                     pass
+            assert not self._quiet, "a session went on without an ACK"
         assert self._peer.error is None, self._peer.error
         assert self._peer.empty, "a frame was not finished"
+
+    def reconnect(self, how: int, number: int, size: int) -> None:
+        """
+        Let the peer begin the next connection, and take the session over, or the last
+        one be cut before.
+
+        @param how: what is different now, a bit for each.
+        @param number: says what the peer has.
+        @param size: of the chunks.
+        """
+        if how & 1:
+            self._supersede()
+        former = self._goesOn()
+        hello = Hello(
+            maxMessage=50 if how & 2 else 400,
+            batch=not how & 4,
+            window=500,
+            session=_OTHER,
+        )
+        if former is not None and not how & 8:
+            hello = replace(
+                hello, session=former.session.name, received=former.some(number)
+            )
+        if self._isServer:
+            self._welcome(hello, former)
+            return
+        self._former = former
+        self._connect(_Application(""))
+        if not how & 16:
+            self.receive(encodeFrame(FrameType.WELCOME, 7, hello.encode()), size)
+
+    def _goesOn(self) -> _Application | None:
+        """
+        Find the session that can go on over the next connection, if there is one: the
+        present one, or what the client had when it began to connect.
+        """
+        if not self.application.session.name:
+            return self._former
+        return None if self._over else self.application
+
+    def _welcome(self, hello: Hello, former: _Application | None) -> None:
+        """
+        Let a client in.
+
+        @param hello: what it says of itself.
+        @param former: its session, if it has one.
+        """
+        resumed = former is not None and former.session.name == hello.session
+        if former is not None and resumed:
+            resumed = former.session.outbox.canResume(hello)
+            assert resumed == former.canResume(hello), hello
+        if former is None or not resumed:
+            former = _Application(f"{next(self._names):032x}")
+        self._connect(former)
+        self.conversation.welcome(hello)
+        if resumed:
+            self._position, self._quiet = hello.received, True
+
+    def _supersede(self) -> None:
+        """
+        Take the session away from a conversation: it is deaf and says one thing.
+        """
+        conversation = self.conversation
+        conversation.supersede()
+        said = FrameReader(10_000).receive(conversation.takeOutput(7, 1 << 20))
+        assert all(isinstance(frame, Close) for frame in said), said
+        assert len(said) <= 1, said
+        checkOver(conversation)
 
     def step(self, script: Script, size: int) -> None:
         """
@@ -204,21 +373,36 @@ class _Side:
             case 7:
                 self.send(b"b" * script.number(2))
             case 8:
-                self.take()
+                self.application.take()
             case 9:
                 self.pump(script.number() * 8)
             case 10:
                 self._now += script.number()
                 self.report(conversation.tick(self._now))
             case 11 if script.number() & 1:
+                self._over = True
                 conversation.close(1000, "done")
+            case 12:
+                self.reconnect(script.number(), script.number(), size)
             case _:
                 self.report(conversation.peerEnded())
 
 
+def checkOver(conversation: Conversation) -> None:
+    """
+    Check that a conversation does nothing more.
+
+    @param conversation: one that is over, and has said so.
+    """
+    assert conversation.receive(b"\0" * 99, 1e6) == []
+    assert conversation.tick(1e9) == []
+    assert conversation.peerEnded() == []
+    assert conversation.takeOutput(7, 1 << 20) == b""
+
+
 def run(data: bytes) -> None:
     """
-    Run one conversation, with the peer's bytes cut up in two ways.
+    Run one session, with the peer's bytes cut up in two ways.
 
     @param data: the input.
     """
@@ -230,13 +414,9 @@ def run(data: bytes) -> None:
         while script.more:
             side.step(script, size if cut else 1 << 20)
         side.pump(1 << 20)
-        broken = any(isinstance(event, Broken) for event in side.events)
         side.pump(1 << 20)
-        if broken:
-            assert side.conversation.receive(b"\0" * 99, 1e6) == []
-            assert side.conversation.tick(1e9) == []
-            assert side.conversation.peerEnded() == []
-            assert side.conversation.takeOutput(7, 1 << 20) == b""
+        if side.broken:
+            checkOver(side.conversation)
         found.append((outline(side.events), side.output, side.conversation.state))
     assert found[0] == found[1], found
 
@@ -244,7 +424,7 @@ def run(data: bytes) -> None:
 def seeds() -> Iterator[bytes]:
     """
     Make conversations: greeting, messages both ways, acknowledgements, heartbeat,
-    both ways to close, and each frame out of place.
+    both ways to close, sessions that go on or do not, and each frame out of place.
     """
     pump, take = b"\x09\x40", b"\x08"
     greeted = {0: b"\0\3\4" + pump, 1: b"\1\3" + pump}
@@ -260,6 +440,13 @@ def seeds() -> Iterator[bytes]:
         yield start + b"\7\x01\x20" * 6 + pump + b"\3\1\7\xff" + pump
         yield start + b"\x0b\0"
         yield start + b"\x0b\1" + pump + b"\x0b\0"
+        sent = b"\6\5\7\x00\x30" + pump + b"\6\7" + pump
+        for how in (0, 1, 2, 4, 8, 16):
+            again = b"\x0c" + bytes([how])
+            yield start + sent + again + b"\2" + pump + take + b"\2\2\1" + pump
+            yield start + sent + ack + again + b"\1\1\1\3abc\7" + again + b"\0" + pump
+        yield start + sent + b"\5\x03\xe9" + pump + b"\x0c\0\1" + pump
+        yield start + b"\x0c\x10\0" * 3 + b"\4" + b"\x0c\0\0" + pump
     for kind in range(len(FrameType)):
         for role in b"\0\1":
             yield bytes([role, 2, 1, kind, 2]) + b"{}\7"
