@@ -32,20 +32,11 @@ from hypothesis.stateful import (
 )
 from twisted.trial.unittest import SynchronousTestCase
 
-from aesm.core.conversation import (
-    Conversation,
-    ConversationState,
-)
+from aesm.core.conversation import Conversation, ConversationState
 from aesm.core.frames import Ack, FrameReader, Messages, Welcome
 from aesm.core.hello import ConversationSettings, Hello
 from aesm.core.outbox import Outbox
-from aesm.core.reports import (
-    Accepted,
-    Acknowledged,
-    Arrived,
-    Event,
-    PeerClosed,
-)
+from aesm.core.reports import Accepted, Acknowledged, Arrived, Event, PeerClosed
 from aesm.core.session import Inbox, Session
 from aesm.core.turn import Turn
 from aesm.errors import AESMError, HeartbeatLost, SendBufferFull
