@@ -197,6 +197,15 @@ class SettingsTests(SynchronousTestCase):
         self.assertEqual(given.hello(), HELLO)
         self.assertEqual(given.sendBuffer, 64 << 20)
 
+    def test_resume(self) -> None:
+        """
+        Who will not come back to a session says so; others need not say anything.
+        """
+        for resume in (True, False):
+            said = ConversationSettings(resume=resume).hello().encode()
+            self.assertEqual(b"resume" in said, not resume)
+            self.assertEqual(Hello.decode(said).resume, resume)
+
     def test_bounds(self) -> None:
         """
         Sizes are above 0 and fit a BATCH's lengths.
