@@ -30,6 +30,7 @@ from aesm.errors import ConnectionClosed, HandshakeTimeout
 
 if TYPE_CHECKING:
     from aesm.connection import Connection
+    from aesm.registry import Address
 
 __all__ = ["Bridge", "Closable", "Reporter", "forbidWaiting", "theBridge"]
 
@@ -331,8 +332,6 @@ def _plainError(value: BaseException) -> BaseException:
 class Reporter:
     """
     Passes on what a stream reports, from any thread to the reactor's.
-
-    @ivar address: the connection's.
     """
 
     def __init__(self, reactor: Any, connection: Connection) -> None:
@@ -340,9 +339,15 @@ class Reporter:
         @param reactor: the reactor.
         @param connection: whom to tell.
         """
-        self.address = connection.address
         self._reactor = reactor
         self._connection = connection
+
+    @property
+    def address(self) -> Address:
+        """
+        The connection's, which is another one once its client is back.
+        """
+        return self._connection.address
 
     def packetsTaken(self, cost: int) -> None:
         """

@@ -35,6 +35,16 @@ class SharedFactory(AESMServerFactory):
     A factory whose streams may be emptied from any thread.
     """
 
+    def startFactory(self) -> None:
+        """
+        Listening begins, maybe with sessions of a former process.
+
+        @raise SpoolError: these cannot be read; says why.
+        """
+        super().startFactory()
+        for connection in self.connections.values():
+            connection.retrieved.owner = Reporter(self.clock, connection)
+
     def buildInner(self, secure: SecureProtocol) -> AESMProtocol:
         """
         Build the message layer of a client that is let in.

@@ -19,10 +19,12 @@ from aesm import (
     SessionLost,
     SpoolError,
 )
+from aesm.bridge import Reporter
 from aesm.makers import HandlerMaker
+from aesm.shared import SharedFactory
 from aesm.spool import RETRY
 from aesm.spoolfile import Blob, Changes, SpoolFile
-from tests.pairs import CLIENT_KEY, Recorder
+from tests.pairs import CLIENT_KEY, SERVER_KEY, Recorder
 from tests.spooled import SpoolTestCase
 
 OTHER_KEY = PrivateKey(b"\x33" * 32)
@@ -236,6 +238,31 @@ class InboxTests(SpoolTestCase):
         self.network.advance(30)
         for client in clients:
             self.stopService(client)
+
+    def test_threads(self) -> None:
+        """
+        Of a server whose packets are taken from any thread, that goes for those of
+        former processes as well.
+        """
+        self.serving()
+        client = self.service()
+        client.sendData("x")
+        self.network.deliver()
+        self.killServer()
+        factory = SharedFactory(
+            reactor=self.network.clock, key=SERVER_KEY, spool=self.path
+        )
+        factory.doStart()
+        (connection,) = factory.connections.values()
+        self.assertIsInstance(connection.retrieved.owner, Reporter)
+        self.assertEqual(len(connection.retrieved), 1)
+        connection.address = "elsewhere"
+        owner = cast(Connection, connection.retrieved.owner)
+        self.assertEqual(owner.address, "elsewhere")
+        factory.doStop()
+        stopped = factory.stop()
+        self.network.deliver()
+        self.successResultOf(stopped)
 
     def test_sameAddress(self) -> None:
         """
