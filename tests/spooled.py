@@ -186,7 +186,8 @@ class SpoolTestCase(PairTestCase):
         assert server is not None
         self.process.kill()
         self.network.factory = None
-        closeFile(server.factory._hub._journal)
+        if server.factory._hub._journal is not None:
+            closeFile(server.factory._hub._journal)
         for link in self.network.links:
             link.server.lost = True
             link.client.lose(error.ConnectionLost())
