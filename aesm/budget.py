@@ -19,8 +19,6 @@ __all__ = ["Budget"]
 class Budget:
     """
     Adds up what is unacknowledged, unhandled and unread.
-
-    @ivar full: whether there was no room left when it was last counted.
     """
 
     def __init__(self, bound: int, connections: Connections) -> None:
@@ -31,7 +29,6 @@ class Budget:
         """
         if not bound > 0:
             raise ValueError(f"totalBuffer must be above 0, not {bound}")
-        self.full = False
         self._bound = bound
         self._connections = connections
         self._kept = 0  # unacknowledged or unhandled
@@ -43,7 +40,13 @@ class Budget:
         @param more: bytes more than before, less if negative.
         """
         self._kept += more
-        self.full = self._kept + self._connections.held >= self._bound
+
+    @property
+    def full(self) -> bool:
+        """
+        Whether there is no room left.
+        """
+        return self._kept + self._connections.held >= self._bound
 
     def refuses(self, held: int) -> bool:
         """
@@ -51,5 +54,4 @@ class Budget:
 
         @param held: bytes that it holds.
         """
-        self.account(0)
         return self.full and held * len(self._connections) >= self._bound

@@ -86,8 +86,7 @@ class Connection:
         @param peer: the peer's public key.
         @param peerName: what the authorized-keys file calls it.
         @param receiveBuffer: bytes that the peer may send ahead.
-        @param closeSlow: whether C{sendData} closes a peer whose send buffer is
-            full, because a handler serves many, and must wait for none.
+        @param closeSlow: whether C{sendData} closes a peer whose send buffer is full.
         @param lock: the registry's, or None.
         @param arrivals: the registry's order of arrival, or None.
         """
@@ -111,9 +110,8 @@ class Connection:
         """
         Show who is there.
         """
-        state = "open" if self._protocol is not None else "waiting"
-        if self._unsendable is not None:
-            state = "closed"
+        state = "waiting" if self._protocol is None else "open"
+        state = state if self._unsendable is None else "closed"
         return f"<Connection {self.address} {self.peer} {state}>"
 
     def __getitem__(self, key: str) -> object:
@@ -228,8 +226,8 @@ class Connection:
 
         @param data: the message.
         @param closeSlow: whether it is sent on behalf of somebody who serves many:
-            then a peer whose send buffer is full is closed with code 4000, and one
-            that is gone already is nobody's error.
+            a peer whose send buffer is full is closed with code 4000 then, and one
+            that is gone is nobody's error.
         @return: as C{sendData}.
         """
         try:
@@ -252,7 +250,7 @@ class Connection:
         if self._unsendable is not None:
             raise closedError(self._unsendable)
         budget, protocol, outbox = self._messenger.budget, self._protocol, self._outbox
-        if budget is not None and budget.full and budget.refuses(self.held):
+        if budget is not None and budget.refuses(self.held):
             raise SendBufferFull(
                 "too much is unacknowledged or unread by all peers together: wait for "
                 "drain(), or raise totalBuffer="
@@ -262,7 +260,7 @@ class Connection:
             outbox.endTurn(since=micros - TURN)
             count = outbox.add(data, micros)
             self.account()
-        elif protocol.isClosing:
+        elif protocol.closing is not None:
             raise ConnectionClosed("nothing can be sent: the connection is closing")
         else:
             micros = wallClock()
@@ -271,13 +269,17 @@ class Connection:
             protocol.sending()
         return count
 
-    def endTurn(self) -> None:
+    def endTurn(self) -> int:
         """
         Let no later message share the time of those that were sent so far.
+
+        @return: that time, microseconds since the Unix epoch; 0 without any.
         """
-        self._micros = 0
+        micros, self._micros = self._micros, 0
         self._outbox.endTurn()
-        self.account()
+        if self._messenger.budget is not None:
+            self.account()
+        return micros
 
     def _refuse(self, refused: AESMError, closeSlow: bool) -> Deferred[None]:
         """

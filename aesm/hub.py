@@ -200,11 +200,12 @@ class Hub(Messenger):
         @param messages: one or more.
         """
         connection.arrived(messages)
-        refused = self.budget.refuses(connection.held)
-        while self.budget.full and self.sessions.makeRoom():
+        if self.budget.full:
             refused = self.budget.refuses(connection.held)
-        if refused:
-            connection.shed(TRY_AGAIN_LATER, "too much is unread")
+            while self.budget.full and self.sessions.makeRoom():
+                refused = self.budget.refuses(connection.held)
+            if refused:
+                connection.shed(TRY_AGAIN_LATER, "too much is unread")
 
     def keeps(self, connection: Connection, code: int | None = None) -> bool:
         """

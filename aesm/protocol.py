@@ -31,10 +31,12 @@ from aesm.core.conversation import (
     Conversation,
     ConversationState,
 )
+from aesm.core.frames import MESSAGE_OVERHEAD
 from aesm.core.reports import (
     Accepted,
     Acknowledged,
     Arrived,
+    Broken,
     Event,
     PeerClosed,
 )
@@ -48,6 +50,7 @@ __all__ = ["AESMProtocol"]
 
 LEAST_DELAY = 0.01  # seconds between two looks at a peer
 BUDGET = 262144  # bytes of messages handed to the transport at once
+MORE = BUDGET // MESSAGE_OVERHEAD  # bytes of stream: with fewer that is not used up
 
 
 def _cancel(call: IDelayedCall | None) -> None:
@@ -69,6 +72,7 @@ class AESMProtocol(Protocol):
     @ivar connection: what users hold; another one once a client's session was
         resumed.
     @ivar messenger: whom to tell.
+    @ivar closing: why, if it is we who close.
     @ivar final: whether the session ends with the transport.
     """
 
@@ -90,6 +94,7 @@ class AESMProtocol(Protocol):
         self.conversation = conversation
         self.connection = connection
         self.messenger = messenger
+        self.closing: ConnectionClosed | None = None
         self.final = False
         self._clock = clock
         self._heartbeat: IDelayedCall | None = None
@@ -100,7 +105,6 @@ class AESMProtocol(Protocol):
         self._ended = False  # our direction of the stream
         self._deaf = False  # messages are not taken any more
         self._superseded: Callable[[], None] | None = None  # there is a newer one
-        self._closing: ConnectionClosed | None = None  # why, if it is we who close
         self._reason: AESMError | None = None
 
     # IProtocol
@@ -180,13 +184,6 @@ class AESMProtocol(Protocol):
     # For Connection and the messenger
 
     @property
-    def isClosing(self) -> bool:
-        """
-        Whether it is we who close.
-        """
-        return self._closing is not None
-
-    @property
     def isOpen(self) -> bool:
         """
         Whether neither side closes.
@@ -217,8 +214,8 @@ class AESMProtocol(Protocol):
         @param reason: words for the peer.
         """
         self.final = True
-        if self._closing is None:
-            self._closing = closedByUs(code, reason)
+        if self.closing is None:
+            self.closing = closedByUs(code, reason)
         self.conversation.close(code, reason)
         self._startCloseTimer()
         self.touch()
@@ -265,23 +262,24 @@ class AESMProtocol(Protocol):
         self._busy = True
         try:
             for event in events:
-                self._actOn(event)
+                if isinstance(event, Arrived):
+                    if not self._deaf:
+                        self.messenger.arrived(self.connection, event.messages)
+                elif isinstance(event, Acknowledged):
+                    self.connection.acknowledged()
+                else:
+                    self._actOn(event)
         finally:
             self._busy = False
         self._flush()
 
-    def _actOn(self, event: Event) -> None:
+    def _actOn(self, event: Accepted | PeerClosed | Broken) -> None:
         """
-        Act on one event.
+        Act on one event that does not happen often.
 
         @param event: what the conversation reports.
         """
         match event:
-            case Arrived(messages):
-                if not self._deaf:
-                    self.messenger.arrived(self.connection, messages)
-            case Acknowledged():
-                self.connection.acknowledged()
             case Accepted(_, resumed):
                 self.messenger.accepted(self, resumed)
             case PeerClosed(code, reason):
@@ -297,7 +295,7 @@ class AESMProtocol(Protocol):
         @param reason: the peer's words.
         """
         if self._reason is None:
-            self._reason = self._closing or self.messenger.peerClosed(code, reason)
+            self._reason = self.closing or self.messenger.peerClosed(code, reason)
         if self.final or not self.messenger.keeps(self.connection, code):
             self.final = True
             self.connection.unsendable(self._reason)
@@ -337,19 +335,25 @@ class AESMProtocol(Protocol):
         """
         Hand the transport what is due, if it takes it.
         """
+        micros = 0
         if self._superseded is None:
-            self.connection.endTurn()
+            micros = self.connection.endTurn()
         if self._ended or not self._writable:
             return
         conversation = self.conversation
-        output = conversation.takeOutput(wallClock(), BUDGET)
+        output = conversation.takeOutput(micros or wallClock(), BUDGET)
         if output:
             self.transport.write(output)
         if conversation.ended:
             self._ended = True
             self.transport.unregisterProducer()
             self.transport.loseWriteConnection()
-        elif self._writable and self._turn is None and conversation.sendable:
+        elif (
+            len(output) > MORE
+            and self._writable
+            and self._turn is None
+            and conversation.sendable
+        ):
             self._turn = self._clock.callLater(0, self._endTurn)
 
     def _endTurn(self) -> None:
@@ -390,7 +394,7 @@ class AESMProtocol(Protocol):
         self._closeTimer = None
         if self._reason is None:
             self._reason = ConnectionClosed(
-                f"{self._closing}; the peer did not answer within {CLOSE_TIMEOUT:g} "
+                f"{self.closing}; the peer did not answer within {CLOSE_TIMEOUT:g} "
                 "seconds, and may not have what it did not acknowledge"
             )
         self.abort()

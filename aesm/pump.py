@@ -210,14 +210,16 @@ class SecureProtocol(Protocol):
         it; then close, if it is time.
         """
         while self.writable and not self.closed:
-            pieces = self._rest or self.channel.takePieces()
-            if not pieces:
-                if self._finishing:
+            rest = self._rest
+            pieces = rest or self.channel.takePieces()
+            if pieces:
+                self._queued = 0
+                self._rest = pieces[WRITE_PIECES:]
+                self.transport.writeSequence(pieces[:WRITE_PIECES])
+            if not rest and not self._rest:
+                if self._finishing and self.writable:
                     self._close()
                 return
-            self._queued = 0
-            self._rest = pieces[WRITE_PIECES:]
-            self.transport.writeSequence(pieces[:WRITE_PIECES])
 
     def end(self) -> None:
         """

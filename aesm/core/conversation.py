@@ -87,6 +87,7 @@ _LISTENING = frozenset(
     {_State.GREETING, _State.OPEN, _State.CLOSING, _State.CLOSE_SENT}
 )
 _TALKING = frozenset({_State.OPEN, _State.CLOSING, _State.PEER_CLOSED})
+_ENDED = frozenset({_State.CLOSE_SENT, _State.CLOSED, _State.BROKEN})
 _OVER = frozenset({_State.BREAKING, _State.BROKEN})
 
 
@@ -365,7 +366,7 @@ class Conversation:
         """
         Whether our last byte is out: the stream is to be ended.
         """
-        return self.state in (_State.CLOSE_SENT, _State.CLOSED, _State.BROKEN)
+        return self.state in _ENDED
 
     @property
     def sendable(self) -> bool:

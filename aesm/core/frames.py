@@ -256,7 +256,8 @@ class FrameReader:
             available = len(data)
         while available - position >= _HEADER.size and not self._closed:
             size, kind, micros = _HEADER.unpack_from(data, position)
-            self._check(kind, size)
+            if kind not in _SINGLE or size > self._maxMessage:
+                self._check(kind, size)
             position += _HEADER.size
             end = position + size
             if end > available:

@@ -223,7 +223,9 @@ class Outbox:
         if self._staged is not None:
             self._staged.append(turn)
         else:
-            self.release([turn])
+            if self._unsent is _EMPTY:
+                self._unsent = deque()
+            self._unsent.append(turn)
         return turn
 
     def stage(self) -> None:
