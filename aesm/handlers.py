@@ -100,12 +100,12 @@ class Echo(_Handler):
 
         @param connection: where it came from.
         @param packet: time and data.
-        @return: fires once there is room for more, which is not before the
-            client has most of its answers.
+        @return: fires once it is sent, in the same turn, so that a spool has both
+            or neither; there is room for it once the client has most of its answers.
         @see: L{IMessageHandler.packetReceived}
         """
-        _send(connection, packet)
-        return connection.drain().addErrback(_ebGone)
+        roomy = connection.drain()
+        return roomy.addCallbacks(lambda result: _send(connection, packet), _ebGone)
 
 
 def inbox(connections: Connections) -> None:

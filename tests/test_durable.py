@@ -807,6 +807,26 @@ class HandlerTests(SpoolTestCase):
         self.network.deliver()
         self.onDisk(self.worker)
 
+    def test_echoHeldBack(self) -> None:
+        """
+        The same where C{Echo} waits for a client that does not read: it has sent
+        nothing of what it is not done with.
+        """
+        self.serving(ECHO, sendBuffer=2000)
+        client = self.service(receiveBuffer=1)
+        for number in range(20):
+            client.sendData(f"{number:0100}")
+        self.network.deliver()
+        connection = self.durable(self.accepted)
+        self.assertLess(connection.session.inbox.kept, 20)
+        self.killServer()
+        self.serving(ECHO, sendBuffer=2000)
+        found: list[Any] = []
+        for _ in range(60):
+            self.network.advance(1)
+            found += self.taking(client.retrieved)
+        self.assertEqual(list(map(int, found)), list(range(20)))
+
 
 class NoRoomTests(SpoolTestCase):
     """
