@@ -50,7 +50,7 @@ __all__ = ["AESMProtocol"]
 
 LEAST_DELAY = 0.01  # seconds between two looks at a peer
 BUDGET = 262144  # bytes of messages handed to the transport at once
-MORE = BUDGET // MESSAGE_OVERHEAD  # bytes of stream: with fewer that is not used up
+FIRST = 2048  # the same at first after a cut: half a record is worth nothing
 
 
 def _cancel(call: IDelayedCall | None) -> None:
@@ -102,6 +102,7 @@ class AESMProtocol(Protocol):
         self._turn: IDelayedCall | None = None  # flushes what this turn sends
         self._busy = False  # what is at work will flush when it is done
         self._writable = True
+        self._budget = FIRST if connection.session.outbox.count else BUDGET
         self._ended = False  # our direction of the stream
         self._deaf = False  # messages are not taken any more
         self._superseded: Callable[[], None] | None = None  # there is a newer one
@@ -281,6 +282,7 @@ class AESMProtocol(Protocol):
         """
         match event:
             case Accepted(_, resumed):
+                self._budget = FIRST if resumed else BUDGET
                 self.messenger.accepted(self, resumed)
             case PeerClosed(code, reason):
                 self._peerClosed(code, reason)
@@ -341,15 +343,18 @@ class AESMProtocol(Protocol):
         if self._ended or not self._writable:
             return
         conversation = self.conversation
-        output = conversation.takeOutput(micros or wallClock(), BUDGET)
+        budget = self._budget
+        output = conversation.takeOutput(micros or wallClock(), budget)
         if output:
             self.transport.write(output)
+            if budget < BUDGET:
+                self._budget *= 2
         if conversation.ended:
             self._ended = True
             self.transport.unregisterProducer()
             self.transport.loseWriteConnection()
         elif (
-            len(output) > MORE
+            len(output) * MESSAGE_OVERHEAD > budget  # else it is not used up
             and self._writable
             and self._turn is None
             and conversation.sendable

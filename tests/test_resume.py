@@ -315,6 +315,24 @@ class CutTests(ResumeTestCase):
         self.assertEqual(self.take(self.near), expected)
         self.assertEqual(self.take(self.far), expected)
 
+    def test_shortLived(self) -> None:
+        """
+        Connections that are cut before they have carried much more than a handshake
+        carry something nevertheless, so that all arrives in the end.
+        """
+        self.begin()
+        sent = [self.near.sendData(bytes([n]) * 1000) for n in range(200)]
+        for _ in range(60):
+            self.cut()
+            self.network.clock.advance(DELAY)
+            (link,) = self.network.links
+            for _ in range(12):  # kilobytes
+                self.network.clock.advance(0)
+                link.deliver(1000)
+        for each in sent:
+            self.assertIsNone(self.successResultOf(each))
+        self.assertEqual(self.take(self.far), [bytes([n]) * 1000 for n in range(200)])
+
     def test_splitTurn(self) -> None:
         """
         Of messages that were sent together some are sent, some of these

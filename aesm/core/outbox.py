@@ -297,7 +297,7 @@ class Outbox:
             self._unacknowledged = deque()
         while unsent and budget > 0 and self._sentCost < self.limit:
             turn = unsent[0]
-            room = self.limit - self._sentCost
+            room = min(budget, self.limit - self._sentCost)
             if turn.cost > room and (allowed := _fitting(turn, room)) < len(
                 turn.bodies
             ):
