@@ -25,7 +25,7 @@ from time import sleep
 from typing import Any, TypeVar, cast
 
 from twisted.internet.defer import Deferred, succeed
-from twisted.internet.endpoints import quoteStringArgument
+from twisted.internet.endpoints import TCP4ServerEndpoint, quoteStringArgument
 from twisted.python.threadable import isInIOThread
 
 from aesm.bridge import forbidWaiting, theBridge
@@ -34,7 +34,7 @@ from aesm.errors import ConnectionClosed, SendBufferFull
 from aesm.factory import STOP_DEADLINE, Message
 from aesm.joined import JoinedStream
 from aesm.registry import Address, Connections
-from aesm.server import Server, listening
+from aesm.server import Server
 from aesm.shared import SharedFactory, SharedService
 from aesm.stream import ORDERLY_CODES, closedError, costOf
 
@@ -241,8 +241,9 @@ class ServerNetwork(_Network):
         """
         reactor = self._bridge.reactor
         factory = SharedFactory(reactor=reactor, **options)
-        listeningPort = reactor.listenTCP(port, factory, interface=host)
-        self._server = listening(factory, [listeningPort])
+        endpoint = TCP4ServerEndpoint(reactor, port, interface=host)  # and IPv6
+        self._server = Server(endpoint, factory=factory)
+        self._server.startService()
         self._bridge.enter(self)
 
     def end(self, deadline: float) -> Deferred[None]:

@@ -15,7 +15,7 @@ L{listen} makes one that listens already::
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from twisted.application.service import Service
@@ -30,20 +30,18 @@ from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import (
     IAddress,
     IListeningPort,
-    IProtocolFactory,
     IReactorTime,
     IStreamServerEndpoint,
 )
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from zope.interface import implementer
 
 from aesm.announce import announce
 from aesm.factory import STOP_DEADLINE, AESMServerFactory, Message
 from aesm.keys import PublicKey
 from aesm.registry import Address, Connections
 
-__all__ = ["AESMServerFactory", "Server", "listen", "listening"]
+__all__ = ["AESMServerFactory", "Server", "listen"]
 
 _T = TypeVar("_T")
 
@@ -342,41 +340,6 @@ def listeningAddress(address: IAddress) -> Address:
         return (host, port)
     name = getattr(address, "name", None)
     return name.decode(errors="replace") if isinstance(name, bytes) else str(address)
-
-
-@implementer(IStreamServerEndpoint)
-class _Open:
-    """
-    An endpoint that listens already.
-    """
-
-    def __init__(self, port: IListeningPort) -> None:
-        """
-        @param port: the port.
-        """
-        self._port = port
-
-    def listen(self, protocolFactory: IProtocolFactory) -> Deferred[IListeningPort]:
-        """
-        Give the port.
-
-        @param protocolFactory: what it listens with.
-        @see: C{twisted.internet.interfaces.IStreamServerEndpoint}
-        """
-        return succeed(self._port)
-
-
-def listening(factory: AESMServerFactory, ports: Iterable[IListeningPort]) -> Server:
-    """
-    Make a server of a factory and ports that listen with it.
-
-    @param factory: builds the protocols.
-    @param ports: at least one.
-    @return: the server.
-    """
-    server = Server(*map(_Open, ports), factory=factory)
-    server.startService()
-    return server
 
 
 def listen(

@@ -272,7 +272,9 @@ class Talk:
                     self._number += 1
                     await self._sendLine(service, line)
                 self._watch(self._number)
-            if service.former is not None and service.former.isAttached:
+            former = service.former
+            isCut = former is None or not former.isAttached
+            if not (isCut and os.isatty(0)):  # who waits at a terminal wants it to end
                 for sent in self._watched:
                     await sent
             return bool(service.running)

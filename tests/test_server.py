@@ -4,6 +4,7 @@ Tests for L{aesm.server}: L{listen}, and what a server can do.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from twisted.application.service import Application, IService, MultiService
@@ -13,10 +14,14 @@ from twisted.internet.address import (
     IPv6Address,
     UNIXAddress,
 )
-from twisted.internet.defer import CancelledError, Deferred, fail
+from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.internet.endpoints import TCP4ServerEndpoint
 from twisted.internet.error import CannotListenError
-from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
+from twisted.internet.interfaces import (
+    IListeningPort,
+    IProtocolFactory,
+    IStreamServerEndpoint,
+)
 from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import LogLevel, capturedLogs, formatEvent
@@ -25,8 +30,43 @@ from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from aesm import AESMServerFactory, MessageTooBig, PrivateKey, SendBufferFull, listen
-from aesm.server import Server, _Open, listening, listeningAddress
+from aesm.server import Server, listeningAddress
 from tests.pairs import SERVER_KEY, PairTestCase, Recorder
+
+
+@implementer(IStreamServerEndpoint)
+class Open:
+    """
+    An endpoint that listens already.
+    """
+
+    def __init__(self, port: IListeningPort) -> None:
+        """
+        @param port: the port.
+        """
+        self._port = port
+
+    def listen(self, protocolFactory: IProtocolFactory) -> Deferred[IListeningPort]:
+        """
+        Give the port.
+
+        @param protocolFactory: what it listens with.
+        @see: C{twisted.internet.interfaces.IStreamServerEndpoint}
+        """
+        return succeed(self._port)
+
+
+def listening(factory: AESMServerFactory, ports: Iterable[IListeningPort]) -> Server:
+    """
+    Make a server of a factory and ports that listen with it.
+
+    @param factory: builds the protocols.
+    @param ports: at least one.
+    @return: the server.
+    """
+    server = Server(*map(Open, ports), factory=factory)
+    server.startService()
+    return server
 
 
 @implementer(IListeningPort)
@@ -594,7 +634,7 @@ class ServiceTests(PairTestCase):
         """
         verifyObject(IService, self.make("tcp:2"))
         verifyObject(IStreamServerEndpoint, SlowEndpoint())
-        verifyObject(IStreamServerEndpoint, _Open(tcp("127.0.0.1")))
+        verifyObject(IStreamServerEndpoint, Open(tcp("127.0.0.1")))
 
     def test_application(self) -> None:
         """
@@ -662,7 +702,7 @@ class ServiceTests(PairTestCase):
         Where it cannot listen, starting raises that, and it listens nowhere.
         """
         slow, port = SlowEndpoint(), tcp("127.0.0.1")
-        server = self.make(_Open(port), "tcp:1", slow, "tcp:2")
+        server = self.make(Open(port), "tcp:1", slow, "tcp:2")
         for start in (server.privilegedStartService, server.startService):
             port.stopped = 0
             self.assertRaises(CannotListenError, start)
@@ -693,7 +733,7 @@ class ServiceTests(PairTestCase):
         Stopping it before it listens is no failure, except to who waits for that.
         """
         slow, port = SlowEndpoint(), tcp("127.0.0.1")
-        server = self.make(slow, _Open(port))
+        server = self.make(slow, Open(port))
         server.startService()
         waiting = server.start()
         self.successResultOf(server.stopService())

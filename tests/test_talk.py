@@ -5,6 +5,7 @@ A session joined to a console.
 from __future__ import annotations
 
 import gc
+import os
 import sys
 from collections.abc import Callable, Iterable
 from io import StringIO
@@ -313,22 +314,41 @@ class TalkTests(SynchronousTestCase):
         self.assertEqual(self.received(), ["more"])
         self.assertEnds(True)
 
+    def endWhileCut(self, typed: bytes) -> None:
+        """
+        Let the input end while there is no connection.
+
+        @param typed: what is read before it ends.
+        """
+        self.begin()
+        self.type(b"one\n")
+        self.cut()
+        self.said()
+        self.console.dataReceived(typed)
+        self.console.readConnectionLost()
+
     def test_endWhileCut(self) -> None:
         """
-        The end of the input does not wait for a connection.
+        At a terminal the end of the input does not wait for a connection.
         """
+        self.patch(os, "isatty", lambda descriptor: True)
         for typed, said in (
             (b"", []),
             (b"kept\n", ["aesm: line 2 of the input may not have arrived"]),
         ):
-            self.begin()
-            self.type(b"one\n")
-            self.cut()
-            self.said()
-            self.console.dataReceived(typed)
-            self.console.readConnectionLost()
+            self.endWhileCut(typed)
             self.assertEnds(True, complained=bool(said))
             self.assertEqual(self.said(), said)
+
+    def test_pipeEndsWhileCut(self) -> None:
+        """
+        All of a pipe or a file is sent, however often it is cut.
+        """
+        self.patch(os, "isatty", lambda descriptor: False)
+        self.endWhileCut(b"kept\n")
+        self.network.advance(1)
+        self.assertEqual(self.received()[-1:], ["kept"])
+        self.assertEnds(True)
 
     def test_noSession(self) -> None:
         """

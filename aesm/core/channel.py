@@ -183,8 +183,7 @@ class Channel:
         elif self.state in _RECEIVING:
             self._fail(
                 Truncated(
-                    "the connection was cut off without an authenticated end of "
-                    "stream; what was not acknowledged may not have arrived"
+                    "the connection was cut off without an authenticated end of stream"
                 ),
                 events,
             )
