@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import re
 import resource
 import signal
 import socket
@@ -95,6 +96,22 @@ LoopingCall(pump).start(0.005)
 observers = [textFileLogObserver(sys.stderr)]
 globalLogBeginner.beginLoggingTo(observers, redirectStandardIO=False)
 reactor.run()
+"""
+
+# Serves with a spool, and takes packets in its own thread, up to a number.
+BLOCKING = """
+import sys
+from aesm import ServerNetwork
+
+server = ServerNetwork("127.0.0.1", int(sys.argv[1]), spool="spool")
+print("serving", flush=True)
+left = int(sys.argv[2])
+while left:
+    address, packet = server.connections.getDataOrdinal()
+    if address is not None:
+        left -= 1
+        print(f"took {packet.data};", flush=True)
+sys.stdin.readline()
 """
 
 
@@ -310,6 +327,33 @@ class ClientTests(KilledTestCase):
             each.expect("took the last")
         self.assertEqual(self.taken("two", "one"), list(range(self.total)))
         self.assertWhole(self.taken("one", "two"))
+
+
+class BlockingTests(KilledTestCase):
+    """
+    C{ServerNetwork} with a spool is killed.
+    """
+
+    total = 90
+
+    def test_taken(self) -> None:
+        """
+        What other threads have taken is not there again, but for what they took at
+        last; what is left is.
+        """
+        client = self.client("one")
+        self.begin()
+        following = 0
+        for count in (10, 20, 90):
+            server = self.start("-c", BLOCKING, str(self.port), str(count))
+            last = rf"(?s)(took one \d+;.*){{{count}}}" if count < 90 else "one 89;"
+            server.expect(last)
+            self.kill(server)
+            took = [int(number) for number in re.findall(r"one (\d+);", server.output)]
+            self.assertLessEqual(took[0], following)
+            self.assertEqual(took, list(range(took[0], took[0] + len(took))))
+            following = took[-1] + 1
+        client.expect("all sent")
 
 
 class FullTests(KilledTestCase):
