@@ -446,12 +446,13 @@ class ResumeTests(SynchronousTestCase):
         outbox.resume(replace(outbox.peer, received=received))
         return outbox
 
-    def check(self, outbox: Outbox, received: int) -> None:
+    def check(self, outbox: Outbox, received: int, whole: bool = True) -> None:
         """
         Check that a peer gets what it does not have, in order, with the times of old.
 
         @param outbox: whose.
         @param received: messages that it has.
+        @param whole: whether turns were not cut up before.
         """
         self.assertEqual(outbox.sent, received)
         self.assertEqual(outbox.unsent, received < 5)
@@ -462,7 +463,8 @@ class ResumeTests(SynchronousTestCase):
         expected = {0: [3, 2], 1: [2, 2], 2: [1, 2], 3: [2], 4: [1], 5: []}[received]
         if not outbox.peer.batch:
             expected = [1] * sum(expected)
-        self.assertEqual([len(f.data) for f in frames], expected)
+        if whole:
+            self.assertEqual([len(f.data) for f in frames], expected)
         self.assertEqual(outbox.sent, 5)
         for count in range(outbox.acknowledged, 6):
             outbox.acknowledge(Ack(count, PLENTY))
@@ -484,8 +486,18 @@ class ResumeTests(SynchronousTestCase):
         """
         What was not sent follows what is sent again.
         """
-        for received in range(4):
-            self.check(self.resumed(True, 65, 0, received), received)
+        for received in range(5):  # two times two of the five were sent
+            self.check(self.resumed(True, 130, 0, received), received, whole=False)
+
+    def test_budget(self) -> None:
+        """
+        No more is taken than was asked for, but at least one message: turns are cut up.
+        """
+        outbox = makeOutbox()
+        for number in range(5):
+            outbox.add(f"{number}", 7)
+        took = [[len(f.data) for f in taken(outbox, size)] for size in (1, 130, 131)]
+        self.assertEqual(took, [[1], [2], [2]])
 
     def test_nothingSent(self) -> None:
         """
