@@ -311,6 +311,8 @@ class Outbox:
             self.sent += len(turn.bodies)
             self._unacknowledged.append(turn)
             budget -= turn.cost
+        if not unsent:
+            self._unsent = _EMPTY
         return pieces
 
     def acknowledge(self, ack: Ack) -> None:
@@ -340,6 +342,8 @@ class Outbox:
             self.kept -= turn.cost
             self.acknowledgedCost += turn.cost
             count -= len(turn.bodies)
+        if not self._unacknowledged:
+            self._unacknowledged = _EMPTY
 
     def drop(self) -> None:
         """
