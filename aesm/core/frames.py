@@ -256,8 +256,10 @@ class FrameReader:
             available = len(data)
         while available - position >= _HEADER.size and not self._closed:
             size, kind, micros = _HEADER.unpack_from(data, position)
-            if kind not in _SINGLE or size > self._maxMessage:
+            if kind not in _SINGLE:
                 self._check(kind, size)
+            elif size > self._maxMessage:
+                self._checkMessage(size)
             position += _HEADER.size
             end = position + size
             if end > available:
@@ -288,16 +290,12 @@ class FrameReader:
 
     def _check(self, kind: int, size: int) -> None:
         """
-        Refuse a frame by its header.
+        Refuse a frame that is not a message of its own, by its header.
 
         @param kind: its type.
         @param size: bytes of its body.
         @raise ProtocolError: there is no such type, or no such size of it.
-        @raise MessageTooBig: the message is larger than we take.
         """
-        if kind in _SINGLE:
-            self._checkMessage(size)
-            return
         bounds = _BOUNDS.get(kind)  # type: ignore[call-overload]
         if bounds is None:
             raise ProtocolError(f"unknown frame type {kind}")
@@ -441,7 +439,7 @@ def encodeBatch(
     @return: pieces to join.
     """
     table = array("I", lengths)
-    if sys.byteorder == "little":
+    if sys.byteorder == "little":  # pragma: no branch
         table.byteswap()
     count = _COUNT.pack(len(bodies))
     size = len(count) + _U32 * len(bodies) + sum(map(len, bodies))
