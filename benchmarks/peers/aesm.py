@@ -168,7 +168,7 @@ class Peer(ReactorPeer):
         Send a message many times to all, in bursts, while there is room.
         """
         sendAll = self._server.sendAll
-        burst = max(1, BURST // len(data) // len(links) * 4)
+        burst = max(1, BURST // len(data))
         for start in range(0, count, burst):
             for _ in range(min(burst, count - start)):
                 sendAll(data)
