@@ -573,7 +573,7 @@ class StopTests(ProcessTestCase):
         staying.expect("^aesm: line 1 of the input may not have arrived$", "errors")
         staying.end()
         self.assertEqual(staying.wait(), 1, staying.said())
-        self.assertSentence(leaving, "line 2 of the input may not have arrived")
+        self.assertSentence(leaving, "may not have arrived")  # line 2, at least
         self.assertStops(again)
 
     def test_clientInterrupted(self) -> None:
