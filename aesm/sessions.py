@@ -67,12 +67,6 @@ class Sessions:
         self._waiting: dict[Connection, float] = {}  # until when; the oldest first
         self._timer: IDelayedCall | None = None
 
-    def __len__(self) -> int:
-        """
-        Count those that wait.
-        """
-        return len(self._waiting)
-
     def add(self, connection: Connection) -> None:
         """
         Know a session that has begun.

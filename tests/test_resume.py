@@ -170,7 +170,7 @@ class ResumeTestCase(ServiceTestCase):
         @param server: the server.
         """
         hub, door = server.factory._hub, server.factory._door
-        self.assertEqual(len(hub.sessions), 0)
+        self.assertEqual(hub.sessions._waiting, {})
         self.assertEqual(hub.sessions._byName, {})
         self.assertEqual(door._hosts, {})
         self.assertEqual(hub.budget._kept, 0)

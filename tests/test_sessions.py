@@ -144,7 +144,7 @@ class SessionsTests(SynchronousTestCase):
         self.clock.advance(4)
         sessions.wait(second)
         sessions.wait(third)
-        self.assertEqual(len(sessions), 3)
+        self.assertEqual(list(sessions._waiting), [first, second, third])
         self.clock.advance(5.9)
         self.assertEqual(self.over, [])
         self.clock.advance(0.1)
