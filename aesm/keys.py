@@ -36,6 +36,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from aesm.errors import KeyFileError
 from aesm.files import readFile, writeFile
+from aesm.noise.functions import KeyPair
 
 __all__ = ["PSK", "PrivateKey", "PublicKey", "stateDirectory"]
 
@@ -184,11 +185,13 @@ class PrivateKey:
 
     @ivar raw: the 32 secret bytes, for the handshake.
     @ivar publicKey: who we are to our peers.
+    @ivar keyPair: both, as the handshake wants them.
     @see: RFC 7748 section 5 and RFC 8410
     """
 
     raw: bytes
     publicKey: PublicKey = field(init=False)
+    keyPair: KeyPair = field(init=False)
 
     def __post_init__(self) -> None:
         """
@@ -198,8 +201,9 @@ class PrivateKey:
         @raise ValueError: they are not 32.
         """
         _checkRaw(self.raw, "a private key")
-        public = self._x25519().public_key().public_bytes_raw()
-        object.__setattr__(self, "publicKey", PublicKey(public))
+        pair = KeyPair.fromBytes(self.raw)
+        object.__setattr__(self, "keyPair", pair)
+        object.__setattr__(self, "publicKey", PublicKey(pair.public))
 
     @classmethod
     def generate(cls) -> PrivateKey:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import resource
 import sys
 from collections import Counter
+from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
 
 __all__ = ["Admission", "TokenBuckets", "connectionsPossible", "hostOf"]
@@ -20,6 +21,7 @@ BURST_SECONDS = 10  # how long a quiet host saves up its handshakes
 _PREFIX = 64  # bits of an IPv6 address that tell hosts apart
 
 
+@lru_cache(maxsize=1024)  # each connection asks several times
 def hostOf(host: str) -> str:
     """
     Tell which host an address counts for.

@@ -88,6 +88,7 @@ def channelSettings(
         raise TypeError(f"psk must be 32 bytes or a path, not {type(psk).__name__}")
     return ChannelSettings(
         staticKey=key.raw,
+        keyPair=key.keyPair,
         name=name,
         psk=psk,
         suites=defaultSuites() if suites is None else tuple(suites),

@@ -538,7 +538,8 @@ class MismatchTests(SynchronousTestCase):
         """
         for public in LOW_ORDER:
             given = channelSettings(CLIENT_KEY)
-            given._keyPair.public = public
+            assert given.keyPair is not None
+            given.keyPair.public = public
             server = makeChannels()[1]
             client = ClientChannel(given)
             _, atServer = converse(client, server)

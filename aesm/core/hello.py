@@ -30,6 +30,7 @@ DEFAULT_SEND_BUFFER = 64 << 20  # bytes, PROTOCOL section 7
 MAX_BYTES = (1 << 31) - 1  # of anything here: what a length in a BATCH can say
 
 MAX_SECONDS = 1e9  # of a heartbeat
+SHORT_AGENT = 200  # characters that always fit, however JSON writes them
 MAX_KEY = 44  # characters of a key in text form
 
 _U64 = 1 << 64
@@ -74,7 +75,7 @@ class Hello:
         said = {key: value for key, value in vars(self).items() if value != ""}
         if self.resume:
             del said["resume"]
-        return json.dumps(said, separators=(",", ":")).encode("ascii")
+        return _encodeJSON(said).encode("ascii")
 
     @classmethod
     def decode(cls, payload: bytes) -> Hello:
@@ -89,7 +90,7 @@ class Hello:
         if len(payload) > MAX_OBJECT:
             raise ProtocolError(f"a hello of more than {MAX_OBJECT} bytes")
         try:
-            said = json.loads(payload.decode(), parse_constant=_refuseConstant)
+            said = _decodeJSON(payload.decode())
         except (ValueError, RecursionError):
             said = None
         if not isinstance(said, dict):
@@ -139,7 +140,10 @@ class ConversationSettings:
                 f"heartbeat must be above 0 and at most {MAX_SECONDS:g} seconds, not "
                 f"{self.heartbeat}"
             )
-        if len(self.hello("0" * 32, MAX_BYTES).encode()) > MAX_OBJECT:
+        if (
+            len(self.agent) > SHORT_AGENT
+            and len(self.hello("0" * 32, MAX_BYTES).encode()) > MAX_OBJECT
+        ):
             raise ValueError(f"agent is too long: {self.agent!r}")
 
     def hello(self, session: str = "", received: int = 0) -> Hello:
@@ -171,6 +175,11 @@ def _refuseConstant(constant: str) -> NoReturn:
     @raise ValueError: always.
     """
     raise ValueError(f"{constant} is not JSON")
+
+
+# Made once: json.dumps and json.loads would make them anew each time.
+_encodeJSON = json.JSONEncoder(separators=(",", ":")).encode
+_decodeJSON = json.JSONDecoder(parse_constant=_refuseConstant).decode
 
 
 def _isCount(value: Any) -> bool:

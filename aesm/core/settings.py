@@ -10,6 +10,7 @@ Everything is checked here, once, so that no connection can fail over it.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import cast
 
 from aesm.core.buffer import frame
 from aesm.noise import HandshakeState, KeyPair, hybridSupported
@@ -63,13 +64,15 @@ class ChannelSettings:
     @ivar suites: Noise protocol names out of L{SUITES}: a client offers the
         first, a server takes any.  With a C{psk} their C{psk0} variants are
         meant, also where C{psk0} is not written.
+    @ivar keyPair: the pair of C{staticKey}; None computes it, which takes as long as
+        a step of a handshake.
     """
 
     staticKey: bytes = field(repr=False)
     name: str = "aesm"
     psk: bytes | None = field(default=None, repr=False)
     suites: tuple[str, ...] = field(default_factory=defaultSuites)
-    _keyPair: KeyPair = field(init=False, repr=False, compare=False)
+    keyPair: KeyPair | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """
@@ -77,7 +80,9 @@ class ChannelSettings:
 
         @raise ValueError: something does not fit; says what would.
         """
-        object.__setattr__(self, "_keyPair", KeyPair.fromBytes(self.staticKey))
+        if self.keyPair is None:
+            pair = KeyPair.fromBytes(self.staticKey)
+            object.__setattr__(self, "keyPair", pair)
         if len(self.name.encode("utf-8")) > MAX_NAME:
             raise ValueError(f"name is longer than {MAX_NAME} bytes: {self.name!r}")
         if self.psk is not None and len(self.psk) != PSK_BYTES:
@@ -105,7 +110,7 @@ class ChannelSettings:
         """
         Our own static public key, 32 bytes.
         """
-        return self._keyPair.public
+        return cast(KeyPair, self.keyPair).public
 
     def handshake(self, suite: str, *, initiator: bool) -> HandshakeState:
         """
@@ -121,6 +126,6 @@ class ChannelSettings:
             suite,
             initiator=initiator,
             prologue=prologue + frame(self.name.encode("utf-8")),
-            s=self._keyPair,
+            s=self.keyPair,
             psks=() if self.psk is None else (self.psk,),
         )
