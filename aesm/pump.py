@@ -9,7 +9,7 @@ the protocol inside, once the channel is open.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import cast
 
 from twisted.internet import error
@@ -31,7 +31,7 @@ from aesm.core.channel import MAX_PLAINTEXT, Channel, State
 from aesm.core.events import Data, EndOfStream, Event, Failed, PeerIdentified
 from aesm.errors import AESMError, HandshakeError, HandshakeTimeout, OfferRefused
 from aesm.keys import PublicKey
-from aesm.rawtransport import abort, closeForWriting, disableNagle, readMore
+from aesm.rawtransport import AT_ONCE, Outlet, abort, closeForWriting, prepare
 from aesm.securefactory import HANDSHAKE_TIMEOUT, SecureFactory
 from aesm.transport import SecureTransport
 
@@ -40,8 +40,8 @@ __all__ = ["CLOSE_TIMEOUT", "HANDSHAKE_TIMEOUT", "SecureFactory", "SecureProtoco
 _log = Logger(namespace="aesm.secure")
 
 CLOSE_TIMEOUT = 5.0  # seconds, PROTOCOL section 9
-WRITE_PIECES = 4  # handed to the raw transport at once: two records, 128 KiB
 
+_PEER_ENDED = (State.PEER_ENDED, State.ENDED)
 _OWN_ERROR = "our own side's decision, or protocol, failed; the log says how"
 
 
@@ -80,7 +80,6 @@ class SecureProtocol(Protocol):
         self._turn: IDelayedCall | None = None  # flushes what this turn writes
         self._decision: Deferred[None] | None = None
         self._reason: Failure | None = None
-        self._rest: Sequence[bytes] = ()  # sealed, more than was taken at once
         self._queued = 0  # bytes that were written since a flush and wait
         self._listening = False  # the peer has said something, and is heard
         self._busy = False  # what is at work will flush when it is done
@@ -94,12 +93,12 @@ class SecureProtocol(Protocol):
         """
         Start the handshake and its deadline.
         """
-        disableNagle(self.transport)
-        readMore(self.transport)
+        prepare(self.transport)
         timeout = self.factory.handshakeTimeout
         self.deadline = self.clock.seconds() + timeout
         self._timer = self.clock.callLater(timeout, self._handshakeTimedOut)
-        cast(IConsumer, self.transport).registerProducer(self, True)
+        self._outlet = Outlet(self.transport)
+        self._outlet.register(self)
         self.flush()
 
     def dataReceived(self, data: bytes) -> None:
@@ -109,6 +108,7 @@ class SecureProtocol(Protocol):
         @param data: at least one byte.
         """
         if self._listening or self._begin():
+            self._outlet.atOnce = AT_ONCE
             events = self.channel.receive(data)
             if self.channel.state is State.FAILED:
                 self.secureTransport.stopWriting()
@@ -122,7 +122,7 @@ class SecureProtocol(Protocol):
         """
         self.closed = True
         self._listening = self.writable = False
-        self._rest = ()
+        self._outlet.rest = ()
         self._stopTimer()
         if self._turn is not None:
             self._turn.cancel()
@@ -150,7 +150,7 @@ class SecureProtocol(Protocol):
         """
         if self.closed:
             self.transport.loseConnection()
-        elif self.channel.state not in (State.PEER_ENDED, State.ENDED):
+        elif self.channel.state not in _PEER_ENDED and not self._outlet.broken:
             self.abort()
 
     def writeConnectionLost(self) -> None:
@@ -173,6 +173,7 @@ class SecureProtocol(Protocol):
         gets its full time again.
         """
         self.writable = True
+        self._outlet.atOnce = AT_ONCE
         if self._open and self._timer is not None:
             self._timer.reset(CLOSE_TIMEOUT)
         self.flush()
@@ -210,13 +211,13 @@ class SecureProtocol(Protocol):
         it; then close, if it is time.
         """
         while self.writable and not self.closed:
-            rest = self._rest
-            pieces = rest or self.channel.takePieces()
-            if pieces:
+            rest = self._outlet.rest
+            records = rest or self.channel.takeRecords()
+            if records:
                 self._queued = 0
-                self._rest = pieces[WRITE_PIECES:]
-                self.transport.writeSequence(pieces[:WRITE_PIECES])
-            if not rest and not self._rest:
+                if self._outlet.write(records):
+                    self.pauseProducing()
+            if not rest and not self._outlet.rest:
                 if self._finishing and self.writable:
                     self._close()
                 return
@@ -226,7 +227,8 @@ class SecureProtocol(Protocol):
         End our direction, after what is queued.
         """
         self.channel.endOfStream()
-        self.flush()
+        if not self._busy:
+            self.flush()
 
     def finish(self) -> None:
         """
@@ -494,4 +496,5 @@ class SecureProtocol(Protocol):
         Send what this turn of the event loop wrote.
         """
         self._turn = None
+        self._outlet.atOnce = AT_ONCE
         self.flush()

@@ -6,18 +6,36 @@ closes without waiting.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import cast
+
 from twisted.internet.abstract import FileDescriptor
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.interfaces import (
+    IConsumer,
     INegotiated,
+    IPushProducer,
     ISSLTransport,
     ITCPTransport,
     ITransport,
 )
 from twisted.internet.protocol import Protocol
 
-__all__ = ["HangUp", "abort", "closeForWriting", "disableNagle", "readMore"]
+__all__ = [
+    "AT_ONCE",
+    "RECORDS",
+    "HangUp",
+    "Outlet",
+    "abort",
+    "closeForWriting",
+    "disableNagle",
+    "prepare",
+    "readMore",
+]
 
+AT_ONCE = 524288  # bytes written at once before others have their turn
+RECORDS = 2  # handed over at once where that cannot be done
+SHORT = 65536  # bytes of records that are put together
 READ_SIZE = 98304  # bytes: more than a record; from 128 KiB on, memory is not reused
 
 
@@ -44,6 +62,91 @@ def readMore(transport: ITransport) -> None:
         transport.bufferSize = READ_SIZE
 
 
+def prepare(transport: ITransport) -> None:
+    """
+    Have small records leave at once, and large ones read whole.
+
+    @param transport: the raw transport.
+    """
+    disableNagle(transport)
+    readMore(transport)
+
+
+class Outlet:
+    """
+    Hands records to a raw transport.  If that is one of Twisted's sockets they are
+    written at once, not in the next turn of the event loop, which would be half of a
+    round trip; what it does not take then goes the usual way, and until that is
+    written, nothing else may.
+
+    @ivar atOnce: bytes that may be written at once in this turn of the event loop.
+    @ivar broken: whether that failed: it will again when the transport tries to write
+        what it was given then, which ends the connection.
+    @ivar rest: records that were not handed over.
+    @see: L{FileDescriptor.writeSomeData}
+    """
+
+    __slots__ = ("_transport", "_writeSomeData", "atOnce", "broken", "rest")
+
+    def __init__(self, transport: ITransport) -> None:
+        """
+        @param transport: the raw transport.
+        """
+        self._transport = transport
+        self._writeSomeData: Callable[[bytes], object] | None = None
+        if isinstance(transport, FileDescriptor) and not _isTLS(transport):
+            self._writeSomeData = transport.writeSomeData
+        self.atOnce = AT_ONCE
+        self.broken = False
+        self.rest: Sequence[bytes] = ()
+
+    def register(self, producer: IPushProducer) -> None:
+        """
+        Let the transport tell a producer when it takes more: one of Twisted's sockets
+        whenever it has written all, which it calls a pull producer.
+
+        @param producer: whom.
+        """
+        streaming = self._writeSomeData is None
+        cast(IConsumer, self._transport).registerProducer(producer, streaming)
+
+    def write(self, records: Sequence[bytes]) -> bool:
+        """
+        Hand over what is taken.
+
+        @param records: at least one; what is not taken becomes C{rest}.
+        @return: whether the producer has to wait until it is resumed.
+        """
+        if self._writeSomeData is None:
+            self.rest = records[RECORDS:]
+            self._transport.writeSequence(records[:RECORDS])
+            return False  # it is told
+        if len(records) > 1 and sum(map(len, records)) <= SHORT:
+            records = (b"".join(records),)
+        for number, record in enumerate(records, 1):
+            sent: object = 0
+            if self.atOnce > 0:
+                sent = self._writeSomeData(record)
+                self.atOnce -= len(record)
+            if sent != len(record):
+                if not isinstance(sent, int):
+                    self.broken, sent = True, 0
+                self._transport.write(record[sent:])
+                self.rest = records[number:]
+                return True
+        self.rest = ()
+        return False
+
+
+def _isTLS(transport: ITransport) -> bool:
+    """
+    Look whether this encrypts what it is given.
+
+    @param transport: the raw transport.
+    """
+    return INegotiated.providedBy(transport) or ISSLTransport.providedBy(transport)
+
+
 def closeForWriting(transport: ITransport) -> None:
     """
     Close after what was written: our direction alone, if the transport can do
@@ -51,8 +154,7 @@ def closeForWriting(transport: ITransport) -> None:
 
     @param transport: the raw transport.
     """
-    isTLS = INegotiated.providedBy(transport) or ISSLTransport.providedBy(transport)
-    if ITCPTransport.providedBy(transport) and not isTLS:
+    if ITCPTransport.providedBy(transport) and not _isTLS(transport):
         ITCPTransport(transport).loseWriteConnection()
     else:
         transport.loseConnection()

@@ -19,7 +19,6 @@ from twisted.internet.interfaces import (
     IConsumer,
     IDelayedCall,
     IHalfCloseableProtocol,
-    IProtocol,
     IPullProducer,
     IPushProducer,
     ITransport,
@@ -296,7 +295,7 @@ class SecureTransport:
             self._inbound.append(event)
         elif isinstance(event, Data):
             if not self.disconnecting:
-                cast(IProtocol, self._secure.inner).dataReceived(event.data)
+                self._secure.inner.dataReceived(event.data)  # type: ignore[union-attr]
         else:
             self._peerEnded()
 

@@ -48,8 +48,8 @@ from aesm.errors import (
     UntrustedServer,
 )
 from aesm.keys import PublicKey
-from aesm.pump import CLOSE_TIMEOUT, WRITE_PIECES, SecureFactory, SecureProtocol
-from aesm.rawtransport import abort, readMore
+from aesm.pump import CLOSE_TIMEOUT, SecureFactory, SecureProtocol
+from aesm.rawtransport import RECORDS, abort, readMore
 from aesm.securefactory import checkClient, checkServer
 from aesm.transport import SecureAddress, SecureTransport
 from tests.helpers import CLIENT_KEY, PSK, SERVER_KEY, XX, channelSettings, pieces
@@ -841,7 +841,7 @@ class StreamTests(PumpTestCase):
         pusher = Pusher(self.transport, 0, b"")
         self.transport.registerProducer(pusher, True)
         self.client.pauseProducing()
-        self.transport.write(b"x" * (MAX_PLAINTEXT * WRITE_PIECES))
+        self.transport.write(b"x" * (MAX_PLAINTEXT * RECORDS))
         self.client.resumeProducing()
         self.assertEqual(pusher.calls, ["pause"])
         self.turn()

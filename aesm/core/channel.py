@@ -89,6 +89,8 @@ _TRANSITIONS = {  # (where we are, what happened): where we go
     (State.SELF_ENDED, "peerEnded"): State.ENDED,
 }
 
+_new = tuple.__new__  # makes a Data without a call of Python's
+
 _SENDING = frozenset({State.OPEN, State.PEER_ENDED})
 _RECEIVING = frozenset({State.OPEN, State.SELF_ENDED})
 _OPENED = _SENDING | _RECEIVING | {State.ENDED}
@@ -161,12 +163,13 @@ class Channel:
         events: list[Event] = []
         try:
             view = memoryview(data)
-            while view and self.state in _HANDSHAKING:
-                view = view[self._receiveHandshake(view, events) :]
+            if self.state not in _OPENED:
+                while view and self.state in _HANDSHAKING:
+                    view = view[self._receiveHandshake(view, events) :]
+                if self.state is State.DECISION:
+                    self._keepEarly(view)
             if view and self.state in _OPENED:
                 self._receiveRecords(view, events)
-            elif self.state is State.DECISION:
-                self._keepEarly(view)
         except AESMError as error:
             self._fail(error, events)
         return events
@@ -189,29 +192,31 @@ class Channel:
             )
         return events
 
-    def takePieces(self) -> list[bytes]:
+    def takeRecords(self) -> list[bytes]:
         """
         Seal what waits, in as few records as possible, and hand over all that
         is to be written.
 
-        @return: bytes for the transport, in pieces of at most 65,535; often none.
+        @return: bytes for the transport, in pieces of at most 65,537; often none.
         @raise NonceExhausted: 2^64-1 records were sealed.
         """
-        if self._queue:
+        queue = self._queue
+        if len(queue) == 1 and len(queue[0]) <= MAX_PLAINTEXT:
+            self._queue = []
+            self._sealRecord(queue[0])
+        elif queue:
             self._seal()
-        pieces = self._output
-        if pieces:
-            self._output = []
-        return pieces
+        output, self._output = self._output, []
+        return output
 
     def takeOutput(self) -> bytes:
         """
-        The same as C{takePieces}, in one piece.
+        The same as C{takeRecords}, in one piece.
 
         @return: bytes for the transport, often C{b""}.
         @raise NonceExhausted: 2^64-1 records were sealed.
         """
-        return b"".join(self.takePieces())
+        return b"".join(self.takeRecords())
 
     def send(self, data: bytes) -> None:
         """
@@ -416,54 +421,55 @@ class Channel:
         @raise ProtocolError: there are bytes after the end of stream.
         @see: PROTOCOL sections 4 and 5
         """
-        position, available = 0, len(data)
-        received = self._received
-        if len(received) >= LENGTH_BYTES:
-            position = LENGTH_BYTES + (received[0] << 8 | received[1]) - len(received)
-            received += data[:position]
-            if position > available:
-                return
-            self._received = bytearray()
-            self._openRecord(memoryview(received)[LENGTH_BYTES:], events)
-        elif received:
-            data = memoryview(received + data)
-            available += len(received)
-            self._received = bytearray()
-        while available - position >= LENGTH_BYTES and self.state in _RECEIVING:
-            start = position + LENGTH_BYTES
-            size = data[position] << 8 | data[position + 1]
-            if size < TAG:
-                raise TamperedRecord(
-                    f"a record of {size} bytes: shorter than its tag of {TAG}"
-                )
-            if start + size > available:
-                break
-            position = start + size
-            self._openRecord(data[start:position], events)
-        if position < available:
-            if self.state not in _RECEIVING:
-                raise ProtocolError("bytes after the authenticated end of stream")
-            self._received = bytearray(data[position:])
+        for part in self._completed(data) if self._received else (data,):
+            position, available = 0, len(part)
+            while available - position >= LENGTH_BYTES and self.state in _RECEIVING:
+                start = position + LENGTH_BYTES
+                size = part[position] << 8 | part[position + 1]
+                if size < TAG:
+                    raise TamperedRecord(
+                        f"a record of {size} bytes: shorter than its tag of {TAG}"
+                    )
+                if start + size > available:
+                    break
+                position = start + size
+                cipher = self._decrypt
+                plaintext = cipher.decryptWithAd(b"", part[start:position])
+                self._opened += 1
+                if self._opened == REKEY_INTERVAL:
+                    cipher.rekey()
+                    self._opened = 0
+                if plaintext:
+                    events.append(_new(Data, (plaintext,)))
+                else:
+                    self._move("peerEnded")
+                    events.append(EndOfStream())
+            if position < available:
+                if self.state not in _RECEIVING:
+                    raise ProtocolError("bytes after the authenticated end of stream")
+                self._received = bytearray(part[position:])
 
-    def _openRecord(self, ciphertext: memoryview, events: list[Event]) -> None:
+    def _completed(self, data: memoryview) -> tuple[memoryview, ...]:
         """
-        Open one record.
+        Put a record together that began before.
 
-        @param ciphertext: 16 to 65,535 bytes.
-        @param events: where to add what it is.
-        @raise TamperedRecord: it does not authenticate.
+        @param data: what came now.
+        @return: that record, if it is whole, and what comes behind it.
         """
-        cipher = self._decrypt
-        plaintext = cipher.decryptWithAd(b"", ciphertext)
-        self._opened += 1
-        if self._opened == REKEY_INTERVAL:
-            cipher.rekey()
-            self._opened = 0
-        if plaintext:
-            events.append(Data(plaintext))
-        else:
-            self._move("peerEnded")
-            events.append(EndOfStream())
+        received, missing = self._received, 0
+        if len(received) < LENGTH_BYTES:
+            missing = LENGTH_BYTES - len(received)
+            received += data[:missing]
+            data = data[missing:]
+        if len(received) < LENGTH_BYTES:
+            return ()
+        size = received[0] << 8 | received[1]
+        missing = LENGTH_BYTES + size - len(received)
+        received += data[:missing]
+        if size >= TAG and len(data) < missing:
+            return ()
+        self._received = bytearray()
+        return memoryview(received), data[missing:]
 
     def _seal(self) -> None:
         """
@@ -486,8 +492,7 @@ class Channel:
         """
         cipher = self._encrypt
         ciphertext = cipher.encryptWithAd(b"", plaintext)
-        self._output.append(len(ciphertext).to_bytes(LENGTH_BYTES, "big"))
-        self._output.append(ciphertext)
+        self._output.append(len(ciphertext).to_bytes(LENGTH_BYTES, "big") + ciphertext)
         self._sealed += 1
         if self._sealed == REKEY_INTERVAL:
             cipher.rekey()
