@@ -11,41 +11,34 @@ that is resumed has one protocol after another, and between them none.
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from typing import TYPE_CHECKING
 
-from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.defer import Deferred, succeed
 
-from aesm.acknowledgement import Acknowledgement, Refusal
-from aesm.errors import AESMError, ConnectionClosed, SendBufferFull
+from aesm.errors import AESMError, ConnectionClosed
 from aesm.reasons import closedByUs
-from aesm.stream import DataStream, closedError
-from aesm.waiting import Waiting
+from aesm.sender import Sender
+from aesm.stream import DataStream
 
 if TYPE_CHECKING:
     from threading import Lock
 
     from aesm.core.channel import Channel
     from aesm.core.frames import Messages
-    from aesm.core.outbox import Message
     from aesm.core.session import Session
-    from aesm.dispatch import Dispatcher
     from aesm.keys import PublicKey
     from aesm.messenger import Messenger
     from aesm.protocol import AESMProtocol
     from aesm.registry import Address
     from aesm.stream import Arrivals
 
-__all__ = ["Connection", "wallClock"]
+__all__ = ["Connection"]
 
-NEVER = 1 << 64  # a count that is never acknowledged
 NORMAL = 1000  # close codes, PROTOCOL section 9
-SLOW_CONSUMER = 4000
-TURN = 1000  # microseconds of messages to send together, while nothing carries them
 
 
-class Connection:
+class Connection(Sender):
     """
     A peer that messages can be exchanged with.
 
@@ -58,13 +51,10 @@ class Connection:
         other connection: for channel binding.  It is another one after the
         session was resumed.
     @ivar retrieved: what came from the peer and nobody has taken yet.
-    @ivar session: what counts the messages.
-    @ivar dispatcher: hands packets to a handler; None leaves them in C{retrieved}.
     """
 
     suite = ""
     handshakeHash = b""
-    dispatcher: Dispatcher | None = None
 
     def __init__(
         self,
@@ -90,21 +80,12 @@ class Connection:
         @param lock: the registry's, or None.
         @param arrivals: the registry's order of arrival, or None.
         """
+        super().__init__(messenger, session, closeSlow)
         self.address = address
         self.peer = peer
         self.peerName = peerName
-        self.session = session
         self.retrieved = DataStream(self, receiveBuffer, lock, arrivals)
-        self._closeSlow = closeSlow
-        self._messenger = messenger
-        self._protocol: AESMProtocol | None = None
-        self._outbox = session.outbox
-        self._micros = 0  # this turn's time, once something was sent in it
-        self._held = 0  # what the messenger knows to be held
-        self._waiting: Waiting | None = None  # for the peer
         self._closing: deque[Deferred[AESMError]] | None = None
-        self._unsendable: AESMError | None = None  # why nothing can be sent
-        self._reason: AESMError | None = None  # why it is over
 
     def __repr__(self) -> str:
         """
@@ -133,38 +114,6 @@ class Connection:
         raise KeyError(key)
 
     # What users call
-
-    def sendData(self, data: Message) -> Deferred[None]:
-        """
-        Send a message.
-
-        @param data: C{str} for a TEXT message, bytes for a BINARY one.
-        @return: fires once the peer has it: in its application's inbox, or its
-            handler is done with it.  Cancelling it stops the waiting, not the
-            message.  Fails with L{ConnectionClosed} if the peer may not have
-            it; and, before anything is sent, with
-            L{MessageTooBig<aesm.errors.MessageTooBig>} if it is larger than
-            the peer takes, with L{SendBufferFull} if too much is
-            unacknowledged (on a server with a handler: it closes that peer
-            with code 4000 instead).
-        @raise TypeError: C{data} is neither text nor bytes.
-        @raise ValueError: the text cannot be written in UTF-8.
-        """
-        return self.send(data, self._closeSlow)
-
-    def drain(self) -> Deferred[None]:
-        """
-        Wait until there is room to send.
-
-        @return: fires once less than half of C{sendBuffer} is unacknowledged,
-            at once if that is so; fails with L{ConnectionClosed} once the
-            connection is over.
-        """
-        if self._unsendable is not None:
-            return fail(closedError(self._unsendable))
-        if self._outbox.roomy:
-            return succeed(None)
-        return self._waiters().drain()
 
     def close(self, reason: str = "") -> Deferred[None]:
         """
@@ -215,108 +164,10 @@ class Connection:
         if not isinstance(reason, str):
             raise TypeError(f"a reason is str, not {type(reason).__name__}")
         if self._protocol is not None:
-            self._micros = 0
+            self.endTurn()
             self._protocol.close(code, reason)
         elif self._reason is None:
             self.finish(closedByUs(code, reason))
-
-    def send(self, data: Message, closeSlow: bool) -> Deferred[None]:
-        """
-        Send a message.
-
-        @param data: the message.
-        @param closeSlow: whether it is sent on behalf of somebody who serves many:
-            a peer whose send buffer is full is closed with code 4000 then, and one
-            that is gone is nobody's error.
-        @return: as C{sendData}.
-        """
-        try:
-            if self._micros:
-                count = self._outbox.add(data, self._micros)
-            else:
-                count = self.sendFirst(data)
-        except AESMError as refused:
-            return self._refuse(refused, closeSlow)
-        return Acknowledgement(self, count)
-
-    def sendFirst(self, data: Message) -> int:
-        """
-        Send the first message of a turn of the event loop.
-
-        @param data: the message.
-        @return: how many messages have been accepted with it.
-        @raise AESMError: it was not accepted.
-        """
-        if self._unsendable is not None:
-            raise closedError(self._unsendable)
-        budget, protocol, outbox = self._messenger.budget, self._protocol, self._outbox
-        if budget is not None and budget.refuses(self.held):
-            raise SendBufferFull(
-                "too much is unacknowledged or unread by all peers together: wait for "
-                "drain(), or raise totalBuffer="
-            )
-        if protocol is None:
-            micros = wallClock()
-            outbox.endTurn(since=micros - TURN)
-            count = outbox.add(data, micros)
-            self.account()
-        elif protocol.closing is not None:
-            raise ConnectionClosed("nothing can be sent: the connection is closing")
-        else:
-            micros = wallClock()
-            count = outbox.add(data, micros)
-            self._micros = micros
-            protocol.sending()
-        return count
-
-    def endTurn(self) -> int:
-        """
-        Let no later message share the time of those that were sent so far.
-
-        @return: that time, microseconds since the Unix epoch; 0 without any.
-        """
-        micros, self._micros = self._micros, 0
-        self._outbox.endTurn()
-        if self._messenger.budget is not None:
-            self.account()
-        return micros
-
-    def _refuse(self, refused: AESMError, closeSlow: bool) -> Deferred[None]:
-        """
-        Say that a message was not accepted.
-
-        @param refused: why.
-        @param closeSlow: as C{send}.
-        @return: what C{send} returns.
-        """
-        if isinstance(refused, ConnectionClosed):
-            return Acknowledgement(self, NEVER) if closeSlow else Refusal(refused)
-        if closeSlow and isinstance(refused, SendBufferFull):
-            self.closeWith(SLOW_CONSUMER, "slow consumer")
-            return Acknowledgement(self, NEVER)
-        return fail(refused)
-
-    @property
-    def held(self) -> int:
-        """
-        The bytes of messages that are unacknowledged or not done with.
-        """
-        return self._outbox.kept + self.session.inbox.untaken
-
-    def account(self) -> None:
-        """
-        Tell what is kept for the peer and for the handler; what is unread the
-        registry knows.
-        """
-        budget = self._messenger.budget
-        if budget is None:
-            return
-        held = 0 if self._reason is not None else self._outbox.kept
-        if self.dispatcher is not None and self._reason is None:
-            held += self.session.inbox.untaken
-        if held != self._held:
-            budget.account(held - self._held)
-            self._held = held
 
     @property
     def isClosing(self) -> bool:
@@ -355,30 +206,6 @@ class Connection:
 
     # For Acknowledgement and DataStream
 
-    def watch(self, acknowledgement: Acknowledgement, count: int) -> None:
-        """
-        Fire a Deferred once so many messages are acknowledged.
-
-        @param acknowledgement: what to fire.
-        @param count: messages from the session's start.
-        """
-        if count <= self._outbox.acknowledged:
-            acknowledgement.callback(None)
-        elif self._unsendable is not None:
-            acknowledgement.errback(closedError(self._unsendable))
-        else:
-            self._waiters().watch(acknowledgement, count)
-
-    def _waiters(self) -> Waiting:
-        """
-        Have a place for who waits.
-
-        @return: the place.
-        """
-        if self._waiting is None:
-            self._waiting = Waiting(self._outbox)
-        return self._waiting
-
     def packetsTaken(self, cost: int) -> None:
         """
         The application has taken packets: the peer may send more.
@@ -402,8 +229,11 @@ class Connection:
         @param count: how many.
         @param cost: what they cost.
         """
-        self.session.inbox.keep(count)
-        self.packetsTaken(cost)
+        inbox = self.session.inbox
+        inbox.kept += count
+        inbox.takenCost += cost
+        if self._protocol is not None:
+            self._protocol.touch()
 
     # For AESMProtocol, and who builds it
 
@@ -428,13 +258,6 @@ class Connection:
         protocol, self._protocol = self._protocol, None
         self.endTurn()
         return protocol
-
-    def acknowledged(self) -> None:
-        """
-        The peer has more messages: tell who asked.
-        """
-        if self._waiting is not None:
-            self._waiting.tell()
 
     def arrived(self, messages: Messages) -> None:
         """
@@ -477,8 +300,7 @@ class Connection:
 
         @param reason: why.
         """
-        self._protocol = None
-        self._micros = 0
+        self._protocol = self._turn = None
         self._outbox.drop()
         self._reason = reason
         self.account()
@@ -489,12 +311,3 @@ class Connection:
         while self._closing:
             self._closing.popleft().callback(reason)
         self._messenger.lost(self, reason)
-
-
-def wallClock() -> int:
-    """
-    Tell the time for the wire.
-
-    @return: microseconds since the Unix epoch.
-    """
-    return time.time_ns() // 1000

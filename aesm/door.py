@@ -21,7 +21,6 @@ from twisted.internet.interfaces import IAddress
 from twisted.logger import Logger
 
 from aesm.authorized import AuthorizedKeys
-from aesm.connection import wallClock
 from aesm.core.frames import encodeClose
 from aesm.core.hello import Hello
 from aesm.errors import AESMError, ConnectionClosed, NotAuthorized, ProtocolError
@@ -29,6 +28,7 @@ from aesm.interfaces import IClientPolicy
 from aesm.keys import PublicKey
 from aesm.limits import Admission, TokenBuckets, connectionsPossible, hostOf
 from aesm.securefactory import checkClient
+from aesm.sender import wallClock
 from aesm.sessions import isResumed
 
 if TYPE_CHECKING:

@@ -173,6 +173,15 @@ class DurableConnection(Connection):
         super().attach(protocol, channel)
         self._journal.touch(self)
 
+    def sendData(self, data: Message) -> Deferred[None]:
+        """
+        Send a message, with all checks for each.
+
+        @param data: the message.
+        @return: as C{send}.
+        """
+        return self.send(data, self._closeSlow)
+
     def send(self, data: Message, closeSlow: bool) -> Deferred[None]:
         """
         Send a message, if it can be written down now or is a handler's.

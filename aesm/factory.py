@@ -29,7 +29,8 @@ from aesm.connection import Connection
 from aesm.core.conversation import Conversation
 from aesm.core.handshake import ServerChannel
 from aesm.core.hello import ConversationSettings, Hello
-from aesm.core.outbox import EncodedText, Message
+from aesm.core.outbox import Message
+from aesm.core.turn import bodyOf
 from aesm.door import Door, farewell
 from aesm.errors import AESMError, ConnectionClosed, HandshakeError
 from aesm.hub import Hub
@@ -226,7 +227,7 @@ class AESMServerFactory(SecureFactory):
         @raise ValueError: the text cannot be written in UTF-8.
         """
         if isinstance(data, str):
-            data = EncodedText(data.encode("utf-8"))
+            data = bodyOf(data)  # encoded once for all
         connections = self.connections.values()
         return Tally([c.send(data, True) for c in connections if not c.isOver])
 

@@ -26,16 +26,15 @@ from twisted.internet.protocol import Protocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from aesm.connection import Connection, wallClock
+from aesm.connection import Connection
 from aesm.core.conversation import (
     Conversation,
     ConversationState,
 )
-from aesm.core.frames import MESSAGE_OVERHEAD
+from aesm.core.frames import MESSAGE_OVERHEAD, Messages
 from aesm.core.reports import (
     Accepted,
     Acknowledged,
-    Arrived,
     Broken,
     Event,
     PeerClosed,
@@ -44,9 +43,12 @@ from aesm.errors import AESMError, ConnectionClosed, HeartbeatLost
 from aesm.messenger import Messenger
 from aesm.pump import CLOSE_TIMEOUT
 from aesm.reasons import closedByUs
+from aesm.sender import wallClock
 from aesm.transport import SecureTransport
 
 __all__ = ["AESMProtocol"]
+
+_OPEN = ConversationState.OPEN
 
 LEAST_DELAY = 0.01  # seconds between two looks at a peer
 BUDGET = 262144  # bytes of messages handed to the transport at once
@@ -101,6 +103,8 @@ class AESMProtocol(Protocol):
         self._closeTimer: IDelayedCall | None = None
         self._turn: IDelayedCall | None = None  # flushes what this turn sends
         self._busy = False  # what is at work will flush when it is done
+        self._streaming = False  # the last turn sent more than one message
+        self._counted = 0  # messages that were sent before this turn
         self._writable = True
         self._budget = FIRST if connection.session.outbox.count else BUDGET
         self._ended = False  # our direction of the stream
@@ -194,11 +198,13 @@ class AESMProtocol(Protocol):
     def sending(self) -> None:
         """
         The connection has begun to send.  The first message of a quiet one leaves
-        at once; later ones of the same turn of the event loop go together.
+        at once; later ones of the same turn of the event loop go together, as all
+        do that follow a turn of many.
         """
         if not self._busy and self._turn is None:
             self._turn = self._clock.callLater(0, self._endTurn)
-            self._flush()
+            if not self._streaming:
+                self._flush()
 
     def touch(self) -> None:
         """
@@ -263,10 +269,10 @@ class AESMProtocol(Protocol):
         self._busy = True
         try:
             for event in events:
-                if isinstance(event, Arrived):
+                if type(event) is Messages:
                     if not self._deaf:
-                        self.messenger.arrived(self.connection, event.messages)
-                elif isinstance(event, Acknowledged):
+                        self.messenger.arrived(self.connection, event)
+                elif type(event) is Acknowledged:
                     self.connection.acknowledged()
                 else:
                     self._actOn(event)
@@ -274,7 +280,7 @@ class AESMProtocol(Protocol):
             self._busy = False
         self._flush()
 
-    def _actOn(self, event: Accepted | PeerClosed | Broken) -> None:
+    def _actOn(self, event: Event) -> None:
         """
         Act on one event that does not happen often.
 
@@ -286,8 +292,8 @@ class AESMProtocol(Protocol):
                 self.messenger.accepted(self, resumed)
             case PeerClosed(code, reason):
                 self._peerClosed(code, reason)
-            case _:
-                self._broken(event.error)
+            case Broken(error):
+                self._broken(error)
 
     def _peerClosed(self, code: int, reason: str) -> None:
         """
@@ -349,7 +355,7 @@ class AESMProtocol(Protocol):
             self.transport.write(output)
             if budget < BUDGET:
                 self._budget *= 2
-        if conversation.ended:
+        if conversation.state is not _OPEN and conversation.ended:
             self._ended = True
             self.transport.unregisterProducer()
             self.transport.loseWriteConnection()
@@ -366,6 +372,9 @@ class AESMProtocol(Protocol):
         Send what this turn of the event loop sent.
         """
         self._turn = None
+        count = self.connection.session.outbox.count
+        self._streaming = count > self._counted + 1
+        self._counted = count
         self._flush()
 
     def _schedule(self) -> None:

@@ -24,7 +24,13 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from aesm.acknowledgement import Acknowledgement, LazyDeferred, Refusal, Tally
+from aesm.acknowledgement import (
+    Acknowledgement,
+    LazyDeferred,
+    Refusal,
+    Tally,
+    acknowledgementOf,
+)
 from aesm.errors import ConnectionClosed, SendBufferFull
 
 
@@ -88,14 +94,14 @@ class AcknowledgementTests(SynchronousTestCase):
         """
         Nobody is told of one that nobody looks at.
         """
-        Acknowledgement(self.open, 3)
+        acknowledgementOf(self.open, 3)
         self.assertEqual(self.open.watched, [])
 
     def test_known(self) -> None:
         """
         The first look makes it known, once.
         """
-        sent = Acknowledgement(self.open, 3)
+        sent = acknowledgementOf(self.open, 3)
         self.assertFalse(sent.called)
         sent.addCallback(lambda result: None)
         self.assertEqual(self.open.watched, [(sent, 3)])
@@ -104,26 +110,26 @@ class AcknowledgementTests(SynchronousTestCase):
         """
         C{called} tells the truth at the first look.
         """
-        self.assertTrue(Acknowledgement(self.having, 1).called)
+        self.assertTrue(acknowledgementOf(self.having, 1).called)
 
     def test_resultBefore(self) -> None:
         """
         There is no C{result} before it fires, as in any Deferred.
         """
-        self.assertFalse(hasattr(Acknowledgement(self.open, 1), "result"))
+        self.assertFalse(hasattr(acknowledgementOf(self.open, 1), "result"))
 
     def test_resultAfter(self) -> None:
         """
         There is a C{result} afterwards.
         """
-        self.assertIsNone(Acknowledgement(self.having, 1).result)
+        self.assertIsNone(acknowledgementOf(self.having, 1).result)
 
     def test_callback(self) -> None:
         """
         A callback that is added later is called when the peer has it.
         """
         fired: list[None] = []
-        Acknowledgement(self.open, 1).addCallback(fired.append)
+        acknowledgementOf(self.open, 1).addCallback(fired.append)
         self.assertEqual(fired, [])
         self.open.has()
         self.assertEqual(fired, [None])
@@ -133,14 +139,14 @@ class AcknowledgementTests(SynchronousTestCase):
         A callback is called once, at once, if the peer has it already.
         """
         fired: list[None] = []
-        Acknowledgement(self.having, 1).addCallback(fired.append)
+        acknowledgementOf(self.having, 1).addCallback(fired.append)
         self.assertEqual(fired, [None])
 
     def test_errback(self) -> None:
         """
         An errback is called if the peer may not have it.
         """
-        sent = Acknowledgement(self.open, 1)
+        sent = acknowledgementOf(self.open, 1)
         self.assertNoResult(sent)
         self.open.lost()
         self.failureResultOf(sent, ConnectionClosed)
@@ -149,7 +155,7 @@ class AcknowledgementTests(SynchronousTestCase):
         """
         Returned from a callback, it begins, although nobody reads C{called}.
         """
-        chained = succeed("x").addCallback(lambda _: Acknowledgement(self.open, 1))
+        chained = succeed("x").addCallback(lambda _: acknowledgementOf(self.open, 1))
         self.assertNoResult(chained)
         self.open.has()
         self.assertIsNone(self.successResultOf(chained))
@@ -158,21 +164,21 @@ class AcknowledgementTests(SynchronousTestCase):
         """
         Returned from a callback, its result is taken if it is there.
         """
-        chained = succeed("x").addCallback(lambda _: Acknowledgement(self.having, 1))
+        chained = succeed("x").addCallback(lambda _: acknowledgementOf(self.having, 1))
         self.assertIsNone(self.successResultOf(chained))
 
     def test_returnedAndLost(self) -> None:
         """
         Returned from a callback, its failure is taken if it is there.
         """
-        chained = succeed("x").addCallback(lambda _: Acknowledgement(self.losing, 1))
+        chained = succeed("x").addCallback(lambda _: acknowledgementOf(self.losing, 1))
         self.failureResultOf(chained, ConnectionClosed)
 
     def test_returnedByMaybeDeferred(self) -> None:
         """
         C{maybeDeferred} hands it on.
         """
-        sent: Deferred[Any] = maybeDeferred(Acknowledgement, self.open, 1)
+        sent: Deferred[Any] = maybeDeferred(acknowledgementOf, self.open, 1)
         self.assertNoResult(sent)
         self.open.has()
         self.successResultOf(sent)
@@ -182,7 +188,7 @@ class AcknowledgementTests(SynchronousTestCase):
         C{chainDeferred} begins it.
         """
         other: Deferred[None] = Deferred()
-        Acknowledgement(self.having, 1).chainDeferred(other)
+        acknowledgementOf(self.having, 1).chainDeferred(other)
         self.successResultOf(other)
 
     def test_awaited(self) -> None:
@@ -194,7 +200,7 @@ class AcknowledgementTests(SynchronousTestCase):
             """
             Wait.
             """
-            await Acknowledgement(self.open, 1)
+            await acknowledgementOf(self.open, 1)
             return "done"
 
         sent = ensureDeferred(send())
@@ -211,8 +217,8 @@ class AcknowledgementTests(SynchronousTestCase):
             """
             Wait for both kinds.
             """
-            await Acknowledgement(self.having, 1)
-            return await Tally([Acknowledgement(self.having, 1)])
+            await acknowledgementOf(self.having, 1)
+            return await Tally([acknowledgementOf(self.having, 1)])
 
         self.assertEqual(self.successResultOf(ensureDeferred(send())), 1)
 
@@ -228,7 +234,7 @@ class AcknowledgementTests(SynchronousTestCase):
             @param connection: for whom.
             """
             try:
-                await Acknowledgement(connection, 1)
+                await acknowledgementOf(connection, 1)
             except ConnectionClosed as closed:
                 return str(closed)
             return "no error"
@@ -251,8 +257,8 @@ class AcknowledgementTests(SynchronousTestCase):
             """
             Wait twice.
             """
-            yield Acknowledgement(self.having, 1)
-            yield Acknowledgement(self.open, 1)
+            yield acknowledgementOf(self.having, 1)
+            yield acknowledgementOf(self.open, 1)
             return "done"
 
         sent = send()
@@ -264,10 +270,10 @@ class AcknowledgementTests(SynchronousTestCase):
         """
         C{gatherResults} and C{DeferredList} wait for it.
         """
-        sent = [Acknowledgement(c, 1) for c in (self.open, self.having)]
+        sent = [acknowledgementOf(c, 1) for c in (self.open, self.having)]
         gathered = gatherResults(sent)
         listed = DeferredList(
-            [Acknowledgement(c, 1) for c in (self.open, self.losing)],
+            [acknowledgementOf(c, 1) for c in (self.open, self.losing)],
             consumeErrors=True,
         )
         self.assertNoResult(gathered)
@@ -281,7 +287,7 @@ class AcknowledgementTests(SynchronousTestCase):
         Cancelled, it fails with C{CancelledError}; that the peer has the message
         later does no harm.
         """
-        sent = Acknowledgement(self.open, 1)
+        sent = acknowledgementOf(self.open, 1)
         sent.cancel()
         self.failureResultOf(sent, CancelledError)
         self.open.has()
@@ -290,7 +296,7 @@ class AcknowledgementTests(SynchronousTestCase):
         """
         Cancelling one that can fire at once changes nothing.
         """
-        sent = Acknowledgement(self.having, 1)
+        sent = acknowledgementOf(self.having, 1)
         sent.cancel()
         self.assertIsNone(self.successResultOf(sent))
 
@@ -299,7 +305,7 @@ class AcknowledgementTests(SynchronousTestCase):
         C{addTimeout} cancels it in time.
         """
         clock = Clock()
-        sent = Acknowledgement(self.open, 1)
+        sent = acknowledgementOf(self.open, 1)
         sent.addTimeout(3, clock)
         clock.advance(3)
         self.failureResultOf(sent)
@@ -309,7 +315,7 @@ class AcknowledgementTests(SynchronousTestCase):
         C{addTimeout} leaves nothing behind when it fires before.
         """
         clock = Clock()
-        sent = Acknowledgement(self.open, 1).addTimeout(3, clock)
+        sent = acknowledgementOf(self.open, 1).addTimeout(3, clock)
         self.open.has()
         self.successResultOf(sent)
         self.assertEqual(clock.getDelayedCalls(), [])
@@ -320,7 +326,7 @@ class AcknowledgementTests(SynchronousTestCase):
         """
         loop = asyncio.new_event_loop()
         self.addCleanup(loop.close)
-        future = Acknowledgement(self.open, 1).asFuture(loop)
+        future = acknowledgementOf(self.open, 1).asFuture(loop)
         self.assertFalse(future.done())
         self.open.has()
         self.assertIsNone(loop.run_until_complete(future))
@@ -329,7 +335,7 @@ class AcknowledgementTests(SynchronousTestCase):
         """
         Paused, it holds its result back.
         """
-        sent = Acknowledgement(self.open, 1)
+        sent = acknowledgementOf(self.open, 1)
         sent.pause()
         fired: list[None] = []
         sent.addCallback(fired.append)
@@ -342,7 +348,7 @@ class AcknowledgementTests(SynchronousTestCase):
         """
         It can be shown at any time.
         """
-        self.assertIn("Acknowledgement", repr(Acknowledgement(self.open, 1)))
+        self.assertIn("Acknowledgement", repr(acknowledgementOf(self.open, 1)))
 
     def test_begin(self) -> None:
         """
@@ -355,7 +361,7 @@ class AcknowledgementTests(SynchronousTestCase):
         """
         Before and after somebody looks, they have what a Deferred has and no more.
         """
-        lazy = Acknowledgement(FakeConnection("has"), 1)
+        lazy = acknowledgementOf(FakeConnection("has"), 1)
         self.assertFalse(hasattr(lazy, "length"))
         called: list[None] = []
         lazy.addCallback(called.append)
@@ -411,7 +417,7 @@ class TallyTests(SynchronousTestCase):
         It fires once each peer has it or is gone, with the number of the former.
         """
         connections = [FakeConnection() for _ in range(3)]
-        tally = Tally([Acknowledgement(c, 1) for c in connections])
+        tally = Tally([acknowledgementOf(c, 1) for c in connections])
         self.assertNoResult(tally)
         connections[0].has()
         connections[1].lost()
@@ -432,7 +438,7 @@ class TallyTests(SynchronousTestCase):
         It can be cancelled.
         """
         connection = FakeConnection()
-        tally = Tally([Acknowledgement(connection, 1)])
+        tally = Tally([acknowledgementOf(connection, 1)])
         tally.cancel()
         self.failureResultOf(tally, CancelledError)
         connection.has()
@@ -442,5 +448,5 @@ class TallyTests(SynchronousTestCase):
         Nobody is asked before somebody looks.
         """
         connection = FakeConnection()
-        Tally([Acknowledgement(connection, 1)])
+        Tally([acknowledgementOf(connection, 1)])
         self.assertEqual(connection.watched, [])

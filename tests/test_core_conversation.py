@@ -37,7 +37,6 @@ from aesm.core.hello import MAX_BYTES, ConversationSettings, Hello
 from aesm.core.reports import (
     Accepted,
     Acknowledged,
-    Arrived,
     Broken,
     Event,
     PeerClosed,
@@ -166,10 +165,10 @@ def settle(conversation: Conversation, events: Sequence[Event]) -> list[str | by
     """
     data: list[str | bytes] = []
     for event in events:
-        if isinstance(event, Arrived):
-            data += event.messages.data
-            conversation.session.inbox.keep(len(event.messages.data))
-            conversation.session.inbox.take(event.messages.cost)
+        if isinstance(event, Messages):
+            data += event.data
+            conversation.session.inbox.keep(len(event.data))
+            conversation.session.inbox.take(event.cost)
     return data
 
 
@@ -317,11 +316,11 @@ class StateTests(SynchronousTestCase):
             return Broken(ProtocolError())
         match kind:
             case FrameType.TEXT:
-                return Arrived(Messages(1, ("text",), 68, 68))
+                return Messages(1, ("text",), 68, 68)
             case FrameType.BINARY:
-                return Arrived(Messages(1, (b"binary",), 70, 70))
+                return Messages(1, (b"binary",), 70, 70)
             case FrameType.BATCH:
-                return Arrived(Messages(1, ["one", "two"], 134, 67))
+                return Messages(1, ["one", "two"], 134, 67)
             case FrameType.ACK:
                 return Acknowledged(0)
         return None  # PING, PONG
@@ -588,7 +587,7 @@ class MessageTests(SynchronousTestCase):
         self.assertEqual(client.session.outbox.add("one", 5), 1)
         self.assertEqual(client.session.outbox.add(b"two", 6), 2)
         (event,) = events = carry(client, server)
-        self.assertEqual(event, Arrived(Messages(5, ["one", b"two"], 134, 67)))
+        self.assertEqual(event, Messages(5, ["one", b"two"], 134, 67))
         self.assertEqual(said(server), [])
         settle(server, events)
         self.assertEqual(carry(server, client), [Acknowledged(2)])
@@ -624,7 +623,7 @@ class MessageTests(SynchronousTestCase):
             said(server)
             events = server.receive(FRAMES[FrameType.TEXT] + data + data[:5], 0.0)
             arrived, broken = events
-            self.assertIsInstance(arrived, Arrived)
+            self.assertIsInstance(arrived, Messages)
             assert isinstance(broken, Broken)
             self.assertIs(type(broken.error), kind)
             self.assertEqual(said(server), [Close(code, "protocol error")])
@@ -637,7 +636,7 @@ class MessageTests(SynchronousTestCase):
         said(server)
         data = encodeFrame(FrameType.BINARY, 1, bytes(35))
         for _ in range(2):
-            self.assertIsInstance(server.receive(data, 0.0)[0], Arrived)
+            self.assertIsInstance(server.receive(data, 0.0)[0], Messages)
         (broken,) = server.receive(data, 0.0)
         assert isinstance(broken, Broken)
         self.assertIn("past the limit", str(broken.error))
@@ -975,7 +974,7 @@ class ResumeTests(SynchronousTestCase):
             self.assertEqual((fresh.name, fresh.outbox.limit), (session, 100))
             self.assertEqual(said(client), [])
             self.assertEqual((former.outbox.sent, former.name), (1, SESSION))
-            self.assertFalse(former.inbox.due)
+            self.assertIsNone(former.inbox.takeAck())
 
     def test_unnamed(self) -> None:
         """
@@ -999,7 +998,7 @@ class ResumeTests(SynchronousTestCase):
         hello = Hello(session=SESSION, received=1)
         self.assertRaises(ProtocolError, conversation.welcome, hello)
         self.assertIs(conversation.state, S.GREETING)
-        self.assertFalse(server.session.inbox.due)
+        self.assertIsNone(server.session.inbox.takeAck())
         _, server = self.reconnect(client, server)
         self.assertEqual([type(frame) for frame in said(server)], [Welcome, Ack])
 
@@ -1050,7 +1049,7 @@ class ResumeTests(SynchronousTestCase):
                 carry(server, client)[0], Accepted if good else Broken
             )
             events = carry(client, server)
-            self.assertIsInstance(events[-1], Arrived if good else PeerClosed)
+            self.assertIsInstance(events[-1], Messages if good else PeerClosed)
 
     def test_limit(self) -> None:
         """
@@ -1224,10 +1223,10 @@ class ResumeTests(SynchronousTestCase):
         """
         settle(conversation, events)
         return [
-            (event.messages.micros, data)
+            (event.micros, data)
             for event in events
-            if isinstance(event, Arrived)
-            for data in event.messages.data
+            if isinstance(event, Messages)
+            for data in event.data
         ]
 
 
@@ -1490,9 +1489,9 @@ class AnyTests(SynchronousTestCase):
             """
             events = carry(pair[role], pair[1 - role], sizes, budget)
             for event in events:
-                if isinstance(event, Arrived):
-                    got[1 - role].extend(event.messages.data)
-                    waiting[1 - role].append(event.messages.cost)
+                if isinstance(event, Messages):
+                    got[1 - role].extend(event.data)
+                    waiting[1 - role].append(event.cost)
                 else:
                     self.assertIsInstance(event, Acknowledged)
             return bool(events)

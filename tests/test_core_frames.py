@@ -328,7 +328,7 @@ class BatchTests(_ReadingCase):
         A BATCH may hold a single message.
         """
         self.reads(batch([4], b"text"), Messages(MICROS, ["text"], 68, 68))
-        expected = Messages(MICROS, [b"\xff"], 65, 65)
+        expected = Messages(MICROS, (b"\xff",), 65, 65)
         self.reads(batch([1 | BINARY_BIT], b"\xff"), expected)
 
     def test_kinds(self) -> None:
@@ -396,7 +396,7 @@ class BatchTests(_ReadingCase):
             self.refuses(data, InvalidText, "not UTF-8")
         for lengths in ([1, 1], [1, 1 | BINARY_BIT]):
             self.refuses(batch(lengths, b"\xc3\xa9"), InvalidText, "not UTF-8")
-        expected = Messages(MICROS, [b"\xc3", b"\xa9"], 130, 65)
+        expected = Messages(MICROS, (b"\xc3", b"\xa9"), 130, 65)
         self.reads(batch([1 | BINARY_BIT, 1 | BINARY_BIT], b"\xc3\xa9"), expected)
 
 

@@ -14,14 +14,15 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from aesm.core.frames import (
     MAX_BATCH,
+    MESSAGE_OVERHEAD,
     Ack,
     FrameReader,
     FrameType,
     Messages,
 )
 from aesm.core.hello import Hello
-from aesm.core.outbox import EncodedText, Outbox
-from aesm.core.turn import Turn
+from aesm.core.outbox import Outbox
+from aesm.core.turn import MAX_COST, EncodedText, Turn
 from aesm.errors import MessageTooBig, ProtocolError, SendBufferFull
 
 BOUND = 10_000
@@ -244,9 +245,10 @@ class TakeTests(SynchronousTestCase):
 
     def test_fullBatch(self) -> None:
         """
-        A BATCH's body has at most 65,506 bytes.
+        What goes into a BATCH counts so much at the most that its body, of at most
+        65,506 bytes, has room for it.
         """
-        room = MAX_BATCH - 3 * 4 - 1000
+        room = MAX_COST - 2 * MESSAGE_OVERHEAD - 1000
         for size, frames in ((room - 1, 1), (room, 1), (room + 1, 2)):
             outbox = makeOutbox(bound=PLENTY, maxMessage=PLENTY)
             outbox.add(bytes(1000), 0)
@@ -258,7 +260,7 @@ class TakeTests(SynchronousTestCase):
         So a turn of many small messages is cut into several.
         """
         outbox = makeOutbox(bound=PLENTY)
-        most = MAX_BATCH // 4 - 1
+        most = MAX_COST // MESSAGE_OVERHEAD
         for _ in range(most + 1):
             outbox.add("", 0)
         self.assertEqual([len(f.data) for f in taken(outbox)], [most, 1])
@@ -672,7 +674,7 @@ class StageTests(SynchronousTestCase):
         self.assertFalse(outbox.sendable)
         self.assertEqual((taken(outbox), outbox.kept), ([], 2 * 67))
         (turn,) = staged = outbox.takeStaged()
-        self.assertEqual((turn.micros, turn.bodies), (1, [b"one", b"two"]))
+        self.assertEqual((turn.micros, turn.bodies), (1, ["one", "two"]))
         self.assertEqual(outbox.takeStaged(), [])
         self.assertEqual(taken(outbox), [])
         outbox.release(staged)

@@ -63,7 +63,7 @@ class InboxTests(SynchronousTestCase):
         inbox = Inbox(100)
         inbox.receive(arrived(36))
         inbox.take(100)
-        self.assertEqual(inbox.ack(), (0, 200))
+        self.assertEqual(inbox.takeAck(), (0, 200))
         inbox.receive(arrived(0))
 
     def test_dueForCount(self) -> None:
@@ -72,12 +72,11 @@ class InboxTests(SynchronousTestCase):
         """
         inbox = Inbox(1000)
         inbox.receive(arrived(1, 2, 3))
-        self.assertFalse(inbox.due)
+        self.assertIsNone(inbox.takeAck())
         for kept in (1, 3):
             inbox.keep(kept - inbox.kept)
-            self.assertTrue(inbox.due)
-            self.assertEqual(inbox.ack(), (kept, 1000))
-            self.assertFalse(inbox.due)
+            self.assertEqual(inbox.takeAck(), (kept, 1000))
+            self.assertIsNone(inbox.takeAck())
 
     def test_dueForLimit(self) -> None:
         """
@@ -85,14 +84,13 @@ class InboxTests(SynchronousTestCase):
         """
         inbox = Inbox(1000)
         inbox.receive(arrived(936))
-        for cost, due in ((249, False), (1, True)):
-            inbox.take(cost)
-            self.assertEqual(inbox.due, due)
-        self.assertEqual(inbox.ack(), (0, 1250))
-        self.assertFalse(inbox.due)
+        inbox.take(249)
+        self.assertIsNone(inbox.takeAck())
+        inbox.take(1)
+        self.assertEqual(inbox.takeAck(), (0, 1250))
+        self.assertIsNone(inbox.takeAck())
         inbox.take(750)
-        self.assertTrue(inbox.due)
-        self.assertEqual(inbox.ack(), (0, 2000))
+        self.assertEqual(inbox.takeAck(), (0, 2000))
 
     def test_smallWindow(self) -> None:
         """
@@ -100,11 +98,10 @@ class InboxTests(SynchronousTestCase):
         """
         inbox = Inbox(1)
         for number in range(1, 4):
-            self.assertFalse(inbox.due)
+            self.assertIsNone(inbox.takeAck())
             inbox.receive(arrived(0))
             inbox.take(64)
-            self.assertTrue(inbox.due)
-            self.assertEqual(inbox.ack(), (0, 1 + 64 * number))
+            self.assertEqual(inbox.takeAck(), (0, 1 + 64 * number))
 
     def test_owedAfterResuming(self) -> None:
         """
@@ -114,12 +111,11 @@ class InboxTests(SynchronousTestCase):
         inbox = Inbox(1000)
         inbox.receive(arrived(36))
         inbox.keep(1)
-        self.assertEqual(inbox.ack(), (1, 1000))
+        self.assertEqual(inbox.takeAck(), (1, 1000))
         for _ in range(2):
             inbox.resume()
-            self.assertTrue(inbox.due)
-            self.assertEqual(inbox.ack(), (1, 1000))
-            self.assertFalse(inbox.due)
+            self.assertEqual(inbox.takeAck(), (1, 1000))
+            self.assertIsNone(inbox.takeAck())
 
     def test_limitAfterResuming(self) -> None:
         """
@@ -149,11 +145,11 @@ class InboxTests(SynchronousTestCase):
         inbox = Inbox(300)
         inbox.restore(5, 500, 300)
         self.assertEqual((inbox.received, inbox.kept, inbox.untaken), (5, 5, 200))
-        self.assertFalse(inbox.due)
+        self.assertIsNone(inbox.takeAck())
         inbox.receive(arrived(35, 0))
         self.assertRaises(ProtocolError, inbox.receive, arrived(0))
         inbox.keep(2)
-        self.assertEqual(inbox.ack(), (7, 600))
+        self.assertEqual(inbox.takeAck(), (7, 600))
 
 
 class SessionTests(SynchronousTestCase):
@@ -188,7 +184,7 @@ class SessionTests(SynchronousTestCase):
             session.outbox.add("", 0)
         session.outbox.take(1000)
         session.resume(Hello(window=1000))
-        self.assertTrue(session.inbox.due)
+        self.assertEqual(session.inbox.takeAck(), (0, 1000))
         self.assertEqual((session.outbox.sent, session.outbox.limit), (0, 64))
 
     def test_impossible(self) -> None:
@@ -197,4 +193,4 @@ class SessionTests(SynchronousTestCase):
         """
         session = Session(1000, 1000)
         self.assertRaises(ProtocolError, session.resume, Hello(received=1))
-        self.assertFalse(session.inbox.due)
+        self.assertIsNone(session.inbox.takeAck())

@@ -4,20 +4,16 @@ Tests of L{aesm.core.turn}: messages that were sent together.
 
 from __future__ import annotations
 
-from array import array
-
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from aesm.core.frames import (
-    BINARY_BIT,
-    MAX_BATCH,
     MESSAGE_OVERHEAD,
     FrameReader,
     Messages,
 )
-from aesm.core.turn import LENGTH_BYTES, Turn
+from aesm.core.turn import MAX_COST, EncodedText, Turn
 
 MESSAGES = ("text", b"bytes", "", b"", "\xe9")
 
@@ -29,7 +25,8 @@ def turnOf(*data: str | bytes, micros: int = 7) -> Turn:
     @param data: its messages.
     @param micros: its time.
     """
-    return Turn.of(Messages(micros, data, 0, 0))
+    cost = sum(len(d.encode() if isinstance(d, str) else d) for d in data)
+    return Turn.of(Messages(micros, data, cost + MESSAGE_OVERHEAD * len(data), 0))
 
 
 def read(pieces: list[bytes]) -> list[Messages]:
@@ -56,17 +53,17 @@ class TurnTests(SynchronousTestCase):
         """
         turn = turnOf(*MESSAGES)
         self.assertEqual(turn.micros, 7)
-        self.assertEqual(turn.bodies, [b"text", b"bytes", b"", b"", b"\xc3\xa9"])
-        binary = [5 | BINARY_BIT, 0 | BINARY_BIT]
-        self.assertEqual(turn.lengths, array("I", [4, binary[0], 0, binary[1], 2]))
-        self.assertEqual(turn.cost, 11 + 5 * MESSAGE_OVERHEAD)
+        self.assertEqual(turn.bodies, ["text", b"bytes", "", b"", b"\xc3\xa9"])
+        self.assertIs(type(turn.bodies[-1]), EncodedText)
+        self.assertIsNone(turn.kind)
+        self.assertEqual(turn.space, 11 + 5 * MESSAGE_OVERHEAD)
 
     def test_room(self) -> None:
         """
-        A new one has room for a message that just fits a BATCH.
+        A new one has all its room.
         """
-        turn = Turn(0, [], array("I"))
-        self.assertEqual((turn.cost, turn.room), (0, MAX_BATCH - 2 * LENGTH_BYTES))
+        turn = Turn(0, 3, bytes, MAX_COST)
+        self.assertEqual((turn.first, turn.bodies, turn.room), (3, [], MAX_COST))
 
     def test_encode(self) -> None:
         """
@@ -93,15 +90,15 @@ class TurnTests(SynchronousTestCase):
         """
         for count in range(1, len(MESSAGES)):
             turn = turnOf(*MESSAGES)
-            cost = turn.cost
+            cost = turn.space
             first = turn.cut(count)
             for part, data in ((first, MESSAGES[:count]), (turn, MESSAGES[count:])):
-                self.assertEqual(part.cost, turnOf(*data).cost)
+                self.assertEqual(part.space, turnOf(*data).space)
                 for batch in (True, False):
                     frames = read(part.encode(batch))
                     self.assertEqual([d for f in frames for d in f.data], list(data))
                     self.assertEqual(frames[0].micros, 7)
-            self.assertEqual(first.cost + turn.cost, cost)
+            self.assertEqual(first.space + turn.space, cost)
 
     @settings(max_examples=50, deadline=None)
     @given(
@@ -118,6 +115,8 @@ class TurnTests(SynchronousTestCase):
         turns = [Turn.of(messages) for messages in read(turnOf(*data).encode(batch))]
         whole = turnOf(*data)
         self.assertEqual([body for turn in turns for body in turn.bodies], whole.bodies)
-        self.assertEqual(sum(turn.cost for turn in turns), whole.cost)
-        lengths = [length for turn in turns for length in turn.lengths]
-        self.assertEqual(lengths, list(whole.lengths))
+        self.assertEqual(sum(turn.space for turn in turns), whole.space)
+        self.assertEqual(
+            [type(body) for turn in turns for body in turn.bodies],
+            [type(body) for body in whole.bodies],
+        )

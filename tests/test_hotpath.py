@@ -21,10 +21,8 @@ from aesm.core.conversation import (
     Conversation,
 )
 from aesm.core.events import Data
+from aesm.core.frames import Messages
 from aesm.core.hello import ConversationSettings
-from aesm.core.reports import (
-    Arrived,
-)
 from aesm.core.session import Session
 from aesm.errors import AESMError
 from aesm.interfaces import IMessageHandler
@@ -148,11 +146,11 @@ class CoreCostTests(SynchronousTestCase):
         @return: how many messages.
         """
         return sum(
-            len(arrived.messages.data)
+            len(arrived.data)
             for event in self.receiver.receive(wire)
             if isinstance(event, Data)
             for arrived in self.there.receive(event.data, 0.0)
-            if isinstance(arrived, Arrived)
+            if isinstance(arrived, Messages)
         )
 
     def test_sending(self) -> None:

@@ -23,10 +23,10 @@ from aesm import (
     ProtocolError,
     Truncated,
 )
-from aesm.connection import wallClock
 from aesm.core.frames import FrameType, encodeAck, encodeClose, encodeFrame
 from aesm.messenger import Messenger
 from aesm.protocol import AESMProtocol
+from aesm.sender import wallClock
 from aesm.testing import ConnectedPair
 from tests.pairs import PairTestCase, Recorder
 

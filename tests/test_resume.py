@@ -249,7 +249,7 @@ class CutTests(ResumeTestCase):
         """
         sent = [end.sendData(str(number)) for end in (self.near, self.far)]
         self.network.clock.advance(0)
-        for data in (f"{number}, again", b"%d" % number):
+        for data in (f"{number}, and then once more", b"%d" % number):
             sent += [end.sendData(data) for end in (self.near, self.far)]
         return sent
 
@@ -311,7 +311,7 @@ class CutTests(ResumeTestCase):
             self.assertIsNone(self.successResultOf(deferred))
         expected: list[Any] = []
         for n in range(0, len(sent), 6):
-            expected += [str(n), f"{n}, again", str(n).encode()]
+            expected += [str(n), f"{n}, and then once more", str(n).encode()]
         self.assertEqual(self.take(self.near), expected)
         self.assertEqual(self.take(self.far), expected)
 

@@ -36,7 +36,7 @@ from aesm.core.conversation import Conversation, ConversationState
 from aesm.core.frames import Ack, FrameReader, Messages, Welcome
 from aesm.core.hello import ConversationSettings, Hello
 from aesm.core.outbox import Outbox
-from aesm.core.reports import Accepted, Acknowledged, Arrived, Event, PeerClosed
+from aesm.core.reports import Accepted, Acknowledged, Event, PeerClosed
 from aesm.core.session import Inbox, Session
 from aesm.core.turn import Turn
 from aesm.errors import AESMError, HeartbeatLost, SendBufferFull
@@ -521,7 +521,7 @@ class Line:
         self._busy = True
         for event in events:
             match event:
-                case Arrived(messages):
+                case Messages() as messages:
                     assert not self._superseded, "a message over an old connection"
                     self.peer.arrived(messages)
                 case Acknowledged():

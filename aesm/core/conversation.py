@@ -4,7 +4,7 @@ WELCOME, messages, acknowledgements, heartbeat, close::
 
     conversation = Conversation(settings, Session(...), now=clock.seconds())
     conversation.welcome(Hello.decode(payload))      # at the server
-    for event in conversation.receive(data, now):    # Arrived, Acknowledged, ...
+    for event in conversation.receive(data, now):    # Messages, Acknowledged, ...
         ...
     conversation.session.outbox.add("text", micros)
     transport.write(conversation.takeOutput(micros, budget))
@@ -34,7 +34,6 @@ from aesm.core.hello import ConversationSettings, Hello
 from aesm.core.reports import (
     Accepted,
     Acknowledged,
-    Arrived,
     Broken,
     Event,
     PeerClosed,
@@ -69,6 +68,7 @@ class ConversationState(Enum):
     BROKEN = "broken"
 
 
+_new = tuple.__new__  # makes a NamedTuple without a call of Python's
 _State = ConversationState
 _GREETING, _OPEN = _State.GREETING, _State.OPEN
 
@@ -186,15 +186,28 @@ class Conversation:
         events: list[Event] = []
         if self.state in _OVER:
             return events
-        late = bool(data)
+        reader = self._reader
+        late = self.state not in _LISTENING and bool(data)
         try:
-            if self.state in _LISTENING:
-                for frame in self._reader.receive(data):
-                    self._take(frame, events)
-                if self._reader.error is not None:
-                    raise self._reader.error
-                late = not self._reader.empty
-            if late and self.state not in _LISTENING:
+            if not late:
+                session = self.session
+                for frame in reader.receive(data):
+                    if self.state is _GREETING:
+                        self._takeGreeting(frame, events)
+                        session = self.session
+                    elif type(frame) is Messages:
+                        session.inbox.receive(frame)
+                        events.append(frame)
+                    elif type(frame) is Ack:
+                        if session.outbox.acknowledge(frame):
+                            self._tolerate()
+                        events.append(_new(Acknowledged, (frame.count,)))
+                    else:
+                        self._takeOther(frame, events)
+                if reader.error is not None:
+                    raise reader.error
+                late = self.state not in _LISTENING and not reader.empty
+            if late:
                 raise ProtocolError("bytes after a CLOSE")
         except ProtocolError as error:
             self._break(error, events)
@@ -215,28 +228,6 @@ class Conversation:
         else:
             self._break(ProtocolError("the stream ended within a frame"), events)
         return events
-
-    def _take(self, frame: Frame, events: list[Event]) -> None:
-        """
-        Act on one frame.
-
-        @param frame: what came.
-        @param events: where to add what it caused.
-        @raise ProtocolError: it is against the rules here and now.
-        """
-        if self.state is _GREETING:
-            self._takeGreeting(frame, events)
-        elif isinstance(frame, Messages):
-            self.session.inbox.receive(frame)
-            events.append(Arrived(frame))
-        elif isinstance(frame, Ack):
-            outbox = self.session.outbox
-            if frame.count == outbox.acknowledged and frame.limit == outbox.limit:
-                self._tolerate()
-            outbox.acknowledge(frame)
-            events.append(Acknowledged(frame.count))
-        else:
-            self._takeOther(frame, events)
 
     def _takeGreeting(self, frame: Frame, events: list[Event]) -> None:
         """
@@ -394,16 +385,16 @@ class Conversation:
             if self._welcome:
                 pieces.append(encodeFrame(FrameType.WELCOME, micros, self._welcome))
                 self._welcome = b""
-            if session.inbox.due:
-                pieces.append(encodeAck(micros, *session.inbox.ack()))
+            ack = session.inbox.takeAck()
+            if ack is not None:
+                pieces.append(encodeAck(micros, *ack))
             if self._pong is not None:
                 pieces.append(encodeFrame(FrameType.PONG, micros, self._pong))
                 self._pong = None
             if self._ping:
                 pieces.append(encodeFrame(FrameType.PING, micros))
                 self._ping = False
-            if session.outbox.sendable:
-                pieces += session.outbox.take(budget)
+            pieces += session.outbox.take(budget)
         if state is not _OPEN and self._closeDue():
             pieces.append(encodeClose(micros, *self._close))
             self._move("closeSent")

@@ -29,6 +29,7 @@ from aesm.errors import InvalidText, MessageTooBig, ProtocolError
 
 __all__ = [
     "BINARY_BIT",
+    "BINARY_BITS",
     "MAX_BATCH",
     "MAX_CONTROL",
     "MAX_OBJECT",
@@ -47,7 +48,7 @@ __all__ = [
     "encodeBatch",
     "encodeClose",
     "encodeFrame",
-    "encodeMessage",
+    "packHeader",
 ]
 
 MAX_BATCH = 65506  # bytes of a BATCH's body, so that it fits a record
@@ -64,7 +65,13 @@ _ACK_FRAME = Struct(">IBQQQ")
 _CODE = Struct(">H")
 _COUNT = Struct(">I")
 _U32 = _COUNT.size
-_BINARY_BITS = int.from_bytes(_COUNT.pack(BINARY_BIT) * (MAX_BATCH // _U32), "big")
+_unpackHeader, _HEADER_SIZE = _HEADER.unpack_from, _HEADER.size
+packHeader = _HEADER.pack  # of length, type, time
+_unpackAck, _ACK_SIZE = _ACK.unpack_from, _ACK.size
+_new = tuple.__new__  # makes a NamedTuple without a call of Python's
+
+# As many of these as there can be in a BATCH.
+BINARY_BITS = int.from_bytes(_COUNT.pack(BINARY_BIT) * (MAX_BATCH // _U32), "big")
 
 
 class FrameType(IntEnum):
@@ -160,16 +167,15 @@ class Pong:
     body: bytes
 
 
-@dataclass(slots=True)
-class Ack:
+class Ack(NamedTuple):
     """
-    What the peer has, and how much more it takes.
+    What the peer has, and how much more it takes; a tuple for the same reason.
 
     @ivar count: messages in its keeping, cumulative.
     @ivar limit: bytes of messages, from the session's start, that it takes.
     """
 
-    count: int
+    count: int  # type: ignore[assignment]  # instead of a tuple's method
     limit: int
 
 
@@ -226,50 +232,50 @@ class FrameReader:
             they are dealt with.
         """
         frames: list[Frame] = []
-        if self.error is None:
-            try:
-                self._receive(data, frames)
-            except ProtocolError as error:
-                self.error = error
-                self._start, self._body, self._missing = b"", [], 0
+        if self.error is not None:
+            return frames
+        try:
+            position, available = 0, len(data)
+            if self._missing:
+                if available < self._missing:
+                    self._keep(data)
+                    return frames
+                position = self._missing
+                body = b"".join([*self._body, memoryview(data)[:position]])
+                self._body, self._missing = [], 0
+                frames.append(self._decode(self._kind, self._micros, body))
+            elif self._start:
+                data = self._start + data
+                available = len(data)
+            while available - position >= _HEADER_SIZE and not self._closed:
+                size, kind, micros = _unpackHeader(data, position)
+                if kind in _SINGLE:
+                    if size > self._maxMessage:
+                        self._checkMessage(size)
+                elif kind != _ACKNOWLEDGEMENT or size != _ACK_SIZE:
+                    self._check(kind, size)
+                position += _HEADER_SIZE
+                end = position + size
+                if end > available:
+                    self._kind, self._micros, self._missing = kind, micros, size
+                    self._start = b""
+                    self._keep(data[position:])
+                    return frames
+                if kind == _ACKNOWLEDGEMENT:
+                    frames.append(_new(Ack, _unpackAck(data, position)))
+                elif kind == _BINARY:
+                    body, cost = data[position:end], size + MESSAGE_OVERHEAD
+                    frames.append(_new(Messages, (micros, (body,), cost, cost)))
+                elif kind == _BATCH:
+                    frames.append(self._decodeBatch(micros, data, position, end))
+                else:
+                    frames.append(self._decode(kind, micros, data[position:end]))
+                position = end
+            self._start = data[position:]
+        except ProtocolError as error:
+            self.error = error
+            self._start, self._body, self._missing = b"", [], 0
         return frames
-
-    def _receive(self, data: bytes, frames: list[Frame]) -> None:
-        """
-        Take bytes of the stream.
-
-        @param data: any length.
-        @param frames: where to add the frames that are whole now.
-        @raise ProtocolError: a frame is not as it should be.
-        """
-        position, available = 0, len(data)
-        if self._missing:
-            if available < self._missing:
-                self._keep(data)
-                return
-            position = self._missing
-            body = b"".join([*self._body, memoryview(data)[:position]])
-            self._body, self._missing = [], 0
-            frames.append(self._decode(self._kind, self._micros, body))
-        elif self._start:
-            data = self._start + data
-            available = len(data)
-        while available - position >= _HEADER.size and not self._closed:
-            size, kind, micros = _HEADER.unpack_from(data, position)
-            if kind not in _SINGLE:
-                self._check(kind, size)
-            elif size > self._maxMessage:
-                self._checkMessage(size)
-            position += _HEADER.size
-            end = position + size
-            if end > available:
-                self._kind, self._micros, self._missing = kind, micros, size
-                self._start = b""
-                self._keep(data[position:])
-                return
-            frames.append(self._decode(kind, micros, data[position:end]))
-            position = end
-        self._start = data[position:]
 
     def _keep(self, data: bytes) -> None:
         """
@@ -328,7 +334,7 @@ class FrameReader:
         @raise ProtocolError: the body is not as it should be.
         """
         if kind == _BATCH:
-            return self._decodeBatch(micros, body)
+            return self._decodeBatch(micros, body, 0, len(body))
         if kind in _SINGLE:
             cost = len(body) + MESSAGE_OVERHEAD
             data = body if kind == _BINARY else _decodeText(body)
@@ -347,46 +353,60 @@ class FrameReader:
                 (code,) = _CODE.unpack_from(body)
                 return Close(code, _decodeText(body[_CODE.size :]))
 
-    def _decodeBatch(self, micros: int, body: bytes) -> Messages:
+    def _decodeBatch(
+        self, micros: int, data: bytes, position: int, end: int
+    ) -> Messages:
         """
-        Decode a BATCH.
+        Decode a BATCH, where it is: of its messages each is copied once.
 
         @param micros: its time.
-        @param body: 8 to 65,506 bytes.
+        @param data: what it is in.
+        @param position: where its body begins, of 8 to 65,506 bytes.
+        @param end: where that ends.
         @return: its messages.
         @raise ProtocolError: count and lengths do not fit the body.
         @raise MessageTooBig: one of the messages is larger than we take.
         @raise InvalidText: one of the texts is not UTF-8.
         """
-        (count,) = _COUNT.unpack_from(body)
-        start = _U32 + _U32 * count
-        if not count or start > len(body):
-            raise ProtocolError(f"a BATCH of {count} messages in {len(body)} bytes")
-        lengths = int.from_bytes(body[_U32:start], "big")  # all in one: that is quick
-        binary = _BINARY_BITS & ((1 << 32 * count) - 1)
+        (count,) = _COUNT.unpack_from(data, position)
+        table = position + _U32
+        start = table + _U32 * count
+        if not count or start > end:
+            raise ProtocolError(
+                f"a BATCH of {count} messages in {end - position} bytes"
+            )
+        lengths = int.from_bytes(data[table:start], "big")  # all in one: that is quick
+        binary = BINARY_BITS & ((1 << 32 * count) - 1)
         kinds = lengths & binary
         sizes = unpack(f">{count}I", (lengths ^ kinds).to_bytes(_U32 * count, "big"))
-        body = body[start:]
-        ends = list(accumulate(sizes, initial=0))
-        if ends[-1] != len(body):
+        total = sum(sizes)
+        if start + total != end:
             raise ProtocolError("the lengths in a BATCH do not add up to its body")
-        self._checkMessage(max(sizes))
-        data: list[str | bytes]
-        if kinds == binary:
-            data = [body[a:b] for a, b in pairwise(ends)]
-        elif kinds:
-            flags = unpack(f">{count}I", kinds.to_bytes(_U32 * count, "big"))
-            data = [
-                body[a:b] if flag else _decodeText(body[a:b])
-                for flag, (a, b) in zip(flags, pairwise(ends), strict=True)
-            ]
-        elif body.isascii():
-            text = body.decode("ascii")
-            data = [text[a:b] for a, b in pairwise(ends)]
+        size = max(sizes)
+        self._checkMessage(size)
+        messages: Sequence[str | bytes]
+        if kinds == binary and count * size == total:  # all of one size: quicker yet
+            messages = Struct(f"{size}s" * count).unpack_from(data, start)
         else:
-            data = [_decodeText(body[a:b]) for a, b in pairwise(ends)]
-        cost = len(body) + MESSAGE_OVERHEAD * count
-        return Messages(micros, data, cost, sizes[-1] + MESSAGE_OVERHEAD)
+            text = ""
+            if not kinds and (body := data[start:end]).isascii():
+                text, start = body.decode("ascii"), 0
+            ends = list(accumulate(sizes, initial=start))
+            bounds = pairwise(ends)
+            if text:
+                messages = [text[a:b] for a, b in bounds]
+            elif kinds == binary:
+                messages = [data[a:b] for a, b in bounds]
+            elif not kinds:
+                messages = [_decodeText(data[a:b]) for a, b in bounds]
+            else:
+                flags = unpack(f">{count}I", kinds.to_bytes(_U32 * count, "big"))
+                messages = [
+                    data[a:b] if flag else _decodeText(data[a:b])
+                    for flag, (a, b) in zip(flags, bounds, strict=True)
+                ]
+        cost = total + MESSAGE_OVERHEAD * count
+        return Messages(micros, messages, cost, sizes[-1] + MESSAGE_OVERHEAD)
 
 
 def _decodeText(body: bytes) -> str:
@@ -415,18 +435,6 @@ def encodeFrame(kind: FrameType, micros: int, body: bytes = b"") -> bytes:
     return _HEADER.pack(len(body), kind, micros) + body
 
 
-def encodeMessage(micros: int, body: bytes, binary: bool) -> bytes:
-    """
-    Encode one message.
-
-    @param micros: its time, microseconds since the Unix epoch.
-    @param body: its body.
-    @param binary: whether it is a BINARY one, not a TEXT.
-    @return: header and body.
-    """
-    return _HEADER.pack(len(body), _BINARY if binary else _TEXT, micros) + body
-
-
 def encodeBatch(
     micros: int, bodies: Sequence[bytes], lengths: Sequence[int]
 ) -> list[bytes]:
@@ -434,15 +442,16 @@ def encodeBatch(
     Encode a BATCH.
 
     @param micros: its time, microseconds since the Unix epoch.
-    @param bodies: at least one message; together they must fit C{MAX_BATCH}.
-    @param lengths: the length of each, C{BINARY_BIT} set for binary ones.
+    @param bodies: the messages, in any number of pieces; with their lengths they must
+        fit C{MAX_BATCH}.
+    @param lengths: the length of each message, C{BINARY_BIT} set for binary ones.
     @return: pieces to join.
     """
     table = array("I", lengths)
     if sys.byteorder == "little":  # pragma: no branch
         table.byteswap()
-    count = _COUNT.pack(len(bodies))
-    size = len(count) + _U32 * len(bodies) + sum(map(len, bodies))
+    count = _COUNT.pack(len(table))
+    size = _U32 + _U32 * len(table) + sum(map(len, bodies))
     return [_HEADER.pack(size, _BATCH, micros), count, table.tobytes(), *bodies]
 
 

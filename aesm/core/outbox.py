@@ -5,26 +5,16 @@ PROTOCOL section 7.
 
 from __future__ import annotations
 
-from array import array
 from collections import deque
 from collections.abc import Iterable, Sequence
 from itertools import chain
 
-from aesm.core.frames import BINARY_BIT, MESSAGE_OVERHEAD, Ack
+from aesm.core.frames import MESSAGE_OVERHEAD, Ack
 from aesm.core.hello import Hello
-from aesm.core.turn import LENGTH_BYTES, Turn
+from aesm.core.turn import MAX_COST, Body, Message, Turn, bodyOf, encodeMessage
 from aesm.errors import MessageTooBig, ProtocolError, SendBufferFull
 
-__all__ = ["EncodedText", "Message", "Outbox"]
-
-Message = str | bytes | bytearray | memoryview  # C{str} for TEXT, bytes for BINARY
-
-
-class EncodedText(bytes):
-    """
-    A TEXT message in UTF-8, encoded once for many outboxes.
-    """
-
+__all__ = ["Message", "Outbox"]
 
 _EMPTY: deque[Turn] = deque(maxlen=0)  # never appended to; one is most of a KiB
 
@@ -33,29 +23,29 @@ class Outbox:
     """
     The outgoing direction.
 
-    @ivar count: messages accepted so far.
+    @ivar open: the turn that takes more messages, or None.  As long as it has room,
+        who sends may add to it without asking.
     @ivar sent: of these, how many were handed to the connection.
     @ivar acknowledged: of these, how many are in the peer's keeping.
     @ivar acknowledgedCost: the cost of these, bytes.
-    @ivar kept: cost of the messages that are not acknowledged, bytes.
     @ivar limit: cost that the peer takes from the session's start, bytes.
     @ivar peer: what the peer says of itself.
     """
 
     __slots__ = (
         "_bound",
+        "_count",
         "_dropped",
+        "_kept",
         "_maxMessage",
-        "_open",
         "_sentCost",
         "_staged",
         "_unacknowledged",
         "_unsent",
         "acknowledged",
         "acknowledgedCost",
-        "count",
-        "kept",
         "limit",
+        "open",
         "peer",
         "sent",
     )
@@ -69,11 +59,12 @@ class Outbox:
         self._bound = bound
         self._unsent: deque[Turn] = _EMPTY
         self._unacknowledged: deque[Turn] = _EMPTY
-        self._open: Turn | None = None  # takes more messages of this turn
+        self._count = self._kept = 0  # without those of the open turn
+        self.open: Turn | None = None
         self._staged: list[Turn] | None = None  # to be written down before it is sent
         self._sentCost = 0
         self._dropped = False
-        self.count = self.sent = self.acknowledged = self.kept = self.limit = 0
+        self.sent = self.acknowledged = self.limit = 0
         self.acknowledgedCost = 0
         self.meet(Hello())
 
@@ -131,7 +122,7 @@ class Outbox:
                 f"acknowledged and {self.sent} were sent"
             )
         self.meet(peer)
-        self._open = None
+        self.endTurn()
         again = self.sent - peer.received
         if again and self._unsent is _EMPTY:
             self._unsent = deque()
@@ -140,7 +131,7 @@ class Outbox:
             if len(turn.bodies) > again:
                 self._unacknowledged.append(turn.cut(len(turn.bodies) - again))
             self._unsent.appendleft(turn)
-            self._sentCost -= turn.cost
+            self._sentCost -= turn.space
             self.sent -= len(turn.bodies)
             again -= len(turn.bodies)
 
@@ -150,6 +141,22 @@ class Outbox:
         Whether there is a message that the peer takes now.
         """
         return bool(self._unsent) and self._sentCost < self.limit
+
+    @property
+    def count(self) -> int:
+        """
+        The messages accepted so far.
+        """
+        return self._count + (0 if self.open is None else len(self.open.bodies))
+
+    @property
+    def kept(self) -> int:
+        """
+        The cost of the messages that are not acknowledged, bytes.
+        """
+        return self._kept + (
+            0 if self.open is None else self.open.space - self.open.room
+        )
 
     @property
     def unsent(self) -> bool:
@@ -178,48 +185,49 @@ class Outbox:
         @raise TypeError: it is neither text nor bytes.
         @raise ValueError: the text cannot be written in UTF-8.
         """
-        if type(data) is bytes:
-            body, flag = data, BINARY_BIT
-        elif isinstance(data, str):
-            body, flag = data.encode("utf-8"), 0
-        elif isinstance(data, EncodedText):
-            body, flag = data, 0
-        elif isinstance(data, bytes | bytearray | memoryview):
-            body, flag = bytes(data), BINARY_BIT
+        body: Body
+        if type(data) is bytes or (type(data) is str and data.isascii()):
+            body = data
         else:
-            raise TypeError(f"a message is str or bytes, not {type(data).__name__}")
+            body = bodyOf(data)
         size = len(body)
-        cost = size + MESSAGE_OVERHEAD
-        kept = self.kept + cost
         if size > self._maxMessage:
             raise MessageTooBig(
                 f"a message of {size} bytes; the peer takes at most "
                 f"{self._maxMessage}: split it, or raise maxMessage= there"
             )
-        if kept > self._bound:
-            raise SendBufferFull(
-                f"{self.kept} of {self._bound} bytes are unacknowledged already: "
-                "wait for drain(), or raise sendBuffer="
-            )
-        turn = self._open
-        if turn is None or turn.room < size:
-            turn = self._openTurn(micros)
+        cost = size + MESSAGE_OVERHEAD
+        turn = self.open
+        if turn is None or turn.room < cost:
+            turn = self._openTurn(micros, body, cost)
+        elif turn.kind is not type(body):
+            turn.kind = None
+        turn.room -= cost
         turn.bodies.append(body)
-        turn.lengths.append(size | flag)
-        turn.cost += cost
-        turn.room -= size + LENGTH_BYTES
-        self.kept = kept
-        self.count = count = self.count + 1
-        return count
+        return turn.first + len(turn.bodies)
 
-    def _openTurn(self, micros: int) -> Turn:
+    def _openTurn(self, micros: int, body: Body, cost: int) -> Turn:
         """
         Begin to collect messages.
 
         @param micros: their time.
-        @return: what takes them.
+        @param body: the first of them.
+        @param cost: what it counts.
+        @return: what takes it, and more if there is room.
+        @raise SendBufferFull: too much is unacknowledged.
         """
-        turn = self._open = Turn(micros, [], array("I"))
+        if self.open is not None:
+            self.endTurn()
+        room = self._bound - self._kept
+        if cost > room:
+            raise SendBufferFull(
+                f"{self._kept} of {self._bound} bytes are unacknowledged already: "
+                "wait for drain(), or raise sendBuffer="
+            )
+        space = max(cost, min(room, MAX_COST))
+        turn = self.open = Turn(micros, self._count, type(body), space)
+        if self._maxMessage < space:
+            turn.kind = None
         if self._staged is not None:
             self._staged.append(turn)
         else:
@@ -241,8 +249,8 @@ class Outbox:
         @return: what was accepted since the last time, complete; to be given back
             with C{release}.
         """
+        self.endTurn()
         staged, self._staged = self._staged or [], []
-        self._open = None
         return staged
 
     def release(self, turns: Iterable[Turn]) -> None:
@@ -269,9 +277,9 @@ class Outbox:
         """
         self.acknowledged, self.acknowledgedCost = acknowledged, cost
         self.limit = limit
-        self.kept = sum(turn.cost for turn in turns)
-        self.count = self.sent = acknowledged + sum(len(turn.bodies) for turn in turns)
-        self._sentCost = cost + self.kept
+        self._kept = sum(turn.space for turn in turns)
+        self._count = self.sent = acknowledged + sum(len(turn.bodies) for turn in turns)
+        self._sentCost = cost + self._kept
         self._unacknowledged = deque(turns)
 
     def endTurn(self, since: int | None = None) -> None:
@@ -281,8 +289,13 @@ class Outbox:
         @param since: unless that is not before this, microseconds since the Unix
             epoch.
         """
-        if since is None or self._open is None or self._open.micros < since:
-            self._open = None
+        turn = self.open
+        if turn is not None and (since is None or turn.micros < since):
+            self.open = None
+            turn.space -= turn.room
+            turn.room = 0
+            self._count += len(turn.bodies)
+            self._kept += turn.space
 
     def take(self, budget: int) -> list[bytes]:
         """
@@ -293,67 +306,77 @@ class Outbox:
         """
         pieces: list[bytes] = []
         unsent = self._unsent
-        if self._unacknowledged is _EMPTY:
-            self._unacknowledged = deque()
         while unsent and budget > 0 and self._sentCost < self.limit:
             turn = unsent[0]
+            if turn is self.open:
+                self.endTurn()
             room = min(budget, self.limit - self._sentCost)
-            if turn.cost > room and (allowed := _fitting(turn, room)) < len(
-                turn.bodies
-            ):
-                turn = turn.cut(allowed)
+            if turn.space > room and (count := _fitting(turn, room)) < len(turn.bodies):
+                turn = turn.cut(count)
             else:
                 unsent.popleft()
-            if turn is self._open:
-                self._open = None
-            pieces += turn.encode(self.peer.batch)
-            self._sentCost += turn.cost
+            if len(turn.bodies) == 1:
+                pieces.append(encodeMessage(turn.micros, turn.bodies[0]))
+            else:
+                pieces += turn.encode(self.peer.batch)
+            self._sentCost += turn.space
             self.sent += len(turn.bodies)
+            if self._unacknowledged is _EMPTY:
+                self._unacknowledged = deque()
             self._unacknowledged.append(turn)
-            budget -= turn.cost
+            budget -= turn.space
         if not unsent:
             self._unsent = _EMPTY
         return pieces
 
-    def acknowledge(self, ack: Ack) -> None:
+    def acknowledge(self, ack: Ack) -> bool:
         """
         Let go of what is in the peer's keeping.
 
         @param ack: what the peer says.
+        @return: whether that is nothing new.
         @raise ProtocolError: it goes backwards, or counts what was not sent.
         @see: PROTOCOL section 7
         """
-        if not self.acknowledged <= ack.count <= self.sent:
+        done, limit = ack
+        acknowledged = self.acknowledged
+        if not acknowledged <= done <= self.sent:
             raise ProtocolError(
-                f"an ACK of {ack.count} messages; {self.acknowledged} are "
+                f"an ACK of {done} messages; {acknowledged} are "
                 f"acknowledged and {self.sent} were sent"
             )
-        if ack.limit < self.limit:
+        if limit < self.limit:
             raise ProtocolError(f"an ACK takes its limit back from {self.limit}")
-        self.limit = ack.limit
-        count = ack.count - self.acknowledged
-        self.acknowledged = ack.count
+        if done == acknowledged:
+            idle = limit == self.limit
+            self.limit = limit
+            return idle
+        self.limit = limit
+        self.acknowledged = done
+        count = done - acknowledged
+        waiting = self._unacknowledged
         while count:
-            turn = self._unacknowledged[0]
+            turn = waiting[0]
             if len(turn.bodies) > count:
                 turn = turn.cut(count)
             else:
-                self._unacknowledged.popleft()
-            self.kept -= turn.cost
-            self.acknowledgedCost += turn.cost
+                waiting.popleft()
+            self._kept -= turn.space
+            self.acknowledgedCost += turn.space
             count -= len(turn.bodies)
-        if not self._unacknowledged:
+        if not waiting:
             self._unacknowledged = _EMPTY
+        return False
 
     def drop(self) -> None:
         """
         Forget the messages: they can no longer be sent.
         """
+        self.endTurn()
         self._unsent = self._unacknowledged = _EMPTY
-        self._open = None
         self._dropped = True
-        self.sent = self.count
-        self.kept = 0
+        self.sent = self._count
+        self._kept = 0
 
 
 def _fitting(turn: Turn, room: int) -> int:

@@ -11,7 +11,7 @@ from aesm.core.frames import Messages
 from aesm.core.hello import Hello
 from aesm.errors import AESMError
 
-__all__ = ["Accepted", "Acknowledged", "Arrived", "Broken", "Event", "PeerClosed"]
+__all__ = ["Accepted", "Acknowledged", "Broken", "Event", "PeerClosed"]
 
 
 @dataclass(frozen=True)
@@ -27,25 +27,14 @@ class Accepted:
     resumed: bool
 
 
-class Arrived(NamedTuple):
+class Acknowledged(NamedTuple):
     """
-    Messages came; the application owes C{keep} and C{take} for them.
-
-    @ivar messages: one or more.
-    """
-
-    messages: Messages
-
-
-@dataclass(slots=True)
-class Acknowledged:
-    """
-    The peer has more messages in its keeping.
+    The peer has more messages in its keeping; a tuple, since it is made often.
 
     @ivar count: of the messages sent from the session's start, how many.
     """
 
-    count: int
+    count: int  # type: ignore[assignment]  # instead of a tuple's method
 
 
 @dataclass(frozen=True)
@@ -73,4 +62,5 @@ class Broken:
     error: AESMError
 
 
-Event = Accepted | Arrived | Acknowledged | PeerClosed | Broken
+# C{Messages} came, which the application is to C{keep} and C{take}, or one of these.
+Event = Messages | Accepted | Acknowledged | PeerClosed | Broken

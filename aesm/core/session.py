@@ -23,12 +23,14 @@ cost, a message costing its body and 64 bytes more.
 
 from __future__ import annotations
 
-from aesm.core.frames import Messages
+from aesm.core.frames import Ack, Messages
 from aesm.core.hello import Hello
 from aesm.core.outbox import Outbox
 from aesm.errors import ProtocolError
 
 __all__ = ["Inbox", "Session"]
+
+_new = tuple.__new__  # makes an Ack without a call of Python's
 
 
 class Inbox:
@@ -64,19 +66,6 @@ class Inbox:
         self.receivedCost = self.takenCost = self._announcedCount = 0
         self._announcedLimit = window
         self._owing = False  # the peer needs an ACK, whatever it says
-
-    @property
-    def due(self) -> bool:
-        """
-        Whether the peer is owed an ACK.
-
-        @see: PROTOCOL section 7
-        """
-        return (
-            self.kept != self._announcedCount
-            or self._owing
-            or (self.takenCost + self.window - self._announcedLimit) * 4 >= self.window
-        )
 
     @property
     def untaken(self) -> int:
@@ -136,16 +125,24 @@ class Inbox:
         """
         self.takenCost += cost
 
-    def ack(self) -> tuple[int, int]:
+    def takeAck(self) -> Ack | None:
         """
         Announce what there is to announce.
 
-        @return: count and limit.
+        @return: what to say, None if the peer is owed no ACK.
+        @see: PROTOCOL section 7
         """
+        kept, limit = self.kept, self.takenCost + self.window
+        if (
+            kept == self._announcedCount
+            and not self._owing
+            and (limit - self._announcedLimit) * 4 < self.window
+        ):
+            return None
         self._owing = False
-        self._announcedCount = self.kept
-        self._announcedLimit = self.takenCost + self.window
-        return self._announcedCount, self._announcedLimit
+        self._announcedCount = kept
+        self._announcedLimit = limit
+        return _new(Ack, (kept, limit))
 
 
 class Session:

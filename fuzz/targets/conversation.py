@@ -43,7 +43,6 @@ from aesm.core.hello import ConversationSettings, Hello
 from aesm.core.reports import (
     Accepted,
     Acknowledged,
-    Arrived,
     Broken,
     Event,
     PeerClosed,
@@ -203,7 +202,7 @@ class _Side:
             self.events.append(event)
             application = self.application
             match event:
-                case Arrived(messages):
+                case Messages() as messages:
                     application.waiting.append(messages)
                 case Broken(error):
                     assert isinstance(error, ProtocolError | HeartbeatLost), error

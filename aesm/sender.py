@@ -1,0 +1,267 @@
+"""
+The outgoing direction of a connection: who may send, when, and who hears that a
+message has arrived.  Most of what a burst of small messages costs its sender is in
+C{sendData}.
+"""
+
+from __future__ import annotations
+
+from time import time_ns
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet.defer import Deferred, fail, succeed
+
+from aesm.acknowledgement import Acknowledgement, Refusal, acknowledgementOf
+from aesm.core.frames import MESSAGE_OVERHEAD
+from aesm.errors import AESMError, ConnectionClosed, SendBufferFull
+from aesm.stream import closedError
+from aesm.waiting import Waiting
+
+if TYPE_CHECKING:
+    from aesm.core.outbox import Message
+    from aesm.core.session import Session
+    from aesm.core.turn import Turn
+    from aesm.dispatch import Dispatcher
+    from aesm.messenger import Messenger
+    from aesm.protocol import AESMProtocol
+
+__all__ = ["Sender", "wallClock"]
+
+NEVER = 1 << 64  # a count that is never acknowledged
+SLOW_CONSUMER = 4000  # close code, PROTOCOL section 9
+TURN = 1000  # microseconds of messages to send together, while nothing carries them
+
+
+class Sender:
+    """
+    What a L{Connection<aesm.connection.Connection>} sends with.
+
+    @ivar session: what counts the messages.
+    @ivar dispatcher: hands packets to a handler; None leaves them in C{retrieved}.
+    """
+
+    dispatcher: Dispatcher | None = None
+
+    def __init__(
+        self, messenger: Messenger, session: Session, closeSlow: bool = False
+    ) -> None:
+        """
+        @param messenger: whom to tell.
+        @param session: what counts the messages.
+        @param closeSlow: whether C{sendData} closes a peer whose send buffer is full.
+        """
+        self.session = session
+        self._closeSlow = closeSlow
+        self._messenger = messenger
+        self._protocol: AESMProtocol | None = None
+        self._outbox = session.outbox
+        self._turn: Turn | None = None  # what is sent now goes with it
+        self._held = 0  # what the messenger knows to be held
+        self._waiting: Waiting | None = None  # for the peer
+        self._unsendable: AESMError | None = None  # why nothing can be sent
+        self._reason: AESMError | None = None  # why it is over
+
+    def closeWith(self, code: int, reason: str) -> None:
+        """
+        Close in order, with a code.
+
+        @param code: PROTOCOL section 9.
+        @param reason: words for the peer.
+        """
+        raise NotImplementedError
+
+    # What users call
+
+    def sendData(self, data: Message) -> Deferred[None]:
+        """
+        Send a message.
+
+        @param data: C{str} for a TEXT message, bytes for a BINARY one.
+        @return: fires once the peer has it: in its application's inbox, or its
+            handler is done with it.  Cancelling it stops the waiting, not the
+            message.  Fails with L{ConnectionClosed} if the peer may not have
+            it; and, before anything is sent, with
+            L{MessageTooBig<aesm.errors.MessageTooBig>} if it is larger than
+            the peer takes, with L{SendBufferFull} if too much is
+            unacknowledged (on a server with a handler: it closes that peer
+            with code 4000 instead).
+        @raise TypeError: C{data} is neither text nor bytes.
+        @raise ValueError: the text cannot be written in UTF-8.
+        """
+        turn = self._turn
+        if turn is not None and type(data) is turn.kind:
+            body: Any = data
+            room = turn.room - len(body) - MESSAGE_OVERHEAD
+            if room >= 0 and (turn.kind is bytes or body.isascii()):
+                # All of a burst but the first: this is all they cost.
+                turn.room = room
+                bodies = turn.bodies
+                bodies.append(body)
+                acknowledgement = Acknowledgement()
+                acknowledgement.watcher = self
+                acknowledgement.count = turn.first + len(bodies)
+                return acknowledgement
+        return self.send(data, self._closeSlow)
+
+    def drain(self) -> Deferred[None]:
+        """
+        Wait until there is room to send.
+
+        @return: fires once less than half of C{sendBuffer} is unacknowledged,
+            at once if that is so; fails with L{ConnectionClosed} once the
+            connection is over.
+        """
+        if self._unsendable is not None:
+            return fail(closedError(self._unsendable))
+        if self._outbox.roomy:
+            return succeed(None)
+        return self._waiters().drain()
+
+    # What the server calls
+
+    def send(self, data: Message, closeSlow: bool) -> Deferred[None]:
+        """
+        Send a message.
+
+        @param data: the message.
+        @param closeSlow: whether it is sent on behalf of somebody who serves many:
+            a peer whose send buffer is full is closed with code 4000 then, and one
+            that is gone is nobody's error.
+        @return: as C{sendData}.
+        """
+        try:
+            turn = self._turn
+            if turn is None:
+                count = self.sendFirst(data)
+            else:
+                count = self._outbox.add(data, turn.micros)
+                self._turn = self._outbox.open
+        except AESMError as refused:
+            return self._refuse(refused, closeSlow)
+        return acknowledgementOf(self, count)
+
+    def sendFirst(self, data: Message) -> int:
+        """
+        Send the first message of a turn of the event loop.
+
+        @param data: the message.
+        @return: how many messages have been accepted with it.
+        @raise AESMError: it was not accepted.
+        """
+        if self._unsendable is not None:
+            raise closedError(self._unsendable)
+        budget, protocol, outbox = self._messenger.budget, self._protocol, self._outbox
+        if budget is not None and budget.full and budget.refuses(self.held):
+            raise SendBufferFull(
+                "too much is unacknowledged or unread by all peers together: wait for "
+                "drain(), or raise totalBuffer="
+            )
+        if protocol is None:
+            micros = wallClock()
+            outbox.endTurn(since=micros - TURN)
+            count = outbox.add(data, micros)
+            self.account()
+        elif protocol.closing is not None:
+            raise ConnectionClosed("nothing can be sent: the connection is closing")
+        else:
+            count = outbox.add(data, time_ns() // 1000)
+            self._turn = outbox.open
+            protocol.sending()
+        return count
+
+    def endTurn(self) -> int:
+        """
+        Let no later message share the time of those that were sent so far.
+
+        @return: that time, microseconds since the Unix epoch; 0 without any.
+        """
+        turn = self._turn
+        if turn is not None:
+            self._turn = None
+            self._outbox.endTurn()
+        if self._messenger.budget is not None:
+            self.account()
+        return 0 if turn is None else turn.micros
+
+    def _refuse(self, refused: AESMError, closeSlow: bool) -> Deferred[None]:
+        """
+        Say that a message was not accepted.
+
+        @param refused: why.
+        @param closeSlow: as C{send}.
+        @return: what C{send} returns.
+        """
+        if isinstance(refused, ConnectionClosed) and not closeSlow:
+            return Refusal(refused)
+        if closeSlow and isinstance(refused, SendBufferFull):
+            self.closeWith(SLOW_CONSUMER, "slow consumer")
+        elif not isinstance(refused, ConnectionClosed):
+            return fail(refused)
+        return acknowledgementOf(self, NEVER)
+
+    @property
+    def held(self) -> int:
+        """
+        The bytes of messages that are unacknowledged or not done with.
+        """
+        return self._outbox.kept + self.session.inbox.untaken
+
+    def account(self) -> None:
+        """
+        Tell what is kept for the peer and for the handler; what is unread the
+        registry knows.
+        """
+        budget = self._messenger.budget
+        if budget is None:
+            return
+        held = 0
+        if self._reason is None:
+            held = self._outbox.kept
+            if self.dispatcher is not None:
+                inbox = self.session.inbox
+                held += inbox.receivedCost - inbox.takenCost
+        if held != self._held:
+            budget.account(held - self._held)
+            self._held = held
+
+    # For Acknowledgement, and who carries it
+
+    def watch(self, acknowledgement: Acknowledgement, count: int) -> None:
+        """
+        Fire a Deferred once so many messages are acknowledged.
+
+        @param acknowledgement: what to fire.
+        @param count: messages from the session's start.
+        """
+        if count <= self._outbox.acknowledged:
+            acknowledgement.callback(None)
+        elif self._unsendable is not None:
+            acknowledgement.errback(closedError(self._unsendable))
+        else:
+            self._waiters().watch(acknowledgement, count)
+
+    def _waiters(self) -> Waiting:
+        """
+        Have a place for who waits.
+
+        @return: the place.
+        """
+        if self._waiting is None:
+            self._waiting = Waiting(self._outbox)
+        return self._waiting
+
+    def acknowledged(self) -> None:
+        """
+        The peer has more messages: tell who asked.
+        """
+        if self._waiting is not None:
+            self._waiting.tell()
+
+
+def wallClock() -> int:
+    """
+    Tell the time for the wire.
+
+    @return: microseconds since the Unix epoch.
+    """
+    return time_ns() // 1000
