@@ -31,6 +31,7 @@ class Budget:
             raise ValueError(f"totalBuffer must be above 0, not {bound}")
         self._bound = bound
         self._connections = connections
+        self._arrivals = connections.arrivals
         self._kept = 0  # unacknowledged or unhandled
 
     def account(self, more: int) -> None:
@@ -46,7 +47,7 @@ class Budget:
         """
         Whether there is no room left.
         """
-        return self._kept + self._connections.held >= self._bound
+        return self._kept + self._arrivals.held >= self._bound
 
     def refuses(self, held: int) -> bool:
         """

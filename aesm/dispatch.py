@@ -29,6 +29,7 @@ INTERNAL_ERROR = 1011  # close code, PROTOCOL section 9
 
 
 _NONE: deque[Messages] = deque(maxlen=0)  # never appended to
+_NO_PACKETS: Iterator[Packet] = iter(())
 
 
 class Dispatcher:
@@ -39,6 +40,7 @@ class Dispatcher:
     __slots__ = (
         "_busy",
         "_connection",
+        "_current",
         "_done",
         "_handled",
         "_handler",
@@ -63,9 +65,10 @@ class Dispatcher:
         self._handler = handler
         self._connection = connection
         self._done = done
-        self._queue = _NONE  # what came, not all of the first handled
-        self._packets: Iterator[Packet] | None = None  # of the first, not handed over
-        self._handled = self._reported = 0  # of the first
+        self._queue = _NONE  # what came behind C{_current}
+        self._current: Messages | None = None  # not all handled
+        self._packets = _NO_PACKETS  # of these, not handed over
+        self._handled = self._reported = 0  # of these
         self._waiting: Deferred[None] | None = None  # the handler's
         self._busy = False  # handing over
         self._over = False
@@ -82,10 +85,14 @@ class Dispatcher:
 
         @param messages: what came.
         """
-        if self._queue is _NONE:
-            self._queue = deque()
-        self._queue.append(messages)
-        self._work()
+        if self._current is None:
+            self._current = messages
+            self._packets = packetsOf(messages.micros / 1e6, messages.data)
+            self._work()
+        else:
+            if self._queue is _NONE:
+                self._queue = deque()
+            self._queue.append(messages)
 
     def stop(self) -> None:
         """
@@ -106,56 +113,50 @@ class Dispatcher:
     def _work(self) -> None:
         """
         Hand over what came until the handler asks for time, and report what it is
-        done with.
+        done with.  The inner loop is most of what a small message costs.
         """
         if self._busy:
             return
         self._busy = True
-        handled = cost = 0
-        while self._queue and self._waiting is None and not self._over:
-            messages = self._queue[0]
-            if self._packets is None:
-                self._packets = packetsOf(messages.micros / 1e6, messages.data)
-            self._handled += self._handOver(self._packets)
-            data = messages.data[self._reported : self._handled]
-            handled += len(data)
-            if len(data) == len(messages.data):
+        received, connection = self._handler.packetReceived, self._connection
+        count = cost = 0
+        while self._waiting is None and not self._over:
+            messages, handled = self._current, 0
+            if messages is None:
+                break
+            for packet in self._packets:
+                try:
+                    result = received(connection, packet)
+                except Exception:
+                    self._ebFailed(Failure())
+                else:
+                    if result is not None and self._mustWait(result):
+                        break
+                if self._over:
+                    break
+                handled += 1
+            if handled == len(messages.data):  # as usual
+                count += handled
                 cost += messages.cost
             else:
+                self._handled += handled
+                data = messages.data[self._reported : self._handled]
+                count += len(data)
                 cost += sum(map(costOf, data))
-            self._reported = self._handled
-            if self._handled == len(messages.data):
-                self._queue.popleft()
-                self._packets = None
+                self._reported = self._handled
+                if self._handled < len(messages.data):
+                    continue
                 self._handled = self._reported = 0
-        if self._over or not self._queue:
-            self._queue, self._packets = _NONE, None
-        self._busy = False
-        if handled:
-            self._done(handled, cost)
-
-    def _handOver(self, packets: Iterator[Packet]) -> int:
-        """
-        Hand over packets until the handler asks for time, or all is over.  This
-        loop is most of what a small message costs.
-
-        @param packets: where to take them from.
-        @return: how many of them the handler is done with.
-        """
-        received, connection = self._handler.packetReceived, self._connection
-        handled = 0
-        for packet in packets:
-            try:
-                result = received(connection, packet)
-            except Exception:
-                self._ebFailed(Failure())
+            if self._queue:
+                messages = self._current = self._queue.popleft()
+                self._packets = packetsOf(messages.micros / 1e6, messages.data)
             else:
-                if result is not None and self._mustWait(result):
-                    break
-            if self._over:
-                break
-            handled += 1
-        return handled
+                self._current, self._queue = None, _NONE
+        if self._over:
+            self._current, self._queue = None, _NONE
+        self._busy = False
+        if count:
+            self._done(count, cost)
 
     def _mustWait(self, result: object) -> bool:
         """

@@ -39,6 +39,7 @@ class NotedStream(DataStream):
         @param arguments: as L{DataStream}.
         """
         super().__init__(*arguments)
+        self._simple = False
         self._next = self.first = 0
         self._numbers: deque[int] = deque()  # of the packets that are there
         self._popped: deque[tuple[int, int]] = deque()  # number and cost, not noted

@@ -93,6 +93,31 @@ class Link:
         return self.connection.close()
 
 
+Listeners = dict[Connection, Callable[[bytes], Any]]
+
+
+class ServedLink(Link):
+    """
+    A connection whose messages a handler takes.
+    """
+
+    def __init__(self, connection: Connection, listeners: Listeners) -> None:
+        """
+        @param connection: the connection.
+        @param listeners: where the handler finds what to call with each message.
+        """
+        super().__init__(connection)
+        self._listeners = listeners
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """
+        Let the handler call C{received} itself.
+        """
+        super().__setattr__(name, value)
+        if name == "received":
+            self._listeners[self.connection] = value
+
+
 @implementer(IMessageHandler)
 class Handler:
     """
@@ -104,26 +129,25 @@ class Handler:
         @param accepted: called with each new link.
         """
         self._accepted = accepted
-        self._links: dict[Connection, Link] = {}
+        self._listeners: Listeners = {}
 
     def connectionAccepted(self, connection: Connection) -> None:
         """
         A client was let in.
         """
-        link = self._links[connection] = Link(connection)
-        self._accepted(link)
+        self._accepted(ServedLink(connection, self._listeners))
 
     def packetReceived(self, connection: Connection, packet: Packet) -> None:
         """
         A message came.
         """
-        self._links[connection].received(packet.data)
+        self._listeners[connection](packet.data)
 
     def connectionLost(self, connection: Connection, reason: object) -> None:
         """
         A client is gone.
         """
-        del self._links[connection]
+        del self._listeners[connection]
 
 
 class Peer(ReactorPeer):
