@@ -197,13 +197,12 @@ class SecureProtocol(Protocol):
         @param data: at least one byte.
         """
         self.channel.send(data)
-        if self._turn is None and not self._busy:
+        self._queued += len(data)
+        if self._queued >= MAX_PLAINTEXT:
+            self.flush()
+        elif self._turn is None and not self._busy:
             self._turn = self.clock.callLater(0, self._endTurn)
             self.flush()
-        else:
-            self._queued += len(data)
-            if self._queued >= MAX_PLAINTEXT:
-                self.flush()
 
     def flush(self) -> None:
         """
