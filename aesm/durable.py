@@ -180,7 +180,7 @@ class DurableConnection(Connection):
         @param data: the message.
         @return: as C{send}.
         """
-        return self.send(data, self._closeSlow)
+        return self.send(data, self.closeSlow)
 
     def send(self, data: Message, closeSlow: bool) -> Deferred[None]:
         """

@@ -228,8 +228,13 @@ class AESMServerFactory(SecureFactory):
         """
         if isinstance(data, str):
             data = bodyOf(data)  # encoded once for all
-        connections = self.connections.values()
-        return Tally([c.send(data, True) for c in connections if not c.isOver])
+        connections = [c for c in self.connections.values() if not c.isOver]
+        return Tally(
+            [
+                c.sendData(data) if c.closeSlow else c.send(data, True)
+                for c in connections
+            ]
+        )
 
     def stop(self, reason: str = "", deadline: float = STOP_DEADLINE) -> Deferred[None]:
         """

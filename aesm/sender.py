@@ -36,6 +36,7 @@ class Sender:
     """
     What a L{Connection<aesm.connection.Connection>} sends with.
 
+    @ivar closeSlow: whether C{sendData} closes a peer whose send buffer is full.
     @ivar session: what counts the messages.
     @ivar dispatcher: hands packets to a handler; None leaves them in C{retrieved}.
     """
@@ -51,7 +52,7 @@ class Sender:
         @param closeSlow: whether C{sendData} closes a peer whose send buffer is full.
         """
         self.session = session
-        self._closeSlow = closeSlow
+        self.closeSlow = closeSlow
         self._messenger = messenger
         self._protocol: AESMProtocol | None = None
         self._outbox = session.outbox
@@ -101,7 +102,7 @@ class Sender:
                 acknowledgement.watcher = self
                 acknowledgement.count = turn.first + len(bodies)
                 return acknowledgement
-        return self.send(data, self._closeSlow)
+        return self.send(data, self.closeSlow)
 
     def drain(self) -> Deferred[None]:
         """

@@ -513,6 +513,24 @@ class BackPressureTests(PairTestCase):
         pair.clock.advance(0)
         self.assertLess(len(inFlight) - first, 2 + 16 + 13 + 4 + 500 + 2 + 16)
 
+    def test_noLongerQuiet(self) -> None:
+        """
+        In the turn behind one of several messages the first waits for the others; in
+        the turn behind one of a single message it leaves at once again.
+        """
+        pair = self.pair()
+        inFlight = pair.network.links[0].toServer.inFlight
+        for count, atOnce in ((3, True), (3, False), (1, False), (1, True), (2, True)):
+            before = len(inFlight)
+            pair.client.sendData("first")
+            self.assertEqual(len(inFlight) > before, atOnce)
+            for _ in range(count - 1):
+                pair.client.sendData("more")
+            pair.clock.advance(0)
+            self.assertGreater(len(inFlight), before)
+        pair.deliver()
+        self.assertEqual(len(pair.accepted.retrieved), 10)
+
     def test_lostInMidTurn(self) -> None:
         """
         A connection that is lost in the turn of a send leaves nothing to do.
