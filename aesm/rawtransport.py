@@ -83,7 +83,7 @@ class Outlet:
     @ivar broken: whether that failed: it will again when the transport tries to write
         what it was given then, which ends the connection.
     @ivar rest: records that were not handed over.
-    @see: L{FileDescriptor.writeSomeData}
+    @see: C{writeSomeData} of C{twisted.internet.abstract.FileDescriptor}
     """
 
     __slots__ = ("_transport", "_writeSomeData", "atOnce", "broken", "rest")

@@ -453,16 +453,13 @@ class Channel:
         """
         Put a record together that began before.
 
-        @param data: what came now.
+        @param data: what came now, at least one byte.
         @return: that record, if it is whole, and what comes behind it.
         """
-        received, missing = self._received, 0
+        received = self._received
         if len(received) < LENGTH_BYTES:
-            missing = LENGTH_BYTES - len(received)
-            received += data[:missing]
-            data = data[missing:]
-        if len(received) < LENGTH_BYTES:
-            return ()
+            received += data[:1]
+            data = data[1:]
         size = received[0] << 8 | received[1]
         missing = LENGTH_BYTES + size - len(received)
         received += data[:missing]
