@@ -25,7 +25,7 @@ class Outbox:
 
     @ivar open: the turn that takes more messages, or None.  As long as it has room,
         who sends may add to it without asking.
-    @ivar sent: of these, how many were handed to the connection.
+    @ivar sent: of the messages accepted, how many were handed to the connection.
     @ivar acknowledged: of these, how many are in the peer's keeping.
     @ivar acknowledgedCost: the cost of these, bytes.
     @ivar limit: cost that the peer takes from the session's start, bytes.
