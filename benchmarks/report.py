@@ -24,6 +24,7 @@ REFERENCE = "twistedtls"
 NAMES = {  # the peers in the order that they take turns in
     "twistedtls": "Twisted, TLS 1.3",
     "aesm": "aesm",
+    "aesmstream": "aesm as a byte stream",
     "twistedplain": "Twisted, in clear",
     "asynciotls": "asyncio, TLS 1.3",
     "uvlooptls": "uvloop, TLS 1.3",

@@ -112,10 +112,16 @@ class Link(Int32StringReceiver):
         """
         Heed the transport.
         """
-        self.transport.setTcpNoDelay(True)
+        self.disableNagle()
         self.transport.registerProducer(self, True)
         self.closed, self._fireClosed = ReactorPeer().signal()
         self.factory.accepted(self)
+
+    def disableNagle(self) -> None:
+        """
+        Let small messages leave at once.
+        """
+        self.transport.setTcpNoDelay(True)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """
