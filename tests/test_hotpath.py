@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -26,7 +27,7 @@ from aesm.core.hello import ConversationSettings
 from aesm.core.session import Session
 from aesm.errors import AESMError
 from aesm.interfaces import IMessageHandler
-from aesm.stream import Packet
+from aesm.stream import DataStream, Packet
 from aesm.testing import ConnectedPair, connectedPair
 from tests.helpers import openChannels
 
@@ -58,6 +59,16 @@ def pythonCalls(work: Callable[[], object]) -> int:
     finally:
         sys.setprofile(former)
     return calls
+
+
+def takeAll(stream: DataStream) -> None:
+    """
+    Take all packets.
+
+    @param stream: where they are.
+    """
+    while stream.getData() is not None:
+        pass
 
 
 def records(wire: bytes) -> list[int]:
@@ -251,15 +262,7 @@ class StackCostTests(SynchronousTestCase):
         pair = connectedPair()
         self.send(pair)
         self.assertLess(pythonCalls(pair.deliver) / COUNT, 0.5)
-        getData = pair.accepted.retrieved.getData
-
-        def take() -> None:
-            """
-            Take all.
-            """
-            while getData() is not None:
-                pass
-
+        take = partial(takeAll, pair.accepted.retrieved)
         self.assertLess(pythonCalls(take) / COUNT, 3.5)
 
     def test_clientsStream(self) -> None:
@@ -270,15 +273,7 @@ class StackCostTests(SynchronousTestCase):
         for _ in range(COUNT):
             pair.accepted.sendData(MESSAGE)
         pair.deliver()
-        getData = pair.client.retrieved.getData
-
-        def take() -> None:
-            """
-            Take all.
-            """
-            while getData() is not None:
-                pass
-
+        take = partial(takeAll, pair.client.retrieved)
         self.assertLess(pythonCalls(take) / COUNT, 1.2)
 
     def test_roundTrip(self) -> None:
