@@ -28,7 +28,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from aesm.core.channel import MAX_PLAINTEXT, Channel, State
-from aesm.core.events import Data, EndOfStream, Event, Failed, PeerIdentified
+from aesm.core.events import EndOfStream, Event, Failed, PeerIdentified
 from aesm.errors import AESMError, HandshakeError, HandshakeTimeout, OfferRefused
 from aesm.keys import PublicKey
 from aesm.rawtransport import AT_ONCE, Outlet, abort, closeForWriting, prepare
@@ -51,6 +51,7 @@ class SecureProtocol(Protocol):
     The protocol on the raw transport.  As the raw transport's producer it is
     told when that can take no more, and then seals nothing.
 
+    @ivar busy: whether what is at work will flush when it is done.
     @ivar channel: the secure channel.
     @ivar clock: keeps time.
     @ivar closed: whether nothing more is written to the raw transport.
@@ -69,6 +70,7 @@ class SecureProtocol(Protocol):
         @param channel: a fresh channel.
         """
         self.factory = factory
+        self.busy = False
         self.channel = channel
         self.clock = factory.clock
         self.closed = False
@@ -80,9 +82,7 @@ class SecureProtocol(Protocol):
         self._turn: IDelayedCall | None = None  # flushes what this turn writes
         self._decision: Deferred[None] | None = None
         self._reason: Failure | None = None
-        self._queued = 0  # bytes that were written since a flush and wait
         self._listening = False  # the peer has said something, and is heard
-        self._busy = False  # what is at work will flush when it is done
         self._open = False  # the factory knows that the channel is open
         self._finishing = False  # close once all is written
         self._answered = False  # the peer ended its direction after ours
@@ -188,19 +188,15 @@ class SecureProtocol(Protocol):
 
     # For SecureTransport
 
-    def write(self, data: bytes) -> None:
+    def written(self) -> None:
         """
-        Queue bytes of the stream.  The first write of a quiet connection leaves
-        at once; later ones of the same turn of the event loop share records,
-        but for no longer than fits in one: who writes until paused must be.
-
-        @param data: at least one byte.
+        Bytes of the stream are queued.  The first of a quiet connection leave at
+        once; later ones of the same turn of the event loop share records, but for no
+        longer than fits in one: who writes until paused must be.
         """
-        self.channel.send(data)
-        self._queued += len(data)
-        if self._queued >= MAX_PLAINTEXT:
+        if self.channel.queued >= MAX_PLAINTEXT:
             self.flush()
-        elif self._turn is None and not self._busy:
+        elif self._turn is None and not self.busy:
             self._turn = self.clock.callLater(0, self._endTurn)
             self.flush()
 
@@ -212,10 +208,8 @@ class SecureProtocol(Protocol):
         while self.writable and not self.closed:
             rest = self._outlet.rest
             records = rest or self.channel.takeRecords()
-            if records:
-                self._queued = 0
-                if self._outlet.write(records):
-                    self.pauseProducing()
+            if records and self._outlet.write(records):
+                self.pauseProducing()
             if not rest and not self._outlet.rest:
                 if self._finishing and self.writable:
                     self._close()
@@ -226,7 +220,7 @@ class SecureProtocol(Protocol):
         End our direction, after what is queued.
         """
         self.channel.endOfStream()
-        if not self._busy:
+        if not self.busy:
             self.flush()
 
     def finish(self) -> None:
@@ -268,17 +262,20 @@ class SecureProtocol(Protocol):
 
         @param events: in order.
         """
-        wasBusy, self._busy = self._busy, True
+        wasBusy, self.busy = self.busy, True
+        transport = self.secureTransport
         try:
             for event in events:
-                if isinstance(event, Data):
-                    self.secureTransport.deliver(event)
-                else:
+                if type(event) is not bytes:
                     self._actOn(event)
+                elif transport.paused or transport.disconnecting:
+                    transport.deliver(event)
+                else:  # as nearly always: it is one call less
+                    self.inner.dataReceived(event)  # type: ignore[union-attr]
         except Exception:
             self._broke(Failure())
         finally:
-            self._busy = wasBusy
+            self.busy = wasBusy
         if not wasBusy:
             self.flush()
 

@@ -26,8 +26,8 @@ from twisted.internet.interfaces import (
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from aesm.core.channel import State
-from aesm.core.events import Data, EndOfStream
+from aesm.core.channel import MAX_PLAINTEXT, State
+from aesm.core.events import EndOfStream
 from aesm.keys import PublicKey
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ class SecureAddress:
         return hash((self.address, self.publicKey))
 
 
-_NOTHING: deque[Data | EndOfStream] = deque(maxlen=0)  # never appended to
+_NOTHING: deque[bytes | EndOfStream] = deque(maxlen=0)  # never appended to
 
 
 @implementer(ITransport, IConsumer, IPushProducer)
@@ -106,6 +106,7 @@ class SecureTransport:
     @ivar disconnecting: whether nothing is read any more: C{loseConnection} was
         called, or the connection is over.
     @ivar over: whether the connection is aborted or gone.
+    @ivar paused: whether the inner protocol wants nothing now.
     @ivar publicKey: the key that the peer has proved.
     """
 
@@ -117,8 +118,8 @@ class SecureTransport:
         """
         self.disconnecting = False
         self.over = False
+        self.paused = False
         self._secure = secure
-        self._paused = False  # by the inner protocol
         self._inbound = _NOTHING  # came while paused
         self._wakeUp: IDelayedCall | None = None  # delivers what came while paused
         self._notice: IDelayedCall | None = None  # of our direction's end
@@ -145,7 +146,10 @@ class SecureTransport:
             and self._writing
             and (not self.disconnecting or self._producer is not None)
         ):
-            self._secure.write(data)
+            secure = self._secure
+            secure.channel.send(data)
+            if not secure.busy or secure.channel.queued >= MAX_PLAINTEXT:
+                secure.written()
 
     def writeSequence(self, data: Iterable[bytes]) -> None:
         """
@@ -166,8 +170,8 @@ class SecureTransport:
         self.disconnecting = True
         self._secure.startCloseTimer()
         self._forget()
-        if self._paused:
-            self._paused = False
+        if self.paused:
+            self.paused = False
             cast(IPushProducer, self._secure.transport).resumeProducing()
         self._endIfDone()
 
@@ -257,15 +261,15 @@ class SecureTransport:
         if self._wakeUp is not None:
             self._wakeUp.cancel()
             self._wakeUp = None
-        if not self._paused:
-            self._paused = True
+        if not self.paused:
+            self.paused = True
             cast(IPushProducer, self._secure.transport).pauseProducing()
 
     def resumeProducing(self) -> None:
         """
         Deliver again, from the next turn of the event loop on.
         """
-        if self._paused and self._wakeUp is None:
+        if self.paused and self._wakeUp is None:
             self._wakeUp = self._secure.clock.callLater(0, self._deliverPaused)
 
     def stopProducing(self) -> None:
@@ -283,21 +287,20 @@ class SecureTransport:
         """
         return self._producer is not None and self._writing
 
-    def deliver(self, event: Data | EndOfStream) -> None:
+    def deliver(self, event: bytes | EndOfStream) -> None:
         """
         Hand what came to the inner protocol.
 
         @param event: what came.
         """
-        if self._paused:
+        if self.paused:
             if self._inbound is _NOTHING:
                 self._inbound = deque()
             self._inbound.append(event)
-        elif isinstance(event, Data):
-            if not self.disconnecting:
-                self._secure.inner.dataReceived(event.data)  # type: ignore[union-attr]
-        else:
+        elif isinstance(event, EndOfStream):
             self._peerEnded()
+        elif not self.disconnecting:
+            self._secure.inner.dataReceived(event)  # type: ignore[union-attr]
 
     def pauseProducer(self) -> None:
         """
@@ -326,7 +329,7 @@ class SecureTransport:
         The connection is aborted or gone: nothing is read or written any more.
         """
         self.over = self.disconnecting = True
-        self._writing = self._paused = False
+        self._writing = self.paused = False
         self._forget()
         if self._notice is not None and self._notice.active():
             self._notice.cancel()
@@ -401,18 +404,18 @@ class SecureTransport:
         Deliver what came while reading was paused, then read on.
         """
         self._wakeUp = None
-        self._paused = False
+        self.paused = False
         self._secure.act(self._takePaused())
-        if not self._paused and not self._secure.closed:
+        if not self.paused and not self._secure.closed:
             cast(IPushProducer, self._secure.transport).resumeProducing()
 
-    def _takePaused(self) -> Iterator[Data | EndOfStream]:
+    def _takePaused(self) -> Iterator[bytes | EndOfStream]:
         """
         Take what came while reading was paused, until it is paused again.
 
         @return: the events, in order.
         """
-        while self._inbound and not self._paused:
+        while self._inbound and not self.paused:
             yield self._inbound.popleft()
         if not self._inbound:
             self._inbound = _NOTHING

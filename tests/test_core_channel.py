@@ -20,7 +20,7 @@ from aesm.core.channel import (
     Channel,
     State,
 )
-from aesm.core.events import Data, EndOfStream, Event, Opened, PeerIdentified
+from aesm.core.events import EndOfStream, Event, Opened, PeerIdentified
 from aesm.core.handshake import ServerChannel
 from aesm.core.settings import withPSK
 from aesm.errors import (
@@ -316,8 +316,8 @@ class RecordTests(SynchronousTestCase):
             whole, rest = divmod(size, most)
             self.assertEqual(lengths, [most] * whole + [rest] * (rest > 0))
             events = server.receive(output)
-            self.assertEqual([type(event) for event in events], [Data] * len(lengths))
-            got = b"".join(e.data for e in events if isinstance(e, Data))
+            self.assertEqual([type(event) for event in events], [bytes] * len(lengths))
+            got = b"".join(e for e in events if isinstance(e, bytes))
             self.assertEqual(got, data)
 
     def test_nothing(self) -> None:
@@ -336,7 +336,7 @@ class RecordTests(SynchronousTestCase):
             client.send(text)
         events = server.receive(client.takeOutput())
         first = b"one two " + bytes(MAX_PLAINTEXT - 8)
-        self.assertEqual(events, [Data(first), Data(bytes(8))])
+        self.assertEqual(events, [first, bytes(8)])
 
     def test_bothWays(self) -> None:
         """
@@ -345,8 +345,8 @@ class RecordTests(SynchronousTestCase):
         client, server = openChannels()
         one, two = sealed(client, b"same"), sealed(server, b"same")
         self.assertNotIn(one, (two, sealed(client, b"same")))
-        self.assertEqual(server.receive(one), [Data(b"same")])
-        self.assertEqual(client.receive(two), [Data(b"same")])
+        self.assertEqual(server.receive(one), [b"same"])
+        self.assertEqual(client.receive(two), [b"same"])
 
     def test_tooShort(self) -> None:
         """
@@ -372,7 +372,7 @@ class RecordTests(SynchronousTestCase):
             altered[position] ^= 1 << bit
             after = sealed(client, bytes(MAX_PLAINTEXT))
             events = server.receive(before + altered + after)
-            self.assertEqual(events.pop(0), Data(b"before"))
+            self.assertEqual(events.pop(0), b"before")
             self.assertIsInstance(failure(events), TamperedRecord)
             self.assertEqual(len(events), 1)
             self.assertEqual(server.receive(record), [])
@@ -447,7 +447,7 @@ class RecordTests(SynchronousTestCase):
         """
         client, server = openChannels()
         client._encrypt.n = server._decrypt.n = MAX_NONCE - 1
-        self.assertEqual(server.receive(sealed(client, b"last")), [Data(b"last")])
+        self.assertEqual(server.receive(sealed(client, b"last")), [b"last"])
         client.send(b"more")
         self.assertRaises(NonceExhausted, client.takeOutput)
         error = failure(server.receive(frame(bytes(16))))
@@ -472,7 +472,7 @@ class RekeyTests(SynchronousTestCase):
         seal.rekey()
         self.assertEqual(seal.n, REKEY_INTERVAL)
         record = frame(seal.encryptWithAd(b"", b"next"))
-        self.assertEqual(server.receive(record), [Data(b"next")])
+        self.assertEqual(server.receive(record), [b"next"])
 
     def test_outgoing(self) -> None:
         """
@@ -501,7 +501,7 @@ class RekeyTests(SynchronousTestCase):
                     for number in range(4):
                         text = b"%d" % number
                         events = receiver.receive(sealed(sender, text))
-                        self.assertEqual(events, [Data(text)])
+                        self.assertEqual(events, [text])
                     self.assertIsNot(sender._encrypt._aead, before[0])
                     self.assertIsNot(receiver._decrypt._aead, before[1])
                     self.assertEqual((sender._sealed, receiver._opened), (2, 2))
@@ -513,7 +513,7 @@ class RekeyTests(SynchronousTestCase):
         seal, _, server = openToForeigner()
         server._opened = REKEY_INTERVAL - 1
         record = frame(seal.encryptWithAd(b"", b"last"))
-        self.assertEqual(server.receive(record), [Data(b"last")])
+        self.assertEqual(server.receive(record), [b"last"])
         record = frame(seal.encryptWithAd(b"", b"next"))
         self.assertIsInstance(failure(server.receive(record)), TamperedRecord)
 
@@ -544,9 +544,9 @@ class EndTests(SynchronousTestCase):
             one.send(b"last words")
             one.endOfStream()
             events = two.receive(one.takeOutput())
-            self.assertEqual(events, [Data(b"last words"), EndOfStream()])
+            self.assertEqual(events, [b"last words", EndOfStream()])
             self.assertRaises(RuntimeError, one.send, b"more")
-            self.assertEqual(one.receive(sealed(two, b"answer")), [Data(b"answer")])
+            self.assertEqual(one.receive(sealed(two, b"answer")), [b"answer"])
             two.endOfStream()
             self.assertEqual(one.receive(two.takeOutput()), [EndOfStream()])
             for channel in channels:
@@ -689,7 +689,7 @@ class AnyTests(SynchronousTestCase):
         """
         for role, peer, payload in ((0, SERVER, b""), (1, CLIENT, b"hello")):
             events = self.check(suite, role, self.spoken[suite][role], sizes)
-            sent = Data(b"some data" + bytes(300))
+            sent = b"some data" + bytes(300)
             expected = [PeerIdentified(peer, payload), Opened(), sent, EndOfStream()]
             self.assertEqual(events, expected)
 
@@ -765,6 +765,6 @@ class AnyTests(SynchronousTestCase):
                 continue
             chunks = pieces(channels[role].takeOutput(), data.draw(chunkSizes))
             for event in feed(channels[1 - role], chunks):
-                assert isinstance(event, Data)
-                got[role] += event.data
+                assert isinstance(event, bytes)
+                got[role] += event
         self.assertEqual(got, sent)

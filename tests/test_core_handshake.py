@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from aesm.core.buffer import frame
 from aesm.core.channel import MAX_EARLY, Channel, State
-from aesm.core.events import Data, EndOfStream, Event, Opened, PeerIdentified
+from aesm.core.events import EndOfStream, Event, Opened, PeerIdentified
 from aesm.core.handshake import MAX_HELLO, ClientChannel, ServerChannel
 from aesm.core.settings import OFFER_PREFIX, ChannelSettings, withPSK
 from aesm.errors import (
@@ -674,7 +674,7 @@ class DecisionTests(SynchronousTestCase):
             self.assertRaises(ValueError, server.reject, bytes(65520))
             server.reject(farewell)
             self.assertIs(server.state, State.REJECTED)
-            said = [Data(farewell)] if farewell else []
+            said = [farewell] if farewell else []
             events = client.receive(server.takeOutput())
             self.assertEqual(events, [*said, EndOfStream()])
             client.send(b"but")
@@ -725,7 +725,7 @@ class DecisionTests(SynchronousTestCase):
             data = b"".join(frame(seal(b"", text)) for text in texts)
             for chunk in pieces(data, sizes):
                 self.assertEqual(server.receive(chunk), [])
-            expected = [Opened(), Data(b"one"), Data(b"two"), EndOfStream()]
+            expected = [Opened(), b"one", b"two", EndOfStream()]
             self.assertEqual(server.accept(), expected)
 
     def test_earlyPart(self) -> None:
@@ -736,7 +736,7 @@ class DecisionTests(SynchronousTestCase):
         data = frame(noise.split()[0].encryptWithAd(b"", b"one"))
         self.assertEqual(server.receive(data[:5]), [])
         self.assertEqual(server.accept(), [Opened()])
-        self.assertEqual(server.receive(data[5:]), [Data(b"one")])
+        self.assertEqual(server.receive(data[5:]), [b"one"])
 
     def test_earlyNonsense(self) -> None:
         """

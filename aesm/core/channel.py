@@ -31,10 +31,11 @@ The conversation::
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import Enum
 
 from aesm.core.buffer import LENGTH_BYTES, FrameBuffer
-from aesm.core.events import Data, EndOfStream, Event, Failed, Opened
+from aesm.core.events import EndOfStream, Event, Failed, Opened
 from aesm.core.settings import ChannelSettings
 from aesm.errors import (
     AESMError,
@@ -89,8 +90,6 @@ _TRANSITIONS = {  # (where we are, what happened): where we go
     (State.SELF_ENDED, "peerEnded"): State.ENDED,
 }
 
-_new = tuple.__new__  # makes a Data without a call of Python's
-
 _SENDING = frozenset({State.OPEN, State.PEER_ENDED})
 _RECEIVING = frozenset({State.OPEN, State.SELF_ENDED})
 _OPENED = _SENDING | _RECEIVING | {State.ENDED}
@@ -101,6 +100,7 @@ class Channel:
     """
     What both roles share: records, end of stream, failure.
 
+    @ivar queued: bytes of the stream that wait to be sealed.
     @ivar state: where we are.
     @ivar suite: the Noise protocol name in use, C{""} before it is known.
     @ivar peer: the peer's static public key, 32 bytes; C{b""} before it has
@@ -122,6 +122,7 @@ class Channel:
         "_settings",
         "handshakeHash",
         "peer",
+        "queued",
         "state",
         "suite",
     )
@@ -139,7 +140,8 @@ class Channel:
         self.handshakeHash = b""
         self._frames = FrameBuffer()
         self._output: list[bytes] = []  # bytes for the transport
-        self._queue: list[bytes] = []  # bytes of the stream, not yet sealed
+        self._queue: list[bytes] = []  # the stream, not yet sealed; C{b""} ends it
+        self.queued = 0
         self._received = bytearray()  # the beginning of a record
         self._sealed = 0  # records since the last rekey, outgoing
         self._opened = 0  # the same, incoming
@@ -162,14 +164,15 @@ class Channel:
         """
         events: list[Event] = []
         try:
-            view = memoryview(data)
-            if self.state not in _OPENED:
+            if self.state in _OPENED:
+                if data:
+                    self._receiveRecords(memoryview(data), events)
+            else:
+                view = memoryview(data)
                 while view and self.state in _HANDSHAKING:
                     view = view[self._receiveHandshake(view, events) :]
                 if self.state is State.DECISION:
                     self._keepEarly(view)
-            if view and self.state in _OPENED:
-                self._receiveRecords(view, events)
         except AESMError as error:
             self._fail(error, events)
         return events
@@ -199,13 +202,22 @@ class Channel:
 
         @return: bytes for the transport, in pieces of at most 65,537; often none.
         @raise NonceExhausted: 2^64-1 records were sealed.
+        @see: PROTOCOL section 4
         """
-        queue = self._queue
-        if len(queue) == 1 and len(queue[0]) <= MAX_PLAINTEXT:
-            self._queue = []
-            self._sealRecord(queue[0])
-        elif queue:
-            self._seal()
+        queue: Sequence[bytes | memoryview] = self._queue
+        if queue:
+            cipher, output = self._encrypt, self._output
+            if len(queue) > 1 or len(queue[0]) > MAX_PLAINTEXT:
+                queue = _plaintexts(self._queue)
+            self._queue, self.queued = [], 0
+            for plaintext in queue:
+                ciphertext = cipher.encryptWithAd(b"", plaintext)
+                size = len(ciphertext).to_bytes(LENGTH_BYTES, "big")
+                output.append(size + ciphertext)
+                self._sealed += 1
+                if self._sealed == REKEY_INTERVAL:
+                    cipher.rekey()
+                    self._sealed = 0
         output, self._output = self._output, []
         return output
 
@@ -229,6 +241,7 @@ class Channel:
             raise RuntimeError(f"cannot send: the channel is {self.state.value}")
         if data:
             self._queue.append(data)
+            self.queued += len(data)
 
     def endOfStream(self) -> None:
         """
@@ -239,8 +252,7 @@ class Channel:
         """
         if self.state not in _SENDING:
             raise RuntimeError(f"cannot end: the channel is {self.state.value}")
-        self._seal()
-        self._sealRecord(b"")
+        self._queue.append(b"")
         self._move("selfEnded")
 
     def accept(self, payload: bytes = b"") -> list[Event]:
@@ -440,7 +452,7 @@ class Channel:
                     cipher.rekey()
                     self._opened = 0
                 if plaintext:
-                    events.append(_new(Data, (plaintext,)))
+                    events.append(plaintext)
                 else:
                     self._move("peerEnded")
                     events.append(EndOfStream())
@@ -468,29 +480,17 @@ class Channel:
         self._received = bytearray()
         return memoryview(received), data[missing:]
 
-    def _seal(self) -> None:
-        """
-        Seal the queue into as few records as possible.
 
-        @see: PROTOCOL section 4
-        """
-        queue, self._queue = self._queue, []
-        stream: bytes | memoryview = queue[0] if len(queue) == 1 else b"".join(queue)
-        if len(stream) > MAX_PLAINTEXT:
-            stream = memoryview(stream)  # the slices of which are no copies
-        for start in range(0, len(stream), MAX_PLAINTEXT):
-            self._sealRecord(stream[start : start + MAX_PLAINTEXT])
+def _plaintexts(queue: list[bytes]) -> list[bytes | memoryview]:
+    """
+    Put the stream into as few records as possible.
 
-    def _sealRecord(self, plaintext: bytes | memoryview) -> None:
-        """
-        Seal one record.
-
-        @param plaintext: 0 to 65,519 bytes.
-        """
-        cipher = self._encrypt
-        ciphertext = cipher.encryptWithAd(b"", plaintext)
-        self._output.append(len(ciphertext).to_bytes(LENGTH_BYTES, "big") + ciphertext)
-        self._sealed += 1
-        if self._sealed == REKEY_INTERVAL:
-            cipher.rekey()
-            self._sealed = 0
+    @param queue: its pieces; C{b""} at last if it ends, which is a record of its own.
+    @return: the records' plaintexts.
+    """
+    end: list[bytes | memoryview] = [b""] if not queue[-1] else []
+    stream: bytes | memoryview = b"".join(queue)
+    if len(stream) > MAX_PLAINTEXT:
+        stream = memoryview(stream)  # the slices of which are no copies
+    starts = range(0, len(stream), MAX_PLAINTEXT)
+    return [*(stream[start : start + MAX_PLAINTEXT] for start in starts), *end]

@@ -5,11 +5,10 @@ What a secure channel reports: the events that C{Channel.receive} returns.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from aesm.errors import AESMError
 
-__all__ = ["Data", "EndOfStream", "Event", "Failed", "Opened", "PeerIdentified"]
+__all__ = ["EndOfStream", "Event", "Failed", "Opened", "PeerIdentified"]
 
 
 @dataclass(frozen=True)
@@ -32,17 +31,6 @@ class Opened:
     """
 
 
-class Data(NamedTuple):
-    """
-    Bytes of the stream, authenticated and in order; a tuple, which is made faster
-    than a dataclass, since each record gives one.
-
-    @ivar data: 1 to 65,519 bytes.
-    """
-
-    data: bytes
-
-
 @dataclass(frozen=True)
 class EndOfStream:
     """
@@ -61,4 +49,5 @@ class Failed:
     error: AESMError
 
 
-Event = PeerIdentified | Opened | Data | EndOfStream | Failed
+# C{bytes} are bytes of the stream, authenticated and in order, 1 to 65,519.
+Event = PeerIdentified | Opened | bytes | EndOfStream | Failed

@@ -10,7 +10,7 @@ so a stranger costs no more memory than one handshake message.
 from __future__ import annotations
 
 from aesm.core.buffer import LENGTH_BYTES, frame
-from aesm.core.channel import Channel, State
+from aesm.core.channel import MAX_PLAINTEXT, Channel, State
 from aesm.core.events import Event, PeerIdentified
 from aesm.core.settings import OFFER_PREFIX, ChannelSettings
 from aesm.errors import (
@@ -247,10 +247,12 @@ class ServerChannel(Channel):
         Say farewell through the finished channel, and end it.
 
         @param farewell: bytes of the stream.
+        @raise ValueError: it is too long for a record.
         """
-        if farewell:
-            self._sealRecord(farewell)
-        self._sealRecord(b"")
+        if len(farewell) > MAX_PLAINTEXT:
+            raise ValueError(f"a farewell has at most {MAX_PLAINTEXT} bytes")
+        self._queue = [farewell, b""] if farewell else [b""]
+        self._output = self.takeRecords()
 
     def _unfinished(self) -> HandshakeError:
         """

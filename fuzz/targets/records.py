@@ -18,7 +18,7 @@ from collections.abc import Iterator
 
 from aesm.core.buffer import LENGTH_BYTES
 from aesm.core.channel import MAX_PLAINTEXT, TAG, Channel, State
-from aesm.core.events import Data, EndOfStream, Event, Failed
+from aesm.core.events import EndOfStream, Event, Failed
 from aesm.core.handshake import ServerChannel
 from aesm.core.settings import SUITES
 from aesm.errors import ProtocolError, TamperedRecord, Truncated
@@ -103,7 +103,7 @@ def _check(events: list[Event], sent: bytes) -> None:
     @param sent: the stream.
     """
     checkEvents(events, (TamperedRecord, ProtocolError, Truncated))
-    got = b"".join(event.data for event in events if isinstance(event, Data))
+    got = b"".join(event for event in events if isinstance(event, bytes))
     assert sent.startswith(got), "the stream was changed"
     kinds = [type(event) for event in events]
     if EndOfStream in kinds:
