@@ -232,7 +232,7 @@ class Connection(Sender):
         inbox = self.session.inbox
         inbox.kept += count
         inbox.takenCost += cost
-        if self._protocol is not None:
+        if self._protocol is not None and not self._protocol.busy:
             self._protocol.touch()
 
     # For AESMProtocol, and who builds it
@@ -268,7 +268,7 @@ class Connection(Sender):
         if self.dispatcher is not None:
             self.dispatcher.arrived(messages)
         else:
-            self.session.inbox.keep(len(messages.data))
+            self.session.inbox.kept += len(messages.data)
             self.retrieved.extend(messages.micros / 1e6, messages.data, messages.cost)
 
     def shed(self, code: int, reason: str) -> None:

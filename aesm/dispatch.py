@@ -28,6 +28,7 @@ _log = Logger(namespace="aesm.server")
 INTERNAL_ERROR = 1011  # close code, PROTOCOL section 9
 
 
+_new = tuple.__new__  # makes a Packet without a call of Python's
 _NONE: deque[Messages] = deque(maxlen=0)  # never appended to
 _NO_PACKETS: Iterator[Packet] = iter(())
 
@@ -85,14 +86,40 @@ class Dispatcher:
 
         @param messages: what came.
         """
-        if self._current is None:
-            self._current = messages
-            self._packets = packetsOf(messages.micros / 1e6, messages.data)
-            self._work()
-        else:
+        if self._current is not None:
             if self._queue is _NONE:
                 self._queue = deque()
             self._queue.append(messages)
+        elif len(messages.data) > 1:
+            self._current = messages
+            self._packets = packetsOf(messages.micros / 1e6, messages.data)
+            self._work()
+        elif not self._over:
+            self._handOver(messages)
+
+    def _handOver(self, messages: Messages) -> None:
+        """
+        Hand over one message, as C{_work} would: in a dialogue most have no other
+        beside them.
+
+        @param messages: the one, before which there is none.
+        """
+        self._current = messages
+        packet = _new(Packet, (messages.micros / 1e6, messages.data[0]))
+        self._busy = True
+        try:
+            result = self._handler.packetReceived(self._connection, packet)
+        except Exception:
+            self._ebFailed(Failure())
+        else:
+            if result is None or not self._mustWait(result):
+                self._handled = 1
+        self._busy = False
+        if self._handled and not self._over and not self._queue:
+            self._current, self._handled = None, 0
+            self._done(1, messages.cost)
+        else:
+            self._work()
 
     def stop(self) -> None:
         """

@@ -194,18 +194,11 @@ class DurableConnection(Connection):
         failure = self._journal.failure
         if failure is not None and (self.dispatcher is None or not closeSlow):
             return fail(SpoolError(f"nothing was sent: {failure}"))
-        return super().send(data, closeSlow)
-
-    def sendFirst(self, data: Message) -> int:
-        """
-        Send the first message of a turn of the event loop.
-
-        @param data: the message.
-        @return: how many messages have been accepted with it.
-        """
-        count = super().sendFirst(data)
-        self._journal.touch(self)
-        return count
+        begins = self._turn is None
+        sent = super().send(data, closeSlow)
+        if begins:
+            self._journal.touch(self)
+        return sent
 
     def acknowledged(self) -> None:
         """
@@ -312,7 +305,7 @@ class DurableConnection(Connection):
         """
         budget = self._messenger.budget
         unread = self.dispatcher is None
-        held = self._outbox.kept
+        held = self._outbox.held
         held += self._arrivedCost if unread else self.session.inbox.untaken
         if self._reason is not None:
             held = 0

@@ -18,7 +18,6 @@ from twisted.internet.interfaces import IReactorTime
 from aesm.budget import Budget
 from aesm.connection import Connection
 from aesm.core.channel import Channel
-from aesm.core.frames import Messages
 from aesm.core.hello import ConversationSettings, Hello
 from aesm.core.session import Session
 from aesm.dispatch import Dispatcher
@@ -192,20 +191,17 @@ class Hub(Messenger):
 
     # Messenger
 
-    def arrived(self, connection: Connection, messages: Messages) -> None:
+    def overfull(self, connection: Connection) -> None:
         """
-        Take messages, or close the connection if there is no room for more.
+        Make room, or close the connection that has brought too much.
 
-        @param connection: where they came.
-        @param messages: one or more.
+        @param connection: the one.
         """
-        connection.arrived(messages)
-        if self.budget.full:
+        refused = self.budget.refuses(connection.held)
+        while self.budget.full and self.sessions.makeRoom():
             refused = self.budget.refuses(connection.held)
-            while self.budget.full and self.sessions.makeRoom():
-                refused = self.budget.refuses(connection.held)
-            if refused:
-                connection.shed(TRY_AGAIN_LATER, "too much is unread")
+        if refused:
+            connection.shed(TRY_AGAIN_LATER, "too much is unread")
 
     def keeps(self, connection: Connection, code: int | None = None) -> bool:
         """

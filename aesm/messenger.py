@@ -7,7 +7,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from aesm.connection import Connection
-from aesm.core.frames import Messages
 from aesm.errors import AESMError, ConnectionClosed
 from aesm.reasons import quoted
 
@@ -36,14 +35,12 @@ class Messenger:
         @param resumed: whether its former session goes on.
         """
 
-    def arrived(self, connection: Connection, messages: Messages) -> None:
+    def overfull(self, connection: Connection) -> None:
         """
-        Messages came.
+        Messages came for which C{budget} has no room.
 
         @param connection: where.
-        @param messages: one or more.
         """
-        connection.arrived(messages)
 
     def peerClosed(self, code: int, reason: str) -> AESMError:
         """

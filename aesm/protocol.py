@@ -27,10 +27,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from aesm.connection import Connection
-from aesm.core.conversation import (
-    Conversation,
-    ConversationState,
-)
+from aesm.core.conversation import Conversation
 from aesm.core.frames import MESSAGE_OVERHEAD, Messages
 from aesm.core.reports import (
     Accepted,
@@ -39,6 +36,7 @@ from aesm.core.reports import (
     Event,
     PeerClosed,
 )
+from aesm.core.states import ConversationState
 from aesm.errors import AESMError, ConnectionClosed, HeartbeatLost
 from aesm.messenger import Messenger
 from aesm.pump import CLOSE_TIMEOUT
@@ -70,6 +68,7 @@ class AESMProtocol(Protocol):
     """
     Pumps a conversation.
 
+    @ivar busy: whether what is at work will flush when it is done.
     @ivar conversation: the message layer.
     @ivar connection: what users hold; another one once a client's session was
         resumed.
@@ -96,13 +95,13 @@ class AESMProtocol(Protocol):
         self.conversation = conversation
         self.connection = connection
         self.messenger = messenger
+        self.busy = False
         self.closing: ConnectionClosed | None = None
         self.final = False
         self._clock = clock
         self._heartbeat: IDelayedCall | None = None
         self._closeTimer: IDelayedCall | None = None
         self._turn: IDelayedCall | None = None  # flushes what this turn sends
-        self._busy = False  # what is at work will flush when it is done
         self._streaming = False  # the last turn sent more than one message
         self._counted = 0  # messages that were sent before this turn
         self._writable = True
@@ -128,7 +127,21 @@ class AESMProtocol(Protocol):
 
         @param data: at least one byte.
         """
-        self._act(self.conversation.receive(data, self._clock.seconds()))
+        now, conversation = self._clock.seconds(), self.conversation
+        messages = None if self._deaf else conversation.exchange(data, now)
+        if messages is None:
+            self._act(conversation.receive(data, now))
+            return
+        connection, budget = self.connection, self.messenger.budget
+        self.busy = True
+        try:
+            connection.acknowledged()
+            connection.arrived(messages)
+            if budget is not None and budget.full:
+                self.messenger.overfull(connection)
+        finally:
+            self.busy = False
+        self._flush()
 
     def connectionLost(self, reason: Failure | None = None) -> None:
         """
@@ -197,11 +210,11 @@ class AESMProtocol(Protocol):
 
     def sending(self) -> None:
         """
-        The connection has begun to send.  The first message of a quiet one leaves
-        at once; later ones of the same turn of the event loop go together, as all
-        do that follow a turn of many.
+        The connection has begun to send, and nothing is at work.  The first message
+        of a quiet one leaves at once; later ones of the same turn of the event loop
+        go together, as all do that follow a turn of many.
         """
-        if not self._busy and self._turn is None:
+        if self._turn is None:
             self._turn = self._clock.callLater(0, self._endTurn)
             if not self._streaming:
                 self._flush()
@@ -210,7 +223,7 @@ class AESMProtocol(Protocol):
         """
         Send what may be due now.
         """
-        if not self._busy and not self._ended:
+        if not self.busy and not self._ended:
             self._flush()
 
     def close(self, code: int, reason: str) -> None:
@@ -266,18 +279,21 @@ class AESMProtocol(Protocol):
 
         @param events: in order.
         """
-        self._busy = True
+        self.busy = True
+        budget = self.messenger.budget
         try:
             for event in events:
                 if type(event) is Messages:
                     if not self._deaf:
-                        self.messenger.arrived(self.connection, event)
+                        self.connection.arrived(event)
+                        if budget is not None and budget.full:
+                            self.messenger.overfull(self.connection)
                 elif type(event) is Acknowledged:
                     self.connection.acknowledged()
                 else:
                     self._actOn(event)
         finally:
-            self._busy = False
+            self.busy = False
         self._flush()
 
     def _actOn(self, event: Event) -> None:
@@ -350,6 +366,11 @@ class AESMProtocol(Protocol):
             return
         conversation = self.conversation
         budget = self._budget
+        if micros:
+            output = conversation.answer(micros, budget)
+            if output:
+                self.transport.write(output)
+                return
         output = conversation.takeOutput(micros or wallClock(), budget)
         if output:
             self.transport.write(output)

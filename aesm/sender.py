@@ -130,45 +130,43 @@ class Sender:
             that is gone is nobody's error.
         @return: as C{sendData}.
         """
+        turn, protocol, outbox = self._turn, self._protocol, self._outbox
+        acknowledgement = Acknowledgement()
+        acknowledgement.watcher = self
         try:
-            turn = self._turn
-            if turn is None:
-                count = self.sendFirst(data)
-            else:
-                count = self._outbox.add(data, turn.micros)
-                self._turn = self._outbox.open
+            micros = self._beginTurn() if turn is None else turn.micros
+            acknowledgement.count = outbox.add(data, micros)
         except AESMError as refused:
             return self._refuse(refused, closeSlow)
-        return acknowledgementOf(self, count)
+        if protocol is None:
+            self.account()
+        else:
+            self._turn = outbox.open
+            if turn is None and not protocol.busy:
+                protocol.sending()
+        return acknowledgement
 
-    def sendFirst(self, data: Message) -> int:
+    def _beginTurn(self) -> int:
         """
-        Send the first message of a turn of the event loop.
+        See whether messages may be sent in this turn of the event loop.
 
-        @param data: the message.
-        @return: how many messages have been accepted with it.
-        @raise AESMError: it was not accepted.
+        @return: their time, microseconds since the Unix epoch.
+        @raise AESMError: they may not.
         """
         if self._unsendable is not None:
             raise closedError(self._unsendable)
-        budget, protocol, outbox = self._messenger.budget, self._protocol, self._outbox
+        budget = self._messenger.budget
         if budget is not None and budget.full and budget.refuses(self.held):
             raise SendBufferFull(
                 "too much is unacknowledged or unread by all peers together: wait for "
                 "drain(), or raise totalBuffer="
             )
-        if protocol is None:
-            micros = wallClock()
-            outbox.endTurn(since=micros - TURN)
-            count = outbox.add(data, micros)
-            self.account()
-        elif protocol.closing is not None:
+        micros = time_ns() // 1000
+        if self._protocol is None:
+            self._outbox.endTurn(since=micros - TURN)
+        elif self._protocol.closing is not None:
             raise ConnectionClosed("nothing can be sent: the connection is closing")
-        else:
-            count = outbox.add(data, time_ns() // 1000)
-            self._turn = outbox.open
-            protocol.sending()
-        return count
+        return micros
 
     def endTurn(self) -> int:
         """
@@ -205,7 +203,7 @@ class Sender:
         """
         The bytes of messages that are unacknowledged or not done with.
         """
-        return self._outbox.kept + self.session.inbox.untaken
+        return self._outbox.held + self.session.inbox.untaken
 
     def account(self) -> None:
         """
@@ -217,7 +215,8 @@ class Sender:
             return
         held = 0
         if self._reason is None:
-            held = self._outbox.kept
+            outbox = self._outbox
+            held = outbox.kept if outbox.open is None else outbox.held
             if self.dispatcher is not None:
                 inbox = self.session.inbox
                 held += inbox.receivedCost - inbox.takenCost

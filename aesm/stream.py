@@ -225,7 +225,7 @@ class DataStream(Sequence[Packet]):
         @return: fires with the packet; fails with L{ConnectionClosed} once the
             stream has ended and is empty.  Cancelling it takes nothing.
         """
-        packet = self.getData()
+        packet = self.getData() if self._packets else None
         if packet is not None:
             return succeed(packet)
         if self._reason is not None:
@@ -288,6 +288,14 @@ class DataStream(Sequence[Packet]):
         @param data: at least one message.
         @param cost: what they cost.
         """
+        if self._waiting and self._simple and len(data) == 1 and not self._packets:
+            with self._lock:
+                self._taken += cost
+                taken = self._taken if self._taken >= self._report else 0
+                self._taken -= taken
+            self._waiting.popleft().callback(_new(Packet, (time, data[0])))
+            self.tell(taken)
+            return
         with self._lock:
             self.push(time, data, cost)
         while self._waiting and self._packets:

@@ -13,9 +13,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from aesm.core.buffer import LENGTH_BYTES
-from aesm.core.channel import MAX_EARLY, Channel, State
+from aesm.core.channel import MAX_EARLY, Channel
 from aesm.core.events import Event, Failed
 from aesm.core.settings import ChannelSettings
+from aesm.core.states import State
 from aesm.errors import AESMError
 from aesm.noise import HandshakeState, KeyPair
 from tests.helpers import outline, pieces

@@ -13,16 +13,11 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from aesm.core.buffer import frame
-from aesm.core.channel import (
-    _TRANSITIONS,
-    MAX_PLAINTEXT,
-    REKEY_INTERVAL,
-    Channel,
-    State,
-)
+from aesm.core.channel import MAX_PLAINTEXT, REKEY_INTERVAL, Channel
 from aesm.core.events import EndOfStream, Event, Opened, PeerIdentified
 from aesm.core.handshake import ServerChannel
 from aesm.core.settings import withPSK
+from aesm.core.states import CHANNEL_TRANSITIONS, State
 from aesm.errors import (
     AESMError,
     HandshakeError,
@@ -171,13 +166,13 @@ class StateTests(SynchronousTestCase):
         """
         A pair that is not in the table is refused, and the state stays.
         """
-        events = {what for _, what in _TRANSITIONS}
+        events = {what for _, what in CHANNEL_TRANSITIONS}
         for state, what in product(State, events):
             channel = makeChannels()[1]
             channel.state = state
-            if (state, what) in _TRANSITIONS:
+            if (state, what) in CHANNEL_TRANSITIONS:
                 channel._move(what)
-                self.assertIs(channel.state, _TRANSITIONS[state, what])
+                self.assertIs(channel.state, CHANNEL_TRANSITIONS[state, what])
             else:
                 self.assertRaises(KeyError, channel._move, what)
                 self.assertIs(channel.state, state)
@@ -188,7 +183,7 @@ class StateTests(SynchronousTestCase):
         table leads to every state but failure, which needs no entry.
         """
         after: dict[State, set[State]] = {state: set() for state in State}
-        for (state, _), following in _TRANSITIONS.items():
+        for (state, _), following in CHANNEL_TRANSITIONS.items():
             after[state].add(following)
         ends = {State.REJECTED, State.ENDED, State.FAILED}
         self.assertEqual({s for s in State if not after[s]}, ends | {State.REFUSAL})

@@ -13,11 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from aesm.core.conversation import (
-    _TRANSITIONS,
-    Conversation,
-    ConversationState,
-)
+from aesm.core.conversation import Conversation
 from aesm.core.frames import (
     Ack,
     Close,
@@ -42,6 +38,7 @@ from aesm.core.reports import (
     PeerClosed,
 )
 from aesm.core.session import Session
+from aesm.core.states import CONVERSATION_TRANSITIONS, ConversationState
 from aesm.errors import (
     AESMError,
     HeartbeatLost,
@@ -276,11 +273,11 @@ class StateTests(SynchronousTestCase):
         """
         A pair that is not in the table is refused, and the state stays.
         """
-        for state, what in product(S, {what for _, what in _TRANSITIONS}):
+        for state, what in product(S, {what for _, what in CONVERSATION_TRANSITIONS}):
             conversation = self.enter(state)
-            if (state, what) in _TRANSITIONS:
+            if (state, what) in CONVERSATION_TRANSITIONS:
                 conversation._move(what)
-                self.assertIs(conversation.state, _TRANSITIONS[state, what])
+                self.assertIs(conversation.state, CONVERSATION_TRANSITIONS[state, what])
             else:
                 self.assertRaises(KeyError, conversation._move, what)
                 self.assertIs(conversation.state, state)
@@ -290,7 +287,7 @@ class StateTests(SynchronousTestCase):
         From everywhere there is a way to an end, and from an end there is none.
         """
         after: dict[S, set[S]] = {state: set() for state in S}
-        for (state, _), following in _TRANSITIONS.items():
+        for (state, _), following in CONVERSATION_TRANSITIONS.items():
             after[state].add(following)
         self.assertEqual({s for s in S if not after[s]}, {S.CLOSED, S.BROKEN})
         self.assertEqual(
@@ -377,7 +374,7 @@ class StateTests(SynchronousTestCase):
             events = conversation.peerEnded()
             expected = [PeerClosed(1005, "")] if state in LISTENING else []
             self.assertEqual(events, expected)
-            after = _TRANSITIONS[state, "peerClosed"] if expected else state
+            after = CONVERSATION_TRANSITIONS[state, "peerClosed"] if expected else state
             self.assertIs(conversation.state, after)
             self.assertEqual(conversation.peerEnded(), [])
 
@@ -591,7 +588,7 @@ class MessageTests(SynchronousTestCase):
         self.assertEqual(said(server), [])
         settle(server, events)
         self.assertEqual(carry(server, client), [Acknowledged(2)])
-        self.assertEqual(client.session.outbox.kept, 0)
+        self.assertEqual(client.session.outbox.held, 0)
 
     def test_errors(self) -> None:
         """
@@ -1064,7 +1061,7 @@ class ResumeTests(SynchronousTestCase):
         carry(server, client)
         self.assertEqual(said(client), [Ack(0, 100)])
         got = settle(server, waiting)
-        while client.session.outbox.kept:
+        while client.session.outbox.held:
             carry(server, client)
             got += settle(server, carry(client, server))
         self.assertEqual(got, [*"0123"])
@@ -1096,7 +1093,7 @@ class ResumeTests(SynchronousTestCase):
         self.assertEqual(said(client), [Ack(0, 16 << 20)])
         settle(server, waiting)
         self.assertEqual(carry(server, client), [Acknowledged(1)])
-        self.assertEqual(client.session.outbox.kept, 0)
+        self.assertEqual(client.session.outbox.held, 0)
 
     def test_halfAMessage(self) -> None:
         """
@@ -1209,7 +1206,7 @@ class ResumeTests(SynchronousTestCase):
             got[0].extend(self.taken(client, carry(server, client)))
         self.assertEqual((got[1], got[0]), sent)
         for side in (client, server):
-            self.assertEqual((side.session.outbox.kept, side.sendable), (0, False))
+            self.assertEqual((side.session.outbox.held, side.sendable), (0, False))
 
     def taken(
         self, conversation: Conversation, events: Sequence[Event]
@@ -1526,7 +1523,7 @@ class AnyTests(SynchronousTestCase):
             deliver(role, data.draw(chunkSizes), budget)
             consume(1 - role, data.draw(st.integers(0, 2)))
             for side in (0, 1):
-                self.assertLessEqual(pair[side].session.outbox.kept, 2000)
+                self.assertLessEqual(pair[side].session.outbox.held, 2000)
                 self.assertLess(sum(waiting[side]), 600 + 300 + 64)
         quiet = False
         while not quiet:
@@ -1536,5 +1533,5 @@ class AnyTests(SynchronousTestCase):
         for role in (0, 1):
             self.assertEqual(got[1 - role], sent[role])
             outbox = pair[role].session.outbox
-            self.assertEqual((outbox.kept, outbox.unsent), (0, False))
+            self.assertEqual((outbox.held, outbox.unsent), (0, False))
             self.assertEqual(outbox.acknowledged, len(sent[role]))

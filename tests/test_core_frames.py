@@ -286,7 +286,7 @@ class ReadingTests(_ReadingCase):
         data = framed(2, bytes(MAX_MESSAGE)) * 9
         for chunk in pieces(data, (1, 300, 2500)):
             reader.receive(chunk)
-            kept = sum(map(len, reader._body)) + len(reader._start)
+            kept = sum(map(len, reader._body)) + len(reader.start)
             self.assertLess(kept, MAX_MESSAGE)
         self.assertTrue(reader.empty)
 

@@ -11,10 +11,11 @@ from typing import TypeVar
 from twisted.trial.unittest import SynchronousTestCase
 
 from aesm.core.buffer import frame
-from aesm.core.channel import MAX_EARLY, Channel, State
+from aesm.core.channel import MAX_EARLY, Channel
 from aesm.core.events import EndOfStream, Event, Opened, PeerIdentified
 from aesm.core.handshake import MAX_HELLO, ClientChannel, ServerChannel
 from aesm.core.settings import OFFER_PREFIX, ChannelSettings, withPSK
+from aesm.core.states import State
 from aesm.errors import (
     AESMError,
     HandshakeError,

@@ -293,7 +293,7 @@ class StackCostTests(SynchronousTestCase):
 
         trip()
         pair.clock.advance(0)
-        self.assertLess(pythonCalls(trip), 170)
+        self.assertLess(pythonCalls(trip), 145)
         self.assertEqual(len(pair.client.retrieved), 2)
 
     def test_oneAcknowledgement(self) -> None:

@@ -32,12 +32,13 @@ from hypothesis.stateful import (
 )
 from twisted.trial.unittest import SynchronousTestCase
 
-from aesm.core.conversation import Conversation, ConversationState
+from aesm.core.conversation import Conversation
 from aesm.core.frames import Ack, FrameReader, Messages, Welcome
 from aesm.core.hello import ConversationSettings, Hello
 from aesm.core.outbox import Outbox
 from aesm.core.reports import Accepted, Acknowledged, Event, PeerClosed
 from aesm.core.session import Inbox, Session
+from aesm.core.states import ConversationState
 from aesm.core.turn import Turn
 from aesm.errors import AESMError, HeartbeatLost, SendBufferFull
 from aesm.stream import costOf
@@ -1065,7 +1066,7 @@ class SessionMachine(RuleBasedStateMachine):
         assert costOfAll(ahead[:-1]) < receiver.window or not ahead, "past the window"
         if not sender.over:
             kept = costOfAll(sent[outbox.acknowledged :])
-            assert outbox.kept == kept <= SEND_BUFFER, "more is kept than was agreed"
+            assert outbox.held == kept <= SEND_BUFFER, "more is kept than was agreed"
 
     def _settled(self) -> bool:
         """

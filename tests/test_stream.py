@@ -5,14 +5,14 @@ Tests for L{aesm.stream}.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from threading import Thread
+from threading import Lock, Thread
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred, ensureDeferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from aesm.errors import AESMError, ConnectionClosed, ProtocolError, Truncated
-from aesm.stream import DataStream, Packet, closedError, costOf
+from aesm.stream import Arrivals, DataStream, Packet, closedError, costOf
 from tests.helpers import bring
 from tests.pairs import cancelling
 
@@ -319,6 +319,22 @@ class GetTests(SynchronousTestCase):
             error: Any = self.failureResultOf(deferred, ConnectionClosed).value
             self.assertEqual(error.code, 1000)
 
+    def test_handedOver(self) -> None:
+        """
+        A packet for which somebody waits is theirs at once, and reported as taken
+        like any other.
+        """
+        owner = FakeOwner()
+        stream = DataStream(owner, 1000)
+        for number in range(8):
+            waiting = stream.get()
+            bring(stream, 1.5, [str(number)])
+            packet = self.successResultOf(waiting)
+            self.assertEqual(packet, (1.5, str(number)))
+            self.assertIsInstance(packet, Packet)
+        self.assertEqual(owner.taken, [260, 260])
+        self.assertEqual(len(stream), 0)
+
     def test_takenMeanwhile(self) -> None:
         """
         Who waits goes on waiting if another thread takes the packet first.
@@ -341,7 +357,7 @@ class GetTests(SynchronousTestCase):
                 self.stolen = True
                 return None
 
-        stream = Stolen(FakeOwner(), 1000)
+        stream = Stolen(FakeOwner(), 1000, Lock(), Arrivals())
         waiting = stream.get()
         bring(stream, 0.0, ["a"])
         self.assertNoResult(waiting)

@@ -32,11 +32,11 @@ The conversation::
 from __future__ import annotations
 
 from collections.abc import Sequence
-from enum import Enum
 
 from aesm.core.buffer import LENGTH_BYTES, FrameBuffer
 from aesm.core.events import EndOfStream, Event, Failed, Opened
 from aesm.core.settings import ChannelSettings
+from aesm.core.states import CHANNEL_TRANSITIONS, State
 from aesm.errors import (
     AESMError,
     HandshakeError,
@@ -48,47 +48,12 @@ from aesm.errors import (
 )
 from aesm.noise import CipherState, HandshakeState
 
-__all__ = ["MAX_PLAINTEXT", "Channel", "State"]
+__all__ = ["MAX_PLAINTEXT", "Channel"]
 
 MAX_PLAINTEXT = 65519  # bytes of the stream in one record, PROTOCOL section 4
 TAG = 16  # bytes that a record's ciphertext is longer than its plaintext
 MAX_EARLY = 262144  # bytes that may wait for the decision on the peer
 REKEY_INTERVAL = 65536  # records of one direction, PROTOCOL section 4
-
-
-class State(Enum):
-    """
-    Where a channel is in its life.
-    """
-
-    OFFER = "offer"
-    REFUSAL = "refusal"
-    HANDSHAKE = "handshake"
-    ANSWERED = "answered"
-    DECISION = "decision"
-    OPEN = "open"
-    PEER_ENDED = "peerEnded"
-    SELF_ENDED = "selfEnded"
-    REJECTED = "rejected"
-    ENDED = "ended"
-    FAILED = "failed"
-
-    __hash__ = object.__hash__  # Enum's own is a Python function, and often called
-
-
-_TRANSITIONS = {  # (where we are, what happened): where we go
-    (State.OFFER, "offerTaken"): State.HANDSHAKE,  # section 2
-    (State.OFFER, "refused"): State.REFUSAL,
-    (State.OFFER, "peerProved"): State.DECISION,  # section 3
-    (State.HANDSHAKE, "answered"): State.ANSWERED,
-    (State.ANSWERED, "peerProved"): State.DECISION,
-    (State.DECISION, "accepted"): State.OPEN,
-    (State.DECISION, "rejected"): State.REJECTED,
-    (State.OPEN, "peerEnded"): State.PEER_ENDED,  # section 5
-    (State.OPEN, "selfEnded"): State.SELF_ENDED,
-    (State.PEER_ENDED, "selfEnded"): State.ENDED,
-    (State.SELF_ENDED, "peerEnded"): State.ENDED,
-}
 
 _SENDING = frozenset({State.OPEN, State.PEER_ENDED})
 _RECEIVING = frozenset({State.OPEN, State.SELF_ENDED})
@@ -164,7 +129,14 @@ class Channel:
         """
         events: list[Event] = []
         try:
-            if self.state in _OPENED:
+            if (
+                self.state is State.OPEN
+                and not self._received
+                and len(data) >= LENGTH_BYTES + TAG
+                and data[0] << 8 | data[1] == len(data) - LENGTH_BYTES
+            ):
+                self._open(data[LENGTH_BYTES:], events)  # one, whole: a dialogue
+            elif self.state in _OPENED:
                 if data:
                     self._receiveRecords(memoryview(data), events)
             else:
@@ -346,7 +318,7 @@ class Channel:
 
         @param what: what happened.
         """
-        self.state = _TRANSITIONS[self.state, what]
+        self.state = CHANNEL_TRANSITIONS[self.state, what]
 
     def _fail(self, error: AESMError, events: list[Event]) -> None:
         """
@@ -445,21 +417,31 @@ class Channel:
                 if start + size > available:
                     break
                 position = start + size
-                cipher = self._decrypt
-                plaintext = cipher.decryptWithAd(b"", part[start:position])
-                self._opened += 1
-                if self._opened == REKEY_INTERVAL:
-                    cipher.rekey()
-                    self._opened = 0
-                if plaintext:
-                    events.append(plaintext)
-                else:
-                    self._move("peerEnded")
-                    events.append(EndOfStream())
+                self._open(part[start:position], events)
             if position < available:
                 if self.state not in _RECEIVING:
                     raise ProtocolError("bytes after the authenticated end of stream")
                 self._received = bytearray(part[position:])
+
+    def _open(self, ciphertext: bytes | memoryview, events: list[Event]) -> None:
+        """
+        Open a record.
+
+        @param ciphertext: 16 to 65,535 bytes.
+        @param events: where to add what it caused.
+        @raise TamperedRecord: it does not authenticate.
+        """
+        cipher = self._decrypt
+        plaintext = cipher.decryptWithAd(b"", ciphertext)
+        self._opened += 1
+        if self._opened == REKEY_INTERVAL:
+            cipher.rekey()
+            self._opened = 0
+        if plaintext:
+            events.append(plaintext)
+        else:
+            self._move("peerEnded")
+            events.append(EndOfStream())
 
     def _completed(self, data: memoryview) -> tuple[memoryview, ...]:
         """

@@ -15,9 +15,10 @@ can be due, and each is made only when C{takeOutput} has a place for it.
 
 from __future__ import annotations
 
-from enum import Enum
-
 from aesm.core.frames import (
+    ACK_FRAME_SIZE,
+    HEADER_SIZE,
+    MESSAGE_OVERHEAD,
     Ack,
     Close,
     Frame,
@@ -29,6 +30,9 @@ from aesm.core.frames import (
     encodeAck,
     encodeClose,
     encodeFrame,
+    packExchange,
+    unpackAck,
+    unpackHeader,
 )
 from aesm.core.hello import ConversationSettings, Hello
 from aesm.core.reports import (
@@ -39,9 +43,11 @@ from aesm.core.reports import (
     PeerClosed,
 )
 from aesm.core.session import Session
+from aesm.core.states import CONVERSATION_TRANSITIONS, ConversationState
+from aesm.core.turn import encodeMessage
 from aesm.errors import AESMError, HeartbeatLost, ProtocolError
 
-__all__ = ["Conversation", "ConversationState"]
+__all__ = ["Conversation"]
 
 CHATTER = 100  # frames that carry nothing, to be tolerated in advance
 MAX_CHATTER_RATE = 20.0  # of them a second
@@ -50,39 +56,12 @@ NORMAL = 1000  # close codes, PROTOCOL section 9
 TAKEN_OVER = 4001
 NO_CODE = 1005  # never on the wire: the peer ended without a CLOSE, RFC 6455 7.4.1
 
-
-class ConversationState(Enum):
-    """
-    Where a conversation is in its life.
-    """
-
-    __hash__ = object.__hash__  # Enum's own is Python code
-
-    GREETING = "greeting"
-    OPEN = "open"
-    CLOSING = "closing"
-    CLOSE_SENT = "closeSent"
-    PEER_CLOSED = "peerClosed"
-    CLOSED = "closed"
-    BREAKING = "breaking"
-    BROKEN = "broken"
-
-
 _new = tuple.__new__  # makes a NamedTuple without a call of Python's
+_BINARY, _TEXT = int(FrameType.BINARY), int(FrameType.TEXT)
+_ACK_START = encodeAck(0, 0, 0)[:5]  # length and type
+
 _State = ConversationState
 _GREETING, _OPEN = _State.GREETING, _State.OPEN
-
-_TRANSITIONS = {  # (where we are, what happened): where we go
-    (_State.GREETING, "greeted"): _State.OPEN,  # section 8
-    (_State.GREETING, "peerClosed"): _State.CLOSED,  # nothing may be said
-    (_State.OPEN, "closing"): _State.CLOSING,  # section 9
-    (_State.OPEN, "peerClosed"): _State.PEER_CLOSED,
-    (_State.CLOSING, "peerClosed"): _State.PEER_CLOSED,
-    (_State.CLOSING, "closeSent"): _State.CLOSE_SENT,
-    (_State.CLOSE_SENT, "peerClosed"): _State.CLOSED,
-    (_State.PEER_CLOSED, "closeSent"): _State.CLOSED,
-    (_State.BREAKING, "closeSent"): _State.BROKEN,
-}
 _LISTENING = frozenset(
     {_State.GREETING, _State.OPEN, _State.CLOSING, _State.CLOSE_SENT}
 )
@@ -150,7 +129,7 @@ class Conversation:
 
         @param what: what happened.
         """
-        self.state = _TRANSITIONS[self.state, what]
+        self.state = CONVERSATION_TRANSITIONS[self.state, what]
 
     # Receiving
 
@@ -173,6 +152,47 @@ class Conversation:
         self._move("greeted")
         said = self._settings.hello(session.name, session.inbox.received)
         self._welcome = said.encode()
+
+    def exchange(self, data: bytes, now: float) -> Messages | None:
+        """
+        Take what a dialogue consists of: one message, behind the ACK of what it
+        answers.  Half of what C{receive} does is to be ready for more.
+
+        @param data: any length.
+        @param now: seconds.
+        @return: the message; None if the bytes are anything else or anything is
+            wrong with them: then nothing has changed, and they are for C{receive}.
+        """
+        reader, session = self._reader, self.session
+        start, ack = 0, None
+        if data[:5] == _ACK_START and len(data) >= ACK_FRAME_SIZE + HEADER_SIZE:
+            start, ack = ACK_FRAME_SIZE, unpackAck(data, HEADER_SIZE)
+        elif len(data) < HEADER_SIZE:
+            return None
+        size, kind, micros = unpackHeader(data, start)
+        start += HEADER_SIZE
+        inbox = session.inbox
+        if (
+            start + size != len(data)
+            or size > reader.maxMessage
+            or reader.missing
+            or reader.start
+            or inbox.receivedCost >= inbox.limit
+            or self.state is not _OPEN
+        ):
+            return None
+        message: str | bytes = data[start:]
+        if kind != _BINARY:
+            if kind != _TEXT or not message.isascii():
+                return None
+            message = str(data[start:], "ascii")
+        if ack is not None and not session.outbox.settle(*ack):
+            return None
+        self._heard, self._pinged = now, None
+        cost = size + MESSAGE_OVERHEAD
+        inbox.receivedCost += cost
+        inbox.received += 1
+        return _new(Messages, (micros, (message,), cost, cost))
 
     def receive(self, data: bytes, now: float) -> list[Event]:
         """
@@ -365,6 +385,33 @@ class Conversation:
         Whether there are messages that the peer takes now.
         """
         return self.state in _TALKING and self.session.outbox.sendable
+
+    def answer(self, micros: int, budget: int) -> bytes:
+        """
+        Hand over what a dialogue consists of: one message, behind the ACK of what it
+        answers, and nothing else is to be sent.
+
+        @param micros: now, microseconds since the Unix epoch.
+        @param budget: as C{takeOutput}.
+        @return: what C{takeOutput} would; C{b""} if there is anything else to be
+            written: then nothing has changed.
+        """
+        if (
+            self.state is not _OPEN
+            or self._pong is not None
+            or self._ping
+            or self._welcome
+        ):
+            return b""
+        turn = self.session.outbox.takeOne(budget)
+        if turn is None:
+            return b""
+        ack = self.session.inbox.takeAck()
+        body = turn.bodies[0]
+        if ack is not None and type(body) is bytes:  # in one step, as nearly always
+            return packExchange(micros, *ack, len(body), _BINARY, turn.micros) + body
+        message = encodeMessage(turn.micros, body)
+        return message if ack is None else encodeAck(micros, *ack) + message
 
     def takeOutput(self, micros: int, budget: int) -> bytes:
         """

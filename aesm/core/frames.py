@@ -21,6 +21,7 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import partial
 from itertools import accumulate, pairwise
 from struct import Struct, unpack
 from typing import NamedTuple
@@ -28,8 +29,10 @@ from typing import NamedTuple
 from aesm.errors import InvalidText, MessageTooBig, ProtocolError
 
 __all__ = [
+    "ACK_FRAME_SIZE",
     "BINARY_BIT",
     "BINARY_BITS",
+    "HEADER_SIZE",
     "MAX_BATCH",
     "MAX_CONTROL",
     "MAX_OBJECT",
@@ -48,7 +51,10 @@ __all__ = [
     "encodeBatch",
     "encodeClose",
     "encodeFrame",
+    "packExchange",
     "packHeader",
+    "unpackAck",
+    "unpackHeader",
 ]
 
 MAX_BATCH = 65506  # bytes of a BATCH's body, so that it fits a record
@@ -65,9 +71,9 @@ _ACK_FRAME = Struct(">IBQQQ")
 _CODE = Struct(">H")
 _COUNT = Struct(">I")
 _U32 = _COUNT.size
-_unpackHeader, _HEADER_SIZE = _HEADER.unpack_from, _HEADER.size
-packHeader = _HEADER.pack  # of length, type, time
-_unpackAck, _ACK_SIZE = _ACK.unpack_from, _ACK.size
+packHeader, unpackHeader = _HEADER.pack, _HEADER.unpack_from  # length, type, time
+unpackAck = _ACK.unpack_from  # count, limit
+HEADER_SIZE, _ACK_SIZE, ACK_FRAME_SIZE = _HEADER.size, _ACK.size, _ACK_FRAME.size
 _new = tuple.__new__  # makes a NamedTuple without a call of Python's
 
 # As many of these as there can be in a BATCH.
@@ -93,6 +99,9 @@ class FrameType(IntEnum):
 _TEXT, _BINARY = int(FrameType.TEXT), int(FrameType.BINARY)
 _BATCH, _ACKNOWLEDGEMENT = int(FrameType.BATCH), int(FrameType.ACK)
 _SINGLE = (_BINARY, _TEXT)  # a message in a frame of its own
+
+# An ACK and a message's header: time, count, limit; length, type, time.
+packExchange = partial(Struct(">IBQQQIBQ").pack, _ACK.size, _ACKNOWLEDGEMENT)
 
 _BOUNDS = {  # (least, most) bytes of each body that is not a message
     FrameType.WELCOME: (2, MAX_OBJECT),
@@ -189,17 +198,20 @@ class FrameReader:
 
     @ivar error: what was wrong behind the frames that came last, or None.  It
         is final: nothing more is read.
+    @ivar maxMessage: the largest message body to take, bytes.
+    @ivar missing: how many bytes of a frame's body are yet to come.
+    @ivar start: less than a frame's header; or what came behind a CLOSE.
     """
 
     __slots__ = (
         "_body",
         "_closed",
         "_kind",
-        "_maxMessage",
         "_micros",
-        "_missing",
-        "_start",
         "error",
+        "maxMessage",
+        "missing",
+        "start",
     )
 
     def __init__(self, maxMessage: int) -> None:
@@ -209,11 +221,11 @@ class FrameReader:
         @param maxMessage: the largest message body to take, bytes.
         """
         self.error: ProtocolError | None = None
-        self._maxMessage = maxMessage
+        self.maxMessage = maxMessage
         self._closed = False  # there was a CLOSE
-        self._start = b""  # less than a header; or what came behind a CLOSE
+        self.start = b""
         self._body: list[bytes | bytearray] = []  # the beginning of a body
-        self._missing = 0  # bytes of that body
+        self.missing = 0
         self._kind = self._micros = 0  # of that body
 
     @property
@@ -221,7 +233,7 @@ class FrameReader:
         """
         Whether nothing came that is no whole frame yet.
         """
-        return not (self._missing or self._start)
+        return not (self.missing or self.start)
 
     def receive(self, data: bytes) -> list[Frame]:
         """
@@ -236,33 +248,33 @@ class FrameReader:
             return frames
         try:
             position, available = 0, len(data)
-            if self._missing:
-                if available < self._missing:
+            if self.missing:
+                if available < self.missing:
                     self._keep(data)
                     return frames
-                position = self._missing
+                position = self.missing
                 body = b"".join([*self._body, memoryview(data)[:position]])
-                self._body, self._missing = [], 0
+                self._body, self.missing = [], 0
                 frames.append(self._decode(self._kind, self._micros, body))
-            elif self._start:
-                data = self._start + data
+            elif self.start:
+                data = self.start + data
                 available = len(data)
-            while available - position >= _HEADER_SIZE and not self._closed:
-                size, kind, micros = _unpackHeader(data, position)
+            while available - position >= HEADER_SIZE and not self._closed:
+                size, kind, micros = unpackHeader(data, position)
                 if kind in _SINGLE:
-                    if size > self._maxMessage:
+                    if size > self.maxMessage:
                         self._checkMessage(size)
                 elif kind != _ACKNOWLEDGEMENT or size != _ACK_SIZE:
                     self._check(kind, size)
-                position += _HEADER_SIZE
+                position += HEADER_SIZE
                 end = position + size
                 if end > available:
-                    self._kind, self._micros, self._missing = kind, micros, size
-                    self._start = b""
+                    self._kind, self._micros, self.missing = kind, micros, size
+                    self.start = b""
                     self._keep(data[position:])
                     return frames
                 if kind == _ACKNOWLEDGEMENT:
-                    frames.append(_new(Ack, _unpackAck(data, position)))
+                    frames.append(_new(Ack, unpackAck(data, position)))
                 elif kind == _BINARY:
                     body, cost = data[position:end], size + MESSAGE_OVERHEAD
                     frames.append(_new(Messages, (micros, (body,), cost, cost)))
@@ -271,10 +283,10 @@ class FrameReader:
                 else:
                     frames.append(self._decode(kind, micros, data[position:end]))
                 position = end
-            self._start = data[position:]
+            self.start = data[position:]
         except ProtocolError as error:
             self.error = error
-            self._start, self._body, self._missing = b"", [], 0
+            self.start, self._body, self.missing = b"", [], 0
         return frames
 
     def _keep(self, data: bytes) -> None:
@@ -286,7 +298,7 @@ class FrameReader:
         @param data: fewer bytes than are missing.
         """
         body = self._body
-        self._missing -= len(data)
+        self.missing -= len(data)
         if len(data) >= LARGE_PART:
             body.append(data)
         elif body and isinstance(body[-1], bytearray):
@@ -318,9 +330,9 @@ class FrameReader:
         @param size: bytes of its body.
         @raise MessageTooBig: it is larger than we take.
         """
-        if size > self._maxMessage:
+        if size > self.maxMessage:
             raise MessageTooBig(
-                f"a message of {size} bytes; at most {self._maxMessage} are taken"
+                f"a message of {size} bytes; at most {self.maxMessage} are taken"
             )
 
     def _decode(self, kind: int, micros: int, body: bytes) -> Frame:

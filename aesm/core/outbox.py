@@ -9,13 +9,14 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from itertools import chain
 
-from aesm.core.frames import MESSAGE_OVERHEAD, Ack
+from aesm.core.frames import MESSAGE_OVERHEAD, FrameType, packHeader
 from aesm.core.hello import Hello
-from aesm.core.turn import MAX_COST, Body, Message, Turn, bodyOf, encodeMessage
+from aesm.core.turn import MAX_COST, Body, Message, Turn, bodyOf
 from aesm.errors import MessageTooBig, ProtocolError, SendBufferFull
 
 __all__ = ["Message", "Outbox"]
 
+_BINARY = int(FrameType.BINARY)
 _EMPTY: deque[Turn] = deque(maxlen=0)  # never appended to; one is most of a KiB
 
 
@@ -28,6 +29,8 @@ class Outbox:
     @ivar sent: of the messages accepted, how many were handed to the connection.
     @ivar acknowledged: of these, how many are in the peer's keeping.
     @ivar acknowledgedCost: the cost of these, bytes.
+    @ivar kept: the cost of the messages that are not acknowledged, without those of
+        the open turn, bytes; see L{held}.
     @ivar limit: cost that the peer takes from the session's start, bytes.
     @ivar peer: what the peer says of itself.
     """
@@ -36,7 +39,6 @@ class Outbox:
         "_bound",
         "_count",
         "_dropped",
-        "_kept",
         "_maxMessage",
         "_sentCost",
         "_staged",
@@ -44,6 +46,7 @@ class Outbox:
         "_unsent",
         "acknowledged",
         "acknowledgedCost",
+        "kept",
         "limit",
         "open",
         "peer",
@@ -59,7 +62,7 @@ class Outbox:
         self._bound = bound
         self._unsent: deque[Turn] = _EMPTY
         self._unacknowledged: deque[Turn] = _EMPTY
-        self._count = self._kept = 0  # without those of the open turn
+        self._count = self.kept = 0
         self.open: Turn | None = None
         self._staged: list[Turn] | None = None  # to be written down before it is sent
         self._sentCost = 0
@@ -150,11 +153,11 @@ class Outbox:
         return self._count + (0 if self.open is None else len(self.open.bodies))
 
     @property
-    def kept(self) -> int:
+    def held(self) -> int:
         """
-        The cost of the messages that are not acknowledged, bytes.
+        The cost of all messages that are not acknowledged, bytes.
         """
-        return self._kept + (
+        return self.kept + (
             0 if self.open is None else self.open.space - self.open.room
         )
 
@@ -170,7 +173,7 @@ class Outbox:
         """
         Whether less than half of the bound is in use.
         """
-        return self.kept * 2 < self._bound
+        return self.held * 2 < self._bound
 
     def add(self, data: Message, micros: int) -> int:
         """
@@ -199,42 +202,29 @@ class Outbox:
         cost = size + MESSAGE_OVERHEAD
         turn = self.open
         if turn is None or turn.room < cost:
-            turn = self._openTurn(micros, body, cost)
+            if turn is not None:
+                self.endTurn()
+            room = self._bound - self.kept
+            if cost > room:
+                raise SendBufferFull(
+                    f"{self.kept} of {self._bound} bytes are unacknowledged already: "
+                    "wait for drain(), or raise sendBuffer="
+                )
+            space = max(cost, min(room, MAX_COST))
+            turn = self.open = Turn(micros, self._count, type(body), space)
+            if self._maxMessage < space:
+                turn.kind = None
+            if self._staged is not None:
+                self._staged.append(turn)
+            else:
+                if self._unsent is _EMPTY:
+                    self._unsent = deque()
+                self._unsent.append(turn)
         elif turn.kind is not type(body):
             turn.kind = None
         turn.room -= cost
         turn.bodies.append(body)
         return turn.first + len(turn.bodies)
-
-    def _openTurn(self, micros: int, body: Body, cost: int) -> Turn:
-        """
-        Begin to collect messages.
-
-        @param micros: their time.
-        @param body: the first of them.
-        @param cost: what it counts.
-        @return: what takes it, and more if there is room.
-        @raise SendBufferFull: too much is unacknowledged.
-        """
-        if self.open is not None:
-            self.endTurn()
-        room = self._bound - self._kept
-        if cost > room:
-            raise SendBufferFull(
-                f"{self._kept} of {self._bound} bytes are unacknowledged already: "
-                "wait for drain(), or raise sendBuffer="
-            )
-        space = max(cost, min(room, MAX_COST))
-        turn = self.open = Turn(micros, self._count, type(body), space)
-        if self._maxMessage < space:
-            turn.kind = None
-        if self._staged is not None:
-            self._staged.append(turn)
-        else:
-            if self._unsent is _EMPTY:
-                self._unsent = deque()
-            self._unsent.append(turn)
-        return turn
 
     def stage(self) -> None:
         """
@@ -277,9 +267,9 @@ class Outbox:
         """
         self.acknowledged, self.acknowledgedCost = acknowledged, cost
         self.limit = limit
-        self._kept = sum(turn.space for turn in turns)
+        self.kept = sum(turn.space for turn in turns)
         self._count = self.sent = acknowledged + sum(len(turn.bodies) for turn in turns)
-        self._sentCost = cost + self._kept
+        self._sentCost = cost + self.kept
         self._unacknowledged = deque(turns)
 
     def endTurn(self, since: int | None = None) -> None:
@@ -295,7 +285,30 @@ class Outbox:
             turn.space -= turn.room
             turn.room = 0
             self._count += len(turn.bodies)
-            self._kept += turn.space
+            self.kept += turn.space
+
+    def takeOne(self, budget: int) -> Turn | None:
+        """
+        Take the one message that is to be sent, as in a dialogue.
+
+        @param budget: what it may cost, bytes.
+        @return: a turn of one message; None if there is none or are more, or it may
+            not go: then nothing has changed, and C{take} is to be called.
+        """
+        unsent = self._unsent
+        if len(unsent) != 1 or self.open is not None:
+            return None
+        turn, cost = unsent[0], self._sentCost
+        if len(turn.bodies) > 1 or turn.space > budget or cost >= self.limit:
+            return None
+        self._sentCost = cost + turn.space
+        self.sent += 1
+        self._unsent = _EMPTY
+        if self._unacknowledged is _EMPTY:
+            self._unacknowledged = unsent  # which is empty but for this one
+        else:
+            self._unacknowledged.append(turn)
+        return turn
 
     def take(self, budget: int) -> list[bytes]:
         """
@@ -315,25 +328,51 @@ class Outbox:
                 turn = turn.cut(count)
             else:
                 unsent.popleft()
-            if len(turn.bodies) == 1:
-                pieces.append(encodeMessage(turn.micros, turn.bodies[0]))
-            else:
+            space, bodies = turn.space, turn.bodies
+            if len(bodies) > 1 or type(bodies[0]) is not bytes:
                 pieces += turn.encode(self.peer.batch)
-            self._sentCost += turn.space
-            self.sent += len(turn.bodies)
+            else:
+                pieces += packHeader(len(bodies[0]), _BINARY, turn.micros), bodies[0]
+            self._sentCost += space
+            self.sent += len(bodies)
             if self._unacknowledged is _EMPTY:
                 self._unacknowledged = deque()
             self._unacknowledged.append(turn)
-            budget -= turn.space
+            budget -= space
         if not unsent:
             self._unsent = _EMPTY
         return pieces
 
-    def acknowledge(self, ack: Ack) -> bool:
+    def settle(self, done: int, limit: int) -> bool:
+        """
+        Let go of everything that was accepted, if that is what an ACK says: as in a
+        dialogue.
+
+        @param done: messages in the peer's keeping.
+        @param limit: cost that it takes from the session's start, bytes.
+        @return: whether it was; else nothing has changed, and C{acknowledge} is to
+            be called.
+        """
+        if (
+            done != self.sent
+            or done == self.acknowledged
+            or limit < self.limit
+            or self._unsent
+            or self._staged is not None
+        ):
+            return False
+        self.limit = limit
+        self.acknowledged = done
+        self.acknowledgedCost += self.kept
+        self.kept = 0
+        self._unacknowledged = _EMPTY
+        return True
+
+    def acknowledge(self, ack: tuple[int, int]) -> bool:
         """
         Let go of what is in the peer's keeping.
 
-        @param ack: what the peer says.
+        @param ack: what the peer says, an L{Ack}.
         @return: whether that is nothing new.
         @raise ProtocolError: it goes backwards, or counts what was not sent.
         @see: PROTOCOL section 7
@@ -361,7 +400,7 @@ class Outbox:
                 turn = turn.cut(count)
             else:
                 waiting.popleft()
-            self._kept -= turn.space
+            self.kept -= turn.space
             self.acknowledgedCost += turn.space
             count -= len(turn.bodies)
         if not waiting:
@@ -376,7 +415,7 @@ class Outbox:
         self._unsent = self._unacknowledged = _EMPTY
         self._dropped = True
         self.sent = self._count
-        self._kept = 0
+        self.kept = 0
 
 
 def _fitting(turn: Turn, room: int) -> int:

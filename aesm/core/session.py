@@ -41,14 +41,15 @@ class Inbox:
     @ivar receivedCost: their cost, bytes.
     @ivar takenCost: the cost of those that are done with, bytes.
     @ivar kept: of these, how many are in our application's keeping.
+    @ivar limit: cost that we said that we take from the session's start, bytes.
     @ivar window: cost that the peer may send ahead of our application, bytes.
     """
 
     __slots__ = (
         "_announcedCount",
-        "_announcedLimit",
         "_owing",
         "kept",
+        "limit",
         "received",
         "receivedCost",
         "takenCost",
@@ -64,7 +65,7 @@ class Inbox:
         self.window = window
         self.received = self.kept = 0
         self.receivedCost = self.takenCost = self._announcedCount = 0
-        self._announcedLimit = window
+        self.limit = window
         self._owing = False  # the peer needs an ACK, whatever it says
 
     @property
@@ -90,10 +91,8 @@ class Inbox:
         @raise ProtocolError: they are past the limit that we announced.
         """
         self.receivedCost += messages.cost
-        if self.receivedCost - messages.lastCost >= self._announcedLimit:
-            raise ProtocolError(
-                f"a message past the limit of {self._announcedLimit} bytes"
-            )
+        if self.receivedCost - messages.lastCost >= self.limit:
+            raise ProtocolError(f"a message past the limit of {self.limit} bytes")
         self.received += len(messages.data)
 
     def keep(self, count: int) -> None:
@@ -115,7 +114,7 @@ class Inbox:
         self.received = self.kept = self._announcedCount = received
         self.receivedCost = cost
         self.takenCost = taken
-        self._announcedLimit = taken + self.window
+        self.limit = taken + self.window
 
     def take(self, cost: int) -> None:
         """
@@ -136,12 +135,12 @@ class Inbox:
         if (
             kept == self._announcedCount
             and not self._owing
-            and (limit - self._announcedLimit) * 4 < self.window
+            and (limit - self.limit) * 4 < self.window
         ):
             return None
         self._owing = False
         self._announcedCount = kept
-        self._announcedLimit = limit
+        self.limit = limit
         return _new(Ack, (kept, limit))
 
 

@@ -23,7 +23,7 @@ from contextlib import suppress
 from dataclasses import replace
 from itertools import count
 
-from aesm.core.conversation import Conversation, ConversationState
+from aesm.core.conversation import Conversation
 from aesm.core.frames import (
     MAX_BATCH,
     Ack,
@@ -48,6 +48,7 @@ from aesm.core.reports import (
     PeerClosed,
 )
 from aesm.core.session import Session
+from aesm.core.states import ConversationState
 from aesm.errors import (
     HeartbeatLost,
     MessageTooBig,
@@ -221,7 +222,7 @@ class _Side:
                     self._over |= code != GOING_AWAY
         self.application.check()
         reader = self.conversation._reader
-        assert sum(map(len, reader._body)) + len(reader._start) < MAX_BATCH
+        assert sum(map(len, reader._body)) + len(reader.start) < MAX_BATCH
 
     def receive(self, data: bytes, size: int) -> None:
         """
@@ -231,7 +232,11 @@ class _Side:
         @param size: of the chunks.
         """
         for chunk in pieces(data, (size,)):
-            self.report(self.conversation.receive(chunk, self._now))
+            messages = self.conversation.exchange(chunk, self._now)
+            if messages is None:
+                self.report(self.conversation.receive(chunk, self._now))
+            else:
+                self.report([messages])
 
     def send(self, data: str | bytes) -> None:
         """

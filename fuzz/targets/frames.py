@@ -71,7 +71,7 @@ def _kept(reader: FrameReader) -> int:
     @param reader: which.
     @return: bytes.
     """
-    header = _HEADER_BYTES if reader._missing else len(reader._start)
+    header = _HEADER_BYTES if reader.missing else len(reader.start)
     return header + sum(map(len, reader._body))
 
 

@@ -16,9 +16,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from aesm.core.channel import Channel, State
+from aesm.core.channel import Channel
 from aesm.core.events import Event, Opened, PeerIdentified
 from aesm.core.handshake import ClientChannel, ServerChannel
+from aesm.core.states import State
 from aesm.errors import HandshakeError, ProtocolError, TamperedRecord
 from fuzz.script import (
     MAX_STRANGER,

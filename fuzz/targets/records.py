@@ -17,10 +17,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from aesm.core.buffer import LENGTH_BYTES
-from aesm.core.channel import MAX_PLAINTEXT, TAG, Channel, State
+from aesm.core.channel import MAX_PLAINTEXT, TAG, Channel
 from aesm.core.events import EndOfStream, Event, Failed
 from aesm.core.handshake import ServerChannel
 from aesm.core.settings import SUITES
+from aesm.core.states import State
 from aesm.errors import ProtocolError, TamperedRecord, Truncated
 from aesm.noise import CipherState
 from aesm.noise.functions import CIPHERS
