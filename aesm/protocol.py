@@ -49,6 +49,7 @@ __all__ = ["AESMProtocol"]
 _OPEN = ConversationState.OPEN
 
 LEAST_DELAY = 0.01  # seconds between two looks at a peer
+PATIENCE = 0.001  # seconds that an ACK waits while there is more to be read
 BUDGET = 262144  # bytes of messages handed to the transport at once
 FIRST = 2048  # the same at first after a cut: half a record is worth nothing
 
@@ -101,6 +102,7 @@ class AESMProtocol(Protocol):
         self._clock = clock
         self._heartbeat: IDelayedCall | None = None
         self._closeTimer: IDelayedCall | None = None
+        self._late: IDelayedCall | None = None  # sends an ACK that could wait
         self._turn: IDelayedCall | None = None  # flushes what this turn sends
         self._streaming = False  # the last turn sent more than one message
         self._counted = 0  # messages that were sent before this turn
@@ -141,7 +143,10 @@ class AESMProtocol(Protocol):
                 self.messenger.overfull(connection)
         finally:
             self.busy = False
-        self._flush()
+        if self.transport.moreToRead:
+            self._wait()
+        else:
+            self._flush()
 
     def connectionLost(self, reason: Failure | None = None) -> None:
         """
@@ -149,9 +154,9 @@ class AESMProtocol(Protocol):
 
         @param reason: why, as the transport says.
         """
-        for call in (self._heartbeat, self._closeTimer, self._turn):
+        for call in (self._heartbeat, self._closeTimer, self._late, self._turn):
             _cancel(call)
-        self._heartbeat = self._closeTimer = self._turn = None
+        self._heartbeat = self._closeTimer = self._late = self._turn = None
         self._ended = True
         self._writable = False
         if self._superseded is not None:
@@ -294,7 +299,31 @@ class AESMProtocol(Protocol):
                     self._actOn(event)
         finally:
             self.busy = False
-        self._flush()
+        if self.transport.moreToRead:
+            self._wait()
+        else:
+            self._flush()
+
+    def _wait(self) -> None:
+        """
+        There is more to be read: if there is nothing to be sent but an ACK, it waits
+        for that.  One for each read would be an eighth of what a stream costs.
+        """
+        if (
+            self.conversation.state is not _OPEN
+            or self.connection.sends
+            or not self.connection.session.inbox.roomy
+        ):
+            self._flush()
+        elif self._late is None:
+            self._late = self._clock.callLater(PATIENCE, self._flushLate)
+
+    def _flushLate(self) -> None:
+        """
+        Send the ACK that has waited.
+        """
+        self._late = None
+        self.touch()
 
     def _actOn(self, event: Event) -> None:
         """

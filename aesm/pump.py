@@ -94,7 +94,7 @@ class SecureProtocol(Protocol):
         """
         Start the handshake and its deadline.
         """
-        prepare(self.transport)
+        self._full = prepare(self.transport)
         timeout = self.factory.handshakeTimeout
         self.deadline = self.clock.seconds() + timeout
         self._timer = self.clock.callLater(timeout, self._handshakeTimedOut)
@@ -110,6 +110,7 @@ class SecureProtocol(Protocol):
         """
         if self._listening or self._begin():
             self._outlet.atOnce = AT_ONCE
+            self.secureTransport.moreToRead = len(data) >= self._full
             events = self.channel.receive(data)
             if self.channel.state is State.FAILED:
                 self.secureTransport.stopWriting()

@@ -6,6 +6,7 @@ closes without waiting.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from typing import cast
 
@@ -51,25 +52,30 @@ def disableNagle(transport: ITransport) -> None:
         ITCPTransport(transport).setTcpNoDelay(True)
 
 
-def readMore(transport: ITransport) -> None:
+def readMore(transport: ITransport) -> int:
     """
     Read more than a record at once, if this is one of Twisted's sockets, and let it
     hold as much before it takes no more.
 
     @param transport: the raw transport.
+    @return: how many bytes came if there is more to be read; C{sys.maxsize} if that
+        cannot be known.
     """
-    if isinstance(transport, FileDescriptor):
-        transport.bufferSize = READ_SIZE
+    if not isinstance(transport, FileDescriptor):
+        return sys.maxsize
+    transport.bufferSize = READ_SIZE
+    return READ_SIZE
 
 
-def prepare(transport: ITransport) -> None:
+def prepare(transport: ITransport) -> int:
     """
     Have small records leave at once, and large ones read whole.
 
     @param transport: the raw transport.
+    @return: as L{readMore}.
     """
     disableNagle(transport)
-    readMore(transport)
+    return readMore(transport)
 
 
 class Outlet:

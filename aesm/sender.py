@@ -199,6 +199,13 @@ class Sender:
         return acknowledgementOf(self, NEVER)
 
     @property
+    def sends(self) -> bool:
+        """
+        Whether messages were sent that did not leave with a turn yet.
+        """
+        return self._turn is not None
+
+    @property
     def held(self) -> int:
         """
         The bytes of messages that are unacknowledged or not done with.

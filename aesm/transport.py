@@ -106,6 +106,8 @@ class SecureTransport:
 
     @ivar disconnecting: whether nothing is read any more: C{loseConnection} was
         called, or the connection is over.
+    @ivar moreToRead: whether more bytes are there already than were read last, as far
+        as is known.
     @ivar over: whether the connection is aborted or gone.
     @ivar paused: whether the inner protocol wants nothing now.
     @ivar publicKey: the key that the peer has proved.
@@ -118,6 +120,7 @@ class SecureTransport:
         @param secure: what this writes through.
         """
         self.disconnecting = False
+        self.moreToRead = False
         self.over = False
         self.paused = False
         self._secure = secure

@@ -15,17 +15,19 @@ from twisted.logger import capturedLogs, formatEvent
 from zope.interface.verify import verifyObject
 
 from aesm import (
+    Connection,
     ConnectionClosed,
     HeartbeatLost,
     InvalidText,
     MessageTooBig,
     NotAuthorized,
+    Packet,
     ProtocolError,
     Truncated,
 )
 from aesm.core.frames import FrameType, encodeAck, encodeClose, encodeFrame
 from aesm.messenger import Messenger
-from aesm.protocol import AESMProtocol
+from aesm.protocol import PATIENCE, AESMProtocol
 from aesm.sender import wallClock
 from aesm.testing import ConnectedPair
 from tests.pairs import PairTestCase, Recorder
@@ -530,6 +532,82 @@ class BackPressureTests(PairTestCase):
             self.assertGreater(len(inFlight), before)
         pair.deliver()
         self.assertEqual(len(pair.accepted.retrieved), 10)
+
+    def streaming(self, handler: object = None, **options: Any) -> ConnectedPair:
+        """
+        Make a pair the server of which always knows that there is more to be read.
+
+        @param handler: the server's.
+        @param options: as L{connectedPair<aesm.testing.connectedPair>}.
+        """
+        pair = self.pair(handler, **options)
+        secure: Any = pair.accepted["encryption"]
+        secure._secure._full = 1  # byte, with which a read is as large as can be
+        return pair
+
+    def burst(self, pair: ConnectedPair) -> int:
+        """
+        Send something that is no dialogue, and let the server read it.
+
+        @param pair: from its client.
+        @return: how many bytes the server says.
+        """
+        (link,) = pair.network.links
+        before = len(link.toClient.inFlight)
+        for _ in range(3):
+            pair.client.sendData(b"x" * 100)
+        pair.clock.advance(0)
+        link.server.receive(1 << 20)
+        return len(link.toClient.inFlight) - before
+
+    def test_acknowledgementWaits(self) -> None:
+        """
+        While there is more to be read, an ACK waits, but not for long: one is enough
+        for many reads.
+        """
+        pair = self.streaming()
+        (link,) = pair.network.links
+        self.burst(pair)
+        pair.deliver()
+        pair.network.advance(PATIENCE)
+        for _ in range(5):
+            self.assertEqual(self.burst(pair), 0)
+        pair.clock.advance(PATIENCE)
+        self.assertEqual(len(link.toClient.inFlight), 2 + 29 + 16)
+        pair.deliver()
+        self.assertEqual(pair.client.session.outbox.held, 0)
+
+    def test_noPatience(self) -> None:
+        """
+        An answer does not wait, nor does an ACK without which the peer would.
+        """
+
+        def echo(connection: Connection, packet: Packet) -> None:
+            """
+            Answer with the same.
+
+            @param connection: where it came from.
+            @param packet: the packet.
+            """
+            connection.sendData(str(packet.data))
+
+        pair = self.streaming(Recorder(echo))
+        self.burst(pair)
+        self.assertGreater(self.burst(pair), 300)
+        pair = self.streaming(receiveBuffer=1000)
+        self.assertEqual(self.burst(pair), 0)
+        self.assertGreater(self.burst(pair), 0)
+
+    def test_lostWhilePatient(self) -> None:
+        """
+        A connection that is lost while an ACK waits leaves nothing to do.
+        """
+        pair = self.streaming()
+        self.burst(pair)
+        pair.network.links[0].cut()
+        self.assertEqual(
+            [c for c in pair.clock.getDelayedCalls() if "flushLate" in repr(c)], []
+        )
 
     def test_lostInMidTurn(self) -> None:
         """

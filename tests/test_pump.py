@@ -6,6 +6,7 @@ channel on a transport, from its handshake to its end, by a clock of our own.
 from __future__ import annotations
 
 import gc
+import sys
 from collections.abc import Callable
 from typing import Any, cast
 from weakref import ref
@@ -1434,8 +1435,9 @@ class ReadSizeTests(SynchronousTestCase):
         A socket of Twisted's reads more than a record at once.
         """
         descriptor = FileDescriptor(cast(Any, MemoryReactorClock()))
-        readMore(cast(ITransport, descriptor))
+        full = readMore(cast(ITransport, descriptor))
         self.assertGreater(descriptor.bufferSize, 2 + 65535)
+        self.assertEqual(full, descriptor.bufferSize)
 
     def test_others(self) -> None:
         """
@@ -1443,8 +1445,9 @@ class ReadSizeTests(SynchronousTestCase):
         """
         transport = StringTransport()
         before = dict(vars(transport))
-        readMore(cast(ITransport, transport))
+        full = readMore(cast(ITransport, transport))
         self.assertEqual(vars(transport), before)
+        self.assertEqual(full, sys.maxsize)
 
 
 class PolicyTests(SynchronousTestCase):

@@ -75,6 +75,13 @@ class Inbox:
         """
         return self.receivedCost - self.takenCost
 
+    @property
+    def roomy(self) -> bool:
+        """
+        Whether the peer knows that it may still send half of the window.
+        """
+        return (self.limit - self.receivedCost) * 2 >= self.window
+
     def resume(self) -> None:
         """
         Begin with an ACK over a new connection: the last one may be lost.
