@@ -140,6 +140,7 @@ class Arrivals(OrderedDict[_Arrival, None]):
 
 _FINISHED = -1  # instead of a cost: the last packet was taken after the end
 _EMPTY: deque[Packet] = deque(maxlen=0)  # never appended to
+_NO_SIZES: deque[tuple[int, int]] = deque(maxlen=0)  # the same
 
 
 class DataStream(Sequence[Packet]):
@@ -156,9 +157,12 @@ class DataStream(Sequence[Packet]):
         "_lock",
         "_order",
         "_packets",
+        "_prepaid",
         "_reason",
         "_report",
         "_simple",
+        "_single",
+        "_sizes",
         "_taken",
         "_waiting",
         "owner",
@@ -187,6 +191,9 @@ class DataStream(Sequence[Packet]):
         self._report = max(1, window // 4)  # report at so much
         self._reason: AESMError | None = None  # why it ended
         self._simple = order is None  # nobody else counts, and it has not ended
+        self._sizes = _NO_SIZES  # of those that came together, while that is so
+        self._prepaid = 0  # packets that are counted as taken already
+        self._single = 0  # packets that are counted one by one
 
     # What users call
 
@@ -197,23 +204,12 @@ class DataStream(Sequence[Packet]):
         @return: the packet, or None if there is none now.
         """
         with self._lock:
-            packets = self._packets
-            if not packets:
+            if self._prepaid > 1:  # as in a burst: this is all that they cost
+                self._prepaid -= 1
+                return self._packets.popleft()
+            if not self._packets:
                 return None
-            if self._simple and len(packets) > 1:  # what pop does, without its cases
-                packet = packets.popleft()
-                data = packet[1]
-                cost = self._taken + (
-                    len(data) + MESSAGE_OVERHEAD
-                    if type(data) is bytes
-                    else costOf(data)
-                )
-                if cost < self._report:
-                    self._taken = cost
-                    return packet
-                self._taken = 0
-            else:
-                packet, cost = self.pop(newest=False)
+            packet, cost = self.pop(newest=False)
         if cost:
             self.tell(cost)
         return packet
@@ -334,7 +330,11 @@ class DataStream(Sequence[Packet]):
         if self._packets is _EMPTY:
             self._packets = deque()
         self._packets.extend(packetsOf(time, data))
-        if self._order is not None:
+        if self._simple:
+            if self._sizes is _NO_SIZES:
+                self._sizes = deque()
+            self._sizes.append((len(data), cost))
+        elif self._order is not None:
             arrival = _Arrival(self, len(data))
             self._order[arrival] = None
             self._order.held += cost
@@ -351,7 +351,7 @@ class DataStream(Sequence[Packet]):
         """
         packets = self._packets
         packet = packets.pop() if newest else packets.popleft()
-        cost = costOf(packet[1])
+        cost = self._charge(packet) if self._simple else costOf(packet[1])
         arrivals = self._arrivals
         if self._order is not None and arrivals is not None:
             arrival = arrivals[-1 if newest else 0]
@@ -363,6 +363,7 @@ class DataStream(Sequence[Packet]):
         if not packets:
             self._packets = _EMPTY  # an empty deque is most of a kilobyte
             self._arrivals = None
+            self._sizes = _NO_SIZES
         if self._reason is not None:
             return packet, 0 if packets else _FINISHED
         taken = self._taken + cost
@@ -371,6 +372,26 @@ class DataStream(Sequence[Packet]):
         else:
             self._taken = 0
         return packet, taken
+
+    def _charge(self, packet: Packet) -> int:
+        """
+        Count a packet as taken, or those that came with it at once if that leads to no
+        report: then C{getData} need not count them.
+
+        @param packet: the oldest, of a stream for which nobody else counts.
+        @return: what is to be counted, bytes.
+        """
+        if self._prepaid:
+            self._prepaid = 0  # it was the last
+            return 0
+        if not self._single:
+            count, cost = self._sizes.popleft()
+            if self._taken + cost < self._report:
+                self._prepaid = count - 1
+                return cost
+            self._single = count
+        self._single -= 1
+        return costOf(packet[1])
 
     def tell(self, cost: int) -> None:
         """

@@ -8,6 +8,8 @@ from collections.abc import AsyncIterator
 from threading import Lock, Thread
 from typing import Any
 
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from twisted.internet.defer import CancelledError, Deferred, ensureDeferred
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -208,6 +210,53 @@ class GetDataTests(SynchronousTestCase):
         bring(stream, 0.0, ["x"])
         stream.getData()
         self.assertEqual(owner.taken, [65])
+
+    @settings(max_examples=200, deadline=None)
+    @given(
+        st.integers(1, 2000),
+        st.lists(
+            st.one_of(
+                st.lists(st.binary(max_size=200), min_size=1, max_size=6),
+                st.integers(1, 8),
+            ),
+            max_size=20,
+        ),
+    )
+    def test_reports(self, window: int, steps: list[list[bytes] | int]) -> None:
+        """
+        However packets come and are taken, each counts when it is taken: there is a
+        report whenever a quarter of the window is.
+
+        @param window: bytes.
+        @param steps: what comes together, or how many are taken.
+        """
+        owner = FakeOwner()
+        stream = DataStream(owner, window)
+        there: list[bytes] = []
+        expected, taken = [], 0
+        for step in steps:
+            if isinstance(step, list):
+                bring(stream, 0.0, step)
+                there += step
+                continue
+            for data in there[:step]:
+                packet = stream.getData()
+                assert packet is not None
+                self.assertEqual(packet.data, data)
+                taken += costOf(data)
+                if taken >= max(1, window // 4):
+                    expected.append(taken)
+                    taken = 0
+            del there[:step]
+            self.assertEqual(owner.taken, expected)
+            self.assertEqual([packet.data for packet in stream], there)
+        stream.end(ConnectionClosed("over"))
+        for data in there:
+            self.assertEqual(owner.finished, 0)
+            packet = stream.getData()
+            assert packet is not None
+            self.assertEqual(packet.data, data)
+        self.assertEqual((owner.taken, owner.finished), (expected, 1))
 
 
 class GetTests(SynchronousTestCase):
