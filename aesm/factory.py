@@ -228,11 +228,10 @@ class AESMServerFactory(SecureFactory):
         """
         if isinstance(data, str):
             data = bodyOf(data)  # encoded once for all
-        connections = [c for c in self.connections.values() if not c.isOver]
         return Tally(
             [
                 c.sendData(data) if c.closeSlow else c.send(data, True)
-                for c in connections
+                for c in self.connections.values()
             ]
         )
 
