@@ -58,7 +58,7 @@ from twisted.internet.task import react
 async def serve(reactor, port, file):
     endpoint = f"tcp:{port}:interface=127.0.0.1"
     await listen(reactor, endpoint, key=PrivateKey.load(file), handshakesPerHost=1e6)
-    print("listening", number, flush=True)
+    print(f"listening {number}\\n", end="")  # in one piece, whenever it is killed
     await Deferred()
 
 server = None
