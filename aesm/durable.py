@@ -305,7 +305,7 @@ class DurableConnection(Connection):
         """
         budget = self._messenger.budget
         unread = self.dispatcher is None
-        held = self._outbox.held
+        held = self._outbox.kept
         held += self._arrivedCost if unread else self.session.inbox.untaken
         if self._reason is not None:
             held = 0

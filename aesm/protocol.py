@@ -143,10 +143,7 @@ class AESMProtocol(Protocol):
                 self.messenger.overfull(connection)
         finally:
             self.busy = False
-        if self.transport.moreToRead:
-            self._wait()
-        else:
-            self._flush()
+        self._respond()
 
     def connectionLost(self, reason: Failure | None = None) -> None:
         """
@@ -299,24 +296,24 @@ class AESMProtocol(Protocol):
                     self._actOn(event)
         finally:
             self.busy = False
-        if self.transport.moreToRead:
-            self._wait()
-        else:
-            self._flush()
+        self._respond()
 
-    def _wait(self) -> None:
+    def _respond(self) -> None:
         """
-        There is more to be read: if there is nothing to be sent but an ACK, it waits
-        for that.  One for each read would be an eighth of what a stream costs.
+        Send what follows from what was read.  If that is an ACK alone, and there is
+        more to be read, it waits: one for each read would be an eighth of what a
+        stream costs.
         """
         if (
-            self.conversation.state is not _OPEN
-            or self.connection.sends
-            or not self.connection.session.inbox.roomy
+            self.transport.moreToRead
+            and self.conversation.state is _OPEN
+            and not self.connection.sends
+            and self.connection.session.inbox.roomy
         ):
+            if self._late is None:
+                self._late = self._clock.callLater(PATIENCE, self._flushLate)
+        else:
             self._flush()
-        elif self._late is None:
-            self._late = self._clock.callLater(PATIENCE, self._flushLate)
 
     def _flushLate(self) -> None:
         """

@@ -192,13 +192,14 @@ class SecureProtocol(Protocol):
 
     def written(self) -> None:
         """
-        Bytes of the stream are queued.  The first of a quiet connection leave at
-        once; later ones of the same turn of the event loop share records, but for no
-        longer than fits in one: who writes until paused must be.
+        Bytes of the stream are queued, by nobody who will flush, or for a whole
+        record.  The first of a quiet connection leave at once; later ones of the same
+        turn of the event loop share records, but for no longer than fits in one: who
+        writes until paused must be.
         """
         if self.channel.queued >= MAX_PLAINTEXT:
             self.flush()
-        elif self._turn is None and not self.busy:
+        elif self._turn is None:
             self._turn = self.clock.callLater(0, self._endTurn)
             self.flush()
 

@@ -58,8 +58,8 @@ def readMore(transport: ITransport) -> int:
     hold as much before it takes no more.
 
     @param transport: the raw transport.
-    @return: how many bytes came if there is more to be read; C{sys.maxsize} if that
-        cannot be known.
+    @return: the bytes of a read that is as large as can be, behind which there is more;
+        C{sys.maxsize} if that cannot be known.
     """
     if not isinstance(transport, FileDescriptor):
         return sys.maxsize

@@ -210,7 +210,7 @@ class Sender:
         """
         The bytes of messages that are unacknowledged or not done with.
         """
-        return self._outbox.held + self.session.inbox.untaken
+        return self._outbox.kept + self.session.inbox.untaken
 
     def account(self) -> None:
         """
@@ -222,8 +222,7 @@ class Sender:
             return
         held = 0
         if self._reason is None:
-            outbox = self._outbox
-            held = outbox.kept if outbox.open is None else outbox.held
+            held = self._outbox.kept
             if self.dispatcher is not None:
                 inbox = self.session.inbox
                 held += inbox.receivedCost - inbox.takenCost

@@ -148,7 +148,7 @@ class Sessions:
         for connection in self._waiting:
             session = connection.session
             handling = connection.dispatcher is not None and session.inbox.untaken
-            if session.outbox.held or handling:
+            if session.outbox.kept or handling:
                 self._end(connection, "too much is kept for all together")
                 return True
         return False

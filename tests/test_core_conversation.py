@@ -588,7 +588,7 @@ class MessageTests(SynchronousTestCase):
         self.assertEqual(said(server), [])
         settle(server, events)
         self.assertEqual(carry(server, client), [Acknowledged(2)])
-        self.assertEqual(client.session.outbox.held, 0)
+        self.assertEqual(client.session.outbox.kept, 0)
 
     def test_errors(self) -> None:
         """
@@ -1061,7 +1061,7 @@ class ResumeTests(SynchronousTestCase):
         carry(server, client)
         self.assertEqual(said(client), [Ack(0, 100)])
         got = settle(server, waiting)
-        while client.session.outbox.held:
+        while client.session.outbox.kept:
             carry(server, client)
             got += settle(server, carry(client, server))
         self.assertEqual(got, [*"0123"])
@@ -1093,7 +1093,7 @@ class ResumeTests(SynchronousTestCase):
         self.assertEqual(said(client), [Ack(0, 16 << 20)])
         settle(server, waiting)
         self.assertEqual(carry(server, client), [Acknowledged(1)])
-        self.assertEqual(client.session.outbox.held, 0)
+        self.assertEqual(client.session.outbox.kept, 0)
 
     def test_halfAMessage(self) -> None:
         """
@@ -1206,7 +1206,7 @@ class ResumeTests(SynchronousTestCase):
             got[0].extend(self.taken(client, carry(server, client)))
         self.assertEqual((got[1], got[0]), sent)
         for side in (client, server):
-            self.assertEqual((side.session.outbox.held, side.sendable), (0, False))
+            self.assertEqual((side.session.outbox.kept, side.sendable), (0, False))
 
     def taken(
         self, conversation: Conversation, events: Sequence[Event]
@@ -1523,7 +1523,7 @@ class AnyTests(SynchronousTestCase):
             deliver(role, data.draw(chunkSizes), budget)
             consume(1 - role, data.draw(st.integers(0, 2)))
             for side in (0, 1):
-                self.assertLessEqual(pair[side].session.outbox.held, 2000)
+                self.assertLessEqual(pair[side].session.outbox.kept, 2000)
                 self.assertLess(sum(waiting[side]), 600 + 300 + 64)
         quiet = False
         while not quiet:
@@ -1533,5 +1533,5 @@ class AnyTests(SynchronousTestCase):
         for role in (0, 1):
             self.assertEqual(got[1 - role], sent[role])
             outbox = pair[role].session.outbox
-            self.assertEqual((outbox.held, outbox.unsent), (0, False))
+            self.assertEqual((outbox.kept, outbox.unsent), (0, False))
             self.assertEqual(outbox.acknowledged, len(sent[role]))

@@ -66,7 +66,7 @@ def counts(conversation: Conversation) -> tuple[object, ...]:
         conversation.nextTick,
         conversation.sendable,
         (outbox.acknowledged, outbox.acknowledgedCost, outbox.limit),
-        (outbox.sent, outbox.count, outbox.held, outbox.unsent, outbox.roomy),
+        (outbox.sent, outbox.count, outbox.kept, outbox.unsent, outbox.roomy),
         (inbox.received, inbox.receivedCost, inbox.limit, inbox.kept),
     )
 
@@ -268,7 +268,7 @@ class DialogueTests(SynchronousTestCase):
         data = encodeAck(1, 1, PLENTY) + encodeFrame(FrameType.BINARY, 1, b"data")
         self.deliver(0, data)
         self.assertEqual(self.sides[0].steps, 1)
-        self.assertGreater(self.sides[0].short.session.outbox.held, 0)
+        self.assertGreater(self.sides[0].short.session.outbox.kept, 0)
 
     def test_takesOthers(self) -> None:
         """

@@ -90,7 +90,7 @@ class AddTests(SynchronousTestCase):
         self.assertEqual(outbox.add(b"abc", 0), 2)
         self.assertEqual(outbox.add("", 0), 3)
         self.assertEqual(outbox.count, 3)
-        self.assertEqual(outbox.held, 2 + 3 + 0 + 3 * 64)
+        self.assertEqual(outbox.kept, 2 + 3 + 0 + 3 * 64)
         self.assertEqual((outbox.sent, outbox.acknowledged), (0, 0))
 
     def test_kinds(self) -> None:
@@ -126,7 +126,7 @@ class AddTests(SynchronousTestCase):
         for data in (None, 1, ["text"]):
             self.assertRaises(TypeError, outbox.add, data, 0)
         self.assertRaises(ValueError, outbox.add, "\ud800", 0)
-        self.assertEqual((outbox.count, outbox.held, outbox.unsent), (0, 0, False))
+        self.assertEqual((outbox.count, outbox.kept, outbox.unsent), (0, 0, False))
 
     def test_maxMessage(self) -> None:
         """
@@ -135,11 +135,11 @@ class AddTests(SynchronousTestCase):
         outbox = makeOutbox(maxMessage=10)
         for data in ("x" * 9, "x" * 10, "\xe9" * 5, bytes(10)):
             outbox.add(data, 0)
-        kept = outbox.held
+        kept = outbox.kept
         for data in ("x" * 11, "\xe9" * 6, bytes(11)):
             error = self.assertRaises(MessageTooBig, outbox.add, data, 0)
             self.assertIn("at most 10", str(error))
-        self.assertEqual((outbox.count, outbox.held), (4, kept))
+        self.assertEqual((outbox.count, outbox.kept), (4, kept))
 
     def test_bound(self) -> None:
         """
@@ -154,7 +154,7 @@ class AddTests(SynchronousTestCase):
             else:
                 error = self.assertRaises(SendBufferFull, outbox.add, bytes(last), 0)
                 self.assertIn("100 of 200 bytes", str(error))
-                self.assertEqual((outbox.count, outbox.held), (1, 100))
+                self.assertEqual((outbox.count, outbox.kept), (1, 100))
 
     def test_room(self) -> None:
         """
@@ -345,7 +345,7 @@ class TakeTests(SynchronousTestCase):
             outbox.endTurn()
         taken(outbox, 1)
         outbox.drop()
-        self.assertEqual((outbox.held, outbox.unsent, outbox.count), (0, False, 3))
+        self.assertEqual((outbox.kept, outbox.unsent, outbox.count), (0, False, 3))
         self.assertEqual(taken(outbox), [])
 
 
@@ -372,7 +372,7 @@ class AcknowledgeTests(SynchronousTestCase):
         A part of a BATCH may be acknowledged.
         """
         self.assertEqual((self.outbox.sent, self.outbox.acknowledged), (4, 1))
-        self.assertEqual(self.outbox.held, 500)
+        self.assertEqual(self.outbox.kept, 500)
 
     def test_cumulative(self) -> None:
         """
@@ -381,7 +381,7 @@ class AcknowledgeTests(SynchronousTestCase):
         for count in (1, 2, 2, 4, 4):
             self.outbox.acknowledge(Ack(count, 301))
             self.assertEqual(self.outbox.acknowledged, count)
-            self.assertEqual(self.outbox.held, (6 - count) * 100)
+            self.assertEqual(self.outbox.kept, (6 - count) * 100)
 
     def test_wrong(self) -> None:
         """
@@ -418,7 +418,7 @@ class AcknowledgeTests(SynchronousTestCase):
         taken(outbox)
         for count in range(51):
             outbox.acknowledge(Ack(count, PLENTY))
-            self.assertEqual(outbox.held, sum(range(count, 50)) + 64 * (50 - count))
+            self.assertEqual(outbox.kept, sum(range(count, 50)) + 64 * (50 - count))
 
 
 class ResumeTests(SynchronousTestCase):
@@ -470,7 +470,7 @@ class ResumeTests(SynchronousTestCase):
         self.assertEqual(outbox.sent, 5)
         for count in range(outbox.acknowledged, 6):
             outbox.acknowledge(Ack(count, PLENTY))
-            self.assertEqual(outbox.held, 65 * (5 - count))
+            self.assertEqual(outbox.kept, 65 * (5 - count))
 
     def test_everywhere(self) -> None:
         """
@@ -481,7 +481,7 @@ class ResumeTests(SynchronousTestCase):
             for received in range(6):
                 for acknowledged in range(received + 1):
                     outbox = self.resumed(batch, PLENTY, acknowledged, received)
-                    self.assertEqual(outbox.held, 65 * (5 - acknowledged))
+                    self.assertEqual(outbox.kept, 65 * (5 - acknowledged))
                     self.check(outbox, received)
 
     def test_partlySent(self) -> None:
@@ -543,7 +543,7 @@ class ResumeTests(SynchronousTestCase):
             self.assertIn("2 are acknowledged and 4 were sent", str(error))
             self.assertIn(f"at {received} messages", str(error))
             self.assertTrue(outbox.peer.batch)
-            self.assertEqual((outbox.sent, outbox.held), (4, 4 * 65))
+            self.assertEqual((outbox.sent, outbox.kept), (4, 4 * 65))
         for received in (2, 3, 4):
             self.assertTrue(outbox.canResume(replace(outbox.peer, received=received)))
         self.assertEqual([f.data for f in taken(outbox)], [("4",), ("5",)])
@@ -672,7 +672,7 @@ class StageTests(SynchronousTestCase):
         self.assertEqual(outbox.add("two", 1), 2)
         self.assertTrue(outbox.unsent)
         self.assertFalse(outbox.sendable)
-        self.assertEqual((taken(outbox), outbox.held), ([], 2 * 67))
+        self.assertEqual((taken(outbox), outbox.kept), ([], 2 * 67))
         (turn,) = staged = outbox.takeStaged()
         self.assertEqual((turn.micros, turn.bodies), (1, ["one", "two"]))
         self.assertEqual(outbox.takeStaged(), [])
@@ -747,7 +747,7 @@ class RestoreTests(SynchronousTestCase):
         outbox = self.restored()
         self.assertEqual((outbox.acknowledged, outbox.acknowledgedCost), (2, 130))
         self.assertEqual((outbox.sent, outbox.count), (7, 7))
-        self.assertEqual((outbox.held, outbox.limit), (5 * 65, 400))
+        self.assertEqual((outbox.kept, outbox.limit), (5 * 65, 400))
         self.assertFalse(outbox.unsent)
         self.assertFalse(outbox.sendable)
 
@@ -834,4 +834,4 @@ class ModelTests(SynchronousTestCase):
             count = data.draw(st.integers(outbox.acknowledged, outbox.sent))
             more = data.draw(st.integers(0, 900))
             outbox.acknowledge(Ack(count, outbox.limit + more))
-            self.assertEqual(outbox.held, cost(count, len(added)))
+            self.assertEqual(outbox.kept, cost(count, len(added)))

@@ -575,7 +575,7 @@ class BackPressureTests(PairTestCase):
         pair.clock.advance(PATIENCE)
         self.assertEqual(len(link.toClient.inFlight), 2 + 29 + 16)
         pair.deliver()
-        self.assertEqual(pair.client.session.outbox.held, 0)
+        self.assertEqual(pair.client.session.outbox.kept, 0)
 
     def test_noPatience(self) -> None:
         """

@@ -153,11 +153,11 @@ class BurstTests(PairTestCase):
                 self.assertNoResult(result)
             else:
                 self.failureResultOf(result, SendBufferFull)
-        self.assertEqual(pair.client.session.outbox.held, kept)
+        self.assertEqual(pair.client.session.outbox.kept, kept)
         pair.network.links[0].toServer.stalled = False
         pair.deliver()
         self.assertEqual([p.data for p in pair.accepted.retrieved], expected)
-        self.assertEqual(pair.client.session.outbox.held, 0)
+        self.assertEqual(pair.client.session.outbox.kept, 0)
 
     def test_maxMessage(self) -> None:
         """
@@ -196,8 +196,8 @@ class BurstTests(PairTestCase):
         for data in (b"quiet", b"1"):
             pair.client.sendData(data)
         pair.network.links[0].cut()
-        self.assertFalse(pair.client.session.outbox.held)
+        self.assertFalse(pair.client.session.outbox.kept)
         result = pair.client.sendData(b"2")
         pair.deliver()
         self.failureResultOf(result)
-        self.assertFalse(pair.client.session.outbox.held)
+        self.assertFalse(pair.client.session.outbox.kept)

@@ -1066,7 +1066,7 @@ class SessionMachine(RuleBasedStateMachine):
         assert costOfAll(ahead[:-1]) < receiver.window or not ahead, "past the window"
         if not sender.over:
             kept = costOfAll(sent[outbox.acknowledged :])
-            assert outbox.held == kept <= SEND_BUFFER, "more is kept than was agreed"
+            assert outbox.kept == kept <= SEND_BUFFER, "more is kept than was agreed"
 
     def _settled(self) -> bool:
         """

@@ -9,14 +9,13 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from itertools import chain
 
-from aesm.core.frames import MESSAGE_OVERHEAD, FrameType, packHeader
+from aesm.core.frames import MESSAGE_OVERHEAD, Ack
 from aesm.core.hello import Hello
 from aesm.core.turn import MAX_COST, Body, Message, Turn, bodyOf
 from aesm.errors import MessageTooBig, ProtocolError, SendBufferFull
 
 __all__ = ["Message", "Outbox"]
 
-_BINARY = int(FrameType.BINARY)
 _EMPTY: deque[Turn] = deque(maxlen=0)  # never appended to; one is most of a KiB
 
 
@@ -29,8 +28,6 @@ class Outbox:
     @ivar sent: of the messages accepted, how many were handed to the connection.
     @ivar acknowledged: of these, how many are in the peer's keeping.
     @ivar acknowledgedCost: the cost of these, bytes.
-    @ivar kept: the cost of the messages that are not acknowledged, without those of
-        the open turn, bytes; see L{held}.
     @ivar limit: cost that the peer takes from the session's start, bytes.
     @ivar peer: what the peer says of itself.
     """
@@ -39,6 +36,7 @@ class Outbox:
         "_bound",
         "_count",
         "_dropped",
+        "_kept",
         "_maxMessage",
         "_sentCost",
         "_staged",
@@ -46,7 +44,6 @@ class Outbox:
         "_unsent",
         "acknowledged",
         "acknowledgedCost",
-        "kept",
         "limit",
         "open",
         "peer",
@@ -62,7 +59,7 @@ class Outbox:
         self._bound = bound
         self._unsent: deque[Turn] = _EMPTY
         self._unacknowledged: deque[Turn] = _EMPTY
-        self._count = self.kept = 0
+        self._count = self._kept = 0  # without those of the open turn
         self.open: Turn | None = None
         self._staged: list[Turn] | None = None  # to be written down before it is sent
         self._sentCost = 0
@@ -153,11 +150,11 @@ class Outbox:
         return self._count + (0 if self.open is None else len(self.open.bodies))
 
     @property
-    def held(self) -> int:
+    def kept(self) -> int:
         """
-        The cost of all messages that are not acknowledged, bytes.
+        The cost of the messages that are not acknowledged, bytes.
         """
-        return self.kept + (
+        return self._kept + (
             0 if self.open is None else self.open.space - self.open.room
         )
 
@@ -173,7 +170,7 @@ class Outbox:
         """
         Whether less than half of the bound is in use.
         """
-        return self.held * 2 < self._bound
+        return self.kept * 2 < self._bound
 
     def add(self, data: Message, micros: int) -> int:
         """
@@ -204,10 +201,10 @@ class Outbox:
         if turn is None or turn.room < cost:
             if turn is not None:
                 self.endTurn()
-            room = self._bound - self.kept
+            room = self._bound - self._kept
             if cost > room:
                 raise SendBufferFull(
-                    f"{self.kept} of {self._bound} bytes are unacknowledged already: "
+                    f"{self._kept} of {self._bound} bytes are unacknowledged already: "
                     "wait for drain(), or raise sendBuffer="
                 )
             space = max(cost, min(room, MAX_COST))
@@ -267,9 +264,9 @@ class Outbox:
         """
         self.acknowledged, self.acknowledgedCost = acknowledged, cost
         self.limit = limit
-        self.kept = sum(turn.space for turn in turns)
+        self._kept = sum(turn.space for turn in turns)
         self._count = self.sent = acknowledged + sum(len(turn.bodies) for turn in turns)
-        self._sentCost = cost + self.kept
+        self._sentCost = cost + self._kept
         self._unacknowledged = deque(turns)
 
     def endTurn(self, since: int | None = None) -> None:
@@ -285,7 +282,7 @@ class Outbox:
             turn.space -= turn.room
             turn.room = 0
             self._count += len(turn.bodies)
-            self.kept += turn.space
+            self._kept += turn.space
 
     def takeOne(self, budget: int) -> Turn | None:
         """
@@ -328,17 +325,13 @@ class Outbox:
                 turn = turn.cut(count)
             else:
                 unsent.popleft()
-            space, bodies = turn.space, turn.bodies
-            if len(bodies) > 1 or type(bodies[0]) is not bytes:
-                pieces += turn.encode(self.peer.batch)
-            else:
-                pieces += packHeader(len(bodies[0]), _BINARY, turn.micros), bodies[0]
-            self._sentCost += space
-            self.sent += len(bodies)
+            pieces += turn.encode(self.peer.batch)
+            self._sentCost += turn.space
+            self.sent += len(turn.bodies)
             if self._unacknowledged is _EMPTY:
                 self._unacknowledged = deque()
             self._unacknowledged.append(turn)
-            budget -= space
+            budget -= turn.space
         if not unsent:
             self._unsent = _EMPTY
         return pieces
@@ -363,16 +356,16 @@ class Outbox:
             return False
         self.limit = limit
         self.acknowledged = done
-        self.acknowledgedCost += self.kept
-        self.kept = 0
+        self.acknowledgedCost += self._kept
+        self._kept = 0
         self._unacknowledged = _EMPTY
         return True
 
-    def acknowledge(self, ack: tuple[int, int]) -> bool:
+    def acknowledge(self, ack: Ack) -> bool:
         """
         Let go of what is in the peer's keeping.
 
-        @param ack: what the peer says, an L{Ack}.
+        @param ack: what the peer says.
         @return: whether that is nothing new.
         @raise ProtocolError: it goes backwards, or counts what was not sent.
         @see: PROTOCOL section 7
@@ -400,7 +393,7 @@ class Outbox:
                 turn = turn.cut(count)
             else:
                 waiting.popleft()
-            self.kept -= turn.space
+            self._kept -= turn.space
             self.acknowledgedCost += turn.space
             count -= len(turn.bodies)
         if not waiting:
@@ -415,7 +408,7 @@ class Outbox:
         self._unsent = self._unacknowledged = _EMPTY
         self._dropped = True
         self.sent = self._count
-        self.kept = 0
+        self._kept = 0
 
 
 def _fitting(turn: Turn, room: int) -> int:
