@@ -8,14 +8,16 @@ What came from one peer and nobody has taken yet::
         ...
 
 A stream may be used from any thread: one lock guards what it holds, shared
-with the registry that it belongs to, and nothing is called with it held.
+with the registry that it belongs to, and nothing is called with it held.  Packets
+that are counted already are taken without it, in one step that no thread can
+interrupt: to hold a lock would take longer than all else.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Iterator, Sequence
-from itertools import repeat
+from itertools import repeat, starmap
 from threading import Lock
 from typing import NamedTuple, Protocol
 
@@ -140,6 +142,7 @@ class Arrivals(OrderedDict[_Arrival, None]):
 
 _FINISHED = -1  # instead of a cost: the last packet was taken after the end
 _EMPTY: deque[Packet] = deque(maxlen=0)  # never appended to
+_NO_PACKETS: Iterator[Packet] = iter(())
 _NO_SIZES: deque[tuple[int, int]] = deque(maxlen=0)  # the same
 
 
@@ -157,6 +160,7 @@ class DataStream(Sequence[Packet]):
         "_lock",
         "_order",
         "_packets",
+        "_paid",
         "_prepaid",
         "_reason",
         "_report",
@@ -192,7 +196,8 @@ class DataStream(Sequence[Packet]):
         self._reason: AESMError | None = None  # why it ended
         self._simple = order is None  # nobody else counts, and it has not ended
         self._sizes = _NO_SIZES  # of those that came together, while that is so
-        self._prepaid = 0  # packets that are counted as taken already
+        self._prepaid = _NO_PACKETS  # takes packets that are counted as taken already
+        self._paid = False  # the one behind these is counted, too
         self._single = 0  # packets that are counted one by one
 
     # What users call
@@ -203,12 +208,13 @@ class DataStream(Sequence[Packet]):
 
         @return: the packet, or None if there is none now.
         """
+        packet = next(self._prepaid, None)  # as in a burst: this is all that they cost
+        if packet is not None:
+            return packet
         with self._lock:
-            if self._prepaid > 1:  # as in a burst: this is all that they cost
-                self._prepaid -= 1
-                return self._packets.popleft()
-            if not self._packets:
-                return None
+            packet = next(self._prepaid, None)
+            if packet is not None or not self._packets:
+                return packet
             packet, cost = self.pop(newest=False)
         if cost:
             self.tell(cost)
@@ -364,6 +370,7 @@ class DataStream(Sequence[Packet]):
             self._packets = _EMPTY  # an empty deque is most of a kilobyte
             self._arrivals = None
             self._sizes = _NO_SIZES
+            self._prepaid = _NO_PACKETS
         if self._reason is not None:
             return packet, 0 if packets else _FINISHED
         taken = self._taken + cost
@@ -381,13 +388,16 @@ class DataStream(Sequence[Packet]):
         @param packet: the oldest, of a stream for which nobody else counts.
         @return: what is to be counted, bytes.
         """
-        if self._prepaid:
-            self._prepaid = 0  # it was the last
+        if self._paid:
+            self._paid = False
             return 0
         if not self._single:
             count, cost = self._sizes.popleft()
             if self._taken + cost < self._report:
-                self._prepaid = count - 1
+                if count > 1:  # the last is left to C{pop}, which sees what comes next
+                    self._paid = True
+                    take = self._packets.popleft
+                    self._prepaid = starmap(take, repeat((), count - 2))
                 return cost
             self._single = count
         self._single -= 1

@@ -502,10 +502,11 @@ class OwnerTests(SynchronousTestCase):
         A stream may be emptied from any thread: nothing comes twice or is lost,
         and it finishes once.
         """
-        for _ in range(50):
+        for number in range(100):  # counted one by one, and together
             owner = FakeOwner()
-            stream = DataStream(owner, 1000)
-            bring(stream, 0.0, [str(n) for n in range(20)])
+            stream = DataStream(owner, 1000 if number % 2 else 100_000)
+            bring(stream, 0.0, [str(n) for n in range(7)])
+            bring(stream, 0.0, [str(n) for n in range(7, 20)])
             seen: list[Any] = []
 
             def empty(stream: DataStream = stream, seen: list[Any] = seen) -> None:
