@@ -10,7 +10,7 @@ to be fired, and nobody is told of a failure that nobody asked about.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from twisted.internet.defer import Deferred
@@ -185,19 +185,20 @@ class Tally(LazyDeferred[int]):
     gone.
     """
 
-    def __init__(self, acknowledgements: Sequence[Deferred[None]]) -> None:
+    def __init__(self, acknowledgements: Iterable[Deferred[None]]) -> None:
         """
-        @param acknowledgements: one for each peer that the message went to.
+        @param acknowledgements: one for each peer that the message went to; asked for
+            when somebody looks.
         """
         self._acknowledgements = acknowledgements
-        self._open = len(acknowledgements)
-        self._having = 0
+        self._open = self._having = 0
 
     def begin(self) -> None:
         """
         Begin to count.
         """
-        acknowledgements, self._acknowledgements = self._acknowledgements, ()
+        acknowledgements, self._acknowledgements = list(self._acknowledgements), ()
+        self._open = len(acknowledgements)
         for acknowledgement in acknowledgements:
             acknowledgement.addCallbacks(self._cbHas, self._ebLost)
         if not acknowledgements:

@@ -24,13 +24,13 @@ from twisted.internet.interfaces import (
 )
 from twisted.internet.protocol import Protocol
 
-from aesm.acknowledgement import Refusal, Tally
+from aesm.acknowledgement import Refusal
+from aesm.broadcast import Broadcast
 from aesm.connection import Connection
 from aesm.core.conversation import Conversation
 from aesm.core.handshake import ServerChannel
 from aesm.core.hello import ConversationSettings, Hello
 from aesm.core.outbox import Message
-from aesm.core.turn import bodyOf
 from aesm.door import Door, farewell
 from aesm.errors import AESMError, ConnectionClosed, HandshakeError
 from aesm.hub import Hub
@@ -163,6 +163,7 @@ class AESMServerFactory(SecureFactory):
         )
         self.publicKey = PublicKey(self._settings.publicKey)
         self.connections = Connections()
+        self._broadcast = Broadcast(self.connections)
         self._door = Door(
             self.connections,
             clientPolicy(authorizedKeys),
@@ -226,14 +227,7 @@ class AESMServerFactory(SecureFactory):
         @raise TypeError: C{data} is neither text nor bytes.
         @raise ValueError: the text cannot be written in UTF-8.
         """
-        if isinstance(data, str):
-            data = bodyOf(data)  # encoded once for all
-        return Tally(
-            [
-                c.sendData(data) if c.closeSlow else c.send(data, True)
-                for c in self.connections.values()
-            ]
-        )
+        return self._broadcast.send(data)
 
     def stop(self, reason: str = "", deadline: float = STOP_DEADLINE) -> Deferred[None]:
         """

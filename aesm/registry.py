@@ -100,6 +100,7 @@ class Connections(Mapping[Address, "Connection"]):
 
     @ivar lock: guards the order of arrival and all streams.
     @ivar arrivals: packets that are not taken, in the order of arrival.
+    @ivar listed: how many connections were ever listed, again or for the first time.
     @ivar activityDropped: how many entries of the full log were dropped.
     """
 
@@ -110,6 +111,7 @@ class Connections(Mapping[Address, "Connection"]):
         self.lock = Lock()
         self.arrivals: Arrivals = Arrivals()
         self.activityDropped = 0
+        self.listed = 0
         self._numbers = count(2)
         self._byAddress: dict[Address, Connection] = {}
         self._byPeer: dict[PublicKey, dict[Connection, None]] = {}
@@ -223,6 +225,7 @@ class Connections(Mapping[Address, "Connection"]):
         former = self._byAddress.pop(connection.address, None)
         if former is not None:
             self._forgetPeer(former)
+        self.listed += 1
         self._byAddress[connection.address] = connection
         self._byPeer.setdefault(connection.peer, {})[connection] = None
 

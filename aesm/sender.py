@@ -20,7 +20,7 @@ from aesm.waiting import Waiting
 if TYPE_CHECKING:
     from aesm.core.outbox import Message
     from aesm.core.session import Session
-    from aesm.core.turn import Turn
+    from aesm.core.turn import SharedTurn, Turn
     from aesm.dispatch import Dispatcher
     from aesm.messenger import Messenger
     from aesm.protocol import AESMProtocol
@@ -146,6 +146,32 @@ class Sender:
                 protocol.sending()
         return acknowledgement
 
+    def join(self, shared: SharedTurn) -> int | None:
+        """
+        Send the last message that is sent to many, and those that come until the
+        turn ends here; C{joined} is to be called next.
+
+        @param shared: what is sent to many.
+        @return: what there is to add to the number of such a message for that which
+            it has in the session; None if each must be sent by C{send}.
+        """
+        if self._protocol is None:
+            return None
+        try:
+            self._turn = None
+            self._beginTurn()
+        except AESMError:
+            return None
+        share = self._outbox.join(shared, self)
+        return None if share is None else share.base
+
+    def joined(self) -> None:
+        """
+        Let what was shared leave.
+        """
+        if self._protocol is not None and not self._protocol.busy:
+            self._protocol.sending()
+
     def _beginTurn(self) -> int:
         """
         See whether messages may be sent in this turn of the event loop.
@@ -166,6 +192,8 @@ class Sender:
             self._outbox.endTurn(since=micros - TURN)
         elif self._protocol.closing is not None:
             raise ConnectionClosed("nothing can be sent: the connection is closing")
+        elif self._outbox.open is not None:
+            self._outbox.endTurn()  # it was shared
         return micros
 
     def endTurn(self) -> int:
@@ -174,7 +202,7 @@ class Sender:
 
         @return: that time, microseconds since the Unix epoch; 0 without any.
         """
-        turn = self._turn
+        turn = self._outbox.open
         if turn is not None:
             self._turn = None
             self._outbox.endTurn()
@@ -203,7 +231,7 @@ class Sender:
         """
         Whether messages were sent that did not leave with a turn yet.
         """
-        return self._turn is not None
+        return self._outbox.open is not None
 
     @property
     def held(self) -> int:

@@ -17,7 +17,9 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
+from aesm import Pinned, PrivateKey, broadcast, connect
 from aesm.connection import Connection
+from aesm.core import frames, turn
 from aesm.core.conversation import (
     Conversation,
 )
@@ -310,15 +312,42 @@ class StackCostTests(SynchronousTestCase):
 
     def test_sendAll(self) -> None:
         """
-        A message to all costs each of them no more than one that is its own.
+        A message to all costs the same with any number of connections.
         """
         pair = connectedPair(Counter())
+        others = [
+            connect(
+                pair.clock,
+                pair.network.endpoint(),
+                key=PrivateKey.generate(),
+                trust=Pinned(pair.server.publicKey),
+            )
+            for _ in range(9)
+        ]
+        pair.deliver()
+        self.assertEqual(len(pair.server.connections), 1 + len(others))
+        self.patch(broadcast, "time_ns", lambda: 0)
+        small = COUNT // 4  # fits one BATCH
 
         def send() -> None:
             """
             Send a burst to all.
             """
-            for _ in range(COUNT):
+            for _ in range(small):
                 pair.server.sendAll(MESSAGE)
 
-        self.assertLess(pythonCalls(send) / COUNT, 9)
+        pair.server.sendAll(MESSAGE)  # which leaves at once
+        self.assertLess(pythonCalls(send) / small, 9)
+
+        encoded: list[object] = []
+
+        def encodeBatch(*arguments: Any) -> list[bytes]:
+            """
+            Encode, and count it.
+            """
+            encoded.append(arguments)
+            return frames.encodeBatch(*arguments)
+
+        self.patch(turn, "encodeBatch", encodeBatch)
+        pair.clock.advance(0)
+        self.assertLessEqual(len(encoded), 2)

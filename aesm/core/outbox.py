@@ -11,7 +11,7 @@ from itertools import chain
 
 from aesm.core.frames import MESSAGE_OVERHEAD, Ack
 from aesm.core.hello import Hello
-from aesm.core.turn import MAX_COST, Body, Message, Turn, bodyOf
+from aesm.core.turn import MAX_COST, Body, Message, Share, SharedTurn, Turn, bodyOf
 from aesm.errors import MessageTooBig, ProtocolError, SendBufferFull
 
 __all__ = ["Message", "Outbox"]
@@ -147,16 +147,14 @@ class Outbox:
         """
         The messages accepted so far.
         """
-        return self._count + (0 if self.open is None else len(self.open.bodies))
+        return self._count + (0 if self.open is None else self.open.count)
 
     @property
     def kept(self) -> int:
         """
         The cost of the messages that are not acknowledged, bytes.
         """
-        return self._kept + (
-            0 if self.open is None else self.open.space - self.open.room
-        )
+        return self._kept + (0 if self.open is None else self.open.cost)
 
     @property
     def unsent(self) -> bool:
@@ -223,6 +221,29 @@ class Outbox:
         turn.bodies.append(body)
         return turn.first + len(turn.bodies)
 
+    def join(self, shared: SharedTurn, member: object) -> Share | None:
+        """
+        Accept the last message that is sent to many, and those that come until the
+        turn ends.
+
+        @param shared: what is sent to many.
+        @param member: whose share it is.
+        @return: the share; None if there is not room for all that may come, or each
+            message must be looked at: then nothing has changed.
+        """
+        if (
+            self._staged is not None
+            or self._bound - self._kept < MAX_COST
+            or self._maxMessage < MAX_COST
+            or self.open is not None
+        ):
+            return None
+        if self._unsent is _EMPTY:
+            self._unsent = deque()
+        self.open = share = Share(shared, self._count, member)
+        self._unsent.append(share)
+        return share
+
     def stage(self) -> None:
         """
         From now on keep back what is accepted, until it is written down.
@@ -279,6 +300,8 @@ class Outbox:
         turn = self.open
         if turn is not None and (since is None or turn.micros < since):
             self.open = None
+            if type(turn) is Share:
+                turn.close()
             turn.space -= turn.room
             turn.room = 0
             self._count += len(turn.bodies)

@@ -25,6 +25,8 @@ __all__ = [
     "Body",
     "EncodedText",
     "Message",
+    "Share",
+    "SharedTurn",
     "Turn",
     "bodyOf",
     "encodeMessage",
@@ -112,6 +114,20 @@ class Turn:
         self.kind: type | None = kind if kind in (bytes, str) else None
         self.room = self.space = space
 
+    @property
+    def count(self) -> int:
+        """
+        How many messages there are.
+        """
+        return len(self.bodies)
+
+    @property
+    def cost(self) -> int:
+        """
+        What they count for flow control, bytes.
+        """
+        return self.space - self.room
+
     def cut(self, count: int) -> Turn:
         """
         Split off the oldest messages.
@@ -165,6 +181,148 @@ class Turn:
         if len(set(map(type, bodies))) > 1:
             turn.kind = None
         return turn
+
+
+class SharedTurn:
+    """
+    Messages that are sent to many in one turn of the event loop, as one list for all.
+
+    @ivar micros: when, microseconds since the Unix epoch.
+    @ivar bodies: the messages.
+    @ivar encoded: of some of them, which most have a share in: the first, the one
+        behind the last, and their frames; None once that is not worth keeping.
+    @ivar kind: as that of a L{Turn}.
+    @ivar lastCost: what the last message counts for flow control, bytes.
+    @ivar room: what more of them may count.
+    """
+
+    __slots__ = ("bodies", "encoded", "kind", "lastCost", "micros", "room")
+
+    def __init__(self, micros: int) -> None:
+        """
+        Start with no messages.
+
+        @param micros: when.
+        """
+        self.micros = micros
+        self.bodies: list[Body] = []
+        self.encoded: tuple[int, int, list[bytes]] | None = (0, 0, [])
+        self.kind: type | None = None
+        self.lastCost = 0
+        self.room = MAX_COST
+
+    def add(self, body: Body) -> bool:
+        """
+        Send one more message to all who have a share.
+
+        @param body: the message.
+        @return: whether there was room for it.
+        """
+        cost = len(body) + MESSAGE_OVERHEAD
+        room = self.room - cost
+        if room < 0:
+            return False
+        if not self.bodies:
+            self.kind = type(body) if type(body) in (bytes, str) else None
+        elif self.kind is not type(body):
+            self.kind = None
+        self.lastCost, self.room = cost, room
+        self.bodies.append(body)
+        return True
+
+    def left(self, member: object) -> None:
+        """
+        Take note that one has no share in what comes.
+
+        @param member: who.
+        """
+        raise NotImplementedError
+
+
+class Share(Turn):
+    """
+    What one connection sends of a shared turn: its last message, and those that come
+    until this is closed.
+    """
+
+    __slots__ = ("_member", "_shared", "_start")
+
+    def __init__(self, shared: SharedTurn, first: int, member: object) -> None:
+        """
+        Begin with the last message.
+
+        @param shared: what is sent to many.
+        @param first: how many messages of the session came before.
+        @param member: whose, for L{SharedTurn.left}.
+        """
+        super().__init__(shared.micros, first, bytes, shared.room + shared.lastCost)
+        self._shared: SharedTurn | None = shared
+        self._start = len(shared.bodies) - 1
+        self._member = member
+
+    @property
+    def count(self) -> int:
+        """
+        How many messages there are, until this is closed.
+        """
+        return len(self._open.bodies) - self._start
+
+    @property
+    def cost(self) -> int:
+        """
+        What they count for flow control, bytes, until this is closed.
+        """
+        return self.space - self._open.room
+
+    @property
+    def _open(self) -> SharedTurn:
+        """
+        What is sent to many: it is let go once this is encoded, which it is not before
+        it is closed.
+        """
+        return cast(SharedTurn, self._shared)
+
+    @property
+    def base(self) -> int:
+        """
+        What there is to add to the number of a shared message, counted from 1, for
+        that which it has in the session.
+        """
+        return self.first - self._start
+
+    def close(self) -> None:
+        """
+        Take what was sent so far, and no more.
+        """
+        shared = self._open
+        self.bodies = shared.bodies[self._start :]
+        self.kind, self.room = shared.kind, shared.room
+        shared.left(self._member)
+
+    def cut(self, count: int) -> Turn:
+        """
+        Split off the oldest messages.
+
+        @param count: as L{Turn.cut}.
+        @return: the same.
+        """
+        self._shared = None
+        return super().cut(count)
+
+    def encode(self, batch: bool) -> list[bytes]:
+        """
+        Encode the messages, once for all that have the same share.
+
+        @param batch: as L{Turn.encode}.
+        @return: the same.
+        """
+        shared, self._shared = self._shared, None
+        if shared is None or shared.encoded is None or not batch:
+            return super().encode(batch)
+        share = (self._start, self._start + len(self.bodies))
+        if shared.encoded[:2] != share:
+            shared.encoded = (*share, [b"".join(super().encode(batch))])
+        return shared.encoded[2]
 
 
 def _binary(lengths: array[int]) -> array[int]:
