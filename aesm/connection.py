@@ -291,8 +291,8 @@ class Connection(Sender):
         if self._unsendable is not None:
             return
         self._unsendable = reason
-        if self._waiting is not None:
-            self._waiting.fail(reason)
+        if self.waiting is not None:
+            self.waiting.fail(reason)
 
     def finish(self, reason: AESMError) -> None:
         """

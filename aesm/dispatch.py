@@ -82,28 +82,16 @@ class Dispatcher:
 
     def arrived(self, messages: Messages) -> None:
         """
-        Hand over what came, as far as the handler takes it now.
+        Hand over what came, as far as the handler takes it now.  In a dialogue most
+        messages have no other beside them, and need not be queued.
 
         @param messages: what came.
         """
-        if self._current is not None:
-            if self._queue is _NONE:
-                self._queue = deque()
-            self._queue.append(messages)
-        elif len(messages.data) > 1:
-            self._current = messages
-            self._packets = packetsOf(messages.micros / 1e6, messages.data)
-            self._work()
-        elif not self._over:
-            self._handOver(messages)
-
-    def _handOver(self, messages: Messages) -> None:
-        """
-        Hand over one message, as C{_work} would: in a dialogue most have no other
-        beside them.
-
-        @param messages: the one, before which there is none.
-        """
+        if self._current is not None or len(messages.data) > 1:
+            self._enqueue(messages)
+            return
+        if self._over:
+            return
         self._current = messages
         packet = _new(Packet, (messages.micros / 1e6, messages.data[0]))
         self._busy = True
@@ -119,6 +107,21 @@ class Dispatcher:
             self._current, self._handled = None, 0
             self._done(1, messages.cost)
         else:
+            self._work()
+
+    def _enqueue(self, messages: Messages) -> None:
+        """
+        Hand over what came after all that came before.
+
+        @param messages: what came.
+        """
+        if self._current is not None:
+            if self._queue is _NONE:
+                self._queue = deque()
+            self._queue.append(messages)
+        else:
+            self._current = messages
+            self._packets = packetsOf(messages.micros / 1e6, messages.data)
             self._work()
 
     def stop(self) -> None:

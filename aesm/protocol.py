@@ -137,13 +137,17 @@ class AESMProtocol(Protocol):
         connection, budget = self.connection, self.messenger.budget
         self.busy = True
         try:
-            connection.acknowledged()
+            if connection.waiting is not None:
+                connection.acknowledged()
             connection.arrived(messages)
             if budget is not None and budget.full:
                 self.messenger.overfull(connection)
         finally:
             self.busy = False
-        self._respond()
+        if self.transport.moreToRead:
+            self._respond()
+        else:
+            self._flush()
 
     def connectionLost(self, reason: Failure | None = None) -> None:
         """

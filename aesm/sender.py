@@ -39,6 +39,7 @@ class Sender:
     @ivar closeSlow: whether C{sendData} closes a peer whose send buffer is full.
     @ivar session: what counts the messages.
     @ivar dispatcher: hands packets to a handler; None leaves them in C{retrieved}.
+    @ivar waiting: who waits for the peer; None while nobody ever did.
     """
 
     dispatcher: Dispatcher | None = None
@@ -58,7 +59,7 @@ class Sender:
         self._outbox = session.outbox
         self._turn: Turn | None = None  # what is sent now goes with it
         self._held = 0  # what the messenger knows to be held
-        self._waiting: Waiting | None = None  # for the peer
+        self.waiting: Waiting | None = None
         self._unsendable: AESMError | None = None  # why nothing can be sent
         self._reason: AESMError | None = None  # why it is over
 
@@ -280,16 +281,16 @@ class Sender:
 
         @return: the place.
         """
-        if self._waiting is None:
-            self._waiting = Waiting(self._outbox)
-        return self._waiting
+        if self.waiting is None:
+            self.waiting = Waiting(self._outbox)
+        return self.waiting
 
     def acknowledged(self) -> None:
         """
         The peer has more messages: tell who asked.
         """
-        if self._waiting is not None:
-            self._waiting.tell()
+        if self.waiting is not None:
+            self.waiting.tell()
 
 
 def wallClock() -> int:

@@ -296,7 +296,8 @@ class DataStream(Sequence[Packet]):
                 taken = self._taken if self._taken >= self._report else 0
                 self._taken -= taken
             self._waiting.popleft().callback(_new(Packet, (time, data[0])))
-            self.tell(taken)
+            if taken:
+                self.tell(taken)
             return
         with self._lock:
             self.push(time, data, cost)
