@@ -27,8 +27,9 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from aesm.connection import Connection
+from aesm.core.batch import MESSAGE_OVERHEAD
 from aesm.core.conversation import Conversation
-from aesm.core.frames import MESSAGE_OVERHEAD, Messages
+from aesm.core.frames import Messages
 from aesm.core.reports import (
     Accepted,
     Acknowledged,

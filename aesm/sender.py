@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from twisted.internet.defer import Deferred, fail, succeed
 
 from aesm.acknowledgement import Acknowledgement, Refusal, acknowledgementOf
-from aesm.core.frames import MESSAGE_OVERHEAD
+from aesm.core.batch import MESSAGE_OVERHEAD
 from aesm.errors import AESMError, ConnectionClosed, SendBufferFull
 from aesm.stream import closedError
 from aesm.waiting import Waiting

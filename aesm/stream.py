@@ -18,12 +18,13 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Iterator, Sequence
 from itertools import repeat, starmap
+from operator import length_hint
 from threading import Lock
 from typing import NamedTuple, Protocol
 
 from twisted.internet.defer import Deferred, fail, succeed
 
-from aesm.core.frames import MESSAGE_OVERHEAD
+from aesm.core.batch import MESSAGE_OVERHEAD
 from aesm.errors import AESMError, ConnectionClosed
 
 __all__ = [
@@ -140,9 +141,13 @@ class Arrivals(OrderedDict[_Arrival, None]):
     held = 0
 
 
+# When it was sent, all of it but the last message, and what of it is not taken.
+_Burst = tuple[float, Sequence[str | bytes], Iterator[str | bytes]]
+
 _FINISHED = -1  # instead of a cost: the last packet was taken after the end
 _EMPTY: deque[Packet] = deque(maxlen=0)  # never appended to
 _NO_PACKETS: Iterator[Packet] = iter(())
+_NO_BURST: _Burst = 0.0, (), iter(())
 _NO_SIZES: deque[tuple[int, int]] = deque(maxlen=0)  # the same
 
 
@@ -157,6 +162,7 @@ class DataStream(Sequence[Packet]):
 
     __slots__ = (
         "_arrivals",
+        "_burst",
         "_lock",
         "_order",
         "_packets",
@@ -196,6 +202,7 @@ class DataStream(Sequence[Packet]):
         self._reason: AESMError | None = None  # why it ended
         self._simple = order is None  # nobody else counts, and it has not ended
         self._sizes = _NO_SIZES  # of those that came together, while that is so
+        self._burst = _NO_BURST  # what was counted before a packet was made of it
         self._prepaid = _NO_PACKETS  # takes packets that are counted as taken already
         self._paid = False  # the one behind these is counted, too
         self._single = 0  # packets that are counted one by one
@@ -242,7 +249,7 @@ class DataStream(Sequence[Packet]):
         """
         Count the packets.
         """
-        return len(self._packets)
+        return length_hint(self._burst[2]) + len(self._packets)
 
     def __getitem__(self, index: int) -> Packet:  # type: ignore[override]
         """
@@ -251,14 +258,25 @@ class DataStream(Sequence[Packet]):
         @param index: its position, from the end if negative.
         @raise IndexError: there is none.
         """
-        return self._packets[index]
+        with self._lock:
+            time, data, rest = self._burst
+            left, packets = length_hint(rest), self._packets
+            if index < 0:
+                index += left + len(packets)
+            if 0 <= index < left:
+                return _new(Packet, (time, data[index - left]))
+            if index < 0:
+                raise IndexError("there is no such packet")
+            return packets[index - left]
 
     def __iter__(self) -> Iterator[Packet]:
         """
         Look at all packets that are there now.
         """
         with self._lock:
-            return iter(list(self._packets))
+            time, data, rest = self._burst
+            left = length_hint(rest)
+            return iter([*packetsOf(time, data[len(data) - left :]), *self._packets])
 
     def __aiter__(self) -> AsyncIterator[Packet]:
         """
@@ -336,6 +354,11 @@ class DataStream(Sequence[Packet]):
         """
         if self._packets is _EMPTY:
             self._packets = deque()
+            if self._simple and len(data) > 1 and self._taken + cost < self._report:
+                # A burst that can be counted at once, as nearly always.
+                self._taken += cost
+                self._prepay(time, data)
+                return
         self._packets.extend(packetsOf(time, data))
         if self._simple:
             if self._sizes is _NO_SIZES:
@@ -348,6 +371,21 @@ class DataStream(Sequence[Packet]):
             if self._arrivals is None:
                 self._arrivals = deque()
             self._arrivals.append(arrival)
+
+    def _prepay(self, time: float, data: Sequence[str | bytes]) -> None:
+        """
+        Add packets that are counted as taken.  Each is made when it is taken, but for
+        the last: that is left to C{pop}, which sees what comes next.
+
+        @param time: as C{extend}.
+        @param data: as C{extend}, more than one.
+        """
+        self._paid = True
+        self._packets.append(_new(Packet, (time, data[-1])))
+        first = data[:-1]
+        rest = iter(first)
+        self._burst = time, first, rest
+        self._prepaid = map(_new, repeat(Packet), zip(repeat(time), rest))
 
     def pop(self, newest: bool) -> tuple[Packet, int]:
         """
@@ -371,6 +409,7 @@ class DataStream(Sequence[Packet]):
             self._packets = _EMPTY  # an empty deque is most of a kilobyte
             self._arrivals = None
             self._sizes = _NO_SIZES
+            self._burst = _NO_BURST
             self._prepaid = _NO_PACKETS
         if self._reason is not None:
             return packet, 0 if packets else _FINISHED
@@ -395,7 +434,7 @@ class DataStream(Sequence[Packet]):
         if not self._single:
             count, cost = self._sizes.popleft()
             if self._taken + cost < self._report:
-                if count > 1:  # the last is left to C{pop}, which sees what comes next
+                if count > 1:  # as C{_prepay}, with packets that are there
                     self._paid = True
                     take = self._packets.popleft
                     self._prepaid = starmap(take, repeat((), count - 2))

@@ -12,10 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from aesm.core.batch import BINARY_BIT, MAX_BATCH
 from aesm.core.channel import MAX_PLAINTEXT
 from aesm.core.frames import (
-    BINARY_BIT,
-    MAX_BATCH,
     MAX_CONTROL,
     MAX_OBJECT,
     MAX_REASON,
@@ -347,6 +346,27 @@ class BatchTests(_ReadingCase):
             cost = sum(map(len, bodies)) + 64 * len(bodies)
             expected = Messages(MICROS, data, cost, len(bodies[-1]) + 64)
             self.reads(batch(lengths, b"".join(bodies)), expected)
+
+    def test_evenly(self) -> None:
+        """
+        Messages of one size and kind are no exception.
+        """
+        for count in (1, 2, 500):
+            for text in ("", "a", "ab", "\xe9", "\xe9a"):
+                body = text.encode()
+                lengths, cost = [len(body)] * count, len(body) + 64
+                expected = Messages(MICROS, [text] * count, cost * count, cost)
+                self.reads(batch(lengths, body * count), expected)
+                lengths = [length | BINARY_BIT for length in lengths]
+                expected = Messages(MICROS, (body,) * count, cost * count, cost)
+                self.reads(batch(lengths, body * count), expected)
+        for flag in (0, BINARY_BIT):
+            lengths = [MAX_MESSAGE | flag] * 2
+            self.assertIsNone(read([batch(lengths, bytes(2 * MAX_MESSAGE))])[1])
+            data = batch([MAX_MESSAGE + 1 | flag] * 2, bytes(2 * MAX_MESSAGE + 2))
+            self.refuses(data, MessageTooBig, f"a message of {MAX_MESSAGE + 1} bytes")
+        self.refuses(batch([2, 2], b"a\xc3\xa9b"), InvalidText, "not UTF-8")
+        self.refuses(batch([2, 2], b"\xc3\xa9\xc3b"), InvalidText, "not UTF-8")
 
     def test_most(self) -> None:
         """

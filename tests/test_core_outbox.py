@@ -12,14 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from aesm.core.frames import (
-    MAX_BATCH,
-    MESSAGE_OVERHEAD,
-    Ack,
-    FrameReader,
-    FrameType,
-    Messages,
-)
+from aesm.core.batch import MAX_BATCH, MESSAGE_OVERHEAD
+from aesm.core.frames import Ack, FrameReader, FrameType, Messages
 from aesm.core.hello import Hello
 from aesm.core.outbox import Outbox
 from aesm.core.turn import MAX_COST, EncodedText, Turn

@@ -6,7 +6,8 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from aesm.core.frames import MESSAGE_OVERHEAD, Messages
+from aesm.core.batch import MESSAGE_OVERHEAD
+from aesm.core.frames import Messages
 from aesm.core.hello import Hello
 from aesm.core.session import Inbox, Session
 from aesm.errors import ProtocolError, SendBufferFull

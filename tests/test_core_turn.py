@@ -8,11 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from aesm.core.frames import (
-    MESSAGE_OVERHEAD,
-    FrameReader,
-    Messages,
-)
+from aesm.core.batch import MESSAGE_OVERHEAD
+from aesm.core.frames import FrameReader, Messages
 from aesm.core.turn import MAX_COST, EncodedText, Turn
 
 MESSAGES = ("text", b"bytes", "", b"", "\xe9")

@@ -4,9 +4,11 @@ Tests for L{aesm.stream}.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import AsyncIterator
 from threading import Lock, Thread
 from typing import Any
+from weakref import ref
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,6 +19,12 @@ from aesm.errors import AESMError, ConnectionClosed, ProtocolError, Truncated
 from aesm.stream import Arrivals, DataStream, Packet, closedError, costOf
 from tests.helpers import bring
 from tests.pairs import cancelling
+
+
+class Text(str):
+    """
+    A text whose end can be watched.
+    """
 
 
 class FakeOwner:
@@ -126,6 +134,26 @@ class LookTests(SynchronousTestCase):
         self.assertIsInstance(stream[-3], Packet)
         self.assertEqual(len(stream), 3)
 
+    def test_partlyTaken(self) -> None:
+        """
+        What is left of those that came together can be looked at, and what was taken
+        is let go.
+        """
+        stream = DataStream(FakeOwner(), 1 << 20)
+        texts = [Text(number) for number in range(5)]
+        first = ref(texts[0])
+        bring(stream, 0.0, texts)
+        bring(stream, 1.0, ["5"])
+        del texts
+        for number in range(6):
+            left = [str(n) for n in range(number, 6)]
+            self.assertEqual([packet.data for packet in stream], left)
+            self.assertEqual([stream[n].data for n in range(6 - number)], left)
+            self.assertEqual([stream[n - 6].data for n in range(number, 6)], left)
+            stream.getData()
+        gc.collect()
+        self.assertEqual((len(stream), first()), (0, None))
+
     def test_indexError(self) -> None:
         """
         Past either end there is nothing.
@@ -211,9 +239,25 @@ class GetDataTests(SynchronousTestCase):
         stream.getData()
         self.assertEqual(owner.taken, [65])
 
+    def looksLike(self, stream: DataStream, data: list[bytes]) -> None:
+        """
+        Look at a stream in every way.
+
+        @param stream: the stream.
+        @param data: what is to be there.
+        """
+        count = len(data)
+        self.assertEqual(len(stream), count)
+        self.assertEqual([packet.data for packet in stream], data)
+        indices = range(-count, count)
+        looked = [stream[index].data for index in indices]
+        self.assertEqual(looked, [data[index] for index in indices])
+        for index in (-count - 1, count):
+            self.assertRaises(IndexError, stream.__getitem__, index)
+
     @settings(max_examples=200, deadline=None)
     @given(
-        st.integers(1, 2000),
+        st.sampled_from((1, 100, 500, 2000, 9000)),
         st.lists(
             st.one_of(
                 st.lists(st.binary(max_size=200), min_size=1, max_size=6),
@@ -249,7 +293,7 @@ class GetDataTests(SynchronousTestCase):
                     taken = 0
             del there[:step]
             self.assertEqual(owner.taken, expected)
-            self.assertEqual([packet.data for packet in stream], there)
+            self.looksLike(stream, there)
         stream.end(ConnectionClosed("over"))
         for data in there:
             self.assertEqual(owner.finished, 0)

@@ -15,10 +15,10 @@ can be due, and each is made only when C{takeOutput} has a place for it.
 
 from __future__ import annotations
 
+from aesm.core.batch import MESSAGE_OVERHEAD
 from aesm.core.frames import (
     ACK_FRAME_SIZE,
     HEADER_SIZE,
-    MESSAGE_OVERHEAD,
     Ack,
     Close,
     Frame,

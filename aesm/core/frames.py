@@ -22,22 +22,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import partial
-from itertools import accumulate, pairwise
-from struct import Struct, unpack
+from struct import Struct
 from typing import NamedTuple
 
-from aesm.errors import InvalidText, MessageTooBig, ProtocolError
+from aesm.core.batch import (
+    MAX_BATCH,
+    MESSAGE_OVERHEAD,
+    decodeBatch,
+    decodeText,
+    tooBig,
+)
+from aesm.errors import ProtocolError
 
 __all__ = [
     "ACK_FRAME_SIZE",
-    "BINARY_BIT",
-    "BINARY_BITS",
     "HEADER_SIZE",
-    "MAX_BATCH",
     "MAX_CONTROL",
     "MAX_OBJECT",
     "MAX_REASON",
-    "MESSAGE_OVERHEAD",
     "Ack",
     "Close",
     "Frame",
@@ -57,12 +59,9 @@ __all__ = [
     "unpackHeader",
 ]
 
-MAX_BATCH = 65506  # bytes of a BATCH's body, so that it fits a record
 MAX_REASON = 1024  # bytes of a CLOSE's reason
 MAX_CONTROL = 64  # bytes of a PING
 MAX_OBJECT = 2048  # bytes of a WELCOME, PROTOCOL section 8
-MESSAGE_OVERHEAD = 64  # bytes that a message counts beside its body, section 7
-BINARY_BIT = 1 << 31  # in a BATCH's lengths
 LARGE_PART = 1024  # bytes of a body from which on they are kept as they come
 
 _HEADER = Struct(">IBQ")  # length, type, time
@@ -75,9 +74,6 @@ packHeader, unpackHeader = _HEADER.pack, _HEADER.unpack_from  # length, type, ti
 unpackAck = _ACK.unpack_from  # count, limit
 HEADER_SIZE, _ACK_SIZE, ACK_FRAME_SIZE = _HEADER.size, _ACK.size, _ACK_FRAME.size
 _new = tuple.__new__  # makes a NamedTuple without a call of Python's
-
-# As many of these as there can be in a BATCH.
-BINARY_BITS = int.from_bytes(_COUNT.pack(BINARY_BIT) * (MAX_BATCH // _U32), "big")
 
 
 class FrameType(IntEnum):
@@ -263,7 +259,7 @@ class FrameReader:
                 size, kind, micros = unpackHeader(data, position)
                 if kind in _SINGLE:
                     if size > self.maxMessage:
-                        self._checkMessage(size)
+                        raise tooBig(size, self.maxMessage)
                 elif kind != _ACKNOWLEDGEMENT or size != _ACK_SIZE:
                     self._check(kind, size)
                 position += HEADER_SIZE
@@ -323,18 +319,6 @@ class FrameReader:
                 f"a {FrameType(kind).name} of {size} bytes; {least} to {most} are right"
             )
 
-    def _checkMessage(self, size: int) -> None:
-        """
-        Refuse a message that is too big.
-
-        @param size: bytes of its body.
-        @raise MessageTooBig: it is larger than we take.
-        """
-        if size > self.maxMessage:
-            raise MessageTooBig(
-                f"a message of {size} bytes; at most {self.maxMessage} are taken"
-            )
-
     def _decode(self, kind: int, micros: int, body: bytes) -> Frame:
         """
         Decode one frame.
@@ -349,7 +333,7 @@ class FrameReader:
             return self._decodeBatch(micros, body, 0, len(body))
         if kind in _SINGLE:
             cost = len(body) + MESSAGE_OVERHEAD
-            data = body if kind == _BINARY else _decodeText(body)
+            data = body if kind == _BINARY else decodeText(body)
             return Messages(micros, (data,), cost, cost)
         if kind == _ACKNOWLEDGEMENT:
             return Ack(*_ACK.unpack(body))
@@ -363,76 +347,24 @@ class FrameReader:
             case _:
                 self._closed = True
                 (code,) = _CODE.unpack_from(body)
-                return Close(code, _decodeText(body[_CODE.size :]))
+                return Close(code, decodeText(body[_CODE.size :]))
 
     def _decodeBatch(
         self, micros: int, data: bytes, position: int, end: int
     ) -> Messages:
         """
-        Decode a BATCH, where it is: of its messages each is copied once.
+        Decode a BATCH, where it is.
 
         @param micros: its time.
         @param data: what it is in.
-        @param position: where its body begins, of 8 to 65,506 bytes.
+        @param position: where its body begins.
         @param end: where that ends.
         @return: its messages.
-        @raise ProtocolError: count and lengths do not fit the body.
-        @raise MessageTooBig: one of the messages is larger than we take.
-        @raise InvalidText: one of the texts is not UTF-8.
+        @raise ProtocolError: it is not as it should be.
         """
-        (count,) = _COUNT.unpack_from(data, position)
-        table = position + _U32
-        start = table + _U32 * count
-        if not count or start > end:
-            raise ProtocolError(
-                f"a BATCH of {count} messages in {end - position} bytes"
-            )
-        lengths = int.from_bytes(data[table:start], "big")  # all in one: that is quick
-        binary = BINARY_BITS & ((1 << 32 * count) - 1)
-        kinds = lengths & binary
-        sizes = unpack(f">{count}I", (lengths ^ kinds).to_bytes(_U32 * count, "big"))
-        total = sum(sizes)
-        if start + total != end:
-            raise ProtocolError("the lengths in a BATCH do not add up to its body")
-        size = max(sizes)
-        self._checkMessage(size)
-        messages: Sequence[str | bytes]
-        if kinds == binary and count * size == total:  # all of one size: quicker yet
-            messages = Struct(f"{size}s" * count).unpack_from(data, start)
-        else:
-            text = ""
-            if not kinds and (body := data[start:end]).isascii():
-                text, start = body.decode("ascii"), 0
-            ends = list(accumulate(sizes, initial=start))
-            bounds = pairwise(ends)
-            if text:
-                messages = [text[a:b] for a, b in bounds]
-            elif kinds == binary:
-                messages = [data[a:b] for a, b in bounds]
-            elif not kinds:
-                messages = [_decodeText(data[a:b]) for a, b in bounds]
-            else:
-                flags = unpack(f">{count}I", kinds.to_bytes(_U32 * count, "big"))
-                messages = [
-                    data[a:b] if flag else _decodeText(data[a:b])
-                    for flag, (a, b) in zip(flags, bounds, strict=True)
-                ]
-        cost = total + MESSAGE_OVERHEAD * count
-        return Messages(micros, messages, cost, sizes[-1] + MESSAGE_OVERHEAD)
-
-
-def _decodeText(body: bytes) -> str:
-    """
-    Decode UTF-8.
-
-    @param body: any length.
-    @return: the text.
-    @raise InvalidText: it is not UTF-8.
-    """
-    try:
-        return body.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise InvalidText(f"text that is not UTF-8: {error.reason}") from None
+        return _new(
+            Messages, (micros, *decodeBatch(data, position, end, self.maxMessage))
+        )
 
 
 def encodeFrame(kind: FrameType, micros: int, body: bytes = b"") -> bytes:

@@ -9,7 +9,8 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from itertools import chain
 
-from aesm.core.frames import MESSAGE_OVERHEAD, Ack
+from aesm.core.batch import MESSAGE_OVERHEAD
+from aesm.core.frames import Ack
 from aesm.core.hello import Hello
 from aesm.core.turn import MAX_COST, Body, Message, Share, SharedTurn, Turn, bodyOf
 from aesm.errors import MessageTooBig, ProtocolError, SendBufferFull

@@ -9,16 +9,8 @@ import sys
 from array import array
 from typing import cast
 
-from aesm.core.frames import (
-    BINARY_BIT,
-    BINARY_BITS,
-    MAX_BATCH,
-    MESSAGE_OVERHEAD,
-    FrameType,
-    Messages,
-    encodeBatch,
-    packHeader,
-)
+from aesm.core.batch import BINARY_BIT, BINARY_BITS, MAX_BATCH, MESSAGE_OVERHEAD
+from aesm.core.frames import FrameType, Messages, encodeBatch, packHeader
 
 __all__ = [
     "MAX_COST",

@@ -23,9 +23,9 @@ from contextlib import suppress
 from dataclasses import replace
 from itertools import count
 
+from aesm.core.batch import MAX_BATCH
 from aesm.core.conversation import Conversation
 from aesm.core.frames import (
-    MAX_BATCH,
     Ack,
     Close,
     FrameReader,

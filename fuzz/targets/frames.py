@@ -13,10 +13,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from aesm.core.batch import BINARY_BIT, MAX_BATCH, MESSAGE_OVERHEAD
 from aesm.core.frames import (
-    BINARY_BIT,
-    MAX_BATCH,
-    MESSAGE_OVERHEAD,
     Ack,
     Close,
     Frame,
