@@ -541,6 +541,23 @@ class OwnerTests(SynchronousTestCase):
         stream.getData()
         self.assertEqual((owner.finished, owner.taken), (1, []))
 
+    def test_inOrder(self) -> None:
+        """
+        What comes to a registry's streams is in its order of arrival, however much
+        comes together, until it is taken.
+        """
+        order, lock = Arrivals(), Lock()
+        streams = [DataStream(FakeOwner(), 1 << 20, lock, order) for _ in range(2)]
+        for number, count in enumerate((3, 1, 2)):
+            bring(streams[number % 2], 0.0, ["x"] * count)
+        self.assertEqual(order.held, 6 * 65)
+        self.assertEqual([arrival.count for arrival in order], [3, 1, 2])
+        for left in (4, 3, 2, 1, 0):
+            streams[0].getData()
+            self.assertEqual(order.held, (left + 1) * 65)
+        streams[1].getData()
+        self.assertEqual((order.held, len(order)), (0, 0))
+
     def test_threads(self) -> None:
         """
         A stream may be emptied from any thread: nothing comes twice or is lost,
