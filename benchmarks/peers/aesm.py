@@ -27,7 +27,8 @@ from aesm import (
 from benchmarks.command import main
 from benchmarks.peers.onreactor import ReactorPeer, TwistedPeer, reactor
 
-BURST = 131_072  # bytes of messages between two turns of the event loop
+BURST = 1_048_576  # bytes of messages between two turns of the event loop, at most
+MOST = 2_048  # messages, the same
 MANY = 16_384  # more connections, and handshakes a second, than there will be
 
 
@@ -37,6 +38,13 @@ def _key(directory: str, name: str) -> PrivateKey:
     Load a key.
     """
     return PrivateKey.load(Path(directory, name))
+
+
+def _burst(data: bytes) -> int:
+    """
+    Say how many messages to send in one turn of the event loop.
+    """
+    return max(1, min(MOST, BURST // len(data)))
 
 
 class Link:
@@ -79,7 +87,7 @@ class Link:
         Send a message many times, in bursts, while there is room.
         """
         send = self._sendData
-        burst = max(1, BURST // len(data))
+        burst = _burst(data)
         for start in range(0, count, burst):
             for _ in range(min(burst, count - start)):
                 send(data)
@@ -192,7 +200,7 @@ class Peer(ReactorPeer):
         Send a message many times to all, in bursts, while there is room.
         """
         sendAll = self._server.sendAll
-        burst = max(1, BURST // len(data))
+        burst = _burst(data)
         for start in range(0, count, burst):
             for _ in range(min(burst, count - start)):
                 sendAll(data)
