@@ -402,17 +402,18 @@ class AESMProtocol(Protocol):
             if output:
                 self.transport.write(output)
                 return
-        output = conversation.takeOutput(micros or wallClock(), budget)
-        if output:
-            self.transport.write(output)
-            if budget < BUDGET:
-                self._budget *= 2
+        size = 0
+        for frames in conversation.takeFrames(micros or wallClock(), budget):
+            self.transport.write(frames)
+            size += len(frames)
+        if size and budget < BUDGET:
+            self._budget *= 2
         if conversation.state is not _OPEN and conversation.ended:
             self._ended = True
             self.transport.unregisterProducer()
             self.transport.loseWriteConnection()
         elif (
-            len(output) * MESSAGE_OVERHEAD > budget  # else it is not used up
+            size * MESSAGE_OVERHEAD > budget  # else it is not used up
             and self._writable
             and self._turn is None
             and conversation.sendable

@@ -27,8 +27,9 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from aesm.core.channel import MAX_PLAINTEXT, Channel
+from aesm.core.channel import Channel
 from aesm.core.events import EndOfStream, Event, Failed, PeerIdentified
+from aesm.core.records import MAX_PLAINTEXT
 from aesm.core.states import State
 from aesm.errors import AESMError, HandshakeError, HandshakeTimeout, OfferRefused
 from aesm.keys import PublicKey

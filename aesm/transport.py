@@ -26,8 +26,8 @@ from twisted.internet.interfaces import (
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from aesm.core.channel import MAX_PLAINTEXT
 from aesm.core.events import EndOfStream
+from aesm.core.records import MAX_PLAINTEXT
 from aesm.core.states import State
 from aesm.keys import PublicKey
 

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from aesm.core.buffer import frame
-from aesm.core.channel import MAX_PLAINTEXT, REKEY_INTERVAL, Channel
+from aesm.core.channel import REKEY_INTERVAL, Channel
 from aesm.core.events import EndOfStream, Event, Opened, PeerIdentified
 from aesm.core.handshake import ServerChannel
+from aesm.core.records import HALF, MAX_PLAINTEXT
 from aesm.core.settings import withPSK
 from aesm.core.states import CHANNEL_TRANSITIONS, State
 from aesm.errors import (
@@ -327,11 +328,19 @@ class RecordTests(SynchronousTestCase):
         What is queued shares records.
         """
         client, server = openChannels()
-        for text in (b"one ", b"", b"two ", bytes(MAX_PLAINTEXT)):
+        for most in (HALF, MAX_PLAINTEXT):  # which is not torn, or fits none
+            for text in (b"one ", b"", b"two ", bytes(most), b"end"):
+                client.send(text)
+            events = server.receive(client.takeOutput())
+            if most == HALF:
+                self.assertEqual(events, [b"one two " + bytes(most) + b"end"])
+            else:
+                self.assertEqual(events, [b"one two ", bytes(most), b"end"])
+        for text in (b"one ", bytes(MAX_PLAINTEXT + 1)):
             client.send(text)
         events = server.receive(client.takeOutput())
-        first = b"one two " + bytes(MAX_PLAINTEXT - 8)
-        self.assertEqual(events, [first, bytes(8)])
+        first = b"one " + bytes(MAX_PLAINTEXT - 4)
+        self.assertEqual(events, [first, bytes(5)])
 
     def test_bothWays(self) -> None:
         """

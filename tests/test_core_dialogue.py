@@ -40,7 +40,7 @@ def makeOpen() -> Conversation:
     session = Session(SETTINGS.sendBuffer, SETTINGS.receiveBuffer, "0" * 32)
     conversation = Conversation(SETTINGS, session, 0.0)
     conversation.welcome(HELLO)
-    conversation.takeOutput(1, PLENTY)
+    b"".join(conversation.takeFrames(1, PLENTY))
     return conversation
 
 
@@ -122,8 +122,8 @@ class Twins:
             self.steps += 1
         else:
             assert counts(self.short) == before
-            output = self.short.takeOutput(micros, budget)
-        assert output == self.long.takeOutput(micros, budget)
+            output = b"".join(self.short.takeFrames(micros, budget))
+        assert output == b"".join(self.long.takeFrames(micros, budget))
         assert counts(self.short) == counts(self.long)
         return output
 

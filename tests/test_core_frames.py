@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from aesm.core.batch import BINARY_BIT, MAX_BATCH
-from aesm.core.channel import MAX_PLAINTEXT
 from aesm.core.frames import (
     MAX_CONTROL,
     MAX_OBJECT,
@@ -32,6 +31,7 @@ from aesm.core.frames import (
     encodeClose,
     encodeFrame,
 )
+from aesm.core.records import MAX_PLAINTEXT
 from aesm.errors import InvalidText, MessageTooBig, ProtocolError
 from tests.helpers import chunkSizes, pieces
 

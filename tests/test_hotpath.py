@@ -25,6 +25,7 @@ from aesm.core.conversation import (
 )
 from aesm.core.frames import Messages
 from aesm.core.hello import ConversationSettings
+from aesm.core.records import HALF
 from aesm.core.session import Session
 from aesm.errors import AESMError
 from aesm.interfaces import IMessageHandler
@@ -150,7 +151,7 @@ class CoreCostTests(SynchronousTestCase):
         )
         for conversation in (here, there):
             conversation.welcome(settings.hello())
-            conversation.takeOutput(0, ROOM)
+            b"".join(conversation.takeFrames(0, ROOM))
         self.here, self.there = here, there
 
     def send(self) -> bytes:
@@ -161,7 +162,7 @@ class CoreCostTests(SynchronousTestCase):
         """
         for _ in range(COUNT):
             self.here.session.outbox.add(MESSAGE, 1)
-        self.sender.send(self.here.takeOutput(1, ROOM))
+        self.sender.send(b"".join(self.here.takeFrames(1, ROOM)))
         return self.sender.takeOutput()
 
     def receive(self, wire: bytes) -> int:
@@ -218,7 +219,7 @@ class CoreCostTests(SynchronousTestCase):
         """
         big = bytes(262144)
         self.here.session.outbox.add(big, 1)
-        self.sender.send(self.here.takeOutput(1, ROOM))
+        self.sender.send(b"".join(self.here.takeFrames(1, ROOM)))
         wire = self.sender.takeOutput()
         self.assertEqual(len(records(wire)), 5)
         self.assertLess(len(wire) - len(big), 128)
@@ -309,6 +310,29 @@ class StackCostTests(SynchronousTestCase):
         pair.clock.advance(0)
         link.server.receive(ROOM)
         self.assertEqual(len(records(bytes(link.toClient.inFlight))), 1)
+
+    def test_frameInRecord(self) -> None:
+        """
+        A burst of messages of a KiB is read without putting a large frame together
+        from two records.
+        """
+        pair = connectedPair(Counter())
+        for _ in range(COUNT):
+            pair.client.sendData(bytes(1024))
+        torn: list[int] = []
+
+        def keep(reader: frames.FrameReader, data: bytes) -> None:
+            """
+            Keep a part of a frame, and remember its size.
+            """
+            torn.append(reader.missing)
+            former(reader, data)
+
+        former = frames.FrameReader._keep
+        self.patch(frames.FrameReader, "_keep", keep)
+        pair.deliver()
+        self.assertEqual(pair.accepted.session.inbox.received, COUNT)
+        self.assertLessEqual(max(torn, default=0), HALF)
 
     def test_sendAll(self) -> None:
         """

@@ -31,8 +31,9 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import alsoProvides
 from zope.interface.verify import verifyObject
 
-from aesm.core.channel import MAX_EARLY, MAX_PLAINTEXT
+from aesm.core.channel import MAX_EARLY
 from aesm.core.handshake import ClientChannel, ServerChannel
+from aesm.core.records import MAX_PLAINTEXT
 from aesm.core.settings import SUITES
 from aesm.errors import (
     AESMError,

@@ -571,7 +571,7 @@ class Line:
             self.peer.endTurn()
         if self._ended or not self.writable:
             return
-        output = self.conversation.takeOutput(self.machine.micros, BUDGET)
+        output = b"".join(self.conversation.takeFrames(self.machine.micros, BUDGET))
         self._check(output)
         pipe = self._link.pipes[1 - self.role]
         pipe.data += output

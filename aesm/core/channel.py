@@ -35,6 +35,7 @@ from collections.abc import Sequence
 
 from aesm.core.buffer import LENGTH_BYTES, FrameBuffer
 from aesm.core.events import EndOfStream, Event, Failed, Opened
+from aesm.core.records import HALF, MAX_PLAINTEXT, plaintextsOf
 from aesm.core.settings import ChannelSettings
 from aesm.core.states import CHANNEL_TRANSITIONS, State
 from aesm.errors import (
@@ -50,7 +51,6 @@ from aesm.noise import CipherState, HandshakeState
 
 __all__ = ["MAX_PLAINTEXT", "Channel"]
 
-MAX_PLAINTEXT = 65519  # bytes of the stream in one record, PROTOCOL section 4
 TAG = 16  # bytes that a record's ciphertext is longer than its plaintext
 MAX_EARLY = 262144  # bytes that may wait for the decision on the peer
 REKEY_INTERVAL = 65536  # records of one direction, PROTOCOL section 4
@@ -78,6 +78,7 @@ class Channel:
         "_decrypt",
         "_encrypt",
         "_frames",
+        "_large",
         "_noise",
         "_opened",
         "_output",
@@ -106,6 +107,7 @@ class Channel:
         self._frames = FrameBuffer()
         self._output: list[bytes] = []  # bytes for the transport
         self._queue: list[bytes] = []  # the stream, not yet sealed; C{b""} ends it
+        self._large = False  # a piece of it has more than half a record
         self.queued = 0
         self._received = bytearray()  # the beginning of a record
         self._sealed = 0  # records since the last rekey, outgoing
@@ -180,8 +182,8 @@ class Channel:
         if queue:
             cipher, output = self._encrypt, self._output
             if len(queue) > 1 or len(queue[0]) > MAX_PLAINTEXT:
-                queue = _plaintexts(self._queue)
-            self._queue, self.queued = [], 0
+                queue = plaintextsOf(self._queue, self._large)
+            self._queue, self.queued, self._large = [], 0, False
             for plaintext in queue:
                 ciphertext = cipher.encryptWithAd(b"", plaintext)
                 size = len(ciphertext).to_bytes(LENGTH_BYTES, "big")
@@ -212,8 +214,11 @@ class Channel:
         if self.state not in _SENDING:
             raise RuntimeError(f"cannot send: the channel is {self.state.value}")
         if data:
+            size = len(data)
             self._queue.append(data)
-            self.queued += len(data)
+            self.queued += size
+            if size > HALF:
+                self._large = True
 
     def endOfStream(self) -> None:
         """
@@ -461,18 +466,3 @@ class Channel:
             return ()
         self._received = bytearray()
         return memoryview(received), data[missing:]
-
-
-def _plaintexts(queue: list[bytes]) -> list[bytes | memoryview]:
-    """
-    Put the stream into as few records as possible.
-
-    @param queue: its pieces; C{b""} at last if it ends, which is a record of its own.
-    @return: the records' plaintexts.
-    """
-    end: list[bytes | memoryview] = [b""] if not queue[-1] else []
-    stream: bytes | memoryview = b"".join(queue)
-    if len(stream) > MAX_PLAINTEXT:
-        stream = memoryview(stream)  # the slices of which are no copies
-    starts = range(0, len(stream), MAX_PLAINTEXT)
-    return [*(stream[start : start + MAX_PLAINTEXT] for start in starts), *end]

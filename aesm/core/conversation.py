@@ -7,10 +7,11 @@ WELCOME, messages, acknowledgements, heartbeat, close::
     for event in conversation.receive(data, now):    # Messages, Acknowledged, ...
         ...
     conversation.session.outbox.add("text", micros)
-    transport.write(conversation.takeOutput(micros, budget))
+    for frames in conversation.takeFrames(micros, budget):
+        transport.write(frames)
 
 Control frames that nobody reads never pile up: one ACK, one PING and one PONG
-can be due, and each is made only when C{takeOutput} has a place for it.
+can be due, and each is made only when C{takeFrames} has a place for it.
 """
 
 from __future__ import annotations
@@ -392,8 +393,8 @@ class Conversation:
         answers, and nothing else is to be sent.
 
         @param micros: now, microseconds since the Unix epoch.
-        @param budget: as C{takeOutput}.
-        @return: what C{takeOutput} would; C{b""} if there is anything else to be
+        @param budget: as C{takeFrames}.
+        @return: what C{takeFrames} would; C{b""} if there is anything else to be
             written: then nothing has changed.
         """
         if (
@@ -413,19 +414,18 @@ class Conversation:
         message = encodeMessage(turn.micros, body)
         return message if ack is None else encodeAck(micros, *ack) + message
 
-    def takeOutput(self, micros: int, budget: int) -> bytes:
+    def takeFrames(self, micros: int, budget: int) -> list[bytes]:
         """
         Hand over what is to be written.
 
         @param micros: now, microseconds since the Unix epoch.
-        @param budget: bytes of messages to be handed over at the most, give or
-            take the last one.
-        @return: bytes of the stream, often C{b""}.
+        @param budget: bytes of messages at the most, give or take the last one.
+        @return: pieces of whole frames, often none.
         """
         state = self.state
         if state is _State.BREAKING:
             self._move("closeSent")
-            return encodeClose(micros, *self._close)
+            return [encodeClose(micros, *self._close)]
         session = self.session
         pieces: list[bytes] = []
         if state in _TALKING:
@@ -441,11 +441,12 @@ class Conversation:
             if self._ping:
                 pieces.append(encodeFrame(FrameType.PING, micros))
                 self._ping = False
-            pieces += session.outbox.take(budget)
+            control = [b"".join(pieces)] if pieces else []
+            pieces = control + session.outbox.take(budget)
         if state is not _OPEN and self._closeDue():
             pieces.append(encodeClose(micros, *self._close))
             self._move("closeSent")
-        return b"".join(pieces)
+        return pieces
 
     def _closeDue(self) -> bool:
         """

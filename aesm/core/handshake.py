@@ -10,8 +10,9 @@ so a stranger costs no more memory than one handshake message.
 from __future__ import annotations
 
 from aesm.core.buffer import LENGTH_BYTES, frame
-from aesm.core.channel import MAX_PLAINTEXT, Channel
+from aesm.core.channel import Channel
 from aesm.core.events import Event, PeerIdentified
+from aesm.core.records import MAX_PLAINTEXT
 from aesm.core.settings import OFFER_PREFIX, ChannelSettings
 from aesm.core.states import State
 from aesm.errors import (

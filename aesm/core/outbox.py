@@ -336,9 +336,9 @@ class Outbox:
         Take messages to be sent, as far as the peer takes them.
 
         @param budget: stop once the messages taken cost so many bytes.
-        @return: pieces to join, of whole frames.
+        @return: whole frames, those of a turn in one piece.
         """
-        pieces: list[bytes] = []
+        frames: list[bytes] = []
         unsent = self._unsent
         while unsent and budget > 0 and self._sentCost < self.limit:
             turn = unsent[0]
@@ -349,7 +349,7 @@ class Outbox:
                 turn = turn.cut(count)
             else:
                 unsent.popleft()
-            pieces += turn.encode(self.peer.batch)
+            frames.append(b"".join(turn.encode(self.peer.batch)))
             self._sentCost += turn.space
             self.sent += len(turn.bodies)
             if self._unacknowledged is _EMPTY:
@@ -358,7 +358,7 @@ class Outbox:
             budget -= turn.space
         if not unsent:
             self._unsent = _EMPTY
-        return pieces
+        return frames
 
     def settle(self, done: int, limit: int) -> bool:
         """

@@ -53,7 +53,7 @@ class PeerClosed:
 @dataclass(frozen=True)
 class Broken:
     """
-    The conversation is over; C{takeOutput} may still have a CLOSE for the
+    The conversation is over; C{takeFrames} may still have a CLOSE for the
     peer, after which the stream is to be ended.
 
     @ivar error: why.

@@ -255,7 +255,7 @@ class _Side:
         """
         application = self.application
         application.session.outbox.endTurn()
-        output = self.conversation.takeOutput(7, budget)
+        output = b"".join(self.conversation.takeFrames(7, budget))
         self.output += output
         for frame in self._peer.receive(output):
             match frame:
@@ -340,7 +340,9 @@ class _Side:
         """
         conversation = self.conversation
         conversation.supersede()
-        said = FrameReader(10_000).receive(conversation.takeOutput(7, 1 << 20))
+        said = FrameReader(10_000).receive(
+            b"".join(conversation.takeFrames(7, 1 << 20))
+        )
         assert all(isinstance(frame, Close) for frame in said), said
         assert len(said) <= 1, said
         checkOver(conversation)
@@ -401,7 +403,7 @@ def checkOver(conversation: Conversation) -> None:
     assert conversation.receive(b"\0" * 99, 1e6) == []
     assert conversation.tick(1e9) == []
     assert conversation.peerEnded() == []
-    assert conversation.takeOutput(7, 1 << 20) == b""
+    assert b"".join(conversation.takeFrames(7, 1 << 20)) == b""
 
 
 def run(data: bytes) -> None:
