@@ -145,10 +145,7 @@ class AESMProtocol(Protocol):
                 self.messenger.overfull(connection)
         finally:
             self.busy = False
-        if self.transport.moreToRead:
-            self._respond()
-        else:
-            self._flush()
+        self._respond()
 
     def connectionLost(self, reason: Failure | None = None) -> None:
         """

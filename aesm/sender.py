@@ -194,7 +194,7 @@ class Sender:
         elif self._protocol.closing is not None:
             raise ConnectionClosed("nothing can be sent: the connection is closing")
         elif self._outbox.open is not None:
-            self._outbox.endTurn()  # it was shared
+            self._outbox.endTurn()  # which was shared, or is to be
         return micros
 
     def endTurn(self) -> int:

@@ -69,7 +69,8 @@ def decodeBatch(
     total = sum(sizes)
     _check(total, max(sizes), end - start, maxMessage)
     cost = total + MESSAGE_OVERHEAD * count
-    return _cut(data, start, sizes, kinds), cost, sizes[-1] + MESSAGE_OVERHEAD
+    bodies = _cut(data, start, end, sizes, kinds)
+    return bodies, cost, sizes[-1] + MESSAGE_OVERHEAD
 
 
 def _check(total: int, largest: int, available: int, maxMessage: int) -> None:
@@ -110,22 +111,24 @@ def _cutEvenly(data: bytes, start: int, size: int, count: int, binary: bool) -> 
     return bodies if binary else [decodeText(body) for body in bodies]
 
 
-def _cut(data: bytes, start: int, sizes: Sequence[int], kinds: int) -> _Bodies:
+def _cut(
+    data: bytes, start: int, end: int, sizes: Sequence[int], kinds: int
+) -> _Bodies:
     """
     Cut messages of any sizes and kinds.
 
     @param data: what they are in.
     @param start: where they begin.
+    @param end: where they end.
     @param sizes: bytes of each.
     @param kinds: the C{BINARY_BIT} of each, as in their lengths.
     @return: the messages.
     @raise InvalidText: one of them is a text that is not UTF-8.
     """
-    end, count = start + sum(sizes), len(sizes)
     if not kinds and (body := data[start:end]).isascii():
         text = body.decode("ascii")
         return [text[a:b] for a, b in pairwise(accumulate(sizes, initial=0))]
-    bounds = pairwise(accumulate(sizes, initial=start))
+    count, bounds = len(sizes), pairwise(accumulate(sizes, initial=start))
     if kinds == BINARY_BITS & ((1 << 32 * count) - 1):
         return [data[a:b] for a, b in bounds]
     flags = unpack(f">{count}I", kinds.to_bytes(_SIZE * count, "big"))

@@ -17,9 +17,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from aesm.core.buffer import LENGTH_BYTES
-from aesm.core.channel import MAX_PLAINTEXT, TAG, Channel
+from aesm.core.channel import TAG, Channel
 from aesm.core.events import EndOfStream, Event, Failed
 from aesm.core.handshake import ServerChannel
+from aesm.core.records import MAX_PLAINTEXT
 from aesm.core.settings import SUITES
 from aesm.core.states import State
 from aesm.errors import ProtocolError, TamperedRecord, Truncated
