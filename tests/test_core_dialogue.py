@@ -1,6 +1,6 @@
 """
 Tests of what L{Conversation} does in one step in a dialogue, C{exchange} and
-C{answer}: nothing else than C{receive} and C{takeOutput} do.
+C{answer}: nothing else than C{receive} and C{takeFrames} do.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def makeOpen() -> Conversation:
     session = Session(SETTINGS.sendBuffer, SETTINGS.receiveBuffer, "0" * 32)
     conversation = Conversation(SETTINGS, session, 0.0)
     conversation.welcome(HELLO)
-    b"".join(conversation.takeFrames(1, PLENTY))
+    conversation.takeFrames(1, PLENTY)
     return conversation
 
 
@@ -272,7 +272,7 @@ class DialogueTests(SynchronousTestCase):
 
     def test_takesOthers(self) -> None:
         """
-        Whatever is more than one message, or cannot go, is for C{takeOutput}.
+        Whatever is more than one message, or cannot go, is for C{takeFrames}.
         """
         twins = self.sides[0]
         self.assertEqual(twins.take(7, PLENTY), b"")

@@ -151,7 +151,7 @@ class CoreCostTests(SynchronousTestCase):
         )
         for conversation in (here, there):
             conversation.welcome(settings.hello())
-            b"".join(conversation.takeFrames(0, ROOM))
+            conversation.takeFrames(0, ROOM)
         self.here, self.there = here, there
 
     def send(self) -> bytes:
