@@ -10,13 +10,13 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
+from aesm._version import __version__
 
 if TYPE_CHECKING:
-    from aesm.authorized import AuthorizedKeys
+    from aesm.blocking.network import ClientNetwork, ServerNetwork
     from aesm.cipher import Cipher
-    from aesm.client import connect
-    from aesm.connection import Connection
+    from aesm.client.connect import connect
+    from aesm.client.service import ClientService
     from aesm.errors import (
         AESMError,
         ConnectionClosed,
@@ -42,27 +42,27 @@ if TYPE_CHECKING:
         Truncated,
         UntrustedServer,
     )
-    from aesm.factory import AESMServerFactory
     from aesm.interfaces import (
         IClientPolicy,
         IMessageHandler,
         IMessageHandlerMaker,
         ITrustPolicy,
     )
-    from aesm.keys import PSK, PrivateKey, PublicKey, stateDirectory
-    from aesm.network import ClientNetwork, ServerNetwork
-    from aesm.protocol import AESMProtocol
-    from aesm.registry import Activity, Connections
-    from aesm.server import Server, listen
-    from aesm.service import ClientService
-    from aesm.stream import DataStream, Packet
-    from aesm.trust import AnyServer, KnownServers, Pinned
+    from aesm.messages.connection import Connection
+    from aesm.messages.protocol import AESMProtocol
+    from aesm.messages.stream import DataStream, Packet
+    from aesm.server.factory import AESMServerFactory
+    from aesm.server.registry import Activity, Connections
+    from aesm.server.service import Server, listen
+    from aesm.trust.clients import AuthorizedKeys
+    from aesm.trust.keys import PSK, PrivateKey, PublicKey, stateDirectory
+    from aesm.trust.servers import AnyServer, KnownServers, Pinned
 
 _HOMES = {  # module: the public names that it has
-    "authorized": ["AuthorizedKeys"],
+    "trust.clients": ["AuthorizedKeys"],
     "cipher": ["Cipher"],
-    "client": ["connect"],
-    "connection": ["Connection"],
+    "client.connect": ["connect"],
+    "messages.connection": ["Connection"],
     "errors": [
         "AESMError",
         "ConnectionClosed",
@@ -88,21 +88,21 @@ _HOMES = {  # module: the public names that it has
         "Truncated",
         "UntrustedServer",
     ],
-    "factory": ["AESMServerFactory"],
+    "server.factory": ["AESMServerFactory"],
     "interfaces": [
         "IClientPolicy",
         "IMessageHandler",
         "IMessageHandlerMaker",
         "ITrustPolicy",
     ],
-    "keys": ["PSK", "PrivateKey", "PublicKey", "stateDirectory"],
-    "network": ["ClientNetwork", "ServerNetwork"],
-    "protocol": ["AESMProtocol"],
-    "registry": ["Activity", "Connections"],
-    "server": ["Server", "listen"],
-    "service": ["ClientService"],
-    "stream": ["DataStream", "Packet"],
-    "trust": ["AnyServer", "KnownServers", "Pinned"],
+    "trust.keys": ["PSK", "PrivateKey", "PublicKey", "stateDirectory"],
+    "blocking.network": ["ClientNetwork", "ServerNetwork"],
+    "messages.protocol": ["AESMProtocol"],
+    "server.registry": ["Activity", "Connections"],
+    "server.service": ["Server", "listen"],
+    "client.service": ["ClientService"],
+    "messages.stream": ["DataStream", "Packet"],
+    "trust.servers": ["AnyServer", "KnownServers", "Pinned"],
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -4,6 +4,6 @@ C{python -m aesm} is C{aesm}.
 
 import sys
 
-from aesm.cli import main
+from aesm.commands.cli import main
 
 sys.exit(main())

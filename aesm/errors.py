@@ -280,3 +280,39 @@ class KeyFileError(AESMError):
         """
         super().__init__(message)
         self.path = path
+
+
+def closedError(reason: AESMError) -> ConnectionClosed:
+    """
+    Make the error that a user of an ended connection gets.
+
+    @param reason: why it ended.
+    @return: an error of its own for each user.
+    """
+    if isinstance(reason, ConnectionClosed):
+        return type(reason)(str(reason), reason.code, reason.reason)
+    error = ConnectionClosed(str(reason), reason=str(reason))
+    error.__cause__ = reason
+    return error
+
+
+def quoted(reason: str) -> str:
+    """
+    Show the words of a CLOSE.
+
+    @param reason: the words; they may be a stranger's.
+    @return: the words with nothing in them that is not printable.
+    """
+    return f": {reason!r}" if reason else ""
+
+
+def closedByUs(code: int, reason: str) -> ConnectionClosed:
+    """
+    Say that it is we who close.
+
+    @param code: PROTOCOL section 9.
+    @param reason: words for the peer.
+    @return: the error.
+    """
+    words = f"we closed the connection (code {code}){quoted(reason)}"
+    return ConnectionClosed(words, code, reason)

@@ -8,7 +8,7 @@ What C{twistd aesm --handler NAME} can do with messages::
 Each is called with the server's registry and gives an
 L{IMessageHandler<aesm.interfaces.IMessageHandler>}, or None.  Their plugins are
 in C{twisted/plugins/aesm_plugin.py}; a handler of another project has a dropin
-of its own with one more L{HandlerMaker<aesm.makers.HandlerMaker>}.
+of its own with one more L{HandlerMaker<aesm.plugins.HandlerMaker>}.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from aesm.acknowledgement import Acknowledgement
 from aesm.errors import AESMError, ConnectionClosed, MessageTooBig
 from aesm.interfaces import IMessageHandler
+from aesm.messages.acknowledgements import Acknowledgement
 
 if TYPE_CHECKING:
-    from aesm.connection import Connection
-    from aesm.registry import Connections, Packet
+    from aesm.messages.connection import Connection
+    from aesm.messages.stream import Packet
+    from aesm.server.registry import Connections
 
 __all__ = ["Echo", "Relay", "inbox"]
 

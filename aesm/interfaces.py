@@ -14,10 +14,11 @@ if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
     from twisted.internet.interfaces import IAddress
 
-    from aesm.connection import Connection
     from aesm.errors import AESMError
-    from aesm.keys import PublicKey
-    from aesm.registry import Connections, Packet
+    from aesm.messages.connection import Connection
+    from aesm.messages.stream import Packet
+    from aesm.server.registry import Connections
+    from aesm.trust.keys import PublicKey
 
 __all__ = [
     "IClientPolicy",

@@ -22,7 +22,7 @@ from twisted.internet.task import react
 
 from aesm import PSK, Pinned, PrivateKey, PublicKey
 from aesm.chat.client import ChatClient
-from aesm.terminal import escape
+from aesm.text import escape
 
 MAX_LINES = 2000  # of the transcript
 

@@ -12,14 +12,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from aesm.core.buffer import LENGTH_BYTES
-from aesm.core.channel import MAX_EARLY, Channel
-from aesm.core.events import Event, Failed
-from aesm.core.settings import ChannelSettings
-from aesm.core.states import State
+from aesm.core.channel.channel import MAX_EARLY, Channel
+from aesm.core.channel.events import Event, Failed
+from aesm.core.channel.framing import LENGTH_BYTES
+from aesm.core.channel.settings import ChannelSettings
+from aesm.core.channel.states import State
 from aesm.errors import AESMError
 from aesm.noise import HandshakeState, KeyPair
-from tests.helpers import outline, pieces
+from tests.support.helpers import outline, pieces
 
 __all__ = [
     "MAX_STRANGER",

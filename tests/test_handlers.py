@@ -11,16 +11,17 @@ from twisted.plugin import IPlugin, getPlugins
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
-from aesm.client import connect
-from aesm.connection import Connection
+from aesm.client.connect import connect
 from aesm.handlers import Echo, Relay
 from aesm.interfaces import IMessageHandler, IMessageHandlerMaker
-from aesm.keys import PrivateKey
-from aesm.makers import HandlerMaker
-from aesm.registry import Connections, Packet
-from aesm.server import Server, listen
+from aesm.messages.connection import Connection
+from aesm.messages.stream import Packet
+from aesm.plugins import HandlerMaker
+from aesm.server.registry import Connections
+from aesm.server.service import Server, listen
 from aesm.testing import MemoryNetwork
-from aesm.trust import AnyServer
+from aesm.trust.keys import PrivateKey
+from aesm.trust.servers import AnyServer
 
 
 def maker(name: str) -> IMessageHandlerMaker:

@@ -30,7 +30,7 @@ from aesm import (
     connect,
     listen,
 )
-from aesm.registry import Address
+from aesm.messages.address import Address
 from aesm.testing import ConnectedPair, connectedPair
 
 

@@ -4,6 +4,6 @@ with rules of its own.
 
 L{aesm.chat.rules} says who may do what, without I/O; L{aesm.chat.handler} puts
 it into a server.  L{aesm.chat.client} is what every client needs;
-L{aesm.chat.program} runs it in a terminal, with a L{screen<aesm.chat.screen>}
+L{aesm.commands.chat} runs it in a terminal, with a L{screen<aesm.chat.screen>}
 that incoming lines do not tear and a L{line editor<aesm.chat.editor>}.
 """

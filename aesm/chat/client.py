@@ -22,10 +22,10 @@ from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 from twisted.python.failure import Failure
 
 from aesm.chat.rules import DEFAULT_ROOM
-from aesm.connection import Connection
+from aesm.client.observer import WatchedService
 from aesm.errors import AESMError, ConnectionClosed
-from aesm.terminal import escape
-from aesm.watching import WatchedService
+from aesm.messages.connection import Connection
+from aesm.text import escape
 
 __all__ = ["ChatClient", "ChatView", "Display"]
 
@@ -181,7 +181,7 @@ def _clockOf(text: str) -> str:
 
 class ChatClient:
     """
-    Somebody in the chat: a L{Watcher<aesm.watching.Watcher>} of a service.
+    Somebody in the chat: a L{Watcher<aesm.client.observer.Watcher>} of a service.
 
     @ivar view: what they have seen of it.
     @ivar state: C{"connecting"}, C{"connected"}, C{"waiting"} to connect again,

@@ -13,14 +13,15 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from aesm.acknowledgement import Acknowledgement
 from aesm.chat.rules import Chat, Lines
 from aesm.errors import AESMError, ConnectionClosed, MessageTooBig
 from aesm.interfaces import IMessageHandler
+from aesm.messages.acknowledgements import Acknowledgement
 
 if TYPE_CHECKING:
-    from aesm.connection import Connection
-    from aesm.registry import Connections, Packet
+    from aesm.messages.connection import Connection
+    from aesm.messages.stream import Packet
+    from aesm.server.registry import Connections
 
 __all__ = ["ChatHandler"]
 

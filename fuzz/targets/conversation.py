@@ -23,12 +23,13 @@ from contextlib import suppress
 from dataclasses import replace
 from itertools import count
 
-from aesm.core.batch import MAX_BATCH
-from aesm.core.conversation import Conversation
-from aesm.core.frames import (
+from aesm.core.messages.conversation import Conversation
+from aesm.core.messages.events import Accepted, Acknowledged, Broken, Event, PeerClosed
+from aesm.core.messages.framereader import FrameReader
+from aesm.core.messages.frames import (
+    MAX_BATCH,
     Ack,
     Close,
-    FrameReader,
     FrameType,
     Messages,
     Ping,
@@ -39,16 +40,9 @@ from aesm.core.frames import (
     encodeClose,
     encodeFrame,
 )
-from aesm.core.hello import ConversationSettings, Hello
-from aesm.core.reports import (
-    Accepted,
-    Acknowledged,
-    Broken,
-    Event,
-    PeerClosed,
-)
-from aesm.core.session import Session
-from aesm.core.states import ConversationState
+from aesm.core.messages.hello import ConversationSettings, Hello
+from aesm.core.messages.session import Session
+from aesm.core.messages.states import ConversationState
 from aesm.errors import (
     HeartbeatLost,
     MessageTooBig,

@@ -13,12 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from aesm.core.batch import BINARY_BIT, MAX_BATCH, MESSAGE_OVERHEAD
-from aesm.core.frames import (
+from aesm.core.messages.framereader import FrameReader
+from aesm.core.messages.frames import (
+    BINARY_BIT,
+    MAX_BATCH,
+    MESSAGE_OVERHEAD,
     Ack,
     Close,
     Frame,
-    FrameReader,
     FrameType,
     Messages,
     Ping,

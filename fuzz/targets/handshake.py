@@ -16,10 +16,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from aesm.core.channel import Channel
-from aesm.core.events import Event, Opened, PeerIdentified
-from aesm.core.handshake import ClientChannel, ServerChannel
-from aesm.core.states import State
+from aesm.core.channel.channel import Channel
+from aesm.core.channel.events import Event, Opened, PeerIdentified
+from aesm.core.channel.roles import ClientChannel, ServerChannel
+from aesm.core.channel.states import State
 from aesm.errors import HandshakeError, ProtocolError, TamperedRecord
 from fuzz.script import (
     MAX_STRANGER,
@@ -33,7 +33,7 @@ from fuzz.script import (
     outline,
     pieces,
 )
-from tests.helpers import CLIENT_KEY, HERE, PSK, SERVER_KEY, feed
+from tests.support.helpers import CLIENT_KEY, HERE, PSK, SERVER_KEY, feed
 
 __all__ = ["run", "seeds"]
 

@@ -14,16 +14,11 @@ import json
 import math
 from collections.abc import Iterator
 
-from aesm.core.conversation import (
-    Conversation,
-)
-from aesm.core.frames import MAX_OBJECT, FrameType, encodeFrame
-from aesm.core.hello import MAX_KEY, ConversationSettings, Hello
-from aesm.core.reports import (
-    Accepted,
-    Broken,
-)
-from aesm.core.session import Session
+from aesm.core.messages.conversation import Conversation
+from aesm.core.messages.events import Accepted, Broken
+from aesm.core.messages.frames import MAX_OBJECT, FrameType, encodeFrame
+from aesm.core.messages.hello import MAX_KEY, ConversationSettings, Hello
+from aesm.core.messages.session import Session
 from aesm.errors import ProtocolError
 
 __all__ = ["run", "seeds"]

@@ -15,12 +15,12 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from aesm.authorized import AuthorizedKeys
 from aesm.errors import KeyFileError
-from aesm.keys import PSK, PrivateKey, PublicKey
-from aesm.trust import KnownServers
-from tests.helpers import CLIENT_KEY, SERVER_KEY
-from tests.helpers import PSK as RAW_PSK
+from aesm.trust.clients import AuthorizedKeys
+from aesm.trust.keys import PSK, PrivateKey, PublicKey
+from aesm.trust.servers import KnownServers
+from tests.support.helpers import CLIENT_KEY, SERVER_KEY
+from tests.support.helpers import PSK as RAW_PSK
 
 __all__ = ["run", "seeds"]
 

@@ -15,8 +15,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from aesm.core.handshake import ClientChannel, ServerChannel
-from aesm.core.settings import SUITES
+from aesm.core.channel.roles import ClientChannel, ServerChannel
+from aesm.core.channel.settings import SUITES
 from aesm.errors import HandshakeError
 from aesm.noise.functions import KEMPUBLICKEYLEN
 from fuzz.script import (
@@ -28,7 +28,7 @@ from fuzz.script import (
     outline,
     pieces,
 )
-from tests.helpers import CLIENT_KEY, HERE, PSK, SERVER_KEY
+from tests.support.helpers import CLIENT_KEY, HERE, PSK, SERVER_KEY
 
 __all__ = ["run", "seeds"]
 

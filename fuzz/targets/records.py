@@ -16,13 +16,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from aesm.core.buffer import LENGTH_BYTES
-from aesm.core.channel import TAG, Channel
-from aesm.core.events import EndOfStream, Event, Failed
-from aesm.core.handshake import ServerChannel
-from aesm.core.records import MAX_PLAINTEXT
-from aesm.core.settings import SUITES
-from aesm.core.states import State
+from aesm.core.channel.channel import TAG, Channel
+from aesm.core.channel.events import EndOfStream, Event, Failed
+from aesm.core.channel.framing import LENGTH_BYTES, MAX_PLAINTEXT
+from aesm.core.channel.roles import ServerChannel
+from aesm.core.channel.settings import SUITES
+from aesm.core.channel.states import State
 from aesm.errors import ProtocolError, TamperedRecord, Truncated
 from aesm.noise import CipherState
 from aesm.noise.functions import CIPHERS
@@ -36,7 +35,7 @@ from fuzz.script import (
     outline,
     pieces,
 )
-from tests.helpers import SERVER_KEY, channelSettings
+from tests.support.helpers import SERVER_KEY, channelSettings
 
 __all__ = ["run", "seeds"]
 

@@ -4,14 +4,14 @@ What aesm adds to Twisted's plugins.
 
 from twisted.application.service import ServiceMaker
 
-from aesm.endpoints import ClientParser, ServerParser
-from aesm.makers import HandlerMaker
+from aesm.plugins import ClientParser, HandlerMaker, ServerParser
 
 _relay = "each message goes to every other client"
 _echo = "each message goes back to its sender"
 _chat = "people with names chat, in rooms and in private"
 _inbox = "messages stay in the server, for a program that takes them"
-service = ServiceMaker("aesm", "aesm.tap", "A server of encrypted messages.", "aesm")
+_server = "A server of encrypted messages."
+service = ServiceMaker("aesm", "aesm.commands.tap", _server, "aesm")
 relay = HandlerMaker("relay", _relay, "aesm.handlers.Relay")
 echo = HandlerMaker("echo", _echo, "aesm.handlers.Echo")
 chat = HandlerMaker("chat", _chat, "aesm.chat.handler.ChatHandler")

@@ -1,0 +1,3 @@
+"""
+Clients: C{connect}, and the service that comes back.
+"""

@@ -1,0 +1,458 @@
+"""
+The client: L{connect} turns an endpoint into a connection::
+
+    client = await connect(reactor, "tcp:127.0.0.1:8765")
+    await client.sendData("hello")
+    print((await client.retrieved.get()).data)
+    await client.close()
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import count
+from typing import Any, Protocol, cast
+
+from twisted.internet import protocol
+from twisted.internet.defer import Deferred, fail, maybeDeferred
+from twisted.internet.endpoints import clientFromString
+from twisted.internet.interfaces import (
+    IAddress,
+    IDelayedCall,
+    IReactorTime,
+    IStreamClientEndpoint,
+)
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from aesm.core.channel.roles import ClientChannel
+from aesm.core.channel.settings import ChannelSettings
+from aesm.core.messages.conversation import Conversation
+from aesm.core.messages.hello import ConversationSettings
+from aesm.core.messages.session import Session
+from aesm.errors import AESMError, HandshakeTimeout, NotAuthorized, SessionLost
+from aesm.interfaces import INextKeys, ITrustPolicy
+from aesm.messages.address import addressOf
+from aesm.messages.connection import Connection
+from aesm.messages.owner import Messenger
+from aesm.messages.protocol import AESMProtocol
+from aesm.secure.factory import HANDSHAKE_TIMEOUT, SecureFactory
+from aesm.secure.options import agent, channelSettings
+from aesm.secure.protocol import SecureProtocol
+from aesm.trust.files import AnyPath
+from aesm.trust.keys import PrivateKey, PublicKey
+from aesm.trust.locations import locationOf, locationOfAddress
+from aesm.trust.policies import checkServer, trustPolicy
+
+__all__ = ["SessionKeeper", "connect", "dial"]
+
+_log = Logger(namespace="aesm.client")
+
+GOING_AWAY = 1001  # close codes, PROTOCOL section 9
+NOT_ALLOWED = 1008
+
+_numbers = count(1)
+
+
+def connect(
+    reactor: IReactorTime,
+    endpoint: str | IStreamClientEndpoint,
+    *,
+    name: str = "aesm",
+    key: PrivateKey | None = None,
+    psk: bytes | AnyPath | None = None,
+    suites: Sequence[str] | None = None,
+    trust: object = None,
+    handshakeTimeout: float = HANDSHAKE_TIMEOUT,
+    **messages: Any,
+) -> Deferred[Connection]:
+    """
+    Connect to a server.
+
+    @param reactor: the reactor.
+    @param endpoint: a Twisted client endpoint, or its string.
+    @param name: the application name that both sides share.
+    @param key: our own key; None for the state directory's.
+    @param psk: the pre-shared key, 32 bytes, or the path of its file.
+    @param suites: Noise protocol names; the first is offered.  None for the
+        defaults.
+    @param trust: an L{ITrustPolicy}; None for
+        L{KnownServers<aesm.trust.servers.KnownServers>} in the state directory.
+    @param handshakeTimeout: seconds from the connection's start to the server's
+        WELCOME.
+    @param messages: C{maxMessage}, C{heartbeat}, C{sendBuffer} and
+        C{receiveBuffer}, as L{ConversationSettings}.
+    @return: fires with the connection once the server has accepted it.  Fails
+        with what the endpoint fails with, or with the
+        L{HandshakeError<aesm.errors.HandshakeError>},
+        L{UntrustedServer<aesm.errors.UntrustedServer>},
+        L{NotAuthorized<aesm.errors.NotAuthorized>},
+        L{KeyFileError<aesm.errors.KeyFileError>} or other L{AESMError} that says
+        why not.  Cancelling it closes what was begun.
+    @raise TypeError: an option is of the wrong type, or there is no such.
+    @raise ValueError: an option has a value that it cannot have.
+    """
+    return dial(
+        reactor,
+        endpoint,
+        None,
+        name=name,
+        key=key,
+        psk=psk,
+        suites=suites,
+        trust=trust,
+        handshakeTimeout=handshakeTimeout,
+        **messages,
+    )
+
+
+class SessionKeeper(Protocol):
+    """
+    Who wants a session to outlive the connections under it.
+    """
+
+    @property
+    def former(self) -> Connection | None:
+        """
+        The connection whose session is to go on, if there is one.
+        """
+
+    def makeConnection(self, *arguments: Any, **options: Any) -> Connection:
+        """
+        Make the connection of a new session.
+
+        @param arguments: as L{Connection}.
+        @param options: as L{Connection}.
+        @return: the connection.
+        """
+
+    def detached(self, connection: Connection, reason: AESMError) -> None:
+        """
+        The transport under a connection is gone: dial again.
+
+        @param connection: whose.
+        @param reason: why.
+        """
+
+
+def dial(
+    reactor: IReactorTime,
+    endpoint: str | IStreamClientEndpoint,
+    keeper: SessionKeeper | None,
+    *,
+    name: str = "aesm",
+    key: PrivateKey | None = None,
+    psk: bytes | AnyPath | None = None,
+    suites: Sequence[str] | None = None,
+    trust: object = None,
+    handshakeTimeout: float = HANDSHAKE_TIMEOUT,
+    **messages: Any,
+) -> Deferred[Connection]:
+    """
+    Connect to a server, with a session that may outlive the connection.
+
+    @param reactor: as L{connect}.
+    @param endpoint: as L{connect}.
+    @param keeper: who wants that; None for nobody.
+    @param name: as L{connect}.
+    @param key: as L{connect}.
+    @param psk: as L{connect}.
+    @param suites: as L{connect}.
+    @param trust: as L{connect}.
+    @param handshakeTimeout: as L{connect}.
+    @param messages: as L{connect}.
+    @return: as L{connect}: fires with C{keeper.former} if its session goes on; else
+        with a new one, and that is over with
+        L{SessionLost<aesm.errors.SessionLost>}.
+    @raise TypeError: an option is of the wrong type, or there is no such.
+    @raise ValueError: an option has a value that it cannot have.
+    """
+    try:
+        settings = channelSettings(
+            "client.key", key=key, name=name, psk=psk, suites=suites
+        )
+        policy = trustPolicy(trust)
+    except AESMError:
+        return fail(Failure())
+    location = None
+    if isinstance(endpoint, str):
+        location = locationOf(endpoint)
+        endpoint = clientFromString(reactor, endpoint)
+    attempt = _Attempt(
+        reactor,
+        settings,
+        ConversationSettings(agent=agent(), resume=keeper is not None, **messages),
+        policy,
+        location,
+        handshakeTimeout,
+        keeper,
+    )
+    return attempt.begin(IStreamClientEndpoint(endpoint))
+
+
+class _Attempt(SecureFactory, Messenger):
+    """
+    One attempt at a connection: the factory of its only protocol.
+    """
+
+    _connecting: Deferred[Any]
+    _welcomed = False
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        settings: ChannelSettings,
+        messages: ConversationSettings,
+        trust: ITrustPolicy,
+        location: str | None,
+        handshakeTimeout: float,
+        keeper: SessionKeeper | None,
+    ) -> None:
+        """
+        @param clock: keeps time.
+        @param settings: of the secure channel.
+        @param messages: of the message layer.
+        @param trust: decides on the server's key.
+        @param location: what was dialled, None to take the transport's peer.
+        @param handshakeTimeout: seconds.
+        @param keeper: who wants the session to outlive the connection.
+        """
+        super().__init__(clock, handshakeTimeout)
+        self._settings = settings
+        self._messages = messages
+        self._trust = trust
+        self._location = location
+        self._keeper = keeper
+        self._former = None if keeper is None else keeper.former
+        self._deadline: IDelayedCall | None = None  # for the WELCOME
+        self._secure: SecureProtocol | None = None
+        self._result: Deferred[Connection] | None = None
+
+    def begin(self, endpoint: IStreamClientEndpoint) -> Deferred[Connection]:
+        """
+        Begin to connect.
+
+        @param endpoint: where to.
+        @return: as L{connect}.
+        """
+        result: Deferred[Connection] = Deferred(self._cancel)
+        self._result = result
+        self._connecting = maybeDeferred(endpoint.connect, self)
+        self._connecting.addErrback(self._settle)
+        return result
+
+    # twisted.internet.protocol.Factory
+
+    def buildProtocol(self, addr: IAddress | None) -> protocol.Protocol:
+        """
+        Build the protocol on the raw transport.
+
+        @param addr: where it goes.
+        @return: the protocol.
+        """
+        self._secure = SecureProtocol(self, ClientChannel(self._settings))
+        return self._secure
+
+    # SecureFactory
+
+    def decide(
+        self, secure: SecureProtocol, publicKey: PublicKey, payload: bytes
+    ) -> Deferred[None]:
+        """
+        Ask the trust policy.
+
+        @param secure: the connection.
+        @param publicKey: the key that the server has proved.
+        @param payload: nothing.
+        @return: fires to go on; fails as L{checkServer}.
+        """
+        return checkServer(self._trust, self._where(), publicKey)
+
+    def hello(self) -> bytes:
+        """
+        Say what we are.
+
+        @return: the hello.
+        """
+        if self._former is None:
+            return self._messages.hello().encode()
+        session = self._former.session
+        return self._messages.hello(session.name, session.inbox.received).encode()
+
+    def buildInner(self, secure: SecureProtocol) -> AESMProtocol:
+        """
+        Build the message layer.
+
+        @param secure: the connection.
+        @return: its protocol.
+        """
+        messages, now = self._messages, self.clock.seconds()
+        session = Session(messages.sendBuffer, messages.receiveBuffer)
+        former = None if self._former is None else self._former.session
+        make = Connection if self._keeper is None else self._keeper.makeConnection
+        connection = make(
+            self,
+            session,
+            address=addressOf(secure.transport.getPeer(), next(_numbers)),
+            peer=PublicKey(secure.channel.peer),
+            peerName=None,
+            receiveBuffer=messages.receiveBuffer,
+        )
+        conversation = Conversation(messages, session, now, former)
+        protocol = AESMProtocol(self, conversation, connection, self.clock)
+        left = max(0.0, secure.deadline - now)
+        self._deadline = self.clock.callLater(left, self._timedOut, protocol)
+        return protocol
+
+    def failed(self, secure: SecureProtocol, reason: AESMError) -> None:
+        """
+        No secure channel came about.
+
+        @param secure: the connection.
+        @param reason: why.
+        """
+        self._settle(Failure(reason))
+
+    # Messenger
+
+    def accepted(self, protocol: AESMProtocol, resumed: bool) -> None:
+        """
+        The server has let us in.
+
+        @param protocol: ours.
+        @param resumed: whether the former session goes on.
+        """
+        announced = protocol.conversation.session.outbox.peer.nextKey
+        if announced and INextKeys.providedBy(self._trust):
+            try:
+                publicKey = PublicKey.fromText(announced)
+                INextKeys(self._trust).announced(self._where(), publicKey)
+            except (AESMError, ValueError) as error:
+                _log.warn(
+                    "the next key of {location} is not remembered: {error}",
+                    location=self._where(),
+                    error=str(error),
+                )
+        former, connection = self._former, protocol.connection
+        if former is not None and resumed:
+            former.address = connection.address
+            protocol.connection = former
+        elif former is not None:
+            former.finish(
+                SessionLost(
+                    f"{self._where()} has no such session any more: what it did not "
+                    "acknowledge may not have arrived, send it again if it must"
+                )
+            )
+        channel = cast(SecureProtocol, self._secure).channel
+        protocol.connection.attach(protocol, channel)
+        self._welcomed = True
+        self._settle(protocol.connection)
+
+    def keeps(self, connection: Connection, code: int | None = None) -> bool:
+        """
+        Tell whether a session outlives the connection under it: if somebody dials
+        again, and the server has not ended it.
+
+        @param connection: whose.
+        @param code: with which the server closes; None if it was cut.
+        """
+        return (
+            self._keeper is not None
+            and self._welcomed
+            and connection.session.name != ""
+            and code in (None, GOING_AWAY)
+        )
+
+    def detached(self, connection: Connection, reason: AESMError) -> None:
+        """
+        Have somebody dial again.
+
+        @param connection: ours.
+        @param reason: why its transport is gone.
+        """
+        cast(SessionKeeper, self._keeper).detached(connection, reason)
+
+    def peerClosed(self, code: int, reason: str) -> AESMError:
+        """
+        Say what it means that the server closes.
+
+        @param code: PROTOCOL section 9.
+        @param reason: the server's words.
+        @return: the error.
+        """
+        closed = super().peerClosed(code, reason)
+        if code != NOT_ALLOWED:
+            return closed
+        return NotAuthorized(
+            f"{closed}: it does not let our public key in; its operator can, with the "
+            f"line '{PublicKey(self._settings.publicKey)} NAME' in its authorized keys"
+        )
+
+    def lost(self, connection: Connection, reason: AESMError) -> None:
+        """
+        The connection is over.
+
+        @param connection: ours.
+        @param reason: why.
+        """
+        self._settle(Failure(reason))
+
+    # Parts
+
+    def _timedOut(self, protocol: AESMProtocol) -> None:
+        """
+        The server did not say WELCOME in time.
+
+        @param protocol: ours.
+        """
+        self._settle(
+            Failure(
+                HandshakeTimeout(
+                    "the server did not let us in within "
+                    f"{self.handshakeTimeout:g} seconds; try again"
+                )
+            )
+        )
+        protocol.abort()
+
+    def _settle(self, outcome: Connection | Failure) -> None:
+        """
+        Fire what C{connect} returned, once.
+
+        @param outcome: the connection, or why there is none.
+        """
+        if self._deadline is not None and self._deadline.active():
+            self._deadline.cancel()
+        result, self._result = self._result, None
+        if result is None:
+            return
+        if isinstance(outcome, Failure) and isinstance(outcome.value, AESMError):
+            said = str(outcome.value)
+            if self._where() not in said:
+                outcome.value.args = (f"{self._where()}: {said}",)
+        result.callback(outcome)
+
+    def _where(self) -> str:
+        """
+        Name the server.
+
+        @return: what was dialled, or where that led.
+        """
+        if self._location is None and self._secure is not None:
+            self._location = locationOfAddress(self._secure.transport.getPeer())
+        return self._location or "the server"
+
+    def _cancel(self, result: Deferred[Connection]) -> None:
+        """
+        Close what was begun.
+
+        @param result: what C{connect} returned; it fails with CancelledError.
+        """
+        self._result = None
+        if self._deadline is not None and self._deadline.active():
+            self._deadline.cancel()
+        if self._secure is not None:
+            self._secure.abort()
+        else:
+            self._connecting.cancel()

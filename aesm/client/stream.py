@@ -1,0 +1,194 @@
+"""
+The packets of one connection after another, as one stream::
+
+    stream = JoinedStream()
+    stream.add(connection.retrieved)     # and of the next, when that one is over
+    packet = await stream.get()
+
+Each connection keeps its own packets, so that what is not taken holds back the
+peer that sent it.
+
+As with a L{DataStream<aesm.messages.stream.DataStream>}, any thread may look and take:
+which streams there are is a tuple that is only ever replaced, in the reactor's
+thread, so that others see a whole one.  C{get()}, C{async for} and what the service
+calls belong to the reactor's thread.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import AsyncIterator, Iterator, Sequence
+
+from twisted.internet.defer import CancelledError, Deferred, fail, succeed
+from twisted.python.failure import Failure
+
+from aesm.errors import ConnectionClosed, closedError
+from aesm.messages.stream import ORDERLY_CODES, DataStream, Packet, costOf
+
+__all__ = ["JoinedStream"]
+
+
+class JoinedStream(Sequence[Packet]):
+    """
+    The streams of one connection after another, as one
+    L{DataStream<aesm.messages.stream.DataStream>}: the oldest packet first.
+
+    @ivar reason: why nothing more will come; None while there may.
+    """
+
+    def __init__(self) -> None:
+        """
+        Start with none.
+        """
+        self.reason: ConnectionClosed | None = None
+        self._streams: tuple[DataStream, ...] = ()  # only the last may still grow
+        self._waiting: deque[Deferred[Packet]] = deque()
+        self._asked: Deferred[Packet] | None = None  # of the last, for who waits
+
+    def getData(self) -> Packet | None:
+        """
+        Take the oldest packet.
+
+        @return: the packet, or None if there is none now.
+        """
+        for stream in self._streams:
+            packet = stream.getData()
+            if packet is not None:
+                return packet
+        return None
+
+    def get(self) -> Deferred[Packet]:
+        """
+        Take the next packet, once there is one, over whichever connection.
+
+        @return: fires with the packet; fails with L{ConnectionClosed} once the
+            service has stopped and all is taken.  Cancelling it takes nothing.
+        """
+        packet = self.getData()
+        if packet is not None:
+            return succeed(packet)
+        if self.reason is not None:
+            return fail(closedError(self.reason))
+        waiting: Deferred[Packet] = Deferred(self._cancel)
+        self._waiting.append(waiting)
+        self._ask()
+        return waiting
+
+    def __len__(self) -> int:
+        """
+        Count the packets.
+        """
+        return sum(map(len, self._streams))
+
+    def __getitem__(self, index: int) -> Packet:  # type: ignore[override]
+        """
+        Look at one packet and take nothing.
+
+        @param index: its position, from the end if negative.
+        @raise IndexError: there is none.
+        """
+        streams = self._streams
+        for stream in streams if index >= 0 else reversed(streams):
+            count = len(stream)
+            if -count <= index < count:
+                return stream[index]
+            index += count if index < 0 else -count
+        raise IndexError("there is no such packet")
+
+    def __iter__(self) -> Iterator[Packet]:
+        """
+        Look at all packets that are there now.
+        """
+        return iter([packet for stream in self._streams for packet in stream])
+
+    def __aiter__(self) -> AsyncIterator[Packet]:
+        """
+        Take packets as they come, until the service is stopped; a failure that
+        stops it is raised.
+        """
+        return self._take()
+
+    async def _take(self) -> AsyncIterator[Packet]:
+        """
+        Take packets as they come.
+        """
+        while True:
+            try:
+                packet = await self.get()
+            except ConnectionClosed as reason:
+                if reason.code in ORDERLY_CODES:
+                    return
+                raise
+            yield packet
+
+    # What the service calls
+
+    @property
+    def cost(self) -> int:
+        """
+        What the packets cost for flow control, bytes.
+        """
+        return sum(costOf(packet.data) for packet in self)
+
+    def add(self, stream: DataStream) -> None:
+        """
+        Go on with another stream; those before have ended.
+
+        @param stream: the next connection's.
+        """
+        self._streams = (*filter(len, self._streams), stream)
+        self._ask()
+
+    def end(self, reason: ConnectionClosed) -> None:
+        """
+        Nothing more will come.
+
+        @param reason: why.
+        """
+        self.reason = reason
+        while self._waiting:
+            self._waiting.popleft().errback(closedError(reason))
+
+    # Parts
+
+    def _ask(self) -> None:
+        """
+        Give who waits what there is, and ask the last stream for what will be.
+        """
+        while self._waiting and self._asked is None:
+            packet = self.getData()
+            if packet is None:
+                break
+            self._waiting.popleft().callback(packet)
+        if self._waiting and self._streams and self._asked is None:
+            asked = self._asked = self._streams[-1].get()
+            asked.addCallbacks(self._cbPacket, self._ebEnded)
+
+    def _cbPacket(self, packet: Packet) -> None:
+        """
+        Hand it over.
+
+        @param packet: the packet.
+        """
+        self._asked = None
+        self._waiting.popleft().callback(packet)
+        self._ask()
+
+    def _ebEnded(self, failure: Failure) -> None:
+        """
+        Wait for the next stream, or for somebody to wait.
+
+        @param failure: L{ConnectionClosed}, or that we do not ask any more.
+        """
+        failure.trap(ConnectionClosed, CancelledError)
+        self._asked = None
+
+    def _cancel(self, waiting: Deferred[Packet]) -> None:
+        """
+        Somebody does not wait any more.
+
+        @param waiting: who.
+        """
+        self._waiting.remove(waiting)
+        if self._asked is not None and not self._waiting:
+            self._asked.cancel()

@@ -1,0 +1,445 @@
+"""
+The C{aesm} command::
+
+    aesm connect tcp:127.0.0.1:8765     # lines go out, messages come in
+    aesm keygen                         # make this user's key
+    aesm --help
+
+Whatever goes wrong is one sentence on standard error, and exit status 1.
+"""
+
+from __future__ import annotations
+
+import base64
+import getopt
+import shlex
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+from twisted.logger import globalLogPublisher
+from twisted.python import usage
+
+from aesm._version import __version__
+from aesm.commands.bench import bench
+from aesm.commands.connect import runTalk
+from aesm.commands.formats import JSON, PLAIN
+from aesm.commands.main import Program, complain, openStandardFiles, sayTrust
+from aesm.errors import KeyFileError
+from aesm.interfaces import ITrustPolicy
+from aesm.server.factory import KEY_FILE
+from aesm.text import escape
+from aesm.trust.keys import PSK, PrivateKey, PublicKey, stateDirectory
+from aesm.trust.servers import AnyServer, KnownServers, Pinned
+
+__all__ = ["Options", "main"]
+
+
+class _Options(usage.Options):
+    """
+    What all options have in common.
+    """
+
+    def opt_version(self) -> None:
+        """
+        Print the version and exit.
+        """
+        print(f"aesm {__version__}")
+        sys.exit(0)
+
+
+class _Command(_Options):
+    """
+    A subcommand: its options, which may also stand behind its arguments.
+    """
+
+    def parseOptions(self, options: Sequence[str] | None = None) -> None:
+        """
+        Parse, with the options first, as C{usage.Options} needs them.
+
+        @param options: what follows the command's name.
+        @raise usage.UsageError: an option is wrong.
+        """
+        try:
+            given, arguments = getopt.gnu_getopt(
+                list(options or ()), self.shortOpt, self.longOpt
+            )
+        except getopt.error as error:
+            raise usage.UsageError(str(error)) from None
+        ordered = [
+            f"{name}={value}" if f"{name[2:]}=" in self.longOpt else name
+            for name, value in given
+        ]
+        super().parseOptions([*ordered, "--", *arguments])
+
+    def run(self) -> int:
+        """
+        Do it.
+
+        @return: the exit status.
+        """
+        raise NotImplementedError
+
+
+class _ClientCommand(_Command):
+    """
+    A subcommand that connects to a server.
+
+    @ivar endpoint: the server's.
+    @ivar pins: the public keys that it may have; none for what is known.
+    """
+
+    synopsis = "ENDPOINT [options]"
+    optParameters = [
+        ["name", None, "aesm", "Name of the application, the same at both sides."],
+        ["key", None, None, "File of our key, made if it is missing; see keygen."],
+        ["psk", None, None, "File of the pre-shared key that the server has too."],
+    ]
+    optFlags = [
+        ["any-server", None, "Do not check who the server is: for tests only."],
+    ]
+
+    def __init__(self) -> None:
+        """
+        Start with no pins.
+        """
+        super().__init__()
+        self.pins: list[PublicKey] = []
+        self.endpoint = ""
+
+    def opt_pin(self, key: str) -> None:
+        """
+        Accept a server with this public key only; may be given several times.
+        """
+        try:
+            self.pins.append(PublicKey.fromText(key))
+        except ValueError as error:
+            raise usage.UsageError(f"--pin: {error}") from None
+
+    def parseArgs(self, endpoint: str) -> None:  # type: ignore[override]
+        """
+        Take the endpoint.
+
+        @param endpoint: where to connect to.
+        """
+        self.endpoint = endpoint
+
+    def postOptions(self) -> None:
+        """
+        Check the options.
+
+        @raise usage.UsageError: they contradict each other.
+        """
+        if self.pins and self["any-server"]:
+            raise usage.UsageError("--pin and --any-server: give one of them")
+
+    def clientOptions(self) -> dict[str, Any]:
+        """
+        Make what L{connect<aesm.client.connect.connect>} takes.
+
+        @return: its options.
+        @raise KeyFileError: the key's file cannot be used.
+        """
+        key = self["key"]
+        trust: ITrustPolicy | None = AnyServer() if self["any-server"] else None
+        return {
+            "name": self["name"],
+            "key": None if key is None else PrivateKey.loadOrCreate(key),
+            "psk": self["psk"],
+            "trust": Pinned(*self.pins) if self.pins else trust,
+        }
+
+
+class ConnectOptions(_ClientCommand):
+    """
+    C{aesm connect}.
+    """
+
+    longdesc = (
+        "Sends each line of standard input as one message, text if it is UTF-8 and "
+        "bytes if not, and writes each message received as one line, with the local "
+        "time at which it was sent; control characters in it are shown as escapes. "
+        "At the end of the input it waits until the server has everything, and ends "
+        "with status 0; status 1 says that something was not sent, or that the "
+        "connection ended before the input did.  With --json, lines in both "
+        'directions are objects: {"data": "TEXT"} or {"base64": "BYTES"}, those '
+        'received with a "time" in Unix seconds.  ENDPOINT is a Twisted client '
+        "endpoint, such as tcp:127.0.0.1:8765 or unix:/run/aesm.sock."
+    )
+    optFlags = [["json", None, "Read and write JSON, one object a line."]]
+
+    def run(self) -> int:
+        """
+        Connect, and talk until one side ends.
+
+        @return: the exit status.
+        @raise KeyFileError: the key's file cannot be used.
+        """
+        from twisted.internet import reactor
+
+        form = JSON if self["json"] else PLAIN
+        main = partial(runTalk, reactor, self.endpoint, form, **self.clientOptions())
+        globalLogPublisher.addObserver(sayTrust)
+        try:
+            return Program(reactor).run(main)
+        finally:
+            globalLogPublisher.removeObserver(sayTrust)
+
+
+class ChatOptions(_ClientCommand):
+    """
+    C{aesm chat}.
+    """
+
+    longdesc = (
+        "Takes part in the chat of a server that runs with --handler chat; /help "
+        "lists its commands, /quit or Ctrl-D leaves.  At a terminal the connection "
+        "is made again when it is lost.  Without one, each line of standard input is "
+        "sent, each line of standard output was received, and the end of the input "
+        "leaves, once the server has everything, with status 0."
+    )
+    optParameters = [["nick", None, None, "The name to ask for."]]
+
+    def postOptions(self) -> None:
+        """
+        Check the options.
+
+        @raise usage.UsageError: there is no name, or they contradict each other.
+        """
+        super().postOptions()
+        if self["nick"] is None:
+            raise usage.UsageError("give a name: --nick NAME")
+
+    def run(self) -> int:
+        """
+        Chat until the user leaves.
+
+        @return: the exit status.
+        @raise KeyFileError: the key's file cannot be used.
+        """
+        from twisted.internet import reactor
+
+        from aesm.commands.chat import runChat
+
+        main = partial(
+            runChat, reactor, self.endpoint, self["nick"], **self.clientOptions()
+        )
+        return Program(reactor).run(main)
+
+
+class KeygenOptions(_Command):
+    """
+    C{aesm keygen}.
+    """
+
+    synopsis = "[FILE] [--next]"
+    optFlags = [
+        ["next", None, "Make the key that a server will have after FILE's: FILE.next."]
+    ]
+    longdesc = (
+        "Makes a private key in a new file that only you can read, and prints its "
+        "public key.  Without FILE it makes the key that `aesm connect` uses (with "
+        "--next, the next one of `twistd aesm`), in the "
+        "state directory ($AESM_HOME, else $XDG_STATE_HOME/aesm, else "
+        "~/.local/state/aesm)."
+    )
+
+    def parseArgs(self, file: str | None = None) -> None:
+        """
+        Take the file.
+
+        @param file: its path; None for this user's key, or with C{--next} for
+            the server's.
+        """
+        self.file = file
+
+    def run(self) -> int:
+        """
+        Make a key.
+
+        @return: the exit status.
+        """
+        path = _keyFile(self.file)
+        if self["next"]:
+            present = stateDirectory() / KEY_FILE if self.file is None else path
+            path = present.with_name(f"{present.name}.next")
+        key = PrivateKey.generate()
+        key.save(path)
+        print(key.publicKey)
+        if self["next"]:
+            complain(
+                "a server announces this key to its clients from its next start on; "
+                "when they have met it, stop the server, `mv "
+                f"{shlex.quote(str(path))} {shlex.quote(str(present))}`, and start it"
+            )
+        return 0
+
+
+class PubkeyOptions(_Command):
+    """
+    C{aesm pubkey}.
+    """
+
+    synopsis = "[FILE]"
+    longdesc = (
+        "Prints the public key of the private key in FILE; without FILE, of the one "
+        "that `aesm connect` uses."
+    )
+
+    def parseArgs(self, file: str | None = None) -> None:
+        """
+        Take the file.
+
+        @param file: its path; None for this user's key.
+        """
+        self.file = _keyFile(file)
+
+    def run(self) -> int:
+        """
+        Print a public key.
+
+        @return: the exit status.
+        """
+        print(PrivateKey.load(self.file).publicKey)
+        return 0
+
+
+class PSKOptions(_Command):
+    """
+    C{aesm psk}.
+    """
+
+    synopsis = "[FILE]"
+    longdesc = (
+        "Makes a pre-shared key in a new file that only you can read, to be copied "
+        "to all members of a group.  Without FILE it prints the key, which is a "
+        "secret."
+    )
+
+    def parseArgs(self, file: str | None = None) -> None:
+        """
+        Take the file.
+
+        @param file: its path; None to print the key.
+        """
+        self.file = file
+
+    def run(self) -> int:
+        """
+        Make a pre-shared key.
+
+        @return: the exit status.
+        """
+        psk = PSK.generate()
+        if self.file is None:
+            print(base64.b64encode(psk).decode("ascii"))
+        else:
+            psk.save(self.file)
+        return 0
+
+
+class KnownOptions(_Command):
+    """
+    C{aesm known}.
+    """
+
+    synopsis = "[--forget HOST:PORT]"
+    longdesc = "Lists the servers that are known, and the key that each must have."
+    optParameters = [
+        ["forget", None, None, "Forget the keys of this server instead."],
+    ]
+
+    def run(self) -> int:
+        """
+        List known servers, or forget one.
+
+        @return: the exit status.
+        """
+        known = KnownServers()
+        location = self["forget"]
+        if location is None:
+            for entry, publicKey in known.entries():
+                print(escape(entry), publicKey)
+        elif not known.forget(location):
+            complain(f"{known.path} has no {location}; `aesm known` lists what it has")
+            return 1
+        return 0
+
+
+class BenchOptions(_Command):
+    """
+    C{aesm bench}.
+    """
+
+    longdesc = (
+        "Measures what aesm does on this machine, between two processes over loopback: "
+        "medians of three rounds, with mutual authentication, hybrid handshakes and "
+        "acknowledgements.  It takes some seconds."
+    )
+
+    def run(self) -> int:
+        """
+        Measure.
+
+        @return: the exit status.
+        """
+        return bench()
+
+
+class Options(_Options):
+    """
+    C{aesm} itself.
+    """
+
+    synopsis = "Usage: aesm"
+    longdesc = "Encrypted messages between two programs.  See `aesm COMMAND --help`."
+    subCommands = [
+        ["connect", None, ConnectOptions, "Send lines, and print what comes."],
+        ["chat", None, ChatOptions, "Chat, on a server with --handler chat."],
+        ["keygen", None, KeygenOptions, "Make a private key."],
+        ["pubkey", None, PubkeyOptions, "Print the public key of a private key."],
+        ["psk", None, PSKOptions, "Make a pre-shared key."],
+        ["known", None, KnownOptions, "List or forget known servers."],
+        ["bench", None, BenchOptions, "Measure what aesm does on this machine."],
+    ]
+
+    def postOptions(self) -> None:
+        """
+        Insist on a command.
+
+        @raise usage.UsageError: there is none.
+        """
+        if self.subCommand is None:
+            raise usage.UsageError("name a command")
+
+
+def _keyFile(file: str | None) -> Path:
+    """
+    Say where a private key is.
+
+    @param file: what the user says; None for the key of C{aesm connect}.
+    @return: the path.
+    """
+    return stateDirectory() / "client.key" if file is None else Path(file)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """
+    Run the command.
+
+    @param arguments: what follows C{aesm}; None for the process's own.
+    @return: the exit status.
+    """
+    openStandardFiles()
+    options = Options()
+    try:
+        options.parseOptions(sys.argv[1:] if arguments is None else list(arguments))
+        return cast(_Command, options.subOptions).run()
+    except usage.UsageError as error:
+        command = f"aesm {options.subCommand}" if options.subCommand else "aesm"
+        complain(f"{str(error).rstrip('.')} (see `{command} --help`)")
+    except KeyFileError as error:
+        complain(str(error))
+    return 1

@@ -1,0 +1,139 @@
+"""
+Running one coroutine as a program, from its first step to its exit status::
+
+    status = Program(reactor).run(main)
+
+Ctrl-C cancels the coroutine, which then closes what it has in order; a second
+Ctrl-C does not wait for that.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Coroutine
+from types import FrameType
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.logger import ILogObserver, LogEvent, formatEvent
+from twisted.python.failure import Failure
+from zope.interface import provider
+
+from aesm.text import escape
+
+__all__ = ["Program", "complain", "openStandardFiles", "sayTrust"]
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+STANDARD_FILES = (0, 1, 2)
+
+
+def complain(text: str) -> None:
+    """
+    Say something on standard error.
+
+    @param text: one sentence; whatever it quotes of others is escaped.
+    """
+    print(f"aesm: {escape(text)}", file=sys.stderr, flush=True)
+
+
+@provider(ILogObserver)
+def sayTrust(event: LogEvent) -> None:
+    """
+    Tell the user about first contacts, as an observer of the log.
+
+    @param event: anything that is logged.
+    """
+    if event.get("log_namespace") == "aesm.trust":
+        complain(formatEvent(event))
+
+
+def openStandardFiles() -> None:
+    """
+    Put C{/dev/null} in the place of standard files that are closed, so that
+    nothing else gets their numbers.
+    """
+    while (number := os.open(os.devnull, os.O_RDWR)) in STANDARD_FILES:
+        pass
+    os.close(number)
+
+
+class Program:
+    """
+    A coroutine, its reactor, and the signals that end it.
+    """
+
+    def __init__(self, reactor: Any) -> None:
+        """
+        @param reactor: not running yet; it will not run again.
+        """
+        self._reactor = reactor
+        self._running: Deferred[int] | None = None
+        self._outcome: int | Failure = 0
+        self._signal = 0
+
+    def run(self, main: Callable[[], Coroutine[Any, Any, int]]) -> int:
+        """
+        Run the reactor until the coroutine is done.
+
+        @param main: gives an exit status.
+        @return: that status; or 128 and the number of the signal that ended the
+            program, as shells have it.
+        """
+        former: list[tuple[int, Any]] = [
+            (number, signal.getsignal(number)) for number in SIGNALS
+        ]
+        blocking = [(number, os.get_blocking(number)) for number in STANDARD_FILES]
+        self._reactor.callWhenRunning(self._begin, main)
+        try:
+            self._reactor.run()
+        finally:
+            for number, handler in former:
+                signal.signal(number, handler)
+            for number, was in blocking:  # others may have these files too
+                os.set_blocking(number, was)
+        if self._signal:
+            return 128 + self._signal
+        if isinstance(self._outcome, Failure):
+            self._outcome.raiseException()
+        return self._outcome
+
+    def _begin(self, main: Callable[[], Coroutine[Any, Any, int]]) -> None:
+        """
+        Begin, with signal handlers in place of the reactor's.
+
+        @param main: gives an exit status.
+        """
+        for number in SIGNALS:
+            signal.signal(number, self._signalled)
+        self._running = Deferred.fromCoroutine(main())
+        self._running.addBoth(self._done)
+
+    def _signalled(self, number: int, frame: FrameType | None) -> None:
+        """
+        Ask the coroutine to end, and let the next signal end all at once.
+
+        @param number: which signal.
+        @param frame: where it came.
+        """
+        signal.signal(number, signal.SIG_DFL)
+        self._signal = number
+        self._reactor.callFromThread(self._cancel)
+
+    def _cancel(self) -> None:
+        """
+        Ask the coroutine to end.
+        """
+        if self._running is not None:
+            self._running.cancel()
+
+    def _done(self, outcome: int | Failure) -> None:
+        """
+        Stop the reactor.
+
+        @param outcome: an exit status, or a failure.
+        """
+        self._running = None
+        self._outcome = outcome
+        self._reactor.stop()

@@ -1,0 +1,328 @@
+"""
+C{twistd aesm}: a server for operators, see C{twistd aesm --help}.
+
+L{Options} checks everything that can be checked before the server runs, the
+files included, so that what is wrong is one line.  What runs then is an
+L{AESMService}.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.interfaces import IStreamServerEndpoint
+from twisted.plugin import getPlugins
+from twisted.python import usage
+
+from aesm.commands.daemon import AESMService
+from aesm.core.messages.hello import DEFAULT_HEARTBEAT, DEFAULT_MAX_MESSAGE
+from aesm.errors import KeyFileError, SpoolError
+from aesm.interfaces import IMessageHandlerMaker
+from aesm.secure.protocol import HANDSHAKE_TIMEOUT
+from aesm.server.admission import MAX_CONNECTIONS
+from aesm.server.factory import MAX_CONNECTIONS_PER_HOST, AESMServerFactory
+from aesm.server.sessions import SESSION_GRACE
+from aesm.store.sqlite import SpoolFile
+from aesm.text import escape
+from aesm.trust.keys import PrivateKey, nextKeyOf
+
+__all__ = ["Options", "makeService"]
+
+DEFAULT_LISTEN = "tcp:8765:interface=127.0.0.1"
+
+_NUMBERS = {
+    "max-connections": int,
+    "max-connections-per-host": int,
+    "max-message": int,
+    "heartbeat": float,
+    "session-grace": float,
+    "handshake-timeout": float,
+}
+
+
+class Options(usage.Options):
+    """
+    The options of C{twistd aesm}.
+
+    @ivar factory: what they make.
+    @ivar endpoints: where it is to listen: strings, and what they stand for.
+    @ivar activityLog: the open file, or None.
+    """
+
+    synopsis = "[options]"
+    optParameters = [
+        ["name", None, "aesm", "Name of the application, the same at both sides."],
+        ["key", None, None, "File of the server's key, made if it is missing."],
+        ["psk", None, None, "File of a pre-shared key, which clients must have too."],
+        [
+            "authorized-keys",
+            None,
+            None,
+            "File of the clients to let in, one 'KEY NAME' a line; SIGHUP reads it "
+            "again at once.",
+        ],
+        ["handler", None, "relay", "What to do with messages; see below."],
+        [
+            "max-connections",
+            None,
+            None,
+            "Connections in all. [default: as many as the limit on open files allows, "
+            f"at most {MAX_CONNECTIONS}]",
+        ],
+        [
+            "max-connections-per-host",
+            None,
+            MAX_CONNECTIONS_PER_HOST,
+            "Connections of one host.",
+        ],
+        ["max-message", None, DEFAULT_MAX_MESSAGE, "Bytes of the largest message."],
+        ["heartbeat", None, DEFAULT_HEARTBEAT, "Seconds between signs of life."],
+        ["handshake-timeout", None, HANDSHAKE_TIMEOUT, "Seconds to get in."],
+        [
+            "session-grace",
+            None,
+            SESSION_GRACE,
+            "Seconds that a client whose connection is cut has to come back.",
+        ],
+        [
+            "spool",
+            None,
+            None,
+            "File in which sessions and their messages outlive this process.",
+        ],
+        [
+            "spool-sync",
+            None,
+            "normal",
+            "What the spool survives; normal: that the process is killed, full: a loss "
+            "of power.",
+        ],
+        ["activity-log", None, None, "File to append clients' coming and going to."],
+    ]
+
+    def __init__(self) -> None:
+        """
+        Start with nothing given.
+        """
+        super().__init__()
+        self["listen"] = []
+        self.factory: AESMServerFactory
+        self.endpoints: dict[str, IStreamServerEndpoint] = {}
+        self.activityLog: TextIO | None = None
+
+    @property
+    def longdesc(self) -> str:
+        """
+        What C{--help} says below the options.
+        """
+        handlers = "; ".join(
+            f"{name}: {maker.description}" for name, maker in sorted(_makers().items())
+        )
+        return (
+            f"Without --listen the server listens on {DEFAULT_LISTEN}.  The handlers "
+            f"are: {handlers}."
+        )
+
+    def parseOptions(self, options: Sequence[str] | None = None) -> None:
+        """
+        Parse, for C{twistd} or for anybody else.
+
+        @param options: what follows C{twistd aesm}; None for the process's own.
+        @raise usage.UsageError: an option is wrong.
+        @raise SystemExit: it is wrong and it is C{twistd} that asks, which would
+            hide what is wrong below a page of help and, before Twisted 26, end
+            with status 0.
+        """
+        try:
+            super().parseOptions(options)
+        except usage.UsageError as error:
+            if self.parent is None:
+                raise
+            raise SystemExit(f"twistd aesm: {error}") from None
+
+    def opt_listen(self, endpoint: str) -> None:
+        """
+        Listen on this Twisted endpoint; may be given several times.
+        """
+        self["listen"].append(endpoint)
+
+    def postOptions(self) -> None:
+        """
+        Check the options, and make of them what the service needs.
+
+        @raise usage.UsageError: one is wrong; says which, and what would be right.
+        """
+        key, clients, spool = self["key"], self["authorized-keys"], self["spool"]
+        numbers: dict[str, Any] = {
+            _inCode(name): self._number(name)
+            for name in _NUMBERS
+            if self[name] is not None
+        }
+        try:
+            self.factory = AESMServerFactory(
+                name=self["name"],
+                key=None if key is None else PrivateKey.loadOrCreate(key),
+                nextKey=None if key is None else nextKeyOf(key),
+                psk=self["psk"],
+                # twistd changes its directory later.
+                authorizedKeys=None if clients is None else os.path.abspath(clients),
+                handler=self._maker(),
+                spool=None if spool is None else os.path.abspath(spool),
+                spoolSync=self["spool-sync"],
+                **numbers,
+            )
+        except (KeyFileError, ValueError) as error:
+            raise usage.UsageError(self._inOptions(str(error))) from None
+        if spool is not None:
+            _checkSpool(spool)
+        for text in self["listen"] or [DEFAULT_LISTEN]:
+            self.endpoints[text] = _endpoint(text)
+        if self["activity-log"] is not None:
+            self.activityLog = _openLog(self["activity-log"])
+
+    def clientOptions(self) -> list[str]:
+        """
+        Say what else a client must give, to be understood by this server.
+
+        @return: arguments of C{aesm connect}.
+        """
+        name = [] if self["name"] == "aesm" else ["--name", self["name"]]
+        return name + ([] if self["psk"] is None else ["--psk", self["psk"]])
+
+    def _maker(self) -> IMessageHandlerMaker:
+        """
+        Find the maker of handlers.
+
+        @return: the plugin.
+        @raise usage.UsageError: there is none of that name.
+        """
+        makers = _makers()
+        if self["handler"] not in makers:
+            raise usage.UsageError(
+                f"there is no --handler {self['handler']!r}; name one of "
+                + ", ".join(sorted(makers))
+            )
+        return makers[self["handler"]]
+
+    def _number(self, option: str) -> int | float:
+        """
+        Read a number.
+
+        @param option: which option's.
+        @return: the number; the factory checks its range.
+        @raise usage.UsageError: it is none.
+        """
+        kind: type[int] | type[float] = _NUMBERS[option]
+        try:
+            return kind(self[option])
+        except ValueError:
+            what = "a whole number" if kind is int else "a number"
+            raise usage.UsageError(
+                f"--{option} must be {what}, not {self[option]!r}"
+            ) from None
+
+    def _inOptions(self, error: str) -> str:
+        """
+        Put the factory's words into those of the command line.
+
+        @param error: what is wrong.
+        @return: one line, which begins with an option's name if that of the
+            argument in code was its first word.
+        """
+        spelling = {_inCode(option): f"--{option}" for option in self}
+        first, blank, rest = escape(error).partition(" ")
+        return spelling.get(first, first) + blank + rest
+
+
+def makeService(options: Options) -> AESMService:
+    """
+    Make the service of C{twistd aesm}.
+
+    @param options: checked.
+    @return: the service.
+    @see: C{twisted.application.service.IServiceMaker}
+    """
+    from twisted.internet import reactor
+
+    return AESMService(
+        reactor,
+        options.factory,
+        options.endpoints,
+        activityLog=options.activityLog,
+        clientOptions=options.clientOptions(),
+    )
+
+
+def _makers() -> dict[str, IMessageHandlerMaker]:
+    """
+    Find the plugins that make handlers.
+
+    @return: them by their names.
+    """
+    return {maker.name: maker for maker in getPlugins(IMessageHandlerMaker)}
+
+
+def _inCode(option: str) -> str:
+    """
+    Spell an option as an argument in code.
+
+    @param option: such as C{"max-message"}.
+    @return: such as C{"maxMessage"}.
+    """
+    first, *others = option.split("-")
+    return first + "".join(map(str.capitalize, others))
+
+
+def _endpoint(text: str) -> IStreamServerEndpoint:
+    """
+    Parse an endpoint's string.
+
+    @param text: the string.
+    @return: the endpoint.
+    @raise usage.UsageError: it stands for none.
+    """
+    from twisted.internet import reactor
+
+    try:
+        return IStreamServerEndpoint(serverFromString(reactor, text))
+    except Exception as error:  # a plugin's code may parse it
+        raise usage.UsageError(
+            f"--listen '{escape(text)}' is no server endpoint ({escape(str(error))}); "
+            f"name one such as {DEFAULT_LISTEN}"
+        ) from None
+
+
+def _checkSpool(path: str) -> None:
+    """
+    See whether a spool can be opened, while the operator looks on: the server opens
+    it once it is in the background, where C{twistd} may put it.
+
+    @param path: the file.
+    @raise usage.UsageError: it cannot; says why.
+    """
+    try:
+        SpoolFile(Path(path), full=False).close()
+    except SpoolError as error:
+        raise usage.UsageError(f"--spool: {escape(str(error))}") from None
+
+
+def _openLog(path: str) -> TextIO:
+    """
+    Open a file to append to, which only its owner can read if it is new.
+
+    @param path: the file.
+    @return: the open file.
+    @raise usage.UsageError: it cannot be written to.
+    """
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY
+    try:
+        return os.fdopen(os.open(path, flags, 0o600), "a", encoding="ascii")
+    except OSError as error:
+        raise usage.UsageError(
+            f"--activity-log {escape(path)}: {error.strerror}; name a file that this "
+            "user can write to"
+        ) from None

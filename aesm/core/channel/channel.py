@@ -1,0 +1,473 @@
+"""
+The secure channel, PROTOCOL sections 2 to 5, without I/O: offer, Noise
+handshake, records, authenticated end of stream::
+
+    channel = ClientChannel(ChannelSettings(staticKey=key))
+    transport.write(channel.takeOutput())
+    for event in channel.receive(data):
+        ...                                 # PeerIdentified: channel.accept()
+    channel.send(b"any bytes")
+    transport.write(channel.takeOutput())
+
+C{receive} returns what the bytes caused; C{takeOutput} returns the bytes to
+send.  The channel never calls back, so nothing can re-enter it.  What it
+cannot decide, whether the peer's key is welcome, leaves as L{PeerIdentified}
+and comes back as C{accept()} or C{reject()}; until then nothing further is
+processed.  The first error is final: it leaves as L{Failed}, after which the
+channel has dropped its keys and ignores all input.
+
+The conversation::
+
+    client                                       server
+    frame("AESM/1 Noise_...")  ------------->    OFFER: known name?  no: refusal
+    frame(message 1)           ------------->    HANDSHAKE
+                               <-------------    frame(message 2)
+    DECISION: is it our server?
+    frame(message 3 + payload) ------------->    DECISION: may this client in?
+    OPEN                       <--- records -->  OPEN
+    empty record               ------------->    PEER_ENDED
+    ENDED                      <-------------    empty record
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from aesm.core.channel.events import EndOfStream, Event, Failed, Opened
+from aesm.core.channel.framing import (
+    HALF,
+    LENGTH_BYTES,
+    MAX_PLAINTEXT,
+    FrameBuffer,
+    plaintextsOf,
+)
+from aesm.core.channel.settings import ChannelSettings
+from aesm.core.channel.states import CHANNEL_TRANSITIONS, State
+from aesm.errors import (
+    AESMError,
+    HandshakeError,
+    NameOrKeyMismatch,
+    OfferRefused,
+    ProtocolError,
+    TamperedRecord,
+    Truncated,
+)
+from aesm.noise import CipherState, HandshakeState
+
+__all__ = ["MAX_PLAINTEXT", "Channel"]
+
+TAG = 16  # bytes that a record's ciphertext is longer than its plaintext
+MAX_EARLY = 262144  # bytes that may wait for the decision on the peer
+REKEY_INTERVAL = 65536  # records of one direction, PROTOCOL section 4
+
+_SENDING = frozenset({State.OPEN, State.PEER_ENDED})
+_RECEIVING = frozenset({State.OPEN, State.SELF_ENDED})
+_OPENED = _SENDING | _RECEIVING | {State.ENDED}
+_HANDSHAKING = frozenset({State.OFFER, State.REFUSAL, State.HANDSHAKE, State.ANSWERED})
+
+
+class Channel:
+    """
+    What both roles share: records, end of stream, failure.
+
+    @ivar queued: bytes of the stream that wait to be sealed.
+    @ivar state: where we are.
+    @ivar suite: the Noise protocol name in use, C{""} before it is known.
+    @ivar peer: the peer's static public key, 32 bytes; C{b""} before it has
+        proved one.
+    @ivar handshakeHash: the handshake's hash, for channel binding; C{b""}
+        before the handshake is done.
+    """
+
+    __slots__ = (
+        "_decrypt",
+        "_encrypt",
+        "_frames",
+        "_large",
+        "_noise",
+        "_opened",
+        "_output",
+        "_queue",
+        "_received",
+        "_sealed",
+        "_settings",
+        "handshakeHash",
+        "peer",
+        "queued",
+        "state",
+        "suite",
+    )
+
+    def __init__(self, settings: ChannelSettings) -> None:
+        """
+        Start before the first byte.
+
+        @param settings: what our side brings along.
+        """
+        self._settings = settings
+        self.state = State.OFFER
+        self.suite = ""
+        self.peer = b""
+        self.handshakeHash = b""
+        self._frames = FrameBuffer()
+        self._output: list[bytes] = []  # bytes for the transport
+        self._queue: list[bytes] = []  # the stream, not yet sealed; C{b""} ends it
+        self._large = False  # a piece of it has more than half a record
+        self.queued = 0
+        self._received = bytearray()  # the beginning of a record
+        self._sealed = 0  # records since the last rekey, outgoing
+        self._opened = 0  # the same, incoming
+
+    @property
+    def ownKey(self) -> bytes:
+        """
+        Our own static public key, 32 bytes.
+        """
+        return self._settings.publicKey
+
+    # What the shell calls
+
+    def receive(self, data: bytes) -> list[Event]:
+        """
+        Take bytes from the transport.
+
+        @param data: any length; any chunking gives the same events.
+        @return: what they caused, in order; L{Failed} can only be the last.
+        """
+        events: list[Event] = []
+        try:
+            if (
+                self.state is State.OPEN
+                and not self._received
+                and len(data) >= LENGTH_BYTES + TAG
+                and data[0] << 8 | data[1] == len(data) - LENGTH_BYTES
+            ):
+                self._open(data[LENGTH_BYTES:], events)  # one, whole: a dialogue
+            elif self.state in _OPENED:
+                if data:
+                    self._receiveRecords(memoryview(data), events)
+            else:
+                view = memoryview(data)
+                while view and self.state in _HANDSHAKING:
+                    view = view[self._receiveHandshake(view, events) :]
+                if self.state is State.DECISION:
+                    self._keepEarly(view)
+        except AESMError as error:
+            self._fail(error, events)
+        return events
+
+    def transportEnded(self) -> list[Event]:
+        """
+        The transport is closed: nothing more will come.
+
+        @return: L{Failed}, unless the peer had ended its direction.
+        """
+        events: list[Event] = []
+        if self.state in _HANDSHAKING or self.state is State.DECISION:
+            self._fail(self._unfinished(), events)
+        elif self.state in _RECEIVING:
+            self._fail(
+                Truncated(
+                    "the connection was cut off without an authenticated end of stream"
+                ),
+                events,
+            )
+        return events
+
+    def takeRecords(self) -> list[bytes]:
+        """
+        Seal what waits, in as few records as possible, and hand over all that
+        is to be written.
+
+        @return: bytes for the transport, in pieces of at most 65,537; often none.
+        @raise NonceExhausted: 2^64-1 records were sealed.
+        @see: PROTOCOL section 4
+        """
+        queue: Sequence[bytes | memoryview] = self._queue
+        if queue:
+            cipher, output = self._encrypt, self._output
+            if len(queue) > 1 or len(queue[0]) > MAX_PLAINTEXT:
+                queue = plaintextsOf(self._queue, self._large)
+            self._queue, self.queued, self._large = [], 0, False
+            for plaintext in queue:
+                ciphertext = cipher.encryptWithAd(b"", plaintext)
+                size = len(ciphertext).to_bytes(LENGTH_BYTES, "big")
+                output.append(size + ciphertext)
+                self._sealed += 1
+                if self._sealed == REKEY_INTERVAL:
+                    cipher.rekey()
+                    self._sealed = 0
+        output, self._output = self._output, []
+        return output
+
+    def takeOutput(self) -> bytes:
+        """
+        The same as C{takeRecords}, in one piece.
+
+        @return: bytes for the transport, often C{b""}.
+        @raise NonceExhausted: 2^64-1 records were sealed.
+        """
+        return b"".join(self.takeRecords())
+
+    def send(self, data: bytes) -> None:
+        """
+        Queue bytes of the stream; C{takeOutput} seals them.
+
+        @param data: any length.
+        @raise RuntimeError: the channel is not open for sending.
+        """
+        if self.state not in _SENDING:
+            raise RuntimeError(f"cannot send: the channel is {self.state.value}")
+        if data:
+            size = len(data)
+            self._queue.append(data)
+            self.queued += size
+            if size > HALF:
+                self._large = True
+
+    def endOfStream(self) -> None:
+        """
+        End our direction, after what is queued.
+
+        @raise RuntimeError: the channel is not open for sending.
+        @see: PROTOCOL section 5
+        """
+        if self.state not in _SENDING:
+            raise RuntimeError(f"cannot end: the channel is {self.state.value}")
+        self._queue.append(b"")
+        self._move("selfEnded")
+
+    def accept(self, payload: bytes = b"") -> list[Event]:
+        """
+        Let the peer in, after L{PeerIdentified}.
+
+        @param payload: message 3's payload at the client, at most 2,048 bytes.
+        @return: L{Opened}, and what the bytes that came meanwhile caused; nothing
+            if the channel has failed meanwhile.
+        @raise RuntimeError: there is nothing to decide.
+        @raise ValueError: there may be no such payload.
+        """
+        if not self._deciding():
+            return []
+        self._finish(payload)
+        self._move("accepted")
+        events: list[Event] = [Opened()]
+        received, self._received = self._received, bytearray()
+        if received:
+            events += self.receive(bytes(received))
+        return events
+
+    def reject(self, farewell: bytes = b"") -> None:
+        """
+        Turn the peer away, after L{PeerIdentified}.  A server finishes the
+        channel, says farewell through it and ends it; a client just stops,
+        so that it reveals nothing.  Nothing more is taken from the peer.
+
+        @param farewell: at most 65,519 bytes of the stream; a client's must be
+            C{b""}.
+        @raise RuntimeError: there is nothing to decide.
+        @raise ValueError: there may be no such farewell.
+        @see: PROTOCOL section 3
+        """
+        if self._deciding():
+            self._dismiss(farewell)
+            self._move("rejected")
+            self._drop()
+
+    # The roles' parts
+
+    def _receiveHandshake(self, data: memoryview, events: list[Event]) -> int:
+        """
+        Take bytes before the channel is open.
+
+        @param data: at least one byte.
+        @param events: where to add what they caused.
+        @return: how many bytes were used, at least one.
+        """
+        raise NotImplementedError
+
+    def _finish(self, payload: bytes) -> None:
+        """
+        Do what is left of the handshake once the peer is accepted.
+
+        @param payload: our payload of message 3.
+        """
+        raise NotImplementedError
+
+    def _dismiss(self, farewell: bytes) -> None:
+        """
+        Do what is left once the peer is rejected.
+
+        @param farewell: bytes of the stream.
+        """
+        raise NotImplementedError
+
+    def _unfinished(self) -> HandshakeError:
+        """
+        Say what it means that the transport ended in the handshake.
+
+        @return: the error.
+        """
+        raise NotImplementedError
+
+    # Shared parts
+
+    def _deciding(self) -> bool:
+        """
+        Make sure that there is something to decide.
+
+        @return: whether it still matters: the channel may have failed since.
+        """
+        if self.state not in (State.DECISION, State.FAILED):
+            raise RuntimeError(f"nothing to decide: the channel is {self.state.value}")
+        return self.state is State.DECISION
+
+    def _move(self, what: str) -> None:
+        """
+        Go where the table says.
+
+        @param what: what happened.
+        """
+        self.state = CHANNEL_TRANSITIONS[self.state, what]
+
+    def _fail(self, error: AESMError, events: list[Event]) -> None:
+        """
+        End for good.
+
+        @param error: why.
+        @param events: where to add L{Failed}.
+        """
+        self.state = State.FAILED
+        if not isinstance(error, OfferRefused):  # the one that is answered
+            self._output = []
+        self._drop()
+        # Where it was raised, keys and buffers are still in reach.
+        error.__traceback__ = error.__context__ = None
+        events.append(Failed(error))
+
+    def _drop(self) -> None:
+        """
+        Let go of keys and buffers.
+        """
+        self._noise: HandshakeState = None  # type: ignore[assignment]
+        self._encrypt: CipherState = None  # type: ignore[assignment]
+        self._decrypt: CipherState = None  # type: ignore[assignment]
+        self._frames = FrameBuffer()
+        self._received = bytearray()
+        self._queue = []
+
+    def _keepEarly(self, data: memoryview) -> None:
+        """
+        Keep what comes while the decision on the peer is open.
+
+        @param data: any length.
+        @raise ProtocolError: it is more than a peer has reason to send.
+        """
+        if len(self._received) + len(data) > MAX_EARLY:
+            raise ProtocolError(f"more than {MAX_EARLY} bytes before being let in")
+        self._received += data
+
+    def _readMessage(self, message: bytes) -> bytes:
+        """
+        Read a handshake message, and learn the peer's key if it brings one.
+
+        @param message: the peer's message.
+        @return: its payload.
+        @raise NameOrKeyMismatch: it does not authenticate.
+        @raise HandshakeError: it is malformed, or the peer's key is our own.
+        @see: PROTOCOL section 3
+        """
+        try:
+            payload = self._noise.readMessage(message)
+        except TamperedRecord:
+            raise NameOrKeyMismatch(
+                "the handshake does not authenticate: the other side has another "
+                "name= or psk=, or somebody altered it; give both sides the same"
+            ) from None
+        publicKey = self._noise.rs
+        if publicKey is not None:
+            if publicKey == self._settings.publicKey:
+                raise HandshakeError(
+                    "the peer presents our own static key: this is an echo of "
+                    "ourselves, or two sides share a key file; make one for each"
+                )
+            self.peer = publicKey
+        return payload
+
+    def _split(self) -> tuple[CipherState, CipherState]:
+        """
+        Turn the finished handshake into two ciphers and forget it.
+
+        @return: client to server, server to client.
+        """
+        self.handshakeHash = self._noise.handshakeHash
+        ciphers = self._noise.split()
+        del self._noise, self._frames
+        return ciphers
+
+    def _receiveRecords(self, data: memoryview, events: list[Event]) -> None:
+        """
+        Take bytes once the channel is open.
+
+        @param data: at least one byte.
+        @param events: where to add what they caused.
+        @raise TamperedRecord: a record does not authenticate.
+        @raise ProtocolError: there are bytes after the end of stream.
+        @see: PROTOCOL sections 4 and 5
+        """
+        for part in self._completed(data) if self._received else (data,):
+            position, available = 0, len(part)
+            while available - position >= LENGTH_BYTES and self.state in _RECEIVING:
+                start = position + LENGTH_BYTES
+                size = part[position] << 8 | part[position + 1]
+                if size < TAG:
+                    raise TamperedRecord(
+                        f"a record of {size} bytes: shorter than its tag of {TAG}"
+                    )
+                if start + size > available:
+                    break
+                position = start + size
+                self._open(part[start:position], events)
+            if position < available:
+                if self.state not in _RECEIVING:
+                    raise ProtocolError("bytes after the authenticated end of stream")
+                self._received = bytearray(part[position:])
+
+    def _open(self, ciphertext: bytes | memoryview, events: list[Event]) -> None:
+        """
+        Open a record.
+
+        @param ciphertext: 16 to 65,535 bytes.
+        @param events: where to add what it caused.
+        @raise TamperedRecord: it does not authenticate.
+        """
+        cipher = self._decrypt
+        plaintext = cipher.decryptWithAd(b"", ciphertext)
+        self._opened += 1
+        if self._opened == REKEY_INTERVAL:
+            cipher.rekey()
+            self._opened = 0
+        if plaintext:
+            events.append(plaintext)
+        else:
+            self._move("peerEnded")
+            events.append(EndOfStream())
+
+    def _completed(self, data: memoryview) -> tuple[memoryview, ...]:
+        """
+        Put a record together that began before.
+
+        @param data: what came now, at least one byte.
+        @return: that record, if it is whole, and what comes behind it.
+        """
+        received = self._received
+        if len(received) < LENGTH_BYTES:
+            received += data[:1]
+            data = data[1:]
+        size = received[0] << 8 | received[1]
+        missing = LENGTH_BYTES + size - len(received)
+        received += data[:missing]
+        if size >= TAG and len(data) < missing:
+            return ()
+        self._received = bytearray()
+        return memoryview(received), data[missing:]

@@ -1,0 +1,284 @@
+"""
+The two roles of the secure channel up to its opening, PROTOCOL sections 2
+and 3: the client offers and checks the server's key first, the server takes
+or refuses the offer and checks the client's key last.
+
+A length that cannot be right is refused before anything behind it is kept,
+so a stranger costs no more memory than one handshake message.
+"""
+
+from __future__ import annotations
+
+from aesm.core.channel.channel import Channel
+from aesm.core.channel.events import Event, PeerIdentified
+from aesm.core.channel.framing import LENGTH_BYTES, MAX_PLAINTEXT, frame
+from aesm.core.channel.settings import OFFER_PREFIX, ChannelSettings
+from aesm.core.channel.states import State
+from aesm.errors import (
+    HandshakeError,
+    NoAnswer,
+    NotAnAESMPeer,
+    OfferRefused,
+)
+
+__all__ = ["MAX_HELLO", "ClientChannel", "ServerChannel"]
+
+MAX_REASON = 255  # bytes of a refusal's reason, PROTOCOL section 2
+MAX_HELLO = 2048  # bytes of message 3's payload, PROTOCOL section 8
+
+_REFUSAL = b"\x00\x00"
+_FOREIGN = {  # first bytes of protocols that often call at a wrong port
+    0x16: "TLS",
+    0x15: "TLS",
+    **{ord(letter): "HTTP" for letter in "GPHODCT"},
+    ord("S"): "SSH",
+}
+
+
+class ClientChannel(Channel):
+    """
+    The Noise initiator's side.
+    """
+
+    __slots__ = ("_reply",)
+
+    def __init__(self, settings: ChannelSettings) -> None:
+        """
+        Make the offer and message 1; C{takeOutput} has them.
+
+        @param settings: what our side brings along; the first suite is offered.
+        """
+        super().__init__(settings)
+        self.suite = settings.suites[0]
+        noise = settings.handshake(self.suite, initiator=True)
+        self._noise = noise
+        self._output.append(frame(f"{OFFER_PREFIX}{self.suite}".encode("ascii")))
+        self._output.append(frame(noise.writeMessage()))
+        self._reply = noise.messageLength()  # of message 2: its only length
+
+    def _receiveHandshake(self, data: memoryview, events: list[Event]) -> int:
+        """
+        Take message 2, or a refusal.
+
+        @param data: at least one byte.
+        @param events: where to add what they caused.
+        @return: how many bytes were used.
+        """
+        refused = self.state is State.REFUSAL
+        check = self._checkReason if refused else self._checkReply
+        body, used = self._frames.take(data, check)
+        if body is None:
+            return used
+        if refused:
+            reason = "".join(chr(c) if 32 <= c < 127 else "?" for c in body)
+            raise OfferRefused(
+                f"the server refused our offer of {self.suite}; it says, "
+                f"unauthenticated: {reason!r}; choose suites= to match, or give both "
+                "sides the same psk=",
+                reason,
+            )
+        if not body:
+            self._move("refused")
+            return used
+        self._readMessage(body)
+        self._move("peerProved")
+        events.append(PeerIdentified(self.peer, b""))
+        return used
+
+    def _checkReply(self, length: bytes) -> None:
+        """
+        Refuse anything but message 2's length, or zero for a refusal.
+
+        @param length: the first one or two bytes.
+        @raise NotAnAESMPeer: this is no reply of ours.
+        """
+        expected = self._reply.to_bytes(LENGTH_BYTES, "big")
+        if not (expected.startswith(length) or _REFUSAL.startswith(length)):
+            raise _foreign("answered", length)
+
+    def _checkReason(self, length: bytes) -> None:
+        """
+        Refuse a reason that is too long.
+
+        @param length: the first one or two bytes.
+        @raise NotAnAESMPeer: it is longer than 255 bytes.
+        """
+        if length[0]:
+            raise _foreign("answered", length)
+
+    def _finish(self, payload: bytes) -> None:
+        """
+        Send message 3.
+
+        @param payload: the hello.
+        """
+        if len(payload) > MAX_HELLO:
+            raise ValueError(f"payload is longer than {MAX_HELLO} bytes")
+        self._output.append(frame(self._noise.writeMessage(payload)))
+        self._encrypt, self._decrypt = self._split()
+
+    def _dismiss(self, farewell: bytes) -> None:
+        """
+        Stop without a word: the server is not to learn our key.
+
+        @param farewell: must be empty.
+        """
+        if farewell:
+            raise ValueError("a client that rejects its server says nothing")
+
+    def _unfinished(self) -> HandshakeError:
+        """
+        Say what it means that the server closed in the handshake.
+
+        @return: the error.
+        """
+        if self.state is not State.OFFER or not self._frames.empty:
+            return HandshakeError(
+                "the connection was lost in the middle of the handshake; try again"
+            )
+        if self._settings.psk is not None:
+            return NoAnswer(
+                "the server closed the connection without an answer: most likely its "
+                "psk= or name= differs from ours; give both sides the same"
+            )
+        return NoAnswer(
+            "the server closed the connection without an answer: it may need a psk=, "
+            "take no more connections, or speak another protocol; its log says why"
+        )
+
+
+class ServerChannel(Channel):
+    """
+    The Noise responder's side.
+    """
+
+    __slots__ = ()
+
+    def _receiveHandshake(self, data: memoryview, events: list[Event]) -> int:
+        """
+        Take the offer, message 1 or message 3.
+
+        @param data: at least one byte.
+        @param events: where to add what they caused.
+        @return: how many bytes were used.
+        """
+        if self.state is State.OFFER:
+            offer, used = self._frames.take(data, self._checkOffer)
+            if offer is not None:
+                self._takeOffer(offer)
+            return used
+        message, used = self._frames.take(data, self._checkMessage)
+        if message is None:
+            return used
+        payload = self._readMessage(message)
+        if self.state is State.HANDSHAKE:
+            self._output.append(frame(self._noise.writeMessage()))
+            self._move("answered")
+        else:
+            self._decrypt, self._encrypt = self._split()
+            self._move("peerProved")
+            events.append(PeerIdentified(self.peer, payload))
+        return used
+
+    def _checkOffer(self, length: bytes) -> None:
+        """
+        Refuse a foreign client by its first byte.
+
+        @param length: the first one or two bytes.
+        @raise NotAnAESMPeer: an offer does not begin like this.
+        @see: PROTOCOL section 2
+        """
+        if length[0] or length == _REFUSAL:
+            raise _foreign("called", length)
+
+    def _takeOffer(self, offer: bytes) -> None:
+        """
+        Start the handshake that the client offers.
+
+        @param offer: 1 to 255 bytes.
+        @raise OfferRefused: it is not one that we take; unless we have a
+            pre-shared key the client is told what we would take.
+        @see: PROTOCOL section 2
+        """
+        text = offer.decode("ascii", "replace")
+        start, suite = text[: len(OFFER_PREFIX)], text[len(OFFER_PREFIX) :]
+        settings = self._settings
+        if start != OFFER_PREFIX or suite not in settings.suites:
+            reason = f"AESM/1 refused: offer one of {' '.join(settings.suites)}"
+            if settings.psk is None:
+                told = reason.encode("ascii")[:MAX_REASON]
+                self._output.append(_REFUSAL + frame(told))
+            raise OfferRefused(
+                f"the client offers {text!r}; we take {', '.join(settings.suites)}",
+                reason,
+            )
+        self.suite = suite
+        self._noise = settings.handshake(suite, initiator=False)
+        self._move("offerTaken")
+
+    def _checkMessage(self, length: bytes) -> None:
+        """
+        Refuse a message by its length alone.
+
+        @param length: the first one or two bytes.
+        @raise HandshakeError: message 1 has one length, message 3 has
+            2,048 bytes to spare for its payload.
+        @see: PROTOCOL section 3
+        """
+        least = self._noise.messageLength()
+        most = least + (MAX_HELLO if self.state is State.ANSWERED else 0)
+        low = least >> 8 if len(length) == 1 else least
+        high = most >> 8 if len(length) == 1 else most
+        if not low <= int.from_bytes(length, "big") <= high:
+            raise HandshakeError(
+                f"a handshake message of the wrong size: not {least} to {most} bytes"
+            )
+
+    def _finish(self, payload: bytes) -> None:
+        """
+        Nothing is left: the client wrote the last message.
+
+        @param payload: must be empty.
+        """
+        if payload:
+            raise ValueError("a server has no payload in the handshake")
+
+    def _dismiss(self, farewell: bytes) -> None:
+        """
+        Say farewell through the finished channel, and end it.
+
+        @param farewell: bytes of the stream.
+        @raise ValueError: it is too long for a record.
+        """
+        if len(farewell) > MAX_PLAINTEXT:
+            raise ValueError(f"a farewell has at most {MAX_PLAINTEXT} bytes")
+        self._queue = [farewell, b""] if farewell else [b""]
+        self._output = self.takeRecords()
+
+    def _unfinished(self) -> HandshakeError:
+        """
+        Say what it means that the client closed in the handshake.
+
+        @return: the error.
+        """
+        if self.state is State.OFFER:
+            return HandshakeError("the client closed the connection without an offer")
+        return HandshakeError(
+            "the client closed the connection in the handshake: our name= may differ "
+            "from its own, or it does not trust our key"
+        )
+
+
+def _foreign(did: str, start: bytes) -> NotAnAESMPeer:
+    """
+    Describe a peer that speaks another protocol.
+
+    @param did: C{"answered"} or C{"called"}.
+    @param start: its first byte or two.
+    @return: the error.
+    """
+    guess = _FOREIGN.get(start[0], "not a length of ours")
+    return NotAnAESMPeer(
+        f"what {did} here does not speak AESM/1: its first byte is 0x{start[0]:02x} "
+        f"({guess}); check the host and port"
+    )

@@ -1,0 +1,131 @@
+"""
+What one side brings to a secure channel: its static key, the application
+name, a pre-shared key, the suites that it knows::
+
+    settings = ChannelSettings(staticKey=key, suites=defaultSuites())
+
+Everything is checked here, once, so that no connection can fail over it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import cast
+
+from aesm.core.channel.framing import frame
+from aesm.noise import HandshakeState, KeyPair, hybridSupported
+
+__all__ = ["OFFER_PREFIX", "SUITES", "ChannelSettings", "defaultSuites", "withPSK"]
+
+OFFER_PREFIX = "AESM/1 "  # PROTOCOL section 2
+MAX_NAME = 255  # bytes of the application name in UTF-8, PROTOCOL section 3
+PSK_BYTES = 32
+
+SUITES = (  # in the default order of preference, PROTOCOL section 2
+    "Noise_XXhfs_25519+MLKEM768_AESGCM_SHA256",
+    "Noise_XXhfs_25519+MLKEM768_ChaChaPoly_SHA256",
+    "Noise_XX_25519_AESGCM_SHA256",
+    "Noise_XX_25519_ChaChaPoly_SHA256",
+)
+
+
+def withPSK(suite: str) -> str:
+    """
+    Name the variant of a suite that mixes in a pre-shared key.
+
+    @param suite: a Noise protocol name, C{psk0} or not.
+    @return: the name with C{psk0}.
+    @see: PROTOCOL section 2
+    """
+    pattern = suite.split("_")[1]
+    modified = {"XX": "XXpsk0", "XXhfs": "XXhfs+psk0"}.get(pattern, pattern)
+    return suite.replace(f"_{pattern}_", f"_{modified}_", 1)
+
+
+def defaultSuites() -> tuple[str, ...]:
+    """
+    List the suites that this machine can do, the preferred one first.
+
+    @return: Noise protocol names without C{psk0}.
+    """
+    return SUITES if hybridSupported() else SUITES[2:]
+
+
+@dataclass(frozen=True)
+class ChannelSettings:
+    """
+    What one side of a channel brings along; checked, and the same for all
+    connections of a factory.
+
+    @ivar staticKey: our own static private key, 32 bytes.
+    @ivar name: the application name that both sides share, at most 255 bytes
+        in UTF-8.
+    @ivar psk: the pre-shared key, 32 bytes, or None.
+    @ivar suites: Noise protocol names out of L{SUITES}: a client offers the
+        first, a server takes any.  With a C{psk} their C{psk0} variants are
+        meant, also where C{psk0} is not written.
+    @ivar keyPair: the pair of C{staticKey}; None computes it, which takes as long as
+        a step of a handshake.
+    """
+
+    staticKey: bytes = field(repr=False)
+    name: str = "aesm"
+    psk: bytes | None = field(default=None, repr=False)
+    suites: tuple[str, ...] = field(default_factory=defaultSuites)
+    keyPair: KeyPair | None = field(default=None, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """
+        Check everything, so that no connection can fail over it later.
+
+        @raise ValueError: something does not fit; says what would.
+        """
+        if self.keyPair is None:
+            pair = KeyPair.fromBytes(self.staticKey)
+            object.__setattr__(self, "keyPair", pair)
+        if len(self.name.encode("utf-8")) > MAX_NAME:
+            raise ValueError(f"name is longer than {MAX_NAME} bytes: {self.name!r}")
+        if self.psk is not None and len(self.psk) != PSK_BYTES:
+            raise ValueError(f"psk must be {PSK_BYTES} bytes, not {len(self.psk)}")
+        if isinstance(self.suites, str) or not self.suites:
+            raise ValueError("suites must be a sequence of Noise protocol names")
+        psks = tuple(map(withPSK, SUITES))
+        known = SUITES if self.psk is None else SUITES + psks
+        for suite in self.suites:
+            if suite not in known:
+                hint = " (which needs a psk)" if suite in psks else ""
+                raise ValueError(
+                    f"unknown suite {suite!r}{hint}; known: {', '.join(known)}"
+                )
+            if "hfs" in suite and not hybridSupported():
+                raise ValueError(
+                    f"suite {suite!r} needs ML-KEM-768, which the OpenSSL of this "
+                    f"cryptography package lacks; use {SUITES[2]!r}"
+                )
+        if self.psk is not None:
+            object.__setattr__(self, "suites", tuple(map(withPSK, self.suites)))
+
+    @property
+    def publicKey(self) -> bytes:
+        """
+        Our own static public key, 32 bytes.
+        """
+        return cast(KeyPair, self.keyPair).public
+
+    def handshake(self, suite: str, *, initiator: bool) -> HandshakeState:
+        """
+        Start a handshake with a suite.
+
+        @param suite: one of our suites.
+        @param initiator: whether we are the client.
+        @return: the state before message 1.
+        @see: PROTOCOL section 3
+        """
+        prologue = frame(OFFER_PREFIX.encode("ascii") + suite.encode("ascii"))
+        return HandshakeState(
+            suite,
+            initiator=initiator,
+            prologue=prologue + frame(self.name.encode("utf-8")),
+            s=self.keyPair,
+            psks=() if self.psk is None else (self.psk,),
+        )

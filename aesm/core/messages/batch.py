@@ -1,0 +1,337 @@
+"""
+Messages that were sent together: how the outgoing direction of a session keeps
+them, and how they are written.
+"""
+
+from __future__ import annotations
+
+import sys
+from array import array
+from typing import cast
+
+from aesm.core.messages.frames import (
+    BINARY_BIT,
+    BINARY_BITS,
+    MAX_BATCH,
+    MESSAGE_OVERHEAD,
+    FrameType,
+    Messages,
+    encodeBatch,
+    packHeader,
+)
+
+__all__ = [
+    "MAX_COST",
+    "Body",
+    "EncodedText",
+    "Message",
+    "Share",
+    "SharedTurn",
+    "Turn",
+    "bodyOf",
+    "encodeMessage",
+]
+
+LENGTH_BYTES = 4  # of a BATCH's count, and of each message's length in it
+_BINARY, _TEXT = int(FrameType.BINARY), int(FrameType.TEXT)
+MAX_COST = MAX_BATCH - 2 * LENGTH_BYTES  # of several messages, so that they fit one
+
+
+Message = str | bytes | bytearray | memoryview  # C{str} for TEXT, bytes for BINARY
+
+
+class EncodedText(bytes):
+    """
+    A TEXT message in UTF-8.
+    """
+
+
+Body = str | bytes  # ASCII as C{str}, other text as L{EncodedText}; or binary
+
+
+def bodyOf(data: Message) -> Body:
+    """
+    Make of a message what is kept of it until it is acknowledged.
+
+    @param data: the message.
+    @return: its body; ASCII text is left as it is, and encoded with others.
+    @raise TypeError: it is neither text nor bytes.
+    @raise ValueError: the text cannot be written in UTF-8.
+    """
+    if isinstance(data, str):
+        return data if data.isascii() else EncodedText(data.encode("utf-8"))
+    if isinstance(data, EncodedText):
+        return data
+    if isinstance(data, bytes | bytearray | memoryview):
+        return bytes(data)
+    raise TypeError(f"a message is str or bytes, not {type(data).__name__}")
+
+
+def encodeMessage(micros: int, body: Body) -> bytes:
+    """
+    Encode one message.
+
+    @param micros: its time, microseconds since the Unix epoch.
+    @param body: its body.
+    @return: a frame.
+    """
+    if type(body) is bytes:
+        return packHeader(len(body), _BINARY, micros) + body
+    text = body.encode("ascii") if isinstance(body, str) else body
+    return packHeader(len(text), _TEXT, micros) + text
+
+
+class Turn:
+    """
+    Messages that were sent in one turn of the event loop and fit one BATCH.
+
+    As long as it has room, who sends adds to C{bodies} and takes from C{room}.
+
+    @ivar micros: when, microseconds since the Unix epoch.
+    @ivar first: how many messages of the session came before it.
+    @ivar bodies: the messages.
+    @ivar kind: the type that all bodies have, C{bytes} or C{str}; None if they
+        differ, or each must be looked at before it is added.
+    @ivar space: what its messages may count for flow control, bytes; once it takes
+        no more, what they do.
+    @ivar room: what is left of that.
+    """
+
+    __slots__ = ("bodies", "first", "kind", "micros", "room", "space")
+
+    def __init__(self, micros: int, first: int, kind: type, space: int) -> None:
+        """
+        Start with no messages.
+
+        @param micros: when.
+        @param first: how many messages of the session came before it.
+        @param kind: the type of the first body.
+        @param space: what its messages may count for flow control.
+        """
+        self.micros = micros
+        self.first = first
+        self.bodies: list[Body] = []
+        self.kind: type | None = kind if kind in (bytes, str) else None
+        self.room = self.space = space
+
+    @property
+    def count(self) -> int:
+        """
+        How many messages there are.
+        """
+        return len(self.bodies)
+
+    @property
+    def cost(self) -> int:
+        """
+        What they count for flow control, bytes.
+        """
+        return self.space - self.room
+
+    def cut(self, count: int) -> Turn:
+        """
+        Split off the oldest messages.
+
+        @param count: how many, fewer than there are.
+        @return: a turn of its own with these; the others stay in this one.
+        """
+        bodies = self.bodies[:count]
+        cost = sum(map(len, bodies)) + MESSAGE_OVERHEAD * count
+        first = Turn(self.micros, self.first, bytes, cost)
+        first.bodies, first.kind, first.room = bodies, self.kind, 0
+        del self.bodies[:count]
+        self.first += count
+        self.space -= cost
+        return first
+
+    def encode(self, batch: bool) -> list[bytes]:
+        """
+        Encode the messages.
+
+        @param batch: whether the peer takes BATCH frames.
+        @return: pieces to join.
+        """
+        micros, bodies, kind = self.micros, self.bodies, self.kind
+        if not batch or len(bodies) == 1:
+            return [encodeMessage(micros, body) for body in bodies]
+        if kind is bytes:
+            lengths = _binary(array("I", map(len, bodies)))
+            return encodeBatch(micros, cast("list[bytes]", bodies), lengths)
+        if kind is str:
+            text = "".join(cast("list[str]", bodies)).encode("ascii")
+            return encodeBatch(micros, [text], array("I", map(len, bodies)))
+        encoded = [b.encode("ascii") if isinstance(b, str) else b for b in bodies]
+        lengths = array(
+            "I", [len(b) | (BINARY_BIT if type(b) is bytes else 0) for b in bodies]
+        )
+        return encodeBatch(micros, encoded, lengths)
+
+    @classmethod
+    def of(cls, messages: Messages) -> Turn:
+        """
+        Take messages as they came.
+
+        @param messages: one or more.
+        @return: the same, as they are written.
+        """
+        bodies = [bodyOf(data) for data in messages.data]
+        cost = sum(map(len, bodies)) + MESSAGE_OVERHEAD * len(bodies)
+        turn = cls(messages.micros, 0, type(bodies[0]), cost)
+        turn.bodies, turn.room = bodies, 0
+        if len(set(map(type, bodies))) > 1:
+            turn.kind = None
+        return turn
+
+
+class SharedTurn:
+    """
+    Messages that are sent to many in one turn of the event loop, as one list for all.
+
+    @ivar micros: when, microseconds since the Unix epoch.
+    @ivar bodies: the messages.
+    @ivar encoded: of some of them, which most have a share in: the first, the one
+        behind the last, and their frames; None once that is not worth keeping.
+    @ivar kind: as that of a L{Turn}.
+    @ivar lastCost: what the last message counts for flow control, bytes.
+    @ivar room: what more of them may count.
+    """
+
+    __slots__ = ("bodies", "encoded", "kind", "lastCost", "micros", "room")
+
+    def __init__(self, micros: int) -> None:
+        """
+        Start with no messages.
+
+        @param micros: when.
+        """
+        self.micros = micros
+        self.bodies: list[Body] = []
+        self.encoded: tuple[int, int, list[bytes]] | None = (0, 0, [])
+        self.kind: type | None = None
+        self.lastCost = 0
+        self.room = MAX_COST
+
+    def add(self, body: Body) -> bool:
+        """
+        Send one more message to all who have a share.
+
+        @param body: the message.
+        @return: whether there was room for it.
+        """
+        cost = len(body) + MESSAGE_OVERHEAD
+        room = self.room - cost
+        if room < 0:
+            return False
+        if not self.bodies:
+            self.kind = type(body) if type(body) in (bytes, str) else None
+        elif self.kind is not type(body):
+            self.kind = None
+        self.lastCost, self.room = cost, room
+        self.bodies.append(body)
+        return True
+
+    def left(self, member: object) -> None:
+        """
+        Take note that one has no share in what comes.
+
+        @param member: who.
+        """
+        raise NotImplementedError
+
+
+class Share(Turn):
+    """
+    What one connection sends of a shared turn: its last message, and those that come
+    until this is closed.
+    """
+
+    __slots__ = ("_member", "_shared", "_start")
+
+    def __init__(self, shared: SharedTurn, first: int, member: object) -> None:
+        """
+        Begin with the last message.
+
+        @param shared: what is sent to many.
+        @param first: how many messages of the session came before.
+        @param member: whose, for L{SharedTurn.left}.
+        """
+        super().__init__(shared.micros, first, bytes, shared.room + shared.lastCost)
+        self._shared: SharedTurn | None = shared
+        self._start = len(shared.bodies) - 1
+        self._member = member
+
+    @property
+    def count(self) -> int:
+        """
+        How many messages there are, until this is closed.
+        """
+        return len(self._open.bodies) - self._start
+
+    @property
+    def cost(self) -> int:
+        """
+        What they count for flow control, bytes, until this is closed.
+        """
+        return self.space - self._open.room
+
+    @property
+    def _open(self) -> SharedTurn:
+        """
+        What is sent to many: it is let go once this is encoded, which it is not before
+        it is closed.
+        """
+        return cast(SharedTurn, self._shared)
+
+    @property
+    def base(self) -> int:
+        """
+        What there is to add to the number of a shared message, counted from 1, for
+        that which it has in the session.
+        """
+        return self.first - self._start
+
+    def close(self) -> None:
+        """
+        Take what was sent so far, and no more.
+        """
+        shared = self._open
+        self.bodies = shared.bodies[self._start :]
+        self.kind, self.room = shared.kind, shared.room
+        shared.left(self._member)
+
+    def cut(self, count: int) -> Turn:
+        """
+        Split off the oldest messages.
+
+        @param count: as L{Turn.cut}.
+        @return: the same.
+        """
+        self._shared = None
+        return super().cut(count)
+
+    def encode(self, batch: bool) -> list[bytes]:
+        """
+        Encode the messages, once for all that have the same share.
+
+        @param batch: as L{Turn.encode}.
+        @return: the same.
+        """
+        shared, self._shared = self._shared, None
+        if shared is None or shared.encoded is None or not batch:
+            return super().encode(batch)
+        share = (self._start, self._start + len(self.bodies))
+        if shared.encoded[:2] != share:
+            shared.encoded = (*share, [b"".join(super().encode(batch))])
+        return shared.encoded[2]
+
+
+def _binary(lengths: array[int]) -> array[int]:
+    """
+    Mark lengths as those of binary messages, all in one: that is quick.
+
+    @param lengths: as they are.
+    @return: the same with C{BINARY_BIT} set.
+    """
+    table = int.from_bytes(lengths.tobytes(), sys.byteorder)
+    table |= BINARY_BITS & ((1 << 32 * len(lengths)) - 1)
+    return array("I", table.to_bytes(4 * len(lengths), sys.byteorder))

@@ -1,0 +1,66 @@
+"""
+What a conversation reports: the events that C{Conversation.receive} returns.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from aesm.core.messages.frames import Messages
+from aesm.core.messages.hello import Hello
+from aesm.errors import AESMError
+
+__all__ = ["Accepted", "Acknowledged", "Broken", "Event", "PeerClosed"]
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """
+    The server's WELCOME came: messages can be sent.
+
+    @ivar hello: what the server says of itself.
+    @ivar resumed: whether the session goes on that was asked for.
+    """
+
+    hello: Hello
+    resumed: bool
+
+
+class Acknowledged(NamedTuple):
+    """
+    The peer has more messages in its keeping; a tuple, since it is made often.
+
+    @ivar count: of the messages sent from the session's start, how many.
+    """
+
+    count: int  # type: ignore[assignment]  # instead of a tuple's method
+
+
+@dataclass(frozen=True)
+class PeerClosed:
+    """
+    The peer closes in order: it acknowledges no more, and reads no more.
+
+    @ivar code: PROTOCOL section 9; 1005 if it gave none.
+    @ivar reason: the peer's words.
+    """
+
+    code: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Broken:
+    """
+    The conversation is over; C{takeFrames} may still have a CLOSE for the
+    peer, after which the stream is to be ended.
+
+    @ivar error: why.
+    """
+
+    error: AESMError
+
+
+# C{Messages} came, which the application is to C{keep} and C{take}, or one of these.
+Event = Messages | Accepted | Acknowledged | PeerClosed | Broken

@@ -1,0 +1,256 @@
+"""
+The frames of the message layer, section 6 of docs/protocol.md: what each is, its
+bounds, and how it is encoded.  L{aesm.core.messages.framereader} decodes them.
+"""
+
+from __future__ import annotations
+
+import sys
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from functools import partial
+from struct import Struct
+from typing import NamedTuple
+
+from aesm.errors import InvalidText, MessageTooBig
+
+__all__ = [
+    "ACK_FRAME_SIZE",
+    "HEADER_SIZE",
+    "MAX_CONTROL",
+    "MAX_OBJECT",
+    "MAX_REASON",
+    "Ack",
+    "Close",
+    "Frame",
+    "FrameType",
+    "Messages",
+    "Ping",
+    "Pong",
+    "Welcome",
+    "encodeAck",
+    "encodeBatch",
+    "encodeClose",
+    "encodeFrame",
+    "packExchange",
+    "packHeader",
+    "unpackAck",
+    "unpackHeader",
+]
+
+MAX_REASON = 1024  # bytes of a CLOSE's reason
+MAX_CONTROL = 64  # bytes of a PING
+MAX_OBJECT = 2048  # bytes of a WELCOME, section 8
+MAX_BATCH = 65506  # bytes of a BATCH's body, so that it fits a record
+MESSAGE_OVERHEAD = 64  # bytes that a message counts beside its body, section 7
+BINARY_BIT = 1 << 31  # in a length of a BATCH
+
+_HEADER = Struct(">IBQ")  # length, type, time
+_ACK = Struct(">QQ")
+_ACK_FRAME = Struct(">IBQQQ")
+CODE = Struct(">H")
+COUNT = Struct(">I")  # of the messages in a BATCH; their lengths have its form
+COUNT_SIZE = COUNT.size
+
+# As many of these as there can be in a BATCH.
+BINARY_BITS = int.from_bytes(COUNT.pack(BINARY_BIT) * (MAX_BATCH // COUNT_SIZE), "big")
+
+packHeader, unpackHeader = _HEADER.pack, _HEADER.unpack_from  # length, type, time
+unpackAck = _ACK.unpack_from  # count, limit
+HEADER_SIZE, ACK_SIZE, ACK_FRAME_SIZE = _HEADER.size, _ACK.size, _ACK_FRAME.size
+newTuple = tuple.__new__  # makes a NamedTuple without a call of Python's
+
+
+class FrameType(IntEnum):
+    """
+    The types on the wire.
+    """
+
+    TEXT = 1
+    BINARY = 2
+    WELCOME = 3
+    BATCH = 4
+    CLOSE = 8
+    PING = 9
+    PONG = 10
+    ACK = 11
+
+
+# As plain numbers: to look up a member of an Enum takes longer than to compare.
+TEXT, BINARY = int(FrameType.TEXT), int(FrameType.BINARY)
+BATCH, ACKNOWLEDGEMENT = int(FrameType.BATCH), int(FrameType.ACK)
+SINGLE_TYPES = (BINARY, TEXT)  # a message in a frame of its own
+
+# An ACK and a message's header: time, count, limit; length, type, time.
+packExchange = partial(Struct(">IBQQQIBQ").pack, _ACK.size, ACKNOWLEDGEMENT)
+
+BOUNDS = {  # (least, most) bytes of each body that is not a message
+    FrameType.WELCOME: (2, MAX_OBJECT),
+    FrameType.BATCH: (2 * COUNT_SIZE, MAX_BATCH),
+    FrameType.CLOSE: (CODE.size, CODE.size + MAX_REASON),
+    FrameType.PING: (0, MAX_CONTROL),
+    FrameType.PONG: (0, MAX_CONTROL),
+    FrameType.ACK: (_ACK.size, _ACK.size),
+}
+
+
+class Messages(NamedTuple):
+    """
+    One or more messages that were sent together; a tuple, which is made faster than
+    a dataclass, since most frames are these.
+
+    @ivar micros: when, microseconds since the Unix epoch, the sender's clock.
+    @ivar data: the messages in order, C{str} for TEXT and C{bytes} for BINARY.
+    @ivar cost: what they count for flow control: bodies and 64 bytes each.
+    @ivar lastCost: what the last of them counts.
+    """
+
+    micros: int
+    data: Sequence[str | bytes]
+    cost: int
+    lastCost: int
+
+
+@dataclass(frozen=True)
+class Welcome:
+    """
+    The server's WELCOME.
+
+    @ivar payload: the JSON object, not yet parsed.
+    """
+
+    payload: bytes
+
+
+@dataclass(frozen=True)
+class Close:
+    """
+    The peer closes.
+
+    @ivar code: PROTOCOL section 9.
+    @ivar reason: the peer's words, at most 1,024 bytes in UTF-8.
+    """
+
+    code: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Ping:
+    """
+    The peer asks for a sign of life.
+
+    @ivar body: what to answer with, at most 64 bytes.
+    """
+
+    body: bytes
+
+
+@dataclass(frozen=True)
+class Pong:
+    """
+    The peer answers a PING.
+
+    @ivar body: the PING's body.
+    """
+
+    body: bytes
+
+
+class Ack(NamedTuple):
+    """
+    What the peer has, and how much more it takes; a tuple for the same reason.
+
+    @ivar count: messages in its keeping, cumulative.
+    @ivar limit: bytes of messages, from the session's start, that it takes.
+    """
+
+    count: int  # type: ignore[assignment]  # instead of a tuple's method
+    limit: int
+
+
+Frame = Messages | Welcome | Close | Ping | Pong | Ack
+
+
+def encodeFrame(kind: FrameType, micros: int, body: bytes = b"") -> bytes:
+    """
+    Encode one frame.
+
+    @param kind: its type.
+    @param micros: its time, microseconds since the Unix epoch.
+    @param body: its body.
+    @return: header and body.
+    """
+    return _HEADER.pack(len(body), kind, micros) + body
+
+
+def encodeBatch(
+    micros: int, bodies: Sequence[bytes], lengths: Sequence[int]
+) -> list[bytes]:
+    """
+    Encode a BATCH.
+
+    @param micros: its time, microseconds since the Unix epoch.
+    @param bodies: the messages, in any number of pieces; with their lengths they must
+        fit C{MAX_BATCH}.
+    @param lengths: the length of each message, C{BINARY_BIT} set for binary ones.
+    @return: pieces to join.
+    """
+    table = array("I", lengths)
+    if sys.byteorder == "little":  # pragma: no branch
+        table.byteswap()
+    count = COUNT.pack(len(table))
+    size = COUNT_SIZE + COUNT_SIZE * len(table) + sum(map(len, bodies))
+    return [_HEADER.pack(size, BATCH, micros), count, table.tobytes(), *bodies]
+
+
+def encodeAck(micros: int, count: int, limit: int) -> bytes:
+    """
+    Encode an ACK.
+
+    @param micros: its time, microseconds since the Unix epoch.
+    @param count: messages in our keeping.
+    @param limit: bytes of messages that we take.
+    @return: the frame.
+    """
+    return _ACK_FRAME.pack(_ACK.size, ACKNOWLEDGEMENT, micros, count, limit)
+
+
+def encodeClose(micros: int, code: int, reason: str) -> bytes:
+    """
+    Encode a CLOSE.
+
+    @param micros: its time, microseconds since the Unix epoch.
+    @param code: PROTOCOL section 9.
+    @param reason: words for the peer; cut to 1,024 bytes in UTF-8.
+    @return: the frame.
+    """
+    words = reason.encode("utf-8", "replace")[:MAX_REASON]
+    words = words.decode("utf-8", "ignore").encode("utf-8")
+    return encodeFrame(FrameType.CLOSE, micros, CODE.pack(code) + words)
+
+
+def decodeText(body: bytes) -> str:
+    """
+    Decode UTF-8.
+
+    @param body: any length.
+    @return: the text.
+    @raise InvalidText: it is not UTF-8.
+    """
+    try:
+        return body.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InvalidText(f"text that is not UTF-8: {error.reason}") from None
+
+
+def tooBig(size: int, maxMessage: int) -> MessageTooBig:
+    """
+    Say that a message is too big.
+
+    @param size: what it has, bytes.
+    @param maxMessage: what is taken.
+    """
+    return MessageTooBig(f"a message of {size} bytes; at most {maxMessage} are taken")

@@ -1,0 +1,225 @@
+"""
+The client's hello and the server's WELCOME, PROTOCOL section 8: what each
+side tells the other about itself before the first message, and the settings
+that it is made from.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from aesm.core.messages.frames import MAX_OBJECT
+from aesm.errors import ProtocolError
+
+__all__ = [
+    "DEFAULT_HEARTBEAT",
+    "DEFAULT_MAX_MESSAGE",
+    "DEFAULT_WINDOW",
+    "ConversationSettings",
+    "Hello",
+]
+
+DEFAULT_MAX_MESSAGE = 1 << 20  # bytes, PROTOCOL section 6
+DEFAULT_WINDOW = 16 << 20  # bytes, PROTOCOL section 8
+DEFAULT_HEARTBEAT = 30.0  # seconds, PROTOCOL section 8
+DEFAULT_SEND_BUFFER = 64 << 20  # bytes, PROTOCOL section 7
+MAX_BYTES = (1 << 31) - 1  # of anything here: what a length in a BATCH can say
+
+MAX_SECONDS = 1e9  # of a heartbeat
+SHORT_AGENT = 200  # characters that always fit, however JSON writes them
+MAX_KEY = 44  # characters of a key in text form
+
+_U64 = 1 << 64
+_SESSION = re.compile("[0-9a-f]{32}", re.ASCII | re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Hello:
+    """
+    What one side says of itself; what it leaves out has these defaults.
+
+    @ivar agent: software and version, the peer's words: for logs only.
+    @ivar maxMessage: bytes of the largest message body that it takes.
+    @ivar heartbeat: seconds without incoming data after which it sends a PING.
+    @ivar batch: whether it takes BATCH frames.
+    @ivar window: bytes of messages that it takes before its application has
+        taken any.
+    @ivar session: 32 hexadecimal digits, or C{""} for none.
+    @ivar received: how many of the session's messages it has taken.
+    @ivar nextKey: the static key that a server will have after this one, in text
+        form, or C{""}.
+    @ivar resume: False if a client will not come back to its session, so that
+        nobody has to wait for it.
+    """
+
+    agent: str = ""
+    maxMessage: int = DEFAULT_MAX_MESSAGE
+    heartbeat: float = DEFAULT_HEARTBEAT
+    batch: bool = False
+    window: int = DEFAULT_WINDOW
+    session: str = ""
+    received: int = 0
+    nextKey: str = ""
+    resume: bool = True
+
+    def encode(self) -> bytes:
+        """
+        Write it as a JSON object.
+
+        @return: at most 2,048 bytes.
+        """
+        said = {key: value for key, value in vars(self).items() if value != ""}
+        if self.resume:
+            del said["resume"]
+        return _encodeJSON(said).encode("ascii")
+
+    @classmethod
+    def decode(cls, payload: bytes) -> Hello:
+        """
+        Read what the peer says.
+
+        @param payload: a JSON object; keys that we do not know are ignored.
+        @return: what it says.
+        @raise ProtocolError: it is too large, not a JSON object, or a value is
+            not one that its key can have.
+        """
+        if len(payload) > MAX_OBJECT:
+            raise ProtocolError(f"a hello of more than {MAX_OBJECT} bytes")
+        try:
+            said = _decodeJSON(payload.decode())
+        except (ValueError, RecursionError):
+            said = None
+        if not isinstance(said, dict):
+            raise ProtocolError("a hello that is not a JSON object")
+        for key, fits in _FITS.items():
+            if key in said and not fits(said[key]):
+                raise ProtocolError(f"a hello with an impossible {key!r}")
+        return cls(**{key: said[key] for key in _FITS if key in said})
+
+
+@dataclass(frozen=True)
+class ConversationSettings:
+    """
+    What one side brings along; checked, and the same for all connections of
+    a factory.
+
+    @ivar maxMessage: bytes of the largest message body to take.
+    @ivar heartbeat: seconds without incoming data after which to send a PING.
+    @ivar sendBuffer: bytes to keep for a peer until it acknowledges.
+    @ivar receiveBuffer: bytes to take before the application has taken any.
+    @ivar agent: software and version, for the peer's logs.
+    @ivar nextKey: the static key that this server will have after this one, in
+        text form, or C{""}.
+    @ivar resume: whether this client comes back to its session.
+    """
+
+    maxMessage: int = DEFAULT_MAX_MESSAGE
+    heartbeat: float = DEFAULT_HEARTBEAT
+    sendBuffer: int = DEFAULT_SEND_BUFFER
+    receiveBuffer: int = DEFAULT_WINDOW
+    agent: str = ""
+    nextKey: str = ""
+    resume: bool = True
+
+    def __post_init__(self) -> None:
+        """
+        Check everything, so that no connection can fail over it later.
+
+        @raise ValueError: something does not fit; says what would.
+        """
+        for name in ("maxMessage", "sendBuffer", "receiveBuffer"):
+            value = getattr(self, name)
+            if not 0 < value <= MAX_BYTES:
+                raise ValueError(f"{name} must be 1 to {MAX_BYTES} bytes, not {value}")
+        if not 0 < self.heartbeat <= MAX_SECONDS:
+            raise ValueError(
+                f"heartbeat must be above 0 and at most {MAX_SECONDS:g} seconds, not "
+                f"{self.heartbeat}"
+            )
+        if (
+            len(self.agent) > SHORT_AGENT
+            and len(self.hello("0" * 32, MAX_BYTES).encode()) > MAX_OBJECT
+        ):
+            raise ValueError(f"agent is too long: {self.agent!r}")
+
+    def hello(self, session: str = "", received: int = 0) -> Hello:
+        """
+        Say what we are.
+
+        @param session: 32 hexadecimal digits, or C{""}.
+        @param received: how many of the session's messages we have taken.
+        @return: what goes into hello or WELCOME.
+        """
+        return Hello(
+            agent=self.agent,
+            maxMessage=self.maxMessage,
+            heartbeat=self.heartbeat,
+            batch=True,
+            window=self.receiveBuffer,
+            session=session,
+            received=received,
+            nextKey=self.nextKey,
+            resume=self.resume,
+        )
+
+
+def _refuseConstant(constant: str) -> NoReturn:
+    """
+    Refuse what Python's parser takes beyond JSON.
+
+    @param constant: C{NaN}, C{Infinity} or C{-Infinity}.
+    @raise ValueError: always.
+    """
+    raise ValueError(f"{constant} is not JSON")
+
+
+# Made once: json.dumps and json.loads would make them anew each time.
+_encodeJSON = json.JSONEncoder(separators=(",", ":")).encode
+_decodeJSON = json.JSONDecoder(parse_constant=_refuseConstant).decode
+
+
+def _isCount(value: Any) -> bool:
+    """
+    Tell whether a value is an unsigned integer of 64 bits.
+
+    @param value: out of JSON.
+    @return: whether it is.
+    """
+    return type(value) is int and 0 <= value < _U64
+
+
+def _isSeconds(value: Any) -> bool:
+    """
+    Tell whether a value is a positive number of seconds.
+
+    @param value: out of JSON.
+    @return: whether it is, and no more than a lifetime.
+    """
+    return type(value) in (int, float) and 0 < value <= MAX_SECONDS
+
+
+def _isSession(value: Any) -> bool:
+    """
+    Tell whether a value names a session.
+
+    @param value: out of JSON.
+    @return: whether it is 32 hexadecimal digits.
+    """
+    return isinstance(value, str) and _SESSION.fullmatch(value) is not None
+
+
+_FITS: dict[str, Callable[[Any], bool]] = {
+    "agent": lambda value: isinstance(value, str),
+    "maxMessage": _isCount,
+    "heartbeat": _isSeconds,
+    "batch": lambda value: isinstance(value, bool),
+    "window": _isCount,
+    "session": _isSession,
+    "received": _isCount,
+    "nextKey": lambda value: isinstance(value, str) and len(value) <= MAX_KEY,
+    "resume": lambda value: isinstance(value, bool),
+}

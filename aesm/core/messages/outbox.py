@@ -1,0 +1,460 @@
+"""
+The outgoing direction of a session: what is accepted, sent and acknowledged,
+PROTOCOL section 7.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from itertools import chain
+
+from aesm.core.messages.batch import (
+    MAX_COST,
+    Body,
+    Message,
+    Share,
+    SharedTurn,
+    Turn,
+    bodyOf,
+)
+from aesm.core.messages.frames import MESSAGE_OVERHEAD, Ack
+from aesm.core.messages.hello import Hello
+from aesm.errors import MessageTooBig, ProtocolError, SendBufferFull
+
+__all__ = ["Message", "Outbox"]
+
+_EMPTY: deque[Turn] = deque(maxlen=0)  # never appended to; one is most of a KiB
+
+
+class Outbox:
+    """
+    The outgoing direction.
+
+    @ivar open: the turn that takes more messages, or None.  As long as it has room,
+        who sends may add to it without asking.
+    @ivar sent: of the messages accepted, how many were handed to the connection.
+    @ivar acknowledged: of these, how many are in the peer's keeping.
+    @ivar acknowledgedCost: the cost of these, bytes.
+    @ivar limit: cost that the peer takes from the session's start, bytes.
+    @ivar peer: what the peer says of itself.
+    """
+
+    __slots__ = (
+        "_bound",
+        "_count",
+        "_dropped",
+        "_kept",
+        "_maxMessage",
+        "_sentCost",
+        "_staged",
+        "_unacknowledged",
+        "_unsent",
+        "acknowledged",
+        "acknowledgedCost",
+        "limit",
+        "open",
+        "peer",
+        "sent",
+    )
+
+    def __init__(self, bound: int) -> None:
+        """
+        Start empty, with nothing that the peer takes.
+
+        @param bound: what C{kept} may come to, bytes.
+        """
+        self._bound = bound
+        self._unsent: deque[Turn] = _EMPTY
+        self._unacknowledged: deque[Turn] = _EMPTY
+        self._count = self._kept = 0  # without those of the open turn
+        self.open: Turn | None = None
+        self._staged: list[Turn] | None = None  # to be written down before it is sent
+        self._sentCost = 0
+        self._dropped = False
+        self.sent = self.acknowledged = self.limit = 0
+        self.acknowledgedCost = 0
+        self.meet(Hello())
+
+    def meet(self, peer: Hello) -> None:
+        """
+        Know what the peer takes.
+
+        @param peer: what it says of itself.
+        """
+        self.peer = peer
+        self._maxMessage = peer.maxMessage
+
+    def begin(self, peer: Hello) -> None:
+        """
+        Send to a peer from the session's start.
+
+        @param peer: what it says of itself.
+        """
+        self.meet(peer)
+        self.limit = peer.window
+
+    def canResume(self, peer: Hello) -> bool:
+        """
+        Tell whether there is everything that a peer does not have.
+
+        @param peer: what it says of itself over the new connection.
+        @return: whether it may be; what it cannot have received, or takes no more,
+            is no reason to go on.
+        """
+        return (
+            not self._dropped
+            and self.acknowledged <= peer.received <= self.sent
+            and (
+                peer.maxMessage >= self._maxMessage
+                or all(
+                    len(body) <= peer.maxMessage
+                    for turn in chain(self._unacknowledged, self._unsent)
+                    for body in turn.bodies
+                )
+            )
+        )
+
+    def resume(self, peer: Hello) -> None:
+        """
+        Go back to the first message that the peer does not have.
+
+        @param peer: what it says of itself, C{received} included.
+        @raise ProtocolError: it says what cannot be.
+        @see: PROTOCOL section 8
+        """
+        if not self.canResume(peer):
+            raise ProtocolError(
+                f"a session resumed at {peer.received} messages, of "
+                f"{peer.maxMessage} bytes at most; {self.acknowledged} are "
+                f"acknowledged and {self.sent} were sent"
+            )
+        self.meet(peer)
+        self.endTurn()
+        again = self.sent - peer.received
+        if again and self._unsent is _EMPTY:
+            self._unsent = deque()
+        while again:
+            turn = self._unacknowledged.pop()
+            if len(turn.bodies) > again:
+                self._unacknowledged.append(turn.cut(len(turn.bodies) - again))
+            self._unsent.appendleft(turn)
+            self._sentCost -= turn.space
+            self.sent -= len(turn.bodies)
+            again -= len(turn.bodies)
+
+    @property
+    def sendable(self) -> bool:
+        """
+        Whether there is a message that the peer takes now.
+        """
+        return bool(self._unsent) and self._sentCost < self.limit
+
+    @property
+    def count(self) -> int:
+        """
+        The messages accepted so far.
+        """
+        return self._count + (0 if self.open is None else self.open.count)
+
+    @property
+    def kept(self) -> int:
+        """
+        The cost of the messages that are not acknowledged, bytes.
+        """
+        return self._kept + (0 if self.open is None else self.open.cost)
+
+    @property
+    def unsent(self) -> bool:
+        """
+        Whether there is a message that was not handed to the connection.
+        """
+        return self.sent < self.count
+
+    @property
+    def roomy(self) -> bool:
+        """
+        Whether less than half of the bound is in use.
+        """
+        return self.kept * 2 < self._bound
+
+    def add(self, data: Message, micros: int) -> int:
+        """
+        Accept a message.
+
+        @param data: C{str} for a TEXT message, bytes for a BINARY one.
+        @param micros: now, microseconds since the Unix epoch.
+        @return: how many messages have been accepted with it: it is in the
+            peer's keeping once C{acknowledged} is no smaller.
+        @raise MessageTooBig: it is larger than the peer takes.
+        @raise SendBufferFull: too much is unacknowledged.
+        @raise TypeError: it is neither text nor bytes.
+        @raise ValueError: the text cannot be written in UTF-8.
+        """
+        body: Body
+        if type(data) is bytes or (type(data) is str and data.isascii()):
+            body = data
+        else:
+            body = bodyOf(data)
+        size = len(body)
+        if size > self._maxMessage:
+            raise MessageTooBig(
+                f"a message of {size} bytes; the peer takes at most "
+                f"{self._maxMessage}: split it, or raise maxMessage= there"
+            )
+        cost = size + MESSAGE_OVERHEAD
+        turn = self.open
+        if turn is None or turn.room < cost:
+            if turn is not None:
+                self.endTurn()
+            room = self._bound - self._kept
+            if cost > room:
+                raise SendBufferFull(
+                    f"{self._kept} of {self._bound} bytes are unacknowledged already: "
+                    "wait for drain(), or raise sendBuffer="
+                )
+            space = max(cost, min(room, MAX_COST))
+            turn = self.open = Turn(micros, self._count, type(body), space)
+            if self._maxMessage < space:
+                turn.kind = None
+            if self._staged is not None:
+                self._staged.append(turn)
+            else:
+                if self._unsent is _EMPTY:
+                    self._unsent = deque()
+                self._unsent.append(turn)
+        elif turn.kind is not type(body):
+            turn.kind = None
+        turn.room -= cost
+        turn.bodies.append(body)
+        return turn.first + len(turn.bodies)
+
+    def join(self, shared: SharedTurn, member: object) -> Share | None:
+        """
+        Accept the last message that is sent to many, and those that come until the
+        turn ends.
+
+        @param shared: what is sent to many.
+        @param member: whose share it is.
+        @return: the share; None if there is not room for all that may come, or each
+            message must be looked at: then nothing has changed.
+        """
+        if (
+            self._staged is not None
+            or self._bound - self._kept < MAX_COST
+            or self._maxMessage < MAX_COST
+            or self.open is not None
+        ):
+            return None
+        if self._unsent is _EMPTY:
+            self._unsent = deque()
+        self.open = share = Share(shared, self._count, member)
+        self._unsent.append(share)
+        return share
+
+    def stage(self) -> None:
+        """
+        From now on keep back what is accepted, until it is written down.
+        """
+        self._staged = []
+
+    def takeStaged(self) -> list[Turn]:
+        """
+        Take what is to be written down.
+
+        @return: what was accepted since the last time, complete; to be given back
+            with C{release}.
+        """
+        self.endTurn()
+        staged, self._staged = self._staged or [], []
+        return staged
+
+    def release(self, turns: Iterable[Turn]) -> None:
+        """
+        Let messages be sent.
+
+        @param turns: the messages.
+        """
+        if self._unsent is _EMPTY:
+            self._unsent = deque()
+        self._unsent.extend(turns)
+
+    def restore(
+        self, acknowledged: int, cost: int, limit: int, turns: Sequence[Turn]
+    ) -> None:
+        """
+        Go on after a restart with what was written down.  Any of it may have been
+        sent; C{resume} finds out.
+
+        @param acknowledged: messages in the peer's keeping.
+        @param cost: their cost, bytes.
+        @param limit: cost that the peer takes from the session's start, bytes.
+        @param turns: those that come next.
+        """
+        self.acknowledged, self.acknowledgedCost = acknowledged, cost
+        self.limit = limit
+        self._kept = sum(turn.space for turn in turns)
+        self._count = self.sent = acknowledged + sum(len(turn.bodies) for turn in turns)
+        self._sentCost = cost + self._kept
+        self._unacknowledged = deque(turns)
+
+    def endTurn(self, since: int | None = None) -> None:
+        """
+        Let no later message share the time of those accepted so far.
+
+        @param since: unless that is not before this, microseconds since the Unix
+            epoch.
+        """
+        turn = self.open
+        if turn is not None and (since is None or turn.micros < since):
+            self.open = None
+            if type(turn) is Share:
+                turn.close()
+            turn.space -= turn.room
+            turn.room = 0
+            self._count += len(turn.bodies)
+            self._kept += turn.space
+
+    def takeOne(self, budget: int) -> Turn | None:
+        """
+        Take the one message that is to be sent, as in a dialogue.
+
+        @param budget: what it may cost, bytes.
+        @return: a turn of one message; None if there is none or are more, or it may
+            not go: then nothing has changed, and C{take} is to be called.
+        """
+        unsent = self._unsent
+        if len(unsent) != 1 or self.open is not None:
+            return None
+        turn, cost = unsent[0], self._sentCost
+        if len(turn.bodies) > 1 or turn.space > budget or cost >= self.limit:
+            return None
+        self._sentCost = cost + turn.space
+        self.sent += 1
+        self._unsent = _EMPTY
+        if self._unacknowledged is _EMPTY:
+            self._unacknowledged = unsent  # which is empty but for this one
+        else:
+            self._unacknowledged.append(turn)
+        return turn
+
+    def take(self, budget: int) -> list[bytes]:
+        """
+        Take messages to be sent, as far as the peer takes them.
+
+        @param budget: stop once the messages taken cost so many bytes.
+        @return: whole frames, those of a turn in one piece.
+        """
+        frames: list[bytes] = []
+        unsent = self._unsent
+        while unsent and budget > 0 and self._sentCost < self.limit:
+            turn = unsent[0]
+            if turn is self.open:
+                self.endTurn()
+            room = min(budget, self.limit - self._sentCost)
+            if turn.space > room and (count := _fitting(turn, room)) < len(turn.bodies):
+                turn = turn.cut(count)
+            else:
+                unsent.popleft()
+            frames.append(b"".join(turn.encode(self.peer.batch)))
+            self._sentCost += turn.space
+            self.sent += len(turn.bodies)
+            if self._unacknowledged is _EMPTY:
+                self._unacknowledged = deque()
+            self._unacknowledged.append(turn)
+            budget -= turn.space
+        if not unsent:
+            self._unsent = _EMPTY
+        return frames
+
+    def settle(self, done: int, limit: int) -> bool:
+        """
+        Let go of everything that was accepted, if that is what an ACK says: as in a
+        dialogue.
+
+        @param done: messages in the peer's keeping.
+        @param limit: cost that it takes from the session's start, bytes.
+        @return: whether it was; else nothing has changed, and C{acknowledge} is to
+            be called.
+        """
+        if (
+            done != self.sent
+            or done == self.acknowledged
+            or limit < self.limit
+            or self._unsent
+            or self._staged is not None
+        ):
+            return False
+        self.limit = limit
+        self.acknowledged = done
+        self.acknowledgedCost += self._kept
+        self._kept = 0
+        self._unacknowledged = _EMPTY
+        return True
+
+    def acknowledge(self, ack: Ack) -> bool:
+        """
+        Let go of what is in the peer's keeping.
+
+        @param ack: what the peer says.
+        @return: whether that is nothing new.
+        @raise ProtocolError: it goes backwards, or counts what was not sent.
+        @see: PROTOCOL section 7
+        """
+        done, limit = ack
+        acknowledged = self.acknowledged
+        if not acknowledged <= done <= self.sent:
+            raise ProtocolError(
+                f"an ACK of {done} messages; {acknowledged} are "
+                f"acknowledged and {self.sent} were sent"
+            )
+        if limit < self.limit:
+            raise ProtocolError(f"an ACK takes its limit back from {self.limit}")
+        if done == acknowledged:
+            idle = limit == self.limit
+            self.limit = limit
+            return idle
+        self.limit = limit
+        self.acknowledged = done
+        count = done - acknowledged
+        waiting = self._unacknowledged
+        while count:
+            turn = waiting[0]
+            if len(turn.bodies) > count:
+                turn = turn.cut(count)
+            else:
+                waiting.popleft()
+            self._kept -= turn.space
+            self.acknowledgedCost += turn.space
+            count -= len(turn.bodies)
+        if not waiting:
+            self._unacknowledged = _EMPTY
+        return False
+
+    def drop(self) -> None:
+        """
+        Forget the messages: they can no longer be sent.
+        """
+        self.endTurn()
+        self._unsent = self._unacknowledged = _EMPTY
+        self._dropped = True
+        self.sent = self._count
+        self._kept = 0
+
+
+def _fitting(turn: Turn, room: int) -> int:
+    """
+    Count the messages of a turn that may go: those before which the cost sent is
+    below the limit.
+
+    @param turn: the next turn.
+    @param room: what may be sent, bytes.
+    @return: at least one.
+    """
+    fitting = 0
+    for body in turn.bodies:
+        if room <= 0:
+            break
+        fitting += 1
+        room -= len(body) + MESSAGE_OVERHEAD
+    return fitting

@@ -1,0 +1,29 @@
+"""
+How connections are named.
+"""
+
+from __future__ import annotations
+
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+from twisted.internet.interfaces import IAddress
+
+from aesm.text import escape
+
+__all__ = ["Address", "addressOf"]
+
+Address = tuple[str, int] | str
+
+
+def addressOf(address: IAddress, number: int) -> Address:
+    """
+    Name a connection.
+
+    @param address: the transport's peer.
+    @param number: one that no other connection of this process has.
+    @return: C{(host, port)} for TCP, else a string of its own.  The host is fit to
+        be shown, whatever a PROXY header says that it is.
+    """
+    if isinstance(address, IPv4Address | IPv6Address):
+        return (escape(address.host), address.port)
+    kind = "unix" if isinstance(address, UNIXAddress) else "peer"
+    return f"{kind}-{number}"

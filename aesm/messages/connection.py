@@ -1,0 +1,596 @@
+"""
+The connection that users hold::
+
+    await connection.sendData("hello")          # the peer has it
+    packet = await connection.retrieved.get()
+    await connection.close()
+
+What carries the messages, and when, is L{aesm.messages.protocol}'s business; a session
+that is resumed has one protocol after another, and between them none.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from time import time_ns
+from typing import TYPE_CHECKING, Any, Protocol
+
+from twisted.internet.defer import Deferred, fail, succeed
+
+from aesm.core.messages.batch import Message, SharedTurn, Turn
+from aesm.core.messages.frames import MESSAGE_OVERHEAD
+from aesm.errors import (
+    AESMError,
+    ConnectionClosed,
+    SendBufferFull,
+    closedByUs,
+    closedError,
+)
+from aesm.messages.acknowledgements import (
+    Acknowledgement,
+    Refusal,
+    Waiting,
+    acknowledgementOf,
+)
+from aesm.messages.stream import DataStream
+
+if TYPE_CHECKING:
+    from threading import Lock
+
+    from aesm.core.channel.channel import Channel
+    from aesm.core.messages.frames import Messages
+    from aesm.core.messages.session import Session
+    from aesm.messages.address import Address
+    from aesm.messages.owner import Messenger
+    from aesm.messages.protocol import AESMProtocol
+    from aesm.messages.stream import Arrivals
+    from aesm.trust.keys import PublicKey
+
+__all__ = ["Connection", "PacketDispatcher", "wallClock"]
+
+NORMAL = 1000  # close codes, PROTOCOL section 9
+SLOW_CONSUMER = 4000
+NEVER = 1 << 64  # a count that is never acknowledged
+TURN = 1000  # microseconds of messages to send together, while nothing carries them
+
+
+class PacketDispatcher(Protocol):
+    """
+    Who hands the packets of a connection to a handler.
+    """
+
+    def accepted(self) -> None:
+        """
+        Tell the handler of the connection.
+        """
+
+    def arrived(self, messages: Messages) -> None:
+        """
+        Hand over what came.
+
+        @param messages: what came.
+        """
+
+    def lost(self, reason: AESMError) -> None:
+        """
+        Tell the handler that the connection is over.
+
+        @param reason: why.
+        """
+
+    def stop(self) -> None:
+        """
+        Hand over nothing more.
+        """
+
+
+def wallClock() -> int:
+    """
+    Tell the time for the wire.
+
+    @return: microseconds since the Unix epoch.
+    """
+    return time_ns() // 1000
+
+
+class Connection:
+    """
+    A peer that messages can be exchanged with.
+
+    @ivar address: the peer's, C{(host, port)} for TCP, else a string; another one
+        after the session was resumed from there.
+    @ivar peer: the peer's public key.
+    @ivar peerName: what the authorized-keys file calls it, else None.
+    @ivar suite: the Noise protocol name in use.
+    @ivar handshakeHash: the handshake's hash, the same at both ends and at no
+        other connection: for channel binding.  It is another one after the
+        session was resumed.
+    @ivar retrieved: what came from the peer and nobody has taken yet.
+    @ivar session: what counts the messages.
+    @ivar closeSlow: whether C{sendData} closes a peer whose send buffer is full.
+    @ivar dispatcher: hands packets to a handler; None leaves them in C{retrieved}.
+    @ivar waiting: who waits for the peer; None while nobody ever did.
+    """
+
+    dispatcher: PacketDispatcher | None = None
+    suite = ""
+    handshakeHash = b""
+
+    def __init__(
+        self,
+        messenger: Messenger,
+        session: Session,
+        *,
+        address: Address,
+        peer: PublicKey,
+        peerName: str | None,
+        receiveBuffer: int,
+        closeSlow: bool = False,
+        lock: Lock | None = None,
+        arrivals: Arrivals | None = None,
+    ) -> None:
+        """
+        @param messenger: whom to tell.
+        @param session: what counts the messages.
+        @param address: the peer's.
+        @param peer: the peer's public key.
+        @param peerName: what the authorized-keys file calls it.
+        @param receiveBuffer: bytes that the peer may send ahead.
+        @param closeSlow: whether C{sendData} closes a peer whose send buffer is full.
+        @param lock: the registry's, or None.
+        @param arrivals: the registry's order of arrival, or None.
+        """
+        self.session = session
+        self.closeSlow = closeSlow
+        self._messenger = messenger
+        self._protocol: AESMProtocol | None = None
+        self._outbox = session.outbox
+        self._turn: Turn | None = None  # what is sent now goes with it
+        self._held = 0  # what the messenger knows to be held
+        self.waiting: Waiting | None = None
+        self._unsendable: AESMError | None = None  # why nothing can be sent
+        self._reason: AESMError | None = None  # why it is over
+        self.address = address
+        self.peer = peer
+        self.peerName = peerName
+        self.retrieved = DataStream(self, receiveBuffer, lock, arrivals)
+        self._closing: deque[Deferred[AESMError]] | None = None
+
+    def __repr__(self) -> str:
+        """
+        Show who is there.
+        """
+        state = "waiting" if self._protocol is None else "open"
+        state = state if self._unsendable is None else "closed"
+        return f"<Connection {self.address} {self.peer} {state}>"
+
+    def __getitem__(self, key: str) -> object:
+        """
+        Look up what the original module kept under a name.
+
+        @param key: C{"data"}, C{"connection"} or C{"encryption"}.
+        @return: the stream of packets, this connection, or its secure channel,
+            None while there is none.
+        @raise KeyError: it is another one.
+        """
+        match key:
+            case "data":
+                return self.retrieved
+            case "connection":
+                return self
+            case "encryption":
+                return None if self._protocol is None else self._protocol.transport
+        raise KeyError(key)
+
+    # What users call
+
+    def sendData(self, data: Message) -> Deferred[None]:
+        """
+        Send a message.
+
+        @param data: C{str} for a TEXT message, bytes for a BINARY one.
+        @return: fires once the peer has it: in its application's inbox, or its
+            handler is done with it.  Cancelling it stops the waiting, not the
+            message.  Fails with L{ConnectionClosed} if the peer may not have
+            it; and, before anything is sent, with
+            L{MessageTooBig<aesm.errors.MessageTooBig>} if it is larger than
+            the peer takes, with L{SendBufferFull} if too much is
+            unacknowledged (on a server with a handler: it closes that peer
+            with code 4000 instead).
+        @raise TypeError: C{data} is neither text nor bytes.
+        @raise ValueError: the text cannot be written in UTF-8.
+        """
+        turn = self._turn
+        if turn is not None and type(data) is turn.kind:
+            body: Any = data
+            room = turn.room - len(body) - MESSAGE_OVERHEAD
+            if room >= 0 and (turn.kind is bytes or body.isascii()):
+                # All of a burst but the first: this is all they cost.
+                turn.room = room
+                bodies = turn.bodies
+                bodies.append(body)
+                acknowledgement = Acknowledgement()
+                acknowledgement.watcher = self
+                acknowledgement.count = turn.first + len(bodies)
+                return acknowledgement
+        return self.send(data, self.closeSlow)
+
+    def drain(self) -> Deferred[None]:
+        """
+        Wait until there is room to send.
+
+        @return: fires once less than half of C{sendBuffer} is unacknowledged,
+            at once if that is so; fails with L{ConnectionClosed} once the
+            connection is over.
+        """
+        if self._unsendable is not None:
+            return fail(closedError(self._unsendable))
+        if self._outbox.roomy:
+            return succeed(None)
+        return self._waiters().drain()
+
+    def close(self, reason: str = "") -> Deferred[None]:
+        """
+        Close in order: send what was accepted, tell the peer, and wait a
+        bounded time (5 s) for its answer.
+
+        @param reason: words for the peer, at most 1,024 bytes in UTF-8.
+        @return: fires once the connection is gone.
+        """
+        self.closeWith(NORMAL, reason)
+        return self.closed().addCallback(lambda reason: None)
+
+    def abort(self) -> None:
+        """
+        End the connection at once; the peer is told nothing.
+        """
+        if self._protocol is not None:
+            self._protocol.abort()
+        elif self._reason is None:
+            self.finish(ConnectionClosed("we aborted the connection"))
+
+    def closed(self) -> Deferred[AESMError]:
+        """
+        Wait for the end.
+
+        @return: fires with the reason once the connection is gone, at once if
+            it is: a L{ConnectionClosed} (C{code} 1000 if it was closed in
+            order), or what broke it.
+        """
+        if self._reason is not None:
+            return succeed(self._reason)
+        if self._closing is None:
+            self._closing = deque()
+        closing: Deferred[AESMError] = Deferred(self._closing.remove)
+        self._closing.append(closing)
+        return closing
+
+    # What the server calls
+
+    def send(self, data: Message, closeSlow: bool) -> Deferred[None]:
+        """
+        Send a message.
+
+        @param data: the message.
+        @param closeSlow: whether it is sent on behalf of somebody who serves many:
+            a peer whose send buffer is full is closed with code 4000 then, and one
+            that is gone is nobody's error.
+        @return: as C{sendData}.
+        """
+        turn, protocol, outbox = self._turn, self._protocol, self._outbox
+        acknowledgement = Acknowledgement()
+        acknowledgement.watcher = self
+        try:
+            micros = self._beginTurn() if turn is None else turn.micros
+            acknowledgement.count = outbox.add(data, micros)
+        except AESMError as refused:
+            return self._refuse(refused, closeSlow)
+        if protocol is None:
+            self.account()
+        else:
+            self._turn = outbox.open
+            if turn is None and not protocol.busy:
+                protocol.sending()
+        return acknowledgement
+
+    def join(self, shared: SharedTurn) -> int | None:
+        """
+        Send the last message that is sent to many, and those that come until the
+        turn ends here; C{joined} is to be called next.
+
+        @param shared: what is sent to many.
+        @return: what there is to add to the number of such a message for that which
+            it has in the session; None if each must be sent by C{send}.
+        """
+        if self._protocol is None:
+            return None
+        try:
+            self._turn = None
+            self._beginTurn()
+        except AESMError:
+            return None
+        share = self._outbox.join(shared, self)
+        return None if share is None else share.base
+
+    def joined(self) -> None:
+        """
+        Let what was shared leave.
+        """
+        if self._protocol is not None and not self._protocol.busy:
+            self._protocol.sending()
+
+    def _beginTurn(self) -> int:
+        """
+        See whether messages may be sent in this turn of the event loop.
+
+        @return: their time, microseconds since the Unix epoch.
+        @raise AESMError: they may not.
+        """
+        if self._unsendable is not None:
+            raise closedError(self._unsendable)
+        budget = self._messenger.budget
+        if budget is not None and budget.full and budget.refuses(self.held):
+            raise SendBufferFull(
+                "too much is unacknowledged or unread by all peers together: wait for "
+                "drain(), or raise totalBuffer="
+            )
+        micros = time_ns() // 1000
+        if self._protocol is None:
+            self._outbox.endTurn(since=micros - TURN)
+        elif self._protocol.closing is not None:
+            raise ConnectionClosed("nothing can be sent: the connection is closing")
+        elif self._outbox.open is not None:
+            self._outbox.endTurn()  # which was shared, or is to be
+        return micros
+
+    def endTurn(self) -> int:
+        """
+        Let no later message share the time of those that were sent so far.
+
+        @return: that time, microseconds since the Unix epoch; 0 without any.
+        """
+        turn = self._outbox.open
+        if turn is not None:
+            self._turn = None
+            self._outbox.endTurn()
+        if self._messenger.budget is not None:
+            self.account()
+        return 0 if turn is None else turn.micros
+
+    def _refuse(self, refused: AESMError, closeSlow: bool) -> Deferred[None]:
+        """
+        Say that a message was not accepted.
+
+        @param refused: why.
+        @param closeSlow: as C{send}.
+        @return: what C{send} returns.
+        """
+        if isinstance(refused, ConnectionClosed) and not closeSlow:
+            return Refusal(refused)
+        if closeSlow and isinstance(refused, SendBufferFull):
+            self.closeWith(SLOW_CONSUMER, "slow consumer")
+        elif not isinstance(refused, ConnectionClosed):
+            return fail(refused)
+        return acknowledgementOf(self, NEVER)
+
+    @property
+    def sends(self) -> bool:
+        """
+        Whether messages were sent that did not leave with a turn yet.
+        """
+        return self._outbox.open is not None
+
+    @property
+    def held(self) -> int:
+        """
+        The bytes of messages that are unacknowledged or not done with.
+        """
+        return self._outbox.kept + self.session.inbox.untaken
+
+    def account(self) -> None:
+        """
+        Tell what is kept for the peer and for the handler; what is unread the
+        registry knows.
+        """
+        budget = self._messenger.budget
+        if budget is None:
+            return
+        held = 0
+        if self._reason is None:
+            held = self._outbox.kept
+            if self.dispatcher is not None:
+                inbox = self.session.inbox
+                held += inbox.receivedCost - inbox.takenCost
+        if held != self._held:
+            budget.account(held - self._held)
+            self._held = held
+
+    def closeWith(self, code: int, reason: str) -> None:
+        """
+        Close in order, with a code.
+
+        @param code: PROTOCOL section 9.
+        @param reason: words for the peer.
+        @raise TypeError: the words are no text.
+        """
+        if not isinstance(reason, str):
+            raise TypeError(f"a reason is str, not {type(reason).__name__}")
+        if self._protocol is not None:
+            self.endTurn()
+            self._protocol.close(code, reason)
+        elif self._reason is None:
+            self.finish(closedByUs(code, reason))
+
+    @property
+    def isClosing(self) -> bool:
+        """
+        Whether nothing that is sent can be acknowledged any more.
+        """
+        return self._unsendable is not None
+
+    @property
+    def isOpen(self) -> bool:
+        """
+        Whether what is sent leaves now, and neither side closes.
+        """
+        return self._protocol is not None and self._protocol.isOpen
+
+    @property
+    def isAttached(self) -> bool:
+        """
+        Whether there is a transport under it.
+        """
+        return self._protocol is not None
+
+    @property
+    def isEnding(self) -> bool:
+        """
+        Whether its session ends with the transport that is under it.
+        """
+        return self._protocol is not None and self._protocol.final
+
+    @property
+    def isOver(self) -> bool:
+        """
+        Whether the connection is gone.
+        """
+        return self._reason is not None
+
+    # For Acknowledgement and DataStream
+
+    def watch(self, acknowledgement: Acknowledgement, count: int) -> None:
+        """
+        Fire a Deferred once so many messages are acknowledged.
+
+        @param acknowledgement: what to fire.
+        @param count: messages from the session's start.
+        """
+        if count <= self._outbox.acknowledged:
+            acknowledgement.callback(None)
+        elif self._unsendable is not None:
+            acknowledgement.errback(closedError(self._unsendable))
+        else:
+            self._waiters().watch(acknowledgement, count)
+
+    def _waiters(self) -> Waiting:
+        """
+        Have a place for who waits.
+
+        @return: the place.
+        """
+        if self.waiting is None:
+            self.waiting = Waiting(self._outbox)
+        return self.waiting
+
+    def acknowledged(self) -> None:
+        """
+        The peer has more messages: tell who asked.
+        """
+        if self.waiting is not None:
+            self.waiting.tell()
+
+    def packetsTaken(self, cost: int) -> None:
+        """
+        The application has taken packets: the peer may send more.
+
+        @param cost: what they cost.
+        """
+        self.session.inbox.take(cost)
+        if self._protocol is not None:
+            self._protocol.touch()
+
+    def streamFinished(self) -> None:
+        """
+        The last packet was taken after the end.
+        """
+        self._messenger.finished(self)
+
+    def handled(self, count: int, cost: int) -> None:
+        """
+        The handler is done with messages.
+
+        @param count: how many.
+        @param cost: what they cost.
+        """
+        inbox = self.session.inbox
+        inbox.kept += count
+        inbox.takenCost += cost
+        if self._protocol is not None and not self._protocol.busy:
+            self._protocol.touch()
+
+    # For AESMProtocol, and who builds it
+
+    def attach(self, protocol: AESMProtocol, channel: Channel) -> None:
+        """
+        Be carried by a protocol from now on.
+
+        @param protocol: the protocol.
+        @param channel: the secure channel under it.
+        """
+        self._protocol = protocol
+        self._messenger = protocol.messenger
+        self.suite = channel.suite
+        self.handshakeHash = channel.handshakeHash
+
+    def detach(self) -> AESMProtocol | None:
+        """
+        Be carried by none: what is sent waits.
+
+        @return: what carried it.
+        """
+        protocol, self._protocol = self._protocol, None
+        self.endTurn()
+        return protocol
+
+    def arrived(self, messages: Messages) -> None:
+        """
+        Messages came.
+
+        @param messages: one or more.
+        """
+        if self.dispatcher is not None:
+            self.dispatcher.arrived(messages)
+        else:
+            self.session.inbox.kept += len(messages.data)
+            self.retrieved.extend(messages.micros / 1e6, messages.data, messages.cost)
+
+    def shed(self, code: int, reason: str) -> None:
+        """
+        Close because there is no room: what still comes is not taken, and so not
+        acknowledged.
+
+        @param code: PROTOCOL section 9.
+        @param reason: words for the peer.
+        """
+        if self._protocol is not None:
+            self._protocol.shed(code, reason)
+
+    def unsendable(self, reason: AESMError) -> None:
+        """
+        Nothing more will be acknowledged: tell who waits.
+
+        @param reason: why.
+        """
+        if self._unsendable is not None:
+            return
+        self._unsendable = reason
+        if self.waiting is not None:
+            self.waiting.fail(reason)
+
+    def finish(self, reason: AESMError) -> None:
+        """
+        The session is over: tell who waits.
+
+        @param reason: why.
+        """
+        self._protocol = self._turn = None
+        self._outbox.drop()
+        self._reason = reason
+        self.account()
+        if self.dispatcher is not None:
+            self.dispatcher.stop()
+        self.unsendable(reason)
+        self.retrieved.end(reason)
+        while self._closing:
+            self._closing.popleft().callback(reason)
+        self._messenger.lost(self, reason)

@@ -1,0 +1,441 @@
+"""
+What came from one peer and nobody has taken yet::
+
+    stream.getData()              # the oldest packet, or None
+    stream[0], stream[-1]         # looking takes nothing
+    packet = await stream.get()
+    async for packet in stream:
+        ...
+
+A stream may be used from any thread: one lock guards what it holds, shared
+with the registry that it belongs to, and nothing is called with it held.  Packets
+that are counted already are taken without it, in one step that no thread can
+interrupt: to hold a lock would take longer than all else.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import AsyncIterator, Iterator, Sequence
+from itertools import repeat, starmap
+from operator import length_hint
+from threading import Lock
+from typing import NamedTuple, Protocol
+
+from twisted.internet.defer import Deferred, fail, succeed
+
+from aesm.core.messages.frames import MESSAGE_OVERHEAD
+from aesm.errors import AESMError, ConnectionClosed, closedError
+
+__all__ = [
+    "Arrivals",
+    "DataStream",
+    "Packet",
+    "StreamOwner",
+    "closedError",
+    "costOf",
+    "packetsOf",
+]
+
+ORDERLY_CODES = (1000, 1001, 1005)  # RFC 6455 section 7.4.1
+
+
+class Packet(NamedTuple):
+    """
+    A message and when it was sent.
+
+    @ivar time: Unix seconds, the sender's clock.
+    @ivar data: C{str} for a TEXT message, C{bytes} for a BINARY one, None where
+        there is no packet.
+    """
+
+    time: float
+    data: str | bytes | None
+
+
+_new = tuple.__new__  # C{Packet(...)} would take twice the time
+
+
+def packetsOf(time: float, data: Sequence[str | bytes]) -> Iterator[Packet]:
+    """
+    Make packets of messages that came together.
+
+    @param time: when they were sent, Unix seconds.
+    @param data: the messages.
+    """
+    if len(data) == 1:
+        return iter((_new(Packet, (time, data[0])),))
+    return map(_new, repeat(Packet), zip(repeat(time), data))
+
+
+def costOf(data: str | bytes | None) -> int:
+    """
+    Count a message for flow control.
+
+    @param data: the message; None, where there is none, costs nothing.
+    @return: bytes of its body on the wire, and 64 more.
+    @see: PROTOCOL section 7
+    """
+    if isinstance(data, bytes) or (data is not None and data.isascii()):
+        return len(data) + MESSAGE_OVERHEAD
+    return 0 if data is None else len(data.encode("utf-8")) + MESSAGE_OVERHEAD
+
+
+class StreamOwner(Protocol):
+    """
+    Who wants to know what happens to a stream; called without the lock, in the
+    thread that took the packet.
+    """
+
+    def packetsTaken(self, cost: int) -> None:
+        """
+        The application has taken packets.
+
+        @param cost: what they cost for flow control.
+        """
+
+    def streamFinished(self) -> None:
+        """
+        The stream has ended and its last packet was taken.
+        """
+
+
+class _Arrival:
+    """
+    Packets of one stream that came together, as far as they are not taken.
+    """
+
+    __slots__ = ("count", "stream")
+
+    def __init__(self, stream: DataStream, count: int) -> None:
+        """
+        @param stream: where they are.
+        @param count: how many.
+        """
+        self.stream = stream
+        self.count = count
+
+
+class Arrivals(OrderedDict[_Arrival, None]):
+    """
+    What came to all streams of a registry and is not taken, in the order of
+    arrival.
+
+    @ivar held: its cost, bytes.
+    """
+
+    held = 0
+
+
+# When it was sent, all of it but the last message, and what of it is not taken.
+_Burst = tuple[float, Sequence[str | bytes], Iterator[str | bytes]]
+
+_FINISHED = -1  # instead of a cost: the last packet was taken after the end
+_EMPTY: deque[Packet] = deque(maxlen=0)  # never appended to
+_NO_PACKETS: Iterator[Packet] = iter(())
+_NO_BURST: _Burst = 0.0, (), iter(())
+_NO_SIZES: deque[tuple[int, int]] = deque(maxlen=0)  # the same
+
+
+class DataStream(Sequence[Packet]):
+    """
+    The packets received from one peer that nobody has taken yet, the oldest
+    first.  Looking takes nothing: C{stream[i]}, C{len(stream)}, iterating.
+
+    What holds it to its bound is the peer, which waits until packets are
+    taken (PROTOCOL section 7).
+    """
+
+    __slots__ = (
+        "_arrivals",
+        "_burst",
+        "_lock",
+        "_order",
+        "_packets",
+        "_paid",
+        "_prepaid",
+        "_reason",
+        "_report",
+        "_simple",
+        "_single",
+        "_sizes",
+        "_taken",
+        "_waiting",
+        "owner",
+    )
+
+    def __init__(
+        self,
+        owner: StreamOwner,
+        window: int,
+        lock: Lock | None = None,
+        order: Arrivals | None = None,
+    ) -> None:
+        """
+        @param owner: who wants to know what happens to the stream.
+        @param window: cost that the peer may send ahead, bytes.
+        @param lock: the registry's; None makes one.
+        @param order: the registry's order of arrival, or None.
+        """
+        self.owner = owner
+        self._lock = lock or Lock()  # guards all below, and the registry's order
+        self._order = order
+        self._packets = _EMPTY
+        self._arrivals: deque[_Arrival] | None = None
+        self._waiting: deque[Deferred[Packet]] | None = None
+        self._taken = 0  # cost taken and not reported yet
+        self._report = max(1, window // 4)  # report at so much
+        self._reason: AESMError | None = None  # why it ended
+        self._simple = order is None  # nobody else counts, and it has not ended
+        self._sizes = _NO_SIZES  # of those that came together, while that is so
+        self._burst = _NO_BURST  # what was counted before a packet was made of it
+        self._prepaid = _NO_PACKETS  # takes packets that are counted as taken already
+        self._paid = False  # the one behind these is counted, too
+        self._single = 0  # packets that are counted one by one
+
+    # What users call
+
+    def getData(self) -> Packet | None:
+        """
+        Take the oldest packet.
+
+        @return: the packet, or None if there is none now.
+        """
+        packet = next(self._prepaid, None)  # as in a burst: this is all that they cost
+        if packet is not None:
+            return packet
+        with self._lock:
+            packet = next(self._prepaid, None)
+            if packet is not None or not self._packets:
+                return packet
+            packet, cost = self.pop(newest=False)
+        if cost:
+            self.tell(cost)
+        return packet
+
+    def get(self) -> Deferred[Packet]:
+        """
+        Take the next packet, once there is one.
+
+        @return: fires with the packet; fails with L{ConnectionClosed} once the
+            stream has ended and is empty.  Cancelling it takes nothing.
+        """
+        packet = self.getData() if self._packets else None
+        if packet is not None:
+            return succeed(packet)
+        if self._reason is not None:
+            return fail(closedError(self._reason))
+        if self._waiting is None:
+            self._waiting = deque()
+        waiting: Deferred[Packet] = Deferred(self._waiting.remove)
+        self._waiting.append(waiting)
+        return waiting
+
+    def __len__(self) -> int:
+        """
+        Count the packets.
+        """
+        return length_hint(self._burst[2]) + len(self._packets)
+
+    def __getitem__(self, index: int) -> Packet:  # type: ignore[override]
+        """
+        Look at one packet and take nothing.
+
+        @param index: its position, from the end if negative.
+        @raise IndexError: there is none.
+        """
+        with self._lock:
+            time, data, rest = self._burst
+            left, packets = length_hint(rest), self._packets
+            if index < 0:
+                index += left + len(packets)
+            if 0 <= index < left:
+                return _new(Packet, (time, data[index - left]))
+            if index < 0:
+                raise IndexError("there is no such packet")
+            return packets[index - left]
+
+    def __iter__(self) -> Iterator[Packet]:
+        """
+        Look at all packets that are there now.
+        """
+        with self._lock:
+            time, data, rest = self._burst
+            left = length_hint(rest)
+            return iter([*packetsOf(time, data[len(data) - left :]), *self._packets])
+
+    def __aiter__(self) -> AsyncIterator[Packet]:
+        """
+        Take packets as they come, until the connection is closed in order; any
+        other end is raised.
+        """
+        return self._take()
+
+    async def _take(self) -> AsyncIterator[Packet]:
+        """
+        Take packets as they come.
+        """
+        while True:
+            try:
+                packet = self.getData() or await self.get()
+            except ConnectionClosed as reason:
+                if reason.code in ORDERLY_CODES:
+                    return
+                raise
+            yield packet
+
+    # What the connection calls
+
+    def extend(self, time: float, data: Sequence[str | bytes], cost: int) -> None:
+        """
+        Add packets that came together.
+
+        @param time: when they were sent, Unix seconds.
+        @param data: at least one message.
+        @param cost: what they cost.
+        """
+        if self._waiting and self._simple and len(data) == 1 and not self._packets:
+            with self._lock:
+                self._taken += cost
+                taken = self._taken if self._taken >= self._report else 0
+                self._taken -= taken
+            self._waiting.popleft().callback(_new(Packet, (time, data[0])))
+            if taken:
+                self.tell(taken)
+            return
+        with self._lock:
+            self.push(time, data, cost)
+        while self._waiting and self._packets:
+            waiting = self._waiting.popleft()
+            packet = self.getData()
+            if packet is None:  # another thread took it
+                self._waiting.appendleft(waiting)
+            else:
+                waiting.callback(packet)
+
+    def end(self, reason: AESMError) -> None:
+        """
+        Nothing more will come.
+
+        @param reason: why.
+        """
+        with self._lock:
+            self._reason = reason
+            self._simple = False
+            finished = not self._packets
+        while self._waiting:
+            self._waiting.popleft().errback(closedError(reason))
+        if finished:
+            self.owner.streamFinished()
+
+    # Parts
+
+    def push(self, time: float, data: Sequence[str | bytes], cost: int) -> None:
+        """
+        Add packets; the lock is held.
+
+        @param time: as C{extend}.
+        @param data: as C{extend}.
+        @param cost: as C{extend}.
+        """
+        if self._packets is _EMPTY:
+            self._packets = deque()
+            if self._simple and len(data) > 1 and self._taken + cost < self._report:
+                # A burst that can be counted at once, as nearly always.
+                self._taken += cost
+                self._prepay(time, data)
+                return
+        self._packets.extend(packetsOf(time, data))
+        if self._simple:
+            if self._sizes is _NO_SIZES:
+                self._sizes = deque()
+            self._sizes.append((len(data), cost))
+        elif self._order is not None:
+            arrival = _Arrival(self, len(data))
+            self._order[arrival] = None
+            self._order.held += cost
+            if self._arrivals is None:
+                self._arrivals = deque()
+            self._arrivals.append(arrival)
+
+    def _prepay(self, time: float, data: Sequence[str | bytes]) -> None:
+        """
+        Add packets that are counted as taken.  Each is made when it is taken, but for
+        the last: that is left to C{pop}, which sees what comes next.
+
+        @param time: as C{extend}.
+        @param data: as C{extend}, more than one.
+        """
+        self._paid = True
+        self._packets.append(_new(Packet, (time, data[-1])))
+        first = data[:-1]
+        rest = iter(first)
+        self._burst = time, first, rest
+        self._prepaid = map(_new, repeat(Packet), zip(repeat(time), rest))
+
+    def pop(self, newest: bool) -> tuple[Packet, int]:
+        """
+        Take a packet; the lock is held and there is one.
+
+        @param newest: which end to take from.
+        @return: the packet, and what C{tell} is to be called with.
+        """
+        packets = self._packets
+        packet = packets.pop() if newest else packets.popleft()
+        cost = self._charge(packet) if self._simple else costOf(packet[1])
+        arrivals = self._arrivals
+        if self._order is not None and arrivals is not None:
+            arrival = arrivals[-1 if newest else 0]
+            self._order.held -= cost
+            arrival.count -= 1
+            if not arrival.count:
+                (arrivals.pop if newest else arrivals.popleft)()
+                del self._order[arrival]
+        if not packets:
+            self._packets = _EMPTY  # an empty deque is most of a kilobyte
+            self._arrivals = None
+            self._sizes = _NO_SIZES
+            self._burst = _NO_BURST
+            self._prepaid = _NO_PACKETS
+        if self._reason is not None:
+            return packet, 0 if packets else _FINISHED
+        taken = self._taken + cost
+        if taken < self._report:
+            self._taken, taken = taken, 0
+        else:
+            self._taken = 0
+        return packet, taken
+
+    def _charge(self, packet: Packet) -> int:
+        """
+        Count a packet as taken, or those that came with it at once if that leads to no
+        report: then C{getData} need not count them.
+
+        @param packet: the oldest, of a stream for which nobody else counts.
+        @return: what is to be counted, bytes.
+        """
+        if self._paid:
+            self._paid = False
+            return 0
+        if not self._single:
+            count, cost = self._sizes.popleft()
+            if self._taken + cost < self._report:
+                if count > 1:  # as C{_prepay}, with packets that are there
+                    self._paid = True
+                    take = self._packets.popleft
+                    self._prepaid = starmap(take, repeat((), count - 2))
+                return cost
+            self._single = count
+        self._single -= 1
+        return costOf(packet[1])
+
+    def tell(self, cost: int) -> None:
+        """
+        Tell the owner what was taken; the lock is not held.
+
+        @param cost: what C{pop} returned with the packet.
+        """
+        if cost == _FINISHED:
+            self.owner.streamFinished()
+        elif cost:
+            self.owner.packetsTaken(cost)

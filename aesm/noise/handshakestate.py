@@ -1,0 +1,488 @@
+"""
+A handshake, message by message.  Here the initiator of C{NN}::
+
+    handshake = HandshakeState("Noise_NN_25519_AESGCM_SHA256", initiator=True)
+    send(handshake.writeMessage())
+    handshake.readMessage(receive())
+    toResponder, toInitiator = handshake.split()
+    send(toResponder.encryptWithAd(b"", b"hello"))
+
+The type is the state: a L{HandshakeState} carries no data, and the two
+L{CipherState}s that it ends in do nothing else.  It goes from message to message as
+the pattern says, or it is over: after an error in a message its secrets are gone and
+every call is a C{RuntimeError}.  What the caller does wrong (a call out of turn, an
+argument of the wrong type, a payload too long) is found before anything has moved,
+and the right call may follow.
+
+@see: Noise rev. 34, section 5.3
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from aesm.errors import HandshakeError
+from aesm.noise.functions import (
+    DHLEN,
+    KEYLEN,
+    BytesLike,
+    KemKeyPair,
+    KeyPair,
+    encapsulate,
+    hybridSupported,
+)
+from aesm.noise.patterns import FIELD_LENGTHS, parseProtocolName
+from aesm.noise.symmetricstate import MAX_MESSAGE, CipherState, SymmetricState
+
+__all__ = ["HandshakeState"]
+
+# What a call at the wrong time is told.
+_FAILED = "the handshake has failed"
+_FINISHED = "the handshake is finished"
+_SPLIT = "the handshake is finished and was split"
+_UNFINISHED = "the handshake is not finished"
+
+_KEY_NAMES = {
+    "s": "its static private key",
+    "e": "its ephemeral private key",
+    "rs": "the peer's static public key",
+    "re": "the peer's ephemeral public key",
+}
+
+
+class HandshakeState:
+    """
+    One side of one handshake.
+
+    @ivar isInitiator: whether this is the side that sends first.
+    @ivar protocol: what the protocol's name says, the lengths of the messages among
+        it.
+    @ivar finished: whether all messages were sent and received.
+    @see: Noise rev. 34, section 5.3
+    """
+
+    __slots__ = (
+        "_handshakeHash",
+        "_kem",
+        "_local",
+        "_over",
+        "_position",
+        "_psks",
+        "_remote",
+        "_symmetric",
+        "finished",
+        "isInitiator",
+        "protocol",
+    )
+
+    def __init__(
+        self,
+        protocolName: str,
+        *,
+        initiator: bool,
+        prologue: BytesLike = b"",
+        s: BytesLike | KeyPair | None = None,
+        e: BytesLike | KeyPair | None = None,
+        rs: BytesLike | None = None,
+        re: BytesLike | None = None,
+        psks: Iterable[BytesLike] = (),
+    ) -> None:
+        """
+        C{Initialize}.  A key that the pattern has no use for is refused, since it would
+        look as if it did something: C{s} for C{NN}, which proves nothing, or C{rs} for
+        C{XX}, which checks nothing.
+
+        @param protocolName: such as C{"Noise_XX_25519_AESGCM_SHA256"}; see
+            L{aesm.noise.patterns}.
+        @param initiator: whether this side sends first.  After C{fallback} that is
+            the side which was the responder before.
+        @param prologue: data that both sides must agree on.
+        @param s: the static private key, 32 bytes, or its L{KeyPair}, which saves
+            computing the public key again.
+        @param e: the ephemeral private key, to be used once.  Only tests, and the
+            side of a C{fallback} that has sent it already, give one.
+        @param rs: the peer's static public key, 32 bytes, if the pattern has it known
+            before.
+        @param re: the peer's ephemeral public key, 32 bytes, for C{fallback}.
+        @param psks: the pre-shared keys, 32 bytes each, in the order of the pattern's
+            C{psk} tokens.
+        @raise ValueError: the name is unknown; a key is missing, superfluous or of a
+            wrong length; or C{MLKEM768} is asked of a C{cryptography} that lacks it.
+        @raise TypeError: an argument is of the wrong type.
+        """
+        protocol = parseProtocolName(protocolName)
+        if protocol.hybrid and not hybridSupported():
+            raise ValueError(
+                f"{protocol.name} needs MLKEM768, which this installation lacks: "
+                "install cryptography 48 or newer, built with OpenSSL 3.5 or newer as "
+                "its wheels are"
+            )
+        self.protocol = protocol
+        self.isInitiator = bool(initiator)
+        self.finished = False
+        self._checkNeeds({"s": s, "e": e, "rs": rs, "re": re})
+        self._local = {
+            name: key if isinstance(key, KeyPair) else _toKeyPair(key, name)
+            for name, key in (("s", s), ("e", e))
+            if key is not None
+        }
+        self._remote = {
+            name: _toKey(key, f"r{name}")
+            for name, key in (("s", rs), ("e", re))
+            if key is not None
+        }
+        self._psks = iter(self._checkPSKs(psks))
+        self._kem: dict[str, KemKeyPair] = {}
+        self._position = 0  # messages sent and received
+        self._handshakeHash = b""
+        self._over = ""  # why there are no more messages
+        self._symmetric = SymmetricState(protocol)
+        self._symmetric.mixHash(_toBytes(prologue, "prologue"))
+        pattern = protocol.pattern
+        for isOwn, keys in (
+            (self.isInitiator, pattern.initiatorKeys),
+            (not self.isInitiator, pattern.responderKeys),
+        ):
+            for name in keys:
+                public = self._local[name].public if isOwn else self._remote[name]
+                self._mixPublic(name, public)
+
+    def _checkNeeds(self, keys: Mapping[str, object]) -> None:
+        """
+        Check that the keys are there that the pattern needs, and no others.
+
+        @param keys: by their names; None where there is none.
+        @raise ValueError: one is missing or superfluous.
+        """
+        needed = self.protocol.pattern.neededKeys(self.isInitiator)
+        for name, key in keys.items():
+            if key is None and name in needed:
+                problem = f"needs {name}, {_KEY_NAMES[name]}"
+            elif key is not None and name not in needed and name != "e":
+                problem = f"has no use for {name}, {_KEY_NAMES[name]}"
+            else:
+                continue
+            role = "initiator" if self.isInitiator else "responder"
+            raise ValueError(f"the {role} of {self.protocol.name} {problem}")
+
+    def _checkPSKs(self, psks: Iterable[BytesLike]) -> list[bytes]:
+        """
+        Check the pre-shared keys.
+
+        @return: as many as the pattern takes.
+        @raise ValueError: there are more or fewer, or one has a wrong length.
+        @raise TypeError: they are not a sequence of keys.
+        """
+        if isinstance(psks, (bytes, bytearray, memoryview, str)):
+            raise TypeError("psks is a sequence of keys: for one key, (key,)")
+        keys = [_toKey(psk, f"psks[{index}]") for index, psk in enumerate(psks)]
+        wanted = sum(tokens.count("psk") for tokens in self.protocol.pattern.messages)
+        if len(keys) != wanted:
+            raise ValueError(
+                f"{self.protocol.name} takes {wanted} pre-shared keys (psks), "
+                f"not {len(keys)}"
+            )
+        return keys
+
+    @property
+    def rs(self) -> bytes | None:
+        """
+        The peer's static public key, 32 bytes; None until it is known and after a
+        failure.
+        """
+        return self._remote.get("s")
+
+    @property
+    def handshakeHash(self) -> bytes:
+        """
+        C{GetHandshakeHash}: a value, C{HASHLEN} bytes, that only these two sides of
+        this handshake have: for channel binding.
+
+        @raise RuntimeError: the handshake is not finished.
+        @see: Noise rev. 34, section 11.2
+        """
+        if not self.finished:
+            raise RuntimeError(f"handshakeHash: {self._over or _UNFINISHED}")
+        return self._handshakeHash
+
+    def messageLength(self, payloadLength: int = 0) -> int:
+        """
+        How long the next message is, whichever side sends it.  For all messages at
+        once see L{Protocol.messageLengths}.
+
+        @param payloadLength: the bytes of its payload.
+        @return: bytes, keys, payload and tags.
+        @raise RuntimeError: there are no more messages.
+        """
+        self._checkUnfinished("messageLength")
+        return self.protocol.messageLengths[self._position] + payloadLength
+
+    def writeMessage(self, payload: BytesLike = b"") -> bytes:
+        """
+        C{WriteMessage}: make the next handshake message.
+
+        @param payload: up to 65,535 bytes less L{messageLength}; encrypted only as far
+            as the pattern has keys by then.
+        @return: the message.
+        @raise RuntimeError: it is the peer's turn, or the handshake is over.
+        @raise ValueError: the message would be longer than 65,535 bytes; a shorter
+            payload may be tried.
+        @raise HandshakeError: a key of the peer is invalid.  The handshake has failed.
+        """
+        payload = _toBytes(payload, "payload")
+        tokens = self._takeTurn("write")
+        length = self.messageLength(len(payload))
+        if length > MAX_MESSAGE:
+            raise ValueError(
+                f"a payload of {len(payload)} bytes makes a message of {length}: a "
+                f"Noise message has at most {MAX_MESSAGE}"
+            )
+        try:
+            message = self._write(tokens, payload)
+        except BaseException:
+            self._fail()
+            raise
+        self._endTurn()
+        return message
+
+    def readMessage(self, message: BytesLike) -> bytes:
+        """
+        C{ReadMessage}: take the peer's next handshake message.  What the message
+        says is to be believed only if no error was raised.
+
+        @param message: the message.
+        @return: its payload.
+        @raise RuntimeError: it is this side's turn, or the handshake is over.
+        @raise HandshakeError: the message has a wrong size, or a key in it is invalid.
+            The handshake has failed.
+        @raise TamperedRecord: the message does not authenticate: it was altered, or
+            the sides differ in prologue, pre-shared keys or what they know of each
+            other.  The handshake has failed.
+        """
+        message = _toBytes(message, "message")
+        tokens = self._takeTurn("read")
+        try:
+            if not self.messageLength() <= len(message) <= MAX_MESSAGE:
+                raise HandshakeError(
+                    f"message {self._position + 1} of {self.protocol.name} has "
+                    f"{len(message)} bytes: it must have {self.messageLength()} to "
+                    f"{MAX_MESSAGE}"
+                )
+            payload = self._read(tokens, message)
+        except BaseException:
+            self._fail()
+            raise
+        self._endTurn()
+        return payload
+
+    def split(self) -> tuple[CipherState, CipherState]:
+        """
+        C{Split}: get the keys of the finished channel, once.  The handshake's own
+        secrets are dropped.
+
+        @return: (initiator to responder, responder to initiator).  After a one-way
+            pattern the second must not be used.
+        @raise RuntimeError: the handshake is not finished, has failed, or was split.
+        @see: Noise rev. 34, sections 5.2 and 7.4
+        """
+        if self._over or not self.finished:
+            raise RuntimeError(f"split: {self._over or _UNFINISHED}")
+        pair = self._symmetric.split()
+        self._end(_SPLIT)
+        return pair
+
+    def __repr__(self) -> str:
+        """
+        The protocol, the role and how far it is; no key.
+        """
+        role = "initiator" if self.isInitiator else "responder"
+        messages = len(self.protocol.messageLengths)
+        return (
+            f"<HandshakeState {self.protocol.name} {role} "
+            f"message {self._position}/{messages}>"
+        )
+
+    def _checkUnfinished(self, call: str) -> None:
+        """
+        Check that there is a next message.
+
+        @param call: what was called.
+        @raise RuntimeError: there is none.
+        """
+        if self._over or self.finished:
+            raise RuntimeError(f"{call}: {self._over or _FINISHED}")
+
+    def _takeTurn(self, verb: str) -> tuple[str, ...]:
+        """
+        Check that a call is in turn.
+
+        @param verb: C{"write"} or C{"read"}.
+        @return: the tokens of the next message.
+        @raise RuntimeError: it is not.
+        """
+        self._checkUnfinished(f"{verb}Message")
+        isInitiators = self._position % 2 == 0
+        if (verb == "write") != (isInitiators == self.isInitiator):
+            raise RuntimeError(
+                f"{verb}Message: out of turn, message {self._position + 1} of "
+                f"{self.protocol.name} is the other side's to {verb}"
+            )
+        return self.protocol.pattern.messages[self._position]
+
+    def _endTurn(self) -> None:
+        """
+        Go on to the next message, if there is one.
+        """
+        self._position += 1
+        if self._position == len(self.protocol.messageLengths):
+            self.finished = True
+            self._handshakeHash = self._symmetric.h
+
+    def _end(self, why: str) -> None:
+        """
+        Forget the handshake's secrets.
+
+        @param why: what later calls are told.
+        """
+        self._over = why
+        self._local.clear()
+        del self._symmetric, self._psks, self._kem
+
+    def _fail(self) -> None:
+        """
+        Forget everything: what a failed handshake has learnt is not authenticated.
+        """
+        self._end(_FAILED)
+        self._remote.clear()
+
+    def _write(self, tokens: tuple[str, ...], payload: bytes) -> bytes:
+        """
+        Make a message.
+
+        @param tokens: the message's.
+        @return: the message.
+        @raise HandshakeError: a key of the peer is invalid.
+        @see: Noise rev. 34, section 5.3; Noise HFS rev. 1, section 4
+        """
+        symmetric, local, kem = self._symmetric, self._local, self._kem
+        parts = []
+        for token in tokens:
+            if token == "e":
+                if "e" not in local:
+                    local["e"] = KeyPair.generate()
+                parts.append(local["e"].public)
+                self._mixPublic("e", local["e"].public)
+            elif token == "s":
+                parts.append(symmetric.encryptAndHash(local["s"].public))
+            elif token == "e1":
+                if "e1" not in kem:
+                    kem["e1"] = KemKeyPair.generate()
+                parts.append(symmetric.encryptAndHash(kem["e1"].public))
+            elif token == "ekem1":
+                secret, ciphertext = encapsulate(self._remote.pop("e1"))
+                parts.append(symmetric.encryptAndHash(ciphertext))
+                symmetric.mixKey(secret)
+            else:
+                self._mixSecret(token)
+        parts.append(symmetric.encryptAndHash(payload))
+        return b"".join(parts)
+
+    def _read(self, tokens: tuple[str, ...], message: bytes) -> bytes:
+        """
+        Take a message.
+
+        @param tokens: the message's.
+        @param message: at least as long as the tokens need.
+        @return: the payload.
+        @raise HandshakeError: a key in it is invalid.
+        @raise TamperedRecord: it does not authenticate.
+        @see: Noise rev. 34, section 5.3; Noise HFS rev. 1, section 4
+        """
+        symmetric, remote = self._symmetric, self._remote
+        start = 0
+        for token in tokens:
+            if token == "e":
+                end = start + DHLEN
+                remote["e"] = message[start:end]
+                self._mixPublic("e", remote["e"])
+                start = end
+            elif token in FIELD_LENGTHS:
+                end = start + FIELD_LENGTHS[token] + symmetric.overhead
+                field = symmetric.decryptAndHash(message[start:end])
+                if token == "ekem1":
+                    symmetric.mixKey(self._kem.pop("e1").decapsulate(field))
+                else:
+                    remote[token] = field
+                start = end
+            else:
+                self._mixSecret(token)
+        return symmetric.decryptAndHash(message[start:])
+
+    def _mixPublic(self, name: str, public: bytes) -> None:
+        """
+        Mix a public key that was sent in clear, or is known before.
+
+        @param name: C{"e"} or C{"s"}.
+        @param public: the key.
+        @see: Noise rev. 34, section 9.2
+        """
+        self._symmetric.mixHash(public)
+        if name == "e" and self.protocol.usesPSK:
+            self._symmetric.mixKey(public)
+
+    def _mixSecret(self, token: str) -> None:
+        """
+        Mix what both sides know without sending anything.
+
+        @param token: C{"psk"}, or C{"ee"}, C{"es"}, C{"se"}, C{"ss"}: the initiator's
+            key, then the responder's.
+        @raise HandshakeError: a key of the peer is invalid.
+        """
+        if token == "psk":
+            self._symmetric.mixKeyAndHash(next(self._psks))
+        else:
+            mine, theirs = token[0], token[1]
+            if not self.isInitiator:
+                mine, theirs = theirs, mine
+            secret = self._local[mine].exchange(self._remote[theirs])
+            self._symmetric.mixKey(secret)
+
+
+def _toBytes(value: BytesLike, name: str) -> bytes:
+    """
+    Copy an argument, so that nobody can change it meanwhile.
+
+    @param value: the argument.
+    @param name: its name, for the error.
+    @raise TypeError: it is not bytes-like.
+    """
+    try:
+        return bytes(memoryview(value))
+    except TypeError:
+        raise TypeError(f"{name} is bytes-like, not {type(value).__name__}") from None
+
+
+def _toKey(value: BytesLike, name: str) -> bytes:
+    """
+    Copy an argument that is a key.
+
+    @param value: the argument.
+    @param name: its name, for the error.
+    @return: 32 bytes.
+    @raise TypeError: it is not bytes-like.
+    @raise ValueError: it has not 32 bytes.
+    """
+    key = _toBytes(value, name)
+    if len(key) != KEYLEN:
+        raise ValueError(f"{name} is {KEYLEN} bytes, not {len(key)}")
+    return key
+
+
+def _toKeyPair(value: BytesLike, name: str) -> KeyPair:
+    """
+    Make a key pair of an argument that is a private key; see L{_toKey}.
+
+    @param value: the argument.
+    @param name: its name, for the error.
+    """
+    return KeyPair.fromBytes(_toKey(value, name))

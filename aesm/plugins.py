@@ -1,0 +1,233 @@
+"""
+C{aesm:} endpoint strings, for whatever takes an endpoint's string::
+
+    twistd web --listen 'aesm:tcp\\:8443' --path .
+    serverFromString(reactor, r"aesm:endpoint=tcp\\:8443:authorizedKeys=clients")
+    clientFromString(reactor, r"aesm:tcp\\:example.org\\:8443:pinned=mTqS...=")
+
+The endpoint inside is the first argument, or C{endpoint}.  Its own colons are
+written C{\\:}, and where it comes first its C{=} are written C{\\=}.  The
+keywords are
+
+  - C{key}, C{psk}: the files of our own key and of the pre-shared key;
+  - C{name}: the application name that both sides share;
+  - for a server C{authorizedKeys}, a file;
+  - for a client C{knownServers}, a file, or C{pinned}: the server's public
+    key, or several with commas in between.
+
+Secrets are named by file: a string is seen by all who can list processes.
+Nothing heavy is loaded until a string is parsed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any, cast
+
+from twisted.internet.interfaces import (
+    IReactorTime,
+    IStreamClientEndpointStringParserWithReactor,
+    IStreamServerEndpointStringParser,
+)
+from twisted.plugin import IPlugin
+from twisted.python.reflect import namedAny
+from zope.interface import implementer
+
+from aesm.interfaces import IMessageHandler, IMessageHandlerMaker
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import (
+        IReactorCore,
+        IStreamClientEndpoint,
+        IStreamServerEndpoint,
+    )
+
+    from aesm.server.registry import Connections
+
+__all__ = ["ClientParser", "HandlerMaker", "ServerParser"]
+
+PREFIX = "aesm"
+
+_BOTH = ("endpoint", "key", "psk", "name")
+_SERVER = (*_BOTH, "authorizedKeys")
+_CLIENT = (*_BOTH, "knownServers", "pinned")
+
+
+@implementer(IPlugin, IStreamServerEndpointStringParser)
+class ServerParser:
+    """
+    Reads server endpoints.
+
+    @ivar prefix: what they begin with.
+    """
+
+    prefix = PREFIX
+
+    def parseStreamServer(  # type: ignore[override]  # no word is taken
+        self, reactor: IReactorCore, /, *args: str, **kwargs: str
+    ) -> IStreamServerEndpoint:
+        """
+        Make the endpoint that a string means.
+
+        @param reactor: for the endpoint.
+        @param args: what the string has without keywords.
+        @param kwargs: what it has with keywords.
+        @return: the endpoint.
+        @raise KeyFileError: a file cannot be used; says why.
+        @raise ValueError: the string is wrong; says how to put it right.
+        @see: C{IStreamServerEndpointStringParser.parseStreamServer}
+        """
+        endpoint, options = _options(_SERVER, args, kwargs)
+
+        from twisted.internet.endpoints import serverFromString
+
+        from aesm.secure.endpoints import wrapServerEndpoint
+
+        return wrapServerEndpoint(
+            serverFromString(reactor, endpoint),
+            reactor=IReactorTime(reactor),
+            **_loadKey(options),
+        )
+
+
+@implementer(IPlugin, IStreamClientEndpointStringParserWithReactor)
+class ClientParser:
+    """
+    Reads client endpoints.
+
+    @ivar prefix: what they begin with.
+    """
+
+    prefix = PREFIX
+
+    def parseStreamClient(  # type: ignore[override]  # no word is taken
+        self, reactor: IReactorCore, /, *args: str, **kwargs: str
+    ) -> IStreamClientEndpoint:
+        """
+        Make the endpoint that a string means.
+
+        @param reactor: for the endpoint.
+        @param args: what the string has without keywords.
+        @param kwargs: what it has with keywords.
+        @return: the endpoint.
+        @raise KeyFileError: a file cannot be used; says why.
+        @raise ValueError: the string is wrong; says how to put it right.
+        @see: C{IStreamClientEndpointStringParserWithReactor.parseStreamClient}
+        """
+        endpoint, options = _options(_CLIENT, args, kwargs)
+        knownServers = options.pop("knownServers", None)
+        pinned = options.pop("pinned", None)
+        if knownServers is not None and pinned is not None:
+            raise ValueError(
+                "aesm: either pinned= says which key the server has, or knownServers= "
+                "where that is remembered"
+            )
+
+        from aesm.secure.endpoints import wrapClientEndpoint
+        from aesm.trust.servers import KnownServers, Pinned
+
+        return wrapClientEndpoint(
+            endpoint,
+            trust=KnownServers(knownServers)
+            if pinned is None
+            else Pinned(*pinned.split(",")),
+            reactor=IReactorTime(reactor),
+            **_loadKey(options),
+        )
+
+
+def _options(
+    known: tuple[str, ...], args: tuple[str, ...], kwargs: dict[str, str]
+) -> tuple[str, dict[str, Any]]:
+    """
+    Sort out what a string has.
+
+    @param known: the keywords that it may have.
+    @param args: what it has without keywords.
+    @param kwargs: what it has with keywords.
+    @return: the endpoint inside, and the other keywords.
+    @raise ValueError: the string is wrong; says how to put it right.
+    """
+    for word, value in kwargs.items():
+        if word not in known:
+            raise ValueError(f"aesm: {_unknown(word, known)}")
+        if not value and word != "name":
+            raise ValueError(f"aesm: {word}= is empty")
+    given = [*args, *([kwargs["endpoint"]] if "endpoint" in kwargs else [])]
+    if not any(given):
+        raise ValueError(
+            r"aesm: the endpoint inside is missing: write aesm:endpoint=tcp\:8443, or "
+            r"aesm:tcp\:8443"
+        )
+    if len(given) > 1:
+        raise ValueError(
+            f"aesm: one endpoint goes inside, not {' and '.join(map(repr, given))}; "
+            r"its own colons are written \: as in aesm:tcp\:8443"
+        )
+    return given[0], {word: kwargs[word] for word in kwargs if word != "endpoint"}
+
+
+def _unknown(word: str, known: tuple[str, ...]) -> str:
+    """
+    Say what is wrong with a keyword.
+
+    @param word: the keyword.
+    @param known: those that there are.
+    @return: what is wrong, and what would be right.
+    """
+    if ":" in word:
+        return (
+            f"{word!r} is no keyword: in an endpoint that comes first a = is written "
+            r"\=, or put endpoint= before it"
+        )
+    if word in (*_SERVER, *_CLIENT):
+        side = "servers" if word in _SERVER else "clients"
+        return f"the keyword {word} is for {side} only"
+    lower = {name.lower(): name for name in known}
+    close = get_close_matches(word.lower().replace("_", ""), lower, 1)
+    hint = f"did you mean {lower[close[0]]}?" if close else f"use {', '.join(known)}"
+    return f"there is no keyword {word!r}: {hint}"
+
+
+def _loadKey(options: dict[str, Any]) -> dict[str, Any]:
+    """
+    Load the key whose file is named; the others are loaded elsewhere.
+
+    @param options: as in the string.
+    @return: options as for L{aesm.secure}.
+    @raise KeyFileError: the file cannot be used; says why.
+    """
+    from aesm.trust.keys import PrivateKey
+
+    if "key" in options:
+        return {**options, "key": PrivateKey.load(options["key"])}
+    return options
+
+
+@implementer(IPlugin, IMessageHandlerMaker)
+@dataclass(frozen=True)
+class HandlerMaker:
+    """
+    Makes handlers, and loads their module when it makes the first.
+
+    @ivar name: what the operator types.
+    @ivar description: one line for C{--help}.
+    @ivar factory: the full name of what is called with the server's registry and
+        returns the handler, or None.
+    """
+
+    name: str
+    description: str
+    factory: str
+
+    def makeHandler(self, connections: Connections) -> IMessageHandler | None:
+        """
+        Make the handler of one server.
+
+        @param connections: that server's registry.
+        @return: the handler, or None to leave packets in their streams.
+        @see: L{IMessageHandlerMaker.makeHandler}
+        """
+        made = namedAny(self.factory)(connections)
+        return cast("IMessageHandler | None", made)

@@ -1,0 +1,222 @@
+"""
+The encrypted byte stream for any Twisted protocol: endpoints that put a secure
+channel between an endpoint and a protocol factory that knows nothing of it::
+
+    site = wrapServerEndpoint(serverFromString(reactor, "tcp:8443"))
+    site.listen(Site(resource))
+
+    endpoint = wrapClientEndpoint("tcp:example.org:8443", trust=Pinned(key))
+    protocol = await endpoint.connect(Factory.forProtocol(MyProtocol))
+    protocol.transport.getPeer().publicKey
+
+The protocol is built once the handshake is done and the peer is let in, with a
+L{SecureAddress<aesm.secure.transport.SecureAddress>} that carries the peer's key, and
+finds a L{SecureTransport<aesm.secure.transport.SecureTransport>} that behaves as TCP's
+does.  A client that is not let in sees the stream end in order, as if its server had
+nothing to say: before that the server has no way to speak to a protocol that it does
+not know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.endpoints import clientFromString
+from twisted.internet.interfaces import (
+    IListeningPort,
+    IProtocol,
+    IProtocolFactory,
+    IReactorTime,
+    IStreamClientEndpoint,
+    IStreamServerEndpoint,
+)
+from twisted.logger import Logger
+from zope.interface import implementer
+
+from aesm.secure.announce import announce
+from aesm.secure.factory import HANDSHAKE_TIMEOUT, checkTimeout
+from aesm.secure.options import channelSettings, reactorOr
+from aesm.secure.wrapping import ClientFactory, ServerFactory
+from aesm.trust.files import AnyPath
+from aesm.trust.keys import PrivateKey
+from aesm.trust.locations import locationOf
+from aesm.trust.policies import clientPolicy, trustPolicy
+
+__all__ = ["wrapClientEndpoint", "wrapServerEndpoint"]
+
+_log = Logger(namespace="aesm.secure")
+
+
+def wrapServerEndpoint(
+    endpoint: IStreamServerEndpoint,
+    *,
+    key: PrivateKey | None = None,
+    name: str = "aesm",
+    psk: bytes | AnyPath | None = None,
+    suites: Sequence[str] | None = None,
+    authorizedKeys: object = None,
+    handshakeTimeout: float = HANDSHAKE_TIMEOUT,
+    reactor: IReactorTime | None = None,
+) -> IStreamServerEndpoint:
+    """
+    Put secure channels on what an endpoint accepts.
+
+    @param endpoint: where to listen.
+    @param key: our own key; None for the state directory's.
+    @param name: the application name that both sides share.
+    @param psk: the pre-shared key, 32 bytes, or the path of its file.
+    @param suites: Noise protocol names to take; None for the defaults.
+    @param authorizedKeys: a path, an
+        L{IClientPolicy<aesm.interfaces.IClientPolicy>}, a callable like its
+        C{checkClient}, or None to let any key in.  A key that is taken out of
+        the file is disconnected.
+    @param handshakeTimeout: seconds from a connection's start to its opening.
+    @param reactor: keeps time; None for the installed one.
+    @return: an endpoint that any factory can listen on.
+    @raise KeyFileError: a file cannot be used; says why.
+    @raise TypeError: an option is of the wrong type.
+    @raise ValueError: an option has a value that it cannot have.
+    """
+    if not IStreamServerEndpoint.providedBy(endpoint):
+        raise TypeError(f"{endpoint!r} is no IStreamServerEndpoint")
+    makeFactory = partial(
+        ServerFactory,
+        clock=reactorOr(reactor),
+        handshakeTimeout=checkTimeout(handshakeTimeout),
+        settings=channelSettings(
+            "server.key", key=key, name=name, psk=psk, suites=suites
+        ),
+        policy=clientPolicy(authorizedKeys),
+    )
+    return _ServerEndpoint(IStreamServerEndpoint(endpoint), makeFactory)
+
+
+def wrapClientEndpoint(
+    endpoint: str | IStreamClientEndpoint,
+    *,
+    key: PrivateKey | None = None,
+    name: str = "aesm",
+    psk: bytes | AnyPath | None = None,
+    suites: Sequence[str] | None = None,
+    trust: object = None,
+    handshakeTimeout: float = HANDSHAKE_TIMEOUT,
+    reactor: IReactorTime | None = None,
+) -> IStreamClientEndpoint:
+    """
+    Put a secure channel on what an endpoint connects.
+
+    The Deferred of its C{connect} fires with the protocol, once that has its
+    transport.  It fails with what the endpoint fails with, with the
+    L{AESMError<aesm.errors.AESMError>} that says why there is no channel, or with
+    what the factory fails with (C{NoProtocol} if it builds none).  Cancelling it
+    closes what was begun.
+
+    @param endpoint: where to connect to, or its string.  What the known servers
+        call a server is what its string says, else its address.
+    @param key: our own key; None for the state directory's.
+    @param name: the application name that both sides share.
+    @param psk: the pre-shared key, 32 bytes, or the path of its file.
+    @param suites: Noise protocol names; the first is offered.  None for the
+        defaults.
+    @param trust: an L{ITrustPolicy<aesm.interfaces.ITrustPolicy>}; None for
+        L{KnownServers<aesm.trust.servers.KnownServers>} in the state directory.
+    @param handshakeTimeout: seconds from a connection's start to its opening.
+    @param reactor: keeps time; None for the installed one.
+    @return: an endpoint that any factory can connect to.
+    @raise KeyFileError: a file cannot be used; says why.
+    @raise TypeError: an option is of the wrong type.
+    @raise ValueError: an option has a value that it cannot have.
+    """
+    clock = reactorOr(reactor)
+    location = None
+    if isinstance(endpoint, str):
+        location = locationOf(endpoint)
+        endpoint = clientFromString(clock, endpoint)
+    if not IStreamClientEndpoint.providedBy(endpoint):
+        raise TypeError(f"{endpoint!r} is no IStreamClientEndpoint")
+    makeFactory = partial(
+        ClientFactory,
+        clock=clock,
+        handshakeTimeout=checkTimeout(handshakeTimeout),
+        settings=channelSettings(
+            "client.key", key=key, name=name, psk=psk, suites=suites
+        ),
+        policy=trustPolicy(trust),
+        location=location,
+    )
+    return _ClientEndpoint(IStreamClientEndpoint(endpoint), makeFactory)
+
+
+@implementer(IStreamServerEndpoint)
+class _ServerEndpoint:
+    """
+    Listens for secure channels.
+    """
+
+    def __init__(
+        self,
+        endpoint: IStreamServerEndpoint,
+        makeFactory: Callable[[IProtocolFactory], ServerFactory],
+    ) -> None:
+        """
+        @param endpoint: where to listen.
+        @param makeFactory: wraps a factory.
+        """
+        self._endpoint = endpoint
+        self._makeFactory = makeFactory
+
+    def listen(self, protocolFactory: IProtocolFactory) -> Deferred[IListeningPort]:
+        """
+        Listen.
+
+        @param protocolFactory: builds what runs inside.
+        @return: fires with the port, or fails as the endpoint does.
+        @see: C{IStreamServerEndpoint.listen}
+        """
+        factory = self._makeFactory(protocolFactory)
+        listening = maybeDeferred(self._endpoint.listen, factory)
+        return listening.addCallback(self._cbListening, factory)
+
+    def _cbListening(
+        self, port: IListeningPort, factory: ServerFactory
+    ) -> IListeningPort:
+        """
+        Say what the operator should know.
+
+        @param port: where we listen.
+        @param factory: ours.
+        @return: the port.
+        """
+        announce(port.getHost(), factory.publicKey, factory.isOpen)
+        return port
+
+
+@implementer(IStreamClientEndpoint)
+class _ClientEndpoint:
+    """
+    Connects secure channels.
+    """
+
+    def __init__(
+        self,
+        endpoint: IStreamClientEndpoint,
+        makeFactory: Callable[[IProtocolFactory], ClientFactory],
+    ) -> None:
+        """
+        @param endpoint: where to connect to.
+        @param makeFactory: wraps a factory.
+        """
+        self._endpoint = endpoint
+        self._makeFactory = makeFactory
+
+    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
+        """
+        Connect.
+
+        @param protocolFactory: builds what runs inside.
+        @return: as L{wrapClientEndpoint} says.
+        @see: C{IStreamClientEndpoint.connect}
+        """
+        return self._makeFactory(protocolFactory).connect(self._endpoint)

@@ -1,0 +1,131 @@
+"""
+Who owns secure connections: a L{SecureFactory} decides on peers, and builds
+what runs inside.  How the answer of a policy is read is here too, once for
+every face.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IProtocol, IReactorTime
+from twisted.internet.protocol import Factory
+
+from aesm.errors import AESMError
+from aesm.trust.keys import PublicKey
+
+if TYPE_CHECKING:
+    from aesm.secure.protocol import SecureProtocol
+
+__all__ = [
+    "HANDSHAKE_TIMEOUT",
+    "SecureFactory",
+    "checkTimeout",
+]
+
+HANDSHAKE_TIMEOUT = 10.0  # seconds, PROTOCOL section 3
+
+
+class SecureFactory(Factory):
+    """
+    What a L{SecureProtocol} asks and tells; one for many connections.
+
+    @ivar clock: keeps time for all of them.
+    @ivar handshakeTimeout: seconds from a connection's start to its opening.
+    """
+
+    noisy = False
+
+    def __init__(self, clock: IReactorTime, handshakeTimeout: float) -> None:
+        """
+        @param clock: keeps time.
+        @param handshakeTimeout: seconds.
+        @raise ValueError: the time is not above 0.
+        """
+        self.clock = clock
+        self.handshakeTimeout = checkTimeout(handshakeTimeout)
+
+    def decide(
+        self, secure: SecureProtocol, publicKey: PublicKey, payload: bytes
+    ) -> Deferred[None] | None:
+        """
+        Decide on a peer.
+
+        @param secure: the connection.
+        @param publicKey: the key that the peer has proved.
+        @param payload: message 3's payload at the server, else C{b""}.
+        @return: None, or a Deferred of it, to go on.
+        @raise AESMError: to refuse, also as the Deferred's failure.
+        """
+        raise NotImplementedError
+
+    def buildInner(self, secure: SecureProtocol) -> IProtocol | None:
+        """
+        Build the protocol that runs inside, once the channel is open.
+
+        @param secure: the connection.
+        @return: the protocol, or None to abort the connection.
+        """
+        raise NotImplementedError
+
+    def peerBegins(self, secure: SecureProtocol) -> AESMError | None:
+        """
+        Take note that a peer begins to speak, before any work is done for it.
+
+        @param secure: the connection.
+        @return: None to go on, or why not to.
+        """
+        return None
+
+    def hello(self) -> bytes:
+        """
+        Say what a client's message 3 is to carry.
+
+        @return: at most 2,048 bytes.
+        """
+        return b""
+
+    def farewell(self, reason: AESMError) -> bytes:
+        """
+        Say what a server's refused peer is to read before the end of stream.
+
+        @param reason: why it was refused.
+        @return: bytes of the stream.
+        """
+        return b""
+
+    def opened(self, secure: SecureProtocol) -> None:
+        """
+        Take note that the inner protocol has its transport.
+
+        @param secure: the connection.
+        """
+
+    def failed(self, secure: SecureProtocol, reason: AESMError) -> None:
+        """
+        Take note that a connection ended before it was open; called once.
+
+        @param secure: the connection.
+        @param reason: why.
+        """
+
+    def ended(self, secure: SecureProtocol) -> None:
+        """
+        Take note that a connection is gone, open or not; called last.
+
+        @param secure: the connection.
+        """
+
+
+def checkTimeout(handshakeTimeout: float) -> float:
+    """
+    Check a C{handshakeTimeout} option.
+
+    @param handshakeTimeout: seconds.
+    @return: the same.
+    @raise ValueError: it is not above 0, or never.
+    """
+    if not 0 < handshakeTimeout < float("inf"):
+        raise ValueError(f"handshakeTimeout must be above 0, not {handshakeTimeout}")
+    return handshakeTimeout

@@ -1,0 +1,97 @@
+"""
+From what users type to what the layers below take: the options that mean the
+same in every face (C{name}, C{key}, C{psk}, ...) are resolved here, once::
+
+    settings = channelSettings("server.key", key=None, name="aesm", psk="psk.txt")
+
+Every wrong value is a C{TypeError} or C{ValueError} at once, that says what
+would be right.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, cast
+
+from aesm._version import __version__
+from aesm.core.channel.settings import ChannelSettings, defaultSuites
+from aesm.trust.files import AnyPath
+from aesm.trust.keys import PSK, PrivateKey, stateDirectory
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IReactorTime
+
+
+__all__ = [
+    "agent",
+    "channelSettings",
+    "reactorOr",
+]
+
+
+def channelSettings(
+    keyFile: str,
+    *,
+    key: PrivateKey | None = None,
+    name: str = "aesm",
+    psk: bytes | AnyPath | None = None,
+    suites: Sequence[str] | None = None,
+) -> ChannelSettings:
+    """
+    Resolve what a secure channel needs.
+
+    @param keyFile: the file in the state directory that holds the key if no
+        C{key} is given; it is made if it is not there.
+    @param key: our own key.
+    @param name: the application name that both sides share.
+    @param psk: the pre-shared key, 32 bytes, or the path of its file.
+    @param suites: Noise protocol names: a client offers the first, a server
+        takes any; None for the defaults.
+    @return: settings for all connections.
+    @raise KeyFileError: a file cannot be used; says why.
+    @raise TypeError: an option is of the wrong type.
+    @raise ValueError: an option has a value that it cannot have.
+    """
+    if key is None:
+        key = PrivateKey.loadOrCreate(stateDirectory() / keyFile)
+    if not isinstance(key, PrivateKey):
+        raise TypeError(
+            f"key must be a PrivateKey, not {type(key).__name__}: "
+            "use PrivateKey.load(path)"
+        )
+    if not isinstance(name, str):
+        raise TypeError(f"name must be str, not {type(name).__name__}")
+    if isinstance(psk, str | os.PathLike):
+        psk = PSK.load(psk)
+    if psk is not None and not isinstance(psk, bytes):
+        raise TypeError(f"psk must be 32 bytes or a path, not {type(psk).__name__}")
+    return ChannelSettings(
+        staticKey=key.raw,
+        keyPair=key.keyPair,
+        name=name,
+        psk=psk,
+        suites=defaultSuites() if suites is None else tuple(suites),
+    )
+
+
+def reactorOr(reactor: IReactorTime | None) -> IReactorTime:
+    """
+    Resolve a C{reactor} option.
+
+    @param reactor: what is given, or None for the one that is installed.
+    """
+    if reactor is None:
+        from twisted.internet import reactor as installed
+
+        reactor = cast("IReactorTime", installed)
+    return reactor
+
+
+def agent() -> str:
+    """
+    Say what we are, for the peer's log.
+
+    @return: software and version.
+    """
+    return f"aesm/{__version__}"

@@ -1,0 +1,470 @@
+"""
+What a protocol inside a secure channel sees: its transport, and addresses
+that carry keys.
+
+L{SecureTransport} behaves as Twisted's TCP transport does.  It spells out
+every method: a wrapper that forwards what it does not know would, one day,
+forward a write, in clear.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any, cast
+
+from twisted.internet import error
+from twisted.internet.interfaces import (
+    IAddress,
+    IConsumer,
+    IDelayedCall,
+    IHalfCloseableProtocol,
+    IPullProducer,
+    IPushProducer,
+    ITransport,
+)
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from aesm.core.channel.events import EndOfStream
+from aesm.core.channel.framing import MAX_PLAINTEXT
+from aesm.core.channel.states import State
+from aesm.trust.keys import PublicKey
+
+if TYPE_CHECKING:
+    from aesm.secure.protocol import SecureProtocol
+
+__all__ = ["SecureAddress", "SecureTransport"]
+
+
+@implementer(IAddress)
+class SecureAddress:
+    """
+    The address of one end of a secure channel.
+
+    @ivar address: the address of the transport underneath.
+    @ivar publicKey: the key that this end has proved.
+    """
+
+    __slots__ = ("address", "publicKey")
+
+    def __init__(self, address: IAddress, publicKey: PublicKey) -> None:
+        """
+        @param address: the address of the transport underneath.
+        @param publicKey: the key that this end has proved.
+        """
+        self.address = address
+        self.publicKey = publicKey
+
+    @property
+    def host(self) -> Any:
+        """
+        The host of the address underneath, for protocols that look at it, as
+        HTTP does.
+
+        @raise AttributeError: it has none.
+        """
+        return self.address.host  # type: ignore[attr-defined]
+
+    @property
+    def port(self) -> Any:
+        """
+        The port of the address underneath.
+
+        @raise AttributeError: it has none.
+        """
+        return self.address.port  # type: ignore[attr-defined]
+
+    def __repr__(self) -> str:
+        """
+        Show both.
+        """
+        return f"SecureAddress({self.address!r}, {self.publicKey})"
+
+    def __eq__(self, other: object) -> bool:
+        """
+        Compare both.
+        """
+        if not isinstance(other, SecureAddress):
+            return NotImplemented
+        return (self.address, self.publicKey) == (other.address, other.publicKey)
+
+    def __hash__(self) -> int:
+        """
+        Agree with equality.
+        """
+        return hash((self.address, self.publicKey))
+
+
+_NOTHING: deque[bytes | EndOfStream] = deque(maxlen=0)  # never appended to
+
+
+@implementer(ITransport, IConsumer, IPushProducer)
+class SecureTransport:
+    """
+    The transport of the inner protocol.
+
+    @ivar disconnecting: whether nothing is read any more: C{loseConnection} was
+        called, or the connection is over.
+    @ivar moreToRead: whether more bytes are there already than were read last, as far
+        as is known.
+    @ivar over: whether the connection is aborted or gone.
+    @ivar paused: whether the inner protocol wants nothing now.
+    @ivar publicKey: the key that the peer has proved.
+    """
+
+    publicKey: PublicKey
+
+    def __init__(self, secure: SecureProtocol) -> None:
+        """
+        @param secure: what this writes through.
+        """
+        self.disconnecting = False
+        self.moreToRead = False
+        self.over = False
+        self.paused = False
+        self._secure = secure
+        self._inbound = _NOTHING  # came while paused
+        self._wakeUp: IDelayedCall | None = None  # delivers what came while paused
+        self._notice: IDelayedCall | None = None  # of our direction's end
+        self._producer: IPushProducer | None = None
+        self._producerPaused = False
+        self._reading = True  # the inner protocol has not seen the peer's end
+        self._writing = True  # we have not ended our direction
+
+    # ITransport
+
+    def write(self, data: bytes) -> None:
+        """
+        Send bytes.  What is written in one turn of the event loop shares
+        records; after C{loseConnection} it is dropped, unless a producer is
+        registered still.
+
+        @param data: any length.
+        @raise TypeError: C{data} is not bytes.
+        """
+        if not isinstance(data, bytes):
+            raise TypeError(f"data must be bytes, not {type(data).__name__}")
+        if (
+            data
+            and self._writing
+            and (not self.disconnecting or self._producer is not None)
+        ):
+            secure = self._secure
+            secure.channel.send(data)
+            if not secure.busy or secure.channel.queued >= MAX_PLAINTEXT:
+                secure.written()
+
+    def writeSequence(self, data: Iterable[bytes]) -> None:
+        """
+        Send several pieces as one.
+
+        @param data: the pieces.
+        @raise TypeError: one is not bytes.
+        """
+        self.write(b"".join(data))
+
+    def loseConnection(self) -> None:
+        """
+        Send what was written, end the stream, wait a bounded time for the
+        peer's end, and close.  A registered producer is waited for.
+        """
+        if self.disconnecting:
+            return
+        self.disconnecting = True
+        self._secure.startCloseTimer()
+        self._forget()
+        if self.paused:
+            self.paused = False
+            cast(IPushProducer, self._secure.transport).resumeProducing()
+        self._endIfDone()
+
+    def abortConnection(self) -> None:
+        """
+        Close at once; what was written may be lost, and the peer is told
+        nothing.
+        """
+        self._secure.abort(Failure(error.ConnectionAborted()))
+
+    def getPeer(self) -> SecureAddress:
+        """
+        Say who is there.
+
+        @return: the peer's address and key.
+        """
+        return SecureAddress(self._secure.transport.getPeer(), self.publicKey)
+
+    def getHost(self) -> SecureAddress:
+        """
+        Say who we are.
+
+        @return: our own address and key.
+        """
+        publicKey = PublicKey(self._secure.channel.ownKey)
+        return SecureAddress(self._secure.transport.getHost(), publicKey)
+
+    # As ITCPTransport
+
+    def loseWriteConnection(self) -> None:
+        """
+        End our direction of the stream, after what was written; go on reading.
+        """
+        if not self._writing or self.disconnecting:
+            return
+        self._endWriting()
+        self._notice = self._secure.clock.callLater(0, self._noticeEnd)
+        if not self._reading:
+            self._secure.finish()
+
+    # IConsumer
+
+    def registerProducer(self, producer: object, streaming: bool) -> None:
+        """
+        Let a producer write as fast as the raw transport takes it.
+
+        @param producer: an C{IPushProducer}, or an C{IPullProducer}.
+        @param streaming: which of the two.
+        @raise RuntimeError: there is one already.
+        """
+        if self._producer is not None:
+            raise RuntimeError(
+                f"cannot register {producer!r}: {self._producer!r} was not unregistered"
+            )
+        if not self._writing:
+            cast(IPushProducer, producer).stopProducing()
+            return
+        if streaming:
+            self._producer = cast(IPushProducer, producer)
+        else:
+            self._producer = _Puller(self._secure, cast(IPullProducer, producer))
+        self._producerPaused = not streaming
+        if self._secure.writable:
+            self.resumeProducer()
+        else:
+            self.pauseProducer()
+
+    def unregisterProducer(self) -> None:
+        """
+        The producer is done.
+        """
+        producer, self._producer = self._producer, None
+        if isinstance(producer, _Puller):
+            producer.pauseProducing()
+        if producer is not None and self.disconnecting and self._writing:
+            self._secure.startCloseTimer()
+            self._endIfDone()
+
+    # IPushProducer
+
+    def pauseProducing(self) -> None:
+        """
+        Deliver nothing until C{resumeProducing}.
+        """
+        if self.disconnecting:
+            return
+        if self._wakeUp is not None:
+            self._wakeUp.cancel()
+            self._wakeUp = None
+        if not self.paused:
+            self.paused = True
+            cast(IPushProducer, self._secure.transport).pauseProducing()
+
+    def resumeProducing(self) -> None:
+        """
+        Deliver again, from the next turn of the event loop on.
+        """
+        if self.paused and self._wakeUp is None:
+            self._wakeUp = self._secure.clock.callLater(0, self._deliverPaused)
+
+    def stopProducing(self) -> None:
+        """
+        Stop for good: the same as C{loseConnection}.
+        """
+        self.loseConnection()
+
+    # For SecureProtocol
+
+    @property
+    def producing(self) -> bool:
+        """
+        Whether a producer is registered that may write.
+        """
+        return self._producer is not None and self._writing
+
+    def deliver(self, event: bytes | EndOfStream) -> None:
+        """
+        Hand what came to the inner protocol.
+
+        @param event: what came.
+        """
+        if self.paused:
+            if self._inbound is _NOTHING:
+                self._inbound = deque()
+            self._inbound.append(event)
+        elif isinstance(event, EndOfStream):
+            self._peerEnded()
+        elif not self.disconnecting:
+            self._secure.inner.dataReceived(event)  # type: ignore[union-attr]
+
+    def pauseProducer(self) -> None:
+        """
+        The raw transport takes no more.
+        """
+        if self._producer is not None and not self._producerPaused:
+            self._producerPaused = True
+            self._producer.pauseProducing()
+
+    def resumeProducer(self) -> None:
+        """
+        The raw transport takes more.
+        """
+        if self._producer is not None and self._producerPaused:
+            self._producerPaused = False
+            self._producer.resumeProducing()
+
+    def stopWriting(self) -> None:
+        """
+        The channel has failed: what is written from now on is dropped.
+        """
+        self._writing = False
+
+    def stop(self) -> None:
+        """
+        The connection is aborted or gone: nothing is read or written any more.
+        """
+        self.over = self.disconnecting = True
+        self._writing = self.paused = False
+        self._forget()
+        if self._notice is not None and self._notice.active():
+            self._notice.cancel()
+
+    def stopProducer(self) -> None:
+        """
+        Nothing more is wanted of the producer.
+        """
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            producer.stopProducing()
+
+    # Parts
+
+    def _endIfDone(self) -> None:
+        """
+        End our direction, unless a producer has yet to finish; close when the
+        peer has ended its own.
+        """
+        if self.producing:
+            return
+        if self._writing:
+            self._endWriting()
+        if self._secure.channel.state is State.ENDED:
+            self._secure.finish()
+
+    def _endWriting(self) -> None:
+        """
+        End our direction.
+        """
+        self._writing = False
+        self._secure.end()
+
+    def _peerEnded(self) -> None:
+        """
+        The peer has ended its direction: a protocol that knows of half-closed
+        connections goes on, any other is done.
+        """
+        if self.disconnecting:
+            self._endIfDone()
+            return
+        self._reading = False
+        inner = IHalfCloseableProtocol(self._secure.inner, None)
+        if inner is None:
+            self.disconnecting = True
+            self.stopProducer()
+            self._endIfDone()
+        else:
+            inner.readConnectionLost()
+            if not self._writing:
+                self._secure.finish()
+
+    def _noticeEnd(self) -> None:
+        """
+        Tell the inner protocol that our direction is ended.
+        """
+        inner = IHalfCloseableProtocol(self._secure.inner, None)
+        if inner is not None:
+            self._secure.guard(inner.writeConnectionLost)
+
+    def _forget(self) -> None:
+        """
+        Drop what came while reading was paused.
+        """
+        self._inbound = _NOTHING
+        if self._wakeUp is not None:
+            self._wakeUp.cancel()
+            self._wakeUp = None
+
+    def _deliverPaused(self) -> None:
+        """
+        Deliver what came while reading was paused, then read on.
+        """
+        self._wakeUp = None
+        self.paused = False
+        self._secure.act(self._takePaused())
+        if not self.paused and not self._secure.closed:
+            cast(IPushProducer, self._secure.transport).resumeProducing()
+
+    def _takePaused(self) -> Iterator[bytes | EndOfStream]:
+        """
+        Take what came while reading was paused, until it is paused again.
+
+        @return: the events, in order.
+        """
+        while self._inbound and not self.paused:
+            yield self._inbound.popleft()
+        if not self._inbound:
+            self._inbound = _NOTHING
+
+
+@implementer(IPushProducer)
+class _Puller:
+    """
+    Makes a push producer of a pull producer: asks it for more in each turn of
+    the event loop in which the raw transport takes more.
+    """
+
+    def __init__(self, secure: SecureProtocol, producer: IPullProducer) -> None:
+        """
+        @param secure: whose clock runs, and what ends if the producer fails.
+        @param producer: whom to ask.
+        """
+        self._secure = secure
+        self._producer = producer
+        self._call: IDelayedCall | None = None
+
+    def resumeProducing(self) -> None:
+        """
+        Start asking.
+        """
+        self._call = self._secure.clock.callLater(0, self._pull)
+
+    def pauseProducing(self) -> None:
+        """
+        Stop asking.
+        """
+        if self._call is not None:
+            self._call.cancel()
+            self._call = None
+
+    def stopProducing(self) -> None:
+        """
+        Stop asking for good.
+        """
+        self.pauseProducing()
+        self._producer.stopProducing()
+
+    def _pull(self) -> None:
+        """
+        Ask once.
+        """
+        self.resumeProducing()
+        self._secure.guard(self._producer.resumeProducing)

@@ -1,0 +1,339 @@
+"""
+The factories around a factory: what the endpoints of L{aesm.secure} listen and
+connect with.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from twisted.internet import error
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.interfaces import (
+    IAddress,
+    IDelayedCall,
+    ILoggingContext,
+    IProtocol,
+    IProtocolFactory,
+    IReactorTime,
+    IStreamClientEndpoint,
+)
+from twisted.internet.protocol import Protocol
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from aesm.core.channel.roles import ClientChannel, ServerChannel
+from aesm.core.channel.settings import ChannelSettings
+from aesm.errors import AESMError, NotAuthorized
+from aesm.interfaces import IClientPolicy, ITrustPolicy
+from aesm.secure.protocol import SecureFactory, SecureProtocol
+from aesm.trust.clients import AuthorizedKeys
+from aesm.trust.keys import PublicKey
+from aesm.trust.locations import locationOfAddress
+from aesm.trust.policies import checkClient, checkServer
+
+__all__ = ["ClientFactory", "ServerFactory"]
+
+_log = Logger(namespace="aesm.secure")
+
+RELOAD_INTERVAL = 2.0  # seconds between looks at the authorized keys
+
+
+class WrappingFactory(SecureFactory):
+    """
+    What both sides share: the factory inside, which is started and stopped with
+    us.
+    """
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        handshakeTimeout: float,
+        settings: ChannelSettings,
+        inner: IProtocolFactory,
+    ) -> None:
+        """
+        @param clock: keeps time.
+        @param handshakeTimeout: seconds.
+        @param settings: of the secure channels.
+        @param inner: builds what runs inside.
+        """
+        super().__init__(clock, handshakeTimeout)
+        self._settings = settings
+        self._inner = inner
+
+    def doStart(self) -> None:
+        """
+        Begin, the factory inside first.
+        """
+        self._inner.doStart()
+        super().doStart()
+
+    def doStop(self) -> None:
+        """
+        End, the factory inside last.
+        """
+        super().doStop()
+        self._inner.doStop()
+
+    def logPrefix(self) -> str:
+        """
+        Say for the log what runs here.
+
+        @return: the factory inside, and that it is wrapped.
+        """
+        inner = self._inner
+        if ILoggingContext.providedBy(inner):
+            return f"{ILoggingContext(inner).logPrefix()} (AESM)"
+        return f"{type(inner).__name__} (AESM)"
+
+    def buildInner(self, secure: SecureProtocol) -> IProtocol | None:
+        """
+        Have the protocol built that runs inside.
+
+        @param secure: the connection.
+        @return: the protocol, or None to abort the connection.
+        """
+        return self._inner.buildProtocol(secure.secureTransport.getPeer())
+
+
+class ServerFactory(WrappingFactory):
+    """
+    Decides on clients.
+
+    @ivar publicKey: the server's own key.
+    """
+
+    def __init__(
+        self,
+        inner: IProtocolFactory,
+        *,
+        clock: IReactorTime,
+        handshakeTimeout: float,
+        settings: ChannelSettings,
+        policy: IClientPolicy | None,
+    ) -> None:
+        """
+        @param inner: builds what runs inside.
+        @param clock: keeps time.
+        @param handshakeTimeout: seconds.
+        @param settings: of the secure channels.
+        @param policy: decides on clients; None lets any in.
+        """
+        super().__init__(clock, handshakeTimeout, settings, inner)
+        self.publicKey = PublicKey(settings.publicKey)
+        self._policy = policy
+        self._connections: set[SecureProtocol] = set()
+        self._reload: IDelayedCall | None = None
+
+    @property
+    def isOpen(self) -> bool:
+        """
+        Whether any client that finds us is let in.
+        """
+        return self._policy is None and self._settings.psk is None
+
+    def startFactory(self) -> None:
+        """
+        Listening begins: look at the authorized keys from now on.
+        """
+        if isinstance(self._policy, AuthorizedKeys):
+            self._reloadKeys(self._policy)
+
+    def stopFactory(self) -> None:
+        """
+        Listening has ended on the last port.
+        """
+        if self._reload is not None:
+            self._reload.cancel()
+            self._reload = None
+
+    def buildProtocol(self, addr: IAddress | None) -> Protocol:
+        """
+        Build the protocol on a raw transport.
+
+        @param addr: where it comes from.
+        @return: the protocol.
+        """
+        secure = SecureProtocol(self, ServerChannel(self._settings))
+        self._connections.add(secure)
+        return secure
+
+    def decide(
+        self, secure: SecureProtocol, publicKey: PublicKey, payload: bytes
+    ) -> Deferred[Any]:
+        """
+        Decide on a client.
+
+        @param secure: the connection.
+        @param publicKey: the key that it has proved.
+        @param payload: its hello, which says nothing about a stream.
+        @return: fires to let it in; fails with L{NotAuthorized}.
+        """
+        return checkClient(self._policy, publicKey, secure.transport.getPeer())
+
+    def failed(self, secure: SecureProtocol, reason: AESMError) -> None:
+        """
+        Take note of a client that was not let in.
+
+        @param secure: the connection.
+        @param reason: why.
+        """
+        peer = secure.channel.peer
+        _log.warn(
+            "refused {address}, key {peer}: {reason!r}",
+            address=locationOfAddress(secure.transport.getPeer()),
+            peer=str(PublicKey(peer)) if peer else None,
+            reason=str(reason),
+        )
+
+    def ended(self, secure: SecureProtocol) -> None:
+        """
+        Take note that a connection is gone.
+
+        @param secure: the connection.
+        """
+        self._connections.discard(secure)
+
+    def _reloadKeys(self, policy: AuthorizedKeys) -> None:
+        """
+        Read the authorized keys again if their file has changed, and disconnect
+        those that were taken out; look again in a while.
+
+        @param policy: reads them.
+        """
+        self._reload = self.clock.callLater(RELOAD_INTERVAL, self._reloadKeys, policy)
+        gone = {publicKey.raw for publicKey in policy.reload()}
+        for secure in [c for c in self._connections if c.channel.peer in gone]:
+            secure.fail(
+                NotAuthorized(
+                    f"the key {PublicKey(secure.channel.peer)} is no longer authorized"
+                )
+            )
+
+
+class ClientFactory(WrappingFactory):
+    """
+    One attempt at a connection.
+    """
+
+    def __init__(
+        self,
+        inner: IProtocolFactory,
+        *,
+        clock: IReactorTime,
+        handshakeTimeout: float,
+        settings: ChannelSettings,
+        policy: ITrustPolicy,
+        location: str | None,
+    ) -> None:
+        """
+        @param inner: builds what runs inside.
+        @param clock: keeps time.
+        @param handshakeTimeout: seconds.
+        @param settings: of the secure channel.
+        @param policy: decides on the server's key.
+        @param location: what was dialled, None to take the transport's peer.
+        """
+        super().__init__(clock, handshakeTimeout, settings, inner)
+        self._policy = policy
+        self._location = location
+        self._connecting: Deferred[IProtocol] | None = None
+        self._secure: SecureProtocol | None = None
+        self._result: Deferred[IProtocol] | None = None
+
+    def connect(self, endpoint: IStreamClientEndpoint) -> Deferred[IProtocol]:
+        """
+        Begin to connect.
+
+        @param endpoint: where to connect to.
+        @return: as L{aesm.secure.endpoints.wrapClientEndpoint} says.
+        """
+        result: Deferred[IProtocol] = Deferred(self._cancel)
+        self._result = result
+        self._connecting = maybeDeferred(endpoint.connect, self)
+        self._connecting.addErrback(self._settle)
+        return result
+
+    def buildProtocol(self, addr: IAddress | None) -> Protocol | None:
+        """
+        Build the protocol on the raw transport.
+
+        @param addr: where it goes.
+        @return: the protocol, or None if nobody waits for it any more.
+        """
+        if self._result is not None:
+            self._secure = SecureProtocol(self, ClientChannel(self._settings))
+            return self._secure
+        return None
+
+    def decide(
+        self, secure: SecureProtocol, publicKey: PublicKey, payload: bytes
+    ) -> Deferred[None]:
+        """
+        Ask the trust policy.
+
+        @param secure: the connection.
+        @param publicKey: the key that the server has proved.
+        @param payload: nothing.
+        @return: fires to go on; fails with
+            L{UntrustedServer<aesm.errors.UntrustedServer>}.
+        """
+        location = self._location or locationOfAddress(secure.transport.getPeer())
+        return checkServer(self._policy, location, publicKey)
+
+    def buildInner(self, secure: SecureProtocol) -> IProtocol | None:
+        """
+        Have the protocol built that runs inside; C{connect} says if it is not.
+
+        @param secure: the connection.
+        @return: the protocol, or None to abort the connection.
+        """
+        try:
+            inner = super().buildInner(secure)
+        except Exception:
+            self._settle(Failure())
+            return None
+        if inner is None:
+            self._settle(Failure(error.NoProtocol()))
+        return inner
+
+    def opened(self, secure: SecureProtocol) -> None:
+        """
+        The protocol inside has its transport.
+
+        @param secure: the connection.
+        """
+        self._settle(cast(IProtocol, secure.inner))
+
+    def failed(self, secure: SecureProtocol, reason: AESMError) -> None:
+        """
+        No secure channel came about.
+
+        @param secure: the connection.
+        @param reason: why.
+        """
+        self._settle(Failure(reason))
+
+    def _settle(self, outcome: IProtocol | Failure) -> None:
+        """
+        Fire what C{connect} returned, once.
+
+        @param outcome: the protocol, or why there is none.
+        """
+        result, self._result = self._result, None
+        if result is not None:
+            result.callback(outcome)
+
+    def _cancel(self, result: Deferred[IProtocol]) -> None:
+        """
+        Close what was begun.
+
+        @param result: what C{connect} returned.
+        """
+        if self._secure is None:
+            cast(Deferred[IProtocol], self._connecting).cancel()
+        else:
+            peer = self._secure.transport.getPeer()
+            self._settle(Failure(error.ConnectingCancelledError(peer)))
+            self._secure.abort()

@@ -1,0 +1,3 @@
+"""
+Servers: who comes in, who is in, who is told.
+"""

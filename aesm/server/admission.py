@@ -1,0 +1,411 @@
+"""
+Who may come in: what a server's factory asks before it lets a client in, in
+the order of what the question costs.
+
+  1. when a connection begins: are there too many already?
+  2. at its first byte: does its host make too many handshakes?
+  3. once it has proved its key: is the key authorized, is it here already,
+     and is there still room?
+
+Every refusal is an error whose text goes into the server's log; the client is
+told no more than a close code (PROTOCOL section 9), and before it has proved
+a key nothing at all.
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+from collections import Counter
+from functools import lru_cache
+from ipaddress import IPv6Address, ip_address
+from typing import TYPE_CHECKING
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IAddress
+from twisted.logger import Logger
+
+from aesm.core.messages.frames import encodeClose
+from aesm.core.messages.hello import Hello
+from aesm.errors import AESMError, ConnectionClosed, NotAuthorized, ProtocolError
+from aesm.interfaces import IClientPolicy
+from aesm.messages.connection import wallClock
+from aesm.server.sessions import isResumed
+from aesm.trust.clients import AuthorizedKeys
+from aesm.trust.keys import PublicKey
+from aesm.trust.policies import checkClient
+
+if TYPE_CHECKING:
+    from aesm.messages.address import Address
+    from aesm.messages.connection import Connection
+    from aesm.messages.protocol import AESMProtocol
+    from aesm.server.registry import Connections
+
+__all__ = ["Door", "farewell"]
+
+_log = Logger(namespace="aesm.server")
+
+MAX_CONNECTIONS = 4096
+PER_KEY = ("allow", "replace", "reject")
+
+NOT_ALLOWED = 1008  # close codes, PROTOCOL section 9
+INTERNAL_ERROR = 1011
+TRY_AGAIN_LATER = 1013
+TAKEN_OVER = 4001
+
+
+def _hostIn(address: Address) -> str | None:
+    """
+    Tell which host a connection counts for.
+
+    @param address: whose.
+    @return: the host, or None if it comes from none.
+    """
+    return hostOf(address[0]) if isinstance(address, tuple) else None
+
+
+class Door:
+    """
+    Decides on the clients of one server.
+
+    @ivar maxConnections: connections in all.
+    """
+
+    def __init__(
+        self,
+        connections: Connections,
+        policy: IClientPolicy | None,
+        *,
+        maxConnections: int | None,
+        maxConnectionsPerHost: int,
+        handshakesPerHost: float,
+        perKey: str,
+    ) -> None:
+        """
+        @param connections: who is in.
+        @param policy: decides on keys; None lets any in.
+        @param maxConnections: connections in all; None for as many as the limit
+            on open files allows, and no more than 4,096.
+        @param maxConnectionsPerHost: connections of one host.
+        @param handshakesPerHost: handshakes of one host, a second.
+        @param perKey: what a second connection of one key does.
+        @raise ValueError: an option has a value that it cannot have.
+        """
+        if maxConnections is None:
+            maxConnections = min(MAX_CONNECTIONS, connectionsPossible())
+        for option, value in (
+            ("maxConnections", maxConnections),
+            ("maxConnectionsPerHost", maxConnectionsPerHost),
+            ("handshakesPerHost", handshakesPerHost),
+        ):
+            if not value > 0:
+                raise ValueError(f"{option} must be above 0, not {value}")
+        if perKey not in PER_KEY:
+            raise ValueError(f"perKey must be one of {PER_KEY}, not {perKey!r}")
+        self._connections = connections
+        self.maxConnections = maxConnections
+        self._policy = policy
+        self._perKey = perKey
+        # Of those that are counted.
+        self._hosts: dict[Connection | AESMProtocol, str | None] = {}
+        self._admission = Admission(maxConnections, maxConnectionsPerHost)
+        self._handshakes = TokenBuckets(handshakesPerHost)
+
+    @property
+    def isOpen(self) -> bool:
+        """
+        Whether any key is let in.
+        """
+        return self._policy is None
+
+    def checkFiles(self) -> None:
+        """
+        Warn if there can be more connections than the limit on open files allows.
+        """
+        possible = connectionsPossible()
+        if self.maxConnections > possible:
+            _log.warn(
+                "maxConnections is {most}, but the limit on open files allows only "
+                "about {possible}: raise it (ulimit -n, LimitNOFILE=)",
+                most=self.maxConnections,
+                possible=possible,
+            )
+
+    def full(self, address: Address) -> str | None:
+        """
+        Say why there is no room for one more connection.
+
+        @param address: where it comes from.
+        @return: why, or None if there is.
+        """
+        return self._admission.refusal(_hostIn(address))
+
+    def begin(self, address: Address, now: float) -> AESMError | None:
+        """
+        Take a token for one handshake.
+
+        @param address: who begins it.
+        @param now: seconds, of any clock that never goes back.
+        @return: None to go on, or why not to.
+        """
+        host = _hostIn(address)
+        if host is None or self._handshakes.take(host, now):
+            return None
+        return ConnectionClosed(
+            f"{host} makes more handshakes a second than handshakesPerHost allows",
+            TRY_AGAIN_LATER,
+        )
+
+    def decide(
+        self,
+        publicKey: PublicKey,
+        payload: bytes,
+        transport: IAddress,
+        address: Address,
+    ) -> Deferred[tuple[Hello, str | None]]:
+        """
+        Decide on a client.
+
+        @param publicKey: the key that it has proved.
+        @param payload: its hello.
+        @param transport: where it comes from, as Twisted says.
+        @param address: the same, as the registry says.
+        @return: fires with what the client says of itself, and what its key is
+            called or None; fails with L{NotAuthorized} if the key is not let
+            in, L{ConnectionClosed} (1013) if there is no room.
+        @raise ProtocolError: the hello is malformed.
+        """
+        hello = Hello.decode(payload)
+        answer = checkClient(self._policy, publicKey, transport)
+        return answer.addCallback(self._admit, publicKey, hello, address)
+
+    def _admit(
+        self, name: str | None, publicKey: PublicKey, hello: Hello, address: Address
+    ) -> tuple[Hello, str | None]:
+        """
+        Let a client in whose key is authorized, unless there is no room.  It needs
+        none if its key gives up a place: that of a connection which it replaces, or
+        whose session goes on.
+
+        @param name: what its key is called, or None.
+        @param publicKey: the key that it has proved.
+        @param hello: what it says of itself.
+        @param address: where it comes from.
+        @return: what the client says of itself, and what its key is called.
+        @raise ConnectionClosed: there is no room (1013).
+        """
+        refusal = self.full(address)
+        if refusal is None and self._perKey == "allow":
+            return hello, name
+        known = [c for c in self._connections.byPeer(publicKey) if not c.isOver]
+        resumed = [c for c in known if isResumed(c, hello)]
+        others = [c for c in known if c not in resumed]
+        if self._perKey == "reject" and any(c.isAttached for c in others):
+            raise ConnectionClosed(
+                f"the key {publicKey} is connected already", TRY_AGAIN_LATER
+            )
+        leaving = known if self._perKey == "replace" else resumed
+        if refusal is not None and not any(c.isAttached for c in leaving):
+            raise ConnectionClosed(refusal, TRY_AGAIN_LATER)
+        if self._perKey == "replace":
+            for connection in others:
+                connection.closeWith(TAKEN_OVER, "replaced by a newer connection")
+        return hello, name
+
+    def enter(self, connection: Connection, address: Address) -> None:
+        """
+        Count a connection.
+
+        @param connection: the one.
+        @param address: where it comes from.
+        """
+        host = self._hosts[connection] = _hostIn(address)
+        self._admission.enter(host)
+
+    def linger(self, connection: Connection, superseded: AESMProtocol) -> None:
+        """
+        Go on counting the transport that a connection has left for another.
+
+        @param connection: the connection, to be counted anew.
+        @param superseded: what is on that transport.
+        """
+        self._hosts[superseded] = self._hosts.pop(connection)
+
+    def leave(self, counted: Connection | AESMProtocol) -> None:
+        """
+        Count a connection, or the former transport of one, no more, if it is
+        counted.
+
+        @param counted: which.
+        """
+        if counted in self._hosts:
+            self._admission.leave(self._hosts.pop(counted))
+
+    def reload(self) -> None:
+        """
+        Read the authorized keys again if their file has changed, and disconnect
+        those that were taken out.
+        """
+        if isinstance(self._policy, AuthorizedKeys):
+            for publicKey in self._policy.reload():
+                for connection in self._connections.byPeer(publicKey):
+                    connection.closeWith(NOT_ALLOWED, "key no longer authorized")
+
+
+def farewell(reason: AESMError) -> bytes:
+    """
+    Make the CLOSE for a client that is not let in.
+
+    @param reason: why.
+    @return: the frame.
+    @see: PROTOCOL section 3
+    """
+    code, words = INTERNAL_ERROR, "internal error"
+    match reason:
+        case NotAuthorized():
+            code, words = NOT_ALLOWED, "not authorized"
+        case ConnectionClosed():
+            code, words = reason.code, "try again later"
+        case ProtocolError():
+            code, words = reason.code, "protocol error"
+    return encodeClose(wallClock(), code, words)
+
+
+OTHER_FILES = 64  # that a server has open beside its connections
+BURST_SECONDS = 10  # how long a quiet host saves up its handshakes
+_PREFIX = 64  # bits of an IPv6 address that tell hosts apart
+
+
+@lru_cache(maxsize=1024)  # each connection asks several times
+def hostOf(host: str) -> str:
+    """
+    Tell which host an address counts for.
+
+    @param host: an IP address in text form, or anything else.
+    @return: the IPv4 address, the IPv6 network, or what was given.
+    """
+    try:
+        address = ip_address(host.partition("%")[0])
+    except ValueError:
+        return host
+    if isinstance(address, IPv6Address):
+        if address.ipv4_mapped is not None:
+            return str(address.ipv4_mapped)
+        network = int(address) >> (128 - _PREFIX) << (128 - _PREFIX)
+        return f"{IPv6Address(network)}/{_PREFIX}"
+    return str(address)
+
+
+def connectionsPossible() -> int:
+    """
+    Tell how many connections the limit on open files allows, some files being
+    in use for other things.
+
+    @return: at least one.
+    """
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = sys.maxsize if soft == resource.RLIM_INFINITY else soft
+    return max(1, most - OTHER_FILES)
+
+
+class TokenBuckets:
+    """
+    A rate for each host: a token is one handshake, and a bucket that is full
+    again is forgotten.
+    """
+
+    def __init__(self, rate: float) -> None:
+        """
+        @param rate: tokens a second, above 0; a bucket holds those of
+            C{BURST_SECONDS}, and at least one.
+        """
+        self._rate = rate
+        self._size = max(1.0, rate * BURST_SECONDS)
+        self._buckets: dict[str, tuple[float, float]] = {}  # tokens, since when
+        self._swept = 0.0
+
+    def take(self, host: str, now: float) -> bool:
+        """
+        Take one token.
+
+        @param host: whose.
+        @param now: seconds, of any clock; one that is set back refuses nobody.
+        @return: whether there was one.
+        """
+        self._sweep(now)
+        tokens, since = self._buckets.get(host, (self._size, now))
+        tokens = min(self._size, tokens + max(0.0, now - since) * self._rate)
+        if tokens < 1:
+            self._buckets[host] = (tokens, now)
+            return False
+        self._buckets[host] = (tokens - 1, now)
+        return True
+
+    def _sweep(self, now: float) -> None:
+        """
+        Forget the buckets that are full again, now and then.
+
+        @param now: seconds.
+        """
+        fill = self._size / self._rate
+        if abs(now - self._swept) >= fill:
+            self._swept = now
+            self._buckets = {
+                host: (tokens, since)
+                for host, (tokens, since) in self._buckets.items()
+                if tokens + (now - since) * self._rate < self._size
+            }
+
+
+class Admission:
+    """
+    Counts the connections of a server, in all and for each host.
+    """
+
+    def __init__(self, most: int, mostPerHost: int) -> None:
+        """
+        @param most: connections in all.
+        @param mostPerHost: connections of one host.
+        """
+        self._most = most
+        self._mostPerHost = mostPerHost
+        self._all = 0
+        self._hosts: Counter[str] = Counter()
+
+    def refusal(self, host: str | None) -> str | None:
+        """
+        Say why one more connection cannot be let in.
+
+        @param host: whose, or None if it comes from no host.
+        @return: why, or None if it can.
+        """
+        if self._all >= self._most:
+            return f"{self._all} connections are open: no more than maxConnections"
+        if host is not None and self._hosts[host] >= self._mostPerHost:
+            return (
+                f"{self._hosts[host]} connections of this host are open: no more "
+                "than maxConnectionsPerHost"
+            )
+        return None
+
+    def enter(self, host: str | None) -> None:
+        """
+        Count a connection.
+
+        @param host: whose, or None if it comes from no host.
+        """
+        self._all += 1
+        if host is not None:
+            self._hosts[host] += 1
+
+    def leave(self, host: str | None) -> None:
+        """
+        Count a connection no more.
+
+        @param host: whose, or None if it comes from no host.
+        """
+        self._all -= 1
+        if host is not None:
+            self._hosts[host] -= 1
+            if not self._hosts[host]:
+                del self._hosts[host]

@@ -1,0 +1,464 @@
+"""
+What a server is made of: the factory that any stream endpoint can listen
+with::
+
+    factory = AESMServerFactory(handler=MyHandler())
+    serverFromString(reactor, "tcp:8765").listen(factory)
+
+It asks its L{Door<aesm.server.admission.Door>} who comes in, and hands those who are to
+its L{Hub<aesm.server.manager.Hub>}.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import count
+from typing import Any, TypeVar, cast
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import (
+    IAddress,
+    IDelayedCall,
+    IReactorTime,
+)
+from twisted.internet.protocol import Protocol
+
+from aesm.core.channel.roles import ServerChannel
+from aesm.core.messages.conversation import Conversation
+from aesm.core.messages.hello import ConversationSettings, Hello
+from aesm.core.messages.outbox import Message
+from aesm.errors import AESMError, ConnectionClosed, HandshakeError
+from aesm.interfaces import IMessageHandler, IMessageHandlerMaker
+from aesm.messages.acknowledgements import Refusal
+from aesm.messages.address import Address, addressOf
+from aesm.messages.connection import Connection
+from aesm.messages.protocol import AESMProtocol
+from aesm.secure.factory import HANDSHAKE_TIMEOUT, SecureFactory
+from aesm.secure.options import agent, channelSettings, reactorOr
+from aesm.secure.protocol import SecureProtocol
+from aesm.secure.rawtransport import HangUp
+from aesm.server.admission import Door, farewell
+from aesm.server.broadcast import Broadcast
+from aesm.server.manager import Hub
+from aesm.server.registry import Connections
+from aesm.server.sessions import SESSION_GRACE
+from aesm.store.spool import spoolOpener
+from aesm.trust.files import AnyPath
+from aesm.trust.keys import PrivateKey, PublicKey, nextKeyOf, stateDirectory
+from aesm.trust.policies import clientPolicy
+
+__all__ = ["STOP_DEADLINE", "AESMServerFactory", "Message"]
+
+TOTAL_BUFFER = 1 << 30  # bytes of messages, for all connections together
+KEY_FILE = "server.key"  # in the state directory
+MAX_CONNECTIONS_PER_HOST = 1024
+MAX_PENDING = 512  # connections that are not let in yet
+HANDSHAKES_PER_HOST = 100.0  # a second
+MAX_AGENT = 64  # characters of a client's agent to log
+RELOAD_INTERVAL = 2.0  # seconds between looks at the authorized keys
+STOP_DEADLINE = 5.0  # seconds
+GOING_AWAY = 1001  # close codes, PROTOCOL section 9
+
+_T = TypeVar("_T")
+
+
+@dataclass
+class _Guest:
+    """
+    A connection, from its beginning to the end of its transport.
+
+    @ivar address: what it is called in the registry.
+    @ivar hello: what the client says of itself, once it is let in.
+    @ivar name: what the client's key is called, or None.
+    @ivar connection: what users hold, once it is open.
+    """
+
+    address: Address
+    hello: Hello | None = None
+    name: str | None = None
+    connection: Connection | None = None
+
+
+class AESMServerFactory(SecureFactory):
+    """
+    Builds the protocols of a server, for any stream endpoint.
+
+    @ivar connections: who is connected, and the activity log.
+    @ivar publicKey: the server's own key.
+    """
+
+    def __init__(
+        self,
+        *,
+        reactor: IReactorTime | None = None,
+        name: str = "aesm",
+        key: PrivateKey | None = None,
+        psk: bytes | AnyPath | None = None,
+        suites: Sequence[str] | None = None,
+        authorizedKeys: object = None,
+        handler: object = None,
+        maxConnections: int | None = None,
+        maxConnectionsPerHost: int = MAX_CONNECTIONS_PER_HOST,
+        handshakesPerHost: float = HANDSHAKES_PER_HOST,
+        perKey: str = "allow",
+        handshakeTimeout: float = HANDSHAKE_TIMEOUT,
+        totalBuffer: int = TOTAL_BUFFER,
+        sessionGrace: float = SESSION_GRACE,
+        spool: AnyPath | None = None,
+        spoolSync: str = "normal",
+        nextKey: PublicKey | None = None,
+        **messages: Any,
+    ) -> None:
+        """
+        @param reactor: keeps time; None for the installed one.
+        @param name: the application name that both sides share.
+        @param key: our own key; None for the state directory's.
+        @param psk: the pre-shared key, 32 bytes, or the path of its file.
+        @param suites: Noise protocol names to take; None for the defaults.
+        @param authorizedKeys: a path, an
+            L{IClientPolicy<aesm.interfaces.IClientPolicy>}, a callable like its
+            C{checkClient}, or None to let any key in.
+        @param handler: an L{IMessageHandler} or an L{IMessageHandlerMaker}; None
+            leaves packets in the connections' streams.
+        @param maxConnections: connections in all; None for as many as the limit
+            on open files allows, and no more than 4,096.
+        @param maxConnectionsPerHost: connections of one host, IPv6 by /64.
+        @param handshakesPerHost: handshakes of one host, a second.
+        @param perKey: what a second connection of one key does: C{"allow"},
+            C{"replace"} the first, or C{"reject"} it.
+        @param handshakeTimeout: seconds from a connection's start to its opening.
+        @param totalBuffer: bytes of messages to keep for all connections together,
+            unacknowledged or unread.
+        @param sessionGrace: seconds that a client has to come back to its session
+            when its connection is cut; 0 ends it at once.
+        @param spool: the path of a file in which sessions, what was sent and is not
+            acknowledged, and packets that nobody has taken outlive the process;
+            what is acknowledged is in it.  It is opened when listening begins.
+            None keeps them in memory.
+        @param spoolSync: C{"normal"}: the spool survives that the process is killed;
+            C{"full"}: also a loss of power, for which each commit waits for the disk.
+        @param nextKey: the key that this server will have after its present one,
+            announced to clients; without C{key}, the one that
+            L{nextKeyOf<aesm.trust.keys.nextKeyOf>} finds in the state directory.
+        @param messages: C{maxMessage}, C{heartbeat}, C{sendBuffer} and
+            C{receiveBuffer}, as
+            L{ConversationSettings<aesm.core.messages.hello.ConversationSettings>}.
+        @raise KeyFileError: a file cannot be used; says why.
+        @raise TypeError: an option is of the wrong type, or there is no such.
+        @raise ValueError: an option has a value that it cannot have.
+        """
+        super().__init__(reactorOr(reactor), handshakeTimeout)
+        self._settings = channelSettings(
+            KEY_FILE, key=key, name=name, psk=psk, suites=suites
+        )
+        if key is None and nextKey is None:
+            nextKey = nextKeyOf(stateDirectory() / KEY_FILE)
+        self._messages = ConversationSettings(
+            agent=agent(), nextKey="" if nextKey is None else str(nextKey), **messages
+        )
+        self.publicKey = PublicKey(self._settings.publicKey)
+        self.connections = Connections()
+        self._broadcast = Broadcast(self.connections)
+        self._door = Door(
+            self.connections,
+            clientPolicy(authorizedKeys),
+            maxConnections=maxConnections,
+            maxConnectionsPerHost=maxConnectionsPerHost,
+            handshakesPerHost=handshakesPerHost,
+            perKey=perKey,
+        )
+        self._hub = Hub(
+            self.clock,
+            self.connections,
+            self._door,
+            self._messages,
+            messageHandler(handler, self.connections),
+            totalBuffer,
+            sessionGrace,
+            spoolOpener(spool, spoolSync, self.clock),
+        )
+        self._guests: dict[SecureProtocol, _Guest] = {}
+        self._pending: dict[SecureProtocol, None] = {}  # not open; oldest first
+        self._numbers = count(1)
+        self._reload: IDelayedCall | None = None
+        self._stopping = False
+        self._gone: list[Deferred[None]] = []  # fire when all guests are gone
+
+    # What users call
+
+    @property
+    def isOpen(self) -> bool:
+        """
+        Whether any client that finds us is let in.
+        """
+        return self._door.isOpen and self._settings.psk is None
+
+    def sendTo(self, data: Message, address: Address) -> Deferred[None]:
+        """
+        Send a message to one peer.
+
+        @param data: C{str} for a TEXT message, bytes for a BINARY one.
+        @param address: whose, as in C{connections}.
+        @return: as L{Connection.sendData}, but a full send buffer is always a
+            failure with L{SendBufferFull<aesm.errors.SendBufferFull>};
+            L{ConnectionClosed} if there is no such connection.
+        @raise TypeError: C{data} is neither text nor bytes.
+        """
+        connection = self.connections.get(address)
+        if connection is None:
+            return Refusal(
+                ConnectionClosed(f"nothing was sent: there is no connection {address}")
+            )
+        return connection.send(data, closeSlow=False)
+
+    def sendAll(self, data: Message) -> Deferred[int]:
+        """
+        Send a message to every peer.  A peer whose send buffer is full is closed
+        with code 4000 and never waited for.
+
+        @param data: C{str} for a TEXT message, bytes for a BINARY one.
+        @return: fires with the number of peers that have it, once each has it or
+            is gone.
+        @raise TypeError: C{data} is neither text nor bytes.
+        @raise ValueError: the text cannot be written in UTF-8.
+        """
+        return self._broadcast.send(data)
+
+    def stop(self, reason: str = "", deadline: float = STOP_DEADLINE) -> Deferred[None]:
+        """
+        Let nobody in any more, tell every client (code 1001), send what is
+        queued, and abort what is left at the deadline.
+
+        @param reason: words for the clients.
+        @param deadline: seconds.
+        @return: fires when all connections are gone; fails with
+            L{SpoolError<aesm.errors.SpoolError>} if there is a spool that could not
+            be written to the end.
+        """
+        self._stopping = True
+        self._hub.stop()
+        for secure, guest in list(self._guests.items()):
+            if guest.connection is None:
+                secure.fail(HandshakeError("the server is stopping"))
+            else:
+                guest.connection.closeWith(GOING_AWAY, reason or "going away")
+        if not self._guests:
+            return self._hub.close()
+        gone: Deferred[None] = Deferred(self._gone.remove)
+        self._gone.append(gone)
+        timer = self.clock.callLater(deadline, self._abortAll)
+        return gone.addBoth(_cancel, timer).addCallback(
+            lambda result: self._hub.close()
+        )
+
+    def reloadKeys(self) -> None:
+        """
+        Read the authorized keys again if their file has changed, and disconnect
+        those that were taken out.
+        """
+        self._door.reload()
+
+    # twisted.internet.protocol.Factory
+
+    def startFactory(self) -> None:
+        """
+        Listening begins: look at the authorized keys from now on.
+        """
+        self._stopping = False
+        self._hub.start()
+        self._door.checkFiles()
+        self._scheduleReload()
+
+    def stopFactory(self) -> None:
+        """
+        Listening has ended on the last port.
+        """
+        if self._reload is not None:
+            self._reload.cancel()
+            self._reload = None
+
+    def buildProtocol(self, addr: IAddress | None) -> Protocol | None:
+        """
+        Let a connection begin, unless there are too many.
+
+        @param addr: where it comes from.
+        @return: its protocol; one that hangs up at once if there are too many,
+            since not every factory around this one knows what to do with None.
+        """
+        address = addressOf(cast(IAddress, addr), next(self._numbers))
+        refusal = self._door.full(address)
+        if self._stopping:
+            refusal = "the server is stopping"
+        if refusal is not None:
+            self._hub.refused(address, refusal)
+            return HangUp()
+        secure = SecureProtocol(self, ServerChannel(self._settings))
+        self._guests[secure] = _Guest(address)
+        self._pending[secure] = None
+        if len(self._pending) > MAX_PENDING:
+            oldest = next(iter(self._pending))
+            del self._pending[oldest]  # it may take a turn until it is gone
+            oldest.fail(
+                HandshakeError(
+                    f"more than {MAX_PENDING} connections have not finished their "
+                    "handshake: the oldest made room"
+                )
+            )
+        return secure
+
+    # SecureFactory
+
+    def peerBegins(self, secure: SecureProtocol) -> AESMError | None:
+        """
+        Take a token for a handshake.  Only now does a transport behind a
+        forwarder know who speaks (the PROXY protocol).
+
+        @param secure: the connection.
+        @return: None to go on, or why not to.
+        """
+        guest = self._guests[secure]
+        address = addressOf(secure.transport.getPeer(), next(self._numbers))
+        if isinstance(address, tuple):
+            guest.address = address
+        return self._door.begin(guest.address, self.clock.seconds())
+
+    def decide(
+        self, secure: SecureProtocol, publicKey: PublicKey, payload: bytes
+    ) -> Deferred[None]:
+        """
+        Decide on a client.
+
+        @param secure: the connection.
+        @param publicKey: the key that it has proved.
+        @param payload: its hello.
+        @return: fires to let it in; fails as L{Door.decide}.
+        """
+        guest = self._guests[secure]
+        peer = secure.transport.getPeer()
+        decision = self._door.decide(publicKey, payload, peer, guest.address)
+        return decision.addCallback(self._cbDecided, guest)
+
+    def _cbDecided(self, admitted: tuple[Hello, str | None], guest: _Guest) -> None:
+        """
+        Take note of who is let in.
+
+        @param admitted: what the client says of itself, and its key's name.
+        @param guest: the connection.
+        """
+        guest.hello, guest.name = admitted
+
+    def farewell(self, reason: AESMError) -> bytes:
+        """
+        Make the CLOSE for a client that is not let in.
+
+        @param reason: why.
+        @return: the frame.
+        """
+        return farewell(reason)
+
+    def buildInner(self, secure: SecureProtocol) -> AESMProtocol:
+        """
+        Build the message layer of a client that is let in.
+
+        @param secure: the connection.
+        @return: its protocol.
+        """
+        guest = self._guests[secure]
+        hello = cast(Hello, guest.hello)
+        connection = self._hub.begin(secure.channel, hello, guest.address, guest.name)
+        conversation = Conversation(
+            self._messages, connection.session, self.clock.seconds()
+        )
+        conversation.welcome(hello)
+        protocol = AESMProtocol(self._hub, conversation, connection, self.clock)
+        connection.attach(protocol, secure.channel)
+        guest.connection = connection
+        return protocol
+
+    def opened(self, secure: SecureProtocol) -> None:
+        """
+        List a client that is let in.
+
+        @param secure: the connection.
+        """
+        del self._pending[secure]
+        guest = self._guests[secure]
+        agent = cast(Hello, guest.hello).agent[:MAX_AGENT]
+        self._hub.enter(cast(Connection, guest.connection), guest.address, agent)
+
+    def failed(self, secure: SecureProtocol, reason: AESMError) -> None:
+        """
+        Take note of a client that was not let in.
+
+        @param secure: the connection.
+        @param reason: why.
+        """
+        peer = secure.channel.peer
+        self._hub.refused(
+            self._guests[secure].address,
+            str(reason),
+            PublicKey(peer) if peer else None,
+        )
+
+    def ended(self, secure: SecureProtocol) -> None:
+        """
+        Take note that a connection is gone.
+
+        @param secure: the connection.
+        """
+        self._pending.pop(secure, None)
+        del self._guests[secure]
+        if not self._guests:
+            while self._gone:
+                self._gone.pop().callback(None)
+
+    # Parts
+
+    def _scheduleReload(self) -> None:
+        """
+        Look at the authorized keys now and then.
+        """
+        self._door.reload()
+        self._reload = self.clock.callLater(RELOAD_INTERVAL, self._scheduleReload)
+
+    def _abortAll(self) -> None:
+        """
+        End what is left at the deadline.
+        """
+        for secure in list(self._guests):
+            secure.abort()
+
+
+def _cancel(result: _T, timer: IDelayedCall) -> _T:
+    """
+    Stop a deadline that is no longer needed.
+
+    @param result: of the waiting.
+    @param timer: the deadline.
+    @return: the same.
+    """
+    if timer.active():
+        timer.cancel()
+    return result
+
+
+def messageHandler(handler: object, connections: Connections) -> IMessageHandler | None:
+    """
+    Resolve a server's C{handler} option.
+
+    @param handler: an L{IMessageHandler}, an L{IMessageHandlerMaker}, or None.
+    @param connections: the server's registry, for a maker.
+    @return: the handler, or None.
+    @raise TypeError: it is something else.
+    """
+    if IMessageHandlerMaker.providedBy(handler):
+        handler = IMessageHandlerMaker(handler).makeHandler(connections)
+    if handler is None:
+        return None
+    if not IMessageHandler.providedBy(handler):
+        raise TypeError(
+            f"handler must provide IMessageHandler, not {type(handler).__name__}: "
+            "decorate its class with @implementer(IMessageHandler)"
+        )
+    return IMessageHandler(handler)

@@ -1,0 +1,324 @@
+"""
+Where all connections of a server meet: the registry of those who are in, their
+sessions, and what they may keep together.  A connection enters and leaves the
+registry in one place each: C{enter} and C{finished}.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IReactorTime
+
+from aesm.core.channel.channel import Channel
+from aesm.core.messages.hello import ConversationSettings, Hello
+from aesm.core.messages.session import Session
+from aesm.errors import AESMError, ConnectionClosed
+from aesm.interfaces import IMessageHandler
+from aesm.messages.address import Address
+from aesm.messages.budget import Budget
+from aesm.messages.connection import Connection
+from aesm.messages.owner import Messenger
+from aesm.server.dispatcher import Dispatcher
+from aesm.server.registry import Connections
+from aesm.server.sessions import Sessions
+from aesm.store.connection import DurableConnection
+from aesm.store.journal import Journal
+from aesm.trust.keys import PublicKey
+
+if TYPE_CHECKING:
+    from aesm.server.admission import Door
+    from aesm.store.spool import Spool
+
+__all__ = ["Hub"]
+
+SESSION_BYTES = 16  # of a session's name, PROTOCOL section 8
+GOING_AWAY = 1001  # close codes, PROTOCOL section 9
+TRY_AGAIN_LATER = 1013
+
+ConnectionType = TypeVar("ConnectionType", bound=Connection)
+
+
+class Hub(Messenger):
+    """
+    Whom the protocols of a server tell what happens.
+
+    @ivar budget: what all connections may keep together.
+    @ivar connections: who is connected, and the activity log.
+    @ivar sessions: finds those that a client may come back to.
+    """
+
+    budget: Budget
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        connections: Connections,
+        door: Door,
+        messages: ConversationSettings,
+        handler: IMessageHandler | None,
+        totalBuffer: int,
+        sessionGrace: float,
+        openSpool: Callable[[], Spool] | None,
+    ) -> None:
+        """
+        @param clock: keeps time.
+        @param connections: the registry.
+        @param door: counts who is in.
+        @param messages: of the message layer.
+        @param handler: whom to hand packets, or None.
+        @param totalBuffer: bytes of messages to keep for all together.
+        @param sessionGrace: seconds that a client has to come back.
+        @param openSpool: opens what the sessions are written to; None to keep them
+            in memory.
+        @raise ValueError: one of these has a value that it cannot have.
+        """
+        self.budget = Budget(totalBuffer, connections, connections.arrivals)
+        self.connections = connections
+        self.sessions = Sessions(clock, sessionGrace, door.maxConnections)
+        self._door = door
+        self._messages = messages
+        self._handler = handler
+        self._stopping = False
+        self._clock = clock
+        self._openSpool = openSpool
+        self._journal: Journal | None = None
+
+    def start(self) -> None:
+        """
+        Keep sessions from now on, and go on with those that were written down.
+
+        @raise SpoolError: that cannot be read; says why.
+        """
+        self._stopping = False
+        if self._openSpool is not None and self._journal is None:
+            self._restore(Journal(self._openSpool(), self._clock))
+
+    def stop(self) -> None:
+        """
+        Wait for nobody any more; sessions that are written down stay so.
+        """
+        self._stopping = True
+        if self._journal is not None:
+            self._journal.suspend()
+        self.sessions.stop()
+
+    def close(self) -> Deferred[None]:
+        """
+        Let go of what the sessions are written to, once all connections are gone.
+
+        @return: fires when it is closed; fails with
+            L{SpoolError<aesm.errors.SpoolError>} if not all could be written.
+        """
+        journal, self._journal = self._journal, None
+        return succeed(None) if journal is None else journal.close()
+
+    def begin(
+        self, channel: Channel, hello: Hello, address: Address, name: str | None
+    ) -> Connection:
+        """
+        Find the session that a client wants to go on with, or begin a new one.
+
+        @param channel: the client's secure channel.
+        @param hello: what it says of itself.
+        @param address: where it comes from.
+        @param name: what its key is called, or None.
+        @return: the connection that users hold.
+        @see: PROTOCOL section 8
+        """
+        peer = PublicKey(channel.peer)
+        former = self.sessions.find(hello, peer)
+        if former is not None:
+            former.peerName = name
+            superseded = former.detach()
+            if superseded is not None:  # it only looked alive
+                self._door.linger(former, superseded)
+                superseded.supersede(partial(self._door.leave, superseded))
+            return former
+        messages = self._messages
+        session = Session(
+            messages.sendBuffer,
+            messages.receiveBuffer,
+            secrets.token_hex(SESSION_BYTES),
+        )
+        options = self._options(
+            address=self.connections.nameFor(address),
+            peer=peer,
+            peerName=name,
+            receiveBuffer=messages.receiveBuffer,
+        )
+        if self._journal is None:
+            return self._handled(Connection(self, session, **options))
+        return self._handled(DurableConnection(self._journal, self, session, **options))
+
+    def enter(self, connection: Connection, address: Address, agent: str) -> None:
+        """
+        List a client that is let in.
+
+        @param connection: its connection.
+        @param address: where it comes from.
+        @param agent: its software, as it says.
+        """
+        self._door.enter(connection, address)
+        name = f" ({connection.peerName})" if connection.peerName else ""
+        how = f"by {connection.suite}{name}, agent {agent!a}"
+        if self.sessions.knows(connection):
+            self.sessions.resumed(connection)
+            self.connections.move(connection, address)
+            self._record(connection, "accepted", f"back {how}")
+            return
+        self.connections.add(connection)
+        self.sessions.add(connection)
+        self._record(connection, "accepted", how)
+        if connection.dispatcher is not None:
+            connection.dispatcher.accepted()
+
+    def refused(
+        self, address: Address, reason: str, peer: PublicKey | None = None
+    ) -> None:
+        """
+        Write into the activity log that a client was not let in.
+
+        @param address: where it comes from.
+        @param reason: why.
+        @param peer: its key, once it has proved one.
+        """
+        self.connections.record(address, "refused", time.time(), reason, peer)
+
+    # Messenger
+
+    def overfull(self, connection: Connection) -> None:
+        """
+        Make room, or close the connection that has brought too much.
+
+        @param connection: the one.
+        """
+        refused = self.budget.refuses(connection.held)
+        while self.budget.full and self.sessions.makeRoom():
+            refused = self.budget.refuses(connection.held)
+        if refused:
+            connection.shed(TRY_AGAIN_LATER, "too much is unread")
+
+    def keeps(self, connection: Connection, code: int | None = None) -> bool:
+        """
+        Tell whether a session waits for its client to come back: not after a
+        CLOSE, unless that says that the client goes away.
+
+        @param connection: whose.
+        @param code: the client's CLOSE; None if it was cut.
+        """
+        return (
+            code in (None, GOING_AWAY)
+            and not self._stopping
+            and self.sessions.grace > 0
+            and connection.session.outbox.peer.resume
+            and self.sessions.knows(connection)
+        )
+
+    def detached(self, connection: Connection, reason: AESMError) -> None:
+        """
+        Give a client time to come back.
+
+        @param connection: whose transport is gone.
+        @param reason: why.
+        """
+        self._record(connection, "lost", f"{reason}; its session is kept")
+        self._door.leave(connection)
+        self.sessions.wait(connection)
+
+    def lost(self, connection: Connection, reason: AESMError) -> None:
+        """
+        Take note of a client that was in and is gone for good.
+
+        @param connection: whose.
+        @param reason: why.
+        """
+        self.sessions.discard(connection)
+        self._record(connection, "lost", str(reason))
+        if connection.dispatcher is not None:
+            connection.dispatcher.lost(reason)
+
+    def finished(self, connection: Connection) -> None:
+        """
+        List a client no more: it is gone, and its last packet was taken.
+
+        @param connection: the one.
+        """
+        self.connections.discard(connection)
+        self._door.leave(connection)
+
+    # Parts
+
+    def _options(self, **more: Any) -> dict[str, Any]:
+        """
+        Say how connections are made here.
+
+        @param more: more options of L{Connection}.
+        @return: with them.
+        """
+        return {
+            "closeSlow": self._handler is not None,
+            "lock": self.connections.lock,
+            "arrivals": self.connections.arrivals,
+            **more,
+        }
+
+    def _handled(self, connection: ConnectionType) -> ConnectionType:
+        """
+        Let the handler, if there is one, have what comes.
+
+        @param connection: a new one.
+        @return: the same.
+        """
+        if self._handler is not None:
+            connection.dispatcher = Dispatcher(
+                self._handler, connection, connection.handled
+            )
+        return connection
+
+    def _restore(self, journal: Journal) -> None:
+        """
+        Go on with the sessions that were written down: their clients have the grace
+        period to come back.  What is unread of those that are over can be taken.
+
+        @param journal: where they are.
+        @raise SpoolError: they cannot be read; says why.
+        """
+        while self.connections.getDataOrdinal()[0] is not None:
+            pass  # of before we were stopped: it is written down
+        restored = DurableConnection.load(
+            journal, self, self._messages.sendBuffer, **self._options()
+        )
+        self._journal = journal
+        for connection, over in restored:
+            address = connection.address
+            if isinstance(address, str) or address in self.connections:
+                # Such a string belongs to the process that made it up.
+                connection.address = f"session-{connection.session.name}"
+            self.connections.add(connection)
+            if over:
+                connection.finish(ConnectionClosed("it was over before a restart"))
+                continue
+            self._handled(connection)
+            self.sessions.add(connection)
+            self.sessions.wait(connection)
+            if connection.dispatcher is not None:
+                connection.dispatcher.accepted()
+                connection.handOver()
+
+    def _record(self, connection: Connection, event: str, reason: str) -> None:
+        """
+        Write into the activity log what happened to a client that is in.
+
+        @param connection: whose.
+        @param event: what happened.
+        @param reason: why.
+        """
+        self.connections.record(
+            connection.address, event, time.time(), reason, connection.peer
+        )

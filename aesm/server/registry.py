@@ -1,0 +1,282 @@
+"""
+Who is connected, what came, and what happened: the original module's data
+structures, as plain objects that a server I{has}::
+
+    connections.activity()                       # the oldest entry of the log
+    address, packet = connections.getDataOrdinal()
+    connections[address]["data"].getData()
+
+Nothing in here sends or receives.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import ItemsView, Iterator, Mapping, ValuesView
+from itertools import count
+from threading import Lock
+from typing import TYPE_CHECKING, cast
+
+from twisted.logger import Logger
+
+from aesm.messages.address import Address
+from aesm.messages.stream import Arrivals, Packet
+
+if TYPE_CHECKING:
+    from aesm.messages.connection import Connection
+    from aesm.trust.keys import PublicKey
+
+__all__ = ["Activity", "Connections"]
+
+_log = Logger(namespace="aesm.activity")
+
+MAX_ACTIVITY = 10_000  # entries of the activity log
+
+
+class Activity(tuple[Address, bool, float]):
+    """
+    One entry of the activity log: C{(address, accepted, time)}.
+
+    @ivar event: C{"accepted"}, C{"refused"} or C{"lost"}.
+    @ivar reason: why, in words.
+    @ivar peer: the peer's public key, or None if it has proved none.
+    """
+
+    event: str
+    reason: str
+    peer: PublicKey | None
+
+    def __new__(
+        cls,
+        address: Address,
+        event: str,
+        time: float,
+        reason: str = "",
+        peer: PublicKey | None = None,
+    ) -> Activity:
+        """
+        @param address: whose connection.
+        @param event: what happened.
+        @param time: when, Unix seconds.
+        @param reason: why, in words.
+        @param peer: the peer's public key.
+        """
+        self = super().__new__(cls, (address, event == "accepted", time))
+        self.event = event
+        self.reason = reason
+        self.peer = peer
+        return self
+
+    def __repr__(self) -> str:
+        """
+        Show everything.
+        """
+        return f"Activity{tuple(self)!r}<{self.event}: {self.reason!r}, {self.peer}>"
+
+
+class Connections(Mapping[Address, "Connection"]):
+    """
+    The connections of a server, by address and in the order of acceptance, and
+    its activity log.
+
+    @ivar lock: guards the order of arrival and all streams.
+    @ivar arrivals: packets that are not taken, in the order of arrival.
+    @ivar listed: how many connections were ever listed, again or for the first time.
+    @ivar activityDropped: how many entries of the full log were dropped.
+    """
+
+    def __init__(self) -> None:
+        """
+        Start with nobody.
+        """
+        self.lock = Lock()
+        self.arrivals: Arrivals = Arrivals()
+        self.activityDropped = 0
+        self.listed = 0
+        self._numbers = count(2)
+        self._byAddress: dict[Address, Connection] = {}
+        self._byPeer: dict[PublicKey, dict[Connection, None]] = {}
+        self._activity: deque[Activity] = deque()
+
+    # What users call
+
+    def activity(self) -> Activity | None:
+        """
+        Take the oldest entry of the activity log.
+
+        @return: the entry, or None if all are taken.
+        """
+        try:
+            return self._activity.popleft()
+        except IndexError:
+            return None
+
+    def getDataOrdinal(self, oldToNew: bool = True) -> tuple[Address | None, Packet]:
+        """
+        Take one packet of all connections, in the order of their arrival.
+
+        @param oldToNew: True takes the oldest, False the newest.
+        @return: whose it is, and the packet; C{(None, Packet(0.0, None))} if
+            there is none now.
+        """
+        with self.lock:
+            ends = self.arrivals if oldToNew else reversed(self.arrivals)
+            arrival = next(iter(ends), None)
+            if arrival is None:
+                return None, Packet(0.0, None)
+            stream = arrival.stream
+            packet, cost = stream.pop(newest=not oldToNew)
+        address = cast("Connection", stream.owner).address
+        stream.tell(cost)
+        return address, packet
+
+    def byPeer(self, publicKey: PublicKey) -> list[Connection]:
+        """
+        List the connections of one key, the oldest first.
+
+        @param publicKey: the peer's key.
+        @return: a list of its own, empty if there are none.
+        """
+        return list(self._byPeer.get(publicKey, ()))
+
+    def __getitem__(self, address: Address) -> Connection:
+        """
+        Find a connection.
+
+        @param address: C{(host, port)}, or the connection's string.
+        @raise KeyError: there is none.
+        """
+        return self._byAddress[address]
+
+    def __iter__(self) -> Iterator[Address]:
+        """
+        List the addresses that are there now.
+        """
+        return iter(list(self._byAddress))
+
+    def values(self) -> ValuesView[Connection]:
+        """
+        List the connections that are there now.
+        """
+        return dict(self._byAddress).values()
+
+    def items(self) -> ItemsView[Address, Connection]:
+        """
+        List the addresses and connections that are there now.
+        """
+        return dict(self._byAddress).items()
+
+    def __len__(self) -> int:
+        """
+        Count the connections.
+        """
+        return len(self._byAddress)
+
+    # What the factory calls
+
+    @property
+    def held(self) -> int:
+        """
+        The bytes of all packets that nobody has taken.
+        """
+        return self.arrivals.held
+
+    def nameFor(self, address: Address) -> Address:
+        """
+        Name a connection that is let in.  Two that are open cannot share a name,
+        as they would when one client calls from one port at two ports of ours, or
+        two forwarders name the same client.
+
+        @param address: where it comes from.
+        @return: the same, or a string of its own if an open one has that.
+        """
+        former = self._byAddress.get(address)
+        if former is None or former.isOver:
+            return address
+        return f"{':'.join(map(str, address))}-{next(self._numbers)}"
+
+    def add(self, connection: Connection) -> None:
+        """
+        List a connection.  One that was closed and is listed under the same
+        address for its unread packets makes room; C{getDataOrdinal} still finds
+        these.
+
+        @param connection: the new one.
+        """
+        former = self._byAddress.pop(connection.address, None)
+        if former is not None:
+            self._forgetPeer(former)
+        self.listed += 1
+        self._byAddress[connection.address] = connection
+        self._byPeer.setdefault(connection.peer, {})[connection] = None
+
+    def move(self, connection: Connection, address: Address) -> None:
+        """
+        List a connection under the address that its client has come back from.
+
+        @param connection: the one.
+        @param address: where it comes from.
+        """
+        if connection.address != address:
+            self.discard(connection)
+            connection.address = self.nameFor(address)
+            self.add(connection)
+
+    def discard(self, connection: Connection) -> None:
+        """
+        List a connection no more, if it is listed.
+
+        @param connection: the one.
+        """
+        if self._byAddress.get(connection.address) is connection:
+            del self._byAddress[connection.address]
+            self._forgetPeer(connection)
+
+    def record(
+        self,
+        address: Address,
+        event: str,
+        time: float,
+        reason: str,
+        peer: PublicKey | None,
+    ) -> None:
+        """
+        Write one entry into the activity log and the log.
+
+        @param address: whose connection.
+        @param event: C{"accepted"}, C{"refused"} or C{"lost"}.
+        @param time: when, Unix seconds.
+        @param reason: why, in words; nothing of the peer's that is not escaped.
+        @param peer: the peer's public key, or None.
+        """
+        if len(self._activity) >= MAX_ACTIVITY:
+            self._activity.popleft()
+            if not self.activityDropped:
+                _log.warn(
+                    "the activity log has {bound} entries that nobody takes: from now "
+                    "on the oldest are dropped (they are all in this log)",
+                    bound=MAX_ACTIVITY,
+                )
+            self.activityDropped += 1
+        self._activity.append(Activity(address, event, time, reason, peer))
+        host = f"{address[0]}:{address[1]}" if isinstance(address, tuple) else address
+        (_log.warn if event == "refused" else _log.info)(
+            "{event} {address} ({peer}): {reason}",
+            event=event,
+            address=host,
+            accepted=event == "accepted",
+            time=time,
+            reason=reason,
+            peer=None if peer is None else str(peer),
+        )
+
+    def _forgetPeer(self, connection: Connection) -> None:
+        """
+        Take a connection out of those of its key.
+
+        @param connection: the one.
+        """
+        connections = self._byPeer[connection.peer]
+        del connections[connection]
+        if not connections:
+            del self._byPeer[connection.peer]

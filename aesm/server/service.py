@@ -1,0 +1,360 @@
+"""
+The server: a L{Server} puts a factory on one endpoint or on several.  It is a
+service, for C{.tac} files and whatever else Twisted starts and stops::
+
+    server = Server("tcp:8765", handler=MyHandler())
+    server.setServiceParent(application)
+
+L{listen} makes one that listens already::
+
+    server = await listen(reactor, "tcp:8765:interface=127.0.0.1")
+    address, packet = server.connections.getDataOrdinal()
+    await server.sendTo("hi", address)
+    await server.stop()
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from twisted.application.service import Service
+from twisted.internet.defer import (
+    CancelledError,
+    Deferred,
+    gatherResults,
+    maybeDeferred,
+    succeed,
+)
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.interfaces import (
+    IAddress,
+    IListeningPort,
+    IReactorTime,
+    IStreamServerEndpoint,
+)
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from aesm.messages.address import Address
+from aesm.secure.announce import announce
+from aesm.server.factory import STOP_DEADLINE, AESMServerFactory, Message
+from aesm.server.registry import Connections
+from aesm.trust.keys import PublicKey
+
+__all__ = ["AESMServerFactory", "Server", "listen"]
+
+_log = Logger(namespace="aesm.server")
+
+_T = TypeVar("_T")
+
+
+class Server(Service):
+    """
+    A server: it listens on all of its endpoints, or on none.
+
+    As a service it ends the start of the daemon if it cannot listen, and keeps its
+    end waiting until the clients are gone.  A server that has stopped can be
+    started again; one that is still stopping listens when that is done.
+
+    @ivar factory: builds the protocols.
+    @ivar addresses: where each port listens, or did last: C{(host, port)} for TCP,
+        else a string.  Empty until it listens.
+    """
+
+    def __init__(
+        self,
+        endpoint: str | IStreamServerEndpoint,
+        *others: str | IStreamServerEndpoint,
+        factory: AESMServerFactory | None = None,
+        reactor: IReactorTime | None = None,
+        **options: Any,
+    ) -> None:
+        """
+        @param endpoint: a Twisted server endpoint, or its string.
+        @param others: more of them.
+        @param factory: builds the protocols; None for one made of the options.
+        @param reactor: the reactor; None for the one that is installed, or that of
+            the factory.
+        @param options: as L{AESMServerFactory}.
+        @raise KeyFileError: a file cannot be used; says why.
+        @raise TypeError: an option is of the wrong type, or there is no such.
+        @raise ValueError: an option has a value that it cannot have.
+        """
+        if factory is None:
+            factory = AESMServerFactory(reactor=reactor, **options)
+        elif options:
+            raise TypeError(f"give these to the factory: {', '.join(options)}")
+        self.factory = factory
+        self.addresses: list[Address] = []
+        self._endpoints = [
+            serverFromString(reactor or factory.clock, each)
+            if isinstance(each, str)
+            else IStreamServerEndpoint(each)
+            for each in (endpoint, *others)
+        ]
+        self._ports: list[IListeningPort] = []  # those that listen
+        # Fires once it has tried to listen, with what did not work.
+        self._started: Deferred[list[Failure]] = succeed([])
+        self._stopped: Deferred[None] = succeed(None)  # once all is gone
+
+    @property
+    def address(self) -> Address:
+        """
+        Where the first port listens, or did last.
+
+        @raise IndexError: it has not listened yet.
+        """
+        return self.addresses[0]
+
+    @property
+    def publicKey(self) -> PublicKey:
+        """
+        The server's own key.
+        """
+        return self.factory.publicKey
+
+    @property
+    def connections(self) -> Connections:
+        """
+        Who is connected, and the activity log.
+        """
+        return self.factory.connections
+
+    def sendTo(self, data: Message, address: Address) -> Deferred[None]:
+        """
+        Send a message to one peer.
+
+        @param data: C{str} for a TEXT message, bytes for a BINARY one.
+        @param address: whose, as in C{connections}.
+        @return: as L{AESMServerFactory.sendTo}.
+        @raise TypeError: C{data} is neither text nor bytes.
+        """
+        return self.factory.sendTo(data, address)
+
+    def sendAll(self, data: Message) -> Deferred[int]:
+        """
+        Send a message to every peer.
+
+        @param data: C{str} for a TEXT message, bytes for a BINARY one.
+        @return: as L{AESMServerFactory.sendAll}.
+        @raise TypeError: C{data} is neither text nor bytes.
+        """
+        return self.factory.sendAll(data)
+
+    def start(self) -> Deferred[Server]:
+        """
+        Listen, unless it does.
+
+        @return: fires once it listens; fails as the first endpoint that cannot, or
+            with C{CancelledError} if it is stopped before.  Cancelling it stops
+            the server.
+        """
+        if not self.running:
+            super().startService()
+            after = _follow(self._stopped)
+            self._started = after.addCallbacks(self._listen, lambda failure: [failure])
+        starting = _follow(self._started, self._cancel)
+        return starting.addCallback(self._cbStarted)
+
+    def stop(self, reason: str = "", deadline: float = STOP_DEADLINE) -> Deferred[None]:
+        """
+        Stop listening, tell every client (code 1001), send what is queued, and
+        abort what is left at the deadline.
+
+        @param reason: words for the clients.
+        @param deadline: seconds.
+        @return: fires when all ports and connections are gone; fails with
+            L{SpoolError<aesm.errors.SpoolError>} if there is a spool that could not
+            be written to the end.
+        """
+        super().stopService()
+        self._started.cancel()
+        ports, self._ports = self._ports, []
+        ending: list[Deferred[Any]] = [
+            maybeDeferred(port.stopListening).addErrback(self._ebNotClosed)
+            for port in ports
+        ]
+        failures: list[Failure] = []
+        ended = self.factory.stop(reason, deadline).addErrback(failures.append)
+        ending += [self._stopped, ended]
+        self._stopped = gatherResults(ending).addCallback(lambda results: None)
+        return _follow(self._stopped).addCallback(
+            lambda nothing: failures[0] if failures else None
+        )
+
+    # IService
+
+    def privilegedStartService(self) -> None:
+        """
+        Listen, before C{twistd} gives away what rights it has.
+
+        @raise Exception: what an endpoint fails with.  If that turns out later, it
+            is logged.
+        @see: C{twisted.application.internet.StreamServerEndpointService}
+        """
+        super().privilegedStartService()
+        starting = self.start()
+        if not starting.called:
+            starting.addErrback(self._ebLate)
+            return
+        failures: list[Failure] = []
+        starting.addErrback(failures.append)
+        for failure in failures:
+            failure.raiseException()
+
+    def startService(self) -> None:
+        """
+        Listen, unless C{privilegedStartService} has begun to.
+
+        @raise Exception: as C{privilegedStartService}.
+        """
+        if not self.running:
+            self.privilegedStartService()
+
+    def stopService(self) -> Deferred[None]:
+        """
+        Stop in order.
+
+        @return: as C{stop}.
+        """
+        return self.stop()
+
+    # Parts
+
+    def _listen(self, nothing: None) -> Deferred[list[Failure]]:
+        """
+        Listen on all endpoints.
+
+        @param nothing: is left of the time before.
+        @return: fires with what did not work.
+        """
+        trying: list[Deferred[Any]] = [
+            maybeDeferred(endpoint.listen, self.factory) for endpoint in self._endpoints
+        ]
+        tried = gatherResults(trying, consumeErrors=True)
+        return tried.addCallbacks(
+            self._cbListens, self._ebCannotListen, errbackArgs=(trying,)
+        )
+
+    def _cbListens(self, ports: list[IListeningPort]) -> list[Failure]:
+        """
+        Say what the operator should know.
+
+        @param ports: what listens.
+        @return: empty: all worked.
+        """
+        self._ports = ports
+        hosts = [port.getHost() for port in ports]
+        self.addresses = [listeningAddress(host) for host in hosts]
+        for host in hosts:
+            announce(host, self.publicKey, self.factory.isOpen)
+        return []
+
+    def _ebCannotListen(
+        self, failure: Failure, trying: list[Deferred[Any]]
+    ) -> list[Failure]:
+        """
+        Listen nowhere, if not everywhere.
+
+        @param failure: of the first endpoint that failed, in a C{FirstError}.
+        @param trying: for each endpoint; fires with the port, or with None if that
+            has failed, too.
+        @return: the failure.
+        """
+        for attempt in trying:
+            attempt.cancel()
+            attempt.addCallback(self._ports.append)
+        self._ports = [port for port in self._ports if port is not None]
+        self.stop()
+        return [failure.value.subFailure]  # type: ignore[union-attr]
+
+    def _cancel(self, starting: Deferred[Any]) -> None:
+        """
+        Stop, since nobody wants to know any more.
+
+        @param starting: what C{start} has returned.
+        """
+        self.stop()
+
+    def _cbStarted(self, failures: list[Failure]) -> Server | Failure:
+        """
+        Tell somebody that waits.
+
+        @param failures: what did not work.
+        @return: the first of these, or this server.
+        """
+        return failures[0] if failures else self
+
+    def _ebLate(self, failure: Failure) -> None:
+        """
+        It turns out later that it cannot listen.
+
+        @param failure: why.
+        """
+        if not failure.check(CancelledError):
+            _log.failure("the server cannot listen", failure)
+
+    def _ebNotClosed(self, failure: Failure) -> None:
+        """
+        A port does not close: the rest does.
+
+        @param failure: why.
+        """
+        _log.failure("a port cannot be closed", failure)
+
+
+def _follow(
+    leader: Deferred[_T], canceller: Callable[[Deferred[Any]], None] | None = None
+) -> Deferred[_T]:
+    """
+    Wait for what others wait for as well.
+
+    @param leader: does not fail.
+    @param canceller: of the new Deferred; None to stop waiting only.
+    @return: fires as the leader.
+    """
+    follower: Deferred[_T] = Deferred(canceller)
+
+    def tell(result: _T) -> _T:
+        """
+        Pass the result on.
+
+        @param result: the leader's.
+        """
+        follower.callback(result)
+        return result
+
+    leader.addCallback(tell)
+    return follower
+
+
+def listeningAddress(address: IAddress) -> Address:
+    """
+    Name where a port listens.
+
+    @param address: the port's, as Twisted says.
+    @return: C{(host, port)} for TCP, a path for a UNIX socket, else text.
+    """
+    host, port = getattr(address, "host", None), getattr(address, "port", None)
+    if isinstance(host, str) and isinstance(port, int):
+        return (host, port)
+    name = getattr(address, "name", None)
+    return name.decode(errors="replace") if isinstance(name, bytes) else str(address)
+
+
+def listen(
+    reactor: IReactorTime, endpoint: str | IStreamServerEndpoint, **options: Any
+) -> Deferred[Server]:
+    """
+    Listen on an endpoint.
+
+    @param reactor: the reactor.
+    @param endpoint: a Twisted server endpoint, or its string.
+    @param options: as L{AESMServerFactory}.
+    @return: fires once it listens; fails as the endpoint does.
+    @raise KeyFileError: a file cannot be used; says why.
+    @raise TypeError: an option is of the wrong type, or there is no such.
+    @raise ValueError: an option has a value that it cannot have.
+    """
+    return Server(endpoint, reactor=reactor, **options).start()

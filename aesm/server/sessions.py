@@ -1,0 +1,205 @@
+"""
+The sessions of a server that wait for their clients to come back, PROTOCOL
+section 8::
+
+    sessions.wait(connection)                     # its transport is gone
+    sessions.find(hello, publicKey)               # a client names it
+    sessions.resumed(connection)
+
+One that nobody came back to in time is over.  So is the one that has waited
+longest, when there are too many, or when all together keep too much.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
+from aesm.errors import SessionLost
+
+if TYPE_CHECKING:
+    from aesm.core.messages.hello import Hello
+    from aesm.messages.connection import Connection
+    from aesm.trust.keys import PublicKey
+
+__all__ = ["SESSION_GRACE", "Sessions", "isResumed"]
+
+SESSION_GRACE = 60.0  # seconds, PROTOCOL section 8
+
+
+def isResumed(connection: Connection, hello: Hello) -> bool:
+    """
+    Tell whether a client goes on with a session.
+
+    @param connection: the session's, of the client's key.
+    @param hello: what the client says.
+    @return: whether it names it, says of it what can be, and nobody is ending it.
+    @see: PROTOCOL section 8
+    """
+    session = connection.session
+    return (
+        session.name == hello.session
+        and session.outbox.canResume(hello)
+        and not connection.isEnding
+    )
+
+
+class Sessions:
+    """
+    Finds sessions by name, and ends those that waited too long.
+    """
+
+    def __init__(self, clock: IReactorTime, grace: float, most: int) -> None:
+        """
+        @param clock: keeps time.
+        @param grace: seconds to wait for a client; 0 not to.
+        @param most: how many may wait.
+        @raise ValueError: the grace is negative, or no number.
+        """
+        if not 0 <= grace < math.inf:
+            raise ValueError(f"sessionGrace must be 0 or more seconds, not {grace}")
+        self.grace = grace
+        self._clock = clock
+        self._most = most
+        self._byName: dict[str, Connection] = {}
+        self._waiting: dict[Connection, float] = {}  # until when; the oldest first
+        self._timer: IDelayedCall | None = None
+
+    def add(self, connection: Connection) -> None:
+        """
+        Know a session that has begun.
+
+        @param connection: whose.
+        """
+        self._byName[connection.session.name] = connection
+
+    def discard(self, connection: Connection) -> None:
+        """
+        Forget a session that is over, if it is known.
+
+        @param connection: whose.
+        """
+        self._byName.pop(connection.session.name, None)
+        self.resumed(connection)
+
+    def knows(self, connection: Connection) -> bool:
+        """
+        Tell whether a session is one of ours that is not over.
+
+        @param connection: whose.
+        """
+        return connection.session.name in self._byName
+
+    def find(self, hello: Hello, peer: PublicKey) -> Connection | None:
+        """
+        Find the session that a client goes on with.
+
+        @param hello: what it says.
+        @param peer: the key that it has proved: no other key's session is found.
+        @return: the connection, or None.
+        """
+        connection = self._byName.get(hello.session)
+        if connection is None or connection.peer != peer:
+            return None
+        return connection if isResumed(connection, hello) else None
+
+    def wait(self, connection: Connection) -> None:
+        """
+        Give a client time to come back.
+
+        @param connection: the one that it lost.
+        """
+        self._waiting.pop(connection, None)  # it goes behind all others
+        self._waiting[connection] = self._clock.seconds() + self.grace
+        if len(self._waiting) > self._most:
+            self.endOldest("too many sessions wait for their clients")
+        self._schedule()
+
+    def resumed(self, connection: Connection) -> None:
+        """
+        Wait no longer for a client.
+
+        @param connection: its connection.
+        """
+        self._waiting.pop(connection, None)
+        self._schedule()
+
+    def endOldest(self, why: str) -> bool:
+        """
+        Make room: end the session that has waited longest.
+
+        @param why: why there is no room.
+        @return: whether there was one.
+        """
+        for connection in self._waiting:
+            self._end(connection, why)
+            return True
+        return False
+
+    def makeRoom(self) -> bool:
+        """
+        End the session that has waited longest of those that keep anything.  What is
+        unread is no reason: it can still be taken afterwards.
+
+        @return: whether there was one.
+        """
+        for connection in self._waiting:
+            session = connection.session
+            handling = connection.dispatcher is not None and session.inbox.untaken
+            if session.outbox.kept or handling:
+                self._end(connection, "too much is kept for all together")
+                return True
+        return False
+
+    def stop(self) -> None:
+        """
+        Wait for nobody any more.
+        """
+        while self.endOldest("the server is stopping"):
+            pass
+
+    def _schedule(self) -> None:
+        """
+        Look again when the next one has waited long enough.
+        """
+        if not self._waiting:
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+        elif self._timer is None:
+            until = next(iter(self._waiting.values()))
+            delay = max(0.0, until - self._clock.seconds())
+            self._timer = self._clock.callLater(delay, self._expire)
+
+    def _expire(self) -> None:
+        """
+        End those that have waited long enough.
+        """
+        self._timer = None
+        now = self._clock.seconds()
+        while self._waiting:
+            connection, until = next(iter(self._waiting.items()))
+            if until > now:
+                break
+            self._end(
+                connection, f"the client did not come back in {self.grace:g} seconds"
+            )
+        self._schedule()
+
+    def _end(self, connection: Connection, why: str) -> None:
+        """
+        End a session.  It does not wait any more when others are told of it: they
+        may end sessions, too.
+
+        @param connection: whose.
+        @param why: why.
+        """
+        self.resumed(connection)
+        connection.finish(
+            SessionLost(
+                f"the session was given up: {why}; what the client did not acknowledge "
+                "may not have arrived"
+            )
+        )

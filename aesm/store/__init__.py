@@ -1,0 +1,3 @@
+"""
+Sessions that outlive the process: one interface, SQLite behind it.
+"""

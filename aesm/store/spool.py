@@ -1,0 +1,405 @@
+"""
+A durable inbox and outbox: sessions and the frames of their messages, in a file
+that outlives the process.
+
+::
+
+    spool = Spool("/var/lib/chat/spool")
+    for stored in spool.load(): ...          # name, peer, state, incoming, outgoing
+    spool.put(name, peer, {"received": 7})   # these three only take note
+    spool.append(name, False, 6, 1, frames)
+    spool.discard(name, True, 40)
+    spool.commit().addCallback(acknowledge)  # fires when all of it is in the file
+    spool.close()
+
+All that is written goes through one thread of its own, in one transaction at a
+time.  Whatever is noted while one is under way makes up the next, so that a slow
+disk makes larger batches and not a longer queue.  A batch that cannot be written is
+kept and tried again until it can: what was noted is not lost while the process
+lives, and nobody is told that it is in the file before it is.
+"""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Callable
+from functools import partial
+from threading import Thread
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.threads import deferToThreadPool
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.python.threadpool import ThreadPool
+
+from aesm.errors import SpoolError
+from aesm.secure.options import reactorOr
+from aesm.store.sqlite import Blob, Changes, SpoolFile, Stored
+from aesm.trust.files import AnyPath
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import (
+        IDelayedCall,
+        IReactorFromThreads,
+        IReactorTime,
+    )
+
+__all__ = ["Spool", "Worker", "spoolOpener"]
+
+SYNC = ("normal", "full")  # what is committed survives the process, or the power
+RETRY = 1.0  # seconds until a batch that could not be written is tried again
+
+# Not on the class: there Twisted would name it after that.
+_log = Logger(namespace="aesm.spool")
+
+
+class Worker(Protocol):
+    """
+    Where a spool writes.
+    """
+
+    def run(self, function: Callable[..., None], *arguments: Any) -> Deferred[None]:
+        """
+        Call a function that may block.  There is never more than one under way.
+
+        @param function: the function.
+        @param arguments: what to call it with.
+        @return: fires in the reactor's thread with what became of it.
+        """
+
+    def stop(self) -> None:
+        """
+        There will be no more calls.
+        """
+
+
+class _OwnThread:
+    """
+    A thread of one's own, started with the first call.
+
+    It does not keep a program from ending: one that ends without closing its
+    spool is no worse off than one that is killed.
+    """
+
+    def __init__(self, reactor: IReactorFromThreads) -> None:
+        """
+        @param reactor: where the results go.
+        """
+        self._reactor = reactor
+        self._pool = ThreadPool(1, 1, "aesm.spool")
+        self._pool.threadFactory = partial(Thread, daemon=True)  # type: ignore[assignment]
+
+    def run(self, function: Callable[..., None], *arguments: Any) -> Deferred[None]:
+        """
+        Call a function in the thread.
+
+        @param function: the function.
+        @param arguments: what to call it with.
+        @see: L{Worker.run}
+        """
+        if not self._pool.started:
+            self._pool.start()
+        return deferToThreadPool(self._reactor, self._pool, function, *arguments)
+
+    def stop(self) -> None:
+        """
+        End the thread, which has nothing to do by now, and wait for that.
+
+        @see: L{Worker.stop}
+        """
+        self._pool.stop()
+
+
+class _Batch:
+    """
+    What one transaction writes.
+
+    @ivar changes: what was noted, by the session's name.
+    @ivar waiters: to be fired once it is in the file.
+    """
+
+    def __init__(self) -> None:
+        """
+        Begin with nothing.
+        """
+        self.changes: dict[str, Changes] = {}
+        self.waiters: list[Deferred[None]] = []
+
+    def of(self, name: str) -> Changes:
+        """
+        @param name: a session.
+        @return: what is noted for it, to be added to.
+        """
+        return self.changes.setdefault(name, Changes())
+
+    def add(self, newer: _Batch) -> None:
+        """
+        Add what was noted after this.
+
+        @param newer: a batch that is used no more.
+        """
+        for name, changes in newer.changes.items():
+            if changes.dropped:
+                self.changes[name] = changes
+            else:
+                self.of(name).add(changes)
+        self.waiters += newer.waiters
+
+
+class Spool:
+    """
+    Sessions and their messages in a file.
+
+    A process that goes into the background opens its spool afterwards: neither the
+    lock on the file nor the thread pass a C{fork}.
+
+    @ivar path: the file.
+    @ivar failure: why nothing can be written at the moment, or None.  What is noted
+        meanwhile is kept in memory: whoever accepts messages has to refuse more.
+    """
+
+    def __init__(
+        self,
+        path: AnyPath,
+        *,
+        full: bool = False,
+        clock: IReactorTime | None = None,
+        worker: Worker | None = None,
+    ) -> None:
+        """
+        Open a file, or make one that only its owner can read, and its directory.
+        Blocks while all of it is checked for damage.
+
+        @param path: the file; beside it is its log, C{PATH-wal}, which must go where
+            it goes, and C{PATH.lock}, which is empty.
+        @param full: whether what is committed survives a loss of power too, and not
+            only that the process is killed.
+        @param clock: for trying again; None for the reactor.
+        @param worker: where to write; None for a thread of its own, whose results
+            go through the C{clock}, which has to be a reactor then.
+        @raise SpoolError: the file cannot be opened, is unsafe or damaged, or
+            another program uses it; says what to do.
+        """
+        self.path = pathlib.Path(path)
+        self.failure: SpoolError | None = None
+        self._clock = reactorOr(clock)
+        if worker is None:
+            worker = _OwnThread(cast("IReactorFromThreads", self._clock))
+        self._worker = worker
+        self._file = SpoolFile(self.path, full)
+        self._next = _Batch()
+        self._busy = False  # a batch is being written, or waits to be tried again
+        self._retry: IDelayedCall | None = None
+        self._closed: Deferred[None] | None = None
+
+    def load(self) -> list[Stored]:
+        """
+        Read everything, before the first L{commit}.  Blocks.
+
+        @return: the sessions, the oldest first.
+        @raise SpoolError: the file cannot be read, or is damaged.
+        """
+        return self._file.load()
+
+    def put(self, name: str, peer: str, state: dict[str, Any]) -> None:
+        """
+        Note a session, or what has become of one.
+
+        @param name: the session, 32 hexadecimal digits.
+        @param peer: the peer's public key, in text form.
+        @param state: what fits into JSON; it is taken as it is now.
+        @raise TypeError: the state does not fit.
+        @raise ValueError: the state does not fit.
+        """
+        self._next.of(name).put(peer, state)
+
+    def append(
+        self, name: str, outgoing: bool, number: int, count: int, frames: bytes
+    ) -> None:
+        """
+        Note messages of a session, each direction in the order of their numbers.
+
+        @param name: the session; what is noted for one that was never put, or was
+            dropped, is not kept.
+        @param outgoing: whether they go to the peer.
+        @param number: the number of the first.
+        @param count: how many they are.
+        @param frames: all of them, encoded.
+        """
+        self._next.of(name).append(outgoing, Blob(number, count, frames))
+
+    def discard(self, name: str, outgoing: bool, before: int) -> None:
+        """
+        Note that messages are to be forgotten: what was appended together goes when
+        all of it may go.
+
+        @param name: the session.
+        @param outgoing: their direction.
+        @param before: all those with numbers below this.
+        """
+        self._next.of(name).discard(outgoing, before)
+
+    def drop(self, name: str) -> None:
+        """
+        Note that a session is to be forgotten, with all its messages.
+
+        @param name: the session.
+        """
+        self._next.changes[name] = Changes(dropped=True)
+
+    def commit(self) -> Deferred[None]:
+        """
+        Write what was noted.
+
+        @return: fires once all that was noted so far is in the file; fails with
+            L{SpoolError} if the spool is closed before.
+        """
+        if self._closed is not None:
+            return fail(SpoolError(f"{self.path} is closed: nothing more is written"))
+        waiter: Deferred[None] = Deferred()
+        self._next.waiters.append(waiter)
+        if not self._busy:
+            self._begin()
+        return waiter
+
+    def close(self) -> Deferred[None]:
+        """
+        Write what was noted, and let go of the file.
+
+        @return: fires when file and thread are closed; fails with L{SpoolError},
+            as do the commits that wait, if not all could be written.
+        @raise RuntimeError: it was called before.
+        """
+        if self._closed is not None:
+            raise RuntimeError(f"{self.path} is closed already")
+        closed = self._closed = Deferred()
+        if not self._busy:
+            self._goOn()
+        elif self._retry is not None and self._retry.active():
+            self._retry.reset(0)
+        return closed
+
+    def _begin(self) -> None:
+        """
+        Write the next batch, and let another one gather.
+        """
+        batch, self._next = self._next, _Batch()
+        self._busy = True
+        written = (
+            self._worker.run(self._file.write, batch.changes)
+            if batch.changes
+            else succeed(None)
+        )
+        written.addCallbacks(
+            self._cbWritten,
+            self._ebWritten,
+            callbackArgs=(batch,),
+            errbackArgs=(batch, self._closed is not None),
+        )
+
+    def _cbWritten(self, result: None, batch: _Batch) -> None:
+        """
+        Tell those who wait that a batch is in the file, and go on.  What they note
+        when they hear of it is all in the next batch.
+
+        @param result: nothing.
+        @param batch: the batch.
+        """
+        if self.failure is not None:
+            self.failure = None
+            _log.info("{path} can be written again", path=str(self.path))
+        for waiter in batch.waiters:
+            waiter.callback(None)
+        self._goOn()
+
+    def _ebWritten(self, failure: Failure, batch: _Batch, last: bool) -> None:
+        """
+        Keep a batch that could not be written, whatever the reason, and try again
+        later, unless this was the last time.
+
+        @param failure: what happened.
+        @param batch: the batch.
+        @param last: whether it is not tried again.
+        """
+        reason = failure.getErrorMessage()
+        if self.failure is None:
+            _log.error(
+                "cannot write {path}: {reason}; nothing more is accepted until it can "
+                "be written: see that its disk works and has room",
+                path=str(self.path),
+                reason=reason,
+            )
+        self.failure = SpoolError(
+            f"cannot write {self.path}: {reason}; try again when its disk works and "
+            "has room"
+        )
+        batch.add(self._next)
+        self._next = batch
+        if last:
+            self._finish(self.failure)
+        else:
+            delay = RETRY if self._closed is None else 0
+            self._retry = self._clock.callLater(delay, self._begin)
+
+    def _goOn(self) -> None:
+        """
+        Do what comes after a batch: the next one, the end, or nothing.
+        """
+        if self._next.waiters or (self._closed is not None and self._next.changes):
+            self._begin()
+        elif self._closed is not None:
+            self._finish(None)
+        else:
+            self._busy = False
+
+    def _finish(self, error: SpoolError | None) -> None:
+        """
+        Close the file, then the worker, then tell those who wait.
+
+        @param error: why not all was written, or None.
+        """
+        self._busy = True
+        closed = self._worker.run(self._file.close)
+        closed.addBoth(self._cbClosed, error, self._next.waiters)
+        closed.chainDeferred(cast("Deferred[None]", self._closed))
+
+    def _cbClosed(
+        self,
+        result: Failure | None,
+        error: SpoolError | None,
+        waiters: list[Deferred[None]],
+    ) -> Failure | None:
+        """
+        Tell those who wait for what was not written.
+
+        @param result: what became of closing the file.
+        @param error: why not all was written, or None.
+        @param waiters: they; none if there is no error.
+        @return: what L{close} fires with.
+        """
+        self._worker.stop()
+        if error is None:
+            return result
+        for waiter in waiters:
+            waiter.errback(error)
+        return Failure(error)
+
+
+def spoolOpener(
+    path: AnyPath | None, sync: str, clock: IReactorTime
+) -> Callable[[], Spool] | None:
+    """
+    Check the options of a spool that is opened later.
+
+    @param path: the file; None for no spool.
+    @param sync: C{"normal"} or C{"full"}.
+    @param clock: the reactor.
+    @return: opens it, and raises as L{Spool} does; None for no spool.
+    @raise ValueError: an option has a value that it cannot have.
+    """
+    if sync not in SYNC:
+        raise ValueError(f"spoolSync must be one of {SYNC}, not {sync!r}")
+    if path is None:
+        return None
+    return partial(Spool, path, full=sync == "full", clock=clock)

@@ -1,0 +1,382 @@
+"""
+The file of a spool: an SQLite database that one program at a time has open, that
+is read once and then written in transactions.
+
+::
+
+    file = SpoolFile(Path("/var/lib/chat/spool"), full=False)
+    for stored in file.load(): ...           # name, peer, state, incoming, outgoing
+    changes = Changes()
+    changes.put(peer, {"received": 7})
+    changes.append(False, Blob(6, 1, frames))
+    file.write({name: changes})              # all of it, or sqlite3.Error
+    file.close()
+
+Everything here blocks: L{aesm.store.spool} has a thread for it.  SQLite appends to a
+log beside the file, and moves what is in it into the file now and then: so nothing that
+was written is lost when the process is killed, and to write means to wait for the disk
+only where a loss of power is to be survived as well.  The space of what was forgotten
+is used again; until then its bytes are still there.
+
+What the frames and the state mean, the file does not know.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from collections import deque
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from aesm.errors import KeyFileError, SpoolError
+from aesm.trust.files import OTHERS_ACCESS, checkStatus, locked, writeFile
+
+__all__ = ["Blob", "Changes", "SpoolFile", "Stored"]
+
+MAX_LOG = 16 << 20  # bytes that the log keeps for itself after a large batch
+
+# Whose database it is, and how it is laid out: PRAGMA application_id, user_version.
+_APPLICATION = 0x4145534D  # "AESM"
+_VERSION = 1
+
+# The checks of types are for PRAGMA quick_check: what is read has the types below.
+_SCHEMA = (
+    """
+    CREATE TABLE session (
+        id INTEGER PRIMARY KEY,
+        name TEXT NOT NULL UNIQUE CHECK (typeof(name) = 'text'),
+        peer TEXT NOT NULL CHECK (typeof(peer) = 'text'),
+        state TEXT NOT NULL CHECK (typeof(state) = 'text')
+    )
+    """,
+    """
+    CREATE TABLE blob (
+        session INTEGER NOT NULL REFERENCES session (id) ON DELETE CASCADE,
+        outgoing INTEGER NOT NULL CHECK (outgoing IN (0, 1)),
+        number INTEGER NOT NULL CHECK (typeof(number) = 'integer'),
+        count INTEGER NOT NULL CHECK (typeof(count) = 'integer'),
+        frames BLOB NOT NULL CHECK (typeof(frames) = 'blob'),
+        PRIMARY KEY (session, outgoing, number)
+    )
+    """,
+    f"PRAGMA application_id = {_APPLICATION}",
+    f"PRAGMA user_version = {_VERSION}",
+)
+
+_SESSIONS = "SELECT id, name, peer, state FROM session ORDER BY id"
+
+_BLOBS = """
+    SELECT session, outgoing, number, count, frames FROM blob
+    ORDER BY session, outgoing, number
+"""
+
+_DROP = "DELETE FROM session WHERE name = ?"
+
+_PUT = """
+    INSERT INTO session (name, peer, state) VALUES (?, ?, ?)
+    ON CONFLICT (name) DO UPDATE SET peer = excluded.peer, state = excluded.state
+"""
+
+_DISCARD = """
+    DELETE FROM blob WHERE session = (SELECT id FROM session WHERE name = :name)
+    AND outgoing = :outgoing AND number < :before AND number + count <= :before
+"""
+
+_APPEND = """
+    INSERT OR REPLACE INTO blob (session, outgoing, number, count, frames)
+    SELECT id, ?, ?, ?, ? FROM session WHERE name = ?
+"""
+
+
+# What SQLite finds wrong with a file; the first is tables that are not there.
+_DAMAGE = (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+# What reading raises: names in a damaged schema need not be text.
+_READING = (sqlite3.Error, UnicodeDecodeError)
+
+
+class Blob(NamedTuple):
+    """
+    Some messages of a session that follow each other.
+
+    @ivar number: the number of the first.
+    @ivar messages: how many they are.
+    @ivar frames: all of them, encoded.
+    """
+
+    number: int
+    messages: int
+    frames: bytes
+
+
+class Stored(NamedTuple):
+    """
+    What a spool holds of one session.
+
+    @ivar name: the session, 32 hexadecimal digits.
+    @ivar peer: the peer's public key, in text form.
+    @ivar state: what was last put.
+    @ivar incoming: messages of the peer, in the order of their numbers.
+    @ivar outgoing: messages to the peer, in the order of their numbers.
+    """
+
+    name: str
+    peer: str
+    state: dict[str, Any]
+    incoming: list[Blob]
+    outgoing: list[Blob]
+
+
+class Changes:
+    """
+    What is to be written of one session, in this order: drop, put, discard, append.
+
+    @ivar dropped: whether all that the file has of it goes first.
+    @ivar record: the peer's key and the state as JSON; None to leave them.
+    @ivar before: for each direction, below which number messages are forgotten.
+    @ivar blobs: for each direction, the messages to add.
+    """
+
+    def __init__(self, dropped: bool = False) -> None:
+        """
+        @param dropped: whether all that the file has of it goes first.
+        """
+        self.dropped = dropped
+        self.record: tuple[str, str] | None = None
+        self.before = [0, 0]
+        self.blobs: tuple[deque[Blob], deque[Blob]] = (deque(), deque())
+
+    def put(self, peer: str, state: dict[str, Any]) -> None:
+        """
+        Have a session, with this state instead of any other.
+
+        @param peer: the peer's public key, in text form.
+        @param state: what fits into JSON; it is taken as it is now.
+        @raise TypeError: the state does not fit.
+        @raise ValueError: the state does not fit.
+        """
+        text = json.dumps(state, allow_nan=False, separators=(",", ":"))
+        self.record = (peer, text)
+
+    def append(self, outgoing: bool, blob: Blob) -> None:
+        """
+        Add messages.
+
+        @param outgoing: their direction.
+        @param blob: the messages, with higher numbers than those before.
+        """
+        self.blobs[outgoing].append(blob)
+
+    def discard(self, outgoing: bool, before: int) -> None:
+        """
+        Forget messages, in the file and of those that were to be added.
+
+        @param outgoing: their direction.
+        @param before: all those with numbers below this; what was added together
+            goes when all of it may go.
+        """
+        blobs = self.blobs[outgoing]
+        while blobs and blobs[0].number + blobs[0].messages <= before:
+            blobs.popleft()
+        self.before[outgoing] = max(self.before[outgoing], before)
+
+    def add(self, newer: Changes) -> None:
+        """
+        Add what is to be done after this.
+
+        @param newer: the changes; they drop nothing.
+        """
+        self.record = newer.record or self.record
+        for outgoing in (False, True):
+            self.discard(outgoing, newer.before[outgoing])
+            self.blobs[outgoing].extend(newer.blobs[outgoing])
+
+
+class SpoolFile:
+    """
+    An open file, for one thread at a time.
+    """
+
+    def __init__(self, path: Path, full: bool) -> None:
+        """
+        Open a file, or make one that only its owner can read, and its directory.
+
+        The file itself is never opened but by SQLite: to close another descriptor
+        of it would take away the locks of this process.
+
+        @param path: the file.
+        @param full: whether what is written survives a loss of power.
+        @raise SpoolError: it cannot be opened, is unsafe or damaged, or another
+            program uses it; says what to do.
+        @see: U{How to corrupt an SQLite database file, section 2.2
+            <https://www.sqlite.org/howtocorrupt.html>}
+        """
+        self._path = path = Path(os.path.abspath(path))
+        try:
+            # Of several that start at the same moment, one is the first.
+            with locked(path):
+                if not os.path.lexists(path):
+                    writeFile(path, b"", replace=False)
+                for name in (path, Path(f"{path}-wal"), Path(f"{path}-journal")):
+                    if os.path.lexists(name):
+                        checkStatus(name, os.lstat(name), OTHERS_ACCESS)
+                self._connection = sqlite3.connect(
+                    path, timeout=0, isolation_level=None, check_same_thread=False
+                )
+                try:
+                    self._prepare(full)
+                except BaseException:
+                    self._connection.close()
+                    raise
+        except KeyFileError as error:
+            raise SpoolError(str(error)) from error
+        except _READING as error:
+            raise self._explained(error) from error
+
+    def _prepare(self, full: bool) -> None:
+        """
+        See whose database it is, and set it up.  One of others is not changed.
+
+        @param full: whether what is written survives a loss of power.
+        @raise SpoolError: it is not ours, or damaged.
+        @raise sqlite3.Error: it cannot be read, or written.
+        """
+        execute = self._connection.execute
+        execute("PRAGMA locking_mode = EXCLUSIVE")
+        with self._connection:
+            execute("BEGIN EXCLUSIVE")
+            if self._value("SELECT count(*) FROM sqlite_master") == 0:
+                for statement in _SCHEMA:
+                    execute(statement)
+        if self._value("PRAGMA application_id") != _APPLICATION:
+            raise SpoolError(
+                f"{self._path} is another program's database: name another file"
+            )
+        version = self._value("PRAGMA user_version")
+        if version != _VERSION:
+            raise SpoolError(
+                f"{self._path} is a spool of version {version}, and this aesm has "
+                f"version {_VERSION}: use the aesm that made it, or name another file"
+            )
+        execute("PRAGMA journal_mode = WAL")
+        execute(f"PRAGMA journal_size_limit = {MAX_LOG}")
+        execute(f"PRAGMA synchronous = {'FULL' if full else 'NORMAL'}")
+        execute(f"PRAGMA fullfsync = {full:d}")  # means something on macOS alone
+        execute("PRAGMA foreign_keys = ON")
+        # Some builds overwrite what is deleted: to forget would need room in the log.
+        execute("PRAGMA secure_delete = OFF")
+        damage = self._value("PRAGMA quick_check(1)")
+        if damage != "ok":
+            raise self._damaged(damage.splitlines()[-1])
+
+    def load(self) -> list[Stored]:
+        """
+        Read everything.
+
+        @return: the sessions, the oldest first.
+        @raise SpoolError: it cannot be read, or is damaged.
+        """
+        try:
+            sessions = {
+                key: Stored(name, peer, self._parse(state), [], [])
+                for key, name, peer, state in self._connection.execute(_SESSIONS)
+            }
+            for key, outgoing, *blob in self._connection.execute(_BLOBS):
+                if key not in sessions:
+                    raise self._damaged("messages of no session")
+                stored = sessions[key]
+                (stored.outgoing if outgoing else stored.incoming).append(Blob(*blob))
+        except _READING as error:
+            raise self._explained(error) from error
+        return list(sessions.values())
+
+    def write(self, changes: Mapping[str, Changes]) -> None:
+        """
+        Write changes, all of them or nothing.
+
+        @param changes: what there is to write, by the session's name; messages of
+            a session that is not there are not added.
+        @raise sqlite3.Error: it could not be written.
+        """
+        connection = self._connection
+        with connection:
+            connection.execute("BEGIN IMMEDIATE")
+            for name, change in changes.items():
+                if change.dropped:
+                    connection.execute(_DROP, (name,))
+                if change.record is not None:
+                    connection.execute(_PUT, (name, *change.record))
+                for outgoing in (False, True):
+                    before, blobs = change.before[outgoing], change.blobs[outgoing]
+                    if before:
+                        connection.execute(
+                            _DISCARD,
+                            {"name": name, "outgoing": outgoing, "before": before},
+                        )
+                    connection.executemany(
+                        _APPEND, ((outgoing, *blob, name) for blob in blobs)
+                    )
+
+    def close(self) -> None:
+        """
+        Let go of the file.
+        """
+        self._connection.close()
+
+    def _value(self, query: str) -> Any:
+        """
+        Ask for one value.
+
+        @param query: the SQL.
+        @raise sqlite3.Error: it cannot be read.
+        """
+        return self._connection.execute(query).fetchone()[0]
+
+    def _parse(self, text: str) -> dict[str, Any]:
+        """
+        Read a state.
+
+        @param text: JSON.
+        @raise SpoolError: it is no object.
+        """
+        try:
+            state = json.loads(text)
+        except ValueError as error:
+            raise self._damaged(str(error)) from None
+        if not isinstance(state, dict):
+            raise self._damaged("a state that is no object")
+        return state
+
+    def _explained(self, error: Exception) -> SpoolError:
+        """
+        Say what an error of opening or reading means.
+
+        @param error: the error.
+        @return: the error that says what to do.
+        """
+        # What Python finds wrong with what SQLite reads has no code.
+        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
+        if code == sqlite3.SQLITE_BUSY:
+            return SpoolError(
+                f"another program uses {self._path}: stop it, or name another file"
+            )
+        if code in _DAMAGE:
+            return self._damaged(str(error))
+        return SpoolError(
+            f"cannot open {self._path}: {error}; it must be a file that this user can "
+            "write to, on a disk that has room"
+        )
+
+    def _damaged(self, reason: str) -> SpoolError:
+        """
+        Make the error for a file that cannot be used.
+
+        @param reason: what is wrong with it.
+        """
+        return SpoolError(
+            f"{self._path} is no spool, or is damaged ({reason}): move it and its -wal "
+            "away, and a new one is made"
+        )

@@ -1,0 +1,3 @@
+"""
+Keys, their files, whom to trust, whom to let in.
+"""

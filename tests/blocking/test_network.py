@@ -1,0 +1,263 @@
+"""
+The blocking face at work: programs with a real reactor, each in a process of its
+own, since a reactor runs once in a process and how programs end is half of the
+matter.  What they do is in L{tests.support.networkprograms} and in C{examples}.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+from twisted.trial.unittest import SynchronousTestCase
+
+import aesm
+from tests import ROOT
+from tests.support import networkprograms as network_programs
+
+PROGRAMS = Path(network_programs.__file__)
+EXAMPLES = ROOT / "examples"
+LONG = 2 * network_programs.LONG  # seconds; the programs give up before
+
+
+class ProgramCase(SynchronousTestCase):
+    """
+    Runs programs.
+    """
+
+    def setUp(self) -> None:
+        """
+        Give the programs a state directory of their own, and the same C{aesm}.
+        """
+        root = str(Path(aesm.__file__).parent.parent)
+        self.environment = {
+            **os.environ,
+            "AESM_HOME": os.path.abspath(self.mktemp()),
+            "PYTHONPATH": os.pathsep.join([root, *filter(None, sys.path)]),
+        }
+
+    def start(self, *command: str) -> subprocess.Popen[str]:
+        """
+        Start a program; it is ended with the test.
+
+        @param command: its path, and its arguments.
+        """
+        program = subprocess.Popen(
+            [sys.executable, *command],
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.addCleanup(program.communicate)
+        self.addCleanup(program.kill)
+        return program
+
+    def check(self, program: subprocess.Popen[str], output: str) -> None:
+        """
+        Wait until a program has ended, without a word but those expected.
+
+        @param program: the program.
+        @param output: what it prints from now on.
+        """
+        printed, errors = program.communicate(timeout=LONG)
+        self.assertEqual((errors, printed, program.returncode), ("", output, 0))
+
+    def runProgram(self, name: str, *arguments: str, output: str) -> None:
+        """
+        Run one of L{tests.support.networkprograms}.
+
+        @param name: which.
+        @param arguments: what it is told.
+        @param output: the line that it must print.
+        """
+        program = self.start(str(PROGRAMS), name, *arguments)
+        self.check(program, output + "\n")
+
+
+def freePort() -> int:
+    """
+    Find a port that nothing listens on.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        port: int = found.getsockname()[1]
+    return port
+
+
+class UseTests(ProgramCase):
+    """
+    What the blocking face does for programs.
+    """
+
+    def test_faces(self) -> None:
+        """
+        Everything that the two classes have does what it says; hosts may be names.
+        """
+        self.runProgram("faces", output="all there")
+
+    def test_original(self) -> None:
+        """
+        The programs of the original module's README run.
+        """
+        self.runProgram("original", str(freePort()), output="both run")
+
+    def test_wrongPlaces(self) -> None:
+        """
+        What cannot begin raises at once, and builtin exceptions where these say it.
+        """
+        self.runProgram("wrongPlaces", output="each by its class")
+
+    def test_ipv6(self) -> None:
+        """
+        Hosts may be IPv6 addresses.
+        """
+        program = self.start(str(PROGRAMS), "ipv6")
+        printed, errors = program.communicate(timeout=LONG)
+        self.assertIn((printed, errors), [("by IPv6\n", ""), ("no IPv6 here\n", "")])
+
+    def test_manyClients(self) -> None:
+        """
+        Of twenty clients at once, short and long texts of more than ASCII arrive
+        once and in order, and the activity log has each twice.
+        """
+        self.runProgram("manyClients", "20", "30", output="all once and in order")
+
+    def test_orderOfArrival(self) -> None:
+        """
+        C{getDataOrdinal} goes by arrival, over all connections, from either end.
+        """
+        self.runProgram("orderOfArrival", output="in order")
+
+    def test_fullBuffer(self) -> None:
+        """
+        Sending waits while C{sendBuffer} is full, as long as it is told to; every
+        wait for an acknowledgement has an end, and may be given up.
+        """
+        self.runProgram("fullBuffer", output="waited")
+
+    def test_busyLoop(self) -> None:
+        """
+        A loop that never waits does not keep messages from flowing.
+        """
+        self.runProgram("busyLoop", output="flowing")
+
+    def test_otherLoops(self) -> None:
+        """
+        The coroutines run in any asyncio loop, in several threads at once.
+        """
+        self.runProgram("otherLoops", output="in any loop")
+
+    def test_tenThreads(self) -> None:
+        """
+        Ten threads may use the same server and client, and stop them while others
+        wait.
+        """
+        self.runProgram("tenThreads", output="nothing lost, nobody hangs")
+
+
+class SessionTests(ProgramCase):
+    """
+    Sessions that outlive their connections, and those that do not.
+    """
+
+    def test_sessionLost(self) -> None:
+        """
+        A server that is another one than before is told apart, and used.
+        """
+        self.runProgram("sessionLost", output="told")
+
+    def test_stopWhileCut(self) -> None:
+        """
+        Without a server everything ends at once.
+        """
+        self.runProgram("stopWhileCut", output="stopped")
+
+    def test_refusedLater(self) -> None:
+        """
+        A failure that will not pass ends the session, and is seen where one looks.
+        """
+        self.runProgram("refusedLater", output="told")
+
+
+class ReactorTests(ProgramCase):
+    """
+    Whose reactor, and in which thread.
+    """
+
+    def test_insideReactor(self) -> None:
+        """
+        Waiting in the reactor's thread is refused at once, and what does not wait
+        works there.
+        """
+        self.runProgram("insideReactor", output="refused")
+
+    def test_ownReactor(self) -> None:
+        """
+        A reactor that the program runs is used; when it stops, who waits is told.
+        """
+        self.runProgram("ownReactor", output="failed, not forgotten")
+
+    def test_stoppedReactor(self) -> None:
+        """
+        After the program's reactor has stopped, nothing can begin.
+        """
+        self.runProgram("stoppedReactor", output="told so")
+
+
+class EndTests(ProgramCase):
+    """
+    How programs end.
+    """
+
+    def test_hundredTimes(self) -> None:
+        """
+        A hundred servers and clients, one after another, leave no thread and no
+        file descriptor behind.
+        """
+        self.runProgram("hundredTimes", output="nothing left over")
+
+    def test_leaving(self) -> None:
+        """
+        A program that returns, exits, raises or is interrupted ends with its own
+        exit status and closes in order, without having said so.
+        """
+        self.runProgram("leaving", output="all in order")
+
+    def test_deafPeer(self) -> None:
+        """
+        A program ends in a bounded time also if its peer does not answer.
+        """
+        self.runProgram("deafPeer", output="in time")
+
+    def test_fork(self) -> None:
+        """
+        A forked child is told that the connections are its parent's, and cannot
+        hurt them.
+        """
+        self.runProgram("fork", output="parent unharmed")
+
+
+class ExampleTests(ProgramCase):
+    """
+    The examples run.
+    """
+
+    def test_blocking(self) -> None:
+        """
+        The client is answered, and Ctrl-C ends the server.
+        """
+        server = self.start(str(EXAMPLES / "blocking_server.py"), "0")
+        assert server.stdout is not None
+        port = server.stdout.readline().split()[3]
+        client = self.start(str(EXAMPLES / "blocking_client.py"), port)
+        self.check(client, "you said 'hello'\n")
+        accepted = server.stdout.readline().split()
+        lost = server.stdout.readline().split()
+        self.assertEqual(accepted[0], "accepted")
+        self.assertEqual(lost, ["lost", accepted[1]])
+        server.send_signal(signal.SIGINT)
+        self.check(server, "stopping\n")

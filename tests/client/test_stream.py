@@ -1,0 +1,149 @@
+"""
+Tests for L{aesm.client.stream}: several streams are one.
+"""
+
+from __future__ import annotations
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.trial.unittest import SynchronousTestCase
+
+from aesm.client.stream import JoinedStream
+from aesm.errors import ConnectionClosed
+from aesm.messages.stream import DataStream, Packet
+
+
+class Owner:
+    """
+    Somebody whom a stream tells things.
+    """
+
+    def packetsTaken(self, cost: int) -> None:
+        """
+        Take no note.
+
+        @param cost: of what was taken.
+        """
+
+    def streamFinished(self) -> None:
+        """
+        Take no note.
+        """
+
+
+class JoinedStreamTests(SynchronousTestCase):
+    """
+    Looking, taking and waiting, across streams.
+    """
+
+    def setUp(self) -> None:
+        """
+        Make a stream without packets.
+        """
+        self.joined = JoinedStream()
+
+    def add(self, *data: str, end: bool = True) -> DataStream:
+        """
+        Add a stream.
+
+        @param data: its packets.
+        @param end: whether it has ended.
+        """
+        stream = DataStream(Owner(), 1000)
+        if data:
+            stream.extend(0.0, data, 1)
+        if end:
+            stream.end(ConnectionClosed("over"))
+        self.joined.add(stream)
+        return stream
+
+    def test_looking(self) -> None:
+        """
+        Looking takes nothing.
+        """
+        self.assertEqual(list(self.joined), [])
+        self.add("a", "b")
+        self.add()
+        self.add("c", end=False)
+        self.assertEqual([packet.data for packet in self.joined], ["a", "b", "c"])
+        self.assertEqual(len(self.joined), 3)
+        self.assertEqual(self.joined.cost, 3 * 65)
+        seen = [self.joined[index].data for index in (0, 1, 2, -1, -2, -3)]
+        self.assertEqual(seen, ["a", "b", "c", "c", "b", "a"])
+        for index in (3, -4):
+            with self.assertRaises(IndexError):
+                self.joined[index]
+
+    def test_taking(self) -> None:
+        """
+        The oldest comes first.
+        """
+        self.assertIsNone(self.joined.getData())
+        self.add("a")
+        self.add()
+        self.add("b", end=False)
+        for data in "ab":
+            self.assertEqual(self.joined.getData(), Packet(0.0, data))
+        self.assertIsNone(self.joined.getData())
+
+    def test_waiting(self) -> None:
+        """
+        Who waits gets packets in order, of whichever stream, however many wait.
+        """
+        waiting = [self.joined.get() for _ in range(2003)]
+        self.add("0")
+        last = self.add("1", end=False)
+        waiting[2].cancel()
+        self.failureResultOf(waiting.pop(2), CancelledError)
+        last.extend(0.0, [str(number) for number in range(2, 2002)], 1)
+        for number, deferred in enumerate(waiting):
+            self.assertEqual(self.successResultOf(deferred).data, str(number))
+        self.assertEqual(len(self.joined), 0)
+
+    def test_cancelled(self) -> None:
+        """
+        Nothing is taken for who does not wait any more.
+        """
+        stream = self.add(end=False)
+        waiting = self.joined.get()
+        waiting.cancel()
+        self.failureResultOf(waiting, CancelledError)
+        stream.extend(0.0, ["kept"], 1)
+        self.assertEqual(self.successResultOf(self.joined.get()).data, "kept")
+
+    def test_end(self) -> None:
+        """
+        At the end who waits is told why, and who comes later.
+        """
+        waiting = self.joined.get()
+        self.joined.end(ConnectionClosed("enough", 1000))
+        for deferred in (waiting, self.joined.get()):
+            error = self.failureResultOf(deferred, ConnectionClosed).value
+            self.assertEqual(str(error), "enough")
+
+    def test_iterating(self) -> None:
+        """
+        C{async for} takes packets until an orderly end, and raises any other.
+        """
+        for code in (1000, 1006):
+            self.joined = JoinedStream()
+            taken: list[object] = []
+
+            async def take(joined: JoinedStream, taken: list[object]) -> None:
+                """
+                Take all.
+
+                @param joined: from where.
+                @param taken: to where.
+                """
+                async for packet in joined:
+                    taken.append(packet.data)
+
+            taking = Deferred.fromCoroutine(take(self.joined, taken))
+            self.add("a")
+            self.add("b")
+            self.joined.end(ConnectionClosed("over", code))
+            self.assertEqual(taken, ["a", "b"])
+            if code == 1000:
+                self.successResultOf(taking)
+            else:
+                self.failureResultOf(taking, ConnectionClosed)

@@ -1,0 +1,559 @@
+"""
+A session joined to a console.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+from collections.abc import Callable, Iterable
+from io import StringIO
+from typing import Any
+
+from twisted.internet.address import UNIXAddress
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.error import ConnectionDone, ConnectionRefusedError
+from twisted.internet.testing import MemoryReactorClock, StringTransport
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase
+
+from aesm import Server, listen
+from aesm.client.observer import WatchedService
+from aesm.commands.connect import Talk, connectOrComplain, whyStopped
+from aesm.commands.formats import JSON, PLAIN
+from aesm.commands.stdio import MAX_LINE, Console, LineTooLong
+from aesm.errors import NotAuthorized
+from aesm.testing import MemoryNetwork
+from aesm.trust.keys import PrivateKey
+from aesm.trust.servers import AnyServer
+
+
+class TalkTests(SynchronousTestCase):
+    """
+    Lines become messages, and packets lines.
+    """
+
+    def begin(
+        self,
+        form: Any = PLAIN,
+        opening: Callable[[], Iterable[str]] = tuple,
+        client: Any = None,
+        **options: Any,
+    ) -> None:
+        """
+        Begin to talk.
+
+        @param form: how messages are written.
+        @param opening: as L{Talk}.
+        @param client: options of the client.
+        @param options: options of the server.
+        """
+        self.network = MemoryNetwork()
+        self.options = {"key": PrivateKey.generate()} | options
+        self.server = self.serve()
+        self.patch(sys, "stderr", StringIO())
+        self.transport = StringTransport()
+        self.console = Console()
+        self.console.makeConnection(self.transport)
+        self.talk = Talk(form, opening)
+        self.service = WatchedService(
+            self.network.endpoint(),
+            self.talk,
+            reactor=self.network.clock,
+            **({"key": PrivateKey.generate(), "trust": AnyServer()} | (client or {})),
+        )
+        self.service.startService()
+        self.network.deliver()
+        self.talking = Deferred.fromCoroutine(self.talk.run(self.service, self.console))
+        self.addCleanup(self.end)
+
+    def end(self) -> None:
+        """
+        Stop both, and check that nothing is left.
+        """
+        stopped = [self.service.stopService(), self.server.stop(deadline=0.0)]
+        self.network.advance(10)
+        for deferred in stopped:
+            self.successResultOf(deferred)
+        self.talking.addErrback(lambda failure: None)
+        self.assertEqual(self.network.clock.getDelayedCalls(), [])
+
+    def serve(self) -> Server:
+        """
+        Start a server, in the place of any other.
+        """
+        return self.successResultOf(
+            listen(self.network.clock, self.network.endpoint(), **self.options)
+        )
+
+    def restart(self) -> None:
+        """
+        Put another server in the place of the one that is there, in which no
+        session is known.
+        """
+        self.cut()
+        self.successResultOf(self.server.stop())
+        self.server = self.serve()
+
+    def cut(self) -> None:
+        """
+        Cut the connection.
+        """
+        self.network.links[-1].cut()
+        self.network.deliver()
+
+    @property
+    def accepted(self) -> Any:
+        """
+        The connection at the server.
+        """
+        return list(self.server.connections.values())[-1]
+
+    def type(self, data: bytes) -> None:
+        """
+        Let input come, if it is asked for.
+
+        @param data: the input.
+        """
+        self.assertEqual(self.transport.producerState, "producing")
+        self.console.dataReceived(data)
+        self.network.deliver()
+
+    def received(self) -> list[str | bytes | None]:
+        """
+        Take what the server has.
+        """
+        packets: list[str | bytes | None] = []
+        while (packet := self.server.connections.getDataOrdinal()[1]).data is not None:
+            packets.append(packet.data)
+        return packets
+
+    def said(self) -> list[str]:
+        """
+        Take what was said on standard error.
+        """
+        said: Any = sys.stderr
+        lines: list[str] = said.getvalue().splitlines()
+        said.seek(0)
+        said.truncate()
+        return lines
+
+    def assertEnds(self, inputEnded: bool, complained: bool = False) -> None:
+        """
+        Check that it has come to an end.
+
+        @param inputEnded: whether because the input had.
+        @param complained: whether something may not have been sent.
+        """
+        self.network.advance(0.1)
+        self.assertIs(self.successResultOf(self.talking), inputEnded)
+        self.assertFalse(self.service.running)
+        self.talk.sayUnsure()
+        self.assertIs(self.talk.complained, complained)
+
+    def test_lines(self) -> None:
+        """
+        Each line is a message: text, or bytes where it is no UTF-8.
+        """
+        self.begin()
+        self.type(b"hello\n\n\xe4\nrest")
+        self.assertEqual(self.received(), ["hello", "", b"\xe4"])
+        self.type(b" of it\n")
+        self.assertEqual(self.received(), ["rest of it"])
+        self.assertNoResult(self.talking)
+
+    def test_packets(self) -> None:
+        """
+        Each packet is a line.
+        """
+        self.begin()
+        self.accepted.sendData("one\x1b")
+        self.accepted.sendData(b"two")
+        self.network.deliver()
+        self.assertRegex(
+            self.transport.value(),
+            rb"\A\d\d:\d\d:\d\d one\\x1b\n\d\d:\d\d:\d\d two\n\Z",
+        )
+
+    def test_end(self) -> None:
+        """
+        At the end of the input the connection is closed, once the peer has all.
+        """
+        self.begin()
+        self.type(b"last")
+        self.console.readConnectionLost()
+        self.assertTrue(self.service.running)
+        self.network.deliver()
+        self.assertEqual(self.received(), ["last"])
+        self.assertEnds(True)
+
+    def test_nothing(self) -> None:
+        """
+        An empty input is sent completely.
+        """
+        self.begin()
+        self.console.readConnectionLost()
+        self.assertEnds(True)
+
+    def test_answers(self) -> None:
+        """
+        The answers to the last lines are written, too.
+        """
+        self.begin()
+        self.accepted.sendData("answer")
+        self.console.readConnectionLost()
+        self.assertEnds(True)
+        self.assertIn(b"answer", self.transport.value())
+
+    def test_refused(self) -> None:
+        """
+        When the peer does not want us any more, that is the end, and why is known.
+        """
+        self.begin()
+        self.accepted.sendData("farewell")
+        self.accepted.closeWith(1008, "no longer")
+        self.network.deliver()
+        self.assertIn(b"farewell", self.transport.value())
+        self.assertEnds(False)
+        self.assertEqual(self.transport.producerState, "paused")
+        why = self.successResultOf(Deferred.fromCoroutine(whyStopped(self.service)))
+        self.assertIsInstance(why, NotAuthorized)
+
+    def test_cut(self) -> None:
+        """
+        After a cut it goes on: what is typed meanwhile is sent, and what comes is
+        written; it is told that the connection was cut and is back, once.
+        """
+        self.begin()
+        self.type(b"before\n")
+        self.cut()
+        (line,) = self.said()
+        self.assertRegex(line, "^aesm: .*; connecting again$")
+        self.type(b"meanwhile\n")
+        self.accepted.sendData("answer")
+        self.network.advance(1)
+        self.assertEqual(self.said(), ["aesm: connected again"])
+        self.assertEqual(self.received(), ["before", "meanwhile"])
+        self.assertIn(b"answer", self.transport.value())
+        self.console.readConnectionLost()
+        self.assertEnds(True)
+
+    def test_oneLine(self) -> None:
+        """
+        However many attempts fail, that is told once.
+        """
+        self.begin()
+        stopped = self.server.stop()
+        self.network.deliver()
+        self.successResultOf(stopped)
+        for _ in range(20):
+            self.network.advance(1)
+        self.assertEqual(len(self.said()), 1)
+        self.server = self.serve()
+        self.network.advance(30)
+        self.assertEqual(self.said(), ["aesm: connected again, in a new session"])
+
+    def test_sessionLost(self) -> None:
+        """
+        Where the server has given the session up it is told which lines may not have
+        arrived, and the session begins anew.
+        """
+        self.begin(opening=lambda: ["opening"])
+        self.assertEqual(self.received(), ["opening"])
+        self.type(b"one\n")
+        self.cut()
+        self.type(b"two\n")
+        self.type(b"three\nfour\n")
+        self.said()
+        self.successResultOf(self.server.stop())
+        self.server = self.serve()
+        self.network.advance(1)
+        self.assertEqual(
+            self.said(),
+            [
+                "aesm: connected again, in a new session",
+                "aesm: of lines 2 to 4 of the input some may not have arrived",
+            ],
+        )
+        self.type(b"five\n")
+        self.assertEqual(self.received(), ["opening", "five"])
+        self.console.readConnectionLost()
+        self.assertEnds(True, complained=True)
+
+    def test_lostAtTheEnd(self) -> None:
+        """
+        So it is where the input has ended meanwhile.
+        """
+        self.begin(receiveBuffer=100)
+        self.type(b"x" * 200 + b"\n")
+        self.type(b"more\n")
+        self.console.readConnectionLost()
+        self.network.deliver()
+        self.assertNoResult(self.talking)
+        self.restart()
+        self.said()
+        self.network.advance(1)
+        self.assertEnds(True, complained=True)
+        self.assertIn("aesm: line 2 of the input may not have arrived", self.said())
+
+    def test_cutAtTheEnd(self) -> None:
+        """
+        What is not acknowledged when the input has ended and the connection is cut
+        then is sent over the next one.
+        """
+        self.begin(receiveBuffer=100)
+        self.type(b"x" * 200 + b"\nmore\n")
+        self.console.readConnectionLost()
+        self.network.deliver()
+        self.cut()
+        self.network.advance(1)
+        self.assertNoResult(self.talking)
+        self.assertEqual(self.received(), ["x" * 200])
+        self.network.deliver()
+        self.assertEqual(self.received(), ["more"])
+        self.assertEnds(True)
+
+    def endWhileCut(self, typed: bytes) -> None:
+        """
+        Let the input end while there is no connection.
+
+        @param typed: what is read before it ends.
+        """
+        self.begin()
+        self.type(b"one\n")
+        self.cut()
+        self.said()
+        self.console.dataReceived(typed)
+        self.console.readConnectionLost()
+
+    def test_endWhileCut(self) -> None:
+        """
+        At a terminal the end of the input does not wait for a connection.
+        """
+        self.patch(os, "isatty", lambda descriptor: True)
+        for typed, said in (
+            (b"", []),
+            (b"kept\n", ["aesm: line 2 of the input may not have arrived"]),
+        ):
+            self.endWhileCut(typed)
+            self.assertEnds(True, complained=bool(said))
+            self.assertEqual(self.said(), said)
+
+    def test_pipeEndsWhileCut(self) -> None:
+        """
+        All of a pipe or a file is sent, however often it is cut.
+        """
+        self.patch(os, "isatty", lambda descriptor: False)
+        self.endWhileCut(b"kept\n")
+        self.network.advance(1)
+        self.assertEqual(self.received()[-1:], ["kept"])
+        self.assertEnds(True)
+
+    def test_noSession(self) -> None:
+        """
+        What is typed where there is no session waits for one.
+        """
+        self.begin(client={"maxMessage": 1000}, maxMessage=10)
+        self.accepted.closeWith(1013, "full")
+        self.network.deliver()
+        self.type(b"meanwhile\n" + b"x" * 11 + b"\nlast\n")
+        self.said()
+        self.network.advance(1)
+        self.assertEqual(self.received(), ["meanwhile", "last"])
+        again, complaint = self.said()
+        self.assertEqual(again, "aesm: connected again, in a new session")
+        self.assertIn("line 2 of the input is not sent: a message of 11", complaint)
+
+    def test_backPressure(self) -> None:
+        """
+        Input waits while the peer takes nothing, and goes on when it does.
+        """
+        self.begin(receiveBuffer=1000, client={"sendBuffer": 10_000})
+        typed = 0
+        while self.transport.producerState == "producing":
+            self.type(b"x" * 500 + b"\n")
+            typed += 1
+            self.assertLess(typed, 20)
+        taken = 0
+        for _ in range(20):
+            taken += len(self.received())
+            self.network.deliver()
+        self.assertEqual(taken, typed)
+        self.assertEqual(self.transport.producerState, "producing")
+
+    def test_lostWhileWaiting(self) -> None:
+        """
+        Lines that wait for room when the session is lost go into the next one; those
+        that went before may not have arrived.
+        """
+        self.begin(receiveBuffer=1, client={"sendBuffer": 1000})
+        self.type(b"".join(b"%d\n" % number for number in range(10)))
+        self.assertEqual(self.transport.producerState, "paused")
+        self.restart()
+        self.network.advance(1)
+        self.assertIn("of lines 1 to 9 of the input some may not", self.said()[-1])
+        self.assertEqual(self.received(), ["9"])
+
+    def test_outputWaits(self) -> None:
+        """
+        Packets wait in their stream while the output takes nothing.
+        """
+        self.begin()
+        self.console.pauseProducing()
+        for number in range(3):
+            self.accepted.sendData(str(number))
+            self.network.deliver()
+        self.assertEqual(len(self.service.retrieved), 2)
+        self.console.resumeProducing()
+        self.assertEqual(self.transport.value().count(b"\n"), 3)
+
+    def test_outputLost(self) -> None:
+        """
+        Nobody reads the output any more: the connection is closed.
+        """
+        self.begin()
+        self.console.writeConnectionLost()
+        self.assertEnds(False)
+
+    def test_refusedLines(self) -> None:
+        """
+        A line that cannot be sent is complained about, and the next one is sent.
+        """
+        self.begin(form=JSON)
+        self.type(b'nonsense\n \n{"data": "good"}\n')
+        self.assertEqual(self.received(), ["good"])
+        (complaint,) = self.said()
+        self.assertIn("line 1 of the input is not sent", complaint)
+
+    def test_tooBig(self) -> None:
+        """
+        So is a message that is larger than the peer takes, by its number.
+        """
+        self.begin(maxMessage=10)
+        self.type(b"fits\n" + b"x" * 11 + b"\nfits too\n")
+        self.assertEqual(self.received(), ["fits", "fits too"])
+        (complaint,) = self.said()
+        self.assertIn("line 2 of the input is not sent", complaint)
+        self.assertIn("11 bytes", complaint)
+
+    def test_tooLong(self) -> None:
+        """
+        A line without an end ends everything, in order.
+        """
+        self.begin()
+        self.type(b"before\n")
+        self.type(b"x" * (MAX_LINE + 1))
+        self.network.deliver()
+        self.failureResultOf(self.talking, LineTooLong)
+        self.assertEqual(self.received(), ["before"])
+        self.assertFalse(self.service.running)
+
+    def test_cancelled(self) -> None:
+        """
+        Cancelling closes the connection at once, and nothing is left that waits, also
+        while it is cut, and when the input has ended.
+        """
+        for isCut in (False, True):
+            for hasEnded in (False, True):
+                self.begin(receiveBuffer=1)
+                self.type(b"one\ntwo\nthree\n")
+                if hasEnded:
+                    self.console.readConnectionLost()
+                if isCut:
+                    self.cut()
+                self.said()
+                self.talking.cancel()
+                self.network.deliver()
+                self.failureResultOf(self.talking, CancelledError)
+                self.assertFalse(self.service.running)
+                self.assertEqual(self.said(), [])
+        gc.collect()
+        self.assertEqual(self.flushLoggedErrors(), [])
+
+    def test_running(self) -> None:
+        """
+        A service that runs has not stopped for any reason.
+        """
+        self.begin()
+        asking = Deferred.fromCoroutine(whyStopped(self.service))
+        self.failureResultOf(asking, RuntimeError)
+
+
+class ConnectTests(SynchronousTestCase):
+    """
+    Whatever keeps us from connecting is a sentence.
+    """
+
+    def attempt(self, endpoint: str, **options: Any) -> Any:
+        """
+        Try to connect.
+
+        @param endpoint: where to.
+        @param options: of L{connect<aesm.connect>}.
+        """
+        self.reactor = MemoryReactorClock()
+        options = {"key": PrivateKey.generate(), "trust": AnyServer()} | options
+        attempt = Deferred.fromCoroutine(
+            connectOrComplain(self.reactor, endpoint, Talk(PLAIN), **options)
+        )
+        self.turn()
+        return attempt
+
+    def turn(self) -> None:
+        """
+        Let a few turns of the event loop pass.
+        """
+        for _ in range(5):
+            self.reactor.advance(0)
+
+    def setUp(self) -> None:
+        """
+        Catch what is said.
+        """
+        self.said = StringIO()
+        self.patch(sys, "stderr", self.said)
+
+    def assertSaid(self, attempt: Deferred[Any], text: str) -> None:
+        """
+        Check that there is no connection, and one line that says why.
+
+        @param attempt: what came of it.
+        @param text: a part of the line.
+        """
+        self.turn()
+        self.assertIsNone(self.successResultOf(attempt))
+        self.assertIn(text, self.said.getvalue())
+        self.assertEqual(self.said.getvalue().count("\n"), 1)
+
+    def test_noEndpoint(self) -> None:
+        """
+        What is no endpoint is shown, and what would be one.
+        """
+        self.assertSaid(self.attempt("127.0.0.1:8765"), "tcp:127.0.0.1:8765")
+
+    def test_badOption(self) -> None:
+        """
+        An option can be wrong.
+        """
+        self.assertSaid(self.attempt("unix:/nobody", name="x" * 256), "255 bytes")
+
+    def test_refused(self) -> None:
+        """
+        Nobody listens.
+        """
+        attempt = self.attempt("unix:/nobody")
+        factory = self.reactor.unixClients[0][1]
+        factory.clientConnectionFailed(None, Failure(ConnectionRefusedError()))
+        self.assertSaid(attempt, "cannot connect to unix:/nobody")
+
+    def test_noServer(self) -> None:
+        """
+        Who listens is no server of ours.
+        """
+        attempt = self.attempt("unix:/somebody")
+        protocol = self.reactor.unixClients[0][1].buildProtocol(UNIXAddress("/x"))
+        protocol.makeConnection(StringTransport())
+        protocol.dataReceived(b"HTTP/1.1 400 Bad Request\r\n")
+        protocol.connectionLost(Failure(ConnectionDone()))
+        self.assertSaid(attempt, "aesm: ")

@@ -1,0 +1,279 @@
+"""
+The service of C{twistd aesm}.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+from twisted.application.service import IService
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+from twisted.internet.defer import Deferred, fail
+from twisted.internet.endpoints import TCP4ServerEndpoint
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IStreamServerEndpoint
+from twisted.internet.stdio import PipeAddress
+from twisted.internet.testing import MemoryReactorClock
+from twisted.logger import Logger, capturedLogs
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface import implementer
+from zope.interface.verify import verifyObject
+
+from aesm.commands.daemon import AESMService, _Place, activityLine, clientLine
+from tests.commands.test_tap import TapTestCase
+
+
+@implementer(IStreamServerEndpoint)
+class LateEndpoint:
+    """
+    An endpoint that takes its time.
+    """
+
+    def __init__(self) -> None:
+        """
+        Nobody listens yet.
+        """
+        self.listening: Deferred[Any] = Deferred()
+
+    def listen(self, protocolFactory: object) -> Deferred[Any]:
+        """
+        Begin to listen.
+
+        @param protocolFactory: not used.
+        @see: L{IStreamServerEndpoint}
+        """
+        return self.listening
+
+
+class ServiceTests(TapTestCase):
+    """
+    The service listens by itself, and says so.
+    """
+
+    def serve(self, *arguments: str, **endpoints: IStreamServerEndpoint) -> AESMService:
+        """
+        Make a service on a reactor in memory.
+
+        @param arguments: options.
+        @param endpoints: where it listens; none for a port of TCP.
+        """
+        self.reactor = MemoryReactorClock()
+        self.reactor.hasStopped = False  # former versions begin stopped
+        options = self.parse(*arguments)
+        options.endpoints = endpoints or {
+            "tcp": TCP4ServerEndpoint(self.reactor, 8765, interface="127.0.0.1")
+        }
+        return AESMService(
+            self.reactor,
+            options.factory,
+            options.endpoints,
+            activityLog=options.activityLog,
+            clientOptions=options.clientOptions(),
+        )
+
+    def test_interfaces(self) -> None:
+        """
+        It is a service, and gives its server endpoints.
+        """
+        verifyObject(IService, self.serve())
+        verifyObject(IStreamServerEndpoint, _Place("", LateEndpoint()))
+
+    def test_start(self) -> None:
+        """
+        It listens once, also where nobody has called C{privilegedStartService}.
+        """
+        for privileged in (True, False):
+            service = self.serve()
+            if privileged:
+                service.privilegedStartService()
+            service.startService()
+            self.assertEqual(len(self.reactor.tcpServers), 1)
+            self.successResultOf(service.stopService())
+
+    def test_again(self) -> None:
+        """
+        It can be started again; its log goes on then.
+        """
+        log = Path(self.file("log", ""))
+        service = self.serve("--activity-log", str(log))
+        for number in (1, 2):
+            service.startService()
+            service.server.connections.record("unix-1", "refused", 1.5, "", None)
+            self.assertEqual(len(log.read_text().splitlines()), number)
+            self.assertEqual(len(self.reactor.tcpServers), number)
+            self.successResultOf(service.stopService())
+
+    def test_says(self) -> None:
+        """
+        The log shows what to type at a client.
+        """
+        service = self.serve()
+        with capturedLogs() as events:
+            service.startService()
+        lines = [event["line"] for event in events if "line" in event]
+        key = service.server.factory.publicKey
+        self.assertEqual(lines, [f"aesm connect tcp:HOST:8765 --pin {key}"])
+
+    def test_cannotListen(self) -> None:
+        """
+        Where it cannot listen, the log says why, and the process ends.
+        """
+        late = LateEndpoint()
+        service = self.serve(first=_Failing(), late=late, last=_Failing())
+        with capturedLogs() as events:
+            ended = self.assertRaises(SystemExit, service.privilegedStartService)
+        self.assertEqual(ended.code, 1)
+        said = [event for event in events if event["log_level"].name == "critical"]
+        self.assertEqual([event["endpoint"] for event in said], ["first", "last"])
+        self.assertIn("in use", said[0]["reason"])
+        self.assertFalse(self.reactor.hasStopped)
+        self.assertTrue(late.listening.called)
+        self.successResultOf(service.stopService())
+
+    def test_stoppedBefore(self) -> None:
+        """
+        If it is stopped before it listens, that is no failure.
+        """
+        service = self.serve(late=LateEndpoint())
+        with capturedLogs() as events:
+            service.startService()
+            self.successResultOf(service.stopService())
+        self.assertEqual(events, [])
+        self.assertFalse(self.reactor.hasStopped)
+
+    def test_noClients(self) -> None:
+        """
+        Where clients cannot connect to, there is nothing for them to type.
+        """
+        late = LateEndpoint()
+        service = self.serve(late=late)
+        service.startService()
+        with capturedLogs() as events:
+            late.listening.callback(_Port())
+        self.assertEqual([event for event in events if "line" in event], [])
+
+    def test_cannotListenLater(self) -> None:
+        """
+        Where it turns out later, the reactor is stopped.
+        """
+        late = LateEndpoint()
+        service = self.serve(late=late)
+        service.startService()
+        late.listening.errback(OSError("no"))
+        self.assertTrue(self.reactor.hasStopped)
+
+    def test_hangUp(self) -> None:
+        """
+        SIGHUP reads the authorized keys again, as long as the service runs; without
+        such a file it does nothing.
+        """
+        before = signal.getsignal(signal.SIGHUP)
+        calls: list[Any] = []
+        service = self.serve()
+        self.reactor.callFromThread = calls.append  # type: ignore[attr-defined]
+        service.startService()
+        signal.raise_signal(signal.SIGHUP)
+        self.successResultOf(service.stopService())
+        clients = self.file("clients", "")
+        service = self.serve("--authorized-keys", clients)
+        self.reactor.callFromThread = calls.append  # type: ignore[attr-defined]
+        service.startService()
+        signal.raise_signal(signal.SIGHUP)
+        self.file("clients", "nonsense")
+        with capturedLogs() as events:
+            calls[1]()
+        self.assertIn("line 1", events[0]["error"])
+        service.stopService()
+        self.assertEqual(signal.getsignal(signal.SIGHUP), before)
+
+    def test_activityLog(self) -> None:
+        """
+        The activity goes into its file as it happens, and nothing else does.
+        """
+        log = Path(self.file("log", "before\n"))
+        service = self.serve("--activity-log", str(log))
+        service.startService()
+        connections = service.server.factory.connections
+        connections.record(("10.0.0.1", 5), "refused", 1.5, "why\n", None)
+        Logger(namespace="aesm.activity").warn("about the log")
+        Logger(namespace="other").info("{event}", event="accepted")
+        before, line = log.read_text().splitlines()
+        self.assertEqual(before, "before")
+        self.assertEqual(
+            json.loads(line),
+            {
+                "time": 1.5,
+                "event": "refused",
+                "accepted": False,
+                "address": "10.0.0.1:5",
+                "peer": None,
+                "reason": "why\n",
+            },
+        )
+        self.successResultOf(service.stopService())
+        connections.record("unix-1", "refused", 2.5, "", None)
+        self.assertEqual(len(log.read_text().splitlines()), 2)
+
+
+class _Port:
+    """
+    A port that is no socket.
+    """
+
+    def getHost(self) -> PipeAddress:
+        """
+        Say where it is.
+        """
+        return PipeAddress()
+
+
+@implementer(IStreamServerEndpoint)
+class _Failing:
+    """
+    An endpoint that is in use.
+    """
+
+    def listen(self, protocolFactory: object) -> Deferred[Any]:
+        """
+        Fail.
+
+        @param protocolFactory: not used.
+        @see: L{IStreamServerEndpoint}
+        """
+        return fail(CannotListenError("127.0.0.1", 1, OSError(98, "in use")))
+
+
+class LineTests(SynchronousTestCase):
+    """
+    What the service writes.
+    """
+
+    def test_clientLine(self) -> None:
+        """
+        A client's line can be pasted into a shell.
+        """
+        here = os.getcwd()
+        for address, options, line in (
+            (IPv4Address("TCP", "127.0.0.1", 1), [], "tcp:127.0.0.1:1"),
+            (IPv6Address("TCP", "::1", 1), [], r"'tcp:\:\:1:1'"),
+            (IPv4Address("TCP", "0.0.0.0", 1), [], "tcp:HOST:1"),
+            (IPv6Address("TCP", "::", 1), [], "tcp:HOST:1"),
+            (UNIXAddress("/a b"), [], "'unix:/a b'"),
+            (UNIXAddress("a"), [], f"unix:{here}/a"),
+            (IPv4Address("TCP", "h", 1), ["--name", "a b"], "tcp:h:1 --name 'a b'"),
+        ):
+            self.assertEqual(
+                clientLine(address, "KEY", options), f"aesm connect {line} --pin KEY"
+            )
+        for elsewhere in (PipeAddress(), UNIXAddress(None)):
+            self.assertIsNone(clientLine(elsewhere, "KEY", []))
+
+    def test_otherEvents(self) -> None:
+        """
+        What is not activity is no line.
+        """
+        self.assertIsNone(activityLine({}))

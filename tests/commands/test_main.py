@@ -1,0 +1,186 @@
+"""
+A coroutine as a program.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.trial.unittest import SynchronousTestCase
+
+from aesm.commands.main import Program, openStandardFiles
+
+
+class LoopReactor:
+    """
+    A reactor that does nothing but what it is told to call.
+    """
+
+    def __init__(self) -> None:
+        """
+        Start with nothing to do.
+        """
+        self._calls: list[tuple[Callable[..., object], tuple[Any, ...]]] = []
+        self._running = False
+
+    def callWhenRunning(self, call: Callable[..., object], *args: object) -> None:
+        """
+        Call something in C{run}.
+
+        @param call: what.
+        @param args: its arguments.
+        """
+        self._calls.append((call, args))
+
+    callFromThread = callWhenRunning
+
+    def run(self) -> None:
+        """
+        Call what there is to call, until C{stop}.
+        """
+        self._running = True
+        while self._running:
+            call, args = self._calls.pop(0)
+            call(*args)
+
+    def stop(self) -> None:
+        """
+        End C{run}.
+        """
+        self._running = False
+
+
+class ProgramTests(SynchronousTestCase):
+    """
+    A program ends with its coroutine, or with a signal.
+    """
+
+    def test_status(self) -> None:
+        """
+        The coroutine's result is the exit status.
+        """
+
+        async def main() -> int:
+            """
+            End at once.
+            """
+            return 3
+
+        self.assertEqual(Program(LoopReactor()).run(main), 3)
+
+    def test_error(self) -> None:
+        """
+        An error of the coroutine is raised.
+        """
+
+        async def main() -> int:
+            """
+            Fail.
+            """
+            raise ZeroDivisionError
+
+        self.assertRaises(ZeroDivisionError, Program(LoopReactor()).run, main)
+
+    def test_interrupted(self) -> None:
+        """
+        A signal cancels the coroutine, which may still do what it has to; the
+        exit status tells of the signal, and the next one is the system's.
+        """
+        for number in (signal.SIGINT, signal.SIGTERM):
+            steps: list[object] = []
+
+            async def main(number: int = number, steps: list[object] = steps) -> int:
+                """
+                Wait for ever.
+
+                @param number: the signal to send.
+                @param steps: what happens.
+                """
+                signal.raise_signal(number)
+                try:
+                    await Deferred()
+                except CancelledError:
+                    steps.append(signal.getsignal(number))
+                    return 0
+                raise AssertionError
+
+            former = signal.getsignal(number)
+            self.assertEqual(Program(LoopReactor()).run(main), 128 + number)
+            self.assertEqual(steps, [signal.SIG_DFL])
+            self.assertEqual(signal.getsignal(number), former)
+
+    def test_tooLate(self) -> None:
+        """
+        A signal to a program that is about to end changes nothing but its status.
+        """
+
+        async def main() -> int:
+            """
+            End at once.
+            """
+            signal.raise_signal(signal.SIGINT)
+            return 0
+
+        reactor = LoopReactor()
+        self.assertEqual(Program(reactor).run(main), 130)
+        reactor.callWhenRunning(reactor.stop)
+        reactor.run()
+
+    def test_blocking(self) -> None:
+        """
+        Files that the program has made non-blocking block again afterwards.
+        """
+        before = os.get_blocking(2)
+
+        async def main() -> int:
+            """
+            Change a file that others have too.
+            """
+            os.set_blocking(2, not before)
+            return 0
+
+        Program(LoopReactor()).run(main)
+        self.assertEqual(os.get_blocking(2), before)
+
+
+class StandardFilesTests(SynchronousTestCase):
+    """
+    The standard files are open.
+    """
+
+    def test_closed(self) -> None:
+        """
+        Where they are not, nothing else gets their numbers.
+        """
+        program = (
+            "import os; from aesm.commands.main import openStandardFiles\n"
+            "os.close(0); openStandardFiles(); print(os.readlink('/proc/self/fd/0'))"
+            if os.path.exists("/proc/self/fd")
+            else "print('/dev/null')"
+        )
+        path = os.pathsep.join([*filter(None, sys.path)])
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            env={**os.environ, "PYTHONPATH": path},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        self.assertEqual(done.stdout, "/dev/null\n", done.stderr)
+
+    def test_open(self) -> None:
+        """
+        Where they are, nothing is left behind.
+        """
+        before = os.open(os.devnull, os.O_RDONLY)
+        os.close(before)
+        openStandardFiles()
+        after = os.open(os.devnull, os.O_RDONLY)
+        os.close(after)
+        self.assertEqual(after, before)

@@ -1,0 +1,265 @@
+"""
+The options of C{twistd aesm}.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+from twisted.application.service import IService, IServiceMaker
+from twisted.logger import capturedLogs
+from twisted.plugin import getPlugins
+from twisted.python import usage
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface.verify import verifyObject
+
+from aesm.commands.tap import Options, makeService
+from aesm.errors import SpoolError
+from aesm.store.sqlite import SpoolFile
+from aesm.trust.keys import PSK, PrivateKey
+
+
+class TapTestCase(SynchronousTestCase):
+    """
+    Options with a state directory of their own.
+
+    @ivar home: the state directory.
+    """
+
+    def setUp(self) -> None:
+        """
+        Make a state directory.
+        """
+        self.home = Path(self.mktemp()).absolute()
+        self.home.mkdir(0o700)
+        self.patch(os, "environ", {**os.environ, "AESM_HOME": str(self.home)})
+
+    def parse(self, *arguments: str) -> Options:
+        """
+        Parse options.
+
+        @param arguments: what follows C{twistd aesm}.
+        """
+        options = Options()
+        options.parseOptions(list(arguments))
+        if options.activityLog is not None:
+            self.addCleanup(options.activityLog.close)
+        return options
+
+    def file(self, name: str, content: str) -> str:
+        """
+        Write a file that only we can read.
+
+        @param name: its name in the state directory.
+        @param content: its text.
+        @return: its path.
+        """
+        path = self.home / name
+        path.write_text(content)
+        path.chmod(0o600)
+        return str(path)
+
+
+class OptionsTests(TapTestCase):
+    """
+    What is right is taken.
+    """
+
+    def test_defaults(self) -> None:
+        """
+        Without options there is a server for this machine, open to all, with the
+        state directory's key, which is made.
+        """
+        options = self.parse()
+        self.assertEqual(list(options.endpoints), ["tcp:8765:interface=127.0.0.1"])
+        self.assertTrue(options.factory.isOpen)
+        key = PrivateKey.load(self.home / "server.key")
+        self.assertEqual(options.factory.publicKey, key.publicKey)
+        self.assertIsNone(options.activityLog)
+        self.assertEqual(options.clientOptions(), [])
+
+    def test_all(self) -> None:
+        """
+        All options together.
+        """
+        PSK.generate().save(self.home / "psk")
+        clients = self.file("clients", "")
+        key, psk, log = (str(self.home / name) for name in ("key", "psk", "log"))
+        options = self.parse(
+            *("--listen", "tcp:1", "--listen", "unix:/x"),
+            *("--name", "other", "--key", key, "--psk", psk),
+            *("--authorized-keys", clients, "--handler", "echo"),
+            *("--max-connections", "1", "--max-connections-per-host", "2"),
+            *("--max-message", "3", "--heartbeat", "4.5", "--handshake-timeout", "6"),
+            *("--activity-log", log, "--session-grace", "7.5"),
+            *("--spool", str(self.home / "spool"), "--spool-sync", "full"),
+        )
+        self.assertEqual(list(options.endpoints), ["tcp:1", "unix:/x"])
+        self.assertFalse(options.factory.isOpen)
+        public = PrivateKey.load(key).publicKey
+        self.assertEqual(options.factory.publicKey, public)
+        self.assertEqual(options.factory.handshakeTimeout, 6)
+        self.assertEqual(options.clientOptions(), ["--name", "other", "--psk", psk])
+        for path in (log, self.home / "spool"):
+            self.assertEqual(stat.S_IMODE(os.stat(path).st_mode), 0o600)
+
+    def test_relativePath(self) -> None:
+        """
+        The clients are read again where they were first, also once C{twistd} has
+        changed its directory.
+        """
+        clients = os.path.relpath(self.file("clients", ""))
+        factory = self.parse("--authorized-keys", clients).factory
+        here = os.getcwd()
+        self.addCleanup(os.chdir, here)
+        os.chdir("/")
+        with capturedLogs() as events:
+            factory.reloadKeys()
+        self.assertEqual(events, [])
+
+    def test_spool(self) -> None:
+        """
+        The spool is looked at, and let go of: the server opens it, where it was
+        named, also once C{twistd} has changed its directory.
+        """
+        path = self.home / "spool"
+        factory = self.parse("--spool", os.path.relpath(path)).factory
+        SpoolFile(path, full=False).close()
+        here = os.getcwd()
+        self.addCleanup(os.chdir, here)
+        os.chdir("/")
+        opened: Any = factory._hub._openSpool
+        spool = opened()
+        self.assertRaises(SpoolError, SpoolFile, path, full=False)
+        spool._file.close()
+
+    def test_help(self) -> None:
+        """
+        C{--help} names each handler and says what it does.
+        """
+        usage = str(self.parse())
+        for text in (
+            "relay: each message",
+            "echo: each",
+            "inbox: messages",
+            "--listen",
+        ):
+            self.assertIn(text, usage)
+
+
+class WrongOptionsTests(TapTestCase):
+    """
+    What is wrong is one line, that says what would be right.
+    """
+
+    def refuse(self, *arguments: str) -> str:
+        """
+        Parse options that are wrong.
+
+        @param arguments: what follows C{twistd aesm}.
+        @return: the error's text.
+        """
+        error = self.assertRaises(usage.UsageError, self.parse, *arguments)
+        self.assertTrue(str(error).isprintable(), error)
+        return str(error)
+
+    def test_numbers(self) -> None:
+        """
+        Numbers are numbers, and in their range; the text names the option.
+        """
+        for option, value in (
+            ("--max-connections", "0"),
+            ("--max-connections", "1.5"),
+            ("--max-connections-per-host", "-1"),
+            ("--max-message", "many"),
+            ("--max-message", str(1 << 31)),
+            ("--heartbeat", "nan"),
+            ("--heartbeat", "often"),
+            ("--handshake-timeout", "inf"),
+            ("--session-grace", "-1"),
+            ("--session-grace", "later"),
+        ):
+            text = self.refuse(option, value)
+            self.assertTrue(text.startswith(f"{option} must be "), text)
+
+    def test_name(self) -> None:
+        """
+        A name has a length that fits, and is text.
+        """
+        self.assertIn(
+            "--name is longer than 255 bytes", self.refuse("--name", "ä" * 128)
+        )
+        self.assertIn("surrogates", self.refuse("--name", "\udcff"))
+
+    def test_files(self) -> None:
+        """
+        Files are there, safe, and hold what they should.
+        """
+        missing = str(self.home / "missing")
+        self.assertIn("aesm psk", self.refuse("--psk", missing))
+        self.assertIn("KEY NAME", self.refuse("--authorized-keys", missing))
+        bad = self.file("bad", "# clients\nnonsense\n")
+        self.assertIn("line 2", self.refuse("--authorized-keys", bad))
+        self.assertIn("X25519", self.refuse("--key", bad))
+        os.chmod(bad, 0o644)
+        self.assertIn("chmod 600", self.refuse("--key", bad))
+        self.assertIn("regular file", self.refuse("--key", ""))
+        log = str(self.home / "missing" / "log")
+        self.assertIn("--activity-log", self.refuse("--activity-log", log))
+
+    def test_spool(self) -> None:
+        """
+        A spool that cannot be opened is one line; so is one that is in use.
+        """
+        bad = self.file("bad", "nonsense")
+        self.assertIn("--spool: ", self.refuse("--spool", bad))
+        self.assertIn("is no spool", self.refuse("--spool", bad))
+        self.assertIn("regular file", self.refuse("--spool", str(self.home)))
+        path = self.home / "spool"
+        file = SpoolFile(path, full=False)
+        self.addCleanup(file.close)
+        self.assertIn("another program", self.refuse("--spool", str(path)))
+        self.assertIn(
+            "--spool-sync must be one of", self.refuse("--spool-sync", "often")
+        )
+
+    def test_handler(self) -> None:
+        """
+        The handlers that there are are named.
+        """
+        text = self.refuse("--handler", "nosuch")
+        self.assertIn("echo, ", text)
+        self.assertIn("relay", text)
+
+    def test_endpoints(self) -> None:
+        """
+        What is no endpoint is shown, and what would be one.
+        """
+        for listen in ("8765", "tcp:", "nosuch:1", "", "systemd:domain=INET:index=99"):
+            text = self.refuse("--listen", listen)
+            self.assertIn(repr(listen), text)
+            self.assertIn("tcp:8765:interface=127.0.0.1", text)
+
+    def test_arguments(self) -> None:
+        """
+        There are no arguments.
+        """
+        self.refuse("tcp:8765")
+
+
+class PluginTests(TapTestCase):
+    """
+    What C{twistd} and C{twist} are told.
+    """
+
+    def test_plugin(self) -> None:
+        """
+        C{twistd} finds the service.
+        """
+        (maker,) = (m for m in getPlugins(IServiceMaker) if m.tapname == "aesm")
+        self.assertIs(maker.options, Options)
+        verifyObject(IService, maker.makeService(self.parse()))
+        self.assertIs(maker.makeService, makeService)

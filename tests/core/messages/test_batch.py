@@ -1,0 +1,119 @@
+"""
+Tests of L{aesm.core.messages.batch}: messages that were sent together.
+"""
+
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from aesm.core.messages.batch import MAX_COST, EncodedText, Turn
+from aesm.core.messages.framereader import FrameReader
+from aesm.core.messages.frames import MESSAGE_OVERHEAD, Messages
+
+MESSAGES = ("text", b"bytes", "", b"", "\xe9")
+
+
+def turnOf(*data: str | bytes, micros: int = 7) -> Turn:
+    """
+    Make a turn.
+
+    @param data: its messages.
+    @param micros: its time.
+    """
+    cost = sum(len(d.encode() if isinstance(d, str) else d) for d in data)
+    return Turn.of(Messages(micros, data, cost + MESSAGE_OVERHEAD * len(data), 0))
+
+
+def read(pieces: list[bytes]) -> list[Messages]:
+    """
+    Read what a turn is written as.
+
+    @param pieces: of whole frames.
+    """
+    reader = FrameReader(1 << 20)
+    frames = reader.receive(b"".join(pieces))
+    assert reader.empty
+    assert reader.error is None
+    return [frame for frame in frames if isinstance(frame, Messages)]
+
+
+class TurnTests(SynchronousTestCase):
+    """
+    L{Turn}.
+    """
+
+    def test_of(self) -> None:
+        """
+        Made of messages as they came, it is what their sender had.
+        """
+        turn = turnOf(*MESSAGES)
+        self.assertEqual(turn.micros, 7)
+        self.assertEqual(turn.bodies, ["text", b"bytes", "", b"", b"\xc3\xa9"])
+        self.assertIs(type(turn.bodies[-1]), EncodedText)
+        self.assertIsNone(turn.kind)
+        self.assertEqual(turn.space, 11 + 5 * MESSAGE_OVERHEAD)
+
+    def test_room(self) -> None:
+        """
+        A new one has all its room.
+        """
+        turn = Turn(0, 3, bytes, MAX_COST)
+        self.assertEqual((turn.first, turn.bodies, turn.room), (3, [], MAX_COST))
+
+    def test_encode(self) -> None:
+        """
+        It is one BATCH, or a frame for each message, with its time.
+        """
+        for batch, sizes in ((True, [5]), (False, [1] * 5)):
+            frames = read(turnOf(*MESSAGES).encode(batch))
+            self.assertEqual([len(frame.data) for frame in frames], sizes)
+            self.assertEqual([d for f in frames for d in f.data], list(MESSAGES))
+            self.assertEqual({frame.micros for frame in frames}, {7})
+
+    def test_alone(self) -> None:
+        """
+        A single message is no BATCH.
+        """
+        for data in MESSAGES:
+            pieces = turnOf(data).encode(True)
+            self.assertEqual(pieces, turnOf(data).encode(False))
+            self.assertEqual(read(pieces)[0].data, (data,))
+
+    def test_cut(self) -> None:
+        """
+        Cut anywhere, both parts have its time, and their messages and cost.
+        """
+        for count in range(1, len(MESSAGES)):
+            turn = turnOf(*MESSAGES)
+            cost = turn.space
+            first = turn.cut(count)
+            for part, data in ((first, MESSAGES[:count]), (turn, MESSAGES[count:])):
+                self.assertEqual(part.space, turnOf(*data).space)
+                for batch in (True, False):
+                    frames = read(part.encode(batch))
+                    self.assertEqual([d for f in frames for d in f.data], list(data))
+                    self.assertEqual(frames[0].micros, 7)
+            self.assertEqual(first.space + turn.space, cost)
+
+    @settings(max_examples=50, deadline=None)
+    @given(
+        st.lists(st.one_of(st.text(max_size=9), st.binary(max_size=9)), min_size=1),
+        st.booleans(),
+    )
+    def test_thereAndBack(self, data: list[str | bytes], batch: bool) -> None:
+        """
+        What is written and read makes the same turns.
+
+        @param data: the messages.
+        @param batch: whether they go together.
+        """
+        turns = [Turn.of(messages) for messages in read(turnOf(*data).encode(batch))]
+        whole = turnOf(*data)
+        self.assertEqual([body for turn in turns for body in turn.bodies], whole.bodies)
+        self.assertEqual(sum(turn.space for turn in turns), whole.space)
+        self.assertEqual(
+            [type(body) for turn in turns for body in turn.bodies],
+            [type(body) for body in whole.bodies],
+        )

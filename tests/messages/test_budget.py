@@ -1,0 +1,130 @@
+"""
+Tests for L{aesm.messages.budget}, and for what a server does with it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from aesm.errors import SendBufferFull
+from aesm.messages.budget import Budget
+from aesm.messages.connection import Connection
+from aesm.messages.stream import Arrivals
+from aesm.server.factory import AESMServerFactory
+from aesm.server.registry import Connections
+from tests.support.pairs import SERVER_KEY, PairTestCase, Recorder
+
+
+class BudgetTests(PairTestCase):
+    """
+    All connections together have a bound.
+    """
+
+    def test_bound(self) -> None:
+        """
+        The bound is a number of bytes above 0.
+        """
+        for bound in (0, -1):
+            error = self.assertRaises(
+                ValueError, Budget, bound, Connections(), Arrivals()
+            )
+            self.assertIn("totalBuffer", str(error))
+        self.assertRaises(ValueError, AESMServerFactory, key=SERVER_KEY, totalBuffer=0)
+
+    def test_unacknowledged(self) -> None:
+        """
+        What peers do not acknowledge counts; when there is no room left, who
+        holds more than its share is refused, and the others are not.
+        """
+        network, server = self.serve(totalBuffer=10_000)
+        greedy, modest = self.join(network), self.join(network)
+        first, second = server.connections.values()
+        link = network.links[0]
+        link.toServer.stalled = True  # acknowledgements do not come
+        for _ in range(9):
+            first.sendData(bytes(1000))
+        network.deliver()
+        self.assertFalse(server.factory._hub.budget.full)
+        first.sendData(bytes(1000))
+        network.deliver()
+        self.assertTrue(server.factory._hub.budget.full)
+        self.failureResultOf(first.sendData("more"), SendBufferFull)
+        sent = second.sendData("fine")
+        network.deliver()
+        self.successResultOf(sent)
+        link.toServer.stalled = False
+        network.deliver()
+        sent = first.sendData("fine again")
+        network.deliver()
+        self.successResultOf(sent)
+        self.assertFalse(server.factory._hub.budget.full)
+        self.assertEqual([len(greedy.retrieved), len(modest.retrieved)], [11, 1])
+
+    def test_unread(self) -> None:
+        """
+        So does what the application does not read: the connection that brings
+        too much is closed with 1013.  What it brought before is not lost.
+        """
+        network, server = self.serve(totalBuffer=10_000)
+        greedy, modest = self.join(network), self.join(network)
+        for _ in range(10):
+            greedy.sendData(bytes(1000))
+            network.deliver()
+        sent = modest.sendData("fine")
+        network.deliver()
+        self.successResultOf(sent)
+        self.assertEqual(self.code(greedy), 1013)
+        self.assertFalse(modest.isOver)
+        taken = []
+        while (found := server.connections.getDataOrdinal())[0] is not None:
+            taken.append(found[1].data)
+        self.assertEqual(taken, [bytes(1000)] * 10 + ["fine"])
+        self.assertEqual(server.connections.held, 0)
+
+    def test_deaf(self) -> None:
+        """
+        What still comes over such a connection is neither taken nor acknowledged.
+        """
+        network, server = self.serve(totalBuffer=10_000)
+        greedy = self.join(network)
+        link = network.links[0]
+        link.toClient.stalled = True  # it does not hear of the close
+        for _ in range(10):
+            greedy.sendData(bytes(1000))
+        network.deliver()
+        late = greedy.sendData("late")
+        network.deliver()
+        link.toClient.stalled = False
+        network.deliver()
+        self.assertClosed(late, 1013)
+        self.assertEqual(server.connections.held, 10_640)
+
+    def test_handled(self) -> None:
+        """
+        What waits for a handler counts until the handler is done, or the
+        connection is gone.
+        """
+        handler: Any = Recorder()
+        network, server = self.serve(handler, totalBuffer=10_000)
+        client = self.join(network)
+        budget = server.factory._hub.budget
+        for _ in range(9):
+            client.sendData(bytes(1000))
+        network.deliver()
+        self.assertFalse(budget.full)
+        client.abort()
+        network.deliver()
+        budget.account(10_000)
+        self.assertTrue(budget.full)
+        budget.account(-1)
+        self.assertFalse(budget.full)
+        budget.account(-9_999)
+
+    def code(self, connection: Connection) -> int:
+        """
+        Get the code with which a connection was closed.
+
+        @param connection: the connection.
+        """
+        code: int = self.closedReason(connection).code
+        return code

@@ -1,0 +1,202 @@
+"""
+Tests for L{aesm.secure.options}.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.address import IPv4Address
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface.verify import verifyObject
+
+import aesm
+from aesm import (
+    PSK,
+    AnyServer,
+    AuthorizedKeys,
+    KeyFileError,
+    KnownServers,
+    PrivateKey,
+    PublicKey,
+)
+from aesm.core.channel.settings import defaultSuites
+from aesm.interfaces import IClientPolicy
+from aesm.secure.options import agent, channelSettings
+from aesm.trust.policies import clientPolicy, trustPolicy
+from tests.support.pairs import CLIENT_KEY
+
+ADDRESS = IPv4Address("TCP", "127.0.0.1", 5)
+
+
+class ChannelSettingsTests(SynchronousTestCase):
+    """
+    L{channelSettings} resolves what a channel needs.
+    """
+
+    def setUp(self) -> None:
+        """
+        Have a state directory.
+        """
+        self.home = Path(self.mktemp())
+        self.patch(os, "environ", os.environ | {"AESM_HOME": str(self.home)})
+
+    def test_given(self) -> None:
+        """
+        What is given is taken, and no file is touched.
+        """
+        settings = channelSettings(
+            "x.key", key=CLIENT_KEY, name="n", psk=b"p" * 32, suites=defaultSuites()[:1]
+        )
+        self.assertEqual(settings.staticKey, CLIENT_KEY.raw)
+        self.assertEqual((settings.name, settings.psk), ("n", b"p" * 32))
+        self.assertEqual(len(settings.suites), 1)
+        self.assertFalse(self.home.exists())
+
+    def test_defaults(self) -> None:
+        """
+        The key is made in the state directory, once.
+        """
+        first, second = channelSettings("x.key"), channelSettings("x.key")
+        self.assertEqual(first.staticKey, second.staticKey)
+        self.assertEqual(PrivateKey.load(self.home / "x.key").raw, first.staticKey)
+        self.assertEqual((first.name, first.psk), ("aesm", None))
+        self.assertEqual(first.suites, defaultSuites())
+
+    def test_psk(self) -> None:
+        """
+        A pre-shared key may be a file.
+        """
+        psk = PSK.generate()
+        path = Path(self.mktemp())
+        psk.save(path)
+        for given in (path, str(path), psk):
+            self.assertEqual(channelSettings("x", key=CLIENT_KEY, psk=given).psk, psk)
+
+    def test_wrongTypes(self) -> None:
+        """
+        What is of the wrong type is named.
+        """
+        key: Any = b"k" * 32
+        name: Any = b"aesm"
+        psk: Any = bytearray(32)
+        with self.assertRaisesRegex(TypeError, "key must be a PrivateKey, not bytes"):
+            channelSettings("x", key=key)
+        with self.assertRaisesRegex(TypeError, "name must be str, not bytes"):
+            channelSettings("x", key=CLIENT_KEY, name=name)
+        with self.assertRaisesRegex(TypeError, "psk must be 32 bytes or a path"):
+            channelSettings("x", key=CLIENT_KEY, psk=psk)
+
+    def test_wrongValues(self) -> None:
+        """
+        What cannot be is refused.
+        """
+        wrong: list[dict[str, Any]] = [
+            {"psk": b"short"},
+            {"name": "n" * 256},
+            {"suites": []},
+            {"suites": "Noise_XX_25519_AESGCM_SHA256"},
+            {"suites": ["Noise_NN_25519_AESGCM_SHA256"]},
+        ]
+        for options in wrong:
+            self.assertRaises(
+                ValueError, channelSettings, "x", key=CLIENT_KEY, **options
+            )
+        self.assertRaises(
+            KeyFileError, channelSettings, "x", key=CLIENT_KEY, psk="/nowhere/psk"
+        )
+
+
+class TrustPolicyTests(SynchronousTestCase):
+    """
+    L{trustPolicy} resolves C{trust}.
+    """
+
+    def test_given(self) -> None:
+        """
+        A policy is taken as it is.
+        """
+        policy = AnyServer()
+        self.assertIs(trustPolicy(policy), policy)
+
+    def test_default(self) -> None:
+        """
+        None is L{KnownServers} in the state directory.
+        """
+        home = Path(self.mktemp())
+        self.patch(os, "environ", os.environ | {"AESM_HOME": str(home)})
+        policy: Any = trustPolicy(None)
+        self.assertIsInstance(policy, KnownServers)
+        self.assertEqual(policy.path, home / "known_servers")
+
+    def test_wrong(self) -> None:
+        """
+        Anything else is refused.
+        """
+        for trust in ("key", True, AnyServer):
+            with self.assertRaisesRegex(TypeError, "trust must provide ITrustPolicy"):
+                trustPolicy(trust)
+
+
+class ClientPolicyTests(SynchronousTestCase):
+    """
+    L{clientPolicy} resolves C{authorizedKeys}.
+    """
+
+    def test_none(self) -> None:
+        """
+        None is no policy.
+        """
+        self.assertIsNone(clientPolicy(None))
+
+    def test_file(self) -> None:
+        """
+        A path is a file of keys.
+        """
+        path = Path(self.mktemp())
+        path.write_text(f"{CLIENT_KEY.publicKey} ada\n")
+        path.chmod(0o600)
+        for given in (path, str(path)):
+            policy = clientPolicy(given)
+            self.assertIsInstance(policy, AuthorizedKeys)
+
+    def test_policy(self) -> None:
+        """
+        A policy is taken as it is; a function becomes one.
+        """
+
+        def check(publicKey: PublicKey, address: object) -> str:
+            """
+            Let everybody in.
+
+            @param publicKey: whose.
+            @param address: where.
+            """
+            return f"{publicKey} {address}"
+
+        policy: Any = clientPolicy(check)
+        verifyObject(IClientPolicy, policy)
+        said = policy.checkClient(CLIENT_KEY.publicKey, ADDRESS)
+        self.assertEqual(said, f"{CLIENT_KEY.publicKey} {ADDRESS}")
+        self.assertIs(clientPolicy(policy), policy)
+
+    def test_wrong(self) -> None:
+        """
+        Anything else is refused.
+        """
+        with self.assertRaisesRegex(TypeError, "authorizedKeys must be a path"):
+            clientPolicy([CLIENT_KEY.publicKey])
+
+
+class AgentTests(SynchronousTestCase):
+    """
+    L{agent} says what we are.
+    """
+
+    def test_agent(self) -> None:
+        """
+        Software and version.
+        """
+        self.assertEqual(agent(), f"aesm/{aesm.__version__}")

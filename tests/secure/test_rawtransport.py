@@ -1,0 +1,216 @@
+"""
+Tests for L{aesm.secure.rawtransport}: what is written at once to one of Twisted's
+sockets, and what is not.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.internet.abstract import FileDescriptor
+from twisted.internet.error import ConnectionLost
+from twisted.internet.interfaces import IPushProducer, ISSLTransport, ITransport
+from twisted.internet.testing import MemoryReactorClock, StringTransport
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface import alsoProvides, implementer
+
+from aesm.secure.rawtransport import AT_ONCE, RECORDS, SHORT, Outlet
+
+
+class Socket(FileDescriptor):
+    """
+    A socket that takes what a test says.
+
+    @ivar taken: what it took.
+    @ivar calls: how many bytes it was offered, each time.
+    @ivar room: how many more it takes, or what is wrong with it.
+    """
+
+    def __init__(self, room: int | Exception = 1 << 30) -> None:
+        """
+        @param room: bytes, or what is wrong.
+        """
+        super().__init__(cast(Any, MemoryReactorClock()))
+        self.connected = 1
+        self.taken = b""
+        self.calls: list[int] = []
+        self.room = room
+
+    def writeSomeData(self, data: bytes) -> int | BaseException:
+        """
+        Take what there is room for.
+        """
+        self.calls.append(len(data))
+        if isinstance(self.room, Exception):
+            return self.room
+        taken = bytes(data[: self.room])
+        self.taken += taken
+        self.room -= len(taken)
+        return len(taken)
+
+
+@implementer(IPushProducer)
+class Producer:
+    """
+    Counts how often it is told to go on.
+    """
+
+    def __init__(self) -> None:
+        """
+        Start at nothing.
+        """
+        self.resumed = self.paused = 0
+
+    def resumeProducing(self) -> None:
+        """
+        Count.
+        """
+        self.resumed += 1
+
+    def pauseProducing(self) -> None:
+        """
+        Count.
+        """
+        self.paused += 1
+
+    def stopProducing(self) -> None:
+        """
+        Do nothing.
+        """
+
+
+def outletOf(transport: object) -> tuple[Outlet, Producer]:
+    """
+    Make an outlet with a producer.
+
+    @param transport: where to.
+    """
+    outlet, producer = Outlet(cast(ITransport, transport)), Producer()
+    outlet.register(producer)
+    return outlet, producer
+
+
+class OutletTests(SynchronousTestCase):
+    """
+    L{Outlet}.
+    """
+
+    def test_atOnce(self) -> None:
+        """
+        A socket has a record before the event loop turns, and nothing waits.
+        """
+        socket = Socket()
+        outlet, producer = outletOf(socket)
+        self.assertFalse(outlet.write([b"record"]))
+        self.assertEqual((socket.taken, socket.calls), (b"record", [6]))
+        self.assertEqual(socket.reactor.getWriters(), [])
+        self.assertEqual(producer.paused, 0)
+
+    def test_together(self) -> None:
+        """
+        Short records are written together, long ones one by one.
+        """
+        for size, calls in (
+            (SHORT // 2, [SHORT]),
+            (SHORT // 2 + 1, [SHORT // 2 + 1] * 2),
+        ):
+            socket = Socket()
+            outlet, _ = outletOf(socket)
+            outlet.write([bytes(size), bytes(size)])
+            self.assertEqual(socket.calls, calls)
+
+    def test_partly(self) -> None:
+        """
+        What the socket does not take is left to its own buffer, and the records behind
+        that wait until it is written.
+        """
+        socket = Socket(room=SHORT + 3)
+        outlet, producer = outletOf(socket)
+        records = [bytes([number]) * SHORT for number in range(4)]
+        self.assertTrue(outlet.write(records))
+        self.assertEqual(socket.taken, records[0] + records[1][:3])
+        self.assertEqual(outlet.rest, records[2:])
+        resumed = producer.resumed
+        socket.room = SHORT
+        socket.doWrite()
+        self.assertEqual(producer.resumed, resumed + 1)
+        socket.room = 1 << 30
+        self.assertFalse(outlet.write(outlet.rest))
+        self.assertEqual((socket.taken, outlet.rest), (b"".join(records), ()))
+
+    def test_othersHaveTheirTurn(self) -> None:
+        """
+        After so much the rest has to wait for the event loop, though the socket would
+        take it.
+        """
+        socket = Socket()
+        outlet, _ = outletOf(socket)
+        record = bytes(SHORT)
+        most = AT_ONCE // SHORT
+        self.assertTrue(outlet.write([record] * (most + 2)))
+        self.assertEqual(len(socket.taken), AT_ONCE)
+        self.assertEqual(outlet.rest, [record])
+        self.assertEqual(socket.reactor.getWriters(), [socket])
+        socket.doWrite()
+        self.assertEqual(len(socket.taken), AT_ONCE + SHORT)
+        outlet.atOnce = AT_ONCE
+        self.assertFalse(outlet.write(outlet.rest))
+
+    def test_broken(self) -> None:
+        """
+        What is wrong with the socket is found again when that writes, and nothing is
+        written behind it.
+        """
+        socket = Socket(room=ConnectionLost())
+        outlet, _ = outletOf(socket)
+        self.assertTrue(outlet.write([bytes(SHORT), b"more"]))
+        self.assertTrue(outlet.broken)
+        self.assertEqual(outlet.rest, [b"more"])
+        self.assertIsInstance(socket.doWrite(), ConnectionLost)
+
+    def test_others(self) -> None:
+        """
+        Any other transport gets some at a time, and says itself when it is enough.
+        """
+        encrypted = Socket()
+        alsoProvides(encrypted, ISSLTransport)
+        for transport in (StringTransport(), encrypted):
+            outlet, producer = outletOf(transport)
+            records = [b"x" * number for number in range(1, RECORDS + 3)]
+            self.assertFalse(outlet.write(records))
+            self.assertEqual(outlet.rest, records[RECORDS:])
+            self.assertTrue(
+                transport.streaming
+                if isinstance(transport, StringTransport)
+                else transport.streamingProducer
+            )
+            self.assertEqual(producer.resumed, 0)
+        self.assertEqual(encrypted.calls, [])
+
+    @settings(max_examples=100, deadline=None)
+    @given(
+        st.lists(st.integers(0, 3 * SHORT), max_size=12),
+        st.lists(st.integers(0, 2 * SHORT), max_size=12),
+    )
+    def test_inOrder(self, sizes: list[int], rooms: list[int]) -> None:
+        """
+        Whatever the socket takes when, all arrives once and in order.
+
+        @param sizes: of the records.
+        @param rooms: what it takes, each time.
+        """
+        socket = Socket(room=0)
+        outlet, _ = outletOf(socket)
+        records = [bytes([n]) * min(size, SHORT) for n, size in enumerate(sizes, 1)]
+        waits = bool(records) and outlet.write(records)
+        for room in [*rooms, *[1 << 30] * (2 * len(records) + 2)]:
+            socket.room = room
+            if waits:
+                socket.doWrite()
+                waits = bool(socket.reactor.getWriters())
+            if not waits and outlet.rest:
+                outlet.atOnce = AT_ONCE
+                waits = outlet.write(outlet.rest)
+        self.assertEqual(socket.taken, b"".join(records))

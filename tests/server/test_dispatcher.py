@@ -1,0 +1,607 @@
+"""
+Tests for L{aesm.server.dispatcher}: handlers get packets one at a time and in order,
+and a packet counts as ours once its handler is done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.defer import CancelledError, Deferred, fail, succeed
+from twisted.logger import LogLevel, capturedLogs
+from zope.interface.verify import verifyObject
+
+from aesm import AESMError, Connection, Packet
+from aesm.core.messages.frames import Messages
+from aesm.interfaces import IMessageHandler
+from aesm.messages.stream import costOf
+from aesm.server.dispatcher import Dispatcher
+from tests.support.pairs import PairTestCase, Recorder
+
+
+class OrderTests(PairTestCase):
+    """
+    Results of handlers hold back the acknowledgement, and the next packet.
+    """
+
+    def test_interface(self) -> None:
+        """
+        The handler of these tests is one.
+        """
+        verifyObject(IMessageHandler, Recorder())
+
+    def test_told(self) -> None:
+        """
+        A handler is told of the connection, of each packet, and of the end, once;
+        nothing stays in the stream.
+        """
+        handler = Recorder()
+        pair = self.pair(handler)
+        sent = [pair.client.sendData(data) for data in ("a", b"b", "")]
+        pair.deliver()
+        for result in sent:
+            self.successResultOf(result)
+        self.assertEqual(len(pair.accepted.retrieved), 0)
+        pair.client.close()
+        pair.deliver()
+        names = ["accepted", "packet", "packet", "packet", "lost"]
+        self.assertEqual(handler.names, names)
+        self.assertEqual(handler.data, ["a", b"b", ""])
+        self.assertIs(handler.events[0][1], pair.accepted)
+        self.assertEqual(handler.events[-1][1].code, 1000)
+
+    def test_deferred(self) -> None:
+        """
+        A Deferred holds back the acknowledgement and the next packet.
+        """
+        working: list[Deferred[None]] = []
+
+        def react(connection: Connection, packet: Packet) -> Deferred[None]:
+            """
+            Ask for time.
+
+            @param connection: where.
+            @param packet: what.
+            """
+            working.append(Deferred())
+            return working[-1]
+
+        handler = Recorder(react)
+        pair = self.pair(handler)
+        sent = [pair.client.sendData(data) for data in "abc"]
+        for number in range(3):
+            pair.deliver()
+            self.assertEqual(handler.data, list("abc")[: number + 1])
+            self.assertEqual([d.called for d in sent].count(True), number)
+            working[number].callback(None)
+        pair.deliver()
+        self.successResultOf(sent[2])
+
+    def test_coroutine(self) -> None:
+        """
+        A coroutine does, too.
+        """
+        waiting: Deferred[None] = Deferred()
+
+        async def react(connection: Connection, packet: Packet) -> None:
+            """
+            Wait, then answer.
+
+            @param connection: where.
+            @param packet: what.
+            """
+            await waiting
+            connection.sendData(f"re: {packet.data!r}")
+
+        pair = self.pair(Recorder(react))
+        sent = pair.client.sendData("a")
+        pair.deliver()
+        self.assertNoResult(sent)
+        waiting.callback(None)
+        pair.deliver()
+        self.successResultOf(sent)
+        self.assertEqual(pair.client.retrieved[0].data, "re: 'a'")
+
+    def test_window(self) -> None:
+        """
+        A slow handler holds the client back.
+        """
+        handler = Recorder(lambda connection, packet: Deferred())
+        pair = self.pair(handler, server={"receiveBuffer": 1000})
+        for _ in range(100):
+            pair.client.sendData("x" * 36)
+        pair.deliver()
+        self.assertEqual(handler.data, ["x" * 36])
+        self.assertEqual(pair.client._outbox.sent, 10)
+
+    def test_synchronousDeferreds(self) -> None:
+        """
+        Ten thousand Deferreds that have fired already need no stack, and no
+        acknowledgement each.
+        """
+        handler = Recorder(lambda connection, packet: succeed(None))
+        pair = self.pair(handler)
+        for number in range(10_000):
+            pair.client.sendData(str(number))
+        last = pair.client.sendData("last")
+        pair.deliver()
+        self.successResultOf(last)
+        self.assertEqual(len(handler.data), 10_001)
+
+    def test_synchronousAfterOne(self) -> None:
+        """
+        The same after the first one took its time; they are acknowledged in one
+        record.
+        """
+        first: Deferred[None] = Deferred()
+        handler = Recorder(lambda *_: succeed(None) if first.called else first)
+        pair = self.pair(handler)
+        for number in range(10_000):
+            pair.client.sendData(str(number))
+        pair.deliver()
+        self.assertEqual(handler.data, ["0"])
+        first.callback(None)
+        self.assertLess(len(pair.network.links[0].toClient.inFlight), 100)
+        pair.deliver()
+        self.assertEqual(len(handler.data), 10_000)
+        self.assertEqual(pair.client._outbox.acknowledged, 10_000)
+
+    def test_sendsToItself(self) -> None:
+        """
+        A handler may wait until its own answer has arrived.
+        """
+        handler = Recorder(lambda c, packet: c.sendData(packet.data or ""))
+        pair = self.pair(handler)
+        sent = [pair.client.sendData(str(n)) for n in range(10)]
+        pair.deliver()
+        for result in sent:
+            self.successResultOf(result)
+        echoed = [packet.data for packet in pair.client.retrieved]
+        self.assertEqual(echoed, [str(n) for n in range(10)])
+
+    def test_sendsToOthers(self) -> None:
+        """
+        A handler may send to others, in order, and close them.
+        """
+        network, server = self.serve(
+            Recorder(
+                lambda connection, packet: (
+                    [
+                        other.sendData(packet.data or "")
+                        for other in server.connections.values()
+                        if other is not connection
+                    ]
+                    and None
+                )
+            )
+        )
+        clients = [self.join(network) for _ in range(3)]
+        for data in ("a", "b"):
+            clients[0].sendData(data)
+        network.deliver()
+        for client in clients[1:]:
+            self.assertEqual([p.data for p in client.retrieved], ["a", "b"])
+        self.assertEqual(len(clients[0].retrieved), 0)
+
+    def test_closes(self) -> None:
+        """
+        A handler may close the connection that it handles: the packets that came
+        before are acknowledged, those behind are not handled.
+        """
+
+        def react(connection: Connection, packet: Packet) -> None:
+            """
+            Close at the right word.
+
+            @param connection: what to close.
+            @param packet: what came.
+            """
+            if packet.data == "bye":
+                connection.close("bye yourself")
+
+        handler = Recorder(react)
+        pair = self.pair(handler)
+        sent = [pair.client.sendData(data) for data in ("a", "bye")]
+        pair.deliver()
+        for result in sent:
+            self.successResultOf(result)
+        self.assertEqual(self.closedReason(pair.client).reason, "bye yourself")
+        self.assertEqual(handler.names, ["accepted", "packet", "packet", "lost"])
+
+    def test_aborts(self) -> None:
+        """
+        Or abort it.
+        """
+        handler = Recorder(lambda connection, packet: connection.abort())
+        pair = self.pair(handler)
+        sent = [pair.client.sendData("x") for _ in range(3)]
+        pair.deliver()
+        self.assertClosed(sent[2])
+        self.assertEqual(handler.names[-1], "lost")
+
+    def test_abortsWhoCloses(self) -> None:
+        """
+        Also when the client's CLOSE came with the packet.
+        """
+
+        def react(connection: Connection, packet: Packet) -> None:
+            """
+            Abort at the last.
+
+            @param connection: what to abort.
+            @param packet: what came.
+            """
+            if packet.data == "last":
+                connection.abort()
+
+        handler = Recorder(react)
+        pair = self.pair(handler)
+        pair.client.sendData("first")
+        pair.client.sendData("last")
+        pair.client.close()
+        pair.deliver()
+        self.assertIn("aborted", str(self.closedReason(pair.accepted)))
+
+    def test_closesAtOnce(self) -> None:
+        """
+        Or close it as soon as it is accepted.
+        """
+
+        class Closing(Recorder):
+            """
+            A handler that wants nobody.
+            """
+
+            def connectionAccepted(self, connection: Connection) -> None:
+                """
+                Close it.
+
+                @param connection: the connection.
+                """
+                super().connectionAccepted(connection)
+                connection.sendData("go away")
+                connection.close()
+
+        handler = Closing()
+        network, _ = self.serve(handler)
+        client = self.join(network)
+        self.assertEqual([p.data for p in client.retrieved], ["go away"])
+        self.assertEqual(self.closedReason(client).code, 1000)
+        self.assertEqual(handler.names, ["accepted", "lost"])
+
+    def test_lostWhileWaiting(self) -> None:
+        """
+        If the connection is lost while a Deferred is pending, the handler is told,
+        and what it says later changes nothing; packets that it has not seen are
+        dropped.
+        """
+        for fire in (lambda d: d.callback(None), lambda d: d.cancel()):
+            waiting: Deferred[None] = Deferred()
+            handler = Recorder(lambda *_, waiting=waiting: waiting)
+            pair = self.pair(handler)
+            sent = [pair.client.sendData(data) for data in "ab"]
+            pair.deliver()
+            pair.network.links[0].cut()
+            self.assertEqual(handler.names, ["accepted", "packet", "lost"])
+            fire(waiting)
+            self.assertEqual(handler.names, ["accepted", "packet", "lost"])
+            for result in sent:
+                self.assertClosed(result)
+        self.flushLoggedErrors(CancelledError)
+
+    def test_closedWhileWaiting(self) -> None:
+        """
+        A client that closes in order waits until its packets are handled, and
+        then has all of them acknowledged.
+        """
+        waiting: Deferred[None] = Deferred()
+        handler = Recorder(lambda *_: waiting)
+        pair = self.pair(handler)
+        sent = [pair.client.sendData(data) for data in "ab"]
+        closed = pair.client.close()
+        pair.advance(3)
+        self.assertNoResult(closed)
+        waiting.callback(None)
+        pair.deliver()
+        for result in sent:
+            self.successResultOf(result)
+        self.successResultOf(closed)
+        self.assertEqual(handler.data, ["a", "b"])
+
+    def test_echoToWhoCloses(self) -> None:
+        """
+        That an answer does not reach a client that has closed is no error of the
+        handler that waits for it: it gets the other packets, too.
+        """
+        handler = Recorder(lambda c, packet: c.sendData(packet.data or ""))
+        pair = self.pair(handler)
+        sent = [pair.client.sendData(str(n)) for n in range(3)]
+        pair.client.close()
+        with capturedLogs() as events:
+            pair.deliver()
+        for result in sent:
+            self.successResultOf(result)
+        self.assertEqual(handler.data, ["0", "1", "2"])
+        self.assertNotIn(LogLevel.critical, [e["log_level"] for e in events])
+        self.assertEqual(self.closedReason(pair.accepted).code, 1000)
+
+    def test_handlerOfClosed(self) -> None:
+        """
+        What a handler sends to a client that is gone goes nowhere, silently.
+        """
+        network, server = self.serve(Recorder())
+        client = self.join(network)
+        (accepted,) = server.connections.values()
+        client.abort()
+        network.deliver()
+        accepted.sendData("x")
+
+    def test_otherResults(self) -> None:
+        """
+        Whatever else a handler returns is nothing to wait for.
+        """
+        handler = Recorder(lambda connection, packet: len(packet.data or ""))
+        pair = self.pair(handler)
+        sent = [pair.client.sendData(data) for data in ("a", "")]
+        pair.deliver()
+        for result in sent:
+            self.successResultOf(result)
+
+
+class ReportTests(PairTestCase):
+    """
+    What is reported as handled: how many, and what they cost.
+    """
+
+    def setUp(self) -> None:
+        """
+        Hand over to a handler that asks for time where there is a question.
+        """
+        super().setUp()
+        self.reports: list[tuple[int, int]] = []
+        self.waiting: list[Deferred[None]] = []
+        self.handler = Recorder(self.react)
+        self.dispatcher = Dispatcher(
+            self.handler,
+            self.pair().client,
+            lambda *report: self.reports.append(report),
+        )
+
+    def react(self, connection: Connection, packet: Packet) -> Deferred[None] | None:
+        """
+        Ask for time where there is a question.
+
+        @param connection: ignored.
+        @param packet: what.
+        """
+        if packet.data != "?":
+            return None
+        self.waiting.append(Deferred())
+        return self.waiting[-1]
+
+    def arrive(self, *data: str | bytes) -> None:
+        """
+        Let messages come together.
+
+        @param data: the messages.
+        """
+        costs = [costOf(one) for one in data]
+        self.dispatcher.arrived(Messages(1, data, sum(costs), costs[-1]))
+
+    def test_together(self) -> None:
+        """
+        What came together is reported together.
+        """
+        self.arrive("a", b"bcd", "\xe9")
+        self.assertEqual(self.reports, [(3, 65 + 67 + 66)])
+
+    def test_parts(self) -> None:
+        """
+        What is done before, and after, the handler needed time is reported then.
+        """
+        self.arrive("a", "?", "\xe9", "?")
+        self.arrive("b", "cd")
+        self.assertEqual(self.reports, [(1, 65)])
+        self.waiting[0].callback(None)
+        self.assertEqual(self.reports, [(1, 65), (2, 65 + 66)])
+        self.waiting[1].callback(None)
+        self.assertEqual(self.reports[2:], [(3, 65 + 65 + 66)])
+        self.arrive("e")
+        self.assertEqual(self.reports[3:], [(1, 65)])
+        self.assertEqual(self.handler.data, ["a", "?", "\xe9", "?", "b", "cd", "e"])
+
+    def test_stopsMeanwhile(self) -> None:
+        """
+        If it is all over while the handler has a packet, that one is not reported,
+        those before are, and those behind are not handed over.
+        """
+        self.handler.react = lambda connection, packet: (
+            self.dispatcher.stop() if packet.data == "c" else None
+        )
+        self.arrive("a", "b", "c", "d")
+        self.arrive("e")
+        self.assertEqual(self.reports, [(2, 130)])
+        self.assertEqual(self.handler.data, ["a", "b", "c"])
+
+    def test_moreMeanwhile(self) -> None:
+        """
+        What comes while the handler has a packet waits for its turn.
+        """
+        self.handler.react = lambda connection, packet: (
+            self.arrive("c") if packet.data == "a" else None
+        )
+        self.arrive("a", "b")
+        self.assertEqual(self.handler.data, ["a", "b", "c"])
+        self.assertEqual(self.reports, [(3, 195)])
+
+
+class LostTests(PairTestCase):
+    """
+    What a handler can do when it is told of the end.
+    """
+
+    def test_over(self) -> None:
+        """
+        The connection is over and not listed any more; what the handler sends to
+        it, and whether it closes it, makes no difference and leaves nothing to do.
+        """
+        test = self
+
+        class Late(Recorder):
+            """
+            A handler that goes on talking.
+            """
+
+            def connectionLost(self, connection: Connection, reason: AESMError) -> None:
+                """
+                Send, and close.
+
+                @param connection: which.
+                @param reason: why.
+                """
+                super().connectionLost(connection, reason)
+                test.assertTrue(connection.isOver)
+                test.assertNotIn(connection.address, server.connections)
+                test.assertClosed(connection.sendData("x"))
+                connection.close()
+                connection.abort()
+
+        handler = Late()
+        network, server = self.serve(handler)
+        for end in ("close", "abort"):
+            getattr(self.join(network), end)()
+            network.deliver()
+            self.assertEqual(handler.names[-2:], ["accepted", "lost"])
+            calls = network.clock.getDelayedCalls()
+            self.assertEqual([c for c in calls if "AESMProtocol" in repr(c)], [])
+
+    def test_unseen(self) -> None:
+        """
+        Packets that it has not seen are not handed over when what it waited for
+        fails because of the end.
+        """
+        handler = Recorder(lambda c, packet: c.sendData("answer"))
+        pair = self.pair(handler)
+        for data in "abc":
+            pair.client.sendData(data)
+        pair.network.links[0].toClient.stalled = True
+        pair.deliver()
+        pair.network.links[0].cut()
+        self.assertEqual(handler.data, ["a"])
+        self.assertEqual(handler.names[-1], "lost")
+
+
+class FailureTests(PairTestCase):
+    """
+    An error of a handler is logged and closes that one connection with 1011.
+    """
+
+    def check(self, react: Callable[..., Any] | None, failing: str = "") -> None:
+        """
+        Let one of two clients meet an error.
+
+        @param react: what the handler does with the packet C{"bad"}.
+        @param failing: which other method of the handler fails.
+        """
+        handler = Recorder(
+            lambda c, packet: (
+                react(c, packet) if react and packet.data == "bad" else None
+            ),
+        )
+        network, server = self.serve(handler)
+        other = self.join(network)
+        handler.failing = failing
+        client = self.join(network)
+        sent = [client.sendData(data) for data in ("good", "bad", "unseen")]
+        network.deliver()
+        if failing == "lost":
+            client.close()
+            network.deliver()
+        errors = self.flushLoggedErrors(ZeroDivisionError)
+        self.assertEqual(len(errors), 1)
+        if failing != "lost":
+            self.assertEqual(self.closedReason(client).code, 1011)
+            self.assertEqual(self.closedReason(client).reason, "internal error")
+        if react is not None:
+            self.successResultOf(sent[0])
+            for result in sent[1:]:
+                self.assertClosed(result, 1011)
+            self.assertEqual(handler.data, ["good", "bad"])
+        self.assertEqual(handler.names.count("lost"), 1)
+        handler.failing = ""
+        again = other.sendData("still here")
+        network.deliver()
+        self.successResultOf(again)
+        entries = [entry.event for entry in self.entries(server)]
+        self.assertEqual(entries, ["accepted", "accepted", "lost"])
+
+    def test_raises(self) -> None:
+        """
+        One that it raises.
+        """
+        self.check(lambda *_: 1 // 0)
+
+    def test_fails(self) -> None:
+        """
+        One of the Deferred that it returns.
+        """
+        self.check(lambda *_: fail(ZeroDivisionError()))
+
+    def test_failsLater(self) -> None:
+        """
+        The same when it comes later.
+        """
+
+        def react(connection: Connection, packet: Packet) -> Deferred[Any]:
+            """
+            Fail when it has answered.
+
+            @param connection: where.
+            @param packet: what.
+            """
+            return connection.sendData("x").addCallback(lambda _: 1 // 0)
+
+        self.check(react)
+
+    def test_coroutine(self) -> None:
+        """
+        One of its coroutine.
+        """
+
+        async def react(connection: Connection, packet: Packet) -> None:
+            """
+            Fail when it has answered.
+
+            @param connection: where.
+            @param packet: what.
+            """
+            await connection.sendData("x")
+            raise ZeroDivisionError
+
+        self.check(react)
+
+    def test_accepted(self) -> None:
+        """
+        One of C{connectionAccepted}.
+        """
+        self.check(None, "accepted")
+
+    def test_lost(self) -> None:
+        """
+        One of C{connectionLost}, when there is nothing left to close.
+        """
+        self.check(None, "lost")
+
+    def test_logged(self) -> None:
+        """
+        The log says over which connection.
+        """
+        pair = self.pair(Recorder(lambda *_: 1 // 0))
+        with capturedLogs() as events:
+            pair.client.sendData("x")
+            pair.deliver()
+        (event,) = [e for e in events if e["log_level"] is LogLevel.critical]
+        self.assertEqual(event["log_namespace"], "aesm.server")
+        self.assertIs(event["connection"], pair.accepted)
+        self.flushLoggedErrors(ZeroDivisionError)

@@ -1,0 +1,795 @@
+"""
+Tests for L{aesm.server.factory} and L{aesm.server.admission}: who comes in, and what is
+written about it.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, cast
+from unicodedata import category
+
+from twisted.internet import error, reactor
+from twisted.internet.address import IPv4Address, UNIXAddress
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.protocol import Protocol
+from twisted.internet.task import Clock
+from twisted.logger import LogLevel, capturedLogs, formatEvent
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface import implementer
+
+from aesm import (
+    AESMServerFactory,
+    Connections,
+    NameOrKeyMismatch,
+    NotAuthorized,
+    PrivateKey,
+)
+from aesm.client import connect
+from aesm.core.messages.frames import FrameType, encodeFrame
+from aesm.errors import ConnectionClosed, HandshakeError, ProtocolError, SpoolError
+from aesm.interfaces import IMessageHandler, IMessageHandlerMaker
+from aesm.secure.protocol import SecureProtocol
+from aesm.server import factory
+from aesm.server.admission import farewell
+from aesm.testing.transport import MemoryLink
+from tests.support.pairs import SERVER_KEY, PairTestCase, RawClient, Recorder
+
+EVIL = "a\nb\rc\x1b[31m\u2028\u2029\u0085\u202e\0é"
+
+
+def reasons(entries: list[Any]) -> list[tuple[str, str]]:
+    """
+    Shorten a log.
+
+    @param entries: of the activity log.
+    """
+    return [(entry.event, entry.reason) for entry in entries]
+
+
+class ConstructionTests(SynchronousTestCase):
+    """
+    What a factory is made of.
+    """
+
+    def test_reactor(self) -> None:
+        """
+        Without a reactor the installed one keeps time.
+        """
+        self.assertIs(AESMServerFactory(key=SERVER_KEY).clock, reactor)
+
+    def test_stateDirectory(self) -> None:
+        """
+        Without a key it is the state directory's.
+        """
+        home = Path(self.mktemp())
+        self.patch(os, "environ", os.environ | {"AESM_HOME": str(home)})
+        factory = AESMServerFactory(reactor=Clock())
+        self.assertEqual(
+            factory.publicKey, PrivateKey.load(home / "server.key").publicKey
+        )
+
+    def test_maker(self) -> None:
+        """
+        A maker makes the handler of this server's registry, or none.
+        """
+        made: list[Connections] = []
+
+        @implementer(IMessageHandlerMaker)
+        class Maker:
+            """
+            A plugin.
+            """
+
+            name = description = "maker"
+
+            def __init__(self, handler: object) -> None:
+                """
+                @param handler: what to make.
+                """
+                self.handler = handler
+
+            def makeHandler(self, connections: Connections) -> Any:
+                """
+                Make it.
+
+                @param connections: the registry.
+                """
+                made.append(connections)
+                return self.handler
+
+        for handler in (Recorder(), None):
+            factory = AESMServerFactory(
+                reactor=Clock(), key=SERVER_KEY, handler=Maker(handler)
+            )
+            self.assertIs(made.pop(), factory.connections)
+        with self.assertRaisesRegex(TypeError, "handler must provide IMessageHandler"):
+            AESMServerFactory(reactor=Clock(), key=SERVER_KEY, handler=Maker("x"))
+        self.assertTrue(IMessageHandler.implementedBy(Recorder))
+
+    def test_sessions(self) -> None:
+        """
+        Options of sessions are checked at once; a spool is opened when listening
+        begins, and not before.
+        """
+        for option in ({"sessionGrace": -1}, {"spoolSync": "often"}):
+            (name,) = option
+            with self.assertRaisesRegex(ValueError, f"^{name} must be "):
+                AESMServerFactory(reactor=Clock(), key=SERVER_KEY, **option)
+        path = Path(self.mktemp())
+        factory = AESMServerFactory(reactor=Clock(), key=SERVER_KEY, spool=path)
+        self.assertFalse(path.exists())
+        path.mkdir()
+        self.assertRaises(SpoolError, factory.doStart)
+        self.successResultOf(factory.stop())
+
+    def test_quiet(self) -> None:
+        """
+        Twisted itself logs nothing about it.
+        """
+        self.assertFalse(AESMServerFactory(reactor=Clock(), key=SERVER_KEY).noisy)
+
+
+class ActivityTests(PairTestCase):
+    """
+    Exactly one entry, and one line of the log, for each connection that is
+    accepted, refused or lost.
+    """
+
+    def logged(self, events: Any) -> list[str]:
+        """
+        Pick the lines about connections.
+
+        @param events: of the log.
+        """
+        return [e["event"] for e in events if e["log_namespace"] == "aesm.activity"]
+
+    def test_accepted(self) -> None:
+        """
+        Who, from where, by what.
+        """
+        key = PrivateKey.generate()
+        with capturedLogs() as events:
+            network, server = self.serve(authorizedKeys=lambda *_: "ada")
+            client = self.join(network, key=key, port=7)
+            client.close("bye")
+            network.deliver()
+        self.assertEqual(self.logged(events), ["accepted", "lost"])
+        accepted, lost = self.entries(server)
+        self.assertEqual(accepted[:2], (("127.0.0.1", 7), True))
+        self.assertEqual(accepted.peer, key.publicKey)
+        for part in (client.suite, "ada", "aesm/"):
+            self.assertIn(part, accepted.reason)
+        self.assertEqual(lost[:2], (("127.0.0.1", 7), False))
+        self.assertIn("'bye'", lost.reason)
+        self.assertEqual(lost.peer, key.publicKey)
+
+    def test_everyRefusal(self) -> None:
+        """
+        Each way to be refused leaves one entry, one warning, and no connection.
+        """
+        cases: list[tuple[dict[str, Any], dict[str, Any]]] = [
+            ({"authorizedKeys": lambda *_: None}, {}),
+            ({"authorizedKeys": lambda *_: ""}, {}),
+            ({"authorizedKeys": lambda *_: False}, {}),
+            ({"authorizedKeys": lambda *_: 1}, {}),
+            ({"authorizedKeys": lambda *_: succeed(None)}, {}),
+            ({"psk": b"p" * 32}, {}),
+            ({"psk": b"p" * 32}, {"psk": b"q" * 32}),
+            ({"name": "x"}, {}),
+            ({"suites": ["Noise_XX_25519_ChaChaPoly_SHA256"]}, {}),
+        ]
+        for options, client in cases:
+            with capturedLogs() as events:
+                network, server = self.serve(**options)
+                connecting = self.connecting(network, **client)
+                network.advance(10)
+                self.failureResultOf(connecting)
+            self.assertEqual(self.logged(events), ["refused"])
+            (line,) = [e for e in events if e["log_namespace"] == "aesm.activity"]
+            self.assertEqual(line["log_level"], LogLevel.warn)
+            (entry,) = self.entries(server)
+            self.assertEqual((entry.event, entry[1]), ("refused", False))
+            self.assertGreater(len(entry.reason), 20)
+            self.assertEqual(len(server.connections), 0)
+
+    def test_rawClients(self) -> None:
+        """
+        Foreign, silent, half-finished and vanishing clients leave one each.
+        """
+        for words, cut in (
+            (b"GET / HTTP/1.1\r\n\r\n", False),
+            (b"\x16\x03\x01", False),
+            (b"", False),
+            (b"", True),
+            (b"\0\x05AESM", False),
+            (b"\0\x05AESM/", True),
+            (b"\0\x06AESM/2", False),
+            (b"\0\x30AESM/1 Noise_XX_25519_AESGCM_SHA256", True),
+            (b"\0\0", False),
+        ):
+            network, server = self.serve()
+            client: Any = self.rawClient(network)
+            client.transport.write(words)
+            network.deliver()
+            if cut and network.links:
+                network.links[0].cut()
+            network.advance(20)
+            self.assertEqual(
+                [e.event for e in self.entries(server)], ["refused"], words
+            )
+            self.assertEqual(network.links, [])
+
+    def test_hostileText(self) -> None:
+        """
+        Nothing that a peer says brings a control character or a line separator
+        into the log: its agent, its words at the close, its offer.
+        """
+        with capturedLogs() as events:
+            network, server = self.serve()
+            self.patch(connect, "agent", lambda: EVIL)
+            client = self.join(network)
+            client.close(EVIL)
+            network.deliver()
+            raw: Any = self.rawClient(network)
+            offer = b"AESM/1 " + EVIL.encode()
+            raw.transport.write(len(offer).to_bytes(2, "big") + offer)
+            network.advance(10)
+        self.assertEqual(len(events), 4)
+        for text in [formatEvent(e) for e in events] + [
+            e.reason for e in self.entries(server)
+        ]:
+            bad = [c for c in text if category(c) in ("Cc", "Cf", "Zl", "Zp")]
+            self.assertEqual(bad, [], text)
+
+    def test_longAgent(self) -> None:
+        """
+        A long agent is cut.
+        """
+        self.patch(connect, "agent", lambda: "x" * 900)
+        network, server = self.serve()
+        self.join(network)
+        self.assertLess(len(self.entries(server)[0].reason), 200)
+
+    def test_badHello(self) -> None:
+        """
+        A hello that is malformed refuses the client, with a CLOSE.
+        """
+
+        self.patch(connect._Attempt, "hello", lambda self: b'{"maxMessage":-1}')
+        network, server = self.serve()
+        connecting = self.connecting(network)
+        network.deliver()
+        self.assertClosed(connecting, 1002)
+        self.assertEqual([e.event for e in self.entries(server)], ["refused"])
+
+    def test_sameAddress(self) -> None:
+        """
+        Two connections that come from one address, as at two ports of ours, are
+        both listed, sent to, counted and found by their key; the second has a
+        name of its own.
+        """
+        network, server = self.serve(maxConnectionsPerHost=2)
+        key = PrivateKey.generate()
+        first = self.join(network, host="192.0.2.1", port=5000)
+        second = self.join(network, host="192.0.2.1", port=5000, key=key)
+        self.assertEqual(
+            list(server.connections), [("192.0.2.1", 5000), "192.0.2.1:5000-2"]
+        )
+        sent = server.sendAll("hi")
+        network.deliver()
+        self.assertEqual(self.successResultOf(sent), 2)
+        self.assertEqual([len(first.retrieved), len(second.retrieved)], [1, 1])
+        (found,) = server.connections.byPeer(key.publicKey)
+        self.assertEqual(found.address, "192.0.2.1:5000-2")
+        third = self.connecting(network, host="192.0.2.1", port=5001)
+        network.deliver()
+        self.failureResultOf(third)
+        second.close()
+        network.deliver()
+        self.join(network, host="192.0.2.1", port=5001)
+
+    def test_unix(self) -> None:
+        """
+        Where there are no hosts, connections are numbered, and no host is
+        limited.
+        """
+        clock = Clock()
+        factory = AESMServerFactory(
+            reactor=clock,
+            key=SERVER_KEY,
+            maxConnectionsPerHost=1,
+            handshakesPerHost=0.01,
+        )
+        nowhere: Any = UNIXAddress(None)
+        links = [MemoryLink(clock, nowhere, nowhere) for _ in range(3)]
+        for link in links:
+            link.client.protocol = RawClient()
+            link.server.protocol = cast(Protocol, factory.buildProtocol(nowhere))
+            link.server.protocol.makeConnection(link.server)
+            link.client.write(b"\0")
+            link.deliver()
+        names = {str(guest.address) for guest in factory._guests.values()}
+        self.assertEqual(len(names), 3)
+        for name in names:
+            self.assertRegex(name, r"^unix-\d+$")
+        for link in links:
+            link.cut()
+        self.assertEqual(clock.getDelayedCalls(), [])
+
+
+class LimitTests(PairTestCase):
+    """
+    C{maxConnections}, C{maxConnectionsPerHost}, C{handshakesPerHost} and the
+    bound on those who have not come in yet.
+    """
+
+    def tryFrom(self, network: Any, host: str) -> bool:
+        """
+        Try to connect.
+
+        @param network: where to.
+        @param host: from where.
+        @return: whether it worked.
+        """
+        connecting = self.connecting(network, host)
+        network.deliver()
+        worked: list[bool] = []
+        connecting.addCallbacks(
+            lambda _: worked.append(True), lambda _: worked.append(False)
+        )
+        return worked == [True]
+
+    def test_maxConnections(self) -> None:
+        """
+        So many in all; when one has gone there is room again.
+        """
+        network, server = self.serve(maxConnections=2)
+        came = [self.tryFrom(network, f"192.0.2.{n}") for n in range(1, 5)]
+        self.assertEqual(came, [True, True, False, False])
+        next(iter(server.connections.values())).abort()
+        network.deliver()
+        self.assertTrue(self.tryFrom(network, "192.0.2.9"))
+        refused = [e.reason for e in self.entries(server) if e.event == "refused"]
+        self.assertEqual(len(refused), 2)
+        self.assertIn("maxConnections", refused[0])
+
+    def test_unreadCounts(self) -> None:
+        """
+        A connection that is over counts as long as packets of it are unread.
+        """
+        network, server = self.serve(maxConnections=1)
+        client = self.join(network)
+        client.sendData("unread")
+        client.close()
+        network.deliver()
+        self.assertFalse(self.tryFrom(network, "192.0.2.1"))
+        server.connections.getDataOrdinal()
+        self.assertTrue(self.tryFrom(network, "192.0.2.1"))
+
+    def test_perHost(self) -> None:
+        """
+        So many of one host: IPv6 by /64, IPv4 mapped into IPv6 as itself.
+        """
+        network, server = self.serve(maxConnectionsPerHost=1)
+        for host, expected in (
+            ("192.0.2.1", True),
+            ("192.0.2.1", False),
+            ("::ffff:192.0.2.1", False),
+            ("192.0.2.2", True),
+            ("2001:db8::1", True),
+            ("2001:db8::2:1", False),
+            ("2001:db8:0:1::1", True),
+        ):
+            self.assertEqual(self.tryFrom(network, host), expected, host)
+        refused = [e.reason for e in self.entries(server) if e.event == "refused"]
+        self.assertEqual(len(refused), 3)
+        for reason in refused:
+            self.assertIn("maxConnectionsPerHost", reason)
+
+    def test_handshakes(self) -> None:
+        """
+        So many handshakes of one host a second, beyond a burst of ten seconds';
+        who says nothing makes none.
+        """
+        network, server = self.serve(handshakesPerHost=0.5)
+        for _ in range(10):
+            silent: Any = self.rawClient(network)
+            silent.transport.loseConnection()
+        network.deliver()
+        self.entries(server)
+        came = [self.tryFrom(network, "127.0.0.1") for _ in range(7)]
+        self.assertEqual(came, [True] * 5 + [False] * 2)
+        self.assertTrue(self.tryFrom(network, "192.0.2.1"))
+        network.advance(2)
+        self.assertTrue(self.tryFrom(network, "127.0.0.1"))
+        refused = [e.reason for e in self.entries(server) if e.event == "refused"]
+        self.assertEqual(len(refused), 2)
+        self.assertIn("handshakesPerHost", refused[0])
+
+    def test_pending(self) -> None:
+        """
+        Of those who have not come in yet the oldest make room for new ones; who
+        is in is not touched.
+        """
+        self.patch(factory, "MAX_PENDING", 3)
+        network, server = self.serve()
+        inside = self.join(network)
+        silent = [self.rawClient(network, port=n) for n in range(1, 6)]
+        network.deliver()
+        self.assertEqual([s.closed for s in silent], [1, 1, 0, 0, 0])
+        self.assertFalse(inside.isOver)
+        self.assertTrue(self.tryFrom(network, "192.0.2.1"))
+        refused = [e for e in self.entries(server) if e.event == "refused"]
+        self.assertEqual([e[0][1] for e in refused], [1, 2, 3])
+        self.assertIn("made room", refused[0].reason)
+
+    def test_sameMoment(self) -> None:
+        """
+        Of two who prove themselves at the same moment, for the last place, one is
+        told to try again later.
+        """
+        network, server = self.serve(maxConnections=1)
+        connecting = [self.connecting(network) for _ in range(2)]
+        network.deliver()
+        self.successResultOf(connecting[0])
+        self.assertClosed(connecting[1], 1013)
+        self.assertEqual(len(server.connections), 1)
+
+
+class AuthorizedTests(PairTestCase):
+    """
+    C{authorizedKeys} decides whose key is let in.
+    """
+
+    def setUp(self) -> None:
+        """
+        Make keys and a file.
+        """
+        self.ada, self.bob = PrivateKey.generate(), PrivateKey.generate()
+        self.path = Path(self.mktemp())
+        self.write("ada", "bob")
+
+    def write(self, *names: str) -> None:
+        """
+        Write the file anew.
+
+        @param names: whose keys to write.
+        """
+        new = self.path.with_suffix(".new")
+        lines = [f"{getattr(self, name).publicKey} {name}\n" for name in names]
+        new.write_text("".join(lines))
+        new.chmod(0o600)
+        new.replace(self.path)
+
+    def test_file(self) -> None:
+        """
+        Keys in the file come in by their names, others do not.
+        """
+        network, server = self.serve(authorizedKeys=self.path)
+        for key in (self.ada, self.bob):
+            self.join(network, key=key)
+        names = [c.peerName for c in server.connections.values()]
+        self.assertEqual(names, ["ada", "bob"])
+        other = PrivateKey.generate()
+        connecting = self.connecting(network, key=other)
+        network.deliver()
+        self.failureResultOf(connecting, NotAuthorized)
+        refused = self.entries(server)[-1]
+        self.assertEqual(refused.peer, other.publicKey)
+        self.assertIn(f"'{other.publicKey} NAME'", refused.reason)
+
+    def test_takenOut(self) -> None:
+        """
+        A key that is taken out of the file is disconnected with 1008, all of its
+        connections and no other; it does not come in again.
+        """
+        network, server = self.serve(authorizedKeys=self.path)
+        adas = [self.join(network, key=self.ada) for _ in range(2)]
+        bob = self.join(network, key=self.bob)
+        self.write("bob")
+        network.advance(factory.RELOAD_INTERVAL)
+        for client in adas:
+            self.assertIsInstance(self.closedReason(client), NotAuthorized)
+        self.assertFalse(bob.isOver)
+        connecting = self.connecting(network, key=self.ada)
+        network.deliver()
+        self.failureResultOf(connecting, NotAuthorized)
+        lost = [e.reason for e in self.entries(server) if e.event == "lost"]
+        self.assertEqual(len(lost), 2)
+        self.assertIn("1008", lost[0])
+        self.write("ada", "bob")
+        network.advance(factory.RELOAD_INTERVAL)
+        self.join(network, key=self.ada)
+
+    def test_reloadKeys(self) -> None:
+        """
+        An operator may have the file read at once.
+        """
+        network, server = self.serve(authorizedKeys=self.path)
+        client = self.join(network, key=self.ada)
+        self.write("bob")
+        server.factory.reloadKeys()
+        network.deliver()
+        self.assertTrue(client.isOver)
+
+    def test_takenOutWhileDeciding(self) -> None:
+        """
+        A client is let in by what the file says when it is asked.
+        """
+        network, _ = self.serve(authorizedKeys=self.path)
+        self.write("ada")
+        connecting = self.connecting(network, key=self.bob)
+        network.advance(factory.RELOAD_INTERVAL)
+        connecting.addErrback(lambda failure: None)
+        again = self.connecting(network, key=self.bob)
+        network.deliver()
+        self.failureResultOf(again, NotAuthorized)
+
+    def test_answers(self) -> None:
+        """
+        A function says a name, or True, or either later.
+        """
+        for answer, name in (
+            ("eve", "eve"),
+            (True, None),
+            (succeed("eve"), "eve"),
+            (succeed(True), None),
+        ):
+            network, server = self.serve(authorizedKeys=lambda *_, a=answer: a)
+            self.join(network)
+            (connection,) = server.connections.values()
+            self.assertEqual(connection.peerName, name)
+
+    def test_asked(self) -> None:
+        """
+        It is asked about the key and where it comes from.
+        """
+        asked: list[Any] = []
+
+        def check(*args: Any) -> str:
+            """
+            Take note.
+
+            @param args: key and address.
+            """
+            asked.extend(args)
+            return "ada"
+
+        network, _ = self.serve(authorizedKeys=check)
+        self.join(network, key=self.ada, port=7)
+        address = IPv4Address("TCP", "127.0.0.1", 7)
+        self.assertEqual(asked, [self.ada.publicKey, address])
+
+    def test_fails(self) -> None:
+        """
+        An error of its own is logged, and refuses the client with 1011.
+        """
+
+        def raises(*_: object) -> None:
+            """
+            Fail.
+
+            @param _: key and address.
+            """
+            raise ZeroDivisionError
+
+        for check in (raises, lambda *_: fail(ZeroDivisionError())):
+            network, server = self.serve(authorizedKeys=check)
+            connecting = self.connecting(network)
+            network.deliver()
+            self.assertClosed(connecting, 1011)
+            self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+            self.assertEqual([e.event for e in self.entries(server)], ["refused"])
+
+    def test_neverAnswers(self) -> None:
+        """
+        One that never answers has the handshake's deadline, and is cancelled; who
+        went away meanwhile is one entry.
+        """
+        answer: Deferred[str] = Deferred()
+        network, server = self.serve(
+            authorizedKeys=lambda *_: answer, handshakeTimeout=3
+        )
+        connecting = self.connecting(network)
+        network.advance(2.9)
+        self.assertNoResult(connecting)
+        self.assertEqual(len(server.connections), 0)
+        network.advance(0.1)
+        self.failureResultOf(connecting)
+        self.assertTrue(answer.called)
+        self.assertEqual([e.event for e in self.entries(server)], ["refused"])
+
+    def test_answersTooLate(self) -> None:
+        """
+        An answer after the end changes nothing.
+        """
+        answer: Deferred[str] = Deferred(lambda deferred: None)
+        network, server = self.serve(authorizedKeys=lambda *_: answer)
+        connecting = self.connecting(network)
+        network.deliver()
+        network.links[0].cut()
+        self.failureResultOf(connecting)
+        if not answer.called:
+            answer.callback("ada")
+        network.deliver()
+        self.assertEqual(len(server.connections), 0)
+
+
+class PerKeyTests(PairTestCase):
+    """
+    C{perKey} says what a second connection of one key does.
+    """
+
+    def connectTwice(self, perKey: str, **options: Any) -> Any:
+        """
+        Connect twice with one key.
+
+        @param perKey: the option.
+        @param options: more of the server's.
+        @return: the first connection, the second's Deferred, network, server.
+        """
+        network, server = self.serve(perKey=perKey, **options)
+        key = PrivateKey.generate()
+        first = self.join(network, key=key)
+        second = self.connecting(network, key=key)
+        network.deliver()
+        return first, second, network, server
+
+    def test_allow(self) -> None:
+        """
+        By default both stay.
+        """
+        first, second, _, server = self.connectTwice("allow")
+        self.successResultOf(second)
+        self.assertFalse(first.isOver)
+        self.assertEqual(len(server.connections), 2)
+
+    def test_replace(self) -> None:
+        """
+        The second takes the first one's place, which is told so with 4001, also
+        where there is room for one only.
+        """
+        first, second, _, server = self.connectTwice("replace", maxConnections=9)
+        self.successResultOf(second)
+        self.assertEqual(self.closedReason(first).code, 4001)
+        self.assertEqual(len(server.connections), 1)
+        events = [entry.event for entry in self.entries(server)]
+        self.assertEqual(sorted(events), ["accepted", "accepted", "lost"])
+
+    def test_replaceUnread(self) -> None:
+        """
+        What the first had sent can still be read.
+        """
+        network, server = self.serve(perKey="replace")
+        key = PrivateKey.generate()
+        self.join(network, key=key).sendData("old")
+        network.deliver()
+        self.join(network, key=key).sendData("new")
+        network.deliver()
+        data = [server.connections.getDataOrdinal()[1].data for _ in "ab"]
+        self.assertEqual(data, ["old", "new"])
+
+    def test_reject(self) -> None:
+        """
+        The second is told to try again later; when the first has gone it may.
+        """
+        first, second, network, server = self.connectTwice("reject")
+        self.assertClosed(second, 1013)
+        self.assertFalse(first.isOver)
+        self.assertIn("connected already", self.entries(server)[-1].reason)
+        self.join(network)
+
+    def test_rejectUnread(self) -> None:
+        """
+        A connection that is listed for its unread packets only does not count.
+        """
+        network, _ = self.serve(perKey="reject")
+        key = PrivateKey.generate()
+        client = self.join(network, key=key)
+        client.sendData("unread")
+        client.close()
+        network.deliver()
+        self.join(network, key=key)
+
+
+class FarewellTests(SynchronousTestCase):
+    """
+    A client that is not let in is told a code and fixed words.
+    """
+
+    def test_codes(self) -> None:
+        """
+        Whatever the reason says is for the server's log.
+        """
+        for reason, code, words in (
+            (NotAuthorized("secret"), 1008, b"not authorized"),
+            (ConnectionClosed("secret", 1013), 1013, b"try again later"),
+            (ProtocolError("secret"), 1002, b"protocol error"),
+            (HandshakeError("secret"), 1011, b"internal error"),
+            (NameOrKeyMismatch("secret"), 1011, b"internal error"),
+        ):
+            frame = farewell(reason)
+            empty = len(encodeFrame(FrameType.CLOSE, 0))
+            self.assertEqual(frame[empty:], code.to_bytes(2, "big") + words)
+
+
+class LifeTests(PairTestCase):
+    """
+    The factory as endpoints use it.
+    """
+
+    def test_reload(self) -> None:
+        """
+        The authorized keys are looked after while it listens, and no longer.
+        """
+        clock = Clock()
+        factory = AESMServerFactory(reactor=clock, key=SERVER_KEY)
+        self.assertEqual(clock.getDelayedCalls(), [])
+        factory.doStart()
+        self.assertEqual(len(clock.getDelayedCalls()), 1)
+        factory.doStop()
+        self.assertEqual(clock.getDelayedCalls(), [])
+        factory.stopFactory()
+
+    def test_isOpen(self) -> None:
+        """
+        It is open without authorized keys and pre-shared key.
+        """
+        for options, expected in (
+            ({}, True),
+            ({"psk": b"p" * 32}, False),
+            ({"authorizedKeys": lambda *_: "x"}, False),
+        ):
+            factory = AESMServerFactory(reactor=Clock(), key=SERVER_KEY, **options)
+            self.assertEqual(factory.isOpen, expected)
+
+    def test_buildProtocol(self) -> None:
+        """
+        Each connection has a protocol of its own, which leaves nothing behind.
+        """
+        network, server = self.serve()
+        protocols = []
+        for _ in range(2):
+            raw: Any = self.rawClient(network)
+            protocols.append(network.links[-1].server.protocol)
+            raw.transport.abortConnection()
+        network.deliver()
+        self.assertIsNot(*protocols)
+        for protocol in protocols:
+            self.assertIsInstance(protocol, SecureProtocol)
+        self.assertEqual(server.factory._guests, {})
+        self.assertEqual(server.factory._pending, {})
+        self.assertEqual(server.factory._door._admission._all, 0)
+
+    def test_counts(self) -> None:
+        """
+        However connections end, the count of them comes back to nothing.
+        """
+        network, server = self.serve()
+        ends = (
+            lambda client: client.close(),
+            lambda client: client.abort(),
+            lambda client: network.links[0].cut(),
+            lambda client: next(iter(server.connections.values())).abort(),
+            lambda client: client.sendData("unread") and client.close(),
+        )
+        for end in ends:
+            end(self.join(network))
+            network.deliver()
+        server.connections.getDataOrdinal()
+        self.assertEqual(len(server.connections), 0)
+        self.assertEqual(server.factory._guests, {})
+        self.assertEqual(server.factory._door._admission._all, 0)
+        events = [entry.event for entry in self.entries(server)]
+        self.assertEqual(events, ["accepted", "lost"] * len(ends))
+
+    def test_refusedBySocket(self) -> None:
+        """
+        Where nobody listens any more, the network says so.
+        """
+        network, server = self.serve()
+        self.successResultOf(server.stop())
+        connecting = self.connecting(network)
+        self.failureResultOf(connecting, error.ConnectionRefusedError)

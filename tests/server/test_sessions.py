@@ -1,0 +1,225 @@
+"""
+Tests for L{aesm.server.sessions}: which sessions wait, for how long, and which have to
+go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from aesm import AESMError, Connection, SessionLost
+from aesm.core.messages.frames import Messages
+from aesm.core.messages.hello import Hello
+from aesm.core.messages.session import Session
+from aesm.messages.owner import Messenger
+from aesm.server.dispatcher import Dispatcher
+from aesm.server.sessions import Sessions, isResumed
+from tests.support.pairs import CLIENT_KEY, SERVER_KEY, Recorder
+
+PEER = CLIENT_KEY.publicKey
+
+
+class Keeper(Messenger):
+    """
+    Forgets the sessions that are over, as a hub does.
+
+    @ivar sessions: where.
+    @ivar over: the names of those that were over, and why.
+    """
+
+    sessions: Sessions
+
+    def __init__(self) -> None:
+        """
+        Begin with none.
+        """
+        self.over: list[tuple[str, AESMError]] = []
+
+    def lost(self, connection: Connection, reason: AESMError) -> None:
+        """
+        Take note.
+
+        @param connection: whose session is over.
+        @param reason: why.
+        """
+        self.sessions.discard(connection)
+        self.over.append((connection.session.name, reason))
+
+
+class SessionsTests(SynchronousTestCase):
+    """
+    L{Sessions} waits.
+    """
+
+    def sessions(self, grace: float = 10.0, most: int = 9) -> Sessions:
+        """
+        Make one.
+
+        @param grace: seconds.
+        @param most: how many may wait.
+        """
+        self.clock = Clock()
+        self.keeper = Keeper()
+        self.keeper.sessions = Sessions(self.clock, grace, most)
+        self.addCleanup(self.assertQuiet)
+        return self.keeper.sessions
+
+    def assertQuiet(self) -> None:
+        """
+        Check that nothing is scheduled once nobody waits.
+        """
+        self.keeper.sessions.stop()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def connection(
+        self, name: str, told: Callable[[], None] | None = None
+    ) -> Connection:
+        """
+        Make a connection whose session is known.
+
+        @param name: the session's.
+        @param told: to be called when it is over.
+        """
+        session = Session(1000, 1000, name)
+        session.outbox.begin(Hello())
+        connection = Connection(
+            self.keeper,
+            session,
+            address=name,
+            peer=PEER,
+            peerName=None,
+            receiveBuffer=1000,
+        )
+        connection.closed().addCallback(lambda reason: told and told())
+        self.keeper.sessions.add(connection)
+        return connection
+
+    @property
+    def over(self) -> list[str]:
+        """
+        The sessions that are over.
+        """
+        return [name for name, _ in self.keeper.over]
+
+    def why(self) -> str:
+        """
+        Say why the first session was over, which is an error of the right kind.
+        """
+        reason = self.keeper.over[0][1]
+        self.assertIsInstance(reason, SessionLost)
+        return str(reason)
+
+    def test_grace(self) -> None:
+        """
+        Only a number of seconds makes sense.
+        """
+        for wrong in (-1.0, float("inf"), float("nan")):
+            self.assertRaises(ValueError, Sessions, Clock(), wrong, 1)
+
+    def test_find(self) -> None:
+        """
+        A session is found by its name, for its key, if what the client says of it
+        can be, and nobody is ending it.
+        """
+        sessions = self.sessions()
+        connection = self.connection("a")
+        self.assertIs(sessions.find(Hello(session="a"), PEER), connection)
+        self.assertIsNone(sessions.find(Hello(session="b"), PEER))
+        self.assertIsNone(sessions.find(Hello(session="a", received=1), PEER))
+        self.assertIsNone(sessions.find(Hello(session="a"), SERVER_KEY.publicKey))
+        self.assertFalse(isResumed(connection, Hello()))
+        sessions.discard(connection)
+        self.assertFalse(sessions.knows(connection))
+        self.assertIsNone(sessions.find(Hello(session="a"), PEER))
+
+    def test_waits(self) -> None:
+        """
+        Each is given the grace period, and is over after it.
+        """
+        sessions = self.sessions()
+        first, second, third = map(self.connection, "abc")
+        sessions.wait(first)
+        self.clock.advance(4)
+        sessions.wait(second)
+        sessions.wait(third)
+        self.assertEqual(list(sessions._waiting), [first, second, third])
+        self.clock.advance(5.9)
+        self.assertEqual(self.over, [])
+        self.clock.advance(0.1)
+        self.assertEqual(self.over, ["a"])
+        self.assertFalse(sessions.knows(first))
+        sessions.resumed(second)
+        self.assertTrue(sessions.knows(second))
+        self.clock.advance(4)
+        self.assertEqual(self.over, ["a", "c"])
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.assertIn("in 10 seconds", self.why())
+
+    def test_waitsAgain(self) -> None:
+        """
+        One that waits again, or still, waits behind all others.
+        """
+        sessions = self.sessions()
+        first, second = map(self.connection, "ab")
+        sessions.wait(first)
+        self.clock.advance(5)
+        sessions.wait(second)
+        sessions.wait(first)
+        sessions.endOldest("why not")
+        self.assertEqual(self.over, ["b"])
+        self.clock.advance(9)
+        self.assertEqual(self.over, ["b"])
+        self.clock.advance(1)
+        self.assertEqual(self.over, ["b", "a"])
+
+    def test_most(self) -> None:
+        """
+        The oldest makes room.
+        """
+        sessions = self.sessions(most=2)
+        for name in "abcd":
+            sessions.wait(self.connection(name))
+        self.assertEqual(self.over, ["a", "b"])
+        self.assertIn("too many", self.why())
+        self.clock.advance(10)
+        self.assertFalse(sessions.endOldest("none left"))
+
+    def test_makeRoom(self) -> None:
+        """
+        The oldest that keeps something makes room: what its client has not
+        acknowledged, or its handler is not done with; not what is unread.
+        """
+        sessions = self.sessions()
+        connections = [self.connection(name) for name in "abcd"]
+        for connection in connections:
+            sessions.wait(connection)
+        _, unread, handling, sending = connections
+        for connection in (unread, handling):
+            connection.session.inbox.receive(Messages(0, ["x"], 65, 65))
+        handling.dispatcher = Dispatcher(Recorder(), handling, handling.handled)
+        sending.sendData("x")
+        while sessions.makeRoom():
+            pass
+        self.assertEqual(self.over, ["c", "d"])
+        self.assertIn("too much", self.why())
+
+    def test_told(self) -> None:
+        """
+        Who is told that a session is over may end others, and all: each is over
+        once.
+        """
+        for end in ("expire", "stop", "oldest"):
+            sessions = self.sessions()
+            for name in "abc":
+                sessions.wait(self.connection(name, sessions.stop))
+            if end == "expire":
+                self.clock.advance(10)
+            elif end == "stop":
+                sessions.stop()
+            else:
+                sessions.endOldest("why not")
+            self.assertEqual(sorted(self.over), ["a", "b", "c"])
+            self.assertEqual(self.clock.getDelayedCalls(), [])

@@ -1,0 +1,648 @@
+"""
+Tests for L{aesm.store.sqlite}.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import resource
+import socket
+import sqlite3
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+
+from aesm.errors import SpoolError
+from aesm.store.sqlite import MAX_LOG, Blob, Changes, SpoolFile, Stored
+from tests.trust.test_files import TREE, FilesTestCase
+
+NAME, OTHER = "0" * 32, "f" * 32
+PEER = "mTqSvGJW1VSpCJrVnoTBHuP4FmJhm2j4JF8nQQ3vUlM="
+
+# Opens a spool when it may, says what came of it, and keeps it until it may go.
+OPEN = """
+import sys
+from pathlib import Path
+from aesm.errors import SpoolError
+from aesm.store.sqlite import SpoolFile
+print(flush=True)
+sys.stdin.readline()
+try:
+    file = SpoolFile(Path(sys.argv[1]), False)
+except SpoolError as error:
+    print(error, flush=True)
+else:
+    print("opened", flush=True)
+sys.stdin.readline()
+"""
+
+
+@contextmanager
+def noRoom() -> Iterator[None]:
+    """
+    Let no write to a file succeed in the meantime.
+    """
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def openTogether(path: Path, count: int) -> list[str]:
+    """
+    Open a spool in several processes at the same moment.
+
+    @param path: the file.
+    @param count: how many.
+    @return: what came of each.
+    """
+    with ExitStack() as stack:
+        processes = []
+        for _ in range(count):
+            process = subprocess.Popen(
+                [sys.executable, "-c", OPEN, str(path)],
+                env={**os.environ, "PYTHONPATH": TREE},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            stack.enter_context(process)  # closes the pipes and waits
+            stack.callback(process.kill)
+            assert process.stdin is not None and process.stdout is not None
+            processes.append((process.stdin, process.stdout))
+        for _, output in processes:
+            output.readline()
+        for goAhead, _ in processes:
+            goAhead.write("\n")
+            goAhead.flush()
+        return [output.readline().strip() for _, output in processes]
+
+
+class SpoolFileTestCase(FilesTestCase):
+    """
+    A test with a path for a spool.
+    """
+
+    def open(self, full: bool = False) -> SpoolFile:
+        """
+        Open the file, until the test is over.
+
+        @param full: as L{SpoolFile} takes it.
+        """
+        file = SpoolFile(self.path, full)
+        self.addCleanup(file.close)
+        return file
+
+    def refuses(self, *words: str) -> None:
+        """
+        Check that the file cannot be opened.
+
+        @param words: what the error says.
+        """
+        error = str(self.assertRaises(SpoolError, SpoolFile, self.path, False))
+        for word in (os.path.abspath(self.path), *words):
+            self.assertIn(word, error)
+
+    def write(self, file: SpoolFile, *blobs: Blob, outgoing: bool = False) -> None:
+        """
+        Write messages of one session.
+
+        @param file: where to.
+        @param blobs: the messages.
+        @param outgoing: their direction.
+        """
+        changes = Changes()
+        changes.put(PEER, {})
+        for blob in blobs:
+            changes.append(outgoing, blob)
+        file.write({NAME: changes})
+
+    def execute(self, *statements: str) -> None:
+        """
+        Change the file, closed as it is, as other programs would.
+
+        @param statements: the SQL.
+        """
+        with closing(sqlite3.connect(self.path)) as connection, connection:
+            for statement in statements:
+                connection.execute(statement)
+
+
+class OpenTests(SpoolFileTestCase):
+    """
+    Which files are opened.
+    """
+
+    def test_new(self) -> None:
+        """
+        A file that is not there is made, empty, for this user alone, with its
+        directory; so is its log.
+        """
+        os.umask(0)
+        self.path = self.directory / "new" / "spool"
+        self.assertEqual(self.open().load(), [])
+        self.assertEqual(stat.S_IMODE(self.path.parent.stat().st_mode), 0o700)
+        for name in ("spool", "spool-wal", "spool.lock"):
+            mode = self.path.with_name(name).stat().st_mode
+            self.assertEqual(stat.S_IMODE(mode), 0o600, name)
+
+    def test_empty(self) -> None:
+        """
+        An empty file is a new one: it was made by a process that died then.
+        """
+        self.put(b"")
+        self.assertEqual(self.open().load(), [])
+
+    def test_names(self) -> None:
+        """
+        A name means nothing to SQLite.
+        """
+        self.addCleanup(os.chdir, os.getcwd())
+        os.chdir(self.directory)
+        for name in (":memory:", "file:x?mode=memory", "a b%20#", "\udcff"):
+            self.path = Path(name)
+            file = SpoolFile(self.path, False)
+            self.write(file, Blob(0, 1, b"x"))
+            file.close()
+            self.assertTrue(self.path.exists())
+            self.assertEqual(len(self.open().load()), 1)
+
+    def test_openToOthers(self) -> None:
+        """
+        A file that others can read is refused, and so is a log.
+        """
+        self.open().close()
+        self.path.chmod(0o644)
+        self.refuses(f"`chmod 600 {os.path.abspath(self.path)}`")
+        self.path.chmod(0o600)
+        for end in ("-wal", "-journal"):
+            log = Path(os.path.abspath(f"{self.path}{end}"))
+            log.touch()
+            log.chmod(0o666)
+            self.refuses(f"{log} can be written by other users")
+            log.unlink()
+        self.open()
+
+    def test_kinds(self) -> None:
+        """
+        What is no regular file is refused, without waiting.
+        """
+        target = self.directory / "target"
+        target.touch(0o600)
+        self.path.symlink_to("target")
+        self.refuses("regular")
+        self.path.unlink()
+        self.path.symlink_to("nothing")
+        self.refuses("regular")
+        self.path.unlink()
+        self.path.mkdir()
+        self.refuses("regular")
+        self.path.rmdir()
+        os.mkfifo(self.path, 0o600)
+        self.refuses("regular")
+        self.path.unlink()
+        self.addCleanup(os.chdir, os.getcwd())
+        os.chdir(self.directory)  # the names of sockets are short
+        with socket.socket(socket.AF_UNIX) as listener:
+            self.path = Path("file")
+            listener.bind("file")
+            self.path.chmod(0o600)
+            self.refuses("regular")
+
+    def test_noDirectory(self) -> None:
+        """
+        A path through a file is refused.
+        """
+        self.put(b"")
+        self.path = self.path / "spool"
+        self.refuses()
+
+    def test_noDatabase(self) -> None:
+        """
+        Any other file is refused, says what to do, and stays as it is.
+        """
+        for content in (b"me", b"mine\n" * 1000, bytes(4096), b"SQLite format 3\0"):
+            self.put(content)
+            self.refuses("is no spool", "move it")
+            self.assertEqual(self.path.read_bytes(), content)
+
+    def test_otherDatabase(self) -> None:
+        """
+        The database of another program is refused, and stays as it is.
+        """
+        self.execute("CREATE TABLE mine (x)", "PRAGMA user_version = 1")
+        self.path.chmod(0o600)
+        content = self.path.read_bytes()
+        self.refuses("another program's database")
+        self.assertEqual(self.path.read_bytes(), content)
+
+    def test_otherVersion(self) -> None:
+        """
+        A spool of another version is refused.
+        """
+        self.open().close()
+        self.execute("PRAGMA user_version = 2")
+        self.refuses("version 2", "version 1", "use the aesm that made it")
+
+    def test_noRoom(self) -> None:
+        """
+        A new file on a full disk is an error; with room again, it can be made.
+        """
+        with noRoom():
+            self.refuses("cannot open", "room")
+        self.assertEqual(self.open().load(), [])
+
+    def test_closes(self) -> None:
+        """
+        No descriptor stays open of a file that is refused, or closed.
+        """
+        before = os.listdir("/dev/fd")
+        self.put(b"mine")
+        self.refuses()
+        self.put(b"")
+        SpoolFile(self.path, False).close()
+        self.assertEqual(len(os.listdir("/dev/fd")), len(before))
+
+    def test_cannotMake(self) -> None:
+        """
+        A name that no file can have is an error.
+        """
+        self.path = self.directory / ("n" * 300)
+        self.refuses("name")
+
+
+class LockTests(SpoolFileTestCase):
+    """
+    One program at a time has a spool.
+    """
+
+    def test_once(self) -> None:
+        """
+        A file cannot be opened twice, neither by this process nor by another, and
+        trying does not open it to anybody; once it is closed, it can.
+        """
+        file = self.open()
+        self.refuses("another program uses", "stop it")
+        [outcome] = openTogether(self.path, 1)
+        self.assertIn("another program uses", outcome)
+        self.write(file, Blob(0, 1, b"x"))
+        file.close()
+        self.assertEqual(openTogether(self.path, 1), ["opened"])
+        self.assertEqual(len(self.open().load()), 1)
+
+    def test_reader(self) -> None:
+        """
+        Somebody who reads the file keeps it from being opened.
+        """
+        self.open().close()
+        with closing(sqlite3.connect(self.path)) as reader:
+            reader.execute("BEGIN")
+            reader.execute("SELECT * FROM session").fetchall()
+            self.refuses("another program uses")
+        self.open()
+
+    def test_together(self) -> None:
+        """
+        Of several programs that start together, one gets the file, be it new or
+        not.
+        """
+        for _ in range(2):
+            outcomes = openTogether(self.path, 3)
+            self.assertEqual(outcomes.count("opened"), 1, outcomes)
+
+
+class DamageTests(SpoolFileTestCase):
+    """
+    Files that are not as they were written.
+    """
+
+    def test_damaged(self) -> None:
+        """
+        Whatever happens to a file, it is opened and read, and then all values have
+        their types, or it is refused.
+        """
+        file = self.open()
+        for number in range(10):
+            self.write(file, Blob(number, 1, b"i" * 5000))
+            self.write(file, Blob(number, 2, b"o" * number), outgoing=True)
+        file.close()
+        content = self.path.read_bytes()
+        seeded = random.Random(7)
+        for _ in range(100):
+            damaged = bytearray(content)
+            position = seeded.randrange(len(damaged))
+            length = seeded.choice((1, 20, 4096))
+            damaged[position : position + length] = seeded.randbytes(length)
+            if seeded.random() < 0.2:
+                del damaged[position:]
+            self.path.write_bytes(damaged)
+            try:
+                file = self.open()
+                stored = file.load()
+            except SpoolError as error:
+                self.assertNotIn("\n", str(error))
+            else:
+                for name, peer, state, incoming, outgoing in stored:
+                    self.assertIsInstance(name, str)
+                    self.assertIsInstance(peer, str)
+                    self.assertIsInstance(state, dict)
+                    for number, messages, frames in incoming + outgoing:
+                        self.assertIsInstance(number, int)
+                        self.assertIsInstance(messages, int)
+                        self.assertIsInstance(frames, bytes)
+            file.close()
+
+    def test_schemaIsNoText(self) -> None:
+        """
+        A schema that is not UTF-8 is damage.
+        """
+        self.open().close()
+        content = self.path.read_bytes()
+        self.path.write_bytes(content.replace(b"CREATE TABLE", b"CREATE \xff\xffBLE"))
+        self.refuses("is damaged")
+
+    def test_tableMissing(self) -> None:
+        """
+        Tables that are not there are damage.
+        """
+        self.open().close()
+        self.execute("DROP TABLE blob")
+        error = self.assertRaises(SpoolError, self.open().load)
+        self.assertIn("no such table", str(error))
+
+    def test_badState(self) -> None:
+        """
+        A state that is no JSON object is damage.
+        """
+        self.write(self.open(), Blob(0, 1, b"x"))
+        for state, what in (("{", "Expecting"), ("[]", "no object")):
+            self.doCleanups()
+            self.execute(f"UPDATE session SET state = '{state}'")
+            error = self.assertRaises(SpoolError, self.open().load)
+            self.assertIn(what, str(error))
+
+    def test_noSession(self) -> None:
+        """
+        Messages of a session that is not there are damage.
+        """
+        self.open().close()
+        self.execute("INSERT INTO blob VALUES (7, 0, 0, 1, x'00')")
+        error = self.assertRaises(SpoolError, self.open().load)
+        self.assertIn("messages of no session", str(error))
+
+    def test_log(self) -> None:
+        """
+        A log that ends in the middle of a batch, as a process leaves it that dies,
+        has all batches before.
+        """
+        file = self.open()
+        for number in range(3):
+            self.write(file, Blob(number, 1, b"x" * 5000))
+        copy = self.directory / "copy"
+        copy.write_bytes(self.path.read_bytes())
+        log = Path(f"{self.path}-wal").read_bytes()
+        Path(f"{copy}-wal").write_bytes(log[:-100])
+        for path in (copy, Path(f"{copy}-wal")):
+            path.chmod(0o600)
+        self.path = copy
+        [stored] = self.open().load()
+        self.assertEqual([blob.number for blob in stored.incoming], [0, 1])
+
+
+class WriteTests(SpoolFileTestCase):
+    """
+    What was written is read again.
+    """
+
+    def reopened(self, file: SpoolFile) -> list[Stored]:
+        """
+        Read a file anew.
+
+        @param file: the file, open.
+        """
+        file.close()
+        return self.open().load()
+
+    def test_roundTrip(self) -> None:
+        """
+        Sessions come in the order in which they were first put, their messages by
+        number, each direction for itself; nothing is lost of keys, states, frames.
+        """
+        for full in (False, True):
+            with self.subTest(full=full):
+                self.path = self.directory / f"spool{full}"
+                first, second = Changes(), Changes()
+                first.put(PEER, {"a": 1})
+                second.put("", {})
+                frames = bytes(range(256)) * 400
+                first.append(False, Blob(2**62, 3, frames))
+                second.append(True, Blob(5, 2, b""))
+                second.append(True, Blob(7, 1, b"\0"))
+                second.append(False, Blob(5, 1, b"5"))
+                file = self.open(full)
+                file.write({OTHER: first, NAME: second})
+                again = Changes()
+                again.put(PEER, {"b": 2})
+                again.append(False, Blob(2**62 + 3, 1, b""))
+                file.write({OTHER: again})
+                expected = [
+                    Stored(
+                        OTHER,
+                        PEER,
+                        {"b": 2},
+                        [Blob(2**62, 3, frames), Blob(2**62 + 3, 1, b"")],
+                        [],
+                    ),
+                    Stored(
+                        NAME,
+                        "",
+                        {},
+                        [Blob(5, 1, b"5")],
+                        [Blob(5, 2, b""), Blob(7, 1, b"\0")],
+                    ),
+                ]
+                self.assertEqual(file.load(), expected)
+                self.assertEqual(self.reopened(file), expected)
+
+    def test_state(self) -> None:
+        """
+        The state is read as it was put.
+        """
+        file, changes = self.open(), Changes()
+        state = {"a": [1, -0.5, None, True, "\ud800é"], "": {}}
+        changes.put(PEER, state)
+        file.write({NAME: changes})
+        self.assertEqual(self.reopened(file)[0].state, state)
+
+    def test_discard(self) -> None:
+        """
+        Only what lies wholly below the number goes, and only in that direction.
+        """
+        for before, left in (
+            (0, [0, 3, 4]),
+            (2, [0, 3, 4]),
+            (3, [3, 4]),
+            (4, [4]),
+            (5, [4]),
+            (6, []),
+            (2**62, []),
+        ):
+            self.path = self.directory / str(before)
+            file, changes = self.open(), Changes()
+            for outgoing in (False, True):
+                for blob in (Blob(0, 3, b"0"), Blob(3, 1, b"3"), Blob(4, 2, b"4")):
+                    self.write(file, blob, outgoing=outgoing)
+            changes.discard(True, before)
+            file.write({NAME: changes})
+            [stored] = self.reopened(file)
+            self.assertEqual([blob.number for blob in stored.outgoing], left)
+            self.assertEqual([blob.number for blob in stored.incoming], [0, 3, 4])
+
+    def test_drop(self) -> None:
+        """
+        A session that is dropped goes with its messages, and no other.
+        """
+        file, other = self.open(), Changes()
+        other.put(PEER, {})
+        other.append(True, Blob(0, 1, b"other"))
+        self.write(file, Blob(0, 1, b"x"))
+        file.write({OTHER: other})
+        file.write({NAME: Changes(dropped=True)})
+        [stored] = self.reopened(file)
+        self.assertEqual((stored.name, len(stored.outgoing)), (OTHER, 1))
+
+    def test_dropAndPut(self) -> None:
+        """
+        A session that is dropped and put again has only what is new.
+        """
+        file, changes = self.open(), Changes(dropped=True)
+        self.write(file, Blob(0, 1, b"old"))
+        changes.put(PEER, {"new": 1})
+        changes.append(True, Blob(0, 1, b"new"))
+        file.write({NAME: changes})
+        [stored] = self.reopened(file)
+        self.assertEqual(
+            stored, Stored(NAME, PEER, {"new": 1}, [], [Blob(0, 1, b"new")])
+        )
+
+    def test_noSession(self) -> None:
+        """
+        Messages of no session are not kept.
+        """
+        file, changes = self.open(), Changes()
+        changes.append(True, Blob(0, 1, b"x"))
+        changes.discard(True, 0)
+        file.write({NAME: changes})
+        self.assertEqual(self.reopened(file), [])
+
+    def test_sameNumber(self) -> None:
+        """
+        Messages with a number that was there take its place.
+        """
+        file = self.open()
+        self.write(file, Blob(0, 1, b"old"))
+        self.write(file, Blob(0, 2, b"new"))
+        self.assertEqual(self.reopened(file)[0].incoming, [Blob(0, 2, b"new")])
+
+    def test_allOrNothing(self) -> None:
+        """
+        Of a batch that fails in the middle nothing is written, and the file works.
+        """
+        file, bad = self.open(), Changes()
+        self.write(file, Blob(0, 1, b"x"))
+        bad.put(PEER, {})
+        bad.append(False, Blob(2**63, 1, b""))
+        good = Changes()
+        good.put(PEER, {})
+        good.discard(False, 1)
+        self.assertRaises(OverflowError, file.write, {NAME: good, OTHER: bad})
+        self.assertEqual(file.load()[0].incoming, [Blob(0, 1, b"x")])
+        with noRoom():
+            self.assertRaises(sqlite3.Error, file.write, {NAME: good})
+        self.write(file, Blob(1, 1, b"y"))
+        self.assertEqual(len(self.reopened(file)[0].incoming), 2)
+
+    def test_space(self) -> None:
+        """
+        The space of what was forgotten is used again, and the log with it.
+        """
+        file = self.open()
+        for number in range(200):
+            changes = Changes()
+            changes.put(PEER, {})
+            changes.discard(False, number - 5)
+            changes.append(False, Blob(number, 1, bytes(1 << 16)))
+            file.write({NAME: changes})
+        sizes = [path.stat().st_size for path in (self.path, Path(f"{self.path}-wal"))]
+        self.assertLess(sizes[0], 1 << 20)
+        self.assertLess(sizes[1], 6 << 20)
+
+    def test_largeBatch(self) -> None:
+        """
+        The log of a batch of any size does not stay.
+        """
+        file = self.open()
+        self.write(file, *(Blob(number, 1, bytes(1 << 20)) for number in range(20)))
+        self.write(file, Blob(20, 1, b""))
+        log = Path(f"{self.path}-wal")
+        self.assertLessEqual(log.stat().st_size, MAX_LOG)
+        file.close()
+        self.assertFalse(log.exists())
+
+
+class ChangesTests(FilesTestCase):
+    """
+    What was noted is brought together before it is written.
+    """
+
+    def test_state(self) -> None:
+        """
+        The state is taken as it is; what is no JSON is refused at once.
+        """
+        changes, state = Changes(), {"a": 1}
+        changes.put(PEER, state)
+        state["a"] = 2
+        self.assertEqual(changes.record, (PEER, '{"a":1}'))
+        self.assertRaises(TypeError, changes.put, PEER, {"a": b""})
+        self.assertRaises(ValueError, changes.put, PEER, {"a": float("nan")})
+
+    def test_discard(self) -> None:
+        """
+        What is forgotten before it was written is not written.
+        """
+        changes = Changes()
+        changes.append(True, Blob(0, 3, b""))
+        changes.append(True, Blob(3, 3, b""))
+        changes.append(False, Blob(0, 1, b""))
+        changes.discard(True, 5)
+        changes.discard(True, 2)
+        self.assertEqual(
+            [list(blobs) for blobs in changes.blobs],
+            [[Blob(0, 1, b"")], [Blob(3, 3, b"")]],
+        )
+        self.assertEqual(changes.before, [0, 5])
+
+    def test_add(self) -> None:
+        """
+        What is done later is done to what was to be written, too.
+        """
+        older, newer = Changes(dropped=True), Changes()
+        older.put(PEER, {"a": 1})
+        for number in range(3):
+            older.append(True, Blob(number, 1, b""))
+        newer.discard(True, 2)
+        newer.append(True, Blob(3, 1, b""))
+        older.add(newer)
+        self.assertTrue(older.dropped)
+        self.assertEqual(older.record, (PEER, '{"a":1}'))
+        self.assertEqual([blob.number for blob in older.blobs[True]], [2, 3])
+        self.assertEqual(older.before, [0, 2])
+        newer.put(PEER, {"b": 2})
+        older.add(newer)
+        self.assertEqual(older.record, (PEER, '{"b":2}'))

@@ -1,0 +1,195 @@
+"""
+The programs of the README and of C{examples}, each run as a process, as somebody
+runs it who has pasted it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import socket
+import sys
+
+from tests import ROOT
+from tests.blocking.test_network import freePort
+from tests.system.test_commands import AT, TWISTD, Process, ProcessTestCase
+
+EXAMPLES = ROOT / "examples"
+
+# Runs a program, and says on standard output where it listens.
+LOUD = """
+import sys
+from twisted.python.log import startLogging
+startLogging(sys.stdout, setStdout=False)
+exec(open(sys.argv.pop(1)).read())
+"""
+
+
+def readmePrograms() -> list[str]:
+    """
+    Take the programs out of the README, in order: a server and a client with
+    Twisted, and both without.
+    """
+    text = (ROOT / "README.md").read_text("utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return [block for block in blocks if block.startswith("from ")]
+
+
+class ExampleTestCase(ProcessTestCase):
+    """
+    Tests that run programs.
+    """
+
+    def program(self, text: str, port: int | str, loud: bool = False) -> Process:
+        """
+        Start a program with another port than the one it names.
+
+        @param text: the program.
+        @param port: the port; 0 for any.
+        @param loud: whether it is to say where it listens.
+        """
+        changed, count = re.subn(r"\b876[56]\b", str(port), text)
+        self.assertGreater(count, 0)
+        path = self.home / f"program{len(list(self.home.iterdir()))}.py"
+        path.write_text(changed, "utf-8")
+        return self.start("-u", *(("-c", LOUD) if loud else ()), str(path))
+
+    def example(self, name: str, endpoint: str) -> Process:
+        """
+        Start an example that is told its port.
+
+        @param name: its file.
+        @param endpoint: of the server that it is to talk to.
+        """
+        return self.start(str(EXAMPLES / name), endpoint.rpartition(":")[2])
+
+    def assertPrints(self, program: Process, output: str) -> None:
+        """
+        Check that a program ends, without a word but those expected.
+
+        @param program: the program.
+        @param output: all of its standard output.
+        """
+        status = program.wait()
+        self.assertEqual((program.errors, program.output, status), ("", output, 0))
+
+
+class ReadmeTests(ExampleTestCase):
+    """
+    What the README shows runs.
+    """
+
+    def test_same(self) -> None:
+        """
+        C{twisted_server.py} and C{twisted_client.py} are the README's programs.
+        """
+        texts = [
+            (EXAMPLES / name).read_text("utf-8")
+            for name in ("twisted_server.py", "twisted_client.py")
+        ]
+        self.assertEqual(texts, readmePrograms()[:2])
+
+    def test_twisted(self) -> None:
+        """
+        The client is answered, and the server says who comes and goes until Ctrl-C.
+        """
+        serverText, clientText, _ = readmePrograms()
+        server = self.program(serverText, 0, loud=True)
+        port = server.expect(r"starting on (\d+)$")[1]
+        self.assertPrints(self.program(clientText, port), "you said 'hello'\n")
+        server.expect(r"^here is \('127\.0\.0\.1', \d+\) \S{44}$")
+        server.expect(r"^gone is \('127\.0\.0\.1', \d+\) .*code 1000")
+        server.process.send_signal(signal.SIGINT)
+        self.assertIn(server.wait(), (0, -signal.SIGINT))
+        self.assertNotIn("Traceback", server.said())
+
+    def test_blocking(self) -> None:
+        """
+        Server and client in one, without a reactor in sight.
+        """
+        program = self.program(readmePrograms()[2], freePort())
+        self.assertEqual((program.wait(), program.errors), (0, ""))
+        self.assertRegex(
+            program.output,
+            r"\A\(\('127\.0\.0\.1', \d+\), .*'text or bytes'.*\)\n\Z",
+        )
+
+
+class AsyncioTests(ExampleTestCase):
+    """
+    Programs of asyncio's.
+    """
+
+    def test_program(self) -> None:
+        """
+        One with a loop of its own, that Twisted runs on.
+        """
+        _, endpoint = self.serve("--handler", "echo")
+        program = self.example("asyncio_program.py", endpoint)
+        self.assertPrints(program, "one\ntwo\nthree\n")
+
+    def test_run(self) -> None:
+        """
+        One that keeps its C{asyncio.run}.
+        """
+        _, endpoint = self.serve("--handler", "echo")
+        self.assertPrints(self.example("asyncio_run.py", endpoint), "hello\n")
+
+
+class ServerTests(ExampleTestCase):
+    """
+    Servers that C{twistd} runs.
+    """
+
+    def tac(self, listen: str) -> Process:
+        """
+        Start the application.
+
+        @param listen: where it is to listen.
+        """
+        self.patch(os, "environ", os.environ | {"LISTEN": listen})
+        tac = str(EXAMPLES / "server.tac")
+        return self.start("-c", TWISTD, "-n", "--pidfile=", "-y", tac)
+
+    def test_tac(self) -> None:
+        """
+        The application tells the time, and says goodbye when it is stopped.
+        """
+        server = self.tac("tcp:0:interface=127.0.0.1")
+        where = server.expect(r"listening on (127\.0\.0\.1:\d+) with")[1]
+        client = self.connect(f"tcp:{where}")
+        client.expect(f"^{AT} {AT}$")
+        server.process.terminate()
+        self.assertLeft(client)
+        server.wait()
+        self.assertIn("Server Shut Down", server.output)
+        self.assertNotIn("Traceback", server.said())
+
+    def test_tacInUse(self) -> None:
+        """
+        Where it cannot listen, it does not start.
+        """
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            server = self.tac(f"tcp:{taken.getsockname()[1]}:interface=127.0.0.1")
+            self.assertEqual(server.wait(), 1, server.said())
+        self.assertIn("CannotListenError: Couldn't listen on", server.output)
+
+    def test_handlerPlugin(self) -> None:
+        """
+        With its folder on the path, a handler of one's own has a name.
+        """
+        folder = self.home / "plugin"  # a copy, since Twisted keeps a cache beside it
+        shutil.copytree(EXAMPLES / "handler_plugin", folder)
+        self.patch(sys, "path", [*sys.path, str(folder)])
+        _, endpoint = self.serve("--handler", "shout")
+        client = self.connect(endpoint)
+        client.expect(f"^{AT} 1 here$")
+        client.type("hello\n")
+        client.expect(f"^{AT} HELLO$")
+        client.end()
+        self.assertEqual(client.wait(), 0, client.said())
+        usage = self.twistd("--help")
+        usage.expect(r"shout:\s+text\s+comes\s+back\s+in\s+capitals")
+        self.assertEqual(usage.wait(), 0)

@@ -1,0 +1,153 @@
+"""
+We are compatible with more than ourselves: a client that shares no code with
+us, L{tests.support.foreign}, talks to our server over real sockets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from typing import Any
+
+from cryptography.exceptions import InvalidTag
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred, inlineCallbacks
+from twisted.internet.threads import deferToThread
+from twisted.trial.unittest import TestCase
+from zope.interface import implementer
+
+from aesm import Connection, IMessageHandler, Packet, PrivateKey, Server, listen
+from aesm.core.channel.settings import SUITES, defaultSuites, withPSK
+from aesm.errors import AESMError
+from tests.support import foreign
+
+PSK = bytes(range(32))
+
+
+@implementer(IMessageHandler)
+class Echo:
+    """
+    Sends back what comes.
+    """
+
+    def connectionAccepted(self, connection: Connection) -> None:
+        """
+        Nothing to do.
+        """
+
+    def packetReceived(self, connection: Connection, packet: Packet) -> None:
+        """
+        Send it back.
+        """
+        assert packet.data is not None
+        connection.sendData(packet.data)
+
+    def connectionLost(self, connection: Connection, reason: AESMError) -> None:
+        """
+        Nothing to do.
+        """
+
+
+class ForeignTests(TestCase):
+    """
+    A foreign client and our server.
+    """
+
+    timeout = 120
+
+    @inlineCallbacks
+    def talk(
+        self, use: Callable[[int], None], **options: Any
+    ) -> Generator[Deferred[Any], Any, None]:
+        """
+        Start a server, and let a function talk to it from a thread.
+
+        @param use: called with the port.
+        @param options: of the server.
+        @return: fires when both are done.
+        """
+        server: Server = yield listen(
+            reactor,
+            "tcp:0:interface=127.0.0.1",
+            key=PrivateKey.generate(),
+            handler=Echo(),
+            **options,
+        )
+        try:
+            yield deferToThread(use, int(server.address[1]))
+        finally:
+            yield server.stop()
+
+    def _converse(self, suite: str, psk: bytes | None) -> Deferred[None]:
+        """
+        Check one suite.
+
+        @param suite: the Noise protocol name.
+        @param psk: the pre-shared key, or None.
+        """
+
+        def use(port: int) -> None:
+            client = foreign.Client(port, suite, psk)
+            self.assertTrue(client.welcome["batch"])
+            for message in ("hello", "Grüße, 世界 🌍" * 5000, ""):
+                client.send(foreign.TEXT, message.encode())
+                self.assertEqual(client.readMessage(), message)
+            client.send(foreign.BINARY, bytes(range(256)) * 1000)
+            self.assertEqual(client.readMessage(), bytes(range(256)) * 1000)
+            self.assertEqual(client.close(), (1000, ""))
+
+        return self.talk(use, psk=psk)
+
+    @inlineCallbacks
+    def test_everySuite(self) -> Generator[Deferred[Any], Any, None]:
+        """
+        All suites that this machine can do work, with and without a
+        pre-shared key.
+        """
+        for suite in defaultSuites():
+            yield self._converse(suite, None)
+            yield self._converse(withPSK(suite), PSK)
+
+    def test_batch(self) -> Deferred[Any]:
+        """
+        A client that takes BATCH frames gets what was sent in one turn in one
+        of them, and one that does not gets each message in its own frame.
+        """
+
+        def use(port: int) -> None:
+            client = foreign.Client(port, SUITES[2], hello={"batch": True})
+            bodies = [b"one", "zwei ü".encode(), b""]
+            lengths = b"".join(len(body).to_bytes(4, "big") for body in bodies)
+            body = len(bodies).to_bytes(4, "big") + lengths + b"".join(bodies)
+            client.send(foreign.BATCH, body)
+            kinds = {}
+            while foreign.BATCH not in kinds:
+                kind, _, got = client.readFrame()
+                kinds[kind] = got
+            self.assertEqual(kinds[foreign.BATCH], body)
+            client.close()
+
+        return self.talk(use)
+
+    def test_silentWithPSK(self) -> Deferred[Any]:
+        """
+        A server with a pre-shared key sends not one byte to a client that does
+        not know it.
+        """
+
+        def use(port: int) -> None:
+            for suite, psk in ((SUITES[2], None), (withPSK(SUITES[2]), bytes(32))):
+                with self.assertRaises(ConnectionError):
+                    foreign.Client(port, suite, psk)
+
+        return self.talk(use, psk=PSK)
+
+    def test_otherName(self) -> Deferred[Any]:
+        """
+        A client of another application cannot finish the handshake.
+        """
+
+        def use(port: int) -> None:
+            with self.assertRaises(InvalidTag):
+                foreign.Client(port, SUITES[2], application="other")
+
+        return self.talk(use)

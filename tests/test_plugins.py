@@ -1,0 +1,229 @@
+"""
+Tests for L{aesm.plugins}: C{aesm:} strings, by the functions that read them
+everywhere.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, cast
+
+from twisted.internet import error, reactor
+from twisted.internet.endpoints import clientFromString, serverFromString
+from twisted.internet.interfaces import (
+    IStreamClientEndpointStringParserWithReactor,
+    IStreamServerEndpointStringParser,
+)
+from twisted.internet.testing import MemoryReactorClock
+from twisted.plugin import IPlugin, getPlugins
+from twisted.trial.unittest import SynchronousTestCase, TestCase
+from zope.interface.verify import verifyObject
+
+from aesm.errors import KeyFileError, UntrustedServer
+from aesm.plugins import ClientParser, ServerParser
+from aesm.trust.keys import PSK, PrivateKey
+from aesm.trust.servers import KnownServers
+from tests.support.helpers import CLIENT_KEY, SERVER_KEY
+from tests.support.transportcontract import Once, Recorder
+
+CLIENT = PrivateKey(CLIENT_KEY)
+SERVER = PrivateKey(SERVER_KEY)
+
+
+class StringTestCase(SynchronousTestCase):
+    """
+    Key files, and a reactor in memory.
+    """
+
+    def setUp(self) -> None:
+        """
+        Make them.
+        """
+        self.directory = Path(self.mktemp())
+        self.directory.mkdir()
+        self.patch(
+            os, "environ", {**os.environ, "AESM_HOME": str(self.directory / "home")}
+        )
+        self.memory = MemoryReactorClock()
+
+    def path(self, name: str) -> str:
+        """
+        Name a file, as it stands in a string.
+
+        @param name: which.
+        """
+        return str(self.directory / name)
+
+    def server(self, string: str) -> Any:
+        """
+        Read a server's string.
+
+        @param string: the string.
+        """
+        return serverFromString(self.memory, string)
+
+    def client(self, string: str) -> Any:
+        """
+        Read a client's string.
+
+        @param string: the string.
+        """
+        return clientFromString(self.memory, string)
+
+
+class PluginTests(SynchronousTestCase):
+    """
+    Twisted finds the parsers.
+    """
+
+    def test_found(self) -> None:
+        """
+        There is one of each for C{aesm}.
+        """
+        for interface, parser in (
+            (IStreamServerEndpointStringParser, ServerParser),
+            (IStreamClientEndpointStringParserWithReactor, ClientParser),
+        ):
+            found = [p for p in getPlugins(interface) if cast(Any, p).prefix == "aesm"]
+            self.assertEqual([type(p) for p in found], [parser])
+            verifyObject(IPlugin, found[0])
+            verifyObject(interface, found[0])
+
+
+class FormTests(StringTestCase):
+    """
+    What a string looks like.
+    """
+
+    def test_server(self) -> None:
+        """
+        The endpoint inside comes first or after C{endpoint=}, with a C{=} of its own
+        written C{\\=} in the first form.
+        """
+        for string in (
+            r"aesm:tcp\:8443\:interface\=127.0.0.1",
+            r"aesm:endpoint=tcp\:8443\:interface=127.0.0.1",
+            r"aesm:name=x:tcp\:8443\:interface\=127.0.0.1",
+            r"aesm:endpoint=tcp\:8443\:interface=127.0.0.1:name=",
+        ):
+            self.server(string).listen(Once(Recorder()))
+            port, _, _, interface = self.memory.tcpServers.pop()
+            self.assertEqual((port, interface), (8443, "127.0.0.1"))
+
+    def test_client(self) -> None:
+        """
+        The same for clients.
+        """
+        for string in (
+            r"aesm:tcp\:example.org\:8443",
+            r"aesm:endpoint=tcp\:host=example.org\:port=8443",
+        ):
+            self.client(string)
+
+    def test_wrong(self) -> None:
+        """
+        What is wrong is said, with what would be right.
+        """
+        tooMany = r"colons are written \\:"
+        for string, message in (
+            ("aesm:", r"missing: write aesm:endpoint=tcp\\:8443"),
+            ("aesm:name=x", "missing"),
+            ("aesm:endpoint=", "endpoint= is empty"),
+            ("aesm:tcp:8443", tooMany),
+            (r"aesm:tcp\:8443:endpoint=tcp\:8444", tooMany),
+            (r"aesm:tcp\:8443\:interface=127.0.0.1", r"written \\="),
+            (r"aesm:tcp\:8443:key=", "key= is empty"),
+            (r"aesm:tcp\:8443:psks=x", "did you mean psk"),
+            (r"aesm:tcp\:8443:Name=x", "did you mean name"),
+            (r"aesm:tcp\:8443:reactor=x", "no keyword 'reactor': use endpoint, key"),
+            (r"aesm:tcp\:8443:self=x", "no keyword 'self'"),
+        ):
+            for read in (self.server, self.client):
+                with self.assertRaisesRegex(ValueError, f"aesm: .*{message}"):
+                    read(string)
+        with self.assertRaisesRegex(ValueError, "did you mean authorizedKeys"):
+            self.server(r"aesm:tcp\:8443:authorized_keys=x")
+        with self.assertRaisesRegex(ValueError, "did you mean knownServers"):
+            self.client(r"aesm:tcp\:h\:8443:knownservers=x")
+        with self.assertRaisesRegex(ValueError, "authorizedKeys is for servers only"):
+            self.client(r"aesm:tcp\:h\:8443:authorizedKeys=x")
+        for word in ("knownServers", "pinned"):
+            with self.assertRaisesRegex(ValueError, f"{word} is for clients only"):
+                self.server(rf"aesm:tcp\:8443:{word}=x")
+        with self.assertRaisesRegex(ValueError, "either pinned= .* or knownServers="):
+            self.client(r"aesm:tcp\:h\:8443:pinned=x:knownServers=y")
+        with self.assertRaisesRegex(ValueError, "public key is 44 characters"):
+            self.client(r"aesm:tcp\:h\:8443:pinned=x")
+
+    def test_inside(self) -> None:
+        """
+        What is wrong with the endpoint inside is that endpoint's to say.
+        """
+        for read in (self.server, self.client):
+            with self.assertRaisesRegex(ValueError, "Unknown endpoint type: 'no'"):
+                read("aesm:no")
+
+    def test_files(self) -> None:
+        """
+        A file that is missing is named.
+        """
+        for word in ("key", "psk", "authorizedKeys"):
+            with self.assertRaisesRegex(KeyFileError, self.path("gone")):
+                self.server(rf"aesm:tcp\:8443:{word}={self.path('gone')}")
+
+
+class EndToEndTests(TestCase):
+    """
+    Both strings together, over a real socket.
+    """
+
+    timeout = 120
+
+    async def test_all(self) -> None:
+        """
+        Every keyword does what it says.
+        """
+        directory = Path(self.mktemp())
+        directory.mkdir()
+        CLIENT.save(directory / "client.key")
+        SERVER.save(directory / "server.key")
+        PSK.generate().save(directory / "psk")
+        (directory / "clients").write_text(f"{CLIENT.publicKey} ann\n")
+        both = f"psk={directory / 'psk'}:name=test"
+        inner = Recorder()
+        port = await serverFromString(
+            cast(Any, reactor),
+            rf"aesm:tcp\:0\:interface\=127.0.0.1:key={directory / 'server.key'}:"
+            rf"authorizedKeys={directory / 'clients'}:{both}",
+        ).listen(Once(inner))
+        self.addCleanup(port.stopListening)
+        where = rf"tcp\:127.0.0.1\:{cast(Any, port.getHost()).port}"
+
+        async def connect(more: str) -> Recorder:
+            """
+            Connect and close.
+
+            @param more: keywords.
+            """
+            protocol = Recorder()
+            endpoint = clientFromString(
+                cast(Any, reactor),
+                f"aesm:{where}:key={directory / 'client.key'}:{both}:{more}",
+            )
+            await endpoint.connect(Once(protocol))
+            protocol.transport.loseConnection()
+            await protocol.lost
+            self.assertIsInstance(protocol.reasons[0], error.ConnectionDone)
+            return protocol
+
+        known = directory / "known"
+        await connect(f"knownServers={known}")
+        self.assertEqual(
+            [key for _, key in KnownServers(known).entries()], [SERVER.publicKey]
+        )
+        for pinned in (SERVER.publicKey, f"{CLIENT.publicKey},{SERVER.publicKey}"):
+            inner.__init__()  # type: ignore[misc]
+            await connect(f"pinned={pinned}")
+        with self.assertRaises(UntrustedServer):
+            await connect(f"pinned={CLIENT.publicKey}")

@@ -1,0 +1,244 @@
+"""
+Tests for L{aesm.trust.clients}.
+"""
+
+from __future__ import annotations
+
+import os
+
+from twisted.internet.address import IPv4Address
+from twisted.logger import LogLevel, capturedLogs
+from zope.interface.verify import verifyObject
+
+from aesm.errors import KeyFileError
+from aesm.interfaces import IClientPolicy
+from aesm.trust.clients import AuthorizedKeys
+from aesm.trust.keys import PublicKey
+from tests.trust.test_files import FilesTestCase
+
+ONE, TWO, THREE = (PublicKey(bytes([number]) * 32) for number in (1, 2, 3))
+ADDRESS = IPv4Address("TCP", "127.0.0.1", 50000)
+
+
+class AuthorizedKeysTests(FilesTestCase):
+    """
+    Tests for L{AuthorizedKeys}.
+    """
+
+    def authorize(self, *lines: str) -> None:
+        """
+        Replace the file.
+
+        @param lines: what it says.
+        """
+        new = self.directory / "new"
+        new.write_text("".join(f"{line}\n" for line in lines), "utf-8")
+        new.chmod(0o600)
+        new.rename(self.path)
+
+    def load(self, *lines: str) -> AuthorizedKeys:
+        """
+        Write a file and read it.
+
+        @param lines: what it says.
+        @return: what it lets in.
+        """
+        self.authorize(*lines)
+        return AuthorizedKeys(self.path)
+
+    def test_interface(self) -> None:
+        """
+        It is a client policy.
+        """
+        verifyObject(IClientPolicy, self.load())
+
+    def test_names(self) -> None:
+        """
+        Keys have their names, several keys the same if so written; other keys
+        are refused.
+        """
+        clients = self.load(
+            "# friends", "", f"{ONE} alice", f" \t{TWO}\talice \r", "  # more"
+        )
+        self.assertEqual(clients.checkClient(PublicKey(ONE.raw), ADDRESS), "alice")
+        self.assertEqual(clients.checkClient(TWO, ADDRESS), "alice")
+        self.assertIsNone(clients.checkClient(THREE, ADDRESS))
+
+    def test_nobody(self) -> None:
+        """
+        An empty file lets nobody in.
+        """
+        self.assertIsNone(self.load().checkClient(ONE, ADDRESS))
+
+    def test_printableNames(self) -> None:
+        """
+        A name is 1 to 64 characters that print, of any script.
+        """
+        for name in ("a", "a" * 64, "é" * 64, "жук", "alice@home#1", "\N{BUG}"):
+            clients = self.load(f"{ONE} {name}")
+            self.assertEqual(clients.checkClient(ONE, ADDRESS), name)
+
+    def test_badLines(self) -> None:
+        """
+        Any other line is an error that names it.
+        """
+        for bad in (
+            f"{ONE}",
+            "alice",
+            f"alice {ONE}",
+            f"{ONE} alice bob",
+            f"{ONE} alice # home",
+            f"{ONE} {'a' * 65}",
+            f"{ONE} a\x00b",
+            f"{ONE} a\x1b[31m",
+            f"{ONE} a\u202eb",
+            f"{ONE} a\u200bb",
+            f"{ONE} a\u00adb",
+            f"{ONE} a\u00a0b",
+            f"{ONE} \u2028",
+            f"{str(ONE)[:-1]} alice",
+            f"{str(ONE)[:-2]}F= alice",
+            f"ssh-ed25519 {ONE}",
+            f"{TWO} bob2",
+        ):
+            self.authorize("# first", f"{TWO} bob", bad)
+            error = self.refused(AuthorizedKeys, self.path)
+            self.assertIn(f"line 3 of {self.path}", str(error))
+
+    def test_notUTF8(self) -> None:
+        """
+        A name in another encoding is not guessed, but a comment may be in any.
+        """
+        self.put(b"# caf\xe9\n" + f"{ONE} caf\xe9\n".encode("latin-1"))
+        self.assertIn("line 2 of", str(self.refused(AuthorizedKeys, self.path)))
+        self.put(b"# caf\xe9\r\n" + f"{ONE} café\r\n".encode())
+        self.assertEqual(AuthorizedKeys(self.path).checkClient(ONE, ADDRESS), "café")
+
+    def test_missing(self) -> None:
+        """
+        Without a file there is no object, and the error says what to write.
+        """
+        error = self.refused(AuthorizedKeys, str(self.path))
+        self.assertIn("`KEY NAME`", str(error))
+
+    def test_readableByAll(self) -> None:
+        """
+        Others may read the file, but not write it.
+        """
+        self.put(f"{ONE} alice\n".encode(), 0o644)
+        AuthorizedKeys(self.path)
+        for mode in (0o664, 0o646):
+            self.path.chmod(mode)
+            error = self.refused(AuthorizedKeys, self.path)
+            self.assertIn(f"`chmod go-w {self.path}`", str(error))
+
+    def test_kinds(self) -> None:
+        """
+        A link to a file will do; a dangling one, a directory and a FIFO will not.
+        """
+        self.authorize(f"{ONE} alice")
+        target = self.path
+        self.path = self.directory / "link"
+        self.path.symlink_to(target.name)
+        self.assertEqual(AuthorizedKeys(self.path).checkClient(ONE, ADDRESS), "alice")
+        target.unlink()
+        self.refused(AuthorizedKeys, self.path)
+        self.path.unlink()
+        os.mkfifo(self.path, 0o600)
+        self.refused(AuthorizedKeys, self.path)
+        self.path.unlink()
+        self.path.mkdir()
+        self.refused(AuthorizedKeys, self.path)
+
+    def test_unchanged(self) -> None:
+        """
+        A file that is the same as before is not read again.
+        """
+        clients = self.load(f"{ONE} alice")
+        self.patch(os, "open", None)
+        self.assertEqual(clients.reload(), frozenset())
+        self.assertEqual(clients.checkClient(ONE, ADDRESS), "alice")
+
+    def test_reload(self) -> None:
+        """
+        What the file says now is in force, and the keys taken out are returned,
+        once.
+        """
+        clients = self.load(f"{ONE} alice", f"{TWO} bob")
+        self.authorize(f"{TWO} robert", f"{THREE} carol")
+        self.assertEqual(clients.reload(), frozenset([ONE]))
+        self.assertIsNone(clients.checkClient(ONE, ADDRESS))
+        self.assertEqual(clients.checkClient(TWO, ADDRESS), "robert")
+        self.assertEqual(clients.checkClient(THREE, ADDRESS), "carol")
+        self.assertEqual(clients.reload(), frozenset())
+        self.authorize()
+        self.assertEqual(clients.reload(), frozenset([TWO, THREE]))
+
+    def test_reloadInPlace(self) -> None:
+        """
+        A change of size within the same file is seen.
+        """
+        clients = self.load(f"{ONE} alice")
+        with self.path.open("a") as file:
+            file.write(f"{TWO} bob\n")
+        self.assertEqual(clients.reload(), frozenset())
+        self.assertEqual(clients.checkClient(TWO, ADDRESS), "bob")
+
+    def test_reloadThroughLink(self) -> None:
+        """
+        A link that is switched to another file is seen.
+        """
+        self.authorize(f"{ONE} alice")
+        self.path.rename(self.directory / "1")
+        self.path.symlink_to("1")
+        clients = AuthorizedKeys(self.path)
+        self.path.unlink()
+        self.authorize(f"{TWO} alice")
+        self.path.rename(self.directory / "2")
+        self.path.symlink_to("2")
+        self.assertEqual(clients.reload(), frozenset([ONE]))
+
+    def assertKept(self, clients: AuthorizedKeys, part: str) -> None:
+        """
+        Reload several times, and insist on one warning and the old keys.
+
+        @param clients: what has alice in it.
+        @param part: what the warning says.
+        """
+        with capturedLogs() as events:
+            for _ in range(3):
+                self.assertEqual(clients.reload(), frozenset())
+        self.assertEqual(clients.checkClient(ONE, ADDRESS), "alice")
+        [event] = events
+        self.assertEqual(event["log_namespace"], "aesm.trust")
+        self.assertEqual(event["log_level"], LogLevel.warn)
+        self.assertEqual(event["path"], str(self.path))
+        self.assertIn(part, event["error"])
+        self.assertEqual(event["count"], 1)
+
+    def test_reloadBad(self) -> None:
+        """
+        Whatever cannot be used leaves the old keys in force, with one warning for
+        each change, until it can be used again.
+        """
+        clients = self.load(f"{ONE} alice")
+        self.authorize(f"{TWO} bob", "oops")
+        self.assertKept(clients, f"line 2 of {self.path}")
+        self.path.unlink()
+        self.assertKept(clients, "no authorized-keys file")
+        self.authorize("oops")
+        self.assertKept(clients, f"line 1 of {self.path}")
+        self.authorize(f"{TWO} bob")
+        self.path.chmod(0o666)
+        self.assertKept(clients, "chmod go-w")
+        self.path.chmod(0o600)
+        self.assertEqual(clients.reload(), frozenset([ONE]))
+        self.assertEqual(clients.checkClient(TWO, ADDRESS), "bob")
+
+    def test_keyFileErrorOnly(self) -> None:
+        """
+        A path that leads through a file is an error like any other.
+        """
+        self.put(b"")
+        self.path = self.path / "more"
+        self.assertRaises(KeyFileError, AuthorizedKeys, self.path)

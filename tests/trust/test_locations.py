@@ -1,0 +1,60 @@
+"""
+Tests for L{aesm.trust.locations}.
+"""
+
+from __future__ import annotations
+
+from twisted.internet.address import (
+    HostnameAddress,
+    IPv4Address,
+    IPv6Address,
+    UNIXAddress,
+)
+from twisted.trial.unittest import SynchronousTestCase
+
+from aesm.trust.locations import locationOf, locationOfAddress
+
+
+class LocationTests(SynchronousTestCase):
+    """
+    L{locationOf} names what a string dials.
+    """
+
+    def test_strings(self) -> None:
+        """
+        Host and port, a path, or the string itself.
+        """
+        for endpoint, location in (
+            ("tcp:example.org:8765", "example.org:8765"),
+            ("tcp:Example.ORG:8765:timeout=5", "example.org:8765"),
+            ("tcp:host=example.org:port=8765", "example.org:8765"),
+            ("tcp:port=8765:host=example.org", "example.org:8765"),
+            ("TCP:example.org:port=8765", "example.org:8765"),
+            (r"tcp:2001\:db8\:\:1:8765", "[2001:db8::1]:8765"),
+            (r"tcp:host=\:\:1:port=8765", "[::1]:8765"),
+            ("tls:example.org:443", "example.org:443"),
+            ("ssl:example.org:443:caCertsDir=x", "example.org:443"),
+            ("unix:/run/aesm", "unix:/run/aesm"),
+            ("unix:path=/run/aesm:timeout=3", "unix:/run/aesm"),
+            (r"unix:/run/a\\b", r"unix:/run/a\b"),
+            ("tor:abc.onion:80", "tor:abc.onion:80"),
+            ("tcp:", ":"),
+            ("", ""),
+        ):
+            self.assertEqual(locationOf(endpoint), location, endpoint)
+
+    def test_addresses(self) -> None:
+        """
+        Where no string is known, the transport's peer is taken.
+        """
+        for address, location in (
+            (IPv4Address("TCP", "192.0.2.1", 5), "192.0.2.1:5"),
+            (IPv6Address("TCP", "::1", 5), "[::1]:5"),
+            (UNIXAddress("/run/aesm"), "unix:/run/aesm"),
+            (
+                HostnameAddress(b"example.org", 5),
+                str(HostnameAddress(b"example.org", 5)),
+            ),
+            (UNIXAddress(None), str(UNIXAddress(None))),
+        ):
+            self.assertEqual(locationOfAddress(address), location)
