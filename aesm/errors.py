@@ -34,8 +34,11 @@ with whom, and what to do; programs read the attributes instead.
 
 from __future__ import annotations
 
+from enum import IntEnum
+
 __all__ = [
     "AESMError",
+    "CloseCode",
     "ConnectionClosed",
     "DecryptionError",
     "HandshakeError",
@@ -59,6 +62,28 @@ __all__ = [
     "Truncated",
     "UntrustedServer",
 ]
+
+
+class CloseCode(IntEnum):
+    """
+    Why a connection is closed, in a CLOSE or in the place of one.
+
+    @see: section 9 of docs/protocol.md; RFC 6455 section 7.4.1, whose numbers these
+        are
+    """
+
+    NORMAL = 1000
+    GOING_AWAY = 1001
+    PROTOCOL_ERROR = 1002
+    NO_CODE = 1005  # never on the wire: the peer ended its direction without a CLOSE
+    ABNORMAL = 1006  # never on the wire: the connection ended without one
+    INVALID_TEXT = 1007
+    NOT_ALLOWED = 1008
+    TOO_BIG = 1009
+    INTERNAL_ERROR = 1011
+    TRY_AGAIN_LATER = 1013
+    SLOW_CONSUMER = 4000
+    TAKEN_OVER = 4001
 
 
 class AESMError(Exception):
@@ -93,7 +118,7 @@ class OfferRefused(HandshakeError):
     is not authenticated.
 
     @ivar reason: the server's own words, printable ASCII.
-    @see: PROTOCOL section 2
+    @see: docs/protocol.md, section 2
     """
 
     def __init__(self, message: str, reason: str = "") -> None:
@@ -163,12 +188,14 @@ class ConnectionClosed(AESMError):
     The connection is over.  As the failure of a send: the peer may not have
     the message.
 
-    @ivar code: the close code, PROTOCOL section 9; 1006 (never on the wire,
+    @ivar code: the close code, docs/protocol.md, section 9; 1006 (never on the wire,
         RFC 6455 section 7.4.1) where the connection ended without one.
     @ivar reason: why, in words.
     """
 
-    def __init__(self, message: str, code: int = 1006, reason: str = "") -> None:
+    def __init__(
+        self, message: str, code: int = CloseCode.ABNORMAL, reason: str = ""
+    ) -> None:
         """
         @param message: what happened and what to do.
         @param code: the close code.
@@ -184,7 +211,7 @@ class Truncated(ConnectionClosed):
     The transport ended without the authenticated end of stream: cut off, by
     an accident or by somebody.
 
-    @see: PROTOCOL section 5
+    @see: docs/protocol.md, section 5
     """
 
 
@@ -192,7 +219,7 @@ class HeartbeatLost(ConnectionClosed):
     """
     Nothing came from the peer for two heartbeats.
 
-    @see: PROTOCOL section 8
+    @see: docs/protocol.md, section 8
     """
 
 
@@ -215,10 +242,10 @@ class ProtocolError(AESMError):
     """
     The peer broke the rules of AESM.
 
-    @cvar code: the close code that the peer is told, PROTOCOL section 9.
+    @cvar code: the close code that the peer is told, docs/protocol.md, section 9.
     """
 
-    code = 1002
+    code = CloseCode.PROTOCOL_ERROR
 
 
 class MessageTooBig(ProtocolError):
@@ -227,7 +254,7 @@ class MessageTooBig(ProtocolError):
     anything is sent; from a peer that sends one all the same, a protocol error.
     """
 
-    code = 1009
+    code = CloseCode.TOO_BIG
 
 
 class InvalidText(ProtocolError):
@@ -235,7 +262,7 @@ class InvalidText(ProtocolError):
     A text message, or a close reason, is not UTF-8.
     """
 
-    code = 1007
+    code = CloseCode.INVALID_TEXT
 
 
 class SendBufferFull(AESMError):
@@ -310,7 +337,7 @@ def closedByUs(code: int, reason: str) -> ConnectionClosed:
     """
     Say that it is we who close.
 
-    @param code: PROTOCOL section 9.
+    @param code: docs/protocol.md, section 9.
     @param reason: words for the peer.
     @return: the error.
     """

@@ -19,7 +19,7 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from aesm.errors import AESMError, ConnectionClosed, MessageTooBig
+from aesm.errors import AESMError, CloseCode, ConnectionClosed, MessageTooBig
 from aesm.interfaces import IMessageHandler
 from aesm.messages.acknowledgements import Acknowledgement
 
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from aesm.server.registry import Connections
 
 __all__ = ["Echo", "Relay", "inbox"]
-
-TOO_BIG = 1009  # close code, PROTOCOL section 9
 
 
 class _Handler:
@@ -139,7 +137,7 @@ def _ebRefused(failure: Failure, connection: Connection) -> None:
     @param connection: its connection.
     """
     failure.trap(MessageTooBig)
-    connection.closeWith(TOO_BIG, "a message for you is larger than you take")
+    connection.closeWith(CloseCode.TOO_BIG, "a message for you is larger than you take")
 
 
 def _ebGone(failure: Failure) -> None:

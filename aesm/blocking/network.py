@@ -30,7 +30,7 @@ from twisted.python.threadable import isInIOThread
 
 from aesm.blocking.reactorthread import forbidWaiting, theBridge
 from aesm.blocking.threaded import SharedFactory, SharedService
-from aesm.client.stream import JoinedStream
+from aesm.client.stream import SessionStream
 from aesm.core.messages.hello import DEFAULT_SEND_BUFFER
 from aesm.errors import ConnectionClosed, SendBufferFull, closedError
 from aesm.messages.address import Address
@@ -266,7 +266,7 @@ class ClientNetwork(_Network):
 
     When its connection is cut, it makes another one, over which its session goes
     on, until it is stopped or there is a failure that will not pass
-    (L{mayPass<aesm.client.retry.mayPass>}).
+    (L{isTransient<aesm.client.retry.isTransient>}).
     """
 
     def __init__(self, host: str, port: int, **options: Any) -> None:
@@ -301,7 +301,7 @@ class ClientNetwork(_Network):
         return self
 
     @property
-    def retrieved(self) -> JoinedStream:
+    def retrieved(self) -> SessionStream:
         """
         What came from the server, over whichever connection, and nobody has taken
         yet.  Look and take in any thread; C{get()} and C{async for} belong to the

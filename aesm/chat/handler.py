@@ -14,7 +14,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from aesm.chat.rules import Chat, Lines
-from aesm.errors import AESMError, ConnectionClosed, MessageTooBig
+from aesm.errors import AESMError, CloseCode, ConnectionClosed, MessageTooBig
 from aesm.interfaces import IMessageHandler
 from aesm.messages.acknowledgements import Acknowledgement
 
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from aesm.server.registry import Connections
 
 __all__ = ["ChatHandler"]
-
-TOO_BIG = 1009  # close code, PROTOCOL section 9
 
 
 @implementer(IMessageHandler)
@@ -96,7 +94,7 @@ def _ebRefused(failure: Failure, connection: Connection) -> None:
     @param connection: its connection.
     """
     failure.trap(MessageTooBig)
-    connection.closeWith(TOO_BIG, "a line for you is larger than you take")
+    connection.closeWith(CloseCode.TOO_BIG, "a line for you is larger than you take")
 
 
 def _ebGone(failure: Failure) -> None:

@@ -30,11 +30,17 @@ from aesm.core.channel.settings import ChannelSettings
 from aesm.core.messages.conversation import Conversation
 from aesm.core.messages.hello import ConversationSettings
 from aesm.core.messages.session import Session
-from aesm.errors import AESMError, HandshakeTimeout, NotAuthorized, SessionLost
+from aesm.errors import (
+    AESMError,
+    CloseCode,
+    HandshakeTimeout,
+    NotAuthorized,
+    SessionLost,
+)
 from aesm.interfaces import INextKeys, ITrustPolicy
 from aesm.messages.address import addressOf
 from aesm.messages.connection import Connection
-from aesm.messages.owner import Messenger
+from aesm.messages.owner import ConnectionOwner
 from aesm.messages.protocol import AESMProtocol
 from aesm.secure.factory import HANDSHAKE_TIMEOUT, SecureFactory
 from aesm.secure.options import agent, channelSettings
@@ -48,8 +54,6 @@ __all__ = ["SessionKeeper", "connect", "dial"]
 
 _log = Logger(namespace="aesm.client")
 
-GOING_AWAY = 1001  # close codes, PROTOCOL section 9
-NOT_ALLOWED = 1008
 
 _numbers = count(1)
 
@@ -190,7 +194,7 @@ def dial(
     return attempt.begin(IStreamClientEndpoint(endpoint))
 
 
-class _Attempt(SecureFactory, Messenger):
+class _Attempt(SecureFactory, ConnectionOwner):
     """
     One attempt at a connection: the factory of its only protocol.
     """
@@ -313,7 +317,7 @@ class _Attempt(SecureFactory, Messenger):
         """
         self._settle(Failure(reason))
 
-    # Messenger
+    # ConnectionOwner
 
     def accepted(self, protocol: AESMProtocol, resumed: bool) -> None:
         """
@@ -361,7 +365,7 @@ class _Attempt(SecureFactory, Messenger):
             self._keeper is not None
             and self._welcomed
             and connection.session.name != ""
-            and code in (None, GOING_AWAY)
+            and code in (None, CloseCode.GOING_AWAY)
         )
 
     def detached(self, connection: Connection, reason: AESMError) -> None:
@@ -377,12 +381,12 @@ class _Attempt(SecureFactory, Messenger):
         """
         Say what it means that the server closes.
 
-        @param code: PROTOCOL section 9.
+        @param code: docs/protocol.md, section 9.
         @param reason: the server's words.
         @return: the error.
         """
         closed = super().peerClosed(code, reason)
-        if code != NOT_ALLOWED:
+        if code != CloseCode.NOT_ALLOWED:
             return closed
         return NotAuthorized(
             f"{closed}: it does not let our public key in; its operator can, with the "

@@ -15,10 +15,10 @@ from aesm.messages.stream import costOf
 if TYPE_CHECKING:
     pass
 
-__all__ = ["Held"]
+__all__ = ["QueuedMessage"]
 
 
-class Held(LazyDeferred[None]):
+class QueuedMessage(LazyDeferred[None]):
     """
     A message that waits for a connection: fires as what sends it does.  Cancelling
     it stops the waiting, not the message.

@@ -20,6 +20,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from aesm.errors import (
+    CloseCode,
     ConnectionClosed,
     KeyFileError,
     NameOrKeyMismatch,
@@ -30,11 +31,10 @@ from aesm.errors import (
 )
 from aesm.messages.connection import Connection
 
-__all__ = ["AcceptedEndpoint", "mayPass"]
+__all__ = ["AcceptedEndpoint", "isTransient"]
 
-TAKEN_OVER = 4001  # close code, PROTOCOL section 9
 
-_MAY_PASS: dict[type[BaseException], bool] = {  # the nearest base class decides
+_TRANSIENT: dict[type[BaseException], bool] = {  # the nearest base class decides
     Exception: True,
     NotAuthorized: False,  # also later, when a key is revoked
     UntrustedServer: False,
@@ -47,7 +47,7 @@ _MAY_PASS: dict[type[BaseException], bool] = {  # the nearest base class decides
 }
 
 
-def mayPass(reason: BaseException) -> bool:
+def isTransient(reason: BaseException) -> bool:
     """
     Tell whether trying again may mend a failure.
 
@@ -57,9 +57,9 @@ def mayPass(reason: BaseException) -> bool:
         key would take it from each other for ever.  A client that was too slow
         (4000) may be faster the next time.
     """
-    if isinstance(reason, ConnectionClosed) and reason.code == TAKEN_OVER:
+    if isinstance(reason, ConnectionClosed) and reason.code == CloseCode.TAKEN_OVER:
         return False
-    return next(_MAY_PASS[kind] for kind in type(reason).__mro__ if kind in _MAY_PASS)
+    return next(_TRANSIENT[kind] for kind in type(reason).__mro__ if kind in _TRANSIENT)
 
 
 class Redialler(Protocol):

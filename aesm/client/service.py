@@ -36,21 +36,22 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from aesm.client.connect import dial
-from aesm.client.pending import Held
-from aesm.client.retry import AcceptedEndpoint, mayPass
-from aesm.client.stream import JoinedStream
+from aesm.client.pending import QueuedMessage
+from aesm.client.retry import AcceptedEndpoint, isTransient
+from aesm.client.stream import SessionStream
 from aesm.core.messages.hello import ConversationSettings
 from aesm.errors import (
     AESMError,
+    CloseCode,
     ConnectionClosed,
     SendBufferFull,
     SessionLost,
     SpoolError,
     closedError,
 )
-from aesm.messages.acknowledgements import Refusal
-from aesm.messages.connection import NORMAL, Connection
-from aesm.messages.owner import Messenger
+from aesm.messages.acknowledgements import FailedAcknowledgement
+from aesm.messages.connection import Connection
+from aesm.messages.owner import ConnectionOwner
 from aesm.secure.options import reactorOr
 from aesm.store.connection import DurableConnection
 from aesm.store.journal import Journal
@@ -62,7 +63,6 @@ __all__ = ["ClientService"]
 
 _log = Logger(namespace="aesm.service")
 
-GOING_AWAY = 1001  # close code, PROTOCOL section 9
 STABLE = 30.0  # seconds after which a connection counts as a success
 LONGEST_DELAY = 15.0  # seconds; a server waits for SESSION_GRACE
 
@@ -73,8 +73,8 @@ class ClientService(Service):
 
     It goes on trying, with delays that grow, to 15 seconds and a bit, until a
     connection has lived for 30 seconds.  At a failure that will not pass by itself
-    (L{mayPass<aesm.client.retry.mayPass>}) it stops and says why: in the log, and to
-    all who wait.  All of it is for the reactor's thread.
+    (L{isTransient<aesm.client.retry.isTransient>}) it stops and says why: in the log,
+    and to all who wait.  All of it is for the reactor's thread.
 
     @ivar former: the connection whose session goes on, None before there is one.
     @ivar retrieved: what came from the server, in any session, and nobody has
@@ -124,7 +124,7 @@ class ClientService(Service):
         self._clock = reactorOr(reactor)
         if isinstance(endpoint, str):
             clientFromString(self._clock, endpoint)
-        self.retrieved = JoinedStream()
+        self.retrieved = SessionStream()
         self._endpoint = endpoint
         self._sendBuffer = sendBuffer
         self._receiveBuffer = receiveBuffer
@@ -139,7 +139,7 @@ class ClientService(Service):
         self._line: tuple[Connection, IProtocol] | None = None  # for its transport
         self._since = 0.0  # when that was there
         self._reason: Exception | None = None  # why it stopped
-        self._held: deque[Held] = deque()
+        self._held: deque[QueuedMessage] = deque()
         self._heldCost = 0
         self._waiting: dict[Deferred[Connection], int | None] = {}
         self._keeper = Keeper(
@@ -166,14 +166,14 @@ class ClientService(Service):
         @raise ValueError: the text cannot be written in UTF-8.
         """
         if self._reason is not None:
-            return Refusal(self._stopped())
+            return FailedAcknowledgement(self._stopped())
         if self.former is not None and not self.former.isClosing:
             return self.former.sendData(data)
         if isinstance(data, bytearray | memoryview):
             data = bytes(data)
         if not isinstance(data, str | bytes):
             raise TypeError(f"a message is str or bytes, not {type(data).__name__}")
-        held = Held(data)
+        held = QueuedMessage(data)
         if self._heldCost + held.cost > self._sendBuffer:
             return fail(
                 SendBufferFull(
@@ -215,7 +215,7 @@ class ClientService(Service):
         """
         if self._reason is not None:
             self._reason, self._failures = None, 0
-            self.retrieved = JoinedStream()
+            self.retrieved = SessionStream()
         if self._openSpool is not None and self._journal is None:
             self._restore(Journal(self._openSpool(), self._clock))
         super().startService()
@@ -234,7 +234,7 @@ class ClientService(Service):
         inKeeper = bool(self.running) and self._reason is not None  # by _judge
         super().stopService()
         if self._reason is None:
-            self._reason = ConnectionClosed("the service was stopped", NORMAL)
+            self._reason = ConnectionClosed("the service was stopped", CloseCode.NORMAL)
         why, reason, retrieved = self._reason, self._cause(), self.retrieved
         held, self._held, self._heldCost = self._held, deque(), 0
         waiting, self._waiting = self._waiting, {}
@@ -255,7 +255,7 @@ class ClientService(Service):
             if former is not None and not former.isOver:
                 former.finish(reason)
             for message in held:
-                message.passOn(Refusal(closedError(reason)))
+                message.passOn(FailedAcknowledgement(closedError(reason)))
             for deferred in waiting:
                 deferred.errback(why)
             retrieved.end(closedError(reason))
@@ -290,7 +290,9 @@ class ClientService(Service):
 
         @param connection: the connection.
         """
-        connection.closeWith(NORMAL if self._openSpool is None else GOING_AWAY, "")
+        connection.closeWith(
+            CloseCode.NORMAL if self._openSpool is None else CloseCode.GOING_AWAY, ""
+        )
 
     def dial(self) -> Deferred[Connection]:
         """
@@ -408,7 +410,7 @@ class ClientService(Service):
         @param journal: where.
         @raise SpoolError: it cannot be read; says why.
         """
-        restored = DurableConnection.load(journal, Messenger(), self._sendBuffer)
+        restored = DurableConnection.load(journal, ConnectionOwner(), self._sendBuffer)
         self._journal = journal
         for connection, over in restored:
             if over:
@@ -456,7 +458,7 @@ class ClientService(Service):
 
         @param reason: why there is no connection.
         """
-        if mayPass(reason):
+        if isTransient(reason):
             _log.warn("not connected: {reason}", reason=_words(reason))
             return
         said = "stopped, since trying again would not help: {reason}"

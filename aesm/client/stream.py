@@ -1,7 +1,7 @@
 """
 The packets of one connection after another, as one stream::
 
-    stream = JoinedStream()
+    stream = SessionStream()
     stream.add(connection.retrieved)     # and of the next, when that one is over
     packet = await stream.get()
 
@@ -25,10 +25,10 @@ from twisted.python.failure import Failure
 from aesm.errors import ConnectionClosed, closedError
 from aesm.messages.stream import ORDERLY_CODES, DataStream, Packet, costOf
 
-__all__ = ["JoinedStream"]
+__all__ = ["SessionStream"]
 
 
-class JoinedStream(Sequence[Packet]):
+class SessionStream(Sequence[Packet]):
     """
     The streams of one connection after another, as one
     L{DataStream<aesm.messages.stream.DataStream>}: the oldest packet first.

@@ -22,7 +22,7 @@ from twisted.internet.error import ConnectError
 from twisted.python.failure import Failure
 
 from aesm.client.observer import WatchedService, Watcher
-from aesm.client.pending import Held
+from aesm.client.pending import QueuedMessage
 from aesm.client.service import ClientService
 from aesm.commands.formats import Form
 from aesm.commands.main import complain
@@ -313,7 +313,7 @@ class Talk:
             sent = service.sendData(message)
             if isinstance(sent, Acknowledgement):
                 self._last = sent  # one for all: what came before is there too
-            elif isinstance(sent, Held):
+            elif isinstance(sent, QueuedMessage):
                 self._watch(self._number - 1)
                 self._last = sent
                 self._watch(self._number)

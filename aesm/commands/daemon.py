@@ -70,7 +70,7 @@ class AESMService(Service):
         self._factory = factory
         self._activityLog = activityLog
         self._clientOptions = clientOptions
-        self._places = [_Place(*place) for place in endpoints.items()]
+        self._places = [_ReportingEndpoint(*place) for place in endpoints.items()]
         self.server = Server(*self._places, factory=factory)
         self._failed = False  # to listen
         self._late = False  # whether the reactor has to be stopped for that
@@ -195,7 +195,7 @@ def clientLine(address: IAddress, publicKey: str, options: Sequence[str]) -> str
 
 
 @implementer(IStreamServerEndpoint)
-class _Place:
+class _ReportingEndpoint:
     """
     An endpoint that says why it cannot listen.
 

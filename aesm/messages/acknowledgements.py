@@ -22,10 +22,10 @@ from aesm.core.messages.outbox import Outbox
 from aesm.errors import AESMError, closedError
 
 __all__ = [
+    "AckCount",
     "Acknowledgement",
+    "FailedAcknowledgement",
     "LazyDeferred",
-    "Refusal",
-    "Tally",
     "acknowledgementOf",
 ]
 
@@ -129,7 +129,7 @@ class LazyDeferred(Deferred[_T], Generic[_T]):
         self._result = result
 
 
-class Refusal(LazyDeferred[None]):
+class FailedAcknowledgement(LazyDeferred[None]):
     """
     Fails, if anybody asks, because nothing was sent.
     """
@@ -185,7 +185,7 @@ def acknowledgementOf(watcher: _Watcher, count: int) -> Acknowledgement:
     return acknowledgement
 
 
-class Tally(LazyDeferred[int]):
+class AckCount(LazyDeferred[int]):
     """
     Fires with the number of peers that have a message, once each has it or is
     gone.
@@ -239,7 +239,7 @@ class Tally(LazyDeferred[int]):
 _order = count()  # breaks ties between equal counts
 
 
-class Waiting:
+class PendingAcks:
     """
     Who waits for what the peer does with our messages.
     """

@@ -32,7 +32,7 @@ class Budget:
         self._bound = bound
         self._connections = connections
         self._arrivals = arrivals
-        self._kept = 0  # unacknowledged or unhandled
+        self._keptCost = 0  # unacknowledged or unhandled
 
     def account(self, more: int) -> None:
         """
@@ -40,14 +40,14 @@ class Budget:
 
         @param more: bytes more than before, less if negative.
         """
-        self._kept += more
+        self._keptCost += more
 
     @property
     def full(self) -> bool:
         """
         Whether there is no room left.
         """
-        return self._kept + self._arrivals.held >= self._bound
+        return self._keptCost + self._arrivals.held >= self._bound
 
     def refuses(self, held: int) -> bool:
         """

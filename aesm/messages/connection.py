@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from twisted.internet.defer import Deferred, fail, succeed
 
-from aesm.core.messages.batch import Message, SharedTurn, Turn
+from aesm.core.messages.batch import Batch, Message, SharedBatch
 from aesm.core.messages.frames import MESSAGE_OVERHEAD
 from aesm.errors import (
     AESMError,
+    CloseCode,
     ConnectionClosed,
     SendBufferFull,
     closedByUs,
@@ -28,8 +29,8 @@ from aesm.errors import (
 )
 from aesm.messages.acknowledgements import (
     Acknowledgement,
-    Refusal,
-    Waiting,
+    FailedAcknowledgement,
+    PendingAcks,
     acknowledgementOf,
 )
 from aesm.messages.stream import DataStream
@@ -41,17 +42,15 @@ if TYPE_CHECKING:
     from aesm.core.messages.frames import Messages
     from aesm.core.messages.session import Session
     from aesm.messages.address import Address
-    from aesm.messages.owner import Messenger
+    from aesm.messages.owner import ConnectionOwner
     from aesm.messages.protocol import AESMProtocol
     from aesm.messages.stream import Arrivals
     from aesm.trust.keys import PublicKey
 
 __all__ = ["Connection", "PacketDispatcher", "wallClock"]
 
-NORMAL = 1000  # close codes, PROTOCOL section 9
-SLOW_CONSUMER = 4000
 NEVER = 1 << 64  # a count that is never acknowledged
-TURN = 1000  # microseconds of messages to send together, while nothing carries them
+BATCH_MICROS = 1000  # of messages to send together, while nothing carries them
 
 
 class PacketDispatcher(Protocol):
@@ -118,7 +117,7 @@ class Connection:
 
     def __init__(
         self,
-        messenger: Messenger,
+        owner: ConnectionOwner,
         session: Session,
         *,
         address: Address,
@@ -130,7 +129,7 @@ class Connection:
         arrivals: Arrivals | None = None,
     ) -> None:
         """
-        @param messenger: whom to tell.
+        @param owner: whom to tell.
         @param session: what counts the messages.
         @param address: the peer's.
         @param peer: the peer's public key.
@@ -142,12 +141,12 @@ class Connection:
         """
         self.session = session
         self.closeSlow = closeSlow
-        self._messenger = messenger
+        self._owner = owner
         self._protocol: AESMProtocol | None = None
         self._outbox = session.outbox
-        self._turn: Turn | None = None  # what is sent now goes with it
-        self._held = 0  # what the messenger knows to be held
-        self.waiting: Waiting | None = None
+        self._batch: Batch | None = None  # what is sent now goes with it
+        self._held = 0  # what the owner knows to be held
+        self.waiting: PendingAcks | None = None
         self._unsendable: AESMError | None = None  # why nothing can be sent
         self._reason: AESMError | None = None  # why it is over
         self.address = address
@@ -200,18 +199,18 @@ class Connection:
         @raise TypeError: C{data} is neither text nor bytes.
         @raise ValueError: the text cannot be written in UTF-8.
         """
-        turn = self._turn
-        if turn is not None and type(data) is turn.kind:
+        batch = self._batch
+        if batch is not None and type(data) is batch.kind:
             body: Any = data
-            room = turn.room - len(body) - MESSAGE_OVERHEAD
-            if room >= 0 and (turn.kind is bytes or body.isascii()):
+            room = batch.room - len(body) - MESSAGE_OVERHEAD
+            if room >= 0 and (batch.kind is bytes or body.isascii()):
                 # All of a burst but the first: this is all they cost.
-                turn.room = room
-                bodies = turn.bodies
+                batch.room = room
+                bodies = batch.bodies
                 bodies.append(body)
                 acknowledgement = Acknowledgement()
                 acknowledgement.watcher = self
-                acknowledgement.count = turn.first + len(bodies)
+                acknowledgement.count = batch.first + len(bodies)
                 return acknowledgement
         return self.send(data, self.closeSlow)
 
@@ -237,7 +236,7 @@ class Connection:
         @param reason: words for the peer, at most 1,024 bytes in UTF-8.
         @return: fires once the connection is gone.
         """
-        self.closeWith(NORMAL, reason)
+        self.closeWith(CloseCode.NORMAL, reason)
         return self.closed().addCallback(lambda reason: None)
 
     def abort(self) -> None:
@@ -277,26 +276,26 @@ class Connection:
             that is gone is nobody's error.
         @return: as C{sendData}.
         """
-        turn, protocol, outbox = self._turn, self._protocol, self._outbox
+        batch, protocol, outbox = self._batch, self._protocol, self._outbox
         acknowledgement = Acknowledgement()
         acknowledgement.watcher = self
         try:
-            micros = self._beginTurn() if turn is None else turn.micros
+            micros = self._beginBatch() if batch is None else batch.micros
             acknowledgement.count = outbox.add(data, micros)
         except AESMError as refused:
             return self._refuse(refused, closeSlow)
         if protocol is None:
             self.account()
         else:
-            self._turn = outbox.open
-            if turn is None and not protocol.busy:
+            self._batch = outbox.open
+            if batch is None and not protocol.busy:
                 protocol.sending()
         return acknowledgement
 
-    def join(self, shared: SharedTurn) -> int | None:
+    def join(self, shared: SharedBatch) -> int | None:
         """
         Send the last message that is sent to many, and those that come until the
-        turn ends here; C{joined} is to be called next.
+        batch ends here; C{joined} is to be called next.
 
         @param shared: what is sent to many.
         @return: what there is to add to the number of such a message for that which
@@ -305,8 +304,8 @@ class Connection:
         if self._protocol is None:
             return None
         try:
-            self._turn = None
-            self._beginTurn()
+            self._batch = None
+            self._beginBatch()
         except AESMError:
             return None
         share = self._outbox.join(shared, self)
@@ -319,7 +318,7 @@ class Connection:
         if self._protocol is not None and not self._protocol.busy:
             self._protocol.sending()
 
-    def _beginTurn(self) -> int:
+    def _beginBatch(self) -> int:
         """
         See whether messages may be sent in this turn of the event loop.
 
@@ -328,7 +327,7 @@ class Connection:
         """
         if self._unsendable is not None:
             raise closedError(self._unsendable)
-        budget = self._messenger.budget
+        budget = self._owner.budget
         if budget is not None and budget.full and budget.refuses(self.held):
             raise SendBufferFull(
                 "too much is unacknowledged or unread by all peers together: wait for "
@@ -336,26 +335,26 @@ class Connection:
             )
         micros = time_ns() // 1000
         if self._protocol is None:
-            self._outbox.endTurn(since=micros - TURN)
+            self._outbox.closeBatch(since=micros - BATCH_MICROS)
         elif self._protocol.closing is not None:
             raise ConnectionClosed("nothing can be sent: the connection is closing")
         elif self._outbox.open is not None:
-            self._outbox.endTurn()  # which was shared, or is to be
+            self._outbox.closeBatch()  # which was shared, or is to be
         return micros
 
-    def endTurn(self) -> int:
+    def closeBatch(self) -> int:
         """
         Let no later message share the time of those that were sent so far.
 
         @return: that time, microseconds since the Unix epoch; 0 without any.
         """
-        turn = self._outbox.open
-        if turn is not None:
-            self._turn = None
-            self._outbox.endTurn()
-        if self._messenger.budget is not None:
+        batch = self._outbox.open
+        if batch is not None:
+            self._batch = None
+            self._outbox.closeBatch()
+        if self._owner.budget is not None:
             self.account()
-        return 0 if turn is None else turn.micros
+        return 0 if batch is None else batch.micros
 
     def _refuse(self, refused: AESMError, closeSlow: bool) -> Deferred[None]:
         """
@@ -366,9 +365,9 @@ class Connection:
         @return: what C{send} returns.
         """
         if isinstance(refused, ConnectionClosed) and not closeSlow:
-            return Refusal(refused)
+            return FailedAcknowledgement(refused)
         if closeSlow and isinstance(refused, SendBufferFull):
-            self.closeWith(SLOW_CONSUMER, "slow consumer")
+            self.closeWith(CloseCode.SLOW_CONSUMER, "slow consumer")
         elif not isinstance(refused, ConnectionClosed):
             return fail(refused)
         return acknowledgementOf(self, NEVER)
@@ -376,7 +375,7 @@ class Connection:
     @property
     def sends(self) -> bool:
         """
-        Whether messages were sent that did not leave with a turn yet.
+        Whether messages were sent that did not leave with a batch yet.
         """
         return self._outbox.open is not None
 
@@ -385,19 +384,19 @@ class Connection:
         """
         The bytes of messages that are unacknowledged or not done with.
         """
-        return self._outbox.kept + self.session.inbox.untaken
+        return self._outbox.keptCost + self.session.inbox.untaken
 
     def account(self) -> None:
         """
         Tell what is kept for the peer and for the handler; what is unread the
         registry knows.
         """
-        budget = self._messenger.budget
+        budget = self._owner.budget
         if budget is None:
             return
         held = 0
         if self._reason is None:
-            held = self._outbox.kept
+            held = self._outbox.keptCost
             if self.dispatcher is not None:
                 inbox = self.session.inbox
                 held += inbox.receivedCost - inbox.takenCost
@@ -409,14 +408,14 @@ class Connection:
         """
         Close in order, with a code.
 
-        @param code: PROTOCOL section 9.
+        @param code: docs/protocol.md, section 9.
         @param reason: words for the peer.
         @raise TypeError: the words are no text.
         """
         if not isinstance(reason, str):
             raise TypeError(f"a reason is str, not {type(reason).__name__}")
         if self._protocol is not None:
-            self.endTurn()
+            self.closeBatch()
             self._protocol.close(code, reason)
         elif self._reason is None:
             self.finish(closedByUs(code, reason))
@@ -472,14 +471,14 @@ class Connection:
         else:
             self._waiters().watch(acknowledgement, count)
 
-    def _waiters(self) -> Waiting:
+    def _waiters(self) -> PendingAcks:
         """
         Have a place for who waits.
 
         @return: the place.
         """
         if self.waiting is None:
-            self.waiting = Waiting(self._outbox)
+            self.waiting = PendingAcks(self._outbox)
         return self.waiting
 
     def acknowledged(self) -> None:
@@ -503,7 +502,7 @@ class Connection:
         """
         The last packet was taken after the end.
         """
-        self._messenger.finished(self)
+        self._owner.finished(self)
 
     def handled(self, count: int, cost: int) -> None:
         """
@@ -513,7 +512,7 @@ class Connection:
         @param cost: what they cost.
         """
         inbox = self.session.inbox
-        inbox.kept += count
+        inbox.keptCount += count
         inbox.takenCost += cost
         if self._protocol is not None and not self._protocol.busy:
             self._protocol.touch()
@@ -528,7 +527,7 @@ class Connection:
         @param channel: the secure channel under it.
         """
         self._protocol = protocol
-        self._messenger = protocol.messenger
+        self._owner = protocol.owner
         self.suite = channel.suite
         self.handshakeHash = channel.handshakeHash
 
@@ -539,7 +538,7 @@ class Connection:
         @return: what carried it.
         """
         protocol, self._protocol = self._protocol, None
-        self.endTurn()
+        self.closeBatch()
         return protocol
 
     def arrived(self, messages: Messages) -> None:
@@ -551,7 +550,7 @@ class Connection:
         if self.dispatcher is not None:
             self.dispatcher.arrived(messages)
         else:
-            self.session.inbox.kept += len(messages.data)
+            self.session.inbox.keptCount += len(messages.data)
             self.retrieved.extend(messages.micros / 1e6, messages.data, messages.cost)
 
     def shed(self, code: int, reason: str) -> None:
@@ -559,7 +558,7 @@ class Connection:
         Close because there is no room: what still comes is not taken, and so not
         acknowledged.
 
-        @param code: PROTOCOL section 9.
+        @param code: docs/protocol.md, section 9.
         @param reason: words for the peer.
         """
         if self._protocol is not None:
@@ -583,7 +582,7 @@ class Connection:
 
         @param reason: why.
         """
-        self._protocol = self._turn = None
+        self._protocol = self._batch = None
         self._outbox.drop()
         self._reason = reason
         self.account()
@@ -593,4 +592,4 @@ class Connection:
         self.retrieved.end(reason)
         while self._closing:
             self._closing.popleft().callback(reason)
-        self._messenger.lost(self, reason)
+        self._owner.lost(self, reason)

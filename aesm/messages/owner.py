@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from aesm.messages.budget import Budget
     from aesm.messages.protocol import AESMProtocol
 
-__all__ = ["Messenger"]
+__all__ = ["ConnectionOwner"]
 
 
-class Messenger:
+class ConnectionOwner:
     """
     What an L{AESMProtocol<aesm.messages.protocol.AESMProtocol>} tells and asks; one for
     many connections.
@@ -45,7 +45,7 @@ class Messenger:
         """
         Say what it means that the peer closes.
 
-        @param code: PROTOCOL section 9.
+        @param code: docs/protocol.md, section 9.
         @param reason: the peer's words.
         @return: the error.
         """

@@ -1,10 +1,10 @@
 """
 The message layer on a transport: L{AESMProtocol} pumps a
 L{Conversation<aesm.core.messages.conversation.Conversation>}, on any transport that
-can half-close its stream, and tells a L{Messenger} and the
+can half-close its stream, and tells a L{ConnectionOwner} and the
 L{Connection<aesm.messages.connection.Connection>} what happens::
 
-    protocol = AESMProtocol(messenger, Conversation(...), connection, reactor)
+    protocol = AESMProtocol(owner, Conversation(...), connection, reactor)
     connection.attach(protocol, channel)
     protocol.makeConnection(secureTransport)
 
@@ -32,7 +32,7 @@ from aesm.core.messages.frames import MESSAGE_OVERHEAD, Messages
 from aesm.core.messages.states import ConversationState
 from aesm.errors import AESMError, ConnectionClosed, HeartbeatLost, closedByUs
 from aesm.messages.connection import Connection, wallClock
-from aesm.messages.owner import Messenger
+from aesm.messages.owner import ConnectionOwner
 from aesm.secure.protocol import CLOSE_TIMEOUT
 from aesm.secure.transport import SecureTransport
 
@@ -65,7 +65,7 @@ class AESMProtocol(Protocol):
     @ivar conversation: the message layer.
     @ivar connection: what users hold; another one once a client's session was
         resumed.
-    @ivar messenger: whom to tell.
+    @ivar owner: whom to tell.
     @ivar closing: why, if it is we who close.
     @ivar final: whether the session ends with the transport.
     """
@@ -74,20 +74,20 @@ class AESMProtocol(Protocol):
 
     def __init__(
         self,
-        messenger: Messenger,
+        owner: ConnectionOwner,
         conversation: Conversation,
         connection: Connection,
         clock: IReactorTime,
     ) -> None:
         """
-        @param messenger: whom to tell.
+        @param owner: whom to tell.
         @param conversation: a fresh conversation.
         @param connection: what users hold.
         @param clock: keeps time for deadlines.
         """
         self.conversation = conversation
         self.connection = connection
-        self.messenger = messenger
+        self.owner = owner
         self.busy = False
         self.closing: ConnectionClosed | None = None
         self.final = False
@@ -95,7 +95,7 @@ class AESMProtocol(Protocol):
         self._heartbeat: IDelayedCall | None = None
         self._closeTimer: IDelayedCall | None = None
         self._late: IDelayedCall | None = None  # sends an ACK that could wait
-        self._turn: IDelayedCall | None = None  # flushes what this turn sends
+        self._flushCall: IDelayedCall | None = None  # flushes what this turn sends
         self._streaming = False  # the last turn sent more than one message
         self._counted = 0  # messages that were sent before this turn
         self._writable = True
@@ -126,14 +126,14 @@ class AESMProtocol(Protocol):
         if messages is None:
             self._act(conversation.receive(data, now))
             return
-        connection, budget = self.connection, self.messenger.budget
+        connection, budget = self.connection, self.owner.budget
         self.busy = True
         try:
             if connection.waiting is not None:
                 connection.acknowledged()
             connection.arrived(messages)
             if budget is not None and budget.full:
-                self.messenger.overfull(connection)
+                self.owner.overfull(connection)
         finally:
             self.busy = False
         self._respond()
@@ -144,21 +144,21 @@ class AESMProtocol(Protocol):
 
         @param reason: why, as the transport says.
         """
-        for call in (self._heartbeat, self._closeTimer, self._late, self._turn):
+        for call in (self._heartbeat, self._closeTimer, self._late, self._flushCall):
             _cancel(call)
-        self._heartbeat = self._closeTimer = self._late = self._turn = None
+        self._heartbeat = self._closeTimer = self._late = self._flushCall = None
         self._ended = True
         self._writable = False
         if self._superseded is not None:
             self._superseded()
             return
         cause = self._whyLost(None if reason is None else reason.value)
-        connection, messenger = self.connection, self.messenger
-        if self.final or not messenger.keeps(connection):
+        connection, owner = self.connection, self.owner
+        if self.final or not owner.keeps(connection):
             connection.finish(cause)
         else:
             connection.detach()
-            messenger.detached(connection, cause)
+            owner.detached(connection, cause)
 
     # IHalfCloseableProtocol
 
@@ -194,7 +194,7 @@ class AESMProtocol(Protocol):
         """
         self._writable = False
 
-    # For Connection and the messenger
+    # For Connection and the owner
 
     @property
     def isOpen(self) -> bool:
@@ -209,8 +209,8 @@ class AESMProtocol(Protocol):
         of a quiet one leaves at once; later ones of the same turn of the event loop
         go together, as all do that follow a turn of many.
         """
-        if self._turn is None:
-            self._turn = self._clock.callLater(0, self._endTurn)
+        if self._flushCall is None:
+            self._flushCall = self._clock.callLater(0, self._flushDue)
             if not self._streaming:
                 self._flush()
 
@@ -225,7 +225,7 @@ class AESMProtocol(Protocol):
         """
         Close in order, or at the deadline.
 
-        @param code: PROTOCOL section 9.
+        @param code: docs/protocol.md, section 9.
         @param reason: words for the peer.
         """
         self.final = True
@@ -240,7 +240,7 @@ class AESMProtocol(Protocol):
         Close because there is no room: what still comes is not taken, and so not
         acknowledged.
 
-        @param code: PROTOCOL section 9.
+        @param code: docs/protocol.md, section 9.
         @param reason: words for the peer.
         """
         self._deaf = True
@@ -275,14 +275,14 @@ class AESMProtocol(Protocol):
         @param events: in order.
         """
         self.busy = True
-        budget = self.messenger.budget
+        budget = self.owner.budget
         try:
             for event in events:
                 if type(event) is Messages:
                     if not self._deaf:
                         self.connection.arrived(event)
                         if budget is not None and budget.full:
-                            self.messenger.overfull(self.connection)
+                            self.owner.overfull(self.connection)
                 elif type(event) is Acknowledged:
                     self.connection.acknowledged()
                 else:
@@ -324,7 +324,7 @@ class AESMProtocol(Protocol):
         match event:
             case Accepted(_, resumed):
                 self._budget = FIRST if resumed else BUDGET
-                self.messenger.accepted(self, resumed)
+                self.owner.accepted(self, resumed)
             case PeerClosed(code, reason):
                 self._peerClosed(code, reason)
             case Broken(error):
@@ -334,12 +334,12 @@ class AESMProtocol(Protocol):
         """
         The peer closes: nothing more will be acknowledged.
 
-        @param code: PROTOCOL section 9.
+        @param code: docs/protocol.md, section 9.
         @param reason: the peer's words.
         """
         if self._reason is None:
-            self._reason = self.closing or self.messenger.peerClosed(code, reason)
-        if self.final or not self.messenger.keeps(self.connection, code):
+            self._reason = self.closing or self.owner.peerClosed(code, reason)
+        if self.final or not self.owner.keeps(self.connection, code):
             self.final = True
             self.connection.unsendable(self._reason)
         self._startCloseTimer()
@@ -380,7 +380,7 @@ class AESMProtocol(Protocol):
         """
         micros = 0
         if self._superseded is None:
-            micros = self.connection.endTurn()
+            micros = self.connection.closeBatch()
         if self._ended or not self._writable:
             return
         conversation = self.conversation
@@ -403,16 +403,16 @@ class AESMProtocol(Protocol):
         elif (
             size * MESSAGE_OVERHEAD > budget  # else it is not used up
             and self._writable
-            and self._turn is None
+            and self._flushCall is None
             and conversation.sendable
         ):
-            self._turn = self._clock.callLater(0, self._endTurn)
+            self._flushCall = self._clock.callLater(0, self._flushDue)
 
-    def _endTurn(self) -> None:
+    def _flushDue(self) -> None:
         """
         Send what this turn of the event loop sent.
         """
-        self._turn = None
+        self._flushCall = None
         count = self.connection.session.outbox.count
         self._streaming = count > self._counted + 1
         self._counted = count

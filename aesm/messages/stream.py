@@ -25,7 +25,7 @@ from typing import NamedTuple, Protocol
 from twisted.internet.defer import Deferred, fail, succeed
 
 from aesm.core.messages.frames import MESSAGE_OVERHEAD
-from aesm.errors import AESMError, ConnectionClosed, closedError
+from aesm.errors import AESMError, CloseCode, ConnectionClosed, closedError
 
 __all__ = [
     "Arrivals",
@@ -37,7 +37,11 @@ __all__ = [
     "packetsOf",
 ]
 
-ORDERLY_CODES = (1000, 1001, 1005)  # RFC 6455 section 7.4.1
+ORDERLY_CODES = (
+    CloseCode.NORMAL,
+    CloseCode.GOING_AWAY,
+    CloseCode.NO_CODE,
+)  # RFC 6455 section 7.4.1
 
 
 class Packet(NamedTuple):
@@ -74,7 +78,7 @@ def costOf(data: str | bytes | None) -> int:
 
     @param data: the message; None, where there is none, costs nothing.
     @return: bytes of its body on the wire, and 64 more.
-    @see: PROTOCOL section 7
+    @see: docs/protocol.md, section 7
     """
     if isinstance(data, bytes) or (data is not None and data.isascii()):
         return len(data) + MESSAGE_OVERHEAD
@@ -143,7 +147,7 @@ class DataStream(Sequence[Packet]):
     first.  Looking takes nothing: C{stream[i]}, C{len(stream)}, iterating.
 
     What holds it to its bound is the peer, which waits until packets are
-    taken (PROTOCOL section 7).
+    taken (docs/protocol.md, section 7).
     """
 
     __slots__ = (

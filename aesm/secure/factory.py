@@ -24,7 +24,7 @@ __all__ = [
     "checkTimeout",
 ]
 
-HANDSHAKE_TIMEOUT = 10.0  # seconds, PROTOCOL section 3
+HANDSHAKE_TIMEOUT = 10.0  # seconds, docs/protocol.md, section 3
 
 
 class SecureFactory(Factory):

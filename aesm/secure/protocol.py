@@ -33,7 +33,13 @@ from aesm.core.channel.framing import MAX_PLAINTEXT
 from aesm.core.channel.states import State
 from aesm.errors import AESMError, HandshakeError, HandshakeTimeout, OfferRefused
 from aesm.secure.factory import HANDSHAKE_TIMEOUT, SecureFactory
-from aesm.secure.rawtransport import AT_ONCE, Outlet, abort, closeForWriting, prepare
+from aesm.secure.rawtransport import (
+    AT_ONCE,
+    RecordWriter,
+    abort,
+    closeForWriting,
+    prepare,
+)
 from aesm.secure.transport import SecureTransport
 from aesm.trust.keys import PublicKey
 
@@ -41,7 +47,7 @@ __all__ = ["CLOSE_TIMEOUT", "HANDSHAKE_TIMEOUT", "SecureFactory", "SecureProtoco
 
 _log = Logger(namespace="aesm.secure")
 
-CLOSE_TIMEOUT = 5.0  # seconds, PROTOCOL section 9
+CLOSE_TIMEOUT = 5.0  # seconds, docs/protocol.md, section 9
 
 _PEER_ENDED = (State.PEER_ENDED, State.ENDED)
 _OWN_ERROR = "our own side's decision, or protocol, failed; the log says how"
@@ -81,7 +87,7 @@ class SecureProtocol(Protocol):
         self.secureTransport = SecureTransport(self)
         self.writable = True
         self._timer: IDelayedCall | None = None  # handshake's, then the close's
-        self._turn: IDelayedCall | None = None  # flushes what this turn writes
+        self._flushCall: IDelayedCall | None = None  # flushes what this turn writes
         self._decision: Deferred[None] | None = None
         self._reason: Failure | None = None
         self._listening = False  # the peer has said something, and is heard
@@ -99,7 +105,7 @@ class SecureProtocol(Protocol):
         timeout = self.factory.handshakeTimeout
         self.deadline = self.clock.seconds() + timeout
         self._timer = self.clock.callLater(timeout, self._handshakeTimedOut)
-        self._outlet = Outlet(self.transport)
+        self._outlet = RecordWriter(self.transport)
         self._outlet.register(self)
         self.flush()
 
@@ -127,9 +133,9 @@ class SecureProtocol(Protocol):
         self._listening = self.writable = False
         self._outlet.rest = ()
         self._stopTimer()
-        if self._turn is not None:
-            self._turn.cancel()
-            self._turn = None
+        if self._flushCall is not None:
+            self._flushCall.cancel()
+            self._flushCall = None
         self.secureTransport.stop()
         decision, self._decision = self._decision, None
         if decision is not None:
@@ -200,8 +206,8 @@ class SecureProtocol(Protocol):
         """
         if self.channel.queued >= MAX_PLAINTEXT:
             self.flush()
-        elif self._turn is None:
-            self._turn = self.clock.callLater(0, self._endTurn)
+        elif self._flushCall is None:
+            self._flushCall = self.clock.callLater(0, self._flushDue)
             self.flush()
 
     def flush(self) -> None:
@@ -415,7 +421,7 @@ class SecureProtocol(Protocol):
         Send a refusal, and let the peer read it: closing at once could reset the
         connection before it has.  What it sends meanwhile is dropped.
 
-        @see: PROTOCOL sections 2 and 3
+        @see: docs/protocol.md, sections 2 and 3
         """
         output = self.channel.takeOutput()
         if self.closed or not output:
@@ -491,10 +497,10 @@ class SecureProtocol(Protocol):
             self._timer.cancel()
             self._timer = None
 
-    def _endTurn(self) -> None:
+    def _flushDue(self) -> None:
         """
         Send what this turn of the event loop wrote.
         """
-        self._turn = None
+        self._flushCall = None
         self._outlet.atOnce = AT_ONCE
         self.flush()

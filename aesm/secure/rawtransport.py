@@ -26,7 +26,7 @@ __all__ = [
     "AT_ONCE",
     "RECORDS",
     "HangUp",
-    "Outlet",
+    "RecordWriter",
     "abort",
     "closeForWriting",
     "disableNagle",
@@ -78,7 +78,7 @@ def prepare(transport: ITransport) -> int:
     return readMore(transport)
 
 
-class Outlet:
+class RecordWriter:
     """
     Hands records to a raw transport.  If that is one of Twisted's sockets they are
     written at once, not in the next turn of the event loop, which would be half of a

@@ -8,7 +8,7 @@ the order of what the question costs.
      and is there still room?
 
 Every refusal is an error whose text goes into the server's log; the client is
-told no more than a close code (PROTOCOL section 9), and before it has proved
+told no more than a close code (docs/protocol.md, section 9), and before it has proved
 a key nothing at all.
 """
 
@@ -27,7 +27,13 @@ from twisted.logger import Logger
 
 from aesm.core.messages.frames import encodeClose
 from aesm.core.messages.hello import Hello
-from aesm.errors import AESMError, ConnectionClosed, NotAuthorized, ProtocolError
+from aesm.errors import (
+    AESMError,
+    CloseCode,
+    ConnectionClosed,
+    NotAuthorized,
+    ProtocolError,
+)
 from aesm.interfaces import IClientPolicy
 from aesm.messages.connection import wallClock
 from aesm.server.sessions import isResumed
@@ -41,17 +47,12 @@ if TYPE_CHECKING:
     from aesm.messages.protocol import AESMProtocol
     from aesm.server.registry import Connections
 
-__all__ = ["Door", "farewell"]
+__all__ = ["Admission", "farewell"]
 
 _log = Logger(namespace="aesm.server")
 
 MAX_CONNECTIONS = 4096
 PER_KEY = ("allow", "replace", "reject")
-
-NOT_ALLOWED = 1008  # close codes, PROTOCOL section 9
-INTERNAL_ERROR = 1011
-TRY_AGAIN_LATER = 1013
-TAKEN_OVER = 4001
 
 
 def _hostIn(address: Address) -> str | None:
@@ -64,7 +65,7 @@ def _hostIn(address: Address) -> str | None:
     return hostOf(address[0]) if isinstance(address, tuple) else None
 
 
-class Door:
+class Admission:
     """
     Decides on the clients of one server.
 
@@ -108,7 +109,7 @@ class Door:
         self._perKey = perKey
         # Of those that are counted.
         self._hosts: dict[Connection | AESMProtocol, str | None] = {}
-        self._admission = Admission(maxConnections, maxConnectionsPerHost)
+        self._hostLimits = HostLimits(maxConnections, maxConnectionsPerHost)
         self._handshakes = TokenBuckets(handshakesPerHost)
 
     @property
@@ -138,7 +139,7 @@ class Door:
         @param address: where it comes from.
         @return: why, or None if there is.
         """
-        return self._admission.refusal(_hostIn(address))
+        return self._hostLimits.refusal(_hostIn(address))
 
     def begin(self, address: Address, now: float) -> AESMError | None:
         """
@@ -153,7 +154,7 @@ class Door:
             return None
         return ConnectionClosed(
             f"{host} makes more handshakes a second than handshakesPerHost allows",
-            TRY_AGAIN_LATER,
+            CloseCode.TRY_AGAIN_LATER,
         )
 
     def decide(
@@ -202,14 +203,16 @@ class Door:
         others = [c for c in known if c not in resumed]
         if self._perKey == "reject" and any(c.isAttached for c in others):
             raise ConnectionClosed(
-                f"the key {publicKey} is connected already", TRY_AGAIN_LATER
+                f"the key {publicKey} is connected already", CloseCode.TRY_AGAIN_LATER
             )
         leaving = known if self._perKey == "replace" else resumed
         if refusal is not None and not any(c.isAttached for c in leaving):
-            raise ConnectionClosed(refusal, TRY_AGAIN_LATER)
+            raise ConnectionClosed(refusal, CloseCode.TRY_AGAIN_LATER)
         if self._perKey == "replace":
             for connection in others:
-                connection.closeWith(TAKEN_OVER, "replaced by a newer connection")
+                connection.closeWith(
+                    CloseCode.TAKEN_OVER, "replaced by a newer connection"
+                )
         return hello, name
 
     def enter(self, connection: Connection, address: Address) -> None:
@@ -220,7 +223,7 @@ class Door:
         @param address: where it comes from.
         """
         host = self._hosts[connection] = _hostIn(address)
-        self._admission.enter(host)
+        self._hostLimits.enter(host)
 
     def linger(self, connection: Connection, superseded: AESMProtocol) -> None:
         """
@@ -239,7 +242,7 @@ class Door:
         @param counted: which.
         """
         if counted in self._hosts:
-            self._admission.leave(self._hosts.pop(counted))
+            self._hostLimits.leave(self._hosts.pop(counted))
 
     def reload(self) -> None:
         """
@@ -249,7 +252,9 @@ class Door:
         if isinstance(self._policy, AuthorizedKeys):
             for publicKey in self._policy.reload():
                 for connection in self._connections.byPeer(publicKey):
-                    connection.closeWith(NOT_ALLOWED, "key no longer authorized")
+                    connection.closeWith(
+                        CloseCode.NOT_ALLOWED, "key no longer authorized"
+                    )
 
 
 def farewell(reason: AESMError) -> bytes:
@@ -258,12 +263,13 @@ def farewell(reason: AESMError) -> bytes:
 
     @param reason: why.
     @return: the frame.
-    @see: PROTOCOL section 3
+    @see: docs/protocol.md, section 3
     """
-    code, words = INTERNAL_ERROR, "internal error"
+    code: int = CloseCode.INTERNAL_ERROR
+    words = "internal error"
     match reason:
         case NotAuthorized():
-            code, words = NOT_ALLOWED, "not authorized"
+            code, words = CloseCode.NOT_ALLOWED, "not authorized"
         case ConnectionClosed():
             code, words = reason.code, "try again later"
         case ProtocolError():
@@ -357,7 +363,7 @@ class TokenBuckets:
             }
 
 
-class Admission:
+class HostLimits:
     """
     Counts the connections of a server, in all and for each host.
     """

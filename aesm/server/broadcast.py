@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, cast
 
 from twisted.internet.defer import Deferred
 
-from aesm.core.messages.batch import SharedTurn, bodyOf
-from aesm.messages.acknowledgements import Tally, acknowledgementOf
+from aesm.core.messages.batch import SharedBatch, bodyOf
+from aesm.messages.acknowledgements import AckCount, acknowledgementOf
 
 if TYPE_CHECKING:
     from aesm.core.messages.batch import Body, Message
@@ -64,13 +64,13 @@ class Broadcast:
             shared = _Round(now, self._connections, self._forget)
             if not shared.add(body):  # it is too large for any
                 everybody = list(self._connections.values())
-                return Tally(_sendEach(body, everybody))
+                return AckCount(_sendEach(body, everybody))
             shared.begin()
             self._round = None if shared.isOver else shared
         elif shared.away:
             shared.joinAgain()
         sent = _sendEach(body, shared.others) if shared.others else ()
-        return Tally(_acknowledgements(shared.members, len(shared.bodies), sent))
+        return AckCount(_acknowledgements(shared.members, len(shared.bodies), sent))
 
     def _forget(self, shared: _Round) -> None:
         """
@@ -82,7 +82,7 @@ class Broadcast:
             self._round = None
 
 
-class _Round(SharedTurn):
+class _Round(SharedBatch):
     """
     Messages that are sent to every connection in one turn of the event loop.
 

@@ -14,7 +14,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from aesm.core.messages.frames import Messages
-from aesm.errors import AESMError, ConnectionClosed
+from aesm.errors import AESMError, CloseCode, ConnectionClosed
 from aesm.interfaces import IMessageHandler
 from aesm.messages.stream import Packet, costOf, packetsOf
 
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 __all__ = ["Dispatcher"]
 
 _log = Logger(namespace="aesm.server")
-
-INTERNAL_ERROR = 1011  # close code, PROTOCOL section 9
 
 
 _new = tuple.__new__  # makes a Packet without a call of Python's
@@ -241,4 +239,4 @@ class Dispatcher:
             failure,
             connection=self._connection,
         )
-        self._connection.closeWith(INTERNAL_ERROR, "internal error")
+        self._connection.closeWith(CloseCode.INTERNAL_ERROR, "internal error")

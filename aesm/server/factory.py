@@ -5,8 +5,8 @@ with::
     factory = AESMServerFactory(handler=MyHandler())
     serverFromString(reactor, "tcp:8765").listen(factory)
 
-It asks its L{Door<aesm.server.admission.Door>} who comes in, and hands those who are to
-its L{Hub<aesm.server.manager.Hub>}.
+It asks its L{Admission<aesm.server.admission.Admission>} who comes in, and hands those
+who are to its L{ConnectionManager<aesm.server.manager.ConnectionManager>}.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from aesm.core.channel.roles import ServerChannel
 from aesm.core.messages.conversation import Conversation
 from aesm.core.messages.hello import ConversationSettings, Hello
 from aesm.core.messages.outbox import Message
-from aesm.errors import AESMError, ConnectionClosed, HandshakeError
+from aesm.errors import AESMError, CloseCode, ConnectionClosed, HandshakeError
 from aesm.interfaces import IMessageHandler, IMessageHandlerMaker
-from aesm.messages.acknowledgements import Refusal
+from aesm.messages.acknowledgements import FailedAcknowledgement
 from aesm.messages.address import Address, addressOf
 from aesm.messages.connection import Connection
 from aesm.messages.protocol import AESMProtocol
@@ -38,9 +38,9 @@ from aesm.secure.factory import HANDSHAKE_TIMEOUT, SecureFactory
 from aesm.secure.options import agent, channelSettings, reactorOr
 from aesm.secure.protocol import SecureProtocol
 from aesm.secure.rawtransport import HangUp
-from aesm.server.admission import Door, farewell
+from aesm.server.admission import Admission, farewell
 from aesm.server.broadcast import Broadcast
-from aesm.server.manager import Hub
+from aesm.server.manager import ConnectionManager
 from aesm.server.registry import Connections
 from aesm.server.sessions import SESSION_GRACE
 from aesm.store.spool import spoolOpener
@@ -58,13 +58,12 @@ HANDSHAKES_PER_HOST = 100.0  # a second
 MAX_AGENT = 64  # characters of a client's agent to log
 RELOAD_INTERVAL = 2.0  # seconds between looks at the authorized keys
 STOP_DEADLINE = 5.0  # seconds
-GOING_AWAY = 1001  # close codes, PROTOCOL section 9
 
 _T = TypeVar("_T")
 
 
 @dataclass
-class _Guest:
+class _PendingConnection:
     """
     A connection, from its beginning to the end of its transport.
 
@@ -160,7 +159,7 @@ class AESMServerFactory(SecureFactory):
         self.publicKey = PublicKey(self._settings.publicKey)
         self.connections = Connections()
         self._broadcast = Broadcast(self.connections)
-        self._door = Door(
+        self._admission = Admission(
             self.connections,
             clientPolicy(authorizedKeys),
             maxConnections=maxConnections,
@@ -168,17 +167,17 @@ class AESMServerFactory(SecureFactory):
             handshakesPerHost=handshakesPerHost,
             perKey=perKey,
         )
-        self._hub = Hub(
+        self._manager = ConnectionManager(
             self.clock,
             self.connections,
-            self._door,
+            self._admission,
             self._messages,
             messageHandler(handler, self.connections),
             totalBuffer,
             sessionGrace,
             spoolOpener(spool, spoolSync, self.clock),
         )
-        self._guests: dict[SecureProtocol, _Guest] = {}
+        self._guests: dict[SecureProtocol, _PendingConnection] = {}
         self._pending: dict[SecureProtocol, None] = {}  # not open; oldest first
         self._numbers = count(1)
         self._reload: IDelayedCall | None = None
@@ -192,7 +191,7 @@ class AESMServerFactory(SecureFactory):
         """
         Whether any client that finds us is let in.
         """
-        return self._door.isOpen and self._settings.psk is None
+        return self._admission.isOpen and self._settings.psk is None
 
     def sendTo(self, data: Message, address: Address) -> Deferred[None]:
         """
@@ -207,7 +206,7 @@ class AESMServerFactory(SecureFactory):
         """
         connection = self.connections.get(address)
         if connection is None:
-            return Refusal(
+            return FailedAcknowledgement(
                 ConnectionClosed(f"nothing was sent: there is no connection {address}")
             )
         return connection.send(data, closeSlow=False)
@@ -237,19 +236,19 @@ class AESMServerFactory(SecureFactory):
             be written to the end.
         """
         self._stopping = True
-        self._hub.stop()
+        self._manager.stop()
         for secure, guest in list(self._guests.items()):
             if guest.connection is None:
                 secure.fail(HandshakeError("the server is stopping"))
             else:
-                guest.connection.closeWith(GOING_AWAY, reason or "going away")
+                guest.connection.closeWith(CloseCode.GOING_AWAY, reason or "going away")
         if not self._guests:
-            return self._hub.close()
+            return self._manager.close()
         gone: Deferred[None] = Deferred(self._gone.remove)
         self._gone.append(gone)
         timer = self.clock.callLater(deadline, self._abortAll)
         return gone.addBoth(_cancel, timer).addCallback(
-            lambda result: self._hub.close()
+            lambda result: self._manager.close()
         )
 
     def reloadKeys(self) -> None:
@@ -257,7 +256,7 @@ class AESMServerFactory(SecureFactory):
         Read the authorized keys again if their file has changed, and disconnect
         those that were taken out.
         """
-        self._door.reload()
+        self._admission.reload()
 
     # twisted.internet.protocol.Factory
 
@@ -266,8 +265,8 @@ class AESMServerFactory(SecureFactory):
         Listening begins: look at the authorized keys from now on.
         """
         self._stopping = False
-        self._hub.start()
-        self._door.checkFiles()
+        self._manager.start()
+        self._admission.checkFiles()
         self._scheduleReload()
 
     def stopFactory(self) -> None:
@@ -287,14 +286,14 @@ class AESMServerFactory(SecureFactory):
             since not every factory around this one knows what to do with None.
         """
         address = addressOf(cast(IAddress, addr), next(self._numbers))
-        refusal = self._door.full(address)
+        refusal = self._admission.full(address)
         if self._stopping:
             refusal = "the server is stopping"
         if refusal is not None:
-            self._hub.refused(address, refusal)
+            self._manager.refused(address, refusal)
             return HangUp()
         secure = SecureProtocol(self, ServerChannel(self._settings))
-        self._guests[secure] = _Guest(address)
+        self._guests[secure] = _PendingConnection(address)
         self._pending[secure] = None
         if len(self._pending) > MAX_PENDING:
             oldest = next(iter(self._pending))
@@ -321,7 +320,7 @@ class AESMServerFactory(SecureFactory):
         address = addressOf(secure.transport.getPeer(), next(self._numbers))
         if isinstance(address, tuple):
             guest.address = address
-        return self._door.begin(guest.address, self.clock.seconds())
+        return self._admission.begin(guest.address, self.clock.seconds())
 
     def decide(
         self, secure: SecureProtocol, publicKey: PublicKey, payload: bytes
@@ -332,14 +331,16 @@ class AESMServerFactory(SecureFactory):
         @param secure: the connection.
         @param publicKey: the key that it has proved.
         @param payload: its hello.
-        @return: fires to let it in; fails as L{Door.decide}.
+        @return: fires to let it in; fails as L{Admission.decide}.
         """
         guest = self._guests[secure]
         peer = secure.transport.getPeer()
-        decision = self._door.decide(publicKey, payload, peer, guest.address)
+        decision = self._admission.decide(publicKey, payload, peer, guest.address)
         return decision.addCallback(self._cbDecided, guest)
 
-    def _cbDecided(self, admitted: tuple[Hello, str | None], guest: _Guest) -> None:
+    def _cbDecided(
+        self, admitted: tuple[Hello, str | None], guest: _PendingConnection
+    ) -> None:
         """
         Take note of who is let in.
 
@@ -366,12 +367,14 @@ class AESMServerFactory(SecureFactory):
         """
         guest = self._guests[secure]
         hello = cast(Hello, guest.hello)
-        connection = self._hub.begin(secure.channel, hello, guest.address, guest.name)
+        connection = self._manager.begin(
+            secure.channel, hello, guest.address, guest.name
+        )
         conversation = Conversation(
             self._messages, connection.session, self.clock.seconds()
         )
         conversation.welcome(hello)
-        protocol = AESMProtocol(self._hub, conversation, connection, self.clock)
+        protocol = AESMProtocol(self._manager, conversation, connection, self.clock)
         connection.attach(protocol, secure.channel)
         guest.connection = connection
         return protocol
@@ -385,7 +388,7 @@ class AESMServerFactory(SecureFactory):
         del self._pending[secure]
         guest = self._guests[secure]
         agent = cast(Hello, guest.hello).agent[:MAX_AGENT]
-        self._hub.enter(cast(Connection, guest.connection), guest.address, agent)
+        self._manager.enter(cast(Connection, guest.connection), guest.address, agent)
 
     def failed(self, secure: SecureProtocol, reason: AESMError) -> None:
         """
@@ -395,7 +398,7 @@ class AESMServerFactory(SecureFactory):
         @param reason: why.
         """
         peer = secure.channel.peer
-        self._hub.refused(
+        self._manager.refused(
             self._guests[secure].address,
             str(reason),
             PublicKey(peer) if peer else None,
@@ -419,7 +422,7 @@ class AESMServerFactory(SecureFactory):
         """
         Look at the authorized keys now and then.
         """
-        self._door.reload()
+        self._admission.reload()
         self._reload = self.clock.callLater(RELOAD_INTERVAL, self._scheduleReload)
 
     def _abortAll(self) -> None:

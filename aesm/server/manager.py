@@ -18,12 +18,12 @@ from twisted.internet.interfaces import IReactorTime
 from aesm.core.channel.channel import Channel
 from aesm.core.messages.hello import ConversationSettings, Hello
 from aesm.core.messages.session import Session
-from aesm.errors import AESMError, ConnectionClosed
+from aesm.errors import AESMError, CloseCode, ConnectionClosed
 from aesm.interfaces import IMessageHandler
 from aesm.messages.address import Address
 from aesm.messages.budget import Budget
 from aesm.messages.connection import Connection
-from aesm.messages.owner import Messenger
+from aesm.messages.owner import ConnectionOwner
 from aesm.server.dispatcher import Dispatcher
 from aesm.server.registry import Connections
 from aesm.server.sessions import Sessions
@@ -32,19 +32,17 @@ from aesm.store.journal import Journal
 from aesm.trust.keys import PublicKey
 
 if TYPE_CHECKING:
-    from aesm.server.admission import Door
+    from aesm.server.admission import Admission
     from aesm.store.spool import Spool
 
-__all__ = ["Hub"]
+__all__ = ["ConnectionManager"]
 
-SESSION_BYTES = 16  # of a session's name, PROTOCOL section 8
-GOING_AWAY = 1001  # close codes, PROTOCOL section 9
-TRY_AGAIN_LATER = 1013
+SESSION_BYTES = 16  # of a session's name, docs/protocol.md, section 8
 
 ConnectionType = TypeVar("ConnectionType", bound=Connection)
 
 
-class Hub(Messenger):
+class ConnectionManager(ConnectionOwner):
     """
     Whom the protocols of a server tell what happens.
 
@@ -59,7 +57,7 @@ class Hub(Messenger):
         self,
         clock: IReactorTime,
         connections: Connections,
-        door: Door,
+        admission: Admission,
         messages: ConversationSettings,
         handler: IMessageHandler | None,
         totalBuffer: int,
@@ -69,7 +67,7 @@ class Hub(Messenger):
         """
         @param clock: keeps time.
         @param connections: the registry.
-        @param door: counts who is in.
+        @param admission: counts who is in.
         @param messages: of the message layer.
         @param handler: whom to hand packets, or None.
         @param totalBuffer: bytes of messages to keep for all together.
@@ -80,8 +78,8 @@ class Hub(Messenger):
         """
         self.budget = Budget(totalBuffer, connections, connections.arrivals)
         self.connections = connections
-        self.sessions = Sessions(clock, sessionGrace, door.maxConnections)
-        self._door = door
+        self.sessions = Sessions(clock, sessionGrace, admission.maxConnections)
+        self._admission = admission
         self._messages = messages
         self._handler = handler
         self._stopping = False
@@ -129,7 +127,7 @@ class Hub(Messenger):
         @param address: where it comes from.
         @param name: what its key is called, or None.
         @return: the connection that users hold.
-        @see: PROTOCOL section 8
+        @see: docs/protocol.md, section 8
         """
         peer = PublicKey(channel.peer)
         former = self.sessions.find(hello, peer)
@@ -137,8 +135,8 @@ class Hub(Messenger):
             former.peerName = name
             superseded = former.detach()
             if superseded is not None:  # it only looked alive
-                self._door.linger(former, superseded)
-                superseded.supersede(partial(self._door.leave, superseded))
+                self._admission.linger(former, superseded)
+                superseded.supersede(partial(self._admission.leave, superseded))
             return former
         messages = self._messages
         session = Session(
@@ -164,7 +162,7 @@ class Hub(Messenger):
         @param address: where it comes from.
         @param agent: its software, as it says.
         """
-        self._door.enter(connection, address)
+        self._admission.enter(connection, address)
         name = f" ({connection.peerName})" if connection.peerName else ""
         how = f"by {connection.suite}{name}, agent {agent!a}"
         if self.sessions.knows(connection):
@@ -190,7 +188,7 @@ class Hub(Messenger):
         """
         self.connections.record(address, "refused", time.time(), reason, peer)
 
-    # Messenger
+    # ConnectionOwner
 
     def overfull(self, connection: Connection) -> None:
         """
@@ -202,7 +200,7 @@ class Hub(Messenger):
         while self.budget.full and self.sessions.makeRoom():
             refused = self.budget.refuses(connection.held)
         if refused:
-            connection.shed(TRY_AGAIN_LATER, "too much is unread")
+            connection.shed(CloseCode.TRY_AGAIN_LATER, "too much is unread")
 
     def keeps(self, connection: Connection, code: int | None = None) -> bool:
         """
@@ -213,7 +211,7 @@ class Hub(Messenger):
         @param code: the client's CLOSE; None if it was cut.
         """
         return (
-            code in (None, GOING_AWAY)
+            code in (None, CloseCode.GOING_AWAY)
             and not self._stopping
             and self.sessions.grace > 0
             and connection.session.outbox.peer.resume
@@ -228,7 +226,7 @@ class Hub(Messenger):
         @param reason: why.
         """
         self._record(connection, "lost", f"{reason}; its session is kept")
-        self._door.leave(connection)
+        self._admission.leave(connection)
         self.sessions.wait(connection)
 
     def lost(self, connection: Connection, reason: AESMError) -> None:
@@ -250,7 +248,7 @@ class Hub(Messenger):
         @param connection: the one.
         """
         self.connections.discard(connection)
-        self._door.leave(connection)
+        self._admission.leave(connection)
 
     # Parts
 

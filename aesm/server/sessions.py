@@ -1,5 +1,5 @@
 """
-The sessions of a server that wait for their clients to come back, PROTOCOL
+The sessions of a server that wait for their clients to come back, docs/protocol.md,
 section 8::
 
     sessions.wait(connection)                     # its transport is gone
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SESSION_GRACE", "Sessions", "isResumed"]
 
-SESSION_GRACE = 60.0  # seconds, PROTOCOL section 8
+SESSION_GRACE = 60.0  # seconds, docs/protocol.md, section 8
 
 
 def isResumed(connection: Connection, hello: Hello) -> bool:
@@ -36,7 +36,7 @@ def isResumed(connection: Connection, hello: Hello) -> bool:
     @param connection: the session's, of the client's key.
     @param hello: what the client says.
     @return: whether it names it, says of it what can be, and nobody is ending it.
-    @see: PROTOCOL section 8
+    @see: docs/protocol.md, section 8
     """
     session = connection.session
     return (
@@ -148,7 +148,7 @@ class Sessions:
         for connection in self._waiting:
             session = connection.session
             handling = connection.dispatcher is not None and session.inbox.untaken
-            if session.outbox.kept or handling:
+            if session.outbox.keptCost or handling:
                 self._end(connection, "too much is kept for all together")
                 return True
         return False

@@ -16,19 +16,19 @@ from typing import TYPE_CHECKING, Any, cast
 from twisted.internet.defer import Deferred, fail
 from twisted.logger import Logger
 
-from aesm.core.messages.batch import Turn
+from aesm.core.messages.batch import Batch
 from aesm.core.messages.frames import Messages
 from aesm.core.messages.hello import Hello
 from aesm.core.messages.outbox import Message
 from aesm.core.messages.session import Session
 from aesm.errors import AESMError, SessionLost, SpoolError
 from aesm.messages.connection import Connection
-from aesm.messages.owner import Messenger
+from aesm.messages.owner import ConnectionOwner
 from aesm.messages.stream import costOf
 from aesm.store.journal import Journal
 from aesm.store.spool import Spool
 from aesm.store.sqlite import Stored
-from aesm.store.stream import NotedStream, readBlob
+from aesm.store.stream import DurableStream, readBlob
 from aesm.trust.keys import PublicKey
 
 if TYPE_CHECKING:
@@ -47,19 +47,19 @@ class DurableConnection(Connection):
     @ivar retrieved: what came from the peer, was written down, and nobody has taken.
     """
 
-    retrieved: NotedStream
+    retrieved: DurableStream
 
     def __init__(
-        self, journal: Journal, messenger: Messenger, session: Session, **options: Any
+        self, journal: Journal, owner: ConnectionOwner, session: Session, **options: Any
     ) -> None:
         """
         @param journal: writes down what happens.
-        @param messenger: whom to tell.
+        @param owner: whom to tell.
         @param session: what counts the messages, not begun or restored.
         @param options: more options of L{Connection}.
         """
-        super().__init__(messenger, session, **options)
-        self.retrieved = NotedStream(
+        super().__init__(owner, session, **options)
+        self.retrieved = DurableStream(
             self, 0, options.get("lock"), options.get("arrivals")
         )
         session.outbox.stage()
@@ -70,7 +70,7 @@ class DurableConnection(Connection):
         self._handled = 0  # messages that the handler is done with, to be written
         self._handledCost = 0
         inbox = session.inbox  # which counts only what is written
-        self._kept, self._keptCost = inbox.kept, inbox.receivedCost
+        self._keptCount, self._keptCost = inbox.keptCount, inbox.receivedCost
         self._takenCost = inbox.takenCost
         self._waitingForRoom: deque[Messages] = deque()  # not handed over yet
         # Costs of those of C{retrieved} that the handler has or will have.
@@ -79,13 +79,13 @@ class DurableConnection(Connection):
 
     @classmethod
     def load(
-        cls, journal: Journal, messenger: Messenger, sendBuffer: int, **options: Any
+        cls, journal: Journal, owner: ConnectionOwner, sendBuffer: int, **options: Any
     ) -> list[tuple[DurableConnection, bool]]:
         """
         Make the connections of all sessions that were written down.
 
         @param journal: where they are; closed if they cannot be read.
-        @param messenger: whom to tell.
+        @param owner: whom to tell.
         @param sendBuffer: cost of unacknowledged messages to keep, bytes.
         @param options: more options of L{Connection}.
         @return: for each session the connection, under which there is no transport,
@@ -95,7 +95,7 @@ class DurableConnection(Connection):
         try:
             return [
                 (
-                    cls.restored(stored, journal, messenger, sendBuffer, **options),
+                    cls.restored(stored, journal, owner, sendBuffer, **options),
                     stored.state["over"],
                 )
                 for stored in journal.load()
@@ -115,7 +115,7 @@ class DurableConnection(Connection):
         cls,
         stored: Stored,
         journal: Journal,
-        messenger: Messenger,
+        owner: ConnectionOwner,
         sendBuffer: int,
         **options: Any,
     ) -> DurableConnection:
@@ -124,7 +124,7 @@ class DurableConnection(Connection):
 
         @param stored: the session.
         @param journal: writes down what happens.
-        @param messenger: whom to tell.
+        @param owner: whom to tell.
         @param sendBuffer: cost of unacknowledged messages to keep, bytes.
         @param options: more options of L{Connection}.
         @return: the connection, under which there is no transport.
@@ -136,10 +136,10 @@ class DurableConnection(Connection):
         session = Session(sendBuffer, state["window"], stored.name)
         done, kept = state["acknowledged"], []
         for blob in stored.outgoing:
-            turn = Turn.of(readBlob(blob))
+            batch = Batch.of(readBlob(blob))
             if blob.number < done:  # some of those that were sent together
-                turn.cut(done - blob.number)
-            kept.append(turn)
+                batch.cut(done - blob.number)
+            kept.append(batch)
         session.outbox.meet(Hello(maxMessage=state["maxMessage"]))
         session.outbox.restore(done, state["acknowledgedCost"], state["limit"], kept)
         session.inbox.restore(
@@ -148,7 +148,7 @@ class DurableConnection(Connection):
         address = state["address"]
         connection = cls(
             journal,
-            messenger,
+            owner,
             session,
             address=address if isinstance(address, str) else tuple(address),
             peer=PublicKey.fromText(stored.peer),
@@ -194,7 +194,7 @@ class DurableConnection(Connection):
         failure = self._journal.failure
         if failure is not None and (self.dispatcher is None or not closeSlow):
             return fail(SpoolError(f"nothing was sent: {failure}"))
-        begins = self._turn is None
+        begins = self._batch is None
         sent = super().send(data, closeSlow)
         if begins:
             self._journal.touch(self)
@@ -258,7 +258,7 @@ class DurableConnection(Connection):
             cost -= self._inherited.popleft()
         self._handled += count
         self._handledCost += cost
-        self._kept += count
+        self._keptCount += count
         self._keptCost += cost
         self._journal.touch(self)
 
@@ -303,9 +303,9 @@ class DurableConnection(Connection):
         Tell what is kept; also what waits to be written, which the registry does
         not know yet.
         """
-        budget = self._messenger.budget
+        budget = self._owner.budget
         unread = self.dispatcher is None
-        held = self._outbox.kept
+        held = self._outbox.keptCost
         held += self._arrivedCost if unread else self.session.inbox.untaken
         if self._reason is not None:
             held = 0
@@ -323,17 +323,17 @@ class DurableConnection(Connection):
         @return: to be called once that is written down.
         """
         name, outbox, inbox = self.session.name, self._outbox, self.session.inbox
-        self.endTurn()
-        turns = outbox.takeStaged()
-        for turn in turns:
-            size = len(turn.bodies)
-            spool.append(name, True, self._noted, size, b"".join(turn.encode(True)))
+        self.closeBatch()
+        batches = outbox.takeStaged()
+        for batch in batches:
+            size = len(batch.bodies)
+            spool.append(name, True, self._noted, size, b"".join(batch.encode(True)))
             self._noted += size
         arrived, self._arrived = self._arrived, []
         number = inbox.received - sum(len(messages.data) for messages in arrived)
         for messages in arrived:
-            size, turn = len(messages.data), Turn.of(messages)
-            spool.append(name, False, number, size, b"".join(turn.encode(True)))
+            size, batch = len(messages.data), Batch.of(messages)
+            spool.append(name, False, number, size, b"".join(batch.encode(True)))
             number += size
         handled, self._handled = self._handled, 0
         cost, self._handledCost = self._handledCost, 0
@@ -353,7 +353,7 @@ class DurableConnection(Connection):
                 "acknowledged": outbox.acknowledged,
                 "acknowledgedCost": outbox.acknowledgedCost,
                 "limit": outbox.limit,
-                "received": inbox.received if durable else self._kept,
+                "received": inbox.received if durable else self._keptCount,
                 "receivedCost": inbox.receivedCost if durable else self._keptCost,
                 "takenCost": self._takenCost,
                 "window": inbox.window,
@@ -368,7 +368,7 @@ class DurableConnection(Connection):
             """
             if self.isOver:
                 return
-            outbox.release(turns)
+            outbox.release(batches)
             inbox.keep(handled + sum(len(messages.data) for messages in arrived))
             inbox.take(cost)
             self._arrivedCost -= sum(messages.cost for messages in arrived)

@@ -71,7 +71,7 @@ class Journal:
         self._clock = clock
         self._touched: dict[Written, None] = {}
         self._held: dict[Written, None] = {}  # until it can be written
-        self._turn: IDelayedCall | None = None
+        self._writeCall: IDelayedCall | None = None
         self._closed = False
 
     @property
@@ -149,22 +149,22 @@ class Journal:
         """
         Write at the end of this turn, unless that is over.
         """
-        if self._turn is None and not self._closed:
-            self._turn = self._clock.callLater(0, self._endTurn)
+        if self._writeCall is None and not self._closed:
+            self._writeCall = self._clock.callLater(0, self._writeDue)
 
     def _flush(self) -> None:
         """
         Write down what happened so far.
         """
-        if self._turn is not None:
-            self._turn.cancel()
-            self._endTurn()
+        if self._writeCall is not None:
+            self._writeCall.cancel()
+            self._writeDue()
 
-    def _endTurn(self) -> None:
+    def _writeDue(self) -> None:
         """
         Write down what happened in this turn.
         """
-        self._turn = None
+        self._writeCall = None
         touched, self._touched = self._touched, {}
         written = [connection.write(self._spool) for connection in touched]
         committed = self._spool.commit()

@@ -18,14 +18,14 @@ from aesm.core.messages.frames import Messages
 from aesm.messages.stream import DataStream, Packet, costOf
 from aesm.store.sqlite import Blob
 
-__all__ = ["NotedStream", "readBlob"]
+__all__ = ["DurableStream", "readBlob"]
 
 Ranges = list[list[int]]  # of numbers: the first, and the one behind the last
 
 ANY_SIZE = (1 << 32) - 1  # of a message that is read back, bytes
 
 
-class NotedStream(DataStream):
+class DurableStream(DataStream):
     """
     A stream that knows the number of each packet, since which of them are taken is
     written down.  It reports each one.

@@ -141,7 +141,7 @@ class _Application:
         ahead = sum(messages.cost for messages in self.waiting)
         last = self.waiting[-1].lastCost if self.waiting else 0
         assert ahead - last <= _SETTINGS.receiveBuffer, ahead
-        assert self.session.outbox.kept <= _SETTINGS.sendBuffer
+        assert self.session.outbox.keptCost <= _SETTINGS.sendBuffer
 
 
 class _Side:
@@ -248,7 +248,7 @@ class _Side:
         @param budget: of the messages.
         """
         application = self.application
-        application.session.outbox.endTurn()
+        application.session.outbox.closeBatch()
         output = b"".join(self.conversation.takeFrames(7, budget))
         self.output += output
         for frame in self._peer.receive(output):

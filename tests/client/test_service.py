@@ -41,7 +41,7 @@ from aesm import (
     UntrustedServer,
     listen,
 )
-from aesm.client.retry import AcceptedEndpoint, mayPass
+from aesm.client.retry import AcceptedEndpoint, isTransient
 from aesm.errors import NoAnswer
 from aesm.server.sessions import SESSION_GRACE
 from aesm.testing import MemoryNetwork
@@ -93,7 +93,7 @@ class MayPassTests(PairTestCase):
             ValueError(),
         )
         for reason in final:
-            self.assertFalse(mayPass(reason), reason)
+            self.assertFalse(isTransient(reason), reason)
         passing: tuple[Exception, ...] = (
             NoAnswer(),
             HandshakeTimeout(),
@@ -110,7 +110,7 @@ class MayPassTests(PairTestCase):
             OSError(),
         )
         for reason in passing:
-            self.assertTrue(mayPass(reason), reason)
+            self.assertTrue(isTransient(reason), reason)
 
 
 class ServiceTestCase(PairTestCase):

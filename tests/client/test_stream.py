@@ -7,7 +7,7 @@ from __future__ import annotations
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from aesm.client.stream import JoinedStream
+from aesm.client.stream import SessionStream
 from aesm.errors import ConnectionClosed
 from aesm.messages.stream import DataStream, Packet
 
@@ -39,7 +39,7 @@ class JoinedStreamTests(SynchronousTestCase):
         """
         Make a stream without packets.
         """
-        self.joined = JoinedStream()
+        self.joined = SessionStream()
 
     def add(self, *data: str, end: bool = True) -> DataStream:
         """
@@ -125,10 +125,10 @@ class JoinedStreamTests(SynchronousTestCase):
         C{async for} takes packets until an orderly end, and raises any other.
         """
         for code in (1000, 1006):
-            self.joined = JoinedStream()
+            self.joined = SessionStream()
             taken: list[object] = []
 
-            async def take(joined: JoinedStream, taken: list[object]) -> None:
+            async def take(joined: SessionStream, taken: list[object]) -> None:
                 """
                 Take all.
 

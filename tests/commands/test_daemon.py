@@ -23,7 +23,12 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
-from aesm.commands.daemon import AESMService, _Place, activityLine, clientLine
+from aesm.commands.daemon import (
+    AESMService,
+    _ReportingEndpoint,
+    activityLine,
+    clientLine,
+)
 from tests.commands.test_tap import TapTestCase
 
 
@@ -80,7 +85,7 @@ class ServiceTests(TapTestCase):
         It is a service, and gives its server endpoints.
         """
         verifyObject(IService, self.serve())
-        verifyObject(IStreamServerEndpoint, _Place("", LateEndpoint()))
+        verifyObject(IStreamServerEndpoint, _ReportingEndpoint("", LateEndpoint()))
 
     def test_start(self) -> None:
         """

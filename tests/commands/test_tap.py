@@ -131,7 +131,7 @@ class OptionsTests(TapTestCase):
         here = os.getcwd()
         self.addCleanup(os.chdir, here)
         os.chdir("/")
-        opened: Any = factory._hub._openSpool
+        opened: Any = factory._manager._openSpool
         spool = opened()
         self.assertRaises(SpoolError, SpoolFile, path, full=False)
         spool._file.close()

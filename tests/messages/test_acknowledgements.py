@@ -26,10 +26,10 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from aesm.errors import ConnectionClosed, SendBufferFull
 from aesm.messages.acknowledgements import (
+    AckCount,
     Acknowledgement,
+    FailedAcknowledgement,
     LazyDeferred,
-    Refusal,
-    Tally,
     acknowledgementOf,
 )
 
@@ -218,7 +218,7 @@ class AcknowledgementTests(SynchronousTestCase):
             Wait for both kinds.
             """
             await acknowledgementOf(self.having, 1)
-            return await Tally([acknowledgementOf(self.having, 1)])
+            return await AckCount([acknowledgementOf(self.having, 1)])
 
         self.assertEqual(self.successResultOf(ensureDeferred(send())), 1)
 
@@ -374,7 +374,7 @@ class AcknowledgementTests(SynchronousTestCase):
 
 class RefusalTests(SynchronousTestCase):
     """
-    L{Refusal} fails if anybody asks.
+    L{FailedAcknowledgement} fails if anybody asks.
     """
 
     def test_asked(self) -> None:
@@ -382,20 +382,20 @@ class RefusalTests(SynchronousTestCase):
         Who looks is told why.
         """
         reason = ConnectionClosed("nothing was sent")
-        self.assertIs(self.failureResultOf(Refusal(reason)).value, reason)
+        self.assertIs(self.failureResultOf(FailedAcknowledgement(reason)).value, reason)
 
     def test_notAsked(self) -> None:
         """
         Nothing is logged if nobody looks.
         """
-        Refusal(ConnectionClosed("nothing was sent"))
+        FailedAcknowledgement(ConnectionClosed("nothing was sent"))
         gc.collect()
         self.assertEqual(self.flushLoggedErrors(), [])
 
 
 class TallyTests(SynchronousTestCase):
     """
-    L{Tally} counts who has a message.
+    L{AckCount} counts who has a message.
     """
 
     def test_nobody(self) -> None:
@@ -407,9 +407,9 @@ class TallyTests(SynchronousTestCase):
             """
             Wait.
             """
-            return await Tally([])
+            return await AckCount([])
 
-        self.assertEqual(self.successResultOf(Tally([])), 0)
+        self.assertEqual(self.successResultOf(AckCount([])), 0)
         self.assertEqual(self.successResultOf(ensureDeferred(send())), 0)
 
     def test_all(self) -> None:
@@ -417,7 +417,7 @@ class TallyTests(SynchronousTestCase):
         It fires once each peer has it or is gone, with the number of the former.
         """
         connections = [FakeConnection() for _ in range(3)]
-        tally = Tally([acknowledgementOf(c, 1) for c in connections])
+        tally = AckCount([acknowledgementOf(c, 1) for c in connections])
         self.assertNoResult(tally)
         connections[0].has()
         connections[1].lost()
@@ -431,14 +431,14 @@ class TallyTests(SynchronousTestCase):
         """
         refusal: Deferred[None] = Deferred()
         refusal.errback(Failure(SendBufferFull("full")))
-        self.assertEqual(self.successResultOf(Tally([refusal])), 0)
+        self.assertEqual(self.successResultOf(AckCount([refusal])), 0)
 
     def test_cancelled(self) -> None:
         """
         It can be cancelled.
         """
         connection = FakeConnection()
-        tally = Tally([acknowledgementOf(connection, 1)])
+        tally = AckCount([acknowledgementOf(connection, 1)])
         tally.cancel()
         self.failureResultOf(tally, CancelledError)
         connection.has()
@@ -448,5 +448,5 @@ class TallyTests(SynchronousTestCase):
         Nobody is asked before somebody looks.
         """
         connection = FakeConnection()
-        Tally([acknowledgementOf(connection, 1)])
+        AckCount([acknowledgementOf(connection, 1)])
         self.assertEqual(connection.watched, [])

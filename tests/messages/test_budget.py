@@ -44,10 +44,10 @@ class BudgetTests(PairTestCase):
         for _ in range(9):
             first.sendData(bytes(1000))
         network.deliver()
-        self.assertFalse(server.factory._hub.budget.full)
+        self.assertFalse(server.factory._manager.budget.full)
         first.sendData(bytes(1000))
         network.deliver()
-        self.assertTrue(server.factory._hub.budget.full)
+        self.assertTrue(server.factory._manager.budget.full)
         self.failureResultOf(first.sendData("more"), SendBufferFull)
         sent = second.sendData("fine")
         network.deliver()
@@ -57,7 +57,7 @@ class BudgetTests(PairTestCase):
         sent = first.sendData("fine again")
         network.deliver()
         self.successResultOf(sent)
-        self.assertFalse(server.factory._hub.budget.full)
+        self.assertFalse(server.factory._manager.budget.full)
         self.assertEqual([len(greedy.retrieved), len(modest.retrieved)], [11, 1])
 
     def test_unread(self) -> None:
@@ -107,7 +107,7 @@ class BudgetTests(PairTestCase):
         handler: Any = Recorder()
         network, server = self.serve(handler, totalBuffer=10_000)
         client = self.join(network)
-        budget = server.factory._hub.budget
+        budget = server.factory._manager.budget
         for _ in range(9):
             client.sendData(bytes(1000))
         network.deliver()

@@ -414,10 +414,10 @@ class LostTests(PairTestCase):
             pair.accepted.sendData(b"x" * MIB)
         pair.network.links[0].cut()
         self.assertEqual(len(pair.server.connections), 1)
-        self.assertEqual(pair.accepted._outbox.kept, 0)
+        self.assertEqual(pair.accepted._outbox.keptCost, 0)
         for _ in range(100):
             self.assertClosed(pair.accepted.sendData(b"x" * MIB))
-        self.assertEqual(pair.accepted._outbox.kept, 0)
+        self.assertEqual(pair.accepted._outbox.keptCost, 0)
 
     def test_ignored(self) -> None:
         """
@@ -586,7 +586,7 @@ class SendBufferTests(PairTestCase):
             pair.deliver()
         self.assertGreaterEqual(refused, 36)
         self.assertLessEqual(len(link.toClient.inFlight), 2 * MIB // 4)
-        self.assertLessEqual(pair.accepted._outbox.kept, 4 * MIB)
+        self.assertLessEqual(pair.accepted._outbox.keptCost, 4 * MIB)
         pair.client.abort()
 
 

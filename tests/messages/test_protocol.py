@@ -27,7 +27,7 @@ from aesm import (
 )
 from aesm.core.messages.frames import FrameType, encodeAck, encodeClose, encodeFrame
 from aesm.messages.connection import wallClock
-from aesm.messages.owner import Messenger
+from aesm.messages.owner import ConnectionOwner
 from aesm.messages.protocol import PATIENCE, AESMProtocol
 from aesm.testing import ConnectedPair
 from tests.support.pairs import PairTestCase, Recorder
@@ -575,7 +575,7 @@ class BackPressureTests(PairTestCase):
         pair.clock.advance(PATIENCE)
         self.assertEqual(len(link.toClient.inFlight), 2 + 29 + 16)
         pair.deliver()
-        self.assertEqual(pair.client.session.outbox.kept, 0)
+        self.assertEqual(pair.client.session.outbox.keptCost, 0)
 
     def test_noPatience(self) -> None:
         """
@@ -619,13 +619,13 @@ class BackPressureTests(PairTestCase):
         pair.network.links[0].cut()
         pair.client.retrieved.getData()
         self.assertEqual(
-            [c for c in pair.clock.getDelayedCalls() if "endTurn" in repr(c)], []
+            [c for c in pair.clock.getDelayedCalls() if "_flushDue" in repr(c)], []
         )
 
 
 class MessengerTests(PairTestCase):
     """
-    L{Messenger} is what a protocol tells.
+    L{ConnectionOwner} is what a protocol tells.
     """
 
     def test_defaults(self) -> None:
@@ -634,12 +634,12 @@ class MessengerTests(PairTestCase):
         """
         pair = self.pair()
         inner = innerOf(pair)
-        messenger = Messenger()
-        messenger.accepted(inner, resumed=False)
-        self.assertFalse(messenger.keeps(pair.accepted))
-        messenger.detached(pair.accepted, ConnectionClosed("cut"))
-        messenger.lost(pair.accepted, ConnectionClosed("over"))
-        messenger.finished(pair.accepted)
+        owner = ConnectionOwner()
+        owner.accepted(inner, resumed=False)
+        self.assertFalse(owner.keeps(pair.accepted))
+        owner.detached(pair.accepted, ConnectionClosed("cut"))
+        owner.lost(pair.accepted, ConnectionClosed("over"))
+        owner.finished(pair.accepted)
 
     def test_wallClock(self) -> None:
         """

@@ -169,11 +169,11 @@ class ResumeTestCase(ServiceTestCase):
 
         @param server: the server.
         """
-        hub, door = server.factory._hub, server.factory._door
-        self.assertEqual(hub.sessions._waiting, {})
-        self.assertEqual(hub.sessions._byName, {})
-        self.assertEqual(door._hosts, {})
-        self.assertEqual(hub.budget._kept, 0)
+        manager, admission = server.factory._manager, server.factory._admission
+        self.assertEqual(manager.sessions._waiting, {})
+        self.assertEqual(manager.sessions._byName, {})
+        self.assertEqual(admission._hosts, {})
+        self.assertEqual(manager.budget._keptCost, 0)
         self.assertEqual(server.connections.held, 0)
         self.assertEqual(list(server.connections), [])
 

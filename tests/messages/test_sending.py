@@ -154,11 +154,11 @@ class BurstTests(PairTestCase):
                 self.assertNoResult(result)
             else:
                 self.failureResultOf(result, SendBufferFull)
-        self.assertEqual(pair.client.session.outbox.kept, kept)
+        self.assertEqual(pair.client.session.outbox.keptCost, kept)
         pair.network.links[0].toServer.stalled = False
         pair.deliver()
         self.assertEqual([p.data for p in pair.accepted.retrieved], expected)
-        self.assertEqual(pair.client.session.outbox.kept, 0)
+        self.assertEqual(pair.client.session.outbox.keptCost, 0)
 
     def test_maxMessage(self) -> None:
         """
@@ -197,8 +197,8 @@ class BurstTests(PairTestCase):
         for data in (b"quiet", b"1"):
             pair.client.sendData(data)
         pair.network.links[0].cut()
-        self.assertFalse(pair.client.session.outbox.kept)
+        self.assertFalse(pair.client.session.outbox.keptCost)
         result = pair.client.sendData(b"2")
         pair.deliver()
         self.failureResultOf(result)
-        self.assertFalse(pair.client.session.outbox.kept)
+        self.assertFalse(pair.client.session.outbox.keptCost)

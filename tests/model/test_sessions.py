@@ -33,7 +33,7 @@ from hypothesis.stateful import (
 )
 from twisted.trial.unittest import SynchronousTestCase
 
-from aesm.core.messages.batch import Turn
+from aesm.core.messages.batch import Batch
 from aesm.core.messages.conversation import Conversation
 from aesm.core.messages.events import Accepted, Acknowledged, Event, PeerClosed
 from aesm.core.messages.framereader import FrameReader
@@ -47,7 +47,7 @@ from aesm.messages.stream import costOf
 
 CLIENT, SERVER = 0, 1
 NORMAL, GOING_AWAY = 1000, 1001  # close codes, PROTOCOL section 9
-TURN = 1000  # microseconds, as in aesm.messages.connection
+BATCH_MICROS = 1000  # microseconds, as in aesm.messages.connection
 BUDGET = 200  # bytes of messages handed to a transport at once
 SEND_BUFFER = 2500  # bytes
 WINDOWS = (1, 200, 900, 3000)  # bytes
@@ -135,7 +135,7 @@ class Peer:
         self.closing = self.over = False
         self._micros = 0  # this turn's time, once something was sent in it
         self._reported = 0  # cost of what is taken and was told to the session
-        self._writing: tuple[Stored, list[Turn]] | None = None
+        self._writing: tuple[Stored, list[Batch]] | None = None
 
     @property
     def ready(self) -> int:
@@ -143,7 +143,7 @@ class Peer:
         How many messages the application has been handed.
         """
         late = self._durable and not self._slow
-        return self.session.inbox.kept if late else len(self.got)
+        return self.session.inbox.keptCount if late else len(self.got)
 
     @property
     def keeping(self) -> int:
@@ -179,7 +179,7 @@ class Peer:
             if self._micros:
                 number = outbox.add(data, self._micros)
             elif self.line is None:
-                outbox.endTurn(since=micros - TURN)
+                outbox.closeBatch(since=micros - BATCH_MICROS)
                 number = outbox.add(data, micros)
             else:
                 number = outbox.add(data, micros)
@@ -220,12 +220,12 @@ class Peer:
         if "?" in messages.data and not self.closing:
             self.send("!")
 
-    def endTurn(self) -> None:
+    def closeBatch(self) -> None:
         """
         Let no later message share the time of those sent so far.
         """
         self._micros = 0
-        self.session.outbox.endTurn()
+        self.session.outbox.closeBatch()
 
     def detach(self) -> Line | None:
         """
@@ -234,7 +234,7 @@ class Peer:
         @return: what carried it.
         """
         line, self.line = self.line, None
-        self.endTurn()
+        self.closeBatch()
         return line
 
     def finish(self) -> None:
@@ -265,7 +265,7 @@ class Peer:
         Begin to write down what has happened.
         """
         if self._durable and self._writing is None and not self.over:
-            self.endTurn()
+            self.closeBatch()
             outbox = self.session.outbox
             turns = outbox.takeStaged()
             stored = Stored(
@@ -286,7 +286,7 @@ class Peer:
         (self.stored, turns), self._writing = self._writing, None
         inbox = self.session.inbox
         self.session.outbox.release(turns)
-        inbox.keep(self.stored.received - inbox.kept)
+        inbox.keep(self.stored.received - inbox.keptCount)
         self._report(self.stored.taken, 1)
 
     def restored(self) -> Peer:
@@ -305,7 +305,7 @@ class Peer:
         restored.taken = stored.taken
         restored._reported = costOfAll(restored.got[: stored.taken])
         turns = [
-            Turn.of(Messages(micros, [data for _, data in together], 0, 0))
+            Batch.of(Messages(micros, [data for _, data in together], 0, 0))
             for micros, together in groupby(
                 restored.sent[stored.acknowledged :], lambda sent: sent[0]
             )
@@ -457,7 +457,7 @@ class Line:
         self.isOpen = self.writable = self.turn = False
         self._ended = True
 
-    def endTurn(self) -> None:
+    def closeBatch(self) -> None:
         """
         Send what this turn of the event loop sent.
         """
@@ -570,7 +570,7 @@ class Line:
         Hand over what is due, if the transport takes it.
         """
         if not self._superseded:
-            self.peer.endTurn()
+            self.peer.closeBatch()
         if self._ended or not self.writable:
             return
         output = b"".join(self.conversation.takeFrames(self.machine.micros, BUDGET))
@@ -949,7 +949,7 @@ class SessionMachine(RuleBasedStateMachine):
         """
         for line in self._lines():
             if line.turn:
-                line.endTurn()
+                line.closeBatch()
 
     def _linkOf(self, line: Line) -> Link:
         """
@@ -1061,14 +1061,16 @@ class SessionMachine(RuleBasedStateMachine):
         assert len(got) <= len(sent), "more has come than was sent"
         for (then, data), (time, what) in zip(sent, got, strict=False):
             assert data == what, "not what was sent"
-            assert 0 <= then - time <= TURN, "not when it was sent"
+            assert 0 <= then - time <= BATCH_MICROS, "not when it was sent"
         assert outbox.acknowledged <= receiver.keeping, "not kept, but acknowledged"
         assert outbox.limit <= receiver.allowed, "the limit is past what was announced"
         ahead = got[receiver.taken :]
         assert costOfAll(ahead[:-1]) < receiver.window or not ahead, "past the window"
         if not sender.over:
             kept = costOfAll(sent[outbox.acknowledged :])
-            assert outbox.kept == kept <= SEND_BUFFER, "more is kept than was agreed"
+            assert outbox.keptCost == kept <= SEND_BUFFER, (
+                "more is kept than was agreed"
+            )
 
     def _settled(self) -> bool:
         """

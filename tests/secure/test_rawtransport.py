@@ -16,7 +16,7 @@ from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import alsoProvides, implementer
 
-from aesm.secure.rawtransport import AT_ONCE, RECORDS, SHORT, Outlet
+from aesm.secure.rawtransport import AT_ONCE, RECORDS, SHORT, RecordWriter
 
 
 class Socket(FileDescriptor):
@@ -81,20 +81,20 @@ class Producer:
         """
 
 
-def outletOf(transport: object) -> tuple[Outlet, Producer]:
+def outletOf(transport: object) -> tuple[RecordWriter, Producer]:
     """
     Make an outlet with a producer.
 
     @param transport: where to.
     """
-    outlet, producer = Outlet(cast(ITransport, transport)), Producer()
+    outlet, producer = RecordWriter(cast(ITransport, transport)), Producer()
     outlet.register(producer)
     return outlet, producer
 
 
 class OutletTests(SynchronousTestCase):
     """
-    L{Outlet}.
+    L{RecordWriter}.
     """
 
     def test_atOnce(self) -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 
 from aesm import Connection, Server
-from aesm.core.messages.batch import MAX_COST, Share, SharedTurn
+from aesm.core.messages.batch import MAX_COST, Share, SharedBatch
 from aesm.core.messages.framereader import FrameReader
 from aesm.core.messages.frames import Messages
 from aesm.core.messages.outbox import Outbox
@@ -27,7 +27,7 @@ from tests.support.pairs import PairTestCase, Recorder
 ROOM = 1 << 20  # bytes that an outbox may keep
 
 
-class FakeShared(SharedTurn):
+class FakeShared(SharedBatch):
     """
     A shared turn that remembers who left.
 
@@ -50,7 +50,7 @@ class FakeShared(SharedTurn):
         self.gone.append(member)
 
 
-def shares(shared: SharedTurn, outbox: Outbox, member: object = None) -> Share:
+def shares(shared: SharedBatch, outbox: Outbox, member: object = None) -> Share:
     """
     Give an outbox a share.
 
@@ -65,7 +65,7 @@ def shares(shared: SharedTurn, outbox: Outbox, member: object = None) -> Share:
 
 class ShareTests(PairTestCase):
     """
-    L{SharedTurn} and L{Share}, in an L{Outbox}.
+    L{SharedBatch} and L{Share}, in an L{Outbox}.
     """
 
     def outbox(self, **options: Any) -> Outbox:
@@ -84,7 +84,7 @@ class ShareTests(PairTestCase):
         for own in (b"own", "two"):
             outbox.add(own, 1)
             twin.add(own, 1)
-        outbox.endTurn()
+        outbox.closeBatch()
         shared.add(b"not for all")
         for data in (b"a", "\xe9".encode(), "text"):
             shared.add(data)
@@ -93,11 +93,11 @@ class ShareTests(PairTestCase):
                 self.assertEqual(share.base + len(shared.bodies), outbox.count)
             twin.add(data, 1)
             self.assertEqual(outbox.count, twin.count)
-            self.assertEqual(outbox.kept, twin.kept)
+            self.assertEqual(outbox.keptCost, twin.keptCost)
             self.assertTrue(outbox.unsent)
-        outbox.endTurn()
+        outbox.closeBatch()
         shared.add(b"too late")
-        self.assertEqual((outbox.count, outbox.kept), (5, twin.kept))
+        self.assertEqual((outbox.count, outbox.keptCost), (5, twin.keptCost))
         sent = [data for turn in taken(outbox) for data in turn.data]
         self.assertEqual(sent, [b"own", "two", b"a", b"\xc3\xa9", "text"])
 
@@ -108,8 +108,8 @@ class ShareTests(PairTestCase):
         shared, outbox = FakeShared(), self.outbox()
         shared.add("x")
         shares(shared, outbox, "somebody")
-        outbox.endTurn()
-        outbox.endTurn()
+        outbox.closeBatch()
+        outbox.closeBatch()
         self.assertEqual(shared.gone, ["somebody"])
 
     def test_room(self) -> None:
@@ -125,7 +125,7 @@ class ShareTests(PairTestCase):
             pass
         (messages,) = taken(outbox)
         self.assertEqual(messages.data[:2], [b"", b"x" * 100])
-        self.assertEqual(messages.cost, outbox.kept)
+        self.assertEqual(messages.cost, outbox.keptCost)
 
     def test_refused(self) -> None:
         """
@@ -140,7 +140,7 @@ class ShareTests(PairTestCase):
         outbox = self.outbox(bound=MAX_COST + 64)
         outbox.add("", 1)
         self.assertIsNone(outbox.join(shared, None))
-        outbox.endTurn()
+        outbox.closeBatch()
         self.assertIsNotNone(outbox.join(shared, None))
         staging = self.outbox()
         staging.stage()
@@ -172,7 +172,7 @@ class ShareTests(PairTestCase):
             shared.encoded = None
             third = self.outbox()
             third.add("own", 1)
-            third.endTurn()
+            third.closeBatch()
             shares(shared, third)
             self.assertEqual(len(third.take(ROOM)), 2)
 
@@ -203,7 +203,7 @@ class ShareTests(PairTestCase):
         slow, ended = self.outbox(limit=65), self.outbox()
         for number in range(5):
             if number == 4:
-                ended.endTurn()
+                ended.closeBatch()
             shared.add(str(number))
             for outbox in (slow, ended) if not number else ():
                 shares(shared, outbox)

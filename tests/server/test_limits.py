@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from aesm.server.admission import (
     BURST_SECONDS,
-    Admission,
+    HostLimits,
     TokenBuckets,
     connectionsPossible,
     hostOf,
@@ -115,14 +115,14 @@ class TokenBucketsTests(SynchronousTestCase):
 
 class AdmissionTests(SynchronousTestCase):
     """
-    L{Admission} counts connections.
+    L{HostLimits} counts connections.
     """
 
     def test_all(self) -> None:
         """
         There is room for so many in all.
         """
-        admission = Admission(2, 9)
+        admission = HostLimits(2, 9)
         for host in ("a", None):
             self.assertIsNone(admission.refusal(host))
             admission.enter(host)
@@ -135,7 +135,7 @@ class AdmissionTests(SynchronousTestCase):
         """
         There is room for so many of one host; what has no host is not limited.
         """
-        admission = Admission(9, 1)
+        admission = HostLimits(9, 1)
         admission.enter("a")
         self.assertIn("maxConnectionsPerHost", admission.refusal("a") or "")
         self.assertIsNone(admission.refusal("b"))

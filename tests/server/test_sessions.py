@@ -14,7 +14,7 @@ from aesm import AESMError, Connection, SessionLost
 from aesm.core.messages.frames import Messages
 from aesm.core.messages.hello import Hello
 from aesm.core.messages.session import Session
-from aesm.messages.owner import Messenger
+from aesm.messages.owner import ConnectionOwner
 from aesm.server.dispatcher import Dispatcher
 from aesm.server.sessions import Sessions, isResumed
 from tests.support.pairs import CLIENT_KEY, SERVER_KEY, Recorder
@@ -22,9 +22,9 @@ from tests.support.pairs import CLIENT_KEY, SERVER_KEY, Recorder
 PEER = CLIENT_KEY.publicKey
 
 
-class Keeper(Messenger):
+class Keeper(ConnectionOwner):
     """
-    Forgets the sessions that are over, as a hub does.
+    Forgets the sessions that are over, as a manager does.
 
     @ivar sessions: where.
     @ivar over: the names of those that were over, and why.

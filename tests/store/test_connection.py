@@ -316,21 +316,21 @@ class InboxTests(SpoolTestCase):
         self.byHand = True
         server = self.serving(totalBuffer=10_000)
         self.onDisk(self.worker)
-        budget = server.factory._hub.budget
+        budget = server.factory._manager.budget
         client = self.service(key=OTHER_KEY)
         self.onDisk(self.worker)
         client.sendData(b"x" * 8000)
         self.network.deliver()
         self.assertFalse(budget.full)
-        self.assertEqual(budget._kept, 8064)
+        self.assertEqual(budget._keptCost, 8064)
         self.onDisk(self.worker)
-        self.assertEqual(budget._kept, 0)
+        self.assertEqual(budget._keptCost, 0)
         former = client.former
         client.sendData(b"x" * 4000)
         with capturedLogs():
             self.settle()
         self.assertEqual(cast(Any, former).closed().result.code, 1013)
-        self.assertEqual(budget._kept, 0)
+        self.assertEqual(budget._keptCost, 0)
         self.stopService(client)
 
 
@@ -773,7 +773,7 @@ class HandlerTests(SpoolTestCase):
         self.network.advance(30)
         self.assertEqual(seen, [3, 4, 5, 6, 7, 8])
         connection = self.durable(self.accepted)
-        self.assertEqual(connection.session.inbox.kept, 9)
+        self.assertEqual(connection.session.inbox.keptCount, 9)
         self.assertEqual(connection.session.inbox.untaken, 0)
         self.assertEqual(len(connection.retrieved), 0)
         self.killServer()
@@ -819,7 +819,7 @@ class HandlerTests(SpoolTestCase):
             client.sendData(f"{number:0100}")
         self.network.deliver()
         connection = self.durable(self.accepted)
-        self.assertLess(connection.session.inbox.kept, 20)
+        self.assertLess(connection.session.inbox.keptCount, 20)
         self.killServer()
         self.serving(ECHO, sendBuffer=2000)
         found: list[Any] = []

@@ -186,8 +186,8 @@ class SpoolTestCase(PairTestCase):
         assert server is not None
         self.process.kill()
         self.network.factory = None
-        if server.factory._hub._journal is not None:
-            closeFile(server.factory._hub._journal)
+        if server.factory._manager._journal is not None:
+            closeFile(server.factory._manager._journal)
         for link in self.network.links:
             link.server.lost = True
             link.client.lose(error.ConnectionLost())

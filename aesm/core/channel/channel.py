@@ -1,5 +1,5 @@
 """
-The secure channel, PROTOCOL sections 2 to 5, without I/O: offer, Noise
+The secure channel, docs/protocol.md, sections 2 to 5, without I/O: offer, Noise
 handshake, records, authenticated end of stream::
 
     channel = ClientChannel(ChannelSettings(staticKey=key))
@@ -58,7 +58,7 @@ __all__ = ["MAX_PLAINTEXT", "Channel"]
 
 TAG = 16  # bytes that a record's ciphertext is longer than its plaintext
 MAX_EARLY = 262144  # bytes that may wait for the decision on the peer
-REKEY_INTERVAL = 65536  # records of one direction, PROTOCOL section 4
+REKEY_INTERVAL = 65536  # records of one direction, docs/protocol.md, section 4
 
 _SENDING = frozenset({State.OPEN, State.PEER_ENDED})
 _RECEIVING = frozenset({State.OPEN, State.SELF_ENDED})
@@ -181,7 +181,7 @@ class Channel:
 
         @return: bytes for the transport, in pieces of at most 65,537; often none.
         @raise NonceExhausted: 2^64-1 records were sealed.
-        @see: PROTOCOL section 4
+        @see: docs/protocol.md, section 4
         """
         queue: Sequence[bytes | memoryview] = self._queue
         if queue:
@@ -230,7 +230,7 @@ class Channel:
         End our direction, after what is queued.
 
         @raise RuntimeError: the channel is not open for sending.
-        @see: PROTOCOL section 5
+        @see: docs/protocol.md, section 5
         """
         if self.state not in _SENDING:
             raise RuntimeError(f"cannot end: the channel is {self.state.value}")
@@ -267,7 +267,7 @@ class Channel:
             C{b""}.
         @raise RuntimeError: there is nothing to decide.
         @raise ValueError: there may be no such farewell.
-        @see: PROTOCOL section 3
+        @see: docs/protocol.md, section 3
         """
         if self._deciding():
             self._dismiss(farewell)
@@ -375,7 +375,7 @@ class Channel:
         @return: its payload.
         @raise NameOrKeyMismatch: it does not authenticate.
         @raise HandshakeError: it is malformed, or the peer's key is our own.
-        @see: PROTOCOL section 3
+        @see: docs/protocol.md, section 3
         """
         try:
             payload = self._noise.readMessage(message)
@@ -413,7 +413,7 @@ class Channel:
         @param events: where to add what they caused.
         @raise TamperedRecord: a record does not authenticate.
         @raise ProtocolError: there are bytes after the end of stream.
-        @see: PROTOCOL sections 4 and 5
+        @see: docs/protocol.md, sections 4 and 5
         """
         for part in self._completed(data) if self._received else (data,):
             position, available = 0, len(part)

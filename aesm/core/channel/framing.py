@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 __all__ = ["LENGTH_BYTES", "FrameBuffer", "frame"]
 
-LENGTH_BYTES = 2  # bytes before each frame, PROTOCOL section 1
+LENGTH_BYTES = 2  # bytes before each frame, docs/protocol.md, section 1
 
 
 def frame(body: bytes) -> bytes:
@@ -24,7 +24,7 @@ def frame(body: bytes) -> bytes:
 
     @param body: 0 to 65,535 bytes.
     @return: C{len(body) + 2} bytes.
-    @see: PROTOCOL section 1
+    @see: docs/protocol.md, section 1
     """
     return len(body).to_bytes(LENGTH_BYTES, "big") + body
 

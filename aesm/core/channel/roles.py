@@ -1,5 +1,5 @@
 """
-The two roles of the secure channel up to its opening, PROTOCOL sections 2
+The two roles of the secure channel up to its opening, docs/protocol.md, sections 2
 and 3: the client offers and checks the server's key first, the server takes
 or refuses the offer and checks the client's key last.
 
@@ -23,8 +23,8 @@ from aesm.errors import (
 
 __all__ = ["MAX_HELLO", "ClientChannel", "ServerChannel"]
 
-MAX_REASON = 255  # bytes of a refusal's reason, PROTOCOL section 2
-MAX_HELLO = 2048  # bytes of message 3's payload, PROTOCOL section 8
+MAX_REASON = 255  # bytes of a refusal's reason, docs/protocol.md, section 2
+MAX_HELLO = 2048  # bytes of message 3's payload, docs/protocol.md, section 8
 
 _REFUSAL = b"\x00\x00"
 _FOREIGN = {  # first bytes of protocols that often call at a wrong port
@@ -186,7 +186,7 @@ class ServerChannel(Channel):
 
         @param length: the first one or two bytes.
         @raise NotAnAESMPeer: an offer does not begin like this.
-        @see: PROTOCOL section 2
+        @see: docs/protocol.md, section 2
         """
         if length[0] or length == _REFUSAL:
             raise _foreign("called", length)
@@ -198,7 +198,7 @@ class ServerChannel(Channel):
         @param offer: 1 to 255 bytes.
         @raise OfferRefused: it is not one that we take; unless we have a
             pre-shared key the client is told what we would take.
-        @see: PROTOCOL section 2
+        @see: docs/protocol.md, section 2
         """
         text = offer.decode("ascii", "replace")
         start, suite = text[: len(OFFER_PREFIX)], text[len(OFFER_PREFIX) :]
@@ -223,7 +223,7 @@ class ServerChannel(Channel):
         @param length: the first one or two bytes.
         @raise HandshakeError: message 1 has one length, message 3 has
             2,048 bytes to spare for its payload.
-        @see: PROTOCOL section 3
+        @see: docs/protocol.md, section 3
         """
         least = self._noise.messageLength()
         most = least + (MAX_HELLO if self.state is State.ANSWERED else 0)

@@ -17,11 +17,11 @@ from aesm.noise import HandshakeState, KeyPair, hybridSupported
 
 __all__ = ["OFFER_PREFIX", "SUITES", "ChannelSettings", "defaultSuites", "withPSK"]
 
-OFFER_PREFIX = "AESM/1 "  # PROTOCOL section 2
-MAX_NAME = 255  # bytes of the application name in UTF-8, PROTOCOL section 3
+OFFER_PREFIX = "AESM/1 "  # docs/protocol.md, section 2
+MAX_NAME = 255  # bytes of the application name in UTF-8, docs/protocol.md, section 3
 PSK_BYTES = 32
 
-SUITES = (  # in the default order of preference, PROTOCOL section 2
+SUITES = (  # in the default order of preference, docs/protocol.md, section 2
     "Noise_XXhfs_25519+MLKEM768_AESGCM_SHA256",
     "Noise_XXhfs_25519+MLKEM768_ChaChaPoly_SHA256",
     "Noise_XX_25519_AESGCM_SHA256",
@@ -35,7 +35,7 @@ def withPSK(suite: str) -> str:
 
     @param suite: a Noise protocol name, C{psk0} or not.
     @return: the name with C{psk0}.
-    @see: PROTOCOL section 2
+    @see: docs/protocol.md, section 2
     """
     pattern = suite.split("_")[1]
     modified = {"XX": "XXpsk0", "XXhfs": "XXhfs+psk0"}.get(pattern, pattern)
@@ -119,7 +119,7 @@ class ChannelSettings:
         @param suite: one of our suites.
         @param initiator: whether we are the client.
         @return: the state before message 1.
-        @see: PROTOCOL section 3
+        @see: docs/protocol.md, section 3
         """
         prologue = frame(OFFER_PREFIX.encode("ascii") + suite.encode("ascii"))
         return HandshakeState(

@@ -22,12 +22,12 @@ from aesm.core.messages.frames import (
 
 __all__ = [
     "MAX_COST",
+    "Batch",
     "Body",
     "EncodedText",
     "Message",
     "Share",
-    "SharedTurn",
-    "Turn",
+    "SharedBatch",
     "bodyOf",
     "encodeMessage",
 ]
@@ -81,7 +81,7 @@ def encodeMessage(micros: int, body: Body) -> bytes:
     return packHeader(len(text), _TEXT, micros) + text
 
 
-class Turn:
+class Batch:
     """
     Messages that were sent in one turn of the event loop and fit one BATCH.
 
@@ -128,31 +128,31 @@ class Turn:
         """
         return self.space - self.room
 
-    def cut(self, count: int) -> Turn:
+    def cut(self, count: int) -> Batch:
         """
         Split off the oldest messages.
 
         @param count: how many, fewer than there are.
-        @return: a turn of its own with these; the others stay in this one.
+        @return: a batch of its own with these; the others stay in this one.
         """
         bodies = self.bodies[:count]
         cost = sum(map(len, bodies)) + MESSAGE_OVERHEAD * count
-        first = Turn(self.micros, self.first, bytes, cost)
+        first = Batch(self.micros, self.first, bytes, cost)
         first.bodies, first.kind, first.room = bodies, self.kind, 0
         del self.bodies[:count]
         self.first += count
         self.space -= cost
         return first
 
-    def encode(self, batch: bool) -> list[bytes]:
+    def encode(self, batched: bool) -> list[bytes]:
         """
         Encode the messages.
 
-        @param batch: whether the peer takes BATCH frames.
+        @param batched: whether the peer takes BATCH frames.
         @return: pieces to join.
         """
         micros, bodies, kind = self.micros, self.bodies, self.kind
-        if not batch or len(bodies) == 1:
+        if not batched or len(bodies) == 1:
             return [encodeMessage(micros, body) for body in bodies]
         if kind is bytes:
             lengths = _binary(array("I", map(len, bodies)))
@@ -167,7 +167,7 @@ class Turn:
         return encodeBatch(micros, encoded, lengths)
 
     @classmethod
-    def of(cls, messages: Messages) -> Turn:
+    def of(cls, messages: Messages) -> Batch:
         """
         Take messages as they came.
 
@@ -176,14 +176,14 @@ class Turn:
         """
         bodies = [bodyOf(data) for data in messages.data]
         cost = sum(map(len, bodies)) + MESSAGE_OVERHEAD * len(bodies)
-        turn = cls(messages.micros, 0, type(bodies[0]), cost)
-        turn.bodies, turn.room = bodies, 0
+        batch = cls(messages.micros, 0, type(bodies[0]), cost)
+        batch.bodies, batch.room = bodies, 0
         if len(set(map(type, bodies))) > 1:
-            turn.kind = None
-        return turn
+            batch.kind = None
+        return batch
 
 
-class SharedTurn:
+class SharedBatch:
     """
     Messages that are sent to many in one turn of the event loop, as one list for all.
 
@@ -191,7 +191,7 @@ class SharedTurn:
     @ivar bodies: the messages.
     @ivar encoded: of some of them, which most have a share in: the first, the one
         behind the last, and their frames; None once that is not worth keeping.
-    @ivar kind: as that of a L{Turn}.
+    @ivar kind: as that of a L{Batch}.
     @ivar lastCost: what the last message counts for flow control, bytes.
     @ivar room: what more of them may count.
     """
@@ -239,24 +239,24 @@ class SharedTurn:
         raise NotImplementedError
 
 
-class Share(Turn):
+class Share(Batch):
     """
-    What one connection sends of a shared turn: its last message, and those that come
+    What one connection sends of a shared batch: its last message, and those that come
     until this is closed.
     """
 
     __slots__ = ("_member", "_shared", "_start")
 
-    def __init__(self, shared: SharedTurn, first: int, member: object) -> None:
+    def __init__(self, shared: SharedBatch, first: int, member: object) -> None:
         """
         Begin with the last message.
 
         @param shared: what is sent to many.
         @param first: how many messages of the session came before.
-        @param member: whose, for L{SharedTurn.left}.
+        @param member: whose, for L{SharedBatch.left}.
         """
         super().__init__(shared.micros, first, bytes, shared.room + shared.lastCost)
-        self._shared: SharedTurn | None = shared
+        self._shared: SharedBatch | None = shared
         self._start = len(shared.bodies) - 1
         self._member = member
 
@@ -275,12 +275,12 @@ class Share(Turn):
         return self.space - self._open.room
 
     @property
-    def _open(self) -> SharedTurn:
+    def _open(self) -> SharedBatch:
         """
         What is sent to many: it is let go once this is encoded, which it is not before
         it is closed.
         """
-        return cast(SharedTurn, self._shared)
+        return cast(SharedBatch, self._shared)
 
     @property
     def base(self) -> int:
@@ -299,29 +299,29 @@ class Share(Turn):
         self.kind, self.room = shared.kind, shared.room
         shared.left(self._member)
 
-    def cut(self, count: int) -> Turn:
+    def cut(self, count: int) -> Batch:
         """
         Split off the oldest messages.
 
-        @param count: as L{Turn.cut}.
+        @param count: as L{Batch.cut}.
         @return: the same.
         """
         self._shared = None
         return super().cut(count)
 
-    def encode(self, batch: bool) -> list[bytes]:
+    def encode(self, batched: bool) -> list[bytes]:
         """
         Encode the messages, once for all that have the same share.
 
-        @param batch: as L{Turn.encode}.
+        @param batched: as L{Batch.encode}.
         @return: the same.
         """
         shared, self._shared = self._shared, None
-        if shared is None or shared.encoded is None or not batch:
-            return super().encode(batch)
+        if shared is None or shared.encoded is None or not batched:
+            return super().encode(batched)
         share = (self._start, self._start + len(self.bodies))
         if shared.encoded[:2] != share:
-            shared.encoded = (*share, [b"".join(super().encode(batch))])
+            shared.encoded = (*share, [b"".join(super().encode(batched))])
         return shared.encoded[2]
 
 

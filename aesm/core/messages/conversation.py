@@ -1,5 +1,5 @@
 """
-The message layer of one connection, PROTOCOL sections 6 to 9, without I/O:
+The message layer of one connection, docs/protocol.md, sections 6 to 9, without I/O:
 WELCOME, messages, acknowledgements, heartbeat, close::
 
     conversation = Conversation(settings, Session(...), now=clock.seconds())
@@ -40,16 +40,16 @@ from aesm.core.messages.frames import (
 from aesm.core.messages.hello import ConversationSettings, Hello
 from aesm.core.messages.session import Session
 from aesm.core.messages.states import CONVERSATION_TRANSITIONS, ConversationState
-from aesm.errors import AESMError, HeartbeatLost, ProtocolError
+from aesm.errors import AESMError, CloseCode, HeartbeatLost, ProtocolError
 
 __all__ = ["Conversation"]
 
 CHATTER = 100  # frames that carry nothing, to be tolerated in advance
 MAX_CHATTER_RATE = 20.0  # of them a second
-PATIENT_CODES = (1000, 1001)  # with which a peer that takes nothing is waited for
-NORMAL = 1000  # close codes, PROTOCOL section 9
-TAKEN_OVER = 4001
-NO_CODE = 1005  # never on the wire: the peer ended without a CLOSE, RFC 6455 7.4.1
+PATIENT_CODES = (
+    CloseCode.NORMAL,
+    CloseCode.GOING_AWAY,
+)  # with which a peer that takes nothing is waited for
 
 _new = tuple.__new__  # makes a NamedTuple without a call of Python's
 _BINARY, _TEXT = int(FrameType.BINARY), int(FrameType.TEXT)
@@ -111,7 +111,7 @@ class Conversation:
         self.state = _State.GREETING
         self._reader = FrameReader(settings.maxMessage)
         self._welcome = b""
-        self._close = (NORMAL, "")
+        self._close: tuple[int, str] = (CloseCode.NORMAL, "")
         self._pong: bytes | None = None
         self._ping = False  # whether one is to be sent
         self._heard = self._tolerated = now
@@ -239,7 +239,7 @@ class Conversation:
         if self.state not in _LISTENING:
             return events
         if self._reader.empty:
-            self._peerClosed(NO_CODE, "", events)
+            self._peerClosed(CloseCode.NO_CODE, "", events)
         else:
             self._break(ProtocolError("the stream ended within a frame"), events)
         return events
@@ -317,7 +317,7 @@ class Conversation:
         """
         Take note that the peer closes.
 
-        @param code: PROTOCOL section 9.
+        @param code: docs/protocol.md, section 9.
         @param reason: the peer's words.
         @param events: where to add it.
         """
@@ -342,14 +342,14 @@ class Conversation:
 
     # Sending
 
-    def close(self, code: int = NORMAL, reason: str = "") -> None:
+    def close(self, code: int = CloseCode.NORMAL, reason: str = "") -> None:
         """
         Close in order: accept no more messages, and say so to the peer once
         those that were accepted are sent.  Of an open conversation only: one
         that is closing already has nothing left to do, and before WELCOME
         there is nothing that may be said.
 
-        @param code: PROTOCOL section 9.
+        @param code: docs/protocol.md, section 9.
         @param reason: words for the peer.
         """
         if self.state is _State.OPEN:
@@ -362,7 +362,7 @@ class Conversation:
         """
         if self.state in _TALKING:
             self.state = _State.BREAKING
-            self._close = (TAKEN_OVER, "taken over by a newer connection")
+            self._close = (CloseCode.TAKEN_OVER, "taken over by a newer connection")
         elif self.state not in _OVER:
             self.state = _State.BROKEN
         self._reader = FrameReader(0)
@@ -398,14 +398,14 @@ class Conversation:
             or self._welcome
         ):
             return b""
-        turn = self.session.outbox.takeOne(budget)
-        if turn is None:
+        batch = self.session.outbox.takeOne(budget)
+        if batch is None:
             return b""
         ack = self.session.inbox.takeAck()
-        body = turn.bodies[0]
+        body = batch.bodies[0]
         if ack is not None and type(body) is bytes:  # in one step, as nearly always
-            return packExchange(micros, *ack, len(body), _BINARY, turn.micros) + body
-        message = encodeMessage(turn.micros, body)
+            return packExchange(micros, *ack, len(body), _BINARY, batch.micros) + body
+        message = encodeMessage(batch.micros, body)
         return message if ack is None else encodeAck(micros, *ack) + message
 
     def takeFrames(self, micros: int, budget: int) -> list[bytes]:
@@ -456,7 +456,7 @@ class Conversation:
             return not (outbox.unsent if patient else outbox.sendable)
         return (
             self.state is _State.PEER_CLOSED
-            and inbox.kept == inbox.received
+            and inbox.keptCount == inbox.received
             and not outbox.sendable
         )
 
@@ -477,7 +477,7 @@ class Conversation:
         @param now: seconds.
         @return: L{Broken}, if it is not: it had a PING and a heartbeat's time
             to answer it.
-        @see: PROTOCOL section 8
+        @see: docs/protocol.md, section 8
         """
         events: list[Event] = []
         if now < self.nextTick or self.state not in _LISTENING:

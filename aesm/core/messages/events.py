@@ -42,7 +42,7 @@ class PeerClosed:
     """
     The peer closes in order: it acknowledges no more, and reads no more.
 
-    @ivar code: PROTOCOL section 9; 1005 if it gave none.
+    @ivar code: docs/protocol.md, section 9; 1005 if it gave none.
     @ivar reason: the peer's words.
     """
 

@@ -129,7 +129,7 @@ class Close:
     """
     The peer closes.
 
-    @ivar code: PROTOCOL section 9.
+    @ivar code: docs/protocol.md, section 9.
     @ivar reason: the peer's words, at most 1,024 bytes in UTF-8.
     """
 
@@ -223,7 +223,7 @@ def encodeClose(micros: int, code: int, reason: str) -> bytes:
     Encode a CLOSE.
 
     @param micros: its time, microseconds since the Unix epoch.
-    @param code: PROTOCOL section 9.
+    @param code: docs/protocol.md, section 9.
     @param reason: words for the peer; cut to 1,024 bytes in UTF-8.
     @return: the frame.
     """

@@ -1,5 +1,5 @@
 """
-The client's hello and the server's WELCOME, PROTOCOL section 8: what each
+The client's hello and the server's WELCOME, docs/protocol.md, section 8: what each
 side tells the other about itself before the first message, and the settings
 that it is made from.
 """
@@ -23,10 +23,10 @@ __all__ = [
     "Hello",
 ]
 
-DEFAULT_MAX_MESSAGE = 1 << 20  # bytes, PROTOCOL section 6
-DEFAULT_WINDOW = 16 << 20  # bytes, PROTOCOL section 8
-DEFAULT_HEARTBEAT = 30.0  # seconds, PROTOCOL section 8
-DEFAULT_SEND_BUFFER = 64 << 20  # bytes, PROTOCOL section 7
+DEFAULT_MAX_MESSAGE = 1 << 20  # bytes, docs/protocol.md, section 6
+DEFAULT_WINDOW = 16 << 20  # bytes, docs/protocol.md, section 8
+DEFAULT_HEARTBEAT = 30.0  # seconds, docs/protocol.md, section 8
+DEFAULT_SEND_BUFFER = 64 << 20  # bytes, docs/protocol.md, section 7
 MAX_BYTES = (1 << 31) - 1  # of anything here: what a length in a BATCH can say
 
 MAX_SECONDS = 1e9  # of a heartbeat

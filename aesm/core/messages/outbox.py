@@ -1,6 +1,6 @@
 """
 The outgoing direction of a session: what is accepted, sent and acknowledged,
-PROTOCOL section 7.
+docs/protocol.md, section 7.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from itertools import chain
 
 from aesm.core.messages.batch import (
     MAX_COST,
+    Batch,
     Body,
     Message,
     Share,
-    SharedTurn,
-    Turn,
+    SharedBatch,
     bodyOf,
 )
 from aesm.core.messages.frames import MESSAGE_OVERHEAD, Ack
@@ -24,14 +24,14 @@ from aesm.errors import MessageTooBig, ProtocolError, SendBufferFull
 
 __all__ = ["Message", "Outbox"]
 
-_EMPTY: deque[Turn] = deque(maxlen=0)  # never appended to; one is most of a KiB
+_EMPTY: deque[Batch] = deque(maxlen=0)  # never appended to; one is most of a KiB
 
 
 class Outbox:
     """
     The outgoing direction.
 
-    @ivar open: the turn that takes more messages, or None.  As long as it has room,
+    @ivar open: the batch that takes more messages, or None.  As long as it has room,
         who sends may add to it without asking.
     @ivar sent: of the messages accepted, how many were handed to the connection.
     @ivar acknowledged: of these, how many are in the peer's keeping.
@@ -44,7 +44,7 @@ class Outbox:
         "_bound",
         "_count",
         "_dropped",
-        "_kept",
+        "_keptCost",
         "_maxMessage",
         "_sentCost",
         "_staged",
@@ -65,11 +65,11 @@ class Outbox:
         @param bound: what C{kept} may come to, bytes.
         """
         self._bound = bound
-        self._unsent: deque[Turn] = _EMPTY
-        self._unacknowledged: deque[Turn] = _EMPTY
-        self._count = self._kept = 0  # without those of the open turn
-        self.open: Turn | None = None
-        self._staged: list[Turn] | None = None  # to be written down before it is sent
+        self._unsent: deque[Batch] = _EMPTY
+        self._unacknowledged: deque[Batch] = _EMPTY
+        self._count = self._keptCost = 0  # without those of the open batch
+        self.open: Batch | None = None
+        self._staged: list[Batch] | None = None  # to be written down before it is sent
         self._sentCost = 0
         self._dropped = False
         self.sent = self.acknowledged = self.limit = 0
@@ -109,8 +109,8 @@ class Outbox:
                 peer.maxMessage >= self._maxMessage
                 or all(
                     len(body) <= peer.maxMessage
-                    for turn in chain(self._unacknowledged, self._unsent)
-                    for body in turn.bodies
+                    for batch in chain(self._unacknowledged, self._unsent)
+                    for body in batch.bodies
                 )
             )
         )
@@ -121,7 +121,7 @@ class Outbox:
 
         @param peer: what it says of itself, C{received} included.
         @raise ProtocolError: it says what cannot be.
-        @see: PROTOCOL section 8
+        @see: docs/protocol.md, section 8
         """
         if not self.canResume(peer):
             raise ProtocolError(
@@ -130,18 +130,18 @@ class Outbox:
                 f"acknowledged and {self.sent} were sent"
             )
         self.meet(peer)
-        self.endTurn()
+        self.closeBatch()
         again = self.sent - peer.received
         if again and self._unsent is _EMPTY:
             self._unsent = deque()
         while again:
-            turn = self._unacknowledged.pop()
-            if len(turn.bodies) > again:
-                self._unacknowledged.append(turn.cut(len(turn.bodies) - again))
-            self._unsent.appendleft(turn)
-            self._sentCost -= turn.space
-            self.sent -= len(turn.bodies)
-            again -= len(turn.bodies)
+            batch = self._unacknowledged.pop()
+            if len(batch.bodies) > again:
+                self._unacknowledged.append(batch.cut(len(batch.bodies) - again))
+            self._unsent.appendleft(batch)
+            self._sentCost -= batch.space
+            self.sent -= len(batch.bodies)
+            again -= len(batch.bodies)
 
     @property
     def sendable(self) -> bool:
@@ -158,11 +158,11 @@ class Outbox:
         return self._count + (0 if self.open is None else self.open.count)
 
     @property
-    def kept(self) -> int:
+    def keptCost(self) -> int:
         """
         The cost of the messages that are not acknowledged, bytes.
         """
-        return self._kept + (0 if self.open is None else self.open.cost)
+        return self._keptCost + (0 if self.open is None else self.open.cost)
 
     @property
     def unsent(self) -> bool:
@@ -176,7 +176,7 @@ class Outbox:
         """
         Whether less than half of the bound is in use.
         """
-        return self.kept * 2 < self._bound
+        return self.keptCost * 2 < self._bound
 
     def add(self, data: Message, micros: int) -> int:
         """
@@ -203,33 +203,33 @@ class Outbox:
                 f"{self._maxMessage}: split it, or raise maxMessage= there"
             )
         cost = size + MESSAGE_OVERHEAD
-        turn = self.open
-        if turn is None or turn.room < cost:
-            if turn is not None:
-                self.endTurn()
-            room = self._bound - self._kept
+        batch = self.open
+        if batch is None or batch.room < cost:
+            if batch is not None:
+                self.closeBatch()
+            room = self._bound - self._keptCost
             if cost > room:
                 raise SendBufferFull(
-                    f"{self._kept} of {self._bound} bytes are unacknowledged already: "
-                    "wait for drain(), or raise sendBuffer="
+                    f"{self._keptCost} of {self._bound} bytes are unacknowledged "
+                    "already: wait for drain(), or raise sendBuffer="
                 )
             space = max(cost, min(room, MAX_COST))
-            turn = self.open = Turn(micros, self._count, type(body), space)
+            batch = self.open = Batch(micros, self._count, type(body), space)
             if self._maxMessage < space:
-                turn.kind = None
+                batch.kind = None
             if self._staged is not None:
-                self._staged.append(turn)
+                self._staged.append(batch)
             else:
                 if self._unsent is _EMPTY:
                     self._unsent = deque()
-                self._unsent.append(turn)
-        elif turn.kind is not type(body):
-            turn.kind = None
-        turn.room -= cost
-        turn.bodies.append(body)
-        return turn.first + len(turn.bodies)
+                self._unsent.append(batch)
+        elif batch.kind is not type(body):
+            batch.kind = None
+        batch.room -= cost
+        batch.bodies.append(body)
+        return batch.first + len(batch.bodies)
 
-    def join(self, shared: SharedTurn, member: object) -> Share | None:
+    def join(self, shared: SharedBatch, member: object) -> Share | None:
         """
         Accept the last message that is sent to many, and those that come until the
         turn ends.
@@ -241,7 +241,7 @@ class Outbox:
         """
         if (
             self._staged is not None
-            or self._bound - self._kept < MAX_COST
+            or self._bound - self._keptCost < MAX_COST
             or self._maxMessage < MAX_COST
             or self.open is not None
         ):
@@ -258,29 +258,29 @@ class Outbox:
         """
         self._staged = []
 
-    def takeStaged(self) -> list[Turn]:
+    def takeStaged(self) -> list[Batch]:
         """
         Take what is to be written down.
 
         @return: what was accepted since the last time, complete; to be given back
             with C{release}.
         """
-        self.endTurn()
+        self.closeBatch()
         staged, self._staged = self._staged or [], []
         return staged
 
-    def release(self, turns: Iterable[Turn]) -> None:
+    def release(self, batches: Iterable[Batch]) -> None:
         """
         Let messages be sent.
 
-        @param turns: the messages.
+        @param batches: the messages.
         """
         if self._unsent is _EMPTY:
             self._unsent = deque()
-        self._unsent.extend(turns)
+        self._unsent.extend(batches)
 
     def restore(
-        self, acknowledged: int, cost: int, limit: int, turns: Sequence[Turn]
+        self, acknowledged: int, cost: int, limit: int, batches: Sequence[Batch]
     ) -> None:
         """
         Go on after a restart with what was written down.  Any of it may have been
@@ -289,80 +289,84 @@ class Outbox:
         @param acknowledged: messages in the peer's keeping.
         @param cost: their cost, bytes.
         @param limit: cost that the peer takes from the session's start, bytes.
-        @param turns: those that come next.
+        @param batches: those that come next.
         """
         self.acknowledged, self.acknowledgedCost = acknowledged, cost
         self.limit = limit
-        self._kept = sum(turn.space for turn in turns)
-        self._count = self.sent = acknowledged + sum(len(turn.bodies) for turn in turns)
-        self._sentCost = cost + self._kept
-        self._unacknowledged = deque(turns)
+        self._keptCost = sum(batch.space for batch in batches)
+        self._count = self.sent = acknowledged + sum(
+            len(batch.bodies) for batch in batches
+        )
+        self._sentCost = cost + self._keptCost
+        self._unacknowledged = deque(batches)
 
-    def endTurn(self, since: int | None = None) -> None:
+    def closeBatch(self, since: int | None = None) -> None:
         """
         Let no later message share the time of those accepted so far.
 
         @param since: unless that is not before this, microseconds since the Unix
             epoch.
         """
-        turn = self.open
-        if turn is not None and (since is None or turn.micros < since):
+        batch = self.open
+        if batch is not None and (since is None or batch.micros < since):
             self.open = None
-            if type(turn) is Share:
-                turn.close()
-            turn.space -= turn.room
-            turn.room = 0
-            self._count += len(turn.bodies)
-            self._kept += turn.space
+            if type(batch) is Share:
+                batch.close()
+            batch.space -= batch.room
+            batch.room = 0
+            self._count += len(batch.bodies)
+            self._keptCost += batch.space
 
-    def takeOne(self, budget: int) -> Turn | None:
+    def takeOne(self, budget: int) -> Batch | None:
         """
         Take the one message that is to be sent, as in a dialogue.
 
         @param budget: what it may cost, bytes.
-        @return: a turn of one message; None if there is none or are more, or it may
+        @return: a batch of one message; None if there is none or are more, or it may
             not go: then nothing has changed, and C{take} is to be called.
         """
         unsent = self._unsent
         if len(unsent) != 1 or self.open is not None:
             return None
-        turn, cost = unsent[0], self._sentCost
-        if len(turn.bodies) > 1 or turn.space > budget or cost >= self.limit:
+        batch, cost = unsent[0], self._sentCost
+        if len(batch.bodies) > 1 or batch.space > budget or cost >= self.limit:
             return None
-        self._sentCost = cost + turn.space
+        self._sentCost = cost + batch.space
         self.sent += 1
         self._unsent = _EMPTY
         if self._unacknowledged is _EMPTY:
             self._unacknowledged = unsent  # which is empty but for this one
         else:
-            self._unacknowledged.append(turn)
-        return turn
+            self._unacknowledged.append(batch)
+        return batch
 
     def take(self, budget: int) -> list[bytes]:
         """
         Take messages to be sent, as far as the peer takes them.
 
         @param budget: stop once the messages taken cost so many bytes.
-        @return: whole frames, those of a turn in one piece.
+        @return: whole frames, those of a batch in one piece.
         """
         frames: list[bytes] = []
         unsent = self._unsent
         while unsent and budget > 0 and self._sentCost < self.limit:
-            turn = unsent[0]
-            if turn is self.open:
-                self.endTurn()
+            batch = unsent[0]
+            if batch is self.open:
+                self.closeBatch()
             room = min(budget, self.limit - self._sentCost)
-            if turn.space > room and (count := _fitting(turn, room)) < len(turn.bodies):
-                turn = turn.cut(count)
+            if batch.space > room and (count := _fitting(batch, room)) < len(
+                batch.bodies
+            ):
+                batch = batch.cut(count)
             else:
                 unsent.popleft()
-            frames.append(b"".join(turn.encode(self.peer.batch)))
-            self._sentCost += turn.space
-            self.sent += len(turn.bodies)
+            frames.append(b"".join(batch.encode(self.peer.batch)))
+            self._sentCost += batch.space
+            self.sent += len(batch.bodies)
             if self._unacknowledged is _EMPTY:
                 self._unacknowledged = deque()
-            self._unacknowledged.append(turn)
-            budget -= turn.space
+            self._unacknowledged.append(batch)
+            budget -= batch.space
         if not unsent:
             self._unsent = _EMPTY
         return frames
@@ -387,8 +391,8 @@ class Outbox:
             return False
         self.limit = limit
         self.acknowledged = done
-        self.acknowledgedCost += self._kept
-        self._kept = 0
+        self.acknowledgedCost += self._keptCost
+        self._keptCost = 0
         self._unacknowledged = _EMPTY
         return True
 
@@ -399,7 +403,7 @@ class Outbox:
         @param ack: what the peer says.
         @return: whether that is nothing new.
         @raise ProtocolError: it goes backwards, or counts what was not sent.
-        @see: PROTOCOL section 7
+        @see: docs/protocol.md, section 7
         """
         done, limit = ack
         acknowledged = self.acknowledged
@@ -419,14 +423,14 @@ class Outbox:
         count = done - acknowledged
         waiting = self._unacknowledged
         while count:
-            turn = waiting[0]
-            if len(turn.bodies) > count:
-                turn = turn.cut(count)
+            batch = waiting[0]
+            if len(batch.bodies) > count:
+                batch = batch.cut(count)
             else:
                 waiting.popleft()
-            self._kept -= turn.space
-            self.acknowledgedCost += turn.space
-            count -= len(turn.bodies)
+            self._keptCost -= batch.space
+            self.acknowledgedCost += batch.space
+            count -= len(batch.bodies)
         if not waiting:
             self._unacknowledged = _EMPTY
         return False
@@ -435,24 +439,24 @@ class Outbox:
         """
         Forget the messages: they can no longer be sent.
         """
-        self.endTurn()
+        self.closeBatch()
         self._unsent = self._unacknowledged = _EMPTY
         self._dropped = True
         self.sent = self._count
-        self._kept = 0
+        self._keptCost = 0
 
 
-def _fitting(turn: Turn, room: int) -> int:
+def _fitting(batch: Batch, room: int) -> int:
     """
-    Count the messages of a turn that may go: those before which the cost sent is
+    Count the messages of a batch that may go: those before which the cost sent is
     below the limit.
 
-    @param turn: the next turn.
+    @param batch: the next batch.
     @param room: what may be sent, bytes.
     @return: at least one.
     """
     fitting = 0
-    for body in turn.bodies:
+    for body in batch.bodies:
         if room <= 0:
             break
         fitting += 1

@@ -1,5 +1,5 @@
 """
-What both directions of a session keep count of, PROTOCOL section 7: which
+What both directions of a session keep count of, docs/protocol.md, section 7: which
 messages are sent, acknowledged, received and taken.
 
 A L{Session} belongs to no connection: L{aesm.core.messages.conversation} moves its
@@ -40,7 +40,7 @@ class Inbox:
     @ivar received: messages that came.
     @ivar receivedCost: their cost, bytes.
     @ivar takenCost: the cost of those that are done with, bytes.
-    @ivar kept: of these, how many are in our application's keeping.
+    @ivar keptCount: of these, how many are in our application's keeping.
     @ivar limit: cost that we said that we take from the session's start, bytes.
     @ivar window: cost that the peer may send ahead of our application, bytes.
     """
@@ -48,7 +48,7 @@ class Inbox:
     __slots__ = (
         "_announcedCount",
         "_owing",
-        "kept",
+        "keptCount",
         "limit",
         "received",
         "receivedCost",
@@ -63,7 +63,7 @@ class Inbox:
         @param window: what hello or WELCOME announces as C{window}.
         """
         self.window = window
-        self.received = self.kept = 0
+        self.received = self.keptCount = 0
         self.receivedCost = self.takenCost = self._announcedCount = 0
         self.limit = window
         self._owing = False  # the peer needs an ACK, whatever it says
@@ -86,7 +86,7 @@ class Inbox:
         """
         Begin with an ACK over a new connection: the last one may be lost.
 
-        @see: PROTOCOL section 8
+        @see: docs/protocol.md, section 8
         """
         self._owing = True
 
@@ -108,7 +108,7 @@ class Inbox:
 
         @param count: how many more.
         """
-        self.kept += count
+        self.keptCount += count
 
     def restore(self, received: int, cost: int, taken: int) -> None:
         """
@@ -118,7 +118,7 @@ class Inbox:
         @param cost: their cost, bytes.
         @param taken: the cost of those that are done with, bytes.
         """
-        self.received = self.kept = self._announcedCount = received
+        self.received = self.keptCount = self._announcedCount = received
         self.receivedCost = cost
         self.takenCost = taken
         self.limit = taken + self.window
@@ -136,9 +136,9 @@ class Inbox:
         Announce what there is to announce.
 
         @return: what to say, None if the peer is owed no ACK.
-        @see: PROTOCOL section 7
+        @see: docs/protocol.md, section 7
         """
-        kept, limit = self.kept, self.takenCost + self.window
+        kept, limit = self.keptCount, self.takenCost + self.window
         if (
             kept == self._announcedCount
             and not self._owing
@@ -181,7 +181,7 @@ class Session:
 
         @param peer: what the other side says of itself over it.
         @raise ProtocolError: it says what cannot be.
-        @see: PROTOCOL section 8
+        @see: docs/protocol.md, section 8
         """
         self.outbox.resume(peer)
         self.inbox.resume()

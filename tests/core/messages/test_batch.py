@@ -8,14 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from aesm.core.messages.batch import MAX_COST, EncodedText, Turn
+from aesm.core.messages.batch import MAX_COST, Batch, EncodedText
 from aesm.core.messages.framereader import FrameReader
 from aesm.core.messages.frames import MESSAGE_OVERHEAD, Messages
 
 MESSAGES = ("text", b"bytes", "", b"", "\xe9")
 
 
-def turnOf(*data: str | bytes, micros: int = 7) -> Turn:
+def batchOf(*data: str | bytes, micros: int = 7) -> Batch:
     """
     Make a turn.
 
@@ -23,7 +23,7 @@ def turnOf(*data: str | bytes, micros: int = 7) -> Turn:
     @param micros: its time.
     """
     cost = sum(len(d.encode() if isinstance(d, str) else d) for d in data)
-    return Turn.of(Messages(micros, data, cost + MESSAGE_OVERHEAD * len(data), 0))
+    return Batch.of(Messages(micros, data, cost + MESSAGE_OVERHEAD * len(data), 0))
 
 
 def read(pieces: list[bytes]) -> list[Messages]:
@@ -41,14 +41,14 @@ def read(pieces: list[bytes]) -> list[Messages]:
 
 class TurnTests(SynchronousTestCase):
     """
-    L{Turn}.
+    L{Batch}.
     """
 
     def test_of(self) -> None:
         """
         Made of messages as they came, it is what their sender had.
         """
-        turn = turnOf(*MESSAGES)
+        turn = batchOf(*MESSAGES)
         self.assertEqual(turn.micros, 7)
         self.assertEqual(turn.bodies, ["text", b"bytes", "", b"", b"\xc3\xa9"])
         self.assertIs(type(turn.bodies[-1]), EncodedText)
@@ -59,7 +59,7 @@ class TurnTests(SynchronousTestCase):
         """
         A new one has all its room.
         """
-        turn = Turn(0, 3, bytes, MAX_COST)
+        turn = Batch(0, 3, bytes, MAX_COST)
         self.assertEqual((turn.first, turn.bodies, turn.room), (3, [], MAX_COST))
 
     def test_encode(self) -> None:
@@ -67,7 +67,7 @@ class TurnTests(SynchronousTestCase):
         It is one BATCH, or a frame for each message, with its time.
         """
         for batch, sizes in ((True, [5]), (False, [1] * 5)):
-            frames = read(turnOf(*MESSAGES).encode(batch))
+            frames = read(batchOf(*MESSAGES).encode(batch))
             self.assertEqual([len(frame.data) for frame in frames], sizes)
             self.assertEqual([d for f in frames for d in f.data], list(MESSAGES))
             self.assertEqual({frame.micros for frame in frames}, {7})
@@ -77,8 +77,8 @@ class TurnTests(SynchronousTestCase):
         A single message is no BATCH.
         """
         for data in MESSAGES:
-            pieces = turnOf(data).encode(True)
-            self.assertEqual(pieces, turnOf(data).encode(False))
+            pieces = batchOf(data).encode(True)
+            self.assertEqual(pieces, batchOf(data).encode(False))
             self.assertEqual(read(pieces)[0].data, (data,))
 
     def test_cut(self) -> None:
@@ -86,11 +86,11 @@ class TurnTests(SynchronousTestCase):
         Cut anywhere, both parts have its time, and their messages and cost.
         """
         for count in range(1, len(MESSAGES)):
-            turn = turnOf(*MESSAGES)
+            turn = batchOf(*MESSAGES)
             cost = turn.space
             first = turn.cut(count)
             for part, data in ((first, MESSAGES[:count]), (turn, MESSAGES[count:])):
-                self.assertEqual(part.space, turnOf(*data).space)
+                self.assertEqual(part.space, batchOf(*data).space)
                 for batch in (True, False):
                     frames = read(part.encode(batch))
                     self.assertEqual([d for f in frames for d in f.data], list(data))
@@ -109,8 +109,8 @@ class TurnTests(SynchronousTestCase):
         @param data: the messages.
         @param batch: whether they go together.
         """
-        turns = [Turn.of(messages) for messages in read(turnOf(*data).encode(batch))]
-        whole = turnOf(*data)
+        turns = [Batch.of(messages) for messages in read(batchOf(*data).encode(batch))]
+        whole = batchOf(*data)
         self.assertEqual([body for turn in turns for body in turn.bodies], whole.bodies)
         self.assertEqual(sum(turn.space for turn in turns), whole.space)
         self.assertEqual(

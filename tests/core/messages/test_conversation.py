@@ -582,7 +582,7 @@ class MessageTests(SynchronousTestCase):
         self.assertEqual(said(server), [])
         settle(server, events)
         self.assertEqual(carry(server, client), [Acknowledged(2)])
-        self.assertEqual(client.session.outbox.kept, 0)
+        self.assertEqual(client.session.outbox.keptCost, 0)
 
     def test_errors(self) -> None:
         """
@@ -804,7 +804,7 @@ class CloseTests(SynchronousTestCase):
         client, server = makePair(receiveBuffer=100)
         for number in range(3):
             server.session.outbox.add(f"{number}", 1)
-            server.session.outbox.endTurn()
+            server.session.outbox.closeBatch()
         client.close()
         self.assertEqual(carry(client, server), [PeerClosed(1000, "")])
         self.assertEqual(len(said(server, 1)), 1)
@@ -897,7 +897,7 @@ class ResumeTests(SynchronousTestCase):
         for side in (client, server):
             for text in ("got", "lost"):
                 side.session.outbox.add(text, 1)
-                side.session.outbox.endTurn()
+                side.session.outbox.closeBatch()
         settle(server, carry(client, server, budget=1))
         settle(client, carry(server, client, budget=1))
         for side in (client, server):
@@ -1055,7 +1055,7 @@ class ResumeTests(SynchronousTestCase):
         carry(server, client)
         self.assertEqual(said(client), [Ack(0, 100)])
         got = settle(server, waiting)
-        while client.session.outbox.kept:
+        while client.session.outbox.keptCost:
             carry(server, client)
             got += settle(server, carry(client, server))
         self.assertEqual(got, [*"0123"])
@@ -1087,7 +1087,7 @@ class ResumeTests(SynchronousTestCase):
         self.assertEqual(said(client), [Ack(0, 16 << 20)])
         settle(server, waiting)
         self.assertEqual(carry(server, client), [Acknowledged(1)])
-        self.assertEqual(client.session.outbox.kept, 0)
+        self.assertEqual(client.session.outbox.keptCost, 0)
 
     def test_halfAMessage(self) -> None:
         """
@@ -1183,7 +1183,7 @@ class ResumeTests(SynchronousTestCase):
             for role, side in enumerate((client, server)):
                 for size in data.draw(st.lists(st.integers(0, 200), max_size=4)):
                     side.session.outbox.add(bytes(size), len(sent[role]))
-                    side.session.outbox.endTurn()
+                    side.session.outbox.closeBatch()
                     sent[role].append((len(sent[role]), bytes(size)))
             for one, two, there in (
                 (client, server, got[1]),
@@ -1200,7 +1200,7 @@ class ResumeTests(SynchronousTestCase):
             got[0].extend(self.taken(client, carry(server, client)))
         self.assertEqual((got[1], got[0]), sent)
         for side in (client, server):
-            self.assertEqual((side.session.outbox.kept, side.sendable), (0, False))
+            self.assertEqual((side.session.outbox.keptCost, side.sendable), (0, False))
 
     def taken(
         self, conversation: Conversation, events: Sequence[Event]
@@ -1495,7 +1495,7 @@ class AnyTests(SynchronousTestCase):
             @param most: how many groups of messages to take.
             """
             inbox = pair[role].session.inbox
-            inbox.keep(inbox.received - inbox.kept)
+            inbox.keep(inbox.received - inbox.keptCount)
             for cost in waiting[role][:most]:
                 inbox.take(cost)
             del waiting[role][:most]
@@ -1512,12 +1512,12 @@ class AnyTests(SynchronousTestCase):
                 sent[role].append(message)
                 self.assertEqual(count, len(sent[role]))
             if data.draw(st.booleans()):
-                pair[role].session.outbox.endTurn()
+                pair[role].session.outbox.closeBatch()
             budget = data.draw(st.sampled_from([0, 1, 200, PLENTY]))
             deliver(role, data.draw(chunkSizes), budget)
             consume(1 - role, data.draw(st.integers(0, 2)))
             for side in (0, 1):
-                self.assertLessEqual(pair[side].session.outbox.kept, 2000)
+                self.assertLessEqual(pair[side].session.outbox.keptCost, 2000)
                 self.assertLess(sum(waiting[side]), 600 + 300 + 64)
         quiet = False
         while not quiet:
@@ -1527,5 +1527,5 @@ class AnyTests(SynchronousTestCase):
         for role in (0, 1):
             self.assertEqual(got[1 - role], sent[role])
             outbox = pair[role].session.outbox
-            self.assertEqual((outbox.kept, outbox.unsent), (0, False))
+            self.assertEqual((outbox.keptCost, outbox.unsent), (0, False))
             self.assertEqual(outbox.acknowledged, len(sent[role]))

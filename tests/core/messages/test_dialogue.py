@@ -66,8 +66,8 @@ def counts(conversation: Conversation) -> tuple[object, ...]:
         conversation.nextTick,
         conversation.sendable,
         (outbox.acknowledged, outbox.acknowledgedCost, outbox.limit),
-        (outbox.sent, outbox.count, outbox.kept, outbox.unsent, outbox.roomy),
-        (inbox.received, inbox.receivedCost, inbox.limit, inbox.kept),
+        (outbox.sent, outbox.count, outbox.keptCost, outbox.unsent, outbox.roomy),
+        (inbox.received, inbox.receivedCost, inbox.limit, inbox.keptCount),
     )
 
 
@@ -157,7 +157,7 @@ class DialogueTests(SynchronousTestCase):
         for conversation in twins.each():
             for message in data:
                 conversation.session.outbox.add(message, 7)
-            conversation.session.outbox.endTurn()
+            conversation.session.outbox.closeBatch()
         return twins.take(7, PLENTY)
 
     def deliver(self, side: int, wire: bytes) -> list[Event]:
@@ -268,7 +268,7 @@ class DialogueTests(SynchronousTestCase):
         data = encodeAck(1, 1, PLENTY) + encodeFrame(FrameType.BINARY, 1, b"data")
         self.deliver(0, data)
         self.assertEqual(self.sides[0].steps, 1)
-        self.assertGreater(self.sides[0].short.session.outbox.kept, 0)
+        self.assertGreater(self.sides[0].short.session.outbox.keptCost, 0)
 
     def test_takesOthers(self) -> None:
         """
@@ -286,11 +286,11 @@ class DialogueTests(SynchronousTestCase):
         for conversation in twins.each():
             for number in range(2):
                 conversation.session.outbox.add(b"turns", number)
-                conversation.session.outbox.endTurn()
+                conversation.session.outbox.closeBatch()
         twins.take(7, PLENTY)
         for conversation in twins.each():
             conversation.session.outbox.add(b"x" * 300, 7)
-            conversation.session.outbox.endTurn()
+            conversation.session.outbox.closeBatch()
         twins.take(7, 100)
         self.assertEqual(twins.steps, 1)
         self.send(0, b"past the limit")
@@ -322,7 +322,7 @@ class DialogueTests(SynchronousTestCase):
         conversation = Conversation(SETTINGS, session, 0.0)
         conversation.welcome(HELLO)
         session.outbox.add(b"early", 7)
-        session.outbox.endTurn()
+        session.outbox.closeBatch()
         self.assertEqual(conversation.answer(7, PLENTY), b"")
 
     @settings(max_examples=150, deadline=None)
@@ -348,7 +348,7 @@ class DialogueTests(SynchronousTestCase):
                         conversation.session.outbox.add(message, micros)
             if data.draw(st.booleans()):
                 for conversation in twins.each():
-                    conversation.session.outbox.endTurn()
+                    conversation.session.outbox.closeBatch()
             wire = twins.take(micros, data.draw(st.sampled_from([0, 1, 200, PLENTY])))
             sizes = data.draw(st.one_of(st.just([PLENTY]), chunkSizes))
             for chunk in pieces(wire, sizes):

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from aesm.core.messages.batch import MAX_COST, EncodedText, Turn
+from aesm.core.messages.batch import MAX_COST, Batch, EncodedText
 from aesm.core.messages.framereader import FrameReader
 from aesm.core.messages.frames import (
     MAX_BATCH,
@@ -90,7 +90,7 @@ class AddTests(SynchronousTestCase):
         self.assertEqual(outbox.add(b"abc", 0), 2)
         self.assertEqual(outbox.add("", 0), 3)
         self.assertEqual(outbox.count, 3)
-        self.assertEqual(outbox.kept, 2 + 3 + 0 + 3 * 64)
+        self.assertEqual(outbox.keptCost, 2 + 3 + 0 + 3 * 64)
         self.assertEqual((outbox.sent, outbox.acknowledged), (0, 0))
 
     def test_kinds(self) -> None:
@@ -113,7 +113,7 @@ class AddTests(SynchronousTestCase):
         encoded = EncodedText("\xe9".encode())
         outbox.add(encoded, 0)
         outbox.stage()
-        outbox.endTurn()
+        outbox.closeBatch()
         outbox.add(encoded, 0)
         self.assertIs(outbox.takeStaged()[0].bodies[0], encoded)
         self.assertEqual([f.data for f in taken(outbox)], [("\xe9",)])
@@ -126,7 +126,7 @@ class AddTests(SynchronousTestCase):
         for data in (None, 1, ["text"]):
             self.assertRaises(TypeError, outbox.add, data, 0)
         self.assertRaises(ValueError, outbox.add, "\ud800", 0)
-        self.assertEqual((outbox.count, outbox.kept, outbox.unsent), (0, 0, False))
+        self.assertEqual((outbox.count, outbox.keptCost, outbox.unsent), (0, 0, False))
 
     def test_maxMessage(self) -> None:
         """
@@ -135,11 +135,11 @@ class AddTests(SynchronousTestCase):
         outbox = makeOutbox(maxMessage=10)
         for data in ("x" * 9, "x" * 10, "\xe9" * 5, bytes(10)):
             outbox.add(data, 0)
-        kept = outbox.kept
+        kept = outbox.keptCost
         for data in ("x" * 11, "\xe9" * 6, bytes(11)):
             error = self.assertRaises(MessageTooBig, outbox.add, data, 0)
             self.assertIn("at most 10", str(error))
-        self.assertEqual((outbox.count, outbox.kept), (4, kept))
+        self.assertEqual((outbox.count, outbox.keptCost), (4, kept))
 
     def test_bound(self) -> None:
         """
@@ -154,7 +154,7 @@ class AddTests(SynchronousTestCase):
             else:
                 error = self.assertRaises(SendBufferFull, outbox.add, bytes(last), 0)
                 self.assertIn("100 of 200 bytes", str(error))
-                self.assertEqual((outbox.count, outbox.kept), (1, 100))
+                self.assertEqual((outbox.count, outbox.keptCost), (1, 100))
 
     def test_room(self) -> None:
         """
@@ -214,7 +214,7 @@ class TakeTests(SynchronousTestCase):
         for number in range(6):
             outbox.add(f"{number}", 10 + number)
             if number % 2:
-                outbox.endTurn()
+                outbox.closeBatch()
         frames = taken(outbox)
         self.assertEqual([f.data for f in frames], [["0", "1"], ["2", "3"], ["4", "5"]])
         self.assertEqual([f.micros for f in frames], [10, 12, 14])
@@ -330,7 +330,7 @@ class TakeTests(SynchronousTestCase):
         outbox = makeOutbox()
         for _ in range(4):
             outbox.add(bytes(36), 0)
-            outbox.endTurn()
+            outbox.closeBatch()
         for budget, sent in ((-1, 0), (0, 0), (1, 1), (100, 2), (101, 4), (PLENTY, 4)):
             taken(outbox, budget)
             self.assertEqual(outbox.sent, sent)
@@ -342,10 +342,10 @@ class TakeTests(SynchronousTestCase):
         outbox = makeOutbox()
         for number in range(3):
             outbox.add(f"{number}", 0)
-            outbox.endTurn()
+            outbox.closeBatch()
         taken(outbox, 1)
         outbox.drop()
-        self.assertEqual((outbox.kept, outbox.unsent, outbox.count), (0, False, 3))
+        self.assertEqual((outbox.keptCost, outbox.unsent, outbox.count), (0, False, 3))
         self.assertEqual(taken(outbox), [])
 
 
@@ -363,7 +363,7 @@ class AcknowledgeTests(SynchronousTestCase):
         for number in range(6):
             self.outbox.add(bytes(36), 0)
             if number != 1:
-                self.outbox.endTurn()
+                self.outbox.closeBatch()
         taken(self.outbox)
         self.outbox.acknowledge(Ack(1, 301))
 
@@ -372,7 +372,7 @@ class AcknowledgeTests(SynchronousTestCase):
         A part of a BATCH may be acknowledged.
         """
         self.assertEqual((self.outbox.sent, self.outbox.acknowledged), (4, 1))
-        self.assertEqual(self.outbox.kept, 500)
+        self.assertEqual(self.outbox.keptCost, 500)
 
     def test_cumulative(self) -> None:
         """
@@ -381,7 +381,7 @@ class AcknowledgeTests(SynchronousTestCase):
         for count in (1, 2, 2, 4, 4):
             self.outbox.acknowledge(Ack(count, 301))
             self.assertEqual(self.outbox.acknowledged, count)
-            self.assertEqual(self.outbox.kept, (6 - count) * 100)
+            self.assertEqual(self.outbox.keptCost, (6 - count) * 100)
 
     def test_wrong(self) -> None:
         """
@@ -418,7 +418,7 @@ class AcknowledgeTests(SynchronousTestCase):
         taken(outbox)
         for count in range(51):
             outbox.acknowledge(Ack(count, PLENTY))
-            self.assertEqual(outbox.kept, sum(range(count, 50)) + 64 * (50 - count))
+            self.assertEqual(outbox.keptCost, sum(range(count, 50)) + 64 * (50 - count))
 
 
 class ResumeTests(SynchronousTestCase):
@@ -441,7 +441,7 @@ class ResumeTests(SynchronousTestCase):
         for number in range(5):
             outbox.add(f"{number}", 10 + number)
             if number == 2:
-                outbox.endTurn()
+                outbox.closeBatch()
                 taken(outbox, budget)
         taken(outbox, budget)
         outbox.acknowledge(Ack(acknowledged, PLENTY))
@@ -470,7 +470,7 @@ class ResumeTests(SynchronousTestCase):
         self.assertEqual(outbox.sent, 5)
         for count in range(outbox.acknowledged, 6):
             outbox.acknowledge(Ack(count, PLENTY))
-            self.assertEqual(outbox.kept, 65 * (5 - count))
+            self.assertEqual(outbox.keptCost, 65 * (5 - count))
 
     def test_everywhere(self) -> None:
         """
@@ -481,7 +481,7 @@ class ResumeTests(SynchronousTestCase):
             for received in range(6):
                 for acknowledged in range(received + 1):
                     outbox = self.resumed(batch, PLENTY, acknowledged, received)
-                    self.assertEqual(outbox.kept, 65 * (5 - acknowledged))
+                    self.assertEqual(outbox.keptCost, 65 * (5 - acknowledged))
                     self.check(outbox, received)
 
     def test_partlySent(self) -> None:
@@ -533,7 +533,7 @@ class ResumeTests(SynchronousTestCase):
         outbox = makeOutbox(limit=1000)
         for number in range(6):
             outbox.add(f"{number}", 0)
-            outbox.endTurn()
+            outbox.closeBatch()
         taken(outbox, 4 * 65)
         outbox.acknowledge(Ack(2, 1000))
         for received in (0, 1, 5, 6, 7, 2**64 - 1):
@@ -543,7 +543,7 @@ class ResumeTests(SynchronousTestCase):
             self.assertIn("2 are acknowledged and 4 were sent", str(error))
             self.assertIn(f"at {received} messages", str(error))
             self.assertTrue(outbox.peer.batch)
-            self.assertEqual((outbox.sent, outbox.kept), (4, 4 * 65))
+            self.assertEqual((outbox.sent, outbox.keptCost), (4, 4 * 65))
         for received in (2, 3, 4):
             self.assertTrue(outbox.canResume(replace(outbox.peer, received=received)))
         self.assertEqual([f.data for f in taken(outbox)], [("4",), ("5",)])
@@ -634,7 +634,7 @@ class ResumeTests(SynchronousTestCase):
         """
         outbox = makeOutbox()
         for micros in (1000, 1900, 2000, 2001, 2500, 9000):
-            outbox.endTurn(since=micros - 1000)
+            outbox.closeBatch(since=micros - 1000)
             outbox.add(f"{micros}", micros)
         frames = [(f.micros, len(f.data)) for f in taken(outbox)]
         self.assertEqual(frames, [(1000, 3), (2001, 2), (9000, 1)])
@@ -672,7 +672,7 @@ class StageTests(SynchronousTestCase):
         self.assertEqual(outbox.add("two", 1), 2)
         self.assertTrue(outbox.unsent)
         self.assertFalse(outbox.sendable)
-        self.assertEqual((taken(outbox), outbox.kept), ([], 2 * 67))
+        self.assertEqual((taken(outbox), outbox.keptCost), ([], 2 * 67))
         (turn,) = staged = outbox.takeStaged()
         self.assertEqual((turn.micros, turn.bodies), (1, ["one", "two"]))
         self.assertEqual(outbox.takeStaged(), [])
@@ -734,7 +734,7 @@ class RestoreTests(SynchronousTestCase):
         outbox = makeOutbox(limit=0)
         messages = [f"{number}" for number in range(2, 7)]
         turns = [
-            Turn.of(Messages(micros, data, 0, 0))
+            Batch.of(Messages(micros, data, 0, 0))
             for micros, data in ((10, messages[:3]), (20, messages[3:]))
         ]
         outbox.restore(2, 130, 400, turns)
@@ -747,7 +747,7 @@ class RestoreTests(SynchronousTestCase):
         outbox = self.restored()
         self.assertEqual((outbox.acknowledged, outbox.acknowledgedCost), (2, 130))
         self.assertEqual((outbox.sent, outbox.count), (7, 7))
-        self.assertEqual((outbox.kept, outbox.limit), (5 * 65, 400))
+        self.assertEqual((outbox.keptCost, outbox.limit), (5 * 65, 400))
         self.assertFalse(outbox.unsent)
         self.assertFalse(outbox.sendable)
 
@@ -816,7 +816,7 @@ class ModelTests(SynchronousTestCase):
                 else:
                     self.assertRaises(SendBufferFull, outbox.add, body, 0)
             if data.draw(st.booleans()):
-                outbox.endTurn()
+                outbox.closeBatch()
             for messages in taken(outbox, data.draw(st.sampled_from([0, 1, 300]))):
                 got += messages.data
             if data.draw(st.booleans()):
@@ -834,4 +834,4 @@ class ModelTests(SynchronousTestCase):
             count = data.draw(st.integers(outbox.acknowledged, outbox.sent))
             more = data.draw(st.integers(0, 900))
             outbox.acknowledge(Ack(count, outbox.limit + more))
-            self.assertEqual(outbox.kept, cost(count, len(added)))
+            self.assertEqual(outbox.keptCost, cost(count, len(added)))

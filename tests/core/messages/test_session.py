@@ -75,7 +75,7 @@ class InboxTests(SynchronousTestCase):
         inbox.receive(arrived(1, 2, 3))
         self.assertIsNone(inbox.takeAck())
         for kept in (1, 3):
-            inbox.keep(kept - inbox.kept)
+            inbox.keep(kept - inbox.keptCount)
             self.assertEqual(inbox.takeAck(), (kept, 1000))
             self.assertIsNone(inbox.takeAck())
 
@@ -145,7 +145,7 @@ class InboxTests(SynchronousTestCase):
         """
         inbox = Inbox(300)
         inbox.restore(5, 500, 300)
-        self.assertEqual((inbox.received, inbox.kept, inbox.untaken), (5, 5, 200))
+        self.assertEqual((inbox.received, inbox.keptCount, inbox.untaken), (5, 5, 200))
         self.assertIsNone(inbox.takeAck())
         inbox.receive(arrived(35, 0))
         self.assertRaises(ProtocolError, inbox.receive, arrived(0))
