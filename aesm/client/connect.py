@@ -9,9 +9,8 @@ The client: L{connect} turns an endpoint into a connection::
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import count
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, Unpack, cast
 
 from twisted.internet import protocol
 from twisted.internet.defer import Deferred, fail, maybeDeferred
@@ -28,7 +27,7 @@ from twisted.python.failure import Failure
 from aesm.core.channel.roles import ClientChannel
 from aesm.core.channel.settings import ChannelSettings
 from aesm.core.messages.conversation import Conversation
-from aesm.core.messages.hello import ConversationSettings
+from aesm.core.messages.hello import ConversationSettings, MessageOptions
 from aesm.core.messages.session import Session
 from aesm.errors import (
     AESMError,
@@ -38,19 +37,18 @@ from aesm.errors import (
     SessionLost,
 )
 from aesm.interfaces import INextKeys, ITrustPolicy
-from aesm.messages.address import addressOf
+from aesm.messages.address import Address, addressOf
 from aesm.messages.connection import Connection
 from aesm.messages.owner import ConnectionOwner
 from aesm.messages.protocol import AESMProtocol
 from aesm.secure.factory import HANDSHAKE_TIMEOUT, SecureFactory
-from aesm.secure.options import agent, channelSettings
+from aesm.secure.options import CHANNEL_OPTIONS, ChannelOptions, agent, channelSettings
 from aesm.secure.protocol import SecureProtocol
-from aesm.trust.files import AnyPath
-from aesm.trust.keys import PrivateKey, PublicKey
+from aesm.trust.keys import PublicKey
 from aesm.trust.locations import locationOf, locationOfAddress
 from aesm.trust.policies import checkServer, trustPolicy
 
-__all__ = ["SessionKeeper", "connect", "dial"]
+__all__ = ["ConnectOptions", "SessionKeeper", "connect", "dial"]
 
 _log = Logger(namespace="aesm.client")
 
@@ -58,34 +56,35 @@ _log = Logger(namespace="aesm.client")
 _numbers = count(1)
 
 
+class ConnectOptions(ChannelOptions, MessageOptions, total=False):
+    """
+    The options of a client, for all who connect.
+
+    @ivar trust: an L{ITrustPolicy}; None for
+        L{KnownServers<aesm.trust.servers.KnownServers>} in the state directory.
+    @ivar handshakeTimeout: seconds from the connection's start to the server's
+        WELCOME, 10 by default.
+    """
+
+    trust: object
+    handshakeTimeout: float
+
+
 def connect(
     reactor: IReactorTime,
     endpoint: str | IStreamClientEndpoint,
-    *,
-    name: str = "aesm",
-    key: PrivateKey | None = None,
-    psk: bytes | AnyPath | None = None,
-    suites: Sequence[str] | None = None,
-    trust: object = None,
-    handshakeTimeout: float = HANDSHAKE_TIMEOUT,
-    **messages: Any,
+    **options: Unpack[ConnectOptions],
 ) -> Deferred[Connection]:
     """
     Connect to a server.
 
     @param reactor: the reactor.
     @param endpoint: a Twisted client endpoint, or its string.
-    @param name: the application name that both sides share.
-    @param key: our own key; None for the state directory's.
-    @param psk: the pre-shared key, 32 bytes, or the path of its file.
-    @param suites: Noise protocol names; the first is offered.  None for the
-        defaults.
-    @param trust: an L{ITrustPolicy}; None for
-        L{KnownServers<aesm.trust.servers.KnownServers>} in the state directory.
-    @param handshakeTimeout: seconds from the connection's start to the server's
-        WELCOME.
-    @param messages: C{maxMessage}, C{heartbeat}, C{sendBuffer} and
-        C{receiveBuffer}, as L{ConversationSettings}.
+    @param options: C{name}, C{key}, C{psk} and C{suites}, as
+        L{ChannelOptions<aesm.secure.options.ChannelOptions>}; C{maxMessage},
+        C{heartbeat}, C{sendBuffer} and C{receiveBuffer}, as
+        L{MessageOptions<aesm.core.messages.hello.MessageOptions>}; C{trust} and
+        C{handshakeTimeout}, as L{ConnectOptions}.
     @return: fires with the connection once the server has accepted it.  Fails
         with what the endpoint fails with, or with the
         L{HandshakeError<aesm.errors.HandshakeError>},
@@ -96,18 +95,7 @@ def connect(
     @raise TypeError: an option is of the wrong type, or there is no such.
     @raise ValueError: an option has a value that it cannot have.
     """
-    return dial(
-        reactor,
-        endpoint,
-        None,
-        name=name,
-        key=key,
-        psk=psk,
-        suites=suites,
-        trust=trust,
-        handshakeTimeout=handshakeTimeout,
-        **messages,
-    )
+    return dial(reactor, endpoint, None, **options)
 
 
 class SessionKeeper(Protocol):
@@ -143,38 +131,25 @@ def dial(
     reactor: IReactorTime,
     endpoint: str | IStreamClientEndpoint,
     keeper: SessionKeeper | None,
-    *,
-    name: str = "aesm",
-    key: PrivateKey | None = None,
-    psk: bytes | AnyPath | None = None,
-    suites: Sequence[str] | None = None,
-    trust: object = None,
-    handshakeTimeout: float = HANDSHAKE_TIMEOUT,
-    **messages: Any,
+    **options: Unpack[ConnectOptions],
 ) -> Deferred[Connection]:
     """
     Connect to a server, with a session that may outlive the connection.
 
-    @param reactor: as L{connect}.
-    @param endpoint: as L{connect}.
     @param keeper: who wants that; None for nobody.
-    @param name: as L{connect}.
-    @param key: as L{connect}.
-    @param psk: as L{connect}.
-    @param suites: as L{connect}.
-    @param trust: as L{connect}.
-    @param handshakeTimeout: as L{connect}.
-    @param messages: as L{connect}.
     @return: as L{connect}: fires with C{keeper.former} if its session goes on; else
         with a new one, and that is over with
         L{SessionLost<aesm.errors.SessionLost>}.
-    @raise TypeError: an option is of the wrong type, or there is no such.
-    @raise ValueError: an option has a value that it cannot have.
+    @raise TypeError: as L{connect}.
+    @raise ValueError: as L{connect}.
     """
+    given: dict[str, Any] = {**options}
+    channel = {key: given.pop(key) for key in CHANNEL_OPTIONS if key in given}
+    trust = given.pop("trust", None)
+    timeout = given.pop("handshakeTimeout", HANDSHAKE_TIMEOUT)
+    messages = ConversationSettings(agent=agent(), resume=keeper is not None, **given)
     try:
-        settings = channelSettings(
-            "client.key", key=key, name=name, psk=psk, suites=suites
-        )
+        settings = channelSettings("client.key", **channel)
         policy = trustPolicy(trust)
     except AESMError:
         return fail(Failure())
@@ -182,15 +157,7 @@ def dial(
     if isinstance(endpoint, str):
         location = locationOf(endpoint)
         endpoint = clientFromString(reactor, endpoint)
-    attempt = _Attempt(
-        reactor,
-        settings,
-        ConversationSettings(agent=agent(), resume=keeper is not None, **messages),
-        policy,
-        location,
-        handshakeTimeout,
-        keeper,
-    )
+    attempt = _Attempt(reactor, settings, messages, policy, location, timeout, keeper)
     return attempt.begin(IStreamClientEndpoint(endpoint))
 
 
@@ -200,7 +167,6 @@ class _Attempt(SecureFactory, ConnectionOwner):
     """
 
     _connecting: Deferred[Any]
-    _welcomed = False
 
     def __init__(
         self,
@@ -213,10 +179,6 @@ class _Attempt(SecureFactory, ConnectionOwner):
         keeper: SessionKeeper | None,
     ) -> None:
         """
-        @param clock: keeps time.
-        @param settings: of the secure channel.
-        @param messages: of the message layer.
-        @param trust: decides on the server's key.
         @param location: what was dialled, None to take the transport's peer.
         @param handshakeTimeout: seconds.
         @param keeper: who wants the session to outlive the connection.
@@ -235,9 +197,6 @@ class _Attempt(SecureFactory, ConnectionOwner):
     def begin(self, endpoint: IStreamClientEndpoint) -> Deferred[Connection]:
         """
         Begin to connect.
-
-        @param endpoint: where to.
-        @return: as L{connect}.
         """
         result: Deferred[Connection] = Deferred(self._cancel)
         self._result = result
@@ -285,25 +244,12 @@ class _Attempt(SecureFactory, ConnectionOwner):
 
     def buildInner(self, secure: SecureProtocol) -> AESMProtocol:
         """
-        Build the message layer.
-
-        @param secure: the connection.
-        @return: its protocol.
+        Build the message layer; its connection is made, or found, at the WELCOME.
         """
-        messages, now = self._messages, self.clock.seconds()
-        session = Session(messages.sendBuffer, messages.receiveBuffer)
+        now = self.clock.seconds()
         former = None if self._former is None else self._former.session
-        make = Connection if self._keeper is None else self._keeper.makeConnection
-        connection = make(
-            self,
-            session,
-            address=addressOf(secure.transport.getPeer(), next(_numbers)),
-            peer=PublicKey(secure.channel.peer),
-            peerName=None,
-            receiveBuffer=messages.receiveBuffer,
-        )
-        conversation = Conversation(messages, session, now, former)
-        protocol = AESMProtocol(self, conversation, connection, self.clock)
+        conversation = Conversation(self._messages, now, former)
+        protocol = AESMProtocol(self, conversation, self.clock)
         left = max(0.0, secure.deadline - now)
         self._deadline = self.clock.callLater(left, self._timedOut, protocol)
         return protocol
@@ -322,48 +268,40 @@ class _Attempt(SecureFactory, ConnectionOwner):
     def accepted(self, protocol: AESMProtocol, resumed: bool) -> None:
         """
         The server has let us in.
-
-        @param protocol: ours.
-        @param resumed: whether the former session goes on.
         """
-        announced = protocol.conversation.session.outbox.peer.nextKey
-        if announced and INextKeys.providedBy(self._trust):
-            try:
-                publicKey = PublicKey.fromText(announced)
-                INextKeys(self._trust).announced(self._where(), publicKey)
-            except (AESMError, ValueError) as error:
-                _log.warn(
-                    "the next key of {location} is not remembered: {error}",
-                    location=self._where(),
-                    error=str(error),
+        session = protocol.conversation.session
+        self._remember(session.outbox.peer.nextKey)
+        secure = cast(SecureProtocol, self._secure)
+        address = addressOf(secure.transport.getPeer(), next(_numbers))
+        former, connection = self._former, self._former
+        if connection is not None and resumed:
+            connection.address = address
+        else:
+            connection = self._makeConnection(session, address)
+            if former is not None:
+                former.finish(
+                    SessionLost(
+                        f"{self._where()} has no such session any more: what it did "
+                        "not acknowledge may not have arrived, send it again if it "
+                        "must"
+                    )
                 )
-        former, connection = self._former, protocol.connection
-        if former is not None and resumed:
-            former.address = connection.address
-            protocol.connection = former
-        elif former is not None:
-            former.finish(
-                SessionLost(
-                    f"{self._where()} has no such session any more: what it did not "
-                    "acknowledge may not have arrived, send it again if it must"
-                )
-            )
-        channel = cast(SecureProtocol, self._secure).channel
-        protocol.connection.attach(protocol, channel)
-        self._welcomed = True
-        self._settle(protocol.connection)
+        connection.attach(protocol, secure.channel)
+        self._settle(connection)
+
+    def notAccepted(self, reason: AESMError) -> None:
+        """
+        The server has not let us in.
+        """
+        self._settle(Failure(reason))
 
     def keeps(self, connection: Connection, code: int | None = None) -> bool:
         """
-        Tell whether a session outlives the connection under it: if somebody dials
+        Tell whether a session outlives the transport under it: if somebody dials
         again, and the server has not ended it.
-
-        @param connection: whose.
-        @param code: with which the server closes; None if it was cut.
         """
         return (
             self._keeper is not None
-            and self._welcomed
             and connection.session.name != ""
             and code in (None, CloseCode.GOING_AWAY)
         )
@@ -371,9 +309,6 @@ class _Attempt(SecureFactory, ConnectionOwner):
     def detached(self, connection: Connection, reason: AESMError) -> None:
         """
         Have somebody dial again.
-
-        @param connection: ours.
-        @param reason: why its transport is gone.
         """
         cast(SessionKeeper, self._keeper).detached(connection, reason)
 
@@ -393,16 +328,40 @@ class _Attempt(SecureFactory, ConnectionOwner):
             f"line '{PublicKey(self._settings.publicKey)} NAME' in its authorized keys"
         )
 
-    def lost(self, connection: Connection, reason: AESMError) -> None:
-        """
-        The connection is over.
-
-        @param connection: ours.
-        @param reason: why.
-        """
-        self._settle(Failure(reason))
-
     # Parts
+
+    def _makeConnection(self, session: Session, address: Address) -> Connection:
+        """
+        Make the connection of a new session.
+        """
+        secure = cast(SecureProtocol, self._secure)
+        make = Connection if self._keeper is None else self._keeper.makeConnection
+        return make(
+            self,
+            session,
+            address=address,
+            peer=PublicKey(secure.channel.peer),
+            peerName=None,
+            receiveBuffer=self._messages.receiveBuffer,
+        )
+
+    def _remember(self, announced: str) -> None:
+        """
+        Have the trust policy remember the server's next key.
+
+        @param announced: the key in text form, or C{""}.
+        """
+        if not announced or not INextKeys.providedBy(self._trust):
+            return
+        try:
+            publicKey = PublicKey.fromText(announced)
+            INextKeys(self._trust).announced(self._where(), publicKey)
+        except (AESMError, ValueError) as error:
+            _log.warn(
+                "the next key of {location} is not remembered: {error}",
+                location=self._where(),
+                error=str(error),
+            )
 
     def _timedOut(self, protocol: AESMProtocol) -> None:
         """

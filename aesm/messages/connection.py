@@ -33,6 +33,7 @@ from aesm.messages.acknowledgements import (
     PendingAcks,
     acknowledgementOf,
 )
+from aesm.messages.states import CONNECTION_TRANSITIONS, ConnectionState
 from aesm.messages.stream import DataStream
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
 __all__ = ["Connection", "PacketDispatcher", "wallClock"]
 
 NEVER = 1 << 64  # a count that is never acknowledged
+_CLOSING = frozenset({ConnectionState.UNSENDABLE, ConnectionState.OVER})
 BATCH_MICROS = 1000  # of messages to send together, while nothing carries them
 
 
@@ -147,8 +149,8 @@ class Connection:
         self._batch: Batch | None = None  # what is sent now goes with it
         self._held = 0  # what the owner knows to be held
         self.waiting: PendingAcks | None = None
-        self._unsendable: AESMError | None = None  # why nothing can be sent
-        self._reason: AESMError | None = None  # why it is over
+        self.state = ConnectionState.DETACHED
+        self._reason: AESMError | None = None  # why nothing can be sent, or it is over
         self.address = address
         self.peer = peer
         self.peerName = peerName
@@ -159,9 +161,13 @@ class Connection:
         """
         Show who is there.
         """
-        state = "waiting" if self._protocol is None else "open"
-        state = state if self._unsendable is None else "closed"
-        return f"<Connection {self.address} {self.peer} {state}>"
+        return f"<Connection {self.address} {self.peer} {self.state.value}>"
+
+    def _move(self, what: str) -> None:
+        """
+        Go where the table says.
+        """
+        self.state = CONNECTION_TRANSITIONS[self.state, what]
 
     def __getitem__(self, key: str) -> object:
         """
@@ -222,8 +228,8 @@ class Connection:
             at once if that is so; fails with L{ConnectionClosed} once the
             connection is over.
         """
-        if self._unsendable is not None:
-            return fail(closedError(self._unsendable))
+        if self._reason is not None:
+            return fail(closedError(self._reason))
         if self._outbox.roomy:
             return succeed(None)
         return self._waiters().drain()
@@ -245,7 +251,7 @@ class Connection:
         """
         if self._protocol is not None:
             self._protocol.abort()
-        elif self._reason is None:
+        elif not self.isOver:
             self.finish(ConnectionClosed("we aborted the connection"))
 
     def closed(self) -> Deferred[AESMError]:
@@ -256,7 +262,7 @@ class Connection:
             it is: a L{ConnectionClosed} (C{code} 1000 if it was closed in
             order), or what broke it.
         """
-        if self._reason is not None:
+        if self._reason is not None and self.isOver:
             return succeed(self._reason)
         if self._closing is None:
             self._closing = deque()
@@ -325,8 +331,8 @@ class Connection:
         @return: their time, microseconds since the Unix epoch.
         @raise AESMError: they may not.
         """
-        if self._unsendable is not None:
-            raise closedError(self._unsendable)
+        if self._reason is not None:
+            raise closedError(self._reason)
         budget = self._owner.budget
         if budget is not None and budget.full and budget.refuses(self.held):
             raise SendBufferFull(
@@ -395,7 +401,7 @@ class Connection:
         if budget is None:
             return
         held = 0
-        if self._reason is None:
+        if self.state is not ConnectionState.OVER:
             held = self._outbox.keptCost
             if self.dispatcher is not None:
                 inbox = self.session.inbox
@@ -417,7 +423,7 @@ class Connection:
         if self._protocol is not None:
             self.closeBatch()
             self._protocol.close(code, reason)
-        elif self._reason is None:
+        elif not self.isOver:
             self.finish(closedByUs(code, reason))
 
     @property
@@ -425,7 +431,7 @@ class Connection:
         """
         Whether nothing that is sent can be acknowledged any more.
         """
-        return self._unsendable is not None
+        return self.state in _CLOSING
 
     @property
     def isOpen(self) -> bool:
@@ -446,14 +452,14 @@ class Connection:
         """
         Whether its session ends with the transport that is under it.
         """
-        return self._protocol is not None and self._protocol.final
+        return self._protocol is not None and self._protocol.isEnding
 
     @property
     def isOver(self) -> bool:
         """
         Whether the connection is gone.
         """
-        return self._reason is not None
+        return self.state is ConnectionState.OVER
 
     # For Acknowledgement and DataStream
 
@@ -466,8 +472,8 @@ class Connection:
         """
         if count <= self._outbox.acknowledged:
             acknowledgement.callback(None)
-        elif self._unsendable is not None:
-            acknowledgement.errback(closedError(self._unsendable))
+        elif self._reason is not None:
+            acknowledgement.errback(closedError(self._reason))
         else:
             self._waiters().watch(acknowledgement, count)
 
@@ -526,6 +532,8 @@ class Connection:
         @param protocol: the protocol.
         @param channel: the secure channel under it.
         """
+        self._move("attached")
+        protocol.attach(self)
         self._protocol = protocol
         self._owner = protocol.owner
         self.suite = channel.suite
@@ -537,6 +545,7 @@ class Connection:
 
         @return: what carried it.
         """
+        self._move("detached")
         protocol, self._protocol = self._protocol, None
         self.closeBatch()
         return protocol
@@ -567,29 +576,32 @@ class Connection:
     def unsendable(self, reason: AESMError) -> None:
         """
         Nothing more will be acknowledged: tell who waits.
-
-        @param reason: why.
         """
-        if self._unsendable is not None:
-            return
-        self._unsendable = reason
-        if self.waiting is not None:
-            self.waiting.fail(reason)
+        self._move("unsendable")
+        self._fail(reason)
 
     def finish(self, reason: AESMError) -> None:
         """
         The session is over: tell who waits.
-
-        @param reason: why.
         """
+        self._move("finished")
         self._protocol = self._batch = None
         self._outbox.drop()
-        self._reason = reason
         self.account()
         if self.dispatcher is not None:
             self.dispatcher.stop()
-        self.unsendable(reason)
+        self._fail(reason)
+        self._reason = reason
         self.retrieved.end(reason)
         while self._closing:
             self._closing.popleft().callback(reason)
         self._owner.lost(self, reason)
+
+    def _fail(self, reason: AESMError) -> None:
+        """
+        Tell who waits for an acknowledgement, once.
+        """
+        if self._reason is None:
+            self._reason = reason
+            if self.waiting is not None:
+                self.waiting.fail(reason)

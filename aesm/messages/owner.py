@@ -7,10 +7,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from aesm.errors import AESMError, ConnectionClosed, quoted
-from aesm.messages.connection import Connection
 
 if TYPE_CHECKING:
     from aesm.messages.budget import Budget
+    from aesm.messages.connection import Connection
     from aesm.messages.protocol import AESMProtocol
 
 __all__ = ["ConnectionOwner"]
@@ -28,26 +28,24 @@ class ConnectionOwner:
 
     def accepted(self, protocol: AESMProtocol, resumed: bool) -> None:
         """
-        The client's server has let it in.
+        The client's server has let it in: attach a connection to the protocol.
 
-        @param protocol: the client's protocol.
-        @param resumed: whether its former session goes on.
+        @param resumed: whether the session goes on that the hello named.
+        """
+
+    def notAccepted(self, reason: AESMError) -> None:
+        """
+        The client's transport is gone, and no WELCOME came over it.
         """
 
     def overfull(self, connection: Connection) -> None:
         """
         Messages came for which C{budget} has no room.
-
-        @param connection: where.
         """
 
     def peerClosed(self, code: int, reason: str) -> AESMError:
         """
-        Say what it means that the peer closes.
-
-        @param code: docs/protocol.md, section 9.
-        @param reason: the peer's words.
-        @return: the error.
+        Say what it means that the peer closes, with its code and words.
         """
         return ConnectionClosed(
             f"the peer closed the connection (code {code}){quoted(reason)}",
@@ -57,32 +55,23 @@ class ConnectionOwner:
 
     def keeps(self, connection: Connection, code: int | None = None) -> bool:
         """
-        Tell whether a session outlives the connection under it.
+        Tell whether a session outlives the transport under it.
 
-        @param connection: whose.
         @param code: with which the peer closes; None if it was cut.
         """
         return False
 
     def detached(self, connection: Connection, reason: AESMError) -> None:
         """
-        The connection under a session that is kept is gone.
-
-        @param connection: whose.
-        @param reason: why.
+        The transport under a session that is kept is gone.
         """
 
     def lost(self, connection: Connection, reason: AESMError) -> None:
         """
         A session is over.
-
-        @param connection: whose.
-        @param reason: why.
         """
 
     def finished(self, connection: Connection) -> None:
         """
         A session is over, and its last packet was taken.
-
-        @param connection: the one.
         """

@@ -1,18 +1,25 @@
 """
-The message layer on a transport: L{AESMProtocol} pumps a
-L{Conversation<aesm.core.messages.conversation.Conversation>}, on any transport that
-can half-close its stream, and tells a L{ConnectionOwner} and the
+The message layer on Twisted: an L{AESMProtocol} feeds a
+L{Conversation<aesm.core.messages.conversation.Conversation>} with the bytes of a secure
+channel, hands its frames to the transport, has one timer at its deadline, and tells a
 L{Connection<aesm.messages.connection.Connection>} what happens::
 
-    protocol = AESMProtocol(owner, Conversation(...), connection, reactor)
-    connection.attach(protocol, channel)
+    protocol = AESMProtocol(owner, Conversation(...), reactor)
+    connection.attach(protocol, channel)         # at a client: at the WELCOME
     protocol.makeConnection(secureTransport)
 
 It goes with its transport.  The connection may be kept, for the next one.
+
+When what is sent leaves: the first message of a quiet connection at once; the others of
+the same turn of the event loop together at its end (C{_flushCall}), as all of a turn
+that follows one of many.  While something is read, nothing leaves before all of it is
+acted on (C{busy}), so that the answer and the ACK share a record.  While the transport
+takes no more (C{_writable}), messages wait in the outbox, where they are kept anyway.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from twisted.internet import error
@@ -26,34 +33,39 @@ from twisted.internet.protocol import Protocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from aesm.core.messages.conversation import Conversation
-from aesm.core.messages.events import Accepted, Acknowledged, Broken, Event, PeerClosed
+from aesm.core.messages.conversation import ACK_DELAY, Conversation
+from aesm.core.messages.dialogue import answer, exchange
+from aesm.core.messages.events import (
+    Accepted,
+    Acknowledged,
+    Broken,
+    Event,
+    PeerClosed,
+)
 from aesm.core.messages.frames import MESSAGE_OVERHEAD, Messages
 from aesm.core.messages.states import ConversationState
 from aesm.errors import AESMError, ConnectionClosed, HeartbeatLost, closedByUs
 from aesm.messages.connection import Connection, wallClock
 from aesm.messages.owner import ConnectionOwner
-from aesm.secure.protocol import CLOSE_TIMEOUT
+from aesm.messages.states import CARRIER_TRANSITIONS, CarrierState
 from aesm.secure.transport import SecureTransport
 
 __all__ = ["AESMProtocol"]
 
-_OPEN = ConversationState.OPEN
-
-LEAST_DELAY = 0.01  # seconds between two looks at a peer
-PATIENCE = 0.001  # seconds that an ACK waits while there is more to be read
+LEAST_DELAY = ACK_DELAY  # seconds between two looks at the deadline
 BUDGET = 262144  # bytes of messages handed to the transport at once
-FIRST = 2048  # the same at first after a cut: half a record is worth nothing
+# The same at first after a cut, then doubled: over a link that is cut again and again
+# after a few KB, half a record is worth nothing.
+FIRST = 2048
 
-
-def _cancel(call: IDelayedCall | None) -> None:
-    """
-    Cancel what may be over already.
-
-    @param call: what to cancel, if anything.
-    """
-    if call is not None and call.active():
-        call.cancel()
+_OPEN = CarrierState.OPEN
+_CONVERSATION_OPEN = ConversationState.OPEN
+_ATTACHED = frozenset(
+    {CarrierState.OPEN, CarrierState.LEAVING, CarrierState.FINAL, CarrierState.DEAF}
+)
+_LISTENING = frozenset({CarrierState.OPEN, CarrierState.LEAVING, CarrierState.FINAL})
+_KEEPING = frozenset({CarrierState.OPEN, CarrierState.LEAVING})
+_ENDING = frozenset({CarrierState.FINAL, CarrierState.DEAF})
 
 
 @implementer(IHalfCloseableProtocol, IPushProducer)
@@ -63,53 +75,58 @@ class AESMProtocol(Protocol):
 
     @ivar busy: whether what is at work will flush when it is done.
     @ivar conversation: the message layer.
-    @ivar connection: what users hold; another one once a client's session was
-        resumed.
+    @ivar connection: what users hold, from C{attach} on.
     @ivar owner: whom to tell.
     @ivar closing: why, if it is we who close.
-    @ivar final: whether the session ends with the transport.
+    @ivar state: where we are.
     """
 
     transport: SecureTransport
+    connection: Connection
 
     def __init__(
-        self,
-        owner: ConnectionOwner,
-        conversation: Conversation,
-        connection: Connection,
-        clock: IReactorTime,
+        self, owner: ConnectionOwner, conversation: Conversation, clock: IReactorTime
     ) -> None:
         """
         @param owner: whom to tell.
         @param conversation: a fresh conversation.
-        @param connection: what users hold.
         @param clock: keeps time for deadlines.
         """
         self.conversation = conversation
-        self.connection = connection
         self.owner = owner
+        self.state = CarrierState.GREETING
         self.busy = False
         self.closing: ConnectionClosed | None = None
-        self.final = False
         self._clock = clock
-        self._heartbeat: IDelayedCall | None = None
-        self._closeTimer: IDelayedCall | None = None
-        self._late: IDelayedCall | None = None  # sends an ACK that could wait
+        self._timer: IDelayedCall | None = None  # at the deadline, or before it
+        self._wakeAt = math.inf  # when that fires
         self._flushCall: IDelayedCall | None = None  # flushes what this turn sends
         self._streaming = False  # the last turn sent more than one message
         self._counted = 0  # messages that were sent before this turn
-        self._writable = True
-        self._budget = FIRST if connection.session.outbox.count else BUDGET
-        self._ended = False  # our direction of the stream
-        self._deaf = False  # messages are not taken any more
-        self._superseded: Callable[[], None] | None = None  # there is a newer one
+        self._writable = True  # the transport takes more, and has not been ended
+        self._budget = BUDGET
+        self._superseded: Callable[[], None]
         self._reason: AESMError | None = None
+
+    def attach(self, connection: Connection) -> None:
+        """
+        Carry a connection from now on.
+        """
+        self._move("attached")
+        self.connection = connection
+        self._budget = FIRST if connection.session.outbox.count else BUDGET
+
+    def _move(self, what: str) -> None:
+        """
+        Go where the table says.
+        """
+        self.state = CARRIER_TRANSITIONS[self.state, what]
 
     # IProtocol
 
     def connectionMade(self) -> None:
         """
-        Start the heartbeat; a server says its WELCOME.
+        Start to look after the peer; a server says its WELCOME.
         """
         self.transport.registerProducer(self, True)
         self._schedule()
@@ -122,21 +139,24 @@ class AESMProtocol(Protocol):
         @param data: at least one byte.
         """
         now, conversation = self._clock.seconds(), self.conversation
-        messages = None if self._deaf else conversation.exchange(data, now)
-        if messages is None:
-            self._act(conversation.receive(data, now))
-            return
-        connection, budget = self.connection, self.owner.budget
-        self.busy = True
-        try:
-            if connection.waiting is not None:
-                connection.acknowledged()
-            connection.arrived(messages)
-            if budget is not None and budget.full:
-                self.owner.overfull(connection)
-        finally:
-            self.busy = False
-        self._respond()
+        if self.state is _OPEN:
+            # The short way of a dialogue; _act does the same for whatever comes.
+            messages = exchange(conversation, data, now)
+            if messages is not None:
+                connection, budget = self.connection, self.owner.budget
+                self.busy = True
+                try:
+                    if connection.waiting is not None:
+                        connection.acknowledged()
+                    connection.arrived(messages)
+                    if budget is not None and budget.full:
+                        self.owner.overfull(connection)
+                finally:
+                    self.busy = False
+                self._respond(now)
+                return
+        self._act(conversation.receive(data, now))
+        self._respond(now)
 
     def connectionLost(self, reason: Failure | None = None) -> None:
         """
@@ -144,21 +164,23 @@ class AESMProtocol(Protocol):
 
         @param reason: why, as the transport says.
         """
-        for call in (self._heartbeat, self._closeTimer, self._late, self._flushCall):
-            _cancel(call)
-        self._heartbeat = self._closeTimer = self._late = self._flushCall = None
-        self._ended = True
+        for call in (self._timer, self._flushCall):
+            if call is not None:
+                call.cancel()
+        self._timer = self._flushCall = None
         self._writable = False
-        if self._superseded is not None:
-            self._superseded()
-            return
+        former = self.state
+        self._move("gone")
         cause = self._whyLost(None if reason is None else reason.value)
-        connection, owner = self.connection, self.owner
-        if self.final or not owner.keeps(connection):
-            connection.finish(cause)
+        if former is CarrierState.SUPERSEDED:
+            self._superseded()
+        elif former not in _ATTACHED:
+            self.owner.notAccepted(cause)
+        elif former in _KEEPING and self.owner.keeps(self.connection):
+            self.connection.detach()
+            self.owner.detached(self.connection, cause)
         else:
-            connection.detach()
-            owner.detached(connection, cause)
+            self.connection.finish(cause)
 
     # IHalfCloseableProtocol
 
@@ -166,7 +188,8 @@ class AESMProtocol(Protocol):
         """
         The peer ended its direction of the stream.
         """
-        self._act(self.conversation.peerEnded())
+        self._act(self.conversation.peerEnded(self._clock.seconds()))
+        self._flush()
 
     def writeConnectionLost(self) -> None:
         """
@@ -201,13 +224,18 @@ class AESMProtocol(Protocol):
         """
         Whether neither side closes.
         """
-        return self.conversation.state is ConversationState.OPEN
+        return self.conversation.state is _CONVERSATION_OPEN
+
+    @property
+    def isEnding(self) -> bool:
+        """
+        Whether the session ends with the transport.
+        """
+        return self.state in _ENDING
 
     def sending(self) -> None:
         """
-        The connection has begun to send, and nothing is at work.  The first message
-        of a quiet one leaves at once; later ones of the same turn of the event loop
-        go together, as all do that follow a turn of many.
+        The connection has begun to send, and nothing is at work.
         """
         if self._flushCall is None:
             self._flushCall = self._clock.callLater(0, self._flushDue)
@@ -218,39 +246,33 @@ class AESMProtocol(Protocol):
         """
         Send what may be due now.
         """
-        if not self.busy and not self._ended:
+        if not self.busy and self.state is not CarrierState.GONE:
             self._flush()
 
     def close(self, code: int, reason: str) -> None:
         """
         Close in order, or at the deadline.
-
-        @param code: docs/protocol.md, section 9.
-        @param reason: words for the peer.
         """
-        self.final = True
+        self._move("final")
         if self.closing is None:
             self.closing = closedByUs(code, reason)
-        self.conversation.close(code, reason)
-        self._startCloseTimer()
+        self.conversation.close(self._clock.seconds(), code, reason)
+        self._schedule()
         self.touch()
 
     def shed(self, code: int, reason: str) -> None:
         """
         Close because there is no room: what still comes is not taken, and so not
         acknowledged.
-
-        @param code: docs/protocol.md, section 9.
-        @param reason: words for the peer.
         """
-        self._deaf = True
+        self._move("deaf")
         self.close(code, reason)
 
     def abort(self) -> None:
         """
         End the connection at once.
         """
-        self.final = True
+        self._move("final")
         if self._reason is None:
             self._reason = ConnectionClosed("we aborted the connection")
         self.transport.abortConnection()
@@ -261,110 +283,84 @@ class AESMProtocol(Protocol):
 
         @param gone: called when our transport is gone.
         """
-        self._superseded, self._deaf = gone, True
-        self.conversation.supersede()
-        self._startCloseTimer()
+        self._move("superseded")
+        self._superseded = gone
+        self.conversation.supersede(self._clock.seconds())
+        self._schedule()
         self.touch()
 
-    # Parts
+    # Act
 
     def _act(self, events: list[Event]) -> None:
         """
-        Act on what the conversation reports, then send what that led to.
-
-        @param events: in order.
+        Act on what the conversation reports.
         """
         self.busy = True
         budget = self.owner.budget
         try:
             for event in events:
                 if type(event) is Messages:
-                    if not self._deaf:
+                    if self.state in _LISTENING:
                         self.connection.arrived(event)
                         if budget is not None and budget.full:
                             self.owner.overfull(self.connection)
                 elif type(event) is Acknowledged:
-                    self.connection.acknowledged()
+                    if self.state in _ATTACHED:
+                        self.connection.acknowledged()
                 else:
                     self._actOn(event)
         finally:
             self.busy = False
-        self._respond()
-
-    def _respond(self) -> None:
-        """
-        Send what follows from what was read.  If that is an ACK alone, and there is
-        more to be read, it waits: one for each read would be an eighth of what a
-        stream costs.
-        """
-        if (
-            self.transport.moreToRead
-            and self.conversation.state is _OPEN
-            and not self.connection.sends
-            and self.connection.session.inbox.roomy
-        ):
-            if self._late is None:
-                self._late = self._clock.callLater(PATIENCE, self._flushLate)
-        else:
-            self._flush()
-
-    def _flushLate(self) -> None:
-        """
-        Send the ACK that has waited.
-        """
-        self._late = None
-        self.touch()
 
     def _actOn(self, event: Event) -> None:
         """
         Act on one event that does not happen often.
-
-        @param event: what the conversation reports.
         """
         match event:
             case Accepted(_, resumed):
-                self._budget = FIRST if resumed else BUDGET
                 self.owner.accepted(self, resumed)
             case PeerClosed(code, reason):
-                self._peerClosed(code, reason)
+                if self._reason is None:
+                    self._reason = self.closing or self.owner.peerClosed(code, reason)
+                kept = self.state in _KEEPING
+                kept = kept and self.owner.keeps(self.connection, code)
+                self._leave(kept, self._reason)
+                self._schedule()
             case Broken(error):
                 self._broken(error)
-
-    def _peerClosed(self, code: int, reason: str) -> None:
-        """
-        The peer closes: nothing more will be acknowledged.
-
-        @param code: docs/protocol.md, section 9.
-        @param reason: the peer's words.
-        """
-        if self._reason is None:
-            self._reason = self.closing or self.owner.peerClosed(code, reason)
-        if self.final or not self.owner.keeps(self.connection, code):
-            self.final = True
-            self.connection.unsendable(self._reason)
-        self._startCloseTimer()
 
     def _broken(self, reason: AESMError) -> None:
         """
         The conversation is over because of an error.
-
-        @param reason: which.
         """
-        self._reason = reason
-        if not isinstance(reason, HeartbeatLost):
-            self.final = True
-            self.connection.unsendable(reason)
+        if self._reason is None or not isinstance(reason, ConnectionClosed):
+            self._reason = reason
+        # Who fell silent may come back, and so may who said that it would and did not
+        # let the transport end in time; who breaks the rules would do it again.
+        away = self.state is CarrierState.LEAVING and isinstance(
+            reason, ConnectionClosed
+        )
+        kept = self.state in _KEEPING and (away or isinstance(reason, HeartbeatLost))
+        self._leave(kept, self._reason)
         if self.conversation.state is ConversationState.BROKEN:
             self.transport.abortConnection()
         else:
-            self._startCloseTimer()
+            self._schedule()
+
+    def _leave(self, kept: bool, reason: AESMError) -> None:
+        """
+        The transport will end; unless the session is kept, nothing more will be
+        acknowledged.
+        """
+        self._move("leaving" if kept else "final")
+        if self.state in _ENDING:
+            self.connection.unsendable(reason)
 
     def _whyLost(self, value: BaseException | None) -> AESMError:
         """
         Settle why the connection is over.
 
         @param value: what the transport says.
-        @return: the reason.
         """
         if self._reason is not None:
             return self._reason
@@ -374,19 +370,30 @@ class AESMProtocol(Protocol):
             return ConnectionClosed("the connection was closed")
         return ConnectionClosed(f"the connection was lost: {value}")
 
+    # Transmit
+
+    def _respond(self, now: float) -> None:
+        """
+        Send what follows from what was read, unless that can wait for more.
+        """
+        if self.transport.moreToRead and self.conversation.mayWait(now):
+            self._schedule()
+        else:
+            self._flush()
+
     def _flush(self) -> None:
         """
         Hand the transport what is due, if it takes it.
         """
         micros = 0
-        if self._superseded is None:
+        if self.state in _ATTACHED:
             micros = self.connection.closeBatch()
-        if self._ended or not self._writable:
+        if not self._writable:
             return
         conversation = self.conversation
         budget = self._budget
         if micros:
-            output = conversation.answer(micros, budget)
+            output = answer(conversation, micros, budget)
             if output:
                 self.transport.write(output)
                 return
@@ -396,8 +403,8 @@ class AESMProtocol(Protocol):
             size += len(frames)
         if size and budget < BUDGET:
             self._budget *= 2
-        if conversation.state is not _OPEN and conversation.ended:
-            self._ended = True
+        if conversation.state is not _CONVERSATION_OPEN and conversation.ended:
+            self._writable = False
             self.transport.unregisterProducer()
             self.transport.loseWriteConnection()
         elif (
@@ -407,6 +414,10 @@ class AESMProtocol(Protocol):
             and conversation.sendable
         ):
             self._flushCall = self._clock.callLater(0, self._flushDue)
+        if not size:
+            owed = conversation.signOfLifeBy
+            if owed is not None and owed < self._wakeAt:
+                self._schedule()
 
     def _flushDue(self) -> None:
         """
@@ -418,38 +429,31 @@ class AESMProtocol(Protocol):
         self._counted = count
         self._flush()
 
+    # Time
+
     def _schedule(self) -> None:
         """
-        Look after the peer when there is reason to.
+        Have the one timer fire at the deadline, or before it: one that fires early
+        finds nothing due and is set again, which costs less than to move it whenever
+        something comes.
         """
-        delay = self.conversation.nextTick - self._clock.seconds()
-        self._heartbeat = self._clock.callLater(max(delay, LEAST_DELAY), self._tick)
+        deadline = self.conversation.deadline
+        if self.state is CarrierState.GONE or deadline == math.inf:
+            return
+        if self._timer is not None:
+            if self._wakeAt <= deadline:
+                return
+            # To bring a call forward, Twisted looks through all that there are.
+            self._timer.cancel()
+        now = self._clock.seconds()
+        self._wakeAt = max(deadline, now + LEAST_DELAY)
+        self._timer = self._clock.callLater(self._wakeAt - now, self._timedOut)
 
-    def _tick(self) -> None:
+    def _timedOut(self) -> None:
         """
-        Look after the peer.
+        See what is due.
         """
-        events = self.conversation.tick(self._clock.seconds())
+        self._timer, self._wakeAt = None, math.inf
+        self._act(self.conversation.tick(self._clock.seconds()))
+        self._flush()
         self._schedule()
-        self._act(events)
-
-    def _startCloseTimer(self) -> None:
-        """
-        Abort if the connection is not gone in time; there is no other reason left
-        to look after the peer.
-        """
-        if self._closeTimer is None:
-            _cancel(self._heartbeat)
-            self._closeTimer = self._clock.callLater(CLOSE_TIMEOUT, self._closeTimedOut)
-
-    def _closeTimedOut(self) -> None:
-        """
-        The peer did not answer our CLOSE, or we could not answer its own.
-        """
-        self._closeTimer = None
-        if self._reason is None:
-            self._reason = ConnectionClosed(
-                f"{self.closing}; the peer did not answer within {CLOSE_TIMEOUT:g} "
-                "seconds, and may not have what it did not acknowledge"
-            )
-        self.abort()

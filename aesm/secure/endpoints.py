@@ -19,8 +19,9 @@ not know.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
+from typing import Unpack
 
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.endpoints import clientFromString
@@ -37,10 +38,8 @@ from zope.interface import implementer
 
 from aesm.secure.announce import announce
 from aesm.secure.factory import HANDSHAKE_TIMEOUT, checkTimeout
-from aesm.secure.options import channelSettings, reactorOr
+from aesm.secure.options import ChannelOptions, channelSettings, reactorOr
 from aesm.secure.wrapping import ClientFactory, ServerFactory
-from aesm.trust.files import AnyPath
-from aesm.trust.keys import PrivateKey
 from aesm.trust.locations import locationOf
 from aesm.trust.policies import clientPolicy, trustPolicy
 
@@ -52,28 +51,23 @@ _log = Logger(namespace="aesm.secure")
 def wrapServerEndpoint(
     endpoint: IStreamServerEndpoint,
     *,
-    key: PrivateKey | None = None,
-    name: str = "aesm",
-    psk: bytes | AnyPath | None = None,
-    suites: Sequence[str] | None = None,
     authorizedKeys: object = None,
     handshakeTimeout: float = HANDSHAKE_TIMEOUT,
     reactor: IReactorTime | None = None,
+    **channel: Unpack[ChannelOptions],
 ) -> IStreamServerEndpoint:
     """
     Put secure channels on what an endpoint accepts.
 
     @param endpoint: where to listen.
-    @param key: our own key; None for the state directory's.
-    @param name: the application name that both sides share.
-    @param psk: the pre-shared key, 32 bytes, or the path of its file.
-    @param suites: Noise protocol names to take; None for the defaults.
     @param authorizedKeys: a path, an
         L{IClientPolicy<aesm.interfaces.IClientPolicy>}, a callable like its
         C{checkClient}, or None to let any key in.  A key that is taken out of
         the file is disconnected.
     @param handshakeTimeout: seconds from a connection's start to its opening.
     @param reactor: keeps time; None for the installed one.
+    @param channel: C{key}, C{name}, C{psk} and C{suites}, as
+        L{ChannelOptions<aesm.secure.options.ChannelOptions>}.
     @return: an endpoint that any factory can listen on.
     @raise KeyFileError: a file cannot be used; says why.
     @raise TypeError: an option is of the wrong type.
@@ -85,9 +79,7 @@ def wrapServerEndpoint(
         ServerFactory,
         clock=reactorOr(reactor),
         handshakeTimeout=checkTimeout(handshakeTimeout),
-        settings=channelSettings(
-            "server.key", key=key, name=name, psk=psk, suites=suites
-        ),
+        settings=channelSettings("server.key", **channel),
         policy=clientPolicy(authorizedKeys),
     )
     return _ServerEndpoint(IStreamServerEndpoint(endpoint), makeFactory)
@@ -96,13 +88,10 @@ def wrapServerEndpoint(
 def wrapClientEndpoint(
     endpoint: str | IStreamClientEndpoint,
     *,
-    key: PrivateKey | None = None,
-    name: str = "aesm",
-    psk: bytes | AnyPath | None = None,
-    suites: Sequence[str] | None = None,
     trust: object = None,
     handshakeTimeout: float = HANDSHAKE_TIMEOUT,
     reactor: IReactorTime | None = None,
+    **channel: Unpack[ChannelOptions],
 ) -> IStreamClientEndpoint:
     """
     Put a secure channel on what an endpoint connects.
@@ -115,15 +104,12 @@ def wrapClientEndpoint(
 
     @param endpoint: where to connect to, or its string.  What the known servers
         call a server is what its string says, else its address.
-    @param key: our own key; None for the state directory's.
-    @param name: the application name that both sides share.
-    @param psk: the pre-shared key, 32 bytes, or the path of its file.
-    @param suites: Noise protocol names; the first is offered.  None for the
-        defaults.
     @param trust: an L{ITrustPolicy<aesm.interfaces.ITrustPolicy>}; None for
         L{KnownServers<aesm.trust.servers.KnownServers>} in the state directory.
     @param handshakeTimeout: seconds from a connection's start to its opening.
     @param reactor: keeps time; None for the installed one.
+    @param channel: C{key}, C{name}, C{psk} and C{suites}, as
+        L{ChannelOptions<aesm.secure.options.ChannelOptions>}.
     @return: an endpoint that any factory can connect to.
     @raise KeyFileError: a file cannot be used; says why.
     @raise TypeError: an option is of the wrong type.
@@ -140,9 +126,7 @@ def wrapClientEndpoint(
         ClientFactory,
         clock=clock,
         handshakeTimeout=checkTimeout(handshakeTimeout),
-        settings=channelSettings(
-            "client.key", key=key, name=name, psk=psk, suites=suites
-        ),
+        settings=channelSettings("client.key", **channel),
         policy=trustPolicy(trust),
         location=location,
     )

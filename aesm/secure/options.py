@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, TypedDict, Unpack, cast
 
 from aesm._version import __version__
 from aesm.core.channel.settings import ChannelSettings, defaultSuites
@@ -24,35 +24,47 @@ if TYPE_CHECKING:
 
 
 __all__ = [
+    "CHANNEL_OPTIONS",
+    "ChannelOptions",
     "agent",
     "channelSettings",
     "reactorOr",
 ]
 
 
-def channelSettings(
-    keyFile: str,
-    *,
-    key: PrivateKey | None = None,
-    name: str = "aesm",
-    psk: bytes | AnyPath | None = None,
-    suites: Sequence[str] | None = None,
-) -> ChannelSettings:
+class ChannelOptions(TypedDict, total=False):
+    """
+    The options of a secure channel, for every face.
+
+    @ivar key: our own key; None for the state directory's.
+    @ivar name: the application name that both sides share, C{"aesm"} by default.
+    @ivar psk: the pre-shared key, 32 bytes, or the path of its file.
+    @ivar suites: Noise protocol names: a client offers the first, a server takes any;
+        None for the defaults.
+    """
+
+    key: PrivateKey | None
+    name: str
+    psk: bytes | AnyPath | None
+    suites: Sequence[str] | None
+
+
+CHANNEL_OPTIONS = ChannelOptions.__optional_keys__
+
+
+def channelSettings(keyFile: str, **options: Unpack[ChannelOptions]) -> ChannelSettings:
     """
     Resolve what a secure channel needs.
 
     @param keyFile: the file in the state directory that holds the key if no
         C{key} is given; it is made if it is not there.
-    @param key: our own key.
-    @param name: the application name that both sides share.
-    @param psk: the pre-shared key, 32 bytes, or the path of its file.
-    @param suites: Noise protocol names: a client offers the first, a server
-        takes any; None for the defaults.
     @return: settings for all connections.
     @raise KeyFileError: a file cannot be used; says why.
     @raise TypeError: an option is of the wrong type.
     @raise ValueError: an option has a value that it cannot have.
     """
+    key, psk = options.get("key"), options.get("psk")
+    name, suites = options.get("name", "aesm"), options.get("suites")
     if key is None:
         key = PrivateKey.loadOrCreate(stateDirectory() / keyFile)
     if not isinstance(key, PrivateKey):

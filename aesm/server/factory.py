@@ -371,10 +371,10 @@ class AESMServerFactory(SecureFactory):
             secure.channel, hello, guest.address, guest.name
         )
         conversation = Conversation(
-            self._messages, connection.session, self.clock.seconds()
+            self._messages, self.clock.seconds(), connection.session
         )
         conversation.welcome(hello)
-        protocol = AESMProtocol(self._manager, conversation, connection, self.clock)
+        protocol = AESMProtocol(self._manager, conversation, self.clock)
         connection.attach(protocol, secure.channel)
         guest.connection = connection
         return protocol

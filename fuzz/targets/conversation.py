@@ -24,6 +24,7 @@ from dataclasses import replace
 from itertools import count
 
 from aesm.core.messages.conversation import Conversation
+from aesm.core.messages.dialogue import exchange
 from aesm.core.messages.events import Accepted, Acknowledged, Broken, Event, PeerClosed
 from aesm.core.messages.framereader import FrameReader
 from aesm.core.messages.frames import (
@@ -44,7 +45,7 @@ from aesm.core.messages.hello import ConversationSettings, Hello
 from aesm.core.messages.session import Session
 from aesm.core.messages.states import ConversationState
 from aesm.errors import (
-    HeartbeatLost,
+    ConnectionClosed,
     MessageTooBig,
     ProtocolError,
     SendBufferFull,
@@ -175,11 +176,11 @@ class _Side:
 
         @param application: what it is for.
         """
-        former = None if self._former is None else self._former.session
+        session = application.session if self._isServer else None
+        if self._former is not None:
+            session = self._former.session
         self.application = application
-        self.conversation = Conversation(
-            _SETTINGS, application.session, self._now, former
-        )
+        self.conversation = Conversation(_SETTINGS, self._now, session)
         self.broken = False
         self._over = False  # whether the session is
         self._peer = FrameReader(10_000)
@@ -193,14 +194,16 @@ class _Side:
         @param events: what it reports.
         """
         for event in events:
-            assert not self.broken, events
+            if self.broken:  # and the peer does not let it end
+                assert isinstance(event, Broken), event
+                assert isinstance(event.error, ConnectionClosed), event
             self.events.append(event)
             application = self.application
             match event:
                 case Messages() as messages:
                     application.waiting.append(messages)
                 case Broken(error):
-                    assert isinstance(error, ProtocolError | HeartbeatLost), error
+                    assert isinstance(error, ProtocolError | ConnectionClosed), error
                     self.broken = True
                     self._over |= isinstance(error, ProtocolError)
                 case Acknowledged(count):
@@ -212,10 +215,12 @@ class _Side:
                         assert former.canResume(hello), hello
                         self.application = former
                         self._position, self._quiet = hello.received, True
+                    else:
+                        self.application.session = self.conversation.session
                 case PeerClosed(code):
                     self._over |= code != GOING_AWAY
         self.application.check()
-        reader = self.conversation._reader
+        reader = self.conversation.reader
         assert sum(map(len, reader._body)) + len(reader.start) < MAX_BATCH
 
     def receive(self, data: bytes, size: int) -> None:
@@ -226,7 +231,7 @@ class _Side:
         @param size: of the chunks.
         """
         for chunk in pieces(data, (size,)):
-            messages = self.conversation.exchange(chunk, self._now)
+            messages = exchange(self.conversation, chunk, self._now)
             if messages is None:
                 self.report(self.conversation.receive(chunk, self._now))
             else:
@@ -333,7 +338,7 @@ class _Side:
         Take the session away from a conversation: it is deaf and says one thing.
         """
         conversation = self.conversation
-        conversation.supersede()
+        conversation.supersede(self._now)
         said = FrameReader(10_000).receive(
             b"".join(conversation.takeFrames(7, 1 << 20))
         )
@@ -381,11 +386,11 @@ class _Side:
                 self.report(conversation.tick(self._now))
             case 11 if script.number() & 1:
                 self._over = True
-                conversation.close(1000, "done")
+                conversation.close(self._now, 1000, "done")
             case 12:
                 self.reconnect(script.number(), script.number(), size)
             case _:
-                self.report(conversation.peerEnded())
+                self.report(conversation.peerEnded(self._now))
 
 
 def checkOver(conversation: Conversation) -> None:
@@ -395,8 +400,9 @@ def checkOver(conversation: Conversation) -> None:
     @param conversation: one that is over, and has said so.
     """
     assert conversation.receive(b"\0" * 99, 1e6) == []
-    assert conversation.tick(1e9) == []
-    assert conversation.peerEnded() == []
+    conversation.tick(1e9)
+    assert conversation.tick(2e9) == []
+    assert conversation.peerEnded(2e9) == []
     assert conversation.takeFrames(7, 1 << 20) == []
 
 

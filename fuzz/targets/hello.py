@@ -18,7 +18,6 @@ from aesm.core.messages.conversation import Conversation
 from aesm.core.messages.events import Accepted, Broken
 from aesm.core.messages.frames import MAX_OBJECT, FrameType, encodeFrame
 from aesm.core.messages.hello import MAX_KEY, ConversationSettings, Hello
-from aesm.core.messages.session import Session
 from aesm.errors import ProtocolError
 
 __all__ = ["run", "seeds"]
@@ -39,7 +38,7 @@ def run(data: bytes) -> None:
         pass
     else:
         _check(hello)
-    client = Conversation(ConversationSettings(), Session(1, 1), now=0.0)
+    client = Conversation(ConversationSettings(), 0.0)
     (event,) = client.receive(encodeFrame(FrameType.WELCOME, 0, data), 0.0) or (None,)
     if hello is None or len(data) < 2:
         assert isinstance(event, Broken), event

@@ -148,7 +148,7 @@ class CoreCostTests(SynchronousTestCase):
         self.sender, self.receiver = openChannels()
         settings = ConversationSettings()
         here, there = (
-            Conversation(settings, Session(ROOM, ROOM), now=0.0) for _ in range(2)
+            Conversation(settings, 0.0, Session(ROOM, ROOM)) for _ in range(2)
         )
         for conversation in (here, there):
             conversation.welcome(settings.hello())

@@ -25,10 +25,11 @@ from aesm import (
     ProtocolError,
     Truncated,
 )
+from aesm.core.messages.conversation import ACK_DELAY
 from aesm.core.messages.frames import FrameType, encodeAck, encodeClose, encodeFrame
 from aesm.messages.connection import wallClock
 from aesm.messages.owner import ConnectionOwner
-from aesm.messages.protocol import PATIENCE, AESMProtocol
+from aesm.messages.protocol import AESMProtocol
 from aesm.testing import ConnectedPair
 from tests.support.pairs import PairTestCase, Recorder
 
@@ -569,10 +570,10 @@ class BackPressureTests(PairTestCase):
         (link,) = pair.network.links
         self.burst(pair)
         pair.deliver()
-        pair.network.advance(PATIENCE)
+        pair.network.advance(ACK_DELAY)
         for _ in range(5):
             self.assertEqual(self.burst(pair), 0)
-        pair.clock.advance(PATIENCE)
+        pair.clock.advance(ACK_DELAY)
         self.assertEqual(len(link.toClient.inFlight), 2 + 29 + 16)
         pair.deliver()
         self.assertEqual(pair.client.session.outbox.keptCost, 0)

@@ -42,7 +42,7 @@ from aesm.core.messages.hello import ConversationSettings, Hello
 from aesm.core.messages.outbox import Outbox
 from aesm.core.messages.session import Inbox, Session
 from aesm.core.messages.states import ConversationState
-from aesm.errors import AESMError, HeartbeatLost, SendBufferFull
+from aesm.errors import AESMError, ProtocolError, SendBufferFull
 from aesm.messages.stream import costOf
 
 CLIENT, SERVER = 0, 1
@@ -434,7 +434,7 @@ class Line:
             self._act(self.conversation.receive(data, self.machine.now))
         elif pipe.ended and not self._heardEnd:
             self._heardEnd = True
-            self._act(self.conversation.peerEnded())
+            self._act(self.conversation.peerEnded(self.machine.now))
         if self._ended and self._heardEnd and self.isOpen:
             self.lost()
 
@@ -500,7 +500,7 @@ class Line:
         Leave the session to a newer connection.
         """
         self._superseded = True
-        self.conversation.supersede()
+        self.conversation.supersede(self.machine.now)
         self.touch()
 
     def close(self, code: int) -> None:
@@ -510,7 +510,7 @@ class Line:
         @param code: PROTOCOL section 9.
         """
         self._final = self.closes = self.peer.closing = True
-        self.conversation.close(code)
+        self.conversation.close(self.machine.now, code)
         self.touch()
 
     # Parts
@@ -553,12 +553,12 @@ class Line:
 
     def _broken(self, error: AESMError) -> None:
         """
-        The conversation is over because of an error: the other side was silent, or
-        goes on with a session that was given up here meanwhile.
+        The conversation is over because of an error: the other side was silent, did
+        not let it close, or goes on with a session that was given up here meanwhile.
 
         @param error: which.
         """
-        if not isinstance(error, HeartbeatLost):
+        if isinstance(error, ProtocolError):
             assert self.former is not None, repr(error)
             assert self.former.over, repr(error)
             self._final = self.peer.closing = True
@@ -696,8 +696,15 @@ class SessionMachine(RuleBasedStateMachine):
         if former is not None and resumed:
             former.line, line.peer = line, former
             line.resumed(hello.received)
-        elif former is not None:
+            self._client = former
+            self._sides[CLIENT][hello.session] = former
+            return
+        if former is not None:
             former.finish()
+        session, former = line.conversation.session, line.peer
+        session.outbox, session.inbox = former.session.outbox, former.session.inbox
+        session.outbox.begin(hello)
+        former.session = session
         self._client = line.peer
         self._sides[CLIENT][hello.session] = line.peer
 
@@ -758,7 +765,7 @@ class SessionMachine(RuleBasedStateMachine):
         link = Link(replace(hello, batch=batch))
         peer = Peer(self, CLIENT, window)
         conversation = Conversation(
-            mine, peer.session, self.now, None if former is None else former.session
+            mine, self.now, None if former is None else former.session
         )
         peer.line = Line(self, link, conversation, peer, former)
         self._links.append(link)
@@ -1041,7 +1048,7 @@ class SessionMachine(RuleBasedStateMachine):
             peer = Peer(self, SERVER, self._server.receiveBuffer, name)
             self._sides[SERVER][name] = peer
             self._known.add(name)
-        conversation = Conversation(self._server, peer.session, self.now)
+        conversation = Conversation(self._server, self.now, peer.session)
         conversation.welcome(hello)
         peer.line = Line(self, link, conversation, peer)
         if resumed:

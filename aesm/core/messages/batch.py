@@ -10,11 +10,12 @@ from array import array
 from typing import cast
 
 from aesm.core.messages.frames import (
+    BINARY,
     BINARY_BIT,
     BINARY_BITS,
     MAX_BATCH,
     MESSAGE_OVERHEAD,
-    FrameType,
+    TEXT,
     Messages,
     encodeBatch,
     packHeader,
@@ -33,7 +34,6 @@ __all__ = [
 ]
 
 LENGTH_BYTES = 4  # of a BATCH's count, and of each message's length in it
-_BINARY, _TEXT = int(FrameType.BINARY), int(FrameType.TEXT)
 MAX_COST = MAX_BATCH - 2 * LENGTH_BYTES  # of several messages, so that they fit one
 
 
@@ -76,9 +76,9 @@ def encodeMessage(micros: int, body: Body) -> bytes:
     @return: a frame.
     """
     if type(body) is bytes:
-        return packHeader(len(body), _BINARY, micros) + body
+        return packHeader(len(body), BINARY, micros) + body
     text = body.encode("ascii") if isinstance(body, str) else body
-    return packHeader(len(text), _TEXT, micros) + text
+    return packHeader(len(text), TEXT, micros) + text
 
 
 class Batch:

@@ -1,28 +1,38 @@
 """
-The message layer of one connection, docs/protocol.md, sections 6 to 9, without I/O:
+The message layer of one connection, sections 6 to 9 of docs/protocol.md, without I/O:
 WELCOME, messages, acknowledgements, heartbeat, close::
 
-    conversation = Conversation(settings, Session(...), now=clock.seconds())
+    conversation = Conversation(settings, clock.seconds(), session)
     conversation.welcome(Hello.decode(payload))      # at the server
     for event in conversation.receive(data, now):    # Messages, Acknowledged, ...
         ...
     conversation.session.outbox.add("text", micros)
     for frames in conversation.takeFrames(micros, budget):
         transport.write(frames)
+    ...
+    conversation.tick(now)                           # at conversation.deadline
+
+A dialogue takes a shorter way, L{aesm.core.messages.dialogue}.
 
 Control frames that nobody reads never pile up: one ACK, one PING and one PONG
 can be due, and each is made only when C{takeFrames} has a place for it.
+
+Time comes in as an argument, in seconds of any clock that never goes back; what must
+happen without the peer's doing has one C{deadline}:
+
+  - while the connection closes, the end of the peer's time to let it close;
+  - else the next look at the peer (a PING after C{heartbeat} seconds of silence, the
+    end after twice that), a sign of life that we owe to a peer of which we hear and to
+    which we had nothing to say, or an ACK that has waited for more to be read.
 """
 
 from __future__ import annotations
 
-from aesm.core.messages.batch import encodeMessage
+import math
+
 from aesm.core.messages.events import Accepted, Acknowledged, Broken, Event, PeerClosed
 from aesm.core.messages.framereader import FrameReader
 from aesm.core.messages.frames import (
-    ACK_FRAME_SIZE,
-    HEADER_SIZE,
-    MESSAGE_OVERHEAD,
     Ack,
     Close,
     Frame,
@@ -33,27 +43,27 @@ from aesm.core.messages.frames import (
     encodeAck,
     encodeClose,
     encodeFrame,
-    packExchange,
-    unpackAck,
-    unpackHeader,
+    newTuple,
 )
 from aesm.core.messages.hello import ConversationSettings, Hello
 from aesm.core.messages.session import Session
 from aesm.core.messages.states import CONVERSATION_TRANSITIONS, ConversationState
-from aesm.errors import AESMError, CloseCode, HeartbeatLost, ProtocolError
+from aesm.errors import (
+    AESMError,
+    CloseCode,
+    ConnectionClosed,
+    HeartbeatLost,
+    ProtocolError,
+    closedByUs,
+)
 
-__all__ = ["Conversation"]
+__all__ = ["CLOSE_TIMEOUT", "Conversation"]
 
 CHATTER = 100  # frames that carry nothing, to be tolerated in advance
 MAX_CHATTER_RATE = 20.0  # of them a second
-PATIENT_CODES = (
-    CloseCode.NORMAL,
-    CloseCode.GOING_AWAY,
-)  # with which a peer that takes nothing is waited for
-
-_new = tuple.__new__  # makes a NamedTuple without a call of Python's
-_BINARY, _TEXT = int(FrameType.BINARY), int(FrameType.TEXT)
-_ACK_START = encodeAck(0, 0, 0)[:5]  # length and type
+PATIENT_CODES = (CloseCode.NORMAL, CloseCode.GOING_AWAY)  # all is sent before these
+CLOSE_TIMEOUT = 5.0  # seconds, docs/protocol.md, section 9; the channel's is its own
+ACK_DELAY = 0.001  # seconds that an ACK waits while there is more to be read
 
 _State = ConversationState
 _GREETING, _OPEN = _State.GREETING, _State.OPEN
@@ -70,59 +80,73 @@ class Conversation:
     One connection's messages.
 
     @ivar state: where we are.
-    @ivar session: what counts the messages.
+    @ivar session: what counts the messages; a client without a session to go on with
+        has none before the WELCOME.
+    @ivar controlDue: whether a WELCOME, PING or PONG is to be sent.
+    @ivar heardSince: when anything came first after we last said something, or None.
+    @ivar lastHeard: when anything last came, seconds.
+    @ivar pingedAt: when a PING was due that nothing has come after, or None.
+    @ivar reader: cuts the stream into frames.
+    @ivar signOfLifeBy: when a peer that is not done sending must have heard of us, or
+        None.
     """
 
     __slots__ = (
+        "_ackBy",
         "_close",
-        "_former",
-        "_heard",
+        "_closeBy",
+        "_longestSilence",
         "_patience",
         "_ping",
-        "_pinged",
         "_pong",
-        "_reader",
         "_settings",
         "_tolerated",
         "_welcome",
+        "controlDue",
+        "heardSince",
+        "lastHeard",
+        "pingedAt",
+        "reader",
         "session",
+        "signOfLifeBy",
         "state",
     )
 
+    session: Session
+
     def __init__(
-        self,
-        settings: ConversationSettings,
-        session: Session,
-        now: float,
-        former: Session | None = None,
+        self, settings: ConversationSettings, now: float, session: Session | None = None
     ) -> None:
         """
         Start before hello or WELCOME.
 
         @param settings: what our side brings along.
-        @param session: what counts the messages.
-        @param now: seconds, of any clock that never goes back.
-        @param former: a client's session that takes its place if the server still
-            has it; it is named in our hello.
+        @param now: seconds.
+        @param session: at a server, what counts the messages; at a client, the session
+            that our hello names, which goes on if the server still has it.
         """
         self._settings = settings
-        self.session = session
-        self._former = former
-        self.state = _State.GREETING
-        self._reader = FrameReader(settings.maxMessage)
+        if session is not None:
+            self.session = session
+        self.state = _GREETING
+        self.reader = FrameReader(settings.maxMessage)
         self._welcome = b""
         self._close: tuple[int, str] = (CloseCode.NORMAL, "")
         self._pong: bytes | None = None
-        self._ping = False  # whether one is to be sent
-        self._heard = self._tolerated = now
+        self._ping = False
+        self.controlDue = False
+        self.lastHeard = self._tolerated = now
         self._patience: float = CHATTER
-        self._pinged: float | None = None  # when the PING without answer was due
+        self.pingedAt: float | None = None
+        self._longestSilence = settings.heartbeat / 2
+        self.heardSince: float | None = None
+        self.signOfLifeBy: float | None = None
+        self._ackBy: float | None = None  # when a late ACK is to leave
+        self._closeBy: float | None = None  # when the transport is to be gone
 
     def _move(self, what: str) -> None:
         """
         Go where the table says.
-
-        @param what: what happened.
         """
         self.state = CONVERSATION_TRANSITIONS[self.state, what]
 
@@ -133,61 +157,20 @@ class Conversation:
         Let a client in, on the server's side.  The session goes on if it is the
         one that the client names.
 
-        @param hello: what the client says of itself.
-        @raise ProtocolError: it says of the session what cannot be.
+        @raise ProtocolError: the client says of the session what cannot be.
         @raise RuntimeError: it is in already.
         """
-        if self.state is not _State.GREETING:
+        if self.state is not _GREETING:
             raise RuntimeError(f"no WELCOME: the connection is {self.state.value}")
         session = self.session
         if hello.session and hello.session == session.name:
             session.resume(hello)
         else:
             session.outbox.begin(hello)
-        self._move("greeted")
+        self._greeted(hello)
         said = self._settings.hello(session.name, session.inbox.received)
         self._welcome = said.encode()
-
-    def exchange(self, data: bytes, now: float) -> Messages | None:
-        """
-        Take what a dialogue consists of: one message, behind the ACK of what it
-        answers.  Half of what C{receive} does is to be ready for more.
-
-        @param data: any length.
-        @param now: seconds.
-        @return: the message; None if the bytes are anything else or anything is
-            wrong with them: then nothing has changed, and they are for C{receive}.
-        """
-        reader, session = self._reader, self.session
-        start, ack = 0, None
-        if data[:5] == _ACK_START and len(data) >= ACK_FRAME_SIZE + HEADER_SIZE:
-            start, ack = ACK_FRAME_SIZE, unpackAck(data, HEADER_SIZE)
-        elif len(data) < HEADER_SIZE:
-            return None
-        size, kind, micros = unpackHeader(data, start)
-        start += HEADER_SIZE
-        inbox = session.inbox
-        if (
-            start + size != len(data)
-            or size > reader.maxMessage
-            or reader.missing
-            or reader.start
-            or inbox.receivedCost >= inbox.limit
-            or self.state is not _OPEN
-        ):
-            return None
-        message: str | bytes = data[start:]
-        if kind != _BINARY:
-            if kind != _TEXT or not message.isascii():
-                return None
-            message = str(data[start:], "ascii")
-        if ack is not None and not session.outbox.settle(*ack):
-            return None
-        self._heard, self._pinged = now, None
-        cost = size + MESSAGE_OVERHEAD
-        inbox.receivedCost += cost
-        inbox.received += 1
-        return _new(Messages, (micros, (message,), cost, cost))
+        self.controlDue = True
 
     def receive(self, data: bytes, now: float) -> list[Event]:
         """
@@ -197,26 +180,26 @@ class Conversation:
         @param now: seconds.
         @return: what they caused, in order; L{Broken} can only be the last.
         """
-        self._heard, self._pinged = now, None
+        self.lastHeard, self.pingedAt = now, None
+        if self.heardSince is None:
+            self.heardSince = now
         events: list[Event] = []
         if self.state in _OVER:
             return events
-        reader = self._reader
+        reader = self.reader
         late = self.state not in _LISTENING and bool(data)
         try:
             if not late:
-                session = self.session
                 for frame in reader.receive(data):
                     if self.state is _GREETING:
                         self._takeGreeting(frame, events)
-                        session = self.session
                     elif type(frame) is Messages:
-                        session.inbox.receive(frame)
+                        self.session.inbox.receive(frame)
                         events.append(frame)
                     elif type(frame) is Ack:
-                        if session.outbox.acknowledge(frame):
+                        if self.session.outbox.acknowledge(frame):
                             self._tolerate()
-                        events.append(_new(Acknowledged, (frame.count,)))
+                        events.append(newTuple(Acknowledged, (frame.count,)))
                     else:
                         self._takeOther(frame, events)
                 if reader.error is not None:
@@ -225,10 +208,10 @@ class Conversation:
             if late:
                 raise ProtocolError("bytes after a CLOSE")
         except ProtocolError as error:
-            self._break(error, events)
+            self._break(error, now, events)
         return events
 
-    def peerEnded(self) -> list[Event]:
+    def peerEnded(self, now: float) -> list[Event]:
         """
         The peer ended the stream, authenticated.
 
@@ -238,18 +221,18 @@ class Conversation:
         events: list[Event] = []
         if self.state not in _LISTENING:
             return events
-        if self._reader.empty:
+        self.lastHeard = now
+        if self.reader.empty:
             self._peerClosed(CloseCode.NO_CODE, "", events)
         else:
-            self._break(ProtocolError("the stream ended within a frame"), events)
+            error = ProtocolError("the stream ended within a frame")
+            self._break(error, now, events)
         return events
 
     def _takeGreeting(self, frame: Frame, events: list[Event]) -> None:
         """
         Act on a client's first frame.
 
-        @param frame: what came.
-        @param events: where to add what it caused.
         @raise ProtocolError: it is no WELCOME, nor a CLOSE.
         """
         match frame:
@@ -257,7 +240,8 @@ class Conversation:
                 self._peerClosed(code, reason, events)
             case Welcome(payload):
                 hello = Hello.decode(payload)
-                self._move("greeted")  # a session that cannot be is closed
+                # Before the session is looked at: one that cannot be is told so.
+                self._greeted(hello)
                 events.append(Accepted(hello, self._begin(hello)))
             case _:
                 raise ProtocolError(f"{type(frame).__name__} before the WELCOME")
@@ -266,8 +250,6 @@ class Conversation:
         """
         Act on a frame that is not met often.
 
-        @param frame: what came.
-        @param events: where to add what it caused.
         @raise ProtocolError: it is against the rules here and now.
         """
         match frame:
@@ -278,6 +260,7 @@ class Conversation:
             case Ping(body):
                 self._tolerate()
                 self._pong = body
+                self.controlDue = True
             case _:  # a PONG
                 self._tolerate()
 
@@ -290,82 +273,93 @@ class Conversation:
         """
         theirs = min(MAX_CHATTER_RATE, 2 / self.session.outbox.peer.heartbeat)
         rate = max(1.0, theirs, 2 / self._settings.heartbeat)
-        passed = self._heard - self._tolerated
+        passed = self.lastHeard - self._tolerated
         self._patience = min(CHATTER, self._patience + passed * rate) - 1
-        self._tolerated = self._heard
+        self._tolerated = self.lastHeard
         if self._patience < 0:
             raise ProtocolError("a flood of frames that carry nothing")
+
+    def _greeted(self, peer: Hello) -> None:
+        """
+        Both sides know each other.
+        """
+        self._move("greeted")
+        # Half of what either side takes for a silence, since what we say takes its
+        # time, too; but no more often than a peer must tolerate.
+        silence = min(self._settings.heartbeat, peer.heartbeat) / 2
+        self._longestSilence = max(silence, 1 / MAX_CHATTER_RATE)
 
     def _begin(self, hello: Hello) -> bool:
         """
         Begin to talk to a server that has let us in.
 
-        @param hello: what it says of itself.
-        @return: whether the former session goes on.
-        @raise ProtocolError: it says of the session what cannot be.
+        @return: whether the session goes on that our hello named.
+        @raise ProtocolError: the server says of it what cannot be.
         """
-        former, self._former = self._former, None
-        if former is not None and former.name == hello.session:
-            former.resume(hello)
-            self.session = former
+        session = getattr(self, "session", None)
+        if session is not None and hello.session and session.name == hello.session:
+            session.resume(hello)
             return True
-        self.session.name = hello.session
+        mine = self._settings
+        self.session = Session(mine.sendBuffer, mine.receiveBuffer, hello.session)
         self.session.outbox.begin(hello)
         return False
 
     def _peerClosed(self, code: int, reason: str, events: list[Event]) -> None:
         """
         Take note that the peer closes.
-
-        @param code: docs/protocol.md, section 9.
-        @param reason: the peer's words.
-        @param events: where to add it.
         """
         self._move("peerClosed")
+        self._closing(self.lastHeard)
         events.append(PeerClosed(code, reason))
 
-    def _break(self, error: AESMError, events: list[Event]) -> None:
+    def _break(self, error: AESMError, now: float, events: list[Event]) -> None:
         """
-        End for good.
-
-        @param error: why.
-        @param events: where to add L{Broken}.
+        End for good, and add L{Broken} to the events.
         """
         if isinstance(error, ProtocolError) and self.state in _TALKING:
-            self.state = _State.BREAKING
+            self._move("breaking")
             self._close = (error.code, "protocol error")
+            self._closing(now)
         else:
-            self.state = _State.BROKEN
-        self._reader = FrameReader(0)
+            self._move("broken")
+        self.reader = FrameReader(0)
         error.__traceback__ = error.__context__ = None  # their frames hold data
         events.append(Broken(error))
 
     # Sending
 
-    def close(self, code: int = CloseCode.NORMAL, reason: str = "") -> None:
+    def close(self, now: float, code: int = CloseCode.NORMAL, reason: str = "") -> None:
         """
         Close in order: accept no more messages, and say so to the peer once
         those that were accepted are sent.  Of an open conversation only: one
         that is closing already has nothing left to do, and before WELCOME
         there is nothing that may be said.
-
-        @param code: docs/protocol.md, section 9.
-        @param reason: words for the peer.
         """
-        if self.state is _State.OPEN:
+        if self.state is _OPEN:
             self._close = (code, reason)
             self._move("closing")
+            self._closing(now)
 
-    def supersede(self) -> None:
+    def supersede(self, now: float) -> None:
         """
         Leave the session to a newer connection: say so to the peer, and no more.
         """
         if self.state in _TALKING:
-            self.state = _State.BREAKING
-            self._close = (CloseCode.TAKEN_OVER, "taken over by a newer connection")
+            self._move("breaking")
+            words = "taken over by a newer connection"
+            self._close = (CloseCode.TAKEN_OVER, words)
         elif self.state not in _OVER:
-            self.state = _State.BROKEN
-        self._reader = FrameReader(0)
+            self._move("broken")
+        self.reader = FrameReader(0)
+        self._closing(now)
+
+    def _closing(self, now: float) -> None:
+        """
+        Give the peer its time to let the connection close, counted once.
+        """
+        if self._closeBy is None:
+            self._closeBy = now + CLOSE_TIMEOUT
 
     @property
     def ended(self) -> bool:
@@ -381,32 +375,22 @@ class Conversation:
         """
         return self.state in _TALKING and self.session.outbox.sendable
 
-    def answer(self, micros: int, budget: int) -> bytes:
+    def mayWait(self, now: float) -> bool:
         """
-        Hand over what a dialogue consists of: one message, behind the ACK of what it
-        answers, and nothing else is to be sent.
-
-        @param micros: now, microseconds since the Unix epoch.
-        @param budget: as C{takeFrames}.
-        @return: what C{takeFrames} would; C{b""} if there is anything else to be
-            written: then nothing has changed.
+        Tell whether all that is due is an ACK that can wait for what is still to be
+        read: one for each read would be an eighth of what a stream costs.  It leaves
+        with the next frames, at the latest at the deadline.
         """
+        session = self.session
         if (
             self.state is not _OPEN
-            or self._pong is not None
-            or self._ping
-            or self._welcome
+            or session.outbox.open is not None
+            or not session.inbox.roomy
         ):
-            return b""
-        batch = self.session.outbox.takeOne(budget)
-        if batch is None:
-            return b""
-        ack = self.session.inbox.takeAck()
-        body = batch.bodies[0]
-        if ack is not None and type(body) is bytes:  # in one step, as nearly always
-            return packExchange(micros, *ack, len(body), _BINARY, batch.micros) + body
-        message = encodeMessage(batch.micros, body)
-        return message if ack is None else encodeAck(micros, *ack) + message
+            return False
+        if self._ackBy is None:
+            self._ackBy = now + ACK_DELAY
+        return True
 
     def takeFrames(self, micros: int, budget: int) -> list[bytes]:
         """
@@ -420,75 +404,131 @@ class Conversation:
         if state is _State.BREAKING:
             self._move("closeSent")
             return [encodeClose(micros, *self._close)]
-        session = self.session
         pieces: list[bytes] = []
         if state in _TALKING:
-            if self._welcome:
+            session = self.session
+            if self.controlDue and self._welcome:
                 pieces.append(encodeFrame(FrameType.WELCOME, micros, self._welcome))
-                self._welcome = b""
             ack = session.inbox.takeAck()
             if ack is not None:
                 pieces.append(encodeAck(micros, *ack))
-            if self._pong is not None:
-                pieces.append(encodeFrame(FrameType.PONG, micros, self._pong))
-                self._pong = None
-            if self._ping:
-                pieces.append(encodeFrame(FrameType.PING, micros))
-                self._ping = False
+            if self.controlDue:
+                self._takeControl(micros, pieces)
             control = [b"".join(pieces)] if pieces else []
             pieces = control + session.outbox.take(budget)
+            self._ackBy = self.signOfLifeBy = None
+            inbox, reader = session.inbox, self.reader
+            if pieces:
+                self.heardSince = None
+            elif self.heardSince is not None and (
+                reader.missing or reader.start or inbox.keptCount < inbox.received
+            ):
+                # The peer's PING would queue behind what it sends, and what came may
+                # not be handled for long: tell it in time that we are here.
+                self.signOfLifeBy = self.heardSince + self._longestSilence
         if state is not _OPEN and self._closeDue():
             pieces.append(encodeClose(micros, *self._close))
             self._move("closeSent")
         return pieces
+
+    def _takeControl(self, micros: int, pieces: list[bytes]) -> None:
+        """
+        Add the PONG and the PING that are due.
+        """
+        if self._pong is not None:
+            pieces.append(encodeFrame(FrameType.PONG, micros, self._pong))
+        if self._ping:
+            pieces.append(encodeFrame(FrameType.PING, micros))
+        self._welcome, self._pong, self._ping = b"", None, False
+        self.controlDue = False
 
     def _closeDue(self) -> bool:
         """
         Tell whether it is time for our CLOSE: what we accepted is sent, or as
         much of it as the peer takes if we close because of the peer; and if the
         peer is waiting for us, it knows what we have of its messages.
-
-        @return: whether it is.
         """
-        outbox, inbox = self.session.outbox, self.session.inbox
         if self.state is _State.CLOSING:
+            outbox = self.session.outbox
             patient = self._close[0] in PATIENT_CODES
             return not (outbox.unsent if patient else outbox.sendable)
-        return (
-            self.state is _State.PEER_CLOSED
-            and inbox.keptCount == inbox.received
-            and not outbox.sendable
-        )
+        if self.state is not _State.PEER_CLOSED:
+            return False
+        outbox, inbox = self.session.outbox, self.session.inbox
+        return inbox.keptCount == inbox.received and not outbox.sendable
 
-    # Heartbeat
+    # Time
 
     @property
-    def nextTick(self) -> float:
+    def deadline(self) -> float:
         """
         When C{tick} is to be called, seconds, if nothing comes until then.
         """
-        since = self._heard if self._pinged is None else self._pinged
-        return since + self._settings.heartbeat
+        if self._closeBy is not None:  # no other reason is left to look at the peer
+            return self._closeBy
+        if self.state not in _LISTENING:
+            return math.inf
+        due = self.lastHeard if self.pingedAt is None else self.pingedAt
+        due += self._settings.heartbeat
+        due = min(due, self._owedBy)
+        return due if self._ackBy is None else min(due, self._ackBy)
 
-    def tick(self, now: float) -> list[Event]:
+    @property
+    def _owedBy(self) -> float:
         """
-        Look whether the peer is alive.
+        When the peer must have heard of us, seconds.
+        """
+        if self.signOfLifeBy is not None:
+            return self.signOfLifeBy
+        if self.heardSince is not None:
+            return self.heardSince + self._settings.heartbeat
+        return math.inf
+
+    def tick(self, now: float, taken: float = -math.inf) -> list[Event]:
+        """
+        See what is due.
 
         @param now: seconds.
-        @return: L{Broken}, if it is not: it had a PING and a heartbeat's time
-            to answer it.
-        @see: docs/protocol.md, section 8
+        @param taken: when the transport last took bytes that had waited for it: who
+            takes them is alive, however long an answer needs.
+        @return: L{Broken}, if the peer is gone: it had a PING and a heartbeat's time
+            to answer it, or its time to let the connection close.
+        @see: docs/protocol.md, sections 8 and 9
         """
         events: list[Event] = []
-        if now < self.nextTick or self.state not in _LISTENING:
+        if self._closeBy is not None:
+            self._closeBy = max(self._closeBy, taken + CLOSE_TIMEOUT)
+            if now >= self._closeBy:
+                self._closeBy = math.inf
+                self._break(self._overdue(), now, events)
             return events
-        if self._pinged is None:
-            self._pinged = now
-            self._ping = True
-        else:
-            silent = now - self._heard
-            self._break(
-                HeartbeatLost(f"nothing came from the peer for {silent:.1f} seconds"),
-                events,
-            )
+        if self.state not in _LISTENING:
+            return events
+        if taken > self.lastHeard:
+            self.lastHeard, self.pingedAt = taken, None
+        if self._ackBy is not None and now >= self._ackBy:
+            self._ackBy = None
+        since = self.lastHeard if self.pingedAt is None else self.pingedAt
+        if now >= since + self._settings.heartbeat:
+            if self.pingedAt is None:
+                self.pingedAt = now
+                self.heardSince = self.signOfLifeBy = None
+                self._ping = self.controlDue = True
+            else:
+                silent = f"nothing came from the peer for {now - self.lastHeard:.1f}"
+                self._break(HeartbeatLost(f"{silent} seconds"), now, events)
+        elif now >= self._owedBy:
+            self.heardSince = self.signOfLifeBy = None
+            if self.state is not _GREETING:  # in which nothing may be said
+                self._pong = b"" if self._pong is None else self._pong
+                self.controlDue = True
         return events
+
+    def _overdue(self) -> ConnectionClosed:
+        """
+        Say that the peer did not answer our CLOSE, or did not let us answer its own.
+        """
+        return ConnectionClosed(
+            f"{closedByUs(*self._close)}; the peer did not answer within "
+            f"{CLOSE_TIMEOUT:g} seconds, and may not have what it did not acknowledge"
+        )

@@ -54,7 +54,8 @@ class PeerClosed:
 class Broken:
     """
     The conversation is over; C{takeFrames} may still have a CLOSE for the
-    peer, after which the stream is to be ended.
+    peer, after which the stream is to be ended.  Comes again if the peer does not let
+    it end in time: then the transport is to be aborted.
 
     @ivar error: why.
     """

@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypedDict
 
 from aesm.core.messages.frames import MAX_OBJECT
 from aesm.errors import ProtocolError
@@ -21,6 +21,7 @@ __all__ = [
     "DEFAULT_WINDOW",
     "ConversationSettings",
     "Hello",
+    "MessageOptions",
 ]
 
 DEFAULT_MAX_MESSAGE = 1 << 20  # bytes, docs/protocol.md, section 6
@@ -101,16 +102,28 @@ class Hello:
         return cls(**{key: said[key] for key in _FITS if key in said})
 
 
-@dataclass(frozen=True)
-class ConversationSettings:
+class MessageOptions(TypedDict, total=False):
     """
-    What one side brings along; checked, and the same for all connections of
-    a factory.
+    The options of the message layer, for every face.
 
     @ivar maxMessage: bytes of the largest message body to take.
     @ivar heartbeat: seconds without incoming data after which to send a PING.
     @ivar sendBuffer: bytes to keep for a peer until it acknowledges.
     @ivar receiveBuffer: bytes to take before the application has taken any.
+    """
+
+    maxMessage: int
+    heartbeat: float
+    sendBuffer: int
+    receiveBuffer: int
+
+
+@dataclass(frozen=True)
+class ConversationSettings:
+    """
+    What one side brings along, L{MessageOptions} among it; checked, and the same for
+    all connections of a factory.
+
     @ivar agent: software and version, for the peer's logs.
     @ivar nextKey: the static key that this server will have after this one, in
         text form, or C{""}.

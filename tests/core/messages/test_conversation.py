@@ -5,6 +5,7 @@ PROTOCOL sections 6 to 9.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from itertools import product
 from typing import Any
@@ -35,6 +36,7 @@ from aesm.core.messages.session import Session
 from aesm.core.messages.states import CONVERSATION_TRANSITIONS, ConversationState
 from aesm.errors import (
     AESMError,
+    ConnectionClosed,
     HeartbeatLost,
     InvalidText,
     MessageTooBig,
@@ -94,9 +96,7 @@ def makeClient(**options: Any) -> Conversation:
 
     @param options: of L{ConversationSettings}.
     """
-    given = ConversationSettings(**options)
-    session = Session(given.sendBuffer, given.receiveBuffer, SESSION)
-    return Conversation(given, session, 0.0)
+    return Conversation(ConversationSettings(**options), 0.0)
 
 
 def makeServer(hello: Hello = HELLO, **options: Any) -> Conversation:
@@ -106,7 +106,9 @@ def makeServer(hello: Hello = HELLO, **options: Any) -> Conversation:
     @param hello: what the client says.
     @param options: of L{ConversationSettings}.
     """
-    conversation = makeClient(**options)
+    given = ConversationSettings(**options)
+    session = Session(given.sendBuffer, given.receiveBuffer, SESSION)
+    conversation = Conversation(given, 0.0, session)
     conversation.welcome(hello)
     return conversation
 
@@ -251,7 +253,7 @@ class StateTests(SynchronousTestCase):
         if state is not S.GREETING:
             conversation.receive(FRAMES[FrameType.WELCOME], 0.0)
         if state in (S.CLOSING, S.CLOSE_SENT, S.CLOSED):
-            conversation.close()
+            conversation.close(0.0)
         if state in (S.CLOSE_SENT, S.CLOSED):
             conversation.takeFrames(1, PLENTY)
         if state in (S.PEER_CLOSED, S.CLOSED):
@@ -283,10 +285,8 @@ class StateTests(SynchronousTestCase):
         after: dict[S, set[S]] = {state: set() for state in S}
         for (state, _), following in CONVERSATION_TRANSITIONS.items():
             after[state].add(following)
-        self.assertEqual({s for s in S if not after[s]}, {S.CLOSED, S.BROKEN})
-        self.assertEqual(
-            set(S) - set().union(*after.values()), {S.GREETING, S.BREAKING}
-        )
+        self.assertEqual({s for s in S if not after[s] - {s}}, {S.BROKEN})
+        self.assertEqual(set(S) - set().union(*after.values()), {S.GREETING})
 
     def expected(self, state: S, kind: FrameType) -> Event | None:
         """
@@ -365,12 +365,12 @@ class StateTests(SynchronousTestCase):
         """
         for state in S:
             conversation = self.enter(state)
-            events = conversation.peerEnded()
+            events = conversation.peerEnded(0.0)
             expected = [PeerClosed(1005, "")] if state in LISTENING else []
             self.assertEqual(events, expected)
             after = CONVERSATION_TRANSITIONS[state, "peerClosed"] if expected else state
             self.assertIs(conversation.state, after)
-            self.assertEqual(conversation.peerEnded(), [])
+            self.assertEqual(conversation.peerEnded(0.0), [])
 
     def test_peerEndsInAFrame(self) -> None:
         """
@@ -379,7 +379,7 @@ class StateTests(SynchronousTestCase):
         for state in LISTENING:
             conversation = self.enter(state)
             self.assertEqual(conversation.receive(FRAMES[FrameType.PING][:-1], 1.0), [])
-            self.broke(conversation, state, conversation.peerEnded())
+            self.broke(conversation, state, conversation.peerEnded(0.0))
 
     def test_close(self) -> None:
         """
@@ -387,7 +387,7 @@ class StateTests(SynchronousTestCase):
         """
         for state in S:
             conversation, other = self.enter(state), self.enter(state)
-            conversation.close(1001, "reason")
+            conversation.close(0.0, 1001, "reason")
             self.assertIs(conversation.state, S.CLOSING if state is S.OPEN else state)
             if state is not S.OPEN:
                 self.assertEqual(said(conversation), said(other))
@@ -399,7 +399,9 @@ class StateTests(SynchronousTestCase):
         """
         for state in S:
             conversation = self.enter(state)
-            session = conversation.session
+            session = Session(1 << 20, 1 << 20)  # of one that has none yet
+            if state is not S.GREETING:
+                session = conversation.session
             session.outbox.add("text", 1)
             if state in CONNECTED:
                 conversation.receive(FRAMES[FrameType.PING], 0.0)
@@ -407,16 +409,16 @@ class StateTests(SynchronousTestCase):
             session.inbox.keep(1)
             talking = state in (S.OPEN, S.CLOSING, S.PEER_CLOSED)
             for _ in range(2):
-                conversation.supersede()
+                conversation.supersede(0.0)
                 waits = talking or state is S.BREAKING
                 self.assertIs(conversation.state, S.BREAKING if waits else S.BROKEN)
                 self.assertEqual(conversation.ended, not waits)
                 self.assertFalse(conversation.sendable)
                 for data in (b"t", FRAMES[FrameType.TEXT], FRAMES[FrameType.ACK]):
                     self.assertEqual(conversation.receive(data, 1.0), [])
-                self.assertEqual(conversation.peerEnded(), [])
-                self.assertEqual(conversation.tick(1e9), [])
-                conversation.close(1000, "closed")
+                self.assertEqual(conversation.peerEnded(0.0), [])
+                self.assertEqual(conversation.tick(4.9), [])
+                conversation.close(0.0, 1000, "closed")
             expected: list[Frame] = []
             if talking:
                 expected = [Close(4001, "taken over by a newer connection")]
@@ -459,21 +461,21 @@ class StateTests(SynchronousTestCase):
 
     def test_tick(self) -> None:
         """
-        The peer's silence matters while something is expected of it.
+        The peer's silence matters while something is expected of it; a connection
+        that closes has five seconds for that.
         """
         for state in S:
             conversation = self.enter(state)
-            self.assertEqual(conversation.tick(31.0), [])
-            events = conversation.tick(62.0)
-            if state in LISTENING:
-                (event,) = events
-                assert isinstance(event, Broken)
-                self.assertIsInstance(event.error, HeartbeatLost)
-                self.assertIs(conversation.state, S.BROKEN)
-                self.assertEqual(said(conversation), [])
-            else:
-                self.assertEqual(events, [])
-                self.assertIs(conversation.state, state)
+            waits = state in (S.GREETING, S.OPEN)
+            self.assertEqual(conversation.tick(31.0 if waits else 4.9), [])
+            (event,) = conversation.tick(62.0 if waits else 5.0)
+            assert isinstance(event, Broken)
+            error = HeartbeatLost if waits else ConnectionClosed
+            self.assertIs(type(event.error), error)
+            self.assertIs(conversation.state, S.BROKEN)
+            self.assertEqual(said(conversation), [])
+            self.assertEqual(conversation.tick(1e9), [])
+            self.assertEqual(conversation.deadline, math.inf)
 
 
 class WelcomeTests(SynchronousTestCase):
@@ -660,7 +662,7 @@ class MessageTests(SynchronousTestCase):
         settle(server, events)
         server.tick(30.0)
         server.session.outbox.add("text", 1)
-        server.close(1001, "going away")
+        server.close(0.0, 1001, "going away")
         kinds = [Welcome, Ack, Pong, Ping, Messages, Close]
         self.assertEqual([type(frame) for frame in said(server)], kinds)
 
@@ -701,7 +703,7 @@ class CloseTests(SynchronousTestCase):
             pair = makePair()
             one, two = pair[role], pair[1 - role]
             one.session.outbox.add("last", 1)
-            one.close(1001, "going away")
+            one.close(0.0, 1001, "going away")
             self.assertFalse(one.ended)
             arrived, closed = carry(one, two)
             self.assertIs(one.state, S.CLOSE_SENT)
@@ -714,7 +716,7 @@ class CloseTests(SynchronousTestCase):
             for side in pair:
                 self.assertIs(side.state, S.CLOSED)
                 self.assertTrue(side.ended)
-                self.assertEqual(side.peerEnded(), [])
+                self.assertEqual(side.peerEnded(0.0), [])
 
     def test_impatient(self) -> None:
         """
@@ -725,7 +727,7 @@ class CloseTests(SynchronousTestCase):
             _client, server = makePair(receiveBuffer=1)
             for text in ("taken", "never taken"):
                 server.session.outbox.add(text, 1)
-            server.close(code, "done")
+            server.close(0.0, code, "done")
             frames = said(server)
             self.assertEqual(frames[0], Messages(1, ("taken",), 69, 69))
             self.assertEqual(frames[1:], [] if waits else [Close(code, "done")])
@@ -736,8 +738,8 @@ class CloseTests(SynchronousTestCase):
         Both may close at once, each with its reason.
         """
         client, server = makePair()
-        client.close(1000, "done")
-        server.close(1001, "going away")
+        client.close(0.0, 1000, "done")
+        server.close(0.0, 1001, "going away")
         outputs = [b"".join(side.takeFrames(1, PLENTY)) for side in (client, server)]
         self.assertEqual(
             client.receive(outputs[1], 0.0), [PeerClosed(1001, "going away")]
@@ -752,8 +754,8 @@ class CloseTests(SynchronousTestCase):
         Who wants to close, and hears the other's CLOSE first, says its own.
         """
         client, server = makePair()
-        client.close(1000, "done")
-        server.close(1001, "going away")
+        client.close(0.0, 1000, "done")
+        server.close(0.0, 1001, "going away")
         self.assertEqual(carry(client, server), [PeerClosed(1000, "done")])
         self.assertEqual(carry(server, client), [PeerClosed(1001, "going away")])
         for side in (client, server):
@@ -767,7 +769,7 @@ class CloseTests(SynchronousTestCase):
         texts = [f"{number}" for number in range(7)]
         for text in texts:
             client.session.outbox.add(text, 1)
-        client.close()
+        client.close(0.0)
         got: list[str | bytes] = []
         while client.state is S.CLOSING:
             events = carry(client, server, budget=1)
@@ -788,7 +790,7 @@ class CloseTests(SynchronousTestCase):
         client, server = makePair()
         client.session.outbox.add("one", 1)
         client.session.outbox.add("two", 1)
-        client.close()
+        client.close(0.0)
         carry(client, server)
         self.assertEqual(said(server), [])
         server.session.inbox.keep(1)
@@ -805,7 +807,7 @@ class CloseTests(SynchronousTestCase):
         for number in range(3):
             server.session.outbox.add(f"{number}", 1)
             server.session.outbox.closeBatch()
-        client.close()
+        client.close(0.0)
         self.assertEqual(carry(client, server), [PeerClosed(1000, "")])
         self.assertEqual(len(said(server, 1)), 1)
         self.assertIs(server.state, S.PEER_CLOSED)
@@ -820,7 +822,7 @@ class CloseTests(SynchronousTestCase):
         client, server = makePair()
         client.session.outbox.add("one", 1)
         server.session.outbox.add("two", 1)
-        client.close()
+        client.close(0.0)
         settle(server, carry(client, server))
         client.receive(FRAMES[FrameType.PING], 0.0)
         events = carry(server, client)
@@ -883,8 +885,8 @@ class ResumeTests(SynchronousTestCase):
         """
         given = ConversationSettings(**options)
         former = client.session
-        next_ = Conversation(given, Session(1 << 20, 1 << 20), later, former)
-        server = Conversation(given, server.session, later)
+        next_ = Conversation(given, later, former)
+        server = Conversation(given, later, server.session)
         server.welcome(given.hello(former.name, former.inbox.received))
         return next_, server
 
@@ -931,19 +933,16 @@ class ResumeTests(SynchronousTestCase):
 
     def test_former(self) -> None:
         """
-        The client's former session takes the place of the one that it has made.
+        The client goes on with its former session.
         """
         client, server = makePair()
         former = client.session
         client, server = self.reconnect(client, server)
-        fresh = client.session
-        self.assertIsNot(fresh, former)
         (accepted, acknowledged) = carry(server, client)
         assert isinstance(accepted, Accepted)
         self.assertTrue(accepted.resumed)
         self.assertEqual(acknowledged, Acknowledged(0))
         self.assertIs(client.session, former)
-        self.assertEqual(fresh.name, "")
 
     def test_another(self) -> None:
         """
@@ -956,12 +955,12 @@ class ResumeTests(SynchronousTestCase):
             former.outbox.add("text", 1)
             client.takeFrames(1, PLENTY)
             mine = ConversationSettings()
-            fresh = Session(1 << 20, 1 << 20)
-            client = Conversation(mine, fresh, 0.0, former)
+            client = Conversation(mine, 0.0, former)
             hello = Hello(session=session, received=9, window=100)
             welcome = encodeFrame(FrameType.WELCOME, 1, hello.encode())
             self.assertEqual(client.receive(welcome, 0.0), [Accepted(hello, False)])
-            self.assertIs(client.session, fresh)
+            fresh = client.session
+            self.assertIsNot(fresh, former)
             self.assertEqual((fresh.name, fresh.outbox.limit), (session, 100))
             self.assertEqual(said(client), [])
             self.assertEqual((former.outbox.sent, former.name), (1, SESSION))
@@ -975,7 +974,7 @@ class ResumeTests(SynchronousTestCase):
             client, _ = makePair()
             client.session.outbox.add("text", 1)
             client.takeFrames(1, PLENTY)
-            server = Conversation(ConversationSettings(), client.session, 0.0)
+            server = Conversation(ConversationSettings(), 0.0, client.session)
             server.welcome(Hello(session=session, window=7))
             self.assertEqual([type(frame) for frame in said(server)], [Welcome])
             self.assertEqual(server.session.outbox.limit, 7)
@@ -985,7 +984,7 @@ class ResumeTests(SynchronousTestCase):
         A hello that says what cannot be is refused, and the session is as before.
         """
         client, server = makePair()
-        conversation = Conversation(ConversationSettings(), server.session, 0.0)
+        conversation = Conversation(ConversationSettings(), 0.0, server.session)
         hello = Hello(session=SESSION, received=1)
         self.assertRaises(ProtocolError, conversation.welcome, hello)
         self.assertIs(conversation.state, S.GREETING)
@@ -1112,7 +1111,7 @@ class ResumeTests(SynchronousTestCase):
         _, server = makePair()
         for text in ("one", "two"):
             server.session.outbox.add(text, 1)
-        conversation = Conversation(ConversationSettings(), server.session, 0.0)
+        conversation = Conversation(ConversationSettings(), 0.0, server.session)
         conversation.welcome(Hello(session=SESSION, heartbeat=3.0))
         self.assertEqual(server.session.outbox.peer.heartbeat, 3.0)
         _, _, *frames = said(conversation)
@@ -1161,7 +1160,7 @@ class ResumeTests(SynchronousTestCase):
         client.takeFrames(1, PLENTY)
         client, server = self.reconnect(client, server)
         carry(server, client)
-        client.close(1000, "done")
+        client.close(0.0, 1000, "done")
         events = carry(client, server)
         self.assertEqual(events[-1], PeerClosed(1000, "done"))
         self.assertEqual(settle(server, events), ["text"])
@@ -1231,14 +1230,14 @@ class HeartbeatTests(SynchronousTestCase):
         After a heartbeat's time without data a PING is due, once.
         """
         client, _ = makePair(heartbeat=10.0)
-        self.assertEqual(client.nextTick, 10.0)
+        self.assertEqual(client.deadline, 10.0)
         self.assertEqual(client.tick(9.9), [])
         self.assertEqual(said(client), [])
         self.assertEqual(client.tick(10.0), [])
         self.assertEqual(client.tick(10.1), [])
         self.assertEqual(said(client), [Ping(b"")])
         self.assertEqual(said(client), [])
-        self.assertEqual(client.nextTick, 20.0)
+        self.assertEqual(client.deadline, 20.0)
 
     def test_answer(self) -> None:
         """
@@ -1247,9 +1246,12 @@ class HeartbeatTests(SynchronousTestCase):
         for data in (FRAMES[FrameType.PONG], FRAMES[FrameType.TEXT], b"\x00"):
             client, _ = makePair(heartbeat=10.0)
             client.tick(10.0)
+            self.assertEqual(said(client), [Ping(b"")])
             self.assertEqual(client.tick(19.9), [])
             client.receive(data, 19.9)
-            self.assertEqual(client.nextTick, 29.9)
+            self.assertGreaterEqual(client.deadline, 24.9)
+            self.assertEqual(client.tick(29.8), [])
+            self.assertNotIn(Ping(b""), said(client))
             self.assertEqual(client.tick(20.0), [])
             self.assertIs(client.state, S.OPEN)
 
@@ -1275,7 +1277,7 @@ class HeartbeatTests(SynchronousTestCase):
         """
         client, _ = makePair(heartbeat=10.0)
         self.assertEqual(client.tick(100.0), [])
-        self.assertEqual(client.nextTick, 110.0)
+        self.assertEqual(client.deadline, 110.0)
         self.assertEqual(client.tick(109.0), [])
         (event,) = client.tick(110.0)
         self.assertIsInstance(event, Broken)
@@ -1288,6 +1290,86 @@ class HeartbeatTests(SynchronousTestCase):
         self.assertEqual(client.tick(10.0), [])
         self.assertEqual(said(client), [])
         self.assertEqual(len(client.tick(20.0)), 1)
+
+    def test_signOfLife(self) -> None:
+        """
+        A peer that is not done sending hears of us in half of a heartbeat's time, so
+        that it does not take us for gone; once for what came since we last said
+        anything.
+        """
+        for data in (FRAMES[FrameType.TEXT][:-1], FRAMES[FrameType.TEXT], b"\x00"):
+            for mine, theirs in ((10.0, 10.0), (10.0, 1000.0), (1000.0, 10.0)):
+                client = makeClient(heartbeat=mine)
+                hello = Hello(heartbeat=theirs)
+                welcome = encodeFrame(FrameType.WELCOME, 1, hello.encode())
+                client.receive(welcome, 0.0)
+                client.receive(data, 0.0)
+                self.assertEqual(said(client), [])
+                self.assertEqual(client.deadline, 5.0)
+                self.assertEqual(client.tick(4.9), [])
+                self.assertEqual(said(client), [])
+                client.tick(5.0)
+                self.assertEqual(said(client), [Pong(b"")])
+                self.assertGreater(client.deadline, 9.0)
+
+    def test_signOfLifeNotOwed(self) -> None:
+        """
+        Who has said something since owes none.
+        """
+        client, _ = makePair(heartbeat=10.0)
+        client.receive(FRAMES[FrameType.TEXT], 1.0)
+        client.session.inbox.keep(1)
+        self.assertEqual([type(frame) for frame in said(client)], [Ack])
+        self.assertEqual(client.deadline, 11.0)
+
+    def test_heardOnly(self) -> None:
+        """
+        Whatever came, the peer hears of us within a heartbeat's time.
+        """
+        client, _ = makePair(heartbeat=10.0)
+        for now in range(1, 10):
+            client.receive(FRAMES[FrameType.PONG], now)
+            self.assertEqual(said(client), [])
+        client.tick(client.deadline)
+        self.assertEqual([type(frame) for frame in said(client)], [Pong])
+
+    def test_idleIsQuiet(self) -> None:
+        """
+        Two sides that have nothing to say do not keep each other awake: a PING and its
+        PONG for each heartbeat's time.
+        """
+        client, server = makePair(heartbeat=10.0)
+        frames = 0
+        for now in range(1, 1001):
+            for one, other in ((client, server), (server, client)):
+                one.tick(float(now))
+                output = b"".join(one.takeFrames(1, PLENTY))
+                frames += len(framesOf(output))
+                if output:
+                    other.receive(output, float(now))
+        self.assertLessEqual(frames, 2 * 100 + 2)
+
+    def test_taking(self) -> None:
+        """
+        A peer that takes what had to wait for it is alive, however long it says
+        nothing.
+        """
+        client, _ = makePair(heartbeat=10.0)
+        for now in range(10, 100, 10):
+            self.assertEqual(client.tick(float(now), now - 1.0), [])
+        (event,) = client.tick(109.0, 89.0) or client.tick(119.0, 89.0)
+        self.assertIsInstance(event, Broken)
+
+    def test_takingWhileClosing(self) -> None:
+        """
+        The time to let a connection close is counted from when it last took anything.
+        """
+        client, _ = makePair()
+        client.close(0.0)
+        self.assertEqual(client.tick(5.0, 4.0), [])
+        self.assertEqual(client.deadline, 9.0)
+        (event,) = client.tick(9.0, 4.0)
+        self.assertIsInstance(event, Broken)
 
     def test_pong(self) -> None:
         """
@@ -1405,8 +1487,8 @@ class AnyTests(SynchronousTestCase):
                 assert isinstance(events[-1], Broken)
                 self.assertIsInstance(events[-1].error, AESMError)
                 self.assertEqual(conversation.receive(data, 1.0), [])
-                self.assertEqual(conversation.peerEnded(), [])
-        self.assertEqual(outline(cut.peerEnded()), outline(whole.peerEnded()))
+                self.assertEqual(conversation.peerEnded(0.0), [])
+        self.assertEqual(outline(cut.peerEnded(0.0)), outline(whole.peerEnded(0.0)))
         self.assertEqual(cut.takeFrames(1, PLENTY), whole.takeFrames(1, PLENTY))
         self.assertIs(cut.state, whole.state)
 

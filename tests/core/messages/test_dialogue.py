@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from aesm.core.messages.conversation import Conversation
+from aesm.core.messages.dialogue import answer, exchange
 from aesm.core.messages.events import Acknowledged, Event
 from aesm.core.messages.frames import (
     FrameType,
@@ -38,7 +39,7 @@ def makeOpen() -> Conversation:
     Make a server's conversation that has said its WELCOME.
     """
     session = Session(SETTINGS.sendBuffer, SETTINGS.receiveBuffer, "0" * 32)
-    conversation = Conversation(SETTINGS, session, 0.0)
+    conversation = Conversation(SETTINGS, 0.0, session)
     conversation.welcome(HELLO)
     conversation.takeFrames(1, PLENTY)
     return conversation
@@ -63,7 +64,7 @@ def counts(conversation: Conversation) -> tuple[object, ...]:
     outbox, inbox = conversation.session.outbox, conversation.session.inbox
     return (
         conversation.state,
-        conversation.nextTick,
+        conversation.deadline,
         conversation.sendable,
         (outbox.acknowledged, outbox.acknowledgedCost, outbox.limit),
         (outbox.sent, outbox.count, outbox.keptCost, outbox.unsent, outbox.roomy),
@@ -97,7 +98,7 @@ class Twins:
         @return: what happens.
         """
         before = counts(self.short)
-        messages = self.short.exchange(data, now)
+        messages = exchange(self.short, data, now)
         events = self.long.receive(data, now)
         if messages is None:
             assert counts(self.short) == before
@@ -117,7 +118,7 @@ class Twins:
         @param budget: bytes of messages.
         """
         before = counts(self.short)
-        output = self.short.answer(micros, budget)
+        output = answer(self.short, micros, budget)
         if output:
             self.steps += 1
         else:
@@ -310,7 +311,7 @@ class DialogueTests(SynchronousTestCase):
                 elif number == 1:
                     conversation.tick(1000.0)
                 else:
-                    conversation.close()
+                    conversation.close(0.0)
             self.send(0, b"data")
             self.assertEqual(twins.steps, 0)
 
@@ -319,11 +320,11 @@ class DialogueTests(SynchronousTestCase):
         The WELCOME comes before everything.
         """
         session = Session(2000, 600, "0" * 32)
-        conversation = Conversation(SETTINGS, session, 0.0)
+        conversation = Conversation(SETTINGS, 0.0, session)
         conversation.welcome(HELLO)
         session.outbox.add(b"early", 7)
         session.outbox.closeBatch()
-        self.assertEqual(conversation.answer(7, PLENTY), b"")
+        self.assertEqual(answer(conversation, 7, PLENTY), b"")
 
     @settings(max_examples=150, deadline=None)
     @given(st.data())

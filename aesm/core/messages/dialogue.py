@@ -1,0 +1,112 @@
+"""
+The short way of a dialogue: one message at a time, each answered by the other side.
+
+A round trip is the slowest thing that the message layer does, since nothing shares its
+cost: each side reads one record with an ACK and one message, and writes one with the
+same.  Half of what C{Conversation.receive} and C{takeFrames} do is to be ready for
+more; L{exchange} and L{answer} do it in one step each, for that case alone.
+
+The invariant: they do just what the long way does, or nothing.  Whatever is not plain
+(several messages, a frame that is not whole, text that is not ASCII, a state that is
+not OPEN, control frames that are due) is declined before anything has changed, and
+the caller takes the long way.  tests/core/messages/test_dialogue.py runs twins, one
+with the short way and one without, and compares all that can be seen of them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from aesm.core.messages.batch import encodeMessage
+from aesm.core.messages.frames import (
+    ACK_FRAME_SIZE,
+    BINARY,
+    HEADER_SIZE,
+    MESSAGE_OVERHEAD,
+    TEXT,
+    Messages,
+    encodeAck,
+    newTuple,
+    packExchange,
+    unpackAck,
+    unpackHeader,
+)
+from aesm.core.messages.states import ConversationState
+
+if TYPE_CHECKING:
+    from aesm.core.messages.conversation import Conversation
+
+__all__ = ["answer", "exchange"]
+
+_ACK_START = encodeAck(0, 0, 0)[:5]  # length and type
+_OPEN = ConversationState.OPEN
+
+
+def exchange(conversation: Conversation, data: bytes, now: float) -> Messages | None:
+    """
+    Take one message, alone or behind the ACK of what it answers.
+
+    @param conversation: any; it changes only if a message is returned.
+    @param data: any length.
+    @param now: seconds.
+    @return: the message; None if the bytes are anything else, or anything is wrong
+        with them: they are for C{Conversation.receive}.
+    """
+    start, ack = 0, None
+    if data[:5] == _ACK_START and len(data) >= ACK_FRAME_SIZE + HEADER_SIZE:
+        start, ack = ACK_FRAME_SIZE, unpackAck(data, HEADER_SIZE)
+    elif len(data) < HEADER_SIZE:
+        return None
+    if conversation.state is not _OPEN:
+        return None
+    reader, session = conversation.reader, conversation.session
+    size, kind, micros = unpackHeader(data, start)
+    start += HEADER_SIZE
+    inbox = session.inbox
+    if (
+        start + size != len(data)
+        or size > reader.maxMessage
+        or reader.missing
+        or reader.start
+        or inbox.receivedCost >= inbox.limit
+    ):
+        return None
+    message: str | bytes = data[start:]
+    if kind != BINARY:
+        if kind != TEXT or not message.isascii():
+            return None
+        message = str(data[start:], "ascii")
+    # The last that can be declined, since it is the first that changes something.
+    if ack is not None and not session.outbox.settle(*ack):
+        return None
+    conversation.lastHeard, conversation.pingedAt = now, None
+    if conversation.heardSince is None:
+        conversation.heardSince = now
+    cost = size + MESSAGE_OVERHEAD
+    inbox.receivedCost += cost
+    inbox.received += 1
+    return newTuple(Messages, (micros, (message,), cost, cost))
+
+
+def answer(conversation: Conversation, micros: int, budget: int) -> bytes:
+    """
+    Hand over one message, behind the ACK of what it answers.
+
+    @param conversation: any; it changes only if something is returned.
+    @param micros: now, microseconds since the Unix epoch.
+    @param budget: as C{Conversation.takeFrames}.
+    @return: what that would return; C{b""} if there is anything else to be written.
+    """
+    if conversation.state is not _OPEN or conversation.controlDue:
+        return b""
+    session = conversation.session
+    batch = session.outbox.takeOne(budget)
+    if batch is None:
+        return b""
+    conversation.heardSince = conversation.signOfLifeBy = None
+    ack = session.inbox.takeAck()
+    body = batch.bodies[0]
+    if ack is not None and type(body) is bytes:  # in one step, as nearly always
+        return packExchange(micros, *ack, len(body), BINARY, batch.micros) + body
+    message = encodeMessage(batch.micros, body)
+    return message if ack is None else encodeAck(micros, *ack) + message
