@@ -131,13 +131,64 @@ class Arrivals(OrderedDict[_Arrival, None]):
     held = 0
 
 
-# When it was sent, all of it but the last message, and what of it is not taken.
-_Burst = tuple[float, Sequence[str | bytes], Iterator[str | bytes]]
+class _CountedBurst:
+    """
+    Packets that came together and are counted as taken at once.
+
+    To take a packet under the lock, and count it, would cost more than all else that
+    is done for a small message.  So a burst that leads to no report to the peer,
+    whenever its packets are taken, is counted when its first is, or when it comes into
+    an empty stream; then nobody has to count, and C{next(burst.take, None)} is one
+    step that no thread can interrupt, so that it needs no lock.  In an empty stream
+    not even packets are made before they are taken.
+
+    The invariant: whatever C{take} gives is counted already.  The last packet of a
+    burst is never in C{take} but in the stream's deque, so that whoever takes it holds
+    the lock and sees what comes next; C{lastIsCounted} says that it is counted, too.
+
+    @ivar take: the packets that are counted, without the last.
+    @ivar time: when those that are not made yet were sent, Unix seconds.
+    @ivar data: their messages, with those that were taken.
+    @ivar rest: an iterator over those of them that are not taken.
+    """
+
+    __slots__ = ("data", "lastIsCounted", "rest", "take", "time")
+
+    def __init__(self, take: Iterator[Packet], lastIsCounted: bool) -> None:
+        self.take = take
+        self.lastIsCounted = lastIsCounted
+        self.time = 0.0
+        self.data: Sequence[str | bytes] = ()
+        self.rest: Iterator[str | bytes] = iter(())
+
+    @classmethod
+    def unmade(cls, time: float, data: Sequence[str | bytes]) -> _CountedBurst:
+        """
+        Make a burst of messages, its last not among them.
+        """
+        rest = iter(data)
+        burst = cls(map(_new, repeat(Packet), zip(repeat(time), rest)), True)
+        burst.time, burst.data, burst.rest = time, data, rest
+        return burst
+
+    @classmethod
+    def made(cls, packets: deque[Packet], count: int) -> _CountedBurst:
+        """
+        Make a burst of so many packets at the left of a deque.
+        """
+        return cls(starmap(packets.popleft, repeat((), count)), True)
+
+    def left(self) -> list[Packet]:
+        """
+        Look at those that are not made yet.
+        """
+        count = length_hint(self.rest)
+        return list(packetsOf(self.time, self.data[len(self.data) - count :]))
+
 
 _FINISHED = -1  # instead of a cost: the last packet was taken after the end
 _EMPTY: deque[Packet] = deque(maxlen=0)  # never appended to
-_NO_PACKETS: Iterator[Packet] = iter(())
-_NO_BURST: _Burst = 0.0, (), iter(())
+_NO_BURST = _CountedBurst(iter(()), False)
 _NO_SIZES: deque[tuple[int, int]] = deque(maxlen=0)  # the same
 
 
@@ -156,8 +207,6 @@ class DataStream(Sequence[Packet]):
         "_lock",
         "_order",
         "_packets",
-        "_paid",
-        "_prepaid",
         "_reason",
         "_report",
         "_simple",
@@ -192,9 +241,7 @@ class DataStream(Sequence[Packet]):
         self._reason: AESMError | None = None  # why it ended
         self._simple = order is None  # nobody else counts, and it has not ended
         self._sizes = _NO_SIZES  # of those that came together, while that is so
-        self._burst = _NO_BURST  # what was counted before a packet was made of it
-        self._prepaid = _NO_PACKETS  # takes packets that are counted as taken already
-        self._paid = False  # the one behind these is counted, too
+        self._burst = _NO_BURST  # before C{_packets}: what is counted already
         self._single = 0  # packets that are counted one by one
 
     # What users call
@@ -205,11 +252,11 @@ class DataStream(Sequence[Packet]):
 
         @return: the packet, or None if there is none now.
         """
-        packet = next(self._prepaid, None)  # as in a burst: this is all that they cost
+        packet = next(self._burst.take, None)  # in a burst this is all that they cost
         if packet is not None:
             return packet
         with self._lock:
-            packet = next(self._prepaid, None)
+            packet = next(self._burst.take, None)
             if packet is not None or not self._packets:
                 return packet
             packet, cost = self.pop(newest=False)
@@ -239,7 +286,7 @@ class DataStream(Sequence[Packet]):
         """
         Count the packets.
         """
-        return length_hint(self._burst[2]) + len(self._packets)
+        return length_hint(self._burst.rest) + len(self._packets)
 
     def __getitem__(self, index: int) -> Packet:  # type: ignore[override]
         """
@@ -249,24 +296,21 @@ class DataStream(Sequence[Packet]):
         @raise IndexError: there is none.
         """
         with self._lock:
-            time, data, rest = self._burst
-            left, packets = length_hint(rest), self._packets
+            unmade, packets = self._burst.left(), self._packets
             if index < 0:
-                index += left + len(packets)
-            if 0 <= index < left:
-                return _new(Packet, (time, data[index - left]))
+                index += len(unmade) + len(packets)
+            if 0 <= index < len(unmade):
+                return unmade[index]
             if index < 0:
                 raise IndexError("there is no such packet")
-            return packets[index - left]
+            return packets[index - len(unmade)]
 
     def __iter__(self) -> Iterator[Packet]:
         """
         Look at all packets that are there now.
         """
         with self._lock:
-            time, data, rest = self._burst
-            left = length_hint(rest)
-            return iter([*packetsOf(time, data[len(data) - left :]), *self._packets])
+            return iter([*self._burst.left(), *self._packets])
 
     def __aiter__(self) -> AsyncIterator[Packet]:
         """
@@ -347,7 +391,8 @@ class DataStream(Sequence[Packet]):
             if self._simple and len(data) > 1 and self._taken + cost < self._report:
                 # A burst that can be counted at once, as nearly always.
                 self._taken += cost
-                self._prepay(time, data)
+                self._packets.append(_new(Packet, (time, data[-1])))
+                self._burst = _CountedBurst.unmade(time, data[:-1])
                 return
         self._packets.extend(packetsOf(time, data))
         if self._simple:
@@ -361,21 +406,6 @@ class DataStream(Sequence[Packet]):
             if self._arrivals is None:
                 self._arrivals = deque()
             self._arrivals.append(arrival)
-
-    def _prepay(self, time: float, data: Sequence[str | bytes]) -> None:
-        """
-        Add packets that are counted as taken.  Each is made when it is taken, but for
-        the last: that is left to C{pop}, which sees what comes next.
-
-        @param time: as C{extend}.
-        @param data: as C{extend}, more than one.
-        """
-        self._paid = True
-        self._packets.append(_new(Packet, (time, data[-1])))
-        first = data[:-1]
-        rest = iter(first)
-        self._burst = time, first, rest
-        self._prepaid = map(_new, repeat(Packet), zip(repeat(time), rest))
 
     def pop(self, newest: bool) -> tuple[Packet, int]:
         """
@@ -400,7 +430,6 @@ class DataStream(Sequence[Packet]):
             self._arrivals = None
             self._sizes = _NO_SIZES
             self._burst = _NO_BURST
-            self._prepaid = _NO_PACKETS
         if self._reason is not None:
             return packet, 0 if packets else _FINISHED
         taken = self._taken + cost
@@ -418,16 +447,14 @@ class DataStream(Sequence[Packet]):
         @param packet: the oldest, of a stream for which nobody else counts.
         @return: what is to be counted, bytes.
         """
-        if self._paid:
-            self._paid = False
+        if self._burst.lastIsCounted:
+            self._burst.lastIsCounted = False
             return 0
         if not self._single:
             count, cost = self._sizes.popleft()
             if self._taken + cost < self._report:
-                if count > 1:  # as C{_prepay}, with packets that are there
-                    self._paid = True
-                    take = self._packets.popleft
-                    self._prepaid = starmap(take, repeat((), count - 2))
+                if count > 1:  # this packet is taken already, the last stays
+                    self._burst = _CountedBurst.made(self._packets, count - 2)
                 return cost
             self._single = count
         self._single -= 1
