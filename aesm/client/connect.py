@@ -42,7 +42,13 @@ from aesm.messages.connection import Connection
 from aesm.messages.owner import ConnectionOwner
 from aesm.messages.protocol import AESMProtocol
 from aesm.secure.factory import HANDSHAKE_TIMEOUT, SecureFactory
-from aesm.secure.options import CHANNEL_OPTIONS, ChannelOptions, agent, channelSettings
+from aesm.secure.options import (
+    CHANNEL_OPTIONS,
+    ChannelOptions,
+    agent,
+    channelSettings,
+    reactorOr,
+)
 from aesm.secure.protocol import SecureProtocol
 from aesm.trust.keys import PublicKey
 from aesm.trust.locations import locationOf, locationOfAddress
@@ -143,6 +149,7 @@ def dial(
     @raise TypeError: as L{connect}.
     @raise ValueError: as L{connect}.
     """
+    reactor = reactorOr(reactor)
     given: dict[str, Any] = {**options}
     channel = {key: given.pop(key) for key in CHANNEL_OPTIONS if key in given}
     trust = given.pop("trust", None)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, TypedDict, Unpack, cast
 
 from aesm._version import __version__
 from aesm.core.channel.settings import ChannelSettings, defaultSuites
+from aesm.secure.clock import steady
 from aesm.trust.files import AnyPath
 from aesm.trust.keys import PSK, PrivateKey, stateDirectory
 
@@ -97,7 +98,7 @@ def reactorOr(reactor: IReactorTime | None) -> IReactorTime:
         from twisted.internet import reactor as installed
 
         reactor = cast("IReactorTime", installed)
-    return reactor
+    return steady(reactor)
 
 
 def agent() -> str:
