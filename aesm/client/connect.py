@@ -247,7 +247,10 @@ class _Attempt(SecureFactory, ConnectionOwner):
         if self._former is None:
             return self._messages.hello().encode()
         session = self._former.session
-        return self._messages.hello(session.name, session.inbox.received).encode()
+        inbox = session.inbox
+        return self._messages.hello(
+            session.name, inbox.received, inbox.partialSize
+        ).encode()
 
     def buildInner(self, secure: SecureProtocol) -> AESMProtocol:
         """

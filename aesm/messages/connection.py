@@ -402,9 +402,11 @@ class Connection:
             return
         held = 0
         if self.state is not ConnectionState.OVER:
+            inbox = self.session.inbox
             held = self._outbox.keptCost
+            if inbox.partial is not None:
+                held += inbox.partialSize
             if self.dispatcher is not None:
-                inbox = self.session.inbox
                 held += inbox.receivedCost - inbox.takenCost
         if held != self._held:
             budget.account(held - self._held)
@@ -587,6 +589,7 @@ class Connection:
         self._move("finished")
         self._protocol = self._batch = None
         self._outbox.drop()
+        self.session.inbox.partial = None
         self.account()
         if self.dispatcher is not None:
             self.dispatcher.stop()

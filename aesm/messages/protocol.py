@@ -169,6 +169,7 @@ class AESMProtocol(Protocol):
                 call.cancel()
         self._timer = self._flushCall = None
         self._writable = False
+        self.conversation.transportLost()
         former = self.state
         self._move("gone")
         cause = self._whyLost(None if reason is None else reason.value)

@@ -15,6 +15,7 @@ from aesm.core.messages.frames import (
     BINARY_BITS,
     MAX_BATCH,
     MESSAGE_OVERHEAD,
+    REST,
     TEXT,
     Messages,
     encodeBatch,
@@ -27,6 +28,7 @@ __all__ = [
     "Body",
     "EncodedText",
     "Message",
+    "RestOfMessage",
     "Share",
     "SharedBatch",
     "bodyOf",
@@ -181,6 +183,39 @@ class Batch:
         if len(set(map(type, bodies))) > 1:
             batch.kind = None
         return batch
+
+
+class RestOfMessage(Batch):
+    """
+    A message of which the peer holds the beginning.
+
+    @ivar skip: how many bytes of the body it holds; 0 to send the whole again.
+    """
+
+    __slots__ = ("skip",)
+
+    skip: int
+
+    @classmethod
+    def after(cls, batch: Batch, skip: int) -> RestOfMessage:
+        """
+        Make it of a batch of one message.
+        """
+        rest = cls(batch.micros, batch.first, bytes, batch.space)
+        rest.bodies, rest.kind, rest.room = batch.bodies, batch.kind, 0
+        rest.skip = skip
+        return rest
+
+    def encode(self, batched: bool) -> list[bytes]:
+        """
+        Encode what the peer does not hold.
+        """
+        if not self.skip:
+            return super().encode(batched)
+        (body,) = self.bodies
+        rest = body[self.skip :]
+        rest = rest.encode("ascii") if isinstance(rest, str) else rest
+        return [packHeader(len(rest), REST, self.micros) + rest]
 
 
 class SharedBatch:

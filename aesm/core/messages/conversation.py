@@ -126,10 +126,11 @@ class Conversation:
             that our hello names, which goes on if the server still has it.
         """
         self._settings = settings
-        if session is not None:
-            self.session = session
         self.state = _GREETING
         self.reader = FrameReader(settings.maxMessage)
+        if session is not None:
+            self.session = session
+            self.reader.partial = session.inbox.partial
         self._welcome = b""
         self._close: tuple[int, str] = (CloseCode.NORMAL, "")
         self._pong: bytes | None = None
@@ -168,7 +169,8 @@ class Conversation:
         else:
             session.outbox.begin(hello)
         self._greeted(hello)
-        said = self._settings.hello(session.name, session.inbox.received)
+        inbox = session.inbox
+        said = self._settings.hello(session.name, inbox.received, inbox.partialSize)
         self._welcome = said.encode()
         self.controlDue = True
 
@@ -194,7 +196,10 @@ class Conversation:
                     if self.state is _GREETING:
                         self._takeGreeting(frame, events)
                     elif type(frame) is Messages:
-                        self.session.inbox.receive(frame)
+                        inbox = self.session.inbox
+                        inbox.receive(frame)
+                        if inbox.partial is not None:
+                            inbox.partial = reader.partial = None
                         events.append(frame)
                     elif type(frame) is Ack:
                         if self.session.outbox.acknowledge(frame):
@@ -300,6 +305,7 @@ class Conversation:
         if session is not None and hello.session and session.name == hello.session:
             session.resume(hello)
             return True
+        self.reader.partial = None
         mine = self._settings
         self.session = Session(mine.sendBuffer, mine.receiveBuffer, hello.session)
         self.session.outbox.begin(hello)
@@ -323,7 +329,7 @@ class Conversation:
             self._closing(now)
         else:
             self._move("broken")
-        self.reader = FrameReader(0)
+        self._stash()
         error.__traceback__ = error.__context__ = None  # their frames hold data
         events.append(Broken(error))
 
@@ -351,8 +357,24 @@ class Conversation:
             self._close = (CloseCode.TAKEN_OVER, words)
         elif self.state not in _OVER:
             self._move("broken")
-        self.reader = FrameReader(0)
+        self._stash()
         self._closing(now)
+
+    def transportLost(self) -> None:
+        """
+        The transport is gone; the session may go on over another.
+        """
+        if self.state not in _OVER:
+            self._stash()
+
+    def _stash(self) -> None:
+        """
+        Read nothing more; what came of a message that is not whole is the session's.
+        """
+        reader, self.reader = self.reader, FrameReader(0)
+        session = getattr(self, "session", None)
+        if session is not None:
+            session.inbox.partial = reader.cut()
 
     def _closing(self, now: float) -> None:
         """

@@ -68,6 +68,7 @@ def exchange(conversation: Conversation, data: bytes, now: float) -> Messages | 
         or size > reader.maxMessage
         or reader.missing
         or reader.start
+        or reader.partial is not None
         or inbox.receivedCost >= inbox.limit
     ):
         return None

@@ -33,12 +33,14 @@ from aesm.core.messages.frames import (
     COUNT_SIZE,
     HEADER_SIZE,
     MESSAGE_OVERHEAD,
+    REST,
     SINGLE_TYPES,
     Ack,
     Close,
     Frame,
     FrameType,
     Messages,
+    Partial,
     Ping,
     Pong,
     Welcome,
@@ -169,6 +171,8 @@ class FrameReader:
         is final: nothing more is read.
     @ivar maxMessage: the largest message body to take, bytes.
     @ivar missing: how many bytes of a frame's body are yet to come.
+    @ivar partial: what former connections brought of the first message, until there is
+        one.
     @ivar start: less than a frame's header; or what came behind a CLOSE.
     """
 
@@ -180,6 +184,7 @@ class FrameReader:
         "error",
         "maxMessage",
         "missing",
+        "partial",
         "start",
     )
 
@@ -193,6 +198,7 @@ class FrameReader:
         self.maxMessage = maxMessage
         self._closed = False  # there was a CLOSE
         self.start = b""
+        self.partial: Partial | None = None
         self._body: list[bytes | bytearray] = []  # the beginning of a body
         self.missing = 0
         self._kind = self._micros = 0  # of that body
@@ -233,6 +239,8 @@ class FrameReader:
                 if kind in SINGLE_TYPES:
                     if size > self.maxMessage:
                         raise tooBig(size, self.maxMessage)
+                elif kind == REST:
+                    self._checkRest(size, frames)
                 elif kind != ACKNOWLEDGEMENT or size != ACK_SIZE:
                     self._check(kind, size)
                 position += HEADER_SIZE
@@ -275,6 +283,32 @@ class FrameReader:
         else:
             body.append(bytearray(data))
 
+    def cut(self) -> Partial | None:
+        """
+        Keep what came of a message that is not whole, when the transport is gone.
+        """
+        former, body = self.partial, b"".join(self._body)
+        if self._kind == REST and former is not None:
+            return Partial(former.kind, former.body + body)
+        held = b"" if former is None else former.body
+        if self._kind in SINGLE_TYPES and len(body) > len(held):
+            return Partial(self._kind, body)
+        return former  # the peer may have begun with something else: it still fits
+
+    def _checkRest(self, size: int, frames: list[Frame]) -> None:
+        """
+        Refuse a REST by its header, and by what came before it.
+
+        @raise ProtocolError: there is nothing that it could be the rest of, or it is
+            not the first message.
+        @raise MessageTooBig: the whole is larger than is taken.
+        """
+        if self.partial is None or any(type(each) is Messages for each in frames):
+            raise ProtocolError("a REST where none belongs")
+        whole = len(self.partial.body) + size
+        if whole > self.maxMessage:
+            raise tooBig(whole, self.maxMessage)
+
     def _check(self, kind: int, size: int) -> None:
         """
         Refuse a frame that is not a message of its own, by its header.
@@ -304,6 +338,8 @@ class FrameReader:
         """
         if kind == BATCH:
             return self._decodeBatch(micros, body, 0, len(body))
+        if kind == REST and self.partial is not None:
+            kind, body = self.partial.kind, self.partial.body + body
         if kind in SINGLE_TYPES:
             cost = len(body) + MESSAGE_OVERHEAD
             data = body if kind == BINARY else decodeText(body)

@@ -72,6 +72,7 @@ class FrameType(IntEnum):
     BINARY = 2
     WELCOME = 3
     BATCH = 4
+    REST = 5
     CLOSE = 8
     PING = 9
     PONG = 10
@@ -81,6 +82,7 @@ class FrameType(IntEnum):
 # As plain numbers: to look up a member of an Enum takes longer than to compare.
 TEXT, BINARY = int(FrameType.TEXT), int(FrameType.BINARY)
 BATCH, ACKNOWLEDGEMENT = int(FrameType.BATCH), int(FrameType.ACK)
+REST = int(FrameType.REST)
 SINGLE_TYPES = (BINARY, TEXT)  # a message in a frame of its own
 
 # An ACK and a message's header: time, count, limit; length, type, time.
@@ -111,6 +113,19 @@ class Messages(NamedTuple):
     data: Sequence[str | bytes]
     cost: int
     lastCost: int
+
+
+class Partial(NamedTuple):
+    """
+    What came of a message before its connection was cut; over the next one a REST
+    brings what is missing.
+
+    @ivar kind: the type of its frame, TEXT or BINARY.
+    @ivar body: the beginning of its body.
+    """
+
+    kind: int
+    body: bytes
 
 
 @dataclass(frozen=True)

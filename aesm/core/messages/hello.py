@@ -51,6 +51,7 @@ class Hello:
         taken any.
     @ivar session: 32 hexadecimal digits, or C{""} for none.
     @ivar received: how many of the session's messages it has taken.
+    @ivar partial: how many bytes of the body of the next message it holds already.
     @ivar nextKey: the static key that a server will have after this one, in text
         form, or C{""}.
     @ivar resume: False if a client will not come back to its session, so that
@@ -64,6 +65,7 @@ class Hello:
     window: int = DEFAULT_WINDOW
     session: str = ""
     received: int = 0
+    partial: int = 0
     nextKey: str = ""
     resume: bool = True
 
@@ -76,6 +78,8 @@ class Hello:
         said = {key: value for key, value in vars(self).items() if value != ""}
         if self.resume:
             del said["resume"]
+        if not self.partial:
+            del said["partial"]
         return _encodeJSON(said).encode("ascii")
 
     @classmethod
@@ -159,7 +163,7 @@ class ConversationSettings:
         ):
             raise ValueError(f"agent is too long: {self.agent!r}")
 
-    def hello(self, session: str = "", received: int = 0) -> Hello:
+    def hello(self, session: str = "", received: int = 0, partial: int = 0) -> Hello:
         """
         Say what we are.
 
@@ -175,6 +179,7 @@ class ConversationSettings:
             window=self.receiveBuffer,
             session=session,
             received=received,
+            partial=partial,
             nextKey=self.nextKey,
             resume=self.resume,
         )
@@ -233,6 +238,7 @@ _FITS: dict[str, Callable[[Any], bool]] = {
     "window": _isCount,
     "session": _isSession,
     "received": _isCount,
+    "partial": _isCount,
     "nextKey": lambda value: isinstance(value, str) and len(value) <= MAX_KEY,
     "resume": lambda value: isinstance(value, bool),
 }

@@ -14,6 +14,7 @@ from aesm.core.messages.batch import (
     Batch,
     Body,
     Message,
+    RestOfMessage,
     Share,
     SharedBatch,
     bodyOf,
@@ -104,6 +105,7 @@ class Outbox:
         """
         return (
             not self._dropped
+            and peer.partial < self._sizeOf(peer.received)
             and self.acknowledged <= peer.received <= self.sent
             and (
                 peer.maxMessage >= self._maxMessage
@@ -114,6 +116,18 @@ class Outbox:
                 )
             )
         )
+
+    def _sizeOf(self, number: int) -> int:
+        """
+        The bytes of a message's body, by how many there were before it; 1 if none is
+        to be sent again, so that nothing of it can be there.
+        """
+        skip = number - self.acknowledged
+        for batch in chain(self._unacknowledged, self._unsent):
+            if 0 <= skip < len(batch.bodies):
+                return max(1, len(batch.bodies[skip]))
+            skip -= len(batch.bodies)
+        return 1
 
     def resume(self, peer: Hello) -> None:
         """
@@ -136,12 +150,22 @@ class Outbox:
             self._unsent = deque()
         while again:
             batch = self._unacknowledged.pop()
+            if type(batch) is RestOfMessage:
+                batch.skip = 0
             if len(batch.bodies) > again:
                 self._unacknowledged.append(batch.cut(len(batch.bodies) - again))
             self._unsent.appendleft(batch)
             self._sentCost -= batch.space
             self.sent -= len(batch.bodies)
             again -= len(batch.bodies)
+
+        if peer.partial:
+            head = self._unsent.popleft()
+            if len(head.bodies) > 1:
+                first = head.cut(1)
+                self._unsent.appendleft(head)
+                head = first
+            self._unsent.appendleft(RestOfMessage.after(head, peer.partial))
 
     @property
     def sendable(self) -> bool:
@@ -330,6 +354,8 @@ class Outbox:
             return None
         batch, cost = unsent[0], self._sentCost
         if len(batch.bodies) > 1 or batch.space > budget or cost >= self.limit:
+            return None
+        if type(batch) is RestOfMessage:  # which is no frame of a dialogue
             return None
         self._sentCost = cost + batch.space
         self.sent += 1

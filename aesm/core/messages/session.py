@@ -23,7 +23,7 @@ cost, a message costing its body and 64 bytes more.
 
 from __future__ import annotations
 
-from aesm.core.messages.frames import Ack, Messages
+from aesm.core.messages.frames import Ack, Messages, Partial
 from aesm.core.messages.hello import Hello
 from aesm.core.messages.outbox import Outbox
 from aesm.errors import ProtocolError
@@ -42,6 +42,7 @@ class Inbox:
     @ivar takenCost: the cost of those that are done with, bytes.
     @ivar keptCount: of these, how many are in our application's keeping.
     @ivar limit: cost that we said that we take from the session's start, bytes.
+    @ivar partial: what came of the next message before the connection was cut.
     @ivar window: cost that the peer may send ahead of our application, bytes.
     """
 
@@ -50,6 +51,7 @@ class Inbox:
         "_owing",
         "keptCount",
         "limit",
+        "partial",
         "received",
         "receivedCost",
         "takenCost",
@@ -66,6 +68,7 @@ class Inbox:
         self.received = self.keptCount = 0
         self.receivedCost = self.takenCost = self._announcedCount = 0
         self.limit = window
+        self.partial: Partial | None = None
         self._owing = False  # the peer needs an ACK, whatever it says
 
     @property
@@ -74,6 +77,13 @@ class Inbox:
         The cost of what came and is not reported as done with.
         """
         return self.receivedCost - self.takenCost
+
+    @property
+    def partialSize(self) -> int:
+        """
+        The bytes of C{partial}.
+        """
+        return 0 if self.partial is None else len(self.partial.body)
 
     @property
     def roomy(self) -> bool:

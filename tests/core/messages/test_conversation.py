@@ -60,6 +60,7 @@ FRAMES: dict[FrameType, bytes] = {
     FrameType.BINARY: encodeFrame(FrameType.BINARY, 1, b"binary"),
     FrameType.WELCOME: encodeFrame(FrameType.WELCOME, 1, b"{}"),
     FrameType.BATCH: b"".join(encodeBatch(1, [b"one", b"two"], [3, 3])),
+    FrameType.REST: encodeFrame(FrameType.REST, 1, b"rest"),
     FrameType.CLOSE: encodeClose(1, 1000, "done"),
     FrameType.PING: encodeFrame(FrameType.PING, 1, b"ping"),
     FrameType.PONG: encodeFrame(FrameType.PONG, 1),
@@ -303,7 +304,7 @@ class StateTests(SynchronousTestCase):
             return PeerClosed(1000, "done")
         if kind is FrameType.WELCOME and state is S.GREETING:
             return Accepted(Hello(), resumed=False)
-        if kind is FrameType.WELCOME or state not in CONNECTED:
+        if kind in (FrameType.WELCOME, FrameType.REST) or state not in CONNECTED:
             return Broken(ProtocolError())
         match kind:
             case FrameType.TEXT:

@@ -48,6 +48,7 @@ class HelloTests(SynchronousTestCase):
                 "window": 16 << 20,
                 "session": "",
                 "received": 0,
+                "partial": 0,
                 "nextKey": "",
                 "resume": True,
             },
