@@ -1,12 +1,14 @@
 """
 Handing packets to a handler, one at a time and in order: a packet counts as
-ours once the handler is done with it, and until then the next one waits.
+handled, and is acknowledged, once the handler is done with it; until then the next
+one waits.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator
+from enum import Enum
 from typing import TYPE_CHECKING
 
 from twisted.internet.defer import Deferred, ensureDeferred
@@ -21,33 +23,92 @@ from aesm.messages.stream import Packet, costOf, packetsOf
 if TYPE_CHECKING:
     from aesm.messages.connection import Connection
 
-__all__ = ["Dispatcher"]
+__all__ = ["DISPATCHER_TRANSITIONS", "Dispatcher", "DispatcherState"]
 
 _log = Logger(namespace="aesm.server")
 
+# The life of a dispatcher
+#
+#   IDLE      nothing is in hand
+#   HANDING   a loop further down the stack is handing packets over
+#   ASKED     so it is, and the handler has just returned a Deferred
+#   WAITING   the handler has a packet, and its Deferred has not fired
+#   OVER      nothing is handed over any more
+#
+# The handler may do anything while it is called: let further messages arrive, close
+# the connection, fail.  Therefore only one loop ever runs, the one that took the
+# dispatcher from IDLE or WAITING to HANDING.  What arrives meanwhile is queued for it,
+# and it looks at the state after each packet: a packet after which the state is not
+# HANDING is not counted as handled by the loop.
+#
+# ASKED is there for Deferreds that have fired already, which run their callbacks
+# while these are added.  Such a one takes the dispatcher back to HANDING, and the loop
+# goes on, so that ten thousand of them need no stack; one that fires in WAITING
+# starts a loop of its own.  C{Deferred.called} would not do: a Deferred that is
+# paused, or is just running its callbacks, has it set and fires later.
+#
+# From OVER nothing leads back.  A Deferred that the handler still has may fire, which
+# changes nothing: its packet was not acknowledged, so that the peer sends it again if
+# the session is resumed.  Errors of the handler are logged all the same.
+
+
+class DispatcherState(Enum):
+    """
+    Where a dispatcher is in its life.
+    """
+
+    __hash__ = object.__hash__  # Enum's own is Python code
+
+    IDLE = "idle"
+    HANDING = "handing"
+    ASKED = "asked"
+    WAITING = "waiting"
+    OVER = "over"
+
+
+_S = DispatcherState
+DISPATCHER_TRANSITIONS = {  # (where we are, what happened): where we go
+    (_S.IDLE, "arrived"): _S.HANDING,
+    (_S.HANDING, "arrived"): _S.HANDING,  # it is queued
+    (_S.ASKED, "arrived"): _S.ASKED,
+    (_S.WAITING, "arrived"): _S.WAITING,
+    (_S.OVER, "arrived"): _S.OVER,  # it is dropped
+    (_S.HANDING, "handedOver"): _S.IDLE,
+    (_S.HANDING, "asked"): _S.ASKED,
+    (_S.ASKED, "fired"): _S.HANDING,
+    (_S.ASKED, "notFired"): _S.WAITING,
+    (_S.WAITING, "fired"): _S.HANDING,
+    (_S.OVER, "asked"): _S.OVER,  # it was stopped while the handler was called
+    (_S.OVER, "fired"): _S.OVER,
+} | {(state, "stopped"): _S.OVER for state in _S}
+
+# One lookup of a global is all that a state costs where each message passes.
+_IDLE, _HANDING, _OVER = _S.IDLE, _S.HANDING, _S.OVER
+_BEGUN = DISPATCHER_TRANSITIONS[_IDLE, "arrived"]
+_DONE = DISPATCHER_TRANSITIONS[_HANDING, "handedOver"]
 
 _new = tuple.__new__  # makes a Packet without a call of Python's
-_NONE: deque[Messages] = deque(maxlen=0)  # never appended to
+_NONE: deque[Messages] = deque(maxlen=0)  # never appended to; one is most of a KiB
 _NO_PACKETS: Iterator[Packet] = iter(())
 
 
 class Dispatcher:
     """
     Hands the packets of one connection to its handler.
+
+    @ivar state: where it is in its life.
     """
 
     __slots__ = (
-        "_busy",
         "_connection",
         "_current",
         "_done",
         "_handled",
         "_handler",
-        "_over",
         "_packets",
         "_queue",
         "_reported",
-        "_waiting",
+        "state",
     )
 
     def __init__(
@@ -57,20 +118,17 @@ class Dispatcher:
         done: Callable[[int, int], None],
     ) -> None:
         """
-        @param handler: who handles.
-        @param connection: whose packets.
-        @param done: called with how many messages are handled, and their cost.
+        @param done: called with how many messages are handled, and their cost in
+            bytes.
         """
         self._handler = handler
         self._connection = connection
         self._done = done
+        self.state = _IDLE
         self._queue = _NONE  # what came behind C{_current}
         self._current: Messages | None = None  # not all handled
         self._packets = _NO_PACKETS  # of these, not handed over
         self._handled = self._reported = 0  # of these
-        self._waiting: Deferred[None] | None = None  # the handler's
-        self._busy = False  # handing over
-        self._over = False
 
     def accepted(self) -> None:
         """
@@ -80,90 +138,99 @@ class Dispatcher:
 
     def arrived(self, messages: Messages) -> None:
         """
-        Hand over what came, as far as the handler takes it now.  In a dialogue most
-        messages have no other beside them, and need not be queued.
-
-        @param messages: what came.
+        Hand over what came, as far as the handler takes it now.
         """
-        if self._current is not None or len(messages.data) > 1:
+        if self.state is not _IDLE or len(messages.data) > 1:
             self._enqueue(messages)
             return
-        if self._over:
-            return
-        self._current = messages
+        # In a dialogue most messages come alone and are done with at once: these are
+        # handed over without the loop, and leave nothing behind to clear away.
+        self.state = _BEGUN
         packet = _new(Packet, (messages.micros / 1e6, messages.data[0]))
-        self._busy = True
         try:
             result = self._handler.packetReceived(self._connection, packet)
         except Exception:
             self._ebFailed(Failure())
         else:
-            if result is None or not self._mustWait(result):
-                self._handled = 1
-        self._busy = False
-        if self._handled and not self._over and not self._queue:
-            self._current, self._handled = None, 0
+            if result is not None:
+                self._waitFor(result)
+        if self.state is _HANDING and self._queue is _NONE:
+            self.state = _DONE
             self._done(1, messages.cost)
-        else:
-            self._work()
+        elif self.state is not _OVER:
+            self._current = messages
+            if self.state is _HANDING:
+                self._handled = 1
+                self._work()
 
     def _enqueue(self, messages: Messages) -> None:
         """
         Hand over what came after all that came before.
-
-        @param messages: what came.
         """
-        if self._current is not None:
+        before = self.state
+        self._step("arrived")
+        if before is _IDLE:
+            self._begin(messages)
+            self._work()
+        elif before is not _OVER:
             if self._queue is _NONE:
                 self._queue = deque()
             self._queue.append(messages)
-        else:
-            self._current = messages
-            self._packets = packetsOf(messages.micros / 1e6, messages.data)
-            self._work()
 
     def stop(self) -> None:
         """
         Hand over nothing more: what the handler has not seen yet was not
         acknowledged.
         """
-        self._over = True
-        self._work()
+        self._step("stopped")
+        self._current, self._packets, self._queue = None, _NO_PACKETS, _NONE
 
     def lost(self, reason: AESMError) -> None:
         """
         Tell the handler that the connection is over.
-
-        @param reason: why.
         """
         self._call(self._handler.connectionLost, self._connection, reason)
+
+    def _step(self, what: str) -> None:
+        """
+        Go where the table leads.
+        """
+        self.state = DISPATCHER_TRANSITIONS[self.state, what]
+
+    def _begin(self, messages: Messages) -> None:
+        """
+        Take messages in hand, those before them being handled.
+        """
+        self._current = messages
+        self._packets = packetsOf(messages.micros / 1e6, messages.data)
 
     def _work(self) -> None:
         """
         Hand over what came until the handler asks for time, and report what it is
-        done with.  The inner loop is most of what a small message costs.
+        done with.
         """
-        if self._busy:
-            return
-        self._busy = True
         received, connection = self._handler.packetReceived, self._connection
+        handing = _HANDING
         count = cost = 0
-        while self._waiting is None and not self._over:
+        while self.state is handing:
             messages, handled = self._current, 0
             if messages is None:
+                self._step("handedOver")
                 break
+            # This loop is most of what a small message costs: nothing of ours is
+            # called in it, and packets are counted in a local variable.
             for packet in self._packets:
                 try:
                     result = received(connection, packet)
                 except Exception:
                     self._ebFailed(Failure())
                 else:
-                    if result is not None and self._mustWait(result):
-                        break
-                if self._over:
+                    if result is not None:
+                        self._waitFor(result)
+                if self.state is not handing:
                     break
                 handled += 1
-            if handled == len(messages.data):  # as usual
+            if handled == len(messages.data):  # as usual: the cost is known
                 count += handled
                 cost += messages.cost
             else:
@@ -176,48 +243,38 @@ class Dispatcher:
                     continue
                 self._handled = self._reported = 0
             if self._queue:
-                messages = self._current = self._queue.popleft()
-                self._packets = packetsOf(messages.micros / 1e6, messages.data)
+                self._begin(self._queue.popleft())
             else:
                 self._current, self._queue = None, _NONE
-        if self._over:
-            self._current, self._queue = None, _NONE
-        self._busy = False
         if count:
             self._done(count, cost)
 
-    def _mustWait(self, result: object) -> bool:
+    def _waitFor(self, result: object) -> None:
         """
-        Look whether the handler asks for time.
-
-        @param result: what it returned.
-        @return: whether it does, and is not done yet.
+        Look whether the handler asks for time by what it has returned.
         """
         if isinstance(result, Coroutine):
             result = ensureDeferred(result)
         if isinstance(result, Deferred):
-            self._waiting = result
+            self._step("asked")
             result.addErrback(self._ebFailed)
             result.addCallback(self._cbHandled)
-        return self._waiting is not None
+            if self.state is _S.ASKED:
+                self._step("notFired")
 
     def _cbHandled(self, result: object) -> None:
         """
         Go on after a packet for which the handler asked for time.
-
-        @param result: nothing.
         """
-        self._waiting = None
-        if not self._busy:  # else it needed none, and is counted with the others
+        before = self.state
+        self._step("fired")
+        if before is _S.WAITING:
             self._handled += 1
             self._work()
 
     def _call(self, method: Callable[..., object], *args: object) -> None:
         """
         Call the application's code, and keep its errors to this connection.
-
-        @param method: one of the handler's.
-        @param args: its arguments.
         """
         try:
             method(*args)
@@ -226,14 +283,13 @@ class Dispatcher:
 
     def _ebFailed(self, failure: Failure) -> None:
         """
-        Close the connection over which the handler failed.  That it could send
-        no more to a peer that is closing is no failure of its own.
-
-        @param failure: how.
+        Close the connection over which the handler failed.
         """
+        # That an answer cannot be sent to a peer that is closing is no failure of
+        # the handler's: it gets the packets that came before the peer's CLOSE.
         if self._connection.isClosing and failure.check(ConnectionClosed):
             return
-        self._over = True
+        self.stop()
         _log.failure(
             "the handler failed over {connection!r}, which is closed",
             failure,

@@ -6,6 +6,7 @@ and a packet counts as ours once its handler is done.
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import product
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred, fail, succeed
@@ -16,7 +17,11 @@ from aesm import AESMError, Connection, Packet
 from aesm.core.messages.frames import Messages
 from aesm.interfaces import IMessageHandler
 from aesm.messages.stream import costOf
-from aesm.server.dispatcher import Dispatcher
+from aesm.server.dispatcher import (
+    DISPATCHER_TRANSITIONS,
+    Dispatcher,
+    DispatcherState,
+)
 from tests.support.pairs import PairTestCase, Recorder
 
 
@@ -349,9 +354,9 @@ class OrderTests(PairTestCase):
             self.successResultOf(result)
 
 
-class ReportTests(PairTestCase):
+class DispatcherTestCase(PairTestCase):
     """
-    What is reported as handled: how many, and what they cost.
+    A dispatcher that is told by the test what arrives.
     """
 
     def setUp(self) -> None:
@@ -371,9 +376,6 @@ class ReportTests(PairTestCase):
     def react(self, connection: Connection, packet: Packet) -> Deferred[None] | None:
         """
         Ask for time where there is a question.
-
-        @param connection: ignored.
-        @param packet: what.
         """
         if packet.data != "?":
             return None
@@ -388,6 +390,197 @@ class ReportTests(PairTestCase):
         """
         costs = [costOf(one) for one in data]
         self.dispatcher.arrived(Messages(1, data, sum(costs), costs[-1]))
+
+
+class Meddling(Deferred[None]):
+    """
+    A Deferred that does something when somebody waits for it.
+    """
+
+    def __init__(self, meddle: Callable[[], object]) -> None:
+        """
+        @param meddle: what to do.
+        """
+        super().__init__()
+        self.meddle = meddle
+
+    def addErrback(self, *arguments: Any, **more: Any) -> Deferred[Any]:
+        """
+        Do it.
+        """
+        self.meddle()
+        return super().addErrback(*arguments, **more)
+
+
+class StateTests(DispatcherTestCase):
+    """
+    The life of a dispatcher goes as its table says.
+    """
+
+    def test_table(self) -> None:
+        """
+        What is in the table is where it goes; what is not, raises and changes
+        nothing.
+        """
+        events = {what for _, what in DISPATCHER_TRANSITIONS}
+        for state, what in product(DispatcherState, events):
+            self.dispatcher.state = state
+            if (state, what) in DISPATCHER_TRANSITIONS:
+                self.dispatcher._step(what)
+                following = DISPATCHER_TRANSITIONS[state, what]
+                self.assertIs(self.dispatcher.state, following)
+            else:
+                self.assertRaises(KeyError, self.dispatcher._step, what)
+                self.assertIs(self.dispatcher.state, state)
+
+    def test_noWayBack(self) -> None:
+        """
+        All states can be reached, and what is over stays so.
+        """
+        reached = set(DISPATCHER_TRANSITIONS.values())
+        self.assertEqual(reached, set(DispatcherState))
+        for (state, _), following in DISPATCHER_TRANSITIONS.items():
+            if state is DispatcherState.OVER:
+                self.assertIs(following, state)
+
+    def within(
+        self, state: DispatcherState, act: Callable[[], object]
+    ) -> DispatcherState:
+        """
+        Bring the dispatcher into a state, and do something there.
+
+        @return: the state right afterwards.
+        """
+        after: list[DispatcherState] = []
+
+        def react(connection: Connection, packet: Packet) -> Deferred[None] | None:
+            """
+            Do it at the first packet, and wait for the second.
+            """
+            if packet.data != "first":
+                return self.react(connection, packet)
+            if state is DispatcherState.ASKED:
+                return Meddling(acting)
+            acting()
+            return None
+
+        def acting() -> None:
+            """
+            Do it, once.
+            """
+            self.assertIs(self.dispatcher.state, state)
+            act()
+            after.append(self.dispatcher.state)
+
+        self.handler.react = react
+        match state:
+            case DispatcherState.HANDING | DispatcherState.ASKED:
+                self.arrive("first")
+            case DispatcherState.WAITING:
+                self.arrive("?")
+                acting()
+            case DispatcherState.OVER:
+                self.dispatcher.stop()
+                acting()
+            case DispatcherState.IDLE:
+                acting()
+        (state,) = after
+        return state
+
+    def test_everywhere(self) -> None:
+        """
+        In each state messages may arrive, and it may be stopped.
+        """
+        for state in DispatcherState:
+            for what, act in (
+                ("arrived", lambda: self.arrive("?", "x")),
+                ("stopped", lambda: self.dispatcher.stop()),
+            ):
+                self.setUp()
+                after = self.within(state, act)
+                following = DISPATCHER_TRANSITIONS[state, what]
+                if (state, what) == (DispatcherState.IDLE, "arrived"):
+                    following = DispatcherState.WAITING  # for the question
+                self.assertIs(after, following)
+
+    def test_roundTrip(self) -> None:
+        """
+        Alone or with others, a packet that takes its time is waited for; then there
+        is nothing in hand again.
+        """
+        for data in (["?"], ["?", "x"]):
+            self.setUp()
+            self.arrive(*data)
+            self.assertIs(self.dispatcher.state, DispatcherState.WAITING)
+            self.waiting[0].callback(None)
+            self.assertIs(self.dispatcher.state, DispatcherState.IDLE)
+
+    def test_firesWhenOver(self) -> None:
+        """
+        What the handler still waits for when it is all over changes nothing when it
+        fires; nor does that it asks for time after it has stopped everything.
+        """
+        self.arrive("?", "x")
+        self.dispatcher.stop()
+        self.waiting[0].callback(None)
+        self.assertIs(self.dispatcher.state, DispatcherState.OVER)
+        self.setUp()
+        waiting: Deferred[None] = Deferred()
+
+        def react(connection: Connection, packet: Packet) -> Deferred[None]:
+            """
+            Stop everything, and ask for time.
+            """
+            self.dispatcher.stop()
+            return waiting
+
+        self.handler.react = react
+        self.arrive("x")
+        waiting.callback(None)
+        self.assertIs(self.dispatcher.state, DispatcherState.OVER)
+        self.assertEqual(self.reports, [])
+
+    def test_sameDeferred(self) -> None:
+        """
+        A handler may wait for one Deferred with several packets, also while that
+        runs its callbacks: nothing is handed over twice, or forgotten.
+        """
+        waiting: Deferred[None] = Deferred()
+        self.handler.react = lambda *_: waiting
+        self.arrive("a", "b")
+        self.arrive("c")
+        self.assertEqual(self.handler.data, ["a"])
+        waiting.callback(None)
+        self.assertEqual(self.handler.data, ["a", "b", "c"])
+        self.assertIs(self.dispatcher.state, DispatcherState.IDLE)
+        self.assertEqual(sum(count for count, _ in self.reports), 3)
+
+    def test_paused(self) -> None:
+        """
+        A Deferred that has fired, and waits for another, is waited for.
+        """
+        inner: Deferred[None] = Deferred()
+        self.handler.react = lambda *_: succeed(None).addCallback(lambda _: inner)
+        self.arrive("a")
+        self.assertIs(self.dispatcher.state, DispatcherState.WAITING)
+        inner.callback(None)
+        self.assertEqual(self.reports, [(1, 65)])
+
+    def test_forgets(self) -> None:
+        """
+        What is not handed over any more is not kept.
+        """
+        self.arrive("?", "x")
+        self.arrive("y")
+        self.dispatcher.stop()
+        kept = (self.dispatcher._current, list(self.dispatcher._queue))
+        self.assertEqual((*kept, list(self.dispatcher._packets)), (None, [], []))
+
+
+class ReportTests(DispatcherTestCase):
+    """
+    What is reported as handled: how many, and what they cost.
+    """
 
     def test_together(self) -> None:
         """
