@@ -4,16 +4,17 @@ of the event loop is kept as one list, and encoded once, so that one more messag
 costs the same with any number of connections.
 
 Each connection has a share from the message on with which it joined, until its own
-turn ends: when it is flushed, or sends something else.  With the next message it joins
+batch ends: when it is flushed, or sends something else.  With the next message it joins
 again.  A connection that each message must be looked at for, such as one with little
 room left, gets each by itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from time import time_ns
 from typing import TYPE_CHECKING, cast
+from weakref import ref
 
 from twisted.internet.defer import Deferred
 
@@ -27,7 +28,14 @@ if TYPE_CHECKING:
 
 __all__ = ["Broadcast"]
 
-LONGEST = 1000  # microseconds of messages that share a time
+ROUND_MICROS = 1000  # of messages that share a time
+
+# Who keeps a round
+#
+# A round belongs to the shares in it: each keeps it until it is encoded, and nothing
+# else does.  When the last of them has left, its messages, its frames and the list of
+# who got them are gone, though nobody is told.  L{Broadcast} looks at a weak reference
+# at its next message, and begins a new round if there is no share left to add to.
 
 
 class Broadcast:
@@ -37,10 +45,10 @@ class Broadcast:
 
     def __init__(self, connections: Connections) -> None:
         """
-        @param connections: whom to.
+        @param connections: whom to, those that are listed at each message.
         """
         self._connections = connections
-        self._round: _Round | None = None  # that takes more
+        self._round: ref[_Round] | None = None  # the last one
 
     def send(self, data: Message) -> Deferred[int]:
         """
@@ -54,101 +62,51 @@ class Broadcast:
         """
         body = bodyOf(data)
         now = time_ns() // 1000
-        shared = self._round
+        shared = None if self._round is None else self._round()
         if (
             shared is None
+            or not shared.shares
             or shared.listed != self._connections.listed
-            or not 0 <= now - shared.micros < LONGEST
+            or not 0 <= now - shared.micros < ROUND_MICROS
             or not shared.add(body)
         ):
-            shared = _Round(now, self._connections, self._forget)
+            shared = _Round(now, self._connections.listed)
             if not shared.add(body):  # it is too large for any
-                everybody = list(self._connections.values())
-                return AckCount(_sendEach(body, everybody))
-            shared.begin()
-            self._round = None if shared.isOver else shared
-        elif shared.away:
+                return AckCount(_sendEach(body, self._connections.values()))
+            shared.join(self._connections.values())
+            self._round = ref(shared) if shared.shares else None
+        elif shared.left:
             shared.joinAgain()
         sent = _sendEach(body, shared.others) if shared.others else ()
         return AckCount(_acknowledgements(shared.members, len(shared.bodies), sent))
-
-    def _forget(self, shared: _Round) -> None:
-        """
-        Let go of messages that nobody has a share in any more.
-
-        @param shared: they.
-        """
-        if self._round is shared:
-            self._round = None
 
 
 class _Round(SharedBatch):
     """
     Messages that are sent to every connection in one turn of the event loop.
 
-    @ivar away: which of the members have no share in the next one.
     @ivar listed: how many connections had ever been listed when it began.
     @ivar members: who has, or had, a share in the last message, and what there is to
-        add to its number for that which it has there; replaced, never changed.
+        add to its number for that which it has there; replaced, never changed, since
+        the acknowledgements of earlier messages have the former ones.
     @ivar others: whom each message is sent to by itself.
     """
 
-    __slots__ = ("_connections", "_over", "away", "listed", "members", "others")
+    __slots__ = ("__weakref__", "listed", "members", "others")
 
-    def __init__(
-        self, micros: int, connections: Connections, over: Callable[[_Round], None]
-    ) -> None:
+    def __init__(self, micros: int, listed: int) -> None:
         """
         Start with no messages and no members.
-
-        @param micros: now, microseconds since the Unix epoch.
-        @param connections: whom to send to.
-        @param over: called when the last member has gone away.
         """
         super().__init__(micros)
-        self._connections = connections
-        self._over = over
-        self.listed = connections.listed
+        self.listed = listed
         self.members: dict[Connection, int] = {}
         self.others: list[Connection] = []
-        self.away: list[Connection] = []
 
-    @property
-    def isOver(self) -> bool:
+    def join(self, connections: Iterable[Connection]) -> None:
         """
-        Whether nobody has a share in what comes.
-        """
-        return len(self.away) == len(self.members)
-
-    def begin(self) -> None:
-        """
-        Give every connection a share in the last message, and in those that come.
-        """
-        self._join(self._connections.values())
-
-    def joinAgain(self) -> None:
-        """
-        Do the same with those that have none.
-        """
-        away, self.away = self.away, []
-        self._join(away)
-
-    def left(self, member: object) -> None:
-        """
-        Take note that a connection has no share in what comes.
-
-        @param member: the connection.
-        """
-        self.away.append(cast("Connection", member))
-        if self.isOver:
-            self.encoded = None
-            self._over(self)
-
-    def _join(self, connections: Iterable[Connection]) -> None:
-        """
-        Give some connections a share.
-
-        @param connections: who has none.
+        Give connections that have none a share in the last message, and in those that
+        come.
         """
         members = dict(self.members)
         joined = []
@@ -161,17 +119,22 @@ class _Round(SharedBatch):
                 members[connection] = base
                 joined.append(connection)
         self.members = members
+        # Only now: a share that leaves at once must not be the last one before the
+        # others have theirs.
         for connection in joined:
             connection.joined()
+
+    def joinAgain(self) -> None:
+        """
+        Let those join whose own batch has ended.
+        """
+        left, self.left = self.left, []
+        self.join(cast("list[Connection]", left))
 
 
 def _sendEach(body: Body, connections: Iterable[Connection]) -> list[Deferred[None]]:
     """
     Send a message to each connection by itself.
-
-    @param body: the message.
-    @param connections: whom to.
-    @return: one for each.
     """
     return [
         c.sendData(body) if c.closeSlow else c.send(body, True) for c in connections
@@ -187,7 +150,6 @@ def _acknowledgements(
     @param members: who had a share in it.
     @param number: its number among those that were shared.
     @param sent: those of the connections that it was sent to by itself.
-    @return: all of them.
     """
     for connection, base in members.items():
         yield acknowledgementOf(connection, base + number)

@@ -27,29 +27,6 @@ from tests.support.pairs import PairTestCase, Recorder
 ROOM = 1 << 20  # bytes that an outbox may keep
 
 
-class FakeShared(SharedBatch):
-    """
-    A shared turn that remembers who left.
-
-    @ivar gone: who.
-    """
-
-    def __init__(self, micros: int = 7) -> None:
-        """
-        @param micros: when.
-        """
-        super().__init__(micros)
-        self.gone: list[object] = []
-
-    def left(self, member: object) -> None:
-        """
-        Remember.
-
-        @param member: who.
-        """
-        self.gone.append(member)
-
-
 def shares(shared: SharedBatch, outbox: Outbox, member: object = None) -> Share:
     """
     Give an outbox a share.
@@ -80,7 +57,7 @@ class ShareTests(PairTestCase):
         """
         What is sent to many counts as if it had been sent to each.
         """
-        shared, outbox, twin = FakeShared(), self.outbox(), self.outbox()
+        shared, outbox, twin = SharedBatch(7), self.outbox(), self.outbox()
         for own in (b"own", "two"):
             outbox.add(own, 1)
             twin.add(own, 1)
@@ -103,20 +80,44 @@ class ShareTests(PairTestCase):
 
     def test_leaves(self) -> None:
         """
-        It is told who has no share any more, once.
+        It notes who has no share any more, once.
         """
-        shared, outbox = FakeShared(), self.outbox()
+        shared, outbox, other = SharedBatch(7), self.outbox(), self.outbox()
         shared.add("x")
         shares(shared, outbox, "somebody")
+        shares(shared, other, "another")
+        self.assertEqual((shared.left, shared.shares), ([], 2))
         outbox.closeBatch()
         outbox.closeBatch()
-        self.assertEqual(shared.gone, ["somebody"])
+        self.assertEqual((shared.left, shared.shares), (["somebody"], 1))
+        other.drop()
+        self.assertEqual((shared.left, shared.shares), (["somebody", "another"], 0))
+
+    def test_letsGoOfFrames(self) -> None:
+        """
+        The frames are kept as long as somebody has a share in what comes, and no
+        longer, though one waits for its peer's window; that one writes its own.
+        """
+        shared = SharedBatch(7)
+        slow, first, last = self.outbox(limit=0), self.outbox(), self.outbox()
+        shared.add("x")
+        for outbox in (slow, first, last):
+            shares(shared, outbox)
+        shared.add("y")
+        slow.closeBatch()
+        (frames,) = first.take(ROOM)
+        encoded = cast(tuple[int, int, list[bytes]], shared.encoded)
+        self.assertIs(encoded[2][0], frames)
+        last.take(ROOM)
+        self.assertIsNone(shared.encoded)
+        slow.limit = ROOM
+        self.assertEqual(slow.take(ROOM), [frames])
 
     def test_room(self) -> None:
         """
         All that it takes fits one BATCH, also for those who joined late.
         """
-        shared, outbox = FakeShared(), self.outbox()
+        shared, outbox = SharedBatch(7), self.outbox()
         shared.add(bytes(MAX_COST // 2))
         self.assertFalse(shared.add(bytes(MAX_COST // 2)))
         self.assertTrue(shared.add(b""))
@@ -132,7 +133,7 @@ class ShareTests(PairTestCase):
         Nobody joins for whom each message must be looked at, or who has a turn of
         its own.
         """
-        shared = FakeShared()
+        shared = SharedBatch(7)
         shared.add("x")
         self.assertIsNotNone(self.outbox(bound=MAX_COST).join(shared, None))
         self.assertIsNone(self.outbox(bound=MAX_COST - 1).join(shared, None))
@@ -152,7 +153,7 @@ class ShareTests(PairTestCase):
         takes no BATCH, writes their own.
         """
         for data in ([b"a", b"bc"], ["a", "bc"], ["a", b"bc", "\xe9"]):
-            shared = FakeShared()
+            shared = SharedBatch(7)
             first, second, plain, late = (
                 self.outbox(),
                 self.outbox(),
@@ -181,7 +182,7 @@ class ShareTests(PairTestCase):
         A share that the peer does not take whole, or that is sent again, is as good
         as a turn of its own.
         """
-        shared = FakeShared()
+        shared = SharedBatch(7)
         outboxes = [self.outbox(limit=limit) for limit in (65, 66, ROOM)]
         for number in range(5):
             shared.add(str(number))
@@ -199,7 +200,7 @@ class ShareTests(PairTestCase):
         """
         What is left of a share is not taken for a share with as many messages.
         """
-        shared = FakeShared()
+        shared = SharedBatch(7)
         slow, ended = self.outbox(limit=65), self.outbox()
         for number in range(5):
             if number == 4:
@@ -441,7 +442,10 @@ class BroadcastTests(PairTestCase):
             server.sendAll("x")
         network.deliver()
         self.assertEqual([shared.encoded for shared in rounds], [None, None])
+        kept = [ref(shared) for shared in rounds]
         del rounds[:]
+        gc.collect()
+        self.assertEqual([shared() for shared in kept], [None, None])
         gone = ref(next(iter(server.connections.values())))
         client.close()
         network.deliver()

@@ -222,35 +222,48 @@ class SharedBatch:
     """
     Messages that are sent to many in one turn of the event loop, as one list for all.
 
+    It calls nobody: who sends looks at C{left} before the next message.
+
     @ivar micros: when, microseconds since the Unix epoch.
     @ivar bodies: the messages.
     @ivar encoded: of some of them, which most have a share in: the first, the one
-        behind the last, and their frames; None once that is not worth keeping.
+        behind the last, and their frames; None once nobody has a share in what comes.
     @ivar kind: as that of a L{Batch}.
     @ivar lastCost: what the last message counts for flow control, bytes.
+    @ivar left: the members whose share was closed, in that order; who lets them join
+        again takes them out.
     @ivar room: what more of them may count.
+    @ivar shares: how many shares are not closed.
     """
 
-    __slots__ = ("bodies", "encoded", "kind", "lastCost", "micros", "room")
+    __slots__ = (
+        "bodies",
+        "encoded",
+        "kind",
+        "lastCost",
+        "left",
+        "micros",
+        "room",
+        "shares",
+    )
 
     def __init__(self, micros: int) -> None:
         """
         Start with no messages.
-
-        @param micros: when.
         """
         self.micros = micros
         self.bodies: list[Body] = []
         self.encoded: tuple[int, int, list[bytes]] | None = (0, 0, [])
         self.kind: type | None = None
         self.lastCost = 0
+        self.left: list[object] = []
         self.room = MAX_COST
+        self.shares = 0
 
     def add(self, body: Body) -> bool:
         """
         Send one more message to all who have a share.
 
-        @param body: the message.
         @return: whether there was room for it.
         """
         cost = len(body) + MESSAGE_OVERHEAD
@@ -265,14 +278,6 @@ class SharedBatch:
         self.bodies.append(body)
         return True
 
-    def left(self, member: object) -> None:
-        """
-        Take note that one has no share in what comes.
-
-        @param member: who.
-        """
-        raise NotImplementedError
-
 
 class Share(Batch):
     """
@@ -286,14 +291,14 @@ class Share(Batch):
         """
         Begin with the last message.
 
-        @param shared: what is sent to many.
         @param first: how many messages of the session came before.
-        @param member: whose, for L{SharedBatch.left}.
+        @param member: what to note in C{shared.left}.
         """
         super().__init__(shared.micros, first, bytes, shared.room + shared.lastCost)
         self._shared: SharedBatch | None = shared
         self._start = len(shared.bodies) - 1
         self._member = member
+        shared.shares += 1
 
     @property
     def count(self) -> int:
@@ -332,14 +337,16 @@ class Share(Batch):
         shared = self._open
         self.bodies = shared.bodies[self._start :]
         self.kind, self.room = shared.kind, shared.room
-        shared.left(self._member)
+        shared.left.append(self._member)
+        shared.shares -= 1
+        if not shared.shares:
+            # Most have sent their share by now.  One that waits for its peer's window
+            # would keep the frames for as long as that takes.
+            shared.encoded = None
 
     def cut(self, count: int) -> Batch:
         """
-        Split off the oldest messages.
-
-        @param count: as L{Batch.cut}.
-        @return: the same.
+        Split off the oldest messages, as L{Batch.cut}.
         """
         self._shared = None
         return super().cut(count)
@@ -347,9 +354,6 @@ class Share(Batch):
     def encode(self, batched: bool) -> list[bytes]:
         """
         Encode the messages, once for all that have the same share.
-
-        @param batched: as L{Batch.encode}.
-        @return: the same.
         """
         shared, self._shared = self._shared, None
         if shared is None or shared.encoded is None or not batched:
