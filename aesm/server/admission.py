@@ -52,17 +52,10 @@ __all__ = ["Admission", "farewell"]
 _log = Logger(namespace="aesm.server")
 
 MAX_CONNECTIONS = 4096
+OTHER_FILES = 64  # that a server has open beside its connections
+BURST_SECONDS = 10  # how long a quiet host saves up its handshakes
+HOST_PREFIX = 64  # bits of an IPv6 address that tell hosts apart
 PER_KEY = ("allow", "replace", "reject")
-
-
-def _hostIn(address: Address) -> str | None:
-    """
-    Tell which host a connection counts for.
-
-    @param address: whose.
-    @return: the host, or None if it comes from none.
-    """
-    return hostOf(address[0]) if isinstance(address, tuple) else None
 
 
 class Admission:
@@ -85,10 +78,9 @@ class Admission:
         """
         @param connections: who is in.
         @param policy: decides on keys; None lets any in.
-        @param maxConnections: connections in all; None for as many as the limit
-            on open files allows, and no more than 4,096.
-        @param maxConnectionsPerHost: connections of one host.
-        @param handshakesPerHost: handshakes of one host, a second.
+        @param maxConnections: None for as many as the limit on open files allows, and
+            no more than 4,096.
+        @param handshakesPerHost: a second.
         @param perKey: what a second connection of one key does.
         @raise ValueError: an option has a value that it cannot have.
         """
@@ -107,7 +99,8 @@ class Admission:
         self.maxConnections = maxConnections
         self._policy = policy
         self._perKey = perKey
-        # Of those that are counted.
+        # Of those that are counted, as when they came: the address of a connection is
+        # another one after its session was resumed from there.
         self._hosts: dict[Connection | AESMProtocol, str | None] = {}
         self._hostLimits = HostLimits(maxConnections, maxConnectionsPerHost)
         self._handshakes = TokenBuckets(handshakesPerHost)
@@ -134,10 +127,7 @@ class Admission:
 
     def full(self, address: Address) -> str | None:
         """
-        Say why there is no room for one more connection.
-
-        @param address: where it comes from.
-        @return: why, or None if there is.
+        Say why there is no room for one more connection, or None if there is.
         """
         return self._hostLimits.refusal(_hostIn(address))
 
@@ -145,7 +135,6 @@ class Admission:
         """
         Take a token for one handshake.
 
-        @param address: who begins it.
         @param now: seconds, of any clock that never goes back.
         @return: None to go on, or why not to.
         """
@@ -165,15 +154,14 @@ class Admission:
         address: Address,
     ) -> Deferred[tuple[Hello, str | None]]:
         """
-        Decide on a client.
+        Decide on a client that has proved its key.
 
-        @param publicKey: the key that it has proved.
         @param payload: its hello.
-        @param transport: where it comes from, as Twisted says.
+        @param transport: where it comes from, for the policy.
         @param address: the same, as the registry says.
-        @return: fires with what the client says of itself, and what its key is
-            called or None; fails with L{NotAuthorized} if the key is not let
-            in, L{ConnectionClosed} (1013) if there is no room.
+        @return: fires with its hello and what its key is called, or None; fails with
+            L{NotAuthorized} if the key is not let in, L{ConnectionClosed} (1013) if
+            there is no room.
         @raise ProtocolError: the hello is malformed.
         """
         hello = Hello.decode(payload)
@@ -184,17 +172,12 @@ class Admission:
         self, name: str | None, publicKey: PublicKey, hello: Hello, address: Address
     ) -> tuple[Hello, str | None]:
         """
-        Let a client in whose key is authorized, unless there is no room.  It needs
-        none if its key gives up a place: that of a connection which it replaces, or
-        whose session goes on.
+        Let a client in whose key is authorized, unless there is no room.
 
-        @param name: what its key is called, or None.
-        @param publicKey: the key that it has proved.
-        @param hello: what it says of itself.
-        @param address: where it comes from.
-        @return: what the client says of itself, and what its key is called.
-        @raise ConnectionClosed: there is no room (1013).
+        @raise ConnectionClosed: there is none (1013).
         """
+        # It needs no room if its key gives up a place: that of a connection which it
+        # replaces, or whose session goes on.
         refusal = self.full(address)
         if refusal is None and self._perKey == "allow":
             return hello, name
@@ -218,9 +201,6 @@ class Admission:
     def enter(self, connection: Connection, address: Address) -> None:
         """
         Count a connection.
-
-        @param connection: the one.
-        @param address: where it comes from.
         """
         host = self._hosts[connection] = _hostIn(address)
         self._hostLimits.enter(host)
@@ -229,17 +209,14 @@ class Admission:
         """
         Go on counting the transport that a connection has left for another.
 
-        @param connection: the connection, to be counted anew.
-        @param superseded: what is on that transport.
+        @param connection: to be counted anew.
+        @param superseded: what is on the former transport.
         """
         self._hosts[superseded] = self._hosts.pop(connection)
 
     def leave(self, counted: Connection | AESMProtocol) -> None:
         """
-        Count a connection, or the former transport of one, no more, if it is
-        counted.
-
-        @param counted: which.
+        Count a connection, or the former transport of one, no more, if it is counted.
         """
         if counted in self._hosts:
             self._hostLimits.leave(self._hosts.pop(counted))
@@ -259,10 +236,8 @@ class Admission:
 
 def farewell(reason: AESMError) -> bytes:
     """
-    Make the CLOSE for a client that is not let in.
+    Make the CLOSE frame for a client that is not let in.
 
-    @param reason: why.
-    @return: the frame.
     @see: docs/protocol.md, section 3
     """
     code: int = CloseCode.INTERNAL_ERROR
@@ -277,90 +252,7 @@ def farewell(reason: AESMError) -> bytes:
     return encodeClose(wallClock(), code, words)
 
 
-OTHER_FILES = 64  # that a server has open beside its connections
-BURST_SECONDS = 10  # how long a quiet host saves up its handshakes
-_PREFIX = 64  # bits of an IPv6 address that tell hosts apart
-
-
-@lru_cache(maxsize=1024)  # each connection asks several times
-def hostOf(host: str) -> str:
-    """
-    Tell which host an address counts for.
-
-    @param host: an IP address in text form, or anything else.
-    @return: the IPv4 address, the IPv6 network, or what was given.
-    """
-    try:
-        address = ip_address(host.partition("%")[0])
-    except ValueError:
-        return host
-    if isinstance(address, IPv6Address):
-        if address.ipv4_mapped is not None:
-            return str(address.ipv4_mapped)
-        network = int(address) >> (128 - _PREFIX) << (128 - _PREFIX)
-        return f"{IPv6Address(network)}/{_PREFIX}"
-    return str(address)
-
-
-def connectionsPossible() -> int:
-    """
-    Tell how many connections the limit on open files allows, some files being
-    in use for other things.
-
-    @return: at least one.
-    """
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = sys.maxsize if soft == resource.RLIM_INFINITY else soft
-    return max(1, most - OTHER_FILES)
-
-
-class TokenBuckets:
-    """
-    A rate for each host: a token is one handshake, and a bucket that is full
-    again is forgotten.
-    """
-
-    def __init__(self, rate: float) -> None:
-        """
-        @param rate: tokens a second, above 0; a bucket holds those of
-            C{BURST_SECONDS}, and at least one.
-        """
-        self._rate = rate
-        self._size = max(1.0, rate * BURST_SECONDS)
-        self._buckets: dict[str, tuple[float, float]] = {}  # tokens, since when
-        self._swept = 0.0
-
-    def take(self, host: str, now: float) -> bool:
-        """
-        Take one token.
-
-        @param host: whose.
-        @param now: seconds, of any clock; one that is set back refuses nobody.
-        @return: whether there was one.
-        """
-        self._sweep(now)
-        tokens, since = self._buckets.get(host, (self._size, now))
-        tokens = min(self._size, tokens + max(0.0, now - since) * self._rate)
-        if tokens < 1:
-            self._buckets[host] = (tokens, now)
-            return False
-        self._buckets[host] = (tokens - 1, now)
-        return True
-
-    def _sweep(self, now: float) -> None:
-        """
-        Forget the buckets that are full again, now and then.
-
-        @param now: seconds.
-        """
-        fill = self._size / self._rate
-        if abs(now - self._swept) >= fill:
-            self._swept = now
-            self._buckets = {
-                host: (tokens, since)
-                for host, (tokens, since) in self._buckets.items()
-                if tokens + (now - since) * self._rate < self._size
-            }
+# What is counted, and for whom
 
 
 class HostLimits:
@@ -380,10 +272,9 @@ class HostLimits:
 
     def refusal(self, host: str | None) -> str | None:
         """
-        Say why one more connection cannot be let in.
+        Say why one more connection cannot be let in, or None if it can.
 
-        @param host: whose, or None if it comes from no host.
-        @return: why, or None if it can.
+        @param host: None if it comes from no host: it counts only in all.
         """
         if self._all >= self._most:
             return f"{self._all} connections are open: no more than maxConnections"
@@ -397,8 +288,6 @@ class HostLimits:
     def enter(self, host: str | None) -> None:
         """
         Count a connection.
-
-        @param host: whose, or None if it comes from no host.
         """
         self._all += 1
         if host is not None:
@@ -407,11 +296,92 @@ class HostLimits:
     def leave(self, host: str | None) -> None:
         """
         Count a connection no more.
-
-        @param host: whose, or None if it comes from no host.
         """
         self._all -= 1
         if host is not None:
             self._hosts[host] -= 1
-            if not self._hosts[host]:
+            if not self._hosts[host]:  # a Counter keeps zeros
                 del self._hosts[host]
+
+
+class TokenBuckets:
+    """
+    A rate for each host: a token is one handshake.
+    """
+
+    def __init__(self, rate: float) -> None:
+        """
+        @param rate: tokens a second, above 0; a bucket holds those of
+            C{BURST_SECONDS}, and at least one.
+        """
+        self._rate = rate
+        self._size = max(1.0, rate * BURST_SECONDS)
+        self._buckets: dict[str, tuple[float, float]] = {}  # tokens, since when
+        self._swept = 0.0
+
+    def take(self, host: str, now: float) -> bool:
+        """
+        Take one token.
+
+        @param now: seconds, of any clock; one that is set back refuses nobody.
+        @return: whether there was one.
+        """
+        self._sweep(now)
+        tokens, since = self._buckets.get(host, (self._size, now))
+        tokens = min(self._size, tokens + max(0.0, now - since) * self._rate)
+        if tokens < 1:
+            self._buckets[host] = (tokens, now)
+            return False
+        self._buckets[host] = (tokens - 1, now)
+        return True
+
+    def _sweep(self, now: float) -> None:
+        """
+        Forget the buckets that are full again, now and then.
+        """
+        # Whoever calls from ever new addresses would fill the memory otherwise.  No
+        # bucket takes longer to fill: once in that time is often enough.
+        fill = self._size / self._rate
+        if abs(now - self._swept) >= fill:
+            self._swept = now
+            self._buckets = {
+                host: (tokens, since)
+                for host, (tokens, since) in self._buckets.items()
+                if tokens + (now - since) * self._rate < self._size
+            }
+
+
+def _hostIn(address: Address) -> str | None:
+    """
+    Tell which host a connection counts for; None if it comes from none, as over a UNIX
+    socket.
+    """
+    return hostOf(address[0]) if isinstance(address, tuple) else None
+
+
+@lru_cache(maxsize=1024)  # each connection asks several times
+def hostOf(host: str) -> str:
+    """
+    Tell which host an address counts for: an IPv4 address, an IPv6 network, or what was
+    given if it is neither.
+    """
+    try:
+        address = ip_address(host.partition("%")[0])
+    except ValueError:
+        return host
+    if isinstance(address, IPv6Address):
+        if address.ipv4_mapped is not None:
+            return str(address.ipv4_mapped)
+        network = int(address) >> (128 - HOST_PREFIX) << (128 - HOST_PREFIX)
+        return f"{IPv6Address(network)}/{HOST_PREFIX}"
+    return str(address)
+
+
+def connectionsPossible() -> int:
+    """
+    Tell how many connections the limit on open files allows, some files being in use
+    for other things; at least one.
+    """
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = sys.maxsize if soft == resource.RLIM_INFINITY else soft
+    return max(1, most - OTHER_FILES)

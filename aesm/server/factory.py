@@ -65,7 +65,7 @@ _T = TypeVar("_T")
 @dataclass
 class _PendingConnection:
     """
-    A connection, from its beginning to the end of its transport.
+    What is known of a connection before users hold it, until its transport is gone.
 
     @ivar address: what it is called in the registry.
     @ivar hello: what the client says of itself, once it is let in.
@@ -172,17 +172,18 @@ class AESMServerFactory(SecureFactory):
             self.connections,
             self._admission,
             self._messages,
-            messageHandler(handler, self.connections),
+            _messageHandler(handler, self.connections),
             totalBuffer,
             sessionGrace,
             spoolOpener(spool, spoolSync, self.clock),
         )
-        self._guests: dict[SecureProtocol, _PendingConnection] = {}
-        self._pending: dict[SecureProtocol, None] = {}  # not open; oldest first
+        # All whose transports are not gone; and those of them that count for
+        # C{MAX_PENDING}, since they are not let in, the oldest first.
+        self._incoming: dict[SecureProtocol, _PendingConnection] = {}
+        self._handshaking: dict[SecureProtocol, None] = {}
         self._numbers = count(1)
         self._reload: IDelayedCall | None = None
-        self._stopping = False
-        self._gone: list[Deferred[None]] = []  # fire when all guests are gone
+        self._gone: list[Deferred[None]] = []  # fire when nothing is incoming
 
     # What users call
 
@@ -235,14 +236,15 @@ class AESMServerFactory(SecureFactory):
             L{SpoolError<aesm.errors.SpoolError>} if there is a spool that could not
             be written to the end.
         """
-        self._stopping = True
         self._manager.stop()
-        for secure, guest in list(self._guests.items()):
-            if guest.connection is None:
+        for secure, pending in list(self._incoming.items()):
+            if pending.connection is None:
                 secure.fail(HandshakeError("the server is stopping"))
             else:
-                guest.connection.closeWith(CloseCode.GOING_AWAY, reason or "going away")
-        if not self._guests:
+                pending.connection.closeWith(
+                    CloseCode.GOING_AWAY, reason or "going away"
+                )
+        if not self._incoming:
             return self._manager.close()
         gone: Deferred[None] = Deferred(self._gone.remove)
         self._gone.append(gone)
@@ -264,7 +266,6 @@ class AESMServerFactory(SecureFactory):
         """
         Listening begins: look at the authorized keys from now on.
         """
-        self._stopping = False
         self._manager.start()
         self._admission.checkFiles()
         self._scheduleReload()
@@ -287,17 +288,17 @@ class AESMServerFactory(SecureFactory):
         """
         address = addressOf(cast(IAddress, addr), next(self._numbers))
         refusal = self._admission.full(address)
-        if self._stopping:
+        if self._manager.stopping:
             refusal = "the server is stopping"
         if refusal is not None:
             self._manager.refused(address, refusal)
             return HangUp()
         secure = SecureProtocol(self, ServerChannel(self._settings))
-        self._guests[secure] = _PendingConnection(address)
-        self._pending[secure] = None
-        if len(self._pending) > MAX_PENDING:
-            oldest = next(iter(self._pending))
-            del self._pending[oldest]  # it may take a turn until it is gone
+        self._incoming[secure] = _PendingConnection(address)
+        self._handshaking[secure] = None
+        if len(self._handshaking) > MAX_PENDING:
+            oldest = next(iter(self._handshaking))
+            del self._handshaking[oldest]  # it may take a turn until it is gone
             oldest.fail(
                 HandshakeError(
                     f"more than {MAX_PENDING} connections have not finished their "
@@ -310,17 +311,17 @@ class AESMServerFactory(SecureFactory):
 
     def peerBegins(self, secure: SecureProtocol) -> AESMError | None:
         """
-        Take a token for a handshake.  Only now does a transport behind a
-        forwarder know who speaks (the PROXY protocol).
+        Take a token for a handshake.
 
-        @param secure: the connection.
         @return: None to go on, or why not to.
         """
-        guest = self._guests[secure]
+        # Only now does a transport behind a forwarder know who speaks (the PROXY
+        # protocol).
+        pending = self._incoming[secure]
         address = addressOf(secure.transport.getPeer(), next(self._numbers))
         if isinstance(address, tuple):
-            guest.address = address
-        return self._admission.begin(guest.address, self.clock.seconds())
+            pending.address = address
+        return self._admission.begin(pending.address, self.clock.seconds())
 
     def decide(
         self, secure: SecureProtocol, publicKey: PublicKey, payload: bytes
@@ -328,47 +329,36 @@ class AESMServerFactory(SecureFactory):
         """
         Decide on a client.
 
-        @param secure: the connection.
-        @param publicKey: the key that it has proved.
         @param payload: its hello.
         @return: fires to let it in; fails as L{Admission.decide}.
         """
-        guest = self._guests[secure]
+        pending = self._incoming[secure]
         peer = secure.transport.getPeer()
-        decision = self._admission.decide(publicKey, payload, peer, guest.address)
-        return decision.addCallback(self._cbDecided, guest)
+        decision = self._admission.decide(publicKey, payload, peer, pending.address)
+        return decision.addCallback(self._cbDecided, pending)
 
     def _cbDecided(
-        self, admitted: tuple[Hello, str | None], guest: _PendingConnection
+        self, admitted: tuple[Hello, str | None], pending: _PendingConnection
     ) -> None:
         """
         Take note of who is let in.
-
-        @param admitted: what the client says of itself, and its key's name.
-        @param guest: the connection.
         """
-        guest.hello, guest.name = admitted
+        pending.hello, pending.name = admitted
 
     def farewell(self, reason: AESMError) -> bytes:
         """
-        Make the CLOSE for a client that is not let in.
-
-        @param reason: why.
-        @return: the frame.
+        Make the CLOSE frame for a client that is not let in.
         """
         return farewell(reason)
 
     def buildInner(self, secure: SecureProtocol) -> AESMProtocol:
         """
         Build the message layer of a client that is let in.
-
-        @param secure: the connection.
-        @return: its protocol.
         """
-        guest = self._guests[secure]
-        hello = cast(Hello, guest.hello)
+        pending = self._incoming[secure]
+        hello = cast(Hello, pending.hello)
         connection = self._manager.begin(
-            secure.channel, hello, guest.address, guest.name
+            secure.channel, hello, pending.address, pending.name
         )
         conversation = Conversation(
             self._messages, self.clock.seconds(), connection.session
@@ -376,30 +366,27 @@ class AESMServerFactory(SecureFactory):
         conversation.welcome(hello)
         protocol = AESMProtocol(self._manager, conversation, self.clock)
         connection.attach(protocol, secure.channel)
-        guest.connection = connection
+        pending.connection = connection
         return protocol
 
     def opened(self, secure: SecureProtocol) -> None:
         """
         List a client that is let in.
-
-        @param secure: the connection.
         """
-        del self._pending[secure]
-        guest = self._guests[secure]
-        agent = cast(Hello, guest.hello).agent[:MAX_AGENT]
-        self._manager.enter(cast(Connection, guest.connection), guest.address, agent)
+        del self._handshaking[secure]
+        pending = self._incoming[secure]
+        agent = cast(Hello, pending.hello).agent[:MAX_AGENT]
+        self._manager.enter(
+            cast(Connection, pending.connection), pending.address, agent
+        )
 
     def failed(self, secure: SecureProtocol, reason: AESMError) -> None:
         """
         Take note of a client that was not let in.
-
-        @param secure: the connection.
-        @param reason: why.
         """
         peer = secure.channel.peer
         self._manager.refused(
-            self._guests[secure].address,
+            self._incoming[secure].address,
             str(reason),
             PublicKey(peer) if peer else None,
         )
@@ -407,12 +394,10 @@ class AESMServerFactory(SecureFactory):
     def ended(self, secure: SecureProtocol) -> None:
         """
         Take note that a connection is gone.
-
-        @param secure: the connection.
         """
-        self._pending.pop(secure, None)
-        del self._guests[secure]
-        if not self._guests:
+        self._handshaking.pop(secure, None)
+        del self._incoming[secure]
+        if not self._incoming:
             while self._gone:
                 self._gone.pop().callback(None)
 
@@ -429,30 +414,26 @@ class AESMServerFactory(SecureFactory):
         """
         End what is left at the deadline.
         """
-        for secure in list(self._guests):
+        for secure in list(self._incoming):
             secure.abort()
 
 
 def _cancel(result: _T, timer: IDelayedCall) -> _T:
     """
-    Stop a deadline that is no longer needed.
-
-    @param result: of the waiting.
-    @param timer: the deadline.
-    @return: the same.
+    Stop a deadline that is no longer needed, and pass the result on.
     """
     if timer.active():
         timer.cancel()
     return result
 
 
-def messageHandler(handler: object, connections: Connections) -> IMessageHandler | None:
+def _messageHandler(
+    handler: object, connections: Connections
+) -> IMessageHandler | None:
     """
     Resolve a server's C{handler} option.
 
-    @param handler: an L{IMessageHandler}, an L{IMessageHandlerMaker}, or None.
     @param connections: the server's registry, for a maker.
-    @return: the handler, or None.
     @raise TypeError: it is something else.
     """
     if IMessageHandlerMaker.providedBy(handler):

@@ -44,11 +44,12 @@ ConnectionType = TypeVar("ConnectionType", bound=Connection)
 
 class ConnectionManager(ConnectionOwner):
     """
-    Whom the protocols of a server tell what happens.
+    What the protocols of a server tell what happens to their connections.
 
     @ivar budget: what all connections may keep together.
     @ivar connections: who is connected, and the activity log.
     @ivar sessions: finds those that a client may come back to.
+    @ivar stopping: whether nobody is let in, or waited for, any more.
     """
 
     budget: Budget
@@ -68,12 +69,12 @@ class ConnectionManager(ConnectionOwner):
         @param clock: keeps time.
         @param connections: the registry.
         @param admission: counts who is in.
-        @param messages: of the message layer.
-        @param handler: whom to hand packets, or None.
+        @param messages: settings of the message layer.
+        @param handler: whom to hand packets; None leaves them in the streams.
         @param totalBuffer: bytes of messages to keep for all together.
         @param sessionGrace: seconds that a client has to come back.
-        @param openSpool: opens what the sessions are written to; None to keep them
-            in memory.
+        @param openSpool: opens what the sessions are written to; None to keep them in
+            memory.
         @raise ValueError: one of these has a value that it cannot have.
         """
         self.budget = Budget(totalBuffer, connections, connections.arrivals)
@@ -82,7 +83,7 @@ class ConnectionManager(ConnectionOwner):
         self._admission = admission
         self._messages = messages
         self._handler = handler
-        self._stopping = False
+        self.stopping = False
         self._clock = clock
         self._openSpool = openSpool
         self._journal: Journal | None = None
@@ -91,9 +92,9 @@ class ConnectionManager(ConnectionOwner):
         """
         Keep sessions from now on, and go on with those that were written down.
 
-        @raise SpoolError: that cannot be read; says why.
+        @raise SpoolError: they cannot be read; says why.
         """
-        self._stopping = False
+        self.stopping = False
         if self._openSpool is not None and self._journal is None:
             self._restore(Journal(self._openSpool(), self._clock))
 
@@ -101,7 +102,7 @@ class ConnectionManager(ConnectionOwner):
         """
         Wait for nobody any more; sessions that are written down stay so.
         """
-        self._stopping = True
+        self.stopping = True
         if self._journal is not None:
             self._journal.suspend()
         self.sessions.stop()
@@ -122,10 +123,7 @@ class ConnectionManager(ConnectionOwner):
         """
         Find the session that a client wants to go on with, or begin a new one.
 
-        @param channel: the client's secure channel.
-        @param hello: what it says of itself.
-        @param address: where it comes from.
-        @param name: what its key is called, or None.
+        @param name: what the client's key is called, or None.
         @return: the connection that users hold.
         @see: docs/protocol.md, section 8
         """
@@ -158,8 +156,7 @@ class ConnectionManager(ConnectionOwner):
         """
         List a client that is let in.
 
-        @param connection: its connection.
-        @param address: where it comes from.
+        @param address: where it comes from now.
         @param agent: its software, as it says.
         """
         self._admission.enter(connection, address)
@@ -182,8 +179,6 @@ class ConnectionManager(ConnectionOwner):
         """
         Write into the activity log that a client was not let in.
 
-        @param address: where it comes from.
-        @param reason: why.
         @param peer: its key, once it has proved one.
         """
         self.connections.record(address, "refused", time.time(), reason, peer)
@@ -193,9 +188,9 @@ class ConnectionManager(ConnectionOwner):
     def overfull(self, connection: Connection) -> None:
         """
         Make room, or close the connection that has brought too much.
-
-        @param connection: the one.
         """
+        # Sessions that wait go first; the connection goes only if it still holds as
+        # much as is due to each.
         refused = self.budget.refuses(connection.held)
         while self.budget.full and self.sessions.makeRoom():
             refused = self.budget.refuses(connection.held)
@@ -204,15 +199,14 @@ class ConnectionManager(ConnectionOwner):
 
     def keeps(self, connection: Connection, code: int | None = None) -> bool:
         """
-        Tell whether a session waits for its client to come back: not after a
-        CLOSE, unless that says that the client goes away.
+        Tell whether a session waits for its client to come back.
 
-        @param connection: whose.
         @param code: the client's CLOSE; None if it was cut.
         """
+        # A CLOSE ends the session, but for one that says that the client goes away.
         return (
             code in (None, CloseCode.GOING_AWAY)
-            and not self._stopping
+            and not self.stopping
             and self.sessions.grace > 0
             and connection.session.outbox.peer.resume
             and self.sessions.knows(connection)
@@ -221,9 +215,6 @@ class ConnectionManager(ConnectionOwner):
     def detached(self, connection: Connection, reason: AESMError) -> None:
         """
         Give a client time to come back.
-
-        @param connection: whose transport is gone.
-        @param reason: why.
         """
         self._record(connection, "lost", f"{reason}; its session is kept")
         self._admission.leave(connection)
@@ -232,9 +223,6 @@ class ConnectionManager(ConnectionOwner):
     def lost(self, connection: Connection, reason: AESMError) -> None:
         """
         Take note of a client that was in and is gone for good.
-
-        @param connection: whose.
-        @param reason: why.
         """
         self.sessions.discard(connection)
         self._record(connection, "lost", str(reason))
@@ -244,8 +232,6 @@ class ConnectionManager(ConnectionOwner):
     def finished(self, connection: Connection) -> None:
         """
         List a client no more: it is gone, and its last packet was taken.
-
-        @param connection: the one.
         """
         self.connections.discard(connection)
         self._admission.leave(connection)
@@ -257,7 +243,6 @@ class ConnectionManager(ConnectionOwner):
         Say how connections are made here.
 
         @param more: more options of L{Connection}.
-        @return: with them.
         """
         return {
             "closeSlow": self._handler is not None,
@@ -268,10 +253,7 @@ class ConnectionManager(ConnectionOwner):
 
     def _handled(self, connection: ConnectionType) -> ConnectionType:
         """
-        Let the handler, if there is one, have what comes.
-
-        @param connection: a new one.
-        @return: the same.
+        Let the handler, if there is one, have what comes over a new connection.
         """
         if self._handler is not None:
             connection.dispatcher = Dispatcher(
@@ -282,13 +264,12 @@ class ConnectionManager(ConnectionOwner):
     def _restore(self, journal: Journal) -> None:
         """
         Go on with the sessions that were written down: their clients have the grace
-        period to come back.  What is unread of those that are over can be taken.
+        period to come back.
 
-        @param journal: where they are.
         @raise SpoolError: they cannot be read; says why.
         """
         while self.connections.getDataOrdinal()[0] is not None:
-            pass  # of before we were stopped: it is written down
+            pass  # packets of before we were stopped: they are written down
         restored = DurableConnection.load(
             journal, self, self._messages.sendBuffer, **self._options()
         )
@@ -299,7 +280,7 @@ class ConnectionManager(ConnectionOwner):
                 # Such a string belongs to the process that made it up.
                 connection.address = f"session-{connection.session.name}"
             self.connections.add(connection)
-            if over:
+            if over:  # listed only so that what is unread can be taken
                 connection.finish(ConnectionClosed("it was over before a restart"))
                 continue
             self._handled(connection)
@@ -312,10 +293,6 @@ class ConnectionManager(ConnectionOwner):
     def _record(self, connection: Connection, event: str, reason: str) -> None:
         """
         Write into the activity log what happened to a client that is in.
-
-        @param connection: whose.
-        @param event: what happened.
-        @param reason: why.
         """
         self.connections.record(
             connection.address, event, time.time(), reason, connection.peer

@@ -310,7 +310,7 @@ class ActivityTests(PairTestCase):
             link.server.protocol.makeConnection(link.server)
             link.client.write(b"\0")
             link.deliver()
-        names = {str(guest.address) for guest in factory._guests.values()}
+        names = {str(one.address) for one in factory._incoming.values()}
         self.assertEqual(len(names), 3)
         for name in names:
             self.assertRegex(name, r"^unix-\d+$")
@@ -759,8 +759,8 @@ class LifeTests(PairTestCase):
         self.assertIsNot(*protocols)
         for protocol in protocols:
             self.assertIsInstance(protocol, SecureProtocol)
-        self.assertEqual(server.factory._guests, {})
-        self.assertEqual(server.factory._pending, {})
+        self.assertEqual(server.factory._incoming, {})
+        self.assertEqual(server.factory._handshaking, {})
         self.assertEqual(server.factory._admission._hostLimits._all, 0)
 
     def test_counts(self) -> None:
@@ -780,7 +780,7 @@ class LifeTests(PairTestCase):
             network.deliver()
         server.connections.getDataOrdinal()
         self.assertEqual(len(server.connections), 0)
-        self.assertEqual(server.factory._guests, {})
+        self.assertEqual(server.factory._incoming, {})
         self.assertEqual(server.factory._admission._hostLimits._all, 0)
         events = [entry.event for entry in self.entries(server)]
         self.assertEqual(events, ["accepted", "lost"] * len(ends))
