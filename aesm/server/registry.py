@@ -55,11 +55,8 @@ class Activity(tuple[Address, bool, float]):
         peer: PublicKey | None = None,
     ) -> Activity:
         """
-        @param address: whose connection.
-        @param event: what happened.
+        @param event: C{"accepted"}, C{"refused"} or C{"lost"}.
         @param time: when, Unix seconds.
-        @param reason: why, in words.
-        @param peer: the peer's public key.
         """
         self = super().__new__(cls, (address, event == "accepted", time))
         self.event = event
@@ -69,15 +66,15 @@ class Activity(tuple[Address, bool, float]):
 
     def __repr__(self) -> str:
         """
-        Show everything.
+        Show the event, the reason and the peer as well.
         """
         return f"Activity{tuple(self)!r}<{self.event}: {self.reason!r}, {self.peer}>"
 
 
 class Connections(Mapping[Address, "Connection"]):
     """
-    The connections of a server, by address and in the order of acceptance, and
-    its activity log.
+    The connections of a server, by address and in the order of acceptance, and its
+    activity log.
 
     @ivar lock: guards the order of arrival and all streams.
     @ivar arrivals: packets that are not taken, in the order of arrival.
@@ -93,7 +90,7 @@ class Connections(Mapping[Address, "Connection"]):
         self.arrivals: Arrivals = Arrivals()
         self.activityDropped = 0
         self.listed = 0
-        self._numbers = count(2)
+        self._numbers = count(2)  # of the strings that C{nameFor} makes up
         self._byAddress: dict[Address, Connection] = {}
         self._byPeer: dict[PublicKey, dict[Connection, None]] = {}
         self._activity: deque[Activity] = deque()
@@ -127,14 +124,13 @@ class Connections(Mapping[Address, "Connection"]):
             stream = arrival.stream
             packet, cost = stream.pop(newest=not oldToNew)
         address = cast("Connection", stream.owner).address
-        stream.tell(cost)
+        stream.tell(cost)  # without the lock: it calls others
         return address, packet
 
     def byPeer(self, publicKey: PublicKey) -> list[Connection]:
         """
         List the connections of one key, the oldest first.
 
-        @param publicKey: the peer's key.
         @return: a list of its own, empty if there are none.
         """
         return list(self._byPeer.get(publicKey, ()))
@@ -183,13 +179,13 @@ class Connections(Mapping[Address, "Connection"]):
 
     def nameFor(self, address: Address) -> Address:
         """
-        Name a connection that is let in.  Two that are open cannot share a name,
-        as they would when one client calls from one port at two ports of ours, or
-        two forwarders name the same client.
+        Name a connection that is let in.
 
-        @param address: where it comes from.
-        @return: the same, or a string of its own if an open one has that.
+        @return: the address it comes from, or a string of its own if an open one has
+            that.
         """
+        # Two that are open may come from one address: when a client calls from one port
+        # at two ports of ours, or two forwarders name the same client.
         former = self._byAddress.get(address)
         if former is None or former.isOver:
             return address
@@ -197,12 +193,10 @@ class Connections(Mapping[Address, "Connection"]):
 
     def add(self, connection: Connection) -> None:
         """
-        List a connection.  One that was closed and is listed under the same
-        address for its unread packets makes room; C{getDataOrdinal} still finds
-        these.
-
-        @param connection: the new one.
+        List a new connection.
         """
+        # One that is over and still listed for its unread packets makes room;
+        # C{getDataOrdinal} finds these all the same.
         former = self._byAddress.pop(connection.address, None)
         if former is not None:
             self._forgetPeer(former)
@@ -213,9 +207,6 @@ class Connections(Mapping[Address, "Connection"]):
     def move(self, connection: Connection, address: Address) -> None:
         """
         List a connection under the address that its client has come back from.
-
-        @param connection: the one.
-        @param address: where it comes from.
         """
         if connection.address != address:
             self.discard(connection)
@@ -225,8 +216,6 @@ class Connections(Mapping[Address, "Connection"]):
     def discard(self, connection: Connection) -> None:
         """
         List a connection no more, if it is listed.
-
-        @param connection: the one.
         """
         if self._byAddress.get(connection.address) is connection:
             del self._byAddress[connection.address]
@@ -243,11 +232,9 @@ class Connections(Mapping[Address, "Connection"]):
         """
         Write one entry into the activity log and the log.
 
-        @param address: whose connection.
         @param event: C{"accepted"}, C{"refused"} or C{"lost"}.
         @param time: when, Unix seconds.
         @param reason: why, in words; nothing of the peer's that is not escaped.
-        @param peer: the peer's public key, or None.
         """
         if len(self._activity) >= MAX_ACTIVITY:
             self._activity.popleft()
@@ -273,8 +260,6 @@ class Connections(Mapping[Address, "Connection"]):
     def _forgetPeer(self, connection: Connection) -> None:
         """
         Take a connection out of those of its key.
-
-        @param connection: the one.
         """
         connections = self._byPeer[connection.peer]
         del connections[connection]

@@ -48,6 +48,16 @@ _log = Logger(namespace="aesm.server")
 
 _T = TypeVar("_T")
 
+# Starting and stopping
+#
+# Two Deferreds say how far a server is, and neither ever fails: C{_started} fires once
+# it has tried to listen, with what did not work, and C{_stopped} once all that was
+# ever stopped is gone.  A start waits for C{_stopped}; a stop cancels C{_started},
+# which ends the wait or the attempts to listen, and makes a new C{_stopped} that waits
+# for the former one, too.  So both may be called in any order, any number of times.
+# Callers get Deferreds of their own that follow these: to cancel that of a start stops
+# the server, to cancel that of a stop only ends the waiting.
+
 
 class Server(Service):
     """
@@ -94,9 +104,8 @@ class Server(Service):
             for each in (endpoint, *others)
         ]
         self._ports: list[IListeningPort] = []  # those that listen
-        # Fires once it has tried to listen, with what did not work.
         self._started: Deferred[list[Failure]] = succeed([])
-        self._stopped: Deferred[None] = succeed(None)  # once all is gone
+        self._stopped: Deferred[None] = succeed(None)
 
     @property
     def address(self) -> Address:
@@ -193,6 +202,7 @@ class Server(Service):
             is logged.
         @see: C{twisted.application.internet.StreamServerEndpointService}
         """
+        # twistd wants what fails now raised, not returned: it ends the daemon's start.
         super().privilegedStartService()
         starting = self.start()
         if not starting.called:
@@ -224,9 +234,8 @@ class Server(Service):
 
     def _listen(self, nothing: None) -> Deferred[list[Failure]]:
         """
-        Listen on all endpoints.
+        Listen on all endpoints, once what is left of the time before is gone.
 
-        @param nothing: is left of the time before.
         @return: fires with what did not work.
         """
         trying: list[Deferred[Any]] = [
@@ -241,7 +250,6 @@ class Server(Service):
         """
         Say what the operator should know.
 
-        @param ports: what listens.
         @return: empty: all worked.
         """
         self._ports = ports
@@ -258,10 +266,11 @@ class Server(Service):
         Listen nowhere, if not everywhere.
 
         @param failure: of the first endpoint that failed, in a C{FirstError}.
-        @param trying: for each endpoint; fires with the port, or with None if that
-            has failed, too.
-        @return: the failure.
+        @param trying: for each endpoint; fires with the port, or with None if that has
+            failed, too.
         """
+        # An attempt that has worked gives its port, for C{stop} to close; one that has
+        # not is cancelled, and its failure is consumed: it gives None.
         for attempt in trying:
             attempt.cancel()
             attempt.addCallback(self._ports.append)
@@ -272,25 +281,18 @@ class Server(Service):
     def _cancel(self, starting: Deferred[Any]) -> None:
         """
         Stop, since nobody wants to know any more.
-
-        @param starting: what C{start} has returned.
         """
         self.stop()
 
     def _cbStarted(self, failures: list[Failure]) -> Server | Failure:
         """
-        Tell somebody that waits.
-
-        @param failures: what did not work.
-        @return: the first of these, or this server.
+        Give the first failure, or this server.
         """
         return failures[0] if failures else self
 
     def _ebLate(self, failure: Failure) -> None:
         """
         It turns out later that it cannot listen.
-
-        @param failure: why.
         """
         if not failure.check(CancelledError):
             _log.failure("the server cannot listen", failure)
@@ -298,8 +300,6 @@ class Server(Service):
     def _ebNotClosed(self, failure: Failure) -> None:
         """
         A port does not close: the rest does.
-
-        @param failure: why.
         """
         _log.failure("a port cannot be closed", failure)
 
@@ -312,15 +312,12 @@ def _follow(
 
     @param leader: does not fail.
     @param canceller: of the new Deferred; None to stop waiting only.
-    @return: fires as the leader.
     """
     follower: Deferred[_T] = Deferred(canceller)
 
     def tell(result: _T) -> _T:
         """
         Pass the result on.
-
-        @param result: the leader's.
         """
         follower.callback(result)
         return result
@@ -331,10 +328,8 @@ def _follow(
 
 def listeningAddress(address: IAddress) -> Address:
     """
-    Name where a port listens.
-
-    @param address: the port's, as Twisted says.
-    @return: C{(host, port)} for TCP, a path for a UNIX socket, else text.
+    Name where a port listens: C{(host, port)} for TCP, a path for a UNIX socket, else
+    text.
     """
     host, port = getattr(address, "host", None), getattr(address, "port", None)
     if isinstance(host, str) and isinstance(port, int):

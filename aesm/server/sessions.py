@@ -31,11 +31,10 @@ SESSION_GRACE = 60.0  # seconds, docs/protocol.md, section 8
 
 def isResumed(connection: Connection, hello: Hello) -> bool:
     """
-    Tell whether a client goes on with a session.
+    Tell whether a client goes on with a connection's session: it names it, says of it
+    what can be, and nobody is ending it.
 
-    @param connection: the session's, of the client's key.
-    @param hello: what the client says.
-    @return: whether it names it, says of it what can be, and nobody is ending it.
+    @param connection: one of the client's key.
     @see: docs/protocol.md, section 8
     """
     session = connection.session
@@ -53,7 +52,6 @@ class Sessions:
 
     def __init__(self, clock: IReactorTime, grace: float, most: int) -> None:
         """
-        @param clock: keeps time.
         @param grace: seconds to wait for a client; 0 not to.
         @param most: how many may wait.
         @raise ValueError: the grace is negative, or no number.
@@ -64,22 +62,19 @@ class Sessions:
         self._clock = clock
         self._most = most
         self._byName: dict[str, Connection] = {}
-        self._waiting: dict[Connection, float] = {}  # until when; the oldest first
+        # Until when; all wait equally long, so that the first one's time is up first.
+        self._waiting: dict[Connection, float] = {}
         self._timer: IDelayedCall | None = None
 
     def add(self, connection: Connection) -> None:
         """
         Know a session that has begun.
-
-        @param connection: whose.
         """
         self._byName[connection.session.name] = connection
 
     def discard(self, connection: Connection) -> None:
         """
         Forget a session that is over, if it is known.
-
-        @param connection: whose.
         """
         self._byName.pop(connection.session.name, None)
         self.resumed(connection)
@@ -87,18 +82,14 @@ class Sessions:
     def knows(self, connection: Connection) -> bool:
         """
         Tell whether a session is one of ours that is not over.
-
-        @param connection: whose.
         """
         return connection.session.name in self._byName
 
     def find(self, hello: Hello, peer: PublicKey) -> Connection | None:
         """
-        Find the session that a client goes on with.
+        Find the session that a client goes on with, or None.
 
-        @param hello: what it says.
         @param peer: the key that it has proved: no other key's session is found.
-        @return: the connection, or None.
         """
         connection = self._byName.get(hello.session)
         if connection is None or connection.peer != peer:
@@ -107,9 +98,7 @@ class Sessions:
 
     def wait(self, connection: Connection) -> None:
         """
-        Give a client time to come back.
-
-        @param connection: the one that it lost.
+        Give the client of a connection that was lost time to come back.
         """
         self._waiting.pop(connection, None)  # it goes behind all others
         self._waiting[connection] = self._clock.seconds() + self.grace
@@ -120,8 +109,6 @@ class Sessions:
     def resumed(self, connection: Connection) -> None:
         """
         Wait no longer for a client.
-
-        @param connection: its connection.
         """
         self._waiting.pop(connection, None)
         self._schedule()
@@ -140,12 +127,13 @@ class Sessions:
 
     def makeRoom(self) -> bool:
         """
-        End the session that has waited longest of those that keep anything.  What is
-        unread is no reason: it can still be taken afterwards.
+        End the session that has waited longest of those that keep anything.
 
         @return: whether there was one.
         """
         for connection in self._waiting:
+            # What is unread is no reason: it can still be taken afterwards, and so
+            # takes room all the same.  What waits for a handler goes with the session.
             session = connection.session
             handling = connection.dispatcher is not None and session.inbox.untaken
             if session.outbox.keptCost or handling:
@@ -190,12 +178,9 @@ class Sessions:
 
     def _end(self, connection: Connection, why: str) -> None:
         """
-        End a session.  It does not wait any more when others are told of it: they
-        may end sessions, too.
-
-        @param connection: whose.
-        @param why: why.
+        End a session.
         """
+        # It waits no more when others are told of it: they may end sessions, too.
         self.resumed(connection)
         connection.finish(
             SessionLost(
