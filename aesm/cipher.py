@@ -66,13 +66,13 @@ class Cipher:
     @property
     def key(self) -> bytes:
         """
-        @return: the 32 secret bytes, for another L{Cipher} to use.
+        The 32 secret bytes, for another L{Cipher} to use.
         """
         return self._key
 
     def __repr__(self) -> str:
         """
-        @return: what this is, without the key.
+        Show what this is, without the key.
         """
         return "<Cipher AES-256-GCM>"
 
@@ -159,11 +159,10 @@ def _decodeToken(token: bytes | str) -> bytes:
     """
     Undo the base64 of a token, and check its frame.
 
-    @param token: what a peer of ours may or may not have made.
     @return: version byte, nonce, ciphertext and tag.
     @raise TypeError: the token is not bytes or C{str}.
-    @raise DecryptionError: it is not base64, not its one spelling, too short,
-        or of another version.
+    @raise DecryptionError: it is not base64, not its one spelling, too short, or of
+        another version.
     @see: RFC 4648 sections 3.5 and 5
     """
     if isinstance(token, str):

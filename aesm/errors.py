@@ -311,10 +311,8 @@ class KeyFileError(AESMError):
 
 def closedError(reason: AESMError) -> ConnectionClosed:
     """
-    Make the error that a user of an ended connection gets.
-
-    @param reason: why it ended.
-    @return: an error of its own for each user.
+    Make the error that a user of an ended connection gets: one of its own for each,
+    since a traceback is written into it.
     """
     if isinstance(reason, ConnectionClosed):
         return type(reason)(str(reason), reason.code, reason.reason)
@@ -325,10 +323,8 @@ def closedError(reason: AESMError) -> ConnectionClosed:
 
 def quoted(reason: str) -> str:
     """
-    Show the words of a CLOSE.
-
-    @param reason: the words; they may be a stranger's.
-    @return: the words with nothing in them that is not printable.
+    Show the words of a CLOSE, which may be a stranger's, with nothing in them that is
+    not printable; empty if there are none.
     """
     return f": {reason!r}" if reason else ""
 
@@ -339,7 +335,6 @@ def closedByUs(code: int, reason: str) -> ConnectionClosed:
 
     @param code: docs/protocol.md, section 9.
     @param reason: words for the peer.
-    @return: the error.
     """
     words = f"we closed the connection (code {code}){quoted(reason)}"
     return ConnectionClosed(words, code, reason)

@@ -44,18 +44,15 @@ class _Handler:
 
     def connectionAccepted(self, connection: Connection) -> None:
         """
-        A client was let in.
+        Nothing is done for a client that was let in.
 
-        @param connection: the new connection.
         @see: L{IMessageHandler.connectionAccepted}
         """
 
     def connectionLost(self, connection: Connection, reason: AESMError) -> None:
         """
-        A client is gone.
+        Nothing is done for a client that is gone.
 
-        @param connection: its connection.
-        @param reason: why.
         @see: L{IMessageHandler.connectionLost}
         """
 
@@ -75,11 +72,9 @@ class Relay(_Handler):
         """
         Send a message on.
 
-        @param connection: where it came from.
-        @param packet: time and data.
         @see: L{IMessageHandler.packetReceived}
         """
-        for other in list(self._connections.values()):
+        for other in self._connections.values():  # a list of its own
             if other is not connection:
                 _send(other, packet)
 
@@ -97,12 +92,12 @@ class Echo(_Handler):
         """
         Send a message back.
 
-        @param connection: where it came from.
-        @param packet: time and data.
-        @return: fires once it is sent, in the same turn, so that a spool has both
-            or neither; there is room for it once the client has most of its answers.
+        @return: fires once it is sent, or its sender is gone.
         @see: L{IMessageHandler.packetReceived}
         """
+        # There is room once the client has most of its answers.  The answer is sent in
+        # the turn of the event loop in which the message counts as handled, so that a
+        # spool has both or neither.
         roomy = connection.drain()
         return roomy.addCallbacks(lambda result: _send(connection, packet), _ebGone)
 
@@ -119,9 +114,6 @@ def inbox(connections: Connections) -> None:
 def _send(connection: Connection, packet: Packet) -> None:
     """
     Send a packet's data, and close a client that does not take so much.
-
-    @param connection: to whom.
-    @param packet: from somebody, so that it has data.
     """
     sent = connection.sendData(cast("str | bytes", packet.data))
     # Nobody looks at an acknowledgement, which therefore costs nothing.
@@ -132,9 +124,6 @@ def _send(connection: Connection, packet: Packet) -> None:
 def _ebRefused(failure: Failure, connection: Connection) -> None:
     """
     Close a client that does not take messages of this size.
-
-    @param failure: what became of sending.
-    @param connection: its connection.
     """
     failure.trap(MessageTooBig)
     connection.closeWith(CloseCode.TOO_BIG, "a message for you is larger than you take")
@@ -143,7 +132,5 @@ def _ebRefused(failure: Failure, connection: Connection) -> None:
 def _ebGone(failure: Failure) -> None:
     """
     Wait no more for a client that is gone.
-
-    @param failure: what became of waiting.
     """
     failure.trap(ConnectionClosed)

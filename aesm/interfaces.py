@@ -33,8 +33,8 @@ class IMessageHandler(Interface):
     """
     What a server does with its connections and their messages.
 
-    An error in any of these methods is logged and closes the one connection
-    that it was called for with code 1011.
+    An error in any of these methods, or in the Deferred or coroutine that one returns,
+    is logged and closes the one connection that it was called for with code 1011.
     """
 
     def connectionAccepted(connection: Connection) -> None:
@@ -52,9 +52,10 @@ class IMessageHandler(Interface):
         in order.
 
         @param connection: where it came from.
-        @param packet: time and data.
+        @param packet: when it was sent, and C{str} or bytes.
         @return: None, or a Deferred or coroutine: until it is done the message
-            counts as not handled: it is not acknowledged, and the next one waits.
+            counts as not handled, which means that it is not acknowledged, and that
+            the next one waits.  What it gives is ignored.
         """
 
     def connectionLost(connection: Connection, reason: AESMError) -> None:
