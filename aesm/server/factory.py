@@ -61,6 +61,20 @@ STOP_DEADLINE = 5.0  # seconds
 
 _T = TypeVar("_T")
 
+# The way of a connection through the factory, as its L{SecureProtocol} calls it
+#
+#   buildProtocol   is there room?  If not, it hangs up
+#   peerBegins      a token of its host's, before any work is done for it
+#   decide          it has proved a key: is that authorized, and is there still room?
+#   farewell        no: what it is told
+#   buildInner      yes: what users hold, with a session that goes on or a new one
+#   opened          it is listed
+#   failed          it ended before that
+#   ended           its transport is gone; always called, and last
+#
+# A transport may be lost at any time, so that any step may be followed by C{failed} and
+# C{ended}, or once it is open by C{ended}.
+
 
 @dataclass
 class _PendingConnection:
