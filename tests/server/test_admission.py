@@ -22,7 +22,7 @@ TRANSPORT = IPv4Address("TCP", *ADDRESS)
 
 def makeAdmission(policy: Any = None, **options: Any) -> Admission:
     """
-    Make a admission.
+    Make one.
 
     @param policy: decides on keys.
     @param options: instead of the usual.
@@ -47,7 +47,6 @@ class AdmissionTests(SynchronousTestCase):
         """
         Ask it.
 
-        @param admission: whom.
         @param payload: the client's hello.
         """
         return admission.decide(CLIENT_KEY.publicKey, payload, TRANSPORT, ADDRESS)

@@ -30,10 +30,6 @@ ROOM = 1 << 20  # bytes that an outbox may keep
 def shares(shared: SharedBatch, outbox: Outbox, member: object = None) -> Share:
     """
     Give an outbox a share.
-
-    @param shared: in what.
-    @param outbox: whose.
-    @param member: whose it is.
     """
     share = outbox.join(shared, member)
     assert share is not None
@@ -235,8 +231,6 @@ class Welcoming(Recorder):
     def connectionAccepted(self, connection: Connection) -> None:
         """
         Say it three times.
-
-        @param connection: the new one.
         """
         super().connectionAccepted(connection)
         count = len(self.events)
@@ -263,8 +257,6 @@ class BroadcastTests(PairTestCase):
         """
         Connect.
 
-        @param network: where to.
-        @param count: how many.
         @param options: as L{PairTestCase.join}.
         """
         return [self.join(network, **options) for _ in range(count)]
@@ -272,16 +264,12 @@ class BroadcastTests(PairTestCase):
     def data(self, clients: list[Connection]) -> list[list[Any]]:
         """
         Look at what came.
-
-        @param clients: whose.
         """
         return [[packet.data for packet in client.retrieved] for client in clients]
 
     def times(self, client: Connection) -> int:
         """
         Count the times at which what came was sent.
-
-        @param client: whose.
         """
         return len({packet.time for packet in client.retrieved})
 
@@ -475,8 +463,6 @@ class BroadcastTests(PairTestCase):
         """
         Whatever happens in between, each client gets what was sent to all while it
         was there, and what was sent to it, in order.
-
-        @param steps: what happens.
         """
         with patch("aesm.server.broadcast.time_ns", lambda: self.now):
             network, server = self.serve(sessionGrace=0)
@@ -495,8 +481,6 @@ class Model:
         Begin with two clients.
 
         @param case: makes clients, and checks.
-        @param network: where they are.
-        @param server: what sends.
         """
         self.case, self.network, self.server = case, network, server
         self.clients: list[Connection] = []
@@ -512,8 +496,6 @@ class Model:
     def join(self, argument: object) -> None:
         """
         Let one more in.
-
-        @param argument: ignored.
         """
         self.clients.append(self.case.join(self.network))
         self.links.append(self.network.links[-1])
@@ -531,16 +513,12 @@ class Model:
     def text(self, text: str) -> None:
         """
         Send a text to all.
-
-        @param text: the text.
         """
         self.sendAll(f"{text} {self.number}")
 
     def sendAll(self, data: str | bytes) -> None:
         """
         Send to all.
-
-        @param data: what.
         """
         self.number += 1
         self.sent.append((data, self.server.sendAll(data)))
@@ -551,8 +529,6 @@ class Model:
     def own(self, index: int) -> None:
         """
         Send to one.
-
-        @param index: which.
         """
         index %= len(self.clients)
         if index not in self.gone:
@@ -563,24 +539,18 @@ class Model:
     def stall(self, index: int) -> None:
         """
         Let the network take nothing for one.
-
-        @param index: which.
         """
         self.links[index % len(self.links)].toClient.stalled = True
 
     def resume(self, index: int) -> None:
         """
         Let it take everything again.
-
-        @param index: which.
         """
         self.links[index % len(self.links)].toClient.stalled = False
 
     def cut(self, index: int) -> None:
         """
         Cut one off.
-
-        @param index: which.
         """
         index %= len(self.clients)
         if index not in self.gone:
@@ -590,8 +560,6 @@ class Model:
     def close(self, index: int) -> None:
         """
         Close one.
-
-        @param index: which.
         """
         index %= len(self.clients)
         self.gone.add(index)
@@ -600,16 +568,12 @@ class Model:
     def deliver(self, argument: object) -> None:
         """
         Let the network work.
-
-        @param argument: ignored.
         """
         self.network.deliver()
 
     def tick(self, argument: object) -> None:
         """
         Let a millisecond pass.
-
-        @param argument: ignored.
         """
         self.case.now += 1_000_000
 

@@ -65,9 +65,6 @@ class OrderTests(PairTestCase):
         def react(connection: Connection, packet: Packet) -> Deferred[None]:
             """
             Ask for time.
-
-            @param connection: where.
-            @param packet: what.
             """
             working.append(Deferred())
             return working[-1]
@@ -92,9 +89,6 @@ class OrderTests(PairTestCase):
         async def react(connection: Connection, packet: Packet) -> None:
             """
             Wait, then answer.
-
-            @param connection: where.
-            @param packet: what.
             """
             await waiting
             connection.sendData(f"re: {packet.data!r}")
@@ -198,9 +192,6 @@ class OrderTests(PairTestCase):
         def react(connection: Connection, packet: Packet) -> None:
             """
             Close at the right word.
-
-            @param connection: what to close.
-            @param packet: what came.
             """
             if packet.data == "bye":
                 connection.close("bye yourself")
@@ -233,9 +224,6 @@ class OrderTests(PairTestCase):
         def react(connection: Connection, packet: Packet) -> None:
             """
             Abort at the last.
-
-            @param connection: what to abort.
-            @param packet: what came.
             """
             if packet.data == "last":
                 connection.abort()
@@ -261,8 +249,6 @@ class OrderTests(PairTestCase):
             def connectionAccepted(self, connection: Connection) -> None:
                 """
                 Close it.
-
-                @param connection: the connection.
                 """
                 super().connectionAccepted(connection)
                 connection.sendData("go away")
@@ -385,8 +371,6 @@ class DispatcherTestCase(PairTestCase):
     def arrive(self, *data: str | bytes) -> None:
         """
         Let messages come together.
-
-        @param data: the messages.
         """
         costs = [costOf(one) for one in data]
         self.dispatcher.arrived(Messages(1, data, sum(costs), costs[-1]))
@@ -649,9 +633,6 @@ class LostTests(PairTestCase):
             def connectionLost(self, connection: Connection, reason: AESMError) -> None:
                 """
                 Send, and close.
-
-                @param connection: which.
-                @param reason: why.
                 """
                 super().connectionLost(connection, reason)
                 test.assertTrue(connection.isOver)
@@ -749,9 +730,6 @@ class FailureTests(PairTestCase):
         def react(connection: Connection, packet: Packet) -> Deferred[Any]:
             """
             Fail when it has answered.
-
-            @param connection: where.
-            @param packet: what.
             """
             return connection.sendData("x").addCallback(lambda _: 1 // 0)
 
@@ -765,9 +743,6 @@ class FailureTests(PairTestCase):
         async def react(connection: Connection, packet: Packet) -> None:
             """
             Fail when it has answered.
-
-            @param connection: where.
-            @param packet: what.
             """
             await connection.sendData("x")
             raise ZeroDivisionError

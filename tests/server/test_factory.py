@@ -93,8 +93,6 @@ class ConstructionTests(SynchronousTestCase):
             def makeHandler(self, connections: Connections) -> Any:
                 """
                 Make it.
-
-                @param connections: the registry.
                 """
                 made.append(connections)
                 return self.handler
@@ -329,7 +327,6 @@ class LimitTests(PairTestCase):
         """
         Try to connect.
 
-        @param network: where to.
         @param host: from where.
         @return: whether it worked.
         """
@@ -551,8 +548,6 @@ class AuthorizedTests(PairTestCase):
         def check(*args: Any) -> str:
             """
             Take note.
-
-            @param args: key and address.
             """
             asked.extend(args)
             return "ada"
@@ -570,8 +565,6 @@ class AuthorizedTests(PairTestCase):
         def raises(*_: object) -> None:
             """
             Fail.
-
-            @param _: key and address.
             """
             raise ZeroDivisionError
 
@@ -626,7 +619,6 @@ class PerKeyTests(PairTestCase):
         """
         Connect twice with one key.
 
-        @param perKey: the option.
         @param options: more of the server's.
         @return: the first connection, the second's Deferred, network, server.
         """

@@ -157,8 +157,6 @@ class ConnectionsPossibleTests(SynchronousTestCase):
     def limit(self, soft: int) -> None:
         """
         Have a limit on open files.
-
-        @param soft: the limit.
         """
         self.patch(resource, "getrlimit", lambda what: (soft, soft))
 

@@ -41,9 +41,6 @@ class StopTestCase(PairTestCase):
     def fill(self, network: MemoryNetwork, server: Server) -> None:
         """
         Let the clients come, and some of them stop reading what they are sent.
-
-        @param network: where to.
-        @param server: the server.
         """
         connecting = [
             self.connecting(network, f"10.0.{number // 50}.1", key=CLIENT_KEY)
@@ -67,8 +64,6 @@ class StopTestCase(PairTestCase):
         """
         Check that all is over within the deadline.
 
-        @param network: where.
-        @param server: the server.
         @param stopped: fires when it has stopped.
         """
         network.deliver()

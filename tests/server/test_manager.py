@@ -123,7 +123,6 @@ class WhoseTests(HubTestCase):
         Deliver all.
 
         @param deferred: what fires then.
-        @return: the same.
         """
         self.network.deliver()
         return deferred
@@ -319,7 +318,6 @@ class RoomTests(HubTestCase):
         """
         Let a service try once more.
 
-        @param service: the service.
         @return: fails with what it failed with.
         """
         waiting = service.whenConnected(1)
@@ -505,8 +503,6 @@ class RegistryTests(HubTestCase):
     def sent(self, data: str) -> Deferred[None]:
         """
         Send, and deliver.
-
-        @param data: what.
         """
         sent = self.near.sendData(data)
         self.network.deliver()

@@ -83,7 +83,6 @@ class ActivityLogTests(SynchronousTestCase):
         """
         Write an entry.
 
-        @param connections: where.
         @param number: its port and time.
         @param event: what happened.
         """

@@ -42,7 +42,7 @@ class Open:
 
     def __init__(self, port: IListeningPort) -> None:
         """
-        @param port: the port.
+        @param port: where it is to listen.
         """
         self._port = port
 
@@ -62,7 +62,6 @@ def listening(factory: AESMServerFactory, ports: Iterable[IListeningPort]) -> Se
 
     @param factory: builds the protocols.
     @param ports: at least one.
-    @return: the server.
     """
     server = Server(*map(Open, ports), factory=factory)
     server.startService()
@@ -432,8 +431,6 @@ class StopTests(PairTestCase):
         def decide(*_: object) -> Deferred[str]:
             """
             Take time.
-
-            @param _: who and where.
             """
             decisions.append(Deferred())
             return decisions[-1]
@@ -577,7 +574,6 @@ class SlowEndpoint:
         """
         Begin to listen.
 
-        @param protocolFactory: not used.
         @see: L{IStreamServerEndpoint}
         """
         self.attempts.append(Deferred())
@@ -592,10 +588,6 @@ class TakenReactor(MemoryReactorClock):
     def listenTCP(self, port: int, *args: Any, **kwargs: Any) -> Any:
         """
         Listen, except on port 1.
-
-        @param port: which.
-        @param args: more.
-        @param kwargs: more.
         """
         if port == 1:
             raise CannotListenError("", port, OSError("in use"))

@@ -43,7 +43,6 @@ class Keeper(ConnectionOwner):
         Take note.
 
         @param connection: whose session is over.
-        @param reason: why.
         """
         self.sessions.discard(connection)
         self.over.append((connection.session.name, reason))
