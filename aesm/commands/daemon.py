@@ -119,16 +119,19 @@ class AESMService(Service):
 
     def _cbListening(self, server: Server) -> None:
         """
-        Say where clients find the server.
-
-        @param server: it listens.
+        Have clients told where to find the server, once the reactor runs.
         """
         for place in self._places:
             line = clientLine(
                 place.port.getHost(), str(server.publicKey), self._clientOptions
             )
             if line is not None:
-                _log.info("clients connect with: {line}", line=line)
+                # Not before: who starts us waits for this line, and may send a
+                # signal then.  Twisted and startService heed those by now; until
+                # then SIGTERM and SIGHUP kill the process.
+                self._reactor.callWhenRunning(
+                    _log.info, "clients connect with: {line}", line=line
+                )
 
     def _ebCannotListen(self, failure: Failure) -> None:
         """

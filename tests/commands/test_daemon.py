@@ -114,11 +114,14 @@ class ServiceTests(TapTestCase):
 
     def test_says(self) -> None:
         """
-        The log shows what to type at a client.
+        The log shows what to type at a client, once the reactor runs: who waits for
+        that may send signals.
         """
         service = self.serve()
         with capturedLogs() as events:
             service.startService()
+            self.assertFalse([event for event in events if "line" in event])
+            self.reactor.run()
         lines = [event["line"] for event in events if "line" in event]
         key = service.server.factory.publicKey
         self.assertEqual(lines, [f"aesm connect tcp:HOST:8765 --pin {key}"])
@@ -159,6 +162,7 @@ class ServiceTests(TapTestCase):
         service.startService()
         with capturedLogs() as events:
             late.listening.callback(_Port())
+            self.reactor.run()
         self.assertEqual([event for event in events if "line" in event], [])
 
     def test_cannotListenLater(self) -> None:

@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 
 from tests import ROOT
-from tests.system.test_commands import Process, ProcessTestCase
+from tests.system.test_commands import Process, ProcessTestCase, freePort
 
 EXAMPLE = Path("examples") / "chat_window.py"
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
@@ -99,14 +99,14 @@ class ChatTests(ProcessTestCase):
         A client at a terminal outlives its server, says what that may not have got,
         and joins the next; Ctrl-C ends it.
         """
-        server, endpoint = self.serve("--handler", "chat")
-        alice = self.chat(endpoint, "alice", terminal=True)
+        port = freePort()
+        server = self.serveAt(port, "--handler", "chat")
+        alice = self.chat(f"tcp:127.0.0.1:{port}", "alice", terminal=True)
         self.assertStops(server)
         alice.expect(r"! .*; trying again in ")
         alice.type("anybody?\r")
         before = len(alice.output)
-        again = self.twistd("--handler", "chat", "--listen", self.listenAgain(endpoint))
-        again.expect("listening on")
+        again = self.serveAt(port, "--handler", "chat")
         alice.expect(rf"(?s)\A.{{{before}}}.*\* you are alice in lobby")
         alice.expect("! this may not have arrived: anybody\\?")
         alice.type("\x03")
@@ -124,14 +124,6 @@ class ChatTests(ProcessTestCase):
         self.assertEqual(alice.wait(), 128 + 15, alice.said())
         self.assertTrue(alice.output.endswith("\r\n\x1b[?2004l"), alice.said())
         bob.expect("alice has left lobby")
-
-    def listenAgain(self, endpoint: str) -> str:
-        """
-        Say where a server listens that takes another one's place.
-
-        @param endpoint: the clients'.
-        """
-        return f"tcp:{endpoint.rpartition(':')[2]}:interface=127.0.0.1"
 
     def test_noServer(self) -> None:
         """

@@ -1,8 +1,10 @@
 """
 C{twistd aesm} and C{aesm connect} as processes, as an operator runs them.
 
-Nothing here sleeps: each step waits for the output that it is about, a minute at
-the most, since machines differ.
+Nothing here sleeps: each step waits for the output that it is about, two minutes at
+the most, since machines differ and may have other things to do.  A process that has
+been started need not listen, or heed signals: L{ProcessTestCase.serve} and
+L{ProcessTestCase.serveAt} wait until it does.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import contextlib
 import json
 import os
 import pty
+import random
 import re
 import selectors
 import signal
@@ -28,10 +31,26 @@ from twisted.trial.unittest import SynchronousTestCase
 import aesm
 from aesm.trust.keys import PSK, PrivateKey
 
-PATIENCE = 60.0  # seconds
+PATIENCE = 120.0  # seconds
 TWISTD = "from twisted.scripts.twistd import run; run()"
 KEY = "[A-Za-z0-9+/]{43}="
 AT = r"\d\d:\d\d:\d\d"  # a local time
+RUNS = r"aesm connect (\S+) "  # what a server says once it heeds signals, too
+
+# Below what systems give to those who ask for any port (RFC 6335 has 49152 and up,
+# Linux 32768 and up), among them all outgoing connections.
+FREE_PORTS = range(15000, 32000)
+
+
+def freePort() -> int:
+    """
+    Find a port for servers that come and go: nothing listens on it, and nobody is
+    given it while there is no server.
+    """
+    while True:
+        port = random.choice(FREE_PORTS)
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 def environment(home: Path) -> dict[str, str]:
@@ -212,7 +231,7 @@ class ProcessTestCase(SynchronousTestCase):
 
     def twistd(self, *arguments: str) -> Process:
         """
-        Start a server.
+        Start a server, and do not wait for it.
 
         @param arguments: what follows C{twistd -n aesm}.
         """
@@ -220,13 +239,25 @@ class ProcessTestCase(SynchronousTestCase):
 
     def serve(self, *arguments: str) -> tuple[Process, str]:
         """
-        Start a server on a port of its own, and wait until it listens.
+        Start a server on a port of its own, and wait until it runs.
 
         @param arguments: what follows C{twistd -n aesm}.
         @return: it, and the endpoint for its clients.
         """
-        server = self.twistd("--listen", "tcp:0:interface=127.0.0.1", *arguments)
-        return server, server.expect(r"aesm connect (tcp:127\.0\.0\.1:\d+) ")[1]
+        server = self.serveAt(0, *arguments)
+        return server, server.expect(RUNS)[1]
+
+    def serveAt(self, port: int, *arguments: str) -> Process:
+        """
+        Start a server, and wait until it runs.
+
+        @param port: its port; 0 for any.
+        @param arguments: what follows C{twistd -n aesm}.
+        """
+        listen = f"tcp:{port}:interface=127.0.0.1"
+        server = self.twistd("--listen", listen, *arguments)
+        server.expect(RUNS)
+        return server
 
     def connect(self, *arguments: str, terminal: bool = False) -> Process:
         """
@@ -455,16 +486,14 @@ class RefusalTests(ProcessTestCase):
         """
         The server has another key than last time; C{aesm known --forget} helps.
         """
-        first, endpoint = self.serve("--key", "one.pem")
+        port = freePort()
+        endpoint = f"tcp:127.0.0.1:{port}"
+        first = self.serveAt(port, "--key", "one.pem")
         client = self.join(first, endpoint)
         client.end()
         self.assertEqual(client.wait(), 0, client.said())
         self.assertStops(first)
-        port = endpoint.rpartition(":")[2]
-        second = self.twistd(
-            "--listen", f"tcp:{port}:interface=127.0.0.1", "--key", "two.pem"
-        )
-        second.expect("aesm connect")
+        second = self.serveAt(port, "--key", "two.pem")
         client = self.connect(endpoint)
         self.assertSentence(client, "somebody may be in between", "known_servers")
         command = re.search(r"`aesm (known --forget \S+)`", client.errors)
@@ -558,7 +587,8 @@ class StopTests(ProcessTestCase):
         A server that is gone without a word is one line, too; at the end of the input
         it is said what may not have arrived, and another server is found.
         """
-        server, endpoint = self.serve()
+        port = freePort()
+        server, endpoint = self.serveAt(port), f"tcp:127.0.0.1:{port}"
         leaving, staying = self.join(server, endpoint), self.join(server, endpoint)
         leaving.type("known\n")
         staying.expect(f"^{AT} known$")
@@ -567,8 +597,7 @@ class StopTests(ProcessTestCase):
             client.expect("^aesm: .*; connecting again$", "errors")
             client.type("kept\n")
         leaving.end()
-        listen = f"tcp:{endpoint.rpartition(':')[2]}:interface=127.0.0.1"
-        again = self.twistd("--listen", listen)
+        again = self.serveAt(port)
         staying.expect("^aesm: connected again, in a new session$", "errors")
         staying.expect("^aesm: line 1 of the input may not have arrived$", "errors")
         staying.end()
@@ -642,6 +671,7 @@ class ServerTests(ProcessTestCase):
         client.end()
         client.wait()
         server.expect(" lost ")
+        self.assertStops(server)  # the log on the screen is written before the file
         log = self.home / "activity.json"
         self.assertEqual(stat.S_IMODE(log.stat().st_mode), 0o600)
         entries = [json.loads(line) for line in log.read_text().splitlines()]

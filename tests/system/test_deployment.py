@@ -24,7 +24,7 @@ from aesm.commands.tap import Options
 from aesm.testing import MemoryNetwork
 from tests import ROOT
 from tests.support.pairs import SERVER_KEY, PairTestCase
-from tests.system.test_commands import AT, TWISTD, Process, ProcessTestCase
+from tests.system.test_commands import AT, RUNS, TWISTD, Process, ProcessTestCase
 
 TWIST = "from twisted.application.twist._twist import Twist; Twist.main()"
 
@@ -235,7 +235,7 @@ class ForwarderTests(ProcessTestCase):
             *("--listen", "haproxy:tcp:0:interface=127.0.0.1"),
             *("--activity-log", "activity.json", *options),
         )
-        self.server.expect("listening on")
+        self.server.expect(RUNS)
         self.port = self.server.expect(r"starting on (\d+)$")[1]
         texts = [header.hex() for header in headers]
         forwarder = self.start("-c", FORWARDER, self.port, *texts)

@@ -6,10 +6,9 @@ back with another key.
 from __future__ import annotations
 
 import random
-import socket
 
 from aesm.trust.keys import PrivateKey
-from tests.system.test_commands import Process, ProcessTestCase
+from tests.system.test_commands import Process, ProcessTestCase, freePort
 
 KILLS = 50
 CLIENT = """
@@ -88,9 +87,7 @@ class RestartTests(ProcessTestCase):
         super().setUp()
         for name in ("first", "second"):
             PrivateKey.generate().save(self.home / name)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = freePort()
         self.servers = self.start("-uc", SERVERS, str(port))
         self.addCleanup(self.endServers)
         self.client = self.start("-c", CLIENT, f"tcp:127.0.0.1:{port}")
