@@ -1,6 +1,6 @@
 """
-A chat: what people can open to see aesm at work, and an example of a handler
-with rules of its own.
+A chat: what people can open to see aesm at work, and an example of a handler with
+rules of its own.
 
 L{aesm.chat.rules} says who may do what, without I/O; L{aesm.chat.handler} puts
 it into a server.  L{aesm.chat.client} is what every client needs;

@@ -53,9 +53,9 @@ class Display(Protocol):
 
 class ChatView:
     """
-    What one has seen of the chat: who one is, where, and with whom.
+    What a client has seen of the chat: its own name and room, and who else is there.
 
-    @ivar name: one's own name, empty until the server says so.
+    @ivar name: its own name, empty until the server says so.
     @ivar room: the room, empty until the server says so.
     """
 
@@ -84,9 +84,6 @@ class ChatView:
     def join(self, nick: str) -> list[str]:
         """
         Begin a session: ask for the name, and go to the room, of the last one.
-
-        @param nick: the name to ask for where one had none.
-        @return: what to send.
         """
         self.forget()
         command = "/regain" if self._hasJoined else "/nick"
@@ -100,10 +97,9 @@ class ChatView:
         """
         Take note of a line of the server.
 
-        @param line: anything.
-        @param when: Unix seconds, when it was sent.
         @return: what to show, printable characters.
         """
+        # First of all, so that nothing below has to think of control characters.
         line = escape(line)
         head, _, text = line.partition(": ")
         match head.split(" "):
@@ -146,8 +142,6 @@ class ChatView:
     def _add(self, name: str) -> None:
         """
         Take note that somebody is here.
-
-        @param name: who.
         """
         if len(self._present) < MAX_PRESENT:
             self._present[name] = None
@@ -157,7 +151,6 @@ def _clock(when: float) -> str:
     """
     Write a time of day.
 
-    @param when: Unix seconds, as a peer says.
     @return: C{HH:MM}, local time.
     """
     try:
@@ -168,10 +161,7 @@ def _clock(when: float) -> str:
 
 def _clockOf(text: str) -> str:
     """
-    Write the time of day of a line that is not new.
-
-    @param text: the time as the server writes it.
-    @return: as L{_clock}.
+    Write the time of day of a line of a room's history, C{YYYY-MM-DDTHH:MM:SSZ}.
     """
     try:
         return _clock(datetime.fromisoformat(text).timestamp())
@@ -181,9 +171,9 @@ def _clockOf(text: str) -> str:
 
 class ChatClient:
     """
-    Somebody in the chat: a L{Watcher<aesm.client.observer.Watcher>} of a service.
+    A client of the chat: a L{Watcher<aesm.client.observer.Watcher>} of a service.
 
-    @ivar view: what they have seen of it.
+    @ivar view: what it has seen of it.
     @ivar state: C{"connecting"}, C{"connected"}, C{"waiting"} to connect again,
         or C{"over"}.
     """
@@ -197,11 +187,6 @@ class ChatClient:
         **options: Any,
     ) -> None:
         """
-        @param clock: the reactor.
-        @param endpoint: where the server is.
-        @param nick: the name to ask for.
-        @param display: what shows it.
-        @param options: as L{WatchedService}.
         @raise ValueError: the endpoint or an option cannot be used.
         """
         self.view = ChatView()
@@ -228,13 +213,13 @@ class ChatClient:
         Send a line, once there is a connection; C{/quit} leaves.  If it may not
         arrive, the display says so.
 
-        @param text: what was typed.
         @return: fires when there is room for another; None before there was a
             connection.
         """
         if text.strip() == "/quit":
             self.leave()
             return None
+        # A terminal can deliver half a surrogate pair, which UTF-8 cannot write.
         whole = text.encode("utf-8", "replace").decode("utf-8")
         self._service.sendData(whole).addErrback(self._ebUnsent, text)
         if self._connection is None:
@@ -262,8 +247,6 @@ class ChatClient:
     def connected(self, connection: Connection) -> None:
         """
         Begin a session, or go on with it.
-
-        @param connection: the connection.
         """
         if connection is not self._connection:
             for line in self.view.join(self._nick):
@@ -274,9 +257,6 @@ class ChatClient:
     def waiting(self, reason: BaseException, delay: float) -> None:
         """
         Show that there is no connection.
-
-        @param reason: why.
-        @param delay: when we try again, seconds.
         """
         self._enter("waiting")
         words = escape(str(reason)).rstrip(".")
@@ -304,8 +284,6 @@ class ChatClient:
     async def _receive(self) -> None:
         """
         Show what comes.
-
-        @raise Exception: what trying again would not mend.
         """
         while True:
             try:
@@ -318,13 +296,11 @@ class ChatClient:
                 self._display.changed()
                 if showing is not None:
                     await showing
-        await self._service.whenConnected()  # says why it has stopped
+        await self._service.whenConnected()  # fails with why it has stopped
 
     def _enter(self, state: str) -> None:
         """
         Be in another state.
-
-        @param state: which.
         """
         self.state = state
         self._display.changed()
@@ -332,9 +308,6 @@ class ChatClient:
     def _ebUnsent(self, failure: Failure, text: str) -> None:
         """
         Show that a line may not have arrived.
-
-        @param failure: why.
-        @param text: the line.
         """
         failure.trap(AESMError)
         self._display.show(f"! this may not have arrived: {escape(text)}")
@@ -343,7 +316,5 @@ class ChatClient:
 def _ebGone(failure: Failure) -> None:
     """
     Wait no more for a connection that is gone; there will be another one.
-
-    @param failure: L{ConnectionClosed}.
     """
     failure.trap(ConnectionClosed)

@@ -24,7 +24,6 @@ def cellsOf(text: str) -> int:
     """
     Measure text on a terminal.
 
-    @param text: printable characters.
     @return: columns.
     @see: Unicode Standard Annex 11
     """
@@ -35,7 +34,6 @@ def _cells(character: str) -> int:
     """
     Measure a character on a terminal.
 
-    @param character: a printable one.
     @return: 0 if it stands on the one before, 2 if it is wide, else 1.
     """
     if unicodedata.category(character) in ("Mn", "Me", "Cf"):
@@ -47,7 +45,6 @@ class LineEditor:
     """
     A line that somebody types, and those before.
 
-    @ivar text: what is typed.
     @ivar cursor: before which of its characters the cursor is.
     """
 
@@ -70,6 +67,7 @@ class LineEditor:
         @param text: any; what is no printable character is replaced.
         """
         text = oneLine(text)
+        # The bound is in bytes, and characters cannot be cut.
         while sizeOf(self.text) + sizeOf(text) > self._limit:
             text = text[:-1]
             if not text:
@@ -150,8 +148,6 @@ class LineEditor:
     def take(self) -> str:
         """
         Finish the line.
-
-        @return: the line.
         """
         line = self.text
         if line.strip() and self._history[-1:] != [line]:
@@ -170,6 +166,10 @@ class LineEditor:
         @return: the part of the text around the cursor that fits, and the
             column of the cursor in it.
         """
+        # The first character shown stays where it was while the cursor is in sight,
+        # so that the line does not jump.  It moves as little as it must: not behind
+        # the cursor, not so far to the left that the cursor would be out of sight, and
+        # not so far to the right that columns stay empty while there is text before.
         earliest = self._fitting(self.cursor, width)
         latest = min(self.cursor, self._fitting(len(self.text), width))
         first = self._first = min(max(self._first, earliest), latest)
@@ -183,7 +183,6 @@ class LineEditor:
         """
         Find the beginning of the longest part of the text that fits.
 
-        @param end: where the part ends.
         @param width: columns, with one that stays free.
         """
         first, used = end, 0
@@ -213,8 +212,6 @@ class LineEditor:
     def _removeFrom(self, position: int) -> None:
         """
         Remove what is before the cursor.
-
-        @param position: from where.
         """
         self.text = self.text[:position] + self.text[self.cursor :]
         self.cursor = position

@@ -36,7 +36,6 @@ class ChatHandler:
         self, connections: Connections, clock: Callable[[], float] = time.time
     ) -> None:
         """
-        @param connections: the server's registry; the chat has its own.
         @param clock: tells the time, Unix seconds.
         """
         self._chat = Chat()
@@ -45,8 +44,6 @@ class ChatHandler:
     def connectionAccepted(self, connection: Connection) -> None:
         """
         Ask somebody for a name.
-
-        @param connection: who.
         """
         identity = f"{connection.peer} {connection.peerName or ''}"
         _deliver(self._chat.joined(connection, identity))
@@ -55,33 +52,28 @@ class ChatHandler:
         """
         Act on a line.
 
-        @param connection: whose.
-        @param packet: the line.
         @return: fires when there is room for more answers to whom it is from.
         """
+        # Only who writes waits: one who does not read the answers is held back, and
+        # the others are not.
         _deliver(self._chat.received(connection, packet.data, self._clock()))
         return connection.drain().addErrback(_ebGone)
 
     def connectionLost(self, connection: Connection, reason: AESMError) -> None:
         """
-        Tell the others that somebody is gone.
-
-        @param connection: who.
-        @param reason: why; the others are not told.
+        Tell the others that somebody is gone, but not why.
         """
         _deliver(self._chat.left(connection))
 
 
 def _deliver(lines: Lines) -> None:
     """
-    Send lines, and wait for nobody: who is too slow is closed with 4000, and who
-    does not take messages of that size with 1009.
-
-    @param lines: whom to send what.
+    Send lines, and wait for nobody: clients that are too slow are closed with 4000,
+    and those that do not take messages of that size with 1009.
     """
     for connection, line in lines:
         sent = connection.sendData(line)
-        # Nobody looks at an acknowledgement, which therefore costs nothing.
+        # An acknowledgement that nobody looks at costs nothing: no errback for it.
         if not isinstance(sent, Acknowledgement):
             sent.addErrback(_ebRefused, connection)
 
@@ -89,9 +81,6 @@ def _deliver(lines: Lines) -> None:
 def _ebRefused(failure: Failure, connection: Connection) -> None:
     """
     Close a client that does not take messages of this size.
-
-    @param failure: what became of sending.
-    @param connection: its connection.
     """
     failure.trap(MessageTooBig)
     connection.closeWith(CloseCode.TOO_BIG, "a line for you is larger than you take")
@@ -100,7 +89,5 @@ def _ebRefused(failure: Failure, connection: Connection) -> None:
 def _ebGone(failure: Failure) -> None:
     """
     Wait no more for a client that is gone.
-
-    @param failure: what became of waiting.
     """
     failure.trap(ConnectionClosed)

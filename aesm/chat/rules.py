@@ -53,7 +53,7 @@ class _Room:
     A room and who is in it.
 
     @ivar name: as it is shown.
-    @ivar present: who is in it, by folded name, in the order of coming.
+    @ivar present: who is in it, by folded name, in the order of arrival.
     @ivar history: the recent lines, the oldest first.
     @ivar historySize: their length in bytes of UTF-8.
     """
@@ -65,9 +65,7 @@ class _Room:
 
     def remember(self, line: str) -> None:
         """
-        Keep a line, and forget old ones over the bounds.
-
-        @param line: for whoever comes later.
+        Keep a line for those who come later, and drop old ones over the bounds.
         """
         self.history.append(line)
         self.historySize += sizeOf(line)
@@ -90,6 +88,26 @@ class _Person:
     identity: str
     name: str = ""
     room: _Room | None = None
+
+
+# Three registries have to agree, and each is changed in one place:
+#
+#   _people   by member: everybody who is connected, with a name or without
+#   _named    by folded name: those who have a name (_name, _unname)
+#   _rooms    by folded name: the rooms; each has those present by folded name (_enter,
+#             _depart)
+#
+# Somebody has a name if and only if they are in a room: the first name leads into the
+# default room, and whoever moves departs and enters in one step.  Names are compared
+# folded everywhere, so that nobody can take one that only looks different.
+#
+# What a member can make us hold is bounded: one name, one room, and in that room a
+# history with a limit on its bytes; rooms in all.  A room without people is dropped,
+# with its history, but for the default room.
+#
+# Nothing is sent from within: a method collects lines in _output and hands them over at
+# its end, in order, so that no member who is told something can change what another
+# is told in the middle of a step.
 
 
 class Chat:
@@ -115,9 +133,7 @@ class Chat:
         """
         Somebody has connected.
 
-        @param member: what the caller calls them.
         @param identity: what proves who they are: the same text for the same key.
-        @return: what to send.
         """
         person = self._people[member] = _Person(member, oneLine(identity).strip())
         self._tell(person, "note: choose a name: /nick NAME; /help lists the commands")
@@ -126,9 +142,6 @@ class Chat:
     def left(self, member: Hashable) -> Lines:
         """
         Somebody is gone.
-
-        @param member: who, as in C{joined}.
-        @return: what to send, to others.
         """
         self._unname(self._people.pop(member))
         return self._take()
@@ -137,14 +150,12 @@ class Chat:
         """
         Somebody has sent a message.
 
-        @param member: who, as in C{joined}.
-        @param data: the message.
         @param now: the time in Unix seconds.
-        @return: what to send.
         """
         person = self._people[member]
         if not isinstance(data, str):
             self._tell(person, "error: only text can be sent here")
+        # The first of the two is cheap, and spares tidying up what is too long.
         elif len(data) > MAX_LINE or sizeOf(text := oneLine(data).strip()) > MAX_LINE:
             self._tell(person, f"error: a line has at most {MAX_LINE} bytes")
         elif text.startswith("/") and not text.startswith("//"):
@@ -159,7 +170,6 @@ class Chat:
         """
         Carry out a command.
 
-        @param person: whose.
         @param text: the command without its slash.
         """
         word, _, rest = text.partition(" ")
@@ -173,9 +183,6 @@ class Chat:
     def _nick(self, person: _Person, argument: str) -> None:
         """
         Take a name that nobody has.
-
-        @param person: who.
-        @param argument: the name.
         """
         name = tidyName(argument)
         if name is None:
@@ -187,12 +194,9 @@ class Chat:
 
     def _regain(self, person: _Person, argument: str) -> None:
         """
-        Take a name from another connection that has the same key: after a network
-        failed, the server may still think the old one alive.
-
-        @param person: who.
-        @param argument: the name.
+        Take a name from another connection that has the same key.
         """
+        # After a network has failed, the server may take the old one for alive yet.
         former = self._named.get(foldName(argument))
         if former not in (None, person) and former.identity == person.identity:
             self._unname(former)
@@ -204,9 +208,6 @@ class Chat:
     def _join(self, person: _Person, argument: str) -> None:
         """
         Go to another room, which is made if it is not there.
-
-        @param person: who.
-        @param argument: the room.
         """
         name = tidyName(argument)
         if name is None:
@@ -224,18 +225,12 @@ class Chat:
     def _leave(self, person: _Person, argument: str) -> None:
         """
         Go back to the default room.
-
-        @param person: who.
-        @param argument: is not used.
         """
         self._join(person, DEFAULT_ROOM)
 
     def _msg(self, person: _Person, argument: str) -> None:
         """
         Tell somebody something in private.
-
-        @param person: who.
-        @param argument: whom, and what.
         """
         to, _, text = argument.partition(" ")
         other = self._find(person, to)
@@ -252,9 +247,6 @@ class Chat:
     def _who(self, person: _Person, argument: str) -> None:
         """
         List who is in a room.
-
-        @param person: who asks.
-        @param argument: the room; empty for their own.
         """
         room = self._rooms.get(foldName(argument)) if argument else person.room
         if room is None:
@@ -265,9 +257,6 @@ class Chat:
     def _listRooms(self, person: _Person, argument: str) -> None:
         """
         List the rooms.
-
-        @param person: who asks.
-        @param argument: is not used.
         """
         rooms = list(self._rooms.values())[:MAX_LISTED]
         names = " ".join(f"{room.name}={len(room.present)}" for room in rooms)
@@ -276,9 +265,6 @@ class Chat:
     def _whois(self, person: _Person, argument: str) -> None:
         """
         Show what proves who somebody is.
-
-        @param person: who asks.
-        @param argument: about whom.
         """
         other = self._find(person, argument)
         if other is not None:
@@ -287,9 +273,6 @@ class Chat:
     def _help(self, person: _Person, argument: str) -> None:
         """
         List the commands.
-
-        @param person: who asks.
-        @param argument: is not used.
         """
         for word, command in _COMMANDS.items():
             self._tell(person, f"note: /{word} {command.usage}")
@@ -301,8 +284,6 @@ class Chat:
         """
         Say something in a room.
 
-        @param person: who.
-        @param text: what, one line.
         @param now: the time in Unix seconds.
         """
         room = person.room
@@ -317,10 +298,8 @@ class Chat:
 
     def _name(self, person: _Person, name: str) -> None:
         """
-        Give somebody a name, and a place in the default room if it is the first.
-
-        @param person: who.
-        @param name: a name that nobody else has.
+        Give somebody a name that nobody else has, and a place in the default room if
+        it is their first.
         """
         former, room = person.name, person.room
         person.name = name
@@ -336,8 +315,6 @@ class Chat:
     def _unname(self, person: _Person) -> None:
         """
         Take away somebody's name and place.
-
-        @param person: who.
         """
         self._depart(person)
         if person.name:
@@ -349,7 +326,6 @@ class Chat:
         Bring somebody into a room: they are told who is there and what was said.
 
         @param person: somebody with a name and no room.
-        @param name: the room's; it is made if it is not there.
         """
         room = self._rooms.get(foldName(name)) or self._openRoom(name)
         self._tellRoom(room, f"join {room.name} {person.name}")
@@ -363,8 +339,6 @@ class Chat:
     def _depart(self, person: _Person) -> None:
         """
         Take somebody out of their room, which ends when it is empty.
-
-        @param person: somebody with a room.
         """
         room = person.room
         if room is None:
@@ -378,9 +352,6 @@ class Chat:
     def _openRoom(self, name: str) -> _Room:
         """
         Make a room.
-
-        @param name: its name, which no other has.
-        @return: the room.
         """
         room = self._rooms[foldName(name)] = _Room(name)
         return room
@@ -390,8 +361,6 @@ class Chat:
         Look somebody up.
 
         @param person: who asks, and is told if there is nobody.
-        @param name: about whom.
-        @return: who that is, or None.
         """
         other = self._named.get(foldName(name))
         if other is None:
@@ -401,9 +370,6 @@ class Chat:
     def _list(self, person: _Person, room: _Room) -> None:
         """
         Tell somebody who is in a room.
-
-        @param person: whom.
-        @param room: which.
         """
         names = [other.name for other in room.present.values()][:MAX_LISTED]
         self._tell(person, f"who {room.name} {len(room.present)}: {' '.join(names)}")
@@ -411,8 +377,6 @@ class Chat:
     def _refuseName(self, person: _Person) -> None:
         """
         Say what a name is.
-
-        @param person: whom.
         """
         self._tell(
             person,
@@ -422,18 +386,12 @@ class Chat:
     def _tell(self, person: _Person, line: str) -> None:
         """
         Send somebody a line.
-
-        @param person: whom.
-        @param line: what.
         """
         self._output.append((person.member, line))
 
     def _tellRoom(self, room: _Room, line: str) -> None:
         """
         Send all in a room a line.
-
-        @param room: which.
-        @param line: what.
         """
         for person in room.present.values():
             self._tell(person, line)

@@ -7,8 +7,7 @@ said::
         StandardIO(KeyReader(terminal), reactor=reactor)
 
 C{twisted.conch.insults} tells keys from control sequences and knows those to
-write; the line itself is L{aesm.chat.editor}'s.  It is always one row of the
-screen, so that what comes in need not know how the terminal wraps.
+write; the line itself is L{aesm.chat.editor}'s.
 """
 
 from __future__ import annotations
@@ -49,12 +48,20 @@ NARROWEST = 8  # columns for the text, whatever the prompt
 _KEY: Any = vars(ServerProtocol)  # insults names keys at run time
 
 
+# How it is drawn
+#
+# The screen is never redrawn as a whole, and what has scrolled away stays in the
+# terminal's own history.  The cursor is always somewhere in the one row of the prompt
+# and the line that is typed, the last row written to; so a line that comes in erases
+# that row, is written in its place, and the row is drawn again below it (`show`).  That
+# the row is one row is what `LineEditor.window` sees to: the text that does not fit is
+# not shown, and nothing here has to know how a terminal wraps.
+
+
 @contextmanager
 def rawTerminal(descriptor: int) -> Iterator[None]:
     """
     Get every key as it is pressed, and leave the terminal as it was.
-
-    @param descriptor: the terminal's.
     """
     attributes = termios.tcgetattr(descriptor)
     isBlocking = os.get_blocking(descriptor)
@@ -75,17 +82,12 @@ class KeyReader(ServerProtocol):
     """
 
     def __init__(self, terminalProtocol: ChatTerminal) -> None:
-        """
-        @param terminalProtocol: who takes the keys.
-        """
         super().__init__(lambda: terminalProtocol)
         self._keys = terminalProtocol
 
     def dataReceived(self, data: bytes) -> None:
         """
         Hand over keys.
-
-        @param data: as the terminal sends them.
         """
         super().dataReceived(data)
         self._keys.changed()
@@ -146,7 +148,6 @@ class ChatTerminal(TerminalProtocol):
         """
         Write a line above the one that is typed.
 
-        @param line: printable characters.
         @return: fires when the terminal takes more; None for now.
         """
         if self._isOpen:
@@ -206,8 +207,6 @@ class ChatTerminal(TerminalProtocol):
     def unhandledControlSequence(self, seq: bytes) -> None:
         """
         Act on what insults does not know: the ends of what is pasted, and keys.
-
-        @param seq: the control sequence.
         """
         if seq in (PASTE_BEGINS, PASTE_ENDS):
             self._pasting = seq == PASTE_BEGINS
@@ -217,8 +216,6 @@ class ChatTerminal(TerminalProtocol):
     def connectionLost(self, reason: Failure | None = None) -> None:
         """
         The terminal is gone.
-
-        @param reason: nothing of interest.
         """
         wasOpen, self._isOpen = self._isOpen, False
         self.resumeProducing()
@@ -255,7 +252,7 @@ class ChatTerminal(TerminalProtocol):
         """
         columns = max(self._width(), 2 * NARROWEST)
         prompt = self._prompt()
-        while cellsOf(prompt) > columns - NARROWEST:
+        while cellsOf(prompt) > columns - NARROWEST:  # its end says whose line it is
             prompt = prompt[1:]
         text, cursor = self._editor.window(columns - cellsOf(prompt))
         self.terminal.write(b"\r" + (prompt + text).encode("utf-8", "replace"))

@@ -25,7 +25,6 @@ def oneLine(text: str) -> str:
     Make text safe to stand in a line: no control character, no line or paragraph
     separator, nothing that reorders or hides what stands around it.
 
-    @param text: any text.
     @return: as many characters: a space for what would break the line or is a
         tab, U+FFFD for other such characters, and all else as it was.
     """
@@ -35,9 +34,6 @@ def oneLine(text: str) -> str:
 def _oneLineCharacter(character: str) -> str:
     """
     Replace a character that must not stand in a line.
-
-    @param character: one character.
-    @return: itself or what stands for it.
     """
     category = unicodedata.category(character)
     if category in ("Cc", "Zl", "Zp"):
@@ -51,7 +47,6 @@ def tidyName(text: str) -> str | None:
     """
     Bring a name into the form in which it is shown.
 
-    @param text: what somebody wants to be called, or a room to be.
     @return: the name, NFKC: 1 to L{MAX_NAME} letters, digits, C{_}, C{-} and
         C{.}; or None if it is no name.
     """
@@ -79,7 +74,6 @@ def foldName(name: str) -> str:
     """
     Make the key under which names collide that differ in case or width only.
 
-    @param name: a name.
     @return: the key; not for showing.
     @see: Unicode Standard, section 3.13.5, D146 (compatibility caseless match)
     """
@@ -90,7 +84,6 @@ def sizeOf(text: str) -> int:
     """
     Measure text.
 
-    @param text: any text.
     @return: bytes of UTF-8.
     """
     return len(text.encode("utf-8", "surrogatepass"))

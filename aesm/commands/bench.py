@@ -10,7 +10,6 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Coroutine
 from statistics import median
 from typing import Any
 
@@ -18,11 +17,12 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.protocol import Protocol
 from twisted.internet.stdio import StandardIO
-from twisted.internet.task import deferLater, react
+from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from aesm.client.connect import connect
+from aesm.commands.main import CoroutineRunner
 from aesm.errors import AESMError
 from aesm.interfaces import IMessageHandler
 from aesm.messages.connection import Connection
@@ -50,16 +50,11 @@ class _Echo:
     def connectionAccepted(self, connection: Connection) -> None:
         """
         A client was let in.
-
-        @param connection: the client's.
         """
 
     def packetReceived(self, connection: Connection, packet: Packet) -> None:
         """
         A message came.
-
-        @param connection: the client's.
-        @param packet: the message.
         """
         if isinstance(packet.data, str):
             connection.sendData(packet.data)
@@ -67,28 +62,20 @@ class _Echo:
     def connectionLost(self, connection: Connection, reason: AESMError) -> None:
         """
         A client is gone.
-
-        @param connection: the client's.
-        @param reason: why.
         """
 
 
-class _UntilTheEnd(Protocol):
+class _InputEnd(Protocol):
     """
     Waits for the end of standard input.
     """
 
     def __init__(self) -> None:
-        """
-        Start to wait.
-        """
         self.ended: Deferred[None] = Deferred()
 
     def connectionLost(self, reason: Failure | None = None) -> None:
         """
         It has ended.
-
-        @param reason: how.
         """
         self.ended.callback(None)
 
@@ -99,11 +86,6 @@ class _Bench:
     """
 
     def __init__(self, reactor: IReactorTime, port: int, publicKey: PublicKey) -> None:
-        """
-        @param reactor: the reactor.
-        @param port: where the server is.
-        @param publicKey: its key.
-        """
         self._reactor = reactor
         self._port = port
         self._trust = Pinned(publicKey)
@@ -112,8 +94,6 @@ class _Bench:
     def connect(self) -> Deferred[Connection]:
         """
         Connect.
-
-        @return: fires with the connection.
         """
         return connect(
             self._reactor,
@@ -153,7 +133,6 @@ class _Bench:
         Send messages one way, until the server has all of them.
 
         @param size: bytes of each.
-        @param count: how many.
         @return: seconds for each.
         """
         client, data = await self.connect(), bytes(size)
@@ -161,10 +140,12 @@ class _Bench:
         start = time.perf_counter()
         for number in range(1, count + 1):
             last = client.sendData(data)
+            # Messages of one turn share records, which is what is fast; but a
+            # program also reads and does other things in between.
             if not number % burst:
                 await client.drain()
                 await deferLater(self._reactor, 0)
-        await last
+        await last  # acknowledgements are cumulative
         each = (time.perf_counter() - start) / count
         await client.close()
         return each
@@ -186,8 +167,6 @@ class _Bench:
 def _milliseconds(seconds: float) -> str:
     """
     Say how long something takes.
-
-    @param seconds: for one.
     """
     return f"{seconds * 1e3:.2f} ms"
 
@@ -195,8 +174,6 @@ def _milliseconds(seconds: float) -> str:
 def _rate(seconds: float) -> str:
     """
     Say how often something can be done.
-
-    @param seconds: for one.
     """
     return f"{1 / seconds:,.0f} /s"
 
@@ -204,56 +181,38 @@ def _rate(seconds: float) -> str:
 def _bandwidth(seconds: float) -> str:
     """
     Say how fast large messages go.
-
-    @param seconds: for one.
     """
     return f"{LARGE[0] / seconds / 1e6:,.0f} MB/s"
 
 
-def _run(main: Callable[..., Coroutine[Any, Any, None]], *arguments: object) -> int:
+async def _serve(reactor: Any) -> int:
     """
-    Run the reactor until something is done.
-
-    @param main: what to do, with the reactor.
-    @param arguments: with what else.
-    @return: the exit status.
-    """
-    try:
-        react(lambda reactor: Deferred.fromCoroutine(main(reactor, *arguments)))
-    except SystemExit as ended:
-        return int(ended.code or 0)
-    raise AssertionError("the reactor's end is a SystemExit")
-
-
-async def _serve(reactor: Any) -> None:
-    """
-    Be the server.
-
-    @param reactor: the reactor.
+    Be the server until standard input ends.
     """
     server = await listen(
         reactor,
         "tcp:0:interface=127.0.0.1",
         key=PrivateKey.generate(),
         handler=_Echo(),
-        handshakesPerHost=1e6,
+        handshakesPerHost=1e6,  # all of them come from here
     )
     print(server.address[1], server.publicKey, flush=True)
-    waiting = _UntilTheEnd()
-    StandardIO(waiting)
-    await waiting.ended
+    standardInput = _InputEnd()
+    StandardIO(standardInput)
+    await standardInput.ended
     await server.stop()
+    return 0
 
 
-async def _measure(reactor: IReactorTime, said: str) -> None:
+async def _measure(reactor: IReactorTime, said: str) -> int:
     """
     Be the client.
 
-    @param reactor: the reactor.
-    @param said: what the server said.
+    @param said: the server's port and public key, as it prints them.
     """
     port, _, publicKey = said.partition(" ")
     await _Bench(reactor, int(port), PublicKey.fromText(publicKey.strip())).run()
+    return 0
 
 
 def bench() -> int:
@@ -262,6 +221,8 @@ def bench() -> int:
 
     @return: the exit status.
     """
+    from twisted.internet import reactor
+
     with subprocess.Popen(
         [sys.executable, "-m", "aesm.commands.bench"],
         stdin=subprocess.PIPE,
@@ -270,8 +231,12 @@ def bench() -> int:
     ) as server:
         assert server.stdout is not None
         said = server.stdout.readline()
-        return _run(_measure, said) if said else 1  # it has said why
+        if not said:
+            return 1  # it has said why
+        return CoroutineRunner(reactor).run(lambda: _measure(reactor, said))
 
 
 if __name__ == "__main__":
-    sys.exit(_run(_serve))
+    from twisted.internet import reactor
+
+    sys.exit(CoroutineRunner(reactor).run(lambda: _serve(reactor)))

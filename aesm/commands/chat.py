@@ -2,7 +2,7 @@
 C{aesm chat}: the chat for people at a terminal, and line by line for everything
 else::
 
-    Program(reactor).run(lambda: runChat(reactor, "tcp:127.0.0.1:8765", "alice"))
+    status = await runChat(reactor, "tcp:127.0.0.1:8765", "alice")
 
 Either way it connects again whenever it is cut off.  Line by line it ends with its
 input, and where the first attempt fails.
@@ -20,9 +20,9 @@ from zope.interface import provider
 
 from aesm.chat.client import ChatClient, ChatView
 from aesm.chat.screen import ChatTerminal, KeyReader, rawTerminal
-from aesm.commands.connect import isEndpoint, runTalk
+from aesm.commands.connect import checkEndpoint, runLineClient
 from aesm.commands.formats import PLAIN, Form
-from aesm.commands.main import complain, sayTrust
+from aesm.commands.main import writeError
 from aesm.errors import AESMError
 from aesm.messages.stream import Packet
 from aesm.text import escape
@@ -36,27 +36,19 @@ async def runChat(reactor: Any, endpoint: str, nick: str, **options: Any) -> int
     """
     Chat over standard input and output.
 
-    @param reactor: runs.
-    @param endpoint: a client endpoint's string.
-    @param nick: the name to ask for.
-    @param options: as L{ChatClient}.
     @return: the exit status: 0 after leaving; without a terminal, if the server
         has all of the input.
     """
     if not (os.isatty(0) and os.isatty(1)):
         lines = _Lines(nick)
         form = Form(lines.show, PLAIN.read)
-        globalLogPublisher.addObserver(sayTrust)
-        try:
-            return await runTalk(reactor, endpoint, form, lines.join, **options)
-        finally:
-            globalLogPublisher.removeObserver(sayTrust)
-    if not isEndpoint(reactor, endpoint):
+        return await runLineClient(reactor, endpoint, form, lines.join, **options)
+    if not checkEndpoint(reactor, endpoint):
         return 1
     try:
         await _runTerminal(reactor, endpoint, nick, **options)
     except (AESMError, ValueError) as error:
-        complain(str(error))
+        writeError(str(error))
         return 1
     return 0
 
@@ -65,10 +57,6 @@ async def _runTerminal(reactor: Any, endpoint: str, nick: str, **options: Any) -
     """
     Chat in the terminal that standard input and output are.
 
-    @param reactor: runs.
-    @param endpoint: a client endpoint's string.
-    @param nick: the name to ask for.
-    @param options: as L{ChatClient}.
     @raise Exception: what trying again would not mend.
     """
     terminal = ChatTerminal(lambda: os.get_terminal_size(1).columns or WIDTH)
@@ -78,8 +66,6 @@ async def _runTerminal(reactor: Any, endpoint: str, nick: str, **options: Any) -
     def showTrust(event: LogEvent) -> None:
         """
         Tell of first contacts.
-
-        @param event: anything that is logged.
         """
         if event.get("log_namespace") == "aesm.trust":
             terminal.show("* " + escape(formatEvent(event)))
@@ -87,9 +73,6 @@ async def _runTerminal(reactor: Any, endpoint: str, nick: str, **options: Any) -
     def resized(number: int, frame: object) -> None:
         """
         Draw anew.
-
-        @param number: the signal's.
-        @param frame: where it came.
         """
         reactor.callFromThread(terminal.changed)
 
@@ -115,26 +98,18 @@ class _Lines:
     """
 
     def __init__(self, nick: str) -> None:
-        """
-        @param nick: the name to ask for.
-        """
         self._nick = nick
         self._view = ChatView()
 
     def join(self) -> list[str]:
         """
         Begin a session.
-
-        @return: what to send.
         """
         return self._view.join(self._nick)
 
     def show(self, packet: Packet) -> bytes:
         """
         Write a packet.
-
-        @param packet: time and data; a server of the chat sends no bytes.
-        @return: a line of UTF-8.
         """
         text = packet.data if isinstance(packet.data, str) else repr(packet.data)
         return self._view.receive(text, packet.time).encode("utf-8") + b"\n"

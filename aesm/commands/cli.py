@@ -14,19 +14,22 @@ import base64
 import getopt
 import shlex
 import sys
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from twisted.logger import globalLogPublisher
 from twisted.python import usage
 
 from aesm._version import __version__
 from aesm.commands.bench import bench
-from aesm.commands.connect import runTalk
+from aesm.commands.connect import runLineClient
 from aesm.commands.formats import JSON, PLAIN
-from aesm.commands.main import Program, complain, openStandardFiles, sayTrust
+from aesm.commands.main import (
+    CoroutineRunner,
+    openStandardFiles,
+    writeError,
+)
+from aesm.commands.options import NAME_OPTION
 from aesm.errors import KeyFileError
 from aesm.interfaces import ITrustPolicy
 from aesm.server.factory import KEY_FILE
@@ -59,9 +62,9 @@ class _Command(_Options):
         """
         Parse, with the options first, as C{usage.Options} needs them.
 
-        @param options: what follows the command's name.
         @raise usage.UsageError: an option is wrong.
         """
+        # gnu_getopt, unlike getopt, goes on behind the first argument.
         try:
             given, arguments = getopt.gnu_getopt(
                 list(options or ()), self.shortOpt, self.longOpt
@@ -93,7 +96,7 @@ class _ClientCommand(_Command):
 
     synopsis = "ENDPOINT [options]"
     optParameters = [
-        ["name", None, "aesm", "Name of the application, the same at both sides."],
+        NAME_OPTION,
         ["key", None, None, "File of our key, made if it is missing; see keygen."],
         ["psk", None, None, "File of the pre-shared key that the server has too."],
     ]
@@ -121,8 +124,6 @@ class _ClientCommand(_Command):
     def parseArgs(self, endpoint: str) -> None:  # type: ignore[override]
         """
         Take the endpoint.
-
-        @param endpoint: where to connect to.
         """
         self.endpoint = endpoint
 
@@ -139,7 +140,6 @@ class _ClientCommand(_Command):
         """
         Make what L{connect<aesm.client.connect.connect>} takes.
 
-        @return: its options.
         @raise KeyFileError: the key's file cannot be used.
         """
         key = self["key"]
@@ -150,6 +150,30 @@ class _ClientCommand(_Command):
             "psk": self["psk"],
             "trust": Pinned(*self.pins) if self.pins else trust,
         }
+
+    def run(self) -> int:
+        """
+        Run the client in a reactor of its own.
+
+        @return: the exit status.
+        @raise KeyFileError: the key's file cannot be used.
+        """
+        from twisted.internet import reactor
+
+        options = self.clientOptions()
+        runner = CoroutineRunner(reactor)
+        return runner.run(lambda: self.runClient(reactor, options))
+
+    def runClient(
+        self, reactor: Any, options: dict[str, Any]
+    ) -> Coroutine[Any, Any, int]:
+        """
+        Make the coroutine that is the client.
+
+        @param options: as C{clientOptions} makes them.
+        @return: gives the exit status.
+        """
+        raise NotImplementedError
 
 
 class ConnectOptions(_ClientCommand):
@@ -170,22 +194,14 @@ class ConnectOptions(_ClientCommand):
     )
     optFlags = [["json", None, "Read and write JSON, one object a line."]]
 
-    def run(self) -> int:
+    def runClient(
+        self, reactor: Any, options: dict[str, Any]
+    ) -> Coroutine[Any, Any, int]:
         """
-        Connect, and talk until one side ends.
-
-        @return: the exit status.
-        @raise KeyFileError: the key's file cannot be used.
+        Exchange lines until one side ends.
         """
-        from twisted.internet import reactor
-
         form = JSON if self["json"] else PLAIN
-        main = partial(runTalk, reactor, self.endpoint, form, **self.clientOptions())
-        globalLogPublisher.addObserver(sayTrust)
-        try:
-            return Program(reactor).run(main)
-        finally:
-            globalLogPublisher.removeObserver(sayTrust)
+        return runLineClient(reactor, self.endpoint, form, **options)
 
 
 class ChatOptions(_ClientCommand):
@@ -205,28 +221,21 @@ class ChatOptions(_ClientCommand):
     def postOptions(self) -> None:
         """
         Check the options.
-
-        @raise usage.UsageError: there is no name, or they contradict each other.
         """
         super().postOptions()
         if self["nick"] is None:
             raise usage.UsageError("give a name: --nick NAME")
 
-    def run(self) -> int:
+    def runClient(
+        self, reactor: Any, options: dict[str, Any]
+    ) -> Coroutine[Any, Any, int]:
         """
         Chat until the user leaves.
-
-        @return: the exit status.
-        @raise KeyFileError: the key's file cannot be used.
         """
-        from twisted.internet import reactor
-
+        # Its terminal needs Twisted's conch, which loads slowly.
         from aesm.commands.chat import runChat
 
-        main = partial(
-            runChat, reactor, self.endpoint, self["nick"], **self.clientOptions()
-        )
-        return Program(reactor).run(main)
+        return runChat(reactor, self.endpoint, self["nick"], **options)
 
 
 class KeygenOptions(_Command):
@@ -258,8 +267,6 @@ class KeygenOptions(_Command):
     def run(self) -> int:
         """
         Make a key.
-
-        @return: the exit status.
         """
         path = _keyFile(self.file)
         if self["next"]:
@@ -269,7 +276,7 @@ class KeygenOptions(_Command):
         key.save(path)
         print(key.publicKey)
         if self["next"]:
-            complain(
+            writeError(
                 "a server announces this key to its clients from its next start on; "
                 "when they have met it, stop the server, `mv "
                 f"{shlex.quote(str(path))} {shlex.quote(str(present))}`, and start it"
@@ -299,8 +306,6 @@ class PubkeyOptions(_Command):
     def run(self) -> int:
         """
         Print a public key.
-
-        @return: the exit status.
         """
         print(PrivateKey.load(self.file).publicKey)
         return 0
@@ -329,8 +334,6 @@ class PSKOptions(_Command):
     def run(self) -> int:
         """
         Make a pre-shared key.
-
-        @return: the exit status.
         """
         psk = PSK.generate()
         if self.file is None:
@@ -354,8 +357,6 @@ class KnownOptions(_Command):
     def run(self) -> int:
         """
         List known servers, or forget one.
-
-        @return: the exit status.
         """
         known = KnownServers()
         location = self["forget"]
@@ -363,7 +364,9 @@ class KnownOptions(_Command):
             for entry, publicKey in known.entries():
                 print(escape(entry), publicKey)
         elif not known.forget(location):
-            complain(f"{known.path} has no {location}; `aesm known` lists what it has")
+            writeError(
+                f"{known.path} has no {location}; `aesm known` lists what it has"
+            )
             return 1
         return 0
 
@@ -382,8 +385,6 @@ class BenchOptions(_Command):
     def run(self) -> int:
         """
         Measure.
-
-        @return: the exit status.
         """
         return bench()
 
@@ -408,8 +409,6 @@ class Options(_Options):
     def postOptions(self) -> None:
         """
         Insist on a command.
-
-        @raise usage.UsageError: there is none.
         """
         if self.subCommand is None:
             raise usage.UsageError("name a command")
@@ -420,7 +419,6 @@ def _keyFile(file: str | None) -> Path:
     Say where a private key is.
 
     @param file: what the user says; None for the key of C{aesm connect}.
-    @return: the path.
     """
     return stateDirectory() / "client.key" if file is None else Path(file)
 
@@ -430,7 +428,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Run the command.
 
     @param arguments: what follows C{aesm}; None for the process's own.
-    @return: the exit status.
     """
     openStandardFiles()
     options = Options()
@@ -439,7 +436,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return cast(_Command, options.subOptions).run()
     except usage.UsageError as error:
         command = f"aesm {options.subCommand}" if options.subCommand else "aesm"
-        complain(f"{str(error).rstrip('.')} (see `{command} --help`)")
+        writeError(f"{str(error).rstrip('.')} (see `{command} --help`)")
     except KeyFileError as error:
-        complain(str(error))
+        writeError(str(error))
     return 1

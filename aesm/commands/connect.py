@@ -1,9 +1,9 @@
 """
-C{aesm connect}: a session joined to a console, each message a line::
+C{aesm connect}: a session joined to standard input and output, each message a line::
 
-    talk = Talk(PLAIN)
-    service = await connectOrComplain(reactor, endpoint, talk)
-    complete = await talk.run(service, console)
+    client = LineClient(PLAIN)
+    service = await connectOrReport(reactor, endpoint, client)
+    complete = await client.run(service, openStdio(reactor))
 
 What has to be said goes to standard error; standard output has packets only.
 """
@@ -25,16 +25,16 @@ from aesm.client.observer import WatchedService, Watcher
 from aesm.client.pending import QueuedMessage
 from aesm.client.service import ClientService
 from aesm.commands.formats import Form
-from aesm.commands.main import complain
-from aesm.commands.stdio import Console, LineTooLong, openConsole
+from aesm.commands.main import reportingTrust, writeError
+from aesm.commands.stdio import LineTooLong, Stdio, openStdio
 from aesm.errors import AESMError, ConnectionClosed, MessageTooBig, SendBufferFull
 from aesm.messages.acknowledgements import Acknowledgement
 from aesm.messages.connection import Connection
 
-__all__ = ["Talk", "connectOrComplain", "isEndpoint", "runTalk"]
+__all__ = ["LineClient", "checkEndpoint", "connectOrReport", "runLineClient"]
 
 
-async def runTalk(
+async def runLineClient(
     reactor: Any,
     endpoint: str,
     form: Form,
@@ -42,52 +42,49 @@ async def runTalk(
     **options: Any,
 ) -> int:
     """
-    Connect, and talk over standard input and output until the input ends or there is
-    no way to go on.
+    Connect, and exchange lines over standard input and output until the input ends or
+    there is no way to go on.
 
-    @param reactor: runs.
-    @param endpoint: a client endpoint's string.
-    @param form: how messages are written.
     @param opening: gives what to send first in each session.
     @param options: as L{ClientService}.
     @return: the exit status: 0 if the peer has all of the input.
     """
-    talk = Talk(form, opening)
-    service = await connectOrComplain(reactor, endpoint, talk, **options)
-    if service is None:
-        return 1
-    if os.isatty(0):
-        complain(f"connected to {endpoint}; Ctrl-D ends")
-    console = openConsole(reactor)
-    try:
-        inputEnded = await talk.run(service, console)
-        if console.outputLost.called:
-            talk.say("standard output is closed")
-        elif not inputEnded:
-            talk.say(str(await whyStopped(service)))
-    except LineTooLong as error:
-        talk.say(f"{error}: it is not sent, nor what follows")
-    finally:
-        await service.stopService()
-    talk.sayUnsure()
-    await console.close()
-    return 1 if talk.complained else 0
+    with reportingTrust():
+        client = LineClient(form, opening)
+        service = await connectOrReport(reactor, endpoint, client, **options)
+        if service is None:
+            return 1
+        if os.isatty(0):
+            writeError(f"connected to {endpoint}; Ctrl-D ends")
+        stdio = openStdio(reactor)
+        try:
+            inputEnded = await client.run(service, stdio)
+            if stdio.outputLost.called:
+                client.reportFailure("standard output is closed")
+            elif not inputEnded:
+                client.reportFailure(str(await stopReason(service)))
+        except LineTooLong as error:
+            client.reportFailure(f"{error}: it is not sent, nor what follows")
+        finally:
+            await service.stopService()
+        # Only now has each line that was still pending failed, if it has.
+        client.reportUnconfirmed()
+        await stdio.close()
+        return 1 if client.failed else 0
 
 
-async def connectOrComplain(
+async def connectOrReport(
     reactor: Any, endpoint: str, watcher: Watcher, **options: Any
 ) -> ClientService | None:
     """
     Connect; that the first attempt fails is the end.
 
-    @param reactor: runs.
-    @param endpoint: a client endpoint's string.
-    @param watcher: who is told of all later attempts, too.
+    @param watcher: is told of all later attempts, too.
     @param options: as L{ClientService}.
     @return: a service that is connected; None after telling the user why there is
         none.
     """
-    if not isEndpoint(reactor, endpoint):
+    if not checkEndpoint(reactor, endpoint):
         return None
     service: WatchedService | None = None
     connected = False
@@ -97,27 +94,25 @@ async def connectOrComplain(
         await service.whenConnected(failAfterFailures=1)
         connected = True
     except (AESMError, ValueError) as error:
-        complain(str(error))
+        writeError(str(error))
     except (ConnectError, OSError) as error:
         reason = str(error).rstrip(".")
-        complain(f"cannot connect to {endpoint}: {reason}; does the server run?")
+        writeError(f"cannot connect to {endpoint}: {reason}; does the server run?")
     finally:
+        # Also where this was cancelled, or something else was raised.
         if service is not None and not connected:
             await service.stopService()
     return service if connected else None
 
 
-def isEndpoint(reactor: Any, endpoint: str) -> bool:
+def checkEndpoint(reactor: Any, endpoint: str) -> bool:
     """
     Tell whether there can be such an endpoint, and the user if not.
-
-    @param reactor: runs.
-    @param endpoint: a client endpoint's string.
     """
     try:
         clientFromString(reactor, endpoint)
     except Exception as error:  # a plugin's code may parse it
-        complain(
+        writeError(
             f"{endpoint} is no client endpoint ({error}); name one such as "
             "tcp:127.0.0.1:8765"
         )
@@ -125,12 +120,9 @@ def isEndpoint(reactor: Any, endpoint: str) -> bool:
     return True
 
 
-async def whyStopped(service: ClientService) -> Exception:
+async def stopReason(service: ClientService) -> Exception:
     """
-    Ask why a service has stopped.
-
-    @param service: which.
-    @return: the reason.
+    Find out why a service has stopped by itself.
     """
     try:
         await service.whenConnected()
@@ -139,11 +131,28 @@ async def whyStopped(service: ClientService) -> Exception:
     raise RuntimeError("the service has not stopped")
 
 
-class Talk:
+# What became of the lines of the input
+#
+# The user is told which lines may not have arrived.  Keeping a Deferred for each line
+# would cost more than sending it, and is not needed: acknowledgements are cumulative,
+# so that of one line says that those sent before it in the same session have arrived,
+# too.  Lines are therefore accounted for in runs, each by what became of its last
+# line (`_track`).
+#
+# That holds as long as a run lies in one session.  A session can only end, and
+# another begin, while we wait: so a run ends wherever we do, for room in the send
+# buffer or for more input.  A message that is queued because there is no session is a
+# run of its own: it goes into another session than the line before it.
+#
+# A run that fails because its session is over may have arrived in part: its first and
+# last line are noted, and reported once the user has been told of the new session.
+
+
+class LineClient:
     """
     Sends what is read and writes what is received: a L{Watcher} of its service.
 
-    @ivar complained: whether something was said about what is not, or may not be,
+    @ivar failed: whether the user was told of anything that is not, or may not be,
         sent.
     """
 
@@ -151,57 +160,54 @@ class Talk:
         self, form: Form, opening: Callable[[], Iterable[str]] = tuple
     ) -> None:
         """
-        @param form: how messages are written.
         @param opening: gives what to send first in each session.
         """
-        self.complained = False
+        self.failed = False
         self._form = form
         self._opening = opening
         self._session: Connection | None = None
         self._isCut = False
         self._number = 0  # of the input's last line
-        self._first = 1  # line that is not watched
-        self._last: Deferred[None] | None = None  # of the lines that are not watched
-        self._watched: deque[Deferred[None]] = deque()
-        self._unsure: list[int] = []  # lines that begin and end what may be lost
+        self._runStart = 1  # number of the present run's first line
+        self._runEnd: Deferred[None] | None = None  # its last line's
+        self._pending: deque[Deferred[None]] = deque()  # the last lines of past runs
+        self._unconfirmed: list[int] = []  # first and last lines of failed runs
 
-    def say(self, text: str) -> None:
+    def reportFailure(self, text: str) -> None:
         """
-        Complain, and remember it.
+        Tell the user, and remember it for the exit status.
+        """
+        self.failed = True
+        writeError(text)
 
-        @param text: about what.
+    def reportUnconfirmed(self) -> None:
         """
-        self.complained = True
-        complain(text)
-
-    def sayUnsure(self) -> None:
+        Tell the user which lines may not have arrived, if there are any.
         """
-        Complain about lines that may not have arrived, if there are any.
-        """
-        if self._unsure:
-            first, last = min(self._unsure), max(self._unsure)
+        if self._unconfirmed:
+            first, last = min(self._unconfirmed), max(self._unconfirmed)
             if first == last:
-                self.say(f"line {first} of the input may not have arrived")
+                self.reportFailure(f"line {first} of the input may not have arrived")
             else:
                 lines = f"lines {first} to {last}"
-                self.say(f"of {lines} of the input some may not have arrived")
-        self._unsure.clear()
+                self.reportFailure(f"of {lines} of the input some may not have arrived")
+        self._unconfirmed.clear()
 
-    async def run(self, service: ClientService, console: Console) -> bool:
+    async def run(self, service: ClientService, stdio: Stdio) -> bool:
         """
         Send what is read and write what is received, until the input ends and the
-        peer has all of it, or until the output is gone or the service stops.  The
-        end of the input waits for the peer, but not for a connection.
+        peer has all of it, or until the output is gone or the service stops.
 
         @param service: a connected one; stopped afterwards.
-        @param console: where to read and write.
         @return: whether the input has ended.
         @raise LineTooLong: a line of the input cannot be a message.
         """
-        console.outputLost.addCallback(_stop, service)
-        sending = Deferred.fromCoroutine(self._sendLines(service, console))
-        writing = Deferred.fromCoroutine(self._writePackets(service, console))
+        stdio.outputLost.addCallback(lambda result: _stop(service))
+        sending = Deferred.fromCoroutine(self._sendLines(service, stdio))
+        writing = Deferred.fromCoroutine(self._writePackets(service, stdio))
         try:
+            # Sending stops the service when it is done, which ends the packets; that
+            # order lets the last answers be written.
             await writing
         finally:
             sending.cancel()
@@ -217,93 +223,82 @@ class Talk:
     def connected(self, connection: Connection) -> None:
         """
         Say that a connection is back, and what was lost if its session is not.
-
-        @param connection: the connection.
         """
         isNew = connection is not self._session
         if self._isCut:
-            complain("connected again" + (", in a new session" if isNew else ""))
+            writeError("connected again" + (", in a new session" if isNew else ""))
         if isNew:
-            self.sayUnsure()
+            self.reportUnconfirmed()
             for line in self._opening():
                 connection.sendData(line)
         self._session, self._isCut = connection, False
 
     def waiting(self, reason: BaseException, delay: float) -> None:
         """
-        Say that there is no connection, once.
-
-        @param reason: why.
-        @param delay: until the next attempt, seconds.
+        Say that there is no connection, once for all attempts.
         """
         if self._session is not None and not self._isCut:
             self._isCut = True
-            complain(f"{str(reason).rstrip('.')}; connecting again")
+            writeError(f"{str(reason).rstrip('.')}; connecting again")
 
     # Parts
 
-    async def _writePackets(self, service: ClientService, console: Console) -> None:
+    async def _writePackets(self, service: ClientService, stdio: Stdio) -> None:
         """
         Write packets, until the service has stopped and the last one is written.
-
-        @param service: where they come from.
-        @param console: where to write.
         """
         while True:
             try:
                 packet = await service.retrieved.get()
             except ConnectionClosed:
                 return
-            await console.write(self._form.show(packet))
+            await stdio.write(self._form.show(packet))
 
-    async def _sendLines(self, service: ClientService, console: Console) -> bool:
+    async def _sendLines(self, service: ClientService, stdio: Stdio) -> bool:
         """
         Send lines, as the peer takes them, wait until it has them, and stop.
 
-        @param service: where to.
-        @param console: where to read.
         @return: whether the input has ended.
         @raise LineTooLong: a line cannot be a message.
         """
         try:
-            while (lines := await console.readLines()) is not None:
+            while (lines := await stdio.readLines()) is not None:
                 for line in lines:
-                    await self._makeRoom(service)
+                    await self._drain(service)
                     self._number += 1
                     await self._sendLine(service, line)
-                self._watch(self._number)
+                self._track(self._number)
             former = service.former
             isCut = former is None or not former.isAttached
-            if not (isCut and os.isatty(0)):  # who waits at a terminal wants it to end
-                for sent in self._watched:
+            # A file or a pipe is to be sent whole, however long there is no server;
+            # who types Ctrl-D while there is none wants to leave.
+            if not (isCut and os.isatty(0)):
+                for sent in self._pending:
                     await sent
             return bool(service.running)
         except (CancelledError, ConnectionClosed):
             return False
         finally:
-            service.stopService()
+            _stop(service)
 
-    async def _makeRoom(self, service: ClientService) -> None:
+    async def _drain(self, service: ClientService) -> None:
         """
-        Wait until there is room to send, or a connection is over: then there is.
-
-        @param service: where to.
+        Wait until there is room to send, or the session is over: what follows is
+        queued then.
         """
         former = service.former
         if former is None or former.isClosing:
             return
         room = former.drain()
         if not room.called:
-            self._watch(self._number)  # what follows may go into another session
+            self._track(self._number)
         with suppress(ConnectionClosed):
             await room
 
     async def _sendLine(self, service: ClientService, line: bytes) -> None:
         """
-        Send a line, or complain about it.
+        Send a line, or say why not.
 
-        @param service: where to.
-        @param line: the line.
         @raise ConnectionClosed: nothing can be sent any more.
         """
         try:
@@ -312,55 +307,50 @@ class Talk:
                 return
             sent = service.sendData(message)
             if isinstance(sent, Acknowledgement):
-                self._last = sent  # one for all: what came before is there too
+                self._runEnd = sent
             elif isinstance(sent, QueuedMessage):
-                self._watch(self._number - 1)
-                self._last = sent
-                self._watch(self._number)
-            else:
+                self._track(self._number - 1)
+                self._runEnd = sent
+                self._track(self._number)
+            else:  # it has failed
                 await sent
         except (ValueError, MessageTooBig, SendBufferFull) as error:
-            self.say(f"line {self._number} of the input is not sent: {error}")
+            self.reportFailure(f"line {self._number} of the input is not sent: {error}")
 
-    def _watch(self, last: int) -> None:
+    def _track(self, last: int) -> None:
         """
-        Take note of what becomes of the last line that was sent, and so of those
-        before it: as long as nobody waits they all go into one session.
+        End the run of lines, and note what becomes of it.
 
-        @param last: its number.
+        @param last: the number of its last line.
         """
-        first, sent = self._first, self._last
-        self._first, self._last = last + 1, None
+        first, sent = self._runStart, self._runEnd
+        self._runStart, self._runEnd = last + 1, None
         if sent is None:
             return
-        sent.addErrback(self._ebUnsure, first, last)
-        while self._watched and self._watched[0].called:
-            self._watched.popleft()
-        self._watched.append(sent)
+        sent.addErrback(self._ebUnconfirmed, first, last)
+        while self._pending and self._pending[0].called:
+            self._pending.popleft()
+        self._pending.append(sent)
 
-    def _ebUnsure(self, failure: Failure, first: int, last: int) -> Failure | None:
+    def _ebUnconfirmed(self, failure: Failure, first: int, last: int) -> Failure | None:
         """
-        Lines may not have arrived.
+        Note that a run of lines may not have arrived.
 
-        @param failure: why.
-        @param first: the first one's number.
-        @param last: the last one's.
-        @return: the failure, if it is that nobody waits any more.
+        @return: the failure, if it is that C{_sendLines} was cancelled while it
+            waited for this run.
         """
         if failure.check(CancelledError):
             return failure
         if failure.check(ConnectionClosed):
-            self._unsure += (first, last)
+            self._unconfirmed += (first, last)
         else:
-            self.say(f"line {last} of the input is not sent: {failure.value}")
+            # Only a message that was queued fails otherwise: a run of its own.
+            self.reportFailure(f"line {last} of the input is not sent: {failure.value}")
         return None
 
 
-def _stop(result: None, service: ClientService) -> None:
+def _stop(service: ClientService) -> None:
     """
-    Stop a service whose packets nobody reads any more.
-
-    @param result: nothing.
-    @param service: which.
+    Stop a service, and leave waiting for that to C{runLineClient}.
     """
     service.stopService()

@@ -46,8 +46,6 @@ ACTIVITY_FIELDS = ("time", "event", "accepted", "address", "peer", "reason")
 class AESMService(Service):
     """
     A server for operators, which ends the process if it cannot listen.
-
-    @ivar server: the server.
     """
 
     def __init__(
@@ -60,21 +58,18 @@ class AESMService(Service):
         clientOptions: Sequence[str] = (),
     ) -> None:
         """
-        @param reactor: what the server runs in.
-        @param factory: of its connections.
         @param endpoints: where to listen, by what the operator calls them.
-        @param activityLog: where clients' coming and going is written to.
         @param clientOptions: what a client must give beside the endpoint.
         """
         self._reactor = reactor
         self._factory = factory
         self._activityLog = activityLog
         self._clientOptions = clientOptions
-        self._places = [_ReportingEndpoint(*place) for place in endpoints.items()]
-        self.server = Server(*self._places, factory=factory)
-        self._failed = False  # to listen
-        self._late = False  # whether the reactor has to be stopped for that
-        self._hangUp: Any = None  # the former handler of SIGHUP
+        self._endpoints = [_ReportingEndpoint(*each) for each in endpoints.items()]
+        self.server = Server(*self._endpoints, factory=factory)
+        self._cannotListen = False
+        self._isStarting = True  # so that there is no reactor to be stopped
+        self._formerHangUp: Any = None  # the handler of SIGHUP before ours
         self._activity: FileLogObserver | None = None
 
     def privilegedStartService(self) -> None:
@@ -88,8 +83,11 @@ class AESMService(Service):
             globalLogPublisher.addObserver(self._activity)
         starting = self.server.start()
         starting.addCallbacks(self._cbListening, self._ebCannotListen)
-        self._late = True
-        if self._failed:
+        # Ports fail to listen at once, and twistd would go into the background and
+        # run the reactor all the same; other endpoints may take their time, and a
+        # reactor that runs by then is stopped.
+        self._isStarting = False
+        if self._cannotListen:
             raise SystemExit(1)
 
     def startService(self) -> None:
@@ -101,7 +99,7 @@ class AESMService(Service):
         if not self.server.running:
             self.privilegedStartService()
         super().startService()
-        self._hangUp = signal.signal(signal.SIGHUP, self._hungUp)
+        self._formerHangUp = signal.signal(signal.SIGHUP, self._hungUp)
 
     def stopService(self) -> Deferred[None]:
         """
@@ -110,9 +108,9 @@ class AESMService(Service):
         @return: fires when all clients are gone, which is bounded in time.
         """
         super().stopService()
-        if self._hangUp is not None:
-            signal.signal(signal.SIGHUP, self._hangUp)
-            self._hangUp = None
+        if self._formerHangUp is not None:
+            signal.signal(signal.SIGHUP, self._formerHangUp)
+            self._formerHangUp = None
         stopped = self.server.stop()
         stopped.addErrback(Failure.trap, SpoolError)  # it was logged
         return stopped.addCallback(self._cbStopped)
@@ -121,9 +119,9 @@ class AESMService(Service):
         """
         Have clients told where to find the server, once the reactor runs.
         """
-        for place in self._places:
+        for endpoint in self._endpoints:
             line = clientLine(
-                place.port.getHost(), str(server.publicKey), self._clientOptions
+                endpoint.port.getHost(), str(server.publicKey), self._clientOptions
             )
             if line is not None:
                 # Not before: who starts us waits for this line, and may send a
@@ -136,28 +134,22 @@ class AESMService(Service):
     def _ebCannotListen(self, failure: Failure) -> None:
         """
         End the server, unless that is why it does not listen.
-
-        @param failure: has been logged.
         """
         if not failure.check(CancelledError):
-            self._failed = True
-            if self._late:
+            self._cannotListen = True
+            if not self._isStarting:
                 self._reactor.stop()
 
     def _hungUp(self, number: int, frame: object) -> None:
         """
         Read the authorized keys again.
-
-        @param number: the signal's.
-        @param frame: where it came.
         """
+        # A signal comes between any two instructions, and the factory may be at work.
         self._reactor.callFromThread(self._factory.reloadKeys)
 
     def _cbStopped(self, result: object) -> None:
         """
-        Close the activity log, behind the last client.
-
-        @param result: nothing.
+        End the activity log, behind the last client.
         """
         if self._activity is not None:
             globalLogPublisher.removeObserver(self._activity)
@@ -167,7 +159,6 @@ def activityLine(event: LogEvent) -> str | None:
     """
     Write an entry of the activity log for C{--activity-log}.
 
-    @param event: anything that is logged.
     @return: a line of JSON, or None if the event is none.
     """
     if event.get("log_namespace") != "aesm.activity" or "event" not in event:
@@ -179,9 +170,6 @@ def clientLine(address: IAddress, publicKey: str, options: Sequence[str]) -> str
     """
     Write what to type at a client.
 
-    @param address: where a port listens.
-    @param publicKey: the server's.
-    @param options: more that a client must give.
     @return: a line for a shell, with C{HOST} for the host if the port listens on
         all addresses; None if clients do not connect to what it listens on.
     """
@@ -206,10 +194,6 @@ class _ReportingEndpoint:
     """
 
     def __init__(self, text: str, endpoint: IStreamServerEndpoint) -> None:
-        """
-        @param text: what the operator calls it.
-        @param endpoint: the endpoint.
-        """
         self.port: IListeningPort
         self._text = text
         self._endpoint = endpoint
@@ -218,8 +202,6 @@ class _ReportingEndpoint:
         """
         Listen.
 
-        @param protocolFactory: builds the protocols.
-        @return: as the endpoint.
         @see: C{twisted.internet.interfaces.IStreamServerEndpoint}
         """
         listening = maybeDeferred(self._endpoint.listen, protocolFactory)
@@ -228,9 +210,6 @@ class _ReportingEndpoint:
     def _cbListening(self, port: IListeningPort) -> IListeningPort:
         """
         Take note of the port.
-
-        @param port: what listens.
-        @return: the same.
         """
         self.port = port
         return port
@@ -238,9 +217,6 @@ class _ReportingEndpoint:
     def _ebCannotListen(self, failure: Failure) -> Failure:
         """
         Say why it cannot listen, unless it was told not to.
-
-        @param failure: why.
-        @return: the same.
         """
         if not failure.check(CancelledError):
             _log.critical(

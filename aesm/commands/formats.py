@@ -4,7 +4,6 @@ What the command line shows and reads: packets as lines, and lines as messages.
 What a peer sends can hold anything; nothing of it reaches a terminal as a
 control character::
 
-    escape("\\x1b[2Jhi")                        # the same, but with a visible \\x1b
     PLAIN.show(packet)                         # b"12:34:56 hi\\n"
     PLAIN.read(b"hi")                          # "hi"
     JSON.show(packet)                          # b'{"time": 0.5, "data": "hi"}\\n'
@@ -22,7 +21,7 @@ from typing import NamedTuple
 from aesm.messages.stream import Packet
 from aesm.text import escape
 
-__all__ = ["JSON", "PLAIN", "Form", "escape"]
+__all__ = ["JSON", "PLAIN", "Form"]
 
 
 class Form(NamedTuple):
@@ -40,10 +39,9 @@ class Form(NamedTuple):
 
 def _showPlain(packet: Packet) -> bytes:
     """
-    Write a packet for people: the local time of its sending, then what it says.
-    Bytes that are no UTF-8 become escapes.
+    Write a packet for people: the local time of its sending, then what it says, with
+    escapes for bytes that are no UTF-8.
 
-    @param packet: time and data.
     @return: a line of UTF-8.
     """
     data = packet.data
@@ -55,7 +53,6 @@ def _clock(when: float) -> str:
     """
     Write a time of day.
 
-    @param when: Unix seconds, as a peer says.
     @return: C{HH:MM:SS}, local time.
     """
     try:
@@ -67,9 +64,6 @@ def _clock(when: float) -> str:
 def _readPlain(line: bytes) -> str | bytes:
     """
     Read a line as it is.
-
-    @param line: anything.
-    @return: text, or the bytes if they are no UTF-8.
     """
     try:
         return line.decode("utf-8")
@@ -82,29 +76,28 @@ def _showJSON(packet: Packet) -> bytes:
     Write a packet for programs: an object with C{time} (Unix seconds), and
     C{data} (text) or C{base64} (bytes).
 
-    @param packet: time and data.
     @return: a line of printable ASCII.
     """
-    thing: dict[str, object] = {"time": packet.time}
+    fields: dict[str, object] = {"time": packet.time}
     if isinstance(packet.data, bytes):
-        thing["base64"] = base64.b64encode(packet.data).decode("ascii")
+        fields["base64"] = base64.b64encode(packet.data).decode("ascii")
     else:
-        thing["data"] = packet.data
-    # JSON lets DEL through.
-    return json.dumps(thing).replace("\x7f", "\\u007f").encode("ascii") + b"\n"
+        fields["data"] = packet.data
+    # JSON escapes all other control characters, but lets DEL through.
+    return json.dumps(fields).replace("\x7f", "\\u007f").encode("ascii") + b"\n"
 
 
 def _readJSON(line: bytes) -> str | bytes | None:
     """
     Read an object as C{_showJSON} writes it; its time does not matter.
 
-    @param line: JSON in UTF-8.
     @return: the message; None for a line with nothing on it.
     @raise ValueError: it is something else.
     """
     if not line.strip():
         return None
     try:
+        # Whatever else it has was meant to do something: better not sent than ignored.
         match json.loads(line.decode("utf-8")):
             case {"data": str(text), **rest} if rest.keys() <= {"time"}:
                 text.encode("utf-8")  # JSON can write half a surrogate pair

@@ -1,7 +1,7 @@
 """
 Running one coroutine as a program, from its first step to its exit status::
 
-    status = Program(reactor).run(main)
+    status = CoroutineRunner(reactor).run(main)
 
 Ctrl-C cancels the coroutine, which then closes what it has in order; a second
 Ctrl-C does not wait for that.
@@ -12,26 +12,27 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
 from twisted.internet.defer import Deferred
-from twisted.logger import ILogObserver, LogEvent, formatEvent
+from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
 from twisted.python.failure import Failure
 from zope.interface import provider
 
 from aesm.text import escape
 
-__all__ = ["Program", "complain", "openStandardFiles", "sayTrust"]
+__all__ = ["CoroutineRunner", "openStandardFiles", "reportingTrust", "writeError"]
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 STANDARD_FILES = (0, 1, 2)
 
 
-def complain(text: str) -> None:
+def writeError(text: str) -> None:
     """
-    Say something on standard error.
+    Write a line to standard error.
 
     @param text: one sentence; whatever it quotes of others is escaped.
     """
@@ -39,14 +40,24 @@ def complain(text: str) -> None:
 
 
 @provider(ILogObserver)
-def sayTrust(event: LogEvent) -> None:
+def _reportTrust(event: LogEvent) -> None:
     """
     Tell the user about first contacts, as an observer of the log.
-
-    @param event: anything that is logged.
     """
     if event.get("log_namespace") == "aesm.trust":
-        complain(formatEvent(event))
+        writeError(formatEvent(event))
+
+
+@contextmanager
+def reportingTrust() -> Iterator[None]:
+    """
+    Tell the user about first contacts in the meantime.
+    """
+    globalLogPublisher.addObserver(_reportTrust)
+    try:
+        yield
+    finally:
+        globalLogPublisher.removeObserver(_reportTrust)
 
 
 def openStandardFiles() -> None:
@@ -54,12 +65,14 @@ def openStandardFiles() -> None:
     Put C{/dev/null} in the place of standard files that are closed, so that
     nothing else gets their numbers.
     """
+    # The system gives out the lowest free number: the first above them says that
+    # there is none left among them.
     while (number := os.open(os.devnull, os.O_RDWR)) in STANDARD_FILES:
         pass
     os.close(number)
 
 
-class Program:
+class CoroutineRunner:
     """
     A coroutine, its reactor, and the signals that end it.
     """
@@ -91,7 +104,8 @@ class Program:
         finally:
             for number, handler in former:
                 signal.signal(number, handler)
-            for number, was in blocking:  # others may have these files too
+            # Whether a file blocks is shared with who started us, such as a shell.
+            for number, was in blocking:
                 os.set_blocking(number, was)
         if self._signal:
             return 128 + self._signal
@@ -102,9 +116,8 @@ class Program:
     def _begin(self, main: Callable[[], Coroutine[Any, Any, int]]) -> None:
         """
         Begin, with signal handlers in place of the reactor's.
-
-        @param main: gives an exit status.
         """
+        # The reactor has set its own by now, which would stop it at once.
         for number in SIGNALS:
             signal.signal(number, self._signalled)
         self._running = Deferred.fromCoroutine(main())
@@ -113,12 +126,11 @@ class Program:
     def _signalled(self, number: int, frame: FrameType | None) -> None:
         """
         Ask the coroutine to end, and let the next signal end all at once.
-
-        @param number: which signal.
-        @param frame: where it came.
         """
         signal.signal(number, signal.SIG_DFL)
         self._signal = number
+        # A signal comes between any two instructions; callFromThread also wakes a
+        # reactor that waits for its files.
         self._reactor.callFromThread(self._cancel)
 
     def _cancel(self) -> None:
@@ -131,8 +143,6 @@ class Program:
     def _done(self, outcome: int | Failure) -> None:
         """
         Stop the reactor.
-
-        @param outcome: an exit status, or a failure.
         """
         self._running = None
         self._outcome = outcome

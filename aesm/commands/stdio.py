@@ -1,13 +1,14 @@
 """
 Standard input and output, as little of them at a time as there is use for::
 
-    console = openConsole(reactor)
-    while (lines := await console.readLines()) is not None:
-        await console.write(b"a line\\n")
-    await console.close()
+    stdio = openStdio(reactor)
+    while (lines := await stdio.readLines()) is not None:
+        await stdio.write(b"a line\\n")
+    await stdio.close()
 
-Input is read when somebody asks for it, and who writes waits while nobody reads
-the output.  So neither a huge file nor a stopped pager is kept in memory.
+Back-pressure works both ways: input is read when somebody asks for it, and who
+writes waits while nobody reads the output.  So neither a huge file nor what a stopped
+pager does not take is kept in memory.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from twisted.internet.stdio import StandardIO
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-__all__ = ["MAX_LINE", "Console", "LineTooLong", "openConsole"]
+__all__ = ["MAX_LINE", "LineTooLong", "Stdio", "openStdio"]
 
 MAX_LINE = 32 << 20  # bytes: half of a connection's send buffer
 
@@ -38,7 +39,7 @@ class LineTooLong(Exception):
 
 
 @implementer(IHalfCloseableProtocol, IPushProducer)
-class Console(Protocol):
+class Stdio(Protocol):
     """
     A transport's input as lines, and its output as bytes.
 
@@ -53,7 +54,7 @@ class Console(Protocol):
         Begin with nothing.
         """
         self.outputLost: Deferred[None] = Deferred()
-        self._partial = bytearray()  # of the input's last line
+        self._partial = bytearray()  # the input's last line, so far
         self._ended = False  # the input
         self._reading: Deferred[list[bytes] | None] | None = None
         self._paused = False  # the output
@@ -82,7 +83,6 @@ class Console(Protocol):
         """
         Write, also to nobody.
 
-        @param data: bytes.
         @return: fires when it is time to write more.
         """
         if not self.outputLost.called:
@@ -119,9 +119,9 @@ class Console(Protocol):
     def dataReceived(self, data: bytes) -> None:
         """
         Give lines to who wants them, or wait for the end of the first.
-
-        @param data: a part of the input.
         """
+        # Paused again as soon as there are lines, so that there are never more of
+        # them than one piece of input holds.
         first, *others = data.split(b"\n")
         self._partial += first
         if len(self._partial) > MAX_LINE:
@@ -146,14 +146,12 @@ class Console(Protocol):
         """
         Nobody reads the output any more.
         """
-        self.resumeProducing()
+        self.resumeProducing()  # nobody else will, and writers wait for it
         self.outputLost.callback(None)
 
     def connectionLost(self, reason: Failure | None = None) -> None:
         """
         All is written and let go of.
-
-        @param reason: nothing of interest.
         """
         closing, self._closing = self._closing, []
         for deferred in closing:
@@ -194,8 +192,6 @@ class Console(Protocol):
     def _fire(self, outcome: list[bytes] | Failure | None) -> None:
         """
         Tell who reads.
-
-        @param outcome: lines, None at the end, or why there are none.
         """
         reading, self._reading = self._reading, None
         if reading is not None:
@@ -204,27 +200,21 @@ class Console(Protocol):
     def _stopReading(self, reading: Deferred[list[bytes] | None]) -> None:
         """
         Forget who no longer reads.
-
-        @param reading: what was cancelled.
         """
         self._reading = None
         self.transport.pauseProducing()
 
 
-def openConsole(reactor: Any, input: int = 0, output: int = 1) -> Console:
+def openStdio(reactor: Any, input: int = 0, output: int = 1) -> Stdio:
     """
-    Make a console of two files.
-
-    Twisted closes what it is given, so that it is given copies.  That the files
-    no longer block is a matter of the originals too.
+    Read from one file and write to another.
 
     @param reactor: waits for them; one that cannot wait for regular files polls.
-    @param input: a file descriptor.
-    @param output: another.
-    @return: the console.
     """
-    console = Console()
+    stdio = Stdio()
+    # Twisted closes what it is given, so that it gets copies.  That the files no
+    # longer block concerns the originals, too: CoroutineRunner undoes it.
     StandardIO(  # type: ignore[call-arg]  # mypy looks at that of Windows
-        console, stdin=os.dup(input), stdout=os.dup(output), reactor=reactor
+        stdio, stdin=os.dup(input), stdout=os.dup(output), reactor=reactor
     )
-    return console
+    return stdio

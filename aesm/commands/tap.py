@@ -19,6 +19,7 @@ from twisted.plugin import getPlugins
 from twisted.python import usage
 
 from aesm.commands.daemon import AESMService
+from aesm.commands.options import DEFAULT_NAME, NAME_OPTION
 from aesm.core.messages.hello import DEFAULT_HEARTBEAT, DEFAULT_MAX_MESSAGE
 from aesm.errors import KeyFileError, SpoolError
 from aesm.interfaces import IMessageHandlerMaker
@@ -48,14 +49,13 @@ class Options(usage.Options):
     """
     The options of C{twistd aesm}.
 
-    @ivar factory: what they make.
-    @ivar endpoints: where it is to listen: strings, and what they stand for.
+    @ivar endpoints: where it is to listen: by the operator's strings.
     @ivar activityLog: the open file, or None.
     """
 
     synopsis = "[options]"
     optParameters = [
-        ["name", None, "aesm", "Name of the application, the same at both sides."],
+        NAME_OPTION,
         ["key", None, None, "File of the server's key, made if it is missing."],
         ["psk", None, None, "File of a pre-shared key, which clients must have too."],
         [
@@ -156,6 +156,8 @@ class Options(usage.Options):
 
         @raise usage.UsageError: one is wrong; says which, and what would be right.
         """
+        # From makeService an error would be a traceback, and from the service that
+        # twistd has put into the background only a line in its log.
         key, clients, spool = self["key"], self["authorized-keys"], self["spool"]
         numbers: dict[str, Any] = {
             _inCode(name): self._number(name)
@@ -190,15 +192,12 @@ class Options(usage.Options):
 
         @return: arguments of C{aesm connect}.
         """
-        name = [] if self["name"] == "aesm" else ["--name", self["name"]]
+        name = [] if self["name"] == DEFAULT_NAME else ["--name", self["name"]]
         return name + ([] if self["psk"] is None else ["--psk", self["psk"]])
 
     def _maker(self) -> IMessageHandlerMaker:
         """
         Find the maker of handlers.
-
-        @return: the plugin.
-        @raise usage.UsageError: there is none of that name.
         """
         makers = _makers()
         if self["handler"] not in makers:
@@ -212,9 +211,7 @@ class Options(usage.Options):
         """
         Read a number.
 
-        @param option: which option's.
         @return: the number; the factory checks its range.
-        @raise usage.UsageError: it is none.
         """
         kind: type[int] | type[float] = _NUMBERS[option]
         try:
@@ -229,7 +226,6 @@ class Options(usage.Options):
         """
         Put the factory's words into those of the command line.
 
-        @param error: what is wrong.
         @return: one line, which begins with an option's name if that of the
             argument in code was its first word.
         """
@@ -242,8 +238,6 @@ def makeService(options: Options) -> AESMService:
     """
     Make the service of C{twistd aesm}.
 
-    @param options: checked.
-    @return: the service.
     @see: C{twisted.application.service.IServiceMaker}
     """
     from twisted.internet import reactor
@@ -260,8 +254,6 @@ def makeService(options: Options) -> AESMService:
 def _makers() -> dict[str, IMessageHandlerMaker]:
     """
     Find the plugins that make handlers.
-
-    @return: them by their names.
     """
     return {maker.name: maker for maker in getPlugins(IMessageHandlerMaker)}
 
@@ -281,8 +273,6 @@ def _endpoint(text: str) -> IStreamServerEndpoint:
     """
     Parse an endpoint's string.
 
-    @param text: the string.
-    @return: the endpoint.
     @raise usage.UsageError: it stands for none.
     """
     from twisted.internet import reactor
@@ -301,7 +291,6 @@ def _checkSpool(path: str) -> None:
     See whether a spool can be opened, while the operator looks on: the server opens
     it once it is in the background, where C{twistd} may put it.
 
-    @param path: the file.
     @raise usage.UsageError: it cannot; says why.
     """
     try:
@@ -314,8 +303,6 @@ def _openLog(path: str) -> TextIO:
     """
     Open a file to append to, which only its owner can read if it is new.
 
-    @param path: the file.
-    @return: the open file.
     @raise usage.UsageError: it cannot be written to.
     """
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY

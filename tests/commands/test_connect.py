@@ -1,5 +1,5 @@
 """
-A session joined to a console.
+A session joined to standard input and output.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from aesm import Server, listen
 from aesm.client.observer import WatchedService
-from aesm.commands.connect import Talk, connectOrComplain, whyStopped
+from aesm.commands.connect import LineClient, connectOrReport, stopReason
 from aesm.commands.formats import JSON, PLAIN
-from aesm.commands.stdio import MAX_LINE, Console, LineTooLong
+from aesm.commands.stdio import MAX_LINE, LineTooLong, Stdio
 from aesm.errors import NotAuthorized
 from aesm.testing import MemoryNetwork
 from aesm.trust.keys import PrivateKey
 from aesm.trust.servers import AnyServer
 
 
-class TalkTests(SynchronousTestCase):
+class LineClientTests(SynchronousTestCase):
     """
     Lines become messages, and packets lines.
     """
@@ -42,10 +42,10 @@ class TalkTests(SynchronousTestCase):
         **options: Any,
     ) -> None:
         """
-        Begin to talk.
+        Connect, and begin to send.
 
         @param form: how messages are written.
-        @param opening: as L{Talk}.
+        @param opening: as L{LineClient}.
         @param client: options of the client.
         @param options: options of the server.
         """
@@ -54,18 +54,18 @@ class TalkTests(SynchronousTestCase):
         self.server = self.serve()
         self.patch(sys, "stderr", StringIO())
         self.transport = StringTransport()
-        self.console = Console()
-        self.console.makeConnection(self.transport)
-        self.talk = Talk(form, opening)
+        self.stdio = Stdio()
+        self.stdio.makeConnection(self.transport)
+        self.client = LineClient(form, opening)
         self.service = WatchedService(
             self.network.endpoint(),
-            self.talk,
+            self.client,
             reactor=self.network.clock,
             **({"key": PrivateKey.generate(), "trust": AnyServer()} | (client or {})),
         )
         self.service.startService()
         self.network.deliver()
-        self.talking = Deferred.fromCoroutine(self.talk.run(self.service, self.console))
+        self.running = Deferred.fromCoroutine(self.client.run(self.service, self.stdio))
         self.addCleanup(self.end)
 
     def end(self) -> None:
@@ -76,7 +76,7 @@ class TalkTests(SynchronousTestCase):
         self.network.advance(10)
         for deferred in stopped:
             self.successResultOf(deferred)
-        self.talking.addErrback(lambda failure: None)
+        self.running.addErrback(lambda failure: None)
         self.assertEqual(self.network.clock.getDelayedCalls(), [])
 
     def serve(self) -> Server:
@@ -117,7 +117,7 @@ class TalkTests(SynchronousTestCase):
         @param data: the input.
         """
         self.assertEqual(self.transport.producerState, "producing")
-        self.console.dataReceived(data)
+        self.stdio.dataReceived(data)
         self.network.deliver()
 
     def received(self) -> list[str | bytes | None]:
@@ -139,18 +139,18 @@ class TalkTests(SynchronousTestCase):
         said.truncate()
         return lines
 
-    def assertEnds(self, inputEnded: bool, complained: bool = False) -> None:
+    def assertEnds(self, inputEnded: bool, failed: bool = False) -> None:
         """
         Check that it has come to an end.
 
         @param inputEnded: whether because the input had.
-        @param complained: whether something may not have been sent.
+        @param failed: whether something may not have been sent.
         """
         self.network.advance(0.1)
-        self.assertIs(self.successResultOf(self.talking), inputEnded)
+        self.assertIs(self.successResultOf(self.running), inputEnded)
         self.assertFalse(self.service.running)
-        self.talk.sayUnsure()
-        self.assertIs(self.talk.complained, complained)
+        self.client.reportUnconfirmed()
+        self.assertIs(self.client.failed, failed)
 
     def test_lines(self) -> None:
         """
@@ -161,7 +161,7 @@ class TalkTests(SynchronousTestCase):
         self.assertEqual(self.received(), ["hello", "", b"\xe4"])
         self.type(b" of it\n")
         self.assertEqual(self.received(), ["rest of it"])
-        self.assertNoResult(self.talking)
+        self.assertNoResult(self.running)
 
     def test_packets(self) -> None:
         """
@@ -182,7 +182,7 @@ class TalkTests(SynchronousTestCase):
         """
         self.begin()
         self.type(b"last")
-        self.console.readConnectionLost()
+        self.stdio.readConnectionLost()
         self.assertTrue(self.service.running)
         self.network.deliver()
         self.assertEqual(self.received(), ["last"])
@@ -193,7 +193,7 @@ class TalkTests(SynchronousTestCase):
         An empty input is sent completely.
         """
         self.begin()
-        self.console.readConnectionLost()
+        self.stdio.readConnectionLost()
         self.assertEnds(True)
 
     def test_answers(self) -> None:
@@ -202,7 +202,7 @@ class TalkTests(SynchronousTestCase):
         """
         self.begin()
         self.accepted.sendData("answer")
-        self.console.readConnectionLost()
+        self.stdio.readConnectionLost()
         self.assertEnds(True)
         self.assertIn(b"answer", self.transport.value())
 
@@ -217,7 +217,7 @@ class TalkTests(SynchronousTestCase):
         self.assertIn(b"farewell", self.transport.value())
         self.assertEnds(False)
         self.assertEqual(self.transport.producerState, "paused")
-        why = self.successResultOf(Deferred.fromCoroutine(whyStopped(self.service)))
+        why = self.successResultOf(Deferred.fromCoroutine(stopReason(self.service)))
         self.assertIsInstance(why, NotAuthorized)
 
     def test_cut(self) -> None:
@@ -236,7 +236,7 @@ class TalkTests(SynchronousTestCase):
         self.assertEqual(self.said(), ["aesm: connected again"])
         self.assertEqual(self.received(), ["before", "meanwhile"])
         self.assertIn(b"answer", self.transport.value())
-        self.console.readConnectionLost()
+        self.stdio.readConnectionLost()
         self.assertEnds(True)
 
     def test_oneLine(self) -> None:
@@ -278,8 +278,8 @@ class TalkTests(SynchronousTestCase):
         )
         self.type(b"five\n")
         self.assertEqual(self.received(), ["opening", "five"])
-        self.console.readConnectionLost()
-        self.assertEnds(True, complained=True)
+        self.stdio.readConnectionLost()
+        self.assertEnds(True, failed=True)
 
     def test_lostAtTheEnd(self) -> None:
         """
@@ -288,13 +288,13 @@ class TalkTests(SynchronousTestCase):
         self.begin(receiveBuffer=100)
         self.type(b"x" * 200 + b"\n")
         self.type(b"more\n")
-        self.console.readConnectionLost()
+        self.stdio.readConnectionLost()
         self.network.deliver()
-        self.assertNoResult(self.talking)
+        self.assertNoResult(self.running)
         self.restart()
         self.said()
         self.network.advance(1)
-        self.assertEnds(True, complained=True)
+        self.assertEnds(True, failed=True)
         self.assertIn("aesm: line 2 of the input may not have arrived", self.said())
 
     def test_cutAtTheEnd(self) -> None:
@@ -304,11 +304,11 @@ class TalkTests(SynchronousTestCase):
         """
         self.begin(receiveBuffer=100)
         self.type(b"x" * 200 + b"\nmore\n")
-        self.console.readConnectionLost()
+        self.stdio.readConnectionLost()
         self.network.deliver()
         self.cut()
         self.network.advance(1)
-        self.assertNoResult(self.talking)
+        self.assertNoResult(self.running)
         self.assertEqual(self.received(), ["x" * 200])
         self.network.deliver()
         self.assertEqual(self.received(), ["more"])
@@ -324,8 +324,8 @@ class TalkTests(SynchronousTestCase):
         self.type(b"one\n")
         self.cut()
         self.said()
-        self.console.dataReceived(typed)
-        self.console.readConnectionLost()
+        self.stdio.dataReceived(typed)
+        self.stdio.readConnectionLost()
 
     def test_endWhileCut(self) -> None:
         """
@@ -337,7 +337,7 @@ class TalkTests(SynchronousTestCase):
             (b"kept\n", ["aesm: line 2 of the input may not have arrived"]),
         ):
             self.endWhileCut(typed)
-            self.assertEnds(True, complained=bool(said))
+            self.assertEnds(True, failed=bool(said))
             self.assertEqual(self.said(), said)
 
     def test_pipeEndsWhileCut(self) -> None:
@@ -400,12 +400,12 @@ class TalkTests(SynchronousTestCase):
         Packets wait in their stream while the output takes nothing.
         """
         self.begin()
-        self.console.pauseProducing()
+        self.stdio.pauseProducing()
         for number in range(3):
             self.accepted.sendData(str(number))
             self.network.deliver()
         self.assertEqual(len(self.service.retrieved), 2)
-        self.console.resumeProducing()
+        self.stdio.resumeProducing()
         self.assertEqual(self.transport.value().count(b"\n"), 3)
 
     def test_outputLost(self) -> None:
@@ -413,12 +413,12 @@ class TalkTests(SynchronousTestCase):
         Nobody reads the output any more: the connection is closed.
         """
         self.begin()
-        self.console.writeConnectionLost()
+        self.stdio.writeConnectionLost()
         self.assertEnds(False)
 
     def test_refusedLines(self) -> None:
         """
-        A line that cannot be sent is complained about, and the next one is sent.
+        The user is told of a line that cannot be sent, and the next one is sent.
         """
         self.begin(form=JSON)
         self.type(b'nonsense\n \n{"data": "good"}\n')
@@ -445,7 +445,7 @@ class TalkTests(SynchronousTestCase):
         self.type(b"before\n")
         self.type(b"x" * (MAX_LINE + 1))
         self.network.deliver()
-        self.failureResultOf(self.talking, LineTooLong)
+        self.failureResultOf(self.running, LineTooLong)
         self.assertEqual(self.received(), ["before"])
         self.assertFalse(self.service.running)
 
@@ -459,13 +459,13 @@ class TalkTests(SynchronousTestCase):
                 self.begin(receiveBuffer=1)
                 self.type(b"one\ntwo\nthree\n")
                 if hasEnded:
-                    self.console.readConnectionLost()
+                    self.stdio.readConnectionLost()
                 if isCut:
                     self.cut()
                 self.said()
-                self.talking.cancel()
+                self.running.cancel()
                 self.network.deliver()
-                self.failureResultOf(self.talking, CancelledError)
+                self.failureResultOf(self.running, CancelledError)
                 self.assertFalse(self.service.running)
                 self.assertEqual(self.said(), [])
         gc.collect()
@@ -476,7 +476,7 @@ class TalkTests(SynchronousTestCase):
         A service that runs has not stopped for any reason.
         """
         self.begin()
-        asking = Deferred.fromCoroutine(whyStopped(self.service))
+        asking = Deferred.fromCoroutine(stopReason(self.service))
         self.failureResultOf(asking, RuntimeError)
 
 
@@ -495,7 +495,7 @@ class ConnectTests(SynchronousTestCase):
         self.reactor = MemoryReactorClock()
         options = {"key": PrivateKey.generate(), "trust": AnyServer()} | options
         attempt = Deferred.fromCoroutine(
-            connectOrComplain(self.reactor, endpoint, Talk(PLAIN), **options)
+            connectOrReport(self.reactor, endpoint, LineClient(PLAIN), **options)
         )
         self.turn()
         return attempt

@@ -14,7 +14,7 @@ from typing import Any
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from aesm.commands.main import Program, openStandardFiles
+from aesm.commands.main import CoroutineRunner, openStandardFiles
 
 
 class LoopReactor:
@@ -56,7 +56,7 @@ class LoopReactor:
         self._running = False
 
 
-class ProgramTests(SynchronousTestCase):
+class RunnerTests(SynchronousTestCase):
     """
     A program ends with its coroutine, or with a signal.
     """
@@ -72,7 +72,7 @@ class ProgramTests(SynchronousTestCase):
             """
             return 3
 
-        self.assertEqual(Program(LoopReactor()).run(main), 3)
+        self.assertEqual(CoroutineRunner(LoopReactor()).run(main), 3)
 
     def test_error(self) -> None:
         """
@@ -85,7 +85,7 @@ class ProgramTests(SynchronousTestCase):
             """
             raise ZeroDivisionError
 
-        self.assertRaises(ZeroDivisionError, Program(LoopReactor()).run, main)
+        self.assertRaises(ZeroDivisionError, CoroutineRunner(LoopReactor()).run, main)
 
     def test_interrupted(self) -> None:
         """
@@ -111,7 +111,7 @@ class ProgramTests(SynchronousTestCase):
                 raise AssertionError
 
             former = signal.getsignal(number)
-            self.assertEqual(Program(LoopReactor()).run(main), 128 + number)
+            self.assertEqual(CoroutineRunner(LoopReactor()).run(main), 128 + number)
             self.assertEqual(steps, [signal.SIG_DFL])
             self.assertEqual(signal.getsignal(number), former)
 
@@ -128,7 +128,7 @@ class ProgramTests(SynchronousTestCase):
             return 0
 
         reactor = LoopReactor()
-        self.assertEqual(Program(reactor).run(main), 130)
+        self.assertEqual(CoroutineRunner(reactor).run(main), 130)
         reactor.callWhenRunning(reactor.stop)
         reactor.run()
 
@@ -145,7 +145,7 @@ class ProgramTests(SynchronousTestCase):
             os.set_blocking(2, not before)
             return 0
 
-        Program(LoopReactor()).run(main)
+        CoroutineRunner(LoopReactor()).run(main)
         self.assertEqual(os.get_blocking(2), before)
 
 

@@ -16,25 +16,25 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
-from aesm.commands.stdio import MAX_LINE, Console, LineTooLong, openConsole
+from aesm.commands.stdio import MAX_LINE, LineTooLong, Stdio, openStdio
 
 
 class ConsoleTestCase(SynchronousTestCase):
     """
-    A console on a transport in memory.
+    Standard input and output on a transport in memory.
     """
 
     def setUp(self) -> None:
         """
-        Make a console.
+        Put it on a transport.
         """
         self.transport = StringTransport()
-        self.console = Console()
-        self.console.makeConnection(self.transport)
+        self.stdio = Stdio()
+        self.stdio.makeConnection(self.transport)
 
     def reading(self) -> bool:
         """
-        Tell whether the console takes input.
+        Tell whether it takes input.
         """
         return self.transport.producerState == "producing"
 
@@ -48,17 +48,17 @@ class InputTests(ConsoleTestCase):
         """
         It keeps on when one direction has ended, and is told to pause.
         """
-        verifyObject(IHalfCloseableProtocol, self.console)
-        verifyObject(IPushProducer, self.console)
+        verifyObject(IHalfCloseableProtocol, self.stdio)
+        verifyObject(IPushProducer, self.stdio)
 
     def test_onlyWhenAsked(self) -> None:
         """
         Nothing is read unless somebody waits for it.
         """
         self.assertFalse(self.reading())
-        lines = self.console.readLines()
+        lines = self.stdio.readLines()
         self.assertTrue(self.reading())
-        self.console.dataReceived(b"a\n")
+        self.stdio.dataReceived(b"a\n")
         self.assertFalse(self.reading())
         self.assertEqual(self.successResultOf(lines), [b"a"])
 
@@ -70,10 +70,10 @@ class InputTests(ConsoleTestCase):
             ((b"a", b"b\n\nc\r\nd"), [b"ab", b"", b"c\r"]),
             ((b"", b"e\n"), [b"de"]),
         ):
-            lines = self.console.readLines()
+            lines = self.stdio.readLines()
             for chunk in chunks:
                 self.assertNoResult(lines)
-                self.console.dataReceived(chunk)
+                self.stdio.dataReceived(chunk)
             self.assertEqual(self.successResultOf(lines), expected)
 
     def test_end(self) -> None:
@@ -81,32 +81,32 @@ class InputTests(ConsoleTestCase):
         At the end comes the last line, if it has no end, and then None, as often
         as one asks.
         """
-        lines = self.console.readLines()
-        self.console.dataReceived(b"rest")
-        self.console.readConnectionLost()
+        lines = self.stdio.readLines()
+        self.stdio.dataReceived(b"rest")
+        self.stdio.readConnectionLost()
         self.assertEqual(self.successResultOf(lines), [b"rest"])
         for _ in range(2):
-            self.assertIsNone(self.successResultOf(self.console.readLines()))
+            self.assertIsNone(self.successResultOf(self.stdio.readLines()))
 
     def test_endWhileNobodyReads(self) -> None:
         """
         The end can come before somebody asks.
         """
-        self.console.readConnectionLost()
-        self.assertIsNone(self.successResultOf(self.console.readLines()))
+        self.stdio.readConnectionLost()
+        self.assertIsNone(self.successResultOf(self.stdio.readLines()))
 
     def test_longest(self) -> None:
         """
         A line of the largest size is taken, a larger one is refused before its end
         has come.
         """
-        lines = self.console.readLines()
-        self.console.dataReceived(b"x" * MAX_LINE)
+        lines = self.stdio.readLines()
+        self.stdio.dataReceived(b"x" * MAX_LINE)
         self.assertNoResult(lines)
-        self.console.dataReceived(b"\n")
+        self.stdio.dataReceived(b"\n")
         self.assertEqual(self.successResultOf(lines), [b"x" * MAX_LINE])
-        lines = self.console.readLines()
-        self.console.dataReceived(b"x" * (MAX_LINE + 1))
+        lines = self.stdio.readLines()
+        self.stdio.dataReceived(b"x" * (MAX_LINE + 1))
         self.failureResultOf(lines, LineTooLong)
         self.assertFalse(self.reading())
 
@@ -114,11 +114,11 @@ class InputTests(ConsoleTestCase):
         """
         Who no longer waits takes nothing.
         """
-        lines = self.console.readLines()
+        lines = self.stdio.readLines()
         lines.cancel()
         self.failureResultOf(lines, CancelledError)
         self.assertFalse(self.reading())
-        self.console.dataReceived(b"late\n")
+        self.stdio.dataReceived(b"late\n")
 
 
 class OutputTests(ConsoleTestCase):
@@ -130,45 +130,45 @@ class OutputTests(ConsoleTestCase):
         """
         What is written goes out, and there is room for more.
         """
-        self.assertIsNone(self.successResultOf(self.console.write(b"hello\n")))
+        self.assertIsNone(self.successResultOf(self.stdio.write(b"hello\n")))
         self.assertEqual(self.transport.value(), b"hello\n")
 
     def test_wait(self) -> None:
         """
         Who writes more than is taken waits.
         """
-        self.assertIs(self.transport.producer, self.console)
-        self.console.pauseProducing()
-        first, second = self.console.write(b"1"), self.console.write(b"2")
+        self.assertIs(self.transport.producer, self.stdio)
+        self.stdio.pauseProducing()
+        first, second = self.stdio.write(b"1"), self.stdio.write(b"2")
         self.assertNoResult(first)
         second.cancel()
         self.failureResultOf(second, CancelledError)
-        self.console.resumeProducing()
+        self.stdio.resumeProducing()
         self.successResultOf(first)
-        self.successResultOf(self.console.write(b"3"))
+        self.successResultOf(self.stdio.write(b"3"))
 
     def test_lost(self) -> None:
         """
         Once the output is gone, who waits waits no more, and nothing is written.
         """
-        self.console.pauseProducing()
-        waiting = self.console.write(b"1")
-        self.console.stopProducing()
-        self.console.writeConnectionLost()
+        self.stdio.pauseProducing()
+        waiting = self.stdio.write(b"1")
+        self.stdio.stopProducing()
+        self.stdio.writeConnectionLost()
         self.successResultOf(waiting)
-        self.successResultOf(self.console.outputLost)
-        self.successResultOf(self.console.write(b"2"))
+        self.successResultOf(self.stdio.outputLost)
+        self.successResultOf(self.stdio.write(b"2"))
         self.assertEqual(self.transport.value(), b"1")
-        self.successResultOf(self.console.close())
+        self.successResultOf(self.stdio.close())
 
     def test_close(self) -> None:
         """
         Closing waits until everything is written.
         """
-        closed = self.console.close()
+        closed = self.stdio.close()
         self.assertTrue(self.transport.disconnecting)
         self.assertNoResult(closed)
-        self.console.connectionLost(Failure(ConnectionDone()))
+        self.stdio.connectionLost(Failure(ConnectionDone()))
         self.successResultOf(closed)
 
 
@@ -191,18 +191,18 @@ class CopyTests(SynchronousTestCase):
 
     def test_originalsStay(self) -> None:
         """
-        C{openConsole} gives Twisted copies, which it may close.
+        C{openStdio} gives Twisted copies, which it may close.
         """
         reactor = SelectReactor()
         ends = [*os.pipe(), *os.pipe()]
         try:
-            console = openConsole(reactor, ends[0], ends[3])
+            stdio = openStdio(reactor, ends[0], ends[3])
             os.write(ends[1], b"hello\n")
-            lines = console.readLines()
+            lines = stdio.readLines()
             self.turn(reactor, lines)
             self.assertEqual(self.successResultOf(lines), [b"hello"])
-            console.write(b"there\n")
-            closed = console.close()
+            stdio.write(b"there\n")
+            closed = stdio.close()
             self.turn(reactor, closed)
             self.successResultOf(closed)
             self.assertEqual(os.read(ends[2], 100), b"there\n")
