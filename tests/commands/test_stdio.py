@@ -19,7 +19,7 @@ from zope.interface.verify import verifyObject
 from aesm.commands.stdio import MAX_LINE, LineTooLong, Stdio, openStdio
 
 
-class ConsoleTestCase(SynchronousTestCase):
+class StdioTestCase(SynchronousTestCase):
     """
     Standard input and output on a transport in memory.
     """
@@ -39,7 +39,7 @@ class ConsoleTestCase(SynchronousTestCase):
         return self.transport.producerState == "producing"
 
 
-class InputTests(ConsoleTestCase):
+class InputTests(StdioTestCase):
     """
     Input comes as lines, when it is asked for.
     """
@@ -121,7 +121,7 @@ class InputTests(ConsoleTestCase):
         self.stdio.dataReceived(b"late\n")
 
 
-class OutputTests(ConsoleTestCase):
+class OutputTests(StdioTestCase):
     """
     Output goes out as it is taken.
     """

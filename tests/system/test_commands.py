@@ -316,7 +316,7 @@ class ProcessTestCase(SynchronousTestCase):
         self.assertNotIn("Traceback", server.output + server.errors)
 
 
-class TalkTests(ProcessTestCase):
+class ConnectTests(ProcessTestCase):
     """
     What is typed in one window appears in the other.
     """

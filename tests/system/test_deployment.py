@@ -127,7 +127,7 @@ class ActivationTests(ProcessTestCase):
         )
         return server, server.expect(r"aesm connect ((tcp|unix):\S+) --pin")[1]
 
-    def assertTalks(self, server: Process, endpoint: str) -> None:
+    def assertServes(self, server: Process, endpoint: str) -> None:
         """
         Check that two clients reach each other, and that the server stops.
 
@@ -144,7 +144,7 @@ class ActivationTests(ProcessTestCase):
         """
         A TCP socket.
         """
-        self.assertTalks(*self.activate("127.0.0.1", "INET"))
+        self.assertServes(*self.activate("127.0.0.1", "INET"))
 
     def test_bothTCP(self) -> None:
         """
@@ -153,7 +153,7 @@ class ActivationTests(ProcessTestCase):
         if not socket.has_dualstack_ipv6():
             raise SkipTest("no IPv6 here")
         server, endpoint = self.activate("::", "INET6")
-        self.assertTalks(server, endpoint.replace("HOST", "127.0.0.1"))
+        self.assertServes(server, endpoint.replace("HOST", "127.0.0.1"))
         self.assertIn(" accepted ::ffff:127.0.0.1:", server.output)
 
     def test_unix(self) -> None:
@@ -166,7 +166,7 @@ class ActivationTests(ProcessTestCase):
         path = f"{folder.name}/socket"
         server, endpoint = self.activate(path, "UNIX")
         self.assertEqual(endpoint, f"unix:{path}")
-        self.assertTalks(server, endpoint)
+        self.assertServes(server, endpoint)
 
     def test_nothing(self) -> None:
         """

@@ -55,11 +55,11 @@ class ForeignTests(TestCase):
     timeout = 120
 
     @inlineCallbacks
-    def talk(
+    def serving(
         self, use: Callable[[int], None], **options: Any
     ) -> Generator[Deferred[Any], Any, None]:
         """
-        Start a server, and let a function talk to it from a thread.
+        Start a server, and let a function use it from a thread.
 
         @param use: called with the port.
         @param options: of the server.
@@ -95,7 +95,7 @@ class ForeignTests(TestCase):
             self.assertEqual(client.readMessage(), bytes(range(256)) * 1000)
             self.assertEqual(client.close(), (1000, ""))
 
-        return self.talk(use, psk=psk)
+        return self.serving(use, psk=psk)
 
     @inlineCallbacks
     def test_everySuite(self) -> Generator[Deferred[Any], Any, None]:
@@ -126,7 +126,7 @@ class ForeignTests(TestCase):
             self.assertEqual(kinds[foreign.BATCH], body)
             client.close()
 
-        return self.talk(use)
+        return self.serving(use)
 
     def test_silentWithPSK(self) -> Deferred[Any]:
         """
@@ -139,7 +139,7 @@ class ForeignTests(TestCase):
                 with self.assertRaises(ConnectionError):
                     foreign.Client(port, suite, psk)
 
-        return self.talk(use, psk=PSK)
+        return self.serving(use, psk=PSK)
 
     def test_otherName(self) -> Deferred[Any]:
         """
@@ -150,4 +150,4 @@ class ForeignTests(TestCase):
             with self.assertRaises(InvalidTag):
                 foreign.Client(port, SUITES[2], application="other")
 
-        return self.talk(use)
+        return self.serving(use)

@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from tests.system.test_commands import ProcessTestCase
 
 # Installs the reactor that it is told, and exchanges messages with itself.
-TALK = """
+EXCHANGE = """
 import sys
 from importlib import import_module
 import_module(f"twisted.internet.{sys.argv[1]}").install()
@@ -133,13 +133,13 @@ class ReactorTests(ReactorTestCase):
         """
         The one that runs everywhere.
         """
-        self.assertDone(TALK, "selectreactor", "SelectReactor")
+        self.assertDone(EXCHANGE, "selectreactor", "SelectReactor")
 
     def test_asyncio(self) -> None:
         """
         The one that shares its loop with asyncio.
         """
-        self.assertDone(TALK, "asyncioreactor", "AsyncioSelectorReactor")
+        self.assertDone(EXCHANGE, "asyncioreactor", "AsyncioSelectorReactor")
 
     if hasattr(select, "poll"):
 
@@ -147,7 +147,7 @@ class ReactorTests(ReactorTestCase):
             """
             The one with poll(2).
             """
-            self.assertDone(TALK, "pollreactor", "PollReactor")
+            self.assertDone(EXCHANGE, "pollreactor", "PollReactor")
 
     if hasattr(select, "epoll"):
 
@@ -155,7 +155,7 @@ class ReactorTests(ReactorTestCase):
             """
             The one with epoll(7), Linux's default.
             """
-            self.assertDone(TALK, "epollreactor", "EPollReactor")
+            self.assertDone(EXCHANGE, "epollreactor", "EPollReactor")
 
 
 class LoopTests(ReactorTestCase):
