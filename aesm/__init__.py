@@ -55,7 +55,8 @@ if TYPE_CHECKING:
     from aesm.server.registry import Activity, Connections
     from aesm.server.service import Server, listen
     from aesm.trust.clients import AuthorizedKeys
-    from aesm.trust.keys import PSK, PrivateKey, PublicKey, stateDirectory
+    from aesm.trust.files import stateDirectory
+    from aesm.trust.keys import PSK, PrivateKey, PublicKey
     from aesm.trust.servers import AnyServer, KnownServers, Pinned
 
 _HOMES = {  # module: the public names that it has
@@ -95,7 +96,8 @@ _HOMES = {  # module: the public names that it has
         "IMessageHandlerMaker",
         "ITrustPolicy",
     ],
-    "trust.keys": ["PSK", "PrivateKey", "PublicKey", "stateDirectory"],
+    "trust.files": ["stateDirectory"],
+    "trust.keys": ["PSK", "PrivateKey", "PublicKey"],
     "blocking.network": ["ClientNetwork", "ServerNetwork"],
     "messages.protocol": ["AESMProtocol"],
     "server.registry": ["Activity", "Connections"],

@@ -34,7 +34,8 @@ from aesm.errors import KeyFileError
 from aesm.interfaces import ITrustPolicy
 from aesm.server.factory import KEY_FILE
 from aesm.text import escape
-from aesm.trust.keys import PSK, PrivateKey, PublicKey, stateDirectory
+from aesm.trust.files import stateDirectory
+from aesm.trust.keys import PSK, PrivateKey, PublicKey
 from aesm.trust.servers import AnyServer, KnownServers, Pinned
 
 __all__ = ["Options", "main"]

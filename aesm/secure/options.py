@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, TypedDict, Unpack, cast
 from aesm._version import __version__
 from aesm.core.channel.settings import ChannelSettings, defaultSuites
 from aesm.secure.clock import steady
-from aesm.trust.files import AnyPath
-from aesm.trust.keys import PSK, PrivateKey, stateDirectory
+from aesm.trust.files import AnyPath, stateDirectory
+from aesm.trust.keys import PSK, PrivateKey
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime

@@ -44,8 +44,8 @@ from aesm.server.manager import ConnectionManager
 from aesm.server.registry import Connections
 from aesm.server.sessions import SESSION_GRACE
 from aesm.store.spool import spoolOpener
-from aesm.trust.files import AnyPath
-from aesm.trust.keys import PrivateKey, PublicKey, nextKeyOf, stateDirectory
+from aesm.trust.files import AnyPath, stateDirectory
+from aesm.trust.keys import PrivateKey, PublicKey, nextKeyOf
 from aesm.trust.policies import clientPolicy
 
 __all__ = ["STOP_DEADLINE", "AESMServerFactory", "Message"]

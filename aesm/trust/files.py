@@ -14,6 +14,8 @@ that everything is asked of the open descriptor.  A file appears under its name
 only when it is complete and on the disk, so that neither a crash nor a reader
 at the wrong moment finds half of it.  All of this is POSIX's: modes, owners,
 hard links and C{flock}.
+
+Where they are by default says L{stateDirectory}.
 """
 
 from __future__ import annotations
@@ -39,6 +41,7 @@ __all__ = [
     "locked",
     "pairs",
     "readFile",
+    "stateDirectory",
     "writeFile",
 ]
 
@@ -53,6 +56,32 @@ OTHERS_WRITE = 0o022  # what files that are no secret forbid all the same
 _LINK_ERRNOS = {errno.ELOOP, errno.EMLINK, getattr(errno, "EFTYPE", errno.ELOOP)}
 
 
+def stateDirectory() -> Path:
+    """
+    Say where keys and known servers are kept unless told otherwise.
+
+    It is made, with mode 0700, when something is first written to it.
+
+    @return: C{$AESM_HOME}, else C{$XDG_STATE_HOME/aesm}, else
+        C{~/.local/state/aesm}.
+    @raise KeyFileError: this user has no home directory.
+    @see: XDG Base Directory Specification 0.8, which has relative paths ignored
+    """
+    own = os.environ.get("AESM_HOME")
+    if own:
+        return Path(own)
+    shared = os.environ.get("XDG_STATE_HOME", "")
+    if os.path.isabs(shared):
+        return Path(shared, "aesm")
+    try:
+        return Path.home() / ".local" / "state" / "aesm"
+    except RuntimeError:
+        raise KeyFileError(
+            "this user has no home directory to keep keys in; set AESM_HOME to a "
+            "directory that it can write to"
+        ) from None
+
+
 def readFile(
     path: Path,
     *,
@@ -65,22 +94,24 @@ def readFile(
 
     Never blocks on a FIFO or a device, and never reads more than the limit.
 
-    @param path: the file.
     @param limit: the most bytes that it may have.
     @param forbidden: the mode bits that it must not have.
     @param followLinks: whether the path itself may be a symbolic link.
-    @return: all of its bytes.
     @raise FileNotFoundError: there is no such file; what to do about that only
         the caller knows.
     @raise KeyFileError: it is not a file to be trusted, or cannot be read.
     @see: POSIX.1-2017, C{open}
     """
+    # O_NONBLOCK: to open a FIFO that nobody writes to would wait for ever, before
+    # fstat could tell what it is.  O_NOCTTY: a terminal does not become ours.
     flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
     try:
         descriptor = os.open(path, flags if followLinks else flags | os.O_NOFOLLOW)
         try:
             checkStatus(path, os.fstat(descriptor), forbidden)
             with open(descriptor, "rb", closefd=False) as file:
+                # One byte more than allowed tells "too long"; a size that fstat
+                # gives may have grown since, and is 0 in /proc.
                 content = file.read(limit + 1)
         finally:
             os.close(descriptor)
@@ -107,10 +138,9 @@ def readFile(
 
 def checkStatus(path: Path, status: os.stat_result, forbidden: int) -> None:
     """
-    Decide whether a file's kind, owner and mode let us believe it.
+    Refuse a file whose kind, owner or mode lets others decide what is in it.
 
-    @param path: the file, for the error.
-    @param status: what C{fstat} says of it.
+    @param path: for the error.
     @param forbidden: the mode bits that it must not have.
     @raise KeyFileError: it is not a regular file, belongs to somebody who is
         neither this user nor root, or has a forbidden bit.
@@ -125,6 +155,7 @@ def checkStatus(path: Path, status: os.stat_result, forbidden: int) -> None:
             f"`chown {os.geteuid()} {quoted}` if you trust its content"
         )
     elif mode & forbidden & OTHERS_WRITE:
+        # First: to close it now does not undo what others may have written.
         problem = (
             f"can be written by other users (mode {mode:04o}); check its content, "
             f"then run `chmod {'600' if forbidden == OTHERS_ACCESS else 'go-w'} "
@@ -145,8 +176,6 @@ def writeFile(path: Path, content: bytes, *, replace: bool) -> bool:
     umask takes away) from its first moment, and which gets the name once they
     are on the disk.  A missing directory is made with mode 0700.
 
-    @param path: the file.
-    @param content: all of its bytes.
     @param replace: whether to take the place of a file, or of whatever else
         has this name.
     @return: False if something has this name and was left alone.
@@ -162,6 +191,8 @@ def writeFile(path: Path, content: bytes, *, replace: bool) -> bool:
             with open(descriptor, "wb") as file:
                 file.write(content)
                 file.flush()
+                # Before the rename: a file system may write the name first, and
+                # a power cut would leave an empty file in place of a good one.
                 os.fsync(descriptor)
             if replace:
                 os.replace(temporary, path)
@@ -186,10 +217,7 @@ def writeFile(path: Path, content: bytes, *, replace: bool) -> bool:
 
 def _syncDirectory(directory: Path) -> None:
     """
-    Bring new names in a directory to the disk.
-
-    @param directory: where they are.
-    @raise OSError: it cannot be done.
+    Bring a directory's new names to the disk.
     """
     descriptor = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -201,16 +229,15 @@ def _syncDirectory(directory: Path) -> None:
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """
-    Keep all others who ask, in this process or another, out of a file.
+    Hold the lock for changes of a file, against other threads and processes.
 
-    The lock is on C{PATH.lock} beside it, which is empty and stays: the file
-    itself is replaced at each change, and a lock on it would go with it.  Those
-    who only read need none.
+    Readers need none, since a file is only ever replaced as a whole.
 
-    @param path: the file.
     @raise KeyFileError: the lock cannot be had.
     @see: C{flock(2)}
     """
+    # Beside the file, and never removed: the file itself is replaced at each
+    # change, and whoever waited for a lock on it would then hold one on the old.
     lock = path.with_name(path.name + ".lock")
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     descriptor = None
@@ -232,16 +259,16 @@ def locked(path: Path) -> Iterator[None]:
 
 def pairs(path: Path, content: bytes, form: str) -> Iterator[tuple[int, str, str]]:
     """
-    Read lines of two words.
+    Read lines of two words, leaving out blank lines and comments.
 
-    @param path: the file, for the error.
-    @param content: its bytes; lines end in LF or CRLF.
+    @param path: for the error.
+    @param content: the bytes of the file; lines end in LF or CRLF.
     @param form: what a line looks like, for the error.
-    @return: the number of each line that says something, from 1, and its words,
-        printable.
-    @raise KeyFileError: a line that says something says more or less than that,
-        or is not UTF-8.
+    @return: the number of each line, from 1, and its words, printable.
+    @raise KeyFileError: a line has more or fewer words, or is not UTF-8.
     """
+    # Not splitlines(): that splits at a lone CR too, and line numbers would not be
+    # those that an editor shows.
     for number, line in enumerate(content.split(b"\n"), 1):
         words = line.split()
         if not words or words[0].startswith(b"#"):
@@ -259,11 +286,9 @@ def badLine(path: Path, number: int, form: str) -> KeyFileError:
     """
     Make the error for a line that cannot be read.
 
-    @param path: the file.
-    @param number: which line, from 1.
     @param form: what it should look like.
-    @return: the error; it does not show the line.
     """
+    # The line is not shown: it may be a secret in the wrong file.
     return KeyFileError(
         f"line {number} of {path} is not `{form}`, KEY being 44 characters of "
         "standard base64; mend or remove it",

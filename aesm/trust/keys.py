@@ -38,7 +38,7 @@ from aesm.errors import KeyFileError
 from aesm.noise.functions import KeyPair
 from aesm.trust.files import AnyPath, readFile, writeFile
 
-__all__ = ["PSK", "PrivateKey", "PublicKey", "stateDirectory"]
+__all__ = ["PSK", "PrivateKey", "PublicKey", "nextKeyOf"]
 
 KEY_SIZE = 32  # bytes, of every kind of key here
 TEXT_SIZE = 44  # characters: the base64 of 32 bytes
@@ -46,38 +46,11 @@ MAX_PSK_FILE = 1024  # bytes
 MAX_KEY_FILE = 16384  # bytes: room for another algorithm's, to say which it is
 
 
-def stateDirectory() -> Path:
-    """
-    Say where keys and known servers are kept unless told otherwise.
-
-    It is made, with mode 0700, when something is first written to it.
-
-    @return: C{$AESM_HOME}, else C{$XDG_STATE_HOME/aesm}, else
-        C{~/.local/state/aesm}.
-    @raise KeyFileError: this user has no home directory.
-    @see: XDG Base Directory Specification 0.8, which has relative paths ignored
-    """
-    own = os.environ.get("AESM_HOME")
-    if own:
-        return Path(own)
-    shared = os.environ.get("XDG_STATE_HOME", "")
-    if os.path.isabs(shared):
-        return Path(shared, "aesm")
-    try:
-        return Path.home() / ".local" / "state" / "aesm"
-    except RuntimeError:
-        raise KeyFileError(
-            "this user has no home directory to keep keys in; set AESM_HOME to a "
-            "directory that it can write to"
-        ) from None
-
-
 def _checkRaw(raw: bytes, what: str) -> None:
     """
     Insist on 32 bytes, showing none of them.
 
-    @param raw: what was given.
-    @param what: what it was to be, for the error.
+    @param what: what the bytes were to be, for the error.
     @raise TypeError: it is not bytes.
     @raise ValueError: it is not 32 bytes.
     """
@@ -89,10 +62,8 @@ def _checkRaw(raw: bytes, what: str) -> None:
 
 def _toText(raw: bytes) -> str:
     """
-    Write 32 bytes as text.
+    Write 32 bytes as 44 characters of base64.
 
-    @param raw: the bytes.
-    @return: 44 characters.
     @see: RFC 4648 section 4
     """
     return base64.b64encode(raw).decode("ascii")
@@ -100,18 +71,18 @@ def _toText(raw: bytes) -> str:
 
 def _fromText(text: str) -> bytes | None:
     """
-    Read 32 bytes from their one spelling as text.
+    Read 32 bytes from text.
 
-    @param text: what may be it.
-    @return: the bytes, or None if the text is not exactly what L{_toText} makes
-        of them.
+    @return: None if the text is not exactly what L{_toText} makes of any 32 bytes.
     @see: RFC 4648 sections 3.5 and 4
     """
     try:
         raw = base64.b64decode(text.encode("ascii", "replace"))
     except binascii.Error:
         return None
-    # Python's decoder skips what it does not know and ignores trailing bits.
+    # Python's decoder skips what it does not know and ignores trailing bits, so that
+    # one key would have many spellings, and a comparison of texts would not be one
+    # of keys.
     return raw if len(raw) == KEY_SIZE and _toText(raw) == text else None
 
 
@@ -129,10 +100,8 @@ class PublicKey:
 
     def __post_init__(self) -> None:
         """
-        Check the bytes.
-
-        @raise TypeError: they are not bytes.
-        @raise ValueError: they are not 32.
+        @raise TypeError: the key is not bytes.
+        @raise ValueError: it is not 32 bytes.
         """
         _checkRaw(self.raw, "a public key")
 
@@ -195,12 +164,14 @@ class PrivateKey:
 
     def __post_init__(self) -> None:
         """
-        Check the bytes and find the public key.
+        Compute the public key.
 
-        @raise TypeError: they are not bytes.
-        @raise ValueError: they are not 32.
+        @raise TypeError: the key is not bytes.
+        @raise ValueError: it is not 32 bytes.
         """
         _checkRaw(self.raw, "a private key")
+        # Once, here: it is a multiplication on the curve, and each handshake needs
+        # the pair.
         pair = KeyPair.fromBytes(self.raw)
         object.__setattr__(self, "keyPair", pair)
         object.__setattr__(self, "publicKey", PublicKey(pair.public))
@@ -208,19 +179,15 @@ class PrivateKey:
     @classmethod
     def generate(cls) -> PrivateKey:
         """
-        Make a key.
-
-        @return: a fresh one, from the operating system's random numbers.
+        Make a fresh key from the operating system's random numbers.
         """
         return cls(X25519PrivateKey.generate().private_bytes_raw())
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> PrivateKey:
+    def load(cls, path: AnyPath) -> PrivateKey:
         """
         Read a key from its file.
 
-        @param path: the file.
-        @return: the key.
         @raise KeyFileError: the file is missing, unsafe, or holds something else.
         """
         path = Path(path)
@@ -230,14 +197,12 @@ class PrivateKey:
             raise _missing("key", path, "keygen") from None
 
     @classmethod
-    def loadOrCreate(cls, path: str | os.PathLike[str]) -> PrivateKey:
+    def loadOrCreate(cls, path: AnyPath) -> PrivateKey:
         """
         Read a key from its file, or make both if there is none.
 
         However many processes do this at once, all get the same key.
 
-        @param path: the file.
-        @return: the key.
         @raise KeyFileError: the file is unsafe, holds something else, or cannot
             be written.
         """
@@ -250,7 +215,7 @@ class PrivateKey:
             return key
         return cls.load(path)  # somebody else's was first, and is complete
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: AnyPath) -> None:
         """
         Write the key to a new file, with mode 0600.
 
@@ -270,8 +235,6 @@ class PrivateKey:
         """
         Read a key from its file.
 
-        @param path: the file.
-        @return: the key.
         @raise FileNotFoundError: there is none.
         @raise KeyFileError: the file is unsafe, or holds something else.
         """
@@ -286,23 +249,19 @@ class PrivateKey:
             if isinstance(key, X25519PrivateKey):
                 return cls(key.private_bytes_raw())
             found = f"a key for {type(key).__name__.removesuffix('PrivateKey')}"
+        # Only here, outside of the except blocks: the library's error, which may show
+        # the content, is not in the context of ours.
         raise KeyFileError(
             f"{path} holds {found}, not an X25519 private key as unencrypted PEM "
             f"(PKCS#8); {_makeAnother('keygen', path)}",
             str(path),
         )
 
-    def _x25519(self) -> X25519PrivateKey:
-        """
-        @return: the key as C{cryptography} has it.
-        """
-        return X25519PrivateKey.from_private_bytes(self.raw)
-
     def _toPEM(self) -> bytes:
         """
-        @return: the content of the key's file.
+        Write the content of the key's file.
         """
-        return self._x25519().private_bytes(
+        return X25519PrivateKey.from_private_bytes(self.raw).private_bytes(
             Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
         )
 
@@ -320,10 +279,9 @@ class PSK(bytes):
 
     def __new__(cls, raw: bytes) -> PSK:
         """
-        @param raw: the 32 bytes, uniformly random.
-        @return: the same, which do not show.
-        @raise TypeError: they are not bytes.
-        @raise ValueError: they are not 32.
+        @param raw: 32 bytes, uniformly random.
+        @raise TypeError: the key is not bytes.
+        @raise ValueError: it is not 32 bytes.
         """
         _checkRaw(raw, "a pre-shared key")
         return super().__new__(cls, raw)
@@ -331,19 +289,16 @@ class PSK(bytes):
     @classmethod
     def generate(cls) -> PSK:
         """
-        Make a pre-shared key.
-
-        @return: a fresh one, from the operating system's random numbers.
+        Make a fresh key from the operating system's random numbers.
         """
         return cls(secrets.token_bytes(KEY_SIZE))
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> PSK:
+    def load(cls, path: AnyPath) -> PSK:
         """
         Read a pre-shared key from its file.
 
         @param path: the file; its line may end in LF, CRLF or nothing.
-        @return: the key.
         @raise KeyFileError: the file is missing, unsafe, or holds something else.
         """
         path = Path(path)
@@ -361,7 +316,7 @@ class PSK(bytes):
             )
         return cls(raw)
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: AnyPath) -> None:
         """
         Write the key to a new file, with mode 0600.
 
@@ -372,11 +327,11 @@ class PSK(bytes):
 
     def __repr__(self) -> str:
         """
-        @return: what this is, and nothing of what it holds.
+        @return: C{"<PSK>"}, and nothing of what it holds.
         """
         return "<PSK>"
 
-    __str__ = __repr__  # that of bytes shows them
+    __str__ = __repr__  # that of bytes shows the key
 
 
 def _missing(what: str, path: Path, command: str) -> KeyFileError:
@@ -384,9 +339,7 @@ def _missing(what: str, path: Path, command: str) -> KeyFileError:
     Make the error for a file that is not there.
 
     @param what: what it should hold.
-    @param path: the file.
     @param command: the subcommand of C{aesm} that makes one.
-    @return: the error.
     """
     return KeyFileError(
         f"there is no {what} file {path}; make one with "
@@ -397,11 +350,9 @@ def _missing(what: str, path: Path, command: str) -> KeyFileError:
 
 def _makeAnother(command: str, path: Path) -> str:
     """
-    Say what to do about a file of other content.
+    Say, in half a sentence, what to do about a file that holds something else.
 
     @param command: the subcommand of C{aesm} that makes one.
-    @param path: the file.
-    @return: half a sentence.
     """
     return (
         "name another file, or move this one away and make a new one with "
@@ -411,10 +362,8 @@ def _makeAnother(command: str, path: Path) -> str:
 
 def _save(path: Path, content: bytes) -> None:
     """
-    Write a secret's new file.
+    Write a new file that holds a secret.
 
-    @param path: the file.
-    @param content: its bytes.
     @raise KeyFileError: something has this name, or it cannot be written.
     """
     if not writeFile(path, content, replace=False):
@@ -427,12 +376,13 @@ def _save(path: Path, content: bytes) -> None:
 
 def nextKeyOf(keyFile: AnyPath) -> PublicKey | None:
     """
-    Look for the key that a server will have after its present one, as
-    C{aesm keygen --next} makes it.
+    Look for the key that a server will have after its present one, in
+    C{FILE.next}, where C{aesm keygen --next} puts it.
 
     @param keyFile: the file of its present key.
-    @return: the public half of the key in C{FILE.next}, or None.
-    @raise KeyFileError: that file cannot be used; says why.
+    @return: the public half of the next key, or None if there is none.
+    @raise KeyFileError: the file cannot be used.
     """
     path = f"{os.fspath(keyFile)}.next"
+    # lexists: a dangling link is a mistake to be told, not a key that is not there.
     return PrivateKey.load(path).publicKey if os.path.lexists(path) else None

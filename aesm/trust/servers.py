@@ -36,9 +36,10 @@ from aesm.trust.files import (
     locked,
     pairs,
     readFile,
+    stateDirectory,
     writeFile,
 )
-from aesm.trust.keys import PublicKey, stateDirectory
+from aesm.trust.keys import PublicKey
 
 __all__ = ["AnyServer", "KnownServers", "Pinned"]
 

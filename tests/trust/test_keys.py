@@ -9,7 +9,6 @@ import os
 import pickle
 import stat
 import traceback
-from pathlib import Path
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, x448
@@ -26,8 +25,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 import aesm.trust.keys
-from aesm.errors import KeyFileError
-from aesm.trust.keys import PSK, PrivateKey, PublicKey, stateDirectory
+from aesm.trust.keys import PSK, PrivateKey, PublicKey
 from tests.trust.test_files import FilesTestCase, runTogether
 
 # Alice's, RFC 7748 section 6.1.
@@ -53,69 +51,6 @@ def toPEM(
     return key.private_bytes(
         Encoding.PEM, PrivateFormat.PKCS8, encryption or NoEncryption()
     )
-
-
-class StateDirectoryTests(SynchronousTestCase):
-    """
-    Tests for L{stateDirectory}.
-    """
-
-    def setUp(self) -> None:
-        """
-        Let each test have its own environment.
-        """
-        self.patch(os, "environ", {"HOME": "/home/alice"})
-
-    def test_own(self) -> None:
-        """
-        C{AESM_HOME} comes first.
-        """
-        os.environ.update({"AESM_HOME": "/a/b", "XDG_STATE_HOME": "/x"})
-        self.assertEqual(stateDirectory(), Path("/a/b"))
-
-    def test_shared(self) -> None:
-        """
-        C{XDG_STATE_HOME} comes next, and an empty C{AESM_HOME} is none.
-        """
-        os.environ.update({"AESM_HOME": "", "XDG_STATE_HOME": "/x"})
-        self.assertEqual(stateDirectory(), Path("/x/aesm"))
-
-    def test_home(self) -> None:
-        """
-        The home directory comes last, and a relative or empty
-        C{XDG_STATE_HOME} is none.
-        """
-        for value in ("", "x", "./x"):
-            os.environ["XDG_STATE_HOME"] = value
-            self.assertEqual(stateDirectory(), Path("/home/alice/.local/state/aesm"))
-
-    def test_homeless(self) -> None:
-        """
-        Without a home directory the error says what to set.
-        """
-
-        def home() -> Path:
-            """
-            Be a user that the system does not know.
-
-            @return: never.
-            @raise RuntimeError: always.
-            """
-            raise RuntimeError("Could not determine home directory.")
-
-        self.patch(Path, "home", home)
-        error = self.assertRaises(KeyFileError, stateDirectory)
-        self.assertIn("AESM_HOME", str(error))
-
-    def test_madeWhenWritten(self) -> None:
-        """
-        Asking makes no directory; writing makes one for this user alone.
-        """
-        os.environ["AESM_HOME"] = self.mktemp()
-        directory = stateDirectory()
-        self.assertFalse(directory.exists())
-        PrivateKey.loadOrCreate(directory / "key.pem")
-        self.assertEqual(stat.S_IMODE(directory.stat().st_mode), 0o700)
 
 
 class PublicKeyTests(SynchronousTestCase):

@@ -20,7 +20,8 @@ from aesm.messages.connection import Connection
 from aesm.server.factory import AESMServerFactory
 from aesm.server.service import Server, listen
 from aesm.testing import MemoryNetwork
-from aesm.trust.keys import PrivateKey, PublicKey, nextKeyOf, stateDirectory
+from aesm.trust.files import stateDirectory
+from aesm.trust.keys import PrivateKey, PublicKey, nextKeyOf
 from aesm.trust.servers import AnyServer, KnownServers, Pinned
 from tests.support.pairs import PairTestCase
 
