@@ -22,7 +22,14 @@ from zope.interface import implementer
 
 from aesm.errors import KeyFileError
 from aesm.interfaces import IClientPolicy
-from aesm.trust.files import MAX_FILE, OTHERS_WRITE, badLine, pairs, readFile
+from aesm.trust.files import (
+    MAX_FILE,
+    OTHERS_WRITE,
+    AnyPath,
+    badLine,
+    pairs,
+    readFile,
+)
 from aesm.trust.keys import PublicKey
 
 __all__ = ["AuthorizedKeys"]
@@ -44,7 +51,7 @@ class AuthorizedKeys:
     @ivar path: the file.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: AnyPath) -> None:
         """
         Read the file.
 
@@ -52,7 +59,8 @@ class AuthorizedKeys:
         @raise KeyFileError: it is missing, unsafe, or has a bad line.
         """
         self.path = Path(path)
-        self._signature = self._look()
+        # Before it is read: a change in between is read once more, not missed.
+        self._version = self._currentVersion()
         self._names = self._read()
 
     def checkClient(self, publicKey: PublicKey, address: IAddress) -> str | None:
@@ -60,7 +68,7 @@ class AuthorizedKeys:
         Look a client up.
 
         @param publicKey: the key that it has proved.
-        @param address: where it comes from, which does not matter.
+        @param address: not looked at.
         @return: its name, or None to refuse it.
         @see: L{IClientPolicy.checkClient}
         """
@@ -68,18 +76,19 @@ class AuthorizedKeys:
 
     def reload(self) -> frozenset[PublicKey]:
         """
-        Read the file again if it is another one than last time.
+        Read the file again if it has changed.
 
         If it cannot be used, a warning says why, once, and what was read before
         stays in force until it can.  Replace the file by renaming a new one, so
         that it is never read half written.
 
-        @return: the keys that were let in before and are not any more.
+        @return: the keys that are no longer let in.
         """
-        signature = self._look()
-        if signature == self._signature:
+        version = self._currentVersion()
+        if version == self._version:
             return frozenset()
-        self._signature = signature
+        # Also where reading fails: a warning at each look would fill the log.
+        self._version = version
         try:
             names = self._read()
         except KeyFileError as error:
@@ -90,17 +99,14 @@ class AuthorizedKeys:
                 path=str(self.path),
             )
             return frozenset()
-        gone = frozenset(self._names.keys() - names.keys())
+        revoked = frozenset(self._names.keys() - names.keys())
         self._names = names
-        return gone
+        return revoked
 
-    def _look(self) -> tuple[int, ...] | None:
+    def _currentVersion(self) -> tuple[int, ...] | None:
         """
-        Take what tells one state of the file from another.  Done before each
-        reading: what changes in between is then read once more, not missed.
-
-        @return: what C{stat} says that content, owner or mode could change; None
-            if there is no file.
+        Tell one version of the file from another, by what C{stat} says; None if
+        there is no file.
         """
         try:
             status = os.stat(self.path)
@@ -118,10 +124,9 @@ class AuthorizedKeys:
 
     def _read(self) -> dict[PublicKey, str]:
         """
-        Read the file.
+        Read the name of each key.
 
-        @return: the name of each key.
-        @raise KeyFileError: it is missing, unsafe, or has a bad line.
+        @raise KeyFileError: the file is missing, unsafe, or has a bad line.
         """
         try:
             content = readFile(

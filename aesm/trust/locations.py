@@ -1,20 +1,34 @@
 """
-What a server is called in the known servers: what the user dialled, so that a
-name stays the same when its address changes.
+Locations: what a server is called in the known servers.
+
+::
+
+    locationOf("tcp:Example.org:8765")       # "example.org:8765"
+    locationOf("unix:/run/my server")        # "unix:/run/my server"
+    quoteLocation("unix:/run/my server")     # "unix:/run/my%20server", in the file
+
+It is what the user dialled, so that it stays the same when a name's address
+changes, without what does not matter to where it is, such as a timeout: other
+options for the same server must not make it a stranger.
 """
 
 from __future__ import annotations
 
 import re
+from urllib.parse import quote, unquote
 
 from twisted.internet.interfaces import IAddress
 
-__all__ = ["locationOf", "locationOfAddress"]
+__all__ = ["locationOf", "locationOfAddress", "quoteLocation", "unquoteLocation"]
 
 _FIELD = re.compile(r"(?:[^:\\]|\\.)*", re.DOTALL)
 _ESCAPE = re.compile(r"\\(.)", re.DOTALL)
 _NAMED = re.compile(r"([A-Za-z]+)=(.*)", re.DOTALL)
 _NETWORK = ("tcp", "tls", "ssl")
+
+# The printable ASCII that a location may have as it is in a file: all but the
+# blank, "#" and "%".
+_PLAIN = "!\"$&'()*+,-./:;<=>?@[\\]^_`{|}~"
 
 
 def locationOf(endpoint: str) -> str:
@@ -54,11 +68,10 @@ def locationOfAddress(address: IAddress) -> str:
 
 def _split(endpoint: str) -> list[str]:
     """
-    Split an endpoint's string into its fields.
-
-    @param endpoint: the string; a backslash takes the next character as it is.
-    @return: the fields, without the backslashes.
+    Split an endpoint's string at its colons, and remove its backslashes, each of
+    which takes the next character as it is.
     """
+    # Twisted's own parser is private.
     fields, position = [], 0
     while position <= len(endpoint):
         match = _FIELD.match(endpoint, position)
@@ -70,10 +83,34 @@ def _split(endpoint: str) -> list[str]:
 
 def _join(host: str, port: str) -> str:
     """
-    Write host and port as one.
+    Write host and port as one, an IPv6 address in brackets.
 
-    @param host: a name or an address.
-    @param port: its number.
-    @return: C{"host:port"}, the host in lower case.
+    @see: RFC 4343, on the case of names
     """
     return f"[{host}]:{port}" if ":" in host else f"{host.lower()}:{port}"
+
+
+def quoteLocation(location: str) -> str:
+    """
+    Write a location as one word of ASCII, for a line of a file.
+
+    @param location: any printable text.
+    @raise ValueError: it is empty, or has control, format or other characters that
+        do not print.
+    @see: RFC 3986 section 2.1
+    """
+    if not location or not location.isprintable():
+        raise ValueError(f"a location is printable text, not {location!r}")
+    return quote(location, safe=_PLAIN)
+
+
+def unquoteLocation(word: str) -> str:
+    """
+    Read a location from a line of a file.
+
+    @param word: as L{quoteLocation} or somebody's hand has written it.
+    @raise ValueError: it is not percent-encoded UTF-8, or no location.
+    """
+    location = unquote(word, errors="strict")
+    quoteLocation(location)  # as we would write it
+    return location

@@ -1,6 +1,17 @@
 """
-Whom to trust, and whom to let in: how the options of users and the answers of
-policies are read, once for every face.
+From the option C{trust} or C{authorizedKeys} that users give to a decision about
+one peer, in two steps that are the same for all clients and servers::
+
+    policy = trustPolicy(trust)                       # once, when it is given
+    checkServer(policy, location, publicKey)          # at each handshake
+
+    policy = clientPolicy(authorizedKeys)
+    checkClient(policy, publicKey, address)
+
+Policies are written by users, and this is about security.  So a wrong option is an
+error when it is given, not at the first handshake, and an answer counts only if it
+exactly one that the interface names: 1, a list or whatever else happens to be true
+lets nobody in.
 """
 
 from __future__ import annotations
@@ -19,9 +30,10 @@ from aesm.trust.clients import AuthorizedKeys
 from aesm.trust.keys import PublicKey
 from aesm.trust.servers import KnownServers
 
-__all__ = ["ClientCheck", "checkClient", "checkServer", "clientPolicy", "trustPolicy"]
+__all__ = ["checkClient", "checkServer", "clientPolicy", "trustPolicy"]
 
-ClientCheck = Callable[[PublicKey, "IAddress"], Any]
+
+# What users give
 
 
 def trustPolicy(trust: object) -> ITrustPolicy:
@@ -30,7 +42,6 @@ def trustPolicy(trust: object) -> ITrustPolicy:
 
     @param trust: an L{ITrustPolicy}, or None for L{KnownServers} in the state
         directory.
-    @return: the policy.
     @raise TypeError: it is something else.
     """
     if trust is None:
@@ -49,7 +60,7 @@ def clientPolicy(authorizedKeys: object) -> IClientPolicy | None:
 
     @param authorizedKeys: the path of a file, an L{IClientPolicy}, a callable
         with the signature of its C{checkClient}, or None to let all in.
-    @return: the policy, or None.
+    @return: the policy, or None to let all in.
     @raise KeyFileError: the file cannot be used; says which line is bad.
     @raise TypeError: it is something else.
     """
@@ -70,10 +81,10 @@ def clientPolicy(authorizedKeys: object) -> IClientPolicy | None:
 @implementer(IClientPolicy)
 class _CallablePolicy:
     """
-    A function that decides on clients.
+    A user's function in place of a policy.
     """
 
-    def __init__(self, check: ClientCheck) -> None:
+    def __init__(self, check: Callable[[PublicKey, IAddress], Any]) -> None:
         """
         @param check: as L{IClientPolicy.checkClient}.
         """
@@ -83,12 +94,12 @@ class _CallablePolicy:
         """
         Ask the function.
 
-        @param publicKey: the client's key.
-        @param address: where it comes from.
-        @return: what the function says.
-        @see: L{IClientPolicy}
+        @see: L{IClientPolicy.checkClient}
         """
         return self._check(publicKey, address)
+
+
+# What policies answer
 
 
 def checkServer(
@@ -97,10 +108,10 @@ def checkServer(
     """
     Ask a client's policy about a server.
 
-    @param policy: decides.
     @param location: what was dialled.
     @param publicKey: the key that the server has proved.
-    @return: fires to go on; fails with L{UntrustedServer}, or as the policy does.
+    @return: fires if it is trusted; fails with L{UntrustedServer} if not, or as the
+        policy does.
     """
     answer = maybeDeferred(policy.checkServer, location, publicKey)
     return answer.addCallback(_cbServer, location, publicKey)
@@ -108,12 +119,9 @@ def checkServer(
 
 def _cbServer(answer: object, location: str, publicKey: PublicKey) -> None:
     """
-    Read the answer about a server: True, and nothing like it, trusts.
+    Read a policy's answer about a server: only True trusts it.
 
-    @param answer: what the policy says.
-    @param location: what was dialled.
-    @param publicKey: the key that the server has proved.
-    @raise UntrustedServer: it does not trust the key.
+    @raise UntrustedServer: it is anything else.
     """
     if answer is not True:
         raise UntrustedServer(
@@ -128,11 +136,11 @@ def checkClient(
     """
     Ask a server's policy about a client.
 
-    @param policy: decides; None lets any in.
+    @param policy: None lets all in.
     @param publicKey: the key that the client has proved.
     @param address: where it comes from.
-    @return: fires with what the key is called, or None, to let it in; fails with
-        L{NotAuthorized}, or as the policy does.
+    @return: fires with the client's name, None if it has none, if it is let in;
+        fails with L{NotAuthorized} if not, or as the policy does.
     """
     answer: Deferred[object]
     if policy is None:
@@ -144,13 +152,11 @@ def checkClient(
 
 def _cbClient(answer: object, publicKey: PublicKey) -> str | None:
     """
-    Read the answer about a client: a name that is not empty, or True, and
-    nothing like them, lets it in.
+    Read a policy's answer about a client: only a name that is not empty, or True,
+    lets it in.
 
-    @param answer: what the policy says.
-    @param publicKey: the key that the client has proved.
-    @return: what the key is called, or None.
-    @raise NotAuthorized: it is not let in.
+    @return: the name, or None.
+    @raise NotAuthorized: the answer is anything else.
     """
     if isinstance(answer, str) and answer:
         return answer

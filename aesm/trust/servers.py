@@ -17,12 +17,10 @@ file of its own, since it is replaced at each change.
 
 from __future__ import annotations
 
-import os
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import quote, unquote
 
 from twisted.logger import Logger
 from zope.interface import implementer
@@ -32,6 +30,7 @@ from aesm.interfaces import INextKeys, ITrustPolicy
 from aesm.trust.files import (
     MAX_FILE,
     OTHERS_WRITE,
+    AnyPath,
     badLine,
     locked,
     pairs,
@@ -40,6 +39,7 @@ from aesm.trust.files import (
     writeFile,
 )
 from aesm.trust.keys import PublicKey
+from aesm.trust.locations import quoteLocation, unquoteLocation
 
 __all__ = ["AnyServer", "KnownServers", "Pinned"]
 
@@ -47,10 +47,6 @@ __all__ = ["AnyServer", "KnownServers", "Pinned"]
 _log = Logger(namespace="aesm.trust")
 
 POLICIES = ("accept-new", "strict")
-
-# The printable ASCII that a location may have as it is in a file: all but the
-# blank, "#" and "%".
-_PLAIN = "!\"$&'()*+,-./:;<=>?@[\\]^_`{|}~"
 
 
 @implementer(ITrustPolicy)
@@ -106,10 +102,8 @@ class AnyServer:
 
     def checkServer(self, location: str, publicKey: PublicKey) -> bool:
         """
-        Accept any key.
+        Accept any key, anywhere.
 
-        @param location: what the client dialled.
-        @param publicKey: the key that the server has proved.
         @return: True.
         @see: L{ITrustPolicy.checkServer}
         """
@@ -121,8 +115,6 @@ class _Entry(NamedTuple):
     One line of known servers.
 
     @ivar number: which line of the file it is, from 1.
-    @ivar location: where a server is.
-    @ivar publicKey: a key that it may have.
     """
 
     number: int
@@ -145,16 +137,14 @@ class KnownServers:
 
     A key that a server announces as its next one, while it proves the one that
     is known, is kept in a second file of the same form, C{PATH.next}.  When the
-    server proves that key it takes the place of the old one, and nobody is asked.
+    server proves that key, it takes the place of the old one without a question.
 
     @ivar path: the file.
     @ivar policy: C{"accept-new"} or C{"strict"}.
     @see: RFC 4251 section 4.1, on the same bargain in SSH
     """
 
-    def __init__(
-        self, path: str | os.PathLike[str] | None = None, policy: str = "accept-new"
-    ) -> None:
+    def __init__(self, path: AnyPath | None = None, policy: str = "accept-new") -> None:
         """
         @param path: the file, made when the first server is met; None for
             C{known_servers} in the state directory.
@@ -183,10 +173,12 @@ class KnownServers:
         """
         line = _line(location, publicKey)
         try:
+            # Without the lock: it is the usual case, and may be on a disk that this
+            # user can only read.
             if self._isKnown(self._read(), location, publicKey):
                 return True
         except ServerKeyChanged:
-            if self._switch(location, publicKey):
+            if self._promote(location, publicKey):
                 return True
             raise
         if self.policy == "strict":
@@ -213,7 +205,7 @@ class KnownServers:
 
     def announced(self, location: str, publicKey: PublicKey) -> None:
         """
-        Know the next key of a server that has just proved its present one.
+        Remember the next key of a server that has just proved its present one.
 
         @param location: what the client dialled.
         @param publicKey: the key that the server will have.
@@ -221,22 +213,22 @@ class KnownServers:
             written.
         @see: L{INextKeys.announced<aesm.interfaces.INextKeys.announced>}
         """
-        known = [e.publicKey for e in self._of(self._read(), location)]
-        following = self._following()
-        if publicKey in known or (location, publicKey) in following.entries():
+        known = [e.publicKey for e in self._entriesOf(self._read(), location)]
+        nextKeys = self._nextKeys()
+        if publicKey in known or (location, publicKey) in nextKeys.entries():
             return
         with locked(self.path):
-            following._replace(location, [publicKey])
+            nextKeys._replace(location, publicKey)
         _log.info(
             "{location} announces its next key {publicKey}; it is remembered in {path}",
             location=location,
             publicKey=str(publicKey),
-            path=str(following.path),
+            path=str(nextKeys.path),
         )
 
     def remember(self, location: str, publicKey: PublicKey) -> None:
         """
-        Know one more key of a location.
+        Add a key to those of a location.
 
         @param location: where the server is.
         @param publicKey: a key that it may have.
@@ -247,23 +239,24 @@ class KnownServers:
         line = _line(location, publicKey)
         with locked(self.path):
             content = self._read()
-            if publicKey not in [e.publicKey for e in self._of(content, location)]:
+            known = [e.publicKey for e in self._entriesOf(content, location)]
+            if publicKey not in known:
                 self._append(content, line)
 
     def forget(self, location: str) -> int:
         """
-        Know nothing of a location any more.
+        Remove all keys of a location, also those that were announced.
 
         @param location: where a server was.
         @return: how many lines were removed.
         @raise KeyFileError: the file is unsafe, has a bad line, or cannot be
             written.
         """
-        files = [self, self._following()]
-        if not any(known._of(known._read(), location) for known in files):
-            return 0  # without making a lock, or a directory for it
+        files = [self, self._nextKeys()]
+        if not any(known._entriesOf(known._read(), location) for known in files):
+            return 0  # without making a lock file, or a directory for it
         with locked(self.path):
-            return sum(known._replace(location, []) for known in files)
+            return sum(known._replace(location, None) for known in files)
 
     def entries(self) -> list[tuple[str, PublicKey]]:
         """
@@ -274,35 +267,32 @@ class KnownServers:
         """
         return [(e.location, e.publicKey) for e in self._parse(self._read())]
 
-    def _following(self) -> KnownServers:
+    def _nextKeys(self) -> KnownServers:
         """
-        Open the file of announced keys.
-
-        @return: what is in it.
+        Open the file of announced keys, which has the same form.
         """
         return KnownServers(f"{self.path}.next", "strict")
 
-    def _switch(self, location: str, publicKey: PublicKey) -> bool:
+    def _promote(self, location: str, publicKey: PublicKey) -> bool:
         """
-        Let an announced key take the place of the one that was known.  Where
-        several were known, put there by hand, it joins them.
+        Let an announced key take the place of the known one.
 
-        @param location: what the client dialled.
-        @param publicKey: the key that the server has proved.
-        @return: whether it was announced.
+        @return: whether the key was announced.
         """
-        following = self._following()
-        if (location, publicKey) not in following.entries():
+        nextKeys = self._nextKeys()
+        if (location, publicKey) not in nextKeys.entries():
             return False
         with locked(self.path):
             if (location, publicKey) in self.entries():
-                return True
+                return True  # another process was first
             content = self._read()
-            if len(self._of(content, location)) > 1:
+            if len(self._entriesOf(content, location)) > 1:
+                # Somebody has put several there by hand: they are not ours to
+                # remove.
                 self._append(content, _line(location, publicKey))
             else:
-                self._replace(location, [publicKey])
-            following._replace(location, [])
+                self._replace(location, publicKey)
+            nextKeys._replace(location, None)
         _log.info(
             "{location} has switched to the key {publicKey} that it announced",
             location=location,
@@ -311,33 +301,25 @@ class KnownServers:
         )
         return True
 
-    def _replace(self, location: str, publicKeys: Sequence[PublicKey]) -> int:
+    def _replace(self, location: str, publicKey: PublicKey | None) -> int:
         """
-        Write the file with other keys for a location.  The lock must be held.
+        Write the file with one key for a location, or none.  The lock must be held.
 
-        @param location: where the server is.
-        @param publicKeys: its keys from now on.
         @return: how many lines were removed.
-        @raise KeyFileError: it cannot be written.
         """
         content = self._read()
-        gone = {entry.number for entry in self._of(content, location)}
-        if gone or publicKeys:
-            lines = content.split(b"\n")
-            kept = [line for number, line in enumerate(lines, 1) if number not in gone]
-            for publicKey in publicKeys:
-                if kept[-1]:
-                    kept.append(b"")
-                kept[-1:] = [_line(location, publicKey).encode("ascii"), b""]
-            writeFile(self.path, b"\n".join(kept), replace=True)
-        return len(gone)
+        old = {entry.number for entry in self._entriesOf(content, location)}
+        lines = enumerate(content.split(b"\n"), 1)
+        kept = b"\n".join(line for number, line in lines if number not in old)
+        if publicKey is not None:
+            self._append(kept, _line(location, publicKey))
+        elif old:
+            writeFile(self.path, kept, replace=True)
+        return len(old)
 
     def _read(self) -> bytes:
         """
-        Read the file.
-
-        @return: its bytes; none if there is no file yet.
-        @raise KeyFileError: it is unsafe.
+        Read the file, which is empty if there is none yet.
         """
         try:
             return readFile(self.path, limit=MAX_FILE, forbidden=OTHERS_WRITE)
@@ -346,44 +328,35 @@ class KnownServers:
 
     def _parse(self, content: bytes) -> Iterator[_Entry]:
         """
-        Read the lines.
+        Read the lines of the file's content.
 
-        @param content: the bytes of the file.
-        @return: each line that says something.
         @raise KeyFileError: a line is bad.
         """
         for number, word, text in pairs(self.path, content, "LOCATION KEY"):
             try:
-                location = unquote(word, errors="strict")
+                location = unquoteLocation(word)
                 publicKey = PublicKey.fromText(text)
-                _line(location, publicKey)  # as we would write it
             except ValueError:
                 raise badLine(self.path, number, "LOCATION KEY") from None
             yield _Entry(number, location, publicKey)
 
-    def _of(self, content: bytes, location: str) -> list[_Entry]:
+    def _entriesOf(self, content: bytes, location: str) -> list[_Entry]:
         """
         Pick the lines of one location.
 
-        @param content: the bytes of the file.
-        @param location: where a server is.
-        @return: its lines.
         @raise KeyFileError: a line, of any location, is bad.
         """
         return [e for e in self._parse(content) if e.location == location]
 
     def _isKnown(self, content: bytes, location: str, publicKey: PublicKey) -> bool:
         """
-        Compare a key with those that are known.
+        Compare the key that a server has proved with those that are known.
 
-        @param content: the bytes of the file.
-        @param location: where the server is.
-        @param publicKey: the key that it has proved.
         @return: True if the key is known, False if the location is not.
         @raise ServerKeyChanged: the location is known with other keys only.
         @raise KeyFileError: a line is bad.
         """
-        entries = self._of(content, location)
+        entries = self._entriesOf(content, location)
         known = tuple(str(entry.publicKey) for entry in entries)
         if not known:
             return False
@@ -402,11 +375,7 @@ class KnownServers:
 
     def _append(self, content: bytes, line: str) -> None:
         """
-        Write the file with one line more.  The lock must be held.
-
-        @param content: the bytes that it has.
-        @param line: the line, without its end.
-        @raise KeyFileError: it cannot be written.
+        Write the file's content and one line more.  The lock must be held.
         """
         if content and not content.endswith(b"\n"):
             content += b"\n"
@@ -415,15 +384,8 @@ class KnownServers:
 
 def _line(location: str, publicKey: PublicKey) -> str:
     """
-    Write a line of known servers.
+    Write a line of known servers, ASCII, without its end.
 
-    @param location: where the server is.
-    @param publicKey: its key.
-    @return: the line, ASCII, without its end.
-    @raise ValueError: the location is empty, or has control, format or other
-        characters that do not print.
-    @see: RFC 3986 section 2.1
+    @raise ValueError: the location is empty or does not print.
     """
-    if not location or not location.isprintable():
-        raise ValueError(f"a location is printable text, not {location!r}")
-    return f"{quote(location, safe=_PLAIN)} {publicKey}"
+    return f"{quoteLocation(location)} {publicKey}"

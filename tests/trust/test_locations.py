@@ -12,7 +12,12 @@ from twisted.internet.address import (
 )
 from twisted.trial.unittest import SynchronousTestCase
 
-from aesm.trust.locations import locationOf, locationOfAddress
+from aesm.trust.locations import (
+    locationOf,
+    locationOfAddress,
+    quoteLocation,
+    unquoteLocation,
+)
 
 
 class LocationTests(SynchronousTestCase):
@@ -58,3 +63,25 @@ class LocationTests(SynchronousTestCase):
             (UNIXAddress(None), str(UNIXAddress(None))),
         ):
             self.assertEqual(locationOfAddress(address), location)
+
+    def test_quoted(self) -> None:
+        """
+        In a file a location is one word of ASCII.
+        """
+        for location, word in (
+            ("[fe80::1%wlan0]:8765", "[fe80::1%25wlan0]:8765"),
+            ("unix:/run/my server", "unix:/run/my%20server"),
+            ("#1", "%231"),
+            ("b\N{LATIN SMALL LETTER U WITH DIAERESIS}cher:1", "b%C3%BCcher:1"),
+        ):
+            self.assertEqual(quoteLocation(location), word)
+            self.assertEqual(unquoteLocation(word), location)
+
+    def test_unprintable(self) -> None:
+        """
+        What does not print is no location, however it is written.
+        """
+        for location in ("", "a\nb", "a\u202eb"):
+            self.assertRaises(ValueError, quoteLocation, location)
+        for word in ("", "a%0Ab", "a%FFb"):
+            self.assertRaises(ValueError, unquoteLocation, word)

@@ -114,8 +114,8 @@ class RotationTests(PairTestCase):
         """
         self.start(OLD, NEW.publicKey)
         self.successResultOf(self.meet())
-        following = Path(f"{self.trust.path}.next")
-        following.write_text("nonsense\n")
+        announced = Path(f"{self.trust.path}.next")
+        announced.write_text("nonsense\n")
         with capturedLogs() as events:
             self.successResultOf(self.meet())
         (event,) = [e for e in events if e["log_namespace"] == "aesm.client"]

@@ -491,7 +491,7 @@ class NextKeyTests(FilesTestCase):
         super().setUp()
         self.trust = KnownServers(self.path)
         self.trust.checkServer(PLACE, ONE)
-        self.following = Path(f"{self.path}.next")
+        self.announced = Path(f"{self.path}.next")
 
     def test_interface(self) -> None:
         """
@@ -508,8 +508,8 @@ class NextKeyTests(FilesTestCase):
             self.trust.announced(PLACE, TWO)
             self.trust.announced(PLACE, TWO)
         self.assertEqual(len(events), 1)
-        self.assertEqual(self.following.read_text(), f"{PLACE} {TWO}\n")
-        self.assertEqual(stat.S_IMODE(self.following.stat().st_mode), 0o600)
+        self.assertEqual(self.announced.read_text(), f"{PLACE} {TWO}\n")
+        self.assertEqual(stat.S_IMODE(self.announced.stat().st_mode), 0o600)
         self.assertEqual(self.trust.entries(), [(PLACE, ONE)])
         self.assertTrue(self.trust.checkServer(PLACE, ONE))
 
@@ -518,7 +518,7 @@ class NextKeyTests(FilesTestCase):
         A key that is known already needs no second place.
         """
         self.trust.announced(PLACE, ONE)
-        self.assertFalse(self.following.exists())
+        self.assertFalse(self.announced.exists())
 
     def test_changedMind(self) -> None:
         """
@@ -528,7 +528,7 @@ class NextKeyTests(FilesTestCase):
         self.trust.announced(PLACE, TWO)
         self.trust.announced(PLACE, THREE)
         self.assertEqual(
-            self.following.read_text(), f"other:1 {ONE}\n{PLACE} {THREE}\n"
+            self.announced.read_text(), f"other:1 {ONE}\n{PLACE} {THREE}\n"
         )
         self.assertRaises(ServerKeyChanged, self.trust.checkServer, PLACE, TWO)
 
@@ -545,9 +545,18 @@ class NextKeyTests(FilesTestCase):
         self.assertEqual(
             self.path.read_text(), f"# mine\nother:1 {THREE}\n{PLACE} {TWO}\n"
         )
-        self.assertEqual(self.following.read_text(), "")
+        self.assertEqual(self.announced.read_text(), "")
         self.assertTrue(self.trust.checkServer(PLACE, TWO))
         self.assertRaises(ServerKeyChanged, self.trust.checkServer, PLACE, ONE)
+
+    def test_switchOfOnlyLine(self) -> None:
+        """
+        So it is where the file has one line, and that has no end.
+        """
+        self.path.write_text(f"{PLACE} {ONE}")
+        self.trust.announced(PLACE, TWO)
+        self.assertIs(self.trust.checkServer(PLACE, TWO), True)
+        self.assertEqual(self.path.read_text(), f"{PLACE} {TWO}\n")
 
     def test_switchStrict(self) -> None:
         """
@@ -573,10 +582,10 @@ class NextKeyTests(FilesTestCase):
         Two processes that meet the new key at once both accept it.
         """
         self.trust.announced(PLACE, TWO)
-        content = self.following.read_bytes()
+        content = self.announced.read_bytes()
         self.assertTrue(self.trust.checkServer(PLACE, TWO))
-        self.following.write_bytes(content)  # as the slower one has read it
-        self.assertTrue(self.trust._switch(PLACE, TWO))
+        self.announced.write_bytes(content)  # as the slower one has read it
+        self.assertTrue(self.trust._promote(PLACE, TWO))
         self.assertEqual(self.trust.entries(), [(PLACE, TWO)])
 
     def test_forget(self) -> None:
