@@ -22,14 +22,14 @@ from concurrent.futures import Future
 from contextlib import suppress
 from threading import Condition, Lock
 from time import sleep
-from typing import Any, TypeVar, cast
+from typing import Any, Generic, Self, TypeVar, cast
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.endpoints import TCP4ServerEndpoint, quoteStringArgument
 from twisted.python.threadable import isInIOThread
 
-from aesm.blocking.reactorthread import forbidWaiting, theBridge
-from aesm.blocking.threaded import SharedFactory, SharedService
+from aesm.blocking.reactorthread import forbidWaiting, theReactorThread
+from aesm.blocking.threaded import ThreadedClientService, ThreadedServerFactory
 from aesm.client.stream import SessionStream
 from aesm.core.messages.hello import DEFAULT_SEND_BUFFER
 from aesm.errors import ConnectionClosed, SendBufferFull, closedError
@@ -45,12 +45,13 @@ CONNECT_TIMEOUT = 30  # seconds for TCP alone
 OPEN_TIMEOUT = 120.0  # seconds for a name's address, TCP and the handshake
 SEND_TIMEOUT = 120.0  # seconds; a dead peer's heartbeat is missed before
 STOP_TIMEOUT = 60.0  # seconds; a reactor that turns is done at STOP_DEADLINE
-PAUSE = 50e-6  # seconds that somebody who polls leaves to the reactor
+POLL_PAUSE = 50e-6  # seconds that somebody who polls leaves to the reactor
 
+_S = TypeVar("_S", Server, ThreadedClientService)
 _T = TypeVar("_T")
 
 
-class _Network:
+class _Network(Generic[_S]):
     """
     What a server and a client have in common: how they begin and end.
     """
@@ -60,18 +61,34 @@ class _Network:
         Begin, and wait until all is open; if that fails, is interrupted or takes
         too long, nothing is left open.
 
-        @param begin: called in the reactor's thread.
-        @param arguments: what to call it with.
+        @param begin: called in the reactor's thread, with the arguments; makes the
+            service.
         """
-        self._bridge = theBridge()
+        self._reactorThread = theReactorThread()
+        self._service: _S | None = None
         self._lock = Lock()  # guards the next
         self._stopping: Future[None] | None = None
-        opening = self._bridge.run(begin, *arguments)
+        opening = self._reactorThread.submit(begin, *arguments)
         try:
-            self._bridge.wait(opening, OPEN_TIMEOUT)
-        except BaseException:
-            self._bridge.run(self.end, 0.0)
+            self._reactorThread.wait(opening, OPEN_TIMEOUT)
+        except BaseException:  # Ctrl-C, too
+            # Calls are made in their order: this one finds what the first has
+            # opened, also if that has not begun yet.
+            self._reactorThread.submit(self.end, 0.0)
             raise
+
+    def __enter__(self) -> Self:
+        """
+        Begin a C{with} statement.
+        """
+        return self
+
+    @property
+    def _running(self) -> _S:
+        """
+        The service, which is there once C{__init__} has returned.
+        """
+        return cast(_S, self._service)
 
     def end(self, deadline: float) -> Deferred[None]:
         """
@@ -80,7 +97,16 @@ class _Network:
         @param deadline: seconds after which to abort.
         @return: fires when nothing is open.
         """
-        raise NotImplementedError
+        if self._service is None:
+            return succeed(None)
+        stopped = self._service.stop(deadline=deadline)
+        return stopped.addCallback(lambda nothing: self._unregister())
+
+    def _unregister(self) -> None:
+        """
+        Do not close this any more when the program ends.
+        """
+        self._reactorThread.unregister(self)
 
     def stop(self) -> None:
         """
@@ -91,14 +117,14 @@ class _Network:
         @raise RuntimeError: this is the reactor's thread.
         @raise TimeoutError: the reactor's thread is busy with something else.
         """
-        if self._bridge.isForeign:
+        if self._reactorThread.isForked:
             return  # what is open is the parent's
         forbidWaiting()
         with self._lock:
             if self._stopping is None:
-                self._stopping = self._bridge.run(self.end, STOP_DEADLINE)
+                self._stopping = self._reactorThread.submit(self.end, STOP_DEADLINE)
         with suppress(ConnectionClosed):  # the reactor has stopped: all is gone
-            self._bridge.wait(self._stopping, STOP_TIMEOUT)
+            self._reactorThread.wait(self._stopping, STOP_TIMEOUT)
 
     close = stop
 
@@ -111,7 +137,7 @@ class _Network:
         self.stop()
 
 
-class ServerNetwork(_Network):
+class ServerNetwork(_Network[Server]):
     """
     A server.  C{with ServerNetwork(...) as server:} stops it at the end.
 
@@ -134,8 +160,7 @@ class ServerNetwork(_Network):
         @raise TypeError: an option is of the wrong type, or there is no such.
         @raise ValueError: an option has a value that it cannot have.
         """
-        self._server: Server | None = None
-        _checkPlace(host, port)
+        _checkHostAndPort(host, port)
         found = socket.getaddrinfo(
             host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
@@ -143,12 +168,6 @@ class ServerNetwork(_Network):
         super().__init__(self._begin, first[4][0], port, options)
         self.address = cast(tuple[str, int], self._running.address)
         self.publicKey = self._running.publicKey
-
-    def __enter__(self) -> ServerNetwork:
-        """
-        Begin a C{with} statement.
-        """
-        return self
 
     @property
     def connections(self) -> Connections:
@@ -159,7 +178,7 @@ class ServerNetwork(_Network):
         """
         connections = self._running.connections
         if not connections.arrivals:
-            _breathe()
+            _leaveProcessor()
         return connections
 
     async def sendTo(
@@ -208,14 +227,11 @@ class ServerNetwork(_Network):
         """
         Send, and wait as asyncio does.
 
-        @param timeout: seconds to wait; None for ever.
-        @param function: what to call in the reactor's thread.
-        @param data: the message.
-        @param arguments: what follows it.
-        @return: the result.
+        @param function: called in the reactor's thread, with the message and the
+            arguments.
         """
         forbidWaiting()
-        future = self._bridge.run(function, _frozen(data), *arguments)
+        future = self._reactorThread.submit(function, _frozen(data), *arguments)
         try:
             return await asyncio.wait_for(asyncio.wrap_future(future), timeout)
         except TimeoutError:
@@ -223,44 +239,21 @@ class ServerNetwork(_Network):
                 f"not acknowledged within {timeout:g} seconds; it may be later"
             ) from None
 
-    @property
-    def _running(self) -> Server:
-        """
-        The server, which is there as soon as it listens.
-        """
-        return cast(Server, self._server)
-
     # In the reactor's thread
 
     def _begin(self, host: str, port: int, options: dict[str, Any]) -> None:
         """
         Listen.
-
-        @param host: an address.
-        @param port: 0 to take a free one.
-        @param options: as L{AESMServerFactory<aesm.server.factory.AESMServerFactory>}.
         """
-        reactor = self._bridge.reactor
-        factory = SharedFactory(reactor=reactor, **options)
+        reactor = self._reactorThread.reactor
+        factory = ThreadedServerFactory(reactor=reactor, **options)
         endpoint = TCP4ServerEndpoint(reactor, port, interface=host)  # and IPv6
-        self._server = Server(endpoint, factory=factory)
-        self._server.startService()
-        self._bridge.enter(self)
-
-    def end(self, deadline: float) -> Deferred[None]:
-        """
-        Stop the server; called in the reactor's thread.
-
-        @param deadline: seconds after which to abort.
-        @return: fires when it listens no more and all connections are gone.
-        """
-        if self._server is None:
-            return succeed(None)
-        stopped = self._server.stop(deadline=deadline)
-        return stopped.addCallback(lambda nothing: self._bridge.leave(self))
+        self._service = Server(endpoint, factory=factory)
+        self._service.startService()
+        self._reactorThread.register(self)
 
 
-class ClientNetwork(_Network):
+class ClientNetwork(_Network[ThreadedClientService]):
     """
     A client.  C{with ClientNetwork(...) as client:} closes it at the end.
 
@@ -286,19 +279,12 @@ class ClientNetwork(_Network):
         @raise TypeError: an option is of the wrong type, or there is no such.
         @raise ValueError: an option has a value that it cannot have.
         """
-        self._service: SharedService | None = None
         self._sendBuffer: int = options.get("sendBuffer", DEFAULT_SEND_BUFFER)
         self._room = Condition()  # guards the next
-        self._kept = 0  # cost of what is handed over and not acknowledged
-        _checkPlace(host, port)
-        place = f"tcp:{quoteStringArgument(host)}:{port}:timeout={CONNECT_TIMEOUT}"
-        super().__init__(self._begin, place, options)
-
-    def __enter__(self) -> ClientNetwork:
-        """
-        Begin a C{with} statement.
-        """
-        return self
+        self._pendingCost = 0  # of what is submitted and not acknowledged
+        _checkHostAndPort(host, port)
+        endpoint = f"tcp:{quoteStringArgument(host)}:{port}:timeout={CONNECT_TIMEOUT}"
+        super().__init__(self._begin, endpoint, options)
 
     @property
     def retrieved(self) -> SessionStream:
@@ -315,7 +301,7 @@ class ClientNetwork(_Network):
             reason = stream.reason
             if reason is not None and reason.code not in ORDERLY_CODES:
                 raise closedError(reason)
-            _breathe()
+            _leaveProcessor()
         return stream
 
     def sendData(
@@ -345,89 +331,68 @@ class ClientNetwork(_Network):
                 forbidWaiting()
                 if not self._room.wait_for(lambda: self._fits(cost), timeout):
                     raise SendBufferFull(
-                        f"{self._kept} of {self._sendBuffer} bytes are unacknowledged "
-                        f"after {timeout:g} seconds still; nothing more was sent"
+                        f"{self._pendingCost} of {self._sendBuffer} bytes are "
+                        f"unacknowledged after {timeout:g} seconds still; nothing more "
+                        "was sent"
                     )
-            self._kept += cost
-        return self._bridge.run(self._send, data, cost)
+            self._pendingCost += cost
+        return self._reactorThread.submit(self._send, data, cost)
 
     def _fits(self, cost: int) -> bool:
         """
-        Tell whether a message can be handed over, if only to be refused.
+        Tell whether a message can be submitted, if only to be refused.
 
         @param cost: the message's.
         """
-        kept = self._kept
-        return not kept or kept + cost <= self._sendBuffer or self._bridge.isOver
-
-    @property
-    def _running(self) -> SharedService:
-        """
-        The service, which is there as soon as the server has accepted it.
-        """
-        return cast(SharedService, self._service)
+        pending = self._pendingCost
+        return (
+            # Alone, any message is submitted: if it is larger than the buffer, the
+            # service says what is wrong with it.
+            not pending
+            or pending + cost <= self._sendBuffer
+            or self._reactorThread.isOver
+        )
 
     # In the reactor's thread
 
-    def _begin(self, place: str, options: dict[str, Any]) -> Deferred[Any]:
+    def _begin(self, endpoint: str, options: dict[str, Any]) -> Deferred[Any]:
         """
         Connect.
 
-        @param place: the endpoint's string.
-        @param options: as L{ClientService<aesm.client.service.ClientService>}.
         @return: fires once the server has accepted; fails if it cannot be reached
             at the first attempt.
         """
-        self._service = service = SharedService(
-            place,
-            lambda: self._bridge.leave(self),
-            reactor=self._bridge.reactor,
+        reactorThread = self._reactorThread
+        self._service = service = ThreadedClientService(
+            endpoint,
+            self._unregister,  # it may stop by itself
+            reactor=reactorThread.reactor,
             **options,
         )
-        self._bridge.enter(self)
+        reactorThread.register(self)
         service.startService()
         return service.whenConnected(failAfterFailures=1)
 
     def _send(self, data: Message, cost: int) -> Deferred[None]:
         """
-        Send a message.
-
-        @param data: the message.
-        @param cost: what it costs until the server has it.
-        @return: fires once the server has it.
+        Send a message; its cost is released once the server has it.
         """
         return self._running.sendData(data).addBoth(self._release, cost)
 
     def _release(self, result: _T, cost: int) -> _T:
         """
-        Make room for another message.
-
-        @param result: what became of the former.
-        @param cost: what it cost.
-        @return: C{result}.
+        Make room for other messages, and pass on the result of this one.
         """
         with self._room:
-            self._kept -= cost
-            self._room.notify_all()
+            self._pendingCost -= cost
+            self._room.notify_all()  # all: who has waited longest may not fit yet
         return result
 
-    def end(self, deadline: float) -> Deferred[None]:
-        """
-        Close the connection, or stop connecting; called in the reactor's thread.
 
-        @param deadline: seconds after which to abort.
-        @return: fires when there is no connection.
-        """
-        service = self._service
-        return succeed(None) if service is None else service.stop(deadline)
-
-
-def _checkPlace(host: str, port: int) -> None:
+def _checkHostAndPort(host: str, port: int) -> None:
     """
     Refuse what cannot be a host or a port.
 
-    @param host: must be text that can be looked up.
-    @param port: must be 0 to 65,535.
     @raise TypeError: one of them is of the wrong type.
     @raise ValueError: one of them has a value that it cannot have.
     """
@@ -447,8 +412,6 @@ def _frozen(data: Message) -> str | bytes:
     """
     Make sure that nobody changes a message on its way to another thread.
 
-    @param data: the message.
-    @return: the same, or a copy.
     @raise TypeError: it is neither text nor bytes.
     """
     if isinstance(data, str | bytes):
@@ -458,11 +421,12 @@ def _frozen(data: Message) -> str | bytes:
     raise TypeError(f"a message is str or bytes, not {type(data).__name__}")
 
 
-def _breathe() -> None:
+def _leaveProcessor() -> None:
     """
     Leave the processor to the reactor's thread for a moment, because somebody
-    polls and there is nothing: a loop that never waits lets other threads of the
-    interpreter in only every 5 ms.
+    polls and there is nothing.
     """
+    # A loop that never waits lets other threads of the interpreter in only every
+    # 5 ms (sys.getswitchinterval), and each message needs several turns of both.
     if not isInIOThread():
-        sleep(PAUSE)
+        sleep(POLL_PAUSE)

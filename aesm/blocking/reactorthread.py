@@ -1,9 +1,9 @@
 """
-The reactor, seen from other threads::
+The reactor, as seen from other threads::
 
-    bridge = theBridge()                        # the reactor runs from now on
-    future = bridge.run(server.sendAll, "hi")   # called in the reactor's thread
-    bridge.wait(future, timeout=5)
+    reactorThread = theReactorThread()                  # it runs from now on
+    future = reactorThread.submit(server.sendAll, "hi") # called in its thread
+    reactorThread.wait(future, timeout=5)
 
 Calls go over to the reactor's thread in their order, results come back as
 C{concurrent.futures.Future}s, and each of them is done once, also when the
@@ -18,8 +18,9 @@ import os
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
+from enum import Enum
 from threading import Lock, Thread
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast
 
 from twisted.internet import error
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
@@ -28,11 +29,14 @@ from twisted.python.threadable import isInIOThread
 
 from aesm.errors import ConnectionClosed, HandshakeTimeout
 
-if TYPE_CHECKING:
-    from aesm.messages.address import Address
-    from aesm.messages.connection import Connection
-
-__all__ = ["Bridge", "Closable", "Reporter", "forbidWaiting", "theBridge"]
+__all__ = [
+    "REACTOR_TRANSITIONS",
+    "Closable",
+    "ReactorState",
+    "ReactorThread",
+    "forbidWaiting",
+    "theReactorThread",
+]
 
 START_TIMEOUT = 60.0  # seconds until the reactor runs
 EXIT_DEADLINE = 2.0  # seconds for closing in order when the program ends
@@ -41,6 +45,52 @@ EXIT_TIMEOUT = 5.0  # seconds after which the program ends anyway
 _STOPPED = "the reactor was stopped, and Twisted cannot run it again in this process"
 
 _T = TypeVar("_T")
+
+# Life cycle
+#
+# A process has one reactor, and that runs once.  So its thread has a life without
+# a way back:
+#
+#     NEW -start-> STARTING -started-> RUNNING -stopped-> STOPPED
+#                     +-----------refused-------------------^
+#
+# It is started when it is first needed: in a daemon thread of ours, or not by us if
+# the program runs the reactor already, in whichever thread.  "refused" is Twisted's
+# ReactorNotRestartable: the program has run the reactor before, and it has stopped.
+#
+# Calls are taken until it is STOPPED.  Those that wait for a result then would wait
+# for ever; so "stopped", and that nobody joins those who wait any more, is one step
+# under the lock, after which each of them is failed.
+#
+# There are three ways to the end, and all of them close first what is open:
+#
+#   - somebody stops the reactor: the trigger "before shutdown" closes, the one
+#     "after shutdown" is "stopped";
+#   - the program ends, and the thread is ours: exit() stops the reactor;
+#   - the program ends, and the reactor is the program's: exit() closes, and leaves
+#     the reactor alone.
+#
+# A forked child has a copy of all this and neither the thread nor the connections.
+# Its state says nothing, so that it is asked of the process number.
+
+
+class ReactorState(Enum):
+    """
+    Where the reactor is in its life.
+    """
+
+    NEW = "new"
+    STARTING = "starting"
+    RUNNING = "running"
+    STOPPED = "stopped"
+
+
+REACTOR_TRANSITIONS = {  # (where it is, what happened): where it goes
+    (ReactorState.NEW, "start"): ReactorState.STARTING,
+    (ReactorState.STARTING, "started"): ReactorState.RUNNING,
+    (ReactorState.STARTING, "refused"): ReactorState.STOPPED,
+    (ReactorState.RUNNING, "stopped"): ReactorState.STOPPED,
+}
 
 
 class Closable(Protocol):
@@ -57,36 +107,42 @@ class Closable(Protocol):
         """
 
 
-class Bridge:
+class ReactorThread:
     """
-    The reactor, as seen from other threads.
+    Hands calls over to the reactor's thread, and results back.
+
+    @ivar reactor: the reactor.
+    @ivar state: where that is in its life.
     """
 
     def __init__(self, reactor: Any) -> None:
         """
-        @param reactor: the installed one.
+        @param reactor: the installed one, or one for a test.
         """
         self.reactor = reactor
+        self.state = ReactorState.NEW
         self._process = os.getpid()
-        self._thread: Thread | None = None  # that we run the reactor in
+        self._thread: Thread | None = None  # None if the program runs the reactor
         self._open: dict[Closable, None] = {}  # in the reactor's thread only
-        self._lock = Lock()  # guards the rest
+        self._lock = Lock()  # guards the rest, and changes of state
         self._calls: list[tuple[Future[Any], Callable[..., Any], tuple[Any, ...]]] = []
-        self._waiting: set[Future[Any]] = set()
-        self._over = False
+        self._pending: set[Future[Any]] = set()
 
     def start(self) -> None:
         """
-        See to it that the reactor runs; called once.
+        See to it that the reactor runs.
 
         @raise RuntimeError: it has run already and was stopped.
         @raise TimeoutError: it does not start.
         """
+        self._goOn("start")
         ready: Future[None] = Future()
         if self.reactor.running:
             self.reactor.callFromThread(self._started, ready)
         else:
             self.reactor.callWhenRunning(self._started, ready)
+            # A daemon: else the interpreter would wait for this thread before it
+            # calls what stops the reactor.
             self._thread = Thread(
                 target=self._run, args=(ready,), name="aesm reactor", daemon=True
             )
@@ -95,7 +151,7 @@ class Bridge:
         atexit.register(self.exit)
 
     @property
-    def isForeign(self) -> bool:
+    def isForked(self) -> bool:
         """
         Whether this is a child that was forked after the start: the thread and
         the connections are its parent's.
@@ -107,50 +163,49 @@ class Bridge:
         """
         Whether the reactor has stopped, and can never run again.
         """
-        return self._over
+        return self.state is ReactorState.STOPPED
 
-    def run(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
+    def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
         """
-        Call a function in the reactor's thread, after all that were handed over
+        Call a function in the reactor's thread, after all that were submitted
         before.
 
-        @param function: what to call; it may return a Deferred.
-        @param arguments: what to call it with.
+        @param function: it may return a Deferred.
         @return: its result; L{ConnectionClosed} if the reactor stops before.
             Cancelling it forgets the result and changes nothing else.
         @raise RuntimeError: this is a forked child.
         """
-        if self.isForeign:
+        if self.isForked:
             raise RuntimeError(
                 "this process was forked from one that uses aesm: start it with "
                 "multiprocessing's 'spawn' method, or fork before the first use"
             )
         future: Future[Any] = Future()
         with self._lock:
-            if self._over:
-                future.set_exception(_stopped())
+            if self.isOver:
+                future.set_exception(_stoppedError())
                 return future
-            self._waiting.add(future)
+            self._pending.add(future)
             self._calls.append((future, function, arguments))
-            first = len(self._calls) == 1
-        if first:
-            self.reactor.callFromThread(self._work)
+            isFirst = len(self._calls) == 1
+        if isFirst:
+            # To wake the reactor costs a write to a pipe: once for all calls that
+            # are submitted before it wakes.
+            self.reactor.callFromThread(self._makeCalls)
         return future
 
     def wait(self, future: Future[_T], timeout: float | None) -> _T:
         """
         Wait for a result.
 
-        @param future: of what.
         @param timeout: seconds; None to wait for ever.
-        @return: the result.
         @raise TimeoutError: there is none in time.
         """
         try:
             return future.result(timeout)
         except TimeoutError:
             if future.done():
-                raise
+                raise  # it is the result
             raise TimeoutError(
                 f"nothing came back within {timeout:g} seconds; is the reactor's "
                 "thread busy with a handler?"
@@ -158,53 +213,46 @@ class Bridge:
 
     def exit(self) -> None:
         """
-        The program ends: close in order what is open, if that can be done soon.
+        Close in order what is open, if that can be done soon: the program ends.
         """
-        if self.isForeign or self._over:
+        if self.isForked or self.isOver:
             return
         with suppress(TimeoutError, ConnectionClosed):
-            if self._thread is None:
-                if not isInIOThread():
-                    self.wait(self.run(self._closeAll), EXIT_TIMEOUT)
-            else:
-                self.run(self._stop)
+            if self._thread is not None:
+                self.submit(self._stop)
                 self._thread.join(EXIT_TIMEOUT)
+            elif not isInIOThread():
+                self.wait(self.submit(self._closeAll), EXIT_TIMEOUT)
 
     # In the reactor's thread
 
-    def enter(self, closable: Closable) -> None:
+    def register(self, closable: Closable) -> None:
         """
         Close something when the reactor or the program ends.
-
-        @param closable: what is open now.
         """
         self._open[closable] = None
 
-    def leave(self, closable: Closable) -> None:
+    def unregister(self, closable: Closable) -> None:
         """
-        Take note that something is closed.
-
-        @param closable: what was open.
+        Forget what is closed, if it is not forgotten already.
         """
         self._open.pop(closable, None)
 
     def _run(self, ready: Future[None]) -> None:
         """
         Run the reactor: the thread's main function.
-
-        @param ready: fires once it runs.
         """
         try:
             self.reactor.run(installSignalHandlers=False)
         except error.ReactorNotRestartable:
+            self._goOn("refused")
             ready.set_exception(RuntimeError(_STOPPED))
 
     def _started(self, ready: Future[None]) -> None:
         """
-        The reactor runs.
-
-        @param ready: to fire.
+        Go on, now that the reactor runs.
         """
+        self._goOn("started")
         self.reactor.addSystemEventTrigger("before", "shutdown", self._closeAll)
         self.reactor.addSystemEventTrigger("after", "shutdown", self._stopped)
         ready.set_result(None)
@@ -218,74 +266,76 @@ class Bridge:
 
     def _stopped(self) -> None:
         """
-        The reactor has stopped: fail all who wait.
+        Fail all that is pending, now that the reactor has stopped.
+        """
+        self._goOn("stopped")  # nothing becomes pending after this
+        for future in list(self._pending):
+            self._setResult(Failure(_stoppedError()), future)
+
+    def _goOn(self, what: str) -> None:
+        """
+        Go to the next state.
+
+        @param what: what has happened, as in L{REACTOR_TRANSITIONS}.
         """
         with self._lock:
-            self._over = True
-            waiting = list(self._waiting)
-        for future in waiting:
-            self._settle(Failure(_stopped()), future)
+            self.state = REACTOR_TRANSITIONS[self.state, what]
 
     def _closeAll(self) -> Deferred[Any]:
         """
         Close in order what is open, within C{EXIT_DEADLINE}.
-
-        @return: fires when all is closed.
         """
         return DeferredList([one.end(EXIT_DEADLINE) for one in list(self._open)])
 
-    def _work(self) -> None:
+    def _makeCalls(self) -> None:
         """
-        Make the calls that were handed over.
+        Make the calls that were submitted.
         """
         with self._lock:
             calls, self._calls = self._calls, []
         for future, function, arguments in calls:
             result = maybeDeferred(function, *arguments)
-            result.addBoth(self._settle, future)
+            result.addBoth(self._setResult, future)
 
-    def _settle(self, result: object, future: Future[Any]) -> None:
+    def _setResult(self, result: object, future: Future[Any]) -> None:
         """
-        Hand a result back, once.
-
-        @param result: what a call led to.
-        @param future: for whom.
+        Hand a result back, unless the future has failed because the reactor stopped.
         """
         with self._lock:
-            if future not in self._waiting:
+            if future not in self._pending:
                 return
-            self._waiting.remove(future)
+            self._pending.remove(future)
+        # Not under the lock: this calls those who wait for the future.
         if not future.set_running_or_notify_cancel():
             return
         if isinstance(result, Failure):
-            future.set_exception(_plainError(cast(BaseException, result.value)))
+            future.set_exception(_builtinError(cast(BaseException, result.value)))
         else:
             future.set_result(result)
 
 
-_bridge: Bridge | None = None  # the process's, guarded by the next
-_bridgeLock = Lock()
+_reactorThread: ReactorThread | None = None  # the process's, guarded by the next
+_reactorThreadLock = Lock()
 
 
-def theBridge() -> Bridge:
+def theReactorThread() -> ReactorThread:
     """
-    Get the process's bridge; the first call starts the reactor.
+    Get the process's one; the first call starts the reactor.
 
-    @return: the bridge.
     @raise RuntimeError: the reactor has stopped, or this is its thread.
     """
-    global _bridge
+    global _reactorThread
     forbidWaiting()
-    with _bridgeLock:
-        if _bridge is None:
+    with _reactorThreadLock:
+        if _reactorThread is None:
             from twisted.internet import reactor
 
-            bridge = Bridge(reactor)
-            bridge.start()
-            _bridge = bridge
-    if _bridge.isOver:
+            starting = ReactorThread(reactor)
+            starting.start()
+            _reactorThread = starting  # only now: else nobody would try again
+    if _reactorThread.isOver:
         raise RuntimeError(_STOPPED)
-    return _bridge
+    return _reactorThread
 
 
 def forbidWaiting() -> None:
@@ -301,76 +351,29 @@ def forbidWaiting() -> None:
         )
 
 
-def _stopped() -> ConnectionClosed:
+def _stoppedError() -> ConnectionClosed:
     """
-    Make the error of who waited when the reactor stopped.
+    Make the error for those who wait when the reactor stops.
     """
     return ConnectionClosed("the reactor was stopped; what waited for it is undone")
 
 
-def _plainError(value: BaseException) -> BaseException:
+def _builtinError(value: BaseException) -> BaseException:
     """
-    Say what went wrong without Twisted's own exceptions.
+    Say what went wrong without Twisted's own exceptions, which programs that have
+    never heard of Twisted cannot catch.
 
-    @param value: any exception.
-    @return: the builtin one that fits, caused by C{value}; else C{value}.
+    @return: the builtin exception that fits, caused by C{value}; else C{value}.
     """
-    plain: OSError
+    builtin: OSError
     match value:
         case HandshakeTimeout() | error.TimeoutError():
-            plain = TimeoutError(str(value))
+            builtin = TimeoutError(str(value))
         case error.CannotListenError():
-            plain = OSError(getattr(value.socketError, "errno", None), str(value))
+            builtin = OSError(getattr(value.socketError, "errno", None), str(value))
         case error.ConnectError():
-            plain = OSError(value.osError, str(value))
+            builtin = OSError(value.osError, str(value))
         case _:
             return value
-    plain.__cause__ = value
-    return plain
-
-
-class Reporter:
-    """
-    Passes on what a stream reports, from any thread to the reactor's.
-    """
-
-    def __init__(self, reactor: Any, connection: Connection) -> None:
-        """
-        @param reactor: the reactor.
-        @param connection: whom to tell.
-        """
-        self._reactor = reactor
-        self._connection = connection
-
-    @property
-    def address(self) -> Address:
-        """
-        The connection's, which is another one once its client is back.
-        """
-        return self._connection.address
-
-    def packetsTaken(self, cost: int) -> None:
-        """
-        The application has taken packets.
-
-        @param cost: what they cost for flow control.
-        """
-        self._tell(self._connection.packetsTaken, cost)
-
-    def streamFinished(self) -> None:
-        """
-        The stream has ended and its last packet was taken.
-        """
-        self._tell(self._connection.streamFinished)
-
-    def _tell(self, function: Callable[..., None], *arguments: int) -> None:
-        """
-        Call a function in the reactor's thread, at once if this is it.
-
-        @param function: what to call.
-        @param arguments: what to call it with.
-        """
-        if isInIOThread():
-            function(*arguments)
-        else:
-            self._reactor.callFromThread(function, *arguments)
+    builtin.__cause__ = value
+    return builtin

@@ -2,10 +2,12 @@
 A server's factory and a client's service for programs whose threads take packets
 while the reactor's thread does the rest (L{aesm.blocking.network})::
 
-    factory = SharedFactory(reactor=reactor)
-    service = SharedService("tcp:127.0.0.1:8765", stopped, reactor=reactor)
+    factory = ThreadedServerFactory(reactor=reactor)
+    service = ThreadedClientService("tcp:127.0.0.1:8765", stopped, reactor=reactor)
 
-All that differs is how they hear of what is taken.
+A stream may be used from any thread, but tells its owner in the thread that takes
+from it, and connections are not made for that: here each stream has an owner that
+goes over to the reactor's thread.  Nothing else differs.
 """
 
 from __future__ import annotations
@@ -15,22 +17,66 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IProtocol
+from twisted.python.threadable import isInIOThread
 
-from aesm.blocking.reactorthread import Reporter
 from aesm.client.service import ClientService
 from aesm.secure.protocol import SecureProtocol
 from aesm.server.factory import AESMServerFactory
 
 if TYPE_CHECKING:
+    from aesm.messages.address import Address
     from aesm.messages.connection import Connection
     from aesm.messages.protocol import AESMProtocol
 
-__all__ = ["SharedFactory", "SharedService"]
+__all__ = ["ReactorStreamOwner", "ThreadedClientService", "ThreadedServerFactory"]
 
 _T = TypeVar("_T")
 
 
-class SharedFactory(AESMServerFactory):
+class ReactorStreamOwner:
+    """
+    Passes on what a stream reports, from any thread to the reactor's.
+
+    @see: L{StreamOwner<aesm.messages.stream.StreamOwner>}
+    """
+
+    def __init__(self, reactor: Any, connection: Connection) -> None:
+        """
+        @param connection: the stream's owner in the reactor's thread.
+        """
+        self._reactor = reactor
+        self._connection = connection
+
+    @property
+    def address(self) -> Address:
+        """
+        The connection's, which is another one once its client is back.
+        """
+        return self._connection.address
+
+    def packetsTaken(self, cost: int) -> None:
+        """
+        The application has taken packets.
+        """
+        self._call(self._connection.packetsTaken, cost)
+
+    def streamFinished(self) -> None:
+        """
+        The stream has ended and its last packet was taken.
+        """
+        self._call(self._connection.streamFinished)
+
+    def _call(self, function: Callable[..., None], *arguments: int) -> None:
+        """
+        Call a function in the reactor's thread, at once if this is it.
+        """
+        if isInIOThread():
+            function(*arguments)
+        else:
+            self._reactor.callFromThread(function, *arguments)
+
+
+class ThreadedServerFactory(AESMServerFactory):
     """
     A factory whose streams may be emptied from any thread.
     """
@@ -39,26 +85,28 @@ class SharedFactory(AESMServerFactory):
         """
         Listening begins, maybe with sessions of a former process.
 
-        @raise SpoolError: these cannot be read; says why.
+        @raise SpoolError: these cannot be read.
         """
         super().startFactory()
         for connection in self.connections.values():
-            connection.retrieved.owner = Reporter(self.clock, connection)
+            self._own(connection)
 
     def buildInner(self, secure: SecureProtocol) -> AESMProtocol:
         """
         Build the message layer of a client that is let in.
-
-        @param secure: the connection.
-        @return: its protocol.
         """
         protocol = super().buildInner(secure)
-        connection = protocol.connection
-        connection.retrieved.owner = Reporter(self.clock, connection)
+        self._own(protocol.connection)
         return protocol
 
+    def _own(self, connection: Connection) -> None:
+        """
+        Have a connection's stream report by way of the reactor.
+        """
+        connection.retrieved.owner = ReactorStreamOwner(self.clock, connection)
 
-class SharedService(ClientService):
+
+class ThreadedClientService(ClientService):
     """
     A service whose stream may be emptied from any thread.
     """
@@ -79,10 +127,11 @@ class SharedService(ClientService):
         """
         There is a connection.
 
-        @param connection: the connection, before anybody can take its packets.
         @param line: what stands for its transport.
         """
-        connection.retrieved.owner = Reporter(self._clock, connection)
+        # First of all: a packet that is taken before this would be reported in the
+        # thread that takes it.
+        connection.retrieved.owner = ReactorStreamOwner(self._clock, connection)
         self._latest = connection
         super().attached(connection, line)
 
@@ -104,21 +153,16 @@ class SharedService(ClientService):
         timer = self._clock.callLater(deadline, self._abort)
         return self.stopService().addBoth(_cancel, timer)
 
-    # Parts
-
     def _cbStopped(self, result: _T) -> _T:
         """
-        Tell who wants to know.
-
-        @param result: of stopping.
-        @return: the same.
+        Tell who wants to know that the service has stopped.
         """
         self._tellStopped()
         return result
 
     def _abort(self) -> None:
         """
-        End the connection, if there is one.
+        Abort the connection, if there is one.
         """
         if self._latest is not None:
             self._latest.abort()
@@ -126,11 +170,7 @@ class SharedService(ClientService):
 
 def _cancel(result: _T, timer: IDelayedCall) -> _T:
     """
-    Stop a deadline that is no longer needed.
-
-    @param result: of what it was for.
-    @param timer: the deadline.
-    @return: the same.
+    Cancel a deadline that is no longer needed, and pass on the result.
     """
     if timer.active():
         timer.cancel()

@@ -10,6 +10,7 @@ import errno
 import threading
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
+from functools import partial
 from typing import Any, TypeVar, cast
 
 from twisted.internet import error
@@ -21,11 +22,15 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
-from aesm.blocking import reactorthread as bridgeModule
-from aesm.blocking.reactorthread import Bridge, Reporter, forbidWaiting, theBridge
+from aesm.blocking import reactorthread
+from aesm.blocking.reactorthread import (
+    REACTOR_TRANSITIONS,
+    ReactorState,
+    ReactorThread,
+    forbidWaiting,
+    theReactorThread,
+)
 from aesm.errors import ConnectionClosed, HandshakeTimeout
-from aesm.messages.stream import DataStream
-from tests.support.helpers import bring
 
 _T = TypeVar("_T")
 
@@ -65,34 +70,6 @@ class Reactor(MemoryReactorClock):
         super().stop()
 
 
-class Owner:
-    """
-    Takes note of what a stream reports.
-    """
-
-    address = ("127.0.0.1", 1)
-
-    def __init__(self) -> None:
-        """
-        Nothing is reported yet.
-        """
-        self.reports: list[object] = []
-
-    def packetsTaken(self, cost: int) -> None:
-        """
-        Take note.
-
-        @param cost: of the packets.
-        """
-        self.reports.append(cost)
-
-    def streamFinished(self) -> None:
-        """
-        Take note.
-        """
-        self.reports.append("finished")
-
-
 def elsewhere(function: Callable[[], _T]) -> _T:
     """
     Call a function in another thread.
@@ -117,23 +94,23 @@ def elsewhere(function: Callable[[], _T]) -> _T:
     return result.result(0)
 
 
-class BridgeCase(SynchronousTestCase):
+class ReactorThreadCase(SynchronousTestCase):
     """
-    Has a bridge to a reactor that runs.
+    Has a reactor that runs, in the test's thread.
     """
 
     def setUp(self) -> None:
         """
-        Start the bridge; the test's thread is the reactor's.
+        Find it running.
         """
         self.patch(threadable, "ioThread", threadable.getThreadID())
         self.patch(atexit, "register", self.atExit)
         self.exits: list[Callable[[], None]] = []
         self.reactor = Reactor()
         self.reactor.running = True
-        self.bridge = Bridge(self.reactor)
-        self.patch(self.bridge, "wait", lambda future, timeout: None)
-        self.bridge.start()
+        self.thread = ReactorThread(self.reactor)
+        self.patch(self.thread, "wait", lambda future, timeout: None)
+        self.thread.start()
         self.reactor.advance(0)
 
     def atExit(self, function: Callable[[], None]) -> None:
@@ -165,19 +142,19 @@ class FakeTests(SynchronousTestCase):
         verifyObject(IReactorFromThreads, Reactor())
 
 
-class RunTests(BridgeCase):
+class SubmitTests(ReactorThreadCase):
     """
-    L{Bridge.run} and the way back.
+    L{ReactorThread.submit} and the way back.
     """
 
-    def run_(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
+    def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
         """
         Hand a call over from another thread.
 
         @param function: what to call.
         @param arguments: what to call it with.
         """
-        return elsewhere(lambda: self.bridge.run(function, *arguments))
+        return elsewhere(lambda: self.thread.submit(function, *arguments))
 
     def test_order(self) -> None:
         """
@@ -186,13 +163,13 @@ class RunTests(BridgeCase):
         """
         calls: list[int] = []
         before = self.reactor.handedOver
-        futures = [self.run_(calls.append, number) for number in range(3)]
+        futures = [self.submit(calls.append, number) for number in range(3)]
         self.assertEqual(calls, [])
         self.reactor.advance(0)
         self.assertEqual(calls, [0, 1, 2])
         self.assertEqual([future.result(0) for future in futures], [None] * 3)
         self.assertEqual(self.reactor.handedOver, before + 1)
-        self.run_(calls.append, 3)
+        self.submit(calls.append, 3)
         self.reactor.advance(0)
         self.assertEqual(calls, [0, 1, 2, 3])
 
@@ -201,7 +178,7 @@ class RunTests(BridgeCase):
         The result of a Deferred comes when it fires.
         """
         deferred: Deferred[str] = Deferred()
-        future = self.run_(lambda: deferred)
+        future = self.submit(lambda: deferred)
         self.reactor.advance(0)
         self.assertFalse(future.done())
         deferred.callback("result")
@@ -212,8 +189,8 @@ class RunTests(BridgeCase):
         An error is handed back as it is.
         """
         reason = LookupError("none")
-        future = self.run_(lambda: [][0])
-        other = self.run_(lambda: (_ for _ in ()).throw(reason))
+        future = self.submit(lambda: [][0])
+        other = self.submit(lambda: (_ for _ in ()).throw(reason))
         self.reactor.advance(0)
         self.assertIsInstance(future.exception(0), IndexError)
         self.assertIs(other.exception(0), reason)
@@ -237,7 +214,7 @@ class RunTests(BridgeCase):
                 """
                 raise reason
 
-            future = self.run_(fail)
+            future = self.submit(fail)
             self.reactor.advance(0)
             plain = future.exception(0)
             assert plain is not None
@@ -251,7 +228,7 @@ class RunTests(BridgeCase):
         A result that nobody wants any more is forgotten.
         """
         deferred: Deferred[None] = Deferred()
-        future = self.run_(lambda: deferred)
+        future = self.submit(lambda: deferred)
         self.reactor.advance(0)
         self.assertTrue(future.cancel())
         deferred.callback(None)
@@ -263,27 +240,102 @@ class RunTests(BridgeCase):
         comes after that is ignored.
         """
         deferred: Deferred[None] = Deferred()
-        futures = [self.run_(lambda: deferred)]
+        futures = [self.submit(lambda: deferred)]
         self.reactor.advance(0)
         self.shutDown()
-        futures += [self.run_(lambda: None)]
+        futures += [self.submit(lambda: None)]
         deferred.callback(None)
         for future in futures:
             self.assertIsInstance(future.exception(0), ConnectionClosed)
-        self.assertTrue(self.bridge.isOver)
+        self.assertTrue(self.thread.isOver)
 
-    def test_foreign(self) -> None:
+    def test_forked(self) -> None:
         """
         A forked child is told so.
         """
-        self.bridge._process += 1
-        self.assertRaises(RuntimeError, self.bridge.run, lambda: None)
-        self.bridge.exit()
+        self.thread._process += 1
+        self.assertRaises(RuntimeError, self.thread.submit, lambda: None)
+        self.thread.exit()
+
+
+class StateTests(SynchronousTestCase):
+    """
+    The life of a reactor goes by its table, and by nothing else.
+    """
+
+    def setUp(self) -> None:
+        """
+        Register nothing for the end of this program.
+        """
+        self.patch(atexit, "register", lambda function: None)
+
+    def make(self, state: ReactorState) -> ReactorThread:
+        """
+        Make one that waits for nothing.
+
+        @param state: where it is in its life.
+        """
+        thread = ReactorThread(Reactor())
+        self.patch(thread, "wait", lambda future, timeout: None)
+        thread.state = state
+        return thread
+
+    def refuse(self, **kwargs: object) -> None:
+        """
+        Be a reactor that has stopped.
+        """
+        raise error.ReactorNotRestartable()
+
+    def test_table(self) -> None:
+        """
+        In each state, what can happen leads to the next, and anything else raises
+        and changes nothing.
+        """
+        for state in ReactorState:
+            for what in "start", "started", "refused", "stopped":
+                thread = self.make(state)
+                running = cast(Any, thread.reactor)
+                running.running = True
+                ready: Future[None] = Future()
+                if what == "refused":
+                    self.patch(running, "run", self.refuse)
+                inputs: dict[str, Callable[[], None]] = {
+                    "start": thread.start,
+                    "started": partial(thread._started, ready),
+                    "refused": partial(thread._run, ready),
+                    "stopped": thread._stopped,
+                }
+                following = REACTOR_TRANSITIONS.get((state, what))
+                if following is None:
+                    self.assertRaises(KeyError, inputs[what])
+                    self.assertFalse(ready.done())
+                else:
+                    inputs[what]()
+                self.assertIs(thread.state, following or state)
+
+    def test_noWayBack(self) -> None:
+        """
+        Once it has stopped, nothing leads anywhere.
+        """
+        self.assertNotIn(
+            ReactorState.STOPPED, [state for state, _ in REACTOR_TRANSITIONS]
+        )
+
+    def test_refused(self) -> None:
+        """
+        A reactor that cannot run again is over, and whoever starts it is told.
+        """
+        thread = self.make(ReactorState.STARTING)
+        self.patch(thread.reactor, "run", self.refuse)
+        ready: Future[None] = Future()
+        thread._run(ready)
+        self.assertTrue(thread.isOver)
+        self.assertIsInstance(ready.exception(0), RuntimeError)
 
 
 class WaitTests(SynchronousTestCase):
     """
-    L{Bridge.wait}.
+    L{ReactorThread.wait}.
     """
 
     def test_result(self) -> None:
@@ -292,14 +344,16 @@ class WaitTests(SynchronousTestCase):
         """
         future: Future[str] = Future()
         future.set_result("result")
-        self.assertEqual(Bridge(Reactor()).wait(future, 0), "result")
+        self.assertEqual(ReactorThread(Reactor()).wait(future, 0), "result")
 
     def test_late(self) -> None:
         """
         It does not wait longer than it is told.
         """
         future: Future[str] = Future()
-        reason = self.assertRaises(TimeoutError, Bridge(Reactor()).wait, future, 0.0)
+        reason = self.assertRaises(
+            TimeoutError, ReactorThread(Reactor()).wait, future, 0.0
+        )
         self.assertIn("0 seconds", str(reason))
 
     def test_failedByTime(self) -> None:
@@ -308,11 +362,13 @@ class WaitTests(SynchronousTestCase):
         """
         future: Future[str] = Future()
         future.set_exception(TimeoutError("the peer"))
-        reason = self.assertRaises(TimeoutError, Bridge(Reactor()).wait, future, 0.0)
+        reason = self.assertRaises(
+            TimeoutError, ReactorThread(Reactor()).wait, future, 0.0
+        )
         self.assertEqual(str(reason), "the peer")
 
 
-class EndTests(BridgeCase):
+class EndTests(ReactorThreadCase):
     """
     What is open is closed at the end.
     """
@@ -323,7 +379,7 @@ class EndTests(BridgeCase):
         """
         super().setUp()
         self.ended: list[float] = []
-        self.bridge.enter(self)
+        self.thread.register(self)
 
     def end(self, deadline: float) -> Deferred[None]:
         """
@@ -332,7 +388,7 @@ class EndTests(BridgeCase):
         @param deadline: when at the latest.
         """
         self.ended.append(deadline)
-        self.bridge.leave(self)
+        self.thread.unregister(self)
         return succeed(None)
 
     def test_reactorStops(self) -> None:
@@ -340,8 +396,8 @@ class EndTests(BridgeCase):
         It is closed before the reactor stops, once.
         """
         self.shutDown()
-        self.assertEqual(self.ended, [bridgeModule.EXIT_DEADLINE])
-        self.bridge.exit()
+        self.assertEqual(self.ended, [reactorthread.EXIT_DEADLINE])
+        self.thread.exit()
         self.assertEqual(len(self.ended), 1)
 
     def test_programEnds(self) -> None:
@@ -351,13 +407,13 @@ class EndTests(BridgeCase):
         (exit,) = self.exits
         elsewhere(exit)
         self.reactor.advance(0)
-        self.assertEqual(self.ended, [bridgeModule.EXIT_DEADLINE])
+        self.assertEqual(self.ended, [reactorthread.EXIT_DEADLINE])
 
     def test_inside(self) -> None:
         """
         At the end, too, the reactor's thread does not wait.
         """
-        self.bridge.exit()
+        self.thread.exit()
         self.reactor.advance(0)
         self.assertEqual(self.ended, [])
 
@@ -365,54 +421,14 @@ class EndTests(BridgeCase):
         """
         A reactor that is stopping already is left alone.
         """
-        self.bridge._stop()
-        self.bridge._stop()
+        self.thread._stop()
+        self.thread._stop()
         self.assertTrue(self.reactor.hasStopped)
 
 
-class ReporterTests(BridgeCase):
+class TheReactorThreadTests(SynchronousTestCase):
     """
-    L{Reporter}.
-    """
-
-    def setUp(self) -> None:
-        """
-        Make a stream with packets whose owner is told by a reporter.
-        """
-        super().setUp()
-        self.owner = Owner()
-        self.reporter = Reporter(self.reactor, cast(Any, self.owner))
-        self.stream = DataStream(self.reporter, 1)
-        bring(self.stream, 0.0, ["one", "two"])
-
-    def test_address(self) -> None:
-        """
-        It has the connection's address.
-        """
-        self.assertEqual(self.reporter.address, self.owner.address)
-
-    def test_elsewhere(self) -> None:
-        """
-        What is taken in another thread is reported in the reactor's.
-        """
-        elsewhere(self.stream.getData)
-        self.stream.end(ConnectionClosed("over"))
-        elsewhere(self.stream.getData)
-        self.assertEqual(self.owner.reports, [])
-        self.reactor.advance(0)
-        self.assertEqual(self.owner.reports, [67, "finished"])
-
-    def test_here(self) -> None:
-        """
-        In the reactor's thread, it is reported at once.
-        """
-        self.stream.getData()
-        self.assertEqual(self.owner.reports, [67])
-
-
-class TheBridgeTests(SynchronousTestCase):
-    """
-    L{theBridge}.
+    L{theReactorThread}.
     """
 
     def setUp(self) -> None:
@@ -420,25 +436,27 @@ class TheBridgeTests(SynchronousTestCase):
         This is not the reactor's thread.
         """
         self.patch(threadable, "ioThread", None)
-        self.patch(bridgeModule, "_bridge", Bridge(Reactor()))
+        running = ReactorThread(Reactor())
+        running.state = ReactorState.RUNNING
+        self.patch(reactorthread, "_reactorThread", running)
 
     def test_one(self) -> None:
         """
         There is one for the process.
         """
-        self.assertIs(theBridge(), bridgeModule._bridge)
+        self.assertIs(theReactorThread(), reactorthread._reactorThread)
 
     def test_over(self) -> None:
         """
         There is none once the reactor has stopped.
         """
-        theBridge()._stopped()
-        self.assertRaises(RuntimeError, theBridge)
+        theReactorThread()._stopped()
+        self.assertRaises(RuntimeError, theReactorThread)
 
     def test_inside(self) -> None:
         """
         The reactor's thread does not get it, since it must not wait.
         """
         self.patch(threadable, "ioThread", threadable.getThreadID())
-        self.assertRaises(RuntimeError, theBridge)
+        self.assertRaises(RuntimeError, theReactorThread)
         self.assertRaises(RuntimeError, forbidWaiting)

@@ -9,15 +9,22 @@ import contextlib
 import threading
 from collections.abc import Callable
 from itertools import chain
-from typing import Any
+from typing import Any, cast
 
 from twisted.internet.testing import MemoryReactorClock
 
 from aesm import AnyServer
-from aesm.blocking.reactorthread import Reporter
-from aesm.blocking.threaded import SharedFactory, SharedService
+from aesm.blocking.threaded import (
+    ReactorStreamOwner,
+    ThreadedClientService,
+    ThreadedServerFactory,
+)
+from aesm.errors import ConnectionClosed
+from aesm.messages.stream import DataStream
 from aesm.testing import MemoryNetwork
+from tests.blocking.test_reactorthread import ReactorThreadCase, elsewhere
 from tests.client.test_service import ServiceTestCase
+from tests.support.helpers import bring
 from tests.support.pairs import CLIENT_KEY, SERVER_KEY, PairTestCase
 
 
@@ -40,9 +47,77 @@ def noteLater(function: Callable[..., object], *arguments: object) -> None:
     """
 
 
-class SharedFactoryTests(PairTestCase):
+class Owner:
     """
-    L{SharedFactory}.
+    Takes note of what a stream reports.
+    """
+
+    address = ("127.0.0.1", 1)
+
+    def __init__(self) -> None:
+        """
+        Nothing is reported yet.
+        """
+        self.reports: list[object] = []
+
+    def packetsTaken(self, cost: int) -> None:
+        """
+        Take note.
+
+        @param cost: of the packets.
+        """
+        self.reports.append(cost)
+
+    def streamFinished(self) -> None:
+        """
+        Take note.
+        """
+        self.reports.append("finished")
+
+
+class ReactorStreamOwnerTests(ReactorThreadCase):
+    """
+    L{ReactorStreamOwner}.
+    """
+
+    def setUp(self) -> None:
+        """
+        Make a stream with packets whose owner is told by way of the reactor.
+        """
+        super().setUp()
+        self.owner = Owner()
+        self.reporting = ReactorStreamOwner(self.reactor, cast(Any, self.owner))
+        self.stream = DataStream(self.reporting, 1)
+        bring(self.stream, 0.0, ["one", "two"])
+
+    def test_address(self) -> None:
+        """
+        It has the connection's address.
+        """
+        self.assertEqual(self.reporting.address, self.owner.address)
+
+    def test_elsewhere(self) -> None:
+        """
+        What is taken in another thread is reported in the reactor's.
+        """
+        elsewhere(self.stream.getData)
+        self.stream.end(ConnectionClosed("over"))
+        elsewhere(self.stream.getData)
+        self.assertEqual(self.owner.reports, [])
+        self.reactor.advance(0)
+        self.assertEqual(self.owner.reports, [67, "finished"])
+
+    def test_here(self) -> None:
+        """
+        In the reactor's thread, it is reported at once.
+        """
+        self.stream.getData()
+        self.assertEqual(self.owner.reports, [67])
+
+
+class ThreadedServerFactoryTests(PairTestCase):
+    """
+    L{ThreadedServerFactory}.
     """
 
     def test_owner(self) -> None:
@@ -51,19 +126,19 @@ class SharedFactoryTests(PairTestCase):
         """
         network: Any = MemoryNetwork()
         network.clock.callFromThread = callNow
-        factory = SharedFactory(reactor=network.clock, key=SERVER_KEY)
+        factory = ThreadedServerFactory(reactor=network.clock, key=SERVER_KEY)
         self.successResultOf(network.endpoint().listen(factory))
         self.join(network)
         (connection,) = factory.connections.values()
-        self.assertIsInstance(connection.retrieved.owner, Reporter)
+        self.assertIsInstance(connection.retrieved.owner, ReactorStreamOwner)
         stopped = factory.stop()
         network.advance(10)
         self.successResultOf(stopped)
 
 
-class SharedServiceTests(ServiceTestCase):
+class ThreadedClientServiceTests(ServiceTestCase):
     """
-    L{SharedService}.
+    L{ThreadedClientService}.
     """
 
     def setUp(self) -> None:
@@ -81,12 +156,12 @@ class SharedServiceTests(ServiceTestCase):
         """
         self.stops += 1
 
-    def shared(self) -> SharedService:
+    def threaded(self) -> ThreadedClientService:
         """
         Start a service.
         """
         endpoint: Any = self.network.endpoint()
-        service = SharedService(
+        service = ThreadedClientService(
             endpoint,
             self.stopped,
             reactor=self.network.clock,
@@ -102,10 +177,10 @@ class SharedServiceTests(ServiceTestCase):
         What is taken is reported by way of the reactor, over each connection.
         """
         self.listening()
-        service = self.shared()
+        service = self.threaded()
         for _ in range(2):
             connection = self.successResultOf(service.whenConnected())
-            self.assertIsInstance(connection.retrieved.owner, Reporter)
+            self.assertIsInstance(connection.retrieved.owner, ReactorStreamOwner)
             self.network.links[0].cut()
             self.network.advance(3)
         self.stop(service)
@@ -116,7 +191,7 @@ class SharedServiceTests(ServiceTestCase):
         It is told, too, that the service stops by itself.
         """
         server = self.listening()
-        self.shared()
+        self.threaded()
         (connection,) = server.connections.values()
         connection.closeWith(1008, "")
         self.network.deliver()
@@ -127,7 +202,7 @@ class SharedServiceTests(ServiceTestCase):
         A connection that closes in time is not aborted.
         """
         self.listening()
-        service = self.shared()
+        service = self.threaded()
         stopping = service.stop(1.0)
         self.network.deliver()
         self.successResultOf(stopping)
@@ -138,7 +213,7 @@ class SharedServiceTests(ServiceTestCase):
         One that does not is, at the deadline.
         """
         self.listening()
-        service = self.shared()
+        service = self.threaded()
         self.network.links[0].toServer.stalled = True
         stopping = service.stop(1.0)
         self.network.advance(0.9)
@@ -150,9 +225,9 @@ class SharedServiceTests(ServiceTestCase):
         """
         Without a connection there is nothing to wait for, nor to abort.
         """
-        service = self.shared()
+        service = self.threaded()
         self.successResultOf(service.stop(0.0))
-        service = SharedService(
+        service = ThreadedClientService(
             "tcp:127.0.0.1:1", self.stopped, reactor=MemoryReactorClock()
         )
         service.startService()
@@ -165,7 +240,7 @@ class SharedServiceTests(ServiceTestCase):
         others begin, get each packet once.
         """
         server = self.listening(sessionGrace=0)
-        service = self.shared()
+        service = self.threaded()
         taken: list[list[Any]] = [[], []]
         total, over = 0, threading.Event()
         threads = [
@@ -193,7 +268,10 @@ class SharedServiceTests(ServiceTestCase):
         self.stop(service)
 
     def takeAll(
-        self, service: SharedService, isOver: Callable[[], bool], into: list[Any]
+        self,
+        service: ThreadedClientService,
+        isOver: Callable[[], bool],
+        into: list[Any],
     ) -> None:
         """
         Look and take until there is no more: a thread's main function.

@@ -20,8 +20,7 @@ from aesm import (
     SessionLost,
     SpoolError,
 )
-from aesm.blocking.reactorthread import Reporter
-from aesm.blocking.threaded import SharedFactory
+from aesm.blocking.threaded import ReactorStreamOwner, ThreadedServerFactory
 from aesm.plugins import HandlerMaker
 from aesm.store.spool import RETRY
 from aesm.store.sqlite import Blob, Changes, SpoolFile
@@ -250,12 +249,12 @@ class InboxTests(SpoolTestCase):
         client.sendData("x")
         self.network.deliver()
         self.killServer()
-        factory = SharedFactory(
+        factory = ThreadedServerFactory(
             reactor=self.network.clock, key=SERVER_KEY, spool=self.path
         )
         factory.doStart()
         (connection,) = factory.connections.values()
-        self.assertIsInstance(connection.retrieved.owner, Reporter)
+        self.assertIsInstance(connection.retrieved.owner, ReactorStreamOwner)
         self.assertEqual(len(connection.retrieved), 1)
         connection.address = "elsewhere"
         owner = cast(Connection, connection.retrieved.owner)
