@@ -49,6 +49,7 @@ __all__ = ["ClientParser", "HandlerMaker", "ServerParser"]
 
 PREFIX = "aesm"
 
+# The keywords of a string.
 _BOTH = ("endpoint", "key", "psk", "name")
 _SERVER = (*_BOTH, "authorizedKeys")
 _CLIENT = (*_BOTH, "knownServers", "pinned")
@@ -70,16 +71,16 @@ class ServerParser:
         """
         Make the endpoint that a string means.
 
-        @param reactor: for the endpoint.
         @param args: what the string has without keywords.
         @param kwargs: what it has with keywords.
-        @return: the endpoint.
         @raise KeyFileError: a file cannot be used; says why.
         @raise ValueError: the string is wrong; says how to put it right.
         @see: C{IStreamServerEndpointStringParser.parseStreamServer}
         """
         endpoint, options = _options(_SERVER, args, kwargs)
 
+        # Here, not above: whoever asks Twisted for its plugins, C{twistd --help} for
+        # one, loads this module.
         from twisted.internet.endpoints import serverFromString
 
         from aesm.secure.endpoints import wrapServerEndpoint
@@ -107,10 +108,8 @@ class ClientParser:
         """
         Make the endpoint that a string means.
 
-        @param reactor: for the endpoint.
         @param args: what the string has without keywords.
         @param kwargs: what it has with keywords.
-        @return: the endpoint.
         @raise KeyFileError: a file cannot be used; says why.
         @raise ValueError: the string is wrong; says how to put it right.
         @see: C{IStreamClientEndpointStringParserWithReactor.parseStreamClient}
@@ -141,11 +140,8 @@ def _options(
     known: tuple[str, ...], args: tuple[str, ...], kwargs: dict[str, str]
 ) -> tuple[str, dict[str, Any]]:
     """
-    Sort out what a string has.
+    Check what a string has, with and without keywords.
 
-    @param known: the keywords that it may have.
-    @param args: what it has without keywords.
-    @param kwargs: what it has with keywords.
     @return: the endpoint inside, and the other keywords.
     @raise ValueError: the string is wrong; says how to put it right.
     """
@@ -170,13 +166,10 @@ def _options(
 
 def _unknown(word: str, known: tuple[str, ...]) -> str:
     """
-    Say what is wrong with a keyword.
-
-    @param word: the keyword.
-    @param known: those that there are.
-    @return: what is wrong, and what would be right.
+    Say what is wrong with a keyword, and what would be right.
     """
     if ":" in word:
+        # Twisted has split "tcp\:host=x\:1" at its = first.
         return (
             f"{word!r} is no keyword: in an endpoint that comes first a = is written "
             r"\=, or put endpoint= before it"
@@ -192,11 +185,8 @@ def _unknown(word: str, known: tuple[str, ...]) -> str:
 
 def _loadKey(options: dict[str, Any]) -> dict[str, Any]:
     """
-    Load the key whose file is named; the others are loaded elsewhere.
-
-    @param options: as in the string.
-    @return: options as for L{aesm.secure}.
-    @raise KeyFileError: the file cannot be used; says why.
+    Turn options as in a string into those of L{aesm.secure}, which reads all files
+    but that of the key.
     """
     from aesm.trust.keys import PrivateKey
 
@@ -213,8 +203,8 @@ class HandlerMaker:
 
     @ivar name: what the operator types.
     @ivar description: one line for C{--help}.
-    @ivar factory: the full name of what is called with the server's registry and
-        returns the handler, or None.
+    @ivar factory: the full name of what is called with the server's registry of
+        connections and returns the handler, or None.
     """
 
     name: str
@@ -225,7 +215,6 @@ class HandlerMaker:
         """
         Make the handler of one server.
 
-        @param connections: that server's registry.
         @return: the handler, or None to leave packets in their streams.
         @see: L{IMessageHandlerMaker.makeHandler}
         """

@@ -86,7 +86,7 @@ class MemoryNetwork:
 
     def __init__(self) -> None:
         """
-        Start with nobody.
+        Start without a server or clients.
         """
         self.clock = Clock()
         self.chunkSize = BUFFER
@@ -112,6 +112,8 @@ class MemoryNetwork:
         @raise RuntimeError: that takes for ever.
         """
         for _ in range(MAX_ROUNDS):
+            # One piece each way and link by link, not all of one link first: two
+            # ends that answer each other without end must not starve the others.
             moved = [link.deliver(self.chunkSize) for link in self.links]
             self.links = [
                 link
@@ -133,6 +135,8 @@ class MemoryNetwork:
         """
         end = self.clock.seconds() + seconds
         self.deliver()
+        # From call to call, not with Clock.advance(): what is called at a time, and
+        # what that sends, must see the time at which it is due.
         while (time := self._nextCall()) <= end:
             self.clock.rightNow = time
             self.deliver()
@@ -140,9 +144,7 @@ class MemoryNetwork:
 
     def newPort(self) -> int:
         """
-        Make up a port for a client.
-
-        @return: another one each time.
+        Make up a port for a client, another one each time.
         """
         return next(self._ports)
 
@@ -168,7 +170,7 @@ class MemoryNetwork:
 
     def _nextCall(self) -> float:
         """
-        Say when the clock has something to do.
+        Say when the clock has something to do, infinity if never.
         """
         times = [call.getTime() for call in self.clock.getDelayedCalls()]
         return min(times, default=math.inf)
@@ -182,7 +184,6 @@ class MemoryEndpoint:
 
     def __init__(self, network: MemoryNetwork, host: str, port: int) -> None:
         """
-        @param network: the network.
         @param host: the address that clients come from.
         @param port: the port that they come from; 0 for one of its own for each.
         """
@@ -192,9 +193,8 @@ class MemoryEndpoint:
 
     def listen(self, protocolFactory: IProtocolFactory) -> Deferred[IListeningPort]:
         """
-        Listen, instead of who did before.
+        Listen, in place of any other server.
 
-        @param protocolFactory: the server's.
         @return: fires at once.
         """
         port = MemoryPort(self._network, protocolFactory)
@@ -203,9 +203,8 @@ class MemoryEndpoint:
 
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
         """
-        Connect to who listens.
+        Connect to the server.
 
-        @param protocolFactory: the client's.
         @return: fires at once; fails with C{ConnectionRefusedError} if nobody
             listens, C{NoProtocol} if the factory does not want to.
         """
@@ -229,22 +228,21 @@ class MemoryPort:
 
     def __init__(self, network: MemoryNetwork, factory: IProtocolFactory) -> None:
         """
-        @param network: where.
-        @param factory: builds the protocols.
+        @param factory: builds the server's protocols.
         """
         self._network = network
         self._factory = factory
 
     def startListening(self) -> None:
         """
-        Take connections.
+        Accept connections.
         """
         self._factory.doStart()
         self._network.factory = self._factory
 
     def stopListening(self) -> Deferred[None]:
         """
-        Take no more connections.
+        Accept no more connections.
 
         @return: fires at once.
         """
@@ -255,7 +253,7 @@ class MemoryPort:
 
     def getHost(self) -> IPAddress:
         """
-        Say where this is.
+        Say where it listens.
         """
         return SERVER
 
@@ -334,8 +332,6 @@ def _resultOf(deferred: Deferred[_T]) -> _T:
     """
     Take the result of a Deferred that has one by now.
 
-    @param deferred: the Deferred.
-    @return: the result.
     @raise RuntimeError: it has none.
     """
     results: list[_T | Failure] = []

@@ -5,6 +5,9 @@ with.
 They do all that matters to a protocol: pause producers, close and half-close
 behind what was written, abort, and call no protocol from within one of their
 own methods.  What is written stays in flight until L{MemoryLink.deliver}.
+
+Twisted has two of the kind, and neither would do: C{StringTransport} has no other
+end, and those of C{iosim} ignore pauses, and close where they are to abort.
 """
 
 from __future__ import annotations
@@ -39,7 +42,8 @@ class MemoryPipe:
 
     @ivar inFlight: bytes that were written and not delivered yet.
     @ivar stalled: whether delivery has stopped, as if the receiver did not read.
-    @ivar end: why nothing more will be written, or None.
+    @ivar end: why nothing more will be written, which the receiver learns once all
+        is delivered; or None.
     """
 
     def __init__(self) -> None:
@@ -65,11 +69,11 @@ class MemoryTransport:
     """
     One end of a link.
 
-    @ivar outgoing: where to.
-    @ivar incoming: where from.
-    @ivar protocol: who reads and writes here.
+    @ivar outgoing: the direction that it writes to.
+    @ivar incoming: the direction that it reads from.
+    @ivar protocol: the protocol at this end.
     @ivar disconnecting: whether the protocol has closed the connection.
-    @ivar reading: whether the protocol takes bytes.
+    @ivar reading: whether the protocol takes bytes, and has not paused.
     @ivar lost: whether the connection is over at this end.
     """
 
@@ -84,11 +88,10 @@ class MemoryTransport:
         peer: IPAddress,
     ) -> None:
         """
-        @param clock: keeps time.
-        @param outgoing: where to.
-        @param incoming: where from.
-        @param host: our address.
-        @param peer: the other end's.
+        @param outgoing: the direction that it writes to.
+        @param incoming: the direction that it reads from.
+        @param host: the address of this end.
+        @param peer: the address of the other end.
         """
         self.outgoing = outgoing
         self.incoming = incoming
@@ -100,10 +103,10 @@ class MemoryTransport:
         self._peer = peer
         self._producer: IProducer | None = None
         self._streaming = False
-        self._wanted = False  # whether the producer is to be resumed
+        self._wanted = False  # whether to resume the producer when all is delivered
         self._aborting = False
-        self._ending = False  # our direction, behind what is in flight
-        self._told = False  # that the other end has ended its direction
+        self._ending = False  # whether we end our direction, after what is in flight
+        self._peerEnded = False  # whether we know that the other end has ended its own
         self._noDelay = self._keepAlive = False
 
     # ITransport
@@ -124,8 +127,6 @@ class MemoryTransport:
     def writeSequence(self, data: Iterable[bytes]) -> None:
         """
         Put several pieces in flight.
-
-        @param data: the pieces.
         """
         self.write(b"".join(data))
 
@@ -137,13 +138,13 @@ class MemoryTransport:
 
     def getHost(self) -> IPAddress:
         """
-        Say who we are.
+        Say which address this end has.
         """
         return self._host
 
     def getPeer(self) -> IPAddress:
         """
-        Say who is there.
+        Say which address the other end has.
         """
         return self._peer
 
@@ -153,6 +154,8 @@ class MemoryTransport:
         """
         Close in the next turn of the event loop; what is in flight is lost.
         """
+        # Not at once: connectionLost would come within the protocol's own call, as
+        # TCP's never does.
         if not self._aborting and not self.lost:
             self._aborting = self.disconnecting = True
             self.reading = False
@@ -172,9 +175,7 @@ class MemoryTransport:
 
     def setTcpNoDelay(self, enabled: bool) -> None:
         """
-        Change nothing.
-
-        @param enabled: what C{getTcpNoDelay} is to tell.
+        Change nothing but what C{getTcpNoDelay} tells.
         """
         self._noDelay = enabled
 
@@ -186,9 +187,7 @@ class MemoryTransport:
 
     def setTcpKeepAlive(self, enabled: bool) -> None:
         """
-        Change nothing.
-
-        @param enabled: what C{getTcpKeepAlive} is to tell.
+        Change nothing but what C{getTcpKeepAlive} tells.
         """
         self._keepAlive = enabled
 
@@ -242,7 +241,7 @@ class MemoryTransport:
 
     def receive(self, most: int) -> bool:
         """
-        Give the protocol what is next.
+        Give the protocol what is next: bytes, or behind them the end.
 
         @param most: bytes at once.
         @return: whether anything happened.
@@ -258,9 +257,9 @@ class MemoryTransport:
             del pipe.inFlight[:most]
             self.protocol.dataReceived(data)
             return True
-        if pipe.end is None or self._told:
+        if pipe.end is None or self._peerEnded:
             return False
-        self._told = True
+        self._peerEnded = True
         halfCloseable = IHalfCloseableProtocol(self.protocol, None)
         if halfCloseable is None or not isinstance(pipe.end, error.ConnectionDone):
             self.lose(pipe.end)
@@ -278,6 +277,8 @@ class MemoryTransport:
         if pipe.inFlight or self.lost or self._aborting:
             return False
         if self._producer is not None:
+            # A pull producer is asked again each time, a push producer only if it
+            # was paused; either holds up the close, as with TCP.
             wanted, self._wanted = self._wanted, not self._streaming
             if wanted:
                 cast(IPushProducer, self._producer).resumeProducing()
@@ -294,11 +295,12 @@ class MemoryTransport:
         """
         End the connection at this end.
 
-        @param reason: why, as C{connectionLost} is to say.
+        @param reason: as C{connectionLost} gets it.
         """
         if self.lost:
             return
         self.lost = self.disconnecting = True
+        # The other end sees a clean close only behind all that was written.
         if isinstance(reason, error.ConnectionDone):
             self.outgoing.end = self.outgoing.end or reason
         else:
@@ -314,15 +316,14 @@ class MemoryLink:
     """
     A connection in memory.
 
-    @ivar toServer: one direction.
-    @ivar toClient: the other.
+    @ivar toServer: the direction from the client to the server.
+    @ivar toClient: the direction from the server to the client.
     @ivar client: the transport of the client's protocol.
     @ivar server: the transport of the server's protocol.
     """
 
     def __init__(self, clock: Clock, client: IPAddress, server: IPAddress) -> None:
         """
-        @param clock: keeps time.
         @param client: the client's address.
         @param server: the server's.
         """
@@ -342,6 +343,8 @@ class MemoryLink:
         @return: whether anything happened.
         """
         ends = (self.server, self.client)
+        # Both receive before either goes on: an end closes only when its last bytes
+        # have arrived.
         received = [end.receive(most) for end in ends]
         return any(received + [end.proceed() for end in ends])
 
