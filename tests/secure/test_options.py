@@ -10,22 +10,15 @@ from typing import Any
 
 from twisted.internet.address import IPv4Address
 from twisted.trial.unittest import SynchronousTestCase
-from zope.interface.verify import verifyObject
 
 import aesm
 from aesm import (
     PSK,
-    AnyServer,
-    AuthorizedKeys,
     KeyFileError,
-    KnownServers,
     PrivateKey,
-    PublicKey,
 )
 from aesm.core.channel.settings import defaultSuites
-from aesm.interfaces import IClientPolicy
 from aesm.secure.options import agent, channelSettings
-from aesm.trust.policies import clientPolicy, trustPolicy
 from tests.support.pairs import CLIENT_KEY
 
 ADDRESS = IPv4Address("TCP", "127.0.0.1", 5)
@@ -107,87 +100,6 @@ class ChannelSettingsTests(SynchronousTestCase):
         self.assertRaises(
             KeyFileError, channelSettings, "x", key=CLIENT_KEY, psk="/nowhere/psk"
         )
-
-
-class TrustPolicyTests(SynchronousTestCase):
-    """
-    L{trustPolicy} resolves C{trust}.
-    """
-
-    def test_given(self) -> None:
-        """
-        A policy is taken as it is.
-        """
-        policy = AnyServer()
-        self.assertIs(trustPolicy(policy), policy)
-
-    def test_default(self) -> None:
-        """
-        None is L{KnownServers} in the state directory.
-        """
-        home = Path(self.mktemp())
-        self.patch(os, "environ", os.environ | {"AESM_HOME": str(home)})
-        policy: Any = trustPolicy(None)
-        self.assertIsInstance(policy, KnownServers)
-        self.assertEqual(policy.path, home / "known_servers")
-
-    def test_wrong(self) -> None:
-        """
-        Anything else is refused.
-        """
-        for trust in ("key", True, AnyServer):
-            with self.assertRaisesRegex(TypeError, "trust must provide ITrustPolicy"):
-                trustPolicy(trust)
-
-
-class ClientPolicyTests(SynchronousTestCase):
-    """
-    L{clientPolicy} resolves C{authorizedKeys}.
-    """
-
-    def test_none(self) -> None:
-        """
-        None is no policy.
-        """
-        self.assertIsNone(clientPolicy(None))
-
-    def test_file(self) -> None:
-        """
-        A path is a file of keys.
-        """
-        path = Path(self.mktemp())
-        path.write_text(f"{CLIENT_KEY.publicKey} ada\n")
-        path.chmod(0o600)
-        for given in (path, str(path)):
-            policy = clientPolicy(given)
-            self.assertIsInstance(policy, AuthorizedKeys)
-
-    def test_policy(self) -> None:
-        """
-        A policy is taken as it is; a function becomes one.
-        """
-
-        def check(publicKey: PublicKey, address: object) -> str:
-            """
-            Let everybody in.
-
-            @param publicKey: whose.
-            @param address: where.
-            """
-            return f"{publicKey} {address}"
-
-        policy: Any = clientPolicy(check)
-        verifyObject(IClientPolicy, policy)
-        said = policy.checkClient(CLIENT_KEY.publicKey, ADDRESS)
-        self.assertEqual(said, f"{CLIENT_KEY.publicKey} {ADDRESS}")
-        self.assertIs(clientPolicy(policy), policy)
-
-    def test_wrong(self) -> None:
-        """
-        Anything else is refused.
-        """
-        with self.assertRaisesRegex(TypeError, "authorizedKeys must be a path"):
-            clientPolicy([CLIENT_KEY.publicKey])
 
 
 class AgentTests(SynchronousTestCase):

@@ -14,7 +14,7 @@ from weakref import ref
 
 from twisted.internet import error
 from twisted.internet.abstract import FileDescriptor
-from twisted.internet.defer import CancelledError, Deferred, fail, succeed
+from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.internet.interfaces import (
     IConsumer,
     IHalfCloseableProtocol,
@@ -54,7 +54,6 @@ from aesm.secure.protocol import CLOSE_TIMEOUT, SecureFactory, SecureProtocol
 from aesm.secure.rawtransport import RECORDS, abort, readMore
 from aesm.secure.transport import SecureAddress, SecureTransport
 from aesm.trust.keys import PublicKey
-from aesm.trust.policies import checkClient, checkServer
 from tests.support.helpers import (
     CLIENT_KEY,
     PSK,
@@ -1457,73 +1456,6 @@ class ReadSizeTests(SynchronousTestCase):
         full = readMore(cast(ITransport, transport))
         self.assertEqual(vars(transport), before)
         self.assertEqual(full, sys.maxsize)
-
-
-class PolicyTests(SynchronousTestCase):
-    """
-    L{checkClient} and L{checkServer}.
-    """
-
-    key = PublicKey(b"\x01" * 32)
-
-    def ask(self, answer: object) -> Any:
-        """
-        Make a policy of both kinds.
-
-        @param answer: what it says.
-        """
-
-        class Policy:
-            """
-            Says it.
-            """
-
-            def checkClient(self, *args: object) -> object:
-                """
-                Say it.
-                """
-                return answer
-
-            checkServer = checkClient
-
-        return Policy()
-
-    def test_client(self) -> None:
-        """
-        A name or True lets a client in, and nothing like them.
-        """
-        address = memoryPair(Clock())[0].getPeer()
-
-        def ask(answer: object) -> Deferred[str | None]:
-            """
-            Ask.
-            """
-            return checkClient(self.ask(answer), self.key, address)
-
-        self.assertEqual(self.successResultOf(ask("ann")), "ann")
-        self.assertEqual(self.successResultOf(ask(succeed("ann"))), "ann")
-        self.assertIsNone(self.successResultOf(ask(True)))
-        self.assertIsNone(self.successResultOf(checkClient(None, self.key, address)))
-        for answer in ("", False, None, 1, b"ann", [True], succeed(None)):
-            self.failureResultOf(ask(answer), NotAuthorized)
-        self.failureResultOf(ask(fail(ZeroDivisionError())), ZeroDivisionError)
-
-    def test_server(self) -> None:
-        """
-        True trusts a server, and nothing like it.
-        """
-
-        def ask(answer: object) -> Deferred[None]:
-            """
-            Ask.
-            """
-            return checkServer(self.ask(answer), "example.org:1", self.key)
-
-        self.assertIsNone(self.successResultOf(ask(True)))
-        self.assertIsNone(self.successResultOf(ask(succeed(True))))
-        for answer in (False, None, 1, "yes", [True]):
-            failure = self.failureResultOf(ask(answer), UntrustedServer)
-            self.assertEqual(failure.value.publicKey, str(self.key))
 
 
 class SecureAddressTests(SynchronousTestCase):

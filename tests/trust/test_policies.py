@@ -1,0 +1,171 @@
+"""
+Tests for L{aesm.trust.policies}.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.address import IPv4Address
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface.verify import verifyObject
+
+from aesm.errors import NotAuthorized, UntrustedServer
+from aesm.interfaces import IClientPolicy
+from aesm.trust.clients import AuthorizedKeys
+from aesm.trust.keys import PublicKey
+from aesm.trust.policies import checkClient, checkServer, clientPolicy, trustPolicy
+from aesm.trust.servers import AnyServer, KnownServers
+from tests.support.pairs import CLIENT_KEY
+
+ADDRESS = IPv4Address("TCP", "127.0.0.1", 5)
+
+
+class TrustPolicyTests(SynchronousTestCase):
+    """
+    L{trustPolicy} resolves C{trust}.
+    """
+
+    def test_given(self) -> None:
+        """
+        A policy is taken as it is.
+        """
+        policy = AnyServer()
+        self.assertIs(trustPolicy(policy), policy)
+
+    def test_default(self) -> None:
+        """
+        None is L{KnownServers} in the state directory.
+        """
+        home = Path(self.mktemp())
+        self.patch(os, "environ", os.environ | {"AESM_HOME": str(home)})
+        policy: Any = trustPolicy(None)
+        self.assertIsInstance(policy, KnownServers)
+        self.assertEqual(policy.path, home / "known_servers")
+
+    def test_wrong(self) -> None:
+        """
+        Anything else is refused.
+        """
+        for trust in ("key", True, AnyServer):
+            with self.assertRaisesRegex(TypeError, "trust must provide ITrustPolicy"):
+                trustPolicy(trust)
+
+
+class ClientPolicyTests(SynchronousTestCase):
+    """
+    L{clientPolicy} resolves C{authorizedKeys}.
+    """
+
+    def test_none(self) -> None:
+        """
+        None is no policy.
+        """
+        self.assertIsNone(clientPolicy(None))
+
+    def test_file(self) -> None:
+        """
+        A path is a file of keys.
+        """
+        path = Path(self.mktemp())
+        path.write_text(f"{CLIENT_KEY.publicKey} ada\n")
+        path.chmod(0o600)
+        for given in (path, str(path)):
+            policy = clientPolicy(given)
+            self.assertIsInstance(policy, AuthorizedKeys)
+
+    def test_policy(self) -> None:
+        """
+        A policy is taken as it is; a function becomes one.
+        """
+
+        def check(publicKey: PublicKey, address: object) -> str:
+            """
+            Let everybody in.
+
+            @param publicKey: whose.
+            @param address: where.
+            """
+            return f"{publicKey} {address}"
+
+        policy: Any = clientPolicy(check)
+        verifyObject(IClientPolicy, policy)
+        said = policy.checkClient(CLIENT_KEY.publicKey, ADDRESS)
+        self.assertEqual(said, f"{CLIENT_KEY.publicKey} {ADDRESS}")
+        self.assertIs(clientPolicy(policy), policy)
+
+    def test_wrong(self) -> None:
+        """
+        Anything else is refused.
+        """
+        with self.assertRaisesRegex(TypeError, "authorizedKeys must be a path"):
+            clientPolicy([CLIENT_KEY.publicKey])
+
+
+class AnswerTests(SynchronousTestCase):
+    """
+    L{checkClient} and L{checkServer}.
+    """
+
+    key = PublicKey(b"\x01" * 32)
+
+    def ask(self, answer: object) -> Any:
+        """
+        Make a policy of both kinds.
+
+        @param answer: what it says.
+        """
+
+        class Policy:
+            """
+            Says it.
+            """
+
+            def checkClient(self, *args: object) -> object:
+                """
+                Say it.
+                """
+                return answer
+
+            checkServer = checkClient
+
+        return Policy()
+
+    def test_client(self) -> None:
+        """
+        A name or True lets a client in, and nothing like them.
+        """
+
+        def ask(answer: object) -> Deferred[str | None]:
+            """
+            Ask.
+            """
+            return checkClient(self.ask(answer), self.key, ADDRESS)
+
+        self.assertEqual(self.successResultOf(ask("ann")), "ann")
+        self.assertEqual(self.successResultOf(ask(succeed("ann"))), "ann")
+        self.assertIsNone(self.successResultOf(ask(True)))
+        self.assertIsNone(self.successResultOf(checkClient(None, self.key, ADDRESS)))
+        for answer in ("", False, None, 1, b"ann", [True], succeed(None)):
+            self.failureResultOf(ask(answer), NotAuthorized)
+        self.failureResultOf(ask(fail(ZeroDivisionError())), ZeroDivisionError)
+
+    def test_server(self) -> None:
+        """
+        True trusts a server, and nothing like it.
+        """
+
+        def ask(answer: object) -> Deferred[None]:
+            """
+            Ask.
+            """
+            return checkServer(self.ask(answer), "example.org:1", self.key)
+
+        self.assertIsNone(self.successResultOf(ask(True)))
+        self.assertIsNone(self.successResultOf(ask(succeed(True))))
+        for answer in (False, None, 1, "yes", [True]):
+            failure = self.failureResultOf(ask(answer), UntrustedServer)
+            self.assertEqual(failure.value.publicKey, str(self.key))
