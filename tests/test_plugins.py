@@ -50,24 +50,18 @@ class StringTestCase(SynchronousTestCase):
     def path(self, name: str) -> str:
         """
         Name a file, as it stands in a string.
-
-        @param name: which.
         """
         return str(self.directory / name)
 
     def server(self, string: str) -> Any:
         """
         Read a server's string.
-
-        @param string: the string.
         """
         return serverFromString(self.memory, string)
 
     def client(self, string: str) -> Any:
         """
         Read a client's string.
-
-        @param string: the string.
         """
         return clientFromString(self.memory, string)
 

@@ -9,8 +9,8 @@ one peer, in two steps that are the same for all clients and servers::
     checkClient(policy, publicKey, address)
 
 Policies are written by users, and this is about security.  So a wrong option is an
-error when it is given, not at the first handshake, and an answer counts only if it
-exactly one that the interface names: 1, a list or whatever else happens to be true
+error when it is given, not at the first handshake, and an answer counts only if it is
+exactly one that the interface names: 1, a list or whatever else is true in C{if}
 lets nobody in.
 """
 

@@ -61,7 +61,6 @@ class ProgramCase(SynchronousTestCase):
         """
         Wait until a program has ended, without a word but those expected.
 
-        @param program: the program.
         @param output: what it prints from now on.
         """
         printed, errors = program.communicate(timeout=LONG)
@@ -71,7 +70,6 @@ class ProgramCase(SynchronousTestCase):
         """
         Run one of L{tests.support.networkprograms}.
 
-        @param name: which.
         @param arguments: what it is told.
         @param output: the line that it must print.
         """

@@ -73,9 +73,6 @@ class Reactor(MemoryReactorClock):
 def elsewhere(function: Callable[[], _T]) -> _T:
     """
     Call a function in another thread.
-
-    @param function: what to call.
-    @return: its result.
     """
     result: Future[_T] = Future()
 
@@ -116,8 +113,6 @@ class ReactorThreadCase(SynchronousTestCase):
     def atExit(self, function: Callable[[], None]) -> None:
         """
         Keep what is to be done at exit.
-
-        @param function: what.
         """
         self.exits.append(function)
 
@@ -150,9 +145,6 @@ class SubmitTests(ReactorThreadCase):
     def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
         """
         Hand a call over from another thread.
-
-        @param function: what to call.
-        @param arguments: what to call it with.
         """
         return elsewhere(lambda: self.thread.submit(function, *arguments))
 

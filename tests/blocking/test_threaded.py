@@ -31,9 +31,6 @@ from tests.support.pairs import CLIENT_KEY, SERVER_KEY, PairTestCase
 def callNow(function: Callable[..., object], *arguments: object) -> None:
     """
     Call a function in this thread, which in these tests is the reactor's.
-
-    @param function: what to call.
-    @param arguments: with what.
     """
     function(*arguments)
 
@@ -41,9 +38,6 @@ def callNow(function: Callable[..., object], *arguments: object) -> None:
 def noteLater(function: Callable[..., object], *arguments: object) -> None:
     """
     Leave a function to the reactor's thread, which has no time for it.
-
-    @param function: what to call.
-    @param arguments: with what.
     """
 
 
@@ -63,8 +57,6 @@ class Owner:
     def packetsTaken(self, cost: int) -> None:
         """
         Take note.
-
-        @param cost: of the packets.
         """
         self.reports.append(cost)
 
@@ -276,9 +268,7 @@ class ThreadedClientServiceTests(ServiceTestCase):
         """
         Look and take until there is no more: a thread's main function.
 
-        @param service: from where.
         @param isOver: tells whether no more will come.
-        @param into: where to.
         """
         while True:
             last = isOver()

@@ -76,9 +76,6 @@ def until(condition: Callable[[], Any]) -> Any:
 def take(network: ClientNetwork) -> str | bytes | None:
     """
     Wait for a packet.
-
-    @param network: whose.
-    @return: its data.
     """
     packet = until(network.retrieved.getData)
     data: str | bytes | None = packet.data
@@ -295,7 +292,6 @@ def tenThreads() -> None:
         """
         Send and take.
 
-        @param number: which thread.
         @return: what the server and the client had.
         """
         atServer, atClient = [], []
@@ -341,10 +337,6 @@ def tenThreads() -> None:
 def _drain(server: ServerNetwork, into: list[Any]) -> int:
     """
     Take what is there.
-
-    @param server: where.
-    @param into: where to.
-    @return: 0.
     """
     while (taken := server.connections.getDataOrdinal())[0] is not None:
         into.append(taken[1].data)
@@ -354,10 +346,6 @@ def _drain(server: ServerNetwork, into: list[Any]) -> int:
 def _drainClient(client: ClientNetwork, into: list[Any]) -> int:
     """
     Take what is there.
-
-    @param client: where.
-    @param into: where to.
-    @return: 0.
     """
     while (packet := client.retrieved.getData()) is not None:
         into.append(packet.data)
@@ -476,7 +464,6 @@ def otherLoops() -> None:
             """
             Send many at once.
 
-            @param number: which.
             @return: how many had them.
             """
             counts = await asyncio.gather(
@@ -489,7 +476,6 @@ def otherLoops() -> None:
             """
             Run a loop.
 
-            @param number: which.
             @return: how many had the messages.
             """
             return asyncio.run(send(number))
@@ -627,8 +613,6 @@ def ownReactor() -> None:
     def wait(function: Callable[[], object]) -> None:
         """
         Wait for what will not come.
-
-        @param function: waits.
         """
         with raises(ConnectionClosed):
             function()
@@ -731,7 +715,6 @@ def _start(*arguments: str) -> subprocess.Popen[str]:
     Start one of these programs.
 
     @param arguments: its name, and what follows.
-    @return: the process.
     """
     return subprocess.Popen(
         [sys.executable, __file__, *arguments],
@@ -748,8 +731,6 @@ def _checkLeaving(
     """
     Check what a server sees of a program that ends.
 
-    @param server: the server.
-    @param program: the program.
     @param interrupt: whether to interrupt it.
     """
     assert until(server.connections.activity)[1] is True

@@ -53,16 +53,12 @@ class Noting(Protocol):
     def dataReceived(self, data: bytes) -> None:
         """
         Take note.
-
-        @param data: what came.
         """
         self.received.append(data)
 
     def connectionLost(self, reason: Failure | None = None) -> None:
         """
         Take note.
-
-        @param reason: why.
         """
         assert self.reason is None
         self.reason = type(reason and reason.value)
@@ -386,8 +382,6 @@ class MemoryNetworkTests(SynchronousTestCase):
     def connect(self, **where: Any) -> Any:
         """
         Connect a protocol.
-
-        @param where: from.
         """
         endpoint = self.network.endpoint(**where)
         return self.successResultOf(endpoint.connect(Factory.forProtocol(Noting)))

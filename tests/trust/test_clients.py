@@ -28,8 +28,6 @@ class AuthorizedKeysTests(FilesTestCase):
     def authorize(self, *lines: str) -> None:
         """
         Replace the file.
-
-        @param lines: what it says.
         """
         new = self.directory / "new"
         new.write_text("".join(f"{line}\n" for line in lines), "utf-8")
@@ -40,7 +38,6 @@ class AuthorizedKeysTests(FilesTestCase):
         """
         Write a file and read it.
 
-        @param lines: what it says.
         @return: what it lets in.
         """
         self.authorize(*lines)

@@ -34,7 +34,6 @@ def runPython(program: str, *arguments: str) -> subprocess.CompletedProcess[str]
     """
     Run a program that imports this tree, in a process of its own.
 
-    @param program: its text.
     @param arguments: its C{sys.argv[1:]}.
     @return: what became of it.
     """
@@ -51,7 +50,6 @@ def runTogether(count: int, program: str, *arguments: str) -> list[str]:
     """
     Run one program in several processes that all start at the same moment.
 
-    @param count: how many.
     @param program: its text; it begins when all have imported what they need,
         with C{go()}.
     @param arguments: its C{sys.argv[1:]}, after the number of the process.
@@ -164,9 +162,6 @@ class FilesTestCase(SynchronousTestCase):
     def put(self, content: bytes, mode: int = 0o600) -> None:
         """
         Make the file.
-
-        @param content: its bytes.
-        @param mode: its mode.
         """
         self.path.unlink(missing_ok=True)
         self.path.write_bytes(content)
@@ -177,11 +172,6 @@ class FilesTestCase(SynchronousTestCase):
     ) -> KeyFileError:
         """
         Expect an error that names the file.
-
-        @param function: what to call.
-        @param arguments: with what.
-        @param options: and what.
-        @return: the error.
         """
         with self.assertRaises(KeyFileError) as raised:
             function(*arguments, **options)
@@ -358,8 +348,6 @@ class CheckStatusTests(FilesTestCase):
         Make the status of a file.
 
         @param mode: kind and mode.
-        @param uid: owner.
-        @return: the status.
         """
         return os.stat_result((mode, 1, 1, 1, uid, 0, 0, 0, 0, 0))
 
@@ -534,7 +522,6 @@ class WriteFileTests(FilesTestCase):
             """
             Be a file system without room for names.
 
-            @param source: what there is.
             @param destination: what it should be called.
             @raise OSError: always.
             """
@@ -630,7 +617,6 @@ class LockedTests(FilesTestCase):
             Be a file system without locks.
 
             @param descriptor: the lock's file.
-            @param operation: what to do.
             @raise OSError: always.
             """
             raise OSError(37, "No locks available")

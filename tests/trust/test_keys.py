@@ -44,9 +44,7 @@ def toPEM(
     """
     Write a private key of any algorithm as PKCS#8.
 
-    @param key: the key.
     @param encryption: how to encrypt it; None for not at all.
-    @return: its PEM.
     """
     return key.private_bytes(
         Encoding.PEM, PrivateFormat.PKCS8, encryption or NoEncryption()
@@ -155,7 +153,6 @@ class SecretTestCase(FilesTestCase):
         """
         Insist that an error shows no secret, however it is looked at.
 
-        @param error: the error.
         @param secrets: what it must not show.
         """
         seen: BaseException | None = error
@@ -366,7 +363,6 @@ class PrivateKeyTests(SecretTestCase):
             """
             Know no algorithm.
 
-            @param content: the file.
             @param password: nothing.
             @raise UnsupportedAlgorithm: always.
             """

@@ -85,9 +85,6 @@ class ClientPolicyTests(SynchronousTestCase):
         def check(publicKey: PublicKey, address: object) -> str:
             """
             Let everybody in.
-
-            @param publicKey: whose.
-            @param address: where.
             """
             return f"{publicKey} {address}"
 

@@ -45,7 +45,6 @@ class RotationTests(PairTestCase):
         """
         Start a server on a network of its own.
 
-        @param key: its key.
         @param nextKey: what it announces.
         """
         self.network = MemoryNetwork()

@@ -387,7 +387,6 @@ class KnownServersTests(FilesTestCase):
             """
             Be a file system without room for names.
 
-            @param source: what there is.
             @param destination: what it should be called.
             @raise OSError: always.
             """
@@ -464,8 +463,6 @@ class KnownServersTests(FilesTestCase):
             """
             Be slower than the other, on the way to the lock.
 
-            @param name: the directory.
-            @param mode: its mode.
             @param exist_ok: whether it may be there.
             """
             patch.restore()
