@@ -23,7 +23,7 @@ from aesm.commands.options import DEFAULT_NAME, NAME_OPTION
 from aesm.core.messages.hello import DEFAULT_HEARTBEAT, DEFAULT_MAX_MESSAGE
 from aesm.errors import KeyFileError, SpoolError
 from aesm.interfaces import IMessageHandlerMaker
-from aesm.secure.protocol import HANDSHAKE_TIMEOUT
+from aesm.secure.factory import HANDSHAKE_TIMEOUT
 from aesm.server.admission import MAX_CONNECTIONS
 from aesm.server.factory import MAX_CONNECTIONS_PER_HOST, AESMServerFactory
 from aesm.server.sessions import SESSION_GRACE

@@ -31,8 +31,8 @@ from aesm.core.channel.channel import Channel
 from aesm.core.channel.events import EndOfStream, Event, Failed, PeerIdentified
 from aesm.core.channel.framing import MAX_PLAINTEXT
 from aesm.core.channel.states import State
-from aesm.errors import AESMError, HandshakeError, HandshakeTimeout, OfferRefused
-from aesm.secure.factory import HANDSHAKE_TIMEOUT, SecureFactory
+from aesm.errors import AESMError, HandshakeError, HandshakeTimeout
+from aesm.secure.factory import SecureFactory
 from aesm.secure.rawtransport import (
     AT_ONCE,
     RecordWriter,
@@ -40,17 +40,39 @@ from aesm.secure.rawtransport import (
     closeForWriting,
     prepare,
 )
+from aesm.secure.states import HEARD, OPENED, PHASE_TRANSITIONS, WRITES, Phase
 from aesm.secure.transport import SecureTransport
 from aesm.trust.keys import PublicKey
 
-__all__ = ["CLOSE_TIMEOUT", "HANDSHAKE_TIMEOUT", "SecureFactory", "SecureProtocol"]
+__all__ = ["CLOSE_TIMEOUT", "SecureProtocol"]
 
 _log = Logger(namespace="aesm.secure")
 
 CLOSE_TIMEOUT = 5.0  # seconds, docs/protocol.md, section 9
 
-_PEER_ENDED = (State.PEER_ENDED, State.ENDED)
+_PEER_ENDED = frozenset({State.PEER_ENDED, State.ENDED})
 _OWN_ERROR = "our own side's decision, or protocol, failed; the log says how"
+
+# Looked at for each read and write; up to Python 3.11 a member of an Enum costs five
+# times as much as a name.
+_FAILED = State.FAILED
+_FINISHING = Phase.FINISHING
+
+# Three steps, for whatever happens: receive (dataReceived gives the channel what came),
+# act (on each of its events; here the factory and the protocol inside are called), and
+# transmit (flush seals what is queued and hands it to the raw transport).  Where we are
+# is the phase (aesm.secure.states), and its one timer is the handshake's deadline until
+# the factory knows how that came out, and the close's from then on.
+#
+# Back-pressure.  The raw transport says by pauseProducing that it takes no more.  From
+# then on nothing is sealed, so that what is written meanwhile leaves in few, full
+# records, and the inner protocol's producer is paused.  It is resumed only once all
+# that waited is handed over: one record more would only be paused for again.
+#
+# Batching.  What is written while events are acted on leaves when all are (busy).  What
+# is written at other times leaves at once if it is the first of its turn of the event
+# loop, since nobody knows whether more will come; the rest of the turn shares records,
+# which _flushCall seals at its end.
 
 
 @implementer(IPushProducer, IHalfCloseableProtocol)
@@ -59,12 +81,12 @@ class SecureProtocol(Protocol):
     The protocol on the raw transport.  As the raw transport's producer it is
     told when that can take no more, and then seals nothing.
 
-    @ivar busy: whether what is at work will flush when it is done.
+    @ivar busy: whether events are acted on, which ends in a C{flush}.
     @ivar channel: the secure channel.
-    @ivar clock: keeps time.
-    @ivar closed: whether nothing more is written to the raw transport.
+    @ivar clock: schedules the timers.
     @ivar deadline: when the handshake must be done, in the clock's seconds.
     @ivar inner: the protocol inside, while the channel is open.
+    @ivar phase: where the connection is in its life.
     @ivar secureTransport: the inner protocol's transport.
     @ivar writable: whether the raw transport takes more.
     """
@@ -74,25 +96,23 @@ class SecureProtocol(Protocol):
 
     def __init__(self, factory: SecureFactory, channel: Channel) -> None:
         """
-        @param factory: whom to ask and tell.
+        @param factory: decides on the peer, and builds what runs inside.
         @param channel: a fresh channel.
         """
         self.factory = factory
         self.busy = False
         self.channel = channel
         self.clock = factory.clock
-        self.closed = False
         self.deadline = 0.0
         self.inner: IProtocol | None = None
+        self.phase = Phase.SILENT
         self.secureTransport = SecureTransport(self)
         self.writable = True
-        self._timer: IDelayedCall | None = None  # handshake's, then the close's
+        self._timer: IDelayedCall | None = None
         self._flushCall: IDelayedCall | None = None  # flushes what this turn writes
-        self._decision: Deferred[None] | None = None
-        self._reason: Failure | None = None
-        self._listening = False  # the peer has said something, and is heard
-        self._open = False  # the factory knows that the channel is open
-        self._finishing = False  # close once all is written
+        self._decision: Deferred[None] | None = None  # to be cancelled
+        self._reason: Failure | None = None  # why the connection is over
+        self._told = False  # the factory knows: opened, or failed
         self._answered = False  # the peer ended its direction after ours
 
     # IProtocol, for the raw transport
@@ -104,7 +124,7 @@ class SecureProtocol(Protocol):
         self._full = prepare(self.transport)
         timeout = self.factory.handshakeTimeout
         self.deadline = self.clock.seconds() + timeout
-        self._timer = self.clock.callLater(timeout, self._handshakeTimedOut)
+        self._startTimer(timeout)
         self._outlet = RecordWriter(self.transport)
         self._outlet.register(self)
         self.flush()
@@ -112,14 +132,14 @@ class SecureProtocol(Protocol):
     def dataReceived(self, data: bytes) -> None:
         """
         Pump bytes through the channel.
-
-        @param data: at least one byte.
         """
-        if self._listening or self._begin():
+        if self.phase in HEARD or self._begin():
             self._outlet.atOnce = AT_ONCE
             self.secureTransport.moreToRead = len(data) >= self._full
             events = self.channel.receive(data)
-            if self.channel.state is State.FAILED:
+            if self.channel.state is _FAILED:
+                # Now, not when that event's turn comes: what the protocol inside
+                # writes on the events before it has no channel any more.
                 self.secureTransport.stopWriting()
             self.act(events)
 
@@ -127,10 +147,10 @@ class SecureProtocol(Protocol):
         """
         The raw transport is closed: tell all who wait.
 
-        @param reason: why, as the raw transport says; told on if all is well.
+        @param reason: told on to the protocol inside, unless we know a better one.
         """
-        self.closed = True
-        self._listening = self.writable = False
+        self._move("lost")
+        self.writable = False
         self._outlet.rest = ()
         self._stopTimer()
         if self._flushCall is not None:
@@ -143,10 +163,11 @@ class SecureProtocol(Protocol):
         for event in self.channel.transportEnded():
             self._settle(cast(Failed, event).error)
         self.guard(self.secureTransport.stopProducer)
-        inner, self.inner = self.inner, None
+        inner, self.inner = self.inner, None  # a cycle that nothing else breaks
         if inner is not None:
             if self._answered and reason.check(error.ConnectionLost):
-                reason = Failure(error.ConnectionDone())  # it was faster to close
+                # The peer has read all and was faster to close: nothing is lost.
+                reason = Failure(error.ConnectionDone())
             self.guard(inner.connectionLost, self._reason or reason)
         self.factory.ended(self)
 
@@ -157,7 +178,7 @@ class SecureProtocol(Protocol):
         The raw transport brings nothing more, which is in order only after the
         peer's end of stream.
         """
-        if self.closed:
+        if self.phase not in WRITES:
             self.transport.loseConnection()
         elif self.channel.state not in _PEER_ENDED and not self._outlet.broken:
             self.abort()
@@ -171,7 +192,7 @@ class SecureProtocol(Protocol):
 
     def pauseProducing(self) -> None:
         """
-        The raw transport takes no more: seal nothing, and stop who writes.
+        The raw transport takes no more: seal nothing, and pause the producer.
         """
         self.writable = False
         self.secureTransport.pauseProducer()
@@ -183,7 +204,7 @@ class SecureProtocol(Protocol):
         """
         self.writable = True
         self._outlet.atOnce = AT_ONCE
-        if self._open and self._timer is not None:
+        if self.phase in OPENED and self._timer is not None:
             self._timer.reset(CLOSE_TIMEOUT)
         self.flush()
         if self.writable:
@@ -199,31 +220,15 @@ class SecureProtocol(Protocol):
 
     def written(self) -> None:
         """
-        Bytes of the stream are queued, by nobody who will flush, or for a whole
-        record.  The first of a quiet connection leave at once; later ones of the same
-        turn of the event loop share records, but for no longer than fits in one: who
-        writes until paused must be.
+        Bytes of the stream are queued, and nobody is busy who would flush them, or
+        they fill a record.
         """
         if self.channel.queued >= MAX_PLAINTEXT:
+            # A producer that writes until it is paused has to be.
             self.flush()
         elif self._flushCall is None:
             self._flushCall = self.clock.callLater(0, self._flushDue)
             self.flush()
-
-    def flush(self) -> None:
-        """
-        Seal what is queued, and hand it over as far as the raw transport takes
-        it; then close, if it is time.
-        """
-        while self.writable and not self.closed:
-            rest = self._outlet.rest
-            records = rest or self.channel.takeRecords()
-            if records and self._outlet.write(records):
-                self.pauseProducing()
-            if not rest and not self._outlet.rest:
-                if self._finishing and self.writable:
-                    self._close()
-                return
 
     def end(self) -> None:
         """
@@ -238,18 +243,28 @@ class SecureProtocol(Protocol):
         Close the raw transport once everything is written; abort it if the peer
         does not let it close in time.
         """
-        self._finishing = True
-        if self._timer is None:
-            self.startCloseTimer()
-        self.flush()
+        if self._move("finished"):
+            if self._timer is None:  # loseConnection starts it sooner
+                self.startCloseTimer()
+            self.flush()
 
     def startCloseTimer(self) -> None:
         """
         Abort the connection if it is not gone in time, counted from now, or from
         when the peer last took something.
         """
-        self._stopTimer()
-        self._timer = self.clock.callLater(CLOSE_TIMEOUT, self._closeTimedOut)
+        self._startTimer(CLOSE_TIMEOUT)
+
+    def guard(self, call: Callable[..., object], *args: object) -> None:
+        """
+        Call the application: an error in it ends this connection and no other.
+        """
+        try:
+            call(*args)
+        except Exception:
+            self._broke(Failure())
+
+    # For the factory, too
 
     def abort(self, reason: Failure | None = None) -> None:
         """
@@ -257,20 +272,26 @@ class SecureProtocol(Protocol):
 
         @param reason: what C{connectionLost} is to say, unless it knows better.
         """
-        if self.secureTransport.over:
-            return
-        self.closed = True
-        self._listening = False
-        self._reason = self._reason or reason
-        self.secureTransport.stop()
-        abort(self.transport)
-        self.guard(self.secureTransport.pauseProducer)
+        if self._move("aborted"):
+            self._reason = self._reason or reason
+            self.secureTransport.stop()
+            abort(self.transport)
+            self.guard(self.secureTransport.pauseProducer)
+
+    def fail(self, reason: AESMError) -> None:
+        """
+        Abort the connection because of an error.
+
+        @param reason: what C{connectionLost} is to say.
+        """
+        self._settle(reason)
+        self.abort()
+
+    # Act
 
     def act(self, events: Iterable[Event]) -> None:
         """
         Act on what the channel reports, then send what that led to.
-
-        @param events: in order.
         """
         wasBusy, self.busy = self.busy, True
         transport = self.secureTransport
@@ -289,70 +310,41 @@ class SecureProtocol(Protocol):
         if not wasBusy:
             self.flush()
 
-    def guard(self, call: Callable[..., object], *args: object) -> None:
-        """
-        Call the application: an error in it ends this connection and no other.
-
-        @param call: what to call.
-        @param args: with what.
-        """
-        try:
-            call(*args)
-        except Exception:
-            self._broke(Failure())
-
-    def fail(self, reason: AESMError) -> None:
-        """
-        End the connection because of an error.
-
-        @param reason: what C{connectionLost} is to say.
-        """
-        self._settle(reason)
-        if isinstance(reason, OfferRefused):
-            self._sayWhy()
-        else:
-            self.abort()
-
-    # Parts
-
-    def _begin(self) -> bool:
-        """
-        Listen to the peer's first bytes, unless the factory would rather not.
-
-        @return: whether to.
-        """
-        if self.closed:
-            return False
-        self._listening = True
-        refusal = self.factory.peerBegins(self)
-        if refusal is not None:
-            self.fail(refusal)
-        return self._listening
-
     def _actOn(self, event: Event) -> None:
         """
         Act on one event that is no data.
-
-        @param event: what the channel reports.
         """
         match event:
             case EndOfStream():
                 self._answered = self.channel.state is State.ENDED
                 self.secureTransport.deliver(event)
             case Failed(reason):
-                self.fail(reason)
+                self._settle(reason)
+                self._refuse()
             case PeerIdentified(publicKey, payload):
                 self._identified(PublicKey(publicKey), payload)
             case _:  # Opened
                 self._opened()
 
+    def _begin(self) -> bool:
+        """
+        Listen to the peer's first bytes, unless the factory would rather not.
+
+        @return: whether the channel is to have them.
+        """
+        if self.phase is not Phase.SILENT:
+            return False
+        self._move("peerBegan")
+        refusal = self.factory.peerBegins(self)
+        if refusal is not None:
+            self.fail(refusal)
+        return self.phase in HEARD
+
     def _identified(self, publicKey: PublicKey, payload: bytes) -> None:
         """
         Ask for the decision on the peer, and read nothing until it is there.
-
-        @param publicKey: the key that the peer has proved.
-        @param payload: message 3's payload.
         """
+        self._move("peerIdentified")
         self.secureTransport.publicKey = publicKey
         decide = cast(Callable[..., Deferred[None]], self.factory.decide)
         decision = maybeDeferred(decide, self, publicKey, payload)
@@ -365,12 +357,12 @@ class SecureProtocol(Protocol):
     def _cbAccepted(self, result: None) -> None:
         """
         Let the peer in.
-
-        @param result: nothing.
         """
         if self._decided():
             events = self.channel.accept(self.factory.hello())
-            if isinstance(events[-1], Failed):  # in what came meanwhile
+            if events and isinstance(events[-1], Failed):
+                # What it sent before it was let in does not authenticate: the
+                # application is not to see anything of such a peer.
                 del events[:-1]
             self.act(events)
 
@@ -378,7 +370,7 @@ class SecureProtocol(Protocol):
         """
         Turn the peer away.
 
-        @param failure: why: an L{AESMError}, or a bug of who decides.
+        @param failure: an L{AESMError}, or a bug of who decides.
         """
         if not self._decided():
             return
@@ -388,7 +380,7 @@ class SecureProtocol(Protocol):
             reason = HandshakeError(_OWN_ERROR)
         self._settle(reason)
         self.channel.reject(self.factory.farewell(reason))
-        self._sayWhy()
+        self._refuse()
 
     def _decided(self) -> bool:
         """
@@ -396,7 +388,7 @@ class SecureProtocol(Protocol):
 
         @return: whether it still matters.
         """
-        if self._decision is None or self.closed:
+        if self.phase is not Phase.DECISION:
             return False
         self._decision = None
         cast(IPushProducer, self.transport).resumeProducing()
@@ -406,96 +398,77 @@ class SecureProtocol(Protocol):
         """
         Build the inner protocol and give it its transport.
         """
+        self._move("opened")
         self._stopTimer()
         self.inner = self.factory.buildInner(self)
         if self.inner is None:
             self.fail(HandshakeError("nothing was built to run on the connection"))
             return
         self.inner.makeConnection(self.secureTransport)
-        if self.inner is not None:  # it is not lost yet
-            self._open = True
+        # By now it may have closed or aborted the connection: that it was there is
+        # reported all the same, since somebody waits for it.  Only what has failed,
+        # or is gone, is reported as that.
+        if self.inner is not None and not self._told:
+            self._told = True
             self.factory.opened(self)
 
-    def _sayWhy(self) -> None:
+    def _refuse(self) -> None:
         """
-        Send a refusal, and let the peer read it: closing at once could reset the
-        connection before it has.  What it sends meanwhile is dropped.
+        Send a refusal, if there is one for the peer, and let it read that: closing at
+        once could reset the connection before it has.
 
         @see: docs/protocol.md, sections 2 and 3
         """
-        output = self.channel.takeOutput()
-        if self.closed or not output:
+        refusal = self.channel.takeOutput()  # a channel that failed has none else
+        if not refusal:
             self.abort()
             return
-        self.closed = True
+        self._move("refused")
         self.startCloseTimer()
-        transport = self.transport
-        transport.write(output)
-        cast(IConsumer, transport).unregisterProducer()
-        closeForWriting(transport)
-
-    def _close(self) -> None:
-        """
-        Close the raw transport: both directions are ended, and all is written.
-        """
-        self.closed = True
+        self.transport.write(refusal)
         cast(IConsumer, self.transport).unregisterProducer()
-        self.transport.loseConnection()
+        closeForWriting(self.transport)
 
     def _settle(self, reason: AESMError) -> None:
         """
-        Settle why the connection is over, and tell the factory if it never
-        was open.
-
-        @param reason: why, unless that is settled already.
+        Settle why the connection is over, unless that is settled already, and tell the
+        factory if it waits to hear how the handshake came out.
         """
         if self._reason is None:
             self._reason = Failure(reason)
-            if not self._open:
-                self.factory.failed(self, reason)
+        if not self._told:
+            self._told = True
+            self.factory.failed(self, reason)
 
     def _broke(self, failure: Failure) -> None:
         """
         The application failed, or we did: end this connection.
-
-        @param failure: how.
         """
         _log.failure("what runs on a secure channel failed", failure)
         failure.cleanFailure()  # its frames hold buffers
-        if self._open:
+        if self._told:
             self.abort(failure)
         else:
             self.fail(HandshakeError(_OWN_ERROR))
 
-    def _handshakeTimedOut(self) -> None:
-        """
-        The handshake took too long.
-        """
-        self._timer = None
-        self.fail(
-            HandshakeTimeout(
-                f"no handshake within {self.factory.handshakeTimeout:g} seconds: the "
-                "other side accepts connections but does not answer as AESM/1 does"
-            )
-        )
+    # Transmit
 
-    def _closeTimedOut(self) -> None:
+    def flush(self) -> None:
         """
-        The peer did not end its direction, or did not read, in time.
+        Seal what is queued, and hand it over as far as the raw transport takes
+        it; then close, if it is time.
         """
-        self._timer = None
-        if self.writable and self.secureTransport.producing:
-            self.startCloseTimer()  # it is our own side that is not done
-        else:
-            self.abort()
-
-    def _stopTimer(self) -> None:
-        """
-        Stop the handshake's deadline, or the close's.
-        """
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        while self.writable and self.phase in WRITES:
+            # What was not handed over the last time goes first; it is sealed, and
+            # sealing has fixed its order.
+            rest = self._outlet.rest
+            records = rest or self.channel.takeRecords()
+            if records and self._outlet.write(records):
+                self.pauseProducing()
+            if not rest and not self._outlet.rest:
+                if self.phase is _FINISHING and self.writable:
+                    self._close()
+                return
 
     def _flushDue(self) -> None:
         """
@@ -504,3 +477,58 @@ class SecureProtocol(Protocol):
         self._flushCall = None
         self._outlet.atOnce = AT_ONCE
         self.flush()
+
+    def _close(self) -> None:
+        """
+        Close the raw transport: both directions are ended, and all is written.
+        """
+        self._move("written")
+        cast(IConsumer, self.transport).unregisterProducer()
+        self.transport.loseConnection()
+
+    # Phase and timer
+
+    def _move(self, what: str) -> bool:
+        """
+        Go where the table says.
+
+        @param what: what happened.
+        @return: whether that is somewhere else.
+        """
+        former = self.phase
+        self.phase = PHASE_TRANSITIONS[former, what]
+        return self.phase is not former
+
+    def _startTimer(self, seconds: float) -> None:
+        """
+        Set the timer anew.
+        """
+        self._stopTimer()
+        self._timer = self.clock.callLater(seconds, self._timedOut)
+
+    def _stopTimer(self) -> None:
+        """
+        Wait for nothing, or for ever.
+        """
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _timedOut(self) -> None:
+        """
+        The handshake took too long; or the peer did not end its direction, or did not
+        read, in time.
+        """
+        self._timer = None
+        if not self._told:
+            self.fail(
+                HandshakeTimeout(
+                    f"no handshake within {self.factory.handshakeTimeout:g} seconds: "
+                    "the other side accepts connections but does not answer as AESM/1 "
+                    "does"
+                )
+            )
+        elif self.writable and self.secureTransport.producing:
+            self.startCloseTimer()  # it is our own side that is not done
+        else:
+            self.abort()

@@ -29,6 +29,7 @@ from zope.interface import implementer
 from aesm.core.channel.events import EndOfStream
 from aesm.core.channel.framing import MAX_PLAINTEXT
 from aesm.core.channel.states import State
+from aesm.secure.states import OPENED
 from aesm.trust.keys import PublicKey
 
 if TYPE_CHECKING:
@@ -410,7 +411,7 @@ class SecureTransport:
         self._wakeUp = None
         self.paused = False
         self._secure.act(self._takePaused())
-        if not self.paused and not self._secure.closed:
+        if not self.paused and self._secure.phase in OPENED:
             cast(IPushProducer, self._secure.transport).resumeProducing()
 
     def _takePaused(self) -> Iterator[bytes | EndOfStream]:

@@ -26,7 +26,8 @@ from aesm.core.channel.roles import ClientChannel, ServerChannel
 from aesm.core.channel.settings import ChannelSettings
 from aesm.errors import AESMError, NotAuthorized
 from aesm.interfaces import IClientPolicy, ITrustPolicy
-from aesm.secure.protocol import SecureFactory, SecureProtocol
+from aesm.secure.factory import SecureFactory
+from aesm.secure.protocol import SecureProtocol
 from aesm.trust.clients import AuthorizedKeys
 from aesm.trust.keys import PublicKey
 from aesm.trust.locations import locationOfAddress

@@ -50,7 +50,8 @@ from aesm.errors import (
     Truncated,
     UntrustedServer,
 )
-from aesm.secure.protocol import CLOSE_TIMEOUT, SecureFactory, SecureProtocol
+from aesm.secure.factory import SecureFactory
+from aesm.secure.protocol import CLOSE_TIMEOUT, SecureProtocol
 from aesm.secure.rawtransport import RECORDS, abort, readMore
 from aesm.secure.transport import SecureAddress, SecureTransport
 from aesm.trust.keys import PublicKey
@@ -721,6 +722,21 @@ class DecisionTests(PumpTestCase):
         self.assertIn(ProtocolError, self.serverOwner.log)
         self.decision.addErrback(lambda failure: failure.trap(CancelledError))
 
+    def test_tooMuchAtOnce(self) -> None:
+        """
+        The same if it does not wait for message 3 to be read, and the decision takes
+        no time.
+        """
+        self.decision = succeed(None)
+        raw, client = StringTransport(), self.client.channel
+        self.server.makeConnection(raw)
+        self.server.dataReceived(client.takeOutput())
+        client.receive(raw.value())
+        client.accept()
+        self.server.dataReceived(client.takeOutput() + b"x" * (MAX_EARLY + 1))
+        self.assertEqual(self.serverOwner.log[2:], [ProtocolError])
+        self.assertTrue(raw.disconnected)
+
     def test_tamperedMeanwhile(self) -> None:
         """
         A peer whose first records do not authenticate is not let in.
@@ -1103,6 +1119,36 @@ class OpeningTests(PumpTestCase):
         self.assertReasons(Truncated, error.ConnectionAborted)
         self.assertIn("opened", self.serverOwner.log)
 
+    def test_madeAbortsAndFails(self) -> None:
+        """
+        One that aborts and then fails was not, and the owner is told that.
+        """
+
+        def crash(inner: Recorder) -> None:
+            """
+            Abort, and fail.
+            """
+            inner.transport.abortConnection()
+            raise ZeroDivisionError
+
+        self.serverInner.actions["made"] = crash
+        self.connect()
+        self.assertReasons(Truncated, error.ConnectionAborted)
+        self.assertIn(HandshakeError, self.serverOwner.log)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
+    def test_failsWhenMade(self) -> None:
+        """
+        A connection that its owner ends while the protocol inside is made has failed,
+        and is not reported as open as well.
+        """
+        self.serverInner.actions["made"] = lambda inner: self.server.fail(
+            NotAuthorized("no more")
+        )
+        self.connect()
+        self.assertReasons(Truncated, NotAuthorized)
+        self.assertIn(NotAuthorized, self.serverOwner.log)
+
     def test_lostWhenMade(self) -> None:
         """
         If the raw transport is lost meanwhile the owner is not told that the
@@ -1266,16 +1312,31 @@ class ClosingTests(PumpTestCase):
         self.rawServer.resumeProducing()
         self.assertReasons(Truncated, ProtocolError)
 
+    def reset(self) -> None:
+        """
+        Let the client's raw transport end as if the peer had reset it.
+        """
+        lost = self.rawClient._lost
+        self.rawClient._lost = (  # type: ignore[method-assign]
+            lambda reason: lost(error.ConnectionLost())
+        )
+
     def test_fasterToClose(self) -> None:
         """
         A peer that answers our end and closes before we do has not cut us off.
         """
-        self.rawServer.lose = lambda reason: None  # type: ignore[method-assign]
+        self.reset()
         self.transport.loseConnection()
-        while not self.rawClient.disconnecting:
-            self.turn(1)
-        self.client.connectionLost(Failure(error.ConnectionLost()))
-        self.assertIsInstance(self.clientInner.reasons[0], error.ConnectionDone)
+        self.assertReasons(error.ConnectionDone, error.ConnectionDone)
+
+    def test_fasterToReset(self) -> None:
+        """
+        One that ended first and resets the connection may not have read our answer.
+        """
+        self.reset()
+        self.serverInner.transport.loseConnection()
+        self.turn()
+        self.assertIsInstance(self.clientInner.reasons[0], error.ConnectionLost)
 
     def test_stopProducing(self) -> None:
         """
