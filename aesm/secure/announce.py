@@ -21,8 +21,6 @@ def announce(address: IAddress, publicKey: PublicKey, isOpen: bool) -> None:
     """
     Say what the operator of a server should know.
 
-    @param address: where it listens.
-    @param publicKey: the server's key.
     @param isOpen: whether any client that finds it is let in.
     """
     where = locationOfAddress(address)
@@ -41,10 +39,8 @@ def announce(address: IAddress, publicKey: PublicKey, isOpen: bool) -> None:
 
 def _isLocal(address: IAddress) -> bool:
     """
-    Tell whether only this machine can reach an address.
-
-    @param address: where a port listens.
-    @return: whether it is a loopback address, or no network address at all.
+    Tell whether only this machine can reach an address: a loopback address, or no
+    network address at all.
     """
     host = getattr(address, "host", None)
     return host is None or ip_address(host.partition("%")[0]).is_loopback

@@ -1,7 +1,6 @@
 """
-Who owns secure connections: a L{SecureFactory} decides on peers, and builds
-what runs inside.  How the answer of a policy is read is here too, once for
-every face.
+Who owns secure connections: a L{SecureFactory} decides on peers, and builds what runs
+inside.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ class SecureFactory(Factory):
     """
     What a L{SecureProtocol} asks and tells; one for many connections.
 
-    @ivar clock: keeps time for all of them.
+    @ivar clock: schedules the timers of all of them.
     @ivar handshakeTimeout: seconds from a connection's start to its opening.
     """
 
@@ -39,9 +38,7 @@ class SecureFactory(Factory):
 
     def __init__(self, clock: IReactorTime, handshakeTimeout: float) -> None:
         """
-        @param clock: keeps time.
-        @param handshakeTimeout: seconds.
-        @raise ValueError: the time is not above 0.
+        @raise ValueError: C{handshakeTimeout} is not above 0.
         """
         self.clock = clock
         self.handshakeTimeout = checkTimeout(handshakeTimeout)
@@ -52,7 +49,6 @@ class SecureFactory(Factory):
         """
         Decide on a peer.
 
-        @param secure: the connection.
         @param publicKey: the key that the peer has proved.
         @param payload: message 3's payload at the server, else C{b""}.
         @return: None, or a Deferred of it, to go on.
@@ -64,8 +60,7 @@ class SecureFactory(Factory):
         """
         Build the protocol that runs inside, once the channel is open.
 
-        @param secure: the connection.
-        @return: the protocol, or None to abort the connection.
+        @return: None to abort the connection.
         """
         raise NotImplementedError
 
@@ -73,8 +68,7 @@ class SecureFactory(Factory):
         """
         Take note that a peer begins to speak, before any work is done for it.
 
-        @param secure: the connection.
-        @return: None to go on, or why not to.
+        @return: None to go on; an error to abort the connection with it.
         """
         return None
 
@@ -90,41 +84,32 @@ class SecureFactory(Factory):
         """
         Say what a server's refused peer is to read before the end of stream.
 
-        @param reason: why it was refused.
-        @return: bytes of the stream.
+        @return: bytes of the stream, at most 65,519.
         """
         return b""
 
     def opened(self, secure: SecureProtocol) -> None:
         """
         Take note that the inner protocol has its transport.
-
-        @param secure: the connection.
         """
 
     def failed(self, secure: SecureProtocol, reason: AESMError) -> None:
         """
-        Take note that a connection ended before it was open; called once.
-
-        @param secure: the connection.
-        @param reason: why.
+        Take note that a connection ended before it was open.  Of each connection
+        either this is called, once, or C{opened}.
         """
 
     def ended(self, secure: SecureProtocol) -> None:
         """
         Take note that a connection is gone, open or not; called last.
-
-        @param secure: the connection.
         """
 
 
 def checkTimeout(handshakeTimeout: float) -> float:
     """
-    Check a C{handshakeTimeout} option.
+    Check a C{handshakeTimeout} option, and return it.
 
-    @param handshakeTimeout: seconds.
-    @return: the same.
-    @raise ValueError: it is not above 0, or never.
+    @raise ValueError: it is not above 0, or infinite.
     """
     if not 0 < handshakeTimeout < float("inf"):
         raise ValueError(f"handshakeTimeout must be above 0, not {handshakeTimeout}")

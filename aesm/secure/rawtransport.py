@@ -42,11 +42,9 @@ READ_SIZE = 98304  # bytes: more than a record; from 128 KiB on, memory is not r
 
 def disableNagle(transport: ITransport) -> None:
     """
-    Let small records leave at once, if this is TCP; Twisted's UNIX sockets say
-    that they are, too.
-
-    @param transport: the raw transport.
+    Let small records leave at once, if this is TCP.
     """
+    # Twisted's UNIX sockets say that they are ITCPTransport, and fail.
     internet = isinstance(transport.getHost(), IPv4Address | IPv6Address)
     if internet and ITCPTransport.providedBy(transport):
         ITCPTransport(transport).setTcpNoDelay(True)
@@ -57,7 +55,6 @@ def readMore(transport: ITransport) -> int:
     Read more than a record at once, if this is one of Twisted's sockets, and let it
     hold as much before it takes no more.
 
-    @param transport: the raw transport.
     @return: the bytes of a read that is as large as can be, behind which there is more;
         C{sys.maxsize} if that cannot be known.
     """
@@ -71,19 +68,25 @@ def prepare(transport: ITransport) -> int:
     """
     Have small records leave at once, and large ones read whole.
 
-    @param transport: the raw transport.
     @return: as L{readMore}.
     """
     disableNagle(transport)
     return readMore(transport)
 
 
+# Twisted's FileDescriptor.write only queues, and the reactor writes in its next turn:
+# that would be half of a round trip.  So the socket is written to directly, as the
+# reactor would.  This is right only while the transport has queued nothing itself, or
+# bytes would overtake each other: what the socket does not take goes to
+# transport.write, and nothing follows until the transport asks for more.  It asks
+# whenever it has written all if it takes us for a pull producer; a push producer is
+# resumed only after it was paused for a full buffer.  In one turn a connection may
+# write AT_ONCE bytes, so that a peer that reads fast does not keep all others waiting.
+
+
 class RecordWriter:
     """
-    Hands records to a raw transport.  If that is one of Twisted's sockets they are
-    written at once, not in the next turn of the event loop, which would be half of a
-    round trip; what it does not take then goes the usual way, and until that is
-    written, nothing else may.
+    Hands records to a raw transport: at once, if that is one of Twisted's sockets.
 
     @ivar atOnce: bytes that may be written at once in this turn of the event loop.
     @ivar broken: whether that failed: it will again when the transport tries to write
@@ -96,7 +99,7 @@ class RecordWriter:
 
     def __init__(self, transport: ITransport) -> None:
         """
-        @param transport: the raw transport.
+        Look what the transport can do.
         """
         self._transport = transport
         self._writeSomeData: Callable[[bytes], object] | None = None
@@ -108,10 +111,7 @@ class RecordWriter:
 
     def register(self, producer: IPushProducer) -> None:
         """
-        Let the transport tell a producer when it takes more: one of Twisted's sockets
-        whenever it has written all, which it calls a pull producer.
-
-        @param producer: whom.
+        Let the transport tell a producer when it takes more.
         """
         streaming = self._writeSomeData is None
         cast(IConsumer, self._transport).registerProducer(producer, streaming)
@@ -128,14 +128,14 @@ class RecordWriter:
             self._transport.writeSequence(records[:RECORDS])
             return False  # it is told
         if len(records) > 1 and sum(map(len, records)) <= SHORT:
-            records = (b"".join(records),)
+            records = (b"".join(records),)  # copying these is less than a system call
         for number, record in enumerate(records, 1):
             sent: object = 0
             if self.atOnce > 0:
                 sent = self._writeSomeData(record)
                 self.atOnce -= len(record)
             if sent != len(record):
-                if not isinstance(sent, int):
+                if not isinstance(sent, int):  # an exception, returned
                     self.broken, sent = True, 0
                 self._transport.write(record[sent:])
                 self.rest = records[number:]
@@ -147,8 +147,6 @@ class RecordWriter:
 def _isTLS(transport: ITransport) -> bool:
     """
     Look whether this encrypts what it is given.
-
-    @param transport: the raw transport.
     """
     return INegotiated.providedBy(transport) or ISSLTransport.providedBy(transport)
 
@@ -156,10 +154,9 @@ def _isTLS(transport: ITransport) -> bool:
 def closeForWriting(transport: ITransport) -> None:
     """
     Close after what was written: our direction alone, if the transport can do
-    that in order.  Twisted's TLS seems to, and cuts TCP below it.
-
-    @param transport: the raw transport.
+    that in order.
     """
+    # Twisted's TLS says that it can, and half-closes the TCP connection below it.
     if ITCPTransport.providedBy(transport) and not _isTLS(transport):
         ITCPTransport(transport).loseWriteConnection()
     else:
@@ -169,8 +166,6 @@ def closeForWriting(transport: ITransport) -> None:
 def abort(transport: ITransport) -> None:
     """
     Close at once.
-
-    @param transport: the raw transport.
     """
     if hasattr(transport, "abortConnection"):
         transport.abortConnection()

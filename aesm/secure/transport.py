@@ -51,8 +51,7 @@ class SecureAddress:
 
     def __init__(self, address: IAddress, publicKey: PublicKey) -> None:
         """
-        @param address: the address of the transport underneath.
-        @param publicKey: the key that this end has proved.
+        Join both.
         """
         self.address = address
         self.publicKey = publicKey
@@ -97,7 +96,18 @@ class SecureAddress:
         return hash((self.address, self.publicKey))
 
 
-_NOTHING: deque[bytes | EndOfStream] = deque(maxlen=0)  # never appended to
+# Shared by all connections that do not pause: an empty deque takes 760 bytes.
+_NOTHING: deque[bytes | EndOfStream] = deque(maxlen=0)
+
+# How a stream ends:
+#
+#   - our direction (_endWriting) once, after all that was written, and not before a
+#     producer that is registered is done: it alone knows what is to come;
+#   - the raw transport (SecureProtocol.finish) when both directions are ended and the
+#     inner protocol has seen the peer's end, or does not want to.  Either end may be
+#     the last, so each looks for the other;
+#   - what came while the inner protocol paused is delivered before anything newer, in
+#     a later turn of the event loop, and forgotten by loseConnection.
 
 
 @implementer(ITransport, IConsumer, IPushProducer)
@@ -118,7 +128,7 @@ class SecureTransport:
 
     def __init__(self, secure: SecureProtocol) -> None:
         """
-        @param secure: what this writes through.
+        Wait for the inner protocol.
         """
         self.disconnecting = False
         self.moreToRead = False
@@ -153,6 +163,7 @@ class SecureTransport:
         ):
             secure = self._secure
             secure.channel.send(data)
+            # Who is busy flushes when done; this saves the call for each small write.
             if not secure.busy or secure.channel.queued >= MAX_PLAINTEXT:
                 secure.written()
 
@@ -160,7 +171,6 @@ class SecureTransport:
         """
         Send several pieces as one.
 
-        @param data: the pieces.
         @raise TypeError: one is not bytes.
         """
         self.write(b"".join(data))
@@ -176,6 +186,7 @@ class SecureTransport:
         self._secure.startCloseTimer()
         self._forget()
         if self.paused:
+            # Or the peer's end of stream could not come in.
             self.paused = False
             cast(IPushProducer, self._secure.transport).resumeProducing()
         self._endIfDone()
@@ -189,17 +200,13 @@ class SecureTransport:
 
     def getPeer(self) -> SecureAddress:
         """
-        Say who is there.
-
-        @return: the peer's address and key.
+        Say who is there: the peer's address and key.
         """
         return SecureAddress(self._secure.transport.getPeer(), self.publicKey)
 
     def getHost(self) -> SecureAddress:
         """
-        Say who we are.
-
-        @return: our own address and key.
+        Say who we are: our own address and key.
         """
         publicKey = PublicKey(self._secure.channel.ownKey)
         return SecureAddress(self._secure.transport.getHost(), publicKey)
@@ -213,6 +220,7 @@ class SecureTransport:
         if not self._writing or self.disconnecting:
             return
         self._endWriting()
+        # Later, as TCP does: the protocol is in the middle of what made it end.
         self._notice = self._secure.clock.callLater(0, self._noticeEnd)
         if not self._reading:
             self._secure.finish()
@@ -288,15 +296,14 @@ class SecureTransport:
     @property
     def producing(self) -> bool:
         """
-        Whether a producer is registered that may write.
+        Whether a producer is registered that may still write.
         """
         return self._producer is not None and self._writing
 
     def deliver(self, event: bytes | EndOfStream) -> None:
         """
-        Hand what came to the inner protocol.
-
-        @param event: what came.
+        Hand over, or keep, what cannot simply go to C{dataReceived}: an end of stream,
+        or what comes while the inner protocol is paused or does not listen.
         """
         if self.paused:
             if self._inbound is _NOTHING:
@@ -304,8 +311,6 @@ class SecureTransport:
             self._inbound.append(event)
         elif isinstance(event, EndOfStream):
             self._peerEnded()
-        elif not self.disconnecting:
-            self._secure.inner.dataReceived(event)  # type: ignore[union-attr]
 
     def pauseProducer(self) -> None:
         """
@@ -352,7 +357,7 @@ class SecureTransport:
     def _endIfDone(self) -> None:
         """
         End our direction, unless a producer has yet to finish; close when the
-        peer has ended its own.
+        peer has ended its own direction.
         """
         if self.producing:
             return
@@ -410,6 +415,8 @@ class SecureTransport:
         """
         self._wakeUp = None
         self.paused = False
+        # A generator, since the protocol may pause again at each of them: what is left
+        # then stays where it is, in order.
         self._secure.act(self._takePaused())
         if not self.paused and self._secure.phase in OPENED:
             cast(IPushProducer, self._secure.transport).resumeProducing()
@@ -417,8 +424,6 @@ class SecureTransport:
     def _takePaused(self) -> Iterator[bytes | EndOfStream]:
         """
         Take what came while reading was paused, until it is paused again.
-
-        @return: the events, in order.
         """
         while self._inbound and not self.paused:
             yield self._inbound.popleft()
@@ -435,8 +440,8 @@ class _Puller:
 
     def __init__(self, secure: SecureProtocol, producer: IPullProducer) -> None:
         """
-        @param secure: whose clock runs, and what ends if the producer fails.
-        @param producer: whom to ask.
+        @param secure: ends if the producer fails.
+        @param producer: is asked.
         """
         self._secure = secure
         self._producer = producer
@@ -467,5 +472,5 @@ class _Puller:
         """
         Ask once.
         """
-        self.resumeProducing()
+        self.resumeProducing()  # first, since what it writes may pause it
         self._secure.guard(self._producer.resumeProducing)

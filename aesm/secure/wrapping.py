@@ -54,8 +54,6 @@ class WrappingFactory(SecureFactory):
         inner: IProtocolFactory,
     ) -> None:
         """
-        @param clock: keeps time.
-        @param handshakeTimeout: seconds.
         @param settings: of the secure channels.
         @param inner: builds what runs inside.
         """
@@ -79,9 +77,7 @@ class WrappingFactory(SecureFactory):
 
     def logPrefix(self) -> str:
         """
-        Say for the log what runs here.
-
-        @return: the factory inside, and that it is wrapped.
+        Name the factory inside for the log, and that it is wrapped.
         """
         inner = self._inner
         if ILoggingContext.providedBy(inner):
@@ -91,9 +87,6 @@ class WrappingFactory(SecureFactory):
     def buildInner(self, secure: SecureProtocol) -> IProtocol | None:
         """
         Have the protocol built that runs inside.
-
-        @param secure: the connection.
-        @return: the protocol, or None to abort the connection.
         """
         return self._inner.buildProtocol(secure.secureTransport.getPeer())
 
@@ -116,8 +109,6 @@ class ServerFactory(WrappingFactory):
     ) -> None:
         """
         @param inner: builds what runs inside.
-        @param clock: keeps time.
-        @param handshakeTimeout: seconds.
         @param settings: of the secure channels.
         @param policy: decides on clients; None lets any in.
         """
@@ -152,9 +143,6 @@ class ServerFactory(WrappingFactory):
     def buildProtocol(self, addr: IAddress | None) -> Protocol:
         """
         Build the protocol on a raw transport.
-
-        @param addr: where it comes from.
-        @return: the protocol.
         """
         secure = SecureProtocol(self, ServerChannel(self._settings))
         self._connections.add(secure)
@@ -164,10 +152,8 @@ class ServerFactory(WrappingFactory):
         self, secure: SecureProtocol, publicKey: PublicKey, payload: bytes
     ) -> Deferred[Any]:
         """
-        Decide on a client.
+        Ask the client policy.
 
-        @param secure: the connection.
-        @param publicKey: the key that it has proved.
         @param payload: its hello, which says nothing about a stream.
         @return: fires to let it in; fails with L{NotAuthorized}.
         """
@@ -175,10 +161,7 @@ class ServerFactory(WrappingFactory):
 
     def failed(self, secure: SecureProtocol, reason: AESMError) -> None:
         """
-        Take note of a client that was not let in.
-
-        @param secure: the connection.
-        @param reason: why.
+        Log a client that was not let in.
         """
         peer = secure.channel.peer
         _log.warn(
@@ -190,9 +173,7 @@ class ServerFactory(WrappingFactory):
 
     def ended(self, secure: SecureProtocol) -> None:
         """
-        Take note that a connection is gone.
-
-        @param secure: the connection.
+        Forget a connection that is gone.
         """
         self._connections.discard(secure)
 
@@ -200,8 +181,6 @@ class ServerFactory(WrappingFactory):
         """
         Read the authorized keys again if their file has changed, and disconnect
         those that were taken out; look again in a while.
-
-        @param policy: reads them.
         """
         self._reload = self.clock.callLater(RELOAD_INTERVAL, self._reloadKeys, policy)
         gone = {publicKey.raw for publicKey in policy.reload()}
@@ -230,11 +209,9 @@ class ClientFactory(WrappingFactory):
     ) -> None:
         """
         @param inner: builds what runs inside.
-        @param clock: keeps time.
-        @param handshakeTimeout: seconds.
         @param settings: of the secure channel.
         @param policy: decides on the server's key.
-        @param location: what was dialled, None to take the transport's peer.
+        @param location: what was dialled; None to take the transport's peer.
         """
         super().__init__(clock, handshakeTimeout, settings, inner)
         self._policy = policy
@@ -247,7 +224,6 @@ class ClientFactory(WrappingFactory):
         """
         Begin to connect.
 
-        @param endpoint: where to connect to.
         @return: as L{aesm.secure.endpoints.wrapClientEndpoint} says.
         """
         result: Deferred[IProtocol] = Deferred(self._cancel)
@@ -260,8 +236,7 @@ class ClientFactory(WrappingFactory):
         """
         Build the protocol on the raw transport.
 
-        @param addr: where it goes.
-        @return: the protocol, or None if nobody waits for it any more.
+        @return: None if nobody waits for it any more.
         """
         if self._result is not None:
             self._secure = SecureProtocol(self, ClientChannel(self._settings))
@@ -274,9 +249,6 @@ class ClientFactory(WrappingFactory):
         """
         Ask the trust policy.
 
-        @param secure: the connection.
-        @param publicKey: the key that the server has proved.
-        @param payload: nothing.
         @return: fires to go on; fails with
             L{UntrustedServer<aesm.errors.UntrustedServer>}.
         """
@@ -285,11 +257,10 @@ class ClientFactory(WrappingFactory):
 
     def buildInner(self, secure: SecureProtocol) -> IProtocol | None:
         """
-        Have the protocol built that runs inside; C{connect} says if it is not.
-
-        @param secure: the connection.
-        @return: the protocol, or None to abort the connection.
+        Have the protocol built that runs inside.
         """
+        # What goes wrong here is told as it is, before failed() is called with the
+        # general reason; only the first counts.
         try:
             inner = super().buildInner(secure)
         except Exception:
@@ -302,25 +273,18 @@ class ClientFactory(WrappingFactory):
     def opened(self, secure: SecureProtocol) -> None:
         """
         The protocol inside has its transport.
-
-        @param secure: the connection.
         """
         self._settle(cast(IProtocol, secure.inner))
 
     def failed(self, secure: SecureProtocol, reason: AESMError) -> None:
         """
         No secure channel came about.
-
-        @param secure: the connection.
-        @param reason: why.
         """
         self._settle(Failure(reason))
 
     def _settle(self, outcome: IProtocol | Failure) -> None:
         """
         Fire what C{connect} returned, once.
-
-        @param outcome: the protocol, or why there is none.
         """
         result, self._result = self._result, None
         if result is not None:
@@ -329,8 +293,6 @@ class ClientFactory(WrappingFactory):
     def _cancel(self, result: Deferred[IProtocol]) -> None:
         """
         Close what was begun.
-
-        @param result: what C{connect} returned.
         """
         if self._secure is None:
             cast(Deferred[IProtocol], self._connecting).cancel()
