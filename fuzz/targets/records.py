@@ -16,14 +16,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from aesm.core.channel.channel import TAG, Channel
+from aesm.core.channel.channel import Channel
 from aesm.core.channel.events import EndOfStream, Event, Failed
 from aesm.core.channel.framing import LENGTH_BYTES, MAX_PLAINTEXT
 from aesm.core.channel.roles import ServerChannel
 from aesm.core.channel.settings import SUITES
 from aesm.core.channel.states import State
 from aesm.errors import ProtocolError, TamperedRecord, Truncated
-from aesm.noise import CipherState
+from aesm.noise import TAGLEN, CipherState
 from aesm.noise.functions import CIPHERS
 from fuzz.script import (
     Script,
@@ -39,7 +39,7 @@ from tests.support.helpers import SERVER_KEY, channelSettings
 
 __all__ = ["run", "seeds"]
 
-_MAX_HELD = LENGTH_BYTES + MAX_PLAINTEXT + TAG
+_MAX_HELD = LENGTH_BYTES + MAX_PLAINTEXT + TAGLEN
 _SETTINGS = channelSettings(SERVER_KEY, SUITES[2])
 _BYTES = bytes(range(251)) * 262  # of the stream; no two records look the same
 

@@ -52,11 +52,10 @@ from aesm.errors import (
     TamperedRecord,
     Truncated,
 )
-from aesm.noise import CipherState, HandshakeState
+from aesm.noise import TAGLEN, CipherState, HandshakeState
 
-__all__ = ["MAX_PLAINTEXT", "Channel"]
+__all__ = ["MAX_EARLY", "REKEY_INTERVAL", "Channel"]
 
-TAG = 16  # bytes that a record's ciphertext is longer than its plaintext
 MAX_EARLY = 262144  # bytes that may wait for the decision on the peer
 REKEY_INTERVAL = 65536  # records of one direction, docs/protocol.md, section 4
 
@@ -64,6 +63,10 @@ _SENDING = frozenset({State.OPEN, State.PEER_ENDED})
 _RECEIVING = frozenset({State.OPEN, State.SELF_ENDED})
 _OPENED = _SENDING | _RECEIVING | {State.ENDED}
 _HANDSHAKING = frozenset({State.OFFER, State.REFUSAL, State.HANDSHAKE, State.ANSWERED})
+
+# Looked at for each read; up to Python 3.11 a member of an Enum costs five times as
+# much as a name.
+_OPEN = State.OPEN
 
 
 class Channel:
@@ -101,8 +104,6 @@ class Channel:
     def __init__(self, settings: ChannelSettings) -> None:
         """
         Start before the first byte.
-
-        @param settings: what our side brings along.
         """
         self._settings = settings
         self.state = State.OFFER
@@ -136,13 +137,15 @@ class Channel:
         """
         events: list[Event] = []
         try:
+            # A dialogue brings one whole record in each read: it needs no view of the
+            # data, nor a search for where its records begin.
             if (
-                self.state is State.OPEN
+                self.state is _OPEN
                 and not self._received
-                and len(data) >= LENGTH_BYTES + TAG
+                and len(data) >= LENGTH_BYTES + TAGLEN
                 and data[0] << 8 | data[1] == len(data) - LENGTH_BYTES
             ):
-                self._open(data[LENGTH_BYTES:], events)  # one, whole: a dialogue
+                self._open(data[LENGTH_BYTES:], events)
             elif self.state in _OPENED:
                 if data:
                     self._receiveRecords(memoryview(data), events)
@@ -186,6 +189,7 @@ class Channel:
         queue: Sequence[bytes | memoryview] = self._queue
         if queue:
             cipher, output = self._encrypt, self._output
+            # Most often one piece waits: it is a record as it is.
             if len(queue) > 1 or len(queue[0]) > MAX_PLAINTEXT:
                 queue = plaintextsOf(self._queue, self._large)
             self._queue, self.queued, self._large = [], 0, False
@@ -194,6 +198,8 @@ class Channel:
                 size = len(ciphertext).to_bytes(LENGTH_BYTES, "big")
                 output.append(size + ciphertext)
                 self._sealed += 1
+                # Long before AES-GCM's limits on one key, and so that a key that is
+                # stolen opens little of the past.
                 if self._sealed == REKEY_INTERVAL:
                     cipher.rekey()
                     self._sealed = 0
@@ -281,7 +287,7 @@ class Channel:
         Take bytes before the channel is open.
 
         @param data: at least one byte.
-        @param events: where to add what they caused.
+        @param events: gets what they caused.
         @return: how many bytes were used, at least one.
         """
         raise NotImplementedError
@@ -297,16 +303,12 @@ class Channel:
     def _dismiss(self, farewell: bytes) -> None:
         """
         Do what is left once the peer is rejected.
-
-        @param farewell: bytes of the stream.
         """
         raise NotImplementedError
 
     def _unfinished(self) -> HandshakeError:
         """
         Say what it means that the transport ended in the handshake.
-
-        @return: the error.
         """
         raise NotImplementedError
 
@@ -325,8 +327,6 @@ class Channel:
     def _move(self, what: str) -> None:
         """
         Go where the table says.
-
-        @param what: what happened.
         """
         self.state = CHANNEL_TRANSITIONS[self.state, what]
 
@@ -334,8 +334,7 @@ class Channel:
         """
         End for good.
 
-        @param error: why.
-        @param events: where to add L{Failed}.
+        @param events: gets L{Failed}.
         """
         self.state = State.FAILED
         if not isinstance(error, OfferRefused):  # the one that is answered
@@ -360,7 +359,6 @@ class Channel:
         """
         Keep what comes while the decision on the peer is open.
 
-        @param data: any length.
         @raise ProtocolError: it is more than a peer has reason to send.
         """
         if len(self._received) + len(data) > MAX_EARLY:
@@ -371,7 +369,6 @@ class Channel:
         """
         Read a handshake message, and learn the peer's key if it brings one.
 
-        @param message: the peer's message.
         @return: its payload.
         @raise NameOrKeyMismatch: it does not authenticate.
         @raise HandshakeError: it is malformed, or the peer's key is our own.
@@ -386,6 +383,7 @@ class Channel:
             ) from None
         publicKey = self._noise.rs
         if publicKey is not None:
+            # Whoever sends us our own messages back would pass as ourselves.
             if publicKey == self._settings.publicKey:
                 raise HandshakeError(
                     "the peer presents our own static key: this is an echo of "
@@ -410,19 +408,21 @@ class Channel:
         Take bytes once the channel is open.
 
         @param data: at least one byte.
-        @param events: where to add what they caused.
+        @param events: gets what they caused.
         @raise TamperedRecord: a record does not authenticate.
         @raise ProtocolError: there are bytes after the end of stream.
         @see: docs/protocol.md, sections 4 and 5
         """
+        # What is kept between two reads is the beginning of one record, no more: all
+        # the others are opened where they are, so that no byte is copied twice.
         for part in self._completed(data) if self._received else (data,):
             position, available = 0, len(part)
             while available - position >= LENGTH_BYTES and self.state in _RECEIVING:
                 start = position + LENGTH_BYTES
                 size = part[position] << 8 | part[position + 1]
-                if size < TAG:
+                if size < TAGLEN:
                     raise TamperedRecord(
-                        f"a record of {size} bytes: shorter than its tag of {TAG}"
+                        f"a record of {size} bytes: shorter than its tag of {TAGLEN}"
                     )
                 if start + size > available:
                     break
@@ -438,7 +438,7 @@ class Channel:
         Open a record.
 
         @param ciphertext: 16 to 65,535 bytes.
-        @param events: where to add what it caused.
+        @param events: gets what it caused.
         @raise TamperedRecord: it does not authenticate.
         """
         cipher = self._decrypt
@@ -458,7 +458,7 @@ class Channel:
         Put a record together that began before.
 
         @param data: what came now, at least one byte.
-        @return: that record, if it is whole, and what comes behind it.
+        @return: that record and what comes behind it; nothing if it is not whole.
         """
         received = self._received
         if len(received) < LENGTH_BYTES:
@@ -467,7 +467,7 @@ class Channel:
         size = received[0] << 8 | received[1]
         missing = LENGTH_BYTES + size - len(received)
         received += data[:missing]
-        if size >= TAG and len(data) < missing:
-            return ()
+        if size >= TAGLEN and len(data) < missing:
+            return ()  # a size that cannot be is refused without waiting for the rest
         self._received = bytearray()
         return memoryview(received), data[missing:]

@@ -1,10 +1,14 @@
 """
-Cutting C{frame(x)}, a 2-byte length and that many bytes, out of a stream::
+Frames and records: cutting C{frame(x)}, a 2-byte length and that many bytes, out of
+the bytes of a handshake, and cutting the stream into what goes into one record::
 
     buffer = FrameBuffer()
-    body, used = buffer.take(view, lambda size: size <= 255)
+    body, used = buffer.take(view, check)       # check(length) raises to refuse it
 
-It keeps at most the one frame that it is collecting, and asks whether a
+    for plaintext in plaintextsOf([b"some", b"pieces"], large=False):
+        ...                                     # seal it
+
+A L{FrameBuffer} keeps at most the one frame that it is collecting, and asks whether a
 length is welcome before it keeps anything of the body: until the handshake
 is done this is all that a stranger can make us hold.
 """
@@ -13,9 +17,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-__all__ = ["LENGTH_BYTES", "FrameBuffer", "frame"]
+__all__ = [
+    "HALF",
+    "LENGTH_BYTES",
+    "MAX_PLAINTEXT",
+    "FrameBuffer",
+    "frame",
+    "plaintextsOf",
+]
 
 LENGTH_BYTES = 2  # bytes before each frame, docs/protocol.md, section 1
+MAX_PLAINTEXT = 65519  # bytes of the stream in one record: a Noise message less its tag
+HALF = MAX_PLAINTEXT // 2
 
 
 def frame(body: bytes) -> bytes:
@@ -23,7 +36,6 @@ def frame(body: bytes) -> bytes:
     Put its length before a body.
 
     @param body: 0 to 65,535 bytes.
-    @return: C{len(body) + 2} bytes.
     @see: docs/protocol.md, section 1
     """
     return len(body).to_bytes(LENGTH_BYTES, "big") + body
@@ -55,7 +67,6 @@ class FrameBuffer:
         """
         Take the rest of the current frame, or as much of it as there is.
 
-        @param data: what came, any length.
         @param check: called with the first byte, and with both bytes, of each
             length, as soon as they are there; raises to refuse it.
         @return: the frame's body once it is whole, else None; and how many
@@ -63,6 +74,8 @@ class FrameBuffer:
         """
         buffer = self._buffer
         used = 0
+        # Byte by byte, since the first one often tells a foreign protocol, and a peer
+        # that speaks one may wait for us before it sends another.
         while len(buffer) < LENGTH_BYTES:
             if used == len(data):
                 return None, used
@@ -80,15 +93,17 @@ class FrameBuffer:
         return body, used
 
 
-MAX_PLAINTEXT = 65519  # bytes of the stream in one record
-HALF = MAX_PLAINTEXT // 2
+# Where a stream is cut into records is free: the receiver joins them.  Full records
+# make the fewest of them, but would tear a BATCH of some 60,000 bytes, which fits one
+# record, in two, and its receiver would have to copy it to put it together.  So a
+# record ends early where such a piece would begin in it and not end in it.  What has
+# at most half a record is not worth that: it could leave half of each record unused.
 
 
 def plaintextsOf(queue: list[bytes], large: bool) -> list[bytes | memoryview]:
     """
-    Put the stream into few records: as few as possible, but that a piece of more than
-    half a record that fits one is not torn.  So what is such a piece at the other side
-    as well, like a BATCH, need not be put together there.
+    Put the stream into as few records as possible, tearing no piece of more than half
+    a record that fits one.
 
     @param queue: its pieces; C{b""} at last if it ends, which is a record of its own.
     @param large: whether one has more than half a record.
@@ -110,10 +125,7 @@ def plaintextsOf(queue: list[bytes], large: bool) -> list[bytes | memoryview]:
 
 def _sliced(pieces: list[bytes]) -> list[bytes | memoryview]:
     """
-    Put pieces into as few records as possible.
-
-    @param pieces: of the stream.
-    @return: the records' plaintexts.
+    Put pieces into full records, and a last one.
     """
     stream: bytes | memoryview = b"".join(pieces)
     if 0 < len(stream) <= MAX_PLAINTEXT:

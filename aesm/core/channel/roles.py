@@ -59,10 +59,6 @@ class ClientChannel(Channel):
     def _receiveHandshake(self, data: memoryview, events: list[Event]) -> int:
         """
         Take message 2, or a refusal.
-
-        @param data: at least one byte.
-        @param events: where to add what they caused.
-        @return: how many bytes were used.
         """
         refused = self.state is State.REFUSAL
         check = self._checkReason if refused else self._checkReply
@@ -70,6 +66,7 @@ class ClientChannel(Channel):
         if body is None:
             return used
         if refused:
+            # Anybody may have written it, and it ends in logs and on terminals.
             reason = "".join(chr(c) if 32 <= c < 127 else "?" for c in body)
             raise OfferRefused(
                 f"the server refused our offer of {self.suite}; it says, "
@@ -89,8 +86,7 @@ class ClientChannel(Channel):
         """
         Refuse anything but message 2's length, or zero for a refusal.
 
-        @param length: the first one or two bytes.
-        @raise NotAnAESMPeer: this is no reply of ours.
+        @param length: the first byte, or both.
         """
         expected = self._reply.to_bytes(LENGTH_BYTES, "big")
         if not (expected.startswith(length) or _REFUSAL.startswith(length)):
@@ -98,19 +94,16 @@ class ClientChannel(Channel):
 
     def _checkReason(self, length: bytes) -> None:
         """
-        Refuse a reason that is too long.
+        Refuse a reason of more than 255 bytes.
 
-        @param length: the first one or two bytes.
-        @raise NotAnAESMPeer: it is longer than 255 bytes.
+        @param length: the first byte, or both.
         """
         if length[0]:
             raise _foreign("answered", length)
 
     def _finish(self, payload: bytes) -> None:
         """
-        Send message 3.
-
-        @param payload: the hello.
+        Send message 3, with the hello.
         """
         if len(payload) > MAX_HELLO:
             raise ValueError(f"payload is longer than {MAX_HELLO} bytes")
@@ -120,8 +113,6 @@ class ClientChannel(Channel):
     def _dismiss(self, farewell: bytes) -> None:
         """
         Stop without a word: the server is not to learn our key.
-
-        @param farewell: must be empty.
         """
         if farewell:
             raise ValueError("a client that rejects its server says nothing")
@@ -129,8 +120,6 @@ class ClientChannel(Channel):
     def _unfinished(self) -> HandshakeError:
         """
         Say what it means that the server closed in the handshake.
-
-        @return: the error.
         """
         if self.state is not State.OFFER or not self._frames.empty:
             return HandshakeError(
@@ -157,10 +146,6 @@ class ServerChannel(Channel):
     def _receiveHandshake(self, data: memoryview, events: list[Event]) -> int:
         """
         Take the offer, message 1 or message 3.
-
-        @param data: at least one byte.
-        @param events: where to add what they caused.
-        @return: how many bytes were used.
         """
         if self.state is State.OFFER:
             offer, used = self._frames.take(data, self._checkOffer)
@@ -184,8 +169,7 @@ class ServerChannel(Channel):
         """
         Refuse a foreign client by its first byte.
 
-        @param length: the first one or two bytes.
-        @raise NotAnAESMPeer: an offer does not begin like this.
+        @param length: the first byte, or both.
         @see: docs/protocol.md, section 2
         """
         if length[0] or length == _REFUSAL:
@@ -205,6 +189,7 @@ class ServerChannel(Channel):
         settings = self._settings
         if start != OFFER_PREFIX or suite not in settings.suites:
             reason = f"AESM/1 refused: offer one of {' '.join(settings.suites)}"
+            # A server with a pre-shared key answers nobody who does not prove it.
             if settings.psk is None:
                 told = reason.encode("ascii")[:MAX_REASON]
                 self._output.append(_REFUSAL + frame(told))
@@ -220,13 +205,14 @@ class ServerChannel(Channel):
         """
         Refuse a message by its length alone.
 
-        @param length: the first one or two bytes.
+        @param length: the first byte, or both.
         @raise HandshakeError: message 1 has one length, message 3 has
             2,048 bytes to spare for its payload.
         @see: docs/protocol.md, section 3
         """
         least = self._noise.messageLength()
         most = least + (MAX_HELLO if self.state is State.ANSWERED else 0)
+        # Of the first byte alone only what no second byte could mend is refused.
         low = least >> 8 if len(length) == 1 else least
         high = most >> 8 if len(length) == 1 else most
         if not low <= int.from_bytes(length, "big") <= high:
@@ -237,8 +223,6 @@ class ServerChannel(Channel):
     def _finish(self, payload: bytes) -> None:
         """
         Nothing is left: the client wrote the last message.
-
-        @param payload: must be empty.
         """
         if payload:
             raise ValueError("a server has no payload in the handshake")
@@ -247,7 +231,6 @@ class ServerChannel(Channel):
         """
         Say farewell through the finished channel, and end it.
 
-        @param farewell: bytes of the stream.
         @raise ValueError: it is too long for a record.
         """
         if len(farewell) > MAX_PLAINTEXT:
@@ -258,8 +241,6 @@ class ServerChannel(Channel):
     def _unfinished(self) -> HandshakeError:
         """
         Say what it means that the client closed in the handshake.
-
-        @return: the error.
         """
         if self.state is State.OFFER:
             return HandshakeError("the client closed the connection without an offer")
@@ -275,7 +256,6 @@ def _foreign(did: str, start: bytes) -> NotAnAESMPeer:
 
     @param did: C{"answered"} or C{"called"}.
     @param start: its first byte or two.
-    @return: the error.
     """
     guess = _FOREIGN.get(start[0], "not a length of ours")
     return NotAnAESMPeer(

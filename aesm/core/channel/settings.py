@@ -13,13 +13,12 @@ from dataclasses import dataclass, field
 from typing import cast
 
 from aesm.core.channel.framing import frame
-from aesm.noise import HandshakeState, KeyPair, hybridSupported
+from aesm.noise import KEYLEN, HandshakeState, KeyPair, hybridSupported
 
 __all__ = ["OFFER_PREFIX", "SUITES", "ChannelSettings", "defaultSuites", "withPSK"]
 
 OFFER_PREFIX = "AESM/1 "  # docs/protocol.md, section 2
 MAX_NAME = 255  # bytes of the application name in UTF-8, docs/protocol.md, section 3
-PSK_BYTES = 32
 
 SUITES = (  # in the default order of preference, docs/protocol.md, section 2
     "Noise_XXhfs_25519+MLKEM768_AESGCM_SHA256",
@@ -33,8 +32,7 @@ def withPSK(suite: str) -> str:
     """
     Name the variant of a suite that mixes in a pre-shared key.
 
-    @param suite: a Noise protocol name, C{psk0} or not.
-    @return: the name with C{psk0}.
+    @param suite: a Noise protocol name, with C{psk0} or without.
     @see: docs/protocol.md, section 2
     """
     pattern = suite.split("_")[1]
@@ -85,8 +83,8 @@ class ChannelSettings:
             object.__setattr__(self, "keyPair", pair)
         if len(self.name.encode("utf-8")) > MAX_NAME:
             raise ValueError(f"name is longer than {MAX_NAME} bytes: {self.name!r}")
-        if self.psk is not None and len(self.psk) != PSK_BYTES:
-            raise ValueError(f"psk must be {PSK_BYTES} bytes, not {len(self.psk)}")
+        if self.psk is not None and len(self.psk) != KEYLEN:
+            raise ValueError(f"psk must be {KEYLEN} bytes, not {len(self.psk)}")
         if isinstance(self.suites, str) or not self.suites:
             raise ValueError("suites must be a sequence of Noise protocol names")
         psks = tuple(map(withPSK, SUITES))
@@ -114,13 +112,12 @@ class ChannelSettings:
 
     def handshake(self, suite: str, *, initiator: bool) -> HandshakeState:
         """
-        Start a handshake with a suite.
+        Start a handshake with one of our suites.
 
-        @param suite: one of our suites.
-        @param initiator: whether we are the client.
-        @return: the state before message 1.
         @see: docs/protocol.md, section 3
         """
+        # The offer is in the prologue, so that who alters it, to have a weaker suite
+        # chosen, makes the handshake fail; so is the name, which is sent nowhere.
         prologue = frame(OFFER_PREFIX.encode("ascii") + suite.encode("ascii"))
         return HandshakeState(
             suite,

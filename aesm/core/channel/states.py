@@ -8,6 +8,21 @@ from enum import Enum
 
 __all__ = ["CHANNEL_TRANSITIONS", "State"]
 
+# The two roles take different ways to DECISION, since each proves its key at another
+# message; from there on there is one way for both:
+#
+#   server  OFFER --> HANDSHAKE --> ANSWERED --> DECISION --> OPEN
+#   client  OFFER ------------------------------> DECISION --> OPEN
+#   client  OFFER --> REFUSAL (a reason follows, then FAILED)
+#
+# The two directions of an open channel end each on their own:
+#
+#   OPEN --> PEER_ENDED --> ENDED         sending: OPEN, PEER_ENDED
+#   OPEN --> SELF_ENDED --> ENDED         receiving: OPEN, SELF_ENDED
+#
+# FAILED can be entered from everywhere, so it has no entries.  REJECTED, ENDED and
+# FAILED have no way out: nothing that a peer sends afterwards can matter.
+
 
 class State(Enum):
     """
@@ -30,7 +45,7 @@ class State(Enum):
 
 
 CHANNEL_TRANSITIONS = {  # (where we are, what happened): where we go
-    (State.OFFER, "offerTaken"): State.HANDSHAKE,  # section 2
+    (State.OFFER, "offerTaken"): State.HANDSHAKE,  # docs/protocol.md, section 2
     (State.OFFER, "refused"): State.REFUSAL,
     (State.OFFER, "peerProved"): State.DECISION,  # section 3
     (State.HANDSHAKE, "answered"): State.ANSWERED,
