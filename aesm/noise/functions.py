@@ -85,7 +85,7 @@ class KeyPair:
 
     def __init__(self, private: X25519PrivateKey) -> None:
         """
-        @param private: the private key.
+        Compute the public key.
         """
         self._private = private
         self.public: bytes = private.public_key().public_bytes_raw()
@@ -122,6 +122,8 @@ class KeyPair:
             private key into the same all-zero secret.
         @see: RFC 7748, section 6.1
         """
+        # cryptography checks for the all-zero secret, which RFC 7748 leaves open: with
+        # such a key anybody could go on without knowing a private key.
         try:
             return self._private.exchange(X25519PublicKey.from_public_bytes(public))
         except ValueError:
@@ -149,6 +151,8 @@ class KemKeyPair:
 
     def __init__(self, private: MLKEM768PrivateKey) -> None:
         """
+        Compute the public key.
+
         @param private: the decapsulation key.
         """
         self._private = private
@@ -207,6 +211,7 @@ def hybridSupported() -> bool:
     """
     if mlkem is None:
         return False
+    # The module is there with any library below it, so that only trying tells.
     try:
         mlkem.MLKEM768PrivateKey.generate()
     except UnsupportedAlgorithm:
@@ -278,6 +283,7 @@ class HashFunctions:
         @return: so many keys of L{length} bytes.
         @see: Noise rev. 34, section 4.3
         """
+        # hmac.digest is one call into OpenSSL, hmac.new an object in Python.
         digest, algorithm = hmac.digest, self.algorithm
         key = digest(chainingKey, material, algorithm)
         keys = [digest(key, b"\x01", algorithm)]
@@ -286,6 +292,8 @@ class HashFunctions:
         return keys
 
 
+# The same number, and the two byte orders that the specification asks for: AES-GCM's is
+# big-endian, ChaChaPoly's little-endian (sections 12.4 and 12.3).
 CIPHERS = {
     functions.name: functions
     for functions in (

@@ -42,6 +42,15 @@ _FINISHED = "the handshake is finished"
 _SPLIT = "the handshake is finished and was split"
 _UNFINISHED = "the handshake is not finished"
 
+# What a handshake forgets, and when.  _local has our private keys, _kem the KEM's,
+# _symmetric the chaining key, _remote the peer's public keys.  The secrets go at the
+# end, be that split() or a failure (_end), because whoever finds them in memory can
+# read a recording of the channel; after a failure the peer's keys go too, because
+# nothing has proved that they are the peer's (_fail).  "del" leaves no attribute at
+# all: what would use a secret afterwards raises, where it could go on with a None.
+# Python can only let go of bytes, not overwrite them.  What is asked for later is no
+# secret and kept apart: the hash, and rs.
+
 _KEY_NAMES = {
     "s": "its static private key",
     "e": "its ephemeral private key",
@@ -151,13 +160,13 @@ class HandshakeState:
         """
         Check that the keys are there that the pattern needs, and no others.
 
-        @param keys: by their names; None where there is none.
         @raise ValueError: one is missing or superfluous.
         """
         needed = self.protocol.pattern.neededKeys(self.isInitiator)
         for name, key in keys.items():
             if key is None and name in needed:
                 problem = f"needs {name}, {_KEY_NAMES[name]}"
+            # Any pattern has a use for e: it is only generated if it is not given.
             elif key is not None and name not in needed and name != "e":
                 problem = f"has no use for {name}, {_KEY_NAMES[name]}"
             else:
@@ -173,6 +182,7 @@ class HandshakeState:
         @raise ValueError: there are more or fewer, or one has a wrong length.
         @raise TypeError: they are not a sequence of keys.
         """
+        # One key alone would be taken for 32 keys, each of them a number.
         if isinstance(psks, (bytes, bytearray, memoryview, str)):
             raise TypeError("psks is a sequence of keys: for one key, (key,)")
         keys = [_toKey(psk, f"psks[{index}]") for index, psk in enumerate(psks)]
@@ -231,6 +241,8 @@ class HandshakeState:
         """
         payload = _toBytes(payload, "payload")
         tokens = self._takeTurn("write")
+        # All that the caller can have got wrong is checked by now, or here: from the
+        # first token on there is no way back.
         length = self.messageLength(len(payload))
         if length > MAX_MESSAGE:
             raise ValueError(
@@ -239,7 +251,7 @@ class HandshakeState:
             )
         try:
             message = self._write(tokens, payload)
-        except BaseException:
+        except BaseException:  # an interrupt, too, leaves the state half-way
             self._fail()
             raise
         self._endTurn()
@@ -306,7 +318,6 @@ class HandshakeState:
         """
         Check that there is a next message.
 
-        @param call: what was called.
         @raise RuntimeError: there is none.
         """
         if self._over or self.finished:
@@ -359,8 +370,6 @@ class HandshakeState:
         """
         Make a message.
 
-        @param tokens: the message's.
-        @return: the message.
         @raise HandshakeError: a key of the peer is invalid.
         @see: Noise rev. 34, section 5.3; Noise HFS rev. 1, section 4
         """
@@ -368,6 +377,7 @@ class HandshakeState:
         parts = []
         for token in tokens:
             if token == "e":
+                # It is there already for fallback, and for tests.
                 if "e" not in local:
                     local["e"] = KeyPair.generate()
                 parts.append(local["e"].public)
@@ -379,6 +389,7 @@ class HandshakeState:
                     kem["e1"] = KemKeyPair.generate()
                 parts.append(symmetric.encryptAndHash(kem["e1"].public))
             elif token == "ekem1":
+                # Each KEM key serves once, so that both sides drop it here.
                 secret, ciphertext = encapsulate(self._remote.pop("e1"))
                 parts.append(symmetric.encryptAndHash(ciphertext))
                 symmetric.mixKey(secret)
@@ -391,7 +402,6 @@ class HandshakeState:
         """
         Take a message.
 
-        @param tokens: the message's.
         @param message: at least as long as the tokens need.
         @return: the payload.
         @raise HandshakeError: a key in it is invalid.
@@ -423,10 +433,11 @@ class HandshakeState:
         Mix a public key that was sent in clear, or is known before.
 
         @param name: C{"e"} or C{"s"}.
-        @param public: the key.
         @see: Noise rev. 34, section 9.2
         """
         self._symmetric.mixHash(public)
+        # A pre-shared key alone would give the same cipher key in each handshake, and
+        # the first nonce with it: something fresh has to go in before it encrypts.
         if name == "e" and self.protocol.usesPSK:
             self._symmetric.mixKey(public)
 
@@ -452,8 +463,6 @@ def _toBytes(value: BytesLike, name: str) -> bytes:
     """
     Copy an argument, so that nobody can change it meanwhile.
 
-    @param value: the argument.
-    @param name: its name, for the error.
     @raise TypeError: it is not bytes-like.
     """
     try:
@@ -466,8 +475,6 @@ def _toKey(value: BytesLike, name: str) -> bytes:
     """
     Copy an argument that is a key.
 
-    @param value: the argument.
-    @param name: its name, for the error.
     @return: 32 bytes.
     @raise TypeError: it is not bytes-like.
     @raise ValueError: it has not 32 bytes.
@@ -481,8 +488,5 @@ def _toKey(value: BytesLike, name: str) -> bytes:
 def _toKeyPair(value: BytesLike, name: str) -> KeyPair:
     """
     Make a key pair of an argument that is a private key; see L{_toKey}.
-
-    @param value: the argument.
-    @param name: its name, for the error.
     """
     return KeyPair.fromBytes(_toKey(value, name))

@@ -60,7 +60,11 @@ from aesm.noise.functions import (
 
 __all__ = ["FIELD_LENGTHS", "PATTERNS", "Pattern", "Protocol", "parseProtocolName"]
 
-# Sections 7.4 (one-way), 7.5 (fundamental) and 18.1 (deferred).
+# Sections 7.4 (one-way), 7.5 (fundamental) and 18.1 (deferred).  It is text, a pattern
+# a line and in the specification's notation, so that each line can be read against what
+# is printed there: a mistake here would be no error, but another protocol, with other
+# properties.  What follows from a pattern (the lengths of its messages, which keys it
+# needs, whether there is a KEM) is computed, so that it cannot disagree.
 _TABLE = """
     N       <- s ...        -> e, es
     K       -> s <- s ...   -> e, es, ss
@@ -141,8 +145,6 @@ class Pattern:
         """
         Which keys one side has to have at the start, under the names that
         L{aesm.noise.HandshakeState} has for them.
-
-        @param initiator: True for the initiator.
         """
         own, others = self.initiatorKeys, self.responderKeys
         if not initiator:
@@ -171,7 +173,6 @@ class Pattern:
         The first message becomes a pre-message, and the sides swap.  Its keys are
         hashed after those that were known before.
 
-        @param name: the new pattern's name.
         @raise ValueError: the first message is more than public keys in clear.
         """
         first, *rest = self.messages
@@ -187,7 +188,6 @@ class Pattern:
         """
         C{e1} and C{ekem1} are inserted.
 
-        @param name: the new pattern's name.
         @raise ValueError: there is no reply with C{ee}, so nobody who could use the
             KEM's public key.
         """
@@ -200,6 +200,7 @@ class Pattern:
                 "later message than the first 'e'"
             )
         reply.insert(reply.index("ee") + 1, "ekem1")
+        # Behind the first DH, if there is one, the KEM's key is encrypted already.
         place = next((token for token in first if token in _DH_TOKENS), "e")
         first.insert(first.index(place) + 1, "e1")
         return Pattern(
@@ -210,7 +211,6 @@ class Pattern:
         """
         One C{psk} is added.
 
-        @param name: the new pattern's name.
         @param number: which message ends with it; 0: begins the first.
         @raise ValueError: there are not so many messages.
         """
@@ -244,8 +244,6 @@ class Pattern:
 def _readTable(table: str) -> dict[str, Pattern]:
     """
     Read patterns that are written one a line.
-
-    @return: the patterns by name.
     """
     patterns = {}
     for line in table.split("\n"):
@@ -337,6 +335,8 @@ def parseProtocolName(name: str) -> Protocol:
             f"hfs: {wanted} does"
         )
     usesPSK = any("psk" in tokens for tokens in pattern.messages)
+    # InitializeSymmetric, section 5.2: done here, since it is the same for every
+    # handshake with this name.
     encoded = name.encode("ascii")
     if len(encoded) <= hashFunctions.length:
         initialHash = encoded.ljust(hashFunctions.length, b"\0")
@@ -367,6 +367,7 @@ def _parsePattern(part: str) -> Pattern:
     modifiers = tail.split("+") if tail else []
     for modifier in modifiers:
         _known("modifier", modifier, _MODIFIERS)
+    # One spelling for one protocol: both sides hash the name.
     right = sorted(set(modifiers))
     if modifiers != right:
         raise ValueError(
@@ -380,13 +381,10 @@ def _parsePattern(part: str) -> Pattern:
 
 def _known(kind: str, part: str, known: Iterable[str]) -> str:
     """
-    Check one part of a name.
+    Check one part of a name, and return it.
 
     @param kind: what the part is, for the error.
-    @param part: the part.
-    @param known: the parts of this kind that there are.
-    @return: C{part}.
-    @raise ValueError: it is none of them.
+    @raise ValueError: it is not known.
     """
     known = tuple(known)
     if part not in known:

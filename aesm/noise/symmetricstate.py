@@ -28,11 +28,21 @@ _MAX_PLAINTEXT = MAX_MESSAGE - TAGLEN
 
 _EXHAUSTED = "this key has no nonces left: a new handshake is needed"
 
+# Nonces.  A nonce that encrypts twice with one key gives the plaintexts' difference
+# away and, with AES-GCM, the key that authenticates: it is the one mistake that cannot
+# be made good.  So the nonce is a counter that the caller has no need to touch.  It
+# steps once cryptography has returned, never before: an error in between (no memory,
+# a wrong type) has sent nothing, and the same nonce must be used for what is sent next,
+# since the receiver counts what it has opened.  A message that does not authenticate
+# leaves the receiver's where it is, too: whoever sends garbage cannot make it skip one.
+# The last nonce, 2^64-1, belongs to rekey, and is refused before anything is encrypted.
+
 
 class CipherState:
     """
     One direction of a finished channel: a cipher key and the number of the next
-    message.  Of the key there is only what C{cryptography} has made of it.
+    message.  The key itself is kept nowhere: there is only what C{cryptography} has
+    made of it.
 
     @ivar n: the nonce of the next message, 0 to 2^64-1.  Setting it is C{SetNonce}:
         for messages out of order, never to encrypt with a nonce twice.
@@ -45,7 +55,6 @@ class CipherState:
         """
         C{InitializeKey}.
 
-        @param functions: the cipher.
         @param key: 32 bytes.
         """
         self.n = 0
@@ -67,12 +76,13 @@ class CipherState:
         n = self.n
         if n >= MAX_NONCE:
             raise NonceExhausted(_EXHAUSTED)
+        # A record's length has two bytes: more could be sealed, and never be sent.
         if len(plaintext) > _MAX_PLAINTEXT:
             raise ValueError(
                 f"a Noise message carries at most {_MAX_PLAINTEXT} bytes, "
                 f"not {len(plaintext)}"
             )
-        # None is what cryptography handles fastest
+        # "or None": without associated data cryptography leaves a step out.
         ciphertext = self._aead.encrypt(self._packNonce(n), plaintext, ad or None)
         self.n = n + 1
         return ciphertext
@@ -114,6 +124,8 @@ class CipherState:
 
         @see: Noise rev. 34, sections 4.2, 5.1 and 11.3
         """
+        # As the specification has it for every cipher: 32 zeros, encrypted with the
+        # nonce that no message may have; the tag is cut off.
         key = self._aead.encrypt(self._packNonce(MAX_NONCE), bytes(KEYLEN), None)
         self._aead = self._functions.makeAEAD(key[:KEYLEN])
 
@@ -161,7 +173,7 @@ class SymmetricState:
 
     def mixHash(self, data: bytes) -> None:
         """
-        C{MixHash}.
+        C{MixHash}: from here on both sides must have seen C{data} to go on.
         """
         self.h = self._hash.hash(self.h + data)
 
@@ -179,6 +191,8 @@ class SymmetricState:
         """
         C{EncryptAndHash}: in clear while there is no key.
         """
+        # The hash is the associated data, so that every tag vouches for all that was
+        # sent before it.
         if self._cipher is not None:
             plaintext = self._cipher.encryptWithAd(self.h, plaintext)
         self.mixHash(plaintext)

@@ -348,6 +348,7 @@ class Channel:
         """
         Let go of keys and buffers.
         """
+        # Not del, as elsewhere: which of them are there depends on how far we came.
         self._noise: HandshakeState = None  # type: ignore[assignment]
         self._encrypt: CipherState = None  # type: ignore[assignment]
         self._decrypt: CipherState = None  # type: ignore[assignment]
