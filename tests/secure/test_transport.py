@@ -201,23 +201,39 @@ def _selfSigned() -> bytes:
     )
 
 
-class SecureTCPTests(TCPTests):
+class Secured(TransportContract):
     """
-    The contract holds for secure channels over TCP.
+    Puts secure channels on the endpoints of another contract.
+
+    @ivar layers: how many, one inside the other.
     """
+
+    layers = 1
 
     def makeServer(self) -> IStreamServerEndpoint:
         """
         @return: where to listen.
         """
-        return secureServer(super().makeServer())
+        endpoint = super().makeServer()
+        for _ in range(self.layers):
+            endpoint = secureServer(endpoint)
+        return endpoint
 
     def makeClient(self, port: IListeningPort) -> IStreamClientEndpoint:
         """
         @param port: what listens.
         @return: how to connect to it.
         """
-        return secureClient(super().makeClient(port))
+        endpoint = super().makeClient(port)
+        for _ in range(self.layers):
+            endpoint = secureClient(endpoint)
+        return endpoint
+
+
+class SecureTCPTests(Secured, TCPTests):
+    """
+    The contract holds for secure channels over TCP.
+    """
 
 
 class SecureInSecureTests(SecureTCPTests):
@@ -225,21 +241,10 @@ class SecureInSecureTests(SecureTCPTests):
     The contract holds for secure channels inside secure channels.
     """
 
-    def makeServer(self) -> IStreamServerEndpoint:
-        """
-        @return: where to listen.
-        """
-        return secureServer(super().makeServer())
-
-    def makeClient(self, port: IListeningPort) -> IStreamClientEndpoint:
-        """
-        @param port: what listens.
-        @return: how to connect to it.
-        """
-        return secureClient(super().makeClient(port))
+    layers = 2
 
 
-class SecureTLSTests(TLSTests):
+class SecureTLSTests(Secured, TLSTests):
     """
     The contract holds for secure channels over TLS, which makes them no weaker.
     """
@@ -247,58 +252,19 @@ class SecureTLSTests(TLSTests):
     halfCloses = True
     strict = True
 
-    def makeServer(self) -> IStreamServerEndpoint:
-        """
-        @return: where to listen.
-        """
-        return secureServer(super().makeServer())
 
-    def makeClient(self, port: IListeningPort) -> IStreamClientEndpoint:
-        """
-        @param port: what listens.
-        @return: how to connect to it.
-        """
-        return secureClient(super().makeClient(port))
-
-
-class SecureUNIXTests(UNIXTests):
+class SecureUNIXTests(Secured, UNIXTests):
     """
     The contract holds for secure channels over UNIX sockets.
     """
 
     ordinary = True
 
-    def makeServer(self) -> IStreamServerEndpoint:
-        """
-        @return: where to listen.
-        """
-        return secureServer(super().makeServer())
 
-    def makeClient(self, port: IListeningPort) -> IStreamClientEndpoint:
-        """
-        @param port: what listens.
-        @return: how to connect to it.
-        """
-        return secureClient(super().makeClient(port))
-
-
-class SecureMemoryTests(MemoryTests):
+class SecureMemoryTests(Secured, MemoryTests):
     """
     The contract holds for secure channels in memory.
     """
 
-    def makeServer(self) -> IStreamServerEndpoint:
-        """
-        @return: where to listen.
-        """
-        return secureServer(super().makeServer())
 
-    def makeClient(self, port: IListeningPort) -> IStreamClientEndpoint:
-        """
-        @param port: what listens.
-        @return: how to connect to it.
-        """
-        return secureClient(super().makeClient(port))
-
-
-del TransportContract  # trial would run it
+del TransportContract, Secured  # trial would run them
