@@ -29,9 +29,7 @@ __all__ = [
     "RecordWriter",
     "abort",
     "closeForWriting",
-    "disableNagle",
     "prepare",
-    "readMore",
 ]
 
 AT_ONCE = 524288  # bytes written at once before others have their turn
@@ -40,38 +38,22 @@ SHORT = 65536  # bytes of records that are put together
 READ_SIZE = 98304  # bytes: more than a record; from 128 KiB on, memory is not reused
 
 
-def disableNagle(transport: ITransport) -> None:
+def prepare(transport: ITransport) -> int:
     """
-    Let small records leave at once, if this is TCP.
+    Have small records leave at once, if this is TCP, and large ones read whole, if this
+    is one of Twisted's sockets.
+
+    @return: the bytes of a read that is as large as can be, behind which there is more;
+        C{sys.maxsize} if that cannot be known.
     """
     # Twisted's UNIX sockets say that they are ITCPTransport, and fail.
     internet = isinstance(transport.getHost(), IPv4Address | IPv6Address)
     if internet and ITCPTransport.providedBy(transport):
         ITCPTransport(transport).setTcpNoDelay(True)
-
-
-def readMore(transport: ITransport) -> int:
-    """
-    Read more than a record at once, if this is one of Twisted's sockets, and let it
-    hold as much before it takes no more.
-
-    @return: the bytes of a read that is as large as can be, behind which there is more;
-        C{sys.maxsize} if that cannot be known.
-    """
     if not isinstance(transport, FileDescriptor):
         return sys.maxsize
-    transport.bufferSize = READ_SIZE
+    transport.bufferSize = READ_SIZE  # also what it holds before it takes no more
     return READ_SIZE
-
-
-def prepare(transport: ITransport) -> int:
-    """
-    Have small records leave at once, and large ones read whole.
-
-    @return: as L{readMore}.
-    """
-    disableNagle(transport)
-    return readMore(transport)
 
 
 # Twisted's FileDescriptor.write only queues, and the reactor writes in its next turn:

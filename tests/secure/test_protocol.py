@@ -14,7 +14,8 @@ from weakref import ref
 
 from twisted.internet import error
 from twisted.internet.abstract import FileDescriptor
-from twisted.internet.defer import CancelledError, Deferred, fail
+from twisted.internet.address import UNIXAddress
+from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.internet.interfaces import (
     IConsumer,
     IHalfCloseableProtocol,
@@ -52,7 +53,7 @@ from aesm.errors import (
 )
 from aesm.secure.factory import SecureFactory
 from aesm.secure.protocol import CLOSE_TIMEOUT, SecureProtocol
-from aesm.secure.rawtransport import RECORDS, abort, readMore
+from aesm.secure.rawtransport import RECORDS, abort, prepare
 from aesm.secure.transport import SecureAddress, SecureTransport
 from aesm.trust.keys import PublicKey
 from tests.support.helpers import (
@@ -1494,17 +1495,29 @@ class PlainHalfCloseTests(PumpTestCase):
         self.assertReasons(error.ConnectionDone, error.ConnectionDone)
 
 
-class ReadSizeTests(SynchronousTestCase):
+class Socket(FileDescriptor):
     """
-    L{readMore}.
+    One of Twisted's sockets, as far as it matters here.
+    """
+
+    def getHost(self) -> UNIXAddress:
+        """
+        Be no TCP.
+        """
+        return UNIXAddress(None)
+
+
+class PrepareTests(SynchronousTestCase):
+    """
+    L{prepare}.
     """
 
     def test_sockets(self) -> None:
         """
         A socket of Twisted's reads more than a record at once.
         """
-        descriptor = FileDescriptor(cast(Any, MemoryReactorClock()))
-        full = readMore(cast(ITransport, descriptor))
+        descriptor = Socket(cast(Any, MemoryReactorClock()))
+        full = prepare(cast(ITransport, descriptor))
         self.assertGreater(descriptor.bufferSize, 2 + 65535)
         self.assertEqual(full, descriptor.bufferSize)
 
@@ -1514,7 +1527,7 @@ class ReadSizeTests(SynchronousTestCase):
         """
         transport = StringTransport()
         before = dict(vars(transport))
-        full = readMore(cast(ITransport, transport))
+        full = prepare(cast(ITransport, transport))
         self.assertEqual(vars(transport), before)
         self.assertEqual(full, sys.maxsize)
 
