@@ -14,7 +14,6 @@ from typing import Any, Protocol, Unpack, cast
 
 from twisted.internet import protocol
 from twisted.internet.defer import Deferred, fail, maybeDeferred
-from twisted.internet.endpoints import clientFromString
 from twisted.internet.interfaces import (
     IAddress,
     IDelayedCall,
@@ -42,6 +41,7 @@ from aesm.messages.connection import Connection
 from aesm.messages.owner import ConnectionOwner
 from aesm.messages.protocol import AESMProtocol
 from aesm.secure.factory import HANDSHAKE_TIMEOUT, SecureFactory
+from aesm.secure.hosts import HostEndpoint, clientEndpoint
 from aesm.secure.options import (
     CHANNEL_OPTIONS,
     ChannelOptions,
@@ -50,6 +50,7 @@ from aesm.secure.options import (
     reactorOr,
 )
 from aesm.secure.protocol import SecureProtocol
+from aesm.secure.rawtransport import HangUp
 from aesm.trust.keys import PublicKey
 from aesm.trust.locations import locationOf, locationOfAddress
 from aesm.trust.policies import checkServer, trustPolicy
@@ -163,7 +164,9 @@ def dial(
     location = None
     if isinstance(endpoint, str):
         location = locationOf(endpoint)
-        endpoint = clientFromString(reactor, endpoint)
+        endpoint = clientEndpoint(reactor, endpoint)
+    elif isinstance(endpoint, HostEndpoint):
+        location = endpoint.location
     attempt = _Attempt(reactor, settings, messages, policy, location, timeout, keeper)
     return attempt.begin(IStreamClientEndpoint(endpoint))
 
@@ -174,6 +177,7 @@ class _Attempt(SecureFactory, ConnectionOwner):
     """
 
     _connecting: Deferred[Any]
+    _endpoint: IStreamClientEndpoint
 
     def __init__(
         self,
@@ -207,6 +211,7 @@ class _Attempt(SecureFactory, ConnectionOwner):
         """
         result: Deferred[Connection] = Deferred(self._cancel)
         self._result = result
+        self._endpoint = endpoint
         self._connecting = maybeDeferred(endpoint.connect, self)
         self._connecting.addErrback(self._settle)
         return result
@@ -215,11 +220,11 @@ class _Attempt(SecureFactory, ConnectionOwner):
 
     def buildProtocol(self, addr: IAddress | None) -> protocol.Protocol:
         """
-        Build the protocol on the raw transport.
-
-        @param addr: where it goes.
-        @return: the protocol.
+        Build the protocol on the raw transport; one that hangs up if nobody waits any
+        more, or two addresses have taken the connection.
         """
+        if self._result is None or self._secure is not None:
+            return HangUp()
         self._secure = SecureProtocol(self, ClientChannel(self._settings))
         return self._secure
 
@@ -267,10 +272,8 @@ class _Attempt(SecureFactory, ConnectionOwner):
     def failed(self, secure: SecureProtocol, reason: AESMError) -> None:
         """
         No secure channel came about.
-
-        @param secure: the connection.
-        @param reason: why.
         """
+        self._avoid(secure)
         self._settle(Failure(reason))
 
     # ConnectionOwner
@@ -303,6 +306,7 @@ class _Attempt(SecureFactory, ConnectionOwner):
         """
         The server has not let us in.
         """
+        self._avoid(cast(SecureProtocol, self._secure))
         self._settle(Failure(reason))
 
     def keeps(self, connection: Connection, code: int | None = None) -> bool:
@@ -339,6 +343,13 @@ class _Attempt(SecureFactory, ConnectionOwner):
         )
 
     # Parts
+
+    def _avoid(self, secure: SecureProtocol) -> None:
+        """
+        Have the next attempt begin with another address of the host.
+        """
+        if isinstance(self._endpoint, HostEndpoint):
+            self._endpoint.avoid(secure.transport.getPeer())
 
     def _makeConnection(self, session: Session, address: Address) -> Connection:
         """

@@ -17,7 +17,6 @@ from contextlib import suppress
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.endpoints import clientFromString
 from twisted.internet.error import ConnectError
 from twisted.python.failure import Failure
 
@@ -30,6 +29,7 @@ from aesm.commands.stdio import LineTooLong, Stdio, openStdio
 from aesm.errors import AESMError, ConnectionClosed, MessageTooBig, SendBufferFull
 from aesm.messages.acknowledgements import Acknowledgement
 from aesm.messages.connection import Connection
+from aesm.secure.hosts import clientEndpoint
 
 __all__ = ["LineClient", "checkEndpoint", "connectOrReport", "runLineClient"]
 
@@ -110,7 +110,7 @@ def checkEndpoint(reactor: Any, endpoint: str) -> bool:
     Tell whether there can be such an endpoint, and the user if not.
     """
     try:
-        clientFromString(reactor, endpoint)
+        clientEndpoint(reactor, endpoint)
     except Exception as error:  # a plugin's code may parse it
         writeError(
             f"{endpoint} is no client endpoint ({error}); name one such as "

@@ -8,6 +8,7 @@ from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.interfaces import IAddress
 
 from aesm.text import escape
+from aesm.trust.locations import canonicalHost
 
 __all__ = ["Address", "addressOf"]
 
@@ -21,9 +22,9 @@ def addressOf(address: IAddress, number: int) -> Address:
     @param address: the transport's peer.
     @param number: one that no other connection of this process has.
     @return: C{(host, port)} for TCP, else a string of its own.  The host is fit to
-        be shown, whatever a PROXY header says that it is.
+        be shown, and spelled as everywhere, whatever a PROXY header says that it is.
     """
     if isinstance(address, IPv4Address | IPv6Address):
-        return (escape(address.host), address.port)
+        return (escape(canonicalHost(address.host)), address.port)
     kind = "unix" if isinstance(address, UNIXAddress) else "peer"
     return f"{kind}-{number}"

@@ -455,6 +455,7 @@ class AESMProtocol(Protocol):
         See what is due.
         """
         self._timer, self._wakeAt = None, math.inf
-        self._act(self.conversation.tick(self._clock.seconds()))
+        now, taken = self._clock.seconds(), self.transport.taken
+        self._act(self.conversation.tick(now, taken))
         self._flush()
         self._schedule()

@@ -24,7 +24,6 @@ from functools import partial
 from typing import Unpack
 
 from twisted.internet.defer import Deferred, maybeDeferred
-from twisted.internet.endpoints import clientFromString
 from twisted.internet.interfaces import (
     IListeningPort,
     IProtocol,
@@ -38,6 +37,7 @@ from zope.interface import implementer
 
 from aesm.secure.announce import announce
 from aesm.secure.factory import HANDSHAKE_TIMEOUT, checkTimeout
+from aesm.secure.hosts import clientEndpoint
 from aesm.secure.options import ChannelOptions, channelSettings, reactorOr
 from aesm.secure.wrapping import ClientFactory, ServerFactory
 from aesm.trust.locations import locationOf
@@ -119,7 +119,7 @@ def wrapClientEndpoint(
     location = None
     if isinstance(endpoint, str):
         location = locationOf(endpoint)
-        endpoint = clientFromString(clock, endpoint)
+        endpoint = clientEndpoint(clock, endpoint)
     if not IStreamClientEndpoint.providedBy(endpoint):
         raise TypeError(f"{endpoint!r} is no IStreamClientEndpoint")
     makeFactory = partial(

@@ -16,9 +16,9 @@ accepts connections and then hangs, or fails in the handshake, comes last the ne
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from threading import Thread
-from typing import Any
+from typing import Any, cast
 
 from twisted.internet._resolver import GAIResolver
 from twisted.internet.abstract import isIPAddress, isIPv6Address
@@ -40,7 +40,7 @@ from twisted.internet.interfaces import (
 )
 from zope.interface import directlyProvides, implementer, providedBy
 
-from aesm.trust.locations import fieldsOf
+from aesm.trust.locations import fieldsOf, locationOf
 
 __all__ = ["HostEndpoint", "clientEndpoint"]
 
@@ -56,11 +56,11 @@ def clientEndpoint(reactor: Any, text: str) -> IStreamClientEndpoint:
     @raise ValueError: it means none.
     """
     kind, given, named = fieldsOf(text)
-    fields = dict(zip(("host", "port"), given)) | named
+    fields = dict(zip(("host", "port"), given, strict=False)) | named
     if kind != "tcp" or len(given) > 2 or not {"host", "port"} <= fields.keys():
-        return clientFromString(reactor, text)
-    if not fields.keys() <= _KEYWORDS:
-        return clientFromString(reactor, text)  # which says what is wrong with it
+        return IStreamClientEndpoint(clientFromString(reactor, text))
+    if not fields.keys() <= _KEYWORDS:  # Twisted says what is wrong with it
+        return IStreamClientEndpoint(clientFromString(reactor, text))
     port = int(fields["port"])
     if not 0 < port < 65536:
         raise ValueError(f"a port is 1 to 65535, not {port}")
@@ -69,6 +69,7 @@ def clientEndpoint(reactor: Any, text: str) -> IStreamClientEndpoint:
         reactor,
         fields["host"],
         port,
+        location=locationOf(text),
         timeout=float(fields.get("timeout", 30)),
         bindAddress=None if bind is None else (bind, 0),
     )
@@ -78,6 +79,8 @@ def clientEndpoint(reactor: Any, text: str) -> IStreamClientEndpoint:
 class HostEndpoint:
     """
     A host and a port, whichever of the host's addresses works.
+
+    @ivar location: what the known servers call it.
     """
 
     def __init__(
@@ -85,12 +88,16 @@ class HostEndpoint:
         reactor: Any,
         host: str,
         port: int,
+        *,
+        location: str,
         timeout: float,
         bindAddress: tuple[str, int] | None,
     ) -> None:
         """
+        @param location: what the known servers call it.
         @param timeout: seconds for each address.
         """
+        self.location = location
         self._reactor = reactor
         self._host = host
         self._port = port
@@ -170,7 +177,12 @@ class _Resolving:
         return self
 
     def resolveHostName(
-        self, resolutionReceiver: IResolutionReceiver, hostName: str, *args: Any, **kw: Any
+        self,
+        resolutionReceiver: IResolutionReceiver,
+        hostName: str,
+        portNumber: int = 0,
+        addressTypes: Sequence[type[IAddress]] | None = None,
+        transportSemantics: str = "TCP",
     ) -> IHostResolution:
         """
         Look a name up.
@@ -179,10 +191,13 @@ class _Resolving:
         """
         resolver = self._reactor.nameResolver
         if isinstance(resolver, GAIResolver):  # Twisted's own, on the reactor's threads
-            resolver = GAIResolver(self._reactor, _Threads)
-        receiver = _Sorting(resolutionReceiver, self._order)
+            resolver = GAIResolver(self._reactor, cast(Any, _Threads))
         resolution: IHostResolution = resolver.resolveHostName(
-            receiver, hostName, *args, **kw
+            _Sorting(resolutionReceiver, self._order),
+            hostName,
+            portNumber,
+            addressTypes,
+            transportSemantics,
         )
         return resolution
 

@@ -204,6 +204,7 @@ class SecureProtocol(Protocol):
         """
         self.writable = True
         self._outlet.atOnce = AT_ONCE
+        self.secureTransport.taken = self.clock.seconds()
         if self.phase in OPENED and self._timer is not None:
             self._timer.reset(CLOSE_TIMEOUT)
         self.flush()

@@ -9,6 +9,7 @@ forward a write, in clear.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, cast
@@ -44,6 +45,8 @@ class SecureAddress:
     The address of one end of a secure channel.
 
     @ivar address: the address of the transport underneath.
+    @ivar taken: when the raw transport last took bytes that had waited for it, in the
+        clock's seconds.
     @ivar publicKey: the key that this end has proved.
     """
 
@@ -134,6 +137,7 @@ class SecureTransport:
         self.moreToRead = False
         self.over = False
         self.paused = False
+        self.taken = -math.inf
         self._secure = secure
         self._inbound = _NOTHING  # came while paused
         self._wakeUp: IDelayedCall | None = None  # delivers what came while paused

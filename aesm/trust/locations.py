@@ -4,6 +4,7 @@ Locations: what a server is called in the known servers.
 ::
 
     locationOf("tcp:Example.org:8765")       # "example.org:8765"
+    locationOf("Example.org")                # the same
     locationOf("unix:/run/my server")        # "unix:/run/my server"
     quoteLocation("unix:/run/my server")     # "unix:/run/my%20server", in the file
 
@@ -15,16 +16,31 @@ options for the same server must not make it a stranger.
 from __future__ import annotations
 
 import re
+from ipaddress import ip_address
 from urllib.parse import quote, unquote
 
 from twisted.internet.interfaces import IAddress
 
-__all__ = ["locationOf", "locationOfAddress", "quoteLocation", "unquoteLocation"]
+__all__ = [
+    "DEFAULT_PORT",
+    "canonicalHost",
+    "fieldsOf",
+    "locationOf",
+    "locationOfAddress",
+    "quoteLocation",
+    "unquoteLocation",
+]
+
+DEFAULT_PORT = 8765
 
 _FIELD = re.compile(r"(?:[^:\\]|\\.)*", re.DOTALL)
 _ESCAPE = re.compile(r"\\(.)", re.DOTALL)
 _NAMED = re.compile(r"([A-Za-z]+)=(.*)", re.DOTALL)
 _NETWORK = ("tcp", "tls", "ssl")
+
+# What is no endpoint string: a host, in brackets if one likes, and perhaps a port.
+_BRACKETS = re.compile(r"(tcp:)?\[([0-9A-Fa-f:.]+(?:%[^\]]+)?)\](:.*)?", re.DOTALL)
+_HOST = re.compile(r"([^\s:/=\\\[\]]+)(?::([0-9]+))?")
 
 # The printable ASCII that a location may have as it is in a file: all but the
 # blank, "#" and "%".
@@ -40,16 +56,78 @@ def locationOf(endpoint: str) -> str:
         the string itself where it dials neither.
     @see: C{twisted.internet.endpoints.clientFromString}
     """
-    kind, *fields = _split(endpoint)
+    kind, given, named = fieldsOf(endpoint)
+    if kind in _NETWORK:
+        host = named.get("host") or "".join(given[:1])
+        return _join(host, named.get("port") or "".join(given[1:2]))
+    if kind == "unix":
+        return f"unix:{named.get('path') or ''.join(given[:1])}"
+    return endpoint
+
+
+def fieldsOf(endpoint: str) -> tuple[str, list[str], dict[str, str]]:
+    """
+    Take a client endpoint's string to pieces; what is none is a host, with or without
+    a port.
+
+    @return: its kind in lower case, its positional and its named arguments.
+    """
+    match = _BRACKETS.fullmatch(endpoint)
+    if match is not None:
+        rest = _split(match[3][1:]) if match[3] else []
+        fields = [match[2], *(rest or ([] if match[1] else [str(DEFAULT_PORT)]))]
+        kind = "tcp"
+    elif (match := _hostIn(endpoint)) is not None:
+        kind, fields = "tcp", [match[1], match[2] or str(DEFAULT_PORT)]
+    elif _isIPv6(endpoint):
+        kind, fields = "tcp", [endpoint, str(DEFAULT_PORT)]
+    else:
+        kind, *fields = _split(endpoint)
     matches = [match for match in map(_NAMED.fullmatch, fields) if match]
     named = {match[1]: match[2] for match in matches}
     given = [field for field in fields if not _NAMED.fullmatch(field)]
-    if kind.lower() in _NETWORK:
-        host = named.get("host") or "".join(given[:1])
-        return _join(host, named.get("port") or "".join(given[1:2]))
-    if kind.lower() == "unix":
-        return f"unix:{named.get('path') or ''.join(given[:1])}"
-    return endpoint
+    return kind.lower(), given, named
+
+
+def _hostIn(text: str) -> re.Match[str] | None:
+    """
+    See whether this is C{HOST} or C{HOST:PORT}, and not an endpoint's string such as
+    C{unix:8765}.
+    """
+    match = _HOST.fullmatch(text)
+    if match is None or match[2] is None:
+        return match
+    # Only here it matters which kinds of endpoints there are.
+    from twisted.internet.interfaces import IStreamClientEndpointStringParserWithReactor
+    from twisted.plugin import getPlugins
+
+    plugins = getPlugins(IStreamClientEndpointStringParserWithReactor)
+    kinds = {*_NETWORK, "unix", *(plugin.prefix for plugin in plugins)}
+    return None if match[1].lower() in kinds else match
+
+
+def _isIPv6(text: str) -> bool:
+    """
+    Tell whether this is an IPv6 address.
+    """
+    try:
+        return ip_address(text.partition("%")[0]).version == 6
+    except ValueError:
+        return False
+
+
+def canonicalHost(host: str) -> str:
+    """
+    Write a host the one way that it is written everywhere: an IPv6 address as RFC 5952
+    says, a name in lower case and without the dot of the root.
+
+    @see: RFC 5952; RFC 4343, on the case of names
+    """
+    address, percent, zone = host.partition("%")
+    try:
+        return f"{ip_address(address)}{percent}{zone}"
+    except ValueError:
+        return host.lower().removesuffix(".")
 
 
 def locationOfAddress(address: IAddress) -> str:
@@ -84,10 +162,10 @@ def _split(endpoint: str) -> list[str]:
 def _join(host: str, port: str) -> str:
     """
     Write host and port as one, an IPv6 address in brackets.
-
-    @see: RFC 4343, on the case of names
     """
-    return f"[{host}]:{port}" if ":" in host else f"{host.lower()}:{port}"
+    host = canonicalHost(host)
+    port = str(int(port)) if port.isdecimal() else port
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def quoteLocation(location: str) -> str:
@@ -113,4 +191,7 @@ def unquoteLocation(word: str) -> str:
     """
     location = unquote(word, errors="strict")
     quoteLocation(location)  # as we would write it
+    host, colon, port = location.rpartition(":")
+    if colon and port.isdecimal() and not location.startswith("unix:"):
+        return _join(host.removeprefix("[").removesuffix("]"), port)
     return location

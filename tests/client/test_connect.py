@@ -10,11 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from twisted.internet import error
+from twisted.internet.address import IPv4Address
 from twisted.internet.defer import CancelledError, Deferred, fail, succeed
-from twisted.internet.interfaces import IProtocol
+from twisted.internet.interfaces import (
+    IProtocol,
+    IProtocolFactory,
+    IStreamClientEndpoint,
+)
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import Clock
-from twisted.internet.testing import MemoryReactorClock
+from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.test.iosim import ConnectionCompleter
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
@@ -45,6 +50,7 @@ from aesm.core.channel.roles import ServerChannel
 from aesm.core.messages.frames import FrameType, encodeClose, encodeFrame
 from aesm.errors import NoAnswer
 from aesm.interfaces import ITrustPolicy
+from aesm.messages.connection import Connection
 from aesm.secure.factory import SecureFactory
 from aesm.secure.options import channelSettings
 from aesm.secure.protocol import SecureProtocol
@@ -667,6 +673,72 @@ class StringTests(SynchronousTestCase):
         """
         A string that is none is the caller's error.
         """
-        for bad in ("nonsense", "tcp:127.0.0.1"):
+        for bad in ("what:host:1", "tcp:127.0.0.1", "tcp:host:port"):
             with self.assertRaises((ValueError, TypeError)):
                 connect(MemoryReactorClock(), bad, key=CLIENT_KEY, trust=AnyServer())
+
+
+@implementer(IStreamClientEndpoint)
+class LateEndpoint:
+    """
+    An endpoint that cannot be cancelled.
+
+    @ivar factory: what it was given.
+    """
+
+    factory: IProtocolFactory
+
+    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
+        """
+        Begin to connect.
+        """
+        self.factory = protocolFactory
+        return Deferred()
+
+
+class LateTests(SynchronousTestCase):
+    """
+    Transports that nobody wants.
+    """
+
+    def connecting(self) -> tuple[LateEndpoint, Deferred[Connection]]:
+        """
+        Begin to connect.
+        """
+        endpoint = LateEndpoint()
+        options: Any = {"key": CLIENT_KEY, "trust": AnyServer()}
+        return endpoint, connect(MemoryReactorClock(), endpoint, **options)
+
+    def connected(self, endpoint: LateEndpoint) -> StringTransport:
+        """
+        Have the endpoint connect.
+        """
+        protocol: Any = endpoint.factory.buildProtocol(IPv4Address("TCP", "a", 1))
+        transport = StringTransport()
+        protocol.makeConnection(transport)
+        return transport
+
+    def test_cancelled(self) -> None:
+        """
+        What an endpoint connects after the attempt was cancelled is hung up on: it
+        says nothing and is no connection.
+        """
+        endpoint, connecting = self.connecting()
+        connecting.cancel()
+        self.failureResultOf(connecting, CancelledError)
+        transport = self.connected(endpoint)
+        self.assertEqual(transport.value(), b"")
+        self.assertTrue(transport.disconnecting or transport.disconnected)
+
+    def test_twice(self) -> None:
+        """
+        Of two transports, as of two addresses that answer at the same time, one is
+        taken.
+        """
+        endpoint, connecting = self.connecting()
+        first, second = self.connected(endpoint), self.connected(endpoint)
+        self.assertNotEqual(first.value(), b"")
+        self.assertEqual(second.value(), b"")
+        self.assertNoResult(connecting)
+        connecting.cancel()
+        self.failureResultOf(connecting, CancelledError)
