@@ -1,16 +1,21 @@
 """
 Connections whose messages outlive the process: what they accept, and what they
-acknowledge, is written down by a L{Journal<aesm.store.journal.Journal>} first.
+acknowledge, is committed to a store first::
+
+    journal = Journal(Spool(path), reactor)
+    for connection, over in DurableConnection.load(journal, owner, sendBuffer): ...
+    connection = DurableConnection(journal, owner, session, **options)
 
 While nothing can be written, nothing is acknowledged or handed to a handler, and
 sending is refused, except to handlers at work: what these send and that they have
-handled a message is written together, once that can be done again.
+handled a message is committed together, once that can be done again.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from twisted.internet.defer import Deferred, fail
@@ -22,12 +27,12 @@ from aesm.core.messages.hello import Hello
 from aesm.core.messages.outbox import Message
 from aesm.core.messages.session import Session
 from aesm.errors import AESMError, SessionLost, SpoolError
+from aesm.messages.acknowledgements import Acknowledgement
 from aesm.messages.connection import Connection
 from aesm.messages.owner import ConnectionOwner
 from aesm.messages.stream import costOf
-from aesm.store.journal import Journal
-from aesm.store.spool import Spool
-from aesm.store.sqlite import Stored
+from aesm.store.interface import ISessionStore, Stored
+from aesm.store.journal import Journal, JournalState
 from aesm.store.stream import DurableStream, readBlob
 from aesm.trust.keys import PublicKey
 
@@ -39,12 +44,40 @@ __all__ = ["DurableConnection"]
 
 _log = Logger(namespace="aesm.durable")
 
+# What is stored, and when.
+#
+# The journal commits once a turn.  Between commits changes gather in the connection;
+# write() moves them to the store, and returns what makes them visible, to be called
+# once they are committed.  So the peer never learns of what a crash could undo:
+#
+#     what happens             gathers in              once it is committed
+#     a message is sent        staged in the outbox:   released in the outbox: it may
+#                              numbered, not sendable  leave
+#     one comes, no handler    _arrived                in retrieved, and acknowledged
+#     one comes, a handler     (not stored: the peer   -
+#                              has it until it is
+#                              acknowledged)
+#     the handler is done      _handledCount, -Cost    acknowledged, the window moves on
+#     one of retrieved is      the stream              the window moves on
+#     taken
+#     the peer acknowledges    the outbox              - (nobody waits for the discard)
+#
+# Hence also what a flush is for here: before the commit there is nothing that it could
+# hand over, so a send asks for none, and the commit asks for one only if it has made
+# something visible.
+#
+# A failure of the store leaves all of this as it is: write() is called in each turn
+# all the same, the store gathers, and what it returned is called when the store has
+# caught up.  What gathers is bounded: send() refuses, messages without a handler are
+# not acknowledged and so use up the peer's window, and those for a handler wait in
+# _undelivered, under the same window.
+
 
 class DurableConnection(Connection):
     """
-    A connection whose session is written down.
+    A connection whose session is stored.
 
-    @ivar retrieved: what came from the peer, was written down, and nobody has taken.
+    @ivar retrieved: what came from the peer, is stored, and nobody has taken.
     """
 
     retrieved: DurableStream
@@ -53,39 +86,48 @@ class DurableConnection(Connection):
         self, journal: Journal, owner: ConnectionOwner, session: Session, **options: Any
     ) -> None:
         """
-        @param journal: writes down what happens.
-        @param owner: whom to tell.
-        @param session: what counts the messages, not begun or restored.
+        @param journal: told of changes, commits them.
+        @param owner: as L{Connection}.
+        @param session: as L{Connection}, not begun or restored.
         @param options: more options of L{Connection}.
         """
         super().__init__(owner, session, **options)
+        # The window of 0 makes the stream report each packet, as it is stored.
         self.retrieved = DurableStream(
             self, 0, options.get("lock"), options.get("arrivals")
         )
         session.outbox.stage()
+        inbox = session.inbox
         self._journal = journal
-        self._noted = session.outbox.count  # messages to the peer, written down
-        self._arrived: list[Messages] = []  # to be written down
-        self._arrivedCost = 0  # of these, and of those that are being written
-        self._handled = 0  # messages that the handler is done with, to be written
-        self._handledCost = 0
-        inbox = session.inbox  # which counts only what is written
-        self._keptCount, self._keptCost = inbox.keptCount, inbox.receivedCost
+        self._peerText = str(self.peer)
+        self._stored = session.outbox.count  # messages to the peer given to the store
+        self._discarded = [0, 0]  # below which numbers, incoming and outgoing
+        # Without a handler: messages that came and were not given to the store, and the
+        # cost of these and of those in the commit that is under way.
+        self._arrived: list[Messages] = []
+        self._arrivedCost = 0
+        # With a handler: what it is done with since the last write, and in all, as the
+        # next process is to begin with.
+        self._handledCount = self._handledCost = 0
+        self._receivedCount, self._receivedCost = inbox.keptCount, inbox.receivedCost
+        # As the inbox's, and what the commit that is under way adds to it.
         self._takenCost = inbox.takenCost
-        self._waitingForRoom: deque[Messages] = deque()  # not handed over yet
-        # Costs of those of C{retrieved} that the handler has or will have.
-        self._inherited: deque[int] = deque()
-        self._ended = False  # for the next process, too
+        # What came for the handler while it could not be handed over: the store has a
+        # failure, or there is something older here.
+        self._undelivered: deque[Messages] = deque()
+        # Costs of restored packets that were handed over, in order: they are stored and
+        # acknowledged already, so that it is the stream that counts them as taken.
+        self._restoredCosts: deque[int] = deque()
+        self._overForGood = False  # the next process is not to go on with the session
 
     @classmethod
     def load(
         cls, journal: Journal, owner: ConnectionOwner, sendBuffer: int, **options: Any
     ) -> list[tuple[DurableConnection, bool]]:
         """
-        Make the connections of all sessions that were written down.
+        Make the connections of all sessions that are stored.
 
-        @param journal: where they are; closed if they cannot be read.
-        @param owner: whom to tell.
+        @param journal: of the store that they are in; closed if they cannot be read.
         @param sendBuffer: cost of unacknowledged messages to keep, bytes.
         @param options: more options of L{Connection}.
         @return: for each session the connection, under which there is no transport,
@@ -98,17 +140,14 @@ class DurableConnection(Connection):
                     cls.restored(stored, journal, owner, sendBuffer, **options),
                     stored.state["over"],
                 )
-                for stored in journal.load()
+                for stored in journal.store.load()
             ]
         except SpoolError:
             journal.close()
             raise
         except (LookupError, TypeError, ValueError) as error:
             journal.close()
-            raise SpoolError(
-                f"{journal.path} is damaged ({error!r}): move it and its -wal away, "
-                "and a new one is made"
-            ) from None
+            raise journal.store.damaged(repr(error)) from None
 
     @classmethod
     def restored(
@@ -120,15 +159,11 @@ class DurableConnection(Connection):
         **options: Any,
     ) -> DurableConnection:
         """
-        Make the connection of a session that was written down.
+        Make the connection of a stored session, under which there is no transport.
 
-        @param stored: the session.
-        @param journal: writes down what happens.
-        @param owner: whom to tell.
-        @param sendBuffer: cost of unacknowledged messages to keep, bytes.
-        @param options: more options of L{Connection}.
-        @return: the connection, under which there is no transport.
-        @raise LookupError: what was written down is damaged.
+        @param sendBuffer: as C{load}.
+        @param options: as C{load}.
+        @raise LookupError: what is stored is damaged.
         @raise TypeError: the same.
         @raise ValueError: the same.
         """
@@ -165,108 +200,108 @@ class DurableConnection(Connection):
 
     def attach(self, protocol: AESMProtocol, channel: Channel) -> None:
         """
-        Be carried by a protocol from now on.
-
-        @param protocol: the protocol.
-        @param channel: the secure channel under it.
+        Be carried by a protocol from now on; address and name may be new.
         """
         super().attach(protocol, channel)
         self._journal.touch(self)
 
     def sendData(self, data: Message) -> Deferred[None]:
         """
-        Send a message, with all checks for each.
+        Send a message, if it can be stored now or is a handler's.
 
-        @param data: the message.
-        @return: as C{send}.
+        @return: as L{Connection.sendData}; fails with L{SpoolError} before anything is
+            accepted.
         """
+        if self._journal.store.failure is None:
+            return super().sendData(data)
+        # Not into the batch that is open, if this turn began before the failure.
         return self.send(data, self.closeSlow)
 
     def send(self, data: Message, closeSlow: bool) -> Deferred[None]:
         """
-        Send a message, if it can be written down now or is a handler's.
+        Send a message, if it can be stored now or is a handler's.
 
-        @param data: the message.
-        @param closeSlow: whether it is sent on behalf of somebody who serves many.
         @return: as L{Connection.send}; fails with L{SpoolError} before anything is
             accepted.
         """
-        failure = self._journal.failure
+        failure = self._journal.store.failure
         if failure is not None and (self.dispatcher is None or not closeSlow):
             return fail(SpoolError(f"nothing was sent: {failure}"))
-        begins = self._batch is None
-        sent = super().send(data, closeSlow)
-        if begins:
-            self._journal.touch(self)
-        return sent
+        batch, outbox = self._batch, self._outbox
+        acknowledgement = Acknowledgement()
+        acknowledgement.watcher = self
+        try:
+            micros = self._beginBatch() if batch is None else batch.micros
+            acknowledgement.count = outbox.add(data, micros)
+        except AESMError as refused:
+            return self._refuse(refused, closeSlow)
+        if self._protocol is None:
+            self.account()
+        else:
+            self._batch = outbox.open
+        if batch is None:  # else this was done with the first message of the batch
+            self._journal.touch(self)  # and it is the commit that flushes
+        return acknowledgement
 
     def acknowledged(self) -> None:
         """
-        The peer has more messages: they need not be kept.
+        The peer has more messages: they need not be stored any more.
         """
         super().acknowledged()
         self._journal.touch(self)
 
     def arrived(self, messages: Messages) -> None:
         """
-        Messages came: hand them to the handler, or write them down.
-
-        @param messages: one or more.
+        Messages came: hand them to the handler, or store them.
         """
         if self.dispatcher is None:
             self._arrived.append(messages)
-            self._arrivedCost += messages.cost
-            self.account()
+            self._countArrived(messages.cost)
             self._journal.touch(self)
-        elif self._waitingForRoom or not self._journal.ready:
-            self._waitingForRoom.append(messages)
-            self._journal.hold(self)
+        elif self._undelivered or not self._journal.ready:
+            self._undelivered.append(messages)
+            self._journal.block(self)
         else:
             self.dispatcher.arrived(messages)
 
-    def proceed(self) -> None:
+    def writable(self) -> None:
         """
-        It can be written again: go on handing over.
+        The store can be written again: hand over what came meanwhile.
         """
-        while self._waitingForRoom and self.dispatcher is not None:
-            self.dispatcher.arrived(self._waitingForRoom.popleft())
+        while self._undelivered and self.dispatcher is not None:
+            self.dispatcher.arrived(self._undelivered.popleft())
 
     def handOver(self) -> None:
         """
-        Hand the handler what came before there was one and nobody took.
+        Hand the handler what was restored and nobody took.
         """
         for sent, data in self.retrieved:
             cost = costOf(data)
-            self._inherited.append(cost)
-            self._waitingForRoom.append(
+            self._restoredCosts.append(cost)
+            self._undelivered.append(
                 Messages(round(sent * 1e6), [cast("str | bytes", data)], cost, cost)
             )
-        self.proceed()
+        self.writable()
 
     def handled(self, count: int, cost: int) -> None:
         """
         The handler is done with messages.
-
-        @param count: how many.
-        @param cost: what they cost.
         """
-        if self._journal.suspended or self.isOver:
-            return  # what is not noted is handed over again
-        while count and self._inherited:
+        if self._journal.state is not JournalState.RUNNING or self.isOver:
+            return  # the next process hands them over again
+        while count and self._restoredCosts:
             self.retrieved.getData()
             count -= 1
-            cost -= self._inherited.popleft()
-        self._handled += count
+            cost -= self._restoredCosts.popleft()
+        self._handledCount += count
         self._handledCost += cost
-        self._keptCount += count
-        self._keptCost += cost
+        self._receivedCount += count
+        self._receivedCost += cost
         self._journal.touch(self)
 
     def packetsTaken(self, cost: int) -> None:
         """
-        The application has taken packets.
-
-        @param cost: what they cost; the stream knows which.
+        The application has taken packets; the stream knows which.
         """
         self._journal.touch(self)
 
@@ -279,104 +314,136 @@ class DurableConnection(Connection):
 
     def finish(self, reason: AESMError) -> None:
         """
-        The session is over; what is unread is kept.
-
-        @param reason: why.
+        The session is over; what is unread stays stored.
         """
-        self._ended = not self._journal.suspended
+        # A process that ends takes its connections with it, not their sessions.
+        self._overForGood = self._journal.state is JournalState.RUNNING
         lost = self._outbox.count - self._outbox.acknowledged
-        if lost and self._ended and isinstance(reason, SessionLost):
+        if lost and self._overForGood and isinstance(reason, SessionLost):
             # Who sent them may have been a process before this one.
             _log.warn(
                 "{count} messages to {peer} may not have arrived: {reason}",
                 count=lost,
-                peer=str(self.peer),
+                peer=self._peerText,
                 reason=str(reason),
             )
         super().finish(reason)
-        self._waitingForRoom.clear()
-        if self.retrieved and self._ended:
+        self._countArrived(-self._arrivedCost)
+        self._undelivered.clear()
+        if self.retrieved and self._overForGood:
             self._journal.touch(self)
 
-    def account(self) -> None:
+    def _countArrived(self, cost: int) -> None:
         """
-        Tell what is kept; also what waits to be written, which the registry does
-        not know yet.
+        Account for messages that came and are not committed: the registry, which
+        accounts for what is unread, does not know of them yet.
+
+        @param cost: of those that come in addition; negative for those that go.
         """
-        budget = self._owner.budget
-        unread = self.dispatcher is None
-        held = self._outbox.keptCost
-        held += self._arrivedCost if unread else self.session.inbox.untaken
-        if self._reason is not None:
-            held = 0
-        if budget is not None and held != self._held:
-            budget.account(held - self._held)
-            self._held = held
+        self._arrivedCost += cost
+        if self._owner.budget is not None:
+            self._owner.budget.account(cost)
 
     # For Journal
 
-    def write(self, spool: Spool) -> Callable[[], None]:
+    def write(self, store: ISessionStore) -> Callable[[], None]:
         """
-        Note what happened since the last time.
+        Add to the store what has changed since the last time.
 
-        @param spool: where.
-        @return: to be called once that is written down.
+        @return: to be called once that is committed.
         """
-        name, outbox, inbox = self.session.name, self._outbox, self.session.inbox
+        outbox, inbox = self._outbox, self.session.inbox
         self.closeBatch()
-        batches = outbox.takeStaged()
-        for batch in batches:
-            size = len(batch.bodies)
-            spool.append(name, True, self._noted, size, b"".join(batch.encode(True)))
-            self._noted += size
+        staged = outbox.takeStaged()
+        self._stored = self._append(store, True, self._stored, staged)
         arrived, self._arrived = self._arrived, []
-        number = inbox.received - sum(len(messages.data) for messages in arrived)
-        for messages in arrived:
-            size, batch = len(messages.data), Batch.of(messages)
-            spool.append(name, False, number, size, b"".join(batch.encode(True)))
-            number += size
-        handled, self._handled = self._handled, 0
-        cost, self._handledCost = self._handledCost, 0
-        cost += self.retrieved.taken()
-        self._takenCost += cost
-        durable = self.dispatcher is None
-        spool.discard(name, True, self._noted if self._ended else outbox.acknowledged)
-        spool.discard(name, False, self.retrieved.first)
-        spool.put(
-            name,
-            str(self.peer),
-            {
-                "address": self.address,
-                "peerName": self.peerName,
-                "over": self._ended,
-                "maxMessage": outbox.peer.maxMessage,
-                "acknowledged": outbox.acknowledged,
-                "acknowledgedCost": outbox.acknowledgedCost,
-                "limit": outbox.limit,
-                "received": inbox.received if durable else self._keptCount,
-                "receivedCost": inbox.receivedCost if durable else self._keptCost,
-                "takenCost": self._takenCost,
-                "window": inbox.window,
-                "first": self.retrieved.first,
-                "taken": self.retrieved.ranges,
-            },
+        count = sum(len(messages.data) for messages in arrived)
+        self._append(store, False, inbox.received - count, map(Batch.of, arrived))
+        count, self._handledCount = count + self._handledCount, 0
+        taken, self._handledCost = self._handledCost + self.retrieved.taken(), 0
+        self._takenCost += taken
+        # Of a session that is over nothing can be sent any more.
+        acknowledged = self._stored if self._overForGood else outbox.acknowledged
+        self._discard(store, True, acknowledged)
+        self._discard(store, False, self.retrieved.first)
+        store.put(self.session.name, self._peerText, self._state())
+        return partial(self._committed, staged, arrived, count, taken)
+
+    def _append(
+        self,
+        store: ISessionStore,
+        outgoing: bool,
+        number: int,
+        batches: Iterable[Batch],
+    ) -> int:
+        """
+        Add messages to the store.
+
+        @param number: of the first of them.
+        @return: the number behind the last.
+        """
+        for batch in batches:
+            count, frames = len(batch.bodies), b"".join(batch.encode(True))
+            store.append(self.session.name, outgoing, number, count, frames)
+            number += count
+        return number
+
+    def _discard(self, store: ISessionStore, outgoing: bool, before: int) -> None:
+        """
+        Remove messages from the store, if there are any that were not removed before.
+        """
+        if before > self._discarded[outgoing]:
+            self._discarded[outgoing] = before
+            store.discard(self.session.name, outgoing, before)
+
+    def _state(self) -> dict[str, Any]:
+        """
+        Tell what C{restored} needs beside the messages.
+        """
+        outbox, inbox = self._outbox, self.session.inbox
+        # What the handler is not done with comes again from the peer.
+        received = (
+            (inbox.received, inbox.receivedCost)
+            if self.dispatcher is None
+            else (self._receivedCount, self._receivedCost)
         )
+        return {
+            "address": self.address,
+            "peerName": self.peerName,
+            "over": self._overForGood,
+            "maxMessage": outbox.peer.maxMessage,
+            "acknowledged": outbox.acknowledged,
+            "acknowledgedCost": outbox.acknowledgedCost,
+            "limit": outbox.limit,
+            "received": received[0],
+            "receivedCost": received[1],
+            "takenCost": self._takenCost,
+            "window": inbox.window,
+            "first": self.retrieved.first,
+            "taken": self.retrieved.ranges,
+        }
 
-        def goOn() -> None:
-            """
-            It is written down: acknowledge and send it.
-            """
-            if self.isOver:
-                return
-            outbox.release(batches)
-            inbox.keep(handled + sum(len(messages.data) for messages in arrived))
-            inbox.take(cost)
-            self._arrivedCost -= sum(messages.cost for messages in arrived)
-            for messages in arrived:
-                self.retrieved.extend(
-                    messages.micros / 1e6, messages.data, messages.cost
-                )
-            if self._protocol is not None:
-                self._protocol.touch()
+    def _committed(
+        self, staged: list[Batch], arrived: list[Messages], count: int, taken: int
+    ) -> None:
+        """
+        What a call of C{write} has added is committed: send and acknowledge it.
 
-        return goOn
+        @param staged: messages to the peer.
+        @param arrived: messages for C{retrieved}.
+        @param count: messages of the peer that are in our keeping now.
+        @param taken: the cost of those that are done with, bytes.
+        """
+        if self.isOver:
+            return
+        inbox = self.session.inbox
+        self._outbox.release(staged)
+        inbox.keep(count)
+        inbox.take(taken)
+        self._countArrived(-sum(messages.cost for messages in arrived))
+        for messages in arrived:
+            self.retrieved.extend(messages.micros / 1e6, messages.data, messages.cost)
+        # Nothing became visible if it was only acknowledgements that were committed, as
+        # after nearly every message that is sent.
+        if (staged or count or taken) and self._protocol is not None:
+            self._protocol.touch()

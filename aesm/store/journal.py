@@ -1,160 +1,144 @@
 """
-Writing down what happens to sessions, in a L{Spool<aesm.store.spool.Spool>}: once for
-each turn of the event loop, whatever happened to any of them in it.  So what a
-handler sends because of a message is in the same transaction as that it has
-handled the message::
+When sessions are written to an L{ISessionStore}: once for each turn of the event loop,
+whatever happened to any of them in it.  So what a handler sends because of a message is
+in the same transaction as that it has handled the message::
 
     arrives --> handler --> sends   }  one commit  -->  acknowledged; sent
     arrives ----------------------> }              -->  in retrieved; acknowledged
 
 Once the process is about to end, nothing more is handed to handlers, and what they
-are done with from then on is not noted: what they would send could not be sent any
+are done with from then on is not stored: what they would send could not be sent any
 more, so that the next process does it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from enum import Enum
 from typing import TYPE_CHECKING, Protocol
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-from aesm.errors import SpoolError
-
 if TYPE_CHECKING:
     from aesm.core.messages.session import Session
-    from aesm.store.spool import Spool
-    from aesm.store.sqlite import Stored
+    from aesm.store.interface import ISessionStore
 
-__all__ = ["Journal"]
+__all__ = ["Journal", "JournalState", "Journaled"]
 
 
-class Written(Protocol):
+class JournalState(Enum):
     """
-    A connection that is written down.
+    How far a journal is on its way to the end; there is no way back.
+    """
+
+    RUNNING = "running"
+    SUSPENDED = "suspended"  # sessions stay as they are for the next process
+    CLOSED = "closed"  # nothing more is written
+
+
+class Journaled(Protocol):
+    """
+    A connection whose session is stored.
     """
 
     session: Session
 
-    def write(self, spool: Spool) -> Callable[[], None]:
+    def write(self, store: ISessionStore) -> Callable[[], None]:
         """
-        Write down what happened since the last time.
+        Add to the store what has changed since the last time.
 
-        @param spool: where to.
-        @return: what to call once that is committed.
+        @return: to be called once that is committed.
         """
 
-    def proceed(self) -> None:
+    def writable(self) -> None:
         """
-        Something can be written again.
+        The store can be written again.
         """
 
 
 class Journal:
     """
-    Writes down what happens to connections.
+    Gathers which connections have changed, and commits them together.
 
-    @ivar suspended: whether the process is about to end: sessions that end from now
-        on are kept as they are for the next one.
-    @ivar path: the spool's file.
+    @ivar store: where to.
+    @ivar state: what is still to be stored.
     """
 
-    def __init__(self, spool: Spool, clock: IReactorTime) -> None:
+    def __init__(self, store: ISessionStore, clock: IReactorTime) -> None:
         """
-        @param spool: where to.
-        @param clock: keeps time.
+        @param store: where to.
+        @param clock: has the turns.
         """
-        self.suspended = False
-        self.path = spool.path
-        self._spool = spool
+        self.store = store
+        self.state = JournalState.RUNNING
         self._clock = clock
-        self._touched: dict[Written, None] = {}
-        self._held: dict[Written, None] = {}  # until it can be written
+        # Dicts and not sets, for their order: who came first is written first.
+        self._changed: dict[Journaled, None] = {}
+        self._blocked: dict[Journaled, None] = {}  # until the store can be written
         self._writeCall: IDelayedCall | None = None
-        self._closed = False
 
     @property
     def ready(self) -> bool:
         """
         Whether messages may be handed to handlers.
         """
-        return self.failure is None and not self.suspended
+        return self.store.failure is None and self.state is JournalState.RUNNING
 
-    @property
-    def failure(self) -> SpoolError | None:
+    def touch(self, connection: Journaled) -> None:
         """
-        Why nothing can be written at the moment, or None.
+        Write what has changed, at the end of this turn of the event loop.
         """
-        return self._spool.failure
-
-    def load(self) -> list[Stored]:
-        """
-        Read what was written down.
-
-        @return: the sessions.
-        @raise SpoolError: it cannot be read.
-        """
-        return self._spool.load()
-
-    def touch(self, connection: Written) -> None:
-        """
-        Write down what happened, at the end of this turn of the event loop.
-
-        @param connection: to which.
-        """
-        self._touched[connection] = None
+        self._changed[connection] = None
         self._schedule()
 
-    def hold(self, connection: Written) -> None:
+    def block(self, connection: Journaled) -> None:
         """
-        Tell a connection once something can be written again.
-
-        @param connection: which.
+        Call C{connection.writable} once the store can be written again.
         """
-        if not self._held:
+        if not self._blocked:
+            # Maybe nothing else is to be written: that commit, even of nothing, fires
+            # when the store works again.
             self._schedule()
-        self._held[connection] = None
+        self._blocked[connection] = None
 
-    def forget(self, connection: Written) -> None:
+    def forget(self, connection: Journaled) -> None:
         """
-        Forget a session that is over and of which nothing is left to be taken.
-
-        @param connection: its connection.
+        Remove a session that is over and of which nothing is left to be taken.
         """
-        if not self.suspended:
-            self._touched.pop(connection, None)
-            self._spool.drop(connection.session.name)
-            self._spool.commit().addErrback(_ignore)
+        if self.state is JournalState.RUNNING:
+            self._changed.pop(connection, None)
+            self.store.drop(connection.session.name)
+            self.store.commit().addErrback(_ignore)
 
     def suspend(self) -> None:
         """
-        The process is about to end.
+        Write what has changed so far; the process is about to end.
         """
-        self._flush()
-        self.suspended = True
+        self._writeNow()
+        self.state = JournalState.SUSPENDED
 
     def close(self) -> Deferred[None]:
         """
-        Write what is left; what is taken from now on is not noted.
+        Write what is left, and close the store.
 
-        @return: fires when the file is closed; fails with L{SpoolError} if not all
-            could be written.
+        @return: fires when it is closed; fails with
+            L{SpoolError<aesm.errors.SpoolError>} if not all could be written.
         """
-        self._flush()
-        self._closed = True
-        return self._spool.close()
+        self._writeNow()
+        self.state = JournalState.CLOSED
+        return self.store.close()
 
     def _schedule(self) -> None:
         """
-        Write at the end of this turn, unless that is over.
+        Write at the end of this turn.
         """
-        if self._writeCall is None and not self._closed:
+        if self._writeCall is None and self.state is not JournalState.CLOSED:
             self._writeCall = self._clock.callLater(0, self._writeDue)
 
-    def _flush(self) -> None:
+    def _writeNow(self) -> None:
         """
-        Write down what happened so far.
+        Write what is due at the end of this turn.
         """
         if self._writeCall is not None:
             self._writeCall.cancel()
@@ -162,32 +146,28 @@ class Journal:
 
     def _writeDue(self) -> None:
         """
-        Write down what happened in this turn.
+        Write what has changed in this turn, as one transaction.
         """
         self._writeCall = None
-        touched, self._touched = self._touched, {}
-        written = [connection.write(self._spool) for connection in touched]
-        committed = self._spool.commit()
+        changed, self._changed = self._changed, {}
+        written = [connection.write(self.store) for connection in changed]
+        committed = self.store.commit()
         committed.addCallbacks(self._cbCommitted, _ignore, callbackArgs=(written,))
 
     def _cbCommitted(self, result: None, written: Sequence[Callable[[], None]]) -> None:
         """
-        Go on with what is written down.
-
-        @param result: nothing.
-        @param written: what to call.
+        Go on with what is committed.
         """
         for goOn in written:
             goOn()
+        # Behind these, since what is blocked came after what was written.
         if self.ready:
-            held, self._held = self._held, {}
-            for connection in held:
-                connection.proceed()
+            blocked, self._blocked = self._blocked, {}
+            for connection in blocked:
+                connection.writable()
 
 
 def _ignore(failure: object) -> None:
     """
-    The spool is closed before all is written: who closes it is told.
-
-    @param failure: that.
+    The store was closed before all was written: who closes it is told.
     """

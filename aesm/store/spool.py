@@ -1,22 +1,17 @@
 """
-A durable inbox and outbox: sessions and the frames of their messages, in a file
-that outlives the process.
-
-::
+The L{ISessionStore} in a file: what is written goes through one thread of its own, in
+one transaction at a time::
 
     spool = Spool("/var/lib/chat/spool")
-    for stored in spool.load(): ...          # name, peer, state, incoming, outgoing
-    spool.put(name, peer, {"received": 7})   # these three only take note
-    spool.append(name, False, 6, 1, frames)
-    spool.discard(name, True, 40)
+    sessions = spool.load()                  # blocks, as opening does
+    spool.append(name, False, 6, 1, frames)  # gathers
     spool.commit().addCallback(acknowledge)  # fires when all of it is in the file
     spool.close()
 
-All that is written goes through one thread of its own, in one transaction at a
-time.  Whatever is noted while one is under way makes up the next, so that a slow
+Whatever is gathered while one batch is being written makes up the next, so that a slow
 disk makes larger batches and not a longer queue.  A batch that cannot be written is
-kept and tried again until it can: what was noted is not lost while the process
-lives, and nobody is told that it is in the file before it is.
+kept and tried again until it can: no change is lost while the process lives, and nobody
+is told that one is in the file before it is.
 """
 
 from __future__ import annotations
@@ -32,10 +27,12 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
+from zope.interface import implementer
 
 from aesm.errors import SpoolError
 from aesm.secure.options import reactorOr
-from aesm.store.sqlite import Blob, Changes, SpoolFile, Stored
+from aesm.store.interface import Blob, ISessionStore, Stored
+from aesm.store.sqlite import Changes, SpoolFile
 from aesm.trust.files import AnyPath
 
 if TYPE_CHECKING:
@@ -61,25 +58,20 @@ class Worker(Protocol):
 
     def run(self, function: Callable[..., None], *arguments: Any) -> Deferred[None]:
         """
-        Call a function that may block.  There is never more than one under way.
+        Call a function that may block; one call at a time.
 
-        @param function: the function.
-        @param arguments: what to call it with.
         @return: fires in the reactor's thread with what became of it.
         """
 
     def stop(self) -> None:
         """
-        There will be no more calls.
+        Accept no more calls.
         """
 
 
 class _OwnThread:
     """
-    A thread of one's own, started with the first call.
-
-    It does not keep a program from ending: one that ends without closing its
-    spool is no worse off than one that is killed.
+    A thread that is started with the first call.
     """
 
     def __init__(self, reactor: IReactorFromThreads) -> None:
@@ -88,14 +80,14 @@ class _OwnThread:
         """
         self._reactor = reactor
         self._pool = ThreadPool(1, 1, "aesm.spool")
+        # A daemon, so as not to keep a program from ending: one that ends without
+        # closing its spool is no worse off than one that is killed.
         self._pool.threadFactory = partial(Thread, daemon=True)  # type: ignore[assignment]
 
     def run(self, function: Callable[..., None], *arguments: Any) -> Deferred[None]:
         """
         Call a function in the thread.
 
-        @param function: the function.
-        @param arguments: what to call it with.
         @see: L{Worker.run}
         """
         if not self._pool.started:
@@ -104,7 +96,7 @@ class _OwnThread:
 
     def stop(self) -> None:
         """
-        End the thread, which has nothing to do by now, and wait for that.
+        End the thread, which is idle by now, and wait for that.
 
         @see: L{Worker.stop}
         """
@@ -113,31 +105,31 @@ class _OwnThread:
 
 class _Batch:
     """
-    What one transaction writes.
+    The changes of one transaction.
 
-    @ivar changes: what was noted, by the session's name.
+    @ivar changes: by the session's name.
     @ivar waiters: to be fired once it is in the file.
     """
 
     def __init__(self) -> None:
         """
-        Begin with nothing.
+        Begin with no changes.
         """
         self.changes: dict[str, Changes] = {}
         self.waiters: list[Deferred[None]] = []
 
     def of(self, name: str) -> Changes:
         """
-        @param name: a session.
-        @return: what is noted for it, to be added to.
+        Find the changes of a session, to be added to.
         """
-        return self.changes.setdefault(name, Changes())
+        changes = self.changes.get(name)
+        if changes is None:
+            changes = self.changes[name] = Changes()
+        return changes
 
     def add(self, newer: _Batch) -> None:
         """
-        Add what was noted after this.
-
-        @param newer: a batch that is used no more.
+        Add a later batch, which is not used any more.
         """
         for name, changes in newer.changes.items():
             if changes.dropped:
@@ -147,6 +139,20 @@ class _Batch:
         self.waiters += newer.waiters
 
 
+# While the spool is busy there are two batches: one in the thread's hands, which nobody
+# else touches, and the one that gathers (_next).  Only _begin makes the second into the
+# first, and each way out of it comes back to it, or to _finish, or to an idle spool:
+#
+#     commit --> _begin --> _cbWritten --> _goOn --> _begin, if there is more
+#                  ^                         |
+#                  |                         +-----> _finish, if closing
+#                  +--- RETRY --- _ebWritten ------> _finish, if it was the last try
+#
+# After a failure both become one, in order, so that a disk that is full means one large
+# transaction, bounded by what connections may hold, and not a queue of them.
+
+
+@implementer(ISessionStore)
 class Spool:
     """
     Sessions and their messages in a file.
@@ -155,8 +161,7 @@ class Spool:
     lock on the file nor the thread pass a C{fork}.
 
     @ivar path: the file.
-    @ivar failure: why nothing can be written at the moment, or None.  What is noted
-        meanwhile is kept in memory: whoever accepts messages has to refuse more.
+    @ivar failure: see L{ISessionStore}.
     """
 
     def __init__(
@@ -195,22 +200,25 @@ class Spool:
 
     def load(self) -> list[Stored]:
         """
-        Read everything, before the first L{commit}.  Blocks.
+        Read everything; blocks.
 
-        @return: the sessions, the oldest first.
-        @raise SpoolError: the file cannot be read, or is damaged.
+        @see: L{ISessionStore.load}
         """
         return self._file.load()
 
+    def damaged(self, reason: str) -> SpoolError:
+        """
+        Make the error for stored sessions that make no sense.
+
+        @see: L{ISessionStore.damaged}
+        """
+        return self._file.damaged(reason)
+
     def put(self, name: str, peer: str, state: dict[str, Any]) -> None:
         """
-        Note a session, or what has become of one.
+        Add a session, or replace its state.
 
-        @param name: the session, 32 hexadecimal digits.
-        @param peer: the peer's public key, in text form.
-        @param state: what fits into JSON; it is taken as it is now.
-        @raise TypeError: the state does not fit.
-        @raise ValueError: the state does not fit.
+        @see: L{ISessionStore.put}
         """
         self._next.of(name).put(peer, state)
 
@@ -218,42 +226,33 @@ class Spool:
         self, name: str, outgoing: bool, number: int, count: int, frames: bytes
     ) -> None:
         """
-        Note messages of a session, each direction in the order of their numbers.
+        Add messages to a session.
 
-        @param name: the session; what is noted for one that was never put, or was
-            dropped, is not kept.
-        @param outgoing: whether they go to the peer.
-        @param number: the number of the first.
-        @param count: how many they are.
-        @param frames: all of them, encoded.
+        @see: L{ISessionStore.append}
         """
         self._next.of(name).append(outgoing, Blob(number, count, frames))
 
     def discard(self, name: str, outgoing: bool, before: int) -> None:
         """
-        Note that messages are to be forgotten: what was appended together goes when
-        all of it may go.
+        Remove messages of a session.
 
-        @param name: the session.
-        @param outgoing: their direction.
-        @param before: all those with numbers below this.
+        @see: L{ISessionStore.discard}
         """
         self._next.of(name).discard(outgoing, before)
 
     def drop(self, name: str) -> None:
         """
-        Note that a session is to be forgotten, with all its messages.
+        Remove a session with all its messages.
 
-        @param name: the session.
+        @see: L{ISessionStore.drop}
         """
         self._next.changes[name] = Changes(dropped=True)
 
     def commit(self) -> Deferred[None]:
         """
-        Write what was noted.
+        Write the changes so far, now or behind the batch that is being written.
 
-        @return: fires once all that was noted so far is in the file; fails with
-            L{SpoolError} if the spool is closed before.
+        @see: L{ISessionStore.commit}
         """
         if self._closed is not None:
             return fail(SpoolError(f"{self.path} is closed: nothing more is written"))
@@ -265,11 +264,9 @@ class Spool:
 
     def close(self) -> Deferred[None]:
         """
-        Write what was noted, and let go of the file.
+        Write the changes so far, and close file and thread.
 
-        @return: fires when file and thread are closed; fails with L{SpoolError},
-            as do the commits that wait, if not all could be written.
-        @raise RuntimeError: it was called before.
+        @see: L{ISessionStore.close}
         """
         if self._closed is not None:
             raise RuntimeError(f"{self.path} is closed already")
@@ -277,12 +274,12 @@ class Spool:
         if not self._busy:
             self._goOn()
         elif self._retry is not None and self._retry.active():
-            self._retry.reset(0)
+            self._retry.reset(0)  # the last try need not wait
         return closed
 
     def _begin(self) -> None:
         """
-        Write the next batch, and let another one gather.
+        Write the batch that has gathered, and let another one gather.
         """
         batch, self._next = self._next, _Batch()
         self._busy = True
@@ -300,15 +297,12 @@ class Spool:
 
     def _cbWritten(self, result: None, batch: _Batch) -> None:
         """
-        Tell those who wait that a batch is in the file, and go on.  What they note
-        when they hear of it is all in the next batch.
-
-        @param result: nothing.
-        @param batch: the batch.
+        A batch is in the file: tell those who wait for it, and go on.
         """
         if self.failure is not None:
             self.failure = None
             _log.info("{path} can be written again", path=str(self.path))
+        # Still busy, so that whatever all of them commit now is one batch.
         for waiter in batch.waiters:
             waiter.callback(None)
         self._goOn()
@@ -316,11 +310,7 @@ class Spool:
     def _ebWritten(self, failure: Failure, batch: _Batch, last: bool) -> None:
         """
         Keep a batch that could not be written, whatever the reason, and try again
-        later, unless this was the last time.
-
-        @param failure: what happened.
-        @param batch: the batch.
-        @param last: whether it is not tried again.
+        later, unless this was the C{last} time.
         """
         reason = failure.getErrorMessage()
         if self.failure is None:
@@ -330,6 +320,7 @@ class Spool:
                 path=str(self.path),
                 reason=reason,
             )
+        # A new one each time: the text says what is wrong now.
         self.failure = SpoolError(
             f"cannot write {self.path}: {reason}; try again when its disk works and "
             "has room"
@@ -359,7 +350,7 @@ class Spool:
 
         @param error: why not all was written, or None.
         """
-        self._busy = True
+        self._busy = True  # for good: nothing begins any more
         closed = self._worker.run(self._file.close)
         closed.addBoth(self._cbClosed, error, self._next.waiters)
         closed.chainDeferred(cast("Deferred[None]", self._closed))
@@ -373,9 +364,7 @@ class Spool:
         """
         Tell those who wait for what was not written.
 
-        @param result: what became of closing the file.
-        @param error: why not all was written, or None.
-        @param waiters: they; none if there is no error.
+        @param error: why not all was written; None only where nobody waits.
         @return: what L{close} fires with.
         """
         self._worker.stop()
@@ -394,7 +383,6 @@ def spoolOpener(
 
     @param path: the file; None for no spool.
     @param sync: C{"normal"} or C{"full"}.
-    @param clock: the reactor.
     @return: opens it, and raises as L{Spool} does; None for no spool.
     @raise ValueError: an option has a value that it cannot have.
     """

@@ -1,6 +1,6 @@
 """
-The file of a spool: an SQLite database that one program at a time has open, that
-is read once and then written in transactions.
+A store of sessions in one file: an SQLite database that one program at a time has
+open, that is read once and then written in transactions.
 
 ::
 
@@ -15,10 +15,8 @@ is read once and then written in transactions.
 Everything here blocks: L{aesm.store.spool} has a thread for it.  SQLite appends to a
 log beside the file, and moves what is in it into the file now and then: so nothing that
 was written is lost when the process is killed, and to write means to wait for the disk
-only where a loss of power is to be survived as well.  The space of what was forgotten
-is used again; until then its bytes are still there.
-
-What the frames and the state mean, the file does not know.
+only where a loss of power is to be survived as well.  The space of deleted messages
+is used again; until then their bytes are still there.
 """
 
 from __future__ import annotations
@@ -29,12 +27,13 @@ import sqlite3
 from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from aesm.errors import KeyFileError, SpoolError
+from aesm.store.interface import Blob, Stored
 from aesm.trust.files import OTHERS_ACCESS, checkStatus, locked, writeFile
 
-__all__ = ["Blob", "Changes", "SpoolFile", "Stored"]
+__all__ = ["Changes", "SpoolFile"]
 
 MAX_LOG = 16 << 20  # bytes that the log keeps for itself after a large batch
 
@@ -42,7 +41,8 @@ MAX_LOG = 16 << 20  # bytes that the log keeps for itself after a large batch
 _APPLICATION = 0x4145534D  # "AESM"
 _VERSION = 1
 
-# The checks of types are for PRAGMA quick_check: what is read has the types below.
+# A damaged file can hold any type in any column.  The CHECKs let PRAGMA quick_check
+# find that when the file is opened, so that what load() reads has these types.
 _SCHEMA = (
     """
     CREATE TABLE session (
@@ -80,16 +80,18 @@ _PUT = """
     ON CONFLICT (name) DO UPDATE SET peer = excluded.peer, state = excluded.state
 """
 
+# The first comparison says nothing new, but it is one that the index can answer.
 _DISCARD = """
     DELETE FROM blob WHERE session = (SELECT id FROM session WHERE name = :name)
     AND outgoing = :outgoing AND number < :before AND number + count <= :before
 """
 
+# Nothing is added to a session that is not there: it may have been dropped by what was
+# gathered before.
 _APPEND = """
     INSERT OR REPLACE INTO blob (session, outgoing, number, count, frames)
     SELECT id, ?, ?, ?, ? FROM session WHERE name = ?
 """
-
 
 # What SQLite finds wrong with a file; the first is tables that are not there.
 _DAMAGE = (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
@@ -98,51 +100,21 @@ _DAMAGE = (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _READING = (sqlite3.Error, UnicodeDecodeError)
 
 
-class Blob(NamedTuple):
-    """
-    Some messages of a session that follow each other.
-
-    @ivar number: the number of the first.
-    @ivar messages: how many they are.
-    @ivar frames: all of them, encoded.
-    """
-
-    number: int
-    messages: int
-    frames: bytes
-
-
-class Stored(NamedTuple):
-    """
-    What a spool holds of one session.
-
-    @ivar name: the session, 32 hexadecimal digits.
-    @ivar peer: the peer's public key, in text form.
-    @ivar state: what was last put.
-    @ivar incoming: messages of the peer, in the order of their numbers.
-    @ivar outgoing: messages to the peer, in the order of their numbers.
-    """
-
-    name: str
-    peer: str
-    state: dict[str, Any]
-    incoming: list[Blob]
-    outgoing: list[Blob]
-
-
 class Changes:
     """
     What is to be written of one session, in this order: drop, put, discard, append.
 
     @ivar dropped: whether all that the file has of it goes first.
     @ivar record: the peer's key and the state as JSON; None to leave them.
-    @ivar before: for each direction, below which number messages are forgotten.
+    @ivar before: for each direction, below which number messages are deleted.
     @ivar blobs: for each direction, the messages to add.
     """
 
+    __slots__ = ("before", "blobs", "dropped", "record")
+
     def __init__(self, dropped: bool = False) -> None:
         """
-        @param dropped: whether all that the file has of it goes first.
+        Begin with nothing, or with the end of what there was.
         """
         self.dropped = dropped
         self.record: tuple[str, str] | None = None
@@ -151,33 +123,28 @@ class Changes:
 
     def put(self, peer: str, state: dict[str, Any]) -> None:
         """
-        Have a session, with this state instead of any other.
+        Add the session, or replace its state.
 
-        @param peer: the peer's public key, in text form.
-        @param state: what fits into JSON; it is taken as it is now.
-        @raise TypeError: the state does not fit.
-        @raise ValueError: the state does not fit.
+        @raise TypeError: the state does not fit into JSON.
+        @raise ValueError: the same.
         """
+        # Encoded here and not in the thread: the state is as of now, and an error is
+        # the caller's.
         text = json.dumps(state, allow_nan=False, separators=(",", ":"))
         self.record = (peer, text)
 
     def append(self, outgoing: bool, blob: Blob) -> None:
         """
-        Add messages.
-
-        @param outgoing: their direction.
-        @param blob: the messages, with higher numbers than those before.
+        Add messages, with higher numbers than those before.
         """
         self.blobs[outgoing].append(blob)
 
     def discard(self, outgoing: bool, before: int) -> None:
         """
-        Forget messages, in the file and of those that were to be added.
-
-        @param outgoing: their direction.
-        @param before: all those with numbers below this; what was added together
-            goes when all of it may go.
+        Delete messages with numbers below C{before}, in the file and of those that
+        were to be added.
         """
+        # What was acknowledged before it was written never gets to the disk.
         blobs = self.blobs[outgoing]
         while blobs and blobs[0].number + blobs[0].messages <= before:
             blobs.popleft()
@@ -185,9 +152,7 @@ class Changes:
 
     def add(self, newer: Changes) -> None:
         """
-        Add what is to be done after this.
-
-        @param newer: the changes; they drop nothing.
+        Add later changes, which drop nothing.
         """
         self.record = newer.record or self.record
         for outgoing in (False, True):
@@ -204,10 +169,6 @@ class SpoolFile:
         """
         Open a file, or make one that only its owner can read, and its directory.
 
-        The file itself is never opened but by SQLite: to close another descriptor
-        of it would take away the locks of this process.
-
-        @param path: the file.
         @param full: whether what is written survives a loss of power.
         @raise SpoolError: it cannot be opened, is unsafe or damaged, or another
             program uses it; says what to do.
@@ -216,7 +177,10 @@ class SpoolFile:
         """
         self._path = path = Path(os.path.abspath(path))
         try:
-            # Of several that start at the same moment, one is the first.
+            # Nobody but SQLite opens the file itself: closing any other descriptor of
+            # it would release the locks of this process.  So the lock that lets one of
+            # several processes make the file is on another one, and what is checked
+            # is the status of the name.
             with locked(path):
                 if not os.path.lexists(path):
                     writeFile(path, b"", replace=False)
@@ -238,13 +202,13 @@ class SpoolFile:
 
     def _prepare(self, full: bool) -> None:
         """
-        See whose database it is, and set it up.  One of others is not changed.
+        See whose database it is, and set it up; nothing is changed in one of others.
 
-        @param full: whether what is written survives a loss of power.
         @raise SpoolError: it is not ours, or damaged.
         @raise sqlite3.Error: it cannot be read, or written.
         """
         execute = self._connection.execute
+        # Kept from the first transaction until the file is closed.
         execute("PRAGMA locking_mode = EXCLUSIVE")
         with self._connection:
             execute("BEGIN EXCLUSIVE")
@@ -266,11 +230,11 @@ class SpoolFile:
         execute(f"PRAGMA synchronous = {'FULL' if full else 'NORMAL'}")
         execute(f"PRAGMA fullfsync = {full:d}")  # means something on macOS alone
         execute("PRAGMA foreign_keys = ON")
-        # Some builds overwrite what is deleted: to forget would need room in the log.
+        # Some builds overwrite what is deleted: on a full disk that would fail too.
         execute("PRAGMA secure_delete = OFF")
         damage = self._value("PRAGMA quick_check(1)")
         if damage != "ok":
-            raise self._damaged(damage.splitlines()[-1])
+            raise self.damaged(damage.splitlines()[-1])
 
     def load(self) -> list[Stored]:
         """
@@ -286,7 +250,7 @@ class SpoolFile:
             }
             for key, outgoing, *blob in self._connection.execute(_BLOBS):
                 if key not in sessions:
-                    raise self._damaged("messages of no session")
+                    raise self.damaged("messages of no session")
                 stored = sessions[key]
                 (stored.outgoing if outgoing else stored.incoming).append(Blob(*blob))
         except _READING as error:
@@ -295,10 +259,8 @@ class SpoolFile:
 
     def write(self, changes: Mapping[str, Changes]) -> None:
         """
-        Write changes, all of them or nothing.
+        Write changes, by the session's name, all of them or nothing.
 
-        @param changes: what there is to write, by the session's name; messages of
-            a session that is not there are not added.
         @raise sqlite3.Error: it could not be written.
         """
         connection = self._connection
@@ -322,40 +284,35 @@ class SpoolFile:
 
     def close(self) -> None:
         """
-        Let go of the file.
+        Close the file.
         """
         self._connection.close()
 
     def _value(self, query: str) -> Any:
         """
-        Ask for one value.
+        Query one value.
 
-        @param query: the SQL.
         @raise sqlite3.Error: it cannot be read.
         """
         return self._connection.execute(query).fetchone()[0]
 
     def _parse(self, text: str) -> dict[str, Any]:
         """
-        Read a state.
+        Decode a state.
 
-        @param text: JSON.
-        @raise SpoolError: it is no object.
+        @raise SpoolError: it is no JSON object.
         """
         try:
             state = json.loads(text)
         except ValueError as error:
-            raise self._damaged(str(error)) from None
+            raise self.damaged(str(error)) from None
         if not isinstance(state, dict):
-            raise self._damaged("a state that is no object")
+            raise self.damaged("a state that is no object")
         return state
 
     def _explained(self, error: Exception) -> SpoolError:
         """
-        Say what an error of opening or reading means.
-
-        @param error: the error.
-        @return: the error that says what to do.
+        Turn an error of opening or reading into one that says what to do.
         """
         # What Python finds wrong with what SQLite reads has no code.
         code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
@@ -364,17 +321,15 @@ class SpoolFile:
                 f"another program uses {self._path}: stop it, or name another file"
             )
         if code in _DAMAGE:
-            return self._damaged(str(error))
+            return self.damaged(str(error))
         return SpoolError(
             f"cannot open {self._path}: {error}; it must be a file that this user can "
             "write to, on a disk that has room"
         )
 
-    def _damaged(self, reason: str) -> SpoolError:
+    def damaged(self, reason: str) -> SpoolError:
         """
         Make the error for a file that cannot be used.
-
-        @param reason: what is wrong with it.
         """
         return SpoolError(
             f"{self._path} is no spool, or is damaged ({reason}): move it and its -wal "

@@ -1,10 +1,14 @@
 """
-Packets of which is noted which are taken, so that they are not there again when the
-process comes back::
+A stream that persists which packets were consumed, so that they are not there again
+when the process comes back::
 
-    stream.restore(received, blobs, first, ranges)   # what a former process noted
+    stream.restore(received, blobs, first, ranges)   # what a former process stored
     stream.taken()                                   # the cost of what is new
     stream.first, stream.ranges                      # for the next process
+
+Packets may be taken from both ends, and from any thread.  Taken are all with numbers
+below C{first}, and those in C{ranges} behind it, which are few: taking the newest
+packets leaves one long range.
 """
 
 from __future__ import annotations
@@ -16,54 +20,58 @@ from typing import Any
 from aesm.core.messages.framereader import FrameReader
 from aesm.core.messages.frames import Messages
 from aesm.messages.stream import DataStream, Packet, costOf
-from aesm.store.sqlite import Blob
+from aesm.store.interface import Blob
 
 __all__ = ["DurableStream", "readBlob"]
 
 Ranges = list[list[int]]  # of numbers: the first, and the one behind the last
 
-ANY_SIZE = (1 << 32) - 1  # of a message that is read back, bytes
+# Bytes of a message that is read back: it was accepted under the C{maxMessage} of then.
+ANY_SIZE = (1 << 32) - 1
 
 
 class DurableStream(DataStream):
     """
-    A stream that knows the number of each packet, since which of them are taken is
-    written down.  It reports each one.
+    A stream that knows the number of each packet, and reports each that is taken.
 
-    @ivar first: the number of the first packet that may still be there.
+    @ivar first: the number of the first packet that is not taken.
     """
 
-    __slots__ = ("_next", "_numbers", "_out", "_popped", "first")
+    __slots__ = ("_next", "_numbers", "_popped", "_takenAhead", "first")
 
     def __init__(self, *arguments: Any) -> None:
         """
         @param arguments: as L{DataStream}.
         """
         super().__init__(*arguments)
-        self._simple = False
+        self._simple = False  # no packet is counted before it is taken
         self._next = self.first = 0
         self._numbers: deque[int] = deque()  # of the packets that are there
-        self._popped: deque[tuple[int, int]] = deque()  # number and cost, not noted
-        self._out: set[int] = set()  # taken, though older ones are not
+        # Number and cost of those that were taken since C{taken} was called: any thread
+        # appends, only the reactor's takes away.
+        self._popped: deque[tuple[int, int]] = deque()
+        self._takenAhead: set[int] = set()  # taken, though older ones are not
 
     def restore(
         self, received: int, blobs: Iterable[Blob], first: int, ranges: Ranges
     ) -> None:
         """
-        Go on after a restart with what was written down.
+        Go on after a restart with what was stored.
 
         @param received: how many messages came in all.
-        @param blobs: those that may not be taken.
+        @param blobs: those of which some are not taken.
         @param first: the number of the first that is not taken.
         @param ranges: which of those behind it are.
         """
         self.first = first
-        self._out = {number for start, end in ranges for number in range(start, end)}
+        self._takenAhead = {
+            number for start, end in ranges for number in range(start, end)
+        }
         for blob in blobs:
             self._next = blob.number
             messages = readBlob(blob)
             for data in messages.data:
-                if self._next < first or self._next in self._out:
+                if self._next < first or self._next in self._takenAhead:
                     self._next += 1
                 else:
                     self.extend(messages.micros / 1e6, [data], costOf(data))
@@ -71,17 +79,17 @@ class DurableStream(DataStream):
 
     def taken(self) -> int:
         """
-        Take note of what was taken since the last time.
+        Take account of the packets that were taken since the last call.
 
-        @return: its cost.
+        @return: their cost.
         """
-        cost, popped, out = 0, self._popped, self._out
+        cost, popped, ahead = 0, self._popped, self._takenAhead
         while popped:
             number, more = popped.popleft()
             cost += more
-            out.add(number)
-        while self.first in out:
-            out.remove(self.first)
+            ahead.add(number)
+        while self.first in ahead:
+            ahead.remove(self.first)
             self.first += 1
         return cost
 
@@ -90,8 +98,8 @@ class DurableStream(DataStream):
         """
         Which packets are taken, though older ones are not.
         """
-        ranges: list[list[int]] = []
-        for number in sorted(self._out):
+        ranges: Ranges = []
+        for number in sorted(self._takenAhead):
             if ranges and ranges[-1][1] == number:
                 ranges[-1][1] += 1
             else:
@@ -102,11 +110,7 @@ class DurableStream(DataStream):
 
     def push(self, time: float, data: Sequence[str | bytes], cost: int) -> None:
         """
-        Add packets; the lock is held.
-
-        @param time: as C{extend}.
-        @param data: as C{extend}.
-        @param cost: as C{extend}.
+        Add packets, with the numbers that come next; the lock is held.
         """
         super().push(time, data, cost)
         end = self._next + len(data)
@@ -116,23 +120,20 @@ class DurableStream(DataStream):
     def pop(self, newest: bool) -> tuple[Packet, int]:
         """
         Take a packet; the lock is held and there is one.
-
-        @param newest: which end to take from.
-        @return: as L{DataStream.pop}; it is told of each packet, also after the end.
         """
         packet, tell = super().pop(newest)
         number = self._numbers.pop() if newest else self._numbers.popleft()
         cost = costOf(packet.data)
         self._popped.append((number, cost))
+        # The owner is told also where L{DataStream} would save that, as after the end:
+        # each packet that is taken is to be stored.
         return packet, tell or cost
 
 
 def readBlob(blob: Blob) -> Messages:
     """
-    Read what was written down.
+    Decode messages that are stored together: one frame.
 
-    @param blob: messages that were sent together: one frame.
-    @return: the same.
     @raise ValueError: it is damaged.
     """
     reader = FrameReader(ANY_SIZE)

@@ -21,9 +21,12 @@ from aesm import (
     SpoolError,
 )
 from aesm.blocking.threaded import ReactorStreamOwner, ThreadedServerFactory
+from aesm.core.messages.conversation import Conversation
 from aesm.plugins import HandlerMaker
+from aesm.store.interface import Blob
 from aesm.store.spool import RETRY
-from aesm.store.sqlite import Blob, Changes, SpoolFile
+from aesm.store.sqlite import Changes, SpoolFile
+from tests.messages.test_hotpath import pythonCalls
 from tests.support.pairs import CLIENT_KEY, SERVER_KEY, Recorder
 from tests.support.spooled import SpoolTestCase
 
@@ -531,6 +534,60 @@ class OutboxTests(SpoolTestCase):
         self.assertNoResult(sent)
         self.stopServer()
         self.assertEqual(self.stored(self.path), [])
+
+
+class CostTests(SpoolTestCase):
+    """
+    What a durable message costs beside the writing, counted as in
+    L{tests.messages.test_hotpath}.
+    """
+
+    def test_flushes(self) -> None:
+        """
+        The conversation is asked once what there is to send for a message, when that is
+        committed, and once after what is read: not before the commit, when nothing may
+        leave, nor when it is committed that the message was acknowledged.
+        """
+        asked: list[Conversation] = []
+        original = Conversation.takeFrames
+
+        def takeFrames(
+            conversation: Conversation, micros: int, budget: int
+        ) -> list[bytes]:
+            """
+            Count, and do the same.
+            """
+            asked.append(conversation)
+            return original(conversation, micros, budget)
+
+        self.serving()
+        client = self.service(spool=self.clientPath)
+        self.patch(Conversation, "takeFrames", takeFrames)
+        sent = client.sendData("x")
+        self.assertEqual(asked, [])
+        self.network.deliver()
+        self.successResultOf(sent)
+        self.assertEqual(len(asked), 4)
+        self.assertEqual(len(set(asked)), 2)  # twice at each end
+
+    def test_burst(self) -> None:
+        """
+        All messages of a turn are one batch, in the file too, and all but the first of
+        them cost two calls.
+        """
+        self.byHand = True
+        self.serving()
+        client = self.service(spool=self.clientPath)
+        self.settle()
+        send = self.durable(client.former).sendData
+        send("first")
+        self.assertLess(pythonCalls(lambda: [send("x") for _ in range(500)]), 1050)
+        self.network.clock.advance(0)
+        for worker in self.workers:
+            self.onDisk(worker)
+        self.killService(client)
+        (stored,) = self.stored(self.clientPath)
+        self.assertEqual([blob.messages for blob in stored.outgoing], [501])
 
 
 class HandlerTests(SpoolTestCase):
@@ -1200,6 +1257,28 @@ class ClientTests(SpoolTestCase):
         self.successResultOf(sent)
         self.assertEqual(self.taking(self.accepted.retrieved)[0], "a")
 
+    def test_noRoomInTurn(self) -> None:
+        """
+        From the moment at which the disk is known to be full nothing more is accepted,
+        not even with what was sent before in the same turn of the event loop.
+        """
+        self.byHand = True
+        self.serving(spool=None)
+        client = self.client()
+        self.settle()
+        sent = [client.sendData("a")]
+        self.network.clock.advance(0)
+        sent.append(client.sendData("b"))
+        self.worker.room = False
+        with capturedLogs():
+            self.worker.work()
+        self.assertFails(client.sendData("c"), SpoolError)
+        self.worker.room = True
+        self.settle()
+        for each in sent:
+            self.successResultOf(each)
+        self.assertEqual(self.taking(self.accepted.retrieved), ["a", "b"])
+
     def test_ends(self) -> None:
         """
         A client that stops by itself, at a failure that will not pass, while its
@@ -1308,7 +1387,7 @@ class DamagedTests(SpoolTestCase):
         self.assertIn("a state that is no object", self.damage(noObject))
         for change in (without, otherType, otherKey):
             text = self.damage(change)
-            self.assertIn(f"{self.path} is damaged", text)
+            self.assertIn(f"{self.path} is no spool, or is damaged", text)
             self.assertIn("move it", text)
 
     def test_messages(self) -> None:

@@ -64,11 +64,11 @@ class Entry:
         spool.put(NAME, "peer", {"count": len(self.said)})
         return lambda: self.said.append("goOn")
 
-    def proceed(self) -> None:
+    def writable(self) -> None:
         """
         Take note.
         """
-        self.said.append("proceed")
+        self.said.append("writable")
 
 
 class JournalTests(SynchronousTestCase):
@@ -155,10 +155,10 @@ class JournalTests(SynchronousTestCase):
             self.clock.advance(0)
             with capturedLogs():
                 self.worker.work()
-            self.assertIsInstance(self.journal.failure, SpoolError)
+            self.assertIsInstance(self.journal.store.failure, SpoolError)
             self.assertFalse(self.journal.ready)
             for _ in range(2):
-                self.journal.hold(self.entry)
+                self.journal.block(self.entry)
             self.clock.advance(0)
             if ends:
                 self.journal.suspend()
@@ -168,7 +168,7 @@ class JournalTests(SynchronousTestCase):
                 self.worker.work()
             self.assertEqual(self.journal.ready, not ends)
             self.assertEqual(self.entry.said.count("goOn"), 1)
-            self.assertEqual(self.entry.said[-1], "goOn" if ends else "proceed")
+            self.assertEqual(self.entry.said[-1], "goOn" if ends else "writable")
             del self.entry.said[:2]
         self.closed()
 

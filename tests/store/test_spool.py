@@ -23,10 +23,12 @@ from twisted.logger import LogLevel
 from twisted.logger import capturedLogs as captured
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
+from zope.interface.verify import verifyObject
 
 from aesm.errors import SpoolError
+from aesm.store.interface import Blob, ISessionStore, Stored
 from aesm.store.spool import RETRY, Spool
-from aesm.store.sqlite import Blob, SpoolFile, Stored
+from aesm.store.sqlite import SpoolFile
 from tests.store.test_sqlite import NAME, OTHER, PEER, noRoom
 from tests.trust.test_files import TREE
 
@@ -218,6 +220,14 @@ class CommitTests(SpoolTestCase):
     """
     L{Spool.commit} fires when all is in the file.
     """
+
+    def test_interface(self) -> None:
+        """
+        A spool is a store.
+        """
+        spool = Spool(self.path, clock=self.clock, worker=AtOnce())
+        verifyObject(ISessionStore, spool)
+        self.successResultOf(spool.close())
 
     def test_commit(self) -> None:
         """

@@ -17,7 +17,8 @@ from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 from aesm.errors import SpoolError
-from aesm.store.sqlite import MAX_LOG, Blob, Changes, SpoolFile, Stored
+from aesm.store.interface import Blob, Stored
+from aesm.store.sqlite import MAX_LOG, Changes, SpoolFile
 from tests.trust.test_files import TREE, FilesTestCase
 
 NAME, OTHER = "0" * 32, "f" * 32

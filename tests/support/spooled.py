@@ -19,7 +19,8 @@ from aesm import AnyServer, ClientService, Connection, PrivateKey, Server, liste
 from aesm.errors import AESMError, SpoolError
 from aesm.store import spool
 from aesm.store.connection import DurableConnection
-from aesm.store.sqlite import SpoolFile, Stored
+from aesm.store.interface import Stored
+from aesm.store.sqlite import SpoolFile
 from aesm.testing import MemoryNetwork
 from tests.store.test_spool import AtOnce, ByHand
 from tests.support.pairs import CLIENT_KEY, SERVER_KEY, PairTestCase
@@ -329,7 +330,7 @@ def closeFile(journal: Any) -> None:
 
     @param journal: the journal.
     """
-    spool = journal._spool
+    spool = journal.store
     spool._file.close()
     if isinstance(spool._worker, ByHand):
         spool._worker.waiting.clear()

@@ -1,0 +1,145 @@
+"""
+What sessions are stored in, so that they outlive the process: the interface that
+L{aesm.store.journal} and L{aesm.store.connection} write to, whatever is behind it::
+
+    for stored in store.load(): ...          # name, peer, state, incoming, outgoing
+    store.put(name, peer, {"received": 7})   # these three only gather
+    store.append(name, False, 6, 1, frames)
+    store.discard(name, True, 40)
+    store.commit().addCallback(acknowledge)  # fires when all of it is stored
+    store.close()
+
+Changes gather, and a commit takes all of them or none: the messages that a handler
+sends and the one that it sent them for are never stored apart.  A store numbers
+nothing and reads no frame: numbers and frames come from the session.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from zope.interface import Attribute, Interface
+
+if TYPE_CHECKING:
+    from twisted.internet.defer import Deferred
+
+    from aesm.errors import SpoolError
+
+__all__ = ["Blob", "ISessionStore", "Stored"]
+
+
+class Blob(NamedTuple):
+    """
+    Messages that are stored, and discarded, together.
+
+    @ivar number: the number of the first.
+    @ivar messages: how many they are.
+    @ivar frames: all of them, encoded.
+    """
+
+    number: int
+    messages: int
+    frames: bytes
+
+
+class Stored(NamedTuple):
+    """
+    What is stored of one session.
+
+    @ivar name: the session, 32 hexadecimal digits.
+    @ivar peer: the peer's public key, in text form.
+    @ivar state: what was last put.
+    @ivar incoming: messages of the peer, in the order of their numbers.
+    @ivar outgoing: messages to the peer, in the order of their numbers.
+    """
+
+    name: str
+    peer: str
+    state: dict[str, Any]
+    incoming: list[Blob]
+    outgoing: list[Blob]
+
+
+class ISessionStore(Interface):
+    """
+    Sessions and their messages, kept where they outlive the process.
+    """
+
+    failure: SpoolError | None = Attribute(
+        "Why nothing can be written at the moment, a L{SpoolError}, or None.  Changes "
+        "gather in memory meanwhile: whoever accepts messages has to refuse more."
+    )
+
+    def load() -> list[Stored]:
+        """
+        Read everything, before the first C{commit}.
+
+        @return: the sessions, the oldest first.
+        @raise SpoolError: it cannot be read, or is damaged.
+        """
+
+    def damaged(reason: str) -> SpoolError:
+        """
+        Make the error for stored sessions that make no sense.
+
+        @param reason: what is wrong with them.
+        @return: says where they are and what the operator may do.
+        """
+
+    def put(name: str, peer: str, state: dict[str, Any]) -> None:
+        """
+        Add a session, or replace its state.
+
+        @param name: the session, 32 hexadecimal digits.
+        @param peer: the peer's public key, in text form.
+        @param state: what fits into JSON; it is taken as it is now.
+        @raise TypeError: the state does not fit.
+        @raise ValueError: the state does not fit.
+        """
+
+    def append(
+        name: str, outgoing: bool, number: int, count: int, frames: bytes
+    ) -> None:
+        """
+        Add messages to a session, each direction in the order of their numbers.
+
+        @param name: the session; messages of one that was never put, or was
+            dropped, are not kept.
+        @param outgoing: whether they go to the peer.
+        @param number: the number of the first.
+        @param count: how many they are.
+        @param frames: all of them, encoded.
+        """
+
+    def discard(name: str, outgoing: bool, before: int) -> None:
+        """
+        Remove messages; those that were appended together go once all of them may.
+
+        @param name: the session.
+        @param outgoing: their direction.
+        @param before: all those with numbers below this.
+        """
+
+    def drop(name: str) -> None:
+        """
+        Remove a session with all its messages.
+
+        @param name: the session.
+        """
+
+    def commit() -> Deferred[None]:
+        """
+        Write the changes so far, all of them or nothing.
+
+        @return: fires once they are stored, however long that takes; fails with
+            L{SpoolError} if the store is closed before.
+        """
+
+    def close() -> Deferred[None]:
+        """
+        Write the changes so far, and release what the store holds open.
+
+        @return: fires when that is done; fails with L{SpoolError}, as do the
+            commits that are pending, if not all could be written.
+        @raise RuntimeError: it was called before.
+        """
