@@ -353,8 +353,9 @@ class DurableConnection(Connection):
         @return: to be called once that is committed.
         """
         outbox, inbox = self._outbox, self.session.inbox
-        self.closeBatch()
+        self._batch = None  # what is sent from now on makes up the next batch
         staged = outbox.takeStaged()
+        self.account()  # a burst does so once, here
         self._stored = self._append(store, True, self._stored, staged)
         arrived, self._arrived = self._arrived, []
         count = sum(len(messages.data) for messages in arrived)
@@ -440,8 +441,8 @@ class DurableConnection(Connection):
         self._outbox.release(staged)
         inbox.keep(count)
         inbox.take(taken)
-        self._countArrived(-sum(messages.cost for messages in arrived))
         for messages in arrived:
+            self._countArrived(-messages.cost)  # the stream's registry goes on
             self.retrieved.extend(messages.micros / 1e6, messages.data, messages.cost)
         # Nothing became visible if it was only acknowledgements that were committed, as
         # after nearly every message that is sent.

@@ -93,6 +93,9 @@ _APPEND = """
     SELECT id, ?, ?, ?, ? FROM session WHERE name = ?
 """
 
+# As json.dumps, which would make an encoder each time.
+_encode = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
+
 # What SQLite finds wrong with a file; the first is tables that are not there.
 _DAMAGE = (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
@@ -130,8 +133,7 @@ class Changes:
         """
         # Encoded here and not in the thread: the state is as of now, and an error is
         # the caller's.
-        text = json.dumps(state, allow_nan=False, separators=(",", ":"))
-        self.record = (peer, text)
+        self.record = (peer, _encode(state))
 
     def append(self, outgoing: bool, blob: Blob) -> None:
         """
