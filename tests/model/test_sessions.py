@@ -68,8 +68,6 @@ Sent = tuple[int, Data]  # when, microseconds, and what
 def costOfAll(messages: Iterable[Sent]) -> int:
     """
     Add up what messages cost.
-
-    @param messages: they.
     """
     return sum(costOf(data) for _, data in messages)
 
@@ -77,7 +75,7 @@ def costOfAll(messages: Iterable[Sent]) -> int:
 @dataclass(frozen=True)
 class Stored:
     """
-    What is written down of one side of a session.
+    What is stored of one side of a session.
 
     @ivar sent: messages that were accepted.
     @ivar acknowledged: of these, those that the other side has.
@@ -103,7 +101,7 @@ class Peer:
     @ivar sent: what was accepted.
     @ivar got: what came.
     @ivar taken: of that, how many are done with.
-    @ivar stored: what is written down.
+    @ivar stored: what is stored, by a durable server.
     @ivar closing: whether nothing is accepted any more.
     @ivar over: whether the session is over.
     """
@@ -112,10 +110,7 @@ class Peer:
         self, machine: SessionMachine, role: int, window: int, name: str = ""
     ) -> None:
         """
-        @param machine: where it is.
-        @param role: which side it is.
         @param window: cost that may come ahead of the application, bytes.
-        @param name: of the session.
         """
         self.machine = machine
         self.role = role
@@ -170,8 +165,6 @@ class Peer:
     def send(self, data: Data) -> None:
         """
         Send a message, if there is room.
-
-        @param data: the message.
         """
         outbox, micros = self.session.outbox, self.machine.micros
         full = costOfAll(self.sent[outbox.acknowledged :]) + costOf(data) > SEND_BUFFER
@@ -196,8 +189,6 @@ class Peer:
     def take(self, most: int) -> None:
         """
         Take what came, or be done with it.
-
-        @param most: how many messages.
         """
         before = self.taken
         self.taken = min(before + most, self.ready)
@@ -211,8 +202,6 @@ class Peer:
     def arrived(self, messages: Messages) -> None:
         """
         Messages came; a question is answered at once.
-
-        @param messages: one or more.
         """
         self.got += [(messages.micros, data) for data in messages.data]
         if not (self._slow or self._durable):
@@ -230,8 +219,6 @@ class Peer:
     def detach(self) -> Line | None:
         """
         Be carried by nothing.
-
-        @return: what carried it.
         """
         line, self.line = self.line, None
         self.closeBatch()
@@ -248,7 +235,6 @@ class Peer:
         """
         Tell the session what is done with.
 
-        @param taken: how many messages.
         @param least: cost for which it is worth it.
         """
         cost = costOfAll(self.got[:taken]) - self._reported
@@ -258,16 +244,16 @@ class Peer:
         if self.line is not None:
             self.line.touch()
 
-    # Writing down
+    # Storing
 
     def write(self) -> None:
         """
-        Begin to write down what has happened.
+        Begin to store what has happened.
         """
         if self._durable and self._writing is None and not self.over:
             self.closeBatch()
             outbox = self.session.outbox
-            turns = outbox.takeStaged()
+            batches = outbox.takeStaged()
             stored = Stored(
                 len(self.sent),
                 outbox.acknowledged,
@@ -275,26 +261,24 @@ class Peer:
                 self.taken if self._slow else len(self.got),
                 self.taken,
             )
-            self._writing = stored, turns
+            self._writing = stored, batches
 
     def written(self) -> None:
         """
-        What was begun is written down: acknowledge and send it.
+        What was begun is stored: acknowledge and send it.
         """
         if self._writing is None or self.over:
             return
-        (self.stored, turns), self._writing = self._writing, None
+        (self.stored, batches), self._writing = self._writing, None
         inbox = self.session.inbox
-        self.session.outbox.release(turns)
+        self.session.outbox.release(batches)
         inbox.keep(self.stored.received - inbox.keptCount)
         self._report(self.stored.taken, 1)
 
     def restored(self) -> Peer:
         """
-        Make what a new process makes of what is written down.  Of what was accepted
-        and not written down nothing has left; its sender is gone with it.
-
-        @return: the same side of the session.
+        Make what a new process makes of what is stored.  Of what was accepted and not
+        stored nothing has left; its sender is gone with it.
         """
         name = self.session.name
         restored = Peer(self.machine, self.role, self.window, name)
@@ -304,7 +288,7 @@ class Peer:
         restored.got = self.got[: stored.received]
         restored.taken = stored.taken
         restored._reported = costOfAll(restored.got[: stored.taken])
-        turns = [
+        batches = [
             Batch.of(Messages(micros, [data for _, data in together], 0, 0))
             for micros, together in groupby(
                 restored.sent[stored.acknowledged :], lambda sent: sent[0]
@@ -313,7 +297,7 @@ class Peer:
         session, acknowledged = restored.session, restored.sent[: stored.acknowledged]
         session.outbox.meet(self.session.outbox.peer)
         session.outbox.restore(
-            stored.acknowledged, costOfAll(acknowledged), stored.limit, turns
+            stored.acknowledged, costOfAll(acknowledged), stored.limit, batches
         )
         session.inbox.restore(
             stored.received, costOfAll(restored.got), restored._reported
@@ -347,9 +331,7 @@ class Link:
     """
 
     def __init__(self, hello: Hello) -> None:
-        """
-        @param hello: what the client says of itself.
-        """
+        """ """
         self.hello: Hello | None = hello
         self.lines: list[Line] = []
         self.pipes = (Pipe(), Pipe())
@@ -384,10 +366,6 @@ class Line:
         former: Peer | None = None,
     ) -> None:
         """
-        @param machine: where it is.
-        @param link: its connection.
-        @param conversation: a fresh one.
-        @param peer: what it carries.
         @param former: what the client would rather carry.
         """
         self.machine = machine
@@ -422,8 +400,6 @@ class Line:
     def deliver(self, size: int) -> None:
         """
         Let bytes come, or the end behind them.
-
-        @param size: how many at the most.
         """
         pipe = self._link.pipes[self.role]
         data = bytes(pipe.data[:size])
@@ -466,7 +442,7 @@ class Line:
 
     def tick(self) -> None:
         """
-        Look after the other side.
+        Run the heartbeat.
         """
         self._act(self.conversation.tick(self.machine.now))
 
@@ -518,8 +494,6 @@ class Line:
     def _act(self, events: Sequence[Event]) -> None:
         """
         Act on what the conversation reports.
-
-        @param events: in order.
         """
         self._busy = True
         for event in events:
@@ -555,8 +529,6 @@ class Line:
         """
         The conversation is over because of an error: the other side was silent, did
         not let it close, or goes on with a session that was given up here meanwhile.
-
-        @param error: which.
         """
         if isinstance(error, ProtocolError):
             assert self.former is not None, repr(error)
@@ -585,8 +557,6 @@ class Line:
     def _check(self, output: bytes) -> None:
         """
         Check what is written.
-
-        @param output: whole frames.
         """
         for frame in self._tap.receive(output):
             match frame:
@@ -604,8 +574,6 @@ class Line:
     def _checkMessages(self, data: Sequence[Data]) -> None:
         """
         Check messages that are written.
-
-        @param data: they.
         """
         sent, allowed = self.peer.sent, self.machine.otherSide(self).allowed
         for each in data:
@@ -632,7 +600,7 @@ class SessionMachine(RuleBasedStateMachine):
 
     @ivar slow: of which side the application keeps a message only once it is done
         with it.
-    @ivar durable: whether the server writes down what it acknowledges.
+    @ivar durable: whether the server stores what it acknowledges.
     @ivar micros: now, microseconds.
     """
 
@@ -667,7 +635,6 @@ class SessionMachine(RuleBasedStateMachine):
         """
         Tell whether a session outlives the connection under it.
 
-        @param line: a side of the connection.
         @param code: with which the other side closes; None if it was cut.
         """
         name = line.peer.session.name
@@ -677,8 +644,6 @@ class SessionMachine(RuleBasedStateMachine):
     def finish(self, peer: Peer) -> None:
         """
         End a session on one side.
-
-        @param peer: the side.
         """
         peer.finish()
         if peer.role == SERVER:
@@ -688,8 +653,6 @@ class SessionMachine(RuleBasedStateMachine):
         """
         The server has let the client in.
 
-        @param line: the client's.
-        @param hello: what the server says of itself.
         @param resumed: whether the former session goes on.
         """
         former = line.former
@@ -711,8 +674,6 @@ class SessionMachine(RuleBasedStateMachine):
     def otherSide(self, line: Line) -> Peer:
         """
         Find the other side of a session.
-
-        @param line: one that carries it.
         """
         side = self._sides[1 - line.role].get(line.peer.session.name)
         return self._linkOf(line).lines[CLIENT].peer if side is None else side
@@ -727,10 +688,6 @@ class SessionMachine(RuleBasedStateMachine):
     def begin(self, slow: tuple[bool, bool], durable: bool, window: int) -> None:
         """
         There is a server, and somebody who will connect.
-
-        @param slow: of which side the application is.
-        @param durable: whether the server writes down what it acknowledges.
-        @param window: the server's.
         """
         self.slow = slow
         self.durable = durable
@@ -776,10 +733,6 @@ class SessionMachine(RuleBasedStateMachine):
     def deliver(self, which: int, role: int, size: int) -> None:
         """
         Bytes come.
-
-        @param which: over which of the connections.
-        @param role: to which side.
-        @param size: how many.
         """
         if self._links:
             self._deliver(self._links[which % len(self._links)], role, size)
@@ -790,7 +743,6 @@ class SessionMachine(RuleBasedStateMachine):
         For a while nothing is held up.
 
         @param times: how often everything goes there and back.
-        @param newest: whether the newest connection comes first.
         """
         for _ in range(times):
             for role in (SERVER, CLIENT):
@@ -802,9 +754,6 @@ class SessionMachine(RuleBasedStateMachine):
     def send(self, roles: Sequence[int], several: list[tuple[str, int]]) -> None:
         """
         Applications send.
-
-        @param roles: whose.
-        @param several: kinds and sizes.
         """
         for peer in self._peers(*roles):
             for kind, size in several:
@@ -815,9 +764,6 @@ class SessionMachine(RuleBasedStateMachine):
     def take(self, roles: Sequence[int], most: int) -> None:
         """
         Applications take what came, or are done with it.
-
-        @param roles: whose.
-        @param most: how many messages.
         """
         for peer in self._peers(*roles):
             peer.take(most)
@@ -826,8 +772,6 @@ class SessionMachine(RuleBasedStateMachine):
     def wait(self, micros: int) -> None:
         """
         Time passes, a turn of the event loop at least.
-
-        @param micros: how much.
         """
         self._endTurn()
         self.micros += micros
@@ -838,8 +782,6 @@ class SessionMachine(RuleBasedStateMachine):
     def pause(self, role: int) -> None:
         """
         A transport takes no more, or more again.
-
-        @param role: whose.
         """
         for line in self._lines(role):
             line.writable = not line.writable
@@ -852,7 +794,6 @@ class SessionMachine(RuleBasedStateMachine):
         """
         One side of a connection is cut; the other does not know.
 
-        @param which: of all sides.
         @param left: bytes that still come, of those that are on their way.
         """
         lines = self._lines()
@@ -864,7 +805,6 @@ class SessionMachine(RuleBasedStateMachine):
         A side gives up a session that has no connection, or closes one that has.
 
         @param how: the code to close with; None to give up.
-        @param which: of all sides.
         """
         peers = self._peers(CLIENT, SERVER)
         waiting = [peer for peer in peers if peer.line is None]
@@ -881,9 +821,7 @@ class SessionMachine(RuleBasedStateMachine):
     @rule(done=st.booleans())
     def write(self, done: bool) -> None:
         """
-        The server begins to write down what has happened, unless it is at that.
-
-        @param done: whether it has.
+        The server begins to store what has happened, unless it is at that.
         """
         for peer in self._peers(SERVER):
             peer.write()
@@ -961,8 +899,6 @@ class SessionMachine(RuleBasedStateMachine):
     def _linkOf(self, line: Line) -> Link:
         """
         Find a connection.
-
-        @param line: one side of it.
         """
         return next(link for link in self._links if line in link.lines)
 
@@ -983,7 +919,6 @@ class SessionMachine(RuleBasedStateMachine):
         """
         Cut a connection on one side.
 
-        @param line: the side.
         @param left: bytes that still come, of those that are on their way to the
             client and to the server.
         """
@@ -996,7 +931,6 @@ class SessionMachine(RuleBasedStateMachine):
         """
         Make a message that is like no other, unless it is a question or empty.
 
-        @param kind: of what it is made.
         @param size: bytes, about.
         """
         number = next(self._numbers)
@@ -1012,10 +946,6 @@ class SessionMachine(RuleBasedStateMachine):
     def _deliver(self, link: Link, role: int, size: int) -> None:
         """
         Let bytes come.
-
-        @param link: over which connection.
-        @param role: to which side.
-        @param size: how many.
         """
         if role == SERVER and link.hello is not None:
             self._accept(link, link.hello)
@@ -1025,9 +955,6 @@ class SessionMachine(RuleBasedStateMachine):
     def _accept(self, link: Link, hello: Hello) -> None:
         """
         Let a client in, and its session go on.
-
-        @param link: the connection.
-        @param hello: what the client says of itself.
         """
         link.hello = None
         hello = Hello.decode(hello.encode())
@@ -1058,9 +985,6 @@ class SessionMachine(RuleBasedStateMachine):
     def _check(self, sender: Peer, receiver: Peer) -> None:
         """
         Check one direction of a session.
-
-        @param sender: one side.
-        @param receiver: the other.
         """
         outbox, inbox = sender.session.outbox, receiver.session.inbox
         sent, got = sender.sent, receiver.got
@@ -1118,8 +1042,6 @@ class EagerInbox(Inbox):
     def receive(self, messages: Messages) -> None:
         """
         Count messages that came.
-
-        @param messages: what came.
         """
         super().receive(messages)
         super().keep(len(messages.data))
@@ -1127,8 +1049,6 @@ class EagerInbox(Inbox):
     def keep(self, count: int) -> None:
         """
         Count nothing: that was done.
-
-        @param count: how many.
         """
 
 
@@ -1151,8 +1071,6 @@ class ForgetfulOutbox(Outbox):
     def resume(self, peer: Hello) -> None:
         """
         Go on with what was not sent yet.
-
-        @param peer: what it says of itself.
         """
         super().resume(replace(peer, received=self.sent))
 
@@ -1165,8 +1083,6 @@ class StubbornOutbox(Outbox):
     def resume(self, peer: Hello) -> None:
         """
         Go back to the first message that is not acknowledged.
-
-        @param peer: what it says of itself.
         """
         super().resume(replace(peer, received=self.acknowledged))
 
@@ -1179,8 +1095,6 @@ class GenerousOutbox(Outbox):
     def resume(self, peer: Hello) -> None:
         """
         Go back to the first message that the peer does not have.
-
-        @param peer: what it says of itself.
         """
         super().resume(peer)
         self.limit += peer.window
@@ -1189,9 +1103,6 @@ class GenerousOutbox(Outbox):
 def run(machine: type[SessionMachine], **options: Any) -> None:
     """
     Look for a schedule that breaks a rule.
-
-    @param machine: what to run.
-    @param options: of hypothesis.
     """
     if EXAMPLES is None:
         given = settings(max_examples=300, stateful_step_count=50, derandomize=True)

@@ -39,9 +39,6 @@ LOST = "aesm.durable"
 def sendBack(connection: Connection, packet: Packet) -> None:
     """
     Answer with the same.
-
-    @param connection: where it came from.
-    @param packet: the packet.
     """
     connection.sendData(cast(str, packet.data))
 
@@ -53,8 +50,8 @@ class InboxTests(SpoolTestCase):
 
     def test_order(self) -> None:
         """
-        What came is acknowledged, and can be taken, once it is written down, and
-        not before.
+        What came is acknowledged, and can be taken, once it is stored, and not
+        before.
         """
         self.byHand = True
         server = self.serving()
@@ -138,7 +135,7 @@ class InboxTests(SpoolTestCase):
         """
         What a client may send ahead is the same after a restart, also if the server
         has other bounds then; it grows with what is taken, and only once that is
-        written down.
+        stored.
         """
         self.serving(receiveBuffer=1000)
         client = self.service()
@@ -343,7 +340,7 @@ class OutboxTests(SpoolTestCase):
 
     def test_order(self) -> None:
         """
-        What is sent leaves once it is written down, and not before.
+        What is sent leaves once it is stored, and not before.
         """
         self.byHand = True
         self.serving()
@@ -360,7 +357,7 @@ class OutboxTests(SpoolTestCase):
 
     def test_killed(self) -> None:
         """
-        What is written down is sent after a restart; what is acknowledged then is
+        What is stored is sent after a restart; what is acknowledged then is
         not in the file any more.
         """
         self.serving()
@@ -505,7 +502,7 @@ class OutboxTests(SpoolTestCase):
         former.close()
         self.network.advance(10)
         self.stopServer()
-        taken = server.connections.getDataOrdinal()[1]  # too late to be noted
+        taken = server.connections.getDataOrdinal()[1]  # too late to be stored
         self.assertEqual(taken.data, "unread")
         self.network.deliver()
         self.server = self.successResultOf(server.start())
@@ -681,9 +678,6 @@ class HandlerTests(SpoolTestCase):
         def answer(connection: Connection, packet: Packet) -> Deferred[None]:
             """
             Answer, and take time.
-
-            @param connection: where it came from.
-            @param packet: the packet.
             """
             connection.sendData("answer")
             waiting.append(Deferred())
@@ -793,7 +787,7 @@ class HandlerTests(SpoolTestCase):
     def test_inherited(self) -> None:
         """
         A handler gets first what a server without one has left unread, and then
-        what comes; each is noted when it is done with it.
+        what comes; each is stored as handled when it is.
         """
         self.serving(receiveBuffer=500)
         client = self.service()
@@ -810,9 +804,6 @@ class HandlerTests(SpoolTestCase):
         def handle(connection: Connection, packet: Packet) -> Deferred[None] | None:
             """
             Take time for one of them.
-
-            @param connection: where it came from.
-            @param packet: the packet.
             """
             seen.append(int(cast(bytes, packet.data)[:1]))
             return slow if seen[-1] == 3 else None
@@ -893,8 +884,6 @@ class NoRoomTests(SpoolTestCase):
     def full(self, room: bool = False) -> None:
         """
         Let the disk fill up, or empty.
-
-        @param room: whether there is room.
         """
         self.worker.room = room
         if room:
@@ -1027,9 +1016,6 @@ class NoRoomTests(SpoolTestCase):
         async def handle(connection: Connection, packet: Packet) -> None:
             """
             Answer after a while.
-
-            @param connection: where it came from.
-            @param packet: the packet.
             """
             if packet.data == "a":
                 await slow
@@ -1350,9 +1336,6 @@ class DamagedTests(SpoolTestCase):
         def without(changes: Changes, state: dict[str, Any]) -> None:
             """
             Take a part away.
-
-            @param changes: what to change.
-            @param state: the state.
             """
             del state["window"]
             changes.put(str(CLIENT_KEY.publicKey), state)
@@ -1360,27 +1343,18 @@ class DamagedTests(SpoolTestCase):
         def otherType(changes: Changes, state: dict[str, Any]) -> None:
             """
             Make a number text.
-
-            @param changes: what to change.
-            @param state: the state.
             """
             changes.put(str(CLIENT_KEY.publicKey), {**state, "takenCost": "1"})
 
         def otherKey(changes: Changes, state: dict[str, Any]) -> None:
             """
             Let the peer be nobody.
-
-            @param changes: what to change.
-            @param state: the state.
             """
             changes.put("nobody", state)
 
         def noObject(changes: Changes, state: dict[str, Any]) -> None:
             """
             Have a list.
-
-            @param changes: what to change.
-            @param state: the state.
             """
             changes.record = (str(CLIENT_KEY.publicKey), "[]")
 
@@ -1401,10 +1375,6 @@ class DamagedTests(SpoolTestCase):
             ) -> None:
                 """
                 Add what is no message.
-
-                @param changes: what to change.
-                @param state: the state.
-                @param frames: what to add.
                 """
                 changes.append(False, Blob(1, 1, frames))
 

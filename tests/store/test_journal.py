@@ -56,9 +56,7 @@ class Entry:
 
     def write(self, spool: Spool) -> Callable[[], None]:
         """
-        Note something.
-
-        @param spool: where.
+        Change something.
         """
         self.said.append("write")
         spool.put(NAME, "peer", {"count": len(self.said)})
@@ -66,7 +64,7 @@ class Entry:
 
     def writable(self) -> None:
         """
-        Take note.
+        Record the call.
         """
         self.said.append("writable")
 
@@ -191,16 +189,13 @@ class Model:
     """
     A server and two clients with spools, to which anything happens.
 
-    What a client's application has taken counts once that is written down: a
+    What a client's application has taken counts once that is stored: a
     consumer that is killed with its process knows no more than that.
     """
 
     def __init__(self, case: SpoolTestCase, mode: str) -> None:
         """
-        Start them, and let the sessions be written down.
-
-        @param case: the test.
-        @param mode: what the server does with messages.
+        Start them, and let the sessions be stored.
         """
         self.case = case
         self.mode = mode
@@ -223,8 +218,6 @@ class Model:
     def start(self, number: int) -> ClientService:
         """
         Start a client.
-
-        @param number: which.
         """
         path = self.case.clientPath.with_suffix(f".{number}")
         return self.case.service(
@@ -234,8 +227,6 @@ class Model:
     def count(self, number: int) -> int:
         """
         Count what a client has sent in its session's life.
-
-        @param number: which.
         """
         former = self.clients[number].former
         assert former is not None
@@ -244,8 +235,6 @@ class Model:
     def send(self, number: int) -> None:
         """
         Let a client send the next messages.
-
-        @param number: which.
         """
         for _ in range(2):
             index = self.count(number)
@@ -257,8 +246,6 @@ class Model:
     def take(self, number: int) -> None:
         """
         Let a client take a packet.
-
-        @param number: which.
         """
         packet = self.clients[number].retrieved.getData()
         if packet is not None:
@@ -267,8 +254,6 @@ class Model:
     def takeAtServer(self, number: int) -> None:
         """
         Take a packet at the server.
-
-        @param number: not used.
         """
         assert self.case.server is not None
         connections = self.case.server.connections
@@ -280,8 +265,6 @@ class Model:
     def write(self, number: int) -> None:
         """
         Let a worker make a call.
-
-        @param number: which of those that have one.
         """
         waiting = [w for w in self.workers() if w.waiting]
         if waiting:
@@ -296,24 +279,18 @@ class Model:
     def deliver(self, number: int) -> None:
         """
         Deliver everything.
-
-        @param number: not used.
         """
         self.case.network.deliver()
 
     def wait(self, number: int) -> None:
         """
         Let time pass.
-
-        @param number: not used.
         """
         self.case.network.advance(1)
 
     def cut(self, number: int) -> None:
         """
         Cut a connection.
-
-        @param number: which.
         """
         links = self.case.network.links
         if links:
@@ -322,8 +299,6 @@ class Model:
     def full(self, number: int) -> None:
         """
         Let a disk fill up, or empty.
-
-        @param number: whose.
         """
         workers = self.workers()[-3:]
         worker = workers[number % len(workers)]
@@ -332,15 +307,13 @@ class Model:
     def killServer(self, number: int) -> None:
         """
         Kill the server, and start it again.
-
-        @param number: not used.
         """
         self.case.killServer()
-        noted: dict[str, int] = {}
+        taken: dict[str, int] = {}
         for stored in self.case.stored(self.case.path):
-            noted[stored.peer] = stored.state["first"]
+            taken[stored.peer] = stored.state["first"]
         for owner, key in enumerate(KEYS):
-            left = noted[str(key.publicKey)]
+            left = taken[str(key.publicKey)]
             kept: list[tuple[int, Any]] = []
             for entry in self.atServer:
                 if entry[0] != owner or left > 0:
@@ -352,8 +325,6 @@ class Model:
     def killClient(self, number: int) -> None:
         """
         Kill a client, and start it again.
-
-        @param number: which.
         """
         client = self.clients[number]
         self.case.killService(client)
@@ -410,9 +381,6 @@ class KillTests(SpoolTestCase):
         What two clients send through a server, or to it, arrives once and in order,
         whatever is cut, full or killed meanwhile, and however much of it was written
         then: at the server's application, echoed, or relayed.
-
-        @param mode: what the server does with messages.
-        @param steps: what happens, and where.
         """
         super().setUp()
         with capturedLogs():

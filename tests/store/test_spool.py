@@ -86,8 +86,6 @@ class AtOnce:
         """
         Call a function at once.
 
-        @param function: the function.
-        @param arguments: what to call it with.
         @see: L{aesm.store.spool.Worker}
         """
         if self.room:
@@ -97,7 +95,7 @@ class AtOnce:
 
     def stop(self) -> None:
         """
-        Take note.
+        Record the call.
 
         @see: L{aesm.store.spool.Worker}
         """
@@ -106,7 +104,7 @@ class AtOnce:
 
 class ByHand(AtOnce):
     """
-    A worker that takes its time.
+    A worker that makes each call when the test says so.
 
     @ivar waiting: the calls that were not made yet.
     """
@@ -121,8 +119,6 @@ class ByHand(AtOnce):
         """
         Keep a call.
 
-        @param function: the function.
-        @param arguments: what to call it with.
         @see: L{aesm.store.spool.Worker}
         """
         done: Deferred[None] = Deferred()
@@ -157,9 +153,6 @@ class Reactor(Clock):
         """
         Keep a call.
 
-        @param function: the function.
-        @param arguments: what to call it with.
-        @param keywords: and with what names.
         @see: L{twisted.internet.interfaces.IReactorFromThreads}
         """
         self.fromThreads.put(partial(function, *arguments, **keywords))
@@ -187,18 +180,12 @@ class SpoolTestCase(SynchronousTestCase):
     def makeSpool(self, worker: AtOnce | None = None) -> Spool:
         """
         Open the file.
-
-        @param worker: another worker.
         """
         return Spool(self.path, clock=self.clock, worker=worker or self.worker)
 
     def add(self, spool: Spool, number: int, name: str = NAME) -> None:
         """
-        Note a message that goes to a peer.
-
-        @param spool: where.
-        @param number: its number.
-        @param name: its session.
+        Add a message that goes to a peer.
         """
         spool.put(name, PEER, {"sent": number})
         spool.append(name, True, number, 1, b"%d" % number)
@@ -231,7 +218,7 @@ class CommitTests(SpoolTestCase):
 
     def test_commit(self) -> None:
         """
-        What was noted is written when asked for; the Deferred fires then and not
+        What was added is written when asked for; the Deferred fires then and not
         before.
         """
         spool = self.makeSpool()
@@ -285,7 +272,7 @@ class CommitTests(SpoolTestCase):
 
     def test_nothing(self) -> None:
         """
-        Where nothing was noted there is nothing to wait for but what is being
+        Where nothing was added there is nothing to wait for but what is being
         written.
         """
         spool = self.makeSpool()
@@ -311,10 +298,7 @@ class CommitTests(SpoolTestCase):
 
         def next(result: None, number: int) -> None:
             """
-            Note one more.
-
-            @param result: nothing.
-            @param number: its number.
+            Add one more.
             """
             self.add(spool, number)
             committed.append(spool.commit())
@@ -433,7 +417,7 @@ class FailureTests(SpoolTestCase):
 
     def test_meanwhile(self) -> None:
         """
-        What was noted while a batch was being written that failed comes after it.
+        What was added while a batch was being written that failed comes after it.
         """
         spool = self.makeSpool()
         for name in (NAME, OTHER):
@@ -490,7 +474,7 @@ class CloseTests(SpoolTestCase):
 
     def test_writes(self) -> None:
         """
-        What was noted is written, committed or not.
+        What was added is written, committed or not.
         """
         spool = self.makeSpool(AtOnce())
         self.add(spool, 0)
@@ -589,7 +573,7 @@ class CloseTests(SpoolTestCase):
 
     def test_afterwards(self) -> None:
         """
-        What is noted afterwards goes nowhere, and nobody is told otherwise.
+        What is added afterwards goes nowhere, and nobody is told otherwise.
         """
         spool = self.makeSpool(AtOnce())
         self.successResultOf(spool.close())
@@ -613,9 +597,6 @@ class CloseTests(SpoolTestCase):
             ) -> Deferred[None]:
                 """
                 Call the function, and fail all the same.
-
-                @param function: the function.
-                @param arguments: what to call it with.
                 """
                 done = super().run(function, *arguments)
                 return done.addCallback(lambda result: Failure(OSError("broken")))
@@ -627,8 +608,7 @@ class CloseTests(SpoolTestCase):
 
 class ModelTests(SpoolTestCase):
     """
-    Whatever is noted, and whatever fails meanwhile, the file has in the end what
-    was noted.
+    Whatever changes, and whatever fails meanwhile, the file has all of it in the end.
     """
 
     @settings(max_examples=40, deadline=None)
@@ -755,8 +735,6 @@ class ProcessTests(SpoolTestCase):
     def start(self, program: str) -> subprocess.Popen[str]:
         """
         Start a program with this test's file.
-
-        @param program: its text.
         """
         path = os.pathsep.join([TREE, *filter(None, sys.path)])
         return subprocess.Popen(

@@ -59,8 +59,6 @@ def openTogether(path: Path, count: int) -> list[str]:
     """
     Open a spool in several processes at the same moment.
 
-    @param path: the file.
-    @param count: how many.
     @return: what came of each.
     """
     with ExitStack() as stack:
@@ -93,8 +91,6 @@ class SpoolFileTestCase(FilesTestCase):
     def open(self, full: bool = False) -> SpoolFile:
         """
         Open the file, until the test is over.
-
-        @param full: as L{SpoolFile} takes it.
         """
         file = SpoolFile(self.path, full)
         self.addCleanup(file.close)
@@ -113,10 +109,6 @@ class SpoolFileTestCase(FilesTestCase):
     def write(self, file: SpoolFile, *blobs: Blob, outgoing: bool = False) -> None:
         """
         Write messages of one session.
-
-        @param file: where to.
-        @param blobs: the messages.
-        @param outgoing: their direction.
         """
         changes = Changes()
         changes.put(PEER, {})
@@ -127,8 +119,6 @@ class SpoolFileTestCase(FilesTestCase):
     def execute(self, *statements: str) -> None:
         """
         Change the file, closed as it is, as other programs would.
-
-        @param statements: the SQL.
         """
         with closing(sqlite3.connect(self.path)) as connection, connection:
             for statement in statements:
@@ -424,8 +414,6 @@ class WriteTests(SpoolFileTestCase):
     def reopened(self, file: SpoolFile) -> list[Stored]:
         """
         Read a file anew.
-
-        @param file: the file, open.
         """
         file.close()
         return self.open().load()
@@ -599,7 +587,7 @@ class WriteTests(SpoolFileTestCase):
 
 class ChangesTests(FilesTestCase):
     """
-    What was noted is brought together before it is written.
+    Changes are merged before they are written.
     """
 
     def test_state(self) -> None:

@@ -36,9 +36,7 @@ class Mortal:
     """
 
     def __init__(self, clock: Clock) -> None:
-        """
-        @param clock: keeps time.
-        """
+        """ """
         self._clock = clock
         self._calls: list[IDelayedCall] = []
 
@@ -56,10 +54,6 @@ class Mortal:
         """
         Call a function later, unless the process is killed before.
 
-        @param delay: seconds.
-        @param callable: the function.
-        @param args: what to call it with.
-        @param kwargs: the same.
         @see: C{IReactorTime}
         """
         self._calls = [call for call in self._calls if call.active()]
@@ -90,7 +84,7 @@ class SpoolTestCase(PairTestCase):
     @ivar path: the server's spool.
     @ivar server: the server, while it runs.
     @ivar workers: of all spools that were opened, the newest last.
-    @ivar byHand: whether workers are to take their time.
+    @ivar byHand: whether workers are to wait until told.
     """
 
     def setUp(self) -> None:
@@ -110,8 +104,6 @@ class SpoolTestCase(PairTestCase):
     def makeWorker(self, reactor: object) -> AtOnce:
         """
         Make the worker of a spool.
-
-        @param reactor: not used.
         """
         self.workers.append(ByHand() if self.byHand else AtOnce())
         return self.workers[-1]
@@ -139,7 +131,6 @@ class SpoolTestCase(PairTestCase):
         """
         Start the server.
 
-        @param handler: its handler.
         @param options: as L{listen}.
         """
         self.process = Mortal(self.network.clock)
@@ -211,8 +202,6 @@ class SpoolTestCase(PairTestCase):
         """
         Start a client.
 
-        @param key: its key.
-        @param deliver: whether to deliver everything.
         @param options: as L{ClientService}.
         """
         process = Mortal(self.network.clock)
@@ -235,8 +224,6 @@ class SpoolTestCase(PairTestCase):
     def stopService(self, service: ClientService) -> None:
         """
         Stop a client in order.
-
-        @param service: the client.
         """
         del self.services[service]
         stopped = service.stopService()
@@ -246,8 +233,6 @@ class SpoolTestCase(PairTestCase):
     def killService(self, service: ClientService) -> None:
         """
         Kill a client.
-
-        @param service: the client.
         """
         process = self.services.pop(service)
         process.kill()
@@ -264,8 +249,6 @@ class SpoolTestCase(PairTestCase):
     def stored(self, path: Path) -> list[Stored]:
         """
         Read a spool that nobody has open.
-
-        @param path: the file.
         """
         file = SpoolFile(path, full=False)
         try:
@@ -285,9 +268,7 @@ class SpoolTestCase(PairTestCase):
 
     def onDisk(self, worker: AtOnce) -> None:
         """
-        Make all calls of a worker that takes its time.
-
-        @param worker: the worker.
+        Make all calls of a worker that waits to be told.
         """
         while isinstance(worker, ByHand) and worker.waiting:
             worker.work()
@@ -295,9 +276,7 @@ class SpoolTestCase(PairTestCase):
 
     def durable(self, connection: Any) -> DurableConnection:
         """
-        Check that a connection is written down.
-
-        @param connection: the connection.
+        Check that a connection is a durable one.
         """
         self.assertIsInstance(connection, DurableConnection)
         return cast(DurableConnection, connection)
@@ -305,8 +284,6 @@ class SpoolTestCase(PairTestCase):
     def taking(self, stream: Any) -> list[Any]:
         """
         Take all data of a stream.
-
-        @param stream: a stream of packets.
         """
         data = []
         while (packet := stream.getData()) is not None:
@@ -317,8 +294,6 @@ class SpoolTestCase(PairTestCase):
         """
         Check that a Deferred has failed.
 
-        @param sent: the Deferred.
-        @param kind: with what.
         @return: the error's text.
         """
         return str(self.failureResultOf(sent, kind).value)
@@ -327,8 +302,6 @@ class SpoolTestCase(PairTestCase):
 def closeFile(journal: Any) -> None:
     """
     Close a spool's file, as the system does for one who is killed.
-
-    @param journal: the journal.
     """
     spool = journal.store
     spool._file.close()
