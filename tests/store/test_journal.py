@@ -19,10 +19,9 @@ from aesm.errors import SpoolError
 from aesm.plugins import HandlerMaker
 from aesm.store.journal import Journal
 from aesm.store.spool import RETRY, Spool
-from tests.store.test_spool import AtOnce, ByHand
 from tests.store.test_sqlite import NAME
 from tests.support.helpers import XX
-from tests.support.spooled import SpoolTestCase
+from tests.support.spooled import AtOnce, ByHand, SpoolTestCase
 
 KEYS = [PrivateKey(bytes([number]) * 32) for number in (0x51, 0x52)]
 HANDLERS = {

@@ -17,7 +17,7 @@ from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from twisted.internet.defer import CancelledError, Deferred, execute
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 from twisted.logger import LogLevel
 from twisted.logger import capturedLogs as captured
@@ -29,7 +29,8 @@ from aesm.errors import SpoolError
 from aesm.store.interface import Blob, ISessionStore, Stored
 from aesm.store.spool import RETRY, Spool
 from aesm.store.sqlite import SpoolFile
-from tests.store.test_sqlite import NAME, OTHER, PEER, noRoom
+from tests.store.test_sqlite import NAME, OTHER, PEER
+from tests.support.spooled import AtOnce, ByHand
 from tests.trust.test_files import TREE
 
 # Adds messages, one with each commit, and says after each how many there are.
@@ -71,70 +72,6 @@ print("over")
 """
 
 
-class AtOnce:
-    """
-    A worker that needs no thread.
-
-    @ivar room: whether the disk has any.
-    @ivar stopped: whether there will be no more calls.
-    """
-
-    room = True
-    stopped = False
-
-    def run(self, function: Callable[..., None], *arguments: Any) -> Deferred[None]:
-        """
-        Call a function at once.
-
-        @see: L{aesm.store.spool.Worker}
-        """
-        if self.room:
-            return execute(function, *arguments)
-        with noRoom():
-            return execute(function, *arguments)
-
-    def stop(self) -> None:
-        """
-        Record the call.
-
-        @see: L{aesm.store.spool.Worker}
-        """
-        self.stopped = True
-
-
-class ByHand(AtOnce):
-    """
-    A worker that makes each call when the test says so.
-
-    @ivar waiting: the calls that were not made yet.
-    """
-
-    def __init__(self) -> None:
-        """
-        Begin with none.
-        """
-        self.waiting: list[Callable[[], Any]] = []
-
-    def run(self, function: Callable[..., None], *arguments: Any) -> Deferred[None]:
-        """
-        Keep a call.
-
-        @see: L{aesm.store.spool.Worker}
-        """
-        done: Deferred[None] = Deferred()
-        work = partial(super().run, function, *arguments)
-        self.waiting.append(lambda: work().chainDeferred(done))
-        return done
-
-    def work(self) -> None:
-        """
-        Make the one call that waits.
-        """
-        [call] = self.waiting
-        self.waiting.clear()
-        call()
-
-
 class Reactor(Clock):
     """
     A clock that takes calls from threads.
@@ -164,7 +101,7 @@ class Reactor(Clock):
         self.fromThreads.get(timeout=60)()
 
 
-class SpoolTestCase(SynchronousTestCase):
+class LoneSpoolTestCase(SynchronousTestCase):
     """
     A test with a clock, and a worker that is worked by hand.
     """
@@ -203,7 +140,7 @@ class SpoolTestCase(SynchronousTestCase):
         return [blob.number for session in stored for blob in session.outgoing]
 
 
-class CommitTests(SpoolTestCase):
+class CommitTests(LoneSpoolTestCase):
     """
     L{Spool.commit} fires when all is in the file.
     """
@@ -352,7 +289,7 @@ class CommitTests(SpoolTestCase):
         self.assertEqual(self.numbers(), [0])
 
 
-class FailureTests(SpoolTestCase):
+class FailureTests(LoneSpoolTestCase):
     """
     A disk that is full, for a while.
     """
@@ -454,7 +391,7 @@ class FailureTests(SpoolTestCase):
         spool.close()
 
 
-class CloseTests(SpoolTestCase):
+class CloseTests(LoneSpoolTestCase):
     """
     L{Spool.close} writes what is left and leaves nothing behind.
     """
@@ -606,7 +543,7 @@ class CloseTests(SpoolTestCase):
         self.assertTrue(worker.stopped)
 
 
-class ModelTests(SpoolTestCase):
+class ModelTests(LoneSpoolTestCase):
     """
     Whatever changes, and whatever fails meanwhile, the file has all of it in the end.
     """
@@ -727,7 +664,7 @@ class ReactorTests(TestCase):
             await spool.close()
 
 
-class ProcessTests(SpoolTestCase):
+class ProcessTests(LoneSpoolTestCase):
     """
     Processes that end.
     """

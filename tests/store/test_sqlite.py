@@ -6,19 +6,18 @@ from __future__ import annotations
 
 import os
 import random
-import resource
 import socket
 import sqlite3
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 from aesm.errors import SpoolError
 from aesm.store.interface import Blob, Stored
 from aesm.store.sqlite import MAX_LOG, Changes, SpoolFile
+from tests.support.spooled import noRoom
 from tests.trust.test_files import TREE, FilesTestCase
 
 NAME, OTHER = "0" * 32, "f" * 32
@@ -40,19 +39,6 @@ else:
     print("opened", flush=True)
 sys.stdin.readline()
 """
-
-
-@contextmanager
-def noRoom() -> Iterator[None]:
-    """
-    Let no write to a file succeed in the meantime.
-    """
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def openTogether(path: Path, count: int) -> list[str]:

@@ -5,12 +5,16 @@ be killed, with all that they have in memory, and started again with their spool
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 from twisted.application.internet import backoffPolicy
 from twisted.internet import error
+from twisted.internet.defer import Deferred, execute
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.task import Clock
 from zope.interface import implementer
@@ -22,10 +26,86 @@ from aesm.store.connection import DurableConnection
 from aesm.store.interface import Stored
 from aesm.store.sqlite import SpoolFile
 from aesm.testing import MemoryNetwork
-from tests.store.test_spool import AtOnce, ByHand
 from tests.support.pairs import CLIENT_KEY, SERVER_KEY, PairTestCase
 
-__all__ = ["Mortal", "SpoolTestCase"]
+__all__ = ["AtOnce", "ByHand", "Mortal", "SpoolTestCase", "noRoom"]
+
+
+@contextmanager
+def noRoom() -> Iterator[None]:
+    """
+    Let no write to a file succeed in the meantime.
+    """
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+class AtOnce:
+    """
+    A worker that needs no thread.
+
+    @ivar room: whether the disk has any.
+    @ivar stopped: whether there will be no more calls.
+    """
+
+    room = True
+    stopped = False
+
+    def run(self, function: Callable[..., None], *arguments: Any) -> Deferred[None]:
+        """
+        Call a function at once.
+
+        @see: L{aesm.store.spool.Worker}
+        """
+        if self.room:
+            return execute(function, *arguments)
+        with noRoom():
+            return execute(function, *arguments)
+
+    def stop(self) -> None:
+        """
+        Record the call.
+
+        @see: L{aesm.store.spool.Worker}
+        """
+        self.stopped = True
+
+
+class ByHand(AtOnce):
+    """
+    A worker that makes each call when the test says so.
+
+    @ivar waiting: the calls that were not made yet.
+    """
+
+    def __init__(self) -> None:
+        """
+        Begin with none.
+        """
+        self.waiting: list[Callable[[], Any]] = []
+
+    def run(self, function: Callable[..., None], *arguments: Any) -> Deferred[None]:
+        """
+        Keep a call.
+
+        @see: L{aesm.store.spool.Worker}
+        """
+        done: Deferred[None] = Deferred()
+        work = partial(super().run, function, *arguments)
+        self.waiting.append(lambda: work().chainDeferred(done))
+        return done
+
+    def work(self) -> None:
+        """
+        Make the one call that waits.
+        """
+        [call] = self.waiting
+        self.waiting.clear()
+        call()
 
 
 @implementer(IReactorTime)
