@@ -27,7 +27,7 @@ from zope.interface.verify import verifyObject
 
 from aesm.errors import SpoolError
 from aesm.store.interface import Blob, ISessionStore, Stored
-from aesm.store.spool import RETRY, Spool
+from aesm.store.spool import RETRY, Spool, spoolOpener
 from aesm.store.sqlite import SpoolFile
 from tests.store.test_sqlite import NAME, OTHER, PEER
 from tests.support.spooled import AtOnce, ByHand
@@ -174,6 +174,14 @@ class CommitTests(LoneSpoolTestCase):
         )
         spool.close()
         self.worker.work()
+
+    def test_sync(self) -> None:
+        """
+        What a spool is to survive has one of two values.
+        """
+        error = self.assertRaises(ValueError, spoolOpener, self.path, "no", self.clock)
+        self.assertIn("normal", str(error))
+        self.assertIsNone(spoolOpener(None, "full", self.clock))
 
     def test_full(self) -> None:
         """
