@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IDelayedCall, IProtocol
+from twisted.internet.interfaces import IDelayedCall
 from twisted.python.threadable import isInIOThread
 
 from aesm.client.service import ClientService
@@ -123,17 +123,15 @@ class ThreadedClientService(ClientService):
         self._tellStopped = stopped
         self._latest: Connection | None = None
 
-    def attached(self, connection: Connection, line: IProtocol) -> None:
+    def attached(self, connection: Connection) -> None:
         """
         There is a connection.
-
-        @param line: what stands for its transport.
         """
         # First of all: a packet that is taken before this would be reported in the
         # thread that takes it.
         connection.retrieved.owner = ReactorStreamOwner(self._clock, connection)
         self._latest = connection
-        super().attached(connection, line)
+        super().attached(connection)
 
     def stopService(self) -> Deferred[None]:
         """

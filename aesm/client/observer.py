@@ -11,15 +11,13 @@ in front of a screen want to see, and programs leave to the log.
 from __future__ import annotations
 
 import random
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 from twisted.application.internet import backoffPolicy
-from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IProtocol, IStreamClientEndpoint
-from twisted.python.failure import Failure
+from twisted.internet.interfaces import IStreamClientEndpoint
 
-from aesm.client.service import LONGEST_DELAY, ClientService
-from aesm.errors import AESMError
+from aesm.client.retry import LONGEST_DELAY
+from aesm.client.service import ClientService
 from aesm.messages.connection import Connection
 
 __all__ = ["WatchedService", "Watcher"]
@@ -64,80 +62,35 @@ class WatchedService(ClientService):
         self, endpoint: str | IStreamClientEndpoint, watcher: Watcher, **options: Any
     ) -> None:
         """
-        @param endpoint: as L{ClientService}.
         @param watcher: who is told.
         @param options: as L{ClientService}, but for C{retryPolicy}.
         """
-        super().__init__(endpoint, retryPolicy=self._tellDelay, **options)
-        self._watcher = watcher
-        self._why: BaseException = AESMError("never connected")
-        self._delays = backoffPolicy(
+        # The policy multiplies before the first attempt, too.
+        policy = backoffPolicy(
             FIRST_DELAY / GROWTH,
             LONGEST_DELAY,
             GROWTH,
             jitter=lambda: random.uniform(0, JITTER),
         )
+        super().__init__(endpoint, retryPolicy=policy, **options)
+        self._watcher = watcher
 
-    # For the endpoint
+    # ClientService
 
-    def dial(self) -> Deferred[Connection]:
+    def connecting(self) -> None:
         """
-        Try once.
-
-        @return: as L{ClientService.dial}.
+        Tell of an attempt.
         """
         self._watcher.connecting()
-        return super().dial()
 
-    def attached(self, connection: Connection, line: IProtocol) -> None:
+    def attached(self, connection: Connection) -> None:
         """
-        There is a connection.
-
-        @param connection: the connection, a new one or C{former}.
-        @param line: what stands for its transport.
+        Tell of a connection.
         """
-        if connection is not self.former:
-            connection.closed().addCallback(self._cbEnded)
-        super().attached(connection, line)
         self._watcher.connected(connection)
 
-    def detached(self, connection: Connection, reason: AESMError) -> None:
+    def retrying(self, reason: BaseException, delay: float) -> None:
         """
-        The transport under a connection is gone.
-
-        @param connection: whose.
-        @param reason: why.
+        Tell of a failure.
         """
-        self._why = reason
-        super().detached(connection, reason)
-
-    def failed(self, failure: Failure) -> Failure:
-        """
-        An attempt failed.
-
-        @param failure: why.
-        @return: the same.
-        """
-        self._why = cast(BaseException, failure.value)
-        return super().failed(failure)
-
-    # Parts
-
-    def _cbEnded(self, reason: AESMError) -> None:
-        """
-        A session is over.
-
-        @param reason: why.
-        """
-        self._why = reason
-
-    def _tellDelay(self, failures: int) -> float:
-        """
-        Say how long to wait before trying again, and tell the watcher.
-
-        @param failures: in a row.
-        @return: seconds.
-        """
-        delay = self._delays(failures)
-        self._watcher.waiting(self._why, delay)
-        return delay
+        self._watcher.waiting(reason, delay)

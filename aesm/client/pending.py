@@ -1,58 +1,117 @@
 """
-What waits: users for an acknowledgement, or for room to send; messages for a
-connection.
+Messages that are sent before there is a connection::
+
+    queue = MessageQueue(limit)
+    sent = queue.add("hello")                        # what the user gets
+    message = queue.take()
+    message.follow(connection.sendData(message.data))
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections import deque
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 
-from aesm.messages.acknowledgements import LazyDeferred
+from aesm.errors import AESMError, SendBufferFull, closedError
+from aesm.messages.acknowledgements import FailedAcknowledgement, LazyDeferred
 from aesm.messages.stream import costOf
 
-if TYPE_CHECKING:
-    pass
-
-__all__ = ["QueuedMessage"]
+__all__ = ["MessageQueue", "QueuedMessage"]
 
 
 class QueuedMessage(LazyDeferred[None]):
     """
-    A message that waits for a connection: fires as what sends it does.  Cancelling
-    it stops the waiting, not the message.
+    A message in the queue, and the Deferred of its acknowledgement.  Cancelling it
+    stops the waiting, not the message.
 
-    @ivar data: the message.
-    @ivar cost: what it counts, bytes.
+    @ivar data: the message; empty once it has left the queue.
+    @ivar cost: what it counts in flow control, bytes.
     """
 
     def __init__(self, data: str | bytes) -> None:
         """
-        @param data: the message.
         @raise ValueError: the text cannot be written in UTF-8.
         """
         super().__init__()
         self.data = data
         self.cost = costOf(data)
-        self._asked = False
         self._sent: Deferred[None] | None = None
 
     def begin(self) -> None:
         """
-        Somebody wants to know.
+        Fire, or fire later, since somebody looks.
         """
-        self._asked = True
         if self._sent is not None:
             self._sent.chainDeferred(self)
 
-    def passOn(self, sent: Deferred[None]) -> None:
+    def follow(self, sent: Deferred[None]) -> None:
         """
-        Wait for another Deferred from now on.
-
-        @param sent: fires once the server has the message.
+        Fire as C{sent} does.
         """
         self._sent = sent
         self.data = b""
-        if self._asked:
+        # A Deferred that nobody looks at stays as cheap as it is: to chain it would be
+        # a look, and make the connection watch for its acknowledgement.
+        if self._looked:
             sent.chainDeferred(self)
+
+
+class MessageQueue:
+    """
+    The messages that wait for a connection, in order and up to a limit.
+    """
+
+    def __init__(self, limit: int) -> None:
+        """
+        @param limit: what they may cost together, bytes.
+        """
+        self._limit = limit
+        self._messages: deque[QueuedMessage] = deque()
+        self._cost = 0
+
+    def __len__(self) -> int:
+        """
+        Count the messages.
+        """
+        return len(self._messages)
+
+    def add(self, data: str | bytes | bytearray | memoryview) -> Deferred[None]:
+        """
+        Queue a message.
+
+        @return: fires as C{sendData} of the connection that it will be sent over; has
+            failed with L{SendBufferFull} if there is no room.
+        @raise TypeError: C{data} is neither text nor bytes.
+        @raise ValueError: the text cannot be written in UTF-8.
+        """
+        if isinstance(data, bytearray | memoryview):
+            data = bytes(data)  # which its owner cannot change meanwhile
+        if not isinstance(data, str | bytes):
+            raise TypeError(f"a message is str or bytes, not {type(data).__name__}")
+        message = QueuedMessage(data)
+        if self._cost + message.cost > self._limit:
+            return fail(
+                SendBufferFull(
+                    f"{self._cost} of {self._limit} bytes wait for a connection "
+                    "already: wait for whenConnected(), or raise sendBuffer="
+                )
+            )
+        self._messages.append(message)
+        self._cost += message.cost
+        return message
+
+    def take(self) -> QueuedMessage:
+        """
+        Take the oldest message, of which there must be one.
+        """
+        message = self._messages.popleft()
+        self._cost -= message.cost
+        return message
+
+    def fail(self, reason: AESMError) -> None:
+        """
+        Fail all messages: they will not be sent.
+        """
+        while self._messages:
+            self.take().follow(FailedAcknowledgement(closedError(reason)))

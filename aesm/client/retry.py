@@ -1,23 +1,17 @@
 """
-Trying again: which failures of a client may mend themselves, and what Twisted's
-C{ClientService} connects to, for which a connection is one on which the server has
-accepted us.
+Trying again: after which failures a client does, and after how long::
+
+    if isTransient(reason):
+        clock.callLater(delays.next(), dial)
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from typing import Any, Protocol, cast
 
-from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import (
-    IProtocol,
-    IProtocolFactory,
-    IStreamClientEndpoint,
-    ITransport,
-)
-from twisted.python.failure import Failure
-from zope.interface import implementer
+from twisted.application.internet import backoffPolicy
+from twisted.logger import Logger
 
 from aesm.errors import (
     CloseCode,
@@ -29,13 +23,17 @@ from aesm.errors import (
     OfferRefused,
     UntrustedServer,
 )
-from aesm.messages.connection import Connection
 
-__all__ = ["AcceptedEndpoint", "isTransient"]
+__all__ = ["LONGEST_DELAY", "STABLE", "RetryDelays", "isTransient"]
+
+_log = Logger(namespace="aesm.service")
+
+STABLE = 30.0  # seconds after which a connection counts as a success
+LONGEST_DELAY = 15.0  # seconds, much less than a server's SESSION_GRACE
 
 
 _TRANSIENT: dict[type[BaseException], bool] = {  # the nearest base class decides
-    Exception: True,
+    BaseException: True,  # an endpoint may fail with anything
     NotAuthorized: False,  # also later, when a key is revoked
     UntrustedServer: False,
     OfferRefused: False,
@@ -49,125 +47,57 @@ _TRANSIENT: dict[type[BaseException], bool] = {  # the nearest base class decide
 
 def isTransient(reason: BaseException) -> bool:
     """
-    Tell whether trying again may mend a failure.
+    Tell whether a failure may pass by itself, so that it makes sense to try again.
 
     @param reason: why there is no connection, or none any more.
-    @return: False for those that people have to mend, and where a newer
-        connection has taken this one's place (code 4001): two programs with one
-        key would take it from each other for ever.  A client that was too slow
-        (4000) may be faster the next time.
+    @return: False for those that people have to mend, and where a newer connection
+        has taken this one's place (code 4001): two programs with one key would take
+        it from each other for ever.  A client that was too slow (4000) may be faster
+        the next time.
     """
     if isinstance(reason, ConnectionClosed) and reason.code == CloseCode.TAKEN_OVER:
         return False
     return next(_TRANSIENT[kind] for kind in type(reason).__mro__ if kind in _TRANSIENT)
 
 
-class Redialler(Protocol):
+class RetryDelays:
     """
-    Who dials for an L{AcceptedEndpoint}, and is told.
-    """
+    The delays before attempts to connect.
 
-    def later(self, call: Callable[..., Any], *arguments: Any) -> Deferred[Any]:
-        """
-        Call in a later turn of the event loop.
-
-        @param call: what to call.
-        @param arguments: with what.
-        @return: fires with its result.
-        """
-
-    def dial(self) -> Deferred[Connection]:
-        """
-        Dial.
-
-        @return: fires once the server has accepted us.
-        """
-
-    def failed(self, failure: Failure) -> Failure:
-        """
-        An attempt failed.
-
-        @param failure: why.
-        @return: the same.
-        """
-
-    def attached(self, connection: Connection, line: IProtocol) -> None:
-        """
-        An attempt succeeded.
-
-        @param connection: the connection.
-        @param line: what stands for it.
-        """
-
-    def closeLine(self, connection: Connection) -> None:
-        """
-        Close a connection.
-
-        @param connection: which.
-        """
-
-
-@implementer(IStreamClientEndpoint)
-class AcceptedEndpoint:
-    """
-    Where the keeper connects to: connected is who was accepted.
+    They grow over failures in a row, and a connection that did not last is one:
+    else a server that crashes whenever it has accepted would be stormed.
     """
 
-    def __init__(self, service: Redialler) -> None:
+    def __init__(self, policy: Callable[[int], float] | None) -> None:
         """
-        @param service: dials, and is told.
+        @param policy: gives seconds after so many failures in a row; None for
+            Twisted's C{backoffPolicy} up to C{LONGEST_DELAY}.
         """
-        self._service = service
+        self._failures = 0
+        self._policy = policy or backoffPolicy(maxDelay=LONGEST_DELAY)
 
-    def __repr__(self) -> str:
+    def reset(self) -> None:
         """
-        Show it in the keeper's log.
+        Begin anew.
         """
-        return "the server"
+        self._failures = 0
 
-    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
+    def next(self) -> float:
         """
-        Connect.
+        Count a failure.
 
-        @param protocolFactory: the keeper's.
-        @return: fires, never at once, with what stands for the connection.
+        @return: seconds to wait after it.
         """
-        dialling = self._service.later(self._service.dial)
-        dialling.addErrback(self._service.failed)
-        return dialling.addCallback(self._cbConnected, protocolFactory)
-
-    def _cbConnected(
-        self, connection: Connection, protocolFactory: IProtocolFactory
-    ) -> IProtocol:
-        """
-        Make what stands for the connection.
-
-        @param connection: the connection.
-        @param protocolFactory: the keeper's.
-        @return: its protocol.
-        """
-        protocol = cast(IProtocol, protocolFactory.buildProtocol(cast(Any, None)))
-        line = _Line(self._service, connection)
-        protocol.makeConnection(cast(ITransport, line))
-        self._service.attached(connection, protocol)
-        return protocol
-
-
-class _Line:
-    """
-    As much of a transport as the keeper asks for.
-    """
-
-    def __init__(self, service: Redialler, connection: Connection) -> None:
-        """
-        @param service: whose connection.
-        @param connection: the connection.
-        """
-        self._service = service
-        self._connection = connection
-
-    def loseConnection(self) -> None:
-        """
-        Close.
-        """
-        self._service.closeLine(self._connection)
+        self._failures += 1
+        # The policy is the user's: an error in it must not end the attempts.
+        try:
+            delay = self._policy(self._failures)
+            if not math.isfinite(delay) or delay < 0:
+                raise ValueError(f"{delay!r} is no number of seconds to wait")
+            return float(delay)
+        except Exception as error:
+            _log.error(
+                "retryPolicy failed, and is used no more: {reason!r}", reason=error
+            )
+            self._policy = backoffPolicy(maxDelay=LONGEST_DELAY)
+            return self._policy(self._failures)

@@ -7,44 +7,40 @@ again when the connection is lost::
     service.sendData("hello")                    # goes out once there is a connection
     packet = await service.retrieved.get()
 
-When to try again is left to Twisted's own service of that name; here is which
-failures are worth it.  The session goes on over the next connection: each message
-arrives once and in order, or its sender is told that it may not have, because the
-server has given the session up (L{SessionLost<aesm.errors.SessionLost>}).
+The session goes on over the next connection: each message arrives once and in order,
+or its sender is told that it may not have, because the server has given the session
+up (L{SessionLost<aesm.errors.SessionLost>}).
+
+The life of a service is a table, below.  Which failures are worth another attempt, and
+when that is, says L{aesm.client.retry}.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable
-from functools import partial
-from typing import Any, cast
+from collections.abc import Callable, Iterable
+from enum import Enum
+from typing import Any, TypeVar, cast
 
-from twisted.application.internet import ClientService as Keeper
-from twisted.application.internet import backoffPolicy
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.defer import Deferred, fail, maybeDeferred, succeed
 from twisted.internet.endpoints import clientFromString
 from twisted.internet.interfaces import (
-    IProtocol,
+    IDelayedCall,
     IReactorTime,
     IStreamClientEndpoint,
 )
-from twisted.internet.protocol import Factory, Protocol
-from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from aesm.client.connect import dial
-from aesm.client.pending import QueuedMessage
-from aesm.client.retry import AcceptedEndpoint, isTransient
+from aesm.client.pending import MessageQueue
+from aesm.client.retry import STABLE, RetryDelays, isTransient
 from aesm.client.stream import SessionStream
 from aesm.core.messages.hello import ConversationSettings
 from aesm.errors import (
     AESMError,
     CloseCode,
     ConnectionClosed,
-    SendBufferFull,
     SessionLost,
     SpoolError,
     closedError,
@@ -59,12 +55,80 @@ from aesm.store.spool import spoolOpener
 from aesm.trust.files import AnyPath
 from aesm.trust.policies import trustPolicy
 
-__all__ = ["ClientService"]
+__all__ = ["ClientService", "ServiceState"]
 
 _log = Logger(namespace="aesm.service")
 
-STABLE = 30.0  # seconds after which a connection counts as a success
-LONGEST_DELAY = 15.0  # seconds; a server waits for SESSION_GRACE
+_T = TypeVar("_T")
+
+
+class ServiceState(Enum):
+    """
+    Where a service is in its life.
+    """
+
+    NEW = "new"  # never started: messages are queued
+    WAITING = "waiting"  # for the timer, which dials
+    DIALLING = "dialling"  # until the server has accepted us
+    CONNECTED = "connected"
+    STOPPING = "stopping"  # until the connection is gone and the spool is closed
+    RESTARTING = "restarting"  # the same, but started again meanwhile
+    STOPPED = "stopped"  # by order, or at a failure that will not pass
+
+
+# The life of a service:
+#
+#           start            due              accepted
+#     NEW --------> WAITING -----> DIALLING -----------> CONNECTED
+#                      ^              | lost                 | lost
+#                      +--------------+----------------------+
+#
+#                  stop            gone            start
+#     any of these -----> STOPPING -----> STOPPED -------> WAITING
+#                          |    ^
+#                    start v    | stop
+#                        RESTARTING -----> WAITING
+#                                    gone
+#
+# A failure that will not pass by itself is a stop that nobody ordered: the service
+# stops itself, and remembers why.  Stopping has an end of its own, "gone", since a
+# connection closes in order and a spool is written; where there is neither it follows
+# at once.
+#
+# Three rules keep those whom we call, who may call us back, from finding us between
+# two states:
+#
+# - What goes with a state is there exactly while the state is: the timer while WAITING,
+#   the attempt while DIALLING, the connection while CONNECTED and until it is gone.
+# - We move first and call afterwards: all that users gave us or wait for (endpoints,
+#   policies, Deferreds, hooks of subclasses) is called when nothing is left to be
+#   done, or else what is left looks again where we are.
+# - Only the timer dials, also at the start, with none of our callers on the stack.
+#   So who finds DIALLING or CONNECTED after such a call is in the same attempt, however
+#   often the service was stopped and started within it.
+_S = ServiceState
+SERVICE_TRANSITIONS = {  # (where we are, what happened): where we go
+    (_S.NEW, "start"): _S.WAITING,
+    (_S.NEW, "stop"): _S.STOPPING,
+    (_S.WAITING, "start"): _S.WAITING,
+    (_S.WAITING, "due"): _S.DIALLING,
+    (_S.WAITING, "stop"): _S.STOPPING,
+    (_S.DIALLING, "start"): _S.DIALLING,
+    (_S.DIALLING, "accepted"): _S.CONNECTED,
+    (_S.DIALLING, "lost"): _S.WAITING,
+    (_S.DIALLING, "stop"): _S.STOPPING,
+    (_S.CONNECTED, "start"): _S.CONNECTED,
+    (_S.CONNECTED, "lost"): _S.WAITING,
+    (_S.CONNECTED, "stop"): _S.STOPPING,
+    (_S.STOPPING, "start"): _S.RESTARTING,
+    (_S.STOPPING, "stop"): _S.STOPPING,
+    (_S.STOPPING, "gone"): _S.STOPPED,
+    (_S.RESTARTING, "start"): _S.RESTARTING,
+    (_S.RESTARTING, "stop"): _S.STOPPING,
+    (_S.RESTARTING, "gone"): _S.WAITING,
+    (_S.STOPPED, "start"): _S.WAITING,
+    (_S.STOPPED, "stop"): _S.STOPPING,
+}
 
 
 class ClientService(Service):
@@ -101,7 +165,9 @@ class ClientService(Service):
         @param reactor: the reactor; None for the one that is installed.
         @param retryPolicy: gives the seconds to wait after so many failures in a
             row; None for Twisted's C{backoffPolicy} with a ceiling of 15 seconds,
-            so that a server still has the session when the network is back.
+            so that a server still has the session when the network is back.  One
+            that raises, or returns no finite number from 0, is logged as an error
+            and replaced by that.
         @param trust: as L{connect} takes it.
         @param maxMessage: as L{ConversationSettings}.
         @param heartbeat: as L{ConversationSettings}.
@@ -124,30 +190,30 @@ class ClientService(Service):
         self._clock = reactorOr(reactor)
         if isinstance(endpoint, str):
             clientFromString(self._clock, endpoint)
-        self.retrieved = SessionStream()
         self._endpoint = endpoint
         self._sendBuffer = sendBuffer
         self._receiveBuffer = receiveBuffer
         more = dict(maxMessage=maxMessage, heartbeat=heartbeat, sendBuffer=sendBuffer)
         self._options = {**options, **more, "trust": trust}
-        self._policy = retryPolicy or backoffPolicy(maxDelay=LONGEST_DELAY)
-        self._failures = 0  # in a row, and connections that did not last
         self._openSpool = spoolOpener(spool, spoolSync, self._clock)
-        self._journal: Journal | None = None
+
+        self._state = ServiceState.NEW
+        self._timer: IDelayedCall | None = None
+        self._attempt: Deferred[Connection] | None = None
+        self._connection: Connection | None = None  # with a transport under it
+        self._since = 0.0  # when the server accepted that
+        self._delays = RetryDelays(retryPolicy)
+
+        # Of one start to the next stop:
+        self.retrieved = SessionStream()
         self.former: Connection | None = None
-        self._dialling: Deferred[Connection] | None = None
-        self._line: tuple[Connection, IProtocol] | None = None  # for its transport
-        self._since = 0.0  # when that was there
-        self._reason: Exception | None = None  # why it stopped
-        self._held: deque[QueuedMessage] = deque()
-        self._heldCost = 0
+        self._queue = MessageQueue(sendBuffer)
+        # Who waits for a connection, and for how many attempts; None for any number.
         self._waiting: dict[Deferred[Connection], int | None] = {}
-        self._keeper = Keeper(
-            AcceptedEndpoint(self),
-            Factory.forProtocol(Protocol),
-            retryPolicy=self._delay,
-            clock=self._clock,
-        )
+        self._journal: Journal | None = None
+
+        self._reason: Exception | None = None  # why it stops, or has stopped
+        self._stopping: list[Deferred[None]] = []  # of stopService, until all is gone
 
     # What users call
 
@@ -160,30 +226,18 @@ class ClientService(Service):
             L{SessionLost<aesm.errors.SessionLost>} if the server gave the session up
             before it acknowledged the message: it may or may not have arrived,
             and is not sent again.  Fails with L{ConnectionClosed} if the service
-            stops first, and with L{SendBufferFull}, before it is accepted, if more
-            than C{sendBuffer} waits already.
+            stops first, and with L{SendBufferFull<aesm.errors.SendBufferFull>},
+            before it is accepted, if more than C{sendBuffer} waits already.
         @raise TypeError: C{data} is neither text nor bytes.
         @raise ValueError: the text cannot be written in UTF-8.
         """
         if self._reason is not None:
-            return FailedAcknowledgement(self._stopped())
-        if self.former is not None and not self.former.isClosing:
-            return self.former.sendData(data)
-        if isinstance(data, bytearray | memoryview):
-            data = bytes(data)
-        if not isinstance(data, str | bytes):
-            raise TypeError(f"a message is str or bytes, not {type(data).__name__}")
-        held = QueuedMessage(data)
-        if self._heldCost + held.cost > self._sendBuffer:
-            return fail(
-                SendBufferFull(
-                    f"{self._heldCost} of {self._sendBuffer} bytes wait for a "
-                    "connection already: wait for whenConnected(), or raise sendBuffer="
-                )
-            )
-        self._held.append(held)
-        self._heldCost += held.cost
-        return held
+            return FailedAcknowledgement(closedError(_asOurs(self._reason)))
+        former = self.former
+        # While the queue is being sent, what comes meanwhile goes to its end.
+        if former is None or former.isClosing or self._queue:
+            return self._queue.add(data)
+        return former.sendData(data)
 
     def whenConnected(
         self, failAfterFailures: int | None = None
@@ -213,13 +267,24 @@ class ClientService(Service):
 
         @raise SpoolError: it cannot be opened; says why.
         """
-        if self._reason is not None:
-            self._reason, self._failures = None, 0
-            self.retrieved = SessionStream()
-        if self._openSpool is not None and self._journal is None:
-            self._restore(Journal(self._openSpool(), self._clock))
+        restored: list[tuple[DurableConnection, bool]] = []
+        if self._openSpool is not None and not self.running:
+            # First of all, since it may fail.  It does while the service is stopping,
+            # which has the file open.
+            journal = Journal(self._openSpool(), self._clock)
+            restored = DurableConnection.load(
+                journal, ConnectionOwner(), self._sendBuffer
+            )
+            self._journal = journal
         super().startService()
-        self._keeper.startService()
+        before = self._move("start")
+        if self._reason is not None:
+            self._reason = None
+            self._delays.reset()
+            self.retrieved = SessionStream()
+        if before in (_S.NEW, _S.STOPPED):
+            self._dialIn(0)
+        self._restore(restored)
 
     def stopService(self) -> Deferred[None]:
         """
@@ -231,273 +296,327 @@ class ClientService(Service):
         @return: fires once the connection is gone, as L{Connection.close}; fails
             with L{SpoolError} if there is a spool that could not be written.
         """
-        inKeeper = bool(self.running) and self._reason is not None  # by _judge
         super().stopService()
         if self._reason is None:
             self._reason = ConnectionClosed("the service was stopped", CloseCode.NORMAL)
-        why, reason, retrieved = self._reason, self._cause(), self.retrieved
-        held, self._held, self._heldCost = self._held, deque(), 0
-        waiting, self._waiting = self._waiting, {}
-        former, self.former = self.former, None
-        journal, self._journal = self._journal, None
-        if journal is not None:
-            journal.suspend()
-        if self._line is not None:
-            former = None  # it ends with its transport
+        before = self._move("stop")
+        stopped: Deferred[None] = Deferred()
+        # Those who wait are told when it is possible to start again; those who come
+        # until then belong to the next start.
+        stopped.addBoth(
+            _tellStopped,
+            self._reason,
+            None if self._connection is not None else self.former,
+            self._queue,
+            self._waiting,
+            self.retrieved,
+        )
+        self.former, self._waiting = None, {}
+        self._queue = MessageQueue(self._sendBuffer)
+        self._stopping.append(stopped)
+        if before not in (_S.STOPPING, _S.RESTARTING):
+            self._letGo()
+        return stopped
 
-        def tell(result: Any) -> Any:
-            """
-            Tell who waits, once it is possible to start again.
+    # For subclasses
 
-            @param result: of stopping.
-            @return: the same.
-            """
-            if former is not None and not former.isOver:
-                former.finish(reason)
-            for message in held:
-                message.passOn(FailedAcknowledgement(closedError(reason)))
-            for deferred in waiting:
-                deferred.errback(why)
-            retrieved.end(closedError(reason))
-            return result
+    def connecting(self) -> None:
+        """
+        An attempt begins.
+        """
 
-        stopped = self._keeper.stopService()
-        inKeeper |= not stopped.called  # when it fires
-        if journal is not None:
-            stopped.addCallback(lambda result: journal.close())
-        return stopped.addBoth(partial(self.later, tell) if inKeeper else tell)
+    def attached(self, connection: Connection) -> None:
+        """
+        The server has accepted: nothing was sent over the connection since, and
+        nobody could take what came.
 
-    # For client.dial
+        @param connection: a new one, or the former one if its session goes on.
+        """
+
+    def retrying(self, reason: BaseException, delay: float) -> None:
+        """
+        An attempt failed or a connection was lost, and there will be another.
+
+        @param delay: until then, seconds.
+        """
+
+    # SessionKeeper, for dial()
 
     def makeConnection(self, *arguments: Any, **options: Any) -> Connection:
         """
-        Make the connection of a new session.
-
-        @param arguments: as L{Connection}.
-        @param options: as L{Connection}.
-        @return: the connection.
+        Make the connection of a new session, from what L{Connection} takes.
         """
         if self._journal is None:
             return Connection(*arguments, **options)
         return DurableConnection(self._journal, *arguments, **options)
 
-    # For the endpoint
-
-    def closeLine(self, connection: Connection) -> None:
+    def detached(self, connection: Connection, reason: AESMError) -> None:
         """
-        Close in order, or at the deadline: for good, unless the session is written
-        down.
-
-        @param connection: the connection.
+        The transport under a connection is gone, and its session goes on.
         """
-        connection.closeWith(
-            CloseCode.NORMAL if self._openSpool is None else CloseCode.GOING_AWAY, ""
-        )
+        self._lost(connection, reason)
 
-    def dial(self) -> Deferred[Connection]:
-        """
-        Try once.
+    # The machine
 
-        @return: as L{connect}.
+    def _move(self, event: str) -> ServiceState:
         """
-        self._dialling = dial(
+        Go where an event leads to.
+
+        @return: where we were.
+        @raise KeyError: it cannot happen there: our mistake.
+        """
+        before = self._state
+        self._state = SERVICE_TRANSITIONS[before, event]
+        return before
+
+    def _dialIn(self, delay: float) -> None:
+        """
+        Set the timer.
+
+        @param delay: seconds.
+        """
+        self._timer = self._clock.callLater(delay, self._dial)
+
+    def _dial(self) -> None:
+        """
+        Make an attempt: it is time.
+        """
+        self._timer = None
+        self._move("due")
+        attempt = maybeDeferred(self._connect)
+        if self._state is not _S.DIALLING:  # an endpoint or a hook has stopped us
+            attempt.addCallbacks(Connection.abort, lambda failure: None)
+            attempt.cancel()
+            return
+        self._attempt = attempt
+        attempt.addCallbacks(self._cbAccepted, self._ebFailed)
+
+    def _connect(self) -> Deferred[Connection]:
+        """
+        Begin to connect, with the options of this moment.
+        """
+        self.connecting()
+        return dial(
             self._clock,
             self._endpoint,
             self,
             receiveBuffer=max(1, self._receiveBuffer - self.retrieved.cost),
             **self._options,
         )
-        return self._dialling
 
-    def later(self, call: Callable[..., Any], *arguments: Any) -> Deferred[Any]:
+    def _cbAccepted(self, connection: Connection) -> None:
         """
-        Call something when the keeper is done: it cannot be called back from within.
-
-        @param call: what to call.
-        @param arguments: with what.
-        @return: fires with its result.
+        Use the connection: send what waits, then tell those who wait.
         """
-        return deferLater(self._clock, 0, call, *arguments)
-
-    def attached(self, connection: Connection, line: IProtocol) -> None:
-        """
-        There is a connection.
-
-        @param connection: the connection, a new one or C{former}.
-        @param line: what stands for its transport.
-        """
-        self._line = connection, line
+        self._move("accepted")
+        self._attempt = None
+        self._connection = connection
         self._since = self._clock.seconds()
-        self.later(self._connected, connection, connection is not self.former)
-
-    def detached(self, connection: Connection, reason: AESMError) -> None:
-        """
-        The transport under a connection is gone: dial again.
-
-        @param connection: whose.
-        @param reason: why.
-        """
-        self._lineLost(connection, reason)
-
-    def failed(self, failure: Failure) -> Failure:
-        """
-        An attempt failed.
-
-        @param failure: why.
-        @return: the same.
-        """
-        if self.running:
-            self._judge(cast(BaseException, failure.value))
-            self._waiting = {d: n and max(0, n - 1) for d, n in self._waiting.items()}
-            self.later(self._tellFailed, failure)
-        return failure
-
-    # Parts
-
-    def _tellFailed(self, failure: Failure) -> None:
-        """
-        Tell who waited for no more attempts than there were.
-
-        @param failure: of the last one.
-        """
-        for deferred in [each for each, left in self._waiting.items() if left == 0]:
-            if self._waiting.pop(deferred, None) is not None:
-                deferred.errback(failure)
-
-    def _cancel(self, waiting: Deferred[Connection]) -> None:
-        """
-        Somebody does not wait any more.
-
-        @param waiting: who.
-        """
-        del self._waiting[waiting]
-
-    def _connected(self, connection: Connection, isNew: bool) -> None:
-        """
-        Send what waits, then tell who waits.
-
-        @param connection: the connection.
-        @param isNew: whether it has a session of its own.
-        """
+        isNew = connection is not self.former
         if isNew:
-            self._begin(connection)
-        if connection.isOver or self._reason is not None:
-            return
-        self.former = connection
-        if not connection.isOpen:
+            self._adopt(connection)
+        _log.info("connected: {connection}", connection=connection)
+        self.attached(connection)
+        if isNew and connection is self.former:
+            self.retrieved.add(connection.retrieved)
+        self._sendQueue()
+        if self._state is not _S.CONNECTED or not connection.isOpen:
             return
         waiting, self._waiting = self._waiting, {}
-        for deferred in waiting:
-            deferred.callback(connection)
+        _fire(waiting, connection)
 
-    def _begin(self, connection: Connection) -> None:
+    def _ebFailed(self, failure: Failure) -> None:
         """
-        Begin to use a session: send what waits.
+        Try again later, or stop; tell those who waited for no more attempts.
+        """
+        if self._attempt is None:  # we have cancelled it
+            return
+        self._attempt = None
+        self._waiting = {d: n and max(0, n - 1) for d, n in self._waiting.items()}
+        impatient = [d for d, attempts in self._waiting.items() if attempts == 0]
+        self._retry(cast(BaseException, failure.value))
+        for waiting in impatient:
+            if waiting in self._waiting:  # else it was told that we have stopped
+                del self._waiting[waiting]
+                waiting.errback(failure)
 
-        @param connection: its connection.
+    def _lost(self, connection: Connection, reason: AESMError) -> None:
         """
-        self.retrieved.add(connection.retrieved)
-        connection.closed().addCallback(self._cbClosed, connection)
-        while self._held and not connection.isClosing:
-            message = self._held.popleft()
-            self._heldCost -= message.cost
-            message.passOn(connection.sendData(message.data))
+        A transport is gone: dial again, unless we have closed it.
+        """
+        if connection is not self._connection:
+            return
+        self._connection = None
+        if self._clock.seconds() - self._since >= STABLE:
+            self._delays.reset()
+        if self._state is _S.CONNECTED:
+            self._retry(reason)
+        else:
+            self._gone()
 
-    def _restore(self, journal: Journal) -> None:
+    def _retry(self, reason: BaseException) -> None:
         """
-        Go on with what was written down.
+        Try again later after a failure that may pass, and stop at any other.
+        """
+        if not isTransient(reason):
+            said = "stopped, since trying again would not help: {reason}"
+            _log.error(said, reason=_words(reason))
+            self._reason = cast("Exception", reason)
+            self.stopService().addErrback(Failure.trap, SpoolError)  # it was logged
+            return
+        self._move("lost")
+        delay = self._delays.next()
+        if self._state is not _S.WAITING or self._timer is not None:
+            return  # the policy has stopped us, and maybe started again
+        self._dialIn(delay)
+        _log.warn(
+            "not connected: {reason}; trying again in {delay:.1f} seconds",
+            reason=_words(reason),
+            delay=delay,
+        )
+        self.retrying(reason, delay)
 
-        @param journal: where.
-        @raise SpoolError: it cannot be read; says why.
+    def _letGo(self) -> None:
         """
-        restored = DurableConnection.load(journal, ConnectionOwner(), self._sendBuffer)
-        self._journal = journal
+        Stop whatever is under way; C{_gone} follows, now or with the connection's end.
+        """
+        connection, attempt, timer = self._connection, self._attempt, self._timer
+        self._attempt = self._timer = None
+        if self._journal is not None:
+            self._journal.suspend()  # what ends from now on ends for this process only
+        if timer is not None:
+            timer.cancel()
+        if attempt is not None:
+            attempt.cancel()
+        if connection is None:
+            self._gone()
+        elif self._openSpool is None:
+            connection.closeWith(CloseCode.NORMAL, "")
+        else:  # to come back to the session
+            connection.closeWith(CloseCode.GOING_AWAY, "")
+
+    def _gone(self) -> None:
+        """
+        Close the spool: there is no connection any more that could need it.
+        """
+        journal, self._journal = self._journal, None
+        closed = succeed(None) if journal is None else journal.close()
+        closed.addBoth(self._cbGone)
+
+    def _cbGone(self, result: Any) -> None:
+        """
+        Be stopped, or start again; then tell those who stopped us.
+
+        @param result: None, or why the spool could not be written.
+        """
+        self._move("gone")
+        if self._state is _S.WAITING:
+            self._dialIn(0)
+        stopping, self._stopping = self._stopping, []
+        _fire(stopping, result)
+
+    # Sessions
+
+    def _restore(self, restored: list[tuple[DurableConnection, bool]]) -> None:
+        """
+        Go on with what was in the spool.
+
+        @param restored: connections, each with whether its session is over.
+        """
+        retrieved = self.retrieved
         for connection, over in restored:
+            if not over:
+                self._adopt(connection)
+        for connection, over in restored:
+            retrieved.add(connection.retrieved)
             if over:
-                self.retrieved.add(connection.retrieved)
                 connection.finish(ConnectionClosed("it was over before a restart"))
-            else:
-                self._begin(connection)
-                self.former = connection
+        self._sendQueue()
+
+    def _adopt(self, connection: Connection) -> None:
+        """
+        Go on with the session of a connection.
+        """
+        self.former = connection
+        connection.closed().addCallback(self._cbClosed, connection)
 
     def _cbClosed(self, reason: AESMError, connection: Connection) -> None:
         """
-        A session is over.
-
-        @param reason: why.
-        @param connection: whose.
+        A session is over, and so is the transport under it, if there was one.
         """
-        wasFormer = self.former is connection
-        if wasFormer:
+        if connection is self.former:
             self.former = None
-        if isinstance(reason, SessionLost):  # then there is the next one
-            return
-        if wasFormer and self._line is None and self._dialling is not None:
-            self._dialling.cancel()  # it would come back to what is over
-        self._lineLost(connection, reason)
+            # An attempt that is to resume it would come back to what is over.  But if
+            # the server has given it up, the attempt has succeeded with a new one.
+            if self._attempt is not None and not isinstance(reason, SessionLost):
+                self._attempt.cancel()
+        self._lost(connection, reason)
 
-    def _lineLost(self, connection: Connection, reason: AESMError) -> None:
+    def _sendQueue(self) -> None:
         """
-        There is no transport any more.
-
-        @param connection: what was over it.
-        @param reason: why.
+        Send what waits for a connection, as long as there is the same one.
         """
-        if self._line is None or self._line[0] is not connection:
-            return
-        line, self._line = self._line[1], None
-        if self._clock.seconds() - self._since >= STABLE:
-            self._failures = 0
-        if self.running:
-            self._judge(reason)
-        line.connectionLost(Failure(reason))
+        former = self.former
+        while (
+            self._queue
+            and former is not None
+            and former is self.former
+            and not former.isClosing
+        ):
+            message = self._queue.take()
+            message.follow(former.sendData(message.data))
 
-    def _judge(self, reason: BaseException) -> None:
+    def _cancel(self, waiting: Deferred[Connection]) -> None:
         """
-        Go on after a failure that may pass, and stop at one that will not.
-
-        @param reason: why there is no connection.
+        Somebody does not wait for a connection any more.
         """
-        if isTransient(reason):
-            _log.warn("not connected: {reason}", reason=_words(reason))
-            return
-        said = "stopped, since trying again would not help: {reason}"
-        _log.error(said, reason=_words(reason))
-        self._reason = cast("Exception", reason)
-        self.stopService().addErrback(Failure.trap, SpoolError)  # it was logged
-
-    def _delay(self, attempt: int) -> float:
-        """
-        Say how long to wait before trying again.
-
-        @param attempt: failures since there was any connection.
-        @return: seconds.
-        """
-        self._failures += 1
-        return self._policy(self._failures)
-
-    def _stopped(self) -> ConnectionClosed:
-        """
-        Say to a user that the service has stopped.
-
-        @return: an error of its own for each user.
-        """
-        return closedError(self._cause())
-
-    def _cause(self) -> AESMError:
-        """
-        Say why the service has stopped.
-
-        @return: the reason, in an L{AESMError} if it is none.
-        """
-        reason = self._reason
-        return reason if isinstance(reason, AESMError) else AESMError(_words(reason))
+        self._waiting.pop(waiting, None)  # it is not there while others are told
 
 
-def _words(reason: BaseException | None) -> str:
+def _fire(waiting: Iterable[Deferred[_T]], result: _T) -> None:
+    """
+    Fire Deferreds, but for those that the callbacks of others cancel.
+
+    @param result: what to fire with, or a failure.
+    """
+    for deferred in waiting:
+        if not deferred.called:
+            deferred.callback(result)
+
+
+def _tellStopped(
+    result: _T,
+    reason: Exception,
+    former: Connection | None,
+    queue: MessageQueue,
+    waiting: Iterable[Deferred[Connection]],
+    retrieved: SessionStream,
+) -> _T:
+    """
+    Tell those who wait that the service has stopped.
+
+    @param reason: why.
+    @param former: the connection of a session that nothing carries.
+    @return: C{result}.
+    """
+    ours = _asOurs(reason)
+    if former is not None and not former.isOver:
+        former.finish(ours)
+    queue.fail(ours)
+    _fire(waiting, cast(Any, Failure(reason)))
+    retrieved.end(closedError(ours))
+    return result
+
+
+def _asOurs(reason: Exception) -> AESMError:
+    """
+    Wrap what an endpoint or a policy failed with.
+    """
+    return reason if isinstance(reason, AESMError) else AESMError(_words(reason))
+
+
+def _words(reason: BaseException) -> str:
     """
     Say why, also where an error has no words of its own.
-
-    @param reason: the error.
     """
     return str(reason) or type(reason).__name__

@@ -18,12 +18,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import AsyncIterator, Iterator, Sequence
+from typing import Any, cast
 
 from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.python.failure import Failure
 
 from aesm.errors import ConnectionClosed, closedError
-from aesm.messages.stream import ORDERLY_CODES, DataStream, Packet, costOf
+from aesm.messages.stream import DataStream, Packet, costOf
 
 __all__ = ["SessionStream"]
 
@@ -41,9 +42,12 @@ class SessionStream(Sequence[Packet]):
         Start with none.
         """
         self.reason: ConnectionClosed | None = None
-        self._streams: tuple[DataStream, ...] = ()  # only the last may still grow
+        # Only the last may still grow; those before it have ended.
+        self._streams: tuple[DataStream, ...] = ()
         self._waiting: deque[Deferred[Packet]] = deque()
-        self._asked: Deferred[Packet] | None = None  # of the last, for who waits
+        # The last stream is asked for one packet at a time, however many wait here:
+        # if it ends, that one question fails, and is put to the next stream.
+        self._asked: Deferred[Packet] | None = None
 
     def getData(self) -> Packet | None:
         """
@@ -106,20 +110,8 @@ class SessionStream(Sequence[Packet]):
         Take packets as they come, until the service is stopped; a failure that
         stops it is raised.
         """
-        return self._take()
-
-    async def _take(self) -> AsyncIterator[Packet]:
-        """
-        Take packets as they come.
-        """
-        while True:
-            try:
-                packet = await self.get()
-            except ConnectionClosed as reason:
-                if reason.code in ORDERLY_CODES:
-                    return
-                raise
-            yield packet
+        # That of one stream: it calls nothing but getData() and get().
+        return DataStream._take(cast(Any, self))
 
     # What the service calls
 
@@ -133,8 +125,6 @@ class SessionStream(Sequence[Packet]):
     def add(self, stream: DataStream) -> None:
         """
         Go on with another stream; those before have ended.
-
-        @param stream: the next connection's.
         """
         self._streams = (*filter(len, self._streams), stream)
         self._ask()
@@ -142,8 +132,6 @@ class SessionStream(Sequence[Packet]):
     def end(self, reason: ConnectionClosed) -> None:
         """
         Nothing more will come.
-
-        @param reason: why.
         """
         self.reason = reason
         while self._waiting:
@@ -153,22 +141,21 @@ class SessionStream(Sequence[Packet]):
 
     def _ask(self) -> None:
         """
-        Give who waits what there is, and ask the last stream for what will be.
+        Give those who wait what there is, and ask the last stream for what will be.
         """
         while self._waiting and self._asked is None:
             packet = self.getData()
             if packet is None:
                 break
             self._waiting.popleft().callback(packet)
+        # Their callbacks may have waited, cancelled or asked again: look once more.
         if self._waiting and self._streams and self._asked is None:
             asked = self._asked = self._streams[-1].get()
             asked.addCallbacks(self._cbPacket, self._ebEnded)
 
     def _cbPacket(self, packet: Packet) -> None:
         """
-        Hand it over.
-
-        @param packet: the packet.
+        Hand the packet to who has waited longest.
         """
         self._asked = None
         self._waiting.popleft().callback(packet)
@@ -176,18 +163,16 @@ class SessionStream(Sequence[Packet]):
 
     def _ebEnded(self, failure: Failure) -> None:
         """
-        Wait for the next stream, or for somebody to wait.
+        Wait for the next stream, or for somebody to ask.
 
-        @param failure: L{ConnectionClosed}, or that we do not ask any more.
+        @param failure: L{ConnectionClosed}, or that nobody waits any more.
         """
         failure.trap(ConnectionClosed, CancelledError)
         self._asked = None
 
     def _cancel(self, waiting: Deferred[Packet]) -> None:
         """
-        Somebody does not wait any more.
-
-        @param waiting: who.
+        Take nothing for somebody who does not wait any more.
         """
         self._waiting.remove(waiting)
         if self._asked is not None and not self._waiting:

@@ -6,7 +6,7 @@ nobody gives it one.
 from __future__ import annotations
 
 from aesm import ClientService
-from aesm.client.service import LONGEST_DELAY, STABLE
+from aesm.client.retry import LONGEST_DELAY, STABLE
 from tests.client.test_service import ServiceTestCase
 
 

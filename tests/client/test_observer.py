@@ -10,7 +10,7 @@ from twisted.internet.error import ConnectionRefusedError
 
 from aesm import AnyServer, Connection, ConnectionClosed, NotAuthorized, SessionLost
 from aesm.client.observer import FIRST_DELAY, JITTER, WatchedService
-from aesm.client.service import LONGEST_DELAY
+from aesm.client.retry import LONGEST_DELAY
 from tests.client.test_service import ServiceTestCase
 from tests.support.pairs import CLIENT_KEY
 

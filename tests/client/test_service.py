@@ -41,7 +41,7 @@ from aesm import (
     UntrustedServer,
     listen,
 )
-from aesm.client.retry import AcceptedEndpoint, isTransient
+from aesm.client.retry import isTransient
 from aesm.errors import NoAnswer
 from aesm.server.sessions import SESSION_GRACE
 from aesm.testing import MemoryNetwork
@@ -224,9 +224,6 @@ class ConnectTests(ServiceTestCase):
         It is a service.
         """
         verifyObject(IService, self.service(start=False))
-        endpoint = AcceptedEndpoint(self.service(start=False))
-        verifyObject(IStreamClientEndpoint, endpoint)
-        self.assertEqual(repr(endpoint), "the server")
 
     def test_connects(self) -> None:
         """
@@ -321,7 +318,7 @@ class ConnectTests(ServiceTestCase):
         step = 0.001  # which each delay is looked at after it began, at the most
         for chance in (0.0, 0.5, 0.999):
             policy = partial(backoffPolicy, jitter=partial(float, chance))
-            with patch("aesm.client.service.backoffPolicy", policy):
+            with patch("aesm.client.retry.backoffPolicy", policy):
                 service = self.service(retryPolicy=None)
             for attempt in range(1, 21):
                 (delay,) = self.delays()
