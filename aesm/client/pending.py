@@ -1,15 +1,21 @@
 """
-Messages that are sent before there is a connection::
+What waits for a connection: messages that are sent before there is one, and users::
 
     queue = MessageQueue(limit)
     sent = queue.add("hello")                        # what the user gets
     message = queue.take()
     message.follow(connection.sendData(message.data))
+
+    waiters = Waiters()
+    connected = waiters.add(None)
+    waiters.tell(connection)
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Collection
+from typing import TYPE_CHECKING
 
 from twisted.internet.defer import Deferred, fail
 
@@ -17,7 +23,12 @@ from aesm.errors import AESMError, SendBufferFull, closedError
 from aesm.messages.acknowledgements import FailedAcknowledgement, LazyDeferred
 from aesm.messages.stream import costOf
 
-__all__ = ["MessageQueue", "QueuedMessage"]
+if TYPE_CHECKING:
+    from twisted.python.failure import Failure
+
+    from aesm.messages.connection import Connection
+
+__all__ = ["MessageQueue", "QueuedMessage", "Waiters"]
 
 
 class QueuedMessage(LazyDeferred[None]):
@@ -115,3 +126,59 @@ class MessageQueue:
         """
         while self._messages:
             self.take().follow(FailedAcknowledgement(closedError(reason)))
+
+
+class Waiters:
+    """
+    The Deferreds of those who wait for a connection.
+    """
+
+    def __init__(self) -> None:
+        """
+        Begin with none.
+        """
+        # With the attempts that may fail still; None for any number.
+        self._attempts: dict[Deferred[Connection], int | None] = {}
+
+    def add(self, attempts: int | None) -> Deferred[Connection]:
+        """
+        Wait.
+
+        @param attempts: how many may fail; None for any number.
+        """
+        waiter: Deferred[Connection] = Deferred(self._cancel)
+        self._attempts[waiter] = attempts
+        return waiter
+
+    def countFailure(self) -> Collection[Deferred[Connection]]:
+        """
+        Count an attempt that failed.
+
+        @return: those who wait for no more than there were, to be told.
+        """
+        for waiter, attempts in self._attempts.items():
+            if attempts is not None:
+                self._attempts[waiter] = max(0, attempts - 1)
+        return [waiter for waiter, left in self._attempts.items() if left == 0]
+
+    def tell(
+        self,
+        outcome: Connection | Failure,
+        whom: Collection[Deferred[Connection]] | None = None,
+    ) -> None:
+        """
+        Fire the Deferreds of those who wait still: the callback of one may cancel
+        another.
+
+        @param whom: of those only; None for all.
+        """
+        for waiter in list(self._attempts) if whom is None else whom:
+            if waiter in self._attempts:
+                del self._attempts[waiter]
+                waiter.callback(outcome)
+
+    def _cancel(self, waiter: Deferred[Connection]) -> None:
+        """
+        Forget somebody who does not wait any more.
+        """
+        del self._attempts[waiter]

@@ -11,14 +11,13 @@ The session goes on over the next connection: each message arrives once and in o
 or its sender is told that it may not have, because the server has given the session
 up (L{SessionLost<aesm.errors.SessionLost>}).
 
-The life of a service is a table, below.  Which failures are worth another attempt, and
-when that is, says L{aesm.client.retry}.
+The life of a service is the table in L{aesm.client.states}; which failures are worth
+another attempt, and when that is, says L{aesm.client.retry}.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from enum import Enum
+from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 from twisted.application.service import Service
@@ -33,8 +32,9 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from aesm.client.connect import dial
-from aesm.client.pending import MessageQueue
+from aesm.client.pending import MessageQueue, Waiters
 from aesm.client.retry import STABLE, RetryDelays, isTransient
+from aesm.client.states import SERVICE_TRANSITIONS, ServiceState
 from aesm.client.stream import SessionStream
 from aesm.core.messages.hello import ConversationSettings
 from aesm.errors import (
@@ -55,80 +55,12 @@ from aesm.store.spool import spoolOpener
 from aesm.trust.files import AnyPath
 from aesm.trust.policies import trustPolicy
 
-__all__ = ["ClientService", "ServiceState"]
+__all__ = ["ClientService"]
 
 _log = Logger(namespace="aesm.service")
 
 _T = TypeVar("_T")
-
-
-class ServiceState(Enum):
-    """
-    Where a service is in its life.
-    """
-
-    NEW = "new"  # never started: messages are queued
-    WAITING = "waiting"  # for the timer, which dials
-    DIALLING = "dialling"  # until the server has accepted us
-    CONNECTED = "connected"
-    STOPPING = "stopping"  # until the connection is gone and the spool is closed
-    RESTARTING = "restarting"  # the same, but started again meanwhile
-    STOPPED = "stopped"  # by order, or at a failure that will not pass
-
-
-# The life of a service:
-#
-#           start            due              accepted
-#     NEW --------> WAITING -----> DIALLING -----------> CONNECTED
-#                      ^              | lost                 | lost
-#                      +--------------+----------------------+
-#
-#                  stop            gone            start
-#     any of these -----> STOPPING -----> STOPPED -------> WAITING
-#                          |    ^
-#                    start v    | stop
-#                        RESTARTING -----> WAITING
-#                                    gone
-#
-# A failure that will not pass by itself is a stop that nobody ordered: the service
-# stops itself, and remembers why.  Stopping has an end of its own, "gone", since a
-# connection closes in order and a spool is written; where there is neither it follows
-# at once.
-#
-# Three rules keep those whom we call, who may call us back, from finding us between
-# two states:
-#
-# - What goes with a state is there exactly while the state is: the timer while WAITING,
-#   the attempt while DIALLING, the connection while CONNECTED and until it is gone.
-# - We move first and call afterwards: all that users gave us or wait for (endpoints,
-#   policies, Deferreds, hooks of subclasses) is called when nothing is left to be
-#   done, or else what is left looks again where we are.
-# - Only the timer dials, also at the start, with none of our callers on the stack.
-#   So who finds DIALLING or CONNECTED after such a call is in the same attempt, however
-#   often the service was stopped and started within it.
 _S = ServiceState
-SERVICE_TRANSITIONS = {  # (where we are, what happened): where we go
-    (_S.NEW, "start"): _S.WAITING,
-    (_S.NEW, "stop"): _S.STOPPING,
-    (_S.WAITING, "start"): _S.WAITING,
-    (_S.WAITING, "due"): _S.DIALLING,
-    (_S.WAITING, "stop"): _S.STOPPING,
-    (_S.DIALLING, "start"): _S.DIALLING,
-    (_S.DIALLING, "accepted"): _S.CONNECTED,
-    (_S.DIALLING, "lost"): _S.WAITING,
-    (_S.DIALLING, "stop"): _S.STOPPING,
-    (_S.CONNECTED, "start"): _S.CONNECTED,
-    (_S.CONNECTED, "lost"): _S.WAITING,
-    (_S.CONNECTED, "stop"): _S.STOPPING,
-    (_S.STOPPING, "start"): _S.RESTARTING,
-    (_S.STOPPING, "stop"): _S.STOPPING,
-    (_S.STOPPING, "gone"): _S.STOPPED,
-    (_S.RESTARTING, "start"): _S.RESTARTING,
-    (_S.RESTARTING, "stop"): _S.STOPPING,
-    (_S.RESTARTING, "gone"): _S.WAITING,
-    (_S.STOPPED, "start"): _S.WAITING,
-    (_S.STOPPED, "stop"): _S.STOPPING,
-}
 
 
 class ClientService(Service):
@@ -197,7 +129,7 @@ class ClientService(Service):
         self._options = {**options, **more, "trust": trust}
         self._openSpool = spoolOpener(spool, spoolSync, self._clock)
 
-        self._state = ServiceState.NEW
+        self._state = _S.NEW
         self._timer: IDelayedCall | None = None
         self._attempt: Deferred[Connection] | None = None
         self._connection: Connection | None = None  # with a transport under it
@@ -208,8 +140,7 @@ class ClientService(Service):
         self.retrieved = SessionStream()
         self.former: Connection | None = None
         self._queue = MessageQueue(sendBuffer)
-        # Who waits for a connection, and for how many attempts; None for any number.
-        self._waiting: dict[Deferred[Connection], int | None] = {}
+        self._waiters = Waiters()
         self._journal: Journal | None = None
 
         self._reason: Exception | None = None  # why it stops, or has stopped
@@ -255,9 +186,7 @@ class ClientService(Service):
             return fail(self._reason)
         if self.former is not None and self.former.isOpen:
             return succeed(self.former)
-        waiting: Deferred[Connection] = Deferred(self._cancel)
-        self._waiting[waiting] = failAfterFailures
-        return waiting
+        return self._waiters.add(failAfterFailures)
 
     # IService
 
@@ -308,10 +237,10 @@ class ClientService(Service):
             self._reason,
             None if self._connection is not None else self.former,
             self._queue,
-            self._waiting,
+            self._waiters,
             self.retrieved,
         )
-        self.former, self._waiting = None, {}
+        self.former, self._waiters = None, Waiters()
         self._queue = MessageQueue(self._sendBuffer)
         self._stopping.append(stopped)
         if before not in (_S.STOPPING, _S.RESTARTING):
@@ -420,10 +349,8 @@ class ClientService(Service):
         if isNew and connection is self.former:
             self.retrieved.add(connection.retrieved)
         self._sendQueue()
-        if self._state is not _S.CONNECTED or not connection.isOpen:
-            return
-        waiting, self._waiting = self._waiting, {}
-        _fire(waiting, connection)
+        if self._state is _S.CONNECTED and connection.isOpen:
+            self._waiters.tell(connection)
 
     def _ebFailed(self, failure: Failure) -> None:
         """
@@ -432,13 +359,10 @@ class ClientService(Service):
         if self._attempt is None:  # we have cancelled it
             return
         self._attempt = None
-        self._waiting = {d: n and max(0, n - 1) for d, n in self._waiting.items()}
-        impatient = [d for d, attempts in self._waiting.items() if attempts == 0]
+        impatient = self._waiters.countFailure()
         self._retry(cast(BaseException, failure.value))
-        for waiting in impatient:
-            if waiting in self._waiting:  # else it was told that we have stopped
-                del self._waiting[waiting]
-                waiting.errback(failure)
+        # If that was a stop, there are other waiters now: it tells those of before.
+        self._waiters.tell(failure, impatient)
 
     def _lost(self, connection: Connection, reason: AESMError) -> None:
         """
@@ -470,7 +394,7 @@ class ClientService(Service):
             return  # the policy has stopped us, and maybe started again
         self._dialIn(delay)
         _log.warn(
-            "not connected: {reason}; trying again in {delay:.1f} seconds",
+            "not connected, trying again in {delay:.1f} seconds: {reason}",
             reason=_words(reason),
             delay=delay,
         )
@@ -513,7 +437,8 @@ class ClientService(Service):
         if self._state is _S.WAITING:
             self._dialIn(0)
         stopping, self._stopping = self._stopping, []
-        _fire(stopping, result)
+        for stopped in stopping:
+            stopped.callback(result)
 
     # Sessions
 
@@ -566,30 +491,13 @@ class ClientService(Service):
             message = self._queue.take()
             message.follow(former.sendData(message.data))
 
-    def _cancel(self, waiting: Deferred[Connection]) -> None:
-        """
-        Somebody does not wait for a connection any more.
-        """
-        self._waiting.pop(waiting, None)  # it is not there while others are told
-
-
-def _fire(waiting: Iterable[Deferred[_T]], result: _T) -> None:
-    """
-    Fire Deferreds, but for those that the callbacks of others cancel.
-
-    @param result: what to fire with, or a failure.
-    """
-    for deferred in waiting:
-        if not deferred.called:
-            deferred.callback(result)
-
 
 def _tellStopped(
     result: _T,
     reason: Exception,
     former: Connection | None,
     queue: MessageQueue,
-    waiting: Iterable[Deferred[Connection]],
+    waiters: Waiters,
     retrieved: SessionStream,
 ) -> _T:
     """
@@ -603,7 +511,7 @@ def _tellStopped(
     if former is not None and not former.isOver:
         former.finish(ours)
     queue.fail(ours)
-    _fire(waiting, cast(Any, Failure(reason)))
+    waiters.tell(Failure(reason))
     retrieved.end(closedError(ours))
     return result
 

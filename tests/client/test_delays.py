@@ -5,6 +5,12 @@ nobody gives it one.
 
 from __future__ import annotations
 
+import math
+from decimal import Decimal
+from typing import Any
+
+from twisted.logger import LogLevel, capturedLogs, formatEvent
+
 from aesm import ClientService
 from aesm.client.retry import LONGEST_DELAY, STABLE
 from tests.client.test_service import ServiceTestCase
@@ -89,3 +95,100 @@ class DelayTests(ServiceTestCase):
         self.client.startService()
         self.network.deliver()
         self.assertDelay(1, self.wait())
+
+    def test_logged(self) -> None:
+        """
+        The log says why there is no connection, and when the next attempt is.
+        """
+        with capturedLogs() as events:
+            delay = self.wait()
+        (event,) = [each for each in events if "delay" in each]
+        self.assertEqual(event["log_namespace"], "aesm.service")
+        self.assertIs(event["log_level"], LogLevel.warn)
+        (next,) = self.delays()
+        self.assertAlmostEqual(event["delay"], next)
+        self.assertGreater(next, delay)
+        said = formatEvent(event)
+        self.assertIn(f"trying again in {event['delay']:.1f} seconds", said)
+        self.assertIn("refused", said)
+
+
+class PolicyTests(ServiceTestCase):
+    """
+    A policy that somebody gives, and that may be wrong.
+    """
+
+    def test_given(self) -> None:
+        """
+        It is asked for each delay, with the number of failures in a row.
+        """
+        asked: list[int] = []
+
+        def policy(failures: int) -> Any:
+            """
+            Answer with what is no float.
+
+            @param failures: in a row.
+            """
+            asked.append(failures)
+            return Decimal(failures)
+
+        self.service(retryPolicy=policy)
+        for seconds in (1, 2, 3):
+            self.assertEqual(self.delays(), [seconds])
+            self.network.advance(seconds)
+        self.assertEqual(asked, [1, 2, 3, 4])
+
+    def test_wrong(self) -> None:
+        """
+        One that raises, or returns no finite number from 0, is logged as an error,
+        once; then the delays are those of the default.
+        """
+
+        def raises(failures: int) -> float:
+            """
+            Raise.
+
+            @param failures: in a row.
+            """
+            raise ZeroDivisionError
+
+        wrong: list[Any] = [raises]
+        for result in (-1, math.nan, math.inf, None, "3", 1j, 10**400):
+            wrong.append(lambda failures, result=result: result)
+        for policy in wrong:
+            with capturedLogs() as events:
+                service = self.service(retryPolicy=policy)
+                for number in range(1, 9):
+                    (delay,) = self.delays()
+                    least = min(1.5**number, LONGEST_DELAY)
+                    self.assertTrue(least <= delay <= least + 1, (number, delay))
+                    self.network.advance(delay)
+                self.listening()
+                self.network.advance(16)
+            self.successResultOf(service.whenConnected())
+            (event,) = [each for each in events if each["log_level"] is LogLevel.error]
+            self.assertEqual(event["log_namespace"], "aesm.service")
+            self.assertIn("retryPolicy", formatEvent(event))
+            self.stop(service)
+            self.endServer()
+
+    def test_fails(self) -> None:
+        """
+        One that fails later is replaced then, and the count goes on.
+        """
+
+        def policy(failures: int) -> float:
+            """
+            Answer three times.
+
+            @param failures: in a row.
+            """
+            return (0.0, 7.0, 0.0)[failures - 1]
+
+        with capturedLogs():
+            self.service(retryPolicy=policy)
+            self.assertEqual(self.delays(), [7.0])
+            self.network.advance(7)
+        (delay,) = self.delays()
+        self.assertTrue(1.5**4 <= delay <= 1.5**4 + 1, delay)
