@@ -349,7 +349,7 @@ class ClientService(Service):
         if isNew and connection is self.former:
             self.retrieved.add(connection.retrieved)
         self._sendQueue()
-        if self._state is _S.CONNECTED and connection.isOpen:
+        if connection.isOpen:  # else a callback has closed it, or stopped us
             self._waiters.tell(connection)
 
     def _ebFailed(self, failure: Failure) -> None:

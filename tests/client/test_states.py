@@ -12,10 +12,10 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IProtocolFactory, IStreamClientEndpoint
 from zope.interface import implementer
 
-from aesm import AnyServer, ClientService, Connection, ConnectionClosed, Pinned
+from aesm import AnyServer, ClientService, Connection, ConnectionClosed, Packet, Pinned
 from aesm.client.states import SERVICE_TRANSITIONS, ServiceState
 from tests.client.test_service import ServiceTestCase
-from tests.support.pairs import CLIENT_KEY
+from tests.support.pairs import CLIENT_KEY, Recorder
 
 EVENTS = ("start", "stop", "due", "accepted", "lost", "gone")
 
@@ -512,6 +512,93 @@ class MeddlingTests(StateTestCase):
 
         service = self.meddling("attached", abort)
         self.assertConnects(service)
+
+    def test_runs(self) -> None:
+        """
+        What is sent and received after a restart is not mixed with what was before.
+        """
+
+        def react(connection: Connection, packet: Packet) -> None:
+            """
+            Answer, so that each connection has received something.
+
+            @param connection: which.
+            @param packet: what came.
+            """
+            connection.sendData(f"re: {packet.data}")
+
+        recorder = Recorder(react)
+        self.listening(recorder, maxMessage=5)
+        service = self.traced()
+        told: list[Deferred[Any]] = []
+
+        def again(failure: object) -> None:
+            """
+            Restart, and send.
+
+            @param failure: that a message was too big.
+            """
+            stop(service)
+            service.startService()
+            told.append(service.sendData("new"))
+
+        service.sendData("old")
+        service.sendData("much too much").addErrback(again)
+        behind = service.sendData("gone")
+        former = service.retrieved
+        service.startService()
+        self.network.deliver()
+        self.assertConnects(service)
+        self.assertClosed(behind, 1000)
+        self.successResultOf(told[0])
+        self.assertEqual(recorder.data, ["old", "new"])
+        self.assertEqual([packet.data for packet in former], ["re: old"])
+        self.assertEqual([packet.data for packet in service.retrieved], ["re: new"])
+
+    def test_restartedWhenAttached(self) -> None:
+        """
+        What comes over a connection that was closed as soon as it was shown does not
+        come over the next.
+        """
+        recorder = Recorder()
+        self.listening(recorder)
+        service = self.traced()
+        seen: list[Connection] = []
+
+        def meddle(place: str) -> None:
+            """
+            Restart, once.
+
+            @param place: where.
+            """
+            if place == "attached" and not seen:
+                assert service.former is not None
+                seen.append(service.former)
+                recorder.events[0][1].sendData("late")
+                stop(service)
+                service.startService()
+
+        service.meddle = meddle
+        service.startService()
+        self.network.deliver()
+        self.assertConnects(service)
+        self.assertEqual(len(seen), 1)
+        self.assertEqual(list(service.retrieved), [])
+
+    def test_stopCancelled(self) -> None:
+        """
+        Who does not wait for the stop any more does not keep the connection from being
+        closed in order.
+        """
+        service = self.bring(ServiceState.CONNECTED)
+        connection = self.successResultOf(service.whenConnected())
+        sent, stopped = service.sendData("last"), service.stopService()
+        stopped.cancel()
+        self.failureResultOf(stopped, CancelledError)
+        self.network.deliver()
+        self.successResultOf(sent)
+        self.assertEqual(self.closedReason(connection).code, 1000)
+        self.assertStopped(service)
 
     def test_abortWhileDialling(self) -> None:
         """
