@@ -525,7 +525,7 @@ class MeddlingTests(StateTestCase):
             @param connection: which.
             @param packet: what came.
             """
-            connection.sendData(f"re: {packet.data}")
+            connection.sendData("re: " + str(packet.data))
 
         recorder = Recorder(react)
         self.listening(recorder, maxMessage=5)
