@@ -25,7 +25,6 @@ class AgainTests(ServiceTestCase):
         Stop and start.
 
         @param told: what a caller was told.
-        @param service: the service.
         """
         self.stopped = service.stopService()
         service.startService()
@@ -33,8 +32,6 @@ class AgainTests(ServiceTestCase):
     def assertConnects(self, service: ClientService) -> None:
         """
         Check that a service finds a server, and that it is there once.
-
-        @param service: the service.
         """
         if self.server is None:
             self.listening()
@@ -171,7 +168,6 @@ def _stop(told: object, service: ClientService) -> Deferred[None]:
     Stop.
 
     @param told: what a caller was told.
-    @param service: the service.
     @return: fires when it has stopped.
     """
     return service.stopService()

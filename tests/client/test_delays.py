@@ -41,9 +41,6 @@ class DelayTests(ServiceTestCase):
     def live(self, service: ClientService, seconds: float) -> None:
         """
         Let a connection live, and die.
-
-        @param service: is connected.
-        @param seconds: how long.
         """
         self.successResultOf(service.whenConnected())
         self.network.advance(seconds)
@@ -56,7 +53,6 @@ class DelayTests(ServiceTestCase):
         second of each is left to chance.
 
         @param number: which it is, counted from 1.
-        @param delay: in seconds.
         """
         least = min(1.5**number, LONGEST_DELAY)
         self.assertTrue(least <= delay <= least + 1, (number, delay))
@@ -127,8 +123,6 @@ class PolicyTests(ServiceTestCase):
         def policy(failures: int) -> Any:
             """
             Answer with what is no float.
-
-            @param failures: in a row.
             """
             asked.append(failures)
             return Decimal(failures)
@@ -148,8 +142,6 @@ class PolicyTests(ServiceTestCase):
         def raises(failures: int) -> float:
             """
             Raise.
-
-            @param failures: in a row.
             """
             raise ZeroDivisionError
 
@@ -181,8 +173,6 @@ class PolicyTests(ServiceTestCase):
         def policy(failures: int) -> float:
             """
             Answer three times.
-
-            @param failures: in a row.
             """
             return (0.0, 7.0, 0.0)[failures - 1]
 

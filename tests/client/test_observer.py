@@ -39,8 +39,6 @@ class Diary:
     def connected(self, connection: Connection) -> None:
         """
         Remember a connection.
-
-        @param connection: which.
         """
         self.entries.append(connection)
         if self.greeting:
@@ -50,7 +48,6 @@ class Diary:
         """
         Remember a failure.
 
-        @param reason: which.
         @param delay: until the next attempt, seconds.
         """
         self.entries.append((reason, delay))
@@ -80,8 +77,6 @@ class WatchedServiceTests(ServiceTestCase):
     def watched(self, **options: Any) -> WatchedService:
         """
         Start a service.
-
-        @param options: as L{WatchedService}.
         """
         service = WatchedService(
             self.network.endpoint(),

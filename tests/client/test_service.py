@@ -72,7 +72,7 @@ class Nowhere:
         return self.attempts[-1]
 
 
-class MayPassTests(PairTestCase):
+class TransientTests(PairTestCase):
     """
     Which failures are worth trying again.
     """
@@ -152,9 +152,6 @@ class ServiceTestCase(PairTestCase):
     def listening(self, handler: object = None, **options: Any) -> Server:
         """
         Make a server, in the place of any other.
-
-        @param handler: its handler.
-        @param options: as L{listen}.
         """
         self.endServer()
         options = {"key": SERVER_KEY} | options
@@ -173,7 +170,6 @@ class ServiceTestCase(PairTestCase):
         Make a service.
 
         @param start: whether to start it, and deliver all.
-        @param options: as L{ClientService}.
         """
         settings: dict[str, Any] = {
             "key": CLIENT_KEY,
@@ -192,8 +188,6 @@ class ServiceTestCase(PairTestCase):
     def stop(self, service: ClientService) -> None:
         """
         Stop a service, and check that nothing is left of it.
-
-        @param service: the service.
         """
         stopped = service.stopService()
         self.network.deliver()
@@ -202,9 +196,6 @@ class ServiceTestCase(PairTestCase):
     def lines(self, events: Any, level: LogLevel = LogLevel.error) -> list[str]:
         """
         Get what was logged.
-
-        @param events: all that was.
-        @param level: how severe.
         """
         return [
             event["reason"]
@@ -390,8 +381,6 @@ class FatalTests(ServiceTestCase):
         """
         Start a service that is to stop at once.
 
-        @param reason: why.
-        @param options: its options.
         @return: the error.
         """
         service = self.service(start=False, **options)
@@ -620,8 +609,6 @@ class StopTests(ServiceTestCase):
     def assertStops(self, service: ClientService) -> None:
         """
         Stop it, twice, and look through what is left.
-
-        @param service: the service.
         """
         waiting, sent = service.whenConnected(), service.sendData("x")
         got = service.retrieved.get()

@@ -40,8 +40,6 @@ class TracedService(ClientService):
     def _move(self, event: str) -> ServiceState:
         """
         Remember it.
-
-        @param event: what happened.
         """
         before = super()._move(event)
         self.trace.append((before, event))
@@ -56,17 +54,12 @@ class TracedService(ClientService):
     def attached(self, connection: Connection) -> None:
         """
         Let somebody meddle.
-
-        @param connection: what there is.
         """
         self.meddle("attached")
 
     def retrying(self, reason: BaseException, delay: float) -> None:
         """
         Let somebody meddle.
-
-        @param reason: why.
-        @param delay: in seconds.
         """
         self.meddle("retrying")
 
@@ -90,8 +83,6 @@ class MeddlingEndpoint:
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[Any]:
         """
         Connect.
-
-        @param protocolFactory: of the protocol.
         """
         self.meddle("connect")
         if self.hangs:
@@ -107,8 +98,6 @@ class StateTestCase(ServiceTestCase):
     def traced(self, **options: Any) -> TracedService:
         """
         Make a service, and do not start it.
-
-        @param options: as L{ClientService}.
         """
         self.endpoint = MeddlingEndpoint(self.network.endpoint())
         settings: dict[str, Any] = {"key": CLIENT_KEY, "trust": AnyServer()}
@@ -121,9 +110,6 @@ class StateTestCase(ServiceTestCase):
     def bring(self, state: ServiceState, **options: Any) -> TracedService:
         """
         Make a service that is in a state.
-
-        @param state: which.
-        @param options: as L{ClientService}.
         """
         self.listening(sessionGrace=0)
         service = self.traced(**options)
@@ -149,8 +135,6 @@ class StateTestCase(ServiceTestCase):
     def check(self, service: TracedService) -> None:
         """
         Check that there is what goes with its state, and nothing else.
-
-        @param service: the service.
         """
         state = service._state
         self.assertEqual(service._timer is not None, state is ServiceState.WAITING)
@@ -172,8 +156,6 @@ class StateTestCase(ServiceTestCase):
     def assertConnects(self, service: TracedService) -> None:
         """
         Check that a service finds the server, and that it is there once.
-
-        @param service: the service.
         """
         self.network.advance(60)
         self.check(service)
@@ -193,8 +175,6 @@ class StateTestCase(ServiceTestCase):
     def assertStopped(self, service: TracedService) -> None:
         """
         Check that a service has stopped, and that nothing is left of it.
-
-        @param service: the service.
         """
         self.network.advance(60)
         self.check(service)
@@ -212,9 +192,6 @@ class TableTests(StateTestCase):
     def happen(self, service: TracedService, event: str) -> None:
         """
         Have something happen, not before it does by itself.
-
-        @param service: to whom.
-        @param event: what.
         """
         match event:
             case "start":
@@ -377,8 +354,6 @@ class MeddlingTests(StateTestCase):
         """
         Let a service live a while, and do something to it at one place.
 
-        @param place: at which.
-        @param action: what.
         @return: the service.
         """
         done: list[str] = []
@@ -388,7 +363,6 @@ class MeddlingTests(StateTestCase):
             Meddle, once.
 
             @param here: the place, or what somebody was told there.
-            @param name: the place then.
             """
             if (name or here) == place and not done:
                 done.append(place)
@@ -397,8 +371,6 @@ class MeddlingTests(StateTestCase):
         def policy(failures: int) -> float:
             """
             Meddle, and wait a second.
-
-            @param failures: in a row.
             """
             meddle("policy")
             return 1.0
@@ -460,8 +432,6 @@ class MeddlingTests(StateTestCase):
         def restart(service: ClientService) -> None:
             """
             Do so.
-
-            @param service: the service.
             """
             stop(service)
             service.startService()
@@ -481,8 +451,6 @@ class MeddlingTests(StateTestCase):
         def meddle(service: ClientService) -> None:
             """
             Do so.
-
-            @param service: the service.
             """
             for _ in range(2):
                 stop(service)
@@ -504,8 +472,6 @@ class MeddlingTests(StateTestCase):
         def abort(service: ClientService) -> None:
             """
             Do so.
-
-            @param service: the service.
             """
             assert service.former is not None
             service.former.abort()
@@ -521,9 +487,6 @@ class MeddlingTests(StateTestCase):
         def react(connection: Connection, packet: Packet) -> None:
             """
             Answer, so that each connection has received something.
-
-            @param connection: which.
-            @param packet: what came.
             """
             connection.sendData("re: " + str(packet.data))
 
@@ -568,8 +531,6 @@ class MeddlingTests(StateTestCase):
         def meddle(place: str) -> None:
             """
             Restart, once.
-
-            @param place: where.
             """
             if place == "attached" and not seen:
                 assert service.former is not None
@@ -639,7 +600,5 @@ class MeddlingTests(StateTestCase):
 def stop(service: ClientService) -> None:
     """
     Stop a service, and do not wait for that.
-
-    @param service: the service.
     """
     service.stopService()

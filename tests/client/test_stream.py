@@ -30,7 +30,7 @@ class Owner:
         """
 
 
-class JoinedStreamTests(SynchronousTestCase):
+class SessionStreamTests(SynchronousTestCase):
     """
     Looking, taking and waiting, across streams.
     """
@@ -39,13 +39,12 @@ class JoinedStreamTests(SynchronousTestCase):
         """
         Make a stream without packets.
         """
-        self.joined = SessionStream()
+        self.stream = SessionStream()
 
     def add(self, *data: str, end: bool = True) -> DataStream:
         """
         Add a stream.
 
-        @param data: its packets.
         @param end: whether it has ended.
         """
         stream = DataStream(Owner(), 1000)
@@ -53,43 +52,43 @@ class JoinedStreamTests(SynchronousTestCase):
             stream.extend(0.0, data, 1)
         if end:
             stream.end(ConnectionClosed("over"))
-        self.joined.add(stream)
+        self.stream.add(stream)
         return stream
 
     def test_looking(self) -> None:
         """
         Looking takes nothing.
         """
-        self.assertEqual(list(self.joined), [])
+        self.assertEqual(list(self.stream), [])
         self.add("a", "b")
         self.add()
         self.add("c", end=False)
-        self.assertEqual([packet.data for packet in self.joined], ["a", "b", "c"])
-        self.assertEqual(len(self.joined), 3)
-        self.assertEqual(self.joined.cost, 3 * 65)
-        seen = [self.joined[index].data for index in (0, 1, 2, -1, -2, -3)]
+        self.assertEqual([packet.data for packet in self.stream], ["a", "b", "c"])
+        self.assertEqual(len(self.stream), 3)
+        self.assertEqual(self.stream.cost, 3 * 65)
+        seen = [self.stream[index].data for index in (0, 1, 2, -1, -2, -3)]
         self.assertEqual(seen, ["a", "b", "c", "c", "b", "a"])
         for index in (3, -4):
             with self.assertRaises(IndexError):
-                self.joined[index]
+                self.stream[index]
 
     def test_taking(self) -> None:
         """
         The oldest comes first.
         """
-        self.assertIsNone(self.joined.getData())
+        self.assertIsNone(self.stream.getData())
         self.add("a")
         self.add()
         self.add("b", end=False)
         for data in "ab":
-            self.assertEqual(self.joined.getData(), Packet(0.0, data))
-        self.assertIsNone(self.joined.getData())
+            self.assertEqual(self.stream.getData(), Packet(0.0, data))
+        self.assertIsNone(self.stream.getData())
 
     def test_waiting(self) -> None:
         """
         Who waits gets packets in order, of whichever stream, however many wait.
         """
-        waiting = [self.joined.get() for _ in range(2003)]
+        waiting = [self.stream.get() for _ in range(2003)]
         self.add("0")
         last = self.add("1", end=False)
         waiting[2].cancel()
@@ -97,26 +96,26 @@ class JoinedStreamTests(SynchronousTestCase):
         last.extend(0.0, [str(number) for number in range(2, 2002)], 1)
         for number, deferred in enumerate(waiting):
             self.assertEqual(self.successResultOf(deferred).data, str(number))
-        self.assertEqual(len(self.joined), 0)
+        self.assertEqual(len(self.stream), 0)
 
     def test_cancelled(self) -> None:
         """
         Nothing is taken for who does not wait any more.
         """
         stream = self.add(end=False)
-        waiting = self.joined.get()
+        waiting = self.stream.get()
         waiting.cancel()
         self.failureResultOf(waiting, CancelledError)
         stream.extend(0.0, ["kept"], 1)
-        self.assertEqual(self.successResultOf(self.joined.get()).data, "kept")
+        self.assertEqual(self.successResultOf(self.stream.get()).data, "kept")
 
     def test_end(self) -> None:
         """
         At the end who waits is told why, and who comes later.
         """
-        waiting = self.joined.get()
-        self.joined.end(ConnectionClosed("enough", 1000))
-        for deferred in (waiting, self.joined.get()):
+        waiting = self.stream.get()
+        self.stream.end(ConnectionClosed("enough", 1000))
+        for deferred in (waiting, self.stream.get()):
             error = self.failureResultOf(deferred, ConnectionClosed).value
             self.assertEqual(str(error), "enough")
 
@@ -125,23 +124,20 @@ class JoinedStreamTests(SynchronousTestCase):
         C{async for} takes packets until an orderly end, and raises any other.
         """
         for code in (1000, 1006):
-            self.joined = SessionStream()
+            self.stream = SessionStream()
             taken: list[object] = []
 
             async def take(joined: SessionStream, taken: list[object]) -> None:
                 """
                 Take all.
-
-                @param joined: from where.
-                @param taken: to where.
                 """
                 async for packet in joined:
                     taken.append(packet.data)
 
-            taking = Deferred.fromCoroutine(take(self.joined, taken))
+            taking = Deferred.fromCoroutine(take(self.stream, taken))
             self.add("a")
             self.add("b")
-            self.joined.end(ConnectionClosed("over", code))
+            self.stream.end(ConnectionClosed("over", code))
             self.assertEqual(taken, ["a", "b"])
             if code == 1000:
                 self.successResultOf(taking)
