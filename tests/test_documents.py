@@ -1,0 +1,219 @@
+"""
+What the documents say of the code is so: files, names and tests that they name exist,
+and the state diagrams are those of the tables.
+
+  - C{`aesm/messages/protocol.py`} is a file, and so on for other folders;
+  - C{`aesm.messages.protocol.AESMProtocol.sending`} is a module, or a name in one;
+  - C{`core/channel/roles: test_memory, OfferTests`} are tests in
+    C{tests/core/channel/test_roles.py};
+  - C{`test_memory`}, alone, is a test somewhere;
+  - in C{docs/architecture.md}, where the code is walked through function by function,
+    C{`Connection.sendData`} behind a file's name, in the same line, is in that file.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+
+from twisted.trial.unittest import SynchronousTestCase
+
+import aesm
+from tests import ROOT
+from tests.support import diagrams
+
+PACKAGE = Path(aesm.__file__).parent  # not in ROOT when the wheel is tested
+DOCUMENTS = [
+    *sorted((ROOT / "docs").glob("*.md")),
+    *(ROOT / name for name in ("README.md", "SECURITY.md", "CONTRIBUTING.md")),
+    ROOT / "tests" / "README.md",
+]
+ARCHITECTURE = ROOT / "docs" / "architecture.md"
+
+_SPAN = re.compile(r"`([^`\n]+)`")
+_FILE = re.compile(r"(aesm|tests|fuzz|benchmarks|docs|examples|twisted)/[\w/.]*")
+_DOTTED = re.compile(r"aesm(\.\w+)+")
+_TESTS = re.compile(r"([a-z][\w/]*): (\w+(?:\.\w+)?(?:, \w+(?:\.\w+)?)*)")
+_TEST = re.compile(r"test_\w+")
+_NAME = re.compile(r"_*[A-Za-z]\w*(\.\w+)*")
+_TABLE = re.compile(r"^(_?[A-Z_]*TRANSITIONS)\b", re.MULTILINE)
+
+
+def spans(path: Path) -> Iterator[str]:
+    """
+    List what a document has in code type, outside of blocks.
+
+    @param path: the document.
+    """
+    text = re.sub(r"^```.*?^```$", "", path.read_text("utf-8"), flags=re.M | re.S)
+    for found in _SPAN.finditer(text):
+        yield found[1]
+
+
+def located(name: str) -> Path:
+    """
+    Find a file that a document names.
+
+    @param name: from the root of the project, as in C{"aesm/errors.py"}.
+    """
+    return (PACKAGE.parent if name.startswith("aesm/") else ROOT) / name
+
+
+@cache
+def namesIn(path: Path) -> frozenset[str]:
+    """
+    List what a module defines, without importing it: C{"Class"}, C{"Class.method"},
+    C{"method"}, C{"function"}, C{"CONSTANT"}.
+
+    @param path: the module.
+    """
+    names: set[str] = set()
+
+    def visit(node: ast.AST, prefix: str) -> None:
+        """
+        Add what is below a node.
+        """
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                names.update({child.name, prefix + child.name})
+                if isinstance(child, ast.ClassDef):
+                    visit(child, child.name + ".")
+            elif isinstance(child, ast.Assign | ast.AnnAssign):
+                targets = child.targets if isinstance(child, ast.Assign) else []
+                for target in [*targets, getattr(child, "target", None)]:
+                    if isinstance(target, ast.Name):
+                        names.update({target.id, prefix + target.id})
+            elif isinstance(child, ast.If | ast.Try):
+                visit(child, prefix)
+
+    visit(ast.parse(path.read_bytes()), "")
+    return frozenset(names)
+
+
+def isThere(dotted: str) -> bool:
+    """
+    Look for a module, or something in one.
+
+    @param dotted: its full name.
+    """
+    parts = dotted.split(".")
+    for end in range(len(parts), 0, -1):
+        try:
+            found: object = import_module(".".join(parts[:end]))
+        except ModuleNotFoundError:
+            continue
+        for name in parts[end:]:
+            found = getattr(found, name, None)
+        return found is not None
+    return False
+
+
+class NameTests(SynchronousTestCase):
+    """
+    What is named exists.
+    """
+
+    def test_files(self) -> None:
+        """
+        All files and folders that any document names.
+        """
+        missing = {
+            f"{path.name}: {span}"
+            for path in DOCUMENTS
+            for span in spans(path)
+            if _FILE.fullmatch(span) and not located(span).exists()
+        }
+        self.assertEqual(missing, set())
+
+    def test_dotted(self) -> None:
+        """
+        All modules, and names in modules, that any document names in full.
+        """
+        missing = {
+            f"{path.name}: {span}"
+            for path in DOCUMENTS
+            for span in spans(path)
+            if _DOTTED.fullmatch(span) and not isThere(span)
+        }
+        self.assertEqual(missing, set())
+
+    def test_tests(self) -> None:
+        """
+        All tests that show what a document promises.
+        """
+        everywhere: set[str] = set()
+        for module in (ROOT / "tests").rglob("test_*.py"):
+            everywhere |= namesIn(module)
+        count, missing = 0, set()
+        for path in DOCUMENTS:
+            for span in spans(path):
+                if named := _TESTS.fullmatch(span):
+                    module = ROOT / "tests" / f"{named[1]}.py"
+                    module = module.with_name(f"test_{module.name}")
+                    if not module.exists() and "test_" not in named[2]:
+                        continue  # something else with a colon
+                    tests = namesIn(module) if module.exists() else frozenset()
+                    wanted = set(named[2].split(", "))
+                    count += len(wanted)
+                    missing |= {f"{span}: {test}" for test in wanted - tests}
+                elif (
+                    _TEST.fullmatch(span) and span != "test_" and path.stem != "testing"
+                ):
+                    count += 1
+                    if span not in everywhere:
+                        missing.add(f"{path.name}: {span}")
+        self.assertEqual(missing, set())
+        self.assertGreater(count, 100)
+
+    def test_walks(self) -> None:
+        """
+        All functions that C{docs/architecture.md} names behind a file.
+        """
+        count, missing = 0, set()
+        text = re.sub(
+            r"^```.*?^```$", "", ARCHITECTURE.read_text("utf-8"), flags=re.M | re.S
+        )
+        for line in text.splitlines():
+            names: frozenset[str] | None = None
+            for span in _SPAN.findall(line):
+                if re.fullmatch(r"(aesm|tests)/[\w/]+\.py", span):
+                    names = namesIn(located(span))
+                elif names is not None and _NAME.fullmatch(span):
+                    count += 1
+                    if span not in names:
+                        missing.add(f"{line[:60]}: {span}")
+        self.assertEqual(missing, set())
+        self.assertGreater(count, 50)
+
+
+class DiagramTests(SynchronousTestCase):
+    """
+    The diagrams of C{docs/architecture.md}.
+    """
+
+    def test_same(self) -> None:
+        """
+        They are those of the tables: C{python -m tests.support.diagrams} prints them
+        anew.
+        """
+        text = ARCHITECTURE.read_text("utf-8")
+        self.assertEqual(diagrams.updated(text), text)
+
+    def test_all(self) -> None:
+        """
+        Each table of transitions has one.
+        """
+        text = ARCHITECTURE.read_text("utf-8")
+        missing = []
+        for path in PACKAGE.rglob("*.py"):
+            for name in _TABLE.findall(path.read_text("utf-8")):
+                module = ".".join(
+                    path.relative_to(PACKAGE.parent).with_suffix("").parts
+                )
+                if f"<!-- transitions: {module}.{name} -->\n```mermaid\n" not in text:
+                    missing.append(f"{module}.{name}")
+        self.assertEqual(missing, [])
