@@ -57,6 +57,7 @@ OPERATIONS = {  # name: what is traced
 
 PACKAGE = str(Path(aesm.__file__).parent) + os.sep
 ANY_PORT = "tcp:0:interface=127.0.0.1"
+MARKS = ("send", "recv")  # methods of sockets that are noted
 QUIET = 0.1  # seconds in which all that a former operation left to do is done
 RETRY = 0.05  # seconds until a client that was cut off connects again
 LIMIT = 30.0  # seconds for everything that is waited for
@@ -86,8 +87,10 @@ def _note(frame: FrameType, event: str, argument: Any) -> None:
         path = frame.f_code.co_filename
         if path.startswith(PACKAGE):
             _steps.append(Step(path[len(PACKAGE) :], frame.f_code.co_name))
-    elif event == "c_call" and isinstance(
-        getattr(argument, "__self__", None), socket.socket
+    elif (
+        event == "c_call"
+        and argument.__name__ in MARKS
+        and isinstance(argument.__self__, socket.socket)
     ):
         _steps.append(Step("", argument.__name__))
 
@@ -244,8 +247,9 @@ async def _traceClients(
     where = f"tcp:127.0.0.1:{port}"
     (await connect(reactor, where, **_stranger())).abort()  # loads what is loaded late
     await _pause(reactor)
+    options = _stranger()
     with _recording() as steps:
-        client = await connect(reactor, where, **_stranger())
+        client = await connect(reactor, where, **options)
     traces["connect"] = list(steps)
     client.abort()
 

@@ -8,7 +8,8 @@ and the state diagrams are those of the tables.
     C{tests/core/channel/test_roles.py};
   - C{`test_memory`}, alone, is a test somewhere;
   - in C{docs/architecture.md}, where the code is walked through function by function,
-    C{`Connection.sendData`} behind a file's name, in the same line, is in that file.
+    C{`Connection.sendData`} behind a file's name and a colon, up to the next file's
+    name or the end of the line, is in that file.
 """
 
 from __future__ import annotations
@@ -66,8 +67,8 @@ def located(name: str) -> Path:
 @cache
 def namesIn(path: Path) -> frozenset[str]:
     """
-    List what a module defines, without importing it: C{"Class"}, C{"Class.method"},
-    C{"method"}, C{"function"}, C{"CONSTANT"}.
+    List what a module defines or takes from others, without importing it: C{"Class"},
+    C{"Class.method"}, C{"method"}, C{"function"}, C{"CONSTANT"}.
 
     @param path: the module.
     """
@@ -87,6 +88,8 @@ def namesIn(path: Path) -> frozenset[str]:
                 for target in [*targets, getattr(child, "target", None)]:
                     if isinstance(target, ast.Name):
                         names.update({target.id, prefix + target.id})
+            elif isinstance(child, ast.ImportFrom):
+                names.update(alias.asname or alias.name for alias in child.names)
             elif isinstance(child, ast.If | ast.Try):
                 visit(child, prefix)
 
@@ -179,9 +182,11 @@ class NameTests(SynchronousTestCase):
         )
         for line in text.splitlines():
             names: frozenset[str] | None = None
-            for span in _SPAN.findall(line):
-                if re.fullmatch(r"(aesm|tests)/[\w/]+\.py", span):
-                    names = namesIn(located(span))
+            for found in _SPAN.finditer(line):
+                span = found[1]
+                if _FILE.fullmatch(span):
+                    walked = line.startswith(": `", found.end())
+                    names = namesIn(located(span)) if walked else None
                 elif names is not None and _NAME.fullmatch(span):
                     count += 1
                     if span not in names:

@@ -37,32 +37,31 @@ def diagram(table: Table) -> str:
     @return: a block of Mermaid, and a line of words if there is such a way.
     """
     states = list(type(next(iter(table.values()))))
-    arrows: dict[tuple[Enum, Enum], list[str]] = {}
+    moves = {way: to for way, to in table.items() if way[0] is not to}
     common: dict[Enum, list[str]] = {}
-    for event in dict.fromkeys(event for _, event in table):
-        moves = {
-            one: to
-            for (one, what), to in table.items()
-            if what == event and one is not to
-        }
-        targets = set(moves.values())
-        if len(targets) == 1 and len(moves) > max(FEW, len(states) - 3):
-            but = [s.name for s in states if s not in moves and s not in targets]
-            words = f"`{event}`" + (f" (not from {', '.join(but)})" if but else "")
-            common.setdefault(targets.pop(), []).append(words)
-            continue
-        for one, to in moves.items():
+    told: set[str] = set()
+    for event in dict.fromkeys(event for _, event in moves):
+        sources = {one: to for (one, what), to in moves.items() if what == event}
+        targets = set(sources.values())
+        if len(targets) == 1 and len(sources) > max(FEW, len(states) - FEW):
+            others = [s.name for s in states if s not in sources and s not in targets]
+            but = f" (not from {', '.join(others)})" if others else ""
+            common.setdefault(targets.pop(), []).append(f"`{event}`{but}")
+            told.add(event)
+    arrows: dict[tuple[Enum, Enum], list[str]] = {}
+    for (one, event), to in moves.items():
+        if event not in told:
             arrows.setdefault((one, to), []).append(event)
-    left = {one for (one, _), to in table.items() if one is not to}
-    reached = {to for _, to in arrows} | set(common)
+    left = {one for one, _ in moves}
+    reached = set(moves.values())
     lines = ["```mermaid", "stateDiagram-v2", f"    [*] --> {states[0].name}"]
     for (one, to), events in arrows.items():
         lines.append(f"    {one.name} --> {to.name}: {', '.join(events)}")
     lines += [f"    {s.name} --> [*]" for s in states if s in reached - left]
     lines.append("```")
     if common:
-        told = [f"{', '.join(words)} to {to.name}" for to, words in common.items()]
-        lines += ["", f"From every state: {'; '.join(told)}."]
+        ways = [f"{', '.join(words)} to {to.name}" for to, words in common.items()]
+        lines += ["", f"From every state: {'; '.join(ways)}."]
     return "\n".join(lines) + "\n"
 
 
