@@ -17,6 +17,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from enum import Enum
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -195,10 +196,58 @@ class NameTests(SynchronousTestCase):
         self.assertGreater(count, 50)
 
 
+class _State(Enum):
+    """
+    A life.
+    """
+
+    EGG = "egg"
+    YOUNG = "young"
+    OLD = "old"
+    DEAD = "dead"
+    EATEN = "eaten"
+
+
+_TABLE_OF_LIFE = {
+    (_State.EGG, "hatched"): _State.YOUNG,
+    (_State.YOUNG, "fed"): _State.YOUNG,
+    (_State.YOUNG, "grown"): _State.OLD,
+    (_State.OLD, "died"): _State.DEAD,
+} | {(state, "eaten"): _State.EATEN for state in _State}
+
+
 class DiagramTests(SynchronousTestCase):
     """
     The diagrams of C{docs/architecture.md}.
     """
+
+    def test_drawn(self) -> None:
+        """
+        What leads elsewhere is drawn, in the order of the table; what leads to one
+        state from all is told in words.
+        """
+        expected = """\
+```mermaid
+stateDiagram-v2
+    [*] --> EGG
+    EGG --> YOUNG: hatched
+    YOUNG --> OLD: grown
+    OLD --> DEAD: died
+    EATEN --> [*]
+```
+
+From every state: `eaten` to EATEN.
+"""
+        self.assertEqual(diagrams.diagram(_TABLE_OF_LIFE), expected)
+
+    def test_replaced(self) -> None:
+        """
+        A diagram takes the place of the former one, and of nothing else.
+        """
+        mark = f"<!-- transitions: {__name__}._TABLE_OF_LIFE -->\n"
+        drawn = diagrams.diagram(_TABLE_OF_LIFE)
+        text = f"before\n\n{mark}{drawn}\nFrom here on other things.\n\n{mark}"
+        self.assertEqual(diagrams.updated(text + "```mermaid\n```\n"), text + drawn)
 
     def test_same(self) -> None:
         """

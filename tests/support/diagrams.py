@@ -13,6 +13,7 @@ import re
 from collections.abc import Mapping
 from enum import Enum
 from importlib import import_module
+from typing import TypeVar
 
 from tests import ROOT
 
@@ -20,14 +21,14 @@ DOCUMENT = ROOT / "docs" / "architecture.md"
 FEW = 3  # states from which a common way is drawn; from more it is told in words
 
 _DIAGRAM = re.compile(
-    r"(<!-- transitions: ([\w.]+)\.(\w+) -->\n)```mermaid\n.*?\n```\n(?:\nFrom .*\n)?",
-    re.DOTALL,
+    r"(<!-- transitions: ([\w.]+)\.(\w+) -->\n)```mermaid\n[^`]*```\n"
+    r"(?:\nFrom every state: .*\n)?"
 )
 
-Table = Mapping[tuple[Enum, str], Enum]
+_State = TypeVar("_State", bound=Enum)
 
 
-def diagram(table: Table) -> str:
+def diagram(table: Mapping[tuple[_State, str], _State]) -> str:
     """
     Draw a table of transitions.  What changes nothing is left out, and a way that
     leads to one state from all others, or nearly, is told below in words.
@@ -38,7 +39,7 @@ def diagram(table: Table) -> str:
     """
     states = list(type(next(iter(table.values()))))
     moves = {way: to for way, to in table.items() if way[0] is not to}
-    common: dict[Enum, list[str]] = {}
+    common: dict[_State, list[str]] = {}
     told: set[str] = set()
     for event in dict.fromkeys(event for _, event in moves):
         sources = {one: to for (one, what), to in moves.items() if what == event}
@@ -48,7 +49,7 @@ def diagram(table: Table) -> str:
             but = f" (not from {', '.join(others)})" if others else ""
             common.setdefault(targets.pop(), []).append(f"`{event}`{but}")
             told.add(event)
-    arrows: dict[tuple[Enum, Enum], list[str]] = {}
+    arrows: dict[tuple[_State, _State], list[str]] = {}
     for (one, event), to in moves.items():
         if event not in told:
             arrows.setdefault((one, to), []).append(event)
