@@ -181,6 +181,7 @@ class NameTests(SynchronousTestCase):
         text = re.sub(
             r"^```.*?^```$", "", ARCHITECTURE.read_text("utf-8"), flags=re.M | re.S
         )
+        text = re.sub(r"\n +", " ", text)  # an item of a list is one line
         for line in text.splitlines():
             names: frozenset[str] | None = None
             for found in _SPAN.finditer(line):
