@@ -58,6 +58,8 @@ OPERATIONS = {  # name: what is traced
 PACKAGE = str(Path(aesm.__file__).parent) + os.sep
 ANY_PORT = "tcp:0:interface=127.0.0.1"
 MARKS = ("send", "recv")  # methods of sockets that are noted
+# Twisted calls this whenever it tells the time; nobody has to follow that.
+CLOCK = os.path.join(PACKAGE, "secure", "clock.py")
 QUIET = 0.1  # seconds in which all that a former operation left to do is done
 RETRY = 0.05  # seconds until a client that was cut off connects again
 LIMIT = 30.0  # seconds for everything that is waited for
@@ -85,7 +87,7 @@ def _note(frame: FrameType, event: str, argument: Any) -> None:
     """
     if event == "call":
         path = frame.f_code.co_filename
-        if path.startswith(PACKAGE):
+        if path.startswith(PACKAGE) and path != CLOCK:
             _steps.append(Step(path[len(PACKAGE) :], frame.f_code.co_name))
     elif (
         event == "c_call"
