@@ -65,7 +65,7 @@ _numbers = count(1)
 
 class ConnectOptions(ChannelOptions, MessageOptions, total=False):
     """
-    The options of a client, for all who connect.
+    The options of a client, for every way to connect.
 
     @ivar trust: an L{ITrustPolicy}; None for
         L{KnownServers<aesm.trust.servers.KnownServers>} in the state directory.
@@ -107,30 +107,23 @@ def connect(
 
 class SessionKeeper(Protocol):
     """
-    Who wants a session to outlive the connections under it.
+    What resumes a session over one transport after another.
     """
 
     @property
     def former(self) -> Connection | None:
         """
-        The connection whose session is to go on, if there is one.
+        The connection whose session is to be resumed, or None.
         """
 
     def makeConnection(self, *arguments: Any, **options: Any) -> Connection:
         """
-        Make the connection of a new session.
-
-        @param arguments: as L{Connection}.
-        @param options: as L{Connection}.
-        @return: the connection.
+        Make the connection of a new session, as L{Connection} does.
         """
 
     def detached(self, connection: Connection, reason: AESMError) -> None:
         """
         The transport under a connection is gone: dial again.
-
-        @param connection: whose.
-        @param reason: why.
         """
 
 
@@ -141,11 +134,11 @@ def dial(
     **options: Unpack[ConnectOptions],
 ) -> Deferred[Connection]:
     """
-    Connect to a server, with a session that may outlive the connection.
+    Connect to a server, with a session that may outlive the transport.
 
-    @param keeper: who wants that; None for nobody.
-    @return: as L{connect}: fires with C{keeper.former} if its session goes on; else
-        with a new one, and that is over with
+    @param keeper: what resumes it, or None.
+    @return: as L{connect}: fires with C{keeper.former} if its session is resumed; else
+        with a new one, and the former is over with
         L{SessionLost<aesm.errors.SessionLost>}.
     @raise TypeError: as L{connect}.
     @raise ValueError: as L{connect}.
@@ -192,7 +185,6 @@ class _Attempt(SecureFactory, ConnectionOwner):
         """
         @param location: what was dialled, None to take the transport's peer.
         @param handshakeTimeout: seconds.
-        @param keeper: who wants the session to outlive the connection.
         """
         super().__init__(clock, handshakeTimeout)
         self._settings = settings
@@ -234,20 +226,15 @@ class _Attempt(SecureFactory, ConnectionOwner):
         self, secure: SecureProtocol, publicKey: PublicKey, payload: bytes
     ) -> Deferred[None]:
         """
-        Ask the trust policy.
+        Ask the trust policy about the key that the server has proved.
 
-        @param secure: the connection.
-        @param publicKey: the key that the server has proved.
-        @param payload: nothing.
         @return: fires to go on; fails as L{checkServer}.
         """
         return checkServer(self._trust, self._where(), publicKey)
 
     def hello(self) -> bytes:
         """
-        Say what we are.
-
-        @return: the hello.
+        Encode our hello, which names the session to be resumed.
         """
         if self._former is None:
             return self._messages.hello().encode()
@@ -271,7 +258,7 @@ class _Attempt(SecureFactory, ConnectionOwner):
 
     def failed(self, secure: SecureProtocol, reason: AESMError) -> None:
         """
-        No secure channel came about.
+        Fail, or go on with another address: there is no secure channel.
         """
         self._avoid(secure)
         self._settle(Failure(reason))
@@ -280,7 +267,7 @@ class _Attempt(SecureFactory, ConnectionOwner):
 
     def accepted(self, protocol: AESMProtocol, resumed: bool) -> None:
         """
-        The server has let us in.
+        Make the connection, or resume the former: the server has let us in.
         """
         session = protocol.conversation.session
         self._remember(session.outbox.peer.nextKey)
@@ -304,15 +291,15 @@ class _Attempt(SecureFactory, ConnectionOwner):
 
     def notAccepted(self, reason: AESMError) -> None:
         """
-        The server has not let us in.
+        Fail: the server has not let us in.
         """
         self._avoid(cast(SecureProtocol, self._secure))
         self._settle(Failure(reason))
 
     def keeps(self, connection: Connection, code: int | None = None) -> bool:
         """
-        Tell whether a session outlives the transport under it: if somebody dials
-        again, and the server has not ended it.
+        Tell whether a session outlives the transport under it: if there is a keeper,
+        and the server has not ended it.
         """
         return (
             self._keeper is not None
@@ -322,17 +309,13 @@ class _Attempt(SecureFactory, ConnectionOwner):
 
     def detached(self, connection: Connection, reason: AESMError) -> None:
         """
-        Have somebody dial again.
+        Have the keeper dial again.
         """
         cast(SessionKeeper, self._keeper).detached(connection, reason)
 
     def peerClosed(self, code: int, reason: str) -> AESMError:
         """
-        Say what it means that the server closes.
-
-        @param code: docs/protocol.md, section 9.
-        @param reason: the server's words.
-        @return: the error.
+        Make the error for a CLOSE of the server.
         """
         closed = super().peerClosed(code, reason)
         if code != CloseCode.NOT_ALLOWED:
@@ -386,9 +369,7 @@ class _Attempt(SecureFactory, ConnectionOwner):
 
     def _timedOut(self, protocol: AESMProtocol) -> None:
         """
-        The server did not say WELCOME in time.
-
-        @param protocol: ours.
+        Fail: the server's WELCOME did not come in time.
         """
         self._settle(
             Failure(
@@ -402,9 +383,7 @@ class _Attempt(SecureFactory, ConnectionOwner):
 
     def _settle(self, outcome: Connection | Failure) -> None:
         """
-        Fire what C{connect} returned, once.
-
-        @param outcome: the connection, or why there is none.
+        Fire what C{connect} returned, once, with the connection or the error.
         """
         if self._deadline is not None and self._deadline.active():
             self._deadline.cancel()
@@ -419,9 +398,7 @@ class _Attempt(SecureFactory, ConnectionOwner):
 
     def _where(self) -> str:
         """
-        Name the server.
-
-        @return: what was dialled, or where that led.
+        Return the server's location: what was dialled, or where that led.
         """
         if self._location is None and self._secure is not None:
             self._location = locationOfAddress(self._secure.transport.getPeer())
@@ -429,9 +406,7 @@ class _Attempt(SecureFactory, ConnectionOwner):
 
     def _cancel(self, result: Deferred[Connection]) -> None:
         """
-        Close what was begun.
-
-        @param result: what C{connect} returned; it fails with CancelledError.
+        Close what was begun; what C{connect} returned fails with CancelledError.
         """
         self._result = None
         if self._deadline is not None and self._deadline.active():

@@ -1,11 +1,11 @@
 """
-The Deferreds that sending returns: they cost next to nothing until somebody
-looks.
+The Deferreds that sending returns: they cost next to nothing until somebody uses
+them.
 
 Whoever adds a callback to a Deferred, awaits, cancels or returns it from a
-callback, reads C{called} or C{result} first; only then is one of these known
-to the connection.  So a million messages that nobody waits for leave nothing
-to be fired, and nobody is told of a failure that nobody asked about.
+callback, reads C{called} or C{result} first; only then is it registered with the
+connection.  So a million messages that nobody waits for leave nothing to be fired,
+and no failure is logged that nobody asked about.
 """
 
 from __future__ import annotations
@@ -34,21 +34,19 @@ _T = TypeVar("_T")
 
 class _Watcher(Protocol):
     """
-    Who knows what is acknowledged.
+    What an acknowledgement is registered with.
     """
 
     def watch(self, acknowledgement: Acknowledgement, count: int) -> None:
         """
-        Fire a Deferred once so many messages are acknowledged, now or later.
-
-        @param acknowledgement: what to fire.
-        @param count: messages from the session's start.
+        Fire a Deferred once so many messages of the session are acknowledged, now or
+        later.
         """
 
 
 class LazyDeferred(Deferred[_T], Generic[_T]):
     """
-    A Deferred that is made, and begins its work, when somebody looks.
+    A Deferred that is initialized, and begins its work, on first use.
     """
 
     _made = False
@@ -65,11 +63,7 @@ class LazyDeferred(Deferred[_T], Generic[_T]):
 
         def __getattr__(self, name: str) -> Any:
             """
-            Make the Deferred at the first look at anything that it has: that takes
-            longer than all else that sending a message does for its sender.
-
-            @param name: what is looked at.
-            @raise AttributeError: there is none.
+            Initialize the Deferred at the first access to any of its attributes.
             """
             if self._made:
                 raise AttributeError(f"a {type(self).__name__} has no {name!r}")
@@ -85,7 +79,7 @@ class LazyDeferred(Deferred[_T], Generic[_T]):
 
     def _look(self) -> None:
         """
-        Take note that somebody looks.
+        Begin at the first use.
         """
         if not self._looked:
             self._looked = True
@@ -102,17 +96,15 @@ class LazyDeferred(Deferred[_T], Generic[_T]):
     @called.setter
     def called(self, called: bool) -> None:
         """
-        Take note that it fires.
-
-        @param called: True.
+        Note that it has fired.
         """
         self._called = called
 
     @property
     def result(self) -> Any:
         """
-        What it fired with.  Twisted looks here, and not at C{called}, when one
-        of these is returned from a callback.
+        What it fired with.  Twisted reads this, and not C{called}, when the Deferred is
+        returned from a callback.
 
         @raise AttributeError: it has not fired.
         """
@@ -122,21 +114,19 @@ class LazyDeferred(Deferred[_T], Generic[_T]):
     @result.setter
     def result(self, result: Any) -> None:
         """
-        Take note of a result.
-
-        @param result: any, or a failure.
+        Set the result, or a failure.
         """
         self._result = result
 
 
 class FailedAcknowledgement(LazyDeferred[None]):
     """
-    Fails, if anybody asks, because nothing was sent.
+    Fails, once it is used, because nothing was sent.
     """
 
     def __init__(self, reason: Exception) -> None:
         """
-        @param reason: why.
+        Keep the error until then.
         """
         self._reason = reason
 
@@ -150,8 +140,8 @@ class FailedAcknowledgement(LazyDeferred[None]):
 class Acknowledgement(LazyDeferred[None]):
     """
     Fires with None once the peer has the message; fails with
-    L{ConnectionClosed<aesm.errors.ConnectionClosed>} if it may not have.  Who makes
-    one sets both attributes.
+    L{ConnectionClosed<aesm.errors.ConnectionClosed>} if it may not have.  Its maker
+    sets both attributes.
 
     @ivar watcher: the connection.
     @ivar count: messages from the session's start, this one included.
@@ -167,17 +157,14 @@ class Acknowledgement(LazyDeferred[None]):
 
     def begin(self) -> None:
         """
-        Be known to the connection.
+        Register with the connection.
         """
         self.watcher.watch(self, self.count)
 
 
 def acknowledgementOf(watcher: _Watcher, count: int) -> Acknowledgement:
     """
-    Make what sending returns.
-
-    @param watcher: the connection.
-    @param count: messages from the session's start, this one included.
+    Make an acknowledgement of so many messages from the session's start.
     """
     acknowledgement = Acknowledgement()
     acknowledgement.watcher = watcher
@@ -193,8 +180,8 @@ class AckCount(LazyDeferred[int]):
 
     def __init__(self, acknowledgements: Iterable[Deferred[None]]) -> None:
         """
-        @param acknowledgements: one for each peer that the message went to; asked for
-            when somebody looks.
+        @param acknowledgements: one for each peer that the message went to; read on
+            first use.
         """
         self._acknowledgements = acknowledgements
         self._open = self._having = 0
@@ -212,18 +199,14 @@ class AckCount(LazyDeferred[int]):
 
     def _cbHas(self, result: None) -> None:
         """
-        One more peer has it.
-
-        @param result: nothing.
+        Count a peer that has the message.
         """
         self._having += 1
         self._settle()
 
     def _ebLost(self, failure: object) -> None:
         """
-        One more peer is gone, and may not have it.
-
-        @param failure: why.
+        Do not count a peer that is gone, and may not have it.
         """
         self._settle()
 
@@ -241,14 +224,14 @@ _order = count()  # breaks ties between equal counts
 
 class PendingAcks:
     """
-    Who waits for what the peer does with our messages.
+    Those who wait for acknowledgements of one connection.
     """
 
     __slots__ = ("_acknowledgements", "_draining", "_outbox")
 
     def __init__(self, outbox: Outbox) -> None:
         """
-        @param outbox: the messages.
+        Start with nobody waiting.
         """
         self._outbox = outbox
         self._acknowledgements: list[tuple[int, int, Acknowledgement]] = []  # a heap
@@ -256,18 +239,13 @@ class PendingAcks:
 
     def watch(self, acknowledgement: Acknowledgement, count: int) -> None:
         """
-        Fire a Deferred once so many messages are acknowledged.
-
-        @param acknowledgement: what to fire.
-        @param count: messages from the session's start.
+        Fire a Deferred once so many messages of the session are acknowledged.
         """
         heapq.heappush(self._acknowledgements, (count, next(_order), acknowledgement))
 
     def drain(self) -> Deferred[None]:
         """
-        Wait until there is room to send.
-
-        @return: fires once there is.
+        Return a Deferred that fires once there is room to send.
         """
         draining: Deferred[None] = Deferred(self._draining.remove)
         self._draining.append(draining)
@@ -275,7 +253,7 @@ class PendingAcks:
 
     def tell(self) -> None:
         """
-        The peer has more messages: tell who waited for that.
+        Fire what the last ACK was waited for.
         """
         waiting, done = self._acknowledgements, self._outbox.acknowledged
         while waiting and waiting[0][0] <= done:
@@ -287,9 +265,7 @@ class PendingAcks:
 
     def fail(self, reason: AESMError) -> None:
         """
-        Nothing more will be acknowledged: tell who waits.
-
-        @param reason: why.
+        Fail all: nothing more will be acknowledged.
         """
         waiting, self._acknowledgements = self._acknowledgements, []
         for _, _, acknowledgement in sorted(waiting):

@@ -1,5 +1,5 @@
 """
-How connections are named.
+The addresses that connections are known by.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ Address = tuple[str, int] | str
 
 def addressOf(address: IAddress, number: int) -> Address:
     """
-    Name a connection.
+    Make the address of a connection.
 
     @param address: the transport's peer.
     @param number: one that no other connection of this process has.
-    @return: C{(host, port)} for TCP, else a string of its own.  The host is fit to
-        be shown, and spelled as everywhere, whatever a PROXY header says that it is.
+    @return: C{(host, port)} for TCP, else a unique string.  The host is escaped, and
+        spelled as everywhere: a PROXY header may say anything.
     """
     if isinstance(address, IPv4Address | IPv6Address):
         return (escape(canonicalHost(address.host)), address.port)

@@ -1,9 +1,9 @@
 """
-What all connections of a server may keep together.
+The bound on what all connections of a server keep together.
 
 Each connection has bounds of its own, but thousands of them could reach these
-at once.  When the sum is too large, those that hold more than an equal share
-have to bear it, so that the others need not.
+at once.  When the sum is too large, sending is refused to those that hold more than
+an equal share, so that the others can go on.
 """
 
 from __future__ import annotations
@@ -23,8 +23,7 @@ class Budget:
     def __init__(self, bound: int, connections: Sized, arrivals: Arrivals) -> None:
         """
         @param bound: bytes of messages that may be kept.
-        @param connections: all of them.
-        @param arrivals: what came to them and is unread.
+        @param arrivals: the unread packets of all connections.
         @raise ValueError: the bound is not above 0.
         """
         if not bound > 0:
@@ -36,9 +35,7 @@ class Budget:
 
     def account(self, more: int) -> None:
         """
-        Take note of what a connection keeps for its peer and for the handler.
-
-        @param more: bytes more than before, less if negative.
+        Add what a connection keeps more than before, bytes; negative if it keeps less.
         """
         self._keptCost += more
 
@@ -51,8 +48,6 @@ class Budget:
 
     def refuses(self, held: int) -> bool:
         """
-        Tell whether a connection has to bear that there is no room left.
-
-        @param held: bytes that it holds.
+        Tell whether to refuse a connection that holds so many bytes.
         """
         return self.full and held * len(self._connections) >= self._bound

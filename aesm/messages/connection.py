@@ -5,8 +5,8 @@ The connection that users hold::
     packet = await connection.retrieved.get()
     await connection.close()
 
-What carries the messages, and when, is L{aesm.messages.protocol}'s business; a session
-that is resumed has one protocol after another, and between them none.
+L{aesm.messages.protocol} carries the messages over a transport.  A session that is
+resumed has one protocol after another, and none in between; the connection stays.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ BATCH_MICROS = 1000  # of messages to send together, while nothing carries them
 
 class PacketDispatcher(Protocol):
     """
-    Who hands the packets of a connection to a handler.
+    What hands the packets of a connection to a handler.
     """
 
     def accepted(self) -> None:
@@ -67,16 +67,12 @@ class PacketDispatcher(Protocol):
 
     def arrived(self, messages: Messages) -> None:
         """
-        Hand over what came.
-
-        @param messages: what came.
+        Hand over messages received.
         """
 
     def lost(self, reason: AESMError) -> None:
         """
         Tell the handler that the connection is over.
-
-        @param reason: why.
         """
 
     def stop(self) -> None:
@@ -87,9 +83,7 @@ class PacketDispatcher(Protocol):
 
 def wallClock() -> int:
     """
-    Tell the time for the wire.
-
-    @return: microseconds since the Unix epoch.
+    Return the time for the wire: microseconds since the Unix epoch.
     """
     return time_ns() // 1000
 
@@ -106,11 +100,12 @@ class Connection:
     @ivar handshakeHash: the handshake's hash, the same at both ends and at no
         other connection: for channel binding.  It is another one after the
         session was resumed.
-    @ivar retrieved: what came from the peer and nobody has taken yet.
-    @ivar session: what counts the messages.
+    @ivar retrieved: the packets received from the peer and not taken yet.
+    @ivar session: the counters of both directions.
+    @ivar state: where in its life cycle the connection is.
     @ivar closeSlow: whether C{sendData} closes a peer whose send buffer is full.
     @ivar dispatcher: hands packets to a handler; None leaves them in C{retrieved}.
-    @ivar waiting: who waits for the peer; None while nobody ever did.
+    @ivar waiting: those who wait for acknowledgements; None until there is one.
     """
 
     dispatcher: PacketDispatcher | None = None
@@ -131,14 +126,9 @@ class Connection:
         arrivals: Arrivals | None = None,
     ) -> None:
         """
-        @param owner: whom to tell.
-        @param session: what counts the messages.
-        @param address: the peer's.
-        @param peer: the peer's public key.
-        @param peerName: what the authorized-keys file calls it.
-        @param receiveBuffer: bytes that the peer may send ahead.
-        @param closeSlow: whether C{sendData} closes a peer whose send buffer is full.
-        @param lock: the registry's, or None.
+        @param owner: the server or client that is told of the life cycle.
+        @param receiveBuffer: bytes of messages that the peer may send ahead.
+        @param lock: the registry's lock for the stream; None makes one.
         @param arrivals: the registry's order of arrival, or None.
         """
         self.session = session
@@ -159,13 +149,13 @@ class Connection:
 
     def __repr__(self) -> str:
         """
-        Show who is there.
+        Show address, key and state.
         """
         return f"<Connection {self.address} {self.peer} {self.state.value}>"
 
     def _move(self, what: str) -> None:
         """
-        Go where the table says.
+        Make a transition of the table.
         """
         self.state = CONNECTION_TRANSITIONS[self.state, what]
 
@@ -239,8 +229,9 @@ class Connection:
         Close in order: send what was accepted, tell the peer, and wait a
         bounded time (5 s) for its answer.
 
-        @param reason: words for the peer, at most 1,024 bytes in UTF-8.
+        @param reason: text for the peer, at most 1,024 bytes in UTF-8.
         @return: fires once the connection is gone.
+        @raise TypeError: the reason is not text.
         """
         self.closeWith(CloseCode.NORMAL, reason)
         return self.closed().addCallback(lambda reason: None)
@@ -276,10 +267,8 @@ class Connection:
         """
         Send a message.
 
-        @param data: the message.
-        @param closeSlow: whether it is sent on behalf of somebody who serves many:
-            a peer whose send buffer is full is closed with code 4000 then, and one
-            that is gone is nobody's error.
+        @param closeSlow: whether the sender serves many: then a peer whose send buffer
+            is full is closed with code 4000, and one that is gone is not an error.
         @return: as C{sendData}.
         """
         batch, protocol, outbox = self._batch, self._protocol, self._outbox
@@ -300,12 +289,11 @@ class Connection:
 
     def join(self, shared: SharedBatch) -> int | None:
         """
-        Send the last message that is sent to many, and those that come until the
-        batch ends here; C{joined} is to be called next.
+        Send the last message of a shared batch, and those that are added to it until
+        the batch is closed here; C{joined} is to be called next.
 
-        @param shared: what is sent to many.
-        @return: what there is to add to the number of such a message for that which
-            it has in the session; None if each must be sent by C{send}.
+        @return: what to add to the number of a shared message, counted from 1, for its
+            number in this session; None if each must be sent by C{send}.
         """
         if self._protocol is None:
             return None
@@ -319,14 +307,14 @@ class Connection:
 
     def joined(self) -> None:
         """
-        Let what was shared leave.
+        Schedule the shared messages.
         """
         if self._protocol is not None and not self._protocol.busy:
             self._protocol.sending()
 
     def _beginBatch(self) -> int:
         """
-        See whether messages may be sent in this turn of the event loop.
+        Check that messages may be sent in this turn of the event loop.
 
         @return: their time, microseconds since the Unix epoch.
         @raise AESMError: they may not.
@@ -350,7 +338,7 @@ class Connection:
 
     def closeBatch(self) -> int:
         """
-        Let no later message share the time of those that were sent so far.
+        Close the open batch, so that no later message shares its time.
 
         @return: that time, microseconds since the Unix epoch; 0 without any.
         """
@@ -364,11 +352,7 @@ class Connection:
 
     def _refuse(self, refused: AESMError, closeSlow: bool) -> Deferred[None]:
         """
-        Say that a message was not accepted.
-
-        @param refused: why.
-        @param closeSlow: as C{send}.
-        @return: what C{send} returns.
+        Make what C{send} returns for a message that was not accepted.
         """
         if isinstance(refused, ConnectionClosed) and not closeSlow:
             return FailedAcknowledgement(refused)
@@ -381,21 +365,21 @@ class Connection:
     @property
     def sends(self) -> bool:
         """
-        Whether messages were sent that did not leave with a batch yet.
+        Whether there is an open batch.
         """
         return self._outbox.open is not None
 
     @property
     def held(self) -> int:
         """
-        The bytes of messages that are unacknowledged or not done with.
+        The bytes of messages that are unacknowledged or not taken.
         """
         return self._outbox.keptCost + self.session.inbox.untaken
 
     def account(self) -> None:
         """
-        Tell what is kept for the peer and for the handler; what is unread the
-        registry knows.
+        Tell the budget what is kept for the peer and for the handler; it asks the
+        registry for what is unread.
         """
         budget = self._owner.budget
         if budget is None:
@@ -417,8 +401,8 @@ class Connection:
         Close in order, with a code.
 
         @param code: docs/protocol.md, section 9.
-        @param reason: words for the peer.
-        @raise TypeError: the words are no text.
+        @param reason: text for the peer.
+        @raise TypeError: the reason is not text.
         """
         if not isinstance(reason, str):
             raise TypeError(f"a reason is str, not {type(reason).__name__}")
@@ -452,7 +436,7 @@ class Connection:
     @property
     def isEnding(self) -> bool:
         """
-        Whether its session ends with the transport that is under it.
+        Whether the session ends with the present transport.
         """
         return self._protocol is not None and self._protocol.isEnding
 
@@ -467,10 +451,7 @@ class Connection:
 
     def watch(self, acknowledgement: Acknowledgement, count: int) -> None:
         """
-        Fire a Deferred once so many messages are acknowledged.
-
-        @param acknowledgement: what to fire.
-        @param count: messages from the session's start.
+        Fire a Deferred once so many messages of the session are acknowledged.
         """
         if count <= self._outbox.acknowledged:
             acknowledgement.callback(None)
@@ -481,9 +462,7 @@ class Connection:
 
     def _waiters(self) -> PendingAcks:
         """
-        Have a place for who waits.
-
-        @return: the place.
+        Return C{waiting}, made on first use.
         """
         if self.waiting is None:
             self.waiting = PendingAcks(self._outbox)
@@ -491,16 +470,14 @@ class Connection:
 
     def acknowledged(self) -> None:
         """
-        The peer has more messages: tell who asked.
+        Fire what waited for an ACK that has come.
         """
         if self.waiting is not None:
             self.waiting.tell()
 
     def packetsTaken(self, cost: int) -> None:
         """
-        The application has taken packets: the peer may send more.
-
-        @param cost: what they cost.
+        Let the peer send more: the application has taken packets of that cost.
         """
         self.session.inbox.take(cost)
         if self._protocol is not None:
@@ -508,16 +485,13 @@ class Connection:
 
     def streamFinished(self) -> None:
         """
-        The last packet was taken after the end.
+        Tell the owner that the last packet was taken after the end.
         """
         self._owner.finished(self)
 
     def handled(self, count: int, cost: int) -> None:
         """
-        The handler is done with messages.
-
-        @param count: how many.
-        @param cost: what they cost.
+        Acknowledge messages that the handler has finished.
         """
         inbox = self.session.inbox
         inbox.keptCount += count
@@ -529,9 +503,8 @@ class Connection:
 
     def attach(self, protocol: AESMProtocol, channel: Channel) -> None:
         """
-        Be carried by a protocol from now on.
+        Begin to be carried by a protocol.
 
-        @param protocol: the protocol.
         @param channel: the secure channel under it.
         """
         self._move("attached")
@@ -543,9 +516,9 @@ class Connection:
 
     def detach(self) -> AESMProtocol | None:
         """
-        Be carried by none: what is sent waits.
+        Be carried by none from now on: what is sent waits.
 
-        @return: what carried it.
+        @return: the former protocol.
         """
         self._move("detached")
         protocol, self._protocol = self._protocol, None
@@ -554,9 +527,7 @@ class Connection:
 
     def arrived(self, messages: Messages) -> None:
         """
-        Messages came.
-
-        @param messages: one or more.
+        Pass messages on to the handler or to C{retrieved}.
         """
         if self.dispatcher is not None:
             self.dispatcher.arrived(messages)
@@ -566,25 +537,22 @@ class Connection:
 
     def shed(self, code: int, reason: str) -> None:
         """
-        Close because there is no room: what still comes is not taken, and so not
-        acknowledged.
-
-        @param code: docs/protocol.md, section 9.
-        @param reason: words for the peer.
+        Close a peer for which there is no room: what still arrives is not taken, and so
+        not acknowledged.
         """
         if self._protocol is not None:
             self._protocol.shed(code, reason)
 
     def unsendable(self, reason: AESMError) -> None:
         """
-        Nothing more will be acknowledged: tell who waits.
+        Fail the waiters: nothing more will be acknowledged.
         """
         self._move("unsendable")
         self._fail(reason)
 
     def finish(self, reason: AESMError) -> None:
         """
-        The session is over: tell who waits.
+        End the session and tell everybody who waits.
         """
         self._move("finished")
         self._protocol = self._batch = None
@@ -602,7 +570,7 @@ class Connection:
 
     def _fail(self, reason: AESMError) -> None:
         """
-        Tell who waits for an acknowledgement, once.
+        Fail those who wait for an acknowledgement, once.
         """
         if self._reason is None:
             self._reason = reason

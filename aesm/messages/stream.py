@@ -1,5 +1,5 @@
 """
-What came from one peer and nobody has taken yet::
+The packets received from one peer that nobody has taken yet::
 
     stream.getData()              # the oldest packet, or None
     stream[0], stream[-1]         # looking takes nothing
@@ -7,10 +7,10 @@ What came from one peer and nobody has taken yet::
     async for packet in stream:
         ...
 
-A stream may be used from any thread: one lock guards what it holds, shared
-with the registry that it belongs to, and nothing is called with it held.  Packets
-that are counted already are taken without it, in one step that no thread can
-interrupt: to hold a lock would take longer than all else.
+A stream may be used from any thread: one lock guards its contents, shared with the
+registry that it belongs to, and no callback runs with it held.  Packets whose cost is
+counted already are taken without the lock, in one step that no thread can interrupt:
+the lock would take longer than all else.
 """
 
 from __future__ import annotations
@@ -65,7 +65,6 @@ def packetsOf(time: float, data: Sequence[str | bytes]) -> Iterator[Packet]:
     Make packets of messages that came together.
 
     @param time: when they were sent, Unix seconds.
-    @param data: the messages.
     """
     if len(data) == 1:
         return iter((_new(Packet, (time, data[0])),))
@@ -74,10 +73,9 @@ def packetsOf(time: float, data: Sequence[str | bytes]) -> Iterator[Packet]:
 
 def costOf(data: str | bytes | None) -> int:
     """
-    Count a message for flow control.
+    Compute what a message costs for flow control: the bytes of its body on the wire,
+    and 64 more; None costs nothing.
 
-    @param data: the message; None, where there is none, costs nothing.
-    @return: bytes of its body on the wire, and 64 more.
     @see: docs/protocol.md, section 7
     """
     if isinstance(data, bytes) or (data is not None and data.isascii()):
@@ -87,15 +85,13 @@ def costOf(data: str | bytes | None) -> int:
 
 class StreamOwner(Protocol):
     """
-    Who wants to know what happens to a stream; called without the lock, in the
-    thread that took the packet.
+    What is told of a stream; called without the lock, in the thread that took the
+    packet.
     """
 
     def packetsTaken(self, cost: int) -> None:
         """
-        The application has taken packets.
-
-        @param cost: what they cost for flow control.
+        The application has taken packets of that cost.
         """
 
     def streamFinished(self) -> None:
@@ -106,15 +102,14 @@ class StreamOwner(Protocol):
 
 class _Arrival:
     """
-    Packets of one stream that came together, as far as they are not taken.
+    Packets of one stream that came together, those not taken.
     """
 
     __slots__ = ("count", "stream")
 
     def __init__(self, stream: DataStream, count: int) -> None:
         """
-        @param stream: where they are.
-        @param count: how many.
+        Note so many packets of a stream.
         """
         self.stream = stream
         self.count = count
@@ -122,10 +117,10 @@ class _Arrival:
 
 class Arrivals(OrderedDict[_Arrival, None]):
     """
-    What came to all streams of a registry and is not taken, in the order of
+    The packets of all streams of a registry that are not taken, in the order of
     arrival.
 
-    @ivar held: its cost, bytes.
+    @ivar held: their cost, bytes.
     """
 
     held = 0
@@ -133,20 +128,10 @@ class Arrivals(OrderedDict[_Arrival, None]):
 
 class _CountedBurst:
     """
-    Packets that came together and are counted as taken at once.
-
-    To take a packet under the lock, and count it, would cost more than all else that
-    is done for a small message.  So a burst that leads to no report to the peer,
-    whenever its packets are taken, is counted when its first is, or when it comes into
-    an empty stream; then nobody has to count, and C{next(burst.take, None)} is one
-    step that no thread can interrupt, so that it needs no lock.  In an empty stream
-    not even packets are made before they are taken.
-
-    The invariant: whatever C{take} gives is counted already.  The last packet of a
-    burst is never in C{take} but in the stream's deque, so that whoever takes it holds
-    the lock and sees what comes next; C{lastIsCounted} says that it is counted, too.
+    Packets that came together and whose cost is counted as taken, all at once.
 
     @ivar take: the packets that are counted, without the last.
+    @ivar lastIsCounted: whether the last one, in the stream's deque, is counted too.
     @ivar time: when those that are not made yet were sent, Unix seconds.
     @ivar data: their messages, with those that were taken.
     @ivar rest: an iterator over those of them that are not taken.
@@ -164,7 +149,8 @@ class _CountedBurst:
     @classmethod
     def unmade(cls, time: float, data: Sequence[str | bytes]) -> _CountedBurst:
         """
-        Make a burst of messages, its last not among them.
+        Make a burst of messages, whose packets are made as they are taken; without the
+        last message.
         """
         rest = iter(data)
         burst = cls(map(_new, repeat(Packet), zip(repeat(time), rest)), True)
@@ -180,7 +166,7 @@ class _CountedBurst:
 
     def left(self) -> list[Packet]:
         """
-        Look at those that are not made yet.
+        Return the packets that are not made yet, without taking them.
         """
         count = length_hint(self.rest)
         return list(packetsOf(self.time, self.data[len(self.data) - count :]))
@@ -225,7 +211,6 @@ class DataStream(Sequence[Packet]):
         order: Arrivals | None = None,
     ) -> None:
         """
-        @param owner: who wants to know what happens to the stream.
         @param window: cost that the peer may send ahead, bytes.
         @param lock: the registry's; None makes one.
         @param order: the registry's order of arrival, or None.
@@ -340,7 +325,7 @@ class DataStream(Sequence[Packet]):
 
         @param time: when they were sent, Unix seconds.
         @param data: at least one message.
-        @param cost: what they cost.
+        @param cost: the cost of all, bytes.
         """
         if self._waiting and self._simple and len(data) == 1 and not self._packets:
             with self._lock:
@@ -363,9 +348,7 @@ class DataStream(Sequence[Packet]):
 
     def end(self, reason: AESMError) -> None:
         """
-        Nothing more will come.
-
-        @param reason: why.
+        End the stream: nothing more will come.
         """
         with self._lock:
             self._reason = reason
@@ -380,11 +363,7 @@ class DataStream(Sequence[Packet]):
 
     def push(self, time: float, data: Sequence[str | bytes], cost: int) -> None:
         """
-        Add packets; the lock is held.
-
-        @param time: as C{extend}.
-        @param data: as C{extend}.
-        @param cost: as C{extend}.
+        Add packets as C{extend} does, with the lock held and nobody told.
         """
         if self._packets is _EMPTY:
             self._packets = deque()
@@ -441,11 +420,10 @@ class DataStream(Sequence[Packet]):
 
     def _charge(self, packet: Packet) -> int:
         """
-        Count a packet as taken, or those that came with it at once if that leads to no
-        report: then C{getData} need not count them.
+        Count the oldest packet as taken, or all that came with it at once if that leads
+        to no report.
 
-        @param packet: the oldest, of a stream for which nobody else counts.
-        @return: what is to be counted, bytes.
+        @return: the cost to be counted, bytes.
         """
         if self._burst.lastIsCounted:
             self._burst.lastIsCounted = False
@@ -462,7 +440,7 @@ class DataStream(Sequence[Packet]):
 
     def tell(self, cost: int) -> None:
         """
-        Tell the owner what was taken; the lock is not held.
+        Tell the owner what was taken, with the lock not held.
 
         @param cost: what C{pop} returned with the packet.
         """

@@ -145,8 +145,7 @@ class _ServerEndpoint:
         makeFactory: Callable[[IProtocolFactory], ServerFactory],
     ) -> None:
         """
-        @param endpoint: where to listen.
-        @param makeFactory: wraps a factory.
+        @param makeFactory: wraps the user's factory in ours.
         """
         self._endpoint = endpoint
         self._makeFactory = makeFactory
@@ -155,7 +154,7 @@ class _ServerEndpoint:
         """
         Listen.
 
-        @param protocolFactory: builds what runs inside.
+        @param protocolFactory: builds the protocols inside of the channels.
         @return: fires with the port, or fails as the endpoint does.
         @see: C{IStreamServerEndpoint.listen}
         """
@@ -167,11 +166,7 @@ class _ServerEndpoint:
         self, port: IListeningPort, factory: ServerFactory
     ) -> IListeningPort:
         """
-        Say what the operator should know.
-
-        @param port: where we listen.
-        @param factory: ours.
-        @return: the port.
+        Log the address and our public key.
         """
         announce(port.getHost(), factory.publicKey, factory.isOpen)
         return port
@@ -189,8 +184,7 @@ class _ClientEndpoint:
         makeFactory: Callable[[IProtocolFactory], ClientFactory],
     ) -> None:
         """
-        @param endpoint: where to connect to.
-        @param makeFactory: wraps a factory.
+        @param makeFactory: wraps the user's factory in ours.
         """
         self._endpoint = endpoint
         self._makeFactory = makeFactory
@@ -199,7 +193,7 @@ class _ClientEndpoint:
         """
         Connect.
 
-        @param protocolFactory: builds what runs inside.
+        @param protocolFactory: builds the protocol inside of the channel.
         @return: as L{wrapClientEndpoint} says.
         @see: C{IStreamClientEndpoint.connect}
         """

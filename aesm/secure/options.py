@@ -1,6 +1,6 @@
 """
-From what users type to what the layers below take: the options that mean the
-same in every face (C{name}, C{key}, C{psk}, ...) are resolved here, once::
+The options of a secure channel (C{name}, C{key}, C{psk}, C{suites}), which mean the
+same in every interface, resolved into settings::
 
     settings = channelSettings("server.key", key=None, name="aesm", psk="psk.txt")
 
@@ -35,7 +35,7 @@ __all__ = [
 
 class ChannelOptions(TypedDict, total=False):
     """
-    The options of a secure channel, for every face.
+    The options of a secure channel, the same for every interface.
 
     @ivar key: our own key; None for the state directory's.
     @ivar name: the application name that both sides share, C{"aesm"} by default.
@@ -55,10 +55,10 @@ CHANNEL_OPTIONS = ChannelOptions.__optional_keys__
 
 def channelSettings(keyFile: str, **options: Unpack[ChannelOptions]) -> ChannelSettings:
     """
-    Resolve what a secure channel needs.
+    Resolve the options of a secure channel.
 
     @param keyFile: the file in the state directory that holds the key if no
-        C{key} is given; it is made if it is not there.
+        C{key} is given; it is created if there is none.
     @return: settings for all connections.
     @raise KeyFileError: a file cannot be used; says why.
     @raise TypeError: an option is of the wrong type.
@@ -90,9 +90,7 @@ def channelSettings(keyFile: str, **options: Unpack[ChannelOptions]) -> ChannelS
 
 def reactorOr(reactor: IReactorTime | None) -> IReactorTime:
     """
-    Resolve a C{reactor} option.
-
-    @param reactor: what is given, or None for the one that is installed.
+    Resolve a C{reactor} option; None means the installed reactor.
     """
     if reactor is None:
         from twisted.internet import reactor as installed
@@ -103,8 +101,6 @@ def reactorOr(reactor: IReactorTime | None) -> IReactorTime:
 
 def agent() -> str:
     """
-    Say what we are, for the peer's log.
-
-    @return: software and version.
+    Return our software and version, for the peer's log.
     """
     return f"aesm/{__version__}"

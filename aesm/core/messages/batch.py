@@ -53,10 +53,8 @@ Body = str | bytes  # ASCII as C{str}, other text as L{EncodedText}; or binary
 
 def bodyOf(data: Message) -> Body:
     """
-    Make of a message what is kept of it until it is acknowledged.
+    Make the body that is kept of a message until it is acknowledged.
 
-    @param data: the message.
-    @return: its body; ASCII text is left as it is, and encoded with others.
     @raise TypeError: it is neither text nor bytes.
     @raise ValueError: the text cannot be written in UTF-8.
     """
@@ -71,11 +69,7 @@ def bodyOf(data: Message) -> Body:
 
 def encodeMessage(micros: int, body: Body) -> bytes:
     """
-    Encode one message.
-
-    @param micros: its time, microseconds since the Unix epoch.
-    @param body: its body.
-    @return: a frame.
+    Encode one message as a frame of its own.
     """
     if type(body) is bytes:
         return packHeader(len(body), BINARY, micros) + body
@@ -87,16 +81,16 @@ class Batch:
     """
     Messages that were sent in one turn of the event loop and fit one BATCH.
 
-    As long as it has room, who sends adds to C{bodies} and takes from C{room}.
+    As long as it has room, the connection appends to C{bodies} and takes from C{room}.
 
-    @ivar micros: when, microseconds since the Unix epoch.
-    @ivar first: how many messages of the session came before it.
+    @ivar micros: when they were sent, microseconds since the Unix epoch.
+    @ivar first: how many messages of the session precede it.
     @ivar bodies: the messages.
     @ivar kind: the type that all bodies have, C{bytes} or C{str}; None if they
-        differ, or each must be looked at before it is added.
-    @ivar space: what its messages may count for flow control, bytes; once it takes
-        no more, what they do.
-    @ivar room: what is left of that.
+        differ, or each must be checked before it is added.
+    @ivar space: the most that its messages may cost, bytes; once it is closed, what
+        they do cost.
+    @ivar room: what is left of that, bytes.
     """
 
     __slots__ = ("bodies", "first", "kind", "micros", "room", "space")
@@ -105,10 +99,8 @@ class Batch:
         """
         Start with no messages.
 
-        @param micros: when.
-        @param first: how many messages of the session came before it.
         @param kind: the type of the first body.
-        @param space: what its messages may count for flow control.
+        @param space: the most that its messages may cost, bytes.
         """
         self.micros = micros
         self.first = first
@@ -119,23 +111,22 @@ class Batch:
     @property
     def count(self) -> int:
         """
-        How many messages there are.
+        The number of messages.
         """
         return len(self.bodies)
 
     @property
     def cost(self) -> int:
         """
-        What they count for flow control, bytes.
+        Their cost for flow control, bytes.
         """
         return self.space - self.room
 
     def cut(self, count: int) -> Batch:
         """
-        Split off the oldest messages.
+        Split off the oldest messages into a batch of their own.
 
         @param count: how many, fewer than there are.
-        @return: a batch of its own with these; the others stay in this one.
         """
         bodies = self.bodies[:count]
         cost = sum(map(len, bodies)) + MESSAGE_OVERHEAD * count
@@ -148,10 +139,9 @@ class Batch:
 
     def encode(self, batched: bool) -> list[bytes]:
         """
-        Encode the messages.
+        Encode the messages, into pieces to join.
 
-        @param batched: whether the peer takes BATCH frames.
-        @return: pieces to join.
+        @param batched: whether the peer accepts BATCH frames.
         """
         micros, bodies, kind = self.micros, self.bodies, self.kind
         if not batched or len(bodies) == 1:
@@ -171,10 +161,7 @@ class Batch:
     @classmethod
     def of(cls, messages: Messages) -> Batch:
         """
-        Take messages as they came.
-
-        @param messages: one or more.
-        @return: the same, as they are written.
+        Make a closed batch of messages received, to persist them as they came.
         """
         bodies = [bodyOf(data) for data in messages.data]
         cost = sum(map(len, bodies)) + MESSAGE_OVERHEAD * len(bodies)
@@ -366,10 +353,7 @@ class Share(Batch):
 
 def _binary(lengths: array[int]) -> array[int]:
     """
-    Mark lengths as those of binary messages, all in one: that is quick.
-
-    @param lengths: as they are.
-    @return: the same with C{BINARY_BIT} set.
+    Set C{BINARY_BIT} in lengths.
     """
     table = int.from_bytes(lengths.tobytes(), sys.byteorder)
     table |= BINARY_BITS & ((1 << 32 * len(lengths)) - 1)

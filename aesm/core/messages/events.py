@@ -1,5 +1,5 @@
 """
-What a conversation reports: the events that C{Conversation.receive} returns.
+The events that C{Conversation.receive} returns.
 """
 
 from __future__ import annotations
@@ -17,10 +17,9 @@ __all__ = ["Accepted", "Acknowledged", "Broken", "Event", "PeerClosed"]
 @dataclass(frozen=True)
 class Accepted:
     """
-    The server's WELCOME came: messages can be sent.
+    The server's WELCOME arrived: messages can be sent.
 
-    @ivar hello: what the server says of itself.
-    @ivar resumed: whether the session goes on that was asked for.
+    @ivar resumed: whether the requested session was resumed.
     """
 
     hello: Hello
@@ -29,9 +28,9 @@ class Accepted:
 
 class Acknowledged(NamedTuple):
     """
-    The peer has more messages in its keeping; a tuple, since it is made often.
+    The peer has acknowledged more messages; a tuple, because it is made often.
 
-    @ivar count: of the messages sent from the session's start, how many.
+    @ivar count: messages acknowledged from the session's start (cumulative).
     """
 
     count: int  # type: ignore[assignment]  # instead of a tuple's method
@@ -43,7 +42,6 @@ class PeerClosed:
     The peer closes in order: it acknowledges no more, and reads no more.
 
     @ivar code: docs/protocol.md, section 9; 1005 if it gave none.
-    @ivar reason: the peer's words.
     """
 
     code: int
@@ -53,11 +51,9 @@ class PeerClosed:
 @dataclass(frozen=True)
 class Broken:
     """
-    The conversation is over; C{takeFrames} may still have a CLOSE for the
-    peer, after which the stream is to be ended.  Comes again if the peer does not let
-    it end in time: then the transport is to be aborted.
-
-    @ivar error: why.
+    The conversation has failed.  C{takeFrames} may still have a CLOSE for the peer,
+    after which the stream is to be ended.  The event is repeated if the peer does not
+    let it end in time: then the transport is to be aborted.
     """
 
     error: AESMError

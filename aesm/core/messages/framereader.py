@@ -5,13 +5,12 @@ From bytes to frames, section 6 of docs/protocol.md::
     for frame in reader.receive(data):
         ...                                  # Messages, Ack, Ping, ...
     if reader.error is not None:
-        ...                                  # what came behind them is wrong
+        ...                                  # what follows them is invalid
 
-The reader checks a frame's type and length as soon as its header is there,
-before anything of the body is kept.  It hands over messages in the groups
-that they were sent in, because most of the cost of a small message is the
-handling of it, not its bytes: those of a BATCH, which C{decodeBatch} decodes all
-at once.
+The reader validates a frame's type and length as soon as its header is there,
+before anything of the body is kept.  It returns messages in the groups that they
+were sent in, because most of the cost of a small message is its handling, not its
+bytes: C{decodeBatch} decodes those of a BATCH all at once.
 """
 
 from __future__ import annotations
@@ -63,15 +62,13 @@ def decodeBatch(
     data: bytes, position: int, end: int, maxMessage: int
 ) -> tuple[_Bodies, int, int]:
     """
-    Decode the body of a BATCH where it is: of its messages each is copied once.
+    Decode the body of a BATCH in place: each of its messages is copied once.
 
-    @param data: what it is in.
-    @param position: where it begins, of 8 to 65,506 bytes.
+    @param position: where the body begins; it has 8 to 65,506 bytes.
     @param end: where it ends.
-    @param maxMessage: the largest message to take, bytes.
-    @return: its messages, what they count for flow control, and what the last does.
+    @return: its messages, their cost for flow control, and the cost of the last.
     @raise ProtocolError: count and lengths do not fit the body.
-    @raise MessageTooBig: one of the messages is larger than is taken.
+    @raise MessageTooBig: one of the messages is larger than C{maxMessage}.
     @raise InvalidText: one of the texts is not UTF-8.
     """
     (count,) = COUNT.unpack_from(data, position)
@@ -99,14 +96,11 @@ def decodeBatch(
 
 def _check(total: int, largest: int, available: int, maxMessage: int) -> None:
     """
-    Refuse lengths that cannot be.
+    Validate the lengths of a BATCH.
 
-    @param total: of all messages, bytes.
-    @param largest: the largest of them.
-    @param available: what there is.
-    @param maxMessage: the largest message to take.
-    @raise ProtocolError: they are not what there is.
-    @raise MessageTooBig: one of the messages is larger than is taken.
+    @param available: what the total must be, bytes.
+    @raise ProtocolError: it is not.
+    @raise MessageTooBig: the largest message is larger than C{maxMessage}.
     """
     if total != available:
         raise ProtocolError("the lengths in a BATCH do not add up to its body")
@@ -116,14 +110,8 @@ def _check(total: int, largest: int, available: int, maxMessage: int) -> None:
 
 def _cutEvenly(data: bytes, start: int, size: int, count: int, binary: bool) -> _Bodies:
     """
-    Cut messages of one size and kind.
+    Cut out messages of one size and kind.
 
-    @param data: what they are in.
-    @param start: where they begin.
-    @param size: bytes of each.
-    @param count: how many.
-    @param binary: which kind.
-    @return: the messages.
     @raise InvalidText: one of them is a text that is not UTF-8.
     """
     if not binary:
@@ -139,14 +127,9 @@ def _cut(
     data: bytes, start: int, end: int, sizes: Sequence[int], kinds: int
 ) -> _Bodies:
     """
-    Cut messages of any sizes and kinds.
+    Cut out messages of any sizes and kinds.
 
-    @param data: what they are in.
-    @param start: where they begin.
-    @param end: where they end.
-    @param sizes: bytes of each.
-    @param kinds: the C{BINARY_BIT} of each, as in their lengths.
-    @return: the messages.
+    @param kinds: the C{BINARY_BIT} of each, as in their lengths, in one number.
     @raise InvalidText: one of them is a text that is not UTF-8.
     """
     if not kinds and (body := data[start:end]).isascii():
@@ -164,16 +147,16 @@ def _cut(
 
 class FrameReader:
     """
-    Cuts frames out of the stream, the last of which is a CLOSE: what comes
-    behind it is left alone.
+    Cuts frames out of the stream.  A CLOSE is the last of them: what follows it is not
+    parsed.
 
-    @ivar error: what was wrong behind the frames that came last, or None.  It
-        is final: nothing more is read.
-    @ivar maxMessage: the largest message body to take, bytes.
+    @ivar error: why the bytes behind the last frames returned are invalid, or None.  It
+        is final: nothing more is parsed.
+    @ivar maxMessage: the largest message body to accept, bytes.
     @ivar missing: how many bytes of a frame's body are yet to come.
-    @ivar partial: what former connections brought of the first message, until there is
-        one.
-    @ivar start: less than a frame's header; or what came behind a CLOSE.
+    @ivar partial: what former connections brought of the first message, until it is
+        complete.
+    @ivar start: an incomplete header; or what followed a CLOSE.
     """
 
     __slots__ = (
@@ -191,8 +174,6 @@ class FrameReader:
     def __init__(self, maxMessage: int) -> None:
         """
         Start at a frame's beginning.
-
-        @param maxMessage: the largest message body to take, bytes.
         """
         self.error: ProtocolError | None = None
         self.maxMessage = maxMessage
@@ -206,17 +187,16 @@ class FrameReader:
     @property
     def empty(self) -> bool:
         """
-        Whether nothing came that is no whole frame yet.
+        Whether nothing is held of an incomplete frame.
         """
         return not (self.missing or self.start)
 
     def receive(self, data: bytes) -> list[Frame]:
         """
-        Take bytes of the stream.
+        Take bytes of the stream, any number of them.
 
-        @param data: any length.
-        @return: the frames that are whole now, in order; look at C{error} once
-            they are dealt with.
+        @return: the frames that are complete now, in order; check C{error} after
+            them.
         """
         frames: list[Frame] = []
         if self.error is not None:
@@ -268,11 +248,7 @@ class FrameReader:
 
     def _keep(self, data: bytes) -> None:
         """
-        Keep a part of a body that is not whole yet.  Small parts are put
-        together at once: as objects of their own they would take many times
-        their bytes.
-
-        @param data: fewer bytes than are missing.
+        Keep a part of an incomplete body.
         """
         body = self._body
         self.missing -= len(data)
@@ -311,10 +287,8 @@ class FrameReader:
 
     def _check(self, kind: int, size: int) -> None:
         """
-        Refuse a frame that is not a message of its own, by its header.
+        Validate the header of a frame that is not a message of its own.
 
-        @param kind: its type.
-        @param size: bytes of its body.
         @raise ProtocolError: there is no such type, or no such size of it.
         """
         bounds = BOUNDS.get(kind)  # type: ignore[call-overload]
@@ -328,13 +302,9 @@ class FrameReader:
 
     def _decode(self, kind: int, micros: int, body: bytes) -> Frame:
         """
-        Decode one frame.
+        Decode one frame, whose size is validated.
 
-        @param kind: its type.
-        @param micros: its time.
-        @param body: its body, of a size that fits the type.
-        @return: the frame.
-        @raise ProtocolError: the body is not as it should be.
+        @raise ProtocolError: the body is invalid.
         """
         if kind == BATCH:
             return self._decodeBatch(micros, body, 0, len(body))
@@ -362,14 +332,9 @@ class FrameReader:
         self, micros: int, data: bytes, position: int, end: int
     ) -> Messages:
         """
-        Decode a BATCH, where it is.
+        Decode a BATCH in place.
 
-        @param micros: its time.
-        @param data: what it is in.
-        @param position: where its body begins.
-        @param end: where that ends.
-        @return: its messages.
-        @raise ProtocolError: it is not as it should be.
+        @raise ProtocolError: it is invalid.
         """
         return newTuple(
             Messages, (micros, *decodeBatch(data, position, end, self.maxMessage))

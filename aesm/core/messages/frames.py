@@ -65,7 +65,7 @@ newTuple = tuple.__new__  # makes a NamedTuple without a call of Python's
 
 class FrameType(IntEnum):
     """
-    The types on the wire.
+    The frame types on the wire.
     """
 
     TEXT = 1
@@ -100,12 +100,13 @@ BOUNDS = {  # (least, most) bytes of each body that is not a message
 
 class Messages(NamedTuple):
     """
-    One or more messages that were sent together; a tuple, which is made faster than
-    a dataclass, since most frames are these.
+    One or more messages of one frame.  A tuple, because most frames are these, and a
+    tuple is made faster than a dataclass.
 
-    @ivar micros: when, microseconds since the Unix epoch, the sender's clock.
+    @ivar micros: when they were sent, microseconds since the Unix epoch, the sender's
+        clock.
     @ivar data: the messages in order, C{str} for TEXT and C{bytes} for BINARY.
-    @ivar cost: what they count for flow control: bodies and 64 bytes each.
+    @ivar cost: what they count for flow control: their bodies, and 64 bytes each.
     @ivar lastCost: what the last of them counts.
     """
 
@@ -142,10 +143,10 @@ class Welcome:
 @dataclass(frozen=True)
 class Close:
     """
-    The peer closes.
+    The peer's CLOSE.
 
     @ivar code: docs/protocol.md, section 9.
-    @ivar reason: the peer's words, at most 1,024 bytes in UTF-8.
+    @ivar reason: at most 1,024 bytes in UTF-8.
     """
 
     code: int
@@ -155,9 +156,9 @@ class Close:
 @dataclass(frozen=True)
 class Ping:
     """
-    The peer asks for a sign of life.
+    The peer's PING.
 
-    @ivar body: what to answer with, at most 64 bytes.
+    @ivar body: what the PONG has to carry, at most 64 bytes.
     """
 
     body: bytes
@@ -166,7 +167,7 @@ class Ping:
 @dataclass(frozen=True)
 class Pong:
     """
-    The peer answers a PING.
+    The answer to a PING.
 
     @ivar body: the PING's body.
     """
@@ -176,10 +177,11 @@ class Pong:
 
 class Ack(NamedTuple):
     """
-    What the peer has, and how much more it takes; a tuple for the same reason.
+    The peer's acknowledgement and send limit; a tuple, for the same reason as
+    L{Messages}.
 
-    @ivar count: messages in its keeping, cumulative.
-    @ivar limit: bytes of messages, from the session's start, that it takes.
+    @ivar count: messages acknowledged from the session's start (cumulative).
+    @ivar limit: cost that the peer accepts from the session's start, bytes.
     """
 
     count: int  # type: ignore[assignment]  # instead of a tuple's method
@@ -191,12 +193,7 @@ Frame = Messages | Welcome | Close | Ping | Pong | Ack
 
 def encodeFrame(kind: FrameType, micros: int, body: bytes = b"") -> bytes:
     """
-    Encode one frame.
-
-    @param kind: its type.
-    @param micros: its time, microseconds since the Unix epoch.
-    @param body: its body.
-    @return: header and body.
+    Encode one frame, header and body.
     """
     return _HEADER.pack(len(body), kind, micros) + body
 
@@ -207,7 +204,6 @@ def encodeBatch(
     """
     Encode a BATCH.
 
-    @param micros: its time, microseconds since the Unix epoch.
     @param bodies: the messages, in any number of pieces; with their lengths they must
         fit C{MAX_BATCH}.
     @param lengths: the length of each message, C{BINARY_BIT} set for binary ones.
@@ -223,24 +219,14 @@ def encodeBatch(
 
 def encodeAck(micros: int, count: int, limit: int) -> bytes:
     """
-    Encode an ACK.
-
-    @param micros: its time, microseconds since the Unix epoch.
-    @param count: messages in our keeping.
-    @param limit: bytes of messages that we take.
-    @return: the frame.
+    Encode an ACK frame.
     """
     return _ACK_FRAME.pack(_ACK.size, ACKNOWLEDGEMENT, micros, count, limit)
 
 
 def encodeClose(micros: int, code: int, reason: str) -> bytes:
     """
-    Encode a CLOSE.
-
-    @param micros: its time, microseconds since the Unix epoch.
-    @param code: docs/protocol.md, section 9.
-    @param reason: words for the peer; cut to 1,024 bytes in UTF-8.
-    @return: the frame.
+    Encode a CLOSE frame; the reason is cut to 1,024 bytes in UTF-8.
     """
     words = reason.encode("utf-8", "replace")[:MAX_REASON]
     words = words.decode("utf-8", "ignore").encode("utf-8")
@@ -251,8 +237,6 @@ def decodeText(body: bytes) -> str:
     """
     Decode UTF-8.
 
-    @param body: any length.
-    @return: the text.
     @raise InvalidText: it is not UTF-8.
     """
     try:
@@ -263,9 +247,6 @@ def decodeText(body: bytes) -> str:
 
 def tooBig(size: int, maxMessage: int) -> MessageTooBig:
     """
-    Say that a message is too big.
-
-    @param size: what it has, bytes.
-    @param maxMessage: what is taken.
+    Make the error for a message of so many bytes.
     """
     return MessageTooBig(f"a message of {size} bytes; at most {maxMessage} are taken")

@@ -1,7 +1,6 @@
 """
 The client's hello and the server's WELCOME, docs/protocol.md, section 8: what each
-side tells the other about itself before the first message, and the settings
-that it is made from.
+side announces before the first message, and the settings that it is made from.
 """
 
 from __future__ import annotations
@@ -41,21 +40,21 @@ _SESSION = re.compile("[0-9a-f]{32}", re.ASCII | re.IGNORECASE)
 @dataclass(frozen=True)
 class Hello:
     """
-    What one side says of itself; what it leaves out has these defaults.
+    What one side announces; a key that it leaves out has the default.
 
     @ivar agent: software and version, the peer's words: for logs only.
-    @ivar maxMessage: bytes of the largest message body that it takes.
+    @ivar maxMessage: the largest message body that it accepts, bytes.
     @ivar heartbeat: seconds without incoming data after which it sends a PING.
-    @ivar batch: whether it takes BATCH frames.
-    @ivar window: bytes of messages that it takes before its application has
+    @ivar batch: whether it accepts BATCH frames.
+    @ivar window: bytes of messages that it accepts before its application has
         taken any.
     @ivar session: 32 hexadecimal digits, or C{""} for none.
-    @ivar received: how many of the session's messages it has taken.
-    @ivar partial: how many bytes of the body of the next message it holds already.
+    @ivar received: how many of the session's messages it has received.
+    @ivar partial: how many bytes of the next message's body it has received.
     @ivar nextKey: the static key that a server will have after this one, in text
         form, or C{""}.
-    @ivar resume: False if a client will not come back to its session, so that
-        nobody has to wait for it.
+    @ivar resume: False if a client will not resume its session, so that the server
+        need not keep it.
     """
 
     agent: str = ""
@@ -71,7 +70,7 @@ class Hello:
 
     def encode(self) -> bytes:
         """
-        Write it as a JSON object.
+        Encode it as a JSON object.
 
         @return: at most 2,048 bytes.
         """
@@ -85,10 +84,9 @@ class Hello:
     @classmethod
     def decode(cls, payload: bytes) -> Hello:
         """
-        Read what the peer says.
+        Parse what the peer announces.
 
-        @param payload: a JSON object; keys that we do not know are ignored.
-        @return: what it says.
+        @param payload: a JSON object; unknown keys are ignored.
         @raise ProtocolError: it is too large, not a JSON object, or a value is
             not one that its key can have.
         """
@@ -108,12 +106,13 @@ class Hello:
 
 class MessageOptions(TypedDict, total=False):
     """
-    The options of the message layer, for every face.
+    The options of the message layer, the same for every interface.
 
-    @ivar maxMessage: bytes of the largest message body to take.
+    @ivar maxMessage: the largest message body to accept, bytes.
     @ivar heartbeat: seconds without incoming data after which to send a PING.
-    @ivar sendBuffer: bytes to keep for a peer until it acknowledges.
-    @ivar receiveBuffer: bytes to take before the application has taken any.
+    @ivar sendBuffer: bytes of unacknowledged messages to keep for a peer.
+    @ivar receiveBuffer: bytes of messages to accept before the application has taken
+        any.
     """
 
     maxMessage: int
@@ -125,13 +124,13 @@ class MessageOptions(TypedDict, total=False):
 @dataclass(frozen=True)
 class ConversationSettings:
     """
-    What one side brings along, L{MessageOptions} among it; checked, and the same for
+    The settings of one side, L{MessageOptions} among them; validated, and shared by
     all connections of a factory.
 
     @ivar agent: software and version, for the peer's logs.
     @ivar nextKey: the static key that this server will have after this one, in
         text form, or C{""}.
-    @ivar resume: whether this client comes back to its session.
+    @ivar resume: whether this client resumes its session after a lost connection.
     """
 
     maxMessage: int = DEFAULT_MAX_MESSAGE
@@ -144,9 +143,9 @@ class ConversationSettings:
 
     def __post_init__(self) -> None:
         """
-        Check everything, so that no connection can fail over it later.
+        Validate everything, so that no connection can fail over it later.
 
-        @raise ValueError: something does not fit; says what would.
+        @raise ValueError: a value is out of range; says what the range is.
         """
         for name in ("maxMessage", "sendBuffer", "receiveBuffer"):
             value = getattr(self, name)
@@ -165,11 +164,10 @@ class ConversationSettings:
 
     def hello(self, session: str = "", received: int = 0, partial: int = 0) -> Hello:
         """
-        Say what we are.
+        Make the hello or WELCOME of these settings.
 
         @param session: 32 hexadecimal digits, or C{""}.
-        @param received: how many of the session's messages we have taken.
-        @return: what goes into hello or WELCOME.
+        @param received: how many of the session's messages we have received.
         """
         return Hello(
             agent=self.agent,
@@ -187,10 +185,7 @@ class ConversationSettings:
 
 def _refuseConstant(constant: str) -> NoReturn:
     """
-    Refuse what Python's parser takes beyond JSON.
-
-    @param constant: C{NaN}, C{Infinity} or C{-Infinity}.
-    @raise ValueError: always.
+    Refuse C{NaN} and C{Infinity}, which Python's parser takes beyond JSON.
     """
     raise ValueError(f"{constant} is not JSON")
 
@@ -202,30 +197,21 @@ _decodeJSON = json.JSONDecoder(parse_constant=_refuseConstant).decode
 
 def _isCount(value: Any) -> bool:
     """
-    Tell whether a value is an unsigned integer of 64 bits.
-
-    @param value: out of JSON.
-    @return: whether it is.
+    Tell whether a JSON value is an unsigned integer of 64 bits.
     """
     return type(value) is int and 0 <= value < _U64
 
 
 def _isSeconds(value: Any) -> bool:
     """
-    Tell whether a value is a positive number of seconds.
-
-    @param value: out of JSON.
-    @return: whether it is, and no more than a lifetime.
+    Tell whether a JSON value is a positive number of seconds, at most C{MAX_SECONDS}.
     """
     return type(value) in (int, float) and 0 < value <= MAX_SECONDS
 
 
 def _isSession(value: Any) -> bool:
     """
-    Tell whether a value names a session.
-
-    @param value: out of JSON.
-    @return: whether it is 32 hexadecimal digits.
+    Tell whether a JSON value names a session: 32 hexadecimal digits.
     """
     return isinstance(value, str) and _SESSION.fullmatch(value) is not None
 

@@ -1,6 +1,6 @@
 """
-The outgoing direction of a session: what is accepted, sent and acknowledged,
-docs/protocol.md, section 7.
+The outgoing direction of a session: which messages are accepted, sent and
+acknowledged, docs/protocol.md, section 7.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ class Outbox:
     The outgoing direction.
 
     @ivar open: the batch that takes more messages, or None.  As long as it has room,
-        who sends may add to it without asking.
+        the connection may append to it directly.
     @ivar sent: of the messages accepted, how many were handed to the connection.
-    @ivar acknowledged: of these, how many are in the peer's keeping.
-    @ivar acknowledgedCost: the cost of these, bytes.
-    @ivar limit: cost that the peer takes from the session's start, bytes.
-    @ivar peer: what the peer says of itself.
+    @ivar acknowledged: of the messages sent, how many the peer has acknowledged.
+    @ivar acknowledgedCost: the cost of the acknowledged messages, bytes.
+    @ivar limit: cost that the peer accepts from the session's start, bytes.
+    @ivar peer: the peer's hello.
     """
 
     __slots__ = (
@@ -61,9 +61,9 @@ class Outbox:
 
     def __init__(self, bound: int) -> None:
         """
-        Start empty, with nothing that the peer takes.
+        Start empty, with a limit of 0.
 
-        @param bound: what C{kept} may come to, bytes.
+        @param bound: how much unacknowledged cost may be kept, bytes.
         """
         self._bound = bound
         self._unsent: deque[Batch] = _EMPTY
@@ -79,29 +79,22 @@ class Outbox:
 
     def meet(self, peer: Hello) -> None:
         """
-        Know what the peer takes.
-
-        @param peer: what it says of itself.
+        Take over the peer's settings, as its hello gives them.
         """
         self.peer = peer
         self._maxMessage = peer.maxMessage
 
     def begin(self, peer: Hello) -> None:
         """
-        Send to a peer from the session's start.
-
-        @param peer: what it says of itself.
+        Begin a session with a peer: take its settings, and its window as the limit.
         """
         self.meet(peer)
         self.limit = peer.window
 
     def canResume(self, peer: Hello) -> bool:
         """
-        Tell whether there is everything that a peer does not have.
-
-        @param peer: what it says of itself over the new connection.
-        @return: whether it may be; what it cannot have received, or takes no more,
-            is no reason to go on.
+        Tell whether the session can go on over a new connection: whether every message
+        that the peer lacks is still kept, and none is larger than it accepts now.
         """
         return (
             not self._dropped
@@ -133,8 +126,7 @@ class Outbox:
         """
         Go back to the first message that the peer does not have.
 
-        @param peer: what it says of itself, C{received} included.
-        @raise ProtocolError: it says what cannot be.
+        @raise ProtocolError: C{canResume} says no.
         @see: docs/protocol.md, section 8
         """
         if not self.canResume(peer):
@@ -170,14 +162,14 @@ class Outbox:
     @property
     def sendable(self) -> bool:
         """
-        Whether there is a message that the peer takes now.
+        Whether there is an unsent message within the peer's limit.
         """
         return bool(self._unsent) and self._sentCost < self.limit
 
     @property
     def count(self) -> int:
         """
-        The messages accepted so far.
+        The number of messages accepted so far.
         """
         return self._count + (0 if self.open is None else self.open.count)
 
@@ -198,7 +190,7 @@ class Outbox:
     @property
     def roomy(self) -> bool:
         """
-        Whether less than half of the bound is in use.
+        Whether less than half of the bound is in use, so that C{drain} may fire.
         """
         return self.keptCost * 2 < self._bound
 
@@ -206,12 +198,10 @@ class Outbox:
         """
         Accept a message.
 
-        @param data: C{str} for a TEXT message, bytes for a BINARY one.
-        @param micros: now, microseconds since the Unix epoch.
-        @return: how many messages have been accepted with it: it is in the
-            peer's keeping once C{acknowledged} is no smaller.
+        @return: the number of messages accepted, with it: it is acknowledged once
+            C{acknowledged} is no smaller.
         @raise MessageTooBig: it is larger than the peer takes.
-        @raise SendBufferFull: too much is unacknowledged.
+        @raise SendBufferFull: there is no room below the bound.
         @raise TypeError: it is neither text nor bytes.
         @raise ValueError: the text cannot be written in UTF-8.
         """
@@ -255,13 +245,12 @@ class Outbox:
 
     def join(self, shared: SharedBatch, member: object) -> Share | None:
         """
-        Accept the last message that is sent to many, and those that come until the
-        turn ends.
+        Accept the last message of a shared batch, and those that are added to it until
+        the turn ends.
 
-        @param shared: what is sent to many.
-        @param member: whose share it is.
+        @param member: the connection, for L{SharedBatch.left}.
         @return: the share; None if there is not room for all that may come, or each
-            message must be looked at: then nothing has changed.
+            message must be checked: then nothing has changed.
         """
         if (
             self._staged is not None
@@ -278,16 +267,14 @@ class Outbox:
 
     def stage(self) -> None:
         """
-        From now on keep back what is accepted, until it is written down.
+        From now on hold back what is accepted until it is persisted.
         """
         self._staged = []
 
     def takeStaged(self) -> list[Batch]:
         """
-        Take what is to be written down.
-
-        @return: what was accepted since the last time, complete; to be given back
-            with C{release}.
+        Take the complete batches accepted since the last call; once they are persisted
+        they are to be passed to C{release}.
         """
         self.closeBatch()
         staged, self._staged = self._staged or [], []
@@ -295,9 +282,7 @@ class Outbox:
 
     def release(self, batches: Iterable[Batch]) -> None:
         """
-        Let messages be sent.
-
-        @param batches: the messages.
+        Let persisted batches be sent, in the order in which they were taken.
         """
         if self._unsent is _EMPTY:
             self._unsent = deque()
@@ -307,13 +292,12 @@ class Outbox:
         self, acknowledged: int, cost: int, limit: int, batches: Sequence[Batch]
     ) -> None:
         """
-        Go on after a restart with what was written down.  Any of it may have been
-        sent; C{resume} finds out.
+        Restore the persisted state after a restart.
 
-        @param acknowledged: messages in the peer's keeping.
+        @param acknowledged: how many messages the peer has acknowledged.
         @param cost: their cost, bytes.
-        @param limit: cost that the peer takes from the session's start, bytes.
-        @param batches: those that come next.
+        @param limit: cost that the peer accepts from the session's start, bytes.
+        @param batches: the unacknowledged messages.
         """
         self.acknowledged, self.acknowledgedCost = acknowledged, cost
         self.limit = limit
@@ -326,10 +310,10 @@ class Outbox:
 
     def closeBatch(self, since: int | None = None) -> None:
         """
-        Let no later message share the time of those accepted so far.
+        Close the open batch: no later message shares its time.
 
-        @param since: unless that is not before this, microseconds since the Unix
-            epoch.
+        @param since: close it only if it is older than this, microseconds since the
+            Unix epoch; None closes it in any case.
         """
         batch = self.open
         if batch is not None and (since is None or batch.micros < since):
@@ -343,7 +327,7 @@ class Outbox:
 
     def takeOne(self, budget: int) -> Batch | None:
         """
-        Take the one message that is to be sent, as in a dialogue.
+        Take the only unsent message, as in a dialogue.
 
         @param budget: what it may cost, bytes.
         @return: a batch of one message; None if there is none or are more, or it may
@@ -368,7 +352,7 @@ class Outbox:
 
     def take(self, budget: int) -> list[bytes]:
         """
-        Take messages to be sent, as far as the peer takes them.
+        Take messages to be sent, within the peer's limit.
 
         @param budget: stop once the messages taken cost so many bytes.
         @return: whole frames, those of a batch in one piece.
@@ -399,13 +383,10 @@ class Outbox:
 
     def settle(self, done: int, limit: int) -> bool:
         """
-        Let go of everything that was accepted, if that is what an ACK says: as in a
-        dialogue.
+        Drop everything that was accepted, if an ACK covers it all, as in a dialogue.
 
-        @param done: messages in the peer's keeping.
-        @param limit: cost that it takes from the session's start, bytes.
-        @return: whether it was; else nothing has changed, and C{acknowledge} is to
-            be called.
+        @return: whether it did; else nothing has changed, and C{acknowledge} is to be
+            called.
         """
         if (
             done != self.sent
@@ -424,10 +405,9 @@ class Outbox:
 
     def acknowledge(self, ack: Ack) -> bool:
         """
-        Let go of what is in the peer's keeping.
+        Drop what the peer has acknowledged.
 
-        @param ack: what the peer says.
-        @return: whether that is nothing new.
+        @return: whether the ACK says nothing new.
         @raise ProtocolError: it goes backwards, or counts what was not sent.
         @see: docs/protocol.md, section 7
         """
@@ -463,7 +443,7 @@ class Outbox:
 
     def drop(self) -> None:
         """
-        Forget the messages: they can no longer be sent.
+        Discard all messages: the session is over.
         """
         self.closeBatch()
         self._unsent = self._unacknowledged = _EMPTY
@@ -474,12 +454,10 @@ class Outbox:
 
 def _fitting(batch: Batch, room: int) -> int:
     """
-    Count the messages of a batch that may go: those before which the cost sent is
-    below the limit.
+    Count the messages of a batch that may be sent, at least one: those before which
+    the cost is below the limit.
 
-    @param batch: the next batch.
-    @param room: what may be sent, bytes.
-    @return: at least one.
+    @param room: what is left below the limit, bytes, above 0.
     """
     fitting = 0
     for body in batch.bodies:

@@ -1,18 +1,18 @@
 """
-What both directions of a session keep count of, docs/protocol.md, section 7: which
+The counters of both directions of a session, docs/protocol.md, section 7: which
 messages are sent, acknowledged, received and taken.
 
-A L{Session} belongs to no connection: L{aesm.core.messages.conversation} moves its
-messages over one, and after it over the next: the sender goes back to what the
-receiver has.  Each direction numbers its messages from 0 and adds up their
-cost, a message costing its body and 64 bytes more.
+A L{Session} outlives connections: L{aesm.core.messages.conversation} moves its
+messages over one, and after it over the next, where the sender goes back to the first
+message that the receiver lacks.  Each direction numbers its messages from 0 and adds
+up their cost, which is the body and 64 bytes more for each message.
 
 ::
 
     outgoing      acknowledged        sent              count
     0 ................|................|..................|
-       the peer's     kept until it    kept: waits for the
-       keeping        is acknowledged  peer's limit or the
+       dropped        kept until it    kept: waits for the
+                      is acknowledged  peer's limit or the
                                        transport
 
     incoming        kept             received
@@ -37,12 +37,14 @@ class Inbox:
     """
     The incoming direction.
 
-    @ivar received: messages that came.
+    @ivar received: messages received.
     @ivar receivedCost: their cost, bytes.
-    @ivar takenCost: the cost of those that are done with, bytes.
-    @ivar keptCount: of these, how many are in our application's keeping.
-    @ivar limit: cost that we said that we take from the session's start, bytes.
-    @ivar partial: what came of the next message before the connection was cut.
+    @ivar takenCost: the cost of the messages that the application has taken, or its
+        handler has finished, bytes.
+    @ivar keptCount: messages that we may acknowledge: they are in the application's
+        inbox, or persisted, or finished by the handler.
+    @ivar limit: cost that we announced to accept from the session's start, bytes.
+    @ivar partial: what came of the next message before the transport was lost.
     @ivar window: cost that the peer may send ahead of our application, bytes.
     """
 
@@ -62,7 +64,7 @@ class Inbox:
         """
         Start empty.
 
-        @param window: what hello or WELCOME announces as C{window}.
+        @param window: the C{window} of our hello or WELCOME, bytes.
         """
         self.window = window
         self.received = self.keptCount = 0
@@ -74,7 +76,7 @@ class Inbox:
     @property
     def untaken(self) -> int:
         """
-        The cost of what came and is not reported as done with.
+        The cost of the messages received and not reported as taken, bytes.
         """
         return self.receivedCost - self.takenCost
 
@@ -102,9 +104,8 @@ class Inbox:
 
     def receive(self, messages: Messages) -> None:
         """
-        Count messages that came.
+        Count messages received.
 
-        @param messages: what came.
         @raise ProtocolError: they are past the limit that we announced.
         """
         self.receivedCost += messages.cost
@@ -114,19 +115,17 @@ class Inbox:
 
     def keep(self, count: int) -> None:
         """
-        Count messages as being in our application's keeping.
-
-        @param count: how many more.
+        Count so many more messages as ones to acknowledge.
         """
         self.keptCount += count
 
     def restore(self, received: int, cost: int, taken: int) -> None:
         """
-        Go on after a restart with what was written down.
+        Restore the persisted state after a restart.
 
-        @param received: messages that came, all in our application's keeping.
+        @param received: messages received, all of them persisted.
         @param cost: their cost, bytes.
-        @param taken: the cost of those that are done with, bytes.
+        @param taken: the cost of those that were taken, bytes.
         """
         self.received = self.keptCount = self._announcedCount = received
         self.receivedCost = cost
@@ -135,17 +134,14 @@ class Inbox:
 
     def take(self, cost: int) -> None:
         """
-        Count messages as done with, so that as much more may come.
-
-        @param cost: their cost.
+        Count so many more bytes of cost as taken, so that the limit may grow.
         """
         self.takenCost += cost
 
     def takeAck(self) -> Ack | None:
         """
-        Announce what there is to announce.
+        Take the ACK that is due, or None.
 
-        @return: what to say, None if the peer is owed no ACK.
         @see: docs/protocol.md, section 7
         """
         kept, limit = self.keptCount, self.takenCost + self.window
@@ -166,9 +162,7 @@ class Session:
     Both directions.
 
     @ivar name: 32 hexadecimal digits, chosen by the server; C{""} before they are
-        known, and where there are none: then it ends with its connection.
-    @ivar outbox: the outgoing one.
-    @ivar inbox: the incoming one.
+        known, and for a session that ends with its connection.
     """
 
     __slots__ = ("inbox", "name", "outbox")
@@ -178,8 +172,7 @@ class Session:
         Start with nothing sent and nothing received.
 
         @param sendBuffer: cost of unacknowledged messages to keep, bytes.
-        @param receiveBuffer: cost that may come ahead of the application.
-        @param name: 32 hexadecimal digits, or C{""}.
+        @param receiveBuffer: cost that the peer may send ahead of us, bytes.
         """
         self.name = name
         self.outbox = Outbox(sendBuffer)
@@ -187,10 +180,9 @@ class Session:
 
     def resume(self, peer: Hello) -> None:
         """
-        Go on over a new connection.
+        Go on over a new connection, after the peer's hello.
 
-        @param peer: what the other side says of itself over it.
-        @raise ProtocolError: it says what cannot be.
+        @raise ProtocolError: it announces what cannot be.
         @see: docs/protocol.md, section 8
         """
         self.outbox.resume(peer)
