@@ -152,8 +152,9 @@ def dial(
     try:
         settings = channelSettings("client.key", **channel)
         policy = trustPolicy(trust)
-    except AESMError:
+    except AESMError:  # a file, not an argument, is wrong: no bug of the caller's
         return fail(Failure())
+    # What was typed, not what it resolves to, is what known servers are stored under.
     location = None
     if isinstance(endpoint, str):
         location = locationOf(endpoint)
@@ -252,6 +253,8 @@ class _Attempt(SecureFactory, ConnectionOwner):
         former = None if self._former is None else self._former.session
         conversation = Conversation(self._messages, now, former)
         protocol = AESMProtocol(self, conversation, self.clock)
+        # The channel's deadline ends with the handshake; here it goes on to the
+        # WELCOME.
         left = max(0.0, secure.deadline - now)
         self._deadline = self.clock.callLater(left, self._timedOut, protocol)
         return protocol
@@ -390,6 +393,7 @@ class _Attempt(SecureFactory, ConnectionOwner):
         result, self._result = self._result, None
         if result is None:
             return
+        # The layers below do not know what was dialled.
         if isinstance(outcome, Failure) and isinstance(outcome.value, AESMError):
             said = str(outcome.value)
             if self._where() not in said:
@@ -408,6 +412,8 @@ class _Attempt(SecureFactory, ConnectionOwner):
         """
         Close what was begun; what C{connect} returned fails with CancelledError.
         """
+        # First, since aborting comes back through C{failed}: twisted fires the
+        # Deferred.
         self._result = None
         if self._deadline is not None and self._deadline.active():
             self._deadline.cancel()

@@ -26,5 +26,6 @@ def addressOf(address: IAddress, number: int) -> Address:
     """
     if isinstance(address, IPv4Address | IPv6Address):
         return (escape(canonicalHost(address.host)), address.port)
+    # A UNIX client has no name of its own, but connections are looked up by address.
     kind = "unix" if isinstance(address, UNIXAddress) else "peer"
     return f"{kind}-{number}"

@@ -50,4 +50,6 @@ class Budget:
         """
         Tell whether to refuse a connection that holds so many bytes.
         """
+        # More than the equal share, bound / connections; multiplied, as nobody divides
+        # by 0 connections then.
         return self.full and held * len(self._connections) >= self._bound

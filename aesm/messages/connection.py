@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Connection", "PacketDispatcher", "wallClock"]
 
-NEVER = 1 << 64  # a count that is never acknowledged
+NEVER = 1 << 64  # a count that is never acknowledged: its Deferred fails at the end
 _CLOSING = frozenset({ConnectionState.UNSENDABLE, ConnectionState.OVER})
 BATCH_MICROS = 1000  # of messages to send together, while nothing carries them
 
@@ -86,6 +86,18 @@ def wallClock() -> int:
     Return the time for the wire: microseconds since the Unix epoch.
     """
     return time_ns() // 1000
+
+
+# The hot path of sending
+#
+# The first message of a turn goes through C{send}: it checks state and budget, opens a
+# batch in the outbox and has the protocol flush it at the end of the turn.  As long as
+# that batch is open, C{_batch} refers to it, and C{sendData} appends to it directly.
+# State and budget are checked once for the batch: whatever changes the state (a close,
+# a detach) closes the batch first.  What is left to check is the room, which implies
+# that the message fits the send buffer and is not too big, and the type: the batch's
+# C{kind} is None if each message must be checked.
+# tests/messages/test_hotpath.py (StackCostTests.test_sending) counts the calls.
 
 
 class Connection:
@@ -253,6 +265,7 @@ class Connection:
             it is: a L{ConnectionClosed} (C{code} 1000 if it was closed in
             order), or what broke it.
         """
+        # Both: C{_reason} is set earlier, when nothing can be acknowledged any more.
         if self._reason is not None and self.isOver:
             return succeed(self._reason)
         if self._closing is None:
@@ -271,6 +284,7 @@ class Connection:
             is full is closed with code 4000, and one that is gone is not an error.
         @return: as C{sendData}.
         """
+        # acknowledgementOf, without its call (StackCostTests.test_roundTrip).
         batch, protocol, outbox = self._batch, self._protocol, self._outbox
         acknowledgement = Acknowledgement()
         acknowledgement.watcher = self
@@ -327,8 +341,9 @@ class Connection:
                 "too much is unacknowledged or unread by all peers together: wait for "
                 "drain(), or raise totalBuffer="
             )
-        micros = time_ns() // 1000
+        micros = time_ns() // 1000  # wallClock, without its call
         if self._protocol is None:
+            # Nothing flushes, and so closes, the batch; its time would grow old.
             self._outbox.closeBatch(since=micros - BATCH_MICROS)
         elif self._protocol.closing is not None:
             raise ConnectionClosed("nothing can be sent: the connection is closing")
@@ -354,6 +369,8 @@ class Connection:
         """
         Make what C{send} returns for a message that was not accepted.
         """
+        # A peer that has gone is nobody's bug: its error is only for who looks.  That
+        # the buffer is full, or the message too big, the sender has to know.
         if isinstance(refused, ConnectionClosed) and not closeSlow:
             return FailedAcknowledgement(refused)
         if closeSlow and isinstance(refused, SendBufferFull):
@@ -384,6 +401,7 @@ class Connection:
         budget = self._owner.budget
         if budget is None:
             return
+        # A difference, so that the budget need not know its connections' sums.
         held = 0
         if self.state is not ConnectionState.OVER:
             inbox = self.session.inbox
@@ -473,7 +491,7 @@ class Connection:
         Fire what waited for an ACK that has come.
         """
         if self.waiting is not None:
-            self.waiting.tell()
+            self.waiting.fire()
 
     def packetsTaken(self, cost: int) -> None:
         """
@@ -493,6 +511,8 @@ class Connection:
         """
         Acknowledge messages that the handler has finished.
         """
+        # Inbox.keep and take, without their calls: a handler costs this for each turn
+        # (StackCostTests.test_handler).
         inbox = self.session.inbox
         inbox.keptCount += count
         inbox.takenCost += cost
@@ -532,6 +552,8 @@ class Connection:
         if self.dispatcher is not None:
             self.dispatcher.arrived(messages)
         else:
+            # In C{retrieved} they are in the application's keeping, and acknowledged;
+            # room for more there is once they are taken.
             self.session.inbox.keptCount += len(messages.data)
             self.retrieved.extend(messages.micros / 1e6, messages.data, messages.cost)
 
@@ -554,6 +576,8 @@ class Connection:
         """
         End the session and tell everybody who waits.
         """
+        # First the state and the counters, then the callbacks, which may look at them;
+        # the owner last, since it lets the connection go.
         self._move("finished")
         self._protocol = self._batch = None
         self._outbox.drop()

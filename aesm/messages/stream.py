@@ -24,7 +24,7 @@ from typing import NamedTuple, Protocol
 
 from twisted.internet.defer import Deferred, fail, succeed
 
-from aesm.core.messages.frames import MESSAGE_OVERHEAD
+from aesm.core.messages.frames import MESSAGE_OVERHEAD, newTuple
 from aesm.errors import AESMError, CloseCode, ConnectionClosed, closedError
 
 __all__ = [
@@ -57,9 +57,6 @@ class Packet(NamedTuple):
     data: str | bytes | None
 
 
-_new = tuple.__new__  # C{Packet(...)} would take twice the time
-
-
 def packetsOf(time: float, data: Sequence[str | bytes]) -> Iterator[Packet]:
     """
     Make packets of messages that came together.
@@ -67,8 +64,8 @@ def packetsOf(time: float, data: Sequence[str | bytes]) -> Iterator[Packet]:
     @param time: when they were sent, Unix seconds.
     """
     if len(data) == 1:
-        return iter((_new(Packet, (time, data[0])),))
-    return map(_new, repeat(Packet), zip(repeat(time), data))
+        return iter((newTuple(Packet, (time, data[0])),))
+    return map(newTuple, repeat(Packet), zip(repeat(time), data))
 
 
 def costOf(data: str | bytes | None) -> int:
@@ -126,6 +123,25 @@ class Arrivals(OrderedDict[_Arrival, None]):
     held = 0
 
 
+# Taking without the lock
+#
+# To take a packet under the lock, and count its cost, would take longer than all else
+# that is done for a small message.  Counting matters only once a quarter of the window
+# is taken, when the owner lets the peer send more.  So a burst that leads to no such
+# report, whenever its packets are taken, is counted as a whole: when it comes into an
+# empty stream, or when its first packet is taken.  Then nobody has to count, and
+# C{next(burst.take, None)} is one step that no thread can interrupt.  In an empty
+# stream the packets are not even made before they are taken.
+#
+# The invariant: whatever C{take} gives is counted already.  The last packet of a burst
+# is never in C{take} but in the stream's deque, so that whoever takes it holds the lock
+# and sees what comes next; C{lastIsCounted} says that it is counted, too.
+#
+# That holds for a stream of its own (C{_simple}).  One of a registry, whose packets may
+# be taken in the order of arrival at all connections, is counted packet by packet.
+# tests/messages/test_hotpath.py counts the calls (test_clientsStream, test_stream).
+
+
 class _CountedBurst:
     """
     Packets that came together and whose cost is counted as taken, all at once.
@@ -153,7 +169,7 @@ class _CountedBurst:
         last message.
         """
         rest = iter(data)
-        burst = cls(map(_new, repeat(Packet), zip(repeat(time), rest)), True)
+        burst = cls(map(newTuple, repeat(Packet), zip(repeat(time), rest)), True)
         burst.time, burst.data, burst.rest = time, data, rest
         return burst
 
@@ -173,9 +189,12 @@ class _CountedBurst:
 
 
 _FINISHED = -1  # instead of a cost: the last packet was taken after the end
-_EMPTY: deque[Packet] = deque(maxlen=0)  # never appended to
+
+# An empty deque is most of a KiB, and most streams of a large server are empty: they
+# share these.  Nothing is ever appended to them.
+_EMPTY: deque[Packet] = deque(maxlen=0)
+_NO_SIZES: deque[tuple[int, int]] = deque(maxlen=0)
 _NO_BURST = _CountedBurst(iter(()), False)
-_NO_SIZES: deque[tuple[int, int]] = deque(maxlen=0)  # the same
 
 
 class DataStream(Sequence[Packet]):
@@ -222,7 +241,9 @@ class DataStream(Sequence[Packet]):
         self._arrivals: deque[_Arrival] | None = None
         self._waiting: deque[Deferred[Packet]] | None = None
         self._taken = 0  # cost taken and not reported yet
-        self._report = max(1, window // 4)  # report at so much
+        # The cost to report at: a report wakes the connection, and no smaller step of
+        # the limit is worth an ACK (L{Inbox.takeAck}).
+        self._report = max(1, window // 4)
         self._reason: AESMError | None = None  # why it ended
         self._simple = order is None  # nobody else counts, and it has not ended
         self._sizes = _NO_SIZES  # of those that came together, while that is so
@@ -241,6 +262,7 @@ class DataStream(Sequence[Packet]):
         if packet is not None:
             return packet
         with self._lock:
+            # Again: another thread may have begun a burst meanwhile.
             packet = next(self._burst.take, None)
             if packet is not None or not self._packets:
                 return packet
@@ -327,12 +349,13 @@ class DataStream(Sequence[Packet]):
         @param data: at least one message.
         @param cost: the cost of all, bytes.
         """
+        # One message, and somebody waits for it, as in a dialogue: it is never stored.
         if self._waiting and self._simple and len(data) == 1 and not self._packets:
             with self._lock:
                 self._taken += cost
                 taken = self._taken if self._taken >= self._report else 0
                 self._taken -= taken
-            self._waiting.popleft().callback(_new(Packet, (time, data[0])))
+            self._waiting.popleft().callback(newTuple(Packet, (time, data[0])))
             if taken:
                 self.tell(taken)
             return
@@ -370,7 +393,7 @@ class DataStream(Sequence[Packet]):
             if self._simple and len(data) > 1 and self._taken + cost < self._report:
                 # A burst that can be counted at once, as nearly always.
                 self._taken += cost
-                self._packets.append(_new(Packet, (time, data[-1])))
+                self._packets.append(newTuple(Packet, (time, data[-1])))
                 self._burst = _CountedBurst.unmade(time, data[:-1])
                 return
         self._packets.extend(packetsOf(time, data))
@@ -405,10 +428,12 @@ class DataStream(Sequence[Packet]):
                 (arrivals.pop if newest else arrivals.popleft)()
                 del self._order[arrival]
         if not packets:
-            self._packets = _EMPTY  # an empty deque is most of a kilobyte
+            self._packets = _EMPTY
             self._arrivals = None
             self._sizes = _NO_SIZES
             self._burst = _NO_BURST
+        # After the end nobody can send more: the owner only wants to know when all is
+        # taken.
         if self._reason is not None:
             return packet, 0 if packets else _FINISHED
         taken = self._taken + cost

@@ -93,6 +93,7 @@ def reactorOr(reactor: IReactorTime | None) -> IReactorTime:
     Resolve a C{reactor} option; None means the installed reactor.
     """
     if reactor is None:
+        # Here, because the import installs a reactor.
         from twisted.internet import reactor as installed
 
         reactor = cast("IReactorTime", installed)

@@ -13,6 +13,7 @@ from aesm.core.messages.frames import (
     BINARY,
     BINARY_BIT,
     BINARY_BITS,
+    COUNT_SIZE,
     MAX_BATCH,
     MESSAGE_OVERHEAD,
     REST,
@@ -35,9 +36,9 @@ __all__ = [
     "encodeMessage",
 ]
 
-LENGTH_BYTES = 4  # of a BATCH's count, and of each message's length in it
-MAX_COST = MAX_BATCH - 2 * LENGTH_BYTES  # of several messages, so that they fit one
-
+# Of several messages, so that they fit one BATCH: each counts more than its length
+# there takes, and the rest is for the count and one length.
+MAX_COST = MAX_BATCH - 2 * COUNT_SIZE
 
 Message = str | bytes | bytearray | memoryview  # C{str} for TEXT, bytes for BINARY
 
@@ -48,7 +49,12 @@ class EncodedText(bytes):
     """
 
 
-Body = str | bytes  # ASCII as C{str}, other text as L{EncodedText}; or binary
+# ASCII text stays the C{str} that the user gave: isascii() is a look at a flag, its
+# length is its length in UTF-8, so that its cost is known without encoding it, and all
+# texts of a batch are joined and encoded in one step when it is sent.  Other text is
+# encoded at once, because its size, and whether UTF-8 can write it, must be known; its
+# class tells it from binary.
+Body = str | bytes  # C{str} in ASCII or L{EncodedText} for TEXT; or binary
 
 
 def bodyOf(data: Message) -> Body:
@@ -144,6 +150,8 @@ class Batch:
         @param batched: whether the peer accepts BATCH frames.
         """
         micros, bodies, kind = self.micros, self.bodies, self.kind
+        # One message takes less as a frame of its own.  Bodies of one type, as nearly
+        # always, are measured and encoded without a loop of Python's.
         if not batched or len(bodies) == 1:
             return [encodeMessage(micros, body) for body in bodies]
         if kind is bytes:
@@ -355,6 +363,7 @@ def _binary(lengths: array[int]) -> array[int]:
     """
     Set C{BINARY_BIT} in lengths.
     """
+    # All as one large number: a loop would take longer than encoding the bodies.
     table = int.from_bytes(lengths.tobytes(), sys.byteorder)
     table |= BINARY_BITS & ((1 << 32 * len(lengths)) - 1)
     return array("I", table.to_bytes(4 * len(lengths), sys.byteorder))

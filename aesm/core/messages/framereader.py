@@ -55,6 +55,15 @@ __all__ = ["FrameReader", "decodeBatch"]
 
 LARGE_PART = 1024  # bytes of a body from which on they are kept as they come
 
+# The hot path
+#
+# Most of what arrives is BATCHes, single messages and ACKs, and a Python call for each
+# message would be most of its cost.  So C{receive} handles these types in its own loop,
+# with plain numbers for types and tuples for frames; and C{decodeBatch} works on the
+# lengths and bodies of a BATCH as a whole: lengths as one large number, bodies cut by
+# one C{Struct} or, for ASCII, out of one text that is decoded once.
+# tests/messages/test_hotpath.py counts the calls (test_receiving, test_roundTrip).
+
 _Bodies = Sequence[str | bytes]  # C{str} for TEXT, C{bytes} for BINARY
 
 
@@ -84,7 +93,8 @@ def decodeBatch(
         _check(size * count, size, end - start, maxMessage)
         bodies = _cutEvenly(data, start, size, count, bool(binary))
         return bodies, (size + MESSAGE_OVERHEAD) * count, size + MESSAGE_OVERHEAD
-    packed = int.from_bytes(lengths, "big")  # all in one: that is quick
+    # One large number for all lengths: two operations separate kinds from sizes.
+    packed = int.from_bytes(lengths, "big")
     kinds = packed & BINARY_BITS & ((1 << 32 * count) - 1)
     sizes = unpack(f">{count}I", (packed ^ kinds).to_bytes(len(lengths), "big"))
     total = sum(sizes)
@@ -116,7 +126,7 @@ def _cutEvenly(data: bytes, start: int, size: int, count: int, binary: bool) -> 
     """
     if not binary:
         body = data[start : start + size * count]
-        if body.isascii() and size:
+        if body.isascii() and size:  # in ASCII a character is a byte
             text = body.decode("ascii")
             return [text[a : a + size] for a in range(0, len(text), size)]
     bodies = Struct(f"{size}s" * count).unpack_from(data, start)
@@ -208,6 +218,7 @@ class FrameReader:
                     self._keep(data)
                     return frames
                 position = self.missing
+                # The view, so that the rest of the data is not copied with it.
                 body = b"".join([*self._body, memoryview(data)[:position]])
                 self._body, self.missing = [], 0
                 frames.append(self._decode(self._kind, self._micros, body))
@@ -222,6 +233,7 @@ class FrameReader:
                 elif kind == REST:
                     self._checkRest(size, frames)
                 elif kind != ACKNOWLEDGEMENT or size != ACK_SIZE:
+                    # Before the body: what is announced is never kept unchecked.
                     self._check(kind, size)
                 position += HEADER_SIZE
                 end = position + size
@@ -240,8 +252,10 @@ class FrameReader:
                 else:
                     frames.append(self._decode(kind, micros, data[position:end]))
                 position = end
-            self.start = data[position:]
+            self.start = data[position:]  # less than a header, or behind a CLOSE
         except ProtocolError as error:
+            # An attribute, not raised: the frames before it are valid and returned, so
+            # that what happens does not depend on how the stream was chunked.
             self.error = error
             self.start, self._body, self.missing = b"", [], 0
         return frames
@@ -250,6 +264,8 @@ class FrameReader:
         """
         Keep a part of an incomplete body.
         """
+        # Small parts are joined at once: a peer that sends byte by byte would have us
+        # keep an object of many bytes for each byte.
         body = self._body
         self.missing -= len(data)
         if len(data) >= LARGE_PART:

@@ -44,7 +44,9 @@ MAX_REASON = 1024  # bytes of a CLOSE's reason
 MAX_CONTROL = 64  # bytes of a PING
 MAX_OBJECT = 2048  # bytes of a WELCOME, section 8
 MAX_BATCH = 65506  # bytes of a BATCH's body, so that it fits a record
-MESSAGE_OVERHEAD = 64  # bytes that a message counts beside its body, section 7
+# What a message counts beside its body, section 7: about what keeping it takes besides,
+# so that a window bounds memory even if all messages are empty.
+MESSAGE_OVERHEAD = 64  # bytes
 BINARY_BIT = 1 << 31  # in a length of a BATCH
 
 _HEADER = Struct(">IBQ")  # length, type, time
@@ -98,6 +100,8 @@ BOUNDS = {  # (least, most) bytes of each body that is not a message
 }
 
 
+# The costs are computed once, by the reader, which has the lengths at hand; C{lastCost}
+# is needed because the last message may go past the limit (L{Inbox.receive}).
 class Messages(NamedTuple):
     """
     One or more messages of one frame.  A tuple, because most frames are these, and a
@@ -209,6 +213,7 @@ def encodeBatch(
     @param lengths: the length of each message, C{BINARY_BIT} set for binary ones.
     @return: pieces to join.
     """
+    # An array, because struct.pack would parse a format of its own for each count.
     table = array("I", lengths)
     if sys.byteorder == "little":  # pragma: no branch
         table.byteswap()
@@ -229,6 +234,7 @@ def encodeClose(micros: int, code: int, reason: str) -> bytes:
     Encode a CLOSE frame; the reason is cut to 1,024 bytes in UTF-8.
     """
     words = reason.encode("utf-8", "replace")[:MAX_REASON]
+    # The cut may have gone through a character, whose rest is dropped.
     words = words.decode("utf-8", "ignore").encode("utf-8")
     return encodeFrame(FrameType.CLOSE, micros, CODE.pack(code) + words)
 

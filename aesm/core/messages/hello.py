@@ -74,6 +74,7 @@ class Hello:
 
         @return: at most 2,048 bytes.
         """
+        # Empty values, and a resume of True, are what a missing key means.
         said = {key: value for key, value in vars(self).items() if value != ""}
         if self.resume:
             del said["resume"]
@@ -94,14 +95,14 @@ class Hello:
             raise ProtocolError(f"a hello of more than {MAX_OBJECT} bytes")
         try:
             said = _decodeJSON(payload.decode())
-        except (ValueError, RecursionError):
+        except (ValueError, RecursionError):  # the latter from deep nesting
             said = None
         if not isinstance(said, dict):
             raise ProtocolError("a hello that is not a JSON object")
-        for key, fits in _FITS.items():
-            if key in said and not fits(said[key]):
+        for key, isValid in _VALIDATORS.items():
+            if key in said and not isValid(said[key]):
                 raise ProtocolError(f"a hello with an impossible {key!r}")
-        return cls(**{key: said[key] for key in _FITS if key in said})
+        return cls(**{key: said[key] for key in _VALIDATORS if key in said})
 
 
 class MessageOptions(TypedDict, total=False):
@@ -199,6 +200,7 @@ def _isCount(value: Any) -> bool:
     """
     Tell whether a JSON value is an unsigned integer of 64 bits.
     """
+    # Not isinstance: True is an int, and JSON's true is no count.
     return type(value) is int and 0 <= value < _U64
 
 
@@ -216,7 +218,7 @@ def _isSession(value: Any) -> bool:
     return isinstance(value, str) and _SESSION.fullmatch(value) is not None
 
 
-_FITS: dict[str, Callable[[Any], bool]] = {
+_VALIDATORS: dict[str, Callable[[Any], bool]] = {
     "agent": lambda value: isinstance(value, str),
     "maxMessage": _isCount,
     "heartbeat": _isSeconds,

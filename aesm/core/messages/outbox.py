@@ -25,7 +25,35 @@ from aesm.errors import MessageTooBig, ProtocolError, SendBufferFull
 
 __all__ = ["Message", "Outbox"]
 
-_EMPTY: deque[Batch] = deque(maxlen=0)  # never appended to; one is most of a KiB
+# An empty deque is most of a KiB, and most connections of a large server have nothing
+# to send: they share this one.  Nothing is ever appended to it.
+_EMPTY: deque[Batch] = deque(maxlen=0)
+
+# Batches
+#
+# The unit of all that is done here is not the message but the batch: what was accepted
+# in one turn of the event loop and fits one BATCH frame.  Accepting a message appends
+# it to the open batch and takes its cost from the batch's room; the outbox's own
+# counters follow only when the batch is closed.  So a small message in a burst costs
+# two steps, which C{Connection.sendData} does itself, and no call of ours.
+# tests/messages/test_hotpath.py counts those calls.
+#
+# A batch is kept as messages, not as a frame, until it is acknowledged, because what
+# the peer takes may change with the connection that it is sent over: after a resume it
+# may have the first half of it, or refuse BATCH frames.  Where the limit, an ACK or a
+# resume falls inside of a batch, C{Batch.cut} splits it in two.  A batch has about
+# 1,000 messages at most, so that a cut is cheap.
+#
+# Flow control
+#
+# A message costs its body and 64 bytes.  It may be sent if the cost of all messages
+# *before* it is below the peer's limit.  Its own cost is not asked for: otherwise a
+# message larger than the window could never be sent, and would block the session.  So
+# the peer may get one message more than its window, and bounds that with maxMessage.
+#
+#     acknowledgedCost <= _sentCost                    what is before the next message
+#     _sentCost < limit                                the next message may be sent
+#     _keptCost + open.cost <= bound                   what is accepted
 
 
 class Outbox:
@@ -137,6 +165,7 @@ class Outbox:
             )
         self.meet(peer)
         self.closeBatch()
+        # From the newest sent message back, so that the oldest is the first again.
         again = self.sent - peer.received
         if again and self._unsent is _EMPTY:
             self._unsent = deque()
@@ -206,6 +235,8 @@ class Outbox:
         @raise ValueError: the text cannot be written in UTF-8.
         """
         body: Body
+        # The first of every burst, and every message of a dialogue, comes this way, so
+        # that what C{bodyOf} does for the usual types is done here without its call.
         if type(data) is bytes or (type(data) is str and data.isascii()):
             body = data
         else:
@@ -227,9 +258,13 @@ class Outbox:
                     f"{self._keptCost} of {self._bound} bytes are unacknowledged "
                     "already: wait for drain(), or raise sendBuffer="
                 )
+            # A message that is too large for a BATCH has a batch, and frame, of its
+            # own.
             space = max(cost, min(room, MAX_COST))
             batch = self.open = Batch(micros, self._count, type(body), space)
             if self._maxMessage < space:
+                # Who appends directly compares with the room only, which must imply
+                # that the message is not too big; here it does not.
                 batch.kind = None
             if self._staged is not None:
                 self._staged.append(batch)
@@ -252,6 +287,8 @@ class Outbox:
         @return: the share; None if there is not room for all that may come, or each
             message must be checked: then nothing has changed.
         """
+        # What is added to a shared batch later is added to all shares at once, with no
+        # look at this outbox: so all of it has to fit, and be taken, whatever it is.
         if (
             self._staged is not None
             or self._bound - self._keptCost < MAX_COST
@@ -264,6 +301,12 @@ class Outbox:
         self.open = share = Share(shared, self._count, member)
         self._unsent.append(share)
         return share
+
+    # Staging: a batch is accepted at once and counts against the bound, but is neither
+    # in C{_unsent} nor C{_unacknowledged}, and so cannot leave, before C{release}.
+    # With that, whatever a peer has ever seen of us is on disk, and C{restore} cannot
+    # meet a peer that has received more than we remember.  Batches are released in the
+    # order in which they were taken: the outbox does not sort them.
 
     def stage(self) -> None:
         """
@@ -302,6 +345,8 @@ class Outbox:
         self.acknowledged, self.acknowledgedCost = acknowledged, cost
         self.limit = limit
         self._keptCost = sum(batch.space for batch in batches)
+        # Any of it may have been sent: it counts as such, and C{resume}, which knows
+        # what the peer has received, takes back what was not.
         self._count = self.sent = acknowledged + sum(
             len(batch.bodies) for batch in batches
         )
@@ -320,6 +365,7 @@ class Outbox:
             self.open = None
             if type(batch) is Share:
                 batch.close()
+            # From here on C{space} is what the messages cost; nothing may be added.
             batch.space -= batch.room
             batch.room = 0
             self._count += len(batch.bodies)
@@ -363,6 +409,8 @@ class Outbox:
             batch = unsent[0]
             if batch is self.open:
                 self.closeBatch()
+            # The same rule for both: the message that reaches the budget, or the limit,
+            # still goes.
             room = min(budget, self.limit - self._sentCost)
             if batch.space > room and (count := _fitting(batch, room)) < len(
                 batch.bodies
@@ -388,6 +436,8 @@ class Outbox:
         @return: whether it did; else nothing has changed, and C{acknowledge} is to be
             called.
         """
+        # With nothing unsent, open or staged, all of C{_keptCost} is acknowledged, and
+        # no batch has to be looked at.  What is wrong in the ACK is for C{acknowledge}.
         if (
             done != self.sent
             or done == self.acknowledged

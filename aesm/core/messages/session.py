@@ -23,14 +23,12 @@ up their cost, which is the body and 64 bytes more for each message.
 
 from __future__ import annotations
 
-from aesm.core.messages.frames import Ack, Messages, Partial
+from aesm.core.messages.frames import Ack, Messages, Partial, newTuple
 from aesm.core.messages.hello import Hello
 from aesm.core.messages.outbox import Outbox
 from aesm.errors import ProtocolError
 
 __all__ = ["Inbox", "Session"]
-
-_new = tuple.__new__  # makes an Ack without a call of Python's
 
 
 class Inbox:
@@ -49,8 +47,8 @@ class Inbox:
     """
 
     __slots__ = (
+        "_ackDue",
         "_announcedCount",
-        "_owing",
         "keptCount",
         "limit",
         "partial",
@@ -71,7 +69,7 @@ class Inbox:
         self.receivedCost = self.takenCost = self._announcedCount = 0
         self.limit = window
         self.partial: Partial | None = None
-        self._owing = False  # the peer needs an ACK, whatever it says
+        self._ackDue = False  # even if it says nothing new
 
     @property
     def untaken(self) -> int:
@@ -100,7 +98,7 @@ class Inbox:
 
         @see: docs/protocol.md, section 8
         """
-        self._owing = True
+        self._ackDue = True
 
     def receive(self, messages: Messages) -> None:
         """
@@ -108,6 +106,8 @@ class Inbox:
 
         @raise ProtocolError: they are past the limit that we announced.
         """
+        # The limit is compared with what came before the last message: that one may go
+        # past it.  If it begins below the limit, so do those before it.
         self.receivedCost += messages.cost
         if self.receivedCost - messages.lastCost >= self.limit:
             raise ProtocolError(f"a message past the limit of {self.limit} bytes")
@@ -144,17 +144,19 @@ class Inbox:
 
         @see: docs/protocol.md, section 7
         """
+        # The limit alone is worth an ACK only once it has grown by a quarter of the
+        # window: the peer, which has the rest of it, does not stand still meanwhile.
         kept, limit = self.keptCount, self.takenCost + self.window
         if (
             kept == self._announcedCount
-            and not self._owing
+            and not self._ackDue
             and (limit - self.limit) * 4 < self.window
         ):
             return None
-        self._owing = False
+        self._ackDue = False
         self._announcedCount = kept
         self.limit = limit
-        return _new(Ack, (kept, limit))
+        return newTuple(Ack, (kept, limit))
 
 
 class Session:
