@@ -380,13 +380,6 @@ class Connection:
         return acknowledgementOf(self, NEVER)
 
     @property
-    def sends(self) -> bool:
-        """
-        Whether there is an open batch.
-        """
-        return self._outbox.open is not None
-
-    @property
     def held(self) -> int:
         """
         The bytes of messages that are unacknowledged or not taken.

@@ -90,7 +90,8 @@ def channelSettings(keyFile: str, **options: Unpack[ChannelOptions]) -> ChannelS
 
 def reactorOr(reactor: IReactorTime | None) -> IReactorTime:
     """
-    Resolve a C{reactor} option; None means the installed reactor.
+    Resolve a C{reactor} option, None being the installed reactor, and have it keep
+    time by the monotonic clock.
     """
     if reactor is None:
         # Here, because the import installs a reactor.

@@ -277,7 +277,7 @@ class FrameReader:
 
     def cut(self) -> Partial | None:
         """
-        Keep what came of a message that is not whole, when the transport is gone.
+        Return what came of an incomplete message, once the transport is lost, or None.
         """
         former, body = self.partial, b"".join(self._body)
         if self._kind == REST and former is not None:
@@ -289,11 +289,11 @@ class FrameReader:
 
     def _checkRest(self, size: int, frames: list[Frame]) -> None:
         """
-        Refuse a REST by its header, and by what came before it.
+        Validate the header of a REST, behind the frames that came with it.
 
-        @raise ProtocolError: there is nothing that it could be the rest of, or it is
-            not the first message.
-        @raise MessageTooBig: the whole is larger than is taken.
+        @raise ProtocolError: there is no part that it could complete, or it is not the
+            first message.
+        @raise MessageTooBig: the whole message is too large.
         """
         if self.partial is None or any(type(each) is Messages for each in frames):
             raise ProtocolError("a REST where none belongs")

@@ -122,8 +122,8 @@ class Messages(NamedTuple):
 
 class Partial(NamedTuple):
     """
-    What came of a message before its connection was cut; over the next one a REST
-    brings what is missing.
+    The part of a message that came before its transport was lost; over the next one a
+    REST brings the rest.
 
     @ivar kind: the type of its frame, TEXT or BINARY.
     @ivar body: the beginning of its body.

@@ -140,8 +140,8 @@ class Outbox:
 
     def _sizeOf(self, number: int) -> int:
         """
-        The bytes of a message's body, by how many there were before it; 1 if none is
-        to be sent again, so that nothing of it can be there.
+        Return the size of the body of the message before which there were so many; 1
+        if it is not to be sent again, so that the peer cannot have a part of it.
         """
         skip = number - self.acknowledged
         for batch in chain(self._unacknowledged, self._unsent):
@@ -172,7 +172,7 @@ class Outbox:
         while again:
             batch = self._unacknowledged.pop()
             if type(batch) is RestOfMessage:
-                batch.skip = 0
+                batch.skip = 0  # what the peer had then, it may have no more
             if len(batch.bodies) > again:
                 self._unacknowledged.append(batch.cut(len(batch.bodies) - again))
             self._unsent.appendleft(batch)
@@ -180,6 +180,8 @@ class Outbox:
             self.sent -= len(batch.bodies)
             again -= len(batch.bodies)
 
+        # Of the first message the peer has a part: it becomes a batch of its own, whose
+        # frame is a REST.  It is still kept whole, for the next resume may need more.
         if peer.partial:
             head = self._unsent.popleft()
             if len(head.bodies) > 1:
@@ -385,7 +387,7 @@ class Outbox:
         batch, cost = unsent[0], self._sentCost
         if len(batch.bodies) > 1 or batch.space > budget or cost >= self.limit:
             return None
-        if type(batch) is RestOfMessage:  # which is no frame of a dialogue
+        if type(batch) is RestOfMessage:  # whose frame the short way does not know
             return None
         self._sentCost = cost + batch.space
         self.sent += 1
