@@ -261,7 +261,7 @@ class _Attempt(SecureFactory, ConnectionOwner):
 
     def failed(self, secure: SecureProtocol, reason: AESMError) -> None:
         """
-        Fail, or go on with another address: there is no secure channel.
+        Fail: there is no secure channel.
         """
         self._avoid(secure)
         self._settle(Failure(reason))
