@@ -9,7 +9,7 @@ library alone.
     GENERATE_KEM_CIPHERTEXT      encapsulate
     KEM(keyPair, ciphertext)     KemKeyPair.decapsulate
     ENCRYPT, DECRYPT             CipherFunctions.makeAEAD, .packNonce
-    HASH, HKDF                   HashFunctions.hash, .hkdf
+    HASH, HKDF                   HashFunctions.new, .hkdf
 
 This is the seam to C{cryptography}: what it raises for a peer's bad key leaves
 here as L{HandshakeError}.  (A cipher is called at one place only, on the path
@@ -257,21 +257,14 @@ class HashFunctions:
     @ivar name: as in protocol names.
     @ivar length: C{HASHLEN}, 32 or 64 bytes.
     @ivar algorithm: as in C{hashlib}.
+    @ivar new: C{HASH()} is C{new(data).digest()}.
     @see: Noise rev. 34, sections 4.3 and 12.5 to 12.8
     """
 
     name: str
     length: int
     algorithm: str
-    _new: Callable[[bytes], _Hash]
-
-    def hash(self, data: bytes) -> bytes:
-        """
-        C{HASH()}.
-
-        @return: L{length} bytes.
-        """
-        return self._new(data).digest()
+    new: Callable[[bytes], _Hash]
 
     def hkdf(self, chainingKey: bytes, material: bytes, outputs: int) -> list[bytes]:
         """

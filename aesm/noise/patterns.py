@@ -341,7 +341,7 @@ def parseProtocolName(name: str) -> Protocol:
     if len(encoded) <= hashFunctions.length:
         initialHash = encoded.ljust(hashFunctions.length, b"\0")
     else:
-        initialHash = hashFunctions.hash(encoded)
+        initialHash = hashFunctions.new(encoded).digest()
     return Protocol(
         name,
         pattern,

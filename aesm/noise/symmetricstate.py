@@ -175,7 +175,7 @@ class SymmetricState:
         """
         C{MixHash}: from here on both sides must have seen C{data} to go on.
         """
-        self.h = self._hash.hash(self.h + data)
+        self.h = self._hash.new(self.h + data).digest()
 
     def mixKeyAndHash(self, material: bytes) -> None:
         """

@@ -126,7 +126,7 @@ class Outbox:
         """
         return (
             not self._dropped
-            and peer.partial < self._sizeOf(peer.received)
+            and (not peer.partial or peer.partial < self._sizeOf(peer.received))
             and self.acknowledged <= peer.received <= self.sent
             and (
                 peer.maxMessage >= self._maxMessage
@@ -140,15 +140,16 @@ class Outbox:
 
     def _sizeOf(self, number: int) -> int:
         """
-        Return the size of the body of the message before which there were so many; 1
-        if it is not to be sent again, so that the peer cannot have a part of it.
+        The bytes of the body of a message that is not acknowledged, by how many there
+        were before it; 0 if there is none.
         """
+        # One that was sent may be among the unsent again, after the last resume.
         skip = number - self.acknowledged
         for batch in chain(self._unacknowledged, self._unsent):
             if 0 <= skip < len(batch.bodies):
-                return max(1, len(batch.bodies[skip]))
+                return len(batch.bodies[skip])
             skip -= len(batch.bodies)
-        return 1
+        return 0
 
     def resume(self, peer: Hello) -> None:
         """
