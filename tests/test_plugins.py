@@ -156,7 +156,7 @@ class FormTests(StringTestCase):
         """
         for read in (self.server, self.client):
             with self.assertRaisesRegex(ValueError, "Unknown endpoint type: 'no'"):
-                read("aesm:no")
+                read(r"aesm:no\:such\:thing")
 
     def test_files(self) -> None:
         """

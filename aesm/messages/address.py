@@ -8,7 +8,7 @@ from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.interfaces import IAddress
 
 from aesm.text import escape
-from aesm.trust.locations import canonicalHost
+from aesm.trust.locations import canonicalAddress
 
 __all__ = ["Address", "addressOf"]
 
@@ -25,7 +25,7 @@ def addressOf(address: IAddress, number: int) -> Address:
         spelled as everywhere: a PROXY header may say anything.
     """
     if isinstance(address, IPv4Address | IPv6Address):
-        return (escape(canonicalHost(address.host)), address.port)
+        return (escape(canonicalAddress(address.host)), address.port)
     # A UNIX client has no name of its own, but connections are looked up by address.
     kind = "unix" if isinstance(address, UNIXAddress) else "peer"
     return f"{kind}-{number}"

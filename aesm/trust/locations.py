@@ -16,13 +16,14 @@ options for the same server must not make it a stranger.
 from __future__ import annotations
 
 import re
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from urllib.parse import quote, unquote
 
 from twisted.internet.interfaces import IAddress
 
 __all__ = [
     "DEFAULT_PORT",
+    "canonicalAddress",
     "canonicalHost",
     "fieldsOf",
     "locationOf",
@@ -79,7 +80,7 @@ def fieldsOf(endpoint: str) -> tuple[str, list[str], dict[str, str]]:
         kind = "tcp"
     elif (match := _hostIn(endpoint)) is not None:
         kind, fields = "tcp", [match[1], match[2] or str(DEFAULT_PORT)]
-    elif _isIPv6(endpoint):
+    elif isinstance(_addressIn(endpoint), IPv6Address):
         kind, fields = "tcp", [endpoint, str(DEFAULT_PORT)]
     else:
         kind, *fields = _split(endpoint)
@@ -106,28 +107,43 @@ def _hostIn(text: str) -> re.Match[str] | None:
     return None if match[1].lower() in kinds else match
 
 
-def _isIPv6(text: str) -> bool:
-    """
-    Tell whether this is an IPv6 address.
-    """
-    try:
-        return ip_address(text.partition("%")[0]).version == 6
-    except ValueError:
-        return False
-
-
 def canonicalHost(host: str) -> str:
     """
-    Write a host the one way that it is written everywhere: an IPv6 address as RFC 5952
-    says, a name in lower case and without the dot of the root.
+    Write a host the one way that it is written everywhere: an IP address as
+    L{canonicalAddress}, a name in lower case and without the dot of the root.
 
-    @see: RFC 5952; RFC 4343, on the case of names
+    @see: RFC 4343, on the case of names
     """
-    address, percent, zone = host.partition("%")
+    return (
+        host.lower().removesuffix(".")
+        if _addressIn(host) is None
+        else (canonicalAddress(host))
+    )
+
+
+def canonicalAddress(host: str) -> str:
+    """
+    Write an IP address the one way that it is written everywhere; what is none is left
+    alone.
+
+    @see: RFC 5952, section 5 for IPv4 addresses within IPv6
+    """
+    address = _addressIn(host)
+    if address is None:
+        return host
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    text = str(address) if mapped is None else f"::ffff:{mapped}"
+    return text + "".join(host.partition("%")[1:])
+
+
+def _addressIn(host: str) -> IPv4Address | IPv6Address | None:
+    """
+    The IP address that a host is, without its zone, or None.
+    """
     try:
-        return f"{ip_address(address)}{percent}{zone}"
+        return ip_address(host.partition("%")[0])
     except ValueError:
-        return host.lower().removesuffix(".")
+        return None
 
 
 def locationOfAddress(address: IAddress) -> str:

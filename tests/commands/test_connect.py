@@ -530,7 +530,7 @@ class ConnectTests(SynchronousTestCase):
         """
         What is no endpoint is shown, and what would be one.
         """
-        self.assertSaid(self.attempt("127.0.0.1:8765"), "tcp:127.0.0.1:8765")
+        self.assertSaid(self.attempt("what:127.0.0.1:8765"), "tcp:127.0.0.1:8765")
 
     def test_badOption(self) -> None:
         """

@@ -137,7 +137,7 @@ class ChatTests(ProcessTestCase):
             self.start(*command, "tcp:127.0.0.1:1"), "does the server run"
         )
         for terminal in (False, True):
-            bad = self.start(*command, "nonsense:1", terminal=terminal)
+            bad = self.start(*command, "what:host:1", terminal=terminal)
             self.assertSentence(bad, "no client endpoint")
             pinned = self.start(*command, endpoint, "--pin", other, terminal=terminal)
             self.assertSentence(pinned, "key")

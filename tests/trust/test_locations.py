@@ -45,6 +45,14 @@ class LocationTests(SynchronousTestCase):
             ("tor:abc.onion:80", "tor:abc.onion:80"),
             ("tcp:", ":"),
             ("", ""),
+            ("tcp:example.org.:021011", "example.org:21011"),
+            ("LOCALHOST", "localhost:8765"),
+            ("LocalHost:021011", "localhost:21011"),
+            ("[2001:DB8:0::1]:5", "[2001:db8::1]:5"),
+            ("2001:DB8:0::1", "[2001:db8::1]:8765"),
+            ("tcp:[::FFFF:127.0.0.1]:5:timeout=3", "[::ffff:127.0.0.1]:5"),
+            ("192.0.2.1", "192.0.2.1:8765"),
+            ("unix:8765", "unix:8765"),
         ):
             self.assertEqual(locationOf(endpoint), location, endpoint)
 
@@ -63,6 +71,32 @@ class LocationTests(SynchronousTestCase):
             (UNIXAddress(None), str(UNIXAddress(None))),
         ):
             self.assertEqual(locationOfAddress(address), location)
+
+    def test_typedAgain(self) -> None:
+        """
+        What is shown of a location can be typed in, and is the same.
+        """
+        for host in (
+            "192.0.2.1",
+            "::1",
+            "2001:db8::1",
+            "fe80::1%eth0",
+            "::ffff:1.2.3.4",
+        ):
+            kind = IPv6Address if ":" in host else IPv4Address
+            shown = locationOfAddress(kind("TCP", host, 5))
+            self.assertEqual(locationOf(shown), shown)
+
+    def test_spelledOtherwise(self) -> None:
+        """
+        A file may have been written by hand: another spelling is no other server.
+        """
+        for word, location in (
+            ("LOCALHOST:08765", "localhost:8765"),
+            ("[2001:DB8:0::1]:5", "[2001:db8::1]:5"),
+            ("unix:/run/A:1", "unix:/run/A:1"),
+        ):
+            self.assertEqual(unquoteLocation(word), location)
 
     def test_quoted(self) -> None:
         """
