@@ -1334,6 +1334,17 @@ class HeartbeatTests(SynchronousTestCase):
         client.tick(client.deadline)
         self.assertEqual([type(frame) for frame in said(client)], [Pong])
 
+    def test_heardBeforeTheWelcome(self) -> None:
+        """
+        Before the WELCOME nothing may be said, and none is owed.
+        """
+        client = makeClient(heartbeat=10.0)
+        for now in (1.0, 5.0):
+            client.receive(FRAMES[FrameType.WELCOME][int(now) :][:1], now)
+        self.assertEqual(client.tick(11.0), [])
+        self.assertEqual(said(client), [])
+        self.assertEqual(client.deadline, 15.0)
+
     def test_idleIsQuiet(self) -> None:
         """
         Two sides that have nothing to say do not keep each other awake: a PING and its

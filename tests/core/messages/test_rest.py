@@ -271,3 +271,57 @@ class RulesTests(SynchronousTestCase):
         It has the type that the document says.
         """
         self.assertEqual(REST, 5)
+
+
+class OutboxTests(SynchronousTestCase):
+    """
+    What the sender makes of it.
+    """
+
+    def make(self, *data: str | bytes) -> Session:
+        """
+        Make a session whose messages were all sent together.
+        """
+        session = Session(1 << 20, 1 << 20, SESSION)
+        session.outbox.begin(Hello(batch=True))
+        for each in data:
+            session.outbox.add(each, 7)
+        session.outbox.take(PLENTY)
+        return session
+
+    def frames(self, session: Session) -> list[bytes]:
+        """
+        Take what is to be sent.
+        """
+        return session.outbox.take(PLENTY)
+
+    def test_ofABatch(self) -> None:
+        """
+        A message that was sent with others is cut out of its batch, as after a restart
+        in which they were put together otherwise.
+        """
+        session = self.make(b"one", b"two", b"three")
+        session.outbox.resume(Hello(batch=True, received=1, partial=2))
+        rest, other = self.frames(session)
+        self.assertEqual(rest, encodeFrame(FrameType.REST, 7, b"o"))
+        self.assertEqual(other, encodeFrame(FrameType.BINARY, 7, b"three"))
+
+    def test_wholeAfterAll(self) -> None:
+        """
+        A peer that holds nothing any more gets the whole.
+        """
+        session = self.make("text")
+        session.outbox.resume(Hello(partial=2))
+        self.assertEqual(self.frames(session), [encodeFrame(FrameType.REST, 7, b"xt")])
+        session.outbox.resume(Hello())
+        whole = encodeFrame(FrameType.TEXT, 7, b"text")
+        self.assertEqual(self.frames(session), [whole])
+
+    def test_noDialogue(self) -> None:
+        """
+        It does not go the short way of a dialogue.
+        """
+        session = self.make(b"data")
+        session.outbox.resume(Hello(partial=2))
+        self.assertIsNone(session.outbox.takeOne(PLENTY))
+        self.assertEqual(self.frames(session), [encodeFrame(FrameType.REST, 7, b"ta")])
