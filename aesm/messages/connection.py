@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from aesm.messages.stream import Arrivals
     from aesm.trust.keys import PublicKey
 
-__all__ = ["Connection", "PacketDispatcher", "wallClock"]
+__all__ = ["Connection", "PacketDispatcher"]
 
 NEVER = 1 << 64  # a count that is never acknowledged: its Deferred fails at the end
 _CLOSING = frozenset({ConnectionState.UNSENDABLE, ConnectionState.OVER})
@@ -79,25 +79,6 @@ class PacketDispatcher(Protocol):
         """
         Hand over nothing more.
         """
-
-
-def wallClock() -> int:
-    """
-    Return the time for the wire: microseconds since the Unix epoch.
-    """
-    return time_ns() // 1000
-
-
-# The hot path of sending
-#
-# The first message of a turn goes through C{send}: it checks state and budget, opens a
-# batch in the outbox and has the protocol flush it at the end of the turn.  As long as
-# that batch is open, C{_batch} refers to it, and C{sendData} appends to it directly.
-# State and budget are checked once for the batch: whatever changes the state (a close,
-# a detach) closes the batch first.  What is left to check is the room, which implies
-# that the message fits the send buffer and is not too big, and the type: the batch's
-# C{kind} is None if each message must be checked.
-# tests/messages/test_hotpath.py (StackCostTests.test_sending) counts the calls.
 
 
 class Connection:
@@ -341,7 +322,7 @@ class Connection:
                 "too much is unacknowledged or unread by all peers together: wait for "
                 "drain(), or raise totalBuffer="
             )
-        micros = time_ns() // 1000  # wallClock, without its call
+        micros = time_ns() // 1000
         if self._protocol is None:
             # Nothing flushes, and so closes, the batch; its time would grow old.
             self._outbox.closeBatch(since=micros - BATCH_MICROS)

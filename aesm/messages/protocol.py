@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from time import time_ns
 
 from twisted.internet import error
 from twisted.internet.interfaces import (
@@ -45,7 +46,7 @@ from aesm.core.messages.events import (
 from aesm.core.messages.frames import MESSAGE_OVERHEAD, Messages
 from aesm.core.messages.states import ConversationState
 from aesm.errors import AESMError, ConnectionClosed, HeartbeatLost, closedByUs
-from aesm.messages.connection import Connection, wallClock
+from aesm.messages.connection import Connection
 from aesm.messages.owner import ConnectionOwner
 from aesm.messages.states import CARRIER_TRANSITIONS, CarrierState
 from aesm.secure.transport import SecureTransport
@@ -399,7 +400,7 @@ class AESMProtocol(Protocol):
                 self.transport.write(output)
                 return
         size = 0
-        for frames in conversation.takeFrames(micros or wallClock(), budget):
+        for frames in conversation.takeFrames(micros or time_ns() // 1000, budget):
             self.transport.write(frames)
             size += len(frames)
         if size and budget < BUDGET:

@@ -69,7 +69,7 @@ def clientEndpoint(reactor: Any, text: str) -> IStreamClientEndpoint:
         reactor,
         fields["host"],
         port,
-        location=locationOf(text),
+        location=locationOf(text, (kind, given, named)),
         timeout=float(fields.get("timeout", 30)),
         bindAddress=None if bind is None else (bind, 0),
     )

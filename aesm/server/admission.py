@@ -19,6 +19,7 @@ import sys
 from collections import Counter
 from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
+from time import time_ns
 from typing import TYPE_CHECKING
 
 from twisted.internet.defer import Deferred
@@ -35,7 +36,6 @@ from aesm.errors import (
     ProtocolError,
 )
 from aesm.interfaces import IClientPolicy
-from aesm.messages.connection import wallClock
 from aesm.server.sessions import isResumed
 from aesm.trust.clients import AuthorizedKeys
 from aesm.trust.keys import PublicKey
@@ -249,7 +249,7 @@ def farewell(reason: AESMError) -> bytes:
             code, words = reason.code, "try again later"
         case ProtocolError():
             code, words = reason.code, "protocol error"
-    return encodeClose(wallClock(), code, words)
+    return encodeClose(time_ns() // 1000, code, words)
 
 
 # What is counted, and for whom

@@ -34,6 +34,10 @@ __all__ = [
 
 DEFAULT_PORT = 8765
 
+# What an endpoint's string consists of: its kind in lower case, its positional and its
+# named arguments.
+Fields = tuple[str, list[str], dict[str, str]]
+
 _FIELD = re.compile(r"(?:[^:\\]|\\.)*", re.DOTALL)
 _ESCAPE = re.compile(r"\\(.)", re.DOTALL)
 _NAMED = re.compile(r"([A-Za-z]+)=(.*)", re.DOTALL)
@@ -48,16 +52,17 @@ _HOST = re.compile(r"([^\s:/=\\\[\]]+)(?::([0-9]+))?")
 _PLAIN = "!\"$&'()*+,-./:;<=>?@[\\]^_`{|}~"
 
 
-def locationOf(endpoint: str) -> str:
+def locationOf(endpoint: str, fields: Fields | None = None) -> str:
     """
     Name what a client endpoint's string dials.
 
     @param endpoint: such as C{"tcp:example.org:8765"}.
+    @param fields: its L{fieldsOf}, for whoever has them.
     @return: C{"host:port"} (an IPv6 address in brackets), C{"unix:/path"}, or
         the string itself where it dials neither.
     @see: C{twisted.internet.endpoints.clientFromString}
     """
-    kind, given, named = fieldsOf(endpoint)
+    kind, given, named = fieldsOf(endpoint) if fields is None else fields
     if kind in _NETWORK:
         host = named.get("host") or "".join(given[:1])
         return _join(host, named.get("port") or "".join(given[1:2]))
@@ -66,12 +71,10 @@ def locationOf(endpoint: str) -> str:
     return endpoint
 
 
-def fieldsOf(endpoint: str) -> tuple[str, list[str], dict[str, str]]:
+def fieldsOf(endpoint: str) -> Fields:
     """
     Take a client endpoint's string to pieces; what is none is a host, with or without
     a port.
-
-    @return: its kind in lower case, its positional and its named arguments.
     """
     match = _BRACKETS.fullmatch(endpoint)
     if match is not None:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from aesm.core.messages.batch import encodeMessage
+from aesm.core.messages.batch import EncodedText
 from aesm.core.messages.frames import (
     ACK_FRAME_SIZE,
     BINARY,
@@ -28,6 +28,7 @@ from aesm.core.messages.frames import (
     encodeAck,
     newTuple,
     packExchange,
+    packHeader,
     unpackAck,
     unpackHeader,
 )
@@ -106,8 +107,11 @@ def answer(conversation: Conversation, micros: int, budget: int) -> bytes:
         return b""
     conversation.heardSince = conversation.signOfLifeBy = None
     ack = session.inbox.takeAck()
-    body = batch.bodies[0]
-    if ack is not None and type(body) is bytes:  # in one step, as nearly always
-        return packExchange(micros, *ack, len(body), BINARY, batch.micros) + body
-    message = encodeMessage(batch.micros, body)
-    return message if ack is None else encodeAck(micros, *ack) + message
+    body, kind = batch.bodies[0], BINARY
+    if isinstance(body, str):
+        body, kind = body.encode("ascii"), TEXT
+    elif isinstance(body, EncodedText):
+        kind = TEXT
+    if ack is None:
+        return packHeader(len(body), kind, batch.micros) + body
+    return packExchange(micros, *ack, len(body), kind, batch.micros) + body

@@ -87,6 +87,10 @@ BATCH, ACKNOWLEDGEMENT = int(FrameType.BATCH), int(FrameType.ACK)
 REST = int(FrameType.REST)
 SINGLE_TYPES = (BINARY, TEXT)  # a message in a frame of its own
 
+# An ACK: time, count, limit.  An object of C's, not a function: one is made for each
+# message that is answered.
+encodeAck = partial(_ACK_FRAME.pack, _ACK.size, ACKNOWLEDGEMENT)
+
 # An ACK and a message's header: time, count, limit; length, type, time.
 packExchange = partial(Struct(">IBQQQIBQ").pack, _ACK.size, ACKNOWLEDGEMENT)
 
@@ -220,13 +224,6 @@ def encodeBatch(
     count = COUNT.pack(len(table))
     size = COUNT_SIZE + COUNT_SIZE * len(table) + sum(map(len, bodies))
     return [_HEADER.pack(size, BATCH, micros), count, table.tobytes(), *bodies]
-
-
-def encodeAck(micros: int, count: int, limit: int) -> bytes:
-    """
-    Encode an ACK frame.
-    """
-    return _ACK_FRAME.pack(_ACK.size, ACKNOWLEDGEMENT, micros, count, limit)
 
 
 def encodeClose(micros: int, code: int, reason: str) -> bytes:
