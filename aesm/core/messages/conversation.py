@@ -371,10 +371,10 @@ class Conversation:
         """
         Read nothing more; what came of a message that is not whole is the session's.
         """
-        reader, self.reader = self.reader, FrameReader(0)
+        partial = self.reader.cut()
         session = getattr(self, "session", None)
         if session is not None:
-            session.inbox.partial = reader.cut()
+            session.inbox.partial = partial
 
     def _closing(self, now: float) -> None:
         """

@@ -277,9 +277,11 @@ class FrameReader:
 
     def cut(self) -> Partial | None:
         """
-        Return what came of an incomplete message, once the transport is lost, or None.
+        Let go of all that came, since nothing more is read, and return what it was of
+        an incomplete message, or None.
         """
         former, body = self.partial, b"".join(self._body)
+        self.start, self._body, self.missing = b"", [], 0
         if self._kind == REST and former is not None:
             return Partial(former.kind, former.body + body)
         held = b"" if former is None else former.body
