@@ -59,36 +59,11 @@ if TYPE_CHECKING:
     from aesm.trust.keys import PSK, PrivateKey, PublicKey
     from aesm.trust.servers import AnyServer, KnownServers, Pinned
 
-_HOMES = {  # module: the public names that it has
+_HOMES = {  # module: the public names that it has; all others are errors
     "trust.clients": ["AuthorizedKeys"],
     "cipher": ["Cipher"],
     "client.connect": ["connect"],
     "messages.connection": ["Connection"],
-    "errors": [
-        "AESMError",
-        "ConnectionClosed",
-        "DecryptionError",
-        "HandshakeError",
-        "HandshakeTimeout",
-        "HeartbeatLost",
-        "InvalidText",
-        "KeyFileError",
-        "MessageTooBig",
-        "NameOrKeyMismatch",
-        "NoAnswer",
-        "NonceExhausted",
-        "NotAnAESMPeer",
-        "NotAuthorized",
-        "OfferRefused",
-        "ProtocolError",
-        "SendBufferFull",
-        "ServerKeyChanged",
-        "SessionLost",
-        "SpoolError",
-        "TamperedRecord",
-        "Truncated",
-        "UntrustedServer",
-    ],
     "server.factory": ["AESMServerFactory"],
     "interfaces": [
         "IClientPolicy",
@@ -171,9 +146,10 @@ def __getattr__(name: str) -> object:
     @raise AttributeError: there is no such name.
     @see: PEP 562
     """
-    if name not in _HOME:
+    if name not in __all__:
         raise AttributeError(f"module 'aesm' has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module(f"aesm.{_HOME[name]}"), name)
+    home = import_module(f"aesm.{_HOME.get(name, 'errors')}")
+    value = globals()[name] = getattr(home, name)
     return value
 
 

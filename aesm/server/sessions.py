@@ -127,10 +127,17 @@ class Sessions:
 
     def makeRoom(self) -> bool:
         """
-        End the session that has waited longest of those that keep anything.
+        Let go of what nobody misses, the beginning of a message that was cut, which
+        its client sends again; else end the session that has waited longest of those
+        that keep anything.
 
         @return: whether there was one.
         """
+        for connection in self._waiting:
+            if connection.session.inbox.partial is not None:
+                connection.session.inbox.partial = None
+                connection.account()
+                return True
         for connection in self._waiting:
             # What is unread is no reason: it can still be taken afterwards, and so
             # takes room all the same.  What waits for a handler goes with the session.

@@ -11,7 +11,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from aesm import AESMError, Connection, SessionLost
-from aesm.core.messages.frames import Messages
+from aesm.core.messages.frames import BINARY, Messages, Partial
 from aesm.core.messages.hello import Hello
 from aesm.core.messages.session import Session
 from aesm.messages.owner import ConnectionOwner
@@ -204,6 +204,20 @@ class SessionsTests(SynchronousTestCase):
             pass
         self.assertEqual(self.over, ["c", "d"])
         self.assertIn("too much", self.why())
+
+    def test_makeRoomWithoutLoss(self) -> None:
+        """
+        The beginning of a message that was cut makes room before any session.
+        """
+        sessions = self.sessions()
+        sending, cut = (self.connection(name) for name in "ab")
+        for connection in (sending, cut):
+            sessions.wait(connection)
+        sending.sendData("x")
+        cut.session.inbox.partial = Partial(BINARY, b"data")
+        self.assertTrue(sessions.makeRoom())
+        self.assertIsNone(cut.session.inbox.partial)
+        self.assertEqual(self.over, [])
 
     def test_told(self) -> None:
         """
