@@ -399,6 +399,8 @@ class AESMProtocol(Protocol):
             if output:
                 self.transport.write(output)
                 return
+        if budget == FIRST:
+            self.transport.startSlowly()
         size = 0
         for frames in conversation.takeFrames(micros or time_ns() // 1000, budget):
             self.transport.write(frames)

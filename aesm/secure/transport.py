@@ -229,6 +229,14 @@ class SecureTransport:
         if not self._reading:
             self._secure.finish()
 
+    def startSlowly(self) -> None:
+        """
+        Begin with small records, on a connection like one that was cut.
+
+        @see: L{Channel.startSlowly<aesm.core.channel.channel.Channel.startSlowly>}
+        """
+        self._secure.channel.startSlowly()
+
     # IConsumer
 
     def registerProducer(self, producer: object, streaming: bool) -> None:

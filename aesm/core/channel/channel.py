@@ -39,6 +39,7 @@ from aesm.core.channel.framing import (
     LENGTH_BYTES,
     MAX_PLAINTEXT,
     FrameBuffer,
+    growingPlaintexts,
     plaintextsOf,
 )
 from aesm.core.channel.settings import ChannelSettings
@@ -56,6 +57,7 @@ from aesm.noise import TAGLEN, CipherState, HandshakeState
 
 __all__ = ["MAX_EARLY", "REKEY_INTERVAL", "Channel"]
 
+FIRST_RECORD = 2048  # bytes of the stream in the first record of a slow start
 MAX_EARLY = 262144  # bytes that may wait for the decision on the peer
 REKEY_INTERVAL = 65536  # records of one direction, docs/protocol.md, section 4
 
@@ -92,6 +94,7 @@ class Channel:
         "_output",
         "_queue",
         "_received",
+        "_recordSize",
         "_sealed",
         "_settings",
         "handshakeHash",
@@ -116,6 +119,7 @@ class Channel:
         self._large = False  # a piece of it has more than half a record
         self.queued = 0
         self._received = bytearray()  # the beginning of a record
+        self._recordSize = MAX_PLAINTEXT  # bytes of the stream in the next record
         self._sealed = 0  # records since the last rekey, outgoing
         self._opened = 0  # the same, incoming
 
@@ -190,7 +194,11 @@ class Channel:
         if queue:
             cipher, output = self._encrypt, self._output
             # Most often one piece waits: it is a record as it is.
-            if len(queue) > 1 or len(queue[0]) > MAX_PLAINTEXT:
+            if self._recordSize < MAX_PLAINTEXT:
+                queue, self._recordSize = growingPlaintexts(
+                    self._queue, self._recordSize
+                )
+            elif len(queue) > 1 or len(queue[0]) > MAX_PLAINTEXT:
                 queue = plaintextsOf(self._queue, self._large)
             self._queue, self.queued, self._large = [], 0, False
             for plaintext in queue:
@@ -205,6 +213,14 @@ class Channel:
                     self._sealed = 0
         output, self._output = self._output, []
         return output
+
+    def startSlowly(self) -> None:
+        """
+        Begin with small records, that grow: what came of a record that is not whole is
+        worth nothing, so that over connections that are cut again and again nothing
+        would arrive of a stream in large ones.
+        """
+        self._recordSize = FIRST_RECORD
 
     def takeOutput(self) -> bytes:
         """

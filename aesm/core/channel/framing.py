@@ -23,6 +23,7 @@ __all__ = [
     "MAX_PLAINTEXT",
     "FrameBuffer",
     "frame",
+    "growingPlaintexts",
     "plaintextsOf",
 ]
 
@@ -121,6 +122,27 @@ def plaintextsOf(queue: list[bytes], large: bool) -> list[bytes | memoryview]:
     if not queue[-1]:
         plaintexts.append(b"")
     return plaintexts
+
+
+def growingPlaintexts(
+    queue: list[bytes], first: int
+) -> tuple[list[bytes | memoryview], int]:
+    """
+    Put the stream into records each of which has twice the bytes of the one before.
+
+    @param queue: its pieces, as L{plaintextsOf} takes them.
+    @param first: bytes of the first record.
+    @return: the records' plaintexts, and the size of the record that comes next.
+    """
+    stream, start = memoryview(b"".join(queue)), 0
+    plaintexts: list[bytes | memoryview] = []
+    while start < len(stream):
+        plaintexts.append(stream[start : start + first])
+        start += first
+        first = min(2 * first, MAX_PLAINTEXT)
+    if not queue[-1]:
+        plaintexts.append(b"")
+    return plaintexts, first
 
 
 def _sliced(pieces: list[bytes]) -> list[bytes | memoryview]:

@@ -315,6 +315,33 @@ class RecordTests(SynchronousTestCase):
             got = b"".join(e for e in events if isinstance(e, bytes))
             self.assertEqual(got, data)
 
+    def test_slowStart(self) -> None:
+        """
+        Records can begin small, each twice as large as the one before, and then are as
+        ever; the end of the stream is one of its own.
+        """
+        client, server = openChannels()
+        client.startSlowly()
+        data = bytes(range(256)) * 1024
+        client.send(data)
+        client.endOfStream()
+        lengths = [len(record) - 16 for record in recordsOf(client.takeOutput())]
+        self.assertEqual(lengths[:5], [2048, 4096, 8192, 16384, 32768])
+        self.assertEqual(lengths[5:7], [MAX_PLAINTEXT] * 2)
+        self.assertEqual(lengths[-1], 0)
+        self.assertEqual(sum(lengths), len(data))
+
+    def test_slowStartArrives(self) -> None:
+        """
+        What is sent in small records arrives, piece by piece.
+        """
+        client, server = openChannels()
+        client.startSlowly()
+        for size in (5000, 1, 70_000, 200_000):
+            data = bytes(position % 251 for position in range(size))
+            events = server.receive(sealed(client, data))
+            self.assertEqual(b"".join(e for e in events if type(e) is bytes), data)
+
     def test_nothing(self) -> None:
         """
         Nothing is not sent: an empty record has a meaning.
