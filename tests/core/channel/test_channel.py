@@ -320,7 +320,7 @@ class RecordTests(SynchronousTestCase):
         Records can begin small, each twice as large as the one before, and then are as
         ever; the end of the stream is one of its own.
         """
-        client, server = openChannels()
+        client, _ = openChannels()
         client.startSlowly()
         data = bytes(range(256)) * 1024
         client.send(data)
