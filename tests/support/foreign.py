@@ -16,6 +16,7 @@ import socket
 import struct
 import sys
 import time
+from contextlib import suppress
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey
@@ -28,7 +29,7 @@ from noise.connection import Keypair, NoiseConnection
 from noise.noise_protocol import NoiseProtocol
 from noise.state import CipherState, SymmetricState
 
-TEXT, BINARY, WELCOME, BATCH, CLOSE, PING, PONG, ACK = 1, 2, 3, 4, 8, 9, 10, 11
+TEXT, BINARY, WELCOME, BATCH, REST, CLOSE, PING, PONG, ACK = 1, 2, 3, 4, 5, 8, 9, 10, 11
 MAX_PLAINTEXT = 65519
 TIMEOUT = 60.0  # seconds for any one read
 
@@ -45,20 +46,21 @@ class Classical:
     C{XX} and C{XXpsk0}, as any Noise library does them.
     """
 
-    def __init__(self, name: str, prologue: bytes, psk: bytes | None) -> None:
+    def __init__(
+        self, name: str, prologue: bytes, psk: bytes | None, key: bytes
+    ) -> None:
         """
         @param name: the Noise protocol name.
         @param prologue: section 3.
         @param psk: the pre-shared key, or None.
+        @param key: our static private key.
         """
         self.noise = NoiseConnection.from_name(name.encode())
         self.noise.set_as_initiator()
         self.noise.set_prologue(prologue)
         if psk is not None:
             self.noise.set_psks(psk)
-        self.noise.set_keypair_from_private_bytes(
-            Keypair.STATIC, X25519PrivateKey.generate().private_bytes_raw()
-        )
+        self.noise.set_keypair_from_private_bytes(Keypair.STATIC, key)
         self.noise.start_handshake()
 
     def first(self) -> bytes:
@@ -93,11 +95,14 @@ class Hybrid:
     C{hfs}, but all that is needed to write it down.
     """
 
-    def __init__(self, name: str, prologue: bytes, psk: bytes | None) -> None:
+    def __init__(
+        self, name: str, prologue: bytes, psk: bytes | None, key: bytes
+    ) -> None:
         """
         @param name: the Noise protocol name.
         @param prologue: section 3.
         @param psk: the pre-shared key, or None.
+        @param key: our static private key.
         """
         plain = name.replace("XXhfs+psk0", "XXpsk0").replace("XXhfs", "XX")
         protocol = self.protocol = NoiseProtocol(
@@ -107,7 +112,7 @@ class Hybrid:
         self.state: Any = SymmetricState.initialize_symmetric(protocol)
         self.state.mix_hash(prologue)
         self.psk = psk
-        self.s = X25519PrivateKey.generate()
+        self.s = X25519PrivateKey.from_private_bytes(key)
         self.e = X25519PrivateKey.generate()
         self.kem = MLKEM768PrivateKey.generate()
 
@@ -179,6 +184,7 @@ class Client:
         psk: bytes | None = None,
         application: str = "aesm",
         hello: dict[str, Any] | None = None,
+        key: bytes | None = None,
     ) -> None:
         """
         @param port: of 127.0.0.1.
@@ -186,13 +192,15 @@ class Client:
         @param psk: the pre-shared key, or None.
         @param application: the application name.
         @param hello: what to say of ourselves.
+        @param key: our static private key; None makes one.
         """
+        self.key = key or X25519PrivateKey.generate().private_bytes_raw()
         self.socket = socket.create_connection(("127.0.0.1", port), TIMEOUT)
         self.stream = b""
         self.received = 0
         offer = frame(b"AESM/1 " + name.encode())
         kind = Hybrid if "hfs" in name else Classical
-        self.noise = kind(name, offer + frame(application.encode()), psk)
+        self.noise = kind(name, offer + frame(application.encode()), psk, self.key)
         self.socket.sendall(offer + frame(self.noise.first()))
         second = self._read(struct.unpack(">H", self._read(2))[0])
         said = json.dumps(hello or {"agent": "foreign"}).encode()
@@ -211,6 +219,19 @@ class Client:
             record = self.noise.seal(stream[start : start + MAX_PLAINTEXT])
             self.socket.sendall(frame(record))
 
+    def beginToSend(self, kind: int, body: bytes, size: int) -> None:
+        """
+        Send the beginning of a frame, so many bytes of its body, and be cut off, once
+        the server has read it.
+        """
+        stream = struct.pack(">IBQ", len(body), kind, int(time.time() * 1e6))
+        self.socket.sendall(frame(self.noise.seal(stream + body[:size])))
+        self.socket.shutdown(socket.SHUT_WR)
+        with suppress(ConnectionError):
+            while self.socket.recv(65536):
+                pass
+        self.socket.close()
+
     def readFrame(self) -> tuple[int, int, bytes]:
         """
         Read one frame: type, time, body.
@@ -228,7 +249,10 @@ class Client:
                 self.received += 1
                 self.send(ACK, struct.pack(">QQ", self.received, 2**32))
                 return body.decode() if kind == TEXT else body
-            assert kind == ACK, kind
+            if kind == PING:
+                self.send(PONG, body)
+            else:
+                assert kind in (ACK, PONG), kind  # a PONG may come unasked (section 8)
 
     def close(self) -> tuple[int, str]:
         """

@@ -5,6 +5,7 @@ us, L{tests.support.foreign}, talks to our server over real sockets.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Generator
 from typing import Any
 
@@ -127,6 +128,52 @@ class ForeignTests(TestCase):
             client.close()
 
         return self.serving(use)
+
+    def test_rest(self) -> Deferred[Any]:
+        """
+        A message that was cut off goes on where it was, over the next connection of
+        its session.
+        """
+
+        def use(port: int) -> None:
+            body = bytes(range(256)) * 100
+            for kind, sent in ((foreign.BINARY, 1000), (foreign.TEXT, 77)):
+                body = body if kind == foreign.BINARY else b"text" * 1000
+                client = foreign.Client(port, SUITES[2])
+                client.beginToSend(kind, body, sent)
+                again = foreign.Client(
+                    port,
+                    SUITES[2],
+                    hello={"session": client.welcome["session"], "received": 0},
+                    key=client.key,
+                )
+                self.assertEqual(again.welcome["session"], client.welcome["session"])
+                self.assertEqual(again.welcome["partial"], sent)
+                again.send(foreign.REST, body[sent:])
+                text = kind == foreign.TEXT
+                self.assertEqual(again.readMessage(), body.decode() if text else body)
+                self.assertEqual(again.close(), (1000, ""))
+
+        return self.serving(use)
+
+    def test_signOfLife(self) -> Deferred[Any]:
+        """
+        A client whose message takes longer than two heartbeats hears of the server
+        meanwhile.
+        """
+
+        def use(port: int) -> None:
+            client = foreign.Client(port, SUITES[2])
+            stream = struct.pack(">IBQ", 3, foreign.BINARY, 0) + b"abc"
+            for byte in stream[:-1]:
+                client.socket.sendall(foreign.frame(client.noise.seal(bytes((byte,)))))
+                kind, _, body = client.readFrame()
+                self.assertEqual((kind, body), (foreign.PONG, b""))
+            client.socket.sendall(foreign.frame(client.noise.seal(stream[-1:])))
+            self.assertEqual(client.readMessage(), b"abc")
+            client.close()
+
+        return self.serving(use, heartbeat=0.2)
 
     def test_silentWithPSK(self) -> Deferred[Any]:
         """
