@@ -86,3 +86,20 @@ class SteadyTests(SynchronousTestCase):
         reactorOr(self.reactor)
         self.wall += 3600
         self.assertEqual(self.reactor.seconds(), 1e9)
+
+
+class RealTests(SynchronousTestCase):
+    """
+    L{steady}, on what Twisted ships.
+    """
+
+    def test_real(self) -> None:
+        """
+        Twisted's reactors keep time by the wall clock, which is what is replaced.
+        """
+        reactor: Any = SelectReactor()
+        self.addCleanup(reactor.removeAll)
+        before = reactor.seconds
+        steady(reactor)
+        self.assertIsNot(reactor.seconds, before)
+        self.assertLess(abs(reactor.seconds() - before()), 600)
