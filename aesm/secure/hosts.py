@@ -35,6 +35,7 @@ from twisted.internet.interfaces import (
     IHostResolution,
     IProtocol,
     IProtocolFactory,
+    IReactorPluggableNameResolver,
     IResolutionReceiver,
     IStreamClientEndpoint,
 )
@@ -161,7 +162,8 @@ class _Resolving:
     ) -> None:
         self._reactor = reactor
         self._order = order
-        directlyProvides(self, providedBy(reactor), IHostnameResolver)
+        mine = IHostnameResolver, IReactorPluggableNameResolver
+        directlyProvides(self, providedBy(reactor), *mine)
 
     def __getattr__(self, name: str) -> Any:
         """
