@@ -202,9 +202,10 @@ class SecureProtocol(Protocol):
         The raw transport takes more: the peer reads, so that a close in progress
         gets its full time again.
         """
+        if not self.writable:
+            self.secureTransport.taken = self.clock.seconds()
         self.writable = True
         self._outlet.atOnce = AT_ONCE
-        self.secureTransport.taken = self.clock.seconds()
         if self.phase in OPENED and self._timer is not None:
             self._timer.reset(CLOSE_TIMEOUT)
         self.flush()

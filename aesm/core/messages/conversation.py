@@ -95,7 +95,6 @@ class Conversation:
         "_ackBy",
         "_close",
         "_closeBy",
-        "_longestSilence",
         "_patience",
         "_ping",
         "_pong",
@@ -139,7 +138,6 @@ class Conversation:
         self.lastHeard = self._tolerated = now
         self._patience: float = CHATTER
         self.pingedAt: float | None = None
-        self._longestSilence = settings.heartbeat / 2
         self.heardSince: float | None = None
         self.signOfLifeBy: float | None = None
         self._ackBy: float | None = None  # when a late ACK is to leave
@@ -168,7 +166,7 @@ class Conversation:
             session.resume(hello)
         else:
             session.outbox.begin(hello)
-        self._greeted(hello)
+        self._move("greeted")
         inbox = session.inbox
         said = self._settings.hello(session.name, inbox.received, inbox.partialSize)
         self._welcome = said.encode()
@@ -246,7 +244,7 @@ class Conversation:
             case Welcome(payload):
                 hello = Hello.decode(payload)
                 # Before the session is looked at: one that cannot be is told so.
-                self._greeted(hello)
+                self._move("greeted")
                 events.append(Accepted(hello, self._begin(hello)))
             case _:
                 raise ProtocolError(f"{type(frame).__name__} before the WELCOME")
@@ -284,15 +282,15 @@ class Conversation:
         if self._patience < 0:
             raise ProtocolError("a flood of frames that carry nothing")
 
-    def _greeted(self, peer: Hello) -> None:
+    @property
+    def _longestSilence(self) -> float:
         """
-        Both sides know each other.
+        The seconds that a peer that is not done sending may hear nothing of us: half of
+        what either side takes for a silence, since what we say takes its time, too; but
+        no less than such a peer must tolerate.
         """
-        self._move("greeted")
-        # Half of what either side takes for a silence, since what we say takes its
-        # time, too; but no more often than a peer must tolerate.
-        silence = min(self._settings.heartbeat, peer.heartbeat) / 2
-        self._longestSilence = max(silence, 1 / MAX_CHATTER_RATE)
+        theirs = self.session.outbox.peer.heartbeat
+        return max(min(self._settings.heartbeat, theirs) / 2, 1 / MAX_CHATTER_RATE)
 
     def _begin(self, hello: Hello) -> bool:
         """
