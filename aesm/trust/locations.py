@@ -136,7 +136,8 @@ def canonicalAddress(host: str) -> str:
         return host
     mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
     text = str(address) if mapped is None else f"::ffff:{mapped}"
-    return text + "".join(host.partition("%")[1:])
+    text += "".join(host.partition("%")[1:])
+    return host if text == host else text  # one string less for each connection
 
 
 def _addressIn(host: str) -> IPv4Address | IPv6Address | None:
