@@ -19,7 +19,7 @@ from twisted.internet.task import react
 
 from aesm import connect
 
-PORT = int(sys.argv[1]) if len(sys.argv) > 1 else 8765
+PORT = int(sys.argv[1]) if len(sys.argv) > 1 else 8766
 WORDS = ["one", "two", "three"]
 
 

@@ -11,7 +11,7 @@ import sys
 
 from aesm import ClientNetwork
 
-PORT = int(sys.argv[1]) if len(sys.argv) > 1 else 8765
+PORT = int(sys.argv[1]) if len(sys.argv) > 1 else 8766
 
 
 async def main():

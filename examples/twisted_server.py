@@ -18,8 +18,9 @@ class Greeter:
 
 
 async def main(reactor):
-    await listen(reactor, "tcp:8765:interface=127.0.0.1", handler=Greeter())
-    await Deferred()  # until Ctrl-C
+    server = await listen(reactor, "tcp:8766:interface=127.0.0.1", handler=Greeter())
+    reactor.addSystemEventTrigger("before", "shutdown", server.stop)
+    await Deferred()  # until Ctrl-C, which lets the server say goodbye
 
 
 react(lambda reactor: ensureDeferred(main(reactor)))
