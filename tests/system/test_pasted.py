@@ -35,6 +35,7 @@ from tests import ROOT
 from tests.system.test_commands import PATIENCE, environment, freePort
 
 # What each test replaces in all blocks: ports, and how the commands were installed.
+# Servers listen on loopback only.
 PORTS = ("8765", "8766", "8767")
 INSTALLED = {
     "python3 -m venv .venv": "true",
@@ -51,8 +52,9 @@ COMMANDS = {
 
 _BLOCK = re.compile(r"^```(\w+)( fragment)?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _FENCE = re.compile(r"^```(.*)$", re.MULTILINE)
+_EVERYWHERE = re.compile(r"(--listen tcp:\d+)(?= )")
 _NAMED = re.compile(r"`(\w+\.(?:py|tac))`")
-_SERVER = re.compile(r"\btwistd? -n|\bpython \w*server\.py|\bpython shout\.py")
+_SERVER = re.compile(r"\btwistd? -n|\bpython \w*server\.py")
 
 
 class Block(NamedTuple):
@@ -128,7 +130,7 @@ class PastedTestCase(SynchronousTestCase):
         """
         for old, new in (INSTALLED | self.ports).items():
             text = text.replace(old, new)
-        return text
+        return _EVERYWHERE.sub(r"\1:interface=127.0.0.1", text)
 
     def command(self, text: str) -> None:
         """
@@ -255,6 +257,42 @@ class PastedTests(PastedTestCase):
         self.assertRegex(self.said, r"(?m)^gone is .*code 1000")
         self.assertRegex(self.said, r"(?m)^\(\('127.*'text or bytes'")
 
+    def test_chat(self) -> None:
+        """
+        C{docs/chat.md}.
+        """
+        self.paste(ROOT / "docs" / "chat.md")
+
+    def test_operating(self) -> None:
+        """
+        C{docs/operating.md}.
+        """
+        self.paste(ROOT / "docs" / "operating.md")
+
+    def test_sessions(self) -> None:
+        """
+        C{docs/sessions.md}.
+        """
+        self.paste(ROOT / "docs" / "sessions.md")
+
+    def test_streams(self) -> None:
+        """
+        C{docs/streams.md}.
+        """
+        self.paste(ROOT / "docs" / "streams.md")
+
+    def test_testing(self) -> None:
+        """
+        C{docs/testing.md}.
+        """
+        self.paste(ROOT / "docs" / "testing.md")
+
+    def test_tutorial(self) -> None:
+        """
+        C{docs/tutorial.md}.
+        """
+        self.paste(ROOT / "docs" / "tutorial.md")
+
     def test_all(self) -> None:
         """
         No document is left out.
@@ -280,22 +318,3 @@ class PastedTests(PastedTestCase):
                 if block.language == "python":
                     flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT | ast.PyCF_ONLY_AST
                     compile(block.text, path.name, "exec", flags)
-
-
-def _add(name: str) -> None:
-    """
-    Make the test of a document, since each is to run in a process of its own.
-    """
-
-    def test(self: PastedTestCase) -> None:
-        self.paste(ROOT / "docs" / f"{name}.md")
-
-    test.__doc__ = f"C{{docs/{name}.md}}, from its top to its bottom."
-    setattr(PastedTests, f"test_{name}", test)
-
-
-for _name in (
-    "chat guide operating original services sessions streams testing tutorial "
-    "performance"
-).split():
-    _add(_name)
