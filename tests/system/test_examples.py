@@ -50,7 +50,7 @@ class ExampleTestCase(ProcessTestCase):
         @param port: the port; 0 for any.
         @param loud: whether it is to say where it listens.
         """
-        changed, count = re.subn(r"\b876[56]\b", str(port), text)
+        changed, count = re.subn(r"\b876[67]\b", str(port), text)
         self.assertGreater(count, 0)
         path = self.home / f"program{len(list(self.home.iterdir()))}.py"
         path.write_text(changed, "utf-8")
@@ -93,7 +93,8 @@ class ReadmeTests(ExampleTestCase):
 
     def test_twisted(self) -> None:
         """
-        The client is answered, and the server says who comes and goes until Ctrl-C.
+        The client is answered, and the server says who comes and goes until Ctrl-C,
+        and says goodbye then to who is there.
         """
         serverText, clientText, _ = readmePrograms()
         server = self.program(serverText, 0, loud=True)
@@ -101,8 +102,11 @@ class ReadmeTests(ExampleTestCase):
         self.assertPrints(self.program(clientText, port), "you said 'hello'\n")
         server.expect(r"^here is \('127\.0\.0\.1', \d+\) \S{44}$")
         server.expect(r"^gone is \('127\.0\.0\.1', \d+\) .*code 1000")
+        staying = self.connect(f"tcp:127.0.0.1:{port}")
+        server.expect(r"(?s)here is .*here is ")
         server.process.send_signal(signal.SIGINT)
         self.assertIn(server.wait(), (0, -signal.SIGINT))
+        self.assertLeft(staying)
         self.assertNotIn("Traceback", server.said())
 
     def test_blocking(self) -> None:
