@@ -43,6 +43,22 @@ EVERYWHERE = ("0.0.0.0", r"\:\:")  # where a port listens that any address reach
 ACTIVITY_FIELDS = ("time", "event", "accepted", "address", "peer", "reason")
 
 
+class CannotListen(SystemExit, Exception):
+    """
+    The end of the process, with its status.
+    """
+
+    # twistd in the background tells who started it of an Exception only: one that is
+    # none leaves that waiting for ever, and the pid file behind.  In the foreground
+    # this is a SystemExit, without a traceback.
+
+    def __str__(self) -> str:
+        """
+        Say what C{twistd} has room for.
+        """
+        return "the server cannot listen"
+
+
 class AESMService(Service):
     """
     A server for operators, which ends the process if it cannot listen.
@@ -76,7 +92,7 @@ class AESMService(Service):
         """
         Listen, before C{twistd} gives away what rights it has.
 
-        @raise SystemExit: it cannot listen somewhere; the log says why.
+        @raise CannotListen: it cannot listen somewhere; the log says why.
         """
         if self._activityLog is not None:
             self._activity = FileLogObserver(self._activityLog, activityLine)
@@ -88,13 +104,13 @@ class AESMService(Service):
         # reactor that runs by then is stopped.
         self._isStarting = False
         if self._cannotListen:
-            raise SystemExit(1)
+            raise CannotListen(1)
 
     def startService(self) -> None:
         """
         Listen, unless that is done, and heed SIGHUP.
 
-        @raise SystemExit: it cannot listen somewhere; the log says why.
+        @raise CannotListen: as C{privilegedStartService}.
         """
         if not self.server.running:
             self.privilegedStartService()

@@ -280,6 +280,13 @@ def _endpoint(text: str) -> IStreamServerEndpoint:
     try:
         return IStreamServerEndpoint(serverFromString(reactor, text))
     except Exception as error:  # a plugin's code may parse it
+        if text.startswith("systemd:") and isinstance(error, LookupError):
+            # Twisted wants all three variables, though sd_listen_fds(3) does not.
+            raise usage.UsageError(
+                f"--listen '{escape(text)}': no such socket was handed over; what "
+                "starts twistd sets LISTEN_FDS, LISTEN_PID and LISTEN_FDNAMES, which "
+                "names each, with colons in between"
+            ) from None
         raise usage.UsageError(
             f"--listen '{escape(text)}' is no server endpoint ({escape(str(error))}); "
             f"name one such as {DEFAULT_LISTEN}"

@@ -135,6 +135,9 @@ class ServiceTests(TapTestCase):
         with capturedLogs() as events:
             ended = self.assertRaises(SystemExit, service.privilegedStartService)
         self.assertEqual(ended.code, 1)
+        # twistd in the background hears of an Exception only.
+        self.assertIsInstance(ended, Exception)
+        self.assertIn("cannot listen", str(ended))
         said = [event for event in events if event["log_level"].name == "critical"]
         self.assertEqual([event["endpoint"] for event in said], ["first", "last"])
         self.assertIn("in use", said[0]["reason"])

@@ -238,10 +238,20 @@ class WrongOptionsTests(TapTestCase):
         """
         What is no endpoint is shown, and what would be one.
         """
-        for listen in ("8765", "tcp:", "nosuch:1", "", "systemd:domain=INET:index=99"):
+        for listen in ("8765", "tcp:", "nosuch:1", ""):
             text = self.refuse("--listen", listen)
             self.assertIn(repr(listen), text)
             self.assertIn("tcp:8765:interface=127.0.0.1", text)
+
+    def test_noSocket(self) -> None:
+        """
+        Where no socket was handed over, what is missing is said.
+        """
+        for which in ("index=99", "name=nosuch"):
+            listen = f"systemd:domain=INET:{which}"
+            text = self.refuse("--listen", listen)
+            self.assertIn(repr(listen), text)
+            self.assertIn("LISTEN_FDS, LISTEN_PID and LISTEN_FDNAMES", text)
 
     def test_arguments(self) -> None:
         """
