@@ -4,7 +4,7 @@ said::
 
     with rawTerminal(0):
         terminal = ChatTerminal()
-        StandardIO(KeyReader(terminal), reactor=reactor)
+        joinStandardFiles(KeyReader(terminal), reactor)
 
 C{twisted.conch.insults} tells keys from control sequences and knows those to
 write; the line itself is L{aesm.chat.editor}'s.
@@ -64,13 +64,11 @@ def rawTerminal(descriptor: int) -> Iterator[None]:
     Get every key as it is pressed, and leave the terminal as it was.
     """
     attributes = termios.tcgetattr(descriptor)
-    isBlocking = os.get_blocking(descriptor)
     tty.setraw(descriptor)
     os.write(descriptor, PASTE_ON)
     try:
         yield
     finally:
-        os.set_blocking(descriptor, isBlocking)
         with suppress(OSError, termios.error):  # it may be gone
             os.write(descriptor, PASTE_OFF)
             termios.tcsetattr(descriptor, termios.TCSADRAIN, attributes)

@@ -22,7 +22,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from aesm.client.connect import connect
-from aesm.commands.main import CoroutineRunner
+from aesm.commands.main import CoroutineRunner, writeLine
 from aesm.errors import AESMError
 from aesm.interfaces import IMessageHandler
 from aesm.messages.connection import Connection
@@ -161,7 +161,7 @@ class _Bench:
             ("256 KiB messages", _bandwidth, lambda: self.messages(*LARGE)),
         ):
             times = [await measure() for _ in range(ROUNDS)]
-            print(f"{what:18} {words(median(times)):>16}", flush=True)
+            writeLine(f"{what:18} {words(median(times)):>16}")
 
 
 def _milliseconds(seconds: float) -> str:

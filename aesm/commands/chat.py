@@ -14,7 +14,6 @@ import os
 import signal
 from typing import Any
 
-from twisted.internet.stdio import StandardIO
 from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
 from zope.interface import provider
 
@@ -23,6 +22,7 @@ from aesm.chat.screen import ChatTerminal, KeyReader, rawTerminal
 from aesm.commands.connect import checkEndpoint, runLineClient
 from aesm.commands.formats import PLAIN, Form
 from aesm.commands.main import writeError
+from aesm.commands.stdio import joinStandardFiles
 from aesm.errors import AESMError
 from aesm.messages.stream import Packet
 from aesm.text import escape
@@ -80,13 +80,12 @@ async def _runTerminal(reactor: Any, endpoint: str, nick: str, **options: Any) -
     globalLogPublisher.addObserver(showTrust)
     try:
         with rawTerminal(0):
-            StandardIO(  # type: ignore[call-arg]  # mypy looks at that of Windows
-                KeyReader(terminal), stdin=os.dup(0), stdout=os.dup(1), reactor=reactor
-            )
+            written = joinStandardFiles(KeyReader(terminal), reactor)
             try:
                 await terminal.client.run()
             finally:
                 await terminal.close()
+                await written
     finally:
         globalLogPublisher.removeObserver(showTrust)
         signal.signal(signal.SIGWINCH, former)

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import base64
 import getopt
+import math
+import os
 import shlex
 import sys
 from collections.abc import Coroutine, Sequence
@@ -26,8 +28,10 @@ from aesm.commands.connect import runLineClient
 from aesm.commands.formats import JSON, PLAIN
 from aesm.commands.main import (
     CoroutineRunner,
+    OutputLost,
     openStandardFiles,
     writeError,
+    writeLine,
 )
 from aesm.commands.options import NAME_OPTION
 from aesm.errors import KeyFileError
@@ -40,6 +44,8 @@ from aesm.trust.servers import AnyServer, KnownServers, Pinned
 
 __all__ = ["Options", "main"]
 
+FOR_EVER = -1.0  # seconds
+
 
 class _Options(usage.Options):
     """
@@ -50,7 +56,14 @@ class _Options(usage.Options):
         """
         Print the version and exit.
         """
-        print(f"aesm {__version__}")
+        writeLine(f"aesm {__version__}")
+        sys.exit(0)
+
+    def opt_help(self) -> None:
+        """
+        Display this help and exit.
+        """
+        writeLine(str(self))
         sys.exit(0)
 
 
@@ -136,6 +149,7 @@ class _ClientCommand(_Command):
         """
         if self.pins and self["any-server"]:
             raise usage.UsageError("--pin and --any-server: give one of them")
+        self["name"] = _utf8("name", self["name"])
 
     def clientOptions(self) -> dict[str, Any]:
         """
@@ -188,12 +202,36 @@ class ConnectOptions(_ClientCommand):
         "time at which it was sent; control characters in it are shown as escapes. "
         "At the end of the input it waits until the server has everything, and ends "
         "with status 0; status 1 says that something was not sent, or that the "
-        "connection ended before the input did.  With --json, lines in both "
+        "connection ended before the input did.  With --wait it goes on receiving "
+        "then, for as long as it says; with --receive it reads no input, and ends "
+        "with the connection or a signal.  With --json, lines in both "
         'directions are objects: {"data": "TEXT"} or {"base64": "BYTES"}, those '
         'received with a "time" in Unix seconds.  ENDPOINT is a Twisted client '
         "endpoint, such as tcp:127.0.0.1:8765 or unix:/run/aesm.sock."
     )
-    optFlags = [["json", None, "Read and write JSON, one object a line."]]
+    optParameters = [
+        ["wait", None, "0", "Seconds to receive after the end of the input; -1: ever."],
+    ]
+    optFlags = [
+        ["json", None, "Read and write JSON, one object a line."],
+        ["receive", None, "Leave the input alone: print what comes until a signal."],
+    ]
+
+    def postOptions(self) -> None:
+        """
+        Check the options.
+
+        @raise usage.UsageError: one cannot be, or they contradict each other.
+        """
+        super().postOptions()
+        try:
+            self.wait = float(self["wait"])
+        except ValueError:
+            self.wait = math.nan
+        if self.wait != FOR_EVER and not 0 <= self.wait < math.inf:
+            raise usage.UsageError("--wait: give seconds, or -1 for no end")
+        if self["receive"] and self.wait:
+            raise usage.UsageError("--receive and --wait: give one of them")
 
     def runClient(
         self, reactor: Any, options: dict[str, Any]
@@ -202,7 +240,14 @@ class ConnectOptions(_ClientCommand):
         Exchange lines until one side ends.
         """
         form = JSON if self["json"] else PLAIN
-        return runLineClient(reactor, self.endpoint, form, **options)
+        return runLineClient(
+            reactor,
+            self.endpoint,
+            form,
+            receiveOnly=bool(self["receive"]),
+            wait=self.wait,
+            **options,
+        )
 
 
 class ChatOptions(_ClientCommand):
@@ -226,6 +271,7 @@ class ChatOptions(_ClientCommand):
         super().postOptions()
         if self["nick"] is None:
             raise usage.UsageError("give a name: --nick NAME")
+        self["nick"] = _utf8("nick", self["nick"])
 
     def runClient(
         self, reactor: Any, options: dict[str, Any]
@@ -275,7 +321,7 @@ class KeygenOptions(_Command):
             path = present.with_name(f"{present.name}.next")
         key = PrivateKey.generate()
         key.save(path)
-        print(key.publicKey)
+        writeLine(str(key.publicKey))
         if self["next"]:
             writeError(
                 "a server announces this key to its clients from its next start on; "
@@ -308,7 +354,7 @@ class PubkeyOptions(_Command):
         """
         Print a public key.
         """
-        print(PrivateKey.load(self.file).publicKey)
+        writeLine(str(PrivateKey.load(self.file).publicKey))
         return 0
 
 
@@ -338,7 +384,7 @@ class PSKOptions(_Command):
         """
         psk = PSK.generate()
         if self.file is None:
-            print(base64.b64encode(psk).decode("ascii"))
+            writeLine(base64.b64encode(psk).decode("ascii"))
         else:
             psk.save(self.file)
         return 0
@@ -363,7 +409,7 @@ class KnownOptions(_Command):
         location = self["forget"]
         if location is None:
             for entry, publicKey in known.entries():
-                print(escape(entry), publicKey)
+                writeLine(f"{escape(entry)} {publicKey}")
         elif not known.forget(location):
             writeError(
                 f"{known.path} has no {location}; `aesm known` lists what it has"
@@ -415,6 +461,18 @@ class Options(_Options):
             raise usage.UsageError("name a command")
 
 
+def _utf8(option: str, text: str) -> str:
+    """
+    Read an option's text as UTF-8, whatever the locale is.
+
+    @raise usage.UsageError: it is something else.
+    """
+    try:
+        return os.fsencode(text).decode("utf-8")
+    except UnicodeError:
+        raise usage.UsageError(f"--{option}: give text in UTF-8") from None
+
+
 def _keyFile(file: str | None) -> Path:
     """
     Say where a private key is.
@@ -438,6 +496,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except usage.UsageError as error:
         command = f"aesm {options.subCommand}" if options.subCommand else "aesm"
         writeError(f"{str(error).rstrip('.')} (see `{command} --help`)")
-    except KeyFileError as error:
+    except (KeyFileError, OutputLost) as error:
         writeError(str(error))
     return 1

@@ -3,7 +3,8 @@ C{aesm connect}: a session joined to standard input and output, each message a l
 
     client = LineClient(PLAIN)
     service = await connectOrReport(reactor, endpoint, client)
-    complete = await client.run(service, openStdio(reactor))
+    stdio, written = openStdio(reactor)
+    complete = await client.run(service, stdio)
 
 What has to be said goes to standard error; standard output has packets only.
 """
@@ -16,15 +17,16 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any
 
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.error import ConnectError
+from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
 from aesm.client.observer import WatchedService, Watcher
 from aesm.client.pending import QueuedMessage
 from aesm.client.service import ClientService
 from aesm.commands.formats import Form
-from aesm.commands.main import reportingTrust, writeError
+from aesm.commands.main import OutputLost, reportingTrust, writeError
 from aesm.commands.stdio import LineTooLong, Stdio, openStdio
 from aesm.errors import AESMError, ConnectionClosed, MessageTooBig, SendBufferFull
 from aesm.messages.acknowledgements import Acknowledgement
@@ -39,6 +41,9 @@ async def runLineClient(
     endpoint: str,
     form: Form,
     opening: Callable[[], Iterable[str]] = tuple,
+    *,
+    receiveOnly: bool = False,
+    wait: float = 0.0,
     **options: Any,
 ) -> int:
     """
@@ -46,22 +51,31 @@ async def runLineClient(
     there is no way to go on.
 
     @param opening: gives what to send first in each session.
+    @param receiveOnly: whether to leave the input alone.
+    @param wait: seconds to go on receiving after the end of the input; negative: until
+        this is cancelled.
     @param options: as L{ClientService}.
     @return: the exit status: 0 if the peer has all of the input.
     """
+
+    def waiting() -> Deferred[None]:
+        """
+        Wait for answers.
+        """
+        return Deferred() if wait < 0 else deferLater(reactor, wait)
+
     with reportingTrust():
-        client = LineClient(form, opening)
+        client = LineClient(form, opening, waiting)
         service = await connectOrReport(reactor, endpoint, client, **options)
         if service is None:
             return 1
         if os.isatty(0):
-            writeError(f"connected to {endpoint}; Ctrl-D ends")
-        stdio = openStdio(reactor)
+            how = "Ctrl-C" if receiveOnly else "Ctrl-D"
+            writeError(f"connected to {endpoint}; {how} ends")
+        stdio, written = openStdio(reactor, None if receiveOnly else 0)
         try:
             inputEnded = await client.run(service, stdio)
-            if stdio.outputLost.called:
-                client.reportFailure("standard output is closed")
-            elif not inputEnded:
+            if not (inputEnded or stdio.outputLost.called):
                 client.reportFailure(str(await stopReason(service)))
         except LineTooLong as error:
             client.reportFailure(f"{error}: it is not sent, nor what follows")
@@ -70,6 +84,9 @@ async def runLineClient(
         # Only now has each line that was still pending failed, if it has.
         client.reportUnconfirmed()
         await stdio.close()
+        # Only now is it sure that the output took what it was given.
+        if (lost := await written) is not None:
+            client.reportFailure(str(OutputLost(lost)))
         return 1 if client.failed else 0
 
 
@@ -157,14 +174,20 @@ class LineClient:
     """
 
     def __init__(
-        self, form: Form, opening: Callable[[], Iterable[str]] = tuple
+        self,
+        form: Form,
+        opening: Callable[[], Iterable[str]] = tuple,
+        waiting: Callable[[], Deferred[None]] = lambda: succeed(None),
     ) -> None:
         """
         @param opening: gives what to send first in each session.
+        @param waiting: called at the end of the input: gives what to wait for, at
+            least, and cancels it.
         """
         self.failed = False
         self._form = form
         self._opening = opening
+        self._waiting = waiting
         self._session: Connection | None = None
         self._isCut = False
         self._number = 0  # of the input's last line
@@ -268,18 +291,30 @@ class LineClient:
                     self._number += 1
                     await self._sendLine(service, line)
                 self._track(self._number)
-            former = service.former
-            isCut = former is None or not former.isAttached
-            # A file or a pipe is to be sent whole, however long there is no server;
-            # who types Ctrl-D while there is none wants to leave.
-            if not (isCut and os.isatty(0)):
-                for sent in self._pending:
-                    await sent
+            waiting = self._waiting()
+            try:
+                await self._deliverAll(service)
+                await waiting
+            finally:
+                waiting.cancel()
+                waiting.addErrback(Failure.trap, CancelledError)
             return bool(service.running)
         except (CancelledError, ConnectionClosed):
             return False
         finally:
             _stop(service)
+
+    async def _deliverAll(self, service: ClientService) -> None:
+        """
+        Wait until the peer has all lines.
+        """
+        former = service.former
+        isCut = former is None or not former.isAttached
+        # A file or a pipe is to be sent whole, however long there is no server; who
+        # types Ctrl-D while there is none wants to leave.
+        if not (isCut and os.isatty(0)):
+            for sent in self._pending:
+                await sent
 
     async def _drain(self, service: ClientService) -> None:
         """

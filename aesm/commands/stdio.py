@@ -1,10 +1,11 @@
 """
 Standard input and output, as little of them at a time as there is use for::
 
-    stdio = openStdio(reactor)
+    stdio, written = openStdio(reactor)
     while (lines := await stdio.readLines()) is not None:
         await stdio.write(b"a line\\n")
     await stdio.close()
+    await written
 
 Back-pressure works both ways: input is read when somebody asks for it, and who
 writes waits while nobody reads the output.  So neither a huge file nor what a stopped
@@ -13,13 +14,17 @@ pager does not take is kept in memory.
 
 from __future__ import annotations
 
+import errno
 import os
+import select
+import threading
 from typing import Any, cast
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import (
     IConsumer,
     IHalfCloseableProtocol,
+    IProtocol,
     IPushProducer,
 )
 from twisted.internet.protocol import Protocol
@@ -27,9 +32,10 @@ from twisted.internet.stdio import StandardIO
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-__all__ = ["MAX_LINE", "LineTooLong", "Stdio", "openStdio"]
+__all__ = ["MAX_LINE", "LineTooLong", "Stdio", "joinStandardFiles", "openStdio"]
 
 MAX_LINE = 32 << 20  # bytes: half of a connection's send buffer
+PIECE = 65536  # bytes that are copied at once: what a pipe holds
 
 
 class LineTooLong(Exception):
@@ -205,16 +211,127 @@ class Stdio(Protocol):
         self.transport.pauseProducing()
 
 
-def openStdio(reactor: Any, input: int = 0, output: int = 1) -> Stdio:
-    """
-    Read from one file and write to another.
+# Standard files are shared
+#
+# Whether a file blocks belongs to its open file description (open(2)), which the shell
+# and all that it starts share with us: to make it non-blocking makes others lose what
+# they write, and stays so if we are killed.  So Twisted, which makes non-blocking what
+# it is given, gets pipes of ours, and threads copy between these and the standard
+# files, waiting as every program does.  A pipe holds little, so that back-pressure
+# passes through.
 
-    @param reactor: waits for them; one that cannot wait for regular files polls.
+
+def openStdio(
+    reactor: Any, input: int | None = 0, output: int = 1
+) -> tuple[Stdio, Deferred[OSError | None]]:
+    """
+    Read from one file and write to another, both as they are.
+
+    @param input: None to read nothing.
+    @return: the face to them, and as L{joinStandardFiles}.
     """
     stdio = Stdio()
-    # Twisted closes what it is given, so that it gets copies.  That the files no
-    # longer block concerns the originals, too: CoroutineRunner undoes it.
-    StandardIO(  # type: ignore[call-arg]  # mypy looks at that of Windows
-        stdio, stdin=os.dup(input), stdout=os.dup(output), reactor=reactor
-    )
-    return stdio
+    return stdio, joinStandardFiles(stdio, reactor, input, output)
+
+
+def joinStandardFiles(
+    protocol: IProtocol, reactor: Any, input: int | None = 0, output: int = 1
+) -> Deferred[OSError | None]:
+    """
+    Give a protocol a transport that reads from one file and writes to another, and
+    leaves them as they are.
+
+    @param input: None for an input that never says anything.
+    @return: fires once all is written after the transport was closed, with None, or as
+        soon as nothing more can be written, with why.
+    """
+    written: Deferred[OSError | None] = Deferred()
+    inputEnd, fromInput = os.pipe()
+    toOutput, outputEnd = os.pipe()
+
+    def write() -> None:
+        """
+        Copy to the output until the transport is closed.
+        """
+        error = _copy(toOutput, output)
+        os.close(toOutput)  # tells the transport, if it does not know
+        reactor.callFromThread(written.callback, error)
+
+    def read() -> None:
+        """
+        Copy from the input until it ends, or the transport is closed.
+        """
+        _copy(cast(int, input), fromInput)  # an input that fails has ended
+        os.close(fromInput)
+
+    # Daemons: a read of a terminal does not end, and must not keep the process.
+    threading.Thread(target=write, daemon=True).start()
+    if input is not None:
+        threading.Thread(target=read, daemon=True).start()
+    _PipedIO(protocol, reactor, inputEnd, outputEnd)
+    return written
+
+
+class _PipedIO(StandardIO):
+    """
+    Closes its files, which Twisted leaves open: the threads wait for that.
+    """
+
+    def __init__(
+        self, protocol: IProtocol, reactor: Any, stdin: int, stdout: int
+    ) -> None:
+        self._files = {"read": stdin, "write": stdout}
+        super().__init__(  # type: ignore[call-arg]  # mypy looks at that of Windows
+            protocol, stdin=stdin, stdout=stdout, reactor=reactor
+        )
+
+    def childConnectionLost(self, fd: str, reason: Failure) -> None:
+        """
+        One direction is over, and waited for no more.
+        """
+        os.close(self._files[fd])
+        super().childConnectionLost(fd, reason)  # type: ignore[misc]
+
+
+def _copy(source: int, target: int) -> OSError | None:
+    """
+    Copy until the source ends or nobody reads the target, in a thread.
+
+    @return: None at the end of the source.
+    """
+    # Not just read: a job in the background is stopped for reading from its terminal,
+    # be there anything to read or not; and who has nothing to write hears from poll
+    # only that the reader has gone.
+    ready = select.poll()
+    ready.register(source, select.POLLIN)
+    ready.register(target, 0)
+    try:
+        while True:
+            events = dict(ready.poll())
+            if events.pop(target, 0) & (select.POLLERR | select.POLLHUP):
+                return BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+            if source not in events:
+                continue
+            try:
+                data = memoryview(os.read(source, PIECE))
+            except BlockingIOError:  # somebody else took it, of those who share it
+                continue
+            if not data:
+                return None
+            while data:
+                data = data[_write(target, data) :]
+    except OSError as error:
+        return error
+
+
+def _write(target: int, data: memoryview) -> int:
+    """
+    Write some of the data, also where others have made the file non-blocking.
+    """
+    try:
+        return os.write(target, data)
+    except BlockingIOError:
+        ready = select.poll()
+        ready.register(target, select.POLLOUT)
+        ready.poll()
+        return 0

@@ -259,7 +259,6 @@ class RawTerminalTests(SynchronousTestCase):
         before = termios.tcgetattr(self.slave)
         with self.assertRaises(KeyError), rawTerminal(self.slave):
             self.assertFalse(termios.tcgetattr(self.slave)[3] & termios.ICANON)
-            os.set_blocking(self.slave, False)
             # What was written must be read before it counts as drained.
             self.assertEqual(os.read(self.master, 100), b"\x1b[?2004h")
             raise KeyError

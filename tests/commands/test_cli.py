@@ -154,6 +154,25 @@ class ConnectOptionsTests(CommandTestCase):
             ("aesm", None, None, 0),
         )
 
+    def test_wait(self) -> None:
+        """
+        C{--wait} takes seconds, or -1; C{--receive} has nothing to wait for.
+        """
+        for given, wait in (("1.5", 1.5), ("0", 0.0), ("-1", -1.0)):
+            self.assertEqual(self.parse("tcp:h:1", "--wait", given).wait, wait)
+        for given in ("-2", "nan", "inf", "soon"):
+            self.assertIn("--wait", self.bad("connect", "tcp:h:1", "--wait", given))
+        both = self.bad("connect", "tcp:h:1", "--wait", "1", "--receive")
+        self.assertIn("one of them", both)
+
+    def test_notUTF8(self) -> None:
+        """
+        Names are UTF-8: bytes of another encoding are none.
+        """
+        for option in ("name", "nick"):
+            bad = self.bad("chat", "tcp:h:1", "--nick=n", f"--{option}", "\udce4")
+            self.assertIn(f"--{option}: give text in UTF-8", bad)
+
     def test_wrong(self) -> None:
         """
         What does not fit is a sentence.

@@ -14,6 +14,7 @@ from typing import Any
 from twisted.internet.address import UNIXAddress
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectionDone, ConnectionRefusedError
+from twisted.internet.task import deferLater
 from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
@@ -39,6 +40,7 @@ class LineClientTests(SynchronousTestCase):
         form: Any = PLAIN,
         opening: Callable[[], Iterable[str]] = tuple,
         client: Any = None,
+        wait: float = 0.0,
         **options: Any,
     ) -> None:
         """
@@ -47,6 +49,7 @@ class LineClientTests(SynchronousTestCase):
         @param form: how messages are written.
         @param opening: as L{LineClient}.
         @param client: options of the client.
+        @param wait: seconds after the end of the input.
         @param options: options of the server.
         """
         self.network = MemoryNetwork()
@@ -56,7 +59,8 @@ class LineClientTests(SynchronousTestCase):
         self.transport = StringTransport()
         self.stdio = Stdio()
         self.stdio.makeConnection(self.transport)
-        self.client = LineClient(form, opening)
+        clock = self.network.clock
+        self.client = LineClient(form, opening, lambda: deferLater(clock, wait))
         self.service = WatchedService(
             self.network.endpoint(),
             self.client,
@@ -205,6 +209,36 @@ class LineClientTests(SynchronousTestCase):
         self.stdio.readConnectionLost()
         self.assertEnds(True)
         self.assertIn(b"answer", self.transport.value())
+
+    def test_wait(self) -> None:
+        """
+        It can go on receiving after the end of the input, for a while, also while it
+        is cut off.
+        """
+        self.begin(wait=60.0)
+        self.type(b"question")
+        self.stdio.readConnectionLost()
+        self.network.advance(2)
+        self.accepted.sendData("answer")
+        self.network.advance(2)
+        self.cut()
+        self.network.advance(15)
+        self.accepted.sendData("another")
+        self.network.advance(2)
+        self.assertNoResult(self.running)
+        self.assertRegex(self.transport.value(), rb"(?s) answer\n.* another\n")
+        self.network.advance(60)
+        self.assertEnds(True)
+
+    def test_refusedWhileWaiting(self) -> None:
+        """
+        It does not wait for what cannot come.
+        """
+        self.begin(wait=60.0)
+        self.stdio.readConnectionLost()
+        self.accepted.closeWith(1008, "no longer")
+        self.network.deliver()
+        self.assertEnds(False)
 
     def test_refused(self) -> None:
         """

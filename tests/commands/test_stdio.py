@@ -4,6 +4,7 @@ Standard input and output, a piece at a time.
 
 from __future__ import annotations
 
+import errno
 import os
 from typing import Any
 
@@ -172,43 +173,117 @@ class OutputTests(StdioTestCase):
         self.successResultOf(closed)
 
 
-class CopyTests(SynchronousTestCase):
+class JoinedFilesTests(SynchronousTestCase):
     """
-    The files are those of the caller.
+    Standard files stay as they are: others have them, too.
     """
 
-    def turn(self, reactor: SelectReactor, deferred: Deferred[Any]) -> None:
+    def setUp(self) -> None:
         """
-        Run a reactor until something has happened, for a minute at the most.
+        Make two pipes, and a reactor of our own.
+        """
+        self.reactor = SelectReactor()
+        self.addCleanup(self.reactor.removeAll)
+        self.input, self.typist = os.pipe()
+        self.reader, self.output = os.pipe()
+        self.open = [self.input, self.typist, self.reader, self.output]
+        self.addCleanup(self.closeAll)
 
-        @param reactor: the reactor.
-        @param deferred: what is to fire.
+    def closeAll(self) -> None:
+        """
+        Close what is open.
+        """
+        for descriptor in self.open:
+            os.close(descriptor)
+
+    def close(self, descriptor: int) -> None:
+        """
+        Close one end of a pipe.
+        """
+        self.open.remove(descriptor)
+        os.close(descriptor)
+
+    def result(self, deferred: Deferred[Any]) -> Any:
+        """
+        Run the reactor until something has happened, for a minute at the most.
         """
         for _ in range(600):
             if deferred.called:
                 break
-            reactor.doIteration(0.1)
+            self.reactor.runUntilCurrent()
+            self.reactor.doIteration(0.1)
+        return self.successResultOf(deferred)
 
-    def test_originalsStay(self) -> None:
+    def test_flagsStay(self) -> None:
         """
-        C{openStdio} gives Twisted copies, which it may close.
+        Nothing is made non-blocking, not even for a while, and nothing is closed.
         """
-        reactor = SelectReactor()
-        ends = [*os.pipe(), *os.pipe()]
-        try:
-            stdio = openStdio(reactor, ends[0], ends[3])
-            os.write(ends[1], b"hello\n")
-            lines = stdio.readLines()
-            self.turn(reactor, lines)
-            self.assertEqual(self.successResultOf(lines), [b"hello"])
-            stdio.write(b"there\n")
-            closed = stdio.close()
-            self.turn(reactor, closed)
-            self.successResultOf(closed)
-            self.assertEqual(os.read(ends[2], 100), b"there\n")
-            for end in ends:
-                os.fstat(end)
-        finally:
-            for end in ends:
-                os.close(end)
-            reactor.removeAll()
+        stdio, written = openStdio(self.reactor, self.input, self.output)
+        lines = stdio.readLines()
+        os.write(self.typist, b"hello\n")
+        self.assertEqual(self.result(lines), [b"hello"])
+        stdio.write(b"there\n")
+        self.assertTrue(all(map(os.get_blocking, self.open)))
+        self.result(stdio.close())
+        self.assertIsNone(self.result(written))
+        self.assertEqual(os.read(self.reader, 100), b"there\n")
+        self.assertTrue(all(map(os.get_blocking, self.open)))
+
+    def test_madeNonBlocking(self) -> None:
+        """
+        What others have made non-blocking is written to whole, all the same.
+        """
+        os.set_blocking(self.output, False)
+        stdio, written = openStdio(self.reactor, None, self.output)
+        stdio.write(b"x" * 300_000)
+        closed, got = stdio.close(), 0
+        while got < 300_000:
+            self.reactor.runUntilCurrent()
+            self.reactor.doIteration(0)
+            got += len(os.read(self.reader, 65536))
+        self.result(closed)
+        self.assertIsNone(self.result(written))
+
+    def test_end(self) -> None:
+        """
+        The end of the input comes through, and the output stays.
+        """
+        stdio, written = openStdio(self.reactor, self.input, self.output)
+        os.write(self.typist, b"last")
+        self.close(self.typist)
+        self.assertEqual(self.result(stdio.readLines()), [b"last"])
+        self.assertIsNone(self.result(stdio.readLines()))
+        self.result(stdio.close())
+        self.result(written)
+
+    def test_readerGone(self) -> None:
+        """
+        That nobody reads the output is known, without a word written.
+        """
+        stdio, written = openStdio(self.reactor, None, self.output)
+        self.close(self.reader)
+        self.result(stdio.outputLost)
+        self.assertEqual(self.result(written).errno, errno.EPIPE)
+        self.result(stdio.close())
+
+    def test_full(self) -> None:
+        """
+        Why the output takes nothing is known, also at the very end.
+        """
+        full = os.open("/dev/full", os.O_WRONLY)
+        self.open.append(full)
+        stdio, written = openStdio(self.reactor, None, full)
+        stdio.write(b"something\n")
+        self.result(stdio.close())
+        self.assertEqual(self.result(written).errno, errno.ENOSPC)
+
+    def test_noInput(self) -> None:
+        """
+        Without an input there is none, and no end of it.
+        """
+        stdio, written = openStdio(self.reactor, None, self.output)
+        lines = stdio.readLines()
+        self.reactor.doIteration(0)
+        self.assertNoResult(lines)
+        self.result(stdio.close())
+        self.result(written)

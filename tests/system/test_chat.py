@@ -6,10 +6,18 @@ pseudo-terminal and without one.
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 from tests import ROOT
-from tests.system.test_commands import Process, ProcessTestCase, freePort
+from tests.system.test_commands import (
+    PATIENCE,
+    Process,
+    ProcessTestCase,
+    environment,
+    freePort,
+)
 
 EXAMPLE = Path("examples") / "chat_window.py"
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
@@ -53,6 +61,23 @@ class ChatTests(ProcessTestCase):
         bob.expect(r"\* alice has left lobby$")
         bob.process.terminate()
         self.assertEqual(bob.wait(), 128 + 15, bob.said())
+
+    def test_otherLocale(self) -> None:
+        """
+        Names are UTF-8, whatever the locale can write.
+        """
+        _, endpoint = self.serve("--handler", "chat")
+        ascii = dict(LC_ALL="C", PYTHONCOERCECLOCALE="0", PYTHONUTF8="0")
+        done = subprocess.run(
+            [sys.executable, "-m", "aesm", "chat", endpoint, "--nick", "gr\u00fcn"],
+            cwd=self.home,
+            env=environment(self.home) | ascii,
+            input=b"hello\n",
+            capture_output=True,
+            timeout=PATIENCE,
+        )
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertIn("you are gr\u00fcn in lobby", done.stdout.decode())
 
     def test_byHand(self) -> None:
         """

@@ -37,6 +37,8 @@ KEY = "[A-Za-z0-9+/]{43}="
 AT = r"\d\d:\d\d:\d\d"  # a local time
 RUNS = r"aesm connect (\S+) "  # what a server says once it heeds signals, too
 
+CLOSED = "os.execv(sys.executable, [sys.executable, '-m', 'aesm', 'nosuch'])"
+
 # Below what systems give to those who ask for any port (RFC 6335 has 49152 and up,
 # Linux 32768 and up), among them all outgoing connections.
 FREE_PORTS = range(15000, 32000)
@@ -430,6 +432,78 @@ class ConnectTests(ProcessTestCase):
         other.type("anybody?\n")
         self.assertSentence(client, "standard output is closed")
 
+    def test_sharedFiles(self) -> None:
+        """
+        A client leaves the files that it shares with others as they are, while it
+        runs and when it is killed: nothing that others write is lost.
+        """
+        server, endpoint = self.serve("--handler", "echo")
+        client = self.join(server, endpoint)
+        client.type("hello\n")
+        client.expect("hello$")
+        files = [client.process.stdin, client.process.stdout, client.process.stderr]
+        for end in (None, client.process.kill, client.process.wait):
+            if end is not None:
+                end()
+            self.assertTrue(
+                all(os.get_blocking(file.fileno()) for file in files if file)
+            )
+
+    def test_errorsLost(self) -> None:
+        """
+        A client goes on where its standard error takes nothing.
+        """
+        port = freePort()
+        server, endpoint = self.serveAt(port), f"tcp:127.0.0.1:{port}"
+        command = f"exec {sys.executable} -m aesm connect {endpoint} 2>/dev/full"
+        client = subprocess.Popen(
+            ["sh", "-c", command],
+            cwd=self.home,
+            env=environment(self.home),
+            stdin=subprocess.PIPE,
+        )
+        self.addCleanup(client.wait)
+        self.addCleanup(client.kill)
+        server.expect(" accepted ")
+        server.process.kill()
+        again = self.serveAt(port)
+        again.expect(" accepted ")
+        assert client.stdin is not None
+        client.stdin.close()
+        self.assertEqual(client.wait(PATIENCE), 0)
+
+    def test_wait(self) -> None:
+        """
+        C{--wait} goes on receiving after the end of the input.
+        """
+        server, endpoint = self.serve()
+        other = self.join(server, endpoint)
+        client = self.join(server, endpoint, "--wait", "-1")
+        client.type("question\n")
+        client.end()
+        other.expect("question$")
+        other.type("answer\n")
+        client.expect(f"^{AT} answer$")
+        client.process.terminate()
+        self.assertEqual(client.wait(), 128 + signal.SIGTERM, client.said())
+        brief = self.join(server, endpoint, "--wait", "0.1")
+        brief.end()
+        self.assertEqual(brief.wait(), 0, brief.said())
+
+    def test_receive(self) -> None:
+        """
+        C{--receive} does not care about the input.
+        """
+        server, endpoint = self.serve()
+        client = self.join(server, endpoint, "--receive")
+        client.end()
+        other = self.join(server, endpoint)
+        for word in ("one", "two"):
+            other.type(f"{word}\n")
+            client.expect(f"^{AT} {word}$")
+        client.process.terminate()
+        self.assertEqual(client.wait(), 128 + signal.SIGTERM, client.said())
+
     def test_unix(self) -> None:
         """
         It works over UNIX sockets.
@@ -546,6 +620,56 @@ class RefusalTests(ProcessTestCase):
         self.assertStops(server)
 
 
+class OutputTests(ProcessTestCase):
+    """
+    Output that goes nowhere is one sentence and status 1, in every command.
+    """
+
+    def assertLost(self, command: str, redirection: str) -> None:
+        """
+        Check what a command says whose output cannot be written.
+        """
+        said = subprocess.run(
+            ["sh", "-c", f"exec {sys.executable} -m aesm {command} {redirection}"],
+            cwd=self.home,
+            env=environment(self.home),
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=PATIENCE,
+        )
+        self.assertEqual(said.returncode, 1, (command, said.stderr))
+        self.assertRegex(said.stderr, r"(\A|\n)aesm: .*standard output[^\n]*\n\Z")
+        self.assertNotIn("Traceback", said.stderr)
+
+    def test_full(self) -> None:
+        """
+        The disk is full.
+        """
+        _, endpoint = self.serve("--handler", "chat")
+        for command in (
+            *("--help", "connect --help", "--version", "keygen", "pubkey", "psk"),
+            *("bench", f"connect {endpoint}", f"chat {endpoint} --nick alice"),
+            "known",  # now there is one
+        ):
+            self.assertLost(command, ">/dev/full")
+
+    def test_closed(self) -> None:
+        """
+        It is not open.
+        """
+        for command in ("--help", "psk"):
+            self.assertLost(command, ">&-")
+
+    def test_errorClosed(self) -> None:
+        """
+        What is said on standard error is not among the output, where that is closed.
+        """
+        client = self.start("-c", "import os, sys; os.close(2); " + CLOSED)
+        self.assertEqual(client.wait(), 1)
+        self.assertEqual(client.output, "")
+
+
 class StopTests(ProcessTestCase):
     """
     Everything ends in order, whoever ends it.
@@ -651,6 +775,21 @@ class ServerTests(ProcessTestCase):
         self.assertEqual(len(said), 1, server.said())
         self.assertIn("in use", said[0])
         self.assertNotIn("Traceback", server.said())
+
+    def test_portInUseInBackground(self) -> None:
+        """
+        So it is for a server that was to go into the background: the log says why,
+        and no pid file is left.
+        """
+        _, endpoint = self.serve()
+        listen = f"tcp:{endpoint.rpartition(':')[2]}:interface=127.0.0.1"
+        files = ("--pidfile", "pid", "--logfile", "log")
+        server = self.start("-c", TWISTD, *files, "aesm", "--listen", listen)
+        self.assertEqual(server.wait(), 1)
+        self.assertIn("cannot listen", server.errors)
+        self.assertNotIn("Traceback", server.errors)
+        self.assertIn(f"cannot listen on {listen}: ", (self.home / "log").read_text())
+        self.assertFalse((self.home / "pid").exists())
 
     def test_badOption(self) -> None:
         """
