@@ -15,7 +15,8 @@ Every error that aesm raises for what a peer or the network did.
      |- NotAuthorized           the server does not let our key in
      |- ConnectionClosed        the connection is over
      |   |- Truncated           without an authenticated end: cut off
-     |   `- HeartbeatLost       the peer fell silent
+     |   |- HeartbeatLost       the peer fell silent
+     |   `- PeerAway            the peer is cut off, and may come back
      |- TamperedRecord          a ciphertext does not authenticate
      |- NonceExhausted          a cipher key has encrypted all that it may
      |- ProtocolError           the peer broke the rules of AESM
@@ -53,6 +54,7 @@ __all__ = [
     "NotAnAESMPeer",
     "NotAuthorized",
     "OfferRefused",
+    "PeerAway",
     "ProtocolError",
     "SendBufferFull",
     "ServerKeyChanged",
@@ -218,6 +220,15 @@ class Truncated(ConnectionClosed):
 class HeartbeatLost(ConnectionClosed):
     """
     Nothing came from the peer for two heartbeats.
+
+    @see: docs/protocol.md, section 8
+    """
+
+
+class PeerAway(ConnectionClosed):
+    """
+    A message is not waited for: its peer's connection is cut.  It is kept in the
+    peer's session, and leaves once the peer is back.
 
     @see: docs/protocol.md, section 8
     """

@@ -25,6 +25,7 @@ __all__ = [
     "IMessageHandler",
     "IMessageHandlerMaker",
     "INextKeys",
+    "ISessionHandler",
     "ITrustPolicy",
 ]
 
@@ -33,37 +34,92 @@ class IMessageHandler(Interface):
     """
     What a server does with its connections and their messages.
 
-    An error in any of these methods, or in the Deferred or coroutine that one returns,
-    is logged and closes the one connection that it was called for with code 1011.
+    Each method may return None, or what is not done yet: a Deferred, a coroutine (so
+    that it may be C{async def}), another awaitable, or, where Twisted's asyncio reactor
+    runs, a Future or Task of asyncio.  That is run; what it gives is ignored, and so
+    are other values.
+
+    An error in any of these methods, or in what one returns, is logged and closes the
+    one connection that it was called for with code 1011.  So does what cannot be run:
+    a generator without C{inlineCallbacks}, an async generator, a Future of a loop that
+    does not run here, one of C{concurrent.futures}.
+
+    A handler that is to know when connections are cut and come back has the methods of
+    L{ISessionHandler} as well.
     """
 
-    def connectionAccepted(connection: Connection) -> None:
+    def connectionAccepted(
+        connection: Connection,
+    ) -> Deferred[Any] | Coroutine[Deferred[Any], Any, Any] | None:
         """
         A client was let in.
 
         @param connection: the new connection, ready for C{sendData}.
+        @return: None, or what is not done yet: until it is, the first message waits.
         """
 
     def packetReceived(
         connection: Connection, packet: Packet
-    ) -> Deferred[None] | Coroutine[Deferred[Any], Any, None] | None:
+    ) -> Deferred[Any] | Coroutine[Deferred[Any], Any, Any] | None:
         """
         A message arrived.  Messages of one connection come one at a time and
         in order.
 
         @param connection: where it came from.
         @param packet: when it was sent, and C{str} or bytes.
-        @return: None, or a Deferred or coroutine: until it is done the message
+        @return: None, or what is not done yet: until it is, the message
             counts as not handled, which means that it is not acknowledged, and that
-            the next one waits.  What it gives is ignored.
+            the next one waits.
         """
 
-    def connectionLost(connection: Connection, reason: AESMError) -> None:
+    def connectionLost(
+        connection: Connection, reason: AESMError
+    ) -> Deferred[Any] | Coroutine[Deferred[Any], Any, Any] | None:
         """
-        A connection that was accepted is over.
+        A connection that was accepted is over.  This is called at once, also while
+        another method's Deferred or coroutine is not done.
 
         @param connection: the connection; it sends no more.
         @param reason: why it ended.
+        @return: None, or what is not done yet: a server that stops waits for it,
+            5 seconds at most unless C{stop} says otherwise.
+        """
+
+
+class ISessionHandler(Interface):
+    """
+    What a handler may have beside the methods of L{IMessageHandler}, to know when
+    clients are away.  Each of the two is looked for by its name.
+
+    While a session waits for its client, the connection goes on: what is sent is kept,
+    and messages that came are handed over.  If the client does not come back in time,
+    C{connectionLost} is called.
+
+    Both are called at once, and nothing waits for what they return, which is run as
+    that of L{IMessageHandler}'s methods.
+    """
+
+    def connectionDetached(
+        connection: Connection, reason: AESMError
+    ) -> Deferred[Any] | Coroutine[Deferred[Any], Any, Any] | None:
+        """
+        A connection was cut, and its session waits for the client.  It is also called
+        for a session that a server restores from its spool, after
+        C{connectionAccepted}, and for a client that is back before the cut was noticed,
+        right before C{connectionAttached}.
+
+        @param connection: the connection.
+        @param reason: what ended its transport.
+        """
+
+    def connectionAttached(
+        connection: Connection,
+    ) -> Deferred[Any] | Coroutine[Deferred[Any], Any, Any] | None:
+        """
+        A client has come back to its session; each time, C{connectionDetached} was
+        called before.
+
+        @param connection: the connection; its C{address} may be another one.
         """
 
 

@@ -19,14 +19,16 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 from twisted.internet.defer import Deferred
 
 from aesm.core.messages.outbox import Outbox
-from aesm.errors import AESMError, closedError
+from aesm.errors import AESMError, PeerAway, closedError
 
 __all__ = [
     "AckCount",
     "Acknowledgement",
     "FailedAcknowledgement",
     "LazyDeferred",
+    "PromptAcknowledgement",
     "acknowledgementOf",
+    "promptly",
 ]
 
 _T = TypeVar("_T")
@@ -185,6 +187,39 @@ class Acknowledgement(LazyDeferred[None]):
         self.watcher.watch(self, self.count)
 
 
+class PromptAcknowledgement(Acknowledgement):
+    """
+    One that fails with L{PeerAway<aesm.errors.PeerAway>} as soon as nothing carries the
+    message's session, in which the message is kept all the same.
+    """
+
+    __slots__ = ()
+
+
+def peerAway() -> PeerAway:
+    """
+    Say of a message that it is kept for a peer that is away.
+    """
+    return PeerAway(
+        "the peer's connection is cut: the message is kept for it, and leaves if it "
+        "comes back"
+    )
+
+
+def promptly(sent: Deferred[None]) -> Deferred[None]:
+    """
+    Wait for what was sent only while its peer is there.
+
+    @param sent: nobody has looked at it.
+    """
+    if not isinstance(sent, Acknowledgement):  # nothing was sent
+        return sent
+    prompt = PromptAcknowledgement()
+    prompt.watcher = sent.watcher
+    prompt.count = sent.count
+    return prompt
+
+
 def acknowledgementOf(watcher: _Watcher, count: int) -> Acknowledgement:
     """
     Make an acknowledgement of so many messages from the session's start.
@@ -197,7 +232,7 @@ def acknowledgementOf(watcher: _Watcher, count: int) -> Acknowledgement:
 
 class AckCount(LazyDeferred[int]):
     """
-    Fires with the number of peers that have a message, once each has it or is
+    Fires with the number of peers that have a message, once each has it, is away or is
     gone.
     """
 
@@ -289,6 +324,20 @@ class PendingAcks:
         # The first to go on may fill the buffer again: then the others still wait.
         while self._draining and self._outbox.roomy:
             self._draining.popleft().callback(None)
+
+    def away(self) -> None:
+        """
+        Nothing carries the messages for now: tell those who do not wait for that.
+        """
+        waiting = self._acknowledgements
+        leaving = [e for e in waiting if isinstance(e[2], PromptAcknowledgement)]
+        staying = [e for e in waiting if not isinstance(e[2], PromptAcknowledgement)]
+        # The rest is a heap again before anybody is told, who may send.
+        heapq.heapify(staying)
+        self._acknowledgements = staying
+        for _, _, acknowledgement in sorted(leaving):
+            if not acknowledgement.called:
+                acknowledgement.errback(peerAway())
 
     def fail(self, reason: AESMError) -> None:
         """

@@ -31,7 +31,9 @@ from aesm.messages.acknowledgements import (
     Acknowledgement,
     FailedAcknowledgement,
     PendingAcks,
+    PromptAcknowledgement,
     acknowledgementOf,
+    peerAway,
 )
 from aesm.messages.states import CONNECTION_TRANSITIONS, ConnectionState
 from aesm.messages.stream import DataStream
@@ -70,9 +72,22 @@ class PacketDispatcher(Protocol):
         Hand over messages received.
         """
 
-    def lost(self, reason: AESMError) -> None:
+    def detached(self, reason: AESMError) -> None:
+        """
+        Tell the handler that the connection is cut, and may come back.
+        """
+
+    def attached(self) -> None:
+        """
+        Tell the handler that the client has come back.
+        """
+
+    def lost(self, reason: AESMError) -> Deferred[Any] | None:
         """
         Tell the handler that the connection is over.
+
+        @return: fires once the handler is done with that, and never fails; None if it
+            is.
         """
 
     def stop(self) -> None:
@@ -449,6 +464,10 @@ class Connection:
             acknowledgement.callback(None)
         elif self._reason is not None:
             acknowledgement.errback(closedError(self._reason))
+        elif self._protocol is None and isinstance(
+            acknowledgement, PromptAcknowledgement
+        ):
+            acknowledgement.errback(peerAway())
         else:
             self._waiters().watch(acknowledgement, count)
 
@@ -466,6 +485,13 @@ class Connection:
         """
         if self.waiting is not None:
             self.waiting.fire()
+
+    def away(self) -> None:
+        """
+        The peer is cut off for now: tell who waits only for peers that are there.
+        """
+        if self.waiting is not None:
+            self.waiting.away()
 
     def packetsTaken(self, cost: int) -> None:
         """

@@ -19,7 +19,7 @@ from weakref import ref
 from twisted.internet.defer import Deferred
 
 from aesm.core.messages.batch import SharedBatch, bodyOf
-from aesm.messages.acknowledgements import AckCount, acknowledgementOf
+from aesm.messages.acknowledgements import AckCount, acknowledgementOf, promptly
 
 if TYPE_CHECKING:
     from aesm.core.messages.batch import Body, Message
@@ -55,8 +55,8 @@ class Broadcast:
         Send a message.
 
         @param data: C{str} for a TEXT message, bytes for a BINARY one.
-        @return: fires with the number of peers that have it, once each has it or
-            is gone.
+        @return: fires with the number of peers that have it, once each has it, is away
+            or is gone.
         @raise TypeError: C{data} is neither text nor bytes.
         @raise ValueError: the text cannot be written in UTF-8.
         """
@@ -137,7 +137,8 @@ def _sendEach(body: Body, connections: Iterable[Connection]) -> list[Deferred[No
     Send a message to each connection by itself.
     """
     return [
-        c.sendData(body) if c.closeSlow else c.send(body, True) for c in connections
+        promptly(c.sendData(body) if c.closeSlow else c.send(body, True))
+        for c in connections
     ]
 
 
@@ -152,5 +153,5 @@ def _acknowledgements(
     @param sent: those of the connections that it was sent to by itself.
     """
     for connection, base in members.items():
-        yield acknowledgementOf(connection, base + number)
+        yield promptly(acknowledgementOf(connection, base + number))
     yield from sent

@@ -1,15 +1,24 @@
 """
 Handing packets to a handler, one at a time and in order: a packet counts as
 handled, and is acknowledged, once the handler is done with it; until then the next
-one waits.
+one waits.  So does the first one, until the handler is done with the acceptance.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import (
+    AsyncGenerator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Generator,
+    Iterator,
+)
+from concurrent import futures
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.logger import Logger
@@ -32,7 +41,8 @@ _log = Logger(namespace="aesm.server")
 #   IDLE      nothing is in hand
 #   HANDING   a loop further down the stack is handing packets over
 #   ASKED     so it is, and the handler has just returned a Deferred
-#   WAITING   the handler has a packet, and its Deferred has not fired
+#   WAITING   the handler has a packet, or the news that the connection is accepted,
+#             and its Deferred has not fired
 #   OVER      nothing is handed over any more
 #
 # The handler may do anything while it is called: let further messages arrive, close
@@ -50,6 +60,10 @@ _log = Logger(namespace="aesm.server")
 # From OVER nothing leads back.  A Deferred that the handler still has may fire, which
 # changes nothing: its packet was not acknowledged, so that the peer sends it again if
 # the session is resumed.  Errors of the handler are logged all the same.
+#
+# C{connectionAccepted} is handed over as a packet is, but that there is none to count.
+# What else a handler is told (that a connection is cut, is back, is over) is told at
+# once, whatever it is doing, and nothing waits for it: it may be what ends the doing.
 
 
 class DispatcherState(Enum):
@@ -132,9 +146,29 @@ class Dispatcher:
 
     def accepted(self) -> None:
         """
-        Tell the handler of the connection.
+        Tell the handler of the connection: packets wait until it is done.
         """
-        self._call(self._handler.connectionAccepted, self._connection)
+        self._step("arrived")
+        try:
+            result: object = self._handler.connectionAccepted(self._connection)
+        except Exception:
+            self._ebFailed(Failure())
+        else:
+            if result is not None:
+                self._waitFor(result)
+        self._work()
+
+    def detached(self, reason: AESMError) -> None:
+        """
+        Tell a handler that wants to know it that the connection is cut.
+        """
+        self._tell("connectionDetached", reason)
+
+    def attached(self) -> None:
+        """
+        Tell a handler that wants to know it that the client is back.
+        """
+        self._tell("connectionAttached")
 
     def arrived(self, messages: Messages) -> None:
         """
@@ -185,11 +219,13 @@ class Dispatcher:
         self._step("stopped")
         self._current, self._packets, self._queue = None, _NO_PACKETS, _NONE
 
-    def lost(self, reason: AESMError) -> None:
+    def lost(self, reason: AESMError) -> Deferred[Any] | None:
         """
         Tell the handler that the connection is over.
+
+        @return: fires once it is done with that, and never fails; None if it is.
         """
-        self._call(self._handler.connectionLost, self._connection, reason)
+        return self._call(self._handler.connectionLost, self._connection, reason)
 
     def _step(self, what: str) -> None:
         """
@@ -215,6 +251,9 @@ class Dispatcher:
         while self.state is handing:
             messages, handled = self._current, 0
             if messages is None:
+                if self._queue:  # it came while C{connectionAccepted} was not done
+                    self._begin(self._queue.popleft())
+                    continue
                 self._step("handedOver")
                 break
             # This loop is most of what a small message costs: nothing of ours is
@@ -253,33 +292,52 @@ class Dispatcher:
         """
         Look whether the handler asks for time by what it has returned.
         """
-        if isinstance(result, Coroutine):
-            result = ensureDeferred(result)
-        if isinstance(result, Deferred):
+        try:
+            running = _running(result)
+        except Exception:
+            self._ebFailed(Failure())
+            return
+        if running is not None:
             self._step("asked")
-            result.addErrback(self._ebFailed)
-            result.addCallback(self._cbHandled)
+            running.addErrback(self._ebFailed)
+            running.addCallback(self._cbHandled)
             if self.state is _S.ASKED:
                 self._step("notFired")
 
     def _cbHandled(self, result: object) -> None:
         """
-        Go on after a packet for which the handler asked for time.
+        Go on after what the handler asked for time for.
         """
         before = self.state
         self._step("fired")
         if before is _S.WAITING:
-            self._handled += 1
+            if self._current is not None:  # it was a packet
+                self._handled += 1
             self._work()
 
-    def _call(self, method: Callable[..., object], *args: object) -> None:
+    def _tell(self, name: str, *args: object) -> None:
+        """
+        Call a method of the handler that it need not have.
+        """
+        # It has failed if the dispatcher is over: only the end is left to be told.
+        method = getattr(self._handler, name, None)
+        if method is not None and self.state is not _OVER:
+            self._call(method, self._connection, *args)
+
+    def _call(
+        self, method: Callable[..., object], *args: object
+    ) -> Deferred[Any] | None:
         """
         Call the application's code, and keep its errors to this connection.
+
+        @return: fires once it is done, and never fails; None if it is.
         """
         try:
-            method(*args)
+            running = _running(method(*args))
         except Exception:
             self._ebFailed(Failure())
+            return None
+        return None if running is None else running.addErrback(self._ebFailed)
 
     def _ebFailed(self, failure: Failure) -> None:
         """
@@ -296,3 +354,56 @@ class Dispatcher:
             connection=self._connection,
         )
         self._connection.closeWith(CloseCode.INTERNAL_ERROR, "internal error")
+
+
+def _running(result: object) -> Deferred[Any] | None:
+    """
+    Run what a method of a handler has returned.
+
+    @return: fires once it has run; None if there is nothing to be run.
+    @raise TypeError: it has not run, and cannot be run here.
+    """
+    if isinstance(result, Deferred):
+        return result
+    if isinstance(result, Coroutine):
+        return ensureDeferred(result)
+    if asyncio.isfuture(result):
+        # Of a loop in another thread it would call us there, and of one that does not
+        # run never.
+        if result.get_loop() is not _runningLoop():
+            raise TypeError(
+                f"the handler returned {result!r}, which is not of the event loop that "
+                "runs here: use Twisted's asyncio reactor, or return a Deferred"
+            )
+        return Deferred.fromFuture(result)
+    if isinstance(result, Awaitable):
+        return ensureDeferred(_await(result))
+    # Whatever of the handler's has not run must not be acknowledged; other values say
+    # nothing, as those of Deferreds.
+    if isinstance(result, Generator | AsyncGenerator | map | filter):
+        raise TypeError(
+            f"the handler returned {result!r}, whose body has not run: write async "
+            "def without yield, or decorate the method with inlineCallbacks"
+        )
+    if isinstance(result, futures.Future):
+        raise TypeError(
+            f"the handler returned {result!r}, of another thread: use deferToThread"
+        )
+    return None
+
+
+async def _await(awaitable: Awaitable[Any]) -> None:
+    """
+    Make a coroutine of what can only be awaited.
+    """
+    await awaitable
+
+
+def _runningLoop() -> asyncio.AbstractEventLoop | None:
+    """
+    Find the event loop that runs in this thread, as under Twisted's asyncio reactor.
+    """
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None

@@ -30,7 +30,7 @@ from aesm.core.messages.hello import ConversationSettings, Hello
 from aesm.core.messages.outbox import Message
 from aesm.errors import AESMError, CloseCode, ConnectionClosed, HandshakeError
 from aesm.interfaces import IMessageHandler, IMessageHandlerMaker
-from aesm.messages.acknowledgements import FailedAcknowledgement
+from aesm.messages.acknowledgements import FailedAcknowledgement, promptly
 from aesm.messages.address import Address, addressOf
 from aesm.messages.connection import Connection
 from aesm.messages.protocol import AESMProtocol
@@ -216,7 +216,9 @@ class AESMServerFactory(SecureFactory):
         @param address: whose, as in C{connections}.
         @return: as L{Connection.sendData}, but a full send buffer is always a
             failure with L{SendBufferFull<aesm.errors.SendBufferFull>};
-            L{ConnectionClosed} if there is no such connection.
+            L{ConnectionClosed} if there is no such connection.  Fails with
+            L{PeerAway<aesm.errors.PeerAway>} as soon as the peer's connection is cut:
+            its message is kept for it.
         @raise TypeError: C{data} is neither text nor bytes.
         """
         connection = self.connections.get(address)
@@ -224,16 +226,17 @@ class AESMServerFactory(SecureFactory):
             return FailedAcknowledgement(
                 ConnectionClosed(f"nothing was sent: there is no connection {address}")
             )
-        return connection.send(data, closeSlow=False)
+        return promptly(connection.send(data, closeSlow=False))
 
     def sendAll(self, data: Message) -> Deferred[int]:
         """
         Send a message to every peer.  A peer whose send buffer is full is closed
-        with code 4000 and never waited for.
+        with code 4000 and never waited for.  For one whose connection is cut the
+        message is kept, and neither waited for nor counted.
 
         @param data: C{str} for a TEXT message, bytes for a BINARY one.
-        @return: fires with the number of peers that have it, once each has it or
-            is gone.
+        @return: fires with the number of peers that have it, once each has it, is away
+            or is gone.
         @raise TypeError: C{data} is neither text nor bytes.
         @raise ValueError: the text cannot be written in UTF-8.
         """
@@ -246,7 +249,8 @@ class AESMServerFactory(SecureFactory):
 
         @param reason: words for the clients.
         @param deadline: seconds.
-        @return: fires when all connections are gone; fails with
+        @return: fires when all connections are gone and the handler is done with what
+            it does about that, for which it has as long again; fails with
             L{SpoolError<aesm.errors.SpoolError>} if there is a spool that could not
             be written to the end.
         """
@@ -259,12 +263,12 @@ class AESMServerFactory(SecureFactory):
                     CloseCode.GOING_AWAY, reason or "going away"
                 )
         if not self._incoming:
-            return self._manager.close()
+            return self._manager.close(deadline)
         gone: Deferred[None] = Deferred(self._gone.remove)
         self._gone.append(gone)
         timer = self.clock.callLater(deadline, self._abortAll)
         return gone.addBoth(_cancel, timer).addCallback(
-            lambda result: self._manager.close()
+            lambda result: self._manager.close(deadline)
         )
 
     def reloadKeys(self) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, DeferredList, succeed
 from twisted.internet.interfaces import IReactorTime
 
 from aesm.core.channel.channel import Channel
@@ -87,6 +87,8 @@ class ConnectionManager(ConnectionOwner):
         self._clock = clock
         self._openSpool = openSpool
         self._journal: Journal | None = None
+        # What the handler was told of ends, and is not done with.
+        self._losing: set[Deferred[Any]] = set()
 
     def start(self) -> None:
         """
@@ -107,12 +109,27 @@ class ConnectionManager(ConnectionOwner):
             self._journal.suspend()
         self.sessions.stop()
 
-    def close(self) -> Deferred[None]:
+    def close(self, deadline: float) -> Deferred[None]:
         """
-        Let go of what the sessions are written to, once all connections are gone.
+        Let go of what the sessions are written to, once all connections are gone and
+        the handler is done with that.
 
+        @param deadline: seconds for the handler.
         @return: fires when it is closed; fails with
             L{SpoolError<aesm.errors.SpoolError>} if not all could be written.
+        """
+        if not self._losing:
+            return self._closeJournal()
+        done: Deferred[object] = Deferred()
+        DeferredList(list(self._losing)).addCallback(done.callback)
+        # What takes longer is not cancelled: it may not heed that, and the end is to
+        # be bounded.
+        done.addTimeout(deadline, self._clock, lambda cancelled, timeout: None)
+        return done.addCallback(lambda results: self._closeJournal())
+
+    def _closeJournal(self) -> Deferred[None]:
+        """
+        Let go of what the sessions are written to.
         """
         journal, self._journal = self._journal, None
         return succeed(None) if journal is None else journal.close()
@@ -163,9 +180,11 @@ class ConnectionManager(ConnectionOwner):
         name = f" ({connection.peerName})" if connection.peerName else ""
         how = f"by {connection.suite}{name}, agent {agent!a}"
         if self.sessions.knows(connection):
+            noticed = self.sessions.isWaiting(connection)
             self.sessions.resumed(connection)
             self.connections.move(connection, address)
             self._record(connection, "accepted", f"back {how}")
+            self._tellBack(connection, noticed)
             return
         self.connections.add(connection)
         self.sessions.add(connection)
@@ -219,6 +238,9 @@ class ConnectionManager(ConnectionOwner):
         self._record(connection, "lost", f"{reason}; its session is kept")
         self._admission.leave(connection)
         self.sessions.wait(connection)
+        connection.away()
+        if connection.dispatcher is not None:
+            connection.dispatcher.detached(reason)
 
     def lost(self, connection: Connection, reason: AESMError) -> None:
         """
@@ -227,7 +249,10 @@ class ConnectionManager(ConnectionOwner):
         self.sessions.discard(connection)
         self._record(connection, "lost", str(reason))
         if connection.dispatcher is not None:
-            connection.dispatcher.lost(reason)
+            running = connection.dispatcher.lost(reason)
+            if running is not None:
+                self._losing.add(running)
+                running.addCallback(lambda nothing: self._losing.discard(running))
 
     def finished(self, connection: Connection) -> None:
         """
@@ -288,7 +313,26 @@ class ConnectionManager(ConnectionOwner):
             self.sessions.wait(connection)
             if connection.dispatcher is not None:
                 connection.dispatcher.accepted()
+                connection.dispatcher.detached(
+                    ConnectionClosed("the server was started again")
+                )
                 connection.handOver()
+
+    def _tellBack(self, connection: Connection, noticed: bool) -> None:
+        """
+        Tell the handler that a client has come back.
+
+        @param noticed: whether it was known that it was away.
+        """
+        dispatcher = connection.dispatcher
+        if dispatcher is None:
+            return
+        if not noticed:  # for the handler each return follows a cut
+            dispatcher.detached(
+                ConnectionClosed("the client came back before it was missed")
+            )
+        if not connection.isOver:
+            dispatcher.attached()
 
     def _record(self, connection: Connection, event: str, reason: str) -> None:
         """

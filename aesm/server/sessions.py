@@ -96,6 +96,12 @@ class Sessions:
             return None
         return connection if isResumed(connection, hello) else None
 
+    def isWaiting(self, connection: Connection) -> bool:
+        """
+        Tell whether a client is known to be away.
+        """
+        return connection in self._waiting
+
     def wait(self, connection: Connection) -> None:
         """
         Give the client of a connection that was lost time to come back.

@@ -22,6 +22,7 @@ from aesm import (
     KnownServers,
     NotAuthorized,
     Packet,
+    PeerAway,
     PrivateKey,
     Server,
     ServerKeyChanged,
@@ -439,7 +440,8 @@ class AwayTests(ResumeTestCase):
 
     def test_sends(self) -> None:
         """
-        What is sent meanwhile, to it or to all, arrives when it is back.
+        What is sent meanwhile, to it or to all, arrives when it is back; nobody waits
+        for that, nor counts it.
         """
         self.begin()
         other = self.another(key=PrivateKey.generate())
@@ -450,12 +452,61 @@ class AwayTests(ResumeTestCase):
         toAll = self.server.sendAll("to all")
         self.network.deliver()
         self.assertEqual(self.take(other), ["to all"])
-        self.assertNoResult(toOne)
-        self.assertNoResult(toAll)
+        self.failureResultOf(toOne, PeerAway)
+        self.assertEqual(self.successResultOf(toAll), 1)
         self.back()
-        self.assertIsNone(self.successResultOf(toOne))
-        self.assertEqual(self.successResultOf(toAll), 2)
         self.assertEqual(self.take(self.near), ["to one", "to all"])
+
+    def test_sentBefore(self) -> None:
+        """
+        So it is if the client is cut while its acknowledgement is waited for; the
+        connection's own C{sendData} waits until the client is back.
+        """
+        self.begin()
+        other = self.another(key=PrivateKey.generate())
+        link = self.network.links[0]
+        link.toClient.stalled = True
+        toAll = self.server.sendAll("to all")
+        toOne = self.server.sendTo("to one", self.far.address)
+        own = self.far.sendData("its own")
+        for sent in (toAll, toOne, own):
+            self.assertNoResult(sent)
+        self.network.deliver()
+        self.assertNoResult(toAll)
+        link.cut()
+        self.network.deliver()
+        self.assertEqual(self.successResultOf(toAll), 1)
+        self.failureResultOf(toOne, PeerAway)
+        self.assertNoResult(own)
+        self.back()
+        self.assertIsNone(self.successResultOf(own))
+        self.assertEqual(self.take(self.near), ["to all", "to one", "its own"])
+        self.assertEqual(self.take(other), ["to all"])
+
+    def test_hadIt(self) -> None:
+        """
+        Who had the message before it was cut is counted, also if nobody had asked yet.
+        """
+        self.begin()
+        toAll, toOne = (
+            self.server.sendAll("x"),
+            self.server.sendTo("x", self.far.address),
+        )
+        self.network.deliver()
+        self.cut()
+        self.assertEqual(self.successResultOf(toAll), 1)
+        self.assertIsNone(self.successResultOf(toOne))
+
+    def test_givenUp(self) -> None:
+        """
+        What was sent to one that is given up may have been lost.
+        """
+        self.begin()
+        self.cut()
+        toOne = self.server.sendTo("x", self.far.address)
+        self.network.clock.advance(0)
+        self.far.abort()
+        self.assertClosed(toOne)
 
     def test_handlerSends(self) -> None:
         """

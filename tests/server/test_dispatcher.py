@@ -5,7 +5,9 @@ and a packet counts as ours once its handler is done.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Generator
+from concurrent import futures
 from itertools import product
 from typing import Any
 
@@ -773,3 +775,228 @@ class FailureTests(PairTestCase):
         self.assertEqual(event["log_namespace"], "aesm.server")
         self.assertIs(event["connection"], pair.accepted)
         self.flushLoggedErrors(ZeroDivisionError)
+
+
+class AwaitableOnly:
+    """
+    What can be awaited, and is no coroutine.
+    """
+
+    def __init__(self, waiting: Deferred[None]) -> None:
+        """
+        @param waiting: what it waits for.
+        """
+        self.waiting = waiting
+
+    def __await__(self) -> Generator[Deferred[None], None, None]:
+        """
+        Wait.
+        """
+        yield from self.waiting.__await__()
+
+
+class RunningTests(PairTestCase):
+    """
+    What a handler returns is run, or refused: nothing is acknowledged that has not run.
+    """
+
+    def test_awaitable(self) -> None:
+        """
+        Whatever can be awaited is waited for.
+        """
+        waiting: Deferred[None] = Deferred()
+        pair = self.pair(Recorder(lambda *_: AwaitableOnly(waiting)))
+        sent = pair.client.sendData("a")
+        pair.deliver()
+        self.assertNoResult(sent)
+        waiting.callback(None)
+        pair.deliver()
+        self.successResultOf(sent)
+
+    def test_future(self) -> None:
+        """
+        A Future is waited for if its event loop is the one that runs here, as under
+        Twisted's asyncio reactor; that it fails is the handler's error.
+        """
+        loop = asyncio.new_event_loop()
+        self.addCleanup(loop.close)
+
+        async def work(data: object) -> None:
+            """
+            Take a turn.
+            """
+            await asyncio.sleep(0)
+            if data == "bad":
+                raise ZeroDivisionError
+
+        async def show() -> None:
+            """
+            Let both be handled within the loop.
+            """
+            pair = self.pair(
+                Recorder(lambda _, packet: asyncio.ensure_future(work(packet.data)))
+            )
+            sent = [pair.client.sendData(data) for data in ("good", "bad")]
+            pair.deliver()
+            self.assertNoResult(sent[0])
+            for _ in range(10):
+                await asyncio.sleep(0)
+                pair.deliver()
+            self.successResultOf(sent[0])
+            self.assertClosed(sent[1], 1011)
+
+        loop.run_until_complete(show())
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
+    def test_refused(self) -> None:
+        """
+        What cannot be run here closes the connection with 1011, and the log says what
+        to do: generators, lazy iterators, Futures of other loops and of threads.
+        """
+        loop = asyncio.new_event_loop()
+        self.addCleanup(loop.close)
+
+        def generator(connection: Connection, packet: Packet) -> Any:
+            """
+            Forget C{inlineCallbacks}.
+            """
+            yield connection.sendData("never")
+
+        async def asyncGenerator(connection: Connection, packet: Packet) -> Any:
+            """
+            Yield, where one is to await.
+            """
+            yield connection.sendData("never")
+
+        reacts: list[tuple[Callable[..., Any], str]] = [
+            (generator, "inlineCallbacks"),
+            (asyncGenerator, "async def without yield"),
+            (lambda *_: map(print, "ab"), "has not run"),
+            (lambda *_: loop.create_future(), "asyncio reactor"),
+            (lambda *_: futures.Future(), "deferToThread"),
+        ]
+        for react, words in reacts:
+            pair = self.pair(Recorder(react))
+            sent = pair.client.sendData("a")
+            pair.deliver()
+            self.assertClosed(sent, 1011)
+            (failure,) = self.flushLoggedErrors(TypeError)
+            self.assertIn(words, failure.getErrorMessage())
+
+    def test_acceptedTakesTime(self) -> None:
+        """
+        Messages wait until C{connectionAccepted} is done, and come in order then.
+        """
+        waiting: Deferred[None] = Deferred()
+
+        class Slow(Recorder):
+            """
+            A handler that looks something up first.
+            """
+
+            async def connectionAccepted(  # type: ignore[override]
+                self, connection: Connection
+            ) -> None:
+                """
+                Wait.
+                """
+                await waiting
+                super().connectionAccepted(connection)
+
+        handler = Slow()
+        pair = self.pair(handler)
+        sent = [pair.client.sendData(data) for data in "ab"]
+        pair.deliver()
+        sent.append(pair.client.sendData("c"))
+        pair.deliver()
+        self.assertNoResult(sent[0])
+        self.assertEqual(handler.events, [])
+        waiting.callback(None)
+        pair.deliver()
+        for result in sent:
+            self.successResultOf(result)
+        self.assertEqual(handler.names, ["accepted", "packet", "packet", "packet"])
+        self.assertEqual(handler.data, ["a", "b", "c"])
+
+    def test_acceptedFails(self) -> None:
+        """
+        An error of C{connectionAccepted} that comes later closes the connection, and
+        what came meanwhile is not handled.
+        """
+        waiting: Deferred[None] = Deferred()
+
+        class Failing(Recorder):
+            """
+            A handler that cannot look it up.
+            """
+
+            def connectionAccepted(  # type: ignore[override]
+                self, connection: Connection
+            ) -> Deferred[None]:
+                """
+                Fail later.
+                """
+                return waiting
+
+        handler = Failing()
+        pair = self.pair(handler)
+        sent = pair.client.sendData("a")
+        pair.deliver()
+        waiting.errback(ZeroDivisionError())
+        pair.deliver()
+        self.assertClosed(sent, 1011)
+        self.assertEqual(handler.names, ["lost"])
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
+    def losing(self, waiting: Deferred[None]) -> tuple[Any, Any, Recorder]:
+        """
+        Connect a client to a handler whose C{connectionLost} takes its time.
+        """
+
+        class Losing(Recorder):
+            """
+            A handler that writes something down at the end.
+            """
+
+            async def connectionLost(  # type: ignore[override]
+                self, connection: Connection, reason: AESMError
+            ) -> None:
+                """
+                Wait.
+                """
+                await waiting
+                super().connectionLost(connection, reason)
+
+        handler = Losing()
+        network, server = self.serve(handler)
+        return network, server, handler
+
+    def test_stopWaits(self) -> None:
+        """
+        A server that stops waits until C{connectionLost} is done.
+        """
+        waiting: Deferred[None] = Deferred()
+        network, server, handler = self.losing(waiting)
+        self.join(network)
+        stopped = server.stop()
+        network.deliver()
+        self.assertNoResult(stopped)
+        waiting.callback(None)
+        self.successResultOf(stopped)
+        self.assertEqual(handler.names, ["accepted", "lost"])
+
+    def test_stopsAnyway(self) -> None:
+        """
+        But not for ever; and an error of it is logged.
+        """
+        waiting: Deferred[None] = Deferred()
+        network, server, _ = self.losing(waiting)
+        self.join(network)
+        stopped = server.stop(deadline=2)
+        network.deliver()
+        network.advance(1.9)
+        self.assertNoResult(stopped)
+        network.advance(0.2)
+        self.successResultOf(stopped)
+        waiting.errback(ZeroDivisionError())
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)

@@ -11,8 +11,17 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.logger import capturedLogs
+from zope.interface import implementer
+from zope.interface.verify import verifyObject
 
-from aesm import ClientService, Connection, PrivateKey, SendBufferFull
+from aesm import (
+    AESMError,
+    ClientService,
+    Connection,
+    ISessionHandler,
+    PrivateKey,
+    SendBufferFull,
+)
 from tests.messages.test_resume import DELAY, GRACE, ResumeTestCase
 from tests.support.helpers import XX
 from tests.support.pairs import Recorder
@@ -507,3 +516,98 @@ class RegistryTests(HubTestCase):
         sent = self.near.sendData(data)
         self.network.deliver()
         return sent
+
+
+@implementer(ISessionHandler)
+class Watching(Recorder):
+    """
+    A handler that is told of cuts and returns, too.
+    """
+
+    def connectionDetached(self, connection: Connection, reason: AESMError) -> None:
+        """
+        Remember it, and send something for the client.
+        """
+        self.events.append(("detached", reason))
+        connection.sendData("meanwhile")
+        if self.failing == "detached":
+            raise ZeroDivisionError
+
+    async def connectionAttached(self, connection: Connection) -> None:
+        """
+        Remember it.
+        """
+        self.events.append(("attached", connection))
+        if self.failing == "attached":
+            raise ZeroDivisionError
+
+
+class AwayTests(HubTestCase):
+    """
+    A handler may be told that a client is away, and that it is back.
+    """
+
+    def test_interface(self) -> None:
+        """
+        The handler of these tests is one.
+        """
+        verifyObject(ISessionHandler, Watching())
+
+    def test_told(self) -> None:
+        """
+        It is told of each cut and each return, and at last of the end.
+        """
+        handler = Watching()
+        self.begin(handler)
+        self.assertEqual(handler.names, ["accepted"])
+        for _ in range(2):
+            self.cutAndBack()
+            self.assertEqual(self.take(self.near), ["meanwhile"])
+        self.assertEqual(handler.names[1:], ["detached", "attached"] * 2)
+        self.assertIs(handler.events[2][1], self.far)
+        self.cut()
+        self.network.clock.advance(0)
+        self.far.abort()
+        self.assertEqual(handler.names[5:], ["detached", "lost"])
+
+    def test_unnoticed(self) -> None:
+        """
+        A client that comes back before it was missed was away as well.
+        """
+        handler = Watching()
+        self.begin(handler)
+        self.network.links[0].toClient.stalled = True
+        self.thief()
+        self.cutLast()
+        self.network.links[0].toClient.stalled = True
+        self.back()
+        names = [name for name in handler.names if name != "accepted"]
+        self.assertEqual(names[-2:], ["detached", "attached"])
+        for link in self.network.links:
+            link.toClient.stalled = False
+        self.network.deliver()
+
+    def checkFails(self, failing: str) -> None:
+        """
+        Let one of the two methods fail.
+        """
+        handler = Watching()
+        self.begin(handler)
+        handler.failing = failing
+        self.cut()
+        self.back()
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        self.assertTrue(self.far.isOver)
+        self.assertEqual(handler.names.count("lost"), 1)
+
+    def test_detachedFails(self) -> None:
+        """
+        An error of C{connectionDetached} ends the session.
+        """
+        self.checkFails("detached")
+
+    def test_attachedFails(self) -> None:
+        """
+        So does one of C{connectionAttached}.
+        """
+        self.checkFails("attached")
