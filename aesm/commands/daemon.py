@@ -18,7 +18,7 @@ from typing import Any, TextIO
 
 from twisted.application.service import Service
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
-from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import quoteStringArgument
 from twisted.internet.interfaces import (
     IAddress,
@@ -31,6 +31,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from aesm.errors import SpoolError
+from aesm.secure.listening import listenOn
 from aesm.server.factory import AESMServerFactory
 from aesm.server.service import Server
 from aesm.text import escape
@@ -220,7 +221,7 @@ class _ReportingEndpoint:
 
         @see: C{twisted.internet.interfaces.IStreamServerEndpoint}
         """
-        listening = maybeDeferred(self._endpoint.listen, protocolFactory)
+        listening = listenOn(self._endpoint, protocolFactory)
         return listening.addCallbacks(self._cbListening, self._ebCannotListen)
 
     def _cbListening(self, port: IListeningPort) -> IListeningPort:

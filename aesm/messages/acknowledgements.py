@@ -333,8 +333,8 @@ class PendingAcks:
         leaving = [e for e in waiting if isinstance(e[2], PromptAcknowledgement)]
         staying = [e for e in waiting if not isinstance(e[2], PromptAcknowledgement)]
         # The rest is a heap again before anybody is told, who may send.
-        heapq.heapify(staying)
-        self._acknowledgements = staying
+        waiting[:] = staying
+        heapq.heapify(waiting)
         for _, _, acknowledgement in sorted(leaving):
             if not acknowledgement.called:
                 acknowledgement.errback(peerAway())

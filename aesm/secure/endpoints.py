@@ -23,7 +23,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Unpack
 
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import (
     IListeningPort,
     IProtocol,
@@ -38,6 +38,7 @@ from zope.interface import implementer
 from aesm.secure.announce import announce
 from aesm.secure.factory import HANDSHAKE_TIMEOUT, checkTimeout
 from aesm.secure.hosts import clientEndpoint
+from aesm.secure.listening import listenOn
 from aesm.secure.options import ChannelOptions, channelSettings, reactorOr
 from aesm.secure.wrapping import ClientFactory, ServerFactory
 from aesm.trust.locations import locationOf
@@ -159,7 +160,7 @@ class _ServerEndpoint:
         @see: C{IStreamServerEndpoint.listen}
         """
         factory = self._makeFactory(protocolFactory)
-        listening = maybeDeferred(self._endpoint.listen, factory)
+        listening = listenOn(self._endpoint, factory)
         return listening.addCallback(self._cbListening, factory)
 
     def _cbListening(

@@ -38,6 +38,7 @@ from twisted.python.failure import Failure
 
 from aesm.messages.address import Address
 from aesm.secure.announce import announce
+from aesm.secure.listening import listenOn
 from aesm.server.factory import STOP_DEADLINE, AESMServerFactory, Message
 from aesm.server.registry import Connections
 from aesm.trust.keys import PublicKey
@@ -239,7 +240,7 @@ class Server(Service):
         @return: fires with what did not work.
         """
         trying: list[Deferred[Any]] = [
-            maybeDeferred(endpoint.listen, self.factory) for endpoint in self._endpoints
+            listenOn(endpoint, self.factory) for endpoint in self._endpoints
         ]
         tried = gatherResults(trying, consumeErrors=True)
         return tried.addCallbacks(

@@ -753,7 +753,7 @@ class LifeTests(PairTestCase):
             self.assertIsInstance(protocol, SecureProtocol)
         self.assertEqual(server.factory._incoming, {})
         self.assertEqual(server.factory._handshaking, {})
-        self.assertEqual(server.factory._admission._hostLimits._all, 0)
+        self.assertEqual(server.factory._admission._hostLimits.all, 0)
 
     def test_counts(self) -> None:
         """
@@ -773,7 +773,7 @@ class LifeTests(PairTestCase):
         server.connections.getDataOrdinal()
         self.assertEqual(len(server.connections), 0)
         self.assertEqual(server.factory._incoming, {})
-        self.assertEqual(server.factory._admission._hostLimits._all, 0)
+        self.assertEqual(server.factory._admission._hostLimits.all, 0)
         events = [entry.event for entry in self.entries(server)]
         self.assertEqual(events, ["accepted", "lost"] * len(ends))
 

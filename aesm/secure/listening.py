@@ -1,0 +1,116 @@
+"""
+Listening, also where a server that was killed has left its UNIX socket::
+
+    port = await listenOn(endpoint, factory)
+
+Twisted's lock beside the socket names the process that has it.  That of a process that
+is gone Twisted takes over by itself; but one that names ourselves, as in a container
+where the server always has the same PID, or another program that has got the PID since,
+would keep the server from starting for ever.  So whether anybody listens is asked at
+the socket itself.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+from contextlib import suppress
+from time import time
+
+from twisted.internet.defer import Deferred, fail, maybeDeferred
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import (
+    IListeningPort,
+    IProtocolFactory,
+    IStreamServerEndpoint,
+)
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+__all__ = ["listenOn"]
+
+_log = Logger(namespace="aesm.secure")
+
+STARTUP = 1.0  # seconds in which a server that has its socket's name listens at it
+
+
+def listenOn(
+    endpoint: IStreamServerEndpoint, factory: IProtocolFactory
+) -> Deferred[IListeningPort]:
+    """
+    Listen, and take a UNIX socket over that nobody listens at any more.
+
+    @return: fires with the port, or fails as the endpoint does.
+    """
+    listening = maybeDeferred(endpoint.listen, factory)
+    return listening.addErrback(_ebCannotListen, endpoint, factory)
+
+
+def _ebCannotListen(
+    failure: Failure, endpoint: IStreamServerEndpoint, factory: IProtocolFactory
+) -> Deferred[IListeningPort]:
+    """
+    Listen once more if only what a killed server has left is in the way.
+    """
+    # The lock of another user's process raises PermissionError, which names no path.
+    failure.trap(CannotListenError, PermissionError)
+    path: object = getattr(failure.value, "port", getattr(endpoint, "_address", None))
+    if not isinstance(path, str | bytes) or not _isAbandoned(os.fsencode(path)):
+        return fail(failure)
+    _log.info(
+        "nobody listens at {path} any more: it is taken over", path=os.fsdecode(path)
+    )
+    with suppress(OSError):
+        _remove(os.fsencode(path))
+        return maybeDeferred(endpoint.listen, factory)
+    return fail(failure)
+
+
+def _isAbandoned(path: bytes) -> bool:
+    """
+    Tell whether nobody listens at a UNIX socket, nor is about to.
+    """
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return _locker(path) == os.getpid()
+    if not stat.S_ISSOCK(found.st_mode) or not _refuses(path):
+        return False
+    # We are not about to listen ourselves.  Another server may be between its bind and
+    # its listen; the clock may have been set since.
+    return _locker(path) == os.getpid() or abs(time() - found.st_mtime) > STARTUP
+
+
+def _refuses(path: bytes) -> bool:
+    """
+    Tell whether nobody listens at a UNIX socket.
+    """
+    with socket.socket(socket.AF_UNIX) as asking:
+        asking.setblocking(False)  # with its queue full it is alive, too
+        try:
+            asking.connect(path)
+        except ConnectionRefusedError:
+            return True
+        except OSError:
+            return False
+        return False
+
+
+def _locker(path: bytes) -> int | None:
+    """
+    Tell whose PID is in the lock of a UNIX socket; None if there is none.
+    """
+    try:
+        return int(os.readlink(path + b".lock"))
+    except (OSError, ValueError):
+        return None
+
+
+def _remove(path: bytes) -> None:
+    """
+    Remove a UNIX socket and its lock.
+    """
+    for each in (path + b".lock", path):
+        with suppress(FileNotFoundError):
+            os.unlink(each)

@@ -1,0 +1,188 @@
+"""
+Tests for L{aesm.secure.listening}: what a killed server has left at a UNIX socket keeps
+nobody from listening, and what is alive is left alone.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import tempfile
+from pathlib import Path
+
+from twisted.internet import reactor
+from twisted.internet.defer import fail
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IListeningPort
+from twisted.internet.protocol import Factory
+from twisted.trial.unittest import TestCase
+
+from aesm.secure import listening
+from aesm.secure.listening import listenOn
+
+
+class TakeOverTests(TestCase):
+    """
+    L{listenOn} at UNIX sockets.
+    """
+
+    def setUp(self) -> None:
+        """
+        Choose a path, short enough for a socket.
+        """
+        folder = tempfile.mkdtemp()
+        self.addCleanup(shutil.rmtree, folder)
+        self.path = Path(folder, "socket")
+        self.lock = Path(folder, "socket.lock")
+
+    def leave(self, pid: int | None, age: float = 60) -> None:
+        """
+        Leave behind what a killed server does.
+
+        @param pid: in the lock; None for none.
+        @param age: of the socket, seconds.
+        """
+        with socket.socket(socket.AF_UNIX) as killed:
+            killed.bind(os.fspath(self.path))
+        then = self.path.stat().st_mtime - age
+        os.utime(self.path, (then, then))
+        if pid is not None:
+            self.lock.symlink_to(str(pid))
+
+    async def listen(self, options: str = "") -> IListeningPort:
+        """
+        Listen there.
+
+        @param options: of the endpoint's string.
+        """
+        endpoint = serverFromString(reactor, f"unix:{self.path}{options}")
+        port = await listenOn(endpoint, Factory())
+        self.addCleanup(port.stopListening)
+        return port
+
+    async def refused(self, options: str = "") -> None:
+        """
+        Check that one cannot listen there.
+        """
+        with self.assertRaises((CannotListenError, PermissionError)):
+            await self.listen(options)
+
+    def answers(self) -> bool:
+        """
+        Tell whether somebody listens there.
+        """
+        with socket.socket(socket.AF_UNIX) as asking:
+            return asking.connect_ex(os.fspath(self.path)) == 0
+
+    async def test_ourPID(self) -> None:
+        """
+        A lock that names ourselves is not ours while nobody listens, however young it
+        is, and also without a socket.
+        """
+        self.leave(os.getpid(), age=0)
+        await (await self.listen()).stopListening()  # type: ignore[misc]
+        self.lock.symlink_to(str(os.getpid()))
+        await self.listen()
+        self.assertTrue(self.answers())
+
+    async def test_noSuchProcess(self) -> None:
+        """
+        Nor is one of a process that is gone, as ever.
+        """
+        self.leave(2**22 + 1, age=0)
+        await self.listen()
+        self.assertTrue(self.answers())
+
+    async def test_otherProcess(self) -> None:
+        """
+        Another program may have the PID now; but a server that is just starting is
+        given the time for it.
+        """
+        self.leave(os.getppid())
+        await self.listen()
+        self.assertTrue(self.answers())
+
+    async def test_starting(self) -> None:
+        """
+        A server that is just starting is given the time for it.
+        """
+        self.leave(os.getppid(), age=0)
+        await self.refused()
+        self.assertTrue(self.lock.is_symlink())
+
+    async def test_noLock(self) -> None:
+        """
+        A socket that was left without a lock is in nobody's way either.
+        """
+        self.leave(None)
+        await self.listen(":lockfile=0")
+        self.assertTrue(self.answers())
+
+    async def test_alive(self) -> None:
+        """
+        A server that listens keeps its socket, in this process and in another, with a
+        lock and without.
+        """
+        await self.listen()
+        for lockfile in (":lockfile=0", ""):
+            await self.refused(lockfile)
+        self.lock.unlink()
+        self.lock.symlink_to(str(os.getppid()))
+        await self.refused()
+        self.assertTrue(self.answers())
+        self.lock.unlink()
+        self.lock.symlink_to(str(os.getpid()))  # for the port to take away
+
+    async def test_noSocket(self) -> None:
+        """
+        What is no socket is left as it is, and so is the lock of another program.
+        """
+        self.path.write_text("precious")
+        self.lock.symlink_to(str(os.getpid()))
+        await self.refused()
+        self.assertEqual(self.path.read_text(), "precious")
+        self.path.unlink()
+        self.lock.unlink()
+        self.lock.symlink_to(str(os.getppid()))
+        await self.refused()
+
+    async def test_cannotRemove(self) -> None:
+        """
+        If it cannot be removed, the first error is told.
+        """
+
+        def remove(path: bytes) -> None:
+            """
+            Fail.
+            """
+            raise PermissionError
+
+        self.leave(os.getpid())
+        self.patch(listening, "_remove", remove)
+        await self.refused()
+
+    async def test_otherErrors(self) -> None:
+        """
+        Other endpoints fail as they do.
+        """
+
+        class Failing:
+            """
+            An endpoint that cannot listen.
+            """
+
+            def __init__(self, error: Exception) -> None:
+                """
+                @param error: why.
+                """
+                self.listen = lambda factory: fail(error)
+
+        for error in (
+            CannotListenError("127.0.0.1", 80, OSError()),
+            PermissionError(),
+            ZeroDivisionError(),
+        ):
+            with self.assertRaises(type(error)):
+                await listenOn(Failing(error), Factory())  # type: ignore[arg-type]
