@@ -53,6 +53,8 @@ _log = Logger(namespace="aesm.server")
 
 MAX_CONNECTIONS = 4096
 OTHER_FILES = 64  # that a server has open beside its connections
+MAX_PENDING = 512  # connections that are not let in yet
+MIN_PENDING = 8  # of these, for which C{OTHER_FILES} has room
 BURST_SECONDS = 10  # how long a quiet host saves up its handshakes
 HOST_PREFIX = 64  # bits of an IPv6 address that tell hosts apart
 PER_KEY = ("allow", "replace", "reject")
@@ -130,6 +132,18 @@ class Admission:
         Say why there is no room for one more connection, or None if there is.
         """
         return self._hostLimits.refusal(_hostIn(address))
+
+    @property
+    def mostPending(self) -> int:
+        """
+        How many connections may be in their handshake now.
+        """
+        # A quarter of the files at most, since those that make room in one turn of the
+        # event loop are gone only after it; and what those who are in have left over.
+        # Without files Twisted closes whoever comes next, be it a client or not.
+        possible = connectionsPossible()
+        left = min(MAX_PENDING, possible // 4, possible - self._hostLimits.all)
+        return max(MIN_PENDING, left)
 
     def begin(self, address: Address, now: float) -> AESMError | None:
         """
@@ -258,6 +272,8 @@ def farewell(reason: AESMError) -> bytes:
 class HostLimits:
     """
     Counts the connections of a server, in all and for each host.
+
+    @ivar all: how many there are.
     """
 
     def __init__(self, most: int, mostPerHost: int) -> None:
@@ -267,7 +283,7 @@ class HostLimits:
         """
         self._most = most
         self._mostPerHost = mostPerHost
-        self._all = 0
+        self.all = 0
         self._hosts: Counter[str] = Counter()
 
     def refusal(self, host: str | None) -> str | None:
@@ -276,8 +292,8 @@ class HostLimits:
 
         @param host: None if it comes from no host: it counts only in all.
         """
-        if self._all >= self._most:
-            return f"{self._all} connections are open: no more than maxConnections"
+        if self.all >= self._most:
+            return f"{self.all} connections are open: no more than maxConnections"
         if host is not None and self._hosts[host] >= self._mostPerHost:
             return (
                 f"{self._hosts[host]} connections of this host are open: no more "
@@ -289,7 +305,7 @@ class HostLimits:
         """
         Count a connection.
         """
-        self._all += 1
+        self.all += 1
         if host is not None:
             self._hosts[host] += 1
 
@@ -297,7 +313,7 @@ class HostLimits:
         """
         Count a connection no more.
         """
-        self._all -= 1
+        self.all -= 1
         if host is not None:
             self._hosts[host] -= 1
             if not self._hosts[host]:  # a Counter keeps zeros

@@ -53,7 +53,6 @@ __all__ = ["STOP_DEADLINE", "AESMServerFactory", "Message"]
 TOTAL_BUFFER = 1 << 30  # bytes of messages, for all connections together
 KEY_FILE = "server.key"  # in the state directory
 MAX_CONNECTIONS_PER_HOST = 1024
-MAX_PENDING = 512  # connections that are not let in yet
 HANDSHAKES_PER_HOST = 100.0  # a second
 MAX_AGENT = 64  # characters of a client's agent to log
 RELOAD_INTERVAL = 2.0  # seconds between looks at the authorized keys
@@ -192,7 +191,7 @@ class AESMServerFactory(SecureFactory):
             spoolOpener(spool, spoolSync, self.clock),
         )
         # All whose transports are not gone; and those of them that count for
-        # C{MAX_PENDING}, since they are not let in, the oldest first.
+        # C{Admission.mostPending}, since they are not let in, the oldest first.
         self._incoming: dict[SecureProtocol, _PendingConnection] = {}
         self._handshaking: dict[SecureProtocol, None] = {}
         self._numbers = count(1)
@@ -314,12 +313,13 @@ class AESMServerFactory(SecureFactory):
         secure = SecureProtocol(self, ServerChannel(self._settings))
         self._incoming[secure] = _PendingConnection(address)
         self._handshaking[secure] = None
-        if len(self._handshaking) > MAX_PENDING:
+        most = self._admission.mostPending
+        if len(self._handshaking) > most:
             oldest = next(iter(self._handshaking))
             del self._handshaking[oldest]  # it may take a turn until it is gone
             oldest.fail(
                 HandshakeError(
-                    f"more than {MAX_PENDING} connections have not finished their "
+                    f"more than {most} connections have not finished their "
                     "handshake: the oldest made room"
                 )
             )

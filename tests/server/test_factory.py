@@ -31,7 +31,7 @@ from aesm.core.messages.frames import FrameType, encodeFrame
 from aesm.errors import ConnectionClosed, HandshakeError, ProtocolError, SpoolError
 from aesm.interfaces import IMessageHandler, IMessageHandlerMaker
 from aesm.secure.protocol import SecureProtocol
-from aesm.server import factory
+from aesm.server import admission, factory
 from aesm.server.admission import farewell
 from aesm.testing.transport import MemoryLink
 from tests.support.pairs import SERVER_KEY, PairTestCase, RawClient, Recorder
@@ -410,7 +410,8 @@ class LimitTests(PairTestCase):
         Of those who have not come in yet the oldest make room for new ones; who
         is in is not touched.
         """
-        self.patch(factory, "MAX_PENDING", 3)
+        self.patch(admission, "MIN_PENDING", 1)
+        self.patch(admission, "MAX_PENDING", 3)
         network, server = self.serve()
         inside = self.join(network)
         silent = [self.rawClient(network, port=n) for n in range(1, 6)]

@@ -5,6 +5,7 @@ Tests for L{aesm.server.admission}.
 from __future__ import annotations
 
 import resource
+from typing import Any, cast
 
 from twisted.internet.task import Clock
 from twisted.logger import capturedLogs
@@ -19,6 +20,7 @@ from aesm.server.admission import (
 )
 from aesm.server.factory import AESMServerFactory
 from aesm.trust.keys import PrivateKey
+from tests.server.test_admission import makeAdmission
 
 
 class HostTests(SynchronousTestCase):
@@ -194,3 +196,23 @@ class ConnectionsPossibleTests(SynchronousTestCase):
             factory.stopFactory()
             found.append([event["possible"] for event in events])
         self.assertEqual(found, [[], [], [36]])
+
+    def test_pending(self) -> None:
+        """
+        Those who are in their handshake have a quarter of the files, what those who are
+        in leave over, and never more than 512 nor less than 8.
+        """
+        for soft, inside, most in (
+            (resource.RLIM_INFINITY, 0, 512),
+            (65536, 0, 512),
+            (1024, 0, 240),
+            (128, 0, 16),
+            (128, 54, 10),
+            (128, 64, 8),
+            (10, 0, 8),
+        ):
+            self.limit(soft)
+            admission = makeAdmission(maxConnections=100, maxConnectionsPerHost=100)
+            for port in range(inside):
+                admission.enter(cast(Any, object()), ("127.0.0.1", port))
+            self.assertEqual(admission.mostPending, most)
