@@ -192,6 +192,7 @@ class ServerNetwork(_Network[Server]):
         @param timeout: seconds to wait; None for ever.
         @raise ConnectionClosed: there is no such connection, or the peer may not
             have the message.
+        @raise PeerAway: the peer's connection is cut; the message is kept for it.
         @raise MessageTooBig: it is larger than the peer takes.
         @raise RuntimeError: this is the reactor's thread.
         @raise SendBufferFull: too much is unacknowledged.
@@ -203,8 +204,9 @@ class ServerNetwork(_Network[Server]):
 
     async def sendAll(self, data: Message, timeout: float | None = SEND_TIMEOUT) -> int:
         """
-        Send a message to every peer, and wait until each has it or is gone.  A
-        peer whose send buffer is full is closed with code 4000.
+        Send a message to every peer, and wait until each has it, is away or is
+        gone; for one whose connection is cut it is kept.  A peer whose send buffer
+        is full is closed with code 4000.
 
         @param data: C{str} for a TEXT message, bytes for a BINARY one.
         @param timeout: seconds to wait; None for ever.
