@@ -716,6 +716,39 @@ class HandlerTests(SpoolTestCase):
         for each in sent[1:]:
             self.successResultOf(each)
 
+    def test_away(self) -> None:
+        """
+        A handler that wants to know who is away is told that all of them are, until
+        they are back.
+        """
+        told: list[str] = []
+
+        class Watching(Recorder):
+            """
+            A handler that is told of cuts and returns, too.
+            """
+
+            def connectionDetached(self, connection: Any, reason: Exception) -> None:
+                """
+                Remember it.
+                """
+                told.append(f"{self.names[-1]}, then away: {reason}")
+
+            def connectionAttached(self, connection: Any) -> None:
+                """
+                Remember it.
+                """
+                told.append("back")
+
+        self.serving(Recorder())
+        self.service()
+        self.killServer()
+        self.serving(Watching())
+        away = "accepted, then away: the server was started again"
+        self.assertEqual(told, [away])
+        self.network.advance(30)
+        self.assertEqual(told, [away, "back"])
+
     def test_orderly(self) -> None:
         """
         While a server stops it hands over nothing more, and what a handler is done
