@@ -27,6 +27,7 @@ Every error that aesm raises for what a peer or the network did.
      |- SpoolError              a spool cannot be opened or written
      |- DecryptionError         a token of Cipher is wrong, altered or malformed
      `- KeyFileError            a key file is missing, unsafe or malformed
+         `- KeyFileUnavailable  it cannot be used at this moment
 
 What the I{caller} does wrong is a C{TypeError}, C{ValueError} or
 C{RuntimeError}, raised at once.  The text of each error says what happened,
@@ -47,6 +48,7 @@ __all__ = [
     "HeartbeatLost",
     "InvalidText",
     "KeyFileError",
+    "KeyFileUnavailable",
     "MessageTooBig",
     "NameOrKeyMismatch",
     "NoAnswer",
@@ -318,6 +320,14 @@ class KeyFileError(AESMError):
         """
         super().__init__(message)
         self.path = path
+
+
+class KeyFileUnavailable(KeyFileError):
+    """
+    A key file cannot be used at this moment, for a reason that is not in the
+    file and may pass: no descriptor is free, its disk does not answer, or
+    somebody is just writing it.
+    """
 
 
 def closedError(reason: AESMError) -> ConnectionClosed:

@@ -17,6 +17,7 @@ from aesm.errors import (
     CloseCode,
     ConnectionClosed,
     KeyFileError,
+    KeyFileUnavailable,
     NameOrKeyMismatch,
     NoAnswer,
     NotAuthorized,
@@ -40,6 +41,7 @@ _TRANSIENT: dict[type[BaseException], bool] = {  # the nearest base class decide
     NameOrKeyMismatch: False,
     NoAnswer: True,  # a server that stops, or is full, does that as well
     KeyFileError: False,
+    KeyFileUnavailable: True,
     TypeError: False,  # options that connect() does not take
     ValueError: False,
 }

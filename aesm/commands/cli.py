@@ -33,12 +33,12 @@ from aesm.commands.main import (
     writeError,
     writeLine,
 )
-from aesm.commands.options import NAME_OPTION
+from aesm.commands.options import NAME_OPTION, ownKey
 from aesm.errors import KeyFileError
 from aesm.interfaces import ITrustPolicy
 from aesm.server.factory import KEY_FILE
 from aesm.text import escape
-from aesm.trust.files import stateDirectory
+from aesm.trust.files import expanded, stateDirectory
 from aesm.trust.keys import PSK, PrivateKey, PublicKey
 from aesm.trust.servers import AnyServer, KnownServers, Pinned
 
@@ -111,7 +111,7 @@ class _ClientCommand(_Command):
     synopsis = "ENDPOINT [options]"
     optParameters = [
         NAME_OPTION,
-        ["key", None, None, "File of our key, made if it is missing; see keygen."],
+        ["key", None, None, "File of our key, as keygen makes it."],
         ["psk", None, None, "File of the pre-shared key that the server has too."],
     ]
     optFlags = [
@@ -131,7 +131,7 @@ class _ClientCommand(_Command):
         Accept a server with this public key only; may be given several times.
         """
         try:
-            self.pins.append(PublicKey.fromText(key))
+            self.pins.append(PublicKey.fromText(key.strip()))
         except ValueError as error:
             raise usage.UsageError(f"--pin: {error}") from None
 
@@ -157,11 +157,10 @@ class _ClientCommand(_Command):
 
         @raise KeyFileError: the key's file cannot be used.
         """
-        key = self["key"]
         trust: ITrustPolicy | None = AnyServer() if self["any-server"] else None
         return {
             "name": self["name"],
-            "key": None if key is None else PrivateKey.loadOrCreate(key),
+            "key": ownKey(self["key"]),
             "psk": self["psk"],
             "trust": Pinned(*self.pins) if self.pins else trust,
         }
@@ -175,7 +174,8 @@ class _ClientCommand(_Command):
         """
         from twisted.internet import reactor
 
-        options = self.clientOptions()
+        with reportingTrust():
+            options = self.clientOptions()
         runner = CoroutineRunner(reactor)
         return runner.run(lambda: self.runClient(reactor, options))
 
@@ -322,6 +322,7 @@ class KeygenOptions(_Command):
         key = PrivateKey.generate()
         key.save(path)
         writeLine(str(key.publicKey))
+        writeError(f"made a new private key in {path}")
         if self["next"]:
             writeError(
                 "a server announces this key to its clients from its next start on; "
@@ -387,6 +388,7 @@ class PSKOptions(_Command):
             writeLine(base64.b64encode(psk).decode("ascii"))
         else:
             psk.save(self.file)
+            writeError(f"made a new pre-shared key in {self.file}")
         return 0
 
 
@@ -479,7 +481,7 @@ def _keyFile(file: str | None) -> Path:
 
     @param file: what the user says; None for the key of C{aesm connect}.
     """
-    return stateDirectory() / "client.key" if file is None else Path(file)
+    return stateDirectory() / "client.key" if file is None else expanded(file)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

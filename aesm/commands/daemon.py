@@ -91,10 +91,14 @@ class AESMService(Service):
 
     def privilegedStartService(self) -> None:
         """
-        Listen, before C{twistd} gives away what rights it has.
+        Heed SIGHUP and listen, before C{twistd} gives away what rights it has.
 
         @raise CannotListen: it cannot listen somewhere; the log says why.
         """
+        # Before it listens: whoever sees the port may send one, and nobody has asked
+        # for it to be the end.
+        if self._formerHangUp is None:
+            self._formerHangUp = signal.signal(signal.SIGHUP, self._hungUp)
         if self._activityLog is not None:
             self._activity = FileLogObserver(self._activityLog, activityLine)
             globalLogPublisher.addObserver(self._activity)
@@ -105,18 +109,18 @@ class AESMService(Service):
         # reactor that runs by then is stopped.
         self._isStarting = False
         if self._cannotListen:
+            self._heedNoHangUp()
             raise CannotListen(1)
 
     def startService(self) -> None:
         """
-        Listen, unless that is done, and heed SIGHUP.
+        Heed SIGHUP and listen, unless that is done.
 
         @raise CannotListen: as C{privilegedStartService}.
         """
         if not self.server.running:
             self.privilegedStartService()
         super().startService()
-        self._formerHangUp = signal.signal(signal.SIGHUP, self._hungUp)
 
     def stopService(self) -> Deferred[None]:
         """
@@ -125,9 +129,6 @@ class AESMService(Service):
         @return: fires when all clients are gone, which is bounded in time.
         """
         super().stopService()
-        if self._formerHangUp is not None:
-            signal.signal(signal.SIGHUP, self._formerHangUp)
-            self._formerHangUp = None
         stopped = self.server.stop()
         stopped.addErrback(Failure.trap, SpoolError)  # it was logged
         return stopped.addCallback(self._cbStopped)
@@ -142,8 +143,8 @@ class AESMService(Service):
             )
             if line is not None:
                 # Not before: who starts us waits for this line, and may send a
-                # signal then.  Twisted and startService heed those by now; until
-                # then SIGTERM and SIGHUP kill the process.
+                # signal then.  Twisted heeds SIGTERM by now; until then it kills the
+                # process.
                 self._reactor.callWhenRunning(
                     _log.info, "clients connect with: {line}", line=line
                 )
@@ -164,10 +165,20 @@ class AESMService(Service):
         # A signal comes between any two instructions, and the factory may be at work.
         self._reactor.callFromThread(self._factory.reloadKeys)
 
+    def _heedNoHangUp(self) -> None:
+        """
+        Leave SIGHUP to whom it was.
+        """
+        if self._formerHangUp is not None:
+            signal.signal(signal.SIGHUP, self._formerHangUp)
+            self._formerHangUp = None
+
     def _cbStopped(self, result: object) -> None:
         """
         End the activity log, behind the last client.
         """
+        # Not earlier: a SIGHUP while clients are told would be a sudden end.
+        self._heedNoHangUp()
         if self._activity is not None:
             globalLogPublisher.removeObserver(self._activity)
 

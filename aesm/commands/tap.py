@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, TextIO
 
 from twisted.internet.endpoints import serverFromString
@@ -19,7 +18,7 @@ from twisted.plugin import getPlugins
 from twisted.python import usage
 
 from aesm.commands.daemon import AESMService
-from aesm.commands.options import DEFAULT_NAME, NAME_OPTION
+from aesm.commands.options import DEFAULT_NAME, NAME_OPTION, ownKey
 from aesm.core.messages.hello import DEFAULT_HEARTBEAT, DEFAULT_MAX_MESSAGE
 from aesm.errors import KeyFileError, SpoolError
 from aesm.interfaces import IMessageHandlerMaker
@@ -29,7 +28,8 @@ from aesm.server.factory import MAX_CONNECTIONS_PER_HOST, AESMServerFactory
 from aesm.server.sessions import SESSION_GRACE
 from aesm.store.sqlite import SpoolFile
 from aesm.text import escape
-from aesm.trust.keys import PrivateKey, nextKeyOf
+from aesm.trust.files import expanded
+from aesm.trust.keys import nextKeyOf
 
 __all__ = ["Options", "makeService"]
 
@@ -56,7 +56,7 @@ class Options(usage.Options):
     synopsis = "[options]"
     optParameters = [
         NAME_OPTION,
-        ["key", None, None, "File of the server's key, made if it is missing."],
+        ["key", None, None, "File of the server's key, as aesm keygen makes it."],
         ["psk", None, None, "File of a pre-shared key, which clients must have too."],
         [
             "authorized-keys",
@@ -167,13 +167,13 @@ class Options(usage.Options):
         try:
             self.factory = AESMServerFactory(
                 name=self["name"],
-                key=None if key is None else PrivateKey.loadOrCreate(key),
+                key=ownKey(key),
                 nextKey=None if key is None else nextKeyOf(key),
                 psk=self["psk"],
                 # twistd changes its directory later.
-                authorizedKeys=None if clients is None else os.path.abspath(clients),
+                authorizedKeys=None if clients is None else _absolute(clients),
                 handler=self._maker(),
-                spool=None if spool is None else os.path.abspath(spool),
+                spool=None if spool is None else _absolute(spool),
                 spoolSync=self["spool-sync"],
                 **numbers,
             )
@@ -293,6 +293,13 @@ def _endpoint(text: str) -> IStreamServerEndpoint:
         ) from None
 
 
+def _absolute(path: str) -> str:
+    """
+    Make a path that means the same when C{twistd} has changed its directory.
+    """
+    return os.path.abspath(expanded(path))
+
+
 def _checkSpool(path: str) -> None:
     """
     See whether a spool can be opened, while the operator looks on: the server opens
@@ -301,7 +308,7 @@ def _checkSpool(path: str) -> None:
     @raise usage.UsageError: it cannot; says why.
     """
     try:
-        SpoolFile(Path(path), full=False).close()
+        SpoolFile(expanded(path), full=False).close()
     except SpoolError as error:
         raise usage.UsageError(f"--spool: {escape(str(error))}") from None
 
@@ -314,7 +321,7 @@ def _openLog(path: str) -> TextIO:
     """
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY
     try:
-        return os.fdopen(os.open(path, flags, 0o600), "a", encoding="ascii")
+        return os.fdopen(os.open(expanded(path), flags, 0o600), "a", encoding="ascii")
     except OSError as error:
         raise usage.UsageError(
             f"--activity-log {escape(path)}: {error.strerror}; name a file that this "

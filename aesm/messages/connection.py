@@ -559,11 +559,13 @@ class Connection:
 
     def shed(self, code: int, reason: str) -> None:
         """
-        Close a peer for which there is no room: what still arrives is not taken, and so
-        not acknowledged.
+        Close a peer for which there is no room, or no trust any more: what still
+        arrives is not taken, and so not acknowledged.
         """
         if self._protocol is not None:
             self._protocol.shed(code, reason)
+        elif not self.isOver:
+            self.finish(closedByUs(code, reason))
 
     def unsendable(self, reason: AESMError) -> None:
         """

@@ -28,7 +28,7 @@ from aesm.errors import AESMError, NotAuthorized
 from aesm.interfaces import IClientPolicy, ITrustPolicy
 from aesm.secure.factory import SecureFactory
 from aesm.secure.protocol import SecureProtocol
-from aesm.trust.clients import AuthorizedKeys
+from aesm.trust.clients import RELOAD_INTERVAL, AuthorizedKeys
 from aesm.trust.keys import PublicKey
 from aesm.trust.locations import locationOfAddress
 from aesm.trust.policies import checkClient, checkServer
@@ -36,8 +36,6 @@ from aesm.trust.policies import checkClient, checkServer
 __all__ = ["ClientFactory", "ServerFactory"]
 
 _log = Logger(namespace="aesm.secure")
-
-RELOAD_INTERVAL = 2.0  # seconds between looks at the authorized keys
 
 
 class WrappingFactory(SecureFactory):
@@ -183,7 +181,7 @@ class ServerFactory(WrappingFactory):
         those that were taken out; look again in a while.
         """
         self._reload = self.clock.callLater(RELOAD_INTERVAL, self._reloadKeys, policy)
-        gone = {publicKey.raw for publicKey in policy.reload()}
+        gone = {publicKey.raw for publicKey in policy.look()}
         for secure in [c for c in self._connections if c.channel.peer in gone]:
             secure.fail(
                 NotAuthorized(

@@ -17,6 +17,7 @@ from __future__ import annotations
 import resource
 import sys
 from collections import Counter
+from collections.abc import Iterable
 from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
 from time import time_ns
@@ -235,17 +236,33 @@ class Admission:
         if counted in self._hosts:
             self._hostLimits.leave(self._hosts.pop(counted))
 
-    def reload(self) -> None:
+    def look(self) -> None:
         """
-        Read the authorized keys again if their file has changed, and disconnect
-        those that were taken out.
+        See whether the file of authorized keys has changed, and disconnect those
+        that were taken out.
         """
         if isinstance(self._policy, AuthorizedKeys):
-            for publicKey in self._policy.reload():
-                for connection in self._connections.byPeer(publicKey):
-                    connection.closeWith(
-                        CloseCode.NOT_ALLOWED, "key no longer authorized"
-                    )
+            self._disconnect(self._policy.look())
+
+    def reload(self) -> None:
+        """
+        Read the authorized keys now, since somebody says that they are as they
+        should be, and disconnect those that were taken out.
+        """
+        if isinstance(self._policy, AuthorizedKeys):
+            self._disconnect(self._policy.reload())
+        else:
+            _log.info("there is no file of authorized keys to read again")
+
+    def _disconnect(self, revoked: Iterable[PublicKey]) -> None:
+        """
+        Close the connections of keys that are no longer authorized.
+        """
+        for publicKey in revoked:
+            for connection in self._connections.byPeer(publicKey):
+                # Not closed in order alone: a peer that does not answer may go on
+                # talking until the deadline, and others would hear it.
+                connection.shed(CloseCode.NOT_ALLOWED, "key no longer authorized")
 
 
 def farewell(reason: AESMError) -> bytes:

@@ -44,6 +44,7 @@ from aesm.server.manager import ConnectionManager
 from aesm.server.registry import Connections
 from aesm.server.sessions import SESSION_GRACE
 from aesm.store.spool import spoolOpener
+from aesm.trust.clients import RELOAD_INTERVAL
 from aesm.trust.files import AnyPath, stateDirectory
 from aesm.trust.keys import PrivateKey, PublicKey, nextKeyOf
 from aesm.trust.policies import clientPolicy
@@ -55,7 +56,6 @@ KEY_FILE = "server.key"  # in the state directory
 MAX_CONNECTIONS_PER_HOST = 1024
 HANDSHAKES_PER_HOST = 100.0  # a second
 MAX_AGENT = 64  # characters of a client's agent to log
-RELOAD_INTERVAL = 2.0  # seconds between looks at the authorized keys
 STOP_DEADLINE = 5.0  # seconds
 
 _T = TypeVar("_T")
@@ -272,8 +272,12 @@ class AESMServerFactory(SecureFactory):
 
     def reloadKeys(self) -> None:
         """
-        Read the authorized keys again if their file has changed, and disconnect
-        those that were taken out.
+        Read the file of authorized keys now, say in the log what is in it, and
+        disconnect those that were taken out.
+
+        It is looked at anyway, every L{RELOAD_INTERVAL} seconds, and a change taken
+        that two looks agree on.  This says that the file is as it should be: what it
+        has counts at once, also if that is nobody.
         """
         self._admission.reload()
 
@@ -425,7 +429,7 @@ class AESMServerFactory(SecureFactory):
         """
         Look at the authorized keys now and then.
         """
-        self._admission.reload()
+        self._admission.look()
         self._reload = self.clock.callLater(RELOAD_INTERVAL, self._scheduleReload)
 
     def _abortAll(self) -> None:

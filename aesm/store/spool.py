@@ -16,7 +16,6 @@ is told that one is in the file before it is.
 
 from __future__ import annotations
 
-import pathlib
 from collections.abc import Callable
 from functools import partial
 from threading import Thread
@@ -33,7 +32,7 @@ from aesm.errors import SpoolError
 from aesm.secure.options import reactorOr
 from aesm.store.interface import Blob, ISessionStore, Stored
 from aesm.store.sqlite import Changes, SpoolFile
-from aesm.trust.files import AnyPath
+from aesm.trust.files import AnyPath, expanded
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import (
@@ -186,7 +185,7 @@ class Spool:
         @raise SpoolError: the file cannot be opened, is unsafe or damaged, or
             another program uses it; says what to do.
         """
-        self.path = pathlib.Path(path)
+        self.path = expanded(path)
         self.failure: SpoolError | None = None
         self._clock = reactorOr(clock)
         if worker is None:

@@ -31,7 +31,13 @@ from typing import Any
 
 from aesm.errors import KeyFileError, SpoolError
 from aesm.store.interface import Blob, Stored
-from aesm.trust.files import OTHERS_ACCESS, checkStatus, locked, writeFile
+from aesm.trust.files import (
+    OTHERS_ACCESS,
+    checkStatus,
+    expanded,
+    locked,
+    writeFile,
+)
 
 __all__ = ["Changes", "SpoolFile"]
 
@@ -177,7 +183,7 @@ class SpoolFile:
         @see: U{How to corrupt an SQLite database file, section 2.2
             <https://www.sqlite.org/howtocorrupt.html>}
         """
-        self._path = path = Path(os.path.abspath(path))
+        self._path = path = Path(os.path.abspath(expanded(path)))
         try:
             # Nobody but SQLite opens the file itself: closing any other descriptor of
             # it would release the locks of this process.  So the lock that lets one of

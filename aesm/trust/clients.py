@@ -5,29 +5,30 @@ Whom to let in: a server's list of its clients' keys.
 
     clients = AuthorizedKeys("authorized_keys")
     clients.checkClient(publicKey, address)   # the name of that client, or None
-    clients.reload()                          # now and then
+    clients.look()                            # every RELOAD_INTERVAL
+    clients.reload()                          # when somebody says that it has changed
 
-The file is like that of the known servers (L{aesm.trust.servers}), but may be a
-symbolic link, as orchestrators like to mount them.
+The file is like that of the known servers (L{aesm.trust.servers}).
 """
 
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 from twisted.internet.interfaces import IAddress
-from twisted.logger import Logger
+from twisted.logger import Logger, LogLevel
 from zope.interface import implementer
 
-from aesm.errors import KeyFileError
+from aesm.errors import KeyFileError, KeyFileUnavailable
 from aesm.interfaces import IClientPolicy
 from aesm.trust.files import (
     MAX_FILE,
     OTHERS_WRITE,
     AnyPath,
     badLine,
-    pairs,
+    expanded,
+    lines,
+    pair,
     readFile,
 )
 from aesm.trust.keys import PublicKey
@@ -37,6 +38,24 @@ __all__ = ["AuthorizedKeys"]
 _log = Logger(namespace="aesm.trust")
 
 MAX_NAME = 64  # characters
+RELOAD_INTERVAL = 1.25  # seconds between looks at the file
+
+# How a change gets into force
+#
+# Nobody can tell a file that is being written from one that is done, and the half of a
+# list says that the other half is revoked.  So a change counts once two looks, an
+# interval apart, have found the same; whoever is revoked is out within two intervals.
+#
+#   found the same twice     in force
+#   ---------------------    ------------------------------------------------------
+#   good lines               they
+#   no key, after some       what was: an empty file is what most accidents leave
+#   some bad lines           what was, without the keys that no good line has now
+#   no file                  nobody: it was removed, or what it is on is gone
+#   what cannot be used      what was: that says nothing about any key
+#
+# A reload is somebody's word that the file is as it is meant to be: what it finds
+# counts at once, and an empty file too.
 
 
 @implementer(IClientPolicy)
@@ -58,10 +77,28 @@ class AuthorizedKeys:
         @param path: the file, or a symbolic link to it.
         @raise KeyFileError: it is missing, unsafe, or has a bad line.
         """
-        self.path = Path(path)
+        self.path = expanded(path)
         # Before it is read: a change in between is read once more, not missed.
         self._version = self._currentVersion()
-        self._names = self._read()
+        found = self._find()
+        if isinstance(found, KeyFileError):
+            raise found
+        if found is None:
+            raise self._missing()
+        self._names, bad = self._parse(found)
+        if bad is not None:
+            raise bad
+        # What the look before found, if that is not in force: its text stands for an
+        # error, of which no two are equal.
+        self._seen: tuple[object, bytes | str | None] | None = None
+        self._saidUnavailable = False
+        self._report(None, {})
+
+    def __len__(self) -> int:
+        """
+        @return: how many keys are let in.
+        """
+        return len(self._names)
 
     def checkClient(self, publicKey: PublicKey, address: IAddress) -> str | None:
         """
@@ -74,34 +111,117 @@ class AuthorizedKeys:
         """
         return self._names.get(publicKey)
 
-    def reload(self) -> frozenset[PublicKey]:
+    def look(self) -> frozenset[PublicKey]:
         """
-        Read the file again if it has changed.
-
-        If it cannot be used, a warning says why, once, and what was read before
-        stays in force until it can.  Replace the file by renaming a new one, so
-        that it is never read half written.
+        See whether the file has changed, and take a change that the look before
+        has seen too.
 
         @return: the keys that are no longer let in.
         """
         version = self._currentVersion()
         if version == self._version:
+            self._seen = None
             return frozenset()
-        # Also where reading fails: a warning at each look would fill the log.
+        found = self._find()
+        seen = (version, str(found) if isinstance(found, KeyFileError) else found)
+        if seen != self._seen:
+            self._seen = seen
+            return frozenset()
+        return self._take(version, found, isMeant=False)
+
+    def reload(self) -> frozenset[PublicKey]:
+        """
+        Read the file now, and take what it says as meant: also that nobody is let
+        in.
+
+        The log says what was read; if the file cannot be used, or has a bad line,
+        why.
+
+        @return: the keys that are no longer let in.
+        """
+        version = self._currentVersion()
+        self._saidUnavailable = False
+        return self._take(version, self._find(), isMeant=True)
+
+    def _take(
+        self,
+        version: tuple[int, ...] | None,
+        found: bytes | KeyFileError | None,
+        isMeant: bool,
+    ) -> frozenset[PublicKey]:
+        """
+        Let what was found decide who is let in, and say so.
+
+        @param version: of the file, from before it was read.
+        @param found: as C{_find} returns it.
+        @param isMeant: whether somebody says that the file is as it should be.
+        @return: the keys that are no longer let in.
+        """
+        self._seen = None
+        if isinstance(found, KeyFileUnavailable):
+            # The version stays that of what is in force: each look tries again.
+            if not self._saidUnavailable:
+                self._saidUnavailable = True
+                self._keep(str(found))
+            return frozenset()
         self._version = version
-        try:
-            names = self._read()
-        except KeyFileError as error:
-            _log.warn(
-                "{error}; until then the {count} keys read before stay in force",
-                error=str(error),
-                count=len(self._names),
-                path=str(self.path),
-            )
+        self._saidUnavailable = False
+        if isinstance(found, KeyFileError):
+            self._keep(str(found))
             return frozenset()
-        revoked = frozenset(self._names.keys() - names.keys())
-        self._names = names
-        return revoked
+        names: dict[PublicKey, str]
+        bad: KeyFileError | None
+        if found is None:
+            names, bad = {}, self._missing()
+        else:
+            names, bad = self._parse(found)
+            if not names and self._names and not isMeant:
+                why = f"{self.path} has no keys any more" if bad is None else str(bad)
+                self._keep(f"{why}; if nobody is to be let in, send SIGHUP")
+                return frozenset()
+            if bad is not None:
+                # It takes away, and adds nothing: nobody knows what the bad line was
+                # to say, which may be that of a merge with both versions around it.
+                names = {key: names[key] for key in names if key in self._names}
+        former, self._names = self._names, names
+        self._report(bad, former)
+        return frozenset(former.keys() - names.keys())
+
+    def _keep(self, why: str) -> None:
+        """
+        Say that what was read before stays in force.
+        """
+        _log.warn(
+            "{error}; until then the {count} keys read before stay in force",
+            error=why,
+            count=len(self._names),
+            path=str(self.path),
+        )
+
+    def _report(self, bad: KeyFileError | None, former: dict[PublicKey, str]) -> None:
+        """
+        Say what is in force now.
+
+        @param bad: what is wrong with the file.
+        @param former: what was in force.
+        """
+        names = self._names
+        numbers = {
+            "fewer": len(former.keys() - names.keys()),
+            "new": len(names.keys() - former.keys()) if former else 0,
+            "renamed": sum(
+                former.get(key, name) != name for key, name in names.items()
+            ),
+        }
+        changes = [f"{number} {what}" for what, number in numbers.items() if number]
+        _log.emit(
+            LogLevel.info if bad is None else LogLevel.warn,
+            "{path}: {summary}" if bad is None else "{error}; until then: {summary}",
+            path=str(self.path),
+            error=None if bad is None else str(bad),
+            summary=", ".join([f"{len(names)} key{'s' * (len(names) != 1)}", *changes]),
+            count=len(names),
+        )
 
     def _currentVersion(self) -> tuple[int, ...] | None:
         """
@@ -122,39 +242,68 @@ class AuthorizedKeys:
             status.st_ctime_ns,
         )
 
-    def _read(self) -> dict[PublicKey, str]:
+    def _find(self) -> bytes | KeyFileError | None:
+        """
+        Read the file.
+
+        @return: its content, or why it cannot be used; None if there is none.
+        """
+        try:
+            return readFile(self.path, limit=MAX_FILE, forbidden=OTHERS_WRITE)
+        except FileNotFoundError:
+            return None
+        except KeyFileError as error:
+            return error
+
+    def _missing(self) -> KeyFileError:
+        """
+        Make the error for a file that is not there.
+        """
+        return KeyFileError(
+            f"there is no authorized-keys file {self.path}; make one with a line "
+            "`KEY NAME` for each client, KEY as `aesm pubkey FILE` prints it",
+            str(self.path),
+        )
+
+    def _parse(
+        self, content: bytes
+    ) -> tuple[dict[PublicKey, str], KeyFileError | None]:
         """
         Read the name of each key.
 
-        @raise KeyFileError: the file is missing, unsafe, or has a bad line.
+        @return: those of the good lines, and what is wrong with the first bad one.
         """
-        try:
-            content = readFile(
-                self.path, limit=MAX_FILE, forbidden=OTHERS_WRITE, followLinks=True
-            )
-        except FileNotFoundError:
-            raise KeyFileError(
-                f"there is no authorized-keys file {self.path}; make one with a line "
-                "`KEY NAME` for each client, KEY as `aesm pubkey FILE` prints it",
-                str(self.path),
-            ) from None
         names: dict[PublicKey, str] = {}
-        for number, text, name in pairs(self.path, content, "KEY NAME"):
+        firstBad: KeyFileError | None = None
+        for number, line in lines(content):
             try:
-                publicKey = PublicKey.fromText(text)
-            except ValueError:
-                raise badLine(self.path, number, "KEY NAME") from None
-            if len(name) > MAX_NAME:
-                raise KeyFileError(
-                    f"line {number} of {self.path} has a name of more than "
-                    f"{MAX_NAME} characters; shorten it",
-                    str(self.path),
-                )
-            if publicKey in names:
-                raise KeyFileError(
-                    f"line {number} of {self.path} has a key that an earlier line "
-                    "has already; remove one of them",
-                    str(self.path),
-                )
-            names[publicKey] = name
-        return names
+                publicKey, name = self._parseLine(number, line)
+                if publicKey in names:
+                    raise KeyFileError(
+                        f"line {number} of {self.path} has a key that an earlier line "
+                        "has already; remove one of them",
+                        str(self.path),
+                    )
+            except KeyFileError as error:
+                firstBad = firstBad or error
+            else:
+                names[publicKey] = name
+        return names, firstBad
+
+    def _parseLine(self, number: int, line: bytes) -> tuple[PublicKey, str]:
+        """
+        Read a line.
+
+        @raise KeyFileError: it is bad.
+        """
+        text, name = pair(self.path, number, line, "KEY NAME")
+        if len(name) > MAX_NAME:
+            raise KeyFileError(
+                f"line {number} of {self.path} has a name of more than "
+                f"{MAX_NAME} characters; shorten it",
+                str(self.path),
+            )
+        try:
+            return PublicKey.fromText(text), name
+        except ValueError:
+            raise badLine(self.path, number, "KEY NAME") from None

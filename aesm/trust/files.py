@@ -10,7 +10,9 @@ Keys, pre-shared keys, known servers and authorized keys all go through here::
         writeFile(path, change(readFile(path, limit=16384)), replace=True)
 
 A check of a path says nothing about the file that is opened a moment later, so
-that everything is asked of the open descriptor.  A file appears under its name
+that everything is asked of the open descriptor, also where links lead to it.  An
+error tells what is wrong with a file, which stays until somebody mends it, from
+what is wrong at this moment (L{KeyFileUnavailable}).  A file appears under its name
 only when it is complete and on the disk, so that neither a crash nor a reader
 at the wrong moment finds half of it.  All of this is POSIX's: modes, owners,
 hard links and C{flock}.
@@ -20,6 +22,7 @@ Where they are by default says L{stateDirectory}.
 
 from __future__ import annotations
 
+import codecs
 import errno
 import fcntl
 import os
@@ -30,7 +33,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from aesm.errors import KeyFileError
+from aesm.errors import KeyFileError, KeyFileUnavailable
 
 __all__ = [
     "MAX_FILE",
@@ -38,10 +41,13 @@ __all__ = [
     "AnyPath",
     "badLine",
     "checkStatus",
+    "expanded",
+    "lines",
     "locked",
-    "pairs",
+    "pair",
     "readFile",
     "stateDirectory",
+    "withoutBOM",
     "writeFile",
 ]
 
@@ -52,8 +58,49 @@ MAX_FILE = 4 << 20  # bytes of a file of lines: some fifty thousand of them
 OTHERS_ACCESS = 0o077  # what secrets forbid
 OTHERS_WRITE = 0o022  # what files that are no secret forbid all the same
 
-# The BSDs do not say ELOOP where O_NOFOLLOW meets a symbolic link.
-_LINK_ERRNOS = {errno.ELOOP, errno.EMLINK, getattr(errno, "EFTYPE", errno.ELOOP)}
+ROOT = 0  # uid
+GROUP_READ = 0o040
+
+# What a file or its path is to blame for, and only people mend.  All else may pass by
+# itself: no descriptor or memory is free, the disk is full, its server is away.
+_LASTING = {
+    errno.EACCES,
+    errno.EISDIR,
+    errno.ELOOP,
+    errno.ENAMETOOLONG,
+    errno.ENODEV,
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.ENXIO,  # a socket
+    errno.EPERM,
+    errno.EROFS,
+}
+
+# What file systems say that cannot sync a directory, or anything at all: SMB,
+# vboxsf, some of FUSE; and whoever may write a directory need not be able to read it.
+_NO_SYNC = {
+    errno.EACCES,
+    errno.EBADF,
+    errno.EINVAL,
+    errno.ENOSYS,
+    errno.ENOTSUP,
+    errno.EOPNOTSUPP,
+    errno.EPERM,
+}
+
+
+# What link(2) says where there are no hard links: vfat, exFAT, SMB, Android.
+_NO_LINKS = {*_NO_SYNC, errno.EMLINK, errno.EXDEV}
+
+
+def expanded(path: AnyPath) -> Path:
+    """
+    Make a path of what somebody gives, with the home directory for a C{~} at its
+    start.
+    """
+    # Shells expand no ~ behind a = or within quotes, and nobody does in a file of
+    # settings.  Unlike Path.expanduser this leaves alone what it does not know.
+    return Path(os.path.expanduser(path))
 
 
 def stateDirectory() -> Path:
@@ -69,7 +116,7 @@ def stateDirectory() -> Path:
     """
     own = os.environ.get("AESM_HOME")
     if own:
-        return Path(own)
+        return expanded(own)
     shared = os.environ.get("XDG_STATE_HOME", "")
     if os.path.isabs(shared):
         return Path(shared, "aesm")
@@ -87,28 +134,36 @@ def readFile(
     *,
     limit: int,
     forbidden: int = OTHERS_ACCESS,
-    followLinks: bool = False,
 ) -> bytes:
     """
-    Read a small regular file that only its owner can have prepared.
+    Read a small regular file that only its owner can have prepared, also where
+    links lead to it.
+
+    What root owns may be readable by its group: so containers and C{systemd} hand
+    secrets over, and only root can have made it so.
 
     Never blocks on a FIFO or a device, and never reads more than the limit.
 
     @param limit: the most bytes that it may have.
     @param forbidden: the mode bits that it must not have.
-    @param followLinks: whether the path itself may be a symbolic link.
     @raise FileNotFoundError: there is no such file; what to do about that only
         the caller knows.
-    @raise KeyFileError: it is not a file to be trusted, or cannot be read.
-    @see: POSIX.1-2017, C{open}
+    @raise KeyFileError: it is not a file to be trusted, or cannot be read;
+        L{KeyFileUnavailable} if that may pass.
+    @see: POSIX.1-2017, C{open}; U{libpq's rule, which this is
+        <https://www.postgresql.org/docs/current/libpq-ssl.html>}
     """
     # O_NONBLOCK: to open a FIFO that nobody writes to would wait for ever, before
     # fstat could tell what it is.  O_NOCTTY: a terminal does not become ours.
     flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
     try:
-        descriptor = os.open(path, flags if followLinks else flags | os.O_NOFOLLOW)
+        descriptor = os.open(path, flags)
         try:
-            checkStatus(path, os.fstat(descriptor), forbidden)
+            status = os.fstat(descriptor)
+            # Not only if we are in that group: under an access control list, as of
+            # systemd's credentials, these bits are the mask, and the group is root's.
+            spared = GROUP_READ if status.st_uid == ROOT else 0
+            checkStatus(path, status, forbidden & ~spared)
             with open(descriptor, "rb", closefd=False) as file:
                 # One byte more than allowed tells "too long"; a size that fstat
                 # gives may have grown since, and is 0 in /proc.
@@ -118,14 +173,11 @@ def readFile(
     except FileNotFoundError:
         raise
     except OSError as error:
-        if error.errno in _LINK_ERRNOS and not followLinks:
-            raise KeyFileError(
-                f"{path} is a symbolic link; name the file itself", str(path)
-            ) from None
-        raise KeyFileError(
-            f"cannot read {path}: {error.strerror}; it must be a regular file that "
-            "this user can read",
-            str(path),
+        raise _failed(
+            f"cannot read {path}",
+            error,
+            "it must be a regular file that this user can read",
+            path,
         ) from error
     if len(content) > limit:
         raise KeyFileError(
@@ -158,7 +210,7 @@ def checkStatus(path: Path, status: os.stat_result, forbidden: int) -> None:
         # First: to close it now does not undo what others may have written.
         problem = (
             f"can be written by other users (mode {mode:04o}); check its content, "
-            f"then run `chmod {'600' if forbidden == OTHERS_ACCESS else 'go-w'} "
+            f"then run `chmod {'go-w' if forbidden == OTHERS_WRITE else '600'} "
             f"{quoted}`"
         )
     elif mode & forbidden:
@@ -174,14 +226,16 @@ def writeFile(path: Path, content: bytes, *, replace: bool) -> bool:
 
     The bytes go into a temporary beside it, which has mode 0600 (less what the
     umask takes away) from its first moment, and which gets the name once they
-    are on the disk.  A missing directory is made with mode 0700.
+    are on the disk.  A missing directory is made with mode 0700.  Where the name
+    is a link to a file, that file is replaced, and the link stays.
 
     @param replace: whether to take the place of a file, or of whatever else
         has this name.
     @return: False if something has this name and was left alone.
     @raise KeyFileError: the file cannot be written; what was there still is.
     """
-    directory = path.parent
+    target = Path(os.path.realpath(path)) if replace else path
+    directory = target.parent
     temporary = directory / f".aesm-{secrets.token_hex(8)}.tmp"
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
@@ -193,37 +247,89 @@ def writeFile(path: Path, content: bytes, *, replace: bool) -> bool:
                 file.flush()
                 # Before the rename: a file system may write the name first, and
                 # a power cut would leave an empty file in place of a good one.
-                os.fsync(descriptor)
+                _sync(descriptor)
             if replace:
-                os.replace(temporary, path)
-            else:
-                try:
-                    # Unlike a rename, a link never takes anything's place.
-                    os.link(temporary, path)
-                except FileExistsError:
-                    return False
+                os.replace(temporary, target)
+            elif not _publish(temporary, path):
+                return False
         finally:
             with suppress(FileNotFoundError):
                 os.unlink(temporary)
         _syncDirectory(directory)
     except OSError as error:
-        raise KeyFileError(
-            f"cannot write {path}: {error.strerror}; name a directory that this "
-            "user can write to",
-            str(path),
+        raise _failed(
+            f"cannot write {path}",
+            error,
+            "name a directory that this user can write to",
+            path,
         ) from error
+    return True
+
+
+def _publish(temporary: Path, path: Path) -> bool:
+    """
+    Give a complete file a name that nothing has yet.
+
+    @return: False if something has it.
+    """
+    try:
+        # Unlike a rename, a link never takes anything's place.
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    except (OSError, AttributeError) as error:  # some Pythons have no os.link
+        if isinstance(error, OSError) and error.errno not in _NO_LINKS:
+            raise
+        # The lock keeps other processes of ours from coming in between.  It is not
+        # the one of this path: our caller may hold that.
+        with locked(path.with_name(".aesm-new")):
+            if os.path.lexists(path):
+                return False
+            os.replace(temporary, path)
     return True
 
 
 def _syncDirectory(directory: Path) -> None:
     """
-    Bring a directory's new names to the disk.
+    Bring a directory's new names to the disk, where the file system can.
     """
-    descriptor = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        os.fsync(descriptor)
+        descriptor = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in _NO_SYNC:
+            return
+        raise
+    try:
+        _sync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _sync(descriptor: int) -> None:
+    """
+    Bring a file or directory to the disk, where the file system can.
+    """
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_SYNC:
+            raise
+
+
+def _failed(what: str, error: OSError, advice: str, path: Path) -> KeyFileError:
+    """
+    Make the error for a file that the system does not let us use.
+
+    @param what: what cannot be done.
+    @param advice: what to do about it if it does not pass by itself.
+    """
+    if error.errno in _LASTING:
+        return KeyFileError(f"{what}: {error.strerror}; {advice}", str(path))
+    return KeyFileUnavailable(
+        f"{what}: {error.strerror}; that says nothing of the file, and may pass: try "
+        "again",
+        str(path),
+    )
 
 
 @contextmanager
@@ -238,7 +344,7 @@ def locked(path: Path) -> Iterator[None]:
     """
     # Beside the file, and never removed: the file itself is replaced at each
     # change, and whoever waited for a lock on it would then hold one on the old.
-    lock = path.with_name(path.name + ".lock")
+    lock = Path(f"{os.path.realpath(path)}.lock")
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     descriptor = None
     try:
@@ -247,9 +353,8 @@ def locked(path: Path) -> Iterator[None]:
             descriptor = os.open(lock, flags, 0o600)
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         except OSError as error:
-            raise KeyFileError(
-                f"cannot lock {lock}: {error.strerror}; {path} is left as it is",
-                str(path),
+            raise _failed(
+                f"cannot lock {lock}", error, f"{path} is left as it is", path
             ) from error
         yield
     finally:
@@ -257,29 +362,44 @@ def locked(path: Path) -> Iterator[None]:
             os.close(descriptor)
 
 
-def pairs(path: Path, content: bytes, form: str) -> Iterator[tuple[int, str, str]]:
+def lines(content: bytes) -> Iterator[tuple[int, bytes]]:
     """
-    Read lines of two words, leaving out blank lines and comments.
+    Cut the content of a file into lines, leaving out blank ones and comments.
 
-    @param path: for the error.
     @param content: the bytes of the file; lines end in LF or CRLF.
-    @param form: what a line looks like, for the error.
-    @return: the number of each line, from 1, and its words, printable.
-    @raise KeyFileError: a line has more or fewer words, or is not UTF-8.
+    @return: the number of each line, from 1, and the line, without its end.
     """
     # Not splitlines(): that splits at a lone CR too, and line numbers would not be
     # those that an editor shows.
-    for number, line in enumerate(content.split(b"\n"), 1):
-        words = line.split()
-        if not words or words[0].startswith(b"#"):
-            continue
-        try:
-            first, second = (word.decode("utf-8") for word in words)
-        except ValueError:
-            raise badLine(path, number, form) from None
-        if not (first + second).isprintable():
-            raise badLine(path, number, form)
-        yield number, first, second
+    for number, line in enumerate(withoutBOM(content).split(b"\n"), 1):
+        stripped = line.strip()
+        if stripped and not stripped.startswith(b"#"):
+            yield number, stripped
+
+
+def pair(path: Path, number: int, line: bytes, form: str) -> tuple[str, str]:
+    """
+    Read a line of two words.
+
+    @param path: for the error.
+    @param form: what a line looks like, for the error.
+    @return: the words, printable.
+    @raise KeyFileError: it has more or fewer words, or is not UTF-8.
+    """
+    try:
+        first, second = (word.decode("utf-8") for word in line.split())
+    except ValueError:
+        raise badLine(path, number, form) from None
+    if not (first + second).isprintable():
+        raise badLine(path, number, form)
+    return first, second
+
+
+def withoutBOM(content: bytes) -> bytes:
+    """
+    Leave out the byte order mark that some editors put before UTF-8.
+    """
+    return content.removeprefix(codecs.BOM_UTF8)
 
 
 def badLine(path: Path, number: int, form: str) -> KeyFileError:

@@ -33,12 +33,15 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     load_pem_private_key,
 )
+from twisted.logger import Logger
 
 from aesm.errors import KeyFileError
 from aesm.noise.functions import KeyPair
-from aesm.trust.files import AnyPath, readFile, writeFile
+from aesm.trust.files import AnyPath, expanded, readFile, withoutBOM, writeFile
 
 __all__ = ["PSK", "PrivateKey", "PublicKey", "nextKeyOf"]
+
+_log = Logger(namespace="aesm.trust")
 
 KEY_SIZE = 32  # bytes, of every kind of key here
 TEXT_SIZE = 44  # characters: the base64 of 32 bytes
@@ -190,7 +193,7 @@ class PrivateKey:
 
         @raise KeyFileError: the file is missing, unsafe, or holds something else.
         """
-        path = Path(path)
+        path = expanded(path)
         try:
             return cls._read(path)
         except FileNotFoundError:
@@ -206,12 +209,19 @@ class PrivateKey:
         @raise KeyFileError: the file is unsafe, holds something else, or cannot
             be written.
         """
-        path = Path(path)
+        path = expanded(path)
         try:
             return cls._read(path)
         except FileNotFoundError:
             key = cls.generate()
         if writeFile(path, key._toPEM(), replace=False):
+            # A key that nobody asked for is a new identity: where it is tells whether
+            # that was meant, or the directory is another one than yesterday.
+            _log.info(
+                "made a new private key in {path}; its public key is {publicKey}",
+                path=os.path.abspath(path),
+                publicKey=str(key.publicKey),
+            )
             return key
         return cls.load(path)  # somebody else's was first, and is complete
 
@@ -222,7 +232,7 @@ class PrivateKey:
         @param path: the file; nothing may have this name yet.
         @raise KeyFileError: something has, or it cannot be written.
         """
-        _save(Path(path), self._toPEM())
+        _save(expanded(path), self._toPEM())
 
     def __repr__(self) -> str:
         """
@@ -238,7 +248,9 @@ class PrivateKey:
         @raise FileNotFoundError: there is none.
         @raise KeyFileError: the file is unsafe, or holds something else.
         """
-        content = readFile(path, limit=MAX_KEY_FILE)
+        lines = withoutBOM(readFile(path, limit=MAX_KEY_FILE)).splitlines()
+        # Indented, or with CRLF, as it may come out of a file of settings.
+        content = b"\n".join(line.strip() for line in lines)
         try:
             key = load_pem_private_key(content, None)
         except TypeError:
@@ -298,16 +310,16 @@ class PSK(bytes):
         """
         Read a pre-shared key from its file.
 
-        @param path: the file; its line may end in LF, CRLF or nothing.
+        @param path: the file; its line may end in LF, CRLF or nothing, and have
+            blanks around the key.
         @raise KeyFileError: the file is missing, unsafe, or holds something else.
         """
-        path = Path(path)
+        path = expanded(path)
         try:
             content = readFile(path, limit=MAX_PSK_FILE)
         except FileNotFoundError:
             raise _missing("pre-shared key", path, "psk") from None
-        line = content.removesuffix(b"\n").removesuffix(b"\r")
-        raw = _fromText(line.decode("ascii", "replace"))
+        raw = _fromText(withoutBOM(content).strip().decode("ascii", "replace"))
         if raw is None:
             raise KeyFileError(
                 f"{path} is not one line of {TEXT_SIZE} characters of standard "
@@ -323,7 +335,7 @@ class PSK(bytes):
         @param path: the file; nothing may have this name yet.
         @raise KeyFileError: something has, or it cannot be written.
         """
-        _save(Path(path), _toText(self).encode("ascii") + b"\n")
+        _save(expanded(path), _toText(self).encode("ascii") + b"\n")
 
     def __repr__(self) -> str:
         """
@@ -383,6 +395,6 @@ def nextKeyOf(keyFile: AnyPath) -> PublicKey | None:
     @return: the public half of the next key, or None if there is none.
     @raise KeyFileError: the file cannot be used.
     """
-    path = f"{os.fspath(keyFile)}.next"
+    path = f"{expanded(keyFile)}.next"
     # lexists: a dangling link is a mistake to be told, not a key that is not there.
     return PrivateKey.load(path).publicKey if os.path.lexists(path) else None

@@ -11,29 +11,35 @@ A file of known servers is lines of two words, meant to be read and edited by
 hand; blank lines and lines that begin with C{#} say nothing.  A line that is
 neither is an error that names it: what somebody meant by it is never guessed,
 and the rest is never used as if it were not there.  The file holds no secrets,
-so that others may read it, but only its owner may write it, and it must be a
-file of its own, since it is replaced at each change.
+so that others may read it, but only its owner may write it.
 """
 
 from __future__ import annotations
 
 import shlex
+import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from aesm.errors import ServerKeyChanged, UntrustedServer
+from aesm.errors import (
+    KeyFileError,
+    KeyFileUnavailable,
+    ServerKeyChanged,
+    UntrustedServer,
+)
 from aesm.interfaces import INextKeys, ITrustPolicy
 from aesm.trust.files import (
     MAX_FILE,
     OTHERS_WRITE,
     AnyPath,
     badLine,
+    expanded,
+    lines,
     locked,
-    pairs,
+    pair,
     readFile,
     stateDirectory,
     writeFile,
@@ -47,6 +53,16 @@ __all__ = ["AnyServer", "KnownServers", "Pinned"]
 _log = Logger(namespace="aesm.trust")
 
 POLICIES = ("accept-new", "strict")
+SETTLED = 1.0  # seconds in which a file that is being written is seen to change
+
+# What a program has seen in the file, it does not forget when the file does
+#
+# Where a line is missing, whoever answers is believed: so half of a list, or a folder
+# that is away for a moment, lets anybody in between.  Lines that come count at once.
+# Lines that go count when two looks, a second apart, find the same; until then, and as
+# long as nothing at all is left, a server is accepted by what was there before, or the
+# attempt fails in a way that may pass.  To empty the file on purpose is done with
+# forget(), or before the program starts.
 
 
 @implementer(ITrustPolicy)
@@ -155,7 +171,14 @@ class KnownServers:
         if policy not in POLICIES:
             raise ValueError(f"policy is one of {POLICIES}, not {policy!r}")
         self.policy = policy
-        self.path = stateDirectory() / "known_servers" if path is None else Path(path)
+        self._isFresh = True  # has not looked at the file yet
+        # What counts: the content, and its pairs.
+        self._content = b""
+        self._known: frozenset[tuple[str, PublicKey]] = frozenset()
+        self._seen: tuple[bytes, float] | None = None  # another content, since when
+        self.path = (
+            stateDirectory() / "known_servers" if path is None else expanded(path)
+        )
 
     def checkServer(self, location: str, publicKey: PublicKey) -> bool:
         """
@@ -167,7 +190,8 @@ class KnownServers:
         @raise ServerKeyChanged: other keys are known for it.
         @raise UntrustedServer: none is, and the policy is strict.
         @raise KeyFileError: the file is unsafe, has a bad line, or cannot be
-            written.
+            written; L{KeyFileUnavailable} if that may pass, as where lines that
+            were there are missing since a moment ago.
         @raise ValueError: the location is not printable text.
         @see: L{ITrustPolicy.checkServer}
         """
@@ -175,7 +199,7 @@ class KnownServers:
         try:
             # Without the lock: it is the usual case, and may be on a disk that this
             # user can only read.
-            if self._isKnown(self._read(), location, publicKey):
+            if self._isAccepted(location, publicKey):
                 return True
         except ServerKeyChanged:
             if self._promote(location, publicKey):
@@ -190,10 +214,9 @@ class KnownServers:
             )
         with locked(self.path):
             # Somebody else may have met it since.
-            content = self._read()
-            if self._isKnown(content, location, publicKey):
+            if self._isAccepted(location, publicKey):
                 return True
-            self._append(content, line)
+            self._append(self._content, line)
         _log.info(
             "first contact with {location}: its key {publicKey} is remembered in "
             "{path}",
@@ -267,6 +290,100 @@ class KnownServers:
         """
         return [(e.location, e.publicKey) for e in self._parse(self._read())]
 
+    def _isAccepted(self, location: str, publicKey: PublicKey) -> bool:
+        """
+        Look at the file, and compare a key with those that count.
+
+        @return: True if the key is known, False if the location is not.
+        @raise ServerKeyChanged: the location is known with other keys only.
+        @raise KeyFileError: the file cannot be used, or is not settled and the key
+            was not known before.
+        """
+        unsettled = self._look()
+        if unsettled is None:
+            return self._isKnown(self._content, location, publicKey)
+        if (location, publicKey) in self._known | unsettled:
+            return True
+        raise KeyFileUnavailable(
+            f"{self.path} has lost lines, or is being written, and never had the key "
+            f"{publicKey} for {location}; try again in a second, or start this "
+            "program anew if the file is as it should be",
+            str(self.path),
+        )
+
+    def _look(self) -> frozenset[tuple[str, PublicKey]] | None:
+        """
+        Let the file's content count, if it is settled.
+
+        @return: None if it counts; else its pairs, which may be half of them.
+        @raise KeyFileError: it is unsafe, or has a bad line that stays.
+        """
+        content = self._read()
+        if self._isFresh:
+            # Nothing is known that could be missing.
+            self._take(content)
+            return None
+        if content == self._content:
+            self._seen = None
+            return None
+        bad: KeyFileError | None = None
+        found: frozenset[tuple[str, PublicKey]] = frozenset()
+        try:
+            found = self._pairs(content)
+        except KeyFileError as error:
+            bad = error
+        lost = self._known - found
+        if lost or bad is not None:
+            now = time.monotonic()
+            if self._seen is None or self._seen[0] != content:
+                self._seen = content, now
+                _log.warn(
+                    "{path} has lost {lost} of {count} keys, or is being written; what "
+                    "it had stays in force until the file is settled",
+                    path=str(self.path),
+                    lost=len(lost),
+                    count=len(self._known),
+                )
+            if now - self._seen[1] < SETTLED or not (found or bad):
+                return found
+        if bad is not None:
+            raise bad
+        if lost:
+            _log.info(
+                "{path}: {count} keys, {lost} fewer",
+                path=str(self.path),
+                count=len(found),
+                lost=len(lost),
+            )
+        self._take(content)
+        return None
+
+    def _take(self, content: bytes) -> None:
+        """
+        Let a content of the file count.
+
+        @raise KeyFileError: a line is bad.
+        """
+        self._known = self._pairs(content)
+        self._content = content
+        self._isFresh = False
+        self._seen = None
+
+    def _pairs(self, content: bytes) -> frozenset[tuple[str, PublicKey]]:
+        """
+        Read locations and their keys.
+
+        @raise KeyFileError: a line is bad.
+        """
+        return frozenset((e.location, e.publicKey) for e in self._parse(content))
+
+    def _write(self, content: bytes) -> None:
+        """
+        Replace the file.  The lock must be held.
+        """
+        writeFile(self.path, content, replace=True)
+        self._take(content)
+
     def _nextKeys(self) -> KnownServers:
         """
         Open the file of announced keys, which has the same form.
@@ -314,7 +431,7 @@ class KnownServers:
         if publicKey is not None:
             self._append(kept, _line(location, publicKey))
         elif old:
-            writeFile(self.path, kept, replace=True)
+            self._write(kept)
         return len(old)
 
     def _read(self) -> bytes:
@@ -324,6 +441,12 @@ class KnownServers:
         try:
             return readFile(self.path, limit=MAX_FILE, forbidden=OTHERS_WRITE)
         except FileNotFoundError:
+            if self.path.is_symlink():
+                raise KeyFileUnavailable(
+                    f"{self.path} is a link that leads to no file; mend it, or try "
+                    "again when what it leads to is there",
+                    str(self.path),
+                ) from None
             return b""
 
     def _parse(self, content: bytes) -> Iterator[_Entry]:
@@ -332,7 +455,8 @@ class KnownServers:
 
         @raise KeyFileError: a line is bad.
         """
-        for number, word, text in pairs(self.path, content, "LOCATION KEY"):
+        for number, line in lines(content):
+            word, text = pair(self.path, number, line, "LOCATION KEY")
             try:
                 location = unquoteLocation(word)
                 publicKey = PublicKey.fromText(text)
@@ -379,7 +503,7 @@ class KnownServers:
         """
         if content and not content.endswith(b"\n"):
             content += b"\n"
-        writeFile(self.path, content + line.encode("ascii") + b"\n", replace=True)
+        self._write(content + line.encode("ascii") + b"\n")
 
 
 def _line(location: str, publicKey: PublicKey) -> str:
