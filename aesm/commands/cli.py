@@ -30,6 +30,7 @@ from aesm.commands.main import (
     CoroutineRunner,
     OutputLost,
     openStandardFiles,
+    reportingTrust,
     writeError,
     writeLine,
 )

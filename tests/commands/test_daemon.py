@@ -180,8 +180,8 @@ class ServiceTests(TapTestCase):
 
     def test_hangUp(self) -> None:
         """
-        SIGHUP reads the authorized keys again, as long as the service runs; without
-        such a file it does nothing.
+        SIGHUP reads the authorized keys again, from before the service listens until
+        it has stopped; without such a file it says that there is none.
         """
         before = signal.getsignal(signal.SIGHUP)
         calls: list[Any] = []
@@ -189,6 +189,9 @@ class ServiceTests(TapTestCase):
         self.reactor.callFromThread = calls.append  # type: ignore[attr-defined]
         service.startService()
         signal.raise_signal(signal.SIGHUP)
+        with capturedLogs() as events:
+            calls[0]()
+        self.assertIn("no file of authorized keys", events[0]["log_format"])
         self.successResultOf(service.stopService())
         clients = self.file("clients", "")
         service = self.serve("--authorized-keys", clients)

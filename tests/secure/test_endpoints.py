@@ -52,7 +52,7 @@ from aesm.secure import (
     wrapServerEndpoint,
 )
 from aesm.secure.announce import announce
-from aesm.secure.wrapping import RELOAD_INTERVAL
+from aesm.trust.clients import RELOAD_INTERVAL
 from aesm.trust.keys import PrivateKey, PublicKey
 from aesm.trust.servers import KnownServers, Pinned
 from tests.support.helpers import CLIENT_KEY, PSK, SERVER_KEY, XX
@@ -531,6 +531,7 @@ class ServerTests(EndpointTestCase):
         self.clock.advance(RELOAD_INTERVAL)
         self.assertEqual(self.serverInner.reasons, [])
         path.write_text(f"{SERVER.publicKey} bob\n")
+        self.clock.advance(RELOAD_INTERVAL)
         self.clock.advance(RELOAD_INTERVAL)
         self.assertIsInstance(self.serverInner.reasons[0], NotAuthorized)
         self.assertEqual(len(self.clientInner.reasons), 1)

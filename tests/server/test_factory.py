@@ -34,6 +34,7 @@ from aesm.secure.protocol import SecureProtocol
 from aesm.server import admission, factory
 from aesm.server.admission import farewell
 from aesm.testing.transport import MemoryLink
+from aesm.trust.clients import RELOAD_INTERVAL
 from tests.support.pairs import SERVER_KEY, PairTestCase, RawClient, Recorder
 
 EVIL = "a\nb\rc\x1b[31m\u2028\u2029\u0085\u202e\0é"
@@ -487,7 +488,7 @@ class AuthorizedTests(PairTestCase):
         adas = [self.join(network, key=self.ada) for _ in range(2)]
         bob = self.join(network, key=self.bob)
         self.write("bob")
-        network.advance(factory.RELOAD_INTERVAL)
+        self.look(network, 2)
         for client in adas:
             self.assertIsInstance(self.closedReason(client), NotAuthorized)
         self.assertFalse(bob.isOver)
@@ -498,8 +499,43 @@ class AuthorizedTests(PairTestCase):
         self.assertEqual(len(lost), 2)
         self.assertIn("1008", lost[0])
         self.write("ada", "bob")
-        network.advance(factory.RELOAD_INTERVAL)
+        self.look(network, 2)
         self.join(network, key=self.ada)
+
+    def look(self, network: Any, times: int) -> None:
+        """
+        Let the server look at the file.
+        """
+        for _ in range(times):
+            network.advance(RELOAD_INTERVAL)
+
+    def test_beingWritten(self) -> None:
+        """
+        While the file goes on changing, and when nothing is left in it, who is in
+        stays in.
+        """
+        network, _ = self.serve(authorizedKeys=self.path)
+        ada = self.join(network, key=self.ada)
+        for names in ((), ("bob",), ()):
+            self.write(*names)
+            self.look(network, 1)
+        self.look(network, 3)
+        self.assertFalse(ada.isOver)
+
+    def test_takenOutIsDeaf(self) -> None:
+        """
+        What a client goes on saying after its key was taken out reaches nobody, also
+        where it does not answer our CLOSE.
+        """
+        network, server = self.serve(authorizedKeys=self.path)
+        ada = self.join(network, key=self.ada)
+        [connection] = server.connections.values()
+        self.write("bob")
+        server.factory.reloadKeys()
+        ada.sendData("after")  # before our CLOSE is there
+        got = connection.retrieved.get()
+        network.deliver()
+        self.failureResultOf(got, ConnectionClosed)
 
     def test_reloadKeys(self) -> None:
         """
@@ -519,7 +555,7 @@ class AuthorizedTests(PairTestCase):
         network, _ = self.serve(authorizedKeys=self.path)
         self.write("ada")
         connecting = self.connecting(network, key=self.bob)
-        network.advance(factory.RELOAD_INTERVAL)
+        self.look(network, 2)
         connecting.addErrback(lambda failure: None)
         again = self.connecting(network, key=self.bob)
         network.deliver()

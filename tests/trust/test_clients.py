@@ -5,16 +5,17 @@ Tests for L{aesm.trust.clients}.
 from __future__ import annotations
 
 import os
+from errno import EMFILE
 
 from twisted.internet.address import IPv4Address
-from twisted.logger import LogLevel, capturedLogs
+from twisted.logger import LogLevel, capturedLogs, formatEvent
 from zope.interface.verify import verifyObject
 
 from aesm.errors import KeyFileError
 from aesm.interfaces import IClientPolicy
 from aesm.trust.clients import AuthorizedKeys
 from aesm.trust.keys import PublicKey
-from tests.trust.test_files import FilesTestCase
+from tests.trust.test_files import FilesTestCase, failing
 
 ONE, TWO, THREE = (PublicKey(bytes([number]) * 32) for number in (1, 2, 3))
 ADDRESS = IPv4Address("TCP", "127.0.0.1", 50000)
@@ -153,7 +154,7 @@ class AuthorizedKeysTests(FilesTestCase):
         """
         clients = self.load(f"{ONE} alice")
         self.patch(os, "open", None)
-        self.assertEqual(clients.reload(), frozenset())
+        self.assertEqual(clients.look(), frozenset())
         self.assertEqual(clients.checkClient(ONE, ADDRESS), "alice")
 
     def test_reload(self) -> None:
@@ -195,16 +196,23 @@ class AuthorizedKeysTests(FilesTestCase):
         self.path.symlink_to("2")
         self.assertEqual(clients.reload(), frozenset([ONE]))
 
+    def look(self, clients: AuthorizedKeys, times: int = 2) -> frozenset[PublicKey]:
+        """
+        Look several times.
+
+        @return: whose keys were taken out.
+        """
+        return frozenset().union(*[clients.look() for _ in range(times)])
+
     def assertKept(self, clients: AuthorizedKeys, part: str) -> None:
         """
-        Reload several times, and insist on one warning and the old keys.
+        Look several times, and insist on one warning and the old keys.
 
         @param clients: what has alice in it.
         @param part: what the warning says.
         """
         with capturedLogs() as events:
-            for _ in range(3):
-                self.assertEqual(clients.reload(), frozenset())
+            self.assertEqual(self.look(clients, 4), frozenset())
         self.assertEqual(clients.checkClient(ONE, ADDRESS), "alice")
         [event] = events
         self.assertEqual(event["log_namespace"], "aesm.trust")
@@ -213,24 +221,116 @@ class AuthorizedKeysTests(FilesTestCase):
         self.assertIn(part, event["error"])
         self.assertEqual(event["count"], 1)
 
-    def test_reloadBad(self) -> None:
+    def test_twoLooks(self) -> None:
         """
-        Whatever cannot be used leaves the old keys in force, with one warning for
-        each change, until it can be used again.
+        A change counts when the next look finds the same, and not before; one that
+        goes on is none yet, nor is one that was taken back.
+        """
+        clients = self.load(f"{ONE} alice", f"{TWO} bob")
+        for lines in ((), (f"{ONE} alice",), (f"{TWO} bob",), (f"{ONE} a",)):
+            self.authorize(*lines)
+            self.assertEqual(clients.look(), frozenset())
+        self.assertEqual(clients.checkClient(TWO, ADDRESS), "bob")
+        self.assertEqual(clients.look(), frozenset([TWO]))
+        self.assertEqual(clients.checkClient(ONE, ADDRESS), "a")
+
+    def test_missingForAMoment(self) -> None:
+        """
+        A file that is away at one look only is none that was removed.
         """
         clients = self.load(f"{ONE} alice")
-        self.authorize(f"{TWO} bob", "oops")
-        self.assertKept(clients, f"line 2 of {self.path}")
+        self.path.rename(self.directory / "away")
+        self.assertEqual(clients.look(), frozenset())
+        (self.directory / "away").rename(self.path)
+        self.assertEqual(self.look(clients), frozenset())
+        self.assertEqual(clients.checkClient(ONE, ADDRESS), "alice")
+
+    def test_removed(self) -> None:
+        """
+        A file that was removed lets nobody in, until it is there again.
+        """
+        clients = self.load(f"{ONE} alice")
         self.path.unlink()
-        self.assertKept(clients, "no authorized-keys file")
-        self.authorize("oops")
-        self.assertKept(clients, f"line 1 of {self.path}")
+        with capturedLogs() as events:
+            self.assertEqual(self.look(clients, 4), frozenset([ONE]))
+        [event] = events
+        self.assertEqual(event["log_level"], LogLevel.warn)
+        self.assertIn("no authorized-keys file", formatEvent(event))
+        self.assertIn("0 keys, 1 fewer", formatEvent(event))
+        self.assertIsNone(clients.checkClient(ONE, ADDRESS))
+        self.authorize(f"{ONE} alice")
+        self.look(clients)
+        self.assertEqual(clients.checkClient(ONE, ADDRESS), "alice")
+
+    def test_emptied(self) -> None:
+        """
+        Nobody is thrown out by a file without keys, until somebody says that it is
+        meant.
+        """
+        for lines in ((), ("# nobody",), ("half of a li",)):
+            clients = self.load(f"{ONE} alice")
+            self.authorize(*lines)
+            self.assertKept(clients, "SIGHUP")
+            self.assertEqual(clients.reload(), frozenset([ONE]))
+            self.assertIsNone(clients.checkClient(ONE, ADDRESS))
+
+    def test_badLineTakesAway(self) -> None:
+        """
+        A bad line keeps no key in that no good line has, and lets nobody new in.
+        """
+        clients = self.load(f"{ONE} alice", f"{TWO} bob")
+        self.authorize("typo", f"{TWO} bob", f"{THREE} carol")
+        with capturedLogs() as events:
+            self.assertEqual(self.look(clients, 4), frozenset([ONE]))
+        [event] = events
+        self.assertIn(f"line 1 of {self.path}", formatEvent(event))
+        self.assertIn("1 key, 1 fewer", formatEvent(event))
+        self.assertIsNone(clients.checkClient(THREE, ADDRESS))
+        self.authorize(f"{TWO} bob", f"{THREE} carol")
+        self.look(clients)
+        self.assertEqual(clients.checkClient(THREE, ADDRESS), "carol")
+
+    def test_unreadable(self) -> None:
+        """
+        Whatever cannot be used leaves the old keys in force, with one warning, until
+        it can be used again.
+        """
+        clients = self.load(f"{ONE} alice")
         self.authorize(f"{TWO} bob")
         self.path.chmod(0o666)
         self.assertKept(clients, "chmod go-w")
         self.path.chmod(0o600)
-        self.assertEqual(clients.reload(), frozenset([ONE]))
+        patch = self.patch(os, "open", failing(EMFILE))
+        self.assertKept(clients, "Too many open files")
+        patch.restore()
+        self.assertEqual(self.look(clients), frozenset([ONE]))
         self.assertEqual(clients.checkClient(TWO, ADDRESS), "bob")
+
+    def test_says(self) -> None:
+        """
+        Each reading is told of: how many keys, and what is different.
+        """
+        with capturedLogs() as events:
+            clients = self.load(f"{ONE} a", f"{TWO} b")
+            self.authorize(f"{TWO} c", f"{THREE} d")
+            clients.reload()
+            clients.reload()
+        self.assertEqual(
+            [formatEvent(event) for event in events],
+            [
+                f"{self.path}: 2 keys",
+                f"{self.path}: 2 keys, 1 fewer, 1 new, 1 renamed",
+                f"{self.path}: 2 keys",
+            ],
+        )
+        self.assertEqual(len(clients), 2)
+
+    def test_byteOrderMark(self) -> None:
+        """
+        A byte order mark is no part of the first line.
+        """
+        self.put(b"\xef\xbb\xbf" + f"{ONE} alice\r\n".encode())
+        self.assertEqual(AuthorizedKeys(self.path).checkClient(ONE, ADDRESS), "alice")
 
     def test_keyFileErrorOnly(self) -> None:
         """

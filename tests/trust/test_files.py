@@ -11,16 +11,37 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable
+from errno import (
+    EACCES,
+    EINVAL,
+    EIO,
+    ELOOP,
+    EMFILE,
+    ENFILE,
+    ENOLCK,
+    ENOMEM,
+    ENOSPC,
+    ENOSYS,
+    ENOTCONN,
+    ENOTDIR,
+    ENOTSUP,
+    ENXIO,
+    EPERM,
+    ESTALE,
+)
 from pathlib import Path
+from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
 import aesm
-from aesm.errors import KeyFileError
+from aesm.client.retry import isTransient
+from aesm.errors import KeyFileError, KeyFileUnavailable
 from aesm.trust.files import (
     OTHERS_ACCESS,
     OTHERS_WRITE,
     checkStatus,
+    expanded,
     locked,
     readFile,
     stateDirectory,
@@ -81,6 +102,22 @@ def runTogether(count: int, program: str, *arguments: str) -> list[str]:
             process.communicate()
 
 
+def failing(number: int) -> Callable[..., Any]:
+    """
+    Make a stand-in for a function of C{os} that fails.
+    """
+
+    def fail(*arguments: object, **options: object) -> None:
+        """
+        Fail.
+
+        @raise OSError: always.
+        """
+        raise OSError(number, os.strerror(number))
+
+    return fail
+
+
 class StateDirectoryTests(SynchronousTestCase):
     """
     Tests for L{stateDirectory}.
@@ -114,6 +151,19 @@ class StateDirectoryTests(SynchronousTestCase):
         for value in ("", "x", "./x"):
             os.environ["XDG_STATE_HOME"] = value
             self.assertEqual(stateDirectory(), Path("/home/alice/.local/state/aesm"))
+
+    def test_tilde(self) -> None:
+        """
+        A C{~} at the start of a path is the home directory, also in settings; what
+        means nobody stays.
+        """
+        self.assertEqual(expanded("~/a"), Path("/home/alice/a"))
+        self.assertEqual(expanded("a/~/b"), Path("a/~/b"))
+        self.assertEqual(
+            expanded("~nobody-of-this-name/a"), Path("~nobody-of-this-name/a")
+        )
+        os.environ["AESM_HOME"] = "~/b"
+        self.assertEqual(stateDirectory(), Path("/home/alice/b"))
 
     def test_homeless(self) -> None:
         """
@@ -213,7 +263,7 @@ class ReadFileTests(FilesTestCase):
         """
         Any bit for group or others is refused, and the error mends it.
         """
-        for mode in (0o644, 0o640, 0o604, 0o660, 0o620, 0o602, 0o777, 0o601, 0o610):
+        for mode in (0o644, 0o604, 0o650, 0o660, 0o620, 0o602, 0o777, 0o601, 0o610):
             self.put(b"", mode)
             error = self.refused(readFile, self.path, limit=1)
             self.assertIn(f"{mode:04o}", str(error))
@@ -243,46 +293,90 @@ class ReadFileTests(FilesTestCase):
         error = self.refused(readFile, self.path, limit=1)
         self.assertIn(f"`chmod 600 '{self.path}'`", str(error))
 
+    def test_rootsSecrets(self) -> None:
+        """
+        What root owns its group may read, but not write, and nobody else may read;
+        what is ours is for us alone.
+        """
+        self.put(b"x")
+        fstat = os.fstat
+        for uid, mode, isTaken in (
+            (0, 0o440, True),
+            (0, 0o640, True),
+            (0, 0o460, False),
+            (0, 0o444, False),
+            (0, 0o450, False),
+            (1000, 0o440, False),
+            (1000, 0o640, False),
+            (1000, 0o400, True),
+        ):
+
+            def status(descriptor: int, mode: int = mode, uid: int = uid) -> Any:
+                """
+                Pretend that somebody has made the file.
+                """
+                found = list(fstat(descriptor))
+                found[0], found[4] = stat.S_IFREG | mode, uid
+                return os.stat_result(found)
+
+            self.patch(os, "geteuid", lambda: 1000)
+            self.patch(os, "fstat", status)
+            if isTaken:
+                self.assertEqual(readFile(self.path, limit=1), b"x")
+            else:
+                self.refused(readFile, self.path, limit=1)
+
     def test_link(self) -> None:
         """
-        A symbolic link is refused, or followed where that is asked for.
+        Links are followed, of folders and of files.
         """
-        target = self.directory / "target"
+        (self.directory / "1").mkdir()
+        target = self.directory / "1" / "target"
         target.write_bytes(b"x")
         target.chmod(0o600)
-        self.path.symlink_to("target")
-        self.assertIn("symbolic link", str(self.refused(readFile, self.path, limit=1)))
-        self.assertEqual(readFile(self.path, limit=1, followLinks=True), b"x")
+        (self.directory / "now").symlink_to("1")
+        self.path.symlink_to("now/target")
+        self.assertEqual(readFile(self.path, limit=1), b"x")
 
     def test_linkToBadFile(self) -> None:
         """
-        A link that is followed ends at a file that must do.
+        A link ends at a file that must do.
         """
         target = self.directory / "target"
         target.write_bytes(b"x")
-        target.chmod(0o622)
+        target.chmod(0o604)
         self.path.symlink_to("target")
-        self.refused(
-            readFile, self.path, limit=1, forbidden=OTHERS_WRITE, followLinks=True
-        )
+        self.refused(readFile, self.path, limit=1)
 
     def test_danglingLink(self) -> None:
         """
-        A link to nothing is a link, or nothing where links are followed.
+        A link to nothing is nothing.
         """
         self.path.symlink_to("nothing")
-        self.assertIn("symbolic link", str(self.refused(readFile, self.path, limit=1)))
-        self.assertRaises(
-            FileNotFoundError, readFile, self.path, limit=1, followLinks=True
-        )
+        self.assertRaises(FileNotFoundError, readFile, self.path, limit=1)
 
     def test_linkLoop(self) -> None:
         """
         A link to itself is refused.
         """
         self.path.symlink_to("file")
-        self.assertIn("symbolic link", str(self.refused(readFile, self.path, limit=1)))
-        self.refused(readFile, self.path, limit=1, followLinks=True)
+        self.refused(readFile, self.path, limit=1)
+
+    def test_lastingAndPassing(self) -> None:
+        """
+        What is wrong with a file is told from what is wrong at this moment.
+        """
+        for number in (EMFILE, ENFILE, EIO, ESTALE, ENOMEM, ENOLCK, ENOTCONN):
+            self.patch(os, "open", failing(number))
+            error = self.refused(readFile, self.path, limit=1)
+            self.assertIsInstance(error, KeyFileUnavailable)
+            self.assertIn(os.strerror(number), str(error))
+            self.assertTrue(isTransient(error))
+        for number in (EACCES, EPERM, ELOOP, ENOTDIR, ENXIO):
+            self.patch(os, "open", failing(number))
+            error = self.refused(readFile, self.path, limit=1)
+            self.assertNotIsInstance(error, KeyFileUnavailable)
+            self.assertFalse(isTransient(error))
 
     def test_fifo(self) -> None:
         """
@@ -535,6 +629,58 @@ class WriteFileTests(FilesTestCase):
             self.assertIn("No space left on device", str(error))
             self.assertEqual(self.path.read_bytes(), b"old")
             self.assertEqual(self.names(), {"file"})
+
+    def test_noLinks(self) -> None:
+        """
+        Where there are no hard links a file is new all the same, or somebody's is
+        left alone; the lock of the file may be held meanwhile.
+        """
+        self.addCleanup(setattr, os, "link", os.link)
+        for link in (failing(EPERM), failing(ENOTSUP), failing(ENOSYS), None):
+            if link is None:
+                del os.link
+            else:
+                os.link = link
+            with locked(self.path):
+                self.assertTrue(writeFile(self.path, b"one", replace=False))
+            self.assertFalse(writeFile(self.path, b"two", replace=False))
+            self.assertEqual(self.path.read_bytes(), b"one")
+            self.assertEqual(stat.S_IMODE(self.path.stat().st_mode), 0o600)
+            self.path.unlink()
+        self.assertEqual(self.names(), {"file.lock", ".aesm-new.lock"})
+
+    def test_noSync(self) -> None:
+        """
+        Where nothing can be synced a file is written all the same; where a disk
+        fails, that is said.
+        """
+        for number in (EINVAL, ENOSYS, ENOTSUP):
+            self.patch(os, "fsync", failing(number))
+            for replace in (False, True):
+                self.assertTrue(writeFile(self.path, b"content", replace=replace))
+            self.path.unlink()
+        self.patch(os, "fsync", failing(EIO))
+        error = self.refused(writeFile, self.path, b"content", replace=False)
+        self.assertIsInstance(error, KeyFileUnavailable)
+        self.assertEqual(self.names(), set())
+
+    def test_fullDisk(self) -> None:
+        """
+        That there is no room may pass.
+        """
+        self.patch(os, "fsync", failing(ENOSPC))
+        error = self.refused(writeFile, self.path, b"content", replace=False)
+        self.assertIsInstance(error, KeyFileUnavailable)
+
+    def test_replacesTarget(self) -> None:
+        """
+        Where the name is a link, what it leads to is replaced.
+        """
+        (self.directory / "target").write_bytes(b"old")
+        self.path.symlink_to("target")
+        self.assertTrue(writeFile(self.path, b"new", replace=True))
+        self.assertTrue(self.path.is_symlink())
+        self.assertEqual((self.directory / "target").read_bytes(), b"new")
 
     def test_crash(self) -> None:
         """

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 from pathlib import Path
 
 from hypothesis import given, settings
@@ -14,7 +15,7 @@ from twisted.logger import LogLevel, capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
-from aesm.errors import ServerKeyChanged, UntrustedServer
+from aesm.errors import KeyFileUnavailable, ServerKeyChanged, UntrustedServer
 from aesm.interfaces import INextKeys, ITrustPolicy
 from aesm.trust.keys import PublicKey
 from aesm.trust.servers import AnyServer, KnownServers, Pinned
@@ -474,6 +475,108 @@ class KnownServersTests(FilesTestCase):
             self.assertIs(self.trust.checkServer(PLACE, ONE), True)
         self.assertEqual(len(events), 1)  # the other's
         self.assertEqual(self.trust.entries(), [(PLACE, ONE)])
+
+
+class UnsettledTests(FilesTestCase):
+    """
+    Tests for L{KnownServers} where its file loses what it had.
+    """
+
+    def setUp(self) -> None:
+        """
+        Know two servers, and have time pass at will.
+        """
+        super().setUp()
+        self.lines = [f"{PLACE} {ONE}\n", f"other:1 {TWO}\n"]
+        self.path.write_text("".join(self.lines))
+        self.trust = KnownServers(self.path)
+        self.trust.checkServer(PLACE, ONE)
+        self.now = 100.0
+        self.patch(time, "monotonic", lambda: self.now)
+
+    def assertUnsettled(self, publicKey: PublicKey) -> None:
+        """
+        Expect that nobody is trusted who was not, and that this may pass.
+        """
+        before = self.path.read_bytes() if self.path.exists() else None
+        error = self.assertRaises(
+            KeyFileUnavailable, self.trust.checkServer, PLACE, publicKey
+        )
+        self.assertIn(str(self.path), str(error))
+        self.assertTrue(self.trust.checkServer(PLACE, ONE))
+        after = self.path.read_bytes() if self.path.exists() else None
+        self.assertEqual(after, before)
+
+    def test_nothingLeft(self) -> None:
+        """
+        A file that is empty or away says nothing, however long.
+        """
+        for change in (lambda: self.path.write_text(""), self.path.unlink):
+            change()
+            for _ in range(3):
+                self.assertUnsettled(THREE)
+                self.now += 1000
+        self.path.write_text("".join(self.lines))
+        self.assertRaises(ServerKeyChanged, self.trust.checkServer, PLACE, THREE)
+
+    def test_beingWritten(self) -> None:
+        """
+        A file that goes on changing lets in who was let in.
+        """
+        for content in ("", self.lines[1], self.lines[1] + self.lines[0][:20]):
+            self.path.write_text(content)
+            self.assertUnsettled(THREE)
+            self.now += 0.5
+        self.path.write_text("".join(reversed(self.lines)))
+        self.assertTrue(self.trust.checkServer(PLACE, ONE))
+        self.assertRaises(ServerKeyChanged, self.trust.checkServer, PLACE, THREE)
+
+    def test_lineRemoved(self) -> None:
+        """
+        A line that was taken out is forgotten when two looks, a second apart, miss
+        it.
+        """
+        self.path.write_text(self.lines[1])
+        self.assertUnsettled(THREE)
+        self.now += 0.9
+        self.assertUnsettled(THREE)
+        self.now += 0.1
+        self.assertTrue(self.trust.checkServer(PLACE, THREE))
+        self.assertRaises(ServerKeyChanged, self.trust.checkServer, PLACE, ONE)
+
+    def test_lineReplaced(self) -> None:
+        """
+        A key that somebody has put into the file counts at once.
+        """
+        self.path.write_text(f"{PLACE} {THREE}\n{self.lines[1]}")
+        self.assertTrue(self.trust.checkServer(PLACE, THREE))
+
+    def test_badLineStays(self) -> None:
+        """
+        A bad line is an error once it is seen to stay.
+        """
+        self.path.write_text("".join(self.lines) + "half")
+        self.assertUnsettled(THREE)
+        self.now += 1
+        self.assertIn("line 3", str(self.refused(self.trust.checkServer, PLACE, ONE)))
+
+    def test_forgotten(self) -> None:
+        """
+        What is forgotten through it is forgotten at once, also the last.
+        """
+        self.trust.forget("other:1")
+        self.trust.forget(PLACE)
+        self.assertTrue(self.trust.checkServer(PLACE, THREE))
+
+    def test_link(self) -> None:
+        """
+        The file may be a link: what it leads to is changed, and the link stays.
+        """
+        self.path.rename(self.directory / "target")
+        self.path.symlink_to("target")
+        self.trust.checkServer("new:1", THREE)
+        self.assertTrue(self.path.is_symlink())
+        self.assertEqual(len(self.trust.entries()), 3)
 
 
 class NextKeyTests(FilesTestCase):
