@@ -14,6 +14,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from aesm._version import __version__
 from aesm.commands.cli import ConnectOptions, Options, main
+from aesm.commands.options import ownKey
+from aesm.errors import KeyFileError
 from aesm.trust.keys import PSK, PrivateKey, PublicKey
 from aesm.trust.servers import KnownServers
 
@@ -184,10 +186,49 @@ class ConnectOptionsTests(CommandTestCase):
         self.assertIn("regular file", self.bad("connect", "tcp:h:1", "--key", ""))
 
 
+class OwnKeyTests(CommandTestCase):
+    """
+    The option C{--key} of clients and servers.
+    """
+
+    def test_missing(self) -> None:
+        """
+        A key that is missing is made in the state directory only; elsewhere the
+        error says what makes one.
+        """
+        self.assertIsNone(ownKey(None))
+        path = Path(self.mktemp()) / "my.key"
+        error = self.assertRaises(KeyFileError, ownKey, str(path))
+        self.assertIn(f"`aesm keygen {path}`", str(error))
+        self.assertFalse(path.parent.exists())
+        key = ownKey(str(self.home / "my.key"))
+        assert key is not None
+        self.assertEqual(PrivateKey.load(self.home / "my.key").raw, key.raw)
+
+    def test_client(self) -> None:
+        """
+        So it is for a client.
+        """
+        path = self.mktemp()
+        self.assertIn("aesm keygen", self.bad("connect", "tcp:h:1", "--key", path))
+
+
 class KeyTests(CommandTestCase):
     """
     Making and showing keys.
     """
+
+    def makes(self, *arguments: str, file: str) -> str:
+        """
+        Run a command that makes a key, and says where.
+
+        @return: what it prints.
+        """
+        status, output, errors = self.execute(*arguments)
+        self.assertEqual(status, 0)
+        self.assertRegex(errors, r"\Aaesm: made a new [a-z -]+ in .+\n\Z")
+        self.assertIn(file, errors)
+        return output
 
     def test_keygen(self) -> None:
         """
@@ -195,7 +236,7 @@ class KeyTests(CommandTestCase):
         C{pubkey FILE} prints again.
         """
         file = self.mktemp()
-        text = self.good("keygen", file).strip()
+        text = self.makes("keygen", file, file=file).strip()
         self.assertEqual(PrivateKey.load(file).publicKey, PublicKey.fromText(text))
         self.assertEqual(self.good("pubkey", file).strip(), text)
 
@@ -203,7 +244,8 @@ class KeyTests(CommandTestCase):
         """
         Without FILE it is the key that C{aesm connect} uses.
         """
-        text = self.good("keygen").strip()
+        made = self.home / "client.key"
+        text = self.makes("keygen", file=str(made)).strip()
         key = PrivateKey.load(self.home / "client.key")
         self.assertEqual(str(key.publicKey), text)
         self.assertEqual(self.good("pubkey").strip(), text)
@@ -214,7 +256,7 @@ class KeyTests(CommandTestCase):
         """
         for command in ("keygen", "psk"):
             file = Path(self.mktemp())
-            self.good(command, str(file))
+            self.makes(command, str(file), file=str(file))
             before = file.read_bytes()
             self.assertIn("not overwritten", self.bad(command, str(file)))
             self.assertEqual(file.read_bytes(), before)
@@ -230,7 +272,7 @@ class KeyTests(CommandTestCase):
         C{psk FILE} makes a file for its owner, and prints nothing of it.
         """
         file = self.mktemp()
-        self.assertEqual(self.good("psk", file), "")
+        self.assertEqual(self.makes("psk", file, file=file), "")
         self.assertEqual(stat.S_IMODE(os.stat(file).st_mode), 0o600)
         PSK.load(file)
 

@@ -562,6 +562,8 @@ class RefusalTests(ProcessTestCase):
         """
         port = freePort()
         endpoint = f"tcp:127.0.0.1:{port}"
+        for name in ("one.pem", "two.pem"):
+            PrivateKey.generate().save(self.home / name)
         first = self.serveAt(port, "--key", "one.pem")
         client = self.join(first, endpoint)
         client.end()
