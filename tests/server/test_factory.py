@@ -31,7 +31,7 @@ from aesm.core.messages.frames import FrameType, encodeFrame
 from aesm.errors import ConnectionClosed, HandshakeError, ProtocolError, SpoolError
 from aesm.interfaces import IMessageHandler, IMessageHandlerMaker
 from aesm.secure.protocol import SecureProtocol
-from aesm.server import admission, factory
+from aesm.server import admission
 from aesm.server.admission import farewell
 from aesm.testing.transport import MemoryLink
 from aesm.trust.clients import RELOAD_INTERVAL
