@@ -195,7 +195,11 @@ class ConnectionClosed(AESMError):
     @ivar code: the close code, docs/protocol.md, section 9; 1006 (never on the wire,
         RFC 6455 section 7.4.1) where the connection ended without one.
     @ivar reason: why, in words.
+    @ivar after: seconds over which a server that goes away wants its clients to come
+        back; 0 if it did not say.
     """
+
+    after: float = 0.0
 
     def __init__(
         self, message: str, code: int = CloseCode.ABNORMAL, reason: str = ""

@@ -9,6 +9,7 @@ The client: L{connect} turns an endpoint into a connection::
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import count
 from typing import Any, Protocol, Unpack, cast
 
@@ -55,7 +56,7 @@ from aesm.trust.keys import PublicKey
 from aesm.trust.locations import locationOf, locationOfAddress
 from aesm.trust.policies import checkServer, trustPolicy
 
-__all__ = ["ConnectOptions", "SessionKeeper", "connect", "dial"]
+__all__ = ["ConnectOptions", "Dialer", "SessionKeeper", "connect"]
 
 _log = Logger(namespace="aesm.client")
 
@@ -102,7 +103,11 @@ def connect(
     @raise TypeError: an option is of the wrong type, or there is no such.
     @raise ValueError: an option has a value that it cannot have.
     """
-    return dial(reactor, endpoint, None, **options)
+    try:
+        dialer = Dialer(reactor, endpoint, **options)
+    except AESMError:  # a file, not an argument, is wrong: no bug of the caller's
+        return fail(Failure())
+    return dialer.dial()
 
 
 class SessionKeeper(Protocol):
@@ -121,48 +126,80 @@ class SessionKeeper(Protocol):
         Make the connection of a new session, as L{Connection} does.
         """
 
+    def sessionLost(self, connection: Connection, reason: SessionLost) -> None:
+        """
+        The server has given up the session of C{former}: end it, and keep what never
+        left.
+        """
+
     def detached(self, connection: Connection, reason: AESMError) -> None:
         """
         The transport under a connection is gone: dial again.
         """
 
 
-def dial(
-    reactor: IReactorTime,
-    endpoint: str | IStreamClientEndpoint,
-    keeper: SessionKeeper | None,
-    **options: Unpack[ConnectOptions],
-) -> Deferred[Connection]:
+class Dialer:
     """
-    Connect to a server, with a session that may outlive the transport.
+    A client's endpoint and identity, for any number of attempts.
 
-    @param keeper: what resumes it, or None.
-    @return: as L{connect}: fires with C{keeper.former} if its session is resumed; else
-        with a new one, and the former is over with
-        L{SessionLost<aesm.errors.SessionLost>}.
-    @raise TypeError: as L{connect}.
-    @raise ValueError: as L{connect}.
+    Files are read when it is made and not again: a folder that is away for a moment
+    must not give a client that comes back another key.  The endpoint is kept as well,
+    since it knows which addresses did not work.
     """
-    reactor = reactorOr(reactor)
-    given: dict[str, Any] = {**options}
-    channel = {key: given.pop(key) for key in CHANNEL_OPTIONS if key in given}
-    trust = given.pop("trust", None)
-    timeout = given.pop("handshakeTimeout", HANDSHAKE_TIMEOUT)
-    messages = ConversationSettings(agent=agent(), resume=keeper is not None, **given)
-    try:
-        settings = channelSettings("client.key", **channel)
-        policy = trustPolicy(trust)
-    except AESMError:  # a file, not an argument, is wrong: no bug of the caller's
-        return fail(Failure())
-    # What was typed, not what it resolves to, is what known servers are stored under.
-    location = None
-    if isinstance(endpoint, str):
-        location = locationOf(endpoint)
-        endpoint = clientEndpoint(reactor, endpoint)
-    elif isinstance(endpoint, HostEndpoint):
-        location = endpoint.location
-    attempt = _Attempt(reactor, settings, messages, policy, location, timeout, keeper)
-    return attempt.begin(IStreamClientEndpoint(endpoint))
+
+    def __init__(
+        self,
+        reactor: IReactorTime,
+        endpoint: str | IStreamClientEndpoint,
+        **options: Unpack[ConnectOptions],
+    ) -> None:
+        """
+        @raise KeyFileError: a file cannot be used.
+        @raise TypeError: as L{connect}.
+        @raise ValueError: as L{connect}.
+        """
+        self._reactor = reactorOr(reactor)
+        given: dict[str, Any] = {**options}
+        channel = {key: given.pop(key) for key in CHANNEL_OPTIONS if key in given}
+        trust = given.pop("trust", None)
+        self._timeout = given.pop("handshakeTimeout", HANDSHAKE_TIMEOUT)
+        self._messages = ConversationSettings(agent=agent(), **given)
+        self._settings = channelSettings("client.key", **channel)
+        self._trust = trustPolicy(trust)
+        # What was typed, not what it resolves to, is what known servers are stored
+        # under.
+        self._location = None
+        if isinstance(endpoint, str):
+            self._location = locationOf(endpoint)
+            endpoint = clientEndpoint(self._reactor, endpoint)
+        elif isinstance(endpoint, HostEndpoint):
+            self._location = endpoint.location
+        self._endpoint = IStreamClientEndpoint(endpoint)
+
+    def dial(
+        self, keeper: SessionKeeper | None = None, receiveBuffer: int | None = None
+    ) -> Deferred[Connection]:
+        """
+        Connect to the server, with a session that may outlive the transport.
+
+        @param keeper: what resumes it, or None.
+        @param receiveBuffer: for this attempt; None for that of the options.
+        @return: as L{connect}: fires with C{keeper.former} if its session is resumed;
+            else with a new one, and the former is over.
+        """
+        messages = replace(self._messages, resume=keeper is not None)
+        if receiveBuffer is not None:
+            messages = replace(messages, receiveBuffer=receiveBuffer)
+        attempt = _Attempt(
+            self._reactor,
+            self._settings,
+            messages,
+            self._trust,
+            self._location,
+            self._timeout,
+            keeper,
+        )
+        return attempt.begin(self._endpoint)
 
 
 class _Attempt(SecureFactory, ConnectionOwner):
@@ -206,7 +243,7 @@ class _Attempt(SecureFactory, ConnectionOwner):
         self._result = result
         self._endpoint = endpoint
         self._connecting = maybeDeferred(endpoint.connect, self)
-        self._connecting.addErrback(self._settle)
+        self._connecting.addCallbacks(self._cbConnected, self._settle)
         return result
 
     # twisted.internet.protocol.Factory
@@ -282,12 +319,13 @@ class _Attempt(SecureFactory, ConnectionOwner):
         else:
             connection = self._makeConnection(session, address)
             if former is not None:
-                former.finish(
+                cast(SessionKeeper, self._keeper).sessionLost(
+                    former,
                     SessionLost(
                         f"{self._where()} has no such session any more: what it did "
                         "not acknowledge may not have arrived, send it again if it "
                         "must"
-                    )
+                    ),
                 )
         connection.attach(protocol, secure.channel)
         self._settle(connection)
@@ -363,11 +401,21 @@ class _Attempt(SecureFactory, ConnectionOwner):
         try:
             publicKey = PublicKey.fromText(announced)
             INextKeys(self._trust).announced(self._where(), publicKey)
-        except (AESMError, ValueError) as error:
+        except Exception as error:  # the policy is the user's
             _log.warn(
                 "the next key of {location} is not remembered: {error}",
                 location=self._where(),
                 error=str(error),
+            )
+
+    def _cbConnected(self, ours: object) -> None:
+        """
+        Fail, if the endpoint says that it has connected and has built no protocol:
+        nothing else ever would.
+        """
+        if self._secure is None:
+            self._settle(
+                Failure(TypeError(f"{self._endpoint!r} has connected nobody to us"))
             )
 
     def _timedOut(self, protocol: AESMProtocol) -> None:

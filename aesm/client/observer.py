@@ -16,13 +16,13 @@ from typing import Any, Protocol
 from twisted.application.internet import backoffPolicy
 from twisted.internet.interfaces import IStreamClientEndpoint
 
-from aesm.client.retry import LONGEST_DELAY
+from aesm.client.retry import LONGEST_DELAY, RetryDelays
 from aesm.client.service import ClientService
 from aesm.messages.connection import Connection
 
 __all__ = ["WatchedService", "Watcher"]
 
-FIRST_DELAY = 0.5  # seconds until a connection that was lost is made again
+FIRST_DELAY = 0.5  # seconds after an attempt that failed
 GROWTH = 1.7  # of the delay, each time
 JITTER = 0.3  # seconds at random, so that clients do not come back as one
 
@@ -72,7 +72,8 @@ class WatchedService(ClientService):
             GROWTH,
             jitter=lambda: random.uniform(0, JITTER),
         )
-        super().__init__(endpoint, retryPolicy=policy, **options)
+        super().__init__(endpoint, **options)
+        self._delays = RetryDelays(policy, prompt=True)
         self._watcher = watcher
 
     # ClientService

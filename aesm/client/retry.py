@@ -8,6 +8,7 @@ Trying again: after which failures a client does, and after how long::
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Callable
 
 from twisted.application.internet import backoffPolicy
@@ -25,11 +26,13 @@ from aesm.errors import (
     UntrustedServer,
 )
 
-__all__ = ["LONGEST_DELAY", "STABLE", "RetryDelays", "isTransient"]
+__all__ = ["LONGEST_DELAY", "RetryDelays", "isTransient"]
 
 _log = Logger(namespace="aesm.service")
 
-STABLE = 30.0  # seconds after which a connection counts as a success
+PROMPT = (0.05, 0.25)  # seconds to wait at random after a connection that was lost
+RETURNS = 10  # so many times in a row
+RETURN_EVERY = 3.0  # seconds until there is one more of these
 LONGEST_DELAY = 15.0  # seconds, much less than a server's SESSION_GRACE
 
 
@@ -66,16 +69,25 @@ class RetryDelays:
     """
     The delays before attempts to connect.
 
-    They grow over failures in a row, and a connection that did not last is one:
-    else a server that crashes whenever it has accepted would be stormed.
+    They grow over attempts that fail in a row.  A client whose connection was lost
+    comes back at once: nothing says that the server is not there.  But a server that
+    crashes whenever it has accepted must not be stormed, so that the times to come
+    back at once are used up, faster than there are new ones; what goes beyond counts
+    as a failure.
     """
 
-    def __init__(self, policy: Callable[[int], float] | None) -> None:
+    def __init__(
+        self, policy: Callable[[int], float] | None, prompt: bool | None = None
+    ) -> None:
         """
         @param policy: gives seconds after so many failures in a row; None for
             Twisted's C{backoffPolicy} up to C{LONGEST_DELAY}.
+        @param prompt: whether a lost connection is made again without asking the
+            policy; None unless there is one.
         """
         self._failures = 0
+        self._prompt = policy is None if prompt is None else prompt
+        self._returns, self._since = float(RETURNS), 0.0  # how many, and at what time
         self._policy = policy or backoffPolicy(maxDelay=LONGEST_DELAY)
 
     def reset(self) -> None:
@@ -83,6 +95,26 @@ class RetryDelays:
         Begin anew.
         """
         self._failures = 0
+
+    def returning(self, now: float, after: float) -> float:
+        """
+        Count a connection that was accepted, and is lost.
+
+        @param now: seconds.
+        @param after: seconds over which the server wants its clients to come back; 0
+            if it did not say.
+        @return: seconds to wait.
+        """
+        more = (now - self._since) / RETURN_EVERY
+        self._returns, self._since = min(RETURNS, self._returns + more), now
+        spread = random.uniform(0, after)
+        if self._returns < 1:
+            return max(spread, self.next())
+        self._returns -= 1
+        self._failures = 0
+        if after > 0:
+            return spread
+        return random.uniform(*PROMPT) if self._prompt else self.next()
 
     def next(self) -> float:
         """

@@ -22,7 +22,6 @@ from typing import Any, TypeVar, cast
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, fail, maybeDeferred, succeed
-from twisted.internet.endpoints import clientFromString
 from twisted.internet.interfaces import (
     IDelayedCall,
     IReactorTime,
@@ -31,9 +30,9 @@ from twisted.internet.interfaces import (
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from aesm.client.connect import dial
+from aesm.client.connect import Dialer
 from aesm.client.pending import MessageQueue, Waiters
-from aesm.client.retry import STABLE, RetryDelays, isTransient
+from aesm.client.retry import RetryDelays, isTransient
 from aesm.client.states import SERVICE_TRANSITIONS, ServiceState
 from aesm.client.stream import SessionStream
 from aesm.core.messages.hello import ConversationSettings
@@ -48,6 +47,7 @@ from aesm.errors import (
 from aesm.messages.acknowledgements import FailedAcknowledgement
 from aesm.messages.connection import Connection
 from aesm.messages.owner import ConnectionOwner
+from aesm.secure.hosts import clientEndpoint
 from aesm.secure.options import reactorOr
 from aesm.store.connection import DurableConnection
 from aesm.store.journal import Journal
@@ -67,8 +67,9 @@ class ClientService(Service):
     """
     Keeps a session with a server up.
 
-    It goes on trying, with delays that grow, to 15 seconds and a bit, until a
-    connection has lived for 30 seconds.  At a failure that will not pass by itself
+    A connection that is lost is made again at once, and at a moment of the server's
+    choice if it says goodbye; where that fails it goes on trying, with delays that
+    grow, to 15 seconds and a bit.  At a failure that will not pass by itself
     (L{isTransient<aesm.client.retry.isTransient>}) it stops and says why: in the log,
     and to all who wait.  All of it is for the reactor's thread.
 
@@ -121,7 +122,7 @@ class ClientService(Service):
             trustPolicy(trust)
         self._clock = reactorOr(reactor)
         if isinstance(endpoint, str):
-            clientFromString(self._clock, endpoint)
+            clientEndpoint(self._clock, endpoint)
         self._endpoint = endpoint
         self._sendBuffer = sendBuffer
         self._receiveBuffer = receiveBuffer
@@ -133,10 +134,10 @@ class ClientService(Service):
         self._timer: IDelayedCall | None = None
         self._attempt: Deferred[Connection] | None = None
         self._connection: Connection | None = None  # with a transport under it
-        self._since = 0.0  # when the server accepted that
         self._delays = RetryDelays(retryPolicy)
 
         # Of one start to the next stop:
+        self._dialer: Dialer | None = None  # made by the first attempt
         self.retrieved = SessionStream()
         self.former: Connection | None = None
         self._queue = MessageQueue(sendBuffer)
@@ -240,6 +241,8 @@ class ClientService(Service):
             self._waiters,
             self.retrieved,
         )
+        # The next start reads the files again, which somebody may have mended.
+        self._dialer = None
         self.former, self._waiters = None, Waiters()
         self._queue = MessageQueue(self._sendBuffer)
         self._stopping.append(stopped)
@@ -269,7 +272,7 @@ class ClientService(Service):
         @param delay: until then, seconds.
         """
 
-    # SessionKeeper, for dial()
+    # SessionKeeper, for Dialer
 
     def makeConnection(self, *arguments: Any, **options: Any) -> Connection:
         """
@@ -278,6 +281,15 @@ class ClientService(Service):
         if self._journal is None:
             return Connection(*arguments, **options)
         return DurableConnection(self._journal, *arguments, **options)
+
+    def sessionLost(self, connection: Connection, reason: SessionLost) -> None:
+        """
+        The server has given a session up: what never left goes into the next.
+        """
+        # First of all, so that what is sent by those whom the end is told comes behind.
+        # There is room: a session keeps no more than the queue, which is empty, takes.
+        connection.move(self._queue.add)
+        connection.finish(reason)
 
     def detached(self, connection: Connection, reason: AESMError) -> None:
         """
@@ -297,6 +309,16 @@ class ClientService(Service):
         before = self._state
         self._state = SERVICE_TRANSITIONS[before, event]
         return before
+
+    def _call(self, hook: Callable[..., None], *arguments: Any) -> None:
+        """
+        Call a subclass: an error in it must not end the attempts, nor leave what waits
+        unsent.
+        """
+        try:
+            hook(*arguments)
+        except Exception:
+            _log.failure("{hook} failed", hook=hook.__name__)
 
     def _dialIn(self, delay: float) -> None:
         """
@@ -325,12 +347,11 @@ class ClientService(Service):
         Begin to connect, with the options of this moment.
         """
         self.connecting()
-        return dial(
-            self._clock,
-            self._endpoint,
-            self,
-            receiveBuffer=max(1, self._receiveBuffer - self.retrieved.cost),
-            **self._options,
+        if self._dialer is None:
+            self._dialer = Dialer(self._clock, self._endpoint, **self._options)
+        unread = self.retrieved.cost
+        return self._dialer.dial(
+            self, receiveBuffer=max(1, self._receiveBuffer - unread)
         )
 
     def _cbAccepted(self, connection: Connection) -> None:
@@ -340,12 +361,11 @@ class ClientService(Service):
         self._move("accepted")
         self._attempt = None
         self._connection = connection
-        self._since = self._clock.seconds()
         isNew = connection is not self.former
         if isNew:
             self._adopt(connection)
         _log.info("connected: {connection}", connection=connection)
-        self.attached(connection)
+        self._call(self.attached, connection)
         if isNew and connection is self.former:
             self.retrieved.add(connection.retrieved)
         self._sendQueue()
@@ -360,7 +380,7 @@ class ClientService(Service):
             return
         self._attempt = None
         impatient = self._waiters.countFailure()
-        self._retry(cast(BaseException, failure.value))
+        self._retry(cast(BaseException, failure.value), accepted=False)
         # If that was a stop, there are other waiters now: it tells those of before.
         self._waiters.tell(failure, impatient)
 
@@ -371,14 +391,12 @@ class ClientService(Service):
         if connection is not self._connection:
             return
         self._connection = None
-        if self._clock.seconds() - self._since >= STABLE:
-            self._delays.reset()
         if self._state is _S.CONNECTED:
-            self._retry(reason)
+            self._retry(reason, accepted=True)
         else:
             self._gone()
 
-    def _retry(self, reason: BaseException) -> None:
+    def _retry(self, reason: BaseException, accepted: bool) -> None:
         """
         Try again later after a failure that may pass, and stop at any other.
         """
@@ -389,7 +407,11 @@ class ClientService(Service):
             self.stopService().addErrback(Failure.trap, SpoolError)  # it was logged
             return
         self._move("lost")
-        delay = self._delays.next()
+        if accepted:
+            after = reason.after if isinstance(reason, ConnectionClosed) else 0.0
+            delay = self._delays.returning(self._clock.seconds(), after)
+        else:
+            delay = self._delays.next()
         if self._state is not _S.WAITING or self._timer is not None:
             return  # the policy has stopped us, and maybe started again
         self._dialIn(delay)
@@ -398,7 +420,7 @@ class ClientService(Service):
             reason=_words(reason),
             delay=delay,
         )
-        self.retrying(reason, delay)
+        self._call(self.retrying, reason, delay)
 
     def _letGo(self) -> None:
         """

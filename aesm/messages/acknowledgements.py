@@ -302,6 +302,17 @@ class PendingAcks:
         """
         heapq.heappush(self._acknowledgements, (count, next(_order), acknowledgement))
 
+    def takePast(self, count: int) -> list[tuple[int, Acknowledgement]]:
+        """
+        Take out those that wait for more messages, and for how many each does.
+        """
+        past = sorted(each for each in self._acknowledgements if each[0] > count)
+        self._acknowledgements = [
+            each for each in self._acknowledgements if each[0] <= count
+        ]
+        heapq.heapify(self._acknowledgements)
+        return [(each, acknowledgement) for each, _, acknowledgement in past]
+
     def drain(self) -> Deferred[None]:
         """
         Return a Deferred that fires once there is room to send.

@@ -12,12 +12,13 @@ resumed has one protocol after another, and none in between; the connection stay
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable, Sequence
 from time import time_ns
 from typing import TYPE_CHECKING, Any, Protocol
 
 from twisted.internet.defer import Deferred, fail, succeed
 
-from aesm.core.messages.batch import Batch, Message, SharedBatch
+from aesm.core.messages.batch import Batch, Body, Message, SharedBatch
 from aesm.core.messages.frames import MESSAGE_OVERHEAD
 from aesm.errors import (
     AESMError,
@@ -154,6 +155,7 @@ class Connection:
         self.peerName = peerName
         self.retrieved = DataStream(self, receiveBuffer, lock, arrivals)
         self._closing: deque[Deferred[AESMError]] | None = None
+        self._moved: Sequence[Deferred[None]] = ()  # acknowledgements of others' sends
 
     def __repr__(self) -> str:
         """
@@ -403,7 +405,7 @@ class Connection:
             budget.account(held - self._held)
             self._held = held
 
-    def closeWith(self, code: int, reason: str) -> None:
+    def closeWith(self, code: int, reason: str, after: float = 0.0) -> None:
         """
         Close in order, with a code.
 
@@ -415,7 +417,7 @@ class Connection:
             raise TypeError(f"a reason is str, not {type(reason).__name__}")
         if self._protocol is not None:
             self.closeBatch()
-            self._protocol.close(code, reason)
+            self._protocol.close(code, reason, after)
         elif not self.isOver:
             self.finish(closedByUs(code, reason))
 
@@ -462,6 +464,8 @@ class Connection:
         """
         if count <= self._outbox.acknowledged:
             acknowledgement.callback(None)
+        elif 0 < count - self._outbox.count <= len(self._moved):
+            self._moved[count - self._outbox.count - 1].chainDeferred(acknowledgement)
         elif self._reason is not None:
             acknowledgement.errback(closedError(self._reason))
         elif self._protocol is None and isinstance(
@@ -573,6 +577,29 @@ class Connection:
         """
         self._move("unsendable")
         self._fail(reason)
+
+    def move(self, send: Callable[[Message], Deferred[None]]) -> None:
+        """
+        Send what never left otherwise, since this session is about to be over; its
+        senders are told of that.
+
+        @param send: as C{sendData}; fails only by its Deferred.
+        """
+        # Nobody keeps a list of the senders' Deferreds (L{LazyDeferred}): one that is
+        # looked at later finds its message here by the number that it had.
+        bodies = self._withdraw()
+        self._batch = None
+        self._moved = [send(body) for body in bodies]
+        if self.waiting is not None:
+            for count, waiter in self.waiting.takePast(self._outbox.count):
+                if not waiter.called:
+                    self.watch(waiter, count)
+
+    def _withdraw(self) -> list[Body]:
+        """
+        Take what never left out of the session.
+        """
+        return self._outbox.withdraw()
 
     def finish(self, reason: AESMError) -> None:
         """

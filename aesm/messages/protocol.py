@@ -251,14 +251,15 @@ class AESMProtocol(Protocol):
         if not self.busy and self.state is not CarrierState.GONE:
             self._flush()
 
-    def close(self, code: int, reason: str) -> None:
+    def close(self, code: int, reason: str, after: float = 0.0) -> None:
         """
         Close in order, or at the deadline.
         """
         self._move("final")
         if self.closing is None:
             self.closing = closedByUs(code, reason)
-        self.conversation.close(self._clock.seconds(), code, reason)
+        now, millis = self._clock.seconds(), round(after * 1000)
+        self.conversation.close(now, code, reason, millis)
         self._schedule()
         self.touch()
 
@@ -321,9 +322,11 @@ class AESMProtocol(Protocol):
         match event:
             case Accepted(_, resumed):
                 self.owner.accepted(self, resumed)
-            case PeerClosed(code, reason):
+            case PeerClosed(code, reason, after):
                 if self._reason is None:
                     self._reason = self.closing or self.owner.peerClosed(code, reason)
+                    if isinstance(self._reason, ConnectionClosed):
+                        self._reason.after = after / 1000
                 kept = self.state in _KEEPING
                 kept = kept and self.owner.keeps(self.connection, code)
                 self._leave(kept, self._reason)

@@ -26,6 +26,7 @@ from twisted.internet.protocol import Protocol
 
 from aesm.core.channel.roles import ServerChannel
 from aesm.core.messages.conversation import Conversation
+from aesm.core.messages.frames import MAX_AFTER
 from aesm.core.messages.hello import ConversationSettings, Hello
 from aesm.core.messages.outbox import Message
 from aesm.errors import AESMError, CloseCode, ConnectionClosed, HandshakeError
@@ -241,25 +242,31 @@ class AESMServerFactory(SecureFactory):
         """
         return self._broadcast.send(data)
 
-    def stop(self, reason: str = "", deadline: float = STOP_DEADLINE) -> Deferred[None]:
+    def stop(
+        self, reason: str = "", deadline: float = STOP_DEADLINE, spread: float = 0.0
+    ) -> Deferred[None]:
         """
         Let nobody in any more, tell every client (code 1001), send what is
         queued, and abort what is left at the deadline.
 
         @param reason: words for the clients.
         @param deadline: seconds.
+        @param spread: seconds over which clients are to come back, each at a moment
+            of its own; 0 leaves it to them.
         @return: fires when all connections are gone and the handler is done with what
             it does about that, for which it has as long again; fails with
             L{SpoolError<aesm.errors.SpoolError>} if there is a spool that could not
             be written to the end.
+        @raise ValueError: C{spread} is not from 0 to an hour.
         """
+        checkSpread(spread)
         self._manager.stop()
         for secure, pending in list(self._incoming.items()):
             if pending.connection is None:
                 secure.fail(HandshakeError("the server is stopping"))
             else:
                 pending.connection.closeWith(
-                    CloseCode.GOING_AWAY, reason or "going away"
+                    CloseCode.GOING_AWAY, reason or "going away", spread
                 )
         if not self._incoming:
             return self._manager.close(deadline)
@@ -447,6 +454,16 @@ def _cancel(result: _T, timer: IDelayedCall) -> _T:
     if timer.active():
         timer.cancel()
     return result
+
+
+def checkSpread(spread: float) -> None:
+    """
+    Check over how long clients are to come back.
+
+    @raise ValueError: that is not from 0 to an hour.
+    """
+    if not 0 <= spread <= MAX_AFTER / 1000:
+        raise ValueError(f"spread must be 0 to {MAX_AFTER / 1000:g}, not {spread!r}")
 
 
 def _messageHandler(

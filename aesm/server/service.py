@@ -39,7 +39,7 @@ from twisted.python.failure import Failure
 from aesm.messages.address import Address
 from aesm.secure.announce import announce
 from aesm.secure.listening import listenOn
-from aesm.server.factory import STOP_DEADLINE, AESMServerFactory, Message
+from aesm.server.factory import STOP_DEADLINE, AESMServerFactory, Message, checkSpread
 from aesm.server.registry import Connections
 from aesm.trust.keys import PublicKey
 
@@ -167,17 +167,23 @@ class Server(Service):
         starting = _follow(self._started, self._cancel)
         return starting.addCallback(self._cbStarted)
 
-    def stop(self, reason: str = "", deadline: float = STOP_DEADLINE) -> Deferred[None]:
+    def stop(
+        self, reason: str = "", deadline: float = STOP_DEADLINE, spread: float = 0.0
+    ) -> Deferred[None]:
         """
         Stop listening, tell every client (code 1001), send what is queued, and
         abort what is left at the deadline.
 
         @param reason: words for the clients.
         @param deadline: seconds.
+        @param spread: seconds over which clients are to come back, each at a moment
+            of its own; 0 leaves it to them.
         @return: fires when all ports and connections are gone; fails with
             L{SpoolError<aesm.errors.SpoolError>} if there is a spool that could not
             be written to the end.
+        @raise ValueError: C{spread} is not from 0 to an hour.
         """
+        checkSpread(spread)
         super().stopService()
         self._started.cancel()
         ports, self._ports = self._ports, []
@@ -186,7 +192,7 @@ class Server(Service):
             for port in ports
         ]
         failures: list[Failure] = []
-        ended = self.factory.stop(reason, deadline).addErrback(failures.append)
+        ended = self.factory.stop(reason, deadline, spread).addErrback(failures.append)
         ending += [self._stopped, ended]
         self._stopped = gatherResults(ending).addCallback(lambda results: None)
         return _follow(self._stopped).addCallback(

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, cast
 from twisted.internet.defer import Deferred, fail
 from twisted.logger import Logger
 
-from aesm.core.messages.batch import Batch
+from aesm.core.messages.batch import Batch, Body
 from aesm.core.messages.frames import Messages
 from aesm.core.messages.hello import Hello
 from aesm.core.messages.outbox import Message
@@ -102,6 +102,7 @@ class DurableConnection(Connection):
         self._peerText = str(self.peer)
         self._stored = session.outbox.count  # messages to the peer given to the store
         self._discarded = [0, 0]  # below which numbers, incoming and outgoing
+        self._uncommitted: list[Batch] = []  # messages to the peer, as they are sent
         # Without a handler: messages that came and were not given to the store, and the
         # cost of these and of those in the commit that is under way.
         self._arrived: list[Messages] = []
@@ -312,6 +313,13 @@ class DurableConnection(Connection):
         self._journal.forget(self)
         super().streamFinished()
 
+    def _withdraw(self) -> list[Body]:
+        """
+        Take what never left out of the session, also what is being committed.
+        """
+        uncommitted, self._uncommitted = self._uncommitted, []
+        return self._outbox.withdraw(uncommitted)
+
     def finish(self, reason: AESMError) -> None:
         """
         The session is over; what is unread stays stored.
@@ -355,6 +363,7 @@ class DurableConnection(Connection):
         outbox, inbox = self._outbox, self.session.inbox
         self._batch = None  # what is sent from now on makes up the next batch
         staged = outbox.takeStaged()
+        self._uncommitted += staged
         self.account()  # a burst does so once, here
         self._stored = self._append(store, True, self._stored, staged)
         arrived, self._arrived = self._arrived, []
@@ -438,6 +447,7 @@ class DurableConnection(Connection):
         if self.isOver:
             return
         inbox = self.session.inbox
+        del self._uncommitted[: len(staged)]
         self._outbox.release(staged)
         inbox.keep(count)
         inbox.take(taken)

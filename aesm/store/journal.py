@@ -109,7 +109,9 @@ class Journal:
         if self.state is JournalState.RUNNING:
             self._changed.pop(connection, None)
             self.store.drop(connection.session.name)
-            self.store.commit().addErrback(_ignore)
+            # With what else this turn writes: messages that never left may be on their
+            # way into another session, and must be in one of the two at any time.
+            self._schedule()
 
     def suspend(self) -> None:
         """

@@ -119,8 +119,8 @@ def _write(frame: Frame, micros: int) -> Iterator[list[bytes]]:
             yield encodeBatch(micros, bodies, lengths)
         case Welcome(payload):
             yield [encodeFrame(FrameType.WELCOME, micros, payload)]
-        case Close(code, reason):
-            yield [encodeClose(micros, code, reason)]
+        case Close(code, reason, after):
+            yield [encodeClose(micros, code, reason, after)]
         case Ping(body):
             yield [encodeFrame(FrameType.PING, micros, body)]
         case Pong(body):
@@ -144,6 +144,7 @@ def seeds() -> Iterator[bytes]:
         encodeFrame(FrameType.PONG, _MICROS, b"ping"),
         encodeAck(_MICROS, 3, 1 << 24),
         encodeClose(_MICROS, 1000, "that is all"),
+        encodeClose(_MICROS, 1001, "going away", 8000),
     ]
     for frame in frames:
         yield b"\3" + frame

@@ -12,7 +12,7 @@ from typing import Any
 from twisted.logger import LogLevel, capturedLogs, formatEvent
 
 from aesm import ClientService
-from aesm.client.retry import LONGEST_DELAY, STABLE
+from aesm.client.retry import LONGEST_DELAY, PROMPT, RETURN_EVERY, RETURNS
 from tests.client.test_service import ServiceTestCase
 
 
@@ -68,18 +68,43 @@ class DelayTests(ServiceTestCase):
 
     def test_cutAgain(self) -> None:
         """
-        They grow over connections that do not live; after one that has they begin
-        anew, and grow again.
+        After a connection that was cut there is next to none; one failed attempt after
+        that waits as long as the first of all.
         """
         self.listening(sessionGrace=0)
         self.assertDelay(1, self.wait())
-        for number in range(2, 14):
-            self.live(self.client, STABLE - 1)
-            self.assertDelay(number, self.wait())
-        self.live(self.client, STABLE + 1)
-        self.assertDelay(1, self.wait())
+        seen = []
+        for _ in range(3 * RETURNS):
+            self.live(self.client, RETURN_EVERY)
+            seen.append(self.wait())
+            self.assertTrue(PROMPT[0] <= seen[-1] <= PROMPT[1] < 0.3, seen)
+        self.assertGreater(len(set(seen)), RETURNS)
         self.live(self.client, 0)
-        self.assertDelay(2, self.wait())
+        listening, self.network.factory = self.network.factory, None
+        self.assertLess(self.wait(), 0.3)
+        for number in range(1, 4):
+            self.assertDelay(number, self.wait())
+        self.network.factory = listening
+
+    def test_storm(self) -> None:
+        """
+        They grow over connections that are cut over and over as soon as they are
+        accepted, and are short again after a while.
+        """
+        self.listening(sessionGrace=0)
+        self.assertDelay(1, self.wait())
+        delays = []
+        for _ in range(50):
+            self.live(self.client, 0)
+            delays.append(self.wait())
+        self.assertTrue(all(delay < 0.3 for delay in delays[:RETURNS]), delays)
+        short = sum(delay < 0.3 for delay in delays)
+        self.assertLess(short, RETURNS + sum(delays) / RETURN_EVERY)
+        self.assertGreater(sum(delays), 50)
+        self.live(self.client, RETURN_EVERY * RETURNS)
+        for _ in range(RETURNS):
+            self.assertLess(self.wait(), 0.3)
+            self.live(self.client, 0)
 
     def test_startedAgain(self) -> None:
         """

@@ -5,14 +5,16 @@ not.
 
 from __future__ import annotations
 
+import os
 from functools import partial
+from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 from twisted.application.internet import backoffPolicy
 from twisted.application.service import IService
 from twisted.internet import error
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import LogLevel, capturedLogs
@@ -20,6 +22,7 @@ from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from aesm import (
+    PSK,
     AESMError,
     AnyServer,
     ClientService,
@@ -271,8 +274,7 @@ class ConnectTests(ServiceTestCase):
 
     def test_backoff(self) -> None:
         """
-        The delay grows over failures and over connections that do not last, and
-        starts again after one that does.
+        The delay grows over failures, and starts again after a connection.
         """
         service = self.service()
         times = []
@@ -299,7 +301,7 @@ class ConnectTests(ServiceTestCase):
         self.network.links[0].cut()
         self.network.deliver()
         wait()
-        self.assertEqual(times, [1.5, 2.25, 3.37, 5.06, 7.59, 1.5])
+        self.assertEqual(times, [1.5, 2.25, 3.37, 1.5, 1.5, 1.5])
 
     def test_delays(self) -> None:
         """
@@ -318,6 +320,101 @@ class ConnectTests(ServiceTestCase):
                 self.network.advance(delay + step)
             self.assertLess(2 * expected, SESSION_GRACE)
             self.stop(service)
+
+    def test_goodbye(self) -> None:
+        """
+        A server that says over how long its clients are to come back has them come at
+        moments of their own, also where there is another policy.
+        """
+        for policy in (None, lambda failures: 99.0):
+            delays = []
+            for _ in range(20):
+                server = self.listening()
+                service = self.service(retryPolicy=policy)
+                self.successResultOf(service.whenConnected())
+                for wrong in (-1, 3601, float("nan")):
+                    self.assertRaises(ValueError, server.stop, spread=wrong)
+                stopped = server.stop("upgrade", spread=8.0)
+                self.network.deliver()
+                self.successResultOf(stopped)
+                self.server = None
+                delays += self.delays()
+                self.stop(service)
+            self.assertEqual(len(delays), 20)
+            self.assertLessEqual(max(delays), 8)
+            self.assertGreater(max(delays) - min(delays), 2)
+
+    def test_identity(self) -> None:
+        """
+        Key, pre-shared key and trust are those of the start: a folder that is away
+        later changes nothing; the next start reads them again.
+        """
+        home = Path(self.mktemp())
+        home.mkdir()
+        PSK.generate().save(home / "psk")
+        self.patch(os, "environ", {**os.environ, "AESM_HOME": str(home)})
+        psk = PSK.load(home / "psk")
+        server = self.listening(psk=psk)
+        service = self.service(key=None, psk=home / "psk")
+        first = self.successResultOf(service.whenConnected())
+        (connection,) = server.connections.values()
+        key = connection.peer
+        home.rename(f"{home}.away")
+        for _ in range(3):
+            self.network.links[0].cut()
+            self.network.advance(3)
+            self.assertTrue(first.isOpen)
+        self.assertEqual(connection.peer, key)
+        self.assertFalse(home.exists())
+        self.stop(service)
+        service.startService()
+        self.network.deliver()
+        self.failureResultOf(service.whenConnected(), KeyFileError)
+
+    def test_hooks(self) -> None:
+        """
+        An error in a subclass is logged, and ends nothing.
+        """
+
+        class Wrong(ClientService):
+            """
+            Has a mistake everywhere.
+            """
+
+            def attached(self, connection: object) -> None:
+                """
+                Fail.
+                """
+                raise ZeroDivisionError
+
+            def retrying(self, reason: object, delay: float) -> None:
+                """
+                Fail.
+                """
+                raise ZeroDivisionError
+
+        self.listening()
+        with patch("tests.client.test_service.ClientService", Wrong):
+            service = self.service(start=False)
+        sent = service.sendData("x")
+        service.startService()
+        self.network.deliver()
+        self.successResultOf(sent)
+        self.network.links[0].cut()
+        self.network.advance(3)
+        self.assertTrue(self.successResultOf(service.whenConnected()).isOpen)
+        self.stop(service)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 3)
+
+    def test_nobody(self) -> None:
+        """
+        An endpoint that connects to nobody, or raises, ends the service with that.
+        """
+        for outcome in (succeed(None), fail(TypeError("a mistake"))):
+            endpoint = Nowhere()
+            self.patch(endpoint, "connect", lambda factory, outcome=outcome: outcome)
+            service = self.service(endpoint=endpoint)
+            self.failureResultOf(service.whenConnected(), TypeError)
 
     def test_failAfterFailures(self) -> None:
         """
@@ -531,8 +628,8 @@ class SendTests(ServiceTestCase):
 
     def test_serverLeaves(self) -> None:
         """
-        What was sent in a session that the server ended fails, also what was sent
-        while it was closing; what comes after goes into the next.
+        What has left in a session that the server has given up fails; what was sent
+        while it was closing, and so has not, goes into the next.
         """
         recorder = Recorder()
         server = self.listening(recorder)
@@ -548,13 +645,76 @@ class SendTests(ServiceTestCase):
         self.network.links[0].cut()
         self.network.advance(2)
         self.failureResultOf(early, SessionLost)
-        self.failureResultOf(late, SessionLost)
+        self.successResultOf(late)
         self.successResultOf(waiting)
         sent = service.sendData("new")
         self.network.deliver()
         self.successResultOf(sent)
-        self.assertEqual(recorder.data, ["new"])
+        self.assertEqual(recorder.data, ["late", "new"])
         self.stop(service)
+
+    def test_neverSent(self) -> None:
+        """
+        What never left goes into the next session in order and before what is sent by
+        those who are told of the loss; whoever looks at a Deferred, and whenever.
+        """
+        recorder = Recorder()
+        self.listening(recorder, sessionGrace=0)
+        service = self.service()
+        self.network.links[0].toServer.stalled = True
+        again: list[Deferred[None]] = []
+        perhaps = service.sendData("perhaps")
+        perhaps.addErrback(lambda why: again.append(service.sendData("again")))
+        self.network.links[0].cut()
+        self.network.deliver()
+        never = [service.sendData(data) for data in ("1", b"2", "\u00fc", "4", "5")]
+        told: list[None] = []
+        never[1].addCallback(told.append)
+        never[2].addErrback(lambda failure: failure.trap(CancelledError))
+        never[2].cancel()
+        self.network.advance(2)
+        self.successResultOf(perhaps)
+        self.assertEqual(told, [None])
+        for sent in [*never[2:], *again]:
+            self.successResultOf(sent)
+        self.assertEqual(recorder.data, ["1", b"2", "\u00fc", "4", "5", "again"])
+        self.network.links[0].cut()
+        self.successResultOf(never[0])  # nobody has looked at it before
+
+    def test_neverSentTwice(self) -> None:
+        """
+        Also over several sessions, each of which lets some leave and is lost.
+        """
+        server = self.listening(sessionGrace=0, receiveBuffer=100)
+        service = self.service()
+        sent = [service.sendData(data) for data in "12345"]
+        self.network.deliver()
+        arrived: list[list[Any]] = []
+        for _ in range(3):
+            self.network.links[0].cut()
+            self.network.deliver()
+            arrived.append([])
+            while (taken := server.connections.getDataOrdinal())[0] is not None:
+                arrived[-1].append(taken[1].data)
+            self.network.advance(2)
+        self.assertEqual(arrived, [["1", "2"], ["3", "4"], ["5"]])
+        for each in sent:
+            self.successResultOf(each)
+
+    def test_neverSentStopped(self) -> None:
+        """
+        It fails if the service is stopped before it has left.
+        """
+        self.listening(sessionGrace=0)
+        service = self.service()
+        self.network.links[0].toServer.stalled = True
+        perhaps = service.sendData("perhaps")
+        perhaps.addErrback(lambda failure: service.stopService())
+        self.network.links[0].cut()
+        self.network.deliver()
+        never = service.sendData("never")
+        self.network.advance(2)
+        self.assertClosed(never, 1000)
 
     def test_brokenAtOnce(self) -> None:
         """

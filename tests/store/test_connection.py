@@ -14,6 +14,7 @@ from aesm import (
     ClientService,
     Connection,
     ConnectionClosed,
+    MessageTooBig,
     Packet,
     PrivateKey,
     SendBufferFull,
@@ -292,8 +293,8 @@ class InboxTests(SpoolTestCase):
 
     def test_messageTooBig(self) -> None:
         """
-        A client whose messages the server does not take any more is told that they
-        may not have arrived, and goes on.
+        A client whose messages the server does not take any more is told so, and goes
+        on.
         """
         self.serving()
         client = self.service()
@@ -302,7 +303,7 @@ class InboxTests(SpoolTestCase):
         self.serving(maxMessage=100)
         with capturedLogs():
             self.network.advance(60)
-        self.assertFails(sent, ConnectionClosed)
+        self.assertFails(sent, MessageTooBig)
         again = client.sendData(b"x" * 100)
         self.network.deliver()
         self.successResultOf(again)

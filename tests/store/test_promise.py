@@ -66,16 +66,21 @@ class PromiseTests(SpoolTestCase):
     def test_serverKilled(self) -> None:
         """
         A server that is killed without a spool loses what is unread, and its
-        clients' sessions: they are told.
+        clients' sessions: they are told of what may have arrived, and what never left
+        goes into the next.
         """
         client = self.begin(server=False, client=False)
+        self.network.links[0].toServer.stalled = True
+        sent = client.sendData("perhaps")
+        self.network.deliver()
         self.killServer()
-        sent = client.sendData("later")
+        never = client.sendData("never left")
         self.startServer()
         with capturedLogs():
             self.network.advance(30)
         self.assertFails(sent, SessionLost)
-        self.assertEqual(self.unread(), [])
+        self.successResultOf(never)
+        self.assertEqual(self.unread(), ["never left"])
         self.assertEqual(self.taking(client.retrieved), ["down"])
         sent = client.sendData("new")
         self.network.deliver()
@@ -150,20 +155,28 @@ class PromiseTests(SpoolTestCase):
     def test_expired(self) -> None:
         """
         A client that is away for too long has lost its session, whoever has a spool:
-        both senders are told, and what was acknowledged is still there.
+        both senders are told, what was acknowledged is still there, and what never left
+        the client goes into the next session, in order.
         """
         for spools in ((False, False), (True, False), (True, True)):
             client = self.begin(*spools)
             listening, self.network.factory = self.network.factory, None
-            self.network.links[0].cut()
-            up, down = client.sendData("late"), self.accepted.sendData("late")
+            (link,) = self.network.links
+            link.toServer.stalled = True
+            up = client.sendData("late")
+            self.network.deliver()
+            link.cut()
+            down = self.accepted.sendData("late")
+            never = [client.sendData(data) for data in ("1", b"2", "\u00fc", "4")]
             with capturedLogs():
                 self.network.advance(100)
                 self.network.factory = listening
                 self.network.advance(30)
             for sent in (up, down):
                 self.assertFails(sent, SessionLost)
-            self.assertEqual(self.unread(), ["up"])
+            for sent in never:
+                self.successResultOf(sent)
+            self.assertEqual(self.unread(), ["up", "1", b"2", "\u00fc", "4"])
             self.assertEqual(self.taking(client.retrieved), ["down"])
             self.network.deliver()
             self.stopService(client)
@@ -241,12 +254,12 @@ class PromiseTests(SpoolTestCase):
         for name in (self.path, Path(f"{self.path}-wal")):
             name.unlink(missing_ok=True)
         shutil.copy(older, self.path)
-        unsure = client.sendData("unsure")
+        never = client.sendData("never left")
         with capturedLogs():
             self.startServer()
             self.network.advance(60)
-        self.assertFails(unsure, SessionLost)
-        self.assertEqual(self.unread(), ["up"])
+        self.successResultOf(never)
+        self.assertEqual(self.unread(), ["up", "never left"])
         sent = client.sendData("new")
         self.network.deliver()
         self.successResultOf(sent)

@@ -131,7 +131,7 @@ class Conversation:
             self.session = session
             self.reader.partial = session.inbox.partial
         self._welcome = b""
-        self._close: tuple[int, str] = (CloseCode.NORMAL, "")
+        self._close: tuple[int, str, int] = (CloseCode.NORMAL, "", 0)
         self._pong: bytes | None = None
         self._ping = False
         self.controlDue = False
@@ -239,8 +239,8 @@ class Conversation:
         @raise ProtocolError: it is no WELCOME, nor a CLOSE.
         """
         match frame:
-            case Close(code, reason):
-                self._peerClosed(code, reason, events)
+            case Close(code, reason, after):
+                self._peerClosed(code, reason, events, after)
             case Welcome(payload):
                 hello = Hello.decode(payload)
                 # Before the session is looked at: one that cannot be is told so.
@@ -256,8 +256,8 @@ class Conversation:
         @raise ProtocolError: it is against the rules here and now.
         """
         match frame:
-            case Close(code, reason):
-                self._peerClosed(code, reason, events)
+            case Close(code, reason, after):
+                self._peerClosed(code, reason, events, after)
             case Welcome():
                 raise ProtocolError("a WELCOME where none belongs")
             case Ping(body):
@@ -309,13 +309,15 @@ class Conversation:
         self.session.outbox.begin(hello)
         return False
 
-    def _peerClosed(self, code: int, reason: str, events: list[Event]) -> None:
+    def _peerClosed(
+        self, code: int, reason: str, events: list[Event], after: int = 0
+    ) -> None:
         """
         Take note that the peer closes.
         """
         self._move("peerClosed")
         self._closing(self.lastHeard)
-        events.append(PeerClosed(code, reason))
+        events.append(PeerClosed(code, reason, after))
 
     def _break(self, error: AESMError, now: float, events: list[Event]) -> None:
         """
@@ -323,7 +325,7 @@ class Conversation:
         """
         if isinstance(error, ProtocolError) and self.state in _TALKING:
             self._move("breaking")
-            self._close = (error.code, "protocol error")
+            self._close = (error.code, "protocol error", 0)
             self._closing(now)
         else:
             self._move("broken")
@@ -333,7 +335,9 @@ class Conversation:
 
     # Sending
 
-    def close(self, now: float, code: int = CloseCode.NORMAL, reason: str = "") -> None:
+    def close(
+        self, now: float, code: int = CloseCode.NORMAL, reason: str = "", after: int = 0
+    ) -> None:
         """
         Close in order: accept no more messages, and say so to the peer once
         those that were accepted are sent.  Of an open conversation only: one
@@ -341,7 +345,7 @@ class Conversation:
         there is nothing that may be said.
         """
         if self.state is _OPEN:
-            self._close = (code, reason)
+            self._close = (code, reason, after)
             self._move("closing")
             self._closing(now)
 
@@ -352,7 +356,7 @@ class Conversation:
         if self.state in _TALKING:
             self._move("breaking")
             words = "taken over by a newer connection"
-            self._close = (CloseCode.TAKEN_OVER, words)
+            self._close = (CloseCode.TAKEN_OVER, words, 0)
         elif self.state not in _OVER:
             self._move("broken")
         self._stash()
@@ -549,6 +553,6 @@ class Conversation:
         Say that the peer did not answer our CLOSE, or did not let us answer its own.
         """
         return ConnectionClosed(
-            f"{closedByUs(*self._close)}; the peer did not answer within "
+            f"{closedByUs(*self._close[:2])}; the peer did not answer within "
             f"{CLOSE_TIMEOUT:g} seconds, and may not have what it did not acknowledge"
         )

@@ -42,10 +42,13 @@ class PeerClosed:
     The peer closes in order: it acknowledges no more, and reads no more.
 
     @ivar code: docs/protocol.md, section 9; 1005 if it gave none.
+    @ivar after: milliseconds over which a peer that goes away (1001) wants those whom
+        it leaves to come back; 0 if it did not say.
     """
 
     code: int
     reason: str
+    after: int = 0
 
 
 @dataclass(frozen=True)

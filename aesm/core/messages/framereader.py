@@ -27,7 +27,6 @@ from aesm.core.messages.frames import (
     BINARY_BIT,
     BINARY_BITS,
     BOUNDS,
-    CODE,
     COUNT,
     COUNT_SIZE,
     HEADER_SIZE,
@@ -35,7 +34,6 @@ from aesm.core.messages.frames import (
     REST,
     SINGLE_TYPES,
     Ack,
-    Close,
     Frame,
     FrameType,
     Messages,
@@ -43,6 +41,7 @@ from aesm.core.messages.frames import (
     Ping,
     Pong,
     Welcome,
+    decodeClose,
     decodeText,
     newTuple,
     tooBig,
@@ -343,8 +342,7 @@ class FrameReader:
                 return Welcome(body)
             case _:
                 self._closed = True
-                (code,) = CODE.unpack_from(body)
-                return Close(code, decodeText(body[CODE.size :]))
+                return decodeClose(body)
 
     def _decodeBatch(
         self, micros: int, data: bytes, position: int, end: int

@@ -5,6 +5,7 @@ bounds, and how it is encoded.  L{aesm.core.messages.framereader} decodes them.
 
 from __future__ import annotations
 
+import re
 import sys
 from array import array
 from collections.abc import Sequence
@@ -14,11 +15,12 @@ from functools import partial
 from struct import Struct
 from typing import NamedTuple
 
-from aesm.errors import InvalidText, MessageTooBig
+from aesm.errors import CloseCode, InvalidText, MessageTooBig
 
 __all__ = [
     "ACK_FRAME_SIZE",
     "HEADER_SIZE",
+    "MAX_AFTER",
     "MAX_CONTROL",
     "MAX_OBJECT",
     "MAX_REASON",
@@ -30,6 +32,7 @@ __all__ = [
     "Ping",
     "Pong",
     "Welcome",
+    "decodeClose",
     "encodeAck",
     "encodeBatch",
     "encodeClose",
@@ -40,7 +43,9 @@ __all__ = [
     "unpackHeader",
 ]
 
-MAX_REASON = 1024  # bytes of a CLOSE's reason
+MAX_REASON = 1024  # bytes of a CLOSE's reason, and of what is behind it
+MAX_AFTER = 3_600_000  # milliseconds
+_AFTER = re.compile("[1-9][0-9]{0,6}", re.ASCII)
 MAX_CONTROL = 64  # bytes of a PING
 MAX_OBJECT = 2048  # bytes of a WELCOME, section 8
 MAX_BATCH = 65506  # bytes of a BATCH's body, so that it fits a record
@@ -155,10 +160,13 @@ class Close:
 
     @ivar code: docs/protocol.md, section 9.
     @ivar reason: at most 1,024 bytes in UTF-8.
+    @ivar after: milliseconds over which a peer that goes away (1001) wants those whom
+        it leaves to come back; 0 if it did not say.
     """
 
     code: int
     reason: str
+    after: int = 0
 
 
 @dataclass(frozen=True)
@@ -226,14 +234,32 @@ def encodeBatch(
     return [_HEADER.pack(size, BATCH, micros), count, table.tobytes(), *bodies]
 
 
-def encodeClose(micros: int, code: int, reason: str) -> bytes:
+def encodeClose(micros: int, code: int, reason: str, after: int = 0) -> bytes:
     """
     Encode a CLOSE frame; the reason is cut to 1,024 bytes in UTF-8.
     """
-    words = reason.encode("utf-8", "replace")[:MAX_REASON]
+    # Behind the reason, where a peer that does not know of it takes it for some more.
+    suffix = b"\0%d" % min(after, MAX_AFTER) if after > 0 else b""
+    words = reason.encode("utf-8", "replace")[: MAX_REASON - len(suffix)]
     # The cut may have gone through a character, whose rest is dropped.
     words = words.decode("utf-8", "ignore").encode("utf-8")
-    return encodeFrame(FrameType.CLOSE, micros, CODE.pack(code) + words)
+    return encodeFrame(FrameType.CLOSE, micros, CODE.pack(code) + words + suffix)
+
+
+def decodeClose(body: bytes) -> Close:
+    """
+    Decode the body of a CLOSE, of two bytes at least.
+
+    @raise InvalidText: its reason is not UTF-8.
+    """
+    (code,) = CODE.unpack_from(body)
+    reason = decodeText(body[CODE.size :])
+    words, mark, after = reason.rpartition("\0")
+    if code == CloseCode.GOING_AWAY and mark and _AFTER.fullmatch(after):
+        millis = int(after)
+        if millis <= MAX_AFTER:
+            return Close(code, words, millis)
+    return Close(code, reason)
 
 
 def decodeText(body: bytes) -> str:

@@ -494,6 +494,23 @@ class Outbox:
             self._unacknowledged = _EMPTY
         return False
 
+    def withdraw(self, uncommitted: Sequence[Batch] = ()) -> list[Body]:
+        """
+        Take back the messages that no transport was handed, nor any of which the peer
+        can have: they may go into another session.
+
+        @param uncommitted: those that were staged, and are not released yet.
+        """
+        self.closeBatch()
+        batches = [*self._unsent, *uncommitted, *(self._staged or ())]
+        self._unsent = _EMPTY
+        if self._staged is not None:
+            self._staged = []
+        bodies = [body for batch in batches for body in batch.bodies]
+        self._count -= len(bodies)
+        self._keptCost -= sum(batch.space for batch in batches)
+        return bodies
+
     def drop(self) -> None:
         """
         Discard all messages: the session is over.

@@ -465,6 +465,31 @@ class WritingTests(SynchronousTestCase):
             encoded = encodeClose(MICROS, 1001, reason)
             self.assertEqual(read([encoded]), ([Close(1001, expected)], None))
 
+    def test_closeAfter(self) -> None:
+        """
+        Behind the reason of a CLOSE stands after how many milliseconds to come back at
+        the latest: for who does not know of that, a reason within its bound.
+        """
+        for reason in ("", "upgrade", "x" * 2000, "a\0b"):
+            for after, read_ in ((1, 1), (8000, 8000), (10**12, 3_600_000)):
+                encoded = encodeClose(MICROS, 1001, reason, after)
+                self.assertTrue(encoded.endswith(b"\0%d" % read_))
+                self.assertLessEqual(len(encoded), 13 + 2 + 1024)
+                ((close,), error) = read([encoded])
+                self.assertIsNone(error)
+                cut = reason[: 1024 - len(f" {read_}")]
+                self.assertEqual(close, Close(1001, cut, read_))
+        for code, reason in (
+            (1000, "x\x008"),
+            (1001, "x\0"),
+            (1001, "x\0-8"),
+            (1001, "x\x0008"),
+            (1001, "x\x003600001"),
+        ):
+            self.assertEqual(
+                read([encodeClose(MICROS, code, reason)])[0], [Close(code, reason)]
+            )
+
 
 _any = st.binary(max_size=40)
 _text = st.text(max_size=20)
