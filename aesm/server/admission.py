@@ -176,26 +176,69 @@ class Admission:
         @param address: the same, as the registry says.
         @return: fires with its hello and what its key is called, or None; fails with
             L{NotAuthorized} if the key is not let in, L{ConnectionClosed} (1013) if
-            there is no room.
+            there is no room.  C{admit} is to be called next.
         @raise ProtocolError: the hello is malformed.
         """
         hello = Hello.decode(payload)
         answer = checkClient(self._policy, publicKey, transport)
-        return answer.addCallback(self._admit, publicKey, hello, address)
+        return answer.addCallback(self._cbAuthorized, publicKey, hello, address)
 
-    def _admit(
+    def _cbAuthorized(
         self, name: str | None, publicKey: PublicKey, hello: Hello, address: Address
     ) -> tuple[Hello, str | None]:
         """
-        Let a client in whose key is authorized, unless there is no room.
+        See whether there is room for a client whose key is authorized.
 
         @raise ConnectionClosed: there is none (1013).
+        """
+        self._replaced(publicKey, hello, address)
+        return hello, name
+
+    def admit(
+        self,
+        publicKey: PublicKey,
+        hello: Hello,
+        transport: IAddress,
+        address: Address,
+    ) -> Deferred[None]:
+        """
+        Let a client in, in the same turn of the event loop in which it enters: between
+        C{decide} and now its session may have been written, which takes its time.
+
+        @param transport: as C{decide}.
+        @return: as C{decide}, but has fired.
+        """
+        policy = self._policy
+        # Its key may have been taken out of the list meanwhile; others are asked once,
+        # since what they do may take its time, too.
+        listed = policy if isinstance(policy, AuthorizedKeys) else None
+        answer = checkClient(listed, publicKey, transport)
+        return answer.addCallback(self._cbAdmit, publicKey, hello, address)
+
+    def _cbAdmit(
+        self, name: str | None, publicKey: PublicKey, hello: Hello, address: Address
+    ) -> None:
+        """
+        Close those that a client replaces, if there is room for it.
+
+        @raise ConnectionClosed: there is none (1013).
+        """
+        for connection in self._replaced(publicKey, hello, address):
+            connection.closeWith(CloseCode.TAKEN_OVER, "replaced by a newer connection")
+
+    def _replaced(
+        self, publicKey: PublicKey, hello: Hello, address: Address
+    ) -> list[Connection]:
+        """
+        Tell which connections a client replaces.
+
+        @raise ConnectionClosed: there is no room for it (1013).
         """
         # It needs no room if its key gives up a place: that of a connection which it
         # replaces, or whose session goes on.
         refusal = self.full(address)
         if refusal is None and self._perKey == "allow":
-            return hello, name
+            return []
         known = [c for c in self._connections.byPeer(publicKey) if not c.isOver]
         resumed = [c for c in known if isResumed(c, hello)]
         others = [c for c in known if c not in resumed]
@@ -206,12 +249,7 @@ class Admission:
         leaving = known if self._perKey == "replace" else resumed
         if refusal is not None and not any(c.isAttached for c in leaving):
             raise ConnectionClosed(refusal, CloseCode.TRY_AGAIN_LATER)
-        if self._perKey == "replace":
-            for connection in others:
-                connection.closeWith(
-                    CloseCode.TAKEN_OVER, "replaced by a newer connection"
-                )
-        return hello, name
+        return others if self._perKey == "replace" else []
 
     def enter(self, connection: Connection, address: Address) -> None:
         """

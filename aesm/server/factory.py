@@ -66,8 +66,11 @@ _T = TypeVar("_T")
 #   buildProtocol   is there room?  If not, it hangs up
 #   peerBegins      a token of its host's, before any work is done for it
 #   decide          it has proved a key: is that authorized, and is there still room?
+#                   Then it has a session, one that goes on or a new one, which is
+#                   written down if there is a spool: before anybody knows of it, so
+#                   that no client is told of a session that a crash can undo
 #   farewell        no: what it is told
-#   buildInner      yes: what users hold, with a session that goes on or a new one
+#   buildInner      yes: what users hold has a transport, and the WELCOME is due
 #   opened          it is listed
 #   failed          it ended before that
 #   ended           its transport is gone; always called, and last
@@ -84,12 +87,14 @@ class _PendingConnection:
     @ivar address: what it is called in the registry.
     @ivar hello: what the client says of itself, once it is let in.
     @ivar name: what the client's key is called, or None.
-    @ivar connection: what users hold, once it is open.
+    @ivar begun: what users will hold, once its session is written down.
+    @ivar connection: the same, once it is open.
     """
 
     address: Address
     hello: Hello | None = None
     name: str | None = None
+    begun: Connection | None = None
     connection: Connection | None = None
 
 
@@ -359,20 +364,42 @@ class AESMServerFactory(SecureFactory):
         Decide on a client.
 
         @param payload: its hello.
-        @return: fires to let it in; fails as L{Admission.decide}.
+        @return: fires to let it in; fails as L{Admission.decide}, or as
+            L{ConnectionManager.begin}.
         """
         pending = self._incoming[secure]
         peer = secure.transport.getPeer()
         decision = self._admission.decide(publicKey, payload, peer, pending.address)
-        return decision.addCallback(self._cbDecided, pending)
+        begun = decision.addCallback(self._cbDecided, pending, publicKey)
+        return begun.addCallback(self._cbBegun, pending, publicKey, peer)
 
     def _cbDecided(
-        self, admitted: tuple[Hello, str | None], pending: _PendingConnection
-    ) -> None:
+        self,
+        decided: tuple[Hello, str | None],
+        pending: _PendingConnection,
+        publicKey: PublicKey,
+    ) -> Deferred[Connection]:
         """
-        Take note of who is let in.
+        Have a session for who may come in.
         """
-        pending.hello, pending.name = admitted
+        pending.hello, pending.name = decided
+        return self._manager.begin(
+            publicKey, pending.hello, pending.address, pending.name
+        )
+
+    def _cbBegun(
+        self,
+        connection: Connection,
+        pending: _PendingConnection,
+        publicKey: PublicKey,
+        peer: IAddress,
+    ) -> Deferred[None]:
+        """
+        Let a client in whose session is written down.
+        """
+        pending.begun = connection
+        hello = cast(Hello, pending.hello)
+        return self._admission.admit(publicKey, hello, peer, pending.address)
 
     def farewell(self, reason: AESMError) -> bytes:
         """
@@ -386,9 +413,10 @@ class AESMServerFactory(SecureFactory):
         """
         pending = self._incoming[secure]
         hello = cast(Hello, pending.hello)
-        connection = self._manager.begin(
-            secure.channel, hello, pending.address, pending.name
-        )
+        # This follows C{admit} without a turn of the event loop in between, so that a
+        # session that was found is still there.
+        connection = cast(Connection, pending.begun)
+        self._manager.carry(connection, pending.address, pending.name)
         conversation = Conversation(
             self._messages, self.clock.seconds(), connection.session
         )
@@ -425,7 +453,9 @@ class AESMServerFactory(SecureFactory):
         Take note that a connection is gone.
         """
         self._handshaking.pop(secure, None)
-        del self._incoming[secure]
+        pending = self._incoming.pop(secure)
+        if pending.begun is not None:
+            self._manager.abandon(pending.begun)
         if not self._incoming:
             while self._gone:
                 self._gone.pop().callback(None)

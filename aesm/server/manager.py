@@ -10,15 +10,15 @@ import secrets
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from twisted.internet.defer import Deferred, DeferredList, succeed
+from twisted.internet.defer import CancelledError, Deferred, DeferredList, succeed
 from twisted.internet.interfaces import IReactorTime
+from twisted.python.failure import Failure
 
-from aesm.core.channel.channel import Channel
 from aesm.core.messages.hello import ConversationSettings, Hello
 from aesm.core.messages.session import Session
-from aesm.errors import AESMError, CloseCode, ConnectionClosed
+from aesm.errors import AESMError, CloseCode, ConnectionClosed, SpoolError
 from aesm.interfaces import IMessageHandler
 from aesm.messages.address import Address
 from aesm.messages.budget import Budget
@@ -89,6 +89,8 @@ class ConnectionManager(ConnectionOwner):
         self._journal: Journal | None = None
         # What the handler was told of ends, and is not done with.
         self._losing: set[Deferred[Any]] = set()
+        # Whose sessions are written down, and whose clients do not know of them yet.
+        self._begun: set[Connection] = set()
 
     def start(self) -> None:
         """
@@ -135,39 +137,92 @@ class ConnectionManager(ConnectionOwner):
         return succeed(None) if journal is None else journal.close()
 
     def begin(
-        self, channel: Channel, hello: Hello, address: Address, name: str | None
-    ) -> Connection:
+        self, peer: PublicKey, hello: Hello, address: Address, name: str | None
+    ) -> Deferred[Connection]:
         """
         Find the session that a client wants to go on with, or begin a new one.
 
         @param name: what the client's key is called, or None.
-        @return: the connection that users hold.
+        @return: fires with the connection that users will hold, once its session is
+            written down, if sessions are; fails with L{ConnectionClosed} (1013) if that
+            is not possible now.  C{carry} is to be called next, or C{abandon}.
         @see: docs/protocol.md, section 8
         """
-        peer = PublicKey(channel.peer)
         former = self.sessions.find(hello, peer)
         if former is not None:
-            former.peerName = name
-            superseded = former.detach()
-            if superseded is not None:  # it only looked alive
-                self._admission.linger(former, superseded)
-                superseded.supersede(partial(self._admission.leave, superseded))
-            return former
+            return succeed(former)
         messages = self._messages
         session = Session(
             messages.sendBuffer,
             messages.receiveBuffer,
             secrets.token_hex(SESSION_BYTES),
         )
+        session.outbox.begin(hello)
         options = self._options(
-            address=self.connections.nameFor(address),
+            address=address,
             peer=peer,
             peerName=name,
             receiveBuffer=messages.receiveBuffer,
         )
         if self._journal is None:
-            return self._handled(Connection(self, session, **options))
-        return self._handled(DurableConnection(self._journal, self, session, **options))
+            return succeed(self._handled(Connection(self, session, **options)))
+        durable = DurableConnection(self._journal, self, session, **options)
+        begun = durable.begin()
+        return begun.addCallbacks(
+            self._cbBegun,
+            self._ebBegun,
+            callbackArgs=(durable,),
+            errbackArgs=(durable,),
+        )
+
+    def _cbBegun(self, result: None, connection: DurableConnection) -> Connection:
+        """
+        A session is begun, and only its client does not know.
+        """
+        self._begun.add(connection)
+        return self._handled(connection)
+
+    def _ebBegun(self, failure: Failure, connection: DurableConnection) -> Failure:
+        """
+        A session is not begun: the client has left, or the spool cannot be written.
+
+        @raise ConnectionClosed: it cannot (1013).
+        """
+        if failure.check(CancelledError):
+            connection.abandon()
+            return failure
+        failure.trap(SpoolError)
+        raise ConnectionClosed(
+            f"no session can begin: {failure.getErrorMessage()}",
+            CloseCode.TRY_AGAIN_LATER,
+        )
+
+    def abandon(self, connection: Connection) -> None:
+        """
+        Give up a connection that C{begin} has made, and whose client hears nothing of
+        it.
+        """
+        if connection in self._begun:  # else its session goes on, or is not stored
+            self._begun.remove(connection)
+            cast(DurableConnection, connection).abandon()
+
+    def carry(self, connection: Connection, address: Address, name: str | None) -> None:
+        """
+        Let a connection that C{begin} has found or made have another transport.
+
+        @param address: where its client comes from now.
+        @param name: what the client's key is called now, or None.
+        """
+        self._begun.discard(connection)
+        if not self.sessions.knows(connection):
+            # Not before: meanwhile another one may have come from the same address.
+            connection.address = self.connections.nameFor(address)
+            return
+        connection.peerName = name
+        superseded = connection.detach()
+        if superseded is not None:  # it only looked alive
+            self._admission.linger(connection, superseded)
+            superseded.supersede(partial(self._admission.leave, superseded))
 
     def enter(self, connection: Connection, address: Address, agent: str) -> None:
         """

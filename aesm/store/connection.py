@@ -51,6 +51,8 @@ _log = Logger(namespace="aesm.durable")
 # once they are committed.  So the peer never learns of what a crash could undo:
 #
 #     what happens             gathers in              once it is committed
+#     a client is let in       (stored at once, by     the WELCOME names the session
+#                              begin(); a server's)
 #     a message is sent        staged in the outbox:   released in the outbox: it may
 #                              numbered, not sendable  leave
 #     one comes, no handler    _arrived                in retrieved, and acknowledged
@@ -196,6 +198,21 @@ class DurableConnection(Connection):
             state["received"], stored.incoming, state["first"], state["taken"]
         )
         return connection
+
+    def begin(self) -> Deferred[None]:
+        """
+        Store the session, before its peer knows of it.
+
+        @return: as L{ISessionStore.begin}.
+        """
+        store = self._journal.store
+        return store.begin(self.session.name, self._peerText, self._state())
+
+    def abandon(self) -> None:
+        """
+        Give a session up that was begun, since its peer will not hear of it.
+        """
+        self._journal.abandon(self)
 
     # Connection
 

@@ -3,6 +3,7 @@ What sessions are stored in, so that they outlive the process: the interface tha
 L{aesm.store.journal} and L{aesm.store.connection} write to, whatever is behind it::
 
     for stored in store.load(): ...          # name, peer, state, incoming, outgoing
+    store.begin(name, peer, {"received": 0}).addCallback(welcome)
     store.put(name, peer, {"received": 7})   # these three only gather
     store.append(name, False, 6, 1, frames)
     store.discard(name, True, 40)
@@ -84,6 +85,22 @@ class ISessionStore(Interface):
 
         @param reason: what is wrong with them.
         @return: says where they are and what the operator may do.
+        """
+
+    def begin(name: str, peer: str, state: dict[str, Any]) -> Deferred[None]:
+        """
+        Store a session of which its peer does not know yet.  Unlike what is committed,
+        it does not wait until a store that has a failure works again: nobody depends
+        on the session so far.
+
+        @param name: the session, 32 hexadecimal digits.
+        @param peer: the peer's public key, in text form.
+        @param state: as C{put}.
+        @return: fires once it is stored; fails with L{SpoolError} if it cannot be
+            stored now, and then nothing of it is kept.  Who cancels it has to drop
+            the session, which may be stored or not.
+        @raise TypeError: the state does not fit.
+        @raise ValueError: the state does not fit.
         """
 
     def put(name: str, peer: str, state: dict[str, Any]) -> None:

@@ -113,6 +113,14 @@ class Journal:
             # way into another session, and must be in one of the two at any time.
             self._schedule()
 
+    def abandon(self, connection: Journaled) -> None:
+        """
+        Remove a session that was begun and of which no peer knows: also if the process
+        is about to end, since the next one has nothing to go on with.
+        """
+        self.store.drop(connection.session.name)
+        self.store.commit().addErrback(_ignore)
+
     def suspend(self) -> None:
         """
         Write what has changed so far; the process is about to end.

@@ -4,6 +4,7 @@ one transaction at a time::
 
     spool = Spool("/var/lib/chat/spool")
     sessions = spool.load()                  # blocks, as opening does
+    spool.begin(name, peer, state).addCallback(welcome)
     spool.append(name, False, 6, 1, frames)  # gathers
     spool.commit().addCallback(acknowledge)  # fires when all of it is in the file
     spool.close()
@@ -11,7 +12,8 @@ one transaction at a time::
 Whatever is gathered while one batch is being written makes up the next, so that a slow
 disk makes larger batches and not a longer queue.  A batch that cannot be written is
 kept and tried again until it can: no change is lost while the process lives, and nobody
-is told that one is in the file before it is.
+is told that one is in the file before it is.  Only a session that begins does not wait
+for that: it is given up, and whoever wanted it is told.
 """
 
 from __future__ import annotations
@@ -108,6 +110,8 @@ class _Batch:
 
     @ivar changes: by the session's name.
     @ivar waiters: to be fired once it is in the file.
+    @ivar begun: the same for sessions that begin with it, by name; if it cannot be
+        written, they do not.
     """
 
     def __init__(self) -> None:
@@ -116,6 +120,7 @@ class _Batch:
         """
         self.changes: dict[str, Changes] = {}
         self.waiters: list[Deferred[None]] = []
+        self.begun: dict[str, Deferred[None]] = {}
 
     def of(self, name: str) -> Changes:
         """
@@ -136,6 +141,19 @@ class _Batch:
             else:
                 self.of(name).add(changes)
         self.waiters += newer.waiters
+        self.begun |= newer.begun
+
+    def giveUpBegun(self) -> list[Deferred[None]]:
+        """
+        Take out the sessions that begin, after a failure.
+
+        @return: who waits for them.
+        """
+        begun, self.begun = self.begun, {}
+        for name in begun:
+            # It may be in the file, if a commit failed so late that nobody knows.
+            self.changes[name] = Changes(dropped=True)
+        return list(begun.values())
 
 
 # While the spool is busy there are two batches: one in the thread's hands, which nobody
@@ -213,6 +231,21 @@ class Spool:
         """
         return self._file.damaged(reason)
 
+    def begin(self, name: str, peer: str, state: dict[str, Any]) -> Deferred[None]:
+        """
+        Store a session of which its peer does not know yet.
+
+        @see: L{ISessionStore.begin}
+        """
+        if self.failure is not None:
+            return fail(SpoolError(str(self.failure)))
+        if self._closed is not None:
+            return fail(self._closedError())
+        self.put(name, peer, state)
+        begun = self._next.begun[name] = Deferred()
+        self._wake()
+        return begun
+
     def put(self, name: str, peer: str, state: dict[str, Any]) -> None:
         """
         Add a session, or replace its state.
@@ -245,7 +278,12 @@ class Spool:
 
         @see: L{ISessionStore.drop}
         """
-        self._next.changes[name] = Changes(dropped=True)
+        if self._next.begun.pop(name, None) is None:
+            self._next.changes[name] = Changes(dropped=True)
+        else:
+            # It never was in the file.  On a disk that hangs, clients that come, wait
+            # in vain and go would fill the memory with what there is to drop.
+            del self._next.changes[name]
 
     def commit(self) -> Deferred[None]:
         """
@@ -254,11 +292,10 @@ class Spool:
         @see: L{ISessionStore.commit}
         """
         if self._closed is not None:
-            return fail(SpoolError(f"{self.path} is closed: nothing more is written"))
+            return fail(self._closedError())
         waiter: Deferred[None] = Deferred()
         self._next.waiters.append(waiter)
-        if not self._busy:
-            self._begin()
+        self._wake()
         return waiter
 
     def close(self) -> Deferred[None]:
@@ -275,6 +312,19 @@ class Spool:
         elif self._retry is not None and self._retry.active():
             self._retry.reset(0)  # the last try need not wait
         return closed
+
+    def _closedError(self) -> SpoolError:
+        """
+        Make the error for who writes too late.
+        """
+        return SpoolError(f"{self.path} is closed: nothing more is written")
+
+    def _wake(self) -> None:
+        """
+        Begin to write, unless something is being written.
+        """
+        if not self._busy:
+            self._begin()
 
     def _begin(self) -> None:
         """
@@ -302,7 +352,7 @@ class Spool:
             self.failure = None
             _log.info("{path} can be written again", path=str(self.path))
         # Still busy, so that whatever all of them commit now is one batch.
-        for waiter in batch.waiters:
+        for waiter in (*batch.waiters, *batch.begun.values()):
             waiter.callback(None)
         self._goOn()
 
@@ -325,18 +375,22 @@ class Spool:
             "has room"
         )
         batch.add(self._next)
+        refused = batch.giveUpBegun()
         self._next = batch
         if last:
             self._finish(self.failure)
         else:
             delay = RETRY if self._closed is None else 0
             self._retry = self._clock.callLater(delay, self._begin)
+        for waiter in refused:
+            waiter.errback(SpoolError(str(self.failure)))
 
     def _goOn(self) -> None:
         """
         Do what comes after a batch: the next one, the end, or nothing.
         """
-        if self._next.waiters or (self._closed is not None and self._next.changes):
+        batch = self._next
+        if batch.waiters or batch.begun or (self._closed is not None and batch.changes):
             self._begin()
         elif self._closed is not None:
             self._finish(None)
