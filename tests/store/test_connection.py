@@ -5,21 +5,25 @@ when.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, cast
 
 from twisted.internet.defer import Deferred
 from twisted.logger import capturedLogs
 
 from aesm import (
+    AnyServer,
     ClientService,
     Connection,
     ConnectionClosed,
     MessageTooBig,
+    NotAuthorized,
     Packet,
     PrivateKey,
     SendBufferFull,
     SessionLost,
     SpoolError,
+    connect,
 )
 from aesm.blocking.threaded import ReactorStreamOwner, ThreadedServerFactory
 from aesm.core.messages.conversation import Conversation
@@ -332,6 +336,256 @@ class InboxTests(SpoolTestCase):
         self.assertEqual(cast(Any, former).closed().result.code, 1013)
         self.assertEqual(budget._keptCost, 0)
         self.stopService(client)
+
+
+class BeginTests(SpoolTestCase):
+    """
+    A server's session that begins.
+    """
+
+    def test_killed(self) -> None:
+        """
+        A client has its WELCOME once its session is stored: a server that is killed
+        right after it goes on with that session.
+        """
+        self.byHand = True
+        handler = Recorder()
+        server = self.serving(handler)
+        client = self.service()
+        self.assertIsNone(client.former)
+        self.assertEqual(list(server.connections), [])
+        self.assertEqual(handler.events, [])
+        self.worker.work()
+        self.network.deliver()
+        former = client.former
+        assert former is not None
+        self.assertTrue(former.isOpen)
+        self.killServer()
+        self.byHand = False
+        sent = client.sendData("hello")
+        self.serving()
+        self.network.advance(30)
+        self.successResultOf(sent)
+        self.assertIs(client.former, former)
+
+    def test_resumed(self) -> None:
+        """
+        A session that goes on is written down already: its client is let in at once.
+        """
+        self.byHand = True
+        self.serving()
+        client = self.service()
+        self.onDisk(self.worker)
+        (link,) = self.network.links
+        link.cut()
+        self.network.advance(30)
+        self.assertTrue(self.accepted.isOpen)
+        self.assertTrue(client.former and client.former.isOpen)
+        self.onDisk(self.worker)
+
+    def test_noRoom(self) -> None:
+        """
+        While nothing can be written, clients without a session are refused with 1013,
+        and come back; those who have one go on with it.
+        """
+        handler = Recorder()
+        server = self.serving(handler)
+        former = self.service()
+        accepted = self.accepted
+        self.worker.room = False
+        client = self.service(key=OTHER_KEY, deliver=False)
+        with capturedLogs():
+            self.network.deliver()
+            self.network.links[0].cut()
+            self.network.advance(30)
+        self.assertTrue(accepted.isOpen)
+        self.assertIsNone(client.former)
+        self.assertEqual(list(server.connections.values()), [accepted])
+        self.assertEqual(handler.names, ["accepted"])
+        refused = [
+            activity
+            for activity in iter(server.connections.activity, None)
+            if activity.event == "refused"
+        ]
+        self.assertGreater(len(refused), 1)
+        for activity in refused:
+            self.assertIn("cannot write", activity.reason)
+        self.worker.room = True
+        with capturedLogs():
+            self.network.advance(60)
+        self.assertTrue(client.former and client.former.isOpen)
+        self.assertIs(former.former and former.former.isOpen, True)
+        self.killServer()
+        self.assertEqual(len(self.stored(self.path)), 2)
+        self.serving()
+
+    def test_code(self) -> None:
+        """
+        Who is refused is told to try again later.
+        """
+        self.serving()
+        self.worker.room = False
+        connecting = connect(
+            self.network.clock,
+            self.network.endpoint(),
+            trust=AnyServer(),
+            key=OTHER_KEY,
+        )
+        with capturedLogs():
+            self.network.deliver()
+        refused: Any = self.failureResultOf(connecting, ConnectionClosed).value
+        self.assertEqual(refused.code, 1013)
+        self.worker.room = True
+        self.network.advance(RETRY)
+        self.killServer()
+        self.assertEqual(self.stored(self.path), [])
+        self.serving()
+
+    def test_slow(self) -> None:
+        """
+        A disk that takes longer than the handshake may has no client let in, and
+        nothing is left of the session.
+        """
+        self.byHand = True
+        server = self.serving(handshakeTimeout=5)
+        connecting = connect(
+            self.network.clock,
+            self.network.endpoint(),
+            trust=AnyServer(),
+            key=OTHER_KEY,
+        )
+        self.network.advance(6)
+        self.failureResultOf(connecting)
+        self.onDisk(self.worker)
+        self.assertEqual(list(server.connections), [])
+        self.byHand = False
+        self.killServer()
+        self.assertEqual(self.stored(self.path), [])
+        self.serving()
+
+    def test_gone(self) -> None:
+        """
+        Of a client that goes away before its WELCOME, or whose server stops, nothing is
+        left.
+        """
+        for stops in (False, True):
+            self.byHand = True
+            server = self.serving()
+            connecting = connect(
+                self.network.clock,
+                self.network.endpoint(),
+                trust=AnyServer(),
+                key=OTHER_KEY,
+            )
+            self.network.deliver()
+            if not stops:
+                connecting.cancel()
+                self.network.deliver()
+                self.onDisk(self.worker)
+            self.assertEqual(list(server.connections), [])
+            self.stopServer()
+            self.failureResultOf(connecting)
+            self.assertEqual(self.stored(self.path), [])
+
+    def test_room(self) -> None:
+        """
+        There is room for so many, however many come while the first is written down.
+        """
+        self.byHand = True
+        server = self.serving(maxConnections=1)
+        connecting = [
+            connect(
+                self.network.clock, self.network.endpoint(), trust=AnyServer(), key=key
+            )
+            for key in (CLIENT_KEY, OTHER_KEY)
+        ]
+        self.network.deliver()
+        self.onDisk(self.worker)
+        connection = self.successResultOf(connecting[0])
+        refused: Any = self.failureResultOf(connecting[1], ConnectionClosed).value
+        self.assertEqual(refused.code, 1013)
+        self.assertEqual(len(server.connections), 1)
+        self.onDisk(self.worker)
+        connection.close()
+        self.settle()
+        self.stopServer()
+        self.assertEqual(self.stored(self.path), [])
+
+    def test_replaced(self) -> None:
+        """
+        A client replaces its other connection when it is let in, and not if it is not.
+        """
+        self.serving(perKey="replace")
+        former = self.service()
+        connection = self.accepted
+        self.worker.room = False
+        again = [
+            connect(
+                self.network.clock,
+                self.network.endpoint(),
+                trust=AnyServer(),
+                key=CLIENT_KEY,
+            )
+        ]
+        with capturedLogs():
+            self.network.deliver()
+        self.failureResultOf(again[0], ConnectionClosed)
+        self.assertTrue(connection.isOpen)
+        self.worker.room = True
+        self.network.advance(RETRY)
+        again[0] = connect(
+            self.network.clock,
+            self.network.endpoint(),
+            trust=AnyServer(),
+            key=CLIENT_KEY,
+        )
+        self.network.deliver()
+        self.assertTrue(connection.isOver)
+        self.assertFalse(former.running)
+        self.successResultOf(again[0]).close()
+        self.network.deliver()
+
+    def test_takenOut(self) -> None:
+        """
+        A key that is taken out of the list while its session is written down is not let
+        in.
+        """
+        self.byHand = True
+        path = Path(self.mktemp())
+        path.write_text(f"{OTHER_KEY.publicKey} Ada\n")
+        server = self.serving(authorizedKeys=path)
+        connecting = connect(
+            self.network.clock,
+            self.network.endpoint(),
+            trust=AnyServer(),
+            key=OTHER_KEY,
+        )
+        self.network.deliver()
+        path.write_text(f"{CLIENT_KEY.publicKey} Ada\n")
+        server.factory.reloadKeys()
+        self.onDisk(self.worker)
+        self.failureResultOf(connecting, NotAuthorized)
+        self.onDisk(self.worker)
+        self.stopServer()
+        self.assertEqual(self.stored(self.path), [])
+
+    def test_sameAddress(self) -> None:
+        """
+        Two from one address that begin together are both listed.
+        """
+        self.byHand = True
+        server = self.serving()
+        endpoint = self.network.endpoint(port=4000)
+        for key in (CLIENT_KEY, OTHER_KEY):
+            client = self.service(key=key, deliver=False)
+            client._endpoint = endpoint
+        self.network.deliver()
+        self.onDisk(self.worker)
+        self.assertEqual(len(server.connections), 2)
+        self.byHand = False
+        self.killServer()
+        server = self.serving()
+        self.assertEqual(len(server.connections), 2)
 
 
 class OutboxTests(SpoolTestCase):

@@ -297,6 +297,116 @@ class CommitTests(LoneSpoolTestCase):
         self.assertEqual(self.numbers(), [0])
 
 
+class BeginTests(LoneSpoolTestCase):
+    """
+    L{Spool.begin} stores a session at once, or not at all.
+    """
+
+    def test_begin(self) -> None:
+        """
+        It fires once the session is in the file; others make up the next batch.
+        """
+        spool = self.makeSpool()
+        begun = [spool.begin(name, PEER, {"new": 1}) for name in (NAME, OTHER)]
+        for first in (0, 1):
+            self.assertNoResult(begun[first])
+            self.worker.work()
+            self.successResultOf(begun[first])
+        self.assertEqual(self.worker.waiting, [])
+        self.assertEqual(
+            spool.load(),
+            [Stored(name, PEER, {"new": 1}, [], []) for name in (NAME, OTHER)],
+        )
+        spool.close()
+        self.worker.work()
+
+    def test_fails(self) -> None:
+        """
+        While nothing can be written, it fails, whether that is known before, turns out
+        with it, or with what is being written; nothing is kept of it then.
+        """
+        spool = self.makeSpool()
+        self.worker.room = False
+        begun = [spool.begin(NAME, PEER, {}), spool.begin(OTHER, PEER, {})]
+        with captured():
+            self.worker.work()
+        begun.append(spool.begin("2" * 32, PEER, {}))
+        for each in begun:
+            error = self.failureResultOf(each, SpoolError).value
+            self.assertIn("cannot write", str(error))
+        self.worker.room = True
+        with captured():
+            self.clock.advance(RETRY)
+            self.worker.work()
+        self.assertIsNone(spool.failure)
+        self.assertEqual(spool.load(), [])
+        again = spool.begin(NAME, PEER, {})
+        self.worker.work()
+        self.successResultOf(again)
+        self.assertEqual([stored.name for stored in spool.load()], [NAME])
+        spool.close()
+        self.worker.work()
+
+    def test_others(self) -> None:
+        """
+        What was committed with it is kept, and written once that can be done.
+        """
+        spool = self.makeSpool()
+        self.worker.room = False
+        begun = spool.begin(OTHER, PEER, {})
+        self.add(spool, 0)
+        committed = spool.commit()
+        with captured():
+            self.worker.work()
+            self.failureResultOf(begun, SpoolError)
+            self.assertNoResult(committed)
+            self.worker.room = True
+            self.clock.advance(RETRY)
+            self.worker.work()
+        self.successResultOf(committed)
+        self.assertEqual([stored.name for stored in spool.load()], [NAME])
+        spool.close()
+        self.worker.work()
+
+    def test_cancelled(self) -> None:
+        """
+        One that is cancelled and dropped is not there, whether it was being written or
+        not; one that never was in the file leaves nothing to be written.
+        """
+        spool = self.makeSpool()
+        begun = [spool.begin(name, PEER, {}) for name in (NAME, OTHER)]
+        for name, each in zip((NAME, OTHER), begun, strict=True):
+            each.cancel()
+            self.failureResultOf(each, CancelledError)
+            spool.drop(name)
+        self.assertEqual(list(spool._next.changes), [NAME])
+        spool.commit()
+        self.worker.work()
+        self.worker.work()
+        self.assertEqual(spool.load(), [])
+        spool.close()
+        self.worker.work()
+
+    def test_closed(self) -> None:
+        """
+        What begins before the end is written; what begins later fails, and what cannot
+        be written any more does, too.
+        """
+        spool = self.makeSpool()
+        begun = [spool.begin(name, PEER, {}) for name in (NAME, OTHER)]
+        closed = spool.close()
+        late = spool.begin("2" * 32, PEER, {})
+        self.failureResultOf(late, SpoolError)
+        self.worker.work()
+        self.successResultOf(begun[0])
+        self.worker.room = False
+        with captured():
+            self.worker.work()
+        self.failureResultOf(begun[1], SpoolError)
+        self.worker.work()
+        self.failureResultOf(closed, SpoolError)
+
+
 class FailureTests(LoneSpoolTestCase):
     """
     A disk that is full, for a while.
