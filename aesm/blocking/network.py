@@ -17,11 +17,13 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
-from threading import Condition, Lock
-from time import sleep
+from itertools import accumulate
+from threading import Lock
+from time import monotonic, sleep
 from typing import Any, Generic, Self, TypeVar, cast
 
 from twisted.internet.defer import Deferred, succeed
@@ -29,6 +31,7 @@ from twisted.internet.endpoints import TCP4ServerEndpoint, quoteStringArgument
 from twisted.python.threadable import isInIOThread
 
 from aesm.blocking.reactorthread import forbidWaiting, theReactorThread
+from aesm.blocking.standardlog import standardLog
 from aesm.blocking.threaded import ThreadedClientService, ThreadedServerFactory
 from aesm.client.stream import SessionStream
 from aesm.core.messages.hello import DEFAULT_SEND_BUFFER
@@ -66,7 +69,6 @@ class _Network(Generic[_S]):
         """
         self._reactorThread = theReactorThread()
         self._service: _S | None = None
-        self._lock = Lock()  # guards the next
         self._stopping: Future[None] | None = None
         opening = self._reactorThread.submit(begin, *arguments)
         try:
@@ -76,6 +78,8 @@ class _Network(Generic[_S]):
             # opened, also if that has not begun yet.
             self._reactorThread.submit(self.end, 0.0)
             raise
+        finally:
+            standardLog.flush()  # warnings come before the program goes on
 
     def __enter__(self) -> Self:
         """
@@ -87,7 +91,10 @@ class _Network(Generic[_S]):
     def _running(self) -> _S:
         """
         The service, which is there once C{__init__} has returned.
+
+        @raise RuntimeError: this is a forked child: it is the parent's.
         """
+        self._reactorThread.checkProcess()
         return cast(_S, self._service)
 
     def end(self, deadline: float) -> Deferred[None]:
@@ -120,11 +127,14 @@ class _Network(Generic[_S]):
         if self._reactorThread.isForked:
             return  # what is open is the parent's
         forbidWaiting()
-        with self._lock:
-            if self._stopping is None:
-                self._stopping = self._reactorThread.submit(self.end, STOP_DEADLINE)
+        # No lock: a signal handler may call this while the thread that it interrupts
+        # does.  Two that come at once both ask for the end, which is the same.
+        stopping = self._stopping
+        if stopping is None:
+            stopping = self._reactorThread.submit(self.end, STOP_DEADLINE)
+            self._stopping = stopping
         with suppress(ConnectionClosed):  # the reactor has stopped: all is gone
-            self._reactorThread.wait(self._stopping, STOP_TIMEOUT)
+            self._reactorThread.wait(stopping, STOP_TIMEOUT)
 
     close = stop
 
@@ -175,6 +185,8 @@ class ServerNetwork(_Network[Server]):
         Who is connected, and the activity log.  Look and take in any thread; what
         is Twisted's (C{get()}, C{async for}, and a connection's own methods)
         belongs to the reactor's thread.
+
+        @raise RuntimeError: this is a forked child.
         """
         connections = self._running.connections
         if not connections.arrivals:
@@ -282,8 +294,8 @@ class ClientNetwork(_Network[ThreadedClientService]):
         @raise ValueError: an option has a value that it cannot have.
         """
         self._sendBuffer: int = options.get("sendBuffer", DEFAULT_SEND_BUFFER)
-        self._room = Condition()  # guards the next
-        self._pendingCost = 0  # of what is submitted and not acknowledged
+        self._pendingCost = _Sum()  # of what is submitted and not acknowledged
+        self._waiting: deque[Lock] = deque()  # released when there is more room
         _checkHostAndPort(host, port)
         endpoint = f"tcp:{quoteStringArgument(host)}:{port}:timeout={CONNECT_TIMEOUT}"
         super().__init__(self._begin, endpoint, options)
@@ -297,6 +309,7 @@ class ClientNetwork(_Network[ThreadedClientService]):
 
         @raise ConnectionClosed: all is taken, and a failure that will not pass has
             ended the session; says why.
+        @raise RuntimeError: this is a forked child.
         """
         stream = self._running.retrieved
         if not stream:
@@ -321,39 +334,74 @@ class ClientNetwork(_Network[ThreadedClientService]):
             will not pass, which it names, has ended the session: the server may
             not have it.  Fails with L{MessageTooBig<aesm.errors.MessageTooBig>}
             if it is larger than the server takes.
-        @raise RuntimeError: there is no room, and this is the reactor's thread.
+        @raise RuntimeError: there is no room, and this is the reactor's thread; or
+            this is a forked child.
         @raise SendBufferFull: there was no room in time; nothing was sent.
         @raise TypeError: C{data} is neither text nor bytes.
         @raise ValueError: the text cannot be written in UTF-8.
         """
         data = _frozen(data)
         cost = costOf(data)
-        with self._room:
-            if not self._fits(cost):
-                forbidWaiting()
-                if not self._room.wait_for(lambda: self._fits(cost), timeout):
-                    raise SendBufferFull(
-                        f"{self._pendingCost} of {self._sendBuffer} bytes are "
-                        f"unacknowledged after {timeout:g} seconds still; nothing more "
-                        "was sent"
-                    )
-            self._pendingCost += cost
+        self._reactorThread.checkProcess()
+        if not self._reserve(cost):
+            forbidWaiting()
+            self._waitForRoom(cost, timeout)
         return self._reactorThread.submit(self._send, data, cost)
 
-    def _fits(self, cost: int) -> bool:
+    # No lock guards the room: a signal handler that sends or stops, while the main
+    # thread is in here, would wait for itself, or the reactor's thread for both.
+
+    def _reserve(self, cost: int) -> bool:
+        """
+        Take room for a message, if there is any.
+        """
+        # Added first and compared then, so that no two take the same room.
+        if self._isBounded(self._pendingCost.add(cost), cost):
+            return True
+        self._release(None, cost)
+        return False
+
+    def _isBounded(self, pending: int, cost: int) -> bool:
         """
         Tell whether a message can be submitted, if only to be refused.
 
-        @param cost: the message's.
+        @param pending: the cost of all that is pending, with this message.
         """
-        pending = self._pendingCost
-        return (
-            # Alone, any message is submitted: if it is larger than the buffer, the
-            # service says what is wrong with it.
-            not pending
-            or pending + cost <= self._sendBuffer
-            or self._reactorThread.isOver
-        )
+        # Alone, any message is submitted: if it is larger than the buffer, the service
+        # says what is wrong with it.
+        return pending <= max(self._sendBuffer, cost) or self._reactorThread.isOver
+
+    def _waitForRoom(self, cost: int, timeout: float | None) -> None:
+        """
+        Wait until there is room for a message, and take it.
+
+        @param timeout: seconds; None for ever.
+        @raise SendBufferFull: there was no room in time.
+        """
+        deadline = None if timeout is None else monotonic() + timeout
+        while True:
+            turn = Lock()
+            turn.acquire()
+            self._waiting.append(turn)  # before the look, so that no release is missed
+            pending = self._pendingCost.add(0)
+            if self._isBounded(pending + cost, cost) and self._reserve(cost):
+                return
+            left = -1 if deadline is None else max(0.0, deadline - monotonic())
+            if not turn.acquire(timeout=left):
+                raise SendBufferFull(
+                    f"{pending} of {self._sendBuffer} bytes are unacknowledged after "
+                    f"{timeout:g} seconds still; nothing more was sent"
+                )
+
+    def _release(self, result: _T, cost: int) -> _T:
+        """
+        Make room for other messages, and pass on the result of this one.
+        """
+        self._pendingCost.add(-cost)
+        while self._waiting:  # all: who has waited longest may not fit yet
+            with suppress(IndexError):  # another thread was faster
+                self._waiting.popleft().release()
+        return result
 
     # In the reactor's thread
 
@@ -381,14 +429,26 @@ class ClientNetwork(_Network[ThreadedClientService]):
         """
         return self._running.sendData(data).addBoth(self._release, cost)
 
-    def _release(self, result: _T, cost: int) -> _T:
+
+class _Sum:
+    """
+    A sum to which threads, and the signal handlers that interrupt them, add without
+    a lock.
+    """
+
+    def __init__(self) -> None:
+        # C{+=} is a load and a store, between which another addition would be lost.
+        # Here both steps are single calls into C, which nothing interrupts.  The last
+        # amount is taken first, so that a signal handler adds its own.
+        self._amounts: deque[int] = deque()
+        self._sums = accumulate(iter(self._amounts.pop, None))
+
+    def add(self, amount: int) -> int:
         """
-        Make room for other messages, and pass on the result of this one.
+        Add, and return the sum with it.
         """
-        with self._room:
-            self._pendingCost -= cost
-            self._room.notify_all()  # all: who has waited longest may not fit yet
-        return result
+        self._amounts.append(amount)
+        return next(self._sums)
 
 
 def _checkHostAndPort(host: str, port: int) -> None:

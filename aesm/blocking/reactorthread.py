@@ -15,11 +15,14 @@ from __future__ import annotations
 
 import atexit
 import os
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
 from enum import Enum
-from threading import Lock, Thread
+from itertools import count
+from multiprocessing.util import Finalize
+from threading import RLock, Thread
 from typing import Any, Protocol, TypeVar, cast
 
 from twisted.internet import error
@@ -27,6 +30,7 @@ from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.python.failure import Failure
 from twisted.python.threadable import isInIOThread
 
+from aesm.blocking.standardlog import standardLog
 from aesm.errors import ConnectionClosed, HandshakeTimeout
 
 __all__ = [
@@ -41,6 +45,8 @@ __all__ = [
 START_TIMEOUT = 60.0  # seconds until the reactor runs
 EXIT_DEADLINE = 2.0  # seconds for closing in order when the program ends
 EXIT_TIMEOUT = 5.0  # seconds after which the program ends anyway
+BUSY_TIMEOUT = 0.05  # seconds to wait for a future that somebody is looking at
+BUSY_PAUSE = 0.01  # seconds until the next attempt
 
 _STOPPED = "the reactor was stopped, and Twisted cannot run it again in this process"
 
@@ -58,9 +64,9 @@ _T = TypeVar("_T")
 # the program runs the reactor already, in whichever thread.  "refused" is Twisted's
 # ReactorNotRestartable: the program has run the reactor before, and it has stopped.
 #
-# Calls are taken until it is STOPPED.  Those that wait for a result then would wait
-# for ever; so "stopped", and that nobody joins those who wait any more, is one step
-# under the lock, after which each of them is failed.
+# Calls are taken until it is STOPPED, after which each pending future is failed:
+# else its owner would wait for ever.  A call becomes pending first and looks for
+# STOPPED then, so that one of both sides sees the other.
 #
 # There are three ways to the end, and all of them close first what is open:
 #
@@ -70,8 +76,21 @@ _T = TypeVar("_T")
 #   - the program ends, and the reactor is the program's: exit() closes, and leaves
 #     the reactor alone.
 #
+# A process of multiprocessing ends with os._exit, without atexit, but runs the
+# finalizers of multiprocessing.util before: exit() is one of them.
+#
 # A forked child has a copy of all this and neither the thread nor the connections.
 # Its state says nothing, so that it is asked of the process number.
+
+# Signal handlers
+#
+# A signal handler runs between two instructions of the main thread, which stands
+# still until the handler returns.  If the handler waits for the reactor's thread, and
+# that for a lock that the main thread holds, nothing ever goes on; a lock that may be
+# taken twice by one thread does not help, since two threads are in it.  So calls are
+# handed over without any lock: what is shared is changed by single operations of
+# deque and set, which nothing can interrupt, and whoever removes a future from the
+# pending ones, alone completes it.
 
 
 class ReactorState(Enum):
@@ -124,9 +143,14 @@ class ReactorThread:
         self._process = os.getpid()
         self._thread: Thread | None = None  # None if the program runs the reactor
         self._open: dict[Closable, None] = {}  # in the reactor's thread only
-        self._lock = Lock()  # guards the rest, and changes of state
-        self._calls: list[tuple[Future[Any], Callable[..., Any], tuple[Any, ...]]] = []
+        # Changed by any thread, in single steps only: see above.
+        self._calls: deque[tuple[Future[Any], Callable[..., Any], tuple[Any, ...]]] = (
+            deque()
+        )
         self._pending: set[Future[Any]] = set()
+        self._wakeNumbers = count(1)
+        self._woken = 0  # the number of a wake-up that was handed over
+        self._awake = 0  # the highest number that has arrived
 
     def start(self) -> None:
         """
@@ -149,6 +173,9 @@ class ReactorThread:
             self._thread.start()
         self.wait(ready, START_TIMEOUT)
         atexit.register(self.exit)
+        # A negative priority: after the process has joined its own children, which
+        # may talk to a server of ours.
+        Finalize(None, self.exit, exitpriority=-1)
 
     @property
     def isForked(self) -> bool:
@@ -175,24 +202,33 @@ class ReactorThread:
             Cancelling it forgets the result and changes nothing else.
         @raise RuntimeError: this is a forked child.
         """
+        self.checkProcess()
+        future: Future[Any] = Future()
+        self._pending.add(future)
+        self._calls.append((future, function, arguments))
+        if self.isOver:
+            self._setResult(Failure(_stoppedError()), future)
+        elif self._woken <= self._awake:
+            # To wake the reactor costs a write to a pipe: once for all calls that are
+            # submitted before it wakes.  A higher number than those that have arrived
+            # is still on its way, and will find our call.  It is noted only after it
+            # was handed over: a signal handler that comes between hands over another.
+            number = next(self._wakeNumbers)
+            self.reactor.callFromThread(self._makeCalls, number)
+            self._woken = number
+        return future
+
+    def checkProcess(self) -> None:
+        """
+        Refuse to serve a forked child.
+
+        @raise RuntimeError: this is one.
+        """
         if self.isForked:
             raise RuntimeError(
                 "this process was forked from one that uses aesm: start it with "
                 "multiprocessing's 'spawn' method, or fork before the first use"
             )
-        future: Future[Any] = Future()
-        with self._lock:
-            if self.isOver:
-                future.set_exception(_stoppedError())
-                return future
-            self._pending.add(future)
-            self._calls.append((future, function, arguments))
-            isFirst = len(self._calls) == 1
-        if isFirst:
-            # To wake the reactor costs a write to a pipe: once for all calls that
-            # are submitted before it wakes.
-            self.reactor.callFromThread(self._makeCalls)
-        return future
 
     def wait(self, future: Future[_T], timeout: float | None) -> _T:
         """
@@ -215,14 +251,16 @@ class ReactorThread:
         """
         Close in order what is open, if that can be done soon: the program ends.
         """
-        if self.isForked or self.isOver:
+        if self.isForked:
             return
-        with suppress(TimeoutError, ConnectionClosed):
-            if self._thread is not None:
-                self.submit(self._stop)
-                self._thread.join(EXIT_TIMEOUT)
-            elif not isInIOThread():
-                self.wait(self.submit(self._closeAll), EXIT_TIMEOUT)
+        if not self.isOver:
+            with suppress(TimeoutError, ConnectionClosed):
+                if self._thread is not None:
+                    self.submit(self._stop)
+                    self._thread.join(EXIT_TIMEOUT)
+                elif not isInIOThread():
+                    self.wait(self.submit(self._closeAll), EXIT_TIMEOUT)
+        standardLog.flush()
 
     # In the reactor's thread
 
@@ -278,8 +316,7 @@ class ReactorThread:
 
         @param what: what has happened, as in L{REACTOR_TRANSITIONS}.
         """
-        with self._lock:
-            self.state = REACTOR_TRANSITIONS[self.state, what]
+        self.state = REACTOR_TRANSITIONS[self.state, what]
 
     def _closeAll(self) -> Deferred[Any]:
         """
@@ -287,13 +324,16 @@ class ReactorThread:
         """
         return DeferredList([one.end(EXIT_DEADLINE) for one in list(self._open)])
 
-    def _makeCalls(self) -> None:
+    def _makeCalls(self, number: int) -> None:
         """
         Make the calls that were submitted.
+
+        @param number: of the wake-up.
         """
-        with self._lock:
-            calls, self._calls = self._calls, []
-        for future, function, arguments in calls:
+        # First: a call that is submitted after this wakes the reactor again.
+        self._awake = max(self._awake, number)
+        for _ in range(len(self._calls)):  # what these submit has its own turn
+            future, function, arguments = self._calls.popleft()
             result = maybeDeferred(function, *arguments)
             result.addBoth(self._setResult, future)
 
@@ -301,11 +341,24 @@ class ReactorThread:
         """
         Hand a result back, unless the future has failed because the reactor stopped.
         """
-        with self._lock:
-            if future not in self._pending:
-                return
+        try:
             self._pending.remove(future)
-        # Not under the lock: this calls those who wait for the future.
+        except KeyError:
+            return
+        self._complete(result, future)
+
+    def _complete(self, result: object, future: Future[Any]) -> None:
+        """
+        Hand a result back as soon as nobody is looking at the future.
+        """
+        # A signal handler may have interrupted the main thread in future.done(), and
+        # now wait for us.  concurrent.futures.wait() takes this lock as well.
+        condition = future._condition
+        if not self.isOver:
+            if not condition.acquire(timeout=BUSY_TIMEOUT):
+                self.reactor.callLater(BUSY_PAUSE, self._complete, result, future)
+                return
+            condition.release()
         if not future.set_running_or_notify_cancel():
             return
         if isinstance(result, Failure):
@@ -315,24 +368,36 @@ class ReactorThread:
 
 
 _reactorThread: ReactorThread | None = None  # the process's, guarded by the next
-_reactorThreadLock = Lock()
+_reactorThreadLock = RLock()  # R: a signal handler gets an error, not a deadlock
+_isStarting = False  # guarded by the lock, too
 
 
 def theReactorThread() -> ReactorThread:
     """
     Get the process's one; the first call starts the reactor.
 
-    @raise RuntimeError: the reactor has stopped, or this is its thread.
+    @raise RuntimeError: the reactor has stopped, or this is its thread, or a signal
+        handler that has interrupted the first call.
     """
-    global _reactorThread
+    global _isStarting, _reactorThread
     forbidWaiting()
     with _reactorThreadLock:
         if _reactorThread is None:
-            from twisted.internet import reactor
+            if _isStarting:
+                raise RuntimeError(
+                    "this signal handler has interrupted the start of the reactor, "
+                    "for which it cannot wait"
+                )
+            _isStarting = True
+            try:
+                from twisted.internet import reactor
 
-            starting = ReactorThread(reactor)
-            starting.start()
-            _reactorThread = starting  # only now: else nobody would try again
+                starting = ReactorThread(reactor)
+                standardLog.start()
+                starting.start()
+                _reactorThread = starting  # only now: else nobody would try again
+            finally:
+                _isStarting = False
     if _reactorThread.isOver:
         raise RuntimeError(_STOPPED)
     return _reactorThread

@@ -64,6 +64,14 @@ class Activity(tuple[Address, bool, float]):
         self.peer = peer
         return self
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """
+        Be copied and pickled, by any protocol, as what makes an equal one.
+        """
+        # A tuple's own way gives C{__new__} the tuple, which is not what it takes.
+        made = self[0], self.event, self[2], self.reason, self.peer
+        return type(self), made, self.__dict__
+
     def __repr__(self) -> str:
         """
         Show the event, the reason and the peer as well.
