@@ -238,6 +238,26 @@ class EndTests(ProgramCase):
         """
         self.runProgram("fork", output="parent unharmed")
 
+    def test_workers(self) -> None:
+        """
+        What children of multiprocessing have sent arrives when they return.
+        """
+        self.runProgram("workers", output="all arrived")
+
+    def test_signals(self) -> None:
+        """
+        A signal handler may send and stop while the main thread sends.
+        """
+        self.runProgram("signals", output="not stuck")
+
+    def test_warning(self) -> None:
+        """
+        Without Twisted's logging, the warning of an open server is heard.
+        """
+        words = "from aesm import ServerNetwork; ServerNetwork('0.0.0.0', 0).stop()"
+        program = self.start("-c", words)
+        self.assertIn("key", program.communicate(timeout=LONG)[1])
+
 
 class ExampleTests(ProgramCase):
     """

@@ -10,6 +10,8 @@ Each prints what it found out; what it could not is an error.
 from __future__ import annotations
 
 import asyncio
+import logging
+import multiprocessing
 import os
 import signal
 import socket
@@ -929,12 +931,84 @@ def fork() -> None:
             with raises(RuntimeError) as caught:
                 client.sendData("x")
             assert "forked" in str(caught[0])
+            for look in (lambda: client.retrieved, lambda: server.connections):
+                with raises(RuntimeError):
+                    look()
             with raises(RuntimeError):
                 ServerNetwork(HOST, 0)
             sys.exit(7)  # through the with statement and what is done at exit
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
         client.sendData("still here").result(LONG)
     print("parent unharmed")
+
+
+def _work(port: int) -> None:
+    """
+    Send, and return without a word.
+    """
+    client = ClientNetwork(HOST, port)
+    for number in range(50):
+        client.sendData(str(number))
+
+
+def workers() -> None:
+    """
+    Have children of multiprocessing send, and return.
+    """
+    server = _start("reporting")
+    assert server.stdin is not None and server.stdout is not None
+    port = int(server.stdout.readline())
+    for way in "fork", "forkserver", "spawn":
+        worker = multiprocessing.get_context(way).Process(target=_work, args=(port,))
+        worker.start()
+        worker.join()
+        assert worker.exitcode == 0
+        assert server.stdout.readline() == "50 accepted code 1000\n", way
+    server.communicate()
+    print("all arrived")
+
+
+def reporting() -> None:
+    """
+    Say of three clients how many messages came, and how they closed.
+    """
+    with ServerNetwork(HOST, 0) as server:
+        print(server.address[1], flush=True)
+        for _ in range(3):
+            first, last = until(server.connections.activity), None
+            last = until(server.connections.activity)
+            number = 0
+            while server.connections.getDataOrdinal()[0] is not None:
+                number += 1
+            code = "code 1000" if "code 1000" in last.reason else last.reason
+            print(number, first.event, code, flush=True)
+
+
+def signals() -> None:
+    """
+    Send from a signal handler that interrupts sending, and stop from it.
+    """
+    with ServerNetwork(HOST, 0) as server:
+        client = ClientNetwork(HOST, server.address[1])
+        calls = 0
+
+        def handle(number: int, frame: object) -> None:
+            """
+            Send; at last stop.
+            """
+            nonlocal calls
+            calls += 1
+            client.sendData("handled")
+            if calls == 200:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+                client.stop()
+
+        signal.signal(signal.SIGALRM, handle)
+        signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
+        while calls < 200:
+            client.sendData("sent")
+            server.connections.activity()
+    print("not stuck")
 
 
 def original(port: str) -> None:
@@ -987,4 +1061,6 @@ def originalClient(port: str) -> None:
 
 
 if __name__ == "__main__":
+    # Their standard error is to be empty, also where they do what aesm warns of.
+    logging.getLogger("aesm").addHandler(logging.NullHandler())
     globals()[sys.argv[1]](*sys.argv[2:])
