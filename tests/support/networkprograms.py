@@ -959,7 +959,8 @@ def workers() -> None:
     assert server.stdin is not None and server.stdout is not None
     port = int(server.stdout.readline())
     for way in "fork", "forkserver", "spawn":
-        worker = multiprocessing.get_context(way).Process(target=_work, args=(port,))
+        context: Any = multiprocessing.get_context(way)
+        worker = context.Process(target=_work, args=(port,))
         worker.start()
         worker.join()
         assert worker.exitcode == 0
