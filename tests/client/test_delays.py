@@ -122,13 +122,12 @@ class DelayTests(ServiceTestCase):
         The log says why there is no connection, and when the next attempt is.
         """
         with capturedLogs() as events:
-            delay = self.wait()
+            self.wait()
         (event,) = [each for each in events if "delay" in each]
         self.assertEqual(event["log_namespace"], "aesm.service")
         self.assertIs(event["log_level"], LogLevel.warn)
         (next,) = self.delays()
         self.assertAlmostEqual(event["delay"], next)
-        self.assertGreater(next, delay)
         said = formatEvent(event)
         self.assertIn(f"trying again in {event['delay']:.1f} seconds", said)
         self.assertIn("refused", said)

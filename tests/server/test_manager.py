@@ -82,10 +82,10 @@ class WhoseTests(HubTestCase):
                 self.network.links[0].cut()
             for_ = self.far.sendData("for the owner only")
             self.cutLast()
-            lost = stranger.sendData("lost")
+            unsent = stranger.sendData("never left")
             self.network.clock.advance(DELAY / 2)
             self.back()
-            self.assertSessionLost(lost)
+            self.assertIsNone(self.successResultOf(unsent))
             self.assertSessionLost(wanted)
             self.assertIsNone(self.successResultOf(for_))
             self.assertEqual(self.take(stranger), [])
@@ -104,9 +104,9 @@ class WhoseTests(HubTestCase):
         for name in ("0" * 32, self.near.session.name.upper()):
             self.cut()
             self.near.session.name = name
-            lost = self.near.sendData("lost")
+            unsent = self.near.sendData("never left")
             self.back()
-            self.assertSessionLost(lost)
+            self.assertIsNone(self.successResultOf(unsent))
             near = self.successResultOf(self.client.whenConnected())
             self.assertIsNot(near, self.near)
             self.near = near

@@ -710,8 +710,8 @@ class StopTests(ProcessTestCase):
 
     def test_serverKilled(self) -> None:
         """
-        A server that is gone without a word is one line, too; at the end of the input
-        it is said what may not have arrived, and another server is found.
+        A server that is gone without a word is one line, too; another server is found,
+        and gets what was typed meanwhile.
         """
         port = freePort()
         server, endpoint = self.serveAt(port), f"tcp:127.0.0.1:{port}"
@@ -725,10 +725,10 @@ class StopTests(ProcessTestCase):
         leaving.end()
         again = self.serveAt(port)
         staying.expect("^aesm: connected again, in a new session$", "errors")
-        staying.expect("^aesm: line 1 of the input may not have arrived$", "errors")
+        staying.expect(f"^{AT} kept$")
         staying.end()
-        self.assertEqual(staying.wait(), 1, staying.said())
-        self.assertSentence(leaving, "may not have arrived")  # line 2, at least
+        self.assertEqual(staying.wait(), 0, staying.said())
+        leaving.wait()  # whether it knows that its first line has arrived or not
         self.assertStops(again)
 
     def test_clientInterrupted(self) -> None:
