@@ -159,7 +159,5 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    """
-    List the public names.
-    """
+    """List the public names."""
     return sorted(__all__)

@@ -65,15 +65,11 @@ class Cipher:
 
     @property
     def key(self) -> bytes:
-        """
-        The 32 secret bytes, for another L{Cipher} to use.
-        """
+        """The 32 secret bytes, for another L{Cipher} to use."""
         return self._key
 
     def __repr__(self) -> str:
-        """
-        Show what this is, without the key.
-        """
+        """Show what this is, without the key."""
         return "<Cipher AES-256-GCM>"
 
     def encrypt(self, text: str, associatedData: bytes = b"") -> bytes:

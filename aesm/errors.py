@@ -91,15 +91,11 @@ class CloseCode(IntEnum):
 
 
 class AESMError(Exception):
-    """
-    The root of the tree: catch it to catch all that aesm reports.
-    """
+    """The root of the tree: catch it to catch all that aesm reports."""
 
 
 class HandshakeError(AESMError):
-    """
-    No secure channel came about.
-    """
+    """No secure channel came about."""
 
 
 class NameOrKeyMismatch(HandshakeError):
@@ -135,15 +131,11 @@ class OfferRefused(HandshakeError):
 
 
 class HandshakeTimeout(HandshakeError):
-    """
-    The peer did not finish the handshake before its deadline.
-    """
+    """The peer did not finish the handshake before its deadline."""
 
 
 class NotAnAESMPeer(HandshakeError):
-    """
-    What answered, or asked, speaks another protocol.
-    """
+    """What answered, or asked, speaks another protocol."""
 
 
 class UntrustedServer(AESMError):
@@ -182,9 +174,7 @@ class ServerKeyChanged(UntrustedServer):
 
 
 class NotAuthorized(AESMError):
-    """
-    The server does not let this client's key in (close code 1008).
-    """
+    """The server does not let this client's key in (close code 1008)."""
 
 
 class ConnectionClosed(AESMError):
@@ -275,9 +265,7 @@ class MessageTooBig(ProtocolError):
 
 
 class InvalidText(ProtocolError):
-    """
-    A text message, or a close reason, is not UTF-8.
-    """
+    """A text message, or a close reason, is not UTF-8."""
 
     code = CloseCode.INVALID_TEXT
 

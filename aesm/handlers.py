@@ -32,14 +32,10 @@ __all__ = ["Echo", "Relay", "inbox"]
 
 
 class _Handler:
-    """
-    Does nothing when clients come and go.
-    """
+    """Does nothing when clients come and go."""
 
     def __init__(self, connections: Connections) -> None:
-        """
-        @param connections: the server's registry.
-        """
+        """@param connections: the server's registry."""
         self._connections = connections
 
     def connectionAccepted(self, connection: Connection) -> None:
@@ -112,9 +108,7 @@ def inbox(connections: Connections) -> None:
 
 
 def _send(connection: Connection, packet: Packet) -> None:
-    """
-    Send a packet's data, and close a client that does not take so much.
-    """
+    """Send a packet's data, and close a client that does not take so much."""
     sent = connection.sendData(cast("str | bytes", packet.data))
     # Nobody looks at an acknowledgement, which therefore costs nothing.
     if not isinstance(sent, Acknowledgement):
@@ -122,15 +116,11 @@ def _send(connection: Connection, packet: Packet) -> None:
 
 
 def _ebRefused(failure: Failure, connection: Connection) -> None:
-    """
-    Close a client that does not take messages of this size.
-    """
+    """Close a client that does not take messages of this size."""
     failure.trap(MessageTooBig)
     connection.closeWith(CloseCode.TOO_BIG, "a message for you is larger than you take")
 
 
 def _ebGone(failure: Failure) -> None:
-    """
-    Wait no more for a client that is gone.
-    """
+    """Wait no more for a client that is gone."""
     failure.trap(ConnectionClosed)

@@ -124,9 +124,7 @@ class ISessionHandler(Interface):
 
 
 class IMessageHandlerMaker(Interface):
-    """
-    A Twisted plugin that makes a handler for C{twistd aesm --handler NAME}.
-    """
+    """A Twisted plugin that makes a handler for C{twistd aesm --handler NAME}."""
 
     name = Attribute("What the operator types, a C{str}.")
     description = Attribute("One line for C{--help}, a C{str}.")
@@ -160,9 +158,7 @@ class ITrustPolicy(Interface):
 
 
 class INextKeys(ITrustPolicy):
-    """
-    A trust policy that remembers what servers announce as their next key.
-    """
+    """A trust policy that remembers what servers announce as their next key."""
 
     def announced(location: str, publicKey: PublicKey) -> None:
         """
@@ -176,9 +172,7 @@ class INextKeys(ITrustPolicy):
 
 
 class IClientPolicy(Interface):
-    """
-    A server's decision on the key that a client has proved.
-    """
+    """A server's decision on the key that a client has proved."""
 
     def checkClient(
         publicKey: PublicKey, address: IAddress

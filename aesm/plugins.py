@@ -165,9 +165,7 @@ def _options(
 
 
 def _unknown(word: str, known: tuple[str, ...]) -> str:
-    """
-    Say what is wrong with a keyword, and what would be right.
-    """
+    """Say what is wrong with a keyword, and what would be right."""
     if ":" in word:
         # Twisted has split "tcp\:host=x\:1" at its = first.
         return (

@@ -19,9 +19,7 @@ FOLDER = Path(__file__).parent
 
 
 def main() -> None:
-    """
-    Parse the command line, run, write and print.
-    """
+    """Parse the command line, run, write and print."""
     options = _options()
     workloads = [w for w in WORKLOADS if not options.only or w.name in options.only]
     if options.quick:
@@ -44,9 +42,7 @@ def main() -> None:
 def _round(
     results: Results, workload: Workload, peers: Sequence[str], directory: Path
 ) -> None:
-    """
-    Let each peer do a workload once.
-    """
+    """Let each peer do a workload once."""
     for peer in peers:
         try:
             figures = runOnce(peer, workload, directory)
@@ -60,9 +56,7 @@ def _round(
 
 
 def _options() -> argparse.Namespace:
-    """
-    Parse the command line.
-    """
+    """Parse the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument(
@@ -86,9 +80,7 @@ def _names(known: set[str]) -> Callable[[str], list[str]]:
     """
 
     def parse(text: str) -> list[str]:
-        """
-        @raise argparse.ArgumentTypeError: there is no such name.
-        """
+        """@raise argparse.ArgumentTypeError: there is no such name."""
         names = text.split(",")
         unknown = set(names) - known
         if unknown:

@@ -20,9 +20,7 @@ PROBES = 100  # connections that grow opens, one at a time
 
 
 class Task:
-    """
-    One run of one workload.
-    """
+    """One run of one workload."""
 
     def __init__(
         self,
@@ -53,16 +51,12 @@ class Task:
         self._serverPid = serverPid
 
     async def stream(self) -> dict[str, float]:
-        """
-        Send as fast as flow control allows, until the server has it all.
-        """
+        """Send as fast as flow control allows, until the server has it all."""
         link = await self._connect()
         return {"rate": await self._stream(link)}
 
     async def pingpong(self) -> dict[str, float]:
-        """
-        Send a message when the one before it has come back.
-        """
+        """Send a message when the one before it has come back."""
         peer, data, left = self._peer, self._data, self._count
         link = await self._connect()
         await self._ask(link, b"echo")
@@ -70,9 +64,7 @@ class Task:
         times = [perf_counter()]
 
         def received(answer: bytes) -> Any:
-            """
-            Take the time and send the next.
-            """
+            """Take the time and send the next."""
             nonlocal left
             times.append(perf_counter())
             left -= 1
@@ -91,16 +83,12 @@ class Task:
         }
 
     async def fanout(self) -> dict[str, float]:
-        """
-        Let the server send to many, until all have it all.
-        """
+        """Let the server send to many, until all have it all."""
         left = self._count * self._clients
         done, fire = self._peer.signal()
 
         def received(data: bytes) -> None:
-            """
-            Count one.
-            """
+            """Count one."""
             nonlocal left
             left -= 1
             if not left:
@@ -116,9 +104,7 @@ class Task:
         return {"rate": self._count * self._clients / (perf_counter() - start)}
 
     async def connects(self) -> dict[str, float]:
-        """
-        Connect, exchange one message, close; so many at once.
-        """
+        """Connect, exchange one message, close; so many at once."""
         await self._visit()  # what is loaded on first use
         start = perf_counter()
         visits = self._count // self._clients
@@ -126,9 +112,7 @@ class Task:
         return {"rate": visits * self._clients / (perf_counter() - start)}
 
     async def idle(self) -> dict[str, float]:
-        """
-        See what the server's memory grows by.
-        """
+        """See what the server's memory grows by."""
         await self._peer.gather([self._visits(4) for _ in range(AT_ONCE)])
         before = _residentBytes(self._serverPid)
         links = await self._openMany(self._clients)
@@ -136,9 +120,7 @@ class Task:
         return {"bytes": grown / len(links)}
 
     async def grow(self) -> dict[str, float]:
-        """
-        See whether other connections slow one down.
-        """
+        """See whether other connections slow one down."""
         links = await self._openMany(self._clients)
         rate = await self._stream(await self._connect())
         start = perf_counter()
@@ -150,15 +132,11 @@ class Task:
     # Parts
 
     async def _connect(self) -> Any:
-        """
-        Open a link.
-        """
+        """Open a link."""
         return await self._peer.connect(self._directory, self._port)
 
     async def _ask(self, link: Any, data: bytes) -> None:
-        """
-        Send one message and wait for the answer.
-        """
+        """Send one message and wait for the answer."""
         answered, fire = self._peer.signal()
         link.received = fire
         await _sent(link.send(data))
@@ -179,17 +157,13 @@ class Task:
         return self._count / (perf_counter() - start)
 
     async def _visit(self) -> None:
-        """
-        Connect, exchange one message, close.
-        """
+        """Connect, exchange one message, close."""
         link = await self._connect()
         await self._ask(link, b"echo" + self._data[4:])
         await link.close()
 
     async def _visits(self, count: int) -> None:
-        """
-        Visit so many times, one after another.
-        """
+        """Visit so many times, one after another."""
         for _ in range(count):
             await self._visit()
 
@@ -202,9 +176,7 @@ class Task:
         links: list[Any] = []
 
         async def some(many: int) -> None:
-            """
-            Open a share of them, one after another.
-            """
+            """Open a share of them, one after another."""
             for _ in range(many):
                 link = await self._connect()
                 await self._ask(link, b"echo")

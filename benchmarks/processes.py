@@ -25,9 +25,7 @@ END_TIMEOUT = 10.0  # seconds from the signal to the end
 
 
 class RunFailed(Exception):
-    """
-    A peer did not finish; says which process said what.
-    """
+    """A peer did not finish; says which process said what."""
 
 
 def runOnce(peer: str, workload: Workload, directory: Path) -> dict[str, float]:
@@ -118,9 +116,7 @@ def _firstLine(server: subprocess.Popen[str]) -> str:
 
 
 def _end(process: subprocess.Popen[str]) -> None:
-    """
-    End a process, if it has not ended.
-    """
+    """End a process, if it has not ended."""
     if process.poll() is None:
         process.terminate()
         try:

@@ -48,9 +48,7 @@ _PACKAGES = (
 
 
 class Results:
-    """
-    What was measured, by round.
-    """
+    """What was measured, by round."""
 
     def __init__(self, peers: Sequence[str], workloads: Sequence[Workload]) -> None:
         """
@@ -64,15 +62,11 @@ class Results:
         self._runs: dict[tuple[str, str], list[dict[str, float] | None]] = {}
 
     def add(self, workload: str, peer: str, figures: dict[str, float] | None) -> None:
-        """
-        Take down one run; None for one that failed.
-        """
+        """Take down one run; None for one that failed."""
         self._runs.setdefault((workload, peer), []).append(figures)
 
     def values(self, workload: str, peer: str, figure: Figure) -> list[float]:
-        """
-        List what the runs that did not fail gave.
-        """
+        """List what the runs that did not fail gave."""
         runs = self._runs.get((workload, peer), [])
         return [run[figure.name] for run in runs if run is not None]
 
@@ -98,9 +92,7 @@ class Results:
         return median(ratios) if ratios else None
 
     def table(self) -> str:
-        """
-        Write all medians, ranges and ratios as Markdown.
-        """
+        """Write all medians, ranges and ratios as Markdown."""
         lines: list[str] = []
         for workload in self.workloads:
             for figure in workload.figures:
@@ -137,9 +129,7 @@ class Results:
         (folder / "RESULTS.md").write_text("\n".join(text), encoding="utf-8")
 
     def _section(self, workload: Workload, figure: Figure) -> list[str]:
-        """
-        Write one figure of one workload.
-        """
+        """Write one figure of one workload."""
         label = f", {figure.label}" if figure.label else ""
         lines = [
             f"## {workload.name}: {workload.text}{label}",
@@ -163,18 +153,14 @@ class Results:
 
 
 def _show(value: float) -> str:
-    """
-    Write a number with three digits that count.
-    """
+    """Write a number with three digits that count."""
     if abs(value) >= 100:
         return f"{float(f'{value:.3g}'):,.0f}"
     return f"{value:.3g}"
 
 
 def _machine() -> str:
-    """
-    Say what the machine is.
-    """
+    """Say what the machine is."""
     model = platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():

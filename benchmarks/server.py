@@ -38,15 +38,11 @@ async def serve(peer: Any, directory: str) -> None:
     audience: list[Any] = []
 
     def accepted(link: Any) -> None:
-        """
-        Wait for a link's first message.
-        """
+        """Wait for a link's first message."""
         link.received = partial(begin, link)
 
     def begin(link: Any, data: bytes) -> Any:
-        """
-        Do as the first message says.
-        """
+        """Do as the first message says."""
         what, *numbers = data.split()
         match what:
             case b"count":
@@ -78,9 +74,7 @@ def _counter(link: Any, count: int) -> Any:
     left = count
 
     def received(data: bytes) -> Any:
-        """
-        Count one.
-        """
+        """Count one."""
         nonlocal left
         left -= 1
         return None if left else link.send(b"done")

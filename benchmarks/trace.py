@@ -82,9 +82,7 @@ _steps: list[Step] = []
 
 
 def _note(frame: FrameType, event: str, argument: Any) -> None:
-    """
-    Record a call, for C{sys.setprofile}.
-    """
+    """Record a call, for C{sys.setprofile}."""
     if event == "call":
         path = frame.f_code.co_filename
         if path.startswith(PACKAGE) and path != CLOCK:
@@ -133,77 +131,55 @@ def figures(steps: list[Step]) -> tuple[int, int]:
 
 @implementer(IMessageHandler)
 class _Handler:
-    """
-    Marks that it was called.
-    """
+    """Marks that it was called."""
 
     def connectionAccepted(self, connection: aesm.Connection) -> None:
-        """
-        Somebody came.
-        """
+        """Somebody came."""
 
     def packetReceived(self, connection: aesm.Connection, packet: aesm.Packet) -> None:
-        """
-        Something came.
-        """
+        """Something came."""
         _steps.append(Step("", "handler"))
 
     def connectionLost(
         self, connection: aesm.Connection, reason: aesm.AESMError
     ) -> None:
-        """
-        Somebody is gone.
-        """
+        """Somebody is gone."""
 
 
 class _Cable(ProxyFactory):
-    """
-    Forwards connections, until it is cut.
-    """
+    """Forwards connections, until it is cut."""
 
     noisy = False
     _last: Any = None  # the protocol on the side of the client
 
     def buildProtocol(self, addr: IAddress | None) -> ProxyServer | None:
-        """
-        Forward one more.
-        """
+        """Forward one more."""
         self._last = super().buildProtocol(addr)
         return cast(ProxyServer, self._last)
 
     def cut(self) -> None:
-        """
-        Cut the last connection off, on both sides.
-        """
+        """Cut the last connection off, on both sides."""
         self._last.transport.abortConnection()
         self._last.peer.transport.abortConnection()
 
 
 def _serve(reactor: Any) -> Deferred[Server]:
-    """
-    Start a server with a key and a handler of its own.
-    """
+    """Start a server with a key and a handler of its own."""
     return listen(reactor, ANY_PORT, handler=_Handler(), key=PrivateKey.generate())
 
 
 def _stranger() -> dict[str, Any]:
-    """
-    Make the options of a client that nobody has seen, and that touches no file.
-    """
+    """Make the options of a client that nobody has seen, and that touches no file."""
     return {"key": PrivateKey.generate(), "trust": AnyServer()}
 
 
 def _pause(reactor: IReactorTime) -> Deferred[None]:
-    """
-    Let what is left to do be done.
-    """
+    """Let what is left to do be done."""
     return deferLater(reactor, QUIET, lambda: None)
 
 
 async def _traceMessages(reactor: Any, traces: dict[str, list[Step]]) -> None:
-    """
-    Trace a message, and one for three, with both sides in this process.
-    """
+    """Trace a message, and one for three, with both sides in this process."""
     server = await _serve(reactor)
     where = f"tcp:127.0.0.1:{server.address[1]}"
     clients = [await connect(reactor, where, **_stranger()) for _ in range(3)]
@@ -243,9 +219,7 @@ async def _until(reactor: Any, true: Callable[[], bool]) -> None:
 async def _traceClients(
     reactor: Any, traces: dict[str, list[Step]], port: int, spool: str
 ) -> None:
-    """
-    Trace clients alone, of a server in another process.
-    """
+    """Trace clients alone, of a server in another process."""
     where = f"tcp:127.0.0.1:{port}"
     (await connect(reactor, where, **_stranger())).abort()  # loads what is loaded late
     await _pause(reactor)
@@ -280,9 +254,7 @@ async def _traceClients(
 
 
 def _service(reactor: Any, where: str, **options: Any) -> ClientService:
-    """
-    Start a client that comes back at once.
-    """
+    """Start a client that comes back at once."""
     service = ClientService(
         where,
         reactor=reactor,
@@ -295,9 +267,7 @@ def _service(reactor: Any, where: str, **options: Any) -> ClientService:
 
 
 async def _trace(reactor: Any) -> None:
-    """
-    Trace everything, and print it as JSON.
-    """
+    """Trace everything, and print it as JSON."""
     traces: dict[str, list[Step]] = {}
     await _traceMessages(reactor, traces)
     with (
@@ -314,17 +284,13 @@ async def _trace(reactor: Any) -> None:
 
 
 async def _serveAlone(reactor: Any) -> None:
-    """
-    Serve, and print the port, until this process is ended.
-    """
+    """Serve, and print the port, until this process is ended."""
     print((await _serve(reactor)).address[1], flush=True)
     await Deferred()
 
 
 def _python(task: str, tree: Path) -> subprocess.Popen[str]:
-    """
-    Run this file on a source tree.
-    """
+    """Run this file on a source tree."""
     command = [sys.executable, "-P", __file__, "--task", task]
     environment = {**os.environ, "PYTHONPATH": str(tree.resolve())}
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
@@ -363,9 +329,7 @@ def table(traces: dict[str, dict[str, list[Step]]]) -> str:
 
 
 def main() -> None:
-    """
-    Parse the command line, trace, and print.
-    """
+    """Parse the command line, trace, and print."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.trace")
     parser.add_argument("trees", nargs="*", type=Path, default=[Path(PACKAGE).parent])
     parser.add_argument("--show", choices=OPERATIONS, help="list its calls instead")

@@ -24,9 +24,7 @@ WORDS = ["one", "two", "three"]
 
 
 async def take(client):
-    """
-    Print as many packets as there are words; a coroutine of Twisted's.
-    """
+    """Print as many packets as there are words; a coroutine of Twisted's."""
     left = len(WORDS)
     async for packet in client.retrieved:
         print(packet.data, flush=True)
@@ -36,9 +34,7 @@ async def take(client):
 
 
 async def main(reactor, loop):
-    """
-    Send words, and print the answers; a coroutine of asyncio's.
-    """
+    """Send words, and print the answers; a coroutine of asyncio's."""
     client = await connect(reactor, f"tcp:127.0.0.1:{PORT}").asFuture(loop)
     async with asyncio.timeout(30), asyncio.TaskGroup() as group:
         taking = Deferred.fromCoroutine(take(client)).asFuture(loop)
@@ -49,9 +45,7 @@ async def main(reactor, loop):
 
 
 async def send(client, word, loop):
-    """
-    Send a word, and wait until the server has it.
-    """
+    """Send a word, and wait until the server has it."""
     await client.sendData(word).asFuture(loop)
 
 

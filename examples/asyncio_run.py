@@ -15,9 +15,7 @@ PORT = int(sys.argv[1]) if len(sys.argv) > 1 else 8766
 
 
 async def main():
-    """
-    Send a message, and print the answer.
-    """
+    """Send a message, and print the answer."""
     client = await asyncio.to_thread(ClientNetwork, host="127.0.0.1", port=PORT)
     try:
         await asyncio.wrap_future(client.sendData("hello"))  # the server has it

@@ -78,9 +78,7 @@ class ChatWindow:
             text.see("end")
 
     def changed(self) -> None:
-        """
-        Show the state, and who is there.
-        """
+        """Show the state, and who is there."""
         view = self.client.view
         words = [self.client.state]
         if self.client.state == "connected":
@@ -106,18 +104,14 @@ class ChatWindow:
             self.client.send(line)
 
     def close(self) -> None:
-        """
-        Leave; a second time, without waiting for the server.
-        """
+        """Leave; a second time, without waiting for the server."""
         self.client.leave()
         if not self.closed.called:
             self.closed.callback(None)
 
 
 def readArguments() -> argparse.Namespace:
-    """
-    Read the command line.
-    """
+    """Read the command line."""
     parser = argparse.ArgumentParser(description="The chat of aesm in a window.")
     parser.add_argument("endpoint", help="such as tcp:127.0.0.1:8765")
     parser.add_argument("--nick", required=True, help="the name to ask for")

@@ -22,9 +22,7 @@ with atheris.instrument_imports(include=["aesm"]):
 
 
 def main() -> None:
-    """
-    Run libFuzzer; it ends the process.
-    """
+    """Run libFuzzer; it ends the process."""
     arguments = sys.argv[1:]
     if not arguments or arguments[0] not in NAMES:
         sys.exit(f"usage: python -m fuzz TARGET [options]; targets: {' '.join(NAMES)}")

@@ -63,22 +63,16 @@ class RepeatableSettings(ChannelSettings):
 
 
 class Script:
-    """
-    An input, read from its beginning; past its end it is all zeroes.
-    """
+    """An input, read from its beginning; past its end it is all zeroes."""
 
     def __init__(self, data: bytes) -> None:
-        """
-        @param data: the input.
-        """
+        """@param data: the input."""
         self._data = data
         self._position = 0
 
     @property
     def more(self) -> bool:
-        """
-        Whether the end is not reached.
-        """
+        """Whether the end is not reached."""
         return self._position < len(self._data)
 
     def take(self, size: int) -> bytes:
@@ -100,9 +94,7 @@ class Script:
         return int.from_bytes(self.take(size).ljust(size, b"\0"), "big")
 
     def rest(self) -> bytes:
-        """
-        Read all that is left.
-        """
+        """Read all that is left."""
         return self.take(len(self._data))
 
 

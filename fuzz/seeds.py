@@ -29,9 +29,7 @@ def inputs(name: str) -> list[bytes]:
 
 
 def main() -> None:
-    """
-    Write the seeds of all targets.
-    """
+    """Write the seeds of all targets."""
     for name in NAMES:
         folder = CORPUS / name
         folder.mkdir(parents=True, exist_ok=True)

@@ -18,22 +18,16 @@ KEY = bytes(range(32))
 
 
 class CipherTests(SynchronousTestCase):
-    """
-    Tests for L{Cipher}.
-    """
+    """Tests for L{Cipher}."""
 
     def test_freshKey(self) -> None:
-        """
-        Without a key, each cipher makes its own of 32 bytes.
-        """
+        """Without a key, each cipher makes its own of 32 bytes."""
         keys = {Cipher().key for _ in range(10)}
         self.assertEqual(len(keys), 10)
         self.assertEqual({len(key) for key in keys}, {32})
 
     def test_givenKey(self) -> None:
-        """
-        A cipher with the key of another decrypts its tokens.
-        """
+        """A cipher with the key of another decrypts its tokens."""
         first = Cipher()
         second = Cipher(first.key)
         self.assertEqual(second.key, first.key)
@@ -51,9 +45,7 @@ class CipherTests(SynchronousTestCase):
             self.assertRaises(TypeError, Cipher, key)
 
     def test_repr(self) -> None:
-        """
-        The representation says nothing of the key, and there is no C{__dict__}.
-        """
+        """The representation says nothing of the key, and there is no C{__dict__}."""
         cipher = Cipher(KEY)
         self.assertEqual(repr(cipher), "<Cipher AES-256-GCM>")
         self.assertEqual(str(cipher), "<Cipher AES-256-GCM>")
@@ -70,16 +62,12 @@ class CipherTests(SynchronousTestCase):
         self.assertEqual(AESGCM(KEY).decrypt(raw[1:13], raw[13:], b"context"), b"hello")
 
     def test_knownToken(self) -> None:
-        """
-        A token made once decrypts for ever.
-        """
+        """A token made once decrypts for ever."""
         token = "AQAAAAAAAAAAAAAAAGbZ2bLaDgxGefOoJST14EmSceFvMA=="
         self.assertEqual(Cipher(KEY).decrypt(token), "hello")
 
     def test_freshNonces(self) -> None:
-        """
-        The same text never makes the same token.
-        """
+        """The same text never makes the same token."""
         cipher = Cipher(KEY)
         raw = [base64.urlsafe_b64decode(cipher.encrypt("x")) for _ in range(100)]
         self.assertEqual(len({token[1:13] for token in raw}), 100)
@@ -87,9 +75,7 @@ class CipherTests(SynchronousTestCase):
     @settings(max_examples=50, deadline=None)
     @given(st.text(), st.binary())
     def test_textRoundTrip(self, text: str, associatedData: bytes) -> None:
-        """
-        Any text comes back, from the token as bytes and as C{str}.
-        """
+        """Any text comes back, from the token as bytes and as C{str}."""
         cipher = Cipher(KEY)
         token = cipher.encrypt(text, associatedData)
         self.assertIs(type(token), bytes)
@@ -99,17 +85,13 @@ class CipherTests(SynchronousTestCase):
     @settings(max_examples=50, deadline=None)
     @given(st.binary(), st.binary())
     def test_bytesRoundTrip(self, data: bytes, associatedData: bytes) -> None:
-        """
-        Any bytes come back.
-        """
+        """Any bytes come back."""
         cipher = Cipher(KEY)
         token = cipher.encryptBytes(data, associatedData)
         self.assertEqual(cipher.decryptBytes(token, associatedData), data)
 
     def test_oneTokenFormat(self) -> None:
-        """
-        Text is its UTF-8, whichever pair of methods is used.
-        """
+        """Text is its UTF-8, whichever pair of methods is used."""
         cipher = Cipher(KEY)
         self.assertEqual(cipher.decryptBytes(cipher.encrypt("é")), b"\xc3\xa9")
         self.assertEqual(cipher.decrypt(cipher.encryptBytes(b"\xc3\xa9")), "é")
@@ -126,25 +108,19 @@ class CipherTests(SynchronousTestCase):
         self.assertNotIn("secret", str(error))
 
     def test_loneSurrogate(self) -> None:
-        """
-        Text that UTF-8 cannot write is a C{ValueError} that does not carry it.
-        """
+        """Text that UTF-8 cannot write is a C{ValueError} that does not carry it."""
         error = self.assertRaises(ValueError, Cipher(KEY).encrypt, "secret\ud800")
         self.assertIsNone(error.__context__)
         self.assertNotIn("secret", str(error))
 
     def test_wrongKey(self) -> None:
-        """
-        Another key does not decrypt.
-        """
+        """Another key does not decrypt."""
         token = Cipher(KEY).encrypt("hello")
         self.assertRaises(DecryptionError, Cipher().decrypt, token)
         self.assertRaises(DecryptionError, Cipher().decryptBytes, token)
 
     def test_wrongAssociatedData(self) -> None:
-        """
-        Other associated data, or none, does not decrypt.
-        """
+        """Other associated data, or none, does not decrypt."""
         cipher = Cipher(KEY)
         token = cipher.encrypt("hello", b"for alice")
         self.assertRaises(DecryptionError, cipher.decrypt, token)
@@ -170,9 +146,7 @@ class CipherTests(SynchronousTestCase):
             )
 
     def test_truncatedAndExtended(self) -> None:
-        """
-        A token without its end, or with more behind it, does not decrypt.
-        """
+        """A token without its end, or with more behind it, does not decrypt."""
         cipher = Cipher(KEY)
         token = cipher.encrypt("hello")
         raw = base64.urlsafe_b64decode(token)
@@ -209,9 +183,7 @@ class CipherTests(SynchronousTestCase):
         self.assertRaises(DecryptionError, cipher.decrypt, token[:-3] + alias + b"==")
 
     def test_otherVersion(self) -> None:
-        """
-        A token of another version is not tried.
-        """
+        """A token of another version is not tried."""
         raw = bytearray(base64.urlsafe_b64decode(Cipher(KEY).encrypt("hello")))
         raw[0] = 2
         self.assertRaises(
@@ -228,9 +200,7 @@ class CipherTests(SynchronousTestCase):
         )
     )
     def test_garbage(self, token: bytes | str) -> None:
-        """
-        Anything else that is bytes or C{str} is a L{DecryptionError}.
-        """
+        """Anything else that is bytes or C{str} is a L{DecryptionError}."""
         cipher = Cipher(KEY)
         self.assertRaises(DecryptionError, cipher.decrypt, token)
         self.assertRaises(DecryptionError, cipher.decryptBytes, token)
@@ -246,9 +216,7 @@ class CipherTests(SynchronousTestCase):
             self.assertRaises(DecryptionError, cipher.decrypt, character + token[1:])
 
     def test_wrongTypes(self) -> None:
-        """
-        Other types are a C{TypeError}, also where their content would do.
-        """
+        """Other types are a C{TypeError}, also where their content would do."""
         cipher = Cipher(KEY)
         token = cipher.encrypt("hello")
         for other in (None, 7, bytearray(token), memoryview(token), [token]):

@@ -76,9 +76,7 @@ def namesIn(path: Path) -> frozenset[str]:
     names: set[str] = set()
 
     def visit(node: ast.AST, prefix: str) -> None:
-        """
-        Add what is below a node.
-        """
+        """Add what is below a node."""
         for child in ast.iter_child_nodes(node):
             if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
                 names.update({child.name, prefix + child.name})
@@ -117,14 +115,10 @@ def isThere(dotted: str) -> bool:
 
 
 class NameTests(SynchronousTestCase):
-    """
-    What is named exists.
-    """
+    """What is named exists."""
 
     def test_files(self) -> None:
-        """
-        All files and folders that any document names.
-        """
+        """All files and folders that any document names."""
         missing = {
             f"{path.name}: {span}"
             for path in DOCUMENTS
@@ -134,9 +128,7 @@ class NameTests(SynchronousTestCase):
         self.assertEqual(missing, set())
 
     def test_dotted(self) -> None:
-        """
-        All modules, and names in modules, that any document names in full.
-        """
+        """All modules, and names in modules, that any document names in full."""
         missing = {
             f"{path.name}: {span}"
             for path in DOCUMENTS
@@ -146,9 +138,7 @@ class NameTests(SynchronousTestCase):
         self.assertEqual(missing, set())
 
     def test_tests(self) -> None:
-        """
-        All tests that show what a document promises.
-        """
+        """All tests that show what a document promises."""
         everywhere: set[str] = set()
         for module in (ROOT / "tests").rglob("test_*.py"):
             everywhere |= namesIn(module)
@@ -174,9 +164,7 @@ class NameTests(SynchronousTestCase):
         self.assertGreater(count, 100)
 
     def test_walks(self) -> None:
-        """
-        All functions that C{docs/architecture.md} names behind a file.
-        """
+        """All functions that C{docs/architecture.md} names behind a file."""
         count, missing = 0, set()
         text = re.sub(
             r"^```.*?^```$", "", ARCHITECTURE.read_text("utf-8"), flags=re.M | re.S
@@ -198,9 +186,7 @@ class NameTests(SynchronousTestCase):
 
 
 class _State(Enum):
-    """
-    A life.
-    """
+    """A life."""
 
     EGG = "egg"
     YOUNG = "young"
@@ -218,9 +204,7 @@ _TABLE_OF_LIFE = {
 
 
 class DiagramTests(SynchronousTestCase):
-    """
-    The diagrams of C{docs/architecture.md}.
-    """
+    """The diagrams of C{docs/architecture.md}."""
 
     def test_drawn(self) -> None:
         """
@@ -242,9 +226,7 @@ From every state: `eaten` to EATEN.
         self.assertEqual(diagrams.diagram(_TABLE_OF_LIFE), expected)
 
     def test_replaced(self) -> None:
-        """
-        A diagram takes the place of the former one, and of nothing else.
-        """
+        """A diagram takes the place of the former one, and of nothing else."""
         mark = f"<!-- transitions: {__name__}._TABLE_OF_LIFE -->\n"
         drawn = diagrams.diagram(_TABLE_OF_LIFE)
         text = f"before\n\n{mark}{drawn}\nFrom here on other things.\n\n{mark}"
@@ -259,9 +241,7 @@ From every state: `eaten` to EATEN.
         self.assertEqual(diagrams.updated(text), text)
 
     def test_all(self) -> None:
-        """
-        Each table of transitions has one.
-        """
+        """Each table of transitions has one."""
         text = ARCHITECTURE.read_text("utf-8")
         missing = []
         for path in PACKAGE.rglob("*.py"):

@@ -48,9 +48,7 @@ def mutate(data: bytes, others: list[bytes], random: Random) -> bytes:
 
 
 class TargetTests(SynchronousTestCase):
-    """
-    The invariants that the targets state hold.
-    """
+    """The invariants that the targets state hold."""
 
     def check(self, name: str) -> None:
         """
@@ -71,79 +69,55 @@ class TargetTests(SynchronousTestCase):
                 raise
 
     def test_offer(self) -> None:
-        """
-        A stranger's first bytes are refused as documented.
-        """
+        """A stranger's first bytes are refused as documented."""
         self.check("offer")
 
     def test_handshake(self) -> None:
-        """
-        An altered handshake is not believed by either side.
-        """
+        """An altered handshake is not believed by either side."""
         self.check("handshake")
 
     def test_records(self) -> None:
-        """
-        Altered records give the beginning of the stream, and an error.
-        """
+        """Altered records give the beginning of the stream, and an error."""
         self.check("records")
 
     def test_frames(self) -> None:
-        """
-        Any stream gives frames, and perhaps an error.
-        """
+        """Any stream gives frames, and perhaps an error."""
         self.check("frames")
 
     def test_conversation(self) -> None:
-        """
-        A conversation keeps its rules whatever its peer does.
-        """
+        """A conversation keeps its rules whatever its peer does."""
         self.check("conversation")
 
     def test_hello(self) -> None:
-        """
-        Any JSON is a hello or refused.
-        """
+        """Any JSON is a hello or refused."""
         self.check("hello")
 
     def test_keyfiles(self) -> None:
-        """
-        Any file is read or refused.
-        """
+        """Any file is read or refused."""
         self.check("keyfiles")
 
     def test_tokens(self) -> None:
-        """
-        Only tokens that were made with the key decrypt.
-        """
+        """Only tokens that were made with the key decrypt."""
         self.check("tokens")
 
     def test_all(self) -> None:
-        """
-        No target is left out.
-        """
+        """No target is left out."""
         methods = {name.removeprefix("test_") for name in dir(self)}
         self.assertLessEqual(set(NAMES), methods)
 
 
 class ScriptTests(SynchronousTestCase):
-    """
-    An input is a script, however short it is.
-    """
+    """An input is a script, however short it is."""
 
     def test_past(self) -> None:
-        """
-        Past its end a script is all zeroes.
-        """
+        """Past its end a script is all zeroes."""
         script = Script(b"\1\2\3")
         self.assertEqual([script.number(2), script.number(2)], [0x0102, 0x0300])
         self.assertFalse(script.more)
         self.assertEqual((script.number(), script.rest()), (0, b""))
 
     def test_altered(self) -> None:
-        """
-        Each way to alter a frame does what it says.
-        """
+        """Each way to alter a frame does what it says."""
         frames = [b"\0\1a", b"\0\1b"]
         for way, expected in (
             (b"\0\0\0\2\1", b"\0\1`\0\1b"),

@@ -48,14 +48,10 @@ def texts(connection: Connection) -> list[str | bytes | None]:
 
 
 class HandlerTestCase(SynchronousTestCase):
-    """
-    A server in memory, with a handler.
-    """
+    """A server in memory, with a handler."""
 
     def setUp(self) -> None:
-        """
-        Make a network.
-        """
+        """Make a network."""
         self.network = MemoryNetwork()
 
     def serve(self, name: str, **options: Any) -> Server:
@@ -92,51 +88,37 @@ class HandlerTestCase(SynchronousTestCase):
 
 
 class MakerTests(SynchronousTestCase):
-    """
-    The handlers are plugins.
-    """
+    """The handlers are plugins."""
 
     def test_interface(self) -> None:
-        """
-        A maker is a plugin.
-        """
+        """A maker is a plugin."""
         for name in ("relay", "echo", "inbox"):
             verifyObject(IMessageHandlerMaker, maker(name))
             verifyObject(IPlugin, maker(name))
             self.assertIsInstance(maker(name), HandlerMaker)
 
     def test_makes(self) -> None:
-        """
-        It makes what it is named after.
-        """
+        """It makes what it is named after."""
         connections = Connections()
         self.assertIsInstance(maker("relay").makeHandler(connections), Relay)
         self.assertIsInstance(maker("echo").makeHandler(connections), Echo)
         self.assertIsNone(maker("inbox").makeHandler(connections))
 
     def test_description(self) -> None:
-        """
-        It says in one line what its handler does.
-        """
+        """It says in one line what its handler does."""
         for plugin in getPlugins(IMessageHandlerMaker):
             self.assertRegex(plugin.description, r"\A\S.*\S\Z")
 
 
 class RelayTests(HandlerTestCase):
-    """
-    Each message goes to every other client.
-    """
+    """Each message goes to every other client."""
 
     def test_interface(self) -> None:
-        """
-        It is a handler.
-        """
+        """It is a handler."""
         verifyObject(IMessageHandler, Relay(Connections()))
 
     def test_everyOther(self) -> None:
-        """
-        All but the sender get it: text as text, bytes as bytes, in order.
-        """
+        """All but the sender get it: text as text, bytes as bytes, in order."""
         self.serve("relay")
         first, second, third = self.join(), self.join(), self.join()
         sent = first.sendData("text")
@@ -148,9 +130,7 @@ class RelayTests(HandlerTestCase):
         self.assertEqual(texts(third), ["text", b"bytes"])
 
     def test_alone(self) -> None:
-        """
-        With nobody else there the message is handled all the same.
-        """
+        """With nobody else there the message is handled all the same."""
         self.serve("relay")
         sent = self.join().sendData("anybody?")
         self.network.deliver()
@@ -200,20 +180,14 @@ class RelayTests(HandlerTestCase):
 
 
 class EchoTests(HandlerTestCase):
-    """
-    Each message goes back.
-    """
+    """Each message goes back."""
 
     def test_interface(self) -> None:
-        """
-        It is a handler.
-        """
+        """It is a handler."""
         verifyObject(IMessageHandler, Echo(Connections()))
 
     def test_back(self) -> None:
-        """
-        The sender gets it, nobody else does.
-        """
+        """The sender gets it, nobody else does."""
         self.serve("echo")
         first, second = self.join(), self.join()
         sent = first.sendData("text")
@@ -245,9 +219,7 @@ class EchoTests(HandlerTestCase):
         self.successResultOf(last)
 
     def test_goneWhileHeldBack(self) -> None:
-        """
-        A client that leaves while it is held back is nobody's error.
-        """
+        """A client that leaves while it is held back is nobody's error."""
         server = self.serve("echo", sendBuffer=10_000)
         client = self.join(receiveBuffer=1_000)
         for _ in range(5):
@@ -259,9 +231,7 @@ class EchoTests(HandlerTestCase):
         self.assertEqual(self.flushLoggedErrors(), [])
 
     def test_tooBig(self) -> None:
-        """
-        A client that does not take what it sends is closed with code 1009.
-        """
+        """A client that does not take what it sends is closed with code 1009."""
         self.serve("echo")
         client = self.join(maxMessage=10)
         client.sendData("x" * 11)
@@ -271,14 +241,10 @@ class EchoTests(HandlerTestCase):
 
 
 class InboxTests(HandlerTestCase):
-    """
-    Messages stay in the server.
-    """
+    """Messages stay in the server."""
 
     def test_stay(self) -> None:
-        """
-        They are in the streams of the server's connections.
-        """
+        """They are in the streams of the server's connections."""
         server = self.serve("inbox")
         sent = self.join().sendData("kept")
         self.network.deliver()

@@ -161,9 +161,7 @@ def runPython(program: str) -> str:
 
 
 class ImportsInTests(SynchronousTestCase):
-    """
-    The reader of import statements sees what the rules are about.
-    """
+    """The reader of import statements sees what the rules are about."""
 
     def importsIn(self, source: str) -> list[str]:
         """
@@ -174,18 +172,14 @@ class ImportsInTests(SynchronousTestCase):
         return list(importsIn(ast.parse(source), "aesm.core"))
 
     def test_forms(self) -> None:
-        """
-        Each form of the statement gives full names.
-        """
+        """Each form of the statement gives full names."""
         self.assertEqual(self.importsIn("import a.b, c"), ["a.b", "c"])
         self.assertEqual(self.importsIn("from a.b import c, d"), ["a.b.c", "a.b.d"])
         self.assertEqual(self.importsIn("from . import c"), ["aesm.core.c"])
         self.assertEqual(self.importsIn("from ..noise import d"), ["aesm.noise.d"])
 
     def test_depth(self) -> None:
-        """
-        Imports inside functions and conditions count.
-        """
+        """Imports inside functions and conditions count."""
         source = "def f():\n  try:\n    import a\n  finally:\n    from b import c"
         self.assertEqual(self.importsIn(source), ["a", "b.c"])
 
@@ -220,17 +214,13 @@ class PurityTests(SynchronousTestCase):
         self.assertEqual(wrong, [])
 
     def test_errorsStandAlone(self) -> None:
-        """
-        The errors import nothing of ours.
-        """
+        """The errors import nothing of ours."""
         names = importsOf("aesm.errors", PACKAGE / "errors.py")
         self.assertEqual([name for name in names if name.startswith("aesm")], [])
 
 
 class FreshInterpreterTests(SynchronousTestCase):
-    """
-    Importing runs nothing.
-    """
+    """Importing runs nothing."""
 
     def test_noReactor(self) -> None:
         """
@@ -265,14 +255,10 @@ print(sorted(heavy & set(sys.modules)))
 
 
 class SizeTests(SynchronousTestCase):
-    """
-    One module, one job.
-    """
+    """One module, one job."""
 
     def test_length(self) -> None:
-        """
-        No module has more than L{MAX_CODE} lines of code.
-        """
+        """No module has more than L{MAX_CODE} lines of code."""
         lengths = {
             str(path): codeLines(path.read_text("utf-8"))
             for path in [*moduleFiles().values(), *PLUGINS]
@@ -281,8 +267,6 @@ class SizeTests(SynchronousTestCase):
         self.assertEqual(long, {})
 
     def test_dropinHoldsInstancesOnly(self) -> None:
-        """
-        The dropin has fewer than 20 lines.
-        """
+        """The dropin has fewer than 20 lines."""
         for path in PLUGINS:
             self.assertLess(len(path.read_text("utf-8").splitlines()), 20)

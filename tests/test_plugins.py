@@ -32,14 +32,10 @@ SERVER = PrivateKey(SERVER_KEY)
 
 
 class StringTestCase(SynchronousTestCase):
-    """
-    Key files, and a reactor in memory.
-    """
+    """Key files, and a reactor in memory."""
 
     def setUp(self) -> None:
-        """
-        Make them.
-        """
+        """Make them."""
         self.directory = Path(self.mktemp())
         self.directory.mkdir()
         self.patch(
@@ -48,33 +44,23 @@ class StringTestCase(SynchronousTestCase):
         self.memory = MemoryReactorClock()
 
     def path(self, name: str) -> str:
-        """
-        Name a file, as it stands in a string.
-        """
+        """Name a file, as it stands in a string."""
         return str(self.directory / name)
 
     def server(self, string: str) -> Any:
-        """
-        Read a server's string.
-        """
+        """Read a server's string."""
         return serverFromString(self.memory, string)
 
     def client(self, string: str) -> Any:
-        """
-        Read a client's string.
-        """
+        """Read a client's string."""
         return clientFromString(self.memory, string)
 
 
 class PluginTests(SynchronousTestCase):
-    """
-    Twisted finds the parsers.
-    """
+    """Twisted finds the parsers."""
 
     def test_found(self) -> None:
-        """
-        There is one of each for C{aesm}.
-        """
+        """There is one of each for C{aesm}."""
         for interface, parser in (
             (IStreamServerEndpointStringParser, ServerParser),
             (IStreamClientEndpointStringParserWithReactor, ClientParser),
@@ -86,9 +72,7 @@ class PluginTests(SynchronousTestCase):
 
 
 class FormTests(StringTestCase):
-    """
-    What a string looks like.
-    """
+    """What a string looks like."""
 
     def test_server(self) -> None:
         """
@@ -106,9 +90,7 @@ class FormTests(StringTestCase):
             self.assertEqual((port, interface), (8443, "127.0.0.1"))
 
     def test_client(self) -> None:
-        """
-        The same for clients.
-        """
+        """The same for clients."""
         for string in (
             r"aesm:tcp\:example.org\:8443",
             r"aesm:endpoint=tcp\:host=example.org\:port=8443",
@@ -116,9 +98,7 @@ class FormTests(StringTestCase):
             self.client(string)
 
     def test_wrong(self) -> None:
-        """
-        What is wrong is said, with what would be right.
-        """
+        """What is wrong is said, with what would be right."""
         tooMany = r"colons are written \\:"
         for string, message in (
             ("aesm:", r"missing: write aesm:endpoint=tcp\\:8443"),
@@ -151,33 +131,25 @@ class FormTests(StringTestCase):
             self.client(r"aesm:tcp\:h\:8443:pinned=x")
 
     def test_inside(self) -> None:
-        """
-        What is wrong with the endpoint inside is that endpoint's to say.
-        """
+        """What is wrong with the endpoint inside is that endpoint's to say."""
         for read in (self.server, self.client):
             with self.assertRaisesRegex(ValueError, "Unknown endpoint type: 'no'"):
                 read(r"aesm:no\:such\:thing")
 
     def test_files(self) -> None:
-        """
-        A file that is missing is named.
-        """
+        """A file that is missing is named."""
         for word in ("key", "psk", "authorizedKeys"):
             with self.assertRaisesRegex(KeyFileError, self.path("gone")):
                 self.server(rf"aesm:tcp\:8443:{word}={self.path('gone')}")
 
 
 class EndToEndTests(TestCase):
-    """
-    Both strings together, over a real socket.
-    """
+    """Both strings together, over a real socket."""
 
     timeout = 120
 
     async def test_all(self) -> None:
-        """
-        Every keyword does what it says.
-        """
+        """Every keyword does what it says."""
         directory = Path(self.mktemp())
         directory.mkdir()
         CLIENT.save(directory / "client.key")

@@ -36,9 +36,7 @@ from aesm.testing import ConnectedPair, connectedPair
 
 @implementer(IMessageHandler)
 class Echo:
-    """
-    A handler.
-    """
+    """A handler."""
 
     def connectionAccepted(self, connection: Connection) -> None:
         """
@@ -73,9 +71,7 @@ class Echo:
 
 @implementer(ITrustPolicy)
 class Careless:
-    """
-    A policy.
-    """
+    """A policy."""
 
     def checkServer(self, location: str, publicKey: PublicKey) -> bool:
         """
@@ -161,9 +157,7 @@ async def server(reactor: IReactorTime) -> None:
 
 
 def others() -> None:
-    """
-    Use the rest.
-    """
+    """Use the rest."""
     assert_type(connectedPair(Echo(), client={"name": "x"}), ConnectedPair)
     assert_type(Cipher().encrypt("x"), bytes)
     assert_type(Cipher().decrypt(b"x"), str)

@@ -55,9 +55,7 @@ _T = TypeVar("_T")
 
 
 class _Network(Generic[_S]):
-    """
-    What a server and a client have in common: how they begin and end.
-    """
+    """What a server and a client have in common: how they begin and end."""
 
     def __init__(self, begin: Callable[..., Any], *arguments: Any) -> None:
         """
@@ -82,9 +80,7 @@ class _Network(Generic[_S]):
             standardLog.flush()  # warnings come before the program goes on
 
     def __enter__(self) -> Self:
-        """
-        Begin a C{with} statement.
-        """
+        """Begin a C{with} statement."""
         return self
 
     @property
@@ -110,9 +106,7 @@ class _Network(Generic[_S]):
         return stopped.addCallback(lambda nothing: self._unregister())
 
     def _unregister(self) -> None:
-        """
-        Do not close this any more when the program ends.
-        """
+        """Do not close this any more when the program ends."""
         self._reactorThread.unregister(self)
 
     def stop(self) -> None:
@@ -256,9 +250,7 @@ class ServerNetwork(_Network[Server]):
     # In the reactor's thread
 
     def _begin(self, host: str, port: int, options: dict[str, Any]) -> None:
-        """
-        Listen.
-        """
+        """Listen."""
         reactor = self._reactorThread.reactor
         factory = ThreadedServerFactory(reactor=reactor, **options)
         endpoint = TCP4ServerEndpoint(reactor, port, interface=host)  # and IPv6
@@ -352,9 +344,7 @@ class ClientNetwork(_Network[ThreadedClientService]):
     # thread is in here, would wait for itself, or the reactor's thread for both.
 
     def _reserve(self, cost: int) -> bool:
-        """
-        Take room for a message, if there is any.
-        """
+        """Take room for a message, if there is any."""
         # Added first and compared then, so that no two take the same room.
         if self._isBounded(self._pendingCost.add(cost), cost):
             return True
@@ -394,9 +384,7 @@ class ClientNetwork(_Network[ThreadedClientService]):
                 )
 
     def _release(self, result: _T, cost: int) -> _T:
-        """
-        Make room for other messages, and pass on the result of this one.
-        """
+        """Make room for other messages, and pass on the result of this one."""
         self._pendingCost.add(-cost)
         while self._waiting:  # all: who has waited longest may not fit yet
             with suppress(IndexError):  # another thread was faster
@@ -424,9 +412,7 @@ class ClientNetwork(_Network[ThreadedClientService]):
         return service.whenConnected(failAfterFailures=1)
 
     def _send(self, data: Message, cost: int) -> Deferred[None]:
-        """
-        Send a message; its cost is released once the server has it.
-        """
+        """Send a message; its cost is released once the server has it."""
         return self._running.sendData(data).addBoth(self._release, cost)
 
 
@@ -444,9 +430,7 @@ class _Sum:
         self._sums = accumulate(iter(self._amounts.pop, None))
 
     def add(self, amount: int) -> int:
-        """
-        Add, and return the sum with it.
-        """
+        """Add, and return the sum with it."""
         self._amounts.append(amount)
         return next(self._sums)
 

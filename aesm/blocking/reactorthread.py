@@ -94,9 +94,7 @@ _T = TypeVar("_T")
 
 
 class ReactorState(Enum):
-    """
-    Where the reactor is in its life.
-    """
+    """Where the reactor is in its life."""
 
     NEW = "new"
     STARTING = "starting"
@@ -113,9 +111,7 @@ REACTOR_TRANSITIONS = {  # (where it is, what happened): where it goes
 
 
 class Closable(Protocol):
-    """
-    What is to be closed when the reactor or the program ends.
-    """
+    """What is to be closed when the reactor or the program ends."""
 
     def end(self, deadline: float) -> Deferred[None]:
         """
@@ -135,9 +131,7 @@ class ReactorThread:
     """
 
     def __init__(self, reactor: Any) -> None:
-        """
-        @param reactor: the installed one, or one for a test.
-        """
+        """@param reactor: the installed one, or one for a test."""
         self.reactor = reactor
         self.state = ReactorState.NEW
         self._process = os.getpid()
@@ -187,9 +181,7 @@ class ReactorThread:
 
     @property
     def isOver(self) -> bool:
-        """
-        Whether the reactor has stopped, and can never run again.
-        """
+        """Whether the reactor has stopped, and can never run again."""
         return self.state is ReactorState.STOPPED
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
@@ -248,9 +240,7 @@ class ReactorThread:
             ) from None
 
     def exit(self) -> None:
-        """
-        Close in order what is open, if that can be done soon: the program ends.
-        """
+        """Close in order what is open, if that can be done soon: the program ends."""
         if self.isForked:
             return
         if not self.isOver:
@@ -265,21 +255,15 @@ class ReactorThread:
     # In the reactor's thread
 
     def register(self, closable: Closable) -> None:
-        """
-        Close something when the reactor or the program ends.
-        """
+        """Close something when the reactor or the program ends."""
         self._open[closable] = None
 
     def unregister(self, closable: Closable) -> None:
-        """
-        Forget what is closed, if it is not forgotten already.
-        """
+        """Forget what is closed, if it is not forgotten already."""
         self._open.pop(closable, None)
 
     def _run(self, ready: Future[None]) -> None:
-        """
-        Run the reactor: the thread's main function.
-        """
+        """Run the reactor: the thread's main function."""
         try:
             self.reactor.run(installSignalHandlers=False)
         except error.ReactorNotRestartable:
@@ -287,25 +271,19 @@ class ReactorThread:
             ready.set_exception(RuntimeError(_STOPPED))
 
     def _started(self, ready: Future[None]) -> None:
-        """
-        Go on, now that the reactor runs.
-        """
+        """Go on, now that the reactor runs."""
         self._goOn("started")
         self.reactor.addSystemEventTrigger("before", "shutdown", self._closeAll)
         self.reactor.addSystemEventTrigger("after", "shutdown", self._stopped)
         ready.set_result(None)
 
     def _stop(self) -> None:
-        """
-        Stop the reactor, unless that has begun.
-        """
+        """Stop the reactor, unless that has begun."""
         with suppress(error.ReactorNotRunning):
             self.reactor.stop()
 
     def _stopped(self) -> None:
-        """
-        Fail all that is pending, now that the reactor has stopped.
-        """
+        """Fail all that is pending, now that the reactor has stopped."""
         self._goOn("stopped")  # nothing becomes pending after this
         for future in list(self._pending):
             self._setResult(Failure(_stoppedError()), future)
@@ -319,9 +297,7 @@ class ReactorThread:
         self.state = REACTOR_TRANSITIONS[self.state, what]
 
     def _closeAll(self) -> Deferred[Any]:
-        """
-        Close in order what is open, within C{EXIT_DEADLINE}.
-        """
+        """Close in order what is open, within C{EXIT_DEADLINE}."""
         return DeferredList([one.end(EXIT_DEADLINE) for one in list(self._open)])
 
     def _makeCalls(self, number: int) -> None:
@@ -348,9 +324,7 @@ class ReactorThread:
         self._complete(result, future)
 
     def _complete(self, result: object, future: Future[Any]) -> None:
-        """
-        Hand a result back as soon as nobody is looking at the future.
-        """
+        """Hand a result back as soon as nobody is looking at the future."""
         # A signal handler may have interrupted the main thread in future.done(), and
         # now wait for us.  concurrent.futures.wait() takes this lock as well.
         condition = future._condition
@@ -417,9 +391,7 @@ def forbidWaiting() -> None:
 
 
 def _stoppedError() -> ConnectionClosed:
-    """
-    Make the error for those who wait when the reactor stops.
-    """
+    """Make the error for those who wait when the reactor stops."""
     return ConnectionClosed("the reactor was stopped; what waited for it is undone")
 
 

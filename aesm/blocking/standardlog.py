@@ -36,23 +36,17 @@ FLUSH_TIMEOUT = 1.0  # seconds to wait for handlers of logging
 
 @implementer(ILogObserver)
 class StandardLog:
-    """
-    Hands events over to C{logging}, where nobody else listens.
-    """
+    """Hands events over to C{logging}, where nobody else listens."""
 
     def __init__(self, publisher: LogPublisher = globalLogPublisher) -> None:
-        """
-        @param publisher: the process's, or one for a test.
-        """
+        """@param publisher: the process's, or one for a test."""
         self._publisher = publisher
         self._observers: dict[str, STDLibLogObserver] = {}
         self._events: SimpleQueue[LogEvent | Event] = SimpleQueue()
         self._thread: Thread | None = None
 
     def start(self) -> None:
-        """
-        Listen, if nobody does; later calls change nothing.
-        """
+        """Listen, if nobody does; later calls change nothing."""
         if self._thread is None and self._isAlone([]):
             self._thread = Thread(target=self._run, name="aesm log", daemon=True)
             self._thread.start()
@@ -69,9 +63,7 @@ class StandardLog:
             self._events.put(event)
 
     def flush(self) -> None:
-        """
-        Wait, for a second at most, until C{logging} has what was reported.
-        """
+        """Wait, for a second at most, until C{logging} has what was reported."""
         if self._thread is not None:
             flushed = Event()
             self._events.put(flushed)
@@ -92,9 +84,7 @@ class StandardLog:
     # In the log's thread
 
     def _run(self) -> None:
-        """
-        Hand events over for ever.
-        """
+        """Hand events over for ever."""
         while True:
             event = self._events.get()
             if isinstance(event, Event):
@@ -103,9 +93,7 @@ class StandardLog:
                 self._tell(event)
 
     def _tell(self, event: LogEvent) -> None:
-        """
-        Hand one event over.
-        """
+        """Hand one event over."""
         namespace = str(event["log_namespace"])
         observer = self._observers.get(namespace)
         if observer is None:

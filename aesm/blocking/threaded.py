@@ -41,35 +41,25 @@ class ReactorStreamOwner:
     """
 
     def __init__(self, reactor: Any, connection: Connection) -> None:
-        """
-        @param connection: the stream's owner in the reactor's thread.
-        """
+        """@param connection: the stream's owner in the reactor's thread."""
         self._reactor = reactor
         self._connection = connection
 
     @property
     def address(self) -> Address:
-        """
-        The connection's, which is another one once its client is back.
-        """
+        """The connection's, which is another one once its client is back."""
         return self._connection.address
 
     def packetsTaken(self, cost: int) -> None:
-        """
-        The application has taken packets.
-        """
+        """The application has taken packets."""
         self._call(self._connection.packetsTaken, cost)
 
     def streamFinished(self) -> None:
-        """
-        The stream has ended and its last packet was taken.
-        """
+        """The stream has ended and its last packet was taken."""
         self._call(self._connection.streamFinished)
 
     def _call(self, function: Callable[..., None], *arguments: int) -> None:
-        """
-        Call a function in the reactor's thread, at once if this is it.
-        """
+        """Call a function in the reactor's thread, at once if this is it."""
         if isInIOThread():
             function(*arguments)
         else:
@@ -77,9 +67,7 @@ class ReactorStreamOwner:
 
 
 class ThreadedServerFactory(AESMServerFactory):
-    """
-    A factory whose streams may be emptied from any thread.
-    """
+    """A factory whose streams may be emptied from any thread."""
 
     def startFactory(self) -> None:
         """
@@ -92,24 +80,18 @@ class ThreadedServerFactory(AESMServerFactory):
             self._own(connection)
 
     def buildInner(self, secure: SecureProtocol) -> AESMProtocol:
-        """
-        Build the message layer of a client that is let in.
-        """
+        """Build the message layer of a client that is let in."""
         protocol = super().buildInner(secure)
         self._own(protocol.connection)
         return protocol
 
     def _own(self, connection: Connection) -> None:
-        """
-        Have a connection's stream report by way of the reactor.
-        """
+        """Have a connection's stream report by way of the reactor."""
         connection.retrieved.owner = ReactorStreamOwner(self.clock, connection)
 
 
 class ThreadedClientService(ClientService):
-    """
-    A service whose stream may be emptied from any thread.
-    """
+    """A service whose stream may be emptied from any thread."""
 
     def __init__(
         self, endpoint: str, stopped: Callable[[], None], **options: Any
@@ -124,9 +106,7 @@ class ThreadedClientService(ClientService):
         self._latest: Connection | None = None
 
     def attached(self, connection: Connection) -> None:
-        """
-        There is a connection.
-        """
+        """There is a connection."""
         # First of all: a packet that is taken before this would be reported in the
         # thread that takes it.
         connection.retrieved.owner = ReactorStreamOwner(self._clock, connection)
@@ -152,24 +132,18 @@ class ThreadedClientService(ClientService):
         return self.stopService().addBoth(_cancel, timer)
 
     def _cbStopped(self, result: _T) -> _T:
-        """
-        Tell who wants to know that the service has stopped.
-        """
+        """Tell who wants to know that the service has stopped."""
         self._tellStopped()
         return result
 
     def _abort(self) -> None:
-        """
-        Abort the connection, if there is one.
-        """
+        """Abort the connection, if there is one."""
         if self._latest is not None:
             self._latest.abort()
 
 
 def _cancel(result: _T, timer: IDelayedCall) -> _T:
-    """
-    Cancel a deadline that is no longer needed, and pass on the result.
-    """
+    """Cancel a deadline that is no longer needed, and pass on the result."""
     if timer.active():
         timer.cancel()
     return result

@@ -33,9 +33,7 @@ MAX_PRESENT = 5000  # names that a server can make us hold
 
 
 class Display(Protocol):
-    """
-    What shows a chat to somebody.
-    """
+    """What shows a chat to somebody."""
 
     def show(self, line: str) -> Deferred[None] | None:
         """
@@ -46,9 +44,7 @@ class Display(Protocol):
         """
 
     def changed(self) -> None:
-        """
-        Look again at the client's C{state} and at its view.
-        """
+        """Look again at the client's C{state} and at its view."""
 
 
 class ChatView:
@@ -60,9 +56,7 @@ class ChatView:
     """
 
     def __init__(self) -> None:
-        """
-        Begin with nothing seen.
-        """
+        """Begin with nothing seen."""
         self.name = ""
         self.room = ""
         self._present: dict[str, None] = {}
@@ -70,21 +64,15 @@ class ChatView:
 
     @property
     def present(self) -> list[str]:
-        """
-        Who is in the room, sorted.
-        """
+        """Who is in the room, sorted."""
         return sorted(self._present, key=str.casefold)
 
     def forget(self) -> None:
-        """
-        Know of nobody, as without a session.
-        """
+        """Know of nobody, as without a session."""
         self._present.clear()
 
     def join(self, nick: str) -> list[str]:
-        """
-        Begin a session: ask for the name, and go to the room, of the last one.
-        """
+        """Begin a session: ask for the name, and go to the room, of the last one."""
         self.forget()
         command = "/regain" if self._hasJoined else "/nick"
         self._hasJoined = True
@@ -140,9 +128,7 @@ class ChatView:
         return f"{_clock(when)} {shown}"
 
     def _add(self, name: str) -> None:
-        """
-        Take note that somebody is here.
-        """
+        """Take note that somebody is here."""
         if len(self._present) < MAX_PRESENT:
             self._present[name] = None
 
@@ -160,9 +146,7 @@ def _clock(when: float) -> str:
 
 
 def _clockOf(text: str) -> str:
-    """
-    Write the time of day of a line of a room's history, C{YYYY-MM-DDTHH:MM:SSZ}.
-    """
+    """Write the time of day of a line of a room's history, C{YYYY-MM-DDTHH:MM:SSZ}."""
     try:
         return _clock(datetime.fromisoformat(text).timestamp())
     except (OverflowError, ValueError):
@@ -186,9 +170,7 @@ class ChatClient:
         display: Display,
         **options: Any,
     ) -> None:
-        """
-        @raise ValueError: the endpoint or an option cannot be used.
-        """
+        """@raise ValueError: the endpoint or an option cannot be used."""
         self.view = ChatView()
         self.state = "connecting"
         self._nick = nick
@@ -227,9 +209,7 @@ class ChatClient:
         return self._connection.drain().addErrback(_ebGone)
 
     def leave(self) -> None:
-        """
-        Leave: what was sent is finished, within bounds; called again, at once.
-        """
+        """Leave: what was sent is finished, within bounds; called again, at once."""
         if self._leaving and self._connection is not None:
             self._connection.abort()
         elif self._running is not None and not self._leaving:
@@ -239,15 +219,11 @@ class ChatClient:
     # Watcher
 
     def connecting(self) -> None:
-        """
-        There is an attempt to connect.
-        """
+        """There is an attempt to connect."""
         self._enter("connecting")
 
     def connected(self, connection: Connection) -> None:
-        """
-        Begin a session, or go on with it.
-        """
+        """Begin a session, or go on with it."""
         if connection is not self._connection:
             for line in self.view.join(self._nick):
                 connection.sendData(line)
@@ -255,9 +231,7 @@ class ChatClient:
         self._enter("connected")
 
     def waiting(self, reason: BaseException, delay: float) -> None:
-        """
-        Show that there is no connection.
-        """
+        """Show that there is no connection."""
         self._enter("waiting")
         words = escape(str(reason)).rstrip(".")
         self._display.show(f"! {words}; trying again in {delay:.1f} seconds")
@@ -282,9 +256,7 @@ class ChatClient:
             self._enter("over")
 
     async def _receive(self) -> None:
-        """
-        Show what comes.
-        """
+        """Show what comes."""
         while True:
             try:
                 packet = await self._service.retrieved.get()
@@ -299,22 +271,16 @@ class ChatClient:
         await self._service.whenConnected()  # fails with why it has stopped
 
     def _enter(self, state: str) -> None:
-        """
-        Be in another state.
-        """
+        """Be in another state."""
         self.state = state
         self._display.changed()
 
     def _ebUnsent(self, failure: Failure, text: str) -> None:
-        """
-        Show that a line may not have arrived.
-        """
+        """Show that a line may not have arrived."""
         failure.trap(AESMError)
         self._display.show(f"! this may not have arrived: {escape(text)}")
 
 
 def _ebGone(failure: Failure) -> None:
-    """
-    Wait no more for a connection that is gone; there will be another one.
-    """
+    """Wait no more for a connection that is gone; there will be another one."""
     failure.trap(ConnectionClosed)

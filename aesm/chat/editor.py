@@ -49,9 +49,7 @@ class LineEditor:
     """
 
     def __init__(self, limit: int) -> None:
-        """
-        @param limit: bytes of UTF-8 in a line; more is not taken.
-        """
+        """@param limit: bytes of UTF-8 in a line; more is not taken."""
         self.text = ""
         self.cursor = 0
         self._limit = limit
@@ -76,79 +74,55 @@ class LineEditor:
         self.cursor += len(text)
 
     def left(self) -> None:
-        """
-        Go back by a character and what stands on it.
-        """
+        """Go back by a character and what stands on it."""
         self.cursor = self._before()
 
     def right(self) -> None:
-        """
-        Go on by a character and what stands on it.
-        """
+        """Go on by a character and what stands on it."""
         self.cursor = self._behind()
 
     def home(self) -> None:
-        """
-        Go to the beginning.
-        """
+        """Go to the beginning."""
         self.cursor = 0
 
     def end(self) -> None:
-        """
-        Go to the end.
-        """
+        """Go to the end."""
         self.cursor = len(self.text)
 
     def backspace(self) -> None:
-        """
-        Remove the character before the cursor.
-        """
+        """Remove the character before the cursor."""
         self._removeFrom(self._before())
 
     def delete(self) -> None:
-        """
-        Remove the character at the cursor.
-        """
+        """Remove the character at the cursor."""
         self.text = self.text[: self.cursor] + self.text[self._behind() :]
 
     def removeWord(self) -> None:
-        """
-        Remove the word before the cursor, with the blanks behind it.
-        """
+        """Remove the word before the cursor, with the blanks behind it."""
         before = self.text[: self.cursor].rstrip(" ")
         self._removeFrom(before.rfind(" ") + 1)
 
     def removeBefore(self) -> None:
-        """
-        Remove all before the cursor.
-        """
+        """Remove all before the cursor."""
         self._removeFrom(0)
 
     def removeBehind(self) -> None:
-        """
-        Remove all from the cursor on.
-        """
+        """Remove all from the cursor on."""
         self.text = self.text[: self.cursor]
 
     def older(self) -> None:
-        """
-        Call back the line before.
-        """
+        """Call back the line before."""
         if self._recalled == len(self._history):
             self._draft = self.text
         self._recall(max(self._recalled - 1, 0))
 
     def newer(self) -> None:
-        """
-        Call back the line behind, at last the one that was not finished.
-        """
+        """Call back the line behind, at last the one that was not finished."""
         if self._recalled < len(self._history):
             self._recall(self._recalled + 1)
 
     def take(self) -> str:
-        """
-        Finish the line.
-        """
+        """Finish the line."""
         line = self.text
         if line.strip() and self._history[-1:] != [line]:
             self._history.append(line)
@@ -192,27 +166,21 @@ class LineEditor:
         return first
 
     def _before(self) -> int:
-        """
-        Find where the character before the cursor begins.
-        """
+        """Find where the character before the cursor begins."""
         position = max(self.cursor - 1, 0)
         while position > 0 and not _cells(self.text[position]):
             position -= 1
         return position
 
     def _behind(self) -> int:
-        """
-        Find where the character at the cursor ends.
-        """
+        """Find where the character at the cursor ends."""
         position = self.cursor + 1
         while position < len(self.text) and not _cells(self.text[position]):
             position += 1
         return min(position, len(self.text))
 
     def _removeFrom(self, position: int) -> None:
-        """
-        Remove what is before the cursor.
-        """
+        """Remove what is before the cursor."""
         self.text = self.text[:position] + self.text[self.cursor :]
         self.cursor = position
 

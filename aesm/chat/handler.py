@@ -28,23 +28,17 @@ __all__ = ["ChatHandler"]
 
 @implementer(IMessageHandler)
 class ChatHandler:
-    """
-    A chat for all clients of a server.
-    """
+    """A chat for all clients of a server."""
 
     def __init__(
         self, connections: Connections, clock: Callable[[], float] = time.time
     ) -> None:
-        """
-        @param clock: tells the time, Unix seconds.
-        """
+        """@param clock: tells the time, Unix seconds."""
         self._chat = Chat()
         self._clock = clock
 
     def connectionAccepted(self, connection: Connection) -> None:
-        """
-        Ask somebody for a name.
-        """
+        """Ask somebody for a name."""
         identity = f"{connection.peer} {connection.peerName or ''}"
         _deliver(self._chat.joined(connection, identity))
 
@@ -60,9 +54,7 @@ class ChatHandler:
         return connection.drain().addErrback(_ebGone)
 
     def connectionLost(self, connection: Connection, reason: AESMError) -> None:
-        """
-        Tell the others that somebody is gone, but not why.
-        """
+        """Tell the others that somebody is gone, but not why."""
         _deliver(self._chat.left(connection))
 
 
@@ -79,15 +71,11 @@ def _deliver(lines: Lines) -> None:
 
 
 def _ebRefused(failure: Failure, connection: Connection) -> None:
-    """
-    Close a client that does not take messages of this size.
-    """
+    """Close a client that does not take messages of this size."""
     failure.trap(MessageTooBig)
     connection.closeWith(CloseCode.TOO_BIG, "a line for you is larger than you take")
 
 
 def _ebGone(failure: Failure) -> None:
-    """
-    Wait no more for a client that is gone.
-    """
+    """Wait no more for a client that is gone."""
     failure.trap(ConnectionClosed)

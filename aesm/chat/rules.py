@@ -64,9 +64,7 @@ class _Room:
     historySize: int = 0
 
     def remember(self, line: str) -> None:
-        """
-        Keep a line for those who come later, and drop old ones over the bounds.
-        """
+        """Keep a line for those who come later, and drop old ones over the bounds."""
         self.history.append(line)
         self.historySize += sizeOf(line)
         while len(self.history) > HISTORY_LINES or self.historySize > HISTORY_BYTES:
@@ -118,9 +116,7 @@ class Chat:
     """
 
     def __init__(self) -> None:
-        """
-        Start with the default room, and nobody in it.
-        """
+        """Start with the default room, and nobody in it."""
         self._people: dict[Hashable, _Person] = {}
         self._named: dict[str, _Person] = {}  # by folded name
         self._rooms: dict[str, _Room] = {}  # by folded name
@@ -140,9 +136,7 @@ class Chat:
         return self._take()
 
     def left(self, member: Hashable) -> Lines:
-        """
-        Somebody is gone.
-        """
+        """Somebody is gone."""
         self._unname(self._people.pop(member))
         return self._take()
 
@@ -181,9 +175,7 @@ class Chat:
             _COMMANDS[word].action(self, person, rest.strip())
 
     def _nick(self, person: _Person, argument: str) -> None:
-        """
-        Take a name that nobody has.
-        """
+        """Take a name that nobody has."""
         name = tidyName(argument)
         if name is None:
             self._refuseName(person)
@@ -193,9 +185,7 @@ class Chat:
             self._name(person, name)
 
     def _regain(self, person: _Person, argument: str) -> None:
-        """
-        Take a name from another connection that has the same key.
-        """
+        """Take a name from another connection that has the same key."""
         # After a network has failed, the server may take the old one for alive yet.
         former = self._named.get(foldName(argument))
         if former not in (None, person) and former.identity == person.identity:
@@ -206,9 +196,7 @@ class Chat:
         self._nick(person, argument)
 
     def _join(self, person: _Person, argument: str) -> None:
-        """
-        Go to another room, which is made if it is not there.
-        """
+        """Go to another room, which is made if it is not there."""
         name = tidyName(argument)
         if name is None:
             self._refuseName(person)
@@ -223,15 +211,11 @@ class Chat:
             self._tell(person, f"error: you are in {room.name} already")
 
     def _leave(self, person: _Person, argument: str) -> None:
-        """
-        Go back to the default room.
-        """
+        """Go back to the default room."""
         self._join(person, DEFAULT_ROOM)
 
     def _msg(self, person: _Person, argument: str) -> None:
-        """
-        Tell somebody something in private.
-        """
+        """Tell somebody something in private."""
         to, _, text = argument.partition(" ")
         other = self._find(person, to)
         if other is None:
@@ -245,9 +229,7 @@ class Chat:
             self._tell(person, line)
 
     def _who(self, person: _Person, argument: str) -> None:
-        """
-        List who is in a room.
-        """
+        """List who is in a room."""
         room = self._rooms.get(foldName(argument)) if argument else person.room
         if room is None:
             self._tell(person, f"error: there is no room {argument}: /rooms lists them")
@@ -255,25 +237,19 @@ class Chat:
             self._list(person, room)
 
     def _listRooms(self, person: _Person, argument: str) -> None:
-        """
-        List the rooms.
-        """
+        """List the rooms."""
         rooms = list(self._rooms.values())[:MAX_LISTED]
         names = " ".join(f"{room.name}={len(room.present)}" for room in rooms)
         self._tell(person, f"rooms {len(self._rooms)}: {names}")
 
     def _whois(self, person: _Person, argument: str) -> None:
-        """
-        Show what proves who somebody is.
-        """
+        """Show what proves who somebody is."""
         other = self._find(person, argument)
         if other is not None:
             self._tell(person, f"whois {other.name}: {other.identity}")
 
     def _help(self, person: _Person, argument: str) -> None:
-        """
-        List the commands.
-        """
+        """List the commands."""
         for word, command in _COMMANDS.items():
             self._tell(person, f"note: /{word} {command.usage}")
         self._tell(person, "note: anything else is said in your room; //x says /x")
@@ -313,9 +289,7 @@ class Chat:
         self._tell(person, f"you are {name} in {room.name}")
 
     def _unname(self, person: _Person) -> None:
-        """
-        Take away somebody's name and place.
-        """
+        """Take away somebody's name and place."""
         self._depart(person)
         if person.name:
             del self._named[foldName(person.name)]
@@ -337,9 +311,7 @@ class Chat:
         self._list(person, room)
 
     def _depart(self, person: _Person) -> None:
-        """
-        Take somebody out of their room, which ends when it is empty.
-        """
+        """Take somebody out of their room, which ends when it is empty."""
         room = person.room
         if room is None:
             return
@@ -350,9 +322,7 @@ class Chat:
             del self._rooms[foldName(room.name)]
 
     def _openRoom(self, name: str) -> _Room:
-        """
-        Make a room.
-        """
+        """Make a room."""
         room = self._rooms[foldName(name)] = _Room(name)
         return room
 
@@ -368,38 +338,28 @@ class Chat:
         return other
 
     def _list(self, person: _Person, room: _Room) -> None:
-        """
-        Tell somebody who is in a room.
-        """
+        """Tell somebody who is in a room."""
         names = [other.name for other in room.present.values()][:MAX_LISTED]
         self._tell(person, f"who {room.name} {len(room.present)}: {' '.join(names)}")
 
     def _refuseName(self, person: _Person) -> None:
-        """
-        Say what a name is.
-        """
+        """Say what a name is."""
         self._tell(
             person,
             f"error: a name has 1 to {MAX_NAME} letters, digits, '_', '-' and '.'",
         )
 
     def _tell(self, person: _Person, line: str) -> None:
-        """
-        Send somebody a line.
-        """
+        """Send somebody a line."""
         self._output.append((person.member, line))
 
     def _tellRoom(self, room: _Room, line: str) -> None:
-        """
-        Send all in a room a line.
-        """
+        """Send all in a room a line."""
         for person in room.present.values():
             self._tell(person, line)
 
     def _take(self) -> Lines:
-        """
-        Take what is to be sent.
-        """
+        """Take what is to be sent."""
         output, self._output = self._output, []
         return output
 

@@ -60,9 +60,7 @@ _KEY: Any = vars(ServerProtocol)  # insults names keys at run time
 
 @contextmanager
 def rawTerminal(descriptor: int) -> Iterator[None]:
-    """
-    Get every key as it is pressed, and leave the terminal as it was.
-    """
+    """Get every key as it is pressed, and leave the terminal as it was."""
     attributes = termios.tcgetattr(descriptor)
     tty.setraw(descriptor)
     os.write(descriptor, PASTE_ON)
@@ -75,18 +73,14 @@ def rawTerminal(descriptor: int) -> Iterator[None]:
 
 
 class KeyReader(ServerProtocol):
-    """
-    Reads keys, and lets the line be drawn once for all that came together.
-    """
+    """Reads keys, and lets the line be drawn once for all that came together."""
 
     def __init__(self, terminalProtocol: ChatTerminal) -> None:
         super().__init__(lambda: terminalProtocol)
         self._keys = terminalProtocol
 
     def dataReceived(self, data: bytes) -> None:
-        """
-        Hand over keys.
-        """
+        """Hand over keys."""
         super().dataReceived(data)
         self._keys.changed()
 
@@ -103,9 +97,7 @@ class ChatTerminal(TerminalProtocol):
     terminal: Any
 
     def __init__(self, width: Callable[[], int]) -> None:
-        """
-        @param width: tells the terminal's, in columns.
-        """
+        """@param width: tells the terminal's, in columns."""
         self._width = width
         self._editor = LineEditor(MAX_LINE)
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
@@ -156,9 +148,7 @@ class ChatTerminal(TerminalProtocol):
         return self._paused
 
     def changed(self) -> None:
-        """
-        Draw the prompt anew.
-        """
+        """Draw the prompt anew."""
         if self._isOpen:
             self._draw()
 
@@ -178,9 +168,7 @@ class ChatTerminal(TerminalProtocol):
     # ITerminalProtocol
 
     def connectionMade(self) -> None:
-        """
-        Begin.
-        """
+        """Begin."""
         self._isOpen = True
         self.terminal.transport.registerProducer(self, True)
         self._draw()
@@ -203,18 +191,14 @@ class ChatTerminal(TerminalProtocol):
             self._editor.insert(self._decoder.decode(keyID))
 
     def unhandledControlSequence(self, seq: bytes) -> None:
-        """
-        Act on what insults does not know: the ends of what is pasted, and keys.
-        """
+        """Act on what insults does not know: the ends of what is pasted, and keys."""
         if seq in (PASTE_BEGINS, PASTE_ENDS):
             self._pasting = seq == PASTE_BEGINS
         elif seq in APPLICATION_KEYS:
             self.keystrokeReceived(_KEY[APPLICATION_KEYS[seq]], None)
 
     def connectionLost(self, reason: Failure | None = None) -> None:
-        """
-        The terminal is gone.
-        """
+        """The terminal is gone."""
         wasOpen, self._isOpen = self._isOpen, False
         self.resumeProducing()
         self._closed.callback(None)
@@ -224,30 +208,22 @@ class ChatTerminal(TerminalProtocol):
     # IPushProducer, for what is written
 
     def pauseProducing(self) -> None:
-        """
-        The terminal takes no more for now, as after Ctrl-S.
-        """
+        """The terminal takes no more for now, as after Ctrl-S."""
         self._paused = Deferred()
 
     def resumeProducing(self) -> None:
-        """
-        The terminal takes more.
-        """
+        """The terminal takes more."""
         paused, self._paused = self._paused, None
         if paused is not None:
             paused.callback(None)
 
     def stopProducing(self) -> None:
-        """
-        The terminal is gone; C{connectionLost} says so too.
-        """
+        """The terminal is gone; C{connectionLost} says so too."""
 
     # Parts
 
     def _draw(self) -> None:
-        """
-        Draw the line that is typed, and put the cursor there.
-        """
+        """Draw the line that is typed, and put the cursor there."""
         columns = max(self._width(), 2 * NARROWEST)
         prompt = self._prompt()
         while cellsOf(prompt) > columns - NARROWEST:  # its end says whose line it is
@@ -259,39 +235,29 @@ class ChatTerminal(TerminalProtocol):
         self.terminal.cursorForward(cellsOf(prompt) + cursor)
 
     def _prompt(self) -> str:
-        """
-        Say where one is and who one is.
-        """
+        """Say where one is and who one is."""
         view, state = self.client.view, self.client.state
         where = view.room if state == "connected" else state
         return f"[{where}] {view.name}> "
 
     def _enter(self) -> None:
-        """
-        Send the line.
-        """
+        """Send the line."""
         line = self._editor.take()
         if line.strip():
             self.client.send(line)
 
     def _leave(self) -> None:
-        """
-        Leave the chat.
-        """
+        """Leave the chat."""
         self.client.leave()
 
     def _endOrDelete(self) -> None:
-        """
-        Leave if nothing is typed, else remove a character, as shells do.
-        """
+        """Leave if nothing is typed, else remove a character, as shells do."""
         if self._editor.text:
             self._editor.delete()
         else:
             self.client.leave()
 
     def _clear(self) -> None:
-        """
-        Clear the screen.
-        """
+        """Clear the screen."""
         self.terminal.eraseDisplay()
         self.terminal.cursorHome()

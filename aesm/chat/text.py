@@ -32,9 +32,7 @@ def oneLine(text: str) -> str:
 
 
 def _oneLineCharacter(character: str) -> str:
-    """
-    Replace a character that must not stand in a line.
-    """
+    """Replace a character that must not stand in a line."""
     category = unicodedata.category(character)
     if category in ("Cc", "Zl", "Zp"):
         return " " if character.isspace() else "\ufffd"

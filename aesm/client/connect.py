@@ -111,20 +111,14 @@ def connect(
 
 
 class SessionKeeper(Protocol):
-    """
-    What resumes a session over one transport after another.
-    """
+    """What resumes a session over one transport after another."""
 
     @property
     def former(self) -> Connection | None:
-        """
-        The connection whose session is to be resumed, or None.
-        """
+        """The connection whose session is to be resumed, or None."""
 
     def makeConnection(self, *arguments: Any, **options: Any) -> Connection:
-        """
-        Make the connection of a new session, as L{Connection} does.
-        """
+        """Make the connection of a new session, as L{Connection} does."""
 
     def sessionLost(self, connection: Connection, reason: SessionLost) -> None:
         """
@@ -133,9 +127,7 @@ class SessionKeeper(Protocol):
         """
 
     def detached(self, connection: Connection, reason: AESMError) -> None:
-        """
-        The transport under a connection is gone: dial again.
-        """
+        """The transport under a connection is gone: dial again."""
 
 
 class Dialer:
@@ -170,9 +162,10 @@ class Dialer:
         # under.
         self._location = None
         if isinstance(endpoint, str):
-            self._location = locationOf(endpoint)
-            endpoint = clientEndpoint(self._reactor, endpoint)
-        elif isinstance(endpoint, HostEndpoint):
+            text, endpoint = endpoint, clientEndpoint(self._reactor, endpoint)
+            if not isinstance(endpoint, HostEndpoint):
+                self._location = locationOf(text)
+        if isinstance(endpoint, HostEndpoint):
             self._location = endpoint.location
         self._endpoint = IStreamClientEndpoint(endpoint)
 
@@ -203,9 +196,7 @@ class Dialer:
 
 
 class _Attempt(SecureFactory, ConnectionOwner):
-    """
-    One attempt at a connection: the factory of its only protocol.
-    """
+    """One attempt at a connection: the factory of its only protocol."""
 
     _connecting: Deferred[Any]
     _endpoint: IStreamClientEndpoint
@@ -236,9 +227,7 @@ class _Attempt(SecureFactory, ConnectionOwner):
         self._result: Deferred[Connection] | None = None
 
     def begin(self, endpoint: IStreamClientEndpoint) -> Deferred[Connection]:
-        """
-        Begin to connect.
-        """
+        """Begin to connect."""
         result: Deferred[Connection] = Deferred(self._cancel)
         self._result = result
         self._endpoint = endpoint
@@ -271,9 +260,7 @@ class _Attempt(SecureFactory, ConnectionOwner):
         return checkServer(self._trust, self._where(), publicKey)
 
     def hello(self) -> bytes:
-        """
-        Encode our hello, which names the session to be resumed.
-        """
+        """Encode our hello, which names the session to be resumed."""
         if self._former is None:
             return self._messages.hello().encode()
         session = self._former.session
@@ -283,9 +270,7 @@ class _Attempt(SecureFactory, ConnectionOwner):
         ).encode()
 
     def buildInner(self, secure: SecureProtocol) -> AESMProtocol:
-        """
-        Build the message layer; its connection is made, or found, at the WELCOME.
-        """
+        """Build the message layer; its connection is made, or found, at the WELCOME."""
         now = self.clock.seconds()
         former = None if self._former is None else self._former.session
         conversation = Conversation(self._messages, now, former)
@@ -297,18 +282,14 @@ class _Attempt(SecureFactory, ConnectionOwner):
         return protocol
 
     def failed(self, secure: SecureProtocol, reason: AESMError) -> None:
-        """
-        Fail: there is no secure channel.
-        """
+        """Fail: there is no secure channel."""
         self._avoid(secure)
         self._settle(Failure(reason))
 
     # ConnectionOwner
 
     def accepted(self, protocol: AESMProtocol, resumed: bool) -> None:
-        """
-        Make the connection, or resume the former: the server has let us in.
-        """
+        """Make the connection, or resume the former: the server has let us in."""
         session = protocol.conversation.session
         self._remember(session.outbox.peer.nextKey)
         secure = cast(SecureProtocol, self._secure)
@@ -331,9 +312,7 @@ class _Attempt(SecureFactory, ConnectionOwner):
         self._settle(connection)
 
     def notAccepted(self, reason: AESMError) -> None:
-        """
-        Fail: the server has not let us in.
-        """
+        """Fail: the server has not let us in."""
         self._avoid(cast(SecureProtocol, self._secure))
         self._settle(Failure(reason))
 
@@ -349,15 +328,11 @@ class _Attempt(SecureFactory, ConnectionOwner):
         )
 
     def detached(self, connection: Connection, reason: AESMError) -> None:
-        """
-        Have the keeper dial again.
-        """
+        """Have the keeper dial again."""
         cast(SessionKeeper, self._keeper).detached(connection, reason)
 
     def peerClosed(self, code: int, reason: str) -> AESMError:
-        """
-        Make the error for a CLOSE of the server.
-        """
+        """Make the error for a CLOSE of the server."""
         closed = super().peerClosed(code, reason)
         if code != CloseCode.NOT_ALLOWED:
             return closed
@@ -369,16 +344,12 @@ class _Attempt(SecureFactory, ConnectionOwner):
     # Parts
 
     def _avoid(self, secure: SecureProtocol) -> None:
-        """
-        Have the next attempt begin with another address of the host.
-        """
+        """Have the next attempt begin with another address of the host."""
         if isinstance(self._endpoint, HostEndpoint):
             self._endpoint.avoid(secure.transport.getPeer())
 
     def _makeConnection(self, session: Session, address: Address) -> Connection:
-        """
-        Make the connection of a new session.
-        """
+        """Make the connection of a new session."""
         secure = cast(SecureProtocol, self._secure)
         make = Connection if self._keeper is None else self._keeper.makeConnection
         return make(
@@ -419,9 +390,7 @@ class _Attempt(SecureFactory, ConnectionOwner):
             )
 
     def _timedOut(self, protocol: AESMProtocol) -> None:
-        """
-        Fail: the server's WELCOME did not come in time.
-        """
+        """Fail: the server's WELCOME did not come in time."""
         self._settle(
             Failure(
                 HandshakeTimeout(
@@ -433,9 +402,7 @@ class _Attempt(SecureFactory, ConnectionOwner):
         protocol.abort()
 
     def _settle(self, outcome: Connection | Failure) -> None:
-        """
-        Fire what C{connect} returned, once, with the connection or the error.
-        """
+        """Fire what C{connect} returned, once, with the connection or the error."""
         if self._deadline is not None and self._deadline.active():
             self._deadline.cancel()
         result, self._result = self._result, None
@@ -449,17 +416,13 @@ class _Attempt(SecureFactory, ConnectionOwner):
         result.callback(outcome)
 
     def _where(self) -> str:
-        """
-        Return the server's location: what was dialled, or where that led.
-        """
+        """Return the server's location: what was dialled, or where that led."""
         if self._location is None and self._secure is not None:
             self._location = locationOfAddress(self._secure.transport.getPeer())
         return self._location or "the server"
 
     def _cancel(self, result: Deferred[Connection]) -> None:
-        """
-        Close what was begun; what C{connect} returned fails with CancelledError.
-        """
+        """Close what was begun; what C{connect} returned fails with CancelledError."""
         # First, since aborting comes back through C{failed}: twisted fires the
         # Deferred.
         self._result = None

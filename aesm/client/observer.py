@@ -28,14 +28,10 @@ JITTER = 0.3  # seconds at random, so that clients do not come back as one
 
 
 class Watcher(Protocol):
-    """
-    Who wants to know how a client fares; called in the reactor's thread.
-    """
+    """Who wants to know how a client fares; called in the reactor's thread."""
 
     def connecting(self) -> None:
-        """
-        There is an attempt to connect.
-        """
+        """There is an attempt to connect."""
 
     def connected(self, connection: Connection) -> None:
         """
@@ -54,9 +50,7 @@ class Watcher(Protocol):
 
 
 class WatchedService(ClientService):
-    """
-    A service that tells how it fares, and is as patient as people are.
-    """
+    """A service that tells how it fares, and is as patient as people are."""
 
     def __init__(
         self, endpoint: str | IStreamClientEndpoint, watcher: Watcher, **options: Any
@@ -79,19 +73,13 @@ class WatchedService(ClientService):
     # ClientService
 
     def connecting(self) -> None:
-        """
-        Tell of an attempt.
-        """
+        """Tell of an attempt."""
         self._watcher.connecting()
 
     def attached(self, connection: Connection) -> None:
-        """
-        Tell of a connection.
-        """
+        """Tell of a connection."""
         self._watcher.connected(connection)
 
     def retrying(self, reason: BaseException, delay: float) -> None:
-        """
-        Tell of a failure.
-        """
+        """Tell of a failure."""
         self._watcher.waiting(reason, delay)

@@ -41,25 +41,19 @@ class QueuedMessage(LazyDeferred[None]):
     """
 
     def __init__(self, data: str | bytes) -> None:
-        """
-        @raise ValueError: the text cannot be written in UTF-8.
-        """
+        """@raise ValueError: the text cannot be written in UTF-8."""
         super().__init__()
         self.data = data
         self.cost = costOf(data)
         self._sent: Deferred[None] | None = None
 
     def begin(self) -> None:
-        """
-        Fire, or fire later, since somebody looks.
-        """
+        """Fire, or fire later, since somebody looks."""
         if self._sent is not None:
             self._sent.chainDeferred(self)
 
     def follow(self, sent: Deferred[None]) -> None:
-        """
-        Fire as C{sent} does.
-        """
+        """Fire as C{sent} does."""
         self._sent = sent
         self.data = b""
         # A Deferred that nobody looks at stays as cheap as it is: to chain it would be
@@ -69,22 +63,16 @@ class QueuedMessage(LazyDeferred[None]):
 
 
 class MessageQueue:
-    """
-    The messages that wait for a connection, in order and up to a limit.
-    """
+    """The messages that wait for a connection, in order and up to a limit."""
 
     def __init__(self, limit: int) -> None:
-        """
-        @param limit: what they may cost together, bytes.
-        """
+        """@param limit: what they may cost together, bytes."""
         self._limit = limit
         self._messages: deque[QueuedMessage] = deque()
         self._cost = 0
 
     def __len__(self) -> int:
-        """
-        Count the messages.
-        """
+        """Count the messages."""
         return len(self._messages)
 
     def add(self, data: str | bytes | bytearray | memoryview) -> Deferred[None]:
@@ -113,30 +101,22 @@ class MessageQueue:
         return message
 
     def take(self) -> QueuedMessage:
-        """
-        Take the oldest message, of which there must be one.
-        """
+        """Take the oldest message, of which there must be one."""
         message = self._messages.popleft()
         self._cost -= message.cost
         return message
 
     def fail(self, reason: AESMError) -> None:
-        """
-        Fail all messages: they will not be sent.
-        """
+        """Fail all messages: they will not be sent."""
         while self._messages:
             self.take().follow(FailedAcknowledgement(closedError(reason)))
 
 
 class Waiters:
-    """
-    The Deferreds of those who wait for a connection.
-    """
+    """The Deferreds of those who wait for a connection."""
 
     def __init__(self) -> None:
-        """
-        Begin with none.
-        """
+        """Begin with none."""
         # With the attempts that may fail still; None for any number.
         self._attempts: dict[Deferred[Connection], int | None] = {}
 
@@ -178,7 +158,5 @@ class Waiters:
                 waiter.callback(outcome)
 
     def _cancel(self, waiter: Deferred[Connection]) -> None:
-        """
-        Forget somebody who does not wait any more.
-        """
+        """Forget somebody who does not wait any more."""
         del self._attempts[waiter]

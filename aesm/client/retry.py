@@ -91,9 +91,7 @@ class RetryDelays:
         self._policy = policy or backoffPolicy(maxDelay=LONGEST_DELAY)
 
     def reset(self) -> None:
-        """
-        Begin anew.
-        """
+        """Begin anew."""
         self._failures = 0
 
     def returning(self, now: float, after: float) -> float:

@@ -253,9 +253,7 @@ class ClientService(Service):
     # For subclasses
 
     def connecting(self) -> None:
-        """
-        An attempt begins.
-        """
+        """An attempt begins."""
 
     def attached(self, connection: Connection) -> None:
         """
@@ -275,26 +273,20 @@ class ClientService(Service):
     # SessionKeeper, for Dialer
 
     def makeConnection(self, *arguments: Any, **options: Any) -> Connection:
-        """
-        Make the connection of a new session, from what L{Connection} takes.
-        """
+        """Make the connection of a new session, from what L{Connection} takes."""
         if self._journal is None:
             return Connection(*arguments, **options)
         return DurableConnection(self._journal, *arguments, **options)
 
     def sessionLost(self, connection: Connection, reason: SessionLost) -> None:
-        """
-        The server has given a session up: what never left goes into the next.
-        """
+        """The server has given a session up: what never left goes into the next."""
         # First of all, so that what is sent by those whom the end is told comes behind.
         # There is room: a session keeps no more than the queue, which is empty, takes.
         connection.move(self._queue.add)
         connection.finish(reason)
 
     def detached(self, connection: Connection, reason: AESMError) -> None:
-        """
-        The transport under a connection is gone, and its session goes on.
-        """
+        """The transport under a connection is gone, and its session goes on."""
         self._lost(connection, reason)
 
     # The machine
@@ -329,9 +321,7 @@ class ClientService(Service):
         self._timer = self._clock.callLater(delay, self._dial)
 
     def _dial(self) -> None:
-        """
-        Make an attempt: it is time.
-        """
+        """Make an attempt: it is time."""
         self._timer = None
         self._move("due")
         attempt = maybeDeferred(self._connect)
@@ -343,9 +333,7 @@ class ClientService(Service):
         attempt.addCallbacks(self._cbAccepted, self._ebFailed)
 
     def _connect(self) -> Deferred[Connection]:
-        """
-        Begin to connect, with the options of this moment.
-        """
+        """Begin to connect, with the options of this moment."""
         self.connecting()
         if self._dialer is None:
             self._dialer = Dialer(self._clock, self._endpoint, **self._options)
@@ -355,9 +343,7 @@ class ClientService(Service):
         )
 
     def _cbAccepted(self, connection: Connection) -> None:
-        """
-        Use the connection: send what waits, then tell those who wait.
-        """
+        """Use the connection: send what waits, then tell those who wait."""
         self._move("accepted")
         self._attempt = None
         self._connection = connection
@@ -373,9 +359,7 @@ class ClientService(Service):
             self._waiters.tell(connection)
 
     def _ebFailed(self, failure: Failure) -> None:
-        """
-        Try again later, or stop; tell those who waited for no more attempts.
-        """
+        """Try again later, or stop; tell those who waited for no more attempts."""
         if self._attempt is None:  # we have cancelled it
             return
         self._attempt = None
@@ -385,9 +369,7 @@ class ClientService(Service):
         self._waiters.tell(failure, impatient)
 
     def _lost(self, connection: Connection, reason: AESMError) -> None:
-        """
-        A transport is gone: dial again, unless we have closed it.
-        """
+        """A transport is gone: dial again, unless we have closed it."""
         if connection is not self._connection:
             return
         self._connection = None
@@ -397,9 +379,7 @@ class ClientService(Service):
             self._gone()
 
     def _retry(self, reason: BaseException, accepted: bool) -> None:
-        """
-        Try again later after a failure that may pass, and stop at any other.
-        """
+        """Try again later after a failure that may pass, and stop at any other."""
         if not isTransient(reason):
             said = "stopped, since trying again would not help: {reason}"
             _log.error(said, reason=_words(reason))
@@ -442,9 +422,7 @@ class ClientService(Service):
             connection.closeWith(CloseCode.GOING_AWAY, "")
 
     def _gone(self) -> None:
-        """
-        Close the spool: there is no connection any more that could need it.
-        """
+        """Close the spool: there is no connection any more that could need it."""
         journal, self._journal = self._journal, None
         closed = succeed(None) if journal is None else journal.close()
         closed.addBoth(self._cbGone)
@@ -481,16 +459,12 @@ class ClientService(Service):
         self._sendQueue()
 
     def _adopt(self, connection: Connection) -> None:
-        """
-        Go on with the session of a connection.
-        """
+        """Go on with the session of a connection."""
         self.former = connection
         connection.closed().addCallback(self._cbClosed, connection)
 
     def _cbClosed(self, reason: AESMError, connection: Connection) -> None:
-        """
-        A session is over, and so is the transport under it, if there was one.
-        """
+        """A session is over, and so is the transport under it, if there was one."""
         if connection is self.former:
             self.former = None
             # An attempt that is to resume it would come back to what is over.  But if
@@ -500,9 +474,7 @@ class ClientService(Service):
         self._lost(connection, reason)
 
     def _sendQueue(self) -> None:
-        """
-        Send what waits for a connection, as long as there is the same one.
-        """
+        """Send what waits for a connection, as long as there is the same one."""
         former = self.former
         while (
             self._queue
@@ -539,14 +511,10 @@ def _tellStopped(
 
 
 def _asOurs(reason: Exception) -> AESMError:
-    """
-    Wrap what an endpoint or a policy failed with.
-    """
+    """Wrap what an endpoint or a policy failed with."""
     return reason if isinstance(reason, AESMError) else AESMError(_words(reason))
 
 
 def _words(reason: BaseException) -> str:
-    """
-    Say why, also where an error has no words of its own.
-    """
+    """Say why, also where an error has no words of its own."""
     return str(reason) or type(reason).__name__

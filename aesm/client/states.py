@@ -11,9 +11,7 @@ __all__ = ["SERVICE_TRANSITIONS", "ServiceState"]
 
 
 class ServiceState(Enum):
-    """
-    Where a service is in its life.
-    """
+    """Where a service is in its life."""
 
     NEW = "new"  # never started: messages are queued
     WAITING = "waiting"  # for the timer, which dials

@@ -38,9 +38,7 @@ class SessionStream(Sequence[Packet]):
     """
 
     def __init__(self) -> None:
-        """
-        Start with none.
-        """
+        """Start with none."""
         self.reason: ConnectionClosed | None = None
         # Only the last may still grow; those before it have ended.
         self._streams: tuple[DataStream, ...] = ()
@@ -79,9 +77,7 @@ class SessionStream(Sequence[Packet]):
         return waiting
 
     def __len__(self) -> int:
-        """
-        Count the packets.
-        """
+        """Count the packets."""
         return sum(map(len, self._streams))
 
     def __getitem__(self, index: int) -> Packet:  # type: ignore[override]
@@ -100,9 +96,7 @@ class SessionStream(Sequence[Packet]):
         raise IndexError("there is no such packet")
 
     def __iter__(self) -> Iterator[Packet]:
-        """
-        Look at all packets that are there now.
-        """
+        """Look at all packets that are there now."""
         return iter([packet for stream in self._streams for packet in stream])
 
     def __aiter__(self) -> AsyncIterator[Packet]:
@@ -117,22 +111,16 @@ class SessionStream(Sequence[Packet]):
 
     @property
     def cost(self) -> int:
-        """
-        What the packets cost for flow control, bytes.
-        """
+        """What the packets cost for flow control, bytes."""
         return sum(costOf(packet.data) for packet in self)
 
     def add(self, stream: DataStream) -> None:
-        """
-        Go on with another stream; those before have ended.
-        """
+        """Go on with another stream; those before have ended."""
         self._streams = (*filter(len, self._streams), stream)
         self._ask()
 
     def end(self, reason: ConnectionClosed) -> None:
-        """
-        Nothing more will come.
-        """
+        """Nothing more will come."""
         self.reason = reason
         while self._waiting:
             self._waiting.popleft().errback(closedError(reason))
@@ -154,9 +142,7 @@ class SessionStream(Sequence[Packet]):
             asked.addCallbacks(self._cbPacket, self._ebEnded)
 
     def _cbPacket(self, packet: Packet) -> None:
-        """
-        Hand the packet to who has waited longest.
-        """
+        """Hand the packet to who has waited longest."""
         self._asked = None
         self._waiting.popleft().callback(packet)
         self._ask()
@@ -171,9 +157,7 @@ class SessionStream(Sequence[Packet]):
         self._asked = None
 
     def _cancel(self, waiting: Deferred[Packet]) -> None:
-        """
-        Take nothing for somebody who does not wait any more.
-        """
+        """Take nothing for somebody who does not wait any more."""
         self._waiting.remove(waiting)
         if self._asked is not None and not self._waiting:
             self._asked.cancel()

@@ -43,47 +43,33 @@ BURST = 131_072  # bytes of messages between two turns of the event loop
 
 @implementer(IMessageHandler)
 class _Echo:
-    """
-    Gives text back, and takes bytes.
-    """
+    """Gives text back, and takes bytes."""
 
     def connectionAccepted(self, connection: Connection) -> None:
-        """
-        A client was let in.
-        """
+        """A client was let in."""
 
     def packetReceived(self, connection: Connection, packet: Packet) -> None:
-        """
-        A message came.
-        """
+        """A message came."""
         if isinstance(packet.data, str):
             connection.sendData(packet.data)
 
     def connectionLost(self, connection: Connection, reason: AESMError) -> None:
-        """
-        A client is gone.
-        """
+        """A client is gone."""
 
 
 class _InputEnd(Protocol):
-    """
-    Waits for the end of standard input.
-    """
+    """Waits for the end of standard input."""
 
     def __init__(self) -> None:
         self.ended: Deferred[None] = Deferred()
 
     def connectionLost(self, reason: Failure | None = None) -> None:
-        """
-        It has ended.
-        """
+        """It has ended."""
         self.ended.callback(None)
 
 
 class _Bench:
-    """
-    The client.
-    """
+    """The client."""
 
     def __init__(self, reactor: IReactorTime, port: int, publicKey: PublicKey) -> None:
         self._reactor = reactor
@@ -92,9 +78,7 @@ class _Bench:
         self._key = PrivateKey.generate()
 
     def connect(self) -> Deferred[Connection]:
-        """
-        Connect.
-        """
+        """Connect."""
         return connect(
             self._reactor,
             f"tcp:127.0.0.1:{self._port}",
@@ -151,9 +135,7 @@ class _Bench:
         return each
 
     async def run(self) -> None:
-        """
-        Measure, and print.
-        """
+        """Measure, and print."""
         for what, words, measure in (
             ("connect and close", _milliseconds, self.connects),
             ("round trip, 64 B", _milliseconds, self.roundTrips),
@@ -165,30 +147,22 @@ class _Bench:
 
 
 def _milliseconds(seconds: float) -> str:
-    """
-    Say how long something takes.
-    """
+    """Say how long something takes."""
     return f"{seconds * 1e3:.2f} ms"
 
 
 def _rate(seconds: float) -> str:
-    """
-    Say how often something can be done.
-    """
+    """Say how often something can be done."""
     return f"{1 / seconds:,.0f} /s"
 
 
 def _bandwidth(seconds: float) -> str:
-    """
-    Say how fast large messages go.
-    """
+    """Say how fast large messages go."""
     return f"{LARGE[0] / seconds / 1e6:,.0f} MB/s"
 
 
 async def _serve(reactor: Any) -> int:
-    """
-    Be the server until standard input ends.
-    """
+    """Be the server until standard input ends."""
     server = await listen(
         reactor,
         "tcp:0:interface=127.0.0.1",

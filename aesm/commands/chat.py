@@ -64,16 +64,12 @@ async def _runTerminal(reactor: Any, endpoint: str, nick: str, **options: Any) -
 
     @provider(ILogObserver)
     def showTrust(event: LogEvent) -> None:
-        """
-        Tell of first contacts.
-        """
+        """Tell of first contacts."""
         if event.get("log_namespace") == "aesm.trust":
             terminal.show("* " + escape(formatEvent(event)))
 
     def resized(number: int, frame: object) -> None:
-        """
-        Draw anew.
-        """
+        """Draw anew."""
         reactor.callFromThread(terminal.changed)
 
     former = signal.signal(signal.SIGWINCH, resized)
@@ -92,23 +88,17 @@ async def _runTerminal(reactor: Any, endpoint: str, nick: str, **options: Any) -
 
 
 class _Lines:
-    """
-    Writes the chat line by line.
-    """
+    """Writes the chat line by line."""
 
     def __init__(self, nick: str) -> None:
         self._nick = nick
         self._view = ChatView()
 
     def join(self) -> list[str]:
-        """
-        Begin a session.
-        """
+        """Begin a session."""
         return self._view.join(self._nick)
 
     def show(self, packet: Packet) -> bytes:
-        """
-        Write a packet.
-        """
+        """Write a packet."""
         text = packet.data if isinstance(packet.data, str) else repr(packet.data)
         return self._view.receive(text, packet.time).encode("utf-8") + b"\n"

@@ -49,29 +49,21 @@ FOR_EVER = -1.0  # seconds
 
 
 class _Options(usage.Options):
-    """
-    What all options have in common.
-    """
+    """What all options have in common."""
 
     def opt_version(self) -> None:
-        """
-        Print the version and exit.
-        """
+        """Print the version and exit."""
         writeLine(f"aesm {__version__}")
         sys.exit(0)
 
     def opt_help(self) -> None:
-        """
-        Display this help and exit.
-        """
+        """Display this help and exit."""
         writeLine(str(self))
         sys.exit(0)
 
 
 class _Command(_Options):
-    """
-    A subcommand: its options, which may also stand behind its arguments.
-    """
+    """A subcommand: its options, which may also stand behind its arguments."""
 
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
         """
@@ -120,26 +112,20 @@ class _ClientCommand(_Command):
     ]
 
     def __init__(self) -> None:
-        """
-        Start with no pins.
-        """
+        """Start with no pins."""
         super().__init__()
         self.pins: list[PublicKey] = []
         self.endpoint = ""
 
     def opt_pin(self, key: str) -> None:
-        """
-        Accept a server with this public key only; may be given several times.
-        """
+        """Accept a server with this public key only; may be given several times."""
         try:
             self.pins.append(PublicKey.fromText(key.strip()))
         except ValueError as error:
             raise usage.UsageError(f"--pin: {error}") from None
 
     def parseArgs(self, endpoint: str) -> None:  # type: ignore[override]
-        """
-        Take the endpoint.
-        """
+        """Take the endpoint."""
         self.endpoint = endpoint
 
     def postOptions(self) -> None:
@@ -193,9 +179,7 @@ class _ClientCommand(_Command):
 
 
 class ConnectOptions(_ClientCommand):
-    """
-    C{aesm connect}.
-    """
+    """C{aesm connect}."""
 
     longdesc = (
         "Sends each line of standard input as one message, text if it is UTF-8 and "
@@ -237,9 +221,7 @@ class ConnectOptions(_ClientCommand):
     def runClient(
         self, reactor: Any, options: dict[str, Any]
     ) -> Coroutine[Any, Any, int]:
-        """
-        Exchange lines until one side ends.
-        """
+        """Exchange lines until one side ends."""
         form = JSON if self["json"] else PLAIN
         return runLineClient(
             reactor,
@@ -252,9 +234,7 @@ class ConnectOptions(_ClientCommand):
 
 
 class ChatOptions(_ClientCommand):
-    """
-    C{aesm chat}.
-    """
+    """C{aesm chat}."""
 
     longdesc = (
         "Takes part in the chat of a server that runs with --handler chat; /help "
@@ -266,9 +246,7 @@ class ChatOptions(_ClientCommand):
     optParameters = [["nick", None, None, "The name to ask for."]]
 
     def postOptions(self) -> None:
-        """
-        Check the options.
-        """
+        """Check the options."""
         super().postOptions()
         if self["nick"] is None:
             raise usage.UsageError("give a name: --nick NAME")
@@ -277,9 +255,7 @@ class ChatOptions(_ClientCommand):
     def runClient(
         self, reactor: Any, options: dict[str, Any]
     ) -> Coroutine[Any, Any, int]:
-        """
-        Chat until the user leaves.
-        """
+        """Chat until the user leaves."""
         # Its terminal needs Twisted's conch, which loads slowly.
         from aesm.commands.chat import runChat
 
@@ -287,9 +263,7 @@ class ChatOptions(_ClientCommand):
 
 
 class KeygenOptions(_Command):
-    """
-    C{aesm keygen}.
-    """
+    """C{aesm keygen}."""
 
     synopsis = "[FILE] [--next]"
     optFlags = [
@@ -313,9 +287,7 @@ class KeygenOptions(_Command):
         self.file = file
 
     def run(self) -> int:
-        """
-        Make a key.
-        """
+        """Make a key."""
         path = _keyFile(self.file)
         if self["next"]:
             present = stateDirectory() / KEY_FILE if self.file is None else path
@@ -334,9 +306,7 @@ class KeygenOptions(_Command):
 
 
 class PubkeyOptions(_Command):
-    """
-    C{aesm pubkey}.
-    """
+    """C{aesm pubkey}."""
 
     synopsis = "[FILE]"
     longdesc = (
@@ -353,17 +323,13 @@ class PubkeyOptions(_Command):
         self.file = _keyFile(file)
 
     def run(self) -> int:
-        """
-        Print a public key.
-        """
+        """Print a public key."""
         writeLine(str(PrivateKey.load(self.file).publicKey))
         return 0
 
 
 class PSKOptions(_Command):
-    """
-    C{aesm psk}.
-    """
+    """C{aesm psk}."""
 
     synopsis = "[FILE]"
     longdesc = (
@@ -381,9 +347,7 @@ class PSKOptions(_Command):
         self.file = file
 
     def run(self) -> int:
-        """
-        Make a pre-shared key.
-        """
+        """Make a pre-shared key."""
         psk = PSK.generate()
         if self.file is None:
             writeLine(base64.b64encode(psk).decode("ascii"))
@@ -394,9 +358,7 @@ class PSKOptions(_Command):
 
 
 class KnownOptions(_Command):
-    """
-    C{aesm known}.
-    """
+    """C{aesm known}."""
 
     synopsis = "[--forget HOST:PORT]"
     longdesc = "Lists the servers that are known, and the key that each must have."
@@ -405,9 +367,7 @@ class KnownOptions(_Command):
     ]
 
     def run(self) -> int:
-        """
-        List known servers, or forget one.
-        """
+        """List known servers, or forget one."""
         known = KnownServers()
         location = self["forget"]
         if location is None:
@@ -422,9 +382,7 @@ class KnownOptions(_Command):
 
 
 class BenchOptions(_Command):
-    """
-    C{aesm bench}.
-    """
+    """C{aesm bench}."""
 
     longdesc = (
         "Measures what aesm does on this machine, between two processes over loopback: "
@@ -433,16 +391,12 @@ class BenchOptions(_Command):
     )
 
     def run(self) -> int:
-        """
-        Measure.
-        """
+        """Measure."""
         return bench()
 
 
 class Options(_Options):
-    """
-    C{aesm} itself.
-    """
+    """C{aesm} itself."""
 
     synopsis = "Usage: aesm"
     longdesc = "Encrypted messages between two programs.  See `aesm COMMAND --help`."
@@ -457,9 +411,7 @@ class Options(_Options):
     ]
 
     def postOptions(self) -> None:
-        """
-        Insist on a command.
-        """
+        """Insist on a command."""
         if self.subCommand is None:
             raise usage.UsageError("name a command")
 

@@ -59,9 +59,7 @@ async def runLineClient(
     """
 
     def waiting() -> Deferred[None]:
-        """
-        Wait for answers.
-        """
+        """Wait for answers."""
         return Deferred() if wait < 0 else deferLater(reactor, wait)
 
     with reportingTrust():
@@ -123,9 +121,7 @@ async def connectOrReport(
 
 
 def checkEndpoint(reactor: Any, endpoint: str) -> bool:
-    """
-    Tell whether there can be such an endpoint, and the user if not.
-    """
+    """Tell whether there can be such an endpoint, and the user if not."""
     try:
         clientEndpoint(reactor, endpoint)
     except Exception as error:  # a plugin's code may parse it
@@ -138,9 +134,7 @@ def checkEndpoint(reactor: Any, endpoint: str) -> bool:
 
 
 async def stopReason(service: ClientService) -> Exception:
-    """
-    Find out why a service has stopped by itself.
-    """
+    """Find out why a service has stopped by itself."""
     try:
         await service.whenConnected()
     except Exception as reason:  # whatever an endpoint or a policy raises
@@ -197,16 +191,12 @@ class LineClient:
         self._unconfirmed: list[int] = []  # first and last lines of failed runs
 
     def reportFailure(self, text: str) -> None:
-        """
-        Tell the user, and remember it for the exit status.
-        """
+        """Tell the user, and remember it for the exit status."""
         self.failed = True
         writeError(text)
 
     def reportUnconfirmed(self) -> None:
-        """
-        Tell the user which lines may not have arrived, if there are any.
-        """
+        """Tell the user which lines may not have arrived, if there are any."""
         if self._unconfirmed:
             first, last = min(self._unconfirmed), max(self._unconfirmed)
             if first == last:
@@ -239,14 +229,10 @@ class LineClient:
     # Watcher
 
     def connecting(self) -> None:
-        """
-        Say nothing of attempts.
-        """
+        """Say nothing of attempts."""
 
     def connected(self, connection: Connection) -> None:
-        """
-        Say that a connection is back, and what was lost if its session is not.
-        """
+        """Say that a connection is back, and what was lost if its session is not."""
         isNew = connection is not self._session
         if self._isCut:
             writeError("connected again" + (", in a new session" if isNew else ""))
@@ -257,9 +243,7 @@ class LineClient:
         self._session, self._isCut = connection, False
 
     def waiting(self, reason: BaseException, delay: float) -> None:
-        """
-        Say that there is no connection, once for all attempts.
-        """
+        """Say that there is no connection, once for all attempts."""
         if self._session is not None and not self._isCut:
             self._isCut = True
             writeError(f"{str(reason).rstrip('.')}; connecting again")
@@ -267,9 +251,7 @@ class LineClient:
     # Parts
 
     async def _writePackets(self, service: ClientService, stdio: Stdio) -> None:
-        """
-        Write packets, until the service has stopped and the last one is written.
-        """
+        """Write packets, until the service has stopped and the last one is written."""
         while True:
             try:
                 packet = await service.retrieved.get()
@@ -305,9 +287,7 @@ class LineClient:
             _stop(service)
 
     async def _deliverAll(self, service: ClientService) -> None:
-        """
-        Wait until the peer has all lines.
-        """
+        """Wait until the peer has all lines."""
         former = service.former
         isCut = former is None or not former.isAttached
         # A file or a pipe is to be sent whole, however long there is no server; who
@@ -385,7 +365,5 @@ class LineClient:
 
 
 def _stop(service: ClientService) -> None:
-    """
-    Stop a service, and leave waiting for that to C{runLineClient}.
-    """
+    """Stop a service, and leave waiting for that to C{runLineClient}."""
     service.stopService()

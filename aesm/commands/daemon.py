@@ -45,25 +45,19 @@ ACTIVITY_FIELDS = ("time", "event", "accepted", "address", "peer", "reason")
 
 
 class CannotListen(SystemExit, Exception):
-    """
-    The end of the process, with its status.
-    """
+    """The end of the process, with its status."""
 
     # twistd in the background tells who started it of an Exception only: one that is
     # none leaves that waiting for ever, and the pid file behind.  In the foreground
     # this is a SystemExit, without a traceback.
 
     def __str__(self) -> str:
-        """
-        Say what C{twistd} has room for.
-        """
+        """Say what C{twistd} has room for."""
         return "the server cannot listen"
 
 
 class AESMService(Service):
-    """
-    A server for operators, which ends the process if it cannot listen.
-    """
+    """A server for operators, which ends the process if it cannot listen."""
 
     def __init__(
         self,
@@ -134,9 +128,7 @@ class AESMService(Service):
         return stopped.addCallback(self._cbStopped)
 
     def _cbListening(self, server: Server) -> None:
-        """
-        Have clients told where to find the server, once the reactor runs.
-        """
+        """Have clients told where to find the server, once the reactor runs."""
         for endpoint in self._endpoints:
             line = clientLine(
                 endpoint.port.getHost(), str(server.publicKey), self._clientOptions
@@ -150,33 +142,25 @@ class AESMService(Service):
                 )
 
     def _ebCannotListen(self, failure: Failure) -> None:
-        """
-        End the server, unless that is why it does not listen.
-        """
+        """End the server, unless that is why it does not listen."""
         if not failure.check(CancelledError):
             self._cannotListen = True
             if not self._isStarting:
                 self._reactor.stop()
 
     def _hungUp(self, number: int, frame: object) -> None:
-        """
-        Read the authorized keys again.
-        """
+        """Read the authorized keys again."""
         # A signal comes between any two instructions, and the factory may be at work.
         self._reactor.callFromThread(self._factory.reloadKeys)
 
     def _heedNoHangUp(self) -> None:
-        """
-        Leave SIGHUP to whom it was.
-        """
+        """Leave SIGHUP to whom it was."""
         if self._formerHangUp is not None:
             signal.signal(signal.SIGHUP, self._formerHangUp)
             self._formerHangUp = None
 
     def _cbStopped(self, result: object) -> None:
-        """
-        End the activity log, behind the last client.
-        """
+        """End the activity log, behind the last client."""
         # Not earlier: a SIGHUP while clients are told would be a sudden end.
         self._heedNoHangUp()
         if self._activity is not None:
@@ -236,16 +220,12 @@ class _ReportingEndpoint:
         return listening.addCallbacks(self._cbListening, self._ebCannotListen)
 
     def _cbListening(self, port: IListeningPort) -> IListeningPort:
-        """
-        Take note of the port.
-        """
+        """Take note of the port."""
         self.port = port
         return port
 
     def _ebCannotListen(self, failure: Failure) -> Failure:
-        """
-        Say why it cannot listen, unless it was told not to.
-        """
+        """Say why it cannot listen, unless it was told not to."""
         if not failure.check(CancelledError):
             _log.critical(
                 "cannot listen on {endpoint}: {reason}; name another endpoint with "

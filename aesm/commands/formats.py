@@ -62,9 +62,7 @@ def _clock(when: float) -> str:
 
 
 def _readPlain(line: bytes) -> str | bytes:
-    """
-    Read a line as it is.
-    """
+    """Read a line as it is."""
     try:
         return line.decode("utf-8")
     except UnicodeDecodeError:

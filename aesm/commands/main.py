@@ -42,14 +42,10 @@ ERROR_PATIENCE = 2.0  # seconds until a line on standard error is waited for no 
 
 
 class OutputLost(Exception):
-    """
-    Standard output does not take what is written; says why.
-    """
+    """Standard output does not take what is written; says why."""
 
     def __init__(self, error: OSError | None) -> None:
-        """
-        @param error: what writing failed with; None if the file is not open.
-        """
+        """@param error: what writing failed with; None if the file is not open."""
         if error is None or isinstance(error, BrokenPipeError):
             super().__init__("standard output is closed")
         else:
@@ -86,18 +82,14 @@ def writeLine(text: str) -> None:
 
 
 class _ErrorWriter:
-    """
-    Writes lines to standard error in a thread, which starts with the first.
-    """
+    """Writes lines to standard error in a thread, which starts with the first."""
 
     def __init__(self) -> None:
         self._lines: SimpleQueue[tuple[Any, str, threading.Event]] = SimpleQueue()
         self._last: threading.Event | None = None  # is set once all is written
 
     def write(self, line: str) -> None:
-        """
-        Write a line, and wait a moment for that.
-        """
+        """Write a line, and wait a moment for that."""
         if self._last is None:
             threading.Thread(target=self._run, daemon=True).start()
             atexit.register(self._flush)
@@ -108,16 +100,12 @@ class _ErrorWriter:
             self._last.wait(ERROR_PATIENCE)
 
     def _flush(self) -> None:
-        """
-        Wait a moment until all is written.
-        """
+        """Wait a moment until all is written."""
         if self._last is not None:
             self._last.wait(ERROR_PATIENCE)
 
     def _run(self) -> None:
-        """
-        Write what comes, or drop what cannot be written.
-        """
+        """Write what comes, or drop what cannot be written."""
         while True:
             file, line, done = self._lines.get()
             # A file that is closed is None, or gives a ValueError.
@@ -153,18 +141,14 @@ def writeError(text: str) -> None:
 
 @provider(ILogObserver)
 def _reportTrust(event: LogEvent) -> None:
-    """
-    Tell the user about first contacts, as an observer of the log.
-    """
+    """Tell the user about first contacts, as an observer of the log."""
     if event.get("log_namespace") == "aesm.trust":
         writeError(formatEvent(event))
 
 
 @contextmanager
 def reportingTrust() -> Iterator[None]:
-    """
-    Tell the user about first contacts in the meantime.
-    """
+    """Tell the user about first contacts in the meantime."""
     globalLogPublisher.addObserver(_reportTrust)
     try:
         yield
@@ -185,14 +169,10 @@ def openStandardFiles() -> None:
 
 
 class CoroutineRunner:
-    """
-    A coroutine, its reactor, and the signals that end it.
-    """
+    """A coroutine, its reactor, and the signals that end it."""
 
     def __init__(self, reactor: Any) -> None:
-        """
-        @param reactor: not running yet; it will not run again.
-        """
+        """@param reactor: not running yet; it will not run again."""
         self._reactor = reactor
         self._running: Deferred[int] | None = None
         self._outcome: int | Failure = 0
@@ -222,9 +202,7 @@ class CoroutineRunner:
         return self._outcome
 
     def _begin(self, main: Callable[[], Coroutine[Any, Any, int]]) -> None:
-        """
-        Begin, with signal handlers in place of the reactor's.
-        """
+        """Begin, with signal handlers in place of the reactor's."""
         # The reactor has set its own by now, which would stop it at once.
         for number in SIGNALS:
             signal.signal(number, self._signalled)
@@ -232,9 +210,7 @@ class CoroutineRunner:
         self._running.addBoth(self._done)
 
     def _signalled(self, number: int, frame: FrameType | None) -> None:
-        """
-        Ask the coroutine to end, and let the next signal end all at once.
-        """
+        """Ask the coroutine to end, and let the next signal end all at once."""
         signal.signal(number, signal.SIG_DFL)
         self._signal = number
         # A signal comes between any two instructions; callFromThread also wakes a
@@ -242,16 +218,12 @@ class CoroutineRunner:
         self._reactor.callFromThread(self._cancel)
 
     def _cancel(self) -> None:
-        """
-        Ask the coroutine to end.
-        """
+        """Ask the coroutine to end."""
         if self._running is not None:
             self._running.cancel()
 
     def _done(self, outcome: int | Failure) -> None:
-        """
-        Stop the reactor.
-        """
+        """Stop the reactor."""
         self._running = None
         self._outcome = outcome
         self._reactor.stop()

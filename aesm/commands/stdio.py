@@ -39,9 +39,7 @@ PIECE = 65536  # bytes that are copied at once: what a pipe holds
 
 
 class LineTooLong(Exception):
-    """
-    A line of the input cannot be a message.
-    """
+    """A line of the input cannot be a message."""
 
 
 @implementer(IHalfCloseableProtocol, IPushProducer)
@@ -56,9 +54,7 @@ class Stdio(Protocol):
     transport: Any
 
     def __init__(self) -> None:
-        """
-        Begin with nothing.
-        """
+        """Begin with nothing."""
         self.outputLost: Deferred[None] = Deferred()
         self._partial = bytearray()  # the input's last line, so far
         self._ended = False  # the input
@@ -116,16 +112,12 @@ class Stdio(Protocol):
     # IProtocol and IHalfCloseableProtocol
 
     def connectionMade(self) -> None:
-        """
-        Wait until somebody wants to read.
-        """
+        """Wait until somebody wants to read."""
         self.transport.pauseProducing()
         cast(IConsumer, self.transport).registerProducer(self, True)
 
     def dataReceived(self, data: bytes) -> None:
-        """
-        Give lines to who wants them, or wait for the end of the first.
-        """
+        """Give lines to who wants them, or wait for the end of the first."""
         # Paused again as soon as there are lines, so that there are never more of
         # them than one piece of input holds.
         first, *others = data.split(b"\n")
@@ -141,24 +133,18 @@ class Stdio(Protocol):
             self._fire(lines)
 
     def readConnectionLost(self) -> None:
-        """
-        The input has ended.
-        """
+        """The input has ended."""
         self._ended = True
         if self._reading is not None:
             self._deliverRest()
 
     def writeConnectionLost(self) -> None:
-        """
-        Nobody reads the output any more.
-        """
+        """Nobody reads the output any more."""
         self.resumeProducing()  # nobody else will, and writers wait for it
         self.outputLost.callback(None)
 
     def connectionLost(self, reason: Failure | None = None) -> None:
-        """
-        All is written and let go of.
-        """
+        """All is written and let go of."""
         closing, self._closing = self._closing, []
         for deferred in closing:
             deferred.callback(None)
@@ -166,47 +152,35 @@ class Stdio(Protocol):
     # IPushProducer, for the transport's output
 
     def pauseProducing(self) -> None:
-        """
-        The output takes no more for now.
-        """
+        """The output takes no more for now."""
         self._paused = True
 
     def resumeProducing(self) -> None:
-        """
-        The output takes more.
-        """
+        """The output takes more."""
         self._paused = False
         writing, self._writing[:] = self._writing[:], []
         for deferred in writing:
             deferred.callback(None)
 
     def stopProducing(self) -> None:
-        """
-        The output is gone; C{writeConnectionLost} says so too.
-        """
+        """The output is gone; C{writeConnectionLost} says so too."""
 
     # Parts
 
     def _deliverRest(self) -> None:
-        """
-        Give what is left after the last line's end, then None.
-        """
+        """Give what is left after the last line's end, then None."""
         rest = bytes(self._partial)
         self._partial.clear()
         self._fire([rest] if rest else None)
 
     def _fire(self, outcome: list[bytes] | Failure | None) -> None:
-        """
-        Tell who reads.
-        """
+        """Tell who reads."""
         reading, self._reading = self._reading, None
         if reading is not None:
             reading.callback(outcome)
 
     def _stopReading(self, reading: Deferred[list[bytes] | None]) -> None:
-        """
-        Forget who no longer reads.
-        """
+        """Forget who no longer reads."""
         self._reading = None
         self.transport.pauseProducing()
 
@@ -250,17 +224,13 @@ def joinStandardFiles(
     toOutput, outputEnd = os.pipe()
 
     def write() -> None:
-        """
-        Copy to the output until the transport is closed.
-        """
+        """Copy to the output until the transport is closed."""
         error = _copy(toOutput, output)
         os.close(toOutput)  # tells the transport, if it does not know
         reactor.callFromThread(written.callback, error)
 
     def read() -> None:
-        """
-        Copy from the input until it ends, or the transport is closed.
-        """
+        """Copy from the input until it ends, or the transport is closed."""
         _copy(cast(int, input), fromInput)  # an input that fails has ended
         os.close(fromInput)
 
@@ -273,9 +243,7 @@ def joinStandardFiles(
 
 
 class _PipedIO(StandardIO):
-    """
-    Closes its files, which Twisted leaves open: the threads wait for that.
-    """
+    """Closes its files, which Twisted leaves open: the threads wait for that."""
 
     def __init__(
         self, protocol: IProtocol, reactor: Any, stdin: int, stdout: int
@@ -286,9 +254,7 @@ class _PipedIO(StandardIO):
         )
 
     def childConnectionLost(self, fd: str, reason: Failure) -> None:
-        """
-        One direction is over, and waited for no more.
-        """
+        """One direction is over, and waited for no more."""
         os.close(self._files[fd])
         super().childConnectionLost(fd, reason)  # type: ignore[misc]
 
@@ -325,9 +291,7 @@ def _copy(source: int, target: int) -> OSError | None:
 
 
 def _write(target: int, data: memoryview) -> int:
-    """
-    Write some of the data, also where others have made the file non-blocking.
-    """
+    """Write some of the data, also where others have made the file non-blocking."""
     try:
         return os.write(target, data)
     except BlockingIOError:

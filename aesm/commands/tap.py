@@ -105,9 +105,7 @@ class Options(usage.Options):
     ]
 
     def __init__(self) -> None:
-        """
-        Start with nothing given.
-        """
+        """Start with nothing given."""
         super().__init__()
         self["listen"] = []
         self.factory: AESMServerFactory
@@ -116,9 +114,7 @@ class Options(usage.Options):
 
     @property
     def longdesc(self) -> str:
-        """
-        What C{--help} says below the options.
-        """
+        """What C{--help} says below the options."""
         handlers = "; ".join(
             f"{name}: {maker.description}" for name, maker in sorted(_makers().items())
         )
@@ -145,9 +141,7 @@ class Options(usage.Options):
             raise SystemExit(f"twistd aesm: {error}") from None
 
     def opt_listen(self, endpoint: str) -> None:
-        """
-        Listen on this Twisted endpoint; may be given several times.
-        """
+        """Listen on this Twisted endpoint; may be given several times."""
         self["listen"].append(endpoint)
 
     def postOptions(self) -> None:
@@ -196,9 +190,7 @@ class Options(usage.Options):
         return name + ([] if self["psk"] is None else ["--psk", self["psk"]])
 
     def _maker(self) -> IMessageHandlerMaker:
-        """
-        Find the maker of handlers.
-        """
+        """Find the maker of handlers."""
         makers = _makers()
         if self["handler"] not in makers:
             raise usage.UsageError(
@@ -252,9 +244,7 @@ def makeService(options: Options) -> AESMService:
 
 
 def _makers() -> dict[str, IMessageHandlerMaker]:
-    """
-    Find the plugins that make handlers.
-    """
+    """Find the plugins that make handlers."""
     return {maker.name: maker for maker in getPlugins(IMessageHandlerMaker)}
 
 
@@ -294,9 +284,7 @@ def _endpoint(text: str) -> IStreamServerEndpoint:
 
 
 def _absolute(path: str) -> str:
-    """
-    Make a path that means the same when C{twistd} has changed its directory.
-    """
+    """Make a path that means the same when C{twistd} has changed its directory."""
     return os.path.abspath(expanded(path))
 
 

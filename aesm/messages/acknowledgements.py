@@ -35,9 +35,7 @@ _T = TypeVar("_T")
 
 
 class _Watcher(Protocol):
-    """
-    What an acknowledgement is registered with.
-    """
+    """What an acknowledgement is registered with."""
 
     def watch(self, acknowledgement: Acknowledgement, count: int) -> None:
         """
@@ -65,9 +63,7 @@ class _Watcher(Protocol):
 
 
 class LazyDeferred(Deferred[_T], Generic[_T]):
-    """
-    A Deferred that is initialized, and begins its work, on first use.
-    """
+    """A Deferred that is initialized, and begins its work, on first use."""
 
     _made = False
     _looked = False
@@ -75,16 +71,12 @@ class LazyDeferred(Deferred[_T], Generic[_T]):
     _result: Any
 
     def __init__(self) -> None:
-        """
-        Leave everything for later.
-        """
+        """Leave everything for later."""
 
     if not TYPE_CHECKING:  # pragma: no branch (it would take any attribute then)
 
         def __getattr__(self, name: str) -> Any:
-            """
-            Initialize the Deferred at the first access to any of its attributes.
-            """
+            """Initialize the Deferred at the first access to any of its attributes."""
             if self._made:
                 raise AttributeError(f"a {type(self).__name__} has no {name!r}")
             self._made = True
@@ -92,32 +84,24 @@ class LazyDeferred(Deferred[_T], Generic[_T]):
             return getattr(self, name)
 
     def begin(self) -> None:
-        """
-        Begin what leads to a result; called once.
-        """
+        """Begin what leads to a result; called once."""
         raise NotImplementedError
 
     def _look(self) -> None:
-        """
-        Begin at the first use.
-        """
+        """Begin at the first use."""
         if not self._looked:
             self._looked = True
             self.begin()
 
     @property
     def called(self) -> bool:
-        """
-        Whether it has fired.
-        """
+        """Whether it has fired."""
         self._look()
         return self._called
 
     @called.setter
     def called(self, called: bool) -> None:
-        """
-        Note that it has fired.
-        """
+        """Note that it has fired."""
         self._called = called
 
     @property
@@ -133,29 +117,21 @@ class LazyDeferred(Deferred[_T], Generic[_T]):
 
     @result.setter
     def result(self, result: Any) -> None:
-        """
-        Set the result, or a failure.
-        """
+        """Set the result, or a failure."""
         self._result = result
 
 
 class FailedAcknowledgement(LazyDeferred[None]):
-    """
-    Fails, once it is used, because nothing was sent.
-    """
+    """Fails, once it is used, because nothing was sent."""
 
     def __init__(self, reason: Exception) -> None:
-        """
-        Keep the error until then.
-        """
+        """Keep the error until then."""
         # Not twisted's fail(): a failed Deferred that nobody looks at is logged as a
         # bug, and whoever sends without waiting need not know that the peer has gone.
         self._reason = reason
 
     def begin(self) -> None:
-        """
-        Fail.
-        """
+        """Fail."""
         self.errback(self._reason)
 
 
@@ -181,9 +157,7 @@ class Acknowledgement(LazyDeferred[None]):
     count: int
 
     def begin(self) -> None:
-        """
-        Register with the connection.
-        """
+        """Register with the connection."""
         self.watcher.watch(self, self.count)
 
 
@@ -197,9 +171,7 @@ class PromptAcknowledgement(Acknowledgement):
 
 
 def peerAway() -> PeerAway:
-    """
-    Say of a message that it is kept for a peer that is away.
-    """
+    """Say of a message that it is kept for a peer that is away."""
     return PeerAway(
         "the peer's connection is cut: the message is kept for it, and leaves if it "
         "comes back"
@@ -221,9 +193,7 @@ def promptly(sent: Deferred[None]) -> Deferred[None]:
 
 
 def acknowledgementOf(watcher: _Watcher, count: int) -> Acknowledgement:
-    """
-    Make an acknowledgement of so many messages from the session's start.
-    """
+    """Make an acknowledgement of so many messages from the session's start."""
     acknowledgement = Acknowledgement()
     acknowledgement.watcher = watcher
     acknowledgement.count = count
@@ -245,9 +215,7 @@ class AckCount(LazyDeferred[int]):
         self._open = self._having = 0
 
     def begin(self) -> None:
-        """
-        Begin to count.
-        """
+        """Begin to count."""
         acknowledgements, self._acknowledgements = list(self._acknowledgements), ()
         self._open = len(acknowledgements)
         for acknowledgement in acknowledgements:
@@ -256,22 +224,16 @@ class AckCount(LazyDeferred[int]):
             self.callback(0)
 
     def _cbHas(self, result: None) -> None:
-        """
-        Count a peer that has the message.
-        """
+        """Count a peer that has the message."""
         self._having += 1
         self._settle()
 
     def _ebLost(self, failure: object) -> None:
-        """
-        Do not count a peer that is gone, and may not have it.
-        """
+        """Do not count a peer that is gone, and may not have it."""
         self._settle()
 
     def _settle(self) -> None:
-        """
-        Fire after the last one.
-        """
+        """Fire after the last one."""
         self._open -= 1
         if not self._open and not self.called:  # it may be cancelled
             self.callback(self._having)
@@ -281,31 +243,23 @@ _order = count()  # breaks ties between equal counts
 
 
 class PendingAcks:
-    """
-    Those who wait for acknowledgements of one connection.
-    """
+    """Those who wait for acknowledgements of one connection."""
 
     __slots__ = ("_acknowledgements", "_draining", "_outbox")
 
     def __init__(self, outbox: Outbox) -> None:
-        """
-        Start with nobody waiting.
-        """
+        """Start with nobody waiting."""
         self._outbox = outbox
         # A heap, because they are used, and so come here, in any order.
         self._acknowledgements: list[tuple[int, int, Acknowledgement]] = []  # a heap
         self._draining: deque[Deferred[None]] = deque()
 
     def watch(self, acknowledgement: Acknowledgement, count: int) -> None:
-        """
-        Fire a Deferred once so many messages of the session are acknowledged.
-        """
+        """Fire a Deferred once so many messages of the session are acknowledged."""
         heapq.heappush(self._acknowledgements, (count, next(_order), acknowledgement))
 
     def takePast(self, count: int) -> list[tuple[int, Acknowledgement]]:
-        """
-        Take out those that wait for more messages, and for how many each does.
-        """
+        """Take out those that wait for more messages, and for how many each does."""
         past = sorted(each for each in self._acknowledgements if each[0] > count)
         self._acknowledgements = [
             each for each in self._acknowledgements if each[0] <= count
@@ -314,17 +268,13 @@ class PendingAcks:
         return [(each, acknowledgement) for each, _, acknowledgement in past]
 
     def drain(self) -> Deferred[None]:
-        """
-        Return a Deferred that fires once there is room to send.
-        """
+        """Return a Deferred that fires once there is room to send."""
         draining: Deferred[None] = Deferred(self._draining.remove)
         self._draining.append(draining)
         return draining
 
     def fire(self) -> None:
-        """
-        Fire what the last ACK was waited for.
-        """
+        """Fire what the last ACK was waited for."""
         # One at a time, out of the heap before it fires: a callback may send, wait for
         # more, or end the connection.
         waiting, done = self._acknowledgements, self._outbox.acknowledged
@@ -337,9 +287,7 @@ class PendingAcks:
             self._draining.popleft().callback(None)
 
     def away(self) -> None:
-        """
-        Nothing carries the messages for now: tell those who do not wait for that.
-        """
+        """Nothing carries the messages for now: tell those who do not wait for that."""
         waiting = self._acknowledgements
         leaving = [e for e in waiting if isinstance(e[2], PromptAcknowledgement)]
         staying = [e for e in waiting if not isinstance(e[2], PromptAcknowledgement)]
@@ -351,9 +299,7 @@ class PendingAcks:
                 acknowledgement.errback(peerAway())
 
     def fail(self, reason: AESMError) -> None:
-        """
-        Fail all: nothing more will be acknowledged.
-        """
+        """Fail all: nothing more will be acknowledged."""
         waiting, self._acknowledgements = self._acknowledgements, []
         for _, _, acknowledgement in sorted(waiting):
             if not acknowledgement.called:

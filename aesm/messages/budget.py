@@ -16,9 +16,7 @@ __all__ = ["Budget"]
 
 
 class Budget:
-    """
-    Adds up what is unacknowledged, unhandled and unread.
-    """
+    """Adds up what is unacknowledged, unhandled and unread."""
 
     def __init__(self, bound: int, connections: Sized, arrivals: Arrivals) -> None:
         """
@@ -41,15 +39,11 @@ class Budget:
 
     @property
     def full(self) -> bool:
-        """
-        Whether there is no room left.
-        """
+        """Whether there is no room left."""
         return self._keptCost + self._arrivals.held >= self._bound
 
     def refuses(self, held: int) -> bool:
-        """
-        Tell whether to refuse a connection that holds so many bytes.
-        """
+        """Tell whether to refuse a connection that holds so many bytes."""
         # More than the equal share, bound / connections; multiplied, as nobody divides
         # by 0 connections then.
         return self.full and held * len(self._connections) >= self._bound

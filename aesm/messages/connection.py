@@ -59,29 +59,19 @@ BATCH_MICROS = 1000  # of messages to send together, while nothing carries them
 
 
 class PacketDispatcher(Protocol):
-    """
-    What hands the packets of a connection to a handler.
-    """
+    """What hands the packets of a connection to a handler."""
 
     def accepted(self) -> None:
-        """
-        Tell the handler of the connection.
-        """
+        """Tell the handler of the connection."""
 
     def arrived(self, messages: Messages) -> None:
-        """
-        Hand over messages received.
-        """
+        """Hand over messages received."""
 
     def detached(self, reason: AESMError) -> None:
-        """
-        Tell the handler that the connection is cut, and may come back.
-        """
+        """Tell the handler that the connection is cut, and may come back."""
 
     def attached(self) -> None:
-        """
-        Tell the handler that the client has come back.
-        """
+        """Tell the handler that the client has come back."""
 
     def lost(self, reason: AESMError) -> Deferred[Any] | None:
         """
@@ -92,9 +82,7 @@ class PacketDispatcher(Protocol):
         """
 
     def stop(self) -> None:
-        """
-        Hand over nothing more.
-        """
+        """Hand over nothing more."""
 
 
 class Connection:
@@ -158,15 +146,11 @@ class Connection:
         self._moved: Sequence[Deferred[None]] = ()  # acknowledgements of others' sends
 
     def __repr__(self) -> str:
-        """
-        Show address, key and state.
-        """
+        """Show address, key and state."""
         return f"<Connection {self.address} {self.peer} {self.state.value}>"
 
     def _move(self, what: str) -> None:
-        """
-        Make a transition of the table.
-        """
+        """Make a transition of the table."""
         self.state = CONNECTION_TRANSITIONS[self.state, what]
 
     def __getitem__(self, key: str) -> object:
@@ -247,9 +231,7 @@ class Connection:
         return self.closed().addCallback(lambda reason: None)
 
     def abort(self) -> None:
-        """
-        End the connection at once; the peer is told nothing.
-        """
+        """End the connection at once; the peer is told nothing."""
         if self._protocol is not None:
             self._protocol.abort()
         elif not self.isOver:
@@ -318,9 +300,7 @@ class Connection:
         return None if share is None else share.base
 
     def joined(self) -> None:
-        """
-        Schedule the shared messages.
-        """
+        """Schedule the shared messages."""
         if self._protocol is not None and not self._protocol.busy:
             self._protocol.sending()
 
@@ -364,9 +344,7 @@ class Connection:
         return 0 if batch is None else batch.micros
 
     def _refuse(self, refused: AESMError, closeSlow: bool) -> Deferred[None]:
-        """
-        Make what C{send} returns for a message that was not accepted.
-        """
+        """Make what C{send} returns for a message that was not accepted."""
         # A peer that has gone is nobody's bug: its error is only for who looks.  That
         # the buffer is full, or the message too big, the sender has to know.
         if isinstance(refused, ConnectionClosed) and not closeSlow:
@@ -379,9 +357,7 @@ class Connection:
 
     @property
     def held(self) -> int:
-        """
-        The bytes of messages that are unacknowledged or not taken.
-        """
+        """The bytes of messages that are unacknowledged or not taken."""
         return self._outbox.keptCost + self.session.inbox.untaken
 
     def account(self) -> None:
@@ -423,45 +399,33 @@ class Connection:
 
     @property
     def isClosing(self) -> bool:
-        """
-        Whether nothing that is sent can be acknowledged any more.
-        """
+        """Whether nothing that is sent can be acknowledged any more."""
         return self.state in _CLOSING
 
     @property
     def isOpen(self) -> bool:
-        """
-        Whether what is sent leaves now, and neither side closes.
-        """
+        """Whether what is sent leaves now, and neither side closes."""
         return self._protocol is not None and self._protocol.isOpen
 
     @property
     def isAttached(self) -> bool:
-        """
-        Whether there is a transport under it.
-        """
+        """Whether there is a transport under it."""
         return self._protocol is not None
 
     @property
     def isEnding(self) -> bool:
-        """
-        Whether the session ends with the present transport.
-        """
+        """Whether the session ends with the present transport."""
         return self._protocol is not None and self._protocol.isEnding
 
     @property
     def isOver(self) -> bool:
-        """
-        Whether the connection is gone.
-        """
+        """Whether the connection is gone."""
         return self.state is ConnectionState.OVER
 
     # For Acknowledgement and DataStream
 
     def watch(self, acknowledgement: Acknowledgement, count: int) -> None:
-        """
-        Fire a Deferred once so many messages of the session are acknowledged.
-        """
+        """Fire a Deferred once so many messages of the session are acknowledged."""
         if count <= self._outbox.acknowledged:
             acknowledgement.callback(None)
         elif 0 < count - self._outbox.count <= len(self._moved):
@@ -476,45 +440,33 @@ class Connection:
             self._waiters().watch(acknowledgement, count)
 
     def _waiters(self) -> PendingAcks:
-        """
-        Return C{waiting}, made on first use.
-        """
+        """Return C{waiting}, made on first use."""
         if self.waiting is None:
             self.waiting = PendingAcks(self._outbox)
         return self.waiting
 
     def acknowledged(self) -> None:
-        """
-        Fire what waited for an ACK that has come.
-        """
+        """Fire what waited for an ACK that has come."""
         if self.waiting is not None:
             self.waiting.fire()
 
     def away(self) -> None:
-        """
-        The peer is cut off for now: tell who waits only for peers that are there.
-        """
+        """The peer is cut off for now: tell who waits only for peers that are there."""
         if self.waiting is not None:
             self.waiting.away()
 
     def packetsTaken(self, cost: int) -> None:
-        """
-        Let the peer send more: the application has taken packets of that cost.
-        """
+        """Let the peer send more: the application has taken packets of that cost."""
         self.session.inbox.take(cost)
         if self._protocol is not None:
             self._protocol.touch()
 
     def streamFinished(self) -> None:
-        """
-        Tell the owner that the last packet was taken after the end.
-        """
+        """Tell the owner that the last packet was taken after the end."""
         self._owner.finished(self)
 
     def handled(self, count: int, cost: int) -> None:
-        """
-        Acknowledge messages that the handler has finished.
-        """
+        """Acknowledge messages that the handler has finished."""
         # Inbox.keep and take, without their calls: a handler costs this for each turn
         # (StackCostTests.test_handler).
         inbox = self.session.inbox
@@ -550,9 +502,7 @@ class Connection:
         return protocol
 
     def arrived(self, messages: Messages) -> None:
-        """
-        Pass messages on to the handler or to C{retrieved}.
-        """
+        """Pass messages on to the handler or to C{retrieved}."""
         if self.dispatcher is not None:
             self.dispatcher.arrived(messages)
         else:
@@ -572,9 +522,7 @@ class Connection:
             self.finish(closedByUs(code, reason))
 
     def unsendable(self, reason: AESMError) -> None:
-        """
-        Fail the waiters: nothing more will be acknowledged.
-        """
+        """Fail the waiters: nothing more will be acknowledged."""
         self._move("unsendable")
         self._fail(reason)
 
@@ -596,15 +544,11 @@ class Connection:
                     self.watch(waiter, count)
 
     def _withdraw(self) -> list[Body]:
-        """
-        Take what never left out of the session.
-        """
+        """Take what never left out of the session."""
         return self._outbox.withdraw()
 
     def finish(self, reason: AESMError) -> None:
-        """
-        End the session and tell everybody who waits.
-        """
+        """End the session and tell everybody who waits."""
         # First the state and the counters, then the callbacks, which may look at them;
         # the owner last, since it lets the connection go.
         self._move("finished")
@@ -622,9 +566,7 @@ class Connection:
         self._owner.lost(self, reason)
 
     def _fail(self, reason: AESMError) -> None:
-        """
-        Fail those who wait for an acknowledgement, once.
-        """
+        """Fail those who wait for an acknowledgement, once."""
         if self._reason is None:
             self._reason = reason
             if self.waiting is not None:

@@ -34,19 +34,13 @@ class ConnectionOwner:
         """
 
     def notAccepted(self, reason: AESMError) -> None:
-        """
-        The client's transport is gone, and no WELCOME came over it.
-        """
+        """The client's transport is gone, and no WELCOME came over it."""
 
     def overfull(self, connection: Connection) -> None:
-        """
-        Messages came for which C{budget} has no room.
-        """
+        """Messages came for which C{budget} has no room."""
 
     def peerClosed(self, code: int, reason: str) -> AESMError:
-        """
-        Say what it means that the peer closes, with its code and words.
-        """
+        """Say what it means that the peer closes, with its code and words."""
         return ConnectionClosed(
             f"the peer closed the connection (code {code}){quoted(reason)}",
             code,
@@ -62,16 +56,10 @@ class ConnectionOwner:
         return False
 
     def detached(self, connection: Connection, reason: AESMError) -> None:
-        """
-        The transport under a session that is kept is gone.
-        """
+        """The transport under a session that is kept is gone."""
 
     def lost(self, connection: Connection, reason: AESMError) -> None:
-        """
-        A session is over.
-        """
+        """A session is over."""
 
     def finished(self, connection: Connection) -> None:
-        """
-        A session is over, and its last packet was taken.
-        """
+        """A session is over, and its last packet was taken."""

@@ -110,25 +110,19 @@ class AESMProtocol(Protocol):
         self._reason: AESMError | None = None
 
     def attach(self, connection: Connection) -> None:
-        """
-        Carry a connection from now on.
-        """
+        """Carry a connection from now on."""
         self._move("attached")
         self.connection = connection
         self._budget = FIRST if connection.session.outbox.count else BUDGET
 
     def _move(self, what: str) -> None:
-        """
-        Go where the table says.
-        """
+        """Go where the table says."""
         self.state = CARRIER_TRANSITIONS[self.state, what]
 
     # IProtocol
 
     def connectionMade(self) -> None:
-        """
-        Start to look after the peer; a server says its WELCOME.
-        """
+        """Start to look after the peer; a server says its WELCOME."""
         self.transport.registerProducer(self, True)
         self._schedule()
         self._flush()
@@ -187,74 +181,54 @@ class AESMProtocol(Protocol):
     # IHalfCloseableProtocol
 
     def readConnectionLost(self) -> None:
-        """
-        The peer ended its direction of the stream.
-        """
+        """The peer ended its direction of the stream."""
         self._act(self.conversation.peerEnded(self._clock.seconds()))
         self._flush()
 
     def writeConnectionLost(self) -> None:
-        """
-        Our direction of the stream is ended.
-        """
+        """Our direction of the stream is ended."""
 
     # IPushProducer, for the transport
 
     def pauseProducing(self) -> None:
-        """
-        The transport takes no more: messages wait where they are kept anyway.
-        """
+        """The transport takes no more: messages wait where they are kept anyway."""
         self._writable = False
 
     def resumeProducing(self) -> None:
-        """
-        The transport takes more.
-        """
+        """The transport takes more."""
         self._writable = True
         self.touch()
 
     def stopProducing(self) -> None:
-        """
-        The transport is closing; C{connectionLost} follows.
-        """
+        """The transport is closing; C{connectionLost} follows."""
         self._writable = False
 
     # For Connection and the owner
 
     @property
     def isOpen(self) -> bool:
-        """
-        Whether neither side closes.
-        """
+        """Whether neither side closes."""
         return self.conversation.state is _CONVERSATION_OPEN
 
     @property
     def isEnding(self) -> bool:
-        """
-        Whether the session ends with the transport.
-        """
+        """Whether the session ends with the transport."""
         return self.state in _ENDING
 
     def sending(self) -> None:
-        """
-        The connection has begun to send, and nothing is at work.
-        """
+        """The connection has begun to send, and nothing is at work."""
         if self._flushCall is None:
             self._flushCall = self._clock.callLater(0, self._flushDue)
             if not self._streaming:
                 self._flush()
 
     def touch(self) -> None:
-        """
-        Send what may be due now.
-        """
+        """Send what may be due now."""
         if not self.busy and self.state is not CarrierState.GONE:
             self._flush()
 
     def close(self, code: int, reason: str, after: float = 0.0) -> None:
-        """
-        Close in order, or at the deadline.
-        """
+        """Close in order, or at the deadline."""
         self._move("final")
         if self.closing is None:
             self.closing = closedByUs(code, reason)
@@ -272,9 +246,7 @@ class AESMProtocol(Protocol):
         self.close(code, reason)
 
     def abort(self) -> None:
-        """
-        End the connection at once.
-        """
+        """End the connection at once."""
         self._move("final")
         if self._reason is None:
             self._reason = ConnectionClosed("we aborted the connection")
@@ -295,9 +267,7 @@ class AESMProtocol(Protocol):
     # Act
 
     def _act(self, events: list[Event]) -> None:
-        """
-        Act on what the conversation reports.
-        """
+        """Act on what the conversation reports."""
         self.busy = True
         budget = self.owner.budget
         try:
@@ -316,9 +286,7 @@ class AESMProtocol(Protocol):
             self.busy = False
 
     def _actOn(self, event: Event) -> None:
-        """
-        Act on one event that does not happen often.
-        """
+        """Act on one event that does not happen often."""
         match event:
             case Accepted(_, resumed):
                 self.owner.accepted(self, resumed)
@@ -335,9 +303,7 @@ class AESMProtocol(Protocol):
                 self._broken(error)
 
     def _broken(self, reason: AESMError) -> None:
-        """
-        The conversation is over because of an error.
-        """
+        """The conversation is over because of an error."""
         if self._reason is None or not isinstance(reason, ConnectionClosed):
             self._reason = reason
         # Who fell silent may come back, and so may who said that it would and did not
@@ -378,18 +344,14 @@ class AESMProtocol(Protocol):
     # Transmit
 
     def _respond(self, now: float) -> None:
-        """
-        Send what follows from what was read, unless that can wait for more.
-        """
+        """Send what follows from what was read, unless that can wait for more."""
         if self.transport.moreToRead and self.conversation.mayWait(now):
             self._schedule()
         else:
             self._flush()
 
     def _flush(self) -> None:
-        """
-        Hand the transport what is due, if it takes it.
-        """
+        """Hand the transport what is due, if it takes it."""
         micros = 0
         if self.state in _ATTACHED:
             micros = self.connection.closeBatch()
@@ -427,9 +389,7 @@ class AESMProtocol(Protocol):
                 self._schedule()
 
     def _flushDue(self) -> None:
-        """
-        Send what this turn of the event loop sent.
-        """
+        """Send what this turn of the event loop sent."""
         self._flushCall = None
         count = self.connection.session.outbox.count
         self._streaming = count > self._counted + 1
@@ -457,9 +417,7 @@ class AESMProtocol(Protocol):
         self._timer = self._clock.callLater(self._wakeAt - now, self._timedOut)
 
     def _timedOut(self) -> None:
-        """
-        See what is due.
-        """
+        """See what is due."""
         self._timer, self._wakeAt = None, math.inf
         now, taken = self._clock.seconds(), self.transport.taken
         self._act(self.conversation.tick(now, taken))

@@ -31,9 +31,7 @@ __all__ = [
 
 
 class CarrierState(Enum):
-    """
-    Where a protocol is in its life, beside what its conversation knows.
-    """
+    """Where a protocol is in its life, beside what its conversation knows."""
 
     __hash__ = object.__hash__  # Enum's own is Python code
 
@@ -79,9 +77,7 @@ CARRIER_TRANSITIONS = {  # (where we are, what happened): where we go
 
 
 class ConnectionState(Enum):
-    """
-    Where a connection is in its life.
-    """
+    """Where a connection is in its life."""
 
     __hash__ = object.__hash__  # Enum's own is Python code
 

@@ -87,27 +87,19 @@ class StreamOwner(Protocol):
     """
 
     def packetsTaken(self, cost: int) -> None:
-        """
-        The application has taken packets of that cost.
-        """
+        """The application has taken packets of that cost."""
 
     def streamFinished(self) -> None:
-        """
-        The stream has ended and its last packet was taken.
-        """
+        """The stream has ended and its last packet was taken."""
 
 
 class _Arrival:
-    """
-    Packets of one stream that came together, those not taken.
-    """
+    """Packets of one stream that came together, those not taken."""
 
     __slots__ = ("count", "stream")
 
     def __init__(self, stream: DataStream, count: int) -> None:
-        """
-        Note so many packets of a stream.
-        """
+        """Note so many packets of a stream."""
         self.stream = stream
         self.count = count
 
@@ -175,15 +167,11 @@ class _CountedBurst:
 
     @classmethod
     def made(cls, packets: deque[Packet], count: int) -> _CountedBurst:
-        """
-        Make a burst of so many packets at the left of a deque.
-        """
+        """Make a burst of so many packets at the left of a deque."""
         return cls(starmap(packets.popleft, repeat((), count)), True)
 
     def left(self) -> list[Packet]:
-        """
-        Return the packets that are not made yet, without taking them.
-        """
+        """Return the packets that are not made yet, without taking them."""
         count = length_hint(self.rest)
         return list(packetsOf(self.time, self.data[len(self.data) - count :]))
 
@@ -290,9 +278,7 @@ class DataStream(Sequence[Packet]):
         return waiting
 
     def __len__(self) -> int:
-        """
-        Count the packets.
-        """
+        """Count the packets."""
         return length_hint(self._burst.rest) + len(self._packets)
 
     def __getitem__(self, index: int) -> Packet:  # type: ignore[override]
@@ -313,9 +299,7 @@ class DataStream(Sequence[Packet]):
             return packets[index - len(unmade)]
 
     def __iter__(self) -> Iterator[Packet]:
-        """
-        Look at all packets that are there now.
-        """
+        """Look at all packets that are there now."""
         with self._lock:
             return iter([*self._burst.left(), *self._packets])
 
@@ -327,9 +311,7 @@ class DataStream(Sequence[Packet]):
         return self._take()
 
     async def _take(self) -> AsyncIterator[Packet]:
-        """
-        Take packets as they come.
-        """
+        """Take packets as they come."""
         while True:
             try:
                 packet = self.getData() or await self.get()
@@ -370,9 +352,7 @@ class DataStream(Sequence[Packet]):
                 waiting.callback(packet)
 
     def end(self, reason: AESMError) -> None:
-        """
-        End the stream: nothing more will come.
-        """
+        """End the stream: nothing more will come."""
         with self._lock:
             self._reason = reason
             self._simple = False
@@ -385,9 +365,7 @@ class DataStream(Sequence[Packet]):
     # Parts
 
     def push(self, time: float, data: Sequence[str | bytes], cost: int) -> None:
-        """
-        Add packets as C{extend} does, with the lock held and nobody told.
-        """
+        """Add packets as C{extend} does, with the lock held and nobody told."""
         if self._packets is _EMPTY:
             self._packets = deque()
             if self._simple and len(data) > 1 and self._taken + cost < self._report:

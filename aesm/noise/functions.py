@@ -84,9 +84,7 @@ class KeyPair:
     __slots__ = ("_private", "public")
 
     def __init__(self, private: X25519PrivateKey) -> None:
-        """
-        Compute the public key.
-        """
+        """Compute the public key."""
         self._private = private
         self.public: bytes = private.public_key().public_bytes_raw()
 
@@ -133,9 +131,7 @@ class KeyPair:
             ) from None
 
     def __repr__(self) -> str:
-        """
-        The public key only.
-        """
+        """The public key only."""
         return f"<KeyPair {self.public.hex()}>"
 
 
@@ -181,9 +177,7 @@ class KemKeyPair:
             raise HandshakeError("the peer's KEM ciphertext is invalid") from None
 
     def __repr__(self) -> str:
-        """
-        The public key's beginning only.
-        """
+        """The public key's beginning only."""
         return f"<KemKeyPair {self.public[:8].hex()}...>"
 
 
@@ -238,14 +232,10 @@ class CipherFunctions:
 
 
 class _Hash(Protocol):
-    """
-    What is used of C{hashlib}'s objects.
-    """
+    """What is used of C{hashlib}'s objects."""
 
     def digest(self) -> bytes:
-        """
-        The hash of the data given.
-        """
+        """The hash of the data given."""
         ...
 
 

@@ -304,9 +304,7 @@ class HandshakeState:
         return pair
 
     def __repr__(self) -> str:
-        """
-        The protocol, the role and how far it is; no key.
-        """
+        """The protocol, the role and how far it is; no key."""
         role = "initiator" if self.isInitiator else "responder"
         messages = len(self.protocol.messageLengths)
         return (
@@ -341,9 +339,7 @@ class HandshakeState:
         return self.protocol.pattern.messages[self._position]
 
     def _endTurn(self) -> None:
-        """
-        Go on to the next message, if there is one.
-        """
+        """Go on to the next message, if there is one."""
         self._position += 1
         if self._position == len(self.protocol.messageLengths):
             self.finished = True
@@ -486,7 +482,5 @@ def _toKey(value: BytesLike, name: str) -> bytes:
 
 
 def _toKeyPair(value: BytesLike, name: str) -> KeyPair:
-    """
-    Make a key pair of an argument that is a private key; see L{_toKey}.
-    """
+    """Make a key pair of an argument that is a private key; see L{_toKey}."""
     return KeyPair.fromBytes(_toKey(value, name))

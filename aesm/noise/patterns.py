@@ -227,9 +227,7 @@ class Pattern:
         return Pattern(name, self.initiatorKeys, self.responderKeys, tuple(messages))
 
     def __str__(self) -> str:
-        """
-        The pattern as the specification writes it.
-        """
+        """The pattern as the specification writes it."""
         lines = [f"{self.name}:"]
         for arrow, keys in (("->", self.initiatorKeys), ("<-", self.responderKeys)):
             if keys:
@@ -242,9 +240,7 @@ class Pattern:
 
 
 def _readTable(table: str) -> dict[str, Pattern]:
-    """
-    Read patterns that are written one a line.
-    """
+    """Read patterns that are written one a line."""
     patterns = {}
     for line in table.split("\n"):
         if line:
@@ -261,9 +257,7 @@ def _readTable(table: str) -> dict[str, Pattern]:
 
 
 def _readArrows(text: str) -> list[tuple[str, tuple[str, ...]]]:
-    """
-    Read C{-> e, es <- e, ee} as its arrows and their tokens.
-    """
+    """Read C{-> e, es <- e, ee} as its arrows and their tokens."""
     return [
         (arrow, tuple(re.findall("[a-z]+", tokens)))
         for arrow, tokens in re.findall("(->|<-)([a-z, ]+)", text)

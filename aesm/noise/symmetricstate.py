@@ -130,9 +130,7 @@ class CipherState:
         self._aead = self._functions.makeAEAD(key[:KEYLEN])
 
     def __repr__(self) -> str:
-        """
-        The cipher and the nonce; no key.
-        """
+        """The cipher and the nonce; no key."""
         return f"<CipherState {self._functions.name} n={self.n}>"
 
 
@@ -147,9 +145,7 @@ class SymmetricState:
     __slots__ = ("_cipher", "_ck", "_functions", "_hash", "h")
 
     def __init__(self, protocol: Protocol) -> None:
-        """
-        C{InitializeSymmetric}.
-        """
+        """C{InitializeSymmetric}."""
         self.h = self._ck = protocol.initialHash
         self._functions = protocol.cipher
         self._hash = protocol.hash
@@ -172,9 +168,7 @@ class SymmetricState:
         self._cipher = CipherState(self._functions, key[:KEYLEN])
 
     def mixHash(self, data: bytes) -> None:
-        """
-        C{MixHash}: from here on both sides must have seen C{data} to go on.
-        """
+        """C{MixHash}: from here on both sides must have seen C{data} to go on."""
         self.h = self._hash.new(self.h + data).digest()
 
     def mixKeyAndHash(self, material: bytes) -> None:
@@ -188,9 +182,7 @@ class SymmetricState:
         self._cipher = CipherState(self._functions, key[:KEYLEN])
 
     def encryptAndHash(self, plaintext: bytes) -> bytes:
-        """
-        C{EncryptAndHash}: in clear while there is no key.
-        """
+        """C{EncryptAndHash}: in clear while there is no key."""
         # The hash is the associated data, so that every tag vouches for all that was
         # sent before it.
         if self._cipher is not None:

@@ -136,18 +136,14 @@ def wrapClientEndpoint(
 
 @implementer(IStreamServerEndpoint)
 class _ServerEndpoint:
-    """
-    Listens for secure channels.
-    """
+    """Listens for secure channels."""
 
     def __init__(
         self,
         endpoint: IStreamServerEndpoint,
         makeFactory: Callable[[IProtocolFactory], ServerFactory],
     ) -> None:
-        """
-        @param makeFactory: wraps the user's factory in ours.
-        """
+        """@param makeFactory: wraps the user's factory in ours."""
         self._endpoint = endpoint
         self._makeFactory = makeFactory
 
@@ -166,27 +162,21 @@ class _ServerEndpoint:
     def _cbListening(
         self, port: IListeningPort, factory: ServerFactory
     ) -> IListeningPort:
-        """
-        Log the address and our public key.
-        """
+        """Log the address and our public key."""
         announce(port.getHost(), factory.publicKey, factory.isOpen)
         return port
 
 
 @implementer(IStreamClientEndpoint)
 class _ClientEndpoint:
-    """
-    Connects secure channels.
-    """
+    """Connects secure channels."""
 
     def __init__(
         self,
         endpoint: IStreamClientEndpoint,
         makeFactory: Callable[[IProtocolFactory], ClientFactory],
     ) -> None:
-        """
-        @param makeFactory: wraps the user's factory in ours.
-        """
+        """@param makeFactory: wraps the user's factory in ours."""
         self._endpoint = endpoint
         self._makeFactory = makeFactory
 

@@ -37,9 +37,7 @@ class SecureFactory(Factory):
     noisy = False
 
     def __init__(self, clock: IReactorTime, handshakeTimeout: float) -> None:
-        """
-        @raise ValueError: C{handshakeTimeout} is not above 0.
-        """
+        """@raise ValueError: C{handshakeTimeout} is not above 0."""
         self.clock = clock
         self.handshakeTimeout = checkTimeout(handshakeTimeout)
 
@@ -89,9 +87,7 @@ class SecureFactory(Factory):
         return b""
 
     def opened(self, secure: SecureProtocol) -> None:
-        """
-        Take note that the inner protocol has its transport.
-        """
+        """Take note that the inner protocol has its transport."""
 
     def failed(self, secure: SecureProtocol, reason: AESMError) -> None:
         """
@@ -100,9 +96,7 @@ class SecureFactory(Factory):
         """
 
     def ended(self, secure: SecureProtocol) -> None:
-        """
-        Take note that a connection is gone, open or not; called last.
-        """
+        """Take note that a connection is gone, open or not; called last."""
 
 
 def checkTimeout(handshakeTimeout: float) -> float:

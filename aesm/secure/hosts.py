@@ -106,9 +106,7 @@ class HostEndpoint:
         self._avoided: dict[str, None] = {}  # the latest last
 
     def __repr__(self) -> str:
-        """
-        Show what it dials.
-        """
+        """Show what it dials."""
         return f"<HostEndpoint {self._host} {self._port}>"
 
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
@@ -130,9 +128,7 @@ class HostEndpoint:
         )
 
     def avoid(self, address: IAddress) -> None:
-        """
-        Begin with other addresses from now on: at this one nothing came about.
-        """
+        """Begin with other addresses from now on: at this one nothing came about."""
         host = getattr(address, "host", "")
         self._avoided.pop(host, None)
         self._avoided[host] = None
@@ -166,16 +162,12 @@ class _Resolving:
         directlyProvides(self, providedBy(reactor), *mine)
 
     def __getattr__(self, name: str) -> Any:
-        """
-        All else is the reactor's.
-        """
+        """All else is the reactor's."""
         return getattr(self._reactor, name)
 
     @property
     def nameResolver(self) -> IHostnameResolver:
-        """
-        What C{HostnameEndpoint} asks.
-        """
+        """What C{HostnameEndpoint} asks."""
         return self
 
     def resolveHostName(
@@ -206,9 +198,7 @@ class _Resolving:
 
 @implementer(IResolutionReceiver)
 class _Sorting:
-    """
-    Hands addresses on once all of them are there, in another order.
-    """
+    """Hands addresses on once all of them are there, in another order."""
 
     def __init__(
         self,
@@ -220,21 +210,15 @@ class _Sorting:
         self._addresses: list[IAddress] = []
 
     def resolutionBegan(self, resolutionInProgress: IHostResolution) -> None:
-        """
-        A look-up has begun.
-        """
+        """A look-up has begun."""
         self._receiver.resolutionBegan(resolutionInProgress)
 
     def addressResolved(self, address: IAddress) -> None:
-        """
-        There is an address.
-        """
+        """There is an address."""
         self._addresses.append(address)
 
     def resolutionComplete(self) -> None:
-        """
-        That was the last one.
-        """
+        """That was the last one."""
         for address in self._order(self._addresses):
             self._receiver.addressResolved(address)
         self._receiver.resolutionComplete()
@@ -253,9 +237,7 @@ class _Threads:
         *args: Any,
         **kw: Any,
     ) -> None:
-        """
-        Call a function in a thread of its own.
-        """
+        """Call a function in a thread of its own."""
 
         def run() -> None:
             from twisted.python.failure import Failure

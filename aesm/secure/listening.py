@@ -50,9 +50,7 @@ def listenOn(
 def _ebCannotListen(
     failure: Failure, endpoint: IStreamServerEndpoint, factory: IProtocolFactory
 ) -> Deferred[IListeningPort]:
-    """
-    Listen once more if only what a killed server has left is in the way.
-    """
+    """Listen once more if only what a killed server has left is in the way."""
     # The lock of another user's process raises PermissionError, which names no path.
     failure.trap(CannotListenError, PermissionError)
     path: object = getattr(failure.value, "port", getattr(endpoint, "_address", None))
@@ -68,9 +66,7 @@ def _ebCannotListen(
 
 
 def _isAbandoned(path: bytes) -> bool:
-    """
-    Tell whether nobody listens at a UNIX socket, nor is about to.
-    """
+    """Tell whether nobody listens at a UNIX socket, nor is about to."""
     try:
         found = os.lstat(path)
     except OSError:
@@ -83,9 +79,7 @@ def _isAbandoned(path: bytes) -> bool:
 
 
 def _refuses(path: bytes) -> bool:
-    """
-    Tell whether nobody listens at a UNIX socket.
-    """
+    """Tell whether nobody listens at a UNIX socket."""
     with socket.socket(socket.AF_UNIX) as asking:
         asking.setblocking(False)  # with its queue full it is alive, too
         try:
@@ -98,9 +92,7 @@ def _refuses(path: bytes) -> bool:
 
 
 def _locker(path: bytes) -> int | None:
-    """
-    Tell whose PID is in the lock of a UNIX socket; None if there is none.
-    """
+    """Tell whose PID is in the lock of a UNIX socket; None if there is none."""
     try:
         return int(os.readlink(path + b".lock"))
     except (OSError, ValueError):
@@ -108,9 +100,7 @@ def _locker(path: bytes) -> int | None:
 
 
 def _remove(path: bytes) -> None:
-    """
-    Remove a UNIX socket and its lock.
-    """
+    """Remove a UNIX socket and its lock."""
     for each in (path + b".lock", path):
         with suppress(FileNotFoundError):
             os.unlink(each)

@@ -102,7 +102,5 @@ def reactorOr(reactor: IReactorTime | None) -> IReactorTime:
 
 
 def agent() -> str:
-    """
-    Return our software and version, for the peer's log.
-    """
+    """Return our software and version, for the peer's log."""
     return f"aesm/{__version__}"

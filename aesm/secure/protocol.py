@@ -118,9 +118,7 @@ class SecureProtocol(Protocol):
     # IProtocol, for the raw transport
 
     def connectionMade(self) -> None:
-        """
-        Start the handshake and its deadline.
-        """
+        """Start the handshake and its deadline."""
         self._full = prepare(self.transport)
         timeout = self.factory.handshakeTimeout
         self.deadline = self.clock.seconds() + timeout
@@ -130,9 +128,7 @@ class SecureProtocol(Protocol):
         self.flush()
 
     def dataReceived(self, data: bytes) -> None:
-        """
-        Pump bytes through the channel.
-        """
+        """Pump bytes through the channel."""
         if self.phase in HEARD or self._begin():
             self._outlet.atOnce = AT_ONCE
             self.secureTransport.moreToRead = len(data) >= self._full
@@ -184,16 +180,12 @@ class SecureProtocol(Protocol):
             self.abort()
 
     def writeConnectionLost(self) -> None:
-        """
-        Our own half-close, after a refusal, is done.
-        """
+        """Our own half-close, after a refusal, is done."""
 
     # IPushProducer, for the raw transport
 
     def pauseProducing(self) -> None:
-        """
-        The raw transport takes no more: seal nothing, and pause the producer.
-        """
+        """The raw transport takes no more: seal nothing, and pause the producer."""
         self.writable = False
         self.secureTransport.pauseProducer()
 
@@ -213,9 +205,7 @@ class SecureProtocol(Protocol):
             self.secureTransport.resumeProducer()
 
     def stopProducing(self) -> None:
-        """
-        The raw transport is closing; C{connectionLost} follows.
-        """
+        """The raw transport is closing; C{connectionLost} follows."""
         self.writable = False
 
     # For SecureTransport
@@ -233,9 +223,7 @@ class SecureProtocol(Protocol):
             self.flush()
 
     def end(self) -> None:
-        """
-        End our direction, after what is queued.
-        """
+        """End our direction, after what is queued."""
         self.channel.endOfStream()
         if not self.busy:
             self.flush()
@@ -258,9 +246,7 @@ class SecureProtocol(Protocol):
         self._startTimer(CLOSE_TIMEOUT)
 
     def guard(self, call: Callable[..., object], *args: object) -> None:
-        """
-        Call the application: an error in it ends this connection and no other.
-        """
+        """Call the application: an error in it ends this connection and no other."""
         try:
             call(*args)
         except Exception:
@@ -292,9 +278,7 @@ class SecureProtocol(Protocol):
     # Act
 
     def act(self, events: Iterable[Event]) -> None:
-        """
-        Act on what the channel reports, then send what that led to.
-        """
+        """Act on what the channel reports, then send what that led to."""
         wasBusy, self.busy = self.busy, True
         transport = self.secureTransport
         try:
@@ -313,9 +297,7 @@ class SecureProtocol(Protocol):
             self.flush()
 
     def _actOn(self, event: Event) -> None:
-        """
-        Act on one event that is no data.
-        """
+        """Act on one event that is no data."""
         match event:
             case EndOfStream():
                 self._answered = self.channel.state is State.ENDED
@@ -343,9 +325,7 @@ class SecureProtocol(Protocol):
         return self.phase in HEARD
 
     def _identified(self, publicKey: PublicKey, payload: bytes) -> None:
-        """
-        Ask for the decision on the peer, and read nothing until it is there.
-        """
+        """Ask for the decision on the peer, and read nothing until it is there."""
         self._move("peerIdentified")
         self.secureTransport.publicKey = publicKey
         decide = cast(Callable[..., Deferred[None]], self.factory.decide)
@@ -357,9 +337,7 @@ class SecureProtocol(Protocol):
             cast(IPushProducer, self.transport).pauseProducing()
 
     def _cbAccepted(self, result: None) -> None:
-        """
-        Let the peer in.
-        """
+        """Let the peer in."""
         if self._decided():
             events = self.channel.accept(self.factory.hello())
             if events and isinstance(events[-1], Failed):
@@ -397,9 +375,7 @@ class SecureProtocol(Protocol):
         return True
 
     def _opened(self) -> None:
-        """
-        Build the inner protocol and give it its transport.
-        """
+        """Build the inner protocol and give it its transport."""
         self._move("opened")
         self._stopTimer()
         self.inner = self.factory.buildInner(self)
@@ -443,9 +419,7 @@ class SecureProtocol(Protocol):
             self.factory.failed(self, reason)
 
     def _broke(self, failure: Failure) -> None:
-        """
-        The application failed, or we did: end this connection.
-        """
+        """The application failed, or we did: end this connection."""
         _log.failure("what runs on a secure channel failed", failure)
         failure.cleanFailure()  # its frames hold buffers
         if self._told:
@@ -473,17 +447,13 @@ class SecureProtocol(Protocol):
                 return
 
     def _flushDue(self) -> None:
-        """
-        Send what this turn of the event loop wrote.
-        """
+        """Send what this turn of the event loop wrote."""
         self._flushCall = None
         self._outlet.atOnce = AT_ONCE
         self.flush()
 
     def _close(self) -> None:
-        """
-        Close the raw transport: both directions are ended, and all is written.
-        """
+        """Close the raw transport: both directions are ended, and all is written."""
         self._move("written")
         cast(IConsumer, self.transport).unregisterProducer()
         self.transport.loseConnection()
@@ -502,16 +472,12 @@ class SecureProtocol(Protocol):
         return self.phase is not former
 
     def _startTimer(self, seconds: float) -> None:
-        """
-        Set the timer anew.
-        """
+        """Set the timer anew."""
         self._stopTimer()
         self._timer = self.clock.callLater(seconds, self._timedOut)
 
     def _stopTimer(self) -> None:
-        """
-        Wait for nothing, or for ever.
-        """
+        """Wait for nothing, or for ever."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

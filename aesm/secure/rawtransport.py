@@ -80,9 +80,7 @@ class RecordWriter:
     __slots__ = ("_transport", "_writeSomeData", "atOnce", "broken", "rest")
 
     def __init__(self, transport: ITransport) -> None:
-        """
-        Look what the transport can do.
-        """
+        """Look what the transport can do."""
         self._transport = transport
         self._writeSomeData: Callable[[bytes], object] | None = None
         if isinstance(transport, FileDescriptor) and not _isTLS(transport):
@@ -92,9 +90,7 @@ class RecordWriter:
         self.rest: Sequence[bytes] = ()
 
     def register(self, producer: IPushProducer) -> None:
-        """
-        Let the transport tell a producer when it takes more.
-        """
+        """Let the transport tell a producer when it takes more."""
         streaming = self._writeSomeData is None
         cast(IConsumer, self._transport).registerProducer(producer, streaming)
 
@@ -127,9 +123,7 @@ class RecordWriter:
 
 
 def _isTLS(transport: ITransport) -> bool:
-    """
-    Look whether this encrypts what it is given.
-    """
+    """Look whether this encrypts what it is given."""
     return INegotiated.providedBy(transport) or ISSLTransport.providedBy(transport)
 
 
@@ -146,9 +140,7 @@ def closeForWriting(transport: ITransport) -> None:
 
 
 def abort(transport: ITransport) -> None:
-    """
-    Close at once.
-    """
+    """Close at once."""
     if hasattr(transport, "abortConnection"):
         transport.abortConnection()
     else:
@@ -156,14 +148,10 @@ def abort(transport: ITransport) -> None:
 
 
 class HangUp(Protocol):
-    """
-    A protocol that hangs up at once.
-    """
+    """A protocol that hangs up at once."""
 
     transport: ITransport
 
     def connectionMade(self) -> None:
-        """
-        Hang up.
-        """
+        """Hang up."""
         abort(self.transport)

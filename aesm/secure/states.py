@@ -39,9 +39,7 @@ __all__ = ["HEARD", "OPENED", "PHASE_TRANSITIONS", "WRITES", "Phase"]
 
 
 class Phase(Enum):
-    """
-    Where a connection is in its life.
-    """
+    """Where a connection is in its life."""
 
     SILENT = "silent"
     HANDSHAKE = "handshake"

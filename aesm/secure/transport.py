@@ -53,9 +53,7 @@ class SecureAddress:
     __slots__ = ("address", "publicKey")
 
     def __init__(self, address: IAddress, publicKey: PublicKey) -> None:
-        """
-        Join both.
-        """
+        """Join both."""
         self.address = address
         self.publicKey = publicKey
 
@@ -79,23 +77,17 @@ class SecureAddress:
         return self.address.port  # type: ignore[attr-defined]
 
     def __repr__(self) -> str:
-        """
-        Show both.
-        """
+        """Show both."""
         return f"SecureAddress({self.address!r}, {self.publicKey})"
 
     def __eq__(self, other: object) -> bool:
-        """
-        Compare both.
-        """
+        """Compare both."""
         if not isinstance(other, SecureAddress):
             return NotImplemented
         return (self.address, self.publicKey) == (other.address, other.publicKey)
 
     def __hash__(self) -> int:
-        """
-        Agree with equality.
-        """
+        """Agree with equality."""
         return hash((self.address, self.publicKey))
 
 
@@ -130,9 +122,7 @@ class SecureTransport:
     publicKey: PublicKey
 
     def __init__(self, secure: SecureProtocol) -> None:
-        """
-        Wait for the inner protocol.
-        """
+        """Wait for the inner protocol."""
         self.disconnecting = False
         self.moreToRead = False
         self.over = False
@@ -203,24 +193,18 @@ class SecureTransport:
         self._secure.abort(Failure(error.ConnectionAborted()))
 
     def getPeer(self) -> SecureAddress:
-        """
-        Say who is there: the peer's address and key.
-        """
+        """Say who is there: the peer's address and key."""
         return SecureAddress(self._secure.transport.getPeer(), self.publicKey)
 
     def getHost(self) -> SecureAddress:
-        """
-        Say who we are: our own address and key.
-        """
+        """Say who we are: our own address and key."""
         publicKey = PublicKey(self._secure.channel.ownKey)
         return SecureAddress(self._secure.transport.getHost(), publicKey)
 
     # As ITCPTransport
 
     def loseWriteConnection(self) -> None:
-        """
-        End our direction of the stream, after what was written; go on reading.
-        """
+        """End our direction of the stream, after what was written; go on reading."""
         if not self._writing or self.disconnecting:
             return
         self._endWriting()
@@ -265,9 +249,7 @@ class SecureTransport:
             self.pauseProducer()
 
     def unregisterProducer(self) -> None:
-        """
-        The producer is done.
-        """
+        """The producer is done."""
         producer, self._producer = self._producer, None
         if isinstance(producer, _Puller):
             producer.pauseProducing()
@@ -278,9 +260,7 @@ class SecureTransport:
     # IPushProducer
 
     def pauseProducing(self) -> None:
-        """
-        Deliver nothing until C{resumeProducing}.
-        """
+        """Deliver nothing until C{resumeProducing}."""
         if self.disconnecting:
             return
         if self._wakeUp is not None:
@@ -291,25 +271,19 @@ class SecureTransport:
             cast(IPushProducer, self._secure.transport).pauseProducing()
 
     def resumeProducing(self) -> None:
-        """
-        Deliver again, from the next turn of the event loop on.
-        """
+        """Deliver again, from the next turn of the event loop on."""
         if self.paused and self._wakeUp is None:
             self._wakeUp = self._secure.clock.callLater(0, self._deliverPaused)
 
     def stopProducing(self) -> None:
-        """
-        Stop for good: the same as C{loseConnection}.
-        """
+        """Stop for good: the same as C{loseConnection}."""
         self.loseConnection()
 
     # For SecureProtocol
 
     @property
     def producing(self) -> bool:
-        """
-        Whether a producer is registered that may still write.
-        """
+        """Whether a producer is registered that may still write."""
         return self._producer is not None and self._writing
 
     def deliver(self, event: bytes | EndOfStream) -> None:
@@ -325,31 +299,23 @@ class SecureTransport:
             self._peerEnded()
 
     def pauseProducer(self) -> None:
-        """
-        The raw transport takes no more.
-        """
+        """The raw transport takes no more."""
         if self._producer is not None and not self._producerPaused:
             self._producerPaused = True
             self._producer.pauseProducing()
 
     def resumeProducer(self) -> None:
-        """
-        The raw transport takes more.
-        """
+        """The raw transport takes more."""
         if self._producer is not None and self._producerPaused:
             self._producerPaused = False
             self._producer.resumeProducing()
 
     def stopWriting(self) -> None:
-        """
-        The channel has failed: what is written from now on is dropped.
-        """
+        """The channel has failed: what is written from now on is dropped."""
         self._writing = False
 
     def stop(self) -> None:
-        """
-        The connection is aborted or gone: nothing is read or written any more.
-        """
+        """The connection is aborted or gone: nothing is read or written any more."""
         self.over = self.disconnecting = True
         self._writing = self.paused = False
         self._forget()
@@ -357,9 +323,7 @@ class SecureTransport:
             self._notice.cancel()
 
     def stopProducer(self) -> None:
-        """
-        Nothing more is wanted of the producer.
-        """
+        """Nothing more is wanted of the producer."""
         producer, self._producer = self._producer, None
         if producer is not None:
             producer.stopProducing()
@@ -379,9 +343,7 @@ class SecureTransport:
             self._secure.finish()
 
     def _endWriting(self) -> None:
-        """
-        End our direction.
-        """
+        """End our direction."""
         self._writing = False
         self._secure.end()
 
@@ -405,26 +367,20 @@ class SecureTransport:
                 self._secure.finish()
 
     def _noticeEnd(self) -> None:
-        """
-        Tell the inner protocol that our direction is ended.
-        """
+        """Tell the inner protocol that our direction is ended."""
         inner = IHalfCloseableProtocol(self._secure.inner, None)
         if inner is not None:
             self._secure.guard(inner.writeConnectionLost)
 
     def _forget(self) -> None:
-        """
-        Drop what came while reading was paused.
-        """
+        """Drop what came while reading was paused."""
         self._inbound = _NOTHING
         if self._wakeUp is not None:
             self._wakeUp.cancel()
             self._wakeUp = None
 
     def _deliverPaused(self) -> None:
-        """
-        Deliver what came while reading was paused, then read on.
-        """
+        """Deliver what came while reading was paused, then read on."""
         self._wakeUp = None
         self.paused = False
         # A generator, since the protocol may pause again at each of them: what is left
@@ -434,9 +390,7 @@ class SecureTransport:
             cast(IPushProducer, self._secure.transport).resumeProducing()
 
     def _takePaused(self) -> Iterator[bytes | EndOfStream]:
-        """
-        Take what came while reading was paused, until it is paused again.
-        """
+        """Take what came while reading was paused, until it is paused again."""
         while self._inbound and not self.paused:
             yield self._inbound.popleft()
         if not self._inbound:
@@ -460,29 +414,21 @@ class _Puller:
         self._call: IDelayedCall | None = None
 
     def resumeProducing(self) -> None:
-        """
-        Start asking.
-        """
+        """Start asking."""
         self._call = self._secure.clock.callLater(0, self._pull)
 
     def pauseProducing(self) -> None:
-        """
-        Stop asking.
-        """
+        """Stop asking."""
         if self._call is not None:
             self._call.cancel()
             self._call = None
 
     def stopProducing(self) -> None:
-        """
-        Stop asking for good.
-        """
+        """Stop asking for good."""
         self.pauseProducing()
         self._producer.stopProducing()
 
     def _pull(self) -> None:
-        """
-        Ask once.
-        """
+        """Ask once."""
         self.resumeProducing()  # first, since what it writes may pause it
         self._secure.guard(self._producer.resumeProducing)

@@ -60,32 +60,24 @@ class WrappingFactory(SecureFactory):
         self._inner = inner
 
     def doStart(self) -> None:
-        """
-        Begin, the factory inside first.
-        """
+        """Begin, the factory inside first."""
         self._inner.doStart()
         super().doStart()
 
     def doStop(self) -> None:
-        """
-        End, the factory inside last.
-        """
+        """End, the factory inside last."""
         super().doStop()
         self._inner.doStop()
 
     def logPrefix(self) -> str:
-        """
-        Name the factory inside for the log, and that it is wrapped.
-        """
+        """Name the factory inside for the log, and that it is wrapped."""
         inner = self._inner
         if ILoggingContext.providedBy(inner):
             return f"{ILoggingContext(inner).logPrefix()} (AESM)"
         return f"{type(inner).__name__} (AESM)"
 
     def buildInner(self, secure: SecureProtocol) -> IProtocol | None:
-        """
-        Have the protocol built that runs inside.
-        """
+        """Have the protocol built that runs inside."""
         return self._inner.buildProtocol(secure.secureTransport.getPeer())
 
 
@@ -118,30 +110,22 @@ class ServerFactory(WrappingFactory):
 
     @property
     def isOpen(self) -> bool:
-        """
-        Whether any client that finds us is let in.
-        """
+        """Whether any client that finds us is let in."""
         return self._policy is None and self._settings.psk is None
 
     def startFactory(self) -> None:
-        """
-        Listening begins: look at the authorized keys from now on.
-        """
+        """Listening begins: look at the authorized keys from now on."""
         if isinstance(self._policy, AuthorizedKeys):
             self._reloadKeys(self._policy)
 
     def stopFactory(self) -> None:
-        """
-        Listening has ended on the last port.
-        """
+        """Listening has ended on the last port."""
         if self._reload is not None:
             self._reload.cancel()
             self._reload = None
 
     def buildProtocol(self, addr: IAddress | None) -> Protocol:
-        """
-        Build the protocol on a raw transport.
-        """
+        """Build the protocol on a raw transport."""
         secure = SecureProtocol(self, ServerChannel(self._settings))
         self._connections.add(secure)
         return secure
@@ -158,9 +142,7 @@ class ServerFactory(WrappingFactory):
         return checkClient(self._policy, publicKey, secure.transport.getPeer())
 
     def failed(self, secure: SecureProtocol, reason: AESMError) -> None:
-        """
-        Log a client that was not let in.
-        """
+        """Log a client that was not let in."""
         peer = secure.channel.peer
         _log.warn(
             "refused {address}, key {peer}: {reason!r}",
@@ -170,9 +152,7 @@ class ServerFactory(WrappingFactory):
         )
 
     def ended(self, secure: SecureProtocol) -> None:
-        """
-        Forget a connection that is gone.
-        """
+        """Forget a connection that is gone."""
         self._connections.discard(secure)
 
     def _reloadKeys(self, policy: AuthorizedKeys) -> None:
@@ -191,9 +171,7 @@ class ServerFactory(WrappingFactory):
 
 
 class ClientFactory(WrappingFactory):
-    """
-    One attempt at a connection.
-    """
+    """One attempt at a connection."""
 
     def __init__(
         self,
@@ -254,9 +232,7 @@ class ClientFactory(WrappingFactory):
         return checkServer(self._policy, location, publicKey)
 
     def buildInner(self, secure: SecureProtocol) -> IProtocol | None:
-        """
-        Have the protocol built that runs inside.
-        """
+        """Have the protocol built that runs inside."""
         # What goes wrong here is told as it is, before failed() is called with the
         # general reason; only the first counts.
         try:
@@ -269,29 +245,21 @@ class ClientFactory(WrappingFactory):
         return inner
 
     def opened(self, secure: SecureProtocol) -> None:
-        """
-        The protocol inside has its transport.
-        """
+        """The protocol inside has its transport."""
         self._settle(cast(IProtocol, secure.inner))
 
     def failed(self, secure: SecureProtocol, reason: AESMError) -> None:
-        """
-        No secure channel came about.
-        """
+        """No secure channel came about."""
         self._settle(Failure(reason))
 
     def _settle(self, outcome: IProtocol | Failure) -> None:
-        """
-        Fire what C{connect} returned, once.
-        """
+        """Fire what C{connect} returned, once."""
         result, self._result = self._result, None
         if result is not None:
             result.callback(outcome)
 
     def _cancel(self, result: Deferred[IProtocol]) -> None:
-        """
-        Close what was begun.
-        """
+        """Close what was begun."""
         if self._secure is None:
             cast(Deferred[IProtocol], self._connecting).cancel()
         else:

@@ -110,15 +110,11 @@ class Admission:
 
     @property
     def isOpen(self) -> bool:
-        """
-        Whether any key is let in.
-        """
+        """Whether any key is let in."""
         return self._policy is None
 
     def checkFiles(self) -> None:
-        """
-        Warn if there can be more connections than the limit on open files allows.
-        """
+        """Warn if there can be more connections than the limit on open files allows."""
         possible = connectionsPossible()
         if self.maxConnections > possible:
             _log.warn(
@@ -129,16 +125,12 @@ class Admission:
             )
 
     def full(self, address: Address) -> str | None:
-        """
-        Say why there is no room for one more connection, or None if there is.
-        """
+        """Say why there is no room for one more connection, or None if there is."""
         return self._hostLimits.refusal(_hostIn(address))
 
     @property
     def mostPending(self) -> int:
-        """
-        How many connections may be in their handshake now.
-        """
+        """How many connections may be in their handshake now."""
         # A quarter of the files at most, since those that make room in one turn of the
         # event loop are gone only after it; and what those who are in have left over.
         # Without files Twisted closes whoever comes next, be it a client or not.
@@ -252,9 +244,7 @@ class Admission:
         return others if self._perKey == "replace" else []
 
     def enter(self, connection: Connection, address: Address) -> None:
-        """
-        Count a connection.
-        """
+        """Count a connection."""
         host = self._hosts[connection] = _hostIn(address)
         self._hostLimits.enter(host)
 
@@ -293,9 +283,7 @@ class Admission:
             _log.info("there is no file of authorized keys to read again")
 
     def _disconnect(self, revoked: Iterable[PublicKey]) -> None:
-        """
-        Close the connections of keys that are no longer authorized.
-        """
+        """Close the connections of keys that are no longer authorized."""
         for publicKey in revoked:
             for connection in self._connections.byPeer(publicKey):
                 # Not closed in order alone: a peer that does not answer may go on
@@ -357,17 +345,13 @@ class HostLimits:
         return None
 
     def enter(self, host: str | None) -> None:
-        """
-        Count a connection.
-        """
+        """Count a connection."""
         self.all += 1
         if host is not None:
             self._hosts[host] += 1
 
     def leave(self, host: str | None) -> None:
-        """
-        Count a connection no more.
-        """
+        """Count a connection no more."""
         self.all -= 1
         if host is not None:
             self._hosts[host] -= 1
@@ -376,9 +360,7 @@ class HostLimits:
 
 
 class TokenBuckets:
-    """
-    A rate for each host: a token is one handshake.
-    """
+    """A rate for each host: a token is one handshake."""
 
     def __init__(self, rate: float) -> None:
         """
@@ -407,9 +389,7 @@ class TokenBuckets:
         return True
 
     def _sweep(self, now: float) -> None:
-        """
-        Forget the buckets that are full again, now and then.
-        """
+        """Forget the buckets that are full again, now and then."""
         # Whoever calls from ever new addresses would fill the memory otherwise.  No
         # bucket takes longer to fill: once in that time is often enough.
         fill = self._size / self._rate

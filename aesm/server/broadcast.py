@@ -39,14 +39,10 @@ ROUND_MICROS = 1000  # of messages that share a time
 
 
 class Broadcast:
-    """
-    Sends to every connection.
-    """
+    """Sends to every connection."""
 
     def __init__(self, connections: Connections) -> None:
-        """
-        @param connections: whom to, those that are listed at each message.
-        """
+        """@param connections: whom to, those that are listed at each message."""
         self._connections = connections
         self._round: ref[_Round] | None = None  # the last one
 
@@ -95,9 +91,7 @@ class _Round(SharedBatch):
     __slots__ = ("__weakref__", "listed", "members", "others")
 
     def __init__(self, micros: int, listed: int) -> None:
-        """
-        Start with no messages and no members.
-        """
+        """Start with no messages and no members."""
         super().__init__(micros)
         self.listed = listed
         self.members: dict[Connection, int] = {}
@@ -125,17 +119,13 @@ class _Round(SharedBatch):
             connection.joined()
 
     def joinAgain(self) -> None:
-        """
-        Let those join whose own batch has ended.
-        """
+        """Let those join whose own batch has ended."""
         left, self.left = self.left, []
         self.join(cast("list[Connection]", left))
 
 
 def _sendEach(body: Body, connections: Iterable[Connection]) -> list[Deferred[None]]:
-    """
-    Send a message to each connection by itself.
-    """
+    """Send a message to each connection by itself."""
     return [
         promptly(c.sendData(body) if c.closeSlow else c.send(body, True))
         for c in connections

@@ -67,9 +67,7 @@ _log = Logger(namespace="aesm.server")
 
 
 class DispatcherState(Enum):
-    """
-    Where a dispatcher is in its life.
-    """
+    """Where a dispatcher is in its life."""
 
     __hash__ = object.__hash__  # Enum's own is Python code
 
@@ -145,9 +143,7 @@ class Dispatcher:
         self._handled = self._reported = 0  # of these
 
     def accepted(self) -> None:
-        """
-        Tell the handler of the connection: packets wait until it is done.
-        """
+        """Tell the handler of the connection: packets wait until it is done."""
         self._step("arrived")
         try:
             result: object = self._handler.connectionAccepted(self._connection)
@@ -159,21 +155,15 @@ class Dispatcher:
         self._work()
 
     def detached(self, reason: AESMError) -> None:
-        """
-        Tell a handler that wants to know it that the connection is cut.
-        """
+        """Tell a handler that wants to know it that the connection is cut."""
         self._tell("connectionDetached", reason)
 
     def attached(self) -> None:
-        """
-        Tell a handler that wants to know it that the client is back.
-        """
+        """Tell a handler that wants to know it that the client is back."""
         self._tell("connectionAttached")
 
     def arrived(self, messages: Messages) -> None:
-        """
-        Hand over what came, as far as the handler takes it now.
-        """
+        """Hand over what came, as far as the handler takes it now."""
         if self.state is not _IDLE or len(messages.data) > 1:
             self._enqueue(messages)
             return
@@ -198,9 +188,7 @@ class Dispatcher:
                 self._work()
 
     def _enqueue(self, messages: Messages) -> None:
-        """
-        Hand over what came after all that came before.
-        """
+        """Hand over what came after all that came before."""
         before = self.state
         self._step("arrived")
         if before is _IDLE:
@@ -228,15 +216,11 @@ class Dispatcher:
         return self._call(self._handler.connectionLost, self._connection, reason)
 
     def _step(self, what: str) -> None:
-        """
-        Go where the table leads.
-        """
+        """Go where the table leads."""
         self.state = DISPATCHER_TRANSITIONS[self.state, what]
 
     def _begin(self, messages: Messages) -> None:
-        """
-        Take messages in hand, those before them being handled.
-        """
+        """Take messages in hand, those before them being handled."""
         self._current = messages
         self._packets = packetsOf(messages.micros / 1e6, messages.data)
 
@@ -289,9 +273,7 @@ class Dispatcher:
             self._done(count, cost)
 
     def _waitFor(self, result: object) -> None:
-        """
-        Look whether the handler asks for time by what it has returned.
-        """
+        """Look whether the handler asks for time by what it has returned."""
         try:
             running = _running(result)
         except Exception:
@@ -305,9 +287,7 @@ class Dispatcher:
                 self._step("notFired")
 
     def _cbHandled(self, result: object) -> None:
-        """
-        Go on after what the handler asked for time for.
-        """
+        """Go on after what the handler asked for time for."""
         before = self.state
         self._step("fired")
         if before is _S.WAITING:
@@ -316,9 +296,7 @@ class Dispatcher:
             self._work()
 
     def _tell(self, name: str, *args: object) -> None:
-        """
-        Call a method of the handler that it need not have.
-        """
+        """Call a method of the handler that it need not have."""
         # It has failed if the dispatcher is over: only the end is left to be told.
         method = getattr(self._handler, name, None)
         if method is not None and self.state is not _OVER:
@@ -340,9 +318,7 @@ class Dispatcher:
         return None if running is None else running.addErrback(self._ebFailed)
 
     def _ebFailed(self, failure: Failure) -> None:
-        """
-        Close the connection over which the handler failed.
-        """
+        """Close the connection over which the handler failed."""
         # That an answer cannot be sent to a peer that is closing is no failure of
         # the handler's: it gets the packets that came before the peer's CLOSE.
         if self._connection.isClosing and failure.check(ConnectionClosed):
@@ -393,9 +369,7 @@ def _running(result: object) -> Deferred[Any] | None:
 
 
 async def _await(awaitable: Awaitable[Any]) -> None:
-    """
-    Make a coroutine of what can only be awaited.
-    """
+    """Make a coroutine of what can only be awaited."""
     await awaitable
 
 

@@ -208,9 +208,7 @@ class AESMServerFactory(SecureFactory):
 
     @property
     def isOpen(self) -> bool:
-        """
-        Whether any client that finds us is let in.
-        """
+        """Whether any client that finds us is let in."""
         return self._admission.isOpen and self._settings.psk is None
 
     def sendTo(self, data: Message, address: Address) -> Deferred[None]:
@@ -296,17 +294,13 @@ class AESMServerFactory(SecureFactory):
     # twisted.internet.protocol.Factory
 
     def startFactory(self) -> None:
-        """
-        Listening begins: look at the authorized keys from now on.
-        """
+        """Listening begins: look at the authorized keys from now on."""
         self._manager.start()
         self._admission.checkFiles()
         self._scheduleReload()
 
     def stopFactory(self) -> None:
-        """
-        Listening has ended on the last port.
-        """
+        """Listening has ended on the last port."""
         if self._reload is not None:
             self._reload.cancel()
             self._reload = None
@@ -379,9 +373,7 @@ class AESMServerFactory(SecureFactory):
         pending: _PendingConnection,
         publicKey: PublicKey,
     ) -> Deferred[Connection]:
-        """
-        Have a session for who may come in.
-        """
+        """Have a session for who may come in."""
         pending.hello, pending.name = decided
         return self._manager.begin(
             publicKey, pending.hello, pending.address, pending.name
@@ -394,23 +386,17 @@ class AESMServerFactory(SecureFactory):
         publicKey: PublicKey,
         peer: IAddress,
     ) -> Deferred[None]:
-        """
-        Let a client in whose session is written down.
-        """
+        """Let a client in whose session is written down."""
         pending.begun = connection
         hello = cast(Hello, pending.hello)
         return self._admission.admit(publicKey, hello, peer, pending.address)
 
     def farewell(self, reason: AESMError) -> bytes:
-        """
-        Make the CLOSE frame for a client that is not let in.
-        """
+        """Make the CLOSE frame for a client that is not let in."""
         return farewell(reason)
 
     def buildInner(self, secure: SecureProtocol) -> AESMProtocol:
-        """
-        Build the message layer of a client that is let in.
-        """
+        """Build the message layer of a client that is let in."""
         pending = self._incoming[secure]
         hello = cast(Hello, pending.hello)
         # This follows C{admit} without a turn of the event loop in between, so that a
@@ -427,9 +413,7 @@ class AESMServerFactory(SecureFactory):
         return protocol
 
     def opened(self, secure: SecureProtocol) -> None:
-        """
-        List a client that is let in.
-        """
+        """List a client that is let in."""
         del self._handshaking[secure]
         pending = self._incoming[secure]
         agent = cast(Hello, pending.hello).agent[:MAX_AGENT]
@@ -438,9 +422,7 @@ class AESMServerFactory(SecureFactory):
         )
 
     def failed(self, secure: SecureProtocol, reason: AESMError) -> None:
-        """
-        Take note of a client that was not let in.
-        """
+        """Take note of a client that was not let in."""
         peer = secure.channel.peer
         self._manager.refused(
             self._incoming[secure].address,
@@ -449,9 +431,7 @@ class AESMServerFactory(SecureFactory):
         )
 
     def ended(self, secure: SecureProtocol) -> None:
-        """
-        Take note that a connection is gone.
-        """
+        """Take note that a connection is gone."""
         self._handshaking.pop(secure, None)
         pending = self._incoming.pop(secure)
         if pending.begun is not None:
@@ -463,24 +443,18 @@ class AESMServerFactory(SecureFactory):
     # Parts
 
     def _scheduleReload(self) -> None:
-        """
-        Look at the authorized keys now and then.
-        """
+        """Look at the authorized keys now and then."""
         self._admission.look()
         self._reload = self.clock.callLater(RELOAD_INTERVAL, self._scheduleReload)
 
     def _abortAll(self) -> None:
-        """
-        End what is left at the deadline.
-        """
+        """End what is left at the deadline."""
         for secure in list(self._incoming):
             secure.abort()
 
 
 def _cancel(result: _T, timer: IDelayedCall) -> _T:
-    """
-    Stop a deadline that is no longer needed, and pass the result on.
-    """
+    """Stop a deadline that is no longer needed, and pass the result on."""
     if timer.active():
         timer.cancel()
     return result

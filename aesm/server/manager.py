@@ -103,9 +103,7 @@ class ConnectionManager(ConnectionOwner):
             self._restore(Journal(self._openSpool(), self._clock))
 
     def stop(self) -> None:
-        """
-        Wait for nobody any more; sessions that are written down stay so.
-        """
+        """Wait for nobody any more; sessions that are written down stay so."""
         self.stopping = True
         if self._journal is not None:
             self._journal.suspend()
@@ -130,9 +128,7 @@ class ConnectionManager(ConnectionOwner):
         return done.addCallback(lambda results: self._closeJournal())
 
     def _closeJournal(self) -> Deferred[None]:
-        """
-        Let go of what the sessions are written to.
-        """
+        """Let go of what the sessions are written to."""
         journal, self._journal = self._journal, None
         return succeed(None) if journal is None else journal.close()
 
@@ -176,9 +172,7 @@ class ConnectionManager(ConnectionOwner):
         )
 
     def _cbBegun(self, result: None, connection: DurableConnection) -> Connection:
-        """
-        A session is begun, and only its client does not know.
-        """
+        """A session is begun, and only its client does not know."""
         self._begun.add(connection)
         return self._handled(connection)
 
@@ -260,9 +254,7 @@ class ConnectionManager(ConnectionOwner):
     # ConnectionOwner
 
     def overfull(self, connection: Connection) -> None:
-        """
-        Make room, or close the connection that has brought too much.
-        """
+        """Make room, or close the connection that has brought too much."""
         # Sessions that wait go first; the connection goes only if it still holds as
         # much as is due to each.
         refused = self.budget.refuses(connection.held)
@@ -287,9 +279,7 @@ class ConnectionManager(ConnectionOwner):
         )
 
     def detached(self, connection: Connection, reason: AESMError) -> None:
-        """
-        Give a client time to come back.
-        """
+        """Give a client time to come back."""
         self._record(connection, "lost", f"{reason}; its session is kept")
         self._admission.leave(connection)
         self.sessions.wait(connection)
@@ -298,9 +288,7 @@ class ConnectionManager(ConnectionOwner):
             connection.dispatcher.detached(reason)
 
     def lost(self, connection: Connection, reason: AESMError) -> None:
-        """
-        Take note of a client that was in and is gone for good.
-        """
+        """Take note of a client that was in and is gone for good."""
         self.sessions.discard(connection)
         self._record(connection, "lost", str(reason))
         if connection.dispatcher is not None:
@@ -310,9 +298,7 @@ class ConnectionManager(ConnectionOwner):
                 running.addCallback(lambda nothing: self._losing.discard(running))
 
     def finished(self, connection: Connection) -> None:
-        """
-        List a client no more: it is gone, and its last packet was taken.
-        """
+        """List a client no more: it is gone, and its last packet was taken."""
         self.connections.discard(connection)
         self._admission.leave(connection)
 
@@ -332,9 +318,7 @@ class ConnectionManager(ConnectionOwner):
         }
 
     def _handled(self, connection: ConnectionType) -> ConnectionType:
-        """
-        Let the handler, if there is one, have what comes over a new connection.
-        """
+        """Let the handler, if there is one, have what comes over a new connection."""
         if self._handler is not None:
             connection.dispatcher = Dispatcher(
                 self._handler, connection, connection.handled
@@ -390,9 +374,7 @@ class ConnectionManager(ConnectionOwner):
             dispatcher.attached()
 
     def _record(self, connection: Connection, event: str, reason: str) -> None:
-        """
-        Write into the activity log what happened to a client that is in.
-        """
+        """Write into the activity log what happened to a client that is in."""
         self.connections.record(
             connection.address, event, time.time(), reason, connection.peer
         )

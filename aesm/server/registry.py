@@ -65,17 +65,13 @@ class Activity(tuple[Address, bool, float]):
         return self
 
     def __reduce__(self) -> tuple[object, ...]:
-        """
-        Be copied and pickled, by any protocol, as what makes an equal one.
-        """
+        """Be copied and pickled, by any protocol, as what makes an equal one."""
         # A tuple's own way gives C{__new__} the tuple, which is not what it takes.
         made = self[0], self.event, self[2], self.reason, self.peer
         return type(self), made, self.__dict__
 
     def __repr__(self) -> str:
-        """
-        Show the event, the reason and the peer as well.
-        """
+        """Show the event, the reason and the peer as well."""
         return f"Activity{tuple(self)!r}<{self.event}: {self.reason!r}, {self.peer}>"
 
 
@@ -91,9 +87,7 @@ class Connections(Mapping[Address, "Connection"]):
     """
 
     def __init__(self) -> None:
-        """
-        Start with nobody.
-        """
+        """Start with nobody."""
         self.lock = Lock()
         self.arrivals: Arrivals = Arrivals()
         self.activityDropped = 0
@@ -153,36 +147,26 @@ class Connections(Mapping[Address, "Connection"]):
         return self._byAddress[address]
 
     def __iter__(self) -> Iterator[Address]:
-        """
-        List the addresses that are there now.
-        """
+        """List the addresses that are there now."""
         return iter(list(self._byAddress))
 
     def values(self) -> ValuesView[Connection]:
-        """
-        List the connections that are there now.
-        """
+        """List the connections that are there now."""
         return dict(self._byAddress).values()
 
     def items(self) -> ItemsView[Address, Connection]:
-        """
-        List the addresses and connections that are there now.
-        """
+        """List the addresses and connections that are there now."""
         return dict(self._byAddress).items()
 
     def __len__(self) -> int:
-        """
-        Count the connections.
-        """
+        """Count the connections."""
         return len(self._byAddress)
 
     # What the factory calls
 
     @property
     def held(self) -> int:
-        """
-        The bytes of all packets that nobody has taken.
-        """
+        """The bytes of all packets that nobody has taken."""
         return self.arrivals.held
 
     def nameFor(self, address: Address) -> Address:
@@ -200,9 +184,7 @@ class Connections(Mapping[Address, "Connection"]):
         return f"{':'.join(map(str, address))}-{next(self._numbers)}"
 
     def add(self, connection: Connection) -> None:
-        """
-        List a new connection.
-        """
+        """List a new connection."""
         # One that is over and still listed for its unread packets makes room;
         # C{getDataOrdinal} finds these all the same.
         former = self._byAddress.pop(connection.address, None)
@@ -213,18 +195,14 @@ class Connections(Mapping[Address, "Connection"]):
         self._byPeer.setdefault(connection.peer, {})[connection] = None
 
     def move(self, connection: Connection, address: Address) -> None:
-        """
-        List a connection under the address that its client has come back from.
-        """
+        """List a connection under the address that its client has come back from."""
         if connection.address != address:
             self.discard(connection)
             connection.address = self.nameFor(address)
             self.add(connection)
 
     def discard(self, connection: Connection) -> None:
-        """
-        List a connection no more, if it is listed.
-        """
+        """List a connection no more, if it is listed."""
         if self._byAddress.get(connection.address) is connection:
             del self._byAddress[connection.address]
             self._forgetPeer(connection)
@@ -266,9 +244,7 @@ class Connections(Mapping[Address, "Connection"]):
         )
 
     def _forgetPeer(self, connection: Connection) -> None:
-        """
-        Take a connection out of those of its key.
-        """
+        """Take a connection out of those of its key."""
         connections = self._byPeer[connection.peer]
         del connections[connection]
         if not connections:

@@ -119,16 +119,12 @@ class Server(Service):
 
     @property
     def publicKey(self) -> PublicKey:
-        """
-        The server's own key.
-        """
+        """The server's own key."""
         return self.factory.publicKey
 
     @property
     def connections(self) -> Connections:
-        """
-        Who is connected, and the activity log.
-        """
+        """Who is connected, and the activity log."""
         return self.factory.connections
 
     def sendTo(self, data: Message, address: Address) -> Deferred[None]:
@@ -286,28 +282,20 @@ class Server(Service):
         return [failure.value.subFailure]  # type: ignore[union-attr]
 
     def _cancel(self, starting: Deferred[Any]) -> None:
-        """
-        Stop, since nobody wants to know any more.
-        """
+        """Stop, since nobody wants to know any more."""
         self.stop()
 
     def _cbStarted(self, failures: list[Failure]) -> Server | Failure:
-        """
-        Give the first failure, or this server.
-        """
+        """Give the first failure, or this server."""
         return failures[0] if failures else self
 
     def _ebLate(self, failure: Failure) -> None:
-        """
-        It turns out later that it cannot listen.
-        """
+        """It turns out later that it cannot listen."""
         if not failure.check(CancelledError):
             _log.failure("the server cannot listen", failure)
 
     def _ebNotClosed(self, failure: Failure) -> None:
-        """
-        A port does not close: the rest does.
-        """
+        """A port does not close: the rest does."""
         _log.failure("a port cannot be closed", failure)
 
 
@@ -323,9 +311,7 @@ def _follow(
     follower: Deferred[_T] = Deferred(canceller)
 
     def tell(result: _T) -> _T:
-        """
-        Pass the result on.
-        """
+        """Pass the result on."""
         follower.callback(result)
         return result
 

@@ -46,9 +46,7 @@ def isResumed(connection: Connection, hello: Hello) -> bool:
 
 
 class Sessions:
-    """
-    Finds sessions by name, and ends those that waited too long.
-    """
+    """Finds sessions by name, and ends those that waited too long."""
 
     def __init__(self, clock: IReactorTime, grace: float, most: int) -> None:
         """
@@ -67,22 +65,16 @@ class Sessions:
         self._timer: IDelayedCall | None = None
 
     def add(self, connection: Connection) -> None:
-        """
-        Know a session that has begun.
-        """
+        """Know a session that has begun."""
         self._byName[connection.session.name] = connection
 
     def discard(self, connection: Connection) -> None:
-        """
-        Forget a session that is over, if it is known.
-        """
+        """Forget a session that is over, if it is known."""
         self._byName.pop(connection.session.name, None)
         self.resumed(connection)
 
     def knows(self, connection: Connection) -> bool:
-        """
-        Tell whether a session is one of ours that is not over.
-        """
+        """Tell whether a session is one of ours that is not over."""
         return connection.session.name in self._byName
 
     def find(self, hello: Hello, peer: PublicKey) -> Connection | None:
@@ -97,15 +89,11 @@ class Sessions:
         return connection if isResumed(connection, hello) else None
 
     def isWaiting(self, connection: Connection) -> bool:
-        """
-        Tell whether a client is known to be away.
-        """
+        """Tell whether a client is known to be away."""
         return connection in self._waiting
 
     def wait(self, connection: Connection) -> None:
-        """
-        Give the client of a connection that was lost time to come back.
-        """
+        """Give the client of a connection that was lost time to come back."""
         self._waiting.pop(connection, None)  # it goes behind all others
         self._waiting[connection] = self._clock.seconds() + self.grace
         if len(self._waiting) > self._most:
@@ -113,9 +101,7 @@ class Sessions:
         self._schedule()
 
     def resumed(self, connection: Connection) -> None:
-        """
-        Wait no longer for a client.
-        """
+        """Wait no longer for a client."""
         self._waiting.pop(connection, None)
         self._schedule()
 
@@ -155,16 +141,12 @@ class Sessions:
         return False
 
     def stop(self) -> None:
-        """
-        Wait for nobody any more.
-        """
+        """Wait for nobody any more."""
         while self.endOldest("the server is stopping"):
             pass
 
     def _schedule(self) -> None:
-        """
-        Look again when the next one has waited long enough.
-        """
+        """Look again when the next one has waited long enough."""
         if not self._waiting:
             if self._timer is not None:
                 self._timer.cancel()
@@ -175,9 +157,7 @@ class Sessions:
             self._timer = self._clock.callLater(delay, self._expire)
 
     def _expire(self) -> None:
-        """
-        End those that have waited long enough.
-        """
+        """End those that have waited long enough."""
         self._timer = None
         now = self._clock.seconds()
         while self._waiting:
@@ -190,9 +170,7 @@ class Sessions:
         self._schedule()
 
     def _end(self, connection: Connection, why: str) -> None:
-        """
-        End a session.
-        """
+        """End a session."""
         # It waits no more when others are told of it: they may end sessions, too.
         self.resumed(connection)
         connection.finish(

@@ -209,17 +209,13 @@ class DurableConnection(Connection):
         return store.begin(self.session.name, self._peerText, self._state())
 
     def abandon(self) -> None:
-        """
-        Give a session up that was begun, since its peer will not hear of it.
-        """
+        """Give a session up that was begun, since its peer will not hear of it."""
         self._journal.abandon(self)
 
     # Connection
 
     def attach(self, protocol: AESMProtocol, channel: Channel) -> None:
-        """
-        Be carried by a protocol from now on; address and name may be new.
-        """
+        """Be carried by a protocol from now on; address and name may be new."""
         super().attach(protocol, channel)
         self._journal.touch(self)
 
@@ -262,16 +258,12 @@ class DurableConnection(Connection):
         return acknowledgement
 
     def acknowledged(self) -> None:
-        """
-        The peer has more messages: they need not be stored any more.
-        """
+        """The peer has more messages: they need not be stored any more."""
         super().acknowledged()
         self._journal.touch(self)
 
     def arrived(self, messages: Messages) -> None:
-        """
-        Messages came: hand them to the handler, or store them.
-        """
+        """Messages came: hand them to the handler, or store them."""
         if self.dispatcher is None:
             self._arrived.append(messages)
             self._countArrived(messages.cost)
@@ -283,16 +275,12 @@ class DurableConnection(Connection):
             self.dispatcher.arrived(messages)
 
     def writable(self) -> None:
-        """
-        The store can be written again: hand over what came meanwhile.
-        """
+        """The store can be written again: hand over what came meanwhile."""
         while self._undelivered and self.dispatcher is not None:
             self.dispatcher.arrived(self._undelivered.popleft())
 
     def handOver(self) -> None:
-        """
-        Hand the handler what was restored and nobody took.
-        """
+        """Hand the handler what was restored and nobody took."""
         for sent, data in self.retrieved:
             cost = costOf(data)
             self._restoredCosts.append(cost)
@@ -302,9 +290,7 @@ class DurableConnection(Connection):
         self.writable()
 
     def handled(self, count: int, cost: int) -> None:
-        """
-        The handler is done with messages.
-        """
+        """The handler is done with messages."""
         if self._journal.state is not JournalState.RUNNING or self.isOver:
             return  # the next process hands them over again
         while count and self._restoredCosts:
@@ -318,29 +304,21 @@ class DurableConnection(Connection):
         self._journal.touch(self)
 
     def packetsTaken(self, cost: int) -> None:
-        """
-        The application has taken packets; the stream knows which.
-        """
+        """The application has taken packets; the stream knows which."""
         self._journal.touch(self)
 
     def streamFinished(self) -> None:
-        """
-        The session is over, and the last packet was taken.
-        """
+        """The session is over, and the last packet was taken."""
         self._journal.forget(self)
         super().streamFinished()
 
     def _withdraw(self) -> list[Body]:
-        """
-        Take what never left out of the session, also what is being committed.
-        """
+        """Take what never left out of the session, also what is being committed."""
         uncommitted, self._uncommitted = self._uncommitted, []
         return self._outbox.withdraw(uncommitted)
 
     def finish(self, reason: AESMError) -> None:
-        """
-        The session is over; what is unread stays stored.
-        """
+        """The session is over; what is unread stays stored."""
         # A process that ends takes its connections with it, not their sessions.
         self._overForGood = self._journal.state is JournalState.RUNNING
         lost = self._outbox.count - self._outbox.acknowledged
@@ -424,9 +402,7 @@ class DurableConnection(Connection):
             store.discard(self.session.name, outgoing, before)
 
     def _state(self) -> dict[str, Any]:
-        """
-        Tell what C{restored} needs beside the messages.
-        """
+        """Tell what C{restored} needs beside the messages."""
         outbox, inbox = self._outbox, self.session.inbox
         # What the handler is not done with comes again from the peer.
         received = (

@@ -62,9 +62,7 @@ class Stored(NamedTuple):
 
 
 class ISessionStore(Interface):
-    """
-    Sessions and their messages, kept where they outlive the process.
-    """
+    """Sessions and their messages, kept where they outlive the process."""
 
     failure: SpoolError | None = Attribute(
         "Why nothing can be written at the moment, a L{SpoolError}, or None.  Changes "

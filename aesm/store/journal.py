@@ -28,9 +28,7 @@ __all__ = ["Journal", "JournalState", "Journaled"]
 
 
 class JournalState(Enum):
-    """
-    How far a journal is on its way to the end; there is no way back.
-    """
+    """How far a journal is on its way to the end; there is no way back."""
 
     RUNNING = "running"
     SUSPENDED = "suspended"  # sessions stay as they are for the next process
@@ -38,9 +36,7 @@ class JournalState(Enum):
 
 
 class Journaled(Protocol):
-    """
-    A connection whose session is stored.
-    """
+    """A connection whose session is stored."""
 
     session: Session
 
@@ -52,9 +48,7 @@ class Journaled(Protocol):
         """
 
     def writable(self) -> None:
-        """
-        The store can be written again.
-        """
+        """The store can be written again."""
 
 
 class Journal:
@@ -80,22 +74,16 @@ class Journal:
 
     @property
     def ready(self) -> bool:
-        """
-        Whether messages may be handed to handlers.
-        """
+        """Whether messages may be handed to handlers."""
         return self.store.failure is None and self.state is JournalState.RUNNING
 
     def touch(self, connection: Journaled) -> None:
-        """
-        Write what has changed, at the end of this turn of the event loop.
-        """
+        """Write what has changed, at the end of this turn of the event loop."""
         self._changed[connection] = None
         self._schedule()
 
     def block(self, connection: Journaled) -> None:
-        """
-        Call C{connection.writable} once the store can be written again.
-        """
+        """Call C{connection.writable} once the store can be written again."""
         if not self._blocked:
             # Maybe nothing else is to be written: that commit, even of nothing, fires
             # when the store works again.
@@ -103,9 +91,7 @@ class Journal:
         self._blocked[connection] = None
 
     def forget(self, connection: Journaled) -> None:
-        """
-        Remove a session that is over and of which nothing is left to be taken.
-        """
+        """Remove a session that is over and of which nothing is left to be taken."""
         if self.state is JournalState.RUNNING:
             self._changed.pop(connection, None)
             self.store.drop(connection.session.name)
@@ -122,9 +108,7 @@ class Journal:
         self.store.commit().addErrback(_ignore)
 
     def suspend(self) -> None:
-        """
-        Write what has changed so far; the process is about to end.
-        """
+        """Write what has changed so far; the process is about to end."""
         self._writeNow()
         self.state = JournalState.SUSPENDED
 
@@ -140,24 +124,18 @@ class Journal:
         return self.store.close()
 
     def _schedule(self) -> None:
-        """
-        Write at the end of this turn.
-        """
+        """Write at the end of this turn."""
         if self._writeCall is None and self.state is not JournalState.CLOSED:
             self._writeCall = self._clock.callLater(0, self._writeDue)
 
     def _writeNow(self) -> None:
-        """
-        Write what is due at the end of this turn.
-        """
+        """Write what is due at the end of this turn."""
         if self._writeCall is not None:
             self._writeCall.cancel()
             self._writeDue()
 
     def _writeDue(self) -> None:
-        """
-        Write what has changed in this turn, as one transaction.
-        """
+        """Write what has changed in this turn, as one transaction."""
         self._writeCall = None
         changed, self._changed = self._changed, {}
         written = [connection.write(self.store) for connection in changed]
@@ -165,9 +143,7 @@ class Journal:
         committed.addCallbacks(self._cbCommitted, _ignore, callbackArgs=(written,))
 
     def _cbCommitted(self, result: None, written: Sequence[Callable[[], None]]) -> None:
-        """
-        Go on with what is committed.
-        """
+        """Go on with what is committed."""
         for goOn in written:
             goOn()
         # Behind these, since what is blocked came after what was written.
@@ -178,6 +154,4 @@ class Journal:
 
 
 def _ignore(failure: object) -> None:
-    """
-    The store was closed before all was written: who closes it is told.
-    """
+    """The store was closed before all was written: who closes it is told."""

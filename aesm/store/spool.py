@@ -53,9 +53,7 @@ _log = Logger(namespace="aesm.spool")
 
 
 class Worker(Protocol):
-    """
-    Where a spool writes.
-    """
+    """Where a spool writes."""
 
     def run(self, function: Callable[..., None], *arguments: Any) -> Deferred[None]:
         """
@@ -65,20 +63,14 @@ class Worker(Protocol):
         """
 
     def stop(self) -> None:
-        """
-        Accept no more calls.
-        """
+        """Accept no more calls."""
 
 
 class _OwnThread:
-    """
-    A thread that is started with the first call.
-    """
+    """A thread that is started with the first call."""
 
     def __init__(self, reactor: IReactorFromThreads) -> None:
-        """
-        @param reactor: where the results go.
-        """
+        """@param reactor: where the results go."""
         self._reactor = reactor
         self._pool = ThreadPool(1, 1, "aesm.spool")
         # A daemon, so as not to keep a program from ending: one that ends without
@@ -115,26 +107,20 @@ class _Batch:
     """
 
     def __init__(self) -> None:
-        """
-        Begin with no changes.
-        """
+        """Begin with no changes."""
         self.changes: dict[str, Changes] = {}
         self.waiters: list[Deferred[None]] = []
         self.begun: dict[str, Deferred[None]] = {}
 
     def of(self, name: str) -> Changes:
-        """
-        Find the changes of a session, to be added to.
-        """
+        """Find the changes of a session, to be added to."""
         changes = self.changes.get(name)
         if changes is None:
             changes = self.changes[name] = Changes()
         return changes
 
     def add(self, newer: _Batch) -> None:
-        """
-        Add a later batch, which is not used any more.
-        """
+        """Add a later batch, which is not used any more."""
         for name, changes in newer.changes.items():
             if changes.dropped:
                 self.changes[name] = changes
@@ -314,22 +300,16 @@ class Spool:
         return closed
 
     def _closedError(self) -> SpoolError:
-        """
-        Make the error for who writes too late.
-        """
+        """Make the error for who writes too late."""
         return SpoolError(f"{self.path} is closed: nothing more is written")
 
     def _wake(self) -> None:
-        """
-        Begin to write, unless something is being written.
-        """
+        """Begin to write, unless something is being written."""
         if not self._busy:
             self._begin()
 
     def _begin(self) -> None:
-        """
-        Write the batch that has gathered, and let another one gather.
-        """
+        """Write the batch that has gathered, and let another one gather."""
         batch, self._next = self._next, _Batch()
         self._busy = True
         written = (
@@ -345,9 +325,7 @@ class Spool:
         )
 
     def _cbWritten(self, result: None, batch: _Batch) -> None:
-        """
-        A batch is in the file: tell those who wait for it, and go on.
-        """
+        """A batch is in the file: tell those who wait for it, and go on."""
         if self.failure is not None:
             self.failure = None
             _log.info("{path} can be written again", path=str(self.path))
@@ -386,9 +364,7 @@ class Spool:
             waiter.errback(SpoolError(str(self.failure)))
 
     def _goOn(self) -> None:
-        """
-        Do what comes after a batch: the next one, the end, or nothing.
-        """
+        """Do what comes after a batch: the next one, the end, or nothing."""
         batch = self._next
         if batch.waiters or batch.begun or (self._closed is not None and batch.changes):
             self._begin()

@@ -122,9 +122,7 @@ class Changes:
     __slots__ = ("before", "blobs", "dropped", "record")
 
     def __init__(self, dropped: bool = False) -> None:
-        """
-        Begin with nothing, or with the end of what there was.
-        """
+        """Begin with nothing, or with the end of what there was."""
         self.dropped = dropped
         self.record: tuple[str, str] | None = None
         self.before = [0, 0]
@@ -142,9 +140,7 @@ class Changes:
         self.record = (peer, _encode(state))
 
     def append(self, outgoing: bool, blob: Blob) -> None:
-        """
-        Add messages, with higher numbers than those before.
-        """
+        """Add messages, with higher numbers than those before."""
         self.blobs[outgoing].append(blob)
 
     def discard(self, outgoing: bool, before: int) -> None:
@@ -159,9 +155,7 @@ class Changes:
         self.before[outgoing] = max(self.before[outgoing], before)
 
     def add(self, newer: Changes) -> None:
-        """
-        Add later changes, which drop nothing.
-        """
+        """Add later changes, which drop nothing."""
         self.record = newer.record or self.record
         for outgoing in (False, True):
             self.discard(outgoing, newer.before[outgoing])
@@ -169,9 +163,7 @@ class Changes:
 
 
 class SpoolFile:
-    """
-    An open file, for one thread at a time.
-    """
+    """An open file, for one thread at a time."""
 
     def __init__(self, path: Path, full: bool) -> None:
         """
@@ -291,9 +283,7 @@ class SpoolFile:
                     )
 
     def close(self) -> None:
-        """
-        Close the file.
-        """
+        """Close the file."""
         self._connection.close()
 
     def _value(self, query: str) -> Any:
@@ -319,9 +309,7 @@ class SpoolFile:
         return state
 
     def _explained(self, error: Exception) -> SpoolError:
-        """
-        Turn an error of opening or reading into one that says what to do.
-        """
+        """Turn an error of opening or reading into one that says what to do."""
         # What Python finds wrong with what SQLite reads has no code.
         code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
         if code == sqlite3.SQLITE_BUSY:
@@ -336,9 +324,7 @@ class SpoolFile:
         )
 
     def damaged(self, reason: str) -> SpoolError:
-        """
-        Make the error for a file that cannot be used.
-        """
+        """Make the error for a file that cannot be used."""
         return SpoolError(
             f"{self._path} is no spool, or is damaged ({reason}): move it and its -wal "
             "away, and a new one is made"

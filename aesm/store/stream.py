@@ -40,9 +40,7 @@ class DurableStream(DataStream):
     __slots__ = ("_next", "_numbers", "_popped", "_takenAhead", "first")
 
     def __init__(self, *arguments: Any) -> None:
-        """
-        @param arguments: as L{DataStream}.
-        """
+        """@param arguments: as L{DataStream}."""
         super().__init__(*arguments)
         self._simple = False  # no packet is counted before it is taken
         self._next = self.first = 0
@@ -95,9 +93,7 @@ class DurableStream(DataStream):
 
     @property
     def ranges(self) -> Ranges:
-        """
-        Which packets are taken, though older ones are not.
-        """
+        """Which packets are taken, though older ones are not."""
         ranges: Ranges = []
         for number in sorted(self._takenAhead):
             if ranges and ranges[-1][1] == number:
@@ -109,18 +105,14 @@ class DurableStream(DataStream):
     # DataStream
 
     def push(self, time: float, data: Sequence[str | bytes], cost: int) -> None:
-        """
-        Add packets, with the numbers that come next; the lock is held.
-        """
+        """Add packets, with the numbers that come next; the lock is held."""
         super().push(time, data, cost)
         end = self._next + len(data)
         self._numbers.extend(range(self._next, end))
         self._next = end
 
     def pop(self, newest: bool) -> tuple[Packet, int]:
-        """
-        Take a packet; the lock is held and there is one.
-        """
+        """Take a packet; the lock is held and there is one."""
         packet, tell = super().pop(newest)
         number = self._numbers.pop() if newest else self._numbers.popleft()
         cost = costOf(packet.data)

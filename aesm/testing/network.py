@@ -85,9 +85,7 @@ class MemoryNetwork:
     """
 
     def __init__(self) -> None:
-        """
-        Start without a server or clients.
-        """
+        """Start without a server or clients."""
         self.clock = Clock()
         self.chunkSize = BUFFER
         self.links: list[MemoryLink] = []
@@ -143,9 +141,7 @@ class MemoryNetwork:
         self.clock.rightNow = end
 
     def newPort(self) -> int:
-        """
-        Make up a port for a client, another one each time.
-        """
+        """Make up a port for a client, another one each time."""
         return next(self._ports)
 
     def join(self, protocol: IProtocol, client: IPAddress) -> None:
@@ -169,18 +165,14 @@ class MemoryNetwork:
             link.server.loseConnection()
 
     def _nextCall(self) -> float:
-        """
-        Say when the clock has something to do, infinity if never.
-        """
+        """Say when the clock has something to do, infinity if never."""
         times = [call.getTime() for call in self.clock.getDelayedCalls()]
         return min(times, default=math.inf)
 
 
 @implementer(IStreamServerEndpoint, IStreamClientEndpoint)
 class MemoryEndpoint:
-    """
-    The way to a L{MemoryNetwork}, for its server and for clients.
-    """
+    """The way to a L{MemoryNetwork}, for its server and for clients."""
 
     def __init__(self, network: MemoryNetwork, host: str, port: int) -> None:
         """
@@ -222,21 +214,15 @@ class MemoryEndpoint:
 
 @implementer(IListeningPort)
 class MemoryPort:
-    """
-    What listens on a L{MemoryNetwork}.
-    """
+    """What listens on a L{MemoryNetwork}."""
 
     def __init__(self, network: MemoryNetwork, factory: IProtocolFactory) -> None:
-        """
-        @param factory: builds the server's protocols.
-        """
+        """@param factory: builds the server's protocols."""
         self._network = network
         self._factory = factory
 
     def startListening(self) -> None:
-        """
-        Accept connections.
-        """
+        """Accept connections."""
         self._factory.doStart()
         self._network.factory = self._factory
 
@@ -252,9 +238,7 @@ class MemoryPort:
         return succeed(None)
 
     def getHost(self) -> IPAddress:
-        """
-        Say where it listens.
-        """
+        """Say where it listens."""
         return SERVER
 
 
@@ -276,15 +260,11 @@ class ConnectedPair:
 
     @property
     def clock(self) -> Clock:
-        """
-        What keeps time for both.
-        """
+        """What keeps time for both."""
         return self.network.clock
 
     def deliver(self) -> None:
-        """
-        Deliver everything, as L{MemoryNetwork.deliver}.
-        """
+        """Deliver everything, as L{MemoryNetwork.deliver}."""
         self.network.deliver()
 
     def advance(self, seconds: float) -> None:

@@ -47,9 +47,7 @@ class MemoryPipe:
     """
 
     def __init__(self) -> None:
-        """
-        Start with nothing in flight.
-        """
+        """Start with nothing in flight."""
         self.inFlight = bytearray()
         self.stalled = False
         self.end: Exception | None = None
@@ -125,35 +123,25 @@ class MemoryTransport:
             cast(IPushProducer, self._producer).pauseProducing()
 
     def writeSequence(self, data: Iterable[bytes]) -> None:
-        """
-        Put several pieces in flight.
-        """
+        """Put several pieces in flight."""
         self.write(b"".join(data))
 
     def loseConnection(self) -> None:
-        """
-        Close, once everything is delivered and the producer is done.
-        """
+        """Close, once everything is delivered and the producer is done."""
         self.disconnecting = True
 
     def getHost(self) -> IPAddress:
-        """
-        Say which address this end has.
-        """
+        """Say which address this end has."""
         return self._host
 
     def getPeer(self) -> IPAddress:
-        """
-        Say which address the other end has.
-        """
+        """Say which address the other end has."""
         return self._peer
 
     # ITCPTransport
 
     def abortConnection(self) -> None:
-        """
-        Close in the next turn of the event loop; what is in flight is lost.
-        """
+        """Close in the next turn of the event loop; what is in flight is lost."""
         # Not at once: connectionLost would come within the protocol's own call, as
         # TCP's never does.
         if not self._aborting and not self.lost:
@@ -162,33 +150,23 @@ class MemoryTransport:
             self._clock.callLater(0, self.lose, error.ConnectionAborted())
 
     def loseWriteConnection(self) -> None:
-        """
-        End our direction, once everything is delivered.
-        """
+        """End our direction, once everything is delivered."""
         self._ending = True
 
     def getTcpNoDelay(self) -> bool:
-        """
-        Tell what was set.
-        """
+        """Tell what was set."""
         return self._noDelay
 
     def setTcpNoDelay(self, enabled: bool) -> None:
-        """
-        Change nothing but what C{getTcpNoDelay} tells.
-        """
+        """Change nothing but what C{getTcpNoDelay} tells."""
         self._noDelay = enabled
 
     def getTcpKeepAlive(self) -> bool:
-        """
-        Tell what was set.
-        """
+        """Tell what was set."""
         return self._keepAlive
 
     def setTcpKeepAlive(self, enabled: bool) -> None:
-        """
-        Change nothing but what C{getTcpKeepAlive} tells.
-        """
+        """Change nothing but what C{getTcpKeepAlive} tells."""
         self._keepAlive = enabled
 
     # IConsumer
@@ -211,30 +189,22 @@ class MemoryTransport:
         self._wanted = not streaming
 
     def unregisterProducer(self) -> None:
-        """
-        The producer is done.
-        """
+        """The producer is done."""
         self._producer = None
         self._streaming = self._wanted = False
 
     # IPushProducer
 
     def pauseProducing(self) -> None:
-        """
-        Take nothing until C{resumeProducing}.
-        """
+        """Take nothing until C{resumeProducing}."""
         self.reading = False
 
     def resumeProducing(self) -> None:
-        """
-        Take bytes again.
-        """
+        """Take bytes again."""
         self.reading = not self._aborting
 
     def stopProducing(self) -> None:
-        """
-        Close, as C{loseConnection}.
-        """
+        """Close, as C{loseConnection}."""
         self.loseConnection()
 
     # For the link
@@ -349,8 +319,6 @@ class MemoryLink:
         return any(received + [end.proceed() for end in ends])
 
     def cut(self) -> None:
-        """
-        Break the connection at both ends; what is in flight is lost.
-        """
+        """Break the connection at both ends; what is in flight is lost."""
         self.server.lose(error.ConnectionLost())
         self.client.lose(error.ConnectionLost())

@@ -95,9 +95,7 @@ class AuthorizedKeys:
         self._report(None, {})
 
     def __len__(self) -> int:
-        """
-        @return: how many keys are let in.
-        """
+        """@return: how many keys are let in."""
         return len(self._names)
 
     def checkClient(self, publicKey: PublicKey, address: IAddress) -> str | None:
@@ -188,9 +186,7 @@ class AuthorizedKeys:
         return frozenset(former.keys() - names.keys())
 
     def _keep(self, why: str) -> None:
-        """
-        Say that what was read before stays in force.
-        """
+        """Say that what was read before stays in force."""
         _log.warn(
             "{error}; until then the {count} keys read before stay in force",
             error=why,
@@ -256,9 +252,7 @@ class AuthorizedKeys:
             return error
 
     def _missing(self) -> KeyFileError:
-        """
-        Make the error for a file that is not there.
-        """
+        """Make the error for a file that is not there."""
         return KeyFileError(
             f"there is no authorized-keys file {self.path}; make one with a line "
             "`KEY NAME` for each client, KEY as `aesm pubkey FILE` prints it",

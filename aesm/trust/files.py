@@ -290,9 +290,7 @@ def _publish(temporary: Path, path: Path) -> bool:
 
 
 def _syncDirectory(directory: Path) -> None:
-    """
-    Bring a directory's new names to the disk, where the file system can.
-    """
+    """Bring a directory's new names to the disk, where the file system can."""
     try:
         descriptor = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
@@ -306,9 +304,7 @@ def _syncDirectory(directory: Path) -> None:
 
 
 def _sync(descriptor: int) -> None:
-    """
-    Bring a file or directory to the disk, where the file system can.
-    """
+    """Bring a file or directory to the disk, where the file system can."""
     try:
         os.fsync(descriptor)
     except OSError as error:
@@ -396,9 +392,7 @@ def pair(path: Path, number: int, line: bytes, form: str) -> tuple[str, str]:
 
 
 def withoutBOM(content: bytes) -> bytes:
-    """
-    Leave out the byte order mark that some editors put before UTF-8.
-    """
+    """Leave out the byte order mark that some editors put before UTF-8."""
     return content.removeprefix(codecs.BOM_UTF8)
 
 

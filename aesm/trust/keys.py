@@ -135,15 +135,11 @@ class PublicKey:
         return cls(raw)
 
     def __str__(self) -> str:
-        """
-        @return: 44 characters of standard base64, as WireGuard writes keys.
-        """
+        """@return: 44 characters of standard base64, as WireGuard writes keys."""
         return _toText(self.raw)
 
     def __repr__(self) -> str:
-        """
-        @return: the expression that makes this key.
-        """
+        """@return: the expression that makes this key."""
         return f"PublicKey.fromText({str(self)!r})"
 
 
@@ -181,9 +177,7 @@ class PrivateKey:
 
     @classmethod
     def generate(cls) -> PrivateKey:
-        """
-        Make a fresh key from the operating system's random numbers.
-        """
+        """Make a fresh key from the operating system's random numbers."""
         return cls(X25519PrivateKey.generate().private_bytes_raw())
 
     @classmethod
@@ -235,9 +229,7 @@ class PrivateKey:
         _save(expanded(path), self._toPEM())
 
     def __repr__(self) -> str:
-        """
-        @return: the public key.
-        """
+        """@return: the public key."""
         return f"<PrivateKey of {self.publicKey}>"
 
     @classmethod
@@ -270,9 +262,7 @@ class PrivateKey:
         )
 
     def _toPEM(self) -> bytes:
-        """
-        Write the content of the key's file.
-        """
+        """Write the content of the key's file."""
         return X25519PrivateKey.from_private_bytes(self.raw).private_bytes(
             Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
         )
@@ -300,9 +290,7 @@ class PSK(bytes):
 
     @classmethod
     def generate(cls) -> PSK:
-        """
-        Make a fresh key from the operating system's random numbers.
-        """
+        """Make a fresh key from the operating system's random numbers."""
         return cls(secrets.token_bytes(KEY_SIZE))
 
     @classmethod
@@ -338,9 +326,7 @@ class PSK(bytes):
         _save(expanded(path), _toText(self).encode("ascii") + b"\n")
 
     def __repr__(self) -> str:
-        """
-        @return: C{"<PSK>"}, and nothing of what it holds.
-        """
+        """@return: C{"<PSK>"}, and nothing of what it holds."""
         return "<PSK>"
 
     __str__ = __repr__  # that of bytes shows the key

@@ -141,9 +141,7 @@ def canonicalAddress(host: str) -> str:
 
 
 def _addressIn(host: str) -> IPv4Address | IPv6Address | None:
-    """
-    The IP address that a host is, without its zone, or None.
-    """
+    """The IP address that a host is, without its zone, or None."""
     try:
         return ip_address(host.partition("%")[0])
     except ValueError:
@@ -180,9 +178,7 @@ def _split(endpoint: str) -> list[str]:
 
 
 def _join(host: str, port: str) -> str:
-    """
-    Write host and port as one, an IPv6 address in brackets.
-    """
+    """Write host and port as one, an IPv6 address in brackets."""
     host = canonicalHost(host)
     port = str(int(port)) if port.isdecimal() else port
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

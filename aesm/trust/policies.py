@@ -80,14 +80,10 @@ def clientPolicy(authorizedKeys: object) -> IClientPolicy | None:
 
 @implementer(IClientPolicy)
 class _CallablePolicy:
-    """
-    A user's function in place of a policy.
-    """
+    """A user's function in place of a policy."""
 
     def __init__(self, check: Callable[[PublicKey, IAddress], Any]) -> None:
-        """
-        @param check: as L{IClientPolicy.checkClient}.
-        """
+        """@param check: as L{IClientPolicy.checkClient}."""
         self._check = check
 
     def checkClient(self, publicKey: PublicKey, address: IAddress) -> Any:

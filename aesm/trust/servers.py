@@ -378,16 +378,12 @@ class KnownServers:
         return frozenset((e.location, e.publicKey) for e in self._parse(content))
 
     def _write(self, content: bytes) -> None:
-        """
-        Replace the file.  The lock must be held.
-        """
+        """Replace the file.  The lock must be held."""
         writeFile(self.path, content, replace=True)
         self._take(content)
 
     def _nextKeys(self) -> KnownServers:
-        """
-        Open the file of announced keys, which has the same form.
-        """
+        """Open the file of announced keys, which has the same form."""
         return KnownServers(f"{self.path}.next", "strict")
 
     def _promote(self, location: str, publicKey: PublicKey) -> bool:
@@ -435,9 +431,7 @@ class KnownServers:
         return len(old)
 
     def _read(self) -> bytes:
-        """
-        Read the file, which is empty if there is none yet.
-        """
+        """Read the file, which is empty if there is none yet."""
         try:
             return readFile(self.path, limit=MAX_FILE, forbidden=OTHERS_WRITE)
         except FileNotFoundError:
@@ -498,9 +492,7 @@ class KnownServers:
         )
 
     def _append(self, content: bytes, line: str) -> None:
-        """
-        Write the file's content and one line more.  The lock must be held.
-        """
+        """Write the file's content and one line more.  The lock must be held."""
         if content and not content.endswith(b"\n"):
             content += b"\n"
         self._write(content + line.encode("ascii") + b"\n")

@@ -34,43 +34,31 @@ MANY = 16_384  # more connections, and handshakes a second, than there will be
 
 @cache
 def _key(directory: str, name: str) -> PrivateKey:
-    """
-    Load a key.
-    """
+    """Load a key."""
     return PrivateKey.load(Path(directory, name))
 
 
 def _burst(data: bytes) -> int:
-    """
-    Say how many messages to send in one turn of the event loop.
-    """
+    """Say how many messages to send in one turn of the event loop."""
     return max(1, min(MOST, BURST // len(data)))
 
 
 class Link:
-    """
-    A connection.
-    """
+    """A connection."""
 
     received: Callable[[bytes], Any]
 
     def __init__(self, connection: Connection) -> None:
-        """
-        @param connection: the connection.
-        """
+        """@param connection: the connection."""
         self.connection = connection
         self._sendData = connection.sendData
 
     def send(self, data: bytes) -> None:
-        """
-        Send a message.
-        """
+        """Send a message."""
         self._sendData(data)
 
     async def read(self) -> None:
-        """
-        Take packets until the end.
-        """
+        """Take packets until the end."""
         retrieved = self.connection.retrieved
         getData = retrieved.getData
         try:
@@ -83,9 +71,7 @@ class Link:
             pass
 
     async def sendMany(self, data: bytes, count: int) -> None:
-        """
-        Send a message many times, in bursts, while there is room.
-        """
+        """Send a message many times, in bursts, while there is room."""
         send = self._sendData
         burst = _burst(data)
         for start in range(0, count, burst):
@@ -95,9 +81,7 @@ class Link:
             await PEER.turn()
 
     def close(self) -> Any:
-        """
-        Close, and wait for it.
-        """
+        """Close, and wait for it."""
         return self.connection.close()
 
 
@@ -105,9 +89,7 @@ Listeners = dict[Connection, Callable[[bytes], Any]]
 
 
 class ServedLink(Link):
-    """
-    A connection whose messages a handler takes.
-    """
+    """A connection whose messages a handler takes."""
 
     def __init__(self, connection: Connection, listeners: Listeners) -> None:
         """
@@ -118,9 +100,7 @@ class ServedLink(Link):
         self._listeners = listeners
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """
-        Let the handler call C{received} itself.
-        """
+        """Let the handler call C{received} itself."""
         super().__setattr__(name, value)
         if name == "received":
             self._listeners[self.connection] = value
@@ -128,40 +108,28 @@ class ServedLink(Link):
 
 @implementer(IMessageHandler)
 class Handler:
-    """
-    Makes links of connections.
-    """
+    """Makes links of connections."""
 
     def __init__(self, accepted: Callable[[Any], None]) -> None:
-        """
-        @param accepted: called with each new link.
-        """
+        """@param accepted: called with each new link."""
         self._accepted = accepted
         self._listeners: Listeners = {}
 
     def connectionAccepted(self, connection: Connection) -> None:
-        """
-        A client was let in.
-        """
+        """A client was let in."""
         self._accepted(ServedLink(connection, self._listeners))
 
     def packetReceived(self, connection: Connection, packet: Packet) -> None:
-        """
-        A message came.
-        """
+        """A message came."""
         self._listeners[connection](packet.data)
 
     def connectionLost(self, connection: Connection, reason: object) -> None:
-        """
-        A client is gone.
-        """
+        """A client is gone."""
         del self._listeners[connection]
 
 
 class Peer(ReactorPeer):
-    """
-    aesm over TCP.
-    """
+    """aesm over TCP."""
 
     async def listen(self, directory: str, accepted: Callable[[Any], None]) -> int:
         """
@@ -181,9 +149,7 @@ class Peer(ReactorPeer):
         return self._server.address[1]
 
     async def connect(self, directory: str, port: int) -> Any:
-        """
-        Connect, and wait until messages can be sent.
-        """
+        """Connect, and wait until messages can be sent."""
         link = Link(
             await connect(
                 reactor,
@@ -196,9 +162,7 @@ class Peer(ReactorPeer):
         return link
 
     async def sendAll(self, links: Sequence[Any], data: bytes, count: int) -> None:
-        """
-        Send a message many times to all, in bursts, while there is room.
-        """
+        """Send a message many times to all, in bursts, while there is room."""
         sendAll = self._server.sendAll
         burst = _burst(data)
         for start in range(0, count, burst):

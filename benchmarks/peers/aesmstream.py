@@ -17,42 +17,30 @@ from benchmarks.peers.onreactor import Link, TwistedPeer
 
 @cache
 def _key(directory: str, name: str) -> PrivateKey:
-    """
-    Load a key.
-    """
+    """Load a key."""
     return PrivateKey.load(Path(directory, name))
 
 
 class StreamLink(Link):
-    """
-    A connection whose secure channel has seen to it already.
-    """
+    """A connection whose secure channel has seen to it already."""
 
     def disableNagle(self) -> None:
-        """
-        Leave it to the channel.
-        """
+        """Leave it to the channel."""
 
 
 class Peer(TwistedPeer):
-    """
-    The same protocol as in clear, on a secure channel.
-    """
+    """The same protocol as in clear, on a secure channel."""
 
     serverProtocol = StreamLink
     clientProtocol = StreamLink
 
     def serverEndpoint(self, directory: str) -> Any:
-        """
-        Where to listen.
-        """
+        """Where to listen."""
         endpoint = super().serverEndpoint(directory)
         return wrapServerEndpoint(endpoint, key=_key(directory, "aesm.key"))
 
     def clientEndpoint(self, directory: str, port: int) -> Any:
-        """
-        Where to connect to.
-        """
+        """Where to connect to."""
         return wrapClientEndpoint(
             super().clientEndpoint(directory, port),
             key=_key(directory, "aesm-client.key"),

@@ -24,9 +24,7 @@ STATIC = token_bytes(32)
 
 @implementer(IPushProducer)
 class NoiseLink(Link, Int16StringReceiver):
-    """
-    A message is one record, or as many as it needs.
-    """
+    """A message is one record, or as many as it needs."""
 
     structFormat = Int16StringReceiver.structFormat
     prefixLength = Int16StringReceiver.prefixLength
@@ -35,9 +33,7 @@ class NoiseLink(Link, Int16StringReceiver):
     received: Any = None  # not what Twisted calls, but what we do
 
     def connectionMade(self) -> None:
-        """
-        Begin the handshake.
-        """
+        """Begin the handshake."""
         self._noise = noise = NoiseConnection.from_name(NAME)
         noise.set_keypair_from_private_bytes(Keypair.STATIC, STATIC)
         self._parts: list[bytes] = []
@@ -50,9 +46,7 @@ class NoiseLink(Link, Int16StringReceiver):
             self.sendString(noise.write_message())
 
     def stringReceived(self, string: bytes) -> None:
-        """
-        Go on with the handshake, or take a record.
-        """
+        """Go on with the handshake, or take a record."""
         noise = self._noise
         if noise.handshake_finished:
             plaintext = noise.decrypt(string)
@@ -68,9 +62,7 @@ class NoiseLink(Link, Int16StringReceiver):
             super().connectionMade()
 
     def send(self, data: bytes) -> None:
-        """
-        Send a message.
-        """
+        """Send a message."""
         encrypt, send = self._noise.encrypt, self.sendString
         while len(data) > ROOM:
             send(encrypt(MORE + data[:ROOM]))
@@ -79,17 +71,13 @@ class NoiseLink(Link, Int16StringReceiver):
 
 
 class ClientLink(NoiseLink):
-    """
-    The side that begins.
-    """
+    """The side that begins."""
 
     isClient = True
 
 
 class Peer(TwistedPeer):
-    """
-    The same endpoints as in clear.
-    """
+    """The same endpoints as in clear."""
 
     serverProtocol = NoiseLink
     clientProtocol = ClientLink

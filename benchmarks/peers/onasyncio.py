@@ -48,9 +48,7 @@ class AsyncioPeer:
     loopFactory: Any = staticmethod(asyncio.new_event_loop)
 
     def __init__(self) -> None:
-        """
-        Start with no tasks.
-        """
+        """Start with no tasks."""
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def run(self, main: Coroutine[Any, Any, Any]) -> Any:
@@ -63,9 +61,7 @@ class AsyncioPeer:
             return runner.run(main)
 
     def spawn(self, task: Coroutine[Any, Any, Any]) -> None:
-        """
-        Run a coroutine beside all else.
-        """
+        """Run a coroutine beside all else."""
         started = asyncio.get_running_loop().create_task(task)
         self._tasks.add(started)
         started.add_done_callback(self._tasks.discard)
@@ -80,59 +76,43 @@ class AsyncioPeer:
         return waiting, lambda *ignored: waiting.set_result(None)
 
     def gather(self, tasks: Sequence[Coroutine[Any, Any, Any]]) -> Any:
-        """
-        Run coroutines at once and wait for all.
-        """
+        """Run coroutines at once and wait for all."""
         return asyncio.gather(*tasks)
 
 
 class _Link(asyncio.Protocol):
-    """
-    A connection with messages behind their lengths.
-    """
+    """A connection with messages behind their lengths."""
 
     received: Callable[[bytes], Any]
 
     def __init__(self, accepted: Callable[[Any], None]) -> None:
-        """
-        @param accepted: called once messages can be sent.
-        """
+        """@param accepted: called once messages can be sent."""
         self._accepted = accepted
         self._buffer = bytearray()
         self.resumed: asyncio.Future[None] | None = None  # while paused
         self.closed = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: Any) -> None:
-        """
-        Messages can be sent.
-        """
+        """Messages can be sent."""
         self.transport = transport
         self._accepted(self)
 
     def connection_lost(self, reason: Exception | None) -> None:
-        """
-        Tell who waits.
-        """
+        """Tell who waits."""
         self.closed.set_result(None)
 
     def pause_writing(self) -> None:
-        """
-        The transport takes no more.
-        """
+        """The transport takes no more."""
         self.resumed = asyncio.get_running_loop().create_future()
 
     def resume_writing(self) -> None:
-        """
-        The transport takes more.
-        """
+        """The transport takes more."""
         resumed, self.resumed = self.resumed, None
         if resumed is not None:
             resumed.set_result(None)
 
     def data_received(self, data: bytes) -> None:
-        """
-        Cut messages out.
-        """
+        """Cut messages out."""
         buffer = self._buffer
         if buffer:
             buffer += data
@@ -151,15 +131,11 @@ class _Link(asyncio.Protocol):
             buffer += data[position:]
 
     def send(self, data: bytes) -> None:
-        """
-        Send a message.
-        """
+        """Send a message."""
         self.transport.write(PREFIX.pack(len(data)) + data)
 
     async def sendMany(self, data: bytes, count: int) -> None:
-        """
-        Send a message many times, as fast as the transport takes it.
-        """
+        """Send a message many times, as fast as the transport takes it."""
         send = self.send
         for _ in range(count):
             send(data)
@@ -167,17 +143,13 @@ class _Link(asyncio.Protocol):
                 await self.resumed
 
     def close(self) -> Any:
-        """
-        Close, and wait for it.
-        """
+        """Close, and wait for it."""
         self.transport.close()
         return self.closed
 
 
 class ProtocolPeer(AsyncioPeer):
-    """
-    A protocol on a TLS transport.
-    """
+    """A protocol on a TLS transport."""
 
     async def listen(self, directory: str, accepted: Callable[[Any], None]) -> int:
         """
@@ -195,9 +167,7 @@ class ProtocolPeer(AsyncioPeer):
         return self._server.sockets[0].getsockname()[1]
 
     async def connect(self, directory: str, port: int) -> Any:
-        """
-        Connect, and wait until messages can be sent.
-        """
+        """Connect, and wait until messages can be sent."""
         _, link = await asyncio.get_running_loop().create_connection(
             lambda: _Link(lambda link: None),
             LOOPBACK,
@@ -208,9 +178,7 @@ class ProtocolPeer(AsyncioPeer):
         return link
 
     async def sendAll(self, links: Sequence[Any], data: bytes, count: int) -> None:
-        """
-        Send a message many times to many, as fast as the slowest takes it.
-        """
+        """Send a message many times to many, as fast as the slowest takes it."""
         framed = PREFIX.pack(len(data)) + data
         for _ in range(count):
             for link in links:

@@ -35,9 +35,7 @@ reactor: Any = installed  # the installed one has more than any interface says
 
 
 class ReactorPeer:
-    """
-    Runs on the reactor.
-    """
+    """Runs on the reactor."""
 
     def run(self, main: Coroutine[Any, Any, Any]) -> Any:
         """
@@ -56,9 +54,7 @@ class ReactorPeer:
         return results[0] if results else None  # ended by a signal
 
     def spawn(self, task: Coroutine[Any, Any, Any]) -> None:
-        """
-        Run a coroutine beside all else.
-        """
+        """Run a coroutine beside all else."""
         Deferred.fromCoroutine(task).addErrback(Failure.printTraceback)
 
     def signal(self) -> tuple[Any, Callable[..., None]]:
@@ -71,23 +67,17 @@ class ReactorPeer:
         return waiting, lambda *ignored: waiting.callback(None)
 
     def gather(self, tasks: Sequence[Coroutine[Any, Any, Any]]) -> Any:
-        """
-        Run coroutines at once and wait for all.
-        """
+        """Run coroutines at once and wait for all."""
         return gatherResults([Deferred.fromCoroutine(task) for task in tasks])
 
     def turn(self) -> Any:
-        """
-        Wait for the next turn of the event loop.
-        """
+        """Wait for the next turn of the event loop."""
         return deferLater(reactor, 0)
 
 
 @implementer(IPushProducer)
 class Link(Int32StringReceiver):
-    """
-    A connection with messages behind their lengths.
-    """
+    """A connection with messages behind their lengths."""
 
     MAX_LENGTH = 1 << 24
     send = Int32StringReceiver.sendString
@@ -96,63 +86,45 @@ class Link(Int32StringReceiver):
 
     @property
     def received(self) -> Callable[[bytes], Any]:
-        """
-        What is called with each message.
-        """
+        """What is called with each message."""
         return self.stringReceived
 
     @received.setter
     def received(self, received: Callable[[bytes], Any]) -> None:
-        """
-        Let Twisted call it itself.
-        """
+        """Let Twisted call it itself."""
         self.stringReceived = received  # type: ignore[method-assign]
 
     def connectionMade(self) -> None:
-        """
-        Heed the transport.
-        """
+        """Heed the transport."""
         self.disableNagle()
         self.transport.registerProducer(self, True)
         self.closed, self._fireClosed = ReactorPeer().signal()
         self.factory.accepted(self)
 
     def disableNagle(self) -> None:
-        """
-        Let small messages leave at once.
-        """
+        """Let small messages leave at once."""
         self.transport.setTcpNoDelay(True)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """
-        Tell who waits.
-        """
+        """Tell who waits."""
         self._fireClosed()
 
     def pauseProducing(self) -> None:
-        """
-        The transport takes no more.
-        """
+        """The transport takes no more."""
         self._paused = True
 
     def resumeProducing(self) -> None:
-        """
-        The transport takes more.
-        """
+        """The transport takes more."""
         self._paused = False
         resume, self._resume = self._resume, None
         if resume is not None:
             resume()
 
     def stopProducing(self) -> None:
-        """
-        The transport is closing.
-        """
+        """The transport is closing."""
 
     async def sendMany(self, data: bytes, count: int) -> None:
-        """
-        Send a message many times, as fast as the transport takes it.
-        """
+        """Send a message many times, as fast as the transport takes it."""
         send = self.send
         for _ in range(count):
             send(data)
@@ -160,16 +132,12 @@ class Link(Int32StringReceiver):
                 await self.writable()
 
     def writable(self) -> Any:
-        """
-        Wait until the transport takes more.
-        """
+        """Wait until the transport takes more."""
         waiting, self._resume = ReactorPeer().signal()
         return waiting
 
     def close(self) -> Any:
-        """
-        Close, and wait for it.
-        """
+        """Close, and wait for it."""
         self.transport.unregisterProducer()
         self.transport.loseConnection()
         return self.closed
@@ -187,15 +155,11 @@ class TwistedPeer(ReactorPeer):
     clientProtocol: type[Protocol] = Link
 
     def serverEndpoint(self, directory: str) -> Any:
-        """
-        Where to listen.
-        """
+        """Where to listen."""
         return TCP4ServerEndpoint(reactor, 0, backlog=1024, interface=LOOPBACK)
 
     def clientEndpoint(self, directory: str, port: int) -> Any:
-        """
-        Where to connect to.
-        """
+        """Where to connect to."""
         return TCP4ClientEndpoint(reactor, LOOPBACK, port)
 
     async def listen(self, directory: str, accepted: Callable[[Any], None]) -> int:
@@ -211,9 +175,7 @@ class TwistedPeer(ReactorPeer):
         return port.getHost().port
 
     async def connect(self, directory: str, port: int) -> Any:
-        """
-        Connect, and wait until messages can be sent.
-        """
+        """Connect, and wait until messages can be sent."""
         factory = Factory.forProtocol(self.clientProtocol)
         ready, fire = self.signal()
         factory.accepted = fire
@@ -223,9 +185,7 @@ class TwistedPeer(ReactorPeer):
         return link
 
     async def sendAll(self, links: Sequence[Any], data: bytes, count: int) -> None:
-        """
-        Send a message many times to many, as fast as the slowest takes it.
-        """
+        """Send a message many times to many, as fast as the slowest takes it."""
         for _ in range(count):
             for link in links:
                 link.send(data)

@@ -20,34 +20,24 @@ MAX_SOCKETS = 16_384
 
 
 class _Signal:
-    """
-    Something to wait for.
-    """
+    """Something to wait for."""
 
     def __init__(self) -> None:
-        """
-        Start unfired.
-        """
+        """Start unfired."""
         self.fired = False
 
     def fire(self, *ignored: object) -> None:
-        """
-        Let who waits go on.
-        """
+        """Let who waits go on."""
         self.fired = True
 
     def __await__(self) -> Generator[_Signal, None, None]:
-        """
-        Wait.
-        """
+        """Wait."""
         while not self.fired:
             yield self
 
 
 class _ClientLink:
-    """
-    A DEALER socket.
-    """
+    """A DEALER socket."""
 
     received: Callable[[bytes], Any]
 
@@ -61,24 +51,18 @@ class _ClientLink:
         self.send = socket.send
 
     async def sendMany(self, data: bytes, count: int) -> None:
-        """
-        Send a message many times, as fast as the socket takes it.
-        """
+        """Send a message many times, as fast as the socket takes it."""
         send, copy = self._socket.send, len(data) < zmq.COPY_THRESHOLD
         for _ in range(count):
             send(data, copy=copy)
 
     async def close(self) -> None:
-        """
-        Close.
-        """
+        """Close."""
         self._peer.forget(self._socket)
         self._socket.close()
 
     def take(self) -> None:
-        """
-        Take what came.
-        """
+        """Take what came."""
         try:
             for _ in range(BURST):
                 self.received(self._socket.recv(zmq.NOBLOCK))
@@ -87,9 +71,7 @@ class _ClientLink:
 
 
 class _ServerLink:
-    """
-    A client of the ROUTER socket.
-    """
+    """A client of the ROUTER socket."""
 
     received: Callable[[bytes], Any]
 
@@ -102,16 +84,12 @@ class _ServerLink:
         self._identity = identity
 
     def send(self, data: bytes) -> None:
-        """
-        Send a message.
-        """
+        """Send a message."""
         self._socket.send_multipart((self._identity, data))
 
 
 class _Router:
-    """
-    The ROUTER socket.
-    """
+    """The ROUTER socket."""
 
     def __init__(self, socket: Any, accepted: Callable[[Any], None]) -> None:
         """
@@ -123,9 +101,7 @@ class _Router:
         self._links: dict[bytes, _ServerLink] = {}
 
     def take(self) -> None:
-        """
-        Take what came.
-        """
+        """Take what came."""
         receive, links = self._socket.recv_multipart, self._links
         try:
             for _ in range(BURST):
@@ -147,9 +123,7 @@ class ZeroMQPeer:
     """
 
     def __init__(self, curve: bool) -> None:
-        """
-        @param curve: whether CURVE protects them.
-        """
+        """@param curve: whether CURVE protects them."""
         self._curve = curve
         self._context = zmq.Context()
         self._context.set(zmq.MAX_SOCKETS, MAX_SOCKETS)
@@ -171,9 +145,7 @@ class ZeroMQPeer:
         return results[0]
 
     def spawn(self, task: Coroutine[Any, Any, Any]) -> None:
-        """
-        Run a coroutine beside all else.
-        """
+        """Run a coroutine beside all else."""
         with contextlib.suppress(StopIteration):
             self._tasks.append((task, task.send(None)))
 
@@ -187,9 +159,7 @@ class ZeroMQPeer:
         return waiting, waiting.fire
 
     async def gather(self, tasks: Sequence[Coroutine[Any, Any, Any]]) -> None:
-        """
-        Run coroutines at once and wait for all.
-        """
+        """Run coroutines at once and wait for all."""
         results: list[Any] = []
         done = _Signal()
         for task in tasks:
@@ -213,9 +183,7 @@ class ZeroMQPeer:
         return port
 
     async def connect(self, directory: str, port: int) -> Any:
-        """
-        Connect; messages are queued until that is done.
-        """
+        """Connect; messages are queued until that is done."""
         socket = self._socket(zmq.DEALER)
         if self._curve:
             socket.curve_serverkey = Path(directory, "curve.key").read_bytes()[:40]
@@ -226,17 +194,13 @@ class ZeroMQPeer:
         return link
 
     async def sendAll(self, links: Sequence[Any], data: bytes, count: int) -> None:
-        """
-        Send a message many times to many, as fast as the slowest takes it.
-        """
+        """Send a message many times to many, as fast as the slowest takes it."""
         for _ in range(count):
             for link in links:
                 link.send(data)
 
     def forget(self, socket: Any) -> None:
-        """
-        Poll a socket no more.
-        """
+        """Poll a socket no more."""
         self._poller.unregister(socket)
         del self._takers[socket]
 
@@ -249,33 +213,25 @@ class ZeroMQPeer:
         wanted: int = 1,
         done: _Signal | None = None,
     ) -> None:
-        """
-        Keep a coroutine's result, and say when there are enough.
-        """
+        """Keep a coroutine's result, and say when there are enough."""
         results.append(await task)
         if done is not None and len(results) == wanted:
             done.fire()
 
     def _socket(self, kind: int) -> Any:
-        """
-        Make a socket.
-        """
+        """Make a socket."""
         socket = self._context.socket(kind)
         socket.set_hwm(HIGH_WATER)
         socket.linger = 0
         return socket
 
     def _watch(self, socket: Any, take: Callable[[], None]) -> None:
-        """
-        Poll a socket.
-        """
+        """Poll a socket."""
         self._poller.register(socket, zmq.POLLIN)
         self._takers[socket] = take
 
     def _turn(self) -> None:
-        """
-        Take what came, and let those go on who waited for it.
-        """
+        """Take what came, and let those go on who waited for it."""
         for socket, _ in self._poller.poll():
             take = self._takers.get(socket)
             if take is not None:

@@ -14,9 +14,7 @@ from benchmarks.peers.onasyncio import LOOPBACK, PREFIX, AsyncioPeer, context
 
 
 class Link:
-    """
-    A reader and a writer.
-    """
+    """A reader and a writer."""
 
     received: Callable[[bytes], Any]
 
@@ -31,9 +29,7 @@ class Link:
         self._reader = reader
 
     async def read(self) -> None:
-        """
-        Read messages until the end.
-        """
+        """Read messages until the end."""
         readExactly = self._reader.readexactly
         try:
             while True:
@@ -43,32 +39,24 @@ class Link:
             self.writer.close()
 
     def send(self, data: bytes) -> None:
-        """
-        Send a message.
-        """
+        """Send a message."""
         self.writer.write(PREFIX.pack(len(data)) + data)
 
     async def sendMany(self, data: bytes, count: int) -> None:
-        """
-        Send a message many times, as fast as the transport takes it.
-        """
+        """Send a message many times, as fast as the transport takes it."""
         writer = self.writer
         for _ in range(count):
             writer.write(PREFIX.pack(len(data)) + data)
             await writer.drain()
 
     async def close(self) -> None:
-        """
-        Close, and wait for it.
-        """
+        """Close, and wait for it."""
         self.writer.close()
         await self.writer.wait_closed()
 
 
 class Peer(AsyncioPeer):
-    """
-    One task reads each connection.
-    """
+    """One task reads each connection."""
 
     async def listen(self, directory: str, accepted: Callable[[Any], None]) -> int:
         """
@@ -80,9 +68,7 @@ class Peer(AsyncioPeer):
         async def serve(
             reader: asyncio.StreamReader, writer: asyncio.StreamWriter
         ) -> None:
-            """
-            Serve one client.
-            """
+            """Serve one client."""
             link = Link(reader, writer)
             accepted(link)
             await link.read()
@@ -93,9 +79,7 @@ class Peer(AsyncioPeer):
         return self._server.sockets[0].getsockname()[1]
 
     async def connect(self, directory: str, port: int) -> Any:
-        """
-        Connect, and wait until messages can be sent.
-        """
+        """Connect, and wait until messages can be sent."""
         link = Link(
             *await asyncio.open_connection(
                 LOOPBACK, port, ssl=context(directory, False), server_hostname=HOST
@@ -105,9 +89,7 @@ class Peer(AsyncioPeer):
         return link
 
     async def sendAll(self, links: Sequence[Any], data: bytes, count: int) -> None:
-        """
-        Send a message many times to many, as fast as the slowest takes it.
-        """
+        """Send a message many times to many, as fast as the slowest takes it."""
         framed = PREFIX.pack(len(data)) + data
         for _ in range(count):
             for link in links:

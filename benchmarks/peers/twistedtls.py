@@ -26,14 +26,10 @@ MODERN = {"raiseMinimumTo": TLSVersion.TLSv1_3}
 
 
 class Peer(TwistedPeer):
-    """
-    The same protocol as in clear, behind TLS.
-    """
+    """The same protocol as in clear, behind TLS."""
 
     def serverEndpoint(self, directory: str) -> Any:
-        """
-        Where to listen.
-        """
+        """Where to listen."""
         key, certificate = (
             Path(directory, name).read_bytes() for name in ("tls.key", "tls.pem")
         )
@@ -44,9 +40,7 @@ class Peer(TwistedPeer):
         return SSL4ServerEndpoint(reactor, 0, options, backlog=1024, interface=LOOPBACK)
 
     def clientEndpoint(self, directory: str, port: int) -> Any:
-        """
-        Where to connect to.
-        """
+        """Where to connect to."""
         return wrapClientTLS(
             _clientOptions(directory), super().clientEndpoint(directory, port)
         )
@@ -54,9 +48,7 @@ class Peer(TwistedPeer):
 
 @cache
 def _clientOptions(directory: str) -> Any:
-    """
-    Trust the server's certificate; one context for all connections.
-    """
+    """Trust the server's certificate; one context for all connections."""
     pem = Path(directory, "tls.pem").read_bytes()
     return optionsForClientTLS(
         HOST, Certificate.loadPEM(pem), extraCertificateOptions=MODERN

@@ -9,9 +9,7 @@ from benchmarks.peers.onasyncio import ProtocolPeer
 
 
 class Peer(ProtocolPeer):
-    """
-    The same on another loop.
-    """
+    """The same on another loop."""
 
     loopFactory = staticmethod(uvloop.new_event_loop)
 

@@ -22,23 +22,17 @@ BURST = 64  # messages to all between two looks at how they get on
 
 
 class Link:
-    """
-    A WebSocket.
-    """
+    """A WebSocket."""
 
     received: Callable[[bytes], Any]
 
     def __init__(self, socket: Any) -> None:
-        """
-        @param socket: a connection of the library.
-        """
+        """@param socket: a connection of the library."""
         self.socket = socket
         self.send = socket.send
 
     async def read(self) -> None:
-        """
-        Read messages until the end.
-        """
+        """Read messages until the end."""
         try:
             async for message in self.socket:
                 answer = self.received(message)
@@ -48,24 +42,18 @@ class Link:
             pass
 
     async def sendMany(self, data: bytes, count: int) -> None:
-        """
-        Send a message many times, as fast as the transport takes it.
-        """
+        """Send a message many times, as fast as the transport takes it."""
         send = self.send
         for _ in range(count):
             await send(data)
 
     def close(self) -> Any:
-        """
-        Close, and wait for it.
-        """
+        """Close, and wait for it."""
         return self.socket.close()
 
 
 class Peer(AsyncioPeer):
-    """
-    One task reads each connection.
-    """
+    """One task reads each connection."""
 
     async def listen(self, directory: str, accepted: Callable[[Any], None]) -> int:
         """
@@ -75,9 +63,7 @@ class Peer(AsyncioPeer):
         """
 
         async def handle(socket: Any) -> None:
-            """
-            Serve one client.
-            """
+            """Serve one client."""
             link = Link(socket)
             accepted(link)
             await link.read()
@@ -93,9 +79,7 @@ class Peer(AsyncioPeer):
         return self._server.sockets[0].getsockname()[1]
 
     async def connect(self, directory: str, port: int) -> Any:
-        """
-        Connect, and wait until messages can be sent.
-        """
+        """Connect, and wait until messages can be sent."""
         link = Link(
             await connect(
                 f"wss://{LOOPBACK}:{port}/",
@@ -109,9 +93,7 @@ class Peer(AsyncioPeer):
         return link
 
     async def sendAll(self, links: Sequence[Any], data: bytes, count: int) -> None:
-        """
-        Send a message many times to many, as fast as the slowest takes it.
-        """
+        """Send a message many times to many, as fast as the slowest takes it."""
         sockets = [link.socket for link in links]
         for number in range(count):
             broadcast(sockets, data)

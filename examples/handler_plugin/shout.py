@@ -15,14 +15,10 @@ from aesm import (
 
 @implementer(IMessageHandler)
 class Shout:
-    """
-    Answers text with the same in capitals.
-    """
+    """Answers text with the same in capitals."""
 
     def __init__(self, connections: Connections) -> None:
-        """
-        @param connections: the server's registry.
-        """
+        """@param connections: the server's registry."""
         self.connections = connections
 
     def connectionAccepted(self, connection: Connection) -> None:

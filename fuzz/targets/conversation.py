@@ -74,9 +74,7 @@ class _Application:
     """
 
     def __init__(self, name: str) -> None:
-        """
-        @param name: the session's.
-        """
+        """@param name: the session's."""
         self.session = Session(_SETTINGS.sendBuffer, _SETTINGS.receiveBuffer, name)
         self.sent: list[str | bytes] = []
         self.waiting: list[Messages] = []
@@ -94,9 +92,7 @@ class _Application:
             self.sent.append(data)
 
     def take(self) -> None:
-        """
-        Take the oldest messages.
-        """
+        """Take the oldest messages."""
         if self.waiting:
             messages = self.waiting.pop(0)
             self.session.inbox.keep(len(messages.data))
@@ -136,9 +132,7 @@ class _Application:
         )
 
     def check(self) -> None:
-        """
-        Check the bounds.
-        """
+        """Check the bounds."""
         ahead = sum(messages.cost for messages in self.waiting)
         last = self.waiting[-1].lastCost if self.waiting else 0
         assert ahead - last <= _SETTINGS.receiveBuffer, ahead
@@ -156,9 +150,7 @@ class _Side:
     """
 
     def __init__(self, isServer: bool) -> None:
-        """
-        @param isServer: its role.
-        """
+        """@param isServer: its role."""
         self.events: list[Event] = []
         self.output = b""
         self._isServer = isServer
@@ -334,9 +326,7 @@ class _Side:
             self._position, self._quiet = hello.received, True
 
     def _supersede(self) -> None:
-        """
-        Take the session away from a conversation: it is deaf and says one thing.
-        """
+        """Take the session away from a conversation: it is deaf and says one thing."""
         conversation = self.conversation
         conversation.supersede(self._now)
         said = FrameReader(10_000).receive(

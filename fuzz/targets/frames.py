@@ -130,9 +130,7 @@ def _write(frame: Frame, micros: int) -> Iterator[list[bytes]]:
 
 
 def seeds() -> Iterator[bytes]:
-    """
-    Make a stream of each frame, and of all.
-    """
+    """Make a stream of each frame, and of all."""
     frames = [
         encodeFrame(FrameType.WELCOME, _MICROS, b'{"batch":true}'),
         encodeFrame(FrameType.TEXT, _MICROS, "h\xe9llo".encode()),

@@ -66,9 +66,7 @@ def _check(hello: Hello) -> None:
 
 
 def seeds() -> Iterator[bytes]:
-    """
-    Make hellos: ours, others', and what is none.
-    """
+    """Make hellos: ours, others', and what is none."""
     yield ConversationSettings(agent="aesm/1").hello("0f" * 16, 3).encode()
     yield Hello().encode()
     for value in (

@@ -110,9 +110,7 @@ def run(data: bytes) -> None:
 
 
 def seeds() -> Iterator[bytes]:
-    """
-    Make files of each kind, as we write them and as people edit them.
-    """
+    """Make files of each kind, as we write them and as people edit them."""
     server, client = PrivateKey(SERVER_KEY), PrivateKey(CLIENT_KEY)
     yield b"\0" + server._toPEM()
     yield b"\0" + server._toPEM().replace(b"\n", b"\r\n")

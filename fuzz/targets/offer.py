@@ -76,9 +76,7 @@ def run(data: bytes) -> None:
 
 
 def seeds() -> Iterator[bytes]:
-    """
-    Make offers of each suite, with their first messages, and foreign protocols.
-    """
+    """Make offers of each suite, with their first messages, and foreign protocols."""
     for suite in HERE:
         for psk in (None, PSK):
             first = _first(suite, psk)

@@ -113,9 +113,7 @@ def _check(events: list[Event], sent: bytes) -> None:
 
 
 def seeds() -> Iterator[bytes]:
-    """
-    Make scripts that alter nothing, and some for each way to alter something.
-    """
+    """Make scripts that alter nothing, and some for each way to alter something."""
     records = b"\3\0\5\0\1\1\0"
     for flags in range(4):
         yield bytes([flags, 0]) + records

@@ -67,9 +67,7 @@ def run(data: bytes) -> None:
 
 
 def seeds() -> Iterator[bytes]:
-    """
-    Make tokens, and what nearly is one.
-    """
+    """Make tokens, and what nearly is one."""
     yield from _MADE
     one = next(iter(_MADE))
     yield one.rstrip(b"=")

@@ -25,14 +25,10 @@ LONG = 2 * network_programs.LONG  # seconds; the programs give up before
 
 
 class ProgramCase(SynchronousTestCase):
-    """
-    Runs programs.
-    """
+    """Runs programs."""
 
     def setUp(self) -> None:
-        """
-        Give the programs a state directory of their own, and the same C{aesm}.
-        """
+        """Give the programs a state directory of their own, and the same C{aesm}."""
         root = str(Path(aesm.__file__).parent.parent)
         self.environment = {
             **os.environ,
@@ -78,18 +74,14 @@ class ProgramCase(SynchronousTestCase):
 
 
 def freePort() -> int:
-    """
-    Find a port that nothing listens on.
-    """
+    """Find a port that nothing listens on."""
     with socket.create_server(("127.0.0.1", 0)) as found:
         port: int = found.getsockname()[1]
     return port
 
 
 class UseTests(ProgramCase):
-    """
-    What the blocking face does for programs.
-    """
+    """What the blocking face does for programs."""
 
     def test_faces(self) -> None:
         """
@@ -98,9 +90,7 @@ class UseTests(ProgramCase):
         self.runProgram("faces", output="all there")
 
     def test_original(self) -> None:
-        """
-        The programs of the original module's README run.
-        """
+        """The programs of the original module's README run."""
         self.runProgram("original", str(freePort()), output="both run")
 
     def test_wrongPlaces(self) -> None:
@@ -110,9 +100,7 @@ class UseTests(ProgramCase):
         self.runProgram("wrongPlaces", output="each by its class")
 
     def test_ipv6(self) -> None:
-        """
-        Hosts may be IPv6 addresses.
-        """
+        """Hosts may be IPv6 addresses."""
         program = self.start(str(PROGRAMS), "ipv6")
         printed, errors = program.communicate(timeout=LONG)
         self.assertIn((printed, errors), [("by IPv6\n", ""), ("no IPv6 here\n", "")])
@@ -125,9 +113,7 @@ class UseTests(ProgramCase):
         self.runProgram("manyClients", "20", "30", output="all once and in order")
 
     def test_orderOfArrival(self) -> None:
-        """
-        C{getDataOrdinal} goes by arrival, over all connections, from either end.
-        """
+        """C{getDataOrdinal} goes by arrival, over all connections, from either end."""
         self.runProgram("orderOfArrival", output="in order")
 
     def test_fullBuffer(self) -> None:
@@ -138,15 +124,11 @@ class UseTests(ProgramCase):
         self.runProgram("fullBuffer", output="waited")
 
     def test_busyLoop(self) -> None:
-        """
-        A loop that never waits does not keep messages from flowing.
-        """
+        """A loop that never waits does not keep messages from flowing."""
         self.runProgram("busyLoop", output="flowing")
 
     def test_otherLoops(self) -> None:
-        """
-        The coroutines run in any asyncio loop, in several threads at once.
-        """
+        """The coroutines run in any asyncio loop, in several threads at once."""
         self.runProgram("otherLoops", output="in any loop")
 
     def test_tenThreads(self) -> None:
@@ -158,20 +140,14 @@ class UseTests(ProgramCase):
 
 
 class SessionTests(ProgramCase):
-    """
-    Sessions that outlive their connections, and those that do not.
-    """
+    """Sessions that outlive their connections, and those that do not."""
 
     def test_sessionLost(self) -> None:
-        """
-        A server that is another one than before is told apart, and used.
-        """
+        """A server that is another one than before is told apart, and used."""
         self.runProgram("sessionLost", output="told")
 
     def test_stopWhileCut(self) -> None:
-        """
-        Without a server everything ends at once.
-        """
+        """Without a server everything ends at once."""
         self.runProgram("stopWhileCut", output="stopped")
 
     def test_refusedLater(self) -> None:
@@ -182,9 +158,7 @@ class SessionTests(ProgramCase):
 
 
 class ReactorTests(ProgramCase):
-    """
-    Whose reactor, and in which thread.
-    """
+    """Whose reactor, and in which thread."""
 
     def test_insideReactor(self) -> None:
         """
@@ -194,22 +168,16 @@ class ReactorTests(ProgramCase):
         self.runProgram("insideReactor", output="refused")
 
     def test_ownReactor(self) -> None:
-        """
-        A reactor that the program runs is used; when it stops, who waits is told.
-        """
+        """A reactor that the program runs is used; when it stops, who waits is told."""
         self.runProgram("ownReactor", output="failed, not forgotten")
 
     def test_stoppedReactor(self) -> None:
-        """
-        After the program's reactor has stopped, nothing can begin.
-        """
+        """After the program's reactor has stopped, nothing can begin."""
         self.runProgram("stoppedReactor", output="told so")
 
 
 class EndTests(ProgramCase):
-    """
-    How programs end.
-    """
+    """How programs end."""
 
     def test_hundredTimes(self) -> None:
         """
@@ -226,9 +194,7 @@ class EndTests(ProgramCase):
         self.runProgram("leaving", output="all in order")
 
     def test_deafPeer(self) -> None:
-        """
-        A program ends in a bounded time also if its peer does not answer.
-        """
+        """A program ends in a bounded time also if its peer does not answer."""
         self.runProgram("deafPeer", output="in time")
 
     def test_fork(self) -> None:
@@ -239,35 +205,25 @@ class EndTests(ProgramCase):
         self.runProgram("fork", output="parent unharmed")
 
     def test_workers(self) -> None:
-        """
-        What children of multiprocessing have sent arrives when they return.
-        """
+        """What children of multiprocessing have sent arrives when they return."""
         self.runProgram("workers", output="all arrived")
 
     def test_signals(self) -> None:
-        """
-        A signal handler may send and stop while the main thread sends.
-        """
+        """A signal handler may send and stop while the main thread sends."""
         self.runProgram("signals", output="not stuck")
 
     def test_warning(self) -> None:
-        """
-        Without Twisted's logging, the warning of an open server is heard.
-        """
+        """Without Twisted's logging, the warning of an open server is heard."""
         words = "from aesm import ServerNetwork; ServerNetwork('0.0.0.0', 0).stop()"
         program = self.start("-c", words)
         self.assertIn("key", program.communicate(timeout=LONG)[1])
 
 
 class ExampleTests(ProgramCase):
-    """
-    The examples run.
-    """
+    """The examples run."""
 
     def test_blocking(self) -> None:
-        """
-        The client is answered, and Ctrl-C ends the server.
-        """
+        """The client is answered, and Ctrl-C ends the server."""
         server = self.start(str(EXAMPLES / "blocking_server.py"), "0")
         assert server.stdout is not None
         port = server.stdout.readline().split()[3]

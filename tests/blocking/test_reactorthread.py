@@ -44,9 +44,7 @@ class Reactor(MemoryReactorClock):
     """
 
     def __init__(self) -> None:
-        """
-        Nobody has called yet.
-        """
+        """Nobody has called yet."""
         super().__init__()
         self.handedOver = 0
 
@@ -62,24 +60,18 @@ class Reactor(MemoryReactorClock):
         self.callLater(0, callable, *args, **kwargs)
 
     def stop(self) -> None:
-        """
-        Stop, once.
-        """
+        """Stop, once."""
         if self.hasStopped:
             raise error.ReactorNotRunning()
         super().stop()
 
 
 def elsewhere(function: Callable[[], _T]) -> _T:
-    """
-    Call a function in another thread.
-    """
+    """Call a function in another thread."""
     result: Future[_T] = Future()
 
     def work() -> None:
-        """
-        Call it.
-        """
+        """Call it."""
         try:
             result.set_result(function())
         except BaseException as reason:
@@ -92,14 +84,10 @@ def elsewhere(function: Callable[[], _T]) -> _T:
 
 
 class ReactorThreadCase(SynchronousTestCase):
-    """
-    Has a reactor that runs, in the test's thread.
-    """
+    """Has a reactor that runs, in the test's thread."""
 
     def setUp(self) -> None:
-        """
-        Find it running.
-        """
+        """Find it running."""
         self.patch(threadable, "ioThread", threadable.getThreadID())
         self.patch(atexit, "register", self.atExit)
         self.exits: list[Callable[[], None]] = []
@@ -111,41 +99,29 @@ class ReactorThreadCase(SynchronousTestCase):
         self.reactor.advance(0)
 
     def atExit(self, function: Callable[[], None]) -> None:
-        """
-        Keep what is to be done at exit.
-        """
+        """Keep what is to be done at exit."""
         self.exits.append(function)
 
     def shutDown(self) -> None:
-        """
-        Stop the reactor.
-        """
+        """Stop the reactor."""
         for phase in "before", "after":
             for function in self.reactor.triggers[phase]["shutdown"]:
                 function[0](*function[1], **function[2])
 
 
 class FakeTests(SynchronousTestCase):
-    """
-    The reactor in memory is one.
-    """
+    """The reactor in memory is one."""
 
     def test_interface(self) -> None:
-        """
-        It provides what it says.
-        """
+        """It provides what it says."""
         verifyObject(IReactorFromThreads, Reactor())
 
 
 class SubmitTests(ReactorThreadCase):
-    """
-    L{ReactorThread.submit} and the way back.
-    """
+    """L{ReactorThread.submit} and the way back."""
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
-        """
-        Hand a call over from another thread.
-        """
+        """Hand a call over from another thread."""
         return elsewhere(lambda: self.thread.submit(function, *arguments))
 
     def test_order(self) -> None:
@@ -166,9 +142,7 @@ class SubmitTests(ReactorThreadCase):
         self.assertEqual(calls, [0, 1, 2, 3])
 
     def test_deferred(self) -> None:
-        """
-        The result of a Deferred comes when it fires.
-        """
+        """The result of a Deferred comes when it fires."""
         deferred: Deferred[str] = Deferred()
         future = self.submit(lambda: deferred)
         self.reactor.advance(0)
@@ -177,9 +151,7 @@ class SubmitTests(ReactorThreadCase):
         self.assertEqual(future.result(0), "result")
 
     def test_error(self) -> None:
-        """
-        An error is handed back as it is.
-        """
+        """An error is handed back as it is."""
         reason = LookupError("none")
         future = self.submit(lambda: [][0])
         other = self.submit(lambda: (_ for _ in ()).throw(reason))
@@ -188,9 +160,7 @@ class SubmitTests(ReactorThreadCase):
         self.assertIs(other.exception(0), reason)
 
     def test_plainErrors(self) -> None:
-        """
-        Errors of Twisted's become the builtin ones, with the former as cause.
-        """
+        """Errors of Twisted's become the builtin ones, with the former as cause."""
         busy = OSError(errno.EADDRINUSE, "busy")
         for reason, kind in (
             (error.ConnectionRefusedError(errno.ECONNREFUSED), ConnectionRefusedError),
@@ -201,9 +171,7 @@ class SubmitTests(ReactorThreadCase):
         ):
 
             def fail(reason: Exception = reason) -> None:
-                """
-                Fail.
-                """
+                """Fail."""
                 raise reason
 
             future = self.submit(fail)
@@ -216,9 +184,7 @@ class SubmitTests(ReactorThreadCase):
         self.assertEqual(plain.errno, errno.EADDRINUSE)
 
     def test_cancelled(self) -> None:
-        """
-        A result that nobody wants any more is forgotten.
-        """
+        """A result that nobody wants any more is forgotten."""
         deferred: Deferred[None] = Deferred()
         future = self.submit(lambda: deferred)
         self.reactor.advance(0)
@@ -242,23 +208,17 @@ class SubmitTests(ReactorThreadCase):
         self.assertTrue(self.thread.isOver)
 
     def test_forked(self) -> None:
-        """
-        A forked child is told so.
-        """
+        """A forked child is told so."""
         self.thread._process += 1
         self.assertRaises(RuntimeError, self.thread.submit, lambda: None)
         self.thread.exit()
 
 
 class StateTests(SynchronousTestCase):
-    """
-    The life of a reactor goes by its table, and by nothing else.
-    """
+    """The life of a reactor goes by its table, and by nothing else."""
 
     def setUp(self) -> None:
-        """
-        Register nothing for the end of this program.
-        """
+        """Register nothing for the end of this program."""
         self.patch(atexit, "register", lambda function: None)
 
     def make(self, state: ReactorState) -> ReactorThread:
@@ -273,9 +233,7 @@ class StateTests(SynchronousTestCase):
         return thread
 
     def refuse(self, **kwargs: object) -> None:
-        """
-        Be a reactor that has stopped.
-        """
+        """Be a reactor that has stopped."""
         raise error.ReactorNotRestartable()
 
     def test_table(self) -> None:
@@ -306,17 +264,13 @@ class StateTests(SynchronousTestCase):
                 self.assertIs(thread.state, following or state)
 
     def test_noWayBack(self) -> None:
-        """
-        Once it has stopped, nothing leads anywhere.
-        """
+        """Once it has stopped, nothing leads anywhere."""
         self.assertNotIn(
             ReactorState.STOPPED, [state for state, _ in REACTOR_TRANSITIONS]
         )
 
     def test_refused(self) -> None:
-        """
-        A reactor that cannot run again is over, and whoever starts it is told.
-        """
+        """A reactor that cannot run again is over, and whoever starts it is told."""
         thread = self.make(ReactorState.STARTING)
         self.patch(thread.reactor, "run", self.refuse)
         ready: Future[None] = Future()
@@ -326,22 +280,16 @@ class StateTests(SynchronousTestCase):
 
 
 class WaitTests(SynchronousTestCase):
-    """
-    L{ReactorThread.wait}.
-    """
+    """L{ReactorThread.wait}."""
 
     def test_result(self) -> None:
-        """
-        It returns the result.
-        """
+        """It returns the result."""
         future: Future[str] = Future()
         future.set_result("result")
         self.assertEqual(ReactorThread(Reactor()).wait(future, 0), "result")
 
     def test_late(self) -> None:
-        """
-        It does not wait longer than it is told.
-        """
+        """It does not wait longer than it is told."""
         future: Future[str] = Future()
         reason = self.assertRaises(
             TimeoutError, ReactorThread(Reactor()).wait, future, 0.0
@@ -349,9 +297,7 @@ class WaitTests(SynchronousTestCase):
         self.assertIn("0 seconds", str(reason))
 
     def test_failedByTime(self) -> None:
-        """
-        A failure that is a timeout itself is not mistaken for one of the waiting.
-        """
+        """A failure that is a timeout itself is not mistaken for one of the waiting."""
         future: Future[str] = Future()
         future.set_exception(TimeoutError("the peer"))
         reason = self.assertRaises(
@@ -361,14 +307,10 @@ class WaitTests(SynchronousTestCase):
 
 
 class EndTests(ReactorThreadCase):
-    """
-    What is open is closed at the end.
-    """
+    """What is open is closed at the end."""
 
     def setUp(self) -> None:
-        """
-        Open one thing.
-        """
+        """Open one thing."""
         super().setUp()
         self.ended: list[float] = []
         self.thread.register(self)
@@ -384,71 +326,53 @@ class EndTests(ReactorThreadCase):
         return succeed(None)
 
     def test_reactorStops(self) -> None:
-        """
-        It is closed before the reactor stops, once.
-        """
+        """It is closed before the reactor stops, once."""
         self.shutDown()
         self.assertEqual(self.ended, [reactorthread.EXIT_DEADLINE])
         self.thread.exit()
         self.assertEqual(len(self.ended), 1)
 
     def test_programEnds(self) -> None:
-        """
-        It is closed when the program ends, whoever runs the reactor.
-        """
+        """It is closed when the program ends, whoever runs the reactor."""
         (exit,) = self.exits
         elsewhere(exit)
         self.reactor.advance(0)
         self.assertEqual(self.ended, [reactorthread.EXIT_DEADLINE])
 
     def test_inside(self) -> None:
-        """
-        At the end, too, the reactor's thread does not wait.
-        """
+        """At the end, too, the reactor's thread does not wait."""
         self.thread.exit()
         self.reactor.advance(0)
         self.assertEqual(self.ended, [])
 
     def test_stopTwice(self) -> None:
-        """
-        A reactor that is stopping already is left alone.
-        """
+        """A reactor that is stopping already is left alone."""
         self.thread._stop()
         self.thread._stop()
         self.assertTrue(self.reactor.hasStopped)
 
 
 class TheReactorThreadTests(SynchronousTestCase):
-    """
-    L{theReactorThread}.
-    """
+    """L{theReactorThread}."""
 
     def setUp(self) -> None:
-        """
-        This is not the reactor's thread.
-        """
+        """This is not the reactor's thread."""
         self.patch(threadable, "ioThread", None)
         running = ReactorThread(Reactor())
         running.state = ReactorState.RUNNING
         self.patch(reactorthread, "_reactorThread", running)
 
     def test_one(self) -> None:
-        """
-        There is one for the process.
-        """
+        """There is one for the process."""
         self.assertIs(theReactorThread(), reactorthread._reactorThread)
 
     def test_over(self) -> None:
-        """
-        There is none once the reactor has stopped.
-        """
+        """There is none once the reactor has stopped."""
         theReactorThread()._stopped()
         self.assertRaises(RuntimeError, theReactorThread)
 
     def test_inside(self) -> None:
-        """
-        The reactor's thread does not get it, since it must not wait.
-        """
+        """The reactor's thread does not get it, since it must not wait."""
         self.patch(threadable, "ioThread", threadable.getThreadID())
         self.assertRaises(RuntimeError, theReactorThread)
         self.assertRaises(RuntimeError, forbidWaiting)

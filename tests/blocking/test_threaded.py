@@ -29,53 +29,37 @@ from tests.support.pairs import CLIENT_KEY, SERVER_KEY, PairTestCase
 
 
 def callNow(function: Callable[..., object], *arguments: object) -> None:
-    """
-    Call a function in this thread, which in these tests is the reactor's.
-    """
+    """Call a function in this thread, which in these tests is the reactor's."""
     function(*arguments)
 
 
 def noteLater(function: Callable[..., object], *arguments: object) -> None:
-    """
-    Leave a function to the reactor's thread, which has no time for it.
-    """
+    """Leave a function to the reactor's thread, which has no time for it."""
 
 
 class Owner:
-    """
-    Takes note of what a stream reports.
-    """
+    """Takes note of what a stream reports."""
 
     address = ("127.0.0.1", 1)
 
     def __init__(self) -> None:
-        """
-        Nothing is reported yet.
-        """
+        """Nothing is reported yet."""
         self.reports: list[object] = []
 
     def packetsTaken(self, cost: int) -> None:
-        """
-        Take note.
-        """
+        """Take note."""
         self.reports.append(cost)
 
     def streamFinished(self) -> None:
-        """
-        Take note.
-        """
+        """Take note."""
         self.reports.append("finished")
 
 
 class ReactorStreamOwnerTests(ReactorThreadCase):
-    """
-    L{ReactorStreamOwner}.
-    """
+    """L{ReactorStreamOwner}."""
 
     def setUp(self) -> None:
-        """
-        Make a stream with packets whose owner is told by way of the reactor.
-        """
+        """Make a stream with packets whose owner is told by way of the reactor."""
         super().setUp()
         self.owner = Owner()
         self.reporting = ReactorStreamOwner(self.reactor, cast(Any, self.owner))
@@ -83,15 +67,11 @@ class ReactorStreamOwnerTests(ReactorThreadCase):
         bring(self.stream, 0.0, ["one", "two"])
 
     def test_address(self) -> None:
-        """
-        It has the connection's address.
-        """
+        """It has the connection's address."""
         self.assertEqual(self.reporting.address, self.owner.address)
 
     def test_elsewhere(self) -> None:
-        """
-        What is taken in another thread is reported in the reactor's.
-        """
+        """What is taken in another thread is reported in the reactor's."""
         elsewhere(self.stream.getData)
         self.stream.end(ConnectionClosed("over"))
         elsewhere(self.stream.getData)
@@ -100,22 +80,16 @@ class ReactorStreamOwnerTests(ReactorThreadCase):
         self.assertEqual(self.owner.reports, [67, "finished"])
 
     def test_here(self) -> None:
-        """
-        In the reactor's thread, it is reported at once.
-        """
+        """In the reactor's thread, it is reported at once."""
         self.stream.getData()
         self.assertEqual(self.owner.reports, [67])
 
 
 class ThreadedServerFactoryTests(PairTestCase):
-    """
-    L{ThreadedServerFactory}.
-    """
+    """L{ThreadedServerFactory}."""
 
     def test_owner(self) -> None:
-        """
-        What is taken of a stream is reported by way of the reactor.
-        """
+        """What is taken of a stream is reported by way of the reactor."""
         network: Any = MemoryNetwork()
         network.clock.callFromThread = callNow
         factory = ThreadedServerFactory(reactor=network.clock, key=SERVER_KEY)
@@ -129,29 +103,21 @@ class ThreadedServerFactoryTests(PairTestCase):
 
 
 class ThreadedClientServiceTests(ServiceTestCase):
-    """
-    L{ThreadedClientService}.
-    """
+    """L{ThreadedClientService}."""
 
     def setUp(self) -> None:
-        """
-        Count how often it has stopped.
-        """
+        """Count how often it has stopped."""
         super().setUp()
         clock: Any = self.network.clock
         clock.callFromThread = noteLater
         self.stops = 0
 
     def stopped(self) -> None:
-        """
-        Count.
-        """
+        """Count."""
         self.stops += 1
 
     def threaded(self) -> ThreadedClientService:
-        """
-        Start a service.
-        """
+        """Start a service."""
         endpoint: Any = self.network.endpoint()
         service = ThreadedClientService(
             endpoint,
@@ -165,9 +131,7 @@ class ThreadedClientServiceTests(ServiceTestCase):
         return service
 
     def test_owner(self) -> None:
-        """
-        What is taken is reported by way of the reactor, over each connection.
-        """
+        """What is taken is reported by way of the reactor, over each connection."""
         self.listening()
         service = self.threaded()
         for _ in range(2):
@@ -179,9 +143,7 @@ class ThreadedClientServiceTests(ServiceTestCase):
         self.assertEqual(self.stops, 1)
 
     def test_byItself(self) -> None:
-        """
-        It is told, too, that the service stops by itself.
-        """
+        """It is told, too, that the service stops by itself."""
         server = self.listening()
         self.threaded()
         (connection,) = server.connections.values()
@@ -190,9 +152,7 @@ class ThreadedClientServiceTests(ServiceTestCase):
         self.assertEqual(self.stops, 1)
 
     def test_inTime(self) -> None:
-        """
-        A connection that closes in time is not aborted.
-        """
+        """A connection that closes in time is not aborted."""
         self.listening()
         service = self.threaded()
         stopping = service.stop(1.0)
@@ -201,9 +161,7 @@ class ThreadedClientServiceTests(ServiceTestCase):
         self.assertEqual(self.delays(), [])
 
     def test_deadline(self) -> None:
-        """
-        One that does not is, at the deadline.
-        """
+        """One that does not is, at the deadline."""
         self.listening()
         service = self.threaded()
         self.network.links[0].toServer.stalled = True
@@ -214,9 +172,7 @@ class ThreadedClientServiceTests(ServiceTestCase):
         self.successResultOf(stopping)
 
     def test_noConnection(self) -> None:
-        """
-        Without a connection there is nothing to wait for, nor to abort.
-        """
+        """Without a connection there is nothing to wait for, nor to abort."""
         service = self.threaded()
         self.successResultOf(service.stop(0.0))
         service = ThreadedClientService(

@@ -24,9 +24,7 @@ NOON = 1_700_049_600.0  # in UTC
 
 
 class ChatViewTests(SynchronousTestCase):
-    """
-    The lines of the server, as they are shown, and what is kept of them.
-    """
+    """The lines of the server, as they are shown, and what is kept of them."""
 
     def shown(self, view: ChatView, line: str) -> str:
         """
@@ -40,9 +38,7 @@ class ChatViewTests(SynchronousTestCase):
         return text
 
     def test_lines(self) -> None:
-        """
-        Each kind of line has a form of its own.
-        """
+        """Each kind of line has a form of its own."""
         for line, shown in (
             ("say lobby alice: hi: you", "alice: hi: you"),
             ("old lobby 2023-11-15T12:00:00Z bob: hi", "bob: hi"),
@@ -62,9 +58,7 @@ class ChatViewTests(SynchronousTestCase):
             self.assertEqual(self.shown(ChatView(), line), shown)
 
     def test_present(self) -> None:
-        """
-        The view knows who is in the room that one is in.
-        """
+        """The view knows who is in the room that one is in."""
         view = ChatView()
         for line in (
             "you are alice in lobby",
@@ -83,9 +77,7 @@ class ChatViewTests(SynchronousTestCase):
         self.assertEqual(view.present, [])
 
     def test_presentBound(self) -> None:
-        """
-        A server cannot make us hold names without end.
-        """
+        """A server cannot make us hold names without end."""
         self.patch(chatclient, "MAX_PRESENT", 2)
         view = ChatView()
         view.receive("you are a in lobby", NOON)
@@ -104,9 +96,7 @@ class ChatViewTests(SynchronousTestCase):
         self.assertEqual((view.name, view.room), ("\\x1b[2J", "lob\\nby"))
 
     def test_times(self) -> None:
-        """
-        A time that cannot be told is no error.
-        """
+        """A time that cannot be told is no error."""
         view = ChatView()
         for when in (float("inf"), 1e300, -1e300):
             self.assertEqual(view.receive("note: a", when), "--:-- * a")
@@ -115,9 +105,7 @@ class ChatViewTests(SynchronousTestCase):
     @settings(deadline=None)
     @given(st.text(max_size=60))
     def test_always(self, line: str) -> None:
-        """
-        Whatever comes, what is shown is one line of printable characters.
-        """
+        """Whatever comes, what is shown is one line of printable characters."""
         shown = ChatView().receive(line, NOON)
         self.assertEqual(len(shown.splitlines()), 1)
         self.assertNotIn("\x1b", shown)
@@ -135,9 +123,7 @@ class Recorder:
     client: ChatClient
 
     def __init__(self) -> None:
-        """
-        Start with nothing shown.
-        """
+        """Start with nothing shown."""
         self.lines: list[str] = []
         self.states: list[str] = []
         self.holding: Deferred[None] | None = None
@@ -152,29 +138,21 @@ class Recorder:
         return self.holding
 
     def changed(self) -> None:
-        """
-        Remember the state.
-        """
+        """Remember the state."""
         if self.states[-1:] != [self.client.state]:
             self.states.append(self.client.state)
 
     def take(self) -> list[str]:
-        """
-        Take what was shown, without the time.
-        """
+        """Take what was shown, without the time."""
         taken, self.lines = self.lines, []
         return [line[6:] if line[2:3] == ":" else line for line in taken]
 
 
 class ChatClientTests(SynchronousTestCase):
-    """
-    A client on a network in memory.
-    """
+    """A client on a network in memory."""
 
     def setUp(self) -> None:
-        """
-        Start a server.
-        """
+        """Start a server."""
         self.network = MemoryNetwork()
         self.serverKey = PrivateKey.generate()
         self.server = self.serve()
@@ -195,9 +173,7 @@ class ChatClientTests(SynchronousTestCase):
         return self.successResultOf(listening)
 
     def restart(self) -> Server:
-        """
-        Stop the server and start another, which knows nothing of the former.
-        """
+        """Stop the server and start another, which knows nothing of the former."""
         self.network.links[-1].toServer.stalled = False
         stopped = self.server.stop(deadline=0.0)
         for link in self.network.links[:]:
@@ -232,9 +208,7 @@ class ChatClientTests(SynchronousTestCase):
         return client, recorder, running
 
     def test_comes(self) -> None:
-        """
-        The client connects, and asks for its name.
-        """
+        """The client connects, and asks for its name."""
         client, recorder, running = self.make()
         self.assertEqual(recorder.states, ["connecting", "connected"])
         self.assertEqual(
@@ -244,9 +218,7 @@ class ChatClientTests(SynchronousTestCase):
         self.assertNoResult(running)
 
     def test_sends(self) -> None:
-        """
-        What is typed goes to the others.
-        """
+        """What is typed goes to the others."""
         alice, recorder, _ = self.make()
         _, other, _ = self.make("bob")
         room = alice.send("hello \ud800")
@@ -257,9 +229,7 @@ class ChatClientTests(SynchronousTestCase):
         self.assertEqual(other.take()[-1], "alice: hello ?")
 
     def test_nameTaken(self) -> None:
-        """
-        A name that somebody has is refused; another can be chosen.
-        """
+        """A name that somebody has is refused; another can be chosen."""
         self.make("alice")
         client, recorder, _ = self.make("Alice")
         self.assertEqual(recorder.take()[1:], ["! the name Alice is taken"])
@@ -269,9 +239,7 @@ class ChatClientTests(SynchronousTestCase):
         self.assertEqual(client.view.name, "Alicia")
 
     def test_leaves(self) -> None:
-        """
-        Leaving sends what was sent, and closes in order.
-        """
+        """Leaving sends what was sent, and closes in order."""
         client, recorder, running = self.make()
         _, other, _ = self.make("bob")
         client.send("goodbye")
@@ -285,18 +253,14 @@ class ChatClientTests(SynchronousTestCase):
         client.leave()
 
     def test_quit(self) -> None:
-        """
-        C{/quit} leaves.
-        """
+        """C{/quit} leaves."""
         client, _, running = self.make()
         self.assertIsNone(client.send(" /quit "))
         self.network.deliver()
         self.successResultOf(running)
 
     def test_leavesAtOnce(self) -> None:
-        """
-        Who leaves twice does not wait for the server.
-        """
+        """Who leaves twice does not wait for the server."""
         client, _, running = self.make()
         self.network.links[-1].toServer.stalled = True
         client.leave()
@@ -307,9 +271,7 @@ class ChatClientTests(SynchronousTestCase):
         self.successResultOf(running)
 
     def test_leavesWhileConnecting(self) -> None:
-        """
-        One can leave while the connection is being made.
-        """
+        """One can leave while the connection is being made."""
         self.successResultOf(self.server.stop())
         client, _, running = self.make()
         self.assertEqual(client.state, "waiting")
@@ -318,9 +280,7 @@ class ChatClientTests(SynchronousTestCase):
         self.assertEqual(self.network.clock.getDelayedCalls(), [])
 
     def test_leavesBeforeItBegan(self) -> None:
-        """
-        Leaving what has not begun is nothing.
-        """
+        """Leaving what has not begun is nothing."""
         recorder = Recorder()
         endpoint = self.network.endpoint()
         client = ChatClient(self.network.clock, endpoint, "alice", recorder)
@@ -328,9 +288,7 @@ class ChatClientTests(SynchronousTestCase):
         self.assertEqual(client.state, "connecting")
 
     def test_cancelled(self) -> None:
-        """
-        Cancelling closes in order, too.
-        """
+        """Cancelling closes in order, too."""
         _, _, running = self.make()
         running.cancel()
         self.network.deliver()
@@ -338,9 +296,7 @@ class ChatClientTests(SynchronousTestCase):
         self.assertEqual(len(self.server.connections), 0)
 
     def test_notConnected(self) -> None:
-        """
-        What is typed before there is a connection is sent after the name.
-        """
+        """What is typed before there is a connection is sent after the name."""
         self.successResultOf(self.server.stop())
         client, recorder, _ = self.make()
         self.assertIsNone(client.send("hello"))
@@ -410,9 +366,7 @@ class ChatClientTests(SynchronousTestCase):
         self.assertEqual(client.view.present, ["alicia"])
 
     def test_unplugged(self) -> None:
-        """
-        The session goes on, even if the server has not noticed that we were gone.
-        """
+        """The session goes on, even if the server has not noticed that we were gone."""
         _, recorder, _ = self.make()
         link = self.network.links[-1]
         link.toServer.stalled = True
@@ -438,9 +392,7 @@ class ChatClientTests(SynchronousTestCase):
         self.assertIn("* you are alice in lobby", recorder.take())
 
     def test_growingDelays(self) -> None:
-        """
-        Attempts come at growing intervals, with words of why.
-        """
+        """Attempts come at growing intervals, with words of why."""
         self.successResultOf(self.server.stop())
         client, recorder, _ = self.make()
         for _ in range(100):
@@ -453,17 +405,13 @@ class ChatClientTests(SynchronousTestCase):
         self.assertEqual(client.state, "connected")
 
     def test_untrusted(self) -> None:
-        """
-        What will not pass ends the client, with the reason.
-        """
+        """What will not pass ends the client, with the reason."""
         _, recorder, running = self.make(trust=Pinned(PrivateKey.generate().publicKey))
         self.failureResultOf(running, UntrustedServer)
         self.assertEqual(recorder.states, ["connecting", "over"])
 
     def test_takenOver(self) -> None:
-        """
-        A client that another one of the same key replaces does not fight it.
-        """
+        """A client that another one of the same key replaces does not fight it."""
         self.server = self.serve(perKey="replace")
         key = PrivateKey.generate()
         _, _, running = self.make(key=key)
@@ -472,9 +420,7 @@ class ChatClientTests(SynchronousTestCase):
         self.assertEqual(failure.value.code, 4001)
 
     def test_notAuthorized(self) -> None:
-        """
-        A client whose key is no longer let in does not come back.
-        """
+        """A client whose key is no longer let in does not come back."""
         _, _, running = self.make()
         (connection,) = self.server.connections.values()
         connection.closeWith(1008, "not authorized")
@@ -482,9 +428,7 @@ class ChatClientTests(SynchronousTestCase):
         self.failureResultOf(running, NotAuthorized)
 
     def test_bytes(self) -> None:
-        """
-        Bytes are nothing that a chat sends, and are not shown.
-        """
+        """Bytes are nothing that a chat sends, and are not shown."""
         _, recorder, running = self.make()
         recorder.take()
         (connection,) = self.server.connections.values()
@@ -494,9 +438,7 @@ class ChatClientTests(SynchronousTestCase):
         self.assertNoResult(running)
 
     def test_slowDisplay(self) -> None:
-        """
-        A display that takes its time holds back what comes.
-        """
+        """A display that takes its time holds back what comes."""
         client, recorder, _ = self.make()
         recorder.take()
         holding: Deferred[None] = Deferred()

@@ -16,9 +16,7 @@ ACCENT = "q\u0301"  # two characters, one column
 
 
 class LineEditorTests(SynchronousTestCase):
-    """
-    Editing, the history, and what fits on the screen.
-    """
+    """Editing, the history, and what fits on the screen."""
 
     def make(self, text: str = "", cursor: int | None = None) -> LineEditor:
         """
@@ -34,18 +32,14 @@ class LineEditorTests(SynchronousTestCase):
         return editor
 
     def test_cells(self) -> None:
-        """
-        Wide characters count two columns, combining ones none.
-        """
+        """Wide characters count two columns, combining ones none."""
         self.assertEqual(cellsOf("abc"), 3)
         self.assertEqual(cellsOf(WIDE), 6)
         self.assertEqual(cellsOf(ACCENT), 1)
         self.assertEqual(cellsOf("\uff21\u200d"), 2)
 
     def test_insert(self) -> None:
-        """
-        Text is inserted at the cursor.
-        """
+        """Text is inserted at the cursor."""
         editor = self.make("hd")
         editor.left()
         for character in "ello worl":
@@ -53,15 +47,11 @@ class LineEditorTests(SynchronousTestCase):
         self.assertEqual((editor.text, editor.cursor), ("hello world", 10))
 
     def test_insertTidies(self) -> None:
-        """
-        What cannot be shown is replaced.
-        """
+        """What cannot be shown is replaced."""
         self.assertEqual(self.make("a\r\nb\x1b[").text, "a  b\ufffd[")
 
     def test_limit(self) -> None:
-        """
-        A line does not grow over its limit, and characters stay whole.
-        """
+        """A line does not grow over its limit, and characters stay whole."""
         editor = self.make("x" * 98)
         editor.insert("\u65e5")
         self.assertEqual(len(editor.text), 98)
@@ -85,9 +75,7 @@ class LineEditorTests(SynchronousTestCase):
         self.assertEqual(editor.cursor, 4)
 
     def test_removing(self) -> None:
-        """
-        Keys remove a character, a word, or all on one side of the cursor.
-        """
+        """Keys remove a character, a word, or all on one side of the cursor."""
         for cursor, method, text, after in (
             (3, "backspace", "ab cd ", 2),
             (0, "backspace", "abc cd ", 0),
@@ -108,9 +96,7 @@ class LineEditorTests(SynchronousTestCase):
         self.assertEqual(editor.text, "a")
 
     def test_history(self) -> None:
-        """
-        Lines can be called back, and the unfinished one after them.
-        """
+        """Lines can be called back, and the unfinished one after them."""
         editor = self.make()
         editor.older()
         editor.newer()
@@ -126,9 +112,7 @@ class LineEditorTests(SynchronousTestCase):
         self.assertEqual(editor.cursor, 5)
 
     def test_historyBound(self) -> None:
-        """
-        The history is bounded; the newest lines are kept.
-        """
+        """The history is bounded; the newest lines are kept."""
         self.patch(aesm.chat.editor, "HISTORY", 2)
         editor = self.make()
         for line in ("one", "two", "three"):
@@ -139,9 +123,7 @@ class LineEditorTests(SynchronousTestCase):
         self.assertEqual(editor.text, "two")
 
     def test_window(self) -> None:
-        """
-        The window moves no further than it must to show the cursor.
-        """
+        """The window moves no further than it must to show the cursor."""
         editor = self.make("0123456789")
         self.assertEqual(editor.window(20), ("0123456789", 10))
         self.assertEqual(editor.window(5), ("6789", 4))
@@ -156,9 +138,7 @@ class LineEditorTests(SynchronousTestCase):
         self.assertEqual(editor.window(20), ("0123456789", 10))
 
     def test_windowWide(self) -> None:
-        """
-        A wide character is shown whole or not at all.
-        """
+        """A wide character is shown whole or not at all."""
         editor = self.make(WIDE)
         self.assertEqual(editor.window(6), (WIDE[1:], 4))
         editor.home()

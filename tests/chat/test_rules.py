@@ -62,9 +62,7 @@ events = st.lists(
 
 
 class TextTests(SynchronousTestCase):
-    """
-    What may stand in a line, and what a name is.
-    """
+    """What may stand in a line, and what a name is."""
 
     def test_oneLine(self) -> None:
         """
@@ -81,9 +79,7 @@ class TextTests(SynchronousTestCase):
     @settings(deadline=None)
     @given(nasty)
     def test_oneLineAlways(self, text: str) -> None:
-        """
-        The result is one line without control characters, as long as before.
-        """
+        """The result is one line without control characters, as long as before."""
         line = oneLine(text)
         self.assertEqual(len(line), len(text))
         self.assertLessEqual(len(line.splitlines()), 1)
@@ -91,9 +87,7 @@ class TextTests(SynchronousTestCase):
         self.assertNotIn("Cc", map(unicodedata.category, line))
 
     def test_names(self) -> None:
-        """
-        Letters and digits of any script, C{_}, C{-} and C{.} make names.
-        """
+        """Letters and digits of any script, C{_}, C{-} and C{.} make names."""
         for name in (
             "alice",
             "a",
@@ -105,16 +99,12 @@ class TextTests(SynchronousTestCase):
             self.assertEqual(tidyName(name), name)
 
     def test_tidied(self) -> None:
-        """
-        A name is shown in its normal form.
-        """
+        """A name is shown in its normal form."""
         self.assertEqual(tidyName("\uff41lice"), "alice")
         self.assertEqual(tidyName("Jose\u0301"), "Jos\u00e9")
 
     def test_noNames(self) -> None:
-        """
-        Too long, too short, and whatever hides, combines or turns is no name.
-        """
+        """Too long, too short, and whatever hides, combines or turns is no name."""
         for text in (
             "",
             "x" * (MAX_NAME + 1),
@@ -138,9 +128,7 @@ class TextTests(SynchronousTestCase):
             self.assertIsNone(tidyName(text), ascii(text))
 
     def test_fold(self) -> None:
-        """
-        Case and width make no difference between names.
-        """
+        """Case and width make no difference between names."""
         for name in (
             "ALICE",
             "\uff21\uff2c\uff29\uff23\uff25",
@@ -160,9 +148,7 @@ class Party:
     """
 
     def __init__(self, *names: str) -> None:
-        """
-        @param names: who is there, by those names.
-        """
+        """@param names: who is there, by those names."""
         self.chat = Chat()
         self.told: dict[str, list[str]] = {}
         for name in names:
@@ -220,9 +206,7 @@ class Party:
 
 
 class ChatTests(SynchronousTestCase):
-    """
-    The rules.
-    """
+    """The rules."""
 
     def assertError(self, party: Party, member: str, words: str) -> None:
         """
@@ -258,9 +242,7 @@ class ChatTests(SynchronousTestCase):
         )
 
     def test_saying(self) -> None:
-        """
-        All in the room hear what is said, the speaker too.
-        """
+        """All in the room hear what is said, the speaker too."""
         party = Party("alice", "bob")
         party.say("alice", "hello: there")
         heard = ["say lobby alice: hello: there"]
@@ -269,18 +251,14 @@ class ChatTests(SynchronousTestCase):
         self.assertEqual(party.look("alice"), ["say lobby bob: /help is a command"])
 
     def test_nothing(self) -> None:
-        """
-        Blanks say nothing.
-        """
+        """Blanks say nothing."""
         party = Party("alice")
         for line in ("", "  ", "\r\n", "\u2028"):
             party.say("alice", line)
         self.assertEqual(party.look("alice"), [])
 
     def test_noForgery(self) -> None:
-        """
-        Nothing that somebody says, or is called, makes a line of its own.
-        """
+        """Nothing that somebody says, or is called, makes a line of its own."""
         party = Party("alice", "bob")
         party.say("alice", "hi\nsay lobby bob: I am a fool\r\nerror: \x1b[2J")
         self.assertEqual(
@@ -291,17 +269,13 @@ class ChatTests(SynchronousTestCase):
         self.assertEqual(party.look("bob"), ["tell alice bob: psst note: pay me"])
 
     def test_onlyText(self) -> None:
-        """
-        Bytes are refused.
-        """
+        """Bytes are refused."""
         party = Party("alice")
         party.say("alice", b"hello")
         self.assertError(party, "alice", "only text")
 
     def test_length(self) -> None:
-        """
-        A line has L{MAX_LINE} bytes at most, in UTF-8.
-        """
+        """A line has L{MAX_LINE} bytes at most, in UTF-8."""
         party = Party("alice")
         party.say("alice", "x" * MAX_LINE)
         self.assertEqual(len(party.look("alice")), 1)
@@ -325,9 +299,7 @@ class ChatTests(SynchronousTestCase):
         self.assertEqual(party.look("bob")[0], "you are ALICE in lobby")
 
     def test_badNames(self) -> None:
-        """
-        What is no name is refused, as a room's too.
-        """
+        """What is no name is refused, as a room's too."""
         party = Party("alice")
         for name in ("", "a b", "\u202ebob", "x" * 25):
             for command in ("/nick", "/regain", "/join"):
@@ -407,9 +379,7 @@ class ChatTests(SynchronousTestCase):
         self.assertError(party, "carol", "there is no room python")
 
     def test_sameRoom(self) -> None:
-        """
-        Going where one is already is refused.
-        """
+        """Going where one is already is refused."""
         party = Party("alice")
         party.say("alice", "/leave")
         self.assertError(party, "alice", "you are in lobby already")
@@ -426,9 +396,7 @@ class ChatTests(SynchronousTestCase):
         self.assertEqual(party.look("alice"), ["leave lobby bob"])
 
     def test_private(self) -> None:
-        """
-        A private message goes to one, wherever they are, and back to the sender.
-        """
+        """A private message goes to one, wherever they are, and back to the sender."""
         party = Party("alice", "bob", "carol")
         party.say("bob", "/join den")
         party.look("alice", "bob", "carol")
@@ -439,9 +407,7 @@ class ChatTests(SynchronousTestCase):
         self.assertEqual(party.look("alice"), ["tell alice alice: me"])
 
     def test_privateErrors(self) -> None:
-        """
-        A private message needs somebody, and words.
-        """
+        """A private message needs somebody, and words."""
         party = Party("alice", "bob")
         for line, words in (
             ("/msg", "nobody here is called ''"),
@@ -453,9 +419,7 @@ class ChatTests(SynchronousTestCase):
         self.assertEqual(party.look("bob"), [])
 
     def test_whois(self) -> None:
-        """
-        The key of somebody is shown to whoever asks.
-        """
+        """The key of somebody is shown to whoever asks."""
         party = Party("alice")
         party.come("bob", "KEY= (robert\n)")
         party.say("bob", "/nick bob")
@@ -466,9 +430,7 @@ class ChatTests(SynchronousTestCase):
         self.assertError(party, "alice", "nobody")
 
     def test_help(self) -> None:
-        """
-        The commands are listed, also without a name.
-        """
+        """The commands are listed, also without a name."""
         party = Party()
         party.come("new")
         party.look("new")
@@ -478,18 +440,14 @@ class ChatTests(SynchronousTestCase):
         self.assertEqual({line[:6] for line in told}, {"note: "})
 
     def test_unknownCommand(self) -> None:
-        """
-        A command that there is not is not said in the room.
-        """
+        """A command that there is not is not said in the room."""
         party = Party("alice", "bob")
         party.say("alice", "/passwd secret")
         self.assertError(party, "alice", "there is no command /passwd")
         self.assertEqual(party.look("bob"), [])
 
     def test_history(self) -> None:
-        """
-        Who comes is told what was said in the room, and when.
-        """
+        """Who comes is told what was said in the room, and when."""
         party = Party("alice")
         party.say("alice", "first")
         party.say("alice", "/msg alice not this")
@@ -520,9 +478,7 @@ class ChatTests(SynchronousTestCase):
         return [line for line in party.look("bob") if line.startswith("old ")]
 
     def test_historyBounds(self) -> None:
-        """
-        The history is bounded in lines and in bytes; the newest is kept.
-        """
+        """The history is bounded in lines and in bytes; the newest is kept."""
         lines = self.historyAfter(HISTORY_LINES + 1, "short")
         self.assertEqual(len(lines), HISTORY_LINES)
         self.assertTrue(lines[0].endswith(": 1 short"))
@@ -532,9 +488,7 @@ class ChatTests(SynchronousTestCase):
         self.assertIn(": 9 ", lines[-1])
 
     def test_roomsBound(self) -> None:
-        """
-        There are not more than so many rooms.
-        """
+        """There are not more than so many rooms."""
         self.patch(rules, "MAX_ROOMS", 3)
         party = Party("alice", "bob", "carol")
         party.say("alice", "/join one")
@@ -546,9 +500,7 @@ class ChatTests(SynchronousTestCase):
         self.assertEqual(party.look("carol")[0], "you are carol in two")
 
     def test_listsBound(self) -> None:
-        """
-        A list names so many; the number says how many there are.
-        """
+        """A list names so many; the number says how many there are."""
         self.patch(rules, "MAX_LISTED", 2)
         party = Party("alice", "bob", "carol")
         party.say("carol", "/who")
@@ -593,9 +545,7 @@ class ChatTests(SynchronousTestCase):
 
 
 class ChatHandlerTests(SynchronousTestCase):
-    """
-    The rules on a server's connections.
-    """
+    """The rules on a server's connections."""
 
     def makePair(self, **options: Any) -> ConnectedPair:
         """
@@ -637,15 +587,11 @@ class ChatHandlerTests(SynchronousTestCase):
         return [packet.data for packet in iter(take, None)]
 
     def test_interface(self) -> None:
-        """
-        It is a handler.
-        """
+        """It is a handler."""
         verifyObject(IMessageHandler, ChatHandler(Connections()))
 
     def test_conversation(self) -> None:
-        """
-        Two clients chat, and each line is acknowledged once it is dealt with.
-        """
+        """Two clients chat, and each line is acknowledged once it is dealt with."""
         pair = self.makePair()
         pair.client.sendData("/nick alice")
         pair.deliver()
@@ -663,9 +609,7 @@ class ChatHandlerTests(SynchronousTestCase):
         self.assertEqual(left, "leave lobby bob")
 
     def test_slowPeer(self) -> None:
-        """
-        A client that does not read is closed, and holds nobody up.
-        """
+        """A client that does not read is closed, and holds nobody up."""
         pair = self.makePair(server={"sendBuffer": 300_000})
         pair.client.sendData("/nick alice")
         pair.deliver()
@@ -696,9 +640,7 @@ class ChatHandlerTests(SynchronousTestCase):
         return activity.reason
 
     def test_smallPeer(self) -> None:
-        """
-        A client that takes no message so large is closed, and told why.
-        """
+        """A client that takes no message so large is closed, and told why."""
         pair = self.makePair()
         pair.client.sendData("/nick alice")
         pair.deliver()
@@ -709,9 +651,7 @@ class ChatHandlerTests(SynchronousTestCase):
         self.assertEqual(reason.code, 1009)  # type: ignore[attr-defined]
 
     def test_floodingPeer(self) -> None:
-        """
-        A client that sends and does not read is held back.
-        """
+        """A client that sends and does not read is held back."""
         pair = self.makePair(
             client={"receiveBuffer": 66_000}, server={"sendBuffer": 100_000}
         )
@@ -725,9 +665,7 @@ class ChatHandlerTests(SynchronousTestCase):
         self.successResultOf(sent[-1])
 
     def test_goneWhileHeldBack(self) -> None:
-        """
-        A client that goes while it is held back is no error.
-        """
+        """A client that goes while it is held back is no error."""
         pair = self.makePair(
             client={"receiveBuffer": 66_000}, server={"sendBuffer": 100_000}
         )

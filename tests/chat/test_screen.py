@@ -27,14 +27,10 @@ ERASE = re.compile(r"\x1b\[[KJ]")
 
 
 class ChatTerminalTests(SynchronousTestCase):
-    """
-    A terminal joined to a client on a network in memory.
-    """
+    """A terminal joined to a client on a network in memory."""
 
     def setUp(self) -> None:
-        """
-        Start a server, and a client with a terminal of 40 columns.
-        """
+        """Start a server, and a client with a terminal of 40 columns."""
         self.network = MemoryNetwork()
         clock: Any = self.network.clock
         listen(
@@ -62,17 +58,13 @@ class ChatTerminalTests(SynchronousTestCase):
         self.network.deliver()
 
     def drawn(self) -> str:
-        """
-        Take the last line that was drawn, without what erases.
-        """
+        """Take the last line that was drawn, without what erases."""
         text = self.transport.value().decode()
         self.transport.clear()
         return ERASE.sub("", text.split("\n")[-1]).strip("\r").split("\r")[-2]
 
     def shown(self) -> list[str]:
-        """
-        Take the lines that were shown above.
-        """
+        """Take the lines that were shown above."""
         text = self.transport.value().decode()
         self.transport.clear()
         lines = text.split("\r\n")[:-1]
@@ -88,15 +80,11 @@ class ChatTerminalTests(SynchronousTestCase):
         self.network.deliver()
 
     def test_prompt(self) -> None:
-        """
-        The prompt says where one is, and who.
-        """
+        """The prompt says where one is, and who."""
         self.assertEqual(self.drawn(), "[lobby] alice> ")
 
     def test_says(self) -> None:
-        """
-        What is typed is sent with Enter, and shown when the server says it.
-        """
+        """What is typed is sent with Enter, and shown when the server says it."""
         self.shown()
         self.keys("gr\u00fc\u00dfe \u65e5")
         self.assertEqual(self.drawn(), "[lobby] alice> gr\u00fc\u00dfe \u65e5")
@@ -106,18 +94,14 @@ class ChatTerminalTests(SynchronousTestCase):
         self.assertEqual(self.shown(), [])
 
     def test_splitCharacters(self) -> None:
-        """
-        A character may come in pieces, and what is none is replaced.
-        """
+        """A character may come in pieces, and what is none is replaced."""
         for byte in "\u65e5".encode():
             self.keys(bytes([byte]))
         self.keys(b"\xff!")
         self.assertEqual(self.drawn(), "[lobby] alice> \u65e5\ufffd!")
 
     def test_tornLine(self) -> None:
-        """
-        A line that comes in leaves what is typed as it is.
-        """
+        """A line that comes in leaves what is typed as it is."""
         self.keys("half a li")
         self.transport.clear()
         self.terminal.show("bob: hello")
@@ -126,9 +110,7 @@ class ChatTerminalTests(SynchronousTestCase):
         self.assertEqual(self.drawn(), "[lobby] alice> half a li")
 
     def test_editing(self) -> None:
-        """
-        Keys edit the line, in either of the ways that terminals send them.
-        """
+        """Keys edit the line, in either of the ways that terminals send them."""
         self.keys("one\rtwo\r")
         for keys, line in (
             ("\x1b[A", "two"),
@@ -146,9 +128,7 @@ class ChatTerminalTests(SynchronousTestCase):
             self.assertEqual(self.drawn(), "[lobby] alice> " + line)
 
     def test_paste(self) -> None:
-        """
-        Nothing that is pasted is sent or obeyed before Enter.
-        """
+        """Nothing that is pasted is sent or obeyed before Enter."""
         self.shown()
         self.keys("\x1b[200~rm\r\nls\n\x03x\x1b[201~")
         self.assertEqual(self.drawn(), "[lobby] alice> rm  ls \ufffdx")
@@ -156,9 +136,7 @@ class ChatTerminalTests(SynchronousTestCase):
         self.assertEqual(self.shown(), ["alice: rm  ls \ufffdx"])
 
     def test_narrow(self) -> None:
-        """
-        However narrow the terminal is, the line takes one row.
-        """
+        """However narrow the terminal is, the line takes one row."""
         self.keys("0123456789")
         for self.columns in (80, 22, 18, 1):
             self.terminal.changed()
@@ -167,37 +145,27 @@ class ChatTerminalTests(SynchronousTestCase):
             self.assertLess(len(drawn), max(self.columns, 16))
 
     def test_clear(self) -> None:
-        """
-        Ctrl-L clears the screen.
-        """
+        """Ctrl-L clears the screen."""
         self.keys("\x0c")
         self.assertIn("\x1b[2J", self.transport.value().decode())
 
     def assertLeft(self) -> None:
-        """
-        Fail unless the client has left.
-        """
+        """Fail unless the client has left."""
         self.network.deliver()
         self.successResultOf(self.running)
 
     def test_ctrlC(self) -> None:
-        """
-        Ctrl-C leaves, whatever is typed.
-        """
+        """Ctrl-C leaves, whatever is typed."""
         self.keys("half\x03")
         self.assertLeft()
 
     def test_ctrlD(self) -> None:
-        """
-        Ctrl-D leaves where nothing is typed.
-        """
+        """Ctrl-D leaves where nothing is typed."""
         self.keys("\x04")
         self.assertLeft()
 
     def test_hangup(self) -> None:
-        """
-        A terminal that is gone leaves, and is written to no more.
-        """
+        """A terminal that is gone leaves, and is written to no more."""
         self.terminal.pauseProducing()
         waiting = self.terminal.show("a")
         assert waiting is not None
@@ -224,9 +192,7 @@ class ChatTerminalTests(SynchronousTestCase):
         self.assertNoResult(self.running)
 
     def test_producer(self) -> None:
-        """
-        A terminal that takes nothing holds back what comes in.
-        """
+        """A terminal that takes nothing holds back what comes in."""
         verifyObject(IPushProducer, self.terminal)
         self.assertIs(self.transport.producer, self.terminal)
         self.assertIsNone(self.terminal.show("a"))
@@ -241,21 +207,15 @@ class ChatTerminalTests(SynchronousTestCase):
 
 
 class RawTerminalTests(SynchronousTestCase):
-    """
-    What becomes of the terminal's settings.
-    """
+    """What becomes of the terminal's settings."""
 
     def setUp(self) -> None:
-        """
-        Open a pseudo-terminal.
-        """
+        """Open a pseudo-terminal."""
         self.master, self.slave = pty.openpty()
         self.addCleanup(os.close, self.master)
 
     def test_restored(self) -> None:
-        """
-        Settings are as they were afterwards, also after an error.
-        """
+        """Settings are as they were afterwards, also after an error."""
         before = termios.tcgetattr(self.slave)
         with self.assertRaises(KeyError), rawTerminal(self.slave):
             self.assertFalse(termios.tcgetattr(self.slave)[3] & termios.ICANON)
@@ -268,9 +228,7 @@ class RawTerminalTests(SynchronousTestCase):
         os.close(self.slave)
 
     def test_gone(self) -> None:
-        """
-        A terminal that hangs up meanwhile is no error.
-        """
+        """A terminal that hangs up meanwhile is no error."""
         master, slave = pty.openpty()
         with rawTerminal(slave):
             os.close(master)

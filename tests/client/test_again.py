@@ -30,9 +30,7 @@ class AgainTests(ServiceTestCase):
         service.startService()
 
     def assertConnects(self, service: ClientService) -> None:
-        """
-        Check that a service finds a server, and that it is there once.
-        """
+        """Check that a service finds a server, and that it is there once."""
         if self.server is None:
             self.listening()
         self.network.advance(60)
@@ -46,9 +44,7 @@ class AgainTests(ServiceTestCase):
         self.assertEqual(self.delays(), [])
 
     def test_whenFailed(self) -> None:
-        """
-        By who is told that an attempt has failed.
-        """
+        """By who is told that an attempt has failed."""
         for attempts in (1, 3):
             service = self.service(start=False)
             told = service.whenConnected(attempts)
@@ -75,9 +71,7 @@ class AgainTests(ServiceTestCase):
         self.stop(service)
 
     def test_whenConnected(self) -> None:
-        """
-        By who is told that there is a connection.
-        """
+        """By who is told that there is a connection."""
         self.listening()
         service = self.service(start=False)
         told = service.whenConnected().addCallback(self.restart, service)
@@ -87,9 +81,7 @@ class AgainTests(ServiceTestCase):
         self.assertConnects(service)
 
     def test_whenStopped(self) -> None:
-        """
-        By who is told that it has stopped.
-        """
+        """By who is told that it has stopped."""
         service = self.service()
         told = service.whenConnected().addErrback(self.restart, service)
         service.stopService()
@@ -98,9 +90,7 @@ class AgainTests(ServiceTestCase):
         self.assertConnects(service)
 
     def test_whenRefused(self) -> None:
-        """
-        By who is told that it has stopped by itself.
-        """
+        """By who is told that it has stopped by itself."""
         for ask in (ClientService.whenConnected, lambda each: each.retrieved.get()):
             self.listening()
             service = self.service(start=False, trust=Pinned(CLIENT_KEY.publicKey))
@@ -111,9 +101,7 @@ class AgainTests(ServiceTestCase):
             self.assertEqual(self.delays(), [])
 
     def test_whenClosed(self) -> None:
-        """
-        By who is told that it has stopped, and the connection is gone.
-        """
+        """By who is told that it has stopped, and the connection is gone."""
         self.listening()
         service = self.service()
         told = service.retrieved.get().addErrback(_stop, service)
@@ -123,9 +111,7 @@ class AgainTests(ServiceTestCase):
         self.assertIsNone(self.successResultOf(stopped))
 
     def test_connecting(self) -> None:
-        """
-        While there is no transport yet: that attempt is given up.
-        """
+        """While there is no transport yet: that attempt is given up."""
         endpoint = Nowhere()
         service = self.service(endpoint=endpoint)
         self.restart(None, service)

@@ -69,9 +69,7 @@ class Asked:
     """
 
     def __init__(self, answer: Any) -> None:
-        """
-        @param answer: what to answer, or to raise.
-        """
+        """@param answer: what to answer, or to raise."""
         self.answer = answer
         self.locations: list[str] = []
 
@@ -89,9 +87,7 @@ class Asked:
 
 
 class Saying(Protocol):
-    """
-    A protocol that says one thing.
-    """
+    """A protocol that says one thing."""
 
     def __init__(self, words: bytes, end: bool = False) -> None:
         """
@@ -102,9 +98,7 @@ class Saying(Protocol):
         self.end = end
 
     def connectionMade(self) -> None:
-        """
-        Say it.
-        """
+        """Say it."""
         transport: Any = self.transport
         transport.write(self.words)
         if self.end:
@@ -112,9 +106,7 @@ class Saying(Protocol):
 
 
 class SayingFactory(SecureFactory):
-    """
-    A server that opens the channel to any client, and then says one thing.
-    """
+    """A server that opens the channel to any client, and then says one thing."""
 
     def __init__(self, clock: Clock, words: bytes, end: bool = False) -> None:
         """
@@ -155,9 +147,7 @@ class SayingFactory(SecureFactory):
 
 
 class FailureTests(PairTestCase):
-    """
-    Each failure has its class, and says in a sentence what to do.
-    """
+    """Each failure has its class, and says in a sentence what to do."""
 
     def refused(
         self,
@@ -244,16 +234,12 @@ class FailureTests(PairTestCase):
         self.assertTrue(str(reason).isprintable(), str(reason))
 
     def test_name(self) -> None:
-        """
-        Another application name.
-        """
+        """Another application name."""
         reason = self.refused(NameOrKeyMismatch, {"name": "other"})
         self.assertIn("name=", str(reason))
 
     def test_psk(self) -> None:
-        """
-        Another pre-shared key, or one on the server only.
-        """
+        """Another pre-shared key, or one on the server only."""
         reason = self.refused(NoAnswer, {"psk": b"q" * 32}, psk=PSK)
         self.assertIn("psk=", str(reason))
         reason = self.refused(NoAnswer, psk=PSK)
@@ -292,9 +278,7 @@ class FailureTests(PairTestCase):
             self.refused(UntrustedServer, {"trust": Asked(answer)})
 
     def test_keyChanged(self) -> None:
-        """
-        A server that had another key.
-        """
+        """A server that had another key."""
         path = Path(self.mktemp())
         other = PrivateKey.generate().publicKey
         known = KnownServers(path)
@@ -304,17 +288,13 @@ class FailureTests(PairTestCase):
         self.assertIn("--forget", str(reason))
 
     def test_trustFails(self) -> None:
-        """
-        A policy with an error of its own: it is logged.
-        """
+        """A policy with an error of its own: it is logged."""
         for answer in (ZeroDivisionError(), fail(ZeroDivisionError())):
             self.refused(HandshakeError, {"trust": Asked(answer)})
             self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
 
     def test_trustNeverAnswers(self) -> None:
-        """
-        A policy that never answers has a deadline, and is cancelled.
-        """
+        """A policy that never answers has a deadline, and is cancelled."""
         answer: Deferred[bool] = Deferred()
         self.refused(
             HandshakeTimeout,
@@ -325,9 +305,7 @@ class FailureTests(PairTestCase):
         self.assertTrue(answer.called)
 
     def test_notAuthorized(self) -> None:
-        """
-        A client that the server does not let in.
-        """
+        """A client that the server does not let in."""
         reason = self.refused(NotAuthorized, authorizedKeys=lambda *_: None)
         self.assertIn("operator", str(reason))
 
@@ -349,60 +327,44 @@ class FailureTests(PairTestCase):
         self.assertEqual(events, ["accepted", "refused", "refused"])
 
     def test_silent(self) -> None:
-        """
-        A server that says nothing.
-        """
+        """A server that says nothing."""
         reason = self.unfriendly(b"", seconds=10)
         self.assertEqual(type(reason), HandshakeTimeout)
         self.assertIn("10 seconds", str(reason))
 
     def test_closes(self) -> None:
-        """
-        A server that closes at once.
-        """
+        """A server that closes at once."""
         self.assertEqual(type(self.unfriendly(b"", end=True)), NoAnswer)
 
     def test_foreign(self) -> None:
-        """
-        Something else.
-        """
+        """Something else."""
         for words in (b"HTTP/1.1 400 Bad Request\r\n", b"SSH-2.0-x\r\n", b"\x15\x03"):
             self.assertEqual(type(self.unfriendly(words)), NotAnAESMPeer)
 
     def test_refusal(self) -> None:
-        """
-        What a refusal says has nothing in it that a terminal obeys.
-        """
+        """What a refusal says has nothing in it that a terminal obeys."""
         reason = self.unfriendly(b"\0\0\0\x07a\n\x1b[\xff\xe2z", end=True)
         self.assertEqual(type(reason), OfferRefused)
         self.assertEqual(reason.reason, "a??[??z")
 
     def test_nobody(self) -> None:
-        """
-        Where nobody listens, the endpoint's error is the answer.
-        """
+        """Where nobody listens, the endpoint's error is the answer."""
         connecting = self.connecting(MemoryNetwork())
         self.failureResultOf(connecting, error.ConnectionRefusedError)
 
     def test_noWelcome(self) -> None:
-        """
-        A server that never says WELCOME.
-        """
+        """A server that never says WELCOME."""
         reason = self.opened(b"", seconds=10)
         self.assertEqual(type(reason), HandshakeTimeout)
 
     def test_closesInstead(self) -> None:
-        """
-        One that closes instead, with a code or without.
-        """
+        """One that closes instead, with a code or without."""
         for words, code in ((encodeClose(0, 1013, "full"), 1013), (b"", 1005)):
             reason = self.opened(words, end=True)
             self.assertEqual((type(reason), reason.code), (ConnectionClosed, code))
 
     def test_badWelcome(self) -> None:
-        """
-        One that says something else.
-        """
+        """One that says something else."""
         for frame in (
             encodeFrame(FrameType.WELCOME, 0, b"[]"),
             encodeFrame(FrameType.TEXT, 0, b"hello"),
@@ -411,9 +373,7 @@ class FailureTests(PairTestCase):
             self.assertIsInstance(self.opened(frame), ProtocolError)
 
     def test_altered(self) -> None:
-        """
-        Somebody in between alters a byte, in either direction.
-        """
+        """Somebody in between alters a byte, in either direction."""
         for rounds in range(4):
             for direction in ("toServer", "toClient"):
                 network, _ = self.serve()
@@ -434,9 +394,7 @@ class FailureTests(PairTestCase):
                     self.successResultOf(connecting)
 
     def test_lost(self) -> None:
-        """
-        The network breaks, at any moment.
-        """
+        """The network breaks, at any moment."""
         for rounds in range(4):
             network, _ = self.serve()
             connecting = self.connecting(network)
@@ -450,16 +408,12 @@ class FailureTests(PairTestCase):
             self.assertEqual(network.clock.getDelayedCalls()[1:], [])
 
     def test_keyFile(self) -> None:
-        """
-        A file that cannot be used fails the Deferred, too.
-        """
+        """A file that cannot be used fails the Deferred, too."""
         connecting = self.connecting(MemoryNetwork(), psk="/nowhere/psk")
         self.failureResultOf(connecting, KeyFileError)
 
     def test_options(self) -> None:
-        """
-        Options that cannot be are the caller's errors, at once.
-        """
+        """Options that cannot be are the caller's errors, at once."""
         network = MemoryNetwork()
         for options, expected in (
             ({"trust": True}, TypeError),
@@ -473,9 +427,7 @@ class FailureTests(PairTestCase):
 
 
 class CancelTests(PairTestCase):
-    """
-    C{connect} can be cancelled at any moment.
-    """
+    """C{connect} can be cancelled at any moment."""
 
     def test_everyMoment(self) -> None:
         """
@@ -503,9 +455,7 @@ class CancelTests(PairTestCase):
         self.assertGreater(rounds, 5)
 
     def test_deciding(self) -> None:
-        """
-        While the policy decides, which is then cancelled.
-        """
+        """While the policy decides, which is then cancelled."""
         answer: Deferred[bool] = Deferred()
         network, _ = self.serve()
         connecting = self.connecting(network, trust=Asked(answer))
@@ -516,9 +466,7 @@ class CancelTests(PairTestCase):
         self.assertTrue(answer.called)
 
     def test_beforeConnection(self) -> None:
-        """
-        Before there is a connection, the endpoint's is given up.
-        """
+        """Before there is a connection, the endpoint's is given up."""
         reactor = MemoryReactorClock()
         connecting = connect(
             reactor, "tcp:127.0.0.1:8765", key=CLIENT_KEY, trust=AnyServer()
@@ -528,9 +476,7 @@ class CancelTests(PairTestCase):
         self.assertEqual(reactor.getDelayedCalls(), [])
 
     def test_twice(self) -> None:
-        """
-        Who has waited no longer is not told of what comes then.
-        """
+        """Who has waited no longer is not told of what comes then."""
         endpoint = MemoryNetwork().endpoint()
         later: Deferred[Any] = Deferred(lambda deferred: None)
         self.patch(endpoint, "connect", lambda factory: later)
@@ -540,14 +486,10 @@ class CancelTests(PairTestCase):
 
 
 class ConnectTests(PairTestCase):
-    """
-    What a connection is when C{connect} has fired.
-    """
+    """What a connection is when C{connect} has fired."""
 
     def test_connection(self) -> None:
-        """
-        It knows its peer, the suite, and a hash that both sides share.
-        """
+        """It knows its peer, the suite, and a hash that both sides share."""
         network, server = self.serve()
         client = self.join(network)
         (accepted,) = server.connections.values()
@@ -559,9 +501,7 @@ class ConnectTests(PairTestCase):
         self.assertEqual(len(client.handshakeHash), 32)
 
     def test_atOnce(self) -> None:
-        """
-        What the server sends behind the WELCOME is there.
-        """
+        """What the server sends behind the WELCOME is there."""
         network, server = self.serve()
         connecting = self.connecting(network)
         link = network.links[0]
@@ -574,18 +514,14 @@ class ConnectTests(PairTestCase):
         self.assertEqual(len(server.connections), 1)
 
     def test_location(self) -> None:
-        """
-        The policy is asked about what was dialled, or else the transport's peer.
-        """
+        """The policy is asked about what was dialled, or else the transport's peer."""
         asked = Asked(True)
         network, _ = self.serve()
         self.join(network, trust=asked)
         self.assertEqual(asked.locations, ["127.0.0.1:8765"])
 
     def test_deferredTrust(self) -> None:
-        """
-        A policy may take its time.
-        """
+        """A policy may take its time."""
         answer: Deferred[bool] = Deferred()
         network, _ = self.serve()
         connecting = self.connecting(network, trust=Asked(answer))
@@ -596,16 +532,12 @@ class ConnectTests(PairTestCase):
         self.successResultOf(connecting)
 
     def test_psk(self) -> None:
-        """
-        With the same pre-shared key on both sides.
-        """
+        """With the same pre-shared key on both sides."""
         pair = self.pair(psk=PSK)
         self.assertIn("psk0", pair.client.suite)
 
     def test_stateDirectory(self) -> None:
-        """
-        Without a key or trust those of the state directory are used.
-        """
+        """Without a key or trust those of the state directory are used."""
         home = Path(self.mktemp())
         self.patch(os, "environ", os.environ | {"AESM_HOME": str(home)})
         network, _ = self.serve()
@@ -618,9 +550,7 @@ class ConnectTests(PairTestCase):
 
 
 class StringTests(SynchronousTestCase):
-    """
-    L{connect} and L{listen} with endpoint strings.
-    """
+    """L{connect} and L{listen} with endpoint strings."""
 
     def test_tcp(self) -> None:
         """
@@ -658,9 +588,7 @@ class StringTests(SynchronousTestCase):
         self.assertEqual(reactor.getDelayedCalls(), [])
 
     def test_refused(self) -> None:
-        """
-        The endpoint's failure is the answer.
-        """
+        """The endpoint's failure is the answer."""
         reactor = MemoryReactorClock()
         connecting = connect(
             reactor, "tcp:127.0.0.1:8765", key=CLIENT_KEY, trust=AnyServer()
@@ -670,9 +598,7 @@ class StringTests(SynchronousTestCase):
         self.assertEqual(reactor.getDelayedCalls(), [])
 
     def test_badString(self) -> None:
-        """
-        A string that is none is the caller's error.
-        """
+        """A string that is none is the caller's error."""
         for bad in ("what:host:1", "tcp:127.0.0.1", "tcp:host:port"):
             with self.assertRaises((ValueError, TypeError)):
                 connect(MemoryReactorClock(), bad, key=CLIENT_KEY, trust=AnyServer())
@@ -689,30 +615,22 @@ class LateEndpoint:
     factory: IProtocolFactory
 
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
-        """
-        Begin to connect.
-        """
+        """Begin to connect."""
         self.factory = protocolFactory
         return Deferred()
 
 
 class LateTests(SynchronousTestCase):
-    """
-    Transports that nobody wants.
-    """
+    """Transports that nobody wants."""
 
     def connecting(self) -> tuple[LateEndpoint, Deferred[Connection]]:
-        """
-        Begin to connect.
-        """
+        """Begin to connect."""
         endpoint = LateEndpoint()
         options: Any = {"key": CLIENT_KEY, "trust": AnyServer()}
         return endpoint, connect(MemoryReactorClock(), endpoint, **options)
 
     def connected(self, endpoint: LateEndpoint) -> StringTransport:
-        """
-        Have the endpoint connect.
-        """
+        """Have the endpoint connect."""
         protocol: Any = endpoint.factory.buildProtocol(IPv4Address("TCP", "a", 1))
         transport = StringTransport()
         protocol.makeConnection(transport)

@@ -17,14 +17,10 @@ from tests.client.test_service import ServiceTestCase
 
 
 class DelayTests(ServiceTestCase):
-    """
-    The delays grow until a connection has lived for a while.
-    """
+    """The delays grow until a connection has lived for a while."""
 
     def setUp(self) -> None:
-        """
-        Make a service, which finds no server.
-        """
+        """Make a service, which finds no server."""
         super().setUp()
         self.client = self.service(retryPolicy=None)
 
@@ -39,9 +35,7 @@ class DelayTests(ServiceTestCase):
         return delay
 
     def live(self, service: ClientService, seconds: float) -> None:
-        """
-        Let a connection live, and die.
-        """
+        """Let a connection live, and die."""
         self.successResultOf(service.whenConnected())
         self.network.advance(seconds)
         self.network.links[0].cut()
@@ -58,9 +52,7 @@ class DelayTests(ServiceTestCase):
         self.assertTrue(least <= delay <= least + 1, (number, delay))
 
     def test_grow(self) -> None:
-        """
-        They grow as long as there is no server.
-        """
+        """They grow as long as there is no server."""
         delays = [self.wait() for _ in range(15)]
         for number, delay in enumerate(delays, 1):
             self.assertDelay(number, delay)
@@ -107,9 +99,7 @@ class DelayTests(ServiceTestCase):
             self.live(self.client, 0)
 
     def test_startedAgain(self) -> None:
-        """
-        They begin anew when the service is started again.
-        """
+        """They begin anew when the service is started again."""
         for _ in range(15):
             self.wait()
         self.stop(self.client)
@@ -118,9 +108,7 @@ class DelayTests(ServiceTestCase):
         self.assertDelay(1, self.wait())
 
     def test_logged(self) -> None:
-        """
-        The log says why there is no connection, and when the next attempt is.
-        """
+        """The log says why there is no connection, and when the next attempt is."""
         with capturedLogs() as events:
             self.wait()
         (event,) = [each for each in events if "delay" in each]
@@ -134,20 +122,14 @@ class DelayTests(ServiceTestCase):
 
 
 class PolicyTests(ServiceTestCase):
-    """
-    A policy that somebody gives, and that may be wrong.
-    """
+    """A policy that somebody gives, and that may be wrong."""
 
     def test_given(self) -> None:
-        """
-        It is asked for each delay, with the number of failures in a row.
-        """
+        """It is asked for each delay, with the number of failures in a row."""
         asked: list[int] = []
 
         def policy(failures: int) -> Any:
-            """
-            Answer with what is no float.
-            """
+            """Answer with what is no float."""
             asked.append(failures)
             return Decimal(failures)
 
@@ -164,9 +146,7 @@ class PolicyTests(ServiceTestCase):
         """
 
         def raises(failures: int) -> float:
-            """
-            Raise.
-            """
+            """Raise."""
             raise ZeroDivisionError
 
         wrong: list[Any] = [raises]
@@ -190,14 +170,10 @@ class PolicyTests(ServiceTestCase):
             self.endServer()
 
     def test_fails(self) -> None:
-        """
-        One that fails later is replaced then, and the count goes on.
-        """
+        """One that fails later is replaced then, and the count goes on."""
 
         def policy(failures: int) -> float:
-            """
-            Answer three times.
-            """
+            """Answer three times."""
             return (0.0, 7.0, 0.0)[failures - 1]
 
         with capturedLogs():

@@ -24,22 +24,16 @@ class Diary:
     """
 
     def __init__(self) -> None:
-        """
-        Begin with nothing.
-        """
+        """Begin with nothing."""
         self.entries: list[Any] = []
         self.greeting = ""
 
     def connecting(self) -> None:
-        """
-        Remember an attempt.
-        """
+        """Remember an attempt."""
         self.entries.append("connecting")
 
     def connected(self, connection: Connection) -> None:
-        """
-        Remember a connection.
-        """
+        """Remember a connection."""
         self.entries.append(connection)
         if self.greeting:
             connection.sendData(self.greeting)
@@ -53,9 +47,7 @@ class Diary:
         self.entries.append((reason, delay))
 
     def take(self) -> list[Any]:
-        """
-        Take what there is, with the classes of failures in the place of them.
-        """
+        """Take what there is, with the classes of failures in the place of them."""
         taken, self.entries = self.entries, []
         return [
             type(entry[0]) if isinstance(entry, tuple) else entry for entry in taken
@@ -63,21 +55,15 @@ class Diary:
 
 
 class WatchedServiceTests(ServiceTestCase):
-    """
-    What a watcher is told.
-    """
+    """What a watcher is told."""
 
     def setUp(self) -> None:
-        """
-        Have a watcher.
-        """
+        """Have a watcher."""
         super().setUp()
         self.diary = Diary()
 
     def watched(self, **options: Any) -> WatchedService:
-        """
-        Start a service.
-        """
+        """Start a service."""
         service = WatchedService(
             self.network.endpoint(),
             self.diary,
@@ -90,9 +76,7 @@ class WatchedServiceTests(ServiceTestCase):
         return service
 
     def test_resumed(self) -> None:
-        """
-        A session that goes on keeps its connection.
-        """
+        """A session that goes on keeps its connection."""
         self.listening()
         service = self.watched()
         first = self.successResultOf(service.whenConnected())
@@ -105,9 +89,7 @@ class WatchedServiceTests(ServiceTestCase):
         self.assertEqual(self.diary.take(), ["connecting", first])
 
     def test_ended(self) -> None:
-        """
-        After one that has ended there is another connection.
-        """
+        """After one that has ended there is another connection."""
         server = self.listening()
         service = self.watched()
         first = self.successResultOf(service.whenConnected())
@@ -143,9 +125,7 @@ class WatchedServiceTests(ServiceTestCase):
         self.assertIsInstance(self.closedReason(first), SessionLost)
 
     def test_first(self) -> None:
-        """
-        What is sent when there is a connection goes before what waits.
-        """
+        """What is sent when there is a connection goes before what waits."""
         service = self.watched()
         service.sendData("second")
         self.diary.greeting = "first"
@@ -155,9 +135,7 @@ class WatchedServiceTests(ServiceTestCase):
         self.assertEqual([p.data for p in connection.retrieved], ["first", "second"])
 
     def test_delays(self) -> None:
-        """
-        Delays grow up to a bound, and are not the same for all.
-        """
+        """Delays grow up to a bound, and are not the same for all."""
         self.watched()
         for _ in range(300):
             self.network.advance(1)
@@ -169,9 +147,7 @@ class WatchedServiceTests(ServiceTestCase):
         self.assertIn(ConnectionRefusedError, self.diary.take())
 
     def test_final(self) -> None:
-        """
-        Of a failure that will not pass the service itself tells.
-        """
+        """Of a failure that will not pass the service itself tells."""
         server = self.listening()
         service = self.watched()
         self.diary.take()

@@ -14,14 +14,10 @@ from aesm.testing import connectedPair
 
 
 class QueuedMessageTests(SynchronousTestCase):
-    """
-    One message fires as that does which it is sent with.
-    """
+    """One message fires as that does which it is sent with."""
 
     def test_early(self) -> None:
-        """
-        Who looks before it is sent is told then.
-        """
+        """Who looks before it is sent is told then."""
         message, sent = QueuedMessage("x"), Deferred[None]()
         self.assertNoResult(message)
         message.follow(sent)
@@ -31,18 +27,14 @@ class QueuedMessageTests(SynchronousTestCase):
         self.successResultOf(message)
 
     def test_late(self) -> None:
-        """
-        Who looks afterwards is told at once, or when it is acknowledged.
-        """
+        """Who looks afterwards is told at once, or when it is acknowledged."""
         message, sent = QueuedMessage("x"), Deferred[None]()
         message.follow(sent)
         sent.errback(ConnectionClosed("gone"))
         self.failureResultOf(message, ConnectionClosed)
 
     def test_nobody(self) -> None:
-        """
-        If nobody looks, nobody looks for an acknowledgement either.
-        """
+        """If nobody looks, nobody looks for an acknowledgement either."""
         pair = connectedPair()
         message = QueuedMessage("x")
         message.follow(pair.client.sendData(message.data))
@@ -53,9 +45,7 @@ class QueuedMessageTests(SynchronousTestCase):
         self.successResultOf(message)
 
     def test_cancelled(self) -> None:
-        """
-        Cancelling it stops the waiting, not the message.
-        """
+        """Cancelling it stops the waiting, not the message."""
         message, sent = QueuedMessage("x"), Deferred[None]()
         message.cancel()
         self.failureResultOf(message, CancelledError)
@@ -65,14 +55,10 @@ class QueuedMessageTests(SynchronousTestCase):
 
 
 class MessageQueueTests(SynchronousTestCase):
-    """
-    Messages wait in order, up to a limit.
-    """
+    """Messages wait in order, up to a limit."""
 
     def test_order(self) -> None:
-        """
-        The oldest is taken first; what can be changed is copied.
-        """
+        """The oldest is taken first; what can be changed is copied."""
         queue = MessageQueue(1000)
         self.assertEqual(len(queue), 0)
         changing = bytearray(b"b")
@@ -84,9 +70,7 @@ class MessageQueueTests(SynchronousTestCase):
         self.assertEqual(len(queue), 0)
 
     def test_limit(self) -> None:
-        """
-        It takes what fits, and more once there is room again.
-        """
+        """It takes what fits, and more once there is room again."""
         for limit, fits in ((64 + 64 + 2, False), (64 + 64 + 3, True)):
             queue = MessageQueue(limit)
             queue.add("a")
@@ -101,9 +85,7 @@ class MessageQueueTests(SynchronousTestCase):
             self.assertNoResult(queue.add("bc"))
 
     def test_fail(self) -> None:
-        """
-        All fail, with errors of their own.
-        """
+        """All fail, with errors of their own."""
         queue = MessageQueue(1000)
         sent = [queue.add("a"), queue.add("b")]
         queue.fail(ConnectionClosed("stopped", 1000))
@@ -114,9 +96,7 @@ class MessageQueueTests(SynchronousTestCase):
 
 
 class WaitersTests(SynchronousTestCase):
-    """
-    Those who wait for a connection.
-    """
+    """Those who wait for a connection."""
 
     def test_tell(self) -> None:
         """
@@ -134,9 +114,7 @@ class WaitersTests(SynchronousTestCase):
         waiters.tell(connection)
 
     def test_attempts(self) -> None:
-        """
-        Some wait for so many attempts, and at least for one.
-        """
+        """Some wait for so many attempts, and at least for one."""
         waiters = Waiters()
         counts = (-1, 0, 1, 2, None)
         waiting = {count: waiters.add(count) for count in counts}

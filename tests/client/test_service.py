@@ -60,9 +60,7 @@ class Nowhere:
     """
 
     def __init__(self) -> None:
-        """
-        Begin with nobody.
-        """
+        """Begin with nobody."""
         self.attempts: list[Deferred[Any]] = []
 
     def connect(self, protocolFactory: object) -> Deferred[Any]:
@@ -76,14 +74,10 @@ class Nowhere:
 
 
 class TransientTests(PairTestCase):
-    """
-    Which failures are worth trying again.
-    """
+    """Which failures are worth trying again."""
 
     def test_table(self) -> None:
-        """
-        What people have to mend is not; what may be otherwise the next time is.
-        """
+        """What people have to mend is not; what may be otherwise the next time is."""
         final: tuple[Exception, ...] = (
             NotAuthorized(),
             UntrustedServer(""),
@@ -124,17 +118,13 @@ class ServiceTestCase(PairTestCase):
     """
 
     def setUp(self) -> None:
-        """
-        Make the network.
-        """
+        """Make the network."""
         self.network = MemoryNetwork()
         self.server: Server | None = None
         self.addCleanup(self.endServer)
 
     def endServer(self) -> None:
-        """
-        Take the server down, if there is one.
-        """
+        """Take the server down, if there is one."""
         if self.server is not None:
             self.takeDown(self.network, self.server)
         self.server = None
@@ -153,9 +143,7 @@ class ServiceTestCase(PairTestCase):
         ]
 
     def listening(self, handler: object = None, **options: Any) -> Server:
-        """
-        Make a server, in the place of any other.
-        """
+        """Make a server, in the place of any other."""
         self.endServer()
         options = {"key": SERVER_KEY} | options
         self.server = self.successResultOf(
@@ -189,17 +177,13 @@ class ServiceTestCase(PairTestCase):
         return service
 
     def stop(self, service: ClientService) -> None:
-        """
-        Stop a service, and check that nothing is left of it.
-        """
+        """Stop a service, and check that nothing is left of it."""
         stopped = service.stopService()
         self.network.deliver()
         self.successResultOf(stopped)
 
     def lines(self, events: Any, level: LogLevel = LogLevel.error) -> list[str]:
-        """
-        Get what was logged.
-        """
+        """Get what was logged."""
         return [
             event["reason"]
             for event in events
@@ -209,20 +193,14 @@ class ServiceTestCase(PairTestCase):
 
 
 class ConnectTests(ServiceTestCase):
-    """
-    Connecting, and connecting again.
-    """
+    """Connecting, and connecting again."""
 
     def test_service(self) -> None:
-        """
-        It is a service.
-        """
+        """It is a service."""
         verifyObject(IService, self.service(start=False))
 
     def test_connects(self) -> None:
-        """
-        Who waits gets the connection, and who asks later, too.
-        """
+        """Who waits gets the connection, and who asks later, too."""
         server = self.listening()
         service = self.service(start=False)
         waiting = service.whenConnected()
@@ -248,18 +226,14 @@ class ConnectTests(ServiceTestCase):
             self.service(start=False, trust="nobody")
 
     def test_lateOptions(self) -> None:
-        """
-        The rest is said when it connects: it stops.
-        """
+        """The rest is said when it connects: it stops."""
         service = self.service(suites=["nonsense"])
         self.failureResultOf(service.whenConnected(), ValueError)
         self.assertClosed(service.sendData("x"))
         self.assertFalse(service.running)
 
     def test_defaults(self) -> None:
-        """
-        With an endpoint string, and Twisted's delays.
-        """
+        """With an endpoint string, and Twisted's delays."""
         reactor: Any = MemoryReactorClock()
         service = ClientService(
             "tcp:127.0.0.1:8765", reactor=reactor, key=CLIENT_KEY, trust=AnyServer()
@@ -273,16 +247,12 @@ class ConnectTests(ServiceTestCase):
         self.assertEqual(reactor.getDelayedCalls(), [])
 
     def test_backoff(self) -> None:
-        """
-        The delay grows over failures, and starts again after a connection.
-        """
+        """The delay grows over failures, and starts again after a connection."""
         service = self.service()
         times = []
 
         def wait() -> None:
-            """
-            Let the delay pass.
-            """
+            """Let the delay pass."""
             (delay,) = self.delays()
             times.append(round(delay, 2))
             self.network.advance(delay + 0.001)
@@ -372,25 +342,17 @@ class ConnectTests(ServiceTestCase):
         self.failureResultOf(service.whenConnected(), KeyFileError)
 
     def test_hooks(self) -> None:
-        """
-        An error in a subclass is logged, and ends nothing.
-        """
+        """An error in a subclass is logged, and ends nothing."""
 
         class Wrong(ClientService):
-            """
-            Has a mistake everywhere.
-            """
+            """Has a mistake everywhere."""
 
             def attached(self, connection: object) -> None:
-                """
-                Fail.
-                """
+                """Fail."""
                 raise ZeroDivisionError
 
             def retrying(self, reason: object, delay: float) -> None:
-                """
-                Fail.
-                """
+                """Fail."""
                 raise ZeroDivisionError
 
         self.listening()
@@ -417,9 +379,7 @@ class ConnectTests(ServiceTestCase):
             self.failureResultOf(service.whenConnected(), TypeError)
 
     def test_failAfterFailures(self) -> None:
-        """
-        Who does not want to wait is told of the failure; others wait on.
-        """
+        """Who does not want to wait is told of the failure; others wait on."""
         service = self.service(start=False)
         waiting = [service.whenConnected(n) for n in (1, 2, None)]
         service.startService()
@@ -433,9 +393,7 @@ class ConnectTests(ServiceTestCase):
         self.assertClosed(waiting[2], 1000)
 
     def test_cancelled(self) -> None:
-        """
-        Who waits may give up.
-        """
+        """Who waits may give up."""
         service = self.service()
         waiting = service.whenConnected()
         waiting.cancel()
@@ -470,9 +428,7 @@ class ConnectTests(ServiceTestCase):
 
 
 class FatalTests(ServiceTestCase):
-    """
-    At what will not pass by itself the service stops, and says why.
-    """
+    """At what will not pass by itself the service stops, and says why."""
 
     def refused(self, reason: type[Exception], **options: Any) -> Any:
         """
@@ -497,36 +453,26 @@ class FatalTests(ServiceTestCase):
         return why
 
     def test_untrusted(self) -> None:
-        """
-        The server has another key.
-        """
+        """The server has another key."""
         self.listening()
         self.refused(UntrustedServer, trust=Pinned(CLIENT_KEY.publicKey))
 
     def test_offer(self) -> None:
-        """
-        The server does not take what we offer.
-        """
+        """The server does not take what we offer."""
         self.listening(suites=["Noise_XX_25519_ChaChaPoly_SHA256"])
         self.refused(OfferRefused, suites=["Noise_XX_25519_AESGCM_SHA256"])
 
     def test_keyFile(self) -> None:
-        """
-        The pre-shared key cannot be read.
-        """
+        """The pre-shared key cannot be read."""
         self.refused(KeyFileError, psk=self.mktemp())
 
     def test_name(self) -> None:
-        """
-        The handshake does not authenticate.
-        """
+        """The handshake does not authenticate."""
         self.listening()
         self.refused(NameOrKeyMismatch, name="other")
 
     def test_notAuthorized(self) -> None:
-        """
-        The server does not let our key in.
-        """
+        """The server does not let our key in."""
         self.listening(authorizedKeys=lambda publicKey, address: False)
         self.refused(NotAuthorized)
 
@@ -549,9 +495,7 @@ class FatalTests(ServiceTestCase):
             self.assertEqual(self.network.links, [])
 
     def test_noWords(self) -> None:
-        """
-        An error without words is called by its name.
-        """
+        """An error without words is called by its name."""
         endpoint = Nowhere()
         with capturedLogs() as events:
             self.service(endpoint=endpoint)
@@ -560,14 +504,10 @@ class FatalTests(ServiceTestCase):
 
 
 class SendTests(ServiceTestCase):
-    """
-    Messages, with and without a connection.
-    """
+    """Messages, with and without a connection."""
 
     def test_waits(self) -> None:
-        """
-        What is sent without a connection goes out in order once there is one.
-        """
+        """What is sent without a connection goes out in order once there is one."""
         recorder = Recorder()
         service = self.service(start=False)
         sent = [service.sendData(data) for data in ("one", b"two", bytearray(b"3"))]
@@ -587,18 +527,14 @@ class SendTests(ServiceTestCase):
         self.stop(service)
 
     def test_wrong(self) -> None:
-        """
-        What is no message is refused at once.
-        """
+        """What is no message is refused at once."""
         service = self.service(start=False)
         wrong: Any = 5
         self.assertRaises(TypeError, service.sendData, wrong)
         self.assertRaises(ValueError, service.sendData, "\ud800")
 
     def test_full(self) -> None:
-        """
-        No more than C{sendBuffer} waits; what was accepted is not affected.
-        """
+        """No more than C{sendBuffer} waits; what was accepted is not affected."""
         self.listening()
         service = self.service(start=False, sendBuffer=2 * 64 + 5)
         first, second = service.sendData("abc"), service.sendData("de")
@@ -682,9 +618,7 @@ class SendTests(ServiceTestCase):
         self.successResultOf(never[0])  # nobody has looked at it before
 
     def test_neverSentTwice(self) -> None:
-        """
-        Also over several sessions, each of which lets some leave and is lost.
-        """
+        """Also over several sessions, each of which lets some leave and is lost."""
         server = self.listening(sessionGrace=0, receiveBuffer=100)
         service = self.service()
         sent = [service.sendData(data) for data in "12345"]
@@ -702,9 +636,7 @@ class SendTests(ServiceTestCase):
             self.successResultOf(each)
 
     def test_neverSentStopped(self) -> None:
-        """
-        It fails if the service is stopped before it has left.
-        """
+        """It fails if the service is stopped before it has left."""
         self.listening(sessionGrace=0)
         service = self.service()
         self.network.links[0].toServer.stalled = True
@@ -762,14 +694,10 @@ class SendTests(ServiceTestCase):
 
 
 class StopTests(ServiceTestCase):
-    """
-    Stopping, in any state.
-    """
+    """Stopping, in any state."""
 
     def assertStops(self, service: ClientService) -> None:
-        """
-        Stop it, twice, and look through what is left.
-        """
+        """Stop it, twice, and look through what is left."""
         waiting, sent = service.whenConnected(), service.sendData("x")
         got = service.retrieved.get()
         stopped, again = service.stopService(), service.stopService()
@@ -785,9 +713,7 @@ class StopTests(ServiceTestCase):
         self.assertEqual(self.delays(), [])
 
     def test_neverStarted(self) -> None:
-        """
-        Before it was started; and it can be started later.
-        """
+        """Before it was started; and it can be started later."""
         service = self.service(start=False)
         self.assertStops(service)
         self.listening()
@@ -797,26 +723,20 @@ class StopTests(ServiceTestCase):
         self.stop(service)
 
     def test_atOnce(self) -> None:
-        """
-        Before it has done anything.
-        """
+        """Before it has done anything."""
         service = self.service(start=False)
         service.startService()
         self.assertStops(service)
 
     def test_connecting(self) -> None:
-        """
-        While there is no transport yet.
-        """
+        """While there is no transport yet."""
         endpoint = Nowhere()
         service = self.service(endpoint=endpoint)
         self.assertStops(service)
         self.assertTrue(endpoint.attempts[0].called)
 
     def test_inHandshake(self) -> None:
-        """
-        While the server does not answer.
-        """
+        """While the server does not answer."""
         server = self.listening()
         service = self.service(start=False)
         service.startService()
@@ -826,9 +746,7 @@ class StopTests(ServiceTestCase):
         self.assertEqual(len(server.connections), 0)
 
     def test_waiting(self) -> None:
-        """
-        While it waits to try again.
-        """
+        """While it waits to try again."""
         self.assertStops(self.service())
 
     def test_connected(self) -> None:
@@ -853,9 +771,7 @@ class StopTests(ServiceTestCase):
         self.assertEqual(recorder.names, ["accepted", "packet", "lost"])
 
     def test_deadline(self) -> None:
-        """
-        A server that does not answer is not waited for.
-        """
+        """A server that does not answer is not waited for."""
         self.listening()
         service = self.service()
         self.network.links[0].toServer.stalled = True
@@ -866,9 +782,7 @@ class StopTests(ServiceTestCase):
         self.successResultOf(stopped)
 
     def test_whenAccepted(self) -> None:
-        """
-        In the turn in which the server accepts.
-        """
+        """In the turn in which the server accepts."""
         self.listening()
         for turns in range(12):
             service = self.service(start=False)
@@ -883,9 +797,7 @@ class StopTests(ServiceTestCase):
             self.assertEqual(self.network.links, [])
 
     def test_whenFailed(self) -> None:
-        """
-        In a callback of who was told of a failure.
-        """
+        """In a callback of who was told of a failure."""
         service = self.service(start=False)
         stopping = service.whenConnected(1)
         stopping.addErrback(lambda failure: service.stopService())
@@ -895,9 +807,7 @@ class StopTests(ServiceTestCase):
         self.assertEqual(self.delays(), [])
 
     def test_startedWhenStopped(self) -> None:
-        """
-        Who is told that it has stopped may start it again.
-        """
+        """Who is told that it has stopped may start it again."""
         service = self.service(start=False, name="other")
         self.listening()
         again = service.whenConnected()
@@ -910,9 +820,7 @@ class StopTests(ServiceTestCase):
         self.assertEqual(self.network.links, [])
 
     def test_again(self) -> None:
-        """
-        It can be started again, with a new stream.
-        """
+        """It can be started again, with a new stream."""
         self.listening()
         service = self.service()
         former = service.retrieved
@@ -925,9 +833,7 @@ class StopTests(ServiceTestCase):
 
 
 class RefusingEndpointTests(ServiceTestCase):
-    """
-    Endpoints that fail at once.
-    """
+    """Endpoints that fail at once."""
 
     def test_manyTimes(self) -> None:
         """

@@ -16,9 +16,7 @@ from tests.support.spooled import SpoolTestCase
 
 
 class ClosingTests(SpoolTestCase):
-    """
-    A service stops, and its file is not closed yet.
-    """
+    """A service stops, and its file is not closed yet."""
 
     def closing(self, code: int | None) -> tuple[ClientService, list[Deferred[Any]]]:
         """
@@ -62,9 +60,7 @@ class ClosingTests(SpoolTestCase):
             self.stopServer()
 
     def test_start(self) -> None:
-        """
-        It cannot be started before, which changes nothing; and then it can.
-        """
+        """It cannot be started before, which changes nothing; and then it can."""
         service, waiting = self.closing(None)
         self.assertRaises(SpoolError, service.startService)
         self.assertFalse(service.running)
@@ -93,9 +89,7 @@ class ClosingTests(SpoolTestCase):
 
 
 class RestoredTests(SpoolTestCase):
-    """
-    A service goes on with what is in its spool.
-    """
+    """A service goes on with what is in its spool."""
 
     def test_over(self) -> None:
         """

@@ -38,29 +38,21 @@ class TracedService(ClientService):
         super().__init__(*arguments, **options)
 
     def _move(self, event: str) -> ServiceState:
-        """
-        Remember it.
-        """
+        """Remember it."""
         before = super()._move(event)
         self.trace.append((before, event))
         return before
 
     def connecting(self) -> None:
-        """
-        Let somebody meddle.
-        """
+        """Let somebody meddle."""
         self.meddle("connecting")
 
     def attached(self, connection: Connection) -> None:
-        """
-        Let somebody meddle.
-        """
+        """Let somebody meddle."""
         self.meddle("attached")
 
     def retrying(self, reason: BaseException, delay: float) -> None:
-        """
-        Let somebody meddle.
-        """
+        """Let somebody meddle."""
         self.meddle("retrying")
 
 
@@ -73,17 +65,13 @@ class MeddlingEndpoint:
     """
 
     def __init__(self, endpoint: IStreamClientEndpoint) -> None:
-        """
-        @param endpoint: where it leads.
-        """
+        """@param endpoint: where it leads."""
         self.endpoint = endpoint
         self.hangs = False
         self.meddle: Callable[[str], None] = lambda place: None
 
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[Any]:
-        """
-        Connect.
-        """
+        """Connect."""
         self.meddle("connect")
         if self.hangs:
             return Deferred(lambda connecting: self.meddle("cancel"))
@@ -91,14 +79,10 @@ class MeddlingEndpoint:
 
 
 class StateTestCase(ServiceTestCase):
-    """
-    Services that are brought into a state.
-    """
+    """Services that are brought into a state."""
 
     def traced(self, **options: Any) -> TracedService:
-        """
-        Make a service, and do not start it.
-        """
+        """Make a service, and do not start it."""
         self.endpoint = MeddlingEndpoint(self.network.endpoint())
         settings: dict[str, Any] = {"key": CLIENT_KEY, "trust": AnyServer()}
         service = TracedService(
@@ -108,9 +92,7 @@ class StateTestCase(ServiceTestCase):
         return service
 
     def bring(self, state: ServiceState, **options: Any) -> TracedService:
-        """
-        Make a service that is in a state.
-        """
+        """Make a service that is in a state."""
         self.listening(sessionGrace=0)
         service = self.traced(**options)
         match state.value:
@@ -133,9 +115,7 @@ class StateTestCase(ServiceTestCase):
         return service
 
     def check(self, service: TracedService) -> None:
-        """
-        Check that there is what goes with its state, and nothing else.
-        """
+        """Check that there is what goes with its state, and nothing else."""
         state = service._state
         self.assertEqual(service._timer is not None, state is ServiceState.WAITING)
         self.assertEqual(service._attempt is not None, state is ServiceState.DIALLING)
@@ -154,9 +134,7 @@ class StateTestCase(ServiceTestCase):
         )
 
     def assertConnects(self, service: TracedService) -> None:
-        """
-        Check that a service finds the server, and that it is there once.
-        """
+        """Check that a service finds the server, and that it is there once."""
         self.network.advance(60)
         self.check(service)
         self.assertIs(service._state, ServiceState.CONNECTED)
@@ -165,17 +143,13 @@ class StateTestCase(ServiceTestCase):
         self.assertEqual(self.count(), 1)
 
     def count(self) -> int:
-        """
-        Count the server's connections, without those that are over and unread.
-        """
+        """Count the server's connections, without those that are over and unread."""
         assert self.server is not None
         connections = self.server.connections.values()
         return sum(not connection.isOver for connection in connections)
 
     def assertStopped(self, service: TracedService) -> None:
-        """
-        Check that a service has stopped, and that nothing is left of it.
-        """
+        """Check that a service has stopped, and that nothing is left of it."""
         self.network.advance(60)
         self.check(service)
         self.assertIs(service._state, ServiceState.STOPPED)
@@ -185,14 +159,10 @@ class StateTestCase(ServiceTestCase):
 
 
 class TableTests(StateTestCase):
-    """
-    Every state times every event.
-    """
+    """Every state times every event."""
 
     def happen(self, service: TracedService, event: str) -> None:
-        """
-        Have something happen, not before it does by itself.
-        """
+        """Have something happen, not before it does by itself."""
         match event:
             case "start":
                 service.startService()
@@ -238,9 +208,7 @@ class TableTests(StateTestCase):
             self.assertStopped(service)
 
     def test_missing(self) -> None:
-        """
-        What is not in the table raises, and leaves the service where it is.
-        """
+        """What is not in the table raises, and leaves the service where it is."""
         for state in ServiceState:
             service = self.bring(state)
             for event in EVENTS:
@@ -281,9 +249,7 @@ class TableTests(StateTestCase):
         self.assertStopped(service)
 
     def test_cancelled(self) -> None:
-        """
-        In any state, who waits for a connection or for the stop may give up.
-        """
+        """In any state, who waits for a connection or for the stop may give up."""
         for state in ServiceState:
             service = self.bring(state)
             waiting: list[Deferred[Any]] = [
@@ -318,9 +284,7 @@ class TableTests(StateTestCase):
         self.assertStopped(service)
 
     def test_stranger(self) -> None:
-        """
-        That a connection of a former start ends means nothing.
-        """
+        """That a connection of a former start ends means nothing."""
         service = self.bring(ServiceState.CONNECTED)
         former = self.successResultOf(service.whenConnected())
         self.stop(service)
@@ -331,9 +295,7 @@ class TableTests(StateTestCase):
 
 
 class MeddlingTests(StateTestCase):
-    """
-    Whoever is called may stop the service, or stop and start it, or both twice.
-    """
+    """Whoever is called may stop the service, or stop and start it, or both twice."""
 
     places = (
         "connecting",
@@ -369,9 +331,7 @@ class MeddlingTests(StateTestCase):
                 action(service)
 
         def policy(failures: int) -> float:
-            """
-            Meddle, and wait a second.
-            """
+            """Meddle, and wait a second."""
             meddle("policy")
             return 1.0
 
@@ -408,31 +368,23 @@ class MeddlingTests(StateTestCase):
         return service
 
     def assertAllTold(self) -> None:
-        """
-        Check that nobody waits any more.
-        """
+        """Check that nobody waits any more."""
         for deferred in self.told:
             deferred.addErrback(lambda failure: failure.trap(ConnectionClosed))
             self.successResultOf(deferred)
 
     def test_stop(self) -> None:
-        """
-        Stopped, it is stopped.
-        """
+        """Stopped, it is stopped."""
         for place in self.places:
             service = self.meddling(place, stop)
             self.assertStopped(service)
             self.assertAllTold()
 
     def test_restart(self) -> None:
-        """
-        Stopped and started, it connects, once.
-        """
+        """Stopped and started, it connects, once."""
 
         def restart(service: ClientService) -> None:
-            """
-            Do so.
-            """
+            """Do so."""
             stop(service)
             service.startService()
 
@@ -444,14 +396,10 @@ class MeddlingTests(StateTestCase):
             self.assertAllTold()
 
     def test_restartTwice(self) -> None:
-        """
-        So it does when that is done twice, and it is stopped at the end.
-        """
+        """So it does when that is done twice, and it is stopped at the end."""
 
         def meddle(service: ClientService) -> None:
-            """
-            Do so.
-            """
+            """Do so."""
             for _ in range(2):
                 stop(service)
                 service.startService()
@@ -465,14 +413,10 @@ class MeddlingTests(StateTestCase):
             self.assertAllTold()
 
     def test_abort(self) -> None:
-        """
-        The connection may be aborted where it is shown first: it is made again.
-        """
+        """The connection may be aborted where it is shown first: it is made again."""
 
         def abort(service: ClientService) -> None:
-            """
-            Do so.
-            """
+            """Do so."""
             assert service.former is not None
             service.former.abort()
 
@@ -485,9 +429,7 @@ class MeddlingTests(StateTestCase):
         """
 
         def react(connection: Connection, packet: Packet) -> None:
-            """
-            Answer, so that each connection has received something.
-            """
+            """Answer, so that each connection has received something."""
             connection.sendData("re: " + str(packet.data))
 
         recorder = Recorder(react)
@@ -529,9 +471,7 @@ class MeddlingTests(StateTestCase):
         seen: list[Connection] = []
 
         def meddle(place: str) -> None:
-            """
-            Restart, once.
-            """
+            """Restart, once."""
             if place == "attached" and not seen:
                 assert service.former is not None
                 seen.append(service.former)
@@ -584,9 +524,7 @@ class MeddlingTests(StateTestCase):
         self.assertIsNot(service.former, former)
 
     def test_waiters(self) -> None:
-        """
-        Who is told that there is a connection may keep others from being told.
-        """
+        """Who is told that there is a connection may keep others from being told."""
         self.listening()
         service = self.traced()
         first, second = service.whenConnected(), service.whenConnected()
@@ -598,7 +536,5 @@ class MeddlingTests(StateTestCase):
 
 
 def stop(service: ClientService) -> None:
-    """
-    Stop a service, and do not wait for that.
-    """
+    """Stop a service, and do not wait for that."""
     service.stopService()

@@ -13,9 +13,7 @@ from aesm.messages.stream import DataStream, Packet
 
 
 class Owner:
-    """
-    Somebody whom a stream tells things.
-    """
+    """Somebody whom a stream tells things."""
 
     def packetsTaken(self, cost: int) -> None:
         """
@@ -25,20 +23,14 @@ class Owner:
         """
 
     def streamFinished(self) -> None:
-        """
-        Take no note.
-        """
+        """Take no note."""
 
 
 class SessionStreamTests(SynchronousTestCase):
-    """
-    Looking, taking and waiting, across streams.
-    """
+    """Looking, taking and waiting, across streams."""
 
     def setUp(self) -> None:
-        """
-        Make a stream without packets.
-        """
+        """Make a stream without packets."""
         self.stream = SessionStream()
 
     def add(self, *data: str, end: bool = True) -> DataStream:
@@ -56,9 +48,7 @@ class SessionStreamTests(SynchronousTestCase):
         return stream
 
     def test_looking(self) -> None:
-        """
-        Looking takes nothing.
-        """
+        """Looking takes nothing."""
         self.assertEqual(list(self.stream), [])
         self.add("a", "b")
         self.add()
@@ -73,9 +63,7 @@ class SessionStreamTests(SynchronousTestCase):
                 self.stream[index]
 
     def test_taking(self) -> None:
-        """
-        The oldest comes first.
-        """
+        """The oldest comes first."""
         self.assertIsNone(self.stream.getData())
         self.add("a")
         self.add()
@@ -85,9 +73,7 @@ class SessionStreamTests(SynchronousTestCase):
         self.assertIsNone(self.stream.getData())
 
     def test_waiting(self) -> None:
-        """
-        Who waits gets packets in order, of whichever stream, however many wait.
-        """
+        """Who waits gets packets in order, of whichever stream, however many wait."""
         waiting = [self.stream.get() for _ in range(2003)]
         self.add("0")
         last = self.add("1", end=False)
@@ -99,9 +85,7 @@ class SessionStreamTests(SynchronousTestCase):
         self.assertEqual(len(self.stream), 0)
 
     def test_cancelled(self) -> None:
-        """
-        Nothing is taken for who does not wait any more.
-        """
+        """Nothing is taken for who does not wait any more."""
         stream = self.add(end=False)
         waiting = self.stream.get()
         waiting.cancel()
@@ -110,9 +94,7 @@ class SessionStreamTests(SynchronousTestCase):
         self.assertEqual(self.successResultOf(self.stream.get()).data, "kept")
 
     def test_end(self) -> None:
-        """
-        At the end who waits is told why, and who comes later.
-        """
+        """At the end who waits is told why, and who comes later."""
         waiting = self.stream.get()
         self.stream.end(ConnectionClosed("enough", 1000))
         for deferred in (waiting, self.stream.get()):
@@ -120,17 +102,13 @@ class SessionStreamTests(SynchronousTestCase):
             self.assertEqual(str(error), "enough")
 
     def test_iterating(self) -> None:
-        """
-        C{async for} takes packets until an orderly end, and raises any other.
-        """
+        """C{async for} takes packets until an orderly end, and raises any other."""
         for code in (1000, 1006):
             self.stream = SessionStream()
             taken: list[object] = []
 
             async def take(joined: SessionStream, taken: list[object]) -> None:
-                """
-                Take all.
-                """
+                """Take all."""
                 async for packet in joined:
                     taken.append(packet.data)
 

@@ -28,9 +28,7 @@ round trip, 64 B +[\d.]+ ms
 
 
 class BenchTests(SynchronousTestCase):
-    """
-    L{bench}.
-    """
+    """L{bench}."""
 
     def launch(self, program: str) -> subprocess.CompletedProcess[str]:
         """
@@ -51,24 +49,18 @@ class BenchTests(SynchronousTestCase):
             )
 
     def test_figures(self) -> None:
-        """
-        It prints four figures, and touches no file.
-        """
+        """It prints four figures, and touches no file."""
         ended = self.launch(LITTLE)
         self.assertEqual((ended.stderr, ended.returncode), ("", 0))
         self.assertRegex(ended.stdout, f"^{FIGURES}$")
 
     def test_noServer(self) -> None:
-        """
-        Without its server it ends with status 1; the server has said why.
-        """
+        """Without its server it ends with status 1; the server has said why."""
         self.patch(sys, "executable", "/bin/false")
         self.assertEqual(bench.bench(), 1)
 
     def test_words(self) -> None:
-        """
-        Figures are for people.
-        """
+        """Figures are for people."""
         self.assertEqual(bench._milliseconds(0.00123), "1.23 ms")
         self.assertEqual(bench._rate(1e-6), "1,000,000 /s")
         self.assertEqual(bench._bandwidth(262_144e-9), "1,000 MB/s")

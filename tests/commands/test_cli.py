@@ -30,9 +30,7 @@ class CommandTestCase(SynchronousTestCase):
     """
 
     def setUp(self) -> None:
-        """
-        Make a state directory, and catch what is said.
-        """
+        """Make a state directory, and catch what is said."""
         self.home = Path(self.mktemp()).absolute()
         self.patch(os, "environ", {**os.environ, "AESM_HOME": str(self.home)})
 
@@ -77,30 +75,22 @@ class CommandTestCase(SynchronousTestCase):
 
 
 class UsageTests(CommandTestCase):
-    """
-    The command explains itself.
-    """
+    """The command explains itself."""
 
     def test_help(self) -> None:
-        """
-        C{--help} lists the commands, and each command its options.
-        """
+        """C{--help} lists the commands, and each command its options."""
         for command in ("connect", "keygen", "pubkey", "psk", "known"):
             self.assertIn(f"    {command} ", self.good("--help"))
             usage = self.good(command, "--help")
             self.assertTrue(usage.startswith(f"Usage: aesm {command} "), usage)
 
     def test_version(self) -> None:
-        """
-        C{--version} is that of aesm, everywhere.
-        """
+        """C{--version} is that of aesm, everywhere."""
         self.assertEqual(self.good("--version"), f"aesm {__version__}\n")
         self.assertEqual(self.good("known", "--version"), f"aesm {__version__}\n")
 
     def test_wrong(self) -> None:
-        """
-        What cannot be parsed is one sentence, and names the help that helps.
-        """
+        """What cannot be parsed is one sentence, and names the help that helps."""
         self.assertIn("`aesm --help`", self.bad())
         self.assertIn("nosuch", self.bad("nosuch"))
         self.assertIn("--nosuch", self.bad("--nosuch"))
@@ -108,18 +98,14 @@ class UsageTests(CommandTestCase):
         self.assertIn("--nosuch", self.bad("connect", "tcp:h:1", "--nosuch"))
 
     def test_ownArguments(self) -> None:
-        """
-        Without arguments in code they are those of the process.
-        """
+        """Without arguments in code they are those of the process."""
         self.patch(sys, "argv", ["aesm", "--version"])
         self.patch(sys, "stdout", StringIO())
         self.assertRaises(SystemExit, main)
 
 
 class ConnectOptionsTests(CommandTestCase):
-    """
-    The options of C{aesm connect}.
-    """
+    """The options of C{aesm connect}."""
 
     def parse(self, *arguments: str) -> ConnectOptions:
         """
@@ -134,9 +120,7 @@ class ConnectOptionsTests(CommandTestCase):
         return connect
 
     def test_order(self) -> None:
-        """
-        Options may stand before the endpoint and behind it.
-        """
+        """Options may stand before the endpoint and behind it."""
         for arguments in (
             ["tcp:h:1", "--name", "n", "--json", "--pin", str(KEY)],
             ["--name=n", "--json", "--pin", str(KEY), "tcp:h:1"],
@@ -147,9 +131,7 @@ class ConnectOptionsTests(CommandTestCase):
             self.assertEqual(options.pins, [KEY])
 
     def test_defaults(self) -> None:
-        """
-        Nothing but the endpoint is needed.
-        """
+        """Nothing but the endpoint is needed."""
         options = self.parse("tcp:h:1")
         self.assertEqual(
             (options["name"], options["key"], options["psk"], options["json"]),
@@ -157,9 +139,7 @@ class ConnectOptionsTests(CommandTestCase):
         )
 
     def test_wait(self) -> None:
-        """
-        C{--wait} takes seconds, or -1; C{--receive} has nothing to wait for.
-        """
+        """C{--wait} takes seconds, or -1; C{--receive} has nothing to wait for."""
         for given, wait in (("1.5", 1.5), ("0", 0.0), ("-1", -1.0)):
             self.assertEqual(self.parse("tcp:h:1", "--wait", given).wait, wait)
         for given in ("-2", "nan", "inf", "soon"):
@@ -168,17 +148,13 @@ class ConnectOptionsTests(CommandTestCase):
         self.assertIn("one of them", both)
 
     def test_notUTF8(self) -> None:
-        """
-        Names are UTF-8: bytes of another encoding are none.
-        """
+        """Names are UTF-8: bytes of another encoding are none."""
         for option in ("name", "nick"):
             bad = self.bad("chat", "tcp:h:1", "--nick=n", f"--{option}", "\udce4")
             self.assertIn(f"--{option}: give text in UTF-8", bad)
 
     def test_wrong(self) -> None:
-        """
-        What does not fit is a sentence.
-        """
+        """What does not fit is a sentence."""
         self.assertIn("arguments", self.bad("connect"))
         self.assertIn("--pin", self.bad("connect", "tcp:h:1", "--pin", "abc"))
         both = ["connect", "tcp:h:1", "--pin", str(KEY), "--any-server"]
@@ -187,9 +163,7 @@ class ConnectOptionsTests(CommandTestCase):
 
 
 class OwnKeyTests(CommandTestCase):
-    """
-    The option C{--key} of clients and servers.
-    """
+    """The option C{--key} of clients and servers."""
 
     def test_missing(self) -> None:
         """
@@ -206,17 +180,13 @@ class OwnKeyTests(CommandTestCase):
         self.assertEqual(PrivateKey.load(self.home / "my.key").raw, key.raw)
 
     def test_client(self) -> None:
-        """
-        So it is for a client.
-        """
+        """So it is for a client."""
         path = self.mktemp()
         self.assertIn("aesm keygen", self.bad("connect", "tcp:h:1", "--key", path))
 
 
 class KeyTests(CommandTestCase):
-    """
-    Making and showing keys.
-    """
+    """Making and showing keys."""
 
     def makes(self, *arguments: str, file: str) -> str:
         """
@@ -241,9 +211,7 @@ class KeyTests(CommandTestCase):
         self.assertEqual(self.good("pubkey", file).strip(), text)
 
     def test_ownKey(self) -> None:
-        """
-        Without FILE it is the key that C{aesm connect} uses.
-        """
+        """Without FILE it is the key that C{aesm connect} uses."""
         made = self.home / "client.key"
         text = self.makes("keygen", file=str(made)).strip()
         key = PrivateKey.load(self.home / "client.key")
@@ -251,9 +219,7 @@ class KeyTests(CommandTestCase):
         self.assertEqual(self.good("pubkey").strip(), text)
 
     def test_neverOverwritten(self) -> None:
-        """
-        A file that is there stays as it is.
-        """
+        """A file that is there stays as it is."""
         for command in ("keygen", "psk"):
             file = Path(self.mktemp())
             self.makes(command, str(file), file=str(file))
@@ -262,24 +228,18 @@ class KeyTests(CommandTestCase):
             self.assertEqual(file.read_bytes(), before)
 
     def test_noKey(self) -> None:
-        """
-        A file that is not there, and what makes one.
-        """
+        """A file that is not there, and what makes one."""
         self.assertIn("aesm keygen", self.bad("pubkey"))
 
     def test_psk(self) -> None:
-        """
-        C{psk FILE} makes a file for its owner, and prints nothing of it.
-        """
+        """C{psk FILE} makes a file for its owner, and prints nothing of it."""
         file = self.mktemp()
         self.assertEqual(self.makes("psk", file, file=file), "")
         self.assertEqual(stat.S_IMODE(os.stat(file).st_mode), 0o600)
         PSK.load(file)
 
     def test_pskText(self) -> None:
-        """
-        C{psk} prints what such a file holds.
-        """
+        """C{psk} prints what such a file holds."""
         file = Path(self.mktemp())
         file.write_text(self.good("psk"))
         file.chmod(0o600)
@@ -287,31 +247,23 @@ class KeyTests(CommandTestCase):
 
 
 class KnownTests(CommandTestCase):
-    """
-    The servers that are known.
-    """
+    """The servers that are known."""
 
     def test_list(self) -> None:
-        """
-        C{known} lists them, none at first.
-        """
+        """C{known} lists them, none at first."""
         self.assertEqual(self.good("known"), "")
         KnownServers().remember("host:1", KEY)
         self.assertEqual(self.good("known"), f"host:1 {KEY}\n")
 
     def test_forget(self) -> None:
-        """
-        C{known --forget} forgets one, or says that there is none.
-        """
+        """C{known --forget} forgets one, or says that there is none."""
         KnownServers().remember("host:1", KEY)
         self.assertIn("no host:2", self.bad("known", "--forget", "host:2"))
         self.assertEqual(self.good("known", "--forget", "host:1"), "")
         self.assertEqual(self.good("known"), "")
 
     def test_badFile(self) -> None:
-        """
-        A file that cannot be used is a sentence.
-        """
+        """A file that cannot be used is a sentence."""
         self.home.mkdir()
         (self.home / "known_servers").write_text("nonsense\n")
         (self.home / "known_servers").chmod(0o600)

@@ -31,9 +31,7 @@ from aesm.trust.servers import AnyServer
 
 
 class LineClientTests(SynchronousTestCase):
-    """
-    Lines become messages, and packets lines.
-    """
+    """Lines become messages, and packets lines."""
 
     def begin(
         self,
@@ -73,9 +71,7 @@ class LineClientTests(SynchronousTestCase):
         self.addCleanup(self.end)
 
     def end(self) -> None:
-        """
-        Stop both, and check that nothing is left.
-        """
+        """Stop both, and check that nothing is left."""
         stopped = [self.service.stopService(), self.server.stop(deadline=0.0)]
         self.network.advance(10)
         for deferred in stopped:
@@ -84,9 +80,7 @@ class LineClientTests(SynchronousTestCase):
         self.assertEqual(self.network.clock.getDelayedCalls(), [])
 
     def serve(self) -> Server:
-        """
-        Start a server, in the place of any other.
-        """
+        """Start a server, in the place of any other."""
         return self.successResultOf(
             listen(self.network.clock, self.network.endpoint(), **self.options)
         )
@@ -101,17 +95,13 @@ class LineClientTests(SynchronousTestCase):
         self.server = self.serve()
 
     def cut(self) -> None:
-        """
-        Cut the connection.
-        """
+        """Cut the connection."""
         self.network.links[-1].cut()
         self.network.deliver()
 
     @property
     def accepted(self) -> Any:
-        """
-        The connection at the server.
-        """
+        """The connection at the server."""
         return list(self.server.connections.values())[-1]
 
     def type(self, data: bytes) -> None:
@@ -125,18 +115,14 @@ class LineClientTests(SynchronousTestCase):
         self.network.deliver()
 
     def received(self) -> list[str | bytes | None]:
-        """
-        Take what the server has.
-        """
+        """Take what the server has."""
         packets: list[str | bytes | None] = []
         while (packet := self.server.connections.getDataOrdinal()[1]).data is not None:
             packets.append(packet.data)
         return packets
 
     def said(self) -> list[str]:
-        """
-        Take what was said on standard error.
-        """
+        """Take what was said on standard error."""
         said: Any = sys.stderr
         lines: list[str] = said.getvalue().splitlines()
         said.seek(0)
@@ -157,9 +143,7 @@ class LineClientTests(SynchronousTestCase):
         self.assertIs(self.client.failed, failed)
 
     def test_lines(self) -> None:
-        """
-        Each line is a message: text, or bytes where it is no UTF-8.
-        """
+        """Each line is a message: text, or bytes where it is no UTF-8."""
         self.begin()
         self.type(b"hello\n\n\xe4\nrest")
         self.assertEqual(self.received(), ["hello", "", b"\xe4"])
@@ -168,9 +152,7 @@ class LineClientTests(SynchronousTestCase):
         self.assertNoResult(self.running)
 
     def test_packets(self) -> None:
-        """
-        Each packet is a line.
-        """
+        """Each packet is a line."""
         self.begin()
         self.accepted.sendData("one\x1b")
         self.accepted.sendData(b"two")
@@ -181,9 +163,7 @@ class LineClientTests(SynchronousTestCase):
         )
 
     def test_end(self) -> None:
-        """
-        At the end of the input the connection is closed, once the peer has all.
-        """
+        """At the end of the input the connection is closed, once the peer has all."""
         self.begin()
         self.type(b"last")
         self.stdio.readConnectionLost()
@@ -193,17 +173,13 @@ class LineClientTests(SynchronousTestCase):
         self.assertEnds(True)
 
     def test_nothing(self) -> None:
-        """
-        An empty input is sent completely.
-        """
+        """An empty input is sent completely."""
         self.begin()
         self.stdio.readConnectionLost()
         self.assertEnds(True)
 
     def test_answers(self) -> None:
-        """
-        The answers to the last lines are written, too.
-        """
+        """The answers to the last lines are written, too."""
         self.begin()
         self.accepted.sendData("answer")
         self.stdio.readConnectionLost()
@@ -231,9 +207,7 @@ class LineClientTests(SynchronousTestCase):
         self.assertEnds(True)
 
     def test_refusedWhileWaiting(self) -> None:
-        """
-        It does not wait for what cannot come.
-        """
+        """It does not wait for what cannot come."""
         self.begin(wait=60.0)
         self.stdio.readConnectionLost()
         self.accepted.closeWith(1008, "no longer")
@@ -274,9 +248,7 @@ class LineClientTests(SynchronousTestCase):
         self.assertEnds(True)
 
     def test_oneLine(self) -> None:
-        """
-        However many attempts fail, that is told once.
-        """
+        """However many attempts fail, that is told once."""
         self.begin()
         stopped = self.server.stop()
         self.network.deliver()
@@ -318,9 +290,7 @@ class LineClientTests(SynchronousTestCase):
         self.assertEnds(True, failed=True)
 
     def test_lostAtTheEnd(self) -> None:
-        """
-        So it is where the input has ended meanwhile.
-        """
+        """So it is where the input has ended meanwhile."""
         self.begin()
         self.type(b"x" * 200 + b"\n")
         self.network.links[0].toServer.stalled = True
@@ -365,9 +335,7 @@ class LineClientTests(SynchronousTestCase):
         self.stdio.readConnectionLost()
 
     def test_endWhileCut(self) -> None:
-        """
-        At a terminal the end of the input does not wait for a connection.
-        """
+        """At a terminal the end of the input does not wait for a connection."""
         self.patch(os, "isatty", lambda descriptor: True)
         for typed, said in (
             (b"", []),
@@ -378,9 +346,7 @@ class LineClientTests(SynchronousTestCase):
             self.assertEqual(self.said(), said)
 
     def test_pipeEndsWhileCut(self) -> None:
-        """
-        All of a pipe or a file is sent, however often it is cut.
-        """
+        """All of a pipe or a file is sent, however often it is cut."""
         self.patch(os, "isatty", lambda descriptor: False)
         self.endWhileCut(b"kept\n")
         self.network.advance(1)
@@ -388,9 +354,7 @@ class LineClientTests(SynchronousTestCase):
         self.assertEnds(True)
 
     def test_noSession(self) -> None:
-        """
-        What is typed where there is no session waits for one.
-        """
+        """What is typed where there is no session waits for one."""
         self.begin(client={"maxMessage": 1000}, maxMessage=10)
         self.accepted.closeWith(1013, "full")
         self.network.deliver()
@@ -403,9 +367,7 @@ class LineClientTests(SynchronousTestCase):
         self.assertIn("line 2 of the input is not sent: a message of 11", complaint)
 
     def test_backPressure(self) -> None:
-        """
-        Input waits while the peer takes nothing, and goes on when it does.
-        """
+        """Input waits while the peer takes nothing, and goes on when it does."""
         self.begin(receiveBuffer=1000, client={"sendBuffer": 10_000})
         typed = 0
         while self.transport.producerState == "producing":
@@ -437,9 +399,7 @@ class LineClientTests(SynchronousTestCase):
         self.assertEqual(received[-8:], [str(number) for number in range(2, 10)])
 
     def test_outputWaits(self) -> None:
-        """
-        Packets wait in their stream while the output takes nothing.
-        """
+        """Packets wait in their stream while the output takes nothing."""
         self.begin()
         self.stdio.pauseProducing()
         for number in range(3):
@@ -450,17 +410,13 @@ class LineClientTests(SynchronousTestCase):
         self.assertEqual(self.transport.value().count(b"\n"), 3)
 
     def test_outputLost(self) -> None:
-        """
-        Nobody reads the output any more: the connection is closed.
-        """
+        """Nobody reads the output any more: the connection is closed."""
         self.begin()
         self.stdio.writeConnectionLost()
         self.assertEnds(False)
 
     def test_refusedLines(self) -> None:
-        """
-        The user is told of a line that cannot be sent, and the next one is sent.
-        """
+        """The user is told of a line that cannot be sent, and the next one is sent."""
         self.begin(form=JSON)
         self.type(b'nonsense\n \n{"data": "good"}\n')
         self.assertEqual(self.received(), ["good"])
@@ -468,9 +424,7 @@ class LineClientTests(SynchronousTestCase):
         self.assertIn("line 1 of the input is not sent", complaint)
 
     def test_tooBig(self) -> None:
-        """
-        So is a message that is larger than the peer takes, by its number.
-        """
+        """So is a message that is larger than the peer takes, by its number."""
         self.begin(maxMessage=10)
         self.type(b"fits\n" + b"x" * 11 + b"\nfits too\n")
         self.assertEqual(self.received(), ["fits", "fits too"])
@@ -479,9 +433,7 @@ class LineClientTests(SynchronousTestCase):
         self.assertIn("11 bytes", complaint)
 
     def test_tooLong(self) -> None:
-        """
-        A line without an end ends everything, in order.
-        """
+        """A line without an end ends everything, in order."""
         self.begin()
         self.type(b"before\n")
         self.type(b"x" * (MAX_LINE + 1))
@@ -513,18 +465,14 @@ class LineClientTests(SynchronousTestCase):
         self.assertEqual(self.flushLoggedErrors(), [])
 
     def test_running(self) -> None:
-        """
-        A service that runs has not stopped for any reason.
-        """
+        """A service that runs has not stopped for any reason."""
         self.begin()
         asking = Deferred.fromCoroutine(stopReason(self.service))
         self.failureResultOf(asking, RuntimeError)
 
 
 class ConnectTests(SynchronousTestCase):
-    """
-    Whatever keeps us from connecting is a sentence.
-    """
+    """Whatever keeps us from connecting is a sentence."""
 
     def attempt(self, endpoint: str, **options: Any) -> Any:
         """
@@ -542,16 +490,12 @@ class ConnectTests(SynchronousTestCase):
         return attempt
 
     def turn(self) -> None:
-        """
-        Let a few turns of the event loop pass.
-        """
+        """Let a few turns of the event loop pass."""
         for _ in range(5):
             self.reactor.advance(0)
 
     def setUp(self) -> None:
-        """
-        Catch what is said.
-        """
+        """Catch what is said."""
         self.said = StringIO()
         self.patch(sys, "stderr", self.said)
 
@@ -568,30 +512,22 @@ class ConnectTests(SynchronousTestCase):
         self.assertEqual(self.said.getvalue().count("\n"), 1)
 
     def test_noEndpoint(self) -> None:
-        """
-        What is no endpoint is shown, and what would be one.
-        """
+        """What is no endpoint is shown, and what would be one."""
         self.assertSaid(self.attempt("what:127.0.0.1:8765"), "tcp:127.0.0.1:8765")
 
     def test_badOption(self) -> None:
-        """
-        An option can be wrong.
-        """
+        """An option can be wrong."""
         self.assertSaid(self.attempt("unix:/nobody", name="x" * 256), "255 bytes")
 
     def test_refused(self) -> None:
-        """
-        Nobody listens.
-        """
+        """Nobody listens."""
         attempt = self.attempt("unix:/nobody")
         factory = self.reactor.unixClients[0][1]
         factory.clientConnectionFailed(None, Failure(ConnectionRefusedError()))
         self.assertSaid(attempt, "cannot connect to unix:/nobody")
 
     def test_noServer(self) -> None:
-        """
-        Who listens is no server of ours.
-        """
+        """Who listens is no server of ours."""
         attempt = self.attempt("unix:/somebody")
         protocol = self.reactor.unixClients[0][1].buildProtocol(UNIXAddress("/x"))
         protocol.makeConnection(StringTransport())

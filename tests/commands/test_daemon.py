@@ -34,14 +34,10 @@ from tests.commands.test_tap import TapTestCase
 
 @implementer(IStreamServerEndpoint)
 class LateEndpoint:
-    """
-    An endpoint that takes its time.
-    """
+    """An endpoint that takes its time."""
 
     def __init__(self) -> None:
-        """
-        Nobody listens yet.
-        """
+        """Nobody listens yet."""
         self.listening: Deferred[Any] = Deferred()
 
     def listen(self, protocolFactory: object) -> Deferred[Any]:
@@ -55,9 +51,7 @@ class LateEndpoint:
 
 
 class ServiceTests(TapTestCase):
-    """
-    The service listens by itself, and says so.
-    """
+    """The service listens by itself, and says so."""
 
     def serve(self, *arguments: str, **endpoints: IStreamServerEndpoint) -> AESMService:
         """
@@ -81,16 +75,12 @@ class ServiceTests(TapTestCase):
         )
 
     def test_interfaces(self) -> None:
-        """
-        It is a service, and gives its server endpoints.
-        """
+        """It is a service, and gives its server endpoints."""
         verifyObject(IService, self.serve())
         verifyObject(IStreamServerEndpoint, _ReportingEndpoint("", LateEndpoint()))
 
     def test_start(self) -> None:
-        """
-        It listens once, also where nobody has called C{privilegedStartService}.
-        """
+        """It listens once, also where nobody has called C{privilegedStartService}."""
         for privileged in (True, False):
             service = self.serve()
             if privileged:
@@ -100,9 +90,7 @@ class ServiceTests(TapTestCase):
             self.successResultOf(service.stopService())
 
     def test_again(self) -> None:
-        """
-        It can be started again; its log goes on then.
-        """
+        """It can be started again; its log goes on then."""
         log = Path(self.file("log", ""))
         service = self.serve("--activity-log", str(log))
         for number in (1, 2):
@@ -127,9 +115,7 @@ class ServiceTests(TapTestCase):
         self.assertEqual(lines, [f"aesm connect tcp:HOST:8765 --pin {key}"])
 
     def test_cannotListen(self) -> None:
-        """
-        Where it cannot listen, the log says why, and the process ends.
-        """
+        """Where it cannot listen, the log says why, and the process ends."""
         late = LateEndpoint()
         service = self.serve(first=_Failing(), late=late, last=_Failing())
         with capturedLogs() as events:
@@ -146,9 +132,7 @@ class ServiceTests(TapTestCase):
         self.successResultOf(service.stopService())
 
     def test_stoppedBefore(self) -> None:
-        """
-        If it is stopped before it listens, that is no failure.
-        """
+        """If it is stopped before it listens, that is no failure."""
         service = self.serve(late=LateEndpoint())
         with capturedLogs() as events:
             service.startService()
@@ -157,9 +141,7 @@ class ServiceTests(TapTestCase):
         self.assertFalse(self.reactor.hasStopped)
 
     def test_noClients(self) -> None:
-        """
-        Where clients cannot connect to, there is nothing for them to type.
-        """
+        """Where clients cannot connect to, there is nothing for them to type."""
         late = LateEndpoint()
         service = self.serve(late=late)
         service.startService()
@@ -169,9 +151,7 @@ class ServiceTests(TapTestCase):
         self.assertEqual([event for event in events if "line" in event], [])
 
     def test_cannotListenLater(self) -> None:
-        """
-        Where it turns out later, the reactor is stopped.
-        """
+        """Where it turns out later, the reactor is stopped."""
         late = LateEndpoint()
         service = self.serve(late=late)
         service.startService()
@@ -206,9 +186,7 @@ class ServiceTests(TapTestCase):
         self.assertEqual(signal.getsignal(signal.SIGHUP), before)
 
     def test_activityLog(self) -> None:
-        """
-        The activity goes into its file as it happens, and nothing else does.
-        """
+        """The activity goes into its file as it happens, and nothing else does."""
         log = Path(self.file("log", "before\n"))
         service = self.serve("--activity-log", str(log))
         service.startService()
@@ -235,22 +213,16 @@ class ServiceTests(TapTestCase):
 
 
 class _Port:
-    """
-    A port that is no socket.
-    """
+    """A port that is no socket."""
 
     def getHost(self) -> PipeAddress:
-        """
-        Say where it is.
-        """
+        """Say where it is."""
         return PipeAddress()
 
 
 @implementer(IStreamServerEndpoint)
 class _Failing:
-    """
-    An endpoint that is in use.
-    """
+    """An endpoint that is in use."""
 
     def listen(self, protocolFactory: object) -> Deferred[Any]:
         """
@@ -263,14 +235,10 @@ class _Failing:
 
 
 class LineTests(SynchronousTestCase):
-    """
-    What the service writes.
-    """
+    """What the service writes."""
 
     def test_clientLine(self) -> None:
-        """
-        A client's line can be pasted into a shell.
-        """
+        """A client's line can be pasted into a shell."""
         here = os.getcwd()
         for address, options, line in (
             (IPv4Address("TCP", "127.0.0.1", 1), [], "tcp:127.0.0.1:1"),
@@ -288,7 +256,5 @@ class LineTests(SynchronousTestCase):
             self.assertIsNone(clientLine(elsewhere, "KEY", []))
 
     def test_otherEvents(self) -> None:
-        """
-        What is not activity is no line.
-        """
+        """What is not activity is no line."""
         self.assertIsNone(activityLine({}))

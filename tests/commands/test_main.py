@@ -27,14 +27,10 @@ from aesm.commands.main import (
 
 
 class LoopReactor:
-    """
-    A reactor that does nothing but what it is told to call.
-    """
+    """A reactor that does nothing but what it is told to call."""
 
     def __init__(self) -> None:
-        """
-        Start with nothing to do.
-        """
+        """Start with nothing to do."""
         self._calls: list[tuple[Callable[..., object], tuple[Any, ...]]] = []
         self._running = False
 
@@ -50,48 +46,34 @@ class LoopReactor:
     callFromThread = callWhenRunning
 
     def run(self) -> None:
-        """
-        Call what there is to call, until C{stop}.
-        """
+        """Call what there is to call, until C{stop}."""
         self._running = True
         while self._running:
             call, args = self._calls.pop(0)
             call(*args)
 
     def stop(self) -> None:
-        """
-        End C{run}.
-        """
+        """End C{run}."""
         self._running = False
 
 
 class RunnerTests(SynchronousTestCase):
-    """
-    A program ends with its coroutine, or with a signal.
-    """
+    """A program ends with its coroutine, or with a signal."""
 
     def test_status(self) -> None:
-        """
-        The coroutine's result is the exit status.
-        """
+        """The coroutine's result is the exit status."""
 
         async def main() -> int:
-            """
-            End at once.
-            """
+            """End at once."""
             return 3
 
         self.assertEqual(CoroutineRunner(LoopReactor()).run(main), 3)
 
     def test_error(self) -> None:
-        """
-        An error of the coroutine is raised.
-        """
+        """An error of the coroutine is raised."""
 
         async def main() -> int:
-            """
-            Fail.
-            """
+            """Fail."""
             raise ZeroDivisionError
 
         self.assertRaises(ZeroDivisionError, CoroutineRunner(LoopReactor()).run, main)
@@ -125,14 +107,10 @@ class RunnerTests(SynchronousTestCase):
             self.assertEqual(signal.getsignal(number), former)
 
     def test_tooLate(self) -> None:
-        """
-        A signal to a program that is about to end changes nothing but its status.
-        """
+        """A signal to a program that is about to end changes nothing but its status."""
 
         async def main() -> int:
-            """
-            End at once.
-            """
+            """End at once."""
             signal.raise_signal(signal.SIGINT)
             return 0
 
@@ -143,20 +121,14 @@ class RunnerTests(SynchronousTestCase):
 
 
 class WriteTests(SynchronousTestCase):
-    """
-    What is said, and what becomes of it where it cannot be.
-    """
+    """What is said, and what becomes of it where it cannot be."""
 
     def file(self, path: str | int) -> TextIO:
-        """
-        Open a file as C{sys.stdout} is: with a buffer.
-        """
+        """Open a file as C{sys.stdout} is: with a buffer."""
         file = open(path, "w", encoding="ascii")  # noqa: SIM115
 
         def close() -> None:
-            """
-            Close it, whatever is left in it.
-            """
+            """Close it, whatever is left in it."""
             with contextlib.suppress(OSError):
                 file.close()
 
@@ -164,17 +136,13 @@ class WriteTests(SynchronousTestCase):
         return file
 
     def abandoned(self) -> TextIO:
-        """
-        Open a pipe that nobody reads.
-        """
+        """Open a pipe that nobody reads."""
         reader, writer = os.pipe()
         os.close(reader)
         return self.file(writer)
 
     def test_error(self) -> None:
-        """
-        A line goes to standard error, with escapes for what that cannot write.
-        """
+        """A line goes to standard error, with escapes for what that cannot write."""
         path = self.mktemp()
         self.patch(sys, "stderr", self.file(path))
         writeError("gr\u00fc\u00df\x1b")
@@ -215,18 +183,14 @@ class WriteTests(SynchronousTestCase):
         self.assertEqual(got.strip(b"-"), b"aesm: one\naesm: two\n")
 
     def test_line(self) -> None:
-        """
-        A line goes to standard output, with escapes for what that cannot write.
-        """
+        """A line goes to standard output, with escapes for what that cannot write."""
         path = self.mktemp()
         self.patch(sys, "stdout", self.file(path))
         writeLine("gr\u00fc\u00df")
         self.assertEqual(Path(path).read_text(), "gr\\xfc\\xdf\n")
 
     def test_lineLost(self) -> None:
-        """
-        Where standard output takes nothing, that is known at once, and why.
-        """
+        """Where standard output takes nothing, that is known at once, and why."""
         for file, why in (
             (self.file("/dev/full"), "cannot write to standard output: No space"),
             (self.abandoned(), "standard output is closed"),
@@ -240,14 +204,10 @@ class WriteTests(SynchronousTestCase):
 
 
 class StandardFilesTests(SynchronousTestCase):
-    """
-    The standard files are open.
-    """
+    """The standard files are open."""
 
     def test_closed(self) -> None:
-        """
-        Where they are not, nothing else gets their numbers.
-        """
+        """Where they are not, nothing else gets their numbers."""
         program = (
             "import os; from aesm.commands.main import openStandardFiles\n"
             "os.close(0); openStandardFiles(); print(os.readlink('/proc/self/fd/0'))"
@@ -265,9 +225,7 @@ class StandardFilesTests(SynchronousTestCase):
         self.assertEqual(done.stdout, "/dev/null\n", done.stderr)
 
     def test_open(self) -> None:
-        """
-        Where they are, nothing is left behind.
-        """
+        """Where they are, nothing is left behind."""
         before = os.open(os.devnull, os.O_RDONLY)
         os.close(before)
         openStandardFiles()

@@ -21,41 +21,29 @@ from aesm.commands.stdio import MAX_LINE, LineTooLong, Stdio, openStdio
 
 
 class StdioTestCase(SynchronousTestCase):
-    """
-    Standard input and output on a transport in memory.
-    """
+    """Standard input and output on a transport in memory."""
 
     def setUp(self) -> None:
-        """
-        Put it on a transport.
-        """
+        """Put it on a transport."""
         self.transport = StringTransport()
         self.stdio = Stdio()
         self.stdio.makeConnection(self.transport)
 
     def reading(self) -> bool:
-        """
-        Tell whether it takes input.
-        """
+        """Tell whether it takes input."""
         return self.transport.producerState == "producing"
 
 
 class InputTests(StdioTestCase):
-    """
-    Input comes as lines, when it is asked for.
-    """
+    """Input comes as lines, when it is asked for."""
 
     def test_interface(self) -> None:
-        """
-        It keeps on when one direction has ended, and is told to pause.
-        """
+        """It keeps on when one direction has ended, and is told to pause."""
         verifyObject(IHalfCloseableProtocol, self.stdio)
         verifyObject(IPushProducer, self.stdio)
 
     def test_onlyWhenAsked(self) -> None:
-        """
-        Nothing is read unless somebody waits for it.
-        """
+        """Nothing is read unless somebody waits for it."""
         self.assertFalse(self.reading())
         lines = self.stdio.readLines()
         self.assertTrue(self.reading())
@@ -64,9 +52,7 @@ class InputTests(StdioTestCase):
         self.assertEqual(self.successResultOf(lines), [b"a"])
 
     def test_lines(self) -> None:
-        """
-        Lines are put together from what comes, and none is left out.
-        """
+        """Lines are put together from what comes, and none is left out."""
         for chunks, expected in (
             ((b"a", b"b\n\nc\r\nd"), [b"ab", b"", b"c\r"]),
             ((b"", b"e\n"), [b"de"]),
@@ -90,9 +76,7 @@ class InputTests(StdioTestCase):
             self.assertIsNone(self.successResultOf(self.stdio.readLines()))
 
     def test_endWhileNobodyReads(self) -> None:
-        """
-        The end can come before somebody asks.
-        """
+        """The end can come before somebody asks."""
         self.stdio.readConnectionLost()
         self.assertIsNone(self.successResultOf(self.stdio.readLines()))
 
@@ -112,9 +96,7 @@ class InputTests(StdioTestCase):
         self.assertFalse(self.reading())
 
     def test_cancel(self) -> None:
-        """
-        Who no longer waits takes nothing.
-        """
+        """Who no longer waits takes nothing."""
         lines = self.stdio.readLines()
         lines.cancel()
         self.failureResultOf(lines, CancelledError)
@@ -123,21 +105,15 @@ class InputTests(StdioTestCase):
 
 
 class OutputTests(StdioTestCase):
-    """
-    Output goes out as it is taken.
-    """
+    """Output goes out as it is taken."""
 
     def test_write(self) -> None:
-        """
-        What is written goes out, and there is room for more.
-        """
+        """What is written goes out, and there is room for more."""
         self.assertIsNone(self.successResultOf(self.stdio.write(b"hello\n")))
         self.assertEqual(self.transport.value(), b"hello\n")
 
     def test_wait(self) -> None:
-        """
-        Who writes more than is taken waits.
-        """
+        """Who writes more than is taken waits."""
         self.assertIs(self.transport.producer, self.stdio)
         self.stdio.pauseProducing()
         first, second = self.stdio.write(b"1"), self.stdio.write(b"2")
@@ -149,9 +125,7 @@ class OutputTests(StdioTestCase):
         self.successResultOf(self.stdio.write(b"3"))
 
     def test_lost(self) -> None:
-        """
-        Once the output is gone, who waits waits no more, and nothing is written.
-        """
+        """Once the output is gone, who waits waits no more, and nothing is written."""
         self.stdio.pauseProducing()
         waiting = self.stdio.write(b"1")
         self.stdio.stopProducing()
@@ -163,9 +137,7 @@ class OutputTests(StdioTestCase):
         self.successResultOf(self.stdio.close())
 
     def test_close(self) -> None:
-        """
-        Closing waits until everything is written.
-        """
+        """Closing waits until everything is written."""
         closed = self.stdio.close()
         self.assertTrue(self.transport.disconnecting)
         self.assertNoResult(closed)
@@ -174,14 +146,10 @@ class OutputTests(StdioTestCase):
 
 
 class JoinedFilesTests(SynchronousTestCase):
-    """
-    Standard files stay as they are: others have them, too.
-    """
+    """Standard files stay as they are: others have them, too."""
 
     def setUp(self) -> None:
-        """
-        Make two pipes, and a reactor of our own.
-        """
+        """Make two pipes, and a reactor of our own."""
         self.reactor = SelectReactor()
         self.addCleanup(self.reactor.removeAll)
         self.input, self.typist = os.pipe()
@@ -190,23 +158,17 @@ class JoinedFilesTests(SynchronousTestCase):
         self.addCleanup(self.closeAll)
 
     def closeAll(self) -> None:
-        """
-        Close what is open.
-        """
+        """Close what is open."""
         for descriptor in self.open:
             os.close(descriptor)
 
     def close(self, descriptor: int) -> None:
-        """
-        Close one end of a pipe.
-        """
+        """Close one end of a pipe."""
         self.open.remove(descriptor)
         os.close(descriptor)
 
     def result(self, deferred: Deferred[Any]) -> Any:
-        """
-        Run the reactor until something has happened, for a minute at the most.
-        """
+        """Run the reactor until something has happened, for a minute at the most."""
         for _ in range(600):
             if deferred.called:
                 break
@@ -215,9 +177,7 @@ class JoinedFilesTests(SynchronousTestCase):
         return self.successResultOf(deferred)
 
     def test_flagsStay(self) -> None:
-        """
-        Nothing is made non-blocking, not even for a while, and nothing is closed.
-        """
+        """Nothing is made non-blocking, not even for a while, and nothing is closed."""
         stdio, written = openStdio(self.reactor, self.input, self.output)
         lines = stdio.readLines()
         os.write(self.typist, b"hello\n")
@@ -230,9 +190,7 @@ class JoinedFilesTests(SynchronousTestCase):
         self.assertTrue(all(map(os.get_blocking, self.open)))
 
     def test_madeNonBlocking(self) -> None:
-        """
-        What others have made non-blocking is written to whole, all the same.
-        """
+        """What others have made non-blocking is written to whole, all the same."""
         os.set_blocking(self.output, False)
         stdio, written = openStdio(self.reactor, None, self.output)
         stdio.write(b"x" * 300_000)
@@ -245,9 +203,7 @@ class JoinedFilesTests(SynchronousTestCase):
         self.assertIsNone(self.result(written))
 
     def test_end(self) -> None:
-        """
-        The end of the input comes through, and the output stays.
-        """
+        """The end of the input comes through, and the output stays."""
         stdio, written = openStdio(self.reactor, self.input, self.output)
         os.write(self.typist, b"last")
         self.close(self.typist)
@@ -257,9 +213,7 @@ class JoinedFilesTests(SynchronousTestCase):
         self.result(written)
 
     def test_readerGone(self) -> None:
-        """
-        That nobody reads the output is known, without a word written.
-        """
+        """That nobody reads the output is known, without a word written."""
         stdio, written = openStdio(self.reactor, None, self.output)
         self.close(self.reader)
         self.result(stdio.outputLost)
@@ -267,9 +221,7 @@ class JoinedFilesTests(SynchronousTestCase):
         self.result(stdio.close())
 
     def test_full(self) -> None:
-        """
-        Why the output takes nothing is known, also at the very end.
-        """
+        """Why the output takes nothing is known, also at the very end."""
         full = os.open("/dev/full", os.O_WRONLY)
         self.open.append(full)
         stdio, written = openStdio(self.reactor, None, full)
@@ -278,9 +230,7 @@ class JoinedFilesTests(SynchronousTestCase):
         self.assertEqual(self.result(written).errno, errno.ENOSPC)
 
     def test_noInput(self) -> None:
-        """
-        Without an input there is none, and no end of it.
-        """
+        """Without an input there is none, and no end of it."""
         stdio, written = openStdio(self.reactor, None, self.output)
         lines = stdio.readLines()
         self.reactor.doIteration(0)

@@ -30,9 +30,7 @@ class TapTestCase(SynchronousTestCase):
     """
 
     def setUp(self) -> None:
-        """
-        Make a state directory.
-        """
+        """Make a state directory."""
         self.home = Path(self.mktemp()).absolute()
         self.home.mkdir(0o700)
         self.patch(os, "environ", {**os.environ, "AESM_HOME": str(self.home)})
@@ -64,9 +62,7 @@ class TapTestCase(SynchronousTestCase):
 
 
 class OptionsTests(TapTestCase):
-    """
-    What is right is taken.
-    """
+    """What is right is taken."""
 
     def test_defaults(self) -> None:
         """
@@ -82,9 +78,7 @@ class OptionsTests(TapTestCase):
         self.assertEqual(options.clientOptions(), [])
 
     def test_all(self) -> None:
-        """
-        All options together.
-        """
+        """All options together."""
         PSK.generate().save(self.home / "psk")
         clients = self.file("clients", "")
         key, psk, log = (str(self.home / name) for name in ("key", "psk", "log"))
@@ -137,9 +131,7 @@ class OptionsTests(TapTestCase):
         spool._file.close()
 
     def test_help(self) -> None:
-        """
-        C{--help} names each handler and says what it does.
-        """
+        """C{--help} names each handler and says what it does."""
         usage = str(self.parse())
         for text in (
             "relay: each message",
@@ -151,9 +143,7 @@ class OptionsTests(TapTestCase):
 
 
 class WrongOptionsTests(TapTestCase):
-    """
-    What is wrong is one line, that says what would be right.
-    """
+    """What is wrong is one line, that says what would be right."""
 
     def refuse(self, *arguments: str) -> str:
         """
@@ -167,9 +157,7 @@ class WrongOptionsTests(TapTestCase):
         return str(error)
 
     def test_numbers(self) -> None:
-        """
-        Numbers are numbers, and in their range; the text names the option.
-        """
+        """Numbers are numbers, and in their range; the text names the option."""
         for option, value in (
             ("--max-connections", "0"),
             ("--max-connections", "1.5"),
@@ -186,18 +174,14 @@ class WrongOptionsTests(TapTestCase):
             self.assertTrue(text.startswith(f"{option} must be "), text)
 
     def test_name(self) -> None:
-        """
-        A name has a length that fits, and is text.
-        """
+        """A name has a length that fits, and is text."""
         self.assertIn(
             "--name is longer than 255 bytes", self.refuse("--name", "ä" * 128)
         )
         self.assertIn("surrogates", self.refuse("--name", "\udcff"))
 
     def test_files(self) -> None:
-        """
-        Files are there, safe, and hold what they should.
-        """
+        """Files are there, safe, and hold what they should."""
         missing = str(self.home / "missing")
         self.assertIn("aesm psk", self.refuse("--psk", missing))
         elsewhere = self.mktemp()
@@ -213,9 +197,7 @@ class WrongOptionsTests(TapTestCase):
         self.assertIn("--activity-log", self.refuse("--activity-log", log))
 
     def test_spool(self) -> None:
-        """
-        A spool that cannot be opened is one line; so is one that is in use.
-        """
+        """A spool that cannot be opened is one line; so is one that is in use."""
         bad = self.file("bad", "nonsense")
         self.assertIn("--spool: ", self.refuse("--spool", bad))
         self.assertIn("is no spool", self.refuse("--spool", bad))
@@ -229,26 +211,20 @@ class WrongOptionsTests(TapTestCase):
         )
 
     def test_handler(self) -> None:
-        """
-        The handlers that there are are named.
-        """
+        """The handlers that there are are named."""
         text = self.refuse("--handler", "nosuch")
         self.assertIn("echo, ", text)
         self.assertIn("relay", text)
 
     def test_endpoints(self) -> None:
-        """
-        What is no endpoint is shown, and what would be one.
-        """
+        """What is no endpoint is shown, and what would be one."""
         for listen in ("8765", "tcp:", "nosuch:1", ""):
             text = self.refuse("--listen", listen)
             self.assertIn(repr(listen), text)
             self.assertIn("tcp:8765:interface=127.0.0.1", text)
 
     def test_noSocket(self) -> None:
-        """
-        Where no socket was handed over, what is missing is said.
-        """
+        """Where no socket was handed over, what is missing is said."""
         for which in ("index=99", "name=nosuch"):
             listen = f"systemd:domain=INET:{which}"
             text = self.refuse("--listen", listen)
@@ -256,21 +232,15 @@ class WrongOptionsTests(TapTestCase):
             self.assertIn("LISTEN_FDS, LISTEN_PID and LISTEN_FDNAMES", text)
 
     def test_arguments(self) -> None:
-        """
-        There are no arguments.
-        """
+        """There are no arguments."""
         self.refuse("tcp:8765")
 
 
 class PluginTests(TapTestCase):
-    """
-    What C{twistd} and C{twist} are told.
-    """
+    """What C{twistd} and C{twist} are told."""
 
     def test_plugin(self) -> None:
-        """
-        C{twistd} finds the service.
-        """
+        """C{twistd} finds the service."""
         (maker,) = (m for m in getPlugins(IServiceMaker) if m.tapname == "aesm")
         self.assertIs(maker.options, Options)
         verifyObject(IService, maker.makeService(self.parse()))

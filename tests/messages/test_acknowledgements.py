@@ -43,9 +43,7 @@ class FakeConnection:
     """
 
     def __init__(self, outcome: str = "") -> None:
-        """
-        @param outcome: C{"has"}, C{"lost"}, or C{""} to fire nothing yet.
-        """
+        """@param outcome: C{"has"}, C{"lost"}, or C{""} to fire nothing yet."""
         self.outcome = outcome
         self.watched: list[tuple[Acknowledgement, int]] = []
 
@@ -63,71 +61,51 @@ class FakeConnection:
             acknowledgement.errback(ConnectionClosed("gone"))
 
     def has(self) -> None:
-        """
-        The peer has everything.
-        """
+        """The peer has everything."""
         for acknowledgement, _ in self.watched:
             acknowledgement.callback(None)
 
     def lost(self) -> None:
-        """
-        The peer is gone.
-        """
+        """The peer is gone."""
         for acknowledgement, _ in self.watched:
             acknowledgement.errback(ConnectionClosed("gone"))
 
 
 class AcknowledgementTests(SynchronousTestCase):
-    """
-    Each way to look at one, before and after it can fire.
-    """
+    """Each way to look at one, before and after it can fire."""
 
     def setUp(self) -> None:
-        """
-        Make connections.
-        """
+        """Make connections."""
         self.open = FakeConnection()
         self.having = FakeConnection("has")
         self.losing = FakeConnection("lost")
 
     def test_unknownUntilLookedAt(self) -> None:
-        """
-        Nobody is told of one that nobody looks at.
-        """
+        """Nobody is told of one that nobody looks at."""
         acknowledgementOf(self.open, 3)
         self.assertEqual(self.open.watched, [])
 
     def test_known(self) -> None:
-        """
-        The first look makes it known, once.
-        """
+        """The first look makes it known, once."""
         sent = acknowledgementOf(self.open, 3)
         self.assertFalse(sent.called)
         sent.addCallback(lambda result: None)
         self.assertEqual(self.open.watched, [(sent, 3)])
 
     def test_called(self) -> None:
-        """
-        C{called} tells the truth at the first look.
-        """
+        """C{called} tells the truth at the first look."""
         self.assertTrue(acknowledgementOf(self.having, 1).called)
 
     def test_resultBefore(self) -> None:
-        """
-        There is no C{result} before it fires, as in any Deferred.
-        """
+        """There is no C{result} before it fires, as in any Deferred."""
         self.assertFalse(hasattr(acknowledgementOf(self.open, 1), "result"))
 
     def test_resultAfter(self) -> None:
-        """
-        There is a C{result} afterwards.
-        """
+        """There is a C{result} afterwards."""
         self.assertIsNone(acknowledgementOf(self.having, 1).result)
 
     def test_callback(self) -> None:
-        """
-        A callback that is added later is called when the peer has it.
-        """
+        """A callback that is added later is called when the peer has it."""
         fired: list[None] = []
         acknowledgementOf(self.open, 1).addCallback(fired.append)
         self.assertEqual(fired, [])
@@ -135,71 +113,53 @@ class AcknowledgementTests(SynchronousTestCase):
         self.assertEqual(fired, [None])
 
     def test_callbackAtOnce(self) -> None:
-        """
-        A callback is called once, at once, if the peer has it already.
-        """
+        """A callback is called once, at once, if the peer has it already."""
         fired: list[None] = []
         acknowledgementOf(self.having, 1).addCallback(fired.append)
         self.assertEqual(fired, [None])
 
     def test_errback(self) -> None:
-        """
-        An errback is called if the peer may not have it.
-        """
+        """An errback is called if the peer may not have it."""
         sent = acknowledgementOf(self.open, 1)
         self.assertNoResult(sent)
         self.open.lost()
         self.failureResultOf(sent, ConnectionClosed)
 
     def test_returned(self) -> None:
-        """
-        Returned from a callback, it begins, although nobody reads C{called}.
-        """
+        """Returned from a callback, it begins, although nobody reads C{called}."""
         chained = succeed("x").addCallback(lambda _: acknowledgementOf(self.open, 1))
         self.assertNoResult(chained)
         self.open.has()
         self.assertIsNone(self.successResultOf(chained))
 
     def test_returnedAndDone(self) -> None:
-        """
-        Returned from a callback, its result is taken if it is there.
-        """
+        """Returned from a callback, its result is taken if it is there."""
         chained = succeed("x").addCallback(lambda _: acknowledgementOf(self.having, 1))
         self.assertIsNone(self.successResultOf(chained))
 
     def test_returnedAndLost(self) -> None:
-        """
-        Returned from a callback, its failure is taken if it is there.
-        """
+        """Returned from a callback, its failure is taken if it is there."""
         chained = succeed("x").addCallback(lambda _: acknowledgementOf(self.losing, 1))
         self.failureResultOf(chained, ConnectionClosed)
 
     def test_returnedByMaybeDeferred(self) -> None:
-        """
-        C{maybeDeferred} hands it on.
-        """
+        """C{maybeDeferred} hands it on."""
         sent: Deferred[Any] = maybeDeferred(acknowledgementOf, self.open, 1)
         self.assertNoResult(sent)
         self.open.has()
         self.successResultOf(sent)
 
     def test_chained(self) -> None:
-        """
-        C{chainDeferred} begins it.
-        """
+        """C{chainDeferred} begins it."""
         other: Deferred[None] = Deferred()
         acknowledgementOf(self.having, 1).chainDeferred(other)
         self.successResultOf(other)
 
     def test_awaited(self) -> None:
-        """
-        A coroutine can wait for it.
-        """
+        """A coroutine can wait for it."""
 
         async def send() -> str:
-            """
-            Wait.
-            """
+            """Wait."""
             await acknowledgementOf(self.open, 1)
             return "done"
 
@@ -209,23 +169,17 @@ class AcknowledgementTests(SynchronousTestCase):
         self.assertEqual(self.successResultOf(sent), "done")
 
     def test_awaitedAtOnce(self) -> None:
-        """
-        A coroutine goes on at once if there is nothing to wait for.
-        """
+        """A coroutine goes on at once if there is nothing to wait for."""
 
         async def send() -> int:
-            """
-            Wait for both kinds.
-            """
+            """Wait for both kinds."""
             await acknowledgementOf(self.having, 1)
             return await AckCount([acknowledgementOf(self.having, 1)])
 
         self.assertEqual(self.successResultOf(ensureDeferred(send())), 1)
 
     def test_awaitedAndLost(self) -> None:
-        """
-        A coroutine gets the error.
-        """
+        """A coroutine gets the error."""
 
         async def send(connection: FakeConnection) -> str:
             """
@@ -248,15 +202,11 @@ class AcknowledgementTests(SynchronousTestCase):
         self.assertEqual(self.successResultOf(later), "gone")
 
     def test_yielded(self) -> None:
-        """
-        C{inlineCallbacks} can wait for it.
-        """
+        """C{inlineCallbacks} can wait for it."""
 
         @inlineCallbacks
         def send() -> Generator[Deferred[None], Any, str]:
-            """
-            Wait twice.
-            """
+            """Wait twice."""
             yield acknowledgementOf(self.having, 1)
             yield acknowledgementOf(self.open, 1)
             return "done"
@@ -267,9 +217,7 @@ class AcknowledgementTests(SynchronousTestCase):
         self.assertEqual(self.successResultOf(sent), "done")
 
     def test_gathered(self) -> None:
-        """
-        C{gatherResults} and C{DeferredList} wait for it.
-        """
+        """C{gatherResults} and C{DeferredList} wait for it."""
         sent = [acknowledgementOf(c, 1) for c in (self.open, self.having)]
         gathered = gatherResults(sent)
         listed = DeferredList(
@@ -293,17 +241,13 @@ class AcknowledgementTests(SynchronousTestCase):
         self.open.has()
 
     def test_cancelledDone(self) -> None:
-        """
-        Cancelling one that can fire at once changes nothing.
-        """
+        """Cancelling one that can fire at once changes nothing."""
         sent = acknowledgementOf(self.having, 1)
         sent.cancel()
         self.assertIsNone(self.successResultOf(sent))
 
     def test_timeout(self) -> None:
-        """
-        C{addTimeout} cancels it in time.
-        """
+        """C{addTimeout} cancels it in time."""
         clock = Clock()
         sent = acknowledgementOf(self.open, 1)
         sent.addTimeout(3, clock)
@@ -311,9 +255,7 @@ class AcknowledgementTests(SynchronousTestCase):
         self.failureResultOf(sent)
 
     def test_noTimeout(self) -> None:
-        """
-        C{addTimeout} leaves nothing behind when it fires before.
-        """
+        """C{addTimeout} leaves nothing behind when it fires before."""
         clock = Clock()
         sent = acknowledgementOf(self.open, 1).addTimeout(3, clock)
         self.open.has()
@@ -321,9 +263,7 @@ class AcknowledgementTests(SynchronousTestCase):
         self.assertEqual(clock.getDelayedCalls(), [])
 
     def test_future(self) -> None:
-        """
-        C{asFuture} gives asyncio what it waits for.
-        """
+        """C{asFuture} gives asyncio what it waits for."""
         loop = asyncio.new_event_loop()
         self.addCleanup(loop.close)
         future = acknowledgementOf(self.open, 1).asFuture(loop)
@@ -332,9 +272,7 @@ class AcknowledgementTests(SynchronousTestCase):
         self.assertIsNone(loop.run_until_complete(future))
 
     def test_paused(self) -> None:
-        """
-        Paused, it holds its result back.
-        """
+        """Paused, it holds its result back."""
         sent = acknowledgementOf(self.open, 1)
         sent.pause()
         fired: list[None] = []
@@ -345,15 +283,11 @@ class AcknowledgementTests(SynchronousTestCase):
         self.assertEqual(fired, [None])
 
     def test_repr(self) -> None:
-        """
-        It can be shown at any time.
-        """
+        """It can be shown at any time."""
         self.assertIn("Acknowledgement", repr(acknowledgementOf(self.open, 1)))
 
     def test_begin(self) -> None:
-        """
-        What a lazy Deferred does is up to its kind.
-        """
+        """What a lazy Deferred does is up to its kind."""
         lazy: LazyDeferred[None] = LazyDeferred()
         self.assertRaises(NotImplementedError, lazy.addCallback, print)
 
@@ -373,49 +307,35 @@ class AcknowledgementTests(SynchronousTestCase):
 
 
 class RefusalTests(SynchronousTestCase):
-    """
-    L{FailedAcknowledgement} fails if anybody asks.
-    """
+    """L{FailedAcknowledgement} fails if anybody asks."""
 
     def test_asked(self) -> None:
-        """
-        Who looks is told why.
-        """
+        """Who looks is told why."""
         reason = ConnectionClosed("nothing was sent")
         self.assertIs(self.failureResultOf(FailedAcknowledgement(reason)).value, reason)
 
     def test_notAsked(self) -> None:
-        """
-        Nothing is logged if nobody looks.
-        """
+        """Nothing is logged if nobody looks."""
         FailedAcknowledgement(ConnectionClosed("nothing was sent"))
         gc.collect()
         self.assertEqual(self.flushLoggedErrors(), [])
 
 
 class TallyTests(SynchronousTestCase):
-    """
-    L{AckCount} counts who has a message.
-    """
+    """L{AckCount} counts who has a message."""
 
     def test_nobody(self) -> None:
-        """
-        Nobody is counted at once, also for a coroutine.
-        """
+        """Nobody is counted at once, also for a coroutine."""
 
         async def send() -> int:
-            """
-            Wait.
-            """
+            """Wait."""
             return await AckCount([])
 
         self.assertEqual(self.successResultOf(AckCount([])), 0)
         self.assertEqual(self.successResultOf(ensureDeferred(send())), 0)
 
     def test_all(self) -> None:
-        """
-        It fires once each peer has it or is gone, with the number of the former.
-        """
+        """It fires once each peer has it or is gone, with the number of the former."""
         connections = [FakeConnection() for _ in range(3)]
         tally = AckCount([acknowledgementOf(c, 1) for c in connections])
         self.assertNoResult(tally)
@@ -426,17 +346,13 @@ class TallyTests(SynchronousTestCase):
         self.assertEqual(self.successResultOf(tally), 2)
 
     def test_refused(self) -> None:
-        """
-        A peer that does not take it is not counted, and nothing is logged.
-        """
+        """A peer that does not take it is not counted, and nothing is logged."""
         refusal: Deferred[None] = Deferred()
         refusal.errback(Failure(SendBufferFull("full")))
         self.assertEqual(self.successResultOf(AckCount([refusal])), 0)
 
     def test_cancelled(self) -> None:
-        """
-        It can be cancelled.
-        """
+        """It can be cancelled."""
         connection = FakeConnection()
         tally = AckCount([acknowledgementOf(connection, 1)])
         tally.cancel()
@@ -444,9 +360,7 @@ class TallyTests(SynchronousTestCase):
         connection.has()
 
     def test_unseen(self) -> None:
-        """
-        Nobody is asked before somebody looks.
-        """
+        """Nobody is asked before somebody looks."""
         connection = FakeConnection()
         AckCount([acknowledgementOf(connection, 1)])
         self.assertEqual(connection.watched, [])

@@ -16,14 +16,10 @@ from tests.support.pairs import SERVER_KEY, PairTestCase, Recorder
 
 
 class BudgetTests(PairTestCase):
-    """
-    All connections together have a bound.
-    """
+    """All connections together have a bound."""
 
     def test_bound(self) -> None:
-        """
-        The bound is a number of bytes above 0.
-        """
+        """The bound is a number of bytes above 0."""
         for bound in (0, -1):
             error = self.assertRaises(
                 ValueError, Budget, bound, Connections(), Arrivals()
@@ -82,9 +78,7 @@ class BudgetTests(PairTestCase):
         self.assertEqual(server.connections.held, 0)
 
     def test_deaf(self) -> None:
-        """
-        What still comes over such a connection is neither taken nor acknowledged.
-        """
+        """What still comes over such a connection is neither taken nor acknowledged."""
         network, server = self.serve(totalBuffer=10_000)
         greedy = self.join(network)
         link = network.links[0]

@@ -41,9 +41,7 @@ STEPS = (  # of L{RandomTests}
 
 
 class SendDataTests(PairTestCase):
-    """
-    C{sendData} fires once the peer has the message, and not before.
-    """
+    """C{sendData} fires once the peer has the message, and not before."""
 
     def test_kinds(self) -> None:
         """
@@ -72,9 +70,7 @@ class SendDataTests(PairTestCase):
             )
 
     def test_time(self) -> None:
-        """
-        A packet carries the time of its sending, in seconds.
-        """
+        """A packet carries the time of its sending, in seconds."""
         pair = self.pair()
         before = time.time()
         pair.client.sendData("x")
@@ -84,9 +80,7 @@ class SendDataTests(PairTestCase):
         self.assertTrue(before - 1e-3 <= packet.time <= after + 1e-3)
 
     def test_mutable(self) -> None:
-        """
-        What happens to a buffer after sending changes nothing.
-        """
+        """What happens to a buffer after sending changes nothing."""
         pair = self.pair()
         data = bytearray(b"before")
         pair.client.sendData(data)
@@ -95,9 +89,7 @@ class SendDataTests(PairTestCase):
         self.assertEqual(pair.accepted.retrieved[0].data, b"before")
 
     def test_wrongType(self) -> None:
-        """
-        Neither text nor bytes: the caller is told at once.
-        """
+        """Neither text nor bytes: the caller is told at once."""
         pair = self.pair()
         for wrong in (None, 3, ["x"], object()):
             data: Any = wrong
@@ -105,9 +97,7 @@ class SendDataTests(PairTestCase):
             self.assertRaises(TypeError, pair.server.sendAll, data)
 
     def test_surrogate(self) -> None:
-        """
-        Text that UTF-8 cannot say raises C{ValueError}, and nothing is sent.
-        """
+        """Text that UTF-8 cannot say raises C{ValueError}, and nothing is sent."""
         pair = self.pair()
         self.assertRaises(ValueError, pair.client.sendData, "\ud800")
         sent = pair.client.sendData("next")
@@ -133,9 +123,7 @@ class SendDataTests(PairTestCase):
         self.successResultOf(sent)
 
     def test_largest(self) -> None:
-        """
-        A message of the default C{maxMessage} passes, in both directions.
-        """
+        """A message of the default C{maxMessage} passes, in both directions."""
         pair = self.pair()
         data = b"x" * MIB
         for connection in (pair.client, pair.accepted):
@@ -145,9 +133,7 @@ class SendDataTests(PairTestCase):
         self.assertEqual(pair.client.retrieved[0].data, data)
 
     def test_many(self) -> None:
-        """
-        100,000 small messages pass without anybody waiting, both ways at once.
-        """
+        """100,000 small messages pass without anybody waiting, both ways at once."""
         pair = self.pair(suites=["Noise_XX_25519_AESGCM_SHA256"])
         for _ in range(100_000):
             pair.client.sendData("m")
@@ -160,9 +146,7 @@ class SendDataTests(PairTestCase):
             self.assertEqual(len(connection.retrieved), 100_001)
 
     def test_byteByByte(self) -> None:
-        """
-        However the network cuts it up.
-        """
+        """However the network cuts it up."""
         pair = self.pair()
         pair.network.chunkSize = 1
         sent = [pair.client.sendData("x" * n) for n in (0, 1, 300)]
@@ -174,9 +158,7 @@ class SendDataTests(PairTestCase):
         )
 
     def test_notBeforeItIsThere(self) -> None:
-        """
-        As long as the peer has not said so, it does not fire.
-        """
+        """As long as the peer has not said so, it does not fire."""
         pair = self.pair()
         link = pair.network.links[0]
         link.toServer.stalled = link.toClient.stalled = True
@@ -192,9 +174,7 @@ class SendDataTests(PairTestCase):
         self.successResultOf(sent)
 
     def test_lookedAtLate(self) -> None:
-        """
-        One that nobody looked at still tells the truth, also after the end.
-        """
+        """One that nobody looked at still tells the truth, also after the end."""
         pair = self.pair()
         had = pair.client.sendData("x")
         pair.deliver()
@@ -206,9 +186,7 @@ class SendDataTests(PairTestCase):
         self.assertClosed(lost)
 
     def test_order(self) -> None:
-        """
-        They fire in the order of sending.
-        """
+        """They fire in the order of sending."""
         pair = self.pair()
         order: list[int] = []
         for number in range(5):
@@ -218,9 +196,7 @@ class SendDataTests(PairTestCase):
         self.assertEqual(order, [0, 1, 2, 3, 4])
 
     def test_cancel(self) -> None:
-        """
-        Cancelling stops the waiting, not the message.
-        """
+        """Cancelling stops the waiting, not the message."""
         pair = self.pair()
         sent, other = pair.client.sendData("x"), pair.client.sendData("y")
         sent.cancel()
@@ -230,9 +206,7 @@ class SendDataTests(PairTestCase):
         self.assertEqual([p.data for p in pair.accepted.retrieved], ["x", "y"])
 
     def test_cancelAtEnd(self) -> None:
-        """
-        One that fails may cancel the others.
-        """
+        """One that fails may cancel the others."""
         pair = self.pair()
         pair.network.links[0].toServer.stalled = True
         sent = [pair.client.sendData("x") for _ in range(3)]
@@ -245,9 +219,7 @@ class SendDataTests(PairTestCase):
             self.failureResultOf(other, CancelledError)
 
     def test_returned(self) -> None:
-        """
-        It can be returned from a callback.
-        """
+        """It can be returned from a callback."""
         pair = self.pair()
         sent = succeed("x").addCallback(pair.client.sendData)
         self.assertNoResult(sent)
@@ -255,9 +227,7 @@ class SendDataTests(PairTestCase):
         self.assertIsNone(self.successResultOf(sent))
 
     def test_sendAgain(self) -> None:
-        """
-        A callback may send.
-        """
+        """A callback may send."""
         pair = self.pair()
         pair.client.sendData("x").addCallback(lambda _: pair.client.sendData("y"))
         pair.deliver()
@@ -313,40 +283,30 @@ class LostTests(PairTestCase):
         return failure.value, self.closedReason(pair.client)
 
     def test_cut(self) -> None:
-        """
-        The network breaks.
-        """
+        """The network breaks."""
         error, reason = self.sendAndEnd(lambda pair: pair.network.links[0].cut())
         self.assertEqual((type(error), error.code), (Truncated, 1006))
         self.assertIsInstance(reason, Truncated)
 
     def test_abort(self) -> None:
-        """
-        We abort.
-        """
+        """We abort."""
         error, reason = self.sendAndEnd(lambda pair: pair.client.abort())
         self.assertEqual(str(error), "we aborted the connection")
         self.assertEqual(str(reason), str(error))
 
     def test_peerAborts(self) -> None:
-        """
-        The peer aborts.
-        """
+        """The peer aborts."""
         error, _ = self.sendAndEnd(lambda pair: pair.accepted.abort())
         self.assertIsInstance(error, Truncated)
 
     def test_peerCloses(self) -> None:
-        """
-        The peer closes in order.
-        """
+        """The peer closes in order."""
         error, reason = self.sendAndEnd(lambda pair: pair.accepted.close("enough"))
         self.assertEqual((error.code, error.reason), (1000, "enough"))
         self.assertIn("peer closed", str(reason))
 
     def test_closeTimesOut(self) -> None:
-        """
-        We close, and the peer never reads.
-        """
+        """We close, and the peer never reads."""
 
         def close(pair: Any) -> None:
             """
@@ -366,9 +326,7 @@ class LostTests(PairTestCase):
         self.assertEqual(error.code, 1006)
 
     def test_tampered(self) -> None:
-        """
-        Somebody alters a byte: nothing of it reaches the application.
-        """
+        """Somebody alters a byte: nothing of it reaches the application."""
 
         def tamper(pair: Any) -> None:
             """
@@ -386,9 +344,7 @@ class LostTests(PairTestCase):
         self.assertIs(error.__cause__, reason)
 
     def test_silent(self) -> None:
-        """
-        The peer falls silent.
-        """
+        """The peer falls silent."""
 
         def stall(pair: Any) -> None:
             """
@@ -420,9 +376,7 @@ class LostTests(PairTestCase):
         self.assertEqual(pair.accepted._outbox.keptCost, 0)
 
     def test_ignored(self) -> None:
-        """
-        Nothing is logged when nobody looks at what was sent too late.
-        """
+        """Nothing is logged when nobody looks at what was sent too late."""
         pair = self.pair()
         pair.client.abort()
         pair.deliver()
@@ -433,14 +387,10 @@ class LostTests(PairTestCase):
 
 
 class SendBufferTests(PairTestCase):
-    """
-    C{sendBuffer} bounds what is kept for a peer.
-    """
+    """C{sendBuffer} bounds what is kept for a peer."""
 
     def full(self) -> Any:
-        """
-        Make a pair of which the client can send no more.
-        """
+        """Make a pair of which the client can send no more."""
         pair = self.pair(client={"sendBuffer": 1000}, server={"receiveBuffer": 100})
         for _ in range(10):
             pair.client.sendData("x" * 36)
@@ -464,9 +414,7 @@ class SendBufferTests(PairTestCase):
         self.successResultOf(pair.client.drain())
 
     def test_exactly(self) -> None:
-        """
-        It may be filled to the byte.
-        """
+        """It may be filled to the byte."""
         for size, fits in ((36, True), (37, False)):
             pair = self.pair(client={"sendBuffer": 100})
             sent = pair.client.sendData("x" * size)
@@ -477,9 +425,7 @@ class SendBufferTests(PairTestCase):
                 self.failureResultOf(sent, SendBufferFull)
 
     def test_drain(self) -> None:
-        """
-        C{drain} fires once less than half of it is in use.
-        """
+        """C{drain} fires once less than half of it is in use."""
         pair = self.pair(client={"sendBuffer": 1000})
         self.successResultOf(pair.client.drain())
         link = pair.network.links[0]
@@ -497,9 +443,7 @@ class SendBufferTests(PairTestCase):
         self.failureResultOf(draining[2], CancelledError)
 
     def test_drainStep(self) -> None:
-        """
-        It waits on while acknowledgements come that are not enough.
-        """
+        """It waits on while acknowledgements come that are not enough."""
         pair = self.pair(client={"sendBuffer": 1000}, server={"receiveBuffer": 100})
         for _ in range(10):
             pair.client.sendData("x" * 36)
@@ -511,9 +455,7 @@ class SendBufferTests(PairTestCase):
             pair.deliver()
 
     def test_drainClosed(self) -> None:
-        """
-        It fails with L{ConnectionClosed} once the connection is over.
-        """
+        """It fails with L{ConnectionClosed} once the connection is over."""
         pair = self.full()
         draining = [pair.client.drain() for _ in range(2)]
         draining[0].addErrback(lambda _: draining[1].cancel())
@@ -560,9 +502,7 @@ class SendBufferTests(PairTestCase):
             self.assertClosed(result)
 
     def test_handlersSend(self) -> None:
-        """
-        On a server with a handler, a message that is too big still fails.
-        """
+        """On a server with a handler, a message that is too big still fails."""
         pair = self.pair(Recorder(), client={"maxMessage": 5})
         self.failureResultOf(pair.accepted.sendData("x" * 6), MessageTooBig)
         pair.client.abort()
@@ -591,14 +531,10 @@ class SendBufferTests(PairTestCase):
 
 
 class ReceiveBufferTests(PairTestCase):
-    """
-    C{receiveBuffer} holds back a peer whose packets nobody takes, and only that.
-    """
+    """C{receiveBuffer} holds back a peer whose packets nobody takes, and only that."""
 
     def test_heldBack(self) -> None:
-        """
-        An application that never takes holds C{receiveBuffer} and one message.
-        """
+        """An application that never takes holds C{receiveBuffer} and one message."""
         pair = self.pair(server={"receiveBuffer": 1000})
         sent = [pair.client.sendData("x" * 36) for _ in range(100)]
         pair.deliver()
@@ -608,9 +544,7 @@ class ReceiveBufferTests(PairTestCase):
             result.addErrback(lambda failure: None)
 
     def test_oneMessageMore(self) -> None:
-        """
-        A message larger than C{receiveBuffer} comes through, alone.
-        """
+        """A message larger than C{receiveBuffer} comes through, alone."""
         pair = self.pair(server={"receiveBuffer": 1})
         sent = [pair.client.sendData("x" * MIB) for _ in range(3)]
         for number in range(3):
@@ -642,9 +576,7 @@ class ReceiveBufferTests(PairTestCase):
         self.assertEqual(seen, list(range(100)))
 
     def test_othersPass(self) -> None:
-        """
-        Acknowledgements, messages the other way, heartbeats and CLOSE still pass.
-        """
+        """Acknowledgements, messages the other way, heartbeats and CLOSE still pass."""
         pair = self.pair(receiveBuffer=1000, heartbeat=1)
         for _ in range(100):
             pair.client.sendData("x" * 36)
@@ -658,9 +590,7 @@ class ReceiveBufferTests(PairTestCase):
         self.assertEqual(len(pair.accepted.retrieved), 10)
 
     def test_client(self) -> None:
-        """
-        The client's application holds the server back just so.
-        """
+        """The client's application holds the server back just so."""
         pair = self.pair(client={"receiveBuffer": 1000})
         for _ in range(100):
             pair.accepted.sendData("x" * 36)
@@ -673,14 +603,10 @@ class ReceiveBufferTests(PairTestCase):
 
 
 class ClosedTests(PairTestCase):
-    """
-    C{closed} and C{close}.
-    """
+    """C{closed} and C{close}."""
 
     def test_closed(self) -> None:
-        """
-        It fires with the reason for all who ask, before and after.
-        """
+        """It fires with the reason for all who ask, before and after."""
         pair = self.pair()
         waiting = [pair.accepted.closed() for _ in range(3)]
         waiting[0].cancel()
@@ -694,9 +620,7 @@ class ClosedTests(PairTestCase):
             self.assertEqual((reason.code, reason.reason), (1000, "done"))
 
     def test_cancelEachOther(self) -> None:
-        """
-        One that fires may cancel the others.
-        """
+        """One that fires may cancel the others."""
         pair = self.pair()
         waiting = [pair.client.closed() for _ in range(3)]
         waiting[0].addCallback(cancelling(waiting[1:]))
@@ -706,9 +630,7 @@ class ClosedTests(PairTestCase):
             self.failureResultOf(other, CancelledError)
 
     def test_close(self) -> None:
-        """
-        C{close} fires with None once the connection is gone, each time.
-        """
+        """C{close} fires with None once the connection is gone, each time."""
         pair = self.pair()
         closing = [pair.client.close(), pair.client.close("again")]
         self.assertNoResult(closing[0])
@@ -731,9 +653,7 @@ class ClosedTests(PairTestCase):
         self.successResultOf(sent)
 
     def test_repr(self) -> None:
-        """
-        It shows who is there, and no more.
-        """
+        """It shows who is there, and no more."""
         pair = self.pair()
         self.assertIn("open", repr(pair.client))
         self.assertIn(str(pair.client.peer), repr(pair.client))
@@ -742,9 +662,7 @@ class ClosedTests(PairTestCase):
         self.assertIn("closed", repr(pair.client))
 
     def test_sendWhileClosing(self) -> None:
-        """
-        After C{close} nothing more is accepted; what was is delivered.
-        """
+        """After C{close} nothing more is accepted; what was is delivered."""
         pair = self.pair()
         before = pair.client.sendData("before")
         pair.client.close()
@@ -755,15 +673,11 @@ class ClosedTests(PairTestCase):
         self.assertEqual([p.data for p in pair.accepted.retrieved], ["before"])
 
     def test_asyncFor(self) -> None:
-        """
-        C{async for} ends with the connection.
-        """
+        """C{async for} ends with the connection."""
         pair = self.pair()
 
         async def collect() -> list[Any]:
-            """
-            Take all.
-            """
+            """Take all."""
             return [data async for _, data in pair.client.retrieved]
 
         collected: Deferred[list[Any]] = ensureDeferred(collect())
@@ -776,9 +690,7 @@ class ClosedTests(PairTestCase):
 
 
 class RandomTests(PairTestCase):
-    """
-    Whatever two sides and the network do.
-    """
+    """Whatever two sides and the network do."""
 
     @settings(max_examples=100, deadline=None, database=None)
     @given(

@@ -41,9 +41,7 @@ class Proxy:
         Thread(target=self._accept, daemon=True).start()
 
     def cut(self) -> None:
-        """
-        Cut all connections, without a farewell.
-        """
+        """Cut all connections, without a farewell."""
         with self._lock:
             cut, self._open = self._open, []
         for end in cut:
@@ -53,9 +51,7 @@ class Proxy:
             end.close()
 
     def close(self) -> None:
-        """
-        Listen no more, and cut what there is.
-        """
+        """Listen no more, and cut what there is."""
         self._closed = True
         with contextlib.suppress(OSError):
             self._listening.shutdown(socket.SHUT_RDWR)
@@ -63,9 +59,7 @@ class Proxy:
         self.cut()
 
     def _accept(self) -> None:
-        """
-        Accept clients: a thread's main function.
-        """
+        """Accept clients: a thread's main function."""
         with contextlib.suppress(OSError):
             while True:
                 client, _ = self._listening.accept()
@@ -89,9 +83,7 @@ class Proxy:
 
 
 class CutTests(ProcessTestCase):
-    """
-    What is cut goes on.
-    """
+    """What is cut goes on."""
 
     def serveBehind(self, *arguments: str) -> tuple[Process, Proxy]:
         """
@@ -106,9 +98,7 @@ class CutTests(ProcessTestCase):
         return server, proxy
 
     def test_program(self) -> None:
-        """
-        A program of the blocking face does not notice.
-        """
+        """A program of the blocking face does not notice."""
         _, proxy = self.serveBehind("--handler", "echo")
         program = self.start(str(PROGRAMS), "goesOn", proxy.port, "100")
         for number in range(10):

@@ -49,9 +49,7 @@ def pythonCalls(work: Callable[[], object]) -> int:
     calls = 0
 
     def count(frame: FrameType, event: str, argument: Any) -> None:
-        """
-        Count one.
-        """
+        """Count one."""
         nonlocal calls
         calls += event == "call"
 
@@ -98,15 +96,11 @@ class Counter:
     """
 
     def __init__(self) -> None:
-        """
-        Start at nothing.
-        """
+        """Start at nothing."""
         self.count = 0
 
     def connectionAccepted(self, connection: Connection) -> None:
-        """
-        @param connection: ignored.
-        """
+        """@param connection: ignored."""
 
     def packetReceived(self, connection: Connection, packet: Packet) -> None:
         """
@@ -123,9 +117,7 @@ class Counter:
 
 
 class Echo(Counter):
-    """
-    Answers each packet with the same.
-    """
+    """Answers each packet with the same."""
 
     def packetReceived(self, connection: Connection, packet: Packet) -> None:
         """
@@ -137,14 +129,10 @@ class Echo(Counter):
 
 
 class CoreCostTests(SynchronousTestCase):
-    """
-    Tests for what messages cost in L{aesm.core}.
-    """
+    """Tests for what messages cost in L{aesm.core}."""
 
     def setUp(self) -> None:
-        """
-        Join two channels and the conversations on them.
-        """
+        """Join two channels and the conversations on them."""
         self.sender, self.receiver = openChannels()
         settings = ConversationSettings()
         here, there = (
@@ -189,9 +177,7 @@ class CoreCostTests(SynchronousTestCase):
         self.assertLess(pythonCalls(self.send) / COUNT, 1.3)
 
     def test_receiving(self) -> None:
-        """
-        Receiving takes calls for each record and batch, none for each message.
-        """
+        """Receiving takes calls for each record and batch, none for each message."""
         wire = self.send()
         received: list[int] = []
         calls = pythonCalls(lambda: received.append(self.receive(wire)))
@@ -199,17 +185,13 @@ class CoreCostTests(SynchronousTestCase):
         self.assertLess(calls, 30)
 
     def test_records(self) -> None:
-        """
-        What is sent in one turn shares records, filled to the brim.
-        """
+        """What is sent in one turn shares records, filled to the brim."""
         sizes = records(self.send())
         self.assertEqual(len(sizes), 2)
         self.assertEqual(sizes[0], 65519)
 
     def test_bytes(self) -> None:
-        """
-        A message of a batch takes four bytes more than it has.
-        """
+        """A message of a batch takes four bytes more than it has."""
         wire = self.send()
         self.assertLess(len(wire) / COUNT, len(MESSAGE) + 4.2)
 
@@ -227,9 +209,7 @@ class CoreCostTests(SynchronousTestCase):
 
 
 class StackCostTests(SynchronousTestCase):
-    """
-    Tests for what messages cost from C{sendData} to who takes them.
-    """
+    """Tests for what messages cost from C{sendData} to who takes them."""
 
     def send(self, pair: ConnectedPair) -> None:
         """
@@ -249,9 +229,7 @@ class StackCostTests(SynchronousTestCase):
         self.assertLess(pythonCalls(lambda: self.send(pair)) / COUNT, 1.2)
 
     def test_handler(self) -> None:
-        """
-        A handler costs hardly more calls than its own for each message.
-        """
+        """A handler costs hardly more calls than its own for each message."""
         handler = Counter()
         pair = connectedPair(handler)
         self.send(pair)
@@ -259,9 +237,7 @@ class StackCostTests(SynchronousTestCase):
         self.assertEqual(handler.count, COUNT)
 
     def test_stream(self) -> None:
-        """
-        Messages enter a stream together; taking one is a few calls.
-        """
+        """Messages enter a stream together; taking one is a few calls."""
         pair = connectedPair()
         self.send(pair)
         self.assertLess(pythonCalls(pair.deliver) / COUNT, 0.5)
@@ -269,9 +245,7 @@ class StackCostTests(SynchronousTestCase):
         self.assertLess(pythonCalls(take) / COUNT, 3.5)
 
     def test_clientsStream(self) -> None:
-        """
-        At a client, which has no registry, taking one is a single call.
-        """
+        """At a client, which has no registry, taking one is a single call."""
         pair = connectedPair()
         for _ in range(COUNT):
             pair.accepted.sendData(MESSAGE)
@@ -288,9 +262,7 @@ class StackCostTests(SynchronousTestCase):
         (link,) = pair.network.links
 
         def trip() -> None:
-            """
-            Ask, and take the answer.
-            """
+            """Ask, and take the answer."""
             pair.client.sendData(MESSAGE)
             link.server.receive(ROOM)
             link.client.receive(ROOM)
@@ -301,9 +273,7 @@ class StackCostTests(SynchronousTestCase):
         self.assertEqual(len(pair.client.retrieved), 2)
 
     def test_oneAcknowledgement(self) -> None:
-        """
-        A burst that arrives in one turn is acknowledged in one record.
-        """
+        """A burst that arrives in one turn is acknowledged in one record."""
         pair = connectedPair(Counter())
         (link,) = pair.network.links
         for _ in range(COUNT // 2):
@@ -323,9 +293,7 @@ class StackCostTests(SynchronousTestCase):
         torn: list[int] = []
 
         def keep(reader: FrameReader, data: bytes) -> None:
-            """
-            Keep a part of a frame, and remember its size.
-            """
+            """Keep a part of a frame, and remember its size."""
             torn.append(reader.missing)
             former(reader, data)
 
@@ -336,9 +304,7 @@ class StackCostTests(SynchronousTestCase):
         self.assertLessEqual(max(torn, default=0), HALF)
 
     def test_sendAll(self) -> None:
-        """
-        A message to all costs the same with any number of connections.
-        """
+        """A message to all costs the same with any number of connections."""
         pair = connectedPair(Counter())
         others = [
             connect(
@@ -355,9 +321,7 @@ class StackCostTests(SynchronousTestCase):
         small = COUNT // 4  # fits one BATCH
 
         def send() -> None:
-            """
-            Send a burst to all.
-            """
+            """Send a burst to all."""
             for _ in range(small):
                 pair.server.sendAll(MESSAGE)
 
@@ -367,9 +331,7 @@ class StackCostTests(SynchronousTestCase):
         encoded: list[object] = []
 
         def encodeBatch(*arguments: Any) -> list[bytes]:
-            """
-            Encode, and count it.
-            """
+            """Encode, and count it."""
             encoded.append(arguments)
             return encode(*arguments)
 

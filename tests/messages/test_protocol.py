@@ -47,14 +47,10 @@ def innerOf(pair: ConnectedPair) -> AESMProtocol:
 
 
 class CloseTests(PairTestCase):
-    """
-    The orderly close.
-    """
+    """The orderly close."""
 
     def test_interfaces(self) -> None:
-        """
-        The protocol has what its transport asks for.
-        """
+        """The protocol has what its transport asks for."""
         inner = innerOf(self.pair())
         verifyObject(IHalfCloseableProtocol, inner)
         verifyObject(IPushProducer, inner)
@@ -114,9 +110,7 @@ class CloseTests(PairTestCase):
         self.assertEqual(pair.client.retrieved[0].data, "theirs")
 
     def test_bothAtOnce(self) -> None:
-        """
-        Both may close at the same moment.
-        """
+        """Both may close at the same moment."""
         pair = self.pair()
         closed = pair.client.close("c"), pair.accepted.close("s")
         pair.deliver()
@@ -127,9 +121,7 @@ class CloseTests(PairTestCase):
         self.assertEqual(pair.network.links, [])
 
     def test_inPieces(self) -> None:
-        """
-        Byte by byte, with the close of both sides at any moment of the other's.
-        """
+        """Byte by byte, with the close of both sides at any moment of the other's."""
         for steps in range(0, 120, 7):
             pair = self.pair()
             link = pair.network.links[0]
@@ -144,18 +136,14 @@ class CloseTests(PairTestCase):
                 self.assertEqual(self.closedReason(connection).code, 1000)
 
     def test_longReason(self) -> None:
-        """
-        Words that are too long are cut, and never within a character.
-        """
+        """Words that are too long are cut, and never within a character."""
         pair = self.pair()
         pair.client.close("é" * 1000)
         pair.deliver()
         self.assertEqual(self.closedReason(pair.accepted).reason, "é" * 512)
 
     def test_deadline(self) -> None:
-        """
-        A peer that never answers is given 5 seconds, on either side.
-        """
+        """A peer that never answers is given 5 seconds, on either side."""
         for ours in (True, False):
             pair = self.pair()
             here = pair.client if ours else pair.accepted
@@ -171,9 +159,7 @@ class CloseTests(PairTestCase):
             self.assertIn("within 5 seconds", str(reason))
 
     def test_deadlineWhenItNeverReads(self) -> None:
-        """
-        The same for one that never reads, however much is queued.
-        """
+        """The same for one that never reads, however much is queued."""
         pair = self.pair()
         pair.network.links[0].toClient.stalled = True
         sent = [pair.accepted.sendData(b"x" * 100_000) for _ in range(50)]
@@ -201,9 +187,7 @@ class CloseTests(PairTestCase):
         self.assertClosed(sent)
 
     def test_abortTells(self) -> None:
-        """
-        An abort is no close: the peer sees a cut.
-        """
+        """An abort is no close: the peer sees a cut."""
         pair = self.pair()
         pair.client.abort()
         pair.client.abort()
@@ -212,9 +196,7 @@ class CloseTests(PairTestCase):
         self.assertEqual(self.closedReason(pair.client).code, 1006)
 
     def test_closeThenAbort(self) -> None:
-        """
-        One may lose patience.
-        """
+        """One may lose patience."""
         pair = self.pair()
         pair.network.links[0].toServer.stalled = True
         closed = pair.client.close()
@@ -223,9 +205,7 @@ class CloseTests(PairTestCase):
         self.successResultOf(closed)
 
     def test_endWithoutClose(self) -> None:
-        """
-        A peer that just ends its stream has closed, without a code.
-        """
+        """A peer that just ends its stream has closed, without a code."""
         pair = self.pair()
         channel: Any = pair.client["encryption"]
         sent = pair.accepted.sendData("x")
@@ -268,9 +248,7 @@ class CloseTests(PairTestCase):
 
 
 class HeartbeatTests(PairTestCase):
-    """
-    A peer that is silent is asked for a sign of life, and given up.
-    """
+    """A peer that is silent is asked for a sign of life, and given up."""
 
     def test_ping(self) -> None:
         """
@@ -289,9 +267,7 @@ class HeartbeatTests(PairTestCase):
         self.assertFalse(pair.accepted.isOver or pair.client.isOver)
 
     def test_lost(self) -> None:
-        """
-        After twice that the peer is given up.
-        """
+        """After twice that the peer is given up."""
         pair = self.pair(server={"heartbeat": 10})
         pair.network.links[0].toServer.stalled = True
         pair.network.links[0].toClient.stalled = True
@@ -304,9 +280,7 @@ class HeartbeatTests(PairTestCase):
         self.assertEqual(self.entries(pair.server)[-1].reason, str(reason))
 
     def test_anythingCounts(self) -> None:
-        """
-        Whatever comes is a sign of life.
-        """
+        """Whatever comes is a sign of life."""
         pair = self.pair(server={"heartbeat": 10}, client={"heartbeat": 1000})
         link = pair.network.links[0]
         link.toClient.stalled = True
@@ -328,9 +302,7 @@ class HeartbeatTests(PairTestCase):
         self.assertFalse(pair.accepted.isOver or pair.client.isOver)
 
     def test_oddTimes(self) -> None:
-        """
-        Seconds that binary fractions cannot say do not make it turn in place.
-        """
+        """Seconds that binary fractions cannot say do not make it turn in place."""
         pair = self.pair(heartbeat=0.7)
         for _ in range(30):
             pair.advance(0.1)
@@ -340,9 +312,7 @@ class HeartbeatTests(PairTestCase):
 
 
 class RuleTests(PairTestCase):
-    """
-    What is against the rules ends the connection, with the code that says why.
-    """
+    """What is against the rules ends the connection, with the code that says why."""
 
     def check(self, frame: bytes, error: type[Exception], code: int) -> ConnectedPair:
         """
@@ -370,42 +340,30 @@ class RuleTests(PairTestCase):
         return pair
 
     def test_unknownType(self) -> None:
-        """
-        A type that does not exist: 1002.
-        """
+        """A type that does not exist: 1002."""
         frame = b"\0\0\0\0\x63" + bytes(8)
         self.check(frame, ProtocolError, 1002)
 
     def test_welcome(self) -> None:
-        """
-        A WELCOME from a client: 1002.
-        """
+        """A WELCOME from a client: 1002."""
         self.check(encodeFrame(FrameType.WELCOME, 0, b"{}"), ProtocolError, 1002)
 
     def test_tooBig(self) -> None:
-        """
-        A message that is too big, from its header on: 1009.
-        """
+        """A message that is too big, from its header on: 1009."""
         header = encodeFrame(FrameType.BINARY, 0)
         frame = (2**20 + 1).to_bytes(4, "big") + header[4:]
         self.check(frame, MessageTooBig, 1009)
 
     def test_badText(self) -> None:
-        """
-        Text that is not UTF-8: 1007.
-        """
+        """Text that is not UTF-8: 1007."""
         self.check(encodeFrame(FrameType.TEXT, 0, b"\xff"), InvalidText, 1007)
 
     def test_backwards(self) -> None:
-        """
-        An ACK that goes backwards: 1002.
-        """
+        """An ACK that goes backwards: 1002."""
         self.check(encodeAck(0, 0, 1 << 40), ProtocolError, 1002)
 
     def test_pastLimit(self) -> None:
-        """
-        A message past the limit that was announced: 1002.
-        """
+        """A message past the limit that was announced: 1002."""
         pair = self.pair(server={"receiveBuffer": 100})
         channel: Any = pair.client["encryption"]
         for _ in range(3):
@@ -415,9 +373,7 @@ class RuleTests(PairTestCase):
         self.assertEqual(self.closedReason(pair.client).code, 1002)
 
     def test_behindClose(self) -> None:
-        """
-        Anything behind a CLOSE.
-        """
+        """Anything behind a CLOSE."""
         pair = self.pair()
         channel: Any = pair.client["encryption"]
         channel.write(encodeClose(0, 1000, "") + encodeFrame(FrameType.TEXT, 0, b"x"))
@@ -426,9 +382,7 @@ class RuleTests(PairTestCase):
         self.assertEqual(len(pair.accepted.retrieved), 0)
 
     def test_peerNeverReads(self) -> None:
-        """
-        A peer that breaks the rules and never reads is aborted in time.
-        """
+        """A peer that breaks the rules and never reads is aborted in time."""
         pair = self.pair()
         pair.network.links[0].toClient.stalled = True
         channel: Any = pair.client["encryption"]
@@ -439,9 +393,7 @@ class RuleTests(PairTestCase):
         self.assertIsInstance(self.closedReason(pair.accepted), ProtocolError)
 
     def test_half(self) -> None:
-        """
-        A stream that ends within a frame.
-        """
+        """A stream that ends within a frame."""
         pair = self.pair()
         channel: Any = pair.client["encryption"]
         channel.write(encodeFrame(FrameType.TEXT, 0, b"xyz")[:-1])
@@ -450,9 +402,7 @@ class RuleTests(PairTestCase):
         self.assertIsInstance(self.closedReason(pair.accepted), ProtocolError)
 
     def test_pings(self) -> None:
-        """
-        Many PINGs at once cost one answer, and nothing else.
-        """
+        """Many PINGs at once cost one answer, and nothing else."""
         pair = self.pair()
         channel: Any = pair.client["encryption"]
         pair.network.links[0].toClient.stalled = True
@@ -464,9 +414,7 @@ class RuleTests(PairTestCase):
         self.assertFalse(pair.client.isOver, pair.accepted.closed())
 
     def test_otherTransports(self) -> None:
-        """
-        Whatever the transport says at its end becomes a L{ConnectionClosed}.
-        """
+        """Whatever the transport says at its end becomes a L{ConnectionClosed}."""
         inner = innerOf(self.pair())
         for value, words in (
             (None, "was closed"),
@@ -478,14 +426,10 @@ class RuleTests(PairTestCase):
 
 
 class BackPressureTests(PairTestCase):
-    """
-    What the transport does not take waits where it is kept anyway.
-    """
+    """What the transport does not take waits where it is kept anyway."""
 
     def test_paused(self) -> None:
-        """
-        No more than a budget is in flight; all of it arrives, in order.
-        """
+        """No more than a budget is in flight; all of it arrives, in order."""
         pair = self.pair()
         link = pair.network.links[0]
         link.toServer.stalled = True
@@ -578,9 +522,7 @@ class BackPressureTests(PairTestCase):
         self.assertEqual(pair.client.session.outbox.keptCost, 0)
 
     def test_noPatience(self) -> None:
-        """
-        An answer does not wait, nor does an ACK without which the peer would.
-        """
+        """An answer does not wait, nor does an ACK without which the peer would."""
 
         def echo(connection: Connection, packet: Packet) -> None:
             """
@@ -599,9 +541,7 @@ class BackPressureTests(PairTestCase):
         self.assertGreater(self.burst(pair), 0)
 
     def test_lostWhilePatient(self) -> None:
-        """
-        A connection that is lost while an ACK waits leaves nothing to do.
-        """
+        """A connection that is lost while an ACK waits leaves nothing to do."""
         pair = self.streaming()
         self.burst(pair)
         pair.network.links[0].cut()
@@ -610,9 +550,7 @@ class BackPressureTests(PairTestCase):
         )
 
     def test_lostInMidTurn(self) -> None:
-        """
-        A connection that is lost in the turn of a send leaves nothing to do.
-        """
+        """A connection that is lost in the turn of a send leaves nothing to do."""
         pair = self.pair()
         pair.client.sendData("a")
         pair.client.sendData("b")
@@ -624,14 +562,10 @@ class BackPressureTests(PairTestCase):
 
 
 class OwnerTests(PairTestCase):
-    """
-    L{ConnectionOwner} is what a protocol tells.
-    """
+    """L{ConnectionOwner} is what a protocol tells."""
 
     def test_defaults(self) -> None:
-        """
-        Most of it is nobody's business by default.
-        """
+        """Most of it is nobody's business by default."""
         pair = self.pair()
         inner = innerOf(pair)
         owner = ConnectionOwner()
@@ -642,9 +576,7 @@ class OwnerTests(PairTestCase):
         owner.finished(pair.accepted)
 
     def test_time(self) -> None:
-        """
-        A message carries the time at which it was sent, by the wall clock.
-        """
+        """A message carries the time at which it was sent, by the wall clock."""
         pair = self.pair()
         pair.client.sendData("now")
         pair.deliver()

@@ -84,30 +84,22 @@ class ResumeTestCase(ServiceTestCase):
 
     @property
     def factory(self) -> AESMServerFactory:
-        """
-        The server's factory.
-        """
+        """The server's factory."""
         factory: AESMServerFactory = self.server.factory
         return factory
 
     def cut(self) -> None:
-        """
-        Pull the plug of all.
-        """
+        """Pull the plug of all."""
         for link in self.network.links:
             link.cut()
         self.network.deliver()
 
     def back(self) -> None:
-        """
-        Let the clients come back.
-        """
+        """Let the clients come back."""
         self.network.advance(DELAY)
 
     def cutAndBack(self) -> None:
-        """
-        Pull the plug, and let the clients come back.
-        """
+        """Pull the plug, and let the clients come back."""
         self.cut()
         self.assertFalse(self.near.isOpen)
         self.back()
@@ -156,9 +148,7 @@ class ResumeTestCase(ServiceTestCase):
         self.listening(**({"suites": [XX]} | options))
 
     def endServer(self) -> None:
-        """
-        Take the server down, and look whether anything is left.
-        """
+        """Take the server down, and look whether anything is left."""
         server = self.server
         super().endServer()
         if server is not None:
@@ -189,9 +179,7 @@ def _returning(result: Deferred[None]) -> React:
 
 
 class CutTests(ResumeTestCase):
-    """
-    The connection is cut, and comes back.
-    """
+    """The connection is cut, and comes back."""
 
     def test_idle(self) -> None:
         """
@@ -218,9 +206,7 @@ class CutTests(ResumeTestCase):
         self.assertEqual(recorder.names, ["accepted", "lost"])
 
     def test_windowsFull(self) -> None:
-        """
-        Nobody takes anything, and both directions have sent all that they may.
-        """
+        """Nobody takes anything, and both directions have sent all that they may."""
         self.begin(receiveBuffer=1000, client={"receiveBuffer": 1000})
         numbers = [str(number).zfill(10) for number in range(100)]
         sent = [end.sendData(n) for n in numbers for end in (self.near, self.far)]
@@ -422,9 +408,7 @@ class CutTests(ResumeTestCase):
             self.stop(self.client)
 
     def test_whenConnected(self) -> None:
-        """
-        Who asks for a connection while there is none gets the same again.
-        """
+        """Who asks for a connection while there is none gets the same again."""
         self.begin()
         self.cut()
         waiting = self.client.whenConnected()
@@ -434,9 +418,7 @@ class CutTests(ResumeTestCase):
 
 
 class AwayTests(ResumeTestCase):
-    """
-    What happens on the server while its client is away.
-    """
+    """What happens on the server while its client is away."""
 
     def test_sends(self) -> None:
         """
@@ -498,9 +480,7 @@ class AwayTests(ResumeTestCase):
         self.assertIsNone(self.successResultOf(toOne))
 
     def test_givenUp(self) -> None:
-        """
-        What was sent to one that is given up may have been lost.
-        """
+        """What was sent to one that is given up may have been lost."""
         self.begin()
         self.cut()
         toOne = self.server.sendTo("x", self.far.address)
@@ -509,9 +489,7 @@ class AwayTests(ResumeTestCase):
         self.assertClosed(toOne)
 
     def test_handlerSends(self) -> None:
-        """
-        What a handler sends meanwhile does so, too.
-        """
+        """What a handler sends meanwhile does so, too."""
         waiting: list[Deferred[None]] = []
 
         def later(connection: Connection, packet: Packet) -> Deferred[None]:
@@ -563,9 +541,7 @@ class AwayTests(ResumeTestCase):
             self.stop(self.client)
 
     def test_unread(self) -> None:
-        """
-        What is unread can be taken meanwhile, under the same address.
-        """
+        """What is unread can be taken meanwhile, under the same address."""
         self.begin()
         for data in "abc":
             self.near.sendData(data)
@@ -582,9 +558,7 @@ class AwayTests(ResumeTestCase):
 
 
 class OverTests(ResumeTestCase):
-    """
-    Sessions that nobody comes back to, or that somebody ends.
-    """
+    """Sessions that nobody comes back to, or that somebody ends."""
 
     def test_grace(self) -> None:
         """
@@ -627,9 +601,7 @@ class OverTests(ResumeTestCase):
         self.assertEqual(recorder.data, ["never left", "new"])
 
     def test_noGrace(self) -> None:
-        """
-        C{sessionGrace=0}: over at once.
-        """
+        """C{sessionGrace=0}: over at once."""
         recorder = Recorder()
         self.begin(recorder, sessionGrace=0)
         sent = self.far.sendData("x")
@@ -641,9 +613,7 @@ class OverTests(ResumeTestCase):
         self.assertTrue(self.near.isOver)
 
     def test_connect(self) -> None:
-        """
-        A client without a service says that it will not come back.
-        """
+        """A client without a service says that it will not come back."""
         recorder = Recorder()
         self.listening(recorder)
         connection = self.join(self.network)
@@ -723,9 +693,7 @@ class OverTests(ResumeTestCase):
             self.stop(self.client)
 
     def test_stopHere(self) -> None:
-        """
-        The service is stopped while it waits.
-        """
+        """The service is stopped while it waits."""
         self.begin()
         self.cut()
         lost = self.near.sendData("lost")
@@ -737,9 +705,7 @@ class OverTests(ResumeTestCase):
         self.assertEqual(self.delays(), [])
 
     def test_stop(self) -> None:
-        """
-        The server is stopped while it waits, and another takes its place.
-        """
+        """The server is stopped while it waits, and another takes its place."""
         recorder = Recorder()
         self.begin(recorder)
         self.cut()
@@ -822,9 +788,7 @@ class OverTests(ResumeTestCase):
         self.assertFalse(self.client.running)
 
     def test_overAtOnce(self) -> None:
-        """
-        A session that is over in the turn in which it was resumed counts once.
-        """
+        """A session that is over in the turn in which it was resumed counts once."""
         self.begin()
         self.far.sendData("unread")
         self.network.deliver()
@@ -916,9 +880,7 @@ class RandomTests(ResumeTestCase):
         return self.handling[-1]
 
     def disturb(self) -> None:
-        """
-        Do something to a connection.
-        """
+        """Do something to a connection."""
         if not self.network.links:
             return
         link = self.chance.choice(self.network.links)
@@ -1004,14 +966,10 @@ class RandomTests(ResumeTestCase):
 
 
 class FailingPairTests(PairTestCase):
-    """
-    Programs that do without a service.
-    """
+    """Programs that do without a service."""
 
     def test_cut(self) -> None:
-        """
-        A client and its server know at once that it is over.
-        """
+        """A client and its server know at once that it is over."""
         pair = self.pair()
         sent = pair.client.sendData("x"), pair.accepted.sendData("y")
         pair.network.links[0].cut()

@@ -16,15 +16,11 @@ from tests.support.pairs import PairTestCase
 
 
 class Text(str):
-    """
-    Text of a class of its own.
-    """
+    """Text of a class of its own."""
 
 
 class Bytes(bytes):
-    """
-    Bytes of a class of their own.
-    """
+    """Bytes of a class of their own."""
 
 
 DATA = (
@@ -98,9 +94,7 @@ class BurstTests(PairTestCase):
         self.assertEqual(got, [received(data) for burst in bursts for data in burst])
 
     def test_mutable(self) -> None:
-        """
-        What is changed after it was sent arrives as it was.
-        """
+        """What is changed after it was sent arrives as it was."""
         pair = self.pair()
         buffer = bytearray(b"before")
         for data in (b"first", b"second", buffer, memoryview(buffer)):
@@ -111,9 +105,7 @@ class BurstTests(PairTestCase):
         self.assertEqual(got[2:], [b"before", b"before"])
 
     def test_time(self) -> None:
-        """
-        Messages of one turn have one time, those of the next turn another.
-        """
+        """Messages of one turn have one time, those of the next turn another."""
         pair = self.pair()
         for data in (b"quiet", b"1", b"2"):
             pair.client.sendData(data)
@@ -161,9 +153,7 @@ class BurstTests(PairTestCase):
         self.assertEqual(pair.client.session.outbox.keptCost, 0)
 
     def test_maxMessage(self) -> None:
-        """
-        So is each that is no larger than the peer takes.
-        """
+        """So is each that is no larger than the peer takes."""
         pair = self.pair(server={"maxMessage": 10})
         expected: list[Any] = []
         for unit in ("x", b"x"):
@@ -190,9 +180,7 @@ class BurstTests(PairTestCase):
         self.assertEqual(got, [b"quiet", b"1", b"2"])
 
     def test_cut(self) -> None:
-        """
-        Nor once it is cut.
-        """
+        """Nor once it is cut."""
         pair = self.pair()
         for data in (b"quiet", b"1"):
             pair.client.sendData(data)

@@ -28,9 +28,7 @@ from aesm.trust.keys import PublicKey
 
 
 def makeConnection() -> Connection:
-    """
-    Make a connection under which there is no transport.
-    """
+    """Make a connection under which there is no transport."""
     return Connection(
         ConnectionOwner(),
         Session(1000, 1000),
@@ -42,9 +40,7 @@ def makeConnection() -> Connection:
 
 
 def makeProtocol() -> AESMProtocol:
-    """
-    Make a client's protocol, before the WELCOME.
-    """
+    """Make a client's protocol, before the WELCOME."""
     clock: Any = Clock()
     return AESMProtocol(
         ConnectionOwner(), Conversation(ConversationSettings(), 0.0), clock
@@ -52,9 +48,7 @@ def makeProtocol() -> AESMProtocol:
 
 
 class TableTests(SynchronousTestCase):
-    """
-    The tables are complete: what is not in them is refused.
-    """
+    """The tables are complete: what is not in them is refused."""
 
     def walk(self, table: dict[Any, Any], states: type[Enum], make: Any) -> None:
         """
@@ -75,15 +69,11 @@ class TableTests(SynchronousTestCase):
                 self.assertIs(thing.state, state)
 
     def ends(self, table: dict[Any, Any], states: type[Enum]) -> set[Enum]:
-        """
-        Find the states out of which nothing leads.
-        """
+        """Find the states out of which nothing leads."""
         return set(states) - {state for state, _ in table}
 
     def test_carrier(self) -> None:
-        """
-        A protocol's: from everywhere there is a way to its end, and none back.
-        """
+        """A protocol's: from everywhere there is a way to its end, and none back."""
         self.walk(CARRIER_TRANSITIONS, CarrierState, makeProtocol)
         self.assertEqual(
             self.ends(CARRIER_TRANSITIONS, CarrierState), {CarrierState.GONE}
@@ -92,9 +82,7 @@ class TableTests(SynchronousTestCase):
             self.assertIs(CARRIER_TRANSITIONS[state, "gone"], CarrierState.GONE)
 
     def test_connection(self) -> None:
-        """
-        A connection's: the same.
-        """
+        """A connection's: the same."""
         self.walk(CONNECTION_TRANSITIONS, ConnectionState, makeConnection)
         over = ConnectionState.OVER
         self.assertEqual(self.ends(CONNECTION_TRANSITIONS, ConnectionState), {over})
@@ -102,9 +90,7 @@ class TableTests(SynchronousTestCase):
             self.assertIs(CONNECTION_TRANSITIONS[state, "finished"], over)
 
     def test_finalStays(self) -> None:
-        """
-        A session that ends with its transport is not kept, whatever happens yet.
-        """
+        """A session that ends with its transport is not kept, whatever happens yet."""
         ending = {CarrierState.FINAL, CarrierState.DEAF}
         for (state, what), after in CARRIER_TRANSITIONS.items():
             if state in ending and what != "gone":

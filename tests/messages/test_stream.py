@@ -28,9 +28,7 @@ from tests.support.pairs import cancelling
 
 
 class Text(str):
-    """
-    A text whose end can be watched.
-    """
+    """A text whose end can be watched."""
 
 
 class FakeOwner:
@@ -42,9 +40,7 @@ class FakeOwner:
     """
 
     def __init__(self) -> None:
-        """
-        Start with nothing told.
-        """
+        """Start with nothing told."""
         self.taken: list[int] = []
         self.finished = 0
 
@@ -57,9 +53,7 @@ class FakeOwner:
         self.taken.append(cost)
 
     def streamFinished(self) -> None:
-        """
-        Take note.
-        """
+        """Take note."""
         self.finished += 1
 
 
@@ -76,36 +70,26 @@ def filled(*data: str | bytes) -> DataStream:
 
 
 class PacketTests(SynchronousTestCase):
-    """
-    L{Packet}, and what one costs.
-    """
+    """L{Packet}, and what one costs."""
 
     def test_tuple(self) -> None:
-        """
-        A packet is a tuple of time and data, and unpacks as two.
-        """
+        """A packet is a tuple of time and data, and unpacks as two."""
         packet = Packet(1.5, "x")
         time, data = packet
         self.assertEqual((time, data), (packet.time, packet.data))
         self.assertEqual(packet, (1.5, "x"))
 
     def test_cost(self) -> None:
-        """
-        A message costs its body on the wire and 64 bytes.
-        """
+        """A message costs its body on the wire and 64 bytes."""
         for data, cost in (("", 64), (b"ab", 66), ("ab", 66), ("é", 66), (None, 0)):
             self.assertEqual(costOf(data), cost)
 
 
 class ClosedErrorTests(SynchronousTestCase):
-    """
-    L{closedError} makes an error for each user.
-    """
+    """L{closedError} makes an error for each user."""
 
     def test_same(self) -> None:
-        """
-        Class, text, code and reason stay; the object does not.
-        """
+        """Class, text, code and reason stay; the object does not."""
         reason = Truncated("cut off", 1006, "why")
         error = closedError(reason)
         self.assertIsNot(error, reason)
@@ -115,9 +99,7 @@ class ClosedErrorTests(SynchronousTestCase):
         )
 
     def test_other(self) -> None:
-        """
-        Any other error is the cause of a L{ConnectionClosed}.
-        """
+        """Any other error is the cause of a L{ConnectionClosed}."""
         reason = ProtocolError("nonsense")
         error = closedError(reason)
         self.assertEqual((type(error), str(error)), (ConnectionClosed, "nonsense"))
@@ -125,14 +107,10 @@ class ClosedErrorTests(SynchronousTestCase):
 
 
 class LookTests(SynchronousTestCase):
-    """
-    Looking takes nothing.
-    """
+    """Looking takes nothing."""
 
     def test_index(self) -> None:
-        """
-        Positions count from either end.
-        """
+        """Positions count from either end."""
         stream = filled("a", b"b", "c")
         self.assertEqual(stream[0], Packet(0.0, "a"))
         self.assertEqual(stream[1], Packet(1.0, b"b"))
@@ -161,25 +139,19 @@ class LookTests(SynchronousTestCase):
         self.assertEqual((len(stream), first()), (0, None))
 
     def test_indexError(self) -> None:
-        """
-        Past either end there is nothing.
-        """
+        """Past either end there is nothing."""
         for stream, index in ((filled("a"), 1), (filled("a"), -2), (filled(), 0)):
             self.assertRaises(IndexError, stream.__getitem__, index)
 
     def test_iterate(self) -> None:
-        """
-        Iterating shows all, in order, as often as one likes.
-        """
+        """Iterating shows all, in order, as often as one likes."""
         stream = filled("a", "b")
         for _ in range(2):
             self.assertEqual([packet.data for packet in stream], ["a", "b"])
         self.assertEqual(len(stream), 2)
 
     def test_iterateAndTake(self) -> None:
-        """
-        What is taken or comes while iterating does no harm.
-        """
+        """What is taken or comes while iterating does no harm."""
         stream = filled("a", "b")
         seen = []
         for packet in stream:
@@ -189,9 +161,7 @@ class LookTests(SynchronousTestCase):
         self.assertEqual(seen, ["a", "b"])
 
     def test_sequence(self) -> None:
-        """
-        It is a sequence in all other ways.
-        """
+        """It is a sequence in all other ways."""
         stream = filled("a", "b")
         self.assertIn(Packet(1.0, "b"), stream)
         self.assertEqual([p.data for p in reversed(stream)], ["b", "a"])
@@ -201,14 +171,10 @@ class LookTests(SynchronousTestCase):
 
 
 class GetDataTests(SynchronousTestCase):
-    """
-    C{getData} takes the oldest packet.
-    """
+    """C{getData} takes the oldest packet."""
 
     def test_order(self) -> None:
-        """
-        The oldest first; None when all are taken, and again packets later.
-        """
+        """The oldest first; None when all are taken, and again packets later."""
         stream = filled("a", "b")
         self.assertEqual(stream.getData(), Packet(0.0, "a"))
         self.assertEqual(stream.getData(), Packet(1.0, "b"))
@@ -217,17 +183,13 @@ class GetDataTests(SynchronousTestCase):
         self.assertEqual(stream.getData(), Packet(5.0, "c"))
 
     def test_empty(self) -> None:
-        """
-        Empty messages are packets.
-        """
+        """Empty messages are packets."""
         stream = filled("", b"")
         self.assertEqual(stream.getData(), (0.0, ""))
         self.assertEqual(stream.getData(), (1.0, b""))
 
     def test_reported(self) -> None:
-        """
-        What was taken is reported by quarters of the window.
-        """
+        """What was taken is reported by quarters of the window."""
         owner = FakeOwner()
         stream = DataStream(owner, 4 * 65 * 2)
         bring(stream, 0.0, ["x"] * 5)
@@ -236,9 +198,7 @@ class GetDataTests(SynchronousTestCase):
         self.assertEqual(owner.taken, [130, 130])
 
     def test_smallWindow(self) -> None:
-        """
-        With the smallest window each packet is reported.
-        """
+        """With the smallest window each packet is reported."""
         owner = FakeOwner()
         stream = DataStream(owner, 1)
         bring(stream, 0.0, ["x"])
@@ -310,22 +270,16 @@ class GetDataTests(SynchronousTestCase):
 
 
 class GetTests(SynchronousTestCase):
-    """
-    C{get} takes the next packet, once there is one.
-    """
+    """C{get} takes the next packet, once there is one."""
 
     def test_there(self) -> None:
-        """
-        It fires at once with what is there.
-        """
+        """It fires at once with what is there."""
         stream = filled("a")
         self.assertEqual(self.successResultOf(stream.get()).data, "a")
         self.assertEqual(len(stream), 0)
 
     def test_later(self) -> None:
-        """
-        Who waits is served in the order of asking; the rest stays.
-        """
+        """Who waits is served in the order of asking; the rest stays."""
         stream = filled()
         first, second = stream.get(), stream.get()
         self.assertNoResult(first)
@@ -337,9 +291,7 @@ class GetTests(SynchronousTestCase):
         self.assertEqual([p.data for p in stream], ["c"])
 
     def test_cancel(self) -> None:
-        """
-        Cancelling it takes nothing.
-        """
+        """Cancelling it takes nothing."""
         stream = filled()
         first, second = stream.get(), stream.get()
         first.cancel()
@@ -349,9 +301,7 @@ class GetTests(SynchronousTestCase):
         self.assertEqual(len(stream), 1)
 
     def test_cancelEachOther(self) -> None:
-        """
-        One that fires may cancel the others.
-        """
+        """One that fires may cancel the others."""
         stream = filled()
         waiting = [stream.get() for _ in range(3)]
         waiting[0].addBoth(cancelling(waiting[1:]))
@@ -361,9 +311,7 @@ class GetTests(SynchronousTestCase):
             self.failureResultOf(other, CancelledError)
 
     def test_cancelEachOtherAtEnd(self) -> None:
-        """
-        The same when the stream ends.
-        """
+        """The same when the stream ends."""
         stream = filled()
         waiting = [stream.get() for _ in range(3)]
         waiting[0].addErrback(cancelling(waiting[1:]))
@@ -372,9 +320,7 @@ class GetTests(SynchronousTestCase):
             self.failureResultOf(other, CancelledError)
 
     def test_getAgain(self) -> None:
-        """
-        A callback may ask for the next one.
-        """
+        """A callback may ask for the next one."""
         stream = filled()
         seen: list[Any] = []
 
@@ -408,9 +354,7 @@ class GetTests(SynchronousTestCase):
         self.assertIsNot(*errors)
 
     def test_endWaiting(self) -> None:
-        """
-        Who waits is told of the end.
-        """
+        """Who waits is told of the end."""
         stream = filled()
         waiting = [stream.get(), stream.get()]
         stream.end(ConnectionClosed("closed", 1000))
@@ -435,21 +379,15 @@ class GetTests(SynchronousTestCase):
         self.assertEqual(len(stream), 0)
 
     def test_takenMeanwhile(self) -> None:
-        """
-        Who waits goes on waiting if another thread takes the packet first.
-        """
+        """Who waits goes on waiting if another thread takes the packet first."""
 
         class Stolen(DataStream):
-            """
-            A stream of which the first packet is stolen.
-            """
+            """A stream of which the first packet is stolen."""
 
             stolen = False
 
             def getData(self) -> Packet | None:
-                """
-                Let another thread be first, once.
-                """
+                """Let another thread be first, once."""
                 packet = super().getData()
                 if packet is None or self.stolen:
                     return packet
@@ -465,9 +403,7 @@ class GetTests(SynchronousTestCase):
 
 
 class AsyncForTests(SynchronousTestCase):
-    """
-    C{async for} takes packets as they come.
-    """
+    """C{async for} takes packets as they come."""
 
     def collect(
         self, stream: AsyncIterator[Packet] | DataStream
@@ -479,17 +415,13 @@ class AsyncForTests(SynchronousTestCase):
         """
 
         async def collect() -> list[Any]:
-            """
-            Take all.
-            """
+            """Take all."""
             return [packet.data async for packet in stream]
 
         return ensureDeferred(collect())
 
     def test_orderly(self) -> None:
-        """
-        It stops where the connection is closed in order.
-        """
+        """It stops where the connection is closed in order."""
         for code in (1000, 1001, 1005):
             stream = filled("a")
             collected = self.collect(stream)
@@ -499,9 +431,7 @@ class AsyncForTests(SynchronousTestCase):
             self.assertEqual(self.successResultOf(collected), ["a", "b"])
 
     def test_disorderly(self) -> None:
-        """
-        Any other end is raised, after the last packet.
-        """
+        """Any other end is raised, after the last packet."""
         for reason in (Truncated("cut off"), ProtocolError("nonsense")):
             stream = filled("a")
             stream.end(reason)
@@ -510,9 +440,7 @@ class AsyncForTests(SynchronousTestCase):
 
 
 class OwnerTests(SynchronousTestCase):
-    """
-    The owner is told once that a stream has finished.
-    """
+    """The owner is told once that a stream has finished."""
 
     def finish(self, *data: str) -> tuple[FakeOwner, DataStream]:
         """
@@ -528,18 +456,14 @@ class OwnerTests(SynchronousTestCase):
         return owner, stream
 
     def test_empty(self) -> None:
-        """
-        At the end, if it is empty; not again when somebody looks.
-        """
+        """At the end, if it is empty; not again when somebody looks."""
         owner, stream = self.finish()
         self.assertIsNone(stream.getData())
         self.failureResultOf(stream.get())
         self.assertEqual(owner.finished, 1)
 
     def test_unread(self) -> None:
-        """
-        When the last packet is taken, and of the cost nothing any more.
-        """
+        """When the last packet is taken, and of the cost nothing any more."""
         owner, stream = self.finish("a", "b")
         stream.getData()
         self.assertEqual(owner.finished, 0)

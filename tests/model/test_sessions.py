@@ -66,9 +66,7 @@ Sent = tuple[int, Data]  # when, microseconds, and what
 
 
 def costOfAll(messages: Iterable[Sent]) -> int:
-    """
-    Add up what messages cost.
-    """
+    """Add up what messages cost."""
     return sum(costOf(data) for _, data in messages)
 
 
@@ -109,9 +107,7 @@ class Peer:
     def __init__(
         self, machine: SessionMachine, role: int, window: int, name: str = ""
     ) -> None:
-        """
-        @param window: cost that may come ahead of the application, bytes.
-        """
+        """@param window: cost that may come ahead of the application, bytes."""
         self.machine = machine
         self.role = role
         self.window = window
@@ -134,9 +130,7 @@ class Peer:
 
     @property
     def ready(self) -> int:
-        """
-        How many messages the application has been handed.
-        """
+        """How many messages the application has been handed."""
         late = self._durable and not self._slow
         return self.session.inbox.keptCount if late else len(self.got)
 
@@ -152,9 +146,7 @@ class Peer:
 
     @property
     def allowed(self) -> int:
-        """
-        The greatest limit that may have been announced.
-        """
+        """The greatest limit that may have been announced."""
         taken = self.taken
         if self._durable:
             taken = 0 if self.stored is None else self.stored.taken
@@ -163,9 +155,7 @@ class Peer:
     # What the application does
 
     def send(self, data: Data) -> None:
-        """
-        Send a message, if there is room.
-        """
+        """Send a message, if there is room."""
         outbox, micros = self.session.outbox, self.machine.micros
         full = costOfAll(self.sent[outbox.acknowledged :]) + costOf(data) > SEND_BUFFER
         try:
@@ -187,9 +177,7 @@ class Peer:
             self.line.sending()
 
     def take(self, most: int) -> None:
-        """
-        Take what came, or be done with it.
-        """
+        """Take what came, or be done with it."""
         before = self.taken
         self.taken = min(before + most, self.ready)
         if not self._durable:
@@ -200,9 +188,7 @@ class Peer:
     # What happens to it
 
     def arrived(self, messages: Messages) -> None:
-        """
-        Messages came; a question is answered at once.
-        """
+        """Messages came; a question is answered at once."""
         self.got += [(messages.micros, data) for data in messages.data]
         if not (self._slow or self._durable):
             self.session.inbox.keep(len(messages.data))
@@ -210,24 +196,18 @@ class Peer:
             self.send("!")
 
     def closeBatch(self) -> None:
-        """
-        Let no later message share the time of those sent so far.
-        """
+        """Let no later message share the time of those sent so far."""
         self._micros = 0
         self.session.outbox.closeBatch()
 
     def detach(self) -> Line | None:
-        """
-        Be carried by nothing.
-        """
+        """Be carried by nothing."""
         line, self.line = self.line, None
         self.closeBatch()
         return line
 
     def finish(self) -> None:
-        """
-        The session is over.
-        """
+        """The session is over."""
         self.line, self.closing, self.over = None, True, True
         self.session.outbox.drop()
 
@@ -247,9 +227,7 @@ class Peer:
     # Storing
 
     def write(self) -> None:
-        """
-        Begin to store what has happened.
-        """
+        """Begin to store what has happened."""
         if self._durable and self._writing is None and not self.over:
             self.closeBatch()
             outbox = self.session.outbox
@@ -264,9 +242,7 @@ class Peer:
             self._writing = stored, batches
 
     def written(self) -> None:
-        """
-        What was begun is stored: acknowledge and send it.
-        """
+        """What was begun is stored: acknowledge and send it."""
         if self._writing is None or self.over:
             return
         (self.stored, batches), self._writing = self._writing, None
@@ -314,9 +290,7 @@ class Pipe:
     """
 
     def __init__(self) -> None:
-        """
-        Begin with nothing.
-        """
+        """Begin with nothing."""
         self.data = bytearray()
         self.ended = False
 
@@ -338,9 +312,7 @@ class Link:
 
     @property
     def isAlive(self) -> bool:
-        """
-        Whether anything can still happen.
-        """
+        """Whether anything can still happen."""
         return self.hello is not None or any(line.isOpen for line in self.lines)
 
 
@@ -365,9 +337,7 @@ class Line:
         peer: Peer,
         former: Peer | None = None,
     ) -> None:
-        """
-        @param former: what the client would rather carry.
-        """
+        """@param former: what the client would rather carry."""
         self.machine = machine
         self.conversation = conversation
         self.peer = peer
@@ -385,9 +355,7 @@ class Line:
 
     @property
     def isUsed(self) -> bool:
-        """
-        Whether a session goes on over it, and neither side closes.
-        """
+        """Whether a session goes on over it, and neither side closes."""
         return (
             self.isOpen
             and self.peer.line is self
@@ -398,9 +366,7 @@ class Line:
     # What the network does
 
     def deliver(self, size: int) -> None:
-        """
-        Let bytes come, or the end behind them.
-        """
+        """Let bytes come, or the end behind them."""
         pipe = self._link.pipes[self.role]
         data = bytes(pipe.data[:size])
         del pipe.data[:size]
@@ -415,9 +381,7 @@ class Line:
             self.lost()
 
     def lost(self) -> None:
-        """
-        The transport is gone.
-        """
+        """The transport is gone."""
         self.kill()
         if self._superseded:
             return
@@ -427,39 +391,29 @@ class Line:
             self.peer.detach()
 
     def kill(self) -> None:
-        """
-        The transport is gone, and the process with it.
-        """
+        """The transport is gone, and the process with it."""
         self.isOpen = self.writable = self.turn = False
         self._ended = True
 
     def closeBatch(self) -> None:
-        """
-        Send what this turn of the event loop sent.
-        """
+        """Send what this turn of the event loop sent."""
         self.turn = False
         self._flush()
 
     def tick(self) -> None:
-        """
-        Run the heartbeat.
-        """
+        """Run the heartbeat."""
         self._act(self.conversation.tick(self.machine.now))
 
     # What its peer, and who made it, do
 
     def sending(self) -> None:
-        """
-        The first message of a turn leaves at once, the later ones together.
-        """
+        """The first message of a turn leaves at once, the later ones together."""
         if not self._busy and not self.turn:
             self.turn = True
             self._flush()
 
     def touch(self) -> None:
-        """
-        Send what may be due now.
-        """
+        """Send what may be due now."""
         if not self._busy and not self._ended:
             self._flush()
 
@@ -472,9 +426,7 @@ class Line:
         self._position, self._quiet = received, True
 
     def supersede(self) -> None:
-        """
-        Leave the session to a newer connection.
-        """
+        """Leave the session to a newer connection."""
         self._superseded = True
         self.conversation.supersede(self.machine.now)
         self.touch()
@@ -492,9 +444,7 @@ class Line:
     # Parts
 
     def _act(self, events: Sequence[Event]) -> None:
-        """
-        Act on what the conversation reports.
-        """
+        """Act on what the conversation reports."""
         self._busy = True
         for event in events:
             match event:
@@ -538,9 +488,7 @@ class Line:
             self.lost()
 
     def _flush(self) -> None:
-        """
-        Hand over what is due, if the transport takes it.
-        """
+        """Hand over what is due, if the transport takes it."""
         if not self._superseded:
             self.peer.closeBatch()
         if self._ended or not self.writable:
@@ -555,9 +503,7 @@ class Line:
             self.turn = True
 
     def _check(self, output: bytes) -> None:
-        """
-        Check what is written.
-        """
+        """Check what is written."""
         for frame in self._tap.receive(output):
             match frame:
                 case Welcome():
@@ -572,9 +518,7 @@ class Line:
         assert self._tap.empty, "a frame that is not whole"
 
     def _checkMessages(self, data: Sequence[Data]) -> None:
-        """
-        Check messages that are written.
-        """
+        """Check messages that are written."""
         sent, allowed = self.peer.sent, self.machine.otherSide(self).allowed
         for each in data:
             following = [data for _, data in sent[self._position :]]
@@ -608,9 +552,7 @@ class SessionMachine(RuleBasedStateMachine):
     outboxType = Outbox
 
     def __init__(self) -> None:
-        """
-        Begin with nobody there.
-        """
+        """Begin with nobody there."""
         super().__init__()
         self.slow = (False, False)
         self.durable = False
@@ -626,9 +568,7 @@ class SessionMachine(RuleBasedStateMachine):
 
     @property
     def now(self) -> float:
-        """
-        Seconds.
-        """
+        """Seconds."""
         return self.micros / 1e6
 
     def keeps(self, line: Line, code: int | None) -> bool:
@@ -642,9 +582,7 @@ class SessionMachine(RuleBasedStateMachine):
         return kept and code in (None, GOING_AWAY)
 
     def finish(self, peer: Peer) -> None:
-        """
-        End a session on one side.
-        """
+        """End a session on one side."""
         peer.finish()
         if peer.role == SERVER:
             self._known.discard(peer.session.name)
@@ -672,9 +610,7 @@ class SessionMachine(RuleBasedStateMachine):
         self._sides[CLIENT][hello.session] = line.peer
 
     def otherSide(self, line: Line) -> Peer:
-        """
-        Find the other side of a session.
-        """
+        """Find the other side of a session."""
         side = self._sides[1 - line.role].get(line.peer.session.name)
         return self._linkOf(line).lines[CLIENT].peer if side is None else side
 
@@ -686,9 +622,7 @@ class SessionMachine(RuleBasedStateMachine):
         window=windows,
     )
     def begin(self, slow: tuple[bool, bool], durable: bool, window: int) -> None:
-        """
-        There is a server, and somebody who will connect.
-        """
+        """There is a server, and somebody who will connect."""
         self.slow = slow
         self.durable = durable
         self._server = replace(SETTINGS, receiveBuffer=window)
@@ -731,9 +665,7 @@ class SessionMachine(RuleBasedStateMachine):
 
     @rule(which=which, role=roles, size=sizes)
     def deliver(self, which: int, role: int, size: int) -> None:
-        """
-        Bytes come.
-        """
+        """Bytes come."""
         if self._links:
             self._deliver(self._links[which % len(self._links)], role, size)
 
@@ -752,9 +684,7 @@ class SessionMachine(RuleBasedStateMachine):
 
     @rule(roles=sides, several=st.lists(messages, min_size=2, max_size=9))
     def send(self, roles: Sequence[int], several: list[tuple[str, int]]) -> None:
-        """
-        Applications send.
-        """
+        """Applications send."""
         for peer in self._peers(*roles):
             for kind, size in several:
                 if not peer.closing:
@@ -762,17 +692,13 @@ class SessionMachine(RuleBasedStateMachine):
 
     @rule(roles=sides, most=st.integers(1, 9))
     def take(self, roles: Sequence[int], most: int) -> None:
-        """
-        Applications take what came, or are done with it.
-        """
+        """Applications take what came, or are done with it."""
         for peer in self._peers(*roles):
             peer.take(most)
 
     @rule(micros=st.sampled_from([0, 300, 2000, 1_000_000, 11_000_000]))
     def wait(self, micros: int) -> None:
-        """
-        Time passes, a turn of the event loop at least.
-        """
+        """Time passes, a turn of the event loop at least."""
         self._endTurn()
         self.micros += micros
         for line in self._lines():
@@ -780,9 +706,7 @@ class SessionMachine(RuleBasedStateMachine):
 
     @rule(role=roles)
     def pause(self, role: int) -> None:
-        """
-        A transport takes no more, or more again.
-        """
+        """A transport takes no more, or more again."""
         for line in self._lines(role):
             line.writable = not line.writable
             if line.writable:
@@ -820,9 +744,7 @@ class SessionMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.durable)
     @rule(done=st.booleans())
     def write(self, done: bool) -> None:
-        """
-        The server begins to store what has happened, unless it is at that.
-        """
+        """The server begins to store what has happened, unless it is at that."""
         for peer in self._peers(SERVER):
             peer.write()
             if done:
@@ -831,9 +753,7 @@ class SessionMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.durable)
     @rule()
     def restart(self) -> None:
-        """
-        The server is killed, and started again.
-        """
+        """The server is killed, and started again."""
         for line in self._lines(SERVER):
             line.kill()
         for peer in self._peers(SERVER):
@@ -845,9 +765,7 @@ class SessionMachine(RuleBasedStateMachine):
 
     @rule()
     def leaveAlone(self) -> None:
-        """
-        Nothing disturbs any more: everything arrives and is acknowledged.
-        """
+        """Nothing disturbs any more: everything arrives and is acknowledged."""
         for _ in range(ROUNDS):
             if self._settled():
                 return
@@ -863,9 +781,7 @@ class SessionMachine(RuleBasedStateMachine):
 
     @invariant()
     def rulesAreKept(self) -> None:
-        """
-        What holds at any time.
-        """
+        """What holds at any time."""
         for name, server in self._sides[SERVER].items():
             client = self._sides[CLIENT].get(name)
             if client is not None:
@@ -889,17 +805,13 @@ class SessionMachine(RuleBasedStateMachine):
         ]
 
     def _endTurn(self) -> None:
-        """
-        End a turn of the event loop.
-        """
+        """End a turn of the event loop."""
         for line in self._lines():
             if line.turn:
                 line.closeBatch()
 
     def _linkOf(self, line: Line) -> Link:
-        """
-        Find a connection.
-        """
+        """Find a connection."""
         return next(link for link in self._links if line in link.lines)
 
     def _peers(self, *roles: int) -> list[Peer]:
@@ -944,18 +856,14 @@ class SessionMachine(RuleBasedStateMachine):
         return f"{number}" + kind[0] * (size // len(kind[0].encode()))
 
     def _deliver(self, link: Link, role: int, size: int) -> None:
-        """
-        Let bytes come.
-        """
+        """Let bytes come."""
         if role == SERVER and link.hello is not None:
             self._accept(link, link.hello)
         elif role < len(link.lines):
             link.lines[role].deliver(size)
 
     def _accept(self, link: Link, hello: Hello) -> None:
-        """
-        Let a client in, and its session go on.
-        """
+        """Let a client in, and its session go on."""
         link.hello = None
         hello = Hello.decode(hello.encode())
         peer = self._sides[SERVER].get(hello.session)
@@ -983,9 +891,7 @@ class SessionMachine(RuleBasedStateMachine):
         peer.line.touch()
 
     def _check(self, sender: Peer, receiver: Peer) -> None:
-        """
-        Check one direction of a session.
-        """
+        """Check one direction of a session."""
         outbox, inbox = sender.session.outbox, receiver.session.inbox
         sent, got = sender.sent, receiver.got
         assert inbox.received == len(got), "messages are lost on the way"
@@ -1004,9 +910,7 @@ class SessionMachine(RuleBasedStateMachine):
             )
 
     def _settled(self) -> bool:
-        """
-        Tell whether everything has arrived and is acknowledged.
-        """
+        """Tell whether everything has arrived and is acknowledged."""
         client = self._client
         server = client and self._sides[SERVER].get(client.session.name)
         return all(
@@ -1035,32 +939,22 @@ class SessionMachine(RuleBasedStateMachine):
 
 
 class EagerInbox(Inbox):
-    """
-    One that counts a message as kept when it comes, and not when it is.
-    """
+    """One that counts a message as kept when it comes, and not when it is."""
 
     def receive(self, messages: Messages) -> None:
-        """
-        Count messages that came.
-        """
+        """Count messages that came."""
         super().receive(messages)
         super().keep(len(messages.data))
 
     def keep(self, count: int) -> None:
-        """
-        Count nothing: that was done.
-        """
+        """Count nothing: that was done."""
 
 
 class SilentInbox(Inbox):
-    """
-    One that believes that its last ACK has arrived.
-    """
+    """One that believes that its last ACK has arrived."""
 
     def resume(self) -> None:
-        """
-        Owe nothing.
-        """
+        """Owe nothing."""
 
 
 class ForgetfulOutbox(Outbox):
@@ -1069,41 +963,29 @@ class ForgetfulOutbox(Outbox):
     """
 
     def resume(self, peer: Hello) -> None:
-        """
-        Go on with what was not sent yet.
-        """
+        """Go on with what was not sent yet."""
         super().resume(replace(peer, received=self.sent))
 
 
 class StubbornOutbox(Outbox):
-    """
-    One that sends again all that is not acknowledged, also what was received.
-    """
+    """One that sends again all that is not acknowledged, also what was received."""
 
     def resume(self, peer: Hello) -> None:
-        """
-        Go back to the first message that is not acknowledged.
-        """
+        """Go back to the first message that is not acknowledged."""
         super().resume(replace(peer, received=self.acknowledged))
 
 
 class GenerousOutbox(Outbox):
-    """
-    One that takes a new window for a new limit.
-    """
+    """One that takes a new window for a new limit."""
 
     def resume(self, peer: Hello) -> None:
-        """
-        Go back to the first message that the peer does not have.
-        """
+        """Go back to the first message that the peer does not have."""
         super().resume(peer)
         self.limit += peer.window
 
 
 def run(machine: type[SessionMachine], **options: Any) -> None:
-    """
-    Look for a schedule that breaks a rule.
-    """
+    """Look for a schedule that breaks a rule."""
     if EXAMPLES is None:
         given = settings(max_examples=300, stateful_step_count=50, derandomize=True)
     else:
@@ -1115,9 +997,7 @@ def run(machine: type[SessionMachine], **options: Any) -> None:
 
 
 class SessionModelTests(SynchronousTestCase):
-    """
-    What is promised holds, whatever happens.
-    """
+    """What is promised holds, whatever happens."""
 
     def test_everyMessageOnce(self) -> None:
         """
@@ -1129,9 +1009,7 @@ class SessionModelTests(SynchronousTestCase):
 
 
 class BrokenTests(SynchronousTestCase):
-    """
-    The model finds what it is there to find.
-    """
+    """The model finds what it is there to find."""
 
     def finds(self, **types: Any) -> None:
         """
@@ -1156,15 +1034,11 @@ class BrokenTests(SynchronousTestCase):
         self.finds(inboxType=EagerInbox)
 
     def test_noAckAfterResuming(self) -> None:
-        """
-        An ACK that was lost with its connection and is not sent again.
-        """
+        """An ACK that was lost with its connection and is not sent again."""
         self.finds(inboxType=SilentInbox)
 
     def test_forgottenTooEarly(self) -> None:
-        """
-        A message that is forgotten when it is sent.
-        """
+        """A message that is forgotten when it is sent."""
         self.finds(outboxType=ForgetfulOutbox)
 
     def test_receivedIgnored(self) -> None:
@@ -1175,7 +1049,5 @@ class BrokenTests(SynchronousTestCase):
         self.finds(outboxType=StubbornOutbox)
 
     def test_limitAfterResuming(self) -> None:
-        """
-        A window that is added to the limit with each connection.
-        """
+        """A window that is added to the limit with each connection."""
         self.finds(outboxType=GenerousOutbox)

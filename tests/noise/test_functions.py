@@ -39,55 +39,41 @@ LOW_ORDER = tuple(
 
 
 class KeyPairTests(SynchronousTestCase):
-    """
-    X25519 key pairs.
-    """
+    """X25519 key pairs."""
 
     def test_exchange(self) -> None:
-        """
-        Both sides compute the same secret, and fresh keys differ.
-        """
+        """Both sides compute the same secret, and fresh keys differ."""
         one, two = KeyPair.generate(), KeyPair.generate()
         self.assertNotEqual(one.public, two.public)
         self.assertEqual(one.exchange(two.public), two.exchange(one.public))
         self.assertEqual(len(one.exchange(two.public)), 32)
 
     def test_lowOrder(self) -> None:
-        """
-        A public key that gives an all-zero secret is refused.
-        """
+        """A public key that gives an all-zero secret is refused."""
         for public in LOW_ORDER:
             error = self.assertRaises(HandshakeError, STATIC[0].exchange, public)
             self.assertIn("all-zero", str(error))
 
     def test_fromBytes(self) -> None:
-        """
-        The same private key gives the same pair; it has 32 bytes.
-        """
+        """The same private key gives the same pair; it has 32 bytes."""
         self.assertEqual(KeyPair.fromBytes(b"\x11" * 32).public, STATIC[0].public)
         for length in (0, 31, 33):
             with self.assertRaisesRegex(ValueError, f"32 bytes, not {length}"):
                 KeyPair.fromBytes(bytes(length))
 
     def test_repr(self) -> None:
-        """
-        The public key is shown, the private one is not.
-        """
+        """The public key is shown, the private one is not."""
         pair = KeyPair.fromBytes(b"\x11" * 32)
         self.assertEqual(repr(pair), f"<KeyPair {pair.public.hex()}>")
 
 
 class KemTests(SynchronousTestCase):
-    """
-    ML-KEM-768.
-    """
+    """ML-KEM-768."""
 
     skip = NO_HYBRID
 
     def test_secret(self) -> None:
-        """
-        Both sides have the same secret; lengths are those of FIPS 203.
-        """
+        """Both sides have the same secret; lengths are those of FIPS 203."""
         pair = KemKeyPair.generate()
         secret, ciphertext = encapsulate(pair.public)
         self.assertEqual(pair.decapsulate(ciphertext), secret)
@@ -115,50 +101,36 @@ class KemTests(SynchronousTestCase):
         self.assertNotEqual(pair.decapsulate(ciphertext), secret)
 
     def test_repr(self) -> None:
-        """
-        No private key is shown.
-        """
+        """No private key is shown."""
         pair = KemKeyPair.generate()
         self.assertEqual(repr(pair), f"<KemKeyPair {pair.public[:8].hex()}...>")
 
 
 class HybridSupportedTests(SynchronousTestCase):
-    """
-    L{hybridSupported} says whether C{cryptography} has ML-KEM.
-    """
+    """L{hybridSupported} says whether C{cryptography} has ML-KEM."""
 
     def setUp(self) -> None:
-        """
-        Ask again in each test.
-        """
+        """Ask again in each test."""
         hybridSupported.cache_clear()
         self.addCleanup(hybridSupported.cache_clear)
 
     def assertNotSupported(self) -> None:
-        """
-        There is no ML-KEM, and a hybrid name says so.
-        """
+        """There is no ML-KEM, and a hybrid name says so."""
         self.assertFalse(hybridSupported())
         with self.assertRaisesRegex(ValueError, "MLKEM768.*cryptography 48.*OpenSSL"):
             HandshakeState(XXHFS, initiator=True, s=STATIC[0])
 
     def test_supported(self) -> None:
-        """
-        It is there if a key can be made.
-        """
+        """It is there if a key can be made."""
         self.assertTrue(hybridSupported())
 
     test_supported.skip = NO_HYBRID  # type: ignore[attr-defined]
 
     def test_oldLibrary(self) -> None:
-        """
-        C{cryptography} has the names, but what it was built on has not.
-        """
+        """C{cryptography} has the names, but what it was built on has not."""
 
         def generate() -> None:
-            """
-            What C{cryptography} does then.
-            """
+            """What C{cryptography} does then."""
             raise UnsupportedAlgorithm("no ML-KEM")
 
         fake = SimpleNamespace(MLKEM768PrivateKey=SimpleNamespace(generate=generate))
@@ -171,9 +143,7 @@ class HybridSupportedTests(SynchronousTestCase):
         """
 
         def putBack() -> None:
-            """
-            Undo the removal.
-            """
+            """Undo the removal."""
             sys.modules[mlkem.__name__] = mlkem
             asymmetric.mlkem = mlkem
 
@@ -187,9 +157,7 @@ class HybridSupportedTests(SynchronousTestCase):
         self.assertNotSupported()
 
     def load(self) -> ModuleType:
-        """
-        A second copy of the module.
-        """
+        """A second copy of the module."""
         module = ModuleType(functions.__name__)
         source = Path(functions.__file__)
         exec(compile(source.read_text(), source, "exec"), module.__dict__)
@@ -197,14 +165,10 @@ class HybridSupportedTests(SynchronousTestCase):
 
 
 class HashTests(SynchronousTestCase):
-    """
-    Hashes and HKDF.
-    """
+    """Hashes and HKDF."""
 
     def test_lengths(self) -> None:
-        """
-        The hashes are as long as they say.
-        """
+        """The hashes are as long as they say."""
         for functions_ in HASHES.values():
             self.assertEqual(len(functions_.new(b"data").digest()), functions_.length)
 

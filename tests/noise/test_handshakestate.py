@@ -63,14 +63,10 @@ def protocolNames(modifier: str = "") -> list[str]:
 
 
 class RoundTripTests(SynchronousTestCase):
-    """
-    Both sides of every protocol understand each other.
-    """
+    """Both sides of every protocol understand each other."""
 
     def assertRoundTrip(self, name: str) -> None:
-        """
-        Two sides finish their handshake, know each other and exchange records.
-        """
+        """Two sides finish their handshake, know each other and exchange records."""
         initiator, responder = makePair(name)
         converse(initiator, responder)
         for side, peer in ((initiator, 1), (responder, 0)):
@@ -87,9 +83,7 @@ class RoundTripTests(SynchronousTestCase):
                 self.assertEqual(receiver.decryptWithAd(b"", sealed), data, name)
 
     def test_patterns(self) -> None:
-        """
-        Every pattern, and with every C{psk}.
-        """
+        """Every pattern, and with every C{psk}."""
         names = protocolNames()
         # psk0 to pskN of patterns with N messages, psk0+psk1+psk2 where N is not 1
         expected = sum(
@@ -101,18 +95,14 @@ class RoundTripTests(SynchronousTestCase):
             self.assertRoundTrip(name)
 
     def test_fallback(self) -> None:
-        """
-        Every pattern that takes C{fallback}, and with every C{psk}.
-        """
+        """Every pattern that takes C{fallback}, and with every C{psk}."""
         names = protocolNames("fallback")
         self.assertEqual(sum("psk" not in name for name in names), 8 + 20)
         for name in names:
             self.assertRoundTrip(name)
 
     def test_hfs(self) -> None:
-        """
-        Every pattern that takes C{hfs}, and with every C{psk}.
-        """
+        """Every pattern that takes C{hfs}, and with every C{psk}."""
         names = protocolNames("hfs")
         self.assertEqual(sum("psk" not in name for name in names), 12 + 23)
         for name in names:
@@ -147,24 +137,18 @@ class RoundTripTests(SynchronousTestCase):
         self.assertEqual(bob.rs, STATIC[0].public)
 
     def test_fresh(self) -> None:
-        """
-        Ephemeral keys are fresh in each handshake.
-        """
+        """Ephemeral keys are fresh in each handshake."""
         first = {makeSide(XX, True).writeMessage() for _ in range(5)}
         self.assertEqual(len(first), 5)
 
     def test_fixed(self) -> None:
-        """
-        An ephemeral key can be given as 32 bytes or as a L{KeyPair}.
-        """
+        """An ephemeral key can be given as 32 bytes or as a L{KeyPair}."""
         for e in (EPHEMERAL[0], b"\x33" * 32, bytearray(b"\x33" * 32)):
             message = makeSide(XX, True, e=e).writeMessage()
             self.assertEqual(message, EPHEMERAL[0].public)
 
     def test_longest(self) -> None:
-        """
-        A message of 65,535 bytes passes.
-        """
+        """A message of 65,535 bytes passes."""
         for name in (XX, XXPSK0, *HYBRID):
             initiator, responder = makePair(name)
             payload = bytes(MAX_MESSAGE - initiator.messageLength())
@@ -173,9 +157,7 @@ class RoundTripTests(SynchronousTestCase):
             self.assertEqual(responder.readMessage(message), payload)
 
     def test_bytesLike(self) -> None:
-        """
-        All that is bytes may be any bytes-like object.
-        """
+        """All that is bytes may be any bytes-like object."""
         for kind in (bytearray, memoryview):
             initiator = makeSide(
                 "Noise_KKpsk0_25519_AESGCM_SHA256",
@@ -195,21 +177,15 @@ class RoundTripTests(SynchronousTestCase):
 
 
 class ConstructionTests(SynchronousTestCase):
-    """
-    Exactly the right keys are taken.
-    """
+    """Exactly the right keys are taken."""
 
     def assertRefused(self, text: str, name: str, **arguments: Any) -> None:
-        """
-        A C{ValueError} says what is wrong.
-        """
+        """A C{ValueError} says what is wrong."""
         with self.assertRaisesRegex(ValueError, text):
             HandshakeState(name, **{"initiator": True, **arguments})
 
     def test_missing(self) -> None:
-        """
-        A key that the pattern needs is missing.
-        """
+        """A key that the pattern needs is missing."""
         fallback = "Noise_XXfallback_25519_AESGCM_SHA256"
         s, e, public = STATIC[0], EPHEMERAL[0], STATIC[1].public
         self.assertRefused("initiator of .*XX.* needs s, its static", XX)
@@ -223,9 +199,7 @@ class ConstructionTests(SynchronousTestCase):
         HandshakeState(fallback, initiator=False, s=s, e=e)
 
     def test_superfluous(self) -> None:
-        """
-        A key that would do nothing looks as if it did something.
-        """
+        """A key that would do nothing looks as if it did something."""
         public = STATIC[1].public
         self.assertRefused("no use for rs, the peer's", XX, s=STATIC[0], rs=public)
         self.assertRefused("no use for re", XX, s=STATIC[0], re=public)
@@ -244,9 +218,7 @@ class ConstructionTests(SynchronousTestCase):
         self.assertTrue(side.finished)
 
     def test_lengths(self) -> None:
-        """
-        Every key has 32 bytes.
-        """
+        """Every key has 32 bytes."""
         kkpsk = "Noise_KKpsk0_25519_AESGCM_SHA256"
         keys = {"s": b"\1" * 32, "rs": STATIC[1].public, "psks": PSKS[:1]}
         for wrong in (b"", bytes(31), bytes(33)):
@@ -258,9 +230,7 @@ class ConstructionTests(SynchronousTestCase):
         self.assertRefused("^re is", fallback, s=STATIC[0], re=bytes(31))
 
     def test_psks(self) -> None:
-        """
-        There are as many pre-shared keys as C{psk} tokens.
-        """
+        """There are as many pre-shared keys as C{psk} tokens."""
         two = "Noise_XXpsk0+psk3_25519_AESGCM_SHA256"
         for name, count, wanted in (
             (XX, 1, 0),
@@ -272,9 +242,7 @@ class ConstructionTests(SynchronousTestCase):
             self.assertRefused(text, name, s=STATIC[0], psks=PSKS[:count])
 
     def test_pskOrder(self) -> None:
-        """
-        Pre-shared keys are used in the order of their tokens.
-        """
+        """Pre-shared keys are used in the order of their tokens."""
         name = "Noise_NNpsk0+psk2_25519_AESGCM_SHA256"
         initiator = makeSide(name, True, psks=PSKS[:2])
         responder = makeSide(name, False, psks=(PSKS[0], PSKS[2]))
@@ -283,9 +251,7 @@ class ConstructionTests(SynchronousTestCase):
         self.assertRaises(TamperedRecord, initiator.readMessage, message)
 
     def test_types(self) -> None:
-        """
-        What is not bytes-like is a C{TypeError} that names the argument.
-        """
+        """What is not bytes-like is a C{TypeError} that names the argument."""
         for arguments, text in (
             ({"s": "text"}, "^s is bytes-like, not str"),
             ({"s": 32}, "^s is bytes-like, not int"),
@@ -300,21 +266,15 @@ class ConstructionTests(SynchronousTestCase):
             makeSide(NK, True, rs="text")
 
     def test_badName(self) -> None:
-        """
-        An unknown name is refused.
-        """
+        """An unknown name is refused."""
         self.assertRefused("cipher 'AES'", "Noise_XX_25519_AES_SHA256")
 
 
 class TurnTests(SynchronousTestCase):
-    """
-    Calls are taken in turn, and not after the end.
-    """
+    """Calls are taken in turn, and not after the end."""
 
     def assertDead(self, side: HandshakeState, text: str = "failed") -> None:
-        """
-        Every call is a C{RuntimeError}, and there are no secrets any more.
-        """
+        """Every call is a C{RuntimeError}, and there are no secrets any more."""
         for call in (
             side.writeMessage,
             lambda: side.readMessage(b""),
@@ -346,9 +306,7 @@ class TurnTests(SynchronousTestCase):
             self.assertEqual(initiator.handshakeHash, responder.handshakeHash)
 
     def test_unfinished(self) -> None:
-        """
-        Before the last message there is neither a hash nor a split.
-        """
+        """Before the last message there is neither a hash nor a split."""
         for messages in range(3):
             pair = makePair(XX)
             converse(*pair, messages)
@@ -359,9 +317,7 @@ class TurnTests(SynchronousTestCase):
                     side.handshakeHash  # noqa: B018
 
     def test_finished(self) -> None:
-        """
-        After the last message there are no others.
-        """
+        """After the last message there are no others."""
         pair = makePair(XX)
         converse(*pair)
         for side in pair:
@@ -370,9 +326,7 @@ class TurnTests(SynchronousTestCase):
             self.assertRaises(RuntimeError, side.readMessage, b"")
 
     def test_split(self) -> None:
-        """
-        A handshake splits once and forgets its secrets; what is public stays.
-        """
+        """A handshake splits once and forgets its secrets; what is public stays."""
         for name in (XX, XXPSK0, *HYBRID):
             pair = makePair(name)
             converse(*pair)
@@ -386,9 +340,7 @@ class TurnTests(SynchronousTestCase):
                 self.assertTrue(side.finished)
 
     def test_failed(self) -> None:
-        """
-        After an error in a message the handshake is over.
-        """
+        """After an error in a message the handshake is over."""
         for name, wrong in product((XX, XXPSK0, *HYBRID), (b"", bytes(2000))):
             initiator, responder = makePair(name)
             converse(initiator, responder, 1)
@@ -400,9 +352,7 @@ class TurnTests(SynchronousTestCase):
                 initiator.handshakeHash  # noqa: B018
 
     def test_failedPeer(self) -> None:
-        """
-        A static key whose message did not authenticate was never known.
-        """
+        """A static key whose message did not authenticate was never known."""
         initiator, responder = makePair(XX)
         converse(initiator, responder, 2)
         message = initiator.writeMessage(b"payload")
@@ -427,9 +377,7 @@ class TurnTests(SynchronousTestCase):
                 self.assertEqual(len(message), MAX_MESSAGE)
 
     def test_wrongType(self) -> None:
-        """
-        What is not bytes-like is a C{TypeError}, and nothing has moved.
-        """
+        """What is not bytes-like is a C{TypeError}, and nothing has moved."""
         initiator, responder = makePair(XX)
         for wrong in ("text", 5, None):
             self.assertRaises(TypeError, initiator.writeMessage, wrong)
@@ -438,9 +386,7 @@ class TurnTests(SynchronousTestCase):
         self.assertTrue(responder.finished)
 
     def test_repr(self) -> None:
-        """
-        What is shown is the protocol, the role and the progress.
-        """
+        """What is shown is the protocol, the role and the progress."""
         initiator, responder = makePair(XX)
         converse(initiator, responder, 1)
         self.assertEqual(
@@ -454,9 +400,7 @@ class TurnTests(SynchronousTestCase):
 
 
 class HostileTests(SynchronousTestCase):
-    """
-    What a peer sends gives a documented error, or what it should.
-    """
+    """What a peer sends gives a documented error, or what it should."""
 
     def test_lengths(self) -> None:
         """
@@ -489,9 +433,7 @@ class HostileTests(SynchronousTestCase):
                     self.assertNotFinished(name, number, place)
 
     def test_flippedBitHybrid(self) -> None:
-        """
-        The same for C{XXhfs}, at the ends of the fields and at places between.
-        """
+        """The same for C{XXhfs}, at the ends of the fields and at places between."""
         for place in (0, 31, 32, 32 + 1183, 32 + 1184, *range(33, 1225, 31)):
             self.assertNotFinished(XXHFS, 0, place)
         for place in (0, 31, 32, 1135, 1136, 1183, 1184, 1208, *range(33, 1209, 31)):
@@ -521,9 +463,7 @@ class HostileTests(SynchronousTestCase):
         self.assertFalse(reader.finished and writer.finished)
 
     def test_lowOrderEphemeral(self) -> None:
-        """
-        An ephemeral key that makes every secret zero is refused by both roles.
-        """
+        """An ephemeral key that makes every secret zero is refused by both roles."""
         for name, public in product((XX, XXPSK0), LOW_ORDER):
             bad = KeyPair.generate()
             bad.public = public
@@ -539,9 +479,7 @@ class HostileTests(SynchronousTestCase):
             self.assertRaises(HandshakeError, initiator.readMessage, message)
 
     def test_lowOrderStatic(self) -> None:
-        """
-        So is such a static key, sent or known before.
-        """
+        """So is such a static key, sent or known before."""
         for public in LOW_ORDER:
             bad = KeyPair.generate()
             bad.public = public
@@ -561,9 +499,7 @@ class HostileTests(SynchronousTestCase):
             self.assertRaises(HandshakeError, initiator.writeMessage)
 
     def test_badKemKey(self) -> None:
-        """
-        A KEM public key with coefficients out of range is refused.
-        """
+        """A KEM public key with coefficients out of range is refused."""
         responder = makeSide(XXHFS, False)
         responder.readMessage(EPHEMERAL[0].public + b"\xff" * 1184)
         self.assertRaises(HandshakeError, responder.writeMessage)

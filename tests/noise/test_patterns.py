@@ -79,28 +79,20 @@ KNfallback:
 
 
 def name(pattern: str, dh: str = "25519") -> str:
-    """
-    A protocol's name.
-    """
+    """A protocol's name."""
     return f"Noise_{pattern}_{dh}_AESGCM_SHA256"
 
 
 def dhFor(pattern: str) -> str:
-    """
-    The DH part that goes with a pattern.
-    """
+    """The DH part that goes with a pattern."""
     return "25519+MLKEM768" if "hfs" in pattern else "25519"
 
 
 class PatternTests(SynchronousTestCase):
-    """
-    Patterns are those of the specification, modifiers applied.
-    """
+    """Patterns are those of the specification, modifiers applied."""
 
     def test_modified(self) -> None:
-        """
-        Each modifier rewrites as the specification says.
-        """
+        """Each modifier rewrites as the specification says."""
         for diagram in MODIFIED.strip().split("\n\n"):
             pattern = diagram.partition(":")[0]
             protocol = parseProtocolName(name(pattern, dhFor(pattern)))
@@ -157,9 +149,7 @@ class PatternTests(SynchronousTestCase):
             self.assertEqual(found.neededKeys(False), responders, pattern)
 
     def test_fallbackWhere(self) -> None:
-        """
-        C{fallback} goes with those patterns that begin with public keys only.
-        """
+        """C{fallback} goes with those patterns that begin with public keys only."""
         for pattern, first in ((p, p.messages[0]) for p in PATTERNS.values()):
             if set(first) <= {"e", "s"}:
                 parseProtocolName(name(f"{pattern.name}fallback"))
@@ -183,9 +173,7 @@ class PatternTests(SynchronousTestCase):
 
 
 class NameTests(SynchronousTestCase):
-    """
-    L{parseProtocolName} takes the names of the specification and no others.
-    """
+    """L{parseProtocolName} takes the names of the specification and no others."""
 
     bad = (
         ("", "''"),
@@ -232,32 +220,24 @@ class NameTests(SynchronousTestCase):
     )
 
     def test_bad(self) -> None:
-        """
-        The error names the part that is wrong, and what there is instead.
-        """
+        """The error names the part that is wrong, and what there is instead."""
         for protocolName, text in self.bad:
             with self.assertRaisesRegex(ValueError, text):
                 parseProtocolName(protocolName)
 
     def test_tooLong(self) -> None:
-        """
-        A name of more than 255 characters is refused, and not repeated.
-        """
+        """A name of more than 255 characters is refused, and not repeated."""
         with self.assertRaisesRegex(ValueError, "255 characters, not 1000") as caught:
             parseProtocolName("N" * 1000)
         self.assertNotIn("NNN", str(caught.exception))
 
     def test_notText(self) -> None:
-        """
-        A name is a C{str}.
-        """
+        """A name is a C{str}."""
         for wrong in (b"Noise_XX_25519_AESGCM_SHA256", None, ["Noise"]):
             self.assertRaises(TypeError, parseProtocolName, wrong)
 
     def test_good(self) -> None:
-        """
-        All parts of the name are found.
-        """
+        """All parts of the name are found."""
         protocol = parseProtocolName("Noise_IKpsk1_25519_ChaChaPoly_BLAKE2b")
         self.assertEqual(protocol.pattern.name, "IKpsk1")
         self.assertEqual(protocol.cipher.name, "ChaChaPoly")
@@ -265,9 +245,7 @@ class NameTests(SynchronousTestCase):
         self.assertEqual((protocol.hybrid, protocol.usesPSK), (False, True))
 
     def test_once(self) -> None:
-        """
-        A name is parsed once.
-        """
+        """A name is parsed once."""
         self.assertIs(parseProtocolName(name("XX")), parseProtocolName(name("XX")))
 
     def test_messageLengths(self) -> None:

@@ -102,9 +102,7 @@ def converse(
 
 
 class NaiveSymmetric:
-    """
-    Section 5.2 of the specification, as plainly as it can be written.
-    """
+    """Section 5.2 of the specification, as plainly as it can be written."""
 
     def __init__(self, name: str, hashName: str, cipher: str) -> None:
         """
@@ -124,63 +122,45 @@ class NaiveSymmetric:
         self.n = 0
 
     def hash(self, data: bytes) -> bytes:
-        """
-        C{HASH}.
-        """
+        """C{HASH}."""
         return hashlib.new(self.hashName, data).digest()
 
     def hmac(self, key: bytes, data: bytes) -> bytes:
-        """
-        C{HMAC-HASH}.
-        """
+        """C{HMAC-HASH}."""
         return hmac.new(key, data, self.hashName).digest()
 
     def hkdf(self, material: bytes) -> tuple[bytes, bytes, bytes]:
-        """
-        C{HKDF(ck, material, 3)}, whose first two are those of C{HKDF(…, 2)}.
-        """
+        """C{HKDF(ck, material, 3)}, whose first two are those of C{HKDF(…, 2)}."""
         temporary = self.hmac(self.ck, material)
         one = self.hmac(temporary, b"\x01")
         two = self.hmac(temporary, one + b"\x02")
         return one, two, self.hmac(temporary, two + b"\x03")
 
     def aead(self, key: bytes) -> AESGCM | ChaCha20Poly1305:
-        """
-        The cipher under a key.
-        """
+        """The cipher under a key."""
         return AESGCM(key) if self.cipher == "AESGCM" else ChaCha20Poly1305(key)
 
     def nonce(self, n: int) -> bytes:
-        """
-        The nonce of a number.
-        """
+        """The nonce of a number."""
         return bytes(4) + n.to_bytes(8, "big" if self.cipher == "AESGCM" else "little")
 
     def mixHash(self, data: bytes) -> None:
-        """
-        C{MixHash}.
-        """
+        """C{MixHash}."""
         self.h = self.hash(self.h + data)
 
     def mixKey(self, material: bytes) -> None:
-        """
-        C{MixKey}.
-        """
+        """C{MixKey}."""
         self.ck, key, _ = self.hkdf(material)
         self.k, self.n = key[:32], 0
 
     def mixPSK(self, psk: bytes) -> None:
-        """
-        C{MixKeyAndHash}.
-        """
+        """C{MixKeyAndHash}."""
         self.ck, temporary, key = self.hkdf(psk)
         self.mixHash(temporary)
         self.k, self.n = key[:32], 0
 
     def seal(self, plaintext: bytes) -> bytes:
-        """
-        C{EncryptAndHash}.
-        """
+        """C{EncryptAndHash}."""
         if self.k:
             nonce = self.nonce(self.n)
             plaintext = self.aead(self.k).encrypt(nonce, plaintext, self.h)
@@ -189,9 +169,7 @@ class NaiveSymmetric:
         return plaintext
 
     def open(self, ciphertext: bytes) -> bytes:
-        """
-        C{DecryptAndHash}.
-        """
+        """C{DecryptAndHash}."""
         plaintext = ciphertext
         if self.k:
             nonce = self.nonce(self.n)
@@ -202,16 +180,12 @@ class NaiveSymmetric:
 
 
 def public(key: X25519PrivateKey) -> bytes:
-    """
-    A key's public bytes.
-    """
+    """A key's public bytes."""
     return key.public_key().public_bytes_raw()
 
 
 def exchange(key: X25519PrivateKey, peer: bytes) -> bytes:
-    """
-    C{DH}.
-    """
+    """C{DH}."""
     return key.exchange(X25519PublicKey.from_public_bytes(peer))
 
 
@@ -307,9 +281,7 @@ PAYLOADS = [b"", b"second", b"the third payload"]
 
 
 class HybridTests(SynchronousTestCase):
-    """
-    C{XXhfs} is what the script says it is.
-    """
+    """C{XXhfs} is what the script says it is."""
 
     skip = NO_HYBRID
 
@@ -321,9 +293,7 @@ class HybridTests(SynchronousTestCase):
     ]
 
     def naive(self, name: str) -> NaiveSymmetric:
-        """
-        The script's state for a protocol.
-        """
+        """The script's state for a protocol."""
         _, _, _, cipher, hashName = name.split("_")
         return NaiveSymmetric(name, hashName.lower(), cipher)
 
@@ -338,9 +308,7 @@ class HybridTests(SynchronousTestCase):
             self.assertEqual(cipher.encryptWithAd(b"ad", b"data"), expected)
 
     def test_ourInitiator(self) -> None:
-        """
-        Our initiator and the script's responder complete a handshake.
-        """
+        """Our initiator and the script's responder complete a handshake."""
         for name, psk in self.suites:
             state = self.naive(name)
             s, e = X25519PrivateKey.generate(), X25519PrivateKey.generate()
@@ -358,9 +326,7 @@ class HybridTests(SynchronousTestCase):
             self.assertSameKeys(state, ours)
 
     def test_ourResponder(self) -> None:
-        """
-        The script's initiator and our responder complete a handshake.
-        """
+        """The script's initiator and our responder complete a handshake."""
         for name, psk in self.suites:
             state = self.naive(name)
             s, e = X25519PrivateKey.generate(), X25519PrivateKey.generate()
@@ -414,14 +380,10 @@ class HybridTests(SynchronousTestCase):
 
 
 class NoiseProtocolTests(SynchronousTestCase):
-    """
-    The C{noiseprotocol} package understands us, and we it.
-    """
+    """The C{noiseprotocol} package understands us, and we it."""
 
     def theirs(self, name: str, initiator: bool) -> Any:
-        """
-        One of their connections.
-        """
+        """One of their connections."""
         from noise.connection import Keypair, NoiseConnection
 
         connection = NoiseConnection.from_name(name.encode())
@@ -439,9 +401,7 @@ class NoiseProtocolTests(SynchronousTestCase):
     def exchangeRecords(
         self, theirs: Any, ours: HandshakeState, send: CipherState, receive: CipherState
     ) -> None:
-        """
-        Data passes in both directions, and the hashes are the same.
-        """
+        """Data passes in both directions, and the hashes are the same."""
         self.assertTrue(theirs.handshake_finished)
         self.assertEqual(theirs.get_handshake_hash(), ours.handshakeHash)
         self.assertEqual(ours.rs, KeyPair.fromBytes(b"\x66" * 32).public)
@@ -451,9 +411,7 @@ class NoiseProtocolTests(SynchronousTestCase):
             self.assertEqual(receive.decryptWithAd(b"", theirs.encrypt(data)), data)
 
     def test_ourInitiator(self) -> None:
-        """
-        C{XX} and C{XXpsk0} with their responder.
-        """
+        """C{XX} and C{XXpsk0} with their responder."""
         for name in (XX, XXPSK0, "Noise_XX_25519_ChaChaPoly_BLAKE2b"):
             theirs = self.theirs(name, False)
             ours = makeSide(name, True, prologue=b"prologue")
@@ -465,9 +423,7 @@ class NoiseProtocolTests(SynchronousTestCase):
             self.exchangeRecords(theirs, ours, send, receive)
 
     def test_ourResponder(self) -> None:
-        """
-        C{XX} and C{XXpsk0} with their initiator.
-        """
+        """C{XX} and C{XXpsk0} with their initiator."""
         for name in (XX, XXPSK0, "Noise_XX_25519_ChaChaPoly_BLAKE2b"):
             theirs = self.theirs(name, True)
             ours = makeSide(name, False, prologue=b"prologue")

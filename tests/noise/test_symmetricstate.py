@@ -15,16 +15,12 @@ KEY = bytes(range(32))
 
 
 def pair(cipher: str = "AESGCM") -> tuple[CipherState, CipherState]:
-    """
-    A sender and its receiver.
-    """
+    """A sender and its receiver."""
     return CipherState(CIPHERS[cipher], KEY), CipherState(CIPHERS[cipher], KEY)
 
 
 class CipherStateTests(SynchronousTestCase):
-    """
-    One direction of a channel.
-    """
+    """One direction of a channel."""
 
     def test_ciphertext(self) -> None:
         """
@@ -47,9 +43,7 @@ class CipherStateTests(SynchronousTestCase):
             self.assertEqual((sender.n, receiver.n), (number + 1, number + 1))
 
     def test_bytesLike(self) -> None:
-        """
-        C{bytearray} and C{memoryview} are taken wherever C{bytes} are.
-        """
+        """C{bytearray} and C{memoryview} are taken wherever C{bytes} are."""
         for kind in (bytes, bytearray, memoryview):
             sender, receiver = pair()
             sealed = sender.encryptWithAd(kind(b"ad"), kind(b"data"))
@@ -81,9 +75,7 @@ class CipherStateTests(SynchronousTestCase):
             self.assertEqual(receiver.decryptWithAd(b"ad", sealed), b"data")
 
     def test_order(self) -> None:
-        """
-        A message opens in its place only.
-        """
+        """A message opens in its place only."""
         sender, receiver = pair()
         first, second = (sender.encryptWithAd(b"", b"%d" % n) for n in (1, 2))
         self.assertRaises(TamperedRecord, receiver.decryptWithAd, b"", second)
@@ -92,9 +84,7 @@ class CipherStateTests(SynchronousTestCase):
         self.assertEqual(receiver.decryptWithAd(b"", second), b"2")
 
     def test_longest(self) -> None:
-        """
-        A message of 65,535 bytes passes; a longer one is not made.
-        """
+        """A message of 65,535 bytes passes; a longer one is not made."""
         sender, receiver = pair()
         sealed = sender.encryptWithAd(b"", bytes(MAX_MESSAGE - 16))
         self.assertEqual(len(sealed), MAX_MESSAGE)
@@ -104,17 +94,13 @@ class CipherStateTests(SynchronousTestCase):
         self.assertEqual(sender.n, 1)
 
     def test_longestOpened(self) -> None:
-        """
-        A message that is longer is not opened either, though it authenticates.
-        """
+        """A message that is longer is not opened either, though it authenticates."""
         sealed = AESGCM(KEY).encrypt(bytes(12), bytes(MAX_MESSAGE - 15), None)
         _, receiver = pair()
         self.assertRaises(TamperedRecord, receiver.decryptWithAd, b"", sealed)
 
     def test_wrongType(self) -> None:
-        """
-        What is not bytes-like is a C{TypeError}, and the nonce stays.
-        """
+        """What is not bytes-like is a C{TypeError}, and the nonce stays."""
         state, _ = pair()
         for wrong in ("text", None, 5):
             self.assertRaises(TypeError, state.encryptWithAd, b"", wrong)
@@ -160,18 +146,14 @@ class CipherStateTests(SynchronousTestCase):
                 key = aead(key).encrypt(last, bytes(32), b"")[:32]
 
     def test_rekeyOneSide(self) -> None:
-        """
-        After a rekey the old key opens nothing.
-        """
+        """After a rekey the old key opens nothing."""
         sender, receiver = pair()
         sender.rekey()
         sealed = sender.encryptWithAd(b"", b"data")
         self.assertRaises(TamperedRecord, receiver.decryptWithAd, b"", sealed)
 
     def test_repr(self) -> None:
-        """
-        Cipher and nonce are shown, the key is neither shown nor kept.
-        """
+        """Cipher and nonce are shown, the key is neither shown nor kept."""
         state, _ = pair()
         state.encryptWithAd(b"", b"")
         self.assertEqual(repr(state), "<CipherState AESGCM n=1>")

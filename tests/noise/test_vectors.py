@@ -16,9 +16,7 @@ from tests import VECTORS
 
 
 def load() -> list[dict[str, Any]]:
-    """
-    The vectors whose DH functions are 25519.
-    """
+    """The vectors whose DH functions are 25519."""
     vectors: list[dict[str, Any]] = json.loads((VECTORS / "cacophony.txt").read_text())[
         "vectors"
     ]
@@ -33,9 +31,7 @@ def makeSide(vector: dict[str, Any], side: str) -> HandshakeState:
     """
 
     def key(name: str) -> bytes | None:
-        """
-        A key of this side, if the vector has it.
-        """
+        """A key of this side, if the vector has it."""
         value = vector.get(f"{side}_{name}")
         return None if value is None else bytes.fromhex(value)
 
@@ -51,31 +47,23 @@ def makeSide(vector: dict[str, Any], side: str) -> HandshakeState:
 
 
 class CacophonyTests(SynchronousTestCase):
-    """
-    Both sides make and read what the vectors say.
-    """
+    """Both sides make and read what the vectors say."""
 
     def test_all(self) -> None:
-        """
-        All of the 472: every message and record in both roles, and the hash.
-        """
+        """All of the 472: every message and record in both roles, and the hash."""
         vectors = load()
         self.assertEqual(len(vectors), 472)
         for vector in vectors:
             self.runVector(vector)
 
     def test_everyPattern(self) -> None:
-        """
-        The vectors have every pattern of the table.
-        """
+        """The vectors have every pattern of the table."""
         names = {vector["protocol_name"].split("_")[1] for vector in load()}
         self.assertLessEqual(set(PATTERNS), names)
         self.assertEqual(len(PATTERNS), 3 + 12 + 23)
 
     def runVector(self, vector: dict[str, Any]) -> None:
-        """
-        Check one vector.
-        """
+        """Check one vector."""
         name = vector["protocol_name"]
         initiator, responder = makeSide(vector, "init"), makeSide(vector, "resp")
         messages = [

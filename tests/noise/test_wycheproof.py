@@ -68,9 +68,7 @@ def constant(nonce: bytes, n: int) -> bytes:
 
 
 class X25519Tests(SynchronousTestCase):
-    """
-    L{KeyPair.exchange} agrees with the vectors.
-    """
+    """L{KeyPair.exchange} agrees with the vectors."""
 
     def test_all(self) -> None:
         """
@@ -99,9 +97,7 @@ class X25519Tests(SynchronousTestCase):
 
 
 class CipherTests(SynchronousTestCase):
-    """
-    L{CipherState} agrees with the vectors whose sizes are those of Noise.
-    """
+    """L{CipherState} agrees with the vectors whose sizes are those of Noise."""
 
     def check(self, name: str, cipher: str, counts: Counter[object]) -> None:
         """
@@ -140,9 +136,7 @@ class CipherTests(SynchronousTestCase):
         self.assertEqual(found, counts)
 
     def test_aesgcm(self) -> None:
-        """
-        AES-256-GCM: counters that wrap, tags that are altered, and the rest.
-        """
+        """AES-256-GCM: counters that wrap, tags that are altered, and the rest."""
         counts = {("valid", False): 38, ("valid", True): 1, ("invalid", False): 27}
         self.check("aes_gcm", "AESGCM", Counter(counts))
 
@@ -155,9 +149,7 @@ class CipherTests(SynchronousTestCase):
 
 
 class KemTests(SynchronousTestCase):
-    """
-    L{KemKeyPair.decapsulate} and L{encapsulate} agree with the vectors.
-    """
+    """L{KemKeyPair.decapsulate} and L{encapsulate} agree with the vectors."""
 
     skip = NO_HYBRID
 

@@ -17,14 +17,10 @@ from aesm.secure.options import reactorOr
 
 
 class SteadyTests(SynchronousTestCase):
-    """
-    L{steady}, on a reactor that does not run.
-    """
+    """L{steady}, on a reactor that does not run."""
 
     def setUp(self) -> None:
-        """
-        Have a reactor, and both clocks in hand.
-        """
+        """Have a reactor, and both clocks in hand."""
         self.wall, self.uptime = 1e9, 50.0
         self.patch(runtime, "seconds", lambda: self.wall)
         self.patch(clock, "monotonic", lambda: self.uptime)
@@ -34,9 +30,7 @@ class SteadyTests(SynchronousTestCase):
         self.fired: list[str] = []
 
     def turn(self) -> list[str]:
-        """
-        Run what is due, and tell what that was.
-        """
+        """Run what is due, and tell what that was."""
         self.reactor.runUntilCurrent()
         fired, self.fired = self.fired, []
         return fired
@@ -64,39 +58,29 @@ class SteadyTests(SynchronousTestCase):
         self.assertEqual(self.reactor.getDelayedCalls(), [])
 
     def test_once(self) -> None:
-        """
-        Once is enough.
-        """
+        """Once is enough."""
         seconds = steady(self.reactor).seconds
         self.assertIs(steady(self.reactor).seconds, seconds)
 
     def test_others(self) -> None:
-        """
-        A clock with a time of its own is left alone.
-        """
+        """A clock with a time of its own is left alone."""
         other = Clock()
         self.assertIs(steady(other), other)
         other.advance(5)
         self.assertEqual(other.seconds(), 5)
 
     def test_everyFace(self) -> None:
-        """
-        Every reactor that an option names, or that is installed, becomes steady.
-        """
+        """Every reactor that an option names, or that is installed, becomes steady."""
         reactorOr(self.reactor)
         self.wall += 3600
         self.assertEqual(self.reactor.seconds(), 1e9)
 
 
 class RealTests(SynchronousTestCase):
-    """
-    L{steady}, on what Twisted ships.
-    """
+    """L{steady}, on what Twisted ships."""
 
     def test_real(self) -> None:
-        """
-        Twisted's reactors keep time by the wall clock, which is what is replaced.
-        """
+        """Twisted's reactors keep time by the wall clock, which is what is replaced."""
         reactor: Any = SelectReactor()
         self.addCleanup(reactor.removeAll)
         before = reactor.seconds

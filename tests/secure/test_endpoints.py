@@ -70,14 +70,10 @@ SERVER = PrivateKey(SERVER_KEY)
 
 @implementer(IStreamClientEndpoint)
 class Scripted:
-    """
-    A client endpoint that does what a test says.
-    """
+    """A client endpoint that does what a test says."""
 
     def __init__(self, connect: Callable[[IProtocolFactory], Any]) -> None:
-        """
-        @param connect: what C{connect} does.
-        """
+        """@param connect: what C{connect} does."""
         self._connect = connect
 
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
@@ -98,29 +94,21 @@ class Trust:
     """
 
     def __init__(self, answer: Callable[[], Any]) -> None:
-        """
-        @param answer: makes the answer.
-        """
+        """@param answer: makes the answer."""
         self.answer = answer
         self.asked: list[str] = []
 
     def checkServer(self, location: str, publicKey: PublicKey) -> Any:
-        """
-        Say it.
-        """
+        """Say it."""
         self.asked.append(location)
         return self.answer()
 
 
 class EndpointTestCase(SynchronousTestCase):
-    """
-    A server that listens in memory.
-    """
+    """A server that listens in memory."""
 
     def setUp(self) -> None:
-        """
-        Make the network, and what runs inside.
-        """
+        """Make the network, and what runs inside."""
         self.clock = Clock()
         self.network = MemoryEndpoint(self.clock)
         self.clientInner, self.serverInner = Recorder(), Recorder()
@@ -168,17 +156,13 @@ class EndpointTestCase(SynchronousTestCase):
         return connecting
 
     def assertQuiet(self) -> None:
-        """
-        Check that nothing is left running.
-        """
+        """Check that nothing is left running."""
         self.clock.advance(0)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
 
 class ConnectTests(EndpointTestCase):
-    """
-    C{connect} says at the right time what came of it.
-    """
+    """C{connect} says at the right time what came of it."""
 
     def test_connects(self) -> None:
         """
@@ -188,9 +172,7 @@ class ConnectTests(EndpointTestCase):
         seen: list[object] = []
 
         def fired(protocol: IProtocol) -> IProtocol:
-            """
-            Note it.
-            """
+            """Note it."""
             seen.append("fired")
             return protocol
 
@@ -211,9 +193,7 @@ class ConnectTests(EndpointTestCase):
             self.assertIsInstance(cast(SecureAddress, address).address, IPv4Address)
 
     def test_anyCallOfNames(self) -> None:
-        """
-        The same factory may connect any number of times.
-        """
+        """The same factory may connect any number of times."""
         self.listen()
         wrapped = self.wrap()
         self.serverFactory.built = None
@@ -223,24 +203,18 @@ class ConnectTests(EndpointTestCase):
         self.assertEqual(len(self.serverFactory.addresses), 2)
 
     def test_endpointFails(self) -> None:
-        """
-        What the endpoint fails with comes through.
-        """
+        """What the endpoint fails with comes through."""
         refused = error.ConnectionRefusedError()
         connecting = self.connect(Scripted(lambda factory: fail(refused)))
         self.assertIs(self.failureResultOf(connecting).value, refused)
 
     def test_endpointRaises(self) -> None:
-        """
-        So does what it raises.
-        """
+        """So does what it raises."""
         connecting = self.connect(Scripted(lambda factory: 1 / 0))
         self.failureResultOf(connecting, ZeroDivisionError)
 
     def test_untrusted(self) -> None:
-        """
-        It fails with why the server is not trusted.
-        """
+        """It fails with why the server is not trusted."""
         self.listen()
         self.failureResultOf(
             self.connect(trust=Pinned(CLIENT.publicKey)), UntrustedServer
@@ -250,9 +224,7 @@ class ConnectTests(EndpointTestCase):
         self.assertQuiet()
 
     def test_mismatch(self) -> None:
-        """
-        It fails with what the two sides do not agree on.
-        """
+        """It fails with what the two sides do not agree on."""
         self.listen()
         for options, expected in (
             ({"suites": [SUITES[3]]}, OfferRefused),
@@ -264,9 +236,7 @@ class ConnectTests(EndpointTestCase):
         self.assertQuiet()
 
     def test_timeout(self) -> None:
-        """
-        It fails when the handshake takes too long.
-        """
+        """It fails when the handshake takes too long."""
         self.network.listen(self.serverFactory)
         connecting = self.connect(handshakeTimeout=3)
         self.clock.advance(2.9)
@@ -286,15 +256,11 @@ class ConnectTests(EndpointTestCase):
         self.assertQuiet()
 
     def test_factoryFails(self) -> None:
-        """
-        It fails with the factory's error.
-        """
+        """It fails with the factory's error."""
         self.listen()
 
         def crash(address: object) -> None:
-            """
-            Fail.
-            """
+            """Fail."""
             raise ZeroDivisionError
 
         self.patch(self.clientFactory, "buildProtocol", crash)
@@ -302,14 +268,10 @@ class ConnectTests(EndpointTestCase):
         self.assertQuiet()
 
     def test_madeFails(self) -> None:
-        """
-        It fails if the protocol does when it is connected.
-        """
+        """It fails if the protocol does when it is connected."""
 
         def crash(inner: Recorder) -> None:
-            """
-            Fail.
-            """
+            """Fail."""
             raise ZeroDivisionError
 
         self.clientInner.actions["made"] = crash
@@ -319,9 +281,7 @@ class ConnectTests(EndpointTestCase):
         self.assertQuiet()
 
     def test_serverBuildsNone(self) -> None:
-        """
-        A server whose factory builds none aborts; the client was in already.
-        """
+        """A server whose factory builds none aborts; the client was in already."""
         self.listen()
         self.serverFactory.built = None
         self.successResultOf(self.connect())
@@ -330,18 +290,14 @@ class ConnectTests(EndpointTestCase):
         self.assertQuiet()
 
     def test_location(self) -> None:
-        """
-        The known servers call a server what was dialled, else its address.
-        """
+        """The known servers call a server what was dialled, else its address."""
         self.listen()
         trust = Trust(lambda: True)
         self.successResultOf(self.connect(trust=trust))
         self.assertEqual(trust.asked, ["127.0.0.1:8765"])
 
     def test_locationOfString(self) -> None:
-        """
-        An endpoint's string says what was dialled.
-        """
+        """An endpoint's string says what was dialled."""
         from twisted.internet.testing import MemoryReactorClock
 
         memory = MemoryReactorClock()
@@ -360,21 +316,15 @@ class ConnectTests(EndpointTestCase):
 
 
 class CancelTests(EndpointTestCase):
-    """
-    C{connect} can be cancelled at any time, which closes everything.
-    """
+    """C{connect} can be cancelled at any time, which closes everything."""
 
     def test_connecting(self) -> None:
-        """
-        While the endpoint connects; what it connects all the same is dropped.
-        """
+        """While the endpoint connects; what it connects all the same is dropped."""
         pending: Deferred[IProtocol] = Deferred()
         given: list[IProtocolFactory] = []
 
         def connect(factory: IProtocolFactory) -> Deferred[IProtocol]:
-            """
-            Connect later.
-            """
+            """Connect later."""
             given.append(factory)
             return pending
 
@@ -384,14 +334,10 @@ class CancelTests(EndpointTestCase):
         self.assertIsNone(given[0].buildProtocol(memoryPair(self.clock)[0].getPeer()))
 
     def test_endpointsError(self) -> None:
-        """
-        It fails as the endpoint says, as Twisted's do.
-        """
+        """It fails as the endpoint says, as Twisted's do."""
 
         def canceller(deferred: Deferred[IProtocol]) -> None:
-            """
-            Fail as Twisted's do.
-            """
+            """Fail as Twisted's do."""
             deferred.errback(error.ConnectingCancelledError(None))
 
         connecting = self.connect(Scripted(lambda factory: Deferred(canceller)))
@@ -399,9 +345,7 @@ class CancelTests(EndpointTestCase):
         self.failureResultOf(connecting, error.ConnectingCancelledError)
 
     def test_handshake(self) -> None:
-        """
-        During the handshake.
-        """
+        """During the handshake."""
         self.network.listen(self.serverFactory)
         connecting = self.connect()
         connecting.cancel()
@@ -410,9 +354,7 @@ class CancelTests(EndpointTestCase):
         self.assertEqual(len(self.serverInner.reasons), 1)
 
     def test_decision(self) -> None:
-        """
-        While the trust policy decides, which is cancelled too.
-        """
+        """While the trust policy decides, which is cancelled too."""
         cancelled: list[object] = []
         self.listen()
         decision: Deferred[bool] = Deferred(cancelled.append)
@@ -425,9 +367,7 @@ class CancelTests(EndpointTestCase):
         self.assertEqual(self.clientFactory.addresses, [])
 
     def test_connected(self) -> None:
-        """
-        Afterwards it changes nothing.
-        """
+        """Afterwards it changes nothing."""
         self.listen()
         connecting = self.connect()
         connecting.cancel()
@@ -437,9 +377,7 @@ class CancelTests(EndpointTestCase):
 
 
 class ServerTests(EndpointTestCase):
-    """
-    Who is let in, and what the operator reads.
-    """
+    """Who is let in, and what the operator reads."""
 
     def warnings(self, act: Callable[[], object]) -> list[str]:
         """
@@ -453,9 +391,7 @@ class ServerTests(EndpointTestCase):
         return [formatEvent(e) for e in events if e["log_level"] is LogLevel.warn]
 
     def test_authorized(self) -> None:
-        """
-        A key that the policy knows is let in.
-        """
+        """A key that the policy knows is let in."""
         self.listen(authorizedKeys=lambda publicKey, address: "ann")
         self.assertEqual(self.warnings(self.connect), [])
         self.assertTrue(self.serverInner.made.called)
@@ -476,9 +412,7 @@ class ServerTests(EndpointTestCase):
         self.assertQuiet()
 
     def test_foreign(self) -> None:
-        """
-        What a stranger sends is shown escaped.
-        """
+        """What a stranger sends is shown escaped."""
         self.listen()
         self.network.connect(self.clientFactory)
         self.clientInner.transport.write(b"\x00\x0fAESM/1 \n\x1b[2J'ed")
@@ -490,9 +424,7 @@ class ServerTests(EndpointTestCase):
         self.assertQuiet()
 
     def test_factory(self) -> None:
-        """
-        The factory inside starts and stops with the port, once.
-        """
+        """The factory inside starts and stops with the port, once."""
         self.listen()
         self.assertEqual(self.serverFactory.log, ["start"])
         self.port.stopListening()
@@ -500,19 +432,13 @@ class ServerTests(EndpointTestCase):
         self.assertEqual(self.serverFactory.numPorts, 0)
 
     def test_logPrefix(self) -> None:
-        """
-        The log names the factory inside.
-        """
+        """The log names the factory inside."""
 
         class Bare:
-            """
-            A factory without a name.
-            """
+            """A factory without a name."""
 
             def doStart(self) -> None:
-                """
-                Start.
-                """
+                """Start."""
 
         for inner, expected in ((self.serverFactory, "Once"), (Bare(), "Bare")):
             endpoint = wrapServerEndpoint(self.network, key=SERVER, reactor=self.clock)
@@ -521,9 +447,7 @@ class ServerTests(EndpointTestCase):
             self.assertEqual(factory.logPrefix(), f"{expected} (AESM)")
 
     def test_keyTakenOut(self) -> None:
-        """
-        A key that is taken out of the file is disconnected; others stay.
-        """
+        """A key that is taken out of the file is disconnected; others stay."""
         path = Path(self.mktemp())
         path.write_text(f"{CLIENT.publicKey} ann\n{SERVER.publicKey} bob\n")
         self.listen(authorizedKeys=str(path))
@@ -558,20 +482,14 @@ class ServerTests(EndpointTestCase):
         self.assertIn("ANYONE who reaches 0.0.0.0:1", line)
 
     def test_listenFails(self) -> None:
-        """
-        What the endpoint fails with comes through.
-        """
+        """What the endpoint fails with comes through."""
 
         @implementer(IStreamServerEndpoint)
         class Failing:
-            """
-            Cannot listen.
-            """
+            """Cannot listen."""
 
             def listen(self, protocolFactory: IProtocolFactory) -> Any:
-                """
-                Fail.
-                """
+                """Fail."""
                 return fail(error.CannotListenError("", 1, OSError()))
 
         endpoint = wrapServerEndpoint(Failing(), key=SERVER, reactor=self.clock)
@@ -581,14 +499,10 @@ class ServerTests(EndpointTestCase):
 
 
 class OptionTests(EndpointTestCase):
-    """
-    Wrong options are an error where they are given.
-    """
+    """Wrong options are an error where they are given."""
 
     def test_wrong(self) -> None:
-        """
-        Both sides check what they get.
-        """
+        """Both sides check what they get."""
         for options, expected in (
             ({"handshakeTimeout": 0}, ValueError),
             ({"suites": ["Noise_NN"]}, ValueError),
@@ -606,18 +520,14 @@ class OptionTests(EndpointTestCase):
             self.wrap(trust=5)
 
     def test_notAnEndpoint(self) -> None:
-        """
-        What is not an endpoint is not wrapped.
-        """
+        """What is not an endpoint is not wrapped."""
         with self.assertRaises(TypeError):
             wrapServerEndpoint(cast(Any, "tcp:1"), key=SERVER)
         with self.assertRaises(TypeError):
             wrapClientEndpoint(cast(Any, 5), key=CLIENT)
 
     def test_defaults(self) -> None:
-        """
-        Without a key the state directory's is used; known servers are remembered.
-        """
+        """Without a key the state directory's is used; known servers are remembered."""
         home = self.mktemp()
         self.patch(os, "environ", {**os.environ, "AESM_HOME": home})
         self.listen(key=None)
@@ -627,9 +537,7 @@ class OptionTests(EndpointTestCase):
 
 
 class Echo(LineReceiver):
-    """
-    Says each line again, and ends at the last.
-    """
+    """Says each line again, and ends at the last."""
 
     def lineReceived(self, line: bytes) -> None:
         """
@@ -643,21 +551,15 @@ class Echo(LineReceiver):
 
 
 class Lines(LineReceiver):
-    """
-    Says lines and keeps the answers.
-    """
+    """Says lines and keeps the answers."""
 
     def __init__(self) -> None:
-        """
-        Begin with none.
-        """
+        """Begin with none."""
         self.lines: list[bytes] = []
         self.done: Deferred[None] = Deferred()
 
     def connectionMade(self) -> None:
-        """
-        Say all.
-        """
+        """Say all."""
         for number in range(1000):
             self.sendLine(b"%d" % number)
         self.sendLine(b"bye")
@@ -680,18 +582,14 @@ class Lines(LineReceiver):
 
 
 class Sum(Command):
-    """
-    Adds two numbers.
-    """
+    """Adds two numbers."""
 
     arguments = [(b"a", Integer()), (b"b", Integer())]
     response = [(b"total", Integer())]
 
 
 class Adder(AMP):
-    """
-    Adds.
-    """
+    """Adds."""
 
     @Sum.responder
     def add(self, a: int, b: int) -> dict[str, int]:
@@ -705,9 +603,7 @@ class Adder(AMP):
 
 
 class Where(Resource):
-    """
-    Says what a request sees of its transport.
-    """
+    """Says what a request sees of its transport."""
 
     isLeaf = True
 
@@ -722,9 +618,7 @@ class Where(Resource):
 
 
 class ExistingProtocolTests(TestCase):
-    """
-    Twisted's own protocols run over real sockets as they are.
-    """
+    """Twisted's own protocols run over real sockets as they are."""
 
     timeout = 120
 
@@ -740,26 +634,20 @@ class ExistingProtocolTests(TestCase):
         self.addCleanup(self.port.stopListening)
 
     def client(self) -> IStreamClientEndpoint:
-        """
-        @return: how to connect to what is served.
-        """
+        """@return: how to connect to what is served."""
         number = cast(Any, self.port.getHost()).port
         endpoint = TCP4ClientEndpoint(reactor, "127.0.0.1", number)
         return wrapClientEndpoint(endpoint, key=CLIENT, trust=Pinned(SERVER.publicKey))
 
     async def test_lines(self) -> None:
-        """
-        LineReceiver.
-        """
+        """LineReceiver."""
         await self.listen(Factory.forProtocol(Echo))
         lines = cast(Lines, await self.client().connect(Factory.forProtocol(Lines)))
         await lines.done
         self.assertEqual(lines.lines, [b"%d" % n for n in range(1000)] + [b"bye"])
 
     async def test_amp(self) -> None:
-        """
-        AMP.
-        """
+        """AMP."""
         await self.listen(Factory.forProtocol(Adder))
         amp = cast(AMP, await self.client().connect(Factory.forProtocol(AMP)))
         answers = await gatherResults(
@@ -787,9 +675,7 @@ class ExistingProtocolTests(TestCase):
 
         @implementer(IAgentEndpointFactory)
         class Endpoints:
-            """
-            Connects to our server whatever is asked for.
-            """
+            """Connects to our server whatever is asked for."""
 
             def endpointForURI(self, uri: object) -> IStreamClientEndpoint:
                 """

@@ -30,14 +30,10 @@ from aesm.secure.hosts import HostEndpoint, clientEndpoint
 
 @implementer(IHostnameResolver)
 class Names:
-    """
-    A resolver that has a table.
-    """
+    """A resolver that has a table."""
 
     def __init__(self, *found: str) -> None:
-        """
-        @param found: the addresses of every name.
-        """
+        """@param found: the addresses of every name."""
         self.found = found
 
     def resolveHostName(
@@ -48,9 +44,7 @@ class Names:
         addressTypes: Sequence[type[IAddress]] | None = None,
         transportSemantics: str = "TCP",
     ) -> IHostResolution:
-        """
-        Look it up, at once.
-        """
+        """Look it up, at once."""
         resolution: IHostResolution = HostResolution(hostName)
         resolutionReceiver.resolutionBegan(resolution)
         for host in self.found:
@@ -61,35 +55,25 @@ class Names:
 
 
 class HostsTests(SynchronousTestCase):
-    """
-    L{clientEndpoint} and L{HostEndpoint}.
-    """
+    """L{clientEndpoint} and L{HostEndpoint}."""
 
     def setUp(self) -> None:
-        """
-        Have a reactor in memory.
-        """
+        """Have a reactor in memory."""
         self.reactor: Any = MemoryReactorClock()
         self.factory = Factory.forProtocol(Protocol)
 
     def dialled(self) -> list[tuple[str, int]]:
-        """
-        Tell which addresses were dialled since the last time.
-        """
+        """Tell which addresses were dialled since the last time."""
         clients = [client[:2] for client in self.reactor.tcpClients]
         self.reactor.tcpClients.clear()
         return clients
 
     def resolve(self, *found: str) -> None:
-        """
-        Give every name these addresses.
-        """
+        """Give every name these addresses."""
         self.reactor.nameResolver = Names(*found)
 
     def test_interface(self) -> None:
-        """
-        It is an endpoint.
-        """
+        """It is an endpoint."""
         endpoint = clientEndpoint(self.reactor, "tcp:127.0.0.1:1")
         verifyObject(IStreamClientEndpoint, endpoint)
         verifyObject(IHostnameResolver, hosts._Resolving(self.reactor, list))
@@ -98,9 +82,7 @@ class HostsTests(SynchronousTestCase):
         self.assertIn("127.0.0.1", repr(endpoint))
 
     def test_strings(self) -> None:
-        """
-        Hosts and ports are taken as people write them.
-        """
+        """Hosts and ports are taken as people write them."""
         for text, host, port in (
             ("tcp:127.0.0.1:021011", "127.0.0.1", 21011),
             ("TCP:host=127.0.0.1:port=1:timeout=5", "127.0.0.1", 1),
@@ -128,27 +110,21 @@ class HostsTests(SynchronousTestCase):
                 clientEndpoint(self.reactor, text)
 
     def test_options(self) -> None:
-        """
-        Time-out and the address to dial from are passed on.
-        """
+        """Time-out and the address to dial from are passed on."""
         text = "tcp:127.0.0.1:1:timeout=5:bindAddress=127.0.0.2"
         clientEndpoint(self.reactor, text).connect(self.factory)
         ((_, _, _, timeout, bind),) = self.reactor.tcpClients
         self.assertEqual((timeout, bind), (5.0, ("127.0.0.2", 0)))
 
     def test_bothFamilies(self) -> None:
-        """
-        All addresses of a name are tried, one after another.
-        """
+        """All addresses of a name are tried, one after another."""
         self.resolve("::1", "127.0.0.1")
         clientEndpoint(self.reactor, "example.org").connect(self.factory)
         self.reactor.advance(1)
         self.assertEqual(self.dialled(), [("::1", 8765), ("127.0.0.1", 8765)])
 
     def test_nobody(self) -> None:
-        """
-        A name without addresses is an error.
-        """
+        """A name without addresses is an error."""
         self.resolve()
         connecting = clientEndpoint(self.reactor, "example.org").connect(self.factory)
         self.failureResultOf(connecting, DNSLookupError)
@@ -177,9 +153,7 @@ class HostsTests(SynchronousTestCase):
         results: list[Any] = []
 
         def finish(success: bool, result: Any) -> None:
-            """
-            Keep the result.
-            """
+            """Keep the result."""
             results.append((success, result))
             done.set()
 

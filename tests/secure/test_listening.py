@@ -24,14 +24,10 @@ from aesm.secure.listening import listenOn
 
 
 class TakeOverTests(TestCase):
-    """
-    L{listenOn} at UNIX sockets.
-    """
+    """L{listenOn} at UNIX sockets."""
 
     def setUp(self) -> None:
-        """
-        Choose a path, short enough for a socket.
-        """
+        """Choose a path, short enough for a socket."""
         folder = tempfile.mkdtemp()
         self.addCleanup(shutil.rmtree, folder)
         self.path = Path(folder, "socket")
@@ -63,16 +59,12 @@ class TakeOverTests(TestCase):
         return port
 
     async def refused(self, options: str = "") -> None:
-        """
-        Check that one cannot listen there.
-        """
+        """Check that one cannot listen there."""
         with self.assertRaises((CannotListenError, PermissionError)):
             await self.listen(options)
 
     def answers(self) -> bool:
-        """
-        Tell whether somebody listens there.
-        """
+        """Tell whether somebody listens there."""
         with socket.socket(socket.AF_UNIX) as asking:
             return asking.connect_ex(os.fspath(self.path)) == 0
 
@@ -88,9 +80,7 @@ class TakeOverTests(TestCase):
         self.assertTrue(self.answers())
 
     async def test_noSuchProcess(self) -> None:
-        """
-        Nor is one of a process that is gone, as ever.
-        """
+        """Nor is one of a process that is gone, as ever."""
         self.leave(2**22 + 1, age=0)
         await self.listen()
         self.assertTrue(self.answers())
@@ -105,17 +95,13 @@ class TakeOverTests(TestCase):
         self.assertTrue(self.answers())
 
     async def test_starting(self) -> None:
-        """
-        A server that is just starting is given the time for it.
-        """
+        """A server that is just starting is given the time for it."""
         self.leave(os.getppid(), age=0)
         await self.refused()
         self.assertTrue(self.lock.is_symlink())
 
     async def test_noLock(self) -> None:
-        """
-        A socket that was left without a lock is in nobody's way either.
-        """
+        """A socket that was left without a lock is in nobody's way either."""
         self.leave(None)
         await self.listen(":lockfile=0")
         self.assertTrue(self.answers())
@@ -136,9 +122,7 @@ class TakeOverTests(TestCase):
         self.lock.symlink_to(str(os.getpid()))  # for the port to take away
 
     async def test_noSocket(self) -> None:
-        """
-        What is no socket is left as it is, and so is the lock of another program.
-        """
+        """What is no socket is left as it is, and so is the lock of another program."""
         self.path.write_text("precious")
         self.lock.symlink_to(str(os.getpid()))
         await self.refused()
@@ -149,14 +133,10 @@ class TakeOverTests(TestCase):
         await self.refused()
 
     async def test_cannotRemove(self) -> None:
-        """
-        If it cannot be removed, the first error is told.
-        """
+        """If it cannot be removed, the first error is told."""
 
         def remove(path: bytes) -> None:
-            """
-            Fail.
-            """
+            """Fail."""
             raise PermissionError
 
         self.leave(os.getpid())
@@ -164,19 +144,13 @@ class TakeOverTests(TestCase):
         await self.refused()
 
     async def test_otherErrors(self) -> None:
-        """
-        Other endpoints fail as they do.
-        """
+        """Other endpoints fail as they do."""
 
         class Failing:
-            """
-            An endpoint that cannot listen.
-            """
+            """An endpoint that cannot listen."""
 
             def __init__(self, error: Exception) -> None:
-                """
-                @param error: why.
-                """
+                """@param error: why."""
                 self.listen = lambda factory: fail(error)
 
         for error in (

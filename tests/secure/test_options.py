@@ -25,21 +25,15 @@ ADDRESS = IPv4Address("TCP", "127.0.0.1", 5)
 
 
 class ChannelSettingsTests(SynchronousTestCase):
-    """
-    L{channelSettings} resolves what a channel needs.
-    """
+    """L{channelSettings} resolves what a channel needs."""
 
     def setUp(self) -> None:
-        """
-        Have a state directory.
-        """
+        """Have a state directory."""
         self.home = Path(self.mktemp())
         self.patch(os, "environ", os.environ | {"AESM_HOME": str(self.home)})
 
     def test_given(self) -> None:
-        """
-        What is given is taken, and no file is touched.
-        """
+        """What is given is taken, and no file is touched."""
         settings = channelSettings(
             "x.key", key=CLIENT_KEY, name="n", psk=b"p" * 32, suites=defaultSuites()[:1]
         )
@@ -49,9 +43,7 @@ class ChannelSettingsTests(SynchronousTestCase):
         self.assertFalse(self.home.exists())
 
     def test_defaults(self) -> None:
-        """
-        The key is made in the state directory, once.
-        """
+        """The key is made in the state directory, once."""
         first, second = channelSettings("x.key"), channelSettings("x.key")
         self.assertEqual(first.staticKey, second.staticKey)
         self.assertEqual(PrivateKey.load(self.home / "x.key").raw, first.staticKey)
@@ -59,9 +51,7 @@ class ChannelSettingsTests(SynchronousTestCase):
         self.assertEqual(first.suites, defaultSuites())
 
     def test_psk(self) -> None:
-        """
-        A pre-shared key may be a file.
-        """
+        """A pre-shared key may be a file."""
         psk = PSK.generate()
         path = Path(self.mktemp())
         psk.save(path)
@@ -69,9 +59,7 @@ class ChannelSettingsTests(SynchronousTestCase):
             self.assertEqual(channelSettings("x", key=CLIENT_KEY, psk=given).psk, psk)
 
     def test_wrongTypes(self) -> None:
-        """
-        What is of the wrong type is named.
-        """
+        """What is of the wrong type is named."""
         key: Any = b"k" * 32
         name: Any = b"aesm"
         psk: Any = bytearray(32)
@@ -83,9 +71,7 @@ class ChannelSettingsTests(SynchronousTestCase):
             channelSettings("x", key=CLIENT_KEY, psk=psk)
 
     def test_wrongValues(self) -> None:
-        """
-        What cannot be is refused.
-        """
+        """What cannot be is refused."""
         wrong: list[dict[str, Any]] = [
             {"psk": b"short"},
             {"name": "n" * 256},
@@ -103,12 +89,8 @@ class ChannelSettingsTests(SynchronousTestCase):
 
 
 class AgentTests(SynchronousTestCase):
-    """
-    L{agent} says what we are.
-    """
+    """L{agent} says what we are."""
 
     def test_agent(self) -> None:
-        """
-        Software and version.
-        """
+        """Software and version."""
         self.assertEqual(agent(), f"aesm/{aesm.__version__}")

@@ -97,63 +97,45 @@ class Owner(SecureFactory):
     def decide(
         self, secure: SecureProtocol, publicKey: PublicKey, payload: bytes
     ) -> Deferred[None] | None:
-        """
-        Do as the test says.
-        """
+        """Do as the test says."""
         self.log.append(("decide", publicKey, payload))
         return cast("Deferred[None] | None", self.decision())
 
     def buildInner(self, secure: SecureProtocol) -> IProtocol | None:
-        """
-        Build what the test says.
-        """
+        """Build what the test says."""
         return self.inner
 
     def peerBegins(self, secure: SecureProtocol) -> AESMError | None:
-        """
-        Do as the test says.
-        """
+        """Do as the test says."""
         super().peerBegins(secure)
         self.log.append("begins")
         return self.refusal
 
     def farewell(self, reason: AESMError) -> bytes:
-        """
-        Say what the test says.
-        """
+        """Say what the test says."""
         return super().farewell(reason) + self.farewellBytes
 
     def opened(self, secure: SecureProtocol) -> None:
-        """
-        Write it down.
-        """
+        """Write it down."""
         super().opened(secure)
         self.log.append("opened")
 
     def failed(self, secure: SecureProtocol, reason: AESMError) -> None:
-        """
-        Write it down.
-        """
+        """Write it down."""
         super().failed(secure, reason)
         self.log.append(type(reason))
 
     def ended(self, secure: SecureProtocol) -> None:
-        """
-        Write it down.
-        """
+        """Write it down."""
         super().ended(secure)
         self.log.append("ended")
 
 
 class PumpTestCase(SynchronousTestCase):
-    """
-    A client and a server in memory.
-    """
+    """A client and a server in memory."""
 
     def setUp(self) -> None:
-        """
-        Make both, not connected yet.
-        """
+        """Make both, not connected yet."""
         self.clock = Clock()
         self.clientInner = self.makeInner()
         self.serverInner = self.makeInner()
@@ -164,9 +146,7 @@ class PumpTestCase(SynchronousTestCase):
         self.server = self.makeServer()
 
     def makeInner(self) -> Recorder:
-        """
-        Make what runs inside.
-        """
+        """Make what runs inside."""
         return Recorder()
 
     def makeClient(self, **options: Any) -> SecureProtocol:
@@ -188,9 +168,7 @@ class PumpTestCase(SynchronousTestCase):
         return SecureProtocol(self.serverOwner, ServerChannel(settings))
 
     def connect(self) -> None:
-        """
-        Connect both and let them do what they can.
-        """
+        """Connect both and let them do what they can."""
         for raw, secure in (
             (self.rawServer, self.server),
             (self.rawClient, self.client),
@@ -200,9 +178,7 @@ class PumpTestCase(SynchronousTestCase):
         self.turn()
 
     def connectServer(self) -> None:
-        """
-        Connect the server to a peer that a test plays.
-        """
+        """Connect the server to a peer that a test plays."""
         self.rawServer.protocol = self.server
         self.server.makeConnection(cast(ITransport, self.rawServer))
         self.rawClient.protocol = self.stranger = Recorder()
@@ -217,9 +193,7 @@ class PumpTestCase(SynchronousTestCase):
         self.clock.pump([0] * count)
 
     def assertQuiet(self) -> None:
-        """
-        Check that both ended, told everybody, and left nothing running.
-        """
+        """Check that both ended, told everybody, and left nothing running."""
         self.turn()
         self.assertEqual(self.clock.getDelayedCalls(), [])
         for raw, owner in (
@@ -248,22 +222,16 @@ class PumpTestCase(SynchronousTestCase):
 
 
 class HandshakeTests(PumpTestCase):
-    """
-    Until the channel is open.
-    """
+    """Until the channel is open."""
 
     def test_interfaces(self) -> None:
-        """
-        The protocol is what Twisted's transports expect.
-        """
+        """The protocol is what Twisted's transports expect."""
         for interface in (IProtocol, IPushProducer, IHalfCloseableProtocol):
             verifyObject(interface, self.client)
         verifyObject(ITCPTransport, self.rawClient)
 
     def test_opens(self) -> None:
-        """
-        Both sides learn the other's key, and their owners are told in order.
-        """
+        """Both sides learn the other's key, and their owners are told in order."""
         self.connect()
         for inner, own, peer in (
             (self.clientInner, CLIENT_KEY, SERVER_KEY),
@@ -281,9 +249,7 @@ class HandshakeTests(PumpTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_byteByByte(self) -> None:
-        """
-        It makes no difference how the bytes are cut.
-        """
+        """It makes no difference how the bytes are cut."""
         server, client = StringTransport(), StringTransport()
         self.server.makeConnection(server)
         self.client.makeConnection(client)
@@ -335,9 +301,7 @@ class HandshakeTests(PumpTestCase):
         self.assertEqual(self.serverInner.reasons, [])
 
     def test_badTimeout(self) -> None:
-        """
-        There is a deadline, in the future.
-        """
+        """There is a deadline, in the future."""
         for timeout in (0, -1, float("inf"), float("nan")):
             with self.assertRaises(ValueError):
                 SecureFactory(self.clock, timeout)
@@ -355,9 +319,7 @@ class HandshakeTests(PumpTestCase):
         self.assertIsInstance(self.stranger.reasons[0], error.ConnectionLost)
 
     def test_lostInHandshake(self) -> None:
-        """
-        A connection that is lost in the handshake is a failed one.
-        """
+        """A connection that is lost in the handshake is a failed one."""
         self.connectServer()
         self.rawClient.loseConnection()
         self.turn()
@@ -400,9 +362,7 @@ class HandshakeTests(PumpTestCase):
         self.assertTrue(transport.disconnected)
 
     def test_pskMismatch(self) -> None:
-        """
-        A server with a pre-shared key says nothing to who does not prove it.
-        """
+        """A server with a pre-shared key says nothing to who does not prove it."""
         self.client = self.makeClient(psk=b"\x66" * 32)
         self.server = self.makeServer(psk=PSK)
         self.connect()
@@ -411,9 +371,7 @@ class HandshakeTests(PumpTestCase):
         self.assertIn(NoAnswer, self.clientOwner.log)
 
     def test_ownMessageNotLeaked(self) -> None:
-        """
-        A handshake that fails ends at once: what was about to be sent is not.
-        """
+        """A handshake that fails ends at once: what was about to be sent is not."""
         self.connectServer()
         self.rawClient.write(self.client.channel.takeOutput() + b"\x00\x00")
         self.turn()
@@ -422,18 +380,14 @@ class HandshakeTests(PumpTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_nothingInside(self) -> None:
-        """
-        An owner that builds nothing aborts the connection.
-        """
+        """An owner that builds nothing aborts the connection."""
         self.serverOwner.inner = None
         self.connect()
         self.assertReasons(Truncated, None)
         self.assertIn(HandshakeError, self.serverOwner.log)
 
     def test_rawTransportFull(self) -> None:
-        """
-        A raw transport that takes no more gets no more, in the handshake too.
-        """
+        """A raw transport that takes no more gets no more, in the handshake too."""
         transport = StringTransport()
         self.client.makeConnection(transport)
         first = transport.value()
@@ -444,21 +398,15 @@ class HandshakeTests(PumpTestCase):
 
 
 class RefusalTests(PumpTestCase):
-    """
-    A refusal reaches the peer.
-    """
+    """A refusal reaches the peer."""
 
     def setUp(self) -> None:
-        """
-        Make a client whose offer the server does not take.
-        """
+        """Make a client whose offer the server does not take."""
         super().setUp()
         self.client = self.makeClient(suite=SUITES[3])
 
     def test_offerRefused(self) -> None:
-        """
-        The client learns why.
-        """
+        """The client learns why."""
         self.connect()
         self.assertReasons(None, None)
         self.assertIn(OfferRefused, self.clientOwner.log)
@@ -466,9 +414,7 @@ class RefusalTests(PumpTestCase):
         self.assertIn(XX.encode(), bytes(self.rawServer.written))
 
     def refuse(self) -> None:
-        """
-        Refuse a peer that the test plays.
-        """
+        """Refuse a peer that the test plays."""
         self.connectServer()
         self.rawClient.write(self.client.channel.takeOutput())
         self.turn()
@@ -496,18 +442,14 @@ class RefusalTests(PumpTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_peerCloses(self) -> None:
-        """
-        The server closes when the peer does.
-        """
+        """The server closes when the peer does."""
         self.refuse()
         self.turn()
         self.assertEqual(self.clock.getDelayedCalls(), [])
         self.assertFalse(self.rawServer.connected)
 
     def test_peerClosesAfterwards(self) -> None:
-        """
-        The same, if the peer keeps its direction open for a while.
-        """
+        """The same, if the peer keeps its direction open for a while."""
         self.connectServer()
         self.rawClient.protocol = stranger = HalfRecorder()
         stranger.makeConnection(cast(ITransport, self.rawClient))
@@ -519,9 +461,7 @@ class RefusalTests(PumpTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_failAgain(self) -> None:
-        """
-        An owner that needs the room may cut a refusal short.
-        """
+        """An owner that needs the room may cut a refusal short."""
         transport = StringTransport()
         self.server.makeConnection(transport)
         self.server.dataReceived(self.client.channel.takeOutput())
@@ -531,9 +471,7 @@ class RefusalTests(PumpTestCase):
         self.assertEqual(self.serverOwner.log, ["begins", OfferRefused])
 
     def test_overTLS(self) -> None:
-        """
-        TLS cannot half-close in order, so that it is closed.
-        """
+        """TLS cannot half-close in order, so that it is closed."""
         alsoProvides(self.rawServer, ISSLTransport)
         self.refuse()
         self.assertEqual(self.stranger.reasons[0].args, ())
@@ -541,22 +479,16 @@ class RefusalTests(PumpTestCase):
 
 
 class DecisionTests(PumpTestCase):
-    """
-    Who decides may take its time.
-    """
+    """Who decides may take its time."""
 
     def setUp(self) -> None:
-        """
-        Let the server decide later.
-        """
+        """Let the server decide later."""
         super().setUp()
         self.decision: Deferred[None] = Deferred()
         self.serverOwner.decision = lambda: self.decision
 
     def test_later(self) -> None:
-        """
-        Meanwhile nothing of the peer is processed, or even read.
-        """
+        """Meanwhile nothing of the peer is processed, or even read."""
         self.connect()
         self.clientInner.transport.write(b"early")
         self.turn()
@@ -568,9 +500,7 @@ class DecisionTests(PumpTestCase):
         self.assertEqual(bytes(self.serverInner.received), b"early")
 
     def test_clientLater(self) -> None:
-        """
-        A client that has not decided reveals nothing of itself.
-        """
+        """A client that has not decided reveals nothing of itself."""
         decision: Deferred[None] = Deferred()
         self.clientOwner.decision = lambda: decision
         self.decision.callback(None)
@@ -584,9 +514,7 @@ class DecisionTests(PumpTestCase):
         self.assertEqual(self.serverOwner.log[-1], "opened")
 
     def test_deadline(self) -> None:
-        """
-        The handshake's deadline holds, and the decision is cancelled.
-        """
+        """The handshake's deadline holds, and the decision is cancelled."""
         cancelled: list[object] = []
         self.decision = Deferred(cancelled.append)
         self.connect()
@@ -608,14 +536,10 @@ class DecisionTests(PumpTestCase):
         self.assertQuiet()
 
     def test_cancelFails(self) -> None:
-        """
-        An error in who decides, when cancelled, is logged and harms nobody.
-        """
+        """An error in who decides, when cancelled, is logged and harms nobody."""
 
         def crash(decision: Deferred[None]) -> None:
-            """
-            Fail.
-            """
+            """Fail."""
             raise ZeroDivisionError
 
         self.decision = Deferred(crash)
@@ -625,9 +549,7 @@ class DecisionTests(PumpTestCase):
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
 
     def test_decidedWhileAborting(self) -> None:
-        """
-        A decision between the abort and its end changes nothing.
-        """
+        """A decision between the abort and its end changes nothing."""
         self.connect()
         self.server.abort()
         self.decision.callback(None)
@@ -635,9 +557,7 @@ class DecisionTests(PumpTestCase):
         self.assertNotIn("opened", self.serverOwner.log)
 
     def test_refusedWhileAborting(self) -> None:
-        """
-        The same for a refusal.
-        """
+        """The same for a refusal."""
         self.connect()
         self.server.abort()
         self.decision.errback(NotAuthorized("no"))
@@ -645,18 +565,14 @@ class DecisionTests(PumpTestCase):
         self.assertNotIn(NotAuthorized, self.serverOwner.log)
 
     def test_refused(self) -> None:
-        """
-        A client that is refused sees the stream end in order.
-        """
+        """A client that is refused sees the stream end in order."""
         self.connect()
         self.decision.errback(NotAuthorized("no"))
         self.assertReasons(error.ConnectionDone, None)
         self.assertIn(NotAuthorized, self.serverOwner.log)
 
     def test_farewell(self) -> None:
-        """
-        It reads the farewell first, even if it keeps sending.
-        """
+        """It reads the farewell first, even if it keeps sending."""
         self.serverOwner.farewellBytes = b"you are not on the list"
         self.connect()
         self.clientInner.transport.write(b"x" * 200_000)
@@ -666,22 +582,16 @@ class DecisionTests(PumpTestCase):
         self.assertEqual(bytes(self.clientInner.received), b"you are not on the list")
 
     def test_refusedAtOnce(self) -> None:
-        """
-        A refusal need not take its time.
-        """
+        """A refusal need not take its time."""
         self.decision = fail(NotAuthorized("no"))
         self.connect()
         self.assertReasons(error.ConnectionDone, None)
 
     def test_clientRefuses(self) -> None:
-        """
-        A client that refuses just stops: the server does not learn its key.
-        """
+        """A client that refuses just stops: the server does not learn its key."""
 
         def refuse() -> None:
-            """
-            Refuse.
-            """
+            """Refuse."""
             raise UntrustedServer("no")
 
         self.clientOwner.decision = refuse
@@ -691,9 +601,7 @@ class DecisionTests(PumpTestCase):
         self.assertIn(UntrustedServer, self.clientOwner.log)
 
     def test_bug(self) -> None:
-        """
-        Another error in who decides is logged, and refuses.
-        """
+        """Another error in who decides is logged, and refuses."""
         self.connect()
         self.decision.errback(ZeroDivisionError())
         self.assertReasons(error.ConnectionDone, None)
@@ -701,9 +609,7 @@ class DecisionTests(PumpTestCase):
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
 
     def test_badFarewell(self) -> None:
-        """
-        An error in what follows the decision is logged and ends the connection.
-        """
+        """An error in what follows the decision is logged and ends the connection."""
         self.serverOwner.farewellBytes = cast(bytes, 5)
         self.connect()
         self.decision.errback(NotAuthorized("no"))
@@ -739,9 +645,7 @@ class DecisionTests(PumpTestCase):
         self.assertTrue(raw.disconnected)
 
     def test_tamperedMeanwhile(self) -> None:
-        """
-        A peer whose first records do not authenticate is not let in.
-        """
+        """A peer whose first records do not authenticate is not let in."""
         self.connect()
         self.server.dataReceived(b"\x00\x10" + b"x" * 16)
         self.decision.callback(None)
@@ -751,23 +655,17 @@ class DecisionTests(PumpTestCase):
 
 
 class StreamTests(PumpTestCase):
-    """
-    The open channel.
-    """
+    """The open channel."""
 
     def setUp(self) -> None:
-        """
-        Connect both.
-        """
+        """Connect both."""
         super().setUp()
         self.connect()
         self.written = len(self.rawClient.written)
         self.transport = self.clientInner.transport
 
     def sent(self) -> bytes:
-        """
-        Take what the client wrote to its raw transport since.
-        """
+        """Take what the client wrote to its raw transport since."""
         data = bytes(self.rawClient.written[self.written :])
         self.written = len(self.rawClient.written)
         return data
@@ -788,9 +686,7 @@ class StreamTests(PumpTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_sharingOfAnswers(self) -> None:
-        """
-        What a protocol writes where it gets bytes shares a record.
-        """
+        """What a protocol writes where it gets bytes shares a record."""
         self.clientInner.actions["data"] = lambda inner: [
             inner.transport.write(b"ok") for _ in range(5)
         ]
@@ -810,15 +706,11 @@ class StreamTests(PumpTestCase):
             self.assertGreater(pusher.left, 9_000)
 
     def test_notForLongInside(self) -> None:
-        """
-        The same where it gets bytes.
-        """
+        """The same where it gets bytes."""
         pushers: list[Pusher] = []
 
         def push(inner: Recorder) -> None:
-            """
-            Register a producer.
-            """
+            """Register a producer."""
             pushers.append(Pusher(inner.transport, 10_000, b"x" * 1000))
             pushers[0].begin()
 
@@ -861,9 +753,7 @@ class StreamTests(PumpTestCase):
         self.assertEqual((puller.left, self.serverInner.received), (0, b"xxx"))
 
     def test_producerNotNeeded(self) -> None:
-        """
-        A producer is resumed once what waited is written, not before.
-        """
+        """A producer is resumed once what waited is written, not before."""
         pusher = Pusher(self.transport, 0, b"")
         self.transport.registerProducer(pusher, True)
         self.client.pauseProducing()
@@ -874,19 +764,13 @@ class StreamTests(PumpTestCase):
         self.assertEqual(pusher.calls, ["pause", "resume"])
 
     def test_pullProducerFails(self) -> None:
-        """
-        An error in a pull producer is logged and ends the connection.
-        """
+        """An error in a pull producer is logged and ends the connection."""
 
         class Failing(Puller):
-            """
-            Cannot.
-            """
+            """Cannot."""
 
             def resumeProducing(self) -> None:
-                """
-                Fail.
-                """
+                """Fail."""
                 raise ZeroDivisionError
 
         failing = Failing(self.transport, 1, b"x")
@@ -903,14 +787,10 @@ class StreamTests(PumpTestCase):
         """
 
         class Failing(Pusher):
-            """
-            Cannot stop.
-            """
+            """Cannot stop."""
 
             def stopProducing(self) -> None:
-                """
-                Fail.
-                """
+                """Fail."""
                 raise ZeroDivisionError
 
         self.transport.registerProducer(Failing(self.transport, 0, b""), True)
@@ -930,16 +810,12 @@ class StreamTests(PumpTestCase):
         self.assertEqual(pusher.calls, ["stop"])
 
     def test_truncated(self) -> None:
-        """
-        A transport that closes without the end of stream is a cut, never a close.
-        """
+        """A transport that closes without the end of stream is a cut, never a close."""
         self.rawServer.loseConnection()
         self.assertReasons(Truncated, Truncated)
 
     def test_truncatedAtBoth(self) -> None:
-        """
-        The same when it is reset.
-        """
+        """The same when it is reset."""
         self.transport.write(b"x")
         self.rawServer.lose(error.ConnectionLost())
         self.assertReasons(Truncated, Truncated)
@@ -951,9 +827,7 @@ class StreamTests(PumpTestCase):
         """
 
         def useAll(inner: Recorder) -> None:
-            """
-            Use all there is.
-            """
+            """Use all there is."""
             inner.transport.write(b"too late")
             inner.transport.loseConnection()
 
@@ -968,9 +842,7 @@ class StreamTests(PumpTestCase):
         self.assertReasons(Truncated, TamperedRecord)
 
     def test_tamperedAtOnce(self) -> None:
-        """
-        The same where nothing is before it.
-        """
+        """The same where nothing is before it."""
         self.rawClient.write(b"\x00\x10" + b"x" * 16)
         self.assertReasons(Truncated, TamperedRecord)
 
@@ -981,9 +853,7 @@ class StreamTests(PumpTestCase):
         """
 
         def stop(inner: Recorder) -> None:
-            """
-            Abort.
-            """
+            """Abort."""
             inner.transport.abortConnection()
             inner.transport.write(b"no")
 
@@ -996,21 +866,15 @@ class StreamTests(PumpTestCase):
         self.assertEqual(len(self.rawServer.written), before)
 
     def test_noAbort(self) -> None:
-        """
-        A raw transport that cannot abort is closed.
-        """
+        """A raw transport that cannot abort is closed."""
 
         class Plain:
-            """
-            A transport without C{abortConnection}.
-            """
+            """A transport without C{abortConnection}."""
 
             closed = False
 
             def loseConnection(self) -> None:
-                """
-                Close.
-                """
+                """Close."""
                 self.closed = True
 
         plain = Plain()
@@ -1048,9 +912,7 @@ class StreamTests(PumpTestCase):
         self.turn()
 
         def crash(inner: Recorder) -> None:
-            """
-            Fail.
-            """
+            """Fail."""
             raise ZeroDivisionError
 
         self.serverInner.actions["data"] = crash
@@ -1059,14 +921,10 @@ class StreamTests(PumpTestCase):
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
 
     def test_failsWhenLost(self) -> None:
-        """
-        An error in C{connectionLost} is logged, and the owner hears of the end.
-        """
+        """An error in C{connectionLost} is logged, and the owner hears of the end."""
 
         def crash(inner: Recorder) -> None:
-            """
-            Fail.
-            """
+            """Fail."""
             raise ZeroDivisionError
 
         self.serverInner.actions["gone"] = crash
@@ -1075,9 +933,7 @@ class StreamTests(PumpTestCase):
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
 
     def test_garbage(self) -> None:
-        """
-        When a connection is gone, nothing but its protocols keeps it.
-        """
+        """When a connection is gone, nothing but its protocols keeps it."""
         self.transport.loseConnection()
         self.turn()
         secure, inner = ref(self.client), ref(self.clientInner)
@@ -1089,19 +945,13 @@ class StreamTests(PumpTestCase):
 
 
 class OpeningTests(PumpTestCase):
-    """
-    What goes wrong while the protocol inside is made.
-    """
+    """What goes wrong while the protocol inside is made."""
 
     def test_madeFails(self) -> None:
-        """
-        An error in C{connectionMade} is logged and ends the connection.
-        """
+        """An error in C{connectionMade} is logged and ends the connection."""
 
         def crash(inner: Recorder) -> None:
-            """
-            Fail.
-            """
+            """Fail."""
             raise ZeroDivisionError
 
         self.serverInner.actions["made"] = crash
@@ -1110,9 +960,7 @@ class OpeningTests(PumpTestCase):
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
 
     def test_madeAborts(self) -> None:
-        """
-        A protocol that aborts when it is made was there.
-        """
+        """A protocol that aborts when it is made was there."""
         self.serverInner.actions["made"] = lambda inner: (
             inner.transport.abortConnection()
         )
@@ -1121,14 +969,10 @@ class OpeningTests(PumpTestCase):
         self.assertIn("opened", self.serverOwner.log)
 
     def test_madeAbortsAndFails(self) -> None:
-        """
-        One that aborts and then fails was not, and the owner is told that.
-        """
+        """One that aborts and then fails was not, and the owner is told that."""
 
         def crash(inner: Recorder) -> None:
-            """
-            Abort, and fail.
-            """
+            """Abort, and fail."""
             inner.transport.abortConnection()
             raise ZeroDivisionError
 
@@ -1163,22 +1007,16 @@ class OpeningTests(PumpTestCase):
 
 
 class ClosingTests(PumpTestCase):
-    """
-    Each end is bounded.
-    """
+    """Each end is bounded."""
 
     def setUp(self) -> None:
-        """
-        Connect both.
-        """
+        """Connect both."""
         super().setUp()
         self.connect()
         self.transport = self.clientInner.transport
 
     def test_peerNeverEnds(self) -> None:
-        """
-        A peer that does not end its direction is cut off.
-        """
+        """A peer that does not end its direction is cut off."""
         self.rawServer.pauseProducing()
         self.transport.write(b"x")
         self.transport.loseConnection()
@@ -1208,9 +1046,7 @@ class ClosingTests(PumpTestCase):
         self.assertTrue(raw.disconnected)
 
     def test_peerNeverReads(self) -> None:
-        """
-        A peer that does not read is cut off, however much waits.
-        """
+        """A peer that does not read is cut off, however much waits."""
         self.rawServer.pauseProducing()
         self.transport.write(b"x" * BIG)
         self.transport.loseConnection()
@@ -1256,9 +1092,7 @@ class ClosingTests(PumpTestCase):
         self.assertQuiet()
 
     def test_producerDone(self) -> None:
-        """
-        The peer's time to close begins when our producer is done.
-        """
+        """The peer's time to close begins when our producer is done."""
         pusher = Pusher(self.transport, 0, b"")
         self.transport.registerProducer(pusher, True)
         self.transport.loseConnection()
@@ -1274,9 +1108,7 @@ class ClosingTests(PumpTestCase):
         self.assertEqual(bytes(self.serverInner.received), b"more")
 
     def test_peerEndsWhileProducing(self) -> None:
-        """
-        A producer that is waited for is waited for though the peer has ended.
-        """
+        """A producer that is waited for is waited for though the peer has ended."""
         pusher = Pusher(self.transport, 0, b"")
         self.transport.registerProducer(pusher, True)
         self.transport.loseConnection()
@@ -1304,9 +1136,7 @@ class ClosingTests(PumpTestCase):
         self.assertEqual(bytes(self.serverInner.received), b"")
 
     def test_dataAfterTheEnd(self) -> None:
-        """
-        Bytes after a peer's end of stream are an error.
-        """
+        """Bytes after a peer's end of stream are an error."""
         self.rawServer.pauseProducing()
         self.transport.loseConnection()
         self.rawClient.write(b"x")
@@ -1314,18 +1144,14 @@ class ClosingTests(PumpTestCase):
         self.assertReasons(Truncated, ProtocolError)
 
     def reset(self) -> None:
-        """
-        Let the client's raw transport end as if the peer had reset it.
-        """
+        """Let the client's raw transport end as if the peer had reset it."""
         lost = self.rawClient._lost
         self.rawClient._lost = (  # type: ignore[method-assign]
             lambda reason: lost(error.ConnectionLost())
         )
 
     def test_fasterToClose(self) -> None:
-        """
-        A peer that answers our end and closes before we do has not cut us off.
-        """
+        """A peer that answers our end and closes before we do has not cut us off."""
         self.reset()
         self.transport.loseConnection()
         self.assertReasons(error.ConnectionDone, error.ConnectionDone)
@@ -1340,37 +1166,27 @@ class ClosingTests(PumpTestCase):
         self.assertIsInstance(self.clientInner.reasons[0], error.ConnectionLost)
 
     def test_stopProducing(self) -> None:
-        """
-        C{stopProducing} closes.
-        """
+        """C{stopProducing} closes."""
         self.transport.stopProducing()
         self.assertReasons(error.ConnectionDone, error.ConnectionDone)
 
 
 class HalfCloseTests(PumpTestCase):
-    """
-    One direction may end before the other.
-    """
+    """One direction may end before the other."""
 
     def setUp(self) -> None:
-        """
-        Connect both.
-        """
+        """Connect both."""
         super().setUp()
         self.connect()
         self.transport = self.clientInner.transport
         self.half = cast(HalfRecorder, self.clientInner)
 
     def makeInner(self) -> Recorder:
-        """
-        Make what runs inside.
-        """
+        """Make what runs inside."""
         return HalfRecorder()
 
     def test_bothEnd(self) -> None:
-        """
-        When both directions are ended the connection closes.
-        """
+        """When both directions are ended the connection closes."""
         self.transport.loseWriteConnection()
         self.assertEqual(self.half.ends, [])
         self.turn()
@@ -1399,9 +1215,7 @@ class HalfCloseTests(PumpTestCase):
         self.assertReasons(error.ConnectionDone, error.ConnectionDone)
 
     def test_closeWhilePaused(self) -> None:
-        """
-        C{loseConnection} does not wait for what came while it paused.
-        """
+        """C{loseConnection} does not wait for what came while it paused."""
         self.transport.pauseProducing()
         self.serverInner.transport.write(b"answer")
         self.serverInner.transport.loseWriteConnection()
@@ -1427,9 +1241,7 @@ class HalfCloseTests(PumpTestCase):
         self.assertReasons(error.ConnectionDone, error.ConnectionDone)
 
     def test_rawHalfCloseOnly(self) -> None:
-        """
-        Half-closing the raw transport alone is a cut.
-        """
+        """Half-closing the raw transport alone is a cut."""
         self.rawClient.loseWriteConnection()
         self.assertReasons(Truncated, Truncated)
         self.client.writeConnectionLost()
@@ -1452,9 +1264,7 @@ class HalfCloseTests(PumpTestCase):
         self.assertQuiet()
 
     def test_lostBeforeNotice(self) -> None:
-        """
-        Nobody is told of a direction's end after the connection's.
-        """
+        """Nobody is told of a direction's end after the connection's."""
         self.transport.loseWriteConnection()
         self.transport.abortConnection()
         self.turn()
@@ -1467,9 +1277,7 @@ class HalfCloseTests(PumpTestCase):
         """
 
         def crash(inner: Recorder) -> None:
-            """
-            Fail.
-            """
+            """Fail."""
             raise ZeroDivisionError
 
         self.half.actions["writeEnd"] = crash
@@ -1487,44 +1295,32 @@ class PlainHalfCloseTests(PumpTestCase):
     """
 
     def test_notTold(self) -> None:
-        """
-        It is not told.
-        """
+        """It is not told."""
         self.connect()
         self.clientInner.transport.loseWriteConnection()
         self.assertReasons(error.ConnectionDone, error.ConnectionDone)
 
 
 class Socket(FileDescriptor):
-    """
-    One of Twisted's sockets, as far as it matters here.
-    """
+    """One of Twisted's sockets, as far as it matters here."""
 
     def getHost(self) -> UNIXAddress:
-        """
-        Be no TCP.
-        """
+        """Be no TCP."""
         return UNIXAddress(None)
 
 
 class PrepareTests(SynchronousTestCase):
-    """
-    L{prepare}.
-    """
+    """L{prepare}."""
 
     def test_sockets(self) -> None:
-        """
-        A socket of Twisted's reads more than a record at once.
-        """
+        """A socket of Twisted's reads more than a record at once."""
         descriptor = Socket(cast(Any, MemoryReactorClock()))
         full = prepare(cast(ITransport, descriptor))
         self.assertGreater(descriptor.bufferSize, 2 + 65535)
         self.assertEqual(full, descriptor.bufferSize)
 
     def test_others(self) -> None:
-        """
-        Any other transport is left alone.
-        """
+        """Any other transport is left alone."""
         transport = StringTransport()
         before = dict(vars(transport))
         full = prepare(cast(ITransport, transport))
@@ -1533,9 +1329,7 @@ class PrepareTests(SynchronousTestCase):
 
 
 class SecureAddressTests(SynchronousTestCase):
-    """
-    L{SecureAddress}.
-    """
+    """L{SecureAddress}."""
 
     def test_address(self) -> None:
         """
@@ -1556,14 +1350,10 @@ class SecureAddressTests(SynchronousTestCase):
 
 
 class UsersTests(SynchronousTestCase):
-    """
-    What the names promise.
-    """
+    """What the names promise."""
 
     def test_interfaces(self) -> None:
-        """
-        A transport is an C{IConsumer}, an C{IPushProducer} and an C{ITransport}.
-        """
+        """A transport is an C{IConsumer}, an C{IPushProducer} and an C{ITransport}."""
         secure = SecureProtocol(
             Owner(Clock(), None, 1.0), ClientChannel(channelSettings(CLIENT_KEY))
         )

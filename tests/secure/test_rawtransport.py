@@ -29,9 +29,7 @@ class Socket(FileDescriptor):
     """
 
     def __init__(self, room: int | Exception = 1 << 30) -> None:
-        """
-        @param room: bytes, or what is wrong.
-        """
+        """@param room: bytes, or what is wrong."""
         super().__init__(cast(Any, MemoryReactorClock()))
         self.connected = 1
         self.taken = b""
@@ -39,9 +37,7 @@ class Socket(FileDescriptor):
         self.room = room
 
     def writeSomeData(self, data: bytes) -> int | BaseException:
-        """
-        Take what there is room for.
-        """
+        """Take what there is room for."""
         self.calls.append(len(data))
         if isinstance(self.room, Exception):
             return self.room
@@ -53,32 +49,22 @@ class Socket(FileDescriptor):
 
 @implementer(IPushProducer)
 class Producer:
-    """
-    Counts how often it is told to go on.
-    """
+    """Counts how often it is told to go on."""
 
     def __init__(self) -> None:
-        """
-        Start at nothing.
-        """
+        """Start at nothing."""
         self.resumed = self.paused = 0
 
     def resumeProducing(self) -> None:
-        """
-        Count.
-        """
+        """Count."""
         self.resumed += 1
 
     def pauseProducing(self) -> None:
-        """
-        Count.
-        """
+        """Count."""
         self.paused += 1
 
     def stopProducing(self) -> None:
-        """
-        Do nothing.
-        """
+        """Do nothing."""
 
 
 def outletOf(transport: object) -> tuple[RecordWriter, Producer]:
@@ -93,14 +79,10 @@ def outletOf(transport: object) -> tuple[RecordWriter, Producer]:
 
 
 class OutletTests(SynchronousTestCase):
-    """
-    L{RecordWriter}.
-    """
+    """L{RecordWriter}."""
 
     def test_atOnce(self) -> None:
-        """
-        A socket has a record before the event loop turns, and nothing waits.
-        """
+        """A socket has a record before the event loop turns, and nothing waits."""
         socket = Socket()
         outlet, producer = outletOf(socket)
         self.assertFalse(outlet.write([b"record"]))
@@ -109,9 +91,7 @@ class OutletTests(SynchronousTestCase):
         self.assertEqual(producer.paused, 0)
 
     def test_together(self) -> None:
-        """
-        Short records are written together, long ones one by one.
-        """
+        """Short records are written together, long ones one by one."""
         for size, calls in (
             (SHORT // 2, [SHORT]),
             (SHORT // 2 + 1, [SHORT // 2 + 1] * 2),

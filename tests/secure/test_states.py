@@ -37,9 +37,7 @@ class Owner(SecureFactory):
     """
 
     def __init__(self, clock: Clock) -> None:
-        """
-        @param clock: schedules the timers.
-        """
+        """@param clock: schedules the timers."""
         super().__init__(clock, TIMEOUT)
         self.decision: Deferred[None] = Deferred()
         self.inner = Recorder()
@@ -48,45 +46,31 @@ class Owner(SecureFactory):
     def decide(
         self, secure: SecureProtocol, publicKey: PublicKey, payload: bytes
     ) -> Deferred[None]:
-        """
-        Decide later.
-        """
+        """Decide later."""
         return self.decision
 
     def buildInner(self, secure: SecureProtocol) -> IProtocol:
-        """
-        Build one that writes down what it gets.
-        """
+        """Build one that writes down what it gets."""
         return self.inner
 
     def opened(self, secure: SecureProtocol) -> None:
-        """
-        Write it down.
-        """
+        """Write it down."""
         self.told.append("opened")
 
     def failed(self, secure: SecureProtocol, reason: AESMError) -> None:
-        """
-        Write it down.
-        """
+        """Write it down."""
         self.told.append("failed")
 
     def ended(self, secure: SecureProtocol) -> None:
-        """
-        Write it down.
-        """
+        """Write it down."""
         self.told.append("ended")
 
 
 class Connection:
-    """
-    A server's connection, to a client that a test plays.
-    """
+    """A server's connection, to a client that a test plays."""
 
     def __init__(self, phase: Phase) -> None:
-        """
-        @param phase: how far to bring it.
-        """
+        """@param phase: how far to bring it."""
         self.clock = Clock()
         self.owner = Owner(self.clock)
         server = ServerChannel(channelSettings(SERVER_KEY))
@@ -98,9 +82,7 @@ class Connection:
         getattr(self, phase.value)()
 
     def feed(self) -> None:
-        """
-        Hand on what either side has to say, until neither has.
-        """
+        """Hand on what either side has to say, until neither has."""
         while data := self.client.takeOutput():
             self.secure.dataReceived(data)
             if self.client.receive(self.raw.value()):
@@ -108,89 +90,63 @@ class Connection:
             self.raw.clear()
 
     def silent(self) -> None:
-        """
-        Do nothing.
-        """
+        """Do nothing."""
 
     def handshake(self) -> None:
-        """
-        Send an offer, and nothing behind it.
-        """
+        """Send an offer, and nothing behind it."""
         offer = self.client.takeOutput()
         self.secure.dataReceived(offer[: 2 + offer[1]])
 
     def decision(self) -> None:
-        """
-        Prove the client's key.
-        """
+        """Prove the client's key."""
         self.feed()
 
     def open(self) -> None:
-        """
-        Be let in.
-        """
+        """Be let in."""
         self.feed()
         self.owner.decision.callback(None)
 
     def closing(self) -> None:
-        """
-        End both directions.
-        """
+        """End both directions."""
         self.open()
         self.client.endOfStream()
         self.secure.dataReceived(self.client.takeOutput())
 
     def finishing(self) -> None:
-        """
-        End both directions while the raw transport takes no more.
-        """
+        """End both directions while the raw transport takes no more."""
         self.open()
         self.secure.pauseProducing()
         self.client.endOfStream()
         self.secure.dataReceived(self.client.takeOutput())
 
     def lingering(self) -> None:
-        """
-        Offer what is not taken.
-        """
+        """Offer what is not taken."""
         self.secure.dataReceived(self.client.takeOutput())
 
     def aborted(self) -> None:
-        """
-        Abort; the raw transport takes its time.
-        """
+        """Abort; the raw transport takes its time."""
         self.secure.abort()
 
     def gone(self) -> None:
-        """
-        Lose the connection.
-        """
+        """Lose the connection."""
         self.lose()
 
     def lose(self) -> None:
-        """
-        Close the raw transport.
-        """
+        """Close the raw transport."""
         self.secure.connectionLost(Failure(error.ConnectionDone()))
 
     def resume(self) -> None:
-        """
-        Let the raw transport take more.
-        """
+        """Let the raw transport take more."""
         self.secure.pauseProducing()
         self.secure.resumeProducing()
 
     def accept(self) -> None:
-        """
-        Let the client in, if that is still to be decided.
-        """
+        """Let the client in, if that is still to be decided."""
         if not self.owner.decision.called:
             self.owner.decision.callback(None)
 
     def refuse(self) -> None:
-        """
-        Turn the client away, if that is still to be decided.
-        """
+        """Turn the client away, if that is still to be decided."""
         if not self.owner.decision.called:
             self.owner.decision.errback(NotAuthorized("no"))
             self.owner.decision.addErrback(lambda failure: None)  # not asked for yet
@@ -232,14 +188,10 @@ _EXPECTED: dict[str, tuple[Callable[[Connection], object], tuple[Phase, ...]]] =
 
 
 class TableTests(SynchronousTestCase):
-    """
-    The table.
-    """
+    """The table."""
 
     def test_walk(self) -> None:
-        """
-        A pair that is not in the table is refused, and the phase stays.
-        """
+        """A pair that is not in the table is refused, and the phase stays."""
         secure = Connection(Phase.SILENT).secure
         for phase, what in product(Phase, {what for _, what in PHASE_TRANSITIONS}):
             secure.phase = phase
@@ -277,9 +229,7 @@ class TableTests(SynchronousTestCase):
 
 
 class PhaseTests(SynchronousTestCase):
-    """
-    The connection.
-    """
+    """The connection."""
 
     def test_walk(self) -> None:
         """
@@ -314,8 +264,6 @@ class PhaseTests(SynchronousTestCase):
                 self.assertEqual(len(connection.owner.inner.reasons), wasOpen, where)
 
     def test_lostTwice(self) -> None:
-        """
-        A raw transport that is lost a second time is no transport.
-        """
+        """A raw transport that is lost a second time is no transport."""
         connection = Connection(Phase.GONE)
         self.assertRaises(KeyError, connection.lose)

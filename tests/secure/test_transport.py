@@ -68,14 +68,10 @@ def secureClient(endpoint: IStreamClientEndpoint) -> IStreamClientEndpoint:
 
 
 class TCPTests(TransportContract):
-    """
-    The contract holds for TCP: it asks for no more than Twisted gives.
-    """
+    """The contract holds for TCP: it asks for no more than Twisted gives."""
 
     def makeServer(self) -> IStreamServerEndpoint:
-        """
-        @return: where to listen.
-        """
+        """@return: where to listen."""
         return TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1")
 
     def makeClient(self, port: IListeningPort) -> IStreamClientEndpoint:
@@ -87,14 +83,10 @@ class TCPTests(TransportContract):
 
 
 class MemoryTests(TransportContract):
-    """
-    The contract holds for the transport in memory: the fake is verified.
-    """
+    """The contract holds for the transport in memory: the fake is verified."""
 
     def makeServer(self) -> IStreamServerEndpoint:
-        """
-        @return: where to listen.
-        """
+        """@return: where to listen."""
         self.endpoint = MemoryEndpoint(cast(Any, reactor))
         return self.endpoint
 
@@ -107,16 +99,12 @@ class MemoryTests(TransportContract):
 
 
 class UNIXTests(TransportContract):
-    """
-    The contract holds for UNIX sockets.
-    """
+    """The contract holds for UNIX sockets."""
 
     ordinary = False
 
     def makeServer(self) -> IStreamServerEndpoint:
-        """
-        @return: where to listen.
-        """
+        """@return: where to listen."""
         directory = tempfile.TemporaryDirectory()
         self.addCleanup(directory.cleanup)
         self.path = os.path.join(directory.name, "s")
@@ -131,9 +119,7 @@ class UNIXTests(TransportContract):
 
 
 class TLSTests(TCPTests):
-    """
-    The contract holds for Twisted's TLS, but for what that does not promise.
-    """
+    """The contract holds for Twisted's TLS, but for what that does not promise."""
 
     halfCloses = False
     strict = False
@@ -153,9 +139,7 @@ class TLSTests(TCPTests):
         await turns()
 
     def makeServer(self) -> IStreamServerEndpoint:
-        """
-        @return: where to listen.
-        """
+        """@return: where to listen."""
         from twisted.internet import ssl
         from twisted.internet.endpoints import SSL4ServerEndpoint
 
@@ -211,9 +195,7 @@ class Secured(TransportContract):
     layers = 1
 
     def makeServer(self) -> IStreamServerEndpoint:
-        """
-        @return: where to listen.
-        """
+        """@return: where to listen."""
         endpoint = super().makeServer()
         for _ in range(self.layers):
             endpoint = secureServer(endpoint)
@@ -231,40 +213,30 @@ class Secured(TransportContract):
 
 
 class SecureTCPTests(Secured, TCPTests):
-    """
-    The contract holds for secure channels over TCP.
-    """
+    """The contract holds for secure channels over TCP."""
 
 
 class SecureInSecureTests(SecureTCPTests):
-    """
-    The contract holds for secure channels inside secure channels.
-    """
+    """The contract holds for secure channels inside secure channels."""
 
     layers = 2
 
 
 class SecureTLSTests(Secured, TLSTests):
-    """
-    The contract holds for secure channels over TLS, which makes them no weaker.
-    """
+    """The contract holds for secure channels over TLS, which makes them no weaker."""
 
     halfCloses = True
     strict = True
 
 
 class SecureUNIXTests(Secured, UNIXTests):
-    """
-    The contract holds for secure channels over UNIX sockets.
-    """
+    """The contract holds for secure channels over UNIX sockets."""
 
     ordinary = True
 
 
 class SecureMemoryTests(Secured, MemoryTests):
-    """
-    The contract holds for secure channels in memory.
-    """
+    """The contract holds for secure channels in memory."""
 
 
 del TransportContract, Secured  # trial would run them

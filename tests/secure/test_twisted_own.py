@@ -11,16 +11,12 @@ from twisted.trial.unittest import SynchronousTestCase
 if find_spec("hamcrest") is None:
 
     class MissingTests(SynchronousTestCase):
-        """
-        Stands for them where they cannot be loaded.
-        """
+        """Stands for them where they cannot be loaded."""
 
         skip = "Twisted's own tests need PyHamcrest"
 
         def test_missing(self) -> None:
-            """
-            They are not there.
-            """
+            """They are not there."""
 
 else:
     from tests.support import twistedown

@@ -14,14 +14,10 @@ from aesm.server.registry import Activity
 
 
 class CopyTests(SynchronousTestCase):
-    """
-    Copies of L{Activity}.
-    """
+    """Copies of L{Activity}."""
 
     def test_copies(self) -> None:
-        """
-        They are equal, with all attributes.
-        """
+        """They are equal, with all attributes."""
         peer = PrivateKey.generate().publicKey
         entry = Activity(("127.0.0.1", 1), "refused", 2.0, "why", peer)
         for made in (
@@ -37,8 +33,6 @@ class CopyTests(SynchronousTestCase):
             self.assertEqual(vars(made), vars(entry))
 
     def test_privateKey(self) -> None:
-        """
-        A private key is not pickled by accident.
-        """
+        """A private key is not pickled by accident."""
         for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
             self.assertRaises(TypeError, pickle.dumps, PrivateKey.generate(), protocol)

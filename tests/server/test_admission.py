@@ -39,9 +39,7 @@ def makeAdmission(policy: Any = None, **options: Any) -> Admission:
 
 
 class AdmissionTests(SynchronousTestCase):
-    """
-    L{Admission} decides on clients.
-    """
+    """L{Admission} decides on clients."""
 
     def decide(self, admission: Admission, payload: bytes = b"{}") -> Any:
         """
@@ -52,24 +50,18 @@ class AdmissionTests(SynchronousTestCase):
         return admission.decide(CLIENT_KEY.publicKey, payload, TRANSPORT, ADDRESS)
 
     def test_open(self) -> None:
-        """
-        Without a policy any key is let in, without a name.
-        """
+        """Without a policy any key is let in, without a name."""
         admission = makeAdmission()
         self.assertTrue(admission.isOpen)
         hello, name = self.successResultOf(self.decide(admission, b'{"agent":"x"}'))
         self.assertEqual((hello, name), (Hello(agent="x"), None))
 
     def test_hello(self) -> None:
-        """
-        A malformed hello is refused before anybody is asked.
-        """
+        """A malformed hello is refused before anybody is asked."""
         self.assertRaises(ProtocolError, self.decide, makeAdmission(), b"nonsense")
 
     def test_full(self) -> None:
-        """
-        Who is counted takes room until it leaves.
-        """
+        """Who is counted takes room until it leaves."""
         admission = makeAdmission(maxConnections=1)
         self.assertIsNone(admission.full(ADDRESS))
         connection: Any = object()
@@ -83,9 +75,7 @@ class AdmissionTests(SynchronousTestCase):
         self.assertIsNone(admission.full(ADDRESS))
 
     def test_begin(self) -> None:
-        """
-        Handshakes are counted by host; a connection without one is not.
-        """
+        """Handshakes are counted by host; a connection without one is not."""
         admission = makeAdmission(handshakesPerHost=0.1)
         self.assertIsNone(admission.begin(ADDRESS, 0.0))
         refusal: Any = admission.begin(ADDRESS, 0.0)
@@ -94,9 +84,7 @@ class AdmissionTests(SynchronousTestCase):
             self.assertIsNone(admission.begin("unix-1", 0.0))
 
     def test_options(self) -> None:
-        """
-        Options that cannot be are refused by name.
-        """
+        """Options that cannot be are refused by name."""
         for option, value in (
             ("maxConnections", 0),
             ("maxConnectionsPerHost", -1),
@@ -107,8 +95,6 @@ class AdmissionTests(SynchronousTestCase):
                 makeAdmission(**{option: value})
 
     def test_reload(self) -> None:
-        """
-        Only files are read again.
-        """
+        """Only files are read again."""
         makeAdmission().reload()
         self.assertTrue(issubclass(NotAuthorized, Exception))

@@ -28,18 +28,14 @@ ROOM = 1 << 20  # bytes that an outbox may keep
 
 
 def shares(shared: SharedBatch, outbox: Outbox, member: object = None) -> Share:
-    """
-    Give an outbox a share.
-    """
+    """Give an outbox a share."""
     share = outbox.join(shared, member)
     assert share is not None
     return share
 
 
 class ShareTests(PairTestCase):
-    """
-    L{SharedBatch} and L{Share}, in an L{Outbox}.
-    """
+    """L{SharedBatch} and L{Share}, in an L{Outbox}."""
 
     def outbox(self, **options: Any) -> Outbox:
         """
@@ -50,9 +46,7 @@ class ShareTests(PairTestCase):
         return makeOutbox(**({"bound": ROOM, "maxMessage": ROOM} | options))
 
     def test_counts(self) -> None:
-        """
-        What is sent to many counts as if it had been sent to each.
-        """
+        """What is sent to many counts as if it had been sent to each."""
         shared, outbox, twin = SharedBatch(7), self.outbox(), self.outbox()
         for own in (b"own", "two"):
             outbox.add(own, 1)
@@ -75,9 +69,7 @@ class ShareTests(PairTestCase):
         self.assertEqual(sent, [b"own", "two", b"a", b"\xc3\xa9", "text"])
 
     def test_leaves(self) -> None:
-        """
-        It notes who has no share any more, once.
-        """
+        """It notes who has no share any more, once."""
         shared, outbox, other = SharedBatch(7), self.outbox(), self.outbox()
         shared.add("x")
         shares(shared, outbox, "somebody")
@@ -110,9 +102,7 @@ class ShareTests(PairTestCase):
         self.assertEqual(slow.take(ROOM), [frames])
 
     def test_room(self) -> None:
-        """
-        All that it takes fits one BATCH, also for those who joined late.
-        """
+        """All that it takes fits one BATCH, also for those who joined late."""
         shared, outbox = SharedBatch(7), self.outbox()
         shared.add(bytes(MAX_COST // 2))
         self.assertFalse(shared.add(bytes(MAX_COST // 2)))
@@ -193,9 +183,7 @@ class ShareTests(PairTestCase):
             self.assertEqual({cast(Messages, turn).micros for turn in frames}, {7})
 
     def test_partIsNoShare(self) -> None:
-        """
-        What is left of a share is not taken for a share with as many messages.
-        """
+        """What is left of a share is not taken for a share with as many messages."""
         shared = SharedBatch(7)
         slow, ended = self.outbox(limit=65), self.outbox()
         for number in range(5):
@@ -222,16 +210,12 @@ class Welcoming(Recorder):
     server: Server
 
     def __init__(self) -> None:
-        """
-        Start with nothing.
-        """
+        """Start with nothing."""
         super().__init__()
         self.sent: list[Deferred[int]] = []
 
     def connectionAccepted(self, connection: Connection) -> None:
-        """
-        Say it three times.
-        """
+        """Say it three times."""
         super().connectionAccepted(connection)
         count = len(self.events)
         self.sent += [self.server.sendAll(f"{count} {text}") for text in "abc"]
@@ -245,9 +229,7 @@ class BroadcastTests(PairTestCase):
     """
 
     def setUp(self) -> None:
-        """
-        Let time stand still.
-        """
+        """Let time stand still."""
         self.now = 10**18
         self.patch(broadcast, "time_ns", lambda: self.now)
 
@@ -262,15 +244,11 @@ class BroadcastTests(PairTestCase):
         return [self.join(network, **options) for _ in range(count)]
 
     def data(self, clients: list[Connection]) -> list[list[Any]]:
-        """
-        Look at what came.
-        """
+        """Look at what came."""
         return [[packet.data for packet in client.retrieved] for client in clients]
 
     def times(self, client: Connection) -> int:
-        """
-        Count the times at which what came was sent.
-        """
+        """Count the times at which what came was sent."""
         return len({packet.time for packet in client.retrieved})
 
     def test_one(self) -> None:
@@ -291,9 +269,7 @@ class BroadcastTests(PairTestCase):
         self.assertEqual(len({p.time for p in clients[0].retrieved}), 2)
 
     def test_clockGoesBack(self) -> None:
-        """
-        A clock that goes back begins a new time.
-        """
+        """A clock that goes back begins a new time."""
         network, server = self.serve()
         clients = self.clients(network, 1)
         for _ in range(3):
@@ -305,9 +281,7 @@ class BroadcastTests(PairTestCase):
         self.assertEqual(self.times(clients[0]), 2)
 
     def test_ownBetween(self) -> None:
-        """
-        What a connection is sent by itself stays in its place.
-        """
+        """What a connection is sent by itself stays in its place."""
         network, server = self.serve()
         clients = self.clients(network, 3)
         first = next(iter(server.connections.values()))
@@ -322,9 +296,7 @@ class BroadcastTests(PairTestCase):
             self.assertEqual(self.successResultOf(done), None if number % 2 else 3)
 
     def test_handlers(self) -> None:
-        """
-        A handler that passes on what it gets may do so over and over.
-        """
+        """A handler that passes on what it gets may do so over and over."""
         network, server = self.serve(
             Recorder(
                 lambda connection, packet: (
@@ -342,9 +314,7 @@ class BroadcastTests(PairTestCase):
             self.assertEqual(len(came), 12)
 
     def test_joins(self) -> None:
-        """
-        Who is let in between two messages of a turn gets the second.
-        """
+        """Who is let in between two messages of a turn gets the second."""
         welcoming = Welcoming()
         network, server = self.serve(welcoming)
         welcoming.server = server
@@ -376,9 +346,7 @@ class BroadcastTests(PairTestCase):
         self.assertEqual(results, [3, 2, 2, 2, 2, 1])
 
     def test_large(self) -> None:
-        """
-        Messages that no turn has room for go to each by itself, in their place.
-        """
+        """Messages that no turn has room for go to each by itself, in their place."""
         network, server = self.serve()
         clients = self.clients(network, 2)
         texts = ["a", "b", "c" * MAX_COST, "d", "e" * (MAX_COST - 64), "f"]
@@ -410,17 +378,13 @@ class BroadcastTests(PairTestCase):
         self.assertEqual(self.closedReason(clients[1]).code, 4000)
 
     def test_forgets(self) -> None:
-        """
-        Once all has left, nothing of it is kept, nor who got it.
-        """
+        """Once all has left, nothing of it is kept, nor who got it."""
         network, server = self.serve(sessionGrace=0)
         (client,) = self.clients(network, 1)
         rounds = []
 
         def makeRound(*arguments: Any) -> Any:
-            """
-            Make what is kept, and remember it.
-            """
+            """Make what is kept, and remember it."""
             rounds.append(former(*arguments))
             return rounds[-1]
 
@@ -470,9 +434,7 @@ class BroadcastTests(PairTestCase):
 
 
 class Model:
-    """
-    Clients, and what each is to get.
-    """
+    """Clients, and what each is to get."""
 
     def __init__(
         self, case: BroadcastTests, network: MemoryNetwork, server: Server
@@ -494,9 +456,7 @@ class Model:
             self.join(0)
 
     def join(self, argument: object) -> None:
-        """
-        Let one more in.
-        """
+        """Let one more in."""
         self.clients.append(self.case.join(self.network))
         self.links.append(self.network.links[-1])
         self.accepted.append(list(self.server.connections.values())[-1])
@@ -511,15 +471,11 @@ class Model:
         self.sendAll(b"%08d" % self.number + bytes(size))
 
     def text(self, text: str) -> None:
-        """
-        Send a text to all.
-        """
+        """Send a text to all."""
         self.sendAll(f"{text} {self.number}")
 
     def sendAll(self, data: str | bytes) -> None:
-        """
-        Send to all.
-        """
+        """Send to all."""
         self.number += 1
         self.sent.append((data, self.server.sendAll(data)))
         for index, expected in enumerate(self.expected):
@@ -527,9 +483,7 @@ class Model:
                 expected.append(data)
 
     def own(self, index: int) -> None:
-        """
-        Send to one.
-        """
+        """Send to one."""
         index %= len(self.clients)
         if index not in self.gone:
             self.number += 1
@@ -537,44 +491,32 @@ class Model:
             self.expected[index].append(str(self.number))
 
     def stall(self, index: int) -> None:
-        """
-        Let the network take nothing for one.
-        """
+        """Let the network take nothing for one."""
         self.links[index % len(self.links)].toClient.stalled = True
 
     def resume(self, index: int) -> None:
-        """
-        Let it take everything again.
-        """
+        """Let it take everything again."""
         self.links[index % len(self.links)].toClient.stalled = False
 
     def cut(self, index: int) -> None:
-        """
-        Cut one off.
-        """
+        """Cut one off."""
         index %= len(self.clients)
         if index not in self.gone:
             self.gone.add(index)
             self.links[index].cut()
 
     def close(self, index: int) -> None:
-        """
-        Close one.
-        """
+        """Close one."""
         index %= len(self.clients)
         self.gone.add(index)
         self.accepted[index].close()
 
     def deliver(self, argument: object) -> None:
-        """
-        Let the network work.
-        """
+        """Let the network work."""
         self.network.deliver()
 
     def tick(self, argument: object) -> None:
-        """
-        Let a millisecond pass.
-        """
+        """Let a millisecond pass."""
         self.case.now += 1_000_000
 
     def run(self, steps: list[tuple[str, Any]]) -> None:

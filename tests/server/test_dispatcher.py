@@ -28,14 +28,10 @@ from tests.support.pairs import PairTestCase, Recorder
 
 
 class OrderTests(PairTestCase):
-    """
-    Results of handlers hold back the acknowledgement, and the next packet.
-    """
+    """Results of handlers hold back the acknowledgement, and the next packet."""
 
     def test_interface(self) -> None:
-        """
-        The handler of these tests is one.
-        """
+        """The handler of these tests is one."""
         verifyObject(IMessageHandler, Recorder())
 
     def test_told(self) -> None:
@@ -59,15 +55,11 @@ class OrderTests(PairTestCase):
         self.assertEqual(handler.events[-1][1].code, 1000)
 
     def test_deferred(self) -> None:
-        """
-        A Deferred holds back the acknowledgement and the next packet.
-        """
+        """A Deferred holds back the acknowledgement and the next packet."""
         working: list[Deferred[None]] = []
 
         def react(connection: Connection, packet: Packet) -> Deferred[None]:
-            """
-            Ask for time.
-            """
+            """Ask for time."""
             working.append(Deferred())
             return working[-1]
 
@@ -83,15 +75,11 @@ class OrderTests(PairTestCase):
         self.successResultOf(sent[2])
 
     def test_coroutine(self) -> None:
-        """
-        A coroutine does, too.
-        """
+        """A coroutine does, too."""
         waiting: Deferred[None] = Deferred()
 
         async def react(connection: Connection, packet: Packet) -> None:
-            """
-            Wait, then answer.
-            """
+            """Wait, then answer."""
             await waiting
             connection.sendData(f"re: {packet.data!r}")
 
@@ -105,9 +93,7 @@ class OrderTests(PairTestCase):
         self.assertEqual(pair.client.retrieved[0].data, "re: 'a'")
 
     def test_window(self) -> None:
-        """
-        A slow handler holds the client back.
-        """
+        """A slow handler holds the client back."""
         handler = Recorder(lambda connection, packet: Deferred())
         pair = self.pair(handler, server={"receiveBuffer": 1000})
         for _ in range(100):
@@ -149,9 +135,7 @@ class OrderTests(PairTestCase):
         self.assertEqual(pair.client._outbox.acknowledged, 10_000)
 
     def test_sendsToItself(self) -> None:
-        """
-        A handler may wait until its own answer has arrived.
-        """
+        """A handler may wait until its own answer has arrived."""
         handler = Recorder(lambda c, packet: c.sendData(packet.data or ""))
         pair = self.pair(handler)
         sent = [pair.client.sendData(str(n)) for n in range(10)]
@@ -162,9 +146,7 @@ class OrderTests(PairTestCase):
         self.assertEqual(echoed, [str(n) for n in range(10)])
 
     def test_sendsToOthers(self) -> None:
-        """
-        A handler may send to others, in order, and close them.
-        """
+        """A handler may send to others, in order, and close them."""
         network, server = self.serve(
             Recorder(
                 lambda connection, packet: (
@@ -192,9 +174,7 @@ class OrderTests(PairTestCase):
         """
 
         def react(connection: Connection, packet: Packet) -> None:
-            """
-            Close at the right word.
-            """
+            """Close at the right word."""
             if packet.data == "bye":
                 connection.close("bye yourself")
 
@@ -208,9 +188,7 @@ class OrderTests(PairTestCase):
         self.assertEqual(handler.names, ["accepted", "packet", "packet", "lost"])
 
     def test_aborts(self) -> None:
-        """
-        Or abort it.
-        """
+        """Or abort it."""
         handler = Recorder(lambda connection, packet: connection.abort())
         pair = self.pair(handler)
         sent = [pair.client.sendData("x") for _ in range(3)]
@@ -219,14 +197,10 @@ class OrderTests(PairTestCase):
         self.assertEqual(handler.names[-1], "lost")
 
     def test_abortsWhoCloses(self) -> None:
-        """
-        Also when the client's CLOSE came with the packet.
-        """
+        """Also when the client's CLOSE came with the packet."""
 
         def react(connection: Connection, packet: Packet) -> None:
-            """
-            Abort at the last.
-            """
+            """Abort at the last."""
             if packet.data == "last":
                 connection.abort()
 
@@ -239,19 +213,13 @@ class OrderTests(PairTestCase):
         self.assertIn("aborted", str(self.closedReason(pair.accepted)))
 
     def test_closesAtOnce(self) -> None:
-        """
-        Or close it as soon as it is accepted.
-        """
+        """Or close it as soon as it is accepted."""
 
         class Closing(Recorder):
-            """
-            A handler that wants nobody.
-            """
+            """A handler that wants nobody."""
 
             def connectionAccepted(self, connection: Connection) -> None:
-                """
-                Close it.
-                """
+                """Close it."""
                 super().connectionAccepted(connection)
                 connection.sendData("go away")
                 connection.close()
@@ -320,9 +288,7 @@ class OrderTests(PairTestCase):
         self.assertEqual(self.closedReason(pair.accepted).code, 1000)
 
     def test_handlerOfClosed(self) -> None:
-        """
-        What a handler sends to a client that is gone goes nowhere, silently.
-        """
+        """What a handler sends to a client that is gone goes nowhere, silently."""
         network, server = self.serve(Recorder())
         client = self.join(network)
         (accepted,) = server.connections.values()
@@ -331,9 +297,7 @@ class OrderTests(PairTestCase):
         accepted.sendData("x")
 
     def test_otherResults(self) -> None:
-        """
-        Whatever else a handler returns is nothing to wait for.
-        """
+        """Whatever else a handler returns is nothing to wait for."""
         handler = Recorder(lambda connection, packet: len(packet.data or ""))
         pair = self.pair(handler)
         sent = [pair.client.sendData(data) for data in ("a", "")]
@@ -343,14 +307,10 @@ class OrderTests(PairTestCase):
 
 
 class DispatcherTestCase(PairTestCase):
-    """
-    A dispatcher that is told by the test what arrives.
-    """
+    """A dispatcher that is told by the test what arrives."""
 
     def setUp(self) -> None:
-        """
-        Hand over to a handler that asks for time where there is a question.
-        """
+        """Hand over to a handler that asks for time where there is a question."""
         super().setUp()
         self.reports: list[tuple[int, int]] = []
         self.waiting: list[Deferred[None]] = []
@@ -362,46 +322,34 @@ class DispatcherTestCase(PairTestCase):
         )
 
     def react(self, connection: Connection, packet: Packet) -> Deferred[None] | None:
-        """
-        Ask for time where there is a question.
-        """
+        """Ask for time where there is a question."""
         if packet.data != "?":
             return None
         self.waiting.append(Deferred())
         return self.waiting[-1]
 
     def arrive(self, *data: str | bytes) -> None:
-        """
-        Let messages come together.
-        """
+        """Let messages come together."""
         costs = [costOf(one) for one in data]
         self.dispatcher.arrived(Messages(1, data, sum(costs), costs[-1]))
 
 
 class Meddling(Deferred[None]):
-    """
-    A Deferred that does something when somebody waits for it.
-    """
+    """A Deferred that does something when somebody waits for it."""
 
     def __init__(self, meddle: Callable[[], object]) -> None:
-        """
-        @param meddle: what to do.
-        """
+        """@param meddle: what to do."""
         super().__init__()
         self.meddle = meddle
 
     def addErrback(self, *arguments: Any, **more: Any) -> Deferred[Any]:
-        """
-        Do it.
-        """
+        """Do it."""
         self.meddle()
         return super().addErrback(*arguments, **more)
 
 
 class StateTests(DispatcherTestCase):
-    """
-    The life of a dispatcher goes as its table says.
-    """
+    """The life of a dispatcher goes as its table says."""
 
     def test_table(self) -> None:
         """
@@ -420,9 +368,7 @@ class StateTests(DispatcherTestCase):
                 self.assertIs(self.dispatcher.state, state)
 
     def test_noWayBack(self) -> None:
-        """
-        All states can be reached, and what is over stays so.
-        """
+        """All states can be reached, and what is over stays so."""
         reached = set(DISPATCHER_TRANSITIONS.values())
         self.assertEqual(reached, set(DispatcherState))
         for (state, _), following in DISPATCHER_TRANSITIONS.items():
@@ -440,9 +386,7 @@ class StateTests(DispatcherTestCase):
         after: list[DispatcherState] = []
 
         def react(connection: Connection, packet: Packet) -> Deferred[None] | None:
-            """
-            Do it at the first packet, and wait for the second.
-            """
+            """Do it at the first packet, and wait for the second."""
             if packet.data != "first":
                 return self.react(connection, packet)
             if state is DispatcherState.ASKED:
@@ -451,9 +395,7 @@ class StateTests(DispatcherTestCase):
             return None
 
         def acting() -> None:
-            """
-            Do it, once.
-            """
+            """Do it, once."""
             self.assertIs(self.dispatcher.state, state)
             act()
             after.append(self.dispatcher.state)
@@ -474,9 +416,7 @@ class StateTests(DispatcherTestCase):
         return state
 
     def test_everywhere(self) -> None:
-        """
-        In each state messages may arrive, and it may be stopped.
-        """
+        """In each state messages may arrive, and it may be stopped."""
         for state in DispatcherState:
             for what, act in (
                 ("arrived", lambda: self.arrive("?", "x")),
@@ -514,9 +454,7 @@ class StateTests(DispatcherTestCase):
         waiting: Deferred[None] = Deferred()
 
         def react(connection: Connection, packet: Packet) -> Deferred[None]:
-            """
-            Stop everything, and ask for time.
-            """
+            """Stop everything, and ask for time."""
             self.dispatcher.stop()
             return waiting
 
@@ -542,9 +480,7 @@ class StateTests(DispatcherTestCase):
         self.assertEqual(sum(count for count, _ in self.reports), 3)
 
     def test_paused(self) -> None:
-        """
-        A Deferred that has fired, and waits for another, is waited for.
-        """
+        """A Deferred that has fired, and waits for another, is waited for."""
         inner: Deferred[None] = Deferred()
         self.handler.react = lambda *_: succeed(None).addCallback(lambda _: inner)
         self.arrive("a")
@@ -553,9 +489,7 @@ class StateTests(DispatcherTestCase):
         self.assertEqual(self.reports, [(1, 65)])
 
     def test_forgets(self) -> None:
-        """
-        What is not handed over any more is not kept.
-        """
+        """What is not handed over any more is not kept."""
         self.arrive("?", "x")
         self.arrive("y")
         self.dispatcher.stop()
@@ -564,21 +498,15 @@ class StateTests(DispatcherTestCase):
 
 
 class ReportTests(DispatcherTestCase):
-    """
-    What is reported as handled: how many, and what they cost.
-    """
+    """What is reported as handled: how many, and what they cost."""
 
     def test_together(self) -> None:
-        """
-        What came together is reported together.
-        """
+        """What came together is reported together."""
         self.arrive("a", b"bcd", "\xe9")
         self.assertEqual(self.reports, [(3, 65 + 67 + 66)])
 
     def test_parts(self) -> None:
-        """
-        What is done before, and after, the handler needed time is reported then.
-        """
+        """What is done before, and after, the handler needed time is reported then."""
         self.arrive("a", "?", "\xe9", "?")
         self.arrive("b", "cd")
         self.assertEqual(self.reports, [(1, 65)])
@@ -604,9 +532,7 @@ class ReportTests(DispatcherTestCase):
         self.assertEqual(self.handler.data, ["a", "b", "c"])
 
     def test_moreMeanwhile(self) -> None:
-        """
-        What comes while the handler has a packet waits for its turn.
-        """
+        """What comes while the handler has a packet waits for its turn."""
         self.handler.react = lambda connection, packet: (
             self.arrive("c") if packet.data == "a" else None
         )
@@ -616,9 +542,7 @@ class ReportTests(DispatcherTestCase):
 
 
 class LostTests(PairTestCase):
-    """
-    What a handler can do when it is told of the end.
-    """
+    """What a handler can do when it is told of the end."""
 
     def test_over(self) -> None:
         """
@@ -628,14 +552,10 @@ class LostTests(PairTestCase):
         test = self
 
         class Late(Recorder):
-            """
-            A handler that goes on talking.
-            """
+            """A handler that goes on talking."""
 
             def connectionLost(self, connection: Connection, reason: AESMError) -> None:
-                """
-                Send, and close.
-                """
+                """Send, and close."""
                 super().connectionLost(connection, reason)
                 test.assertTrue(connection.isOver)
                 test.assertNotIn(connection.address, server.connections)
@@ -669,9 +589,7 @@ class LostTests(PairTestCase):
 
 
 class FailureTests(PairTestCase):
-    """
-    An error of a handler is logged and closes that one connection with 1011.
-    """
+    """An error of a handler is logged and closes that one connection with 1011."""
 
     def check(self, react: Callable[..., Any] | None, failing: str = "") -> None:
         """
@@ -713,60 +631,42 @@ class FailureTests(PairTestCase):
         self.assertEqual(entries, ["accepted", "accepted", "lost"])
 
     def test_raises(self) -> None:
-        """
-        One that it raises.
-        """
+        """One that it raises."""
         self.check(lambda *_: 1 // 0)
 
     def test_fails(self) -> None:
-        """
-        One of the Deferred that it returns.
-        """
+        """One of the Deferred that it returns."""
         self.check(lambda *_: fail(ZeroDivisionError()))
 
     def test_failsLater(self) -> None:
-        """
-        The same when it comes later.
-        """
+        """The same when it comes later."""
 
         def react(connection: Connection, packet: Packet) -> Deferred[Any]:
-            """
-            Fail when it has answered.
-            """
+            """Fail when it has answered."""
             return connection.sendData("x").addCallback(lambda _: 1 // 0)
 
         self.check(react)
 
     def test_coroutine(self) -> None:
-        """
-        One of its coroutine.
-        """
+        """One of its coroutine."""
 
         async def react(connection: Connection, packet: Packet) -> None:
-            """
-            Fail when it has answered.
-            """
+            """Fail when it has answered."""
             await connection.sendData("x")
             raise ZeroDivisionError
 
         self.check(react)
 
     def test_accepted(self) -> None:
-        """
-        One of C{connectionAccepted}.
-        """
+        """One of C{connectionAccepted}."""
         self.check(None, "accepted")
 
     def test_lost(self) -> None:
-        """
-        One of C{connectionLost}, when there is nothing left to close.
-        """
+        """One of C{connectionLost}, when there is nothing left to close."""
         self.check(None, "lost")
 
     def test_logged(self) -> None:
-        """
-        The log says over which connection.
-        """
+        """The log says over which connection."""
         pair = self.pair(Recorder(lambda *_: 1 // 0))
         with capturedLogs() as events:
             pair.client.sendData("x")
@@ -778,20 +678,14 @@ class FailureTests(PairTestCase):
 
 
 class AwaitableOnly:
-    """
-    What can be awaited, and is no coroutine.
-    """
+    """What can be awaited, and is no coroutine."""
 
     def __init__(self, waiting: Deferred[None]) -> None:
-        """
-        @param waiting: what it waits for.
-        """
+        """@param waiting: what it waits for."""
         self.waiting = waiting
 
     def __await__(self) -> Generator[Deferred[None], None, None]:
-        """
-        Wait.
-        """
+        """Wait."""
         yield from self.waiting.__await__()
 
 
@@ -801,9 +695,7 @@ class RunningTests(PairTestCase):
     """
 
     def test_awaitable(self) -> None:
-        """
-        Whatever can be awaited is waited for.
-        """
+        """Whatever can be awaited is waited for."""
         waiting: Deferred[None] = Deferred()
         pair = self.pair(Recorder(lambda *_: AwaitableOnly(waiting)))
         sent = pair.client.sendData("a")
@@ -822,17 +714,13 @@ class RunningTests(PairTestCase):
         self.addCleanup(loop.close)
 
         async def work(data: object) -> None:
-            """
-            Take a turn.
-            """
+            """Take a turn."""
             await asyncio.sleep(0)
             if data == "bad":
                 raise ZeroDivisionError
 
         async def show() -> None:
-            """
-            Let both be handled within the loop.
-            """
+            """Let both be handled within the loop."""
             pair = self.pair(
                 Recorder(lambda _, packet: asyncio.ensure_future(work(packet.data)))
             )
@@ -857,15 +745,11 @@ class RunningTests(PairTestCase):
         self.addCleanup(loop.close)
 
         def generator(connection: Connection, packet: Packet) -> Any:
-            """
-            Forget C{inlineCallbacks}.
-            """
+            """Forget C{inlineCallbacks}."""
             yield connection.sendData("never")
 
         async def asyncGenerator(connection: Connection, packet: Packet) -> Any:
-            """
-            Yield, where one is to await.
-            """
+            """Yield, where one is to await."""
             yield connection.sendData("never")
 
         reacts: list[tuple[Callable[..., Any], str]] = [
@@ -884,22 +768,16 @@ class RunningTests(PairTestCase):
             self.assertIn(words, failure.getErrorMessage())
 
     def test_acceptedTakesTime(self) -> None:
-        """
-        Messages wait until C{connectionAccepted} is done, and come in order then.
-        """
+        """Messages wait until C{connectionAccepted} is done, and come in order then."""
         waiting: Deferred[None] = Deferred()
 
         class Slow(Recorder):
-            """
-            A handler that looks something up first.
-            """
+            """A handler that looks something up first."""
 
             async def connectionAccepted(  # type: ignore[override]
                 self, connection: Connection
             ) -> None:
-                """
-                Wait.
-                """
+                """Wait."""
                 await waiting
                 super().connectionAccepted(connection)
 
@@ -926,16 +804,12 @@ class RunningTests(PairTestCase):
         waiting: Deferred[None] = Deferred()
 
         class Failing(Recorder):
-            """
-            A handler that cannot look it up.
-            """
+            """A handler that cannot look it up."""
 
             def connectionAccepted(  # type: ignore[override]
                 self, connection: Connection
             ) -> Deferred[None]:
-                """
-                Fail later.
-                """
+                """Fail later."""
                 return waiting
 
         handler = Failing()
@@ -949,21 +823,15 @@ class RunningTests(PairTestCase):
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
 
     def losing(self, waiting: Deferred[None]) -> tuple[Any, Any, Recorder]:
-        """
-        Connect a client to a handler whose C{connectionLost} takes its time.
-        """
+        """Connect a client to a handler whose C{connectionLost} takes its time."""
 
         class Losing(Recorder):
-            """
-            A handler that writes something down at the end.
-            """
+            """A handler that writes something down at the end."""
 
             async def connectionLost(  # type: ignore[override]
                 self, connection: Connection, reason: AESMError
             ) -> None:
-                """
-                Wait.
-                """
+                """Wait."""
                 await waiting
                 super().connectionLost(connection, reason)
 
@@ -972,9 +840,7 @@ class RunningTests(PairTestCase):
         return network, server, handler
 
     def test_stopWaits(self) -> None:
-        """
-        A server that stops waits until C{connectionLost} is done.
-        """
+        """A server that stops waits until C{connectionLost} is done."""
         waiting: Deferred[None] = Deferred()
         network, server, handler = self.losing(waiting)
         self.join(network)
@@ -986,9 +852,7 @@ class RunningTests(PairTestCase):
         self.assertEqual(handler.names, ["accepted", "lost"])
 
     def test_stopsAnyway(self) -> None:
-        """
-        But not for ever; and an error of it is logged.
-        """
+        """But not for ever; and an error of it is logged."""
         waiting: Deferred[None] = Deferred()
         network, server, _ = self.losing(waiting)
         self.join(network)

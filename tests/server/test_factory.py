@@ -50,20 +50,14 @@ def reasons(entries: list[Any]) -> list[tuple[str, str]]:
 
 
 class ConstructionTests(SynchronousTestCase):
-    """
-    What a factory is made of.
-    """
+    """What a factory is made of."""
 
     def test_reactor(self) -> None:
-        """
-        Without a reactor the installed one keeps time.
-        """
+        """Without a reactor the installed one keeps time."""
         self.assertIs(AESMServerFactory(key=SERVER_KEY).clock, reactor)
 
     def test_stateDirectory(self) -> None:
-        """
-        Without a key it is the state directory's.
-        """
+        """Without a key it is the state directory's."""
         home = Path(self.mktemp())
         self.patch(os, "environ", os.environ | {"AESM_HOME": str(home)})
         factory = AESMServerFactory(reactor=Clock())
@@ -72,29 +66,21 @@ class ConstructionTests(SynchronousTestCase):
         )
 
     def test_maker(self) -> None:
-        """
-        A maker makes the handler of this server's registry, or none.
-        """
+        """A maker makes the handler of this server's registry, or none."""
         made: list[Connections] = []
 
         @implementer(IMessageHandlerMaker)
         class Maker:
-            """
-            A plugin.
-            """
+            """A plugin."""
 
             name = description = "maker"
 
             def __init__(self, handler: object) -> None:
-                """
-                @param handler: what to make.
-                """
+                """@param handler: what to make."""
                 self.handler = handler
 
             def makeHandler(self, connections: Connections) -> Any:
-                """
-                Make it.
-                """
+                """Make it."""
                 made.append(connections)
                 return self.handler
 
@@ -124,9 +110,7 @@ class ConstructionTests(SynchronousTestCase):
         self.successResultOf(factory.stop())
 
     def test_quiet(self) -> None:
-        """
-        Twisted itself logs nothing about it.
-        """
+        """Twisted itself logs nothing about it."""
         self.assertFalse(AESMServerFactory(reactor=Clock(), key=SERVER_KEY).noisy)
 
 
@@ -145,9 +129,7 @@ class ActivityTests(PairTestCase):
         return [e["event"] for e in events if e["log_namespace"] == "aesm.activity"]
 
     def test_accepted(self) -> None:
-        """
-        Who, from where, by what.
-        """
+        """Who, from where, by what."""
         key = PrivateKey.generate()
         with capturedLogs() as events:
             network, server = self.serve(authorizedKeys=lambda *_: "ada")
@@ -165,9 +147,7 @@ class ActivityTests(PairTestCase):
         self.assertEqual(lost.peer, key.publicKey)
 
     def test_everyRefusal(self) -> None:
-        """
-        Each way to be refused leaves one entry, one warning, and no connection.
-        """
+        """Each way to be refused leaves one entry, one warning, and no connection."""
         cases: list[tuple[dict[str, Any], dict[str, Any]]] = [
             ({"authorizedKeys": lambda *_: None}, {}),
             ({"authorizedKeys": lambda *_: ""}, {}),
@@ -194,9 +174,7 @@ class ActivityTests(PairTestCase):
             self.assertEqual(len(server.connections), 0)
 
     def test_rawClients(self) -> None:
-        """
-        Foreign, silent, half-finished and vanishing clients leave one each.
-        """
+        """Foreign, silent, half-finished and vanishing clients leave one each."""
         for words, cut in (
             (b"GET / HTTP/1.1\r\n\r\n", False),
             (b"\x16\x03\x01", False),
@@ -243,18 +221,14 @@ class ActivityTests(PairTestCase):
             self.assertEqual(bad, [], text)
 
     def test_longAgent(self) -> None:
-        """
-        A long agent is cut.
-        """
+        """A long agent is cut."""
         self.patch(connect, "agent", lambda: "x" * 900)
         network, server = self.serve()
         self.join(network)
         self.assertLess(len(self.entries(server)[0].reason), 200)
 
     def test_badHello(self) -> None:
-        """
-        A hello that is malformed refuses the client, with a CLOSE.
-        """
+        """A hello that is malformed refuses the client, with a CLOSE."""
 
         self.patch(connect._Attempt, "hello", lambda self: b'{"maxMessage":-1}')
         network, server = self.serve()
@@ -340,9 +314,7 @@ class LimitTests(PairTestCase):
         return worked == [True]
 
     def test_maxConnections(self) -> None:
-        """
-        So many in all; when one has gone there is room again.
-        """
+        """So many in all; when one has gone there is room again."""
         network, server = self.serve(maxConnections=2)
         came = [self.tryFrom(network, f"192.0.2.{n}") for n in range(1, 5)]
         self.assertEqual(came, [True, True, False, False])
@@ -354,9 +326,7 @@ class LimitTests(PairTestCase):
         self.assertIn("maxConnections", refused[0])
 
     def test_unreadCounts(self) -> None:
-        """
-        A connection that is over counts as long as packets of it are unread.
-        """
+        """A connection that is over counts as long as packets of it are unread."""
         network, server = self.serve(maxConnections=1)
         client = self.join(network)
         client.sendData("unread")
@@ -367,9 +337,7 @@ class LimitTests(PairTestCase):
         self.assertTrue(self.tryFrom(network, "192.0.2.1"))
 
     def test_perHost(self) -> None:
-        """
-        So many of one host: IPv6 by /64, IPv4 mapped into IPv6 as itself.
-        """
+        """So many of one host: IPv6 by /64, IPv4 mapped into IPv6 as itself."""
         network, server = self.serve(maxConnectionsPerHost=1)
         for host, expected in (
             ("192.0.2.1", True),
@@ -438,14 +406,10 @@ class LimitTests(PairTestCase):
 
 
 class AuthorizedTests(PairTestCase):
-    """
-    C{authorizedKeys} decides whose key is let in.
-    """
+    """C{authorizedKeys} decides whose key is let in."""
 
     def setUp(self) -> None:
-        """
-        Make keys and a file.
-        """
+        """Make keys and a file."""
         self.ada, self.bob = PrivateKey.generate(), PrivateKey.generate()
         self.path = Path(self.mktemp())
         self.write("ada", "bob")
@@ -463,9 +427,7 @@ class AuthorizedTests(PairTestCase):
         new.replace(self.path)
 
     def test_file(self) -> None:
-        """
-        Keys in the file come in by their names, others do not.
-        """
+        """Keys in the file come in by their names, others do not."""
         network, server = self.serve(authorizedKeys=self.path)
         for key in (self.ada, self.bob):
             self.join(network, key=key)
@@ -503,9 +465,7 @@ class AuthorizedTests(PairTestCase):
         self.join(network, key=self.ada)
 
     def look(self, network: Any, times: int) -> None:
-        """
-        Let the server look at the file.
-        """
+        """Let the server look at the file."""
         for _ in range(times):
             network.advance(RELOAD_INTERVAL)
 
@@ -538,9 +498,7 @@ class AuthorizedTests(PairTestCase):
         self.failureResultOf(got, ConnectionClosed)
 
     def test_reloadKeys(self) -> None:
-        """
-        An operator may have the file read at once.
-        """
+        """An operator may have the file read at once."""
         network, server = self.serve(authorizedKeys=self.path)
         client = self.join(network, key=self.ada)
         self.write("bob")
@@ -549,9 +507,7 @@ class AuthorizedTests(PairTestCase):
         self.assertTrue(client.isOver)
 
     def test_takenOutWhileDeciding(self) -> None:
-        """
-        A client is let in by what the file says when it is asked.
-        """
+        """A client is let in by what the file says when it is asked."""
         network, _ = self.serve(authorizedKeys=self.path)
         self.write("ada")
         connecting = self.connecting(network, key=self.bob)
@@ -562,9 +518,7 @@ class AuthorizedTests(PairTestCase):
         self.failureResultOf(again, NotAuthorized)
 
     def test_answers(self) -> None:
-        """
-        A function says a name, or True, or either later.
-        """
+        """A function says a name, or True, or either later."""
         for answer, name in (
             ("eve", "eve"),
             (True, None),
@@ -577,15 +531,11 @@ class AuthorizedTests(PairTestCase):
             self.assertEqual(connection.peerName, name)
 
     def test_asked(self) -> None:
-        """
-        It is asked about the key and where it comes from.
-        """
+        """It is asked about the key and where it comes from."""
         asked: list[Any] = []
 
         def check(*args: Any) -> str:
-            """
-            Take note.
-            """
+            """Take note."""
             asked.extend(args)
             return "ada"
 
@@ -595,14 +545,10 @@ class AuthorizedTests(PairTestCase):
         self.assertEqual(asked, [self.ada.publicKey, address])
 
     def test_fails(self) -> None:
-        """
-        An error of its own is logged, and refuses the client with 1011.
-        """
+        """An error of its own is logged, and refuses the client with 1011."""
 
         def raises(*_: object) -> None:
-            """
-            Fail.
-            """
+            """Fail."""
             raise ZeroDivisionError
 
         for check in (raises, lambda *_: fail(ZeroDivisionError())):
@@ -632,9 +578,7 @@ class AuthorizedTests(PairTestCase):
         self.assertEqual([e.event for e in self.entries(server)], ["refused"])
 
     def test_answersTooLate(self) -> None:
-        """
-        An answer after the end changes nothing.
-        """
+        """An answer after the end changes nothing."""
         answer: Deferred[str] = Deferred(lambda deferred: None)
         network, server = self.serve(authorizedKeys=lambda *_: answer)
         connecting = self.connecting(network)
@@ -648,9 +592,7 @@ class AuthorizedTests(PairTestCase):
 
 
 class PerKeyTests(PairTestCase):
-    """
-    C{perKey} says what a second connection of one key does.
-    """
+    """C{perKey} says what a second connection of one key does."""
 
     def connectTwice(self, perKey: str, **options: Any) -> Any:
         """
@@ -667,9 +609,7 @@ class PerKeyTests(PairTestCase):
         return first, second, network, server
 
     def test_allow(self) -> None:
-        """
-        By default both stay.
-        """
+        """By default both stay."""
         first, second, _, server = self.connectTwice("allow")
         self.successResultOf(second)
         self.assertFalse(first.isOver)
@@ -688,9 +628,7 @@ class PerKeyTests(PairTestCase):
         self.assertEqual(sorted(events), ["accepted", "accepted", "lost"])
 
     def test_replaceUnread(self) -> None:
-        """
-        What the first had sent can still be read.
-        """
+        """What the first had sent can still be read."""
         network, server = self.serve(perKey="replace")
         key = PrivateKey.generate()
         self.join(network, key=key).sendData("old")
@@ -701,9 +639,7 @@ class PerKeyTests(PairTestCase):
         self.assertEqual(data, ["old", "new"])
 
     def test_reject(self) -> None:
-        """
-        The second is told to try again later; when the first has gone it may.
-        """
+        """The second is told to try again later; when the first has gone it may."""
         first, second, network, server = self.connectTwice("reject")
         self.assertClosed(second, 1013)
         self.assertFalse(first.isOver)
@@ -711,9 +647,7 @@ class PerKeyTests(PairTestCase):
         self.join(network)
 
     def test_rejectUnread(self) -> None:
-        """
-        A connection that is listed for its unread packets only does not count.
-        """
+        """A connection that is listed for its unread packets only does not count."""
         network, _ = self.serve(perKey="reject")
         key = PrivateKey.generate()
         client = self.join(network, key=key)
@@ -724,14 +658,10 @@ class PerKeyTests(PairTestCase):
 
 
 class FarewellTests(SynchronousTestCase):
-    """
-    A client that is not let in is told a code and fixed words.
-    """
+    """A client that is not let in is told a code and fixed words."""
 
     def test_codes(self) -> None:
-        """
-        Whatever the reason says is for the server's log.
-        """
+        """Whatever the reason says is for the server's log."""
         for reason, code, words in (
             (NotAuthorized("secret"), 1008, b"not authorized"),
             (ConnectionClosed("secret", 1013), 1013, b"try again later"),
@@ -745,14 +675,10 @@ class FarewellTests(SynchronousTestCase):
 
 
 class LifeTests(PairTestCase):
-    """
-    The factory as endpoints use it.
-    """
+    """The factory as endpoints use it."""
 
     def test_reload(self) -> None:
-        """
-        The authorized keys are looked after while it listens, and no longer.
-        """
+        """The authorized keys are looked after while it listens, and no longer."""
         clock = Clock()
         factory = AESMServerFactory(reactor=clock, key=SERVER_KEY)
         self.assertEqual(clock.getDelayedCalls(), [])
@@ -763,9 +689,7 @@ class LifeTests(PairTestCase):
         factory.stopFactory()
 
     def test_isOpen(self) -> None:
-        """
-        It is open without authorized keys and pre-shared key.
-        """
+        """It is open without authorized keys and pre-shared key."""
         for options, expected in (
             ({}, True),
             ({"psk": b"p" * 32}, False),
@@ -775,9 +699,7 @@ class LifeTests(PairTestCase):
             self.assertEqual(factory.isOpen, expected)
 
     def test_buildProtocol(self) -> None:
-        """
-        Each connection has a protocol of its own, which leaves nothing behind.
-        """
+        """Each connection has a protocol of its own, which leaves nothing behind."""
         network, server = self.serve()
         protocols = []
         for _ in range(2):
@@ -793,9 +715,7 @@ class LifeTests(PairTestCase):
         self.assertEqual(server.factory._admission._hostLimits.all, 0)
 
     def test_counts(self) -> None:
-        """
-        However connections end, the count of them comes back to nothing.
-        """
+        """However connections end, the count of them comes back to nothing."""
         network, server = self.serve()
         ends = (
             lambda client: client.close(),
@@ -815,9 +735,7 @@ class LifeTests(PairTestCase):
         self.assertEqual(events, ["accepted", "lost"] * len(ends))
 
     def test_refusedBySocket(self) -> None:
-        """
-        Where nobody listens any more, the network says so.
-        """
+        """Where nobody listens any more, the network says so."""
         network, server = self.serve()
         self.successResultOf(server.stop())
         connecting = self.connecting(network)

@@ -24,14 +24,10 @@ from tests.server.test_admission import makeAdmission
 
 
 class HostTests(SynchronousTestCase):
-    """
-    L{hostOf} tells which host an address counts for.
-    """
+    """L{hostOf} tells which host an address counts for."""
 
     def test_addresses(self) -> None:
-        """
-        IPv4 is one host, IPv6 one by /64, mapped IPv4 counts as itself.
-        """
+        """IPv4 is one host, IPv6 one by /64, mapped IPv4 counts as itself."""
         for address, host in (
             ("192.0.2.1", "192.0.2.1"),
             ("::ffff:192.0.2.1", "192.0.2.1"),
@@ -45,22 +41,16 @@ class HostTests(SynchronousTestCase):
 
 
 class TokenBucketsTests(SynchronousTestCase):
-    """
-    L{TokenBuckets} limits rates.
-    """
+    """L{TokenBuckets} limits rates."""
 
     def test_burst(self) -> None:
-        """
-        A quiet host may take those of ten seconds at once, and no more.
-        """
+        """A quiet host may take those of ten seconds at once, and no more."""
         buckets = TokenBuckets(2)
         taken = [buckets.take("h", 100.0) for _ in range(2 * BURST_SECONDS + 1)]
         self.assertEqual(taken, [True] * 20 + [False])
 
     def test_refill(self) -> None:
-        """
-        Tokens come back with time, up to those of ten seconds.
-        """
+        """Tokens come back with time, up to those of ten seconds."""
         buckets = TokenBuckets(2)
         for _ in range(20):
             buckets.take("h", 0.0)
@@ -71,18 +61,14 @@ class TokenBucketsTests(SynchronousTestCase):
         self.assertEqual(taken.count(True), 20)
 
     def test_hosts(self) -> None:
-        """
-        Each host has its own.
-        """
+        """Each host has its own."""
         buckets = TokenBuckets(0.1)
         self.assertTrue(buckets.take("a", 0.0))
         self.assertFalse(buckets.take("a", 0.0))
         self.assertTrue(buckets.take("b", 0.0))
 
     def test_setBack(self) -> None:
-        """
-        A clock that is set back refuses nobody, and what is quiet is forgotten.
-        """
+        """A clock that is set back refuses nobody, and what is quiet is forgotten."""
         buckets = TokenBuckets(1)
         buckets.take("a", 1e9)
         self.assertTrue(buckets.take("a", 0.0))
@@ -91,9 +77,7 @@ class TokenBucketsTests(SynchronousTestCase):
         self.assertEqual(list(buckets._buckets), ["c"])
 
     def test_slow(self) -> None:
-        """
-        However slow the rate, there is one token to begin with.
-        """
+        """However slow the rate, there is one token to begin with."""
         buckets = TokenBuckets(0.001)
         self.assertTrue(buckets.take("a", 0.0))
         self.assertFalse(buckets.take("a", 999.0))
@@ -116,14 +100,10 @@ class TokenBucketsTests(SynchronousTestCase):
 
 
 class AdmissionTests(SynchronousTestCase):
-    """
-    L{HostLimits} counts connections.
-    """
+    """L{HostLimits} counts connections."""
 
     def test_all(self) -> None:
-        """
-        There is room for so many in all.
-        """
+        """There is room for so many in all."""
         admission = HostLimits(2, 9)
         for host in ("a", None):
             self.assertIsNone(admission.refusal(host))
@@ -134,9 +114,7 @@ class AdmissionTests(SynchronousTestCase):
         self.assertIsNone(admission.refusal("b"))
 
     def test_host(self) -> None:
-        """
-        There is room for so many of one host; what has no host is not limited.
-        """
+        """There is room for so many of one host; what has no host is not limited."""
         admission = HostLimits(9, 1)
         admission.enter("a")
         self.assertIn("maxConnectionsPerHost", admission.refusal("a") or "")
@@ -152,28 +130,20 @@ class AdmissionTests(SynchronousTestCase):
 
 
 class ConnectionsPossibleTests(SynchronousTestCase):
-    """
-    Tests for L{connectionsPossible}.
-    """
+    """Tests for L{connectionsPossible}."""
 
     def limit(self, soft: int) -> None:
-        """
-        Have a limit on open files.
-        """
+        """Have a limit on open files."""
         self.patch(resource, "getrlimit", lambda what: (soft, soft))
 
     def test_some(self) -> None:
-        """
-        A few files are left for other things, and at least one for a connection.
-        """
+        """A few files are left for other things, and at least one for a connection."""
         for soft, possible in ((1024, 960), (64, 1), (10, 1)):
             self.limit(soft)
             self.assertEqual(connectionsPossible(), possible)
 
     def test_unlimited(self) -> None:
-        """
-        No limit allows any number.
-        """
+        """No limit allows any number."""
         self.limit(resource.RLIM_INFINITY)
         self.assertGreater(connectionsPossible(), 1 << 40)
 

@@ -39,9 +39,7 @@ class StopTestCase(PairTestCase):
     """
 
     def fill(self, network: MemoryNetwork, server: Server) -> None:
-        """
-        Let the clients come, and some of them stop reading what they are sent.
-        """
+        """Let the clients come, and some of them stop reading what they are sent."""
         connecting = [
             self.connecting(network, f"10.0.{number // 50}.1", key=CLIENT_KEY)
             for number in range(CLIENTS)  # from hosts that may all shake hands at once
@@ -85,22 +83,16 @@ class StopTestCase(PairTestCase):
 
 
 class ManyTests(StopTestCase):
-    """
-    C{stop} with many clients.
-    """
+    """C{stop} with many clients."""
 
     def test_server(self) -> None:
-        """
-        A server tells all that read, and hangs up on those that do not.
-        """
+        """A server tells all that read, and hangs up on those that do not."""
         network, server = self.serve()
         self.fill(network, server)
         self.assertStopped(network, server, server.stop())
 
     def test_service(self) -> None:
-        """
-        So does the service of C{twistd aesm}.
-        """
+        """So does the service of C{twistd aesm}."""
         home = Path(self.mktemp()).absolute()
         home.mkdir(0o700)
         self.patch(os, "environ", {**os.environ, "AESM_HOME": str(home)})
@@ -116,9 +108,7 @@ class ManyTests(StopTestCase):
 
 
 class PortsTests(ProcessTestCase):
-    """
-    Several C{--listen} at once.
-    """
+    """Several C{--listen} at once."""
 
     def test_all(self) -> None:
         """

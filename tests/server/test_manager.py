@@ -28,9 +28,7 @@ from tests.support.pairs import Recorder
 
 
 class HubTestCase(ResumeTestCase):
-    """
-    Clients that name sessions.
-    """
+    """Clients that name sessions."""
 
     def thief(self, **options: Any) -> ClientService:
         """
@@ -45,16 +43,12 @@ class HubTestCase(ResumeTestCase):
         return thief
 
     def cutLast(self) -> None:
-        """
-        Pull the plug of who came last.
-        """
+        """Pull the plug of who came last."""
         self.network.links[-1].cut()
         self.network.deliver()
 
     def exchange(self) -> None:
-        """
-        Check that the session of C{near} and C{far} works.
-        """
+        """Check that the session of C{near} and C{far} works."""
         sent = self.near.sendData("to"), self.far.sendData("fro")
         self.network.deliver()
         for deferred in sent:
@@ -64,9 +58,7 @@ class HubTestCase(ResumeTestCase):
 
 
 class WhoseTests(HubTestCase):
-    """
-    A session belongs to a key.
-    """
+    """A session belongs to a key."""
 
     def test_stranger(self) -> None:
         """
@@ -97,9 +89,7 @@ class WhoseTests(HubTestCase):
             self.stop(self.client)
 
     def test_forged(self) -> None:
-        """
-        A name that no session has: a new one.
-        """
+        """A name that no session has: a new one."""
         self.begin()
         for name in ("0" * 32, self.near.session.name.upper()):
             self.cut()
@@ -138,9 +128,7 @@ class WhoseTests(HubTestCase):
 
 
 class TakeOverTests(HubTestCase):
-    """
-    A session that is resumed while its connection looks alive.
-    """
+    """A session that is resumed while its connection looks alive."""
 
     def test_takenOver(self) -> None:
         """
@@ -221,9 +209,7 @@ class TakeOverTests(HubTestCase):
         self.assertEqual(len(self.network.links), 1)
 
     def test_ending(self) -> None:
-        """
-        A session that somebody is ending is not taken over: it ends.
-        """
+        """A session that somebody is ending is not taken over: it ends."""
         for code in (1000, 1011):
             recorder = Recorder()
             self.begin(recorder, perKey="allow")
@@ -245,9 +231,7 @@ class TakeOverTests(HubTestCase):
             self.stop(self.client)
 
     def test_goingAway(self) -> None:
-        """
-        A client that says that it goes away may take over before that is done.
-        """
+        """A client that says that it goes away may take over before that is done."""
         self.begin()
         (link,) = self.network.links
         link.toClient.stalled = True
@@ -270,9 +254,7 @@ class TakeOverTests(HubTestCase):
 
 
 class RoomTests(HubTestCase):
-    """
-    Who may come back, and who has to make room.
-    """
+    """Who may come back, and who has to make room."""
 
     def test_reject(self) -> None:
         """
@@ -334,9 +316,7 @@ class RoomTests(HubTestCase):
         return waiting
 
     def test_full(self) -> None:
-        """
-        One who is away takes no room; to come back, it needs some.
-        """
+        """One who is away takes no room; to come back, it needs some."""
         self.begin(maxConnections=1)
         self.cut()
         other = self.join(self.network, suites=[XX])
@@ -402,9 +382,7 @@ class RoomTests(HubTestCase):
         self.assertEqual(len(self.server.connections), 3)
 
     def test_totalBufferHandler(self) -> None:
-        """
-        What a handler is not done with counts, too.
-        """
+        """What a handler is not done with counts, too."""
         waiting: Deferred[None] = Deferred()
         self.begin(Recorder(lambda *arguments: waiting), totalBuffer=2000)
         self.near.sendData("x" * 1000)
@@ -420,9 +398,7 @@ class RoomTests(HubTestCase):
         self.network.advance(DELAY)
 
     def test_waitingIsBounded(self) -> None:
-        """
-        What is sent to one who is away is bounded as ever.
-        """
+        """What is sent to one who is away is bounded as ever."""
         self.begin(sendBuffer=200)
         self.cut()
         sent = [self.far.sendData("x") for _ in range(4)]
@@ -432,9 +408,7 @@ class RoomTests(HubTestCase):
             self.assertIsNone(self.successResultOf(deferred))
 
     def test_slowConsumer(self) -> None:
-        """
-        With a handler, that is the end of the session.
-        """
+        """With a handler, that is the end of the session."""
         recorder = Recorder()
         self.begin(recorder, sendBuffer=200)
         self.cut()
@@ -447,9 +421,7 @@ class RoomTests(HubTestCase):
 
 
 class RegistryTests(HubTestCase):
-    """
-    Who is listed, and under which address.
-    """
+    """Who is listed, and under which address."""
 
     def test_order(self) -> None:
         """
@@ -494,9 +466,7 @@ class RegistryTests(HubTestCase):
         other.abort()
 
     def test_lateForGood(self) -> None:
-        """
-        A session that is over stays listed while packets of it are unread.
-        """
+        """A session that is over stays listed while packets of it are unread."""
         self.begin()
         self.successResultOf(self.sent("x"))
         self.cut()
@@ -510,9 +480,7 @@ class RegistryTests(HubTestCase):
         self.network.factory = self.factory
 
     def sent(self, data: str) -> Deferred[None]:
-        """
-        Send, and deliver.
-        """
+        """Send, and deliver."""
         sent = self.near.sendData(data)
         self.network.deliver()
         return sent
@@ -520,43 +488,31 @@ class RegistryTests(HubTestCase):
 
 @implementer(ISessionHandler)
 class Watching(Recorder):
-    """
-    A handler that is told of cuts and returns, too.
-    """
+    """A handler that is told of cuts and returns, too."""
 
     def connectionDetached(self, connection: Connection, reason: AESMError) -> None:
-        """
-        Remember it, and send something for the client.
-        """
+        """Remember it, and send something for the client."""
         self.events.append(("detached", reason))
         connection.sendData("meanwhile")
         if self.failing == "detached":
             raise ZeroDivisionError
 
     async def connectionAttached(self, connection: Connection) -> None:
-        """
-        Remember it.
-        """
+        """Remember it."""
         self.events.append(("attached", connection))
         if self.failing == "attached":
             raise ZeroDivisionError
 
 
 class AwayTests(HubTestCase):
-    """
-    A handler may be told that a client is away, and that it is back.
-    """
+    """A handler may be told that a client is away, and that it is back."""
 
     def test_interface(self) -> None:
-        """
-        The handler of these tests is one.
-        """
+        """The handler of these tests is one."""
         verifyObject(ISessionHandler, Watching())
 
     def test_told(self) -> None:
-        """
-        It is told of each cut and each return, and at last of the end.
-        """
+        """It is told of each cut and each return, and at last of the end."""
         handler = Watching()
         self.begin(handler)
         self.assertEqual(handler.names, ["accepted"])
@@ -571,9 +527,7 @@ class AwayTests(HubTestCase):
         self.assertEqual(handler.names[5:], ["detached", "lost"])
 
     def test_unnoticed(self) -> None:
-        """
-        A client that comes back before it was missed was away as well.
-        """
+        """A client that comes back before it was missed was away as well."""
         handler = Watching()
         self.begin(handler)
         self.network.links[0].toClient.stalled = True
@@ -588,9 +542,7 @@ class AwayTests(HubTestCase):
         self.network.deliver()
 
     def checkFails(self, failing: str) -> None:
-        """
-        Let one of the two methods fail.
-        """
+        """Let one of the two methods fail."""
         handler = Watching()
         self.begin(handler)
         handler.failing = failing
@@ -601,13 +553,9 @@ class AwayTests(HubTestCase):
         self.assertEqual(handler.names.count("lost"), 1)
 
     def test_detachedFails(self) -> None:
-        """
-        An error of C{connectionDetached} ends the session.
-        """
+        """An error of C{connectionDetached} ends the session."""
         self.checkFails("detached")
 
     def test_attachedFails(self) -> None:
-        """
-        So does one of C{connectionAttached}.
-        """
+        """So does one of C{connectionAttached}."""
         self.checkFails("attached")

@@ -22,35 +22,25 @@ KEY = PrivateKey(b"\x33" * 32).publicKey
 
 
 class AddressTests(SynchronousTestCase):
-    """
-    L{addressOf} names connections.
-    """
+    """L{addressOf} names connections."""
 
     def test_tcp(self) -> None:
-        """
-        TCP's are host and port.
-        """
+        """TCP's are host and port."""
         self.assertEqual(addressOf(IPv4Address("TCP", "1.2.3.4", 5), 9), ("1.2.3.4", 5))
         self.assertEqual(addressOf(IPv6Address("TCP", "::1", 5), 9), ("::1", 5))
 
     def test_others(self) -> None:
-        """
-        Others are a string of their own, even if nobody knows an address.
-        """
+        """Others are a string of their own, even if nobody knows an address."""
         self.assertEqual(addressOf(UNIXAddress(None), 9), "unix-9")
         nowhere: Any = None
         self.assertEqual(addressOf(nowhere, 8), "peer-8")
 
 
 class ActivityTests(SynchronousTestCase):
-    """
-    L{Activity} is a tuple of three and more.
-    """
+    """L{Activity} is a tuple of three and more."""
 
     def test_tuple(self) -> None:
-        """
-        It unpacks as address, accepted, time; only C{"accepted"} is True.
-        """
+        """It unpacks as address, accepted, time; only C{"accepted"} is True."""
         for event, expected in (
             ("accepted", True),
             ("refused", False),
@@ -64,18 +54,14 @@ class ActivityTests(SynchronousTestCase):
             )
 
     def test_repr(self) -> None:
-        """
-        It shows everything.
-        """
+        """It shows everything."""
         shown = repr(Activity("unix-1", "lost", 2.5, "why"))
         for part in ("unix-1", "False", "2.5", "lost", "'why'", "None"):
             self.assertIn(part, shown)
 
 
 class ActivityLogTests(SynchronousTestCase):
-    """
-    The activity log.
-    """
+    """The activity log."""
 
     def record(
         self, connections: Connections, number: int, event: str = "lost"
@@ -89,9 +75,7 @@ class ActivityLogTests(SynchronousTestCase):
         connections.record(("h", number), event, float(number), "why", None)
 
     def test_order(self) -> None:
-        """
-        The oldest entry is taken first, each once.
-        """
+        """The oldest entry is taken first, each once."""
         connections = Connections()
         self.assertIsNone(connections.activity())
         for number in range(3):
@@ -100,9 +84,7 @@ class ActivityLogTests(SynchronousTestCase):
         self.assertEqual([entry and entry[2] for entry in taken], [0, 1, 2, None])
 
     def test_bound(self) -> None:
-        """
-        The newest 10,000 are kept; what is dropped is counted, and said once.
-        """
+        """The newest 10,000 are kept; what is dropped is counted, and said once."""
         connections = Connections()
         with capturedLogs() as events:
             for number in range(MAX_ACTIVITY + 3):
@@ -115,9 +97,7 @@ class ActivityLogTests(SynchronousTestCase):
         self.assertEqual(warnings[0]["bound"], MAX_ACTIVITY)
 
     def test_logged(self) -> None:
-        """
-        Each entry is one line of the log, with all of it in fields.
-        """
+        """Each entry is one line of the log, with all of it in fields."""
         for event, level in (("refused", LogLevel.warn), ("accepted", LogLevel.info)):
             with capturedLogs() as events:
                 Connections().record(("h", 1), event, 2.5, "why", KEY)
@@ -130,47 +110,35 @@ class ActivityLogTests(SynchronousTestCase):
             self.assertEqual((line["reason"], line["peer"]), ("why", str(KEY)))
 
     def test_loggedString(self) -> None:
-        """
-        An address that is a string is logged as it is.
-        """
+        """An address that is a string is logged as it is."""
         with capturedLogs() as events:
             Connections().record("unix-1", "lost", 2.5, "why", None)
         self.assertEqual((events[0]["address"], events[0]["peer"]), ("unix-1", None))
 
 
 class CountingArrivals(Arrivals):
-    """
-    The order of arrival, counting what is done with it.
-    """
+    """The order of arrival, counting what is done with it."""
 
     steps = 0
 
     def __iter__(self) -> Any:
-        """
-        Count steps of iteration.
-        """
+        """Count steps of iteration."""
         for item in super().__iter__():
             type(self).steps += 1
             yield item
 
     def __reversed__(self) -> Any:
-        """
-        Count steps of iteration.
-        """
+        """Count steps of iteration."""
         for item in super().__reversed__():
             type(self).steps += 1
             yield item
 
 
 class OrdinalTests(PairTestCase):
-    """
-    C{getDataOrdinal} takes one packet of all connections.
-    """
+    """C{getDataOrdinal} takes one packet of all connections."""
 
     def setUp(self) -> None:
-        """
-        Connect three clients.
-        """
+        """Connect three clients."""
         self.network, self.server = self.serve()
         self.connections = self.server.connections
         self.clients = [self.join(self.network) for _ in range(3)]
@@ -200,41 +168,31 @@ class OrdinalTests(PairTestCase):
         return taken
 
     def test_nothing(self) -> None:
-        """
-        With nothing there it still unpacks.
-        """
+        """With nothing there it still unpacks."""
         for oldToNew in (True, False):
             address, (time, data) = self.connections.getDataOrdinal(oldToNew)
             self.assertEqual((address, time, data), (None, 0.0, None))
 
     def test_oldToNew(self) -> None:
-        """
-        The oldest first, whoever sent it.
-        """
+        """The oldest first, whoever sent it."""
         sent = [(0, "a"), (2, "b"), (0, "c"), (1, "d"), (1, "e")]
         self.send(*sent)
         self.assertEqual(self.take(), sent)
 
     def test_newToOld(self) -> None:
-        """
-        Or the newest first.
-        """
+        """Or the newest first."""
         sent = [(0, "a"), (2, "b"), (0, "c"), (1, "d"), (1, "e")]
         self.send(*sent)
         self.assertEqual(self.take(oldToNew=False), sent[::-1])
 
     def test_bothEnds(self) -> None:
-        """
-        From both ends in turn; no other packet is disturbed.
-        """
+        """From both ends in turn; no other packet is disturbed."""
         self.send(*[(n % 3, str(n)) for n in range(6)])
         taken = [self.connections.getDataOrdinal(n % 2 == 0)[1].data for n in range(6)]
         self.assertEqual(taken, ["0", "5", "1", "4", "2", "3"])
 
     def test_batches(self) -> None:
-        """
-        Messages that came together are taken one by one, from either end.
-        """
+        """Messages that came together are taken one by one, from either end."""
         for number in range(3):
             for item in range(4):
                 self.clients[number].sendData(f"{number}{item}")
@@ -260,9 +218,7 @@ class OrdinalTests(PairTestCase):
         self.assertEqual(self.connections.getDataOrdinal(), NOTHING)
 
     def test_constantCost(self) -> None:
-        """
-        Taking one packet looks at one arrival, however many there are.
-        """
+        """Taking one packet looks at one arrival, however many there are."""
         order = CountingArrivals()
         self.connections.arrivals = order
         streams = []
@@ -277,9 +233,7 @@ class OrdinalTests(PairTestCase):
         self.assertLessEqual(CountingArrivals.steps, 2000)
 
     def test_closed(self) -> None:
-        """
-        A peer that left stays listed, marked closed, until its packets are taken.
-        """
+        """A peer that left stays listed, marked closed, until its packets are taken."""
         self.send((1, "a"), (1, "b"))
         self.clients[1].close()
         self.network.deliver()
@@ -294,9 +248,7 @@ class OrdinalTests(PairTestCase):
         self.assertEqual(self.connections.byPeer(connection.peer), [])
 
     def test_closedByOrdinal(self) -> None:
-        """
-        The same when the last one is taken here.
-        """
+        """The same when the last one is taken here."""
         self.send((1, "a"))
         self.clients[1].close()
         self.network.deliver()
@@ -327,14 +279,10 @@ class OrdinalTests(PairTestCase):
 
 
 class ConnectionsTests(PairTestCase):
-    """
-    L{Connections} is a mapping.
-    """
+    """L{Connections} is a mapping."""
 
     def test_mapping(self) -> None:
-        """
-        Address to connection, in the order of acceptance.
-        """
+        """Address to connection, in the order of acceptance."""
         network, server = self.serve()
         for port in (9, 3, 7):
             self.join(network, port=port)
@@ -348,9 +296,7 @@ class ConnectionsTests(PairTestCase):
         self.assertIsNone(connections.get("unix-1"))
 
     def test_original(self) -> None:
-        """
-        The keys of the original module give stream, connection and channel.
-        """
+        """The keys of the original module give stream, connection and channel."""
         pair = self.pair()
         pair.client.sendData("x")
         pair.deliver()
@@ -364,9 +310,7 @@ class ConnectionsTests(PairTestCase):
         self.assertRaises(KeyError, connection.__getitem__, "other")
 
     def test_byPeer(self) -> None:
-        """
-        The connections of one key, the oldest first, in a list of its own.
-        """
+        """The connections of one key, the oldest first, in a list of its own."""
         network, server = self.serve()
         keys = [PrivateKey.generate() for _ in range(2)]
         for key in (keys[0], keys[1], keys[0]):
@@ -383,9 +327,7 @@ class ConnectionsTests(PairTestCase):
         self.assertEqual(connections.byPeer(keys[0].publicKey), [accepted[2]])
 
     def test_changedWhileIterating(self) -> None:
-        """
-        Connections may go while one looks through them.
-        """
+        """Connections may go while one looks through them."""
         network, server = self.serve()
         for _ in range(3):
             self.join(network)
@@ -395,9 +337,7 @@ class ConnectionsTests(PairTestCase):
         self.assertEqual(len(server.connections), 0)
 
     def test_goneWhileIterating(self) -> None:
-        """
-        Also those that one has not come to yet.
-        """
+        """Also those that one has not come to yet."""
         for view in ("keys", "values", "items"):
             network, server = self.serve()
             for _ in range(3):
@@ -411,9 +351,7 @@ class ConnectionsTests(PairTestCase):
             self.assertEqual(len(server.connections), 0)
 
     def test_notListed(self) -> None:
-        """
-        To take out what is not listed changes nothing.
-        """
+        """To take out what is not listed changes nothing."""
         pair = self.pair()
         connections = Connections()
         connections.discard(pair.accepted)

@@ -36,14 +36,10 @@ from tests.support.pairs import SERVER_KEY, PairTestCase, Recorder
 
 @implementer(IStreamServerEndpoint)
 class Open:
-    """
-    An endpoint that listens already.
-    """
+    """An endpoint that listens already."""
 
     def __init__(self, port: IListeningPort) -> None:
-        """
-        @param port: where it is to listen.
-        """
+        """@param port: where it is to listen."""
         self._port = port
 
     def listen(self, protocolFactory: IProtocolFactory) -> Deferred[IListeningPort]:
@@ -86,21 +82,15 @@ class FakePort:
         self.stopped = 0
 
     def startListening(self) -> None:
-        """
-        Listen.
-        """
+        """Listen."""
 
     def stopListening(self) -> Deferred[None] | None:
-        """
-        Stop.
-        """
+        """Stop."""
         self.stopped += 1
         return self.stopping
 
     def getHost(self) -> Any:
-        """
-        Say where.
-        """
+        """Say where."""
         if self.stopped:
             raise AttributeError("socket")  # as a port of TCP does
         return self.address
@@ -117,20 +107,14 @@ def tcp(host: str) -> FakePort:
 
 
 class ListenTests(SynchronousTestCase):
-    """
-    L{listen} listens on an endpoint.
-    """
+    """L{listen} listens on an endpoint."""
 
     def test_fake(self) -> None:
-        """
-        The port of these tests is one.
-        """
+        """The port of these tests is one."""
         verifyObject(IListeningPort, tcp("127.0.0.1"))
 
     def test_string(self) -> None:
-        """
-        A string says where.
-        """
+        """A string says where."""
         reactor = MemoryReactorClock()
         listening = listen(reactor, "tcp:8765:interface=127.0.0.1", key=SERVER_KEY)
         server = self.successResultOf(listening)
@@ -140,16 +124,12 @@ class ListenTests(SynchronousTestCase):
         self.assertEqual(server.publicKey, SERVER_KEY.publicKey)
 
     def test_fails(self) -> None:
-        """
-        The endpoint's failure is the answer.
-        """
+        """The endpoint's failure is the answer."""
         listening = listen(TakenReactor(), "tcp:1", key=SERVER_KEY)
         self.failureResultOf(listening, CannotListenError)
 
     def test_options(self) -> None:
-        """
-        Options that cannot be are the caller's errors, at once.
-        """
+        """Options that cannot be are the caller's errors, at once."""
         for options, expected in (
             ({"nonsense": 1}, TypeError),
             ({"handler": object()}, TypeError),
@@ -166,15 +146,11 @@ class ListenTests(SynchronousTestCase):
             self.assertRaises(expected, listen, Clock(), "tcp:8765", **given)
 
     def test_badString(self) -> None:
-        """
-        A string that is none is the caller's error.
-        """
+        """A string that is none is the caller's error."""
         self.assertRaises(ValueError, listen, Clock(), "nonsense", key=SERVER_KEY)
 
     def test_logged(self) -> None:
-        """
-        The log has the address and the public key that a client needs.
-        """
+        """The log has the address and the public key that a client needs."""
         factory = AESMServerFactory(reactor=Clock(), key=SERVER_KEY)
         with capturedLogs() as events:
             listening(factory, [tcp("127.0.0.1"), FakePort(UNIXAddress("/run/x"))])
@@ -186,9 +162,7 @@ class ListenTests(SynchronousTestCase):
         self.assertEqual(len(texts), 2)
 
     def test_open(self) -> None:
-        """
-        That anybody may come in from elsewhere is said loudly, with what to do.
-        """
+        """That anybody may come in from elsewhere is said loudly, with what to do."""
         open_: dict[str, Any] = {}
         for options, host, loud in (
             (open_, "0.0.0.0", True),
@@ -213,9 +187,7 @@ class ListenTests(SynchronousTestCase):
                 self.assertIn("authorizedKeys", warning)
 
     def test_addresses(self) -> None:
-        """
-        A server knows where each of its ports listens, also when they are closed.
-        """
+        """A server knows where each of its ports listens, also when they are closed."""
         factory = AESMServerFactory(reactor=Clock(), key=SERVER_KEY)
         server = listening(factory, [tcp("127.0.0.1"), FakePort(UNIXAddress("/run/x"))])
         self.successResultOf(server.stop())
@@ -223,9 +195,7 @@ class ListenTests(SynchronousTestCase):
         self.assertEqual(server.addresses, [("127.0.0.1", 8765), "/run/x"])
 
     def test_otherAddress(self) -> None:
-        """
-        What is neither is text.
-        """
+        """What is neither is text."""
         for address in (UNIXAddress(None), object()):
             where: Any = address
             self.assertEqual(listeningAddress(where), str(address))
@@ -234,14 +204,10 @@ class ListenTests(SynchronousTestCase):
 
 
 class SendTests(PairTestCase):
-    """
-    C{sendTo} and C{sendAll}.
-    """
+    """C{sendTo} and C{sendAll}."""
 
     def test_sendTo(self) -> None:
-        """
-        One peer gets it.
-        """
+        """One peer gets it."""
         network, server = self.serve()
         clients = [self.join(network) for _ in range(2)]
         address = list(server.connections)[1]
@@ -251,18 +217,14 @@ class SendTests(PairTestCase):
         self.assertEqual([len(c.retrieved) for c in clients], [0, 1])
 
     def test_sendToNobody(self) -> None:
-        """
-        Where nobody is, it fails, and nothing is logged if nobody looks.
-        """
+        """Where nobody is, it fails, and nothing is logged if nobody looks."""
         _, server = self.serve()
         error = self.assertClosed(server.sendTo("x", ("127.0.0.1", 1)))
         self.assertIn("no connection", str(error))
         server.sendTo("x", "unix-1")
 
     def test_sendToClosed(self) -> None:
-        """
-        It fails if the peer is listed for its unread packets only.
-        """
+        """It fails if the peer is listed for its unread packets only."""
         pair = self.pair()
         pair.client.sendData("unread")
         pair.client.close()
@@ -285,9 +247,7 @@ class SendTests(PairTestCase):
         self.assertFalse(pair.accepted.isOver)
 
     def test_sendAll(self) -> None:
-        """
-        Everybody gets it; it fires with how many have it.
-        """
+        """Everybody gets it; it fires with how many have it."""
         network, server = self.serve()
         clients = [self.join(network) for _ in range(5)]
         sent = server.sendAll("x")
@@ -311,16 +271,12 @@ class SendTests(PairTestCase):
         self.assertRaises(ValueError, pair.server.sendAll, "\ud800")
 
     def test_sendAllToNobody(self) -> None:
-        """
-        With nobody there, nobody has it.
-        """
+        """With nobody there, nobody has it."""
         _, server = self.serve()
         self.assertEqual(self.successResultOf(server.sendAll("x")), 0)
 
     def test_sendAllUnwatched(self) -> None:
-        """
-        It is sent whether or not somebody waits.
-        """
+        """It is sent whether or not somebody waits."""
         pair = self.pair()
         for number in range(10):
             pair.server.sendAll(str(number))
@@ -328,9 +284,7 @@ class SendTests(PairTestCase):
         self.assertEqual(len(pair.client.retrieved), 10)
 
     def test_sendAllLost(self) -> None:
-        """
-        Who is lost before is not counted, and not waited for.
-        """
+        """Who is lost before is not counted, and not waited for."""
         network, server = self.serve()
         for _ in range(3):
             self.join(network)
@@ -364,9 +318,7 @@ class SendTests(PairTestCase):
         slow.abort()
 
     def test_sendAllTooBig(self) -> None:
-        """
-        A peer that does not take messages of that size is not counted.
-        """
+        """A peer that does not take messages of that size is not counted."""
         network, server = self.serve()
         self.join(network, maxMessage=5)
         self.join(network)
@@ -377,9 +329,7 @@ class SendTests(PairTestCase):
         self.failureResultOf(one, MessageTooBig)
 
     def test_sendAllCancelled(self) -> None:
-        """
-        Cancelling stops the waiting, not the message.
-        """
+        """Cancelling stops the waiting, not the message."""
         pair = self.pair()
         sent = pair.server.sendAll("x")
         sent.cancel()
@@ -389,14 +339,10 @@ class SendTests(PairTestCase):
 
 
 class StopTests(PairTestCase):
-    """
-    C{stop} ends all in order, or at the deadline.
-    """
+    """C{stop} ends all in order, or at the deadline."""
 
     def test_tells(self) -> None:
-        """
-        Every client is told, with code 1001, after what was queued.
-        """
+        """Every client is told, with code 1001, after what was queued."""
         for reason, said in (("", "going away"), ("maintenance", "maintenance")):
             network, server = self.serve()
             clients = [self.join(network) for _ in range(3)]
@@ -414,24 +360,18 @@ class StopTests(PairTestCase):
             self.assertEqual(network.clock.getDelayedCalls(), [])
 
     def test_nobody(self) -> None:
-        """
-        With nobody there it is done at once, as often as one likes.
-        """
+        """With nobody there it is done at once, as often as one likes."""
         network, server = self.serve()
         for _ in range(3):
             self.successResultOf(server.stop())
         self.assertEqual(network.clock.getDelayedCalls(), [])
 
     def test_refuses(self) -> None:
-        """
-        From then on nobody is let in, neither who comes nor who is about to.
-        """
+        """From then on nobody is let in, neither who comes nor who is about to."""
         decisions: list[Deferred[str]] = []
 
         def decide(*_: object) -> Deferred[str]:
-            """
-            Take time.
-            """
+            """Take time."""
             decisions.append(Deferred())
             return decisions[-1]
 
@@ -453,9 +393,7 @@ class StopTests(PairTestCase):
         self.assertEqual(self.entries(server)[0].reason, "the server is stopping")
 
     def test_deadline(self) -> None:
-        """
-        Who does not answer is aborted at the deadline.
-        """
+        """Who does not answer is aborted at the deadline."""
         for deadline in (0.5, 3, 5):
             network, server = self.serve()
             quick, slow = self.join(network), self.join(network)
@@ -470,9 +408,7 @@ class StopTests(PairTestCase):
             slow.abort()
 
     def test_twice(self) -> None:
-        """
-        Both callers are told when all are gone; ports are stopped once.
-        """
+        """Both callers are told when all are gone; ports are stopped once."""
         pair = self.pair()
         pair.network.links[0].toClient.stalled = True
         stopped = [pair.server.stop(), pair.server.stop()]
@@ -508,9 +444,7 @@ class StopTests(PairTestCase):
         self.assertEqual(len(self.flushLoggedErrors(OSError)), 1)
 
     def test_deadlines(self) -> None:
-        """
-        Of several deadlines the earliest counts.
-        """
+        """Of several deadlines the earliest counts."""
         pair = self.pair()
         pair.network.links[0].toClient.stalled = True
         stopped = [pair.server.stop(deadline=60), pair.server.stop(deadline=1)]
@@ -519,9 +453,7 @@ class StopTests(PairTestCase):
             self.successResultOf(deferred)
 
     def test_cancel(self) -> None:
-        """
-        Who waits may stop waiting: the server stops all the same.
-        """
+        """Who waits may stop waiting: the server stops all the same."""
         pair = self.pair()
         pair.network.links[0].toClient.stalled = True
         stopped, other = pair.server.stop(), pair.server.stop()
@@ -531,9 +463,7 @@ class StopTests(PairTestCase):
         self.successResultOf(other)
 
     def test_unread(self) -> None:
-        """
-        What was not read can still be read.
-        """
+        """What was not read can still be read."""
         pair = self.pair()
         pair.client.sendData("unread")
         pair.deliver()
@@ -543,9 +473,7 @@ class StopTests(PairTestCase):
         self.assertEqual(pair.server.connections.getDataOrdinal()[1].data, "unread")
 
     def test_again(self) -> None:
-        """
-        A factory that has stopped may listen again.
-        """
+        """A factory that has stopped may listen again."""
         network, server = self.serve()
         self.successResultOf(server.stop())
         self.successResultOf(network.endpoint().listen(server.factory))
@@ -565,9 +493,7 @@ class SlowEndpoint:
     """
 
     def __init__(self) -> None:
-        """
-        Nobody listens yet.
-        """
+        """Nobody listens yet."""
         self.attempts: list[Deferred[Any]] = []
 
     def listen(self, protocolFactory: object) -> Deferred[Any]:
@@ -581,28 +507,20 @@ class SlowEndpoint:
 
 
 class TakenReactor(MemoryReactorClock):
-    """
-    A reactor with one port that is in use.
-    """
+    """A reactor with one port that is in use."""
 
     def listenTCP(self, port: int, *args: Any, **kwargs: Any) -> Any:
-        """
-        Listen, except on port 1.
-        """
+        """Listen, except on port 1."""
         if port == 1:
             raise CannotListenError("", port, OSError("in use"))
         return super().listenTCP(port, *args, **kwargs)
 
 
 class ServiceTests(PairTestCase):
-    """
-    A server is a service.
-    """
+    """A server is a service."""
 
     def setUp(self) -> None:
-        """
-        Make a reactor.
-        """
+        """Make a reactor."""
         self.reactor = TakenReactor()
 
     def make(self, *endpoints: Any, **options: Any) -> Server:
@@ -615,15 +533,11 @@ class ServiceTests(PairTestCase):
         return Server(*endpoints, reactor=self.reactor, key=SERVER_KEY, **options)
 
     def opened(self) -> list[int]:
-        """
-        Look at the ports that have been opened.
-        """
+        """Look at the ports that have been opened."""
         return [port for port, *_ in self.reactor.tcpServers]
 
     def test_interfaces(self) -> None:
-        """
-        The server and what these tests use are what they say.
-        """
+        """The server and what these tests use are what they say."""
         verifyObject(IService, self.make("tcp:2"))
         verifyObject(IStreamServerEndpoint, SlowEndpoint())
         verifyObject(IStreamServerEndpoint, Open(tcp("127.0.0.1")))
@@ -661,9 +575,7 @@ class ServiceTests(PairTestCase):
         self.assertFalse(server.running)
 
     def test_wrong(self) -> None:
-        """
-        What cannot be is the caller's error, before anything listens.
-        """
+        """What cannot be is the caller's error, before anything listens."""
         factory = AESMServerFactory(reactor=self.reactor, key=SERVER_KEY)
         for expected, arguments, options in (
             (TypeError, (), {}),
@@ -680,9 +592,7 @@ class ServiceTests(PairTestCase):
         self.assertEqual(self.opened(), [])
 
     def test_factory(self) -> None:
-        """
-        It takes a factory that is there already.
-        """
+        """It takes a factory that is there already."""
         factory = AESMServerFactory(reactor=self.reactor, key=SERVER_KEY)
         server = Server("tcp:2", factory=factory)
         server.startService()
@@ -690,9 +600,7 @@ class ServiceTests(PairTestCase):
         self.successResultOf(server.stopService())
 
     def test_cannotListen(self) -> None:
-        """
-        Where it cannot listen, starting raises that, and it listens nowhere.
-        """
+        """Where it cannot listen, starting raises that, and it listens nowhere."""
         slow, port = SlowEndpoint(), tcp("127.0.0.1")
         server = self.make(Open(port), "tcp:1", slow, "tcp:2")
         for start in (server.privilegedStartService, server.startService):
@@ -706,9 +614,7 @@ class ServiceTests(PairTestCase):
         self.successResultOf(server.stopService())
 
     def test_cannotListenLater(self) -> None:
-        """
-        If that turns out later it is logged, and told to who waits.
-        """
+        """If that turns out later it is logged, and told to who waits."""
         slow = SlowEndpoint()
         server = self.make("tcp:2", slow)
         server.privilegedStartService()
@@ -721,9 +627,7 @@ class ServiceTests(PairTestCase):
         self.assertEqual(len(slow.attempts), 1)
 
     def test_stoppedBefore(self) -> None:
-        """
-        Stopping it before it listens is no failure, except to who waits for that.
-        """
+        """Stopping it before it listens is no failure, except to who waits for that."""
         slow, port = SlowEndpoint(), tcp("127.0.0.1")
         server = self.make(slow, Open(port))
         server.startService()
@@ -734,9 +638,7 @@ class ServiceTests(PairTestCase):
         self.assertEqual(self.flushLoggedErrors(), [])
 
     def test_neverStarted(self) -> None:
-        """
-        One that was never started can be stopped, and started later.
-        """
+        """One that was never started can be stopped, and started later."""
         server = self.make("tcp:2")
         self.successResultOf(server.stop())
         self.successResultOf(server.stopService())
@@ -748,9 +650,7 @@ class ServiceTests(PairTestCase):
         self.successResultOf(server.stop())
 
     def test_cancelListen(self) -> None:
-        """
-        Who does not want to know any more whether it listens has it stopped.
-        """
+        """Who does not want to know any more whether it listens has it stopped."""
         slow = SlowEndpoint()
         listening = listen(self.reactor, slow, key=SERVER_KEY)
         listening.cancel()
@@ -776,9 +676,7 @@ class ServiceTests(PairTestCase):
         self.assertFalse(server.running)
 
     def test_bothEnds(self) -> None:
-        """
-        C{stop} and C{stopService} are the same, in either order.
-        """
+        """C{stop} and C{stopService} are the same, in either order."""
         for first, second in (("stop", "stopService"), ("stopService", "stop")):
             pair = self.pair()
             stopped = [getattr(pair.server, first)(), getattr(pair.server, second)()]
@@ -790,9 +688,7 @@ class ServiceTests(PairTestCase):
             self.assertEqual(self.entries(pair.server)[-1].event, "lost")
 
     def test_again(self) -> None:
-        """
-        It can be started again, over and over, and lets clients in.
-        """
+        """It can be started again, over and over, and lets clients in."""
         network, server = self.serve()
         for _ in range(3):
             client = self.join(network)

@@ -33,9 +33,7 @@ class Keeper(ConnectionOwner):
     sessions: Sessions
 
     def __init__(self) -> None:
-        """
-        Begin with none.
-        """
+        """Begin with none."""
         self.over: list[tuple[str, AESMError]] = []
 
     def lost(self, connection: Connection, reason: AESMError) -> None:
@@ -49,9 +47,7 @@ class Keeper(ConnectionOwner):
 
 
 class SessionsTests(SynchronousTestCase):
-    """
-    L{Sessions} waits.
-    """
+    """L{Sessions} waits."""
 
     def sessions(self, grace: float = 10.0, most: int = 9) -> Sessions:
         """
@@ -67,9 +63,7 @@ class SessionsTests(SynchronousTestCase):
         return self.keeper.sessions
 
     def assertQuiet(self) -> None:
-        """
-        Check that nothing is scheduled once nobody waits.
-        """
+        """Check that nothing is scheduled once nobody waits."""
         self.keeper.sessions.stop()
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
@@ -98,23 +92,17 @@ class SessionsTests(SynchronousTestCase):
 
     @property
     def over(self) -> list[str]:
-        """
-        The sessions that are over.
-        """
+        """The sessions that are over."""
         return [name for name, _ in self.keeper.over]
 
     def why(self) -> str:
-        """
-        Say why the first session was over, which is an error of the right kind.
-        """
+        """Say why the first session was over, which is an error of the right kind."""
         reason = self.keeper.over[0][1]
         self.assertIsInstance(reason, SessionLost)
         return str(reason)
 
     def test_grace(self) -> None:
-        """
-        Only a number of seconds makes sense.
-        """
+        """Only a number of seconds makes sense."""
         for wrong in (-1.0, float("inf"), float("nan")):
             self.assertRaises(ValueError, Sessions, Clock(), wrong, 1)
 
@@ -135,9 +123,7 @@ class SessionsTests(SynchronousTestCase):
         self.assertIsNone(sessions.find(Hello(session="a"), PEER))
 
     def test_waits(self) -> None:
-        """
-        Each is given the grace period, and is over after it.
-        """
+        """Each is given the grace period, and is over after it."""
         sessions = self.sessions()
         first, second, third = map(self.connection, "abc")
         sessions.wait(first)
@@ -158,9 +144,7 @@ class SessionsTests(SynchronousTestCase):
         self.assertIn("in 10 seconds", self.why())
 
     def test_waitsAgain(self) -> None:
-        """
-        One that waits again, or still, waits behind all others.
-        """
+        """One that waits again, or still, waits behind all others."""
         sessions = self.sessions()
         first, second = map(self.connection, "ab")
         sessions.wait(first)
@@ -175,9 +159,7 @@ class SessionsTests(SynchronousTestCase):
         self.assertEqual(self.over, ["b", "a"])
 
     def test_most(self) -> None:
-        """
-        The oldest makes room.
-        """
+        """The oldest makes room."""
         sessions = self.sessions(most=2)
         for name in "abcd":
             sessions.wait(self.connection(name))
@@ -206,9 +188,7 @@ class SessionsTests(SynchronousTestCase):
         self.assertIn("too much", self.why())
 
     def test_makeRoomWithoutLoss(self) -> None:
-        """
-        The beginning of a message that was cut makes room before any session.
-        """
+        """The beginning of a message that was cut makes room before any session."""
         sessions = self.sessions()
         sending, cut = (self.connection(name) for name in "ab")
         for connection in (sending, cut):

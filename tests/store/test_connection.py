@@ -42,16 +42,12 @@ LOST = "aesm.durable"
 
 
 def sendBack(connection: Connection, packet: Packet) -> None:
-    """
-    Answer with the same.
-    """
+    """Answer with the same."""
     connection.sendData(cast(str, packet.data))
 
 
 class InboxTests(SpoolTestCase):
-    """
-    What comes to a server without a handler.
-    """
+    """What comes to a server without a handler."""
 
     def test_order(self) -> None:
         """
@@ -103,9 +99,7 @@ class InboxTests(SpoolTestCase):
         self.assertEqual(found, ["a", b"\0b", "", "later", None])
 
     def test_taken(self) -> None:
-        """
-        What was taken, from either end, is not there again; what is left is.
-        """
+        """What was taken, from either end, is not there again; what is left is."""
         server = self.serving()
         client = self.service()
         for number in range(9):
@@ -339,9 +333,7 @@ class InboxTests(SpoolTestCase):
 
 
 class BeginTests(SpoolTestCase):
-    """
-    A server's session that begins.
-    """
+    """A server's session that begins."""
 
     def test_killed(self) -> None:
         """
@@ -420,9 +412,7 @@ class BeginTests(SpoolTestCase):
         self.serving()
 
     def test_code(self) -> None:
-        """
-        Who is refused is told to try again later.
-        """
+        """Who is refused is told to try again later."""
         self.serving()
         self.worker.room = False
         connecting = connect(
@@ -570,9 +560,7 @@ class BeginTests(SpoolTestCase):
         self.assertEqual(self.stored(self.path), [])
 
     def test_sameAddress(self) -> None:
-        """
-        Two from one address that begin together are both listed.
-        """
+        """Two from one address that begin together are both listed."""
         self.byHand = True
         server = self.serving()
         endpoint = self.network.endpoint(port=4000)
@@ -589,14 +577,10 @@ class BeginTests(SpoolTestCase):
 
 
 class OutboxTests(SpoolTestCase):
-    """
-    What a server sends.
-    """
+    """What a server sends."""
 
     def test_order(self) -> None:
-        """
-        What is sent leaves once it is stored, and not before.
-        """
+        """What is sent leaves once it is stored, and not before."""
         self.byHand = True
         self.serving()
         client = self.service()
@@ -635,9 +619,7 @@ class OutboxTests(SpoolTestCase):
         self.serving()
 
     def test_partly(self) -> None:
-        """
-        What was sent together, and was acknowledged in part, comes for the rest.
-        """
+        """What was sent together, and was acknowledged in part, comes for the rest."""
         self.serving()
         client = self.service(receiveBuffer=200)
         for number in range(9):
@@ -725,9 +707,7 @@ class OutboxTests(SpoolTestCase):
         self.assertEqual(self.taking(away.retrieved), ["two"])
 
     def test_stoppedWaiting(self) -> None:
-        """
-        The same for a session that waits for its client, with packets unread.
-        """
+        """The same for a session that waits for its client, with packets unread."""
         server = self.serving()
         client = self.service()
         client.sendData("unread")
@@ -806,9 +786,7 @@ class CostTests(SpoolTestCase):
         def takeFrames(
             conversation: Conversation, micros: int, budget: int
         ) -> list[bytes]:
-            """
-            Count, and do the same.
-            """
+            """Count, and do the same."""
             asked.append(conversation)
             return original(conversation, micros, budget)
 
@@ -843,9 +821,7 @@ class CostTests(SpoolTestCase):
 
 
 class HandlerTests(SpoolTestCase):
-    """
-    What a handler does.
-    """
+    """What a handler does."""
 
     def test_together(self) -> None:
         """
@@ -875,9 +851,7 @@ class HandlerTests(SpoolTestCase):
         self.successResultOf(sent)
 
     def test_slowDisk(self) -> None:
-        """
-        What is written while something else still is counts on from that.
-        """
+        """What is written while something else still is counts on from that."""
         for handler in (Recorder(), None):
             self.byHand = True
             self.serving(handler)
@@ -931,9 +905,7 @@ class HandlerTests(SpoolTestCase):
         waiting: list[Deferred[None]] = []
 
         def answer(connection: Connection, packet: Packet) -> Deferred[None]:
-            """
-            Answer, and take time.
-            """
+            """Answer, and take time."""
             connection.sendData("answer")
             waiting.append(Deferred())
             return waiting[-1]
@@ -979,20 +951,14 @@ class HandlerTests(SpoolTestCase):
         told: list[str] = []
 
         class Watching(Recorder):
-            """
-            A handler that is told of cuts and returns, too.
-            """
+            """A handler that is told of cuts and returns, too."""
 
             def connectionDetached(self, connection: Any, reason: Exception) -> None:
-                """
-                Remember it.
-                """
+                """Remember it."""
                 told.append(f"{self.names[-1]}, then away: {reason}")
 
             def connectionAttached(self, connection: Any) -> None:
-                """
-                Remember it.
-                """
+                """Remember it."""
                 told.append("back")
 
         self.serving(Recorder())
@@ -1090,9 +1056,7 @@ class HandlerTests(SpoolTestCase):
         seen: list[Any] = []
 
         def handle(connection: Connection, packet: Packet) -> Deferred[None] | None:
-            """
-            Take time for one of them.
-            """
+            """Take time for one of them."""
             seen.append(int(cast(bytes, packet.data)[:1]))
             return slow if seen[-1] == 3 else None
 
@@ -1120,9 +1084,7 @@ class HandlerTests(SpoolTestCase):
         self.assertEqual(self.taking(self.accepted.retrieved), ["last"])
 
     def test_echo(self) -> None:
-        """
-        C{Echo} through kills at any commit: each answer comes once, in order.
-        """
+        """C{Echo} through kills at any commit: each answer comes once, in order."""
         self.byHand = True
         self.serving(ECHO)
         client = self.service()
@@ -1165,22 +1127,16 @@ class HandlerTests(SpoolTestCase):
 
 
 class NoRoomTests(SpoolTestCase):
-    """
-    A spool that cannot be written for a while.
-    """
+    """A spool that cannot be written for a while."""
 
     def full(self, room: bool = False) -> None:
-        """
-        Let the disk fill up, or empty.
-        """
+        """Let the disk fill up, or empty."""
         self.worker.room = room
         if room:
             self.network.advance(RETRY)
 
     def test_inbox(self) -> None:
-        """
-        Nothing is acknowledged or to be taken; all is, once there is room.
-        """
+        """Nothing is acknowledged or to be taken; all is, once there is room."""
         self.serving()
         client = self.service()
         self.full()
@@ -1198,9 +1154,7 @@ class NoRoomTests(SpoolTestCase):
         self.assertEqual(self.taking(self.accepted.retrieved), ["a", "b"])
 
     def test_killed(self) -> None:
-        """
-        A server that is killed meanwhile has lost nothing that it acknowledged.
-        """
+        """A server that is killed meanwhile has lost nothing that it acknowledged."""
         self.serving()
         client = self.service()
         before = client.sendData("a")
@@ -1238,9 +1192,7 @@ class NoRoomTests(SpoolTestCase):
         self.assertEqual(self.taking(client.retrieved), ["before"])
 
     def test_heartbeat(self) -> None:
-        """
-        Both sides stay connected meanwhile.
-        """
+        """Both sides stay connected meanwhile."""
         self.serving(heartbeat=1)
         client = self.service(heartbeat=1)
         self.full()
@@ -1253,9 +1205,7 @@ class NoRoomTests(SpoolTestCase):
         self.successResultOf(sent)
 
     def test_handler(self) -> None:
-        """
-        Nothing is handed over; it is, in order, once there is room.
-        """
+        """Nothing is handed over; it is, in order, once there is room."""
         handler = Recorder()
         self.serving(handler)
         client = self.service()
@@ -1302,9 +1252,7 @@ class NoRoomTests(SpoolTestCase):
         slow: Deferred[None] = Deferred()
 
         async def handle(connection: Connection, packet: Packet) -> None:
-            """
-            Answer after a while.
-            """
+            """Answer after a while."""
             if packet.data == "a":
                 await slow
             connection.sendData(f"re: {packet.data!r}")
@@ -1375,9 +1323,7 @@ class NoRoomTests(SpoolTestCase):
 
 
 class ClientTests(SpoolTestCase):
-    """
-    A client's own spool.
-    """
+    """A client's own spool."""
 
     def client(self, **options: Any) -> ClientService:
         """
@@ -1435,9 +1381,7 @@ class ClientTests(SpoolTestCase):
         self.assertEqual(self.taking(self.accepted.retrieved), ["a", "b"])
 
     def test_again(self) -> None:
-        """
-        One that is started again, once it has stopped, goes on.
-        """
+        """One that is started again, once it has stopped, goes on."""
         self.serving()
         client = self.client()
         self.accepted.sendData("x")
@@ -1570,9 +1514,7 @@ class ClientTests(SpoolTestCase):
         self.assertEqual(self.flushLoggedErrors(), [])
 
     def test_refusedTwice(self) -> None:
-        """
-        A spool that is open cannot be opened by another.
-        """
+        """A spool that is open cannot be opened by another."""
         self.serving()
         self.client()
         other = ClientService(
@@ -1588,9 +1530,7 @@ class ClientTests(SpoolTestCase):
 
 
 class DamagedTests(SpoolTestCase):
-    """
-    A spool in which is what nobody wrote.
-    """
+    """A spool in which is what nobody wrote."""
 
     def damage(self, change: Any) -> str:
         """
@@ -1622,28 +1562,20 @@ class DamagedTests(SpoolTestCase):
         """
 
         def without(changes: Changes, state: dict[str, Any]) -> None:
-            """
-            Take a part away.
-            """
+            """Take a part away."""
             del state["window"]
             changes.put(str(CLIENT_KEY.publicKey), state)
 
         def otherType(changes: Changes, state: dict[str, Any]) -> None:
-            """
-            Make a number text.
-            """
+            """Make a number text."""
             changes.put(str(CLIENT_KEY.publicKey), {**state, "takenCost": "1"})
 
         def otherKey(changes: Changes, state: dict[str, Any]) -> None:
-            """
-            Let the peer be nobody.
-            """
+            """Let the peer be nobody."""
             changes.put("nobody", state)
 
         def noObject(changes: Changes, state: dict[str, Any]) -> None:
-            """
-            Have a list.
-            """
+            """Have a list."""
             changes.record = (str(CLIENT_KEY.publicKey), "[]")
 
         self.assertIn("a state that is no object", self.damage(noObject))
@@ -1653,17 +1585,13 @@ class DamagedTests(SpoolTestCase):
             self.assertIn("move it", text)
 
     def test_messages(self) -> None:
-        """
-        So are messages that are none, or not so many.
-        """
+        """So are messages that are none, or not so many."""
         for frames in (b"", b"nonsense", b"\0" * 13, b"\0\0\0\0\2" + b"\0" * 8 + b"x"):
 
             def change(
                 changes: Changes, state: dict[str, Any], frames: bytes = frames
             ) -> None:
-                """
-                Add what is no message.
-                """
+                """Add what is no message."""
                 changes.append(False, Blob(1, 1, frames))
 
             self.assertIn("are not what they were", self.damage(change))

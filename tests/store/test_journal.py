@@ -47,36 +47,26 @@ class Entry:
     name = NAME
 
     def __init__(self) -> None:
-        """
-        Begin with nothing.
-        """
+        """Begin with nothing."""
         self.session = self
         self.said: list[str] = []
 
     def write(self, spool: Spool) -> Callable[[], None]:
-        """
-        Change something.
-        """
+        """Change something."""
         self.said.append("write")
         spool.put(NAME, "peer", {"count": len(self.said)})
         return lambda: self.said.append("goOn")
 
     def writable(self) -> None:
-        """
-        Record the call.
-        """
+        """Record the call."""
         self.said.append("writable")
 
 
 class JournalTests(SynchronousTestCase):
-    """
-    When it is written.
-    """
+    """When it is written."""
 
     def setUp(self) -> None:
-        """
-        Make a journal.
-        """
+        """Make a journal."""
         self.clock = Clock()
         self.worker = ByHand()
         self.path = self.mktemp()
@@ -85,9 +75,7 @@ class JournalTests(SynchronousTestCase):
         self.entry: Any = Entry()
 
     def closed(self) -> None:
-        """
-        Close the journal.
-        """
+        """Close the journal."""
         closing = self.journal.close()
         while self.worker.waiting:
             self.worker.work()
@@ -95,9 +83,7 @@ class JournalTests(SynchronousTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_turn(self) -> None:
-        """
-        Once for each turn of the event loop, whatever happened in it.
-        """
+        """Once for each turn of the event loop, whatever happened in it."""
         for _ in range(3):
             self.journal.touch(self.entry)
         self.assertEqual(self.entry.said, [])
@@ -111,9 +97,7 @@ class JournalTests(SynchronousTestCase):
         self.assertEqual(self.entry.said, ["write", "write", "goOn", "goOn"])
 
     def test_close(self) -> None:
-        """
-        What happened in the last turn is written; what happens later is not.
-        """
+        """What happened in the last turn is written; what happens later is not."""
         self.journal.touch(self.entry)
         self.closed()
         self.assertEqual(self.entry.said, ["write", "goOn"])
@@ -124,9 +108,7 @@ class JournalTests(SynchronousTestCase):
         self.successResultOf(spool.close())
 
     def test_forget(self) -> None:
-        """
-        Nothing of a session is left that is forgotten, unless the process ends.
-        """
+        """Nothing of a session is left that is forgotten, unless the process ends."""
         self.journal.touch(self.entry)
         self.clock.advance(0)
         self.worker.work()
@@ -170,9 +152,7 @@ class JournalTests(SynchronousTestCase):
         self.closed()
 
     def test_notWritten(self) -> None:
-        """
-        Who closes while nothing can be written is told; nobody else.
-        """
+        """Who closes while nothing can be written is told; nobody else."""
         self.worker.room = False
         self.journal.touch(self.entry)
         closing = self.journal.close()
@@ -193,9 +173,7 @@ class Model:
     """
 
     def __init__(self, case: SpoolTestCase, mode: str) -> None:
-        """
-        Start them, and let the sessions be stored.
-        """
+        """Start them, and let the sessions be stored."""
         self.case = case
         self.mode = mode
         self.handler = HANDLERS[mode]
@@ -209,32 +187,24 @@ class Model:
         self.names = self.sessions()
 
     def sessions(self) -> list[str]:
-        """
-        Name the clients' sessions.
-        """
+        """Name the clients' sessions."""
         return [client.former.session.name for client in self.clients if client.former]
 
     def start(self, number: int) -> ClientService:
-        """
-        Start a client.
-        """
+        """Start a client."""
         path = self.case.clientPath.with_suffix(f".{number}")
         return self.case.service(
             key=KEYS[number], spool=path, suites=(XX,), deliver=False
         )
 
     def count(self, number: int) -> int:
-        """
-        Count what a client has sent in its session's life.
-        """
+        """Count what a client has sent in its session's life."""
         former = self.clients[number].former
         assert former is not None
         return former.session.outbox.count
 
     def send(self, number: int) -> None:
-        """
-        Let a client send the next messages.
-        """
+        """Let a client send the next messages."""
         for _ in range(2):
             index = self.count(number)
             self.clients[number].sendData(f"{number}.{index}").addCallbacks(
@@ -243,17 +213,13 @@ class Model:
             )
 
     def take(self, number: int) -> None:
-        """
-        Let a client take a packet.
-        """
+        """Let a client take a packet."""
         packet = self.clients[number].retrieved.getData()
         if packet is not None:
             self.taken[number].append(packet.data)
 
     def takeAtServer(self, number: int) -> None:
-        """
-        Take a packet at the server.
-        """
+        """Take a packet at the server."""
         assert self.case.server is not None
         connections = self.case.server.connections
         address, packet = connections.getDataOrdinal()
@@ -262,51 +228,37 @@ class Model:
             self.atServer.append((owner, packet.data))
 
     def write(self, number: int) -> None:
-        """
-        Let a worker make a call.
-        """
+        """Let a worker make a call."""
         waiting = [w for w in self.workers() if w.waiting]
         if waiting:
             waiting[number % len(waiting)].work()
 
     def workers(self) -> list[ByHand]:
-        """
-        Find the workers.
-        """
+        """Find the workers."""
         return [worker for worker in self.case.workers if isinstance(worker, ByHand)]
 
     def deliver(self, number: int) -> None:
-        """
-        Deliver everything.
-        """
+        """Deliver everything."""
         self.case.network.deliver()
 
     def wait(self, number: int) -> None:
-        """
-        Let time pass.
-        """
+        """Let time pass."""
         self.case.network.advance(1)
 
     def cut(self, number: int) -> None:
-        """
-        Cut a connection.
-        """
+        """Cut a connection."""
         links = self.case.network.links
         if links:
             links[number % len(links)].cut()
 
     def full(self, number: int) -> None:
-        """
-        Let a disk fill up, or empty.
-        """
+        """Let a disk fill up, or empty."""
         workers = self.workers()[-3:]
         worker = workers[number % len(workers)]
         worker.room = not worker.room
 
     def killServer(self, number: int) -> None:
-        """
-        Kill the server, and start it again.
-        """
+        """Kill the server, and start it again."""
         self.case.killServer()
         taken: dict[str, int] = {}
         for stored in self.case.stored(self.case.path):
@@ -322,9 +274,7 @@ class Model:
         self.case.serving(self.handler, suites=(XX,))
 
     def killClient(self, number: int) -> None:
-        """
-        Kill a client, and start it again.
-        """
+        """Kill a client, and start it again."""
         client = self.clients[number]
         self.case.killService(client)
         path = self.case.clientPath.with_suffix(f".{number}")
@@ -333,9 +283,7 @@ class Model:
         self.clients[number] = self.start(number)
 
     def check(self) -> None:
-        """
-        Let everything end well, and look at what came.
-        """
+        """Let everything end well, and look at what came."""
         for worker in self.workers():
             worker.room = True
         for _ in range(4):
@@ -362,9 +310,7 @@ class Model:
 
 
 class KillTests(SpoolTestCase):
-    """
-    Anything happens, in any order.
-    """
+    """Anything happens, in any order."""
 
     @settings(max_examples=25, deadline=None)
     @given(

@@ -19,9 +19,7 @@ OTHER_KEY = PrivateKey(b"\x33" * 32)
 
 
 class PromiseTests(SpoolTestCase):
-    """
-    Failure by failure.
-    """
+    """Failure by failure."""
 
     def begin(self, server: bool, client: bool) -> ClientService:
         """
@@ -48,15 +46,11 @@ class PromiseTests(SpoolTestCase):
         self.serving(spool=self.path if self.withServer else None, **options)
 
     def startClient(self) -> ClientService:
-        """
-        Start the client.
-        """
+        """Start the client."""
         return self.service(spool=self.clientPath if self.withClient else None)
 
     def unread(self) -> list[Any]:
-        """
-        Take what is unread at the server.
-        """
+        """Take what is unread at the server."""
         assert self.server is not None
         data = []
         while (packet := self.server.connections.getDataOrdinal())[0] is not None:
@@ -106,9 +100,7 @@ class PromiseTests(SpoolTestCase):
             self.stopServer()
 
     def test_bothKilled(self) -> None:
-        """
-        Of what was acknowledged, each side has what it has a spool for.
-        """
+        """Of what was acknowledged, each side has what it has a spool for."""
         for server, client in ((False, False), (True, False), (True, True)):
             service = self.begin(server, client)
             self.killServer()

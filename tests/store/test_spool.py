@@ -73,14 +73,10 @@ print("over")
 
 
 class Reactor(Clock):
-    """
-    A clock that takes calls from threads.
-    """
+    """A clock that takes calls from threads."""
 
     def __init__(self) -> None:
-        """
-        Begin with none.
-        """
+        """Begin with none."""
         super().__init__()
         self.fromThreads: queue.Queue[Callable[[], Any]] = queue.Queue()
 
@@ -95,35 +91,25 @@ class Reactor(Clock):
         self.fromThreads.put(partial(function, *arguments, **keywords))
 
     def turn(self) -> None:
-        """
-        Wait for a call, and make it.
-        """
+        """Wait for a call, and make it."""
         self.fromThreads.get(timeout=60)()
 
 
 class LoneSpoolTestCase(SynchronousTestCase):
-    """
-    A test with a clock, and a worker that is worked by hand.
-    """
+    """A test with a clock, and a worker that is worked by hand."""
 
     def setUp(self) -> None:
-        """
-        Make them.
-        """
+        """Make them."""
         self.path = self.mktemp()
         self.clock = Clock()
         self.worker = ByHand()
 
     def makeSpool(self, worker: AtOnce | None = None) -> Spool:
-        """
-        Open the file.
-        """
+        """Open the file."""
         return Spool(self.path, clock=self.clock, worker=worker or self.worker)
 
     def add(self, spool: Spool, number: int, name: str = NAME) -> None:
-        """
-        Add a message that goes to a peer.
-        """
+        """Add a message that goes to a peer."""
         spool.put(name, PEER, {"sent": number})
         spool.append(name, True, number, 1, b"%d" % number)
 
@@ -141,14 +127,10 @@ class LoneSpoolTestCase(SynchronousTestCase):
 
 
 class CommitTests(LoneSpoolTestCase):
-    """
-    L{Spool.commit} fires when all is in the file.
-    """
+    """L{Spool.commit} fires when all is in the file."""
 
     def test_interface(self) -> None:
-        """
-        A spool is a store.
-        """
+        """A spool is a store."""
         spool = Spool(self.path, clock=self.clock, worker=AtOnce())
         verifyObject(ISessionStore, spool)
         self.successResultOf(spool.close())
@@ -176,17 +158,13 @@ class CommitTests(LoneSpoolTestCase):
         self.worker.work()
 
     def test_sync(self) -> None:
-        """
-        What a spool is to survive has one of two values.
-        """
+        """What a spool is to survive has one of two values."""
         error = self.assertRaises(ValueError, spoolOpener, self.path, "no", self.clock)
         self.assertIn("normal", str(error))
         self.assertIsNone(spoolOpener(None, "full", self.clock))
 
     def test_full(self) -> None:
-        """
-        A spool that survives a loss of power works the same.
-        """
+        """A spool that survives a loss of power works the same."""
         spool = Spool(self.path, full=True, clock=self.clock, worker=AtOnce())
         self.add(spool, 0)
         self.successResultOf(spool.commit())
@@ -194,9 +172,7 @@ class CommitTests(LoneSpoolTestCase):
         self.assertEqual(self.numbers(), [0])
 
     def test_gathers(self) -> None:
-        """
-        There is one transaction at a time; what comes meanwhile is one more.
-        """
+        """There is one transaction at a time; what comes meanwhile is one more."""
         spool = self.makeSpool()
         self.add(spool, 0)
         committed = [spool.commit()]
@@ -234,17 +210,13 @@ class CommitTests(LoneSpoolTestCase):
         self.worker.work()
 
     def test_whileFiring(self) -> None:
-        """
-        What those who wait note when they hear of it is one batch.
-        """
+        """What those who wait note when they hear of it is one batch."""
         spool = self.makeSpool()
         self.add(spool, 0)
         committed: list[Deferred[None]] = []
 
         def next(result: None, number: int) -> None:
-            """
-            Add one more.
-            """
+            """Add one more."""
             self.add(spool, number)
             committed.append(spool.commit())
 
@@ -283,9 +255,7 @@ class CommitTests(LoneSpoolTestCase):
         self.worker.work()
 
     def test_cancel(self) -> None:
-        """
-        Who does not want to wait any longer need not; it is written all the same.
-        """
+        """Who does not want to wait any longer need not; it is written all the same."""
         spool = self.makeSpool()
         self.add(spool, 0)
         committed = spool.commit()
@@ -298,14 +268,10 @@ class CommitTests(LoneSpoolTestCase):
 
 
 class BeginTests(LoneSpoolTestCase):
-    """
-    L{Spool.begin} stores a session at once, or not at all.
-    """
+    """L{Spool.begin} stores a session at once, or not at all."""
 
     def test_begin(self) -> None:
-        """
-        It fires once the session is in the file; others make up the next batch.
-        """
+        """It fires once the session is in the file; others make up the next batch."""
         spool = self.makeSpool()
         begun = [spool.begin(name, PEER, {"new": 1}) for name in (NAME, OTHER)]
         for first in (0, 1):
@@ -348,9 +314,7 @@ class BeginTests(LoneSpoolTestCase):
         self.worker.work()
 
     def test_others(self) -> None:
-        """
-        What was committed with it is kept, and written once that can be done.
-        """
+        """What was committed with it is kept, and written once that can be done."""
         spool = self.makeSpool()
         self.worker.room = False
         begun = spool.begin(OTHER, PEER, {})
@@ -408,9 +372,7 @@ class BeginTests(LoneSpoolTestCase):
 
 
 class FailureTests(LoneSpoolTestCase):
-    """
-    A disk that is full, for a while.
-    """
+    """A disk that is full, for a while."""
 
     def test_failure(self) -> None:
         """
@@ -450,9 +412,7 @@ class FailureTests(LoneSpoolTestCase):
         self.assertEqual(self.numbers(), [0, 1, 2, 3])
 
     def test_forgets(self) -> None:
-        """
-        What is put, discarded or dropped while a batch is kept changes the batch.
-        """
+        """What is put, discarded or dropped while a batch is kept changes the batch."""
         spool = self.makeSpool(worker := AtOnce())
         worker.room = False
         for name in (NAME, OTHER):
@@ -471,9 +431,7 @@ class FailureTests(LoneSpoolTestCase):
         spool.close()
 
     def test_meanwhile(self) -> None:
-        """
-        What was added while a batch was being written that failed comes after it.
-        """
+        """What was added while a batch was being written that failed comes after it."""
         spool = self.makeSpool()
         for name in (NAME, OTHER):
             self.add(spool, 0, name)
@@ -510,14 +468,10 @@ class FailureTests(LoneSpoolTestCase):
 
 
 class CloseTests(LoneSpoolTestCase):
-    """
-    L{Spool.close} writes what is left and leaves nothing behind.
-    """
+    """L{Spool.close} writes what is left and leaves nothing behind."""
 
     def test_idle(self) -> None:
-        """
-        File and worker are closed before the Deferred fires.
-        """
+        """File and worker are closed before the Deferred fires."""
         spool = self.makeSpool()
         closed = spool.close()
         self.assertNoResult(closed)
@@ -528,18 +482,14 @@ class CloseTests(LoneSpoolTestCase):
         self.assertEqual(self.numbers(), [])
 
     def test_writes(self) -> None:
-        """
-        What was added is written, committed or not.
-        """
+        """What was added is written, committed or not."""
         spool = self.makeSpool(AtOnce())
         self.add(spool, 0)
         self.successResultOf(spool.close())
         self.assertEqual(self.numbers(), [0])
 
     def test_whileWriting(self) -> None:
-        """
-        The batch that is being written is waited for, then comes the rest.
-        """
+        """The batch that is being written is waited for, then comes the rest."""
         spool = self.makeSpool()
         self.add(spool, 0)
         first = spool.commit()
@@ -556,9 +506,7 @@ class CloseTests(LoneSpoolTestCase):
         self.assertEqual(self.numbers(), [0, 1])
 
     def test_fromCallback(self) -> None:
-        """
-        Who hears that a batch is written may close.
-        """
+        """Who hears that a batch is written may close."""
         spool = self.makeSpool(AtOnce())
         self.add(spool, 0)
         committed = spool.commit()
@@ -586,9 +534,7 @@ class CloseTests(LoneSpoolTestCase):
         self.assertEqual(self.numbers(), [0])
 
     def test_lastTry(self) -> None:
-        """
-        With room again, the last try writes all.
-        """
+        """With room again, the last try writes all."""
         spool = self.makeSpool(worker := AtOnce())
         worker.room = False
         self.add(spool, 0)
@@ -602,9 +548,7 @@ class CloseTests(LoneSpoolTestCase):
         self.assertEqual(self.numbers(), [0])
 
     def test_failsWhileClosing(self) -> None:
-        """
-        The batch that was being written has its last try, too.
-        """
+        """The batch that was being written has its last try, too."""
         for room in (True, False):
             self.path = self.mktemp()
             spool = self.makeSpool()
@@ -627,9 +571,7 @@ class CloseTests(LoneSpoolTestCase):
             self.assertEqual(self.numbers(), [0] if room else [])
 
     def test_afterwards(self) -> None:
-        """
-        What is added afterwards goes nowhere, and nobody is told otherwise.
-        """
+        """What is added afterwards goes nowhere, and nobody is told otherwise."""
         spool = self.makeSpool(AtOnce())
         self.successResultOf(spool.close())
         self.add(spool, 0)
@@ -638,21 +580,15 @@ class CloseTests(LoneSpoolTestCase):
         self.assertEqual(self.numbers(), [])
 
     def test_closingFails(self) -> None:
-        """
-        Should closing the file fail, that is said, and the worker ends.
-        """
+        """Should closing the file fail, that is said, and the worker ends."""
 
         class Broken(AtOnce):
-            """
-            A worker that cannot.
-            """
+            """A worker that cannot."""
 
             def run(
                 self, function: Callable[..., None], *arguments: Any
             ) -> Deferred[None]:
-                """
-                Call the function, and fail all the same.
-                """
+                """Call the function, and fail all the same."""
                 done = super().run(function, *arguments)
                 return done.addCallback(lambda result: Failure(OSError("broken")))
 
@@ -679,9 +615,7 @@ class ModelTests(LoneSpoolTestCase):
         )
     )
     def test_model(self, steps: list[tuple[str, str, bool, int]]) -> None:
-        """
-        A spool is a dictionary of sessions.
-        """
+        """A spool is a dictionary of sessions."""
         self.path, self.worker = self.mktemp(), ByHand()
         spool = self.makeSpool()
         model: dict[str, Stored] = {}
@@ -726,9 +660,7 @@ class ModelTests(LoneSpoolTestCase):
 
 
 class ThreadTests(SynchronousTestCase):
-    """
-    A spool has a thread of its own.
-    """
+    """A spool has a thread of its own."""
 
     def test_thread(self) -> None:
         """
@@ -754,9 +686,7 @@ class ThreadTests(SynchronousTestCase):
         self.assertEqual(set(threading.enumerate()), before)
 
     def test_refused(self) -> None:
-        """
-        A spool that cannot be opened has no thread.
-        """
+        """A spool that cannot be opened has no thread."""
         path = Path(self.mktemp())
         path.mkdir()
         before = threading.active_count()
@@ -765,14 +695,10 @@ class ThreadTests(SynchronousTestCase):
 
 
 class ReactorTests(TestCase):
-    """
-    The reactor that is installed is the one to use.
-    """
+    """The reactor that is installed is the one to use."""
 
     async def test_reactor(self) -> None:
-        """
-        A spool needs nothing but a path.
-        """
+        """A spool needs nothing but a path."""
         path = self.mktemp()
         for number in range(3):
             spool = Spool(path)
@@ -783,14 +709,10 @@ class ReactorTests(TestCase):
 
 
 class ProcessTests(LoneSpoolTestCase):
-    """
-    Processes that end.
-    """
+    """Processes that end."""
 
     def start(self, program: str) -> subprocess.Popen[str]:
-        """
-        Start a program with this test's file.
-        """
+        """Start a program with this test's file."""
         path = os.pathsep.join([TREE, *filter(None, sys.path)])
         return subprocess.Popen(
             [sys.executable, "-c", program, self.path],

@@ -70,14 +70,10 @@ def openTogether(path: Path, count: int) -> list[str]:
 
 
 class SpoolFileTestCase(FilesTestCase):
-    """
-    A test with a path for a spool.
-    """
+    """A test with a path for a spool."""
 
     def open(self, full: bool = False) -> SpoolFile:
-        """
-        Open the file, until the test is over.
-        """
+        """Open the file, until the test is over."""
         file = SpoolFile(self.path, full)
         self.addCleanup(file.close)
         return file
@@ -93,9 +89,7 @@ class SpoolFileTestCase(FilesTestCase):
             self.assertIn(word, error)
 
     def write(self, file: SpoolFile, *blobs: Blob, outgoing: bool = False) -> None:
-        """
-        Write messages of one session.
-        """
+        """Write messages of one session."""
         changes = Changes()
         changes.put(PEER, {})
         for blob in blobs:
@@ -103,18 +97,14 @@ class SpoolFileTestCase(FilesTestCase):
         file.write({NAME: changes})
 
     def execute(self, *statements: str) -> None:
-        """
-        Change the file, closed as it is, as other programs would.
-        """
+        """Change the file, closed as it is, as other programs would."""
         with closing(sqlite3.connect(self.path)) as connection, connection:
             for statement in statements:
                 connection.execute(statement)
 
 
 class OpenTests(SpoolFileTestCase):
-    """
-    Which files are opened.
-    """
+    """Which files are opened."""
 
     def test_new(self) -> None:
         """
@@ -130,16 +120,12 @@ class OpenTests(SpoolFileTestCase):
             self.assertEqual(stat.S_IMODE(mode), 0o600, name)
 
     def test_empty(self) -> None:
-        """
-        An empty file is a new one: it was made by a process that died then.
-        """
+        """An empty file is a new one: it was made by a process that died then."""
         self.put(b"")
         self.assertEqual(self.open().load(), [])
 
     def test_names(self) -> None:
-        """
-        A name means nothing to SQLite.
-        """
+        """A name means nothing to SQLite."""
         self.addCleanup(os.chdir, os.getcwd())
         os.chdir(self.directory)
         for name in (":memory:", "file:x?mode=memory", "a b%20#", "\udcff"):
@@ -151,9 +137,7 @@ class OpenTests(SpoolFileTestCase):
             self.assertEqual(len(self.open().load()), 1)
 
     def test_openToOthers(self) -> None:
-        """
-        A file that others can read is refused, and so is a log.
-        """
+        """A file that others can read is refused, and so is a log."""
         self.open().close()
         self.path.chmod(0o644)
         self.refuses(f"`chmod 600 {os.path.abspath(self.path)}`")
@@ -167,9 +151,7 @@ class OpenTests(SpoolFileTestCase):
         self.open()
 
     def test_kinds(self) -> None:
-        """
-        What is no regular file is refused, without waiting.
-        """
+        """What is no regular file is refused, without waiting."""
         target = self.directory / "target"
         target.touch(0o600)
         self.path.symlink_to("target")
@@ -193,26 +175,20 @@ class OpenTests(SpoolFileTestCase):
             self.refuses("regular")
 
     def test_noDirectory(self) -> None:
-        """
-        A path through a file is refused.
-        """
+        """A path through a file is refused."""
         self.put(b"")
         self.path = self.path / "spool"
         self.refuses()
 
     def test_noDatabase(self) -> None:
-        """
-        Any other file is refused, says what to do, and stays as it is.
-        """
+        """Any other file is refused, says what to do, and stays as it is."""
         for content in (b"me", b"mine\n" * 1000, bytes(4096), b"SQLite format 3\0"):
             self.put(content)
             self.refuses("is no spool", "move it")
             self.assertEqual(self.path.read_bytes(), content)
 
     def test_otherDatabase(self) -> None:
-        """
-        The database of another program is refused, and stays as it is.
-        """
+        """The database of another program is refused, and stays as it is."""
         self.execute("CREATE TABLE mine (x)", "PRAGMA user_version = 1")
         self.path.chmod(0o600)
         content = self.path.read_bytes()
@@ -220,25 +196,19 @@ class OpenTests(SpoolFileTestCase):
         self.assertEqual(self.path.read_bytes(), content)
 
     def test_otherVersion(self) -> None:
-        """
-        A spool of another version is refused.
-        """
+        """A spool of another version is refused."""
         self.open().close()
         self.execute("PRAGMA user_version = 2")
         self.refuses("version 2", "version 1", "use the aesm that made it")
 
     def test_noRoom(self) -> None:
-        """
-        A new file on a full disk is an error; with room again, it can be made.
-        """
+        """A new file on a full disk is an error; with room again, it can be made."""
         with noRoom():
             self.refuses("cannot open", "room")
         self.assertEqual(self.open().load(), [])
 
     def test_closes(self) -> None:
-        """
-        No descriptor stays open of a file that is refused, or closed.
-        """
+        """No descriptor stays open of a file that is refused, or closed."""
         before = os.listdir("/dev/fd")
         self.put(b"mine")
         self.refuses()
@@ -247,17 +217,13 @@ class OpenTests(SpoolFileTestCase):
         self.assertEqual(len(os.listdir("/dev/fd")), len(before))
 
     def test_cannotMake(self) -> None:
-        """
-        A name that no file can have is an error.
-        """
+        """A name that no file can have is an error."""
         self.path = self.directory / ("n" * 300)
         self.refuses("name")
 
 
 class LockTests(SpoolFileTestCase):
-    """
-    One program at a time has a spool.
-    """
+    """One program at a time has a spool."""
 
     def test_once(self) -> None:
         """
@@ -274,9 +240,7 @@ class LockTests(SpoolFileTestCase):
         self.assertEqual(len(self.open().load()), 1)
 
     def test_reader(self) -> None:
-        """
-        Somebody who reads the file keeps it from being opened.
-        """
+        """Somebody who reads the file keeps it from being opened."""
         self.open().close()
         with closing(sqlite3.connect(self.path)) as reader:
             reader.execute("BEGIN")
@@ -295,9 +259,7 @@ class LockTests(SpoolFileTestCase):
 
 
 class DamageTests(SpoolFileTestCase):
-    """
-    Files that are not as they were written.
-    """
+    """Files that are not as they were written."""
 
     def test_damaged(self) -> None:
         """
@@ -336,27 +298,21 @@ class DamageTests(SpoolFileTestCase):
             file.close()
 
     def test_schemaIsNoText(self) -> None:
-        """
-        A schema that is not UTF-8 is damage.
-        """
+        """A schema that is not UTF-8 is damage."""
         self.open().close()
         content = self.path.read_bytes()
         self.path.write_bytes(content.replace(b"CREATE TABLE", b"CREATE \xff\xffBLE"))
         self.refuses("is damaged")
 
     def test_tableMissing(self) -> None:
-        """
-        Tables that are not there are damage.
-        """
+        """Tables that are not there are damage."""
         self.open().close()
         self.execute("DROP TABLE blob")
         error = self.assertRaises(SpoolError, self.open().load)
         self.assertIn("no such table", str(error))
 
     def test_badState(self) -> None:
-        """
-        A state that is no JSON object is damage.
-        """
+        """A state that is no JSON object is damage."""
         self.write(self.open(), Blob(0, 1, b"x"))
         for state, what in (("{", "Expecting"), ("[]", "no object")):
             self.doCleanups()
@@ -365,9 +321,7 @@ class DamageTests(SpoolFileTestCase):
             self.assertIn(what, str(error))
 
     def test_noSession(self) -> None:
-        """
-        Messages of a session that is not there are damage.
-        """
+        """Messages of a session that is not there are damage."""
         self.open().close()
         self.execute("INSERT INTO blob VALUES (7, 0, 0, 1, x'00')")
         error = self.assertRaises(SpoolError, self.open().load)
@@ -393,14 +347,10 @@ class DamageTests(SpoolFileTestCase):
 
 
 class WriteTests(SpoolFileTestCase):
-    """
-    What was written is read again.
-    """
+    """What was written is read again."""
 
     def reopened(self, file: SpoolFile) -> list[Stored]:
-        """
-        Read a file anew.
-        """
+        """Read a file anew."""
         file.close()
         return self.open().load()
 
@@ -446,9 +396,7 @@ class WriteTests(SpoolFileTestCase):
                 self.assertEqual(self.reopened(file), expected)
 
     def test_state(self) -> None:
-        """
-        The state is read as it was put.
-        """
+        """The state is read as it was put."""
         file, changes = self.open(), Changes()
         state = {"a": [1, -0.5, None, True, "\ud800é"], "": {}}
         changes.put(PEER, state)
@@ -456,9 +404,7 @@ class WriteTests(SpoolFileTestCase):
         self.assertEqual(self.reopened(file)[0].state, state)
 
     def test_discard(self) -> None:
-        """
-        Only what lies wholly below the number goes, and only in that direction.
-        """
+        """Only what lies wholly below the number goes, and only in that direction."""
         for before, left in (
             (0, [0, 3, 4]),
             (2, [0, 3, 4]),
@@ -480,9 +426,7 @@ class WriteTests(SpoolFileTestCase):
             self.assertEqual([blob.number for blob in stored.incoming], [0, 3, 4])
 
     def test_drop(self) -> None:
-        """
-        A session that is dropped goes with its messages, and no other.
-        """
+        """A session that is dropped goes with its messages, and no other."""
         file, other = self.open(), Changes()
         other.put(PEER, {})
         other.append(True, Blob(0, 1, b"other"))
@@ -493,9 +437,7 @@ class WriteTests(SpoolFileTestCase):
         self.assertEqual((stored.name, len(stored.outgoing)), (OTHER, 1))
 
     def test_dropAndPut(self) -> None:
-        """
-        A session that is dropped and put again has only what is new.
-        """
+        """A session that is dropped and put again has only what is new."""
         file, changes = self.open(), Changes(dropped=True)
         self.write(file, Blob(0, 1, b"old"))
         changes.put(PEER, {"new": 1})
@@ -507,9 +449,7 @@ class WriteTests(SpoolFileTestCase):
         )
 
     def test_noSession(self) -> None:
-        """
-        Messages of no session are not kept.
-        """
+        """Messages of no session are not kept."""
         file, changes = self.open(), Changes()
         changes.append(True, Blob(0, 1, b"x"))
         changes.discard(True, 0)
@@ -517,9 +457,7 @@ class WriteTests(SpoolFileTestCase):
         self.assertEqual(self.reopened(file), [])
 
     def test_sameNumber(self) -> None:
-        """
-        Messages with a number that was there take its place.
-        """
+        """Messages with a number that was there take its place."""
         file = self.open()
         self.write(file, Blob(0, 1, b"old"))
         self.write(file, Blob(0, 2, b"new"))
@@ -544,9 +482,7 @@ class WriteTests(SpoolFileTestCase):
         self.assertEqual(len(self.reopened(file)[0].incoming), 2)
 
     def test_space(self) -> None:
-        """
-        The space of what was forgotten is used again, and the log with it.
-        """
+        """The space of what was forgotten is used again, and the log with it."""
         file = self.open()
         for number in range(200):
             changes = Changes()
@@ -559,9 +495,7 @@ class WriteTests(SpoolFileTestCase):
         self.assertLess(sizes[1], 6 << 20)
 
     def test_largeBatch(self) -> None:
-        """
-        The log of a batch of any size does not stay.
-        """
+        """The log of a batch of any size does not stay."""
         file = self.open()
         self.write(file, *(Blob(number, 1, bytes(1 << 20)) for number in range(20)))
         self.write(file, Blob(20, 1, b""))
@@ -572,14 +506,10 @@ class WriteTests(SpoolFileTestCase):
 
 
 class ChangesTests(FilesTestCase):
-    """
-    Changes are merged before they are written.
-    """
+    """Changes are merged before they are written."""
 
     def test_state(self) -> None:
-        """
-        The state is taken as it is; what is no JSON is refused at once.
-        """
+        """The state is taken as it is; what is no JSON is refused at once."""
         changes, state = Changes(), {"a": 1}
         changes.put(PEER, state)
         state["a"] = 2
@@ -588,9 +518,7 @@ class ChangesTests(FilesTestCase):
         self.assertRaises(ValueError, changes.put, PEER, {"a": float("nan")})
 
     def test_discard(self) -> None:
-        """
-        What is forgotten before it was written is not written.
-        """
+        """What is forgotten before it was written is not written."""
         changes = Changes()
         changes.append(True, Blob(0, 3, b""))
         changes.append(True, Blob(3, 3, b""))
@@ -604,9 +532,7 @@ class ChangesTests(FilesTestCase):
         self.assertEqual(changes.before, [0, 5])
 
     def test_add(self) -> None:
-        """
-        What is done later is done to what was to be written, too.
-        """
+        """What is done later is done to what was to be written, too."""
         older, newer = Changes(dropped=True), Changes()
         older.put(PEER, {"a": 1})
         for number in range(3):

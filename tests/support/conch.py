@@ -36,9 +36,7 @@ STATUS = 7  # what the command exits with
 
 
 class Refused(Exception):
-    """
-    The server let nobody in.
-    """
+    """The server let nobody in."""
 
 
 @implementer(ISession)
@@ -49,9 +47,7 @@ class User(ConchUser):  # type: ignore[misc]  # commands only, no terminals
     """
 
     def __init__(self) -> None:
-        """
-        Allow sessions.
-        """
+        """Allow sessions."""
         super().__init__()
         self.channelLookup[b"session"] = SSHSession
         self._input = bytearray()
@@ -76,28 +72,20 @@ class User(ConchUser):  # type: ignore[misc]  # commands only, no terminals
         self._input += data
 
     def eofReceived(self) -> None:
-        """
-        Answer, and exit.
-        """
+        """Answer, and exit."""
         self._protocol.outReceived(self._input.upper())
         self._protocol.processEnded(Failure(ProcessTerminated(STATUS)))
 
     def loseConnection(self) -> None:
-        """
-        Be done.
-        """
+        """Be done."""
 
     def closed(self) -> None:
-        """
-        The channel is closed.
-        """
+        """The channel is closed."""
 
 
 @implementer(IRealm)
 class Realm:
-    """
-    Has the same room for everybody.
-    """
+    """Has the same room for everybody."""
 
     def requestAvatar(self, avatarId: object, mind: object, *interfaces: object) -> Any:
         """
@@ -122,18 +110,14 @@ class SSHServer(SSHFactory):
     primes = None
 
     def __init__(self) -> None:
-        """
-        Know the user.
-        """
+        """Know the user."""
         passwords = InMemoryUsernamePasswordDatabaseDontUse(ada=b"secret")
         keys = SSHPublicKeyChecker(InMemorySSHKeyDB({b"ada": [USER_KEY.public()]}))
         self.portal = Portal(Realm(), [passwords, keys])
 
 
 class Authentication(SSHUserAuthClient):
-    """
-    Logs in with what it has, once.
-    """
+    """Logs in with what it has, once."""
 
     def __init__(
         self, connection: SSHConnection, password: bytes | None, key: Key | None
@@ -156,30 +140,22 @@ class Authentication(SSHUserAuthClient):
         return None if password is None else succeed(password)
 
     def getPublicKey(self) -> Key | None:
-        """
-        Say the key.
-        """
+        """Say the key."""
         return None if self._key is None else self._key.public()
 
     def getPrivateKey(self) -> Deferred[Key]:
-        """
-        Say its private part.
-        """
+        """Say its private part."""
         return succeed(cast(Key, self._key))
 
 
 class Command(SSHChannel):
-    """
-    Runs a command.
-    """
+    """Runs a command."""
 
     name = b"session"
     conn: Any
 
     def __init__(self, client: Client) -> None:
-        """
-        @param client: says which, and wants the result.
-        """
+        """@param client: says which, and wants the result."""
         super().__init__()
         self._client = client
         self._output = bytearray()
@@ -212,29 +188,21 @@ class Command(SSHChannel):
         self._status = int.from_bytes(data, "big")
 
     def closed(self) -> None:
-        """
-        Hang up.
-        """
+        """Hang up."""
         self._client.settle((bytes(self._output), self._status))
         self.conn.transport.loseConnection()
 
 
 class Commands(SSHConnection):
-    """
-    Runs one command when it starts.
-    """
+    """Runs one command when it starts."""
 
     def __init__(self, client: Client) -> None:
-        """
-        @param client: whose command.
-        """
+        """@param client: whose command."""
         super().__init__()
         self._client = client
 
     def serviceStarted(self) -> None:
-        """
-        Run it.
-        """
+        """Run it."""
         super().serviceStarted()
         self.openChannel(Command(self._client))
 
@@ -279,9 +247,7 @@ class Client(SSHClientTransport):
         return succeed(hostKey == HOST_KEY.public().blob())
 
     def connectionSecure(self) -> None:
-        """
-        Log in.
-        """
+        """Log in."""
         connection = Commands(self)
         self.requestService(Authentication(connection, *self._credentials))
 

@@ -52,9 +52,7 @@ class _Side(protocol.Protocol):
     other: _Side | None = None
 
     def __init__(self, link: _Link) -> None:
-        """
-        @param link: both sides.
-        """
+        """@param link: both sides."""
         self.link = link
 
     def dataReceived(self, data: bytes) -> None:
@@ -134,9 +132,7 @@ class _Link:
         return data
 
     def cutIfDue(self) -> None:
-        """
-        Cut, if the last byte is forwarded.
-        """
+        """Cut, if the last byte is forwarded."""
         if self._size > 0:
             return
         kind = self._cutting()
@@ -152,23 +148,17 @@ class _Link:
                 side.transport.abortConnection()
 
     def stop(self) -> None:
-        """
-        Do nothing later.
-        """
+        """Do nothing later."""
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
 
     def _now(self) -> None:
-        """
-        The time for a cut has come.
-        """
+        """The time for a cut has come."""
         self._due = True
 
 
 class CuttingProxy(protocol.Factory):
-    """
-    Forwards connections, and cuts them.
-    """
+    """Forwards connections, and cuts them."""
 
     noisy = False
 

@@ -59,9 +59,7 @@ class Counter:
     """
 
     def __init__(self, count: int) -> None:
-        """
-        @param count: how many there are to be.
-        """
+        """@param count: how many there are to be."""
         self.complete: Deferred[None] = Deferred()
         self._count = count
         self._next = 0
@@ -103,9 +101,7 @@ async def sendAll(
 
 
 def figures() -> str:
-    """
-    Say how much memory the process needed.
-    """
+    """Say how much memory the process needed."""
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     return f"{most} MiB at the most"
 
@@ -285,9 +281,7 @@ def show(options: Any) -> int:
 
 
 def main() -> None:
-    """
-    Do what the command line says.
-    """
+    """Do what the command line says."""
     parser = argparse.ArgumentParser()
     parser.add_argument("role", nargs="?", choices=("serve", "call"))
     parser.add_argument("--messages", type=int, default=200_000)

@@ -75,9 +75,7 @@ def updated(text: str) -> str:
     """
 
     def draw(found: re.Match[str]) -> str:
-        """
-        Print one.
-        """
+        """Print one."""
         return found[1] + diagram(getattr(import_module(found[2]), found[3]))
 
     return _DIAGRAM.sub(draw, text)

@@ -35,16 +35,12 @@ TIMEOUT = 60.0  # seconds for any one read
 
 
 def frame(body: bytes) -> bytes:
-    """
-    Put its length before a body (section 1).
-    """
+    """Put its length before a body (section 1)."""
     return struct.pack(">H", len(body)) + body
 
 
 class Classical:
-    """
-    C{XX} and C{XXpsk0}, as any Noise library does them.
-    """
+    """C{XX} and C{XXpsk0}, as any Noise library does them."""
 
     def __init__(
         self, name: str, prologue: bytes, psk: bytes | None, key: bytes
@@ -64,28 +60,20 @@ class Classical:
         self.noise.start_handshake()
 
     def first(self) -> bytes:
-        """
-        Make message 1.
-        """
+        """Make message 1."""
         return bytes(self.noise.write_message())
 
     def third(self, second: bytes, payload: bytes) -> bytes:
-        """
-        Read message 2 and make message 3.
-        """
+        """Read message 2 and make message 3."""
         assert bytes(self.noise.read_message(second)) == b""
         return bytes(self.noise.write_message(payload))
 
     def seal(self, plaintext: bytes) -> bytes:
-        """
-        Encrypt one record.
-        """
+        """Encrypt one record."""
         return bytes(self.noise.encrypt(plaintext))
 
     def open(self, ciphertext: bytes) -> bytes:
-        """
-        Decrypt one record.
-        """
+        """Decrypt one record."""
         return bytes(self.noise.decrypt(ciphertext))
 
 
@@ -117,9 +105,7 @@ class Hybrid:
         self.kem = MLKEM768PrivateKey.generate()
 
     def first(self) -> bytes:
-        """
-        C{-> psk, e, e1}
-        """
+        """C{-> psk, e, e1}"""
         if self.psk is not None:
             self.state.mix_key_and_hash(self.psk)
         ephemeral = self.e.public_key().public_bytes_raw()
@@ -130,9 +116,7 @@ class Hybrid:
         return ephemeral + bytes(e1) + bytes(self.state.encrypt_and_hash(b""))
 
     def third(self, second: bytes, payload: bytes) -> bytes:
-        """
-        C{<- e, ee, ekem1, s, es} and C{-> s, se}
-        """
+        """C{<- e, ee, ekem1, s, es} and C{-> s, se}"""
         state = self.state
         re, rest = second[:32], second[32:]
         state.mix_hash(re)
@@ -154,28 +138,20 @@ class Hybrid:
         return third
 
     def _dh(self, private: X25519PrivateKey, public: bytes) -> bytes:
-        """
-        X25519.
-        """
+        """X25519."""
         return private.exchange(X25519PublicKey.from_public_bytes(public))
 
     def seal(self, plaintext: bytes) -> bytes:
-        """
-        Encrypt one record.
-        """
+        """Encrypt one record."""
         return bytes(self.sending.encrypt_with_ad(b"", plaintext))
 
     def open(self, ciphertext: bytes) -> bytes:
-        """
-        Decrypt one record.
-        """
+        """Decrypt one record."""
         return bytes(self.receiving.decrypt_with_ad(b"", ciphertext))
 
 
 class Client:
-    """
-    A blocking client.
-    """
+    """A blocking client."""
 
     def __init__(
         self,
@@ -210,9 +186,7 @@ class Client:
         self.welcome = json.loads(body)
 
     def send(self, kind: int, body: bytes) -> None:
-        """
-        Send one frame (section 6), in as many records as it needs.
-        """
+        """Send one frame (section 6), in as many records as it needs."""
         micros = int(time.time() * 1e6)
         stream = struct.pack(">IBQ", len(body), kind, micros) + body
         for start in range(0, len(stream), MAX_PLAINTEXT):
@@ -233,16 +207,12 @@ class Client:
         self.socket.close()
 
     def readFrame(self) -> tuple[int, int, bytes]:
-        """
-        Read one frame: type, time, body.
-        """
+        """Read one frame: type, time, body."""
         length, kind, micros = struct.unpack(">IBQ", self._readStream(13))
         return kind, micros, self._readStream(length)
 
     def readMessage(self) -> str | bytes:
-        """
-        Read frames up to a message; acknowledge it.
-        """
+        """Read frames up to a message; acknowledge it."""
         while True:
             kind, _, body = self.readFrame()
             if kind in (TEXT, BINARY):
@@ -255,9 +225,7 @@ class Client:
                 assert kind in (ACK, PONG), kind  # a PONG may come unasked (section 8)
 
     def close(self) -> tuple[int, str]:
-        """
-        Close in order (section 9), and return the server's code and reason.
-        """
+        """Close in order (section 9), and return the server's code and reason."""
         self.send(CLOSE, struct.pack(">H", 1000))
         self.socket.sendall(frame(self.noise.seal(b"")))
         while True:
@@ -270,9 +238,7 @@ class Client:
         return struct.unpack(">H", body[:2])[0], body[2:].decode()
 
     def _readStream(self, size: int) -> bytes:
-        """
-        Read bytes of the stream.
-        """
+        """Read bytes of the stream."""
         while len(self.stream) < size:
             record = self._readRecord()
             assert record, "the stream ended"
@@ -281,15 +247,11 @@ class Client:
         return taken
 
     def _readRecord(self) -> bytes:
-        """
-        Read one record (section 4).
-        """
+        """Read one record (section 4)."""
         return self.noise.open(self._read(struct.unpack(">H", self._read(2))[0]))
 
     def _read(self, size: int) -> bytes:
-        """
-        Read bytes of the transport.
-        """
+        """Read bytes of the transport."""
         data = b""
         while len(data) < size:
             more = self.socket.recv(size - len(data))
@@ -300,9 +262,7 @@ class Client:
 
 
 def main(port: int, name: str, psk: bytes | None) -> None:
-    """
-    Talk to a server that echoes.
-    """
+    """Talk to a server that echoes."""
     client = Client(port, name, psk)
     for message in ("hello", "Grüße, 世界 🌍" * 5000, ""):
         client.send(TEXT, message.encode())

@@ -75,9 +75,7 @@ def until(condition: Callable[[], Any]) -> Any:
 
 
 def take(network: ClientNetwork) -> str | bytes | None:
-    """
-    Wait for a packet.
-    """
+    """Wait for a packet."""
     packet = until(network.retrieved.getData)
     data: str | bytes | None = packet.data
     return data
@@ -102,9 +100,7 @@ def raises(*kinds: type[BaseException]) -> Iterator[list[BaseException]]:
 
 
 def sender(port: str, number: str, count: str) -> None:
-    """
-    Send numbered messages, some of them as fast as it goes, and close in order.
-    """
+    """Send numbered messages, some of them as fast as it goes, and close in order."""
     with ClientNetwork(HOST, int(port)) as client:
         client.sendData(f"client {number}").result(LONG)
         for position in range(int(count)):
@@ -148,9 +144,7 @@ def manyClients(clients: str, count: str) -> None:
 
 
 def orderOfArrival() -> None:
-    """
-    Take the packets of several clients in the order of arrival, from either end.
-    """
+    """Take the packets of several clients in the order of arrival, from either end."""
     with ServerNetwork(HOST, 0) as server:
         clients = [ClientNetwork(HOST, server.address[1]) for _ in range(3)]
         for number in range(30):
@@ -166,9 +160,7 @@ def orderOfArrival() -> None:
 
 
 def faces() -> None:
-    """
-    Use everything that the two faces have.
-    """
+    """Use everything that the two faces have."""
     with ServerNetwork(host="localhost", port=0) as server:
         host, port = server.address
         assert host == HOST and port
@@ -230,9 +222,7 @@ def wrongData(server: ServerNetwork, client: ClientNetwork) -> None:
 
 
 def wrongPlaces() -> None:
-    """
-    Begin where it cannot be done: each error says what it is by its class.
-    """
+    """Begin where it cannot be done: each error says what it is by its class."""
     wrong: Any
     for wrong in ((None, 1), (b"::1", 1), (HOST, "1")):
         for face in (ServerNetwork, ClientNetwork):
@@ -263,9 +253,7 @@ def wrongPlaces() -> None:
 
 
 def ipv6() -> None:
-    """
-    Use IPv6.
-    """
+    """Use IPv6."""
     try:
         socket.create_server(("::1", 0), family=socket.AF_INET6).close()
     except OSError:
@@ -281,9 +269,7 @@ def ipv6() -> None:
 
 
 def tenThreads() -> None:
-    """
-    Send and take in ten threads at once, at both ends; then stop while all wait.
-    """
+    """Send and take in ten threads at once, at both ends; then stop while all wait."""
     server = ServerNetwork(HOST, 0)
     client = ClientNetwork(HOST, server.address[1], sendBuffer=1 << 16)
     address = until(lambda: list(server.connections))[0]
@@ -336,27 +322,21 @@ def tenThreads() -> None:
 
 
 def _drain(server: ServerNetwork, into: list[Any]) -> int:
-    """
-    Take what is there.
-    """
+    """Take what is there."""
     while (taken := server.connections.getDataOrdinal())[0] is not None:
         into.append(taken[1].data)
     return 0
 
 
 def _drainClient(client: ClientNetwork, into: list[Any]) -> int:
-    """
-    Take what is there.
-    """
+    """Take what is there."""
     while (packet := client.retrieved.getData()) is not None:
         into.append(packet.data)
     return 0
 
 
 def hundredTimes() -> None:
-    """
-    Begin and end a hundred times: no thread and no file descriptor is left over.
-    """
+    """Begin and end a hundred times: no thread and no file descriptor is left over."""
 
     def use() -> tuple[int, int]:
         """
@@ -418,9 +398,7 @@ def fullBuffer() -> None:
 
 
 def busyLoop() -> None:
-    """
-    Poll without a pause in one thread; messages flow all the same.
-    """
+    """Poll without a pause in one thread; messages flow all the same."""
     with (
         ServerNetwork(HOST, 0) as server,
         ClientNetwork(HOST, server.address[1]) as client,
@@ -428,9 +406,7 @@ def busyLoop() -> None:
         done = threading.Event()
 
         def send() -> None:
-            """
-            Send one message after the other, each when the former is there.
-            """
+            """Send one message after the other, each when the former is there."""
             for position in range(500):
                 client.sendData(str(position)).result(LONG)
             done.set()
@@ -452,9 +428,7 @@ def busyLoop() -> None:
 
 
 def otherLoops() -> None:
-    """
-    Send in asyncio programs that have loops of their own, in several threads.
-    """
+    """Send in asyncio programs that have loops of their own, in several threads."""
     with (
         ServerNetwork(HOST, 0) as server,
         ClientNetwork(HOST, server.address[1]) as client,
@@ -486,9 +460,7 @@ def otherLoops() -> None:
         assert len({take(client) for _ in range(80)}) == 80
 
         async def giveUp() -> None:
-            """
-            Send, and stop waiting.
-            """
+            """Send, and stop waiting."""
             for _ in range(100):  # now and then the client is faster
                 task = asyncio.create_task(server.sendAll("given up"))
                 await asyncio.sleep(0)
@@ -506,27 +478,19 @@ def otherLoops() -> None:
 
 @implementer(IMessageHandler)
 class Asking:
-    """
-    Finds out, in the reactor's thread, what may be done there.
-    """
+    """Finds out, in the reactor's thread, what may be done there."""
 
     def __init__(self) -> None:
-        """
-        Nothing is known yet.
-        """
+        """Nothing is known yet."""
         self.server: ServerNetwork | None = None
         self.client: ClientNetwork | None = None
         self.found: Future[str] = Future()
 
     def connectionAccepted(self, connection: Connection) -> None:
-        """
-        Nothing to do.
-        """
+        """Nothing to do."""
 
     def packetReceived(self, connection: Connection, packet: Packet) -> None:
-        """
-        Try what waits, and what does not.
-        """
+        """Try what waits, and what does not."""
         if packet.data != "ask":
             return
         assert self.server is not None and self.client is not None
@@ -550,15 +514,11 @@ class Asking:
             self.found.set_exception(error)
 
     def connectionLost(self, connection: Connection, reason: AESMError) -> None:
-        """
-        Nothing to do.
-        """
+        """Nothing to do."""
 
 
 def insideReactor() -> None:
-    """
-    Wait in the reactor's thread: that is refused at once.
-    """
+    """Wait in the reactor's thread: that is refused at once."""
     handler = Asking()
     with (
         ServerNetwork(HOST, 0, handler=handler) as server,
@@ -581,9 +541,7 @@ def ownReactor() -> None:
     ends: list[str] = []
 
     def work() -> None:
-        """
-        Use both, then have the reactor stop.
-        """
+        """Use both, then have the reactor stop."""
         server = ServerNetwork(HOST, 0, receiveBuffer=1)
         client = ClientNetwork(HOST, server.address[1], sendBuffer=100_000)
         client.sendData("to").result(LONG)
@@ -612,9 +570,7 @@ def ownReactor() -> None:
         ends.append("done")
 
     def wait(function: Callable[[], object]) -> None:
-        """
-        Wait for what will not come.
-        """
+        """Wait for what will not come."""
         with raises(ConnectionClosed):
             function()
         ends.append("failed")
@@ -628,9 +584,7 @@ def ownReactor() -> None:
 
 
 def daemonReactor(port: str) -> None:
-    """
-    Run the reactor in a daemon thread of the program's own, and end.
-    """
+    """Run the reactor in a daemon thread of the program's own, and end."""
     from twisted.internet import reactor
 
     engine: Any = reactor
@@ -646,9 +600,7 @@ def daemonReactor(port: str) -> None:
 
 
 def stoppedReactor() -> None:
-    """
-    Begin after the program's reactor has stopped.
-    """
+    """Begin after the program's reactor has stopped."""
     from twisted.internet import reactor
 
     engine: Any = reactor
@@ -657,9 +609,7 @@ def stoppedReactor() -> None:
     wrong: list[BaseException] = []
 
     def begin() -> None:
-        """
-        Begin.
-        """
+        """Begin."""
         for _ in range(2):
             with raises(RuntimeError) as caught:
                 ServerNetwork(HOST, 0)
@@ -673,9 +623,7 @@ def stoppedReactor() -> None:
 
 
 def leave(port: str, how: str) -> None:
-    """
-    Send, and end without a word of farewell.
-    """
+    """Send, and end without a word of farewell."""
     client = ClientNetwork(HOST, int(port))
     client.sendData("the last word")
     print("ready", flush=True)
@@ -746,9 +694,7 @@ def _checkLeaving(
 
 
 def deafPeer() -> None:
-    """
-    See how programs end whose peer does not answer any more: in a bounded time.
-    """
+    """See how programs end whose peer does not answer any more: in a bounded time."""
     for how in "stop", "return":
         server = _start("serve")
         assert server.stdout is not None
@@ -766,9 +712,7 @@ def deafPeer() -> None:
 
 
 def deaf(port: str, how: str) -> None:
-    """
-    End after the server has fallen silent.
-    """
+    """End after the server has fallen silent."""
     client = ClientNetwork(HOST, int(port))
     client.sendData("x").result(LONG)
     print("ready", flush=True)
@@ -826,9 +770,7 @@ def sessionLost() -> None:
 
 
 def stopWhileCut() -> None:
-    """
-    Stop, and end the program, while there is no server any more.
-    """
+    """Stop, and end the program, while there is no server any more."""
     server = ServerNetwork(HOST, 0)
     client, other = [ClientNetwork(HOST, server.address[1]) for _ in range(2)]
     for each in client, other:
@@ -847,32 +789,22 @@ def stopWhileCut() -> None:
 
 @implementer(IMessageHandler)
 class Refusing:
-    """
-    Lets a client in, and out again when it asks for it.
-    """
+    """Lets a client in, and out again when it asks for it."""
 
     def connectionAccepted(self, connection: Connection) -> None:
-        """
-        Greet.
-        """
+        """Greet."""
         connection.sendData("hello")
 
     def packetReceived(self, connection: Connection, packet: Packet) -> None:
-        """
-        Send away.
-        """
+        """Send away."""
         connection.closeWith(1008, "not any more")
 
     def connectionLost(self, connection: Connection, reason: AESMError) -> None:
-        """
-        Nothing to do.
-        """
+        """Nothing to do."""
 
 
 def refusedLater() -> None:
-    """
-    Be sent away by the server: that is the end, and who looks is told why.
-    """
+    """Be sent away by the server: that is the end, and who looks is told why."""
     with (
         ServerNetwork(HOST, 0, handler=Refusing()) as server,
         ClientNetwork(HOST, server.address[1], sendBuffer=10_000) as client,
@@ -908,18 +840,14 @@ def refusedLater() -> None:
 
 
 def serve() -> None:
-    """
-    Serve until somebody ends the process.
-    """
+    """Serve until somebody ends the process."""
     server = ServerNetwork(HOST, 0)
     print(server.address[1], flush=True)
     threading.Event().wait(LONG)
 
 
 def fork() -> None:
-    """
-    Fork: the child can neither use the parent's connections nor hurt them.
-    """
+    """Fork: the child can neither use the parent's connections nor hurt them."""
     with (
         ServerNetwork(HOST, 0) as server,
         ClientNetwork(HOST, server.address[1]) as client,
@@ -943,18 +871,14 @@ def fork() -> None:
 
 
 def _work(port: int) -> None:
-    """
-    Send, and return without a word.
-    """
+    """Send, and return without a word."""
     client = ClientNetwork(HOST, port)
     for number in range(50):
         client.sendData(str(number))
 
 
 def workers() -> None:
-    """
-    Have children of multiprocessing send, and return.
-    """
+    """Have children of multiprocessing send, and return."""
     server = _start("reporting")
     assert server.stdin is not None and server.stdout is not None
     port = int(server.stdout.readline())
@@ -970,9 +894,7 @@ def workers() -> None:
 
 
 def reporting() -> None:
-    """
-    Say of three clients how many messages came, and how they closed.
-    """
+    """Say of three clients how many messages came, and how they closed."""
     with ServerNetwork(HOST, 0) as server:
         print(server.address[1], flush=True)
         for _ in range(3):
@@ -986,17 +908,13 @@ def reporting() -> None:
 
 
 def signals() -> None:
-    """
-    Send from a signal handler that interrupts sending, and stop from it.
-    """
+    """Send from a signal handler that interrupts sending, and stop from it."""
     with ServerNetwork(HOST, 0) as server:
         client = ClientNetwork(HOST, server.address[1])
         calls = 0
 
         def handle(number: int, frame: object) -> None:
-            """
-            Send; at last stop.
-            """
+            """Send; at last stop."""
             nonlocal calls
             calls += 1
             client.sendData("handled")
@@ -1048,9 +966,7 @@ def original(port: str) -> None:
 
 
 def originalClient(port: str) -> None:
-    """
-    The other one.
-    """
+    """The other one."""
     socket = ClientNetwork(host="127.0.0.1", port=int(port))
     socket.sendData("text")
     packet = None

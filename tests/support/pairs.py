@@ -88,16 +88,12 @@ class Recorder:
 
     @property
     def names(self) -> list[str]:
-        """
-        The kinds of the events.
-        """
+        """The kinds of the events."""
         return [name for name, _ in self.events]
 
     @property
     def data(self) -> list[Any]:
-        """
-        The data of the packets.
-        """
+        """The data of the packets."""
         return [what for name, what in self.events if name == "packet"]
 
 
@@ -131,9 +127,7 @@ class RawClient(Protocol):
     transport: ITCPTransport
 
     def __init__(self) -> None:
-        """
-        Start with nothing.
-        """
+        """Start with nothing."""
         self.received = b""
         self.closed = 0
 

@@ -33,9 +33,7 @@ __all__ = ["AtOnce", "ByHand", "Mortal", "SpoolTestCase", "noRoom"]
 
 @contextmanager
 def noRoom() -> Iterator[None]:
-    """
-    Let no write to a file succeed in the meantime.
-    """
+    """Let no write to a file succeed in the meantime."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
     try:
@@ -83,9 +81,7 @@ class ByHand(AtOnce):
     """
 
     def __init__(self) -> None:
-        """
-        Begin with none.
-        """
+        """Begin with none."""
         self.waiting: list[Callable[[], Any]] = []
 
     def run(self, function: Callable[..., None], *arguments: Any) -> Deferred[None]:
@@ -100,9 +96,7 @@ class ByHand(AtOnce):
         return done
 
     def work(self) -> None:
-        """
-        Make the one call that waits.
-        """
+        """Make the one call that waits."""
         [call] = self.waiting
         self.waiting.clear()
         call()
@@ -149,9 +143,7 @@ class Mortal:
         return [call for call in self._calls if call.active()]
 
     def kill(self) -> None:
-        """
-        Call nothing any more.
-        """
+        """Call nothing any more."""
         for call in self.getDelayedCalls():
             call.cancel()
 
@@ -168,9 +160,7 @@ class SpoolTestCase(PairTestCase):
     """
 
     def setUp(self) -> None:
-        """
-        Make the network, and let spools need no threads.
-        """
+        """Make the network, and let spools need no threads."""
         self.network = MemoryNetwork()
         self.path = Path(self.mktemp())
         self.clientPath = Path(self.mktemp())
@@ -182,23 +172,17 @@ class SpoolTestCase(PairTestCase):
         self.addCleanup(self.endAll)
 
     def makeWorker(self, reactor: object) -> AtOnce:
-        """
-        Make the worker of a spool.
-        """
+        """Make the worker of a spool."""
         self.workers.append(ByHand() if self.byHand else AtOnce())
         return self.workers[-1]
 
     @property
     def worker(self) -> ByHand:
-        """
-        The worker of the spool that was opened last.
-        """
+        """The worker of the spool that was opened last."""
         return cast(ByHand, self.workers[-1])
 
     def endAll(self) -> None:
-        """
-        Stop clients and server; nothing is left then.
-        """
+        """Stop clients and server; nothing is left then."""
         for service in list(self.services):
             self.stopService(service)
         if self.server is not None:
@@ -241,9 +225,7 @@ class SpoolTestCase(PairTestCase):
         return self.assertFails(starting, SpoolError)
 
     def stopServer(self) -> None:
-        """
-        Stop the server in order.
-        """
+        """Stop the server in order."""
         server, self.server = self.server, None
         assert server is not None
         stopped = server.stop()
@@ -251,9 +233,7 @@ class SpoolTestCase(PairTestCase):
         self.successResultOf(stopped)
 
     def killServer(self) -> None:
-        """
-        Kill the server: what it has not written is gone.
-        """
+        """Kill the server: what it has not written is gone."""
         server, self.server = self.server, None
         assert server is not None
         self.process.kill()
@@ -267,9 +247,7 @@ class SpoolTestCase(PairTestCase):
 
     @property
     def accepted(self) -> Connection:
-        """
-        The server's only connection.
-        """
+        """The server's only connection."""
         assert self.server is not None
         (connection,) = self.server.connections.values()
         return connection
@@ -302,18 +280,14 @@ class SpoolTestCase(PairTestCase):
         return service
 
     def stopService(self, service: ClientService) -> None:
-        """
-        Stop a client in order.
-        """
+        """Stop a client in order."""
         del self.services[service]
         stopped = service.stopService()
         self.settle()
         self.successResultOf(stopped)
 
     def killService(self, service: ClientService) -> None:
-        """
-        Kill a client.
-        """
+        """Kill a client."""
         process = self.services.pop(service)
         process.kill()
         if service._journal is not None:
@@ -327,9 +301,7 @@ class SpoolTestCase(PairTestCase):
     # Spools
 
     def stored(self, path: Path) -> list[Stored]:
-        """
-        Read a spool that nobody has open.
-        """
+        """Read a spool that nobody has open."""
         file = SpoolFile(path, full=False)
         try:
             return file.load()
@@ -337,9 +309,7 @@ class SpoolTestCase(PairTestCase):
             file.close()
 
     def settle(self) -> None:
-        """
-        Write everything, deliver everything, and let time pass.
-        """
+        """Write everything, deliver everything, and let time pass."""
         for seconds in (0, 20, 0):
             self.network.advance(seconds)
             for worker in self.workers:
@@ -347,24 +317,18 @@ class SpoolTestCase(PairTestCase):
         self.network.deliver()
 
     def onDisk(self, worker: AtOnce) -> None:
-        """
-        Make all calls of a worker that waits to be told.
-        """
+        """Make all calls of a worker that waits to be told."""
         while isinstance(worker, ByHand) and worker.waiting:
             worker.work()
             self.network.deliver()
 
     def durable(self, connection: Any) -> DurableConnection:
-        """
-        Check that a connection is a durable one.
-        """
+        """Check that a connection is a durable one."""
         self.assertIsInstance(connection, DurableConnection)
         return cast(DurableConnection, connection)
 
     def taking(self, stream: Any) -> list[Any]:
-        """
-        Take all data of a stream.
-        """
+        """Take all data of a stream."""
         data = []
         while (packet := stream.getData()) is not None:
             data.append(packet.data)
@@ -380,9 +344,7 @@ class SpoolTestCase(PairTestCase):
 
 
 def closeFile(journal: Any) -> None:
-    """
-    Close a spool's file, as the system does for one who is killed.
-    """
+    """Close a spool's file, as the system does for one who is killed."""
     spool = journal.store
     spool._file.close()
     if isinstance(spool._worker, ByHand):

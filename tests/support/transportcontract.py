@@ -111,23 +111,17 @@ class MemoryTransport:
         self.write(b"".join(data))
 
     def loseConnection(self) -> None:
-        """
-        Close when all is sent.
-        """
+        """Close when all is sent."""
         self.disconnecting = True
         self._wake()
 
     def loseWriteConnection(self) -> None:
-        """
-        Close our direction when all is sent.
-        """
+        """Close our direction when all is sent."""
         self._halfClosing = True
         self._wake()
 
     def abortConnection(self) -> None:
-        """
-        Close in the next turn.
-        """
+        """Close in the next turn."""
         self.lose(error.ConnectionAborted())
 
     def lose(self, reason: BaseException) -> None:
@@ -140,39 +134,27 @@ class MemoryTransport:
         self._wake()
 
     def getPeer(self) -> IPv4Address:
-        """
-        @return: the address of the other end.
-        """
+        """@return: the address of the other end."""
         return self._peer
 
     def getHost(self) -> IPv4Address:
-        """
-        @return: the address of this end.
-        """
+        """@return: the address of this end."""
         return self._host
 
     def getTcpNoDelay(self) -> bool:
-        """
-        @return: what was set.
-        """
+        """@return: what was set."""
         return self.noDelay
 
     def setTcpNoDelay(self, enabled: bool) -> None:
-        """
-        @param enabled: whether small writes leave at once.
-        """
+        """@param enabled: whether small writes leave at once."""
         self.noDelay = enabled
 
     def getTcpKeepAlive(self) -> bool:
-        """
-        @return: False.
-        """
+        """@return: False."""
         return False
 
     def setTcpKeepAlive(self, enabled: bool) -> None:
-        """
-        @param enabled: does not matter.
-        """
+        """@param enabled: does not matter."""
 
     def registerProducer(self, producer: Any, streaming: bool) -> None:
         """
@@ -189,42 +171,30 @@ class MemoryTransport:
             producer.resumeProducing()
 
     def unregisterProducer(self) -> None:
-        """
-        Nobody writes any more.
-        """
+        """Nobody writes any more."""
         self._producer, self._streaming = None, False
         self._wake()
 
     def pauseProducing(self) -> None:
-        """
-        Read nothing.
-        """
+        """Read nothing."""
         self.reading = False
 
     def resumeProducing(self) -> None:
-        """
-        Read again.
-        """
+        """Read again."""
         self.reading = True
         self._wake()
 
     def stopProducing(self) -> None:
-        """
-        Close when all is sent.
-        """
+        """Close when all is sent."""
         self.loseConnection()
 
     def _wake(self) -> None:
-        """
-        Do what there is to do in the next turn.
-        """
+        """Do what there is to do in the next turn."""
         if self._step is None and self.connected:
             self._step = self.clock.callLater(0, self._turn)
 
     def _turn(self) -> None:
-        """
-        Do what there is to do in one turn.
-        """
+        """Do what there is to do in one turn."""
         self._step = None
         try:
             if self._closing is not None:
@@ -239,9 +209,7 @@ class MemoryTransport:
                 self._lost(problem)
 
     def _send(self) -> None:
-        """
-        Move bytes to the other end, then see who waits for that.
-        """
+        """Move bytes to the other end, then see who waits for that."""
         other = self.other
         room = CHUNK - len(other._pipe)
         if self._buffer and room > 0 and other.connected:
@@ -265,9 +233,7 @@ class MemoryTransport:
                 half.writeConnectionLost()
 
     def _receive(self) -> None:
-        """
-        Hand on what came, or the end of it.
-        """
+        """Hand on what came, or the end of it."""
         if self._pipe:
             data = bytes(self._pipe)
             self._pipe.clear()
@@ -321,14 +287,10 @@ def memoryPair(clock: IReactorTime) -> tuple[MemoryTransport, MemoryTransport]:
 
 @implementer(IStreamServerEndpoint, IStreamClientEndpoint, IListeningPort)
 class MemoryEndpoint:
-    """
-    Where one factory listens and others connect to it, in memory.
-    """
+    """Where one factory listens and others connect to it, in memory."""
 
     def __init__(self, clock: IReactorTime) -> None:
-        """
-        @param clock: runs the event loop.
-        """
+        """@param clock: runs the event loop."""
         self._clock = clock
         self._factory: IProtocolFactory | None = None
 
@@ -358,22 +320,16 @@ class MemoryEndpoint:
         return succeed(built)
 
     def startListening(self) -> None:
-        """
-        It does already.
-        """
+        """It does already."""
 
     def stopListening(self) -> None:
-        """
-        Listen no more.
-        """
+        """Listen no more."""
         factory, self._factory = self._factory, None
         if factory is not None:
             factory.doStop()
 
     def getHost(self) -> IAddress:
-        """
-        @return: where it listens.
-        """
+        """@return: where it listens."""
         return IPv4Address("TCP", "127.0.0.1", 8765)
 
 
@@ -413,16 +369,12 @@ class Recorder(Protocol):
             self.actions[when](self)
 
     def connectionMade(self) -> None:
-        """
-        The connection is there.
-        """
+        """The connection is there."""
         self.made.callback(None)
         self.act("made")
 
     def dataReceived(self, data: bytes) -> None:
-        """
-        @param data: came.
-        """
+        """@param data: came."""
         assert not self.reasons
         self.received += data
         if self._wanted is not None and len(self.received) >= self._wanted[0]:
@@ -431,9 +383,7 @@ class Recorder(Protocol):
         self.act("data")
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """
-        @param reason: why.
-        """
+        """@param reason: why."""
         self.reasons.append(cast(BaseException, reason.value))
         self.act("gone")
         if len(self.reasons) == 1:
@@ -461,54 +411,40 @@ class HalfRecorder(Recorder):
     """
 
     def __init__(self, **actions: Callable[[Any], object]) -> None:
-        """
-        @param actions: also C{readEnd} and C{writeEnd}.
-        """
+        """@param actions: also C{readEnd} and C{writeEnd}."""
         super().__init__(**actions)
         self.ends: list[str] = []
         self.readEnded: Deferred[None] = Deferred()
 
     def readConnectionLost(self) -> None:
-        """
-        The peer writes no more.
-        """
+        """The peer writes no more."""
         self.ends.append("read")
         self.readEnded.callback(None)
         self.act("readEnd")
 
     def writeConnectionLost(self) -> None:
-        """
-        We write no more.
-        """
+        """We write no more."""
         self.ends.append("write")
         self.act("writeEnd")
 
 
 class Once(Factory):
-    """
-    Builds the one protocol that it was given.
-    """
+    """Builds the one protocol that it was given."""
 
     noisy = False
 
     def __init__(self, protocol: IProtocol | None) -> None:
-        """
-        @param protocol: the protocol.
-        """
+        """@param protocol: the protocol."""
         self.built = protocol
         self.addresses: list[IAddress | None] = []
         self.log: list[str] = []
 
     def startFactory(self) -> None:
-        """
-        Write down that it starts.
-        """
+        """Write down that it starts."""
         self.log.append("start")
 
     def stopFactory(self) -> None:
-        """
-        Write down that it stops.
-        """
+        """Write down that it stops."""
         self.log.append("stop")
 
     def buildProtocol(self, addr: IAddress | None) -> Any:
@@ -539,17 +475,13 @@ class Pusher:
         self.done: Deferred[None] = Deferred()
 
     def begin(self) -> None:
-        """
-        Register and write.
-        """
+        """Register and write."""
         self.transport.registerProducer(self, True)
         if not self.calls:
             self._write()
 
     def _write(self) -> None:
-        """
-        Write until paused.
-        """
+        """Write until paused."""
         while self.left and self.calls[-1:] in ([], ["resume"]):
             self.left -= 1
             self.transport.write(self.piece)
@@ -558,22 +490,16 @@ class Pusher:
             self.done.callback(None)
 
     def pauseProducing(self) -> None:
-        """
-        Stop for now.
-        """
+        """Stop for now."""
         self.calls.append("pause")
 
     def resumeProducing(self) -> None:
-        """
-        Go on.
-        """
+        """Go on."""
         self.calls.append("resume")
         self._write()
 
     def stopProducing(self) -> None:
-        """
-        Stop for good.
-        """
+        """Stop for good."""
         self.calls.append("stop")
 
 
@@ -595,9 +521,7 @@ class Puller:
         self.stopped = 0
 
     def resumeProducing(self) -> None:
-        """
-        Write one.
-        """
+        """Write one."""
         if self.left:
             self.left -= 1
             self.transport.write(self.piece)
@@ -605,9 +529,7 @@ class Puller:
             self.transport.unregisterProducer()
 
     def stopProducing(self) -> None:
-        """
-        Stop for good.
-        """
+        """Stop for good."""
         self.stopped += 1
 
 
@@ -645,9 +567,7 @@ class TransportContract(TestCase):
     ordinary = True
 
     def makeServer(self) -> IStreamServerEndpoint:
-        """
-        @return: where to listen.
-        """
+        """@return: where to listen."""
         raise NotImplementedError
 
     def makeClient(self, port: IListeningPort) -> IStreamClientEndpoint:
@@ -703,9 +623,7 @@ class TransportContract(TestCase):
             )
 
     async def test_interfaces(self) -> None:
-        """
-        The transport is what protocols may expect.
-        """
+        """The transport is what protocols may expect."""
         client, server = Recorder(), Recorder()
         await self.join(client, server)
         for interface in (ITransport, IConsumer, IPushProducer):
@@ -715,9 +633,7 @@ class TransportContract(TestCase):
         self.assertFalse(client.transport.disconnecting)
 
     async def test_bytes(self) -> None:
-        """
-        Bytes arrive in order and whole, both ways, few or many.
-        """
+        """Bytes arrive in order and whole, both ways, few or many."""
         client, server = Recorder(), Recorder()
         await self.join(client, server)
         expected = b""
@@ -732,9 +648,7 @@ class TransportContract(TestCase):
         self.assertEqual(bytes(client.received), expected)
 
     async def test_bytesOnly(self) -> None:
-        """
-        What is not bytes is refused where it is written, and harms nothing.
-        """
+        """What is not bytes is refused where it is written, and harms nothing."""
         client, server = Recorder(), Recorder()
         await self.join(client, server)
         for wrong in ("text", None, 5, ["x"]):
@@ -746,9 +660,7 @@ class TransportContract(TestCase):
         await server.has(5)
 
     async def test_closeFlushes(self) -> None:
-        """
-        C{loseConnection} sends all that was written before, whatever the size.
-        """
+        """C{loseConnection} sends all that was written before, whatever the size."""
         client, server = Recorder(), Recorder()
         await self.join(client, server)
         client.transport.write(b"x" * BIG)
@@ -760,14 +672,10 @@ class TransportContract(TestCase):
         self.assertDone(client, server)
 
     async def test_closeWhenMade(self) -> None:
-        """
-        A protocol may write and close at once.
-        """
+        """A protocol may write and close at once."""
 
         def sayAndGo(protocol: Recorder) -> None:
-            """
-            Write and close.
-            """
+            """Write and close."""
             protocol.transport.write(b"bye")
             protocol.transport.loseConnection()
 
@@ -779,14 +687,10 @@ class TransportContract(TestCase):
         self.assertDone(client, server)
 
     async def test_closeWhenReceiving(self) -> None:
-        """
-        A protocol may answer and close where it gets bytes; it gets no more.
-        """
+        """A protocol may answer and close where it gets bytes; it gets no more."""
 
         def answer(protocol: Recorder) -> None:
-            """
-            Write and close.
-            """
+            """Write and close."""
             if self.strict:
                 self.assertFalse(protocol.transport.disconnecting)
             protocol.transport.write(b"enough")
@@ -802,9 +706,7 @@ class TransportContract(TestCase):
         self.assertTrue(client.received.startswith(b"enough"))
 
     async def test_closeBoth(self) -> None:
-        """
-        Both may close at once.
-        """
+        """Both may close at once."""
         client, server = Recorder(), Recorder()
         await self.join(client, server)
         client.transport.write(b"c" * 1000)
@@ -820,15 +722,11 @@ class TransportContract(TestCase):
             self.assertDone(client, server)
 
     async def test_nothingAfterTheEnd(self) -> None:
-        """
-        A transport whose connection is gone lets itself be used, to no effect.
-        """
+        """A transport whose connection is gone lets itself be used, to no effect."""
         self.skipUnlessStrict()
 
         def useAll(protocol: Recorder) -> None:
-            """
-            Use all there is.
-            """
+            """Use all there is."""
             transport = protocol.transport
             transport.write(b"late")
             transport.writeSequence([b"late"])
@@ -872,14 +770,10 @@ class TransportContract(TestCase):
         self.assertNotIsInstance(server.reasons[0], error.ConnectionDone)
 
     async def test_pause(self) -> None:
-        """
-        A protocol that pauses gets nothing until it resumes, then all.
-        """
+        """A protocol that pauses gets nothing until it resumes, then all."""
 
         def pause(protocol: Recorder) -> None:
-            """
-            Pause.
-            """
+            """Pause."""
             protocol.transport.pauseProducing()
 
         client, server = Recorder(), Recorder(data=pause)
@@ -907,9 +801,7 @@ class TransportContract(TestCase):
         state: list[bool] = [False]
 
         def pause(protocol: Recorder) -> None:
-            """
-            Pause.
-            """
+            """Pause."""
             self.assertFalse(state[0], "got bytes though paused")
             state[0] = True
             protocol.transport.pauseProducing()
@@ -927,14 +819,10 @@ class TransportContract(TestCase):
         self.assertEqual(bytes(server.received), expected)
 
     async def test_pauseWhenMade(self) -> None:
-        """
-        A protocol may begin with a pause, and may change its mind twice.
-        """
+        """A protocol may begin with a pause, and may change its mind twice."""
 
         def pause(protocol: Recorder) -> None:
-            """
-            Pause.
-            """
+            """Pause."""
             protocol.transport.pauseProducing()
 
         client, server = Recorder(), Recorder(made=pause)
@@ -950,14 +838,10 @@ class TransportContract(TestCase):
         await server.has(5)
 
     async def test_closeWhilePeerPauses(self) -> None:
-        """
-        What was sent before an orderly close waits for a reader that pauses.
-        """
+        """What was sent before an orderly close waits for a reader that pauses."""
 
         def pause(protocol: Recorder) -> None:
-            """
-            Pause.
-            """
+            """Pause."""
             protocol.transport.pauseProducing()
 
         client, server = Recorder(), Recorder(made=pause)
@@ -973,9 +857,7 @@ class TransportContract(TestCase):
         self.assertDone(client, server)
 
     async def test_closeWhilePaused(self) -> None:
-        """
-        A protocol that has paused may close, and gets nothing more.
-        """
+        """A protocol that has paused may close, and gets nothing more."""
         self.skipUnlessStrict()
         client, server = Recorder(), Recorder()
         await self.join(client, server)
@@ -1015,9 +897,7 @@ class TransportContract(TestCase):
         self.assertEqual(set(pusher.calls), {"pause", "resume"})
 
     async def test_pullProducer(self) -> None:
-        """
-        A pull producer is asked until it is done.
-        """
+        """A pull producer is asked until it is done."""
         client, server = Recorder(), Recorder()
         await self.join(client, server)
         puller = Puller(client.transport, 50, b"x" * 10_000)
@@ -1030,9 +910,7 @@ class TransportContract(TestCase):
         self.assertEqual(len(server.received), 500_000)
 
     async def test_oneProducer(self) -> None:
-        """
-        There is one producer at a time.
-        """
+        """There is one producer at a time."""
         client, server = Recorder(), Recorder()
         await self.join(client, server)
         transport = client.transport
@@ -1046,9 +924,7 @@ class TransportContract(TestCase):
         transport.unregisterProducer()
 
     async def test_closeWaitsForProducer(self) -> None:
-        """
-        C{loseConnection} waits for the producer, and sends what it writes.
-        """
+        """C{loseConnection} waits for the producer, and sends what it writes."""
         self.skipUnlessStrict()
         client, server = Recorder(), Recorder()
         await self.join(client, server)
@@ -1061,22 +937,16 @@ class TransportContract(TestCase):
         self.assertDone(client, server)
 
     async def test_closeInProducer(self) -> None:
-        """
-        A producer may write its last and close where it is asked for more.
-        """
+        """A producer may write its last and close where it is asked for more."""
         client, server = Recorder(), Recorder()
         await self.join(client, server)
         transport = client.transport
 
         class Last(Puller):
-            """
-            Writes once.
-            """
+            """Writes once."""
 
             def resumeProducing(self) -> None:
-                """
-                Write and close.
-                """
+                """Write and close."""
                 transport.write(self.piece)
                 transport.unregisterProducer()
                 transport.loseConnection()
@@ -1088,9 +958,7 @@ class TransportContract(TestCase):
         self.assertDone(client, server)
 
     async def test_producerStopped(self) -> None:
-        """
-        A producer whose connection is lost is stopped, once.
-        """
+        """A producer whose connection is lost is stopped, once."""
         client, server = Recorder(), Recorder()
         await self.join(client, server)
         transport = client.transport
@@ -1108,9 +976,7 @@ class TransportContract(TestCase):
         """
 
         def crash(protocol: Recorder) -> None:
-            """
-            Fail.
-            """
+            """Fail."""
             raise ZeroDivisionError
 
         client, server = Recorder(), Recorder(data=crash)
@@ -1125,23 +991,17 @@ class TransportContract(TestCase):
         )
 
     def skipUnlessHalfCloses(self) -> None:
-        """
-        Skip where one direction cannot be ended alone.
-        """
+        """Skip where one direction cannot be ended alone."""
         if not self.halfCloses:
             raise SkipTest("this transport cannot")
 
     def skipUnlessStrict(self) -> None:
-        """
-        Skip what Twisted's TLS does not promise.
-        """
+        """Skip what Twisted's TLS does not promise."""
         if not self.strict:
             raise SkipTest("not promised by this transport")
 
     async def test_halfClose(self) -> None:
-        """
-        After C{loseWriteConnection} the other direction goes on.
-        """
+        """After C{loseWriteConnection} the other direction goes on."""
         self.skipUnlessHalfCloses()
         client, server = HalfRecorder(), HalfRecorder()
         await self.join(client, server)
@@ -1177,15 +1037,11 @@ class TransportContract(TestCase):
         self.assertDone(server)
 
     async def test_halfCloseByProducer(self) -> None:
-        """
-        A protocol closes where it is told that the peer has ended.
-        """
+        """A protocol closes where it is told that the peer has ended."""
         self.skipUnlessHalfCloses()
 
         def answer(protocol: HalfRecorder) -> None:
-            """
-            Write and close.
-            """
+            """Write and close."""
             protocol.transport.write(b"got it")
             protocol.transport.loseConnection()
 
@@ -1201,15 +1057,11 @@ class TransportContract(TestCase):
         self.assertDone(client, server)
 
     async def test_failureInReadEnd(self) -> None:
-        """
-        An error where a protocol is told of the peer's end ends its connection.
-        """
+        """An error where a protocol is told of the peer's end ends its connection."""
         self.skipUnlessHalfCloses()
 
         def crash(protocol: Recorder) -> None:
-            """
-            Fail.
-            """
+            """Fail."""
             raise ZeroDivisionError
 
         client, server = HalfRecorder(), HalfRecorder(readEnd=crash)

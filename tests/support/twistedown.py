@@ -113,9 +113,7 @@ def client(endpoint: Any, clock: Any) -> IStreamClientEndpoint:
 
 
 class Creator(connectionmixins.EndpointCreator):
-    """
-    Makes the endpoints of these tests.
-    """
+    """Makes the endpoints of these tests."""
 
     def server(self, reactor: Any) -> IStreamServerEndpoint:
         """
@@ -155,9 +153,7 @@ class SecureBuilder(ReactorBuilder):
 
 
 class SecureConnectionTests(SecureBuilder):
-    """
-    What holds for most transports.
-    """
+    """What holds for most transports."""
 
     mixin = connectionmixins.ConnectionTestsMixin
     test_writeAfterDisconnect = mixin.test_writeAfterDisconnect
@@ -165,9 +161,7 @@ class SecureConnectionTests(SecureBuilder):
 
 
 class SecureAbortTests(SecureBuilder):
-    """
-    C{abortConnection}.
-    """
+    """C{abortConnection}."""
 
     mixin = test_tcp.AbortConnectionMixin
     runAbortTest = mixin.runAbortTest
@@ -198,9 +192,7 @@ class SecureAbortTests(SecureBuilder):
 
 
 class SecureStreamClientTests(SecureBuilder):
-    """
-    Clients that connect and are disconnected.
-    """
+    """Clients that connect and are disconnected."""
 
     mixin = connectionmixins.StreamClientTestsMixin
     test_clientConnectionFailed = mixin.test_clientConnectionFailedStopsReactor
@@ -231,9 +223,7 @@ class SecureStreamClientTests(SecureBuilder):
 
 
 class SecureTransportTests(SecureBuilder):
-    """
-    What is tested of TCP's transports and holds for ours.
-    """
+    """What is tested of TCP's transports and holds for ours."""
 
     tcp = test_tcp.TCPConnectionTestsBuilder
     test_stopStartReading = tcp.test_stopStartReading
@@ -242,9 +232,7 @@ class SecureTransportTests(SecureBuilder):
     test_writeSequence = test_tcp.WriteSequenceTestsMixin.test_writeSequeceWithoutWrite
 
     def setUp(self) -> None:
-        """
-        Have these tests take our endpoints for TCP's.
-        """
+        """Have these tests take our endpoints for TCP's."""
         super().setUp()
         self.patch(test_tcp, "TCPCreator", Creator)
         self.patch(
@@ -256,9 +244,7 @@ class SecureTransportTests(SecureBuilder):
         )
 
     def buildReactor(self) -> Any:
-        """
-        Build a reactor that listens with secure channels.
-        """
+        """Build a reactor that listens with secure channels."""
         reactor: Any = super().buildReactor()
         listenTCP = reactor.listenTCP
 
@@ -311,32 +297,24 @@ class Below:
     """
 
     def __init__(self, secure: SecureProtocol) -> None:
-        """
-        @param secure: the protocol.
-        """
+        """@param secure: the protocol."""
         self.transport: Any = secure.transport
         self.dataReceived = secure.dataReceived
         self._secure = secure
 
     @property
     def factory(self) -> Below:
-        """
-        What has the clock.
-        """
+        """What has the clock."""
         return self
 
     @property
     def _clock(self) -> Any:
-        """
-        What keeps time.
-        """
+        """What keeps time."""
         return self._secure.clock
 
     @property
     def _producer(self) -> SecureTransport | None:
-        """
-        What knows whether the producer inside is paused, if there is one.
-        """
+        """What knows whether the producer inside is paused, if there is one."""
         inside = self._secure.secureTransport
         return None if inside._producer is None else inside
 
@@ -376,9 +354,7 @@ class StringEndpoint:
 
 
 class SecureProducerTests(TestCase):
-    """
-    What is tested of producers on TLS and holds for ours.
-    """
+    """What is tested of producers on TLS and holds for ours."""
 
     tls: Any = test_tls.TLSProducerTests
     drain = tls.drain
@@ -391,9 +367,7 @@ class SecureProducerTests(TestCase):
     test_lose = tls.test_streamingProducerLoseConnectionWithProducer
 
     def setUp(self) -> None:
-        """
-        Make both sides, and have these tests take them for TLS's.
-        """
+        """Make both sides, and have these tests take them for TLS's."""
         sides: list[tuple[Any, Below]] = []
         for isServer in False, True:
             inner, endpoint = test_tls.AccumulatingProtocol(1 << 30), StringEndpoint()

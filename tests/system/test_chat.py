@@ -24,9 +24,7 @@ CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
 class ChatTests(ProcessTestCase):
-    """
-    People who chat.
-    """
+    """People who chat."""
 
     def chat(
         self, endpoint: str, nick: str, *arguments: str, terminal: bool = False
@@ -63,9 +61,7 @@ class ChatTests(ProcessTestCase):
         self.assertEqual(bob.wait(), 128 + 15, bob.said())
 
     def test_otherLocale(self) -> None:
-        """
-        Names are UTF-8, whatever the locale can write.
-        """
+        """Names are UTF-8, whatever the locale can write."""
         _, endpoint = self.serve("--handler", "chat")
         ascii = dict(LC_ALL="C", PYTHONCOERCECLOCALE="0", PYTHONUTF8="0")
         done = subprocess.run(
@@ -80,9 +76,7 @@ class ChatTests(ProcessTestCase):
         self.assertIn("you are gr\u00fcn in lobby", done.stdout.decode())
 
     def test_byHand(self) -> None:
-        """
-        C{aesm connect} is a client, too.
-        """
+        """C{aesm connect} is a client, too."""
         server, endpoint = self.serve("--handler", "chat")
         hand = self.join(server, endpoint)
         hand.expect("note: choose a name: /nick NAME")
@@ -139,9 +133,7 @@ class ChatTests(ProcessTestCase):
         self.assertStops(again)
 
     def test_terminated(self) -> None:
-        """
-        A signal leaves in order, too, and gives the terminal back.
-        """
+        """A signal leaves in order, too, and gives the terminal back."""
         _, endpoint = self.serve("--handler", "chat")
         alice = self.chat(endpoint, "alice", terminal=True)
         bob = self.chat(endpoint, "bob")
@@ -168,15 +160,11 @@ class ChatTests(ProcessTestCase):
             self.assertSentence(pinned, "key")
 
     def test_needsNick(self) -> None:
-        """
-        There is no chat without a name.
-        """
+        """There is no chat without a name."""
         nameless = self.start("-m", "aesm", "chat", "tcp:127.0.0.1:1")
         self.assertSentence(nameless, "--nick")
 
     def test_window(self) -> None:
-        """
-        The example with a window is a program that can be compiled.
-        """
+        """The example with a window is a program that can be compiled."""
         source = (ROOT / EXAMPLE).read_text("utf-8")
         compile(source, str(EXAMPLE), "exec")

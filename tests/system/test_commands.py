@@ -119,9 +119,7 @@ class Process:
         os.write(self._input(), data)
 
     def end(self) -> None:
-        """
-        End its standard input.
-        """
+        """End its standard input."""
         if self._ours is not None:
             self.type("\x04")
         elif self.process.stdin is not None:
@@ -156,15 +154,11 @@ class Process:
         return self.process.wait(max(0.1, deadline - time.monotonic()))
 
     def said(self) -> str:
-        """
-        Show everything that it has said.
-        """
+        """Show everything that it has said."""
         return f"{self.output}\n-- standard error:\n{self.errors}"
 
     def close(self) -> None:
-        """
-        End it if it has not, and close its files.
-        """
+        """End it if it has not, and close its files."""
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait()
@@ -176,9 +170,7 @@ class Process:
             os.close(self._ours)
 
     def _input(self) -> int:
-        """
-        Find the file to write to.
-        """
+        """Find the file to write to."""
         if self._ours is not None:
             return self._ours
         assert self.process.stdin is not None
@@ -214,9 +206,7 @@ class ProcessTestCase(SynchronousTestCase):
     """
 
     def setUp(self) -> None:
-        """
-        Make the directory.
-        """
+        """Make the directory."""
         self.home = Path(self.mktemp()).absolute()
         self.home.mkdir(mode=0o700)
 
@@ -319,9 +309,7 @@ class ProcessTestCase(SynchronousTestCase):
 
 
 class ConnectTests(ProcessTestCase):
-    """
-    What is typed in one window appears in the other.
-    """
+    """What is typed in one window appears in the other."""
 
     def test_two(self) -> None:
         """
@@ -360,9 +348,7 @@ class ConnectTests(ProcessTestCase):
         self.assertEqual(typist.wait(), 0, typist.said())
 
     def test_json(self) -> None:
-        """
-        Programs talk JSON, and bytes stay bytes.
-        """
+        """Programs talk JSON, and bytes stay bytes."""
         server, endpoint = self.serve()
         program = self.join(server, endpoint, "--json")
         person = self.join(server, endpoint)
@@ -377,9 +363,7 @@ class ConnectTests(ProcessTestCase):
         self.assertSentence(program, "line 2")
 
     def test_files(self) -> None:
-        """
-        Input and output can be regular files, of any size, and nothing is lost.
-        """
+        """Input and output can be regular files, of any size, and nothing is lost."""
         _, endpoint = self.serve("--handler", "echo")
         source, target = self.home / "in", self.home / "out"
         count = 20_000
@@ -399,9 +383,7 @@ class ConnectTests(ProcessTestCase):
         self.assertEqual(got, list(range(count)))
 
     def test_tooBig(self) -> None:
-        """
-        A line that the server does not take is named, and the rest is sent.
-        """
+        """A line that the server does not take is named, and the rest is sent."""
         server, endpoint = self.serve("--max-message", "10")
         client, other = self.join(server, endpoint), self.join(server, endpoint)
         client.type("x" * 11 + "\nsmall\n")
@@ -410,9 +392,7 @@ class ConnectTests(ProcessTestCase):
         self.assertSentence(client, "line 1", "11 bytes", "at most 10")
 
     def test_tooLong(self) -> None:
-        """
-        Input without an end of line is given up before it fills the memory.
-        """
+        """Input without an end of line is given up before it fills the memory."""
         server, endpoint = self.serve()
         client = self.join(server, endpoint)
         with contextlib.suppress(BrokenPipeError):
@@ -421,9 +401,7 @@ class ConnectTests(ProcessTestCase):
         self.assertSentence(client, "a line has more than")
 
     def test_outputClosed(self) -> None:
-        """
-        When nobody reads its output any more, a client ends.
-        """
+        """When nobody reads its output any more, a client ends."""
         server, endpoint = self.serve()
         client, other = self.join(server, endpoint), self.join(server, endpoint)
         assert client.process.stdout is not None
@@ -450,9 +428,7 @@ class ConnectTests(ProcessTestCase):
             )
 
     def test_errorsLost(self) -> None:
-        """
-        A client goes on where its standard error takes nothing.
-        """
+        """A client goes on where its standard error takes nothing."""
         port = freePort()
         server, endpoint = self.serveAt(port), f"tcp:127.0.0.1:{port}"
         command = f"exec {sys.executable} -m aesm connect {endpoint} 2>/dev/full"
@@ -473,9 +449,7 @@ class ConnectTests(ProcessTestCase):
         self.assertEqual(client.wait(PATIENCE), 0)
 
     def test_wait(self) -> None:
-        """
-        C{--wait} goes on receiving after the end of the input.
-        """
+        """C{--wait} goes on receiving after the end of the input."""
         server, endpoint = self.serve()
         other = self.join(server, endpoint)
         client = self.join(server, endpoint, "--wait", "-1")
@@ -491,9 +465,7 @@ class ConnectTests(ProcessTestCase):
         self.assertEqual(brief.wait(), 0, brief.said())
 
     def test_receive(self) -> None:
-        """
-        C{--receive} does not care about the input.
-        """
+        """C{--receive} does not care about the input."""
         server, endpoint = self.serve()
         client = self.join(server, endpoint, "--receive")
         client.end()
@@ -505,9 +477,7 @@ class ConnectTests(ProcessTestCase):
         self.assertEqual(client.wait(), 128 + signal.SIGTERM, client.said())
 
     def test_unix(self) -> None:
-        """
-        It works over UNIX sockets.
-        """
+        """It works over UNIX sockets."""
         # The path of a UNIX socket has at most some hundred bytes.
         folder = tempfile.TemporaryDirectory()
         self.addCleanup(folder.cleanup)
@@ -523,32 +493,24 @@ class ConnectTests(ProcessTestCase):
 
 
 class RefusalTests(ProcessTestCase):
-    """
-    Who does not get in is told why, in one line.
-    """
+    """Who does not get in is told why, in one line."""
 
     def test_nobodyThere(self) -> None:
-        """
-        Nobody listens.
-        """
+        """Nobody listens."""
         with socket.socket() as unused:
             unused.bind(("127.0.0.1", 0))
             endpoint = f"tcp:127.0.0.1:{unused.getsockname()[1]}"
             self.assertSentence(self.connect(endpoint), "cannot connect", endpoint)
 
     def test_wrongPin(self) -> None:
-        """
-        The server has another key than the pinned one.
-        """
+        """The server has another key than the pinned one."""
         _, endpoint = self.serve()
         other = str(PrivateKey.generate().publicKey)
         client = self.connect(endpoint, "--pin", other)
         self.assertSentence(client, other, "pinned")
 
     def test_rightPin(self) -> None:
-        """
-        One of the pinned keys is enough.
-        """
+        """One of the pinned keys is enough."""
         server, endpoint = self.serve()
         key = server.expect(f"with the public key ({KEY})")[1]
         other = str(PrivateKey.generate().publicKey)
@@ -557,9 +519,7 @@ class RefusalTests(ProcessTestCase):
         self.assertEqual(client.wait(), 0, client.said())
 
     def test_changedKey(self) -> None:
-        """
-        The server has another key than last time; C{aesm known --forget} helps.
-        """
+        """The server has another key than last time; C{aesm known --forget} helps."""
         port = freePort()
         endpoint = f"tcp:127.0.0.1:{port}"
         for name in ("one.pem", "two.pem"):
@@ -582,9 +542,7 @@ class RefusalTests(ProcessTestCase):
         client.expect("first contact", "errors")
 
     def test_psk(self) -> None:
-        """
-        A pre-shared key must be the same on both sides.
-        """
+        """A pre-shared key must be the same on both sides."""
         for name in ("right", "wrong"):
             PSK.generate().save(self.home / name)
         server, endpoint = self.serve("--psk", "right")
@@ -596,9 +554,7 @@ class RefusalTests(ProcessTestCase):
         self.assertEqual(client.wait(), 0, client.said())
 
     def test_name(self) -> None:
-        """
-        So must the name.
-        """
+        """So must the name."""
         _, endpoint = self.serve("--name", "one")
         self.assertSentence(self.connect(endpoint, "--name", "two"), "name")
 
@@ -623,14 +579,10 @@ class RefusalTests(ProcessTestCase):
 
 
 class OutputTests(ProcessTestCase):
-    """
-    Output that goes nowhere is one sentence and status 1, in every command.
-    """
+    """Output that goes nowhere is one sentence and status 1, in every command."""
 
     def assertLost(self, command: str, redirection: str) -> None:
-        """
-        Check what a command says whose output cannot be written.
-        """
+        """Check what a command says whose output cannot be written."""
         said = subprocess.run(
             ["sh", "-c", f"exec {sys.executable} -m aesm {command} {redirection}"],
             cwd=self.home,
@@ -645,9 +597,7 @@ class OutputTests(ProcessTestCase):
         self.assertNotIn("Traceback", said.stderr)
 
     def test_full(self) -> None:
-        """
-        The disk is full.
-        """
+        """The disk is full."""
         _, endpoint = self.serve("--handler", "chat")
         for command in (
             *("--help", "connect --help", "--version", "keygen", "pubkey", "psk"),
@@ -657,9 +607,7 @@ class OutputTests(ProcessTestCase):
             self.assertLost(command, ">/dev/full")
 
     def test_closed(self) -> None:
-        """
-        It is not open.
-        """
+        """It is not open."""
         for command in ("--help", "psk"):
             self.assertLost(command, ">&-")
 
@@ -673,9 +621,7 @@ class OutputTests(ProcessTestCase):
 
 
 class StopTests(ProcessTestCase):
-    """
-    Everything ends in order, whoever ends it.
-    """
+    """Everything ends in order, whoever ends it."""
 
     def test_serverStops(self) -> None:
         """
@@ -732,9 +678,7 @@ class StopTests(ProcessTestCase):
         self.assertStops(again)
 
     def test_clientInterrupted(self) -> None:
-        """
-        Ctrl-C at a client says nothing, and the server sees an orderly end.
-        """
+        """Ctrl-C at a client says nothing, and the server sees an orderly end."""
         server, endpoint = self.serve()
         client = self.join(server, endpoint, terminal=True)
         client.expect("Ctrl-D ends\n", "errors")
@@ -745,9 +689,7 @@ class StopTests(ProcessTestCase):
         server.expect(r" lost .*code 1000")
 
     def test_interruptedWhileConnecting(self) -> None:
-        """
-        Ctrl-C before the server has answered is no error either.
-        """
+        """Ctrl-C before the server has answered is no error either."""
         with socket.socket() as silent:
             silent.bind(("127.0.0.1", 0))
             silent.listen()
@@ -761,14 +703,10 @@ class StopTests(ProcessTestCase):
 
 
 class ServerTests(ProcessTestCase):
-    """
-    What an operator sees of the server.
-    """
+    """What an operator sees of the server."""
 
     def test_portInUse(self) -> None:
-        """
-        A port in use is one line, and exit status 1.
-        """
+        """A port in use is one line, and exit status 1."""
         _, endpoint = self.serve()
         port = endpoint.rpartition(":")[2]
         server = self.twistd("--listen", f"tcp:{port}:interface=127.0.0.1")
@@ -804,9 +742,7 @@ class ServerTests(ProcessTestCase):
             self.assertEqual(server.output, "")
 
     def test_activityLog(self) -> None:
-        """
-        Who comes and goes is a line of JSON each, for the operator's eyes only.
-        """
+        """Who comes and goes is a line of JSON each, for the operator's eyes only."""
         server, endpoint = self.serve("--activity-log", "activity.json")
         client = self.join(server, endpoint)
         client.end()
@@ -821,9 +757,7 @@ class ServerTests(ProcessTestCase):
         self.assertEqual({entry["peer"] for entry in entries}, {str(key)})
 
     def test_open(self) -> None:
-        """
-        A server that is open to all beyond this machine says so.
-        """
+        """A server that is open to all beyond this machine says so."""
         server = self.twistd("--listen", "tcp:0")
         server.expect("ANYONE")
         server.expect("aesm connect tcp:HOST:")

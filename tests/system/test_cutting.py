@@ -19,9 +19,7 @@ QUICK = "--heartbeat=0.2"
 
 
 class CuttingTests(ProcessTestCase):
-    """
-    All messages arrive, once and in order, both ways.
-    """
+    """All messages arrive, once and in order, both ways."""
 
     def program(self, module: str, *arguments: str) -> tuple[Process, str]:
         """

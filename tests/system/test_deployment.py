@@ -109,9 +109,7 @@ def headerV2(source: tuple[str, int]) -> bytes:
 
 
 class ActivationTests(ProcessTestCase):
-    """
-    The listening socket is handed over to the server.
-    """
+    """The listening socket is handed over to the server."""
 
     def activate(self, place: str, domain: str) -> tuple[Process, str]:
         """
@@ -141,9 +139,7 @@ class ActivationTests(ProcessTestCase):
         self.assertLeft(two)
 
     def test_tcp(self) -> None:
-        """
-        A TCP socket.
-        """
+        """A TCP socket."""
         self.assertServes(*self.activate("127.0.0.1", "INET"))
 
     def test_bothTCP(self) -> None:
@@ -157,9 +153,7 @@ class ActivationTests(ProcessTestCase):
         self.assertIn(" accepted ::ffff:127.0.0.1:", server.output)
 
     def test_unix(self) -> None:
-        """
-        A UNIX socket; where it is was not the server's choice.
-        """
+        """A UNIX socket; where it is was not the server's choice."""
         # The path of a UNIX socket has at most some hundred bytes.
         folder = tempfile.TemporaryDirectory()
         self.addCleanup(folder.cleanup)
@@ -169,18 +163,14 @@ class ActivationTests(ProcessTestCase):
         self.assertServes(server, endpoint)
 
     def test_nothing(self) -> None:
-        """
-        A server that is to get a socket and gets none says so in one line.
-        """
+        """A server that is to get a socket and gets none says so in one line."""
         server = self.twistd("--listen", "systemd:domain=INET:index=0")
         self.assertEqual(server.wait(), 1)
         self.assertRegex(server.errors, r"\Atwistd aesm: --listen 'systemd:.*\n\Z")
 
 
 class TwistTests(ProcessTestCase):
-    """
-    C{twist}, which starts the same service as C{twistd} does.
-    """
+    """C{twist}, which starts the same service as C{twistd} does."""
 
     def twist(self, *arguments: str) -> Process:
         """
@@ -191,9 +181,7 @@ class TwistTests(ProcessTestCase):
         return self.start("-c", TWIST, "--log-format=text", "aesm", *arguments)
 
     def test_serves(self) -> None:
-        """
-        Clients are let in, and told when it is stopped.
-        """
+        """Clients are let in, and told when it is stopped."""
         server = self.twist("--listen", "tcp:0:interface=127.0.0.1")
         endpoint = server.expect(r"aesm connect (tcp:127\.0\.0\.1:\d+) ")[1]
         client = self.join(server, endpoint)
@@ -204,9 +192,7 @@ class TwistTests(ProcessTestCase):
         self.assertNotIn("Traceback", server.said())
 
     def test_inUse(self) -> None:
-        """
-        A port in use is one line and status 1; so is a wrong option.
-        """
+        """A port in use is one line and status 1; so is a wrong option."""
         with socket.create_server(("127.0.0.1", 0)) as taken:
             listen = f"tcp:{taken.getsockname()[1]}:interface=127.0.0.1"
             server = self.twist("--listen", listen)
@@ -220,9 +206,7 @@ class TwistTests(ProcessTestCase):
 
 
 class ForwarderTests(ProcessTestCase):
-    """
-    A forwarder in between, which says whom it forwards.
-    """
+    """A forwarder in between, which says whom it forwards."""
 
     def serveBehind(self, *headers: bytes, options: tuple[str, ...] = ()) -> None:
         """
@@ -242,9 +226,7 @@ class ForwarderTests(ProcessTestCase):
         self.endpoint = "tcp:127.0.0.1:" + forwarder.expect(r"^(\d+)$")[1]
 
     def logged(self) -> list[tuple[str, str]]:
-        """
-        Stop the server, and read the activity log's events and addresses.
-        """
+        """Stop the server, and read the activity log's events and addresses."""
         self.assertStops(self.server)
         lines = (self.home / "activity.json").read_text("ascii").splitlines()
         return [(entry["event"], entry["address"]) for entry in map(json.loads, lines)]
@@ -272,9 +254,7 @@ class ForwarderTests(ProcessTestCase):
         )
 
     def test_limitPerHost(self) -> None:
-        """
-        What one host may have counts for the forwarded, not for the forwarder.
-        """
+        """What one host may have counts for the forwarded, not for the forwarder."""
         self.serveBehind(
             *(headerV1(FIRST), headerV1(NEXT), headerV1(OTHER)),
             options=("--max-connections-per-host", "1"),
@@ -292,9 +272,7 @@ class ForwarderTests(ProcessTestCase):
         )
 
     def test_noHeader(self) -> None:
-        """
-        Who comes around the forwarder does not get in.
-        """
+        """Who comes around the forwarder does not get in."""
         self.serveBehind()
         client = self.connect(f"tcp:127.0.0.1:{self.port}")
         self.assertSentence(client, f"127.0.0.1:{self.port}")
@@ -303,9 +281,7 @@ class ForwarderTests(ProcessTestCase):
 
 
 class HeaderTests(PairTestCase):
-    """
-    PROXY headers, cut in every place.
-    """
+    """PROXY headers, cut in every place."""
 
     def behind(self, **options: Any) -> tuple[MemoryNetwork, Server]:
         """
@@ -358,9 +334,7 @@ class HeaderTests(PairTestCase):
             )
 
     def test_everyByte(self) -> None:
-        """
-        Also where it comes byte by byte.
-        """
+        """Also where it comes byte by byte."""
         for header, known in ((headerV1(FIRST), 8), (headerV2(FIRST), 16)):
             network, server = self.behind()
             bytewise = (1,) * (len(header) - known + 60)
@@ -368,9 +342,7 @@ class HeaderTests(PairTestCase):
             self.assertEqual(list(server.connections), [FIRST])
 
     def test_handshakesPerHost(self) -> None:
-        """
-        Handshakes count for the forwarded, not for the forwarder.
-        """
+        """Handshakes count for the forwarded, not for the forwarder."""
         network, server = self.behind(handshakesPerHost=0.1)
         self.successResultOf(self.forward(network, headerV1(FIRST)))
         refused = self.forward(network, headerV1(NEXT))
@@ -405,14 +377,10 @@ class HeaderTests(PairTestCase):
 
 
 class DocumentTests(SynchronousTestCase):
-    """
-    What the tutorial lets systemd start, starts.
-    """
+    """What the tutorial lets systemd start, starts."""
 
     def test_unit(self) -> None:
-        """
-        The options and the handler exist, and an inherited socket is asked for.
-        """
+        """The options and the handler exist, and an inherited socket is asked for."""
         text = (ROOT / "docs" / "tutorial.md").read_text("utf-8")
         (line,) = re.findall(r"^ExecStart=\S+/twistd .* aesm (.*)$", text, re.MULTILINE)
         given = dict(zip(line.split()[::2], line.split()[1::2], strict=True))

@@ -115,9 +115,7 @@ def memory(process: Process, what: str) -> int:
 
 
 class WebTests(ProcessTestCase):
-    """
-    A file that is much larger than what either process may keep of it.
-    """
+    """A file that is much larger than what either process may keep of it."""
 
     if not Path("/proc/self/status").exists():  # pragma: no cover
         skip = "no /proc to read how much memory a process has"
@@ -162,9 +160,7 @@ class WebTests(ProcessTestCase):
 
 
 class SSHTests(TestCase):
-    """
-    Conch inside of an encrypted stream, with SSH's own keys and passwords.
-    """
+    """Conch inside of an encrypted stream, with SSH's own keys and passwords."""
 
     timeout = 120
     try:
@@ -200,31 +196,23 @@ class SSHTests(TestCase):
         return result
 
     async def test_password(self) -> None:
-        """
-        A password lets a user in, whose command takes input and has a result.
-        """
+        """A password lets a user in, whose command takes input and has a result."""
         result = await self.login(password=b"secret")
         self.assertEqual(result, (b"shout: " + INPUT.upper(), self.conch.STATUS))
 
     async def test_publicKey(self) -> None:
-        """
-        So does a key.
-        """
+        """So does a key."""
         result = await self.login(key=self.conch.USER_KEY)
         self.assertEqual(result, (b"shout: " + INPUT.upper(), self.conch.STATUS))
 
     async def test_refused(self) -> None:
-        """
-        A wrong password does not.
-        """
+        """A wrong password does not."""
         with self.assertRaises(self.conch.Refused):
             await self.login(password=b"wrong")
 
 
 class DocumentTests(ExampleTestCase):
-    """
-    The programs of C{docs/streams.md} and C{docs/testing.md} run as they are.
-    """
+    """The programs of C{docs/streams.md} and C{docs/testing.md} run as they are."""
 
     def blocks(self, name: str) -> list[str]:
         """
@@ -237,9 +225,7 @@ class DocumentTests(ExampleTestCase):
         return [block for block in blocks if "import" in block]
 
     def test_streams(self) -> None:
-        """
-        The client has its answer from the server.
-        """
+        """The client has its answer from the server."""
         serverText, clientText = self.blocks("streams.md")
         server = self.program(serverText, 0)
         port = server.expect(r"listening on 127\.0\.0\.1:(\d+) with")[1]
@@ -251,9 +237,7 @@ class DocumentTests(ExampleTestCase):
         self.assertNotIn("Traceback", server.said())
 
     def test_testing(self) -> None:
-        """
-        The tests of the handler pass, and would not if it were wrong.
-        """
+        """The tests of the handler pass, and would not if it were wrong."""
         handler, tests = self.blocks("testing.md")
         (self.home / "test_room.py").write_text(tests, "utf-8")
         right = handler, 0

@@ -38,9 +38,7 @@ def readmePrograms() -> list[str]:
 
 
 class ExampleTestCase(ProcessTestCase):
-    """
-    Tests that run programs.
-    """
+    """Tests that run programs."""
 
     def program(self, text: str, port: int | str, loud: bool = False) -> Process:
         """
@@ -77,14 +75,10 @@ class ExampleTestCase(ProcessTestCase):
 
 
 class ReadmeTests(ExampleTestCase):
-    """
-    What the README shows runs.
-    """
+    """What the README shows runs."""
 
     def test_same(self) -> None:
-        """
-        C{twisted_server.py} and C{twisted_client.py} are the README's programs.
-        """
+        """C{twisted_server.py} and C{twisted_client.py} are the README's programs."""
         texts = [
             (EXAMPLES / name).read_text("utf-8")
             for name in ("twisted_server.py", "twisted_client.py")
@@ -110,9 +104,7 @@ class ReadmeTests(ExampleTestCase):
         self.assertNotIn("Traceback", server.said())
 
     def test_blocking(self) -> None:
-        """
-        Server and client in one, without a reactor in sight.
-        """
+        """Server and client in one, without a reactor in sight."""
         program = self.program(readmePrograms()[2], freePort())
         self.assertEqual((program.wait(), program.errors), (0, ""))
         self.assertRegex(
@@ -122,30 +114,22 @@ class ReadmeTests(ExampleTestCase):
 
 
 class AsyncioTests(ExampleTestCase):
-    """
-    Programs of asyncio's.
-    """
+    """Programs of asyncio's."""
 
     def test_program(self) -> None:
-        """
-        One with a loop of its own, that Twisted runs on.
-        """
+        """One with a loop of its own, that Twisted runs on."""
         _, endpoint = self.serve("--handler", "echo")
         program = self.example("asyncio_program.py", endpoint)
         self.assertPrints(program, "one\ntwo\nthree\n")
 
     def test_run(self) -> None:
-        """
-        One that keeps its C{asyncio.run}.
-        """
+        """One that keeps its C{asyncio.run}."""
         _, endpoint = self.serve("--handler", "echo")
         self.assertPrints(self.example("asyncio_run.py", endpoint), "hello\n")
 
 
 class ServerTests(ExampleTestCase):
-    """
-    Servers that C{twistd} runs.
-    """
+    """Servers that C{twistd} runs."""
 
     def tac(self, listen: str) -> Process:
         """
@@ -158,9 +142,7 @@ class ServerTests(ExampleTestCase):
         return self.start("-c", TWISTD, "-n", "--pidfile=", "-y", tac)
 
     def test_tac(self) -> None:
-        """
-        The application tells the time, and says goodbye when it is stopped.
-        """
+        """The application tells the time, and says goodbye when it is stopped."""
         server = self.tac("tcp:0:interface=127.0.0.1")
         where = server.expect(r"listening on (127\.0\.0\.1:\d+) with")[1]
         client = self.connect(f"tcp:{where}")
@@ -172,18 +154,14 @@ class ServerTests(ExampleTestCase):
         self.assertNotIn("Traceback", server.said())
 
     def test_tacInUse(self) -> None:
-        """
-        Where it cannot listen, it does not start.
-        """
+        """Where it cannot listen, it does not start."""
         with socket.create_server(("127.0.0.1", 0)) as taken:
             server = self.tac(f"tcp:{taken.getsockname()[1]}:interface=127.0.0.1")
             self.assertEqual(server.wait(), 1, server.said())
         self.assertIn("CannotListenError: Couldn't listen on", server.output)
 
     def test_handlerPlugin(self) -> None:
-        """
-        With its folder on the path, a handler of one's own has a name.
-        """
+        """With its folder on the path, a handler of one's own has a name."""
         folder = self.home / "plugin"  # a copy, since Twisted keeps a cache beside it
         shutil.copytree(EXAMPLES / "handler_plugin", folder)
         self.patch(sys, "path", [*sys.path, str(folder)])

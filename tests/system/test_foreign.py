@@ -26,32 +26,22 @@ PSK = bytes(range(32))
 
 @implementer(IMessageHandler)
 class Echo:
-    """
-    Sends back what comes.
-    """
+    """Sends back what comes."""
 
     def connectionAccepted(self, connection: Connection) -> None:
-        """
-        Nothing to do.
-        """
+        """Nothing to do."""
 
     def packetReceived(self, connection: Connection, packet: Packet) -> None:
-        """
-        Send it back.
-        """
+        """Send it back."""
         assert packet.data is not None
         connection.sendData(packet.data)
 
     def connectionLost(self, connection: Connection, reason: AESMError) -> None:
-        """
-        Nothing to do.
-        """
+        """Nothing to do."""
 
 
 class ForeignTests(TestCase):
-    """
-    A foreign client and our server.
-    """
+    """A foreign client and our server."""
 
     timeout = 120
 
@@ -189,9 +179,7 @@ class ForeignTests(TestCase):
         return self.serving(use, psk=PSK)
 
     def test_otherName(self) -> Deferred[Any]:
-        """
-        A client of another application cannot finish the handshake.
-        """
+        """A client of another application cannot finish the handshake."""
 
         def use(port: int) -> None:
             with self.assertRaises(InvalidTag):

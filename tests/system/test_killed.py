@@ -122,16 +122,12 @@ sys.stdin.readline()
 
 
 class KilledTestCase(ProcessTestCase):
-    """
-    Servers on one port, one after another, and clients.
-    """
+    """Servers on one port, one after another, and clients."""
 
     total = MESSAGES
 
     def setUp(self) -> None:
-        """
-        Find a port.
-        """
+        """Find a port."""
         super().setUp()
         self.port = freePort()
         self.moments = random.Random(11)
@@ -208,9 +204,7 @@ def fullFor(process: Process) -> Iterator[None]:
 
 
 class ServerTests(KilledTestCase):
-    """
-    C{twistd aesm --spool} is killed, and its clients come back to it.
-    """
+    """C{twistd aesm --spool} is killed, and its clients come back to it."""
 
     def exchange(self, handler: str, names: tuple[str, ...]) -> None:
         """
@@ -247,16 +241,12 @@ class ServerTests(KilledTestCase):
             self.assertEqual(self.taken(name, sender), list(range(self.total)))
 
     def test_echo(self) -> None:
-        """
-        A client gets each of its messages back once, and in order.
-        """
+        """A client gets each of its messages back once, and in order."""
         self.exchange("echo", ("one",))
         self.assertEqual(self.taken("one", "one"), list(range(self.total)))
 
     def test_orderly(self) -> None:
-        """
-        The same with servers that are stopped in order.
-        """
+        """The same with servers that are stopped in order."""
         server = self.serving("relay")
         clients = [self.client(name) for name in ("one", "two")]
         for client in clients:
@@ -273,9 +263,7 @@ class ServerTests(KilledTestCase):
 
 
 class ClientTests(KilledTestCase):
-    """
-    A C{ClientService} with a spool is killed, and starts again.
-    """
+    """A C{ClientService} with a spool is killed, and starts again."""
 
     def assertWhole(self, numbers: list[int]) -> int:
         """
@@ -294,9 +282,7 @@ class ClientTests(KilledTestCase):
         return again
 
     def test_client(self) -> None:
-        """
-        What it sent arrives once and in order; what came to it is there.
-        """
+        """What it sent arrives once and in order; what came to it is there."""
         self.serving("relay")
         other = self.client("two")
         other.expect("connected")
@@ -316,9 +302,7 @@ class ClientTests(KilledTestCase):
         self.assertWhole(self.taken("one", "two"))
 
     def test_both(self) -> None:
-        """
-        The same while the server is killed, too.
-        """
+        """The same while the server is killed, too."""
         server = self.serving("relay")
         other = self.client("two")
         other.expect("connected")
@@ -338,9 +322,7 @@ class ClientTests(KilledTestCase):
 
 
 class BlockingTests(KilledTestCase):
-    """
-    C{ServerNetwork} with a spool is killed.
-    """
+    """C{ServerNetwork} with a spool is killed."""
 
     total = 90
 
@@ -366,14 +348,10 @@ class BlockingTests(KilledTestCase):
 
 
 class FullTests(KilledTestCase):
-    """
-    The disk is full for a while.
-    """
+    """The disk is full for a while."""
 
     def setUp(self) -> None:
-        """
-        See that a process can be given less room.
-        """
+        """See that a process can be given less room."""
         super().setUp()
         if not hasattr(resource, "prlimit"):
             raise SkipTest("no limits for other processes here")
@@ -427,9 +405,7 @@ class FullTests(KilledTestCase):
 
 
 class StartTests(KilledTestCase):
-    """
-    A spool that cannot be opened is one line, and status 1.
-    """
+    """A spool that cannot be opened is one line, and status 1."""
 
     def refused(self, path: str, *options: str) -> str:
         """
@@ -447,9 +423,7 @@ class StartTests(KilledTestCase):
         return line
 
     def test_refused(self) -> None:
-        """
-        In the foreground, and before it goes into the background.
-        """
+        """In the foreground, and before it goes into the background."""
         other = self.home / "other"
         other.write_bytes(b"something else\n" * 100)
         other.chmod(0o600)

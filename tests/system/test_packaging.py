@@ -51,9 +51,7 @@ def wheelFiles() -> list[str]:
 
 
 class WheelTests(SynchronousTestCase):
-    """
-    The wheel holds what it should and no more.
-    """
+    """The wheel holds what it should and no more."""
 
     def test_isWhatIsTested(self) -> None:
         """
@@ -67,15 +65,11 @@ class WheelTests(SynchronousTestCase):
         )
 
     def test_typed(self) -> None:
-        """
-        Type checkers see the annotations.
-        """
+        """Type checkers see the annotations."""
         self.assertIn("aesm/py.typed", wheelFiles())
 
     def test_plugin(self) -> None:
-        """
-        The dropin lies where Twisted looks for it.
-        """
+        """The dropin lies where Twisted looks for it."""
         self.assertIn("twisted/plugins/aesm_plugin.py", wheelFiles())
 
     def test_twistedIsLeftAlone(self) -> None:
@@ -91,37 +85,27 @@ class WheelTests(SynchronousTestCase):
         self.assertEqual(theirs, ["twisted/plugins/aesm_plugin.py"])
 
     def test_nothingElse(self) -> None:
-        """
-        Tests, documents and examples stay out.
-        """
+        """Tests, documents and examples stay out."""
         tops = {name.split("/")[0] for name in wheelFiles() if name[0] != "."}
         self.assertEqual(
             tops, {"aesm", "twisted", f"aesm-{aesm.__version__}.dist-info"}
         )
 
     def test_license(self) -> None:
-        """
-        The license travels with the code.
-        """
+        """The license travels with the code."""
         licenses = [name for name in wheelFiles() if name.endswith("/LICENSE")]
         self.assertEqual(len(licenses), 1)
 
 
 class MetadataTests(SynchronousTestCase):
-    """
-    What the distribution says of itself is so.
-    """
+    """What the distribution says of itself is so."""
 
     def test_version(self) -> None:
-        """
-        The version has one home.
-        """
+        """The version has one home."""
         self.assertEqual(installed().version, aesm.__version__)
 
     def test_scripts(self) -> None:
-        """
-        There is one command, C{aesm}.
-        """
+        """There is one command, C{aesm}."""
         scripts = installed().entry_points.select(group="console_scripts")
         self.assertEqual(
             [(script.name, script.value) for script in scripts],
@@ -130,14 +114,10 @@ class MetadataTests(SynchronousTestCase):
 
 
 class ClaimTests(SynchronousTestCase):
-    """
-    The project claims what tox runs.
-    """
+    """The project claims what tox runs."""
 
     def setUp(self) -> None:
-        """
-        Read the two files that must agree.
-        """
+        """Read the two files that must agree."""
         try:
             project = (ROOT / "pyproject.toml").read_text("utf-8")
             tox = (ROOT / "tox.ini").read_text("utf-8")
@@ -148,26 +128,20 @@ class ClaimTests(SynchronousTestCase):
         self.tox.read_string(tox)
 
     def test_oldestDependencies(self) -> None:
-        """
-        The lower bounds are what the C{oldest} environment pins.
-        """
+        """The lower bounds are what the C{oldest} environment pins."""
         pins = re.findall(r"oldest: (\S+)==(\S+)", self.tox["testenv"]["deps"])
         bounds = [tuple(bound.split(">=")) for bound in self.project["dependencies"]]
         self.assertEqual(bounds, pins)
 
     def test_pythons(self) -> None:
-        """
-        The Pythons that are claimed are those that the tests are run on.
-        """
+        """The Pythons that are claimed are those that the tests are run on."""
         claimed = re.findall(r":: 3\.(\d+)", " ".join(self.project["classifiers"]))
         environments = self.tox["tox"]["env_list"]
         self.assertEqual(claimed, re.findall(r"3(\d\d)", environments))
 
 
 class ProgramTests(SynchronousTestCase):
-    """
-    The programs start, and Twisted finds the plugins.
-    """
+    """The programs start, and Twisted finds the plugins."""
 
     def runProgram(self, *command: str) -> str:
         """
@@ -194,29 +168,21 @@ class ProgramTests(SynchronousTestCase):
         return done.stdout
 
     def test_twistdKnowsUs(self) -> None:
-        """
-        C{twistd --help} lists the service.
-        """
+        """C{twistd --help} lists the service."""
         self.assertRegex(self.runProgram("twistd", "--help"), r"(?m)^ +aesm +\S")
 
     def test_twistdHelp(self) -> None:
-        """
-        C{twistd aesm --help} shows the service's options.
-        """
+        """C{twistd aesm --help} shows the service's options."""
         self.assertIn("--listen", self.runProgram("twistd", "aesm", "--help"))
 
     def test_command(self) -> None:
-        """
-        C{aesm --help} and C{python -m aesm --help} are one.
-        """
+        """C{aesm --help} and C{python -m aesm --help} are one."""
         usage = self.runProgram("aesm", "--help")
         self.assertIn("aesm", usage)
         self.assertEqual(self.runProgram("python", "-m", "aesm", "--help"), usage)
 
     def test_endpointStrings(self) -> None:
-        """
-        Twisted parses C{aesm:} strings, the server's and the client's.
-        """
+        """Twisted parses C{aesm:} strings, the server's and the client's."""
         program = r"""
 from twisted.internet import reactor
 from twisted.internet.endpoints import clientFromString, serverFromString

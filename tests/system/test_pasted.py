@@ -71,9 +71,7 @@ class Block(NamedTuple):
 
 
 def blocks(path: Path) -> Iterator[Block]:
-    """
-    Take the blocks out of a document, in order.
-    """
+    """Take the blocks out of a document, in order."""
     text = path.read_text("utf-8")
     end = 0
     for found in _BLOCK.finditer(text):
@@ -83,14 +81,10 @@ def blocks(path: Path) -> Iterator[Block]:
 
 
 class PastedTestCase(SynchronousTestCase):
-    """
-    A folder with the commands in C{.venv/bin}, and servers that run.
-    """
+    """A folder with the commands in C{.venv/bin}, and servers that run."""
 
     def setUp(self) -> None:
-        """
-        Make the folder.
-        """
+        """Make the folder."""
         self.home = Path(self.mktemp()).absolute()
         programs = self.home / ".venv" / "bin"
         programs.mkdir(mode=0o700, parents=True)
@@ -105,9 +99,7 @@ class PastedTestCase(SynchronousTestCase):
         self.said = self.before = ""
 
     def paste(self, path: Path) -> None:
-        """
-        Do all that a document shows.
-        """
+        """Do all that a document shows."""
         for block in blocks(path):
             self.before += block.before
             if block.isFragment or block.language not in ("sh", "python"):
@@ -125,17 +117,13 @@ class PastedTestCase(SynchronousTestCase):
             self.interrupt(port)
 
     def replaced(self, text: str) -> str:
-        """
-        Put in what is different in a test.
-        """
+        """Put in what is different in a test."""
         for old, new in (INSTALLED | self.ports).items():
             text = text.replace(old, new)
         return _EVERYWHERE.sub(r"\1:interface=127.0.0.1", text)
 
     def command(self, text: str) -> None:
-        """
-        Run the lines of a block: those that start a server beside the others.
-        """
+        """Run the lines of a block: those that start a server beside the others."""
         pending = ""
         for line in text.splitlines(keepends=True):
             if not _SERVER.search(line):
@@ -168,17 +156,13 @@ class PastedTestCase(SynchronousTestCase):
         return process
 
     def killed(self, process: Popen[bytes]) -> None:
-        """
-        End what a test has left behind.
-        """
+        """End what a test has left behind."""
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
     def run_(self, text: str) -> None:
-        """
-        Run commands, which have to end without an error.
-        """
+        """Run commands, which have to end without an error."""
         log = self.home / "command.log"
         status = self.ended(self.started(text, log))
         said = log.read_text("utf-8", "replace")
@@ -229,9 +213,7 @@ class PastedTestCase(SynchronousTestCase):
         self.fail(f"does not listen: {line}\n{log.read_text()}")
 
     def interrupt(self, port: str) -> None:
-        """
-        Press Ctrl-C in a server's terminal, which ends it in order.
-        """
+        """Press Ctrl-C in a server's terminal, which ends it in order."""
         process, log = self.servers.pop(port)
         os.killpg(process.pid, signal.SIGINT)  # to the shell, too, as a terminal does
         status = self.ended(process)
@@ -242,9 +224,7 @@ class PastedTestCase(SynchronousTestCase):
 
 
 class PastedTests(PastedTestCase):
-    """
-    Each document.
-    """
+    """Each document."""
 
     def test_readme(self) -> None:
         """
@@ -258,45 +238,31 @@ class PastedTests(PastedTestCase):
         self.assertRegex(self.said, r"(?m)^\(\('127.*'text or bytes'")
 
     def test_chat(self) -> None:
-        """
-        C{docs/chat.md}.
-        """
+        """C{docs/chat.md}."""
         self.paste(ROOT / "docs" / "chat.md")
 
     def test_operating(self) -> None:
-        """
-        C{docs/operating.md}.
-        """
+        """C{docs/operating.md}."""
         self.paste(ROOT / "docs" / "operating.md")
 
     def test_sessions(self) -> None:
-        """
-        C{docs/sessions.md}.
-        """
+        """C{docs/sessions.md}."""
         self.paste(ROOT / "docs" / "sessions.md")
 
     def test_streams(self) -> None:
-        """
-        C{docs/streams.md}.
-        """
+        """C{docs/streams.md}."""
         self.paste(ROOT / "docs" / "streams.md")
 
     def test_testing(self) -> None:
-        """
-        C{docs/testing.md}.
-        """
+        """C{docs/testing.md}."""
         self.paste(ROOT / "docs" / "testing.md")
 
     def test_tutorial(self) -> None:
-        """
-        C{docs/tutorial.md}.
-        """
+        """C{docs/tutorial.md}."""
         self.paste(ROOT / "docs" / "tutorial.md")
 
     def test_all(self) -> None:
-        """
-        No document is left out.
-        """
+        """No document is left out."""
         shown = {
             path.stem
             for path in (ROOT / "docs").glob("*.md")

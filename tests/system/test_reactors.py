@@ -106,9 +106,7 @@ react(lambda reactor: Deferred.fromFuture(loop.create_task(main(reactor))))
 
 
 class ReactorTestCase(ProcessTestCase):
-    """
-    Programs that say what they are done with.
-    """
+    """Programs that say what they are done with."""
 
     def assertDone(self, program: str, argument: str, done: str) -> None:
         """
@@ -125,54 +123,38 @@ class ReactorTestCase(ProcessTestCase):
 
 
 class ReactorTests(ReactorTestCase):
-    """
-    Messages are exchanged under each reactor of Twisted's for this platform.
-    """
+    """Messages are exchanged under each reactor of Twisted's for this platform."""
 
     def test_select(self) -> None:
-        """
-        The one that runs everywhere.
-        """
+        """The one that runs everywhere."""
         self.assertDone(EXCHANGE, "selectreactor", "SelectReactor")
 
     def test_asyncio(self) -> None:
-        """
-        The one that shares its loop with asyncio.
-        """
+        """The one that shares its loop with asyncio."""
         self.assertDone(EXCHANGE, "asyncioreactor", "AsyncioSelectorReactor")
 
     if hasattr(select, "poll"):
 
         def test_poll(self) -> None:
-            """
-            The one with poll(2).
-            """
+            """The one with poll(2)."""
             self.assertDone(EXCHANGE, "pollreactor", "PollReactor")
 
     if hasattr(select, "epoll"):
 
         def test_epoll(self) -> None:
-            """
-            The one with epoll(7), Linux's default.
-            """
+            """The one with epoll(7), Linux's default."""
             self.assertDone(EXCHANGE, "epollreactor", "EPollReactor")
 
 
 class LoopTests(ReactorTestCase):
-    """
-    A program of asyncio's awaits our Deferreds as futures.
-    """
+    """A program of asyncio's awaits our Deferreds as futures."""
 
     def test_asyncio(self) -> None:
-        """
-        On the standard library's loop.
-        """
+        """On the standard library's loop."""
         self.assertDone(LOOP, "asyncio", r"asyncio\..*")
 
     if find_spec("uvloop") is not None:  # pragma: no branch
 
         def test_uvloop(self) -> None:
-            """
-            On uvloop's.
-            """
+            """On uvloop's."""
             self.assertDone(LOOP, "uvloop", "uvloop")

@@ -81,9 +81,7 @@ class RestartTests(ProcessTestCase):
     servers: Process
 
     def setUp(self) -> None:
-        """
-        Make the keys, and find a port.
-        """
+        """Make the keys, and find a port."""
         super().setUp()
         for name in ("first", "second"):
             PrivateKey.generate().save(self.home / name)
@@ -93,9 +91,7 @@ class RestartTests(ProcessTestCase):
         self.client = self.start("-c", CLIENT, f"tcp:127.0.0.1:{port}")
 
     def endServers(self) -> None:
-        """
-        Have the last server killed.
-        """
+        """Have the last server killed."""
         self.servers.end()
         self.servers.wait()
 
@@ -108,9 +104,7 @@ class RestartTests(ProcessTestCase):
         self.servers.type(f"{key}\n")
 
     def expectConnected(self) -> None:
-        """
-        Wait until the client has spoken to one server more.
-        """
+        """Wait until the client has spoken to one server more."""
         times = self.client.output.count("connected")
         self.client.expect(rf"\A(?:(?:failed.*\n)*connected.*\n){{{times + 1}}}")
 
@@ -132,9 +126,7 @@ class RestartTests(ProcessTestCase):
         self.assertNotIn("Traceback", self.client.errors)
 
     def test_otherKey(self) -> None:
-        """
-        One that comes back with another key ends it, and it says why.
-        """
+        """One that comes back with another key ends it, and it says why."""
         self.serveAgain("first")
         self.client.expect("connected")
         self.serveAgain("second")

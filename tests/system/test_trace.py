@@ -26,32 +26,24 @@ BOUNDS = {
 
 
 class FigureTests(SynchronousTestCase):
-    """
-    Calls become figures.
-    """
+    """Calls become figures."""
 
     steps = [Step("a", "f"), Step("a", "g"), Step("", "send"), Step("b", "h")]
 
     def test_figures(self) -> None:
-        """
-        Files are counted once, jumps each time; a mark is neither.
-        """
+        """Files are counted once, jumps each time; a mark is neither."""
         self.assertEqual(figures(self.steps), (2, 1))
         self.assertEqual(figures([*self.steps, self.steps[0]]), (2, 2))
         self.assertEqual(figures([]), (0, 0))
 
     def test_between(self) -> None:
-        """
-        One mark ends a piece, two bound it.
-        """
+        """One mark ends a piece, two bound it."""
         self.assertEqual(between(self.steps, "send"), self.steps[:2])
         steps = [*self.steps, Step("", "recv")]
         self.assertEqual(between(steps, "send", "recv"), [Step("b", "h")])
 
     def test_table(self) -> None:
-        """
-        Each tree has a column.
-        """
+        """Each tree has a column."""
         lines = table({"old": dict.fromkeys(OPERATIONS, self.steps)}).splitlines()
         self.assertEqual(len(lines), 1 + len(OPERATIONS))
         self.assertTrue(lines[0].endswith("old"))
@@ -59,14 +51,10 @@ class FigureTests(SynchronousTestCase):
 
 
 class TraceTests(SynchronousTestCase):
-    """
-    The package itself, over real TCP.
-    """
+    """The package itself, over real TCP."""
 
     def test_bounds(self) -> None:
-        """
-        No operation goes through more of the code than it did.
-        """
+        """No operation goes through more of the code than it did."""
         found = traceTree(Path(aesm.__file__).parent.parent)
         self.assertEqual(found.keys(), OPERATIONS.keys())
         for name, steps in found.items():

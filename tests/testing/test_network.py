@@ -44,86 +44,60 @@ class Noting(Protocol):
     """
 
     def __init__(self) -> None:
-        """
-        Start with nothing.
-        """
+        """Start with nothing."""
         self.received: list[bytes] = []
         self.reason: Any = None
 
     def dataReceived(self, data: bytes) -> None:
-        """
-        Take note.
-        """
+        """Take note."""
         self.received.append(data)
 
     def connectionLost(self, reason: Failure | None = None) -> None:
-        """
-        Take note.
-        """
+        """Take note."""
         assert self.reason is None
         self.reason = type(reason and reason.value)
 
 
 @implementer(IHalfCloseableProtocol)
 class HalfNoting(Noting):
-    """
-    The same for one that goes on when the other end is done.
-    """
+    """The same for one that goes on when the other end is done."""
 
     ended = False
 
     def readConnectionLost(self) -> None:
-        """
-        Take note.
-        """
+        """Take note."""
         self.ended = True
 
     def writeConnectionLost(self) -> None:
-        """
-        Never called: only what a real transport may say.
-        """
+        """Never called: only what a real transport may say."""
 
 
 @implementer(IPushProducer, IPullProducer)
 class Producer:
-    """
-    A producer that takes note of what it is told.
-    """
+    """A producer that takes note of what it is told."""
 
     def __init__(self) -> None:
-        """
-        Start with nothing.
-        """
+        """Start with nothing."""
         self.told: list[str] = []
 
     def pauseProducing(self) -> None:
-        """
-        Take note.
-        """
+        """Take note."""
         self.told.append("pause")
 
     def resumeProducing(self) -> None:
-        """
-        Take note.
-        """
+        """Take note."""
         self.told.append("resume")
 
     def stopProducing(self) -> None:
-        """
-        Take note.
-        """
+        """Take note."""
         self.told.append("stop")
 
 
 class MemoryLinkTests(SynchronousTestCase):
-    """
-    L{MemoryLink} and its transports.
-    """
+    """L{MemoryLink} and its transports."""
 
     def setUp(self) -> None:
-        """
-        Join two protocols.
-        """
+        """Join two protocols."""
         self.clock = Clock()
         address = IPv4Address("TCP", "127.0.0.1", 9)
         self.link = MemoryLink(self.clock, address, SERVER)
@@ -134,42 +108,32 @@ class MemoryLinkTests(SynchronousTestCase):
         self.server.makeConnection(self.link.server)
 
     def deliver(self) -> None:
-        """
-        Deliver everything.
-        """
+        """Deliver everything."""
         while self.link.deliver():
             pass
 
     def test_interfaces(self) -> None:
-        """
-        The transports have what TCP's have.
-        """
+        """The transports have what TCP's have."""
         for interface in (ITCPTransport, IConsumer, IPushProducer):
             verifyObject(interface, self.link.client)
         verifyObject(IPushProducer, Producer())
         verifyObject(IHalfCloseableProtocol, HalfNoting())
 
     def test_addresses(self) -> None:
-        """
-        Each end knows its own address and the other's.
-        """
+        """Each end knows its own address and the other's."""
         client, server = self.link.client, self.link.server
         self.assertEqual(client.getHost(), server.getPeer())
         self.assertEqual(client.getPeer(), server.getHost())
 
     def test_options(self) -> None:
-        """
-        What is set can be asked for.
-        """
+        """What is set can be asked for."""
         transport = self.link.client
         transport.setTcpNoDelay(True)
         transport.setTcpKeepAlive(True)
         self.assertTrue(transport.getTcpNoDelay() and transport.getTcpKeepAlive())
 
     def test_inFlight(self) -> None:
-        """
-        What is written is in flight until it is delivered.
-        """
+        """What is written is in flight until it is delivered."""
         self.link.client.write(b"ab")
         self.link.client.writeSequence([b"c", b"d"])
         self.assertEqual(self.link.toServer.inFlight, b"abcd")
@@ -181,9 +145,7 @@ class MemoryLinkTests(SynchronousTestCase):
         self.assertFalse(self.link.deliver())
 
     def test_stalled(self) -> None:
-        """
-        Nothing is delivered in a direction that is stalled.
-        """
+        """Nothing is delivered in a direction that is stalled."""
         self.link.toServer.stalled = True
         self.link.client.write(b"a")
         self.link.server.write(b"b")
@@ -191,9 +153,7 @@ class MemoryLinkTests(SynchronousTestCase):
         self.assertEqual((self.server.received, self.client.received), ([], [b"b"]))
 
     def test_corrupt(self) -> None:
-        """
-        A bit of what is in flight can be flipped.
-        """
+        """A bit of what is in flight can be flipped."""
         self.link.client.write(b"abc")
         self.link.toServer.corrupt()
         self.link.toServer.corrupt(0)
@@ -202,9 +162,7 @@ class MemoryLinkTests(SynchronousTestCase):
         self.assertRaises(IndexError, self.link.toServer.corrupt)
 
     def test_pausedReader(self) -> None:
-        """
-        A protocol that pauses its transport is given nothing.
-        """
+        """A protocol that pauses its transport is given nothing."""
         self.link.server.pauseProducing()
         self.link.client.write(b"a")
         self.deliver()
@@ -230,9 +188,7 @@ class MemoryLinkTests(SynchronousTestCase):
         self.assertEqual(producer.told, ["pause", "resume"])
 
     def test_pullProducer(self) -> None:
-        """
-        A pull producer is asked whenever all is delivered.
-        """
+        """A pull producer is asked whenever all is delivered."""
         producer, transport = Producer(), self.link.client
         transport.registerProducer(producer, False)
         for _ in range(3):
@@ -240,9 +196,7 @@ class MemoryLinkTests(SynchronousTestCase):
         self.assertEqual(producer.told, ["resume"] * 3)
 
     def test_oneProducer(self) -> None:
-        """
-        There is one producer at a time.
-        """
+        """There is one producer at a time."""
         transport = self.link.client
         transport.registerProducer(Producer(), True)
         self.assertRaises(RuntimeError, transport.registerProducer, Producer(), True)
@@ -269,17 +223,13 @@ class MemoryLinkTests(SynchronousTestCase):
             self.assertIs(end.reason, error.ConnectionDone)
 
     def test_stopProducing(self) -> None:
-        """
-        To stop a transport is to close it.
-        """
+        """To stop a transport is to close it."""
         self.link.client.stopProducing()
         self.deliver()
         self.assertIs(self.server.reason, error.ConnectionDone)
 
     def test_wasted(self) -> None:
-        """
-        What is written to an end that is closed already goes nowhere.
-        """
+        """What is written to an end that is closed already goes nowhere."""
         self.link.client.loseConnection()
         self.link.deliver()
         self.link.server.write(b"late")
@@ -287,9 +237,7 @@ class MemoryLinkTests(SynchronousTestCase):
         self.assertEqual((self.client.received, self.link.toClient.inFlight), ([], b""))
 
     def test_loseWriteConnection(self) -> None:
-        """
-        A protocol that knows of half-closed connections is told, and goes on.
-        """
+        """A protocol that knows of half-closed connections is told, and goes on."""
         half = HalfNoting()
         self.link.server.protocol = half
         self.link.client.write(b"a")
@@ -305,9 +253,7 @@ class MemoryLinkTests(SynchronousTestCase):
             self.assertIs(end.reason, error.ConnectionDone)
 
     def test_loseWriteConnectionUnknown(self) -> None:
-        """
-        For any other protocol the connection is over.
-        """
+        """For any other protocol the connection is over."""
         self.link.client.loseWriteConnection()
         self.deliver()
         for end in (self.client, self.server):
@@ -349,9 +295,7 @@ class MemoryLinkTests(SynchronousTestCase):
         self.assertIs(half.reason, error.ConnectionLost)
 
     def test_cut(self) -> None:
-        """
-        A cut loses what is in flight, tells both ends once, and stops producers.
-        """
+        """A cut loses what is in flight, tells both ends once, and stops producers."""
         producer = Producer()
         self.link.client.registerProducer(producer, True)
         self.link.client.write(b"a")
@@ -368,52 +312,38 @@ class MemoryLinkTests(SynchronousTestCase):
 
 
 class MemoryNetworkTests(SynchronousTestCase):
-    """
-    L{MemoryNetwork}, its endpoints and ports.
-    """
+    """L{MemoryNetwork}, its endpoints and ports."""
 
     def setUp(self) -> None:
-        """
-        Make a network.
-        """
+        """Make a network."""
         self.network = MemoryNetwork()
         self.factory = Factory.forProtocol(Noting)
 
     def connect(self, **where: Any) -> Any:
-        """
-        Connect a protocol.
-        """
+        """Connect a protocol."""
         endpoint = self.network.endpoint(**where)
         return self.successResultOf(endpoint.connect(Factory.forProtocol(Noting)))
 
     def test_interfaces(self) -> None:
-        """
-        An endpoint is one for servers and clients; a port is a port.
-        """
+        """An endpoint is one for servers and clients; a port is a port."""
         endpoint = self.network.endpoint()
         for interface in (IStreamServerEndpoint, IStreamClientEndpoint):
             verifyObject(interface, endpoint)
         verifyObject(IListeningPort, MemoryPort(self.network, self.factory))
 
     def test_refused(self) -> None:
-        """
-        Where nobody listens, connections are refused.
-        """
+        """Where nobody listens, connections are refused."""
         connecting = self.network.endpoint().connect(self.factory)
         self.failureResultOf(connecting, error.ConnectionRefusedError)
 
     def test_noProtocol(self) -> None:
-        """
-        A client's factory may not want to.
-        """
+        """A client's factory may not want to."""
         self.patch(self.factory, "buildProtocol", lambda address: None)
         connecting = self.network.endpoint().connect(self.factory)
         self.failureResultOf(connecting, error.NoProtocol)
 
     def test_notAccepted(self) -> None:
-        """
-        A server's factory may not want to: the connection is closed.
-        """
+        """A server's factory may not want to: the connection is closed."""
         self.patch(self.factory, "buildProtocol", lambda address: None)
         self.successResultOf(self.network.endpoint().listen(self.factory))
         client = self.connect()
@@ -423,9 +353,7 @@ class MemoryNetworkTests(SynchronousTestCase):
         self.assertEqual(self.network.links, [])
 
     def test_addresses(self) -> None:
-        """
-        Each client has an address of its own, or the one that it was given.
-        """
+        """Each client has an address of its own, or the one that it was given."""
         self.successResultOf(self.network.endpoint().listen(self.factory))
         clients = [
             self.connect(),
@@ -439,9 +367,7 @@ class MemoryNetworkTests(SynchronousTestCase):
         self.assertEqual(hosts[3], IPv6Address("TCP", "::1", 8))
 
     def test_stopListening(self) -> None:
-        """
-        A port that has stopped takes nobody, and can be stopped again.
-        """
+        """A port that has stopped takes nobody, and can be stopped again."""
         port: Any = self.successResultOf(self.network.endpoint().listen(self.factory))
         self.assertEqual(port.getHost(), SERVER)
         for _ in range(2):
@@ -450,9 +376,7 @@ class MemoryNetworkTests(SynchronousTestCase):
         self.test_refused()
 
     def test_chunkSize(self) -> None:
-        """
-        Delivery may go byte by byte.
-        """
+        """Delivery may go byte by byte."""
         self.successResultOf(self.network.endpoint().listen(self.factory))
         client = self.connect()
         client.transport.write(b"abc")
@@ -475,9 +399,7 @@ class MemoryNetworkTests(SynchronousTestCase):
         self.assertEqual(done, ["now"])
 
     def test_advance(self) -> None:
-        """
-        Time passes call by call, with what they write delivered in between.
-        """
+        """Time passes call by call, with what they write delivered in between."""
         self.successResultOf(self.network.endpoint().listen(self.factory))
         client = self.connect()
         server: Any = self.network.links[0].server.protocol
@@ -491,9 +413,7 @@ class MemoryNetworkTests(SynchronousTestCase):
         self.assertEqual(clock.seconds(), 0.3)
 
     def test_neverQuiet(self) -> None:
-        """
-        Two who never stop talking are noticed.
-        """
+        """Two who never stop talking are noticed."""
         self.patch(aesm.testing.network, "MAX_ROUNDS", 10)
         self.successResultOf(self.network.endpoint().listen(self.factory))
         client = self.connect()
@@ -502,14 +422,10 @@ class MemoryNetworkTests(SynchronousTestCase):
 
 
 class ConnectedPairTests(PairTestCase):
-    """
-    L{connectedPair} makes a client and its server.
-    """
+    """L{connectedPair} makes a client and its server."""
 
     def test_joined(self) -> None:
-        """
-        Client and server are connected, and see each other's key.
-        """
+        """Client and server are connected, and see each other's key."""
         pair = self.pair()
         self.assertIsInstance(pair.server, Server)
         self.assertEqual(pair.client.peer, pair.server.publicKey)
@@ -518,9 +434,7 @@ class ConnectedPairTests(PairTestCase):
         self.assertEqual(pair.client.suite, pair.accepted.suite)
 
     def test_deliver(self) -> None:
-        """
-        What is sent arrives when it is delivered.
-        """
+        """What is sent arrives when it is delivered."""
         pair = self.pair()
         sent = pair.client.sendData("x")
         self.assertNoResult(sent)
@@ -530,17 +444,13 @@ class ConnectedPairTests(PairTestCase):
         self.assertEqual(pair.accepted.retrieved[0].data, "x")
 
     def test_time(self) -> None:
-        """
-        Time passes when it is told to.
-        """
+        """Time passes when it is told to."""
         pair = self.pair()
         pair.advance(3)
         self.assertEqual(pair.clock.seconds(), 3)
 
     def test_handler(self) -> None:
-        """
-        The handler is the server's.
-        """
+        """The handler is the server's."""
         handler = Recorder()
         pair = self.pair(handler)
         pair.client.sendData("x")
@@ -548,9 +458,7 @@ class ConnectedPairTests(PairTestCase):
         self.assertEqual(handler.data, ["x"])
 
     def test_options(self) -> None:
-        """
-        Options are for both, or for one of the two.
-        """
+        """Options are for both, or for one of the two."""
         pair = self.pair(
             name="both",
             client={"maxMessage": 10},
@@ -562,35 +470,27 @@ class ConnectedPairTests(PairTestCase):
         pair.deliver()
 
     def test_refused(self) -> None:
-        """
-        If the server does not accept the client, it says why.
-        """
+        """If the server does not accept the client, it says why."""
         self.assertRaises(
             NotAuthorized, connectedPair, server={"authorizedKeys": lambda *_: None}
         )
 
     def test_waiting(self) -> None:
-        """
-        It does not wait for a server that takes its time.
-        """
+        """It does not wait for a server that takes its time."""
         slow: Deferred[str] = Deferred()
         self.assertRaises(
             RuntimeError, connectedPair, server={"authorizedKeys": lambda *_: slow}
         )
 
     def test_cut(self) -> None:
-        """
-        The plug can be pulled.
-        """
+        """The plug can be pulled."""
         pair = self.pair()
         pair.network.links[0].cut()
         for connection in (pair.client, pair.accepted):
             self.assertIsInstance(self.closedReason(connection), Truncated)
 
     def test_example(self) -> None:
-        """
-        The example of the documentation does what it says.
-        """
+        """The example of the documentation does what it says."""
         pair = self.pair(
             Recorder(lambda c, packet: c.sendData(f"Hello, {packet.data!r}") and None)
         )
@@ -601,9 +501,7 @@ class ConnectedPairTests(PairTestCase):
         self.assertEqual(packet and packet.data, "Hello, 'Ada'")
 
     def test_listen(self) -> None:
-        """
-        The same network can be used with L{listen} alone.
-        """
+        """The same network can be used with L{listen} alone."""
         network = MemoryNetwork()
         key = aesm.PrivateKey.generate()
         listening = listen(network.clock, network.endpoint(), key=key)

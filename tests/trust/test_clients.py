@@ -22,14 +22,10 @@ ADDRESS = IPv4Address("TCP", "127.0.0.1", 50000)
 
 
 class AuthorizedKeysTests(FilesTestCase):
-    """
-    Tests for L{AuthorizedKeys}.
-    """
+    """Tests for L{AuthorizedKeys}."""
 
     def authorize(self, *lines: str) -> None:
-        """
-        Replace the file.
-        """
+        """Replace the file."""
         new = self.directory / "new"
         new.write_text("".join(f"{line}\n" for line in lines), "utf-8")
         new.chmod(0o600)
@@ -45,9 +41,7 @@ class AuthorizedKeysTests(FilesTestCase):
         return AuthorizedKeys(self.path)
 
     def test_interface(self) -> None:
-        """
-        It is a client policy.
-        """
+        """It is a client policy."""
         verifyObject(IClientPolicy, self.load())
 
     def test_names(self) -> None:
@@ -63,23 +57,17 @@ class AuthorizedKeysTests(FilesTestCase):
         self.assertIsNone(clients.checkClient(THREE, ADDRESS))
 
     def test_nobody(self) -> None:
-        """
-        An empty file lets nobody in.
-        """
+        """An empty file lets nobody in."""
         self.assertIsNone(self.load().checkClient(ONE, ADDRESS))
 
     def test_printableNames(self) -> None:
-        """
-        A name is 1 to 64 characters that print, of any script.
-        """
+        """A name is 1 to 64 characters that print, of any script."""
         for name in ("a", "a" * 64, "é" * 64, "жук", "alice@home#1", "\N{BUG}"):
             clients = self.load(f"{ONE} {name}")
             self.assertEqual(clients.checkClient(ONE, ADDRESS), name)
 
     def test_badLines(self) -> None:
-        """
-        Any other line is an error that names it.
-        """
+        """Any other line is an error that names it."""
         for bad in (
             f"{ONE}",
             "alice",
@@ -104,25 +92,19 @@ class AuthorizedKeysTests(FilesTestCase):
             self.assertIn(f"line 3 of {self.path}", str(error))
 
     def test_notUTF8(self) -> None:
-        """
-        A name in another encoding is not guessed, but a comment may be in any.
-        """
+        """A name in another encoding is not guessed, but a comment may be in any."""
         self.put(b"# caf\xe9\n" + f"{ONE} caf\xe9\n".encode("latin-1"))
         self.assertIn("line 2 of", str(self.refused(AuthorizedKeys, self.path)))
         self.put(b"# caf\xe9\r\n" + f"{ONE} café\r\n".encode())
         self.assertEqual(AuthorizedKeys(self.path).checkClient(ONE, ADDRESS), "café")
 
     def test_missing(self) -> None:
-        """
-        Without a file there is no object, and the error says what to write.
-        """
+        """Without a file there is no object, and the error says what to write."""
         error = self.refused(AuthorizedKeys, str(self.path))
         self.assertIn("`KEY NAME`", str(error))
 
     def test_readableByAll(self) -> None:
-        """
-        Others may read the file, but not write it.
-        """
+        """Others may read the file, but not write it."""
         self.put(f"{ONE} alice\n".encode(), 0o644)
         AuthorizedKeys(self.path)
         for mode in (0o664, 0o646):
@@ -131,9 +113,7 @@ class AuthorizedKeysTests(FilesTestCase):
             self.assertIn(f"`chmod go-w {self.path}`", str(error))
 
     def test_kinds(self) -> None:
-        """
-        A link to a file will do; a dangling one, a directory and a FIFO will not.
-        """
+        """A link to a file will do; a dangling one, a directory and a FIFO will not."""
         self.authorize(f"{ONE} alice")
         target = self.path
         self.path = self.directory / "link"
@@ -149,9 +129,7 @@ class AuthorizedKeysTests(FilesTestCase):
         self.refused(AuthorizedKeys, self.path)
 
     def test_unchanged(self) -> None:
-        """
-        A file that is the same as before is not read again.
-        """
+        """A file that is the same as before is not read again."""
         clients = self.load(f"{ONE} alice")
         self.patch(os, "open", None)
         self.assertEqual(clients.look(), frozenset())
@@ -173,9 +151,7 @@ class AuthorizedKeysTests(FilesTestCase):
         self.assertEqual(clients.reload(), frozenset([TWO, THREE]))
 
     def test_reloadInPlace(self) -> None:
-        """
-        A change of size within the same file is seen.
-        """
+        """A change of size within the same file is seen."""
         clients = self.load(f"{ONE} alice")
         with self.path.open("a") as file:
             file.write(f"{TWO} bob\n")
@@ -183,9 +159,7 @@ class AuthorizedKeysTests(FilesTestCase):
         self.assertEqual(clients.checkClient(TWO, ADDRESS), "bob")
 
     def test_reloadThroughLink(self) -> None:
-        """
-        A link that is switched to another file is seen.
-        """
+        """A link that is switched to another file is seen."""
         self.authorize(f"{ONE} alice")
         self.path.rename(self.directory / "1")
         self.path.symlink_to("1")
@@ -235,9 +209,7 @@ class AuthorizedKeysTests(FilesTestCase):
         self.assertEqual(clients.checkClient(ONE, ADDRESS), "a")
 
     def test_missingForAMoment(self) -> None:
-        """
-        A file that is away at one look only is none that was removed.
-        """
+        """A file that is away at one look only is none that was removed."""
         clients = self.load(f"{ONE} alice")
         self.path.rename(self.directory / "away")
         self.assertEqual(clients.look(), frozenset())
@@ -246,9 +218,7 @@ class AuthorizedKeysTests(FilesTestCase):
         self.assertEqual(clients.checkClient(ONE, ADDRESS), "alice")
 
     def test_removed(self) -> None:
-        """
-        A file that was removed lets nobody in, until it is there again.
-        """
+        """A file that was removed lets nobody in, until it is there again."""
         clients = self.load(f"{ONE} alice")
         self.path.unlink()
         with capturedLogs() as events:
@@ -275,9 +245,7 @@ class AuthorizedKeysTests(FilesTestCase):
             self.assertIsNone(clients.checkClient(ONE, ADDRESS))
 
     def test_badLineTakesAway(self) -> None:
-        """
-        A bad line keeps no key in that no good line has, and lets nobody new in.
-        """
+        """A bad line keeps no key in that no good line has, and lets nobody new in."""
         clients = self.load(f"{ONE} alice", f"{TWO} bob")
         self.authorize("typo", f"{TWO} bob", f"{THREE} carol")
         with capturedLogs() as events:
@@ -307,9 +275,7 @@ class AuthorizedKeysTests(FilesTestCase):
         self.assertEqual(clients.checkClient(TWO, ADDRESS), "bob")
 
     def test_says(self) -> None:
-        """
-        Each reading is told of: how many keys, and what is different.
-        """
+        """Each reading is told of: how many keys, and what is different."""
         with capturedLogs() as events:
             clients = self.load(f"{ONE} a", f"{TWO} b")
             self.authorize(f"{TWO} c", f"{THREE} d")
@@ -326,16 +292,12 @@ class AuthorizedKeysTests(FilesTestCase):
         self.assertEqual(len(clients), 2)
 
     def test_byteOrderMark(self) -> None:
-        """
-        A byte order mark is no part of the first line.
-        """
+        """A byte order mark is no part of the first line."""
         self.put(b"\xef\xbb\xbf" + f"{ONE} alice\r\n".encode())
         self.assertEqual(AuthorizedKeys(self.path).checkClient(ONE, ADDRESS), "alice")
 
     def test_keyFileErrorOnly(self) -> None:
-        """
-        A path that leads through a file is an error like any other.
-        """
+        """A path that leads through a file is an error like any other."""
         self.put(b"")
         self.path = self.path / "more"
         self.assertRaises(KeyFileError, AuthorizedKeys, self.path)

@@ -103,9 +103,7 @@ def runTogether(count: int, program: str, *arguments: str) -> list[str]:
 
 
 def failing(number: int) -> Callable[..., Any]:
-    """
-    Make a stand-in for a function of C{os} that fails.
-    """
+    """Make a stand-in for a function of C{os} that fails."""
 
     def fail(*arguments: object, **options: object) -> None:
         """
@@ -119,27 +117,19 @@ def failing(number: int) -> Callable[..., Any]:
 
 
 class StateDirectoryTests(SynchronousTestCase):
-    """
-    Tests for L{stateDirectory}.
-    """
+    """Tests for L{stateDirectory}."""
 
     def setUp(self) -> None:
-        """
-        Let each test have its own environment.
-        """
+        """Let each test have its own environment."""
         self.patch(os, "environ", {"HOME": "/home/alice"})
 
     def test_own(self) -> None:
-        """
-        C{AESM_HOME} comes first.
-        """
+        """C{AESM_HOME} comes first."""
         os.environ.update({"AESM_HOME": "/a/b", "XDG_STATE_HOME": "/x"})
         self.assertEqual(stateDirectory(), Path("/a/b"))
 
     def test_shared(self) -> None:
-        """
-        C{XDG_STATE_HOME} comes next, and an empty C{AESM_HOME} is none.
-        """
+        """C{XDG_STATE_HOME} comes next, and an empty C{AESM_HOME} is none."""
         os.environ.update({"AESM_HOME": "", "XDG_STATE_HOME": "/x"})
         self.assertEqual(stateDirectory(), Path("/x/aesm"))
 
@@ -166,9 +156,7 @@ class StateDirectoryTests(SynchronousTestCase):
         self.assertEqual(stateDirectory(), Path("/home/alice/b"))
 
     def test_homeless(self) -> None:
-        """
-        Without a home directory the error says what to set.
-        """
+        """Without a home directory the error says what to set."""
 
         def home() -> Path:
             """
@@ -184,9 +172,7 @@ class StateDirectoryTests(SynchronousTestCase):
         self.assertIn("AESM_HOME", str(error))
 
     def test_madeWhenWritten(self) -> None:
-        """
-        Asking makes no directory; writing makes one for this user alone.
-        """
+        """Asking makes no directory; writing makes one for this user alone."""
         os.environ["AESM_HOME"] = self.mktemp()
         directory = stateDirectory()
         self.assertFalse(directory.exists())
@@ -195,14 +181,10 @@ class StateDirectoryTests(SynchronousTestCase):
 
 
 class FilesTestCase(SynchronousTestCase):
-    """
-    A test with a directory of its own.
-    """
+    """A test with a directory of its own."""
 
     def setUp(self) -> None:
-        """
-        Make the directory, and keep the umask.
-        """
+        """Make the directory, and keep the umask."""
         self.directory = Path(self.mktemp())
         self.directory.mkdir()
         self.path = self.directory / "file"
@@ -210,9 +192,7 @@ class FilesTestCase(SynchronousTestCase):
         self.addCleanup(os.umask, umask)
 
     def put(self, content: bytes, mode: int = 0o600) -> None:
-        """
-        Make the file.
-        """
+        """Make the file."""
         self.path.unlink(missing_ok=True)
         self.path.write_bytes(content)
         self.path.chmod(mode)
@@ -220,9 +200,7 @@ class FilesTestCase(SynchronousTestCase):
     def refused(
         self, function: Callable[..., object], *arguments: object, **options: object
     ) -> KeyFileError:
-        """
-        Expect an error that names the file.
-        """
+        """Expect an error that names the file."""
         with self.assertRaises(KeyFileError) as raised:
             function(*arguments, **options)
         error: KeyFileError = raised.exception
@@ -232,21 +210,15 @@ class FilesTestCase(SynchronousTestCase):
 
 
 class ReadFileTests(FilesTestCase):
-    """
-    Tests for L{readFile}.
-    """
+    """Tests for L{readFile}."""
 
     def test_reads(self) -> None:
-        """
-        A file of our own that nobody else can open is read whole.
-        """
+        """A file of our own that nobody else can open is read whole."""
         self.put(b"\0content\xff\r\n")
         self.assertEqual(readFile(self.path, limit=100), b"\0content\xff\r\n")
 
     def test_limit(self) -> None:
-        """
-        A file of just the limit is read; one byte more is refused.
-        """
+        """A file of just the limit is read; one byte more is refused."""
         self.put(b"x" * 10)
         self.assertEqual(readFile(self.path, limit=10), b"x" * 10)
         self.assertIn(
@@ -254,15 +226,11 @@ class ReadFileTests(FilesTestCase):
         )
 
     def test_missing(self) -> None:
-        """
-        What to say of a missing file is the caller's affair.
-        """
+        """What to say of a missing file is the caller's affair."""
         self.assertRaises(FileNotFoundError, readFile, self.path, limit=1)
 
     def test_openToOthers(self) -> None:
-        """
-        Any bit for group or others is refused, and the error mends it.
-        """
+        """Any bit for group or others is refused, and the error mends it."""
         for mode in (0o644, 0o604, 0o650, 0o660, 0o620, 0o602, 0o777, 0o601, 0o610):
             self.put(b"", mode)
             error = self.refused(readFile, self.path, limit=1)
@@ -273,9 +241,7 @@ class ReadFileTests(FilesTestCase):
             self.assertEqual(readFile(self.path, limit=1), b"")
 
     def test_writableByOthers(self) -> None:
-        """
-        Where others may read, they must not write all the same.
-        """
+        """Where others may read, they must not write all the same."""
         for mode in (0o644, 0o444, 0o755):
             self.put(b"", mode)
             self.assertEqual(readFile(self.path, limit=1, forbidden=OTHERS_WRITE), b"")
@@ -285,9 +251,7 @@ class ReadFileTests(FilesTestCase):
             self.assertIn(f"`chmod go-w {self.path}`", str(error))
 
     def test_quotes(self) -> None:
-        """
-        A command that mends is fit for a shell.
-        """
+        """A command that mends is fit for a shell."""
         self.path = self.directory / "my $(key)"
         self.put(b"", 0o644)
         error = self.refused(readFile, self.path, limit=1)
@@ -312,9 +276,7 @@ class ReadFileTests(FilesTestCase):
         ):
 
             def status(descriptor: int, mode: int = mode, uid: int = uid) -> Any:
-                """
-                Pretend that somebody has made the file.
-                """
+                """Pretend that somebody has made the file."""
                 found = list(fstat(descriptor))
                 found[0], found[4] = stat.S_IFREG | mode, uid
                 return os.stat_result(found)
@@ -327,9 +289,7 @@ class ReadFileTests(FilesTestCase):
                 self.refused(readFile, self.path, limit=1)
 
     def test_link(self) -> None:
-        """
-        Links are followed, of folders and of files.
-        """
+        """Links are followed, of folders and of files."""
         (self.directory / "1").mkdir()
         target = self.directory / "1" / "target"
         target.write_bytes(b"x")
@@ -339,9 +299,7 @@ class ReadFileTests(FilesTestCase):
         self.assertEqual(readFile(self.path, limit=1), b"x")
 
     def test_linkToBadFile(self) -> None:
-        """
-        A link ends at a file that must do.
-        """
+        """A link ends at a file that must do."""
         target = self.directory / "target"
         target.write_bytes(b"x")
         target.chmod(0o604)
@@ -349,23 +307,17 @@ class ReadFileTests(FilesTestCase):
         self.refused(readFile, self.path, limit=1)
 
     def test_danglingLink(self) -> None:
-        """
-        A link to nothing is nothing.
-        """
+        """A link to nothing is nothing."""
         self.path.symlink_to("nothing")
         self.assertRaises(FileNotFoundError, readFile, self.path, limit=1)
 
     def test_linkLoop(self) -> None:
-        """
-        A link to itself is refused.
-        """
+        """A link to itself is refused."""
         self.path.symlink_to("file")
         self.refused(readFile, self.path, limit=1)
 
     def test_lastingAndPassing(self) -> None:
-        """
-        What is wrong with a file is told from what is wrong at this moment.
-        """
+        """What is wrong with a file is told from what is wrong at this moment."""
         for number in (EMFILE, ENFILE, EIO, ESTALE, ENOMEM, ENOLCK, ENOTCONN):
             self.patch(os, "open", failing(number))
             error = self.refused(readFile, self.path, limit=1)
@@ -379,30 +331,22 @@ class ReadFileTests(FilesTestCase):
             self.assertFalse(isTransient(error))
 
     def test_fifo(self) -> None:
-        """
-        A FIFO that nobody writes to is refused, without waiting.
-        """
+        """A FIFO that nobody writes to is refused, without waiting."""
         os.mkfifo(self.path, 0o600)
         self.assertIn("regular", str(self.refused(readFile, self.path, limit=1)))
 
     def test_directory(self) -> None:
-        """
-        A directory is refused.
-        """
+        """A directory is refused."""
         self.path.mkdir(0o700)
         self.assertIn("regular", str(self.refused(readFile, self.path, limit=1)))
 
     def test_device(self) -> None:
-        """
-        A device is refused, however much it would give.
-        """
+        """A device is refused, however much it would give."""
         self.path = Path("/dev/zero")
         self.assertIn("regular", str(self.refused(readFile, self.path, limit=1)))
 
     def test_socket(self) -> None:
-        """
-        A socket is refused.
-        """
+        """A socket is refused."""
         self.addCleanup(os.chdir, os.getcwd())
         os.chdir(self.directory)  # the names of sockets are short
         self.path = Path("file")
@@ -411,17 +355,13 @@ class ReadFileTests(FilesTestCase):
             self.assertIn("regular", str(self.refused(readFile, self.path, limit=1)))
 
     def test_fileAsDirectory(self) -> None:
-        """
-        A path through a file is refused.
-        """
+        """A path through a file is refused."""
         self.put(b"")
         self.path = self.path / "more"
         self.assertIn("cannot read", str(self.refused(readFile, self.path, limit=1)))
 
     def test_closes(self) -> None:
-        """
-        No descriptor stays open, whatever becomes of the reading.
-        """
+        """No descriptor stays open, whatever becomes of the reading."""
         self.path.mkdir(0o700)
         before = os.listdir("/dev/fd")
         self.refused(readFile, self.path, limit=1)
@@ -433,9 +373,7 @@ class ReadFileTests(FilesTestCase):
 
 
 class CheckStatusTests(FilesTestCase):
-    """
-    Tests for L{checkStatus}, with files that this user may be unable to make.
-    """
+    """Tests for L{checkStatus}, with files that this user may be unable to make."""
 
     def status(self, mode: int, uid: int) -> os.stat_result:
         """
@@ -446,9 +384,7 @@ class CheckStatusTests(FilesTestCase):
         return os.stat_result((mode, 1, 1, 1, uid, 0, 0, 0, 0, 0))
 
     def test_owners(self) -> None:
-        """
-        The owner is this user or root.
-        """
+        """The owner is this user or root."""
         self.patch(os, "geteuid", lambda: 1000)
         for uid in (1000, 0):
             status = self.status(stat.S_IFREG | 0o600, uid)
@@ -459,17 +395,13 @@ class CheckStatusTests(FilesTestCase):
         self.assertIn(f"`chown 1000 {self.path}`", str(error))
 
     def test_rootIsNoException(self) -> None:
-        """
-        Root does not believe the files of others either.
-        """
+        """Root does not believe the files of others either."""
         self.patch(os, "geteuid", lambda: 0)
         status = self.status(stat.S_IFREG | 0o600, 1000)
         self.refused(checkStatus, self.path, status, OTHERS_WRITE)
 
     def test_kinds(self) -> None:
-        """
-        No kind but a regular file will do.
-        """
+        """No kind but a regular file will do."""
         for kind in (
             stat.S_IFDIR,
             stat.S_IFLNK,
@@ -483,20 +415,14 @@ class CheckStatusTests(FilesTestCase):
 
 
 class WriteFileTests(FilesTestCase):
-    """
-    Tests for L{writeFile}.
-    """
+    """Tests for L{writeFile}."""
 
     def names(self) -> set[str]:
-        """
-        @return: what is in the directory.
-        """
+        """@return: what is in the directory."""
         return set(os.listdir(self.directory))
 
     def test_new(self) -> None:
-        """
-        A new file has the content, and nothing else is left.
-        """
+        """A new file has the content, and nothing else is left."""
         for replace in (False, True):
             self.assertTrue(writeFile(self.path, b"content", replace=replace))
             self.assertEqual(self.path.read_bytes(), b"content")
@@ -522,9 +448,7 @@ class WriteFileTests(FilesTestCase):
             self.path.unlink()
 
     def test_modeFromTheStart(self) -> None:
-        """
-        The temporary has its mode before it has the content.
-        """
+        """The temporary has its mode before it has the content."""
         os.umask(0)
         modes = []
 
@@ -544,9 +468,7 @@ class WriteFileTests(FilesTestCase):
         self.assertTrue(stat.S_ISDIR(modes[1]))
 
     def test_leavesAlone(self) -> None:
-        """
-        Whatever has the name stays, unless it is to be replaced.
-        """
+        """Whatever has the name stays, unless it is to be replaced."""
         self.put(b"old")
         self.assertFalse(writeFile(self.path, b"new", replace=False))
         self.assertEqual(self.path.read_bytes(), b"old")
@@ -560,9 +482,7 @@ class WriteFileTests(FilesTestCase):
         self.assertEqual(self.names(), {"file"})
 
     def test_replaces(self) -> None:
-        """
-        A file that is replaced is a new one, with a mode of its own.
-        """
+        """A file that is replaced is a new one, with a mode of its own."""
         self.put(b"old", 0o644)
         with self.path.open("rb") as old:
             self.assertTrue(writeFile(self.path, b"new", replace=True))
@@ -572,35 +492,27 @@ class WriteFileTests(FilesTestCase):
         self.assertEqual(self.names(), {"file"})
 
     def test_makesDirectory(self) -> None:
-        """
-        A missing directory is made, for this user alone.
-        """
+        """A missing directory is made, for this user alone."""
         os.umask(0)
         self.path = self.directory / "new" / "file"
         writeFile(self.path, b"", replace=False)
         self.assertEqual(stat.S_IMODE(self.path.parent.stat().st_mode), 0o700)
 
     def test_relativePath(self) -> None:
-        """
-        A bare name is a file in the current directory.
-        """
+        """A bare name is a file in the current directory."""
         self.addCleanup(os.chdir, os.getcwd())
         os.chdir(self.directory)
         writeFile(Path("file"), b"content", replace=False)
         self.assertEqual(Path("file").read_bytes(), b"content")
 
     def test_longName(self) -> None:
-        """
-        A name may be as long as the file system lets it.
-        """
+        """A name may be as long as the file system lets it."""
         path = self.directory / ("n" * 255)
         writeFile(path, b"content", replace=False)
         self.assertEqual(path.read_bytes(), b"content")
 
     def test_cannotMakeDirectory(self) -> None:
-        """
-        A directory that cannot be one is an error.
-        """
+        """A directory that cannot be one is an error."""
         self.put(b"")
         self.path = self.path / "file"
         error = self.refused(writeFile, self.path, b"", replace=False)
@@ -665,17 +577,13 @@ class WriteFileTests(FilesTestCase):
         self.assertEqual(self.names(), set())
 
     def test_fullDisk(self) -> None:
-        """
-        That there is no room may pass.
-        """
+        """That there is no room may pass."""
         self.patch(os, "fsync", failing(ENOSPC))
         error = self.refused(writeFile, self.path, b"content", replace=False)
         self.assertIsInstance(error, KeyFileUnavailable)
 
     def test_replacesTarget(self) -> None:
-        """
-        Where the name is a link, what it leads to is replaced.
-        """
+        """Where the name is a link, what it leads to is replaced."""
         (self.directory / "target").write_bytes(b"old")
         self.path.symlink_to("target")
         self.assertTrue(writeFile(self.path, b"new", replace=True))
@@ -705,14 +613,10 @@ class WriteFileTests(FilesTestCase):
 
 
 class LockedTests(FilesTestCase):
-    """
-    Tests for L{locked}.
-    """
+    """Tests for L{locked}."""
 
     def isLocked(self) -> bool:
-        """
-        @return: whether somebody holds the lock.
-        """
+        """@return: whether somebody holds the lock."""
         with open(f"{self.path}.lock", "rb") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -735,9 +639,7 @@ class LockedTests(FilesTestCase):
         self.assertFalse(self.isLocked())
 
     def test_lockFile(self) -> None:
-        """
-        The lock's own file is private, and made with its directory.
-        """
+        """The lock's own file is private, and made with its directory."""
         os.umask(0)
         self.path = self.directory / "new" / "file"
         with locked(self.path):
@@ -747,9 +649,7 @@ class LockedTests(FilesTestCase):
         self.assertEqual(stat.S_IMODE(lock.parent.stat().st_mode), 0o700)
 
     def test_cannotLock(self) -> None:
-        """
-        What cannot be a lock is an error: a link, a directory, a full table.
-        """
+        """What cannot be a lock is an error: a link, a directory, a full table."""
         lock = self.path.with_name("file.lock")
         lock.symlink_to("nothing")
         self.refused(locked(self.path).__enter__)

@@ -53,14 +53,10 @@ def toPEM(
 
 
 class PublicKeyTests(SynchronousTestCase):
-    """
-    Tests for L{PublicKey}.
-    """
+    """Tests for L{PublicKey}."""
 
     def test_text(self) -> None:
-        """
-        Its text is 44 characters of standard base64, and leads back to it.
-        """
+        """Its text is 44 characters of standard base64, and leads back to it."""
         key = PublicKey(bytes.fromhex(PUBLIC))
         self.assertEqual(str(key), TEXT)
         self.assertEqual(PublicKey.fromText(TEXT), key)
@@ -69,24 +65,18 @@ class PublicKeyTests(SynchronousTestCase):
     @settings(max_examples=50, deadline=None)
     @given(st.binary(min_size=32, max_size=32))
     def test_roundTrip(self, raw: bytes) -> None:
-        """
-        Any 32 bytes survive being text.
-        """
+        """Any 32 bytes survive being text."""
         text = str(PublicKey(raw))
         self.assertEqual(len(text), 44)
         self.assertEqual(PublicKey.fromText(text).raw, raw)
 
     def test_repr(self) -> None:
-        """
-        The representation can be pasted.
-        """
+        """The representation can be pasted."""
         key = PublicKey.fromText(TEXT)
         self.assertEqual(eval(repr(key)), key)
 
     def test_value(self) -> None:
-        """
-        Keys of the same bytes are the same, in sets too, and nothing else is.
-        """
+        """Keys of the same bytes are the same, in sets too, and nothing else is."""
         key = PublicKey.fromText(TEXT)
         self.assertEqual({key, PublicKey.fromText(TEXT)}, {key})
         self.assertNotEqual(key, PublicKey(bytes(32)))
@@ -95,9 +85,7 @@ class PublicKeyTests(SynchronousTestCase):
         self.assertEqual(pickle.loads(pickle.dumps(key)), key)
 
     def test_immutable(self) -> None:
-        """
-        A key does not change and takes no other attributes.
-        """
+        """A key does not change and takes no other attributes."""
         key = PublicKey.fromText(TEXT)
         for name in ("raw", "other"):
             with self.assertRaises((AttributeError, TypeError)):
@@ -105,9 +93,7 @@ class PublicKeyTests(SynchronousTestCase):
         self.assertFalse(hasattr(key, "__dict__"))
 
     def test_badRaw(self) -> None:
-        """
-        Other lengths are a C{ValueError}, other types a C{TypeError}.
-        """
+        """Other lengths are a C{ValueError}, other types a C{TypeError}."""
         for length in (0, 31, 33, 44):
             error = self.assertRaises(ValueError, PublicKey, bytes(length))
             self.assertIn("32 bytes", str(error))
@@ -115,9 +101,7 @@ class PublicKeyTests(SynchronousTestCase):
             self.assertRaises(TypeError, PublicKey, raw)
 
     def test_badText(self) -> None:
-        """
-        Any text but the one is a C{ValueError} that says what is expected.
-        """
+        """Any text but the one is a C{ValueError} that says what is expected."""
         for text in (
             "",
             TEXT[:-1],
@@ -146,9 +130,7 @@ class PublicKeyTests(SynchronousTestCase):
 
 
 class SecretTestCase(FilesTestCase):
-    """
-    A test of files that hold secrets.
-    """
+    """A test of files that hold secrets."""
 
     def assertSecret(self, error: BaseException, *secrets: bytes) -> None:
         """
@@ -169,22 +151,16 @@ class SecretTestCase(FilesTestCase):
 
 
 class PrivateKeyTests(SecretTestCase):
-    """
-    Tests for L{PrivateKey}.
-    """
+    """Tests for L{PrivateKey}."""
 
     def test_publicKey(self) -> None:
-        """
-        The public key is the one that belongs to it.
-        """
+        """The public key is the one that belongs to it."""
         key = PrivateKey(bytes.fromhex(PRIVATE))
         self.assertEqual(key.raw.hex(), PRIVATE)
         self.assertEqual(key.publicKey.raw.hex(), PUBLIC)
 
     def test_generate(self) -> None:
-        """
-        Each key is another.
-        """
+        """Each key is another."""
         self.assertEqual(len({PrivateKey.generate().raw for _ in range(10)}), 10)
 
     def test_repr(self) -> None:
@@ -209,9 +185,7 @@ class PrivateKeyTests(SecretTestCase):
         self.assertNotIn(secret.hex(), str(error))
 
     def test_saveAndLoad(self) -> None:
-        """
-        A key comes back from its file, which is PKCS#8 in PEM and private.
-        """
+        """A key comes back from its file, which is PKCS#8 in PEM and private."""
         os.umask(0)
         key = PrivateKey.generate()
         key.save(self.path)
@@ -222,26 +196,20 @@ class PrivateKeyTests(SecretTestCase):
         self.assertEqual(content, toPEM(X25519PrivateKey.from_private_bytes(key.raw)))
 
     def test_oddUmask(self) -> None:
-        """
-        A umask that takes writing from us too still leaves a key that loads.
-        """
+        """A umask that takes writing from us too still leaves a key that loads."""
         os.umask(0o277)
         key = PrivateKey.loadOrCreate(self.path)
         self.assertEqual(stat.S_IMODE(self.path.stat().st_mode), 0o400)
         self.assertEqual(PrivateKey.load(self.path).raw, key.raw)
 
     def test_strPath(self) -> None:
-        """
-        Paths may be C{str}, with errors naming them likewise.
-        """
+        """Paths may be C{str}, with errors naming them likewise."""
         PrivateKey.generate().save(str(self.path))
         self.refused(PrivateKey.generate().save, str(self.path))
         PrivateKey.loadOrCreate(str(self.path))
 
     def test_saveLeavesAlone(self) -> None:
-        """
-        A key never takes the place of another.
-        """
+        """A key never takes the place of another."""
         key = PrivateKey.generate()
         key.save(self.path)
         error = self.refused(PrivateKey.generate().save, self.path)
@@ -249,17 +217,13 @@ class PrivateKeyTests(SecretTestCase):
         self.assertEqual(PrivateKey.load(self.path).raw, key.raw)
 
     def test_loadOrCreate(self) -> None:
-        """
-        A missing key is made, and afterwards is there.
-        """
+        """A missing key is made, and afterwards is there."""
         key = PrivateKey.loadOrCreate(self.path)
         self.assertEqual(PrivateKey.loadOrCreate(self.path).raw, key.raw)
         self.assertEqual(os.listdir(self.directory), ["file"])
 
     def test_loadOrCreateBad(self) -> None:
-        """
-        What is there but no key to be used is not replaced.
-        """
+        """What is there but no key to be used is not replaced."""
         self.put(b"something", 0o600)
         self.refused(PrivateKey.loadOrCreate, self.path)
         self.put(b"something", 0o644)
@@ -271,9 +235,7 @@ class PrivateKeyTests(SecretTestCase):
         self.assertEqual(os.listdir(self.directory), ["file"])
 
     def test_loadOrCreateOvertaken(self) -> None:
-        """
-        A key that another process has made in the meantime is the key.
-        """
+        """A key that another process has made in the meantime is the key."""
         other = PrivateKey.generate()
         generate = X25519PrivateKey.generate
 
@@ -290,9 +252,7 @@ class PrivateKeyTests(SecretTestCase):
         self.assertEqual(PrivateKey.loadOrCreate(self.path).raw, other.raw)
 
     def test_race(self) -> None:
-        """
-        Processes that make the key at the same moment all have the same.
-        """
+        """Processes that make the key at the same moment all have the same."""
         printed = runTogether(
             8,
             "from aesm.trust.keys import PrivateKey\n"
@@ -305,17 +265,13 @@ class PrivateKeyTests(SecretTestCase):
         self.assertEqual(os.listdir(self.directory), ["file"])
 
     def test_missing(self) -> None:
-        """
-        The error for a missing file says how to make one.
-        """
+        """The error for a missing file says how to make one."""
         error = self.refused(PrivateKey.load, self.path)
         self.assertIn(f"`aesm keygen {self.path}`", str(error))
         self.assertFalse(self.path.parent.joinpath("file").exists())
 
     def test_unsafe(self) -> None:
-        """
-        A key that others can read is refused, and so is a FIFO.
-        """
+        """A key that others can read is refused, and so is a FIFO."""
         PrivateKey.generate().save(self.path)
         self.path.chmod(0o604)
         error = self.refused(PrivateKey.load, self.path)
@@ -325,9 +281,7 @@ class PrivateKeyTests(SecretTestCase):
         self.refused(PrivateKey.load, self.path)
 
     def test_blanks(self) -> None:
-        """
-        A byte order mark, blank lines and indented ones make no difference.
-        """
+        """A byte order mark, blank lines and indented ones make no difference."""
         key = PrivateKey.generate()
         key.save(self.path)
         lines = self.path.read_bytes().splitlines()
@@ -339,9 +293,7 @@ class PrivateKeyTests(SecretTestCase):
             self.assertEqual(PrivateKey.load(self.path).raw, key.raw)
 
     def test_saysWhere(self) -> None:
-        """
-        A key that is made is told of, once, with its place.
-        """
+        """A key that is made is told of, once, with its place."""
         with capturedLogs() as events:
             key = PrivateKey.loadOrCreate(self.path)
             PrivateKey.loadOrCreate(self.path)
@@ -351,9 +303,7 @@ class PrivateKeyTests(SecretTestCase):
         self.assertEqual(event["publicKey"], str(key.publicKey))
 
     def test_tilde(self) -> None:
-        """
-        A C{~} at the start of a path is the home directory.
-        """
+        """A C{~} at the start of a path is the home directory."""
         self.patch(os, "environ", os.environ | {"HOME": str(self.directory)})
         key = PrivateKey.loadOrCreate("~/file")
         self.assertEqual(PrivateKey.load(self.path).raw, key.raw)
@@ -361,18 +311,14 @@ class PrivateKeyTests(SecretTestCase):
         PSK.load(self.directory / "psk")
 
     def test_crlf(self) -> None:
-        """
-        A file whose lines end in CRLF is the same key.
-        """
+        """A file whose lines end in CRLF is the same key."""
         key = PrivateKey.generate()
         key.save(self.path)
         self.put(self.path.read_bytes().replace(b"\n", b"\r\n"))
         self.assertEqual(PrivateKey.load(self.path).raw, key.raw)
 
     def test_otherAlgorithms(self) -> None:
-        """
-        The error for another algorithm's key says which it is.
-        """
+        """The error for another algorithm's key says which it is."""
         for content, name in (
             (toPEM(ed25519.Ed25519PrivateKey.generate()), "Ed25519"),
             (toPEM(x448.X448PrivateKey.generate()), "X448"),
@@ -384,17 +330,13 @@ class PrivateKeyTests(SecretTestCase):
             self.assertSecret(error, *content.splitlines()[1:-1])
 
     def test_encrypted(self) -> None:
-        """
-        An encrypted key is said to be one.
-        """
+        """An encrypted key is said to be one."""
         content = toPEM(X25519PrivateKey.generate(), BestAvailableEncryption(b"x"))
         self.put(content)
         self.assertIn("encrypted key", str(self.refused(PrivateKey.load, self.path)))
 
     def test_unsupported(self) -> None:
-        """
-        A key of an algorithm that is not even known is something else.
-        """
+        """A key of an algorithm that is not even known is something else."""
 
         def load(content: bytes, password: None) -> None:
             """
@@ -410,9 +352,7 @@ class PrivateKeyTests(SecretTestCase):
         self.assertIn("something else", str(self.refused(PrivateKey.load, self.path)))
 
     def test_malformed(self) -> None:
-        """
-        Files with anything else are refused, and errors show nothing of them.
-        """
+        """Files with anything else are refused, and errors show nothing of them."""
         key = X25519PrivateKey.generate()
         pem = toPEM(key)
         head, body, tail = pem.split(b"\n")[:3]
@@ -437,9 +377,7 @@ class PrivateKeyTests(SecretTestCase):
             self.assertSecret(error, body, body[:20], key.private_bytes_raw())
 
     def test_tooLarge(self) -> None:
-        """
-        A file that no key needs is not read to its end.
-        """
+        """A file that no key needs is not read to its end."""
         with self.path.open("wb") as file:
             file.truncate(1 << 40)
         self.path.chmod(0o600)
@@ -447,29 +385,21 @@ class PrivateKeyTests(SecretTestCase):
 
 
 class PSKTests(SecretTestCase):
-    """
-    Tests for L{PSK}.
-    """
+    """Tests for L{PSK}."""
 
     def test_value(self) -> None:
-        """
-        It is the 32 bytes.
-        """
+        """It is the 32 bytes."""
         psk = PSK(bytes(range(32)))
         self.assertIsInstance(psk, bytes)
         self.assertEqual(psk, bytes(range(32)))
         self.assertEqual(pickle.loads(pickle.dumps(psk)), psk)
 
     def test_generate(self) -> None:
-        """
-        Each is another.
-        """
+        """Each is another."""
         self.assertEqual(len({PSK.generate() for _ in range(10)}), 10)
 
     def test_hidden(self) -> None:
-        """
-        No way of formatting shows it.
-        """
+        """No way of formatting shows it."""
         psk = PSK(b"secret!!" * 4)
         for text in (
             repr(psk),
@@ -495,9 +425,7 @@ class PSKTests(SecretTestCase):
             self.assertSecret(error, secret)
 
     def test_saveAndLoad(self) -> None:
-        """
-        It comes back from its file, which is one line and private.
-        """
+        """It comes back from its file, which is one line and private."""
         os.umask(0)
         PSK(bytes(range(32))).save(self.path)
         self.assertEqual(
@@ -509,33 +437,25 @@ class PSKTests(SecretTestCase):
         self.assertEqual(repr(psk), "<PSK>")
 
     def test_saveLeavesAlone(self) -> None:
-        """
-        It never takes the place of another.
-        """
+        """It never takes the place of another."""
         psk = PSK.generate()
         psk.save(self.path)
         self.refused(PSK.generate().save, self.path)
         self.assertEqual(PSK.load(self.path), psk)
 
     def test_lineEnds(self) -> None:
-        """
-        The line may end in LF, CRLF or nothing.
-        """
+        """The line may end in LF, CRLF or nothing."""
         for end in (b"", b"\n", b"\r\n"):
             self.put(b"A" * 43 + b"=" + end)
             self.assertEqual(PSK.load(self.path), bytes(32))
 
     def test_missing(self) -> None:
-        """
-        The error for a missing file says how to make one.
-        """
+        """The error for a missing file says how to make one."""
         error = self.refused(PSK.load, self.path)
         self.assertIn(f"`aesm psk {self.path}`", str(error))
 
     def test_unsafe(self) -> None:
-        """
-        A key that others can read and a FIFO are refused.
-        """
+        """A key that others can read and a FIFO are refused."""
         psk = PSK.generate()
         psk.save(self.path)
         self.path.chmod(0o604)
@@ -546,9 +466,7 @@ class PSKTests(SecretTestCase):
         self.refused(PSK.load, self.path)
 
     def test_malformed(self) -> None:
-        """
-        Anything but the one line is refused, and the error does not show it.
-        """
+        """Anything but the one line is refused, and the error does not show it."""
         raw = b"secret!!" * 4
         line = base64.b64encode(raw)
         for content in (
@@ -572,9 +490,7 @@ class PSKTests(SecretTestCase):
             self.assertSecret(error, b"secret", line[:20], raw.hex().encode())
 
     def test_blanks(self) -> None:
-        """
-        What editors and files of settings put around a key is no part of it.
-        """
+        """What editors and files of settings put around a key is no part of it."""
         psk = PSK.generate()
         line = base64.b64encode(psk)
         for content in (
@@ -588,8 +504,6 @@ class PSKTests(SecretTestCase):
             self.assertEqual(bytes(PSK.load(self.path)), bytes(psk))
 
     def test_tooLarge(self) -> None:
-        """
-        A file that no such key needs is not read to its end.
-        """
+        """A file that no such key needs is not read to its end."""
         self.put(b"A" * 1025)
         self.assertIn("more than", str(self.refused(PSK.load, self.path)))

@@ -21,14 +21,10 @@ from aesm.trust.locations import (
 
 
 class LocationTests(SynchronousTestCase):
-    """
-    L{locationOf} names what a string dials.
-    """
+    """L{locationOf} names what a string dials."""
 
     def test_strings(self) -> None:
-        """
-        Host and port, a path, or the string itself.
-        """
+        """Host and port, a path, or the string itself."""
         for endpoint, location in (
             ("tcp:example.org:8765", "example.org:8765"),
             ("tcp:Example.ORG:8765:timeout=5", "example.org:8765"),
@@ -57,9 +53,7 @@ class LocationTests(SynchronousTestCase):
             self.assertEqual(locationOf(endpoint), location, endpoint)
 
     def test_addresses(self) -> None:
-        """
-        Where no string is known, the transport's peer is taken.
-        """
+        """Where no string is known, the transport's peer is taken."""
         for address, location in (
             (IPv4Address("TCP", "192.0.2.1", 5), "192.0.2.1:5"),
             (IPv6Address("TCP", "::1", 5), "[::1]:5"),
@@ -73,9 +67,7 @@ class LocationTests(SynchronousTestCase):
             self.assertEqual(locationOfAddress(address), location)
 
     def test_typedAgain(self) -> None:
-        """
-        What is shown of a location can be typed in, and is the same.
-        """
+        """What is shown of a location can be typed in, and is the same."""
         for host in (
             "192.0.2.1",
             "::1",
@@ -88,9 +80,7 @@ class LocationTests(SynchronousTestCase):
             self.assertEqual(locationOf(shown), shown)
 
     def test_spelledOtherwise(self) -> None:
-        """
-        A file may have been written by hand: another spelling is no other server.
-        """
+        """A file may have been written by hand: another spelling is no other server."""
         for word, location in (
             ("LOCALHOST:08765", "localhost:8765"),
             ("[2001:DB8:0::1]:5", "[2001:db8::1]:5"),
@@ -99,9 +89,7 @@ class LocationTests(SynchronousTestCase):
             self.assertEqual(unquoteLocation(word), location)
 
     def test_quoted(self) -> None:
-        """
-        In a file a location is one word of ASCII.
-        """
+        """In a file a location is one word of ASCII."""
         for location, word in (
             ("[fe80::1%wlan0]:8765", "[fe80::1%25wlan0]:8765"),
             ("unix:/run/my server", "unix:/run/my%20server"),
@@ -112,9 +100,7 @@ class LocationTests(SynchronousTestCase):
             self.assertEqual(unquoteLocation(word), location)
 
     def test_unprintable(self) -> None:
-        """
-        What does not print is no location, however it is written.
-        """
+        """What does not print is no location, however it is written."""
         for location in ("", "a\nb", "a\u202eb"):
             self.assertRaises(ValueError, quoteLocation, location)
         for word in ("", "a%0Ab", "a%FFb"):

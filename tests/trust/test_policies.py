@@ -25,21 +25,15 @@ ADDRESS = IPv4Address("TCP", "127.0.0.1", 5)
 
 
 class TrustPolicyTests(SynchronousTestCase):
-    """
-    L{trustPolicy} resolves C{trust}.
-    """
+    """L{trustPolicy} resolves C{trust}."""
 
     def test_given(self) -> None:
-        """
-        A policy is taken as it is.
-        """
+        """A policy is taken as it is."""
         policy = AnyServer()
         self.assertIs(trustPolicy(policy), policy)
 
     def test_default(self) -> None:
-        """
-        None is L{KnownServers} in the state directory.
-        """
+        """None is L{KnownServers} in the state directory."""
         home = Path(self.mktemp())
         self.patch(os, "environ", os.environ | {"AESM_HOME": str(home)})
         policy: Any = trustPolicy(None)
@@ -47,29 +41,21 @@ class TrustPolicyTests(SynchronousTestCase):
         self.assertEqual(policy.path, home / "known_servers")
 
     def test_wrong(self) -> None:
-        """
-        Anything else is refused.
-        """
+        """Anything else is refused."""
         for trust in ("key", True, AnyServer):
             with self.assertRaisesRegex(TypeError, "trust must provide ITrustPolicy"):
                 trustPolicy(trust)
 
 
 class ClientPolicyTests(SynchronousTestCase):
-    """
-    L{clientPolicy} resolves C{authorizedKeys}.
-    """
+    """L{clientPolicy} resolves C{authorizedKeys}."""
 
     def test_none(self) -> None:
-        """
-        None is no policy.
-        """
+        """None is no policy."""
         self.assertIsNone(clientPolicy(None))
 
     def test_file(self) -> None:
-        """
-        A path is a file of keys.
-        """
+        """A path is a file of keys."""
         path = Path(self.mktemp())
         path.write_text(f"{CLIENT_KEY.publicKey} ada\n")
         path.chmod(0o600)
@@ -78,14 +64,10 @@ class ClientPolicyTests(SynchronousTestCase):
             self.assertIsInstance(policy, AuthorizedKeys)
 
     def test_policy(self) -> None:
-        """
-        A policy is taken as it is; a function becomes one.
-        """
+        """A policy is taken as it is; a function becomes one."""
 
         def check(publicKey: PublicKey, address: object) -> str:
-            """
-            Let everybody in.
-            """
+            """Let everybody in."""
             return f"{publicKey} {address}"
 
         policy: Any = clientPolicy(check)
@@ -95,17 +77,13 @@ class ClientPolicyTests(SynchronousTestCase):
         self.assertIs(clientPolicy(policy), policy)
 
     def test_wrong(self) -> None:
-        """
-        Anything else is refused.
-        """
+        """Anything else is refused."""
         with self.assertRaisesRegex(TypeError, "authorizedKeys must be a path"):
             clientPolicy([CLIENT_KEY.publicKey])
 
 
 class AnswerTests(SynchronousTestCase):
-    """
-    L{checkClient} and L{checkServer}.
-    """
+    """L{checkClient} and L{checkServer}."""
 
     key = PublicKey(b"\x01" * 32)
 
@@ -117,14 +95,10 @@ class AnswerTests(SynchronousTestCase):
         """
 
         class Policy:
-            """
-            Says it.
-            """
+            """Says it."""
 
             def checkClient(self, *args: object) -> object:
-                """
-                Say it.
-                """
+                """Say it."""
                 return answer
 
             checkServer = checkClient
@@ -132,14 +106,10 @@ class AnswerTests(SynchronousTestCase):
         return Policy()
 
     def test_client(self) -> None:
-        """
-        A name or True lets a client in, and nothing like them.
-        """
+        """A name or True lets a client in, and nothing like them."""
 
         def ask(answer: object) -> Deferred[str | None]:
-            """
-            Ask.
-            """
+            """Ask."""
             return checkClient(self.ask(answer), self.key, ADDRESS)
 
         self.assertEqual(self.successResultOf(ask("ann")), "ann")
@@ -151,14 +121,10 @@ class AnswerTests(SynchronousTestCase):
         self.failureResultOf(ask(fail(ZeroDivisionError())), ZeroDivisionError)
 
     def test_server(self) -> None:
-        """
-        True trusts a server, and nothing like it.
-        """
+        """True trusts a server, and nothing like it."""
 
         def ask(answer: object) -> Deferred[None]:
-            """
-            Ask.
-            """
+            """Ask."""
             return checkServer(self.ask(answer), "example.org:1", self.key)
 
         self.assertIsNone(self.successResultOf(ask(True)))

@@ -29,14 +29,10 @@ OLD, NEW, OTHER, CLIENT = (PrivateKey(bytes([number]) * 32) for number in range(
 
 
 class RotationTests(PairTestCase):
-    """
-    A server announces its next key, and then has it.
-    """
+    """A server announces its next key, and then has it."""
 
     def setUp(self) -> None:
-        """
-        Have a state directory.
-        """
+        """Have a state directory."""
         self.home = Path(self.mktemp()).absolute()
         self.patch(os, "environ", os.environ | {"AESM_HOME": str(self.home)})
         self.trust = KnownServers()
@@ -85,9 +81,7 @@ class RotationTests(PairTestCase):
         self.failureResultOf(self.meet(), ServerKeyChanged)
 
     def test_notMet(self) -> None:
-        """
-        A client that did not meet the announcement, or another one, is warned.
-        """
+        """A client that did not meet the announcement, or another one, is warned."""
         self.start(OLD)
         self.successResultOf(self.meet())
         self.start(NEW)
@@ -98,9 +92,7 @@ class RotationTests(PairTestCase):
         self.failureResultOf(self.meet(), ServerKeyChanged)
 
     def test_otherPolicies(self) -> None:
-        """
-        Policies that remember nothing are not told.
-        """
+        """Policies that remember nothing are not told."""
         self.start(OLD, NEW.publicKey)
         for trust in (AnyServer(), Pinned(OLD.publicKey)):
             self.successResultOf(self.meet(trust))
@@ -121,9 +113,7 @@ class RotationTests(PairTestCase):
         self.assertIn("not remembered", event["log_format"])
 
     def test_malformed(self) -> None:
-        """
-        So is one that is no key.
-        """
+        """So is one that is no key."""
         server = self.start(OLD)
         object.__setattr__(server.factory._messages, "nextKey", "A" * 44)
         with capturedLogs() as events:
@@ -133,38 +123,28 @@ class RotationTests(PairTestCase):
 
 
 class NextKeyFileTests(PairTestCase):
-    """
-    Where the next key comes from.
-    """
+    """Where the next key comes from."""
 
     def setUp(self) -> None:
-        """
-        Have a state directory.
-        """
+        """Have a state directory."""
         self.home = Path(self.mktemp()).absolute()
         self.patch(os, "environ", os.environ | {"AESM_HOME": str(self.home)})
 
     def test_beside(self) -> None:
-        """
-        It is in the file beside the present one's, if there is one.
-        """
+        """It is in the file beside the present one's, if there is one."""
         file = self.home / "some.key"
         self.assertIsNone(nextKeyOf(file))
         NEW.save(f"{file}.next")
         self.assertEqual(nextKeyOf(str(file)), NEW.publicKey)
 
     def test_unusable(self) -> None:
-        """
-        A file that is there and cannot be used is an error, also a dangling link.
-        """
+        """A file that is there and cannot be used is an error, also a dangling link."""
         self.home.mkdir(mode=0o700)
         (self.home / "some.key.next").symlink_to(self.home / "nowhere")
         self.assertRaises(KeyFileError, nextKeyOf, self.home / "some.key")
 
     def test_stateDirectory(self) -> None:
-        """
-        A server with the state directory's key announces the one beside it.
-        """
+        """A server with the state directory's key announces the one beside it."""
         factory = AESMServerFactory()
         self.assertEqual(factory._messages.nextKey, "")
         NEW.save(stateDirectory() / "server.key.next")
@@ -187,9 +167,7 @@ class NextKeyFileTests(PairTestCase):
         self.assertEqual(options.factory._messages.nextKey, str(made))
 
     def test_keygen(self) -> None:
-        """
-        C{aesm keygen --next} makes the next key of the state directory's server.
-        """
+        """C{aesm keygen --next} makes the next key of the state directory's server."""
         self.assertEqual(main(["keygen", "--next"]), 0)
         self.assertTrue((self.home / "server.key.next").exists())
         self.assertFalse((self.home / "server.key").exists())

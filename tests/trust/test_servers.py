@@ -26,28 +26,20 @@ PLACE = "example.org:8765"
 
 
 class PinnedTests(SynchronousTestCase):
-    """
-    Tests for L{Pinned}.
-    """
+    """Tests for L{Pinned}."""
 
     def test_interface(self) -> None:
-        """
-        It is a trust policy.
-        """
+        """It is a trust policy."""
         verifyObject(ITrustPolicy, Pinned(ONE))
 
     def test_accepts(self) -> None:
-        """
-        Each of the keys is accepted, whether it was given as such or as text.
-        """
+        """Each of the keys is accepted, whether it was given as such or as text."""
         trust = Pinned(ONE, str(TWO))
         self.assertIs(trust.checkServer(PLACE, PublicKey(ONE.raw)), True)
         self.assertIs(trust.checkServer("elsewhere:1", TWO), True)
 
     def test_refuses(self) -> None:
-        """
-        Any other is refused with an error that shows it and those.
-        """
+        """Any other is refused with an error that shows it and those."""
         error = self.assertRaises(
             UntrustedServer, Pinned(ONE, TWO).checkServer, PLACE, THREE
         )
@@ -56,9 +48,7 @@ class PinnedTests(SynchronousTestCase):
             self.assertIn(part, str(error))
 
     def test_badKeys(self) -> None:
-        """
-        No key, or what is none, is the caller's error.
-        """
+        """No key, or what is none, is the caller's error."""
         self.assertRaises(ValueError, Pinned)
         self.assertRaises(ValueError, Pinned, ONE, "key")
         self.assertRaises(TypeError, Pinned, ONE.raw)
@@ -66,45 +56,31 @@ class PinnedTests(SynchronousTestCase):
 
 
 class AnyServerTests(SynchronousTestCase):
-    """
-    Tests for L{AnyServer}.
-    """
+    """Tests for L{AnyServer}."""
 
     def test_interface(self) -> None:
-        """
-        It is a trust policy.
-        """
+        """It is a trust policy."""
         verifyObject(ITrustPolicy, AnyServer())
 
     def test_accepts(self) -> None:
-        """
-        Any key is accepted.
-        """
+        """Any key is accepted."""
         self.assertIs(AnyServer().checkServer(PLACE, ONE), True)
 
 
 class KnownServersTests(FilesTestCase):
-    """
-    Tests for L{KnownServers}.
-    """
+    """Tests for L{KnownServers}."""
 
     def setUp(self) -> None:
-        """
-        Make one whose file is missing.
-        """
+        """Make one whose file is missing."""
         super().setUp()
         self.trust = KnownServers(self.path)
 
     def test_interface(self) -> None:
-        """
-        It is a trust policy.
-        """
+        """It is a trust policy."""
         verifyObject(ITrustPolicy, self.trust)
 
     def test_defaultPath(self) -> None:
-        """
-        Unless told otherwise the file is in the state directory.
-        """
+        """Unless told otherwise the file is in the state directory."""
         self.patch(os, "environ", {"AESM_HOME": str(self.directory / "new")})
         trust = KnownServers()
         self.assertEqual(trust.path, self.directory / "new" / "known_servers")
@@ -116,17 +92,13 @@ class KnownServersTests(FilesTestCase):
         self.assertEqual(stat.S_IMODE(trust.path.parent.stat().st_mode), 0o700)
 
     def test_badPolicy(self) -> None:
-        """
-        A policy that there is not is a C{ValueError} that shows those.
-        """
+        """A policy that there is not is a C{ValueError} that shows those."""
         for policy in ("", "accept", "STRICT", None):
             error = self.assertRaises(ValueError, KnownServers, self.path, policy)
             self.assertIn("accept-new", str(error))
 
     def test_firstContact(self) -> None:
-        """
-        The first key is accepted, remembered in a private file, and reported.
-        """
+        """The first key is accepted, remembered in a private file, and reported."""
         os.umask(0)
         with capturedLogs() as events:
             self.assertIs(self.trust.checkServer(PLACE, ONE), True)
@@ -154,9 +126,7 @@ class KnownServersTests(FilesTestCase):
         self.assertEqual(self.path.stat().st_ino, before.st_ino)
 
     def test_strict(self) -> None:
-        """
-        An unknown server is refused, with the line that would make it known.
-        """
+        """An unknown server is refused, with the line that would make it known."""
         trust = KnownServers(self.path, "strict")
         error = self.assertRaises(UntrustedServer, trust.checkServer, PLACE, ONE)
         self.assertNotIsInstance(error, ServerKeyChanged)
@@ -205,9 +175,7 @@ class KnownServersTests(FilesTestCase):
         self.assertIn("lines 1, 3 of", str(error))
 
     def test_forget(self) -> None:
-        """
-        All lines of a location go, and nothing else does.
-        """
+        """All lines of a location go, and nothing else does."""
         self.put(
             f"# é\r\n{PLACE} {ONE}\r\n\n {PLACE}\t{TWO} \n#{PLACE}\nb:1 {ONE}".encode()
         )
@@ -221,18 +189,14 @@ class KnownServersTests(FilesTestCase):
         self.assertEqual(self.trust.entries(), [("b:1", ONE), (PLACE, THREE)])
 
     def test_forgetLast(self) -> None:
-        """
-        A file may become empty.
-        """
+        """A file may become empty."""
         self.trust.checkServer(PLACE, ONE)
         self.assertEqual(self.trust.forget(PLACE), 1)
         self.assertEqual(self.path.read_bytes(), b"")
         self.assertEqual(self.trust.entries(), [])
 
     def test_remember(self) -> None:
-        """
-        A key is added to those of its location, once.
-        """
+        """A key is added to those of its location, once."""
         self.trust.remember(PLACE, ONE)
         self.trust.remember(PLACE, TWO)
         self.trust.remember(PLACE, ONE)
@@ -286,17 +250,13 @@ class KnownServersTests(FilesTestCase):
             self.assertRaises(ValueError, trust.checkServer, location, ONE)
 
     def test_handWritten(self) -> None:
-        """
-        What is written by hand without percent-encoding means what it says.
-        """
+        """What is written by hand without percent-encoding means what it says."""
         self.put(f"bücher.example:1 {ONE}\n[fe80::1%wlan0]:8765 {TWO}\n".encode())
         self.assertTrue(self.trust.checkServer("bücher.example:1", ONE))
         self.assertTrue(self.trust.checkServer("[fe80::1%wlan0]:8765", TWO))
 
     def test_badLocations(self) -> None:
-        """
-        A location that is empty or does not print is the caller's error.
-        """
+        """A location that is empty or does not print is the caller's error."""
         for location in ("", "a\nb", "a\tb", "\x1b[m", "a\x00", "\ud800", "\u202e"):
             self.assertRaises(ValueError, self.trust.checkServer, location, ONE)
             self.assertRaises(ValueError, self.trust.remember, location, ONE)
@@ -304,9 +264,7 @@ class KnownServersTests(FilesTestCase):
         self.assertEqual(os.listdir(self.directory), [])
 
     def test_quotesLocation(self) -> None:
-        """
-        The command that forgets is fit for a shell.
-        """
+        """The command that forgets is fit for a shell."""
         self.trust.checkServer("unix:/a b", ONE)
         error = self.assertRaises(
             ServerKeyChanged, self.trust.checkServer, "unix:/a b", TWO
@@ -314,9 +272,7 @@ class KnownServersTests(FilesTestCase):
         self.assertIn("--forget 'unix:/a b'`", str(error))
 
     def test_badLines(self) -> None:
-        """
-        A line that cannot be read stops everything, is named, and stays.
-        """
+        """A line that cannot be read stops everything, is named, and stays."""
         good = f"{PLACE} {ONE}"
         for bad in (
             b"word",
@@ -369,9 +325,7 @@ class KnownServersTests(FilesTestCase):
         self.refused(self.trust.checkServer, PLACE, ONE)
 
     def test_tooLarge(self) -> None:
-        """
-        A file that nobody has written line by line is refused.
-        """
+        """A file that nobody has written line by line is refused."""
         with self.path.open("wb") as file:
             file.truncate(1 << 40)
         self.refused(self.trust.checkServer, PLACE, ONE)
@@ -454,9 +408,7 @@ class KnownServersTests(FilesTestCase):
         )
 
     def test_metMeanwhile(self) -> None:
-        """
-        What another process has remembered between our look and our lock counts.
-        """
+        """What another process has remembered between our look and our lock counts."""
         other = KnownServers(self.path)
         makedirs = os.makedirs
 
@@ -478,14 +430,10 @@ class KnownServersTests(FilesTestCase):
 
 
 class UnsettledTests(FilesTestCase):
-    """
-    Tests for L{KnownServers} where its file loses what it had.
-    """
+    """Tests for L{KnownServers} where its file loses what it had."""
 
     def setUp(self) -> None:
-        """
-        Know two servers, and have time pass at will.
-        """
+        """Know two servers, and have time pass at will."""
         super().setUp()
         self.lines = [f"{PLACE} {ONE}\n", f"other:1 {TWO}\n"]
         self.path.write_text("".join(self.lines))
@@ -495,9 +443,7 @@ class UnsettledTests(FilesTestCase):
         self.patch(time, "monotonic", lambda: self.now)
 
     def assertUnsettled(self, publicKey: PublicKey) -> None:
-        """
-        Expect that nobody is trusted who was not, and that this may pass.
-        """
+        """Expect that nobody is trusted who was not, and that this may pass."""
         before = self.path.read_bytes() if self.path.exists() else None
         error = self.assertRaises(
             KeyFileUnavailable, self.trust.checkServer, PLACE, publicKey
@@ -508,9 +454,7 @@ class UnsettledTests(FilesTestCase):
         self.assertEqual(after, before)
 
     def test_nothingLeft(self) -> None:
-        """
-        A file that is empty or away says nothing, however long.
-        """
+        """A file that is empty or away says nothing, however long."""
         for change in (lambda: self.path.write_text(""), self.path.unlink):
             change()
             for _ in range(3):
@@ -520,9 +464,7 @@ class UnsettledTests(FilesTestCase):
         self.assertRaises(ServerKeyChanged, self.trust.checkServer, PLACE, THREE)
 
     def test_beingWritten(self) -> None:
-        """
-        A file that goes on changing lets in who was let in.
-        """
+        """A file that goes on changing lets in who was let in."""
         for content in ("", self.lines[1], self.lines[1] + self.lines[0][:20]):
             self.path.write_text(content)
             self.assertUnsettled(THREE)
@@ -545,33 +487,25 @@ class UnsettledTests(FilesTestCase):
         self.assertRaises(ServerKeyChanged, self.trust.checkServer, PLACE, ONE)
 
     def test_lineReplaced(self) -> None:
-        """
-        A key that somebody has put into the file counts at once.
-        """
+        """A key that somebody has put into the file counts at once."""
         self.path.write_text(f"{PLACE} {THREE}\n{self.lines[1]}")
         self.assertTrue(self.trust.checkServer(PLACE, THREE))
 
     def test_badLineStays(self) -> None:
-        """
-        A bad line is an error once it is seen to stay.
-        """
+        """A bad line is an error once it is seen to stay."""
         self.path.write_text("".join(self.lines) + "half")
         self.assertUnsettled(THREE)
         self.now += 1
         self.assertIn("line 3", str(self.refused(self.trust.checkServer, PLACE, ONE)))
 
     def test_forgotten(self) -> None:
-        """
-        What is forgotten through it is forgotten at once, also the last.
-        """
+        """What is forgotten through it is forgotten at once, also the last."""
         self.trust.forget("other:1")
         self.trust.forget(PLACE)
         self.assertTrue(self.trust.checkServer(PLACE, THREE))
 
     def test_link(self) -> None:
-        """
-        The file may be a link: what it leads to is changed, and the link stays.
-        """
+        """The file may be a link: what it leads to is changed, and the link stays."""
         self.path.rename(self.directory / "target")
         self.path.symlink_to("target")
         self.trust.checkServer("new:1", THREE)
@@ -580,23 +514,17 @@ class UnsettledTests(FilesTestCase):
 
 
 class NextKeyTests(FilesTestCase):
-    """
-    Tests for the keys that servers announce, in L{KnownServers}.
-    """
+    """Tests for the keys that servers announce, in L{KnownServers}."""
 
     def setUp(self) -> None:
-        """
-        Know one server.
-        """
+        """Know one server."""
         super().setUp()
         self.trust = KnownServers(self.path)
         self.trust.checkServer(PLACE, ONE)
         self.announced = Path(f"{self.path}.next")
 
     def test_interface(self) -> None:
-        """
-        It remembers next keys.
-        """
+        """It remembers next keys."""
         verifyObject(INextKeys, self.trust)
 
     def test_announced(self) -> None:
@@ -614,16 +542,12 @@ class NextKeyTests(FilesTestCase):
         self.assertTrue(self.trust.checkServer(PLACE, ONE))
 
     def test_announcedPresent(self) -> None:
-        """
-        A key that is known already needs no second place.
-        """
+        """A key that is known already needs no second place."""
         self.trust.announced(PLACE, ONE)
         self.assertFalse(self.announced.exists())
 
     def test_changedMind(self) -> None:
-        """
-        What a server announces last counts, for its location only.
-        """
+        """What a server announces last counts, for its location only."""
         self.trust.announced("other:1", ONE)
         self.trust.announced(PLACE, TWO)
         self.trust.announced(PLACE, THREE)
@@ -650,26 +574,20 @@ class NextKeyTests(FilesTestCase):
         self.assertRaises(ServerKeyChanged, self.trust.checkServer, PLACE, ONE)
 
     def test_switchOfOnlyLine(self) -> None:
-        """
-        So it is where the file has one line, and that has no end.
-        """
+        """So it is where the file has one line, and that has no end."""
         self.path.write_text(f"{PLACE} {ONE}")
         self.trust.announced(PLACE, TWO)
         self.assertIs(self.trust.checkServer(PLACE, TWO), True)
         self.assertEqual(self.path.read_text(), f"{PLACE} {TWO}\n")
 
     def test_switchStrict(self) -> None:
-        """
-        The policy for unknown servers makes no difference.
-        """
+        """The policy for unknown servers makes no difference."""
         trust = KnownServers(self.path, "strict")
         trust.announced(PLACE, TWO)
         self.assertIs(trust.checkServer(PLACE, TWO), True)
 
     def test_switchOfSeveral(self) -> None:
-        """
-        Where several keys were put by hand, the announced one joins them.
-        """
+        """Where several keys were put by hand, the announced one joins them."""
         self.trust.remember(PLACE, TWO)
         self.trust.announced(PLACE, THREE)
         self.assertTrue(self.trust.checkServer(PLACE, THREE))
@@ -678,9 +596,7 @@ class NextKeyTests(FilesTestCase):
         )
 
     def test_switchTwice(self) -> None:
-        """
-        Two processes that meet the new key at once both accept it.
-        """
+        """Two processes that meet the new key at once both accept it."""
         self.trust.announced(PLACE, TWO)
         content = self.announced.read_bytes()
         self.assertTrue(self.trust.checkServer(PLACE, TWO))
@@ -689,9 +605,7 @@ class NextKeyTests(FilesTestCase):
         self.assertEqual(self.trust.entries(), [(PLACE, TWO)])
 
     def test_forget(self) -> None:
-        """
-        Forgetting a location forgets what it announced too.
-        """
+        """Forgetting a location forgets what it announced too."""
         self.trust.announced(PLACE, TWO)
         self.assertEqual(self.trust.forget(PLACE), 2)
         self.assertIs(self.trust.checkServer(PLACE, THREE), True)

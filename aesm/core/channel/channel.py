@@ -105,9 +105,7 @@ class Channel:
     )
 
     def __init__(self, settings: ChannelSettings) -> None:
-        """
-        Start before the first byte.
-        """
+        """Start before the first byte."""
         self._settings = settings
         self.state = State.OFFER
         self.suite = ""
@@ -125,9 +123,7 @@ class Channel:
 
     @property
     def ownKey(self) -> bytes:
-        """
-        Our own static public key, 32 bytes.
-        """
+        """Our own static public key, 32 bytes."""
         return self._settings.publicKey
 
     # What the shell calls
@@ -317,15 +313,11 @@ class Channel:
         raise NotImplementedError
 
     def _dismiss(self, farewell: bytes) -> None:
-        """
-        Do what is left once the peer is rejected.
-        """
+        """Do what is left once the peer is rejected."""
         raise NotImplementedError
 
     def _unfinished(self) -> HandshakeError:
-        """
-        Say what it means that the transport ended in the handshake.
-        """
+        """Say what it means that the transport ended in the handshake."""
         raise NotImplementedError
 
     # Shared parts
@@ -341,9 +333,7 @@ class Channel:
         return self.state is State.DECISION
 
     def _move(self, what: str) -> None:
-        """
-        Go where the table says.
-        """
+        """Go where the table says."""
         self.state = CHANNEL_TRANSITIONS[self.state, what]
 
     def _fail(self, error: AESMError, events: list[Event]) -> None:
@@ -361,9 +351,7 @@ class Channel:
         events.append(Failed(error))
 
     def _drop(self) -> None:
-        """
-        Let go of keys and buffers.
-        """
+        """Let go of keys and buffers."""
         # Not del, as elsewhere: which of them are there depends on how far we came.
         self._noise: HandshakeState = None  # type: ignore[assignment]
         self._encrypt: CipherState = None  # type: ignore[assignment]

@@ -26,16 +26,12 @@ class PeerIdentified:
 
 @dataclass(frozen=True)
 class Opened:
-    """
-    The channel carries the stream now, in both directions.
-    """
+    """The channel carries the stream now, in both directions."""
 
 
 @dataclass(frozen=True)
 class EndOfStream:
-    """
-    The peer has ended its direction, authenticated; nothing more will come.
-    """
+    """The peer has ended its direction, authenticated; nothing more will come."""
 
 
 @dataclass(frozen=True)

@@ -43,23 +43,17 @@ def frame(body: bytes) -> bytes:
 
 
 class FrameBuffer:
-    """
-    Collects one frame at a time.
-    """
+    """Collects one frame at a time."""
 
     __slots__ = ("_buffer",)
 
     def __init__(self) -> None:
-        """
-        Start with nothing collected.
-        """
+        """Start with nothing collected."""
         self._buffer = bytearray()
 
     @property
     def empty(self) -> bool:
-        """
-        Whether nothing of a frame has come yet.
-        """
+        """Whether nothing of a frame has come yet."""
         return not self._buffer
 
     def take(
@@ -146,9 +140,7 @@ def growingPlaintexts(
 
 
 def _sliced(pieces: list[bytes]) -> list[bytes | memoryview]:
-    """
-    Put pieces into full records, and a last one.
-    """
+    """Put pieces into full records, and a last one."""
     stream: bytes | memoryview = b"".join(pieces)
     if 0 < len(stream) <= MAX_PLAINTEXT:
         return [stream]

@@ -36,9 +36,7 @@ _FOREIGN = {  # first bytes of protocols that often call at a wrong port
 
 
 class ClientChannel(Channel):
-    """
-    The Noise initiator's side.
-    """
+    """The Noise initiator's side."""
 
     __slots__ = ("_reply",)
 
@@ -57,9 +55,7 @@ class ClientChannel(Channel):
         self._reply = noise.messageLength()  # of message 2: its only length
 
     def _receiveHandshake(self, data: memoryview, events: list[Event]) -> int:
-        """
-        Take message 2, or a refusal.
-        """
+        """Take message 2, or a refusal."""
         refused = self.state is State.REFUSAL
         check = self._checkReason if refused else self._checkReply
         body, used = self._frames.take(data, check)
@@ -102,25 +98,19 @@ class ClientChannel(Channel):
             raise _foreign("answered", length)
 
     def _finish(self, payload: bytes) -> None:
-        """
-        Send message 3, with the hello.
-        """
+        """Send message 3, with the hello."""
         if len(payload) > MAX_HELLO:
             raise ValueError(f"payload is longer than {MAX_HELLO} bytes")
         self._output.append(frame(self._noise.writeMessage(payload)))
         self._encrypt, self._decrypt = self._split()
 
     def _dismiss(self, farewell: bytes) -> None:
-        """
-        Stop without a word: the server is not to learn our key.
-        """
+        """Stop without a word: the server is not to learn our key."""
         if farewell:
             raise ValueError("a client that rejects its server says nothing")
 
     def _unfinished(self) -> HandshakeError:
-        """
-        Say what it means that the server closed in the handshake.
-        """
+        """Say what it means that the server closed in the handshake."""
         if self.state is not State.OFFER or not self._frames.empty:
             return HandshakeError(
                 "the connection was lost in the middle of the handshake; try again"
@@ -137,16 +127,12 @@ class ClientChannel(Channel):
 
 
 class ServerChannel(Channel):
-    """
-    The Noise responder's side.
-    """
+    """The Noise responder's side."""
 
     __slots__ = ()
 
     def _receiveHandshake(self, data: memoryview, events: list[Event]) -> int:
-        """
-        Take the offer, message 1 or message 3.
-        """
+        """Take the offer, message 1 or message 3."""
         if self.state is State.OFFER:
             offer, used = self._frames.take(data, self._checkOffer)
             if offer is not None:
@@ -221,9 +207,7 @@ class ServerChannel(Channel):
             )
 
     def _finish(self, payload: bytes) -> None:
-        """
-        Nothing is left: the client wrote the last message.
-        """
+        """Nothing is left: the client wrote the last message."""
         if payload:
             raise ValueError("a server has no payload in the handshake")
 
@@ -239,9 +223,7 @@ class ServerChannel(Channel):
         self._output = self.takeRecords()
 
     def _unfinished(self) -> HandshakeError:
-        """
-        Say what it means that the client closed in the handshake.
-        """
+        """Say what it means that the client closed in the handshake."""
         if self.state is State.OFFER:
             return HandshakeError("the client closed the connection without an offer")
         return HandshakeError(

@@ -105,9 +105,7 @@ class ChannelSettings:
 
     @property
     def publicKey(self) -> bytes:
-        """
-        Our own static public key, 32 bytes.
-        """
+        """Our own static public key, 32 bytes."""
         return cast(KeyPair, self.keyPair).public
 
     def handshake(self, suite: str, *, initiator: bool) -> HandshakeState:

@@ -25,9 +25,7 @@ __all__ = ["CHANNEL_TRANSITIONS", "State"]
 
 
 class State(Enum):
-    """
-    Where a channel is in its life.
-    """
+    """Where a channel is in its life."""
 
     OFFER = "offer"
     REFUSAL = "refusal"

@@ -44,9 +44,7 @@ Message = str | bytes | bytearray | memoryview  # C{str} for TEXT, bytes for BIN
 
 
 class EncodedText(bytes):
-    """
-    A TEXT message in UTF-8.
-    """
+    """A TEXT message in UTF-8."""
 
 
 # ASCII text stays the C{str} that the user gave: isascii() is a look at a flag, its
@@ -74,9 +72,7 @@ def bodyOf(data: Message) -> Body:
 
 
 def encodeMessage(micros: int, body: Body) -> bytes:
-    """
-    Encode one message as a frame of its own.
-    """
+    """Encode one message as a frame of its own."""
     if type(body) is bytes:
         return packHeader(len(body), BINARY, micros) + body
     text = body.encode("ascii") if isinstance(body, str) else body
@@ -116,16 +112,12 @@ class Batch:
 
     @property
     def count(self) -> int:
-        """
-        The number of messages.
-        """
+        """The number of messages."""
         return len(self.bodies)
 
     @property
     def cost(self) -> int:
-        """
-        Their cost for flow control, bytes.
-        """
+        """Their cost for flow control, bytes."""
         return self.space - self.room
 
     def cut(self, count: int) -> Batch:
@@ -168,9 +160,7 @@ class Batch:
 
     @classmethod
     def of(cls, messages: Messages) -> Batch:
-        """
-        Make a closed batch of messages received, to persist them as they came.
-        """
+        """Make a closed batch of messages received, to persist them as they came."""
         bodies = [bodyOf(data) for data in messages.data]
         cost = sum(map(len, bodies)) + MESSAGE_OVERHEAD * len(bodies)
         batch = cls(messages.micros, 0, type(bodies[0]), cost)
@@ -193,18 +183,14 @@ class RestOfMessage(Batch):
 
     @classmethod
     def after(cls, batch: Batch, skip: int) -> RestOfMessage:
-        """
-        Make it of a batch of one message.
-        """
+        """Make it of a batch of one message."""
         rest = cls(batch.micros, batch.first, bytes, batch.space)
         rest.bodies, rest.kind, rest.room = batch.bodies, batch.kind, 0
         rest.skip = skip
         return rest
 
     def encode(self, batched: bool) -> list[bytes]:
-        """
-        Encode what the peer does not hold.
-        """
+        """Encode what the peer does not hold."""
         if not self.skip:
             return super().encode(batched)
         (body,) = self.bodies
@@ -243,9 +229,7 @@ class SharedBatch:
     )
 
     def __init__(self, micros: int) -> None:
-        """
-        Start with no messages.
-        """
+        """Start with no messages."""
         self.micros = micros
         self.bodies: list[Body] = []
         self.encoded: tuple[int, int, list[bytes]] | None = (0, 0, [])
@@ -297,16 +281,12 @@ class Share(Batch):
 
     @property
     def count(self) -> int:
-        """
-        How many messages there are, until this is closed.
-        """
+        """How many messages there are, until this is closed."""
         return len(self._open.bodies) - self._start
 
     @property
     def cost(self) -> int:
-        """
-        What they count for flow control, bytes, until this is closed.
-        """
+        """What they count for flow control, bytes, until this is closed."""
         return self.space - self._open.room
 
     @property
@@ -326,9 +306,7 @@ class Share(Batch):
         return self.first - self._start
 
     def close(self) -> None:
-        """
-        Take what was sent so far, and no more.
-        """
+        """Take what was sent so far, and no more."""
         shared = self._open
         self.bodies = shared.bodies[self._start :]
         self.kind, self.room = shared.kind, shared.room
@@ -340,16 +318,12 @@ class Share(Batch):
             shared.encoded = None
 
     def cut(self, count: int) -> Batch:
-        """
-        Split off the oldest messages, as L{Batch.cut}.
-        """
+        """Split off the oldest messages, as L{Batch.cut}."""
         self._shared = None
         return super().cut(count)
 
     def encode(self, batched: bool) -> list[bytes]:
-        """
-        Encode the messages, once for all that have the same share.
-        """
+        """Encode the messages, once for all that have the same share."""
         shared, self._shared = self._shared, None
         if shared is None or shared.encoded is None or not batched:
             return super().encode(batched)
@@ -360,9 +334,7 @@ class Share(Batch):
 
 
 def _binary(lengths: array[int]) -> array[int]:
-    """
-    Set C{BINARY_BIT} in lengths.
-    """
+    """Set C{BINARY_BIT} in lengths."""
     # All as one large number: a loop would take longer than encoding the bodies.
     table = int.from_bytes(lengths.tobytes(), sys.byteorder)
     table |= BINARY_BITS & ((1 << 32 * len(lengths)) - 1)

@@ -144,9 +144,7 @@ class Conversation:
         self._closeBy: float | None = None  # when the transport is to be gone
 
     def _move(self, what: str) -> None:
-        """
-        Go where the table says.
-        """
+        """Go where the table says."""
         self.state = CONVERSATION_TRANSITIONS[self.state, what]
 
     # Receiving
@@ -312,17 +310,13 @@ class Conversation:
     def _peerClosed(
         self, code: int, reason: str, events: list[Event], after: int = 0
     ) -> None:
-        """
-        Take note that the peer closes.
-        """
+        """Take note that the peer closes."""
         self._move("peerClosed")
         self._closing(self.lastHeard)
         events.append(PeerClosed(code, reason, after))
 
     def _break(self, error: AESMError, now: float, events: list[Event]) -> None:
-        """
-        End for good, and add L{Broken} to the events.
-        """
+        """End for good, and add L{Broken} to the events."""
         if isinstance(error, ProtocolError) and self.state in _TALKING:
             self._move("breaking")
             self._close = (error.code, "protocol error", 0)
@@ -350,9 +344,7 @@ class Conversation:
             self._closing(now)
 
     def supersede(self, now: float) -> None:
-        """
-        Leave the session to a newer connection: say so to the peer, and no more.
-        """
+        """Leave the session to a newer connection: say so to the peer, and no more."""
         if self.state in _TALKING:
             self._move("breaking")
             words = "taken over by a newer connection"
@@ -363,9 +355,7 @@ class Conversation:
         self._closing(now)
 
     def transportLost(self) -> None:
-        """
-        The transport is gone; the session may go on over another.
-        """
+        """The transport is gone; the session may go on over another."""
         if self.state not in _OVER:
             self._stash()
 
@@ -379,24 +369,18 @@ class Conversation:
             session.inbox.partial = partial
 
     def _closing(self, now: float) -> None:
-        """
-        Give the peer its time to let the connection close, counted once.
-        """
+        """Give the peer its time to let the connection close, counted once."""
         if self._closeBy is None:
             self._closeBy = now + CLOSE_TIMEOUT
 
     @property
     def ended(self) -> bool:
-        """
-        Whether our last byte is out: the stream is to be ended.
-        """
+        """Whether our last byte is out: the stream is to be ended."""
         return self.state in _ENDED
 
     @property
     def sendable(self) -> bool:
-        """
-        Whether there are messages that the peer takes now.
-        """
+        """Whether there are messages that the peer takes now."""
         return self.state in _TALKING and self.session.outbox.sendable
 
     def mayWait(self, now: float) -> bool:
@@ -456,9 +440,7 @@ class Conversation:
         return pieces
 
     def _takeControl(self, micros: int, pieces: list[bytes]) -> None:
-        """
-        Add the PONG and the PING that are due.
-        """
+        """Add the PONG and the PING that are due."""
         if self._pong is not None:
             pieces.append(encodeFrame(FrameType.PONG, micros, self._pong))
         if self._ping:
@@ -485,9 +467,7 @@ class Conversation:
 
     @property
     def deadline(self) -> float:
-        """
-        When C{tick} is to be called, seconds, if nothing comes until then.
-        """
+        """When C{tick} is to be called, seconds, if nothing comes until then."""
         if self._closeBy is not None:  # no other reason is left to look at the peer
             return self._closeBy
         if self.state not in _LISTENING:
@@ -499,9 +479,7 @@ class Conversation:
 
     @property
     def _owedBy(self) -> float:
-        """
-        When the peer must have heard of us, seconds.
-        """
+        """When the peer must have heard of us, seconds."""
         if self.signOfLifeBy is not None:
             return self.signOfLifeBy
         if self.heardSince is not None:

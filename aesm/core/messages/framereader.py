@@ -181,9 +181,7 @@ class FrameReader:
     )
 
     def __init__(self, maxMessage: int) -> None:
-        """
-        Start at a frame's beginning.
-        """
+        """Start at a frame's beginning."""
         self.error: ProtocolError | None = None
         self.maxMessage = maxMessage
         self._closed = False  # there was a CLOSE
@@ -195,9 +193,7 @@ class FrameReader:
 
     @property
     def empty(self) -> bool:
-        """
-        Whether nothing is held of an incomplete frame.
-        """
+        """Whether nothing is held of an incomplete frame."""
         return not (self.missing or self.start)
 
     def receive(self, data: bytes) -> list[Frame]:
@@ -260,9 +256,7 @@ class FrameReader:
         return frames
 
     def _keep(self, data: bytes) -> None:
-        """
-        Keep a part of an incomplete body.
-        """
+        """Keep a part of an incomplete body."""
         # Small parts are joined at once: a peer that sends byte by byte would have us
         # keep an object of many bytes for each byte.
         body = self._body

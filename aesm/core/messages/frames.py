@@ -71,9 +71,7 @@ newTuple = tuple.__new__  # makes a NamedTuple without a call of Python's
 
 
 class FrameType(IntEnum):
-    """
-    The frame types on the wire.
-    """
+    """The frame types on the wire."""
 
     TEXT = 1
     BINARY = 2
@@ -208,9 +206,7 @@ Frame = Messages | Welcome | Close | Ping | Pong | Ack
 
 
 def encodeFrame(kind: FrameType, micros: int, body: bytes = b"") -> bytes:
-    """
-    Encode one frame, header and body.
-    """
+    """Encode one frame, header and body."""
     return _HEADER.pack(len(body), kind, micros) + body
 
 
@@ -235,9 +231,7 @@ def encodeBatch(
 
 
 def encodeClose(micros: int, code: int, reason: str, after: int = 0) -> bytes:
-    """
-    Encode a CLOSE frame; the reason is cut to 1,024 bytes in UTF-8.
-    """
+    """Encode a CLOSE frame; the reason is cut to 1,024 bytes in UTF-8."""
     # Behind the reason, where a peer that does not know of it takes it for some more.
     suffix = b"\0%d" % min(after, MAX_AFTER) if after > 0 else b""
     words = reason.encode("utf-8", "replace")[: MAX_REASON - len(suffix)]
@@ -275,7 +269,5 @@ def decodeText(body: bytes) -> str:
 
 
 def tooBig(size: int, maxMessage: int) -> MessageTooBig:
-    """
-    Make the error for a message of so many bytes.
-    """
+    """Make the error for a message of so many bytes."""
     return MessageTooBig(f"a message of {size} bytes; at most {maxMessage} are taken")

@@ -185,9 +185,7 @@ class ConversationSettings:
 
 
 def _refuseConstant(constant: str) -> NoReturn:
-    """
-    Refuse C{NaN} and C{Infinity}, which Python's parser takes beyond JSON.
-    """
+    """Refuse C{NaN} and C{Infinity}, which Python's parser takes beyond JSON."""
     raise ValueError(f"{constant} is not JSON")
 
 
@@ -197,9 +195,7 @@ _decodeJSON = json.JSONDecoder(parse_constant=_refuseConstant).decode
 
 
 def _isCount(value: Any) -> bool:
-    """
-    Tell whether a JSON value is an unsigned integer of 64 bits.
-    """
+    """Tell whether a JSON value is an unsigned integer of 64 bits."""
     # Not isinstance: True is an int, and JSON's true is no count.
     return type(value) is int and 0 <= value < _U64
 
@@ -212,9 +208,7 @@ def _isSeconds(value: Any) -> bool:
 
 
 def _isSession(value: Any) -> bool:
-    """
-    Tell whether a JSON value names a session: 32 hexadecimal digits.
-    """
+    """Tell whether a JSON value names a session: 32 hexadecimal digits."""
     return isinstance(value, str) and _SESSION.fullmatch(value) is not None
 
 

@@ -106,9 +106,7 @@ class Outbox:
         self.meet(Hello())
 
     def meet(self, peer: Hello) -> None:
-        """
-        Take over the peer's settings, as its hello gives them.
-        """
+        """Take over the peer's settings, as its hello gives them."""
         self.peer = peer
         self._maxMessage = peer.maxMessage
 
@@ -193,37 +191,27 @@ class Outbox:
 
     @property
     def sendable(self) -> bool:
-        """
-        Whether there is an unsent message within the peer's limit.
-        """
+        """Whether there is an unsent message within the peer's limit."""
         return bool(self._unsent) and self._sentCost < self.limit
 
     @property
     def count(self) -> int:
-        """
-        The number of messages accepted so far.
-        """
+        """The number of messages accepted so far."""
         return self._count + (0 if self.open is None else self.open.count)
 
     @property
     def keptCost(self) -> int:
-        """
-        The cost of the messages that are not acknowledged, bytes.
-        """
+        """The cost of the messages that are not acknowledged, bytes."""
         return self._keptCost + (0 if self.open is None else self.open.cost)
 
     @property
     def unsent(self) -> bool:
-        """
-        Whether there is a message that was not handed to the connection.
-        """
+        """Whether there is a message that was not handed to the connection."""
         return self.sent < self.count
 
     @property
     def roomy(self) -> bool:
-        """
-        Whether less than half of the bound is in use, so that C{drain} may fire.
-        """
+        """Whether less than half of the bound is in use, so that C{drain} may fire."""
         return self.keptCost * 2 < self._bound
 
     def add(self, data: Message, micros: int) -> int:
@@ -312,9 +300,7 @@ class Outbox:
     # order in which they were taken: the outbox does not sort them.
 
     def stage(self) -> None:
-        """
-        From now on hold back what is accepted until it is persisted.
-        """
+        """From now on hold back what is accepted until it is persisted."""
         self._staged = []
 
     def takeStaged(self) -> list[Batch]:
@@ -327,9 +313,7 @@ class Outbox:
         return staged
 
     def release(self, batches: Iterable[Batch]) -> None:
-        """
-        Let persisted batches be sent, in the order in which they were taken.
-        """
+        """Let persisted batches be sent, in the order in which they were taken."""
         if self._unsent is _EMPTY:
             self._unsent = deque()
         self._unsent.extend(batches)
@@ -512,9 +496,7 @@ class Outbox:
         return bodies
 
     def drop(self) -> None:
-        """
-        Discard all messages: the session is over.
-        """
+        """Discard all messages: the session is over."""
         self.closeBatch()
         self._unsent = self._unacknowledged = _EMPTY
         self._dropped = True

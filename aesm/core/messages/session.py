@@ -73,23 +73,17 @@ class Inbox:
 
     @property
     def untaken(self) -> int:
-        """
-        The cost of the messages received and not reported as taken, bytes.
-        """
+        """The cost of the messages received and not reported as taken, bytes."""
         return self.receivedCost - self.takenCost
 
     @property
     def partialSize(self) -> int:
-        """
-        The bytes of C{partial}.
-        """
+        """The bytes of C{partial}."""
         return 0 if self.partial is None else len(self.partial.body)
 
     @property
     def roomy(self) -> bool:
-        """
-        Whether the peer knows that it may still send half of the window.
-        """
+        """Whether the peer knows that it may still send half of the window."""
         return (self.limit - self.receivedCost) * 2 >= self.window
 
     def resume(self) -> None:
@@ -114,9 +108,7 @@ class Inbox:
         self.received += len(messages.data)
 
     def keep(self, count: int) -> None:
-        """
-        Count so many more messages as ones to acknowledge.
-        """
+        """Count so many more messages as ones to acknowledge."""
         self.keptCount += count
 
     def restore(self, received: int, cost: int, taken: int) -> None:
@@ -133,9 +125,7 @@ class Inbox:
         self.limit = taken + self.window
 
     def take(self, cost: int) -> None:
-        """
-        Count so many more bytes of cost as taken, so that the limit may grow.
-        """
+        """Count so many more bytes of cost as taken, so that the limit may grow."""
         self.takenCost += cost
 
     def takeAck(self) -> Ack | None:

@@ -10,9 +10,7 @@ __all__ = ["CONVERSATION_TRANSITIONS", "ConversationState"]
 
 
 class ConversationState(Enum):
-    """
-    Where a conversation is in its life.
-    """
+    """Where a conversation is in its life."""
 
     __hash__ = object.__hash__  # Enum's own is Python code
 

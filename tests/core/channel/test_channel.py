@@ -93,9 +93,7 @@ def sealed(channel: Channel, data: bytes) -> bytes:
 
 
 class StateTests(SynchronousTestCase):
-    """
-    Every state, and whatever can happen in it.
-    """
+    """Every state, and whatever can happen in it."""
 
     states = (
         *product((0,), set(State) - {State.HANDSHAKE, State.ANSWERED}),
@@ -163,9 +161,7 @@ class StateTests(SynchronousTestCase):
                 self.assertEqual(channel.receive(b"more"), [])
 
     def test_table(self) -> None:
-        """
-        A pair that is not in the table is refused, and the state stays.
-        """
+        """A pair that is not in the table is refused, and the state stays."""
         events = {what for _, what in CHANNEL_TRANSITIONS}
         for state, what in product(State, events):
             channel = makeChannels()[1]
@@ -191,9 +187,7 @@ class StateTests(SynchronousTestCase):
         self.assertEqual(set(State) - reached, {State.FAILED})
 
     def test_send(self) -> None:
-        """
-        Only an open direction takes bytes.
-        """
+        """Only an open direction takes bytes."""
         writing = {State.OPEN, State.PEER_ENDED}
         expected: dict[type | None, set[State]] = {
             None: writing,
@@ -223,22 +217,16 @@ class StateTests(SynchronousTestCase):
                 self.assertRaises(RuntimeError, channel.accept)
 
     def test_receiveNothing(self) -> None:
-        """
-        No bytes do no harm.
-        """
+        """No bytes do no harm."""
         self.walk(lambda channel: channel.receive(b""), {None: set(State)})
 
     def test_takeNothing(self) -> None:
-        """
-        Where nothing is to be sent, nothing is.
-        """
+        """Where nothing is to be sent, nothing is."""
         for role, state in self.states:
             self.assertEqual(self.enter(role, state).takeOutput(), b"")
 
     def test_receiveNonsense(self) -> None:
-        """
-        Bytes that are wrong everywhere end whatever has not ended.
-        """
+        """Bytes that are wrong everywhere end whatever has not ended."""
         for role, state in self.states:
             channel = self.enter(role, state)
             events = channel.receive(b"\x00\x05.....")
@@ -280,9 +268,7 @@ class StateTests(SynchronousTestCase):
             self.assertEqual(channel.receive(b"more"), [])
 
     def test_roles(self) -> None:
-        """
-        A channel has a role.
-        """
+        """A channel has a role."""
         channel = Channel(channelSettings(CLIENT_KEY))
         for act in (
             lambda: channel._receiveHandshake(memoryview(b"."), []),
@@ -294,14 +280,10 @@ class StateTests(SynchronousTestCase):
 
 
 class RecordTests(SynchronousTestCase):
-    """
-    Bytes of the stream.
-    """
+    """Bytes of the stream."""
 
     def test_sizes(self) -> None:
-        """
-        What is sent arrives, in as few records as possible.
-        """
+        """What is sent arrives, in as few records as possible."""
         client, server = openChannels()
         most = MAX_PLAINTEXT
         for size in (1, 2, 16, 17, most - 1, most, most + 1, 2 * most, 2 * most + 1):
@@ -332,9 +314,7 @@ class RecordTests(SynchronousTestCase):
         self.assertEqual(sum(lengths), len(data))
 
     def test_slowStartArrives(self) -> None:
-        """
-        What is sent in small records arrives, piece by piece.
-        """
+        """What is sent in small records arrives, piece by piece."""
         client, server = openChannels()
         client.startSlowly()
         for size in (5000, 1, 70_000, 200_000):
@@ -343,16 +323,12 @@ class RecordTests(SynchronousTestCase):
             self.assertEqual(b"".join(e for e in events if type(e) is bytes), data)
 
     def test_nothing(self) -> None:
-        """
-        Nothing is not sent: an empty record has a meaning.
-        """
+        """Nothing is not sent: an empty record has a meaning."""
         client, _ = openChannels()
         self.assertEqual(sealed(client, b""), b"")
 
     def test_shared(self) -> None:
-        """
-        What is queued shares records.
-        """
+        """What is queued shares records."""
         client, server = openChannels()
         for most in (HALF, MAX_PLAINTEXT):  # which is not torn, or fits none
             for text in (b"one ", b"", b"two ", bytes(most), b"end"):
@@ -369,9 +345,7 @@ class RecordTests(SynchronousTestCase):
         self.assertEqual(events, [first, bytes(5)])
 
     def test_bothWays(self) -> None:
-        """
-        Both sides send, with keys and nonces of their own.
-        """
+        """Both sides send, with keys and nonces of their own."""
         client, server = openChannels()
         one, two = sealed(client, b"same"), sealed(server, b"same")
         self.assertNotIn(one, (two, sealed(client, b"same")))
@@ -379,9 +353,7 @@ class RecordTests(SynchronousTestCase):
         self.assertEqual(client.receive(two), [b"same"])
 
     def test_tooShort(self) -> None:
-        """
-        A record that is shorter than its tag is refused by its length.
-        """
+        """A record that is shorter than its tag is refused by its length."""
         for size in (0, 1, 15):
             _, server = openChannels()
             self.assertEqual(server.receive(b"\x00"), [])
@@ -443,9 +415,7 @@ class RecordTests(SynchronousTestCase):
             self.assertLess(len(server._received), 2 + 500 + 16)
 
     def test_failure(self) -> None:
-        """
-        A failure lets go of keys and of what was queued or received.
-        """
+        """A failure lets go of keys and of what was queued or received."""
         _, server = openChannels()
         server.send(b"queued")
         error = failure(server.receive(frame(bytes(20)) + bytes(30)))
@@ -472,9 +442,7 @@ class RecordTests(SynchronousTestCase):
             self.assertIsNone(error.__context__)
 
     def test_lastNonce(self) -> None:
-        """
-        The nonce 2^64-1 is never used, neither to seal nor to open.
-        """
+        """The nonce 2^64-1 is never used, neither to seal nor to open."""
         client, server = openChannels()
         client._encrypt.n = server._decrypt.n = MAX_NONCE - 1
         self.assertEqual(server.receive(sealed(client, b"last")), [b"last"])
@@ -485,9 +453,7 @@ class RecordTests(SynchronousTestCase):
 
 
 class RekeyTests(SynchronousTestCase):
-    """
-    New keys after 65,536 records, PROTOCOL section 4.
-    """
+    """New keys after 65,536 records, PROTOCOL section 4."""
 
     def test_incoming(self) -> None:
         """
@@ -505,9 +471,7 @@ class RekeyTests(SynchronousTestCase):
         self.assertEqual(server.receive(record), [b"next"])
 
     def test_outgoing(self) -> None:
-        """
-        A server changes its key at the same count.
-        """
+        """A server changes its key at the same count."""
         _, receive, server = openToForeigner()
         server._sealed = server._encrypt.n = receive.n = REKEY_INTERVAL - 1
         server.send(b"last")
@@ -519,9 +483,7 @@ class RekeyTests(SynchronousTestCase):
         self.assertEqual(receive.n, REKEY_INTERVAL + 1)
 
     def test_everyTime(self) -> None:
-        """
-        Each direction has a count of its own, and starts it anew.
-        """
+        """Each direction has a count of its own, and starts it anew."""
         for suite in ALL_HERE:
             client, server = openChannels(suite)
             for sender, receiver in ((client, server), (server, client)):
@@ -537,9 +499,7 @@ class RekeyTests(SynchronousTestCase):
                     self.assertEqual((sender._sealed, receiver._opened), (2, 2))
 
     def test_oldKey(self) -> None:
-        """
-        The old key opens nothing any more.
-        """
+        """The old key opens nothing any more."""
         seal, _, server = openToForeigner()
         server._opened = REKEY_INTERVAL - 1
         record = frame(seal.encryptWithAd(b"", b"last"))
@@ -548,9 +508,7 @@ class RekeyTests(SynchronousTestCase):
         self.assertIsInstance(failure(server.receive(record)), TamperedRecord)
 
     def test_endCounts(self) -> None:
-        """
-        An end of stream is a record like any other.
-        """
+        """An end of stream is a record like any other."""
         client, server = openChannels()
         client._sealed = REKEY_INTERVAL - 1
         server._opened = REKEY_INTERVAL - 1
@@ -560,14 +518,10 @@ class RekeyTests(SynchronousTestCase):
 
 
 class EndTests(SynchronousTestCase):
-    """
-    The end of stream, PROTOCOL section 5.
-    """
+    """The end of stream, PROTOCOL section 5."""
 
     def test_halfClose(self) -> None:
-        """
-        Either direction may end first; the other goes on.
-        """
+        """Either direction may end first; the other goes on."""
         for role in (0, 1):
             channels: list[Channel] = [*openChannels()]
             one, two = channels[role], channels[1 - role]
@@ -584,9 +538,7 @@ class EndTests(SynchronousTestCase):
                 self.assertEqual(channel.transportEnded(), [])
 
     def test_crossing(self) -> None:
-        """
-        Both may end at once.
-        """
+        """Both may end at once."""
         channels: list[Channel] = [*openChannels()]
         for channel in channels:
             channel.endOfStream()
@@ -596,9 +548,7 @@ class EndTests(SynchronousTestCase):
             self.assertIs(channel.state, State.ENDED)
 
     def test_authenticated(self) -> None:
-        """
-        An end that does not authenticate is none.
-        """
+        """An end that does not authenticate is none."""
         _, server = openChannels()
         error = failure(server.receive(frame(bytes(16))))
         self.assertIsInstance(error, TamperedRecord)
@@ -624,9 +574,7 @@ class EndTests(SynchronousTestCase):
             self.assertIn("bytes after the authenticated end", str(error))
 
     def test_secondEnd(self) -> None:
-        """
-        So is a second end.
-        """
+        """So is a second end."""
         seal, _, server = openToForeigner()
         end = frame(seal.encryptWithAd(b"", b""))
         self.assertEqual(server.receive(end), [EndOfStream()])
@@ -634,9 +582,7 @@ class EndTests(SynchronousTestCase):
         self.assertIsInstance(failure(server.receive(end)), ProtocolError)
 
     def test_emptyEnd(self) -> None:
-        """
-        An end may be all that is ever sent; it is one empty record.
-        """
+        """An end may be all that is ever sent; it is one empty record."""
         _, receive, server = openToForeigner()
         server.endOfStream()
         (record,) = recordsOf(server.takeOutput())

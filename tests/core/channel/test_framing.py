@@ -13,9 +13,7 @@ from tests.support.helpers import chunkSizes, pieces
 
 
 class _RefusedError(Exception):
-    """
-    What a check raises here.
-    """
+    """What a check raises here."""
 
 
 def _anyLength(length: bytes) -> None:
@@ -45,34 +43,24 @@ def _takeAll(chunks: list[bytes]) -> list[bytes]:
 
 
 class FrameTests(SynchronousTestCase):
-    """
-    L{frame}.
-    """
+    """L{frame}."""
 
     def test_length(self) -> None:
-        """
-        The length comes first, two bytes, the high one first.
-        """
+        """The length comes first, two bytes, the high one first."""
         self.assertEqual(frame(b""), b"\x00\x00")
         self.assertEqual(frame(b"abc"), b"\x00\x03abc")
         self.assertEqual(frame(bytes(65535))[:3], b"\xff\xff\x00")
 
     def test_tooLong(self) -> None:
-        """
-        A body that no length can tell is the caller's fault.
-        """
+        """A body that no length can tell is the caller's fault."""
         self.assertRaises(OverflowError, frame, bytes(65536))
 
 
 class FrameBufferTests(SynchronousTestCase):
-    """
-    L{FrameBuffer}.
-    """
+    """L{FrameBuffer}."""
 
     def setUp(self) -> None:
-        """
-        Start empty, and note what is asked.
-        """
+        """Start empty, and note what is asked."""
         self.buffer = FrameBuffer()
         self.asked: list[bytes] = []
 
@@ -85,23 +73,17 @@ class FrameBufferTests(SynchronousTestCase):
         return self.buffer.take(memoryview(data), self.asked.append)
 
     def test_whole(self) -> None:
-        """
-        A frame that comes whole is handed over, and nothing of it stays.
-        """
+        """A frame that comes whole is handed over, and nothing of it stays."""
         self.assertEqual(self.take(b"\x00\x02ab"), (b"ab", 4))
         self.assertTrue(self.buffer.empty)
 
     def test_more(self) -> None:
-        """
-        What comes behind a frame is not touched.
-        """
+        """What comes behind a frame is not touched."""
         self.assertEqual(self.take(b"\x00\x02abc"), (b"ab", 4))
         self.assertTrue(self.buffer.empty)
 
     def test_byByte(self) -> None:
-        """
-        A frame may come in bytes; until it is whole it is not handed over.
-        """
+        """A frame may come in bytes; until it is whole it is not handed over."""
         for byte in (b"\x00", b"\x02", b"a"):
             self.assertEqual(self.take(byte), (None, 1))
             self.assertFalse(self.buffer.empty)
@@ -109,9 +91,7 @@ class FrameBufferTests(SynchronousTestCase):
         self.assertTrue(self.buffer.empty)
 
     def test_emptyBody(self) -> None:
-        """
-        A frame may be empty.
-        """
+        """A frame may be empty."""
         self.assertEqual(self.take(b"\x00\x00rest"), (b"", 2))
 
     def test_asks(self) -> None:
@@ -124,9 +104,7 @@ class FrameBufferTests(SynchronousTestCase):
         self.assertEqual(self.asked, [b"\x01", b"\x01\x02"])
 
     def test_refusal(self) -> None:
-        """
-        A length that is refused leaves nothing of the body in the buffer.
-        """
+        """A length that is refused leaves nothing of the body in the buffer."""
 
         def refuse(length: bytes) -> None:
             """
@@ -143,9 +121,7 @@ class FrameBufferTests(SynchronousTestCase):
         self.assertEqual(self.take(b"vwxyz"), (b"vwxyz", 5))
 
     def test_longest(self) -> None:
-        """
-        The longest frame passes, and its length is no byte more.
-        """
+        """The longest frame passes, and its length is no byte more."""
         body = bytes(range(256)) * 255 + bytes(255)
         self.assertEqual(self.take(frame(body) + b"."), (body, 65537))
 

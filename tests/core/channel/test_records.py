@@ -26,14 +26,10 @@ def sizesOf(*sizes: int, end: bool = False) -> list[int]:
 
 
 class PlaintextsTests(SynchronousTestCase):
-    """
-    L{plaintextsOf}.
-    """
+    """L{plaintextsOf}."""
 
     def test_small(self) -> None:
-        """
-        Pieces of no more than half a record fill records, and are torn for that.
-        """
+        """Pieces of no more than half a record fill records, and are torn for that."""
         self.assertEqual(sizesOf(1, 2, 3), [6])
         self.assertEqual(sizesOf(HALF, HALF, 1), [MAX_PLAINTEXT])
         self.assertEqual(sizesOf(HALF, HALF, HALF), [MAX_PLAINTEXT, HALF - 1])
@@ -52,9 +48,7 @@ class PlaintextsTests(SynchronousTestCase):
         self.assertEqual(sizesOf(MAX_PLAINTEXT, 5), [MAX_PLAINTEXT, 5])
 
     def test_huge(self) -> None:
-        """
-        A piece that fits none is torn like small ones.
-        """
+        """A piece that fits none is torn like small ones."""
         huge = 2 * MAX_PLAINTEXT + 10
         self.assertEqual(sizesOf(5, huge), [MAX_PLAINTEXT, MAX_PLAINTEXT, 15])
         large = MAX_PLAINTEXT - 15
@@ -63,9 +57,7 @@ class PlaintextsTests(SynchronousTestCase):
         self.assertEqual(sizesOf(5, huge, large + 1), [*records[:2], 15, large + 1])
 
     def test_end(self) -> None:
-        """
-        The end of the stream is a record of its own.
-        """
+        """The end of the stream is a record of its own."""
         self.assertEqual(sizesOf(end=True), [0])
         self.assertEqual(sizesOf(5, end=True), [5, 0])
         self.assertEqual(sizesOf(MAX_PLAINTEXT, 1, end=True), [MAX_PLAINTEXT, 1, 0])

@@ -91,9 +91,7 @@ def deciding(payload: bytes = b"") -> tuple[HandshakeState, ServerChannel]:
 
 
 class AgreementTests(SynchronousTestCase):
-    """
-    Two sides that suit each other.
-    """
+    """Two sides that suit each other."""
 
     def test_allNames(self) -> None:
         """
@@ -113,18 +111,14 @@ class AgreementTests(SynchronousTestCase):
                 self.assertEqual(client.handshakeHash, server.handshakeHash)
 
     def test_beforehand(self) -> None:
-        """
-        What the handshake tells is empty before it is done.
-        """
+        """What the handshake tells is empty before it is done."""
         client, server = makeChannels()
         self.assertEqual((client.suite, server.suite), (XX, ""))
         for channel in (client, server):
             self.assertEqual((channel.peer, channel.handshakeHash), (b"", b""))
 
     def test_firstBytes(self) -> None:
-        """
-        The client's first bytes are the offer and message 1.
-        """
+        """The client's first bytes are the offer and message 1."""
         for suite in ALL_HERE:
             output = makeChannels(suite)[0].takeOutput()
             start = offer(suite)
@@ -133,9 +127,7 @@ class AgreementTests(SynchronousTestCase):
             self.assertEqual(len(output), len(start) + 2 + size)
 
     def test_offersFirst(self) -> None:
-        """
-        A client offers the first of its suites, a server takes any.
-        """
+        """A client offers the first of its suites, a server takes any."""
         client = ClientChannel(ChannelSettings(CLIENT_KEY, suites=(CHACHA, XX)))
         server = ServerChannel(ChannelSettings(SERVER_KEY, suites=(XX, CHACHA)))
         converse(client, server)
@@ -159,9 +151,7 @@ class AgreementTests(SynchronousTestCase):
         self.assertEqual(events, [PeerIdentified(CLIENT, b"hello")])
 
     def test_hello(self) -> None:
-        """
-        The hello reaches the server together with the client's key.
-        """
+        """The hello reaches the server together with the client's key."""
         client, server = makeChannels()
         server.receive(client.takeOutput())
         feed(client, [server.takeOutput()], b"hello")
@@ -186,9 +176,7 @@ class AgreementTests(SynchronousTestCase):
 
 
 class OfferTests(SynchronousTestCase):
-    """
-    What a server makes of a client's first bytes.
-    """
+    """What a server makes of a client's first bytes."""
 
     def refused(self, server: ServerChannel, data: bytes) -> Exception:
         """
@@ -201,9 +189,7 @@ class OfferTests(SynchronousTestCase):
         return failure(server.receive(data[-1:]))
 
     def test_firstByte(self) -> None:
-        """
-        Anything but a zero is refused at the first byte, in silence.
-        """
+        """Anything but a zero is refused at the first byte, in silence."""
         for byte in range(1, 256):
             server = makeChannels()[1]
             error = failure(server.receive(bytes([byte])))
@@ -212,9 +198,7 @@ class OfferTests(SynchronousTestCase):
             self.assertEqual(server.takeOutput(), b"")
 
     def test_foreigners(self) -> None:
-        """
-        The error tells which protocol it most likely was.
-        """
+        """The error tells which protocol it most likely was."""
         for data, name in (
             (b"GET / HTTP/1.1\r\n", "HTTP"),
             (b"POST / HTTP/1.1\r\n", "HTTP"),
@@ -226,9 +210,7 @@ class OfferTests(SynchronousTestCase):
             self.assertIn(f"({name})", str(failure(events)))
 
     def test_emptyOffer(self) -> None:
-        """
-        An offer is not empty: that is a refusal, which clients do not send.
-        """
+        """An offer is not empty: that is a refusal, which clients do not send."""
         error = self.refused(makeChannels()[1], b"\x00\x00")
         self.assertIsInstance(error, NotAnAESMPeer)
 
@@ -249,17 +231,13 @@ class OfferTests(SynchronousTestCase):
             self.assertEqual(server.takeOutput(), b"")
 
     def test_longestOffer(self) -> None:
-        """
-        An offer has at most 255 bytes, which the first byte tells.
-        """
+        """An offer has at most 255 bytes, which the first byte tells."""
         server = makeChannels()[1]
         error = self.refused(server, offer("x" * (255 - len(OFFER_PREFIX))))
         self.assertIsInstance(error, OfferRefused)
 
     def test_allTold(self) -> None:
-        """
-        All suites fit into a refusal; if they did not, it would be cut.
-        """
+        """All suites fit into a refusal; if they did not, it would be cut."""
         for times, length in ((1, None), (9, 255)):
             given = ChannelSettings(SERVER_KEY, suites=HERE * times)
             server = ServerChannel(given)
@@ -282,14 +260,10 @@ class OfferTests(SynchronousTestCase):
 
 
 class RefusalTests(SynchronousTestCase):
-    """
-    What a client makes of what does not look like message 2.
-    """
+    """What a client makes of what does not look like message 2."""
 
     def test_refusal(self) -> None:
-        """
-        A refusal becomes an error with the server's words, whole or by bytes.
-        """
+        """A refusal becomes an error with the server's words, whole or by bytes."""
         for sizes in (None, (1,)):
             client = ClientChannel(channelSettings(CLIENT_KEY, CHACHA))
             server = makeChannels()[1]
@@ -303,9 +277,7 @@ class RefusalTests(SynchronousTestCase):
             self.assertIn("unauthenticated", str(error))
 
     def test_words(self) -> None:
-        """
-        Only printable ASCII of the server's words is repeated.
-        """
+        """Only printable ASCII of the server's words is repeated."""
         for said, reason in (
             (b"", ""),
             (b"a\x00\x1b[2J\r\n~ \x7f\x80\xff", "a??[2J??~ ???"),
@@ -318,17 +290,13 @@ class RefusalTests(SynchronousTestCase):
             self.assertEqual(error.reason, reason)
 
     def test_tooManyWords(self) -> None:
-        """
-        A reason of more than 255 bytes is refused by its first byte.
-        """
+        """A reason of more than 255 bytes is refused by its first byte."""
         client = makeChannels()[0]
         self.assertEqual(client.receive(b"\x00\x00"), [])
         self.assertIsInstance(failure(client.receive(b"\x01")), NotAnAESMPeer)
 
     def test_firstByte(self) -> None:
-        """
-        What can be neither message 2 nor a refusal is refused at the first byte.
-        """
+        """What can be neither message 2 nor a refusal is refused at the first byte."""
         for suite in ALL_HERE:
             high = makeChannels(suite)[0]._reply >> 8
             for byte in set(range(256)) - {0, high} if suite == XX else (0x15, 0x48):
@@ -337,9 +305,7 @@ class RefusalTests(SynchronousTestCase):
                 self.assertIn("what answered", str(error))
 
     def test_otherLengths(self) -> None:
-        """
-        Message 2 has one length, and any other is refused by the length alone.
-        """
+        """Message 2 has one length, and any other is refused by the length alone."""
         for suite in ALL_HERE:
             for delta in (-1, 1):
                 client = makeChannels(suite)[0]
@@ -348,9 +314,7 @@ class RefusalTests(SynchronousTestCase):
                 self.assertIsInstance(failure(client.receive(length[1:])), AESMError)
 
     def test_reflectedBytes(self) -> None:
-        """
-        A client that gets its own bytes back takes them for a foreigner's.
-        """
+        """A client that gets its own bytes back takes them for a foreigner's."""
         for suite in ALL_HERE:
             client = makeChannels(suite)[0]
             error = failure(client.receive(client.takeOutput()))
@@ -358,9 +322,7 @@ class RefusalTests(SynchronousTestCase):
 
 
 class MismatchTests(SynchronousTestCase):
-    """
-    Sides that do not suit each other, and handshakes that somebody meddles with.
-    """
+    """Sides that do not suit each other, and handshakes that somebody meddles with."""
 
     def meet(
         self, client: ClientChannel, server: ServerChannel
@@ -409,9 +371,7 @@ class MismatchTests(SynchronousTestCase):
             self.assertIn("most likely its psk= or name=", str(error))
 
     def test_pskAtTheClient(self) -> None:
-        """
-        Only the client has a pre-shared key: the server says what it takes.
-        """
+        """Only the client has a pre-shared key: the server says what it takes."""
         client = ClientChannel(channelSettings(CLIENT_KEY, withPSK(XX)))
         server = ServerChannel(channelSettings(SERVER_KEY))
         atClient, atServer = self.meet(client, server)
@@ -419,9 +379,7 @@ class MismatchTests(SynchronousTestCase):
         self.assertIsInstance(failure(atClient), OfferRefused)
 
     def test_pskAtTheServer(self) -> None:
-        """
-        Only the server has one: it answers nothing, and the client guesses.
-        """
+        """Only the server has one: it answers nothing, and the client guesses."""
         client = ClientChannel(channelSettings(CLIENT_KEY))
         server = ServerChannel(channelSettings(SERVER_KEY, psk=PSK))
         atClient, atServer = self.meet(client, server)
@@ -431,17 +389,13 @@ class MismatchTests(SynchronousTestCase):
         self.assertIn("may need a psk=", str(error))
 
     def test_ownKeyAtTheClient(self) -> None:
-        """
-        A server that presents the client's own key is an echo.
-        """
+        """A server that presents the client's own key is an echo."""
         client, server = makeChannels()[0], ServerChannel(channelSettings(CLIENT_KEY))
         atClient, _ = self.meet(client, server)
         self.assertIn("our own static key", str(failure(atClient)))
 
     def test_ownKeyAtTheServer(self) -> None:
-        """
-        So is a client that presents the server's.
-        """
+        """So is a client that presents the server's."""
         server = makeChannels()[1]
         client = beginRaw(server, staticKey=SERVER_KEY)
         error = failure(server.receive(frame(client.writeMessage())))
@@ -468,9 +422,7 @@ class MismatchTests(SynchronousTestCase):
             self.assertIsInstance(failure(events), NameOrKeyMismatch)
 
     def test_replays(self) -> None:
-        """
-        A message that comes again is not the one that is expected.
-        """
+        """A message that comes again is not the one that is expected."""
         for suite in ALL_HERE:
             client, server = makeChannels(suite)
             first = client.takeOutput()
@@ -534,9 +486,7 @@ class MismatchTests(SynchronousTestCase):
             self.assertIn("X25519 public key is invalid", str(error))
 
     def test_lowOrderStatic(self) -> None:
-        """
-        So does a static key that does, which nobody can own.
-        """
+        """So does a static key that does, which nobody can own."""
         for public in LOW_ORDER:
             given = channelSettings(CLIENT_KEY)
             assert given.keyPair is not None
@@ -550,9 +500,7 @@ class MismatchTests(SynchronousTestCase):
             self.assertIn("X25519 public key is invalid", str(failure(atClient)))
 
     def test_invalidKEMKey(self) -> None:
-        """
-        A KEM key that is none ends the handshake without an answer.
-        """
+        """A KEM key that is none ends the handshake without an answer."""
         for suite in filter(lambda name: "hfs_" in name, ALL_HERE):
             server = makeChannels(suite)[1]
             data = offer(suite) + frame(bytes(range(32)) + b"\xff" * 1184)
@@ -631,14 +579,10 @@ class MismatchTests(SynchronousTestCase):
 
 
 class DecisionTests(SynchronousTestCase):
-    """
-    Between the peer's proof and our decision.
-    """
+    """Between the peer's proof and our decision."""
 
     def test_clientAccepts(self) -> None:
-        """
-        The client keeps its own key to itself until it has accepted the server.
-        """
+        """The client keeps its own key to itself until it has accepted the server."""
         client, server = makeChannels()
         server.receive(client.takeOutput())
         events = client.receive(server.takeOutput())
@@ -648,9 +592,7 @@ class DecisionTests(SynchronousTestCase):
         self.assertEqual(len(client.takeOutput()), 2 + 48 + 16 + len(b"hello"))
 
     def test_clientRejects(self) -> None:
-        """
-        A client that rejects the server says nothing more.
-        """
+        """A client that rejects the server says nothing more."""
         client, server = makeChannels()
         server.receive(client.takeOutput())
         client.receive(server.takeOutput())
@@ -684,9 +626,7 @@ class DecisionTests(SynchronousTestCase):
             self.assertEqual(server.transportEnded(), [])
 
     def test_outOfTurn(self) -> None:
-        """
-        Who has nothing to decide, or has decided, must not decide.
-        """
+        """Who has nothing to decide, or has decided, must not decide."""
         client, server = makeChannels()
         for channel in (client, server):
             self.assertRaises(RuntimeError, channel.accept)
@@ -716,9 +656,7 @@ class DecisionTests(SynchronousTestCase):
         self.assertEqual(server.accept(), [Opened()])
 
     def test_earlyData(self) -> None:
-        """
-        What comes while the decision is open waits for it, however it is cut.
-        """
+        """What comes while the decision is open waits for it, however it is cut."""
         for sizes in ((1 << 20,), (1,), (7, 0, 50)):
             noise, server = deciding()
             seal = noise.split()[0].encryptWithAd
@@ -730,9 +668,7 @@ class DecisionTests(SynchronousTestCase):
             self.assertEqual(server.accept(), expected)
 
     def test_earlyPart(self) -> None:
-        """
-        So does a part of a record.
-        """
+        """So does a part of a record."""
         noise, server = deciding()
         data = frame(noise.split()[0].encryptWithAd(b"", b"one"))
         self.assertEqual(server.receive(data[:5]), [])
@@ -740,9 +676,7 @@ class DecisionTests(SynchronousTestCase):
         self.assertEqual(server.receive(data[5:]), [b"one"])
 
     def test_earlyNonsense(self) -> None:
-        """
-        It is looked at only when the peer is let in, and then may be wrong.
-        """
+        """It is looked at only when the peer is let in, and then may be wrong."""
         _, server = deciding()
         self.assertEqual(server.receive(frame(bytes(20))), [])
         opened, *others = server.accept()
@@ -750,9 +684,7 @@ class DecisionTests(SynchronousTestCase):
         self.assertIsInstance(failure(others), TamperedRecord)
 
     def test_earlyBound(self) -> None:
-        """
-        What waits is bounded, also if it comes in small pieces.
-        """
+        """What waits is bounded, also if it comes in small pieces."""
         for size in (64, MAX_EARLY):
             _, server = deciding()
             for chunk in pieces(bytes(MAX_EARLY), (size,)):
@@ -777,9 +709,7 @@ class DecisionTests(SynchronousTestCase):
             self.assertEqual(server.takeOutput(), b"")
 
     def test_lateDecision(self) -> None:
-        """
-        The transport may end before the decision, which then does nothing.
-        """
+        """The transport may end before the decision, which then does nothing."""
         for decide in (Channel.accept, Channel.reject):
             _, server = deciding()
             error = failure(server.transportEnded())
@@ -789,14 +719,10 @@ class DecisionTests(SynchronousTestCase):
 
 
 class InterruptionTests(SynchronousTestCase):
-    """
-    Transports that end in the handshake.
-    """
+    """Transports that end in the handshake."""
 
     def test_client(self) -> None:
-        """
-        The client distinguishes between no answer at all and half a handshake.
-        """
+        """The client distinguishes between no answer at all and half a handshake."""
         error = failure(makeChannels()[0].transportEnded())
         self.assertIsInstance(error, NameOrKeyMismatch)
         self.assertIn("may need a psk=", str(error))
@@ -809,18 +735,14 @@ class InterruptionTests(SynchronousTestCase):
             self.assertIn("in the middle", str(failure(client.transportEnded())))
 
     def test_clientDeciding(self) -> None:
-        """
-        The server may go while the client decides.
-        """
+        """The server may go while the client decides."""
         client, server = makeChannels()
         server.receive(client.takeOutput())
         client.receive(server.takeOutput())
         self.assertIn("in the middle", str(failure(client.transportEnded())))
 
     def test_server(self) -> None:
-        """
-        So does the server.
-        """
+        """So does the server."""
         for data in (b"", b"\x00", offer(XX)[:-1]):
             server = makeChannels()[1]
             self.assertEqual(server.receive(data), [])

@@ -15,14 +15,10 @@ from tests.support.helpers import CLIENT_KEY, HERE, PSK, XX
 
 
 class SuitesTests(SynchronousTestCase):
-    """
-    The names of PROTOCOL section 2.
-    """
+    """The names of PROTOCOL section 2."""
 
     def test_names(self) -> None:
-        """
-        There are four, and four with C{psk0}, in the order of preference.
-        """
+        """There are four, and four with C{psk0}, in the order of preference."""
         hybrid, plain = "XXhfs_25519+MLKEM768", "XX_25519"
         ciphers = ("AESGCM_SHA256", "ChaChaPoly_SHA256")
         expected = tuple(f"Noise_{k}_{c}" for k in (hybrid, plain) for c in ciphers)
@@ -36,33 +32,25 @@ class SuitesTests(SynchronousTestCase):
         )
 
     def test_known(self) -> None:
-        """
-        All eight are names that Noise knows.
-        """
+        """All eight are names that Noise knows."""
         for suite in SUITES:
             self.assertFalse(parseProtocolName(suite).usesPSK)
             self.assertTrue(parseProtocolName(withPSK(suite)).usesPSK)
 
     def test_withPSKTwice(self) -> None:
-        """
-        A name that has C{psk0} stays as it is.
-        """
+        """A name that has C{psk0} stays as it is."""
         for suite in SUITES:
             self.assertEqual(withPSK(withPSK(suite)), withPSK(suite))
 
     def test_default(self) -> None:
-        """
-        The default is all that the installation can do.
-        """
+        """The default is all that the installation can do."""
         for supported, suites in ((True, SUITES), (False, SUITES[2:])):
             self.patch(settings, "hybridSupported", lambda: supported)  # noqa: B023
             self.assertEqual(defaultSuites(), suites)
 
 
 class ChannelSettingsTests(SynchronousTestCase):
-    """
-    L{ChannelSettings}.
-    """
+    """L{ChannelSettings}."""
 
     def refused(self, **options: Any) -> str:
         """
@@ -76,9 +64,7 @@ class ChannelSettingsTests(SynchronousTestCase):
         return str(error)
 
     def test_defaults(self) -> None:
-        """
-        A key is enough.
-        """
+        """A key is enough."""
         given = ChannelSettings(CLIENT_KEY)
         self.assertEqual(given.name, "aesm")
         self.assertIdentical(given.psk, None)
@@ -86,39 +72,29 @@ class ChannelSettingsTests(SynchronousTestCase):
         self.assertEqual(given.publicKey, KeyPair.fromBytes(CLIENT_KEY).public)
 
     def test_equality(self) -> None:
-        """
-        The same settings are equal.
-        """
+        """The same settings are equal."""
         self.assertEqual(ChannelSettings(CLIENT_KEY), ChannelSettings(CLIENT_KEY))
         self.assertNotEqual(ChannelSettings(CLIENT_KEY), ChannelSettings(PSK))
 
     def test_secrets(self) -> None:
-        """
-        Neither the key nor the pre-shared key is shown.
-        """
+        """Neither the key nor the pre-shared key is shown."""
         shown = repr(ChannelSettings(b"k" * 32, psk=b"p" * 32))
         self.assertNotIn("kkkk", shown)
         self.assertNotIn("pppp", shown)
         self.assertNotIn("KeyPair", shown)
 
     def test_staticKey(self) -> None:
-        """
-        A key has 32 bytes.
-        """
+        """A key has 32 bytes."""
         for length in (0, 31, 33):
             self.assertIn("32 bytes", self.refused(staticKey=bytes(length)))
 
     def test_psk(self) -> None:
-        """
-        A pre-shared key has 32 bytes, also if it is empty.
-        """
+        """A pre-shared key has 32 bytes, also if it is empty."""
         for length in (0, 31, 33):
             self.assertIn("psk must be 32", self.refused(psk=bytes(length)))
 
     def test_name(self) -> None:
-        """
-        A name has 0 to 255 bytes, not characters.
-        """
+        """A name has 0 to 255 bytes, not characters."""
         for name in ("", "n" * 255, "\xe9" * 127):
             self.assertEqual(ChannelSettings(CLIENT_KEY, name).name, name)
         for name in ("n" * 256, "\xe9" * 128):
@@ -126,9 +102,7 @@ class ChannelSettingsTests(SynchronousTestCase):
         self.assertIn("surrogates", self.refused(name="\ud800"))
 
     def test_suites(self) -> None:
-        """
-        Suites are names out of the list, one at least.
-        """
+        """Suites are names out of the list, one at least."""
         for suites in ((), XX):
             self.assertIn("a sequence of", self.refused(suites=suites))
         for suite in ("", "Noise_NN_25519_AESGCM_SHA256", XX + " ", XX.lower()):

@@ -37,14 +37,10 @@ def offerOf(suite: str) -> bytes:
 
 
 class WorkedExampleTests(SynchronousTestCase):
-    """
-    Section 10, and the table of lengths in section 3.
-    """
+    """Section 10, and the table of lengths in section 3."""
 
     def setUp(self) -> None:
-        """
-        Read the document.
-        """
+        """Read the document."""
         if not DOCUMENT.exists():
             raise SkipTest("not in a source tree")
         self.text = DOCUMENT.read_text("utf-8")
@@ -61,9 +57,7 @@ class WorkedExampleTests(SynchronousTestCase):
         return [(who, bytes.fromhex(digits)) for who, _, digits in pairs]
 
     def test_classical(self) -> None:
-        """
-        With the document's keys, its plaintexts give its bytes on the wire.
-        """
+        """With the document's keys, its plaintexts give its bytes on the wire."""
         suite = "Noise_XX_25519_AESGCM_SHA256"
         prologue = offerOf(suite) + frame(b"aesm")
         client, server = (

@@ -40,14 +40,10 @@ def read(pieces: list[bytes]) -> list[Messages]:
 
 
 class TurnTests(SynchronousTestCase):
-    """
-    L{Batch}.
-    """
+    """L{Batch}."""
 
     def test_of(self) -> None:
-        """
-        Made of messages as they came, it is what their sender had.
-        """
+        """Made of messages as they came, it is what their sender had."""
         turn = batchOf(*MESSAGES)
         self.assertEqual(turn.micros, 7)
         self.assertEqual(turn.bodies, ["text", b"bytes", "", b"", b"\xc3\xa9"])
@@ -56,16 +52,12 @@ class TurnTests(SynchronousTestCase):
         self.assertEqual(turn.space, 11 + 5 * MESSAGE_OVERHEAD)
 
     def test_room(self) -> None:
-        """
-        A new one has all its room.
-        """
+        """A new one has all its room."""
         turn = Batch(0, 3, bytes, MAX_COST)
         self.assertEqual((turn.first, turn.bodies, turn.room), (3, [], MAX_COST))
 
     def test_encode(self) -> None:
-        """
-        It is one BATCH, or a frame for each message, with its time.
-        """
+        """It is one BATCH, or a frame for each message, with its time."""
         for batch, sizes in ((True, [5]), (False, [1] * 5)):
             frames = read(batchOf(*MESSAGES).encode(batch))
             self.assertEqual([len(frame.data) for frame in frames], sizes)
@@ -73,18 +65,14 @@ class TurnTests(SynchronousTestCase):
             self.assertEqual({frame.micros for frame in frames}, {7})
 
     def test_alone(self) -> None:
-        """
-        A single message is no BATCH.
-        """
+        """A single message is no BATCH."""
         for data in MESSAGES:
             pieces = batchOf(data).encode(True)
             self.assertEqual(pieces, batchOf(data).encode(False))
             self.assertEqual(read(pieces)[0].data, (data,))
 
     def test_cut(self) -> None:
-        """
-        Cut anywhere, both parts have its time, and their messages and cost.
-        """
+        """Cut anywhere, both parts have its time, and their messages and cost."""
         for count in range(1, len(MESSAGES)):
             turn = batchOf(*MESSAGES)
             cost = turn.space

@@ -167,14 +167,10 @@ def settle(conversation: Conversation, events: Sequence[Event]) -> list[str | by
 
 
 class SettingsTests(SynchronousTestCase):
-    """
-    L{ConversationSettings}.
-    """
+    """L{ConversationSettings}."""
 
     def test_hello(self) -> None:
-        """
-        They are what the peer is told.
-        """
+        """They are what the peer is told."""
         given = ConversationSettings(
             maxMessage=1, heartbeat=2.5, sendBuffer=3, receiveBuffer=4, agent="five"
         )
@@ -183,26 +179,20 @@ class SettingsTests(SynchronousTestCase):
         self.assertEqual(given.hello(), Hello("five", 1, 2.5, True, 4))
 
     def test_defaults(self) -> None:
-        """
-        The defaults are those of PROTOCOL.
-        """
+        """The defaults are those of PROTOCOL."""
         given = ConversationSettings()
         self.assertEqual(given.hello(), HELLO)
         self.assertEqual(given.sendBuffer, 64 << 20)
 
     def test_resume(self) -> None:
-        """
-        Who will not come back to a session says so; others need not say anything.
-        """
+        """Who will not come back to a session says so; others need not say anything."""
         for resume in (True, False):
             said = ConversationSettings(resume=resume).hello().encode()
             self.assertEqual(b"resume" in said, not resume)
             self.assertEqual(Hello.decode(said).resume, resume)
 
     def test_bounds(self) -> None:
-        """
-        Sizes are above 0 and fit a BATCH's lengths.
-        """
+        """Sizes are above 0 and fit a BATCH's lengths."""
         for name in ("maxMessage", "sendBuffer", "receiveBuffer"):
             for value in (1, MAX_BYTES):
                 given: dict[str, Any] = {name: value}
@@ -211,17 +201,13 @@ class SettingsTests(SynchronousTestCase):
                 self.refused(f"{name} must be 1 to 2147483647 bytes", **{name: value})
 
     def test_heartbeat(self) -> None:
-        """
-        A heartbeat is a time.
-        """
+        """A heartbeat is a time."""
         ConversationSettings(heartbeat=0.001)
         for value in (-1, 0, float("inf"), float("nan")):
             self.refused("heartbeat must be above 0", heartbeat=value)
 
     def test_agent(self) -> None:
-        """
-        What the peer is told must fit its bounds, in JSON.
-        """
+        """What the peer is told must fit its bounds, in JSON."""
         for agent in ("x" * 1800, "\xe9" * 300):
             given = ConversationSettings(agent=agent)
             self.assertEqual(Hello.decode(given.hello(SESSION).encode()).agent, agent)
@@ -240,9 +226,7 @@ class SettingsTests(SynchronousTestCase):
 
 
 class StateTests(SynchronousTestCase):
-    """
-    Every state, and whatever can happen in it.
-    """
+    """Every state, and whatever can happen in it."""
 
     def enter(self, state: S) -> Conversation:
         """
@@ -267,9 +251,7 @@ class StateTests(SynchronousTestCase):
         return conversation
 
     def test_table(self) -> None:
-        """
-        A pair that is not in the table is refused, and the state stays.
-        """
+        """A pair that is not in the table is refused, and the state stays."""
         for state, what in product(S, {what for _, what in CONVERSATION_TRANSITIONS}):
             conversation = self.enter(state)
             if (state, what) in CONVERSATION_TRANSITIONS:
@@ -280,9 +262,7 @@ class StateTests(SynchronousTestCase):
                 self.assertIs(conversation.state, state)
 
     def test_ends(self) -> None:
-        """
-        From everywhere there is a way to an end, and from an end there is none.
-        """
+        """From everywhere there is a way to an end, and from an end there is none."""
         after: dict[S, set[S]] = {state: set() for state in S}
         for (state, _), following in CONVERSATION_TRANSITIONS.items():
             after[state].add(following)
@@ -361,9 +341,7 @@ class StateTests(SynchronousTestCase):
         self.assertEqual(conversation.receive(FRAMES[FrameType.TEXT], 1.0), [])
 
     def test_peerEnds(self) -> None:
-        """
-        The stream may end instead of a CLOSE, or after one.
-        """
+        """The stream may end instead of a CLOSE, or after one."""
         for state in S:
             conversation = self.enter(state)
             events = conversation.peerEnded(0.0)
@@ -374,9 +352,7 @@ class StateTests(SynchronousTestCase):
             self.assertEqual(conversation.peerEnded(0.0), [])
 
     def test_peerEndsInAFrame(self) -> None:
-        """
-        It may not end within a frame.
-        """
+        """It may not end within a frame."""
         for state in LISTENING:
             conversation = self.enter(state)
             self.assertEqual(conversation.receive(FRAMES[FrameType.PING][:-1], 1.0), [])
@@ -431,9 +407,7 @@ class StateTests(SynchronousTestCase):
             self.assertEqual((session.outbox.sent, session.inbox.received), (0, 0))
 
     def test_welcome(self) -> None:
-        """
-        A client is let in once.
-        """
+        """A client is let in once."""
         for state in set(S) - {S.GREETING}:
             conversation = self.enter(state)
             self.assertRaises(RuntimeError, conversation.welcome, HELLO)
@@ -480,14 +454,10 @@ class StateTests(SynchronousTestCase):
 
 
 class WelcomeTests(SynchronousTestCase):
-    """
-    WELCOME, PROTOCOL section 8.
-    """
+    """WELCOME, PROTOCOL section 8."""
 
     def test_firstAndOnce(self) -> None:
-        """
-        It is the server's first frame, and comes once.
-        """
+        """It is the server's first frame, and comes once."""
         server = makeServer(agent="server")
         server.receive(FRAMES[FrameType.PING], 0.0)
         server.session.outbox.add("text", 7)
@@ -499,9 +469,7 @@ class WelcomeTests(SynchronousTestCase):
         self.assertEqual(said(server), [Messages(8, ("more",), 68, 68)])
 
     def test_accepted(self) -> None:
-        """
-        The client learns what the server takes; it says nothing before.
-        """
+        """The client learns what the server takes; it says nothing before."""
         client = makeClient()
         self.assertEqual(said(client), [])
         hello = Hello("server", 10, 5.0, True, 100, SESSION)
@@ -513,9 +481,7 @@ class WelcomeTests(SynchronousTestCase):
         self.assertEqual([len(f.data) for f in messagesOf(said(client))], [2])
 
     def test_learns(self) -> None:
-        """
-        So does the server, of the client.
-        """
+        """So does the server, of the client."""
         server = makeServer(Hello(maxMessage=10, window=100))
         self.assertRaises(MessageTooBig, server.session.outbox.add, "x" * 11, 1)
         for _ in range(3):
@@ -523,9 +489,7 @@ class WelcomeTests(SynchronousTestCase):
         self.assertEqual(len(messagesOf(said(server))), 2)
 
     def test_malformed(self) -> None:
-        """
-        One that is none ends the conversation, in silence.
-        """
+        """One that is none ends the conversation, in silence."""
         for body in (b"[]", b"{}{}", b'{"window":-1}', b'{"agent":"\xff"}'):
             client = makeClient()
             (event,) = client.receive(encodeFrame(FrameType.WELCOME, 1, body), 0.0)
@@ -536,9 +500,7 @@ class WelcomeTests(SynchronousTestCase):
             self.assertTrue(client.ended)
 
     def test_refusal(self) -> None:
-        """
-        A CLOSE may come instead: the client is not let in, and does not answer.
-        """
+        """A CLOSE may come instead: the client is not let in, and does not answer."""
         client = makeClient()
         events = client.receive(encodeClose(1, 1008, "not allowed"), 0.0)
         self.assertEqual(events, [PeerClosed(1008, "not allowed")])
@@ -546,9 +508,7 @@ class WelcomeTests(SynchronousTestCase):
         self.assertTrue(client.ended)
 
     def test_neverAfterClose(self) -> None:
-        """
-        A client that breaks the rules before it is let in is not let in.
-        """
+        """A client that breaks the rules before it is let in is not let in."""
         server = makeServer()
         server.receive(b"\xff" * 13, 0.0)
         self.assertEqual(said(server), [Close(1002, "protocol error")])
@@ -569,14 +529,10 @@ def messagesOf(frames: Sequence[Frame]) -> list[Messages]:
 
 
 class MessageTests(SynchronousTestCase):
-    """
-    Messages and their acknowledgement, PROTOCOL section 7.
-    """
+    """Messages and their acknowledgement, PROTOCOL section 7."""
 
     def test_roundTrip(self) -> None:
-        """
-        A message arrives, is kept, and is acknowledged.
-        """
+        """A message arrives, is kept, and is acknowledged."""
         client, server = makePair()
         self.assertEqual(client.session.outbox.add("one", 5), 1)
         self.assertEqual(client.session.outbox.add(b"two", 6), 2)
@@ -588,9 +544,7 @@ class MessageTests(SynchronousTestCase):
         self.assertEqual(client.session.outbox.keptCost, 0)
 
     def test_errors(self) -> None:
-        """
-        What a message can be refused for leaves the conversation as it is.
-        """
+        """What a message can be refused for leaves the conversation as it is."""
         client, _ = makePair(maxMessage=10, sendBuffer=100)
         client.session.outbox.add("x" * 10, 1)
         self.assertRaises(MessageTooBig, client.session.outbox.add, "x" * 11, 1)
@@ -623,9 +577,7 @@ class MessageTests(SynchronousTestCase):
             self.assertEqual(said(server), [Close(code, "protocol error")])
 
     def test_pastTheLimit(self) -> None:
-        """
-        So does a message past the limit that was announced.
-        """
+        """So does a message past the limit that was announced."""
         server = makeServer(receiveBuffer=100)
         said(server)
         data = encodeFrame(FrameType.BINARY, 1, bytes(35))
@@ -636,9 +588,7 @@ class MessageTests(SynchronousTestCase):
         self.assertIn("past the limit", str(broken.error))
 
     def test_waits(self) -> None:
-        """
-        Beyond the peer's limit the sender waits, but only with messages.
-        """
+        """Beyond the peer's limit the sender waits, but only with messages."""
         client, server = makePair(receiveBuffer=100)
         for number in range(9):
             client.session.outbox.add(f"{number}", 1)
@@ -655,9 +605,7 @@ class MessageTests(SynchronousTestCase):
         self.assertEqual(got, [f"{number}" for number in range(9)])
 
     def test_together(self) -> None:
-        """
-        What is due leaves together: WELCOME, ACK, PONG, PING, messages, CLOSE.
-        """
+        """What is due leaves together: WELCOME, ACK, PONG, PING, messages, CLOSE."""
         server = makeServer()
         events = server.receive(FRAMES[FrameType.TEXT] + FRAMES[FrameType.PING], 0.0)
         settle(server, events)
@@ -668,9 +616,7 @@ class MessageTests(SynchronousTestCase):
         self.assertEqual([type(frame) for frame in said(server)], kinds)
 
     def test_quarter(self) -> None:
-        """
-        The limit is announced when it can grow by a quarter of the window.
-        """
+        """The limit is announced when it can grow by a quarter of the window."""
         client, server = makePair(receiveBuffer=1000)
         for _ in range(4):
             client.session.outbox.add(bytes(61), 1)
@@ -681,9 +627,7 @@ class MessageTests(SynchronousTestCase):
         self.assertEqual(said(server), [Ack(0, 1250)])
 
     def test_budget(self) -> None:
-        """
-        Control frames leave whatever the budget for messages is.
-        """
+        """Control frames leave whatever the budget for messages is."""
         client, _ = makePair()
         client.session.outbox.add("text", 1)
         client.receive(FRAMES[FrameType.PING], 0.0)
@@ -692,14 +636,10 @@ class MessageTests(SynchronousTestCase):
 
 
 class CloseTests(SynchronousTestCase):
-    """
-    Closing in order, PROTOCOL section 9.
-    """
+    """Closing in order, PROTOCOL section 9."""
 
     def test_oneSide(self) -> None:
-        """
-        One side closes; the other answers with a code of its own.
-        """
+        """One side closes; the other answers with a code of its own."""
         for role in (0, 1):
             pair = makePair()
             one, two = pair[role], pair[1 - role]
@@ -735,9 +675,7 @@ class CloseTests(SynchronousTestCase):
             self.assertIs(server.ended, not waits)
 
     def test_crossing(self) -> None:
-        """
-        Both may close at once, each with its reason.
-        """
+        """Both may close at once, each with its reason."""
         client, server = makePair()
         client.close(0.0, 1000, "done")
         server.close(0.0, 1001, "going away")
@@ -751,9 +689,7 @@ class CloseTests(SynchronousTestCase):
             self.assertEqual(said(side), [])
 
     def test_overtaken(self) -> None:
-        """
-        Who wants to close, and hears the other's CLOSE first, says its own.
-        """
+        """Who wants to close, and hears the other's CLOSE first, says its own."""
         client, server = makePair()
         client.close(0.0, 1000, "done")
         server.close(0.0, 1001, "going away")
@@ -763,9 +699,7 @@ class CloseTests(SynchronousTestCase):
             self.assertIs(side.state, S.CLOSED)
 
     def test_queued(self) -> None:
-        """
-        A CLOSE comes after all that was accepted, also if that has to wait.
-        """
+        """A CLOSE comes after all that was accepted, also if that has to wait."""
         client, server = makePair(receiveBuffer=100)
         texts = [f"{number}" for number in range(7)]
         for text in texts:
@@ -801,9 +735,7 @@ class CloseTests(SynchronousTestCase):
         self.assertEqual(said(server), [Ack(2, 16 << 20), Close(1000, "")])
 
     def test_unsent(self) -> None:
-        """
-        It waits for what was accepted, too, as far as the peer takes that.
-        """
+        """It waits for what was accepted, too, as far as the peer takes that."""
         client, server = makePair(receiveBuffer=100)
         for number in range(3):
             server.session.outbox.add(f"{number}", 1)
@@ -852,9 +784,7 @@ class CloseTests(SynchronousTestCase):
             self.assertEqual(wholes, wholes[:1] * 3)
 
     def test_strangeCodes(self) -> None:
-        """
-        A code may be any; ours is a good one in any case.
-        """
+        """A code may be any; ours is a good one in any case."""
         for code in (0, 999, 1005, 1006, 1015, 4001, 65535):
             server = makeServer()
             said(server)
@@ -864,9 +794,7 @@ class CloseTests(SynchronousTestCase):
 
 
 class ResumeTests(SynchronousTestCase):
-    """
-    A session that goes on over the next connection, PROTOCOL section 8.
-    """
+    """A session that goes on over the next connection, PROTOCOL section 8."""
 
     def reconnect(
         self,
@@ -924,18 +852,14 @@ class ResumeTests(SynchronousTestCase):
         self.assertEqual(len(frames), 4)
 
     def test_nothing(self) -> None:
-        """
-        So it is if nothing was said before.
-        """
+        """So it is if nothing was said before."""
         client, server = self.reconnect(*makePair())
         self.assertEqual(len(carry(server, client)), 2)
         self.assertEqual(said(client), [Ack(0, 16 << 20)])
         self.assertEqual((said(client), said(server)), ([], []))
 
     def test_former(self) -> None:
-        """
-        The client goes on with its former session.
-        """
+        """The client goes on with its former session."""
         client, server = makePair()
         former = client.session
         client, server = self.reconnect(client, server)
@@ -968,9 +892,7 @@ class ResumeTests(SynchronousTestCase):
             self.assertIsNone(former.inbox.takeAck())
 
     def test_unnamed(self) -> None:
-        """
-        A server goes on with its session only for a client that names it.
-        """
+        """A server goes on with its session only for a client that names it."""
         for session in ("", "0" * 32):
             client, _ = makePair()
             client.session.outbox.add("text", 1)
@@ -981,9 +903,7 @@ class ResumeTests(SynchronousTestCase):
             self.assertEqual(server.session.outbox.limit, 7)
 
     def test_impossibleHello(self) -> None:
-        """
-        A hello that says what cannot be is refused, and the session is as before.
-        """
+        """A hello that says what cannot be is refused, and the session is as before."""
         client, server = makePair()
         conversation = Conversation(ConversationSettings(), 0.0, server.session)
         hello = Hello(session=SESSION, received=1)
@@ -1014,9 +934,7 @@ class ResumeTests(SynchronousTestCase):
             self.assertTrue(client.ended)
 
     def test_over(self) -> None:
-        """
-        Nor does a session go on that was over before the WELCOME came.
-        """
+        """Nor does a session go on that was over before the WELCOME came."""
         client, server = makePair()
         client.session.outbox.add("text", 1)
         client.takeFrames(1, PLENTY)
@@ -1043,9 +961,7 @@ class ResumeTests(SynchronousTestCase):
             self.assertIsInstance(events[-1], Messages if good else PeerClosed)
 
     def test_limit(self) -> None:
-        """
-        The limit is the former one, whatever window is announced now.
-        """
+        """The limit is the former one, whatever window is announced now."""
         client, server = makePair(receiveBuffer=100)
         for number in range(4):
             client.session.outbox.add(f"{number}", 1)
@@ -1090,9 +1006,7 @@ class ResumeTests(SynchronousTestCase):
         self.assertEqual(client.session.outbox.keptCost, 0)
 
     def test_halfAMessage(self) -> None:
-        """
-        Of a message that was cut off nothing is kept: it comes again, whole.
-        """
+        """Of a message that was cut off nothing is kept: it comes again, whole."""
         for size in range(1, len(FRAMES[FrameType.BATCH])):
             client, server = makePair()
             for text in ("one", "two"):
@@ -1106,9 +1020,7 @@ class ResumeTests(SynchronousTestCase):
             self.assertEqual(got, ["one", "two"])
 
     def test_peer(self) -> None:
-        """
-        It is what the other side says now that counts: its heartbeat, its BATCH.
-        """
+        """It is what the other side says now that counts: its heartbeat, its BATCH."""
         _, server = makePair()
         for text in ("one", "two"):
             server.session.outbox.add(text, 1)
@@ -1222,14 +1134,10 @@ class ResumeTests(SynchronousTestCase):
 
 
 class HeartbeatTests(SynchronousTestCase):
-    """
-    PING, PONG, and silence.
-    """
+    """PING, PONG, and silence."""
 
     def test_ping(self) -> None:
-        """
-        After a heartbeat's time without data a PING is due, once.
-        """
+        """After a heartbeat's time without data a PING is due, once."""
         client, _ = makePair(heartbeat=10.0)
         self.assertEqual(client.deadline, 10.0)
         self.assertEqual(client.tick(9.9), [])
@@ -1241,9 +1149,7 @@ class HeartbeatTests(SynchronousTestCase):
         self.assertEqual(client.deadline, 20.0)
 
     def test_answer(self) -> None:
-        """
-        Any data is an answer, and moves the next PING.
-        """
+        """Any data is an answer, and moves the next PING."""
         for data in (FRAMES[FrameType.PONG], FRAMES[FrameType.TEXT], b"\x00"):
             client, _ = makePair(heartbeat=10.0)
             client.tick(10.0)
@@ -1257,9 +1163,7 @@ class HeartbeatTests(SynchronousTestCase):
             self.assertIs(client.state, S.OPEN)
 
     def test_silence(self) -> None:
-        """
-        After another heartbeat's time the peer is given up, and told nothing.
-        """
+        """After another heartbeat's time the peer is given up, and told nothing."""
         client, _ = makePair(heartbeat=10.0)
         client.tick(10.0)
         said(client)
@@ -1284,9 +1188,7 @@ class HeartbeatTests(SynchronousTestCase):
         self.assertIsInstance(event, Broken)
 
     def test_silentServer(self) -> None:
-        """
-        A server that never says WELCOME is given up as well.
-        """
+        """A server that never says WELCOME is given up as well."""
         client = makeClient(heartbeat=10.0)
         self.assertEqual(client.tick(10.0), [])
         self.assertEqual(said(client), [])
@@ -1314,9 +1216,7 @@ class HeartbeatTests(SynchronousTestCase):
                 self.assertGreater(client.deadline, 9.0)
 
     def test_signOfLifeNotOwed(self) -> None:
-        """
-        Who has said something since owes none.
-        """
+        """Who has said something since owes none."""
         client, _ = makePair(heartbeat=10.0)
         client.receive(FRAMES[FrameType.TEXT], 1.0)
         client.session.inbox.keep(1)
@@ -1324,9 +1224,7 @@ class HeartbeatTests(SynchronousTestCase):
         self.assertEqual(client.deadline, 11.0)
 
     def test_heardOnly(self) -> None:
-        """
-        Whatever came, the peer hears of us within a heartbeat's time.
-        """
+        """Whatever came, the peer hears of us within a heartbeat's time."""
         client, _ = makePair(heartbeat=10.0)
         for now in range(1, 10):
             client.receive(FRAMES[FrameType.PONG], now)
@@ -1335,9 +1233,7 @@ class HeartbeatTests(SynchronousTestCase):
         self.assertEqual([type(frame) for frame in said(client)], [Pong])
 
     def test_heardBeforeTheWelcome(self) -> None:
-        """
-        Before the WELCOME nothing may be said, and none is owed.
-        """
+        """Before the WELCOME nothing may be said, and none is owed."""
         client = makeClient(heartbeat=10.0)
         for now in (1.0, 5.0):
             client.receive(FRAMES[FrameType.WELCOME][int(now) :][:1], now)
@@ -1384,9 +1280,7 @@ class HeartbeatTests(SynchronousTestCase):
         self.assertIsInstance(event, Broken)
 
     def test_pong(self) -> None:
-        """
-        A PING is answered with its body.
-        """
+        """A PING is answered with its body."""
         for body in (b"", b"\x00\xff", bytes(64)):
             server = makeServer()
             said(server)
@@ -1396,9 +1290,7 @@ class HeartbeatTests(SynchronousTestCase):
             self.assertEqual(said(server), [])
 
     def test_pongs(self) -> None:
-        """
-        Of the PINGs that came since the last output the newest is answered.
-        """
+        """Of the PINGs that came since the last output the newest is answered."""
         server = makeServer()
         said(server)
         for number in range(3):
@@ -1438,9 +1330,7 @@ class HeartbeatTests(SynchronousTestCase):
             self.assertIn("flood", str(server.receive(pongs[:13], 100 / most)))
 
     def test_nextKey(self) -> None:
-        """
-        A server that has a next key says so in its WELCOME.
-        """
+        """A server that has a next key says so in its WELCOME."""
         server = makeServer(nextKey="A" * 43 + "=")
         (frame,) = said(server)
         assert isinstance(frame, Welcome)
@@ -1473,9 +1363,7 @@ class HeartbeatTests(SynchronousTestCase):
 
 
 class AnyTests(SynchronousTestCase):
-    """
-    Whatever comes, however it is cut, and whatever both sides do.
-    """
+    """Whatever comes, however it is cut, and whatever both sides do."""
 
     makers: tuple[Callable[[], Conversation], ...] = (makeClient, makeServer)
 

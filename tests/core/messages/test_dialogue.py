@@ -35,9 +35,7 @@ HELLO = Hello(batch=True, maxMessage=300, window=600)
 
 
 def makeOpen() -> Conversation:
-    """
-    Make a server's conversation that has said its WELCOME.
-    """
+    """Make a server's conversation that has said its WELCOME."""
     session = Session(SETTINGS.sendBuffer, SETTINGS.receiveBuffer, "0" * 32)
     conversation = Conversation(SETTINGS, 0.0, session)
     conversation.welcome(HELLO)
@@ -83,9 +81,7 @@ class Twins:
     """
 
     def __init__(self) -> None:
-        """
-        Make both.
-        """
+        """Make both."""
         self.short, self.long = makeOpen(), makeOpen()
         self.steps = 0
 
@@ -129,21 +125,15 @@ class Twins:
         return output
 
     def each(self) -> tuple[Conversation, Conversation]:
-        """
-        Have both.
-        """
+        """Have both."""
         return self.short, self.long
 
 
 class DialogueTests(SynchronousTestCase):
-    """
-    C{exchange} and C{answer}.
-    """
+    """C{exchange} and C{answer}."""
 
     def setUp(self) -> None:
-        """
-        Make twins on both sides.
-        """
+        """Make twins on both sides."""
         self.sides = (Twins(), Twins())
 
     def send(self, side: int, *data: str | bytes) -> bytes:
@@ -179,9 +169,7 @@ class DialogueTests(SynchronousTestCase):
         return events
 
     def test_dialogue(self) -> None:
-        """
-        Question and answer, bytes or text, are one step each.
-        """
+        """Question and answer, bytes or text, are one step each."""
         said: list[str | bytes] = [b"one", "two", b"", "", b"x" * 300, "five"]
         for number, data in enumerate(said):
             side = number % 2
@@ -191,9 +179,7 @@ class DialogueTests(SynchronousTestCase):
         self.assertEqual([twins.steps for twins in self.sides], [6, 6])
 
     def test_others(self) -> None:
-        """
-        Whatever is no dialogue is for C{receive}.
-        """
+        """Whatever is no dialogue is for C{receive}."""
         ack = encodeAck(1, 1, PLENTY)
         message = encodeFrame(FrameType.BINARY, 1, b"data")
         for data in (
@@ -221,9 +207,7 @@ class DialogueTests(SynchronousTestCase):
             self.assertEqual(self.sides[0].steps, 1)
 
     def test_partly(self) -> None:
-        """
-        Nothing is a dialogue that begins within a header, or within a body.
-        """
+        """Nothing is a dialogue that begins within a header, or within a body."""
         message = encodeFrame(FrameType.BINARY, 1, encodeFrame(FrameType.BINARY, 1))
         for cut in range(1, len(message)):
             self.setUp()
@@ -232,9 +216,7 @@ class DialogueTests(SynchronousTestCase):
             self.assertEqual(self.sides[0].steps, 0)
 
     def test_pastTheLimit(self) -> None:
-        """
-        A message past the limit is an error as ever.
-        """
+        """A message past the limit is an error as ever."""
         message = encodeFrame(FrameType.BINARY, 1, b"x" * 300)
         twins = self.sides[0]
         for steps in (1, 2, 2):
@@ -242,9 +224,7 @@ class DialogueTests(SynchronousTestCase):
             self.assertEqual(twins.steps, steps)
 
     def test_unsent(self) -> None:
-        """
-        An ACK of what was sent, while more waits, is no dialogue.
-        """
+        """An ACK of what was sent, while more waits, is no dialogue."""
         self.send(0, b"question")
         for conversation in self.sides[0].each():
             conversation.session.outbox.add(b"another", 7)
@@ -253,9 +233,7 @@ class DialogueTests(SynchronousTestCase):
         self.assertEqual(self.sides[0].steps, 1)
 
     def test_staged(self) -> None:
-        """
-        An ACK of what was sent, while more is being written down, is no dialogue.
-        """
+        """An ACK of what was sent, while more is being written down, is no dialogue."""
         for conversation in self.sides[0].each():
             conversation.session.outbox.stage()
             conversation.session.outbox.add(b"question", 7)
@@ -272,9 +250,7 @@ class DialogueTests(SynchronousTestCase):
         self.assertGreater(self.sides[0].short.session.outbox.keptCost, 0)
 
     def test_takesOthers(self) -> None:
-        """
-        Whatever is more than one message, or cannot go, is for C{takeFrames}.
-        """
+        """Whatever is more than one message, or cannot go, is for C{takeFrames}."""
         twins = self.sides[0]
         self.assertEqual(twins.take(7, PLENTY), b"")
         self.send(0, b"one", b"two")
@@ -299,9 +275,7 @@ class DialogueTests(SynchronousTestCase):
         self.assertTrue(twins.short.session.outbox.unsent)
 
     def test_control(self) -> None:
-        """
-        Where a PONG or a PING is due, or a side closes, it is no dialogue.
-        """
+        """Where a PONG or a PING is due, or a side closes, it is no dialogue."""
         for number in range(3):
             self.setUp()
             twins = self.sides[0]
@@ -316,9 +290,7 @@ class DialogueTests(SynchronousTestCase):
             self.assertEqual(twins.steps, 0)
 
     def test_welcome(self) -> None:
-        """
-        The WELCOME comes before everything.
-        """
+        """The WELCOME comes before everything."""
         session = Session(2000, 600, "0" * 32)
         conversation = Conversation(SETTINGS, 0.0, session)
         conversation.welcome(HELLO)

@@ -113,9 +113,7 @@ def message(data: str | bytes) -> Messages:
 
 
 class _ReadingCase(SynchronousTestCase):
-    """
-    Ways to check what a L{FrameReader} makes of bytes.
-    """
+    """Ways to check what a L{FrameReader} makes of bytes."""
 
     def reads(self, data: bytes, *frames: Frame) -> None:
         """
@@ -150,36 +148,26 @@ class _ReadingCase(SynchronousTestCase):
 
 
 class ReadingTests(_ReadingCase):
-    """
-    L{FrameReader}.
-    """
+    """L{FrameReader}."""
 
     def test_nothing(self) -> None:
-        """
-        No bytes are no frames.
-        """
+        """No bytes are no frames."""
         reader = FrameReader(MAX_MESSAGE)
         self.assertEqual(list(reader.receive(b"")), [])
         self.assertTrue(reader.empty)
 
     def test_text(self) -> None:
-        """
-        TEXT is UTF-8, and counts its bytes.
-        """
+        """TEXT is UTF-8, and counts its bytes."""
         for text in ("", "text", "\xe9\u20ac\U0001f600", "\x00", "\ufeffBOM"):
             self.reads(framed(1, text.encode()), message(text))
 
     def test_invalidText(self) -> None:
-        """
-        What is not UTF-8 is refused.
-        """
+        """What is not UTF-8 is refused."""
         for body in INVALID:
             self.refuses(framed(1, b"text" + body), InvalidText, "not UTF-8")
 
     def test_binary(self) -> None:
-        """
-        BINARY is bytes.
-        """
+        """BINARY is bytes."""
         for data in (b"", b"\xff\x00", bytes(range(256))):
             self.reads(framed(2, data), message(data))
 
@@ -195,16 +183,12 @@ class ReadingTests(_ReadingCase):
                 self.refuses(header(size, kind), MessageTooBig, f"of {size} bytes")
 
     def test_types(self) -> None:
-        """
-        There are no other types, which the header tells.
-        """
+        """There are no other types, which the header tells."""
         for kind in set(range(256)) - set(FrameType):
             self.refuses(header(0, kind), ProtocolError, f"unknown frame type {kind}")
 
     def test_bounds(self) -> None:
-        """
-        Each type has its bounds, and a header beyond them is refused.
-        """
+        """Each type has its bounds, and a header beyond them is refused."""
         for kind, least, most in (
             (FrameType.WELCOME, 2, MAX_OBJECT),
             (FrameType.BATCH, 8, MAX_BATCH),
@@ -223,31 +207,23 @@ class ReadingTests(_ReadingCase):
                     self.refuses(data, ProtocolError, f"a {kind.name} of {size} bytes")
 
     def test_welcome(self) -> None:
-        """
-        A WELCOME is handed over as it is.
-        """
+        """A WELCOME is handed over as it is."""
         self.reads(framed(3, b"{}"), Welcome(b"{}"))
         self.reads(framed(3, b"x" * MAX_OBJECT), Welcome(b"x" * MAX_OBJECT))
 
     def test_pings(self) -> None:
-        """
-        PING and PONG carry up to 64 bytes.
-        """
+        """PING and PONG carry up to 64 bytes."""
         for body in (b"", b"\xff", bytes(MAX_CONTROL)):
             self.reads(framed(9, body), Ping(body))
             self.reads(framed(10, body), Pong(body))
 
     def test_ack(self) -> None:
-        """
-        An ACK has two numbers of 64 bits.
-        """
+        """An ACK has two numbers of 64 bits."""
         for count, limit in ((0, 0), (1, 2), (2**64 - 1, 2**64 - 1)):
             self.reads(framed(11, pack(">QQ", count, limit)), Ack(count, limit))
 
     def test_close(self) -> None:
-        """
-        A CLOSE has a code and a reason of up to 1,024 bytes.
-        """
+        """A CLOSE has a code and a reason of up to 1,024 bytes."""
         for code, reason in ((0, ""), (1000, "\xe9"), (65535, "x" * MAX_REASON)):
             data = framed(8, pack(">H", code) + reason.encode())
             self.assertEqual(read([data]), ([Close(code, reason)], None))
@@ -257,9 +233,7 @@ class ReadingTests(_ReadingCase):
             self.refuses(data, InvalidText, "not UTF-8")
 
     def test_closeIsLast(self) -> None:
-        """
-        What comes behind a CLOSE is left alone, but noticed.
-        """
+        """What comes behind a CLOSE is left alone, but noticed."""
         close = framed(8, b"\x03\xe8")
         for extra in (b"", b".", framed(2, b"more"), header(0, 99)):
             for chunks in ([close + extra], [close, extra], pieces(close + extra)):
@@ -269,9 +243,7 @@ class ReadingTests(_ReadingCase):
                 self.assertEqual(reader.empty, not extra)
 
     def test_goodBeforeBad(self) -> None:
-        """
-        The frames before an error are handed over first.
-        """
+        """The frames before an error are handed over first."""
         good, bad = framed(2, b"good"), header(0, 0)
         for chunks in ([good + bad], [good, bad], pieces(good + bad)):
             frames, error = read(chunks)
@@ -279,9 +251,7 @@ class ReadingTests(_ReadingCase):
             self.assertIsNotNone(error)
 
     def test_memory(self) -> None:
-        """
-        No more is kept than the frame that is not whole.
-        """
+        """No more is kept than the frame that is not whole."""
         reader = FrameReader(MAX_MESSAGE)
         data = framed(2, bytes(MAX_MESSAGE)) * 9
         for chunk in pieces(data, (1, 300, 2500)):
@@ -307,9 +277,7 @@ class ReadingTests(_ReadingCase):
             self.assertEqual(frame.data, (data[13:],))
 
     def test_errorIsFinal(self) -> None:
-        """
-        After an error nothing is read any more, and nothing kept.
-        """
+        """After an error nothing is read any more, and nothing kept."""
         reader = FrameReader(MAX_MESSAGE)
         self.assertIsNone(reader.error)
         self.assertEqual(reader.receive(header(0, 0)), [])
@@ -319,22 +287,16 @@ class ReadingTests(_ReadingCase):
 
 
 class BatchTests(_ReadingCase):
-    """
-    BATCH.
-    """
+    """BATCH."""
 
     def test_one(self) -> None:
-        """
-        A BATCH may hold a single message.
-        """
+        """A BATCH may hold a single message."""
         self.reads(batch([4], b"text"), Messages(MICROS, ["text"], 68, 68))
         expected = Messages(MICROS, (b"\xff",), 65, 65)
         self.reads(batch([1 | BINARY_BIT], b"\xff"), expected)
 
     def test_kinds(self) -> None:
-        """
-        It holds texts, in ASCII or not, and bytes, in any order.
-        """
+        """It holds texts, in ASCII or not, and bytes, in any order."""
         examples: list[list[str | bytes]] = [
             ["one", "", "three"],
             ["x" * 200, "y" * 300],
@@ -349,9 +311,7 @@ class BatchTests(_ReadingCase):
             self.reads(batch(lengths, b"".join(bodies)), expected)
 
     def test_evenly(self) -> None:
-        """
-        Messages of one size and kind are no exception.
-        """
+        """Messages of one size and kind are no exception."""
         for count in (1, 2, 500):
             for text in ("", "a", "ab", "\xe9", "\xe9a"):
                 body = text.encode()
@@ -370,27 +330,21 @@ class BatchTests(_ReadingCase):
         self.refuses(batch([2, 2], b"\xc3\xa9\xc3b"), InvalidText, "not UTF-8")
 
     def test_most(self) -> None:
-        """
-        It may hold as many messages, or bytes, as fit a record.
-        """
+        """It may hold as many messages, or bytes, as fit a record."""
         count = MAX_BATCH // 4 - 1
         (frame,), _ = read([batch([0] * count, b"")])
         self.assertEqual(frame, Messages(MICROS, [""] * count, 64 * count, 64))
         self.assertEqual(13 + MAX_BATCH, MAX_PLAINTEXT)
 
     def test_counts(self) -> None:
-        """
-        A count of nothing, or of more than there can be, is refused.
-        """
+        """A count of nothing, or of more than there can be, is refused."""
         for count in (0, 3, 2**32 - 1):
             data = batch([0, 0], b"", count)
             self.refuses(data, ProtocolError, f"BATCH of {count} messages in 12 bytes")
         self.assertIsNone(read([batch([0, 0], b"", 2)])[1])
 
     def test_sums(self) -> None:
-        """
-        Lengths that do not add up to what there is are refused.
-        """
+        """Lengths that do not add up to what there is are refused."""
         top = BINARY_BIT - 1
         for lengths in ([3], [5], [2, 1], [2, 3], [top], [top, top], [0]):
             for flag in (0, BINARY_BIT):
@@ -398,9 +352,7 @@ class BatchTests(_ReadingCase):
                 self.refuses(data, ProtocolError, "do not add up")
 
     def test_tooBig(self) -> None:
-        """
-        A message in it may be as large as any other, and no larger.
-        """
+        """A message in it may be as large as any other, and no larger."""
         for flag in (0, BINARY_BIT):
             lengths = [1 | flag, MAX_MESSAGE | flag]
             self.assertIsNone(read([batch(lengths, bytes(MAX_MESSAGE + 1))])[1])
@@ -422,38 +374,28 @@ class BatchTests(_ReadingCase):
 
 
 class WritingTests(SynchronousTestCase):
-    """
-    The encoders.
-    """
+    """The encoders."""
 
     def test_frame(self) -> None:
-        """
-        A frame is header and body, as PROTOCOL has them.
-        """
+        """A frame is header and body, as PROTOCOL has them."""
         encoded = encodeFrame(FrameType.PING, 0x0102030405060708, b"ab")
         expected = b"\0\0\0\2\x09\1\2\3\4\5\6\7\x08ab"
         self.assertEqual(encoded, expected)
         self.assertEqual(encodeFrame(FrameType.TEXT, MICROS), header(0, 1))
 
     def test_batch(self) -> None:
-        """
-        A BATCH is count, lengths and bodies.
-        """
+        """A BATCH is count, lengths and bodies."""
         lengths = [3, BINARY_BIT | 2, 0]
         encoded = b"".join(encodeBatch(MICROS, [b"one", b"tw", b""], lengths))
         self.assertEqual(encoded, batch(lengths, b"onetw"))
 
     def test_ack(self) -> None:
-        """
-        An ACK is two numbers of 64 bits.
-        """
+        """An ACK is two numbers of 64 bits."""
         encoded = encodeAck(MICROS, 1, 2**64 - 1)
         self.assertEqual(encoded, framed(11, bytes(7) + b"\x01" + b"\xff" * 8))
 
     def test_close(self) -> None:
-        """
-        A CLOSE's reason is cut where a character ends, and written in any case.
-        """
+        """A CLOSE's reason is cut where a character ends, and written in any case."""
         for reason, expected in (
             ("", ""),
             ("\xe9", "\xe9"),
@@ -507,9 +449,7 @@ _frames = st.one_of(
 
 
 class AnyTests(SynchronousTestCase):
-    """
-    Whatever comes, however it is cut.
-    """
+    """Whatever comes, however it is cut."""
 
     def check(self, data: bytes, sizes: list[int]) -> None:
         """

@@ -21,9 +21,7 @@ MOST = 2**64 - 1
 
 
 class HelloTests(SynchronousTestCase):
-    """
-    L{Hello}.
-    """
+    """L{Hello}."""
 
     def refused(self, payload: bytes) -> str:
         """
@@ -35,9 +33,7 @@ class HelloTests(SynchronousTestCase):
         return str(self.assertRaises(ProtocolError, Hello.decode, payload))
 
     def test_defaults(self) -> None:
-        """
-        What is left out has the defaults of PROTOCOL.
-        """
+        """What is left out has the defaults of PROTOCOL."""
         self.assertEqual(
             asdict(Hello.decode(b"{}")),
             {
@@ -77,25 +73,19 @@ class HelloTests(SynchronousTestCase):
         )
 
     def test_sizes(self) -> None:
-        """
-        It has at most 2,048 bytes.
-        """
+        """It has at most 2,048 bytes."""
         for size in (MAX_OBJECT - 1, MAX_OBJECT):
             self.assertEqual(Hello.decode(b"{}".ljust(size)), Hello())
         self.assertIn("more than 2048", self.refused(b"{}".ljust(MAX_OBJECT + 1)))
 
     def test_unknownKeys(self) -> None:
-        """
-        Keys that we do not know are ignored, whatever they say.
-        """
+        """Keys that we do not know are ignored, whatever they say."""
         for value in ("1", "null", '"x"', "[[]]", '{"batch": 1}', "1e999", "9" * 1900):
             payload = f'{{"future": {value}, "batch": true, "": 0}}'
             self.assertEqual(Hello.decode(payload.encode()), Hello(batch=True))
 
     def test_values(self) -> None:
-        """
-        Each key has its values.
-        """
+        """Each key has its values."""
         good: dict[str, list[Any]] = {
             "agent": ["", "aesm/1", "\x00", "\xe9\U0001f600", "\ud800"],
             "maxMessage": [0, 1, MOST],
@@ -111,9 +101,7 @@ class HelloTests(SynchronousTestCase):
                 self.assertEqual(said, Hello(**{key: value}))
 
     def test_impossible(self) -> None:
-        """
-        Others are refused, and so is C{null}.
-        """
+        """Others are refused, and so is C{null}."""
         count = ["null", "-1", str(2**64), "1.0", "1e3", "true", '"1"', "[1]", "{}"]
         bad = {
             "agent": ["null", "1", "[]"],
@@ -151,9 +139,7 @@ class HelloTests(SynchronousTestCase):
                 self.assertEqual(error, f"a hello with an impossible '{key}'")
 
     def test_notAnObject(self) -> None:
-        """
-        Whatever is not one JSON object in UTF-8 is refused.
-        """
+        """Whatever is not one JSON object in UTF-8 is refused."""
         for payload in (
             b"",
             b" ",
@@ -178,9 +164,7 @@ class HelloTests(SynchronousTestCase):
             self.assertIn("not a JSON object", self.refused(payload))
 
     def test_constants(self) -> None:
-        """
-        C{NaN} and C{Infinity} are not JSON, wherever they stand.
-        """
+        """C{NaN} and C{Infinity} are not JSON, wherever they stand."""
         for constant in ("NaN", "Infinity", "-Infinity"):
             for key in ("heartbeat", "future"):
                 payload = f'{{"{key}": {constant}}}'.encode()
@@ -202,9 +186,7 @@ class HelloTests(SynchronousTestCase):
                 self.assertEqual(said, Hello())
 
     def test_twice(self) -> None:
-        """
-        Of a key that comes twice, the last counts.
-        """
+        """Of a key that comes twice, the last counts."""
         said = Hello.decode(b'{"batch": 1, "batch": true}')
         self.assertEqual(said, Hello(batch=True))
         self.refused(b'{"batch": true, "batch": 1}')

@@ -59,14 +59,10 @@ def taken(outbox: Outbox, budget: int = PLENTY) -> list[Messages]:
 
 
 class BeginTests(SynchronousTestCase):
-    """
-    L{Outbox.begin}.
-    """
+    """L{Outbox.begin}."""
 
     def test_begin(self) -> None:
-        """
-        Before it knows the peer, nothing is sent; then what the peer takes is.
-        """
+        """Before it knows the peer, nothing is sent; then what the peer takes is."""
         outbox = Outbox(BOUND)
         outbox.add("one", 1)
         outbox.add("two", 1)
@@ -77,14 +73,10 @@ class BeginTests(SynchronousTestCase):
 
 
 class AddTests(SynchronousTestCase):
-    """
-    L{Outbox.add}.
-    """
+    """L{Outbox.add}."""
 
     def test_counts(self) -> None:
-        """
-        Each message is counted from 1 on, and costs its bytes and 64 more.
-        """
+        """Each message is counted from 1 on, and costs its bytes and 64 more."""
         outbox = makeOutbox()
         self.assertEqual(outbox.add("\xe9", 0), 1)
         self.assertEqual(outbox.add(b"abc", 0), 2)
@@ -94,9 +86,7 @@ class AddTests(SynchronousTestCase):
         self.assertEqual((outbox.sent, outbox.acknowledged), (0, 0))
 
     def test_kinds(self) -> None:
-        """
-        Text is text, and all kinds of bytes are bytes, as they are now.
-        """
+        """Text is text, and all kinds of bytes are bytes, as they are now."""
         outbox = makeOutbox()
         mutable = bytearray(b"one")
         for data in ("text", b"bytes", mutable, memoryview(mutable)[1:]):
@@ -106,9 +96,7 @@ class AddTests(SynchronousTestCase):
         self.assertEqual(messages.data, ["text", b"bytes", b"one", b"ne"])
 
     def test_encoded(self) -> None:
-        """
-        A text that was encoded before is a text, and is not copied.
-        """
+        """A text that was encoded before is a text, and is not copied."""
         outbox = makeOutbox()
         encoded = EncodedText("\xe9".encode())
         outbox.add(encoded, 0)
@@ -119,9 +107,7 @@ class AddTests(SynchronousTestCase):
         self.assertEqual([f.data for f in taken(outbox)], [("\xe9",)])
 
     def test_otherKinds(self) -> None:
-        """
-        Nothing else can be sent, nor what has no UTF-8, and it costs nothing.
-        """
+        """Nothing else can be sent, nor what has no UTF-8, and it costs nothing."""
         outbox = makeOutbox()
         for data in (None, 1, ["text"]):
             self.assertRaises(TypeError, outbox.add, data, 0)
@@ -129,9 +115,7 @@ class AddTests(SynchronousTestCase):
         self.assertEqual((outbox.count, outbox.keptCost, outbox.unsent), (0, 0, False))
 
     def test_maxMessage(self) -> None:
-        """
-        A message may be as large as the peer takes, in bytes.
-        """
+        """A message may be as large as the peer takes, in bytes."""
         outbox = makeOutbox(maxMessage=10)
         for data in ("x" * 9, "x" * 10, "\xe9" * 5, bytes(10)):
             outbox.add(data, 0)
@@ -157,9 +141,7 @@ class AddTests(SynchronousTestCase):
                 self.assertEqual((outbox.count, outbox.keptCost), (1, 100))
 
     def test_room(self) -> None:
-        """
-        What is acknowledged makes room; what is only sent does not.
-        """
+        """What is acknowledged makes room; what is only sent does not."""
         outbox = makeOutbox(bound=128)
         outbox.add(b"", 0)
         outbox.add(b"", 0)
@@ -169,9 +151,7 @@ class AddTests(SynchronousTestCase):
         self.assertEqual(outbox.add(b"", 0), 3)
 
     def test_roomy(self) -> None:
-        """
-        There is plenty of room while less than half of the bound is in use.
-        """
+        """There is plenty of room while less than half of the bound is in use."""
         for bound, roomy in ((199, False), (200, False), (201, True)):
             outbox = makeOutbox(bound)
             self.assertTrue(outbox.roomy)
@@ -180,23 +160,17 @@ class AddTests(SynchronousTestCase):
 
 
 class TakeTests(SynchronousTestCase):
-    """
-    L{Outbox.take}.
-    """
+    """L{Outbox.take}."""
 
     def test_nothing(self) -> None:
-        """
-        Where nothing waits, nothing is sent.
-        """
+        """Where nothing waits, nothing is sent."""
         outbox = makeOutbox()
         self.assertFalse(outbox.unsent)
         self.assertFalse(outbox.sendable)
         self.assertEqual(outbox.take(PLENTY), [])
 
     def test_alone(self) -> None:
-        """
-        A message that is alone in its turn is a TEXT or a BINARY.
-        """
+        """A message that is alone in its turn is a TEXT or a BINARY."""
         for data, kind in (("text", FrameType.TEXT), (b"text", FrameType.BINARY)):
             outbox = makeOutbox()
             outbox.add(data, 7)
@@ -233,9 +207,7 @@ class TakeTests(SynchronousTestCase):
         self.assertEqual((frame.micros, frame.data), (3, ("three",)))
 
     def test_withoutBatch(self) -> None:
-        """
-        A peer that does not take BATCH frames gets each message in its own.
-        """
+        """A peer that does not take BATCH frames gets each message in its own."""
         outbox = makeOutbox(batch=False)
         for data in ("text", b"bytes", ""):
             outbox.add(data, 5)
@@ -256,9 +228,7 @@ class TakeTests(SynchronousTestCase):
             self.assertEqual(len(taken(outbox)), frames)
 
     def test_manyEmpty(self) -> None:
-        """
-        So a turn of many small messages is cut into several.
-        """
+        """So a turn of many small messages is cut into several."""
         outbox = makeOutbox(bound=PLENTY)
         most = MAX_COST // MESSAGE_OVERHEAD
         for _ in range(most + 1):
@@ -266,18 +236,14 @@ class TakeTests(SynchronousTestCase):
         self.assertEqual([len(f.data) for f in taken(outbox)], [most, 1])
 
     def test_large(self) -> None:
-        """
-        A message that fits no BATCH goes alone, and so do its neighbours.
-        """
+        """A message that fits no BATCH goes alone, and so do its neighbours."""
         outbox = makeOutbox(bound=PLENTY, maxMessage=PLENTY)
         for size in (1, MAX_BATCH, 2):
             outbox.add(bytes(size), 0)
         self.assertEqual([f.cost - 64 for f in taken(outbox)], [1, MAX_BATCH, 2])
 
     def test_limit(self) -> None:
-        """
-        A message may be sent while the bytes sent before it are below the limit.
-        """
+        """A message may be sent while the bytes sent before it are below the limit."""
         for limit, sent in (
             (0, 0),
             (1, 1),
@@ -299,9 +265,7 @@ class TakeTests(SynchronousTestCase):
                 self.assertFalse(outbox.sendable)
 
     def test_limitOfEmpty(self) -> None:
-        """
-        Empty messages count too.
-        """
+        """Empty messages count too."""
         for limit, sent in ((1, 1), (64, 1), (65, 2), (128, 2), (129, 3)):
             outbox = makeOutbox(limit=limit)
             for _ in range(3):
@@ -324,9 +288,7 @@ class TakeTests(SynchronousTestCase):
         self.assertEqual((frame.micros, frame.data), (7, ["2", "3"]))
 
     def test_budget(self) -> None:
-        """
-        Nothing more is handed over once the budget is used up.
-        """
+        """Nothing more is handed over once the budget is used up."""
         outbox = makeOutbox()
         for _ in range(4):
             outbox.add(bytes(36), 0)
@@ -336,9 +298,7 @@ class TakeTests(SynchronousTestCase):
             self.assertEqual(outbox.sent, sent)
 
     def test_drop(self) -> None:
-        """
-        What is dropped is neither kept nor sent.
-        """
+        """What is dropped is neither kept nor sent."""
         outbox = makeOutbox()
         for number in range(3):
             outbox.add(f"{number}", 0)
@@ -350,9 +310,7 @@ class TakeTests(SynchronousTestCase):
 
 
 class AcknowledgeTests(SynchronousTestCase):
-    """
-    L{Outbox.acknowledge}.
-    """
+    """L{Outbox.acknowledge}."""
 
     def setUp(self) -> None:
         """
@@ -368,16 +326,12 @@ class AcknowledgeTests(SynchronousTestCase):
         self.outbox.acknowledge(Ack(1, 301))
 
     def test_setUp(self) -> None:
-        """
-        A part of a BATCH may be acknowledged.
-        """
+        """A part of a BATCH may be acknowledged."""
         self.assertEqual((self.outbox.sent, self.outbox.acknowledged), (4, 1))
         self.assertEqual(self.outbox.keptCost, 500)
 
     def test_cumulative(self) -> None:
-        """
-        It counts all messages from the first on, and may say the same twice.
-        """
+        """It counts all messages from the first on, and may say the same twice."""
         for count in (1, 2, 2, 4, 4):
             self.outbox.acknowledge(Ack(count, 301))
             self.assertEqual(self.outbox.acknowledged, count)
@@ -402,16 +356,12 @@ class AcknowledgeTests(SynchronousTestCase):
             self.assertEqual(self.outbox.limit, 301)
 
     def test_largest(self) -> None:
-        """
-        A limit may be as large as its field.
-        """
+        """A limit may be as large as its field."""
         self.outbox.acknowledge(Ack(1, 2**64 - 1))
         self.assertEqual(len(taken(self.outbox)), 2)
 
     def test_oneByOne(self) -> None:
-        """
-        A BATCH may be acknowledged one message at a time.
-        """
+        """A BATCH may be acknowledged one message at a time."""
         outbox = makeOutbox(bound=PLENTY)
         for size in range(50):
             outbox.add(bytes(size), 0)
@@ -485,9 +435,7 @@ class ResumeTests(SynchronousTestCase):
                     self.check(outbox, received)
 
     def test_partlySent(self) -> None:
-        """
-        What was not sent follows what is sent again.
-        """
+        """What was not sent follows what is sent again."""
         for received in range(5):  # two times two of the five were sent
             self.check(self.resumed(True, 130, 0, received), received, whole=False)
 
@@ -502,9 +450,7 @@ class ResumeTests(SynchronousTestCase):
         self.assertEqual(took, [[1], [2], [2]])
 
     def test_nothingSent(self) -> None:
-        """
-        Where nothing was sent, nothing changes.
-        """
+        """Where nothing was sent, nothing changes."""
         outbox = makeOutbox()
         outbox.resume(outbox.peer)
         self.assertEqual(taken(outbox), [])
@@ -572,17 +518,13 @@ class ResumeTests(SynchronousTestCase):
                     self.assertIn("of 9 bytes at most", str(error))
 
     def test_larger(self) -> None:
-        """
-        A peer that takes larger messages now gets them.
-        """
+        """A peer that takes larger messages now gets them."""
         outbox = makeOutbox(maxMessage=10)
         outbox.resume(replace(outbox.peer, maxMessage=11))
         self.assertEqual(outbox.add(bytes(11), 0), 1)
 
     def test_batch(self) -> None:
-        """
-        A peer that takes BATCH frames no more, or only now, gets what it takes.
-        """
+        """A peer that takes BATCH frames no more, or only now, gets what it takes."""
         for batch in (True, False):
             outbox = self.resumed(batch, PLENTY, 0, 0)
             outbox.resume(replace(outbox.peer, batch=not batch))
@@ -606,9 +548,7 @@ class ResumeTests(SynchronousTestCase):
         self.assertEqual(sum(len(f.data) for f in taken(outbox)), 1)
 
     def test_limitOfNothing(self) -> None:
-        """
-        A session in which the peer took nothing, still takes nothing.
-        """
+        """A session in which the peer took nothing, still takes nothing."""
         outbox = makeOutbox(limit=0)
         outbox.add("text", 0)
         outbox.resume(replace(outbox.peer, window=1000))
@@ -657,14 +597,10 @@ class ResumeTests(SynchronousTestCase):
 
 
 class StageTests(SynchronousTestCase):
-    """
-    Messages that are written down before they are sent: L{Outbox.stage}.
-    """
+    """Messages that are written down before they are sent: L{Outbox.stage}."""
 
     def test_keptBack(self) -> None:
-        """
-        What is accepted counts and is kept, but not sent before it is released.
-        """
+        """What is accepted counts and is kept, but not sent before it is released."""
         outbox = makeOutbox()
         outbox.stage()
         self.assertEqual(outbox.takeStaged(), [])
@@ -682,9 +618,7 @@ class StageTests(SynchronousTestCase):
         self.assertFalse(outbox.unsent)
 
     def test_complete(self) -> None:
-        """
-        What was taken to be written down grows no more.
-        """
+        """What was taken to be written down grows no more."""
         outbox = makeOutbox()
         outbox.stage()
         outbox.add("one", 1)
@@ -714,23 +648,17 @@ class StageTests(SynchronousTestCase):
         self.assertTrue(outbox.unsent)
 
     def test_notStaged(self) -> None:
-        """
-        Of an outbox that keeps nothing back there is nothing to be written down.
-        """
+        """Of an outbox that keeps nothing back there is nothing to be written down."""
         outbox = makeOutbox()
         outbox.add("text", 1)
         self.assertEqual(outbox.takeStaged(), [])
 
 
 class RestoreTests(SynchronousTestCase):
-    """
-    What a new process goes on with: L{Outbox.restore}.
-    """
+    """What a new process goes on with: L{Outbox.restore}."""
 
     def restored(self) -> Outbox:
-        """
-        Restore an outbox of seven messages, of which two are acknowledged.
-        """
+        """Restore an outbox of seven messages, of which two are acknowledged."""
         outbox = makeOutbox(limit=0)
         messages = [f"{number}" for number in range(2, 7)]
         turns = [
@@ -741,9 +669,7 @@ class RestoreTests(SynchronousTestCase):
         return outbox
 
     def test_counts(self) -> None:
-        """
-        It knows what was written down, and that all of it may have been sent.
-        """
+        """It knows what was written down, and that all of it may have been sent."""
         outbox = self.restored()
         self.assertEqual((outbox.acknowledged, outbox.acknowledgedCost), (2, 130))
         self.assertEqual((outbox.sent, outbox.count), (7, 7))
@@ -778,9 +704,7 @@ class RestoreTests(SynchronousTestCase):
 
 
 class ModelTests(SynchronousTestCase):
-    """
-    The outbox against sums over lists.
-    """
+    """The outbox against sums over lists."""
 
     @settings(max_examples=100, deadline=None)
     @given(st.booleans(), st.data())

@@ -44,9 +44,7 @@ class Ends:
     """
 
     def __init__(self) -> None:
-        """
-        Start without a connection.
-        """
+        """Start without a connection."""
         self.sessions: list[Session | None] = [None, Session(1 << 24, 1 << 24, SESSION)]
         self.got: tuple[list[Any], list[Any]] = ([], [])
         self.carried = [0, 0]
@@ -98,9 +96,7 @@ class Ends:
                 self.sessions[side] = conversation.session
 
     def take(self, side: int, conversation: Conversation, events: list[Event]) -> None:
-        """
-        Do what a quick application does.
-        """
+        """Do what a quick application does."""
         for event in events:
             assert not isinstance(event, Broken), event
             if isinstance(event, Messages):
@@ -110,9 +106,7 @@ class Ends:
 
 
 class CutTests(SynchronousTestCase):
-    """
-    Two conversations whose connections are cut.
-    """
+    """Two conversations whose connections are cut."""
 
     def test_getsOn(self) -> None:
         """
@@ -164,14 +158,10 @@ class CutTests(SynchronousTestCase):
 
 
 class RulesTests(SynchronousTestCase):
-    """
-    What a REST may be.
-    """
+    """What a REST may be."""
 
     def make(self, partial: Partial | None) -> Conversation:
-        """
-        Make a server's conversation with a session that was cut in a message.
-        """
+        """Make a server's conversation with a session that was cut in a message."""
         session = Session(1 << 20, 1 << 20, SESSION)
         session.inbox.partial = partial
         conversation = Conversation(ConversationSettings(maxMessage=100), 0.0, session)
@@ -179,17 +169,13 @@ class RulesTests(SynchronousTestCase):
         return conversation
 
     def test_welcome(self) -> None:
-        """
-        Both sides say how much they hold.
-        """
+        """Both sides say how much they hold."""
         for partial, size in ((None, 0), (Partial(BINARY, b"x" * 9), 9)):
             (output,) = self.make(partial).takeFrames(1, PLENTY)
             self.assertEqual(b'"partial":9' in output, size == 9)
 
     def test_whole(self) -> None:
-        """
-        It is put behind what was there, as a message of that type.
-        """
+        """It is put behind what was there, as a message of that type."""
         for kind, whole in ((BINARY, b"onetwo"), (TEXT, "onetwo")):
             conversation = self.make(Partial(kind, b"one"))
             frame = encodeFrame(FrameType.REST, 7, b"two")
@@ -251,9 +237,7 @@ class RulesTests(SynchronousTestCase):
             self.assertIs(session.outbox.canResume(hello), can, hello)
 
     def test_peerThatKnowsNothing(self) -> None:
-        """
-        A client whose server does not know of it gets the whole again.
-        """
+        """A client whose server does not know of it gets the whole again."""
         session = Session(1 << 20, 1 << 20, SESSION)
         session.inbox.partial = Partial(BINARY, b"one")
         client = Conversation(ConversationSettings(), 0.0, session)
@@ -267,21 +251,15 @@ class RulesTests(SynchronousTestCase):
         self.assertEqual(message.data, (b"onetwo",))
 
     def test_type(self) -> None:
-        """
-        It has the type that the document says.
-        """
+        """It has the type that the document says."""
         self.assertEqual(REST, 5)
 
 
 class OutboxTests(SynchronousTestCase):
-    """
-    What the sender makes of it.
-    """
+    """What the sender makes of it."""
 
     def make(self, *data: str | bytes) -> Session:
-        """
-        Make a session whose messages were all sent together.
-        """
+        """Make a session whose messages were all sent together."""
         session = Session(1 << 20, 1 << 20, SESSION)
         session.outbox.begin(Hello(batch=True))
         for each in data:
@@ -290,9 +268,7 @@ class OutboxTests(SynchronousTestCase):
         return session
 
     def frames(self, session: Session) -> list[bytes]:
-        """
-        Take what is to be sent.
-        """
+        """Take what is to be sent."""
         return session.outbox.take(PLENTY)
 
     def test_ofABatch(self) -> None:
@@ -307,9 +283,7 @@ class OutboxTests(SynchronousTestCase):
         self.assertEqual(other, encodeFrame(FrameType.BINARY, 7, b"three"))
 
     def test_wholeAfterAll(self) -> None:
-        """
-        A peer that holds nothing any more gets the whole.
-        """
+        """A peer that holds nothing any more gets the whole."""
         session = self.make("text")
         session.outbox.resume(Hello(partial=2))
         self.assertEqual(self.frames(session), [encodeFrame(FrameType.REST, 7, b"xt")])
@@ -318,9 +292,7 @@ class OutboxTests(SynchronousTestCase):
         self.assertEqual(self.frames(session), [whole])
 
     def test_noDialogue(self) -> None:
-        """
-        It does not go the short way of a dialogue.
-        """
+        """It does not go the short way of a dialogue."""
         session = self.make(b"data")
         session.outbox.resume(Hello(partial=2))
         self.assertIsNone(session.outbox.takeOne(PLENTY))

@@ -24,14 +24,10 @@ def arrived(*sizes: int) -> Messages:
 
 
 class InboxTests(SynchronousTestCase):
-    """
-    L{Inbox}.
-    """
+    """L{Inbox}."""
 
     def test_limit(self) -> None:
-        """
-        The bytes before a message must be below the limit; its own may pass it.
-        """
+        """The bytes before a message must be below the limit; its own may pass it."""
         for sizes, good in (
             ((935,), True),
             ((5000,), True),
@@ -54,9 +50,7 @@ class InboxTests(SynchronousTestCase):
                     self.assertIn("past the limit of 1000", str(error))
 
     def test_announced(self) -> None:
-        """
-        What counts is the limit that was announced, not the one that could be.
-        """
+        """What counts is the limit that was announced, not the one that could be."""
         inbox = Inbox(100)
         inbox.receive(arrived(36))
         inbox.take(100)
@@ -68,9 +62,7 @@ class InboxTests(SynchronousTestCase):
         inbox.receive(arrived(0))
 
     def test_dueForCount(self) -> None:
-        """
-        An ACK is due for every message that is kept.
-        """
+        """An ACK is due for every message that is kept."""
         inbox = Inbox(1000)
         inbox.receive(arrived(1, 2, 3))
         self.assertIsNone(inbox.takeAck())
@@ -80,9 +72,7 @@ class InboxTests(SynchronousTestCase):
             self.assertIsNone(inbox.takeAck())
 
     def test_dueForLimit(self) -> None:
-        """
-        One is due for the limit when it can grow by a quarter of the window.
-        """
+        """One is due for the limit when it can grow by a quarter of the window."""
         inbox = Inbox(1000)
         inbox.receive(arrived(936))
         inbox.take(249)
@@ -94,9 +84,7 @@ class InboxTests(SynchronousTestCase):
         self.assertEqual(inbox.takeAck(), (0, 2000))
 
     def test_smallWindow(self) -> None:
-        """
-        With the smallest window, one message at a time passes.
-        """
+        """With the smallest window, one message at a time passes."""
         inbox = Inbox(1)
         for number in range(1, 4):
             self.assertIsNone(inbox.takeAck())
@@ -119,18 +107,14 @@ class InboxTests(SynchronousTestCase):
             self.assertIsNone(inbox.takeAck())
 
     def test_limitAfterResuming(self) -> None:
-        """
-        The limit that was announced counts on, whether the ACK arrived or not.
-        """
+        """The limit that was announced counts on, whether the ACK arrived or not."""
         inbox = Inbox(100)
         inbox.receive(arrived(36))
         inbox.resume()
         self.assertRaises(ProtocolError, inbox.receive, arrived(0))
 
     def test_untaken(self) -> None:
-        """
-        It knows what came and is not done with.
-        """
+        """It knows what came and is not done with."""
         inbox = Inbox(1000)
         inbox.receive(arrived(36, 36))
         inbox.keep(2)
@@ -154,23 +138,17 @@ class InboxTests(SynchronousTestCase):
 
 
 class SessionTests(SynchronousTestCase):
-    """
-    L{Session}.
-    """
+    """L{Session}."""
 
     def test_bounds(self) -> None:
-        """
-        Each direction has its own bound.
-        """
+        """Each direction has its own bound."""
         session = Session(64, 1000)
         self.assertEqual(session.outbox.add("", 0), 1)
         self.assertRaises(SendBufferFull, session.outbox.add, "", 0)
         self.assertEqual(session.inbox.window, 1000)
 
     def test_name(self) -> None:
-        """
-        It may have a name.
-        """
+        """It may have a name."""
         self.assertEqual(Session(1, 1).name, "")
         self.assertEqual(Session(1, 1, "0" * 32).name, "0" * 32)
 
@@ -189,9 +167,7 @@ class SessionTests(SynchronousTestCase):
         self.assertEqual((session.outbox.sent, session.outbox.limit), (0, 64))
 
     def test_impossible(self) -> None:
-        """
-        Neither does if the other side says what cannot be.
-        """
+        """Neither does if the other side says what cannot be."""
         session = Session(1000, 1000)
         self.assertRaises(ProtocolError, session.resume, Hello(received=1))
         self.assertIsNone(session.inbox.takeAck())
