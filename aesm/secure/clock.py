@@ -12,6 +12,7 @@ clock that never goes back.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from time import monotonic
 from typing import TypeVar
 
@@ -36,6 +37,13 @@ def steady(reactor: _Reactor) -> _Reactor:
     @return: the same.
     """
     if getattr(reactor, "seconds", None) is runtime.seconds:
-        offset = runtime.seconds() - monotonic()
-        setattr(reactor, "seconds", lambda: monotonic() + offset)  # noqa: B010
+        ahead = runtime.seconds() - monotonic()
+
+        # Its names are its arguments, since the event loop asks all the time.
+        def seconds(
+            monotonic: Callable[[], float] = monotonic, ahead: float = ahead
+        ) -> float:
+            return monotonic() + ahead
+
+        setattr(reactor, "seconds", seconds)  # noqa: B010
     return reactor

@@ -16,6 +16,7 @@ options for the same server must not make it a stranger.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from urllib.parse import quote, unquote
 
@@ -110,6 +111,7 @@ def _hostIn(text: str) -> re.Match[str] | None:
     return None if match[1].lower() in kinds else match
 
 
+@lru_cache(maxsize=1024)
 def canonicalHost(host: str) -> str:
     """
     Write a host the one way that it is written everywhere: an IP address as
@@ -124,6 +126,7 @@ def canonicalHost(host: str) -> str:
     )
 
 
+@lru_cache(maxsize=1024)  # each connection asks several times
 def canonicalAddress(host: str) -> str:
     """
     Write an IP address the one way that it is written everywhere; what is none is left
