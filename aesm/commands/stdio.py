@@ -21,6 +21,7 @@ import threading
 from typing import Any, cast
 
 from twisted.internet.defer import Deferred, succeed
+from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import (
     IConsumer,
     IHalfCloseableProtocol,
@@ -256,7 +257,9 @@ class _PipedIO(StandardIO):
     def childConnectionLost(self, fd: str, reason: Failure) -> None:
         """One direction is over, and waited for no more."""
         os.close(self._files[fd])
-        super().childConnectionLost(fd, reason)  # type: ignore[misc]
+        # For any other reason, an older Twisted gives up both directions at once.
+        done = Failure(ConnectionDone())
+        super().childConnectionLost(fd, done)  # type: ignore[misc]
 
 
 def _copy(source: int, target: int) -> OSError | None:
