@@ -62,7 +62,8 @@ def located(name: str) -> Path:
 
     @param name: from the root of the project, as in C{"aesm/errors.py"}.
     """
-    return (PACKAGE.parent if name.startswith("aesm/") else ROOT) / name
+    beside = name.startswith(("aesm/", "twisted/"))
+    return (PACKAGE.parent if beside else ROOT) / name
 
 
 @cache

@@ -55,6 +55,7 @@ from aesm.secure.announce import announce
 from aesm.trust.clients import RELOAD_INTERVAL
 from aesm.trust.keys import PrivateKey, PublicKey
 from aesm.trust.servers import KnownServers, Pinned
+from tests.secure.test_hosts import Names
 from tests.support.helpers import CLIENT_KEY, PSK, SERVER_KEY, XX
 from tests.support.transportcontract import (
     BIG,
@@ -300,7 +301,8 @@ class ConnectTests(EndpointTestCase):
         """An endpoint's string says what was dialled."""
         from twisted.internet.testing import MemoryReactorClock
 
-        memory = MemoryReactorClock()
+        memory: Any = MemoryReactorClock()
+        memory.nameResolver = Names("127.0.0.1")
         trust = Trust(lambda: True)
         wrapped = self.wrap(
             r"tcp:host=Example.org:port=8443", trust=trust, reactor=memory
