@@ -136,8 +136,13 @@ class HostEndpoint:
     def _sorted(self, addresses: list[IAddress]) -> list[IAddress]:
         """
         Sort addresses: those to be avoided come last, the latest behind all others.
+
+        Those that the name no longer has are forgotten, as where a name's addresses
+        change all the time.
         """
-        avoided = list(self._avoided)
+        hosts = {getattr(address, "host", "") for address in addresses}
+        avoided = [host for host in self._avoided if host in hosts]
+        self._avoided = dict.fromkeys(avoided)
 
         def rank(address: IAddress) -> int:
             host = getattr(address, "host", "")

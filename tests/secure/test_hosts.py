@@ -144,6 +144,17 @@ class HostsTests(SynchronousTestCase):
             hosts = [f"127.0.0.{number}" for number in order]
             self.assertEqual([host for host, _ in self.dialled()], hosts)
 
+    def test_avoidForgotten(self) -> None:
+        """An address that the name has no longer is not avoided when it is back."""
+        endpoint = clientEndpoint(self.reactor, "example.org:1")
+        assert isinstance(endpoint, HostEndpoint)
+        endpoint.avoid(IPv4Address("TCP", "127.0.0.1", 1))
+        for found in (["127.0.0.3"], ["127.0.0.1", "127.0.0.2"]):
+            self.resolve(*found)
+            endpoint.connect(self.factory)
+            self.reactor.pump([0.4] * 4)
+            self.assertEqual([host for host, _ in self.dialled()], found)
+
     def test_threads(self) -> None:
         """
         A look-up is in a thread that does not keep the process alive; what it raises
