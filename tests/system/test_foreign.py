@@ -119,6 +119,17 @@ class ForeignTests(TestCase):
 
         return self.serving(use)
 
+    def test_batchOfTooMany(self) -> Deferred[Any]:
+        """A BATCH whose messages count more than a record holds ends the connection."""
+
+        def use(port: int) -> None:
+            client = foreign.Client(port, SUITES[2])
+            client.send(foreign.BATCH, struct.pack(">I", 1024) + bytes(4 * 1024))
+            kind, _, body = client.readFrame()
+            self.assertEqual((kind, body[:2]), (foreign.CLOSE, b"\x03\xea"))
+
+        return self.serving(use)
+
     def test_rest(self) -> Deferred[Any]:
         """
         A message that was cut off goes on where it was, over the next connection of

@@ -30,6 +30,7 @@ from aesm.core.messages.frames import (
     COUNT,
     COUNT_SIZE,
     HEADER_SIZE,
+    MAX_BATCH,
     MESSAGE_OVERHEAD,
     REST,
     SINGLE_TYPES,
@@ -89,30 +90,37 @@ def decodeBatch(
         (length,) = COUNT.unpack_from(lengths)
         binary = length & BINARY_BIT
         size = length ^ binary
-        _check(size * count, size, end - start, maxMessage)
+        cost = (size + MESSAGE_OVERHEAD) * count
+        _check(size * count, size, cost, end - start, maxMessage)
         bodies = _cutEvenly(data, start, size, count, bool(binary))
-        return bodies, (size + MESSAGE_OVERHEAD) * count, size + MESSAGE_OVERHEAD
+        return bodies, cost, size + MESSAGE_OVERHEAD
     # One large number for all lengths: two operations separate kinds from sizes.
     packed = int.from_bytes(lengths, "big")
     kinds = packed & BINARY_BITS & ((1 << 32 * count) - 1)
     sizes = unpack(f">{count}I", (packed ^ kinds).to_bytes(len(lengths), "big"))
     total = sum(sizes)
-    _check(total, max(sizes), end - start, maxMessage)
     cost = total + MESSAGE_OVERHEAD * count
+    _check(total, max(sizes), cost, end - start, maxMessage)
     bodies = _cut(data, start, end, sizes, kinds)
     return bodies, cost, sizes[-1] + MESSAGE_OVERHEAD
 
 
-def _check(total: int, largest: int, available: int, maxMessage: int) -> None:
+def _check(
+    total: int, largest: int, cost: int, available: int, maxMessage: int
+) -> None:
     """
     Validate the lengths of a BATCH.
 
     @param available: what the total must be, bytes.
-    @raise ProtocolError: it is not.
+    @raise ProtocolError: it is not; or the messages count more than a BATCH may.
     @raise MessageTooBig: the largest message is larger than C{maxMessage}.
     """
     if total != available:
         raise ProtocolError("the lengths in a BATCH do not add up to its body")
+    if cost > MAX_BATCH:
+        raise ProtocolError(
+            f"the messages of a BATCH count {cost} bytes; at most {MAX_BATCH}"
+        )
     if largest > maxMessage:
         raise tooBig(largest, maxMessage)
 
@@ -123,9 +131,11 @@ def _cutEvenly(data: bytes, start: int, size: int, count: int, binary: bool) -> 
 
     @raise InvalidText: one of them is a text that is not UTF-8.
     """
+    if not size:
+        return (b"",) * count if binary else [""] * count
     if not binary:
         body = data[start : start + size * count]
-        if body.isascii() and size:  # in ASCII a character is a byte
+        if body.isascii():  # in ASCII a character is a byte
             text = body.decode("ascii")
             return [text[a : a + size] for a in range(0, len(text), size)]
     bodies = Struct(f"{size}s" * count).unpack_from(data, start)

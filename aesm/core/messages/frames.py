@@ -48,7 +48,7 @@ MAX_AFTER = 3_600_000  # milliseconds
 _AFTER = re.compile("[1-9][0-9]{0,6}", re.ASCII)
 MAX_CONTROL = 64  # bytes of a PING
 MAX_OBJECT = 2048  # bytes of a WELCOME, section 8
-MAX_BATCH = 65506  # bytes of a BATCH's body, so that it fits a record
+MAX_BATCH = 65506  # bytes that a BATCH's messages count, so that it fits a record
 # What a message counts beside its body, section 7: about what keeping it takes besides,
 # so that a window bounds memory even if all messages are empty.
 MESSAGE_OVERHEAD = 64  # bytes

@@ -329,12 +329,25 @@ class BatchTests(_ReadingCase):
         self.refuses(batch([2, 2], b"a\xc3\xa9b"), InvalidText, "not UTF-8")
         self.refuses(batch([2, 2], b"\xc3\xa9\xc3b"), InvalidText, "not UTF-8")
 
-    def test_most(self) -> None:
-        """It may hold as many messages, or bytes, as fit a record."""
-        count = MAX_BATCH // 4 - 1
-        (frame,), _ = read([batch([0] * count, b"")])
-        self.assertEqual(frame, Messages(MICROS, [""] * count, 64 * count, 64))
+    def test_batchCounts(self) -> None:
+        """
+        What its messages count fits a record, so that a small frame does not stand for
+        more work than a large one.
+        """
         self.assertEqual(13 + MAX_BATCH, MAX_PLAINTEXT)
+        for flag, empties in ((0, [""] * 1023), (BINARY_BIT, (b"",) * 1023)):
+            (frame,), error = read([batch([flag] * 1023, b"")])
+            self.assertEqual(frame, Messages(MICROS, empties, 64 * 1023, 64))
+            self.assertIsNone(error)
+            data = batch([flag] * 1024, b"")
+            self.refuses(data, ProtocolError, "count 65536 bytes; at most 65506")
+        for sizes in ([400] * 141, [*range(100)] * 5 + [900] * 9):
+            size = MAX_BATCH - 64 * (len(sizes) + 1) - sum(sizes)
+            (most, *_), error = read([batch([*sizes, size], bytes(sum(sizes) + size))])
+            self.assertEqual(most.cost, MAX_BATCH)
+            self.assertIsNone(error)
+            data = batch([*sizes, size + 1], bytes(sum(sizes) + size + 1))
+            self.refuses(data, ProtocolError, "count 65507 bytes")
 
     def test_counts(self) -> None:
         """A count of nothing, or of more than there can be, is refused."""
