@@ -62,7 +62,14 @@ class Relay(_Handler):
     is closed with code 4000, and one that does not take messages of that size
     with code 1009, so that nobody misses a message unknowingly, and none waits
     for another.
+
+    @cvar messagesPerKey: what it takes of one key, a second, since all others pay for
+        it.
+    @cvar bytesPerKey: the same in bytes.
     """
+
+    messagesPerKey = 5_000
+    bytesPerKey = 32 << 20
 
     def packetReceived(self, connection: Connection, packet: Packet) -> None:
         """

@@ -45,7 +45,9 @@ class IMessageHandler(Interface):
     does not run here, one of C{concurrent.futures}.
 
     A handler that is to know when connections are cut and come back has the methods of
-    L{ISessionHandler} as well.
+    L{ISessionHandler} as well.  One that passes on what comes may have the numbers
+    C{messagesPerKey} and C{bytesPerKey}: how much it takes of one client key a second,
+    where the server's options of these names do not say.
     """
 
     def connectionAccepted(

@@ -28,7 +28,15 @@ __all__ = ["ChatHandler"]
 
 @implementer(IMessageHandler)
 class ChatHandler:
-    """A chat for all clients of a server."""
+    """
+    A chat for all clients of a server.
+
+    @cvar messagesPerKey: lines that it takes of one key, a second.
+    @cvar bytesPerKey: the same in bytes.
+    """
+
+    messagesPerKey = 50
+    bytesPerKey = 1 << 18
 
     def __init__(
         self, connections: Connections, clock: Callable[[], float] = time.time

@@ -38,6 +38,8 @@ DEFAULT_LISTEN = "tcp:8765:interface=127.0.0.1"
 _NUMBERS = {
     "max-connections": int,
     "max-connections-per-host": int,
+    "messages-per-key": float,
+    "bytes-per-key": float,
     "max-message": int,
     "heartbeat": float,
     "session-grace": float,
@@ -78,6 +80,18 @@ class Options(usage.Options):
             None,
             MAX_CONNECTIONS_PER_HOST,
             "Connections of one host.",
+        ],
+        [
+            "messages-per-key",
+            None,
+            None,
+            "Messages of one key, a second, for the handler. [default: the handler's]",
+        ],
+        [
+            "bytes-per-key",
+            None,
+            None,
+            "Bytes of these messages, a second. [default: the handler's]",
         ],
         ["max-message", None, DEFAULT_MAX_MESSAGE, "Bytes of the largest message."],
         ["heartbeat", None, DEFAULT_HEARTBEAT, "Seconds between signs of life."],

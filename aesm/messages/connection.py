@@ -64,8 +64,18 @@ class PacketDispatcher(Protocol):
     def accepted(self) -> None:
         """Tell the handler of the connection."""
 
+    def gather(self) -> bool:
+        """
+        Wait for the last of several that arrive at once.
+
+        @return: whether C{work} is to be called then.
+        """
+
     def arrived(self, messages: Messages) -> None:
         """Hand over messages received."""
+
+    def work(self) -> None:
+        """Hand over what was gathered."""
 
     def detached(self, reason: AESMError) -> None:
         """Tell the handler that the connection is cut, and may come back."""

@@ -58,6 +58,7 @@ BUDGET = 262144  # bytes of messages handed to the transport at once
 # The same at first after a cut, then doubled: over a link that is cut again and again
 # after a few KB, half a record is worth nothing.
 FIRST = 2048
+FEW = 3  # events of one read: the ACK of a dialogue, a batch, and one that is not full
 
 _OPEN = CarrierState.OPEN
 _CONVERSATION_OPEN = ConversationState.OPEN
@@ -269,7 +270,12 @@ class AESMProtocol(Protocol):
     def _act(self, events: list[Event]) -> None:
         """Act on what the conversation reports."""
         self.busy = True
-        budget = self.owner.budget
+        budget, dispatcher = self.owner.budget, None
+        if len(events) > FEW and self.state in _LISTENING:
+            # Or each of them could take as long as all of them may.
+            dispatcher = self.connection.dispatcher
+            if dispatcher is not None and not dispatcher.gather():
+                dispatcher = None
         try:
             for event in events:
                 if type(event) is Messages:
@@ -282,6 +288,8 @@ class AESMProtocol(Protocol):
                         self.connection.acknowledged()
                 else:
                     self._actOn(event)
+            if dispatcher is not None:
+                dispatcher.work()
         finally:
             self.busy = False
 

@@ -49,6 +49,7 @@ __all__ = ["CLOSE_TIMEOUT", "SecureProtocol"]
 _log = Logger(namespace="aesm.secure")
 
 CLOSE_TIMEOUT = 5.0  # seconds, docs/protocol.md, section 9
+RECORDS_AT_ONCE = 32  # that are read before others have their turn
 
 _PEER_ENDED = frozenset({State.PEER_ENDED, State.ENDED})
 _OWN_ERROR = "our own side's decision, or protocol, failed; the log says how"
@@ -102,6 +103,7 @@ class SecureProtocol(Protocol):
         self.factory = factory
         self.busy = False
         self.channel = channel
+        channel.atOnce = RECORDS_AT_ONCE
         self.clock = factory.clock
         self.deadline = 0.0
         self.inner: IProtocol | None = None
@@ -131,13 +133,16 @@ class SecureProtocol(Protocol):
         """Pump bytes through the channel."""
         if self.phase in HEARD or self._begin():
             self._outlet.atOnce = AT_ONCE
-            self.secureTransport.moreToRead = len(data) >= self._full
-            events = self.channel.receive(data)
-            if self.channel.state is _FAILED:
+            channel, transport = self.channel, self.secureTransport
+            events = channel.receive(data)
+            transport.moreToRead = channel.more or len(data) >= self._full
+            if channel.state is _FAILED:
                 # Now, not when that event's turn comes: what the protocol inside
                 # writes on the events before it has no channel any more.
-                self.secureTransport.stopWriting()
+                transport.stopWriting()
             self.act(events)
+            if channel.more:
+                transport.readLater()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """
@@ -345,6 +350,8 @@ class SecureProtocol(Protocol):
                 # application is not to see anything of such a peer.
                 del events[:-1]
             self.act(events)
+            if self.channel.more:
+                self.secureTransport.readLater()
 
     def _ebRefused(self, failure: Failure) -> None:
         """

@@ -179,7 +179,10 @@ class SecureTransport:
         self.disconnecting = True
         self._secure.startCloseTimer()
         self._forget()
-        if self.paused:
+        if self._secure.channel.more:
+            self.paused = False
+            self.readLater()  # the peer's end may be in what came already
+        elif self.paused:
             # Or the peer's end of stream could not come in.
             self.paused = False
             cast(IPushProducer, self._secure.transport).resumeProducing()
@@ -298,6 +301,13 @@ class SecureTransport:
         elif isinstance(event, EndOfStream):
             self._peerEnded()
 
+    def readLater(self) -> None:
+        """Go on in the next turn of the event loop: there is more than fits one."""
+        if not self.paused:  # else it goes on when the inner protocol does
+            self.paused = True
+            cast(IPushProducer, self._secure.transport).pauseProducing()
+            self._wakeUp = self._secure.clock.callLater(0, self._deliverPaused)
+
     def pauseProducer(self) -> None:
         """The raw transport takes no more."""
         if self._producer is not None and not self._producerPaused:
@@ -385,9 +395,12 @@ class SecureTransport:
         self.paused = False
         # A generator, since the protocol may pause again at each of them: what is left
         # then stays where it is, in order.
-        self._secure.act(self._takePaused())
-        if not self.paused and self._secure.phase in OPENED:
-            cast(IPushProducer, self._secure.transport).resumeProducing()
+        secure = self._secure
+        secure.act(self._takePaused())
+        if not self.paused and secure.channel.more:
+            secure.dataReceived(b"")  # which may put the rest off once more
+        if not self.paused and secure.phase in OPENED:
+            cast(IPushProducer, secure.transport).resumeProducing()
 
     def _takePaused(self) -> Iterator[bytes | EndOfStream]:
         """Take what came while reading was paused, until it is paused again."""

@@ -18,6 +18,7 @@ from collections.abc import (
 )
 from concurrent import futures
 from enum import Enum
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred, ensureDeferred
@@ -28,6 +29,7 @@ from aesm.core.messages.frames import Messages
 from aesm.errors import AESMError, CloseCode, ConnectionClosed
 from aesm.interfaces import IMessageHandler
 from aesm.messages.stream import Packet, costOf, packetsOf
+from aesm.server.turns import QUANTUM, Rates, Turns
 
 if TYPE_CHECKING:
     from aesm.messages.connection import Connection
@@ -43,6 +45,7 @@ _log = Logger(namespace="aesm.server")
 #   ASKED     so it is, and the handler has just returned a Deferred
 #   WAITING   the handler has a packet, or the news that the connection is accepted,
 #             and its Deferred has not fired
+#   YIELDED   there is more to hand over, in a later turn of the event loop
 #   OVER      nothing is handed over any more
 #
 # The handler may do anything while it is called: let further messages arrive, close
@@ -56,6 +59,12 @@ _log = Logger(namespace="aesm.server")
 # goes on, so that ten thousand of them need no stack; one that fires in WAITING
 # starts a loop of its own.  C{Deferred.called} would not do: a Deferred that is
 # paused, or is just running its callbacks, has it set and fires later.
+#
+# What one turn of the event loop hands over is bounded, or one client that sends much
+# would keep all others waiting: after QUANTUM seconds the loop gives up its turn, and
+# Turns calls it again.  It looks at the time after 4 packets, after 8 more, 16, ...: so
+# it takes at most twice as long as it should, and a small message costs nothing more.
+# A key that has sent more than its rate allows yields until it may send again.
 #
 # From OVER nothing leads back.  A Deferred that the handler still has may fire, which
 # changes nothing: its packet was not acknowledged, so that the peer sends it again if
@@ -75,6 +84,7 @@ class DispatcherState(Enum):
     HANDING = "handing"
     ASKED = "asked"
     WAITING = "waiting"
+    YIELDED = "yielded"
     OVER = "over"
 
 
@@ -84,8 +94,11 @@ DISPATCHER_TRANSITIONS = {  # (where we are, what happened): where we go
     (_S.HANDING, "arrived"): _S.HANDING,  # it is queued
     (_S.ASKED, "arrived"): _S.ASKED,
     (_S.WAITING, "arrived"): _S.WAITING,
+    (_S.YIELDED, "arrived"): _S.YIELDED,
     (_S.OVER, "arrived"): _S.OVER,  # it is dropped
     (_S.HANDING, "handedOver"): _S.IDLE,
+    (_S.HANDING, "yielded"): _S.YIELDED,
+    (_S.YIELDED, "resumed"): _S.HANDING,
     (_S.HANDING, "asked"): _S.ASKED,
     (_S.ASKED, "fired"): _S.HANDING,
     (_S.ASKED, "notFired"): _S.WAITING,
@@ -102,6 +115,7 @@ _DONE = DISPATCHER_TRANSITIONS[_HANDING, "handedOver"]
 _new = tuple.__new__  # makes a Packet without a call of Python's
 _NONE: deque[Messages] = deque(maxlen=0)  # never appended to; one is most of a KiB
 _NO_PACKETS: Iterator[Packet] = iter(())
+FIRST_SLICE = 4  # packets, before the first look at the time
 
 
 class Dispatcher:
@@ -119,7 +133,9 @@ class Dispatcher:
         "_handler",
         "_packets",
         "_queue",
+        "_rates",
         "_reported",
+        "_turns",
         "state",
     )
 
@@ -128,14 +144,20 @@ class Dispatcher:
         handler: IMessageHandler,
         connection: Connection,
         done: Callable[[int, int], None],
+        turns: Turns,
+        rates: Rates | None = None,
     ) -> None:
         """
         @param done: called with how many messages are handled, and their cost in
             bytes.
+        @param turns: whom to give up the turn to.
+        @param rates: how much the connection's key may send; None for any.
         """
         self._handler = handler
         self._connection = connection
         self._done = done
+        self._turns = turns
+        self._rates = rates
         self.state = _IDLE
         self._queue = _NONE  # what came behind C{_current}
         self._current: Messages | None = None  # not all handled
@@ -152,7 +174,7 @@ class Dispatcher:
         else:
             if result is not None:
                 self._waitFor(result)
-        self._work()
+        self.work()
 
     def detached(self, reason: AESMError) -> None:
         """Tell a handler that wants to know it that the connection is cut."""
@@ -164,7 +186,7 @@ class Dispatcher:
 
     def arrived(self, messages: Messages) -> None:
         """Hand over what came, as far as the handler takes it now."""
-        if self.state is not _IDLE or len(messages.data) > 1:
+        if self.state is not _IDLE or len(messages.data) > 1 or self._rates is not None:
             self._enqueue(messages)
             return
         # In a dialogue most messages come alone and are done with at once: these are
@@ -185,7 +207,7 @@ class Dispatcher:
             self._current = messages
             if self.state is _HANDING:
                 self._handled = 1
-                self._work()
+                self.work()
 
     def _enqueue(self, messages: Messages) -> None:
         """Hand over what came after all that came before."""
@@ -193,17 +215,36 @@ class Dispatcher:
         self._step("arrived")
         if before is _IDLE:
             self._begin(messages)
-            self._work()
+            self.work()
         elif before is not _OVER:
             if self._queue is _NONE:
                 self._queue = deque()
             self._queue.append(messages)
+
+    def gather(self) -> bool:
+        """
+        Wait for the last of several that arrive at once, and hand them over together:
+        C{work} is to be called then.
+
+        @return: whether it is; else something is in hand anyway.
+        """
+        if self.state is not _IDLE:
+            return False
+        self._step("arrived")
+        return True
+
+    def resume(self) -> None:
+        """Go on in a later turn than that which was given up."""
+        self._step("resumed")
+        self.work()
 
     def stop(self) -> None:
         """
         Hand over nothing more: what the handler has not seen yet was not
         acknowledged.
         """
+        if self.state is _S.YIELDED:
+            self._turns.discard(self)
         self._step("stopped")
         self._current, self._packets, self._queue = None, _NO_PACKETS, _NONE
 
@@ -224,35 +265,45 @@ class Dispatcher:
         self._current = messages
         self._packets = packetsOf(messages.micros / 1e6, messages.data)
 
-    def _work(self) -> None:
+    def work(self) -> None:
         """
-        Hand over what came until the handler asks for time, and report what it is
-        done with.
+        Hand over what came until the handler asks for time, or the turn is over, and
+        report what it is done with.
         """
         received, connection = self._handler.packetReceived, self._connection
-        handing = _HANDING
+        handing, now = _HANDING, self._turns.now
         count = cost = 0
+        size, until = FIRST_SLICE, now() + QUANTUM
+        if self._rates is not None:
+            self._holdBack(self._rates, until - QUANTUM)
         while self.state is handing:
             messages, handled = self._current, 0
             if messages is None:
-                if self._queue:  # it came while C{connectionAccepted} was not done
+                if self._queue:  # it came while nothing could be handed over
                     self._begin(self._queue.popleft())
                     continue
                 self._step("handedOver")
                 break
-            # This loop is most of what a small message costs: nothing of ours is
-            # called in it, and packets are counted in a local variable.
-            for packet in self._packets:
-                try:
-                    result = received(connection, packet)
-                except Exception:
-                    self._ebFailed(Failure())
-                else:
-                    if result is not None:
-                        self._waitFor(result)
-                if self.state is not handing:
+            wanted = len(messages.data) - self._handled
+            while True:
+                # This loop is most of what a small message costs: nothing of ours is
+                # called in it, and packets are counted in a local variable.
+                for packet in islice(self._packets, size):
+                    try:
+                        result = received(connection, packet)
+                    except Exception:
+                        self._ebFailed(Failure())
+                    else:
+                        if result is not None:
+                            self._waitFor(result)
+                    if self.state is not handing:
+                        break
+                    handled += 1
+                if self.state is not handing or now() >= until:
                     break
-                handled += 1
+                size *= 2
+                if handled == wanted:
+                    break
             if handled == len(messages.data):  # as usual: the cost is known
                 count += handled
                 cost += messages.cost
@@ -262,15 +313,29 @@ class Dispatcher:
                 count += len(data)
                 cost += sum(map(costOf, data))
                 self._reported = self._handled
-                if self._handled < len(messages.data):
-                    continue
+            if handled == wanted:
                 self._handled = self._reported = 0
-            if self._queue:
-                self._begin(self._queue.popleft())
-            else:
-                self._current, self._queue = None, _NONE
+                if self._queue:
+                    self._begin(self._queue.popleft())
+                else:
+                    self._current, self._queue = None, _NONE
+            if self.state is handing and self._current and now() >= until:
+                self._yield()
         if count:
+            if self._rates is not None:
+                self._rates.spend(connection.peer, count, cost, now())
             self._done(count, cost)
+
+    def _holdBack(self, rates: Rates, now: float) -> None:
+        """Give up the turn if the key has sent more than it may."""
+        delay = rates.delay(self._connection.peer, now)
+        if delay and self.state is _HANDING:
+            self._yield(delay)
+
+    def _yield(self, delay: float = 0.0) -> None:
+        """Go on in a later turn, so many seconds from now."""
+        self._step("yielded")
+        self._turns.wait(self, delay)
 
     def _waitFor(self, result: object) -> None:
         """Look whether the handler asks for time by what it has returned."""
@@ -293,7 +358,7 @@ class Dispatcher:
         if before is _S.WAITING:
             if self._current is not None:  # it was a packet
                 self._handled += 1
-            self._work()
+            self.work()
 
     def _tell(self, name: str, *args: object) -> None:
         """Call a method of the handler that it need not have."""

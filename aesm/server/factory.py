@@ -122,6 +122,8 @@ class AESMServerFactory(SecureFactory):
         perKey: str = "allow",
         handshakeTimeout: float = HANDSHAKE_TIMEOUT,
         totalBuffer: int = TOTAL_BUFFER,
+        messagesPerKey: float | None = None,
+        bytesPerKey: float | None = None,
         sessionGrace: float = SESSION_GRACE,
         spool: AnyPath | None = None,
         spoolSync: str = "normal",
@@ -148,6 +150,10 @@ class AESMServerFactory(SecureFactory):
         @param handshakeTimeout: seconds from a connection's start to its opening.
         @param totalBuffer: bytes of messages to keep for all connections together,
             unacknowledged or unread.
+        @param messagesPerKey: messages of one key, a second, that the handler takes;
+            what more comes waits at its sender.  None for what the handler says
+            itself, in an attribute of that name; else any number.
+        @param bytesPerKey: the same of their bytes, with 64 for each message.
         @param sessionGrace: seconds that a client has to come back to its session
             when its connection is cut; 0 ends it at once.
         @param spool: the path of a file in which sessions, what was sent and is not
@@ -195,6 +201,8 @@ class AESMServerFactory(SecureFactory):
             totalBuffer,
             sessionGrace,
             spoolOpener(spool, spoolSync, self.clock),
+            messagesPerKey,
+            bytesPerKey,
         )
         # All whose transports are not gone; and those of them that count for
         # C{Admission.mostPending}, since they are not let in, the oldest first.

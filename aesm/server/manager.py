@@ -6,6 +6,7 @@ registry in one place each: C{enter} and C{finished}.
 
 from __future__ import annotations
 
+import math
 import secrets
 import time
 from collections.abc import Callable
@@ -27,6 +28,7 @@ from aesm.messages.owner import ConnectionOwner
 from aesm.server.dispatcher import Dispatcher
 from aesm.server.registry import Connections
 from aesm.server.sessions import Sessions
+from aesm.server.turns import Rates, Turns
 from aesm.store.connection import DurableConnection
 from aesm.store.journal import Journal
 from aesm.trust.keys import PublicKey
@@ -64,6 +66,8 @@ class ConnectionManager(ConnectionOwner):
         totalBuffer: int,
         sessionGrace: float,
         openSpool: Callable[[], Spool] | None,
+        messagesPerKey: float | None,
+        bytesPerKey: float | None,
     ) -> None:
         """
         @param clock: keeps time.
@@ -75,6 +79,9 @@ class ConnectionManager(ConnectionOwner):
         @param sessionGrace: seconds that a client has to come back.
         @param openSpool: opens what the sessions are written to; None to keep them in
             memory.
+        @param messagesPerKey: that the handler takes of one key, a second; None for
+            what it says itself, or any number.
+        @param bytesPerKey: the same of their bytes.
         @raise ValueError: one of these has a value that it cannot have.
         """
         self.budget = Budget(totalBuffer, connections, connections.arrivals)
@@ -83,6 +90,8 @@ class ConnectionManager(ConnectionOwner):
         self._admission = admission
         self._messages = messages
         self._handler = handler
+        self._turns = Turns(clock)
+        self._rates = _ratesOf(handler, messagesPerKey, bytesPerKey)
         self.stopping = False
         self._clock = clock
         self._openSpool = openSpool
@@ -321,7 +330,7 @@ class ConnectionManager(ConnectionOwner):
         """Let the handler, if there is one, have what comes over a new connection."""
         if self._handler is not None:
             connection.dispatcher = Dispatcher(
-                self._handler, connection, connection.handled
+                self._handler, connection, connection.handled, self._turns, self._rates
             )
         return connection
 
@@ -378,3 +387,19 @@ class ConnectionManager(ConnectionOwner):
         self.connections.record(
             connection.address, event, time.time(), reason, connection.peer
         )
+
+
+def _ratesOf(
+    handler: IMessageHandler | None, messages: float | None, bytes: float | None
+) -> Rates | None:
+    """
+    Say how much a handler takes of one key, by the options or what it says itself.
+
+    @raise ValueError: an option has a value that it cannot have.
+    """
+    if messages is None:
+        messages = getattr(handler, "messagesPerKey", math.inf)
+    if bytes is None:
+        bytes = getattr(handler, "bytesPerKey", math.inf)
+    rates = Rates(messages, bytes)
+    return rates if rates.isBounded else None

@@ -610,7 +610,9 @@ class ChatHandlerTests(SynchronousTestCase):
 
     def test_slowPeer(self) -> None:
         """A client that does not read is closed, and holds nobody up."""
-        pair = self.makePair(server={"sendBuffer": 300_000})
+        pair = self.makePair(
+            server={"sendBuffer": 300_000, "messagesPerKey": 1e6, "bytesPerKey": 1e9}
+        )
         pair.client.sendData("/nick alice")
         pair.deliver()
         bob = self.join(pair, "bob", receiveBuffer=70_000)

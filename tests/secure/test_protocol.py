@@ -52,7 +52,7 @@ from aesm.errors import (
     UntrustedServer,
 )
 from aesm.secure.factory import SecureFactory
-from aesm.secure.protocol import CLOSE_TIMEOUT, SecureProtocol
+from aesm.secure.protocol import CLOSE_TIMEOUT, RECORDS_AT_ONCE, SecureProtocol
 from aesm.secure.rawtransport import RECORDS, abort, prepare
 from aesm.secure.transport import SecureAddress, SecureTransport
 from aesm.trust.keys import PublicKey
@@ -62,6 +62,7 @@ from tests.support.helpers import (
     SERVER_KEY,
     XX,
     channelSettings,
+    oneTurn,
     pieces,
 )
 from tests.support.transportcontract import (
@@ -900,6 +901,71 @@ class StreamTests(PumpTestCase):
             self.turn(1)
         self.assertEqual(bytes(self.serverInner.received), b"01234")
         self.assertFalse(self.rawServer.reading)
+
+    def burst(self, count: int) -> None:
+        """Let so many small records come at once."""
+        output = b""
+        for number in range(count):
+            self.client.channel.send(b"%d," % number)
+            output += self.client.channel.takeOutput()
+        self.server.dataReceived(output)
+
+    def test_burst(self) -> None:
+        """
+        Of many records that come at once some are delivered in each turn, in order, so
+        that others have theirs; then it is read on.
+        """
+        most = RECORDS_AT_ONCE
+        self.burst(2 * most + 1)
+        for number in (most, 2 * most, 2 * most + 1):
+            self.assertEqual(self.serverInner.received.count(b","), number)
+            self.assertIs(self.rawServer.reading, number > 2 * most)
+            oneTurn(self.clock)
+        self.burst(1)
+        self.turn()
+        expected = [*range(2 * most + 1), 0]
+        self.assertEqual(
+            bytes(self.serverInner.received), b"".join(b"%d," % n for n in expected)
+        )
+
+    def test_burstAndPause(self) -> None:
+        """A protocol may pause, and resume, in the middle of such records."""
+        self.serverInner.actions["data"] = lambda inner: (
+            inner.transport.pauseProducing()
+        )
+        count = 2 * RECORDS_AT_ONCE + 1
+        self.burst(count)
+        for number in range(1, count + 1):
+            self.turn()
+            self.assertEqual(self.serverInner.received.count(b","), number)
+            self.serverInner.transport.resumeProducing()
+        self.turn()
+        self.assertTrue(self.rawServer.reading)
+
+    def test_burstAndEnd(self) -> None:
+        """
+        Whoever closes while there are such records left still finds the peer's end
+        behind them.
+        """
+        count = 2 * RECORDS_AT_ONCE + 1
+        self.serverInner.actions["data"] = lambda inner: (
+            inner.transport.loseConnection()
+        )
+        for number in range(count):
+            self.client.channel.send(b"%d," % number)
+            self.rawClient.write(self.client.channel.takeOutput())
+        self.transport.loseConnection()
+        self.assertReasons(error.ConnectionDone, error.ConnectionDone)
+        self.assertEqual(self.clock.seconds(), 0)
+        self.assertEqual(self.serverInner.received, b"0,")
+
+    def test_burstAndAbort(self) -> None:
+        """Nothing is delivered of such records once the connection is aborted."""
+        self.burst(2 * RECORDS_AT_ONCE + 1)
+        self.serverInner.transport.abortConnection()
+        got = len(self.serverInner.received)
+        self.assertReasons(Truncated, error.ConnectionAborted)
+        self.assertEqual(len(self.serverInner.received), got)
 
     def test_failsAfterPause(self) -> None:
         """

@@ -6,12 +6,14 @@ and a packet counts as ours once its handler is done.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Generator
 from concurrent import futures
 from itertools import product
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred, fail, succeed
+from twisted.internet.task import Clock
 from twisted.logger import LogLevel, capturedLogs
 from zope.interface.verify import verifyObject
 
@@ -24,7 +26,9 @@ from aesm.server.dispatcher import (
     Dispatcher,
     DispatcherState,
 )
-from tests.support.pairs import PairTestCase, Recorder
+from aesm.server.turns import QUANTUM, Rates, Turns
+from tests.support.helpers import oneTurn
+from tests.support.pairs import CLIENT_KEY, PairTestCase, Recorder
 
 
 class OrderTests(PairTestCase):
@@ -315,10 +319,18 @@ class DispatcherTestCase(PairTestCase):
         self.reports: list[tuple[int, int]] = []
         self.waiting: list[Deferred[None]] = []
         self.handler = Recorder(self.react)
-        self.dispatcher = Dispatcher(
+        self.clock = Clock()
+        self.turns = Turns(self.clock)
+        self.dispatcher = self.make()
+
+    def make(self, rates: Rates | None = None) -> Dispatcher:
+        """Make a dispatcher."""
+        return Dispatcher(
             self.handler,
             self.pair().client,
             lambda *report: self.reports.append(report),
+            self.turns,
+            rates,
         )
 
     def react(self, connection: Connection, packet: Packet) -> Deferred[None] | None:
@@ -409,6 +421,11 @@ class StateTests(DispatcherTestCase):
                 acting()
             case DispatcherState.OVER:
                 self.dispatcher.stop()
+                acting()
+            case DispatcherState.YIELDED:
+                self.handler.react = lambda *_: self.clock.advance(1)
+                self.arrive(*"12345")
+                self.handler.react = react
                 acting()
             case DispatcherState.IDLE:
                 acting()
@@ -864,3 +881,169 @@ class RunningTests(PairTestCase):
         self.successResultOf(stopped)
         waiting.errback(ZeroDivisionError())
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
+
+class TurnTests(DispatcherTestCase):
+    """One client's messages do not keep all others waiting."""
+
+    def setUp(self) -> None:
+        """Let each packet take a tenth of what may be done in one piece."""
+        super().setUp()
+        self.handler.react = self.take
+
+    def take(self, connection: Connection, packet: Packet) -> Deferred[None] | None:
+        """Take time."""
+        self.clock.rightNow += QUANTUM / 10
+        return self.react(connection, packet)
+
+    def test_yields(self) -> None:
+        """
+        After its time is over the dispatcher gives up its turn, reports what it is done
+        with, and goes on in the next one, however the messages came.
+        """
+        texts = [str(number) for number in range(60)]
+        for parts in ([texts], [[text] for text in texts], [texts[:1], texts[1:]]):
+            self.setUp()
+            self.assertTrue(self.dispatcher.gather())
+            for part in parts:
+                self.arrive(*part)
+            self.dispatcher.work()
+            first = len(self.handler.data)
+            self.assertTrue(10 <= first <= 28, first)
+            self.assertEqual(sum(count for count, _ in self.reports), first)
+            self.assertIs(self.dispatcher.state, DispatcherState.YIELDED)
+            self.arrive("later")
+            turns = 1
+            while self.dispatcher.state is DispatcherState.YIELDED:
+                oneTurn(self.clock)
+                turns += 1
+            self.assertTrue(3 <= turns <= 6, turns)
+            self.assertEqual(self.handler.data, [*texts, "later"])
+            self.assertEqual(sum(count for count, _ in self.reports), 61)
+            cost = sum(map(costOf, [*texts, "later"]))
+            self.assertEqual(sum(cost for _, cost in self.reports), cost)
+            self.assertIs(self.dispatcher.state, DispatcherState.IDLE)
+            self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_atTheEnd(self) -> None:
+        """If nothing is left when the time is over, nothing is put off."""
+        for count in range(1, 40):
+            self.setUp()
+            self.arrive(*["x"] * count)
+            left = count - len(self.handler.data)
+            yielded = self.dispatcher.state is DispatcherState.YIELDED
+            self.assertEqual(yielded, left > 0)
+
+    def test_waitsInBetween(self) -> None:
+        """A handler may ask for time in any of the turns."""
+        self.arrive(*["x"] * 30, "?", *["x"] * 30)
+        while self.dispatcher.state is DispatcherState.YIELDED:
+            self.clock.advance(0)
+        self.assertIs(self.dispatcher.state, DispatcherState.WAITING)
+        self.assertEqual(sum(count for count, _ in self.reports), 30)
+        self.waiting[0].callback(None)
+        self.clock.pump([0] * 10)
+        self.assertEqual(sum(count for count, _ in self.reports), 61)
+
+    def test_stopped(self) -> None:
+        """One that is stopped meanwhile takes no further turn."""
+        self.arrive(*["x"] * 60)
+        done = len(self.handler.data)
+        self.dispatcher.stop()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.assertEqual(len(self.handler.data), done)
+
+    def test_gathersOnce(self) -> None:
+        """While something is in hand, nothing is gathered."""
+        self.arrive(*["x"] * 60)
+        self.assertFalse(self.dispatcher.gather())
+
+    def test_rate(self) -> None:
+        """
+        A key that has sent more than its rate allows waits, over whichever connection,
+        and others do not.
+        """
+        self.handler.react = None
+        rates = Rates(10, math.inf)
+        self.dispatcher = self.make(rates)
+        self.arrive(*["x"] * 30)  # saved up are 20
+        self.arrive("y")
+        self.assertEqual(len(self.handler.data), 30)
+        self.clock.advance(0.9)
+        self.assertEqual(len(self.handler.data), 30)
+        self.clock.advance(0.2)
+        self.clock.advance(0)
+        self.assertEqual(self.handler.data[30:], ["y"])
+        self.assertEqual(rates.delay(CLIENT_KEY.publicKey, self.clock.seconds()), 0)
+        self.arrive("z")
+        self.clock.advance(1)
+        self.clock.advance(0)
+        self.assertEqual(self.handler.data[31:], ["z"])
+        self.arrive(*["x"] * 30, "x")
+        self.arrive("never")
+        self.dispatcher.stop()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+
+class OthersTests(PairTestCase):
+    """The rest of a server goes on while one client floods it."""
+
+    def test_others(self) -> None:
+        """
+        While the messages of one client wait for their turns, those of others are
+        handled as they come, and it is acknowledged what is done.
+        """
+
+        def react(connection: Connection, packet: Packet) -> None:
+            """Take time."""
+            network.clock.rightNow += QUANTUM / 10
+
+        handler = Recorder(react)
+        network, _ = self.serve(handler)
+        flooding, good = self.join(network), self.join(network)
+        for _ in range(1000):
+            flooding.sendData("flood")
+        network.clock.advance(0)
+        for link in network.links:
+            link.server.receive(1 << 20)
+        handled = len(handler.data)
+        self.assertLess(handled, 100)
+        sent = good.sendData("good")
+        for link in network.links:
+            link.server.receive(1 << 20)
+            link.client.receive(1 << 20)
+        self.assertEqual(handler.data[-1], "good")
+        self.successResultOf(sent)
+        self.assertEqual(flooding._outbox.acknowledged, handled)
+        while flooding._outbox.acknowledged < 1000:
+            before = flooding._outbox.acknowledged
+            network.deliver()
+            network.clock.advance(0)
+            network.deliver()
+            self.assertGreater(flooding._outbox.acknowledged, before)
+
+    def test_optionsAndHandlers(self) -> None:
+        """
+        The server's options bound what one key may send, and without them what the
+        handler says.
+        """
+        for said, option, expected in ((None, 5, 20), (5, None, 20), (5, 10**6, 100)):
+            handler = Recorder()
+            handler.messagesPerKey = said or math.inf  # type: ignore[attr-defined]
+            network, _ = self.serve(handler, messagesPerKey=option)
+            client = self.join(network)
+            for _ in range(10):
+                for _ in range(10):
+                    client.sendData("x")
+                network.deliver()
+                network.clock.advance(0)
+            self.assertEqual(len(handler.data), expected)
+            network.clock.advance(2)
+            network.clock.advance(0)
+            network.deliver()
+            self.assertEqual(len(handler.data), 100)
+        for name in ("messagesPerKey", "bytesPerKey"):
+            for wrong in (0, -1, math.nan):
+                options: dict[str, Any] = {name: wrong}
+                error = self.assertRaises(ValueError, self.serve, **options)
+                self.assertIn(name, str(error))

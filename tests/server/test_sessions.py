@@ -17,6 +17,7 @@ from aesm.core.messages.session import Session
 from aesm.messages.owner import ConnectionOwner
 from aesm.server.dispatcher import Dispatcher
 from aesm.server.sessions import Sessions, isResumed
+from aesm.server.turns import Turns
 from tests.support.pairs import CLIENT_KEY, SERVER_KEY, Recorder
 
 PEER = CLIENT_KEY.publicKey
@@ -180,7 +181,9 @@ class SessionsTests(SynchronousTestCase):
         _, unread, handling, sending = connections
         for connection in (unread, handling):
             connection.session.inbox.receive(Messages(0, ["x"], 65, 65))
-        handling.dispatcher = Dispatcher(Recorder(), handling, handling.handled)
+        handling.dispatcher = Dispatcher(
+            Recorder(), handling, handling.handled, Turns(self.clock)
+        )
         sending.sendData("x")
         while sessions.makeRoom():
             pass

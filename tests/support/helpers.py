@@ -6,10 +6,12 @@ without a transport between them.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from itertools import cycle
 from typing import Any
 
 from hypothesis import strategies as st
+from twisted.internet.task import Clock
 
 from aesm.core.channel.channel import Channel
 from aesm.core.channel.events import Event, Failed, PeerIdentified
@@ -170,3 +172,15 @@ def failure(events: Sequence[Event]) -> Exception:
     assert isinstance(last, Failed), events
     assert not any(isinstance(event, Failed) for event in others), events
     return last.error
+
+
+def oneTurn(clock: Clock) -> None:
+    """
+    Call what is due now, but not what that schedules, as a reactor does in one turn of
+    its event loop; C{Clock.advance} calls both.
+    """
+    for call in clock.getDelayedCalls():
+        if call.active() and call.getTime() <= clock.seconds():
+            work = partial(call.func, *call.args, **call.kw)  # type: ignore[attr-defined]
+            call.cancel()
+            work()

@@ -31,6 +31,7 @@ The conversation::
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 
 from aesm.core.channel.events import EndOfStream, Event, Failed, Opened
@@ -75,6 +76,9 @@ class Channel:
     """
     What both roles share: records, end of stream, failure.
 
+    @ivar atOnce: how many records one call of C{receive} opens at most; what is left of
+        what came is for the next, which may be given C{b""}.
+    @ivar more: whether there may be whole records left.
     @ivar queued: bytes of the stream that wait to be sealed.
     @ivar state: where we are.
     @ivar suite: the Noise protocol name in use, C{""} before it is known.
@@ -97,7 +101,9 @@ class Channel:
         "_recordSize",
         "_sealed",
         "_settings",
+        "atOnce",
         "handshakeHash",
+        "more",
         "peer",
         "queued",
         "state",
@@ -116,7 +122,9 @@ class Channel:
         self._queue: list[bytes] = []  # the stream, not yet sealed; C{b""} ends it
         self._large = False  # a piece of it has more than half a record
         self.queued = 0
-        self._received = bytearray()  # the beginning of a record
+        self._received = bytearray()  # the beginning of a record; more if C{more}
+        self.atOnce = sys.maxsize
+        self.more = False
         self._recordSize = MAX_PLAINTEXT  # bytes of the stream in the next record
         self._sealed = 0  # records since the last rekey, outgoing
         self._opened = 0  # the same, incoming
@@ -147,6 +155,9 @@ class Channel:
             ):
                 self._open(data[LENGTH_BYTES:], events)
             elif self.state in _OPENED:
+                if self.more:
+                    data, self._received = bytes(self._received) + data, bytearray()
+                    self.more = False
                 if data:
                     self._receiveRecords(memoryview(data), events)
             else:
@@ -358,6 +369,7 @@ class Channel:
         self._decrypt: CipherState = None  # type: ignore[assignment]
         self._frames = FrameBuffer()
         self._received = bytearray()
+        self.more = False
         self._queue = []
 
     def _keepEarly(self, data: memoryview) -> None:
@@ -431,12 +443,15 @@ class Channel:
                     )
                 if start + size > available:
                     break
+                if len(events) >= self.atOnce:
+                    self.more = True
+                    break
                 position = start + size
                 self._open(part[start:position], events)
             if position < available:
                 if self.state not in _RECEIVING:
                     raise ProtocolError("bytes after the authenticated end of stream")
-                self._received = bytearray(part[position:])
+                self._received += part[position:]
 
     def _open(self, ciphertext: bytes | memoryview, events: list[Event]) -> None:
         """

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from aesm.core.channel.channel import REKEY_INTERVAL, Channel
-from aesm.core.channel.events import EndOfStream, Event, Opened, PeerIdentified
+from aesm.core.channel.events import EndOfStream, Event, Failed, Opened, PeerIdentified
 from aesm.core.channel.framing import HALF, MAX_PLAINTEXT, frame
 from aesm.core.channel.roles import ServerChannel
 from aesm.core.channel.settings import withPSK
@@ -296,6 +296,32 @@ class RecordTests(SynchronousTestCase):
             self.assertEqual([type(event) for event in events], [bytes] * len(lengths))
             got = b"".join(e for e in events if isinstance(e, bytes))
             self.assertEqual(got, data)
+
+    @given(st.integers(1, 7), chunkSizes)
+    @settings(max_examples=50, deadline=None)
+    def test_atOnce(self, most: int, sizes: list[int]) -> None:
+        """
+        One call opens so many records at most, and says that there may be more; in the
+        end it is the same, and an error comes where it would.
+        """
+        for altered in (False, True):
+            client, server = openChannels()
+            output = b"".join(sealed(client, b"%d" % number) for number in range(20))
+            client.endOfStream()
+            output += client.takeOutput()
+            if altered:
+                output = output[:-1] + bytes([output[-1] ^ 1])
+            server.atOnce = most
+            events: list[Event] = []
+            for piece in pieces(output, sizes):
+                events += (part := server.receive(piece))
+                while server.more:
+                    self.assertEqual(len(part), most)
+                    events += (part := server.receive(b""))
+                self.assertLessEqual(len(part), most + altered)
+            self.assertEqual(events[:20], [b"%d" % number for number in range(20)])
+            self.assertIsInstance(events[20], Failed if altered else EndOfStream)
+            self.assertEqual(len(events), 21)
 
     def test_slowStart(self) -> None:
         """

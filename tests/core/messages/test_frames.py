@@ -344,6 +344,7 @@ class BatchTests(_ReadingCase):
         for sizes in ([400] * 141, [*range(100)] * 5 + [900] * 9):
             size = MAX_BATCH - 64 * (len(sizes) + 1) - sum(sizes)
             (most, *_), error = read([batch([*sizes, size], bytes(sum(sizes) + size))])
+            assert isinstance(most, Messages)
             self.assertEqual(most.cost, MAX_BATCH)
             self.assertIsNone(error)
             data = batch([*sizes, size + 1], bytes(sum(sizes) + size + 1))
