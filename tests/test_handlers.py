@@ -148,7 +148,7 @@ class RelayTests(HandlerTestCase):
             first.sendData(b"x" * 10_000)
             self.network.deliver()
         self.assertEqual(len(texts(third)), 20)
-        self.network.advance(10)
+        self.network.advance(30)
         self.assertEqual(len(server.connections), 2)
         self.network.links[1].toClient.stalled = False
         self.network.deliver()

@@ -360,10 +360,24 @@ class Connection:
         if isinstance(refused, ConnectionClosed) and not closeSlow:
             return FailedAcknowledgement(refused)
         if closeSlow and isinstance(refused, SendBufferFull):
-            self.closeWith(CloseCode.SLOW_CONSUMER, "slow consumer")
+            self._closeSlow()
         elif not isinstance(refused, ConnectionClosed):
             return fail(refused)
         return acknowledgementOf(self, NEVER)
+
+    def _closeSlow(self) -> None:
+        """
+        Close a peer that does not take what it is sent.  What never left is dropped,
+        since the CLOSE would have to wait for it; and nobody waits for the rest.
+        """
+        if self._protocol is not None:
+            self._protocol.touch()
+        self._batch = None
+        self._withdraw()
+        self.account()
+        self.closeWith(CloseCode.SLOW_CONSUMER, "slow consumer")
+        if self._protocol is not None and self._protocol.closing is not None:
+            self.unsendable(self._protocol.closing)
 
     @property
     def held(self) -> int:

@@ -440,8 +440,9 @@ class DurableConnection(Connection):
         if self.isOver:
             return
         inbox = self.session.inbox
+        released = self._uncommitted[: len(staged)]  # none, if they were withdrawn
         del self._uncommitted[: len(staged)]
-        self._outbox.release(staged)
+        self._outbox.release(released)
         inbox.keep(count)
         inbox.take(taken)
         for messages in arrived:

@@ -487,6 +487,27 @@ class SendBufferTests(PairTestCase):
         self.assertIn("4000", lost.reason)
         self.assertIn("slow consumer", lost.reason)
 
+    def test_slowConsumerIsTold(self) -> None:
+        """
+        What never left is dropped, and nothing of it kept, so that the CLOSE is what
+        the client reads next, behind what was on its way.
+        """
+        pair = self.pair(Recorder(), server={"sendBuffer": 4 << 20})
+        link = pair.network.links[0]
+        link.toClient.stalled = True
+        pair.accepted.sendData(bytes(1 << 20))
+        pair.advance(0)
+        for _ in range(4):
+            sent = pair.accepted.sendData(bytes(1 << 20))
+            pair.advance(0)
+        self.assertLess(pair.accepted.held, 3 << 20)
+        self.assertClosed(sent, 4000)
+        pair.advance(20)
+        link.toClient.stalled = False
+        pair.deliver()
+        self.assertEqual(self.closedReason(pair.client).code, 4000)
+        self.assertLess(len(pair.client.retrieved), 3)
+
     def test_slowConsumerForEver(self) -> None:
         """
         The same if it never reads: then it is aborted in time, and the entry
@@ -495,7 +516,9 @@ class SendBufferTests(PairTestCase):
         pair = self.pair(Recorder(), server={"sendBuffer": 1000})
         pair.network.links[0].toClient.stalled = True
         sent = [pair.accepted.sendData("x" * 36) for _ in range(12)]
-        pair.advance(5)
+        pair.advance(29)
+        self.assertFalse(pair.accepted.isOver)
+        pair.advance(1)
         lost = self.entries(pair.server)[-1]
         self.assertIn("4000", lost.reason)
         for result in sent:

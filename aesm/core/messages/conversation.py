@@ -63,6 +63,7 @@ CHATTER = 100  # frames that carry nothing, to be tolerated in advance
 MAX_CHATTER_RATE = 20.0  # of them a second
 PATIENT_CODES = (CloseCode.NORMAL, CloseCode.GOING_AWAY)  # all is sent before these
 CLOSE_TIMEOUT = 5.0  # seconds, docs/protocol.md, section 9; the channel's is its own
+SLOW_CLOSE_TIMEOUT = 30.0  # the same for who is closed because it does not read
 ACK_DELAY = 0.001  # seconds that an ACK waits while there is more to be read
 
 _State = ConversationState
@@ -371,7 +372,14 @@ class Conversation:
     def _closing(self, now: float) -> None:
         """Give the peer its time to let the connection close, counted once."""
         if self._closeBy is None:
-            self._closeBy = now + CLOSE_TIMEOUT
+            self._closeBy = now + self._closeTimeout
+
+    @property
+    def _closeTimeout(self) -> float:
+        """How long the peer may take to let the connection close, seconds."""
+        if self._close[0] == CloseCode.SLOW_CONSUMER:
+            return SLOW_CLOSE_TIMEOUT
+        return CLOSE_TIMEOUT
 
     @property
     def ended(self) -> bool:
@@ -499,7 +507,7 @@ class Conversation:
         """
         events: list[Event] = []
         if self._closeBy is not None:
-            self._closeBy = max(self._closeBy, taken + CLOSE_TIMEOUT)
+            self._closeBy = max(self._closeBy, taken + self._closeTimeout)
             if now >= self._closeBy:
                 self._closeBy = math.inf
                 self._break(self._overdue(), now, events)
@@ -532,5 +540,6 @@ class Conversation:
         """
         return ConnectionClosed(
             f"{closedByUs(*self._close[:2])}; the peer did not answer within "
-            f"{CLOSE_TIMEOUT:g} seconds, and may not have what it did not acknowledge"
+            f"{self._closeTimeout:g} seconds, and may not have what it did not "
+            "acknowledge"
         )
