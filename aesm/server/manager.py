@@ -25,6 +25,7 @@ from aesm.messages.address import Address
 from aesm.messages.budget import Budget
 from aesm.messages.connection import Connection
 from aesm.messages.owner import ConnectionOwner
+from aesm.server.admission import Admission, TokenBuckets
 from aesm.server.dispatcher import Dispatcher
 from aesm.server.registry import Connections
 from aesm.server.sessions import Sessions
@@ -34,12 +35,12 @@ from aesm.store.journal import Journal
 from aesm.trust.keys import PublicKey
 
 if TYPE_CHECKING:
-    from aesm.server.admission import Admission
     from aesm.store.spool import Spool
 
 __all__ = ["ConnectionManager"]
 
 SESSION_BYTES = 16  # of a session's name, docs/protocol.md, section 8
+RESUMES_PER_SESSION = 2.0  # a second
 
 ConnectionType = TypeVar("ConnectionType", bound=Connection)
 
@@ -90,6 +91,7 @@ class ConnectionManager(ConnectionOwner):
         self._admission = admission
         self._messages = messages
         self._handler = handler
+        self._resumes = TokenBuckets(RESUMES_PER_SESSION)
         self._turns = Turns(clock)
         self._rates = _ratesOf(handler, messagesPerKey, bytesPerKey)
         self.stopping = False
@@ -151,10 +153,16 @@ class ConnectionManager(ConnectionOwner):
         @return: fires with the connection that users will hold, once its session is
             written down, if sessions are; fails with L{ConnectionClosed} (1013) if that
             is not possible now.  C{carry} is to be called next, or C{abandon}.
+        @raise ConnectionClosed: it comes back too often (1013).
         @see: docs/protocol.md, section 8
         """
         former = self.sessions.find(hello, peer)
         if former is not None:
+            if not self._resumes.take(hello.session, self._clock.seconds()):
+                raise ConnectionClosed(
+                    "the client comes back to its session too often",
+                    CloseCode.TRY_AGAIN_LATER,
+                )
             return succeed(former)
         messages = self._messages
         session = Session(

@@ -22,6 +22,7 @@ from aesm import (
     PrivateKey,
     SendBufferFull,
 )
+from aesm.server.manager import RESUMES_PER_SESSION
 from tests.messages.test_resume import DELAY, GRACE, ResumeTestCase
 from tests.support.helpers import XX
 from tests.support.pairs import Recorder
@@ -186,6 +187,25 @@ class TakeOverTests(HubTestCase):
             self.assertTrue(link.server.lost)
             link.toServer.stalled = False
         self.exchange()
+
+    def test_tooOften(self) -> None:
+        """
+        A client that comes back more often than anybody has reason to is told to try
+        again later; its session is kept.
+        """
+        self.begin(client={"retryPolicy": lambda failures: 0.1})
+        most = int(RESUMES_PER_SESSION * 10)
+        sent = self.far.sendData("kept")
+        for _ in range(2 * most):
+            self.cut()
+            self.network.advance(0.1)
+        refusals = [e.reason for e in self.entries(self.server) if e.event == "refused"]
+        self.assertGreaterEqual(len(refusals), 1)
+        self.assertIn("too often", refusals[0])
+        self.network.advance(10)
+        self.assertTrue(self.far.isOpen)
+        self.assertIsNone(self.successResultOf(sent))
+        self.assertEqual(self.take(self.near), ["kept"])
 
     def test_counted(self) -> None:
         """

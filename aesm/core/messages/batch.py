@@ -95,7 +95,7 @@ class Batch:
     @ivar room: what is left of that, bytes.
     """
 
-    __slots__ = ("bodies", "first", "kind", "micros", "room", "space")
+    __slots__ = ("_largest", "bodies", "first", "kind", "micros", "room", "space")
 
     def __init__(self, micros: int, first: int, kind: type, space: int) -> None:
         """
@@ -109,11 +109,22 @@ class Batch:
         self.bodies: list[Body] = []
         self.kind: type | None = kind if kind in (bytes, str) else None
         self.room = self.space = space
+        self._largest: int | None = None
 
     @property
     def count(self) -> int:
         """The number of messages."""
         return len(self.bodies)
+
+    @property
+    def largest(self) -> int:
+        """The bytes of the largest message."""
+        if self.room:  # more may come
+            return max(map(len, self.bodies), default=0)
+        # Looked for once: a client that comes back again and again asks each time.
+        if self._largest is None:
+            self._largest = max(map(len, self.bodies))
+        return self._largest
 
     @property
     def cost(self) -> int:
@@ -131,6 +142,7 @@ class Batch:
         first = Batch(self.micros, self.first, bytes, cost)
         first.bodies, first.kind, first.room = bodies, self.kind, 0
         del self.bodies[:count]
+        self._largest = None
         self.first += count
         self.space -= cost
         return first
@@ -288,6 +300,11 @@ class Share(Batch):
     def cost(self) -> int:
         """What they count for flow control, bytes, until this is closed."""
         return self.space - self._open.room
+
+    @property
+    def largest(self) -> int:
+        """The bytes of the largest message, until this is closed no less than these."""
+        return self.cost if self.room else super().largest
 
     @property
     def _open(self) -> SharedBatch:

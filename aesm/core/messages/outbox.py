@@ -129,9 +129,8 @@ class Outbox:
             and (
                 peer.maxMessage >= self._maxMessage
                 or all(
-                    len(body) <= peer.maxMessage
+                    batch.largest <= peer.maxMessage
                     for batch in chain(self._unacknowledged, self._unsent)
-                    for body in batch.bodies
                 )
             )
         )

@@ -8,7 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from aesm.core.messages.batch import MAX_COST, Batch, EncodedText
+from aesm.core.messages.batch import (
+    MAX_COST,
+    Batch,
+    EncodedText,
+    Share,
+    SharedBatch,
+)
 from aesm.core.messages.framereader import FrameReader
 from aesm.core.messages.frames import MESSAGE_OVERHEAD, Messages
 
@@ -55,6 +61,34 @@ class TurnTests(SynchronousTestCase):
         """A new one has all its room."""
         turn = Batch(0, 3, bytes, MAX_COST)
         self.assertEqual((turn.first, turn.bodies, turn.room), (3, [], MAX_COST))
+
+    def test_largest(self) -> None:
+        """It knows its largest message, while more come and after it is cut."""
+        turn = Batch(0, 0, bytes, MAX_COST)
+        self.assertEqual(turn.largest, 0)
+        for size, largest in ((3, 3), (5, 5), (4, 5)):
+            turn.bodies.append(bytes(size))
+            turn.room -= size + MESSAGE_OVERHEAD
+            self.assertEqual(turn.largest, largest)
+        turn.space -= turn.room
+        turn.room = 0
+        self.assertEqual(turn.largest, 5)
+        self.assertEqual(turn.cut(2).largest, 5)
+        self.assertEqual(turn.largest, 4)
+
+    def test_largestShare(self) -> None:
+        """Of what is sent to many it is known once a share is closed."""
+        shared = SharedBatch(0)
+        shared.add(bytes(100))
+        shared.add(bytes(10))
+        share = Share(shared, 0, None)
+        self.assertGreaterEqual(share.largest, 10)
+        shared.add(bytes(20))
+        self.assertGreaterEqual(share.largest, 20)
+        share.close()
+        share.space -= share.room
+        share.room = 0
+        self.assertEqual(share.largest, 20)
 
     def test_encode(self) -> None:
         """It is one BATCH, or a frame for each message, with its time."""
