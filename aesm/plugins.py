@@ -11,7 +11,8 @@ keywords are
 
   - C{key}, C{psk}: the files of our own key and of the pre-shared key;
   - C{name}: the application name that both sides share;
-  - for a server C{authorizedKeys}, a file;
+  - for a server C{authorizedKeys}, a file, and the numbers C{maxConnections},
+    C{maxConnectionsPerHost} and C{handshakesPerHost};
   - for a client C{knownServers}, a file, or C{pinned}: the server's public
     key, or several with commas in between.
 
@@ -51,7 +52,12 @@ PREFIX = "aesm"
 
 # The keywords of a string.
 _BOTH = ("endpoint", "key", "psk", "name")
-_SERVER = (*_BOTH, "authorizedKeys")
+_NUMBERS = {
+    "maxConnections": int,
+    "maxConnectionsPerHost": int,
+    "handshakesPerHost": float,
+}
+_SERVER = (*_BOTH, "authorizedKeys", *_NUMBERS)
 _CLIENT = (*_BOTH, "knownServers", "pinned")
 
 
@@ -81,13 +87,18 @@ class ServerParser:
 
         # Here, not above: whoever asks Twisted for its plugins, C{twistd --help} for
         # one, loads this module.
-        from twisted.internet.endpoints import serverFromString
-
         from aesm.secure.endpoints import wrapServerEndpoint
+        from aesm.secure.listening import serverEndpoint
 
+        numbers = {
+            word: _number(word, options.pop(word))
+            for word in _NUMBERS
+            if word in options
+        }
         return wrapServerEndpoint(
-            serverFromString(reactor, endpoint),
+            serverEndpoint(reactor, endpoint),
             reactor=IReactorTime(reactor),
+            **numbers,
             **_loadKey(options),
         )
 
@@ -162,6 +173,19 @@ def _options(
             r"its own colons are written \: as in aesm:tcp\:8443"
         )
     return given[0], {word: kwargs[word] for word in kwargs if word != "endpoint"}
+
+
+def _number(word: str, value: str) -> Any:
+    """
+    Read the number of a keyword.
+
+    @raise ValueError: it is none.
+    """
+    try:
+        return _NUMBERS[word](value)
+    except ValueError:
+        what = "a whole number" if _NUMBERS[word] is int else "a number"
+        raise ValueError(f"aesm: {word}= must be {what}, not {value!r}") from None
 
 
 def _unknown(word: str, known: tuple[str, ...]) -> str:

@@ -12,7 +12,6 @@ import os
 from collections.abc import Sequence
 from typing import Any, TextIO
 
-from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.plugin import getPlugins
 from twisted.python import usage
@@ -23,8 +22,10 @@ from aesm.core.messages.hello import DEFAULT_HEARTBEAT, DEFAULT_MAX_MESSAGE
 from aesm.errors import KeyFileError, SpoolError
 from aesm.interfaces import IMessageHandlerMaker
 from aesm.secure.factory import HANDSHAKE_TIMEOUT
-from aesm.server.admission import MAX_CONNECTIONS
-from aesm.server.factory import MAX_CONNECTIONS_PER_HOST, AESMServerFactory
+from aesm.secure.listening import serverEndpoint
+from aesm.secure.openfiles import raiseFileLimit
+from aesm.secure.places import MAX_CONNECTIONS
+from aesm.server.factory import AESMServerFactory
 from aesm.server.sessions import SESSION_GRACE
 from aesm.store.sqlite import SpoolFile
 from aesm.text import escape
@@ -78,8 +79,8 @@ class Options(usage.Options):
         [
             "max-connections-per-host",
             None,
-            MAX_CONNECTIONS_PER_HOST,
-            "Connections of one host.",
+            None,
+            "Connections of one host. [default: a quarter of those in all]",
         ],
         [
             "messages-per-key",
@@ -172,6 +173,7 @@ class Options(usage.Options):
             for name in _NUMBERS
             if self[name] is not None
         }
+        raiseFileLimit()
         try:
             self.factory = AESMServerFactory(
                 name=self["name"],
@@ -282,7 +284,7 @@ def _endpoint(text: str) -> IStreamServerEndpoint:
     from twisted.internet import reactor
 
     try:
-        return IStreamServerEndpoint(serverFromString(reactor, text))
+        return serverEndpoint(reactor, text)
     except Exception as error:  # a plugin's code may parse it
         if text.startswith("systemd:") and isinstance(error, LookupError):
             # Twisted wants all three variables, though sd_listen_fds(3) does not.

@@ -40,7 +40,8 @@ from aesm.secure.factory import HANDSHAKE_TIMEOUT, checkTimeout
 from aesm.secure.hosts import clientEndpoint
 from aesm.secure.listening import listenOn
 from aesm.secure.options import ChannelOptions, channelSettings, reactorOr
-from aesm.secure.wrapping import ClientFactory, ServerFactory
+from aesm.secure.places import HANDSHAKES_PER_HOST, Places
+from aesm.secure.wrapping import ClientFactory, ServerFactory, canYield
 from aesm.trust.locations import locationOf
 from aesm.trust.policies import clientPolicy, trustPolicy
 
@@ -53,6 +54,9 @@ def wrapServerEndpoint(
     endpoint: IStreamServerEndpoint,
     *,
     authorizedKeys: object = None,
+    maxConnections: int | None = None,
+    maxConnectionsPerHost: int | None = None,
+    handshakesPerHost: float = HANDSHAKES_PER_HOST,
     handshakeTimeout: float = HANDSHAKE_TIMEOUT,
     reactor: IReactorTime | None = None,
     **channel: Unpack[ChannelOptions],
@@ -65,6 +69,11 @@ def wrapServerEndpoint(
         L{IClientPolicy<aesm.interfaces.IClientPolicy>}, a callable like its
         C{checkClient}, or None to let any key in.  A key that is taken out of
         the file is disconnected.
+    @param maxConnections: connections in all; None for as many as the limit on open
+        files allows, and no more than 4,096.
+    @param maxConnectionsPerHost: connections of one host, IPv6 by /64; None for a
+        quarter of C{maxConnections}, and at least 8.
+    @param handshakesPerHost: handshakes of one host, a second.
     @param handshakeTimeout: seconds from a connection's start to its opening.
     @param reactor: keeps time; None for the installed one.
     @param channel: C{key}, C{name}, C{psk} and C{suites}, as
@@ -82,6 +91,9 @@ def wrapServerEndpoint(
         handshakeTimeout=checkTimeout(handshakeTimeout),
         settings=channelSettings("server.key", **channel),
         policy=clientPolicy(authorizedKeys),
+        places=Places(
+            maxConnections, maxConnectionsPerHost, handshakesPerHost, canYield=canYield
+        ),
     )
     return _ServerEndpoint(IStreamServerEndpoint(endpoint), makeFactory)
 

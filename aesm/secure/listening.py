@@ -1,6 +1,8 @@
 """
-Listening, also where a server that was killed has left its UNIX socket::
+Listening, with room for all who come at once, and also where a server that was killed
+has left its UNIX socket::
 
+    endpoint = serverEndpoint(reactor, "tcp:8765")
     port = await listenOn(endpoint, factory)
 
 Twisted's lock beside the socket names the process that has it.  That of a process that
@@ -13,12 +15,14 @@ the socket itself.
 from __future__ import annotations
 
 import os
+import re
 import socket
 import stat
 from contextlib import suppress
 from time import time
 
 from twisted.internet.defer import Deferred, fail, maybeDeferred
+from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import (
     IListeningPort,
@@ -28,11 +32,27 @@ from twisted.internet.interfaces import (
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-__all__ = ["listenOn"]
+__all__ = ["listenOn", "serverEndpoint"]
 
 _log = Logger(namespace="aesm.secure")
 
+BACKLOG = 1024  # connections that wait to be accepted; Twisted's default is 50
+_QUEUE = re.compile(r"^((?:haproxy:)?(?:tcp|tcp6|ssl|unix):)")
 STARTUP = 1.0  # seconds in which a server that has its socket's name listens at it
+
+
+def serverEndpoint(reactor: object, text: str) -> IStreamServerEndpoint:
+    """
+    Parse a server endpoint's string; where it does not say how many connections may
+    wait to be accepted, all clients of a server that was started again may.
+
+    @see: C{twisted.internet.endpoints.serverFromString}
+    """
+    # Of two values the last one counts, and that is not ours.
+    with suppress(TypeError):  # it has one that is not named
+        given = _QUEUE.sub(rf"\1backlog={BACKLOG}:", text)
+        return IStreamServerEndpoint(serverFromString(reactor, given))
+    return IStreamServerEndpoint(serverFromString(reactor, text))
 
 
 def listenOn(

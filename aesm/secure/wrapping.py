@@ -24,16 +24,19 @@ from twisted.python.failure import Failure
 
 from aesm.core.channel.roles import ClientChannel, ServerChannel
 from aesm.core.channel.settings import ChannelSettings
-from aesm.errors import AESMError, NotAuthorized
+from aesm.errors import AESMError, CloseCode, ConnectionClosed, NotAuthorized
 from aesm.interfaces import IClientPolicy, ITrustPolicy
 from aesm.secure.factory import SecureFactory
+from aesm.secure.places import Places, hostOfPeer
 from aesm.secure.protocol import SecureProtocol
+from aesm.secure.rawtransport import HangUp
+from aesm.secure.states import Phase
 from aesm.trust.clients import RELOAD_INTERVAL, AuthorizedKeys
 from aesm.trust.keys import PublicKey
 from aesm.trust.locations import locationOfAddress
 from aesm.trust.policies import checkClient, checkServer
 
-__all__ = ["ClientFactory", "ServerFactory"]
+__all__ = ["ClientFactory", "ServerFactory", "canYield"]
 
 _log = Logger(namespace="aesm.secure")
 
@@ -96,15 +99,18 @@ class ServerFactory(WrappingFactory):
         handshakeTimeout: float,
         settings: ChannelSettings,
         policy: IClientPolicy | None,
+        places: Places,
     ) -> None:
         """
         @param inner: builds what runs inside.
         @param settings: of the secure channels.
         @param policy: decides on clients; None lets any in.
+        @param places: counts them.
         """
         super().__init__(clock, handshakeTimeout, settings, inner)
         self.publicKey = PublicKey(settings.publicKey)
         self._policy = policy
+        self._places = places
         self._connections: set[SecureProtocol] = set()
         self._reload: IDelayedCall | None = None
 
@@ -115,6 +121,7 @@ class ServerFactory(WrappingFactory):
 
     def startFactory(self) -> None:
         """Listening begins: look at the authorized keys from now on."""
+        self._places.checkFiles()
         if isinstance(self._policy, AuthorizedKeys):
             self._reloadKeys(self._policy)
 
@@ -125,35 +132,76 @@ class ServerFactory(WrappingFactory):
             self._reload = None
 
     def buildProtocol(self, addr: IAddress | None) -> Protocol:
-        """Build the protocol on a raw transport."""
+        """
+        Build the protocol on a raw transport.
+
+        @return: one that hangs up at once if there are too many.
+        """
+        host = hostOfPeer(addr)
+        refusal = self._places.refusal(host)
+        if refusal is not None:
+            _refused(cast(IAddress, addr), None, refusal)
+            return HangUp()
         secure = SecureProtocol(self, ServerChannel(self._settings))
         self._connections.add(secure)
+        self._places.begin(secure, host)
         return secure
+
+    def peerBegins(self, secure: SecureProtocol) -> AESMError | None:
+        """
+        Take a token for a handshake.
+
+        @return: None to go on, or why not to.
+        """
+        return self._places.take(secure, self.clock.seconds())
 
     def decide(
         self, secure: SecureProtocol, publicKey: PublicKey, payload: bytes
     ) -> Deferred[Any]:
         """
-        Ask the client policy.
+        Ask the client policy, and see whether there is still room.
 
         @param payload: its hello, which says nothing about a stream.
-        @return: fires to let it in; fails with L{NotAuthorized}.
+        @return: fires to let it in; fails with L{NotAuthorized}, or with
+            L{ConnectionClosed} (1013) if there is no room.
         """
-        return checkClient(self._policy, publicKey, secure.transport.getPeer())
+        answer = checkClient(self._policy, publicKey, secure.transport.getPeer())
+        return answer.addCallback(self._cbAuthorized, secure, publicKey)
+
+    def _cbAuthorized(
+        self, name: str | None, secure: SecureProtocol, publicKey: PublicKey
+    ) -> None:
+        """
+        Let in whose key is authorized, if there is room or somebody makes room.
+
+        @raise ConnectionClosed: there is none (1013).
+        """
+        host = hostOfPeer(secure.transport.getPeer())
+        refusal = self._places.refusal(host, publicKey)
+        if refusal is not None:
+            raise ConnectionClosed(refusal, CloseCode.TRY_AGAIN_LATER)
+        yielding = self._places.yielding(host, publicKey)
+        self._places.finish(secure)
+        self._places.enter(secure, host, publicKey)
+        if yielding is not None:
+            cast(SecureProtocol, yielding).fail(
+                ConnectionClosed(
+                    "it made room for another client", CloseCode.TRY_AGAIN_LATER
+                )
+            )
 
     def failed(self, secure: SecureProtocol, reason: AESMError) -> None:
         """Log a client that was not let in."""
         peer = secure.channel.peer
-        _log.warn(
-            "refused {address}, key {peer}: {reason!r}",
-            address=locationOfAddress(secure.transport.getPeer()),
-            peer=str(PublicKey(peer)) if peer else None,
-            reason=str(reason),
+        _refused(
+            secure.transport.getPeer(), PublicKey(peer) if peer else None, str(reason)
         )
 
     def ended(self, secure: SecureProtocol) -> None:
         """Forget a connection that is gone."""
         self._connections.discard(secure)
+        self._places.finish(secure)
+        self._places.leave(secure)
 
     def _reloadKeys(self, policy: AuthorizedKeys) -> None:
         """
@@ -168,6 +216,25 @@ class ServerFactory(WrappingFactory):
                     f"the key {PublicKey(secure.channel.peer)} is no longer authorized"
                 )
             )
+
+
+def canYield(secure: SecureProtocol) -> bool:
+    """Tell whether a connection that is in can be closed to make room."""
+    return secure.phase is Phase.OPEN
+
+
+def _refused(address: IAddress, peer: PublicKey | None, reason: str) -> None:
+    """
+    Log a client that was not let in.
+
+    @param peer: its key, once it has proved one.
+    """
+    _log.warn(
+        "refused {address}, key {peer}: {reason!r}",
+        address=locationOfAddress(address),
+        peer=None if peer is None else str(peer),
+        reason=reason,
+    )
 
 
 class ClientFactory(WrappingFactory):

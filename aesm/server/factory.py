@@ -37,9 +37,10 @@ from aesm.messages.connection import Connection
 from aesm.messages.protocol import AESMProtocol
 from aesm.secure.factory import HANDSHAKE_TIMEOUT, SecureFactory
 from aesm.secure.options import agent, channelSettings, reactorOr
+from aesm.secure.places import HANDSHAKES_PER_HOST, Places, hostOfPeer
 from aesm.secure.protocol import SecureProtocol
 from aesm.secure.rawtransport import HangUp
-from aesm.server.admission import Admission, farewell
+from aesm.server.admission import Admission, canYield, farewell
 from aesm.server.broadcast import Broadcast
 from aesm.server.manager import ConnectionManager
 from aesm.server.registry import Connections
@@ -54,8 +55,6 @@ __all__ = ["STOP_DEADLINE", "AESMServerFactory", "Message"]
 
 TOTAL_BUFFER = 1 << 30  # bytes of messages, for all connections together
 KEY_FILE = "server.key"  # in the state directory
-MAX_CONNECTIONS_PER_HOST = 1024
-HANDSHAKES_PER_HOST = 100.0  # a second
 MAX_AGENT = 64  # characters of a client's agent to log
 STOP_DEADLINE = 5.0  # seconds
 
@@ -117,7 +116,7 @@ class AESMServerFactory(SecureFactory):
         authorizedKeys: object = None,
         handler: object = None,
         maxConnections: int | None = None,
-        maxConnectionsPerHost: int = MAX_CONNECTIONS_PER_HOST,
+        maxConnectionsPerHost: int | None = None,
         handshakesPerHost: float = HANDSHAKES_PER_HOST,
         perKey: str = "allow",
         handshakeTimeout: float = HANDSHAKE_TIMEOUT,
@@ -143,7 +142,8 @@ class AESMServerFactory(SecureFactory):
             leaves packets in the connections' streams.
         @param maxConnections: connections in all; None for as many as the limit
             on open files allows, and no more than 4,096.
-        @param maxConnectionsPerHost: connections of one host, IPv6 by /64.
+        @param maxConnectionsPerHost: connections of one host, IPv6 by /64; None for a
+            quarter of C{maxConnections}, and at least 8.
         @param handshakesPerHost: handshakes of one host, a second.
         @param perKey: what a second connection of one key does: C{"allow"},
             C{"replace"} the first, or C{"reject"} it.
@@ -184,13 +184,14 @@ class AESMServerFactory(SecureFactory):
         self.publicKey = PublicKey(self._settings.publicKey)
         self.connections = Connections()
         self._broadcast = Broadcast(self.connections)
+        self._places = Places(
+            maxConnections,
+            maxConnectionsPerHost,
+            handshakesPerHost,
+            canYield=canYield,
+        )
         self._admission = Admission(
-            self.connections,
-            clientPolicy(authorizedKeys),
-            maxConnections=maxConnections,
-            maxConnectionsPerHost=maxConnectionsPerHost,
-            handshakesPerHost=handshakesPerHost,
-            perKey=perKey,
+            self.connections, clientPolicy(authorizedKeys), self._places, perKey
         )
         self._manager = ConnectionManager(
             self.clock,
@@ -204,10 +205,8 @@ class AESMServerFactory(SecureFactory):
             messagesPerKey,
             bytesPerKey,
         )
-        # All whose transports are not gone; and those of them that count for
-        # C{Admission.mostPending}, since they are not let in, the oldest first.
+        # All whose transports are not gone.
         self._incoming: dict[SecureProtocol, _PendingConnection] = {}
-        self._handshaking: dict[SecureProtocol, None] = {}
         self._numbers = count(1)
         self._reload: IDelayedCall | None = None
         self._gone: list[Deferred[None]] = []  # fire when nothing is incoming
@@ -304,7 +303,7 @@ class AESMServerFactory(SecureFactory):
     def startFactory(self) -> None:
         """Listening begins: look at the authorized keys from now on."""
         self._manager.start()
-        self._admission.checkFiles()
+        self._places.checkFiles()
         self._scheduleReload()
 
     def stopFactory(self) -> None:
@@ -322,7 +321,8 @@ class AESMServerFactory(SecureFactory):
             since not every factory around this one knows what to do with None.
         """
         address = addressOf(cast(IAddress, addr), next(self._numbers))
-        refusal = self._admission.full(address)
+        host = hostOfPeer(addr)
+        refusal = self._places.refusal(host)
         if self._manager.stopping:
             refusal = "the server is stopping"
         if refusal is not None:
@@ -330,17 +330,7 @@ class AESMServerFactory(SecureFactory):
             return HangUp()
         secure = SecureProtocol(self, ServerChannel(self._settings))
         self._incoming[secure] = _PendingConnection(address)
-        self._handshaking[secure] = None
-        most = self._admission.mostPending
-        if len(self._handshaking) > most:
-            oldest = next(iter(self._handshaking))
-            del self._handshaking[oldest]  # it may take a turn until it is gone
-            oldest.fail(
-                HandshakeError(
-                    f"more than {most} connections have not finished their "
-                    "handshake: the oldest made room"
-                )
-            )
+        self._places.begin(secure, host)
         return secure
 
     # SecureFactory
@@ -357,7 +347,7 @@ class AESMServerFactory(SecureFactory):
         address = addressOf(secure.transport.getPeer(), next(self._numbers))
         if isinstance(address, tuple):
             pending.address = address
-        return self._admission.begin(pending.address, self.clock.seconds())
+        return self._places.take(secure, self.clock.seconds())
 
     def decide(
         self, secure: SecureProtocol, publicKey: PublicKey, payload: bytes
@@ -422,7 +412,7 @@ class AESMServerFactory(SecureFactory):
 
     def opened(self, secure: SecureProtocol) -> None:
         """List a client that is let in."""
-        del self._handshaking[secure]
+        self._places.finish(secure)
         pending = self._incoming[secure]
         agent = cast(Hello, pending.hello).agent[:MAX_AGENT]
         self._manager.enter(
@@ -440,7 +430,7 @@ class AESMServerFactory(SecureFactory):
 
     def ended(self, secure: SecureProtocol) -> None:
         """Take note that a connection is gone."""
-        self._handshaking.pop(secure, None)
+        self._places.finish(secure)
         pending = self._incoming.pop(secure)
         if pending.begun is not None:
             self._manager.abandon(pending.begun)

@@ -26,7 +26,6 @@ from twisted.internet.defer import (
     maybeDeferred,
     succeed,
 )
-from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import (
     IAddress,
     IListeningPort,
@@ -38,7 +37,7 @@ from twisted.python.failure import Failure
 
 from aesm.messages.address import Address
 from aesm.secure.announce import announce
-from aesm.secure.listening import listenOn
+from aesm.secure.listening import listenOn, serverEndpoint
 from aesm.server.factory import STOP_DEADLINE, AESMServerFactory, Message, checkSpread
 from aesm.server.registry import Connections
 from aesm.trust.keys import PublicKey
@@ -99,7 +98,7 @@ class Server(Service):
         self.factory = factory
         self.addresses: list[Address] = []
         self._endpoints = [
-            serverFromString(reactor or factory.clock, each)
+            serverEndpoint(reactor or factory.clock, each)
             if isinstance(each, str)
             else IStreamServerEndpoint(each)
             for each in (endpoint, *others)

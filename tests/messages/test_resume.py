@@ -160,10 +160,10 @@ class ResumeTestCase(ServiceTestCase):
 
         @param server: the server.
         """
-        manager, admission = server.factory._manager, server.factory._admission
+        manager, places = server.factory._manager, server.factory._places
         self.assertEqual(manager.sessions._waiting, {})
         self.assertEqual(manager.sessions._byName, {})
-        self.assertEqual(admission._hosts, {})
+        self.assertEqual((len(places._hosts), len(places._pending)), (0, 0))
         self.assertEqual(manager.budget._keptCost, 0)
         self.assertEqual(server.connections.held, 0)
         self.assertEqual(list(server.connections), [])

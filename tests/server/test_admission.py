@@ -13,7 +13,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from aesm import ConnectionClosed, Connections, NotAuthorized, ProtocolError
 from aesm.core.messages.hello import Hello
 from aesm.interfaces import IClientPolicy
-from aesm.server.admission import Admission
+from aesm.secure.places import Places
+from aesm.server.admission import Admission, canYield
 from tests.support.pairs import CLIENT_KEY
 
 ADDRESS = ("192.0.2.1", 5)
@@ -25,17 +26,21 @@ def makeAdmission(policy: Any = None, **options: Any) -> Admission:
     Make one.
 
     @param policy: decides on keys.
-    @param options: instead of the usual.
+    @param options: of L{Places}, and C{perKey}.
     """
-    usual: dict[str, Any] = {
-        "maxConnections": 9,
-        "maxConnectionsPerHost": 9,
-        "handshakesPerHost": 9.0,
-        "perKey": "allow",
-    }
-    return Admission(
-        Connections(), policy and IClientPolicy(policy), **(usual | options)
-    )
+    perKey = options.pop("perKey", "allow")
+    places = Places(canYield=canYield, **options)
+    return Admission(Connections(), policy and IClientPolicy(policy), places, perKey)
+
+
+class Counted:
+    """
+    As much of a connection as is counted.
+
+    @ivar peer: whose it is.
+    """
+
+    peer = CLIENT_KEY.publicKey
 
 
 class AdmissionTests(SynchronousTestCase):
@@ -63,36 +68,20 @@ class AdmissionTests(SynchronousTestCase):
     def test_full(self) -> None:
         """Who is counted takes room until it leaves."""
         admission = makeAdmission(maxConnections=1)
-        self.assertIsNone(admission.full(ADDRESS))
-        connection: Any = object()
+        self.successResultOf(self.decide(admission))
+        connection: Any = Counted()
         admission.enter(connection, ADDRESS)
-        self.assertIn("maxConnections", admission.full("unix-1") or "")
         error: Any = self.failureResultOf(
             self.decide(admission), ConnectionClosed
         ).value
         self.assertEqual(error.code, 1013)
         admission.leave(connection)
-        self.assertIsNone(admission.full(ADDRESS))
+        self.successResultOf(self.decide(admission))
 
-    def test_begin(self) -> None:
-        """Handshakes are counted by host; a connection without one is not."""
-        admission = makeAdmission(handshakesPerHost=0.1)
-        self.assertIsNone(admission.begin(ADDRESS, 0.0))
-        refusal: Any = admission.begin(ADDRESS, 0.0)
-        self.assertEqual(refusal.code, 1013)
-        for _ in range(3):
-            self.assertIsNone(admission.begin("unix-1", 0.0))
-
-    def test_options(self) -> None:
-        """Options that cannot be are refused by name."""
-        for option, value in (
-            ("maxConnections", 0),
-            ("maxConnectionsPerHost", -1),
-            ("handshakesPerHost", 0.0),
-            ("perKey", "maybe"),
-        ):
-            with self.assertRaisesRegex(ValueError, option):
-                makeAdmission(**{option: value})
+    def test_perKey(self) -> None:
+        """An option that cannot be is refused by name."""
+        with self.assertRaisesRegex(ValueError, "perKey"):
+            makeAdmission(perKey="maybe")
 
     def test_reload(self) -> None:
         """Only files are read again."""

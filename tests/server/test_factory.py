@@ -28,10 +28,11 @@ from aesm import (
 )
 from aesm.client import connect
 from aesm.core.messages.frames import FrameType, encodeFrame
+from aesm.core.messages.hello import Hello
 from aesm.errors import ConnectionClosed, HandshakeError, ProtocolError, SpoolError
 from aesm.interfaces import IMessageHandler, IMessageHandlerMaker
+from aesm.secure import places
 from aesm.secure.protocol import SecureProtocol
-from aesm.server import admission
 from aesm.server.admission import farewell
 from aesm.testing.transport import MemoryLink
 from aesm.trust.clients import RELOAD_INTERVAL
@@ -376,21 +377,76 @@ class LimitTests(PairTestCase):
 
     def test_pending(self) -> None:
         """
-        Of those who have not come in yet the oldest make room for new ones; who
-        is in is not touched.
+        Of those who have not come in yet the oldest of a host make room for new ones
+        of it; who is in, and who comes from elsewhere, is not touched.
         """
-        self.patch(admission, "MIN_PENDING", 1)
-        self.patch(admission, "MAX_PENDING", 3)
+        self.patch(places, "MIN_PENDING", 1)
+        self.patch(places, "MAX_PENDING", 12)
         network, server = self.serve()
         inside = self.join(network)
+        distant = self.rawClient(network, host="192.0.2.9")
         silent = [self.rawClient(network, port=n) for n in range(1, 6)]
         network.deliver()
         self.assertEqual([s.closed for s in silent], [1, 1, 0, 0, 0])
+        self.assertEqual(distant.closed, 0)
         self.assertFalse(inside.isOver)
         self.assertTrue(self.tryFrom(network, "192.0.2.1"))
+        self.assertTrue(self.tryFrom(network, "127.0.0.1"))
         refused = [e for e in self.entries(server) if e.event == "refused"]
         self.assertEqual([e[0][1] for e in refused], [1, 2, 3])
         self.assertIn("made room", refused[0].reason)
+
+    def test_madeRoom(self) -> None:
+        """
+        When all places are taken, the oldest connection of the key that has most is
+        told to try again later, for one whose key has none; others are not.
+        """
+        network, server = self.serve(maxConnections=3)
+        greedy = PrivateKey.generate()
+        first = self.join(network, key=greedy, host="192.0.2.1")
+        second = self.join(network, key=greedy, host="192.0.2.2")
+        other = self.join(network, host="192.0.2.3")
+        self.assertTrue(self.tryFrom(network, "192.0.2.4"))
+        self.assertEqual(self.closedReason(first).code, 1013)
+        self.assertFalse(self.tryFrom(network, "192.0.2.5"))  # all have one
+        again = self.connecting(network, key=greedy, host="192.0.2.6")
+        network.deliver()
+        self.failureResultOf(again)
+        self.assertFalse(second.isOver or other.isOver)
+        self.assertEqual(len(server.connections), 3)
+
+    def test_backWhenFull(self) -> None:
+        """
+        A client that comes back needs no place that another would have to make for it.
+        """
+        network, server = self.serve(maxConnections=3)
+        greedy = PrivateKey.generate()
+        mine = PrivateKey.generate()
+        others = [self.join(network, key=greedy, host="192.0.2.1") for _ in range(2)]
+        client = self.join(network, key=mine, host="192.0.2.3")
+        admission = server.factory._admission
+        (there,) = server.connections.byPeer(mine.publicKey)
+        hello = Hello(session=there.session.name)
+        address = ("192.0.2.3", 5)
+        replaced, yielding = admission._leaving(mine.publicKey, hello, address)
+        self.assertEqual((replaced, yielding), ([], None))
+        other = PrivateKey.generate().publicKey
+        _, yielding = admission._leaving(other, Hello(), address)
+        (oldest, _) = server.connections.byPeer(greedy.publicKey)
+        self.assertIs(yielding, oldest)
+        self.assertFalse(any(one.isOver for one in (*others, client)))
+
+    def test_ofKey(self) -> None:
+        """One key has a quarter of the places, wherever it comes from."""
+        network, server = self.serve(maxConnections=36)
+        key = PrivateKey.generate()
+        for number in range(9):
+            self.join(network, key=key, host=f"192.0.2.{number}")
+        tenth = self.connecting(network, key=key, host="192.0.2.10")
+        network.deliver()
+        self.assertClosed(tenth, 1013)
+        self.assertIn("of this key", self.entries(server)[-1].reason)
+        self.assertTrue(self.tryFrom(network, "192.0.2.10"))
 
     def test_sameMoment(self) -> None:
         """
@@ -711,8 +767,8 @@ class LifeTests(PairTestCase):
         for protocol in protocols:
             self.assertIsInstance(protocol, SecureProtocol)
         self.assertEqual(server.factory._incoming, {})
-        self.assertEqual(server.factory._handshaking, {})
-        self.assertEqual(server.factory._admission._hostLimits.all, 0)
+        self.assertEqual(len(server.factory._places._pending), 0)
+        self.assertEqual(len(server.factory._places._hosts), 0)
 
     def test_counts(self) -> None:
         """However connections end, the count of them comes back to nothing."""
@@ -730,7 +786,7 @@ class LifeTests(PairTestCase):
         server.connections.getDataOrdinal()
         self.assertEqual(len(server.connections), 0)
         self.assertEqual(server.factory._incoming, {})
-        self.assertEqual(server.factory._admission._hostLimits.all, 0)
+        self.assertEqual(len(server.factory._places._hosts), 0)
         events = [entry.event for entry in self.entries(server)]
         self.assertEqual(events, ["accepted", "lost"] * len(ends))
 

@@ -1,0 +1,53 @@
+"""
+How the files that a process may have open are shared out: each connection is one.
+
+  - own files: the log, the spool, keys that are read, what listens, the event loop's;
+  - the turn's: connections that came in this turn of the event loop and make room, or
+    are turned away, are closed only after it;
+  - handshakes: so that who is in does not keep others from coming in;
+  - places, for those who are in: the rest.
+
+Where a process has no file left, Twisted closes whoever waits to be accepted, be it a
+good client or not, and logs three lines for each.  So it must not come to that.
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+from contextlib import suppress
+
+__all__ = ["filesForConnections", "placesPossible", "raiseFileLimit"]
+
+OWN_FILES = 64
+TURN_FILES = 1024
+MAX_PENDING = 4096  # connections in the handshake
+MIN_PENDING = 8
+
+
+def filesForConnections() -> int:
+    """Tell how many files there are for those who are in and in the handshake."""
+    files = _limit()
+    return max(1, files - min(OWN_FILES, files // 4) - min(TURN_FILES, files // 4))
+
+
+def placesPossible() -> int:
+    """
+    Tell how many connections may be in, so that files are left for handshakes; at
+    least one.
+    """
+    handshakes = max(MIN_PENDING, min(MAX_PENDING, _limit() // 8))
+    return max(1, filesForConnections() - handshakes)
+
+
+def raiseFileLimit() -> None:
+    """Let this process have as many files open as the system allows it."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):  # some systems say more than they allow
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _limit() -> int:
+    """Tell how many files may be open."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return sys.maxsize if soft == resource.RLIM_INFINITY else soft
