@@ -130,6 +130,24 @@ class FormTests(StringTestCase):
         with self.assertRaisesRegex(ValueError, "public key is 44 characters"):
             self.client(r"aesm:tcp\:h\:8443:pinned=x")
 
+    def test_numbers(self) -> None:
+        """Bounds are numbers, which are said to be wrong as other keywords are."""
+        for word, kind in (
+            ("maxConnections", "a whole number"),
+            ("maxConnectionsPerHost", "a whole number"),
+            ("handshakesPerHost", "a number"),
+        ):
+            self.server(rf"aesm:tcp\:8443:{word}=7")
+            for value in ("many", "1e"):
+                with self.assertRaisesRegex(
+                    ValueError, f"aesm: {word}= must be {kind}, not '{value}'"
+                ):
+                    self.server(rf"aesm:tcp\:8443:{word}={value}")
+            with self.assertRaisesRegex(ValueError, f"{word} must be above 0"):
+                self.server(rf"aesm:tcp\:8443:{word}=0")
+            with self.assertRaisesRegex(ValueError, f"{word} is for servers only"):
+                self.client(rf"aesm:tcp\:h\:8443:{word}=7")
+
     def test_inside(self) -> None:
         """What is wrong with the endpoint inside is that endpoint's to say."""
         for read in (self.server, self.client):
@@ -161,7 +179,8 @@ class EndToEndTests(TestCase):
         port = await serverFromString(
             cast(Any, reactor),
             rf"aesm:tcp\:0\:interface\=127.0.0.1:key={directory / 'server.key'}:"
-            rf"authorizedKeys={directory / 'clients'}:{both}",
+            rf"authorizedKeys={directory / 'clients'}:{both}:maxConnections=9:"
+            r"maxConnectionsPerHost=9:handshakesPerHost=0.5",
         ).listen(Once(inner))
         self.addCleanup(port.stopListening)
         where = rf"tcp\:127.0.0.1\:{cast(Any, port.getHost()).port}"

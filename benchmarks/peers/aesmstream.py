@@ -12,6 +12,7 @@ from typing import Any
 from aesm import Pinned, PrivateKey
 from aesm.secure import wrapClientEndpoint, wrapServerEndpoint
 from benchmarks.command import main
+from benchmarks.peers.aesm import MANY
 from benchmarks.peers.onreactor import Link, TwistedPeer
 
 
@@ -37,7 +38,13 @@ class Peer(TwistedPeer):
     def serverEndpoint(self, directory: str) -> Any:
         """Where to listen."""
         endpoint = super().serverEndpoint(directory)
-        return wrapServerEndpoint(endpoint, key=_key(directory, "aesm.key"))
+        return wrapServerEndpoint(
+            endpoint,
+            key=_key(directory, "aesm.key"),
+            maxConnections=MANY,
+            maxConnectionsPerHost=MANY,
+            handshakesPerHost=MANY,
+        )
 
     def clientEndpoint(self, directory: str, port: int) -> Any:
         """Where to connect to."""

@@ -5,6 +5,7 @@ The options of C{twistd aesm}.
 from __future__ import annotations
 
 import os
+import resource
 import stat
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from zope.interface.verify import verifyObject
 
 from aesm.commands.tap import Options, makeService
 from aesm.errors import SpoolError
+from aesm.secure.openfiles import placesPossible
 from aesm.store.sqlite import SpoolFile
 from aesm.trust.keys import PSK, PrivateKey
 
@@ -99,6 +101,21 @@ class OptionsTests(TapTestCase):
         self.assertEqual(options.clientOptions(), ["--name", "other", "--psk", psk])
         for path in (log, self.home / "spool"):
             self.assertEqual(stat.S_IMODE(os.stat(path).st_mode), 0o600)
+
+    def test_openFiles(self) -> None:
+        """
+        It may have as many files open as the system allows, and has as many places; a
+        quarter of them for one host, if nothing else is said.
+        """
+        limits = [(100, 2048)]
+        self.patch(resource, "getrlimit", lambda what: limits[-1])
+        self.patch(resource, "setrlimit", lambda what, new: limits.append(new))
+        places = self.parse().factory._places
+        self.assertEqual(limits[-1], (2048, 2048))
+        self.assertEqual(places.maxConnections, placesPossible())
+        self.assertEqual(places.maxPerHost, placesPossible() // 4)
+        places = self.parse("--max-connections-per-host", "1000").factory._places
+        self.assertEqual(places.maxPerHost, 1000)
 
     def test_relativePath(self) -> None:
         """

@@ -48,10 +48,13 @@ from aesm.interfaces import ITrustPolicy
 from aesm.secure import (
     SecureAddress,
     SecureTransport,
+    places,
     wrapClientEndpoint,
     wrapServerEndpoint,
 )
 from aesm.secure.announce import announce
+from aesm.secure.wrapping import ServerFactory
+from aesm.testing import MemoryNetwork
 from aesm.trust.clients import RELOAD_INTERVAL
 from aesm.trust.keys import PrivateKey, PublicKey
 from aesm.trust.servers import KnownServers, Pinned
@@ -315,6 +318,167 @@ class ConnectTests(EndpointTestCase):
         memory.advance(0)
         self.clock.advance(0)
         self.assertEqual(trust.asked, ["example.org:8443"])
+
+
+class PlacesTests(SynchronousTestCase):
+    """The bounds of a server are those of one for messages."""
+
+    def listen(self, **options: Any) -> None:
+        """
+        Let a server listen in memory.
+
+        @param options: of L{wrapServerEndpoint}.
+        """
+        self.network = MemoryNetwork()
+        self.said: list[str] = []
+        ours: dict[str, Any] = {"key": SERVER, "suites": [XX], **options}
+        endpoint = wrapServerEndpoint(
+            self.network.endpoint(), reactor=self.network.clock, **ours
+        )
+        port = self.successResultOf(endpoint.listen(Factory.forProtocol(Recorder)))
+        self.factory = cast(ServerFactory, self.network.factory)
+        self.addCleanup(self.takeDown, port)
+
+    def takeDown(self, port: Any) -> None:
+        """
+        Cut all connections, and check that none is counted any more.
+
+        @param port: where the server listens.
+        """
+        port.stopListening()
+        for link in self.network.links:
+            link.cut()
+        self.network.deliver()
+        places = self.factory._places
+        self.assertEqual((len(places._hosts), len(places._pending)), (0, 0))
+        self.assertEqual(self.network.clock.getDelayedCalls(), [])
+
+    def join(self, host: str, key: PrivateKey | None = None) -> Recorder:
+        """
+        Connect a client: whether it gets in, C{reasons} says.
+
+        @param host: where it comes from.
+        @param key: its own; None for a new one.
+        """
+        endpoint = wrapClientEndpoint(
+            self.network.endpoint(host),
+            key=key or PrivateKey.generate(),
+            trust=Pinned(SERVER.publicKey),
+            suites=[XX],
+            reactor=self.network.clock,
+        )
+        client = Recorder()
+        connecting = endpoint.connect(Once(client))
+        with capturedLogs() as events:
+            self.network.deliver()
+        self.said += map(str, map(formatEvent, events))
+        connecting.addErrback(client.reasons.append)
+        return client
+
+    def silent(self, host: str) -> Recorder:
+        """
+        Connect, and say nothing.
+
+        @param host: where from.
+        """
+        client = Recorder()
+        self.successResultOf(self.network.endpoint(host).connect(Once(client)))
+        self.network.deliver()
+        return client
+
+    def test_all(self) -> None:
+        """So many in all; when one has gone there is room again."""
+        self.listen(maxConnections=2)
+        first, second = self.join("192.0.2.1"), self.join("192.0.2.2")
+        third = self.join("192.0.2.3")
+        self.assertEqual([len(c.reasons) for c in (first, second, third)], [0, 0, 1])
+        first.transport.loseConnection()
+        self.network.deliver()
+        self.assertEqual(self.join("192.0.2.3").reasons, [])
+
+    def test_host(self) -> None:
+        """So many of one host; the log says why one more is refused."""
+        self.listen(maxConnectionsPerHost=1)
+        came = [self.join(f"192.0.2.{n}") for n in (1, 1, 2)]
+        self.assertEqual([len(c.reasons) for c in came], [0, 1, 0])
+
+    def test_atOnce(self) -> None:
+        """
+        Of two who prove themselves at the same moment, for the last place, one sees
+        the stream end, and the log says who it was and why.
+        """
+        self.listen(maxConnections=1)
+        clients = [Recorder(), Recorder()]
+        for number, client in enumerate(clients):
+            endpoint = wrapClientEndpoint(
+                self.network.endpoint(f"192.0.2.{number}"),
+                key=CLIENT,
+                trust=Pinned(SERVER.publicKey),
+                suites=[XX],
+                reactor=self.network.clock,
+            )
+            endpoint.connect(Once(client))
+        with capturedLogs() as events:
+            self.network.deliver()
+        self.assertEqual([len(client.reasons) for client in clients], [0, 1])
+        self.assertIsInstance(clients[1].reasons[0], error.ConnectionDone)
+        (line,) = [formatEvent(e) for e in events if e["log_level"] is LogLevel.warn]
+        self.assertIn(f"{CLIENT.publicKey}", line)
+        self.assertIn("maxConnections", line)
+
+    def test_key(self) -> None:
+        """So many of one key, wherever it comes from."""
+        self.listen(maxConnections=36)
+        came = [self.join(f"192.0.2.{n}", CLIENT) for n in range(10)]
+        self.assertEqual([len(c.reasons) for c in came], [0] * 9 + [1])
+        self.assertIn("of this key", self.said[-1])
+        self.assertEqual(self.join("192.0.2.9").reasons, [])
+
+    def test_madeRoom(self) -> None:
+        """Where all places are taken, the key that has most makes room."""
+        self.listen(maxConnections=3)
+        came = [self.join("192.0.2.1", CLIENT) for _ in range(2)]
+        came += [self.join(f"192.0.2.{n}") for n in (2, 3, 4)]
+        self.assertEqual([len(c.reasons) for c in came], [1, 0, 0, 0, 1])
+
+    def test_handshakes(self) -> None:
+        """So many handshakes of one host a second, and what it saved up."""
+        self.listen(handshakesPerHost=0.2)
+        came = [self.join("192.0.2.1") for _ in range(3)]
+        self.assertEqual([len(c.reasons) for c in came], [0, 0, 1])
+        self.assertIn("handshakesPerHost", self.said[-1])
+        self.assertEqual(self.join("192.0.2.2").reasons, [])
+        self.network.advance(5)
+        self.assertEqual(self.join("192.0.2.1").reasons, [])
+
+    def test_pending(self) -> None:
+        """
+        The oldest of a host's that have not finished their handshake makes room for
+        more of them; others, and those who are in, do not notice.
+        """
+        self.patch(places, "MIN_PENDING", 1)
+        self.patch(places, "MAX_PENDING", 12)
+        self.listen()
+        inside = self.join("192.0.2.1")
+        distant = self.silent("192.0.2.2")
+        silent = [self.silent("192.0.2.1") for _ in range(5)]
+        self.assertEqual([len(c.reasons) for c in silent], [1, 1, 0, 0, 0])
+        self.assertEqual((inside.reasons, distant.reasons), ([], []))
+
+    def test_files(self) -> None:
+        """More places than files is a warning."""
+        self.patch(places, "placesPossible", lambda: 4)
+        with capturedLogs() as events:
+            self.listen(maxConnections=5)
+        self.assertEqual([e["possible"] for e in events if "possible" in e], [4])
+
+    def test_options(self) -> None:
+        """What cannot be is refused at once."""
+        endpoint = MemoryNetwork().endpoint()
+        for option in ("maxConnections", "maxConnectionsPerHost", "handshakesPerHost"):
+            options: dict[str, Any] = {option: 0}
+            with self.assertRaisesRegex(ValueError, f"{option} must be above 0"):
+                wrapServerEndpoint(endpoint, key=SERVER, reactor=Clock(), **options)
 
 
 class CancelTests(EndpointTestCase):

@@ -1,6 +1,6 @@
 """
-Tests for L{aesm.secure.listening}: what a killed server has left at a UNIX socket keeps
-nobody from listening, and what is alive is left alone.
+Tests for L{aesm.secure.listening}: how many may wait; what a killed server has left at
+a UNIX socket keeps nobody from listening, and what is alive is left alone.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import shutil
 import socket
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from twisted.internet import reactor
 from twisted.internet.defer import fail
@@ -17,10 +18,55 @@ from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.protocol import Factory
-from twisted.trial.unittest import TestCase
+from twisted.internet.testing import MemoryReactor
+from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from aesm.secure import listening
-from aesm.secure.listening import listenOn
+from aesm.secure.listening import listenOn, serverEndpoint
+
+
+class ServerEndpointTests(SynchronousTestCase):
+    """L{serverEndpoint} has room for those who come at once."""
+
+    def backlog(self, text: str) -> int:
+        """
+        Listen, and tell how many may wait to be accepted.
+
+        @param text: where.
+        """
+        reactor: Any = MemoryReactor()
+        self.successResultOf(serverEndpoint(reactor, text).listen(Factory()))
+        (listening,) = reactor.tcpServers or reactor.unixServers
+        return int(listening[2])
+
+    def test_ours(self) -> None:
+        """Where the string says nothing, it is more than Twisted's."""
+        for text in (
+            "tcp:8765",
+            "tcp:8765:interface=127.0.0.1",
+            "tcp:port=8765",
+            r"tcp6:8765:interface=\:\:1",
+            "haproxy:tcp:8765",
+            "unix:/run/x:mode=660",
+        ):
+            self.assertEqual(self.backlog(text), 1024, text)
+
+    def test_theirs(self) -> None:
+        """What the string says counts, with a name and without."""
+        for text in (
+            "tcp:8765:backlog=7",
+            "tcp:backlog=7:port=8765",
+            "tcp:8765:127.0.0.1:7",
+            "haproxy:tcp:8765:backlog=7",
+            "unix:/run/x:660:7",
+        ):
+            self.assertEqual(self.backlog(text), 7, text)
+
+    def test_wrong(self) -> None:
+        """What is wrong is said as ever."""
+        reactor: Any = MemoryReactor()
+        self.assertRaises(ValueError, serverEndpoint, reactor, "tcp:x")
+        self.assertRaises(TypeError, serverEndpoint, reactor, "tcp:1:colour=red")
 
 
 class TakeOverTests(TestCase):
