@@ -85,14 +85,16 @@ class Places:
         """
         @param maxConnections: None for as many as the limit on open files allows, and
             no more than 4,096.
-        @param maxConnectionsPerHost: None for a quarter of that, and at least 8.
+        @param maxConnectionsPerHost: None for a quarter of those that files allow, and
+            at least 8.
         @param handshakesPerHost: a second.
         @param canYield: tells whether one that is in can be closed to make room.
         @raise ValueError: an option has a value that it cannot have.
         """
         if maxConnections is None:
             maxConnections = min(MAX_CONNECTIONS, placesPossible())
-        quarter = max(MIN_SHARE, maxConnections // SHARE)
+        self.maxConnections = maxConnections
+        quarter = max(MIN_SHARE, self._most // SHARE)
         if maxConnectionsPerHost is None:
             maxConnectionsPerHost = quarter
         for option, value in (
@@ -102,7 +104,6 @@ class Places:
         ):
             if not value > 0:
                 raise ValueError(f"{option} must be above 0, not {value}")
-        self.maxConnections = maxConnections
         self.maxPerHost = maxConnectionsPerHost
         self.maxPerKey = max(quarter, maxConnectionsPerHost)
         self._hosts: Shares[Hashable, str | None] = Shares()

@@ -374,8 +374,12 @@ class InsideTests(SynchronousTestCase):
             self.assertIsNone(places.refusal("b"))
 
     def test_defaults(self) -> None:
-        """A host has a quarter of the places, but no less than eight."""
-        for most, share in ((1000, 250), (33, 8), (8, 8), (1, 8)):
+        """
+        A host has a quarter of the places, of those that files allow, but no less than
+        eight.
+        """
+        self.patch(module, "placesPossible", lambda: 2000)
+        for most, share in ((1000, 250), (9000, 500), (33, 8), (8, 8), (1, 8)):
             places = makePlaces(most)
             self.assertEqual((places.maxPerHost, places.maxPerKey), (share, share))
         self.assertEqual(makePlaces(1000, 1000).maxPerKey, 1000)
