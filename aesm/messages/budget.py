@@ -2,48 +2,86 @@
 The bound on what all connections of a server keep together.
 
 Each connection has bounds of its own, but thousands of them could reach these
-at once.  When the sum is too large, sending is refused to those that hold more than
-an equal share, so that the others can go on.
+at once.  When the sum is too large, whoever has more than an equal share has to bear
+it, so that the others can go on: shares are those of keys, since one key may have any
+number of connections.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sized
+from collections.abc import Collection, Iterable
+from typing import TYPE_CHECKING, Protocol
 
 from aesm.messages.stream import Arrivals
 
+if TYPE_CHECKING:
+    from aesm.messages.connection import Connection
+    from aesm.trust.keys import PublicKey
+
 __all__ = ["Budget"]
+
+
+class Registry(Protocol):
+    """Who is connected, and with which keys."""
+
+    @property
+    def peers(self) -> Collection[PublicKey]:
+        """The keys of all."""
+
+    def byPeer(self, publicKey: PublicKey) -> Iterable[Connection]:
+        """List the connections of one key."""
 
 
 class Budget:
     """Adds up what is unacknowledged, unhandled and unread."""
 
-    def __init__(self, bound: int, connections: Sized, arrivals: Arrivals) -> None:
+    def __init__(self, bound: int, connections: Registry, arrivals: Arrivals) -> None:
         """
         @param bound: bytes of messages that may be kept.
+        @param connections: who keeps them.
         @param arrivals: the unread packets of all connections.
         @raise ValueError: the bound is not above 0.
         """
         if not bound > 0:
             raise ValueError(f"totalBuffer must be above 0, not {bound}")
-        self._bound = bound
+        self.bound = bound
         self._connections = connections
         self._arrivals = arrivals
-        self._keptCost = 0  # unacknowledged or unhandled
+        self._kept = 0  # unacknowledged or unhandled
 
     def account(self, more: int) -> None:
         """
         Add what a connection keeps more than before, bytes; negative if it keeps less.
         """
-        self._keptCost += more
+        self._kept += more
+
+    @property
+    def used(self) -> int:
+        """The bytes that are kept."""
+        return self._kept + self._arrivals.held
 
     @property
     def full(self) -> bool:
         """Whether there is no room left."""
-        return self._keptCost + self._arrivals.held >= self._bound
+        return self._kept + self._arrivals.held >= self.bound
 
-    def refuses(self, held: int) -> bool:
-        """Tell whether to refuse a connection that holds so many bytes."""
-        # More than the equal share, bound / connections; multiplied, as nobody divides
-        # by 0 connections then.
-        return self.full and held * len(self._connections) >= self._bound
+    def refuses(self, peer: PublicKey) -> bool:
+        """Tell whether a key holds at least an equal share, while there is no room."""
+        return self.full and self._hasShare(self._heldBy(peer))
+
+    def richest(self) -> list[PublicKey]:
+        """List the keys that hold at least an equal share, who holds most first."""
+        held = {peer: self._heldBy(peer) for peer in self._connections.peers}
+        return sorted(
+            (peer for peer in held if self._hasShare(held[peer])),
+            key=lambda peer: -held[peer],
+        )
+
+    def _heldBy(self, peer: PublicKey) -> int:
+        """Add up what the connections of a key hold, bytes."""
+        return sum(each.held for each in self._connections.byPeer(peer))
+
+    def _hasShare(self, held: int) -> bool:
+        """Tell whether so many bytes are at least an equal share."""
+        # Multiplied, as nobody divides by 0 keys then.
+        return held * len(self._connections.peers) >= self.bound

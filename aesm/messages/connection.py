@@ -144,7 +144,7 @@ class Connection:
         self._protocol: AESMProtocol | None = None
         self._outbox = session.outbox
         self._batch: Batch | None = None  # what is sent now goes with it
-        self._held = 0  # what the owner knows to be held
+        self._accounted = 0  # what the owner knows to be kept
         self.waiting: PendingAcks | None = None
         self.state = ConnectionState.DETACHED
         self._reason: AESMError | None = None  # why nothing can be sent, or it is over
@@ -324,7 +324,7 @@ class Connection:
         if self._reason is not None:
             raise closedError(self._reason)
         budget = self._owner.budget
-        if budget is not None and budget.full and budget.refuses(self.held):
+        if budget is not None and budget.full and budget.refuses(self.peer):
             raise SendBufferFull(
                 "too much is unacknowledged or unread by all peers together: wait for "
                 "drain(), or raise totalBuffer="
@@ -382,7 +382,24 @@ class Connection:
     @property
     def held(self) -> int:
         """The bytes of messages that are unacknowledged or not taken."""
-        return self._outbox.keptCost + self.session.inbox.untaken
+        unread = self.session.inbox.untaken if self.dispatcher is None else 0
+        return self.releasable + unread
+
+    @property
+    def releasable(self) -> int:
+        """
+        The bytes of messages that go with the session: what is unread goes only when
+        the application takes it.
+        """
+        outbox, inbox = self._outbox, self.session.inbox
+        if outbox.dropped:
+            return 0
+        kept = outbox.keptCost
+        if inbox.partial is not None:
+            kept += inbox.partialSize
+        if self.dispatcher is not None:
+            kept += inbox.receivedCost - inbox.takenCost
+        return kept
 
     def account(self) -> None:
         """
@@ -390,20 +407,12 @@ class Connection:
         registry for what is unread.
         """
         budget = self._owner.budget
-        if budget is None:
-            return
-        # A difference, so that the budget need not know its connections' sums.
-        held = 0
-        if self.state is not ConnectionState.OVER:
-            inbox = self.session.inbox
-            held = self._outbox.keptCost
-            if inbox.partial is not None:
-                held += inbox.partialSize
-            if self.dispatcher is not None:
-                held += inbox.receivedCost - inbox.takenCost
-        if held != self._held:
-            budget.account(held - self._held)
-            self._held = held
+        if budget is not None:
+            # A difference, so that the budget need not know its connections' sums.
+            kept = self.releasable
+            if kept != self._accounted:
+                budget.account(kept - self._accounted)
+                self._accounted = kept
 
     def closeWith(self, code: int, reason: str, after: float = 0.0) -> None:
         """
@@ -538,10 +547,15 @@ class Connection:
     def shed(self, code: int, reason: str) -> None:
         """
         Close a peer for which there is no room, or no trust any more: what still
-        arrives is not taken, and so not acknowledged.
+        arrives is not taken, and so not acknowledged, and nothing is kept for it.
         """
         if self._protocol is not None:
+            self._batch = None
+            self._withdraw()
             self._protocol.shed(code, reason)
+            self._drop()
+            if not self.isOver:
+                self.unsendable(closedByUs(code, reason))
         elif not self.isOver:
             self.finish(closedByUs(code, reason))
 
@@ -577,17 +591,21 @@ class Connection:
         # the owner last, since it lets the connection go.
         self._move("finished")
         self._protocol = self._batch = None
-        self._outbox.drop()
-        self.session.inbox.partial = None
-        self.account()
-        if self.dispatcher is not None:
-            self.dispatcher.stop()
+        self._drop()
         self._fail(reason)
         self._reason = reason
         self.retrieved.end(reason)
         while self._closing:
             self._closing.popleft().callback(reason)
         self._owner.lost(self, reason)
+
+    def _drop(self) -> None:
+        """Let go of what is kept for the peer, and for the handler."""
+        self._outbox.drop()
+        self.session.inbox.partial = None
+        self.account()
+        if self.dispatcher is not None:
+            self.dispatcher.stop()
 
     def _fail(self, reason: AESMError) -> None:
         """Fail those who wait for an acknowledgement, once."""

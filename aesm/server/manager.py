@@ -25,7 +25,8 @@ from aesm.messages.address import Address
 from aesm.messages.budget import Budget
 from aesm.messages.connection import Connection
 from aesm.messages.owner import ConnectionOwner
-from aesm.server.admission import Admission, TokenBuckets
+from aesm.secure.places import TokenBuckets
+from aesm.server.admission import Admission
 from aesm.server.dispatcher import Dispatcher
 from aesm.server.registry import Connections
 from aesm.server.sessions import Sessions
@@ -40,7 +41,8 @@ if TYPE_CHECKING:
 __all__ = ["ConnectionManager"]
 
 SESSION_BYTES = 16  # of a session's name, docs/protocol.md, section 8
-RESUMES_PER_SESSION = 2.0  # a second
+RESUMES_PER_SESSION = 1.0  # a second, and what was saved up in ten
+LOOKS = 64  # for room, while twice as much comes as there is room for
 
 ConnectionType = TypeVar("ConnectionType", bound=Connection)
 
@@ -91,6 +93,7 @@ class ConnectionManager(ConnectionOwner):
         self._admission = admission
         self._messages = messages
         self._handler = handler
+        self._nextLook = 0  # what must be in use to look for room
         self._resumes = TokenBuckets(RESUMES_PER_SESSION)
         self._turns = Turns(clock)
         self._rates = _ratesOf(handler, messagesPerKey, bytesPerKey)
@@ -271,14 +274,45 @@ class ConnectionManager(ConnectionOwner):
     # ConnectionOwner
 
     def overfull(self, connection: Connection) -> None:
-        """Make room, or close the connection that has brought too much."""
-        # Sessions that wait go first; the connection goes only if it still holds as
-        # much as is due to each.
-        refused = self.budget.refuses(connection.held)
-        while self.budget.full and self.sessions.makeRoom():
-            refused = self.budget.refuses(connection.held)
-        if refused:
-            connection.shed(CloseCode.TRY_AGAIN_LATER, "too much is unread")
+        """
+        Make room: whoever holds most bears it, and nobody who holds less than an equal
+        share.
+
+        @param connection: what has brought more.
+        """
+        budget = self.budget
+        while budget.full and budget.used >= self._nextLook:
+            if not self._makeRoom(connection):
+                # To look through all again would find the same.
+                self._nextLook = budget.used + budget.bound // LOOKS
+        if budget.refuses(connection.peer):
+            connection.shed(CloseCode.TRY_AGAIN_LATER, "too much is kept")
+
+    def _makeRoom(self, bringing: Connection) -> bool:
+        """
+        Let go of the beginning of a message, which its client sends again; else of a
+        session that waits, the oldest first; else of a connection.
+
+        @return: whether there was one, of a key that is to bear it.
+        """
+        for peer in self.budget.richest():
+            connections = sorted(self.connections.byPeer(peer), key=_isAttached)
+            for connection in connections:
+                if connection.session.inbox.partial is not None:
+                    connection.session.inbox.partial = None
+                    connection.account()
+                    return True
+            for connection in connections:
+                if connection.releasable and connection.isAttached:
+                    connection.shed(CloseCode.TRY_AGAIN_LATER, "too much is kept")
+                    return True
+                if connection.releasable:
+                    self.sessions.end(connection, "too much is kept for all together")
+                    return True
+            # What is unread takes its room until the application takes it.
+            if peer == bringing.peer:
+                break
+        return False
 
     def keeps(self, connection: Connection, code: int | None = None) -> bool:
         """
@@ -411,3 +445,8 @@ def _ratesOf(
         bytes = getattr(handler, "bytesPerKey", math.inf)
     rates = Rates(messages, bytes)
     return rates if rates.isBounded else None
+
+
+def _isAttached(connection: Connection) -> bool:
+    """Tell whether a client is there."""
+    return connection.isAttached

@@ -12,7 +12,7 @@ Nothing in here sends or receives.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import ItemsView, Iterator, Mapping, ValuesView
+from collections.abc import ItemsView, Iterator, KeysView, Mapping, ValuesView
 from itertools import count
 from threading import Lock
 from typing import TYPE_CHECKING, cast
@@ -128,6 +128,11 @@ class Connections(Mapping[Address, "Connection"]):
         address = cast("Connection", stream.owner).address
         stream.tell(cost)  # without the lock: it calls others
         return address, packet
+
+    @property
+    def peers(self) -> KeysView[PublicKey]:
+        """The keys that have connections."""
+        return self._byPeer.keys()
 
     def byPeer(self, publicKey: PublicKey) -> list[Connection]:
         """

@@ -6,23 +6,26 @@ section 8::
     sessions.find(hello, publicKey)               # a client names it
     sessions.resumed(connection)
 
-One that nobody came back to in time is over.  So is the one that has waited
-longest, when there are too many, or when all together keep too much.
+One that nobody came back to in time is over.  When there are too many, it is one of the
+key that has most of them: one with nothing in it, if there is any, else the one that
+has waited longest.
 """
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from aesm.errors import SessionLost
+from aesm.messages.connection import Connection
+from aesm.secure.places import Shares, hostOf
+from aesm.trust.keys import PublicKey
 
 if TYPE_CHECKING:
     from aesm.core.messages.hello import Hello
-    from aesm.messages.connection import Connection
-    from aesm.trust.keys import PublicKey
 
 __all__ = ["SESSION_GRACE", "Sessions", "isResumed"]
 
@@ -62,6 +65,7 @@ class Sessions:
         self._byName: dict[str, Connection] = {}
         # Until when; all wait equally long, so that the first one's time is up first.
         self._waiting: dict[Connection, float] = {}
+        self._keys: Shares[Connection, PublicKey] = Shares()  # whose they are
         self._timer: IDelayedCall | None = None
 
     def add(self, connection: Connection) -> None:
@@ -96,54 +100,34 @@ class Sessions:
         """Give the client of a connection that was lost time to come back."""
         self._waiting.pop(connection, None)  # it goes behind all others
         self._waiting[connection] = self._clock.seconds() + self.grace
+        self._keys.add(connection, connection.peer)
         if len(self._waiting) > self._most:
-            self.endOldest("too many sessions wait for their clients")
+            self.end(self._leastMissed(), "too many sessions wait for their clients")
         self._schedule()
 
     def resumed(self, connection: Connection) -> None:
         """Wait no longer for a client."""
         self._waiting.pop(connection, None)
+        self._keys.discard(connection)
         self._schedule()
 
-    def endOldest(self, why: str) -> bool:
-        """
-        Make room: end the session that has waited longest.
-
-        @param why: why there is no room.
-        @return: whether there was one.
-        """
-        for connection in self._waiting:
-            self._end(connection, why)
-            return True
-        return False
-
-    def makeRoom(self) -> bool:
-        """
-        Let go of what nobody misses, the beginning of a message that was cut, which
-        its client sends again; else end the session that has waited longest of those
-        that keep anything.
-
-        @return: whether there was one.
-        """
-        for connection in self._waiting:
-            if connection.session.inbox.partial is not None:
-                connection.session.inbox.partial = None
-                connection.account()
-                return True
-        for connection in self._waiting:
-            # What is unread is no reason: it can still be taken afterwards, and so
-            # takes room all the same.  What waits for a handler goes with the session.
-            session = connection.session
-            handling = connection.dispatcher is not None and session.inbox.untaken
-            if session.outbox.keptCost or handling:
-                self._end(connection, "too much is kept for all together")
-                return True
-        return False
+    def _leastMissed(self) -> Connection:
+        """Tell which session is to make room for another."""
+        richest = self._keys.largest
+        if self._keys.count(richest) > 1:
+            waiting = self._keys.of(richest)
+            return next((each for each in waiting if not each.held), waiting[0])
+        # No key has more than one.  Where anybody may make keys, that says little.
+        hosts = Counter(map(_hostOf, self._waiting))
+        return min(
+            self._waiting, key=lambda each: (each.held > 0, -hosts[_hostOf(each)])
+        )
 
     def stop(self) -> None:
         """Wait for nobody any more."""
-        while self.endOldest("the server is stopping"):
-            pass
+        for connection in list(self._waiting):
+            if connection in self._waiting:  # what hears of one may end others
+                self.end(connection, "the server is stopping")
 
     def _schedule(self) -> None:
         """Look again when the next one has waited long enough."""
@@ -164,13 +148,17 @@ class Sessions:
             connection, until = next(iter(self._waiting.items()))
             if until > now:
                 break
-            self._end(
+            self.end(
                 connection, f"the client did not come back in {self.grace:g} seconds"
             )
         self._schedule()
 
-    def _end(self, connection: Connection, why: str) -> None:
-        """End a session."""
+    def end(self, connection: Connection, why: str) -> None:
+        """
+        End a session that waits.
+
+        @param why: for its client's messages that may not have arrived.
+        """
         # It waits no more when others are told of it: they may end sessions, too.
         self.resumed(connection)
         connection.finish(
@@ -179,3 +167,9 @@ class Sessions:
                 "may not have arrived"
             )
         )
+
+
+def _hostOf(connection: Connection) -> str:
+    """Tell which host a connection came from, or its name if it came from none."""
+    address = connection.address
+    return hostOf(address[0]) if isinstance(address, tuple) else address

@@ -4,15 +4,18 @@ Tests for L{aesm.messages.budget}, and for what a server does with it.
 
 from __future__ import annotations
 
+from itertools import count
 from typing import Any
 
+from aesm import PrivateKey
 from aesm.errors import SendBufferFull
 from aesm.messages.budget import Budget
 from aesm.messages.connection import Connection
 from aesm.messages.stream import Arrivals
 from aesm.server.factory import AESMServerFactory
 from aesm.server.registry import Connections
-from tests.support.pairs import SERVER_KEY, PairTestCase, Recorder
+from aesm.testing import MemoryNetwork
+from tests.support.pairs import CLIENT_KEY, SERVER_KEY, PairTestCase, Recorder
 
 
 class BudgetTests(PairTestCase):
@@ -92,6 +95,66 @@ class BudgetTests(PairTestCase):
         network.deliver()
         self.assertClosed(late, 1013)
         self.assertEqual(server.connections.held, 10_640)
+
+    def stalledJoin(self, network: MemoryNetwork, **options: Any) -> Connection:
+        """Connect a client that acknowledges nothing."""
+        client = self.join(network, **options)
+        network.links[-1].toServer.stalled = True
+        return client
+
+    def test_byKey(self) -> None:
+        """
+        One key holds no more than its share, over however many connections: its oldest
+        makes room, at once, and is told so; those of others stay.
+        """
+        network, server = self.serve(Recorder(), totalBuffer=10_000)
+        innocent = [self.join(network, key=PrivateKey.generate()) for _ in range(2)]
+        for number, connection in enumerate(list(server.connections.values())):
+            network.links[number].toServer.stalled = True
+            connection.sendData(bytes(500))
+            network.deliver()
+        evil = [self.stalledJoin(network, key=CLIENT_KEY) for _ in range(4)]
+        known = server.connections.byPeer(CLIENT_KEY.publicKey)
+        for connection in known[:3]:
+            connection.sendData(bytes(2900))
+        network.deliver()
+        budget = server.factory._manager.budget
+        self.assertEqual(budget.used, 2 * 564 + 3 * 2964)
+        self.assertTrue(budget.full)
+        kept: Any = server.connections.values()
+        self.failureResultOf(known[3].send(b"more", False), SendBufferFull)
+        modest = [*kept][1]
+        server.factory._manager.overfull(modest)
+        self.assertFalse(budget.full)
+        self.assertEqual(budget.used, 2 * 564 + 2 * 2964)
+        for link in network.links:
+            link.toServer.stalled = False
+        network.deliver()
+        self.assertEqual([c.isOver for c in evil], [True, False, False, False])
+        self.assertEqual(self.code(evil[0]), 1013)
+        self.assertFalse(modest.isOver)
+        self.assertEqual(len(server.connections), 5)
+        self.assertFalse(innocent[1].isOver)
+
+    def test_notAgainAndAgain(self) -> None:
+        """Where nobody can make room, it is not looked for with each message."""
+        network, server = self.serve(totalBuffer=10_000)
+        manager = server.factory._manager
+        clients = [self.join(network, key=PrivateKey.generate()) for _ in range(3)]
+        looks = count()
+        look = manager.budget.richest
+        self.patch(manager.budget, "richest", lambda: (next(looks), look())[1])
+        for _ in range(3):
+            for client in clients:
+                client.sendData(bytes(1000))
+                network.deliver()
+        manager.budget.account(1000)
+        before = next(looks)
+        for _ in range(100):
+            clients[0].sendData("")
+            network.deliver()
+        self.assertLess(next(looks) - before, 50)
+        manager.budget.account(-1000)
 
     def test_handled(self) -> None:
         """

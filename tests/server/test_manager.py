@@ -22,6 +22,7 @@ from aesm import (
     PrivateKey,
     SendBufferFull,
 )
+from aesm.core.messages.frames import BINARY, Partial
 from aesm.server.manager import RESUMES_PER_SESSION
 from tests.messages.test_resume import DELAY, GRACE, ResumeTestCase
 from tests.support.helpers import XX
@@ -375,8 +376,8 @@ class RoomTests(HubTestCase):
 
     def test_totalBuffer(self) -> None:
         """
-        When too much is kept for all together, the sessions that wait make room, the
-        oldest first, but only those that keep something.
+        When too much is kept for all together, the session that waits of who holds most
+        makes room; not one that keeps nothing.
         """
         self.begin(totalBuffer=3000)
         idle = self.another(key=PrivateKey.generate())
@@ -386,8 +387,8 @@ class RoomTests(HubTestCase):
         self.network.links[1].cut()
         self.network.links[2].cut()
         self.network.deliver()
-        lost = farHeld.sendData("x" * 1000)
-        self.assertTrue(self.near.sendData("y" * 1500))
+        lost = farHeld.sendData("x" * 1800)
+        self.assertTrue(self.near.sendData("y" * 800))
         self.network.deliver()
         self.assertNoResult(lost)
         sent = self.near.sendData("z" * 400)
@@ -400,6 +401,45 @@ class RoomTests(HubTestCase):
         self.network.advance(DELAY)
         self.assertTrue(farIdle.isOpen)
         self.assertEqual(len(self.server.connections), 3)
+
+    def three(self) -> list[Connection]:
+        """Have three connections of one key, whose clients acknowledge nothing."""
+        self.begin(Recorder(), totalBuffer=5000)
+        for _ in range(2):
+            self.another()
+        for link in self.network.links:
+            link.toServer.stalled = True
+        return list(self.server.connections.values())
+
+    def keep(self, connection: Connection, size: int) -> None:
+        """Send something over a connection."""
+        connection.sendData(bytes(size))
+        self.network.deliver()
+
+    def test_waitingFirst(self) -> None:
+        """Of one key a session that waits makes room before a connection does."""
+        connections = self.three()
+        for connection in connections:
+            self.keep(connection, 1500)
+        self.network.links[1].cut()
+        self.network.deliver()
+        self.keep(connections[0], 300)
+        self.factory._manager.overfull(connections[2])
+        self.assertEqual([c.isOver for c in connections], [False, True, False])
+        self.assertEqual([c.isClosing for c in connections], [False, True, False])
+        for link in self.network.links:
+            link.toServer.stalled = False
+
+    def test_partialsFirst(self) -> None:
+        """The beginning of a message that was cut makes room before any session."""
+        first, second, _ = self.three()
+        self.keep(second, 3000)
+        self.cut()
+        first.session.inbox.partial = Partial(BINARY, bytes(2500))
+        first.account()
+        self.factory._manager.overfull(second)
+        self.assertEqual(first.session.inbox.partialSize, 0)
+        self.assertEqual([first.isOver, second.isOver], [False, False])
 
     def test_totalBufferHandler(self) -> None:
         """What a handler is not done with counts, too."""

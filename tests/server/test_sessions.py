@@ -10,15 +10,12 @@ from collections.abc import Callable
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from aesm import AESMError, Connection, SessionLost
-from aesm.core.messages.frames import BINARY, Messages, Partial
+from aesm import AESMError, Connection, PrivateKey, PublicKey, SessionLost
 from aesm.core.messages.hello import Hello
 from aesm.core.messages.session import Session
 from aesm.messages.owner import ConnectionOwner
-from aesm.server.dispatcher import Dispatcher
 from aesm.server.sessions import Sessions, isResumed
-from aesm.server.turns import Turns
-from tests.support.pairs import CLIENT_KEY, SERVER_KEY, Recorder
+from tests.support.pairs import CLIENT_KEY, SERVER_KEY
 
 PEER = CLIENT_KEY.publicKey
 
@@ -69,21 +66,26 @@ class SessionsTests(SynchronousTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def connection(
-        self, name: str, told: Callable[[], None] | None = None
+        self,
+        name: str,
+        told: Callable[[], None] | None = None,
+        peer: PublicKey = PEER,
+        host: str | None = None,
     ) -> Connection:
         """
         Make a connection whose session is known.
 
         @param name: the session's.
         @param told: to be called when it is over.
+        @param host: where it came from.
         """
         session = Session(1000, 1000, name)
         session.outbox.begin(Hello())
         connection = Connection(
             self.keeper,
             session,
-            address=name,
-            peer=PEER,
+            address=name if host is None else (host, 1),
+            peer=peer,
             peerName=None,
             receiveBuffer=1000,
         )
@@ -152,7 +154,7 @@ class SessionsTests(SynchronousTestCase):
         self.clock.advance(5)
         sessions.wait(second)
         sessions.wait(first)
-        sessions.endOldest("why not")
+        sessions.end(second, "why not")
         self.assertEqual(self.over, ["b"])
         self.clock.advance(9)
         self.assertEqual(self.over, ["b"])
@@ -166,41 +168,41 @@ class SessionsTests(SynchronousTestCase):
             sessions.wait(self.connection(name))
         self.assertEqual(self.over, ["a", "b"])
         self.assertIn("too many", self.why())
-        self.clock.advance(10)
-        self.assertFalse(sessions.endOldest("none left"))
 
-    def test_makeRoom(self) -> None:
-        """
-        The oldest that keeps something makes room: what its client has not
-        acknowledged, or its handler is not done with; not what is unread.
-        """
-        sessions = self.sessions()
-        connections = [self.connection(name) for name in "abcd"]
-        for connection in connections:
-            sessions.wait(connection)
-        _, unread, handling, sending = connections
-        for connection in (unread, handling):
-            connection.session.inbox.receive(Messages(0, ["x"], 65, 65))
-        handling.dispatcher = Dispatcher(
-            Recorder(), handling, handling.handled, Turns(self.clock)
-        )
-        sending.sendData("x")
-        while sessions.makeRoom():
-            pass
-        self.assertEqual(self.over, ["c", "d"])
-        self.assertIn("too much", self.why())
+    def test_mostOfOneKey(self) -> None:
+        """It is one of the key that has most; others keep what they have."""
+        sessions = self.sessions(most=4)
+        others = [SERVER_KEY.publicKey, PrivateKey.generate().publicKey]
+        for name, peer in zip("ab", others, strict=True):
+            sessions.wait(self.connection(name, peer=peer))
+        for name in "cdefg":
+            sessions.wait(self.connection(name))
+        self.assertEqual(self.over, ["c", "d", "e"])
 
-    def test_makeRoomWithoutLoss(self) -> None:
-        """The beginning of a message that was cut makes room before any session."""
-        sessions = self.sessions()
-        sending, cut = (self.connection(name) for name in "ab")
-        for connection in (sending, cut):
+    def test_mostWithNothing(self) -> None:
+        """Of its sessions one in which nothing is kept goes before one in which is."""
+        sessions = self.sessions(most=3)
+        connections = [self.connection(name) for name in "abcdef"]
+        for number, connection in enumerate(connections):
+            if number != 2:
+                connection.sendData("x")
             sessions.wait(connection)
-        sending.sendData("x")
-        cut.session.inbox.partial = Partial(BINARY, b"data")
-        self.assertTrue(sessions.makeRoom())
-        self.assertIsNone(cut.session.inbox.partial)
-        self.assertEqual(self.over, [])
+        self.assertEqual(self.over, ["c", "a", "b"])
+
+    def test_mostOfOneHost(self) -> None:
+        """
+        Where no key has more than one, it is one with nothing in it; then one of the
+        host that has most.
+        """
+        for keeping, expected in (("abcdef", "bcd"), ("abcde", "bcf"), ("", "bcd")):
+            sessions = self.sessions(most=3)
+            for name, host in zip("abcdef", "211131", strict=True):
+                key = PrivateKey.generate().publicKey
+                connection = self.connection(name, None, key, f"10.0.0.{host}")
+                if name in keeping:
+                    connection.sendData("x")
+                sessions.wait(connection)
+            self.assertEqual(self.over, [*expected])
 
     def test_told(self) -> None:
         """
@@ -216,6 +218,6 @@ class SessionsTests(SynchronousTestCase):
             elif end == "stop":
                 sessions.stop()
             else:
-                sessions.endOldest("why not")
+                sessions.end(next(iter(sessions._waiting)), "why not")
             self.assertEqual(sorted(self.over), ["a", "b", "c"])
             self.assertEqual(self.clock.getDelayedCalls(), [])

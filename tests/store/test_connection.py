@@ -320,15 +320,15 @@ class InboxTests(SpoolTestCase):
         client.sendData(b"x" * 8000)
         self.network.deliver()
         self.assertFalse(budget.full)
-        self.assertEqual(budget._keptCost, 8064)
+        self.assertEqual(budget._kept, 8064)
         self.onDisk(self.worker)
-        self.assertEqual(budget._keptCost, 0)
+        self.assertEqual(budget._kept, 0)
         former = client.former
         client.sendData(b"x" * 4000)
         with capturedLogs():
             self.settle()
         self.assertEqual(cast(Any, former).closed().result.code, 1013)
-        self.assertEqual(budget._keptCost, 0)
+        self.assertEqual(budget._kept, 0)
         self.stopService(client)
 
 

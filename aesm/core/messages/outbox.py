@@ -65,6 +65,7 @@ class Outbox:
     @ivar sent: of the messages accepted, how many were handed to the connection.
     @ivar acknowledged: of the messages sent, how many the peer has acknowledged.
     @ivar acknowledgedCost: the cost of the acknowledged messages, bytes.
+    @ivar dropped: whether nothing is kept any more, since the session is ending.
     @ivar limit: cost that the peer accepts from the session's start, bytes.
     @ivar peer: the peer's hello.
     """
@@ -72,7 +73,6 @@ class Outbox:
     __slots__ = (
         "_bound",
         "_count",
-        "_dropped",
         "_keptCost",
         "_maxMessage",
         "_sentCost",
@@ -81,6 +81,7 @@ class Outbox:
         "_unsent",
         "acknowledged",
         "acknowledgedCost",
+        "dropped",
         "limit",
         "open",
         "peer",
@@ -100,7 +101,7 @@ class Outbox:
         self.open: Batch | None = None
         self._staged: list[Batch] | None = None  # to be written down before it is sent
         self._sentCost = 0
-        self._dropped = False
+        self.dropped = False
         self.sent = self.acknowledged = self.limit = 0
         self.acknowledgedCost = 0
         self.meet(Hello())
@@ -123,7 +124,7 @@ class Outbox:
         that the peer lacks is still kept, and none is larger than it accepts now.
         """
         return (
-            not self._dropped
+            not self.dropped
             and (not peer.partial or peer.partial < self._sizeOf(peer.received))
             and self.acknowledged <= peer.received <= self.sent
             and (
@@ -464,7 +465,7 @@ class Outbox:
         self.acknowledged = done
         count = done - acknowledged
         waiting = self._unacknowledged
-        while count:
+        while count and not self.dropped:
             batch = waiting[0]
             if len(batch.bodies) > count:
                 batch = batch.cut(count)
@@ -495,10 +496,10 @@ class Outbox:
         return bodies
 
     def drop(self) -> None:
-        """Discard all messages: the session is over."""
+        """Discard all messages: the session is over, or ends with the transport."""
         self.closeBatch()
         self._unsent = self._unacknowledged = _EMPTY
-        self._dropped = True
+        self.dropped = True
         self.sent = self._count
         self._keptCost = 0
 
