@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from typing import Any, TypeVar, cast
 
@@ -49,7 +50,7 @@ from aesm.store.spool import spoolOpener
 from aesm.trust.clients import RELOAD_INTERVAL
 from aesm.trust.files import AnyPath, stateDirectory
 from aesm.trust.keys import PrivateKey, PublicKey, nextKeyOf
-from aesm.trust.policies import clientPolicy
+from aesm.trust.policies import clientPolicy, isOperator
 
 __all__ = ["STOP_DEADLINE", "AESMServerFactory", "Message"]
 
@@ -182,7 +183,8 @@ class AESMServerFactory(SecureFactory):
             agent=agent(), nextKey="" if nextKey is None else str(nextKey), **messages
         )
         self.publicKey = PublicKey(self._settings.publicKey)
-        self.connections = Connections()
+        policy = clientPolicy(authorizedKeys)
+        self.connections = Connections(partial(isOperator, policy))
         self._broadcast = Broadcast(self.connections)
         self._places = Places(
             maxConnections,
@@ -190,9 +192,7 @@ class AESMServerFactory(SecureFactory):
             handshakesPerHost,
             canYield=canYield,
         )
-        self._admission = Admission(
-            self.connections, clientPolicy(authorizedKeys), self._places, perKey
-        )
+        self._admission = Admission(self.connections, policy, self._places, perKey)
         self._manager = ConnectionManager(
             self.clock,
             self.connections,

@@ -12,7 +12,14 @@ Nothing in here sends or receives.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import ItemsView, Iterator, KeysView, Mapping, ValuesView
+from collections.abc import (
+    Callable,
+    ItemsView,
+    Iterator,
+    KeysView,
+    Mapping,
+    ValuesView,
+)
 from itertools import count
 from threading import Lock
 from typing import TYPE_CHECKING, cast
@@ -84,10 +91,19 @@ class Connections(Mapping[Address, "Connection"]):
     @ivar arrivals: packets that are not taken, in the order of arrival.
     @ivar listed: how many connections were ever listed, again or for the first time.
     @ivar activityDropped: how many entries of the full log were dropped.
+    @ivar isOperator: tells whether a public key is marked as an operator's, now, in
+        the server's file of authorized keys.
     """
 
-    def __init__(self) -> None:
-        """Start with nobody."""
+    def __init__(
+        self, isOperator: Callable[[PublicKey], bool] = lambda publicKey: False
+    ) -> None:
+        """
+        Start with nobody.
+
+        @param isOperator: as the attribute.
+        """
+        self.isOperator = isOperator
         self.lock = Lock()
         self.arrivals: Arrivals = Arrivals()
         self.activityDropped = 0

@@ -5,6 +5,7 @@ Whom to let in: a server's list of its clients' keys.
 
     clients = AuthorizedKeys("authorized_keys")
     clients.checkClient(publicKey, address)   # the name of that client, or None
+    clients.isOperator(publicKey)             # whether its line says so
     clients.look()                            # every RELOAD_INTERVAL
     clients.reload()                          # when somebody says that it has changed
 
@@ -14,6 +15,7 @@ The file is like that of the known servers (L{aesm.trust.servers}).
 from __future__ import annotations
 
 import os
+from typing import NamedTuple
 
 from twisted.internet.interfaces import IAddress
 from twisted.logger import Logger, LogLevel
@@ -38,6 +40,8 @@ __all__ = ["AuthorizedKeys"]
 _log = Logger(namespace="aesm.trust")
 
 MAX_NAME = 64  # characters
+FORM = "[operator] KEY NAME"  # of a line
+OPERATOR = b"operator"
 RELOAD_INTERVAL = 1.25  # seconds between looks at the file
 
 # How a change gets into force
@@ -58,12 +62,25 @@ RELOAD_INTERVAL = 1.25  # seconds between looks at the file
 # counts at once, and an empty file too.
 
 
+class _Client(NamedTuple):
+    """
+    What a line says of its key.
+
+    @ivar name: what it is called.
+    @ivar isOperator: whether it is marked as an operator's.
+    """
+
+    name: str
+    isOperator: bool
+
+
 @implementer(IClientPolicy)
 class AuthorizedKeys:
     """
     The clients that a server lets in.
 
-    The file has one C{KEY NAME} a line.  A name is one word of 1 to 64 printable
+    The file has one C{KEY NAME} a line, with the word C{operator} before it for whom a
+    handler may let do more than others.  A name is one word of 1 to 64 printable
     characters; one client may have several keys of the same name, but no key
     comes twice.  An empty file lets nobody in.
 
@@ -85,7 +102,7 @@ class AuthorizedKeys:
             raise found
         if found is None:
             raise self._missing()
-        self._names, bad = self._parse(found)
+        self._clients, bad = self._parse(found)
         if bad is not None:
             raise bad
         # What the look before found, if that is not in force: its text stands for an
@@ -96,7 +113,7 @@ class AuthorizedKeys:
 
     def __len__(self) -> int:
         """@return: how many keys are let in."""
-        return len(self._names)
+        return len(self._clients)
 
     def checkClient(self, publicKey: PublicKey, address: IAddress) -> str | None:
         """
@@ -107,7 +124,13 @@ class AuthorizedKeys:
         @return: its name, or None to refuse it.
         @see: L{IClientPolicy.checkClient}
         """
-        return self._names.get(publicKey)
+        client = self._clients.get(publicKey)
+        return None if client is None else client.name
+
+    def isOperator(self, publicKey: PublicKey) -> bool:
+        """Tell whether a key is let in, and marked as an operator's."""
+        client = self._clients.get(publicKey)
+        return client is not None and client.isOperator
 
     def look(self) -> frozenset[PublicKey]:
         """
@@ -167,46 +190,56 @@ class AuthorizedKeys:
         if isinstance(found, KeyFileError):
             self._keep(str(found))
             return frozenset()
-        names: dict[PublicKey, str]
+        clients: dict[PublicKey, _Client]
         bad: KeyFileError | None
         if found is None:
-            names, bad = {}, self._missing()
+            clients, bad = {}, self._missing()
         else:
-            names, bad = self._parse(found)
-            if not names and self._names and not isMeant:
+            clients, bad = self._parse(found)
+            if not clients and self._clients and not isMeant:
                 why = f"{self.path} has no keys any more" if bad is None else str(bad)
                 self._keep(f"{why}; if nobody is to be let in, send SIGHUP")
                 return frozenset()
             if bad is not None:
                 # It takes away, and adds nothing: nobody knows what the bad line was
                 # to say, which may be that of a merge with both versions around it.
-                names = {key: names[key] for key in names if key in self._names}
-        former, self._names = self._names, names
+                clients = {
+                    key: client._replace(
+                        isOperator=client.isOperator and self._clients[key].isOperator
+                    )
+                    for key, client in clients.items()
+                    if key in self._clients
+                }
+        former, self._clients = self._clients, clients
         self._report(bad, former)
-        return frozenset(former.keys() - names.keys())
+        return frozenset(former.keys() - clients.keys())
 
     def _keep(self, why: str) -> None:
         """Say that what was read before stays in force."""
         _log.warn(
             "{error}; until then the {count} keys read before stay in force",
             error=why,
-            count=len(self._names),
+            count=len(self._clients),
             path=str(self.path),
         )
 
-    def _report(self, bad: KeyFileError | None, former: dict[PublicKey, str]) -> None:
+    def _report(
+        self, bad: KeyFileError | None, former: dict[PublicKey, _Client]
+    ) -> None:
         """
         Say what is in force now.
 
         @param bad: what is wrong with the file.
         @param former: what was in force.
         """
-        names = self._names
+        clients = self._clients
         numbers = {
-            "fewer": len(former.keys() - names.keys()),
-            "new": len(names.keys() - former.keys()) if former else 0,
+            "of operators": sum(client.isOperator for client in clients.values()),
+            "fewer": len(former.keys() - clients.keys()),
+            "new": len(clients.keys() - former.keys()) if former else 0,
             "renamed": sum(
-                former.get(key, name) != name for key, name in names.items()
+                former.get(key, client).name != client.name
+                for key, client in clients.items()
             ),
         }
         changes = [f"{number} {what}" for what, number in numbers.items() if number]
@@ -215,8 +248,10 @@ class AuthorizedKeys:
             "{path}: {summary}" if bad is None else "{error}; until then: {summary}",
             path=str(self.path),
             error=None if bad is None else str(bad),
-            summary=", ".join([f"{len(names)} key{'s' * (len(names) != 1)}", *changes]),
-            count=len(names),
+            summary=", ".join(
+                [f"{len(clients)} key{'s' * (len(clients) != 1)}", *changes]
+            ),
+            count=len(clients),
         )
 
     def _currentVersion(self) -> tuple[int, ...] | None:
@@ -261,18 +296,18 @@ class AuthorizedKeys:
 
     def _parse(
         self, content: bytes
-    ) -> tuple[dict[PublicKey, str], KeyFileError | None]:
+    ) -> tuple[dict[PublicKey, _Client], KeyFileError | None]:
         """
-        Read the name of each key.
+        Read what the lines say of each key.
 
         @return: those of the good lines, and what is wrong with the first bad one.
         """
-        names: dict[PublicKey, str] = {}
+        clients: dict[PublicKey, _Client] = {}
         firstBad: KeyFileError | None = None
         for number, line in lines(content):
             try:
-                publicKey, name = self._parseLine(number, line)
-                if publicKey in names:
+                publicKey, client = self._parseLine(number, line)
+                if publicKey in clients:
                     raise KeyFileError(
                         f"line {number} of {self.path} has a key that an earlier line "
                         "has already; remove one of them",
@@ -281,16 +316,20 @@ class AuthorizedKeys:
             except KeyFileError as error:
                 firstBad = firstBad or error
             else:
-                names[publicKey] = name
-        return names, firstBad
+                clients[publicKey] = client
+        return clients, firstBad
 
-    def _parseLine(self, number: int, line: bytes) -> tuple[PublicKey, str]:
+    def _parseLine(self, number: int, line: bytes) -> tuple[PublicKey, _Client]:
         """
         Read a line.
 
         @raise KeyFileError: it is bad.
         """
-        text, name = pair(self.path, number, line, "KEY NAME")
+        first, *rest = line.split(None, 1)
+        isOperator = first == OPERATOR
+        text, name = pair(
+            self.path, number, b"".join(rest) if isOperator else line, FORM
+        )
         if len(name) > MAX_NAME:
             raise KeyFileError(
                 f"line {number} of {self.path} has a name of more than "
@@ -298,6 +337,6 @@ class AuthorizedKeys:
                 str(self.path),
             )
         try:
-            return PublicKey.fromText(text), name
+            return PublicKey.fromText(text), _Client(name, isOperator)
         except ValueError:
-            raise badLine(self.path, number, "KEY NAME") from None
+            raise badLine(self.path, number, FORM) from None

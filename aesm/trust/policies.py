@@ -30,7 +30,7 @@ from aesm.trust.clients import AuthorizedKeys
 from aesm.trust.keys import PublicKey
 from aesm.trust.servers import KnownServers
 
-__all__ = ["checkClient", "checkServer", "clientPolicy", "trustPolicy"]
+__all__ = ["checkClient", "checkServer", "clientPolicy", "isOperator", "trustPolicy"]
 
 
 # What users give
@@ -76,6 +76,15 @@ def clientPolicy(authorizedKeys: object) -> IClientPolicy | None:
         "authorizedKeys must be a path, an IClientPolicy or a callable, not "
         f"{type(authorizedKeys).__name__}"
     )
+
+
+def isOperator(policy: IClientPolicy | None, publicKey: PublicKey) -> bool:
+    """
+    Tell whether a server's policy marks a key as an operator's.
+
+    @param policy: only a file of authorized keys can.
+    """
+    return isinstance(policy, AuthorizedKeys) and policy.isOperator(publicKey)
 
 
 @implementer(IClientPolicy)

@@ -553,6 +553,16 @@ class AuthorizedTests(PairTestCase):
         network.deliver()
         self.failureResultOf(got, ConnectionClosed)
 
+    def test_operators(self) -> None:
+        """The registry knows who is marked in the file, as it is now."""
+        _, server = self.serve(authorizedKeys=self.path)
+        isOperator = server.connections.isOperator
+        self.assertFalse(isOperator(self.ada.publicKey))
+        self.path.write_text(f"operator {self.ada.publicKey} ada\n")
+        server.factory.reloadKeys()
+        self.assertTrue(isOperator(self.ada.publicKey))
+        self.assertFalse(Connections().isOperator(self.ada.publicKey))
+
     def test_reloadKeys(self) -> None:
         """An operator may have the file read at once."""
         network, server = self.serve(authorizedKeys=self.path)

@@ -66,6 +66,39 @@ class AuthorizedKeysTests(FilesTestCase):
             clients = self.load(f"{ONE} {name}")
             self.assertEqual(clients.checkClient(ONE, ADDRESS), name)
 
+    def test_operators(self) -> None:
+        """
+        The word before a key marks it; a key that is not in the list is nobody's, and
+        somebody may be called like the word.
+        """
+        clients = self.load(
+            f"operator {ONE} alice", f"{TWO} operator", f"operator\t {THREE}  operator"
+        )
+        self.assertTrue(clients.isOperator(ONE))
+        self.assertFalse(clients.isOperator(TWO))
+        self.assertTrue(clients.isOperator(THREE))
+        self.assertEqual(clients.checkClient(ONE, ADDRESS), "alice")
+        self.assertEqual(clients.checkClient(TWO, ADDRESS), "operator")
+        self.authorize(f"{ONE} alice", f"operator {TWO} bob")
+        with capturedLogs() as logs:
+            self.assertEqual(clients.reload(), frozenset([THREE]))
+        self.assertIn("2 keys, 1 of operators, 1 fewer", formatEvent(logs[0]))
+        self.assertFalse(clients.isOperator(ONE))
+        self.assertTrue(clients.isOperator(TWO))
+        self.assertFalse(clients.isOperator(THREE))
+
+    def test_operatorsOfBadList(self) -> None:
+        """A list with a bad line makes nobody an operator, but unmakes some."""
+        clients = self.load(
+            f"operator {ONE} alice", f"operator {TWO} bob", f"{THREE} c"
+        )
+        self.authorize(
+            f"operator {ONE} alice", f"{TWO} bob", f"operator {THREE} c", "?"
+        )
+        clients.reload()
+        marked = [clients.isOperator(key) for key in (ONE, TWO, THREE)]
+        self.assertEqual(marked, [True, False, False])
+
     def test_badLines(self) -> None:
         """Any other line is an error that names it."""
         for bad in (
@@ -73,6 +106,12 @@ class AuthorizedKeysTests(FilesTestCase):
             "alice",
             f"alice {ONE}",
             f"{ONE} alice bob",
+            f"operator {ONE}",
+            "operator",
+            f"operators {ONE} alice",
+            f"Operator {ONE} alice",
+            f"operator operator {ONE} alice",
+            f"{ONE} operator alice",
             f"{ONE} alice # home",
             f"{ONE} {'a' * 65}",
             f"{ONE} a\x00b",

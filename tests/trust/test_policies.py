@@ -17,7 +17,13 @@ from aesm.errors import NotAuthorized, UntrustedServer
 from aesm.interfaces import IClientPolicy
 from aesm.trust.clients import AuthorizedKeys
 from aesm.trust.keys import PublicKey
-from aesm.trust.policies import checkClient, checkServer, clientPolicy, trustPolicy
+from aesm.trust.policies import (
+    checkClient,
+    checkServer,
+    clientPolicy,
+    isOperator,
+    trustPolicy,
+)
 from aesm.trust.servers import AnyServer, KnownServers
 from tests.support.pairs import CLIENT_KEY
 
@@ -75,6 +81,19 @@ class ClientPolicyTests(SynchronousTestCase):
         said = policy.checkClient(CLIENT_KEY.publicKey, ADDRESS)
         self.assertEqual(said, f"{CLIENT_KEY.publicKey} {ADDRESS}")
         self.assertIs(clientPolicy(policy), policy)
+
+    def test_operators(self) -> None:
+        """Only a file of keys says who is an operator."""
+        path = Path(self.mktemp())
+        path.write_text(f"operator {CLIENT_KEY.publicKey} ada\n")
+        path.chmod(0o600)
+        for given, marked in (
+            (path, True),
+            (lambda *client: "ada", False),
+            (None, False),
+        ):
+            policy = clientPolicy(given)
+            self.assertIs(isOperator(policy, CLIENT_KEY.publicKey), marked)
 
     def test_wrong(self) -> None:
         """Anything else is refused."""
