@@ -11,6 +11,7 @@ from twisted.plugin import IPlugin, getPlugins
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
+from aesm.chat.handler import ChatHandler
 from aesm.client.connect import connect
 from aesm.handlers import Echo, Relay
 from aesm.interfaces import IMessageHandler, IMessageHandlerMaker
@@ -103,6 +104,8 @@ class MakerTests(SynchronousTestCase):
         self.assertIsInstance(maker("relay").makeHandler(connections), Relay)
         self.assertIsInstance(maker("echo").makeHandler(connections), Echo)
         self.assertIsNone(maker("inbox").makeHandler(connections))
+        for name in ("chat", "chat-free-names"):
+            self.assertIsInstance(maker(name).makeHandler(connections), ChatHandler)
 
     def test_description(self) -> None:
         """It says in one line what its handler does."""

@@ -21,7 +21,8 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 from twisted.python.failure import Failure
 
-from aesm.chat.rules import DEFAULT_ROOM
+from aesm.chat.presence import DEFAULT_ROOM
+from aesm.chat.text import fewMarks
 from aesm.client.observer import WatchedService
 from aesm.errors import AESMError, ConnectionClosed
 from aesm.messages.connection import Connection
@@ -88,7 +89,7 @@ class ChatView:
         @return: what to show, printable characters.
         """
         # First of all, so that nothing below has to think of control characters.
-        line = escape(line)
+        line = fewMarks(escape(line))
         head, _, text = line.partition(": ")
         match head.split(" "):
             case ["say", _, name]:

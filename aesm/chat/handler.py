@@ -1,32 +1,39 @@
 """
 C{twistd aesm --handler chat}: the rules of L{aesm.chat.rules} on a server's
 connections.
+
+C{--handler chat-free-names} is the same, but for the names of those whose keys have
+one: see L{freeNames}.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from aesm.chat.rules import Chat, Lines
+from aesm.chat.presence import Lines
+from aesm.chat.rules import Chat
 from aesm.errors import AESMError, CloseCode, ConnectionClosed, MessageTooBig
-from aesm.interfaces import IMessageHandler
+from aesm.interfaces import IMessageHandler, ISessionHandler
 from aesm.messages.acknowledgements import Acknowledgement
+from aesm.secure.options import reactorOr
 
 if TYPE_CHECKING:
     from aesm.messages.connection import Connection
     from aesm.messages.stream import Packet
     from aesm.server.registry import Connections
 
-__all__ = ["ChatHandler"]
+__all__ = ["ChatHandler", "freeNames"]
+
+AWAY_DELAY = 10.0  # seconds until others notice that somebody is cut off
 
 
-@implementer(IMessageHandler)
+@implementer(IMessageHandler, ISessionHandler)
 class ChatHandler:
     """
     A chat for all clients of a server.
@@ -39,16 +46,24 @@ class ChatHandler:
     bytesPerKey = 1 << 18
 
     def __init__(
-        self, connections: Connections, clock: Callable[[], float] = time.time
+        self,
+        connections: Connections,
+        clock: IReactorTime | None = None,
+        freeNames: bool = False,
     ) -> None:
-        """@param clock: tells the time, Unix seconds."""
-        self._chat = Chat()
-        self._clock = clock
+        """
+        @param connections: the server's registry, which knows who is an operator.
+        @param clock: keeps time; None for the installed reactor.
+        @param freeNames: whether who has a key with a name may choose another one.
+        """
+        self._chat = Chat(connections.isOperator, freeNames)
+        self._clock = reactorOr(clock)
+        # Of those who are cut off and not missed yet.
+        self._missing: dict[Connection, IDelayedCall] = {}
 
     def connectionAccepted(self, connection: Connection) -> None:
-        """Ask somebody for a name."""
-        identity = f"{connection.peer} {connection.peerName or ''}"
-        _deliver(self._chat.joined(connection, identity))
+        """Give somebody the name that goes with their key, or ask for one."""
+        _deliver(self._chat.joined(connection, connection.peer, connection.peerName))
 
     def packetReceived(self, connection: Connection, packet: Packet) -> Deferred[None]:
         """
@@ -58,12 +73,44 @@ class ChatHandler:
         """
         # Only who writes waits: one who does not read the answers is held back, and
         # the others are not.
-        _deliver(self._chat.received(connection, packet.data, self._clock()))
+        _deliver(self._chat.received(connection, packet.data, time.time()))
         return connection.drain().addErrback(_ebGone)
+
+    def connectionDetached(self, connection: Connection, reason: AESMError) -> None:
+        """Let nobody notice that somebody was cut off, for a while."""
+        self._missing[connection] = self._clock.callLater(
+            AWAY_DELAY, self._missed, connection
+        )
+
+    def connectionAttached(self, connection: Connection) -> None:
+        """Bring somebody back to where they were."""
+        self._found(connection)
+        _deliver(self._chat.back(connection))
 
     def connectionLost(self, connection: Connection, reason: AESMError) -> None:
         """Tell the others that somebody is gone, but not why."""
+        self._found(connection)
         _deliver(self._chat.left(connection))
+
+    def _missed(self, connection: Connection) -> None:
+        """Tell the others that somebody is away."""
+        del self._missing[connection]
+        _deliver(self._chat.away(connection))
+
+    def _found(self, connection: Connection) -> None:
+        """Miss somebody no longer."""
+        timer = self._missing.pop(connection, None)
+        if timer is not None:
+            timer.cancel()
+
+
+def freeNames(connections: Connections) -> ChatHandler:
+    """
+    Make a chat in which all may choose their names.
+
+    @param connections: the server's registry.
+    """
+    return ChatHandler(connections, freeNames=True)
 
 
 def _deliver(lines: Lines) -> None:
@@ -72,6 +119,9 @@ def _deliver(lines: Lines) -> None:
     and those that do not take messages of that size with 1009.
     """
     for connection, line in lines:
+        if line is None:
+            connection.closeWith(CloseCode.NOT_ALLOWED, "banned from the chat")
+            continue
         sent = connection.sendData(line)
         # An acknowledgement that nobody looks at costs nothing: no errback for it.
         if not isinstance(sent, Acknowledgement):

@@ -1,34 +1,32 @@
 """
-What a name is in the chat, and what may stand in a line: nothing that could end
-a line, hide in one, or make two names look the same by case or width::
+What may stand in a line of the chat: nothing that could end it, hide in it, or reach
+out of it::
 
-    tidyName("alice"), tidyName("al ice")         # "alice", None
-    foldName("Alice") == foldName("\uff41lice")     # True
     oneLine("hello\\nsay lobby bob: forged")       # "hello say lobby bob: forged"
+
+What a name is says L{aesm.chat.names}.
 """
 
 from __future__ import annotations
 
 import unicodedata
 
-__all__ = ["MAX_NAME", "foldName", "oneLine", "sizeOf", "tidyName"]
+__all__ = ["MAX_MARKS", "fewMarks", "oneLine", "sizeOf"]
 
-MAX_NAME = 24  # characters of a name, of somebody or of a room
-NAME_MARKS = frozenset("_-.")
-NAME_CATEGORIES = frozenset({"Lu", "Ll", "Lt", "Lo", "Nd"})
-INVISIBLE_LETTERS = frozenset("\u115f\u1160")  # Hangul fillers; NFKC makes two of four
+MAX_MARKS = 4  # on one character
 JOINERS = frozenset("\u200c\u200d")  # in Persian words and in emoji
 
 
 def oneLine(text: str) -> str:
     """
     Make text safe to stand in a line: no control character, no line or paragraph
-    separator, nothing that reorders or hides what stands around it.
+    separator, nothing that reorders or hides what stands around it, no pile of
+    combining marks.
 
     @return: as many characters: a space for what would break the line or is a
         tab, U+FFFD for other such characters, and all else as it was.
     """
-    return "".join(map(_oneLineCharacter, text))
+    return fewMarks("".join(map(_oneLineCharacter, text)))
 
 
 def _oneLineCharacter(character: str) -> str:
@@ -41,41 +39,26 @@ def _oneLineCharacter(character: str) -> str:
     return character
 
 
-def tidyName(text: str) -> str | None:
+def fewMarks(text: str) -> str:
     """
-    Bring a name into the form in which it is shown.
+    Keep combining marks from piling up over the lines around.
 
-    @return: the name, NFKC: 1 to L{MAX_NAME} letters, digits, C{_}, C{-} and
-        C{.}; or None if it is no name.
+    @return: as many characters: U+FFFD for each mark on a character, past the first
+        L{MAX_MARKS}, that takes no place of its own.
     """
-    if not 0 < len(text) <= 4 * MAX_NAME:  # NFKC may shorten
-        return None
-    name = unicodedata.normalize("NFKC", text)
-    if len(name) > MAX_NAME or not all(map(_isNameCharacter, name)):
-        return None
-    return name
-
-
-def _isNameCharacter(character: str) -> bool:
-    """
-    Tell whether a character may stand in a name.
-
-    @param character: one character, NFKC.
-    """
-    if character in NAME_MARKS:
-        return True
-    isLetter = unicodedata.category(character) in NAME_CATEGORIES
-    return isLetter and character not in INVISIBLE_LETTERS
-
-
-def foldName(name: str) -> str:
-    """
-    Make the key under which names collide that differ in case or width only.
-
-    @return: the key; not for showing.
-    @see: Unicode Standard, section 3.13.5, D146 (compatibility caseless match)
-    """
-    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
+    if text.isascii():
+        return text
+    shown, marks = [], 0
+    for character in text:
+        category = unicodedata.category(character)
+        if category in ("Mn", "Me"):
+            marks += 1
+            shown.append(character if marks <= MAX_MARKS else "\ufffd")
+            continue
+        if category not in ("Mc", "Cf"):  # these two do not begin a new character
+            marks = 0
+        shown.append(character)
+    return "".join(shown)
 
 
 def sizeOf(text: str) -> int:

@@ -95,6 +95,11 @@ class ChatViewTests(SynchronousTestCase):
         self.assertEqual(text, "* you are \\x1b[2J in lob\\nby")
         self.assertEqual((view.name, view.room), ("\\x1b[2J", "lob\\nby"))
 
+    def test_marks(self) -> None:
+        """Nor can it pile combining marks up over the lines around."""
+        text = self.shown(ChatView(), "say lobby bob: a" + "\u0301" * 9)
+        self.assertEqual(text, "bob: a" + "\u0301" * 4 + "\ufffd" * 5)
+
     def test_times(self) -> None:
         """A time that cannot be told is no error."""
         view = ChatView()
@@ -166,7 +171,7 @@ class ChatClientTests(SynchronousTestCase):
         listening = listen(
             self.network.clock,
             self.network.endpoint(),
-            handler=ChatHandler(Connections()),
+            handler=ChatHandler(Connections(), self.network.clock),
             key=self.serverKey,
             **options,
         )

@@ -1,28 +1,20 @@
 """
-The rules of the chat, without I/O, and the handler that they are in.
+Tests for L{aesm.chat.rules}.
 """
 
 from __future__ import annotations
 
-import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
-from zope.interface.verify import verifyObject
 
-from aesm import AnyServer, connect
 from aesm.chat import rules
-from aesm.chat.handler import ChatHandler
-from aesm.chat.rules import HISTORY_BYTES, HISTORY_LINES, MAX_LINE, Chat
-from aesm.chat.text import MAX_NAME, foldName, oneLine, sizeOf, tidyName
-from aesm.interfaces import IMessageHandler
-from aesm.messages.connection import Connection
-from aesm.server.registry import Connections
-from aesm.testing import ConnectedPair, connectedPair
-from aesm.trust.keys import PrivateKey
+from aesm.chat.names import looksOf
+from aesm.chat.rules import MAX_LINE, Chat
+from aesm.chat.text import oneLine, sizeOf
 
 NOW = 1_700_000_000.0
 EVIL = "\x00\x1b\n\r\t\x0b\x85\u2028\u2029\u202e\u2066\u200f\ufeff\ud800\u00ad\x7f"
@@ -42,7 +34,10 @@ nasty = st.text(
     st.one_of(st.sampled_from("/: ab" + EVIL), st.characters()), max_size=60
 )
 names = st.sampled_from(
-    ["alice", "Bob", "bOB", "\uff42ob", "e\u0301", "a b", "", "\u202eb"]
+    [
+        *("alice", "Bob", "bOB", "\uff42ob", "e\u0301", "a b", "", "\u202eb"),
+        *("a1ice", "B0b", "\u0391\u0399", "AI", "lobby", "key"),
+    ]
 )
 lines = st.one_of(
     nasty,
@@ -50,93 +45,23 @@ lines = st.one_of(
     st.builds(
         "/{} {} {}".format,
         st.sampled_from(
-            ["nick", "regain", "join", "msg", "who", "whois", "leave", "help", "rooms"]
+            [
+                *("nick", "regain", "join", "msg", "who", "whois", "leave", "help"),
+                *("rooms", "ignore", "unignore", "kick", "ban"),
+            ]
         ),
         st.one_of(names, nasty),
         nasty,
     ),
 )
 events = st.lists(
-    st.tuples(st.integers(0, 3), st.one_of(st.just(None), lines)), max_size=30
+    st.tuples(
+        st.integers(0, 5),
+        st.one_of(st.sampled_from(["go", "away", "back"]), st.tuples(lines)),
+    ),
+    max_size=30,
 )
-
-
-class TextTests(SynchronousTestCase):
-    """What may stand in a line, and what a name is."""
-
-    def test_oneLine(self) -> None:
-        """
-        What would break or reorder a line is replaced, character by character;
-        everything else stays, joiners in words and emoji too.
-        """
-        self.assertEqual(oneLine("a\r\n\tb\u2028c\x85d"), "a   b c d")
-        self.assertEqual(
-            oneLine("\x1b[2J\u202e\ud800\x00"), "\ufffd[2J\ufffd\ufffd\ufffd"
-        )
-        kept = "\u00fc \u65e5 \u05e9 \u06cc\u200c\u062e \U0001f468\u200d\U0001f4bb"
-        self.assertEqual(oneLine(kept), kept)
-
-    @settings(deadline=None)
-    @given(nasty)
-    def test_oneLineAlways(self, text: str) -> None:
-        """The result is one line without control characters, as long as before."""
-        line = oneLine(text)
-        self.assertEqual(len(line), len(text))
-        self.assertLessEqual(len(line.splitlines()), 1)
-        line.encode("utf-8")
-        self.assertNotIn("Cc", map(unicodedata.category, line))
-
-    def test_names(self) -> None:
-        """Letters and digits of any script, C{_}, C{-} and C{.} make names."""
-        for name in (
-            "alice",
-            "a",
-            "x" * MAX_NAME,
-            "J\u00fcrgen_2",
-            "a.b-c",
-            "\u674e\u5c0f",
-        ):
-            self.assertEqual(tidyName(name), name)
-
-    def test_tidied(self) -> None:
-        """A name is shown in its normal form."""
-        self.assertEqual(tidyName("\uff41lice"), "alice")
-        self.assertEqual(tidyName("Jose\u0301"), "Jos\u00e9")
-
-    def test_noNames(self) -> None:
-        """Too long, too short, and whatever hides, combines or turns is no name."""
-        for text in (
-            "",
-            "x" * (MAX_NAME + 1),
-            "x" * 10_000,
-            "a b",
-            "a:b",
-            "a/b",
-            "*",
-            "q\u0301",  # nothing to combine to
-            "a\u200db",
-            "a\u202eb",
-            "a\u00adb",
-            "\u3164",  # Hangul filler: a letter that does not show
-            "\u115f",
-            "a\nb",
-            "a\x00",
-            "\ufdfa",  # a ligature that NFKC makes into words
-            "\ud800",
-            "\u2764",
-        ):
-            self.assertIsNone(tidyName(text), ascii(text))
-
-    def test_fold(self) -> None:
-        """Case and width make no difference between names."""
-        for name in (
-            "ALICE",
-            "\uff21\uff2c\uff29\uff23\uff25",
-            "al\u0131ce".replace("\u0131", "I"),
-        ):
-            self.assertEqual(foldName(name), "alice")
-        self.assertEqual(foldName("Stra\u00dfe"), foldName("STRASSE"))
-        self.assertNotEqual(foldName("alice"), foldName("alice_"))
+CLOSED = "closed"  # what a member is told last who is banned
 
 
 class Party:
@@ -147,24 +72,30 @@ class Party:
     @ivar told: what each member was told since it was looked at last.
     """
 
-    def __init__(self, *names: str) -> None:
-        """@param names: who is there, by those names."""
-        self.chat = Chat()
+    def __init__(self, *names: str, **options: Any) -> None:
+        """
+        @param names: who is there, by those names, each with a key of their own.
+        @param options: the chat's.
+        """
+        self.chat = Chat(**options)
         self.told: dict[str, list[str]] = {}
         for name in names:
             self.come(name)
             self.say(name, f"/nick {name}")
         self.look(*names)
 
-    def come(self, member: str, identity: str = "a key") -> None:
+    def come(
+        self, member: str, key: str | None = None, keyName: str | None = None
+    ) -> None:
         """
         Somebody connects.
 
         @param member: who.
-        @param identity: their key.
+        @param key: their key; None for one of their own.
+        @param keyName: what it is called.
         """
         self.told[member] = []
-        self._take(self.chat.joined(member, identity))
+        self._take(self.chat.joined(member, key or f"key of {member}", keyName))
 
     def go(self, member: str) -> None:
         """
@@ -173,6 +104,14 @@ class Party:
         @param member: who.
         """
         self._take(self.chat.left(member))
+
+    def away(self, member: str) -> None:
+        """Somebody is missed."""
+        self._take(self.chat.away(member))
+
+    def back(self, member: str) -> None:
+        """Somebody is back."""
+        self._take(self.chat.back(member))
 
     def say(self, member: str, data: str | bytes) -> None:
         """
@@ -195,18 +134,18 @@ class Party:
             self.told[member] = []
         return taken[0] if len(members) == 1 else taken
 
-    def _take(self, output: Sequence[tuple[str, str]]) -> None:
+    def _take(self, output: Sequence[tuple[str, str | None]]) -> None:
         """
         Deliver.
 
         @param output: whom to send what.
         """
         for member, line in output:
-            self.told[member].append(line)
+            self.told[member].append(CLOSED if line is None else line)
 
 
-class ChatTests(SynchronousTestCase):
-    """The rules."""
+class PartyTestCase(SynchronousTestCase):
+    """Members of a chat."""
 
     def assertError(self, party: Party, member: str, words: str) -> None:
         """
@@ -220,26 +159,9 @@ class ChatTests(SynchronousTestCase):
         self.assertTrue(line.startswith("error: "), line)
         self.assertIn(words, line)
 
-    def test_arrival(self) -> None:
-        """
-        Who connects is asked for a name, can do nothing without, and is in the
-        default room with one; those there are told.
-        """
-        party = Party("alice")
-        party.come("bob")
-        self.assertEqual(
-            party.look("bob"),
-            ["note: choose a name: /nick NAME; /help lists the commands"],
-        )
-        for line in ("hello", "//hello", "/join x", "/who", "/msg alice hi", "/rooms"):
-            party.say("bob", line)
-            self.assertError(party, "bob", "choose a name first")
-        self.assertEqual(party.look("alice"), [])
-        party.say("bob", "/nick bob")
-        self.assertEqual(
-            party.look("alice", "bob"),
-            [["join lobby bob"], ["you are bob in lobby", "who lobby 2: alice bob"]],
-        )
+
+class ChatTests(PartyTestCase):
+    """The rules."""
 
     def test_saying(self) -> None:
         """All in the room hear what is said, the speaker too."""
@@ -282,118 +204,6 @@ class ChatTests(SynchronousTestCase):
         for line in ("x" * (MAX_LINE + 1), "\u00e9" * MAX_LINE, "\x00" * MAX_LINE):
             party.say("alice", line)
             self.assertError(party, "alice", f"at most {MAX_LINE} bytes")
-
-    def test_uniqueNames(self) -> None:
-        """
-        Nobody can have a name that differs from another's in case or width only,
-        until it is free again.
-        """
-        party = Party("alice")
-        party.come("bob")
-        party.look("bob")
-        for name in ("alice", "ALICE", "\uff41lice"):
-            party.say("bob", f"/nick {name}")
-            self.assertError(party, "bob", "taken")
-        party.go("alice")
-        party.say("bob", "/nick ALICE")
-        self.assertEqual(party.look("bob")[0], "you are ALICE in lobby")
-
-    def test_badNames(self) -> None:
-        """What is no name is refused, as a room's too."""
-        party = Party("alice")
-        for name in ("", "a b", "\u202ebob", "x" * 25):
-            for command in ("/nick", "/regain", "/join"):
-                party.say("alice", f"{command} {name}")
-                self.assertError(party, "alice", "a name has 1 to 24")
-
-    def test_renaming(self) -> None:
-        """
-        Somebody can take another name, or spell it anew; the room is told, and
-        the old one is free.
-        """
-        party = Party("alice", "bob")
-        party.say("alice", "/nick Alice")
-        self.assertEqual(
-            party.look("alice", "bob"),
-            [["name alice Alice", "you are Alice in lobby"], ["name alice Alice"]],
-        )
-        party.say("alice", "/nick Alice")
-        self.assertEqual(party.look("alice", "bob"), [[], []])
-        party.say("alice", "/nick carol")
-        party.say("bob", "/nick alice")
-        party.look("alice", "bob")
-        party.say("bob", "/who")
-        self.assertEqual(party.look("bob"), ["who lobby 2: carol alice"])
-
-    def test_regain(self) -> None:
-        """
-        A name can be taken back from another connection of the same key, not
-        from one of another.
-        """
-        party = Party()
-        for member, key in (("old", "A"), ("new", "A"), ("other", "B")):
-            party.come(member, key)
-        party.say("old", "/nick alice")
-        party.look("old", "new", "other")
-        party.say("new", "/nick alice")
-        self.assertError(party, "new", "taken")
-        party.say("other", "/regain alice")
-        self.assertError(party, "other", "taken")
-        party.say("new", "/regain ALICE")
-        self.assertEqual(
-            party.look("new"), ["you are ALICE in lobby", "who lobby 1: ALICE"]
-        )
-        self.assertError(party, "old", "has taken your name")
-        party.say("old", "am I here?")
-        self.assertError(party, "old", "choose a name first")
-        party.go("old")
-        party.say("new", "/regain ALICE")
-        self.assertEqual(party.look("new"), [])
-
-    def test_rooms(self) -> None:
-        """
-        Somebody in another room hears and is heard there only; the room is gone
-        with the last one in it.
-        """
-        party = Party("alice", "bob", "carol")
-        party.say("alice", "/join Python")
-        self.assertEqual(
-            party.look("alice", "bob"),
-            [["you are alice in Python", "who Python 1: alice"], ["leave lobby alice"]],
-        )
-        party.say("bob", "/join python")
-        self.assertEqual(party.look("alice"), ["join Python bob"])
-        party.look("bob", "carol")
-        party.say("alice", "import this")
-        heard = ["say Python alice: import this"]
-        self.assertEqual(party.look("alice", "bob", "carol"), [heard, heard, []])
-        party.say("carol", "/rooms")
-        self.assertEqual(party.look("carol"), ["rooms 2: lobby=1 Python=2"])
-        party.say("carol", "/who python")
-        self.assertEqual(party.look("carol"), ["who Python 2: alice bob"])
-        party.say("alice", "/leave")
-        self.assertEqual(party.look("bob"), ["leave Python alice"])
-        self.assertEqual(party.look("carol"), ["join lobby alice"])
-        party.go("bob")
-        party.say("carol", "/who python")
-        self.assertError(party, "carol", "there is no room python")
-
-    def test_sameRoom(self) -> None:
-        """Going where one is already is refused."""
-        party = Party("alice")
-        party.say("alice", "/leave")
-        self.assertError(party, "alice", "you are in lobby already")
-
-    def test_leaving(self) -> None:
-        """
-        Those in the room are told when somebody is gone; of somebody without a
-        name nobody hears.
-        """
-        party = Party("alice", "bob")
-        party.come("ghost")
-        party.go("ghost")
-        party.go("bob")
-        self.assertEqual(party.look("alice"), ["leave lobby bob"])
 
     def test_private(self) -> None:
         """A private message goes to one, wherever they are, and back to the sender."""
@@ -446,235 +256,228 @@ class ChatTests(SynchronousTestCase):
         self.assertError(party, "alice", "there is no command /passwd")
         self.assertEqual(party.look("bob"), [])
 
-    def test_history(self) -> None:
-        """Who comes is told what was said in the room, and when."""
-        party = Party("alice")
-        party.say("alice", "first")
-        party.say("alice", "/msg alice not this")
-        party.come("bob")
-        party.look("bob")
-        party.say("bob", "/nick bob")
+    # Peace
+
+    def test_ignore(self) -> None:
+        """
+        What somebody says is not sent to who ignores them, in the room, in private and
+        of before, under whatever name; others get it, and nobody is told.
+        """
+        party = Party("alice", "bob", "carol")
+        party.say("alice", "/ignore BOB")
         self.assertEqual(
-            party.look("bob"),
+            party.look("alice"), ["note: you ignore bob, whatever the name"]
+        )
+        party.say("bob", "/nick robert")
+        party.look("alice", "bob", "carol")
+        party.say("bob", "spam")
+        party.say("bob", "/msg alice spam")
+        self.assertEqual(party.look("alice"), [])
+        self.assertEqual(
+            party.look("bob", "carol"),
             [
-                "you are bob in lobby",
-                "old lobby 2023-11-14T22:13:20Z alice: first",
-                "who lobby 2: alice bob",
+                ["say lobby robert: spam", "tell robert alice: spam"],
+                ["say lobby robert: spam"],
             ],
         )
+        party.say("carol", "news")
+        party.say("alice", "/join den")
+        party.look("alice")
+        party.say("alice", "/leave")
+        old = [line for line in party.look("alice") if line.startswith("old")]
+        self.assertEqual(old, ["old lobby 2023-11-14T22:13:20Z carol: news"])
+        party.say("alice", "/ignore")
+        self.assertEqual(party.look("alice"), ["note: you ignore bob"])
+        party.say("alice", "/unignore robert")
+        self.assertEqual(party.look("alice"), ["note: you ignore bob no more"])
+        party.say("bob", "hello")
+        self.assertEqual(party.look("alice"), ["say lobby robert: hello"])
 
-    def historyAfter(self, count: int, text: str) -> list[str]:
-        """
-        Get the history of a room.
+    def test_unignoreTheGone(self) -> None:
+        """Who is gone can be ignored no more by the name that they had."""
+        party = Party("alice", "bob", "carol")
+        party.say("alice", "/ignore carol")
+        party.say("alice", "/ignore bob")
+        party.go("bob")
+        party.look("alice")
+        party.say("alice", "/unignore Bob")
+        self.assertEqual(party.look("alice"), ["note: you ignore bob no more"])
+        party.say("alice", "/ignore")
+        self.assertEqual(party.look("alice"), ["note: you ignore carol"])
 
-        @param count: how often something is said.
-        @param text: what.
-        """
+    def test_ignoreErrors(self) -> None:
+        """Nobody ignores themselves, or whom there is not."""
         party = Party("alice")
-        for number in range(count):
-            party.say("alice", f"{number} {text}")
-        party.come("bob")
-        party.say("bob", "/nick bob")
-        return [line for line in party.look("bob") if line.startswith("old ")]
+        party.say("alice", "/ignore")
+        self.assertEqual(party.look("alice"), ["note: you ignore nobody"])
+        for line, words in (
+            ("/ignore alice", "yourself"),
+            ("/ignore bob", "nobody here is called 'bob'"),
+            ("/unignore bob", "do not ignore 'bob'"),
+            ("/unignore", "do not ignore ''"),
+        ):
+            party.say("alice", line)
+            self.assertError(party, "alice", words)
 
-    def test_historyBounds(self) -> None:
-        """The history is bounded in lines and in bytes; the newest is kept."""
-        lines = self.historyAfter(HISTORY_LINES + 1, "short")
-        self.assertEqual(len(lines), HISTORY_LINES)
-        self.assertTrue(lines[0].endswith(": 1 short"))
-        lines = self.historyAfter(10, "\u65e5" * 1000)
-        self.assertEqual(len(lines), 5)
-        self.assertLessEqual(sum(map(sizeOf, lines)), HISTORY_BYTES)
-        self.assertIn(": 9 ", lines[-1])
+    def test_ignoreBound(self) -> None:
+        """So many can be ignored; one of them again is no one more."""
+        self.patch(rules, "MAX_IGNORED", 2)
+        party = Party("alice", "bob", "carol", "dave")
+        party.say("alice", "/ignore bob")
+        party.say("alice", "/ignore carol")
+        party.look("alice")
+        party.say("alice", "/ignore dave")
+        self.assertError(party, "alice", "you ignore 2, and no more")
+        party.say("alice", "/ignore bob")
+        self.assertEqual(
+            party.look("alice"), ["note: you ignore bob, whatever the name"]
+        )
 
-    def test_roomsBound(self) -> None:
-        """There are not more than so many rooms."""
-        self.patch(rules, "MAX_ROOMS", 3)
-        party = Party("alice", "bob", "carol")
-        party.say("alice", "/join one")
-        party.say("bob", "/join two")
-        party.look("alice", "bob", "carol")
-        party.say("carol", "/join three")
-        self.assertError(party, "carol", "3 rooms, and no more")
-        party.say("carol", "/join TWO")
-        self.assertEqual(party.look("carol")[0], "you are carol in two")
+    def makeModerated(self) -> Party:
+        """Make a chat with an operator, one more, and two others."""
+        operators = ("key of op", "key of op2")
+        return Party("op", "op2", "alice", "bob", isOperator=operators.__contains__)
 
-    def test_listsBound(self) -> None:
-        """A list names so many; the number says how many there are."""
-        self.patch(rules, "MAX_LISTED", 2)
-        party = Party("alice", "bob", "carol")
-        party.say("carol", "/who")
-        self.assertEqual(party.look("carol"), ["who lobby 3: alice bob"])
-        party.say("alice", "/join a")
-        party.say("bob", "/join b")
-        party.look("carol")
-        party.say("carol", "/rooms")
-        self.assertEqual(party.look("carol"), ["rooms 3: lobby=1 a=1"])
+    def test_onlyOperators(self) -> None:
+        """Only operators send others away, and not each other."""
+        party = self.makeModerated()
+        for command in ("kick", "ban"):
+            party.say("alice", f"/{command} bob")
+            self.assertError(party, "alice", f"only operators may /{command}")
+            party.say("op", f"/{command} op2")
+            self.assertError(party, "op", "op2 is an operator")
+            party.say("op", f"/{command} op")
+            self.assertError(party, "op", "op is an operator")
+            party.say("op", f"/{command} nobody")
+            self.assertError(party, "op", "nobody here")
+        self.assertEqual(party.look("bob"), [])
+
+    def test_kick(self) -> None:
+        """Who is kicked has no name and no room, is told why, and may come again."""
+        party = self.makeModerated()
+        party.say("op", "/kick ALICE  spam: no")
+        told = ["leave lobby alice", "note: alice was sent away by op: spam: no"]
+        self.assertEqual(party.look("op", "op2", "bob"), [told] * 3)
+        self.assertEqual(
+            party.look("alice"), ["error: you were sent away by op: spam: no"]
+        )
+        party.say("alice", "but")
+        self.assertError(party, "alice", "choose a name first")
+        party.say("alice", "/nick alice")
+        self.assertEqual(party.look("alice")[0], "you are alice in lobby")
+        party.look("op")
+        party.say("op", "/kick alice")
+        self.assertEqual(party.look("alice"), ["error: you were sent away by op"])
+
+    def test_ban(self) -> None:
+        """
+        Who is banned is out with all connections of that key, cannot be heard while
+        these end, and does not come in again.
+        """
+        party = self.makeModerated()
+        party.come("second", "key of alice")
+        party.say("second", "/nick second")
+        party.come("third", "key of alice")
+        party.look("op", "alice", "second", "third")
+        party.say("op", "/ban second flood")
+        reason = "banned by op: flood"
+        told = [f"error: you were {reason}", CLOSED]
+        for member in ("alice", "third"):
+            self.assertEqual(party.look(member)[-2:], told)
+        self.assertEqual(
+            party.look("second"),
+            ["leave lobby alice", f"note: alice was {reason}", *told],
+        )
+        heard = party.look("op")
+        self.assertIn(f"note: alice was {reason}", heard)
+        self.assertIn(f"note: second was {reason}", heard)
+        party.look("bob")
+        for line in ("I am back", "/nick alice", b""):
+            party.say("alice", line)
+        self.assertEqual(party.look("alice", "bob"), [[], []])
+        party.go("alice")
+        party.come("again", "key of alice")
+        self.assertEqual(
+            party.look("again"), ["error: your key is banned here", CLOSED]
+        )
+
+    def test_banAway(self) -> None:
+        """Who is away when their key is banned does not come back."""
+        party = self.makeModerated()
+        party.come("second", "key of alice")
+        party.say("second", "/nick second")
+        party.away("second")
+        party.say("op", "/ban alice")
+        party.look("second")
+        party.back("second")
+        self.assertEqual(party.look("second"), [])
+
+    def test_banBound(self) -> None:
+        """So many keys can be banned."""
+        self.patch(rules, "MAX_BANNED", 1)
+        party = self.makeModerated()
+        party.say("op", "/ban alice")
+        party.look("op")
+        party.say("op", "/ban bob")
+        self.assertError(party, "op", "1 keys are banned, and no more")
+
+    @settings(deadline=None)
+    @given(st.one_of(lines, st.text(max_size=2000)), st.integers(2, 8))
+    def test_costOfOthers(self, line: str | bytes, size: int) -> None:
+        """
+        What a line makes each other member be sent is no more than the line, and a few
+        words.
+        """
+        party = Party(*(f"m{number}" for number in range(size)), "alice")
+        party.say("m1", "/join den")
+        party.look(*party.told)
+        party.say("alice", line)
+        length = len(line.encode("utf-8", "replace") if isinstance(line, str) else line)
+        for member in party.told.keys() - {"alice"}:
+            heard = party.look(member)
+            self.assertLessEqual(len(heard), 2)
+            # A surrogate becomes U+FFFD, of three bytes.
+            self.assertLessEqual(sum(map(sizeOf, heard)), 3 * length + 200)
 
     @settings(deadline=None)
     @given(events)
-    def test_always(self, happenings: list[tuple[int, str | bytes | None]]) -> None:
+    def test_always(self, happenings: list[tuple[int, Any]]) -> None:
         """
         Whatever members send, each line is one line of known form, goes to
         somebody who is there, and names are unique and rooms have people.
         """
-        rules = Chat()
+        rules = Chat(isOperator=lambda key: key == "K0")
         here: set[int] = set()
-        for member, data in happenings:
+        for member, happens in happenings:
             if member not in here:
-                output = rules.joined(member, str(data))
+                # Two have one key, and two keys have names.
+                key, keyName = f"K{member // 2}", "key" if member > 2 else None
+                output = rules.joined(member, key, keyName)
                 here.add(member)
-            elif data is None:
+            elif happens == "go":
                 output = rules.left(member)
                 here.remove(member)
+            elif happens == "away":
+                output = rules.away(member)
+            elif happens == "back":
+                output = rules.back(member)
             else:
-                output = rules.received(member, data, NOW)
+                output = rules.received(member, happens[0], NOW)
             for receiver, line in output:
                 self.assertIn(receiver, here)
+                if line is None:
+                    continue
                 self.assertEqual(line, oneLine(line))
                 self.assertEqual(len(line.splitlines()), 1)
                 self.assertRegex(line, FORM)
         named = [person for person in rules._people.values() if person.name]
-        self.assertEqual(len({foldName(person.name) for person in named}), len(named))
-        self.assertEqual(len(rules._named), len(named))
-        present = [
-            person for room in rules._rooms.values() for person in room.present.values()
-        ]
+        looks = [look for person in named for look in looksOf(person.name)]
+        self.assertEqual(len(set(looks)), len(looks))
+        self.assertEqual(set(rules._named.values()), set(named))
+        self.assertEqual(set(rules._named._byLook), set(looks))
+        present = [person for room in rules._rooms.values() for person in room.present]
         self.assertEqual(set(present), set(named))
         self.assertEqual(len(present), len(named))
-
-
-class ChatHandlerTests(SynchronousTestCase):
-    """The rules on a server's connections."""
-
-    def makePair(self, **options: Any) -> ConnectedPair:
-        """
-        Make a chat with one client.
-
-        @param options: of both.
-        """
-        handler = ChatHandler(Connections(), lambda: NOW)
-        return connectedPair(handler, **options)
-
-    def join(self, pair: ConnectedPair, nick: str, **options: Any) -> Connection:
-        """
-        Bring another client into the chat.
-
-        @param pair: the server, and its network.
-        @param nick: the client's name.
-        @param options: of the client.
-        """
-        connecting = connect(
-            pair.clock,
-            pair.network.endpoint(),
-            key=PrivateKey.generate(),
-            trust=AnyServer(),
-            **options,
-        )
-        pair.deliver()
-        client = self.successResultOf(connecting)
-        client.sendData(f"/nick {nick}")
-        pair.deliver()
-        return client
-
-    def linesOf(self, connection: Connection) -> list[object]:
-        """
-        Take what a client has received.
-
-        @param connection: the client's.
-        """
-        take: Callable[[], Any] = connection.retrieved.getData
-        return [packet.data for packet in iter(take, None)]
-
-    def test_interface(self) -> None:
-        """It is a handler."""
-        verifyObject(IMessageHandler, ChatHandler(Connections()))
-
-    def test_conversation(self) -> None:
-        """Two clients chat, and each line is acknowledged once it is dealt with."""
-        pair = self.makePair()
-        pair.client.sendData("/nick alice")
-        pair.deliver()
-        bob = self.join(pair, "bob")
-        self.linesOf(pair.client), self.linesOf(bob)
-        sent = bob.sendData("hello")
-        pair.deliver()
-        self.successResultOf(sent)
-        self.assertEqual(self.linesOf(pair.client), ["say lobby bob: hello"])
-        pair.client.sendData("/whois bob")
-        bob.close()
-        pair.deliver()
-        (whois, left) = self.linesOf(pair.client)
-        self.assertRegex(str(whois), r"^whois bob: [A-Za-z0-9+/]{43}=$")
-        self.assertEqual(left, "leave lobby bob")
-
-    def test_slowPeer(self) -> None:
-        """A client that does not read is closed, and holds nobody up."""
-        pair = self.makePair(
-            server={"sendBuffer": 300_000, "messagesPerKey": 1e6, "bytesPerKey": 1e9}
-        )
-        pair.client.sendData("/nick alice")
-        pair.deliver()
-        bob = self.join(pair, "bob", receiveBuffer=70_000)
-        said = []
-        for _ in range(120):
-            sent = pair.client.sendData("x" * MAX_LINE)
-            pair.deliver()
-            self.successResultOf(sent)
-            said += self.linesOf(pair.client)
-        reason: Any = self.successResultOf(bob.closed())
-        self.assertEqual(reason.code, 4000)
-        self.assertEqual(said.count("leave lobby bob"), 1)
-        mine = [line for line in said if str(line).startswith("say lobby alice")]
-        self.assertEqual(len(mine), 120)
-        events = [self.reasonOf(pair) for _ in range(3)]
-        self.assertIn("4000", events[-1])
-
-    def reasonOf(self, pair: ConnectedPair) -> str:
-        """
-        Take the server's next entry in the activity log.
-
-        @param pair: the server.
-        @return: the entry's reason.
-        """
-        activity = pair.server.connections.activity()
-        assert activity is not None
-        return activity.reason
-
-    def test_smallPeer(self) -> None:
-        """A client that takes no message so large is closed, and told why."""
-        pair = self.makePair()
-        pair.client.sendData("/nick alice")
-        pair.deliver()
-        bob = self.join(pair, "bob", maxMessage=200)
-        pair.client.sendData("x" * 300)
-        pair.deliver()
-        reason = self.successResultOf(bob.closed())
-        self.assertEqual(reason.code, 1009)  # type: ignore[attr-defined]
-
-    def test_floodingPeer(self) -> None:
-        """A client that sends and does not read is held back."""
-        pair = self.makePair(
-            client={"receiveBuffer": 66_000}, server={"sendBuffer": 100_000}
-        )
-        pair.client.sendData("/nick alice")
-        sent = [pair.client.sendData("x" * MAX_LINE) for _ in range(60)]
-        pair.deliver()
-        self.successResultOf(sent[10])
-        self.assertNoResult(sent[-1])
-        while self.linesOf(pair.client):
-            pair.deliver()
-        self.successResultOf(sent[-1])
-
-    def test_goneWhileHeldBack(self) -> None:
-        """A client that goes while it is held back is no error."""
-        pair = self.makePair(
-            client={"receiveBuffer": 66_000}, server={"sendBuffer": 100_000}
-        )
-        pair.client.sendData("/nick alice")
-        for _ in range(60):
-            pair.client.sendData("x" * MAX_LINE)
-        pair.deliver()
-        pair.client.abort()
-        pair.deliver()
-        self.assertEqual(self.flushLoggedErrors(), [])
+        ofKeys = [set(people) for people in rules._ofKey.values()]
+        self.assertEqual(set().union(*ofKeys), here)
+        self.assertNotIn(set(), ofKeys)

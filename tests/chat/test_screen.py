@@ -36,7 +36,7 @@ class ChatTerminalTests(SynchronousTestCase):
         listen(
             clock,
             self.network.endpoint(),
-            handler=ChatHandler(Connections()),
+            handler=ChatHandler(Connections(), self.network.clock),
             key=PrivateKey.generate(),
         )
         self.columns = 40

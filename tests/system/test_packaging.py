@@ -92,9 +92,10 @@ class WheelTests(SynchronousTestCase):
         )
 
     def test_license(self) -> None:
-        """The license travels with the code."""
+        """The license travels with the code, and that of Unicode's table beside it."""
         licenses = [name for name in wheelFiles() if name.endswith("/LICENSE")]
         self.assertEqual(len(licenses), 1)
+        self.assertIn("aesm/chat/UNICODE-LICENSE.txt", wheelFiles())
 
 
 class MetadataTests(SynchronousTestCase):
