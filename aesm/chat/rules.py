@@ -238,8 +238,9 @@ class Chat(Presence):
         other, reason = found
         self._banned.add(other.key)
         words = f"banned by {person.name}{reason}"
+        self._expel(other, words)
         for one in self._ofKey[other.key].values():
-            self._expel(one, words)
+            self._unname(one)  # without the reason, which may be long, again
             one.place = None
             self._tell(one, f"error: you were {words}")
             self._output.append((one.member, None))
