@@ -25,7 +25,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from aesm.core.channel.roles import ClientChannel
-from aesm.core.channel.settings import ChannelSettings
+from aesm.core.channel.settings import ChannelSettings, Layer
 from aesm.core.messages.conversation import Conversation
 from aesm.core.messages.hello import ConversationSettings, MessageOptions
 from aesm.core.messages.session import Session
@@ -156,7 +156,9 @@ class Dialer:
         trust = given.pop("trust", None)
         self._timeout = given.pop("handshakeTimeout", HANDSHAKE_TIMEOUT)
         self._messages = ConversationSettings(agent=agent(), **given)
-        self._settings = channelSettings("client.key", **channel)
+        self._settings = channelSettings(
+            "client.key", Layer.MESSAGES, **channel
+        )
         self._trust = trustPolicy(trust)
         # What was typed, not what it resolves to, is what known servers are stored
         # under.

@@ -35,6 +35,7 @@ from twisted.internet.interfaces import (
 from twisted.logger import Logger
 from zope.interface import implementer
 
+from aesm.core.channel.settings import Layer
 from aesm.secure.announce import announce
 from aesm.secure.factory import HANDSHAKE_TIMEOUT, checkTimeout
 from aesm.secure.hosts import clientEndpoint
@@ -89,7 +90,7 @@ def wrapServerEndpoint(
         ServerFactory,
         clock=reactorOr(reactor),
         handshakeTimeout=checkTimeout(handshakeTimeout),
-        settings=channelSettings("server.key", **channel),
+        settings=channelSettings("server.key", Layer.STREAM, **channel),
         policy=clientPolicy(authorizedKeys),
         places=Places(
             maxConnections, maxConnectionsPerHost, handshakesPerHost, canYield=canYield
@@ -139,7 +140,7 @@ def wrapClientEndpoint(
         ClientFactory,
         clock=clock,
         handshakeTimeout=checkTimeout(handshakeTimeout),
-        settings=channelSettings("client.key", **channel),
+        settings=channelSettings("client.key", Layer.STREAM, **channel),
         policy=trustPolicy(trust),
         location=location,
     )

@@ -2,7 +2,7 @@
 The options of a secure channel (C{name}, C{key}, C{psk}, C{suites}), which mean the
 same in every interface, resolved into settings::
 
-    settings = channelSettings("server.key", key=None, name="aesm", psk="psk.txt")
+    settings = channelSettings("server.key", Layer.STREAM, name="aesm", psk="psk.txt")
 
 Every wrong value is a C{TypeError} or C{ValueError} at once, that says what
 would be right.
@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypedDict, Unpack, cast
 
 from aesm._version import __version__
-from aesm.core.channel.settings import ChannelSettings, defaultSuites
+from aesm.core.channel.settings import ChannelSettings, Layer, defaultSuites
 from aesm.secure.clock import steady
 from aesm.trust.files import AnyPath, stateDirectory
 from aesm.trust.keys import PSK, PrivateKey
@@ -53,12 +53,15 @@ class ChannelOptions(TypedDict, total=False):
 CHANNEL_OPTIONS = ChannelOptions.__optional_keys__
 
 
-def channelSettings(keyFile: str, **options: Unpack[ChannelOptions]) -> ChannelSettings:
+def channelSettings(
+    keyFile: str, layer: Layer, **options: Unpack[ChannelOptions]
+) -> ChannelSettings:
     """
     Resolve the options of a secure channel.
 
     @param keyFile: the file in the state directory that holds the key if no
         C{key} is given; it is created if there is none.
+    @param layer: what is to run on the channel, which is for no user to choose.
     @return: settings for all connections.
     @raise KeyFileError: a file cannot be used; says why.
     @raise TypeError: an option is of the wrong type.
@@ -85,6 +88,7 @@ def channelSettings(keyFile: str, **options: Unpack[ChannelOptions]) -> ChannelS
         name=name,
         psk=psk,
         suites=defaultSuites() if suites is None else tuple(suites),
+        layer=layer,
     )
 
 

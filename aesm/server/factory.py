@@ -26,6 +26,7 @@ from twisted.internet.interfaces import (
 from twisted.internet.protocol import Protocol
 
 from aesm.core.channel.roles import ServerChannel
+from aesm.core.channel.settings import Layer
 from aesm.core.messages.conversation import Conversation
 from aesm.core.messages.frames import MAX_AFTER
 from aesm.core.messages.hello import ConversationSettings, Hello
@@ -175,7 +176,7 @@ class AESMServerFactory(SecureFactory):
         """
         super().__init__(reactorOr(reactor), handshakeTimeout)
         self._settings = channelSettings(
-            KEY_FILE, key=key, name=name, psk=psk, suites=suites
+            KEY_FILE, Layer.MESSAGES, key=key, name=name, psk=psk, suites=suites
         )
         if key is None and nextKey is None:
             nextKey = nextKeyOf(stateDirectory() / KEY_FILE)

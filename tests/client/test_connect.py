@@ -47,6 +47,7 @@ from aesm import (
     listen,
 )
 from aesm.core.channel.roles import ServerChannel
+from aesm.core.channel.settings import Layer
 from aesm.core.messages.frames import FrameType, encodeClose, encodeFrame
 from aesm.errors import NoAnswer
 from aesm.interfaces import ITrustPolicy
@@ -124,7 +125,8 @@ class SayingFactory(SecureFactory):
 
         @param addr: where it comes from.
         """
-        return SecureProtocol(self, ServerChannel(channelSettings("", key=SERVER_KEY)))
+        settings = channelSettings("", Layer.MESSAGES, key=SERVER_KEY)
+        return SecureProtocol(self, ServerChannel(settings))
 
     def decide(
         self, secure: SecureProtocol, publicKey: PublicKey, payload: bytes

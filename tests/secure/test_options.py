@@ -8,7 +8,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-from twisted.internet.address import IPv4Address
 from twisted.trial.unittest import SynchronousTestCase
 
 import aesm
@@ -17,11 +16,11 @@ from aesm import (
     KeyFileError,
     PrivateKey,
 )
-from aesm.core.channel.settings import defaultSuites
+from aesm.core.channel.settings import Layer, defaultSuites
 from aesm.secure.options import agent, channelSettings
 from tests.support.pairs import CLIENT_KEY
 
-ADDRESS = IPv4Address("TCP", "127.0.0.1", 5)
+STREAM = Layer.STREAM
 
 
 class ChannelSettingsTests(SynchronousTestCase):
@@ -35,16 +34,17 @@ class ChannelSettingsTests(SynchronousTestCase):
     def test_given(self) -> None:
         """What is given is taken, and no file is touched."""
         settings = channelSettings(
-            "x.key", key=CLIENT_KEY, name="n", psk=b"p" * 32, suites=defaultSuites()[:1]
+            "x.key", STREAM, key=CLIENT_KEY, name="n", psk=b"p" * 32, suites=defaultSuites()[:1]
         )
         self.assertEqual(settings.staticKey, CLIENT_KEY.raw)
         self.assertEqual((settings.name, settings.psk), ("n", b"p" * 32))
+        self.assertIs(settings.layer, STREAM)
         self.assertEqual(len(settings.suites), 1)
         self.assertFalse(self.home.exists())
 
     def test_defaults(self) -> None:
         """The key is made in the state directory, once."""
-        first, second = channelSettings("x.key"), channelSettings("x.key")
+        first, second = channelSettings("x.key", STREAM), channelSettings("x.key", STREAM)
         self.assertEqual(first.staticKey, second.staticKey)
         self.assertEqual(PrivateKey.load(self.home / "x.key").raw, first.staticKey)
         self.assertEqual((first.name, first.psk), ("aesm", None))
@@ -56,7 +56,7 @@ class ChannelSettingsTests(SynchronousTestCase):
         path = Path(self.mktemp())
         psk.save(path)
         for given in (path, str(path), psk):
-            self.assertEqual(channelSettings("x", key=CLIENT_KEY, psk=given).psk, psk)
+            self.assertEqual(channelSettings("x", STREAM, key=CLIENT_KEY, psk=given).psk, psk)
 
     def test_wrongTypes(self) -> None:
         """What is of the wrong type is named."""
@@ -64,11 +64,11 @@ class ChannelSettingsTests(SynchronousTestCase):
         name: Any = b"aesm"
         psk: Any = bytearray(32)
         with self.assertRaisesRegex(TypeError, "key must be a PrivateKey, not bytes"):
-            channelSettings("x", key=key)
+            channelSettings("x", STREAM, key=key)
         with self.assertRaisesRegex(TypeError, "name must be str, not bytes"):
-            channelSettings("x", key=CLIENT_KEY, name=name)
+            channelSettings("x", STREAM, key=CLIENT_KEY, name=name)
         with self.assertRaisesRegex(TypeError, "psk must be 32 bytes or a path"):
-            channelSettings("x", key=CLIENT_KEY, psk=psk)
+            channelSettings("x", STREAM, key=CLIENT_KEY, psk=psk)
 
     def test_wrongValues(self) -> None:
         """What cannot be is refused."""
@@ -81,10 +81,10 @@ class ChannelSettingsTests(SynchronousTestCase):
         ]
         for options in wrong:
             self.assertRaises(
-                ValueError, channelSettings, "x", key=CLIENT_KEY, **options
+                ValueError, channelSettings, "x", STREAM, key=CLIENT_KEY, **options
             )
         self.assertRaises(
-            KeyFileError, channelSettings, "x", key=CLIENT_KEY, psk="/nowhere/psk"
+            KeyFileError, channelSettings, "x", STREAM, key=CLIENT_KEY, psk="/nowhere/psk"
         )
 
 

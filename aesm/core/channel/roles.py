@@ -12,7 +12,7 @@ from __future__ import annotations
 from aesm.core.channel.channel import Channel
 from aesm.core.channel.events import Event, PeerIdentified
 from aesm.core.channel.framing import LENGTH_BYTES, MAX_PLAINTEXT, frame
-from aesm.core.channel.settings import OFFER_PREFIX, ChannelSettings
+from aesm.core.channel.settings import ChannelSettings, Layer
 from aesm.core.channel.states import State
 from aesm.errors import (
     HandshakeError,
@@ -27,11 +27,26 @@ MAX_REASON = 255  # bytes of a refusal's reason, docs/protocol.md, section 2
 MAX_HELLO = 2048  # bytes of message 3's payload, docs/protocol.md, section 8
 
 _REFUSAL = b"\x00\x00"
+_REFUSED = "AESM/1 refused: "
+_WRONG_PORT = {  # what a server of each layer tells clients of the other
+    Layer.STREAM: "this port carries a byte stream, not messages",
+    Layer.MESSAGES: "this port talks messages, not a byte stream",
+}
+_ADVICE = {  # what a client that is told so had better do
+    _REFUSED + _WRONG_PORT[Layer.STREAM]: "connect to it with wrapClientEndpoint() or "
+    "an aesm: endpoint string, or check the host and port",
+    _REFUSED + _WRONG_PORT[Layer.MESSAGES]: "connect to it with aesm.connect(), "
+    "ClientService or `aesm connect`, without aesm: before the endpoint, or check the "
+    "host and port",
+}
 _FOREIGN = {  # first bytes of protocols that often call at a wrong port
     0x16: "TLS",
     0x15: "TLS",
-    **{ord(letter): "HTTP" for letter in "GPHODCT"},
+    **{ord(letter): "HTTP" for letter in "GHODCT"},
+    ord("P"): "HTTP, or a PROXY header: listen on haproxy:",
+    ord("\r"): "a PROXY header: listen on haproxy:",
     ord("S"): "SSH",
+    ord("2"): "SMTP or FTP",
 }
 
 
@@ -50,7 +65,7 @@ class ClientChannel(Channel):
         self.suite = settings.suites[0]
         noise = settings.handshake(self.suite, initiator=True)
         self._noise = noise
-        self._output.append(frame(f"{OFFER_PREFIX}{self.suite}".encode("ascii")))
+        self._output.append(frame(settings.offer(self.suite)))
         self._output.append(frame(noise.writeMessage()))
         self._reply = noise.messageLength()  # of message 2: its only length
 
@@ -64,10 +79,12 @@ class ClientChannel(Channel):
         if refused:
             # Anybody may have written it, and it ends in logs and on terminals.
             reason = "".join(chr(c) if 32 <= c < 127 else "?" for c in body)
+            advice = _ADVICE.get(
+                reason, "choose suites= to match, or give both sides the same psk="
+            )
             raise OfferRefused(
                 f"the server refused our offer of {self.suite}; it says, "
-                f"unauthenticated: {reason!r}; choose suites= to match, or give both "
-                "sides the same psk=",
+                f"unauthenticated: {reason!r}; {advice}",
                 reason,
             )
         if not body:
@@ -118,7 +135,8 @@ class ClientChannel(Channel):
         if self._settings.psk is not None:
             return NoAnswer(
                 "the server closed the connection without an answer: most likely its "
-                "psk= or name= differs from ours; give both sides the same"
+                "psk= or name= differs from ours; give both sides the same. Else one "
+                "side talks messages, and the other a byte stream"
             )
         return NoAnswer(
             "the server closed the connection without an answer: it may need a psk=, "
@@ -170,22 +188,25 @@ class ServerChannel(Channel):
             pre-shared key the client is told what we would take.
         @see: docs/protocol.md, section 2
         """
-        text = offer.decode("ascii", "replace")
-        start, suite = text[: len(OFFER_PREFIX)], text[len(OFFER_PREFIX) :]
         settings = self._settings
-        if start != OFFER_PREFIX or suite not in settings.suites:
-            reason = f"AESM/1 refused: offer one of {' '.join(settings.suites)}"
-            # A server with a pre-shared key answers nobody who does not prove it.
-            if settings.psk is None:
-                told = reason.encode("ascii")[:MAX_REASON]
-                self._output.append(_REFUSAL + frame(told))
-            raise OfferRefused(
-                f"the client offers {text!r}; we take {', '.join(settings.suites)}",
-                reason,
-            )
-        self.suite = suite
-        self._noise = settings.handshake(suite, initiator=False)
-        self._move("offerTaken")
+        for suite in settings.suites:
+            if offer == settings.offer(suite):
+                self.suite = suite
+                self._noise = settings.handshake(suite, initiator=False)
+                self._move("offerTaken")
+                return
+        text = offer.decode("ascii", "replace")
+        if Layer.of(text) in (settings.layer, None):
+            reason = f"{_REFUSED}offer one of {' '.join(settings.suites)}"
+            ours = f"we take {', '.join(settings.suites)}"
+        else:
+            ours = _WRONG_PORT[settings.layer]
+            reason = _REFUSED + ours
+        # A server with a pre-shared key answers nobody who does not prove it.
+        if settings.psk is None:
+            told = reason.encode("ascii")[:MAX_REASON]
+            self._output.append(_REFUSAL + frame(told))
+        raise OfferRefused(f"the client offers {text!r}, but {ours}", reason)
 
     def _checkMessage(self, length: bytes) -> None:
         """

@@ -1,6 +1,6 @@
 """
 What one side brings to a secure channel: its static key, the application
-name, a pre-shared key, the suites that it knows::
+name, a pre-shared key, the suites that it knows, and what is to run on it::
 
     settings = ChannelSettings(staticKey=key, suites=defaultSuites())
 
@@ -10,14 +10,14 @@ Everything is checked here, once, so that no connection can fail over it.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import cast
 
 from aesm.core.channel.framing import frame
 from aesm.noise import KEYLEN, HandshakeState, KeyPair, hybridSupported
 
-__all__ = ["OFFER_PREFIX", "SUITES", "ChannelSettings", "defaultSuites", "withPSK"]
+__all__ = ["SUITES", "ChannelSettings", "Layer", "defaultSuites", "withPSK"]
 
-OFFER_PREFIX = "AESM/1 "  # docs/protocol.md, section 2
 MAX_NAME = 255  # bytes of the application name in UTF-8, docs/protocol.md, section 3
 
 SUITES = (  # in the default order of preference, docs/protocol.md, section 2
@@ -26,6 +26,23 @@ SUITES = (  # in the default order of preference, docs/protocol.md, section 2
     "Noise_XX_25519_AESGCM_SHA256",
     "Noise_XX_25519_ChaChaPoly_SHA256",
 )
+
+
+class Layer(Enum):
+    """
+    What runs on a channel.  The value is what offers of it begin with.
+
+    @see: docs/protocol.md, section 2
+    """
+
+    STREAM = "AESM/1 stream "
+    MESSAGES = "AESM/1 "
+
+    @classmethod
+    def of(cls, offer: str) -> Layer | None:
+        """Tell what an offer is for, known or not; None if it is no AESM/1."""
+        # In the order above, since the one value begins the other.
+        return next((layer for layer in cls if offer.startswith(layer.value)), None)
 
 
 def withPSK(suite: str) -> str:
@@ -62,6 +79,7 @@ class ChannelSettings:
     @ivar suites: Noise protocol names out of L{SUITES}: a client offers the
         first, a server takes any.  With a C{psk} their C{psk0} variants are
         meant, also where C{psk0} is not written.
+    @ivar layer: what runs on the channel.
     @ivar keyPair: the pair of C{staticKey}; None computes it, which takes as long as
         a step of a handshake.
     """
@@ -70,6 +88,7 @@ class ChannelSettings:
     name: str = "aesm"
     psk: bytes | None = field(default=None, repr=False)
     suites: tuple[str, ...] = field(default_factory=defaultSuites)
+    layer: Layer = Layer.MESSAGES
     keyPair: KeyPair | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -108,6 +127,14 @@ class ChannelSettings:
         """Our own static public key, 32 bytes."""
         return cast(KeyPair, self.keyPair).public
 
+    def offer(self, suite: str) -> bytes:
+        """
+        Write the offer of one of our suites.
+
+        @see: docs/protocol.md, section 2
+        """
+        return f"{self.layer.value}{suite}".encode("ascii")
+
     def handshake(self, suite: str, *, initiator: bool) -> HandshakeState:
         """
         Start a handshake with one of our suites.
@@ -115,8 +142,9 @@ class ChannelSettings:
         @see: docs/protocol.md, section 3
         """
         # The offer is in the prologue, so that who alters it, to have a weaker suite
-        # chosen, makes the handshake fail; so is the name, which is sent nowhere.
-        prologue = frame(OFFER_PREFIX.encode("ascii") + suite.encode("ascii"))
+        # chosen or another layer reached, makes the handshake fail; so is the name,
+        # which is sent nowhere.
+        prologue = frame(self.offer(suite))
         return HandshakeState(
             suite,
             initiator=initiator,

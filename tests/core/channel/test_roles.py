@@ -14,7 +14,7 @@ from aesm.core.channel.channel import MAX_EARLY, Channel
 from aesm.core.channel.events import EndOfStream, Event, Opened, PeerIdentified
 from aesm.core.channel.framing import frame
 from aesm.core.channel.roles import MAX_HELLO, ClientChannel, ServerChannel
-from aesm.core.channel.settings import OFFER_PREFIX, ChannelSettings, withPSK
+from aesm.core.channel.settings import ChannelSettings, Layer, withPSK
 from aesm.core.channel.states import State
 from aesm.errors import (
     AESMError,
@@ -49,14 +49,15 @@ CLIENT = KeyPair.fromBytes(CLIENT_KEY).public
 SERVER = KeyPair.fromBytes(SERVER_KEY).public
 
 
-def offer(suite: str) -> bytes:
+def offer(suite: str, layer: str = "") -> bytes:
     """
     Write an offer.
 
     @param suite: the name that is offered.
+    @param layer: C{"stream "} for a byte stream.
     @see: PROTOCOL section 2
     """
-    return frame(OFFER_PREFIX.encode() + suite.encode())
+    return frame(f"AESM/1 {layer}{suite}".encode())
 
 
 def beginRaw(
@@ -201,7 +202,10 @@ class OfferTests(SynchronousTestCase):
         """The error tells which protocol it most likely was."""
         for data, name in (
             (b"GET / HTTP/1.1\r\n", "HTTP"),
-            (b"POST / HTTP/1.1\r\n", "HTTP"),
+            (b"POST / HTTP/1.1\r\n", "HTTP, or a PROXY header: listen on haproxy:"),
+            (b"PROXY TCP4 1.2.3.4 ", "HTTP, or a PROXY header: listen on haproxy:"),
+            (b"\r\n\r\n\0\r\nQUIT\n", "a PROXY header: listen on haproxy:"),
+            (b"220 mail.example.org ESMTP\r\n", "SMTP or FTP"),
             (b"\x16\x03\x01\x02\x00", "TLS"),
             (b"SSH-2.0-OpenSSH_9.9\r\n", "SSH"),
             (b"\xff\xfb\x01", "not a length of ours"),
@@ -222,7 +226,7 @@ class OfferTests(SynchronousTestCase):
         told = b"AESM/1 refused: offer one of " + XX.encode()
         suites = ("", CHACHA, withPSK(XX), XX + " ", XX + "\x00", XX[:-1], "\xe9")
         texts = ("A", "AESM/1", "AESM/2 " + XX, "aesm/1 " + XX, "\x00" * 255)
-        for text in (*map(OFFER_PREFIX.__add__, suites), *texts):
+        for text in (*map("AESM/1 ".__add__, suites), *texts):
             server = makeChannels()[1]
             error = self.refused(server, frame(text.encode()))
             self.assertIsInstance(error, OfferRefused)
@@ -233,7 +237,7 @@ class OfferTests(SynchronousTestCase):
     def test_longestOffer(self) -> None:
         """An offer has at most 255 bytes, which the first byte tells."""
         server = makeChannels()[1]
-        error = self.refused(server, offer("x" * (255 - len(OFFER_PREFIX))))
+        error = self.refused(server, offer("x" * (255 - len("AESM/1 "))))
         self.assertIsInstance(error, OfferRefused)
 
     def test_allTold(self) -> None:
@@ -252,11 +256,44 @@ class OfferTests(SynchronousTestCase):
         A server with a pre-shared key refuses names without it, and answers
         nothing.
         """
-        for data in (*map(offer, (XX, withPSK(CHACHA), "")), frame(b"AESM/2")):
+        for data in (
+            *map(offer, (XX, withPSK(CHACHA), "")),
+            offer(withPSK(XX), "stream "),
+            frame(b"AESM/2"),
+        ):
             server = makeChannels(withPSK(XX))[1]
             error = self.refused(server, data)
             self.assertIsInstance(error, OfferRefused)
             self.assertEqual(server.takeOutput(), b"")
+
+    def test_otherLayer(self) -> None:
+        """
+        An offer of the other layer is refused, also one of a suite that nobody knows,
+        and the client is told what the port is for; so is whoever reads the log.
+        """
+        for layer, word, told in (
+            (Layer.MESSAGES, "stream ", "this port talks messages, not a byte stream"),
+            (Layer.STREAM, "", "this port carries a byte stream, not messages"),
+        ):
+            for suite in (XX, CHACHA, "nothing", ""):
+                server = makeChannels(layer=layer)[1]
+                error = self.refused(server, offer(suite, word))
+                assert isinstance(error, OfferRefused)
+                self.assertEqual(error.reason, f"AESM/1 refused: {told}")
+                text = f"the client offers 'AESM/1 {word}{suite}', but {told}"
+                self.assertEqual(str(error), text)
+                output = b"\x00\x00" + frame(error.reason.encode())
+                self.assertEqual(server.takeOutput(), output)
+
+    def test_stream(self) -> None:
+        """A server of byte streams refuses its own kind for the suite alone."""
+        for text in ("AESM/1 stream " + CHACHA, "AESM/1 stream", "AESM/2", XX):
+            server = makeChannels(layer=Layer.STREAM)[1]
+            error = self.refused(server, frame(text.encode()))
+            assert isinstance(error, OfferRefused)
+            wrongPort = text == "AESM/1 stream"
+            told = "this port carries" if wrongPort else f"offer one of {XX}"
+            self.assertIn(told, error.reason)
 
 
 class RefusalTests(SynchronousTestCase):
@@ -275,6 +312,23 @@ class RefusalTests(SynchronousTestCase):
             self.assertEqual(error.reason, reason)
             self.assertIn(repr(reason), str(error))
             self.assertIn("unauthenticated", str(error))
+            self.assertIn("choose suites=", str(error))
+
+    def test_otherLayer(self) -> None:
+        """A client of the other layer is told what its user has to call instead."""
+        for layer, other, told, advice in (
+            (Layer.STREAM, Layer.MESSAGES, "talks messages", "`aesm connect`"),
+            (Layer.MESSAGES, Layer.STREAM, "a byte stream", "wrapClientEndpoint()"),
+        ):
+            for sizes in (None, (1,)):
+                client = ClientChannel(channelSettings(CLIENT_KEY, layer=layer))
+                server = ServerChannel(channelSettings(SERVER_KEY, layer=other))
+                error = failure(converse(client, server, sizes)[0])
+                assert isinstance(error, OfferRefused)
+                self.assertIn(told, error.reason)
+                self.assertIn(f"{error.reason!r}; connect to it with", str(error))
+                self.assertIn(advice, str(error))
+                self.assertNotIn("suites=", str(error))
 
     def test_words(self) -> None:
         """Only printable ASCII of the server's words is repeated."""
@@ -420,6 +474,28 @@ class MismatchTests(SynchronousTestCase):
                 self.assertEqual(events, [])
                 events = client.receive(server.takeOutput())
             self.assertIsInstance(failure(events), NameOrKeyMismatch)
+
+    def test_alteredLayer(self) -> None:
+        """
+        Nor can somebody in the middle lead a client to a server of the other layer:
+        with its offer altered into what that takes, the handshake ends where it ends
+        with any other.
+        """
+        for suite in ALL_HERE:
+            for layer, other, word in (
+                (Layer.STREAM, Layer.MESSAGES, ""),
+                (Layer.MESSAGES, Layer.STREAM, "stream "),
+            ):
+                client = ClientChannel(channelSettings(CLIENT_KEY, suite, layer=layer))
+                server = ServerChannel(channelSettings(SERVER_KEY, suite, layer=other))
+                message = client.takeOutput().partition(suite.encode())[2]
+                events = server.receive(offer(suite, word) + message)
+                self.assertEqual(server.suite, suite)
+                if "psk" not in suite:
+                    self.assertEqual(events, [])
+                    events = client.receive(server.takeOutput())
+                self.assertIsInstance(failure(events), NameOrKeyMismatch)
+                self.assertEqual(server.takeOutput(), b"")
 
     def test_replays(self) -> None:
         """A message that comes again is not the one that is expected."""

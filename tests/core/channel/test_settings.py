@@ -9,7 +9,13 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from aesm.core.channel import settings
-from aesm.core.channel.settings import SUITES, ChannelSettings, defaultSuites, withPSK
+from aesm.core.channel.settings import (
+    SUITES,
+    ChannelSettings,
+    Layer,
+    defaultSuites,
+    withPSK,
+)
 from aesm.noise import KeyPair, parseProtocolName
 from tests.support.helpers import CLIENT_KEY, HERE, PSK, XX
 
@@ -49,6 +55,29 @@ class SuitesTests(SynchronousTestCase):
             self.assertEqual(defaultSuites(), suites)
 
 
+class LayerTests(SynchronousTestCase):
+    """L{Layer}."""
+
+    def test_offers(self) -> None:
+        """Each layer's offers are told apart, whatever suite they name."""
+        for layer, word in ((Layer.STREAM, "stream "), (Layer.MESSAGES, "")):
+            given = ChannelSettings(CLIENT_KEY, layer=layer)
+            self.assertEqual(given.offer(XX), f"AESM/1 {word}{XX}".encode())
+            for suite in (*SUITES, "nothing", ""):
+                self.assertIs(Layer.of(f"AESM/1 {word}{suite}"), layer)
+
+    def test_longest(self) -> None:
+        """The longest offer fits one byte's length."""
+        given = ChannelSettings(CLIENT_KEY, layer=Layer.STREAM)
+        longest = max(map(withPSK, SUITES), key=len)
+        self.assertLessEqual(len(given.offer(longest)), 255)
+
+    def test_others(self) -> None:
+        """What is no AESM/1 is no layer's."""
+        for text in ("", "AESM/1", "AESM/2 stream " + XX, XX, "aesm/1 stream " + XX):
+            self.assertIsNone(Layer.of(text))
+
+
 class ChannelSettingsTests(SynchronousTestCase):
     """L{ChannelSettings}."""
 
@@ -69,6 +98,7 @@ class ChannelSettingsTests(SynchronousTestCase):
         self.assertEqual(given.name, "aesm")
         self.assertIdentical(given.psk, None)
         self.assertEqual(given.suites, HERE)
+        self.assertIs(given.layer, Layer.MESSAGES)
         self.assertEqual(given.publicKey, KeyPair.fromBytes(CLIENT_KEY).public)
 
     def test_equality(self) -> None:
