@@ -7,7 +7,7 @@ Every error that aesm raises for what a peer or the network did.
      |- HandshakeError          no secure channel came about
      |   |- NameOrKeyMismatch   the two sides do not share name or pre-shared key
      |   |   `- NoAnswer        the server closed without a word
-     |   |- OfferRefused        the server takes other protocols
+     |   |- OfferRefused        the server takes other suites, or has another layer
      |   |- HandshakeTimeout    the peer did not finish in time
      |   `- NotAnAESMPeer       something else listens there
      |- UntrustedServer         the server's key is not one that we accept
@@ -114,8 +114,9 @@ class NoAnswer(NameOrKeyMismatch):
 
 class OfferRefused(HandshakeError):
     """
-    The server does not take the Noise protocol that was offered.  Its answer
-    is not authenticated.
+    The server does not take the Noise protocol that was offered, or has byte streams
+    where the client brings messages, or messages where it brings a byte stream.  Its
+    answer is not authenticated.
 
     @ivar reason: the server's own words, printable ASCII.
     @see: docs/protocol.md, section 2

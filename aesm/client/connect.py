@@ -156,9 +156,7 @@ class Dialer:
         trust = given.pop("trust", None)
         self._timeout = given.pop("handshakeTimeout", HANDSHAKE_TIMEOUT)
         self._messages = ConversationSettings(agent=agent(), **given)
-        self._settings = channelSettings(
-            "client.key", Layer.MESSAGES, **channel
-        )
+        self._settings = channelSettings("client.key", Layer.MESSAGES, **channel)
         self._trust = trustPolicy(trust)
         # What was typed, not what it resolves to, is what known servers are stored
         # under.

@@ -1,8 +1,8 @@
 """
 A stranger's first bytes, at a server.
 
-Input: one byte, whose lowest bit gives the server a pre-shared key; then what the
-stranger sends.
+Input: one byte, whose lowest bit gives the server a pre-shared key, and the next one
+byte streams; then what the stranger sends.
 
 Whatever it sends: there is at most one event, a failed handshake; how the bytes
 are cut up makes no difference; no more is kept than a handshake message; a server
@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from aesm.core.channel.roles import ClientChannel, ServerChannel
-from aesm.core.channel.settings import SUITES
+from aesm.core.channel.settings import SUITES, Layer
 from aesm.errors import HandshakeError
 from aesm.noise.functions import KEMPUBLICKEYLEN
 from fuzz.script import (
@@ -33,23 +33,26 @@ from tests.support.helpers import CLIENT_KEY, HERE, PSK, SERVER_KEY
 __all__ = ["run", "seeds"]
 
 _SETTINGS = [
-    RepeatableSettings(SERVER_KEY, psk=psk, suites=SUITES[2:]) for psk in (None, PSK)
+    RepeatableSettings(SERVER_KEY, psk=psk, suites=SUITES[2:], layer=layer)
+    for layer in (Layer.MESSAGES, Layer.STREAM)
+    for psk in (None, PSK)
 ]
 
 
-def _first(suite: str, psk: bytes | None) -> bytes:
+def _first(suite: str, psk: bytes | None, layer: Layer = Layer.MESSAGES) -> bytes:
     """
     Make what a client sends first.
 
     @param suite: the suite that it offers.
     @param psk: its pre-shared key.
+    @param layer: what it brings.
     @return: offer and message 1, without ML-KEM the same each time.
     """
-    settings = RepeatableSettings(CLIENT_KEY, psk=psk, suites=(suite,))
+    settings = RepeatableSettings(CLIENT_KEY, psk=psk, suites=(suite,), layer=layer)
     return ClientChannel(settings).takeOutput()
 
 
-_FIRST = [_first(suite, PSK) for suite in SUITES[2:]]
+_FIRST = [_first(suite, PSK, layer) for suite in SUITES[2:] for layer in Layer]
 
 
 def run(data: bytes) -> None:
@@ -58,16 +61,16 @@ def run(data: bytes) -> None:
 
     @param data: the input.
     """
-    withKey, stranger = data[:1] and data[0] & 1, data[1:]
+    flags, stranger = data[0] & 3 if data else 0, data[1:]
     found = []
     for sizes in ((len(stranger) + 1,), (1,), (3, 0, 40)):
-        server = ServerChannel(_SETTINGS[bool(withKey)])
+        server = ServerChannel(_SETTINGS[flags])
         chunks = pieces(stranger, sizes)
         events = list(deliver(server, chunks, MAX_STRANGER))
         assert len(events) <= 1, events
         checkEvents(events, (HandshakeError,))
         output = server.takeOutput()
-        if withKey and not any(map(stranger.startswith, _FIRST)):
+        if flags & 1 and not any(map(stranger.startswith, _FIRST)):
             assert not output, output
         assert len(output) <= MAX_STRANGER, len(output)
         checkDeaf(server)
@@ -84,6 +87,11 @@ def seeds() -> Iterator[bytes]:
                 first = first[:-KEMPUBLICKEYLEN] + bytes(KEMPUBLICKEYLEN)
             yield b"\0" + first
             yield b"\1" + first
+    for psk in (None, PSK):  # each of both at the server of each
+        stream = _first(SUITES[2], psk, Layer.STREAM)
+        for flags in b"\0\1\2\3":
+            yield bytes([flags]) + stream
+        yield b"\2" + _first(SUITES[2], psk)
     yield b"\1" + _first(SUITES[2], bytes(32))
     yield b"\0GET / HTTP/1.1\r\nHost: example.org\r\n\r\n"
     yield b"\0SSH-2.0-OpenSSH_10.0\r\n"

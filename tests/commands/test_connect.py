@@ -534,3 +534,13 @@ class ConnectTests(SynchronousTestCase):
         protocol.dataReceived(b"HTTP/1.1 400 Bad Request\r\n")
         protocol.connectionLost(Failure(ConnectionDone()))
         self.assertSaid(attempt, "aesm: ")
+
+    def test_byteStream(self) -> None:
+        """Who listens has byte streams: the line says what connects to such a port."""
+        attempt = self.attempt("unix:/somebody")
+        protocol = self.reactor.unixClients[0][1].buildProtocol(UNIXAddress("/x"))
+        protocol.makeConnection(StringTransport())
+        told = b"AESM/1 refused: this port carries a byte stream, not messages"
+        protocol.dataReceived(b"\0\0" + len(told).to_bytes(2, "big") + told)
+        protocol.connectionLost(Failure(ConnectionDone()))
+        self.assertSaid(attempt, "an aesm: endpoint string")

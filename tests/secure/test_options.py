@@ -34,7 +34,12 @@ class ChannelSettingsTests(SynchronousTestCase):
     def test_given(self) -> None:
         """What is given is taken, and no file is touched."""
         settings = channelSettings(
-            "x.key", STREAM, key=CLIENT_KEY, name="n", psk=b"p" * 32, suites=defaultSuites()[:1]
+            "x.key",
+            STREAM,
+            key=CLIENT_KEY,
+            name="n",
+            psk=b"p" * 32,
+            suites=defaultSuites()[:1],
         )
         self.assertEqual(settings.staticKey, CLIENT_KEY.raw)
         self.assertEqual((settings.name, settings.psk), ("n", b"p" * 32))
@@ -44,7 +49,10 @@ class ChannelSettingsTests(SynchronousTestCase):
 
     def test_defaults(self) -> None:
         """The key is made in the state directory, once."""
-        first, second = channelSettings("x.key", STREAM), channelSettings("x.key", STREAM)
+        first, second = (
+            channelSettings("x.key", STREAM),
+            channelSettings("x.key", STREAM),
+        )
         self.assertEqual(first.staticKey, second.staticKey)
         self.assertEqual(PrivateKey.load(self.home / "x.key").raw, first.staticKey)
         self.assertEqual((first.name, first.psk), ("aesm", None))
@@ -56,7 +64,9 @@ class ChannelSettingsTests(SynchronousTestCase):
         path = Path(self.mktemp())
         psk.save(path)
         for given in (path, str(path), psk):
-            self.assertEqual(channelSettings("x", STREAM, key=CLIENT_KEY, psk=given).psk, psk)
+            self.assertEqual(
+                channelSettings("x", STREAM, key=CLIENT_KEY, psk=given).psk, psk
+            )
 
     def test_wrongTypes(self) -> None:
         """What is of the wrong type is named."""
@@ -84,7 +94,12 @@ class ChannelSettingsTests(SynchronousTestCase):
                 ValueError, channelSettings, "x", STREAM, key=CLIENT_KEY, **options
             )
         self.assertRaises(
-            KeyFileError, channelSettings, "x", STREAM, key=CLIENT_KEY, psk="/nowhere/psk"
+            KeyFileError,
+            channelSettings,
+            "x",
+            STREAM,
+            key=CLIENT_KEY,
+            psk="/nowhere/psk",
         )
 
 

@@ -150,8 +150,76 @@ class Hybrid:
         return bytes(self.receiving.decrypt_with_ad(b"", ciphertext))
 
 
-class Client:
-    """A blocking client."""
+class Refused(Exception):
+    """The server refused the offer; says why."""
+
+
+class Stream:
+    """A blocking client of a byte stream, sections 2 to 5."""
+
+    offer = b"AESM/1 stream "
+
+    def __init__(
+        self,
+        port: int,
+        name: str,
+        psk: bytes | None = None,
+        application: str = "aesm",
+        key: bytes | None = None,
+        payload: bytes = b"",
+    ) -> None:
+        """
+        @param port: of 127.0.0.1.
+        @param name: the Noise protocol name.
+        @param psk: the pre-shared key, or None.
+        @param application: the application name.
+        @param key: our static private key; None makes one.
+        @param payload: of message 3.
+        """
+        self.key = key or X25519PrivateKey.generate().private_bytes_raw()
+        self.socket = socket.create_connection(("127.0.0.1", port), TIMEOUT)
+        offer = frame(self.offer + name.encode())
+        kind = Hybrid if "hfs" in name else Classical
+        self.noise = kind(name, offer + frame(application.encode()), psk, self.key)
+        self.socket.sendall(offer + frame(self.noise.first()))
+        second = self._readFramed()
+        if not second:
+            raise Refused(self._readFramed().decode("ascii"))
+        self.socket.sendall(frame(self.noise.third(second, payload)))
+
+    def write(self, stream: bytes) -> None:
+        """Send bytes of the stream, in as many records as they need."""
+        for start in range(0, len(stream), MAX_PLAINTEXT):
+            record = self.noise.seal(stream[start : start + MAX_PLAINTEXT])
+            self.socket.sendall(frame(record))
+
+    def end(self) -> None:
+        """End our direction (section 5)."""
+        self.socket.sendall(frame(self.noise.seal(b"")))
+
+    def readRecord(self) -> bytes:
+        """Read one record (section 4)."""
+        return self.noise.open(self._readFramed())
+
+    def _readFramed(self) -> bytes:
+        """Read what has its length before it."""
+        return self._read(struct.unpack(">H", self._read(2))[0])
+
+    def _read(self, size: int) -> bytes:
+        """Read bytes of the transport."""
+        data = b""
+        while len(data) < size:
+            more = self.socket.recv(size - len(data))
+            if not more:
+                raise ConnectionError("the server closed the connection")
+            data += more
+        return data
+
+
+class Client(Stream):
+    """A blocking client of messages."""
+
+    offer = b"AESM/1 "
 
     def __init__(
         self,
@@ -162,36 +230,19 @@ class Client:
         hello: dict[str, Any] | None = None,
         key: bytes | None = None,
     ) -> None:
-        """
-        @param port: of 127.0.0.1.
-        @param name: the Noise protocol name.
-        @param psk: the pre-shared key, or None.
-        @param application: the application name.
-        @param hello: what to say of ourselves.
-        @param key: our static private key; None makes one.
-        """
-        self.key = key or X25519PrivateKey.generate().private_bytes_raw()
-        self.socket = socket.create_connection(("127.0.0.1", port), TIMEOUT)
+        """@param hello: what to say of ourselves."""
+        said = json.dumps(hello or {"agent": "foreign"}).encode()
+        super().__init__(port, name, psk, application, key, said)
         self.stream = b""
         self.received = 0
-        offer = frame(b"AESM/1 " + name.encode())
-        kind = Hybrid if "hfs" in name else Classical
-        self.noise = kind(name, offer + frame(application.encode()), psk, self.key)
-        self.socket.sendall(offer + frame(self.noise.first()))
-        second = self._read(struct.unpack(">H", self._read(2))[0])
-        said = json.dumps(hello or {"agent": "foreign"}).encode()
-        self.socket.sendall(frame(self.noise.third(second, said)))
-        kind_, _, body = self.readFrame()
-        assert kind_ == WELCOME, kind_
+        kind, _, body = self.readFrame()
+        assert kind == WELCOME, kind
         self.welcome = json.loads(body)
 
     def send(self, kind: int, body: bytes) -> None:
-        """Send one frame (section 6), in as many records as it needs."""
+        """Send one frame (section 6)."""
         micros = int(time.time() * 1e6)
-        stream = struct.pack(">IBQ", len(body), kind, micros) + body
-        for start in range(0, len(stream), MAX_PLAINTEXT):
-            record = self.noise.seal(stream[start : start + MAX_PLAINTEXT])
-            self.socket.sendall(frame(record))
+        self.write(struct.pack(">IBQ", len(body), kind, micros) + body)
 
     def beginToSend(self, kind: int, body: bytes, size: int) -> None:
         """
@@ -199,7 +250,7 @@ class Client:
         the server has read it.
         """
         stream = struct.pack(">IBQ", len(body), kind, int(time.time() * 1e6))
-        self.socket.sendall(frame(self.noise.seal(stream + body[:size])))
+        self.write(stream + body[:size])
         self.socket.shutdown(socket.SHUT_WR)
         with suppress(ConnectionError):
             while self.socket.recv(65536):
@@ -227,12 +278,12 @@ class Client:
     def close(self) -> tuple[int, str]:
         """Close in order (section 9), and return the server's code and reason."""
         self.send(CLOSE, struct.pack(">H", 1000))
-        self.socket.sendall(frame(self.noise.seal(b"")))
+        self.end()
         while True:
             kind, _, body = self.readFrame()
             if kind == CLOSE:
                 break
-        assert self._readRecord() == b"", "an authenticated end of stream"
+        assert self.readRecord() == b"", "an authenticated end of stream"
         assert self.socket.recv(1) == b""
         self.socket.close()
         return struct.unpack(">H", body[:2])[0], body[2:].decode()
@@ -240,25 +291,11 @@ class Client:
     def _readStream(self, size: int) -> bytes:
         """Read bytes of the stream."""
         while len(self.stream) < size:
-            record = self._readRecord()
+            record = self.readRecord()
             assert record, "the stream ended"
             self.stream += record
         taken, self.stream = self.stream[:size], self.stream[size:]
         return taken
-
-    def _readRecord(self) -> bytes:
-        """Read one record (section 4)."""
-        return self.noise.open(self._read(struct.unpack(">H", self._read(2))[0]))
-
-    def _read(self, size: int) -> bytes:
-        """Read bytes of the transport."""
-        data = b""
-        while len(data) < size:
-            more = self.socket.recv(size - len(data))
-            if not more:
-                raise ConnectionError("the server closed the connection")
-            data += more
-        return data
 
 
 def main(port: int, name: str, psk: bytes | None) -> None:

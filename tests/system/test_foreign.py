@@ -7,18 +7,22 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Generator
-from typing import Any
+from typing import Any, cast
 
 from cryptography.exceptions import InvalidTag
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, inlineCallbacks
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.protocol import Factory
 from twisted.internet.threads import deferToThread
+from twisted.protocols.wire import Echo as Wire
 from twisted.trial.unittest import TestCase
 from zope.interface import implementer
 
 from aesm import Connection, IMessageHandler, Packet, PrivateKey, Server, listen
 from aesm.core.channel.settings import SUITES, defaultSuites, withPSK
 from aesm.errors import AESMError
+from aesm.secure import wrapServerEndpoint
 from tests.support import foreign
 
 PSK = bytes(range(32))
@@ -188,6 +192,45 @@ class ForeignTests(TestCase):
                     foreign.Client(port, suite, psk)
 
         return self.serving(use, psk=PSK)
+
+    @inlineCallbacks
+    def test_byteStream(self) -> Generator[Deferred[Any], Any, None]:
+        """
+        A client of a byte stream gets what its server sends, and both ends are in
+        order; a client of messages is refused there.
+        """
+        inner = serverFromString(cast(Any, reactor), "tcp:0:interface=127.0.0.1")
+        endpoint = wrapServerEndpoint(inner, key=PrivateKey.generate())
+        port = yield endpoint.listen(Factory.forProtocol(Wire))
+        number = port.getHost().port
+
+        def use() -> None:
+            for suite in defaultSuites():
+                stream = foreign.Stream(number, suite)
+                stream.write(bytes(range(256)) * 1000)
+                got = b""
+                while len(got) < 256_000:
+                    got += stream.readRecord()
+                self.assertEqual(got, bytes(range(256)) * 1000)
+                stream.end()
+                self.assertEqual(stream.readRecord(), b"")
+                stream.socket.close()
+            with self.assertRaisesRegex(foreign.Refused, "a byte stream, not messages"):
+                foreign.Client(number, SUITES[2])
+
+        try:
+            yield deferToThread(use)
+        finally:
+            yield port.stopListening()
+
+    def test_byteStreamForMessages(self) -> Deferred[Any]:
+        """A client of a byte stream is refused where there are messages."""
+
+        def use(port: int) -> None:
+            with self.assertRaisesRegex(foreign.Refused, "messages, not a byte stream"):
+                foreign.Stream(port, SUITES[2])
+
+        return self.serving(use)
 
     def test_otherName(self) -> Deferred[Any]:
         """A client of another application cannot finish the handshake."""

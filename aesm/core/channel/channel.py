@@ -19,7 +19,7 @@ channel has dropped its keys and ignores all input.
 The conversation::
 
     client                                       server
-    frame("AESM/1 Noise_...")  ------------->    OFFER: known name?  no: refusal
+    frame("AESM/1 Noise_...")  ------------->    OFFER: ours?  no: refusal
     frame(message 1)           ------------->    HANDSHAKE
                                <-------------    frame(message 2)
     DECISION: is it our server?

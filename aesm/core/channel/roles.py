@@ -33,9 +33,10 @@ _WRONG_PORT = {  # what a server of each layer tells clients of the other
     Layer.MESSAGES: "this port talks messages, not a byte stream",
 }
 _ADVICE = {  # what a client that is told so had better do
-    _REFUSED + _WRONG_PORT[Layer.STREAM]: "connect to it with wrapClientEndpoint() or "
-    "an aesm: endpoint string, or check the host and port",
-    _REFUSED + _WRONG_PORT[Layer.MESSAGES]: "connect to it with aesm.connect(), "
+    _REFUSED + _WRONG_PORT[Layer.STREAM]: "connect with a client of the protocol that "
+    "runs there, on wrapClientEndpoint() or an aesm: endpoint string, or check the "
+    "host and port",
+    _REFUSED + _WRONG_PORT[Layer.MESSAGES]: "connect with aesm.connect(), "
     "ClientService or `aesm connect`, without aesm: before the endpoint, or check the "
     "host and port",
 }

@@ -326,7 +326,7 @@ class RefusalTests(SynchronousTestCase):
                 error = failure(converse(client, server, sizes)[0])
                 assert isinstance(error, OfferRefused)
                 self.assertIn(told, error.reason)
-                self.assertIn(f"{error.reason!r}; connect to it with", str(error))
+                self.assertIn(f"{error.reason!r}; connect with", str(error))
                 self.assertIn(advice, str(error))
                 self.assertNotIn("suites=", str(error))
 

@@ -9,7 +9,7 @@ import re
 
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
-from aesm.noise import HandshakeState, hybridSupported
+from aesm.noise import HandshakeState, KeyPair, hybridSupported
 from tests import ROOT
 
 DOCUMENT = ROOT / "docs" / "protocol.md"
@@ -26,14 +26,15 @@ def frame(body: bytes) -> bytes:
     return len(body).to_bytes(2, "big") + body
 
 
-def offerOf(suite: str) -> bytes:
+def offerOf(suite: str, layer: str = "") -> bytes:
     """
     Write the offer frame of a suite.
 
     @param suite: a Noise protocol name.
+    @param layer: C{"stream "} for a byte stream.
     @see: PROTOCOL section 2
     """
-    return frame(f"AESM/1 {suite}".encode())
+    return frame(f"AESM/1 {layer}{suite}".encode())
 
 
 class WorkedExampleTests(SynchronousTestCase):
@@ -56,10 +57,24 @@ class WorkedExampleTests(SynchronousTestCase):
         pairs = [line.partition(" ") for line in block.splitlines()[1:]]
         return [(who, bytes.fromhex(digits)) for who, _, digits in pairs]
 
-    def test_classical(self) -> None:
-        """With the document's keys, its plaintexts give its bytes on the wire."""
+    def check(
+        self,
+        heading: str,
+        layer: str,
+        hello: bytes,
+        plaintexts: list[tuple[str, bytes]],
+    ) -> None:
+        """
+        Check that plaintexts give the document's bytes on the wire, with its keys.
+
+        @param heading: of the example.
+        @param layer: C{"stream "} for a byte stream.
+        @param hello: the payload of message 3.
+        @param plaintexts: who sends them, in order.
+        """
         suite = "Noise_XX_25519_AESGCM_SHA256"
-        prologue = offerOf(suite) + frame(b"aesm")
+        offer = offerOf(suite, layer)
+        prologue = offer + frame(b"aesm")
         client, server = (
             HandshakeState(
                 suite,
@@ -73,21 +88,35 @@ class WorkedExampleTests(SynchronousTestCase):
                 (False, 0x33, 0x44),
             )
         )
-        sent = [("client", offerOf(suite))]
+        sent = [("client", offer)]
         for who, writer, reader, payload in (
             ("client", client, server, b""),
             ("server", server, client, b""),
-            ("client", client, server, b'{"agent":"example/1"}'),
+            ("client", client, server, hello),
         ):
             message = writer.writeMessage(payload)
             self.assertEqual(reader.readMessage(message), payload)
             sent.append((who, frame(message)))
         ciphers = dict(zip(("client", "server"), client.split(), strict=True))
-        for who, plaintext in self.lines("The plaintexts of the records"):
+        for who, plaintext in plaintexts:
             sent.append((who, frame(ciphers[who].encryptWithAd(b"", plaintext))))
+        self.text = self.text.split(f"\n### {heading}\n", 1)[1]
         self.assertEqual(sent, self.lines("What crosses the wire"))
-        for value in (client.handshakeHash, client.rs, server.rs):
-            self.assertIn(f"`{(value or b'none').hex()}`", self.text)
+        self.assertIn(f"`{client.handshakeHash.hex()}`", self.text)
+        self.assertIn(f": {len(prologue)} bytes", " ".join(self.text.split()))
+
+    def test_classical(self) -> None:
+        """With the document's keys, its plaintexts give its bytes on the wire."""
+        plaintexts = self.lines("The plaintexts of the records")
+        self.check("Classical", "", b'{"agent":"example/1"}', plaintexts)
+        for key in (0x11, 0x33):
+            public = KeyPair.fromBytes(bytes([key]) * 32).public
+            self.assertIn(f"`{public.hex()}`", self.text)
+
+    def test_stream(self) -> None:
+        """So do they for a byte stream, which has no hello and no frames."""
+        plaintexts = [("client", b"hello"), ("client", b""), ("server", b"")]
+        self.check("A byte stream", "stream ", b"", plaintexts)
 
     def test_lengths(self) -> None:
         """
