@@ -16,7 +16,7 @@ the lock would take longer than all else.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from itertools import repeat, starmap
 from operator import length_hint
 from threading import Lock
@@ -24,7 +24,13 @@ from typing import NamedTuple, Protocol
 
 from twisted.internet.defer import Deferred, fail, succeed
 
-from aesm.core.messages.frames import MESSAGE_OVERHEAD, newTuple
+from aesm.core.messages.frames import (
+    MESSAGE_OVERHEAD,
+    EncodedBodies,
+    EncodedText,
+    decoded,
+    newTuple,
+)
 from aesm.errors import AESMError, CloseCode, ConnectionClosed, closedError
 
 __all__ = [
@@ -57,15 +63,14 @@ class Packet(NamedTuple):
     data: str | bytes | None
 
 
-def packetsOf(time: float, data: Sequence[str | bytes]) -> Iterator[Packet]:
+def packetsOf(times: Iterable[float], data: Sequence[str | bytes]) -> Iterator[Packet]:
     """
-    Make packets of messages that came together.
+    Make packets of messages, as they are taken.
 
-    @param time: when they were sent, Unix seconds.
+    @param times: when each was sent, Unix seconds; may go on for ever.
     """
-    if len(data) == 1:
-        return iter((newTuple(Packet, (time, data[0])),))
-    return map(newTuple, repeat(Packet), zip(repeat(time), data))
+    bodies = map(decoded, data) if type(data) is EncodedBodies else data
+    return map(newTuple, repeat(Packet), zip(times, bodies, strict=False))
 
 
 def costOf(data: str | bytes | None) -> int:
@@ -166,21 +171,26 @@ class _CountedBurst:
         return burst
 
     @classmethod
-    def made(cls, packets: deque[Packet], count: int) -> _CountedBurst:
-        """Make a burst of so many packets at the left of a deque."""
-        return cls(starmap(packets.popleft, repeat((), count)), True)
+    def made(
+        cls, times: deque[float], data: deque[str | bytes], count: int
+    ) -> _CountedBurst:
+        """Make a burst of so many messages at the left of deques."""
+        left = (starmap(each.popleft, repeat((), count)) for each in (times, data))
+        return cls(map(newTuple, repeat(Packet), zip(*left, strict=True)), True)
 
     def left(self) -> list[Packet]:
         """Return the packets that are not made yet, without taking them."""
         count = length_hint(self.rest)
-        return list(packetsOf(self.time, self.data[len(self.data) - count :]))
+        left = self.data[len(self.data) - count :]
+        return list(packetsOf(repeat(self.time), left))
 
 
 _FINISHED = -1  # instead of a cost: the last packet was taken after the end
 
 # An empty deque is most of a KiB, and most streams of a large server are empty: they
 # share these.  Nothing is ever appended to them.
-_EMPTY: deque[Packet] = deque(maxlen=0)
+_EMPTY: deque[str | bytes] = deque(maxlen=0)
+_NO_TIMES: deque[float] = deque(maxlen=0)
 _NO_SIZES: deque[tuple[int, int]] = deque(maxlen=0)
 _NO_BURST = _CountedBurst(iter(()), False)
 
@@ -197,15 +207,17 @@ class DataStream(Sequence[Packet]):
     __slots__ = (
         "_arrivals",
         "_burst",
+        "_data",
+        "_encoded",
         "_lock",
         "_order",
-        "_packets",
         "_reason",
         "_report",
         "_simple",
         "_single",
         "_sizes",
         "_taken",
+        "_times",
         "_waiting",
         "owner",
     )
@@ -225,7 +237,10 @@ class DataStream(Sequence[Packet]):
         self.owner = owner
         self._lock = lock or Lock()  # guards all below, and the registry's order
         self._order = order
-        self._packets = _EMPTY
+        # The packets: to keep them as such would take half as much again.
+        self._data = _EMPTY
+        self._times = _NO_TIMES
+        self._encoded = False  # there are texts among them that are to be decoded
         self._arrivals: deque[_Arrival] | None = None
         self._waiting: deque[Deferred[Packet]] | None = None
         self._taken = 0  # cost taken and not reported yet
@@ -235,7 +250,7 @@ class DataStream(Sequence[Packet]):
         self._reason: AESMError | None = None  # why it ended
         self._simple = order is None  # nobody else counts, and it has not ended
         self._sizes = _NO_SIZES  # of those that came together, while that is so
-        self._burst = _NO_BURST  # before C{_packets}: what is counted already
+        self._burst = _NO_BURST  # before C{_data}: what is counted already
         self._single = 0  # packets that are counted one by one
 
     # What users call
@@ -252,7 +267,7 @@ class DataStream(Sequence[Packet]):
         with self._lock:
             # Again: another thread may have begun a burst meanwhile.
             packet = next(self._burst.take, None)
-            if packet is not None or not self._packets:
+            if packet is not None or not self._data:
                 return packet
             packet, cost = self.pop(newest=False)
         if cost:
@@ -266,7 +281,7 @@ class DataStream(Sequence[Packet]):
         @return: fires with the packet; fails with L{ConnectionClosed} once the
             stream has ended and is empty.  Cancelling it takes nothing.
         """
-        packet = self.getData() if self._packets else None
+        packet = self.getData() if self._data else None
         if packet is not None:
             return succeed(packet)
         if self._reason is not None:
@@ -279,7 +294,7 @@ class DataStream(Sequence[Packet]):
 
     def __len__(self) -> int:
         """Count the packets."""
-        return length_hint(self._burst.rest) + len(self._packets)
+        return length_hint(self._burst.rest) + len(self._data)
 
     def __getitem__(self, index: int) -> Packet:  # type: ignore[override]
         """
@@ -289,19 +304,21 @@ class DataStream(Sequence[Packet]):
         @raise IndexError: there is none.
         """
         with self._lock:
-            unmade, packets = self._burst.left(), self._packets
+            unmade, count = self._burst.left(), len(self._data)
             if index < 0:
-                index += len(unmade) + len(packets)
+                index += len(unmade) + count
             if 0 <= index < len(unmade):
                 return unmade[index]
-            if index < 0:
+            if not 0 <= index < len(unmade) + count:
                 raise IndexError("there is no such packet")
-            return packets[index - len(unmade)]
+            index -= len(unmade)
+            return Packet(self._times[index], decoded(self._data[index]))
 
     def __iter__(self) -> Iterator[Packet]:
         """Look at all packets that are there now."""
         with self._lock:
-            return iter([*self._burst.left(), *self._packets])
+            kept = map(Packet, self._times, map(decoded, self._data))
+            return iter([*self._burst.left(), *kept])
 
     def __aiter__(self) -> AsyncIterator[Packet]:
         """
@@ -332,18 +349,18 @@ class DataStream(Sequence[Packet]):
         @param cost: the cost of all, bytes.
         """
         # One message, and somebody waits for it, as in a dialogue: it is never stored.
-        if self._waiting and self._simple and len(data) == 1 and not self._packets:
+        if self._waiting and self._simple and len(data) == 1 and not self._data:
             with self._lock:
                 self._taken += cost
                 taken = self._taken if self._taken >= self._report else 0
                 self._taken -= taken
-            self._waiting.popleft().callback(newTuple(Packet, (time, data[0])))
+            self._waiting.popleft().callback(next(packetsOf((time,), data)))
             if taken:
                 self.tell(taken)
             return
         with self._lock:
             self.push(time, data, cost)
-        while self._waiting and self._packets:
+        while self._waiting and self._data:
             waiting = self._waiting.popleft()
             packet = self.getData()
             if packet is None:  # another thread took it
@@ -356,7 +373,7 @@ class DataStream(Sequence[Packet]):
         with self._lock:
             self._reason = reason
             self._simple = False
-            finished = not self._packets
+            finished = not self._data
         while self._waiting:
             self._waiting.popleft().errback(closedError(reason))
         if finished:
@@ -366,25 +383,37 @@ class DataStream(Sequence[Packet]):
 
     def push(self, time: float, data: Sequence[str | bytes], cost: int) -> None:
         """Add packets as C{extend} does, with the lock held and nobody told."""
-        if self._packets is _EMPTY:
-            self._packets = deque()
-            if self._simple and len(data) > 1 and self._taken + cost < self._report:
+        if type(data) is EncodedBodies:
+            self._encoded = True
+        if self._data is _EMPTY:
+            self._data, self._times = deque(), deque()
+            if (
+                self._simple
+                and len(data) > 1
+                and self._taken + cost < self._report
+                and not self._encoded
+            ):
                 # A burst that can be counted at once, as nearly always.
                 self._taken += cost
-                self._packets.append(newTuple(Packet, (time, data[-1])))
+                self._data.append(data[-1])
+                self._times.append(time)
                 self._burst = _CountedBurst.unmade(time, data[:-1])
                 return
-        self._packets.extend(packetsOf(time, data))
+        self._data.extend(data)
+        self._times.extend(repeat(time, len(data)))
         if self._simple:
             if self._sizes is _NO_SIZES:
                 self._sizes = deque()
             self._sizes.append((len(data), cost))
         elif self._order is not None:
-            arrival = _Arrival(self, len(data))
-            self._order[arrival] = None
             self._order.held += cost
             if self._arrivals is None:
                 self._arrivals = deque()
+            elif self._arrivals[-1] is next(reversed(self._order)):
+                self._arrivals[-1].count += len(data)  # nobody's came in between
+                return
+            arrival = _Arrival(self, len(data))
+            self._order[arrival] = None
             self._arrivals.append(arrival)
 
     def pop(self, newest: bool) -> tuple[Packet, int]:
@@ -394,9 +423,10 @@ class DataStream(Sequence[Packet]):
         @param newest: which end to take from.
         @return: the packet, and what C{tell} is to be called with.
         """
-        packets = self._packets
-        packet = packets.pop() if newest else packets.popleft()
-        cost = self._charge(packet) if self._simple else costOf(packet[1])
+        kept, times = self._data, self._times
+        data = kept.pop() if newest else kept.popleft()
+        time = times.pop() if newest else times.popleft()
+        cost = self._charge(data) if self._simple else costOf(data)
         arrivals = self._arrivals
         if self._order is not None and arrivals is not None:
             arrival = arrivals[-1 if newest else 0]
@@ -405,15 +435,19 @@ class DataStream(Sequence[Packet]):
             if not arrival.count:
                 (arrivals.pop if newest else arrivals.popleft)()
                 del self._order[arrival]
-        if not packets:
-            self._packets = _EMPTY
+        if type(data) is EncodedText:
+            data = decoded(data)
+        packet = newTuple(Packet, (time, data))
+        if not kept:
+            self._data, self._times = _EMPTY, _NO_TIMES
+            self._encoded = False
             self._arrivals = None
             self._sizes = _NO_SIZES
             self._burst = _NO_BURST
         # After the end nobody can send more: the owner only wants to know when all is
         # taken.
         if self._reason is not None:
-            return packet, 0 if packets else _FINISHED
+            return packet, 0 if kept else _FINISHED
         taken = self._taken + cost
         if taken < self._report:
             self._taken, taken = taken, 0
@@ -421,11 +455,12 @@ class DataStream(Sequence[Packet]):
             self._taken = 0
         return packet, taken
 
-    def _charge(self, packet: Packet) -> int:
+    def _charge(self, data: str | bytes) -> int:
         """
         Count the oldest packet as taken, or all that came with it at once if that leads
         to no report.
 
+        @param data: the packet's.
         @return: the cost to be counted, bytes.
         """
         if self._burst.lastIsCounted:
@@ -433,13 +468,13 @@ class DataStream(Sequence[Packet]):
             return 0
         if not self._single:
             count, cost = self._sizes.popleft()
-            if self._taken + cost < self._report:
+            if self._taken + cost < self._report and (count == 1 or not self._encoded):
                 if count > 1:  # this packet is taken already, the last stays
-                    self._burst = _CountedBurst.made(self._packets, count - 2)
+                    self._burst = _CountedBurst.made(self._times, self._data, count - 2)
                 return cost
             self._single = count
         self._single -= 1
-        return costOf(packet[1])
+        return costOf(data)
 
     def tell(self, cost: int) -> None:
         """

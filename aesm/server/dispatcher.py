@@ -7,6 +7,7 @@ one waits.  So does the first one, until the handler is done with the acceptance
 from __future__ import annotations
 
 import asyncio
+from array import array
 from collections import deque
 from collections.abc import (
     AsyncGenerator,
@@ -18,14 +19,15 @@ from collections.abc import (
 )
 from concurrent import futures
 from enum import Enum
-from itertools import islice
+from itertools import islice, repeat
+from operator import truediv
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from aesm.core.messages.frames import Messages
+from aesm.core.messages.frames import EncodedBodies, Messages
 from aesm.errors import AESMError, CloseCode, ConnectionClosed
 from aesm.interfaces import IMessageHandler
 from aesm.messages.stream import Packet, costOf, packetsOf
@@ -113,9 +115,43 @@ _BEGUN = DISPATCHER_TRANSITIONS[_IDLE, "arrived"]
 _DONE = DISPATCHER_TRANSITIONS[_HANDING, "handedOver"]
 
 _new = tuple.__new__  # makes a Packet without a call of Python's
-_NONE: deque[Messages] = deque(maxlen=0)  # never appended to; one is most of a KiB
 _NO_PACKETS: Iterator[Packet] = iter(())
+_MILLION = repeat(1e6)
 FIRST_SLICE = 4  # packets, before the first look at the time
+MOST_SLICE = 256  # before any other
+FEW = 16  # messages that came together, and are kept with others
+MOST = 1024  # that are kept together
+
+
+class _Pile:
+    """
+    Messages that came in small groups: what is kept of each beside its body is a
+    sixteenth of C{Messages} for it.
+
+    @ivar micros: when each was sent.
+    @ivar data: their bodies.
+    @ivar cost: as of C{Messages}.
+    """
+
+    __slots__ = ("cost", "data", "micros")
+
+    def __init__(self) -> None:
+        """Start with none."""
+        self.micros = array("Q")
+        self.data: list[str | bytes] = []
+        self.cost = 0
+
+    def add(self, messages: Messages) -> None:
+        """Add a group."""
+        if type(messages.data) is EncodedBodies and type(self.data) is list:
+            self.data = EncodedBodies(self.data)
+        self.micros.extend(repeat(messages.micros, len(messages.data)))
+        self.data.extend(messages.data)
+        self.cost += messages.cost
+
+
+# Never appended to; one is most of a KiB.
+_NONE: deque[Messages | _Pile] = deque(maxlen=0)
 
 
 class Dispatcher:
@@ -160,7 +196,7 @@ class Dispatcher:
         self._rates = rates
         self.state = _IDLE
         self._queue = _NONE  # what came behind C{_current}
-        self._current: Messages | None = None  # not all handled
+        self._current: Messages | _Pile | None = None  # not all handled
         self._packets = _NO_PACKETS  # of these, not handed over
         self._handled = self._reported = 0  # of these
 
@@ -186,13 +222,19 @@ class Dispatcher:
 
     def arrived(self, messages: Messages) -> None:
         """Hand over what came, as far as the handler takes it now."""
-        if self.state is not _IDLE or len(messages.data) > 1 or self._rates is not None:
+        data = messages.data
+        if (
+            self.state is not _IDLE
+            or len(data) > 1
+            or type(data) is EncodedBodies
+            or self._rates is not None
+        ):
             self._enqueue(messages)
             return
         # In a dialogue most messages come alone and are done with at once: these are
         # handed over without the loop, and leave nothing behind to clear away.
         self.state = _BEGUN
-        packet = _new(Packet, (messages.micros / 1e6, messages.data[0]))
+        packet = _new(Packet, (messages.micros / 1e6, data[0]))
         try:
             result = self._handler.packetReceived(self._connection, packet)
         except Exception:
@@ -219,7 +261,14 @@ class Dispatcher:
         elif before is not _OVER:
             if self._queue is _NONE:
                 self._queue = deque()
-            self._queue.append(messages)
+            if len(messages.data) > FEW:
+                self._queue.append(messages)
+                return
+            pile = self._queue[-1] if self._queue else None
+            if type(pile) is not _Pile or len(pile.data) > MOST:
+                pile = _Pile()
+                self._queue.append(pile)
+            pile.add(messages)
 
     def gather(self) -> bool:
         """
@@ -260,10 +309,14 @@ class Dispatcher:
         """Go where the table leads."""
         self.state = DISPATCHER_TRANSITIONS[self.state, what]
 
-    def _begin(self, messages: Messages) -> None:
+    def _begin(self, messages: Messages | _Pile) -> None:
         """Take messages in hand, those before them being handled."""
         self._current = messages
-        self._packets = packetsOf(messages.micros / 1e6, messages.data)
+        if isinstance(messages, _Pile):
+            times = map(truediv, messages.micros, _MILLION)
+            self._packets = packetsOf(times, messages.data)
+        else:
+            self._packets = packetsOf(repeat(messages.micros / 1e6), messages.data)
 
     def work(self) -> None:
         """
@@ -301,7 +354,7 @@ class Dispatcher:
                     handled += 1
                 if self.state is not handing or now() >= until:
                     break
-                size *= 2
+                size = min(2 * size, MOST_SLICE)
                 if handled == wanted:
                     break
             if handled == len(messages.data):  # as usual: the cost is known

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from twisted.internet.defer import CancelledError, Deferred, ensureDeferred
 from twisted.trial.unittest import SynchronousTestCase
 
+from aesm.core.messages.frames import EncodedBodies, EncodedText
 from aesm.errors import (
     AESMError,
     ConnectionClosed,
@@ -470,6 +471,46 @@ class OwnerTests(SynchronousTestCase):
         stream.getData()
         stream.getData()
         self.assertEqual((owner.finished, owner.taken), (1, []))
+
+    def test_encoded(self) -> None:
+        """
+        A text that came encoded is decoded when it is taken or looked at, alone or in a
+        burst, from either end, and counts the same.
+        """
+        wide = "a" * 200 + "\U0001f600"
+        texts: list[str | bytes] = [wide, "b", b"c", wide]
+        kept = EncodedBodies(
+            EncodedText(t.encode()) if isinstance(t, str) and len(t) > 9 else t
+            for t in texts
+        )
+        cost = sum(map(costOf, texts))
+        for order in (None, Arrivals()):
+            owner = FakeOwner()
+            stream = DataStream(owner, 1, None, order)
+            for _ in range(3):
+                stream.extend(1.0, kept, cost)
+            stream.extend(1.0, ["e", "f"], 130)
+            self.assertEqual([data for _, data in stream], texts * 3 + ["e", "f"])
+            self.assertEqual(stream[0].data, texts[0])
+            self.assertEqual(stream[3].data, texts[3])
+            taken = [stream.getData() for _ in range(len(stream))]
+            self.assertEqual(taken, [(1.0, data) for data in [*texts * 3, "e", "f"]])
+            self.assertEqual(sum(owner.taken), 3 * cost + 130)
+            self.assertFalse(stream._encoded)
+            waiting = stream.get()
+            stream.extend(1.0, EncodedBodies(kept[:1]), costOf(kept[0]))
+            self.assertEqual(self.successResultOf(waiting), (1.0, texts[0]))
+
+    def test_arrivals(self) -> None:
+        """
+        What comes to one stream in a row is one arrival, since each is most of 200
+        bytes.
+        """
+        order, lock = Arrivals(), Lock()
+        first, second = (DataStream(FakeOwner(), 1, lock, order) for _ in range(2))
+        for stream in (first, first, second, first, first):
+            bring(stream, 0.0, ["x"])
+        self.assertEqual([arrival.count for arrival in order], [2, 1, 2])
 
     def test_inOrder(self) -> None:
         """

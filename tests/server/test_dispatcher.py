@@ -18,7 +18,7 @@ from twisted.logger import LogLevel, capturedLogs
 from zope.interface.verify import verifyObject
 
 from aesm import AESMError, Connection, Packet
-from aesm.core.messages.frames import Messages
+from aesm.core.messages.frames import EncodedBodies, EncodedText, Messages
 from aesm.interfaces import IMessageHandler
 from aesm.messages.stream import costOf
 from aesm.server.dispatcher import (
@@ -952,6 +952,38 @@ class TurnTests(DispatcherTestCase):
         self.dispatcher.stop()
         self.assertEqual(self.clock.getDelayedCalls(), [])
         self.assertEqual(len(self.handler.data), done)
+
+    def test_piles(self) -> None:
+        """
+        What waits and came in small groups is kept in few objects, and handed over as
+        it came: each with its time, and texts decoded.
+        """
+        wide = "a" * 200 + "\U0001f600"
+        packets: list[Packet] = []
+        waiting: Deferred[None] = Deferred()
+
+        def react(connection: Connection, packet: Packet) -> Deferred[None] | None:
+            """Keep the first waiting, and remember all."""
+            packets.append(packet)
+            return waiting if len(packets) == 1 else None
+
+        self.handler.react = react
+        expected = []
+        for number in range(3000):
+            texts = ["x"] * (1 + number % 20)
+            data: list[str | bytes] = [*texts]
+            if number % 100 == 50:
+                texts[0] = wide
+                data = EncodedBodies([EncodedText(wide.encode()), *texts[1:]])
+            cost = sum(map(costOf, data))
+            self.dispatcher.arrived(Messages(number, data, cost, costOf(data[-1])))
+            expected += [Packet(number / 1e6, text) for text in texts]
+        self.assertLessEqual(len(self.dispatcher._queue), 3000 // 4)
+        waiting.callback(None)
+        self.assertEqual(packets, expected)
+        self.assertEqual(sum(count for count, _ in self.reports), len(expected))
+        cost = sum(costOf(packet.data) for packet in expected)
+        self.assertEqual(sum(cost for _, cost in self.reports), cost)
 
     def test_gathersOnce(self) -> None:
         """While something is in hand, nothing is gathered."""

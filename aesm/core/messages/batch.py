@@ -18,6 +18,7 @@ from aesm.core.messages.frames import (
     MESSAGE_OVERHEAD,
     REST,
     TEXT,
+    EncodedText,
     Messages,
     encodeBatch,
     packHeader,
@@ -41,10 +42,6 @@ __all__ = [
 MAX_COST = MAX_BATCH - 2 * COUNT_SIZE
 
 Message = str | bytes | bytearray | memoryview  # C{str} for TEXT, bytes for BINARY
-
-
-class EncodedText(bytes):
-    """A TEXT message in UTF-8."""
 
 
 # ASCII text stays the C{str} that the user gave: isascii() is a look at a flag, its

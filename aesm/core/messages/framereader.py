@@ -35,6 +35,8 @@ from aesm.core.messages.frames import (
     REST,
     SINGLE_TYPES,
     Ack,
+    EncodedBodies,
+    EncodedText,
     Frame,
     FrameType,
     Messages,
@@ -43,8 +45,8 @@ from aesm.core.messages.frames import (
     Pong,
     Welcome,
     decodeClose,
-    decodeText,
     newTuple,
+    textOf,
     tooBig,
     unpackAck,
     unpackHeader,
@@ -139,7 +141,7 @@ def _cutEvenly(data: bytes, start: int, size: int, count: int, binary: bool) -> 
             text = body.decode("ascii")
             return [text[a : a + size] for a in range(0, len(text), size)]
     bodies = Struct(f"{size}s" * count).unpack_from(data, start)
-    return bodies if binary else [decodeText(body) for body in bodies]
+    return bodies if binary else _kept([textOf(body) for body in bodies])
 
 
 def _cut(
@@ -158,10 +160,17 @@ def _cut(
     if kinds == BINARY_BITS & ((1 << 32 * count) - 1):
         return [data[a:b] for a, b in bounds]
     flags = unpack(f">{count}I", kinds.to_bytes(COUNT_SIZE * count, "big"))
-    return [
-        data[a:b] if flag else decodeText(data[a:b])
-        for flag, (a, b) in zip(flags, bounds, strict=True)
-    ]
+    return _kept(
+        [
+            data[a:b] if flag else textOf(data[a:b])
+            for flag, (a, b) in zip(flags, bounds, strict=True)
+        ]
+    )
+
+
+def _kept(bodies: list[str | bytes]) -> _Bodies:
+    """Say of messages whether texts among them are encoded."""
+    return EncodedBodies(bodies) if EncodedText in map(type, bodies) else bodies
 
 
 class FrameReader:
@@ -333,8 +342,9 @@ class FrameReader:
             kind, body = self.partial.kind, self.partial.body + body
         if kind in SINGLE_TYPES:
             cost = len(body) + MESSAGE_OVERHEAD
-            data = body if kind == BINARY else decodeText(body)
-            return Messages(micros, (data,), cost, cost)
+            data = body if kind == BINARY else textOf(body)
+            kept = EncodedBodies([data]) if type(data) is EncodedText else (data,)
+            return Messages(micros, kept, cost, cost)
         if kind == ACKNOWLEDGEMENT:
             return Ack(*unpackAck(body))
         match kind:

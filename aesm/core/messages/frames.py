@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from functools import partial
 from struct import Struct
+from sys import getsizeof
 from typing import NamedTuple
 
 from aesm.errors import CloseCode, InvalidText, MessageTooBig
@@ -116,7 +117,9 @@ class Messages(NamedTuple):
 
     @ivar micros: when they were sent, microseconds since the Unix epoch, the sender's
         clock.
-    @ivar data: the messages in order, C{str} for TEXT and C{bytes} for BINARY.
+    @ivar data: the messages in order, C{str} for TEXT and C{bytes} for BINARY.  A text
+        that would take much more memory than on the wire stays L{EncodedText} until it
+        is handed over: then this is L{EncodedBodies}.
     @ivar cost: what they count for flow control: their bodies, and 64 bytes each.
     @ivar lastCost: what the last of them counts.
     """
@@ -125,6 +128,14 @@ class Messages(NamedTuple):
     data: Sequence[str | bytes]
     cost: int
     lastCost: int
+
+
+class EncodedText(bytes):
+    """A TEXT message in UTF-8."""
+
+
+class EncodedBodies(list["str | bytes"]):
+    """Messages received of which some are C{EncodedText}."""
 
 
 class Partial(NamedTuple):
@@ -254,6 +265,24 @@ def decodeClose(body: bytes) -> Close:
         if millis <= MAX_AFTER:
             return Close(code, words, millis)
     return Close(code, reason)
+
+
+def textOf(body: bytes) -> str | EncodedText:
+    """
+    Make what is kept of a TEXT message until it is handed over.
+
+    @raise InvalidText: it is not UTF-8.
+    """
+    # One emoji, and each character of a str takes four bytes.
+    text = decodeText(body)
+    if text.isascii() or getsizeof(text) <= 1.5 * (len(body) + MESSAGE_OVERHEAD):
+        return text
+    return EncodedText(body)
+
+
+def decoded(data: str | bytes) -> str | bytes:
+    """Give a message as its user gets it."""
+    return data.decode("utf-8") if type(data) is EncodedText else data
 
 
 def decodeText(body: bytes) -> str:

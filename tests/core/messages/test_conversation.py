@@ -26,6 +26,7 @@ from aesm.core.messages.frames import (
     Ping,
     Pong,
     Welcome,
+    decoded,
     encodeAck,
     encodeBatch,
     encodeClose,
@@ -1463,7 +1464,7 @@ class AnyTests(SynchronousTestCase):
             events = carry(pair[role], pair[1 - role], sizes, budget)
             for event in events:
                 if isinstance(event, Messages):
-                    got[1 - role].extend(event.data)
+                    got[1 - role].extend(map(decoded, event.data))
                     waiting[1 - role].append(event.cost)
                 else:
                     self.assertIsInstance(event, Acknowledged)

@@ -22,12 +22,15 @@ from aesm.core.messages.frames import (
     MAX_REASON,
     Ack,
     Close,
+    EncodedBodies,
+    EncodedText,
     Frame,
     FrameType,
     Messages,
     Ping,
     Pong,
     Welcome,
+    decoded,
     encodeAck,
     encodeBatch,
     encodeClose,
@@ -329,6 +332,31 @@ class BatchTests(_ReadingCase):
         self.refuses(batch([2, 2], b"a\xc3\xa9b"), InvalidText, "not UTF-8")
         self.refuses(batch([2, 2], b"\xc3\xa9\xc3b"), InvalidText, "not UTF-8")
 
+    def test_wideText(self) -> None:
+        """
+        A text that would take much more than its bytes, since one character in it needs
+        four, stays encoded; any other, and one that is not UTF-8, is as ever.
+        """
+        wide, fine = "a" * 200 + "\U0001f600", "\u4e16\u754c" * 100
+        body = wide.encode()
+        (alone,), _ = read([framed(1, body)])
+        (both,), _ = read([batch([len(body), 600], body + fine.encode())])
+        (mixed,), _ = read([batch([len(body), 1 | BINARY_BIT], body + b"x")])
+        for frame, expected in (
+            (alone, [wide]),
+            (both, [wide, fine]),
+            (mixed, [wide, b"x"]),
+        ):
+            assert isinstance(frame, Messages)
+            self.assertIs(type(frame.data), EncodedBodies)
+            self.assertEqual(frame.data[0], EncodedText(body))
+            self.assertEqual([decoded(each) for each in frame.data], expected)
+        for text in (fine, "a" * 200, "\xe9" * 200, "\U0001f600"):
+            (frame,), _ = read([framed(1, text.encode())])
+            assert isinstance(frame, Messages)
+            self.assertEqual(frame.data, (text,))
+        self.refuses(framed(1, body + b"\xff"), InvalidText, "not UTF-8")
+
     def test_batchCounts(self) -> None:
         """
         What its messages count fits a record, so that a small frame does not stand for
@@ -510,5 +538,5 @@ class AnyTests(SynchronousTestCase):
         (frame,), error = read([b"".join(encodeBatch(MICROS, bodies, lengths))])
         self.assertIsNone(error)
         assert isinstance(frame, Messages)
-        self.assertEqual(list(frame.data), data)
+        self.assertEqual([decoded(each) for each in frame.data], data)
         self.assertEqual(frame.cost, sum(len(body) + 64 for body in bodies))
