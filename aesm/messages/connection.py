@@ -394,7 +394,7 @@ class Connection:
         outbox, inbox = self._outbox, self.session.inbox
         if outbox.dropped:
             return 0
-        kept = outbox.keptCost
+        kept = outbox.keptMemory
         if inbox.partial is not None:
             kept += inbox.partialSize
         if self.dispatcher is not None:

@@ -115,9 +115,11 @@ class Arrivals(OrderedDict[_Arrival, None]):
     arrival.
 
     @ivar held: their cost, bytes.
+    @ivar newest: what came last, if it is not all taken.
     """
 
     held = 0
+    newest: _Arrival | None = None
 
 
 # Taking without the lock
@@ -407,12 +409,13 @@ class DataStream(Sequence[Packet]):
             self._sizes.append((len(data), cost))
         elif self._order is not None:
             self._order.held += cost
+            newest = self._order.newest
+            if newest is not None and newest.stream is self:
+                newest.count += len(data)
+                return
             if self._arrivals is None:
                 self._arrivals = deque()
-            elif self._arrivals[-1] is next(reversed(self._order)):
-                self._arrivals[-1].count += len(data)  # nobody's came in between
-                return
-            arrival = _Arrival(self, len(data))
+            arrival = self._order.newest = _Arrival(self, len(data))
             self._order[arrival] = None
             self._arrivals.append(arrival)
 
@@ -435,6 +438,8 @@ class DataStream(Sequence[Packet]):
             if not arrival.count:
                 (arrivals.pop if newest else arrivals.popleft)()
                 del self._order[arrival]
+                if arrival is self._order.newest:
+                    self._order.newest = None
         if type(data) is EncodedText:
             data = decoded(data)
         packet = newTuple(Packet, (time, data))

@@ -119,14 +119,14 @@ class BudgetTests(PairTestCase):
             connection.sendData(bytes(2900))
         network.deliver()
         budget = server.factory._manager.budget
-        self.assertEqual(budget.used, 2 * 564 + 3 * 2964)
+        self.assertEqual(budget.used, 2 * 756 + 3 * 3156)
         self.assertTrue(budget.full)
         kept: Any = server.connections.values()
         self.failureResultOf(known[3].send(b"more", False), SendBufferFull)
         modest = [*kept][1]
         server.factory._manager.overfull(modest)
         self.assertFalse(budget.full)
-        self.assertEqual(budget.used, 2 * 564 + 2 * 2964)
+        self.assertEqual(budget.used, 2 * 756 + 2 * 3156)
         for link in network.links:
             link.toServer.stalled = False
         network.deliver()

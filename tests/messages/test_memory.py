@@ -12,6 +12,8 @@ from struct import pack
 from twisted.internet.defer import Deferred
 
 from aesm.core.messages.frames import BATCH, BINARY, BINARY_BIT, TEXT, encodeFrame
+from aesm.core.messages.hello import Hello
+from aesm.core.messages.outbox import Outbox
 from tests.support.pairs import PairTestCase, Recorder
 
 COUNT = 5000  # frames
@@ -81,3 +83,23 @@ class MemoryTests(PairTestCase):
         for kind in HOSTILE:
             for handled in (False, True):
                 self.assertLess(self.ratio(kind, handled), 1.5, (kind, handled))
+
+    def test_unacknowledged(self) -> None:
+        """Nor for what is sent, a message a turn or many, and not acknowledged."""
+        for size, together in ((0, 1), (2, 1), (20, 1), (200, 1), (2, 2), (2, 500)):
+            outbox = Outbox(ROOM)
+            outbox.begin(Hello(window=ROOM, batch=True))
+            gc.collect()
+            tracemalloc.start()
+            try:
+                before, _ = tracemalloc.get_traced_memory()
+                for number in range(COUNT):
+                    body = pack(">I", number).rjust(size, b"x")[:size]
+                    outbox.add(body, 1_700_000_000_000_000 + number)
+                    if number % together == together - 1:
+                        outbox.take(ROOM)
+                gc.collect()
+                grown = tracemalloc.get_traced_memory()[0] - before
+            finally:
+                tracemalloc.stop()
+            self.assertLess(grown / outbox.keptMemory, 1.5, (size, together))

@@ -420,7 +420,7 @@ class RoomTests(HubTestCase):
         """Of one key a session that waits makes room before a connection does."""
         connections = self.three()
         for connection in connections:
-            self.keep(connection, 1500)
+            self.keep(connection, 1300)
         self.network.links[1].cut()
         self.network.deliver()
         self.keep(connections[0], 300)

@@ -25,6 +25,8 @@ from aesm.errors import MessageTooBig, ProtocolError, SendBufferFull
 
 __all__ = ["Message", "Outbox"]
 
+BATCH_MEMORY = 192  # bytes of a batch, beside what its messages count
+
 # An empty deque is most of a KiB, and most connections of a large server have nothing
 # to send: they share this one.  Nothing is ever appended to it.
 _EMPTY: deque[Batch] = deque(maxlen=0)
@@ -198,6 +200,16 @@ class Outbox:
     def count(self) -> int:
         """The number of messages accepted so far."""
         return self._count + (0 if self.open is None else self.open.count)
+
+    @property
+    def keptMemory(self) -> int:
+        """
+        About what keeping the messages that are not acknowledged takes, bytes: each
+        counts for itself, and those of a turn have a batch.
+        """
+        batches = len(self._unacknowledged) + len(self._unsent)
+        kept = self._keptCost + batches * BATCH_MEMORY
+        return kept if self.open is None else kept + self.open.cost
 
     @property
     def keptCost(self) -> int:
