@@ -427,7 +427,7 @@ class AESMProtocol(Protocol):
     def _timedOut(self) -> None:
         """See what is due."""
         self._timer, self._wakeAt = None, math.inf
-        now, taken = self._clock.seconds(), self.transport.taken
-        self._act(self.conversation.tick(now, taken))
+        now, transport = self._clock.seconds(), self.transport
+        self._act(self.conversation.tick(now, transport.taken, transport.takenSoFar()))
         self._flush()
         self._schedule()

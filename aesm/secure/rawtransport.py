@@ -6,7 +6,10 @@ closes without waiting.
 
 from __future__ import annotations
 
+import fcntl
+import socket
 import sys
+import termios
 from collections.abc import Callable, Sequence
 from typing import cast
 
@@ -30,11 +33,14 @@ __all__ = [
     "abort",
     "closeForWriting",
     "prepare",
+    "takenSoFar",
 ]
 
 AT_ONCE = 524288  # bytes written at once before others have their turn
 RECORDS = 2  # handed over at once where that cannot be done
 SHORT = 65536  # bytes of records that are put together
+_OUTQ = getattr(termios, "TIOCOUTQ", None) if hasattr(socket, "TCP_INFO") else None
+_BYTES_ACKED = 120  # where tcpi_bytes_acked is in Linux's struct tcp_info
 READ_SIZE = 98304  # bytes: more than a record; from 128 KiB on, memory is not reused
 
 
@@ -137,6 +143,27 @@ def closeForWriting(transport: ITransport) -> None:
         ITCPTransport(transport).loseWriteConnection()
     else:
         transport.loseConnection()
+
+
+def takenSoFar(transport: ITransport) -> int | None:
+    """
+    Tell how far the other side's system has got, while something waits for it.
+
+    @return: bytes that it has acknowledged since the connection began; None if nothing
+        waits, or this is no TCP, or no system that tells.
+    @see: tcp(7), C{TCP_INFO} and C{SIOCOUTQ}
+    """
+    handle = getattr(transport, "getHandle", lambda: None)()
+    if not isinstance(handle, socket.socket) or _OUTQ is None:
+        return None
+    try:
+        waiting = fcntl.ioctl(handle, _OUTQ, bytes(4))
+        info = handle.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 192)
+    except (OSError, ValueError):  # it is closed
+        return None
+    if waiting == bytes(4) or len(info) < _BYTES_ACKED + 8:
+        return None
+    return int.from_bytes(info[_BYTES_ACKED : _BYTES_ACKED + 8], sys.byteorder)
 
 
 def abort(transport: ITransport) -> None:

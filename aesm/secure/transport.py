@@ -30,6 +30,7 @@ from zope.interface import implementer
 from aesm.core.channel.events import EndOfStream
 from aesm.core.channel.framing import MAX_PLAINTEXT
 from aesm.core.channel.states import State
+from aesm.secure.rawtransport import takenSoFar
 from aesm.secure.states import OPENED
 from aesm.trust.keys import PublicKey
 
@@ -215,6 +216,14 @@ class SecureTransport:
         self._notice = self._secure.clock.callLater(0, self._noticeEnd)
         if not self._reading:
             self._secure.finish()
+
+    def takenSoFar(self) -> int | None:
+        """
+        Tell how far the peer has got, while something waits for it.
+
+        @see: L{aesm.secure.rawtransport.takenSoFar}
+        """
+        return takenSoFar(self._secure.transport)
 
     def startSlowly(self) -> None:
         """

@@ -7,6 +7,7 @@ end, by a clock of our own.
 from __future__ import annotations
 
 import gc
+import socket
 import sys
 from collections.abc import Callable
 from typing import Any, cast
@@ -53,7 +54,7 @@ from aesm.errors import (
 )
 from aesm.secure.factory import SecureFactory
 from aesm.secure.protocol import CLOSE_TIMEOUT, RECORDS_AT_ONCE, SecureProtocol
-from aesm.secure.rawtransport import RECORDS, abort, prepare
+from aesm.secure.rawtransport import RECORDS, abort, prepare, takenSoFar
 from aesm.secure.transport import SecureAddress, SecureTransport
 from aesm.trust.keys import PublicKey
 from tests.support.helpers import (
@@ -1392,6 +1393,46 @@ class PrepareTests(SynchronousTestCase):
         full = prepare(cast(ITransport, transport))
         self.assertEqual(vars(transport), before)
         self.assertEqual(full, sys.maxsize)
+
+
+class TakenTests(SynchronousTestCase):
+    """L{takenSoFar} asks the system how far the other side has got."""
+
+    def test_progress(self) -> None:
+        """What the peer's system takes counts, while anything waits for it."""
+        if not hasattr(socket, "TCP_INFO") or sys.platform != "linux":
+            self.skipTest("this system does not tell")  # pragma: no cover
+        listening = socket.create_server(("127.0.0.1", 0))
+        self.addCleanup(listening.close)
+        reading = socket.socket()
+        self.addCleanup(reading.close)
+        reading.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        reading.connect(listening.getsockname())
+        writing, _ = listening.accept()
+        self.addCleanup(writing.close)
+        writing.setblocking(False)
+        raw = Socket()
+        raw.getHandle = lambda: writing  # type: ignore[attr-defined]
+        self.assertIsNone(takenSoFar(cast(ITransport, raw)))
+        while True:
+            try:
+                writing.send(bytes(65536))
+            except BlockingIOError:
+                break
+        before = takenSoFar(cast(ITransport, raw))
+        assert before is not None
+        got = 0
+        while got < 1 << 20:
+            got += len(reading.recv(65536))
+        after = takenSoFar(cast(ITransport, raw))
+        assert after is not None
+        self.assertGreater(after, before)
+        writing.close()
+        self.assertIsNone(takenSoFar(cast(ITransport, raw)))
+
+    def test_others(self) -> None:
+        """Of any other transport it is not known."""
+        self.assertIsNone(takenSoFar(StringTransport()))
 
 
 class SecureAddressTests(SynchronousTestCase):

@@ -100,6 +100,7 @@ class Conversation:
         "_ping",
         "_pong",
         "_settings",
+        "_stuck",
         "_tolerated",
         "_welcome",
         "controlDue",
@@ -141,6 +142,7 @@ class Conversation:
         self.pingedAt: float | None = None
         self.heardSince: float | None = None
         self.signOfLifeBy: float | None = None
+        self._stuck: tuple[int, float] | None = None  # what it had taken, and when
         self._ackBy: float | None = None  # when a late ACK is to leave
         self._closeBy: float | None = None  # when the transport is to be gone
 
@@ -494,15 +496,20 @@ class Conversation:
             return self.heardSince + self._settings.heartbeat
         return math.inf
 
-    def tick(self, now: float, taken: float = -math.inf) -> list[Event]:
+    def tick(
+        self, now: float, taken: float = -math.inf, takenSoFar: int | None = None
+    ) -> list[Event]:
         """
         See what is due.
 
         @param now: seconds.
         @param taken: when the transport last took bytes that had waited for it: who
             takes them is alive, however long an answer needs.
+        @param takenSoFar: of the bytes that wait for the peer, how far it has got; None
+            if none wait, or that is not known.
         @return: L{Broken}, if the peer is gone: it had a PING and a heartbeat's time
-            to answer it, or its time to let the connection close.
+            to answer it, or its time to let the connection close; or it has taken
+            nothing for so long, whatever it sends.
         @see: docs/protocol.md, sections 8 and 9
         """
         events: list[Event] = []
@@ -519,7 +526,12 @@ class Conversation:
         if self._ackBy is not None and now >= self._ackBy:
             self._ackBy = None
         since = self.lastHeard if self.pingedAt is None else self.pingedAt
-        if now >= since + self._settings.heartbeat:
+        if self._takesNothing(now, takenSoFar):
+            words = (
+                f"the peer takes nothing, for {2 * self._settings.heartbeat:g} seconds"
+            )
+            self._break(HeartbeatLost(words), now, events)
+        elif now >= since + self._settings.heartbeat:
             if self.pingedAt is None:
                 self.pingedAt = now
                 self.heardSince = self.signOfLifeBy = None
@@ -533,6 +545,16 @@ class Conversation:
                 self._pong = b"" if self._pong is None else self._pong
                 self.controlDue = True
         return events
+
+    def _takesNothing(self, now: float, taken: int | None) -> bool:
+        """Tell whether the peer takes nothing, for two heartbeats."""
+        if taken is None:
+            self._stuck = None
+        elif self._stuck is None or self._stuck[0] != taken:
+            self._stuck = taken, now
+        elif now >= self._stuck[1] + 2 * self._settings.heartbeat:
+            return True
+        return False
 
     def _overdue(self) -> ConnectionClosed:
         """

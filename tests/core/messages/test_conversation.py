@@ -1176,6 +1176,31 @@ class HeartbeatTests(SynchronousTestCase):
         self.assertEqual(said(client), [])
         self.assertEqual(client.tick(30.0), [])
 
+    def test_takesNothing(self) -> None:
+        """
+        A peer that sends, and takes nothing of what waits for it, is given up after two
+        heartbeats; one that takes anything, or has it all, is not.
+        """
+        for progress, alive in (
+            ([5] * 40, False),
+            ([5, *[None] * 3, *[5] * 20], False),
+            (range(40), True),
+            ([None] * 40, True),
+            ([5, 5, 5, None] * 10, True),
+            ([number // 3 for number in range(40)], True),
+        ):
+            client, _ = makePair(heartbeat=10.0)
+            events: list[Event] = []
+            for number, taken in enumerate(progress):
+                now = 5.0 * number
+                client.receive(encodeFrame(FrameType.PING, 1), now)
+                events += client.tick(now, takenSoFar=taken)
+            self.assertEqual(not events, alive, progress)
+            if not alive:
+                (event,) = events
+                assert isinstance(event, Broken)
+                self.assertIn("takes nothing", str(event.error))
+
     def test_lateTick(self) -> None:
         """
         Who looks late does not count that against the peer: it has its time to
