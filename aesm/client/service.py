@@ -52,6 +52,7 @@ from aesm.secure.options import reactorOr
 from aesm.store.connection import DurableConnection
 from aesm.store.journal import Journal
 from aesm.store.spool import spoolOpener
+from aesm.store.sqlite import MAX_SIZE
 from aesm.trust.files import AnyPath
 from aesm.trust.policies import trustPolicy
 
@@ -91,6 +92,7 @@ class ClientService(Service):
         receiveBuffer: int = ConversationSettings.receiveBuffer,
         spool: AnyPath | None = None,
         spoolSync: str = "normal",
+        spoolMax: int = MAX_SIZE,
         **options: Any,
     ) -> None:
         """
@@ -112,6 +114,7 @@ class ClientService(Service):
             not acknowledged, and packets that nobody has taken outlive the process.
             It is opened when the service starts.  None keeps them in memory.
         @param spoolSync: as L{AESMServerFactory<aesm.AESMServerFactory>} takes it.
+        @param spoolMax: the same.
         @param options: more options of L{connect}.  Files are read, and these
             checked, when it connects.
         @raise TypeError: an option is of the wrong type.
@@ -128,7 +131,7 @@ class ClientService(Service):
         self._receiveBuffer = receiveBuffer
         more = dict(maxMessage=maxMessage, heartbeat=heartbeat, sendBuffer=sendBuffer)
         self._options = {**options, **more, "trust": trust}
-        self._openSpool = spoolOpener(spool, spoolSync, self._clock)
+        self._openSpool = spoolOpener(spool, spoolSync, spoolMax, self._clock)
 
         self._state = _S.NEW
         self._timer: IDelayedCall | None = None

@@ -27,7 +27,7 @@ from aesm.secure.openfiles import raiseFileLimit
 from aesm.secure.places import MAX_CONNECTIONS
 from aesm.server.factory import AESMServerFactory
 from aesm.server.sessions import SESSION_GRACE
-from aesm.store.sqlite import SpoolFile
+from aesm.store.sqlite import MAX_SIZE, SpoolFile
 from aesm.text import escape
 from aesm.trust.files import expanded
 from aesm.trust.keys import nextKeyOf
@@ -45,6 +45,7 @@ _NUMBERS = {
     "heartbeat": float,
     "session-grace": float,
     "handshake-timeout": float,
+    "spool-max": int,
 }
 
 
@@ -116,6 +117,7 @@ class Options(usage.Options):
             "What the spool survives; normal: that the process is killed, full: a loss "
             "of power.",
         ],
+        ["spool-max", None, MAX_SIZE, "Bytes that the spool may have."],
         ["activity-log", None, None, "File to append clients' coming and going to."],
     ]
 

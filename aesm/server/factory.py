@@ -48,6 +48,7 @@ from aesm.server.manager import ConnectionManager
 from aesm.server.registry import Connections
 from aesm.server.sessions import SESSION_GRACE
 from aesm.store.spool import spoolOpener
+from aesm.store.sqlite import MAX_SIZE
 from aesm.trust.clients import RELOAD_INTERVAL
 from aesm.trust.files import AnyPath, stateDirectory
 from aesm.trust.keys import PrivateKey, PublicKey, nextKeyOf
@@ -128,6 +129,7 @@ class AESMServerFactory(SecureFactory):
         sessionGrace: float = SESSION_GRACE,
         spool: AnyPath | None = None,
         spoolSync: str = "normal",
+        spoolMax: int = MAX_SIZE,
         nextKey: PublicKey | None = None,
         **messages: Any,
     ) -> None:
@@ -164,6 +166,8 @@ class AESMServerFactory(SecureFactory):
             None keeps them in memory.
         @param spoolSync: C{"normal"}: the spool survives that the process is killed;
             C{"full"}: also a loss of power, for which each commit waits for the disk.
+        @param spoolMax: bytes that the spool may have, from 16 MiB; when they are used
+            up, that is as a full disk.
         @param nextKey: the key that this server will have after its present one,
             announced to clients; without C{key}, the one that
             L{nextKeyOf<aesm.trust.keys.nextKeyOf>} finds in the state directory.
@@ -202,7 +206,7 @@ class AESMServerFactory(SecureFactory):
             _messageHandler(handler, self.connections),
             totalBuffer,
             sessionGrace,
-            spoolOpener(spool, spoolSync, self.clock),
+            spoolOpener(spool, spoolSync, spoolMax, self.clock),
             messagesPerKey,
             bytesPerKey,
         )

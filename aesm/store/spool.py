@@ -33,7 +33,7 @@ from zope.interface import implementer
 from aesm.errors import SpoolError
 from aesm.secure.options import reactorOr
 from aesm.store.interface import Blob, ISessionStore, Stored
-from aesm.store.sqlite import Changes, SpoolFile
+from aesm.store.sqlite import MAX_SIZE, MIN_MAX_SIZE, Changes, SpoolFile
 from aesm.trust.files import AnyPath, expanded
 
 if TYPE_CHECKING:
@@ -172,6 +172,7 @@ class Spool:
         path: AnyPath,
         *,
         full: bool = False,
+        maxSize: int = MAX_SIZE,
         clock: IReactorTime | None = None,
         worker: Worker | None = None,
     ) -> None:
@@ -183,6 +184,8 @@ class Spool:
             it goes, and C{PATH.lock}, which is empty.
         @param full: whether what is committed survives a loss of power too, and not
             only that the process is killed.
+        @param maxSize: bytes that the file and its log may have between two commits,
+            from 16 MiB; no room for more is as a disk that is full.
         @param clock: for trying again; None for the reactor.
         @param worker: where to write; None for a thread of its own, whose results
             go through the C{clock}, which has to be a reactor then.
@@ -195,7 +198,7 @@ class Spool:
         if worker is None:
             worker = _OwnThread(cast("IReactorFromThreads", self._clock))
         self._worker = worker
-        self._file = SpoolFile(self.path, full)
+        self._file = SpoolFile(self.path, full, maxSize)
         self._next = _Batch()
         self._busy = False  # a batch is being written, or waits to be tried again
         self._retry: IDelayedCall | None = None
@@ -343,14 +346,14 @@ class Spool:
         if self.failure is None:
             _log.error(
                 "cannot write {path}: {reason}; nothing more is accepted until it can "
-                "be written: see that its disk works and has room",
+                "be written: see that its disk works and has room, and spoolMax, too",
                 path=str(self.path),
                 reason=reason,
             )
         # A new one each time: the text says what is wrong now.
         self.failure = SpoolError(
             f"cannot write {self.path}: {reason}; try again when its disk works and "
-            "has room"
+            "has room, and spoolMax, too"
         )
         batch.add(self._next)
         refused = batch.giveUpBegun()
@@ -405,18 +408,21 @@ class Spool:
 
 
 def spoolOpener(
-    path: AnyPath | None, sync: str, clock: IReactorTime
+    path: AnyPath | None, sync: str, maxSize: int, clock: IReactorTime
 ) -> Callable[[], Spool] | None:
     """
     Check the options of a spool that is opened later.
 
     @param path: the file; None for no spool.
     @param sync: C{"normal"} or C{"full"}.
+    @param maxSize: as L{Spool} takes it.
     @return: opens it, and raises as L{Spool} does; None for no spool.
     @raise ValueError: an option has a value that it cannot have.
     """
     if sync not in SYNC:
         raise ValueError(f"spoolSync must be one of {SYNC}, not {sync!r}")
+    if maxSize < MIN_MAX_SIZE:
+        raise ValueError(f"spoolMax must be {MIN_MAX_SIZE} or more, not {maxSize}")
     if path is None:
         return None
-    return partial(Spool, path, full=sync == "full", clock=clock)
+    return partial(Spool, path, full=sync == "full", maxSize=maxSize, clock=clock)

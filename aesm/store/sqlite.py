@@ -16,7 +16,8 @@ Everything here blocks: L{aesm.store.spool} has a thread for it.  SQLite appends
 log beside the file, and moves what is in it into the file now and then: so nothing that
 was written is lost when the process is killed, and to write means to wait for the disk
 only where a loss of power is to be survived as well.  The space of deleted messages
-is used again; until then their bytes are still there.
+is used again, or given back once little else is left; until then their bytes are still
+there.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import os
 import sqlite3
 from collections import deque
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -41,11 +43,28 @@ from aesm.trust.files import (
 
 __all__ = ["Changes", "SpoolFile"]
 
-MAX_LOG = 16 << 20  # bytes that the log keeps for itself after a large batch
+# To SQLite a change is a change of whole pages: a message of some bytes writes one of
+# messages and one of its session's state to the log.  Small pages keep that small, and
+# cost large messages little.
+PAGE = 512  # bytes
+
+# Bytes of the log at which it is moved into the file, and to which it is cut after a
+# larger transaction.  A page that changed often meanwhile is moved once.
+MAX_LOG = 4 << 20
+
+# The bound of a spool: bytes of the file, and of the log between two transactions.
+# RESERVE is the part of it that only what frees room may use.
+MAX_SIZE, MIN_MAX_SIZE = 4 << 30, 16 << 20
+RESERVE = 1 << 20
+NO_BOUND = (1 << 31) - 1  # pages; more than a file can have in practice
+
+# The file is made small again when more than SPARE of it is free and at most SMALL in
+# use, bytes: only the latter is copied, so that no commit waits long behind that.
+SPARE, SMALL = 16 << 20, 2 << 20
 
 # Whose database it is, and how it is laid out: PRAGMA application_id, user_version.
 _APPLICATION = 0x4145534D  # "AESM"
-_VERSION = 1
+_VERSION = 2
 
 # A damaged file can hold any type in any column.  The CHECKs let PRAGMA quick_check
 # find that when the file is opened, so that what load() reads has these types.
@@ -66,7 +85,7 @@ _SCHEMA = (
         count INTEGER NOT NULL CHECK (typeof(count) = 'integer'),
         frames BLOB NOT NULL CHECK (typeof(frames) = 'blob'),
         PRIMARY KEY (session, outgoing, number)
-    )
+    ) WITHOUT ROWID
     """,
     f"PRAGMA application_id = {_APPLICATION}",
     f"PRAGMA user_version = {_VERSION}",
@@ -81,10 +100,11 @@ _BLOBS = """
 
 _DROP = "DELETE FROM session WHERE name = ?"
 
-_PUT = """
-    INSERT INTO session (name, peer, state) VALUES (?, ?, ?)
-    ON CONFLICT (name) DO UPDATE SET peer = excluded.peer, state = excluded.state
-"""
+_PUT = "UPDATE session SET peer = ?, state = ? WHERE name = ?"
+
+_ADD = "INSERT INTO session (peer, state, name) VALUES (?, ?, ?)"
+
+_ANY = "SELECT EXISTS (SELECT 1 FROM blob)"
 
 # The first comparison says nothing new, but it is one that the index can answer.
 _DISCARD = """
@@ -165,17 +185,19 @@ class Changes:
 class SpoolFile:
     """An open file, for one thread at a time."""
 
-    def __init__(self, path: Path, full: bool) -> None:
+    def __init__(self, path: Path, full: bool, maxSize: int = MAX_SIZE) -> None:
         """
         Open a file, or make one that only its owner can read, and its directory.
 
         @param full: whether what is written survives a loss of power.
+        @param maxSize: bytes that it may have, with its log, from C{MIN_MAX_SIZE}.
         @raise SpoolError: it cannot be opened, is unsafe or damaged, or another
             program uses it; says what to do.
         @see: U{How to corrupt an SQLite database file, section 2.2
             <https://www.sqlite.org/howtocorrupt.html>}
         """
         self._path = path = Path(os.path.abspath(expanded(path)))
+        self._maxPages = (maxSize - MAX_LOG) // PAGE
         try:
             # Nobody but SQLite opens the file itself: closing any other descriptor of
             # it would release the locks of this process.  So the lock that lets one of
@@ -208,6 +230,7 @@ class SpoolFile:
         @raise sqlite3.Error: it cannot be read, or written.
         """
         execute = self._connection.execute
+        execute(f"PRAGMA page_size = {PAGE}")  # of a file that is made
         # Kept from the first transaction until the file is closed.
         execute("PRAGMA locking_mode = EXCLUSIVE")
         with self._connection:
@@ -226,12 +249,16 @@ class SpoolFile:
                 f"version {_VERSION}: use the aesm that made it, or name another file"
             )
         execute("PRAGMA journal_mode = WAL")
+        execute(f"PRAGMA wal_autocheckpoint = {MAX_LOG // PAGE}")
         execute(f"PRAGMA journal_size_limit = {MAX_LOG}")
+        execute(f"PRAGMA max_page_count = {self._maxPages}")
         execute(f"PRAGMA synchronous = {'FULL' if full else 'NORMAL'}")
         execute(f"PRAGMA fullfsync = {full:d}")  # means something on macOS alone
         execute("PRAGMA foreign_keys = ON")
         # Some builds overwrite what is deleted: on a full disk that would fail too.
         execute("PRAGMA secure_delete = OFF")
+        # A copy of what is here, as VACUUM makes one, belongs into no other directory.
+        execute("PRAGMA temp_store = MEMORY")
         damage = self._value("PRAGMA quick_check(1)")
         if damage != "ok":
             raise self.damaged(damage.splitlines()[-1])
@@ -263,24 +290,63 @@ class SpoolFile:
 
         @raise sqlite3.Error: it could not be written.
         """
+        with self._connection:
+            self._connection.execute("BEGIN IMMEDIATE")
+            new = self._amend(changes)
+            if new or any(any(change.blobs) for change in changes.values()):
+                self._extend(new, changes)
+        if any(change.dropped or any(change.before) for change in changes.values()):
+            self._shrink()
+
+    def _amend(self, changes: Mapping[str, Changes]) -> list[tuple[str, str, str]]:
+        """
+        Write what changes or removes what is there.
+
+        @return: the records of sessions that are not.
+        """
+        execute, new = self._connection.execute, []
+        for name, change in changes.items():
+            if change.dropped:
+                execute(_DROP, (name,))
+            if change.record is not None:
+                record = (*change.record, name)
+                if not execute(_PUT, record).rowcount:
+                    new.append(record)
+            for outgoing, before in enumerate(change.before):
+                if before:
+                    execute(
+                        _DISCARD, {"name": name, "outgoing": outgoing, "before": before}
+                    )
+        return new
+
+    def _extend(
+        self, new: list[tuple[str, str, str]], changes: Mapping[str, Changes]
+    ) -> None:
+        """
+        Write what is added: sessions and messages, within the bound.  Where there are
+        no messages they may pass it, since no waiting could make room for them.
+        """
         connection = self._connection
-        with connection:
-            connection.execute("BEGIN IMMEDIATE")
+        bound = self._maxPages - RESERVE // PAGE if self._value(_ANY) else NO_BOUND
+        connection.execute(f"PRAGMA max_page_count = {bound}")
+        try:
+            connection.executemany(_ADD, new)
             for name, change in changes.items():
-                if change.dropped:
-                    connection.execute(_DROP, (name,))
-                if change.record is not None:
-                    connection.execute(_PUT, (name, *change.record))
-                for outgoing in (False, True):
-                    before, blobs = change.before[outgoing], change.blobs[outgoing]
-                    if before:
-                        connection.execute(
-                            _DISCARD,
-                            {"name": name, "outgoing": outgoing, "before": before},
-                        )
+                for outgoing, blobs in enumerate(change.blobs):
                     connection.executemany(
                         _APPEND, ((outgoing, *blob, name) for blob in blobs)
                     )
+        finally:
+            connection.execute(f"PRAGMA max_page_count = {self._maxPages}")
+
+    def _shrink(self) -> None:
+        """Give back the room of what was deleted, if it is much and little is left."""
+        free = self._value("PRAGMA freelist_count") * PAGE
+        if free <= SPARE or self._value("PRAGMA page_count") * PAGE - free > SMALL:
+            return
+        with suppress(sqlite3.Error):  # there is no room to do it now
+            self._connection.execute("VACUUM")
+            self._value("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def close(self) -> None:
         """Close the file."""

@@ -34,6 +34,7 @@ from aesm.interfaces import IMessageHandler, IMessageHandlerMaker
 from aesm.secure import places
 from aesm.secure.protocol import SecureProtocol
 from aesm.server.admission import farewell
+from aesm.store.sqlite import MIN_MAX_SIZE
 from aesm.testing.transport import MemoryLink
 from aesm.trust.clients import RELOAD_INTERVAL
 from tests.support.pairs import SERVER_KEY, PairTestCase, RawClient, Recorder
@@ -99,7 +100,11 @@ class ConstructionTests(SynchronousTestCase):
         Options of sessions are checked at once; a spool is opened when listening
         begins, and not before.
         """
-        for option in ({"sessionGrace": -1}, {"spoolSync": "often"}):
+        for option in (
+            {"sessionGrace": -1},
+            {"spoolSync": "often"},
+            {"spoolMax": MIN_MAX_SIZE - 1},
+        ):
             (name,) = option
             with self.assertRaisesRegex(ValueError, f"^{name} must be "):
                 AESMServerFactory(reactor=Clock(), key=SERVER_KEY, **option)

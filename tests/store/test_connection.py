@@ -10,6 +10,7 @@ from typing import Any, cast
 
 from twisted.internet.defer import Deferred
 from twisted.logger import capturedLogs
+from twisted.trial.unittest import SkipTest
 
 from aesm import (
     AnyServer,
@@ -30,7 +31,7 @@ from aesm.core.messages.conversation import Conversation
 from aesm.plugins import HandlerMaker
 from aesm.store.interface import Blob
 from aesm.store.spool import RETRY
-from aesm.store.sqlite import Changes, SpoolFile
+from aesm.store.sqlite import MIN_MAX_SIZE, Changes, SpoolFile
 from tests.messages.test_hotpath import pythonCalls
 from tests.support.pairs import CLIENT_KEY, SERVER_KEY, Recorder
 from tests.support.spooled import SpoolTestCase
@@ -820,6 +821,59 @@ class CostTests(SpoolTestCase):
         self.assertEqual([blob.messages for blob in stored.outgoing], [501])
 
 
+    def written(self, size: int, burst: int, take: bool, **options: Any) -> float:
+        """
+        Send messages to a server, which sends nothing before it has written, some at
+        a time.
+
+        @param burst: how many at a time.
+        @param take: whether each is taken at once.
+        @param options: of the server.
+        @return: the bytes that are written to files, for each byte of the messages.
+        """
+        server = self.serving(**options)
+        client = self.service()
+        before = writtenBytes()
+        for _ in range(600):
+            sent = [client.sendData(b"x" * size) for _ in range(burst)]
+            self.network.deliver()
+            self.successResultOf(sent[-1])
+            if take:
+                while server.connections.getDataOrdinal()[0] is not None:
+                    pass
+                self.network.deliver()
+        count = writtenBytes() - before
+        self.stopService(client)
+        self.stopServer()
+        self.path.unlink()
+        return count / (600 * burst * size)
+
+    def test_written(self) -> None:
+        """
+        For each byte of message that comes, at most 20 are written to files with
+        messages of 1 KiB, and 60 with messages of 64 bytes, if each waits for the one
+        before to be acknowledged; whether they are taken, left, or sent back.
+        """
+        ways: list[dict[str, Any]] = [
+            {"take": False},
+            {"take": True},
+            {"take": False, "handler": ECHO},
+        ]
+        for way in ways:
+            for size, bound in ((64, 60), (1024, 20)):
+                self.assertLess(self.written(size, 1, **way), bound, (size, way))
+            self.assertLess(self.written(64, 20, **way), 12, way)
+
+
+def writtenBytes() -> int:
+    """Tell how many bytes this process has written to files."""
+    try:
+        text = Path("/proc/self/io").read_text()
+    except FileNotFoundError:
+        raise SkipTest("nobody counts that here") from None
+    return int(text.partition("wchar: ")[2].split()[0])
+
+
 class HandlerTests(SpoolTestCase):
     """What a handler does."""
 
@@ -1152,6 +1206,34 @@ class NoRoomTests(SpoolTestCase):
         for each in sent:
             self.successResultOf(each)
         self.assertEqual(self.taking(self.accepted.retrieved), ["a", "b"])
+
+    def test_spoolMax(self) -> None:
+        """
+        A spool that has all that it may is as a full disk; taking makes room, also
+        for more than the spool could ever have at once.
+        """
+        server = self.serving(spoolMax=MIN_MAX_SIZE, receiveBuffer=32 << 20)
+        client = self.service()
+        sent = [client.sendData(bytes(1 << 20)) for _ in range(9)]
+        self.network.deliver()
+        self.successResultOf(sent[-1])
+        with capturedLogs() as logs:
+            more = [client.sendData(bytes(1 << 20)) for _ in range(20)]
+            self.network.deliver()
+            self.assertFails(self.accepted.sendData("x"), SpoolError)
+            other = self.service(key=OTHER_KEY)
+        self.assertIsNone(other.former)
+        self.assertIn("spoolMax", logs[0]["log_format"])
+        self.assertNoResult(more[-1])
+        count = 0
+        while count < len(sent + more) and self.network.clock.seconds() < 60:
+            count += len(self.taking(self.accepted.retrieved))
+            self.network.advance(RETRY)
+        self.assertEqual(count, len(sent + more))
+        self.successResultOf(more[-1])
+        self.network.advance(30)
+        self.assertEqual(len(server.connections), 2)
+        self.assertLess(self.path.stat().st_size, MIN_MAX_SIZE + (20 << 20))
 
     def test_killed(self) -> None:
         """A server that is killed meanwhile has lost nothing that it acknowledged."""

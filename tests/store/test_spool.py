@@ -28,7 +28,7 @@ from zope.interface.verify import verifyObject
 from aesm.errors import SpoolError
 from aesm.store.interface import Blob, ISessionStore, Stored
 from aesm.store.spool import RETRY, Spool, spoolOpener
-from aesm.store.sqlite import SpoolFile
+from aesm.store.sqlite import MAX_SIZE, SpoolFile
 from tests.store.test_sqlite import NAME, OTHER, PEER
 from tests.support.spooled import AtOnce, ByHand
 from tests.trust.test_files import TREE
@@ -159,9 +159,9 @@ class CommitTests(LoneSpoolTestCase):
 
     def test_sync(self) -> None:
         """What a spool is to survive has one of two values."""
-        error = self.assertRaises(ValueError, spoolOpener, self.path, "no", self.clock)
-        self.assertIn("normal", str(error))
-        self.assertIsNone(spoolOpener(None, "full", self.clock))
+        with self.assertRaisesRegex(ValueError, "normal"):
+            spoolOpener(self.path, "no", MAX_SIZE, self.clock)
+        self.assertIsNone(spoolOpener(None, "full", MAX_SIZE, self.clock))
 
     def test_full(self) -> None:
         """A spool that survives a loss of power works the same."""

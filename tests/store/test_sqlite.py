@@ -16,7 +16,16 @@ from pathlib import Path
 
 from aesm.errors import SpoolError
 from aesm.store.interface import Blob, Stored
-from aesm.store.sqlite import MAX_LOG, Changes, SpoolFile
+from aesm.store.sqlite import (
+    MAX_LOG,
+    MIN_MAX_SIZE,
+    PAGE,
+    RESERVE,
+    SMALL,
+    SPARE,
+    Changes,
+    SpoolFile,
+)
 from tests.support.spooled import noRoom
 from tests.trust.test_files import TREE, FilesTestCase
 
@@ -87,6 +96,11 @@ class SpoolFileTestCase(FilesTestCase):
         error = str(self.assertRaises(SpoolError, SpoolFile, self.path, False))
         for word in (os.path.abspath(self.path), *words):
             self.assertIn(word, error)
+
+    def reopened(self, file: SpoolFile) -> list[Stored]:
+        """Read a file anew."""
+        file.close()
+        return self.open().load()
 
     def write(self, file: SpoolFile, *blobs: Blob, outgoing: bool = False) -> None:
         """Write messages of one session."""
@@ -198,8 +212,9 @@ class OpenTests(SpoolFileTestCase):
     def test_otherVersion(self) -> None:
         """A spool of another version is refused."""
         self.open().close()
-        self.execute("PRAGMA user_version = 2")
-        self.refuses("version 2", "version 1", "use the aesm that made it")
+        for version in (1, 3):
+            self.execute(f"PRAGMA user_version = {version}")
+            self.refuses(f"version {version}", "version 2", "the aesm that made it")
 
     def test_noRoom(self) -> None:
         """A new file on a full disk is an error; with room again, it can be made."""
@@ -349,11 +364,6 @@ class DamageTests(SpoolFileTestCase):
 class WriteTests(SpoolFileTestCase):
     """What was written is read again."""
 
-    def reopened(self, file: SpoolFile) -> list[Stored]:
-        """Read a file anew."""
-        file.close()
-        return self.open().load()
-
     def test_roundTrip(self) -> None:
         """
         Sessions come in the order in which they were first put, their messages by
@@ -494,6 +504,46 @@ class WriteTests(SpoolFileTestCase):
         self.assertLess(sizes[0], 1 << 20)
         self.assertLess(sizes[1], 6 << 20)
 
+    def sizes(self) -> tuple[int, int]:
+        """Measure the file and its log."""
+        return self.path.stat().st_size, Path(f"{self.path}-wal").stat().st_size
+
+    def test_shrinks(self) -> None:
+        """
+        Once nearly all of a burst is forgotten, file and log are small again; what is
+        left is there.
+        """
+        file = self.open()
+        count = (SPARE + SMALL >> 20) + 4
+        self.write(file, *(Blob(number, 1, bytes(1 << 20)) for number in range(count)))
+        self.discard(file, count - SMALL // (1 << 20) - 1)
+        self.assertGreater(self.sizes()[0], count << 20)
+        self.discard(file, count - 1)
+        size, log = self.sizes()
+        self.assertLess(size, SMALL)
+        self.assertLessEqual(log, MAX_LOG)
+        left = [Blob(count - 1, 1, bytes(1 << 20))]
+        self.assertEqual(self.reopened(file)[0].incoming, left)
+
+    def test_doesNotShrink(self) -> None:
+        """Where there is no room to make the file small, that is done later."""
+        file = self.open()
+        count = (SPARE >> 20) + 4
+        self.write(file, *(Blob(number, 1, bytes(1 << 20)) for number in range(count)))
+        self.write(file, Blob(count, 1, b""))
+        with noRoom(1 << 20):
+            self.discard(file, count - 1)
+        self.assertGreater(self.sizes()[0], SPARE)
+        self.discard(file, count)
+        self.assertLess(self.sizes()[0], SMALL)
+        self.assertEqual(self.reopened(file)[0].incoming, [Blob(count, 1, b"")])
+
+    def discard(self, file: SpoolFile, before: int) -> None:
+        """Forget messages of the session."""
+        changes = Changes()
+        changes.discard(False, before)
+        file.write({NAME: changes})
+
     def test_largeBatch(self) -> None:
         """The log of a batch of any size does not stay."""
         file = self.open()
@@ -503,6 +553,109 @@ class WriteTests(SpoolFileTestCase):
         self.assertLessEqual(log.stat().st_size, MAX_LOG)
         file.close()
         self.assertFalse(log.exists())
+
+
+class BoundTests(SpoolFileTestCase):
+    """How large a file may become."""
+
+    def bounded(self, maxSize: int = MIN_MAX_SIZE) -> SpoolFile:
+        """Open a file, with a bound, that has a message."""
+        file = SpoolFile(self.path, False, maxSize)
+        self.addCleanup(file.close)
+        self.write(file, Blob(0, 1, b"first"))
+        return file
+
+    def fill(self, file: SpoolFile) -> int:
+        """
+        Write until there is no room for the smallest message.
+
+        @return: the number that has no room.
+        """
+        number, size = 1, 1 << 20
+        while size:
+            try:
+                self.write(file, Blob(number, 1, bytes(size)))
+                number += 1
+            except sqlite3.Error as error:
+                self.assertEqual(error.sqlite_errorcode, sqlite3.SQLITE_FULL)
+                size //= 2
+        return number
+
+    def size(self) -> int:
+        """Measure the file, closed as it is, and its log."""
+        return self.path.stat().st_size + MAX_LOG
+
+    def test_bound(self) -> None:
+        """
+        What needs one page more than there may be is refused, and what was there
+        stays; what needs as many or fewer is written.
+        """
+        burst = [Blob(number, 1, bytes(1 << 20)) for number in range(1, 13)]
+        file = self.bounded(2 * MIN_MAX_SIZE)
+        self.write(file, *burst)
+        file.close()
+        exactly = self.size() + RESERVE
+        for size in (exactly - PAGE, exactly, exactly + PAGE):
+            self.path.unlink()
+            file = self.bounded(size)
+            if size < exactly:
+                self.assertRaises(sqlite3.Error, self.write, file, *burst)
+                self.assertEqual(len(file.load()[0].incoming), 1)
+            else:
+                self.write(file, *burst)
+            file.close()
+            self.assertLessEqual(self.size(), size)
+
+    def test_freeing(self) -> None:
+        """
+        A file that has no room for the smallest message takes the state of sessions
+        that it has, no new ones, and what frees room; then it has room again.
+        """
+        file = self.bounded()
+        last = self.fill(file)
+        changes = Changes()
+        changes.put(PEER, {"taken": [[n, n + 1] for n in range(1000)]})
+        file.write({NAME: changes})
+        begun = {}
+        for number in range(100):
+            begun[f"{number:032x}"] = new = Changes()
+            new.put(PEER, {"received": [0] * 100})
+        self.assertRaises(sqlite3.Error, file.write, begun)
+        changes = Changes()
+        changes.discard(False, 2)
+        file.write({NAME: changes})
+        file.write(begun)
+        self.write(file, Blob(last, 1, bytes(1 << 19)))
+        file.close()
+        self.assertLessEqual(self.size(), MIN_MAX_SIZE)
+
+    def test_together(self) -> None:
+        """What one session frees is room for what another adds in the same batch."""
+        file = self.bounded()
+        self.fill(file)
+        adds, frees = Changes(), Changes()
+        adds.put(PEER, {})
+        adds.append(True, Blob(0, 1, bytes(1 << 19)))
+        frees.discard(False, 2)
+        file.write({OTHER: adds, NAME: frees})
+        self.assertEqual(len(file.load()), 2)
+
+    def test_alone(self) -> None:
+        """
+        A batch that would not fit into an empty file is written when there is
+        nothing that could make room for it; the next one waits for that.
+        """
+        file = SpoolFile(self.path, False, MIN_MAX_SIZE)
+        self.addCleanup(file.close)
+        large = [Blob(number, 1, bytes(1 << 20)) for number in range(20)]
+        self.write(file, *large)
+        more = Blob(20, 1, bytes(1 << 20))
+        self.assertRaises(sqlite3.Error, self.write, file, more)
+        changes = Changes()
+        changes.discard(False, 2)
+        changes.append(False, more)
+        file.write({NAME: changes})
+        self.assertEqual(self.reopened(file)[0].incoming, [*large[2:], more])
 
 
 class ChangesTests(FilesTestCase):

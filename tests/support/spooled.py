@@ -32,10 +32,10 @@ __all__ = ["AtOnce", "ByHand", "Mortal", "SpoolTestCase", "noRoom"]
 
 
 @contextmanager
-def noRoom() -> Iterator[None]:
-    """Let no write to a file succeed in the meantime."""
+def noRoom(size: int = 0) -> Iterator[None]:
+    """Let no write to a file, behind so many bytes of it, succeed in the meantime."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
         yield
     finally:
