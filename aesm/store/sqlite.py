@@ -29,7 +29,7 @@ from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from aesm.errors import KeyFileError, SpoolError
 from aesm.store.interface import Blob, Stored
@@ -43,10 +43,10 @@ from aesm.trust.files import (
 
 __all__ = ["Changes", "SpoolFile"]
 
-# To SQLite a change is a change of whole pages: a message of some bytes writes one of
-# messages and one of its session's state to the log.  Small pages keep that small, and
-# cost large messages little.
-PAGE = 512  # bytes
+# To SQLite a change is a change of whole pages: a message of a few bytes writes one to
+# the log.  The smaller they are, the less that is, and the more it costs to write large
+# messages: each page is a write of its own.
+PAGE = 1024  # bytes
 
 # Bytes of the log at which it is moved into the file, and to which it is cut after a
 # larger transaction.  A page that changed often meanwhile is moved once.
@@ -66,56 +66,69 @@ SPARE, SMALL = 16 << 20, 2 << 20
 _APPLICATION = 0x4145534D  # "AESM"
 _VERSION = 2
 
+# What a row of "part" is.  Rows lie in this order: a session's state beside its newest
+# incoming message, so that both are in one page, as nearly always if there are few.
+_INCOMING, _STATE, _OUTGOING = range(3)
+_MESSAGES = (_INCOMING, _OUTGOING)
+
 # A damaged file can hold any type in any column.  The CHECKs let PRAGMA quick_check
-# find that when the file is opened, so that what load() reads has these types.
+# find that when the file is opened, so that what load() reads has these types.  The
+# names of what is in a state are with the session, where they are written once.
 _SCHEMA = (
     """
     CREATE TABLE session (
         id INTEGER PRIMARY KEY,
         name TEXT NOT NULL UNIQUE CHECK (typeof(name) = 'text'),
         peer TEXT NOT NULL CHECK (typeof(peer) = 'text'),
-        state TEXT NOT NULL CHECK (typeof(state) = 'text')
+        keys TEXT NOT NULL CHECK (typeof(keys) = 'text')
     )
     """,
     """
-    CREATE TABLE blob (
+    CREATE TABLE part (
         session INTEGER NOT NULL REFERENCES session (id) ON DELETE CASCADE,
-        outgoing INTEGER NOT NULL CHECK (outgoing IN (0, 1)),
+        kind INTEGER NOT NULL CHECK (kind IN (0, 1, 2)),
         number INTEGER NOT NULL CHECK (typeof(number) = 'integer'),
         count INTEGER NOT NULL CHECK (typeof(count) = 'integer'),
-        frames BLOB NOT NULL CHECK (typeof(frames) = 'blob'),
-        PRIMARY KEY (session, outgoing, number)
+        content BLOB NOT NULL CHECK (typeof(content) = 'blob'),
+        PRIMARY KEY (session, kind, number)
     ) WITHOUT ROWID
     """,
     f"PRAGMA application_id = {_APPLICATION}",
     f"PRAGMA user_version = {_VERSION}",
 )
 
-_SESSIONS = "SELECT id, name, peer, state FROM session ORDER BY id"
+_SESSIONS = "SELECT id, name, peer, keys FROM session ORDER BY id"
 
-_BLOBS = """
-    SELECT session, outgoing, number, count, frames FROM blob
-    ORDER BY session, outgoing, number
+_PARTS = """
+    SELECT session, kind, number, count, content FROM part
+    ORDER BY session, kind, number
 """
 
 _DROP = "DELETE FROM session WHERE name = ?"
 
-_PUT = "UPDATE session SET peer = ?, state = ? WHERE name = ?"
+_ADD = "INSERT INTO session (peer, keys, name) VALUES (?, ?, ?)"
 
-_ADD = "INSERT INTO session (peer, state, name) VALUES (?, ?, ?)"
+# Changes nothing, and so no page, nearly always.
+_DESCRIBE = """
+    UPDATE session SET peer = ?1, keys = ?2
+    WHERE name = ?3 AND (peer != ?1 OR keys != ?2)
+"""
 
-_ANY = "SELECT EXISTS (SELECT 1 FROM blob)"
+_PUT = f"""
+    UPDATE part SET content = ?
+    WHERE session = (SELECT id FROM session WHERE name = ?) AND kind = {_STATE}
+"""
 
 # The first comparison says nothing new, but it is one that the index can answer.
 _DISCARD = """
-    DELETE FROM blob WHERE session = (SELECT id FROM session WHERE name = :name)
-    AND outgoing = :outgoing AND number < :before AND number + count <= :before
+    DELETE FROM part WHERE session = (SELECT id FROM session WHERE name = :name)
+    AND kind = :kind AND number < :before AND number + count <= :before
 """
 
 # Nothing is added to a session that is not there: it may have been dropped by what was
 # gathered before.
 _APPEND = """
-    INSERT OR REPLACE INTO blob (session, outgoing, number, count, frames)
+    INSERT OR REPLACE INTO part (session, kind, number, count, content)
     SELECT id, ?, ?, ?, ? FROM session WHERE name = ?
 """
 
@@ -134,7 +147,8 @@ class Changes:
     What is to be written of one session, in this order: drop, put, discard, append.
 
     @ivar dropped: whether all that the file has of it goes first.
-    @ivar record: the peer's key and the state as JSON; None to leave them.
+    @ivar record: the peer's key, and the state's keys and values as JSON; None to
+        leave them.
     @ivar before: for each direction, below which number messages are deleted.
     @ivar blobs: for each direction, the messages to add.
     """
@@ -144,7 +158,7 @@ class Changes:
     def __init__(self, dropped: bool = False) -> None:
         """Begin with nothing, or with the end of what there was."""
         self.dropped = dropped
-        self.record: tuple[str, str] | None = None
+        self.record: tuple[str, str, bytes] | None = None
         self.before = [0, 0]
         self.blobs: tuple[deque[Blob], deque[Blob]] = (deque(), deque())
 
@@ -157,7 +171,8 @@ class Changes:
         """
         # Encoded here and not in the thread: the state is as of now, and an error is
         # the caller's.
-        self.record = (peer, _encode(state))
+        values = _encode(list(state.values())).encode()
+        self.record = (peer, _encode(list(state)), values)
 
     def append(self, outgoing: bool, blob: Blob) -> None:
         """Add messages, with higher numbers than those before."""
@@ -270,16 +285,20 @@ class SpoolFile:
         @return: the sessions, the oldest first.
         @raise SpoolError: it cannot be read, or is damaged.
         """
+        execute = self._connection.execute
         try:
-            sessions = {
-                key: Stored(name, peer, self._parse(state), [], [])
-                for key, name, peer, state in self._connection.execute(_SESSIONS)
-            }
-            for key, outgoing, *blob in self._connection.execute(_BLOBS):
-                if key not in sessions:
+            sessions, keys = {}, {}
+            for session, name, peer, keys[session] in execute(_SESSIONS):
+                sessions[session] = Stored(name, peer, {}, [], [])
+            for session, kind, *blob in execute(_PARTS):
+                if session not in sessions:
                     raise self.damaged("messages of no session")
-                stored = sessions[key]
-                (stored.outgoing if outgoing else stored.incoming).append(Blob(*blob))
+                stored = sessions[session]
+                if kind == _STATE:
+                    stored.state.update(self._parse(keys[session], blob[-1]))
+                else:
+                    kept = stored.incoming if kind == _INCOMING else stored.outgoing
+                    kept.append(Blob(*blob))
         except _READING as error:
             raise self._explained(error) from error
         return list(sessions.values())
@@ -298,43 +317,46 @@ class SpoolFile:
         if any(change.dropped or any(change.before) for change in changes.values()):
             self._shrink()
 
-    def _amend(self, changes: Mapping[str, Changes]) -> list[tuple[str, str, str]]:
+    def _amend(self, changes: Mapping[str, Changes]) -> list[str]:
         """
         Write what changes or removes what is there.
 
-        @return: the records of sessions that are not.
+        @return: the sessions that are not.
         """
         execute, new = self._connection.execute, []
         for name, change in changes.items():
             if change.dropped:
                 execute(_DROP, (name,))
             if change.record is not None:
-                record = (*change.record, name)
-                if not execute(_PUT, record).rowcount:
-                    new.append(record)
-            for outgoing, before in enumerate(change.before):
+                peer, keys, values = change.record
+                if execute(_PUT, (values, name)).rowcount:
+                    execute(_DESCRIBE, (peer, keys, name))
+                else:
+                    new.append(name)
+            for kind, before in zip(_MESSAGES, change.before, strict=True):
                 if before:
-                    execute(
-                        _DISCARD, {"name": name, "outgoing": outgoing, "before": before}
-                    )
+                    execute(_DISCARD, {"name": name, "kind": kind, "before": before})
         return new
 
-    def _extend(
-        self, new: list[tuple[str, str, str]], changes: Mapping[str, Changes]
-    ) -> None:
+    def _extend(self, new: list[str], changes: Mapping[str, Changes]) -> None:
         """
-        Write what is added: sessions and messages, within the bound.  Where there are
-        no messages they may pass it, since no waiting could make room for them.
+        Write what is added: sessions and messages, within the bound.  Where next to
+        nothing is in use they may pass it: no waiting could make room for them.
         """
         connection = self._connection
-        bound = self._maxPages - RESERVE // PAGE if self._value(_ANY) else NO_BOUND
+        bound = self._maxPages - RESERVE // PAGE if self._used() > SMALL else NO_BOUND
         connection.execute(f"PRAGMA max_page_count = {bound}")
         try:
-            connection.executemany(_ADD, new)
+            for name in new:
+                peer, keys, values = cast(
+                    "tuple[str, str, bytes]", changes[name].record
+                )
+                connection.execute(_ADD, (peer, keys, name))
+                connection.execute(_APPEND, (_STATE, 0, 0, values, name))
             for name, change in changes.items():
-                for outgoing, blobs in enumerate(change.blobs):
+                for kind, blobs in zip(_MESSAGES, change.blobs, strict=True):
                     connection.executemany(
-                        _APPEND, ((outgoing, *blob, name) for blob in blobs)
+                        _APPEND, ((kind, *blob, name) for blob in blobs)
                     )
         finally:
             connection.execute(f"PRAGMA max_page_count = {self._maxPages}")
@@ -342,11 +364,15 @@ class SpoolFile:
     def _shrink(self) -> None:
         """Give back the room of what was deleted, if it is much and little is left."""
         free = self._value("PRAGMA freelist_count") * PAGE
-        if free <= SPARE or self._value("PRAGMA page_count") * PAGE - free > SMALL:
-            return
-        with suppress(sqlite3.Error):  # there is no room to do it now
-            self._connection.execute("VACUUM")
-            self._value("PRAGMA wal_checkpoint(TRUNCATE)")
+        if free > SPARE and self._used() <= SMALL:
+            with suppress(sqlite3.Error):  # there is no room to do it now
+                self._connection.execute("VACUUM")
+                self._value("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def _used(self) -> int:
+        """Tell how many bytes of the file are in use."""
+        free = self._value("PRAGMA freelist_count")
+        return PAGE * int(self._value("PRAGMA page_count") - free)
 
     def close(self) -> None:
         """Close the file."""
@@ -360,19 +386,16 @@ class SpoolFile:
         """
         return self._connection.execute(query).fetchone()[0]
 
-    def _parse(self, text: str) -> dict[str, Any]:
+    def _parse(self, keys: str, values: bytes) -> dict[str, Any]:
         """
         Decode a state.
 
-        @raise SpoolError: it is no JSON object.
+        @raise SpoolError: it makes no sense.
         """
         try:
-            state = json.loads(text)
-        except ValueError as error:
+            return dict(zip(json.loads(keys), json.loads(values), strict=True))
+        except (TypeError, ValueError) as error:
             raise self.damaged(str(error)) from None
-        if not isinstance(state, dict):
-            raise self.damaged("a state that is no object")
-        return state
 
     def _explained(self, error: Exception) -> SpoolError:
         """Turn an error of opening or reading into one that says what to do."""

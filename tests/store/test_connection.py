@@ -820,7 +820,6 @@ class CostTests(SpoolTestCase):
         (stored,) = self.stored(self.clientPath)
         self.assertEqual([blob.messages for blob in stored.outgoing], [501])
 
-
     def written(self, size: int, burst: int, take: bool, **options: Any) -> float:
         """
         Send messages to a server, which sends nothing before it has written, some at
@@ -1656,11 +1655,11 @@ class DamagedTests(SpoolTestCase):
             """Let the peer be nobody."""
             changes.put("nobody", state)
 
-        def noObject(changes: Changes, state: dict[str, Any]) -> None:
-            """Have a list."""
-            changes.record = (str(CLIENT_KEY.publicKey), "[]")
+        def noState(changes: Changes, state: dict[str, Any]) -> None:
+            """Have nothing."""
+            changes.record = (str(CLIENT_KEY.publicKey), "[]", b"[]")
 
-        self.assertIn("a state that is no object", self.damage(noObject))
+        self.assertIn("KeyError", self.damage(noState))
         for change in (without, otherType, otherKey):
             text = self.damage(change)
             self.assertIn(f"{self.path} is no spool, or is damaged", text)

@@ -322,23 +322,25 @@ class DamageTests(SpoolFileTestCase):
     def test_tableMissing(self) -> None:
         """Tables that are not there are damage."""
         self.open().close()
-        self.execute("DROP TABLE blob")
+        self.execute("DROP TABLE part")
         error = self.assertRaises(SpoolError, self.open().load)
         self.assertIn("no such table", str(error))
 
     def test_badState(self) -> None:
-        """A state that is no JSON object is damage."""
+        """A state that is no JSON, or no list of as many values as keys, is damage."""
         self.write(self.open(), Blob(0, 1, b"x"))
-        for state, what in (("{", "Expecting"), ("[]", "no object")):
+        for state, what in (("{", "Expecting"), ("[1]", "longer"), ("7", "int")):
             self.doCleanups()
-            self.execute(f"UPDATE session SET state = '{state}'")
+            self.execute(
+                f"UPDATE part SET content = CAST('{state}' AS BLOB) WHERE kind = 1"
+            )
             error = self.assertRaises(SpoolError, self.open().load)
             self.assertIn(what, str(error))
 
     def test_noSession(self) -> None:
         """Messages of a session that is not there are damage."""
         self.open().close()
-        self.execute("INSERT INTO blob VALUES (7, 0, 0, 1, x'00')")
+        self.execute("INSERT INTO part VALUES (7, 0, 0, 1, x'00')")
         error = self.assertRaises(SpoolError, self.open().load)
         self.assertIn("messages of no session", str(error))
 
@@ -559,10 +561,10 @@ class BoundTests(SpoolFileTestCase):
     """How large a file may become."""
 
     def bounded(self, maxSize: int = MIN_MAX_SIZE) -> SpoolFile:
-        """Open a file, with a bound, that has a message."""
+        """Open a file, with a bound, that has messages."""
         file = SpoolFile(self.path, False, maxSize)
         self.addCleanup(file.close)
-        self.write(file, Blob(0, 1, b"first"))
+        self.write(file, Blob(0, 1, bytes(2 * SMALL)))
         return file
 
     def fill(self, file: SpoolFile) -> int:
@@ -642,8 +644,8 @@ class BoundTests(SpoolFileTestCase):
 
     def test_alone(self) -> None:
         """
-        A batch that would not fit into an empty file is written when there is
-        nothing that could make room for it; the next one waits for that.
+        A batch that would not fit into an empty file is written when next to nothing
+        could make room for it; the next one waits for that.
         """
         file = SpoolFile(self.path, False, MIN_MAX_SIZE)
         self.addCleanup(file.close)
@@ -666,7 +668,7 @@ class ChangesTests(FilesTestCase):
         changes, state = Changes(), {"a": 1}
         changes.put(PEER, state)
         state["a"] = 2
-        self.assertEqual(changes.record, (PEER, '{"a":1}'))
+        self.assertEqual(changes.record, (PEER, '["a"]', b"[1]"))
         self.assertRaises(TypeError, changes.put, PEER, {"a": b""})
         self.assertRaises(ValueError, changes.put, PEER, {"a": float("nan")})
 
@@ -694,7 +696,7 @@ class ChangesTests(FilesTestCase):
         newer.append(True, Blob(3, 1, b""))
         older.add(newer)
         self.assertTrue(older.dropped)
-        self.assertEqual(older.record, (PEER, '{"a":1}'))
+        self.assertEqual(older.record, (PEER, '["a"]', b"[1]"))
         self.assertEqual([blob.number for blob in older.blobs[True]], [2, 3])
         self.assertEqual(older.before, [0, 2])
         newer.put(PEER, {"b": 2})
