@@ -212,7 +212,7 @@ class SpoolFile:
             <https://www.sqlite.org/howtocorrupt.html>}
         """
         self._path = path = Path(os.path.abspath(expanded(path)))
-        self._maxPages = (maxSize - MAX_LOG) // PAGE
+        self._bound = (maxSize - MAX_LOG - RESERVE) // PAGE  # of pages that are added
         try:
             # Nobody but SQLite opens the file itself: closing any other descriptor of
             # it would release the locks of this process.  So the lock that lets one of
@@ -266,7 +266,7 @@ class SpoolFile:
         execute("PRAGMA journal_mode = WAL")
         execute(f"PRAGMA wal_autocheckpoint = {MAX_LOG // PAGE}")
         execute(f"PRAGMA journal_size_limit = {MAX_LOG}")
-        execute(f"PRAGMA max_page_count = {self._maxPages}")
+        self._setBound(self._bound)
         execute(f"PRAGMA synchronous = {'FULL' if full else 'NORMAL'}")
         execute(f"PRAGMA fullfsync = {full:d}")  # means something on macOS alone
         execute("PRAGMA foreign_keys = ON")
@@ -309,13 +309,39 @@ class SpoolFile:
 
         @raise sqlite3.Error: it could not be written.
         """
-        with self._connection:
-            self._connection.execute("BEGIN IMMEDIATE")
-            new = self._amend(changes)
-            if new or any(any(change.blobs) for change in changes.values()):
-                self._extend(new, changes)
+        try:
+            self._transact(changes)
+        except sqlite3.Error as error:
+            if getattr(error, "sqlite_errorcode", None) != sqlite3.SQLITE_FULL:
+                raise
+            # The way for a full file is another one, so that it costs others nothing.
+            try:
+                self._transact(changes, full=True)
+            finally:
+                self._setBound(self._bound)
         if any(change.dropped or any(change.before) for change in changes.values()):
             self._shrink()
+
+    def _transact(self, changes: Mapping[str, Changes], full: bool = False) -> None:
+        """
+        Try to write changes: what frees room first.
+
+        @param full: whether the file was too full for them; leaves the bound changed.
+        @raise sqlite3.Error: nothing was written.
+        """
+        with self._connection:
+            self._connection.execute("BEGIN IMMEDIATE")
+            if full:
+                self._setBound(self._bound + RESERVE // PAGE)
+            new = self._amend(changes)
+            if full and (new or any(any(change.blobs) for change in changes.values())):
+                # Where next to nothing is in use, no waiting could make room.
+                self._setBound(self._bound if self._used() > SMALL else NO_BOUND)
+            self._extend(new, changes)
+
+    def _setBound(self, pages: int) -> None:
+        """Set how many pages the file may have; what it has it keeps."""
+        self._connection.execute(f"PRAGMA max_page_count = {pages}")
 
     def _amend(self, changes: Mapping[str, Changes]) -> list[str]:
         """
@@ -339,27 +365,18 @@ class SpoolFile:
         return new
 
     def _extend(self, new: list[str], changes: Mapping[str, Changes]) -> None:
-        """
-        Write what is added: sessions and messages, within the bound.  Where next to
-        nothing is in use they may pass it: no waiting could make room for them.
-        """
+        """Write what is added: sessions and messages."""
         connection = self._connection
-        bound = self._maxPages - RESERVE // PAGE if self._used() > SMALL else NO_BOUND
-        connection.execute(f"PRAGMA max_page_count = {bound}")
-        try:
-            for name in new:
-                peer, keys, values = cast(
-                    "tuple[str, str, bytes]", changes[name].record
-                )
-                connection.execute(_ADD, (peer, keys, name))
-                connection.execute(_APPEND, (_STATE, 0, 0, values, name))
-            for name, change in changes.items():
-                for kind, blobs in zip(_MESSAGES, change.blobs, strict=True):
+        for name in new:
+            peer, keys, values = cast("tuple[str, str, bytes]", changes[name].record)
+            connection.execute(_ADD, (peer, keys, name))
+            connection.execute(_APPEND, (_STATE, 0, 0, values, name))
+        for name, change in changes.items():
+            for kind, blobs in zip(_MESSAGES, change.blobs, strict=True):
+                if blobs:
                     connection.executemany(
                         _APPEND, ((kind, *blob, name) for blob in blobs)
                     )
-        finally:
-            connection.execute(f"PRAGMA max_page_count = {self._maxPages}")
 
     def _shrink(self) -> None:
         """Give back the room of what was deleted, if it is much and little is left."""

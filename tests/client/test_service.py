@@ -219,7 +219,12 @@ class ConnectTests(ServiceTestCase):
         What is wrong with the options is said when the service is made, as far as
         that is possible.
         """
-        for wrong in ({"heartbeat": 0}, {"sendBuffer": 0}, {"endpoint": "nonsense:"}):
+        for wrong in (
+            {"heartbeat": 0},
+            {"sendBuffer": 0},
+            {"spoolMax": 1},
+            {"endpoint": "nonsense:"},
+        ):
             with self.assertRaises(ValueError):
                 self.service(start=False, **wrong)
         with self.assertRaises(TypeError):

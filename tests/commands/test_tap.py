@@ -92,6 +92,7 @@ class OptionsTests(TapTestCase):
             *("--max-message", "3", "--heartbeat", "4.5", "--handshake-timeout", "6"),
             *("--activity-log", log, "--session-grace", "7.5"),
             *("--spool", str(self.home / "spool"), "--spool-sync", "full"),
+            *("--spool-max", "16777216"),
         )
         self.assertEqual(list(options.endpoints), ["tcp:1", "unix:/x"])
         self.assertFalse(options.factory.isOpen)
@@ -225,6 +226,9 @@ class WrongOptionsTests(TapTestCase):
         self.assertIn("another program", self.refuse("--spool", str(path)))
         self.assertIn(
             "--spool-sync must be one of", self.refuse("--spool-sync", "often")
+        )
+        self.assertIn(
+            "--spool-max must be 16777216 or more", self.refuse("--spool-max", "1")
         )
 
     def test_handler(self) -> None:

@@ -701,4 +701,4 @@ class ChangesTests(FilesTestCase):
         self.assertEqual(older.before, [0, 2])
         newer.put(PEER, {"b": 2})
         older.add(newer)
-        self.assertEqual(older.record, (PEER, '{"b":2}'))
+        self.assertEqual(older.record, (PEER, '["b"]', b"[2]"))
