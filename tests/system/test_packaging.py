@@ -10,6 +10,7 @@ their own, as an operator would run them.
 from __future__ import annotations
 
 import configparser
+import json
 import os
 import re
 import subprocess
@@ -97,6 +98,40 @@ class WheelTests(SynchronousTestCase):
         self.assertEqual(len(licenses), 1)
         self.assertIn("aesm/chat/UNICODE-LICENSE.txt", wheelFiles())
 
+    def test_sbom(self) -> None:
+        """The SBOM lies where PEP 770 says, and agrees with the metadata."""
+        [name] = [name for name in wheelFiles() if "/sboms/" in name]
+        self.assertEqual(name, f"aesm-{aesm.__version__}.dist-info/sboms/aesm.cdx.json")
+        path = Path(str(installed().locate_file(name)))
+        sbom: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        package = sbom["metadata"]["component"]
+        self.assertEqual(
+            [package["name"], package["version"], package["purl"]],
+            ["aesm", aesm.__version__, f"pkg:pypi/aesm@{aesm.__version__}"],
+        )
+        self.assertEqual(
+            package["licenses"],
+            [{"expression": installed().metadata["License-Expression"]}],
+        )
+        needed = [bound.split(">=") for bound in installed().requires or ()]
+        self.assertEqual(
+            [
+                (part["name"], part["versionRange"], part["purl"])
+                for part in sbom["components"]
+            ],
+            [
+                (name, f"vers:pypi/>={bound}", f"pkg:pypi/{name}")
+                for name, bound in needed
+            ],
+        )
+        self.assertEqual(
+            sbom["dependencies"][0],
+            {
+                "ref": package["bom-ref"],
+                "dependsOn": [part["bom-ref"] for part in sbom["components"]],
+            },
+        )
+
 
 class MetadataTests(SynchronousTestCase):
     """What the distribution says of itself is so."""
@@ -124,7 +159,9 @@ class ClaimTests(SynchronousTestCase):
             tox = (ROOT / "tox.ini").read_text("utf-8")
         except FileNotFoundError as error:
             raise SkipTest("not in a source tree") from error
-        self.project: dict[str, Any] = tomllib.loads(project)["project"]
+        declared = tomllib.loads(project)
+        self.project: dict[str, Any] = declared["project"]
+        self.groups: dict[str, list[str]] = declared["dependency-groups"]
         self.tox = configparser.RawConfigParser()
         self.tox.read_string(tox)
 
@@ -139,6 +176,13 @@ class ClaimTests(SynchronousTestCase):
         claimed = re.findall(r":: 3\.(\d+)", " ".join(self.project["classifiers"]))
         environments = self.tox["tox"]["env_list"]
         self.assertEqual(claimed, re.findall(r"3(\d\d)", environments))
+
+    def test_releaseTools(self) -> None:
+        """Each tool that makes a release is among those that have a hash."""
+        pins = (ROOT / "requirements" / "packaging.txt").read_text("utf-8")
+        pinned = re.findall(r"(?m)^([\w.-]+)==", pins)
+        tools = [tool.split("[")[0] for tool in self.groups["packaging"]]
+        self.assertEqual([tool for tool in tools if tool not in pinned], [])
 
 
 class ProgramTests(SynchronousTestCase):
