@@ -2,10 +2,10 @@
 Puts a list of what the package is and needs into each wheel: a CycloneDX SBOM.
 
 hatchling runs this; pyproject.toml names it.  The list is made of the metadata
-that goes into the wheel anyway, so that nobody has to keep it up to date, and
-without a serial number or a time, so that a wheel can be built again to the last
-bit.  Nothing is bundled: what we need is external, of any version from the bound
-on, which CycloneDX can say since 1.7.
+that goes into the wheel anyway, so that nobody has to keep it up to date.  It has no
+time, and a serial number that follows from the rest, so that a wheel can be built
+again to the last bit.  Nothing is bundled: what we need is external, of any version
+from the bound on, which CycloneDX can say since 1.7.
 
 @see: PEP 770
 """
@@ -16,6 +16,7 @@ import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from uuid import NAMESPACE_URL, uuid5
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 from hatchling.metadata.core import ProjectMetadata
@@ -42,10 +43,7 @@ def sbom(metadata: ProjectMetadata[Any]) -> dict[str, object]:
                 "purl": f"pkg:pypi/{name}",
             }
         )
-    return {
-        "bomFormat": "CycloneDX",
-        "specVersion": "1.7",
-        "version": 1,
+    described = {
         "metadata": {
             "component": {
                 "type": "library",
@@ -62,6 +60,13 @@ def sbom(metadata: ProjectMetadata[Any]) -> dict[str, object]:
             {"ref": package, "dependsOn": [part["bom-ref"] for part in needed]},
             *({"ref": part["bom-ref"]} for part in needed),
         ],
+    }
+    return {
+        "bomFormat": "CycloneDX",
+        "specVersion": "1.7",
+        "serialNumber": uuid5(NAMESPACE_URL, json.dumps(described)).urn,
+        "version": 1,
+        **described,
     }
 
 
