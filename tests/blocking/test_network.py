@@ -2,6 +2,9 @@
 The blocking face at work: programs with a real reactor, each in a process of its
 own, since a reactor runs once in a process and how programs end is half of the
 matter.  What they do is in L{tests.support.networkprograms} and in C{examples}.
+
+How long it waits at most is tested on a reactor in memory, which is told when to
+turn.
 """
 
 from __future__ import annotations
@@ -11,17 +14,78 @@ import signal
 import socket
 import subprocess
 import sys
+from asyncio import run
+from concurrent.futures import Future
 from pathlib import Path
+from typing import Any
 
+from twisted.python import threadable
 from twisted.trial.unittest import SynchronousTestCase
 
 import aesm
+from aesm import AnyServer, ClientNetwork, ServerNetwork
+from aesm.blocking import network, reactorthread
+from aesm.blocking.reactorthread import ReactorState, ReactorThread
 from tests import ROOT
+from tests.blocking.test_reactorthread import Reactor
 from tests.support import networkprograms as network_programs
+from tests.support.pairs import CLIENT_KEY, SERVER_KEY
 
 PROGRAMS = Path(network_programs.__file__)
 EXAMPLES = ROOT / "examples"
 LONG = 2 * network_programs.LONG  # seconds; the programs give up before
+
+
+class BoundTests(SynchronousTestCase):
+    """Each wait has an end, whatever the reactor's thread is busy with."""
+
+    def setUp(self) -> None:
+        """Be in another thread than that of a reactor that runs."""
+        self.patch(threadable, "ioThread", None)
+        self.reactor = Reactor()
+        self.isBusy = False
+        self.thread = ReactorThread(self.reactor)
+        self.thread.state = ReactorState.RUNNING
+        self.patch(self.thread, "wait", self.wait)
+        self.patch(reactorthread, "_reactorThread", self.thread)
+
+    def wait(self, future: Future[Any], timeout: float | None) -> Any:
+        """Wait, while the reactor has its turn if it is not busy."""
+        if not self.isBusy:
+            self.reactor.advance(0)
+        return ReactorThread.wait(self.thread, future, timeout)
+
+    def test_open(self) -> None:
+        """
+        Opening a client ends after two minutes, of which TCP has half a minute, and
+        leaves nothing open.
+        """
+        self.assertEqual(network.OPEN_TIMEOUT, 120)
+        self.patch(network, "OPEN_TIMEOUT", 0.0)
+        with self.assertRaises(TimeoutError):
+            ClientNetwork("127.0.0.1", 9, key=CLIENT_KEY, trust=AnyServer())
+        (dialled,) = self.reactor.tcpClients
+        self.assertEqual(dialled[3], 30)
+        self.reactor.advance(0)
+        self.assertTrue(self.reactor.connectors[0].stoppedConnecting)
+        self.assertEqual(self.reactor.getDelayedCalls(), [])
+
+    def test_send(self) -> None:
+        """Sending to peers ends after two minutes, unless another time is given."""
+        self.assertEqual(network.SEND_TIMEOUT, 120)
+        server = ServerNetwork("127.0.0.1", 0, key=SERVER_KEY)
+        sending = server.sendAll("late", timeout=0)
+        self.assertIn("0 seconds", str(self.assertRaises(TimeoutError, run, sending)))
+
+    def test_stop(self) -> None:
+        """Stopping ends after a minute, and the server when the reactor gets to it."""
+        self.assertEqual(network.STOP_TIMEOUT, 60)
+        self.patch(network, "STOP_TIMEOUT", 0.0)
+        server = ServerNetwork("127.0.0.1", 0, key=SERVER_KEY)
+        self.isBusy = True
+        self.assertRaises(TimeoutError, server.stop)
+        self.isBusy = False
+        server.stop()
 
 
 class ProgramCase(SynchronousTestCase):

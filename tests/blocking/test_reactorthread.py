@@ -278,6 +278,14 @@ class StateTests(SynchronousTestCase):
         self.assertTrue(thread.isOver)
         self.assertIsInstance(ready.exception(0), RuntimeError)
 
+    def test_neverStarts(self) -> None:
+        """Whoever starts a reactor that does not get so far waits for a minute."""
+        self.assertEqual(reactorthread.START_TIMEOUT, 60)
+        self.patch(reactorthread, "START_TIMEOUT", 0.0)
+        busy = Reactor()
+        busy.running = True
+        self.assertRaises(TimeoutError, ReactorThread(busy).start)
+
 
 class WaitTests(SynchronousTestCase):
     """L{ReactorThread.wait}."""
@@ -338,6 +346,17 @@ class EndTests(ReactorThreadCase):
         elsewhere(exit)
         self.reactor.advance(0)
         self.assertEqual(self.ended, [reactorthread.EXIT_DEADLINE])
+
+    def test_programEndsAnyway(self) -> None:
+        """A program whose reactor is busy ends without having closed anything."""
+        self.assertEqual(
+            (reactorthread.EXIT_DEADLINE, reactorthread.EXIT_TIMEOUT), (2, 5)
+        )
+        self.patch(reactorthread, "EXIT_TIMEOUT", 0.0)
+        self.patch(self.thread, "wait", partial(ReactorThread.wait, self.thread))
+        (exit,) = self.exits
+        elsewhere(exit)
+        self.assertEqual(self.ended, [])
 
     def test_inside(self) -> None:
         """At the end, too, the reactor's thread does not wait."""

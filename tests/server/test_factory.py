@@ -228,10 +228,12 @@ class ActivityTests(PairTestCase):
 
     def test_longAgent(self) -> None:
         """A long agent is cut."""
-        self.patch(connect, "agent", lambda: "x" * 900)
         network, server = self.serve()
-        self.join(network)
-        self.assertLess(len(self.entries(server)[0].reason), 200)
+        for length in (63, 64, 65, 900):
+            self.patch(connect, "agent", lambda length=length: "x" * length)
+            self.join(network, key=PrivateKey.generate())
+            logged = self.entries(server)[-1].reason.rpartition("agent ")[2]
+            self.assertEqual(logged, repr("x" * min(length, 64)))
 
     def test_badHello(self) -> None:
         """A hello that is malformed refuses the client, with a CLOSE."""
