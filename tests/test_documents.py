@@ -164,6 +164,16 @@ class NameTests(SynchronousTestCase):
         self.assertEqual(missing, set())
         self.assertGreater(count, 100)
 
+    def test_bounds(self) -> None:
+        """All rows of C{docs/limits.md} name a test."""
+        rows = re.findall(
+            r"(?m)^\| .*$", (ROOT / "docs" / "limits.md").read_text("utf-8")
+        )
+        untested = [row for row in rows if not re.search(r"`[a-z/]+: [^`|]+` \|$", row)]
+        self.assertEqual(
+            {row.split(" | ")[-1] for row in untested}, {"test |", "--- |"}
+        )
+
     def test_walks(self) -> None:
         """All functions that C{docs/architecture.md} names behind a file."""
         count, missing = 0, set()
