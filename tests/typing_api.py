@@ -4,6 +4,7 @@ The public interface, used as its types say: never run, only type-checked.
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import assert_type
 
 from twisted.internet.defer import Deferred
@@ -151,6 +152,8 @@ async def server(reactor: IReactorTime) -> None:
         assert_type((where, accepted, time), tuple[Address, bool, float])
         assert_type((entry.event, entry.reason), tuple[str, str])
         assert_type(entry.peer, PublicKey | None)
+        assert_type(entry.times, int)
+    assert_type(served.connections.refusals, Counter[str])
     assert_type(served.connections.byPeer(served.publicKey), list[Connection])
     assert_type(served.connections[("127.0.0.1", 1)], Connection)
     await served.stop("maintenance", deadline=1)

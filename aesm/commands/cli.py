@@ -34,7 +34,7 @@ from aesm.commands.main import (
     writeError,
     writeLine,
 )
-from aesm.commands.options import NAME_OPTION, ownKey
+from aesm.commands.options import NAME_OPTION, dumpNoCore, ownKey
 from aesm.errors import KeyFileError
 from aesm.interfaces import ITrustPolicy
 from aesm.server.factory import KEY_FILE
@@ -399,7 +399,11 @@ class Options(_Options):
     """C{aesm} itself."""
 
     synopsis = "Usage: aesm"
-    longdesc = "Encrypted messages between two programs.  See `aesm COMMAND --help`."
+    longdesc = (
+        "Encrypted messages between two programs.  See `aesm COMMAND --help`.  If a "
+        "command crashes no core is dumped, unless the environment has "
+        "AESM_CORE_DUMPS=1."
+    )
     subCommands = [
         ["connect", None, ConnectOptions, "Send lines, and print what comes."],
         ["chat", None, ChatOptions, "Chat, on a server with --handler chat."],
@@ -444,6 +448,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     @param arguments: what follows C{aesm}; None for the process's own.
     """
     openStandardFiles()
+    dumpNoCore()
     options = Options()
     try:
         options.parseOptions(sys.argv[1:] if arguments is None else list(arguments))

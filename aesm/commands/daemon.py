@@ -4,17 +4,16 @@ What C{twistd aesm} runs, once its options are found to be right::
     AESMService(reactor, factory, endpoints).setServiceParent(application)
 
 It adds to a L{Server} what an operator needs: that a port in use is one line and
-the end, what to type at a client, SIGHUP, and the activity log.
+the end, what to type at a client, SIGHUP, the activity log, and no core dumps.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import signal
 from collections.abc import Mapping, Sequence
-from typing import Any, TextIO
+from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
@@ -26,22 +25,23 @@ from twisted.internet.interfaces import (
     IProtocolFactory,
     IStreamServerEndpoint,
 )
-from twisted.logger import FileLogObserver, LogEvent, Logger, globalLogPublisher
+from twisted.logger import Logger, globalLogPublisher
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from aesm.commands.activity import ActivityFile
+from aesm.commands.options import dumpNoCore
 from aesm.errors import SpoolError
 from aesm.secure.listening import listenOn
 from aesm.server.factory import AESMServerFactory
 from aesm.server.service import Server
 from aesm.text import escape
 
-__all__ = ["AESMService", "activityLine", "clientLine"]
+__all__ = ["AESMService", "clientLine"]
 
 _log = Logger(namespace="aesm.daemon")
 
 EVERYWHERE = ("0.0.0.0", r"\:\:")  # where a port listens that any address reaches
-ACTIVITY_FIELDS = ("time", "event", "accepted", "address", "peer", "reason")
 
 
 class CannotListen(SystemExit, Exception):
@@ -65,7 +65,7 @@ class AESMService(Service):
         factory: AESMServerFactory,
         endpoints: Mapping[str, IStreamServerEndpoint],
         *,
-        activityLog: TextIO | None = None,
+        activityLog: ActivityFile | None = None,
         clientOptions: Sequence[str] = (),
     ) -> None:
         """
@@ -81,7 +81,6 @@ class AESMService(Service):
         self._cannotListen = False
         self._isStarting = True  # so that there is no reactor to be stopped
         self._formerHangUp: Any = None  # the handler of SIGHUP before ours
-        self._activity: FileLogObserver | None = None
 
     def privilegedStartService(self) -> None:
         """
@@ -94,8 +93,7 @@ class AESMService(Service):
         if self._formerHangUp is None:
             self._formerHangUp = signal.signal(signal.SIGHUP, self._hungUp)
         if self._activityLog is not None:
-            self._activity = FileLogObserver(self._activityLog, activityLine)
-            globalLogPublisher.addObserver(self._activity)
+            globalLogPublisher.addObserver(self._activityLog)
         starting = self.server.start()
         starting.addCallbacks(self._cbListening, self._ebCannotListen)
         # Ports fail to listen at once, and twistd would go into the background and
@@ -112,6 +110,8 @@ class AESMService(Service):
 
         @raise CannotListen: as C{privilegedStartService}.
         """
+        # Not earlier: when twistd gives away its rights the system forgets this.
+        dumpNoCore()
         if not self.server.running:
             self.privilegedStartService()
         super().startService()
@@ -149,9 +149,15 @@ class AESMService(Service):
                 self._reactor.stop()
 
     def _hungUp(self, number: int, frame: object) -> None:
-        """Read the authorized keys again."""
+        """Read the authorized keys again, and open the activity log anew."""
         # A signal comes between any two instructions, and the factory may be at work.
-        self._reactor.callFromThread(self._factory.reloadKeys)
+        self._reactor.callFromThread(self._reload)
+
+    def _reload(self) -> None:
+        """Do what SIGHUP asks for."""
+        if self._activityLog is not None:
+            self._activityLog.reopen()
+        self._factory.reloadKeys()
 
     def _heedNoHangUp(self) -> None:
         """Leave SIGHUP to whom it was."""
@@ -163,19 +169,9 @@ class AESMService(Service):
         """End the activity log, behind the last client."""
         # Not earlier: a SIGHUP while clients are told would be a sudden end.
         self._heedNoHangUp()
-        if self._activity is not None:
-            globalLogPublisher.removeObserver(self._activity)
-
-
-def activityLine(event: LogEvent) -> str | None:
-    """
-    Write an entry of the activity log for C{--activity-log}.
-
-    @return: a line of JSON, or None if the event is none.
-    """
-    if event.get("log_namespace") != "aesm.activity" or "event" not in event:
-        return None
-    return json.dumps({field: event[field] for field in ACTIVITY_FIELDS}) + "\n"
+        if self._activityLog is not None:
+            globalLogPublisher.removeObserver(self._activityLog)
+            self._activityLog.ended()
 
 
 def clientLine(address: IAddress, publicKey: str, options: Sequence[str]) -> str | None:

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any, TextIO
+from typing import Any
 
 from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.plugin import getPlugins
 from twisted.python import usage
 
+from aesm.commands.activity import ActivityFile
 from aesm.commands.daemon import AESMService
 from aesm.commands.options import DEFAULT_NAME, NAME_OPTION, ownKey
 from aesm.core.messages.hello import DEFAULT_HEARTBEAT, DEFAULT_MAX_MESSAGE
@@ -54,7 +55,7 @@ class Options(usage.Options):
     The options of C{twistd aesm}.
 
     @ivar endpoints: where it is to listen: by the operator's strings.
-    @ivar activityLog: the open file, or None.
+    @ivar activityLog: what writes it, or None.
     """
 
     synopsis = "[options]"
@@ -118,7 +119,13 @@ class Options(usage.Options):
             "of power.",
         ],
         ["spool-max", None, MAX_SIZE, "Bytes that the spool may have."],
-        ["activity-log", None, None, "File to append clients' coming and going to."],
+        [
+            "activity-log",
+            None,
+            None,
+            "File to append clients' coming and going to, opened anew at SIGHUP; - for "
+            "standard output.",
+        ],
     ]
 
     def __init__(self) -> None:
@@ -127,7 +134,7 @@ class Options(usage.Options):
         self["listen"] = []
         self.factory: AESMServerFactory
         self.endpoints: dict[str, IStreamServerEndpoint] = {}
-        self.activityLog: TextIO | None = None
+        self.activityLog: ActivityFile | None = None
 
     @property
     def longdesc(self) -> str:
@@ -137,7 +144,8 @@ class Options(usage.Options):
         )
         return (
             f"Without --listen the server listens on {DEFAULT_LISTEN}.  The handlers "
-            f"are: {handlers}."
+            f"are: {handlers}.  If it crashes no core is dumped, unless the "
+            "environment has AESM_CORE_DUMPS=1."
         )
 
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
@@ -196,7 +204,7 @@ class Options(usage.Options):
         for text in self["listen"] or [DEFAULT_LISTEN]:
             self.endpoints[text] = _endpoint(text)
         if self["activity-log"] is not None:
-            self.activityLog = _openLog(self["activity-log"])
+            self.activityLog = self._openLog(self["activity-log"])
 
     def clientOptions(self) -> list[str]:
         """
@@ -231,6 +239,24 @@ class Options(usage.Options):
             raise usage.UsageError(
                 f"--{option} must be {what}, not {self[option]!r}"
             ) from None
+
+    def _openLog(self, path: str) -> ActivityFile:
+        """
+        Open the activity log.
+
+        @raise usage.UsageError: it cannot be written to.
+        """
+        # Only twistd has this option: what else runs us does not leave.
+        leaves = self.parent is not None and not self.parent.get("nodaemon", True)
+        if path == "-" and leaves:
+            raise usage.UsageError(
+                "--activity-log -: in the background there is no standard output; name "
+                "a file, or run twistd in the foreground, with -n"
+            )
+        try:
+            return ActivityFile(path)
+        except KeyFileError as error:
+            raise usage.UsageError(f"--activity-log: {escape(str(error))}") from None
 
     def _inOptions(self, error: str) -> str:
         """
@@ -317,19 +343,3 @@ def _checkSpool(path: str) -> None:
         SpoolFile(expanded(path), full=False).close()
     except SpoolError as error:
         raise usage.UsageError(f"--spool: {escape(str(error))}") from None
-
-
-def _openLog(path: str) -> TextIO:
-    """
-    Open a file to append to, which only its owner can read if it is new.
-
-    @raise usage.UsageError: it cannot be written to.
-    """
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY
-    try:
-        return os.fdopen(os.open(expanded(path), flags, 0o600), "a", encoding="ascii")
-    except OSError as error:
-        raise usage.UsageError(
-            f"--activity-log {escape(path)}: {error.strerror}; name a file that this "
-            "user can write to"
-        ) from None

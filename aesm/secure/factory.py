@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IProtocol, IReactorTime
+from twisted.internet.interfaces import IAddress, IProtocol, IReactorTime
 from twisted.internet.protocol import Factory
 
 from aesm.errors import AESMError
@@ -94,6 +94,9 @@ class SecureFactory(Factory):
         Take note that a connection ended before it was open.  Of each connection
         either this is called, once, or C{opened}.
         """
+
+    def cannotAccept(self, address: IAddress, reason: AESMError) -> None:
+        """Take note of a connection that ended before there was a protocol for it."""
 
     def ended(self, secure: SecureProtocol) -> None:
         """Take note that a connection is gone, open or not; called last."""

@@ -10,6 +10,9 @@ is gone Twisted takes over by itself; but one that names ourselves, as in a cont
 where the server always has the same PID, or another program that has got the PID since,
 would keep the server from starting for ever.  So whether anybody listens is asked at
 the socket itself.
+
+When no file is free, Twisted closes those who come, with a line for each.  That is told
+by our factories instead, which count and thin out what they say of strangers.
 """
 
 from __future__ import annotations
@@ -19,18 +22,25 @@ import re
 import socket
 import stat
 from contextlib import suppress
+from functools import partial
 from time import time
+from typing import cast
 
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.defer import Deferred, fail, maybeDeferred
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import (
+    IAddress,
     IListeningPort,
     IProtocolFactory,
     IStreamServerEndpoint,
 )
-from twisted.logger import Logger
+from twisted.logger import ILogObserver, LogEvent, Logger
 from twisted.python.failure import Failure
+
+from aesm.secure.factory import SecureFactory
+from aesm.secure.refusals import Kind, Refused
 
 __all__ = ["listenOn", "serverEndpoint"]
 
@@ -64,7 +74,46 @@ def listenOn(
     @return: fires with the port, or fails as the endpoint does.
     """
     listening = maybeDeferred(endpoint.listen, factory)
-    return listening.addErrback(_ebCannotListen, endpoint, factory)
+    listening.addErrback(_ebCannotListen, endpoint, factory)
+    return listening.addCallback(_cbListening, factory)
+
+
+def _cbListening(port: IListeningPort, factory: IProtocolFactory) -> IListeningPort:
+    """Hear what a port says of whom it could not accept."""
+    logger = getattr(port, "_logger", None)  # as all ports of Twisted have it
+    if isinstance(logger, Logger) and isinstance(factory, SecureFactory):
+        observer = cast(ILogObserver, partial(_portSays, factory, logger.observer))
+        setattr(port, "_logger", Logger(logger.namespace, observer=observer))  # noqa: B010
+    return port
+
+
+def _portSays(factory: SecureFactory, others: ILogObserver, event: LogEvent) -> None:
+    """
+    Hand on what a port logs.
+
+    @param others: get what is not about accepting.
+    @see: C{twisted.internet.tcp._accept}
+    """
+    reason = event.get("acceptError", "EMFILE")
+    if "acceptError" in event or "address" in event:
+        factory.cannotAccept(
+            _addressIn(event.get("address")),
+            Refused(
+                f"the system has no connection for us ({reason}): raise the limit on "
+                "open files (ulimit -n, LimitNOFILE=), or lower maxConnections",
+                Kind.NO_FILES,
+            ),
+        )
+    elif "EMFILE" not in str(event.get("log_format")):  # else this is what it did
+        others(event)
+
+
+def _addressIn(name: object) -> IAddress:
+    """Make an address of what a socket calls its peer."""
+    if not isinstance(name, tuple):
+        return UNIXAddress(None)
+    kind = IPv6Address if ":" in name[0] else IPv4Address
+    return kind("TCP", *name[:2])
 
 
 def _ebCannotListen(

@@ -28,13 +28,14 @@ from twisted.internet.address import IPv6Address as IPv6Peer
 from twisted.internet.interfaces import IAddress
 from twisted.logger import Logger
 
-from aesm.errors import AESMError, CloseCode, ConnectionClosed, HandshakeError
+from aesm.errors import AESMError
 from aesm.secure.openfiles import (
     MAX_PENDING,
     MIN_PENDING,
     filesForConnections,
     placesPossible,
 )
+from aesm.secure.refusals import Kind, Refused
 
 if TYPE_CHECKING:
     from aesm.secure.protocol import SecureProtocol
@@ -158,9 +159,9 @@ class Places:
             self._bound(host, self.mostPending)
         if host is None or self._handshakes.take(host, now):
             return None
-        return ConnectionClosed(
+        return Refused(
             "its host makes more handshakes a second than handshakesPerHost allows",
-            CloseCode.TRY_AGAIN_LATER,
+            Kind.HOST_RATE,
         )
 
     def finish(self, secure: SecureProtocol) -> None:
@@ -188,9 +189,10 @@ class Places:
             return
         self._pending.discard(oldest)  # it may take a turn until it is gone
         oldest.fail(
-            HandshakeError(
+            Refused(
                 f"too many connections have not finished their handshake ({whose}): "
-                "the oldest of the host that has most made room"
+                "the oldest of the host that has most made room",
+                Kind.MADE_ROOM,
             )
         )
 

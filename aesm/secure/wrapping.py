@@ -5,6 +5,7 @@ connect with.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, cast
 
 from twisted.internet import error
@@ -30,6 +31,7 @@ from aesm.secure.factory import SecureFactory
 from aesm.secure.places import Places, hostOfPeer
 from aesm.secure.protocol import SecureProtocol
 from aesm.secure.rawtransport import HangUp
+from aesm.secure.refusals import Kind, Refusals, Refused, kindOf
 from aesm.secure.states import Phase
 from aesm.trust.clients import RELOAD_INTERVAL, AuthorizedKeys
 from aesm.trust.keys import PublicKey
@@ -111,6 +113,7 @@ class ServerFactory(WrappingFactory):
         self.publicKey = PublicKey(settings.publicKey)
         self._policy = policy
         self._places = places
+        self._refusals = Refusals(clock, self._refusedMore)
         self._connections: set[SecureProtocol] = set()
         self._reload: IDelayedCall | None = None
 
@@ -126,7 +129,8 @@ class ServerFactory(WrappingFactory):
             self._reloadKeys(self._policy)
 
     def stopFactory(self) -> None:
-        """Listening has ended on the last port."""
+        """Listening has ended on the last port: say what there is to say."""
+        self._refusals.flush()
         if self._reload is not None:
             self._reload.cancel()
             self._reload = None
@@ -140,7 +144,7 @@ class ServerFactory(WrappingFactory):
         host = hostOfPeer(addr)
         refusal = self._places.refusal(host)
         if refusal is not None:
-            _refused(cast(IAddress, addr), None, refusal)
+            self._refused(cast(IAddress, addr), Refused(refusal, Kind.TOO_MANY))
             return HangUp()
         secure = SecureProtocol(self, ServerChannel(self._settings))
         self._connections.add(secure)
@@ -163,7 +167,7 @@ class ServerFactory(WrappingFactory):
 
         @param payload: its hello, which says nothing about a stream.
         @return: fires to let it in; fails with L{NotAuthorized}, or with
-            L{ConnectionClosed} (1013) if there is no room.
+            L{Refused} (1013) if there is no room.
         """
         answer = checkClient(self._policy, publicKey, secure.transport.getPeer())
         return answer.addCallback(self._cbAuthorized, secure, publicKey)
@@ -174,12 +178,12 @@ class ServerFactory(WrappingFactory):
         """
         Let in whose key is authorized, if there is room or somebody makes room.
 
-        @raise ConnectionClosed: there is none (1013).
+        @raise Refused: there is none (1013).
         """
         host = hostOfPeer(secure.transport.getPeer())
         refusal = self._places.refusal(host, publicKey)
         if refusal is not None:
-            raise ConnectionClosed(refusal, CloseCode.TRY_AGAIN_LATER)
+            raise Refused(refusal, Kind.TOO_MANY)
         yielding = self._places.yielding(host, publicKey)
         self._places.finish(secure)
         self._places.enter(secure, host, publicKey)
@@ -191,11 +195,28 @@ class ServerFactory(WrappingFactory):
             )
 
     def failed(self, secure: SecureProtocol, reason: AESMError) -> None:
-        """Log a client that was not let in."""
-        peer = secure.channel.peer
-        _refused(
-            secure.transport.getPeer(), PublicKey(peer) if peer else None, str(reason)
+        """Log a client that was not let in, unless there is too much of it."""
+        self._refused(secure.transport.getPeer(), reason, secure.channel.peer)
+
+    def cannotAccept(self, address: IAddress, reason: AESMError) -> None:
+        """The same of one that was not accepted."""
+        self._refused(address, reason)
+
+    def _refused(self, address: IAddress, reason: AESMError, peer: bytes = b"") -> None:
+        """Count a client that was not let in, or log it."""
+        tell = partial(
+            _log.warn,
+            "refused {address}, key {peer}: {reason!r}",
+            address=locationOfAddress(address),
+            peer=str(PublicKey(peer)) if peer else None,
+            reason=str(reason),
         )
+        # What comes from no host is one: all who can open a UNIX socket.
+        self._refusals.add(hostOfPeer(address) or "unix", kindOf(reason), tell)
+
+    def _refusedMore(self, host: str, times: int, words: str) -> None:
+        """Log how many clients of a host were not let in."""
+        _log.warn("refused {host!r}: {words}", host=host, words=words, times=times)
 
     def ended(self, secure: SecureProtocol) -> None:
         """Forget a connection that is gone."""
@@ -221,20 +242,6 @@ class ServerFactory(WrappingFactory):
 def canYield(secure: SecureProtocol) -> bool:
     """Tell whether a connection that is in can be closed to make room."""
     return secure.phase is Phase.OPEN
-
-
-def _refused(address: IAddress, peer: PublicKey | None, reason: str) -> None:
-    """
-    Log a client that was not let in.
-
-    @param peer: its key, once it has proved one.
-    """
-    _log.warn(
-        "refused {address}, key {peer}: {reason!r}",
-        address=locationOfAddress(address),
-        peer=None if peer is None else str(peer),
-        reason=reason,
-    )
 
 
 class ClientFactory(WrappingFactory):

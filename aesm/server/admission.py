@@ -37,6 +37,7 @@ from aesm.errors import (
 from aesm.interfaces import IClientPolicy
 from aesm.messages.connection import Connection
 from aesm.secure.places import Places, hostOf
+from aesm.secure.refusals import Kind, Refused
 from aesm.server.sessions import isResumed
 from aesm.trust.clients import AuthorizedKeys
 from aesm.trust.keys import PublicKey
@@ -102,8 +103,8 @@ class Admission:
         @param transport: where it comes from, for the policy.
         @param address: the same, as the registry says.
         @return: fires with its hello and what its key is called, or None; fails with
-            L{NotAuthorized} if the key is not let in, L{ConnectionClosed} (1013) if
-            there is no room.  C{admit} is to be called next.
+            L{NotAuthorized} if the key is not let in, L{Refused} (1013) if there is no
+            room.  C{admit} is to be called next.
         @raise ProtocolError: the hello is malformed.
         """
         hello = Hello.decode(payload)
@@ -116,7 +117,7 @@ class Admission:
         """
         See whether there is room for a client whose key is authorized.
 
-        @raise ConnectionClosed: there is none (1013).
+        @raise Refused: there is none (1013).
         """
         self._leaving(publicKey, hello, address)
         return hello, name
@@ -148,7 +149,7 @@ class Admission:
         """
         Close those that a client replaces, or that make room for it, if there is room.
 
-        @raise ConnectionClosed: there is none (1013).
+        @raise Refused: there is none (1013).
         """
         replaced, yielding = self._leaving(publicKey, hello, address)
         for connection in replaced:
@@ -163,7 +164,7 @@ class Admission:
         Tell who leaves when a client comes in.
 
         @return: the connections that it replaces, and one that makes room for it.
-        @raise ConnectionClosed: there is no room for it (1013).
+        @raise Refused: there is no room for it (1013).
         """
         host = _hostIn(address)
         refusal = self._places.refusal(host, publicKey)
@@ -174,16 +175,14 @@ class Admission:
         resumed = [c for c in known if isResumed(c, hello)]
         others = [c for c in known if c not in resumed]
         if self._perKey == "reject" and any(c.isAttached for c in others):
-            raise ConnectionClosed(
-                f"the key {publicKey} is connected already", CloseCode.TRY_AGAIN_LATER
-            )
+            raise Refused(f"the key {publicKey} is connected already", Kind.CONNECTED)
         replaced = others if self._perKey == "replace" else []
         # It needs no room if its key gives up a place: that of a connection which it
         # replaces, or whose session goes on.
         if any(c.isAttached for c in (*replaced, *resumed)):
             return replaced, None
         if refusal is not None:
-            raise ConnectionClosed(refusal, CloseCode.TRY_AGAIN_LATER)
+            raise Refused(refusal, Kind.TOO_MANY)
         return replaced, yielding
 
     def enter(self, connection: Connection, address: Address) -> None:

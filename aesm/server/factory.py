@@ -31,7 +31,7 @@ from aesm.core.messages.conversation import Conversation
 from aesm.core.messages.frames import MAX_AFTER
 from aesm.core.messages.hello import ConversationSettings, Hello
 from aesm.core.messages.outbox import Message
-from aesm.errors import AESMError, CloseCode, ConnectionClosed, HandshakeError
+from aesm.errors import AESMError, CloseCode, ConnectionClosed
 from aesm.interfaces import IMessageHandler, IMessageHandlerMaker
 from aesm.messages.acknowledgements import FailedAcknowledgement, promptly
 from aesm.messages.address import Address, addressOf
@@ -42,6 +42,7 @@ from aesm.secure.options import agent, channelSettings, reactorOr
 from aesm.secure.places import HANDSHAKES_PER_HOST, Places, hostOfPeer
 from aesm.secure.protocol import SecureProtocol
 from aesm.secure.rawtransport import HangUp
+from aesm.secure.refusals import Kind, Refused
 from aesm.server.admission import Admission, canYield, farewell
 from aesm.server.broadcast import Broadcast
 from aesm.server.manager import ConnectionManager
@@ -278,7 +279,7 @@ class AESMServerFactory(SecureFactory):
         self._manager.stop()
         for secure, pending in list(self._incoming.items()):
             if pending.connection is None:
-                secure.fail(HandshakeError("the server is stopping"))
+                secure.fail(_stopping())
             else:
                 pending.connection.closeWith(
                     CloseCode.GOING_AWAY, reason or "going away", spread
@@ -327,9 +328,10 @@ class AESMServerFactory(SecureFactory):
         """
         address = addressOf(cast(IAddress, addr), next(self._numbers))
         host = hostOfPeer(addr)
-        refusal = self._places.refusal(host)
+        full = self._places.refusal(host)
+        refusal = None if full is None else Refused(full, Kind.TOO_MANY)
         if self._manager.stopping:
-            refusal = "the server is stopping"
+            refusal = _stopping()
         if refusal is not None:
             self._manager.refused(address, refusal)
             return HangUp()
@@ -428,10 +430,12 @@ class AESMServerFactory(SecureFactory):
         """Take note of a client that was not let in."""
         peer = secure.channel.peer
         self._manager.refused(
-            self._incoming[secure].address,
-            str(reason),
-            PublicKey(peer) if peer else None,
+            self._incoming[secure].address, reason, PublicKey(peer) if peer else None
         )
+
+    def cannotAccept(self, address: IAddress, reason: AESMError) -> None:
+        """Take note of a client that was not accepted."""
+        self._manager.refused(addressOf(address, next(self._numbers)), reason)
 
     def ended(self, secure: SecureProtocol) -> None:
         """Take note that a connection is gone."""
@@ -454,6 +458,11 @@ class AESMServerFactory(SecureFactory):
         """End what is left at the deadline."""
         for secure in list(self._incoming):
             secure.abort()
+
+
+def _stopping() -> Refused:
+    """Make the error for a client that comes too late."""
+    return Refused("the server is stopping", Kind.STOPPING)
 
 
 def _cancel(result: _T, timer: IDelayedCall) -> _T:

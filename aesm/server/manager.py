@@ -25,7 +25,8 @@ from aesm.messages.address import Address
 from aesm.messages.budget import Budget
 from aesm.messages.connection import Connection
 from aesm.messages.owner import ConnectionOwner
-from aesm.secure.places import TokenBuckets
+from aesm.secure.places import TokenBuckets, hostOf
+from aesm.secure.refusals import Kind, Refusals, Refused, kindOf
 from aesm.server.admission import Admission
 from aesm.server.dispatcher import Dispatcher
 from aesm.server.registry import Connections
@@ -101,6 +102,7 @@ class ConnectionManager(ConnectionOwner):
         self._clock = clock
         self._openSpool = openSpool
         self._journal: Journal | None = None
+        self._refusals = Refusals(clock, self._refusedMore)
         # What the handler was told of ends, and is not done with.
         self._losing: set[Deferred[Any]] = set()
         # Whose sessions are written down, and whose clients do not know of them yet.
@@ -132,6 +134,7 @@ class ConnectionManager(ConnectionOwner):
         @return: fires when it is closed; fails with
             L{SpoolError<aesm.errors.SpoolError>} if not all could be written.
         """
+        self._refusals.flush()
         if not self._losing:
             return self._closeJournal()
         done: Deferred[object] = Deferred()
@@ -154,17 +157,16 @@ class ConnectionManager(ConnectionOwner):
 
         @param name: what the client's key is called, or None.
         @return: fires with the connection that users will hold, once its session is
-            written down, if sessions are; fails with L{ConnectionClosed} (1013) if that
+            written down, if sessions are; fails with L{Refused} (1013) if that
             is not possible now.  C{carry} is to be called next, or C{abandon}.
-        @raise ConnectionClosed: it comes back too often (1013).
+        @raise Refused: it comes back too often (1013).
         @see: docs/protocol.md, section 8
         """
         former = self.sessions.find(hello, peer)
         if former is not None:
             if not self._resumes.take(hello.session, self._clock.seconds()):
-                raise ConnectionClosed(
-                    "the client comes back to its session too often",
-                    CloseCode.TRY_AGAIN_LATER,
+                raise Refused(
+                    "the client comes back to its session too often", Kind.SESSION_RATE
                 )
             return succeed(former)
         messages = self._messages
@@ -200,16 +202,13 @@ class ConnectionManager(ConnectionOwner):
         """
         A session is not begun: the client has left, or the spool cannot be written.
 
-        @raise ConnectionClosed: it cannot (1013).
+        @raise Refused: it cannot (1013).
         """
         if failure.check(CancelledError):
             connection.abandon()
             return failure
         failure.trap(SpoolError)
-        raise ConnectionClosed(
-            f"no session can begin: {failure.getErrorMessage()}",
-            CloseCode.TRY_AGAIN_LATER,
-        )
+        raise Refused(f"no session can begin: {failure.getErrorMessage()}", Kind.SPOOL)
 
     def abandon(self, connection: Connection) -> None:
         """
@@ -262,14 +261,31 @@ class ConnectionManager(ConnectionOwner):
             connection.dispatcher.accepted()
 
     def refused(
-        self, address: Address, reason: str, peer: PublicKey | None = None
+        self, address: Address, reason: AESMError, peer: PublicKey | None = None
     ) -> None:
         """
-        Write into the activity log that a client was not let in.
+        Count a client that was not let in, and write that into the activity log unless
+        there is too much of it.
 
         @param peer: its key, once it has proved one.
         """
-        self.connections.record(address, "refused", time.time(), reason, peer)
+        kind = kindOf(reason)
+        self.connections.refusals[kind] += 1
+        # What comes from no host is one: all who can open a UNIX socket.
+        if isinstance(address, tuple):
+            host = hostOf(address[0])
+        else:
+            host = address.partition("-")[0]
+        record = self.connections.record
+        self._refusals.add(
+            host,
+            kind,
+            partial(record, address, "refused", time.time(), str(reason), peer),
+        )
+
+    def _refusedMore(self, host: str, times: int, words: str) -> None:
+        """Write into the activity log how many clients of a host were not let in."""
+        self.connections.record(host, "refused", time.time(), words, times=times)
 
     # ConnectionOwner
 

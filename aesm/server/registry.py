@@ -11,7 +11,7 @@ Nothing in here sends or receives.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import (
     Callable,
     ItemsView,
@@ -20,6 +20,7 @@ from collections.abc import (
     Mapping,
     ValuesView,
 )
+from contextlib import suppress
 from itertools import count
 from threading import Lock
 from typing import TYPE_CHECKING, cast
@@ -47,8 +48,11 @@ class Activity(tuple[Address, bool, float]):
     @ivar event: C{"accepted"}, C{"refused"} or C{"lost"}.
     @ivar reason: why, in words.
     @ivar peer: the peer's public key, or None if it has proved none.
+    @ivar times: how often it happened: 1, but for refusals of a host that are told
+        together, where the address is the host alone.
     """
 
+    times: int
     event: str
     reason: str
     peer: PublicKey | None
@@ -60,12 +64,14 @@ class Activity(tuple[Address, bool, float]):
         time: float,
         reason: str = "",
         peer: PublicKey | None = None,
+        times: int = 1,
     ) -> Activity:
         """
         @param event: C{"accepted"}, C{"refused"} or C{"lost"}.
         @param time: when, Unix seconds.
         """
         self = super().__new__(cls, (address, event == "accepted", time))
+        self.times = times
         self.event = event
         self.reason = reason
         self.peer = peer
@@ -74,7 +80,7 @@ class Activity(tuple[Address, bool, float]):
     def __reduce__(self) -> tuple[object, ...]:
         """Be copied and pickled, by any protocol, as what makes an equal one."""
         # A tuple's own way gives C{__new__} the tuple, which is not what it takes.
-        made = self[0], self.event, self[2], self.reason, self.peer
+        made = self[0], self.event, self[2], self.reason, self.peer, self.times
         return type(self), made, self.__dict__
 
     def __repr__(self) -> str:
@@ -93,6 +99,8 @@ class Connections(Mapping[Address, "Connection"]):
     @ivar activityDropped: how many entries of the full log were dropped.
     @ivar isOperator: tells whether a public key is marked as an operator's, now, in
         the server's file of authorized keys.
+    @ivar refusals: how many clients were not let in, by the L{Kind
+        <aesm.secure.refusals.Kind>} of reason, such as C{"not-authorized"}.
     """
 
     def __init__(
@@ -108,10 +116,15 @@ class Connections(Mapping[Address, "Connection"]):
         self.arrivals: Arrivals = Arrivals()
         self.activityDropped = 0
         self.listed = 0
+        self.refusals: Counter[str] = Counter()
         self._numbers = count(2)  # of the strings that C{nameFor} makes up
         self._byAddress: dict[Address, Connection] = {}
         self._byPeer: dict[PublicKey, dict[Connection, None]] = {}
-        self._activity: deque[Activity] = deque()
+        # Numbered.  Refusals are apart, since they make room first: any stranger can
+        # cause them.
+        self._activity: deque[tuple[int, Activity]] = deque()
+        self._refused: deque[tuple[int, Activity]] = deque()
+        self._entries = count()
 
     # What users call
 
@@ -121,10 +134,11 @@ class Connections(Mapping[Address, "Connection"]):
 
         @return: the entry, or None if all are taken.
         """
-        try:
-            return self._activity.popleft()
-        except IndexError:
-            return None
+        # No lock: a signal handler that waits for the reactor may come in between.
+        while logs := [log for log in (self._activity, self._refused) if log]:
+            with suppress(IndexError):  # another thread took it
+                return min(logs, key=_oldest).popleft()[1]
+        return None
 
     def getDataOrdinal(self, oldToNew: bool = True) -> tuple[Address | None, Packet]:
         """
@@ -234,7 +248,8 @@ class Connections(Mapping[Address, "Connection"]):
         event: str,
         time: float,
         reason: str,
-        peer: PublicKey | None,
+        peer: PublicKey | None = None,
+        times: int = 1,
     ) -> None:
         """
         Write one entry into the activity log and the log.
@@ -242,17 +257,13 @@ class Connections(Mapping[Address, "Connection"]):
         @param event: C{"accepted"}, C{"refused"} or C{"lost"}.
         @param time: when, Unix seconds.
         @param reason: why, in words; nothing of the peer's that is not escaped.
+        @param times: how often that happened.
         """
-        if len(self._activity) >= MAX_ACTIVITY:
-            self._activity.popleft()
-            if not self.activityDropped:
-                _log.warn(
-                    "the activity log has {bound} entries that nobody takes: from now "
-                    "on the oldest are dropped (they are all in this log)",
-                    bound=MAX_ACTIVITY,
-                )
-            self.activityDropped += 1
-        self._activity.append(Activity(address, event, time, reason, peer))
+        entry = Activity(address, event, time, reason, peer, times)
+        log = self._refused if event == "refused" else self._activity
+        log.append((next(self._entries), entry))
+        if len(self._activity) + len(self._refused) > MAX_ACTIVITY:
+            self._dropOldest()
         host = f"{address[0]}:{address[1]}" if isinstance(address, tuple) else address
         (_log.warn if event == "refused" else _log.info)(
             "{event} {address} ({peer}): {reason}",
@@ -262,7 +273,22 @@ class Connections(Mapping[Address, "Connection"]):
             time=time,
             reason=reason,
             peer=None if peer is None else str(peer),
+            times=times,
         )
+
+    def _dropOldest(self) -> None:
+        """Make room in the activity log."""
+        try:
+            (self._refused or self._activity).popleft()
+        except IndexError:
+            return  # another thread took all
+        if not self.activityDropped:
+            _log.warn(
+                "the activity log has {bound} entries that nobody takes: from now on "
+                "the oldest are dropped, refusals first (they are all in this log)",
+                bound=MAX_ACTIVITY,
+            )
+        self.activityDropped += 1
 
     def _forgetPeer(self, connection: Connection) -> None:
         """Take a connection out of those of its key."""
@@ -270,3 +296,8 @@ class Connections(Mapping[Address, "Connection"]):
         del connections[connection]
         if not connections:
             del self._byPeer[connection.peer]
+
+
+def _oldest(log: deque[tuple[int, Activity]]) -> int:
+    """Number the first entry of a log that has one."""
+    return log[0][0]

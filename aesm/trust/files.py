@@ -44,6 +44,7 @@ __all__ = [
     "expanded",
     "lines",
     "locked",
+    "openToAppend",
     "pair",
     "readFile",
     "stateDirectory",
@@ -264,6 +265,38 @@ def writeFile(path: Path, content: bytes, *, replace: bool) -> bool:
             path,
         ) from error
     return True
+
+
+def openToAppend(path: Path) -> int:
+    """
+    Open a file to append lines to, which only its owner can read if it is new; one that
+    is there may be read by others, but written by nobody else.
+
+    No link is followed as its last step: whoever may make one there would choose which
+    file of ours grows.  It may be a device, such as C{/dev/null}, but never blocks.
+
+    @return: its descriptor.
+    @raise KeyFileError: it is not a file to be trusted, or cannot be opened.
+    """
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
+    flags |= os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+    try:
+        descriptor = os.open(path, flags, 0o600)
+    except OSError as error:
+        raise _failed(
+            f"cannot append to {path}",
+            error,
+            "it must be a file that this user can write to, and no symbolic link",
+            path,
+        ) from error
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISCHR(status.st_mode):
+            checkStatus(path, status, OTHERS_WRITE)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 def _publish(temporary: Path, path: Path) -> bool:

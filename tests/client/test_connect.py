@@ -325,6 +325,7 @@ class FailureTests(PairTestCase):
         third = self.connecting(network)
         network.deliver()
         self.failureResultOf(third, NameOrKeyMismatch)
+        network.advance(1)
         events = [entry.event for entry in self.entries(server)]
         self.assertEqual(events, ["accepted", "refused", "refused"])
 

@@ -32,7 +32,11 @@ class CommandTestCase(SynchronousTestCase):
     def setUp(self) -> None:
         """Make a state directory, and catch what is said."""
         self.home = Path(self.mktemp()).absolute()
-        self.patch(os, "environ", {**os.environ, "AESM_HOME": str(self.home)})
+        self.patch(
+            os,
+            "environ",
+            {**os.environ, "AESM_HOME": str(self.home), "AESM_CORE_DUMPS": "1"},
+        )
 
     def execute(self, *arguments: str) -> tuple[int, str, str]:
         """

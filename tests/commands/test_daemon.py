@@ -18,7 +18,7 @@ from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.internet.stdio import PipeAddress
 from twisted.internet.testing import MemoryReactorClock
-from twisted.logger import Logger, capturedLogs
+from twisted.logger import Logger, capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
@@ -26,7 +26,6 @@ from zope.interface.verify import verifyObject
 from aesm.commands.daemon import (
     AESMService,
     _ReportingEndpoint,
-    activityLine,
     clientLine,
 )
 from tests.commands.test_tap import TapTestCase
@@ -185,6 +184,48 @@ class ServiceTests(TapTestCase):
         service.stopService()
         self.assertEqual(signal.getsignal(signal.SIGHUP), before)
 
+    def test_rotated(self) -> None:
+        """
+        SIGHUP has the activity go on in a new file, once the former has been given
+        another name.
+        """
+        log, former = self.home / "log", self.home / "log.1"
+        calls: list[Any] = []
+        service = self.serve("--activity-log", str(log))
+        self.reactor.callFromThread = calls.append  # type: ignore[attr-defined]
+        service.startService()
+        record = service.server.factory.connections.record
+        record("unix-1", "lost", 1.5, "")
+        log.rename(former)
+        record("unix-2", "lost", 1.5, "")
+        signal.raise_signal(signal.SIGHUP)
+        calls[0]()
+        record("unix-3", "lost", 1.5, "")
+        self.successResultOf(service.stopService())
+        for path, names in ((former, ["unix-1", "unix-2"]), (log, ["unix-3"])):
+            lines = map(json.loads, path.read_text().splitlines())
+            self.assertEqual([line["address"] for line in lines], names)
+
+    def test_fullDisk(self) -> None:
+        """
+        Where the activity cannot be written that is one line, and another at the end;
+        the log goes on.
+        """
+        service = self.serve("--activity-log", "/dev/full")
+        service.startService()
+        with capturedLogs() as events:
+            for number in range(3):
+                address = ("10.0.0.1", number)
+                service.server.factory.connections.record(address, "lost", 1.5, "")
+            self.successResultOf(service.stopService())
+        daemons = [e for e in events if e["log_namespace"] == "aesm.daemon"]
+        first, last = map(formatEvent, daemons)
+        self.assertIn("cannot write the activity log: No space left", first)
+        self.assertIn("entries that are missing: 3", last)
+        self.assertEqual(len(events), 5)
+
+    test_fullDisk.skip = None if os.path.exists("/dev/full") else "no /dev/full"  # type: ignore[attr-defined]
+
     def test_activityLog(self) -> None:
         """The activity goes into its file as it happens, and nothing else does."""
         log = Path(self.file("log", "before\n"))
@@ -205,6 +246,7 @@ class ServiceTests(TapTestCase):
                 "address": "10.0.0.1:5",
                 "peer": None,
                 "reason": "why\n",
+                "times": 1,
             },
         )
         self.successResultOf(service.stopService())
@@ -254,7 +296,3 @@ class LineTests(SynchronousTestCase):
             )
         for elsewhere in (PipeAddress(), UNIXAddress(None)):
             self.assertIsNone(clientLine(elsewhere, "KEY", []))
-
-    def test_otherEvents(self) -> None:
-        """What is not activity is no line."""
-        self.assertIsNone(activityLine({}))

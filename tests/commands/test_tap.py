@@ -14,6 +14,7 @@ from twisted.application.service import IService, IServiceMaker
 from twisted.logger import capturedLogs
 from twisted.plugin import getPlugins
 from twisted.python import usage
+from twisted.scripts._twistd_unix import ServerOptions
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
@@ -35,7 +36,11 @@ class TapTestCase(SynchronousTestCase):
         """Make a state directory."""
         self.home = Path(self.mktemp()).absolute()
         self.home.mkdir(0o700)
-        self.patch(os, "environ", {**os.environ, "AESM_HOME": str(self.home)})
+        self.patch(
+            os,
+            "environ",
+            {**os.environ, "AESM_HOME": str(self.home), "AESM_CORE_DUMPS": "1"},
+        )
 
     def parse(self, *arguments: str) -> Options:
         """
@@ -46,7 +51,8 @@ class TapTestCase(SynchronousTestCase):
         options = Options()
         options.parseOptions(list(arguments))
         if options.activityLog is not None:
-            self.addCleanup(options.activityLog.close)
+            log = options.activityLog
+            self.addCleanup(lambda: os.close(log._file))
         return options
 
     def file(self, name: str, content: str) -> str:
@@ -213,6 +219,20 @@ class WrongOptionsTests(TapTestCase):
         self.assertIn("regular file", self.refuse("--key", ""))
         log = str(self.home / "missing" / "log")
         self.assertIn("--activity-log", self.refuse("--activity-log", log))
+        os.symlink(bad, self.home / "link")
+        link = str(self.home / "link")
+        self.assertIn("no symbolic link", self.refuse("--activity-log", link))
+
+    def test_background(self) -> None:
+        """The activity log goes to standard output in the foreground only."""
+        for arguments, works in (([], False), (["-n"], True)):
+            twistd = ServerOptions()
+            line = [*arguments, "aesm", "--activity-log", "-"]
+            if works:
+                twistd.parseOptions(line)
+            else:
+                ended = self.assertRaises(SystemExit, twistd.parseOptions, line)
+                self.assertIn("-n", str(ended))
 
     def test_spool(self) -> None:
         """A spool that cannot be opened is one line; so is one that is in use."""

@@ -160,8 +160,8 @@ class EndpointTestCase(SynchronousTestCase):
         return connecting
 
     def assertQuiet(self) -> None:
-        """Check that nothing is left running."""
-        self.clock.advance(0)
+        """Check that nothing is left running, once all refusals are in the log."""
+        self.clock.advance(1)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
 
@@ -351,6 +351,7 @@ class PlacesTests(SynchronousTestCase):
         self.network.deliver()
         places = self.factory._places
         self.assertEqual((len(places._hosts), len(places._pending)), (0, 0))
+        self.network.advance(1)  # refusals since then are told
         self.assertEqual(self.network.clock.getDelayedCalls(), [])
 
     def join(self, host: str, key: PrivateKey | None = None) -> Recorder:
@@ -575,6 +576,32 @@ class ServerTests(EndpointTestCase):
         self.assertFalse(self.serverInner.made.called)
         self.assertIsInstance(self.clientInner.reasons[0], error.ConnectionDone)
         self.assertEqual(bytes(self.clientInner.received), b"")
+        self.assertQuiet()
+
+    def test_refusedOften(self) -> None:
+        """A host that does not stop has few lines, which say how many there were."""
+        self.listen(authorizedKeys=lambda publicKey, address: None)
+        self.serverFactory.built = None
+
+        def act() -> None:
+            for _ in range(100):
+                self.wrap().connect(Once(Recorder()))
+                self.clock.advance(0)
+            self.clock.advance(1)
+            for _ in range(5):
+                self.wrap().connect(Once(Recorder()))
+                self.clock.advance(0)
+            self.port.stopListening()
+
+        first, *others = self.warnings(act)
+        self.assertIn("not authorized", first)
+        self.assertEqual(
+            others,
+            [
+                "refused '127.0.0.1': 99 more in 1 second (99 not-authorized)",
+                "refused '127.0.0.1': 5 more in 1 second (5 not-authorized)",
+            ],
+        )
         self.assertQuiet()
 
     def test_foreign(self) -> None:

@@ -1,11 +1,13 @@
 """
 Tests for L{aesm.secure.listening}: how many may wait; what a killed server has left at
-a UNIX socket keeps nobody from listening, and what is alive is left alone.
+a UNIX socket keeps nobody from listening, and what is alive is left alone; and what is
+said when no file is free.
 """
 
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import socket
 import tempfile
@@ -18,11 +20,15 @@ from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.protocol import Factory
+from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactor
+from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from aesm.secure import listening
+from aesm.secure import listening, wrapServerEndpoint
 from aesm.secure.listening import listenOn, serverEndpoint
+from aesm.server.factory import AESMServerFactory
+from aesm.trust.keys import PrivateKey
 
 
 class ServerEndpointTests(SynchronousTestCase):
@@ -206,3 +212,85 @@ class TakeOverTests(TestCase):
         ):
             with self.assertRaises(type(error)):
                 await listenOn(Failing(error), Factory())  # type: ignore[arg-type]
+
+
+class NoFilesTests(TestCase):
+    """What becomes of clients that no file is free for."""
+
+    def accept(self, port: Any, address: Any) -> Any:
+        """
+        Connect three clients, of which one is there before the files are used up, and
+        have the port accept.
+
+        @return: the log.
+        """
+        # Twisted's spare file has one of the numbers that are in use then.
+        inUse = max(int(name) for name in os.listdir("/dev/fd"))
+        files = [os.open(os.devnull, os.O_RDONLY)]
+        while files[-1] <= inUse:
+            files.append(os.dup(files[0]))
+        clients = [socket.socket(port.addressFamily) for _ in range(3)]
+        for each in clients:
+            each.connect(address)
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        highest = max(each.fileno() for each in clients)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 1, hard))
+        with capturedLogs() as events:
+            try:
+                for _ in range(3):
+                    port.doRead()
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for each in clients:
+            self.assertEqual(each.recv(1), b"")
+            each.close()
+        for file in files:
+            os.close(file)
+        return events
+
+    async def test_server(self) -> None:
+        """Each is an entry of the activity log, or counted there, and no other line."""
+        factory = AESMServerFactory(reactor=Clock(), key=PrivateKey.generate())
+        endpoint = serverFromString(reactor, "tcp:0:interface=127.0.0.1")
+        port: Any = await listenOn(endpoint, factory)
+        self.addCleanup(port.stopListening)
+        events = self.accept(port, ("127.0.0.1", port.getHost().port))
+        self.assertEqual([event["event"] for event in events], ["refused"])
+        await factory.stop()
+        entries = list(iter(factory.connections.activity, None))
+        self.assertEqual([entry and entry.times for entry in entries], [1, 2])
+        self.assertIn("open files", entries[0] and entries[0].reason)
+        self.assertEqual(factory.connections.refusals, {"no-files": 3})
+
+    async def test_wrapped(self) -> None:
+        """The same, for what runs inside of a secure channel, over UNIX sockets."""
+        folder = tempfile.mkdtemp()
+        self.addCleanup(shutil.rmtree, folder)
+        path = os.path.join(folder, "socket")
+        endpoint = serverFromString(reactor, f"unix:{path}")
+        wrapped = wrapServerEndpoint(
+            endpoint, key=PrivateKey.generate(), reactor=Clock()
+        )
+        port: Any = await wrapped.listen(Factory())
+        events = self.accept(port, path)
+        (line,) = map(formatEvent, events)
+        self.assertRegex(line, "refused .*open files")
+        with capturedLogs() as events:
+            await port.stopListening()
+        (line,) = [formatEvent(e) for e in events if "times" in e]
+        self.assertEqual(line, "refused 'unix': 2 more in 1 second (2 no-files)")
+
+    async def test_others(self) -> None:
+        """What cannot be accepted for another reason counts; all else is in the log."""
+        factory = AESMServerFactory(reactor=Clock(), key=PrivateKey.generate())
+        endpoint = serverFromString(reactor, "tcp:0:interface=127.0.0.1")
+        port: Any = await listenOn(endpoint, factory)
+        self.addCleanup(port.stopListening)
+        with capturedLogs() as events:
+            port._logger.info("hello")
+            port._logger.info("Could not accept ({acceptError})", acceptError="ENFILE")
+            port._logger.info("Closed {address}", address=("::1", 5, 0, 0))
+        self.assertEqual(formatEvent(events[0]), "hello")
+        self.assertIn("ENFILE", events[1]["reason"])
+        self.assertEqual(events[2]["address"], "::1:5")
+        self.assertEqual(len(events), 3)

@@ -19,7 +19,7 @@ class CopyTests(SynchronousTestCase):
     def test_copies(self) -> None:
         """They are equal, with all attributes."""
         peer = PrivateKey.generate().publicKey
-        entry = Activity(("127.0.0.1", 1), "refused", 2.0, "why", peer)
+        entry = Activity(("127.0.0.1", 1), "refused", 2.0, "why", peer, 7)
         for made in (
             copy.copy(entry),
             copy.deepcopy(entry),

@@ -33,6 +33,8 @@ from aesm.errors import ConnectionClosed, HandshakeError, ProtocolError, SpoolEr
 from aesm.interfaces import IMessageHandler, IMessageHandlerMaker
 from aesm.secure import places
 from aesm.secure.protocol import SecureProtocol
+from aesm.secure.rawtransport import HangUp
+from aesm.secure.refusals import MAX_LINES
 from aesm.server.admission import farewell
 from aesm.store.sqlite import MIN_MAX_SIZE
 from aesm.testing.transport import MemoryLink
@@ -179,6 +181,65 @@ class ActivityTests(PairTestCase):
             self.assertGreater(len(entry.reason), 20)
             self.assertEqual(len(server.connections), 0)
 
+    def test_flood(self) -> None:
+        """
+        Of a host that is refused ever again there are few entries and lines, which add
+        up to what came; who was accepted is still in the activity log.
+        """
+        with capturedLogs() as events:
+            network, server = self.serve(maxConnections=2)
+            self.join(network, port=7)
+            self.join(network, port=8)
+            factory = server.factory
+            for number in range(20_000):
+                where = IPv4Address("TCP", "192.0.2.1", number + 1)
+                self.assertIsInstance(factory.buildProtocol(where), HangUp)
+            network.advance(1)
+            for number in range(200):
+                for port in range(1, 101):
+                    where = IPv4Address("TCP", f"198.51.100.{number}", port)
+                    factory.buildProtocol(where)
+                network.advance(0.1)
+            self.takeDown(network, server)
+        entries = self.entries(server)
+        self.assertEqual([e.event for e in entries[:2]], ["accepted"] * 2)
+        refused = [e for e in entries if e.event == "refused"]
+        self.assertLess(len(refused), 30 * MAX_LINES)
+        self.assertEqual(sum(e.times for e in refused), 40_000)
+        self.assertEqual(server.connections.refusals, {"too-many-connections": 40_000})
+        self.assertEqual(refused[0][0], ("192.0.2.1", 1))
+        self.assertEqual(
+            (refused[1][0], refused[1].times, refused[1].reason),
+            (
+                "192.0.2.1",
+                19_999,
+                "19999 more in 1 second (19999 too-many-connections)",
+            ),
+        )
+        lines = self.logged(events)
+        self.assertEqual(lines.count("refused"), len(refused))
+
+    def test_kinds(self) -> None:
+        """Each refusal is counted by its kind."""
+        network, server = self.serve(authorizedKeys=lambda *_: None)
+        counts = server.connections.refusals
+        connecting = self.connecting(network)
+        network.deliver()
+        self.failureResultOf(connecting)
+        self.assertEqual(counts, {"not-authorized": 1})
+        client: Any = self.rawClient(network)
+        client.transport.write(b"GET / HTTP/1.1\r\n\r\n")
+        network.deliver()
+        self.assertEqual(counts["handshake-failed"], 1)
+        self.rawClient(network)
+        network.advance(10)
+        self.assertEqual(counts["timeout"], 1)
+        self.rawClient(network)
+        server.stop()
+        network.advance(10)
+        self.assertEqual(counts["stopping"], 1)
+        self.assertEqual(counts.total(), 4)
+
     def test_rawClients(self) -> None:
         """Foreign, silent, half-finished and vanishing clients leave one each."""
         for words, cut in (
@@ -297,7 +358,11 @@ class ActivityTests(PairTestCase):
             self.assertRegex(name, r"^unix-\d+$")
         for link in links:
             link.cut()
+        clock.advance(1)  # the second and third are told together
         self.assertEqual(clock.getDelayedCalls(), [])
+        entries = [factory.connections.activity() for _ in range(3)]
+        told = [entry and (entry[0], entry.times) for entry in entries]
+        self.assertEqual(told, [("unix-1", 1), ("unix", 2), None])
 
 
 class LimitTests(PairTestCase):
@@ -357,10 +422,12 @@ class LimitTests(PairTestCase):
             ("2001:db8:0:1::1", True),
         ):
             self.assertEqual(self.tryFrom(network, host), expected, host)
+        network.advance(1)  # of the first host there are two
         refused = [e.reason for e in self.entries(server) if e.event == "refused"]
         self.assertEqual(len(refused), 3)
         for reason in refused:
             self.assertIn("maxConnectionsPerHost", reason)
+        self.assertEqual(server.connections.refusals, {"too-many-connections": 3})
 
     def test_handshakes(self) -> None:
         """
@@ -379,8 +446,8 @@ class LimitTests(PairTestCase):
         network.advance(2)
         self.assertTrue(self.tryFrom(network, "127.0.0.1"))
         refused = [e.reason for e in self.entries(server) if e.event == "refused"]
-        self.assertEqual(len(refused), 2)
-        self.assertIn("handshakesPerHost", refused[0])
+        self.assertIn("2 host-rate", refused[0])
+        self.assertEqual(server.connections.refusals["host-rate"], 2)
 
     def test_pending(self) -> None:
         """
@@ -400,8 +467,9 @@ class LimitTests(PairTestCase):
         self.assertTrue(self.tryFrom(network, "192.0.2.1"))
         self.assertTrue(self.tryFrom(network, "127.0.0.1"))
         refused = [e for e in self.entries(server) if e.event == "refused"]
-        self.assertEqual([e[0][1] for e in refused], [1, 2, 3])
+        self.assertEqual(refused[0][0][1], 1)
         self.assertIn("made room", refused[0].reason)
+        self.assertEqual(server.connections.refusals, {"made-room": 3})
 
     def test_madeRoom(self) -> None:
         """

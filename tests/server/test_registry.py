@@ -4,6 +4,8 @@ Tests for L{aesm.server.registry}.
 
 from __future__ import annotations
 
+from collections import deque
+from threading import Thread
 from typing import Any, cast
 
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
@@ -12,6 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from aesm.messages.address import addressOf
 from aesm.messages.stream import Arrivals, DataStream, Packet
+from aesm.server import registry
 from aesm.server.registry import MAX_ACTIVITY, Activity, Connections
 from aesm.trust.keys import PrivateKey
 from tests.support.helpers import bring
@@ -96,6 +99,65 @@ class ActivityLogTests(SynchronousTestCase):
         self.assertEqual(len(warnings), 1)
         self.assertEqual(warnings[0]["bound"], MAX_ACTIVITY)
 
+    def test_refusalsMakeRoom(self) -> None:
+        """
+        Refusals never push out who was accepted or lost, also where there is nobody
+        else; the order stays.
+        """
+        self.patch(registry, "MAX_ACTIVITY", 100)
+        connections = Connections()
+        for number in range(100):
+            self.record(connections, number, "lost")
+        self.record(connections, 100, "refused")
+        self.record(connections, 101, "lost")
+        entries = [entry for entry in iter(connections.activity, None) if entry]
+        self.assertEqual([e[2] for e in entries], [*range(1, 100), 101])
+        connections = Connections()
+        self.record(connections, 0, "accepted")
+        for number in range(1, 102):
+            self.record(connections, number, "refused")
+        self.record(connections, 102, "lost")
+        self.assertEqual(connections.activityDropped, 3)
+        times = [entry[2] for entry in iter(connections.activity, None) if entry]
+        self.assertEqual(times, [0.0, *range(4, 103)])
+
+    def test_takenMeanwhile(self) -> None:
+        """What another thread takes in between is looked for no more, nor dropped."""
+
+        class Taken(deque[Any]):
+            """Entries that somebody is faster to take."""
+
+            def popleft(self) -> Any:
+                """Find nothing."""
+                self.clear()
+                return super().popleft()
+
+        connections = Connections()
+        connections._activity = Taken()
+        self.record(connections, 1)
+        self.assertIsNone(connections.activity())
+        self.record(connections, 1)
+        connections._dropOldest()
+        self.assertEqual(connections.activityDropped, 0)
+
+    def test_threads(self) -> None:
+        """Entries may be taken in another thread while others are written."""
+        self.patch(registry, "MAX_ACTIVITY", 100)
+        connections, taken = Connections(), 0
+
+        def write() -> None:
+            for number in range(2000):
+                self.record(connections, number, ("lost", "refused")[number % 2])
+
+        writing = Thread(target=write)
+        with capturedLogs():
+            writing.start()
+            while writing.is_alive():
+                taken += connections.activity() is not None
+            writing.join()
+        taken += len(list(iter(connections.activity, None)))
+        self.assertEqual(taken + connections.activityDropped, 2000)
+
     def test_logged(self) -> None:
         """Each entry is one line of the log, with all of it in fields."""
         for event, level in (("refused", LogLevel.warn), ("accepted", LogLevel.info)):
@@ -108,6 +170,7 @@ class ActivityLogTests(SynchronousTestCase):
                 (event, "h:1", 2.5, event == "accepted"),
             )
             self.assertEqual((line["reason"], line["peer"]), ("why", str(KEY)))
+            self.assertEqual(line["times"], 1)
 
     def test_loggedString(self) -> None:
         """An address that is a string is logged as it is."""

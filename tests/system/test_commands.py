@@ -15,6 +15,7 @@ import os
 import pty
 import random
 import re
+import resource
 import selectors
 import signal
 import socket
@@ -26,7 +27,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from twisted.trial.unittest import SynchronousTestCase
+from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 import aesm
 from aesm.trust.keys import PSK, PrivateKey
@@ -760,6 +761,19 @@ class ServerTests(ProcessTestCase):
         self.assertEqual([entry["event"] for entry in entries], ["accepted", "lost"])
         key = PrivateKey.load(self.home / "state" / "client.key").publicKey
         self.assertEqual({entry["peer"] for entry in entries}, {str(key)})
+
+    def test_noCoreDumps(self) -> None:
+        """A server that crashes leaves no core, whatever the limit was before."""
+        limits = Path("/proc/self/limits")
+        if not limits.exists():  # pragma: no cover
+            raise SkipTest("no /proc to read a process's limits")
+        soft, hard = resource.getrlimit(resource.RLIMIT_CORE)
+        resource.setrlimit(resource.RLIMIT_CORE, (hard, hard))
+        self.addCleanup(resource.setrlimit, resource.RLIMIT_CORE, (soft, hard))
+        server, _ = self.serve()
+        theirs = Path(f"/proc/{server.process.pid}/limits").read_text()
+        self.assertRegex(theirs, r"(?m)^Max core file size +0 ")
+        self.assertStops(server)
 
     def test_open(self) -> None:
         """A server that is open to all beyond this machine says so."""

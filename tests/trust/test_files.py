@@ -43,6 +43,7 @@ from aesm.trust.files import (
     checkStatus,
     expanded,
     locked,
+    openToAppend,
     readFile,
     stateDirectory,
     writeFile,
@@ -610,6 +611,52 @@ class WriteFileTests(FilesTestCase):
         with locked(self.path):
             writeFile(self.path, b"newer", replace=True)
         self.assertEqual(self.path.read_bytes(), b"newer")
+
+
+class OpenToAppendTests(FilesTestCase):
+    """L{openToAppend} opens what only we write."""
+
+    def append(self, path: Path, words: bytes) -> None:
+        """Append a few bytes to a file."""
+        descriptor = openToAppend(path)
+        try:
+            os.write(descriptor, words)
+        finally:
+            os.close(descriptor)
+
+    def test_appends(self) -> None:
+        """A new file has mode 0600; what is there stays, and its mode."""
+        path = self.directory / "log"
+        self.append(path, b"a")
+        self.assertEqual(stat.S_IMODE(path.stat().st_mode), 0o600)
+        path.chmod(0o640)
+        self.append(path, b"b")
+        self.assertEqual(path.read_bytes(), b"ab")
+        self.assertEqual(stat.S_IMODE(path.stat().st_mode), 0o640)
+
+    def test_refuses(self) -> None:
+        """
+        What a link leads to, others can write to, or is no file is left alone, without
+        waiting, and nothing stays open.
+        """
+        other = self.directory / "other"
+        other.write_bytes(b"")
+        other.chmod(0o620)
+        link, fifo = self.directory / "link", self.directory / "fifo"
+        link.symlink_to(self.directory / "new")
+        os.mkfifo(fifo)
+        missing = self.directory / "missing" / "log"
+        before = os.listdir("/dev/fd")
+        for path in other, link, fifo, missing, self.directory:
+            self.assertRaises(KeyFileError, openToAppend, path)
+        with open(os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)):
+            self.assertRaises(KeyFileError, openToAppend, fifo)
+        self.assertFalse((self.directory / "new").exists())
+        self.assertEqual(len(os.listdir("/dev/fd")), len(before))
+
+    def test_device(self) -> None:
+        """It may be a device."""
+        self.append(Path(os.devnull), b"a")
 
 
 class LockedTests(FilesTestCase):
