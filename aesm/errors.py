@@ -352,3 +352,17 @@ def closedByUs(code: int, reason: str) -> ConnectionClosed:
     """
     words = f"we closed the connection (code {code}){quoted(reason)}"
     return ConnectionClosed(words, code, reason)
+
+
+def notAnswered(code: int, reason: str, timeout: float) -> ConnectionClosed:
+    """
+    Make the error for a peer that did not answer our CLOSE, or did not let us answer
+    its own.
+
+    @param code: our own.
+    @param timeout: seconds that it had.
+    """
+    return ConnectionClosed(
+        f"{closedByUs(code, reason)}; the peer did not answer within {timeout:g} "
+        "seconds, and may not have what it did not acknowledge"
+    )

@@ -51,16 +51,14 @@ from aesm.core.messages.states import CONVERSATION_TRANSITIONS, ConversationStat
 from aesm.errors import (
     AESMError,
     CloseCode,
-    ConnectionClosed,
     HeartbeatLost,
     ProtocolError,
-    closedByUs,
+    notAnswered,
 )
 
 __all__ = ["CLOSE_TIMEOUT", "Conversation"]
 
 CHATTER = 100  # frames that carry nothing, to be tolerated in advance
-MAX_CHATTER_RATE = 20.0  # of them a second
 PATIENT_CODES = (CloseCode.NORMAL, CloseCode.GOING_AWAY)  # all is sent before these
 CLOSE_TIMEOUT = 5.0  # seconds, docs/protocol.md, section 9; the channel's is its own
 SLOW_CLOSE_TIMEOUT = 30.0  # the same for who is closed because it does not read
@@ -275,23 +273,12 @@ class Conversation:
 
         @raise ProtocolError: there are too many.
         """
-        theirs = min(MAX_CHATTER_RATE, 2 / self.session.outbox.peer.heartbeat)
-        rate = max(1.0, theirs, 2 / self._settings.heartbeat)
+        rate = self._settings.chatterRate(self.session.outbox.peer)
         passed = self.lastHeard - self._tolerated
         self._patience = min(CHATTER, self._patience + passed * rate) - 1
         self._tolerated = self.lastHeard
         if self._patience < 0:
             raise ProtocolError("a flood of frames that carry nothing")
-
-    @property
-    def _longestSilence(self) -> float:
-        """
-        The seconds that a peer that is not done sending may hear nothing of us: half of
-        what either side takes for a silence, since what we say takes its time, too; but
-        no less than such a peer must tolerate.
-        """
-        theirs = self.session.outbox.peer.heartbeat
-        return max(min(self._settings.heartbeat, theirs) / 2, 1 / MAX_CHATTER_RATE)
 
     def _begin(self, hello: Hello) -> bool:
         """
@@ -379,9 +366,8 @@ class Conversation:
     @property
     def _closeTimeout(self) -> float:
         """How long the peer may take to let the connection close, seconds."""
-        if self._close[0] == CloseCode.SLOW_CONSUMER:
-            return SLOW_CLOSE_TIMEOUT
-        return CLOSE_TIMEOUT
+        slow = self._close[0] == CloseCode.SLOW_CONSUMER
+        return SLOW_CLOSE_TIMEOUT if slow else CLOSE_TIMEOUT
 
     @property
     def ended(self) -> bool:
@@ -443,7 +429,8 @@ class Conversation:
             ):
                 # The peer's PING would queue behind what it sends, and what came may
                 # not be handled for long: tell it in time that we are here.
-                self.signOfLifeBy = self.heardSince + self._longestSilence
+                silence = self._settings.longestSilence(session.outbox.peer)
+                self.signOfLifeBy = self.heardSince + silence
         if state is not _OPEN and self._closeDue():
             pieces.append(encodeClose(micros, *self._close))
             self._move("closeSent")
@@ -517,7 +504,8 @@ class Conversation:
             self._closeBy = max(self._closeBy, taken + self._closeTimeout)
             if now >= self._closeBy:
                 self._closeBy = math.inf
-                self._break(self._overdue(), now, events)
+                reason = notAnswered(*self._close[:2], self._closeTimeout)
+                self._break(reason, now, events)
             return events
         if self.state not in _LISTENING:
             return events
@@ -548,20 +536,7 @@ class Conversation:
 
     def _takesNothing(self, now: float, taken: int | None) -> bool:
         """Tell whether the peer takes nothing, for two heartbeats."""
-        if taken is None:
-            self._stuck = None
-        elif self._stuck is None or self._stuck[0] != taken:
-            self._stuck = taken, now
-        elif now >= self._stuck[1] + 2 * self._settings.heartbeat:
-            return True
-        return False
-
-    def _overdue(self) -> ConnectionClosed:
-        """
-        Say that the peer did not answer our CLOSE, or did not let us answer its own.
-        """
-        return ConnectionClosed(
-            f"{closedByUs(*self._close[:2])}; the peer did not answer within "
-            f"{self._closeTimeout:g} seconds, and may not have what it did not "
-            "acknowledge"
-        )
+        if self._stuck is None or self._stuck[0] != taken:
+            self._stuck = None if taken is None else (taken, now)
+        stuck = self._stuck
+        return stuck is not None and now >= stuck[1] + 2 * self._settings.heartbeat

@@ -29,6 +29,7 @@ DEFAULT_HEARTBEAT = 30.0  # seconds, docs/protocol.md, section 8
 DEFAULT_SEND_BUFFER = 64 << 20  # bytes, docs/protocol.md, section 7
 MAX_BYTES = (1 << 31) - 1  # of anything here: what a length in a BATCH can say
 
+MAX_CHATTER_RATE = 20.0  # frames that carry nothing, a second
 MAX_SECONDS = 1e9  # of a heartbeat
 SHORT_AGENT = 200  # characters that always fit, however JSON writes them
 MAX_KEY = 44  # characters of a key in text form
@@ -182,6 +183,22 @@ class ConversationSettings:
             nextKey=self.nextKey,
             resume=self.resume,
         )
+
+    def chatterRate(self, peer: Hello) -> float:
+        """
+        Tell how many frames that carry nothing a peer has reason to send a second:
+        twice as many as there are heartbeats of either side.
+        """
+        theirs = min(MAX_CHATTER_RATE, 2 / peer.heartbeat)
+        return max(1.0, theirs, 2 / self.heartbeat)
+
+    def longestSilence(self, peer: Hello) -> float:
+        """
+        Tell how many seconds a peer that is not done sending may hear nothing of us:
+        half of what either side takes for a silence, since what we say takes its time,
+        too; but no less than such a peer must tolerate.
+        """
+        return max(min(self.heartbeat, peer.heartbeat) / 2, 1 / MAX_CHATTER_RATE)
 
 
 def _refuseConstant(constant: str) -> NoReturn:
