@@ -58,6 +58,10 @@ BUDGET = 262144  # bytes of messages handed to the transport at once
 # The same at first after a cut, then doubled: over a link that is cut again and again
 # after a few KB, half a record is worth nothing.
 FIRST = 2048
+# Who comes back says so by an ACK.  Until then it gets pieces of so much, now and then:
+# to come back again and again, and to be cut off at the WELCOME, costs a peer nothing.
+UNHEARD = 32768  # bytes
+UNHEARD_DELAY = 0.02  # seconds
 FEW = 3  # events of one read: the ACK of a dialogue, a batch, and one that is not full
 
 _OPEN = CarrierState.OPEN
@@ -107,6 +111,7 @@ class AESMProtocol(Protocol):
         self._counted = 0  # messages that were sent before this turn
         self._writable = True  # the transport takes more, and has not been ended
         self._budget = BUDGET
+        self._heard = False  # anything came
         self._superseded: Callable[[], None]
         self._reason: AESMError | None = None
 
@@ -135,6 +140,7 @@ class AESMProtocol(Protocol):
         @param data: at least one byte.
         """
         now, conversation = self._clock.seconds(), self.conversation
+        self._heard = True
         if self.state is _OPEN:
             # The short way of a dialogue; _act does the same for whatever comes.
             messages = exchange(conversation, data, now)
@@ -378,7 +384,7 @@ class AESMProtocol(Protocol):
         for frames in conversation.takeFrames(micros or time_ns() // 1000, budget):
             self.transport.write(frames)
             size += len(frames)
-        if size and budget < BUDGET:
+        if size and budget < (BUDGET if self._heard else UNHEARD):
             self._budget *= 2
         if conversation.state is not _CONVERSATION_OPEN and conversation.ended:
             self._writable = False
@@ -390,7 +396,9 @@ class AESMProtocol(Protocol):
             and self._flushCall is None
             and conversation.sendable
         ):
-            self._flushCall = self._clock.callLater(0, self._flushDue)
+            unheard = budget == UNHEARD and not self._heard
+            delay = UNHEARD_DELAY if unheard else 0
+            self._flushCall = self._clock.callLater(delay, self._flushDue)
         if not size:
             owed = conversation.signOfLifeBy
             if owed is not None and owed < self._wakeAt:

@@ -208,6 +208,41 @@ class TakeOverTests(HubTestCase):
         self.assertIsNone(self.successResultOf(sent))
         self.assertEqual(self.take(self.near), ["kept"])
 
+    def test_unheard(self) -> None:
+        """
+        A client that comes back and says nothing gets what waits for it in pieces, now
+        and then, so that it costs little if it is cut at once; all the same it gets
+        it all.
+        """
+
+        @implementer(ISessionHandler)
+        class Stalling(Recorder):
+            """Hears nothing of a client that is back."""
+
+            def connectionDetached(self, connection: object, reason: object) -> None:
+                """Go on."""
+
+            def connectionAttached(self, connection: object) -> None:
+                """Nothing comes from now on."""
+                network.links[-1].toServer.stalled = True
+
+        self.begin(Stalling())
+        network = self.network
+        self.cut()
+        sent = [self.far.sendData(bytes(1000)) for _ in range(1000)]
+        network.advance(DELAY)
+        for _ in range(5):
+            self.network.advance(0)
+        pieces = len(self.near.retrieved)
+        self.assertTrue(20 < pieces < 150, pieces)
+        for _ in range(100):
+            self.network.advance(0.02)
+        self.assertEqual(len(self.near.retrieved), 1000)
+        network.links[-1].toServer.stalled = False
+        network.deliver()
+        for each in sent:
+            self.assertIsNone(self.successResultOf(each))
+
     def test_counted(self) -> None:
         """
         What was taken over counts until its transport is gone: so nobody has more
