@@ -102,9 +102,10 @@ class Inbox:
         """
         # The limit is compared with what came before the last message: that one may go
         # past it.  If it begins below the limit, so do those before it.
-        self.receivedCost += messages.cost
-        if self.receivedCost - messages.lastCost >= self.limit:
+        cost = self.receivedCost + messages.cost
+        if cost - messages.lastCost >= self.limit:
             raise ProtocolError(f"a message past the limit of {self.limit} bytes")
+        self.receivedCost = cost
         self.received += len(messages.data)
 
     def keep(self, count: int) -> None:

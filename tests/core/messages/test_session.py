@@ -46,8 +46,10 @@ class InboxTests(SynchronousTestCase):
                     inbox.receive(last)
                     self.assertEqual(inbox.received, len(sizes))
                 else:
+                    before = inbox.received, inbox.untaken
                     error = self.assertRaises(ProtocolError, inbox.receive, last)
                     self.assertIn("past the limit of 1000", str(error))
+                    self.assertEqual((inbox.received, inbox.untaken), before)
 
     def test_announced(self) -> None:
         """What counts is the limit that was announced, not the one that could be."""
