@@ -22,6 +22,9 @@ NAMES = (
     "hello",
     "keyfiles",
     "tokens",
+    "chat",
+    "stream",
+    "server",
 )
 
 
