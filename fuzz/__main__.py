@@ -1,7 +1,8 @@
 """
-Fuzz one target, guided by the coverage of C{aesm}::
+Fuzz one target, guided by the coverage of C{aesm}; or tell what the corpus reaches::
 
     python -m fuzz TARGET [libFuzzer's options]
+    python -m fuzz --coverage [TARGET ...]
 
 @see: U{https://github.com/google/atheris} and
     U{https://llvm.org/docs/LibFuzzer.html}
@@ -12,22 +13,38 @@ from __future__ import annotations
 import sys
 import tempfile
 
-import atheris
-
 from fuzz.targets import NAMES
-
-with atheris.instrument_imports(include=["aesm"]):
-    from fuzz.seeds import CORPUS
-    from fuzz.targets import target
 
 
 def main() -> None:
-    """Run libFuzzer; it ends the process."""
-    arguments = sys.argv[1:]
-    if not arguments or arguments[0] not in NAMES:
-        sys.exit(f"usage: python -m fuzz TARGET [options]; targets: {' '.join(NAMES)}")
-    name = arguments.pop(0)
+    """Do what the command line says."""
+    name, *arguments = sys.argv[1:] or [""]
+    if name == "--coverage" and set(arguments) <= set(NAMES):
+        # Not before: nothing of aesm may be imported yet, nor is atheris needed.
+        from fuzz.reach import report
+
+        sys.exit(report(arguments))
+    if name not in NAMES:
+        sys.exit(
+            "usage: python -m fuzz TARGET [options], or python -m fuzz --coverage "
+            f"[TARGET ...]; targets: {' '.join(NAMES)}"
+        )
+    fuzz(name, arguments)
+
+
+def fuzz(name: str, arguments: list[str]) -> None:
+    """
+    Run libFuzzer; it ends the process.
+
+    @param name: the target.
+    @param arguments: libFuzzer's.
+    """
+    import atheris
+
     with atheris.instrument_imports(include=["aesm"]):
+        from fuzz.seeds import CORPUS
+        from fuzz.targets import target
+
         run = target(name).run
     folders = (
         []
@@ -37,7 +54,10 @@ def main() -> None:
             str(CORPUS / name),
         ]
     )
-    atheris.Setup([sys.argv[0], *arguments, *folders], run)
+    # A disk without room is made by a limit on the size of files, whose signal Python
+    # ignores and libFuzzer would take for a crash.
+    options = ["-handle_xfsz=0", *arguments]
+    atheris.Setup([sys.argv[0], *options, *folders], run)
     atheris.Fuzz()
 
 

@@ -5,15 +5,35 @@ fit into a few seconds, the same ones each time.
 
 from __future__ import annotations
 
+import base64
+import contextlib
+import gc
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
 from random import Random
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from aesm import cipher
+from aesm.chat import client, rules
+from aesm.cipher import Cipher
+from aesm.core.channel.channel import Channel
+from aesm.core.messages.conversation import Conversation
+from aesm.core.messages.frames import Ack, Messages
+from aesm.core.messages.hello import Hello
+from aesm.core.messages.outbox import Outbox
+from aesm.core.messages.session import Inbox
+from aesm.errors import DecryptionError
+from aesm.messages.budget import Budget
+from aesm.secure.transport import SecureTransport
+from aesm.server.sessions import Sessions, isResumed
 from fuzz.script import Script, altered
 from fuzz.seeds import inputs
 from fuzz.targets import NAMES, target
 
-MUTATIONS = {"keyfiles": 150, "handshake": 300, "offer": 300}  # the slow ones
+MUTATIONS = {"server": 60, "keyfiles": 150, "handshake": 300, "offer": 300}  # the slow
 PLENTY = 800  # mutations of each other target
 
 INTERESTING = (b"\0", b"\xff", b"\x7f", b"\x80", b"\xff\xff", b"\0\0\0\0", b"\n", b"=")
@@ -100,10 +120,189 @@ class TargetTests(SynchronousTestCase):
         """Only tokens that were made with the key decrypt."""
         self.check("tokens")
 
+    def test_chat(self) -> None:
+        """Whatever members write, the others see lines, and the terminal text."""
+        self.check("chat")
+
+    def test_stream(self) -> None:
+        """A byte stream arrives as far as it was written, and its end behind it."""
+        self.check("stream")
+
+    def test_server(self) -> None:
+        """A server keeps its promises to honest clients, whatever strangers do."""
+        self.check("server")
+
     def test_all(self) -> None:
         """No target is left out."""
         methods = {name.removeprefix("test_") for name in dir(self)}
         self.assertLessEqual(set(NAMES), methods)
+
+
+class PlantedTests(SynchronousTestCase):
+    """The corpus finds what the targets are there to find."""
+
+    def finds(self, name: str, owner: object, attribute: str, fault: object) -> None:
+        """
+        Check that a fault breaks an invariant.
+
+        @param name: the target.
+        @param owner: what has the fault.
+        @param attribute: where.
+        @param fault: what is there instead.
+        """
+        self.patch(owner, attribute, fault)
+        run = target(name).run
+        with self.assertRaises(AssertionError):
+            for data in inputs(name):
+                run(data)
+        gc.collect()  # the run was left in its middle: what it says then is not news
+        self.flushLoggedErrors()
+
+    def test_acknowledgedTooEarly(self) -> None:
+        """A server's ACK counts one message more than it keeps."""
+        takeAck = Inbox.takeAck
+
+        def early(inbox: Inbox) -> Ack | None:
+            """Count one too many."""
+            ack = takeAck(inbox)
+            if ack is None:
+                return None
+            return Ack(min(ack.count + 1, inbox.received), ack.limit)
+
+        self.finds("server", Inbox, "takeAck", early)
+
+    def test_sentAgain(self) -> None:
+        """A session goes on where it was acknowledged, not where it was received."""
+        resume = Outbox.resume
+
+        def stubborn(outbox: Outbox, peer: Hello) -> None:
+            """Ignore what the peer has."""
+            resume(outbox, replace(peer, received=outbox.acknowledged))
+
+        self.finds("server", Outbox, "resume", stubborn)
+
+    def test_sessionOfOthers(self) -> None:
+        """A session is given to any key that knows its name."""
+
+        def find(sessions: Sessions, hello: Hello, peer: object) -> object:
+            """Look at the name only."""
+            connection = sessions._byName.get(hello.session)
+            if connection is None or not isResumed(connection, hello):
+                return None
+            return connection
+
+        self.finds("server", Sessions, "find", find)
+
+    def test_budgetKept(self) -> None:
+        """What a connection held is not given back to the budget."""
+        account = Budget.account
+
+        def greedy(budget: Budget, more: int) -> None:
+            """Take, and give nothing back."""
+            account(budget, max(0, more))
+
+        self.finds("server", Budget, "account", greedy)
+
+    def test_unboundedWindow(self) -> None:
+        """A message past the limit is taken."""
+
+        def receive(inbox: Inbox, messages: Messages) -> None:
+            """Take everything."""
+            inbox.receivedCost += messages.cost
+            inbox.received += len(messages.data)
+
+        self.finds("server", Inbox, "receive", receive)
+
+    def test_unexpected(self) -> None:
+        """A frame raises what nobody expects."""
+        self.finds("server", Conversation, "_takeOther", lambda *arguments: 1 / 0)
+
+    def test_escapes(self) -> None:
+        """A screen lets ESC through."""
+        self.finds("chat", client, "escape", lambda text: text)
+
+    def test_forgedLines(self) -> None:
+        """The rules let a line end within what somebody said."""
+        self.finds("chat", rules, "oneLine", lambda text: text)
+
+    def test_sameNames(self) -> None:
+        """The rules take names for different that look the same."""
+        self.finds("chat", rules, "foldName", lambda name: name)
+
+    def test_history(self) -> None:
+        """A room remembers everything."""
+        self.finds("chat", rules, "HISTORY_LINES", 10**6)
+
+    def test_silentLeave(self) -> None:
+        """Nobody is told who leaves a room."""
+        tellRoom = rules.Chat._tellRoom
+
+        def silent(chat: rules.Chat, room: rules._Room, line: str) -> None:
+            """Tell everything else."""
+            if not line.startswith("leave "):
+                tellRoom(chat, room, line)
+
+        self.finds("chat", rules.Chat, "_tellRoom", silent)
+
+    def test_pauseIgnored(self) -> None:
+        """A stream goes on to one who has paused."""
+        self.finds("stream", SecureTransport, "pauseProducing", lambda transport: None)
+
+    def test_pausedReordered(self) -> None:
+        """What came while one had paused comes in another order."""
+
+        def take(transport: SecureTransport) -> Iterator[object]:
+            """Take the newest first."""
+            while transport._inbound and not transport.paused:
+                yield transport._inbound.pop()
+
+        self.finds("stream", SecureTransport, "_takePaused", take)
+
+    def test_cutIsEnd(self) -> None:
+        """A stream whose transport has ended, but not the stream, looks whole."""
+        self.finds("stream", Channel, "transportEnded", lambda channel: [])
+
+    def test_associatedData(self) -> None:
+        """A token decrypts with any associated data."""
+        decrypt = Cipher.decryptBytes
+
+        def careless(cipher: Cipher, token: bytes | str, data: bytes = b"") -> bytes:
+            """Try all that there are."""
+            for each in (b"associated", b"", data):
+                with contextlib.suppress(DecryptionError):
+                    return decrypt(cipher, token, each)
+            return decrypt(cipher, token, data)
+
+        self.finds("tokens", Cipher, "decryptBytes", careless)
+
+    def test_otherSpellings(self) -> None:
+        """A token has several spellings."""
+
+        def decode(token: bytes | str) -> bytes:
+            """Decode what can be decoded."""
+            text = token.encode() if isinstance(token, str) else token
+            try:
+                return base64.urlsafe_b64decode(text + b"==")
+            except ValueError:
+                raise DecryptionError("no base64") from None
+
+        self.finds("tokens", cipher, "_decodeToken", decode)
+
+
+class CoverageTests(SynchronousTestCase):
+    """What the corpus reaches can be asked for."""
+
+    def test_printed(self) -> None:
+        """Each target has a line of what it reaches, and each package how far."""
+        asked = subprocess.run(
+            [sys.executable, "-m", "fuzz", "--coverage", "tokens"],
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        self.assertEqual((asked.returncode, asked.stderr), (0, ""))
+        self.assertRegex(asked.stdout, r"\ntokens +\d+ +\d+ +\d+ +cipher \d+")
+        self.assertRegex(asked.stdout, r"\ncipher +\d+ +\d+%\n")
 
 
 class ScriptTests(SynchronousTestCase):
