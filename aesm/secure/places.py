@@ -242,6 +242,10 @@ class Places:
             return None
         return next(filter(self._canYield, keys.of(richest)), None)
 
+    def ofKey(self, key: PublicKey) -> list[Hashable]:
+        """List those who are in of one key, the oldest first."""
+        return self._keys.of(key)
+
     def enter(self, member: Hashable, host: str | None, key: PublicKey | None) -> None:
         """Count a connection that is in."""
         self._hosts.add(member, host)
@@ -313,7 +317,7 @@ class Shares(Generic[_Member, _Owner]):
 
     def of(self, owner: _Owner) -> list[_Member]:
         """List the members that somebody has, the oldest first."""
-        return list(self._members[owner])
+        return list(self._members.get(owner, ()))
 
     def add(self, member: _Member, owner: _Owner) -> None:
         """Give a member to somebody, and take it from whoever has it."""

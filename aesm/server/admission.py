@@ -179,11 +179,23 @@ class Admission:
         replaced = others if self._perKey == "replace" else []
         # It needs no room if its key gives up a place: that of a connection which it
         # replaces, or whose session goes on.
-        if any(c.isAttached for c in (*replaced, *resumed)):
+        if any(c.isAttached for c in (*replaced, *resumed)) and not (
+            refusal is not None and self._isLeaving(publicKey)
+        ):
             return replaced, None
         if refusal is not None:
             raise Refused(refusal, Kind.TOO_MANY)
         return replaced, yielding
+
+    def _isLeaving(self, publicKey: PublicKey) -> bool:
+        """
+        Tell whether a key has yet to leave a place that it has given up: one who does
+        not read takes seconds for that, and could give up the same one over and over.
+        """
+        return any(
+            not isinstance(member, Connection) or member.isEnding
+            for member in self._places.ofKey(publicKey)
+        )
 
     def enter(self, connection: Connection, address: Address) -> None:
         """Count a connection."""

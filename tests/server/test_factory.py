@@ -768,6 +768,26 @@ class PerKeyTests(PairTestCase):
         events = [entry.event for entry in self.entries(server)]
         self.assertEqual(sorted(events), ["accepted", "accepted", "lost"])
 
+    def test_replaceWhileLeaving(self) -> None:
+        """
+        Where all places are taken, one key gives up one place at a time: connections
+        that do not end, since their client does not read, are no places to give.
+        """
+        network, server = self.serve(perKey="replace", maxConnections=2)
+        key = PrivateKey.generate()
+        self.join(network)
+        # They begin while there is room, and finish their handshakes one by one.
+        connecting = [self.connecting(network, key=key) for _ in range(3)]
+        for link in network.links[1:]:
+            for _ in range(9):
+                link.deliver()
+                network.clock.advance(0)
+            link.toServer.stalled = True
+        self.assertClosed(connecting.pop(), 1013)
+        for accepted in connecting:
+            self.successResultOf(accepted)
+        self.assertIn("maxConnections", self.entries(server)[-1].reason)
+
     def test_replaceUnread(self) -> None:
         """What the first had sent can still be read."""
         network, server = self.serve(perKey="replace")
