@@ -298,7 +298,9 @@ class _World:
         assert len(factory._handshaking) <= _MAX_PENDING, "too many handshakes"
         connections = list(self.server.connections.values())
         attached = sum(connection.isAttached for connection in connections)
-        assert attached <= self.maxConnections, "too many connections"
+        # A key that takes the place of its own connection has both for a while.
+        most = self.maxConnections + len({each.peer for each in connections})
+        assert attached <= most, "too many connections"
         waiting = sum(
             not connection.isAttached and not connection.isOver
             for connection in connections
@@ -645,7 +647,8 @@ class _World:
 
     def strangerCloses(self, script: Script) -> None:
         """A stranger closes."""
-        code = (1000, 1001, 4001, script.number(2))[script.number() & 3]
+        code, which = script.number(2), script.number()
+        code = (1000, 1001, 4001, code)[which & 3]
         self._says(script, lambda stranger: encodeClose(7, code, "bye"))
 
     def strangerEnds(self, script: Script) -> None:
@@ -750,7 +753,9 @@ def seeds() -> Iterator[bytes]:
     """Make days in the life of a server, good ones and bad ones."""
     for ways in (0x06, 0x48, 0x9E, 0x2F):
         for name, day in _days().items():
-            bounds = {"crowd": 0x04, "burst": 0x01, "rude": 0x20}.get(name, 0)
+            bounds = {"crowd": 0x04, "burst": 0x01, "full": 0x01, "rude": 0x20}.get(
+                name, 0
+            )
             yield bytes([ways, bounds]) + day
     days = _days()
     for bounds in (0x02, 0x08, 0x10):
@@ -773,11 +778,11 @@ def _days() -> dict[str, bytes]:
     everybody = do(W.serverSends, 0x80, 5)
     take = do(W.serverTakes, 9) + do(W.clientTakes, 0, 9) + do(W.clientTakes, 1, 9)
     ask = b"".join(do(W.clientAsks, which, how) for which in (0, 1) for how in range(5))
-    come, shake = do(W.strangerComes, 0), do(W.strangerShakes, 0, 1, 16, 0)
+    come, shake = do(W.strangerComes, 0), do(W.strangerShakes, 0, 0, 1, 16, 0)
     talk = both + settle + take + everybody + settle + take
     hostile = shake + settle
     frames = b"".join(
-        hostile + do(W.strangerFrame, kind, 7, size) + bytes(size) + settle
+        hostile + do(W.strangerFrame, kind, 0, 7, size) + bytes(size) + settle
         for kind in range(len(FrameType))
         for size in (0, 16)
     )
@@ -872,11 +877,23 @@ def _days() -> dict[str, bytes]:
         + do(W.clientSends, 0, 250)
         + do(W.serverSends, 1, 252)
         + hostile
-        + do(W.strangerBatch, 19, 20)
+        + do(W.strangerBatch, 19, 20, 0)
         + settle
         + (up + down) * 6
         + settle
         + talk,
+        "full": talk
+        + do(W.stall, 0, 0)
+        + do(W.stall, 1, 0)
+        + (do(W.serverSends, 0, 201) + do(W.serverSends, 1, 201)) * 2
+        + hostile
+        + do(W.strangerBatch, 9, 20, 0)
+        + settle
+        + do(W.clientEnds, 0, 1)
+        + hostile
+        + do(W.strangerBatch, 9, 20, 0)
+        + settle
+        + later,
         "crowd": (come + shake) * 9 + settle + talk + later,
         "rude": come
         + do(W.strangerLies, 0, 3)
@@ -920,19 +937,27 @@ def _days() -> dict[str, bytes]:
         + do(W.serverSends, 2, 1)
         + do(W.strangerEnds, 0, 3)
         + b"".join(
-            do(W.strangerShakes, how, 1, 0, 9)
+            do(W.strangerShakes, 0, how, 1, 0, 9)
             + settle
             + do(W.strangerBatch, 2, 1, 0)
             + settle
             + do(W.strangerEnds, 0, 3)
             for how in range(5)
         )
-        + do(W.strangerShakes, 5, 2, 0, 0)
+        + do(W.strangerShakes, 0, 5, 2, 0, 0)
         + b"{}"
         + settle
         + later,
+        "thief": talk
+        + do(W.stall, 0, 0)
+        + down * 4
+        + settle
+        + b"".join(
+            do(W.strangerShakes, 0, 2, number, 0, 0) + settle for number in range(8)
+        ),
         "bye": b"".join(
-            hostile + do(W.strangerCloses, code) + settle for code in range(4)
+            hostile + do(W.strangerCloses, 0x0F, 0xA1, code, 0) + settle
+            for code in range(4)
         )
         + b"".join(hostile + do(W.strangerEnds, 0, how) + settle for how in range(4)),
     }
