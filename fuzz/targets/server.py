@@ -299,8 +299,8 @@ class _World:
         connections = list(self.server.connections.values())
         attached = sum(connection.isAttached for connection in connections)
         # A key that takes the place of its own connection has both for a while.
-        most = self.maxConnections + len({each.peer for each in connections})
-        assert attached <= most, "too many connections"
+        places = self.maxConnections + len({each.peer for each in connections})
+        assert attached <= places, "too many connections"
         waiting = sum(
             not connection.isAttached and not connection.isOver
             for connection in connections
