@@ -51,7 +51,6 @@ class Stranger(Protocol):
     A peer that says what it is told to: anything at all before the handshake, and in
     the channel that its key opens.
 
-    @ivar secrets: whether these data are for others.
     @ivar welcome: what the server said of itself, or None.
     @ivar received: how many messages came.
     """
