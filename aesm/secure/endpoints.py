@@ -71,7 +71,7 @@ def wrapServerEndpoint(
         C{checkClient}, or None to let any key in.  A key that is taken out of
         the file is disconnected.
     @param maxConnections: connections in all; None for as many as the limit on open
-        files allows, and no more than 4,096.
+        files allows, and no more than 65,536.
     @param maxConnectionsPerHost: connections of one host, IPv6 by /64; None for a
         quarter of C{maxConnections}, and at least 8.
     @param handshakesPerHost: handshakes of one host, a second.

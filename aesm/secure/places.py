@@ -53,7 +53,7 @@ __all__ = [
 
 _log = Logger(namespace="aesm.server")
 
-MAX_CONNECTIONS = 4096  # where it is not said how many, and files allow more
+MAX_CONNECTIONS = 65_536  # where it is not said how many, and files allow more
 SHARE = 4  # one host, or one key, has a quarter
 MIN_SHARE = 8  # connections, where a quarter is less
 HANDSHAKES_PER_HOST = 100.0  # a second
@@ -85,7 +85,7 @@ class Places:
     ) -> None:
         """
         @param maxConnections: None for as many as the limit on open files allows, and
-            no more than 4,096.
+            no more than 65,536.
         @param maxConnectionsPerHost: None for a quarter of those that files allow, and
             at least 8.
         @param handshakesPerHost: a second.

@@ -146,7 +146,7 @@ class AESMServerFactory(SecureFactory):
         @param handler: an L{IMessageHandler} or an L{IMessageHandlerMaker}; None
             leaves packets in the connections' streams.
         @param maxConnections: connections in all; None for as many as the limit
-            on open files allows, and no more than 4,096.
+            on open files allows, and no more than 65,536.
         @param maxConnectionsPerHost: connections of one host, IPv6 by /64; None for a
             quarter of C{maxConnections}, and at least 8.
         @param handshakesPerHost: handshakes of one host, a second.

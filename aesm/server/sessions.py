@@ -14,7 +14,6 @@ has waited longest.
 from __future__ import annotations
 
 import math
-from collections import Counter
 from typing import TYPE_CHECKING
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -65,7 +64,9 @@ class Sessions:
         self._byName: dict[str, Connection] = {}
         # Until when; all wait equally long, so that the first one's time is up first.
         self._waiting: dict[Connection, float] = {}
-        self._keys: Shares[Connection, PublicKey] = Shares()  # whose they are
+        # Whose they are.
+        self._keys: Shares[Connection, PublicKey] = Shares()
+        self._hosts: Shares[Connection, str] = Shares()
         self._timer: IDelayedCall | None = None
 
     def add(self, connection: Connection) -> None:
@@ -101,6 +102,7 @@ class Sessions:
         self._waiting.pop(connection, None)  # it goes behind all others
         self._waiting[connection] = self._clock.seconds() + self.grace
         self._keys.add(connection, connection.peer)
+        self._hosts.add(connection, _hostOf(connection))
         if len(self._waiting) > self._most:
             self.end(self._leastMissed(), "too many sessions wait for their clients")
         self._schedule()
@@ -109,19 +111,16 @@ class Sessions:
         """Wait no longer for a client."""
         self._waiting.pop(connection, None)
         self._keys.discard(connection)
+        self._hosts.discard(connection)
         self._schedule()
 
     def _leastMissed(self) -> Connection:
         """Tell which session is to make room for another."""
-        richest = self._keys.largest
-        if self._keys.count(richest) > 1:
-            waiting = self._keys.of(richest)
-            return next((each for each in waiting if not each.held), waiting[0])
-        # No key has more than one.  Where anybody may make keys, that says little.
-        hosts = Counter(map(_hostOf, self._waiting))
-        return min(
-            self._waiting, key=lambda each: (each.held > 0, -hosts[_hostOf(each)])
-        )
+        key, host = self._keys.largest, self._hosts.largest
+        # Where no key has more than one, that says little: anybody may make keys.
+        several = self._keys.count(key) > 1
+        waiting = self._keys.of(key) if several else self._hosts.of(host)
+        return next((each for each in waiting if not each.held), waiting[0])
 
     def stop(self) -> None:
         """Wait for nobody any more."""

@@ -498,8 +498,8 @@ class FilesTests(SynchronousTestCase):
         self.patch(module, "filesForConnections", lambda: inside + handshakes)
 
     def test_default(self) -> None:
-        """By default there are as many places as files, and no more than 4,096."""
-        for files, most in ((36, 36), (4095, 4095), (4097, 4096)):
+        """By default there are as many places as files, and no more than 65,536."""
+        for files, most in ((36, 36), (65535, 65535), (65537, 65536)):
             self.limit(files, 8)
             self.assertEqual(makePlaces(None).maxConnections, most)
 
