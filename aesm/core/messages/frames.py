@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import sys
 from array import array
+from codecs import getincrementaldecoder
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -54,6 +55,7 @@ MAX_BATCH = 65506  # bytes that a BATCH's messages count, so that it fits a reco
 # so that a window bounds memory even if all messages are empty.
 MESSAGE_OVERHEAD = 64  # bytes
 BINARY_BIT = 1 << 31  # in a length of a BATCH
+LARGE_TEXT = 65536  # bytes; a text that is not ASCII is decoded in such pieces
 
 _HEADER = Struct(">IBQ")  # length, type, time
 _ACK = Struct(">QQ")
@@ -274,10 +276,30 @@ def textOf(body: bytes) -> str | EncodedText:
     @raise InvalidText: it is not UTF-8.
     """
     # One emoji, and each character of a str takes four bytes.
+    if body.isascii():
+        return body.decode("ascii")
+    if len(body) > LARGE_TEXT:
+        _checkText(body)
+        return EncodedText(body)
     text = decodeText(body)
-    if text.isascii() or getsizeof(text) <= 1.5 * (len(body) + MESSAGE_OVERHEAD):
+    if getsizeof(text) <= 1.5 * (len(body) + MESSAGE_OVERHEAD):
         return text
     return EncodedText(body)
+
+
+def _checkText(body: bytes) -> None:
+    """
+    Validate a large text without decoding all of it at once.
+
+    @raise InvalidText: it is not UTF-8.
+    """
+    decoder, view = getincrementaldecoder("utf-8")(), memoryview(body)
+    try:
+        for start in range(0, len(body), LARGE_TEXT):
+            decoder.decode(view[start : start + LARGE_TEXT])
+        decoder.decode(b"", final=True)
+    except UnicodeDecodeError as error:
+        raise InvalidText(f"text that is not UTF-8: {error.reason}") from None
 
 
 def decoded(data: str | bytes) -> str | bytes:

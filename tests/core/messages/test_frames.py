@@ -16,6 +16,7 @@ from aesm.core.channel.framing import MAX_PLAINTEXT
 from aesm.core.messages.framereader import FrameReader
 from aesm.core.messages.frames import (
     BINARY_BIT,
+    LARGE_TEXT,
     MAX_BATCH,
     MAX_CONTROL,
     MAX_OBJECT,
@@ -35,6 +36,7 @@ from aesm.core.messages.frames import (
     encodeBatch,
     encodeClose,
     encodeFrame,
+    textOf,
 )
 from aesm.errors import InvalidText, MessageTooBig, ProtocolError
 from tests.support.helpers import chunkSizes, pieces
@@ -356,6 +358,20 @@ class BatchTests(_ReadingCase):
             assert isinstance(frame, Messages)
             self.assertEqual(frame.data, (text,))
         self.refuses(framed(1, body + b"\xff"), InvalidText, "not UTF-8")
+
+    def test_largeText(self) -> None:
+        """
+        A large text is validated piece by piece, wherever a character is cut, and stays
+        encoded.
+        """
+        for lead in range(5):
+            body = b"a" * (LARGE_TEXT - lead) + "\U0001f600".encode() * 3
+            self.assertIs(type(textOf(body)), EncodedText)
+            self.assertEqual(textOf(body), body)
+            for wrong in (*INVALID, body[-4:-1]):
+                self.assertRaises(InvalidText, textOf, body + wrong)
+                self.assertRaises(InvalidText, textOf, body[:-12] + wrong + body)
+        self.assertIs(type(textOf(b"a" * LARGE_TEXT * 2)), str)
 
     def test_batchCounts(self) -> None:
         """
