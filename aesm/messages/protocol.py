@@ -43,7 +43,7 @@ from aesm.core.messages.events import (
     Event,
     PeerClosed,
 )
-from aesm.core.messages.frames import MESSAGE_OVERHEAD, Messages
+from aesm.core.messages.frames import HEADER_SIZE, MESSAGE_OVERHEAD, Messages
 from aesm.core.messages.states import ConversationState
 from aesm.errors import AESMError, ConnectionClosed, HeartbeatLost, closedByUs
 from aesm.messages.connection import Connection
@@ -62,6 +62,11 @@ FIRST = 2048
 # to come back again and again, and to be cut off at the WELCOME, costs a peer nothing.
 UNHEARD = 32768  # bytes
 UNHEARD_DELAY = 0.02  # seconds
+# Small frames, of which a record holds thousands, are read in pieces of so many bytes,
+# so that others have their turn; of large ones each piece would be one copy more.
+PIECE = 8192  # bytes
+MANY = 64  # small frames
+DENSE = 64  # bytes of each
 FEW = 3  # events of one read: the ACK of a dialogue, a batch, and one that is not full
 
 _OPEN = CarrierState.OPEN
@@ -112,6 +117,7 @@ class AESMProtocol(Protocol):
         self._writable = True  # the transport takes more, and has not been ended
         self._budget = BUDGET
         self._heard = False  # anything came
+        self._dense = False  # what came last was many small frames
         self._superseded: Callable[[], None]
         self._reason: AESMError | None = None
 
@@ -157,7 +163,13 @@ class AESMProtocol(Protocol):
                     self.busy = False
                 self._respond(now)
                 return
-        self._act(conversation.receive(data, now))
+        if self._dense and len(data) > PIECE:
+            self.transport.giveBack(data[PIECE:])
+            data = data[:PIECE]
+        events = conversation.receive(data, now)
+        if len(data) > MANY * HEADER_SIZE:  # else there cannot be many
+            self._dense = len(events) > MANY and len(events) * DENSE > len(data)
+        self._act(events)
         self._respond(now)
 
     def connectionLost(self, reason: Failure | None = None) -> None:

@@ -225,6 +225,21 @@ class SecureTransport:
         """
         return takenSoFar(self._secure.transport)
 
+    def giveBack(self, data: bytes) -> None:
+        """
+        Take bytes back that were delivered, to deliver them again in the next turn of
+        the event loop, before all others.
+
+        @param data: at least one byte.
+        """
+        if self.disconnecting:
+            return
+        if self._inbound is _NOTHING:
+            self._inbound = deque()
+        self._inbound.appendleft(data)
+        self.moreToRead = True
+        self.readLater()
+
     def startSlowly(self) -> None:
         """
         Begin with small records, on a connection like one that was cut.
@@ -414,7 +429,9 @@ class SecureTransport:
     def _takePaused(self) -> Iterator[bytes | EndOfStream]:
         """Take what came while reading was paused, until it is paused again."""
         while self._inbound and not self.paused:
-            yield self._inbound.popleft()
+            event = self._inbound.popleft()
+            self.moreToRead = bool(self._inbound) or self._secure.channel.more
+            yield event
         if not self._inbound:
             self._inbound = _NOTHING
 

@@ -6,6 +6,7 @@ beside messages: close, heartbeat, and what breaks the rules.
 from __future__ import annotations
 
 import time
+from itertools import pairwise
 from typing import Any
 from unicodedata import category
 
@@ -27,9 +28,11 @@ from aesm import (
 )
 from aesm.core.messages.conversation import ACK_DELAY
 from aesm.core.messages.frames import FrameType, encodeAck, encodeClose, encodeFrame
+from aesm.core.messages.states import ConversationState
 from aesm.messages.owner import ConnectionOwner
 from aesm.messages.protocol import AESMProtocol
 from aesm.testing import ConnectedPair
+from tests.support.helpers import oneTurn
 from tests.support.pairs import PairTestCase, Recorder
 
 EVIL = "a\nb\rc\x1b[31m\u2028\u2029\u0085\u202e\0"
@@ -583,3 +586,59 @@ class OwnerTests(PairTestCase):
         packet = pair.accepted.retrieved.getData()
         assert packet is not None
         self.assertLess(abs(packet.time - time.time()), 600)
+
+
+class DenseTests(PairTestCase):
+    """Of many small frames not all are read at once."""
+
+    def test_pieces(self) -> None:
+        """
+        Once a peer sends such, each turn reads some of them, in order, however the
+        records were cut; what large frames follow is read at once again.
+        """
+        pair = self.pair()
+        inner = innerOf(pair)
+        stream = b"".join(
+            encodeFrame(FrameType.TEXT, number, b"%d" % number)
+            for number in range(9000)
+        )
+        inner.dataReceived(stream[:2000])
+        self.assertEqual(pair.accepted.session.inbox.received, 131)
+        deliver = inner.transport._secure.act
+        deliver([stream[2000:60_000], stream[60_000:]])
+        counts = [pair.accepted.session.inbox.received]
+        while pair.clock.getDelayedCalls() and counts[-1] < 9000:
+            oneTurn(pair.clock)
+            counts.append(pair.accepted.session.inbox.received)
+        steps = [after - before for before, after in pairwise(counts)]
+        self.assertLess(max(steps), 700)
+        self.assertEqual(counts[-1], 9000)
+        texts = [str(packet.data) for packet in pair.accepted.retrieved]
+        self.assertEqual(texts, [str(number) for number in range(9000)])
+        large = encodeFrame(FrameType.BINARY, 1, bytes(60_000))
+        for _ in range(2):
+            deliver([large])
+            oneTurn(pair.clock)
+        deliver([large])
+        self.assertEqual(pair.accepted.session.inbox.received, 9003)
+        pair.deliver()
+
+    def test_closed(self) -> None:
+        """A CLOSE behind them is heard in its turn, and an abort ends it all."""
+        for abort in (False, True):
+            pair = self.pair()
+            inner = innerOf(pair)
+            stream = encodeFrame(FrameType.TEXT, 1, b"") * 4000
+            inner.dataReceived(stream[:2000])
+            inner.transport._secure.act([stream[2000:] + encodeClose(1, 1000, "done")])
+            self.assertFalse(pair.accepted.isClosing)
+            pair.network.links[0].toClient.stalled = True
+            if abort:
+                pair.accepted.abort()
+            for _ in range(10):
+                oneTurn(pair.clock)
+            if abort:
+                self.assertLess(pair.accepted.session.inbox.received, 2000)
+            else:
+                self.assertEqual(len(pair.accepted.retrieved), 4000)
+                self.assertIs(inner.conversation.state, ConversationState.CLOSED)

@@ -179,7 +179,7 @@ def oneTurn(clock: Clock) -> None:
     Call what is due now, but not what that schedules, as a reactor does in one turn of
     its event loop; C{Clock.advance} calls both.
     """
-    for call in clock.getDelayedCalls():
+    for call in list(clock.getDelayedCalls()):
         if call.active() and call.getTime() <= clock.seconds():
             work = partial(call.func, *call.args, **call.kw)  # type: ignore[attr-defined]
             call.cancel()
