@@ -307,6 +307,9 @@ class TakeTests(SynchronousTestCase):
         outbox.drop()
         self.assertEqual((outbox.keptCost, outbox.unsent, outbox.count), (0, False, 3))
         self.assertEqual(taken(outbox), [])
+        for number in (1, 2):  # it may still say what it has, until it is gone
+            self.assertFalse(outbox.acknowledge(Ack(number, PLENTY)))
+        self.assertEqual((outbox.keptCost, outbox.keptMemory), (0, 0))
 
 
 class AcknowledgeTests(SynchronousTestCase):
