@@ -31,6 +31,7 @@ from noise.state import CipherState, SymmetricState
 
 TEXT, BINARY, WELCOME, BATCH, REST, CLOSE, PING, PONG, ACK = 1, 2, 3, 4, 5, 8, 9, 10, 11
 MAX_PLAINTEXT = 65519
+REKEY = 65536  # records (section 4)
 TIMEOUT = 60.0  # seconds for any one read
 
 
@@ -75,6 +76,14 @@ class Classical:
     def open(self, ciphertext: bytes) -> bytes:
         """Decrypt one record."""
         return bytes(self.noise.decrypt(ciphertext))
+
+    def rekeySending(self) -> None:
+        """Change the key of what we send."""
+        self.noise.rekey_outbound_cipher()
+
+    def rekeyReceiving(self) -> None:
+        """Change the key of what we receive."""
+        self.noise.rekey_inbound_cipher()
 
 
 class Hybrid:
@@ -149,9 +158,17 @@ class Hybrid:
         """Decrypt one record."""
         return bytes(self.receiving.decrypt_with_ad(b"", ciphertext))
 
+    def rekeySending(self) -> None:
+        """Change the key of what we send."""
+        self.sending.rekey()
+
+    def rekeyReceiving(self) -> None:
+        """Change the key of what we receive."""
+        self.receiving.rekey()
+
 
 class Refused(Exception):
-    """The server refused the offer; says why."""
+    """The server refused the offer, or said CLOSE instead of WELCOME; says why."""
 
 
 class Stream:
@@ -167,6 +184,7 @@ class Stream:
         application: str = "aesm",
         key: bytes | None = None,
         payload: bytes = b"",
+        connected: socket.socket | None = None,
     ) -> None:
         """
         @param port: of 127.0.0.1.
@@ -175,9 +193,13 @@ class Stream:
         @param application: the application name.
         @param key: our static private key; None makes one.
         @param payload: of message 3.
+        @param connected: to the port, from wherever it likes; None makes one.
         """
         self.key = key or X25519PrivateKey.generate().private_bytes_raw()
-        self.socket = socket.create_connection(("127.0.0.1", port), TIMEOUT)
+        self.socket = connected or socket.create_connection(
+            ("127.0.0.1", port), TIMEOUT
+        )
+        self.sealed = self.opened = 0
         offer = frame(self.offer + name.encode())
         kind = Hybrid if "hfs" in name else Classical
         self.noise = kind(name, offer + frame(application.encode()), psk, self.key)
@@ -190,16 +212,27 @@ class Stream:
     def write(self, stream: bytes) -> None:
         """Send bytes of the stream, in as many records as they need."""
         for start in range(0, len(stream), MAX_PLAINTEXT):
-            record = self.noise.seal(stream[start : start + MAX_PLAINTEXT])
-            self.socket.sendall(frame(record))
+            self.socket.sendall(self.record(stream[start : start + MAX_PLAINTEXT]))
 
     def end(self) -> None:
         """End our direction (section 5)."""
-        self.socket.sendall(frame(self.noise.seal(b"")))
+        self.socket.sendall(self.record(b""))
+
+    def record(self, plaintext: bytes) -> bytes:
+        """Make the next record that is to be sent (section 4)."""
+        sealed = self.noise.seal(plaintext)
+        self.sealed += 1
+        if self.sealed % REKEY == 0:
+            self.noise.rekeySending()
+        return frame(sealed)
 
     def readRecord(self) -> bytes:
         """Read one record (section 4)."""
-        return self.noise.open(self._readFramed())
+        plaintext = self.noise.open(self._readFramed())
+        self.opened += 1
+        if self.opened % REKEY == 0:
+            self.noise.rekeyReceiving()
+        return plaintext
 
     def _readFramed(self) -> bytes:
         """Read what has its length before it."""
@@ -229,13 +262,16 @@ class Client(Stream):
         application: str = "aesm",
         hello: dict[str, Any] | None = None,
         key: bytes | None = None,
+        connected: socket.socket | None = None,
     ) -> None:
         """@param hello: what to say of ourselves."""
         said = json.dumps(hello or {"agent": "foreign"}).encode()
-        super().__init__(port, name, psk, application, key, said)
+        super().__init__(port, name, psk, application, key, said, connected)
         self.stream = b""
         self.received = 0
         kind, _, body = self.readFrame()
+        if kind == CLOSE:
+            raise Refused(f"CLOSE {int.from_bytes(body[:2], 'big')}")
         assert kind == WELCOME, kind
         self.welcome = json.loads(body)
 
@@ -292,7 +328,8 @@ class Client(Stream):
         """Read bytes of the stream."""
         while len(self.stream) < size:
             record = self.readRecord()
-            assert record, "the stream ended"
+            if not record:
+                raise ConnectionError("the server ended the stream")
             self.stream += record
         taken, self.stream = self.stream[:size], self.stream[size:]
         return taken

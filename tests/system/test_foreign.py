@@ -102,6 +102,20 @@ class ForeignTests(TestCase):
             yield self._converse(suite, None)
             yield self._converse(withPSK(suite), PSK)
 
+    def test_rekey(self) -> Deferred[Any]:
+        """A client goes on with other keys after 65,536 records."""
+
+        def use(port: int) -> None:
+            client = foreign.Client(port, SUITES[2])
+            data = struct.pack(">IBQ", foreign.REKEY, foreign.BINARY, 0)
+            data += bytes(foreign.REKEY)
+            records = b"".join(client.record(data[i : i + 1]) for i in range(len(data)))
+            client.socket.sendall(records)
+            self.assertEqual(client.readMessage(), bytes(foreign.REKEY))
+            client.close()
+
+        return self.serving(use)
+
     def test_batch(self) -> Deferred[Any]:
         """
         A client that takes BATCH frames gets what was sent in one turn in one
