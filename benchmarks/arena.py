@@ -12,7 +12,6 @@ import multiprocessing
 import os
 import re
 import resource
-import signal
 import socket
 import struct
 import subprocess
@@ -218,7 +217,6 @@ class Arena(ExitStack):
         def run() -> None:
             """Be unimportant, and end quietly."""
             os.nice(10)
-            signal.setitimer(signal.ITIMER_REAL, 0)
             with suppress(*GONE):
                 function(*words)
 
@@ -305,7 +303,6 @@ def untilAcknowledged(client: Client, count: int) -> None:
 
 def batch(count: int, body: bytes = b"") -> bytes:
     """Make the body of a BATCH of so many texts."""
-
     lengths = struct.pack(">I", len(body)) * count
     return struct.pack(">I", count) + lengths + body * count
 

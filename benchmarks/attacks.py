@@ -517,10 +517,10 @@ def crowd(arena: Arena) -> list[Figure]:
     ended = float(stdout.readline())
     return [
         Figure("until all 1,000 are in, s", first[0]),
-        Figure("of these of the server's processor, s", first[1]),
+        Figure("the server's processor for that, s", first[1]),
         Figure("until all are in again, from the stop, s", ended - stopped),
         Figure("the same, from when it listens, s", ended - began),
-        Figure("of these of the server's processor, s ", server.cpu() - used),
+        Figure("the server's processor for that, s", server.cpu() - used),
     ]
 
 
