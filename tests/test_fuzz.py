@@ -17,7 +17,9 @@ from random import Random
 from twisted.trial.unittest import SynchronousTestCase
 
 from aesm import cipher
-from aesm.chat import client, rules
+from aesm.chat import client, presence, rules
+from aesm.chat.names import Register
+from aesm.chat.presence import Person, Presence, Room
 from aesm.cipher import Cipher
 from aesm.core.channel.channel import Channel
 from aesm.core.messages.conversation import Conversation
@@ -150,8 +152,8 @@ class PlantedTests(SynchronousTestCase):
         @param attribute: where.
         @param fault: what is there instead.
         """
+        run = target(name).run  # what it compares with is what was there before
         self.patch(owner, attribute, fault)
-        run = target(name).run
         with self.assertRaises(AssertionError):
             for data in inputs(name):
                 run(data)
@@ -227,22 +229,50 @@ class PlantedTests(SynchronousTestCase):
 
     def test_sameNames(self) -> None:
         """The rules take names for different that look the same."""
-        self.finds("chat", rules, "foldName", lambda name: name)
+        self.finds("chat", Register, "alike", lambda register, name: set())
 
     def test_history(self) -> None:
         """A room remembers everything."""
-        self.finds("chat", rules, "HISTORY_LINES", 10**6)
+        self.finds("chat", presence, "HISTORY_LINES", 10**6)
 
     def test_silentLeave(self) -> None:
         """Nobody is told who leaves a room."""
-        tellRoom = rules.Chat._tellRoom
+        tellRoom = Presence._tellRoom
 
-        def silent(chat: rules.Chat, room: rules._Room, line: str) -> None:
+        def silent(chat: Presence, room: Room, line: str) -> None:
             """Tell everything else."""
             if not line.startswith("leave "):
                 tellRoom(chat, room, line)
 
-        self.finds("chat", rules.Chat, "_tellRoom", silent)
+        self.finds("chat", Presence, "_tellRoom", silent)
+
+    def test_notMissed(self) -> None:
+        """Nobody is told who has been cut off for long."""
+        self.finds("chat", Presence, "away", lambda chat, member: [])
+
+    def test_notIgnored(self) -> None:
+        """Who is ignored is heard."""
+
+        def loud(chat: rules.Chat, person: Person, text: str, now: float) -> None:
+            """Say something to all in the room."""
+            if person.room is not None:
+                line = f"say {person.room.name} {person.name}: {text}"
+                chat._tellRoom(person.room, line)
+
+        self.finds("chat", rules.Chat, "_say", loud)
+
+    def test_banned(self) -> None:
+        """Operators are banned like others."""
+        outcast = rules.Chat._outcast
+
+        def anybody(chat: rules.Chat, person: Person, argument: str) -> object:
+            """Let nobody be an operator meanwhile."""
+            isOperator, chat._isOperator = chat._isOperator, lambda key: False
+            found = outcast(chat, person, argument)
+            chat._isOperator = isOperator
+            return found
+
+        self.finds("chat", rules.Chat, "_outcast", anybody)
 
     def test_pauseIgnored(self) -> None:
         """A stream goes on to one who has paused."""

@@ -6,46 +6,72 @@ Input: steps, each a byte and what it needs.
 
 Whatever is written: each line of the server is one line of a documented kind, of
 bounded size, that can be written in UTF-8 and has nothing in it that a terminal would
-act on; what is said bears the name of who said it; nobody is told anything who is not
-there, and one step tells each member no more than it may; all who are in a room see the
-same people in it; no two names look the same by case or width; rooms and history are
-bounded, and gone when everybody is.  The terminal gets, beside the control sequences
-that draw the line, one line of printable characters at a time.
+act on; what is said bears the name of who said it, and does not reach those who ignore
+its author's key; nobody is told anything who is not there, or whose key is banned; one
+step tells each member no more than it may, and others little more than was written; all
+who are in a room see the same people in it, however people are cut off and come back;
+no two names look the same; names, rooms, history, bans and whom one ignores are
+bounded, and gone when everybody is, but for bans.  The terminal gets, beside the
+control sequences that draw the line, one line of printable characters at a time.
 """
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from itertools import combinations
 from typing import Any
 from unittest import mock
 
 from twisted.internet.testing import StringTransport
 
-from aesm.chat import client, rules
+from aesm.chat import client, presence, rules
 from aesm.chat.client import ChatView
-from aesm.chat.rules import (
+from aesm.chat.names import MAX_NAME, looksOf
+from aesm.chat.presence import (
     DEFAULT_ROOM,
     HISTORY_BYTES,
     HISTORY_LINES,
-    MAX_LINE,
     MAX_LISTED,
-    Chat,
+    Lines,
 )
+from aesm.chat.rules import MAX_LINE, Chat
 from aesm.chat.screen import ChatTerminal, KeyReader
-from aesm.chat.text import MAX_NAME, foldName, oneLine
+from aesm.chat.text import oneLine
 from fuzz.failures import noFailures
 from fuzz.script import Script
 
 __all__ = ["run", "seeds"]
 
 _MOST_STEPS = 300
-_MEMBERS = 6
-_MAX_ROOMS = 5
-_MAX_PRESENT = 40
-_MOST_OTHERS = 60  # lines of help and the like, beside those of a room's history
+_KEYS = ("key 0", "key 1", "key 2", "key 0", "key 1", "key 0")  # of each member
+_MEMBERS = len(_KEYS)
+_OPERATOR = "key 1"
+_FEWER = {  # bounds that a handful of members can reach
+    presence: {"MAX_ROOMS": 5, "KEY_NAMES": 2, "KEY_ROOMS": 2},
+    rules: {"MAX_IGNORED": 1, "MAX_BANNED": 1},
+    client: {"MAX_PRESENT": 40},
+}
+_MOST_OTHERS = 20  # lines of help and the like, beside those of a room's history
+_MOST_WORDS = 3 * (2 * 4 * MAX_NAME + 20)  # bytes of three lines with two names each
 _MAX_ANSWER = MAX_LINE + MAX_LISTED * 4 * (MAX_NAME + 8)  # bytes
-_WORDS = ("nick", "regain", "join", "leave", "msg", "who", "rooms", "whois", "help")
+_WORDS = (
+    "nick",
+    "regain",
+    "join",
+    "leave",
+    "msg",
+    "who",
+    "rooms",
+    "whois",
+    "help",
+    "ignore",
+    "unignore",
+    "kick",
+    "ban",
+)
 _NAMES = (
     "alice",
     "ALICE",
@@ -63,6 +89,9 @@ _NAMES = (
     "a:",
     "\u202ealice",
     "\u3164",
+    "a1ice",
+    "coco",
+    "\u0441\u043e\u0441\u043e",
 )
 _HEADS = (
     "say",
@@ -119,8 +148,10 @@ class _World:
 
     def __init__(self) -> None:
         """Begin with nobody there."""
-        self.chat = Chat()
+        self.chat = Chat(lambda key: key == _OPERATOR)
         self.views: dict[int, ChatView] = {}
+        self.closed: set[int] = set()  # of those, whose connections are being closed
+        self.away: set[int] = set()  # of those, who are cut off
         self.now = 1.7e9
         self.width = 40
         self.me = _Me(lambda line: self.says(0, line))
@@ -132,34 +163,56 @@ class _World:
 
     # What is checked
 
-    def tell(self, lines: list[tuple[Any, str]], speaker: int | None) -> None:
+    def tell(self, lines: Lines, speaker: int | None, size: int = 0) -> None:
         """
         Give members their lines.
 
         @param speaker: who caused them.
+        @param size: bytes that they wrote.
         """
-        most = 4 * len(self.views) + HISTORY_LINES + _MOST_OTHERS
-        assert len(lines) <= most, "too many lines"
         name = "" if speaker is None else self.views[speaker].name
-        old = [line.partition(": ")[2] for _, line in lines if line.startswith("old ")]
-        assert len(old) <= HISTORY_LINES, "too much history"
-        assert sum(len(text.encode()) for text in old) <= HISTORY_BYTES, "the same"
+        told: dict[int, list[str]] = {}
         for member, line in lines:
             assert member in self.views, "somebody is told who is not there"
+            assert member not in self.closed, "somebody is told who is banned"
+            if line is None:
+                assert _KEYS[member] != _OPERATOR, "an operator is banned"
+                self.closed.add(member)
+                self._unname(member)
+                continue
             assert _isOneLine(line), f"not one line: {line!r}"
             assert _LINE.fullmatch(line), f"no line of the chat's: {line!r}"
             assert len(line.encode()) <= _MAX_ANSWER, "too large an answer"
-            if line.startswith("say "):
-                assert line.partition(": ")[0].split(" ")[2] == name, (
-                    "not by its author"
-                )
+            words = line.partition(": ")[0].split(" ")
+            if words[0] == "say":
+                assert words[2] == name, "not by its author"
+            if speaker is not None and words[0] in ("say", "tell"):
+                person = self.chat._people[member]
+                assert _KEYS[speaker] not in person.ignored, "it is ignored"
+            told.setdefault(member, []).append(line)
             self.see(member, line)
+        for member, each in told.items():
+            self._checkMost(member, each, speaker, size)
+
+    def _checkMost(
+        self, member: int, lines: list[str], speaker: int | None, size: int
+    ) -> None:
+        """Check that a member is told no more than it may."""
+        old = [line.partition(": ")[2] for line in lines if line.startswith("old ")]
+        assert len(old) <= HISTORY_LINES, "too much history"
+        assert sum(len(text.encode()) for text in old) <= HISTORY_BYTES, "the same"
+        assert len(lines) - len(old) <= _MOST_OTHERS, "too many lines"
+        key = None if speaker is None else _KEYS[speaker]
+        if speaker is not None and key not in (_OPERATOR, _KEYS[member]):
+            assert len(lines) <= 3, "too many lines for others"
+            written = sum(len(line.encode()) for line in lines)
+            assert written <= size + _MOST_WORDS, "too much for others"
 
     def see(self, member: int, line: str) -> None:
         """Show a line to a member."""
         shown = self.views[member].receive(line, self.now)
         assert _isOneLine(shown), f"what is shown has {shown!r}"
-        assert len(self.views[member].present) <= _MAX_PRESENT, (
+        assert len(self.views[member].present) <= client.MAX_PRESENT, (
             "too many are remembered"
         )
         if member == 0:
@@ -167,49 +220,78 @@ class _World:
             self.terminal.changed()
 
     def check(self) -> None:
-        """Check that all see the same."""
-        placed = [view for view in self.views.values() if view.room and view.name]
-        names = [foldName(view.name) for view in placed]
-        assert len(set(names)) == len(names), "two names look the same"
-        rooms = {view.room for view in placed}
-        assert len({foldName(room) for room in rooms}) == len(rooms), "two rooms do"
-        assert len(rooms | {DEFAULT_ROOM}) <= _MAX_ROOMS, "too many rooms"
-        for view in placed:
-            there = {other.name for other in placed if other.room == view.room}
+        """Check that all see the same, and the bounds."""
+        placed = {
+            member: view
+            for member, view in self.views.items()
+            if view.room and view.name
+        }
+        rooms = {view.room for view in placed.values()}
+        for names in ([view.name for view in placed.values()], rooms):
+            for one, other in combinations(names, 2):
+                assert not looksOf(one) & looksOf(other), (one, other)
+        assert len(rooms | {DEFAULT_ROOM}) <= presence.MAX_ROOMS, "too many rooms"
+        made = Counter(room.maker for room in self.chat._rooms.values() if room.maker)
+        ofKey = Counter(_KEYS[member] for member in placed)
+        assert max(made.values(), default=0) <= presence.KEY_ROOMS, "rooms of one key"
+        assert max(ofKey.values(), default=0) <= presence.KEY_NAMES, "names of one key"
+        assert len(self.chat._banned) <= rules.MAX_BANNED, "too many are banned"
+        for person in self.chat._people.values():
+            assert len(person.ignored) <= rules.MAX_IGNORED, "too many are ignored"
+        for view in placed.values():
+            there = {other.name for other in placed.values() if other.room == view.room}
             assert set(view.present) == there, (view.name, view.present, there)
 
     # Steps
 
     def says(self, member: int, data: str | bytes | None) -> None:
         """A member sends something."""
-        if member in self.views:
-            self.tell(self.chat.received(member, data, self.now), member)
-            for view in self.views.values():  # one whose name was taken by /regain
-                if view.name and not self._isNamed(view):
-                    view.name = view.room = ""
-                    view.forget()
+        if member not in self.views:
+            return
+        size = len(data.encode() if isinstance(data, str) else data or b"")
+        self.tell(self.chat.received(member, data, self.now), member, size)
+        # The names of some may have been taken, by /regain or by an operator.
+        for other, view in self.views.items():
+            person = self.chat._named.get(view.name)
+            if view.name and (person is None or person.member != other):
+                self._unname(other)
 
-    def _isNamed(self, view: ChatView) -> bool:
-        """Tell whether somebody has the name that they believe to have."""
-        person = self.chat._named.get(foldName(view.name))
-        return person is not None and self.views.get(person.member) is view  # type: ignore[call-overload]
+    def _unname(self, member: int) -> None:
+        """A member knows that it has no name, and no room."""
+        view = self.views[member]
+        view.name = view.room = ""
+        view.forget()
 
     def joins(self, script: Script) -> None:
         """Somebody comes."""
         member = script.number() % _MEMBERS
         if member not in self.views:
             self.views[member] = self.me.view if member == 0 else ChatView()
-            identity = f"key {member % 3} {self.text(script)}"
-            self.tell(self.chat.joined(member, identity), None)
+            name = self.text(script) or None
+            self.tell(self.chat.joined(member, _KEYS[member], name), None)
 
     def leaves(self, script: Script) -> None:
         """Somebody is gone."""
         member = script.number() % _MEMBERS
-        view = self.views.pop(member, None)
-        if view is not None:
-            view.name = view.room = ""
-            view.forget()
+        if member in self.views:
+            self._unname(member)
+            del self.views[member]
+            self.closed.discard(member)
+            self.away.discard(member)
             self.tell(self.chat.left(member), None)
+
+    def cut(self, script: Script) -> None:
+        """Somebody is cut off, or is back; what they sent before may come yet."""
+        member = script.number() % _MEMBERS
+        if member not in self.views or member in self.closed:
+            return
+        if member in self.away:
+            self.away.remove(member)
+            self.tell(self.chat.back(member), None)
+        else:
+            self.away.add(member)
+            self._unname(member)
+            self.tell(self.chat.away(member), None)
 
     def text(self, script: Script) -> str:
         """Take any text."""
@@ -277,14 +359,14 @@ class _World:
         names = " ".join(f"n{number}" for number in range(script.number()))
         view.receive(f"who b 9: {names}", self.now)
         view.receive("join b another", self.now)
-        assert len(view.present) <= _MAX_PRESENT, "too many are remembered"
+        assert len(view.present) <= client.MAX_PRESENT, "too many are remembered"
 
     def end(self) -> None:
         """Everybody leaves: nothing is left of them."""
         for member in list(self.views):
             self.leaves(Script(bytes([member])))
         self.views[1] = ChatView()
-        self.tell(self.chat.joined(1, "key 1"), None)
+        self.tell(self.chat.joined(1, _KEYS[1]), None)
         self.tell(self.chat.received(1, "/nick last", self.now), 1)
         lines = self.chat.received(1, "/rooms", self.now)
         assert lines == [(1, f"rooms 1: {DEFAULT_ROOM}=1")], lines
@@ -303,6 +385,7 @@ _STEPS: tuple[Callable[[_World, Script], None], ...] = (
     _World.resizes,
     _World.lies,
     _World.crowd,
+    _World.cut,
 )
 
 
@@ -313,11 +396,10 @@ def run(data: bytes) -> None:
     @param data: the input.
     """
     script, steps = Script(data), 0
-    with (
-        noFailures(),
-        mock.patch.object(rules, "MAX_ROOMS", _MAX_ROOMS),
-        mock.patch.object(client, "MAX_PRESENT", _MAX_PRESENT),
-    ):
+    with ExitStack() as stack:
+        stack.enter_context(noFailures())
+        for module, bounds in _FEWER.items():
+            stack.enter_context(mock.patch.multiple(module, **bounds))
         world = _World()
         while script.more and steps < _MOST_STEPS:
             _STEPS[script.number() % len(_STEPS)](world, script)
@@ -392,6 +474,50 @@ def seeds() -> Iterator[bytes]:
         + say(0, "gone")
     )
     yield named + do(_World.sendsBytes, 0) + b"abc" + do(_World.sendsBytes, 3)
+    given = b"".join(
+        do(_World.joins, member, len(name)) + name
+        for member, name in ((0, b"alice"), (3, b"alice"), (2, b"b o b"), (5, b"alice"))
+    )
+    yield given + say(5, "/regain alice") + say(3, "/nick alice") + say(0, "/regain b")
+    looks = [_NAMES.index(name) for name in ("alice", "a1ice", "coco", _NAMES[-1])]
+    for word in (0, 2):
+        yield named + b"".join(
+            do(_World.commands, member, word, name)
+            for member, name in zip((2, 4, 2, 4), looks, strict=True)
+        )
+    for command in ("/ignore", "/unignore bob", "/ignore b.o-b_", "/ignore nobody"):
+        yield (
+            named
+            + say(3, "hello")
+            + say(4, "/ignore bob")
+            + say(4, command)
+            + say(3, "hello")
+            + say(3, "/msg b.o-b_ hello")
+            + do(_World.cut, 4) * 2
+        )
+    for command in ("/kick bob: go", "/ban bob enough", "/ban b.o-b_", "/kick nobody"):
+        yield (
+            named
+            + say(0, command)
+            + say(4, command)
+            + say(3, "still here")
+            + say(3, "/nick bob")
+            + do(_World.leaves, 3)
+            + do(_World.joins, 3, 0)
+            + say(4, "/ban ALICE")
+            + do(_World.cut, 3) * 2
+        )
+    for between in (b"", say(3, "/nick other"), say(2, "/nick bob")):
+        yield (
+            named
+            + do(_World.commands, 3, 2, 6)
+            + say(3, "x")
+            + do(_World.cut, 3)
+            + between
+            + say(0, "y")
+            + do(_World.cut, 3)
+            + say(3, "z")
+        )
     yield do(_World.crowd, 200) + do(_World.resizes, 3) + named + do(_World.resizes, 12)
     keys = b"abc\x01\x02\x05\x06\x0bd\x10\x0e\x17\x7f\x08\x15\x0c"
     keys += b"\x1b[A\x1b[B\x1b[C\x1b[D\x1b[3~\x1bOA"

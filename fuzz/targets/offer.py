@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from aesm.core.channel.roles import ClientChannel, ServerChannel
 from aesm.core.channel.settings import SUITES, Layer
 from aesm.errors import HandshakeError
-from aesm.noise.functions import KEMPUBLICKEYLEN
+from aesm.noise.functions import KEMPUBLICKEYLEN, TAGLEN
 from fuzz.script import (
     MAX_STRANGER,
     RepeatableSettings,
@@ -84,7 +84,8 @@ def seeds() -> Iterator[bytes]:
         for psk in (None, PSK):
             first = _first(suite, psk)
             if "hfs" in suite:  # the same each time
-                first = first[:-KEMPUBLICKEYLEN] + bytes(KEMPUBLICKEYLEN)
+                size = KEMPUBLICKEYLEN + (2 * TAGLEN if psk else 0)
+                first = first[:-size] + bytes(size)
             yield b"\0" + first
             yield b"\1" + first
     for psk in (None, PSK):  # each of both at the server of each

@@ -45,7 +45,7 @@ from aesm.core.messages.frames import (
 )
 from aesm.core.messages.hello import Hello
 from aesm.errors import AESMError
-from aesm.server import admission
+from aesm.secure import places
 from aesm.store import spool
 from aesm.testing import MemoryNetwork, network
 from aesm.testing.transport import MemoryLink, MemoryPipe
@@ -295,7 +295,7 @@ class _World:
         if self.server is None:
             return
         factory = self.server.factory
-        assert len(factory._handshaking) <= _MAX_PENDING, "too many handshakes"
+        assert len(factory._places._pending) <= _MAX_PENDING, "too many handshakes"
         connections = list(self.server.connections.values())
         attached = sum(connection.isAttached for connection in connections)
         # A key that takes the place of its own connection has both for a while.
@@ -326,8 +326,11 @@ class _World:
         factory = server.factory
         assert not factory._incoming, "transports are left"
         assert not factory._manager.sessions._byName, "sessions are left"
-        assert factory._manager.budget._keptCost == 0, "the budget is not empty"
-        assert factory._admission._hostLimits.all == 0, "somebody is still counted"
+        assert factory._manager.budget.used == 0, "the budget is not empty"
+        counted = factory._places
+        assert not len(counted._pending), "a handshake is still counted"
+        assert not len(counted._hosts), "somebody is still counted"
+        assert not len(counted._keys), "somebody's key is still counted"
 
     def leaveAlone(self) -> None:
         """Nothing disturbs any more: everything arrives, and then all end."""
@@ -717,7 +720,7 @@ def _around(world: _World) -> Iterator[None]:
         enter(mock.patch.object(spool, "_OwnThread", world.makeWorker))
         for module in (retry, observer):
             enter(mock.patch.object(module, "random", Random(0)))
-        enter(mock.patch.object(admission, "MAX_PENDING", _MAX_PENDING))
+        enter(mock.patch.object(places, "MAX_PENDING", _MAX_PENDING))
         enter(mock.patch.object(network, "MAX_ROUNDS", 100_000))
         for name, module in list(sys.modules.items()):
             if name.startswith("aesm.") and vars(module).get("time_ns") is time.time_ns:
