@@ -326,9 +326,10 @@ class Dispatcher:
         received, connection = self._handler.packetReceived, self._connection
         handing, now = _HANDING, self._turns.now
         count = cost = 0
-        size, until = FIRST_SLICE, now() + QUANTUM
+        size, begun = FIRST_SLICE, now()
+        until = begun + QUANTUM
         if self._rates is not None:
-            self._holdBack(self._rates, until - QUANTUM)
+            self._holdBack(self._rates, begun)
         while self.state is handing:
             messages, handled = self._current, 0
             if messages is None:

@@ -145,7 +145,9 @@ class Rates:
     def delay(self, peer: PublicKey, now: float) -> float:
         """Tell how many seconds the next message of a key has to wait."""
         messages, bytes = self._leftOf(peer, now)
-        return max(0.0, -messages / self._messages, -bytes / self._bytes)
+        delay = max(0.0, -messages / self._messages, -bytes / self._bytes)
+        # What is left by rounding no clock would see pass.
+        return delay if now + delay > now else 0.0
 
     def _leftOf(self, peer: PublicKey, now: float) -> tuple[float, float]:
         """Tell what a key may send now, messages and bytes."""

@@ -1016,6 +1016,20 @@ class TurnTests(DispatcherTestCase):
         self.dispatcher.stop()
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
+    def test_rateInTime(self) -> None:
+        """A key that had to wait for a second goes on after a second, at once."""
+        self.handler.react = None
+        self.dispatcher = self.make(Rates(4, math.inf))
+        self.arrive(*["x"] * 12)  # saved up are 8
+        self.arrive("y")
+        self.clock.rightNow = 1.0
+        for _ in range(2):  # by hand: Clock.advance would never end if it waited again
+            call: Any = self.clock.getDelayedCalls()[0]
+            function, arguments = call.func, call.args
+            call.cancel()
+            function(*arguments)
+        self.assertEqual(self.handler.data[12:], ["y"])
+
 
 class OthersTests(PairTestCase):
     """The rest of a server goes on while one client floods it."""

@@ -114,6 +114,17 @@ class RatesTests(SynchronousTestCase):
         self.assertEqual(rates.delay(KEYS[0], 0.11), 0)
         self.assertEqual(rates.delay(KEYS[1], 0), 0)
 
+    def test_rounding(self) -> None:
+        """Who has waited as long as was said may go on, whatever is rounded."""
+        for rate in (3, 7, 0.3, 1000):
+            for tenths in range(1, 10**4, 97):
+                now = tenths / 10
+                rates = Rates(rate, math.inf)
+                rates.spend(KEYS[0], int(rate * BURST) + 1, 64, now)
+                for _ in range(3):
+                    now += rates.delay(KEYS[0], now)
+                self.assertEqual(rates.delay(KEYS[0], now), 0)
+
     def test_bytes(self) -> None:
         """The same with bytes."""
         rates = Rates(math.inf, 1000)
