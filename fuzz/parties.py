@@ -298,7 +298,7 @@ class Client:
 class Handler:
     """
     What a server does with what comes: it takes note, answers some, and takes its time
-    over others.
+    over others, or the server's.
 
     @ivar held: what it has not finished.
     """
@@ -308,16 +308,19 @@ class Handler:
         got: Callable[[Connection, Packet], None],
         answer: Callable[[Connection, int | None], None],
         slow: bool,
+        work: Callable[[], None],
     ) -> None:
         """
         @param got: called with what came.
         @param answer: called for what asks for an answer, with its number if it is to
             be answered once.
         @param slow: whether it takes its time.
+        @param work: called in each turn that it has.
         """
         self._got = got
         self._answer = answer
         self._slow = slow
+        self._work = work
         self.held: list[Deferred[None]] = []
 
     def connectionAccepted(self, connection: Connection) -> None:
@@ -327,6 +330,7 @@ class Handler:
         self, connection: Connection, packet: Packet
     ) -> Deferred[None] | None:
         """Take what came."""
+        self._work()
         self._got(connection, packet)
         assert packet.data is not None
         number = numberOf(packet.data)

@@ -22,8 +22,10 @@ from aesm.chat.names import Register
 from aesm.chat.presence import Person, Presence, Room
 from aesm.cipher import Cipher
 from aesm.core.channel.channel import Channel
+from aesm.core.messages import framereader
+from aesm.core.messages.batch import Batch, RestOfMessage
 from aesm.core.messages.conversation import Conversation
-from aesm.core.messages.frames import Ack, Messages
+from aesm.core.messages.frames import Ack, Messages, decodeText
 from aesm.core.messages.hello import Hello
 from aesm.core.messages.outbox import Outbox
 from aesm.core.messages.session import Inbox
@@ -31,6 +33,7 @@ from aesm.errors import DecryptionError
 from aesm.messages.budget import Budget
 from aesm.secure.transport import SecureTransport
 from aesm.server.sessions import Sessions, isResumed
+from aesm.server.turns import Turns
 from fuzz.script import Script, altered
 from fuzz.seeds import inputs
 from fuzz.targets import NAMES, target
@@ -218,6 +221,28 @@ class PlantedTests(SynchronousTestCase):
     def test_unexpected(self) -> None:
         """A frame raises what nobody expects."""
         self.finds("server", Conversation, "_takeOther", lambda *arguments: 1 / 0)
+
+    def test_turnForgotten(self) -> None:
+        """Who gave up the turn does not get another one."""
+        self.finds("server", Turns, "wait", lambda turns, worker, delay=0.0: None)
+
+    def test_restElsewhere(self) -> None:
+        """The rest of a message leaves out a byte."""
+        after = RestOfMessage.after
+
+        def late(batch: Batch, skip: int) -> RestOfMessage:
+            """Begin a byte later."""
+            return after(batch, skip + 1)
+
+        self.finds("conversation", RestOfMessage, "after", late)
+
+    def test_unboundedBatch(self) -> None:
+        """A BATCH may count anything."""
+        self.finds("frames", framereader, "MAX_BATCH", 10**9)
+
+    def test_wideText(self) -> None:
+        """A text takes four bytes of memory for each byte that came."""
+        self.finds("frames", framereader, "textOf", decodeText)
 
     def test_escapes(self) -> None:
         """A screen lets ESC through."""

@@ -33,6 +33,7 @@ from aesm.core.messages.frames import (
     Close,
     FrameType,
     Messages,
+    Partial,
     Ping,
     Pong,
     Welcome,
@@ -126,10 +127,25 @@ class _Application:
         @param peer: what it says of itself.
         """
         sizes = [len(data) for data in self.sent[self.acknowledged :]]
-        return (
-            self.acknowledged <= peer.received <= self.session.outbox.sent
-            and max(sizes, default=0) <= peer.maxMessage
+        if not self.acknowledged <= peer.received <= self.session.outbox.sent:
+            return False
+        size = sum(sizes[peer.received - self.acknowledged :][:1])  # of the next one
+        return max(sizes, default=0) <= peer.maxMessage and 0 <= peer.partial < max(
+            1, size
         )
+
+    def part(self, hello: Hello) -> Partial | None:
+        """
+        Say what the peer has of the next message.
+
+        @param hello: what it says of itself.
+        """
+        if not hello.partial:
+            return None
+        data = self.sent[hello.received]
+        if isinstance(data, str):
+            return Partial(FrameType.TEXT, data.encode()[: hello.partial])
+        return Partial(FrameType.BINARY, data[: hello.partial])
 
     def check(self) -> None:
         """Check the bounds."""
@@ -206,7 +222,7 @@ class _Side:
                     if former is not None and resumed:
                         assert former.canResume(hello), hello
                         self.application = former
-                        self._position, self._quiet = hello.received, True
+                        self._goOn(hello)
                     else:
                         self.application.session = self.conversation.session
                 case PeerClosed(code):
@@ -254,6 +270,7 @@ class _Side:
                     end = self._position + len(data)
                     assert [*data] == application.sent[self._position : end], frame
                     self._position = end
+                    self._peer.partial = None
                 case Ack():
                     application.acknowledging(frame)
                     self._quiet = False
@@ -288,7 +305,10 @@ class _Side:
         )
         if former is not None and not how & 8:
             hello = replace(
-                hello, session=former.session.name, received=former.some(number)
+                hello,
+                session=former.session.name,
+                received=former.some(number),
+                partial=number * 3 if how & 32 else 0,
             )
         if self._isServer:
             self._welcome(hello, former)
@@ -323,7 +343,16 @@ class _Side:
         self._connect(former)
         self.conversation.welcome(hello)
         if resumed:
-            self._position, self._quiet = hello.received, True
+            self._goOn(hello)
+
+    def _goOn(self, hello: Hello) -> None:
+        """
+        Go on with a session.
+
+        @param hello: what the peer says that it has.
+        """
+        self._position, self._quiet = hello.received, True
+        self._peer.partial = self.application.part(hello)
 
     def _supersede(self) -> None:
         """Take the session away from a conversation: it is deaf and says one thing."""
@@ -437,11 +466,29 @@ def seeds() -> Iterator[bytes]:
         yield start + b"\x0b\0"
         yield start + b"\x0b\1" + pump + b"\x0b\0"
         sent = b"\6\5\7\x00\x30" + pump + b"\6\7" + pump
-        for how in (0, 1, 2, 4, 8, 16):
+        for how in (0, 1, 2, 4, 8, 16, 32, 33):
             again = b"\x0c" + bytes([how])
             yield start + sent + again + b"\2" + pump + take + b"\2\2\1" + pump
             yield start + sent + ack + again + b"\1\1\1\3abc\7" + again + b"\0" + pump
         yield start + sent + b"\5\x03\xe9" + pump + b"\x0c\0\1" + pump
+        large = b"\7\1\x20"  # number 1 is what the peer has, and three bytes of it
+        yield (
+            start + b"\6\5" + large + b"\7\0\x20" + pump * 9 + b"\x0c\x20\2" + pump * 9
+        )
+        # A message of the peer's comes in two parts, over two connections.
+        cut = encodeFrame(FrameType.TEXT, 7, b"in two parts")[:18]
+        rest = encodeFrame(FrameType.REST, 7, b" parts")
+        yield (
+            start
+            + sent
+            + bytes([0, len(cut)])
+            + cut
+            + b"\x0c\1\1"
+            + pump
+            + bytes([0, len(rest)])
+            + rest
+            + pump
+        )
         yield start + b"\x0c\x10\0" * 3 + b"\4" + b"\x0c\0\0" + pump
     for kind in range(len(FrameType)):
         for role in b"\0\1":

@@ -4,7 +4,9 @@ The message layer's stream of frames.
 Input: one byte for the size of chunks, then the stream.
 
 Whatever comes: frames, and at the end perhaps a documented error; each message
-counts what PROTOCOL section 7 says; written again, the frames are the bytes that
+counts what PROTOCOL section 7 says, and those of a BATCH no more together than section
+6 says; a text is kept in UTF-8 where it would take much more memory otherwise, and only
+there; written again, the frames are the bytes that
 were read; no more is kept than the largest frame; how the stream is cut up makes
 no difference.
 """
@@ -12,6 +14,7 @@ no difference.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from sys import getsizeof
 
 from aesm.core.messages.framereader import FrameReader
 from aesm.core.messages.frames import (
@@ -108,10 +111,14 @@ def _write(frame: Frame, micros: int) -> Iterator[list[bytes]]:
     match frame:
         case Messages(time, data, cost, lastCost):
             assert time == micros
-            bodies = [d.encode() if isinstance(d, str) else d for d in data]
+            bodies = [d.encode() if isinstance(d, str) else bytes(d) for d in data]
             costs = [len(body) + MESSAGE_OVERHEAD for body in bodies]
             assert (sum(costs), costs[-1]) == (cost, lastCost)
-            flags = [0 if isinstance(d, str) else BINARY_BIT for d in data]
+            assert len(data) == 1 or cost <= MAX_BATCH, cost
+            for text in (d for d in data if isinstance(d, str)):
+                most = 2 * (len(text.encode()) + MESSAGE_OVERHEAD)
+                assert text.isascii() or getsizeof(text) <= most, "too much memory"
+            flags = [BINARY_BIT if type(d) is bytes else 0 for d in data]
             lengths = [len(b) | f for b, f in zip(bodies, flags, strict=True)]
             if len(bodies) == 1:
                 kind = FrameType.BINARY if flags[0] else FrameType.TEXT
@@ -147,5 +154,15 @@ def seeds() -> Iterator[bytes]:
     for frame in frames:
         yield b"\3" + frame
     yield b"\1" + b"".join(frames)
+    emoji = "\U0001f600".encode()
+    wide, mixed = emoji + bytes(60), [emoji + bytes(60), b"\xff" * 9, b"short"]
+    yield b"\5" + encodeFrame(FrameType.TEXT, _MICROS, wide)
+    lengths = [len(wide), 9 | BINARY_BIT, 5]
+    yield b"\5" + b"".join(encodeBatch(_MICROS, mixed, lengths))
+    yield b"\5" + b"".join(encodeBatch(_MICROS, [wide] * 3, [len(wide)] * 3))
+    most = MAX_BATCH // MESSAGE_OVERHEAD
+    for number in (most, most + 1):
+        yield b"\5" + b"".join(encodeBatch(_MICROS, [b""] * number, [0] * number))
+    yield b"\7" + encodeFrame(FrameType.REST, _MICROS, b"of nothing")
     yield b"\7" + encodeFrame(FrameType.TEXT, _MICROS, b"\xed\xa0\x80")
     yield b"\7" + bytes([0, 1, 0x11, 0x71, 1]) + bytes(8)  # one byte too big

@@ -46,6 +46,7 @@ from aesm.core.messages.frames import (
 from aesm.core.messages.hello import Hello
 from aesm.errors import AESMError
 from aesm.secure import places
+from aesm.server.turns import QUANTUM
 from aesm.store import spool
 from aesm.testing import MemoryNetwork, network
 from aesm.testing.transport import MemoryLink, MemoryPipe
@@ -127,6 +128,9 @@ class _World:
         self.options["maxConnections"] = self.maxConnections
         if bounds & 32:
             self.options["handshakesPerHost"] = 0.3
+        self._works = bool(bounds & 64)
+        if bounds & 128:
+            self.options["messagesPerKey"] = 4.0
         clientSpool = directory / "client" if ways & 4 else None
         self.clients = [
             Client(self.network, key, path, **more)
@@ -182,7 +186,7 @@ class _World:
         self.process = Mortal(self.network.clock)
         self.handler = None
         if self._handles:
-            self.handler = Handler(self.got, self.answer, self._slow)
+            self.handler = Handler(self.got, self.answer, self._slow, self.handlerWorks)
         servers: list[Any] = []
         listening = listen(
             self.process, self.network.endpoint(), handler=self.handler, **self.options
@@ -246,6 +250,11 @@ class _World:
             client.down.send(number, data, sent, origin)
         else:
             sent.addErrback(_ignore)
+
+    def handlerWorks(self) -> None:
+        """The server's handler keeps it busy, so that clients have to take turns."""
+        if self._works:
+            self.network.clock.rightNow += QUANTUM / 3
 
     def takeAtServer(self, server: Server, most: int) -> bool:
         """
@@ -765,6 +774,10 @@ def seeds() -> Iterator[bytes]:
         yield bytes([0x06, bounds]) + days["talk"] + days["revoked"]
     yield bytes([0x02, 0x01]) + days["burst"] + days["kill"]
     yield bytes([0x07, 0x00]) + days["early"]
+    for ways in (0x0E, 0x08, 0x1E):
+        for bounds in (0x40, 0x80, 0xC0):
+            for name in ("crush", "kill", "burst"):
+                yield bytes([ways, bounds]) + days[name]
 
 
 def _days() -> dict[str, bytes]:
@@ -897,6 +910,20 @@ def _days() -> dict[str, bytes]:
         + do(W.strangerBatch, 9, 20, 0)
         + settle
         + later,
+        "crush": (up + do(W.clientSends, 1, 3)) * 30
+        + flow * 3
+        + do(W.cut, 0, 0)
+        + hostile
+        + do(W.strangerBatch, 40, 1, 0)
+        + flow
+        + do(W.serverCloses, 2, 1)
+        + up * 5
+        + settle
+        + do(W.wait, 3)
+        + do(W.serverEnds, 2)
+        + (up + settle) * 2
+        + later
+        + talk,
         "crowd": (come + shake) * 9 + settle + talk + later,
         "rude": come
         + do(W.strangerLies, 0, 3)
