@@ -166,6 +166,11 @@ class Outbox:
             )
         self.meet(peer)
         self.closeBatch()
+        # What the peer had of a message then, it may have no more.  If this rest was
+        # never sent, it is the first that was to be.
+        first = self._unsent[0] if self._unsent else None
+        if type(first) is RestOfMessage:
+            first.skip = 0
         # From the newest sent message back, so that the oldest is the first again.
         again = self.sent - peer.received
         if again and self._unsent is _EMPTY:
@@ -173,7 +178,7 @@ class Outbox:
         while again:
             batch = self._unacknowledged.pop()
             if type(batch) is RestOfMessage:
-                batch.skip = 0  # what the peer had then, it may have no more
+                batch.skip = 0
             if len(batch.bodies) > again:
                 self._unacknowledged.append(batch.cut(len(batch.bodies) - again))
             self._unsent.appendleft(batch)

@@ -291,6 +291,17 @@ class OutboxTests(SynchronousTestCase):
         whole = encodeFrame(FrameType.TEXT, 7, b"text")
         self.assertEqual(self.frames(session), [whole])
 
+    def test_restNeverSent(self) -> None:
+        """
+        So does one that the rest was never sent to, and one that lacks more by now.
+        """
+        for received, before in ((1, []), (0, [encodeFrame(FrameType.TEXT, 7, b"a")])):
+            session = self.make("a", "text")
+            session.outbox.resume(Hello(received=1, partial=2))
+            session.outbox.resume(Hello(received=received))
+            whole = encodeFrame(FrameType.TEXT, 7, b"text")
+            self.assertEqual(self.frames(session), [*before, whole])
+
     def test_noDialogue(self) -> None:
         """It does not go the short way of a dialogue."""
         session = self.make(b"data")
