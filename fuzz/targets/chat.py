@@ -168,7 +168,7 @@ class _World:
         Give members their lines.
 
         @param speaker: who caused them.
-        @param size: bytes that they wrote.
+        @param size: bytes that they wrote, made safe.
         """
         name = "" if speaker is None else self.views[speaker].name
         told: dict[int, list[str]] = {}
@@ -248,7 +248,8 @@ class _World:
         """A member sends something."""
         if member not in self.views:
             return
-        size = len(data.encode() if isinstance(data, str) else data or b"")
+        # What cannot stand in a line is replaced, by up to three bytes for each.
+        size = len(oneLine(data).encode()) if isinstance(data, str) else 0
         self.tell(self.chat.received(member, data, self.now), member, size)
         # The names of some may have been taken, by /regain or by an operator.
         for other, view in self.views.items():
