@@ -271,7 +271,7 @@ def places(arena: Arena) -> list[Figure]:
         while taken < 1100:
             arena.peer(server.port, EVIL, timeout=5.0)
             taken += 1
-    others = getsIn(server.port, GOOD)
+    others: int = getsIn(server.port, GOOD)
     for _ in range(600):
         sock = socket.socket()
         arena.callback(sock.close)
@@ -500,8 +500,8 @@ def crowd(arena: Arena) -> list[Figure]:
     1,000 clients of the product, of 1,000 keys and one address, come for the first
     time, and at once again when the server has restarted.
     """
-    options = ("--handler", "echo", "--spool", "spool")
-    options += ("--max-connections-per-host", "2000")
+    options = ["--handler", "echo", "--spool", "spool"]
+    options += ["--max-connections-per-host", "2000"]
     server = arena.server(*options)
     began = time.monotonic()
     clients = arena.clients(CROWD, str(server.port), "1000")
@@ -548,7 +548,9 @@ def table(found: dict[str, list[list[Figure]]]) -> str:
 
     @param found: for each attack the figures of each round.
     """
-    rows = [("attack", "who can do it", "what others notice", "quiet -> under attack")]
+    rows: list[tuple[str, ...]] = [
+        ("attack", "who can do it", "what others notice", "quiet -> under attack")
+    ]
     for name, rounds in found.items():
         for figures in zip(*rounds, strict=True):
             rows.append(_row(name, ATTACKS[name].who, list(figures)))
