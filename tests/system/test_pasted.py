@@ -204,8 +204,15 @@ class PastedTestCase(SynchronousTestCase):
         self.servers[port] = process, log
         deadline = time.monotonic() + PATIENCE
         while process.poll() is None and time.monotonic() < deadline:
+            # Not that the port is there, but that somebody answers at it, or hangs up:
+            # before its event loop runs, a server takes no Ctrl-C.
             try:
-                socket.create_connection(("127.0.0.1", int(port)), 1).close()
+                with socket.create_connection(("127.0.0.1", int(port)), 1) as asking:
+                    asking.settimeout(PATIENCE)
+                    asking.sendall(b"GET / HTTP/1.0\r\n\r\n")
+                    asking.recv(1)
+            except ConnectionResetError:
+                return
             except OSError:
                 time.sleep(0.05)
             else:
