@@ -135,6 +135,8 @@ class Messages(NamedTuple):
 class EncodedText(bytes):
     """A TEXT message in UTF-8."""
 
+    __slots__ = ()  # one takes no more than bytes do
+
 
 class EncodedBodies(list["str | bytes"]):
     """Messages received of which some are C{EncodedText}."""
