@@ -69,13 +69,20 @@ class Budget:
         """Tell whether a key holds at least an equal share, while there is no room."""
         return self.full and self._hasShare(self._heldBy(peer))
 
-    def richest(self) -> list[PublicKey]:
-        """List the keys that hold at least an equal share, who holds most first."""
-        held = {peer: self._heldBy(peer) for peer in self._connections.peers}
-        return sorted(
-            (peer for peer in held if self._hasShare(held[peer])),
-            key=lambda peer: -held[peer],
-        )
+    def richest(self) -> list[tuple[PublicKey, int]]:
+        """
+        List the keys that hold more than an equal share, who holds most first.
+
+        @return: each with the bytes that it holds beyond that.
+        """
+        peers = self._connections.peers
+        held = {peer: self._heldBy(peer) for peer in peers}
+        beyond = [
+            (peer, held[peer] - self.bound // len(peers))
+            for peer in peers
+            if self._hasShare(held[peer])
+        ]
+        return sorted(beyond, key=lambda each: -each[1])
 
     def _heldBy(self, peer: PublicKey) -> int:
         """Add up what the connections of a key hold, bytes."""

@@ -306,29 +306,36 @@ class ConnectionManager(ConnectionOwner):
 
     def _makeRoom(self, bringing: Connection) -> bool:
         """
-        Let go of the beginning of a message, which its client sends again; else of a
-        session that waits, the oldest first; else of a connection.
+        Let go of what the key that holds most has beyond an equal share, as far as
+        there is need: the beginnings of messages, which their clients send again; then
+        sessions that wait, then connections, the oldest first.
 
-        @return: whether there was one, of a key that is to bear it.
+        @return: whether there was anything, of a key that is to bear it.
         """
-        for peer in self.budget.richest():
+        budget = self.budget
+        for peer, beyond in budget.richest():
+            # All in one pass: a key may have thousands of which each holds next to
+            # nothing, and to look who holds most takes a look at all of everybody's.
+            before = budget.used
             connections = sorted(self.connections.byPeer(peer), key=_isAttached)
-            for connection in connections:
-                if connection.session.inbox.partial is not None:
-                    connection.session.inbox.partial = None
-                    connection.account()
-                    return True
-            for connection in connections:
-                if connection.releasable and connection.isAttached:
-                    connection.shed(CloseCode.TRY_AGAIN_LATER, "too much is kept")
-                    return True
-                if connection.releasable:
-                    self.sessions.end(connection, "too much is kept for all together")
-                    return True
+            for letGo in (_dropPartial, self._endFull):
+                for connection in connections:
+                    if not budget.full or before - budget.used > beyond:
+                        return True
+                    letGo(connection)
+            if budget.used < before:
+                return True
             # What is unread takes its room until the application takes it.
             if peer == bringing.peer:
                 break
         return False
+
+    def _endFull(self, connection: Connection) -> None:
+        """End a connection, or its session, if anything goes with it."""
+        if connection.releasable and connection.isAttached:
+            connection.shed(CloseCode.TRY_AGAIN_LATER, "too much is kept")
+        elif connection.releasable:
+            self.sessions.end(connection, "too much is kept for all together")
 
     def keeps(self, connection: Connection, code: int | None = None) -> bool:
         """
@@ -466,3 +473,10 @@ def _ratesOf(
 def _isAttached(connection: Connection) -> bool:
     """Tell whether a client is there."""
     return connection.isAttached
+
+
+def _dropPartial(connection: Connection) -> None:
+    """Let go of the beginning of a message that a cut connection left."""
+    if connection.session.inbox.partial is not None:
+        connection.session.inbox.partial = None
+        connection.account()

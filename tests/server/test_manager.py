@@ -7,6 +7,7 @@ whose session it is, who takes over, who is listed, and who has to make room.
 
 from __future__ import annotations
 
+from itertools import count
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -475,6 +476,30 @@ class RoomTests(HubTestCase):
         self.factory._manager.overfull(second)
         self.assertEqual(first.session.inbox.partialSize, 0)
         self.assertEqual([first.isOver, second.isOver], [False, False])
+
+    def test_oneLook(self) -> None:
+        """
+        Many sessions in which next to nothing is kept make room in one pass over all,
+        and no more of them than is needed; not below an equal share.
+        """
+        self.begin(Recorder())
+        others = [self.another() for _ in range(20)]
+        ends = list(self.server.connections.values())
+        for link in self.network.links:
+            link.toServer.stalled = True
+        for each in ends:
+            self.keep(each, 100)
+        self.cut()
+        manager = self.factory._manager
+        looks = count()
+        look = manager.budget.richest
+        self.patch(manager.budget, "richest", lambda: (next(looks), look())[1])
+        manager.budget.bound = 16 * ends[0].held + 1
+        manager.overfull(ends[0])
+        self.assertEqual(next(looks), 1)
+        self.assertEqual([each.isOver for each in ends], [True] * 5 + [False] * 16)
+        for client in others:
+            self.stop(client)
 
     def test_totalBufferHandler(self) -> None:
         """What a handler is not done with counts, too."""
