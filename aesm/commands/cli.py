@@ -3,6 +3,7 @@ The C{aesm} command::
 
     aesm connect tcp:127.0.0.1:8765     # lines go out, messages come in
     aesm keygen                         # make this user's key
+    aesm serve                          # a server, as twistd -n aesm
     aesm --help
 
 Whatever goes wrong is one sentence on standard error, and exit status 1.
@@ -20,12 +21,15 @@ from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+from twisted.application.app import ReactorSelectionMixin
+from twisted.logger import globalLogBeginner
 from twisted.python import usage
 
 from aesm._version import __version__
 from aesm.commands.bench import bench
 from aesm.commands.connect import runLineClient
 from aesm.commands.formats import JSON, PLAIN
+from aesm.commands.log import FORMATS, LEVELS, logObserver
 from aesm.commands.main import (
     CoroutineRunner,
     OutputLost,
@@ -35,6 +39,8 @@ from aesm.commands.main import (
     writeLine,
 )
 from aesm.commands.options import NAME_OPTION, dumpNoCore, ownKey
+from aesm.commands.serve import runServer
+from aesm.commands.tap import NotUsable, ServerOptions, makeService
 from aesm.errors import KeyFileError
 from aesm.interfaces import ITrustPolicy
 from aesm.server.factory import KEY_FILE
@@ -46,6 +52,7 @@ from aesm.trust.servers import AnyServer, KnownServers, Pinned
 __all__ = ["Options", "main"]
 
 FOR_EVER = -1.0  # seconds
+WRONG_SERVER = 2  # status of a server that will not run, however often it is started
 
 
 class _Options(usage.Options):
@@ -262,6 +269,48 @@ class ChatOptions(_ClientCommand):
         return runChat(reactor, self.endpoint, self["nick"], **options)
 
 
+class ServeOptions(_Command, ServerOptions, ReactorSelectionMixin):
+    """C{aesm serve}."""
+
+    optParameters = [
+        ["log-level", None, "info", f"What to log at least: {', '.join(LEVELS)}."],
+        [
+            "log-format",
+            None,
+            "text",
+            "How to log, on standard error; text: lines for people, json: an object "
+            "a line.",
+        ],
+    ]
+
+    def postOptions(self) -> None:
+        """
+        Check the options, and make of them what the service needs.
+
+        @raise usage.UsageError: one is wrong; says which, and what would be right.
+        """
+        for option, values in (("log-level", LEVELS), ("log-format", FORMATS)):
+            if self[option] not in values:
+                raise usage.UsageError(
+                    f"--{option} must be one of {', '.join(values)}, "
+                    f"not {self[option]!r}"
+                )
+        super().postOptions()
+
+    def run(self) -> int:
+        """
+        Run the server until it is stopped.
+
+        @return: the exit status.
+        """
+        from twisted.internet import reactor
+
+        service = makeService(self)
+        observer = logObserver(self["log-level"], self["log-format"])
+        globalLogBeginner.beginLoggingTo([observer])
+        return runServer(reactor, service)
+
+
 class KeygenOptions(_Command):
     """C{aesm keygen}."""
 
@@ -407,6 +456,7 @@ class Options(_Options):
     subCommands = [
         ["connect", None, ConnectOptions, "Send lines, and print what comes."],
         ["chat", None, ChatOptions, "Chat, on a server with --handler chat."],
+        ["serve", None, ServeOptions, "Run a server, as `twistd -n aesm` does."],
         ["keygen", None, KeygenOptions, "Make a private key."],
         ["pubkey", None, PubkeyOptions, "Print the public key of a private key."],
         ["psk", None, PSKOptions, "Make a pre-shared key."],
@@ -453,9 +503,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options.parseOptions(sys.argv[1:] if arguments is None else list(arguments))
         return cast(_Command, options.subOptions).run()
+    except (KeyFileError, NotUsable, OutputLost) as error:
+        writeError(str(error))
     except usage.UsageError as error:
         command = f"aesm {options.subCommand}" if options.subCommand else "aesm"
-        writeError(f"{str(error).rstrip('.')} (see `{command} --help`)")
-    except (KeyFileError, OutputLost) as error:
-        writeError(str(error))
+        said = str(error).rstrip(".").replace("\n", " ")  # Twisted's have two lines
+        writeError(f"{said} (see `{command} --help`)")
+        if options.subCommand == "serve":
+            return WRONG_SERVER
     return 1

@@ -1,10 +1,11 @@
 """
-What C{twistd aesm} runs, once its options are found to be right::
+What C{twistd aesm} and C{aesm serve} run, once the options are found to be right::
 
     AESMService(reactor, factory, endpoints).setServiceParent(application)
 
 It adds to a L{Server} what an operator needs: that a port in use is one line and
-the end, what to type at a client, SIGHUP, the activity log, and no core dumps.
+the end, what to type at a client, SIGHUP, the activity log, what systemd is told, and
+no core dumps.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from zope.interface import implementer
 
 from aesm.commands.activity import ActivityFile
 from aesm.commands.options import dumpNoCore
+from aesm.commands.systemd import Notifier
 from aesm.errors import SpoolError
 from aesm.secure.listening import listenOn
 from aesm.server.factory import AESMServerFactory
@@ -57,7 +59,11 @@ class CannotListen(SystemExit, Exception):
 
 
 class AESMService(Service):
-    """A server for operators, which ends the process if it cannot listen."""
+    """
+    A server for operators, which ends the process if it cannot listen.
+
+    @ivar failed: whether it could not listen, or not write all to its spool.
+    """
 
     def __init__(
         self,
@@ -78,7 +84,8 @@ class AESMService(Service):
         self._clientOptions = clientOptions
         self._endpoints = [_ReportingEndpoint(*each) for each in endpoints.items()]
         self.server = Server(*self._endpoints, factory=factory)
-        self._cannotListen = False
+        self._notifier = Notifier(reactor, self._describe)
+        self.failed = False
         self._isStarting = True  # so that there is no reactor to be stopped
         self._formerHangUp: Any = None  # the handler of SIGHUP before ours
 
@@ -100,7 +107,7 @@ class AESMService(Service):
         # run the reactor all the same; other endpoints may take their time, and a
         # reactor that runs by then is stopped.
         self._isStarting = False
-        if self._cannotListen:
+        if self.failed:
             self._heedNoHangUp()
             raise CannotListen(1)
 
@@ -123,12 +130,13 @@ class AESMService(Service):
         @return: fires when all clients are gone, which is bounded in time.
         """
         super().stopService()
+        self._notifier.stopping()
         stopped = self.server.stop()
-        stopped.addErrback(Failure.trap, SpoolError)  # it was logged
+        stopped.addErrback(self._ebNotWritten)
         return stopped.addCallback(self._cbStopped)
 
     def _cbListening(self, server: Server) -> None:
-        """Have clients told where to find the server, once the reactor runs."""
+        """Say where clients find the server, and that it is there, once it is."""
         for endpoint in self._endpoints:
             line = clientLine(
                 endpoint.port.getHost(), str(server.publicKey), self._clientOptions
@@ -140,11 +148,17 @@ class AESMService(Service):
                 self._reactor.callWhenRunning(
                     _log.info, "clients connect with: {line}", line=line
                 )
+        self._reactor.callWhenRunning(self._ready)
+
+    def _ready(self) -> None:
+        """Say that all endpoints listen, unless the server is stopped by now."""
+        if self.server.running:
+            self._notifier.ready()
 
     def _ebCannotListen(self, failure: Failure) -> None:
         """End the server, unless that is why it does not listen."""
         if not failure.check(CancelledError):
-            self._cannotListen = True
+            self.failed = True
             if not self._isStarting:
                 self._reactor.stop()
 
@@ -155,9 +169,18 @@ class AESMService(Service):
 
     def _reload(self) -> None:
         """Do what SIGHUP asks for."""
+        self._notifier.reloading()
         if self._activityLog is not None:
             self._activityLog.reopen()
         self._factory.reloadKeys()
+        self._notifier.reloaded()
+
+    def _describe(self) -> str:
+        """Say how the server is doing, for C{systemctl status}."""
+        return (
+            f"connections: {len(self._factory.connections)}, of which "
+            f"{self._factory.waiting} wait for their clients to come back"
+        )
 
     def _heedNoHangUp(self) -> None:
         """Leave SIGHUP to whom it was."""
@@ -165,10 +188,16 @@ class AESMService(Service):
             signal.signal(signal.SIGHUP, self._formerHangUp)
             self._formerHangUp = None
 
+    def _ebNotWritten(self, failure: Failure) -> None:
+        """Take note that the spool lacks something, which was logged."""
+        failure.trap(SpoolError)
+        self.failed = True
+
     def _cbStopped(self, result: object) -> None:
         """End the activity log, behind the last client."""
         # Not earlier: a SIGHUP while clients are told would be a sudden end.
         self._heedNoHangUp()
+        self._notifier.stopped()
         if self._activityLog is not None:
             globalLogPublisher.removeObserver(self._activityLog)
             self._activityLog.ended()

@@ -1,9 +1,9 @@
 """
 C{twistd aesm}: a server for operators, see C{twistd aesm --help}.
 
-L{Options} checks everything that can be checked before the server runs, the
-files included, so that what is wrong is one line.  What runs then is an
-L{AESMService}.
+L{ServerOptions}, which C{aesm serve} has as well, checks everything that can be
+checked before the server runs, the files included, so that what is wrong is one
+line.  What runs then is an L{AESMService}.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from aesm.text import escape
 from aesm.trust.files import expanded
 from aesm.trust.keys import nextKeyOf
 
-__all__ = ["Options", "makeService"]
+__all__ = ["NotUsable", "Options", "ServerOptions", "makeService"]
 
 DEFAULT_LISTEN = "tcp:8765:interface=127.0.0.1"
 
@@ -50,9 +50,13 @@ _NUMBERS = {
 }
 
 
-class Options(usage.Options):
+class NotUsable(usage.UsageError):
+    """An option is right, but what it names cannot be used, as things are."""
+
+
+class ServerOptions(usage.Options):
     """
-    The options of C{twistd aesm}.
+    The options of a server, whatever starts it.
 
     @ivar endpoints: where it is to listen: by the operator's strings.
     @ivar activityLog: what writes it, or None.
@@ -148,23 +152,6 @@ class Options(usage.Options):
             "environment has AESM_CORE_DUMPS=1."
         )
 
-    def parseOptions(self, options: Sequence[str] | None = None) -> None:
-        """
-        Parse, for C{twistd} or for anybody else.
-
-        @param options: what follows C{twistd aesm}; None for the process's own.
-        @raise usage.UsageError: an option is wrong.
-        @raise SystemExit: it is wrong and it is C{twistd} that asks, which would
-            hide what is wrong below a page of help and, before Twisted 26, end
-            with status 0.
-        """
-        try:
-            super().parseOptions(options)
-        except usage.UsageError as error:
-            if self.parent is None:
-                raise
-            raise SystemExit(f"twistd aesm: {error}") from None
-
     def opt_listen(self, endpoint: str) -> None:
         """Listen on this Twisted endpoint; may be given several times."""
         self["listen"].append(endpoint)
@@ -197,7 +184,9 @@ class Options(usage.Options):
                 spoolSync=self["spool-sync"],
                 **numbers,
             )
-        except (KeyFileError, ValueError) as error:
+        except KeyFileError as error:
+            raise NotUsable(self._inOptions(str(error))) from None
+        except ValueError as error:
             raise usage.UsageError(self._inOptions(str(error))) from None
         if spool is not None:
             _checkSpool(spool)
@@ -244,7 +233,7 @@ class Options(usage.Options):
         """
         Open the activity log.
 
-        @raise usage.UsageError: it cannot be written to.
+        @raise NotUsable: it cannot be written to.
         """
         # Only twistd has this option: what else runs us does not leave.
         leaves = self.parent is not None and not self.parent.get("nodaemon", True)
@@ -256,7 +245,7 @@ class Options(usage.Options):
         try:
             return ActivityFile(path)
         except KeyFileError as error:
-            raise usage.UsageError(f"--activity-log: {escape(str(error))}") from None
+            raise NotUsable(f"--activity-log: {escape(str(error))}") from None
 
     def _inOptions(self, error: str) -> str:
         """
@@ -270,9 +259,30 @@ class Options(usage.Options):
         return spelling.get(first, first) + blank + rest
 
 
-def makeService(options: Options) -> AESMService:
+class Options(ServerOptions):
+    """The options of C{twistd aesm}."""
+
+    def parseOptions(self, options: Sequence[str] | None = None) -> None:
+        """
+        Parse, for C{twistd} or for anybody else.
+
+        @param options: what follows C{twistd aesm}; None for the process's own.
+        @raise usage.UsageError: an option is wrong.
+        @raise SystemExit: it is wrong and it is C{twistd} that asks, which would
+            hide what is wrong below a page of help and, before Twisted 26, end
+            with status 0.
+        """
+        try:
+            super().parseOptions(options)
+        except usage.UsageError as error:
+            if self.parent is None:
+                raise
+            raise SystemExit(f"twistd aesm: {error}") from None
+
+
+def makeService(options: ServerOptions) -> AESMService:
     """
-    Make the service of C{twistd aesm}.
+    Make the service that the options ask for.
 
     @see: C{twisted.application.service.IServiceMaker}
     """
@@ -316,9 +326,9 @@ def _endpoint(text: str) -> IStreamServerEndpoint:
     except Exception as error:  # a plugin's code may parse it
         if text.startswith("systemd:") and isinstance(error, LookupError):
             # Twisted wants all three variables, though sd_listen_fds(3) does not.
-            raise usage.UsageError(
+            raise NotUsable(
                 f"--listen '{escape(text)}': no such socket was handed over; what "
-                "starts twistd sets LISTEN_FDS, LISTEN_PID and LISTEN_FDNAMES, which "
+                "starts us sets LISTEN_FDS, LISTEN_PID and LISTEN_FDNAMES, which "
                 "names each, with colons in between"
             ) from None
         raise usage.UsageError(
@@ -337,9 +347,9 @@ def _checkSpool(path: str) -> None:
     See whether a spool can be opened, while the operator looks on: the server opens
     it once it is in the background, where C{twistd} may put it.
 
-    @raise usage.UsageError: it cannot; says why.
+    @raise NotUsable: it cannot; says why.
     """
     try:
         SpoolFile(expanded(path), full=False).close()
     except SpoolError as error:
-        raise usage.UsageError(f"--spool: {escape(str(error))}") from None
+        raise NotUsable(f"--spool: {escape(str(error))}") from None

@@ -224,6 +224,11 @@ class AESMServerFactory(SecureFactory):
         """Whether any client that finds us is let in."""
         return self._admission.isOpen and self._settings.psk is None
 
+    @property
+    def waiting(self) -> int:
+        """How many sessions wait for their clients to come back."""
+        return len(self._manager.sessions)
+
     def sendTo(self, data: Message, address: Address) -> Deferred[None]:
         """
         Send a message to one peer.

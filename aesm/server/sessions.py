@@ -93,6 +93,10 @@ class Sessions:
             return None
         return connection if isResumed(connection, hello) else None
 
+    def __len__(self) -> int:
+        """Count those that wait for their clients."""
+        return len(self._waiting)
+
     def isWaiting(self, connection: Connection) -> bool:
         """Tell whether a client is known to be away."""
         return connection in self._waiting

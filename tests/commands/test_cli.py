@@ -13,8 +13,9 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 from aesm._version import __version__
-from aesm.commands.cli import ConnectOptions, Options, main
+from aesm.commands.cli import ConnectOptions, Options, ServeOptions, main
 from aesm.commands.options import ownKey
+from aesm.commands.tap import Options as TwistdOptions
 from aesm.errors import KeyFileError
 from aesm.trust.keys import PSK, PrivateKey, PublicKey
 from aesm.trust.servers import KnownServers
@@ -83,7 +84,7 @@ class UsageTests(CommandTestCase):
 
     def test_help(self) -> None:
         """C{--help} lists the commands, and each command its options."""
-        for command in ("connect", "keygen", "pubkey", "psk", "known"):
+        for command in ("connect", "serve", "keygen", "pubkey", "psk", "known"):
             self.assertIn(f"    {command} ", self.good("--help"))
             usage = self.good(command, "--help")
             self.assertTrue(usage.startswith(f"Usage: aesm {command} "), usage)
@@ -187,6 +188,56 @@ class OwnKeyTests(CommandTestCase):
         """So it is for a client."""
         path = self.mktemp()
         self.assertIn("aesm keygen", self.bad("connect", "tcp:h:1", "--key", path))
+
+
+class ServeOptionsTests(CommandTestCase):
+    """The options of C{aesm serve}."""
+
+    def assertStatus(self, expected: int, *arguments: str) -> str:
+        """
+        Run a server that does not start, and says why in one sentence.
+
+        @param expected: its exit status.
+        @param arguments: what follows C{aesm serve}.
+        @return: the sentence.
+        """
+        status, output, errors = self.execute("serve", *arguments)
+        self.assertEqual((status, output), (expected, ""))
+        self.assertRegex(errors, r"\Aaesm: [^\n]+\n\Z")
+        return errors
+
+    def test_shared(self) -> None:
+        """It has the options of C{twistd aesm}, and those of the log beside them."""
+        ours, theirs = set(ServeOptions().longOpt), set(TwistdOptions().longOpt)
+        more = {"log-level=", "log-format=", "reactor=", "help-reactors"}
+        self.assertEqual(ours - theirs, more)
+        self.assertEqual(theirs - ours, set())
+
+    def test_wrong(self) -> None:
+        """Options that are wrong are status 2: another start would not help."""
+        for arguments in (
+            ["--nosuch"],
+            ["argument"],
+            ["--max-message", "many"],
+            ["--heartbeat", "-1"],
+            ["--listen", "nosuch:1"],
+            ["--log-level", "critical"],
+            ["--log-format", "xml"],
+            ["--reactor", "nosuch"],
+        ):
+            errors = self.assertStatus(2, *arguments)
+            self.assertIn("`aesm serve --help`", errors)
+            self.assertIn(arguments[0].lstrip("-")[:7], errors)
+            self.assertNotIn("\\n", errors)
+
+    def test_notUsable(self) -> None:
+        """Files and sockets that cannot be used as things are, are status 1."""
+        missing = str(self.home / "missing" / "file")
+        for option in ("--key", "--psk", "--authorized-keys", "--activity-log"):
+            self.assertIn("missing", self.assertStatus(1, option, missing))
+        self.assertIn("--spool: ", self.assertStatus(1, "--spool", str(self.home)))
+        systemd = "systemd:domain=INET:index=99"
+        self.assertIn("LISTEN_FDS", self.assertStatus(1, "--listen", systemd))
 
 
 class KeyTests(CommandTestCase):

@@ -29,6 +29,7 @@ from aesm.commands.daemon import (
     clientLine,
 )
 from tests.commands.test_tap import TapTestCase
+from tests.support.notify import NotifySocket
 
 
 @implementer(IStreamServerEndpoint)
@@ -38,6 +39,13 @@ class LateEndpoint:
     def __init__(self) -> None:
         """Nobody listens yet."""
         self.listening: Deferred[Any] = Deferred()
+
+    @classmethod
+    def fired(cls) -> LateEndpoint:
+        """Make one that listens already."""
+        self = cls()
+        self.listening.callback(_Port())
+        return self
 
     def listen(self, protocolFactory: object) -> Deferred[Any]:
         """
@@ -116,7 +124,7 @@ class ServiceTests(TapTestCase):
     def test_cannotListen(self) -> None:
         """Where it cannot listen, the log says why, and the process ends."""
         late = LateEndpoint()
-        service = self.serve(first=_Failing(), late=late, last=_Failing())
+        service = self.serve(first=FailingEndpoint(), late=late, last=FailingEndpoint())
         with capturedLogs() as events:
             ended = self.assertRaises(SystemExit, service.privilegedStartService)
         self.assertEqual(ended.code, 1)
@@ -156,6 +164,44 @@ class ServiceTests(TapTestCase):
         service.startService()
         late.listening.errback(OSError("no"))
         self.assertTrue(self.reactor.hasStopped)
+
+    def test_notify(self) -> None:
+        """
+        Who has started it is told once all endpoints listen and the reactor runs, how
+        it is doing, when it reads its files again, and that it stops.
+        """
+        notified = NotifySocket(self.addCleanup)
+        self.patch(os, "environ", {**os.environ, "NOTIFY_SOCKET": notified.path})
+        late, calls = LateEndpoint(), []
+        service = self.serve(first=LateEndpoint.fired(), late=late)
+        self.reactor.callFromThread = calls.append  # type: ignore[attr-defined]
+        service.startService()
+        self.reactor.run()
+        self.assertEqual(notified.heard(), [])
+        late.listening.callback(_Port())
+        ready, status = notified.heard()
+        self.assertEqual(ready, "READY=1")
+        self.assertRegex(status, "^STATUS=connections: 0, of which 0 wait for")
+        signal.raise_signal(signal.SIGHUP)
+        with capturedLogs():
+            calls[0]()
+        reloading, ready = notified.heard()
+        self.assertRegex(reloading, r"^RELOADING=1\nMONOTONIC_USEC=\d+$")
+        self.assertEqual(ready, "READY=1")
+        self.successResultOf(service.stopService())
+        self.assertEqual(notified.heard(), ["STOPPING=1"])
+        self.assertEqual(self.reactor.getDelayedCalls(), [])
+
+    def test_notifyStopped(self) -> None:
+        """One that is stopped before its reactor runs is never ready."""
+        notified = NotifySocket(self.addCleanup)
+        self.patch(os, "environ", {**os.environ, "NOTIFY_SOCKET": notified.path})
+        service = self.serve()
+        service.startService()
+        self.assertEqual(notified.heard(), [])
+        self.successResultOf(service.stopService())
+        self.reactor.run()
+        self.assertEqual(notified.heard(), [])
 
     def test_hangUp(self) -> None:
         """
@@ -263,7 +309,7 @@ class _Port:
 
 
 @implementer(IStreamServerEndpoint)
-class _Failing:
+class FailingEndpoint:
     """An endpoint that is in use."""
 
     def listen(self, protocolFactory: object) -> Deferred[Any]:

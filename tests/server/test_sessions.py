@@ -104,6 +104,17 @@ class SessionsTests(SynchronousTestCase):
         self.assertIsInstance(reason, SessionLost)
         return str(reason)
 
+    def test_len(self) -> None:
+        """Those are counted that wait, until their clients are back or they end."""
+        sessions = self.sessions(most=2)
+        self.assertEqual(len(sessions), 0)
+        one, two, three = map(self.connection, "123")
+        for connection, count in ((one, 1), (two, 2), (two, 2), (three, 2)):
+            sessions.wait(connection)
+            self.assertEqual(len(sessions), count)
+        sessions.resumed(three)
+        self.assertEqual(len(sessions), 1)
+
     def test_grace(self) -> None:
         """Only a number of seconds makes sense."""
         for wrong in (-1.0, float("inf"), float("nan")):
