@@ -307,6 +307,9 @@ class _Port:
         """Say where it is."""
         return PipeAddress()
 
+    def stopListening(self) -> None:
+        """There is nothing to stop."""
+
 
 @implementer(IStreamServerEndpoint)
 class FailingEndpoint:
