@@ -8,7 +8,6 @@ a forwarder that says in a PROXY header who it forwards.
 from __future__ import annotations
 
 import json
-import re
 import socket
 import struct
 import tempfile
@@ -17,12 +16,10 @@ from typing import Any
 from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.logger import capturedLogs, formatEvent
 from twisted.protocols.haproxy import proxyEndpoint
-from twisted.trial.unittest import SkipTest, SynchronousTestCase
+from twisted.trial.unittest import SkipTest
 
 from aesm import Server, listen
-from aesm.commands.tap import Options
 from aesm.testing import MemoryNetwork
-from tests import ROOT
 from tests.support.pairs import SERVER_KEY, PairTestCase
 from tests.system.test_commands import AT, RUNS, TWISTD, Process, ProcessTestCase
 
@@ -374,17 +371,3 @@ class HeaderTests(PairTestCase):
             self.successResultOf(self.forward(network, headerV1(("\x1b[2J\x9b", 1001))))
         self.assertEqual(list(server.connections), [(r"\x1b[2J\x9b", 1001)])
         self.assertTrue(all(formatEvent(event).isprintable() for event in events))
-
-
-class DocumentTests(SynchronousTestCase):
-    """What the tutorial lets systemd start, starts."""
-
-    def test_unit(self) -> None:
-        """The options and the handler exist, and an inherited socket is asked for."""
-        text = (ROOT / "docs" / "tutorial.md").read_text("utf-8")
-        (line,) = re.findall(r"^ExecStart=\S+/twistd .* aesm (.*)$", text, re.MULTILINE)
-        given = dict(zip(line.split()[::2], line.split()[1::2], strict=True))
-        options = Options()
-        self.assertLessEqual({name[2:] + "=" for name in given}, set(options.longOpt))
-        self.assertIn(f"{given['--handler']}: ", options.longdesc)
-        self.assertEqual(given["--listen"], "systemd:domain=INET6:index=0")

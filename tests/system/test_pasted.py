@@ -54,7 +54,7 @@ _BLOCK = re.compile(r"^```(\w+)( fragment)?\n(.*?)^```$", re.MULTILINE | re.DOTA
 _FENCE = re.compile(r"^```(.*)$", re.MULTILINE)
 _EVERYWHERE = re.compile(r"(--listen tcp:\d+)(?= )")
 _NAMED = re.compile(r"`(\w+\.(?:py|tac))`")
-_SERVER = re.compile(r"\btwistd? -n|\bpython \w*server\.py")
+_SERVER = re.compile(r"\btwistd? -n|\baesm serve|\bpython \w*server\.py")
 
 
 class Block(NamedTuple):
@@ -198,7 +198,7 @@ class PastedTestCase(SynchronousTestCase):
             self.interrupt(port)
         self.before = ""
         log = self.home / f"server{port}.log"
-        if "--listen" not in line and "twistd -n aesm" in line:
+        if "--listen" not in line and re.search("twistd -n aesm|aesm serve", line):
             line = f"{line.rstrip()} --listen tcp:{port}:interface=127.0.0.1"
         process = self.started(line, log)
         self.servers[port] = process, log
