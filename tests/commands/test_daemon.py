@@ -172,13 +172,15 @@ class ServiceTests(TapTestCase):
         """
         notified = NotifySocket(self.addCleanup)
         self.patch(os, "environ", {**os.environ, "NOTIFY_SOCKET": notified.path})
-        late, calls = LateEndpoint(), []
+        late = LateEndpoint()
+        calls: list[Any] = []
         service = self.serve(first=LateEndpoint.fired(), late=late)
         self.reactor.callFromThread = calls.append  # type: ignore[attr-defined]
         service.startService()
         self.reactor.run()
         self.assertEqual(notified.heard(), [])
         late.listening.callback(_Port())
+        self.reactor.run()  # goes on; former versions of this one need telling
         ready, status = notified.heard()
         self.assertEqual(ready, "READY=1")
         self.assertRegex(status, "^STATUS=connections: 0, of which 0 wait for")

@@ -48,7 +48,7 @@ class TextTests(SynchronousTestCase):
 
     def test_line(self) -> None:
         """An event is a line with the time, where it comes from, and its level."""
-        line = textLine(event("hällo"))
+        line = textLine(event("hällo")) or ""
         self.assertRegex(line, r"\A\d{4}-\S+ \[aesm\.server#info\] hällo\n\Z")
 
     def test_escapes(self) -> None:
