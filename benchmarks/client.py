@@ -1,14 +1,23 @@
 """
 What the client of every peer does, once for all: the workloads.  Each returns
-its figures by name.
+its figures by name; beside the figure C{rate} stand C{rate.server} and
+C{rate.client}, the microseconds of processor time that each process had for one
+message, or whatever is counted.
+
+What is done for a time is done in growing numbers until it takes long enough, so that
+no clock runs within it.
 """
 
 from __future__ import annotations
 
-import itertools
+import math
 import os
+import time
+from collections.abc import Awaitable, Callable
+from itertools import pairwise
+from statistics import median
 from time import perf_counter
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmarks.server import payload
 
@@ -17,6 +26,41 @@ __all__ = ["Task"]
 PAGE = os.sysconf("SC_PAGE_SIZE")
 AT_ONCE = 50  # connections that are opened together when many are wanted
 PROBES = 100  # connections that grow opens, one at a time
+LEAST = 3  # connections that far opens, however long they take
+TRIPS = 3  # round trips over each
+FASTER = 10  # how many times more is tried than took too short a time
+
+
+class Spent(NamedTuple):
+    """Seconds that went by, and of processor time that the processes had."""
+
+    seconds: float
+    client: float
+    server: float
+
+    def __sub__(self, other: Spent) -> Spent:
+        """Say what went by since."""
+        return Spent(*(a - b for a, b in zip(self, other, strict=True)))
+
+    def each(self, name: str, count: int) -> dict[str, float]:
+        """
+        Share the processor time out.
+
+        @param name: the figure that it goes with.
+        @param count: among how many.
+        """
+        return {
+            f"{name}.server": self.server / count * 1e6,
+            f"{name}.client": self.client / count * 1e6,
+        }
+
+    def rate(self, count: int) -> dict[str, float]:
+        """
+        Say how many there were in a second.
+
+        @param count: how many there were.
+        """
+        return {"rate": count / self.seconds, **self.each("rate", count)}
 
 
 class Task:
@@ -28,7 +72,7 @@ class Task:
         directory: str,
         port: int,
         *,
-        count: int,
+        seconds: float,
         size: int,
         clients: int,
         serverPid: int,
@@ -37,38 +81,38 @@ class Task:
         @param peer: a peer.
         @param directory: where the credentials are.
         @param port: where the server listens.
-        @param count: how often, or how many messages.
-        @param size: bytes of each.
+        @param seconds: how long to measure, about.
+        @param size: bytes of each message.
         @param clients: connections.
         @param serverPid: the server's process.
         """
         self._peer = peer
         self._directory = directory
         self._port = port
-        self._count = count
+        self._seconds = seconds
         self._data = payload(size)
         self._clients = clients
         self._serverPid = serverPid
 
     async def stream(self) -> dict[str, float]:
         """Send as fast as flow control allows, until the server has it all."""
-        link = await self._connect()
-        return {"rate": await self._stream(link)}
+        return await self._stream()
 
     async def pingpong(self) -> dict[str, float]:
         """Send a message when the one before it has come back."""
-        peer, data, left = self._peer, self._data, self._count
+        peer, data = self._peer, self._data
         link = await self._connect()
         await self._ask(link, b"echo")
         done, fire = peer.signal()
+        before = self._now()
         times = [perf_counter()]
+        end = times[0] + self._seconds
 
         def received(answer: bytes) -> Any:
             """Take the time and send the next."""
-            nonlocal left
-            times.append(perf_counter())
-            left -= 1
-            if left:
+            now = perf_counter()
+            times.append(now)
+            if now < end:
                 return link.send(data)
             fire()
             return None
@@ -76,40 +120,80 @@ class Task:
         link.received = received
         await _sent(link.send(data))
         await done
-        trips = sorted(b - a for a, b in itertools.pairwise(times))
+        spent = self._now() - before
+        trips = sorted(b - a for a, b in pairwise(times))
         return {
             "median": trips[len(trips) // 2] * 1e6,
             "p99": trips[len(trips) * 99 // 100] * 1e6,
+            **spent.each("median", len(trips)),
         }
 
     async def fanout(self) -> dict[str, float]:
         """Let the server send to many, until all have it all."""
-        left = self._count * self._clients
-        done, fire = self._peer.signal()
-
-        def received(data: bytes) -> None:
-            """Count one."""
-            nonlocal left
-            left -= 1
-            if not left:
-                fire()
-
         links = [await self._connect() for _ in range(self._clients)]
         for link in links:
             await self._ask(link, b"join")
-            link.received = received
-        start = perf_counter()
-        await _sent(links[0].send(b"fanout %d %d" % (self._count, len(self._data))))
-        await done
-        return {"rate": self._count * self._clients / (perf_counter() - start)}
+
+        async def sendAll(count: int) -> None:
+            """Let it send so many."""
+            left = count * len(links)
+            done, fire = self._peer.signal()
+
+            def received(data: bytes) -> None:
+                """Count one."""
+                nonlocal left
+                left -= 1
+                if not left:
+                    fire()
+
+            for link in links:
+                link.received = received
+            await _sent(links[0].send(b"fanout %d %d" % (count, len(self._data))))
+            await done
+
+        count, spent = await self._enough(sendAll, 10)
+        return spent.rate(count * len(links))
 
     async def connects(self) -> dict[str, float]:
         """Connect, exchange one message, close; so many at once."""
         await self._visit()  # what is loaded on first use
-        start = perf_counter()
-        visits = self._count // self._clients
-        await self._peer.gather([self._visits(visits) for _ in range(self._clients)])
-        return {"rate": visits * self._clients / (perf_counter() - start)}
+        before = self._now()
+        end = perf_counter() + self._seconds
+        count = 0
+
+        async def visits() -> None:
+            """Visit until it is time."""
+            nonlocal count
+            while perf_counter() < end:
+                await self._visit()
+                count += 1
+
+        await self._peer.gather([visits() for _ in range(self._clients)])
+        return (self._now() - before).rate(count)
+
+    async def far(self) -> dict[str, float]:
+        """Begin again and again: see how long the first answers take, and others."""
+        dial = getattr(self._peer, "dial", self._peer.connect)
+        await self._visit()  # what is loaded on first use
+        firsts: list[Spent] = []
+        trips: list[Spent] = []
+        end = perf_counter() + self._seconds
+        while len(firsts) < LEAST or perf_counter() < end:
+            before = self._now()
+            link = await dial(self._directory, self._port)
+            await self._ask(link, b"echo" + self._data[4:])
+            firsts.append(self._now() - before)
+            for _ in range(TRIPS):
+                before = self._now()
+                await self._ask(link, self._data)
+                trips.append(self._now() - before)
+            await link.close()
+        figures: dict[str, float] = {}
+        for name, all_ in (("first", firsts), ("trip", trips)):
+            figures[name] = median(spent.seconds for spent in all_) * 1e3
+            whole = Spent(*map(sum, zip(*all_, strict=True)))
+            figures |= whole.each(name, len(all_))
+        return figures
 
     async def idle(self) -> dict[str, float]:
         """See what the server's memory grows by."""
@@ -122,14 +206,40 @@ class Task:
     async def grow(self) -> dict[str, float]:
         """See whether other connections slow one down."""
         links = await self._openMany(self._clients)
-        rate = await self._stream(await self._connect())
-        start = perf_counter()
+        figures = await self._stream()
+        before = self._now()
         await self._visits(PROBES)
-        seconds = (perf_counter() - start) / PROBES
+        spent = self._now() - before
         links.clear()
-        return {"rate": rate, "connect": seconds * 1e3}
+        figures["connect"] = spent.seconds / PROBES * 1e3
+        return figures | spent.each("connect", PROBES)
 
     # Parts
+
+    def _now(self) -> Spent:
+        """Read all clocks."""
+        # The clock of another process, as clock_getcpuclockid(3) makes it on Linux.
+        server = time.clock_gettime(~self._serverPid << 3 | 2)
+        return Spent(perf_counter(), time.process_time(), server)
+
+    async def _enough(
+        self, do: Callable[[int], Awaitable[None]], count: int
+    ) -> tuple[int, Spent]:
+        """
+        Do something so often that it takes half of the time that there is, or more.
+
+        @param do: does it as many times as it is told.
+        @param count: how many times to begin with.
+        @return: how many times it was done at last, and what that took.
+        """
+        while True:
+            before = self._now()
+            await do(count)
+            spent = self._now() - before
+            if spent.seconds >= self._seconds / 2:
+                return count, spent
+            faster = self._seconds / max(spent.seconds, 1e-9)
+            count = math.ceil(count * min(faster, FASTER))
 
     async def _connect(self) -> Any:
         """Open a link."""
@@ -142,19 +252,20 @@ class Task:
         await _sent(link.send(data))
         await answered
 
-    async def _stream(self, link: Any) -> float:
-        """
-        Send everything over one link.
+    async def _stream(self) -> dict[str, float]:
+        """Send over one link, until the server has it all."""
+        link = await self._connect()
 
-        @return: messages a second.
-        """
-        done, fire = self._peer.signal()
-        link.received = fire
-        start = perf_counter()
-        await _sent(link.send(b"count %d" % self._count))
-        await link.sendMany(self._data, self._count)
-        await done
-        return self._count / (perf_counter() - start)
+        async def send(count: int) -> None:
+            """Send so many."""
+            done, fire = self._peer.signal()
+            link.received = fire
+            await _sent(link.send(b"count %d" % count))
+            await link.sendMany(self._data, count)
+            await done
+
+        count, spent = await self._enough(send, max(10, 65536 // len(self._data)))
+        return spent.rate(count)
 
     async def _visit(self) -> None:
         """Connect, exchange one message, close."""

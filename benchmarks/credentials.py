@@ -29,11 +29,21 @@ HOST = "localhost"  # whom the certificate is for
 
 def writeCredentials(directory: Path) -> None:
     """
-    Write all there are: C{tls.pem} and C{tls.key} (ECDSA P-256, the fastest that
-    every TLS takes), C{aesm.key}, C{aesm-client.key}, C{curve.key}.
+    Write all there are: C{tls.pem} and C{tls.key}, C{tls-client.pem} and
+    C{tls-client.key}, C{aesm.key}, C{aesm-client.key}, C{curve.key}.
 
     @param directory: an empty one.
     """
+    for side in ("tls", "tls-client"):
+        _writeCertificate(directory, side)
+    PrivateKey.generate().save(directory / "aesm.key")
+    PrivateKey.generate().save(directory / "aesm-client.key")
+    public, secret = zmq.curve_keypair()
+    (directory / "curve.key").write_bytes(public + b"\n" + secret)
+
+
+def _writeCertificate(directory: Path, side: str) -> None:
+    """Write a key (ECDSA P-256, the fastest that every TLS takes) and a certificate."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, HOST)])
     now = datetime.datetime.now(datetime.UTC)
@@ -49,11 +59,7 @@ def writeCredentials(directory: Path) -> None:
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), True)
         .sign(key, SHA256())
     )
-    (directory / "tls.pem").write_bytes(certificate.public_bytes(Encoding.PEM))
-    (directory / "tls.key").write_bytes(
+    (directory / f"{side}.pem").write_bytes(certificate.public_bytes(Encoding.PEM))
+    (directory / f"{side}.key").write_bytes(
         key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     )
-    PrivateKey.generate().save(directory / "aesm.key")
-    PrivateKey.generate().save(directory / "aesm-client.key")
-    public, secret = zmq.curve_keypair()
-    (directory / "curve.key").write_bytes(public + b"\n" + secret)

@@ -1,7 +1,9 @@
 """
 Running one server and one client, bounded in time::
 
-    figures = runOnce("twistedtls", workload, directory)
+    figures = runOnce("twistedtls", workload, directory, seconds=1.0)
+
+All processes of a round have the aesm that is installed, be it this folder's or not.
 """
 
 from __future__ import annotations
@@ -11,56 +13,90 @@ import os
 import select
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from benchmarks.workloads import Workload
 
-__all__ = ["RunFailed", "runOnce"]
+__all__ = ["RunFailed", "build", "runOnce"]
 
 START_TIMEOUT = 30.0  # seconds until a server listens
 RUN_TIMEOUT = 240.0  # seconds that a client has
 END_TIMEOUT = 10.0  # seconds from the signal to the end
+
+# Modules are looked for in this folder last: what is installed may be compiled, and has
+# its sources here as well.
+_LAUNCH = f"""
+import runpy, sys
+sys.path.append({str(Path(__file__).parent.parent)!r})
+del sys.argv[0]
+runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+"""
 
 
 class RunFailed(Exception):
     """A peer did not finish; says which process said what."""
 
 
-def runOnce(peer: str, workload: Workload, directory: Path) -> dict[str, float]:
+def build(peer: str) -> str:
+    """
+    Say how aesm was built, as a process of a peer has it.
+
+    @param peer: the name of its module.
+    @return: one of L{benchmarks.command.BUILDS}; empty for a peer without aesm.
+    @raise RunFailed: it cannot be run.
+    """
+    process = subprocess.run(
+        [*_command(f"benchmarks.peers.{peer}"), "build"], capture_output=True, text=True
+    )
+    if process.returncode:
+        raise RunFailed(process.stderr.strip()[-2000:])
+    return process.stdout.strip()
+
+
+def runOnce(
+    peer: str, workload: Workload, directory: Path, seconds: float
+) -> dict[str, float]:
     """
     Do one workload with one peer.
 
     @param peer: the name of its module.
     @param workload: what to do.
     @param directory: where the credentials are.
+    @param seconds: how long to measure, about.
     @return: the figures by name.
     @raise RunFailed: it failed, or took too long.
     """
     cores = os.sched_getaffinity(0)
     if workload.oneCore:
         cores = {max(cores)}
-    server = _start(cores, peer, "server", directory)
-    try:
+    module = f"benchmarks.peers.{peer}"
+    with ExitStack() as stack:
+
+        def start(*words: str) -> subprocess.Popen[str]:
+            """Start a process, which ends with the others."""
+            return stack.enter_context(_started(cores, words))
+
+        server = start(module, "server", f"--directory={directory}")
         numbers: dict[str, Any] = {
+            "directory": directory,
             "kind": workload.kind,
-            "port": _firstLine(server),
-            "count": workload.count,
+            "seconds": seconds,
             "size": workload.size,
             "clients": workload.clients,
             "server-pid": server.pid,
         }
         words = [f"--{name}={value}" for name, value in numbers.items()]
-        client = _start(cores, peer, "client", directory, words)
+        client = start(module, "client", *words)  # loads what it needs meanwhile
+        port = _firstLine(server)
+        if workload.trip:
+            port = _firstLine(start("benchmarks.delay", port, str(workload.trip)))
         try:
-            output, errors = client.communicate(timeout=RUN_TIMEOUT)
+            output, errors = client.communicate(port + "\n", RUN_TIMEOUT)
         except subprocess.TimeoutExpired:
             raise RunFailed(f"not done in {RUN_TIMEOUT:g} seconds") from None
-        finally:
-            _end(client)
-    finally:
-        _end(server)
     try:
         figures: dict[str, float] = json.loads(output)
     except ValueError:
@@ -70,35 +106,38 @@ def runOnce(peer: str, workload: Workload, directory: Path) -> dict[str, float]:
     return figures
 
 
-def _start(
-    cores: set[int],
-    peer: str,
-    role: str,
-    directory: Path,
-    words: Sequence[str] = (),
-) -> subprocess.Popen[str]:
+def _command(module: str) -> list[str]:
+    """Say how a process with a module is started."""
+    return [sys.executable, "-P", "-c", _LAUNCH, module]
+
+
+@contextmanager
+def _started(
+    cores: Collection[int], words: tuple[str, ...]
+) -> Iterator[subprocess.Popen[str]]:
     """
-    Start a process.
+    Start a process, and end it if it has not ended.
 
     @param cores: where it may run.
+    @param words: its module and command line.
     """
     process = subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            f"benchmarks.peers.{peer}",
-            role,
-            f"--directory={directory}",
-            *words,
-        ],
-        stdin=subprocess.DEVNULL,
+        [*_command(words[0]), *words[1:]],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL if role == "server" else subprocess.PIPE,
+        stderr=subprocess.PIPE if "client" in words else subprocess.DEVNULL,
         text=True,
-        cwd=Path(__file__).parent.parent,
     )
-    os.sched_setaffinity(process.pid, cores)
-    return process
+    with process:  # which closes the pipes
+        os.sched_setaffinity(process.pid, cores)
+        try:
+            yield process
+        finally:
+            process.terminate()
+            try:
+                process.wait(END_TIMEOUT)
+            except subprocess.TimeoutExpired:
+                process.kill()
 
 
 def _firstLine(server: subprocess.Popen[str]) -> str:
@@ -113,17 +152,3 @@ def _firstLine(server: subprocess.Popen[str]) -> str:
     if not line:
         raise RunFailed("the server does not listen")
     return line
-
-
-def _end(process: subprocess.Popen[str]) -> None:
-    """End a process, if it has not ended."""
-    if process.poll() is None:
-        process.terminate()
-        try:
-            process.wait(END_TIMEOUT)
-        except subprocess.TimeoutExpired:
-            process.kill()
-    process.wait()
-    for pipe in (process.stdout, process.stderr):
-        if pipe is not None:
-            pipe.close()

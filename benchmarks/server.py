@@ -5,7 +5,7 @@ client wants.
 ::
 
     echo            this message and all others come back
-    count N         N messages follow; then say done
+    count N         N messages follow; then say done, and begin anew
     join            be told what the others are told; this message comes back
     fanout N SIZE   say N messages of so many bytes to all who joined
 """
@@ -46,7 +46,7 @@ async def serve(peer: Any, directory: str) -> None:
         what, *numbers = data.split()
         match what:
             case b"count":
-                link.received = _counter(link, int(numbers[0]))
+                link.received = _counter(link, int(numbers[0]), link.received)
             case b"fanout":
                 count, size = map(int, numbers)
                 peer.spawn(peer.sendAll(audience, payload(size), count))
@@ -63,12 +63,13 @@ async def serve(peer: Any, directory: str) -> None:
     await never
 
 
-def _counter(link: Any, count: int) -> Any:
+def _counter(link: Any, count: int, after: Any) -> Any:
     """
     Count messages.
 
     @param link: where they come from, and who is told when all are there.
     @param count: how many.
+    @param after: what to call with what comes behind them.
     @return: what to call with each.
     """
     left = count
@@ -77,6 +78,9 @@ def _counter(link: Any, count: int) -> Any:
         """Count one."""
         nonlocal left
         left -= 1
-        return None if left else link.send(b"done")
+        if left:
+            return None
+        link.received = after
+        return link.send(b"done")
 
     return received

@@ -4,14 +4,22 @@ What is measured, as a table.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-__all__ = ["QUICK", "WORKLOADS", "Figure", "Workload"]
+__all__ = ["QUICK", "SECONDS", "WORKLOADS", "Figure", "Workload"]
 
-QUICK = 20  # --quick divides the work by so much
-LEAST = 10  # times that anything is done
-MANY = 2_000  # connections that --quick still opens
-SHORT_LIST = ("twistedplain", "twistedtls", "aesm")  # where all would take hours
+SECONDS = 1.0  # that a run measures for
+QUICK = 20  # --quick divides them by so much
+SHORT_LIST = ("twistedplain", "twistedtls", "twistedmutual", "aesm")  # of many
+FAR = (  # over links with delays
+    "twistedtls",
+    "twistedmutual",
+    "aesm",
+    "asynciotls",
+    "wss",
+    "zeromqcurve",
+    "naivenoise",
+)
 
 
 @dataclass(frozen=True)
@@ -38,42 +46,33 @@ class Workload:
 
     @ivar name: what is typed after C{--only}.
     @ivar kind: the function of L{benchmarks.client} that does it.
-    @ivar text: what it is, for people.
+    @ivar title: what it is, for people.
     @ivar figures: what it gives.
-    @ivar count: how often, or how many messages.
     @ivar size: bytes of each message.
     @ivar clients: connections.
+    @ivar trip: the round-trip time of the link, milliseconds; 0 for loopback as it is.
     @ivar oneCore: whether both processes share one core: where they take turns
         anyway, two cores would measure how fast the kernel wakes them up.
     @ivar peers: who takes part unless C{--peers} says so; empty for all.
+    @ivar many: whether it is about many connections: done in one round only, and
+        not at all with C{--quick}, unless C{--only} says so.
     """
 
     name: str
     kind: str
-    text: str
+    title: str
     figures: tuple[Figure, ...]
-    count: int
     size: int = 64
     clients: int = 1
+    trip: int = 0
     oneCore: bool = False
     peers: tuple[str, ...] = ()
+    many: bool = False
 
     @property
-    def huge(self) -> bool:
-        """
-        Whether C{--quick} leaves it out: connections are not divided, for with
-        fewer it would be something else.
-        """
-        return self.clients > MANY
-
-    def divided(self, by: int) -> Workload:
-        """
-        Do less of it.
-
-        @param by: how many times less.
-        @return: a smaller workload.
-        """
-        return replace(self, count=max(self.clients, LEAST, self.count // by))
+    def main(self) -> bool:
+        """Whether it is one of those that all peers do."""
+        return not self.peers
 
 
 _RATE = Figure("rate", "messages/s")
@@ -81,59 +80,72 @@ _CONNECTS = Figure("rate", "connections/s")
 _MEMORY = Figure("bytes", "bytes/connection", higher=False)
 
 WORKLOADS = (
-    Workload("small", "stream", "64 B, one way", (_RATE,), 1_000_000),
-    Workload("mid", "stream", "1 KiB, one way", (_RATE,), 500_000, 1024),
-    Workload("bulk", "stream", "256 KiB, one way", (_RATE,), 4_000, 262_144),
+    Workload("small", "stream", "Messages of 64 B", (_RATE,)),
+    Workload("mid", "stream", "Messages of 1 KiB", (_RATE,), 1024),
+    Workload("bulk", "stream", "Messages of 256 KiB", (_RATE,), 262_144),
     Workload(
         "pingpong",
         "pingpong",
-        "round trips of 64 B",
+        "Round trips of 64 B",
         (
             Figure("median", "µs", higher=False, label="median"),
-            Figure("p99", "µs", higher=False, label="99 %"),
+            Figure("p99", "µs", higher=False, label="99 of 100 take less"),
         ),
-        10_000,
         oneCore=True,
     ),
-    Workload("fanout", "fanout", "256 B to each of 50", (_RATE,), 10_000, 256, 50),
+    Workload("fanout", "fanout", "256 B to each of 50 clients", (_RATE,), 256, 50),
     Workload(
         "connect",
         "connects",
-        "connect, one message, close",
+        "New connections, one at a time",
         (_CONNECTS,),
-        1_000,
         oneCore=True,
     ),
     Workload(
-        "connect50",
-        "connects",
-        "the same, 50 at once",
-        (_CONNECTS,),
-        1_000,
-        clients=50,
+        "connect50", "connects", "New connections, 50 at once", (_CONNECTS,), clients=50
     ),
-    Workload("idle", "idle", "memory, 2,000 idle", (_MEMORY,), 1, clients=2_000),
+    Workload(
+        "idle",
+        "idle",
+        "Memory of an idle connection, of 2,000",
+        (_MEMORY,),
+        clients=2_000,
+    ),
+    *(
+        Workload(
+            f"far{trip}",
+            "far",
+            f"A link with a round-trip time of {trip} ms",
+            (
+                Figure("first", "ms", False, "connect, first message answered"),
+                Figure("trip", "ms", False, "one message and its answer"),
+            ),
+            trip=trip,
+            peers=FAR,
+        )
+        for trip in (1, 20, 100)
+    ),
     Workload(
         "idle10000",
         "idle",
-        "memory, 10,000 idle",
+        "Memory of an idle connection, of 10,000",
         (_MEMORY,),
-        1,
         clients=10_000,
         peers=SHORT_LIST,
+        many=True,
     ),
     *(
         Workload(
             f"grow{others}",
             "grow",
-            f"with {others:,} others open",
+            f"With {others:,} other connection{'s' if others > 1 else ''} open",
             (
-                Figure("rate", "messages/s", label="64 B, one way"),
-                Figure("connect", "ms", higher=False, label="connect, message, close"),
+                Figure("rate", "messages/s", label="messages of 64 B"),
+                Figure("connect", "ms", False, "connect, one message, close"),
             ),
-            100_000,
             clients=others,
             peers=SHORT_LIST,
+            many=True,
         )
         for others in (1, 100, 1_000, 10_000)
     ),

@@ -1,7 +1,7 @@
 """
 aesm as users have it: C{connect}, C{listen}, C{sendData}, C{sendAll}, a handler
 at the server, C{retrieved} at the client; acknowledged, hybrid handshakes, both
-sides with keys.
+sides with keys.  C{dial} is a C{ClientService}, which takes messages at once.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from twisted.internet.defer import gatherResults
 from zope.interface import implementer
 
 from aesm import (
+    ClientService,
     Connection,
     ConnectionClosed,
     IMessageHandler,
@@ -38,6 +39,12 @@ def _key(directory: str, name: str) -> PrivateKey:
     return PrivateKey.load(Path(directory, name))
 
 
+def _options(directory: str) -> dict[str, Any]:
+    """Say with which key a client connects, and whom it trusts."""
+    trust = Pinned(_key(directory, "aesm.key").publicKey)
+    return {"key": _key(directory, "aesm-client.key"), "trust": trust}
+
+
 def _burst(data: bytes) -> int:
     """Say how many messages to send in one turn of the event loop."""
     return max(1, min(MOST, BURST // len(data)))
@@ -48,8 +55,8 @@ class Link:
 
     received: Callable[[bytes], Any]
 
-    def __init__(self, connection: Connection) -> None:
-        """@param connection: the connection."""
+    def __init__(self, connection: Any) -> None:
+        """@param connection: a L{Connection}, or a L{ClientService}."""
         self.connection = connection
         self._sendData = connection.sendData
 
@@ -83,6 +90,14 @@ class Link:
     def close(self) -> Any:
         """Close, and wait for it."""
         return self.connection.close()
+
+
+class ServiceLink(Link):
+    """A connection that there may be yet."""
+
+    def close(self) -> Any:
+        """Stop, and wait for it."""
+        return self.connection.stopService()
 
 
 Listeners = dict[Connection, Callable[[bytes], Any]]
@@ -150,14 +165,17 @@ class Peer(ReactorPeer):
 
     async def connect(self, directory: str, port: int) -> Any:
         """Connect, and wait until messages can be sent."""
-        link = Link(
-            await connect(
-                reactor,
-                TwistedPeer().clientEndpoint(directory, port),
-                key=_key(directory, "aesm-client.key"),
-                trust=Pinned(_key(directory, "aesm.key").publicKey),
-            )
-        )
+        endpoint = TwistedPeer().clientEndpoint(directory, port)
+        link = Link(await connect(reactor, endpoint, **_options(directory)))
+        self.spawn(link.read())
+        return link
+
+    async def dial(self, directory: str, port: int) -> Any:
+        """Begin to connect; messages are queued until that is done."""
+        endpoint = TwistedPeer().clientEndpoint(directory, port)
+        service = ClientService(endpoint, reactor=reactor, **_options(directory))
+        service.startService()
+        link = ServiceLink(service)
         self.spawn(link.read())
         return link
 
