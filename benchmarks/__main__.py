@@ -6,14 +6,15 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from benchmarks.command import BUILDS
 from benchmarks.credentials import writeCredentials
 from benchmarks.picture import draw
-from benchmarks.processes import RunFailed, runOnce
-from benchmarks.report import NAMES, Results
-from benchmarks.workloads import QUICK, WORKLOADS, Workload
+from benchmarks.processes import RunFailed, build, runOnce
+from benchmarks.report import NAMES, Results, show
+from benchmarks.workloads import QUICK, SECONDS, WORKLOADS, Workload
 
 FOLDER = Path(__file__).parent
 
@@ -22,37 +23,67 @@ def main() -> None:
     """Parse the command line, run, write and print."""
     options = _options()
     workloads = [w for w in WORKLOADS if not options.only or w.name in options.only]
-    if options.quick:
-        workloads = [w.divided(QUICK) for w in workloads if options.only or not w.huge]
-    results = Results(options.peers or list(NAMES), workloads)
+    seconds = options.seconds / QUICK if options.quick else options.seconds
+    if options.quick and not options.only:
+        workloads = [workload for workload in workloads if not workload.many]
+    names = _named(options.peers or list(NAMES))
+    results = Results(names, workloads)
     with tempfile.TemporaryDirectory() as directory:
         writeCredentials(Path(directory))
         for number in range(options.rounds):
             print(f"round {number + 1} of {options.rounds}", flush=True)
             for workload in workloads:
-                peers = options.peers or workload.peers or list(NAMES)
-                _round(results, workload, peers, Path(directory))
+                if workload.many and number:
+                    continue
+                peers = options.peers or workload.peers or names
+                peers = [peer for peer in peers if peer in names]
+                _round(results, workload, peers, Path(directory), seconds)
     options.output.mkdir(parents=True, exist_ok=True)
-    results.write(options.output, options.rounds, options.quick)
-    draw(results, options.output / "results.svg")
+    results.write(options.output, options.rounds, seconds)
+    draw(results, options.output)
     print()
     print(results.table())
 
 
+def _named(peers: Sequence[str]) -> Mapping[str, str]:
+    """
+    Say how people read peers, with what aesm is there.
+
+    @return: the names by peer; without C{aesmpure} if there is nothing but pure Python.
+    @raise SystemExit: it is not what it says.
+    """
+    builds = {peer: build(peer) for peer in peers if peer.startswith("aesm")}
+    pure, compiled = BUILDS
+    if builds.get("aesmpure", pure) != pure:
+        raise SystemExit("aesmpure loads what is compiled")
+    names = {}
+    for peer in peers:
+        if peer == "aesmpure" and build("aesm") != compiled:
+            print("aesm is not compiled here: aesmpure would be the same, and is left out")
+        else:
+            names[peer] = ", ".join(filter(None, [NAMES[peer], builds.get(peer, "")]))
+    return names
+
+
 def _round(
-    results: Results, workload: Workload, peers: Sequence[str], directory: Path
+    results: Results,
+    workload: Workload,
+    peers: Sequence[str],
+    directory: Path,
+    seconds: float,
 ) -> None:
     """Let each peer do a workload once."""
     for peer in peers:
+        said = f"{workload.title}: {results.peers[peer]}:"
         try:
-            figures = runOnce(peer, workload, directory)
+            figures = runOnce(peer, workload, directory, seconds)
         except RunFailed as failed:
-            print(f"{workload.name} {peer} failed: {failed}", flush=True)
+            print(f"{said} failed: {failed}", flush=True)
             results.add(workload.name, peer, None)
             continue
         results.add(workload.name, peer, figures)
-        shown = ", ".join(f"{name} {value:,.1f}" for name, value in figures.items())
-        print(f"{workload.name} {peer}: {shown}", flush=True)
+        shown = [f"{show(figures[each.name])} {each.unit}" for each in workload.figures]
+        print(said, ", ".join(shown), flush=True)
 
 
 def _options() -> argparse.Namespace:
@@ -67,7 +98,10 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--peers", type=_names(set(NAMES)), help=f"some of {','.join(NAMES)}"
     )
-    parser.add_argument("--quick", action="store_true", help="a twentieth of the work")
+    parser.add_argument(
+        "--seconds", type=float, default=SECONDS, help="that a run measures for"
+    )
+    parser.add_argument("--quick", action="store_true", help="a twentieth of that")
     parser.add_argument("--output", type=Path, default=FOLDER, help="a folder")
     return parser.parse_args()
 

@@ -1,14 +1,17 @@
 """
-The picture for the README: how many times better than Twisted over TLS 1.3.
+The picture for the README: what encrypted peers do in four workloads.  It is drawn
+twice, since what can be read on white cannot on black.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from statistics import median
 
 import matplotlib
 
-from benchmarks.report import NAMES, REFERENCE, Results
+from benchmarks.report import Results, show
+from benchmarks.workloads import WORKLOADS
 
 matplotlib.use("svg")
 
@@ -16,44 +19,66 @@ from matplotlib import pyplot
 
 __all__ = ["draw"]
 
-COLUMNS = 4
-OWN, OTHERS, NONE = "#1f6feb", "#9aa4af", "#d0d7de"
+PANELS = {  # by workload: the title, and what the figure is divided by
+    "small": ("Messages of 64 B a second", 1),
+    "pingpong": ("Round trip of 64 B, µs", 1),
+    "connect50": ("New connections a second, 50 at once", 1),
+    "idle": ("Memory of an idle connection, KB", 1000),
+}
+IN_CLEAR = ("twistedplain", "zeromq")
+# By file: of text, of aesm's bars, of the others'.
+COLOURS = {
+    "results.svg": ("#1f2328", "#0969da", "#afb8c1"),
+    "results-dark.svg": ("#e6edf3", "#58a6ff", "#545d68"),
+}
 
 
-def draw(results: Results, file: Path) -> None:
+def draw(results: Results, folder: Path) -> None:
     """
-    Draw one small chart for each workload, the first figure of each.
+    Draw a chart for each of the L{PANELS} that were measured.
 
     @param results: what was measured.
-    @param file: where to, as SVG.
+    @param folder: where the SVG files go to.
     """
-    shown = [
-        (workload, workload.figures[0])
-        for workload in results.workloads
-        if not workload.peers
-    ]
-    if not shown:
-        return
-    pyplot.rcParams.update(
-        {"font.size": 7, "svg.hashsalt": "aesm", "axes.titlesize": 8}
+    shown = [each for each in WORKLOADS if each.name in PANELS]
+    shown = [each for each in shown if each in results.workloads]
+    if shown:
+        for file, colours in COLOURS.items():
+            _draw(results, [each.name for each in shown], folder / file, *colours)
+
+
+def _draw(
+    results: Results, shown: list[str], file: Path, text: str, own: str, others: str
+) -> None:
+    """Draw once, in these colours."""
+    parts = ("text.color", "ytick.color", "axes.edgecolor", "axes.labelcolor")
+    style = dict.fromkeys(parts, text)
+    settings = {"font.size": 10, "svg.hashsalt": "aesm", "svg.fonttype": "none"}
+    pyplot.rcParams.update(settings | style)
+    peers = [peer for peer in reversed(results.peers) if peer not in IN_CLEAR]
+    figures = {each.name: each.figures[0] for each in results.workloads}
+    rows = -(-len(shown) // 2)
+    height = rows * (0.9 + 0.23 * len(peers))
+    picture, axes = pyplot.subplots(
+        rows, 2, figsize=(10, height), sharey=True, squeeze=False
     )
-    rows = -(-len(shown) // COLUMNS)
-    figure, axes = pyplot.subplots(
-        rows, COLUMNS, figsize=(9, 2.1 * rows), sharey=True, squeeze=False
-    )
-    peers = list(reversed(results.peers))
     for axis in axes.flat[len(shown) :]:
         axis.set_visible(False)
-    for axis, (workload, kind) in zip(axes.flat, shown, strict=False):
-        ratios = [results.ratio(workload.name, peer, kind) or 0 for peer in peers]
-        colours = [OWN if peer == "aesm" else OTHERS for peer in peers]
-        bars = axis.barh([NAMES[peer] for peer in peers], ratios, color=colours)
-        axis.bar_label(bars, [f" {ratio:.2g}" if ratio else " ?" for ratio in ratios])
-        axis.axvline(1, color=NONE, linewidth=0.8, zorder=0)
-        axis.set_title(f"{workload.name}\n{workload.text}")
-        axis.set_xlim(0, max([*ratios, 1]) * 1.2)
+    for axis, name in zip(axes.flat, shown, strict=False):
+        title, divisor = PANELS[name]
+        figure = figures[name]
+        runs = [results.values(name, peer, figure.name) for peer in peers]
+        values = [median(run) / divisor if run else 0 for run in runs]
+        colours = [own if peer.startswith("aesm") else others for peer in peers]
+        bars = axis.barh([results.peers[peer] for peer in peers], values, color=colours)
+        axis.bar_label(bars, [f" {show(v)}" if v else " ?" for v in values])
+        axis.set_title(title, loc="left", size=11, weight="bold")
+        better = "longer" if figure.higher else "shorter"
+        axis.set_xlabel(f"{better} is better", loc="left")
+        axis.set_xlim(0, max([*values, 1e-9]) * 1.25)
         axis.set_xticks([])
+        axis.tick_params(length=0)
         axis.spines[["top", "right", "bottom"]].set_visible(False)
-    figure.suptitle(f"times better than {NAMES[REFERENCE]}; longer is better")
-    figure.tight_layout()
-    figure.savefig(file, format="svg", metadata={"Date": None})
+    picture.tight_layout()
+    picture.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+    pyplot.close(picture)

@@ -1,29 +1,33 @@
 """
 From what was measured to what people read::
 
+    results = Results({"aesm": "aesm"}, workloads)
     results.add("small", "aesm", {"rate": 1e6})
     print(results.table())
-    results.write(folder)
+    results.write(folder, rounds=1, seconds=1.0)
 """
 
 from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 
-from benchmarks.workloads import Figure, Workload
+from benchmarks.workloads import SECONDS, Figure, Workload
 
-__all__ = ["NAMES", "REFERENCE", "Results"]
+__all__ = ["NAMES", "REFERENCE", "Results", "show"]
 
 REFERENCE = "twistedtls"
 
 NAMES = {  # the peers in the order that they take turns in
     "twistedtls": "Twisted, TLS 1.3",
+    "twistedmutual": "Twisted, TLS 1.3, client certificates",
     "aesm": "aesm",
+    "aesmpure": "aesm",
     "aesmstream": "aesm as a byte stream",
     "twistedplain": "Twisted, in clear",
     "asynciotls": "asyncio, TLS 1.3",
@@ -50,11 +54,13 @@ _PACKAGES = (
 class Results:
     """What was measured, by round."""
 
-    def __init__(self, peers: Sequence[str], workloads: Sequence[Workload]) -> None:
+    def __init__(
+        self, peers: Mapping[str, str], workloads: Sequence[Workload]
+    ) -> None:
         """
         Start with nothing.
 
-        @param peers: who takes part.
+        @param peers: who takes part, with what people read.
         @param workloads: what is done.
         """
         self.peers = peers
@@ -65,10 +71,14 @@ class Results:
         """Take down one run; None for one that failed."""
         self._runs.setdefault((workload, peer), []).append(figures)
 
-    def values(self, workload: str, peer: str, figure: Figure) -> list[float]:
-        """List what the runs that did not fail gave."""
+    def values(self, workload: str, peer: str, name: str) -> list[float]:
+        """
+        List what the runs that did not fail gave.
+
+        @param name: of a figure, or of the processor time beside it.
+        """
         runs = self._runs.get((workload, peer), [])
-        return [run[figure.name] for run in runs if run is not None]
+        return [run[name] for run in runs if run is not None and name in run]
 
     def ratio(self, workload: str, peer: str, figure: Figure) -> float | None:
         """
@@ -93,36 +103,44 @@ class Results:
 
     def table(self) -> str:
         """Write all medians, ranges and ratios as Markdown."""
-        lines: list[str] = []
+        lines = self._summary()
         for workload in self.workloads:
             for figure in workload.figures:
                 lines += self._section(workload, figure)
         return "\n".join(lines)
 
-    def write(self, folder: Path, rounds: int, quick: bool) -> None:
+    def write(self, folder: Path, rounds: int, seconds: float) -> None:
         """
         Write C{RESULTS.md}.
 
         @param folder: where.
         @param rounds: how many were run.
-        @param quick: whether it was little work.
+        @param seconds: how long a run measured, about.
         """
         load = os.getloadavg()[1]
-        notes = [f"{rounds} round{'s' if rounds > 1 else ''}, load average {load:.1f}."]
-        if quick:
-            notes.append("A twentieth of the work (`--quick`): rough figures.")
-        if load > (os.cpu_count() or 1):
+        notes = [
+            f"{rounds} round{'s' if rounds > 1 else ''}, {seconds:g} s for each run, "
+            f"load average {load:.1f}."
+        ]
+        if any(workload.many for workload in self.workloads):
+            notes.append("What is about many connections was run once.")
+        if seconds < SECONDS:
+            notes.append("That is little: rough figures.")
+        if load > 2 * (os.cpu_count() or 1):
             notes.append("The machine did other work as well: rough figures.")
         text = [
             "# Results",
             "",
-            f"`python -m benchmarks` on {_machine()}. {' '.join(notes)}",
+            f"`python -m benchmarks` on {date.today()}, on {_machine()}. "
+            f"{' '.join(notes)}",
             "",
             ", ".join(f"{name} {version(name)}" for name in _PACKAGES) + ".",
             "",
             "Each figure is the median of all rounds, with the least and the most "
             "behind it. The ratio says how many times better than Twisted over "
-            "TLS 1.3, and is the median of the ratios within each round.",
+            "TLS 1.3, and is the median of the ratios within each round. CPU is the "
+            "processor time of each process in µs for one message, connection or "
+            "round trip: the median of all rounds.",
             "",
             self.table(),
         ]
@@ -130,30 +148,79 @@ class Results:
 
     def _section(self, workload: Workload, figure: Figure) -> list[str]:
         """Write one figure of one workload."""
-        label = f", {figure.label}" if figure.label else ""
-        lines = [
-            f"## {workload.name}: {workload.text}{label}",
-            "",
-            f"| peer | {figure.unit} | range | ratio |",
-            "| --- | ---: | ---: | ---: |",
+        label = f": {figure.label}" if figure.label else ""
+        columns = [figure.unit, "range", "ratio"]
+        if workload.trip:
+            columns.append("in round trips")
+        sides = [
+            side
+            for side in ("server", "client")
+            if any(
+                self.values(workload.name, peer, f"{figure.name}.{side}")
+                for peer in self.peers
+            )
         ]
-        for peer in self.peers:
-            values = self.values(workload.name, peer, figure)
+        columns += [f"CPU of {side}" for side in sides]
+        lines = [
+            f"## {workload.title}{label}",
+            "",
+            _row(["peer", *columns]),
+            _row(["---", *["---:"] * len(columns)]),
+        ]
+        for peer, name in self.peers.items():
             if (workload.name, peer) not in self._runs:
                 continue
+            values = self.values(workload.name, peer, figure.name)
             if not values:
-                lines.append(f"| {NAMES[peer]} | failed | | |")
+                lines.append(_row([name, "failed", *[""] * (len(columns) - 1)]))
                 continue
-            ratio = self.ratio(workload.name, peer, figure)
-            lines.append(
-                f"| {NAMES[peer]} | {_show(median(values))} | {_show(min(values))} to "
-                f"{_show(max(values))} | {'' if ratio is None else f'{ratio:.2f}'} |"
-            )
+            cells = [
+                show(median(values)),
+                f"{show(min(values))} to {show(max(values))}",
+                self._ratio(workload, peer, figure),
+            ]
+            if workload.trip:
+                cells.append(f"{median(values) / workload.trip:.2f}")
+            for side in sides:
+                times = self.values(workload.name, peer, f"{figure.name}.{side}")
+                cells.append(show(median(times)))
+            lines.append(_row([name, *cells]))
         return [*lines, ""]
 
+    def _summary(self) -> list[str]:
+        """Write the ratios of what all peers do."""
+        shown = [workload for workload in self.workloads if workload.main]
+        if REFERENCE not in self.peers or not shown:
+            return []
+        lines = [
+            f"## Times better than {NAMES[REFERENCE]}",
+            "",
+            _row(["peer", *(workload.title for workload in shown)]),
+            _row(["---", *["---:"] * len(shown)]),
+        ]
+        for peer, name in self.peers.items():
+            if peer != REFERENCE:
+                cells = [self._ratio(each, peer, each.figures[0]) for each in shown]
+                lines.append(_row([name, *cells]))
+        return [*lines, ""]
 
-def _show(value: float) -> str:
-    """Write a number with three digits that count."""
+    def _ratio(self, workload: Workload, peer: str, figure: Figure) -> str:
+        """Write a ratio, or nothing."""
+        ratio = self.ratio(workload.name, peer, figure)
+        return "" if ratio is None else f"{ratio:.2f}"
+
+
+def _row(cells: Sequence[str]) -> str:
+    """Write a row of a table."""
+    return f"| {' | '.join(cells)} |"
+
+
+def show(value: float) -> str:
+    """
+    Write a number with three digits that count.
+
+    @param value: the number.
+    """
     if abs(value) >= 100:
         return f"{float(f'{value:.3g}'):,.0f}"
     return f"{value:.3g}"
