@@ -59,7 +59,9 @@ def _named(peers: Sequence[str]) -> Mapping[str, str]:
     names = {}
     for peer in peers:
         if peer == "aesmpure" and build("aesm") != compiled:
-            print("aesm is not compiled here: aesmpure would be the same, and is left out")
+            print(
+                "aesm is not compiled here: aesmpure would be the same, and is left out"
+            )
         else:
             names[peer] = ", ".join(filter(None, [NAMES[peer], builds.get(peer, "")]))
     return names

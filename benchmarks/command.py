@@ -16,8 +16,9 @@ from typing import Any
 from benchmarks.client import Task
 from benchmarks.server import serve
 
-__all__ = ["BUILDS", "main"]
+__all__ = ["BUILDS", "HOST", "main"]
 
+HOST = "localhost"  # whom the TLS certificate is for
 BUILDS = ("pure Python", "compiled")  # what aesm can be
 
 

@@ -21,10 +21,9 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import NameOID
 
 from aesm import PrivateKey
+from benchmarks.command import HOST
 
-__all__ = ["HOST", "writeCredentials"]
-
-HOST = "localhost"  # whom the certificate is for
+__all__ = ["writeCredentials"]
 
 
 def writeCredentials(directory: Path) -> None:

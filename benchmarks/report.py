@@ -54,9 +54,7 @@ _PACKAGES = (
 class Results:
     """What was measured, by round."""
 
-    def __init__(
-        self, peers: Mapping[str, str], workloads: Sequence[Workload]
-    ) -> None:
+    def __init__(self, peers: Mapping[str, str], workloads: Sequence[Workload]) -> None:
         """
         Start with nothing.
 
@@ -183,7 +181,7 @@ class Results:
                 cells.append(f"{median(values) / workload.trip:.2f}")
             for side in sides:
                 times = self.values(workload.name, peer, f"{figure.name}.{side}")
-                cells.append(show(median(times)))
+                cells.append(show(median(times)) if times else "")
             lines.append(_row([name, *cells]))
         return [*lines, ""]
 

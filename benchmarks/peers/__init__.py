@@ -8,8 +8,7 @@ of L{benchmarks.command}::
 A module has a C{Peer} with what L{benchmarks.client} and L{benchmarks.server}
 need: C{listen}, C{connect} and C{sendAll}, and the event loop's C{run},
 C{spawn}, C{signal} and C{gather}.  Where a message can be sent before there is a
-connection, C{dial} is faster than C{connect} is to the first answer.  A connection is
-a I{link}: an
-object with C{received} (called with each message), C{send}, C{sendMany} and
-C{close}, each of which does what is best with that library.
+connection, C{dial} gets the first answer sooner than C{connect}.  A connection is a
+I{link}: an object with C{received} (called with each message), C{send}, C{sendMany}
+and C{close}, each of which does what is best with that library.
 """

@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from benchmarks.credentials import HOST
+from benchmarks.command import HOST
 
 __all__ = ["LOOPBACK", "PREFIX", "AsyncioPeer", "ProtocolPeer", "context"]
 

@@ -8,8 +8,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from benchmarks.command import main
-from benchmarks.credentials import HOST
+from benchmarks.command import HOST, main
 from benchmarks.peers.onasyncio import LOOPBACK, PREFIX, AsyncioPeer, context
 
 

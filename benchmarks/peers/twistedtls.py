@@ -18,8 +18,7 @@ from twisted.internet.ssl import (
     trustRootFromCertificates,
 )
 
-from benchmarks.command import main
-from benchmarks.credentials import HOST
+from benchmarks.command import HOST, main
 from benchmarks.peers.onreactor import LOOPBACK, TwistedPeer, reactor
 
 __all__ = ["TLSPeer"]

@@ -13,8 +13,7 @@ from websockets.asyncio.client import connect
 from websockets.asyncio.server import broadcast, serve
 from websockets.exceptions import ConnectionClosed
 
-from benchmarks.command import main
-from benchmarks.credentials import HOST
+from benchmarks.command import HOST, main
 from benchmarks.peers.onasyncio import LOOPBACK, AsyncioPeer, context
 
 SETTINGS: dict[str, Any] = {"compression": None, "max_size": 1 << 24}
