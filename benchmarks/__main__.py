@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from benchmarks.command import BUILDS
@@ -45,7 +45,7 @@ def main() -> None:
     print(results.table())
 
 
-def _named(peers: Sequence[str]) -> Mapping[str, str]:
+def _named(peers: Sequence[str]) -> dict[str, str]:
     """
     Say how people read peers, with what aesm is there.
 

@@ -51,10 +51,11 @@ def _draw(
     results: Results, shown: list[str], file: Path, text: str, own: str, others: str
 ) -> None:
     """Draw once, in these colours."""
-    parts = ("text.color", "ytick.color", "axes.edgecolor", "axes.labelcolor")
-    style = dict.fromkeys(parts, text)
-    settings = {"font.size": 10, "svg.hashsalt": "aesm", "svg.fonttype": "none"}
-    pyplot.rcParams.update(settings | style)
+    pyplot.rc("svg", hashsalt="aesm", fonttype="none")  # text that stays text
+    pyplot.rc("font", size=10)
+    pyplot.rc("text", color=text)
+    pyplot.rc("ytick", color=text)
+    pyplot.rc("axes", edgecolor=text, labelcolor=text)
     peers = [peer for peer in reversed(results.peers) if peer not in IN_CLEAR]
     figures = {each.name: each.figures[0] for each in results.workloads}
     rows = -(-len(shown) // 2)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
@@ -25,7 +25,7 @@ REFERENCE = "twistedtls"
 
 NAMES = {  # the peers in the order that they take turns in
     "twistedtls": "Twisted, TLS 1.3",
-    "twistedmutual": "Twisted, TLS 1.3, client certificates",
+    "twistedmutual": "Twisted, mutual TLS 1.3",
     "aesm": "aesm",
     "aesmpure": "aesm",
     "aesmstream": "aesm as a byte stream",
@@ -54,7 +54,7 @@ _PACKAGES = (
 class Results:
     """What was measured, by round."""
 
-    def __init__(self, peers: Mapping[str, str], workloads: Sequence[Workload]) -> None:
+    def __init__(self, peers: dict[str, str], workloads: Sequence[Workload]) -> None:
         """
         Start with nothing.
 

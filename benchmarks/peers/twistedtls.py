@@ -55,7 +55,7 @@ class TLSPeer(TwistedPeer):
         )
 
 
-def _certificate(directory: str, name: str) -> PrivateCertificate:
+def _certificate(directory: str, name: str) -> Any:
     """Load a certificate and its key."""
     parts = [Path(directory, f"{name}.{part}").read_bytes() for part in ("key", "pem")]
     return PrivateCertificate.loadPEM(b"".join(parts))
