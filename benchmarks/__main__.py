@@ -53,18 +53,16 @@ def _named(peers: Sequence[str]) -> dict[str, str]:
     @raise SystemExit: it is not what it says.
     """
     builds = {peer: build(peer) for peer in peers if peer.startswith("aesm")}
-    pure, compiled = BUILDS
+    pure = BUILDS[0]
     if builds.get("aesmpure", pure) != pure:
         raise SystemExit("aesmpure loads what is compiled")
-    names = {}
-    for peer in peers:
-        if peer == "aesmpure" and build("aesm") != compiled:
-            print(
-                "aesm is not compiled here: aesmpure would be the same, and is left out"
-            )
-        else:
-            names[peer] = ", ".join(filter(None, [NAMES[peer], builds.get(peer, "")]))
-    return names
+    if "aesmpure" in builds and build("aesm") == pure:
+        print("aesm is not compiled here, so aesmpure is left out")
+        peers = [peer for peer in peers if peer != "aesmpure"]
+    return {
+        peer: f"{NAMES[peer]}, {builds[peer]}" if peer in builds else NAMES[peer]
+        for peer in peers
+    }
 
 
 def _round(
