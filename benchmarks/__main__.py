@@ -28,6 +28,7 @@ def main() -> None:
         workloads = [workload for workload in workloads if not workload.many]
     names = _named(options.peers or list(NAMES))
     results = Results(names, workloads)
+    options.output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as directory:
         writeCredentials(Path(directory))
         for number in range(options.rounds):
@@ -38,9 +39,9 @@ def main() -> None:
                 peers = options.peers or workload.peers or names
                 peers = [peer for peer in peers if peer in names]
                 _round(results, workload, peers, Path(directory), seconds)
-    options.output.mkdir(parents=True, exist_ok=True)
-    results.write(options.output, options.rounds, seconds)
-    draw(results, options.output)
+            # After each round, so that a run that is cut short is not for nothing.
+            results.write(options.output, number + 1, seconds)
+            draw(results, options.output)
     print()
     print(results.table())
 
