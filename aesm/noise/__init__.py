@@ -29,8 +29,7 @@ What there is:
     C{psk4}, C{fallback} and C{hfs} (L{aesm.noise.patterns}, where the table is);
   - functions: 25519, MLKEM768 for C{hfs}; AESGCM, ChaChaPoly; SHA256, SHA512,
     BLAKE2s, BLAKE2b (L{aesm.noise.functions});
-  - the objects of the specification (L{aesm.noise.handshakestate},
-    L{aesm.noise.symmetricstate}).
+  - the objects of the specification (L{aesm.noise.handshakestate}).
 
 What the caller does wrong is a C{ValueError}, C{TypeError} or C{RuntimeError}; what the
 peer does wrong is an L{aesm.errors.AESMError}.
@@ -42,9 +41,13 @@ peer does wrong is an L{aesm.errors.AESMError}.
 from __future__ import annotations
 
 from aesm.noise.functions import DHLEN, KEYLEN, TAGLEN, KeyPair, hybridSupported
-from aesm.noise.handshakestate import HandshakeState
+from aesm.noise.handshakestate import (
+    MAX_MESSAGE,
+    MAX_NONCE,
+    CipherState,
+    HandshakeState,
+)
 from aesm.noise.patterns import PATTERNS, Pattern, Protocol, parseProtocolName
-from aesm.noise.symmetricstate import MAX_MESSAGE, MAX_NONCE, CipherState
 
 __all__ = [
     "DHLEN",

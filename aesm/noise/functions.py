@@ -9,7 +9,7 @@ library alone.
     GENERATE_KEM_CIPHERTEXT      encapsulate
     KEM(keyPair, ciphertext)     KemKeyPair.decapsulate
     ENCRYPT, DECRYPT             CipherFunctions.makeAEAD, .packNonce
-    HASH, HKDF                   HashFunctions.new, .hkdf
+    HASH, HKDF                   HashFunctions.new, .algorithm
 
 This is the seam to C{cryptography}: what it raises for a peer's bad key leaves
 here as L{HandshakeError}.  (A cipher is called at one place only, on the path
@@ -22,13 +22,13 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import hmac
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.x25519 import (
     X25519PrivateKey,
     X25519PublicKey,
@@ -242,37 +242,19 @@ class _Hash(Protocol):
 @dataclass(frozen=True, slots=True)
 class HashFunctions:
     """
-    A hash, and what Noise derives from it.
+    A hash.
 
     @ivar name: as in protocol names.
     @ivar length: C{HASHLEN}, 32 or 64 bytes.
-    @ivar algorithm: as in C{hashlib}.
+    @ivar algorithm: what C{HKDF()} is made with.
     @ivar new: C{HASH()} is C{new(data).digest()}.
     @see: Noise rev. 34, sections 4.3 and 12.5 to 12.8
     """
 
     name: str
     length: int
-    algorithm: str
+    algorithm: hashes.HashAlgorithm
     new: Callable[[bytes], _Hash]
-
-    def hkdf(self, chainingKey: bytes, material: bytes, outputs: int) -> list[bytes]:
-        """
-        C{HKDF()}: RFC 5869 with the chaining key as salt and no info.
-
-        @param chainingKey: L{length} bytes.
-        @param material: 0 or 32 bytes.
-        @param outputs: 2 or 3.
-        @return: so many keys of L{length} bytes.
-        @see: Noise rev. 34, section 4.3
-        """
-        # hmac.digest is one call into OpenSSL, hmac.new an object in Python.
-        digest, algorithm = hmac.digest, self.algorithm
-        key = digest(chainingKey, material, algorithm)
-        keys = [digest(key, b"\x01", algorithm)]
-        for number in range(2, outputs + 1):
-            keys.append(digest(key, keys[-1] + bytes((number,)), algorithm))
-        return keys
 
 
 # The same number, and the two byte orders that the specification asks for: AES-GCM's is
@@ -288,9 +270,9 @@ CIPHERS = {
 HASHES = {
     functions.name: functions
     for functions in (
-        HashFunctions("SHA256", 32, "sha256", hashlib.sha256),
-        HashFunctions("SHA512", 64, "sha512", hashlib.sha512),
-        HashFunctions("BLAKE2s", 32, "blake2s", hashlib.blake2s),
-        HashFunctions("BLAKE2b", 64, "blake2b", hashlib.blake2b),
+        HashFunctions("SHA256", 32, hashes.SHA256(), hashlib.sha256),
+        HashFunctions("SHA512", 64, hashes.SHA512(), hashlib.sha512),
+        HashFunctions("BLAKE2s", 32, hashes.BLAKE2s(32), hashlib.blake2s),
+        HashFunctions("BLAKE2b", 64, hashes.BLAKE2b(64), hashlib.blake2b),
     )
 }

@@ -17,9 +17,8 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from aesm.errors import HandshakeError, TamperedRecord
-from aesm.noise import CipherState, KeyPair
+from aesm.noise import MAX_NONCE, CipherState, KeyPair
 from aesm.noise.functions import CIPHERS, KemKeyPair, encapsulate
-from aesm.noise.symmetricstate import MAX_NONCE
 from tests import VECTORS
 from tests.noise.test_reference import NO_HYBRID
 
