@@ -157,8 +157,7 @@ def held(channel: Channel) -> int:
     @param channel: the channel.
     @return: bytes.
     """
-    frames = getattr(channel, "_frames", None)  # gone once the channel is open
-    return len(channel._received) + (len(frames._buffer) if frames else 0)
+    return len(channel._received)
 
 
 def deliver(channel: Channel, chunks: Iterable[bytes], bound: int) -> Iterator[Event]:

@@ -175,10 +175,12 @@ class SymmetricState:
     The keys and the hash of a handshake under way.
 
     @ivar h: the hash of all that was sent and received, C{HASHLEN} bytes.
+    @ivar overhead: by how many bytes what is encrypted now gets longer: 0 while there
+        is no key.
     @see: Noise rev. 34, section 5.2
     """
 
-    __slots__ = ("_cipher", "_ck", "_functions", "_hash", "h")
+    __slots__ = ("_cipher", "_ck", "_functions", "_hash", "h", "overhead")
 
     def __init__(self, protocol: Protocol) -> None:
         """C{InitializeSymmetric}."""
@@ -186,13 +188,7 @@ class SymmetricState:
         self._functions = protocol.cipher
         self._hash = protocol.hash
         self._cipher: CipherState | None = None
-
-    @property
-    def overhead(self) -> int:
-        """
-        By how many bytes what is encrypted now gets longer: 0 while there is no key.
-        """
-        return 0 if self._cipher is None else TAGLEN
+        self.overhead = 0
 
     def mixKey(self, material: bytes) -> None:
         """
@@ -200,8 +196,9 @@ class SymmetricState:
 
         @param material: 32 bytes, secret or not.
         """
-        self._ck, key = self._hkdf(material, 2)
+        self._ck, key, _ = self._hkdf(material, 2)
         self._cipher = CipherState(self._functions, key[:KEYLEN])
+        self.overhead = TAGLEN
 
     def mixHash(self, data: bytes) -> None:
         """C{MixHash}: from here on both sides must have seen C{data} to go on."""
@@ -216,6 +213,7 @@ class SymmetricState:
         self._ck, temporary, key = self._hkdf(material, 3)
         self.mixHash(temporary)
         self._cipher = CipherState(self._functions, key[:KEYLEN])
+        self.overhead = TAGLEN
 
     def encryptAndHash(self, plaintext: bytes) -> bytes:
         """C{EncryptAndHash}: in clear while there is no key."""
@@ -244,26 +242,24 @@ class SymmetricState:
 
         @return: (initiator to responder, responder to initiator).
         """
-        first, second = self._hkdf(b"", 2)
+        first, second, _ = self._hkdf(b"", 2)
         return (
             CipherState(self._functions, first[:KEYLEN]),
             CipherState(self._functions, second[:KEYLEN]),
         )
 
-    def _hkdf(self, material: bytes, outputs: int) -> list[bytes]:
+    def _hkdf(self, material: bytes, outputs: int) -> tuple[bytes, bytes, bytes]:
         """
         C{HKDF()}: RFC 5869 with the chaining key as salt and no info.
 
         @param material: 0 or 32 bytes.
         @param outputs: 2 or 3.
-        @return: so many keys of C{HASHLEN} bytes.
+        @return: so many keys of C{HASHLEN} bytes; without a third one, C{b""} for it.
         @see: Noise rev. 34, section 4.3
         """
         algorithm, length = self._hash.algorithm, self._hash.length
-        derived = HKDF(algorithm, outputs * length, self._ck, None).derive(material)
-        return [
-            derived[start : start + length] for start in range(0, len(derived), length)
-        ]
+        keys = HKDF(algorithm, outputs * length, self._ck, None).derive(material)
+        return keys[:length], keys[length : 2 * length], keys[2 * length :]
 
 
 # What a handshake forgets, and when.  _local has our private keys, _kem the KEM's,
@@ -354,16 +350,16 @@ class HandshakeState:
         self.isInitiator = bool(initiator)
         self.finished = False
         self._checkNeeds({"s": s, "e": e, "rs": rs, "re": re})
-        self._local = {
-            name: key if isinstance(key, KeyPair) else _toKeyPair(key, name)
-            for name, key in (("s", s), ("e", e))
-            if key is not None
-        }
-        self._remote = {
-            name: _toKey(key, f"r{name}")
-            for name, key in (("s", rs), ("e", re))
-            if key is not None
-        }
+        self._local: dict[str, KeyPair] = {}
+        self._remote: dict[str, bytes] = {}
+        for name, pair in (("s", s), ("e", e)):
+            if isinstance(pair, KeyPair):
+                self._local[name] = pair
+            elif pair is not None:
+                self._local[name] = _toKeyPair(pair, name)
+        for name, key in (("s", rs), ("e", re)):
+            if key is not None:
+                self._remote[name] = _toKey(key, f"r{name}")
         self._psks = iter(self._checkPSKs(psks))
         self._kem: dict[str, KemKeyPair] = {}
         self._position = 0  # messages sent and received
@@ -386,7 +382,10 @@ class HandshakeState:
 
         @raise ValueError: one is missing or superfluous.
         """
-        needed = self.protocol.pattern.neededKeys(self.isInitiator)
+        protocol = self.protocol
+        needed = (
+            protocol.initiatorNeeds if self.isInitiator else protocol.responderNeeds
+        )
         for name, key in keys.items():
             if key is None and name in needed:
                 problem = f"needs {name}, {_KEY_NAMES[name]}"
@@ -396,7 +395,7 @@ class HandshakeState:
             else:
                 continue
             role = "initiator" if self.isInitiator else "responder"
-            raise ValueError(f"the {role} of {self.protocol.name} {problem}")
+            raise ValueError(f"the {role} of {protocol.name} {problem}")
 
     def _checkPSKs(self, psks: Iterable[BytesLike]) -> list[bytes]:
         """
@@ -410,7 +409,7 @@ class HandshakeState:
         if isinstance(psks, (bytes, bytearray, memoryview, str)):
             raise TypeError("psks is a sequence of keys: for one key, (key,)")
         keys = [_toKey(psk, f"psks[{index}]") for index, psk in enumerate(psks)]
-        wanted = sum(tokens.count("psk") for tokens in self.protocol.pattern.messages)
+        wanted = self.protocol.psks
         if len(keys) != wanted:
             raise ValueError(
                 f"{self.protocol.name} takes {wanted} pre-shared keys (psks), "
@@ -448,7 +447,8 @@ class HandshakeState:
         @return: bytes, keys, payload and tags.
         @raise RuntimeError: there are no more messages.
         """
-        self._checkUnfinished("messageLength")
+        if self._over or self.finished:
+            raise RuntimeError(f"messageLength: {self._over or _FINISHED}")
         return self.protocol.messageLengths[self._position] + payloadLength
 
     def writeMessage(self, payload: BytesLike = b"") -> bytes:
@@ -467,7 +467,7 @@ class HandshakeState:
         tokens = self._takeTurn("write")
         # All that the caller can have got wrong is checked by now, or here: from the
         # first token on there is no way back.
-        length = self.messageLength(len(payload))
+        length = self.protocol.messageLengths[self._position] + len(payload)
         if length > MAX_MESSAGE:
             raise ValueError(
                 f"a payload of {len(payload)} bytes makes a message of {length}: a "
@@ -497,12 +497,12 @@ class HandshakeState:
         """
         message = _toBytes(message, "message")
         tokens = self._takeTurn("read")
+        least = self.protocol.messageLengths[self._position]
         try:
-            if not self.messageLength() <= len(message) <= MAX_MESSAGE:
+            if not least <= len(message) <= MAX_MESSAGE:
                 raise HandshakeError(
                     f"message {self._position + 1} of {self.protocol.name} has "
-                    f"{len(message)} bytes: it must have {self.messageLength()} to "
-                    f"{MAX_MESSAGE}"
+                    f"{len(message)} bytes: it must have {least} to {MAX_MESSAGE}"
                 )
             payload = self._read(tokens, message)
         except BaseException:
@@ -536,15 +536,6 @@ class HandshakeState:
             f"message {self._position}/{messages}>"
         )
 
-    def _checkUnfinished(self, call: str) -> None:
-        """
-        Check that there is a next message.
-
-        @raise RuntimeError: there is none.
-        """
-        if self._over or self.finished:
-            raise RuntimeError(f"{call}: {self._over or _FINISHED}")
-
     def _takeTurn(self, verb: str) -> tuple[str, ...]:
         """
         Check that a call is in turn.
@@ -553,7 +544,8 @@ class HandshakeState:
         @return: the tokens of the next message.
         @raise RuntimeError: it is not.
         """
-        self._checkUnfinished(f"{verb}Message")
+        if self._over or self.finished:
+            raise RuntimeError(f"{verb}Message: {self._over or _FINISHED}")
         isInitiators = self._position % 2 == 0
         if (verb == "write") != (isInitiators == self.isInitiator):
             raise RuntimeError(
@@ -658,7 +650,7 @@ class HandshakeState:
         self._symmetric.mixHash(public)
         # A pre-shared key alone would give the same cipher key in each handshake, and
         # the first nonce with it: something fresh has to go in before it encrypts.
-        if name == "e" and self.protocol.usesPSK:
+        if name == "e" and self.protocol.psks:
             self._symmetric.mixKey(public)
 
     def _mixSecret(self, token: str) -> None:

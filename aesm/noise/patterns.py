@@ -141,7 +141,7 @@ class Pattern:
     responderKeys: tuple[str, ...]
     messages: tuple[tuple[str, ...], ...]
 
-    def neededKeys(self, initiator: bool) -> set[str]:
+    def neededKeys(self, initiator: bool) -> frozenset[str]:
         """
         Which keys one side has to have at the start, under the names that
         L{aesm.noise.HandshakeState} has for them.
@@ -150,7 +150,7 @@ class Pattern:
         if not initiator:
             own, others = others, own
         sends = any("s" in tokens for tokens in self.messages[not initiator :: 2])
-        return {*own, *(f"r{key}" for key in others), *("s" if sends else "")}
+        return frozenset((*own, *(f"r{key}" for key in others), *("s" * sends)))
 
     def withModifier(self, modifier: str) -> Pattern:
         """
@@ -277,7 +277,10 @@ class Protocol:
     @ivar cipher: the AEAD.
     @ivar hash: the hash.
     @ivar hybrid: whether there is a KEM.
-    @ivar usesPSK: whether there is a C{psk}; then each C{e} is mixed into the keys.
+    @ivar psks: how many pre-shared keys it takes; if any, each C{e} is mixed into the
+        keys.
+    @ivar initiatorNeeds: which keys the initiator has to have at the start.
+    @ivar responderNeeds: the same of the responder.
     @ivar messageLengths: the bytes of each handshake message with an empty payload,
         keys and tags included.  A payload adds its own length.
     @ivar initialHash: C{h} after C{InitializeSymmetric}.
@@ -288,7 +291,9 @@ class Protocol:
     cipher: CipherFunctions
     hash: HashFunctions
     hybrid: bool
-    usesPSK: bool
+    psks: int
+    initiatorNeeds: frozenset[str]
+    responderNeeds: frozenset[str]
     messageLengths: tuple[int, ...]
     initialHash: bytes
 
@@ -328,7 +333,7 @@ def parseProtocolName(name: str) -> Protocol:
             f"DH {dh!r} does not fit pattern {parts[1]!r}, which {why} the modifier "
             f"hfs: {wanted} does"
         )
-    usesPSK = any("psk" in tokens for tokens in pattern.messages)
+    psks = sum(tokens.count("psk") for tokens in pattern.messages)
     # InitializeSymmetric, section 5.2: done here, since it is the same for every
     # handshake with this name.
     encoded = name.encode("ascii")
@@ -342,8 +347,10 @@ def parseProtocolName(name: str) -> Protocol:
         cipher,
         hashFunctions,
         hybrid,
-        usesPSK,
-        _messageLengths(pattern, usesPSK),
+        psks,
+        pattern.neededKeys(initiator=True),
+        pattern.neededKeys(initiator=False),
+        _messageLengths(pattern, usesPSK=psks > 0),
         initialHash,
     )
 

@@ -121,13 +121,13 @@ class SecureProtocol(Protocol):
 
     def connectionMade(self) -> None:
         """Start the handshake and its deadline."""
-        self._full = prepare(self.transport)
         timeout = self.factory.handshakeTimeout
         self.deadline = self.clock.seconds() + timeout
-        self._startTimer(timeout)
+        self._timer = self.clock.callLater(timeout, self._timedOut)
+        self._full = prepare(self.transport)
         self._outlet = RecordWriter(self.transport)
-        self._outlet.register(self)
-        self.flush()
+        if not self._outlet.register(self):
+            self.flush()
 
     def dataReceived(self, data: bytes) -> None:
         """Pump bytes through the channel."""
@@ -206,7 +206,7 @@ class SecureProtocol(Protocol):
         if self.phase in OPENED and self._timer is not None:
             self._timer.reset(CLOSE_TIMEOUT)
         self.flush()
-        if self.writable:
+        if self.writable and self.inner is not None:  # who alone has a producer
             self.secureTransport.resumeProducer()
 
     def stopProducing(self) -> None:

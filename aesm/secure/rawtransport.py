@@ -95,10 +95,15 @@ class RecordWriter:
         self.broken = False
         self.rest: Sequence[bytes] = ()
 
-    def register(self, producer: IPushProducer) -> None:
-        """Let the transport tell a producer when it takes more."""
+    def register(self, producer: IPushProducer) -> bool:
+        """
+        Let the transport tell a producer when it takes more.
+
+        @return: whether it has been resumed for the first time.
+        """
         streaming = self._writeSomeData is None
         cast(IConsumer, self._transport).registerProducer(producer, streaming)
+        return not streaming
 
     def write(self, records: Sequence[bytes]) -> bool:
         """

@@ -242,7 +242,7 @@ class NameTests(SynchronousTestCase):
         self.assertEqual(protocol.pattern.name, "IKpsk1")
         self.assertEqual(protocol.cipher.name, "ChaChaPoly")
         self.assertEqual(protocol.hash.name, "BLAKE2b")
-        self.assertEqual((protocol.hybrid, protocol.usesPSK), (False, True))
+        self.assertEqual((protocol.hybrid, protocol.psks), (False, 1))
 
     def test_once(self) -> None:
         """A name is parsed once."""

@@ -18,8 +18,8 @@ BOUNDS = {
     "send": (11, 15),
     "handle": (7, 7),
     "acknowledge": (14, 23),
-    "connect": (28, 130),
-    "resume": (33, 170),
+    "connect": (28, 122),
+    "resume": (32, 155),
     "sendAll": (17, 80),
     "durable": (22, 88),
 }

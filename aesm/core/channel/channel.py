@@ -39,7 +39,7 @@ from aesm.core.channel.framing import (
     HALF,
     LENGTH_BYTES,
     MAX_PLAINTEXT,
-    FrameBuffer,
+    frame,
     growingPlaintexts,
     plaintextsOf,
 )
@@ -91,7 +91,6 @@ class Channel:
     __slots__ = (
         "_decrypt",
         "_encrypt",
-        "_frames",
         "_large",
         "_noise",
         "_opened",
@@ -117,12 +116,12 @@ class Channel:
         self.suite = ""
         self.peer = b""
         self.handshakeHash = b""
-        self._frames = FrameBuffer()
         self._output: list[bytes] = []  # bytes for the transport
         self._queue: list[bytes] = []  # the stream, not yet sealed; C{b""} ends it
         self._large = False  # a piece of it has more than half a record
         self.queued = 0
-        self._received = bytearray()  # the beginning of a record; more if C{more}
+        # The beginning of a frame, and of a record once it is open; more if C{more}.
+        self._received = bytearray()
         self.atOnce = sys.maxsize
         self.more = False
         self._recordSize = MAX_PLAINTEXT  # bytes of the stream in the next record
@@ -367,7 +366,6 @@ class Channel:
         self._noise: HandshakeState = None  # type: ignore[assignment]
         self._encrypt: CipherState = None  # type: ignore[assignment]
         self._decrypt: CipherState = None  # type: ignore[assignment]
-        self._frames = FrameBuffer()
         self._received = bytearray()
         self.more = False
         self._queue = []
@@ -381,6 +379,10 @@ class Channel:
         if len(self._received) + len(data) > MAX_EARLY:
             raise ProtocolError(f"more than {MAX_EARLY} bytes before being let in")
         self._received += data
+
+    def _writeMessage(self, payload: bytes = b"") -> None:
+        """Write the handshake's next message."""
+        self._output.append(frame(self._noise.writeMessage(payload)))
 
     def _readMessage(self, message: bytes) -> bytes:
         """
@@ -417,7 +419,7 @@ class Channel:
         """
         self.handshakeHash = self._noise.handshakeHash
         ciphers = self._noise.split()
-        del self._noise, self._frames
+        del self._noise
         return ciphers
 
     def _receiveRecords(self, data: memoryview, events: list[Event]) -> None:

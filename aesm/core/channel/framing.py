@@ -1,27 +1,19 @@
 """
-Frames and records: cutting C{frame(x)}, a 2-byte length and that many bytes, out of
-the bytes of a handshake, and cutting the stream into what goes into one record::
+Frames and records: C{frame(x)}, a 2-byte length and that many bytes, and cutting the
+stream into what goes into one record::
 
-    buffer = FrameBuffer()
-    body, used = buffer.take(view, check)       # check(length) raises to refuse it
+    frame(b"AESM/1 Noise_...")
 
     for plaintext in plaintextsOf([b"some", b"pieces"], large=False):
         ...                                     # seal it
-
-A L{FrameBuffer} keeps at most the one frame that it is collecting, and asks whether a
-length is welcome before it keeps anything of the body: until the handshake
-is done this is all that a stranger can make us hold.
 """
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 __all__ = [
     "HALF",
     "LENGTH_BYTES",
     "MAX_PLAINTEXT",
-    "FrameBuffer",
     "frame",
     "growingPlaintexts",
     "plaintextsOf",
@@ -40,52 +32,6 @@ def frame(body: bytes) -> bytes:
     @see: docs/protocol.md, section 1
     """
     return len(body).to_bytes(LENGTH_BYTES, "big") + body
-
-
-class FrameBuffer:
-    """Collects one frame at a time."""
-
-    __slots__ = ("_buffer",)
-
-    def __init__(self) -> None:
-        """Start with nothing collected."""
-        self._buffer = bytearray()
-
-    @property
-    def empty(self) -> bool:
-        """Whether nothing of a frame has come yet."""
-        return not self._buffer
-
-    def take(
-        self, data: memoryview, check: Callable[[bytes], None]
-    ) -> tuple[bytes | None, int]:
-        """
-        Take the rest of the current frame, or as much of it as there is.
-
-        @param check: called with the first byte, and with both bytes, of each
-            length, as soon as they are there; raises to refuse it.
-        @return: the frame's body once it is whole, else None; and how many
-            bytes of C{data} were used.
-        """
-        buffer = self._buffer
-        used = 0
-        # Byte by byte, since the first one often tells a foreign protocol, and a peer
-        # that speaks one may wait for us before it sends another.
-        while len(buffer) < LENGTH_BYTES:
-            if used == len(data):
-                return None, used
-            buffer.append(data[used])
-            used += 1
-            check(bytes(buffer))
-        end = LENGTH_BYTES + int.from_bytes(buffer[:LENGTH_BYTES], "big")
-        more = data[used : used + end - len(buffer)]
-        buffer += more
-        used += len(more)
-        if len(buffer) < end:
-            return None, used
-        body = bytes(buffer[LENGTH_BYTES:])
-        buffer.clear()
-        return body, used
 
 
 # Where a stream is cut into records is free: the receiver joins them.  Full records

@@ -9,6 +9,8 @@ so a stranger costs no more memory than one handshake message.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from aesm.core.channel.channel import Channel
 from aesm.core.channel.events import Event, PeerIdentified
 from aesm.core.channel.framing import LENGTH_BYTES, MAX_PLAINTEXT, frame
@@ -63,18 +65,17 @@ class ClientChannel(Channel):
         @param settings: what our side brings along; the first suite is offered.
         """
         super().__init__(settings)
-        self.suite = settings.suites[0]
-        noise = settings.handshake(self.suite, initiator=True)
-        self._noise = noise
-        self._output.append(frame(settings.offer(self.suite)))
-        self._output.append(frame(noise.writeMessage()))
-        self._reply = noise.messageLength()  # of message 2: its only length
+        offer, self.suite = next(iter(settings.offers.items()))
+        self._noise = settings.handshake(self.suite, initiator=True)
+        self._output.append(frame(offer))
+        self._writeMessage()
+        self._reply = self._noise.messageLength()  # of message 2: its only length
 
     def _receiveHandshake(self, data: memoryview, events: list[Event]) -> int:
         """Take message 2, or a refusal."""
         refused = self.state is State.REFUSAL
         check = self._checkReason if refused else self._checkReply
-        body, used = self._frames.take(data, check)
+        body, used = _takeFrame(self._received, data, check)
         if body is None:
             return used
         if refused:
@@ -119,7 +120,7 @@ class ClientChannel(Channel):
         """Send message 3, with the hello."""
         if len(payload) > MAX_HELLO:
             raise ValueError(f"payload is longer than {MAX_HELLO} bytes")
-        self._output.append(frame(self._noise.writeMessage(payload)))
+        self._writeMessage(payload)
         self._encrypt, self._decrypt = self._split()
 
     def _dismiss(self, farewell: bytes) -> None:
@@ -129,7 +130,7 @@ class ClientChannel(Channel):
 
     def _unfinished(self) -> HandshakeError:
         """Say what it means that the server closed in the handshake."""
-        if self.state is not State.OFFER or not self._frames.empty:
+        if self.state is not State.OFFER or self._received:
             return HandshakeError(
                 "the connection was lost in the middle of the handshake; try again"
             )
@@ -153,16 +154,16 @@ class ServerChannel(Channel):
     def _receiveHandshake(self, data: memoryview, events: list[Event]) -> int:
         """Take the offer, message 1 or message 3."""
         if self.state is State.OFFER:
-            offer, used = self._frames.take(data, self._checkOffer)
+            offer, used = _takeFrame(self._received, data, self._checkOffer)
             if offer is not None:
                 self._takeOffer(offer)
             return used
-        message, used = self._frames.take(data, self._checkMessage)
+        message, used = _takeFrame(self._received, data, self._checkMessage)
         if message is None:
             return used
         payload = self._readMessage(message)
         if self.state is State.HANDSHAKE:
-            self._output.append(frame(self._noise.writeMessage()))
+            self._writeMessage()
             self._move("answered")
         else:
             self._decrypt, self._encrypt = self._split()
@@ -190,12 +191,11 @@ class ServerChannel(Channel):
         @see: docs/protocol.md, section 2
         """
         settings = self._settings
-        for suite in settings.suites:
-            if offer == settings.offer(suite):
-                self.suite = suite
-                self._noise = settings.handshake(suite, initiator=False)
-                self._move("offerTaken")
-                return
+        if offer in settings.offers:
+            self.suite = settings.offers[offer]
+            self._noise = settings.handshake(self.suite, initiator=False)
+            self._move("offerTaken")
+            return
         text = offer.decode("ascii", "replace")
         if Layer.of(text) in (settings.layer, None):
             reason = f"{_REFUSED}offer one of {' '.join(settings.suites)}"
@@ -252,6 +252,38 @@ class ServerChannel(Channel):
             "the client closed the connection in the handshake: our name= may differ "
             "from its own, or it does not trust our key"
         )
+
+
+def _takeFrame(
+    buffer: bytearray, data: memoryview, check: Callable[[bytes], None]
+) -> tuple[bytes | None, int]:
+    """
+    Take the rest of the current frame, or as much of it as there is.
+
+    @param buffer: keeps what came of it.
+    @param check: called with what there is of the length, one byte or two, before
+        anything behind it is kept; raises to refuse it.
+    @return: the frame's body once it is whole, else None; and how many bytes of
+        C{data} were used.
+    """
+    used = 0
+    if len(buffer) < LENGTH_BYTES:
+        # One byte often tells a foreign protocol, and a peer that speaks one may wait
+        # for us before it sends another.
+        used = min(LENGTH_BYTES - len(buffer), len(data))
+        buffer += data[:used]
+        check(bytes(buffer))
+        if len(buffer) < LENGTH_BYTES:
+            return None, used
+    end = LENGTH_BYTES + (buffer[0] << 8 | buffer[1])
+    more = data[used : used + end - len(buffer)]
+    buffer += more
+    used += len(more)
+    if len(buffer) < end:
+        return None, used
+    body = bytes(buffer[LENGTH_BYTES:])
+    buffer.clear()
+    return body, used
 
 
 def _foreign(did: str, start: bytes) -> NotAnAESMPeer:

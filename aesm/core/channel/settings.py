@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import cast
+from functools import cached_property
 
 from aesm.core.channel.framing import frame
 from aesm.noise import KEYLEN, HandshakeState, KeyPair, hybridSupported
@@ -57,6 +57,9 @@ def withPSK(suite: str) -> str:
     return suite.replace(f"_{pattern}_", f"_{modified}_", 1)
 
 
+_PSK_SUITES = tuple(map(withPSK, SUITES))
+
+
 def defaultSuites() -> tuple[str, ...]:
     """
     List the suites that this machine can do, the preferred one first.
@@ -89,7 +92,7 @@ class ChannelSettings:
     psk: bytes | None = field(default=None, repr=False)
     suites: tuple[str, ...] = field(default_factory=defaultSuites)
     layer: Layer = Layer.MESSAGES
-    keyPair: KeyPair | None = field(default=None, repr=False, compare=False)
+    keyPair: KeyPair = field(default=None, repr=False, compare=False)  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
         """
@@ -106,11 +109,10 @@ class ChannelSettings:
             raise ValueError(f"psk must be {KEYLEN} bytes, not {len(self.psk)}")
         if isinstance(self.suites, str) or not self.suites:
             raise ValueError("suites must be a sequence of Noise protocol names")
-        psks = tuple(map(withPSK, SUITES))
-        known = SUITES if self.psk is None else SUITES + psks
+        known = SUITES if self.psk is None else SUITES + _PSK_SUITES
         for suite in self.suites:
             if suite not in known:
-                hint = " (which needs a psk)" if suite in psks else ""
+                hint = " (which needs a psk)" if suite in _PSK_SUITES else ""
                 raise ValueError(
                     f"unknown suite {suite!r}{hint}; known: {', '.join(known)}"
                 )
@@ -125,30 +127,36 @@ class ChannelSettings:
     @property
     def publicKey(self) -> bytes:
         """Our own static public key, 32 bytes."""
-        return cast(KeyPair, self.keyPair).public
+        return self.keyPair.public
 
-    def offer(self, suite: str) -> bytes:
+    @cached_property
+    def offers(self) -> dict[bytes, str]:
         """
-        Write the offer of one of our suites.
+        What is offered for each of our suites, the preferred one first.
 
         @see: docs/protocol.md, section 2
         """
-        return f"{self.layer.value}{suite}".encode("ascii")
+        return {f"{self.layer.value}{suite}".encode(): suite for suite in self.suites}
 
-    def handshake(self, suite: str, *, initiator: bool) -> HandshakeState:
+    @cached_property
+    def _prologues(self) -> dict[str, bytes]:
         """
-        Start a handshake with one of our suites.
+        The prologue of each of our suites.
 
         @see: docs/protocol.md, section 3
         """
         # The offer is in the prologue, so that who alters it, to have a weaker suite
         # chosen or another layer reached, makes the handshake fail; so is the name,
         # which is sent nowhere.
-        prologue = frame(self.offer(suite))
+        name = frame(self.name.encode())
+        return {suite: frame(offer) + name for offer, suite in self.offers.items()}
+
+    def handshake(self, suite: str, *, initiator: bool) -> HandshakeState:
+        """Start a handshake with one of our suites."""
         return HandshakeState(
             suite,
             initiator=initiator,
-            prologue=prologue + frame(self.name.encode("utf-8")),
+            prologue=self._prologues[suite],
             s=self.keyPair,
             psks=() if self.psk is None else (self.psk,),
         )

@@ -40,8 +40,8 @@ class SuitesTests(SynchronousTestCase):
     def test_known(self) -> None:
         """All eight are names that Noise knows."""
         for suite in SUITES:
-            self.assertFalse(parseProtocolName(suite).usesPSK)
-            self.assertTrue(parseProtocolName(withPSK(suite)).usesPSK)
+            self.assertEqual(parseProtocolName(suite).psks, 0)
+            self.assertEqual(parseProtocolName(withPSK(suite)).psks, 1)
 
     def test_withPSKTwice(self) -> None:
         """A name that has C{psk0} stays as it is."""
@@ -62,15 +62,14 @@ class LayerTests(SynchronousTestCase):
         """Each layer's offers are told apart, whatever suite they name."""
         for layer, word in ((Layer.STREAM, "stream "), (Layer.MESSAGES, "")):
             given = ChannelSettings(CLIENT_KEY, layer=layer)
-            self.assertEqual(given.offer(XX), f"AESM/1 {word}{XX}".encode())
+            self.assertEqual(given.offers[f"AESM/1 {word}{XX}".encode()], XX)
             for suite in (*SUITES, "nothing", ""):
                 self.assertIs(Layer.of(f"AESM/1 {word}{suite}"), layer)
 
     def test_longest(self) -> None:
         """The longest offer fits one byte's length."""
-        given = ChannelSettings(CLIENT_KEY, layer=Layer.STREAM)
-        longest = max(map(withPSK, SUITES), key=len)
-        self.assertLessEqual(len(given.offer(longest)), 255)
+        given = ChannelSettings(CLIENT_KEY, psk=PSK, layer=Layer.STREAM)
+        self.assertLessEqual(max(map(len, given.offers)), 255)
 
     def test_others(self) -> None:
         """What is no AESM/1 is no layer's."""
