@@ -54,7 +54,7 @@ from aesm.secure.protocol import SecureProtocol
 from aesm.secure.rawtransport import HangUp
 from aesm.trust.keys import PublicKey
 from aesm.trust.locations import locationOf, locationOfAddress
-from aesm.trust.policies import checkServer, trustPolicy
+from aesm.trust.policies import Answer, checkServer, trustPolicy
 
 __all__ = ["ConnectOptions", "Dialer", "SessionKeeper", "connect"]
 
@@ -251,11 +251,11 @@ class _Attempt(SecureFactory, ConnectionOwner):
 
     def decide(
         self, secure: SecureProtocol, publicKey: PublicKey, payload: bytes
-    ) -> Deferred[None]:
+    ) -> Answer[None]:
         """
         Ask the trust policy about the key that the server has proved.
 
-        @return: fires to go on; fails as L{checkServer}.
+        @return: as L{checkServer}.
         """
         return checkServer(self._trust, self._where(), publicKey)
 

@@ -5,7 +5,7 @@ they are::
     places = Places(maxConnections=100)
     why = places.refusal(host)                    # when a connection begins
     places.begin(secure, host)                    # it is in its handshake
-    why = places.take(secure, now)                # at its first byte
+    why = places.take(secure, host, now)          # at its first byte
     why = places.refusal(host, publicKey)         # once it has proved its key
     places.enter(connection, host, publicKey)     # it is in
     places.leave(connection)
@@ -95,6 +95,7 @@ class Places:
         if maxConnections is None:
             maxConnections = min(MAX_CONNECTIONS, placesPossible())
         self.maxConnections = maxConnections
+        self._lookAtFiles()
         quarter = max(MIN_SHARE, self._most // SHARE)
         if maxConnectionsPerHost is None:
             maxConnectionsPerHost = quarter
@@ -115,7 +116,8 @@ class Places:
 
     def checkFiles(self) -> None:
         """Warn if there are to be more connections than files can be open."""
-        possible = placesPossible()
+        self._lookAtFiles()
+        possible = self._possible
         if self.maxConnections > possible:
             _log.warn(
                 "maxConnections is {most}, but the limit on open files allows only "
@@ -125,12 +127,17 @@ class Places:
                 possible=possible,
             )
 
+    def _lookAtFiles(self) -> None:
+        """See what the limit on open files allows: it may have been changed."""
+        self._files, self._possible = filesForConnections(), placesPossible()
+        self._most = min(self.maxConnections, self._possible)
+
     # Those in the handshake
 
     @property
     def mostPending(self) -> int:
         """How many connections may be in their handshake now."""
-        left = filesForConnections() - len(self._hosts)
+        left = self._files - len(self._hosts)
         return max(MIN_PENDING, min(MAX_PENDING, left))
 
     def begin(self, secure: SecureProtocol, host: str | None) -> None:
@@ -144,16 +151,17 @@ class Places:
         while len(self._pending) > most:
             self._end(self._pending.largest, "all")
 
-    def take(self, secure: SecureProtocol, now: float) -> AESMError | None:
+    def take(
+        self, secure: SecureProtocol, host: str | None, now: float
+    ) -> AESMError | None:
         """
         Take a token for a handshake, now that the peer begins to speak.
 
+        @param host: of the peer: only now does a transport behind a forwarder know who
+            speaks (the PROXY protocol).
         @param now: seconds, of any clock.
         @return: None to go on, or why not to.
         """
-        # Only now does a transport behind a forwarder know who speaks (the PROXY
-        # protocol).
-        host = hostOfPeer(secure.transport.getPeer())
         if host != self._pending.owner(secure):
             self._pending.add(secure, host)
             self._bound(host, self.mostPending)
@@ -202,8 +210,10 @@ class Places:
         """
         Say why there is no place for one more connection, or None if there is.
 
-        @param key: None while it is not known.
+        @param key: None while it is not known, when a connection begins.
         """
+        if key is None:
+            self._lookAtFiles()
         if host is not None and self._hosts.count(host) >= self.maxPerHost:
             return (
                 f"{self._hosts.count(host)} connections of this host are open: no more "
@@ -261,11 +271,6 @@ class Places:
         host, key = self._hosts.owner(former), self._keys.owner(former)
         self.leave(former)
         self.enter(member, host, key)
-
-    @property
-    def _most(self) -> int:
-        """How many may be in now: files may be fewer."""
-        return min(self.maxConnections, placesPossible())
 
 
 class Shares(Generic[_Member, _Owner]):

@@ -6,7 +6,7 @@ connect with.
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, cast
+from typing import cast
 
 from twisted.internet import error
 from twisted.internet.defer import Deferred, maybeDeferred
@@ -36,7 +36,7 @@ from aesm.secure.states import Phase
 from aesm.trust.clients import RELOAD_INTERVAL, AuthorizedKeys
 from aesm.trust.keys import PublicKey
 from aesm.trust.locations import locationOfAddress
-from aesm.trust.policies import checkClient, checkServer
+from aesm.trust.policies import Answer, checkClient, checkServer, whenKnown
 
 __all__ = ["ClientFactory", "ServerFactory", "canYield"]
 
@@ -157,20 +157,22 @@ class ServerFactory(WrappingFactory):
 
         @return: None to go on, or why not to.
         """
-        return self._places.take(secure, self.clock.seconds())
+        host = hostOfPeer(secure.transport.getPeer())
+        return self._places.take(secure, host, self.clock.seconds())
 
     def decide(
         self, secure: SecureProtocol, publicKey: PublicKey, payload: bytes
-    ) -> Deferred[Any]:
+    ) -> Answer[None]:
         """
         Ask the client policy, and see whether there is still room.
 
         @param payload: its hello, which says nothing about a stream.
-        @return: fires to let it in; fails with L{NotAuthorized}, or with
-            L{Refused} (1013) if there is no room.
+        @return: None to let it in.
+        @raise NotAuthorized: it is not let in; also as the answer's failure.
+        @raise Refused: there is no room (1013); also as the answer's failure.
         """
         answer = checkClient(self._policy, publicKey, secure.transport.getPeer())
-        return answer.addCallback(self._cbAuthorized, secure, publicKey)
+        return whenKnown(answer, self._cbAuthorized, secure, publicKey)
 
     def _cbAuthorized(
         self, name: str | None, secure: SecureProtocol, publicKey: PublicKey
@@ -295,12 +297,12 @@ class ClientFactory(WrappingFactory):
 
     def decide(
         self, secure: SecureProtocol, publicKey: PublicKey, payload: bytes
-    ) -> Deferred[None]:
+    ) -> Answer[None]:
         """
         Ask the trust policy.
 
-        @return: fires to go on; fails with
-            L{UntrustedServer<aesm.errors.UntrustedServer>}.
+        @return: None to go on.
+        @raise UntrustedServer: it is not trusted; also as the answer's failure.
         """
         location = self._location or locationOfAddress(secure.transport.getPeer())
         return checkServer(self._policy, location, publicKey)

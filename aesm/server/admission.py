@@ -21,7 +21,6 @@ from collections.abc import Iterable
 from time import time_ns
 from typing import TYPE_CHECKING, cast
 
-from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress
 from twisted.logger import Logger
 
@@ -41,7 +40,7 @@ from aesm.secure.refusals import Kind, Refused
 from aesm.server.sessions import isResumed
 from aesm.trust.clients import AuthorizedKeys
 from aesm.trust.keys import PublicKey
-from aesm.trust.policies import checkClient
+from aesm.trust.policies import Answer, checkClient, whenKnown
 
 if TYPE_CHECKING:
     from aesm.messages.address import Address
@@ -95,21 +94,21 @@ class Admission:
         payload: bytes,
         transport: IAddress,
         address: Address,
-    ) -> Deferred[tuple[Hello, str | None]]:
+    ) -> Answer[tuple[Hello, str | None]]:
         """
         Decide on a client that has proved its key.
 
         @param payload: its hello.
         @param transport: where it comes from, for the policy.
         @param address: the same, as the registry says.
-        @return: fires with its hello and what its key is called, or None; fails with
-            L{NotAuthorized} if the key is not let in, L{Refused} (1013) if there is no
-            room.  C{admit} is to be called next.
+        @return: its hello and what its key is called, or None.  C{admit} is next.
+        @raise NotAuthorized: the key is not let in; also as the answer's failure.
+        @raise Refused: there is no room (1013); also as the answer's failure.
         @raise ProtocolError: the hello is malformed.
         """
         hello = Hello.decode(payload)
         answer = checkClient(self._policy, publicKey, transport)
-        return answer.addCallback(self._cbAuthorized, publicKey, hello, address)
+        return whenKnown(answer, self._cbAuthorized, publicKey, hello, address)
 
     def _cbAuthorized(
         self, name: str | None, publicKey: PublicKey, hello: Hello, address: Address
@@ -128,7 +127,7 @@ class Admission:
         hello: Hello,
         transport: IAddress,
         address: Address,
-    ) -> Deferred[None]:
+    ) -> Answer[None]:
         """
         Let a client in, in the same turn of the event loop in which it enters: between
         C{decide} and now its session may have been written, which takes its time.
@@ -141,7 +140,7 @@ class Admission:
         # since what they do may take its time, too.
         listed = policy if isinstance(policy, AuthorizedKeys) else None
         answer = checkClient(listed, publicKey, transport)
-        return answer.addCallback(self._cbAdmit, publicKey, hello, address)
+        return whenKnown(answer, self._cbAdmit, publicKey, hello, address)
 
     def _cbAdmit(
         self, name: str | None, publicKey: PublicKey, hello: Hello, address: Address

@@ -53,7 +53,7 @@ from aesm.store.sqlite import MAX_SIZE
 from aesm.trust.clients import RELOAD_INTERVAL
 from aesm.trust.files import AnyPath, stateDirectory
 from aesm.trust.keys import PrivateKey, PublicKey, nextKeyOf
-from aesm.trust.policies import clientPolicy, isOperator
+from aesm.trust.policies import Answer, clientPolicy, isOperator, whenKnown
 
 __all__ = ["STOP_DEADLINE", "AESMServerFactory", "Message"]
 
@@ -88,6 +88,7 @@ class _PendingConnection:
     What is known of a connection before users hold it, until its transport is gone.
 
     @ivar address: what it is called in the registry.
+    @ivar peer: where it comes from, once it has begun to speak.
     @ivar hello: what the client says of itself, once it is let in.
     @ivar name: what the client's key is called, or None.
     @ivar begun: what users will hold, once its session is written down.
@@ -95,6 +96,7 @@ class _PendingConnection:
     """
 
     address: Address
+    peer: IAddress | None = None
     hello: Hello | None = None
     name: str | None = None
     begun: Connection | None = None
@@ -356,33 +358,36 @@ class AESMServerFactory(SecureFactory):
         # Only now does a transport behind a forwarder know who speaks (the PROXY
         # protocol).
         pending = self._incoming[secure]
-        address = addressOf(secure.transport.getPeer(), next(self._numbers))
+        pending.peer = secure.transport.getPeer()
+        address = addressOf(pending.peer, next(self._numbers))
         if isinstance(address, tuple):
             pending.address = address
-        return self._places.take(secure, self.clock.seconds())
+        host = hostOfPeer(pending.peer)
+        return self._places.take(secure, host, self.clock.seconds())
 
     def decide(
         self, secure: SecureProtocol, publicKey: PublicKey, payload: bytes
-    ) -> Deferred[None]:
+    ) -> Answer[None]:
         """
         Decide on a client.
 
         @param payload: its hello.
-        @return: fires to let it in; fails as L{Admission.decide}, or as
+        @return: None to let it in; fails as L{Admission.decide}, or as
             L{ConnectionManager.begin}.
         """
         pending = self._incoming[secure]
-        peer = secure.transport.getPeer()
-        decision = self._admission.decide(publicKey, payload, peer, pending.address)
-        begun = decision.addCallback(self._cbDecided, pending, publicKey)
-        return begun.addCallback(self._cbBegun, pending, publicKey, peer)
+        decision = self._admission.decide(
+            publicKey, payload, cast(IAddress, pending.peer), pending.address
+        )
+        begun = whenKnown(decision, self._cbDecided, pending, publicKey)
+        return whenKnown(begun, self._cbBegun, pending, publicKey)
 
     def _cbDecided(
         self,
         decided: tuple[Hello, str | None],
         pending: _PendingConnection,
         publicKey: PublicKey,
-    ) -> Deferred[Connection]:
+    ) -> Answer[Connection]:
         """Have a session for who may come in."""
         pending.hello, pending.name = decided
         return self._manager.begin(
@@ -394,11 +399,10 @@ class AESMServerFactory(SecureFactory):
         connection: Connection,
         pending: _PendingConnection,
         publicKey: PublicKey,
-        peer: IAddress,
-    ) -> Deferred[None]:
+    ) -> Answer[None]:
         """Let a client in whose session is written down."""
         pending.begun = connection
-        hello = cast(Hello, pending.hello)
+        hello, peer = cast(Hello, pending.hello), cast(IAddress, pending.peer)
         return self._admission.admit(publicKey, hello, peer, pending.address)
 
     def farewell(self, reason: AESMError) -> bytes:

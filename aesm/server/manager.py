@@ -35,6 +35,7 @@ from aesm.server.turns import Rates, Turns
 from aesm.store.connection import DurableConnection
 from aesm.store.journal import Journal
 from aesm.trust.keys import PublicKey
+from aesm.trust.policies import Answer
 
 if TYPE_CHECKING:
     from aesm.store.spool import Spool
@@ -151,14 +152,14 @@ class ConnectionManager(ConnectionOwner):
 
     def begin(
         self, peer: PublicKey, hello: Hello, address: Address, name: str | None
-    ) -> Deferred[Connection]:
+    ) -> Answer[Connection]:
         """
         Find the session that a client wants to go on with, or begin a new one.
 
         @param name: what the client's key is called, or None.
-        @return: fires with the connection that users will hold, once its session is
-            written down, if sessions are; fails with L{Refused} (1013) if that
-            is not possible now.  C{carry} is to be called next, or C{abandon}.
+        @return: the connection that users will hold, once its session is written down,
+            if sessions are; fails with L{Refused} (1013) if that is not possible now.
+            C{carry} is to be called next, or C{abandon}.
         @raise Refused: it comes back too often (1013).
         @see: docs/protocol.md, section 8
         """
@@ -168,7 +169,7 @@ class ConnectionManager(ConnectionOwner):
                 raise Refused(
                     "the client comes back to its session too often", Kind.SESSION_RATE
                 )
-            return succeed(former)
+            return former
         messages = self._messages
         session = Session(
             messages.sendBuffer,
@@ -183,7 +184,7 @@ class ConnectionManager(ConnectionOwner):
             receiveBuffer=messages.receiveBuffer,
         )
         if self._journal is None:
-            return succeed(self._handled(Connection(self, session, **options)))
+            return self._handled(Connection(self, session, **options))
         durable = DurableConnection(self._journal, self, session, **options)
         begun = durable.begin()
         return begun.addCallbacks(

@@ -18,9 +18,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeAlias, TypeVar
 
-from twisted.internet.defer import Deferred, maybeDeferred, succeed
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IAddress
 from zope.interface import implementer
 
@@ -30,7 +30,38 @@ from aesm.trust.clients import AuthorizedKeys
 from aesm.trust.keys import PublicKey
 from aesm.trust.servers import KnownServers
 
-__all__ = ["checkClient", "checkServer", "clientPolicy", "isOperator", "trustPolicy"]
+__all__ = [
+    "Answer",
+    "checkClient",
+    "checkServer",
+    "clientPolicy",
+    "isOperator",
+    "trustPolicy",
+    "whenKnown",
+]
+
+_A = TypeVar("_A")
+_B = TypeVar("_B")
+_More = ParamSpec("_More")
+
+# What is most often known at once: a Deferred only where somebody has to wait.
+Answer: TypeAlias = _A | Deferred[_A]
+
+
+def whenKnown(
+    answer: Answer[_A],
+    callback: Callable[Concatenate[_A, _More], Answer[_B]],
+    *more: _More.args,
+    **named: _More.kwargs,
+) -> Answer[_B]:
+    """
+    Go on with an answer: now, if it is there.
+
+    @return: what C{callback} makes of it; a failure if that is a Deferred.
+    """
+    if isinstance(answer, Deferred):
+        return answer.addCallback(callback, *more, **named)
+    return callback(answer, *more, **named)
 
 
 # What users give
@@ -107,19 +138,25 @@ class _CallablePolicy:
 # What policies answer
 
 
+def _known(answer: object) -> Answer[object]:
+    """Wait for what a policy has returned, if that is no answer: a coroutine, say."""
+    return answer if isinstance(answer, bool | str) else maybeDeferred(lambda: answer)
+
+
 def checkServer(
     policy: ITrustPolicy, location: str, publicKey: PublicKey
-) -> Deferred[None]:
+) -> Answer[None]:
     """
     Ask a client's policy about a server.
 
     @param location: what was dialled.
     @param publicKey: the key that the server has proved.
-    @return: fires if it is trusted; fails with L{UntrustedServer} if not, or as the
-        policy does.
+    @return: None once it is trusted.
+    @raise UntrustedServer: it is not; also as the answer's failure.  What the policy
+        raises goes on.
     """
-    answer = maybeDeferred(policy.checkServer, location, publicKey)
-    return answer.addCallback(_cbServer, location, publicKey)
+    answer = _known(policy.checkServer(location, publicKey))
+    return whenKnown(answer, _cbServer, location, publicKey)
 
 
 def _cbServer(answer: object, location: str, publicKey: PublicKey) -> None:
@@ -137,22 +174,21 @@ def _cbServer(answer: object, location: str, publicKey: PublicKey) -> None:
 
 def checkClient(
     policy: IClientPolicy | None, publicKey: PublicKey, address: IAddress
-) -> Deferred[str | None]:
+) -> Answer[str | None]:
     """
     Ask a server's policy about a client.
 
     @param policy: None lets all in.
     @param publicKey: the key that the client has proved.
     @param address: where it comes from.
-    @return: fires with the client's name, None if it has none, if it is let in;
-        fails with L{NotAuthorized} if not, or as the policy does.
+    @return: the client's name, None if it has none, if it is let in.
+    @raise NotAuthorized: it is not; also as the answer's failure.  What the policy
+        raises goes on.
     """
-    answer: Deferred[object]
     if policy is None:
-        answer = succeed(True)
-    else:
-        answer = maybeDeferred(policy.checkClient, publicKey, address)
-    return answer.addCallback(_cbClient, publicKey)
+        return None
+    answer = _known(policy.checkClient(publicKey, address))
+    return whenKnown(answer, _cbClient, publicKey)
 
 
 def _cbClient(answer: object, publicKey: PublicKey) -> str | None:

@@ -149,6 +149,11 @@ class TokenBucketsTests(SynchronousTestCase):
         self.assertEqual(sorted(buckets._buckets), ["busy", "new"])
 
 
+def take(places: Places, handshake: Handshake) -> object:
+    """Take a token for a handshake whose peer begins to speak."""
+    return places.take(cast(Any, handshake), handshake.host, 0.0)
+
+
 class PendingTests(SynchronousTestCase):
     """L{Places} of those who are in their handshake."""
 
@@ -257,7 +262,7 @@ class PendingTests(SynchronousTestCase):
         came = self.begin(places, *"aaaa")
         for one, host in zip(came, ("x", "a", "y", "y"), strict=True):
             one.host = host
-        self.assertIsNone(places.take(cast(Any, came[3]), 0.0))
+        self.assertIsNone(take(places, came[3]))
         came += self.begin(places, *"aa")
         self.assertEqual(self.left(came), [True] * 6)  # the first is of "x" now
         came += self.begin(places, *"aa")
@@ -271,20 +276,20 @@ class PendingTests(SynchronousTestCase):
         came = self.begin(places, *"abcde")
         for one in came:
             one.host = "x"
-            places.take(cast(Any, one), 0.0)
+            take(places, one)
         self.assertEqual(self.left(came), [False] + [True] * 4)
 
     def test_take(self) -> None:
         """Handshakes are counted by host; a connection without one is not."""
         places = makePlaces(9, None, 0.1)
         first, second, *nowhere = self.begin(places, "a", "a", None, None, None)
-        self.assertIsNone(places.take(cast(Any, first), 0.0))
-        refusal = places.take(cast(Any, second), 0.0)
+        self.assertIsNone(take(places, first))
+        refusal = take(places, second)
         assert isinstance(refusal, ConnectionClosed)
         self.assertEqual(refusal.code, 1013)
         self.assertIn("handshakesPerHost", str(refusal))
         for one in nowhere:
-            self.assertIsNone(places.take(cast(Any, one), 0.0))
+            self.assertIsNone(take(places, one))
 
     @settings(max_examples=100, deadline=None)
     @given(

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from twisted.internet.address import IPv4Address
+from twisted.internet.defer import maybeDeferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from aesm import ConnectionClosed, Connections, NotAuthorized, ProtocolError
@@ -52,7 +53,8 @@ class AdmissionTests(SynchronousTestCase):
 
         @param payload: the client's hello.
         """
-        return admission.decide(CLIENT_KEY.publicKey, payload, TRANSPORT, ADDRESS)
+        key = CLIENT_KEY.publicKey
+        return maybeDeferred(admission.decide, key, payload, TRANSPORT, ADDRESS)
 
     def test_open(self) -> None:
         """Without a policy any key is let in, without a name."""
@@ -63,7 +65,7 @@ class AdmissionTests(SynchronousTestCase):
 
     def test_hello(self) -> None:
         """A malformed hello is refused before anybody is asked."""
-        self.assertRaises(ProtocolError, self.decide, makeAdmission(), b"nonsense")
+        self.failureResultOf(self.decide(makeAdmission(), b"nonsense"), ProtocolError)
 
     def test_full(self) -> None:
         """Who is counted takes room until it leaves."""
