@@ -7,6 +7,7 @@ Every error that aesm raises for what a peer or the network did.
      |- HandshakeError          no secure channel came about
      |   |- NameOrKeyMismatch   the two sides do not share name or pre-shared key
      |   |   `- NoAnswer        the server closed without a word
+     |   |- NothingSaid         the client closed without a word
      |   |- OfferRefused        the server takes other suites, or has another layer
      |   |- HandshakeTimeout    the peer did not finish in time
      |   `- NotAnAESMPeer       something else listens there
@@ -55,6 +56,7 @@ __all__ = [
     "NonceExhausted",
     "NotAnAESMPeer",
     "NotAuthorized",
+    "NothingSaid",
     "OfferRefused",
     "PeerAway",
     "ProtocolError",
@@ -110,6 +112,10 @@ class NoAnswer(NameOrKeyMismatch):
     The server closed without a word, as one does to which our handshake does not
     authenticate; but one that stops, or has no room, does so as well.
     """
+
+
+class NothingSaid(HandshakeError):
+    """The client closed without a word, as a health check or a scan does."""
 
 
 class OfferRefused(HandshakeError):

@@ -31,7 +31,12 @@ from aesm.core.channel.channel import Channel
 from aesm.core.channel.events import EndOfStream, Event, Failed, PeerIdentified
 from aesm.core.channel.framing import MAX_PLAINTEXT
 from aesm.core.channel.states import State
-from aesm.errors import AESMError, HandshakeError, HandshakeTimeout
+from aesm.errors import (
+    AESMError,
+    HandshakeError,
+    HandshakeTimeout,
+    NotAnAESMPeer,
+)
 from aesm.secure.factory import SecureFactory
 from aesm.secure.rawtransport import (
     AT_ONCE,
@@ -150,6 +155,11 @@ class SecureProtocol(Protocol):
 
         @param reason: told on to the protocol inside, unless we know a better one.
         """
+        # Who sends a PROXY header's or TLS's endpoint something else is hung up on by
+        # that, and we see none of it.
+        hungUp = self.phase is Phase.SILENT and getattr(
+            self.transport, "disconnecting", False
+        )
         self._move("lost")
         self.writable = False
         self._outlet.rest = ()
@@ -162,7 +172,7 @@ class SecureProtocol(Protocol):
         if decision is not None:
             self.guard(decision.cancel)
         for event in self.channel.transportEnded():
-            self._settle(cast(Failed, event).error)
+            self._settle(_hungUp() if hungUp else cast(Failed, event).error)
         self.guard(self.secureTransport.stopProducer)
         inner, self.inner = self.inner, None  # a cycle that nothing else breaks
         if inner is not None:
@@ -507,3 +517,11 @@ class SecureProtocol(Protocol):
             self.startCloseTimer()  # it is our own side that is not done
         else:
             self.abort()
+
+
+def _hungUp() -> NotAnAESMPeer:
+    """Say why what is below us has hung up."""
+    return NotAnAESMPeer(
+        "what called here lacks what is expected below AESM/1: a PROXY header, at a "
+        "haproxy: endpoint, or TLS"
+    )

@@ -14,6 +14,9 @@ time begins anew, so that who comes back now and then has a line each time.  All
 together have L{MAX_LINES} a second, and L{MAX_HOSTS} are remembered: who is beyond that
 is one of the other hosts, which are told as if they were one.  Nothing is left out:
 each refusal is told or counted, and each count is told, at the latest by C{flush}.
+
+Who closes without a word is no more than a probe: a health check, or a scan.  Those of
+a host are told once a minute, and the first of them no sooner.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ from aesm.errors import (
     ConnectionClosed,
     HandshakeTimeout,
     NotAuthorized,
+    NothingSaid,
 )
 
 __all__ = ["Kind", "Refusals", "Refused", "kindOf"]
@@ -50,6 +54,7 @@ class Kind(StrEnum):
     NO_FILES = "no-files"
     TIMEOUT = "timeout"
     HANDSHAKE = "handshake-failed"
+    PROBE = "probe"
     NOT_AUTHORIZED = "not-authorized"
     CONNECTED = "already-connected"
     SESSION_RATE = "session-rate"
@@ -79,6 +84,8 @@ def kindOf(reason: AESMError) -> Kind:
             return Kind.NOT_AUTHORIZED
         case HandshakeTimeout():
             return Kind.TIMEOUT
+        case NothingSaid():
+            return Kind.PROBE
     return Kind.HANDSHAKE
 
 
@@ -95,9 +102,9 @@ class _Host:
     __slots__ = ("last", "told", "untold", "wait")
     last: Callable[[], object]
 
-    def __init__(self, now: float) -> None:
+    def __init__(self, now: float, wait: float) -> None:
         self.told = now
-        self.wait = FIRST_WAIT
+        self.wait = wait
         self.untold: Counter[Kind] = Counter()
 
     def isDue(self, now: float) -> bool:
@@ -109,15 +116,16 @@ class Refusals:
     """Thins out what is told of refusals."""
 
     def __init__(
-        self, clock: IReactorTime, tellMore: Callable[[str, int, str], object]
+        self, clock: IReactorTime, tellMore: Callable[[str, int, str, bool], object]
     ) -> None:
         """
-        @param tellMore: tells of several refusals: whose, how many, and the rest in
-            words.
+        @param tellMore: tells of several refusals: whose, how many, the rest in words,
+            and whether they were probes.
         """
         self._clock = clock
         self._tellMore = tellMore
-        self._hosts: dict[str, _Host] = {}  # who was told longest ago comes first
+        # By host, and whether it is its probes; who was told longest ago comes first.
+        self._hosts: dict[tuple[str, bool], _Host] = {}
         self._second = clock.seconds()  # when the present one has begun
         self._lines = 0  # in this second
         self._timer: IDelayedCall | None = None  # runs while something is untold
@@ -131,16 +139,21 @@ class Refusals:
         """
         now = self._clock.seconds()
         self._turn(now)
-        known = self._hosts.get(host)
+        isProbe = kind is Kind.PROBE
+        whose, wait = (host, isProbe), LAST_WAIT if isProbe else FIRST_WAIT
+        known = self._hosts.get(whose)
         if known is not None and not known.untold and known.isDue(now):
-            del self._hosts[host]
+            del self._hosts[whose]
             known = None
-        if known is None and len(self._hosts) < MAX_HOSTS and self._mayTell():
-            self._hosts[host] = _Host(now)
-            tell()
-            return
         if known is None:
-            known = self._hosts.setdefault(OTHERS, _Host(now))
+            if len(self._hosts) < MAX_HOSTS and (isProbe or self._mayTell()):
+                known = self._hosts[whose] = _Host(now, wait)
+                if not isProbe:
+                    tell()
+                    return
+            else:
+                others = OTHERS, isProbe
+                known = self._hosts.setdefault(others, _Host(now, wait))
         known.untold[kind] += 1
         known.last = tell
         if self._timer is None:
@@ -153,17 +166,17 @@ class Refusals:
             self._timer = None
         now = self._clock.seconds()
         hosts, self._hosts = self._hosts, {}
-        for host, known in hosts.items():
+        for whose, known in hosts.items():
             if known.untold:
-                self._tell(host, known, now)
+                self._tell(*whose, known, now)
 
     def _turn(self, now: float) -> None:
         """Begin a second, if one is over, and forget the hosts that are quiet."""
         if not 0 <= now - self._second < 1:
             self._second, self._lines = now, 0
             self._hosts = {
-                host: known
-                for host, known in self._hosts.items()
+                whose: known
+                for whose, known in self._hosts.items()
                 if known.untold or not known.isDue(now)
             }
 
@@ -177,22 +190,26 @@ class Refusals:
         self._timer = None
         now = self._clock.seconds()
         self._turn(now)
-        for host, known in list(self._hosts.items()):
+        for whose, known in list(self._hosts.items()):
             if known.untold and known.isDue(now) and self._mayTell():
-                self._hosts[host] = self._hosts.pop(host)
-                self._tell(host, known, now)
+                self._hosts[whose] = self._hosts.pop(whose)
+                self._tell(*whose, known, now)
                 known.told, known.wait = now, min(LAST_WAIT, 2 * known.wait)
         if any(known.untold for known in self._hosts.values()):
             self._timer = self._clock.callLater(FIRST_WAIT, self._tellDue)
 
-    def _tell(self, host: str, known: _Host, now: float) -> None:
+    def _tell(self, host: str, isProbe: bool, known: _Host, now: float) -> None:
         """Tell what was counted of one host: one in its own words."""
         untold, known.untold = known.untold, Counter()
         times = untold.total()
         if times == 1:
             known.last()
             return
-        kinds = ", ".join(f"{count} {kind}" for kind, count in untold.most_common())
         seconds = max(1, round(now - known.told))
         passed = f"{seconds} second{'s' * (seconds > 1)}"
-        self._tellMore(host, times, f"{times} more in {passed} ({kinds})")
+        if isProbe:
+            words = f"{times} connections closed without a word in {passed}"
+        else:
+            kinds = ", ".join(f"{count} {kind}" for kind, count in untold.most_common())
+            words = f"{times} more in {passed} ({kinds})"
+        self._tellMore(host, times, words, isProbe)

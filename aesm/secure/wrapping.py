@@ -206,19 +206,22 @@ class ServerFactory(WrappingFactory):
 
     def _refused(self, address: IAddress, reason: AESMError, peer: bytes = b"") -> None:
         """Count a client that was not let in, or log it."""
+        kind = kindOf(reason)
         tell = partial(
-            _log.warn,
+            _log.info if kind is Kind.PROBE else _log.warn,
             "refused {address}, key {peer}: {reason!r}",
             address=locationOfAddress(address),
             peer=str(PublicKey(peer)) if peer else None,
             reason=str(reason),
         )
         # What comes from no host is one: all who can open a UNIX socket.
-        self._refusals.add(hostOfPeer(address) or "unix", kindOf(reason), tell)
+        self._refusals.add(hostOfPeer(address) or "unix", kind, tell)
 
-    def _refusedMore(self, host: str, times: int, words: str) -> None:
+    def _refusedMore(self, host: str, times: int, words: str, isProbe: bool) -> None:
         """Log how many clients of a host were not let in."""
-        _log.warn("refused {host!r}: {words}", host=host, words=words, times=times)
+        (_log.info if isProbe else _log.warn)(
+            "refused {host!r}: {words}", host=host, words=words, times=times
+        )
 
     def ended(self, secure: SecureProtocol) -> None:
         """Forget a connection that is gone."""

@@ -355,14 +355,8 @@ class AESMServerFactory(SecureFactory):
 
         @return: None to go on, or why not to.
         """
-        # Only now does a transport behind a forwarder know who speaks (the PROXY
-        # protocol).
-        pending = self._incoming[secure]
-        pending.peer = secure.transport.getPeer()
-        address = addressOf(pending.peer, next(self._numbers))
-        if isinstance(address, tuple):
-            pending.address = address
-        host = hostOfPeer(pending.peer)
+        peer = self._locate(secure).peer
+        host = hostOfPeer(cast(IAddress, peer))
         return self._places.take(secure, host, self.clock.seconds())
 
     def decide(
@@ -437,9 +431,9 @@ class AESMServerFactory(SecureFactory):
 
     def failed(self, secure: SecureProtocol, reason: AESMError) -> None:
         """Take note of a client that was not let in."""
-        peer = secure.channel.peer
+        pending, peer = self._locate(secure), secure.channel.peer
         self._manager.refused(
-            self._incoming[secure].address, reason, PublicKey(peer) if peer else None
+            pending.address, reason, PublicKey(peer) if peer else None, pending.name
         )
 
     def cannotAccept(self, address: IAddress, reason: AESMError) -> None:
@@ -457,6 +451,17 @@ class AESMServerFactory(SecureFactory):
                 self._gone.pop().callback(None)
 
     # Parts
+
+    def _locate(self, secure: SecureProtocol) -> _PendingConnection:
+        """See where a connection comes from that is not open."""
+        # A transport behind a forwarder knows it only once that has said so (the PROXY
+        # protocol), and what has no address keeps the name that it has.
+        pending = self._incoming[secure]
+        pending.peer = secure.transport.getPeer()
+        address = addressOf(pending.peer, next(self._numbers))
+        if isinstance(address, tuple):
+            pending.address = address
+        return pending
 
     def _scheduleReload(self) -> None:
         """Look at the authorized keys now and then."""

@@ -32,6 +32,7 @@ from aesm.server.dispatcher import Dispatcher
 from aesm.server.registry import Connections
 from aesm.server.sessions import Sessions
 from aesm.server.turns import Rates, Turns
+from aesm.server.visits import Visits
 from aesm.store.connection import DurableConnection
 from aesm.store.journal import Journal
 from aesm.trust.keys import PublicKey
@@ -104,6 +105,7 @@ class ConnectionManager(ConnectionOwner):
         self._openSpool = openSpool
         self._journal: Journal | None = None
         self._refusals = Refusals(clock, self._refusedMore)
+        self._visits = Visits(clock)
         # What the handler was told of ends, and is not done with.
         self._losing: set[Deferred[Any]] = set()
         # Whose sessions are written down, and whose clients do not know of them yet.
@@ -248,27 +250,34 @@ class ConnectionManager(ConnectionOwner):
         self._admission.enter(connection, address)
         name = f" ({connection.peerName})" if connection.peerName else ""
         how = f"by {connection.suite}{name}, agent {agent!a}"
-        if self.sessions.knows(connection):
+        back = self.sessions.knows(connection)
+        details = self._visits.begin(connection, agent, back)
+        if back:
             noticed = self.sessions.isWaiting(connection)
             self.sessions.resumed(connection)
             self.connections.move(connection, address)
-            self._record(connection, "accepted", f"back {how}")
+            self._record(connection, "accepted", f"back {how}", details)
             self._tellBack(connection, noticed)
             return
         self.connections.add(connection)
         self.sessions.add(connection)
-        self._record(connection, "accepted", how)
+        self._record(connection, "accepted", how, details)
         if connection.dispatcher is not None:
             connection.dispatcher.accepted()
 
     def refused(
-        self, address: Address, reason: AESMError, peer: PublicKey | None = None
+        self,
+        address: Address,
+        reason: AESMError,
+        peer: PublicKey | None = None,
+        name: str | None = None,
     ) -> None:
         """
         Count a client that was not let in, and write that into the activity log unless
         there is too much of it.
 
         @param peer: its key, once it has proved one.
+        @param name: what that is called, or None.
         """
         kind = kindOf(reason)
         self.connections.refusals[kind] += 1
@@ -277,16 +286,23 @@ class ConnectionManager(ConnectionOwner):
             host = hostOf(address[0])
         else:
             host = address.partition("-")[0]
-        record = self.connections.record
-        self._refusals.add(
-            host,
-            kind,
-            partial(record, address, "refused", time.time(), str(reason), peer),
+        tell = partial(
+            self.connections.record,
+            address,
+            _eventOf(kind is Kind.PROBE),
+            time.time(),
+            str(reason),
+            peer,
+            name=name,
+            kind=kind.value,
         )
+        self._refusals.add(host, kind, tell)
 
-    def _refusedMore(self, host: str, times: int, words: str) -> None:
+    def _refusedMore(self, host: str, times: int, words: str, isProbe: bool) -> None:
         """Write into the activity log how many clients of a host were not let in."""
-        self.connections.record(host, "refused", time.time(), words, times=times)
+        self.connections.record(
+            host, _eventOf(isProbe), time.time(), words, times=times
+        )
 
     # ConnectionOwner
 
@@ -355,7 +371,8 @@ class ConnectionManager(ConnectionOwner):
 
     def detached(self, connection: Connection, reason: AESMError) -> None:
         """Give a client time to come back."""
-        self._record(connection, "lost", f"{reason}; its session is kept")
+        details = self._visits.end(connection, reason, kept=True)
+        self._record(connection, "lost", f"{reason}; its session is kept", details)
         self._admission.leave(connection)
         self.sessions.wait(connection)
         connection.away()
@@ -365,7 +382,8 @@ class ConnectionManager(ConnectionOwner):
     def lost(self, connection: Connection, reason: AESMError) -> None:
         """Take note of a client that was in and is gone for good."""
         self.sessions.discard(connection)
-        self._record(connection, "lost", str(reason))
+        details = self._visits.end(connection, reason, kept=False)
+        self._record(connection, "lost", str(reason), details)
         if connection.dispatcher is not None:
             running = connection.dispatcher.lost(reason)
             if running is not None:
@@ -448,11 +466,18 @@ class ConnectionManager(ConnectionOwner):
         if not connection.isOver:
             dispatcher.attached()
 
-    def _record(self, connection: Connection, event: str, reason: str) -> None:
+    def _record(
+        self, connection: Connection, event: str, reason: str, details: dict[str, Any]
+    ) -> None:
         """Write into the activity log what happened to a client that is in."""
         self.connections.record(
-            connection.address, event, time.time(), reason, connection.peer
+            connection.address, event, time.time(), reason, connection.peer, **details
         )
+
+
+def _eventOf(isProbe: bool) -> str:
+    """Tell what the activity log calls it that somebody was not let in."""
+    return "probed" if isProbe else "refused"
 
 
 def _ratesOf(

@@ -23,7 +23,7 @@ from collections.abc import (
 from contextlib import suppress
 from itertools import count
 from threading import Lock
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from twisted.logger import Logger
 
@@ -40,12 +40,15 @@ _log = Logger(namespace="aesm.activity")
 
 MAX_ACTIVITY = 10_000  # entries of the activity log
 
+_OF_STRANGERS = ("refused", "probed")  # events that any stranger can cause
+
 
 class Activity(tuple[Address, bool, float]):
     """
     One entry of the activity log: C{(address, accepted, time)}.
 
-    @ivar event: C{"accepted"}, C{"refused"} or C{"lost"}.
+    @ivar event: C{"accepted"}, C{"refused"}, C{"lost"}, or C{"probed"} for who has
+        closed without a word.
     @ivar reason: why, in words.
     @ivar peer: the peer's public key, or None if it has proved none.
     @ivar times: how often it happened: 1, but for refusals of a host that are told
@@ -67,7 +70,7 @@ class Activity(tuple[Address, bool, float]):
         times: int = 1,
     ) -> Activity:
         """
-        @param event: C{"accepted"}, C{"refused"} or C{"lost"}.
+        @param event: as the attribute.
         @param time: when, Unix seconds.
         """
         self = super().__new__(cls, (address, event == "accepted", time))
@@ -120,8 +123,7 @@ class Connections(Mapping[Address, "Connection"]):
         self._numbers = count(2)  # of the strings that C{nameFor} makes up
         self._byAddress: dict[Address, Connection] = {}
         self._byPeer: dict[PublicKey, dict[Connection, None]] = {}
-        # Numbered.  Refusals are apart, since they make room first: any stranger can
-        # cause them.
+        # Numbered.  Those of strangers are apart, since they make room first.
         self._activity: deque[tuple[int, Activity]] = deque()
         self._refused: deque[tuple[int, Activity]] = deque()
         self._entries = count()
@@ -250,17 +252,19 @@ class Connections(Mapping[Address, "Connection"]):
         reason: str,
         peer: PublicKey | None = None,
         times: int = 1,
+        **details: Any,
     ) -> None:
         """
         Write one entry into the activity log and the log.
 
-        @param event: C{"accepted"}, C{"refused"} or C{"lost"}.
+        @param event: as L{Activity} has it.
         @param time: when, Unix seconds.
         @param reason: why, in words; nothing of the peer's that is not escaped.
         @param times: how often that happened.
+        @param details: more fields for the log.
         """
         entry = Activity(address, event, time, reason, peer, times)
-        log = self._refused if event == "refused" else self._activity
+        log = self._refused if event in _OF_STRANGERS else self._activity
         log.append((next(self._entries), entry))
         if len(self._activity) + len(self._refused) > MAX_ACTIVITY:
             self._dropOldest()
@@ -274,6 +278,7 @@ class Connections(Mapping[Address, "Connection"]):
             reason=reason,
             peer=None if peer is None else str(peer),
             times=times,
+            **details,
         )
 
     def _dropOldest(self) -> None:

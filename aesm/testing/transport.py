@@ -269,7 +269,7 @@ class MemoryTransport:
         """
         if self.lost:
             return
-        self.lost = self.disconnecting = True
+        self.lost = True
         # The other end sees a clean close only behind all that was written.
         if isinstance(reason, error.ConnectionDone):
             self.outgoing.end = self.outgoing.end or reason

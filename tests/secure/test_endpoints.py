@@ -53,6 +53,7 @@ from aesm.secure import (
     wrapServerEndpoint,
 )
 from aesm.secure.announce import announce
+from aesm.secure.refusals import LAST_WAIT
 from aesm.secure.wrapping import ServerFactory
 from aesm.testing import MemoryNetwork
 from aesm.trust.clients import RELOAD_INTERVAL
@@ -351,7 +352,7 @@ class PlacesTests(SynchronousTestCase):
         self.network.deliver()
         places = self.factory._places
         self.assertEqual((len(places._hosts), len(places._pending)), (0, 0))
-        self.network.advance(1)  # refusals since then are told
+        self.network.advance(LAST_WAIT)  # refusals since then are told
         self.assertEqual(self.network.clock.getDelayedCalls(), [])
 
     def join(self, host: str, key: PrivateKey | None = None) -> Recorder:

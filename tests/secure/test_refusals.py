@@ -17,6 +17,7 @@ from aesm.errors import (
     HandshakeError,
     HandshakeTimeout,
     NotAuthorized,
+    NothingSaid,
     ProtocolError,
 )
 from aesm.secure.refusals import (
@@ -40,6 +41,7 @@ class KindTests(SynchronousTestCase):
             (Refused("", Kind.MADE_ROOM), Kind.MADE_ROOM),
             (NotAuthorized(), Kind.NOT_AUTHORIZED),
             (HandshakeTimeout(), Kind.TIMEOUT),
+            (NothingSaid(), Kind.PROBE),
             (HandshakeError(), Kind.HANDSHAKE),
             (ProtocolError(), Kind.HANDSHAKE),
         ):
@@ -61,7 +63,7 @@ class RefusalsTests(SynchronousTestCase):
         self.told: list[tuple[float, str, int, str]] = []
         self.refusals = Refusals(self.clock, self.tell)
 
-    def tell(self, host: str, times: int, words: str) -> None:
+    def tell(self, host: str, times: int, words: str, isProbe: bool = False) -> None:
         """Keep a line."""
         self.told.append((self.clock.seconds(), host, times, words))
 
@@ -119,6 +121,43 @@ class RefusalsTests(SynchronousTestCase):
         self.add("a")
         self.assertEqual(self.told[-1], (self.clock.seconds(), "a", 1, "alone"))
 
+    def test_probes(self) -> None:
+        """
+        Who closes without a word is told once a minute, the first time not before that
+        has passed, beside what else is refused to the host; then no timer runs.
+        """
+        for _ in range(150):
+            self.add("a", kind=Kind.PROBE)
+            self.clock.advance(1)
+        self.add("a")
+        self.clock.advance(30)
+        words = "{} connections closed without a word in 60 seconds".format
+        self.assertEqual(
+            self.told,
+            [
+                (60, "a", 60, words(60)),
+                (120, "a", 60, words(60)),
+                (150, "a", 1, "alone"),
+                (180, "a", 30, words(30)),
+            ],
+        )
+        self.assertQuiet()
+        self.add("a", kind=Kind.PROBE)
+        self.refusals.flush()
+        self.assertEqual(self.told[4:], [(180, "a", 1, "alone")])
+        self.assertQuiet()
+
+    def test_probesOfMany(self) -> None:
+        """Hosts that probe are no more than others, and have no more lines."""
+        for number in range(3 * MAX_HOSTS):
+            self.add(f"h{number}", kind=Kind.PROBE)
+        self.assertEqual(len(self.refusals._hosts), MAX_HOSTS + 1)
+        self.clock.pump([1.0] * 80)
+        perSecond = Counter(time for time, *_ in self.told)
+        self.assertLessEqual(max(perSecond.values()), MAX_LINES)
+        self.assertEqual(sum(times for _, _, times, _ in self.told), 3 * MAX_HOSTS)
+        self.assertQuiet()
+
     def test_lines(self) -> None:
         """
         All hosts together have ten lines a second; who is beyond that is one of the
@@ -142,7 +181,7 @@ class RefusalsTests(SynchronousTestCase):
         self.clock.pump([1.0] * 100)
         self.assertQuiet()
         self.add("new")
-        self.assertEqual(list(self.refusals._hosts), ["new"])
+        self.assertEqual(list(self.refusals._hosts), [("new", False)])
         self.assertEqual(sum(times for _, _, times, _ in self.told), 4 * MAX_HOSTS + 1)
 
     def test_everybodysTurn(self) -> None:

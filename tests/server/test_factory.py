@@ -246,7 +246,6 @@ class ActivityTests(PairTestCase):
             (b"GET / HTTP/1.1\r\n\r\n", False),
             (b"\x16\x03\x01", False),
             (b"", False),
-            (b"", True),
             (b"\0\x05AESM", False),
             (b"\0\x05AESM/", True),
             (b"\0\x06AESM/2", False),
@@ -264,6 +263,46 @@ class ActivityTests(PairTestCase):
                 [e.event for e in self.entries(server)], ["refused"], words
             )
             self.assertEqual(network.links, [])
+
+    def test_probes(self) -> None:
+        """
+        Who connects and closes without a word, in whatever way, is counted, and is one
+        entry a minute, and one line that is no warning; none takes a handshake of its
+        host's, and nothing is left of it.
+        """
+        with capturedLogs() as events:
+            network, server = self.serve(handshakesPerHost=0.1)
+            for number in range(90):
+                client: Any = self.rawClient(network)
+                if number % 3 == 0:
+                    client.transport.loseConnection()
+                elif number % 3 == 1:
+                    client.transport.loseWriteConnection()
+                else:
+                    client.transport.abortConnection()
+                network.advance(0.5)
+                self.assertEqual(network.links, [])
+                self.assertEqual(self.entries(server), [])
+            network.advance(15)
+            (entry,) = self.entries(server)
+            self.assertEqual(network.clock.getDelayedCalls()[1:], [])
+        self.assertEqual((entry.event, entry.times), ("probed", 90))
+        self.assertEqual(entry[0], "127.0.0.1")
+        (line,) = [e for e in events if e["log_namespace"] == "aesm.activity"]
+        self.assertIs(line["log_level"], LogLevel.info)
+        self.assertEqual(server.connections.refusals, {"probe": 90})
+        self.join(network)
+
+    def test_lastProbe(self) -> None:
+        """What was counted is told when the server stops; one has its own words."""
+        network, server = self.serve()
+        client: Any = self.rawClient(network)
+        client.transport.loseConnection()
+        network.deliver()
+        self.takeDown(network, server)
+        (entry,) = self.entries(server)
+        self.assertEqual((entry.event, entry.times), ("probed", 1))
+        self.assertIn("without a word", entry.reason)
 
     def test_hostileText(self) -> None:
         """
@@ -446,7 +485,9 @@ class LimitTests(PairTestCase):
         network.advance(2)
         self.assertTrue(self.tryFrom(network, "127.0.0.1"))
         refused = [e.reason for e in self.entries(server) if e.event == "refused"]
-        self.assertIn("2 host-rate", refused[0])
+        self.assertEqual(len(refused), 2)
+        for reason in refused:
+            self.assertIn("handshakesPerHost", reason)
         self.assertEqual(server.connections.refusals["host-rate"], 2)
 
     def test_pending(self) -> None:

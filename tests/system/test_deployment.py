@@ -273,6 +273,7 @@ class ForwarderTests(ProcessTestCase):
         self.serveBehind()
         client = self.connect(f"tcp:127.0.0.1:{self.port}")
         self.assertSentence(client, f"127.0.0.1:{self.port}")
+        self.server.expect("refused .* PROXY header")
         ((event, _),) = self.logged()
         self.assertEqual(event, "refused")
 
@@ -360,6 +361,33 @@ class HeaderTests(PairTestCase):
         own = self.forward(network, header, host=forwarder[0], port=forwarder[1])
         self.successResultOf(own)
         self.assertEqual(list(server.connections), [forwarder])
+
+    def test_probes(self) -> None:
+        """
+        Who says nothing behind a header is a probe, of the host that this names, and
+        takes no handshake of anybody's.
+        """
+        network, server = self.behind(handshakesPerHost=0.1)
+        own = headerV2(FIRST)[:12] + b"\x20\x00\x00\x00"  # LOCAL
+        for header in (headerV1(FIRST), headerV2(OTHER), own, b""):
+            for _ in range(5):
+                client: Any = self.rawClient(network)
+                if header:
+                    client.transport.write(header)
+                network.deliver()
+                client.transport.loseConnection()
+                network.deliver()
+        network.advance(60)
+        probed = self.entries(server)
+        self.assertEqual(
+            {entry[0]: (entry.event, entry.times) for entry in probed},
+            {
+                FIRST[0]: ("probed", 5),
+                OTHER[0]: ("probed", 5),
+                "127.0.0.1": ("probed", 10),
+            },
+        )
+        self.successResultOf(self.forward(network, headerV1(FIRST)))
 
     def test_noAddress(self) -> None:
         """

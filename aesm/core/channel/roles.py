@@ -20,6 +20,7 @@ from aesm.errors import (
     HandshakeError,
     NoAnswer,
     NotAnAESMPeer,
+    NothingSaid,
     OfferRefused,
 )
 
@@ -247,6 +248,8 @@ class ServerChannel(Channel):
     def _unfinished(self) -> HandshakeError:
         """Say what it means that the client closed in the handshake."""
         if self.state is State.OFFER:
+            if self._frames.empty:
+                return NothingSaid("the client closed the connection without a word")
             return HandshakeError("the client closed the connection without an offer")
         return HandshakeError(
             "the client closed the connection in the handshake: our name= may differ "

@@ -28,6 +28,7 @@ from aesm.errors import (
     HandshakeError,
     NameOrKeyMismatch,
     NotAnAESMPeer,
+    NothingSaid,
     OfferRefused,
     ProtocolError,
     TamperedRecord,
@@ -942,7 +943,9 @@ class InterruptionTests(SynchronousTestCase):
 
     def test_server(self) -> None:
         """So does the server."""
-        for data in (b"", b"\x00", offer(XX)[:-1]):
+        error = failure(makeChannels()[1].transportEnded())
+        self.assertIsInstance(error, NothingSaid)
+        for data in (b"\x00", offer(XX)[:-1]):
             server = makeChannels()[1]
             self.assertEqual(server.receive(data), [])
             self.assertIn("without an offer", str(failure(server.transportEnded())))
