@@ -29,7 +29,7 @@ from aesm._version import __version__
 from aesm.commands.bench import bench
 from aesm.commands.connect import runLineClient
 from aesm.commands.formats import JSON, PLAIN
-from aesm.commands.log import FORMATS, LEVELS, logObserver
+from aesm.commands.serverlog import FORMATS, LEVELS, logObserver
 from aesm.commands.main import (
     CoroutineRunner,
     OutputLost,

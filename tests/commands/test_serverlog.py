@@ -15,7 +15,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from aesm.commands import log
-from aesm.commands.log import jsonLine, logObserver, textLine
+from aesm.commands.serverlog import jsonLine, logObserver, textLine
 
 
 def event(text: str, level: Any = LogLevel.info, **more: object) -> LogEvent:
