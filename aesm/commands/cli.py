@@ -12,7 +12,6 @@ Whatever goes wrong is one sentence on standard error, and exit status 1.
 from __future__ import annotations
 
 import base64
-import getopt
 import math
 import os
 import shlex
@@ -25,11 +24,11 @@ from twisted.application.app import ReactorSelectionMixin
 from twisted.logger import globalLogBeginner
 from twisted.python import usage
 
-from aesm._version import __version__
 from aesm.commands.bench import bench
+from aesm.commands.command import Command, CommandOptions
 from aesm.commands.connect import runLineClient
 from aesm.commands.formats import JSON, PLAIN
-from aesm.commands.serverlog import FORMATS, LEVELS, logObserver
+from aesm.commands.log import LogOptions
 from aesm.commands.main import (
     CoroutineRunner,
     OutputLost,
@@ -40,6 +39,7 @@ from aesm.commands.main import (
 )
 from aesm.commands.options import NAME_OPTION, dumpNoCore, ownKey
 from aesm.commands.serve import runServer
+from aesm.commands.serverlog import FORMATS, LEVELS, logObserver
 from aesm.commands.tap import NotUsable, ServerOptions, makeService
 from aesm.errors import KeyFileError
 from aesm.interfaces import ITrustPolicy
@@ -55,52 +55,7 @@ FOR_EVER = -1.0  # seconds
 WRONG_SERVER = 2  # status of a server that will not run, however often it is started
 
 
-class _Options(usage.Options):
-    """What all options have in common."""
-
-    def opt_version(self) -> None:
-        """Print the version and exit."""
-        writeLine(f"aesm {__version__}")
-        sys.exit(0)
-
-    def opt_help(self) -> None:
-        """Display this help and exit."""
-        writeLine(str(self))
-        sys.exit(0)
-
-
-class _Command(_Options):
-    """A subcommand: its options, which may also stand behind its arguments."""
-
-    def parseOptions(self, options: Sequence[str] | None = None) -> None:
-        """
-        Parse, with the options first, as C{usage.Options} needs them.
-
-        @raise usage.UsageError: an option is wrong.
-        """
-        # gnu_getopt, unlike getopt, goes on behind the first argument.
-        try:
-            given, arguments = getopt.gnu_getopt(
-                list(options or ()), self.shortOpt, self.longOpt
-            )
-        except getopt.error as error:
-            raise usage.UsageError(str(error)) from None
-        ordered = [
-            f"{name}={value}" if f"{name[2:]}=" in self.longOpt else name
-            for name, value in given
-        ]
-        super().parseOptions([*ordered, "--", *arguments])
-
-    def run(self) -> int:
-        """
-        Do it.
-
-        @return: the exit status.
-        """
-        raise NotImplementedError
-
-
-class _ClientCommand(_Command):
+class _ClientCommand(Command):
     """
     A subcommand that connects to a server.
 
@@ -269,7 +224,7 @@ class ChatOptions(_ClientCommand):
         return runChat(reactor, self.endpoint, self["nick"], **options)
 
 
-class ServeOptions(_Command, ServerOptions, ReactorSelectionMixin):
+class ServeOptions(Command, ServerOptions, ReactorSelectionMixin):
     """C{aesm serve}."""
 
     optParameters = [
@@ -311,7 +266,7 @@ class ServeOptions(_Command, ServerOptions, ReactorSelectionMixin):
         return runServer(reactor, service)
 
 
-class KeygenOptions(_Command):
+class KeygenOptions(Command):
     """C{aesm keygen}."""
 
     synopsis = "[FILE] [--next]"
@@ -354,7 +309,7 @@ class KeygenOptions(_Command):
         return 0
 
 
-class PubkeyOptions(_Command):
+class PubkeyOptions(Command):
     """C{aesm pubkey}."""
 
     synopsis = "[FILE]"
@@ -377,7 +332,7 @@ class PubkeyOptions(_Command):
         return 0
 
 
-class PSKOptions(_Command):
+class PSKOptions(Command):
     """C{aesm psk}."""
 
     synopsis = "[FILE]"
@@ -406,7 +361,7 @@ class PSKOptions(_Command):
         return 0
 
 
-class KnownOptions(_Command):
+class KnownOptions(Command):
     """C{aesm known}."""
 
     synopsis = "[--forget HOST:PORT]"
@@ -430,7 +385,7 @@ class KnownOptions(_Command):
         return 0
 
 
-class BenchOptions(_Command):
+class BenchOptions(Command):
     """C{aesm bench}."""
 
     longdesc = (
@@ -444,7 +399,7 @@ class BenchOptions(_Command):
         return bench()
 
 
-class Options(_Options):
+class Options(CommandOptions):
     """C{aesm} itself."""
 
     synopsis = "Usage: aesm"
@@ -461,6 +416,7 @@ class Options(_Options):
         ["pubkey", None, PubkeyOptions, "Print the public key of a private key."],
         ["psk", None, PSKOptions, "Make a pre-shared key."],
         ["known", None, KnownOptions, "List or forget known servers."],
+        ["log", None, LogOptions, "Ask what a server's activity log says."],
         ["bench", None, BenchOptions, "Measure what aesm does on this machine."],
     ]
 
@@ -502,7 +458,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = Options()
     try:
         options.parseOptions(sys.argv[1:] if arguments is None else list(arguments))
-        return cast(_Command, options.subOptions).run()
+        return cast(Command, options.subOptions).run()
     except (KeyFileError, NotUsable, OutputLost) as error:
         writeError(str(error))
     except usage.UsageError as error:

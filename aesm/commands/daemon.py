@@ -136,7 +136,12 @@ class AESMService(Service):
         return stopped.addCallback(self._cbStopped)
 
     def _cbListening(self, server: Server) -> None:
-        """Say where clients find the server, and that it is there, once it is."""
+        """
+        Begin the activity log, and say where clients find the server, and that it is
+        there, once it is.
+        """
+        if self._activityLog is not None:
+            self._activityLog.started()
         for endpoint in self._endpoints:
             line = clientLine(
                 endpoint.port.getHost(), str(server.publicKey), self._clientOptions

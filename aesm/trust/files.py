@@ -278,7 +278,7 @@ def openToAppend(path: Path) -> int:
     @return: its descriptor.
     @raise KeyFileError: it is not a file to be trusted, or cannot be opened.
     """
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
+    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
     flags |= os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
     try:
         descriptor = os.open(path, flags, 0o600)

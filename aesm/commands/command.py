@@ -1,0 +1,61 @@
+"""
+What the subcommands of C{aesm} have in common.
+"""
+
+from __future__ import annotations
+
+import getopt
+import sys
+from collections.abc import Sequence
+
+from twisted.python import usage
+
+from aesm._version import __version__
+from aesm.commands.main import writeLine
+
+__all__ = ["Command", "CommandOptions"]
+
+
+class CommandOptions(usage.Options):
+    """What all options have in common."""
+
+    def opt_version(self) -> None:
+        """Print the version and exit."""
+        writeLine(f"aesm {__version__}")
+        sys.exit(0)
+
+    def opt_help(self) -> None:
+        """Display this help and exit."""
+        writeLine(str(self))
+        sys.exit(0)
+
+
+class Command(CommandOptions):
+    """A subcommand: its options, which may also stand behind its arguments."""
+
+    def parseOptions(self, options: Sequence[str] | None = None) -> None:
+        """
+        Parse, with the options first, as C{usage.Options} needs them.
+
+        @raise usage.UsageError: an option is wrong.
+        """
+        # gnu_getopt, unlike getopt, goes on behind the first argument.
+        try:
+            given, arguments = getopt.gnu_getopt(
+                list(options or ()), self.shortOpt, self.longOpt
+            )
+        except getopt.error as error:
+            raise usage.UsageError(str(error)) from None
+        ordered = [
+            f"{name}={value}" if f"{name[2:]}=" in self.longOpt else name
+            for name, value in given
+        ]
+        super().parseOptions([*ordered, "--", *arguments])
+
+    def run(self) -> int:
+        """
+        Do it.
+
+        @return: the exit status.
+        """
+        raise NotImplementedError
