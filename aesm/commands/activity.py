@@ -139,8 +139,9 @@ class ActivityFile:
             )
             return
         if not os.path.samestat(os.fstat(file), os.fstat(self._file)):
-            if self._rest:
-                self._readEnd()
+            if self._rest or self._sizeNow() != self._size:
+                with suppress(OSError):
+                    self._readEnd()
             self._size = -1
         os.close(self._file)
         self._file = file

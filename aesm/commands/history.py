@@ -153,6 +153,7 @@ def verified(lines: Iterable[Line], expected: str | None) -> Iterator[str]:
     @see: C{aesm.commands.activity}, for the chain
     """
     count = missing = seq = first = 0
+    chains: set[str] = set()  # the first hash of each
     before = "the beginning"
     since, found, torn = sha256(), expected is None, None
     for line in lines:
@@ -166,8 +167,13 @@ def verified(lines: Iterable[Line], expected: str | None) -> Iterator[str]:
                 raise Broken(f"{torn.where} is no entry")
             yield f"{torn.where} is torn, as a crash or a full disk leaves it"
         link = entry["seq"], entry["prev"]
-        if count and link == (1, None):
-            yield f"{line.where}: a new chain begins"
+        head = sha256(line.raw).hexdigest()
+        if link == (1, None):
+            if head in chains:
+                raise Broken(f"{line.where} stands there for the second time")
+            if count:
+                yield f"{line.where}: a new chain begins"
+            chains.add(head)
         elif count and link != (seq + 1, since.hexdigest()):
             raise Broken(
                 f"{line.where}: entry {entry['seq']} does not go on from {before}, "
@@ -178,7 +184,6 @@ def verified(lines: Iterable[Line], expected: str | None) -> Iterator[str]:
         seq, before, torn = entry["seq"], line.where, None
         first = first or seq
         since = sha256(line.raw)
-        head = since.hexdigest()
         found = found or head == expected
     if not count:
         raise Broken("there are no entries")

@@ -70,11 +70,11 @@ class LogOptions(Command):
         for option, allowed in (
             ("verify", {"verify", "expect"}),
             ("at", {"at", "who", "json"}),
+            ("refused", given - {"event"}),
         ):
-            if option in given and (others := sorted(given - allowed)):
-                raise usage.UsageError(
-                    f"--{option} and --{others[0]}: give one of them"
-                )
+            if option in given and not given <= allowed:
+                other = min(given - allowed)
+                raise usage.UsageError(f"--{option} and --{other}: give one of them")
         if self["expect"] is not None:
             self["expect"] = self["expect"].strip().lower()
             if not self["verify"] or not HASH.fullmatch(self["expect"]):
@@ -100,7 +100,10 @@ class LogOptions(Command):
             return verified(lines, self["expect"])
         entries = entriesOf(lines, writeError)
         if self.at is not None:
-            entries = iter(whoWasIn(entries, self.at, writeError))
+            inside = whoWasIn(entries, self.at, writeError)
+            if not inside:
+                writeError("nobody was in at that time")
+            entries = iter(inside)
         return map(asJSON if self["json"] else shown, self.query.of(entries))
 
     def _moment(self, option: str) -> float | None:

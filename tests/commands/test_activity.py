@@ -342,7 +342,7 @@ class ActivityFileTests(SynchronousTestCase):
         read the file can lock it.
         """
         waited: list[float] = []
-        self.patch(activity.time, "sleep", waited.append)
+        self.patch(time, "sleep", waited.append)
         with self.path.open("rb") as stranger:
             fcntl.flock(stranger, fcntl.LOCK_EX)
             self.enter(1)

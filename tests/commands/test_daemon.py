@@ -124,8 +124,11 @@ class ServiceTests(TapTestCase):
 
     def test_cannotListen(self) -> None:
         """Where it cannot listen, the log says why, and the process ends."""
-        late = LateEndpoint()
-        service = self.serve(first=FailingEndpoint(), late=late, last=FailingEndpoint())
+        late, log = LateEndpoint(), Path(self.file("log", ""))
+        service = self.serve(
+            *("--activity-log", str(log)),
+            **{"first": FailingEndpoint(), "late": late, "last": FailingEndpoint()},
+        )
         with capturedLogs() as events:
             ended = self.assertRaises(SystemExit, service.privilegedStartService)
         self.assertEqual(ended.code, 1)
@@ -137,6 +140,8 @@ class ServiceTests(TapTestCase):
         self.assertIn("in use", said[0]["reason"])
         self.assertFalse(self.reactor.hasStopped)
         self.assertTrue(late.listening.called)
+        # It may be the log of a server that runs: nobody was thrown out.
+        self.assertEqual(eventsIn(log), [])
         self.successResultOf(service.stopService())
 
     def test_stoppedBefore(self) -> None:

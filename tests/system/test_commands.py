@@ -25,6 +25,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
@@ -758,9 +759,41 @@ class ServerTests(ProcessTestCase):
         log = self.home / "activity.json"
         self.assertEqual(stat.S_IMODE(log.stat().st_mode), 0o600)
         entries = [json.loads(line) for line in log.read_text().splitlines()]
-        self.assertEqual([entry["event"] for entry in entries], ["accepted", "lost"])
+        self.assertEqual(
+            [entry["event"] for entry in entries],
+            ["started", "accepted", "lost", "stopped"],
+        )
         key = PrivateKey.load(self.home / "state" / "client.key").publicKey
-        self.assertEqual({entry["peer"] for entry in entries}, {str(key)})
+        self.assertEqual({entry["peer"] for entry in entries[1:3]}, {str(key)})
+
+    def ask(self, *arguments: str) -> str:
+        """Ask the activity log, and get the answer."""
+        asking = self.start("-m", "aesm", "log", "activity.json", *arguments)
+        self.assertEqual(asking.wait(), 0, asking.said())
+        return asking.output
+
+    def test_askedAboutKilled(self) -> None:
+        """
+        After kill -9 the log knows who was in then, and that nobody is since; it is
+        whole, also with half a line at its end.
+        """
+        path, options = self.home / "activity.json", ("--activity-log", "activity.json")
+        server, endpoint = self.serve(*options)
+        self.join(server, endpoint)
+        self.join(server, endpoint)  # by then the file has the first one
+        self.assertIn("  accepted  ", self.ask("--at", "0s"))
+        server.process.kill()
+        server.wait()
+        then = str(datetime.now())
+        with path.open("ab") as file:
+            file.write(b'{"time": 1')
+        server, _ = self.serve(*options)
+        self.assertEqual(self.ask("--at", "0s"), "")
+        self.assertIn("  accepted  ", self.ask("--at", then))
+        self.assertRegex(self.ask("--verify"), r"torn.*\n\d entries, 1 to \d, whole;")
+        self.assertStops(server)
+        said = " ".join(re.findall(r"(?m)^\S+ \S+  (\w+)", self.ask()))
+        self.assertRegex(said, "^started( accepted){1,2} started stopped$")
 
     def test_noCoreDumps(self) -> None:
         """A server that crashes leaves no core, whatever the limit was before."""
