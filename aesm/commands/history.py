@@ -317,7 +317,7 @@ def whoWasIn(
                 inside.setdefault(whose, entry)
             case "lost":
                 inside.pop(whose, None)
-    if first != 1:
+    if first not in (None, 1):
         tell(f"the files begin with entry {first}: who came before that is not known")
     return list(inside.values())
 

@@ -36,6 +36,7 @@ from aesm.errors import (
     HandshakeError,
     HandshakeTimeout,
     NotAnAESMPeer,
+    NothingSaid,
 )
 from aesm.secure.factory import SecureFactory
 from aesm.secure.rawtransport import (
@@ -155,10 +156,11 @@ class SecureProtocol(Protocol):
 
         @param reason: told on to the protocol inside, unless we know a better one.
         """
-        # Who sends a PROXY header's or TLS's endpoint something else is hung up on by
-        # that, and we see none of it.
-        hungUp = self.phase is Phase.SILENT and getattr(
-            self.transport, "disconnecting", False
+        # What is below us, for TLS or a PROXY header, hangs up on who speaks something
+        # else, and we see none of that.
+        hungUp = self.phase is Phase.SILENT and (
+            getattr(self.transport, "disconnecting", False)
+            or not reason.check(error.ConnectionClosed)
         )
         self._move("lost")
         self.writable = False
@@ -172,7 +174,9 @@ class SecureProtocol(Protocol):
         if decision is not None:
             self.guard(decision.cancel)
         for event in self.channel.transportEnded():
-            self._settle(_hungUp() if hungUp else cast(Failed, event).error)
+            ended = cast(Failed, event).error
+            isForeign = hungUp and isinstance(ended, NothingSaid)
+            self._settle(_foreign() if isForeign else ended)
         self.guard(self.secureTransport.stopProducer)
         inner, self.inner = self.inner, None  # a cycle that nothing else breaks
         if inner is not None:
@@ -519,8 +523,8 @@ class SecureProtocol(Protocol):
             self.abort()
 
 
-def _hungUp() -> NotAnAESMPeer:
-    """Say why what is below us has hung up."""
+def _foreign() -> NotAnAESMPeer:
+    """Say why what is below us has hung up on a client."""
     return NotAnAESMPeer(
         "what called here lacks what is expected below AESM/1: a PROXY header, at a "
         "haproxy: endpoint, or TLS"

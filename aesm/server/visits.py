@@ -67,8 +67,9 @@ class Visits:
         @param back: whether its session goes on.
         @return: fields of its entry.
         """
+        # One that came back before it was missed goes on.
         counts = _Counts.of(connection.session)
-        self._begun[connection] = self._clock.seconds(), counts
+        self._begun.setdefault(connection, (self._clock.seconds(), counts))
         return {
             **_whose(connection),
             "suite": connection.suite,

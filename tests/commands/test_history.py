@@ -429,3 +429,4 @@ class WhoWasInTests(ResumeTestCase):
         self.assertEqual([e["time"] for e in inside], [1, 4])
         (line,) = said
         self.assertIn("begin with entry 7", line)
+        self.assertEqual(whoWasIn([], 4, self.fail), [])

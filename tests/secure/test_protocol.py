@@ -46,6 +46,7 @@ from aesm.errors import (
     NoAnswer,
     NotAnAESMPeer,
     NotAuthorized,
+    NothingSaid,
     OfferRefused,
     ProtocolError,
     TamperedRecord,
@@ -325,8 +326,29 @@ class HandshakeTests(PumpTestCase):
         self.connectServer()
         self.rawClient.loseConnection()
         self.turn()
-        self.assertEqual(self.serverOwner.log, [HandshakeError, "ended"])
+        self.assertEqual(self.serverOwner.log, [NothingSaid, "ended"])
         self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_foreignBelow(self) -> None:
+        """
+        A client that speaks something else than what is below us, as TLS, is a foreign
+        one, and none that said nothing; a server is what it was for a client.
+        """
+        for isClosing, reason in (
+            (True, error.ConnectionDone()),
+            (False, Exception("wrong version number")),
+        ):
+            for channel, expected in (
+                (ServerChannel(channelSettings(SERVER_KEY)), NotAnAESMPeer),
+                (ClientChannel(channelSettings(CLIENT_KEY)), NoAnswer),
+            ):
+                owner = Owner(Clock(), None, 1.0)
+                secure = SecureProtocol(owner, channel)
+                transport = StringTransport()
+                secure.makeConnection(transport)
+                transport.disconnecting = isClosing
+                secure.connectionLost(Failure(reason))
+                self.assertEqual(owner.log, [expected, "ended"])
 
     def test_abortInHandshake(self) -> None:
         """

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from twisted.internet.error import ConnectionLost
 from twisted.logger import capturedLogs
 
 from aesm.client import connect
@@ -64,6 +65,21 @@ class VisitTests(ResumeTestCase):
         self.assertTrue(back["back"])
         sessions = {entry["session"] for entry in (lost, back, left)}
         self.assertEqual(sessions, {self.far.session.name})
+
+    def test_unnoticed(self) -> None:
+        """Who came back before it was missed was there all the time."""
+        self.begin()
+        self.client.sendData(b"12345")
+        self.network.deliver()
+        self.network.advance(3)
+        (link,) = self.network.links
+        link.client.lose(ConnectionLost())
+        link.toServer.end = None  # which the server does not hear of
+        (back,) = self.logged(self.back)
+        self.assertTrue(back["back"])
+        (left,) = self.logged(self.leave)
+        self.assertEqual((left["received"], left["receivedBytes"]), (1, 5))
+        self.assertGreaterEqual(left["duration"], 3)
 
     def leave(self) -> None:
         """Close the client."""
