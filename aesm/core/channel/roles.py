@@ -248,7 +248,7 @@ class ServerChannel(Channel):
     def _unfinished(self) -> HandshakeError:
         """Say what it means that the client closed in the handshake."""
         if self.state is State.OFFER:
-            if self._frames.empty:
+            if not self._received:
                 return NothingSaid("the client closed the connection without a word")
             return HandshakeError("the client closed the connection without an offer")
         return HandshakeError(
