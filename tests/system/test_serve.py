@@ -145,7 +145,7 @@ class ServeTests(ServeTestCase):
             any(entry["message"].startswith("accepted ") for entry in entries)
         )
         activity = [json.loads(line)["event"] for line in server.output.splitlines()]
-        self.assertEqual(activity, ["accepted", "lost"])
+        self.assertEqual(activity, ["started", "accepted", "lost", "stopped"])
 
     def test_inUse(self) -> None:
         """A port in use is one line of the log, and status 1."""
