@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey
 
 __all__ = [
+    "AEAD",
     "CIPHERS",
     "DHLEN",
     "HASHES",
@@ -60,6 +61,8 @@ __all__ = [
     "KeyPair",
     "encapsulate",
     "hybridSupported",
+    "toBytes",
+    "toKey",
 ]
 
 DHLEN = 32  # bytes of an X25519 key, public or private; section 12.1
@@ -194,6 +197,32 @@ def encapsulate(public: bytes) -> tuple[bytes, bytes]:
         return mlkem.MLKEM768PublicKey.from_public_bytes(public).encapsulate()
     except ValueError:
         raise HandshakeError("the peer's KEM public key is invalid") from None
+
+
+def toBytes(value: BytesLike, name: str) -> bytes:
+    """
+    Copy an argument, so that nobody can change it meanwhile.
+
+    @raise TypeError: it is not bytes-like.
+    """
+    try:
+        return bytes(memoryview(value))
+    except TypeError:
+        raise TypeError(f"{name} is bytes-like, not {type(value).__name__}") from None
+
+
+def toKey(value: BytesLike, name: str) -> bytes:
+    """
+    Copy an argument that is a key.
+
+    @return: 32 bytes.
+    @raise TypeError: it is not bytes-like.
+    @raise ValueError: it has not 32 bytes.
+    """
+    key = toBytes(value, name)
+    if len(key) != KEYLEN:
+        raise ValueError(f"{name} is {KEYLEN} bytes, not {len(key)}")
+    return key
 
 
 @functools.cache

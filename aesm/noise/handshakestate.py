@@ -37,6 +37,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from aesm.errors import HandshakeError, NonceExhausted, TamperedRecord
 from aesm.noise.functions import (
+    AEAD,
     DHLEN,
     KEYLEN,
     TAGLEN,
@@ -46,6 +47,8 @@ from aesm.noise.functions import (
     KeyPair,
     encapsulate,
     hybridSupported,
+    toBytes,
+    toKey,
 )
 from aesm.noise.patterns import FIELD_LENGTHS, Protocol, parseProtocolName
 
@@ -77,15 +80,14 @@ _UNFINISHED = "the handshake is not finished"
 class CipherState:
     """
     One direction of a finished channel: a cipher key and the number of the next
-    message.  The key itself is kept nowhere: there is only what C{cryptography} has
-    made of it.
+    message.
 
     @ivar n: the nonce of the next message, 0 to 2^64-1.  Setting it is C{SetNonce}:
         for messages out of order, never to encrypt with a nonce twice.
     @see: Noise rev. 34, section 5.1
     """
 
-    __slots__ = ("_aead", "_functions", "_packNonce", "n")
+    __slots__ = ("_aead", "_functions", "_key", "_packNonce", "n")
 
     def __init__(self, functions: CipherFunctions, key: bytes) -> None:
         """
@@ -96,7 +98,16 @@ class CipherState:
         self.n = 0
         self._functions = functions
         self._packNonce = functions.packNonce
-        self._aead = functions.makeAEAD(key)
+        self._key = key
+        # What cryptography makes of the key, from a message on until there is a rest.
+        self._aead: AEAD | None = None
+
+    def rest(self) -> None:
+        """
+        Keep no more than the key until there is a message again: what C{cryptography}
+        makes of one takes 2.5 KB, and a microsecond.
+        """
+        self._aead = None
 
     def encryptWithAd(self, ad: BytesLike, plaintext: BytesLike) -> bytes:
         """
@@ -119,7 +130,10 @@ class CipherState:
                 f"not {len(plaintext)}"
             )
         # "or None": without associated data cryptography leaves a step out.
-        ciphertext = self._aead.encrypt(self._packNonce(n), plaintext, ad or None)
+        aead = self._aead
+        if aead is None:
+            aead = self._aead = self._functions.makeAEAD(self._key)
+        ciphertext = aead.encrypt(self._packNonce(n), plaintext, ad or None)
         self.n = n + 1
         return ciphertext
 
@@ -143,8 +157,11 @@ class CipherState:
                 f"a message of {len(ciphertext)} bytes is not a Noise message: those "
                 f"have at most {MAX_MESSAGE}"
             )
+        aead = self._aead
+        if aead is None:
+            aead = self._aead = self._functions.makeAEAD(self._key)
         try:
-            plaintext = self._aead.decrypt(self._packNonce(n), ciphertext, ad or None)
+            plaintext = aead.decrypt(self._packNonce(n), ciphertext, ad or None)
         except InvalidTag:
             raise TamperedRecord(
                 f"a ciphertext does not authenticate (nonce {n}): it was altered, "
@@ -162,8 +179,11 @@ class CipherState:
         """
         # As the specification has it for every cipher: 32 zeros, encrypted with the
         # nonce that no message may have; the tag is cut off.
-        key = self._aead.encrypt(self._packNonce(MAX_NONCE), bytes(KEYLEN), None)
-        self._aead = self._functions.makeAEAD(key[:KEYLEN])
+        aead = self._aead
+        if aead is None:
+            aead = self._aead = self._functions.makeAEAD(self._key)
+        key = aead.encrypt(self._packNonce(MAX_NONCE), bytes(KEYLEN), None)
+        self._key, self._aead = key[:KEYLEN], None
 
     def __repr__(self) -> str:
         """The cipher and the nonce; no key."""
@@ -356,17 +376,19 @@ class HandshakeState:
             if isinstance(pair, KeyPair):
                 self._local[name] = pair
             elif pair is not None:
-                self._local[name] = _toKeyPair(pair, name)
+                self._local[name] = KeyPair.fromBytes(toKey(pair, name))
         for name, key in (("s", rs), ("e", re)):
             if key is not None:
-                self._remote[name] = _toKey(key, f"r{name}")
+                self._remote[name] = toKey(key, f"r{name}")
         self._psks = iter(self._checkPSKs(psks))
         self._kem: dict[str, KemKeyPair] = {}
         self._position = 0  # messages sent and received
         self._handshakeHash = b""
         self._over = ""  # why there are no more messages
         self._symmetric = SymmetricState(protocol)
-        self._symmetric.mixHash(_toBytes(prologue, "prologue"))
+        if type(prologue) is not bytes:
+            prologue = toBytes(prologue, "prologue")
+        self._symmetric.mixHash(prologue)
         pattern = protocol.pattern
         for isOwn, keys in (
             (self.isInitiator, pattern.initiatorKeys),
@@ -408,7 +430,7 @@ class HandshakeState:
         # One key alone would be taken for 32 keys, each of them a number.
         if isinstance(psks, (bytes, bytearray, memoryview, str)):
             raise TypeError("psks is a sequence of keys: for one key, (key,)")
-        keys = [_toKey(psk, f"psks[{index}]") for index, psk in enumerate(psks)]
+        keys = [toKey(psk, f"psks[{index}]") for index, psk in enumerate(psks)]
         wanted = self.protocol.psks
         if len(keys) != wanted:
             raise ValueError(
@@ -463,7 +485,8 @@ class HandshakeState:
             payload may be tried.
         @raise HandshakeError: a key of the peer is invalid.  The handshake has failed.
         """
-        payload = _toBytes(payload, "payload")
+        if type(payload) is not bytes:
+            payload = toBytes(payload, "payload")
         tokens = self._takeTurn("write")
         # All that the caller can have got wrong is checked by now, or here: from the
         # first token on there is no way back.
@@ -495,7 +518,8 @@ class HandshakeState:
             the sides differ in prologue, pre-shared keys or what they know of each
             other.  The handshake has failed.
         """
-        message = _toBytes(message, "message")
+        if type(message) is not bytes:
+            message = toBytes(message, "message")
         tokens = self._takeTurn("read")
         least = self.protocol.messageLengths[self._position]
         try:
@@ -669,34 +693,3 @@ class HandshakeState:
                 mine, theirs = theirs, mine
             secret = self._local[mine].exchange(self._remote[theirs])
             self._symmetric.mixKey(secret)
-
-
-def _toBytes(value: BytesLike, name: str) -> bytes:
-    """
-    Copy an argument, so that nobody can change it meanwhile.
-
-    @raise TypeError: it is not bytes-like.
-    """
-    try:
-        return bytes(memoryview(value))
-    except TypeError:
-        raise TypeError(f"{name} is bytes-like, not {type(value).__name__}") from None
-
-
-def _toKey(value: BytesLike, name: str) -> bytes:
-    """
-    Copy an argument that is a key.
-
-    @return: 32 bytes.
-    @raise TypeError: it is not bytes-like.
-    @raise ValueError: it has not 32 bytes.
-    """
-    key = _toBytes(value, name)
-    if len(key) != KEYLEN:
-        raise ValueError(f"{name} is {KEYLEN} bytes, not {len(key)}")
-    return key
-
-
-def _toKeyPair(value: BytesLike, name: str) -> KeyPair:
-    """Make a key pair of an argument that is a private key; see L{_toKey}."""
-    return KeyPair.fromBytes(_toKey(value, name))

@@ -12,6 +12,7 @@ from twisted.internet.interfaces import IAddress, IProtocol, IReactorTime
 from twisted.internet.protocol import Factory
 
 from aesm.errors import AESMError
+from aesm.secure.rests import Rests
 from aesm.trust.keys import PublicKey
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ class SecureFactory(Factory):
 
     @ivar clock: schedules the timers of all of them.
     @ivar handshakeTimeout: seconds from a connection's start to its opening.
+    @ivar rests: has them rest.
     """
 
     noisy = False
@@ -39,6 +41,7 @@ class SecureFactory(Factory):
     def __init__(self, clock: IReactorTime, handshakeTimeout: float) -> None:
         """@raise ValueError: C{handshakeTimeout} is not above 0."""
         self.clock = clock
+        self.rests = Rests(clock)
         self.handshakeTimeout = checkTimeout(handshakeTimeout)
 
     def decide(

@@ -140,6 +140,8 @@ class SecureProtocol(Protocol):
         if self.phase in HEARD or self._begin():
             self._outlet.atOnce = AT_ONCE
             channel, transport = self.channel, self.secureTransport
+            if channel.resting:
+                self._wake()
             events = channel.receive(data)
             transport.moreToRead = channel.more or len(data) >= self._full
             if channel.state is _FAILED:
@@ -173,6 +175,7 @@ class SecureProtocol(Protocol):
         decision, self._decision = self._decision, None
         if decision is not None:
             self.guard(decision.cancel)
+        self.factory.rests.forget(self)
         for event in self.channel.transportEnded():
             ended = cast(Failed, event).error
             isForeign = hungUp and isinstance(ended, NothingSaid)
@@ -395,9 +398,15 @@ class SecureProtocol(Protocol):
         cast(IPushProducer, self.transport).resumeProducing()
         return True
 
+    def _wake(self) -> None:
+        """Have ourselves looked after until we rest."""
+        self.channel.resting = False
+        self.factory.rests.woke(self)
+
     def _opened(self) -> None:
         """Build the inner protocol and give it its transport."""
         self._move("opened")
+        self._wake()
         self._stopTimer()
         self.inner = self.factory.buildInner(self)
         if self.inner is None:
@@ -460,6 +469,8 @@ class SecureProtocol(Protocol):
             # sealing has fixed its order.
             rest = self._outlet.rest
             records = rest or self.channel.takeRecords()
+            if self.channel.resting and records:
+                self._wake()
             if records and self._outlet.write(records):
                 self.pauseProducing()
             if not rest and not self._outlet.rest:

@@ -10,8 +10,8 @@ import fcntl
 import socket
 import sys
 import termios
-from collections.abc import Callable, Sequence
-from typing import cast
+from collections.abc import Sequence
+from typing import Any, cast
 
 from twisted.internet.abstract import FileDescriptor
 from twisted.internet.address import IPv4Address, IPv6Address
@@ -83,14 +83,12 @@ class RecordWriter:
     @see: C{writeSomeData} of C{twisted.internet.abstract.FileDescriptor}
     """
 
-    __slots__ = ("_transport", "_writeSomeData", "atOnce", "broken", "rest")
+    __slots__ = ("_isSocket", "_transport", "atOnce", "broken", "rest")
 
     def __init__(self, transport: ITransport) -> None:
         """Look what the transport can do."""
-        self._transport = transport
-        self._writeSomeData: Callable[[bytes], object] | None = None
-        if isinstance(transport, FileDescriptor) and not _isTLS(transport):
-            self._writeSomeData = transport.writeSomeData
+        self._transport: Any = transport
+        self._isSocket = isinstance(transport, FileDescriptor) and not _isTLS(transport)
         self.atOnce = AT_ONCE
         self.broken = False
         self.rest: Sequence[bytes] = ()
@@ -101,9 +99,9 @@ class RecordWriter:
 
         @return: whether it has been resumed for the first time.
         """
-        streaming = self._writeSomeData is None
-        cast(IConsumer, self._transport).registerProducer(producer, streaming)
-        return not streaming
+        consumer = cast(IConsumer, self._transport)
+        consumer.registerProducer(producer, streaming=not self._isSocket)
+        return self._isSocket
 
     def write(self, records: Sequence[bytes]) -> bool:
         """
@@ -112,7 +110,7 @@ class RecordWriter:
         @param records: at least one; what is not taken becomes C{rest}.
         @return: whether the producer has to wait until it is resumed.
         """
-        if self._writeSomeData is None:
+        if not self._isSocket:
             self.rest = records[RECORDS:]
             self._transport.writeSequence(records[:RECORDS])
             return False  # it is told
@@ -121,7 +119,7 @@ class RecordWriter:
         for number, record in enumerate(records, 1):
             sent: object = 0
             if self.atOnce > 0:
-                sent = self._writeSomeData(record)
+                sent = self._transport.writeSomeData(record)
                 self.atOnce -= len(record)
             if sent != len(record):
                 if not isinstance(sent, int):  # an exception, returned

@@ -82,10 +82,11 @@ _T = TypeVar("_T")
 # C{ended}, or once it is open by C{ended}.
 
 
-@dataclass
+@dataclass(slots=True)
 class _PendingConnection:
     """
-    What is known of a connection before users hold it, until its transport is gone.
+    What is known of a connection before users hold it, until its transport is gone;
+    what only the way there needs, until it is open.
 
     @ivar address: what it is called in the registry.
     @ivar peer: where it comes from, once it has begun to speak.
@@ -425,6 +426,7 @@ class AESMServerFactory(SecureFactory):
         self._places.finish(secure)
         pending = self._incoming[secure]
         agent = cast(Hello, pending.hello).agent[:MAX_AGENT]
+        pending.hello = pending.peer = pending.begun = None
         self._manager.enter(
             cast(Connection, pending.connection), pending.address, agent
         )

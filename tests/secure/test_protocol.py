@@ -56,6 +56,7 @@ from aesm.errors import (
 from aesm.secure.factory import SecureFactory
 from aesm.secure.protocol import CLOSE_TIMEOUT, RECORDS_AT_ONCE, SecureProtocol
 from aesm.secure.rawtransport import RECORDS, abort, prepare, takenSoFar
+from aesm.secure.rests import SILENCE
 from aesm.secure.transport import SecureAddress, SecureTransport
 from aesm.trust.keys import PublicKey
 from tests.support.helpers import (
@@ -249,6 +250,7 @@ class HandshakeTests(PumpTestCase):
             self.clientOwner.log, ["begins", ("decide", peer, b""), "opened"]
         )
         self.assertTrue(self.rawClient.noDelay and self.rawServer.noDelay)
+        self.clock.pump([SILENCE] * 2)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_byteByByte(self) -> None:
@@ -707,6 +709,7 @@ class StreamTests(PumpTestCase):
         self.assertEqual(self.sent(), b"")
         self.turn()
         self.assertEqual(len(self.sent()), 28)
+        self.clock.pump([SILENCE] * 2)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_sharingOfAnswers(self) -> None:

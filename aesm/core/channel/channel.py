@@ -80,6 +80,8 @@ class Channel:
         what came is for the next, which may be given C{b""}.
     @ivar more: whether there may be whole records left.
     @ivar queued: bytes of the stream that wait to be sealed.
+    @ivar resting: whether C{rest} was called last, and not what needs the ciphers.  Who
+        sets it to False is to call C{rest} again.
     @ivar state: where we are.
     @ivar suite: the Noise protocol name in use, C{""} before it is known.
     @ivar peer: the peer's static public key, 32 bytes; C{b""} before it has
@@ -105,6 +107,7 @@ class Channel:
         "more",
         "peer",
         "queued",
+        "resting",
         "state",
         "suite",
     )
@@ -120,6 +123,7 @@ class Channel:
         self._queue: list[bytes] = []  # the stream, not yet sealed; C{b""} ends it
         self._large = False  # a piece of it has more than half a record
         self.queued = 0
+        self.resting = False
         # The beginning of a frame, and of a record once it is open; more if C{more}.
         self._received = bytearray()
         self.atOnce = sys.maxsize
@@ -219,6 +223,18 @@ class Channel:
                     self._sealed = 0
         output, self._output = self._output, []
         return output
+
+    @property
+    def passed(self) -> int:
+        """How many records have passed in both directions, of late."""
+        return self._sealed + self._opened
+
+    def rest(self) -> None:
+        """Let go of what can be made again, until there are records again."""
+        if self.state in _OPENED:
+            self.resting = True
+            self._encrypt.rest()
+            self._decrypt.rest()
 
     def startSlowly(self) -> None:
         """

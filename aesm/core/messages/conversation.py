@@ -64,6 +64,8 @@ CLOSE_TIMEOUT = 5.0  # seconds, docs/protocol.md, section 9; the channel's is it
 SLOW_CLOSE_TIMEOUT = 30.0  # the same for who is closed because it does not read
 ACK_DELAY = 0.001  # seconds that an ACK waits while there is more to be read
 
+_NOTHING_SAID: tuple[int, str, int] = (CloseCode.NORMAL, "", 0)
+
 _State = ConversationState
 _GREETING, _OPEN = _State.GREETING, _State.OPEN
 _LISTENING = frozenset(
@@ -131,7 +133,7 @@ class Conversation:
             self.session = session
             self.reader.partial = session.inbox.partial
         self._welcome = b""
-        self._close: tuple[int, str, int] = (CloseCode.NORMAL, "", 0)
+        self._close = _NOTHING_SAID
         self._pong: bytes | None = None
         self._ping = False
         self.controlDue = False

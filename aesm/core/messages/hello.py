@@ -38,7 +38,7 @@ _U64 = 1 << 64
 _SESSION = re.compile("[0-9a-f]{32}", re.ASCII | re.IGNORECASE)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Hello:
     """
     What one side announces; a key that it leaves out has the default.
@@ -76,7 +76,11 @@ class Hello:
         @return: at most 2,048 bytes.
         """
         # Empty values, and a resume of True, are what a missing key means.
-        said = {key: value for key, value in vars(self).items() if value != ""}
+        said: dict[str, object] = {}
+        for key in _VALIDATORS:
+            value = getattr(self, key)
+            if value != "":
+                said[key] = value
         if self.resume:
             del said["resume"]
         if not self.partial:

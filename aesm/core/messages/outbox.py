@@ -30,6 +30,7 @@ BATCH_MEMORY = 192  # bytes of a batch, beside what its messages count
 # An empty deque is most of a KiB, and most connections of a large server have nothing
 # to send: they share this one.  Nothing is ever appended to it.
 _EMPTY: deque[Batch] = deque(maxlen=0)
+_NOBODY = Hello()  # the peer before its hello
 
 # Batches
 #
@@ -106,7 +107,7 @@ class Outbox:
         self.dropped = False
         self.sent = self.acknowledged = self.limit = 0
         self.acknowledgedCost = 0
-        self.meet(Hello())
+        self.meet(_NOBODY)
 
     def meet(self, peer: Hello) -> None:
         """Take over the peer's settings, as its hello gives them."""
