@@ -180,8 +180,10 @@ class Dialer:
         @return: as L{connect}: fires with C{keeper.former} if its session is resumed;
             else with a new one, and the former is over.
         """
-        messages = replace(self._messages, resume=keeper is not None)
-        if receiveBuffer is not None:
+        messages = self._messages
+        if keeper is None:
+            messages = replace(messages, resume=False)
+        if receiveBuffer not in (None, messages.receiveBuffer):
             messages = replace(messages, receiveBuffer=receiveBuffer)
         attempt = _Attempt(
             self._reactor,
@@ -356,7 +358,7 @@ class _Attempt(SecureFactory, ConnectionOwner):
             self,
             session,
             address=address,
-            peer=PublicKey(secure.channel.peer),
+            peer=secure.secureTransport.publicKey,
             peerName=None,
             receiveBuffer=self._messages.receiveBuffer,
         )

@@ -4,6 +4,8 @@ The addresses that connections are known by.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.interfaces import IAddress
 
@@ -25,7 +27,13 @@ def addressOf(address: IAddress, number: int) -> Address:
         spelled as everywhere: a PROXY header may say anything.
     """
     if isinstance(address, IPv4Address | IPv6Address):
-        return (escape(canonicalAddress(address.host)), address.port)
+        return (_nameOf(address.host), address.port)
     # A UNIX client has no name of its own, but connections are looked up by address.
     kind = "unix" if isinstance(address, UNIXAddress) else "peer"
     return f"{kind}-{number}"
+
+
+@lru_cache(maxsize=1024)  # each connection asks several times
+def _nameOf(host: str) -> str:
+    """Spell a host as everywhere, and make it safe to show."""
+    return escape(canonicalAddress(host))

@@ -85,6 +85,7 @@ class ChannelSettings:
     @ivar layer: what runs on the channel.
     @ivar keyPair: the pair of C{staticKey}; None computes it, which takes as long as
         a step of a handshake.
+    @ivar publicKey: our own static public key, 32 bytes.
     """
 
     staticKey: bytes = field(repr=False)
@@ -92,7 +93,8 @@ class ChannelSettings:
     psk: bytes | None = field(default=None, repr=False)
     suites: tuple[str, ...] = field(default_factory=defaultSuites)
     layer: Layer = Layer.MESSAGES
-    keyPair: KeyPair = field(default=None, repr=False, compare=False)  # type: ignore[assignment]
+    keyPair: KeyPair | None = field(default=None, repr=False, compare=False)
+    publicKey: bytes = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
         """
@@ -100,9 +102,9 @@ class ChannelSettings:
 
         @raise ValueError: something does not fit; says what would.
         """
-        if self.keyPair is None:
-            pair = KeyPair.fromBytes(self.staticKey)
-            object.__setattr__(self, "keyPair", pair)
+        pair = self.keyPair or KeyPair.fromBytes(self.staticKey)
+        object.__setattr__(self, "keyPair", pair)
+        object.__setattr__(self, "publicKey", pair.public)
         if len(self.name.encode("utf-8")) > MAX_NAME:
             raise ValueError(f"name is longer than {MAX_NAME} bytes: {self.name!r}")
         if self.psk is not None and len(self.psk) != KEYLEN:
@@ -123,11 +125,6 @@ class ChannelSettings:
                 )
         if self.psk is not None:
             object.__setattr__(self, "suites", tuple(map(withPSK, self.suites)))
-
-    @property
-    def publicKey(self) -> bytes:
-        """Our own static public key, 32 bytes."""
-        return self.keyPair.public
 
     @cached_property
     def offers(self) -> dict[bytes, str]:
