@@ -41,8 +41,8 @@ class SecureFactory(Factory):
     def __init__(self, clock: IReactorTime, handshakeTimeout: float) -> None:
         """@raise ValueError: C{handshakeTimeout} is not above 0."""
         self.clock = clock
-        self.rests = Rests(clock)
         self.handshakeTimeout = checkTimeout(handshakeTimeout)
+        self.rests = Rests(clock)
 
     def decide(
         self, secure: SecureProtocol, publicKey: PublicKey, payload: bytes

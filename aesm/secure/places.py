@@ -326,7 +326,8 @@ class Shares(Generic[_Member, _Owner]):
 
     def add(self, member: _Member, owner: _Owner) -> None:
         """Give a member to somebody, and take it from whoever has it."""
-        self.discard(member)
+        if member in self._owner:
+            self.discard(member)
         self._owner[member] = owner
         members = self._members.setdefault(owner, {})
         members[member] = None

@@ -19,7 +19,7 @@ BOUNDS = {
     "handle": (7, 7),
     "acknowledge": (14, 23),
     "connect": (28, 122),
-    "resume": (32, 155),
+    "resume": (32, 152),
     "sendAll": (17, 80),
     "durable": (22, 88),
 }

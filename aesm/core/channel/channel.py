@@ -39,7 +39,6 @@ from aesm.core.channel.framing import (
     HALF,
     LENGTH_BYTES,
     MAX_PLAINTEXT,
-    frame,
     growingPlaintexts,
     plaintextsOf,
 )
@@ -398,7 +397,8 @@ class Channel:
 
     def _writeMessage(self, payload: bytes = b"") -> None:
         """Write the handshake's next message."""
-        self._output.append(frame(self._noise.writeMessage(payload)))
+        message = self._noise.writeMessage(payload)
+        self._output.append(len(message).to_bytes(LENGTH_BYTES, "big") + message)
 
     def _readMessage(self, message: bytes) -> bytes:
         """

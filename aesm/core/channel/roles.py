@@ -70,7 +70,9 @@ class ClientChannel(Channel):
         self._noise = settings.handshake(self.suite, initiator=True)
         self._output.append(frame(offer))
         self._writeMessage()
-        self._reply = self._noise.messageLength()  # of message 2: its only length
+        self._reply = self._noise.protocol.messageLengths[
+            1
+        ]  # of message 2: its only one
 
     def _receiveHandshake(self, data: memoryview, events: list[Event]) -> int:
         """Take message 2, or a refusal."""

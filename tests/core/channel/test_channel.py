@@ -452,6 +452,14 @@ class RecordTests(SynchronousTestCase):
             self.assertIsNone(secret)
         self.assertRaises(RuntimeError, server.send, b"more")
 
+    def test_restOfFailed(self) -> None:
+        """A channel that has failed, or is not open yet, has nothing to let go of."""
+        _, server = openChannels()
+        failure(server.receive(frame(bytes(20))))
+        for channel in (server, *makeChannels()):
+            channel.rest()
+            self.assertFalse(channel.resting)
+
     def test_nothingInReach(self) -> None:
         """
         An error does not keep what was in use where it was raised: with the failure,
