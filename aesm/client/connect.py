@@ -9,8 +9,10 @@ The client: L{connect} turns an endpoint into a connection::
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import count
+from secrets import token_hex
 from typing import Any, Protocol, Unpack, cast
 
 from twisted.internet import protocol
@@ -27,7 +29,12 @@ from twisted.python.failure import Failure
 from aesm.core.channel.roles import ClientChannel
 from aesm.core.channel.settings import ChannelSettings, Layer
 from aesm.core.messages.conversation import Conversation
-from aesm.core.messages.hello import ConversationSettings, MessageOptions
+from aesm.core.messages.hello import (
+    EARLY_WINDOW,
+    LEAST_HELLO,
+    ConversationSettings,
+    MessageOptions,
+)
 from aesm.core.messages.session import Session
 from aesm.errors import (
     AESMError,
@@ -54,12 +61,14 @@ from aesm.secure.protocol import SecureProtocol
 from aesm.secure.rawtransport import HangUp
 from aesm.trust.keys import PublicKey
 from aesm.trust.locations import locationOf, locationOfAddress
-from aesm.trust.policies import Answer, checkServer, trustPolicy
+from aesm.trust.policies import Answer, checkServer, trustPolicy, whenKnown
 
 __all__ = ["ConnectOptions", "Dialer", "SessionKeeper", "connect"]
 
 _log = Logger(namespace="aesm.client")
 
+
+SESSION_BYTES = 16  # of a session's name, docs/protocol.md, section 8
 
 _numbers = count(1)
 
@@ -116,6 +125,21 @@ class SessionKeeper(Protocol):
     @property
     def former(self) -> Connection | None:
         """The connection whose session is to be resumed, or None."""
+
+    @property
+    def unmet(self) -> Connection | None:
+        """The same, if it has early messages and no server has accepted it yet."""
+
+    def sendEarly(self, make: Callable[[], Connection]) -> Deferred[None] | None:
+        """
+        Begin a session with what waits, if anything does.
+
+        @param make: makes its connection; over that it is to be sent at once.
+        @return: fires once it may leave; None for at once.
+        """
+
+    def takeBack(self, connection: Connection) -> None:
+        """The server surely does not have the session that C{sendEarly} has begun."""
 
     def makeConnection(self, *arguments: Any, **options: Any) -> Connection:
         """Make the connection of a new session, as L{Connection} does."""
@@ -223,7 +247,10 @@ class _Attempt(SecureFactory, ConnectionOwner):
         self._trust = trust
         self._location = location
         self._keeper = keeper
-        self._former = None if keeper is None else keeper.former
+        self._former = None if keeper is None else keeper.former or keeper.unmet
+        self._early: bytes | None = None  # what leaves before the WELCOME, once known
+        self._begins = False  # the session of C{_former} begins with that
+        self._refused = False  # the server has said so
         self._deadline: IDelayedCall | None = None  # for the WELCOME
         self._secure: SecureProtocol | None = None
         self._result: Deferred[Connection] | None = None
@@ -257,19 +284,35 @@ class _Attempt(SecureFactory, ConnectionOwner):
         """
         Ask the trust policy about the key that the server has proved.
 
-        @return: as L{checkServer}.
+        @return: what lets it go on, once what leaves early may; fails as
+            L{checkServer}.
         """
-        return checkServer(self._trust, self._where(), publicKey)
+        trusted = checkServer(self._trust, self._where(), publicKey)
+        if self._keeper is not None and self._former is None:
+            return whenKnown(trusted, self._cbTrusted, self._keeper)
+        return trusted
+
+    def _cbTrusted(self, result: None, keeper: SessionKeeper) -> Answer[None]:
+        """The server is the right one: have what waits for it leave with message 3."""
+        return keeper.sendEarly(self._beginSession)
+
+    def _beginSession(self) -> Connection:
+        """Make the connection of a session of which the server does not know yet."""
+        mine = self._messages
+        session = Session(mine.sendBuffer, mine.receiveBuffer, token_hex(SESSION_BYTES))
+        session.outbox.begin(LEAST_HELLO)
+        self._former = self._makeConnection(session, self._address())
+        self._begins = True
+        return self._former
 
     def hello(self) -> bytes:
-        """Encode our hello, which names the session to be resumed."""
+        """Encode our hello, which names the session to be resumed, or to begin."""
         if self._former is None:
             return self._messages.hello().encode()
-        session = self._former.session
-        inbox = session.inbox
-        return self._messages.hello(
-            session.name, inbox.received, inbox.partialSize
-        ).encode()
+        session, early = self._former.session, b""
+        if self._begins:
+            early = self._early = b"".join(session.outbox.take(EARLY_WINDOW))
+        return session.hello(self._messages, len(early)).encode()
 
     def buildInner(self, secure: SecureProtocol) -> AESMProtocol:
         """Build the message layer; its connection is made, or found, at the WELCOME."""
@@ -283,6 +326,11 @@ class _Attempt(SecureFactory, ConnectionOwner):
         self._deadline = self.clock.callLater(left, self._timedOut, protocol)
         return protocol
 
+    def opened(self, secure: SecureProtocol) -> None:
+        """Send what is early: it shares what is written with message 3."""
+        if self._early is not None:
+            secure.secureTransport.write(self._early)
+
     def failed(self, secure: SecureProtocol, reason: AESMError) -> None:
         """Fail: there is no secure channel."""
         self._avoid(secure)
@@ -294,14 +342,15 @@ class _Attempt(SecureFactory, ConnectionOwner):
         """Make the connection, or resume the former: the server has let us in."""
         session = protocol.conversation.session
         self._remember(session.outbox.peer.nextKey)
-        secure = cast(SecureProtocol, self._secure)
-        address = addressOf(secure.transport.getPeer(), next(_numbers))
+        secure, address = cast(SecureProtocol, self._secure), self._address()
         former, connection = self._former, self._former
         if connection is not None and resumed:
             connection.address = address
         else:
             connection = self._makeConnection(session, address)
-            if former is not None:
+            if former is not None and self._begins:
+                cast(SessionKeeper, self._keeper).takeBack(former)
+            elif former is not None:
                 cast(SessionKeeper, self._keeper).sessionLost(
                     former,
                     SessionLost(
@@ -335,6 +384,7 @@ class _Attempt(SecureFactory, ConnectionOwner):
 
     def peerClosed(self, code: int, reason: str) -> AESMError:
         """Make the error for a CLOSE of the server."""
+        self._refused = True
         closed = super().peerClosed(code, reason)
         if code != CloseCode.NOT_ALLOWED:
             return closed
@@ -349,6 +399,11 @@ class _Attempt(SecureFactory, ConnectionOwner):
         """Have the next attempt begin with another address of the host."""
         if isinstance(self._endpoint, HostEndpoint):
             self._endpoint.avoid(secure.transport.getPeer())
+
+    def _address(self) -> Address:
+        """Tell where the server is."""
+        secure = cast(SecureProtocol, self._secure)
+        return addressOf(secure.transport.getPeer(), next(_numbers))
 
     def _makeConnection(self, session: Session, address: Address) -> Connection:
         """Make the connection of a new session."""
@@ -415,6 +470,12 @@ class _Attempt(SecureFactory, ConnectionOwner):
             said = str(outcome.value)
             if self._where() not in said:
                 outcome.value.args = (f"{self._where()}: {said}",)
+        if (
+            isinstance(outcome, Failure)
+            and self._begins
+            and (self._early is None or self._refused)
+        ):
+            cast(SessionKeeper, self._keeper).takeBack(cast(Connection, self._former))
         result.callback(outcome)
 
     def _where(self) -> str:

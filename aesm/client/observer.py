@@ -52,6 +52,8 @@ class Watcher(Protocol):
 class WatchedService(ClientService):
     """A service that tells how it fares, and is as patient as people are."""
 
+    early = False  # what the watcher sends goes first
+
     def __init__(
         self, endpoint: str | IStreamClientEndpoint, watcher: Watcher, **options: Any
     ) -> None:

@@ -6,6 +6,9 @@ What waits for a connection: messages that are sent before there is one, and use
     message = queue.take()
     message.follow(connection.sendData(message.data))
 
+    early = EarlyMessages(queue.takeEarly(), connection)
+    early.follow()                                   # or queue.putBack(early.messages)
+
     waiters = Waiters()
     connected = waiters.add(None)
     waiters.tell(connection)
@@ -19,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from twisted.internet.defer import Deferred, fail
 
+from aesm.core.messages.hello import EARLY_WINDOW
 from aesm.errors import AESMError, SendBufferFull, closedError
 from aesm.messages.acknowledgements import FailedAcknowledgement, LazyDeferred
 from aesm.messages.stream import costOf
@@ -28,7 +32,7 @@ if TYPE_CHECKING:
 
     from aesm.messages.connection import Connection
 
-__all__ = ["MessageQueue", "QueuedMessage", "Waiters"]
+__all__ = ["EarlyMessages", "MessageQueue", "QueuedMessage", "Waiters"]
 
 
 class QueuedMessage(LazyDeferred[None]):
@@ -106,10 +110,45 @@ class MessageQueue:
         self._cost -= message.cost
         return message
 
+    def takeEarly(self) -> list[QueuedMessage]:
+        """Take the oldest messages, as many as may leave before the WELCOME."""
+        taken: list[QueuedMessage] = []
+        room = EARLY_WINDOW
+        while self._messages and self._messages[0].cost <= room:
+            taken.append(self.take())
+            room -= taken[-1].cost
+        return taken
+
+    def putBack(self, messages: list[QueuedMessage]) -> None:
+        """Have messages wait that were taken, before all others."""
+        self._messages.extendleft(reversed(messages))
+        self._cost += sum(message.cost for message in messages)
+
     def fail(self, reason: AESMError) -> None:
         """Fail all messages: they will not be sent."""
         while self._messages:
             self.take().follow(FailedAcknowledgement(closedError(reason)))
+
+
+class EarlyMessages:
+    """
+    Messages of a session that no server has accepted yet.
+
+    @ivar messages: the messages, until they follow.
+    @ivar connection: has the session.
+    """
+
+    def __init__(self, messages: list[QueuedMessage], connection: Connection) -> None:
+        """Send messages over a connection that nothing carries yet."""
+        self.messages = messages
+        self.connection = connection
+        self._sent = [connection.sendData(message.data) for message in messages]
+
+    def follow(self) -> None:
+        """From now on what becomes of the messages is what becomes of the session."""
+        for message, sent in zip(self.messages, self._sent, strict=True):
+            message.follow(sent)
+        self.messages, self._sent = [], []
 
 
 class Waiters:

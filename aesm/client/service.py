@@ -31,7 +31,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from aesm.client.connect import Dialer
-from aesm.client.pending import MessageQueue, Waiters
+from aesm.client.pending import EarlyMessages, MessageQueue, Waiters
 from aesm.client.retry import RetryDelays, isTransient
 from aesm.client.states import SERVICE_TRANSITIONS, ServiceState
 from aesm.client.stream import SessionStream
@@ -74,10 +74,14 @@ class ClientService(Service):
     (L{isTransient<aesm.client.retry.isTransient>}) it stops and says why: in the log,
     and to all who wait.  All of it is for the reactor's thread.
 
+    @ivar early: whether what waits may leave before the server has accepted, and so
+        before C{attached} is called.
     @ivar former: the connection whose session goes on, None before there is one.
     @ivar retrieved: what came from the server, in any session, and nobody has
         taken yet.  A service that is started again has a new one.
     """
+
+    early = True
 
     def __init__(
         self,
@@ -144,6 +148,7 @@ class ClientService(Service):
         self.retrieved = SessionStream()
         self.former: Connection | None = None
         self._queue = MessageQueue(sendBuffer)
+        self._early: EarlyMessages | None = None  # that no server has accepted
         self._waiters = Waiters()
         self._journal: Journal | None = None
 
@@ -233,20 +238,24 @@ class ClientService(Service):
         if self._reason is None:
             self._reason = ConnectionClosed("the service was stopped", CloseCode.NORMAL)
         before = self._move("stop")
+        former, early = self.former, self._early
+        if early is not None:
+            early.follow()
+            former = early.connection
         stopped: Deferred[None] = Deferred()
         # Those who wait are told when it is possible to start again; those who come
         # until then belong to the next start.
         stopped.addBoth(
             _tellStopped,
             self._reason,
-            None if self._connection is not None else self.former,
+            None if self._connection is not None else former,
             self._queue,
             self._waiters,
             self.retrieved,
         )
         # The next start reads the files again, which somebody may have mended.
         self._dialer = None
-        self.former, self._waiters = None, Waiters()
+        self.former, self._early, self._waiters = None, None, Waiters()
         self._queue = MessageQueue(self._sendBuffer)
         self._stopping.append(stopped)
         if before not in (_S.STOPPING, _S.RESTARTING):
@@ -260,8 +269,8 @@ class ClientService(Service):
 
     def attached(self, connection: Connection) -> None:
         """
-        The server has accepted: nothing was sent over the connection since, and
-        nobody could take what came.
+        The server has accepted: nothing was sent over the connection since, but
+        C{early} messages may have been before, and nobody could take what came.
 
         @param connection: a new one, or the former one if its session goes on.
         """
@@ -281,8 +290,38 @@ class ClientService(Service):
             return Connection(*arguments, **options)
         return DurableConnection(self._journal, *arguments, **options)
 
+    @property
+    def unmet(self) -> Connection | None:
+        """The connection of early messages, if the server may have their session."""
+        return None if self._early is None else self._early.connection
+
+    def sendEarly(self, make: Callable[[], Connection]) -> Deferred[None] | None:
+        """
+        Begin a session with what waits, if that may leave early: it is in C{unmet}.
+
+        @param make: makes its connection.
+        @return: fires once it may leave.
+        """
+        journal = self._journal
+        canWrite = journal is None or journal.store.failure is None
+        messages = self._queue.takeEarly() if self.early and canWrite else []
+        if not messages:
+            return None
+        self._early = EarlyMessages(messages, make())
+        return None if journal is None else journal.written()
+
+    def takeBack(self, connection: Connection) -> None:
+        """The session of early messages was never begun: they wait again."""
+        if self._early is None or connection is not self._early.connection:
+            return  # we have stopped
+        early, self._early = self._early, None
+        self._queue.putBack(early.messages)
+        if self._journal is not None:
+            self._journal.forget(cast(DurableConnection, connection))
+
     def sessionLost(self, connection: Connection, reason: SessionLost) -> None:
         """The server has given a session up: what never left goes into the next."""
+        self._early = None
         # First of all, so that what is sent by those whom the end is told comes behind.
         # There is room: a session keeps no more than the queue, which is empty, takes.
         connection.move(self._queue.add)
@@ -350,6 +389,9 @@ class ClientService(Service):
         self._move("accepted")
         self._attempt = None
         self._connection = connection
+        early, self._early = self._early, None
+        if early is not None:
+            early.follow()
         isNew = connection is not self.former
         if isNew:
             self._adopt(connection)
@@ -366,6 +408,8 @@ class ClientService(Service):
         if self._attempt is None:  # we have cancelled it
             return
         self._attempt = None
+        if self._early is not None:  # nobody knows whether the server has them
+            self._early.follow()
         impatient = self._waiters.countFailure()
         self._retry(cast(BaseException, failure.value), accepted=False)
         # If that was a stop, there are other waiters now: it tells those of before.

@@ -11,13 +11,13 @@ import secrets
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
-from aesm.core.messages.hello import ConversationSettings, Hello
+from aesm.core.messages.hello import EARLY_WINDOW, ConversationSettings, Hello
 from aesm.core.messages.session import Session
 from aesm.errors import AESMError, CloseCode, ConnectionClosed, SpoolError
 from aesm.interfaces import IMessageHandler
@@ -108,8 +108,11 @@ class ConnectionManager(ConnectionOwner):
         self._visits = Visits(clock)
         # What the handler was told of ends, and is not done with.
         self._losing: set[Deferred[Any]] = set()
-        # Whose sessions are written down, and whose clients do not know of them yet.
+        # Of whose sessions their clients do not know yet.
         self._begun: set[Connection] = set()
+        # Of all sessions that are begun, and not forgotten: until the last packet of
+        # one is taken its name is in the spool.
+        self._names: set[str] = set()
 
     def start(self) -> None:
         """
@@ -176,7 +179,7 @@ class ConnectionManager(ConnectionOwner):
         session = Session(
             messages.sendBuffer,
             messages.receiveBuffer,
-            secrets.token_hex(SESSION_BYTES),
+            self._newName(hello),
         )
         session.outbox.begin(hello)
         options = self._options(
@@ -186,7 +189,7 @@ class ConnectionManager(ConnectionOwner):
             receiveBuffer=messages.receiveBuffer,
         )
         if self._journal is None:
-            return self._handled(Connection(self, session, **options))
+            return self._cbBegun(None, Connection(self, session, **options))
         durable = DurableConnection(self._journal, self, session, **options)
         begun = durable.begin()
         return begun.addCallbacks(
@@ -196,7 +199,24 @@ class ConnectionManager(ConnectionOwner):
             errbackArgs=(durable,),
         )
 
-    def _cbBegun(self, result: None, connection: DurableConnection) -> Connection:
+    def _newName(self, hello: Hello) -> str:
+        """
+        Name a new session: as the client does, if we take its early messages; it does
+        not know of any other name before its WELCOME.
+
+        @see: docs/protocol.md, section 8
+        """
+        name, mine = hello.session, self._messages
+        if (
+            not (hello.early and name)
+            or name in self._names  # anybody's
+            or min(mine.maxMessage, mine.receiveBuffer) < EARLY_WINDOW
+        ):
+            name = secrets.token_hex(SESSION_BYTES)
+        self._names.add(name)
+        return name
+
+    def _cbBegun(self, result: None, connection: Connection) -> Connection:
         """A session is begun, and only its client does not know."""
         self._begun.add(connection)
         return self._handled(connection)
@@ -207,6 +227,7 @@ class ConnectionManager(ConnectionOwner):
 
         @raise Refused: it cannot (1013).
         """
+        self._names.discard(connection.session.name)
         if failure.check(CancelledError):
             connection.abandon()
             return failure
@@ -218,9 +239,11 @@ class ConnectionManager(ConnectionOwner):
         Give up a connection that C{begin} has made, and whose client hears nothing of
         it.
         """
-        if connection in self._begun:  # else its session goes on, or is not stored
+        if connection in self._begun:  # else its session goes on
             self._begun.remove(connection)
-            cast(DurableConnection, connection).abandon()
+            self._names.discard(connection.session.name)
+            if isinstance(connection, DurableConnection):
+                connection.abandon()
 
     def carry(self, connection: Connection, address: Address, name: str | None) -> None:
         """
@@ -394,6 +417,7 @@ class ConnectionManager(ConnectionOwner):
         """List a client no more: it is gone, and its last packet was taken."""
         self.connections.discard(connection)
         self._admission.leave(connection)
+        self._names.discard(connection.session.name)
 
     # Parts
 
@@ -436,6 +460,7 @@ class ConnectionManager(ConnectionOwner):
             if isinstance(address, str) or address in self.connections:
                 # Such a string belongs to the process that made it up.
                 connection.address = f"session-{connection.session.name}"
+            self._names.add(connection.session.name)
             self.connections.add(connection)
             if over:  # listed only so that what is unread can be taken
                 connection.finish(ConnectionClosed("it was over before a restart"))

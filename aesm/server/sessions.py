@@ -42,6 +42,7 @@ def isResumed(connection: Connection, hello: Hello) -> bool:
     session = connection.session
     return (
         session.name == hello.session
+        and not hello.early  # else it is to begin
         and session.outbox.canResume(hello)
         and not connection.isEnding
     )

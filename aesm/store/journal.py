@@ -107,6 +107,16 @@ class Journal:
         self.store.drop(connection.session.name)
         self.store.commit().addErrback(_ignore)
 
+    def written(self) -> Deferred[None]:
+        """
+        Write what has changed so far.
+
+        @return: fires once that is committed, and may leave; fails with
+            L{SpoolError<aesm.errors.SpoolError>} if the store is closed before.
+        """
+        self._writeNow()
+        return self.store.commit()
+
     def suspend(self) -> None:
         """Write what has changed so far; the process is about to end."""
         self._writeNow()

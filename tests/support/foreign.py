@@ -12,6 +12,7 @@ back::
 from __future__ import annotations
 
 import json
+import os
 import socket
 import struct
 import sys
@@ -263,10 +264,20 @@ class Client(Stream):
         hello: dict[str, Any] | None = None,
         key: bytes | None = None,
         connected: socket.socket | None = None,
+        early: list[tuple[int, bytes]] | None = None,
     ) -> None:
-        """@param hello: what to say of ourselves."""
-        said = json.dumps(hello or {"agent": "foreign"}).encode()
+        """
+        @param hello: what to say of ourselves.
+        @param early: types and bodies of frames to send before the WELCOME.
+        """
+        hello = hello or {"agent": "foreign"}
+        frames = b"".join(self.encode(kind, body) for kind, body in early or ())
+        if early:
+            hello = {"session": os.urandom(16).hex(), "early": len(frames)} | hello
+        self.hello = hello
+        said = json.dumps(hello).encode()
         super().__init__(port, name, psk, application, key, said, connected)
+        self.write(frames)
         self.stream = b""
         self.received = 0
         kind, _, body = self.readFrame()
@@ -275,18 +286,20 @@ class Client(Stream):
         assert kind == WELCOME, kind
         self.welcome = json.loads(body)
 
+    def encode(self, kind: int, body: bytes) -> bytes:
+        """Make one frame (section 6)."""
+        return struct.pack(">IBQ", len(body), kind, int(time.time() * 1e6)) + body
+
     def send(self, kind: int, body: bytes) -> None:
-        """Send one frame (section 6)."""
-        micros = int(time.time() * 1e6)
-        self.write(struct.pack(">IBQ", len(body), kind, micros) + body)
+        """Send one frame."""
+        self.write(self.encode(kind, body))
 
     def beginToSend(self, kind: int, body: bytes, size: int) -> None:
         """
         Send the beginning of a frame, so many bytes of its body, and be cut off, once
         the server has read it.
         """
-        stream = struct.pack(">IBQ", len(body), kind, int(time.time() * 1e6))
-        self.write(stream + body[:size])
+        self.write(self.encode(kind, body)[: 13 + size])
         self.socket.shutdown(socket.SHUT_WR)
         with suppress(ConnectionError):
             while self.socket.recv(65536):

@@ -175,6 +175,51 @@ class ForeignTests(TestCase):
 
         return self.serving(use)
 
+    def test_early(self) -> Deferred[Any]:
+        """
+        What a client sends behind message 3 is acknowledged with the WELCOME, in the
+        session that it has named, to which it may come back.
+        """
+
+        def use(port: int) -> None:
+            batch = struct.pack(">III", 2, 1, 1) + b"bc"
+            early = [(foreign.TEXT, b"a"), (foreign.BATCH, batch)]
+            client = foreign.Client(port, SUITES[2], early=early)
+            for key in ("session", "early"):
+                self.assertEqual(client.welcome[key], client.hello[key])
+            kind, _, ack = client.readFrame()
+            self.assertEqual((kind, ack[:8]), (foreign.ACK, struct.pack(">Q", 3)))
+            self.assertEqual([client.readMessage() for _ in range(3)], ["a", "b", "c"])
+            client.socket.close()
+            name = client.hello["session"]
+            again = foreign.Client(
+                port,
+                SUITES[2],
+                hello={"session": name, "received": 3},
+                key=client.key,
+            )
+            welcome = again.welcome
+            self.assertEqual((welcome["session"], welcome["received"]), (name, 3))
+            again.send(foreign.TEXT, b"d")
+            self.assertEqual(again.readMessage(), "d")
+            again.close()
+
+        return self.serving(use)
+
+    def test_earlyNotTaken(self) -> Deferred[Any]:
+        """A server whose messages are smaller takes none, and has another session."""
+        early = [(foreign.TEXT, b"a")]
+
+        def use(port: int) -> None:
+            client = foreign.Client(port, SUITES[2], early=early)
+            self.assertNotIn("early", client.welcome)
+            self.assertNotEqual(client.welcome["session"], client.hello["session"])
+            client.send(foreign.TEXT, b"b")
+            self.assertEqual(client.readMessage(), "b")
+            client.close()
+
+        return self.serving(use, maxMessage=1000)
+
     def test_signOfLife(self) -> Deferred[Any]:
         """
         A client whose message takes longer than two heartbeats hears of the server

@@ -58,7 +58,10 @@ from aesm.noise import TAGLEN, CipherState, HandshakeState
 __all__ = ["MAX_EARLY", "REKEY_INTERVAL", "Channel"]
 
 FIRST_RECORD = 2048  # bytes of the stream in the first record of a slow start
-MAX_EARLY = 262144  # bytes that may wait for the decision on the peer
+# Bytes that may wait for the decision on the peer: the early messages of a client of
+# messages, docs/protocol.md, section 8, even in records of 20 bytes of it; and
+# what one read brings of a byte stream.
+MAX_EARLY = 131072
 REKEY_INTERVAL = 65536  # records of one direction, docs/protocol.md, section 4
 
 _SENDING = frozenset({State.OPEN, State.PEER_ENDED})

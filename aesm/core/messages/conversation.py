@@ -154,23 +154,23 @@ class Conversation:
 
     def welcome(self, hello: Hello) -> None:
         """
-        Let a client in, on the server's side.  The session goes on if it is the
-        one that the client names.
+        Let a client in, on the server's side.  The session goes on, or begins with
+        the client's early messages, if it is the one that the client names.
 
         @raise ProtocolError: the client says of the session what cannot be.
         @raise RuntimeError: it is in already.
         """
         if self.state is not _GREETING:
             raise RuntimeError(f"no WELCOME: the connection is {self.state.value}")
-        session = self.session
+        session, early = self.session, hello.early
         if hello.session and hello.session == session.name:
             session.resume(hello)
         else:
             session.outbox.begin(hello)
+            self.reader.skip(early)
+            early = 0
         self._move("greeted")
-        inbox = session.inbox
-        said = self._settings.hello(session.name, inbox.received, inbox.partialSize)
-        self._welcome = said.encode()
+        self._welcome = session.hello(self._settings, early).encode()
         self.controlDue = True
 
     def receive(self, data: bytes, now: float) -> list[Event]:

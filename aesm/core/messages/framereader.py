@@ -181,7 +181,7 @@ class FrameReader:
     @ivar error: why the bytes behind the last frames returned are invalid, or None.  It
         is final: nothing more is parsed.
     @ivar maxMessage: the largest message body to accept, bytes.
-    @ivar missing: how many bytes of a frame's body are yet to come.
+    @ivar missing: how many bytes of a frame's body are yet to come, or to be skipped.
     @ivar partial: what former connections brought of the first message, until it is
         complete.
     @ivar start: an incomplete header; or what followed a CLOSE.
@@ -208,7 +208,7 @@ class FrameReader:
         self.partial: Partial | None = None
         self._body: list[bytes | bytearray] = []  # the beginning of a body
         self.missing = 0
-        self._kind = self._micros = 0  # of that body
+        self._kind = self._micros = 0  # of that body; no kind if it is skipped
 
     @property
     def empty(self) -> bool:
@@ -235,7 +235,8 @@ class FrameReader:
                 # The view, so that the rest of the data is not copied with it.
                 body = b"".join([*self._body, memoryview(data)[:position]])
                 self._body, self.missing = [], 0
-                frames.append(self._decode(self._kind, self._micros, body))
+                if self._kind:
+                    frames.append(self._decode(self._kind, self._micros, body))
             elif self.start:
                 data = self.start + data
                 available = len(data)
@@ -280,12 +281,18 @@ class FrameReader:
         # keep an object of many bytes for each byte.
         body = self._body
         self.missing -= len(data)
+        if not self._kind:
+            return
         if len(data) >= LARGE_PART:
             body.append(data)
         elif body and isinstance(body[-1], bytearray):
             body[-1] += data
         else:
             body.append(bytearray(data))
+
+    def skip(self, size: int) -> None:
+        """Skip the first bytes of the stream, of which nothing has come yet."""
+        self.missing = size
 
     def cut(self) -> Partial | None:
         """

@@ -18,6 +18,8 @@ __all__ = [
     "DEFAULT_HEARTBEAT",
     "DEFAULT_MAX_MESSAGE",
     "DEFAULT_WINDOW",
+    "EARLY_WINDOW",
+    "LEAST_HELLO",
     "ConversationSettings",
     "Hello",
     "MessageOptions",
@@ -27,7 +29,10 @@ DEFAULT_MAX_MESSAGE = 1 << 20  # bytes, docs/protocol.md, section 6
 DEFAULT_WINDOW = 16 << 20  # bytes, docs/protocol.md, section 8
 DEFAULT_HEARTBEAT = 30.0  # seconds, docs/protocol.md, section 8
 DEFAULT_SEND_BUFFER = 64 << 20  # bytes, docs/protocol.md, section 7
+EARLY_WINDOW = 65536  # bytes: what early messages cost, docs/protocol.md, section 8
 MAX_BYTES = (1 << 31) - 1  # of anything here: what a length in a BATCH can say
+
+LARGEST = (MAX_BYTES, MAX_BYTES, EARLY_WINDOW)  # received, partial, early
 
 MAX_CHATTER_RATE = 20.0  # frames that carry nothing, a second
 MAX_SECONDS = 1e9  # of a heartbeat
@@ -52,6 +57,8 @@ class Hello:
     @ivar session: 32 hexadecimal digits, or C{""} for none.
     @ivar received: how many of the session's messages it has received.
     @ivar partial: how many bytes of the next message's body it has received.
+    @ivar early: of a client, how many bytes of messages follow the handshake at once,
+        for a new session; of a server, the same if it takes them.
     @ivar nextKey: the static key that a server will have after this one, in text
         form, or C{""}.
     @ivar resume: False if a client will not resume its session, so that the server
@@ -66,6 +73,7 @@ class Hello:
     session: str = ""
     received: int = 0
     partial: int = 0
+    early: int = 0
     nextKey: str = ""
     resume: bool = True
 
@@ -75,16 +83,12 @@ class Hello:
 
         @return: at most 2,048 bytes.
         """
-        # Empty values, and a resume of True, are what a missing key means.
+        # Where nothing else is said, it is as if this were.
         said: dict[str, object] = {}
         for key in _VALIDATORS:
             value = getattr(self, key)
-            if value != "":
+            if _UNSAID.get(key) != value:
                 said[key] = value
-        if self.resume:
-            del said["resume"]
-        if not self.partial:
-            del said["partial"]
         return _encodeJSON(said).encode("ascii")
 
     @classmethod
@@ -164,16 +168,20 @@ class ConversationSettings:
             )
         if (
             len(self.agent) > SHORT_AGENT
-            and len(self.hello("0" * 32, MAX_BYTES).encode()) > MAX_OBJECT
+            and len(self.hello("0" * 32, *LARGEST).encode()) > MAX_OBJECT
         ):
             raise ValueError(f"agent is too long: {self.agent!r}")
 
-    def hello(self, session: str = "", received: int = 0, partial: int = 0) -> Hello:
+    def hello(
+        self, session: str = "", received: int = 0, partial: int = 0, early: int = 0
+    ) -> Hello:
         """
         Make the hello or WELCOME of these settings.
 
         @param session: 32 hexadecimal digits, or C{""}.
-        @param received: how many of the session's messages we have received.
+        @param received: as L{Hello}.
+        @param partial: the same.
+        @param early: the same.
         """
         return Hello(
             agent=self.agent,
@@ -184,6 +192,7 @@ class ConversationSettings:
             session=session,
             received=received,
             partial=partial,
+            early=early,
             nextKey=self.nextKey,
             resume=self.resume,
         )
@@ -203,6 +212,20 @@ class ConversationSettings:
         too; but no less than such a peer must tolerate.
         """
         return max(min(self.heartbeat, peer.heartbeat) / 2, 1 / MAX_CHATTER_RATE)
+
+
+# What every server announces that takes early messages, at the least.
+LEAST_HELLO = Hello(maxMessage=EARLY_WINDOW, batch=True, window=EARLY_WINDOW)
+
+# What a missing key means, of those that most leave out.
+_UNSAID = {
+    "agent": "",
+    "session": "",
+    "partial": 0,
+    "early": 0,
+    "nextKey": "",
+    "resume": True,
+}
 
 
 def _refuseConstant(constant: str) -> NoReturn:
@@ -242,6 +265,7 @@ _VALIDATORS: dict[str, Callable[[Any], bool]] = {
     "session": _isSession,
     "received": _isCount,
     "partial": _isCount,
+    "early": lambda value: _isCount(value) and value <= EARLY_WINDOW,
     "nextKey": lambda value: isinstance(value, str) and len(value) <= MAX_KEY,
     "resume": lambda value: isinstance(value, bool),
 }

@@ -24,7 +24,7 @@ up their cost, which is the body and 64 bytes more for each message.
 from __future__ import annotations
 
 from aesm.core.messages.frames import Ack, Messages, Partial, newTuple
-from aesm.core.messages.hello import Hello
+from aesm.core.messages.hello import ConversationSettings, Hello
 from aesm.core.messages.outbox import Outbox
 from aesm.errors import ProtocolError
 
@@ -154,8 +154,9 @@ class Session:
     """
     Both directions.
 
-    @ivar name: 32 hexadecimal digits, chosen by the server; C{""} before they are
-        known, and for a session that ends with its connection.
+    @ivar name: 32 hexadecimal digits, chosen by the server, or by a client that sends
+        early messages; C{""} before they are known, and for a session that ends with
+        its connection.
     """
 
     __slots__ = ("inbox", "name", "outbox")
@@ -171,12 +172,31 @@ class Session:
         self.outbox = Outbox(sendBuffer)
         self.inbox = Inbox(receiveBuffer)
 
+    @property
+    def settled(self) -> bool:
+        """Whether each side has all that the other sent, as far as we know."""
+        inbox, outbox = self.inbox, self.outbox
+        return outbox.acknowledged == outbox.count and inbox.keptCount == inbox.received
+
+    def hello(self, settings: ConversationSettings, early: int = 0) -> Hello:
+        """
+        Make our hello or WELCOME.
+
+        @param early: as L{Hello}.
+        """
+        inbox = self.inbox
+        return settings.hello(self.name, inbox.received, inbox.partialSize, early)
+
     def resume(self, peer: Hello) -> None:
         """
-        Go on over a new connection, after the peer's hello.
+        Go on over a new connection, after the peer's hello; or begin, if the client
+        does not wait for the WELCOME with that.
 
         @raise ProtocolError: it announces what cannot be.
         @see: docs/protocol.md, section 8
         """
-        self.outbox.resume(peer)
-        self.inbox.resume()
+        if peer.early:
+            self.outbox.begin(peer)
+        else:
+            self.outbox.resume(peer)
+            self.inbox.resume()

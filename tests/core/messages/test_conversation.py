@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from aesm.core.messages.conversation import Conversation
+from aesm.core.messages.dialogue import exchange
 from aesm.core.messages.events import Accepted, Acknowledged, Broken, Event, PeerClosed
 from aesm.core.messages.framereader import FrameReader
 from aesm.core.messages.frames import (
@@ -32,7 +33,13 @@ from aesm.core.messages.frames import (
     encodeClose,
     encodeFrame,
 )
-from aesm.core.messages.hello import MAX_BYTES, ConversationSettings, Hello
+from aesm.core.messages.hello import (
+    EARLY_WINDOW,
+    LEAST_HELLO,
+    MAX_BYTES,
+    ConversationSettings,
+    Hello,
+)
 from aesm.core.messages.session import Session
 from aesm.core.messages.states import CONVERSATION_TRANSITIONS, ConversationState
 from aesm.errors import (
@@ -1132,6 +1139,135 @@ class ResumeTests(SynchronousTestCase):
             if isinstance(event, Messages)
             for data in event.data
         ]
+
+
+class EarlyTests(SynchronousTestCase):
+    """Messages that follow the handshake, PROTOCOL section 8."""
+
+    def early(self) -> tuple[Session, bytes, Hello]:
+        """
+        Send messages in a session of which the server does not know.
+
+        @return: the session, what is written, and the hello.
+        """
+        given = ConversationSettings()
+        session = Session(given.sendBuffer, given.receiveBuffer, SESSION)
+        session.outbox.begin(LEAST_HELLO)
+        for message in ("one", b"two"):
+            session.outbox.add(message, 1)
+        output = b"".join(session.outbox.take(EARLY_WINDOW))
+        return session, output, session.hello(given, len(output))
+
+    def meet(
+        self, name: str, sizes: Sequence[int] = (1 << 20,)
+    ) -> tuple[Conversation, Conversation, list[Event]]:
+        """
+        Let a client with early messages in.
+
+        @param name: the session that the server begins.
+        @param sizes: how what comes is cut up.
+        @return: both sides, and what happened at the server.
+        """
+        session, output, hello = self.early()
+        given = ConversationSettings()
+        server = Conversation(
+            given, 0.0, Session(given.sendBuffer, given.receiveBuffer, name)
+        )
+        server.welcome(Hello.decode(hello.encode()))
+        events: list[Event] = []
+        for chunk in pieces(output, sizes):
+            events += server.receive(chunk, 0.0)
+        return Conversation(given, 0.0, session), server, events
+
+    def test_taken(self) -> None:
+        """
+        A session that has the client's name has begun with them: they come in any
+        pieces, and are acknowledged behind the WELCOME, which says so.
+        """
+        for sizes in ((1 << 20,), (1,)):
+            client, server, events = self.meet(SESSION, sizes)
+            self.assertEqual(settle(server, events), ["one", b"two"])
+            self.assertEqual(server.session.outbox.limit, 16 << 20)
+            welcome, ack = said(server)
+            assert isinstance(welcome, Welcome)
+            hello = Hello.decode(welcome.payload)
+            self.assertEqual((hello.session, hello.early), (SESSION, 13 + 4 + 8 + 6))
+            assert isinstance(ack, Ack)
+            self.assertEqual(ack.count, 2)
+            session = client.session
+            output = encodeFrame(FrameType.WELCOME, 1, welcome.payload)
+            (accepted,) = client.receive(output, 0.0)
+            self.assertEqual(accepted, Accepted(hello, resumed=True))
+            self.assertIs(client.session, session)
+            self.assertEqual((session.outbox.sent, session.outbox.limit), (2, 16 << 20))
+            self.assertEqual(said(client), [])
+            output = encodeAck(1, *ack)
+            self.assertEqual(client.receive(output, 0.0), [Acknowledged(2)])
+            self.assertEqual(session.outbox.acknowledged, 2)
+
+    def test_notTaken(self) -> None:
+        """
+        A session of another name has not: they are skipped, in any pieces, whatever
+        follows, and the client sees it by the name.
+        """
+        for sizes in ((1 << 20,), (1,), (20,)):
+            client, server, events = self.meet("0" * 32, sizes)
+            self.assertEqual(events, [])
+            self.assertTrue(server.reader.empty)
+            former = client.session
+            (welcome,) = said(server)
+            assert isinstance(welcome, Welcome)
+            hello = Hello.decode(welcome.payload)
+            self.assertEqual((hello.session, hello.early), ("0" * 32, 0))
+            output = encodeFrame(FrameType.WELCOME, 1, welcome.payload)
+            self.assertEqual(client.receive(output, 0.0), [Accepted(hello, False)])
+            self.assertIsNot(client.session, former)
+            client.session.outbox.add("new", 1)
+            self.assertEqual(settle(server, carry(client, server)), ["new"])
+
+    def test_skipped(self) -> None:
+        """Just these bytes are skipped, and the short way skips them, too."""
+        text = FRAMES[FrameType.TEXT]
+        for behind in (b"", text):
+            for skipped in range(len(text) - 1, len(text) + 2):
+                server = makeServer(Hello(session="0" * 32, early=skipped))
+                data = text[:skipped].ljust(skipped) + behind
+                self.assertIsNone(exchange(server, data, 0.0))
+                data = data if behind else data[:-1]
+                got = settle(server, server.receive(data, 0.0))
+                self.assertEqual(got, ["text"] if behind else [])
+                self.assertEqual(server.reader.empty, bool(behind))
+                self.assertEqual(server.reader.cut(), None)
+
+    def test_unnamed(self) -> None:
+        """Without a name there is no session for them."""
+        server = makeServer(Hello(early=len(FRAMES[FrameType.TEXT])))
+        self.assertEqual(server.receive(FRAMES[FrameType.TEXT], 0.0), [])
+
+    def test_resumed(self) -> None:
+        """
+        What is early and was not acknowledged is sent again, in order, by who comes
+        back to the session, and does not know how much of it came.
+        """
+        for got in range(3):
+            session, _, _ = self.early()
+            given = ConversationSettings()
+            other = Session(given.sendBuffer, given.receiveBuffer, SESSION)
+            for number in range(got):
+                data = ("one", b"two")[number]
+                other.inbox.receive(Messages(1, (data,), 67, 67))
+                other.inbox.keep(1)
+            server = Conversation(given, 0.0, other)
+            hello = session.hello(given)
+            self.assertEqual((hello.received, hello.early), (0, 0))
+            server.welcome(hello)
+            client = Conversation(given, 0.0, session)
+            carry(server, client)
+            data = settle(server, carry(client, server))
+            self.assertEqual(data, ["one", b"two"][got:])
+            carry(server, client)
+            self.assertEqual(session.outbox.acknowledged, 2)
+            self.assertTrue(session.settled)
 
 
 class HeartbeatTests(SynchronousTestCase):

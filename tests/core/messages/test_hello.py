@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from aesm.core.messages.frames import MAX_OBJECT
-from aesm.core.messages.hello import Hello
+from aesm.core.messages.hello import EARLY_WINDOW, Hello
 from aesm.errors import ProtocolError
 
 SESSION = "0123456789abcdef0123456789ABCDEF"
@@ -45,6 +45,7 @@ class HelloTests(SynchronousTestCase):
                 "session": "",
                 "received": 0,
                 "partial": 0,
+                "early": 0,
                 "nextKey": "",
                 "resume": True,
             },
@@ -94,6 +95,7 @@ class HelloTests(SynchronousTestCase):
             "window": [0, 1, MOST],
             "session": [SESSION],
             "received": [0, MOST],
+            "early": [0, EARLY_WINDOW],
         }
         for key, values in good.items():
             for value in values:
@@ -132,6 +134,7 @@ class HelloTests(SynchronousTestCase):
                 f'["{SESSION}"]',
             ],
             "received": count,
+            "early": [*count, str(EARLY_WINDOW + 1)],
         }
         for key, values in bad.items():
             for value in values:
@@ -202,6 +205,7 @@ class HelloTests(SynchronousTestCase):
             window=st.integers(0, MOST),
             session=st.sampled_from(["", SESSION]),
             received=st.integers(0, MOST),
+            early=st.integers(0, EARLY_WINDOW),
             nextKey=st.sampled_from(["", "A" * 43 + "="]),
         )
     )
