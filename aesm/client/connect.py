@@ -224,6 +224,8 @@ class Dialer:
 class _Attempt(SecureFactory, ConnectionOwner):
     """One attempt at a connection: the factory of its only protocol."""
 
+    leaves = True  # a server does not: its places are counted until all is gone
+
     _connecting: Deferred[Any]
     _endpoint: IStreamClientEndpoint
 

@@ -231,7 +231,8 @@ class Connection:
     def close(self, reason: str = "") -> Deferred[None]:
         """
         Close in order: send what was accepted, tell the peer, and wait a
-        bounded time (5 s) for its answer.
+        bounded time (5 s) for its answer.  A client whose messages are acknowledged
+        has no answer to wait for.
 
         @param reason: text for the peer, at most 1,024 bytes in UTF-8.
         @return: fires once the connection is gone.

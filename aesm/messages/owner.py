@@ -22,9 +22,12 @@ class ConnectionOwner:
     many connections.
 
     @ivar budget: what all of these may keep together, None for any amount.
+    @ivar leaves: whether who closes may leave before the peer has closed, too, if
+        nothing that the peer could still say matters.
     """
 
     budget: Budget | None = None
+    leaves = False
 
     def accepted(self, protocol: AESMProtocol, resumed: bool) -> None:
         """

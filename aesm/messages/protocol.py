@@ -401,7 +401,11 @@ class AESMProtocol(Protocol):
         if conversation.state is not _CONVERSATION_OPEN and conversation.ended:
             self._writable = False
             self.transport.unregisterProducer()
-            self.transport.loseWriteConnection()
+            if self._mayLeave:
+                self._reason = self._reason or self.closing
+                self.transport.leave()
+            else:
+                self.transport.loseWriteConnection()
         elif (
             size * MESSAGE_OVERHEAD > budget  # else it is not used up
             and self._writable
@@ -415,6 +419,21 @@ class AESMProtocol(Protocol):
             owed = conversation.signOfLifeBy
             if owed is not None and owed < self._wakeAt:
                 self._schedule()
+
+    @property
+    def _mayLeave(self) -> bool:
+        """
+        Tell whether nothing that the peer could still say matters to who has closed.
+
+        @see: docs/protocol.md, section 9
+        """
+        conversation = self.conversation
+        return (
+            self.owner.leaves
+            and conversation.state is ConversationState.CLOSE_SENT
+            and conversation.session.settled
+            and conversation.reader.empty
+        )
 
     def _flushDue(self) -> None:
         """Send what this turn of the event loop sent."""

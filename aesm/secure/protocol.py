@@ -252,8 +252,8 @@ class SecureProtocol(Protocol):
 
     def finish(self) -> None:
         """
-        Close the raw transport once everything is written; abort it if the peer
-        does not let it close in time.
+        Close the raw transport once everything is written, the peer's end or not;
+        abort it if the peer does not let it close in time.
         """
         if self._move("finished"):
             if self._timer is None:  # loseConnection starts it sooner
@@ -485,10 +485,27 @@ class SecureProtocol(Protocol):
         self.flush()
 
     def _close(self) -> None:
-        """Close the raw transport: both directions are ended, and all is written."""
-        self._move("written")
+        """
+        Close the raw transport: all is written.  If the peer has not ended its
+        direction it is only we who are done: to close at once would reset the
+        connection if anything still comes, and the peer might not read what we wrote.
+        """
         cast(IConsumer, self.transport).unregisterProducer()
-        self.transport.loseConnection()
+        if self.channel.state is State.ENDED:
+            self._move("written")
+            self.transport.loseConnection()
+        else:
+            self._move("left")
+            self.secureTransport.stop()
+            closeForWriting(self.transport)
+            # Later, as TCP does: the protocol is in the middle of what made it leave.
+            self.clock.callLater(0, self._tellLeft)
+
+    def _tellLeft(self) -> None:
+        """Tell the protocol inside that it is done, unless it knows."""
+        inner, self.inner = self.inner, None
+        if inner is not None:
+            self.guard(inner.connectionLost, Failure(error.ConnectionDone()))
 
     # Phase and timer
 

@@ -14,8 +14,9 @@ __all__ = ["HEARD", "OPENED", "PHASE_TRANSITIONS", "WRITES", "Phase"]
 # raw transport, and whom it waits for:
 #
 #   SILENT --> HANDSHAKE --> DECISION --> OPEN --> FINISHING --> CLOSING
-#                  |             |
-#                  +-- LINGERING +            from everywhere: ABORTED, and GONE
+#                  |             |                     |
+#                  +-------------+---- LINGERING ------+
+#                                             from everywhere: ABORTED, and GONE
 #
 #   phase       reads   writes  what it waits for
 #   SILENT      yes     yes     the peer's first byte, which the factory may refuse
@@ -25,7 +26,8 @@ __all__ = ["HEARD", "OPENED", "PHASE_TRANSITIONS", "WRITES", "Phase"]
 #   FINISHING   yes     yes     the raw transport to take what is queued
 #   CLOSING     yes     no      the raw transport to close; bytes after the end of
 #                               the stream are an error still
-#   LINGERING   drops   no      the peer to read its refusal, and to close
+#   LINGERING   drops   no      the peer to read its refusal, or what we said last,
+#                               and to close
 #   ABORTED     no      no      connectionLost, which the raw transport owes us
 #   GONE        no      no      nothing
 #
@@ -63,6 +65,7 @@ PHASE_TRANSITIONS: dict[tuple[Phase, str], Phase] = {
     (Phase.DECISION, "opened"): Phase.OPEN,
     (Phase.OPEN, "finished"): Phase.FINISHING,
     (Phase.FINISHING, "written"): Phase.CLOSING,
+    (Phase.FINISHING, "left"): Phase.LINGERING,  # its end is not waited for
     # The ends of both directions are noticed at each of them, and what is aborted may
     # be aborted for another reason: these lead nowhere new.
     **{

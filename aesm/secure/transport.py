@@ -179,14 +179,12 @@ class SecureTransport:
             return
         self.disconnecting = True
         self._secure.startCloseTimer()
-        self._forget()
         if self._secure.channel.more:
+            self._forget()
             self.paused = False
             self.readLater()  # the peer's end may be in what came already
-        elif self.paused:
-            # Or the peer's end of stream could not come in.
-            self.paused = False
-            cast(IPushProducer, self._secure.transport).resumeProducing()
+        else:
+            self._resume()
         self._endIfDone()
 
     def abortConnection(self) -> None:
@@ -216,6 +214,16 @@ class SecureTransport:
         self._notice = self._secure.clock.callLater(0, self._noticeEnd)
         if not self._reading:
             self._secure.finish()
+
+    def leave(self) -> None:
+        """
+        End the connection after what was written, without waiting for the peer's end:
+        C{connectionLost} follows as soon as all is handed over.
+        """
+        self.disconnecting = True
+        self._resume()
+        self._endWriting()
+        self._secure.finish()
 
     def takenSoFar(self) -> int | None:
         """
@@ -405,6 +413,13 @@ class SecureTransport:
         inner = IHalfCloseableProtocol(self._secure.inner, None)
         if inner is not None:
             self._secure.guard(inner.writeConnectionLost)
+
+    def _resume(self) -> None:
+        """Read, and drop it: or the peer's end of stream could not come in."""
+        self._forget()
+        if self.paused:
+            self.paused = False
+            cast(IPushProducer, self._secure.transport).resumeProducing()
 
     def _forget(self) -> None:
         """Drop what came while reading was paused."""

@@ -311,6 +311,8 @@ class _Side:
                 partial=number * 3 if how & 32 else 0,
             )
         if self._isServer:
+            if how & 64:  # what it says first is not taken
+                hello = replace(hello, session=_OTHER, early=number)
             self._welcome(hello, former)
             return
         self._former = former

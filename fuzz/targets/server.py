@@ -596,9 +596,16 @@ class _World:
             case 1:
                 hello = Hello(session=name, received=received + number - 1 & 0xFF)
             case 2:
-                hello = Hello(session=self._sessionOfOthers(), received=number)
+                early = size if number & 1 else 0  # a session of that name is to begin
+                others = self._sessionOfOthers()
+                hello = Hello(session=others, received=number, early=early)
             case 3:
-                hello = Hello(resume=False, heartbeat=0.001 + number)
+                hello = Hello(
+                    resume=False,
+                    heartbeat=0.001 + number,
+                    session=f"{number >> 1:032x}",
+                    early=size if number & 1 else 0,
+                )
             case 4:
                 hello = Hello(session=name, received=received, partial=size)
         payload = hello.encode() if how < 5 else script.take(number)

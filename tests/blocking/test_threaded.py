@@ -165,6 +165,7 @@ class ThreadedClientServiceTests(ServiceTestCase):
         self.listening()
         service = self.threaded()
         self.network.links[0].toServer.stalled = True
+        service.sendData("unacknowledged")
         stopping = service.stop(1.0)
         self.network.advance(0.9)
         self.assertNoResult(stopping)

@@ -268,6 +268,7 @@ class ChatClientTests(SynchronousTestCase):
         """Who leaves twice does not wait for the server."""
         client, _, running = self.make()
         self.network.links[-1].toServer.stalled = True
+        client.send("unacknowledged")
         client.leave()
         self.network.deliver()
         self.assertNoResult(running)

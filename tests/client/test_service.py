@@ -784,10 +784,11 @@ class StopTests(ServiceTestCase):
         self.assertEqual(recorder.names, ["accepted", "packet", "lost"])
 
     def test_deadline(self) -> None:
-        """A server that does not answer is not waited for."""
+        """A server that does not answer is not waited for longer than 5 seconds."""
         self.listening()
         service = self.service()
         self.network.links[0].toServer.stalled = True
+        service.sendData("unacknowledged")
         stopped = service.stopService()
         self.network.advance(4)
         self.assertNoResult(stopped)

@@ -155,6 +155,28 @@ class FlightTests(EarlyTestCase):
             self.assertEqual(self.settled(sent), [True] * len(messages))
             self.stopService(service)
 
+    def test_close(self) -> None:
+        """
+        A client that closes does not wait for the server if all is acknowledged; else
+        that takes there and back.
+        """
+        server = self.serve(Recorder())
+        for sending, flights in ((False, 0), (True, 2)):
+            service, _ = self.dial(MESSAGES, deliver=True)
+            (accepted,) = server.connections.values()
+            if sending:
+                service.sendData("more")
+            stopped = service.stopService()
+            self.network.clock.advance(0)
+            if flights:
+                self.assertEqual(self.flightsUntil(stopped), flights)
+            self.successResultOf(stopped)
+            self.after(1)
+            self.assertTrue(accepted.isClosing)
+            self.network.deliver()
+            self.assertEqual(self.closedReason(accepted).code, 1000)
+            self.assertEqual(self.network.links, [])
+
     def test_connect(self) -> None:
         """Without anything to say it takes no more, and no fewer, than that."""
         self.serve()

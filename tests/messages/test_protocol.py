@@ -13,6 +13,7 @@ from unicodedata import category
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IHalfCloseableProtocol, IPushProducer
 from twisted.logger import capturedLogs, formatEvent
+from twisted.python.failure import Failure
 from zope.interface.verify import verifyObject
 
 from aesm import (
@@ -32,6 +33,7 @@ from aesm.core.messages.states import ConversationState
 from aesm.messages.owner import ConnectionOwner
 from aesm.messages.protocol import AESMProtocol
 from aesm.testing import ConnectedPair
+from aesm.testing.transport import BUFFER
 from tests.support.helpers import oneTurn
 from tests.support.pairs import PairTestCase, Recorder
 
@@ -152,6 +154,7 @@ class CloseTests(PairTestCase):
             here = pair.client if ours else pair.accepted
             link = pair.network.links[0]
             (link.toClient if ours else link.toServer).stalled = True
+            here.sendData("unacknowledged")
             closed = here.close()
             pair.advance(4.99)
             self.assertNoResult(closed)
@@ -160,6 +163,93 @@ class CloseTests(PairTestCase):
             reason = self.closedReason(here)
             self.assertEqual(reason.code, 1006)
             self.assertIn("within 5 seconds", str(reason))
+
+    def test_leaves(self) -> None:
+        """
+        A client whose messages are acknowledged, and that has none in part, does not
+        wait for the server, which is told all the same; what was on its way meanwhile
+        is dropped, and its sender told.
+        """
+        pair = self.pair()
+        link = pair.network.links[0]
+        acknowledged = pair.client.sendData("x")
+        pair.deliver()
+        self.successResultOf(acknowledged)
+        theirs = pair.accepted.sendData("theirs")
+        closed = pair.client.close("bye")
+        self.assertNoResult(closed)
+        pair.clock.advance(0)
+        self.successResultOf(closed)
+        self.assertEqual(self.closedReason(pair.client).code, 1000)
+        self.assertEqual(len(pair.client.retrieved), 0)
+        self.assertFalse(link.client.disconnecting)
+        pair.deliver()
+        reason = self.closedReason(pair.accepted)
+        self.assertEqual((reason.code, reason.reason), (1000, "bye"))
+        self.assertClosed(theirs, 1000)
+        self.assertEqual(pair.network.links, [])
+
+    def test_leavesInPieces(self) -> None:
+        """So it is however the server's bytes come, and whenever it closes as well."""
+        for steps in range(0, 80, 3):
+            pair = self.pair()
+            pair.network.chunkSize = 1
+            theirs = pair.accepted.sendData("theirs")
+            for _ in range(steps):
+                pair.network.links[0].deliver(1)
+            closed = pair.client.close()
+            pair.accepted.close()
+            pair.deliver()
+            self.successResultOf(closed)
+            for connection in (pair.client, pair.accepted):
+                self.assertEqual(self.closedReason(connection).code, 1000)
+            theirs.addErrback(Failure.trap, ConnectionClosed)
+            self.successResultOf(theirs)
+            self.assertEqual(pair.network.links, [])
+
+    def test_leavesOnceWritten(self) -> None:
+        """It waits until all is written, and no longer than 5 seconds for that."""
+        for seconds in (3, 5):
+            pair = self.pair()
+            link = pair.network.links[0]
+            link.toServer.stalled = True
+            link.toServer.inFlight += bytes(BUFFER + 1)
+            link.client.write(b"")
+            closed = pair.client.close()
+            pair.advance(seconds - 0.01)
+            self.assertNoResult(closed)
+            if seconds == 3:
+                link.toServer.inFlight.clear()
+                link.toServer.stalled = False
+            pair.advance(0.01)
+            self.successResultOf(closed)
+            code = 1000 if seconds == 3 else 1006
+            self.assertEqual(self.closedReason(pair.client).code, code)
+            link.toServer.stalled = False
+            pair.deliver()
+            self.assertEqual(self.closedReason(pair.accepted).code, code)
+
+    def test_lingers(self) -> None:
+        """What it has left is read until the server closes, and 5 seconds at most."""
+        pair = self.pair()
+        link = pair.network.links[0]
+        link.toServer.stalled = True
+        self.assertNoResult(pair.client.close())
+        pair.accepted.sendData(bytes(100_000))
+        pair.advance(4.99)
+        self.assertEqual(link.toClient.inFlight, b"")
+        self.assertFalse(link.client.lost)
+        pair.advance(0.01)
+        self.assertTrue(link.client.lost)
+        self.assertEqual(self.closedReason(pair.client).code, 1000)
+
+    def test_serverWaits(self) -> None:
+        """A server waits for its clients: until they are gone their places are."""
+        pair = self.pair()
+        pair.network.links[0].toServer.stalled = True
+        closed = pair.accepted.close()
+        pair.advance(4)
+        self.assertNoResult(closed)
 
     def test_deadlineWhenItNeverReads(self) -> None:
         """The same for one that never reads, however much is queued."""

@@ -37,7 +37,7 @@ from aesm.core.messages.batch import Batch
 from aesm.core.messages.conversation import Conversation
 from aesm.core.messages.events import Accepted, Acknowledged, Event, PeerClosed
 from aesm.core.messages.framereader import FrameReader
-from aesm.core.messages.frames import Ack, Messages, Welcome
+from aesm.core.messages.frames import Ack, FrameType, Messages, Partial, Welcome
 from aesm.core.messages.hello import ConversationSettings, Hello
 from aesm.core.messages.outbox import Outbox
 from aesm.core.messages.session import Inbox, Session
@@ -52,6 +52,7 @@ BUDGET = 200  # bytes of messages handed to a transport at once
 SEND_BUFFER = 2500  # bytes
 WINDOWS = (1, 200, 900, 3000)  # bytes
 LARGE = 500  # bytes of a message: more than some of these
+EARLY = 300  # bytes of messages that may leave before the WELCOME
 ROUNDS = 300  # more than it takes until everything has arrived
 ALL = 1 << 20  # bytes: as many as there are
 
@@ -60,6 +61,8 @@ EXAMPLES = os.environ.get("AESM_MODEL_EXAMPLES")
 SETTINGS = ConversationSettings(
     maxMessage=LARGE, heartbeat=10.0, sendBuffer=SEND_BUFFER
 )
+
+LEAST = Hello(maxMessage=LARGE, batch=True, window=EARLY)  # of who takes them
 
 Data = str | bytes
 Sent = tuple[int, Data]  # when, microseconds, and what
@@ -327,6 +330,7 @@ class Line:
     @ivar writable: whether that takes anything.
     @ivar turn: whether there is something to do when the turn ends.
     @ivar closes: whether this side closed.
+    @ivar early: whether messages of C{former} left before the WELCOME.
     """
 
     def __init__(
@@ -344,7 +348,7 @@ class Line:
         self.former = former
         self.role = len(link.lines)
         self.isOpen = self.writable = True
-        self.turn = self.closes = False
+        self.turn = self.closes = self.early = False
         self._link = link
         self._busy = self._ended = self._heardEnd = False
         self._superseded = self._final = False
@@ -382,6 +386,7 @@ class Line:
 
     def lost(self) -> None:
         """The transport is gone."""
+        self.conversation.transportLost()
         self.kill()
         if self._superseded:
             return
@@ -417,13 +422,26 @@ class Line:
         if not self._busy and not self._ended:
             self._flush()
 
-    def resumed(self, received: int) -> None:
+    def resumed(self, hello: Hello) -> None:
         """
         Carry on with a session.
 
-        @param received: the messages that the other side has.
+        @param hello: of the other side: the messages that it has, and a part of one.
         """
-        self._position, self._quiet = received, True
+        self._position, self._quiet = hello.received, True
+        if hello.partial:
+            data = self.peer.sent[hello.received][1]
+            kind = FrameType.TEXT if isinstance(data, str) else FrameType.BINARY
+            body = data.encode() if isinstance(data, str) else data
+            self._tap.partial = Partial(kind, body[: hello.partial])
+
+    def begun(self, sent: int) -> None:
+        """
+        Carry on with a session that began with early messages.
+
+        @param sent: how many.
+        """
+        self._position = sent
 
     def supersede(self) -> None:
         """Leave the session to a newer connection."""
@@ -509,6 +527,7 @@ class Line:
                 case Welcome():
                     continue
                 case Messages(data=data):
+                    self._tap.partial = None
                     self._checkMessages(data)
                 case Ack(acknowledged):
                     assert acknowledged <= self.peer.keeping, "an ACK too early"
@@ -596,18 +615,34 @@ class SessionMachine(RuleBasedStateMachine):
         former = line.former
         if former is not None and resumed:
             former.line, line.peer = line, former
-            line.resumed(hello.received)
+            if hello.early:
+                line.begun(former.session.outbox.sent)
+            else:
+                line.resumed(hello)
             self._client = former
             self._sides[CLIENT][hello.session] = former
             return
+        again: list[Sent] = []
         if former is not None:
+            name = former.session.name
+            if line.early:  # which were not taken, and nothing else has left
+                assert name not in self._sides[SERVER], "taken, and given back"
+                del self._sides[CLIENT][name]
+                again = [] if former.over else former.sent
             former.finish()
         session, former = line.conversation.session, line.peer
+        came = session.inbox  # with the WELCOME
         session.outbox, session.inbox = former.session.outbox, former.session.inbox
+        session.inbox.received, session.inbox.receivedCost = (
+            came.received,
+            came.receivedCost,
+        )
         session.outbox.begin(hello)
         former.session = session
         self._client = line.peer
         self._sides[CLIENT][hello.session] = line.peer
+        for _, data in again:
+            line.peer.send(data)
 
     def otherSide(self, line: Line) -> Peer:
         """Find the other side of a session."""
@@ -632,9 +667,15 @@ class SessionMachine(RuleBasedStateMachine):
         window=windows,
         batch=st.booleans(),
         times=st.integers(0, 2),
+        early=st.lists(messages, max_size=3),
     )
     def reconnect(
-        self, left: tuple[int, int], window: int, batch: bool, times: int
+        self,
+        left: tuple[int, int],
+        window: int,
+        batch: bool,
+        times: int,
+        early: Sequence[tuple[str, int]] = (),
     ) -> None:
         """
         The client connects, and gives up the connection that it has.
@@ -643,6 +684,7 @@ class SessionMachine(RuleBasedStateMachine):
         @param window: the client's, if the session is a new one.
         @param batch: whether it takes BATCH frames.
         @param times: as C{flow}.
+        @param early: what it has to say at once in a new session.
         """
         for line in self._lines(CLIENT):
             self._cut(line, left)
@@ -651,17 +693,37 @@ class SessionMachine(RuleBasedStateMachine):
         if former is not None and former.over:
             former = None
         if former is not None:
-            session = former.session
-            hello = mine.hello(session.name, session.inbox.received)
+            hello = former.session.hello(mine)
+        begins = former is None and bool(early)
+        output = b""
+        if begins:
+            self._client = former = self._early(window, early)
+            output = b"".join(former.session.outbox.take(EARLY))
+            hello = former.session.hello(mine, len(output))
         link = Link(replace(hello, batch=batch))
+        link.pipes[SERVER].data += output
         peer = Peer(self, CLIENT, window)
         conversation = Conversation(
             mine, self.now, None if former is None else former.session
         )
         peer.line = Line(self, link, conversation, peer, former)
+        peer.line.early = begins
         self._links.append(link)
         peer.line.touch()
         self.flow(times)
+
+    def _early(self, window: int, early: Sequence[tuple[str, int]]) -> Peer:
+        """Begin a session with messages, as many as may be early."""
+        name = f"{next(self._numbers):032x}"
+        peer = self._sides[CLIENT][name] = Peer(self, CLIENT, window, name)
+        peer.session.outbox.begin(LEAST)
+        room = EARLY
+        for kind, size in early:
+            data = self._message(kind, size)
+            room -= costOf(data)
+            if room >= 0:
+                peer.send(data)
+        return peer
 
     @rule(which=which, role=roles, size=sizes)
     def deliver(self, which: int, role: int, size: int) -> None:
@@ -867,8 +929,10 @@ class SessionMachine(RuleBasedStateMachine):
         link.hello = None
         hello = Hello.decode(hello.encode())
         peer = self._sides[SERVER].get(hello.session)
+        taken = hello.early and peer is None and self._server.receiveBuffer >= EARLY
         resumed = (
             peer is not None
+            and not hello.early
             and hello.session in self._known
             and peer.session.outbox.canResume(hello)
         )
@@ -879,7 +943,7 @@ class SessionMachine(RuleBasedStateMachine):
         else:
             stale = not link.lines[CLIENT].isOpen
             assert hello.session not in self._known or stale, "nothing can be resumed"
-            name = f"{next(self._numbers):032x}"
+            name = hello.session if taken else f"{next(self._numbers):032x}"
             peer = Peer(self, SERVER, self._server.receiveBuffer, name)
             self._sides[SERVER][name] = peer
             self._known.add(name)
@@ -887,7 +951,7 @@ class SessionMachine(RuleBasedStateMachine):
         conversation.welcome(hello)
         peer.line = Line(self, link, conversation, peer)
         if resumed:
-            peer.line.resumed(hello.received)
+            peer.line.resumed(hello)
         peer.line.touch()
 
     def _check(self, sender: Peer, receiver: Peer) -> None:

@@ -195,7 +195,7 @@ class Session:
         @raise ProtocolError: it announces what cannot be.
         @see: docs/protocol.md, section 8
         """
-        if peer.early:
+        if peer.early and not self.outbox.dropped:
             self.outbox.begin(peer)
         else:
             self.outbox.resume(peer)
