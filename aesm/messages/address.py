@@ -12,7 +12,7 @@ from twisted.internet.interfaces import IAddress
 from aesm.text import escape
 from aesm.trust.locations import canonicalAddress
 
-__all__ = ["Address", "addressOf"]
+__all__ = ["Address", "addressOf", "addressText"]
 
 Address = tuple[str, int] | str
 
@@ -37,3 +37,8 @@ def addressOf(address: IAddress, number: int) -> Address:
 def _nameOf(host: str) -> str:
     """Spell a host as everywhere, and make it safe to show."""
     return escape(canonicalAddress(host))
+
+
+def addressText(address: Address) -> str:
+    """Write an address as the log does."""
+    return f"{address[0]}:{address[1]}" if isinstance(address, tuple) else address

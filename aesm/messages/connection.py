@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from time import time_ns
+from time import time, time_ns
 from typing import TYPE_CHECKING, Any, Protocol
 
 from twisted.internet.defer import Deferred, fail, succeed
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from threading import Lock
 
     from aesm.core.channel.channel import Channel
+    from aesm.core.messages.conversation import Conversation
     from aesm.core.messages.frames import Messages
     from aesm.core.messages.session import Session
     from aesm.messages.address import Address
@@ -110,6 +111,8 @@ class Connection:
     @ivar retrieved: the packets received from the peer and not taken yet.
     @ivar session: the counters of both directions.
     @ivar state: where in its life cycle the connection is.
+    @ivar since: when its present transport began to carry it or, if there is none, when
+        the last one was lost; Unix seconds.
     @ivar closeSlow: whether C{sendData} closes a peer whose send buffer is full.
     @ivar dispatcher: hands packets to a handler; None leaves them in C{retrieved}.
     @ivar waiting: those who wait for acknowledgements; None until there is one.
@@ -143,10 +146,12 @@ class Connection:
         self._owner = owner
         self._protocol: AESMProtocol | None = None
         self._outbox = session.outbox
+        self._outbox.traffic = owner.traffic
         self._batch: Batch | None = None  # what is sent now goes with it
         self._accounted = 0  # what the owner knows to be kept
         self.waiting: PendingAcks | None = None
         self.state = ConnectionState.DETACHED
+        self.since = time()
         self._reason: AESMError | None = None  # why nothing can be sent, or it is over
         self.address = address
         self.peer = peer
@@ -442,6 +447,11 @@ class Connection:
         return self._protocol is not None and self._protocol.isOpen
 
     @property
+    def conversation(self) -> Conversation | None:
+        """What goes over the present transport; None if there is none."""
+        return None if self._protocol is None else self._protocol.conversation
+
+    @property
     def isAttached(self) -> bool:
         """Whether there is a transport under it."""
         return self._protocol is not None
@@ -518,6 +528,7 @@ class Connection:
         @param channel: the secure channel under it.
         """
         self._move("attached")
+        self.since = time()
         protocol.attach(self)
         self._protocol = protocol
         self._owner = protocol.owner
@@ -531,6 +542,7 @@ class Connection:
         @return: the former protocol.
         """
         self._move("detached")
+        self.since = time()
         protocol, self._protocol = self._protocol, None
         self.closeBatch()
         return protocol

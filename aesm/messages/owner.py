@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from aesm.errors import AESMError, ConnectionClosed, quoted
 
 if TYPE_CHECKING:
+    from aesm.core.messages.traffic import Traffic
     from aesm.messages.budget import Budget
     from aesm.messages.connection import Connection
     from aesm.messages.protocol import AESMProtocol
@@ -24,10 +25,12 @@ class ConnectionOwner:
     @ivar budget: what all of these may keep together, None for any amount.
     @ivar leaves: whether who closes may leave before the peer has closed, too, if
         nothing that the peer could still say matters.
+    @ivar traffic: adds up what goes over all of these; None not to.
     """
 
     budget: Budget | None = None
     leaves = False
+    traffic: Traffic | None = None
 
     def accepted(self, protocol: AESMProtocol, resumed: bool) -> None:
         """

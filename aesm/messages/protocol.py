@@ -152,6 +152,10 @@ class AESMProtocol(Protocol):
             messages = exchange(conversation, data, now)
             if messages is not None:
                 connection, budget = self.connection, self.owner.budget
+                traffic = self.owner.traffic
+                if traffic is not None:
+                    traffic.messagesIn += 1
+                    traffic.costIn += messages.cost
                 self.busy = True
                 try:
                     if connection.waiting is not None:
@@ -288,7 +292,7 @@ class AESMProtocol(Protocol):
     def _act(self, events: list[Event]) -> None:
         """Act on what the conversation reports."""
         self.busy = True
-        budget, dispatcher = self.owner.budget, None
+        budget, traffic, dispatcher = self.owner.budget, self.owner.traffic, None
         if len(events) > FEW and self.state in _LISTENING:
             # Or each of them could take as long as all of them may.
             dispatcher = self.connection.dispatcher
@@ -298,6 +302,9 @@ class AESMProtocol(Protocol):
             for event in events:
                 if type(event) is Messages:
                     if self.state in _LISTENING:
+                        if traffic is not None:
+                            traffic.messagesIn += len(event.data)
+                            traffic.costIn += event.cost
                         self.connection.arrived(event)
                         if budget is not None and budget.full:
                             self.owner.overfull(self.connection)
@@ -371,6 +378,12 @@ class AESMProtocol(Protocol):
 
     def _respond(self, now: float) -> None:
         """Send what follows from what was read, unless that can wait for more."""
+        traffic = self.owner.traffic
+        if traffic is not None and traffic.oldest:
+            waited = time_ns() // 1000 - traffic.oldest
+            traffic.acknowledged[waited.bit_length()] += 1
+            traffic.acknowledgedMicros += waited
+            traffic.oldest = 0
         if self.transport.moreToRead and self.conversation.mayWait(now):
             self._schedule()
         else:

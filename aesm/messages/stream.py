@@ -342,6 +342,11 @@ class DataStream(Sequence[Packet]):
 
     # What the connection calls
 
+    @property
+    def unreported(self) -> int:
+        """The cost of what was taken and the owner does not know of yet, bytes."""
+        return self._taken
+
     def extend(self, time: float, data: Sequence[str | bytes], cost: int) -> None:
         """
         Add packets that came together.

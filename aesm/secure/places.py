@@ -140,6 +140,11 @@ class Places:
         left = self._files - len(self._hosts)
         return max(MIN_PENDING, min(MAX_PENDING, left))
 
+    @property
+    def pending(self) -> int:
+        """How many connections are in their handshake now."""
+        return len(self._pending)
+
     def begin(self, secure: SecureProtocol, host: str | None) -> None:
         """
         Count a connection that begins its handshake; if there are too many, the oldest
@@ -205,6 +210,11 @@ class Places:
         )
 
     # Those who are in
+
+    @property
+    def taken(self) -> int:
+        """How many places are taken, also by those that are leaving."""
+        return len(self._hosts)
 
     def refusal(self, host: str | None, key: PublicKey | None = None) -> str | None:
         """

@@ -232,6 +232,16 @@ class AESMServerFactory(SecureFactory):
         """How many sessions wait for their clients to come back."""
         return len(self._manager.sessions)
 
+    @property
+    def manager(self) -> ConnectionManager:
+        """Where all connections meet, for those who look on."""
+        return self._manager
+
+    @property
+    def places(self) -> Places:
+        """Who counts those who are in, for those who look on."""
+        return self._places
+
     def sendTo(self, data: Message, address: Address) -> Deferred[None]:
         """
         Send a message to one peer.

@@ -19,6 +19,7 @@ from twisted.python.failure import Failure
 
 from aesm.core.messages.hello import EARLY_WINDOW, ConversationSettings, Hello
 from aesm.core.messages.session import Session
+from aesm.core.messages.traffic import Traffic
 from aesm.errors import AESMError, CloseCode, ConnectionClosed, SpoolError
 from aesm.interfaces import IMessageHandler
 from aesm.messages.address import Address
@@ -58,9 +59,12 @@ class ConnectionManager(ConnectionOwner):
     @ivar connections: who is connected, and the activity log.
     @ivar sessions: finds those that a client may come back to.
     @ivar stopping: whether nobody is let in, or waited for, any more.
+    @ivar started: when it began to keep sessions, seconds by its clock; None before.
+    @ivar traffic: adds up what goes over all connections.
     """
 
     budget: Budget
+    traffic: Traffic
 
     def __init__(
         self,
@@ -91,6 +95,8 @@ class ConnectionManager(ConnectionOwner):
         @raise ValueError: one of these has a value that it cannot have.
         """
         self.budget = Budget(totalBuffer, connections, connections.arrivals)
+        self.traffic = Traffic()
+        self.started: float | None = None
         self.connections = connections
         self.sessions = Sessions(clock, sessionGrace, admission.maxConnections)
         self._admission = admission
@@ -121,8 +127,14 @@ class ConnectionManager(ConnectionOwner):
         @raise SpoolError: they cannot be read; says why.
         """
         self.stopping = False
+        self.started = self._clock.seconds()
         if self._openSpool is not None and self._journal is None:
             self._restore(Journal(self._openSpool(), self._clock))
+
+    @property
+    def store(self) -> Spool | None:
+        """What the sessions are written to, while it is open."""
+        return None if self._journal is None else cast("Spool", self._journal.store)
 
     def stop(self) -> None:
         """Wait for nobody any more; sessions that are written down stay so."""

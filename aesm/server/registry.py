@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from twisted.logger import Logger
 
-from aesm.messages.address import Address
+from aesm.messages.address import Address, addressText
 from aesm.messages.stream import Arrivals, Packet
 
 if TYPE_CHECKING:
@@ -268,11 +268,10 @@ class Connections(Mapping[Address, "Connection"]):
         log.append((next(self._entries), entry))
         if len(self._activity) + len(self._refused) > MAX_ACTIVITY:
             self._dropOldest()
-        host = f"{address[0]}:{address[1]}" if isinstance(address, tuple) else address
         (_log.warn if event == "refused" else _log.info)(
             "{event} {address} ({peer}): {reason}",
             event=event,
-            address=host,
+            address=addressText(address),
             accepted=event == "accepted",
             time=time,
             reason=reason,

@@ -102,6 +102,16 @@ class Sessions:
         """Tell whether a client is known to be away."""
         return connection in self._waiting
 
+    @property
+    def waiting(self) -> int:
+        """How many sessions wait."""
+        return len(self._waiting)
+
+    def graceLeft(self, connection: Connection) -> float | None:
+        """Tell how many seconds a client still has; None if it is not away."""
+        until = self._waiting.get(connection)
+        return None if until is None else max(0.0, until - self._clock.seconds())
+
     def wait(self, connection: Connection) -> None:
         """Give the client of a connection that was lost time to come back."""
         self._waiting.pop(connection, None)  # it goes behind all others

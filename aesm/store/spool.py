@@ -18,7 +18,9 @@ for that: it is given up, and whoever wanted it is told.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from threading import Thread
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -203,6 +205,15 @@ class Spool:
         self._busy = False  # a batch is being written, or waits to be tried again
         self._retry: IDelayedCall | None = None
         self._closed: Deferred[None] | None = None
+
+    @property
+    def size(self) -> int:
+        """The bytes of the file and its log, as they are on the disk."""
+        size = 0
+        for path in (self.path, f"{self.path}-wal"):
+            with suppress(OSError):
+                size += os.stat(path).st_size
+        return size
 
     def load(self) -> list[Stored]:
         """

@@ -104,6 +104,11 @@ class DurableStream(DataStream):
 
     # DataStream
 
+    @property
+    def unreported(self) -> int:
+        """The cost of what was taken and C{taken} was not asked for yet, bytes."""
+        return sum(cost for _, cost in list(self._popped))
+
     def push(self, time: float, data: Sequence[str | bytes], cost: int) -> None:
         """Add packets, with the numbers that come next; the lock is held."""
         super().push(time, data, cost)

@@ -39,6 +39,7 @@ from aesm.core.messages.frames import (
     FrameType,
     Messages,
     Ping,
+    Pong,
     Welcome,
     encodeAck,
     encodeClose,
@@ -46,6 +47,8 @@ from aesm.core.messages.frames import (
     newTuple,
 )
 from aesm.core.messages.hello import ConversationSettings, Hello
+from aesm.core.messages.patience import Patience
+from aesm.core.messages.roundtrip import PING_BODY, RoundTrip
 from aesm.core.messages.session import Session
 from aesm.core.messages.states import CONVERSATION_TRANSITIONS, ConversationState
 from aesm.errors import (
@@ -58,7 +61,6 @@ from aesm.errors import (
 
 __all__ = ["CLOSE_TIMEOUT", "Conversation"]
 
-CHATTER = 100  # frames that carry nothing, to be tolerated in advance
 PATIENT_CODES = (CloseCode.NORMAL, CloseCode.GOING_AWAY)  # all is sent before these
 CLOSE_TIMEOUT = 5.0  # seconds, docs/protocol.md, section 9; the channel's is its own
 SLOW_CLOSE_TIMEOUT = 30.0  # the same for who is closed because it does not read
@@ -87,6 +89,7 @@ class Conversation:
     @ivar heardSince: when anything came first after we last said something, or None.
     @ivar lastHeard: when anything last came, seconds.
     @ivar pingedAt: when a PING was due that nothing has come after, or None.
+    @ivar roundTrip: how long our PINGs take.
     @ivar reader: cuts the stream into frames.
     @ivar signOfLifeBy: when a peer that is not done sending must have heard of us, or
         None.
@@ -101,13 +104,13 @@ class Conversation:
         "_pong",
         "_settings",
         "_stuck",
-        "_tolerated",
         "_welcome",
         "controlDue",
         "heardSince",
         "lastHeard",
         "pingedAt",
         "reader",
+        "roundTrip",
         "session",
         "signOfLifeBy",
         "state",
@@ -136,9 +139,10 @@ class Conversation:
         self._close = _NOTHING_SAID
         self._pong: bytes | None = None
         self._ping = False
+        self.roundTrip = RoundTrip()
         self.controlDue = False
-        self.lastHeard = self._tolerated = now
-        self._patience: float = CHATTER
+        self.lastHeard = now
+        self._patience = Patience(now)
         self.pingedAt: float | None = None
         self.heardSince: float | None = None
         self.signOfLifeBy: float | None = None
@@ -265,22 +269,19 @@ class Conversation:
                 self._tolerate()
                 self._pong = body
                 self.controlDue = True
-            case _:  # a PONG
+            case Pong(body):
                 self._tolerate()
+                traffic = self.session.outbox.traffic
+                self.roundTrip.answered(body, self.lastHeard, traffic)
 
     def _tolerate(self) -> None:
         """
-        Put up with a frame that carries nothing, as often as there is reason for
-        one: at twice the rate of the heartbeats, and some in advance.
+        Put up with a frame that carries nothing: at twice the rate of the heartbeats.
 
         @raise ProtocolError: there are too many.
         """
         rate = self._settings.chatterRate(self.session.outbox.peer)
-        passed = self.lastHeard - self._tolerated
-        self._patience = min(CHATTER, self._patience + passed * rate) - 1
-        self._tolerated = self.lastHeard
-        if self._patience < 0:
-            raise ProtocolError("a flood of frames that carry nothing")
+        self._patience.spend(self.lastHeard, rate)
 
     def _begin(self, hello: Hello) -> bool:
         """
@@ -443,7 +444,8 @@ class Conversation:
         if self._pong is not None:
             pieces.append(encodeFrame(FrameType.PONG, micros, self._pong))
         if self._ping:
-            pieces.append(encodeFrame(FrameType.PING, micros))
+            pieces.append(encodeFrame(FrameType.PING, micros, PING_BODY))
+            self.roundTrip.begin(self.pingedAt)
         self._welcome, self._pong, self._ping = b"", None, False
         self.controlDue = False
 

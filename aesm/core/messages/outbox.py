@@ -21,6 +21,7 @@ from aesm.core.messages.batch import (
 )
 from aesm.core.messages.frames import MESSAGE_OVERHEAD, Ack
 from aesm.core.messages.hello import Hello
+from aesm.core.messages.traffic import Traffic
 from aesm.errors import MessageTooBig, ProtocolError, SendBufferFull
 
 __all__ = ["Message", "Outbox"]
@@ -71,6 +72,7 @@ class Outbox:
     @ivar dropped: whether nothing is kept any more, since the session is ending.
     @ivar limit: cost that the peer accepts from the session's start, bytes.
     @ivar peer: the peer's hello.
+    @ivar traffic: adds up what is acknowledged over all connections, or None.
     """
 
     __slots__ = (
@@ -89,6 +91,7 @@ class Outbox:
         "open",
         "peer",
         "sent",
+        "traffic",
     )
 
     def __init__(self, bound: int) -> None:
@@ -107,6 +110,7 @@ class Outbox:
         self.dropped = False
         self.sent = self.acknowledged = self.limit = 0
         self.acknowledgedCost = 0
+        self.traffic: Traffic | None = None
         self.meet(_NOBODY)
 
     def meet(self, peer: Hello) -> None:
@@ -221,6 +225,17 @@ class Outbox:
     def keptCost(self) -> int:
         """The cost of the messages that are not acknowledged, bytes."""
         return self._keptCost + (0 if self.open is None else self.open.cost)
+
+    @property
+    def oldest(self) -> int:
+        """
+        When the oldest message was sent that is not acknowledged, microseconds since
+        the Unix epoch; 0 if there is none.
+        """
+        for batches in (self._unacknowledged, self._unsent, self._staged):
+            if batches:
+                return batches[0].micros
+        return 0
 
     @property
     def unsent(self) -> bool:
@@ -451,6 +466,11 @@ class Outbox:
             or self._staged is not None
         ):
             return False
+        traffic, waiting = self.traffic, self._unacknowledged
+        if traffic is not None and waiting:
+            traffic.messagesOut += done - self.acknowledged
+            traffic.costOut += self._keptCost
+            traffic.oldest = traffic.oldest or waiting[0].micros
         self.limit = limit
         self.acknowledged = done
         self.acknowledgedCost += self._keptCost
@@ -482,7 +502,11 @@ class Outbox:
         self.limit = limit
         self.acknowledged = done
         count = done - acknowledged
-        waiting = self._unacknowledged
+        waiting, before = self._unacknowledged, self.acknowledgedCost
+        traffic = self.traffic
+        if traffic is not None and waiting:
+            traffic.messagesOut += count
+            traffic.oldest = traffic.oldest or waiting[0].micros
         while count and not self.dropped:
             batch = waiting[0]
             if len(batch.bodies) > count:
@@ -492,6 +516,8 @@ class Outbox:
             self._keptCost -= batch.space
             self.acknowledgedCost += batch.space
             count -= len(batch.bodies)
+        if traffic is not None:
+            traffic.costOut += self.acknowledgedCost - before
         if not waiting:
             self._unacknowledged = _EMPTY
         return False

@@ -40,8 +40,10 @@ from aesm.core.messages.hello import (
     ConversationSettings,
     Hello,
 )
+from aesm.core.messages.roundtrip import PING_BODY
 from aesm.core.messages.session import Session
 from aesm.core.messages.states import CONVERSATION_TRANSITIONS, ConversationState
+from aesm.core.messages.traffic import Traffic
 from aesm.errors import (
     AESMError,
     ConnectionClosed,
@@ -605,7 +607,7 @@ class MessageTests(SynchronousTestCase):
         self.assertEqual(said(client), [])
         client.tick(30.0)
         client.receive(FRAMES[FrameType.PING], 30.0)
-        self.assertEqual(said(client), [Pong(b"ping"), Ping(b"")])
+        self.assertEqual(said(client), [Pong(b"ping"), Ping(PING_BODY)])
         got = settle(server, events)
         while client.session.outbox.unsent:
             self.assertNotEqual(carry(server, client), [])
@@ -1281,21 +1283,41 @@ class HeartbeatTests(SynchronousTestCase):
         self.assertEqual(said(client), [])
         self.assertEqual(client.tick(10.0), [])
         self.assertEqual(client.tick(10.1), [])
-        self.assertEqual(said(client), [Ping(b"")])
+        self.assertEqual(said(client), [Ping(PING_BODY)])
         self.assertEqual(said(client), [])
         self.assertEqual(client.deadline, 20.0)
+
+    def test_roundTrip(self) -> None:
+        """How long the answer to a PING took is known, and added up."""
+        client, _ = makePair(heartbeat=10.0)
+        traffic = client.session.outbox.traffic = Traffic()
+        client.tick(10.0)
+        said(client)
+        client.receive(FRAMES[FrameType.TEXT], 10.25)
+        client.receive(encodeFrame(FrameType.PONG, 1, PING_BODY), 10.5)
+        self.assertEqual(client.roundTrip.seconds, 0.5)
+        self.assertEqual(traffic.roundTripMicros, 500_000)
+
+    def test_late(self) -> None:
+        """Nothing is known from a PING that leaves after something has come."""
+        client, _ = makePair(heartbeat=10.0)
+        client.tick(10.0)
+        client.receive(FRAMES[FrameType.TEXT], 10.5)
+        self.assertIn(Ping(PING_BODY), said(client))
+        client.receive(encodeFrame(FrameType.PONG, 1, PING_BODY), 11.0)
+        self.assertIsNone(client.roundTrip.seconds)
 
     def test_answer(self) -> None:
         """Any data is an answer, and moves the next PING."""
         for data in (FRAMES[FrameType.PONG], FRAMES[FrameType.TEXT], b"\x00"):
             client, _ = makePair(heartbeat=10.0)
             client.tick(10.0)
-            self.assertEqual(said(client), [Ping(b"")])
+            self.assertEqual(said(client), [Ping(PING_BODY)])
             self.assertEqual(client.tick(19.9), [])
             client.receive(data, 19.9)
             self.assertGreaterEqual(client.deadline, 24.9)
             self.assertEqual(client.tick(29.8), [])
-            self.assertNotIn(Ping(b""), said(client))
+            self.assertNotIn(Ping(PING_BODY), said(client))
             self.assertEqual(client.tick(20.0), [])
             self.assertIs(client.state, S.OPEN)
 
@@ -1517,7 +1539,7 @@ class HeartbeatTests(SynchronousTestCase):
         expected = [
             Ack(40, (16 << 20) + 40 * 68),
             Pong(b"39"),
-            Ping(b""),
+            Ping(PING_BODY),
             Messages(1, ("text",), 68, 68),
         ]
         self.assertEqual(said(server), expected)

@@ -23,6 +23,7 @@ from aesm.core.messages.frames import (
 )
 from aesm.core.messages.hello import Hello
 from aesm.core.messages.outbox import Outbox
+from aesm.core.messages.traffic import Traffic
 from aesm.errors import MessageTooBig, ProtocolError, SendBufferFull
 
 BOUND = 10_000
@@ -56,6 +57,61 @@ def taken(outbox: Outbox, budget: int = PLENTY) -> list[Messages]:
     """
     frames = FrameReader(1 << 20).receive(b"".join(outbox.take(budget)))
     return [frame for frame in frames if isinstance(frame, Messages)]
+
+
+class TrafficTests(SynchronousTestCase):
+    """What an outbox adds up for all."""
+
+    def test_acknowledged(self) -> None:
+        """
+        What is acknowledged counts once, by one way or the other, and so does when the
+        oldest of it was sent; of a session that was dropped nothing does.
+        """
+        for settle in (False, True):
+            outbox = makeOutbox()
+            traffic = outbox.traffic = Traffic()
+            for micros in (5, 7):
+                outbox.add(b"abc", micros)
+                outbox.closeBatch()
+            outbox.take(PLENTY)
+            outbox.acknowledge(Ack(1, PLENTY))
+            self.assertEqual(
+                (traffic.messagesOut, traffic.costOut, traffic.oldest), (1, 67, 5)
+            )
+            if settle:
+                traffic.oldest = 0
+                self.assertTrue(outbox.settle(2, PLENTY))
+            else:  # in the same read
+                outbox.acknowledge(Ack(2, PLENTY))
+            self.assertEqual((traffic.messagesOut, traffic.costOut), (2, 134))
+            self.assertEqual(traffic.oldest, 7 if settle else 5)
+            outbox.add(b"abc", 9)
+            outbox.drop()
+            if settle:
+                outbox.settle(3, PLENTY)
+            else:
+                outbox.acknowledge(Ack(3, PLENTY))
+            self.assertEqual(traffic.messagesOut, 2)
+
+    def test_oldest(self) -> None:
+        """
+        The time of the oldest message that is not acknowledged is known, wherever it
+        is.
+        """
+        outbox = makeOutbox()
+        self.assertEqual(outbox.oldest, 0)
+        outbox.add(b"1", 5)
+        outbox.closeBatch()
+        outbox.add(b"2", 7)
+        self.assertEqual(outbox.oldest, 5)
+        outbox.take(1)
+        self.assertEqual(outbox.oldest, 5)
+        outbox.acknowledge(Ack(1, PLENTY))
+        self.assertEqual(outbox.oldest, 7)
+        staged = makeOutbox()
+        staged.stage()
+        staged.add(b"1", 9)
+        self.assertEqual(staged.oldest, 9)
 
 
 class BeginTests(SynchronousTestCase):

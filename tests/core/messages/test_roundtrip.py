@@ -1,0 +1,54 @@
+"""
+Tests of L{aesm.core.messages.roundtrip}.
+"""
+
+from __future__ import annotations
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from aesm.core.messages.roundtrip import PING_BODY, RoundTrip
+from aesm.core.messages.traffic import BUCKETS, Traffic
+
+
+class RoundTripTests(SynchronousTestCase):
+    """L{RoundTrip} measures."""
+
+    def test_measured(self) -> None:
+        """From when the PING was due to its PONG, which counts once."""
+        trip, traffic = RoundTrip(), Traffic()
+        self.assertIsNone(trip.seconds)
+        trip.begin(10.0)
+        for now in (10.25, 11.0):
+            trip.answered(PING_BODY, now, traffic)
+        self.assertEqual(trip.seconds, 0.25)
+        self.assertEqual(traffic.roundTripMicros, 250_000)
+        counts = [0] * BUCKETS
+        counts[(250_000).bit_length()] = 1
+        self.assertEqual(traffic.roundTrips, counts)
+
+    def test_uncounted(self) -> None:
+        """A client adds nothing up."""
+        trip = RoundTrip()
+        trip.begin(10.0)
+        trip.answered(PING_BODY, 10.0, None)
+        self.assertEqual(trip.seconds, 0.0)
+
+    def test_others(self) -> None:
+        """A PONG that answers nothing, or something else, says nothing."""
+        trip = RoundTrip()
+        trip.answered(PING_BODY, 9.0, None)
+        trip.begin(10.0)
+        for body in (b"", b"other"):
+            trip.answered(body, 11.0, None)
+        self.assertIsNone(trip.seconds)
+
+    def test_late(self) -> None:
+        """An answer is that to the first PING that has none, which was longer ago."""
+        trip = RoundTrip()
+        trip.begin(None)
+        trip.answered(PING_BODY, 9.0, None)
+        self.assertIsNone(trip.seconds)
+        trip.begin(10.0)
+        trip.begin(20.0)
+        trip.answered(PING_BODY, 21.0, None)
+        self.assertEqual(trip.seconds, 11.0)
