@@ -52,6 +52,7 @@ __all__ = ["Admission", "canYield", "farewell"]
 _log = Logger(namespace="aesm.server")
 
 PER_KEY = ("allow", "replace", "reject")
+REVOKED = "key no longer authorized"
 
 
 class Admission:
@@ -135,10 +136,9 @@ class Admission:
         @param transport: as C{decide}.
         @return: as C{decide}, but has fired.
         """
-        policy = self._policy
         # Its key may have been taken out of the list meanwhile; others are asked once,
         # since what they do may take its time, too.
-        listed = policy if isinstance(policy, AuthorizedKeys) else None
+        listed = self.authorizedKeys
         answer = checkClient(listed, publicKey, transport)
         return whenKnown(answer, self._cbAdmit, publicKey, hello, address)
 
@@ -221,25 +221,32 @@ class Admission:
         that were taken out.
         """
         if isinstance(self._policy, AuthorizedKeys):
-            self._disconnect(self._policy.look())
+            self._disconnect(self._policy.look(), REVOKED)
 
-    def reload(self) -> None:
+    @property
+    def authorizedKeys(self) -> AuthorizedKeys | None:
+        """The file that decides who is let in, if one does."""
+        return self._policy if isinstance(self._policy, AuthorizedKeys) else None
+
+    def reload(self, why: str = REVOKED) -> None:
         """
         Read the authorized keys now, since somebody says that they are as they
         should be, and disconnect those that were taken out.
+
+        @param why: for the log, and for those who are disconnected.
         """
         if isinstance(self._policy, AuthorizedKeys):
-            self._disconnect(self._policy.reload())
+            self._disconnect(self._policy.reload(), why)
         else:
             _log.info("there is no file of authorized keys to read again")
 
-    def _disconnect(self, revoked: Iterable[PublicKey]) -> None:
+    def _disconnect(self, revoked: Iterable[PublicKey], why: str) -> None:
         """Close the connections of keys that are no longer authorized."""
         for publicKey in revoked:
             for connection in self._connections.byPeer(publicKey):
                 # Not closed in order alone: a peer that does not answer may go on
                 # talking until the deadline, and others would hear it.
-                connection.shed(CloseCode.NOT_ALLOWED, "key no longer authorized")
+                connection.shed(CloseCode.NOT_ALLOWED, why)
 
 
 def farewell(reason: AESMError) -> bytes:

@@ -43,7 +43,7 @@ from aesm.secure.places import HANDSHAKES_PER_HOST, Places, hostOfPeer
 from aesm.secure.protocol import SecureProtocol
 from aesm.secure.rawtransport import HangUp
 from aesm.secure.refusals import Kind, Refused
-from aesm.server.admission import Admission, canYield, farewell
+from aesm.server.admission import REVOKED, Admission, canYield, farewell
 from aesm.server.broadcast import Broadcast
 from aesm.server.manager import ConnectionManager
 from aesm.server.registry import Connections
@@ -238,6 +238,11 @@ class AESMServerFactory(SecureFactory):
         return self._manager
 
     @property
+    def admission(self) -> Admission:
+        """What decides who comes in, for those who look on."""
+        return self._admission
+
+    @property
     def places(self) -> Places:
         """Who counts those who are in, for those who look on."""
         return self._places
@@ -311,7 +316,7 @@ class AESMServerFactory(SecureFactory):
             lambda result: self._manager.close(deadline)
         )
 
-    def reloadKeys(self) -> None:
+    def reloadKeys(self, why: str = REVOKED) -> None:
         """
         Read the file of authorized keys now, say in the log what is in it, and
         disconnect those that were taken out.
@@ -319,8 +324,10 @@ class AESMServerFactory(SecureFactory):
         It is looked at anyway, every L{RELOAD_INTERVAL} seconds, and a change taken
         that two looks agree on.  This says that the file is as it should be: what it
         has counts at once, also if that is nobody.
+
+        @param why: what those are told who are disconnected, and the activity log.
         """
-        self._admission.reload()
+        self._admission.reload(why)
 
     # twisted.internet.protocol.Factory
 

@@ -102,11 +102,6 @@ class Sessions:
         """Tell whether a client is known to be away."""
         return connection in self._waiting
 
-    @property
-    def waiting(self) -> int:
-        """How many sessions wait."""
-        return len(self._waiting)
-
     def graceLeft(self, connection: Connection) -> float | None:
         """Tell how many seconds a client still has; None if it is not away."""
         until = self._waiting.get(connection)

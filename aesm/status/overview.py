@@ -47,7 +47,7 @@ class Overview:
         """Say what goes on in the server as a whole."""
         server, manager = self._server, self._manager
         places, traffic, store = server.factory.places, manager.traffic, manager.store
-        now, started, waiting = time(), manager.started, manager.sessions.waiting
+        now, started, waiting = time(), manager.started, len(manager.sessions)
         refusals = server.connections.refusals
         return {
             "version": __version__,

@@ -8,6 +8,8 @@ Whom to let in: a server's list of its clients' keys.
     clients.isOperator(publicKey)             # whether its line says so
     clients.look()                            # every RELOAD_INTERVAL
     clients.reload()                          # when somebody says that it has changed
+    clients.add(publicKey, "alice")           # writes the file; then reload
+    clients.remove([publicKey])
 
 The file is like that of the known servers (L{aesm.trust.servers}).
 """
@@ -15,6 +17,7 @@ The file is like that of the known servers (L{aesm.trust.servers}).
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Collection
 from typing import NamedTuple
 
 from twisted.internet.interfaces import IAddress
@@ -30,8 +33,11 @@ from aesm.trust.files import (
     badLine,
     expanded,
     lines,
+    locked,
     pair,
     readFile,
+    versionOf,
+    writeFile,
 )
 from aesm.trust.keys import PublicKey
 
@@ -164,6 +170,93 @@ class AuthorizedKeys:
         self._saidUnavailable = False
         return self._take(version, self._find(), isMeant=True)
 
+    def keysOf(self, name: str) -> frozenset[PublicKey]:
+        """Find the keys that are let in under a name."""
+        return frozenset(
+            key for key, client in self._clients.items() if client.name == name
+        )
+
+    def add(self, publicKey: PublicKey, name: str) -> None:
+        """
+        Add a line to the file; what is in force changes with C{reload}.
+
+        @raise KeyFileError: the file cannot be changed, or has the key already, or the
+            name is none.
+        """
+        line = f"{publicKey} {name}".encode("utf-8", "replace")
+        try:
+            read = self._parseLine(0, line)[1].name
+        except KeyFileError:
+            read = ""
+        if not name or read != name:
+            raise KeyFileError(
+                f"{name!r} is no name: give one word of 1 to {MAX_NAME} printable "
+                "characters",
+                str(self.path),
+            )
+
+        def append(content: bytes) -> bytes:
+            """Put the line behind the last one."""
+            if publicKey in self._parse(content)[0]:
+                raise KeyFileError(
+                    f"{self.path} has {publicKey} already", str(self.path)
+                )
+            end = b"" if content.endswith(b"\n") or not content else b"\n"
+            return content + end + line + b"\n"
+
+        self._edit(append)
+
+    def remove(self, publicKeys: Collection[PublicKey]) -> int:
+        """
+        Take the lines of keys out of the file; what is in force changes with
+        C{reload}.
+
+        @return: how many there were.
+        @raise KeyFileError: the file cannot be changed.
+        """
+        gone: set[int] = set()
+
+        def takeOut(content: bytes) -> bytes:
+            """Leave out the lines."""
+            for number, line in lines(content):
+                if self._parseLine(number, line)[0] in publicKeys:
+                    gone.add(number)
+            kept = enumerate(content.split(b"\n"), 1)
+            return b"\n".join(line for number, line in kept if number not in gone)
+
+        self._edit(takeOut)
+        return len(gone)
+
+    def _edit(self, change: Callable[[bytes], bytes]) -> None:
+        """
+        Change the file, unless others do meanwhile: all of it or nothing, with its
+        comments, owner and mode.
+
+        @raise KeyFileError: it cannot be changed, or has a bad line.
+        """
+        with locked(self.path):
+            try:
+                former = os.stat(self.path)
+                # A rename would also take the place of a file that we may not write.
+                os.close(os.open(self.path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC))
+            except OSError as error:
+                raise KeyFileError(
+                    f"cannot change {self.path}: {error.strerror}", str(self.path)
+                ) from error
+            content = readFile(self.path, limit=MAX_FILE, forbidden=OTHERS_WRITE)
+            bad = self._parse(content)[1]
+            if bad is not None:
+                raise bad
+            changed = change(content)
+            if len(changed) > MAX_FILE:
+                raise KeyFileError(f"{self.path} would be too long", str(self.path))
+            if not writeFile(self.path, changed, replace=True, former=former):
+                raise KeyFileError(
+                    f"{self.path} was changed by somebody else meanwhile, and is left "
+                    "as it is: try again",
+                    str(self.path),
+                )
+
     def _take(
         self,
         version: tuple[int, ...] | None,
@@ -260,18 +353,9 @@ class AuthorizedKeys:
         there is no file.
         """
         try:
-            status = os.stat(self.path)
+            return versionOf(os.stat(self.path))
         except OSError:
             return None
-        return (
-            status.st_dev,
-            status.st_ino,
-            status.st_mode,
-            status.st_uid,
-            status.st_size,
-            status.st_mtime_ns,
-            status.st_ctime_ns,
-        )
 
     def _find(self) -> bytes | KeyFileError | None:
         """

@@ -48,6 +48,7 @@ __all__ = [
     "pair",
     "readFile",
     "stateDirectory",
+    "versionOf",
     "withoutBOM",
     "writeFile",
 ]
@@ -221,7 +222,9 @@ def checkStatus(path: Path, status: os.stat_result, forbidden: int) -> None:
     raise KeyFileError(f"{path} {problem}", str(path))
 
 
-def writeFile(path: Path, content: bytes, *, replace: bool) -> bool:
+def writeFile(
+    path: Path, content: bytes, *, replace: bool, former: os.stat_result | None = None
+) -> bool:
     """
     Write a whole file that only its owner can read, atomically and durably.
 
@@ -232,7 +235,10 @@ def writeFile(path: Path, content: bytes, *, replace: bool) -> bool:
 
     @param replace: whether to take the place of a file, or of whatever else
         has this name.
-    @return: False if something has this name and was left alone.
+    @param former: what C{os.stat} said of the file that is replaced, before it was
+        read: the new one has its owner and mode.
+    @return: False if something has this name and was left alone, or if the file is
+        another than C{former} by now.
     @raise KeyFileError: the file cannot be written; what was there still is.
     """
     target = Path(os.path.realpath(path)) if replace else path
@@ -246,9 +252,14 @@ def writeFile(path: Path, content: bytes, *, replace: bool) -> bool:
             with open(descriptor, "wb") as file:
                 file.write(content)
                 file.flush()
+                if former is not None:
+                    os.fchown(descriptor, former.st_uid, former.st_gid)
+                    os.fchmod(descriptor, stat.S_IMODE(former.st_mode))
                 # Before the rename: a file system may write the name first, and
                 # a power cut would leave an empty file in place of a good one.
                 _sync(descriptor)
+            if former is not None and versionOf(former) != versionOf(os.stat(target)):
+                return False
             if replace:
                 os.replace(temporary, target)
             elif not _publish(temporary, path):
@@ -265,6 +276,19 @@ def writeFile(path: Path, content: bytes, *, replace: bool) -> bool:
             path,
         ) from error
     return True
+
+
+def versionOf(status: os.stat_result) -> tuple[int, ...]:
+    """Tell one version of a file from another, by what C{stat} says of it."""
+    return (
+        status.st_dev,
+        status.st_ino,
+        status.st_mode,
+        status.st_uid,
+        status.st_size,
+        status.st_mtime_ns,
+        status.st_ctime_ns,
+    )
 
 
 def openToAppend(path: Path) -> int:

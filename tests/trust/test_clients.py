@@ -5,7 +5,8 @@ Tests for L{aesm.trust.clients}.
 from __future__ import annotations
 
 import os
-from errno import EMFILE
+from errno import EACCES, EMFILE, EPERM
+from typing import Any
 
 from twisted.internet.address import IPv4Address
 from twisted.logger import LogLevel, capturedLogs, formatEvent
@@ -13,7 +14,9 @@ from zope.interface.verify import verifyObject
 
 from aesm.errors import KeyFileError
 from aesm.interfaces import IClientPolicy
+from aesm.trust import clients as module
 from aesm.trust.clients import AuthorizedKeys
+from aesm.trust.files import MAX_FILE
 from aesm.trust.keys import PublicKey
 from tests.trust.test_files import FilesTestCase, failing
 
@@ -21,8 +24,8 @@ ONE, TWO, THREE = (PublicKey(bytes([number]) * 32) for number in (1, 2, 3))
 ADDRESS = IPv4Address("TCP", "127.0.0.1", 50000)
 
 
-class AuthorizedKeysTests(FilesTestCase):
-    """Tests for L{AuthorizedKeys}."""
+class ClientsTestCase(FilesTestCase):
+    """A file of authorized keys."""
 
     def authorize(self, *lines: str) -> None:
         """Replace the file."""
@@ -39,6 +42,10 @@ class AuthorizedKeysTests(FilesTestCase):
         """
         self.authorize(*lines)
         return AuthorizedKeys(self.path)
+
+
+class AuthorizedKeysTests(ClientsTestCase):
+    """Tests for L{AuthorizedKeys}."""
 
     def test_interface(self) -> None:
         """It is a client policy."""
@@ -340,3 +347,134 @@ class AuthorizedKeysTests(FilesTestCase):
         self.put(b"")
         self.path = self.path / "more"
         self.assertRaises(KeyFileError, AuthorizedKeys, self.path)
+
+
+class EditTests(ClientsTestCase):
+    """The file is written."""
+
+    def content(self) -> str:
+        """Read the file as it is."""
+        return self.path.read_text("utf-8")
+
+    def refused(self, clients: AuthorizedKeys, *names: str) -> str:
+        """
+        Check that nobody can be added, and that nothing has changed.
+
+        @param names: of whom; none for a good one.
+        @return: why.
+        """
+        before = self.path.read_bytes() if self.path.exists() else None
+        for name in names or ("carol",):
+            error = self.assertRaises(KeyFileError, clients.add, THREE, name)
+        after = self.path.read_bytes() if self.path.exists() else None
+        self.assertEqual(after, before)
+        left = {path.name for path in self.directory.iterdir()}
+        self.assertLessEqual(left, {self.path.name, f"{self.path.name}.lock"})
+        return str(error)
+
+    def test_add(self) -> None:
+        """A line is added behind all that is there, also where its end lacks."""
+        clients = self.load("# friends", f"operator {ONE} alice")
+        before = self.content()
+        clients.add(TWO, "b\xf6b")
+        self.assertEqual(self.content(), f"{before}{TWO} b\xf6b\n")
+        self.assertIsNone(clients.checkClient(TWO, ADDRESS))
+        clients.reload()
+        self.assertEqual(clients.checkClient(TWO, ADDRESS), "b\xf6b")
+        self.path.write_text(f"{ONE} alice")
+        clients.add(TWO, "bob")
+        self.assertEqual(self.content(), f"{ONE} alice\n{TWO} bob\n")
+        self.path.write_text("")
+        clients.add(TWO, "bob")
+        self.assertEqual(self.content(), f"{TWO} bob\n")
+
+    def test_noName(self) -> None:
+        """What is no name is not added, nor is a key that is there."""
+        clients = self.load(f"{THREE} alice")
+        names = ("", "a b", "a\nb", "\x1b[2J", "\u202e", "\ud800\n", "x" * 65)
+        clients.remove([THREE])
+        self.assertIn("is no name", self.refused(clients, *names))
+        clients.add(THREE, "x" * 64)
+        self.assertIn("already", self.refused(clients))
+
+    def test_remove(self) -> None:
+        """The lines of keys are taken out, and nothing else is touched."""
+        clients = self.load(
+            *("# one", f"{ONE} alice", "", f" operator {TWO} bob\r", "#\v\x85"),
+            f"{THREE} c",
+        )
+        self.assertEqual(clients.remove([TWO, PublicKey(b"9" * 32)]), 1)
+        self.assertEqual(self.content(), f"# one\n{ONE} alice\n\n#\v\x85\n{THREE} c\n")
+        self.assertEqual(clients.remove([ONE, THREE]), 2)
+        self.assertEqual(self.content(), "# one\n\n#\v\x85\n")
+        self.assertEqual(clients.reload(), {ONE, TWO, THREE})
+
+    def test_keysOf(self) -> None:
+        """A name may be that of several keys."""
+        clients = self.load(f"{ONE} alice", f"{TWO} bob", f"{THREE} alice")
+        self.assertEqual(clients.keysOf("alice"), {ONE, THREE})
+        self.assertEqual(clients.keysOf("carol"), frozenset())
+
+    def test_kept(self) -> None:
+        """Mode and owner stay, and a link stays one."""
+        clients = self.load(f"{ONE} alice")
+        link = self.directory / "link"
+        link.symlink_to(self.path.name)
+        self.path.chmod(0o644)
+        before = self.path.stat()
+        AuthorizedKeys(link).add(TWO, "bob")
+        after = self.path.stat()
+        self.assertNotEqual(after.st_ino, before.st_ino)
+        for name in ("st_mode", "st_uid", "st_gid"):
+            self.assertEqual(getattr(after, name), getattr(before, name))
+        self.assertTrue(link.is_symlink())
+        clients.reload()
+        self.assertEqual(clients.keysOf("bob"), {TWO})
+
+    def test_othersGroup(self) -> None:
+        """Where its owner cannot be kept it stays as it is."""
+        clients = self.load(f"{ONE} alice")
+        self.patch(os, "fchown", failing(EPERM))
+        self.assertIn("cannot write", self.refused(clients))
+
+    def test_readOnly(self) -> None:
+        """Nor is one written that we may only read."""
+        clients = self.load(f"{ONE} alice")
+        opened = os.open
+
+        def open(path: Any, flags: int, *mode: int) -> int:
+            """Open, but not to write."""
+            if path == self.path and flags & os.O_WRONLY:
+                raise PermissionError(EACCES, "Permission denied")
+            return opened(path, flags, *mode)
+
+        self.patch(os, "open", open)
+        self.assertIn("cannot change", self.refused(clients))
+
+    def test_unusable(self) -> None:
+        """Nor one that is missing, unsafe, has a bad line, or would be too long."""
+        clients = self.load(f"{ONE} alice")
+        self.authorize(f"{ONE} alice", "nonsense")
+        self.assertIn("line 2", self.refused(clients))
+        self.authorize(f"{ONE} alice")
+        self.path.chmod(0o666)
+        self.assertIn("other users", self.refused(clients))
+        self.authorize("#" * (MAX_FILE - 1))
+        self.assertIn("too long", self.refused(clients))
+        self.path.unlink()
+        self.assertIn("No such file", self.refused(clients))
+
+    def test_changedMeanwhile(self) -> None:
+        """What somebody else writes meanwhile stays, and we say so."""
+        clients = self.load(f"{ONE} alice")
+        read = module.readFile
+
+        def readAndChange(path: Any, **options: Any) -> bytes:
+            """Read, and let somebody else write then."""
+            content = read(path, **options)
+            self.authorize(f"{ONE} alice", f"{TWO} bob")
+            return content
+
+        self.patch(module, "readFile", readAndChange)
+        self.assertRaises(KeyFileError, clients.remove, [ONE])
+        self.assertEqual(self.content(), f"{ONE} alice\n{TWO} bob\n")
