@@ -16,7 +16,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from heapq import nlargest
+from heapq import nsmallest
+from itertools import islice
 from time import time
 from typing import Any
 
@@ -33,6 +34,7 @@ __all__ = ["Overview"]
 
 # Of waits, those that are told apart: from 64 microseconds to 67 seconds.
 SHORTEST, LONGEST = 6, 26  # powers of two
+NEVER = 1 << 64  # microseconds: behind all times at which something was sent
 
 
 class Overview:
@@ -103,7 +105,17 @@ class Overview:
         List so many connections, first those whose oldest message has waited longest
         for its acknowledgement, then those of which most is unread.
         """
-        return nlargest(most, self.all(), key=_lag)
+        # One pass without calls: there may be tens of thousands, of which few lag.
+        waits = []
+        for number, connection in enumerate(self.all()):
+            session = connection.session
+            oldest, inbox = session.outbox.oldest, session.inbox
+            if oldest or inbox.takenCost != inbox.receivedCost:
+                unread = inbox.receivedCost - inbox.takenCost
+                waits.append((oldest or NEVER, -unread, number, connection))
+        lagging = dict.fromkeys(each for *_, each in nsmallest(most, waits))
+        others = (each for each in self.all() if each not in lagging)
+        return [*lagging, *islice(others, most - len(lagging))]
 
     def find(self, who: str) -> list[Connection]:
         """
@@ -164,13 +176,6 @@ class Overview:
 def _bytes(cost: int, messages: int) -> int:
     """Tell how many bytes the bodies of messages have, by what they cost."""
     return max(0, cost - MESSAGE_OVERHEAD * messages)
-
-
-def _lag(connection: Connection) -> tuple[int, int]:
-    """Tell how far a connection is behind, to compare it with others."""
-    # The oldest has the smallest time; whoever has none is behind all who have one.
-    oldest = connection.session.outbox.oldest
-    return (-oldest if oldest else -(1 << 64), connection.session.inbox.untaken)
 
 
 def _histogram(counts: list[int], micros: int) -> dict[str, Any]:

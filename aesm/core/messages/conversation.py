@@ -46,9 +46,8 @@ from aesm.core.messages.frames import (
     encodeFrame,
     newTuple,
 )
+from aesm.core.messages.heartbeat import PING_BODY, Patience, RoundTrip
 from aesm.core.messages.hello import ConversationSettings, Hello
-from aesm.core.messages.patience import Patience
-from aesm.core.messages.roundtrip import PING_BODY, RoundTrip
 from aesm.core.messages.session import Session
 from aesm.core.messages.states import CONVERSATION_TRANSITIONS, ConversationState
 from aesm.errors import (

@@ -232,10 +232,8 @@ class Outbox:
         When the oldest message was sent that is not acknowledged, microseconds since
         the Unix epoch; 0 if there is none.
         """
-        for batches in (self._unacknowledged, self._unsent, self._staged):
-            if batches:
-                return batches[0].micros
-        return 0
+        batches = self._unacknowledged or self._unsent or self._staged
+        return batches[0].micros if batches else 0
 
     @property
     def unsent(self) -> bool:

@@ -33,6 +33,7 @@ from aesm.core.messages.frames import (
     encodeClose,
     encodeFrame,
 )
+from aesm.core.messages.heartbeat import PING_BODY
 from aesm.core.messages.hello import (
     EARLY_WINDOW,
     LEAST_HELLO,
@@ -40,7 +41,6 @@ from aesm.core.messages.hello import (
     ConversationSettings,
     Hello,
 )
-from aesm.core.messages.roundtrip import PING_BODY
 from aesm.core.messages.session import Session
 from aesm.core.messages.states import CONVERSATION_TRANSITIONS, ConversationState
 from aesm.core.messages.traffic import Traffic
