@@ -27,6 +27,7 @@ from twisted.python import usage
 from aesm.commands.bench import bench
 from aesm.commands.command import Command, CommandOptions
 from aesm.commands.connect import runLineClient
+from aesm.commands.control import NotDone
 from aesm.commands.formats import JSON, PLAIN
 from aesm.commands.log import LogOptions
 from aesm.commands.main import (
@@ -36,6 +37,14 @@ from aesm.commands.main import (
     reportingTrust,
     writeError,
     writeLine,
+)
+from aesm.commands.operate import (
+    AuthorizeOptions,
+    DrainOptions,
+    KickOptions,
+    ReloadOptions,
+    RevokeOptions,
+    StatusOptions,
 )
 from aesm.commands.options import NAME_OPTION, dumpNoCore, ownKey
 from aesm.commands.serve import runServer
@@ -52,7 +61,6 @@ from aesm.trust.servers import AnyServer, KnownServers, Pinned
 __all__ = ["Options", "main"]
 
 FOR_EVER = -1.0  # seconds
-WRONG_SERVER = 2  # status of a server that will not run, however often it is started
 
 
 class _ClientCommand(Command):
@@ -227,6 +235,7 @@ class ChatOptions(_ClientCommand):
 class ServeOptions(Command, ServerOptions, ReactorSelectionMixin):
     """C{aesm serve}."""
 
+    wrongUsage = 2  # so that it is not started again and again
     optParameters = [
         ["log-level", None, "info", f"What to log at least: {', '.join(LEVELS)}."],
         [
@@ -417,6 +426,12 @@ class Options(CommandOptions):
         ["psk", None, PSKOptions, "Make a pre-shared key."],
         ["known", None, KnownOptions, "List or forget known servers."],
         ["log", None, LogOptions, "Ask what a server's activity log says."],
+        ["status", None, StatusOptions, "Show what goes on in a server."],
+        ["kick", None, KickOptions, "End a client's connections and sessions."],
+        ["authorize", None, AuthorizeOptions, "Let a client in."],
+        ["revoke", None, RevokeOptions, "Let a client in no more."],
+        ["reload", None, ReloadOptions, "Have a server read its files again."],
+        ["drain", None, DrainOptions, "End a server, clients first."],
         ["bench", None, BenchOptions, "Measure what aesm does on this machine."],
     ]
 
@@ -459,12 +474,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options.parseOptions(sys.argv[1:] if arguments is None else list(arguments))
         return cast(Command, options.subOptions).run()
-    except (KeyFileError, NotUsable, OutputLost) as error:
+    except (KeyFileError, NotDone, NotUsable, OutputLost) as error:
         writeError(str(error))
     except usage.UsageError as error:
         command = f"aesm {options.subCommand}" if options.subCommand else "aesm"
         said = str(error).rstrip(".").replace("\n", " ")  # Twisted's have two lines
         writeError(f"{said} (see `{command} --help`)")
-        if options.subCommand == "serve":
-            return WRONG_SERVER
+        wrong = getattr(options, "subOptions", options)
+        return cast(CommandOptions, wrong).wrongUsage
     return 1

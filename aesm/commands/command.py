@@ -17,7 +17,13 @@ __all__ = ["Command", "CommandOptions"]
 
 
 class CommandOptions(usage.Options):
-    """What all options have in common."""
+    """
+    What all options have in common.
+
+    @cvar wrongUsage: the exit status if they are wrong.
+    """
+
+    wrongUsage = 1
 
     def opt_version(self) -> None:
         """Print the version and exit."""

@@ -4,8 +4,8 @@ What C{twistd aesm} and C{aesm serve} run, once the options are found to be righ
     AESMService(reactor, factory, endpoints).setServiceParent(application)
 
 It adds to a L{Server} what an operator needs: that a port in use is one line and
-the end, what to type at a client, SIGHUP, the activity log, what systemd is told, and
-no core dumps.
+the end, what to type at a client, SIGHUP, the control socket, the activity log, what
+systemd is told, and no core dumps.
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ import os
 import shlex
 import signal
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.endpoints import quoteStringArgument
+from twisted.internet.error import ReactorNotRunning
 from twisted.internet.interfaces import (
     IAddress,
     IListeningPort,
@@ -37,6 +39,8 @@ from aesm.errors import SpoolError
 from aesm.secure.listening import listenOn
 from aesm.server.factory import AESMServerFactory
 from aesm.server.service import Server
+from aesm.status.actions import Actions
+from aesm.status.control import ControlSocket
 from aesm.text import escape
 
 __all__ = ["AESMService", "clientLine"]
@@ -73,10 +77,14 @@ class AESMService(Service):
         *,
         activityLog: ActivityFile | None = None,
         clientOptions: Sequence[str] = (),
+        control: str | None = None,
+        needsControl: bool = False,
     ) -> None:
         """
         @param endpoints: where to listen, by what the operator calls them.
         @param clientOptions: what a client must give beside the endpoint.
+        @param control: the path of the control socket; None for none.
+        @param needsControl: whether there is no server without it.
         """
         self._reactor = reactor
         self._factory = factory
@@ -84,6 +92,10 @@ class AESMService(Service):
         self._clientOptions = clientOptions
         self._endpoints = [_ReportingEndpoint(*each) for each in endpoints.items()]
         self.server = Server(*self._endpoints, factory=factory)
+        self._control: ControlSocket | None = None
+        if control is not None:
+            actions = Actions(self.server, self._reload, self._drain)
+            self._control = ControlSocket(reactor, control, actions, needsControl)
         self._notifier = Notifier(reactor, self._describe)
         self.failed = False
         self._isStarting = True  # so that there is no reactor to be stopped
@@ -101,14 +113,18 @@ class AESMService(Service):
             self._formerHangUp = signal.signal(signal.SIGHUP, self._hungUp)
         if self._activityLog is not None:
             globalLogPublisher.addObserver(self._activityLog)
-        starting = self.server.start()
-        starting.addCallbacks(self._cbListening, self._ebCannotListen)
+        if self._control is not None:
+            self._control.open().addErrback(self._ebCannotListen)
+        if not self.failed:
+            starting = self.server.start()
+            starting.addCallbacks(self._cbListening, self._ebCannotListen)
         # Ports fail to listen at once, and twistd would go into the background and
         # run the reactor all the same; other endpoints may take their time, and a
         # reactor that runs by then is stopped.
         self._isStarting = False
         if self.failed:
             self._heedNoHangUp()
+            self._closeControl()
             raise CannotListen(1)
 
     def startService(self) -> None:
@@ -133,6 +149,8 @@ class AESMService(Service):
         self._notifier.stopping()
         stopped = self.server.stop()
         stopped.addErrback(self._ebNotWritten)
+        # Behind the clients: until then one may ask how far it is.
+        stopped.addCallback(self._closeControl)
         return stopped.addCallback(self._cbStopped)
 
     def _cbListening(self, server: Server) -> None:
@@ -186,6 +204,30 @@ class AESMService(Service):
             f"connections: {len(self._factory.connections)}, of which "
             f"{self._factory.waiting} wait for their clients to come back"
         )
+
+    def _drain(self, over: float, reason: str) -> None:
+        """
+        End the server, clients first.
+
+        @see: L{aesm.status.actions.Drain}
+        """
+        self._notifier.stopping()
+        drained = self.server.stop(reason, spread=over)
+        drained.addErrback(self._ebNotWritten)
+        drained.addCallback(self._cbDrained)
+
+    def _cbDrained(self, result: object) -> None:
+        """End the process, unless it does."""
+        with suppress(ReactorNotRunning):
+            self._reactor.stop()
+
+    def _closeControl(self, result: object = None) -> Deferred[None]:
+        """
+        Remove the control socket.
+
+        @return: fires when all who are there have their answers.
+        """
+        return succeed(None) if self._control is None else self._control.close()
 
     def _heedNoHangUp(self) -> None:
         """Leave SIGHUP to whom it was."""

@@ -28,9 +28,10 @@ from aesm.secure.openfiles import raiseFileLimit
 from aesm.secure.places import MAX_CONNECTIONS
 from aesm.server.factory import AESMServerFactory
 from aesm.server.sessions import SESSION_GRACE
+from aesm.status.control import CONTROL_FILE
 from aesm.store.sqlite import MAX_SIZE, SpoolFile
 from aesm.text import escape
-from aesm.trust.files import expanded
+from aesm.trust.files import expanded, stateDirectory
 from aesm.trust.keys import nextKeyOf
 
 __all__ = ["NotUsable", "Options", "ServerOptions", "makeService"]
@@ -60,6 +61,7 @@ class ServerOptions(usage.Options):
 
     @ivar endpoints: where it is to listen: by the operator's strings.
     @ivar activityLog: what writes it, or None.
+    @ivar control: the path of the control socket, or None.
     """
 
     synopsis = "[options]"
@@ -130,7 +132,15 @@ class ServerOptions(usage.Options):
             "File to append clients' coming and going to, opened anew at SIGHUP; - for "
             "standard output.",
         ],
+        [
+            "control",
+            None,
+            None,
+            "Socket at which `aesm status` and others find the server. [default: "
+            f"{CONTROL_FILE} in the state directory]",
+        ],
     ]
+    optFlags = [["no-control", None, "Have no such socket."]]
 
     def __init__(self) -> None:
         """Start with nothing given."""
@@ -139,6 +149,7 @@ class ServerOptions(usage.Options):
         self.factory: AESMServerFactory
         self.endpoints: dict[str, IStreamServerEndpoint] = {}
         self.activityLog: ActivityFile | None = None
+        self.control: str | None = None
 
     @property
     def longdesc(self) -> str:
@@ -172,6 +183,7 @@ class ServerOptions(usage.Options):
         }
         raiseFileLimit()
         try:
+            self.control = self._controlSocket()
             self.factory = AESMServerFactory(
                 name=self["name"],
                 key=ownKey(key),
@@ -213,6 +225,22 @@ class ServerOptions(usage.Options):
                 + ", ".join(sorted(makers))
             )
         return makers[self["handler"]]
+
+    def _controlSocket(self) -> str | None:
+        """
+        Say where the control socket is to be.
+
+        @raise KeyFileError: nobody knows, since this user has no home.
+        @raise usage.UsageError: the options contradict each other.
+        """
+        given = self["control"]
+        if self["no-control"]:
+            if given is not None:
+                raise usage.UsageError("--control and --no-control: give one of them")
+            return None
+        if given is not None:
+            return _absolute(given)
+        return _absolute(str(stateDirectory() / CONTROL_FILE))
 
     def _number(self, option: str) -> int | float:
         """
@@ -294,6 +322,8 @@ def makeService(options: ServerOptions) -> AESMService:
         options.endpoints,
         activityLog=options.activityLog,
         clientOptions=options.clientOptions(),
+        control=options.control,
+        needsControl=options["control"] is not None,
     )
 
 

@@ -40,6 +40,7 @@ __all__ = [
     "OTHERS_WRITE",
     "AnyPath",
     "badLine",
+    "checkDirectory",
     "checkStatus",
     "expanded",
     "lines",
@@ -217,6 +218,32 @@ def checkStatus(path: Path, status: os.stat_result, forbidden: int) -> None:
         )
     elif mode & forbidden:
         problem = f"is open to other users (mode {mode:04o}); run `chmod 600 {quoted}`"
+    else:
+        return
+    raise KeyFileError(f"{path} {problem}", str(path))
+
+
+def checkDirectory(path: Path) -> None:
+    """
+    Refuse a directory in which others can put something else in the place of what is
+    ours; make one with mode 0700 if it is missing.
+
+    @raise KeyFileError: it belongs to somebody who is neither this user nor root, or
+        others can write to it, or it cannot be made.
+    """
+    try:
+        os.makedirs(path, 0o700, exist_ok=True)
+        status = os.stat(path)
+    except OSError as error:
+        raise _failed(
+            f"cannot use {path}", error, "name a directory of this user's", path
+        ) from error
+    if status.st_uid not in (os.geteuid(), ROOT):
+        problem = f"belongs to another user (uid {status.st_uid}); name one of yours"
+    elif status.st_mode & OTHERS_WRITE and not status.st_mode & stat.S_ISVTX:
+        mode = stat.S_IMODE(status.st_mode)
+        command = f"chmod go-w {shlex.quote(str(path))}"
+        problem = f"can be written by other users (mode {mode:04o}); run `{command}`"
     else:
         return
     raise KeyFileError(f"{path} {problem}", str(path))

@@ -15,7 +15,7 @@ from twisted.application.service import IService
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.endpoints import TCP4ServerEndpoint
-from twisted.internet.error import CannotListenError
+from twisted.internet.error import CannotListenError, ReactorNotRunning
 from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.internet.stdio import PipeAddress
 from twisted.internet.testing import MemoryReactorClock
@@ -29,6 +29,7 @@ from aesm.commands.daemon import (
     _ReportingEndpoint,
     clientLine,
 )
+from aesm.status.actions import Operator
 from tests.commands.test_tap import TapTestCase
 from tests.support.notify import NotifySocket
 
@@ -80,6 +81,8 @@ class ServiceTests(TapTestCase):
             options.endpoints,
             activityLog=options.activityLog,
             clientOptions=options.clientOptions(),
+            control=options.control,
+            needsControl=options["control"] is not None,
         )
 
     def test_interfaces(self) -> None:
@@ -260,6 +263,71 @@ class ServiceTests(TapTestCase):
             lines = map(json.loads, path.read_text().splitlines())
             addresses = [line["address"] for line in lines if "address" in line]
             self.assertEqual(addresses, names)
+
+    def control(self, service: AESMService, command: str) -> str:
+        """Have something done at the control socket."""
+        factory = self.reactor.unixServers[-1][1]
+        request = {"command": command}
+        return "".join(factory.actions.perform(Operator(7, 8), request))
+
+    def test_control(self) -> None:
+        """There is a control socket while it runs, unless it is to have none."""
+        service = self.serve("--no-control")
+        service.startService()
+        self.assertEqual(self.reactor.unixServers, [])
+        self.successResultOf(service.stopService())
+        service = self.serve()
+        service.startService()
+        path = str(self.home / "control.sock")
+        self.assertEqual(self.reactor.unixServers[0][0], path)
+        self.assertIn('"connections": []', self.control(service, "status"))
+        self.successResultOf(service.stopService())
+
+    def test_reload(self) -> None:
+        """What SIGHUP does can be asked for there."""
+        service = self.serve("--authorized-keys", self.file("clients", ""))
+        service.startService()
+        self.file("clients", "nonsense")
+        with capturedLogs() as events:
+            self.control(service, "reload")
+        self.assertIn("line 1", events[0]["error"])
+        self.successResultOf(service.stopService())
+
+    def test_drain(self) -> None:
+        """It can be ended from there, once; its end is the process's."""
+        service = self.serve()
+        service.startService()
+        self.assertIn('"connections": 0', self.control(service, "drain"))
+        self.assertTrue(self.reactor.hasStopped)
+        self.successResultOf(service.stopService())
+
+        def stop() -> None:
+            """Be stopped already."""
+            raise ReactorNotRunning
+
+        service = self.serve()
+        self.reactor.stop = stop  # type: ignore[method-assign]
+        service.startService()
+        self.control(service, "drain")
+        self.successResultOf(service.stopService())
+
+    def test_noControl(self) -> None:
+        """
+        Where a socket that is named cannot be, the process ends, before it listens; the
+        usual one may be another server's, and is done without.
+        """
+        self.home.chmod(0o777)
+        service = self.serve("--control", str(self.home / "socket"))
+        with capturedLogs() as events:
+            self.assertRaises(SystemExit, service.privilegedStartService)
+        self.assertEqual(events[0]["log_level"].name, "critical")
+        self.assertEqual(self.reactor.tcpServers, [])
+        service = self.serve()
+        with capturedLogs() as events:
+            service.startService()
+        self.assertEqual(events[0]["log_level"].name, "warn")
+        self.assertEqual(len(self.reactor.tcpServers), 1)
+        self.successResultOf(service.stopService())
 
     def test_fullDisk(self) -> None:
         """

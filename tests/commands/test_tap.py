@@ -84,6 +84,14 @@ class OptionsTests(TapTestCase):
         self.assertEqual(options.factory.publicKey, key.publicKey)
         self.assertIsNone(options.activityLog)
         self.assertEqual(options.clientOptions(), [])
+        self.assertEqual(options.control, str(self.home / "control.sock"))
+
+    def test_control(self) -> None:
+        """The control socket has another place, or none."""
+        self.assertEqual(self.parse("--control", "/a/b").control, "/a/b")
+        here = os.path.join(os.getcwd(), "b")
+        self.assertEqual(self.parse("--control", "b").control, here)
+        self.assertIsNone(self.parse("--no-control").control)
 
     def test_all(self) -> None:
         """All options together."""
@@ -271,6 +279,11 @@ class WrongOptionsTests(TapTestCase):
             text = self.refuse("--listen", listen)
             self.assertIn(repr(listen), text)
             self.assertIn("LISTEN_FDS, LISTEN_PID and LISTEN_FDNAMES", text)
+
+    def test_control(self) -> None:
+        """There is a control socket or none."""
+        text = self.refuse("--control", "/a/b", "--no-control")
+        self.assertIn("give one of them", text)
 
     def test_arguments(self) -> None:
         """There are no arguments."""

@@ -23,6 +23,7 @@ import shutil
 import signal
 import socket
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -93,6 +94,10 @@ class PastedTestCase(SynchronousTestCase):
             (programs / name).write_text(script)
             (programs / name).chmod(0o700)
         self.environment = environment(self.home)
+        # The path of a socket has at most some hundred bytes.
+        state = tempfile.TemporaryDirectory()
+        self.addCleanup(state.cleanup)
+        self.environment["AESM_HOME"] = state.name
         self.environment["PATH"] = f"{programs}{os.pathsep}{os.environ['PATH']}"
         self.ports = {port: str(freePort()) for port in PORTS}
         self.servers: dict[str, tuple[Popen[bytes], Path]] = {}

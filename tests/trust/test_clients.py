@@ -16,7 +16,7 @@ from aesm.errors import KeyFileError
 from aesm.interfaces import IClientPolicy
 from aesm.trust import clients as module
 from aesm.trust.clients import AuthorizedKeys
-from aesm.trust.files import MAX_FILE
+from aesm.trust.files import MAX_FILE, readFile
 from aesm.trust.keys import PublicKey
 from tests.trust.test_files import FilesTestCase, failing
 
@@ -356,7 +356,7 @@ class EditTests(ClientsTestCase):
         """Read the file as it is."""
         return self.path.read_text("utf-8")
 
-    def refused(self, clients: AuthorizedKeys, *names: str) -> str:
+    def left(self, clients: AuthorizedKeys, *names: str) -> str:
         """
         Check that nobody can be added, and that nothing has changed.
 
@@ -393,9 +393,9 @@ class EditTests(ClientsTestCase):
         clients = self.load(f"{THREE} alice")
         names = ("", "a b", "a\nb", "\x1b[2J", "\u202e", "\ud800\n", "x" * 65)
         clients.remove([THREE])
-        self.assertIn("is no name", self.refused(clients, *names))
+        self.assertIn("is no name", self.left(clients, *names))
         clients.add(THREE, "x" * 64)
-        self.assertIn("already", self.refused(clients))
+        self.assertIn("already", self.left(clients))
 
     def test_remove(self) -> None:
         """The lines of keys are taken out, and nothing else is touched."""
@@ -435,7 +435,7 @@ class EditTests(ClientsTestCase):
         """Where its owner cannot be kept it stays as it is."""
         clients = self.load(f"{ONE} alice")
         self.patch(os, "fchown", failing(EPERM))
-        self.assertIn("cannot write", self.refused(clients))
+        self.assertIn("cannot write", self.left(clients))
 
     def test_readOnly(self) -> None:
         """Nor is one written that we may only read."""
@@ -449,25 +449,25 @@ class EditTests(ClientsTestCase):
             return opened(path, flags, *mode)
 
         self.patch(os, "open", open)
-        self.assertIn("cannot change", self.refused(clients))
+        self.assertIn("cannot change", self.left(clients))
 
     def test_unusable(self) -> None:
         """Nor one that is missing, unsafe, has a bad line, or would be too long."""
         clients = self.load(f"{ONE} alice")
         self.authorize(f"{ONE} alice", "nonsense")
-        self.assertIn("line 2", self.refused(clients))
+        self.assertIn("line 2", self.left(clients))
         self.authorize(f"{ONE} alice")
         self.path.chmod(0o666)
-        self.assertIn("other users", self.refused(clients))
+        self.assertIn("other users", self.left(clients))
         self.authorize("#" * (MAX_FILE - 1))
-        self.assertIn("too long", self.refused(clients))
+        self.assertIn("too long", self.left(clients))
         self.path.unlink()
-        self.assertIn("No such file", self.refused(clients))
+        self.assertIn("No such file", self.left(clients))
 
     def test_changedMeanwhile(self) -> None:
         """What somebody else writes meanwhile stays, and we say so."""
         clients = self.load(f"{ONE} alice")
-        read = module.readFile
+        read = readFile
 
         def readAndChange(path: Any, **options: Any) -> bytes:
             """Read, and let somebody else write then."""

@@ -40,6 +40,7 @@ from aesm.errors import KeyFileError, KeyFileUnavailable
 from aesm.trust.files import (
     OTHERS_ACCESS,
     OTHERS_WRITE,
+    checkDirectory,
     checkStatus,
     expanded,
     locked,
@@ -415,6 +416,42 @@ class CheckStatusTests(FilesTestCase):
             self.refused(checkStatus, self.path, status, OTHERS_ACCESS)
 
 
+class CheckDirectoryTests(FilesTestCase):
+    """Tests for L{checkDirectory}."""
+
+    def test_made(self) -> None:
+        """One that is missing is made, for its owner alone."""
+        self.path = self.path / "deeper"
+        for _ in range(2):
+            checkDirectory(self.path)
+            self.assertEqual(stat.S_IMODE(self.path.stat().st_mode), 0o700)
+        self.path = self.path / "file"
+        self.put(b"")
+        self.refused(checkDirectory, self.path)
+
+    def test_modes(self) -> None:
+        """Others may look in but change nothing, or nothing that is not theirs."""
+        self.path.mkdir()
+        for mode in (0o755, 0o1777):
+            self.path.chmod(mode)
+            checkDirectory(self.path)
+        for mode in (0o775, 0o757):
+            self.path.chmod(mode)
+            error = self.refused(checkDirectory, self.path)
+            self.assertIn(f"`chmod go-w {self.path}`", str(error))
+
+    def test_owners(self) -> None:
+        """It is this user's, or root's."""
+        self.path.mkdir()
+        self.patch(os, "geteuid", lambda: 1000)
+        for uid in (1000, 0, 1001):
+            status = os.stat_result((stat.S_IFDIR | 0o700, 1, 1, 1, uid, 0, 0, 0, 0, 0))
+            self.patch(os, "stat", lambda path, status=status: status)
+            if uid != 1001:
+                checkDirectory(self.path)
+        self.assertIn("uid 1001", str(self.refused(checkDirectory, self.path)))
+
+
 class WriteFileTests(FilesTestCase):
     """Tests for L{writeFile}."""
 
@@ -491,6 +528,22 @@ class WriteFileTests(FilesTestCase):
         self.assertEqual(self.path.read_bytes(), b"new")
         self.assertEqual(stat.S_IMODE(self.path.stat().st_mode), 0o600)
         self.assertEqual(self.names(), {"file"})
+
+    def test_former(self) -> None:
+        """
+        A file that takes the place of one that was read has its mode; that one stays if
+        it is another by now.
+        """
+        os.umask(0)
+        self.put(b"old", 0o640)
+        former = self.path.stat()
+        self.assertTrue(writeFile(self.path, b"new", replace=True, former=former))
+        self.assertEqual(stat.S_IMODE(self.path.stat().st_mode), 0o640)
+        self.assertFalse(writeFile(self.path, b"newer", replace=True, former=former))
+        self.assertEqual(self.path.read_bytes(), b"new")
+        self.path.unlink()
+        self.refused(writeFile, self.path, b"newer", replace=True, former=former)
+        self.assertEqual(self.names(), set())
 
     def test_makesDirectory(self) -> None:
         """A missing directory is made, for this user alone."""

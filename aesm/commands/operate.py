@@ -1,0 +1,214 @@
+"""
+What an operator does to a server that runs, through its control socket::
+
+    aesm status --watch
+    aesm kick alice --reason "too loud"
+
+One request each, by a socket that waits: there is no reactor in these commands.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from twisted.python import usage
+
+from aesm.commands.command import Command
+from aesm.commands.control import NotDone, ask
+from aesm.commands.main import writeLine
+from aesm.commands.watch import showOnce, watch
+from aesm.status.control import CONTROL_FILE
+from aesm.trust.files import expanded, stateDirectory
+
+__all__ = [
+    "AuthorizeOptions",
+    "DrainOptions",
+    "KickOptions",
+    "ReloadOptions",
+    "RevokeOptions",
+    "StatusOptions",
+]
+
+
+class _Operation(Command):
+    """A subcommand that asks a server."""
+
+    wrongUsage = 2
+    optParameters = [
+        [
+            "control",
+            None,
+            None,
+            "The server's control socket, as it was started with. [default: "
+            f"{CONTROL_FILE} in the state directory]",
+        ]
+    ]
+
+    def ask(self, command: str, **fields: Any) -> dict[str, Any]:
+        """
+        Ask the server.
+
+        @param fields: what the command needs; None for what was not given.
+        @return: the answer.
+        @raise NotDone: there is no server, or it has not done it.
+        """
+        given = {name: value for name, value in fields.items() if value is not None}
+        answer = ask(self._path(), {"command": command, **given})
+        if answer.get("ok") is not True:
+            raise NotDone(str(answer.get("error", "the server's answer says nothing")))
+        return answer
+
+    def _path(self) -> Path:
+        """
+        Say where the control socket is.
+
+        @raise KeyFileError: nobody knows, since this user has no home.
+        """
+        given = self["control"]
+        return stateDirectory() / CONTROL_FILE if given is None else expanded(given)
+
+
+class StatusOptions(_Operation):
+    """C{aesm status}."""
+
+    synopsis = "[NAME|KEY|ADDRESS] [options]"
+    longdesc = (
+        "Shows who is connected to the server of this machine, and how much waits for "
+        "whom: first those whose oldest message has waited longest for its "
+        "acknowledgement, and as many as the terminal has lines. With --json all of "
+        "it is one object."
+    )
+    optFlags = [
+        ["json", None, "Write JSON, one object a line."],
+        ["watch", None, "Show it again every two seconds, until Ctrl-C."],
+    ]
+
+    def parseArgs(self, who: str | None = None) -> None:
+        """
+        Take whom to show.
+
+        @param who: a name, key or address; None for all.
+        """
+        self.who = who
+
+    def run(self) -> int:
+        """Show what goes on."""
+        show = watch if self["watch"] else showOnce
+        return show(self._status, bool(self["json"]))
+
+    def _status(self, most: int | None) -> dict[str, Any]:
+        """
+        Ask what goes on.
+
+        @param most: how many connections to tell of; None for all.
+        """
+        return self.ask("status", who=self.who, most=None if self.who else most)
+
+
+class KickOptions(_Operation):
+    """C{aesm kick}."""
+
+    synopsis = "NAME|KEY|ADDRESS [options]"
+    longdesc = (
+        "Ends the connections of a client, and its sessions. It may come back: "
+        "`aesm revoke` keeps it out."
+    )
+    optParameters = [["reason", None, "", "Words for the client and the log."]]
+
+    def parseArgs(self, who: str) -> None:  # type: ignore[override]
+        """Take whom."""
+        self.who = who
+
+    def run(self) -> int:
+        """End connections."""
+        answer = self.ask("kick", who=self.who, reason=self["reason"])
+        writeLine(f"ended connections: {answer['connections']}")
+        return 0
+
+
+class AuthorizeOptions(_Operation):
+    """C{aesm authorize}."""
+
+    synopsis = "KEY NAME [options]"
+    longdesc = (
+        "Adds a client to the server's list of authorized keys, which counts at once. "
+        "`aesm pubkey`, at the client, prints its KEY."
+    )
+
+    def parseArgs(self, key: str, name: str) -> None:  # type: ignore[override]
+        """Take key and name."""
+        self.key, self.name = key, name
+
+    def run(self) -> int:
+        """Add a client."""
+        self.ask("authorize", key=self.key, name=self.name)
+        writeLine(f"let in: {self.name}")
+        return 0
+
+
+class RevokeOptions(_Operation):
+    """C{aesm revoke}."""
+
+    synopsis = "NAME|KEY|ADDRESS [options]"
+    longdesc = (
+        "Takes the key of a client out of the server's list of authorized keys, all of "
+        "them if a name has several, and ends their connections and sessions."
+    )
+
+    def parseArgs(self, who: str) -> None:  # type: ignore[override]
+        """Take whom."""
+        self.who = who
+
+    def run(self) -> int:
+        """Take a client out."""
+        answer = self.ask("revoke", who=self.who)
+        writeLine(
+            f"keys taken out: {answer['keys']}; ended connections: "
+            f"{answer['connections']}"
+        )
+        return 0
+
+
+class ReloadOptions(_Operation):
+    """C{aesm reload}."""
+
+    longdesc = (
+        "Has the server read its list of authorized keys again and open its activity "
+        "log anew, as SIGHUP does; its log says what it has found."
+    )
+
+    def run(self) -> int:
+        """Have it read again."""
+        self.ask("reload")
+        return 0
+
+
+class DrainOptions(_Operation):
+    """C{aesm drain}."""
+
+    longdesc = (
+        "Ends the server: it lets nobody in any more and tells all who are there to "
+        "leave. They come back, to the next server or another one at this address, "
+        "each at a moment of its own."
+    )
+    optParameters = [
+        ["over", None, None, "Seconds within which they come back. [default: 30]"]
+    ]
+
+    def postOptions(self) -> None:
+        """
+        Check the options.
+
+        @raise usage.UsageError: it is no number.
+        """
+        try:
+            self.over = None if self["over"] is None else float(self["over"])
+        except ValueError:
+            raise usage.UsageError("--over: give seconds") from None
+
+    def run(self) -> int:
+        """End the server."""
+        answer = self.ask("drain", over=self.over)
+        writeLine(f"told to leave: {answer['connections']}")
+        return 0
