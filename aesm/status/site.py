@@ -1,0 +1,273 @@
+"""
+The status page, over HTTP::
+
+    site = StatusSite(reactor, overview)
+    endpoint.listen(site)
+
+    /                  for people
+    /metrics           for Prometheus
+    /connections.json  for programs
+    /healthz           for load balancers and supervisors
+
+It only tells: there is nothing to be done here that changes the server.  It tells who
+may reach it, who asks nothing more of them; so it is for this machine, and a browser of
+this machine is not to be led here by a stranger's page (DNS rebinding), which is why it
+looks at the host that it is asked for.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from ipaddress import ip_address
+from itertools import chain, islice
+
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IAddress, IPullProducer, IReactorTime
+from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
+from twisted.web.http import Request as HTTPRequest
+from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET, Request, Site
+from twisted.web.template import flatten
+from zope.interface import implementer
+
+from aesm.status.metrics import CONTENT_TYPE, exposition
+from aesm.status.overview import Overview
+from aesm.status.page import STYLE, statusPage
+from aesm.text import escape
+
+__all__ = ["StatusSite", "isPrivate"]
+
+MAX_CLIENTS = 64  # connections at a time
+PATIENCE = 30  # seconds for a request
+SHOWN = 100  # connections on the page
+MAX_BODY = 65_536  # bytes that are read only to be thrown away
+PIECES = 64  # rows that are written in a turn of the event loop
+
+_HEADERS = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; style-src 'self'; "
+    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "Server": "aesm",
+    "X-Content-Type-Options": "nosniff",
+}
+_TEXT = "text/plain; charset=utf-8"
+_LATER: int = NOT_DONE_YET  # which Twisted does not annotate
+
+
+def isPrivate(address: IAddress) -> bool:
+    """Tell whether only this machine reaches what listens at an address."""
+    if isinstance(address, IPv4Address | IPv6Address):
+        return ip_address(address.host).is_loopback
+    return isinstance(address, UNIXAddress)
+
+
+class _Request(Request):
+    """A request whose body nobody reads."""
+
+    def gotLength(self, length: int | None) -> None:
+        """
+        Hang up if there is much of it, or nobody knows how much.
+
+        @see: C{twisted.web.http.Request.gotLength}
+        """
+        super().gotLength(0)
+        if length is None or length > MAX_BODY:
+            self.loseConnection()
+
+    def handleContentChunk(self, data: bytes) -> None:
+        """Keep nothing of it."""
+
+
+class StatusSite(WrappingFactory):
+    """
+    What listens.
+
+    @ivar anyone: whether it tells others than this machine's users, too.
+    """
+
+    noisy = False
+
+    def __init__(
+        self, clock: IReactorTime, overview: Overview, anyone: bool = False
+    ) -> None:
+        """@param overview: what there is to tell."""
+        resource = _Resource(overview, anyone)
+        site = Site(resource, _Request, timeout=PATIENCE, reactor=clock)
+        site.log = _logNothing  # type: ignore[method-assign]
+        site.noisy = False
+        super().__init__(site)
+
+    def buildProtocol(  # type: ignore[override]  # None is what Factory's may return
+        self, addr: IAddress | None
+    ) -> ProtocolWrapper | None:
+        """@return: for one client; None if there are too many."""
+        if len(self.protocols) >= MAX_CLIENTS:
+            return None
+        return super().buildProtocol(addr)
+
+
+def _logNothing(request: HTTPRequest) -> None:
+    """Write no line for each scrape."""
+
+
+class _Resource(Resource):
+    """All that there is."""
+
+    isLeaf = True
+
+    def __init__(self, overview: Overview, anyone: bool) -> None:
+        super().__init__()
+        self._overview = overview
+        self._anyone = anyone
+        self._pages: dict[bytes, Callable[[Request], int]] = {
+            b"/": self._page,
+            b"/style.css": self._style,
+            b"/metrics": self._metrics,
+            b"/connections.json": self._connections,
+            b"/healthz": self._health,
+        }
+
+    def render(self, request: Request) -> int:
+        """
+        Answer.
+
+        @see: C{twisted.web.resource.IResource.render}
+        """
+        for name, value in _HEADERS.items():
+            request.setHeader(name, value)
+        if not self._isForUs(request):
+            return _say(
+                request,
+                421,
+                "ask for it by a name of this machine, such as localhost, or start "
+                "the server with --status-anyone",
+            )
+        page = self._pages.get(request.path)
+        if page is None:
+            return _say(request, 404, "there is no such page; / has them all")
+        if request.method not in (b"GET", b"HEAD"):
+            request.setHeader("Allow", "GET, HEAD")
+            return _say(request, 405, "there is nothing to be done here, only told")
+        return page(request)
+
+    def _isForUs(self, request: Request) -> bool:
+        """Tell whether a request names this machine as everybody may who is on it."""
+        if self._anyone or isinstance(request.getHost(), UNIXAddress):
+            return True
+        host = request.getRequestHostname().decode("ascii", "replace").strip("[]")
+        try:
+            return host.lower() == "localhost" or ip_address(host).is_loopback
+        except ValueError:
+            return False
+
+    def _page(self, request: Request) -> int:
+        """Show it to people."""
+        query = _argument(request, b"q")
+        overview = self._overview
+        found = overview.find(query) if query else overview.lagging(SHOWN)
+        page = statusPage(
+            overview.totals(),
+            list(overview.rows(found[:SHOWN])),
+            query=query,
+            paused=_argument(request, b"refresh") == "off",
+        )
+        request.setHeader("Content-Type", "text/html; charset=utf-8")
+        pieces = [b"<!DOCTYPE html>\n"]
+        flattened: Deferred[None] = flatten(request, page, pieces.append)
+        flattened.addCallback(lambda done: _send(request, b"".join(pieces)))
+        flattened.addErrback(request.processingFailed)
+        return _LATER
+
+    def _style(self, request: Request) -> int:
+        """Give the page its looks."""
+        request.setHeader("Content-Type", "text/css; charset=utf-8")
+        request.setHeader("Cache-Control", "max-age=3600")
+        return _send(request, STYLE.encode("ascii"))
+
+    def _metrics(self, request: Request) -> int:
+        """Tell Prometheus."""
+        request.setHeader("Content-Type", CONTENT_TYPE)
+        return _send(request, exposition(self._overview.totals()).encode("ascii"))
+
+    def _connections(self, request: Request) -> int:
+        """Tell programs."""
+        request.setHeader("Content-Type", "application/json")
+        overview = self._overview
+        rows = map(json.dumps, overview.rows(overview.all()))
+        pieces = chain(
+            ['{"server": ', json.dumps(overview.totals()), ', "connections": ['],
+            (row if first else f", {row}" for first, row in _marked(rows)),
+            ["]}\n"],
+        )
+        if request.method == b"HEAD":
+            return _send(request, b"")
+        request.registerProducer(_Pieces(request, pieces), False)
+        return _LATER
+
+    def _health(self, request: Request) -> int:
+        """Tell who starts servers, and sends clients to them."""
+        totals = self._overview.totals()
+        spool = totals["spool"]
+        if totals["stopping"]:
+            return _say(request, 503, "stopping")
+        if not totals["listening"]:
+            return _say(request, 503, "not listening")
+        if spool is not None and spool["failure"] is not None:
+            reason = escape(spool["failure"])
+            return _say(request, 503, f"the spool cannot be written: {reason}")
+        return _say(request, 200, "ok")
+
+
+@implementer(IPullProducer)
+class _Pieces:
+    """Writes a long answer as it is taken, some of it in each turn."""
+
+    def __init__(self, request: Request, pieces: Iterator[str]) -> None:
+        self._request = request
+        self._pieces = pieces
+
+    def resumeProducing(self) -> None:
+        """All that was written is taken: write what comes next."""
+        text = "".join(islice(self._pieces, PIECES))
+        if text:
+            self._request.write(text.encode("ascii"))
+        else:
+            self._request.unregisterProducer()
+            self._request.finish()
+
+    def stopProducing(self) -> None:
+        """Nobody reads any more."""
+
+
+def _marked(items: Iterator[str]) -> Iterator[tuple[bool, str]]:
+    """Tell the first from the others."""
+    first = True
+    for item in items:
+        yield first, item
+        first = False
+
+
+def _argument(request: Request, name: bytes) -> str:
+    """Read what a form sends."""
+    arguments: dict[bytes, list[bytes]] = request.args or {}
+    return arguments.get(name, [b""])[0].decode("utf-8", "replace").strip()
+
+
+def _say(request: Request, code: int, text: str) -> int:
+    """Answer in a line."""
+    request.setResponseCode(code, b"Misdirected Request" if code == 421 else None)
+    request.setHeader("Content-Type", _TEXT)
+    return _send(request, f"{text}\n".encode())
+
+
+def _send(request: Request, body: bytes) -> int:
+    """Answer."""
+    request.setHeader("Content-Length", str(len(body)))
+    if request.method != b"HEAD":
+        request.write(body)
+    request.finish()
+    return _LATER

@@ -1,0 +1,56 @@
+"""
+Numbers with units, in few characters, for people.
+"""
+
+from __future__ import annotations
+
+import math
+
+__all__ = ["number", "seconds", "size"]
+
+
+def number(value: float, base: int = 1000) -> str:
+    """
+    Write a count.
+
+    @param base: of the prefixes; 1024 for a size.
+    @return: such as C{"1.5k"}.
+    """
+    units = iter(("", "k", "M", "G", "T"))
+    unit = next(units)
+    while value >= base and unit != "T":
+        value /= base
+        unit = next(units)
+    return f"{value:.0f}{unit}" if not unit or value >= 10 else f"{value:.1f}{unit}"
+
+
+def size(value: float) -> str:
+    """
+    Write bytes.
+
+    @return: such as C{"64M"}, of 1,024 times 1,024 bytes.
+    """
+    return number(value, 1024)
+
+
+def seconds(value: float | None) -> str:
+    """
+    Write a time.
+
+    @return: such as C{"250us"}, C{"3s"} or C{"2d"}; empty for None.
+    """
+    if value is None:
+        return ""
+    if value == 0:
+        return "0s"
+    for unit, limit, length in (
+        ("us", 1e-3, 1e-6),
+        ("ms", 1.0, 1e-3),
+        ("s", 100.0, 1.0),
+        ("m", 6000.0, 60.0),
+        ("h", 360_000.0, 3600.0),
+        ("d", math.inf, 86_400.0),
+    ):
+        if value < limit:
+            return f"{value / length:.0f}{unit}"
+    return "-"
