@@ -1,8 +1,9 @@
 """
 The status page, over HTTP::
 
-    site = StatusSite(reactor, overview)
-    endpoint.listen(site)
+    page = StatusPage(reactor, "tcp:9100:interface=127.0.0.1", overview)
+    page.open()
+    page.close()
 
     /                  for people
     /metrics           for Prometheus
@@ -18,26 +19,39 @@ looks at the host that it is asked for.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from ipaddress import ip_address
 from itertools import chain, islice
 
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IAddress, IPullProducer, IReactorTime
+from twisted.internet.interfaces import (
+    IAddress,
+    IListeningPort,
+    IPullProducer,
+    IReactorTime,
+    IStreamServerEndpoint,
+)
+from twisted.logger import Logger
 from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
+from twisted.python.failure import Failure
 from twisted.web.http import Request as HTTPRequest
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
 from twisted.web.template import flatten
 from zope.interface import implementer
 
+from aesm.messages.address import addressOf, addressText
+from aesm.secure.listening import listenOn, serverEndpoint
 from aesm.status.metrics import CONTENT_TYPE, exposition
 from aesm.status.overview import Overview
 from aesm.status.page import STYLE, statusPage
 from aesm.text import escape
 
-__all__ = ["StatusSite", "isPrivate"]
+__all__ = ["StatusPage", "StatusSite", "statusEndpoint"]
+
+_log = Logger(namespace="aesm.status")
 
 MAX_CLIENTS = 64  # connections at a time
 PATIENCE = 30  # seconds for a request
@@ -58,7 +72,83 @@ _TEXT = "text/plain; charset=utf-8"
 _LATER: int = NOT_DONE_YET  # which Twisted does not annotate
 
 
-def isPrivate(address: IAddress) -> bool:
+class StatusPage:
+    """Where the status page is."""
+
+    def __init__(
+        self,
+        reactor: IReactorTime,
+        endpoint: IStreamServerEndpoint,
+        overview: Overview,
+        anyone: bool = False,
+    ) -> None:
+        """
+        @param endpoint: as of L{statusEndpoint}.
+        @param overview: what there is to tell.
+        @param anyone: whether other machines may ask, too.
+        """
+        self._endpoint = endpoint
+        self._anyone = anyone
+        self._site = StatusSite(reactor, overview, anyone)
+        self._port: IListeningPort | None = None
+
+    def open(self) -> Deferred[None]:
+        """
+        Listen.
+
+        @return: fires once it does, or fails; the log says why.
+        """
+        opening = listenOn(self._endpoint, self._site).addCallback(self._cbListening)
+        return opening.addErrback(self._ebCannotListen)
+
+    def _cbListening(self, port: IListeningPort) -> None:
+        """
+        Take note of the port.
+
+        @raise ValueError: strangers would reach it.
+        """
+        address = port.getHost()
+        if not self._anyone and not _isPrivate(address):
+            port.stopListening()
+            raise ValueError(
+                f"other machines reach {addressText(addressOf(address, 0))}, and it "
+                "asks nobody who they are; give it interface=127.0.0.1, or say "
+                "--status-anyone, too"
+            )
+        self._port = port
+        if isinstance(address, IPv4Address | IPv6Address):
+            host = f"[{address.host}]" if ":" in address.host else address.host
+            _log.info("status page at http://{at}/", at=f"{host}:{address.port}")
+
+    def _ebCannotListen(self, failure: Failure) -> Failure:
+        """Say why there is none."""
+        _log.critical(
+            "no status page: {reason}",
+            reason=escape(failure.getErrorMessage()).rstrip("."),
+        )
+        return failure
+
+    def close(self) -> None:
+        """Be there no more, for anybody."""
+        port, self._port = self._port, None
+        if port is not None:
+            port.stopListening()
+        for protocol in list(self._site.protocols):
+            protocol.abortConnection()
+
+
+def statusEndpoint(reactor: object, text: str) -> IStreamServerEndpoint:
+    """
+    Parse the string of the endpoint of a status page; a UNIX socket is its owner's
+    alone unless the string says another mode.
+
+    @see: C{twisted.internet.endpoints.serverFromString}
+    """
+    # Of two values the last one counts.
+    return serverEndpoint(reactor, re.sub("^unix:", "unix:mode=600:", text))
+
+
+def _isPrivate(address: IAddress) -> bool:
     """Tell whether only this machine reaches what listens at an address."""
     if isinstance(address, IPv4Address | IPv6Address):
         return ip_address(address.host).is_loopback
@@ -83,18 +173,17 @@ class _Request(Request):
 
 
 class StatusSite(WrappingFactory):
-    """
-    What listens.
-
-    @ivar anyone: whether it tells others than this machine's users, too.
-    """
+    """What listens."""
 
     noisy = False
 
     def __init__(
         self, clock: IReactorTime, overview: Overview, anyone: bool = False
     ) -> None:
-        """@param overview: what there is to tell."""
+        """
+        @param overview: what there is to tell.
+        @param anyone: whether to answer by whatever name it is asked for.
+        """
         resource = _Resource(overview, anyone)
         site = Site(resource, _Request, timeout=PATIENCE, reactor=clock)
         site.log = _logNothing  # type: ignore[method-assign]

@@ -11,14 +11,20 @@ from xml.etree import ElementTree
 
 from twisted.internet import reactor
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import ConnectionLost
-from twisted.internet.interfaces import IAddress
-from twisted.internet.protocol import Protocol
+from twisted.internet.interfaces import (
+    IAddress,
+    IListeningPort,
+    IStreamServerEndpoint,
+)
+from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import deferLater
-from twisted.internet.testing import StringTransport
+from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
 from twisted.web.template import Tag, flatten
+from zope.interface import implementer
 
 from aesm import Server
 from aesm.core.messages.hello import Hello
@@ -30,8 +36,9 @@ from aesm.status.site import (
     MAX_CLIENTS,
     PATIENCE,
     SHOWN,
+    StatusPage,
     StatusSite,
-    isPrivate,
+    statusEndpoint,
 )
 from aesm.testing import MemoryNetwork
 from tests.support.pairs import SERVER_KEY, PairTestCase, Recorder
@@ -409,16 +416,90 @@ class SiteTests(SiteTestCase):
         self.assertTrue(wire.disconnecting)
         protocol.connectionLost(LOST)
 
+
+@implementer(IStreamServerEndpoint, IListeningPort)
+class Somewhere:
+    """
+    An endpoint, and the port that it makes.
+
+    @ivar listening: whether it listens.
+    @ivar site: what it was given.
+    """
+
+    site: StatusSite
+
+    def __init__(self, address: IAddress) -> None:
+        """@param address: where it listens."""
+        self.address = address
+        self.listening = False
+
+    def listen(self, protocolFactory: Any) -> Deferred[Any]:
+        """Do so."""
+        self.listening, self.site = True, protocolFactory
+        return succeed(self)
+
+    def startListening(self) -> None:
+        """It does."""
+
+    def stopListening(self) -> None:
+        """Do so no more."""
+        self.listening = False
+
+    def getHost(self) -> IAddress:
+        """Say where."""
+        return self.address
+
+
+class ListeningTests(SiteTestCase):
+    """Where it is, and for whom."""
+
+    def page(self, address: IAddress, **options: Any) -> tuple[StatusPage, Somewhere]:
+        """Make a page that is to listen somewhere."""
+        pair = self.pair(Recorder())
+        endpoint = Somewhere(address)
+        page = StatusPage(
+            pair.network.clock, endpoint, Overview(pair.server), **options
+        )
+        return page, endpoint
+
     def test_private(self) -> None:
-        """Loopback and sockets are of this machine, and nothing else is."""
-        for host in ("127.0.0.1", "127.255.0.1"):
-            self.assertTrue(isPrivate(IPv4Address("TCP", host, 1)))
-        self.assertTrue(isPrivate(IPv6Address("TCP", "::1", 1)))
-        self.assertTrue(isPrivate(UNIXAddress("/x")))
-        for host in ("0.0.0.0", "192.168.0.1", "10.0.0.1"):
-            self.assertFalse(isPrivate(IPv4Address("TCP", host, 1)))
-        for host in ("::", "fe80::1", "::ffff:192.0.2.1"):
-            self.assertFalse(isPrivate(IPv6Address("TCP", host, 1)))
+        """Where only this machine is, and nowhere else unless that is said, too."""
+        ours = [IPv4Address("TCP", host, 1) for host in ("127.0.0.1", "127.255.0.1")]
+        for address in (*ours, IPv6Address("TCP", "::1", 1), UNIXAddress("/s")):
+            page, endpoint = self.page(address)
+            self.successResultOf(page.open())
+            self.assertTrue(endpoint.listening)
+            page.close()
+            self.assertFalse(endpoint.listening)
+        others: list[IAddress] = []
+        others += [IPv6Address("TCP", host, 1) for host in ("::", "fe80::1")]
+        for host in ("0.0.0.0", "192.0.2.7", "10.0.0.1"):
+            others.append(IPv4Address("TCP", host, 1))
+        for address in others:
+            page, endpoint = self.page(address)
+            error = self.failureResultOf(page.open(), ValueError).value
+            self.assertIn("--status-anyone", str(error))
+            self.assertFalse(endpoint.listening)
+            page, endpoint = self.page(address, anyone=True)
+            self.successResultOf(page.open())
+            self.assertTrue(endpoint.listening)
+
+    def test_close(self) -> None:
+        """At the end nobody is left."""
+        page, endpoint = self.page(LOOPBACK)
+        self.successResultOf(page.open())
+        protocol, wire = self.reach(endpoint.site)
+        page.close()
+        self.assertTrue(wire.aborted)
+        protocol.connectionLost(LOST)
+        page.close()
+
+    def test_socket(self) -> None:
+        """A UNIX socket is its owner's alone, unless the string says otherwise."""
+        memory = MemoryReactorClock()
+        for text, mode in (("unix:/s", 0o600), ("unix:/s:mode=660", 0o660)):
+            statusEndpoint(memory, text).listen(Factory())
+            self.assertEqual(memory.unixServers.pop()[3], mode)
 
 
 class LongAnswerTests(SiteTestCase, TestCase):
