@@ -15,7 +15,7 @@ import shlex
 import signal
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twisted.application.service import Service
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
@@ -41,7 +41,11 @@ from aesm.server.factory import AESMServerFactory
 from aesm.server.service import Server
 from aesm.status.actions import Actions
 from aesm.status.control import ControlSocket
+from aesm.status.overview import Overview
 from aesm.text import escape
+
+if TYPE_CHECKING:
+    from aesm.status.site import StatusPage
 
 __all__ = ["AESMService", "clientLine"]
 
@@ -79,12 +83,16 @@ class AESMService(Service):
         clientOptions: Sequence[str] = (),
         control: str | None = None,
         needsControl: bool = False,
+        status: IStreamServerEndpoint | None = None,
+        statusForAnyone: bool = False,
     ) -> None:
         """
         @param endpoints: where to listen, by what the operator calls them.
         @param clientOptions: what a client must give beside the endpoint.
         @param control: the path of the control socket; None for none.
         @param needsControl: whether there is no server without it.
+        @param status: where the status page is; None for none.
+        @param statusForAnyone: whether other machines may see it.
         """
         self._reactor = reactor
         self._factory = factory
@@ -96,6 +104,13 @@ class AESMService(Service):
         if control is not None:
             actions = Actions(self.server, self._reload, self._drain)
             self._control = ControlSocket(reactor, control, actions, needsControl)
+        self._page: StatusPage | None = None
+        if status is not None:
+            # Only here: a web server is much to load for who has no use for it.
+            from aesm.status.site import StatusPage
+
+            overview = Overview(self.server)
+            self._page = StatusPage(reactor, status, overview, statusForAnyone)
         self._notifier = Notifier(reactor, self._describe)
         self.failed = False
         self._isStarting = True  # so that there is no reactor to be stopped
@@ -115,6 +130,8 @@ class AESMService(Service):
             globalLogPublisher.addObserver(self._activityLog)
         if self._control is not None:
             self._control.open().addErrback(self._ebCannotListen)
+        if self._page is not None:
+            self._page.open().addErrback(self._ebCannotListen)
         if not self.failed:
             starting = self.server.start()
             starting.addCallbacks(self._cbListening, self._ebCannotListen)
@@ -227,6 +244,8 @@ class AESMService(Service):
 
         @return: fires when all who are there have their answers.
         """
+        if self._page is not None:
+            self._page.close()
         return succeed(None) if self._control is None else self._control.close()
 
     def _heedNoHangUp(self) -> None:

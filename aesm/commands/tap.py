@@ -9,7 +9,8 @@ line.  What runs then is an L{AESMService}.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from twisted.internet.interfaces import IStreamServerEndpoint
@@ -62,6 +63,7 @@ class ServerOptions(usage.Options):
     @ivar endpoints: where it is to listen: by the operator's strings.
     @ivar activityLog: what writes it, or None.
     @ivar control: the path of the control socket, or None.
+    @ivar status: where the status page is, or None.
     """
 
     synopsis = "[options]"
@@ -139,8 +141,23 @@ class ServerOptions(usage.Options):
             "Socket at which `aesm status` and others find the server. [default: "
             f"{CONTROL_FILE} in the state directory]",
         ],
+        [
+            "status",
+            None,
+            None,
+            "Endpoint of a page that shows how the server is, and of /metrics, such as "
+            "tcp:9100:interface=127.0.0.1 or unix:PATH.",
+        ],
     ]
-    optFlags = [["no-control", None, "Have no such socket."]]
+    optFlags = [
+        ["no-control", None, "Have no such socket."],
+        [
+            "status-anyone",
+            None,
+            "Let other machines see the status page, too, which asks nobody who they "
+            "are.",
+        ],
+    ]
 
     def __init__(self) -> None:
         """Start with nothing given."""
@@ -150,6 +167,7 @@ class ServerOptions(usage.Options):
         self.endpoints: dict[str, IStreamServerEndpoint] = {}
         self.activityLog: ActivityFile | None = None
         self.control: str | None = None
+        self.status: IStreamServerEndpoint | None = None
 
     @property
     def longdesc(self) -> str:
@@ -203,7 +221,11 @@ class ServerOptions(usage.Options):
         if spool is not None:
             _checkSpool(spool)
         for text in self["listen"] or [DEFAULT_LISTEN]:
-            self.endpoints[text] = _endpoint(text)
+            self.endpoints[text] = _endpoint("listen", text, serverEndpoint)
+        if self["status"] is not None:
+            self.status = _endpoint("status", self["status"], _statusEndpoint)
+        elif self["status-anyone"]:
+            raise usage.UsageError("--status-anyone: say where, with --status")
         if self["activity-log"] is not None:
             self.activityLog = self._openLog(self["activity-log"])
 
@@ -324,6 +346,8 @@ def makeService(options: ServerOptions) -> AESMService:
         clientOptions=options.clientOptions(),
         control=options.control,
         needsControl=options["control"] is not None,
+        status=options.status,
+        statusForAnyone=bool(options["status-anyone"]),
     )
 
 
@@ -343,28 +367,38 @@ def _inCode(option: str) -> str:
     return first + "".join(map(str.capitalize, others))
 
 
-def _endpoint(text: str) -> IStreamServerEndpoint:
+def _endpoint(
+    option: str, text: str, parse: Callable[[object, str], IStreamServerEndpoint]
+) -> IStreamServerEndpoint:
     """
     Parse an endpoint's string.
+
+    @param option: what it was given with.
 
     @raise usage.UsageError: it stands for none.
     """
     from twisted.internet import reactor
 
     try:
-        return serverEndpoint(reactor, text)
+        return parse(reactor, text)
     except Exception as error:  # a plugin's code may parse it
         if text.startswith("systemd:") and isinstance(error, LookupError):
             # Twisted wants all three variables, though sd_listen_fds(3) does not.
             raise NotUsable(
-                f"--listen '{escape(text)}': no such socket was handed over; what "
+                f"--{option} '{escape(text)}': no such socket was handed over; what "
                 "starts us sets LISTEN_FDS, LISTEN_PID and LISTEN_FDNAMES, which "
                 "names each, with colons in between"
             ) from None
         raise usage.UsageError(
-            f"--listen '{escape(text)}' is no server endpoint ({escape(str(error))}); "
-            f"name one such as {DEFAULT_LISTEN}"
+            f"--{option} '{escape(text)}' is no server endpoint "
+            f"({escape(str(error))}); name one such as {DEFAULT_LISTEN}"
         ) from None
+
+
+def _statusEndpoint(reactor: object, text: str) -> IStreamServerEndpoint:
+    """Parse the endpoint of a status page; a UNIX socket is to be its owner's alone."""
+    # Unless the string says another mode: of two values the last one counts.
+    return serverEndpoint(reactor, re.sub("^unix:", "unix:mode=600:", text))
 
 
 def _absolute(path: str) -> str:

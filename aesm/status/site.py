@@ -19,7 +19,6 @@ looks at the host that it is asked for.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterator
 from ipaddress import ip_address
 from itertools import chain, islice
@@ -43,13 +42,13 @@ from twisted.web.template import flatten
 from zope.interface import implementer
 
 from aesm.messages.address import addressOf, addressText
-from aesm.secure.listening import listenOn, serverEndpoint
+from aesm.secure.listening import listenOn
 from aesm.status.metrics import CONTENT_TYPE, exposition
 from aesm.status.overview import Overview
 from aesm.status.page import STYLE, statusPage
 from aesm.text import escape
 
-__all__ = ["StatusPage", "StatusSite", "statusEndpoint"]
+__all__ = ["StatusPage", "StatusSite"]
 
 _log = Logger(namespace="aesm.status")
 
@@ -83,7 +82,7 @@ class StatusPage:
         anyone: bool = False,
     ) -> None:
         """
-        @param endpoint: as of L{statusEndpoint}.
+        @param endpoint: where to listen.
         @param overview: what there is to tell.
         @param anyone: whether other machines may ask, too.
         """
@@ -135,17 +134,6 @@ class StatusPage:
             port.stopListening()
         for protocol in list(self._site.protocols):
             protocol.abortConnection()
-
-
-def statusEndpoint(reactor: object, text: str) -> IStreamServerEndpoint:
-    """
-    Parse the string of the endpoint of a status page; a UNIX socket is its owner's
-    alone unless the string says another mode.
-
-    @see: C{twisted.internet.endpoints.serverFromString}
-    """
-    # Of two values the last one counts.
-    return serverEndpoint(reactor, re.sub("^unix:", "unix:mode=600:", text))
 
 
 def _isPrivate(address: IAddress) -> bool:

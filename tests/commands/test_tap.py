@@ -272,6 +272,18 @@ class WrongOptionsTests(TapTestCase):
             self.assertIn(repr(listen), text)
             self.assertIn("tcp:8765:interface=127.0.0.1", text)
 
+    def test_status(self) -> None:
+        """Where the status page is, is an endpoint; a word alone leads nowhere."""
+        self.assertIn("--status 'nosuch:1'", self.refuse("--status", "nosuch:1"))
+        self.assertIn("--status-anyone: say where", self.refuse("--status-anyone"))
+        self.assertIsNone(self.parse().status)
+
+    def test_statusSocket(self) -> None:
+        """Its UNIX socket is the owner's alone, unless its string says otherwise."""
+        for text, mode in (("unix:s", 0o600), ("unix:s:mode=660", 0o660)):
+            endpoint: Any = self.parse("--status", text).status
+            self.assertEqual(endpoint._mode, mode)
+
     def test_noSocket(self) -> None:
         """Where no socket was handed over, what is missing is said."""
         for which in ("index=99", "name=nosuch"):

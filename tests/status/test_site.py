@@ -18,9 +18,9 @@ from twisted.internet.interfaces import (
     IListeningPort,
     IStreamServerEndpoint,
 )
-from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.protocol import Protocol
 from twisted.internet.task import deferLater
-from twisted.internet.testing import MemoryReactorClock, StringTransport
+from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
 from twisted.web.template import Tag, flatten
@@ -38,7 +38,6 @@ from aesm.status.site import (
     SHOWN,
     StatusPage,
     StatusSite,
-    statusEndpoint,
 )
 from aesm.testing import MemoryNetwork
 from tests.support.pairs import SERVER_KEY, PairTestCase, Recorder
@@ -493,13 +492,6 @@ class ListeningTests(SiteTestCase):
         self.assertTrue(wire.aborted)
         protocol.connectionLost(LOST)
         page.close()
-
-    def test_socket(self) -> None:
-        """A UNIX socket is its owner's alone, unless the string says otherwise."""
-        memory = MemoryReactorClock()
-        for text, mode in (("unix:/s", 0o600), ("unix:/s:mode=660", 0o660)):
-            statusEndpoint(memory, text).listen(Factory())
-            self.assertEqual(memory.unixServers.pop()[3], mode)
 
 
 class LongAnswerTests(SiteTestCase, TestCase):
