@@ -45,11 +45,12 @@ dl div { background: var(--band); border-radius: .5rem; padding: .6rem .9rem; }
 dt { color: var(--soft); font-size: .85rem; }
 dd { margin: 0; font-size: 1.25rem; font-variant-numeric: tabular-nums; }
 .good { color: var(--good); } .bad { color: var(--bad); font-weight: 600; }
-.wide { overflow-x: auto; } table { border-collapse: collapse; width: 100%; }
+.wide { overflow-x: auto; font-size: .9rem; }
+table { border-collapse: collapse; width: 100%; }
 caption { text-align: left; padding: .25rem 0; }
 th, td { text-align: left; padding: .35rem .7rem; border-bottom: 1px solid var(--line);
   white-space: nowrap; vertical-align: top; }
-thead th { border-bottom-width: 2px; font-size: .85rem; }
+thead th, thead td { border-bottom-width: 2px; font-size: .85rem; }
 tbody tr:nth-child(even) { background: var(--band); }
 .number { text-align: right; font-variant-numeric: tabular-nums; }
 td.text, th.text { max-width: 16rem; overflow: hidden; text-overflow: ellipsis; }
@@ -217,14 +218,19 @@ def _row(row: Mapping[str, Any]) -> Tag:
             for each in (
                 seconds(row["idle"]),
                 seconds(row["roundTrip"]),
-                f"{number(row['messagesIn'])} ({size(row['bytesIn'])})",
-                f"{number(row['messagesOut'])} ({size(row['bytesOut'])})",
-                f"{number(row['unacknowledged'])} ({size(row['unacknowledgedBytes'])})",
+                _both(row["messagesIn"], row["bytesIn"]),
+                _both(row["messagesOut"], row["bytesOut"]),
+                _both(row["unacknowledged"], row["unacknowledgedBytes"]),
                 seconds(oldest),
-                f"{number(row['unread'])} ({size(row['unreadBytes'])})",
+                _both(row["unread"], row["unreadBytes"]),
             )
         ),
     )
+
+
+def _both(messages: int, count: int) -> str:
+    """Write a number of messages, and of their bytes."""
+    return f"{number(messages)} ({size(count)})" if messages else "0"
 
 
 def _refusals(totals: Mapping[str, Any]) -> Tag:
