@@ -125,7 +125,9 @@ class AESMProtocol(Protocol):
         """Carry a connection from now on."""
         self._move("attached")
         self.connection = connection
-        self._budget = FIRST if connection.session.outbox.count else BUDGET
+        outbox = connection.session.outbox
+        # What is there may have left just now, in a session that begins.
+        self._budget = FIRST if outbox.count and not outbox.peer.early else BUDGET
 
     def _move(self, what: str) -> None:
         """Go where the table says."""

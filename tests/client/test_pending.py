@@ -8,7 +8,8 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from aesm.client.pending import MessageQueue, QueuedMessage, Waiters
+from aesm.client.pending import EarlyMessages, MessageQueue, QueuedMessage, Waiters
+from aesm.core.messages.hello import EARLY_WINDOW
 from aesm.errors import ConnectionClosed, SendBufferFull
 from aesm.testing import connectedPair
 
@@ -93,6 +94,47 @@ class MessageQueueTests(SynchronousTestCase):
         self.assertEqual([str(reason) for reason in reasons], ["stopped"] * 2)
         self.assertIsNot(*reasons)
         self.assertEqual(len(queue), 0)
+
+
+class EarlyMessagesTests(SynchronousTestCase):
+    """Those that leave before the server has accepted."""
+
+    def test_take(self) -> None:
+        """As many as cost 64 KiB together, in order, and none in part."""
+        for size, taken in ((EARLY_WINDOW - 129, 2), (EARLY_WINDOW - 128, 1)):
+            queue = MessageQueue(1 << 20)
+            for data in (bytes(size), b"x", b"y"):
+                queue.add(data)
+            self.assertEqual(len(queue.takeEarly()), taken)
+            self.assertEqual(len(queue), 3 - taken)
+        queue = MessageQueue(1 << 20)
+        queue.add(bytes(EARLY_WINDOW - 63))
+        self.assertEqual(queue.takeEarly(), [])
+        self.assertEqual(len(queue), 1)
+
+    def test_putBack(self) -> None:
+        """They go in front of what came meanwhile, and count again."""
+        queue = MessageQueue(65 * 3)
+        for data in "ab":
+            queue.add(data)
+        taken = queue.takeEarly()
+        queue.add("c")
+        queue.putBack(taken)
+        self.failureResultOf(queue.add("d"), SendBufferFull)
+        self.assertEqual([queue.take().data for _ in range(3)], ["a", "b", "c"])
+
+    def test_follow(self) -> None:
+        """Who sent them learns what becomes of them in the session, from then on."""
+        pair = connectedPair()
+        queue = MessageQueue(1000)
+        sent = queue.add("a")
+        early = EarlyMessages(queue.takeEarly(), pair.client)
+        pair.deliver()
+        self.assertNoResult(sent)
+        early.follow()
+        self.successResultOf(sent)
+        early.follow()
+        self.assertEqual(early.messages, [])
 
 
 class WaitersTests(SynchronousTestCase):

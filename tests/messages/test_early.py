@@ -225,6 +225,8 @@ class EarlyTests(EarlyTestCase):
         self.assertEqual(recorder.data, messages[: len(recorder.data)])
         self.assertTrue(0 < len(recorder.data) < len(messages))
         last = service.sendData("last")
+        self.fly(self.link.client, self.link.server)
+        self.assertGreater(len(self.link.toServer.inFlight), EARLY_WINDOW)
         self.network.deliver()
         self.assertEqual(recorder.data, [*messages, "last"])
         self.assertEqual(self.settled([*sent, last]), [True] * 2001)

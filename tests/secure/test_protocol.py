@@ -1318,6 +1318,37 @@ class HalfCloseTests(PumpTestCase):
         self.assertReasons(error.ConnectionDone, error.ConnectionDone)
         self.assertEqual(bytes(self.half.received), b"")
 
+    def test_leave(self) -> None:
+        """
+        Who leaves is told in the next turn that it has; the peer reads all, and what it
+        says still is dropped, until it has ended, too.
+        """
+        for paused in (False, True):
+            self.setUp()
+            if paused:
+                self.transport.pauseProducing()
+            self.transport.write(b"last")
+            self.transport.leave()
+            self.assertEqual(self.half.reasons, [])
+            self.transport.write(b"nothing more")
+            self.clock.advance(0)
+            (reason,) = self.half.reasons
+            self.assertIsInstance(reason, error.ConnectionDone)
+            self.turn()
+            self.assertEqual(bytes(self.serverInner.received), b"last")
+            self.serverInner.transport.write(b"too late")
+            self.serverInner.transport.loseWriteConnection()
+            self.assertReasons(error.ConnectionDone, error.ConnectionDone)
+            self.assertEqual(bytes(self.half.received), b"")
+            self.assertEqual(self.half.ends, [])
+
+    def test_leaveAndLost(self) -> None:
+        """It is told once, also if the raw transport is lost before."""
+        self.transport.leave()
+        self.rawClient.protocol.connectionLost(Failure(error.ConnectionLost()))
+        self.turn()
+        self.assertEqual(len(self.half.reasons), 1)
+
     def test_rawHalfClose(self) -> None:
         """
         A peer that half-closes the raw transport after its end of stream can still

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from aesm.core.messages.frames import MESSAGE_OVERHEAD, Messages
-from aesm.core.messages.hello import Hello
+from aesm.core.messages.frames import MESSAGE_OVERHEAD, Ack, Messages
+from aesm.core.messages.hello import LEAST_HELLO, ConversationSettings, Hello
 from aesm.core.messages.session import Inbox, Session
 from aesm.errors import ProtocolError, SendBufferFull
 
@@ -173,3 +173,46 @@ class SessionTests(SynchronousTestCase):
         session = Session(1000, 1000)
         self.assertRaises(ProtocolError, session.resume, Hello(received=1))
         self.assertIsNone(session.inbox.takeAck())
+
+    def test_begun(self) -> None:
+        """
+        A session that began with early messages goes on where they ended, with the
+        peer's window; not if it is over meanwhile.
+        """
+        for over in (False, True):
+            session = Session(1000, 1000, "name")
+            session.outbox.begin(LEAST_HELLO)
+            session.outbox.add("early", 1)
+            session.outbox.take(1000)
+            peer = Hello(session="name", early=18, window=70)
+            if over:
+                session.outbox.drop()
+                self.assertRaises(ProtocolError, session.resume, peer)
+                continue
+            session.resume(peer)
+            self.assertEqual((session.outbox.sent, session.outbox.limit), (1, 70))
+            self.assertIsNone(session.inbox.takeAck())
+
+    def test_hello(self) -> None:
+        """What is said of it is its name, and what came."""
+        session = Session(1000, 2000, "name")
+        session.inbox.receive(arrived(3, 4))
+        settings = ConversationSettings(receiveBuffer=2000)
+        self.assertEqual(session.hello(settings), settings.hello("name", 2))
+        self.assertEqual(session.hello(settings, 7), settings.hello("name", 2, 0, 7))
+
+    def test_settled(self) -> None:
+        """It is settled while neither side lacks anything, as far as is known."""
+        session = Session(1000, 1000)
+        session.outbox.begin(Hello())
+        self.assertTrue(session.settled)
+        session.inbox.receive(arrived(3))
+        self.assertFalse(session.settled)
+        session.inbox.keep(1)
+        self.assertTrue(session.settled)
+        session.outbox.add("x", 1)
+        self.assertFalse(session.settled)
+        session.outbox.take(1000)
+        self.assertFalse(session.settled)
+        session.outbox.acknowledge(Ack(1, 1 << 30))
+        self.assertTrue(session.settled)
