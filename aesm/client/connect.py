@@ -138,7 +138,7 @@ class SessionKeeper(Protocol):
         @return: fires once it may leave; None for at once.
         """
 
-    def takeBack(self, connection: Connection) -> None:
+    def takeBack(self) -> None:
         """The server surely does not have the session that C{sendEarly} has begun."""
 
     def makeConnection(self, *arguments: Any, **options: Any) -> Connection:
@@ -296,6 +296,8 @@ class _Attempt(SecureFactory, ConnectionOwner):
 
     def _cbTrusted(self, result: None, keeper: SessionKeeper) -> Answer[None]:
         """The server is the right one: have what waits for it leave with message 3."""
+        if self._result is None:  # who trusts it has stopped us
+            return None
         return keeper.sendEarly(self._beginSession)
 
     def _beginSession(self) -> Connection:
@@ -351,7 +353,7 @@ class _Attempt(SecureFactory, ConnectionOwner):
         else:
             connection = self._makeConnection(session, address)
             if former is not None and self._begins:
-                cast(SessionKeeper, self._keeper).takeBack(former)
+                cast(SessionKeeper, self._keeper).takeBack()
             elif former is not None:
                 cast(SessionKeeper, self._keeper).sessionLost(
                     former,
@@ -472,12 +474,9 @@ class _Attempt(SecureFactory, ConnectionOwner):
             said = str(outcome.value)
             if self._where() not in said:
                 outcome.value.args = (f"{self._where()}: {said}",)
-        if (
-            isinstance(outcome, Failure)
-            and self._begins
-            and (self._early is None or self._refused)
-        ):
-            cast(SessionKeeper, self._keeper).takeBack(cast(Connection, self._former))
+        notLeft = self._begins and (self._early is None or self._refused)
+        if notLeft and isinstance(outcome, Failure):
+            cast(SessionKeeper, self._keeper).takeBack()
         result.callback(outcome)
 
     def _where(self) -> str:

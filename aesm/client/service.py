@@ -310,14 +310,12 @@ class ClientService(Service):
         self._early = EarlyMessages(messages, make())
         return None if journal is None else journal.written()
 
-    def takeBack(self, connection: Connection) -> None:
+    def takeBack(self) -> None:
         """The session of early messages was never begun: they wait again."""
-        if self._early is None or connection is not self._early.connection:
-            return  # we have stopped
-        early, self._early = self._early, None
+        early, self._early = cast(EarlyMessages, self._early), None
         self._queue.putBack(early.messages)
         if self._journal is not None:
-            self._journal.forget(cast(DurableConnection, connection))
+            self._journal.forget(cast(DurableConnection, early.connection))
 
     def sessionLost(self, connection: Connection, reason: SessionLost) -> None:
         """The server has given a session up: what never left goes into the next."""

@@ -17,12 +17,14 @@ from twisted.logger import capturedLogs
 
 from aesm import (
     PSK,
+    AnyServer,
     ClientService,
     Connection,
     ConnectionClosed,
     MessageTooBig,
     Packet,
     PrivateKey,
+    PublicKey,
     Server,
     SessionLost,
 )
@@ -429,6 +431,29 @@ class RefusedTests(EarlyTestCase):
             self.after(flights)
             self.stopService(service)
             self.assertEqual(self.settled(sent), [False] * 3)
+
+    def test_stoppedByPolicy(self) -> None:
+        """
+        A client that is stopped, and started again, by who trusts the server has the
+        next attempt send what waits then.
+        """
+        recorder = Recorder()
+        self.serve(recorder)
+        more: list[Deferred[None]] = []
+
+        class Meddling(AnyServer):
+            def checkServer(self, location: str, publicKey: PublicKey) -> Any:
+                if not more:
+                    service.stopService()
+                    service.startService()
+                    more.append(service.sendData("more"))
+                return super().checkServer(location, publicKey)
+
+        service, sent = self.dial(MESSAGES, trust=Meddling())
+        self.network.advance(5)
+        self.assertEqual(self.settled(sent), [False] * 3)
+        self.assertEqual(self.settled(more), [True])
+        self.assertEqual(recorder.data, ["more"])
 
     def test_noRoomOnDisk(self) -> None:
         """A store that cannot be written has nothing leave, and all of it wait."""
