@@ -31,6 +31,9 @@ __all__ = [
 ]
 
 
+LISTED = 100  # connections, unless there is less room, or more are asked for
+
+
 class _Operation(Command):
     """A subcommand that asks a server."""
 
@@ -76,11 +79,12 @@ class StatusOptions(_Operation):
     longdesc = (
         "Shows who is connected to the server of this machine, and how much waits for "
         "whom: first those whose oldest message has waited longest for its "
-        "acknowledgement, and as many as the terminal has lines. With --json all of "
-        "it is one object."
+        f"acknowledgement, and as many as the terminal has lines, or {LISTED}. With "
+        "--json it is one object."
     )
     optFlags = [
         ["json", None, "Write JSON, one object a line."],
+        ["all", None, "Show all connections, however many there are."],
         ["watch", None, "Show it again every two seconds, until Ctrl-C."],
     ]
 
@@ -101,9 +105,11 @@ class StatusOptions(_Operation):
         """
         Ask what goes on.
 
-        @param most: how many connections to tell of; None for all.
+        @param most: how many connections there is room for; None for any number.
         """
-        return self.ask("status", who=self.who, most=None if self.who else most)
+        # All of thousands takes the server a second of its time.
+        wanted = None if self.who or self["all"] else LISTED if most is None else most
+        return self.ask("status", who=self.who, most=wanted)
 
 
 class KickOptions(_Operation):

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from aesm.chat.editor import cellsOf
+from aesm.status.units import number, seconds, size
 from aesm.text import escape
 
 __all__ = ["linesOf", "summaryOf"]
@@ -47,32 +48,6 @@ class _Column(NamedTuple):
     right: bool = True
 
 
-def _number(value: float, base: int = 1000) -> str:
-    """Write a count, or with 1024 a size, in few characters."""
-    units = ["", "k", "M", "G", "T"]
-    while value >= base and len(units) > 1:
-        value /= base
-        del units[0]
-    digits = 1 if units[0] and value < 10 else 0
-    return f"{value:.{digits}f}{units[0]}"
-
-
-def _size(value: float) -> str:
-    """Write bytes."""
-    return _number(value, 1024)
-
-
-def _seconds(value: float | None) -> str:
-    """Write a time in few characters; empty for None."""
-    if value is None:
-        return ""
-    unit, size = "us", 1e-6
-    for least, larger, seconds in _TIMES:
-        if value >= least:
-            unit, size = larger, seconds
-    return f"{value / size:.0f}{unit}"
-
-
 def _client(row: Row) -> str:
     """Name a client: by the list of keys or, if that has no name, by its key."""
     return escape(row["name"] or f"{row['key'][:KEY]}{CUT}")
@@ -81,25 +56,25 @@ def _client(row: Row) -> str:
 def _state(row: Row) -> str:
     """Say how a connection is; of one that waits, how long it still does."""
     grace = row["grace"]
-    return str(row["state"]) if grace is None else f"{row['state']} {_seconds(grace)}"
+    return str(row["state"]) if grace is None else f"{row['state']} {seconds(grace)}"
 
 
 def _both(row: Row, name: str) -> str:
     """Write how many messages, and how many bytes; empty if there are none."""
-    count, size = row[name], row[f"{name}Bytes"]
-    return f"{_number(count)}/{_size(size)}" if count else ""
+    count = row[name]
+    return f"{number(count)}/{size(row[f'{name}Bytes'])}" if count else ""
 
 
 _COLUMNS = (
     _Column("CLIENT", _client, 0, False),
     _Column("ADDRESS", lambda row: escape(row["address"]), 1, False),
     _Column("STATE", _state, 2, False),
-    _Column("IDLE", lambda row: _seconds(row["idle"]), 6),
-    _Column("TRIP", lambda row: _seconds(row["roundTrip"]), 7),
-    _Column("IN", lambda row: _number(row["messagesIn"]), 8),
-    _Column("OUT", lambda row: _number(row["messagesOut"]), 9),
+    _Column("IDLE", lambda row: seconds(row["idle"]), 6),
+    _Column("TRIP", lambda row: seconds(row["roundTrip"]), 7),
+    _Column("IN", lambda row: number(row["messagesIn"]), 8),
+    _Column("OUT", lambda row: number(row["messagesOut"]), 9),
     _Column("UNACKED", lambda row: _both(row, "unacknowledged"), 3),
-    _Column("OLDEST", lambda row: _seconds(row["oldestUnacknowledged"]), 4),
+    _Column("OLDEST", lambda row: seconds(row["oldestUnacknowledged"]), 4),
     _Column("UNREAD", lambda row: _both(row, "unread"), 5),
     _Column("AGENT", lambda row: escape(row["agent"]), 10, False),
     _Column("SUITE", lambda row: escape(row["suite"]), 11, False),
@@ -126,20 +101,20 @@ def summaryOf(server: dict[str, Any]) -> list[str]:
     stopping = ", stopping" if server["stopping"] else ""
     lines = [
         f"aesm {server['version']}, pid {server['pid']}, "
-        f"up {_seconds(server['uptime'])}{stopping}: "
+        f"up {seconds(server['uptime'])}{stopping}: "
         f"{server['connections']} connected, {server['waiting']} waiting, "
         f"{server['handshakes']} in the handshake; "
         f"{server['placesTaken']} of {server['places']} places",
-        f"in {_number(server['messagesIn'])} messages, {_size(server['bytesIn'])} "
-        f"bytes; out {_number(server['messagesOut'])}, {_size(server['bytesOut'])}; "
-        f"kept {_size(server['buffered'])} of {_size(server['totalBuffer'])}"
+        f"in {number(server['messagesIn'])} messages, {size(server['bytesIn'])} "
+        f"bytes; out {number(server['messagesOut'])}, {size(server['bytesOut'])}; "
+        f"kept {size(server['buffered'])} of {size(server['totalBuffer'])}"
         + _within(server["acknowledged"]),
     ]
     spool = server["spool"]
     if spool is not None:
         failure = spool["failure"]
         fails = "" if failure is None else f", FAILS: {escape(failure)}"
-        lines.append(f"spool {_size(spool['bytes'])} bytes{fails}")
+        lines.append(f"spool {size(spool['bytes'])} bytes{fails}")
     refusals = [
         f"{count} {kind}" for kind, count in server["refusals"].items() if count
     ]
@@ -158,7 +133,7 @@ def _within(waits: dict[str, Any]) -> str:
         )
         for part in (0.5, 0.99)
     )
-    said = [f"<{_seconds(bound)}" if bound else "longer" for bound in (half, most)]
+    said = [f"<{seconds(bound)}" if bound else "longer" for bound in (half, most)]
     return f"; acknowledged in {said[0]} (half), {said[1]} (99 %)"
 
 

@@ -28,7 +28,7 @@ INTERVAL = 2.0  # seconds
 BEGIN, END = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"
 HOME, LINE_END, SCREEN_END = "\x1b[H", "\x1b[K", "\x1b[J"
 
-# Asks a server what goes on, with so many of its connections; None for all.
+# Asks a server what goes on; there is room for so many connections, None for any.
 Ask = Callable[[int | None], dict[str, Any]]
 
 

@@ -55,19 +55,20 @@ class OperateTests(CommandTestCase):
             self.assertEqual(self.asked.pop(), expected)
 
     def test_status(self) -> None:
-        """All are shown, or whom one asks for."""
+        """Those are shown who lag most, or whom one asks for, or all."""
         self.answer = answer(row())
-        self.assertIn("alice", self.good("status"))
-        self.assertIn("alice", self.good("status", "alice", "--control", "/x/y"))
-        self.assertIn('"alice"', self.good("status", "--json"))
-        self.assertEqual(
-            self.asked,
-            [
-                (self.home / "control.sock", {"command": "status"}),
-                (Path("/x/y"), {"command": "status", "who": "alice"}),
-                (self.home / "control.sock", {"command": "status"}),
-            ],
-        )
+        for words, fields in (
+            (["status"], {"most": module.LISTED}),
+            (["status", "--json"], {"most": module.LISTED}),
+            (["status", "--json", "--all"], {}),
+            (["status", "alice"], {"who": "alice"}),
+        ):
+            self.assertIn("alice", self.good(*words))
+            path, request = self.asked.pop()
+            self.assertEqual(path, self.home / "control.sock")
+            self.assertEqual(request, {"command": "status", **fields})
+        self.good("status", "alice", "--control", "/x/y")
+        self.assertEqual(self.asked.pop()[0], Path("/x/y"))
 
     def test_watch(self) -> None:
         """They are watched where that is asked for."""

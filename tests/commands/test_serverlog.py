@@ -14,7 +14,7 @@ from twisted.python import log as former
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from aesm.commands import log
+from aesm.commands import serverlog
 from aesm.commands.serverlog import jsonLine, logObserver, textLine
 
 
@@ -121,7 +121,7 @@ class ObserverTests(SynchronousTestCase):
         @return: what is in the file that is standard error.
         """
         with tempfile.TemporaryFile("w+b") as file:
-            self.patch(log, "STANDARD_ERROR", file.fileno())
+            self.patch(serverlog, "STANDARD_ERROR", file.fileno())
             publisher = LogPublisher(logObserver(level, form))
             logger = Logger(namespace="aesm.server", observer=publisher)
             for each in ("debug", "info", "warn", "error", "critical"):

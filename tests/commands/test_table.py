@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from aesm import Server
 from aesm.chat.editor import cellsOf
-from aesm.commands.table import _number, _seconds, linesOf, summaryOf
+from aesm.commands.table import linesOf, summaryOf
 from aesm.status.overview import Overview
 from aesm.testing import MemoryNetwork
 from tests.support.pairs import SERVER_KEY
@@ -53,27 +53,6 @@ def row(**changes: Any) -> dict[str, Any]:
 def answer(*rows: dict[str, Any]) -> dict[str, Any]:
     """Make an answer."""
     return {"ok": True, "server": totals(), "connections": list(rows)}
-
-
-class NumberTests(SynchronousTestCase):
-    """Numbers in few characters."""
-
-    def test_numbers(self) -> None:
-        """From nothing to more than anybody has."""
-        for number, text in (
-            *((0, "0"), (999, "999"), (1000, "1.0k"), (12_345, "12k")),
-            *((1_234_567, "1.2M"), (5 * 10**12, "5.0T"), (5 * 10**15, "5000T")),
-        ):
-            self.assertEqual(_number(number), text)
-        self.assertEqual(_number(2048, 1024), "2.0k")
-
-    def test_seconds(self) -> None:
-        """From microseconds to days."""
-        for seconds, text in (
-            *((None, ""), (0.0, "0us"), (0.00025, "250us"), (0.25, "250ms")),
-            *((99.0, "99s"), (119.0, "2m"), (7200.0, "2h"), (864_000.0, "10d")),
-        ):
-            self.assertEqual(_seconds(seconds), text)
 
 
 class SummaryTests(SynchronousTestCase):
