@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Rests"]
 
-SILENCE = 2.0  # seconds between two looks: who was silent from one to the next rests
+SILENCE = 0.5  # seconds between two looks: who was silent from one to the next rests
 
 
 class Rests:

@@ -69,6 +69,8 @@ class RestTests(PumpTestCase):
 
     def test_failed(self) -> None:
         """One that has failed has nothing left to let go of."""
+        self.transport.write(b"data")
+        self.turn()
         self.client.dataReceived(b"\x00\x10" + bytes(16))
         self.clock.pump([SILENCE] * 2)
         self.assertFalse(self.client.channel.resting)
