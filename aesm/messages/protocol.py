@@ -277,15 +277,16 @@ class AESMProtocol(Protocol):
             self._reason = ConnectionClosed("we aborted the connection")
         self.transport.abortConnection()
 
-    def supersede(self, gone: Callable[[], None]) -> None:
+    def supersede(self, gone: Callable[[], None], *close: tuple[int, str, int]) -> None:
         """
         Leave the connection to a newer protocol.
 
         @param gone: called when our transport is gone.
+        @param close: what the peer is told, as L{Conversation.supersede} takes it.
         """
         self._move("superseded")
         self._superseded = gone
-        self.conversation.supersede(self._clock.seconds())
+        self.conversation.supersede(self._clock.seconds(), *close)
         self._schedule()
         self.touch()
 

@@ -11,7 +11,7 @@ who are to its L{ConnectionManager<aesm.server.manager.ConnectionManager>}.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
@@ -45,6 +45,7 @@ from aesm.secure.rawtransport import HangUp
 from aesm.secure.refusals import Kind, Refused
 from aesm.server.admission import REVOKED, Admission, canYield, farewell
 from aesm.server.broadcast import Broadcast
+from aesm.server.handover import Host, Predecessor, SuccessorFactory
 from aesm.server.manager import ConnectionManager
 from aesm.server.registry import Connections
 from aesm.server.sessions import SESSION_GRACE
@@ -300,10 +301,9 @@ class AESMServerFactory(SecureFactory):
         """
         checkSpread(spread)
         self._manager.stop()
-        for secure, pending in list(self._incoming.items()):
-            if pending.connection is None:
-                secure.fail(_stopping())
-            else:
+        self.endGreeting()
+        for pending in list(self._incoming.values()):
+            if pending.connection is not None:
                 pending.connection.closeWith(
                     CloseCode.GOING_AWAY, reason or "going away", spread
                 )
@@ -328,6 +328,37 @@ class AESMServerFactory(SecureFactory):
         @param why: what those are told who are disconnected, and the activity log.
         """
         self._admission.reload(why)
+
+    # For a server that is replaced
+
+    def successors(self, host: Host) -> SuccessorFactory:
+        """
+        Let a new process take over.
+
+        @param host: has the sockets that this factory listens on.
+        @return: what to listen with for such a process.
+        """
+        return SuccessorFactory(self.clock, self._manager, self, host)
+
+    def predecessor(self, gone: Callable[[bool], None]) -> Predecessor:
+        """
+        Take over from a running process.
+
+        @param gone: as L{Predecessor} takes it.
+        @return: the protocol to speak with it.
+        """
+        return Predecessor(self.clock, self._manager, gone)
+
+    @property
+    def areGreeting(self) -> bool:
+        """Whether clients are about to be let in."""
+        return any(each.connection is None for each in self._incoming.values())
+
+    def endGreeting(self) -> None:
+        """Let none of those in who are about to be."""
+        for secure, pending in list(self._incoming.items()):
+            if pending.connection is None:
+                secure.fail(_stopping())
 
     # twisted.internet.protocol.Factory
 

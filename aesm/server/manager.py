@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, succeed
 from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from aesm.core.messages.hello import EARLY_WINDOW, ConversationSettings, Hello
@@ -40,9 +41,13 @@ from aesm.trust.keys import PublicKey
 from aesm.trust.policies import Answer
 
 if TYPE_CHECKING:
+    from aesm.server.handover import Predecessor
+    from aesm.store.interface import Stored
     from aesm.store.spool import Spool
 
 __all__ = ["ConnectionManager"]
+
+_log = Logger(namespace="aesm.server")
 
 SESSION_BYTES = 16  # of a session's name, docs/protocol.md, section 8
 RESUMES_PER_SESSION = 1.0  # a second, and what was saved up in ten
@@ -55,10 +60,14 @@ class ConnectionManager(ConnectionOwner):
     """
     What the protocols of a server tell what happens to their connections.
 
+    @ivar admission: counts who is in.
     @ivar budget: what all connections may keep together.
     @ivar connections: who is connected, and the activity log.
+    @ivar handler: whom to hand packets, or None.
     @ivar sessions: finds those that a client may come back to.
     @ivar stopping: whether nobody is let in, or waited for, any more.
+    @ivar journal: what writes the sessions, if they are written, while it runs.
+    @ivar predecessor: the process from which we take over, as long as there is one.
     @ivar started: when it began to keep sessions, seconds by its clock; None before.
     @ivar traffic: adds up what goes over all connections.
     """
@@ -75,7 +84,7 @@ class ConnectionManager(ConnectionOwner):
         handler: IMessageHandler | None,
         totalBuffer: int,
         sessionGrace: float,
-        openSpool: Callable[[], Spool] | None,
+        openSpool: Callable[..., Spool] | None,
         messagesPerKey: float | None,
         bytesPerKey: float | None,
     ) -> None:
@@ -99,9 +108,9 @@ class ConnectionManager(ConnectionOwner):
         self.started: float | None = None
         self.connections = connections
         self.sessions = Sessions(clock, sessionGrace, admission.maxConnections)
-        self._admission = admission
+        self.admission = admission
         self._messages = messages
-        self._handler = handler
+        self.handler = handler
         self._nextLook = 0  # what must be in use to look for room
         self._resumes = TokenBuckets(RESUMES_PER_SESSION)
         self._turns = Turns(clock)
@@ -109,7 +118,8 @@ class ConnectionManager(ConnectionOwner):
         self.stopping = False
         self._clock = clock
         self._openSpool = openSpool
-        self._journal: Journal | None = None
+        self.journal: Journal | None = None
+        self.predecessor: Predecessor | None = None
         self._refusals = Refusals(clock, self._refusedMore)
         self._visits = Visits(clock)
         # What the handler was told of ends, and is not done with.
@@ -128,19 +138,23 @@ class ConnectionManager(ConnectionOwner):
         """
         self.stopping = False
         self.started = self._clock.seconds()
-        if self._openSpool is not None and self._journal is None:
+        if self._openSpool is None or self.journal is not None:
+            return
+        if self.predecessor is None:
             self._restore(Journal(self._openSpool(), self._clock))
+        else:  # which has the sessions
+            self.journal = Journal(self._openSpool(shared=True), self._clock)
 
     @property
     def store(self) -> Spool | None:
         """What the sessions are written to, while it is open."""
-        return None if self._journal is None else cast("Spool", self._journal.store)
+        return None if self.journal is None else cast("Spool", self.journal.store)
 
     def stop(self) -> None:
         """Wait for nobody any more; sessions that are written down stay so."""
         self.stopping = True
-        if self._journal is not None:
-            self._journal.suspend()
+        if self.journal is not None:
+            self.journal.suspend()
         self.sessions.stop()
 
     def close(self, deadline: float) -> Deferred[None]:
@@ -164,7 +178,7 @@ class ConnectionManager(ConnectionOwner):
 
     def _closeJournal(self) -> Deferred[None]:
         """Let go of what the sessions are written to."""
-        journal, self._journal = self._journal, None
+        journal, self.journal = self.journal, None
         return succeed(None) if journal is None else journal.close()
 
     def begin(
@@ -179,6 +193,21 @@ class ConnectionManager(ConnectionOwner):
             C{carry} is to be called next, or C{abandon}.
         @raise Refused: it comes back too often (1013).
         @see: docs/protocol.md, section 8
+        """
+        if self.predecessor is None or self.sessions.find(hello, peer) is not None:
+            return self._begin(peer, hello, address, name)
+        fetched = self.predecessor.fetch(hello.session, peer)
+        return fetched.addCallback(
+            lambda nothing: self._begin(peer, hello, address, name)
+        )
+
+    def _begin(
+        self, peer: PublicKey, hello: Hello, address: Address, name: str | None
+    ) -> Deferred[Connection]:
+        """
+        Do what C{begin} does, among the sessions that are here.
+
+        @raise Refused: as C{begin}.
         """
         former = self.sessions.find(hello, peer)
         if former is not None:
@@ -200,9 +229,9 @@ class ConnectionManager(ConnectionOwner):
             peerName=name,
             receiveBuffer=messages.receiveBuffer,
         )
-        if self._journal is None:
+        if self.journal is None:
             return self._cbBegun(None, Connection(self, session, **options))
-        durable = DurableConnection(self._journal, self, session, **options)
+        durable = DurableConnection(self.journal, self, session, **options)
         begun = durable.begin()
         return begun.addCallbacks(
             self._cbBegun,
@@ -222,6 +251,7 @@ class ConnectionManager(ConnectionOwner):
         if (
             not (hello.early and name)
             or name in self._names  # anybody's
+            or self.predecessor is not None  # whose names we do not know
             or min(mine.maxMessage, mine.receiveBuffer) < EARLY_WINDOW
         ):
             name = secrets.token_hex(SESSION_BYTES)
@@ -272,8 +302,8 @@ class ConnectionManager(ConnectionOwner):
         connection.peerName = name
         superseded = connection.detach()
         if superseded is not None:  # it only looked alive
-            self._admission.linger(connection, superseded)
-            superseded.supersede(partial(self._admission.leave, superseded))
+            self.admission.linger(connection, superseded)
+            superseded.supersede(partial(self.admission.leave, superseded))
 
     def enter(self, connection: Connection, address: Address, agent: str) -> None:
         """
@@ -282,7 +312,7 @@ class ConnectionManager(ConnectionOwner):
         @param address: where it comes from now.
         @param agent: its software, as it says.
         """
-        self._admission.enter(connection, address)
+        self.admission.enter(connection, address)
         name = f" ({connection.peerName})" if connection.peerName else ""
         how = f"by {connection.suite}{name}, agent {agent!a}"
         back = self.sessions.knows(connection)
@@ -293,6 +323,8 @@ class ConnectionManager(ConnectionOwner):
             self.connections.move(connection, address)
             self._record(connection, "accepted", f"back {how}", details)
             self._tellBack(connection, noticed)
+            if self.predecessor is not None:
+                self.predecessor.entered(connection.session.name)
             return
         self.connections.add(connection)
         self.sessions.add(connection)
@@ -408,7 +440,7 @@ class ConnectionManager(ConnectionOwner):
         """Give a client time to come back."""
         details = self._visits.end(connection, reason, kept=True)
         self._record(connection, "lost", f"{reason}; its session is kept", details)
-        self._admission.leave(connection)
+        self.admission.leave(connection)
         self.sessions.wait(connection)
         connection.away()
         if connection.dispatcher is not None:
@@ -428,8 +460,31 @@ class ConnectionManager(ConnectionOwner):
     def finished(self, connection: Connection) -> None:
         """List a client no more: it is gone, and its last packet was taken."""
         self.connections.discard(connection)
-        self._admission.leave(connection)
+        self.admission.leave(connection)
         self._names.discard(connection.session.name)
+
+    def adopt(self, found: Iterable[Stored]) -> None:
+        """
+        Go on with sessions that another process has left.
+
+        @param found: as they are in the spool.
+        """
+        journal = cast(Journal, self.journal)
+        for stored in found:
+            if stored.name in journal.sessions:
+                continue
+            try:
+                connection = DurableConnection.restored(
+                    stored,
+                    journal,
+                    self,
+                    self._messages.sendBuffer,
+                    **self._options(),
+                )
+            except (LookupError, TypeError, ValueError):
+                _log.failure("session {name} is damaged", name=stored.name)
+            else:
+                self._goOn(connection, stored.state["over"])
 
     # Parts
 
@@ -440,7 +495,7 @@ class ConnectionManager(ConnectionOwner):
         @param more: more options of L{Connection}.
         """
         return {
-            "closeSlow": self._handler is not None,
+            "closeSlow": self.handler is not None,
             "lock": self.connections.lock,
             "arrivals": self.connections.arrivals,
             **more,
@@ -448,9 +503,9 @@ class ConnectionManager(ConnectionOwner):
 
     def _handled(self, connection: ConnectionType) -> ConnectionType:
         """Let the handler, if there is one, have what comes over a new connection."""
-        if self._handler is not None:
+        if self.handler is not None:
             connection.dispatcher = Dispatcher(
-                self._handler, connection, connection.handled, self._turns, self._rates
+                self.handler, connection, connection.handled, self._turns, self._rates
             )
         return connection
 
@@ -466,26 +521,34 @@ class ConnectionManager(ConnectionOwner):
         restored = DurableConnection.load(
             journal, self, self._messages.sendBuffer, **self._options()
         )
-        self._journal = journal
+        self.journal = journal
         for connection, over in restored:
-            address = connection.address
-            if isinstance(address, str) or address in self.connections:
-                # Such a string belongs to the process that made it up.
-                connection.address = f"session-{connection.session.name}"
-            self._names.add(connection.session.name)
-            self.connections.add(connection)
-            if over:  # listed only so that what is unread can be taken
-                connection.finish(ConnectionClosed("it was over before a restart"))
-                continue
-            self._handled(connection)
-            self.sessions.add(connection)
-            self.sessions.wait(connection)
-            if connection.dispatcher is not None:
-                connection.dispatcher.accepted()
-                connection.dispatcher.detached(
-                    ConnectionClosed("the server was started again")
-                )
-                connection.handOver()
+            self._goOn(connection, over)
+
+    def _goOn(self, connection: DurableConnection, over: bool) -> None:
+        """
+        Go on with a session of a process before this one.
+
+        @param over: whether only what is unread is left of it.
+        """
+        address = connection.address
+        if isinstance(address, str) or address in self.connections:
+            # Such a string belongs to the process that made it up.
+            connection.address = f"session-{connection.session.name}"
+        self._names.add(connection.session.name)
+        self.connections.add(connection)
+        if over:  # listed only so that what is unread can be taken
+            connection.finish(ConnectionClosed("it was over before a restart"))
+            return
+        self._handled(connection)
+        self.sessions.add(connection)
+        self.sessions.wait(connection)
+        if connection.dispatcher is not None:
+            connection.dispatcher.accepted()
+            connection.dispatcher.detached(
+                ConnectionClosed("the server was started again")
+            )
+            connection.handOver()
 
     def _tellBack(self, connection: Connection, noticed: bool) -> None:
         """

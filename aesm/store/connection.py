@@ -63,6 +63,8 @@ _log = Logger(namespace="aesm.durable")
 #     one of retrieved is      the stream              the window moves on
 #     taken
 #     the peer acknowledges    the outbox              - (nobody waits for the discard)
+#     another process goes on  (leave: what is due     that process may read it
+#     with the session         was written just now)
 #
 # Hence also what a flush is for here: before the commit there is nothing that it could
 # hand over, so a send asks for none, and the commit asks for one only if it has made
@@ -122,6 +124,8 @@ class DurableConnection(Connection):
         # acknowledged already, so that it is the stream that counts them as taken.
         self._restoredCosts: deque[int] = deque()
         self._overForGood = False  # the next process is not to go on with the session
+        self._left = False  # to another process, which writes the session from now on
+        journal.sessions.add(session.name)
 
     @classmethod
     def load(
@@ -212,6 +216,27 @@ class DurableConnection(Connection):
         """Give a session up that was begun, since its peer will not hear of it."""
         self._journal.abandon(self)
 
+    def leave(self, reason: AESMError) -> AESMProtocol | None:
+        """
+        Leave the session, as it was last written, to another process; C{finish} is to
+        be called next.
+
+        @param reason: for who still sends here.
+        @return: the protocol that has carried it.
+        """
+        # What nobody has taken will be there.
+        while self.retrieved.getData() is not None:
+            pass
+        self._left = True
+        self._journal.sessions.discard(self.session.name)
+        self._fail(reason)
+        return self.detach()
+
+    @property
+    def _isOurs(self) -> bool:
+        """Whether this process goes on with the session, or ends it."""
+        return self._journal.state is JournalState.RUNNING and not self._left
+
     # Connection
 
     def attach(self, protocol: AESMProtocol, channel: Channel) -> None:
@@ -291,7 +316,7 @@ class DurableConnection(Connection):
 
     def handled(self, count: int, cost: int) -> None:
         """The handler is done with messages."""
-        if self._journal.state is not JournalState.RUNNING or self.isOver:
+        if not self._isOurs or self.isOver:
             return  # the next process hands them over again
         while count and self._restoredCosts:
             self.retrieved.getData()
@@ -309,7 +334,8 @@ class DurableConnection(Connection):
 
     def streamFinished(self) -> None:
         """The session is over, and the last packet was taken."""
-        self._journal.forget(self)
+        if not self._left:
+            self._journal.forget(self)
         super().streamFinished()
 
     def _withdraw(self) -> list[Body]:
@@ -320,7 +346,7 @@ class DurableConnection(Connection):
     def finish(self, reason: AESMError) -> None:
         """The session is over; what is unread stays stored."""
         # A process that ends takes its connections with it, not their sessions.
-        self._overForGood = self._journal.state is JournalState.RUNNING
+        self._overForGood = self._isOurs
         lost = self._outbox.count - self._outbox.acknowledged
         if lost and self._overForGood and isinstance(reason, SessionLost):
             # Who sent them may have been a process before this one.
@@ -355,6 +381,8 @@ class DurableConnection(Connection):
 
         @return: to be called once that is committed.
         """
+        if self._left:
+            return _nothing
         outbox, inbox = self._outbox, self.session.inbox
         self._batch = None  # what is sent from now on makes up the next batch
         staged = outbox.takeStaged()
@@ -452,3 +480,7 @@ class DurableConnection(Connection):
         # after nearly every message that is sent.
         if (staged or count or taken) and self._protocol is not None:
             self._protocol.touch()
+
+
+def _nothing() -> None:
+    """Nothing follows from a commit."""

@@ -57,6 +57,7 @@ class Journal:
 
     @ivar store: where to.
     @ivar state: what is still to be stored.
+    @ivar sessions: the names of those that are this process's to write.
     """
 
     def __init__(self, store: ISessionStore, clock: IReactorTime) -> None:
@@ -66,6 +67,7 @@ class Journal:
         """
         self.store = store
         self.state = JournalState.RUNNING
+        self.sessions: set[str] = set()
         self._clock = clock
         # Dicts and not sets, for their order: who came first is written first.
         self._changed: dict[Journaled, None] = {}
@@ -94,6 +96,7 @@ class Journal:
         """Remove a session that is over and of which nothing is left to be taken."""
         if self.state is JournalState.RUNNING:
             self._changed.pop(connection, None)
+            self.sessions.discard(connection.session.name)
             self.store.drop(connection.session.name)
             # With what else this turn writes: messages that never left may be on their
             # way into another session, and must be in one of the two at any time.
@@ -104,6 +107,7 @@ class Journal:
         Remove a session that was begun and of which no peer knows: also if the process
         is about to end, since the next one has nothing to go on with.
         """
+        self.sessions.discard(connection.session.name)
         self.store.drop(connection.session.name)
         self.store.commit().addErrback(_ignore)
 
@@ -114,12 +118,18 @@ class Journal:
         @return: fires once that is committed, and may leave; fails with
             L{SpoolError<aesm.errors.SpoolError>} if the store is closed before.
         """
-        self._writeNow()
+        self.writeNow()
         return self.store.commit()
+
+    def writeNow(self) -> None:
+        """Write what is due at the end of this turn."""
+        if self._writeCall is not None:
+            self._writeCall.cancel()
+            self._writeDue()
 
     def suspend(self) -> None:
         """Write what has changed so far; the process is about to end."""
-        self._writeNow()
+        self.writeNow()
         self.state = JournalState.SUSPENDED
 
     def close(self) -> Deferred[None]:
@@ -129,7 +139,7 @@ class Journal:
         @return: fires when it is closed; fails with
             L{SpoolError<aesm.errors.SpoolError>} if not all could be written.
         """
-        self._writeNow()
+        self.writeNow()
         self.state = JournalState.CLOSED
         return self.store.close()
 
@@ -137,12 +147,6 @@ class Journal:
         """Write at the end of this turn."""
         if self._writeCall is None and self.state is not JournalState.CLOSED:
             self._writeCall = self._clock.callLater(0, self._writeDue)
-
-    def _writeNow(self) -> None:
-        """Write what is due at the end of this turn."""
-        if self._writeCall is not None:
-            self._writeCall.cancel()
-            self._writeDue()
 
     def _writeDue(self) -> None:
         """Write what has changed in this turn, as one transaction."""

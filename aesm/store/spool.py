@@ -19,7 +19,7 @@ for that: it is given up, and whoever wanted it is told.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
 from threading import Thread
@@ -57,7 +57,7 @@ _log = Logger(namespace="aesm.spool")
 class Worker(Protocol):
     """Where a spool writes."""
 
-    def run(self, function: Callable[..., None], *arguments: Any) -> Deferred[None]:
+    def run(self, function: Callable[..., Any], *arguments: Any) -> Deferred[Any]:
         """
         Call a function that may block; one call at a time.
 
@@ -79,7 +79,7 @@ class _OwnThread:
         # closing its spool is no worse off than one that is killed.
         self._pool.threadFactory = partial(Thread, daemon=True)  # type: ignore[assignment]
 
-    def run(self, function: Callable[..., None], *arguments: Any) -> Deferred[None]:
+    def run(self, function: Callable[..., Any], *arguments: Any) -> Deferred[Any]:
         """
         Call a function in the thread.
 
@@ -175,6 +175,7 @@ class Spool:
         *,
         full: bool = False,
         maxSize: int = MAX_SIZE,
+        shared: bool = False,
         clock: IReactorTime | None = None,
         worker: Worker | None = None,
     ) -> None:
@@ -188,6 +189,7 @@ class Spool:
             only that the process is killed.
         @param maxSize: bytes that the file and its log may have between two commits,
             from 16 MiB; no room for more is as a disk that is full.
+        @param shared: whether another process has the file, and shares it with us.
         @param clock: for trying again; None for the reactor.
         @param worker: where to write; None for a thread of its own, whose results
             go through the C{clock}, which has to be a reactor then.
@@ -200,7 +202,7 @@ class Spool:
         if worker is None:
             worker = _OwnThread(cast("IReactorFromThreads", self._clock))
         self._worker = worker
-        self._file = SpoolFile(self.path, full, maxSize)
+        self._file = SpoolFile(self.path, full, maxSize, shared)
         self._next = _Batch()
         self._busy = False  # a batch is being written, or waits to be tried again
         self._retry: IDelayedCall | None = None
@@ -222,6 +224,31 @@ class Spool:
         @see: L{ISessionStore.load}
         """
         return self._file.load()
+
+    def read(self, names: Iterable[str] | None = None) -> Deferred[list[Stored]]:
+        """
+        Read sessions that another process has written, while it shares the file.
+
+        @param names: which; None for all.
+        @return: fires with them; fails with L{SpoolError}.
+        """
+        return self._worker.run(self._file.load, names)
+
+    def share(self) -> Deferred[None]:
+        """
+        Let another process open the file.
+
+        @return: fires when it can.
+        """
+        return self._worker.run(self._file.share)
+
+    def reclaim(self) -> Deferred[bool]:
+        """
+        Have the file for ourselves again.
+
+        @return: fires with whether nobody else has it open any more.
+        """
+        return self._worker.run(self._file.reclaim)
 
     def damaged(self, reason: str) -> SpoolError:
         """
@@ -420,14 +447,15 @@ class Spool:
 
 def spoolOpener(
     path: AnyPath | None, sync: str, maxSize: int, clock: IReactorTime
-) -> Callable[[], Spool] | None:
+) -> Callable[..., Spool] | None:
     """
     Check the options of a spool that is opened later.
 
     @param path: the file; None for no spool.
     @param sync: C{"normal"} or C{"full"}.
     @param maxSize: as L{Spool} takes it.
-    @return: opens it, and raises as L{Spool} does; None for no spool.
+    @return: opens it, with more options of L{Spool}, and raises as that does; None for
+        no spool.
     @raise ValueError: an option has a value that it cannot have.
     """
     if sync not in SYNC:

@@ -1,6 +1,7 @@
 """
 A store of sessions in one file: an SQLite database that one program at a time has
-open, that is read once and then written in transactions.
+open, that is read once and then written in transactions; or two programs, while one
+takes over from the other.
 
 ::
 
@@ -10,6 +11,8 @@ open, that is read once and then written in transactions.
     changes.put(peer, {"received": 7})
     changes.append(False, Blob(6, 1, frames))
     file.write({name: changes})              # all of it, or sqlite3.Error
+    file.share()                             # lets another one open it, too
+    file.reclaim()                           # once that is gone: True
     file.close()
 
 Everything here blocks: L{aesm.store.spool} has a thread for it.  SQLite appends to a
@@ -26,7 +29,7 @@ import json
 import os
 import sqlite3
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
@@ -61,6 +64,22 @@ NO_BOUND = (1 << 31) - 1  # pages; more than a file can have in practice
 # The file is made small again when more than SPARE of it is free and at most SMALL in
 # use, bytes: only the latter is copied, so that no commit waits long behind that.
 SPARE, SMALL = 16 << 20, 2 << 20
+
+# Two programs at one file
+#
+# While a server is replaced, two have its file open.  A session belongs to one of them,
+# which alone writes it; and nothing is remembered here of what the file has: rows are
+# found by the session's name, and sizes asked for in each transaction.  So all that two
+# writers could spoil is what SQLite guards: transactions wait for one another, and see
+# what was committed before.
+#
+# That there are never two unless one has let the other in, and that one who is left is
+# alone, is known from SQLite's own locks, which go with the process: who has the file
+# for itself keeps an exclusive one, who shares it a shared one, and to be alone is to
+# get the former.  Its log is indexed in shared memory (FILE-shm), also while nobody
+# shares it: SQLite can only begin so.
+
+BUSY_MILLIS = 10_000  # to wait for the other's transaction
 
 # Whose database it is, and how it is laid out: PRAGMA application_id, user_version.
 _APPLICATION = 0x4145534D  # "AESM"
@@ -102,6 +121,13 @@ _SESSIONS = "SELECT id, name, peer, keys FROM session ORDER BY id"
 _PARTS = """
     SELECT session, kind, number, count, content FROM part
     ORDER BY session, kind, number
+"""
+
+_SESSION = "SELECT id, name, peer, keys FROM session WHERE name = ?"
+
+_PARTS_OF = """
+    SELECT session, kind, number, count, content FROM part WHERE session = ?
+    ORDER BY kind, number
 """
 
 _DROP = "DELETE FROM session WHERE name = ?"
@@ -200,12 +226,15 @@ class Changes:
 class SpoolFile:
     """An open file, for one thread at a time."""
 
-    def __init__(self, path: Path, full: bool, maxSize: int = MAX_SIZE) -> None:
+    def __init__(
+        self, path: Path, full: bool, maxSize: int = MAX_SIZE, shared: bool = False
+    ) -> None:
         """
         Open a file, or make one that only its owner can read, and its directory.
 
         @param full: whether what is written survives a loss of power.
         @param maxSize: bytes that it may have, with its log, from C{MIN_MAX_SIZE}.
+        @param shared: whether another program has the file open, which shares it.
         @raise SpoolError: it cannot be opened, is unsafe or damaged, or another
             program uses it; says what to do.
         @see: U{How to corrupt an SQLite database file, section 2.2
@@ -221,14 +250,15 @@ class SpoolFile:
             with locked(path):
                 if not os.path.lexists(path):
                     writeFile(path, b"", replace=False)
-                for name in (path, Path(f"{path}-wal"), Path(f"{path}-journal")):
+                for more in ("", "-wal", "-shm", "-journal"):
+                    name = Path(f"{path}{more}")
                     if os.path.lexists(name):
                         checkStatus(name, os.lstat(name), OTHERS_ACCESS)
                 self._connection = sqlite3.connect(
-                    path, timeout=0, isolation_level=None, check_same_thread=False
+                    path, isolation_level=None, check_same_thread=False
                 )
                 try:
-                    self._prepare(full)
+                    self._prepare(full, shared)
                 except BaseException:
                     self._connection.close()
                     raise
@@ -237,7 +267,7 @@ class SpoolFile:
         except _READING as error:
             raise self._explained(error) from error
 
-    def _prepare(self, full: bool) -> None:
+    def _prepare(self, full: bool, shared: bool) -> None:
         """
         See whose database it is, and set it up; nothing is changed in one of others.
 
@@ -245,9 +275,8 @@ class SpoolFile:
         @raise sqlite3.Error: it cannot be read, or written.
         """
         execute = self._connection.execute
+        execute(f"PRAGMA busy_timeout = {BUSY_MILLIS if shared else 0}")
         execute(f"PRAGMA page_size = {PAGE}")  # of a file that is made
-        # Kept from the first transaction until the file is closed.
-        execute("PRAGMA locking_mode = EXCLUSIVE")
         with self._connection:
             execute("BEGIN EXCLUSIVE")
             if self._value("SELECT count(*) FROM sqlite_master") == 0:
@@ -264,6 +293,10 @@ class SpoolFile:
                 f"version {_VERSION}: use the aesm that made it, or name another file"
             )
         execute("PRAGMA journal_mode = WAL")
+        self._value("SELECT count(*) FROM sqlite_master")  # so FILE-shm is used
+        if not shared:
+            self._lock()
+        execute(f"PRAGMA busy_timeout = {BUSY_MILLIS}")
         execute(f"PRAGMA wal_autocheckpoint = {MAX_LOG // PAGE}")
         execute(f"PRAGMA journal_size_limit = {MAX_LOG}")
         self._setBound(self._bound)
@@ -278,29 +311,78 @@ class SpoolFile:
         if damage != "ok":
             raise self.damaged(damage.splitlines()[-1])
 
-    def load(self) -> list[Stored]:
+    def _lock(self) -> None:
         """
-        Read everything.
+        Have the file for ourselves, until it is closed or shared.
 
+        @raise sqlite3.Error: another program has it open.
+        """
+        self._connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+        with self._connection:
+            self._connection.execute("BEGIN IMMEDIATE")
+
+    def share(self) -> None:
+        """Let other programs open the file, too."""
+        self._connection.execute("PRAGMA locking_mode = NORMAL")
+        self._value("SELECT count(*) FROM session")  # takes effect with a transaction
+
+    def reclaim(self) -> bool:
+        """
+        Have the file for ourselves again, if nobody else has it open any more.
+
+        @return: whether that is so; else it is shared as before.
+        """
+        self._connection.execute("PRAGMA busy_timeout = 0")
+        try:
+            self._lock()
+        except sqlite3.OperationalError:
+            self.share()
+            return False
+        finally:
+            self._connection.execute(f"PRAGMA busy_timeout = {BUSY_MILLIS}")
+        return True
+
+    def load(self, names: Iterable[str] | None = None) -> list[Stored]:
+        """
+        Read sessions.
+
+        @param names: which, if they are there; None for all.
         @return: the sessions, the oldest first.
-        @raise SpoolError: it cannot be read, or is damaged.
+        @raise SpoolError: they cannot be read, or are damaged.
         """
         execute = self._connection.execute
         try:
-            sessions, keys = {}, {}
-            for session, name, peer, keys[session] in execute(_SESSIONS):
-                sessions[session] = Stored(name, peer, {}, [], [])
-            for session, kind, *blob in execute(_PARTS):
-                if session not in sessions:
-                    raise self.damaged("messages of no session")
-                stored = sessions[session]
-                if kind == _STATE:
-                    stored.state.update(self._parse(keys[session], blob[-1]))
-                else:
-                    kept = stored.incoming if kind == _INCOMING else stored.outgoing
-                    kept.append(Blob(*blob))
+            if names is None:
+                return self._stored(execute(_SESSIONS), execute(_PARTS))
+            found = []
+            for name in names:
+                rows = execute(_SESSION, (name,)).fetchall()
+                parts = execute(_PARTS_OF, (rows[0][0],)) if rows else ()
+                found += self._stored(rows, parts)
+            return found
         except _READING as error:
             raise self._explained(error) from error
+
+    def _stored(
+        self, rows: Iterable[Sequence[Any]], parts: Iterable[Sequence[Any]]
+    ) -> list[Stored]:
+        """
+        Put together what was read of sessions.
+
+        @raise SpoolError: it is damaged.
+        """
+        sessions, keys = {}, {}
+        for session, name, peer, keys[session] in rows:
+            sessions[session] = Stored(name, peer, {}, [], [])
+        for session, kind, *blob in parts:
+            if session not in sessions:
+                raise self.damaged("messages of no session")
+            stored = sessions[session]
+            if kind == _STATE:
+                stored.state.update(self._parse(keys[session], blob[-1]))
+            else:
+                kept = stored.incoming if kind == _INCOMING else stored.outgoing
+                kept.append(Blob(*blob))
         return list(sessions.values())
 
     def write(self, changes: Mapping[str, Changes]) -> None:

@@ -238,8 +238,8 @@ class SpoolTestCase(PairTestCase):
         assert server is not None
         self.process.kill()
         self.network.factory = None
-        if server.factory._manager._journal is not None:
-            closeFile(server.factory._manager._journal)
+        if server.factory._manager.journal is not None:
+            closeFile(server.factory._manager.journal)
         for link in self.network.links:
             link.server.lost = True
             link.client.lose(error.ConnectionLost())

@@ -63,6 +63,7 @@ __all__ = ["CLOSE_TIMEOUT", "Conversation"]
 PATIENT_CODES = (CloseCode.NORMAL, CloseCode.GOING_AWAY)  # all is sent before these
 CLOSE_TIMEOUT = 5.0  # seconds, docs/protocol.md, section 9; the channel's is its own
 SLOW_CLOSE_TIMEOUT = 30.0  # the same for who is closed because it does not read
+SUPERSEDED = (CloseCode.TAKEN_OVER, "taken over by a newer connection", 0)
 ACK_DELAY = 0.001  # seconds that an ACK waits while there is more to be read
 
 _NOTHING_SAID: tuple[int, str, int] = (CloseCode.NORMAL, "", 0)
@@ -335,12 +336,15 @@ class Conversation:
             self._move("closing")
             self._closing(now)
 
-    def supersede(self, now: float) -> None:
-        """Leave the session to a newer connection: say so to the peer, and no more."""
+    def supersede(self, now: float, close: tuple[int, str, int] = SUPERSEDED) -> None:
+        """
+        Leave the session to a newer connection: say so to the peer, and no more.
+
+        @param close: code, reason and C{after} of the CLOSE.
+        """
         if self.state in _TALKING:
             self._move("breaking")
-            words = "taken over by a newer connection"
-            self._close = (CloseCode.TAKEN_OVER, words, 0)
+            self._close = close
         elif self.state not in _OVER:
             self._move("broken")
         self._stash()

@@ -1,0 +1,558 @@
+"""
+A server that is replaced by a new process, which its clients do not notice::
+
+    the running process                       the new one
+      listens at SPOOL.handover   <--------     connects, once its options are right
+      shares its spool            <-TakeOver    opens the spool, and listens on the
+      lends its sockets             -------->   same sockets
+      accepts nobody any more     <-Accepting
+      leaves sessions, and tells
+      their clients (1001)          Released->  reads them; their clients come
+      leaves one whose client has
+      come by itself              <-Release
+      has left all                  Complete->
+      ends                          -------->   has the spool alone, and listens at
+                                                SPOOL.handover itself
+
+In the running process a L{Successor} speaks with the new one, and there a
+L{Predecessor} with the running one.
+"""
+
+# Whose a session is
+#
+# At each moment a session belongs to one process, which alone writes it.  The old one
+# leaves it with a commit, after which it writes nothing more of it; the new one reads
+# it from the file behind that, and only then lets its client in.  So nothing is lost,
+# or there twice, whatever happens in between: it is as if the server had been started
+# again, for this one session.  Messages that a handler was not done with come again.
+#
+# Who moves when
+#
+# A client that comes back costs the server a handshake, so that all of them at once
+# would wait for one another, some seconds if there are a thousand.  They are moved in
+# waves, the next one when most of the last one are back; the others are served as ever.
+# Both processes have clients then.  That is no matter where each client is a matter of
+# its own, as it is for a handler with C{clientsApart}.  With any other handler, what one
+# client sends is for others, so that all move in one commit: nobody is let in at the
+# new process before it has all sessions, and the last have to wait for their handshake.
+#
+# When one of them dies
+#
+# The end of the channel between them says so.  The other one then waits until it has
+# the spool alone, which SQLite's locks tell: they go with the process.  Only then it
+# reads what the dead one had, and goes on with that; an old process also accepts again.
+# If the new one is not dead, the old one ends: nobody else could.
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from twisted.internet.defer import Deferred, ensureDeferred, succeed
+from twisted.internet.interfaces import IAddress, IReactorTime
+from twisted.internet.protocol import Factory
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+from twisted.protocols.amp import (
+    AMP,
+    AmpList,
+    Boolean,
+    Command,
+    Descriptor,
+    Integer,
+    ListOf,
+    Unicode,
+)
+from twisted.python.failure import Failure
+
+from aesm.errors import CloseCode, ConnectionClosed
+
+if TYPE_CHECKING:
+    from aesm.messages.connection import Connection
+    from aesm.server.manager import ConnectionManager
+    from aesm.store.connection import DurableConnection
+    from aesm.store.journal import Journal
+    from aesm.store.spool import Spool
+    from aesm.trust.keys import PublicKey
+
+__all__ = ["CannotTakeOver", "Host", "Predecessor", "Successor", "SuccessorFactory"]
+
+_log = Logger(namespace="aesm.handover")
+
+WAVE = 25  # clients that are told together
+PACE = 0.002  # seconds for each of those over which they come back
+MOST = 0.9  # of a wave that are back when the next one is told,
+PATIENCE = 1.0  # or so many seconds later
+GREETING = 1.0  # seconds for those who are not in yet to get in
+NAMES = 1000  # sessions that fit an argument of AMP, which has 64 KiB
+ALONE = 0.02  # seconds until it is looked again whether the other process is gone,
+TRIES = 100  # and how often the old one does so
+
+
+class CannotTakeOver(Exception):
+    """The running process does not hand itself over; says why."""
+
+
+class TakeOver(Command):  # type: ignore[misc]
+    """The new process asks for the spool and the sockets."""
+
+    arguments = [(b"apart", Boolean())]
+    response = [
+        (b"apart", Boolean()),
+        (
+            b"sockets",
+            AmpList(
+                [
+                    (b"endpoint", Unicode()),
+                    (b"family", Integer()),
+                    (b"descriptor", Descriptor()),
+                ]
+            ),
+        ),
+    ]
+    errors = {CannotTakeOver: b"CANNOT"}
+
+
+class Accepting(Command):  # type: ignore[misc]
+    """The new process accepts connections from now on."""
+
+
+class Released(Command):  # type: ignore[misc]
+    """
+    The old process has left sessions.  Of the clients of the first C{back} of them it
+    waits for most: for the answer.
+    """
+
+    arguments = [(b"sessions", ListOf(Unicode())), (b"back", Integer())]
+
+
+class Release(Command):  # type: ignore[misc]
+    """The client of a session has come to the new process."""
+
+    arguments = [(b"session", Unicode()), (b"peer", Unicode())]
+    response = [(b"released", Boolean())]
+
+
+class Complete(Command):  # type: ignore[misc]
+    """The old process has left all sessions."""
+
+
+class Host(Protocol):
+    """The process that is to be replaced, as far as it listens."""
+
+    def lend(self) -> list[dict[str, Any]]:
+        """
+        Have the sockets used by another process, too: nothing shuts them down.
+
+        @return: C{sockets}, as L{TakeOver} answers.
+        """
+
+    def pause(self) -> None:
+        """Accept nobody any more, but keep the sockets."""
+
+    def resume(self) -> None:
+        """Accept again, since there is no other process."""
+
+    def retire(self) -> None:
+        """End: there is nothing left to do."""
+
+
+class Clients(Protocol):
+    """Those who are about to be let in."""
+
+    @property
+    def areGreeting(self) -> bool:
+        """Whether there are any."""
+
+    def endGreeting(self) -> None:
+        """Let none of them in."""
+
+
+class SuccessorFactory(Factory):
+    """What a server listens with at C{SPOOL.handover}."""
+
+    noisy = False
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        manager: ConnectionManager,
+        clients: Clients,
+        host: Host,
+    ) -> None:
+        """
+        @param manager: has the sessions.
+        @param clients: who may still get one.
+        @param host: has the sockets.
+        """
+        self._clock = clock
+        self._manager = manager
+        self._clients = clients
+        self._host = host
+        self._successor: Successor | None = None
+
+    def buildProtocol(self, addr: IAddress | None) -> Successor:
+        """Speak with what may become our successor."""
+        return Successor(self)
+
+
+class Successor(AMP):  # type: ignore[misc]
+    """The new process, for the running one."""
+
+    def __init__(self, factory: Any) -> None:
+        """@param factory: the L{SuccessorFactory}."""
+        super().__init__()
+        self._shared = factory
+        self._manager: ConnectionManager = factory._manager
+        self._clock: IReactorTime = factory._clock
+        self._host: Host = factory._host
+        self._apart = False
+        self._left: set[str] = set()  # sessions
+
+    @TakeOver.responder  # type: ignore[misc]
+    def takeOver(self, apart: bool) -> Deferred[dict[str, Any]]:
+        """
+        Share the spool, and lend the sockets.
+
+        @raise CannotTakeOver: it is not possible.
+        """
+        if self._manager.journal is None or self._manager.stopping:
+            raise CannotTakeOver("the running server has no spool, or is stopping")
+        if self._shared._successor is not None or self._manager.predecessor is not None:
+            raise CannotTakeOver("the running server is being replaced already")
+        self._shared._successor = self
+        self._apart = apart and _isApart(self._manager)
+        return _spoolOf(self._manager).share().addCallback(self._cbShared)
+
+    def _cbShared(self, nothing: None) -> dict[str, Any]:
+        """Answer C{TakeOver}."""
+        return {"apart": self._apart, "sockets": self._host.lend()}
+
+    @Accepting.responder  # type: ignore[misc]
+    def accepting(self) -> dict[str, Any]:
+        """Begin to move."""
+        self._host.pause()
+        _run(self._move())
+        return {}
+
+    @Release.responder  # type: ignore[misc]
+    def release(self, session: str, peer: str) -> Deferred[dict[str, Any]]:
+        """Leave a session whose client has come to the new process."""
+        manager = self._manager
+        if manager.stopping:
+            # It may still be written.  When we have ended it is read with all others.
+            return Deferred()
+        if session in self._left:
+            committed = cast("Journal", manager.journal).store.commit()
+        else:
+            found = [
+                each
+                for each in _movable(manager)
+                if each.session.name == session and str(each.peer) == peer
+            ]
+            if not found:
+                return succeed({"released": False})
+            committed = self._leave(found, 0.0)
+        return cast(
+            "Deferred[dict[str, Any]]",
+            committed.addCallback(lambda nothing: {"released": True}),
+        )
+
+    def _leave(self, connections: list[Connection], spread: float) -> Deferred[None]:
+        """Leave sessions; as C{_release}."""
+        self._left.update(each.session.name for each in connections)
+        return _release(self._manager, connections, spread)
+
+    async def _move(self) -> None:
+        """Leave all sessions, then end."""
+        manager, clients = self._manager, self._shared._clients
+        begun = self._clock.seconds()
+        if not self._apart:
+            await self._greeted()
+            clients.endGreeting()
+        while True:
+            movable = _movable(manager)
+            if not movable:
+                if not clients.areGreeting:
+                    break
+                await self._greeted()
+                if not _movable(manager):
+                    break
+                continue
+            wave = movable[:WAVE] if self._apart else movable
+            await self._moveWave(wave)
+        await self.callRemote(Complete)
+        _log.info(
+            "{count} sessions go on in the new process, in {seconds:.1f} seconds",
+            count=len(self._left),
+            seconds=self._clock.seconds() - begun,
+        )
+        self._host.retire()
+
+    async def _moveWave(self, wave: list[Connection]) -> None:
+        """
+        Leave some sessions, and wait for their clients to be back.
+
+        @param wave: those whose clients are there come first.
+        """
+        names = [connection.session.name for connection in wave]
+        there = sum(connection.isAttached for connection in wave)
+        await self._leave(wave, there * PACE)
+        back = there if self._apart else 0
+        for start in range(0, len(names), NAMES):
+            await self.callRemote(
+                Released, sessions=names[start : start + NAMES], back=back
+            )
+
+    async def _greeted(self) -> None:
+        """Give those who are not in yet the time to get in."""
+        until = self._clock.seconds() + GREETING
+        while self._shared._clients.areGreeting and self._clock.seconds() < until:
+            await deferLater(self._clock, ALONE)
+
+    def connectionLost(self, reason: Failure) -> None:
+        """
+        The new process is gone: go on as before.
+
+        @see: C{twisted.internet.interfaces.IProtocol}
+        """
+        super().connectionLost(reason)
+        if self._shared._successor is self:
+            self._shared._successor = None
+            if not self._manager.stopping:
+                _run(self._goOn())
+
+    async def _goOn(self) -> None:
+        """Be the server again, or end if the new process is."""
+        for _ in range(TRIES):
+            if await _spoolOf(self._manager).reclaim():
+                _log.warn("the new process is gone: this one goes on")
+                await _adoptRest(self._manager)
+                self._host.resume()
+                return
+            await deferLater(self._clock, ALONE)
+        _log.error(
+            "the new process says nothing more, and has the spool: this one ends"
+        )
+        self._host.retire()
+
+
+class Predecessor(AMP):  # type: ignore[misc]
+    """The running process, for the new one."""
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        manager: ConnectionManager,
+        gone: Callable[[bool], None],
+    ) -> None:
+        """
+        @param manager: has the sessions that are here.
+        @param gone: called when the old process is gone, with whether it had handed
+            itself over: all sessions are here then.
+        """
+        super().__init__()
+        self._clock = clock
+        self._manager = manager
+        self._gone = gone
+        self._apart = False
+        self._accepting = False
+        self._isComplete = False
+        self._waiting: list[Deferred[None]] = []  # for all sessions
+        self._missed: set[str] = set()  # sessions of a wave whose clients are not back
+        self._backAt = 0  # so many of these may be missing
+        self._back: Deferred[dict[str, Any]] | None = None
+
+    # What the new process calls
+
+    def takeOver(self) -> Deferred[list[dict[str, Any]]]:
+        """
+        Take over from the running process.
+
+        @return: fires with its sockets, as L{TakeOver} has them, when its spool can be
+            opened; fails with L{CannotTakeOver}.
+        """
+        asked = self.callRemote(TakeOver, apart=_isApart(self._manager))
+        return cast(
+            "Deferred[list[dict[str, Any]]]", asked.addCallback(self._cbTakenOver)
+        )
+
+    def _cbTakenOver(self, answer: dict[str, Any]) -> list[dict[str, Any]]:
+        """The spool can be opened from now on."""
+        self._apart = answer["apart"]
+        self._manager.predecessor = self
+        return cast("list[dict[str, Any]]", answer["sockets"])
+
+    def accepting(self) -> Deferred[dict[str, Any]]:
+        """Say that we accept connections: sessions come from now on."""
+        self._accepting = True
+        return cast("Deferred[dict[str, Any]]", self.callRemote(Accepting))
+
+    # What the manager calls
+
+    def fetch(self, session: str, peer: PublicKey) -> Deferred[None]:
+        """
+        Have a session here, if there is such a one, before its client is let in.
+
+        @param session: its name; empty for a client that begins one.
+        @param peer: the client's key.
+        @return: fires when the client can be let in.
+        """
+        if self._isComplete and not self._apart:
+            return succeed(None)
+        if not self._apart:
+            return self._wait()
+        if not session:
+            return succeed(None)
+        asked = self.callRemote(Release, session=session, peer=str(peer))
+        asked.addCallbacks(
+            self._cbReleased, lambda failure: self._wait(), callbackArgs=(session,)
+        )
+        return cast("Deferred[None]", asked)
+
+    def entered(self, session: str) -> None:
+        """Take note that a client is back."""
+        self._missed.discard(session)
+        self._look()
+
+    # What the old process calls
+
+    @Released.responder  # type: ignore[misc]
+    def released(self, sessions: list[str], back: int) -> Deferred[dict[str, Any]]:
+        """Go on with sessions."""
+        self._missed = set(sessions[:back])
+        self._backAt = back - round(back * MOST)
+        return self._adopt(sessions).addCallback(self._cbAdopted)
+
+    @Complete.responder  # type: ignore[misc]
+    def complete(self) -> dict[str, Any]:
+        """Let everybody in: all sessions are here."""
+        self._isComplete = True
+        if not self._apart:
+            self._letIn()
+        return {}
+
+    # Parts
+
+    def _cbReleased(self, answer: dict[str, Any], session: str) -> Deferred[None]:
+        """A session was left to us, or is not there."""
+        return self._adopt([session]) if answer["released"] else succeed(None)
+
+    def _adopt(self, sessions: Iterable[str]) -> Deferred[None]:
+        """Read sessions, and go on with them."""
+        return _spoolOf(self._manager).read(sessions).addCallback(self._manager.adopt)
+
+    def _cbAdopted(self, nothing: None) -> Deferred[dict[str, Any]]:
+        """Wait until most clients of a wave are back."""
+        back = self._back = Deferred()
+        back.addTimeout(PATIENCE, self._clock, lambda cancelled, timeout: {})
+        self._look()
+        return back
+
+    def _look(self) -> None:
+        """See whether most clients of a wave are back."""
+        back = self._back
+        if back is not None and len(self._missed) <= self._backAt:
+            self._back = None
+            back.callback({})
+
+    def _wait(self) -> Deferred[None]:
+        """Wait for all sessions."""
+        waiting: Deferred[None] = Deferred(self._waiting.remove)
+        self._waiting.append(waiting)
+        return waiting
+
+    def _letIn(self) -> None:
+        """All sessions are here."""
+        waiting, self._waiting = self._waiting, []
+        for each in waiting:
+            each.callback(None)
+
+    def connectionLost(self, reason: Failure) -> None:
+        """
+        The old process is gone: go on with what it has left.
+
+        @see: C{twisted.internet.interfaces.IProtocol}
+        """
+        super().connectionLost(reason)
+        if not self._accepting:
+            self._gone(False)
+        elif not self._manager.stopping:
+            _run(self._takeRest())
+
+    async def _takeRest(self) -> None:
+        """Have the spool, and all sessions in it."""
+        manager = self._manager
+        while not await _spoolOf(manager).reclaim():
+            await deferLater(self._clock, ALONE)
+            if manager.stopping:
+                return
+        await _adoptRest(manager)
+        manager.predecessor = None
+        self._letIn()
+        self._gone(True)
+
+
+def _isApart(manager: ConnectionManager) -> bool:
+    """
+    Tell whether clients may be at two processes at the same time, since none of them
+    hears of another through the handler.
+    """
+    return manager.handler is None or getattr(manager.handler, "clientsApart", False)
+
+
+def _movable(manager: ConnectionManager) -> list[Connection]:
+    """List those whose sessions can go on in another process, who is there first."""
+    movable = [
+        connection
+        for connection in manager.connections.values()
+        if not connection.isOver and not connection.isEnding
+    ]
+    return sorted(movable, key=lambda connection: not connection.isAttached)
+
+
+def _release(
+    manager: ConnectionManager, connections: list[Connection], spread: float
+) -> Deferred[None]:
+    """
+    Leave sessions to another process, and tell their clients to come back (1001).
+
+    @param connections: of C{_movable}.
+    @param spread: seconds over which they are to come back.
+    @return: fires once the other one may read the sessions.
+    """
+    journal, admission = cast("Journal", manager.journal), manager.admission
+    journal.writeNow()
+    reason = ConnectionClosed("it goes on in another process", CloseCode.GOING_AWAY)
+    close = (CloseCode.GOING_AWAY, "another process goes on", round(spread * 1000))
+    # First all of them, then who hears of it: a handler may send to others.
+    for connection in connections:
+        superseded = cast("DurableConnection", connection).leave(reason)
+        if superseded is not None:
+            admission.linger(connection, superseded)
+            superseded.supersede(partial(admission.leave, superseded), close)
+    for connection in connections:
+        connection.finish(reason)
+    return journal.store.commit()
+
+
+async def _adoptRest(manager: ConnectionManager) -> None:
+    """Go on with all sessions in the spool: there is no other process any more."""
+    journal = cast("Journal", manager.journal)
+    # What ends here meanwhile may be in what is read, and what begins, too.
+    ours = set(journal.sessions)
+    await journal.store.commit()
+    found = await _spoolOf(manager).read()
+    manager.adopt(stored for stored in found if stored.name not in ours)
+
+
+def _spoolOf(manager: ConnectionManager) -> Spool:
+    """Find the spool of a manager that has one."""
+    return cast("Spool", cast("Journal", manager.journal).store)
+
+
+def _run(steps: Awaitable[None]) -> None:
+    """Run what nobody waits for."""
+    running = ensureDeferred(cast(Any, steps))
+    running.addErrback(lambda failure: _log.failure("handing over failed", failure))
