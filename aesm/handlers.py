@@ -89,7 +89,12 @@ class Echo(_Handler):
 
     A client that sends and does not read is held back, not closed: its next
     message waits until there is room for the answer.
+
+    @cvar clientsApart: that no client hears of another, so that they may be at two
+        processes, while one takes over from the other.
     """
+
+    clientsApart = True
 
     def packetReceived(self, connection: Connection, packet: Packet) -> Deferred[None]:
         """

@@ -4,8 +4,9 @@ What C{twistd aesm} and C{aesm serve} run, once the options are found to be righ
     AESMService(reactor, factory, endpoints).setServiceParent(application)
 
 It adds to a L{Server} what an operator needs: that a port in use is one line and
-the end, what to type at a client, SIGHUP, the control socket, the activity log, what
-systemd is told, and no core dumps.
+the end, what to type at a client, SIGHUP, the control socket, the status page, the
+activity log, what systemd is told, no core dumps, and that a new process can take over
+(L{aesm.server.handover}).
 """
 
 from __future__ import annotations
@@ -15,13 +16,18 @@ import shlex
 import signal
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from twisted.application.service import Service
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.defer import CancelledError, Deferred, succeed
-from twisted.internet.endpoints import quoteStringArgument
-from twisted.internet.error import ReactorNotRunning
+from twisted.internet.endpoints import (
+    UNIXClientEndpoint,
+    UNIXServerEndpoint,
+    connectProtocol,
+    quoteStringArgument,
+)
+from twisted.internet.error import ConnectError, ReactorNotRunning
 from twisted.internet.interfaces import (
     IAddress,
     IListeningPort,
@@ -36,8 +42,9 @@ from aesm.commands.activity import ActivityFile
 from aesm.commands.options import dumpNoCore
 from aesm.commands.systemd import Notifier
 from aesm.errors import SpoolError
-from aesm.secure.listening import listenOn
+from aesm.secure.listening import canInherit, inheritedEndpoint, listenOn
 from aesm.server.factory import AESMServerFactory
+from aesm.server.handover import Predecessor
 from aesm.server.service import Server
 from aesm.status.actions import Actions
 from aesm.status.control import ControlSocket
@@ -85,9 +92,14 @@ class AESMService(Service):
         needsControl: bool = False,
         status: IStreamServerEndpoint | None = None,
         statusForAnyone: bool = False,
+        handover: str | None = None,
+        upgrade: bool = False,
     ) -> None:
         """
         @param endpoints: where to listen, by what the operator calls them.
+        @param handover: the path of the UNIX socket at which a new process may take
+            over; None if there is no spool.
+        @param upgrade: whether to take over from the process that listens there.
         @param clientOptions: what a client must give beside the endpoint.
         @param control: the path of the control socket; None for none.
         @param needsControl: whether there is no server without it.
@@ -112,6 +124,12 @@ class AESMService(Service):
             overview = Overview(self.server)
             self._page = StatusPage(reactor, status, overview, statusForAnyone)
         self._notifier = Notifier(reactor, self._describe)
+        self._handover = handover
+        self._isHeir = upgrade  # to somebody who is still there
+        self._predecessor: Predecessor | None = None
+        self._inheriting: Deferred[Any] | None = None
+        self._heirs: IListeningPort | None = None  # where they call
+        self._lent: list[Any] = []  # ports
         self.failed = False
         self._isStarting = True  # so that there is no reactor to be stopped
         self._formerHangUp: Any = None  # the handler of SIGHUP before ours
@@ -128,13 +146,15 @@ class AESMService(Service):
             self._formerHangUp = signal.signal(signal.SIGHUP, self._hungUp)
         if self._activityLog is not None:
             globalLogPublisher.addObserver(self._activityLog)
-        if self._control is not None:
-            self._control.open().addErrback(self._ebCannotListen)
-        if self._page is not None:
-            self._page.open().addErrback(self._ebCannotListen)
-        if not self.failed:
-            starting = self.server.start()
+        if self._isHeir:
+            self._inheriting = self._inherit()
+            starting = self._inheriting.addCallback(lambda nothing: self.server.start())
             starting.addCallbacks(self._cbListening, self._ebCannotListen)
+        else:
+            self._openForOperators().addErrback(self._ebCannotListen)
+            if not self.failed:
+                starting = self.server.start()
+                starting.addCallbacks(self._cbListening, self._ebCannotListen)
         # Ports fail to listen at once, and twistd would go into the background and
         # run the reactor all the same; other endpoints may take their time, and a
         # reactor that runs by then is stopped.
@@ -152,7 +172,7 @@ class AESMService(Service):
         """
         # Not earlier: when twistd gives away its rights the system forgets this.
         dumpNoCore()
-        if not self.server.running:
+        if not self.server.running and self._inheriting is None:
             self.privilegedStartService()
         super().startService()
 
@@ -164,19 +184,163 @@ class AESMService(Service):
         """
         super().stopService()
         self._notifier.stopping()
+        if self._inheriting is not None:
+            self._inheriting.cancel()
+            self._inheriting = None
+        self.pause()
+        if self._heirs is not None:
+            self._heirs.stopListening()
+            self._heirs = None
         stopped = self.server.stop()
         stopped.addErrback(self._ebNotWritten)
         # Behind the clients: until then one may ask how far it is.
         stopped.addCallback(self._closeControl)
         return stopped.addCallback(self._cbStopped)
 
+    # Host, for a successor
+
+    def lend(self) -> list[dict[str, Any]]:
+        """
+        Have the sockets used by another process, too.
+
+        @see: L{Host.lend<aesm.server.handover.Host.lend>}
+        """
+        self._lent = self.server.lend()
+        return [
+            {
+                "endpoint": endpoint.text,
+                "family": int(endpoint.port.socket.family),
+                "descriptor": endpoint.port.socket.fileno(),
+            }
+            for endpoint in self._endpoints
+            if canInherit(endpoint.text)
+        ]
+
+    def pause(self) -> None:
+        """
+        Accept nobody any more.
+
+        @see: L{Host.pause<aesm.server.handover.Host.pause>}
+        """
+        for port in self._lent:
+            port.stopReading()
+
+    def resume(self) -> None:
+        """
+        Accept again.
+
+        @see: L{Host.resume<aesm.server.handover.Host.resume>}
+        """
+        ports, self._lent = self._lent, []
+        self.server.takeBack(ports)
+        for port in ports:
+            port.startReading()
+
+    def retire(self) -> None:
+        """
+        End.
+
+        @see: L{Host.retire<aesm.server.handover.Host.retire>}
+        """
+        self._reactor.stop()
+
+    # Heir
+
+    def _inherit(self) -> Deferred[None]:
+        """
+        Take over from the process that runs, if there is one.
+
+        @return: fires when we can listen; fails with L{CannotTakeOver}.
+        """
+        predecessor = self._factory.predecessor(self._gone)
+        endpoint = UNIXClientEndpoint(self._reactor, cast(str, self._handover))
+        connecting: Deferred[Any] = connectProtocol(endpoint, predecessor)
+        return connecting.addCallbacks(
+            lambda protocol: protocol.takeOver().addCallbacks(
+                self._cbInherited, self._ebNothing, callbackArgs=(protocol,)
+            ),
+            self._ebNobody,
+        )
+
+    def _cbInherited(
+        self, sockets: list[dict[str, Any]], predecessor: Predecessor
+    ) -> None:
+        """Listen where we inherit from the process that runs."""
+        self._predecessor = predecessor
+        lent = {each["endpoint"]: each for each in sockets}
+        for endpoint in self._endpoints:
+            each = lent.pop(endpoint.text, None)
+            if each is not None:
+                endpoint.inherit(
+                    inheritedEndpoint(
+                        self._reactor,
+                        endpoint.text,
+                        each["family"],
+                        each["descriptor"],
+                    )
+                )
+        for each in lent.values():
+            os.close(each["descriptor"])
+
+    def _ebNobody(self, failure: Failure) -> None:
+        """Nobody is there from whom to take over."""
+        failure.trap(ConnectError)
+        _log.info("no server runs from which to take over: this one begins")
+        self._isHeir = False
+
+    def _ebNothing(self, failure: Failure) -> Failure:
+        """We inherit nothing."""
+        _log.critical("cannot take over: {reason}", reason=failure.getErrorMessage())
+        return failure
+
+    def _gone(self, isOurs: bool) -> None:
+        """
+        The former process is gone.
+
+        @param isOurs: whether we have taken over from it.
+        """
+        self._isHeir = False
+        if isOurs:
+            self._awaitHeirs()
+        elif self.running and not self.failed:
+            _log.critical("the running server has broken off: this one ends")
+            self._reactor.stop()
+
+    def _awaitHeirs(self) -> None:
+        """Let a new process take over from this one."""
+        if self._handover is None or not self.running:
+            return
+        endpoint = UNIXServerEndpoint(
+            self._reactor, self._handover, mode=0o600, wantPID=True
+        )
+        listening = listenOn(endpoint, self._factory.successors(self))
+        listening.addCallbacks(self._cbHeirs, self._ebNoHeirs)
+
+    def _cbHeirs(self, port: IListeningPort) -> None:
+        """Remember where heirs call."""
+        self._heirs = port
+
+    def _ebNoHeirs(self, failure: Failure) -> None:
+        """Go on without heirs."""
+        _log.warn(
+            "no new process can take over from this one: {reason}",
+            reason=escape(failure.getErrorMessage()),
+        )
+
+    # Parts
+
     def _cbListening(self, server: Server) -> None:
         """
-        Begin the activity log, and say where clients find the server, and that it is
-        there, once it is.
+        Begin the activity log, say where clients find the server, and that it is there,
+        once it is; and the process from which we take over that we listen.
         """
         if self._activityLog is not None:
             self._activityLog.started()
+        self._inheriting = None
+        if self._isHeir and self._predecessor is not None:
+            self._predecessor.accepting().addErrback(self._ebBrokenOff)
+        else:
+            self._reactor.callWhenRunning(self._awaitHeirs)
         for endpoint in self._endpoints:
             line = clientLine(
                 endpoint.port.getHost(), str(server.publicKey), self._clientOptions
@@ -194,6 +358,9 @@ class AESMService(Service):
         """Say that all endpoints listen, unless the server is stopped by now."""
         if self.server.running:
             self._notifier.ready()
+
+    def _ebBrokenOff(self, failure: Failure) -> None:
+        """What follows from that is for C{_gone}."""
 
     def _ebCannotListen(self, failure: Failure) -> None:
         """End the server, unless that is why it does not listen."""
@@ -293,12 +460,17 @@ class _ReportingEndpoint:
     """
     An endpoint that says why it cannot listen.
 
+    @ivar text: what the operator calls it.
     @ivar port: what listens, once it does.
     """
 
     def __init__(self, text: str, endpoint: IStreamServerEndpoint) -> None:
-        self.port: IListeningPort
-        self._text = text
+        self.port: Any
+        self.text = text
+        self._endpoint = endpoint
+
+    def inherit(self, endpoint: IStreamServerEndpoint) -> None:
+        """Listen at another endpoint, which has the socket already."""
         self._endpoint = endpoint
 
     def listen(self, protocolFactory: IProtocolFactory) -> Deferred[IListeningPort]:
@@ -321,7 +493,7 @@ class _ReportingEndpoint:
             _log.critical(
                 "cannot listen on {endpoint}: {reason}; name another endpoint with "
                 "--listen, or end what uses this one",
-                endpoint=self._text,
+                endpoint=self.text,
                 reason=escape(failure.getErrorMessage()).rstrip("."),
             )
         return failure

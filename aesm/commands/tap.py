@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -64,9 +65,19 @@ class ServerOptions(usage.Options):
     @ivar activityLog: what writes it, or None.
     @ivar control: the path of the control socket, or None.
     @ivar status: where the status page is, or None.
+    @ivar handover: the path of the socket at which one server takes over from another;
+        None without a spool.
     """
 
     synopsis = "[options]"
+    optFlags = [
+        [
+            "upgrade",
+            None,
+            "Take over from the server that runs with this --spool, if there is one; "
+            "its clients do not notice.",
+        ],
+    ]
     optParameters = [
         NAME_OPTION,
         ["key", None, None, "File of the server's key, as aesm keygen makes it."],
@@ -168,6 +179,7 @@ class ServerOptions(usage.Options):
         self.activityLog: ActivityFile | None = None
         self.control: str | None = None
         self.status: IStreamServerEndpoint | None = None
+        self.handover: str | None = None
 
     @property
     def longdesc(self) -> str:
@@ -219,7 +231,14 @@ class ServerOptions(usage.Options):
         except ValueError as error:
             raise usage.UsageError(self._inOptions(str(error))) from None
         if spool is not None:
-            _checkSpool(spool)
+            self.handover = _absolute(f"{spool}.handover")
+            if not (self["upgrade"] and _answers(self.handover)):
+                _checkSpool(spool)
+        elif self["upgrade"]:
+            raise usage.UsageError(
+                "--upgrade needs the --spool of the server that runs: what it has in "
+                "memory no other process can have"
+            )
         for text in self["listen"] or [DEFAULT_LISTEN]:
             self.endpoints[text] = _endpoint("listen", text, serverEndpoint)
         if self["status"] is not None:
@@ -348,6 +367,8 @@ def makeService(options: ServerOptions) -> AESMService:
         needsControl=options["control"] is not None,
         status=options.status,
         statusForAnyone=bool(options["status-anyone"]),
+        handover=options.handover,
+        upgrade=bool(options["upgrade"]),
     )
 
 
@@ -417,3 +438,13 @@ def _checkSpool(path: str) -> None:
         SpoolFile(expanded(path), full=False).close()
     except SpoolError as error:
         raise NotUsable(f"--spool: {escape(str(error))}") from None
+
+
+def _answers(path: str) -> bool:
+    """Tell whether a server can be taken over from at a UNIX socket."""
+    with socket.socket(socket.AF_UNIX) as asking:
+        try:
+            asking.connect(path)
+        except OSError:
+            return False
+        return True

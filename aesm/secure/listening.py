@@ -11,6 +11,11 @@ where the server always has the same PID, or another program that has got the PI
 would keep the server from starting for ever.  So whether anybody listens is asked at
 the socket itself.
 
+A server that takes over from a running one listens on the same sockets; C{canInherit}
+says where that is possible::
+
+    endpoint = inheritedEndpoint(reactor, "tcp:8765", socket.AF_INET, descriptor)
+
 When no file is free, Twisted closes those who come, with a line for each.  That is told
 by our factories instead, which count and thin out what they say of strangers.
 """
@@ -24,10 +29,11 @@ import stat
 from contextlib import suppress
 from functools import partial
 from time import time
-from typing import cast
+from typing import Any, cast
 
+from twisted.internet import unix
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
-from twisted.internet.defer import Deferred, fail, maybeDeferred
+from twisted.internet.defer import Deferred, fail, maybeDeferred, succeed
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import (
@@ -37,17 +43,20 @@ from twisted.internet.interfaces import (
     IStreamServerEndpoint,
 )
 from twisted.logger import ILogObserver, LogEvent, Logger
+from twisted.protocols.haproxy import proxyEndpoint
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from aesm.secure.factory import SecureFactory
 from aesm.secure.refusals import Kind, Refused
 
-__all__ = ["listenOn", "serverEndpoint"]
+__all__ = ["canInherit", "inheritedEndpoint", "listenOn", "serverEndpoint"]
 
 _log = Logger(namespace="aesm.secure")
 
 BACKLOG = 1024  # connections that wait to be accepted; Twisted's default is 50
 _QUEUE = re.compile(r"^((?:haproxy:)?(?:tcp|tcp6|ssl|unix):)")
+_PLAIN = re.compile(r"^(haproxy:)?(tcp|tcp6|unix|systemd):")
 STARTUP = 1.0  # seconds in which a server that has its socket's name listens at it
 
 
@@ -63,6 +72,65 @@ def serverEndpoint(reactor: object, text: str) -> IStreamServerEndpoint:
         given = _QUEUE.sub(rf"\1backlog={BACKLOG}:", text)
         return IStreamServerEndpoint(serverFromString(reactor, given))
     return IStreamServerEndpoint(serverFromString(reactor, text))
+
+
+def canInherit(text: str) -> bool:
+    """
+    Tell whether another process can listen on the same socket, by what an endpoint's
+    string says: that there is nothing else between it and our factory.
+    """
+    return _PLAIN.match(text) is not None
+
+
+def inheritedEndpoint(
+    reactor: Any, text: str, family: int, descriptor: int
+) -> IStreamServerEndpoint:
+    """
+    Make an endpoint of a socket that another process listens on, and may go on to.
+
+    @param text: that process's string for it, for which C{canInherit} is true.
+    @param family: the socket's.
+    @param descriptor: the socket, which is ours.
+    """
+    endpoint = _InheritedEndpoint(reactor, family, descriptor)
+    if text.startswith("haproxy:"):
+        return IStreamServerEndpoint(proxyEndpoint(endpoint))
+    return endpoint
+
+
+@implementer(IStreamServerEndpoint)
+class _InheritedEndpoint:
+    """A socket that listens already."""
+
+    def __init__(self, reactor: Any, family: int, descriptor: int) -> None:
+        """@param descriptor: is ours."""
+        self._reactor = reactor
+        self._family = family
+        self._descriptor = descriptor
+
+    def listen(self, protocolFactory: IProtocolFactory) -> Deferred[IListeningPort]:
+        """
+        Listen.
+
+        @see: C{twisted.internet.interfaces.IStreamServerEndpoint}
+        """
+        descriptor = self._descriptor
+        os.set_inheritable(descriptor, False)
+        if self._family == socket.AF_UNIX:
+            # As adoptStreamPort, which would open the socket to everybody, though.
+            port = unix.Port._fromListeningDescriptor(
+                self._reactor, descriptor, protocolFactory
+            )
+            if stat.S_ISSOCK(os.stat(port._bindPath).st_mode):
+                port.mode = stat.S_IMODE(os.stat(port._bindPath).st_mode)
+            port.backlog = BACKLOG
+            port.startListening()
+        else:
+            port = self._reactor.adoptStreamPort(
+                descriptor, self._family, protocolFactory
+            )
+        os.close(descriptor)
+        return succeed(port)
 
 
 def listenOn(

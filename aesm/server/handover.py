@@ -32,9 +32,9 @@ L{Predecessor} with the running one.
 # would wait for one another, some seconds if there are a thousand.  They are moved in
 # waves, the next one when most of the last one are back; the others are served as ever.
 # Both processes have clients then.  That is no matter where each client is a matter of
-# its own, as it is for a handler with C{clientsApart}.  With any other handler, what one
-# client sends is for others, so that all move in one commit: nobody is let in at the
-# new process before it has all sessions, and the last have to wait for their handshake.
+# its own, as it is for a handler with C{clientsApart}.  With any other handler, what
+# one client sends is for others, so that all move in one commit: nobody is let in at
+# the new process before it has all sessions, and the last wait for their handshake.
 #
 # When one of them dies
 #
@@ -51,7 +51,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from twisted.internet.defer import Deferred, ensureDeferred, succeed
 from twisted.internet.interfaces import IAddress, IReactorTime
-from twisted.internet.protocol import Factory
+from twisted.internet.protocol import Factory, connectionDone
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.protocols.amp import (
@@ -94,7 +94,7 @@ class CannotTakeOver(Exception):
     """The running process does not hand itself over; says why."""
 
 
-class TakeOver(Command):  # type: ignore[misc]
+class TakeOver(Command):
     """The new process asks for the spool and the sockets."""
 
     arguments = [(b"apart", Boolean())]
@@ -114,11 +114,11 @@ class TakeOver(Command):  # type: ignore[misc]
     errors = {CannotTakeOver: b"CANNOT"}
 
 
-class Accepting(Command):  # type: ignore[misc]
+class Accepting(Command):
     """The new process accepts connections from now on."""
 
 
-class Released(Command):  # type: ignore[misc]
+class Released(Command):
     """
     The old process has left sessions.  Of the clients of the first C{back} of them it
     waits for most: for the answer.
@@ -127,14 +127,14 @@ class Released(Command):  # type: ignore[misc]
     arguments = [(b"sessions", ListOf(Unicode())), (b"back", Integer())]
 
 
-class Release(Command):  # type: ignore[misc]
+class Release(Command):
     """The client of a session has come to the new process."""
 
     arguments = [(b"session", Unicode()), (b"peer", Unicode())]
     response = [(b"released", Boolean())]
 
 
-class Complete(Command):  # type: ignore[misc]
+class Complete(Command):
     """The old process has left all sessions."""
 
 
@@ -197,7 +197,7 @@ class SuccessorFactory(Factory):
         return Successor(self)
 
 
-class Successor(AMP):  # type: ignore[misc]
+class Successor(AMP):
     """The new process, for the running one."""
 
     def __init__(self, factory: Any) -> None:
@@ -210,7 +210,7 @@ class Successor(AMP):  # type: ignore[misc]
         self._apart = False
         self._left: set[str] = set()  # sessions
 
-    @TakeOver.responder  # type: ignore[misc]
+    @TakeOver.responder
     def takeOver(self, apart: bool) -> Deferred[dict[str, Any]]:
         """
         Share the spool, and lend the sockets.
@@ -229,14 +229,14 @@ class Successor(AMP):  # type: ignore[misc]
         """Answer C{TakeOver}."""
         return {"apart": self._apart, "sockets": self._host.lend()}
 
-    @Accepting.responder  # type: ignore[misc]
+    @Accepting.responder
     def accepting(self) -> dict[str, Any]:
         """Begin to move."""
         self._host.pause()
         _run(self._move())
         return {}
 
-    @Release.responder  # type: ignore[misc]
+    @Release.responder
     def release(self, session: str, peer: str) -> Deferred[dict[str, Any]]:
         """Leave a session whose client has come to the new process."""
         manager = self._manager
@@ -311,7 +311,7 @@ class Successor(AMP):  # type: ignore[misc]
         while self._shared._clients.areGreeting and self._clock.seconds() < until:
             await deferLater(self._clock, ALONE)
 
-    def connectionLost(self, reason: Failure) -> None:
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
         """
         The new process is gone: go on as before.
 
@@ -338,7 +338,7 @@ class Successor(AMP):  # type: ignore[misc]
         self._host.retire()
 
 
-class Predecessor(AMP):  # type: ignore[misc]
+class Predecessor(AMP):
     """The running process, for the new one."""
 
     def __init__(
@@ -418,14 +418,14 @@ class Predecessor(AMP):  # type: ignore[misc]
 
     # What the old process calls
 
-    @Released.responder  # type: ignore[misc]
+    @Released.responder
     def released(self, sessions: list[str], back: int) -> Deferred[dict[str, Any]]:
         """Go on with sessions."""
         self._missed = set(sessions[:back])
         self._backAt = back - round(back * MOST)
         return self._adopt(sessions).addCallback(self._cbAdopted)
 
-    @Complete.responder  # type: ignore[misc]
+    @Complete.responder
     def complete(self) -> dict[str, Any]:
         """Let everybody in: all sessions are here."""
         self._isComplete = True
@@ -469,13 +469,15 @@ class Predecessor(AMP):  # type: ignore[misc]
         for each in waiting:
             each.callback(None)
 
-    def connectionLost(self, reason: Failure) -> None:
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
         """
         The old process is gone: go on with what it has left.
 
         @see: C{twisted.internet.interfaces.IProtocol}
         """
         super().connectionLost(reason)
+        self._missed.clear()
+        self._look()
         if not self._accepting:
             self._gone(False)
         elif not self._manager.stopping:

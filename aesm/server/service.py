@@ -194,6 +194,22 @@ class Server(Service):
             lambda nothing: failures[0] if failures else None
         )
 
+    # For a server that is replaced
+
+    def lend(self) -> list[IListeningPort]:
+        """
+        Leave the ports to the caller, whose sockets other processes use as well: to
+        close one would end it for all of these.
+
+        @return: the ports, for C{takeBack}.
+        """
+        ports, self._ports = self._ports, []
+        return ports
+
+    def takeBack(self, ports: list[IListeningPort]) -> None:
+        """Have the ports again that were lent."""
+        self._ports = ports
+
     # IService
 
     def privilegedStartService(self) -> None:
