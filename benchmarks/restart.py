@@ -57,7 +57,8 @@ class Servers:
 
     def start(self) -> None:
         """Start a server, or the one that takes over from the one that runs."""
-        command = [sys.executable, "-m", "twisted", "aesm", "--upgrade"]
+        command = [sys.executable, "-m", "twisted", "--log-format=text"]
+        command += ["aesm", "--upgrade"]
         command += ["--listen", f"tcp:{self.port}:interface=127.0.0.1"]
         command += ["--handler", self._handler, "--spool", "spool"]
         former = self._running
@@ -121,7 +122,7 @@ class Crowd:
         self._line()
 
     def back(self) -> dict[str, Any]:
-        """Wait until all are in, and tell what they have noticed since the last time."""
+        """Wait until all are in, and tell what was noticed since the last time."""
         return self._ask("back")
 
     def end(self) -> dict[str, Any]:

@@ -30,7 +30,8 @@ L{Predecessor} with the running one.
 #
 # A client that comes back costs the server a handshake, so that all of them at once
 # would wait for one another, some seconds if there are a thousand.  They are moved in
-# waves, the next one when most of the last one are back; the others are served as ever.
+# waves, the next one when most of the last one are back, and as large as are back in
+# C{TARGET} seconds; the others are served as ever.
 # Both processes have clients then.  That is no matter where each client is a matter of
 # its own, as it is for a handler with C{clientsApart}.  With any other handler, what
 # one client sends is for others, so that all move in one commit: nobody is let in at
@@ -80,10 +81,11 @@ __all__ = ["CannotTakeOver", "Host", "Predecessor", "Successor", "SuccessorFacto
 
 _log = Logger(namespace="aesm.handover")
 
-WAVE = 25  # clients that are told together
+SMALLEST, FIRST, LARGEST = 4, 16, 64  # clients that are told together
+TARGET = 0.15  # seconds
 PACE = 0.002  # seconds for each of those over which they come back
 MOST = 0.9  # of a wave that are back when the next one is told,
-PATIENCE = 1.0  # or so many seconds later
+PATIENCE = 5.0  # or so many seconds later
 GREETING = 1.0  # seconds for those who are not in yet to get in
 NAMES = 1000  # sessions that fit an argument of AMP, which has 64 KiB
 ALONE = 0.02  # seconds until it is looked again whether the other process is gone,
@@ -271,6 +273,7 @@ class Successor(AMP):
         if not self._apart:
             await self._greeted()
             clients.endGreeting()
+        size = FIRST
         while True:
             movable = _movable(manager)
             if not movable:
@@ -280,8 +283,10 @@ class Successor(AMP):
                 if not _movable(manager):
                     break
                 continue
-            wave = movable[:WAVE] if self._apart else movable
-            await self._moveWave(wave)
+            told = self._clock.seconds()
+            await self._moveWave(movable[:size] if self._apart else movable)
+            fits = size * TARGET / max(self._clock.seconds() - told, TARGET / 2)
+            size = max(SMALLEST, size // 2, min(LARGEST, 2 * size, int(fits)))
         await self.callRemote(Complete)
         _log.info(
             "{count} sessions go on in the new process, in {seconds:.1f} seconds",

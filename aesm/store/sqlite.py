@@ -30,7 +30,7 @@ import os
 import sqlite3
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -71,7 +71,9 @@ SPARE, SMALL = 16 << 20, 2 << 20
 # which alone writes it; and nothing is remembered here of what the file has: rows are
 # found by the session's name, and sizes asked for in each transaction.  So all that two
 # writers could spoil is what SQLite guards: transactions wait for one another, and see
-# what was committed before.
+# what was committed before.  SQLite waits for another's transaction by looking again
+# now and then, and of two that write all the time one would wait for long; so the lock
+# beside the file, which makes a queue, is taken first.
 #
 # That there are never two unless one has let the other in, and that one who is left is
 # alone, is known from SQLite's own locks, which go with the process: who has the file
@@ -241,6 +243,7 @@ class SpoolFile:
             <https://www.sqlite.org/howtocorrupt.html>}
         """
         self._path = path = Path(os.path.abspath(expanded(path)))
+        self._isShared = shared
         self._bound = (maxSize - MAX_LOG - RESERVE) // PAGE  # of pages that are added
         try:
             # Nobody but SQLite opens the file itself: closing any other descriptor of
@@ -323,6 +326,7 @@ class SpoolFile:
 
     def share(self) -> None:
         """Let other programs open the file, too."""
+        self._isShared = True
         self._connection.execute("PRAGMA locking_mode = NORMAL")
         self._value("SELECT count(*) FROM session")  # takes effect with a transaction
 
@@ -340,6 +344,7 @@ class SpoolFile:
             return False
         finally:
             self._connection.execute(f"PRAGMA busy_timeout = {BUSY_MILLIS}")
+        self._isShared = False
         return True
 
     def load(self, names: Iterable[str] | None = None) -> list[Stored]:
@@ -390,6 +395,15 @@ class SpoolFile:
         Write changes, by the session's name, all of them or nothing.
 
         @raise sqlite3.Error: it could not be written.
+        """
+        with locked(self._path) if self._isShared else nullcontext():
+            self._writeAll(changes)
+
+    def _writeAll(self, changes: Mapping[str, Changes]) -> None:
+        """
+        Do what C{write} does.
+
+        @raise sqlite3.Error: as C{write}.
         """
         try:
             self._transact(changes)
