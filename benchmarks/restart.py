@@ -10,7 +10,8 @@ For each time there is a line: how long clients were without a server, from the 
 at which one is told (1001) or cut to that at which it is in again; how many messages
 were acknowledged and came back; and what must be 0: messages that were lost or came
 twice, failures that a sender was told of, sessions lost, attempts to connect that
-failed.  With C{--plain} the server is stopped in order and then started again, as
+failed.  With C{--kill} one of both processes is killed when the first clients have
+moved.  With C{--plain} the server is stopped in order and then started again, as
 without C{--upgrade}.
 """
 
@@ -31,7 +32,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-__all__ = ["BAD", "Crowd", "Servers", "report"]
+__all__ = ["BAD", "report", "running"]
 
 WAIT = 300.0  # seconds for anything
 PER_HOST = 100  # clients of one address of ours: a server has limits for each
@@ -55,13 +56,18 @@ class Servers:
         self._running: subprocess.Popen[bytes] | None = None
         self._log = (directory / "log").open("ab")
 
-    def start(self) -> None:
-        """Start a server, or the one that takes over from the one that runs."""
+    def start(self, kill: str = "") -> None:
+        """
+        Start a server, or the one that takes over from the one that runs.
+
+        @param kill: C{"old"} or C{"new"}, which of both is killed halfway.
+        """
         command = [sys.executable, "-m", "twisted", "--log-format=text"]
         command += ["aesm", "--upgrade"]
         command += ["--listen", f"tcp:{self.port}:interface=127.0.0.1"]
         command += ["--handler", self._handler, "--spool", "spool"]
-        former = self._running
+        former, path = self._running, self._directory / "log"
+        behind = path.stat().st_size
         self._running = subprocess.Popen(
             command,
             cwd=self._directory,
@@ -70,16 +76,18 @@ class Servers:
             stderr=self._log,
             env={**os.environ, "AESM_HOME": str(self._directory)},
         )
-        if former is not None:
+        if former is not None and kill:
+            while b" back by " not in path.read_bytes()[behind:]:
+                time.sleep(0.001)
+            if kill == "new":
+                former, self._running = self._running, former
+            former.kill()
+            former.wait()
+        elif former is not None:
             status = former.wait(WAIT)
             if status != 0:
                 raise RuntimeError(f"the former server ended with {status}")
         self._await()
-
-    def restart(self) -> None:
-        """Stop the server in order, and start it again."""
-        self.stop()
-        self.start()
 
     def stop(self) -> None:
         """Stop the server."""
@@ -364,13 +372,16 @@ def main() -> int:
         "--rate", type=float, default=1.0, help="messages of each client, a second"
     )
     parser.add_argument("--handler", choices=("echo", "relay"), default="echo")
+    parser.add_argument("--kill", choices=("old", "new"), default="")
     parser.add_argument("--plain", action="store_true", help="without --upgrade")
     options = parser.parse_args()
     with running(options.clients, options.rate, options.handler) as (servers, crowd):
         print(f"{options.clients} clients are in", flush=True)
         for _ in range(options.times):
             begun = time.monotonic()
-            (servers.restart if options.plain else servers.start)()
+            if options.plain:
+                servers.stop()
+            servers.start(options.kill)
             found = crowd.back()
             print(report(found, time.monotonic() - begun), flush=True)
         found = crowd.end()

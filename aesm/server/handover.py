@@ -51,6 +51,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from twisted.internet.defer import Deferred, ensureDeferred, succeed
+from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IAddress, IReactorTime
 from twisted.internet.protocol import Factory, connectionDone
 from twisted.internet.task import deferLater
@@ -561,5 +562,10 @@ def _spoolOf(manager: ConnectionManager) -> Spool:
 
 def _run(steps: Awaitable[None]) -> None:
     """Run what nobody waits for."""
-    running = ensureDeferred(cast(Any, steps))
-    running.addErrback(lambda failure: _log.failure("handing over failed", failure))
+    ensureDeferred(cast(Any, steps)).addErrback(_ebFailed)
+
+
+def _ebFailed(failure: Failure) -> None:
+    """What follows when the channel has ended is for C{connectionLost}."""
+    if not failure.check(ConnectionDone, ConnectionLost):
+        _log.failure("handing over failed", failure)

@@ -129,7 +129,7 @@ class OpenTests(SpoolFileTestCase):
         self.path = self.directory / "new" / "spool"
         self.assertEqual(self.open().load(), [])
         self.assertEqual(stat.S_IMODE(self.path.parent.stat().st_mode), 0o700)
-        for name in ("spool", "spool-wal", "spool.lock"):
+        for name in ("spool", "spool-wal", "spool-shm", "spool.lock"):
             mode = self.path.with_name(name).stat().st_mode
             self.assertEqual(stat.S_IMODE(mode), 0o600, name)
 
@@ -271,6 +271,93 @@ class LockTests(SpoolFileTestCase):
         for _ in range(2):
             outcomes = openTogether(self.path, 3)
             self.assertEqual(outcomes.count("opened"), 1, outcomes)
+
+
+class ShareTests(SpoolFileTestCase):
+    """Two programs have a spool, while one takes over from the other."""
+
+    def second(self) -> SpoolFile:
+        """Open the file a second time."""
+        file = SpoolFile(self.path, False, shared=True)
+        self.addCleanup(file.close)
+        return file
+
+    def add(self, file: SpoolFile, name: str, number: int) -> None:
+        """Write one message of a session."""
+        changes = Changes()
+        changes.put(PEER, {"number": number})
+        changes.append(False, Blob(number, 1, b"x"))
+        file.write({name: changes})
+
+    def test_both(self) -> None:
+        """Each writes its sessions, and finds what the other has written."""
+        first = self.open()
+        self.add(first, NAME, 0)
+        first.share()
+        second = self.second()
+        for number in range(1, 20):
+            self.add(first, NAME, number)
+            self.add(second, OTHER, number)
+        self.assertEqual(first.load(), second.load())
+        for file, name, count in ((second, NAME, 20), (first, OTHER, 19)):
+            (found,) = file.load([name, "none"])
+            self.assertEqual(found.name, name)
+            self.assertEqual(len(found.incoming), count)
+        self.assertEqual(first.load([]), [])
+        changes = Changes(dropped=True)
+        second.write({NAME: changes})
+        self.assertEqual([stored.name for stored in first.load()], [OTHER])
+
+    def test_alone(self) -> None:
+        """
+        Who shares it has it alone again once the other one has closed it, or is dead,
+        and not before; to try so hinders neither.
+        """
+        first = self.open()
+        first.share()
+        second = self.second()
+        for file in (first, second, first):
+            self.assertFalse(file.reclaim())
+            self.add(first, NAME, 0)
+            self.add(second, OTHER, 0)
+        first.close()
+        self.assertTrue(second.reclaim())
+        self.add(second, OTHER, 1)
+        self.refuses("another program uses")
+
+    def test_third(self) -> None:
+        """
+        Nobody else opens it meanwhile, neither this process nor another.
+        """
+        first = self.open()
+        first.share()
+        self.refuses("another program uses")
+        second = self.second()
+        self.refuses("another program uses")
+        [outcome] = openTogether(self.path, 1)
+        self.assertIn("another program uses", outcome)
+        self.assertFalse(second.reclaim())
+        second.close()
+        self.assertTrue(first.reclaim())
+
+    def test_bound(self) -> None:
+        """The bound is that of the file, whoever has filled it."""
+        first = SpoolFile(self.path, False, MIN_MAX_SIZE)
+        self.addCleanup(first.close)
+        first.share()
+        second = SpoolFile(self.path, False, MIN_MAX_SIZE, shared=True)
+        self.addCleanup(second.close)
+        self.write(first, *(Blob(number, 1, b"x" * 1000000) for number in range(9)))
+        with self.assertRaises(sqlite3.OperationalError):
+            changes = Changes()
+            changes.put(PEER, {})
+            for number in range(9):
+                changes.append(False, Blob(number, 1, b"x" * 1000000))
+            second.write({OTHER: changes})
+        changes = Changes()
+        changes.discard(False, 9)
+        first.write({NAME: changes})
+        self.add(second, OTHER, 1)
 
 
 class DamageTests(SpoolFileTestCase):

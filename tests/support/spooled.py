@@ -96,10 +96,8 @@ class ByHand(AtOnce):
         return done
 
     def work(self) -> None:
-        """Make the one call that waits."""
-        [call] = self.waiting
-        self.waiting.clear()
-        call()
+        """Make the call that has waited longest."""
+        self.waiting.pop(0)()
 
 
 @implementer(IReactorTime)
