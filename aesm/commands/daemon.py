@@ -129,6 +129,7 @@ class AESMService(Service):
         self._predecessor: Predecessor | None = None
         self._inheriting: Deferred[Any] | None = None
         self._heirs: IListeningPort | None = None  # where they call
+        self._successors = factory.successors(self)
         self._lent: list[Any] = []  # ports
         self.failed = False
         self._isStarting = True  # so that there is no reactor to be stopped
@@ -252,21 +253,18 @@ class AESMService(Service):
 
         @return: fires when we can listen; fails with L{CannotTakeOver}.
         """
-        predecessor = self._factory.predecessor(self._gone)
+        predecessor = self._predecessor = self._factory.predecessor(self._gone)
         endpoint = UNIXClientEndpoint(self._reactor, cast(str, self._handover))
         connecting: Deferred[Any] = connectProtocol(endpoint, predecessor)
         return connecting.addCallbacks(
             lambda protocol: protocol.takeOver().addCallbacks(
-                self._cbInherited, self._ebNothing, callbackArgs=(protocol,)
+                self._cbInherited, self._ebNothing
             ),
             self._ebNobody,
         )
 
-    def _cbInherited(
-        self, sockets: list[dict[str, Any]], predecessor: Predecessor
-    ) -> None:
+    def _cbInherited(self, sockets: list[dict[str, Any]]) -> None:
         """Listen where we inherit from the process that runs."""
-        self._predecessor = predecessor
         lent = {each["endpoint"]: each for each in sockets}
         for endpoint in self._endpoints:
             each = lent.pop(endpoint.text, None)
@@ -313,7 +311,7 @@ class AESMService(Service):
         endpoint = UNIXServerEndpoint(
             self._reactor, self._handover, mode=0o600, wantPID=True
         )
-        listening = listenOn(endpoint, self._factory.successors(self))
+        listening = listenOn(endpoint, self._successors)
         listening.addCallbacks(self._cbHeirs, self._ebNoHeirs)
 
     def _cbHeirs(self, port: IListeningPort) -> None:
@@ -428,6 +426,9 @@ class AESMService(Service):
 
     def _cbStopped(self, result: object) -> None:
         """End the activity log, behind the last client."""
+        for other in (self._successors, self._predecessor):
+            if other is not None:
+                other.end()
         # Not earlier: a SIGHUP while clients are told would be a sudden end.
         self._heedNoHangUp()
         self._notifier.stopped()

@@ -31,7 +31,7 @@ from functools import partial
 from time import time
 from typing import Any, cast
 
-from twisted.internet import unix
+from twisted.internet import tcp, unix
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.defer import Deferred, fail, maybeDeferred, succeed
 from twisted.internet.endpoints import serverFromString
@@ -98,6 +98,16 @@ def inheritedEndpoint(
     return endpoint
 
 
+class _InheritedPort(unix.Port):
+    """A UNIX socket that is not ours alone: others use it, and its name, further."""
+
+    _shouldShutdown = False  # as with adoptStreamPort, of TCP
+
+    def connectionLost(self, reason: Failure) -> None:
+        """It is closed."""
+        tcp.Port.connectionLost(self, reason)
+
+
 @implementer(IStreamServerEndpoint)
 class _InheritedEndpoint:
     """A socket that listens already."""
@@ -118,7 +128,7 @@ class _InheritedEndpoint:
         os.set_inheritable(descriptor, False)
         if self._family == socket.AF_UNIX:
             # As adoptStreamPort, which would open the socket to everybody, though.
-            port = unix.Port._fromListeningDescriptor(
+            port = _InheritedPort._fromListeningDescriptor(
                 self._reactor, descriptor, protocolFactory
             )
             if stat.S_ISSOCK(os.stat(port._bindPath).st_mode):

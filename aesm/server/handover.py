@@ -199,6 +199,11 @@ class SuccessorFactory(Factory):
         """Speak with what may become our successor."""
         return Successor(self)
 
+    def end(self) -> None:
+        """Say that this process has ended, and its spool is closed."""
+        if self._successor is not None:
+            cast(Any, self._successor.transport).abortConnection()
+
 
 class Successor(AMP):
     """The new process, for the running one."""
@@ -389,6 +394,11 @@ class Predecessor(AMP):
         self._apart = answer["apart"]
         self._manager.predecessor = self
         return cast("list[dict[str, Any]]", answer["sockets"])
+
+    def end(self) -> None:
+        """Say that this process has ended, and its spool is closed."""
+        if self.transport is not None:
+            cast(Any, self.transport).abortConnection()
 
     def accepting(self) -> Deferred[dict[str, Any]]:
         """Say that we accept connections: sessions come from now on."""

@@ -6,24 +6,33 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
+import socket
+import stat
+import tempfile
+from collections.abc import Callable
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from twisted.application.service import IService
+from twisted.internet import reactor
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.endpoints import TCP4ServerEndpoint
 from twisted.internet.error import CannotListenError, ReactorNotRunning
 from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.internet.stdio import PipeAddress
+from twisted.internet.task import deferLater
 from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import Logger, capturedLogs, formatEvent
-from twisted.trial.unittest import SynchronousTestCase
+from twisted.trial.unittest import SynchronousTestCase, TestCase
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
+from aesm import AnyServer, ClientService, PrivateKey
 from aesm.commands.daemon import (
     AESMService,
     _ReportingEndpoint,
@@ -408,6 +417,148 @@ class FailingEndpoint:
 def eventsIn(log: Path) -> list[str]:
     """Read what an activity log says has happened."""
     return [json.loads(line)["event"] for line in log.read_text().splitlines()]
+
+
+class _Lasting:
+    """The reactor, which does not stop."""
+
+    def __init__(self) -> None:
+        """It runs."""
+        self.stopped: Deferred[None] = Deferred()
+
+    def stop(self) -> None:
+        """Say that it was to stop."""
+        self.stopped.callback(None)
+
+    def __getattr__(self, name: str) -> Any:
+        """Be the reactor."""
+        return getattr(reactor, name)
+
+
+class UpgradeTests(TapTestCase, TestCase):
+    """A service that takes over from another one, over real sockets."""
+
+    timeout = 120
+
+    def setUp(self) -> None:
+        """Have a folder with a path that is short enough for sockets."""
+        super().setUp()
+        folder = Path(tempfile.mkdtemp())
+        self.addCleanup(shutil.rmtree, folder)
+        self.path = folder / "spool"
+        self.socket = folder / "socket"
+
+    def serve(self, *arguments: str) -> AESMService:
+        """Make a service, which is stopped in the end."""
+        options = self.parse(
+            *("--spool", str(self.path), "--handler", "echo", "--upgrade"),
+            *("--listen", f"unix:{self.socket}:mode=600"),
+            *arguments,
+        )
+        service = AESMService(
+            _Lasting(),
+            options.factory,
+            options.endpoints,
+            handover=options.handover,
+            upgrade=True,
+        )
+        service.startService()
+        self.addCleanup(service.stopService)
+        return service
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        """Wait for something that comes about by itself."""
+        while not condition():
+            await deferLater(reactor, 0.01)
+
+    async def began(self, *arguments: str) -> AESMService:
+        """Have a service that can be taken over from."""
+        service = self.serve(*arguments)
+        await self.until(lambda: service._heirs)
+        return service
+
+    async def test_takesOver(self) -> None:
+        """
+        It listens where the other one did, has its clients, and can itself be taken
+        over from; the socket is as it was, and stays.
+        """
+        old = await self.began()
+        client = ClientService(
+            f"unix:{self.socket}", trust=AnyServer(), key=PrivateKey.generate()
+        )
+        client.startService()
+        self.addCleanup(client.stopService)
+        await client.sendData("one")
+        for _ in range(2):
+            before = self.socket.stat()
+            new = self.serve()
+            await old._reactor.stopped
+            await old.stopService()
+            # As the end of the process does.
+            for port in old._lent:
+                port.socket.close()
+                old._factory.doStop()
+            await self.until(partial(getattr, new, "_heirs"))
+            self.assertEqual(self.socket.stat().st_ino, before.st_ino)
+            self.assertEqual(self.socket.stat().st_mode, before.st_mode)
+            await client.sendData("two")
+            old = new
+        handover = Path(f"{self.path}.handover")
+        self.assertEqual(stat.S_IMODE(handover.stat().st_mode), 0o600)
+
+    async def test_brokenOff(self) -> None:
+        """
+        One that cannot listen as well ends; the other one goes on, and can be taken
+        over from.
+        """
+        old = await self.began()
+        taken = socket.create_server(("127.0.0.1", 0))
+        self.addCleanup(taken.close)
+        with capturedLogs() as events:
+            where = f"tcp:{taken.getsockname()[1]}:interface=127.0.0.1"
+            new = self.serve("--listen", where)
+            await new._reactor.stopped
+        self.assertIn("cannot listen on tcp", "".join(map(formatted, events)))
+        await new.stopService()
+        await self.until(lambda: not old._lent)
+        client = ClientService(
+            f"unix:{self.socket}", trust=AnyServer(), key=PrivateKey.generate()
+        )
+        client.startService()
+        self.addCleanup(client.stopService)
+        await client.sendData("one")
+
+    async def test_refused(self) -> None:
+        """One that the other one refuses ends, and says why."""
+        old = await self.began()
+        old._factory._manager.predecessor = cast(Any, old)  # it is taking over itself
+        with capturedLogs() as events:
+            new = self.serve()
+            await new._reactor.stopped
+        self.assertIn("is being replaced already", "".join(map(formatted, events)))
+        old._factory._manager.predecessor = None
+
+    async def test_stopped(self) -> None:
+        """One that is stopped before it has taken over leaves all as it is."""
+        old = await self.began()
+        new = self.serve()
+        await new.stopService()
+        await deferLater(reactor, 0)
+        self.assertTrue(old.server.running)
+
+    def test_tooLong(self) -> None:
+        """A path that no socket can have is no reason not to serve."""
+        service = self.serve()
+        service._heirs = None
+        service._handover = f"/{'x' * 200}"
+        with capturedLogs() as events:
+            service._awaitHeirs()
+        self.assertIn("no new process can take over", formatted(events[-1]))
+
+
+def formatted(event: Any) -> str:
+    """Put a log event into words."""
+    return formatEvent(event)
 
 
 class LineTests(SynchronousTestCase):

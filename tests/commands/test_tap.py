@@ -6,7 +6,10 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
+import socket
 import stat
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +149,27 @@ class OptionsTests(TapTestCase):
             factory.reloadKeys()
         self.assertEqual([event["summary"] for event in events], ["0 keys"])
 
+    def test_upgrade(self) -> None:
+        """
+        The spool of a server that can be taken over from is left alone; if there is
+        none, the spool is looked at as ever.
+        """
+        folder = tempfile.mkdtemp()  # short enough for a socket
+        self.addCleanup(shutil.rmtree, folder)
+        path = os.path.join(folder, "spool")
+        options = self.parse("--spool", path, "--upgrade")
+        self.assertEqual(options.handover, f"{path}.handover")
+        self.assertTrue(os.path.exists(path))
+        file = SpoolFile(Path(path), full=False)
+        self.addCleanup(file.close)
+        with socket.socket(socket.AF_UNIX) as running:
+            running.bind(f"{path}.handover")
+            running.listen()
+            self.parse("--spool", path, "--upgrade")
+            self.assertRaises(usage.UsageError, self.parse, "--spool", path)
+        self.assertRaises(usage.UsageError, self.parse, "--spool", path, "--upgrade")
+        self.assertIsNone(self.parse().handover)
+
     def test_spool(self) -> None:
         """
         The spool is looked at, and let go of: the server opens it, where it was
@@ -241,6 +265,10 @@ class WrongOptionsTests(TapTestCase):
             else:
                 ended = self.assertRaises(SystemExit, twistd.parseOptions, line)
                 self.assertIn("-n", str(ended))
+
+    def test_upgrade(self) -> None:
+        """Only what is in a spool can be taken over."""
+        self.assertIn("--upgrade needs the --spool", self.refuse("--upgrade"))
 
     def test_spool(self) -> None:
         """A spool that cannot be opened is one line; so is one that is in use."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from twisted.internet import reactor
-from twisted.internet.defer import fail
+from twisted.internet.defer import fail, maybeDeferred
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort
@@ -26,7 +26,12 @@ from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from aesm.secure import listening, wrapServerEndpoint
-from aesm.secure.listening import listenOn, serverEndpoint
+from aesm.secure.listening import (
+    canInherit,
+    inheritedEndpoint,
+    listenOn,
+    serverEndpoint,
+)
 from aesm.server.factory import AESMServerFactory
 from aesm.trust.keys import PrivateKey
 
@@ -73,6 +78,71 @@ class ServerEndpointTests(SynchronousTestCase):
         reactor: Any = MemoryReactor()
         self.assertRaises(ValueError, serverEndpoint, reactor, "tcp:x")
         self.assertRaises(TypeError, serverEndpoint, reactor, "tcp:1:colour=red")
+
+
+class InheritTests(TestCase):
+    """A socket that another process listens on, too."""
+
+    def inherit(self, text: str, asking: socket.socket, factory: Any = None) -> Any:
+        """
+        Listen on a socket that listens already.
+
+        @param text: what the other process calls it.
+        """
+        descriptor = os.dup(asking.fileno())
+        endpoint = inheritedEndpoint(reactor, text, asking.family, descriptor)
+        port = self.successResultOf(listenOn(endpoint, factory or Factory()))
+        self.addCleanup(lambda: port.connected and port.stopListening())
+        self.assertRaises(OSError, os.fstat, descriptor)
+        self.assertFalse(os.get_inheritable(port.fileno()))
+        return port
+
+    def test_which(self) -> None:
+        """Those that have nothing between the socket and us, and no others."""
+        for text in ("tcp:8765", "tcp6:8765", "unix:/x", "systemd:domain=INET:index=0"):
+            self.assertTrue(canInherit(text), text)
+            self.assertTrue(canInherit(f"haproxy:{text}"), text)
+        for text in ("ssl:8765", "aesm:tcp:8765", "haproxy:ssl:8765", "tcp"):
+            self.assertFalse(canInherit(text), text)
+
+    async def test_tcp(self) -> None:
+        """It is where the other one is; that goes on when ours is closed."""
+        with socket.create_server(("127.0.0.1", 0)) as others:
+            others.setblocking(False)
+            port = self.inherit("tcp:0", others)
+            self.assertEqual(port.getHost().port, others.getsockname()[1])
+            await maybeDeferred(port.stopListening)
+            with socket.create_connection(others.getsockname()):
+                others.setblocking(True)
+                others.accept()[0].close()
+
+    async def test_unix(self) -> None:
+        """A UNIX socket is open to those to whom it was, and to no others."""
+        folder = tempfile.mkdtemp()
+        self.addCleanup(shutil.rmtree, folder)
+        path = Path(folder, "socket")
+        changed: list[int] = []
+        chmod = os.chmod
+        self.patch(os, "chmod", lambda path, mode: changed.append(mode))
+        with socket.socket(socket.AF_UNIX) as others:
+            others.bind(os.fspath(path))
+            others.listen()
+            others.setblocking(False)
+            for mode in (0o600, 0o666, 0o660):
+                chmod(path, mode)
+                port = self.inherit("unix:socket", others)
+                self.assertEqual(changed.pop(), mode)
+                await maybeDeferred(port.stopListening)
+                with socket.socket(socket.AF_UNIX) as client:
+                    client.connect(os.fspath(path))
+
+    def test_haproxy(self) -> None:
+        """Behind a forwarder it still is."""
+        factory = Factory()
+        with socket.create_server(("127.0.0.1", 0)) as others:
+            others.setblocking(False)
+            port = self.inherit("haproxy:tcp:0", others, factory)
+            self.assertIs(port.factory.wrappedFactory, factory)
 
 
 class TakeOverTests(TestCase):
