@@ -47,7 +47,9 @@ class IMessageHandler(Interface):
     A handler that is to know when connections are cut and come back has the methods of
     L{ISessionHandler} as well.  One that passes on what comes may have the numbers
     C{messagesPerKey} and C{bytesPerKey}: how much it takes of one client key a second,
-    where the server's options of these names do not say.
+    where the server's options of these names do not say.  One for which no client hears
+    of another says C{clientsApart = True}: while a new process takes over from the
+    running one, its clients move one after another, and not all at once.
     """
 
     def connectionAccepted(

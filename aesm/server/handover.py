@@ -87,6 +87,7 @@ TARGET = 0.15  # seconds
 PACE = 0.002  # seconds for each of those over which they come back
 MOST = 0.9  # of a wave that are back when the next one is told,
 PATIENCE = 5.0  # or so many seconds later
+LONGEST = 600.0  # seconds, after which all that are left move at once
 GREETING = 1.0  # seconds for those who are not in yet to get in
 NAMES = 1000  # sessions that fit an argument of AMP, which has 64 KiB
 ALONE = 0.02  # seconds until it is looked again whether the other process is gone,
@@ -290,7 +291,8 @@ class Successor(AMP):
                     break
                 continue
             told = self._clock.seconds()
-            await self._moveWave(movable[:size] if self._apart else movable)
+            some = self._apart and told < begun + LONGEST
+            await self._moveWave(movable[:size] if some else movable)
             fits = size * TARGET / max(self._clock.seconds() - told, TARGET / 2)
             size = max(SMALLEST, size // 2, min(LARGEST, 2 * size, int(fits)))
         await self.callRemote(Complete)

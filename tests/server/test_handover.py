@@ -264,7 +264,7 @@ class MoveTests(HandoverTestCase):
         next wave is depends on how soon the last one is back.
         """
         old = self.first(Apart())
-        services = self.clients(40)
+        services = self.clients(60)
         new = self.second(old, Apart())
         sizes = []
         for _ in range(100):
@@ -273,12 +273,12 @@ class MoveTests(HandoverTestCase):
             sizes.append(len(there))
             sent = [each.sendData("now") for each in services]
             self.network.deliver()
-            for each in sent[-len(there) or 40 :]:
+            for each in sent[-len(there) or 60 :]:
                 self.successResultOf(each)
-        self.assertIn(40 - handover.FIRST, sizes)
+        self.assertIn(60 - handover.FIRST, sizes)
         self.assertGreater(len(set(sizes)), 2)
         self.network.advance(5)
-        self.assertHandedOver(old, new, 40)
+        self.assertHandedOver(old, new, 60)
 
     def test_dead(self) -> None:
         """Clients that do not come back are waited for, but not for ever."""
@@ -295,6 +295,23 @@ class MoveTests(HandoverTestCase):
         self.assertEqual(old.said[-1], "retire")
         there = [c.peer for c in new.server.connections.values() if c.isAttached]
         self.assertEqual(there, [CLIENT_KEY.publicKey])
+        for link in self.network.links:
+            link.toClient.stalled = False
+
+    def test_longest(self) -> None:
+        """If many do not come back, the rest move at once in the end."""
+        self.patch(handover, "LONGEST", handover.PATIENCE)
+        old = self.first(Apart())
+        self.clients(2 * handover.FIRST + 2)
+        for link in self.network.links:
+            link.toClient.stalled = True
+        self.second(old, Apart())
+        self.network.advance(handover.PATIENCE - 0.1)
+        self.assertEqual(len(old.server.connections), handover.FIRST + 2)
+        self.network.advance(0.2)
+        self.assertEqual(len(old.server.connections), 0)
+        self.network.advance(handover.PATIENCE + 5)
+        self.assertEqual(old.said[-1], "retire")
         for link in self.network.links:
             link.toClient.stalled = False
 
