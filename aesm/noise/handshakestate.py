@@ -31,6 +31,7 @@ C{cryptography}, because every byte of every connection goes through them.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Final
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
@@ -54,18 +55,18 @@ from aesm.noise.patterns import FIELD_LENGTHS, Protocol, parseProtocolName
 
 __all__ = ["MAX_MESSAGE", "MAX_NONCE", "CipherState", "HandshakeState"]
 
-MAX_MESSAGE = 65535  # bytes of any Noise message; section 3
-MAX_NONCE = 2**64 - 1  # reserved for rekey; section 5.1
+MAX_MESSAGE: Final = 65535  # bytes of any Noise message; section 3
+MAX_NONCE: Final = 2**64 - 1  # reserved for rekey; section 5.1
 
-_MAX_PLAINTEXT = MAX_MESSAGE - TAGLEN
+_MAX_PLAINTEXT: Final = MAX_MESSAGE - TAGLEN
 
-_EXHAUSTED = "this key has no nonces left: a new handshake is needed"
+_EXHAUSTED: Final = "this key has no nonces left: a new handshake is needed"
 
 # What a call at the wrong time is told.
-_FAILED = "the handshake has failed"
-_FINISHED = "the handshake is finished"
-_SPLIT = "the handshake is finished and was split"
-_UNFINISHED = "the handshake is not finished"
+_FAILED: Final = "the handshake has failed"
+_FINISHED: Final = "the handshake is finished"
+_SPLIT: Final = "the handshake is finished and was split"
+_UNFINISHED: Final = "the handshake is not finished"
 
 # Nonces.  A nonce that encrypts twice with one key gives the plaintexts' difference
 # away and, with AES-GCM, the key that authenticates: it is the one mistake that cannot
@@ -291,7 +292,7 @@ class SymmetricState:
 # Python can only let go of bytes, not overwrite them.  What is asked for later is no
 # secret and kept apart: the hash, and rs.
 
-_KEY_NAMES = {
+_KEY_NAMES: Final = {
     "s": "its static private key",
     "e": "its ephemeral private key",
     "rs": "the peer's static public key",
@@ -323,6 +324,7 @@ class HandshakeState:
         "isInitiator",
         "protocol",
     )
+    __deletable__ = ["_kem", "_psks", "_symmetric"]
 
     def __init__(
         self,
