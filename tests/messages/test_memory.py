@@ -11,7 +11,14 @@ from struct import pack
 
 from twisted.internet.defer import Deferred
 
-from aesm.core.messages.frames import BATCH, BINARY, BINARY_BIT, TEXT, encodeFrame
+from aesm.core.messages.frames import (
+    BATCH,
+    BINARY,
+    BINARY_BIT,
+    TEXT,
+    FrameType,
+    encodeFrame,
+)
 from aesm.core.messages.hello import Hello
 from aesm.core.messages.outbox import Outbox
 from tests.support.pairs import PairTestCase, Recorder
@@ -22,7 +29,7 @@ ROOM = 1 << 30
 
 def single(kind: int, body: bytes) -> bytes:
     """Make a message in a frame of its own."""
-    return encodeFrame(kind, 1, body)  # type: ignore[arg-type]
+    return encodeFrame(FrameType(kind), 1, body)
 
 
 def batch(number: int, count: int) -> bytes:

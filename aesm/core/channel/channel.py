@@ -33,6 +33,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import Final
 
 from aesm.core.channel.events import EndOfStream, Event, Failed, Opened
 from aesm.core.channel.framing import (
@@ -57,21 +58,24 @@ from aesm.noise import TAGLEN, CipherState, HandshakeState
 
 __all__ = ["MAX_EARLY", "REKEY_INTERVAL", "Channel"]
 
-FIRST_RECORD = 2048  # bytes of the stream in the first record of a slow start
+FIRST_RECORD: Final = 2048  # bytes of the stream in the first record of a slow start
 # Bytes that may wait for the decision on the peer: the early messages of a client of
 # messages, docs/protocol.md, section 8, even in records of 20 bytes of it; and
 # what one read brings of a byte stream.
-MAX_EARLY = 131072
-REKEY_INTERVAL = 65536  # records of one direction, docs/protocol.md, section 4
+MAX_EARLY: Final = 131072
+REKEY_INTERVAL: Final = 65536  # records of one direction, docs/protocol.md, section 4
 
-_SENDING = frozenset({State.OPEN, State.PEER_ENDED})
-_RECEIVING = frozenset({State.OPEN, State.SELF_ENDED})
-_OPENED = _SENDING | _RECEIVING | {State.ENDED}
-_HANDSHAKING = frozenset({State.OFFER, State.REFUSAL, State.HANDSHAKE, State.ANSWERED})
+_SENDING: Final = frozenset({State.OPEN, State.PEER_ENDED})
+_RECEIVING: Final = frozenset({State.OPEN, State.SELF_ENDED})
+_OPENED: Final = _SENDING | _RECEIVING | {State.ENDED}
+_SECRETS: Final = ("_noise", "_encrypt", "_decrypt")
+_HANDSHAKING: Final = frozenset(
+    {State.OFFER, State.REFUSAL, State.HANDSHAKE, State.ANSWERED}
+)
 
 # Looked at for each read; up to Python 3.11 a member of an Enum costs five times as
 # much as a name.
-_OPEN = State.OPEN
+_OPEN: Final = State.OPEN
 
 
 class Channel:
@@ -113,6 +117,11 @@ class Channel:
         "state",
         "suite",
     )
+    __deletable__ = ["_decrypt", "_encrypt", "_frames", "_noise"]
+
+    _noise: HandshakeState
+    _decrypt: CipherState
+    _encrypt: CipherState
 
     def __init__(self, settings: ChannelSettings) -> None:
         """Start before the first byte."""
@@ -168,7 +177,8 @@ class Channel:
             else:
                 view = memoryview(data)
                 while view and self.state in _HANDSHAKING:
-                    view = view[self._receiveHandshake(view, events) :]
+                    used = self._receiveHandshake(view, events)
+                    view = view[used:]
                 if self.state is State.DECISION:
                     self._keepEarly(view)
         except AESMError as error:
@@ -380,10 +390,10 @@ class Channel:
 
     def _drop(self) -> None:
         """Let go of keys and buffers."""
-        # Not del, as elsewhere: which of them are there depends on how far we came.
-        self._noise: HandshakeState = None  # type: ignore[assignment]
-        self._encrypt: CipherState = None  # type: ignore[assignment]
-        self._decrypt: CipherState = None  # type: ignore[assignment]
+        # Which of them are there depends on how far we came.
+        for name in _SECRETS:
+            if hasattr(self, name):
+                delattr(self, name)
         self._received = bytearray()
         self.more = False
         self._queue = []

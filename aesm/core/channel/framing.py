@@ -10,6 +10,8 @@ stream into what goes into one record::
 
 from __future__ import annotations
 
+from typing import Final
+
 __all__ = [
     "HALF",
     "LENGTH_BYTES",
@@ -19,9 +21,10 @@ __all__ = [
     "plaintextsOf",
 ]
 
-LENGTH_BYTES = 2  # bytes before each frame, docs/protocol.md, section 1
-MAX_PLAINTEXT = 65519  # bytes of the stream in one record: a Noise message less its tag
-HALF = MAX_PLAINTEXT // 2
+LENGTH_BYTES: Final = 2  # bytes before each frame, docs/protocol.md, section 1
+# Bytes of the stream in one record: a Noise message less its tag.
+MAX_PLAINTEXT: Final = 65519
+HALF: Final = MAX_PLAINTEXT // 2
 
 
 def frame(body: bytes) -> bytes:

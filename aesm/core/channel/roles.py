@@ -10,6 +10,7 @@ so a stranger costs no more memory than one handshake message.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 from aesm.core.channel.channel import Channel
 from aesm.core.channel.events import Event, PeerIdentified
@@ -26,16 +27,16 @@ from aesm.errors import (
 
 __all__ = ["MAX_HELLO", "ClientChannel", "ServerChannel"]
 
-MAX_REASON = 255  # bytes of a refusal's reason, docs/protocol.md, section 2
-MAX_HELLO = 2048  # bytes of message 3's payload, docs/protocol.md, section 8
+MAX_REASON: Final = 255  # bytes of a refusal's reason, docs/protocol.md, section 2
+MAX_HELLO: Final = 2048  # bytes of message 3's payload, docs/protocol.md, section 8
 
-_REFUSAL = b"\x00\x00"
-_REFUSED = "AESM/1 refused: "
-_WRONG_PORT = {  # what a server of each layer tells clients of the other
+_REFUSAL: Final = b"\x00\x00"
+_REFUSED: Final = "AESM/1 refused: "
+_WRONG_PORT: Final = {  # what a server of each layer tells clients of the other
     Layer.STREAM: "this port carries a byte stream, not messages",
     Layer.MESSAGES: "this port talks messages, not a byte stream",
 }
-_ADVICE = {  # what a client that is told so had better do
+_ADVICE: Final = {  # what a client that is told so had better do
     _REFUSED + _WRONG_PORT[Layer.STREAM]: "connect with a client of the protocol that "
     "runs there, on wrapClientEndpoint() or an aesm: endpoint string, or check the "
     "host and port",
@@ -43,7 +44,7 @@ _ADVICE = {  # what a client that is told so had better do
     "ClientService or `aesm connect`, without aesm: before the endpoint, or check the "
     "host and port",
 }
-_FOREIGN = {  # first bytes of protocols that often call at a wrong port
+_FOREIGN: Final = {  # first bytes of protocols that often call at a wrong port
     0x16: "TLS",
     0x15: "TLS",
     **{ord(letter): "HTTP" for letter in "GHODCT"},

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import sys
 from array import array
-from typing import cast
+from typing import Final, cast
 
+from aesm._mypyc import mypyc_attr
 from aesm.core.messages.frames import (
     BINARY,
     BINARY_BIT,
@@ -39,7 +40,7 @@ __all__ = [
 
 # Of several messages, so that they fit one BATCH: each counts more than its length
 # there takes, and the rest is for the count and one length.
-MAX_COST = MAX_BATCH - 2 * COUNT_SIZE
+MAX_COST: Final = MAX_BATCH - 2 * COUNT_SIZE
 
 Message = str | bytes | bytearray | memoryview  # C{str} for TEXT, bytes for BINARY
 
@@ -208,6 +209,7 @@ class RestOfMessage(Batch):
         return [packHeader(len(rest), REST, self.micros) + rest]
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class SharedBatch:
     """
     Messages that are sent to many in one turn of the event loop, as one list for all.

@@ -29,6 +29,7 @@ happen without the peer's doing has one C{deadline}:
 from __future__ import annotations
 
 import math
+from typing import Final
 
 from aesm.core.messages.events import Accepted, Acknowledged, Broken, Event, PeerClosed
 from aesm.core.messages.framereader import FrameReader
@@ -60,22 +61,27 @@ from aesm.errors import (
 
 __all__ = ["CLOSE_TIMEOUT", "Conversation"]
 
-PATIENT_CODES = (CloseCode.NORMAL, CloseCode.GOING_AWAY)  # all is sent before these
-CLOSE_TIMEOUT = 5.0  # seconds, docs/protocol.md, section 9; the channel's is its own
-SLOW_CLOSE_TIMEOUT = 30.0  # the same for who is closed because it does not read
-SUPERSEDED = (CloseCode.TAKEN_OVER, "taken over by a newer connection", 0)
-ACK_DELAY = 0.001  # seconds that an ACK waits while there is more to be read
+# All is sent before these.
+PATIENT_CODES: Final = (CloseCode.NORMAL, CloseCode.GOING_AWAY)
+# Seconds, docs/protocol.md, section 9; the channel's is its own.
+CLOSE_TIMEOUT: Final = 5.0
+SLOW_CLOSE_TIMEOUT: Final = 30.0  # the same for who is closed because it does not read
+SUPERSEDED: Final = (CloseCode.TAKEN_OVER, "taken over by a newer connection", 0)
+ACK_DELAY: Final = 0.001  # seconds that an ACK waits while there is more to be read
+
+_NOTHING_SAID: Final[tuple[int, str, int]] = (CloseCode.NORMAL, "", 0)
 
 _NOTHING_SAID: tuple[int, str, int] = (CloseCode.NORMAL, "", 0)
 
 _State = ConversationState
-_GREETING, _OPEN = _State.GREETING, _State.OPEN
-_LISTENING = frozenset(
+_GREETING: Final = _State.GREETING
+_OPEN: Final = _State.OPEN
+_LISTENING: Final = frozenset(
     {_State.GREETING, _State.OPEN, _State.CLOSING, _State.CLOSE_SENT}
 )
-_TALKING = frozenset({_State.OPEN, _State.CLOSING, _State.PEER_CLOSED})
-_ENDED = frozenset({_State.CLOSE_SENT, _State.CLOSED, _State.BROKEN})
-_OVER = frozenset({_State.BREAKING, _State.BROKEN})
+_TALKING: Final = frozenset({_State.OPEN, _State.CLOSING, _State.PEER_CLOSED})
+_ENDED: Final = frozenset({_State.CLOSE_SENT, _State.CLOSED, _State.BROKEN})
+_OVER: Final = frozenset({_State.BREAKING, _State.BROKEN})
 
 
 class Conversation:

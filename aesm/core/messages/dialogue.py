@@ -15,7 +15,7 @@ with the short way and one without, and compares all that can be seen of them.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from aesm.core.messages.batch import EncodedText
 from aesm.core.messages.frames import (
@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 
 __all__ = ["answer", "exchange"]
 
-_ACK_START = encodeAck(0, 0, 0)[:5]  # length and type
-_OPEN = ConversationState.OPEN
+_ACK_START: Final = encodeAck(0, 0, 0)[:5]  # length and type
+_OPEN: Final = ConversationState.OPEN
 
 
 def exchange(conversation: Conversation, data: bytes, now: float) -> Messages | None:

@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
 from struct import Struct, unpack
+from typing import Final
 
 from aesm.core.messages.frames import (
     ACK_SIZE,
@@ -55,7 +56,7 @@ from aesm.errors import ProtocolError
 
 __all__ = ["FrameReader", "decodeBatch"]
 
-LARGE_PART = 1024  # bytes of a body from which on they are kept as they come
+LARGE_PART: Final = 1024  # bytes of a body from which on they are kept as they come
 
 # The hot path
 #

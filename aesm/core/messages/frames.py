@@ -15,8 +15,9 @@ from enum import IntEnum
 from functools import partial
 from struct import Struct
 from sys import getsizeof
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
+from aesm._mypyc import mypyc_attr
 from aesm.errors import CloseCode, InvalidText, MessageTooBig
 
 __all__ = [
@@ -45,32 +46,38 @@ __all__ = [
     "unpackHeader",
 ]
 
-MAX_REASON = 1024  # bytes of a CLOSE's reason, and of what is behind it
-MAX_AFTER = 3_600_000  # milliseconds
-_AFTER = re.compile("[1-9][0-9]{0,6}", re.ASCII)
-MAX_CONTROL = 64  # bytes of a PING
-MAX_OBJECT = 2048  # bytes of a WELCOME, section 8
-MAX_BATCH = 65506  # bytes that a BATCH's messages count, so that it fits a record
+MAX_REASON: Final = 1024  # bytes of a CLOSE's reason, and of what is behind it
+MAX_AFTER: Final = 3_600_000  # milliseconds
+_AFTER: Final = re.compile("[1-9][0-9]{0,6}", re.ASCII)
+MAX_CONTROL: Final = 64  # bytes of a PING
+MAX_OBJECT: Final = 2048  # bytes of a WELCOME, section 8
+# Bytes that a BATCH's messages count, so that it fits a record.
+MAX_BATCH: Final = 65506
 # What a message counts beside its body, section 7: about what keeping it takes besides,
 # so that a window bounds memory even if all messages are empty.
-MESSAGE_OVERHEAD = 64  # bytes
-BINARY_BIT = 1 << 31  # in a length of a BATCH
-LARGE_TEXT = 65536  # bytes; a text that is not ASCII is decoded in such pieces
+MESSAGE_OVERHEAD: Final = 64  # bytes
+BINARY_BIT: Final = 1 << 31  # in a length of a BATCH
+LARGE_TEXT: Final = 65536  # bytes; a text that is not ASCII is decoded in such pieces
 
-_HEADER = Struct(">IBQ")  # length, type, time
-_ACK = Struct(">QQ")
-_ACK_FRAME = Struct(">IBQQQ")
-CODE = Struct(">H")
-COUNT = Struct(">I")  # of the messages in a BATCH; their lengths have its form
-COUNT_SIZE = COUNT.size
+_HEADER: Final = Struct(">IBQ")  # length, type, time
+_ACK: Final = Struct(">QQ")
+_ACK_FRAME: Final = Struct(">IBQQQ")
+CODE: Final = Struct(">H")
+COUNT: Final = Struct(">I")  # of the messages in a BATCH; their lengths have its form
+COUNT_SIZE: Final = COUNT.size
 
 # As many of these as there can be in a BATCH.
-BINARY_BITS = int.from_bytes(COUNT.pack(BINARY_BIT) * (MAX_BATCH // COUNT_SIZE), "big")
+BINARY_BITS: Final = int.from_bytes(
+    COUNT.pack(BINARY_BIT) * (MAX_BATCH // COUNT_SIZE), "big"
+)
 
-packHeader, unpackHeader = _HEADER.pack, _HEADER.unpack_from  # length, type, time
-unpackAck = _ACK.unpack_from  # count, limit
-HEADER_SIZE, ACK_SIZE, ACK_FRAME_SIZE = _HEADER.size, _ACK.size, _ACK_FRAME.size
-newTuple = tuple.__new__  # makes a NamedTuple without a call of Python's
+packHeader: Final = _HEADER.pack  # length, type, time
+unpackHeader: Final = _HEADER.unpack_from
+unpackAck: Final = _ACK.unpack_from  # count, limit
+HEADER_SIZE: Final = _HEADER.size
+ACK_SIZE: Final = _ACK.size
+ACK_FRAME_SIZE: Final = _ACK_FRAME.size
+newTuple: Final = tuple.__new__  # makes a NamedTuple without a call of Python's
 
 
 class FrameType(IntEnum):
@@ -88,19 +95,21 @@ class FrameType(IntEnum):
 
 
 # As plain numbers: to look up a member of an Enum takes longer than to compare.
-TEXT, BINARY = int(FrameType.TEXT), int(FrameType.BINARY)
-BATCH, ACKNOWLEDGEMENT = int(FrameType.BATCH), int(FrameType.ACK)
-REST = int(FrameType.REST)
-SINGLE_TYPES = (BINARY, TEXT)  # a message in a frame of its own
+TEXT: Final = int(FrameType.TEXT)
+BINARY: Final = int(FrameType.BINARY)
+BATCH: Final = int(FrameType.BATCH)
+ACKNOWLEDGEMENT: Final = int(FrameType.ACK)
+REST: Final = int(FrameType.REST)
+SINGLE_TYPES: Final = (BINARY, TEXT)  # a message in a frame of its own
 
 # An ACK: time, count, limit.  An object of C's, not a function: one is made for each
 # message that is answered.
-encodeAck = partial(_ACK_FRAME.pack, _ACK.size, ACKNOWLEDGEMENT)
+encodeAck: Final = partial(_ACK_FRAME.pack, _ACK.size, ACKNOWLEDGEMENT)
 
 # An ACK and a message's header: time, count, limit; length, type, time.
-packExchange = partial(Struct(">IBQQQIBQ").pack, _ACK.size, ACKNOWLEDGEMENT)
+packExchange: Final = partial(Struct(">IBQQQIBQ").pack, _ACK.size, ACKNOWLEDGEMENT)
 
-BOUNDS = {  # (least, most) bytes of each body that is not a message
+BOUNDS: Final = {  # (least, most) bytes of each body that is not a message
     FrameType.WELCOME: (2, MAX_OBJECT),
     FrameType.BATCH: (2 * COUNT_SIZE, MAX_BATCH),
     FrameType.CLOSE: (CODE.size, CODE.size + MAX_REASON),
@@ -132,12 +141,14 @@ class Messages(NamedTuple):
     lastCost: int
 
 
+@mypyc_attr(native_class=False)
 class EncodedText(bytes):
     """A TEXT message in UTF-8."""
 
     __slots__ = ()  # one takes no more than bytes do
 
 
+@mypyc_attr(native_class=False)
 class EncodedBodies(list["str | bytes"]):
     """Messages received of which some are C{EncodedText}."""
 

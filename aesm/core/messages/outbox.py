@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Sequence
 from itertools import chain
+from typing import Final
 
+from aesm._mypyc import mypyc_attr
 from aesm.core.messages.batch import (
     MAX_COST,
     Batch,
@@ -26,12 +28,12 @@ from aesm.errors import MessageTooBig, ProtocolError, SendBufferFull
 
 __all__ = ["Message", "Outbox"]
 
-BATCH_MEMORY = 192  # bytes of a batch, beside what its messages count
+BATCH_MEMORY: Final = 192  # bytes of a batch, beside what its messages count
 
 # An empty deque is most of a KiB, and most connections of a large server have nothing
 # to send: they share this one.  Nothing is ever appended to it.
-_EMPTY: deque[Batch] = deque(maxlen=0)
-_NOBODY = Hello()  # the peer before its hello
+_EMPTY: Final[deque[Batch]] = deque(maxlen=0)
+_NOBODY: Final = Hello()  # the peer before its hello
 
 # Batches
 #
@@ -60,6 +62,7 @@ _NOBODY = Hello()  # the peer before its hello
 #     _keptCost + open.cost <= bound                   what is accepted
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Outbox:
     """
     The outgoing direction.

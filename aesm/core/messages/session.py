@@ -23,6 +23,7 @@ up their cost, which is the body and 64 bytes more for each message.
 
 from __future__ import annotations
 
+from aesm._mypyc import mypyc_attr
 from aesm.core.messages.frames import Ack, Messages, Partial, newTuple
 from aesm.core.messages.hello import ConversationSettings, Hello
 from aesm.core.messages.outbox import Outbox
@@ -31,6 +32,7 @@ from aesm.errors import ProtocolError
 __all__ = ["Inbox", "Session"]
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Inbox:
     """
     The incoming direction.

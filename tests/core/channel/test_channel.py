@@ -448,8 +448,8 @@ class RecordTests(SynchronousTestCase):
         self.assertIsInstance(error, TamperedRecord)
         self.assertEqual(server.takeOutput(), b"")
         self.assertEqual((server._queue, len(server._received)), ([], 0))
-        for secret in (server._noise, server._encrypt, server._decrypt):
-            self.assertIsNone(secret)
+        for secret in ("_noise", "_encrypt", "_decrypt"):
+            self.assertFalse(hasattr(server, secret))
         self.assertRaises(RuntimeError, server.send, b"more")
 
     def test_restOfFailed(self) -> None:
