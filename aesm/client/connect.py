@@ -15,11 +15,11 @@ from itertools import count
 from secrets import token_hex
 from typing import Any, Protocol, Unpack, cast
 
-from twisted.internet import protocol
 from twisted.internet.defer import Deferred, fail, maybeDeferred
 from twisted.internet.interfaces import (
     IAddress,
     IDelayedCall,
+    IProtocol,
     IReactorTime,
     IStreamClientEndpoint,
 )
@@ -268,7 +268,9 @@ class _Attempt(SecureFactory, ConnectionOwner):
 
     # twisted.internet.protocol.Factory
 
-    def buildProtocol(self, addr: IAddress | None) -> protocol.Protocol:
+    def buildProtocol(  # type: ignore[override]  # Factory's is a Protocol
+        self, addr: IAddress | None
+    ) -> IProtocol:
         """
         Build the protocol on the raw transport; one that hangs up if nobody waits any
         more, or two addresses have taken the connection.

@@ -10,7 +10,7 @@ the protocol inside, once the channel is open.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import cast
+from typing import Final, cast
 
 from twisted.internet import error
 from twisted.internet.defer import Deferred, maybeDeferred
@@ -22,10 +22,10 @@ from twisted.internet.interfaces import (
     IPushProducer,
     ITransport,
 )
-from twisted.internet.protocol import Protocol, connectionDone
+from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from zope.interface import implementer
+from zope.interface import classImplements
 
 from aesm.core.channel.channel import Channel
 from aesm.core.channel.events import EndOfStream, Event, Failed, PeerIdentified
@@ -52,18 +52,18 @@ from aesm.trust.keys import PublicKey
 
 __all__ = ["CLOSE_TIMEOUT", "SecureProtocol"]
 
-_log = Logger(namespace="aesm.secure")
+_log: Final = Logger(namespace="aesm.secure")
 
-CLOSE_TIMEOUT = 5.0  # seconds, docs/protocol.md, section 9
-RECORDS_AT_ONCE = 32  # that are read before others have their turn
+CLOSE_TIMEOUT: Final = 5.0  # seconds, docs/protocol.md, section 9
+RECORDS_AT_ONCE: Final = 32  # that are read before others have their turn
 
-_PEER_ENDED = frozenset({State.PEER_ENDED, State.ENDED})
-_OWN_ERROR = "our own side's decision, or protocol, failed; the log says how"
+_PEER_ENDED: Final = frozenset({State.PEER_ENDED, State.ENDED})
+_OWN_ERROR: Final = "our own side's decision, or protocol, failed; the log says how"
 
 # Looked at for each read and write; up to Python 3.11 a member of an Enum costs five
 # times as much as a name.
-_FAILED = State.FAILED
-_FINISHING = Phase.FINISHING
+_FAILED: Final = State.FAILED
+_FINISHING: Final = Phase.FINISHING
 
 # Three steps, for whatever happens: receive (dataReceived gives the channel what came),
 # act (on each of its events; here the factory and the protocol inside are called), and
@@ -82,8 +82,7 @@ _FINISHING = Phase.FINISHING
 # which _flushCall seals at its end.
 
 
-@implementer(IPushProducer, IHalfCloseableProtocol)
-class SecureProtocol(Protocol):
+class SecureProtocol:
     """
     The protocol on the raw transport.  As the raw transport's producer it is
     told when that can take no more, and then seals nothing.
@@ -125,6 +124,11 @@ class SecureProtocol(Protocol):
 
     # IProtocol, for the raw transport
 
+    def makeConnection(self, transport: ITransport) -> None:
+        """Begin."""
+        self.transport = transport
+        self.connectionMade()
+
     def connectionMade(self) -> None:
         """Start the handshake and its deadline."""
         timeout = self.factory.handshakeTimeout
@@ -132,7 +136,7 @@ class SecureProtocol(Protocol):
         self._timer = self.clock.callLater(timeout, self._timedOut)
         self._full = prepare(self.transport)
         self._outlet = RecordWriter(self.transport)
-        if not self._outlet.register(self):
+        if not self._outlet.register(cast(IPushProducer, self)):
             self.flush()
 
     def dataReceived(self, data: bytes) -> None:
@@ -557,3 +561,6 @@ def _foreign() -> NotAnAESMPeer:
         "what called here lacks what is expected below AESM/1: a PROXY header, at a "
         "haproxy: endpoint, or TLS"
     )
+
+
+classImplements(SecureProtocol, IProtocol, IHalfCloseableProtocol, IPushProducer)

@@ -11,7 +11,7 @@ import socket
 import sys
 import termios
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from twisted.internet.abstract import FileDescriptor
 from twisted.internet.address import IPv4Address, IPv6Address
@@ -36,12 +36,14 @@ __all__ = [
     "takenSoFar",
 ]
 
-AT_ONCE = 524288  # bytes written at once before others have their turn
-RECORDS = 2  # handed over at once where that cannot be done
-SHORT = 65536  # bytes of records that are put together
-_OUTQ = getattr(termios, "TIOCOUTQ", None) if hasattr(socket, "TCP_INFO") else None
-_BYTES_ACKED = 120  # where tcpi_bytes_acked is in Linux's struct tcp_info
-READ_SIZE = 98304  # bytes: more than a record; from 128 KiB on, memory is not reused
+AT_ONCE: Final = 524288  # bytes written at once before others have their turn
+RECORDS: Final = 2  # handed over at once where that cannot be done
+SHORT: Final = 65536  # bytes of records that are put together
+_OUTQ: Final[int | None] = getattr(termios, "TIOCOUTQ", None)
+_TCP_INFO: Final[int | None] = getattr(socket, "TCP_INFO", None)
+_BYTES_ACKED: Final = 120  # where tcpi_bytes_acked is in Linux's struct tcp_info
+# Bytes: more than a record; from 128 KiB on, memory is not reused.
+READ_SIZE: Final = 98304
 
 
 def prepare(transport: ITransport) -> int:
@@ -54,8 +56,9 @@ def prepare(transport: ITransport) -> int:
     """
     # Twisted's UNIX sockets say that they are ITCPTransport, and fail.
     internet = isinstance(transport.getHost(), IPv4Address | IPv6Address)
-    if internet and ITCPTransport.providedBy(transport):
-        ITCPTransport(transport).setTcpNoDelay(True)
+    tcp = ITCPTransport(transport, None)
+    if internet and tcp is not None:
+        tcp.setTcpNoDelay(True)
     if not isinstance(transport, FileDescriptor):
         return sys.maxsize
     transport.bufferSize = READ_SIZE  # also what it holds before it takes no more
@@ -133,7 +136,10 @@ class RecordWriter:
 
 def _isTLS(transport: ITransport) -> bool:
     """Look whether this encrypts what it is given."""
-    return INegotiated.providedBy(transport) or ISSLTransport.providedBy(transport)
+    return (
+        INegotiated(transport, None) is not None
+        or ISSLTransport(transport, None) is not None
+    )
 
 
 def closeForWriting(transport: ITransport) -> None:
@@ -142,8 +148,9 @@ def closeForWriting(transport: ITransport) -> None:
     that in order.
     """
     # Twisted's TLS says that it can, and half-closes the TCP connection below it.
-    if ITCPTransport.providedBy(transport) and not _isTLS(transport):
-        ITCPTransport(transport).loseWriteConnection()
+    tcp = ITCPTransport(transport, None)
+    if tcp is not None and not _isTLS(transport):
+        tcp.loseWriteConnection()
     else:
         transport.loseConnection()
 
@@ -157,11 +164,11 @@ def takenSoFar(transport: ITransport) -> int | None:
     @see: tcp(7), C{TCP_INFO} and C{SIOCOUTQ}
     """
     handle = getattr(transport, "getHandle", lambda: None)()
-    if not isinstance(handle, socket.socket) or _OUTQ is None:
+    if not isinstance(handle, socket.socket) or _OUTQ is None or _TCP_INFO is None:
         return None
     try:
         waiting = fcntl.ioctl(handle, _OUTQ, bytes(4))
-        info = handle.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 192)
+        info = handle.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, 192)
     except (OSError, ValueError):  # it is closed
         return None
     if waiting == bytes(4) or len(info) < _BYTES_ACKED + 8:

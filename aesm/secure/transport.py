@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from twisted.internet import error
 from twisted.internet.interfaces import (
@@ -25,7 +25,7 @@ from twisted.internet.interfaces import (
     ITransport,
 )
 from twisted.python.failure import Failure
-from zope.interface import implementer
+from zope.interface import classImplements, implementer
 
 from aesm.core.channel.events import EndOfStream
 from aesm.core.channel.framing import MAX_PLAINTEXT
@@ -93,7 +93,7 @@ class SecureAddress:
 
 
 # Shared by all connections that do not pause: an empty deque takes 760 bytes.
-_NOTHING: deque[bytes | EndOfStream] = deque(maxlen=0)
+_NOTHING: Final[deque[bytes | EndOfStream]] = deque(maxlen=0)
 
 # How a stream ends:
 #
@@ -106,7 +106,6 @@ _NOTHING: deque[bytes | EndOfStream] = deque(maxlen=0)
 #     a later turn of the event loop, and forgotten by loseConnection.
 
 
-@implementer(ITransport, IConsumer, IPushProducer)
 class SecureTransport:
     """
     The transport of the inner protocol.
@@ -449,6 +448,9 @@ class SecureTransport:
             yield event
         if not self._inbound:
             self._inbound = _NOTHING
+
+
+classImplements(SecureTransport, ITransport, IConsumer, IPushProducer)
 
 
 @implementer(IPushProducer)

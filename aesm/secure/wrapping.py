@@ -19,7 +19,6 @@ from twisted.internet.interfaces import (
     IReactorTime,
     IStreamClientEndpoint,
 )
-from twisted.internet.protocol import Protocol
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -135,7 +134,9 @@ class ServerFactory(WrappingFactory):
             self._reload.cancel()
             self._reload = None
 
-    def buildProtocol(self, addr: IAddress | None) -> Protocol:
+    def buildProtocol(  # type: ignore[override]  # Factory's is a Protocol
+        self, addr: IAddress | None
+    ) -> IProtocol:
         """
         Build the protocol on a raw transport.
 
@@ -287,7 +288,9 @@ class ClientFactory(WrappingFactory):
         self._connecting.addErrback(self._settle)
         return result
 
-    def buildProtocol(self, addr: IAddress | None) -> Protocol | None:
+    def buildProtocol(  # type: ignore[override]  # Factory's is a Protocol
+        self, addr: IAddress | None
+    ) -> IProtocol | None:
         """
         Build the protocol on the raw transport.
 

@@ -21,9 +21,9 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import (
     IAddress,
     IDelayedCall,
+    IProtocol,
     IReactorTime,
 )
-from twisted.internet.protocol import Protocol
 
 from aesm.core.channel.roles import ServerChannel
 from aesm.core.channel.settings import Layer
@@ -374,7 +374,9 @@ class AESMServerFactory(SecureFactory):
             self._reload.cancel()
             self._reload = None
 
-    def buildProtocol(self, addr: IAddress | None) -> Protocol | None:
+    def buildProtocol(  # type: ignore[override]  # Factory's is a Protocol
+        self, addr: IAddress | None
+    ) -> IProtocol | None:
         """
         Let a connection begin, unless there are too many.
 

@@ -5,6 +5,7 @@ without a transport between them.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterable, Sequence
 from functools import partial
 from itertools import cycle
@@ -29,6 +30,18 @@ ALL_HERE = HERE + tuple(map(withPSK, HERE))
 
 # For L{pieces}: sizes that fall before, into and behind most things.
 chunkSizes = st.lists(st.integers(0, 40), min_size=1, max_size=8).filter(any)
+
+
+def remains(kind: type, identity: int) -> bool:
+    """
+    Tell whether an object is still there, without a weak reference to it: compiled
+    classes have none.
+
+    @param kind: its class.
+    @param identity: its C{id}.
+    """
+    gc.collect()
+    return any(type(e) is kind and id(e) == identity for e in gc.get_objects())
 
 
 def bring(stream: DataStream, time: float, data: Sequence[str | bytes]) -> None:
