@@ -14,10 +14,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from time import time, time_ns
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from twisted.internet.defer import Deferred, fail, succeed
 
+from aesm._mypyc import mypyc_attr
 from aesm.core.messages.batch import Batch, Body, Message, SharedBatch
 from aesm.core.messages.frames import MESSAGE_OVERHEAD
 from aesm.errors import (
@@ -54,9 +55,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Connection", "PacketDispatcher"]
 
-NEVER = 1 << 64  # a count that is never acknowledged: its Deferred fails at the end
-_CLOSING = frozenset({ConnectionState.UNSENDABLE, ConnectionState.OVER})
-BATCH_MICROS = 1000  # of messages to send together, while nothing carries them
+# A count that is never acknowledged: its Deferred fails at the end.
+NEVER: Final = 1 << 64
+_CLOSING: Final = frozenset({ConnectionState.UNSENDABLE, ConnectionState.OVER})
+BATCH_MICROS: Final = 1000  # of messages to send together, while nothing carries them
 
 
 class PacketDispatcher(Protocol):
@@ -96,6 +98,7 @@ class PacketDispatcher(Protocol):
         """Hand over nothing more."""
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Connection:
     """
     A peer that messages can be exchanged with.
@@ -118,10 +121,6 @@ class Connection:
     @ivar waiting: those who wait for acknowledgements; None until there is one.
     """
 
-    dispatcher: PacketDispatcher | None = None
-    suite = ""
-    handshakeHash = b""
-
     def __init__(
         self,
         owner: ConnectionOwner,
@@ -142,6 +141,9 @@ class Connection:
         @param arrivals: the registry's order of arrival, or None.
         """
         self.session = session
+        self.dispatcher: PacketDispatcher | None = None
+        self.suite = ""
+        self.handshakeHash = b""
         self.closeSlow = closeSlow
         self._owner = owner
         self._protocol: AESMProtocol | None = None

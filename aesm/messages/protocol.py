@@ -22,17 +22,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from time import time_ns
+from typing import Final, cast
 
 from twisted.internet import error
 from twisted.internet.interfaces import (
     IDelayedCall,
     IHalfCloseableProtocol,
+    IProtocol,
     IPushProducer,
     IReactorTime,
+    ITransport,
 )
-from twisted.internet.protocol import Protocol
 from twisted.python.failure import Failure
-from zope.interface import implementer
+from zope.interface import classImplements
 
 from aesm.core.messages.conversation import ACK_DELAY, Conversation
 from aesm.core.messages.dialogue import answer, exchange
@@ -53,34 +55,36 @@ from aesm.secure.transport import SecureTransport
 
 __all__ = ["AESMProtocol"]
 
-LEAST_DELAY = ACK_DELAY  # seconds between two looks at the deadline
-BUDGET = 262144  # bytes of messages handed to the transport at once
+LEAST_DELAY: Final = ACK_DELAY  # seconds between two looks at the deadline
+BUDGET: Final = 262144  # bytes of messages handed to the transport at once
 # The same at first after a cut, then doubled: over a link that is cut again and again
 # after a few KB, half a record is worth nothing.
-FIRST = 2048
+FIRST: Final = 2048
 # Who comes back says so by an ACK.  Until then it gets pieces of so much, now and then:
 # to come back again and again, and to be cut off at the WELCOME, costs a peer nothing.
-UNHEARD = 32768  # bytes
-UNHEARD_DELAY = 0.02  # seconds
+UNHEARD: Final = 32768  # bytes
+UNHEARD_DELAY: Final = 0.02  # seconds
 # Small frames, of which a record holds thousands, are read in pieces of so many bytes,
 # so that others have their turn; of large ones each piece would be one copy more.
-PIECE = 8192  # bytes
-MANY = 64  # small frames
-DENSE = 64  # bytes of each
-FEW = 3  # events of one read: the ACK of a dialogue, a batch, and one that is not full
+PIECE: Final = 8192  # bytes
+MANY: Final = 64  # small frames
+DENSE: Final = 64  # bytes of each
+# Events of one read: the ACK of a dialogue, a batch, and one that is not full.
+FEW: Final = 3
 
-_OPEN = CarrierState.OPEN
-_CONVERSATION_OPEN = ConversationState.OPEN
-_ATTACHED = frozenset(
+_OPEN: Final = CarrierState.OPEN
+_CONVERSATION_OPEN: Final = ConversationState.OPEN
+_ATTACHED: Final = frozenset(
     {CarrierState.OPEN, CarrierState.LEAVING, CarrierState.FINAL, CarrierState.DEAF}
 )
-_LISTENING = frozenset({CarrierState.OPEN, CarrierState.LEAVING, CarrierState.FINAL})
-_KEEPING = frozenset({CarrierState.OPEN, CarrierState.LEAVING})
-_ENDING = frozenset({CarrierState.FINAL, CarrierState.DEAF})
+_LISTENING: Final = frozenset(
+    {CarrierState.OPEN, CarrierState.LEAVING, CarrierState.FINAL}
+)
+_KEEPING: Final = frozenset({CarrierState.OPEN, CarrierState.LEAVING})
+_ENDING: Final = frozenset({CarrierState.FINAL, CarrierState.DEAF})
 
 
-@implementer(IHalfCloseableProtocol, IPushProducer)
-class AESMProtocol(Protocol):
+class AESMProtocol:
     """
     Pumps a conversation.
 
@@ -134,6 +138,11 @@ class AESMProtocol(Protocol):
         self.state = CARRIER_TRANSITIONS[self.state, what]
 
     # IProtocol
+
+    def makeConnection(self, transport: ITransport) -> None:
+        """Begin."""
+        self.transport = cast(SecureTransport, transport)
+        self.connectionMade()
 
     def connectionMade(self) -> None:
         """Start to look after the peer; a server says its WELCOME."""
@@ -486,3 +495,6 @@ class AESMProtocol(Protocol):
         self._act(self.conversation.tick(now, transport.taken, transport.takenSoFar()))
         self._flush()
         self._schedule()
+
+
+classImplements(AESMProtocol, IProtocol, IHalfCloseableProtocol, IPushProducer)

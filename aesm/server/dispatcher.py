@@ -21,7 +21,7 @@ from concurrent import futures
 from enum import Enum
 from itertools import islice, repeat
 from operator import truediv
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.logger import Logger
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DISPATCHER_TRANSITIONS", "Dispatcher", "DispatcherState"]
 
-_log = Logger(namespace="aesm.server")
+_log: Final = Logger(namespace="aesm.server")
 
 # The life of a dispatcher
 #
@@ -91,7 +91,7 @@ class DispatcherState(Enum):
 
 
 _S = DispatcherState
-DISPATCHER_TRANSITIONS = {  # (where we are, what happened): where we go
+DISPATCHER_TRANSITIONS: Final = {  # (where we are, what happened): where we go
     (_S.IDLE, "arrived"): _S.HANDING,
     (_S.HANDING, "arrived"): _S.HANDING,  # it is queued
     (_S.ASKED, "arrived"): _S.ASKED,
@@ -110,17 +110,19 @@ DISPATCHER_TRANSITIONS = {  # (where we are, what happened): where we go
 } | {(state, "stopped"): _S.OVER for state in _S}
 
 # One lookup of a global is all that a state costs where each message passes.
-_IDLE, _HANDING, _OVER = _S.IDLE, _S.HANDING, _S.OVER
-_BEGUN = DISPATCHER_TRANSITIONS[_IDLE, "arrived"]
-_DONE = DISPATCHER_TRANSITIONS[_HANDING, "handedOver"]
+_IDLE: Final = _S.IDLE
+_HANDING: Final = _S.HANDING
+_OVER: Final = _S.OVER
+_BEGUN: Final = DISPATCHER_TRANSITIONS[_IDLE, "arrived"]
+_DONE: Final = DISPATCHER_TRANSITIONS[_HANDING, "handedOver"]
 
-_new = tuple.__new__  # makes a Packet without a call of Python's
-_NO_PACKETS: Iterator[Packet] = iter(())
-_MILLION = repeat(1e6)
-FIRST_SLICE = 4  # packets, before the first look at the time
-MOST_SLICE = 256  # before any other
-FEW = 16  # messages that came together, and are kept with others
-MOST = 1024  # that are kept together
+_new: Final = tuple.__new__  # makes a Packet without a call of Python's
+_NO_PACKETS: Final[Iterator[Packet]] = iter(())
+_MILLION: Final = repeat(1e6)
+FIRST_SLICE: Final = 4  # packets, before the first look at the time
+MOST_SLICE: Final = 256  # before any other
+FEW: Final = 16  # messages that came together, and are kept with others
+MOST: Final = 1024  # that are kept together
 
 
 class _Pile:
@@ -151,7 +153,7 @@ class _Pile:
 
 
 # Never appended to; one is most of a KiB.
-_NONE: deque[Messages | _Pile] = deque(maxlen=0)
+_NONE: Final[deque[Messages | _Pile]] = deque(maxlen=0)
 
 
 class Dispatcher:

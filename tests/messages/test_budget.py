@@ -142,8 +142,8 @@ class BudgetTests(PairTestCase):
         manager = server.factory._manager
         clients = [self.join(network, key=PrivateKey.generate()) for _ in range(3)]
         looks = count()
-        look = manager.budget.richest
-        self.patch(manager.budget, "richest", lambda: (next(looks), look())[1])
+        look = Budget.richest
+        self.patch(Budget, "richest", lambda budget: (next(looks), look(budget))[1])
         for _ in range(3):
             for client in clients:
                 client.sendData(bytes(1000))

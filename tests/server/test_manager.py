@@ -24,6 +24,7 @@ from aesm import (
     SendBufferFull,
 )
 from aesm.core.messages.frames import BINARY, Partial
+from aesm.messages.budget import Budget
 from aesm.server.manager import RESUMES_PER_SESSION
 from tests.messages.test_resume import DELAY, GRACE, ResumeTestCase
 from tests.support.helpers import XX
@@ -492,8 +493,8 @@ class RoomTests(HubTestCase):
         self.cut()
         manager = self.factory._manager
         looks = count()
-        look = manager.budget.richest
-        self.patch(manager.budget, "richest", lambda: (next(looks), look())[1])
+        look = Budget.richest
+        self.patch(Budget, "richest", lambda budget: (next(looks), look(budget))[1])
         manager.budget.bound = 16 * ends[0].held + 1
         manager.overfull(ends[0])
         self.assertEqual(next(looks), 1)
