@@ -37,6 +37,7 @@ from aesm.server.turns import Turns
 from fuzz.script import Script, altered
 from fuzz.seeds import inputs
 from fuzz.targets import NAMES, target
+from tests.support.compiled import excepted
 
 MUTATIONS = {"server": 60, "keyfiles": 150, "handshake": 300, "offer": 300}  # the slow
 PLENTY = 800  # mutations of each other target
@@ -163,6 +164,7 @@ class PlantedTests(SynchronousTestCase):
         gc.collect()  # the run was left in its middle: what it says then is not news
         self.flushLoggedErrors()
 
+    @excepted
     def test_acknowledgedTooEarly(self) -> None:
         """A server's ACK counts one message more than it keeps."""
         takeAck = Inbox.takeAck
@@ -176,6 +178,7 @@ class PlantedTests(SynchronousTestCase):
 
         self.finds("server", Inbox, "takeAck", early)
 
+    @excepted
     def test_sentAgain(self) -> None:
         """A session goes on where it was acknowledged, not where it was received."""
         resume = Outbox.resume
@@ -208,6 +211,7 @@ class PlantedTests(SynchronousTestCase):
 
         self.finds("server", Budget, "account", greedy)
 
+    @excepted
     def test_unboundedWindow(self) -> None:
         """A message past the limit is taken."""
 
@@ -218,6 +222,7 @@ class PlantedTests(SynchronousTestCase):
 
         self.finds("server", Inbox, "receive", receive)
 
+    @excepted
     def test_unexpected(self) -> None:
         """A frame raises what nobody expects."""
         self.finds("server", Conversation, "_takeOther", lambda *arguments: 1 / 0)
@@ -226,6 +231,7 @@ class PlantedTests(SynchronousTestCase):
         """Who gave up the turn does not get another one."""
         self.finds("server", Turns, "wait", lambda turns, worker, delay=0.0: None)
 
+    @excepted
     def test_restElsewhere(self) -> None:
         """The rest of a message leaves out a byte."""
         after = RestOfMessage.after
@@ -236,10 +242,12 @@ class PlantedTests(SynchronousTestCase):
 
         self.finds("conversation", RestOfMessage, "after", late)
 
+    @excepted
     def test_unboundedBatch(self) -> None:
         """A BATCH may count anything."""
         self.finds("frames", framereader, "MAX_BATCH", 10**9)
 
+    @excepted
     def test_wideText(self) -> None:
         """A text takes four bytes of memory for each byte that came."""
         self.finds("frames", framereader, "textOf", decodeText)
@@ -303,6 +311,7 @@ class PlantedTests(SynchronousTestCase):
         """A stream goes on to one who has paused."""
         self.finds("stream", SecureTransport, "pauseProducing", lambda transport: None)
 
+    @excepted
     def test_pausedReordered(self) -> None:
         """What came while one had paused comes in another order."""
 
@@ -313,6 +322,7 @@ class PlantedTests(SynchronousTestCase):
 
         self.finds("stream", SecureTransport, "_takePaused", take)
 
+    @excepted
     def test_cutIsEnd(self) -> None:
         """A stream whose transport has ended, but not the stream, looks whole."""
         self.finds("stream", Channel, "transportEnded", lambda channel: [])

@@ -21,6 +21,7 @@ from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from aesm._version import FORM, __version__
 from aesm.client.connect import connect
 from aesm.commands.main import CoroutineRunner, writeLine
 from aesm.errors import AESMError
@@ -136,6 +137,7 @@ class _Bench:
 
     async def run(self) -> None:
         """Measure, and print."""
+        writeLine(f"aesm {__version__} ({FORM})")
         for what, words, measure in (
             ("connect and close", _milliseconds, self.connects),
             ("round trip, 64 B", _milliseconds, self.roundTrips),

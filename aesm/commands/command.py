@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from twisted.python import usage
 
-from aesm._version import __version__
+from aesm._version import FORM, __version__
 from aesm.commands.main import writeLine
 
 __all__ = ["Command", "CommandOptions"]
@@ -26,8 +26,8 @@ class CommandOptions(usage.Options):
     wrongUsage = 1
 
     def opt_version(self) -> None:
-        """Print the version and exit."""
-        writeLine(f"aesm {__version__}")
+        """Print the version, and whether it is compiled, and exit."""
+        writeLine(f"aesm {__version__} ({FORM})")
         sys.exit(0)
 
     def opt_help(self) -> None:

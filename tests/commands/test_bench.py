@@ -20,7 +20,8 @@ LITTLE = (
     "bench.ROUND_TRIPS = 3; bench.SMALL = (64, 5000); bench.LARGE = (262144, 3); "
     "sys.exit(cli.main(['bench']))"
 )
-FIGURES = r"""connect and close +[\d.]+ ms
+FIGURES = r"""aesm [\d.]+ \((pure Python|compiled)\)
+connect and close +[\d.]+ ms
 round trip, 64 B +[\d.]+ ms
 64 B messages +[\d,]+ /s
 256 KiB messages +[\d,]+ MB/s
@@ -49,7 +50,7 @@ class BenchTests(SynchronousTestCase):
             )
 
     def test_figures(self) -> None:
-        """It prints four figures, and touches no file."""
+        """It says what it measures, prints four figures, and touches no file."""
         ended = self.launch(LITTLE)
         self.assertEqual((ended.stderr, ended.returncode), ("", 0))
         self.assertRegex(ended.stdout, f"^{FIGURES}$")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from aesm._version import __version__
+from aesm._version import FORM, __version__
 from aesm.commands.cli import ConnectOptions, Options, ServeOptions, main
 from aesm.commands.options import ownKey
 from aesm.commands.tap import Options as TwistdOptions
@@ -90,9 +90,10 @@ class UsageTests(CommandTestCase):
             self.assertTrue(usage.startswith(f"Usage: aesm {command} "), usage)
 
     def test_version(self) -> None:
-        """C{--version} is that of aesm, everywhere."""
-        self.assertEqual(self.good("--version"), f"aesm {__version__}\n")
-        self.assertEqual(self.good("known", "--version"), f"aesm {__version__}\n")
+        """C{--version} is that of aesm, everywhere, and says in which form it runs."""
+        version = f"aesm {__version__} ({FORM})\n"
+        self.assertEqual(self.good("--version"), version)
+        self.assertEqual(self.good("known", "--version"), version)
 
     def test_wrong(self) -> None:
         """What cannot be parsed is one sentence, and names the help that helps."""

@@ -33,6 +33,7 @@ from aesm.store.interface import Blob
 from aesm.store.spool import RETRY
 from aesm.store.sqlite import MIN_MAX_SIZE, Changes, SpoolFile
 from tests.messages.test_hotpath import pythonCalls
+from tests.support.compiled import excepted
 from tests.support.pairs import CLIENT_KEY, SERVER_KEY, Recorder
 from tests.support.spooled import SpoolTestCase
 
@@ -775,6 +776,7 @@ class CostTests(SpoolTestCase):
     L{tests.messages.test_hotpath}.
     """
 
+    @excepted
     def test_flushes(self) -> None:
         """
         The conversation is asked once what there is to send for a message, when that is

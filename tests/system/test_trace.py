@@ -11,6 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 import aesm
 from benchmarks.trace import OPERATIONS, Step, between, figures, table, traceTree
+from tests.support.compiled import excepted
 
 # Files visited, and jumps between them.  TCP may cut what is read in other pieces, so
 # that there is some slack where more than one message goes to and fro.
@@ -53,6 +54,7 @@ class FigureTests(SynchronousTestCase):
 class TraceTests(SynchronousTestCase):
     """The package itself, over real TCP."""
 
+    @excepted
     def test_bounds(self) -> None:
         """No operation goes through more of the code than it did."""
         found = traceTree(Path(aesm.__file__).parent.parent)
