@@ -106,25 +106,31 @@ class ActivityFile:
             fields = [*FIELDS, *(field for field in DETAILS if field in event)]
             self._write({field: event[field] for field in fields})
 
-    def started(self) -> None:
-        """Say that the server listens: whoever was in before is not any more."""
-        self._isRunning = True
-        self._write(
-            {
-                "time": time.time(),
-                "event": "started",
-                "version": __version__,
-                "pid": os.getpid(),
-            }
-        )
+    def started(self, upgrade: bool = False) -> None:
+        """
+        Say that the server listens: whoever was in before is not any more.
 
-    def ended(self) -> None:
-        """Say that the server has stopped, if it ran, and what is missing."""
+        @param upgrade: whether it takes over from another process, so that they are.
+        """
+        self._isRunning = True
+        self._tell("started", upgrade, version=__version__)
+
+    def ended(self, upgrade: bool = False) -> None:
+        """
+        Say that the server has stopped, if it ran, and what is missing.
+
+        @param upgrade: whether another process goes on.
+        """
         if self._isRunning:
             self._isRunning = False
-            self._write({"time": time.time(), "event": "stopped", "pid": os.getpid()})
+            self._tell("stopped", upgrade)
         if self._failed:
             self._say("the activity log ends, and was not written to the end")
+
+    def _tell(self, event: str, upgrade: bool, **details: str) -> None:
+        """Write of the server itself."""
+        entry = {"time": time.time(), "event": event, **details, "pid": os.getpid()}
+        self._write(entry | {"upgrade": True} if upgrade else entry)
 
     def reopen(self) -> None:
         """Go on in the file that has the path now; in the former one if none can."""

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from twisted.application.service import Service
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
-from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.defer import CancelledError, Deferred, gatherResults
 from twisted.internet.endpoints import (
     UNIXClientEndpoint,
     UNIXServerEndpoint,
@@ -126,6 +126,7 @@ class AESMService(Service):
         self._notifier = Notifier(reactor, self._describe)
         self._handover = handover
         self._isHeir = upgrade  # to somebody who is still there
+        self._isReplaced = False
         self._predecessor: Predecessor | None = None
         self._inheriting: Deferred[Any] | None = None
         self._heirs: IListeningPort | None = None  # where they call
@@ -162,7 +163,7 @@ class AESMService(Service):
         self._isStarting = False
         if self.failed:
             self._heedNoHangUp()
-            self._closeControl()
+            self._closeForOperators()
             raise CannotListen(1)
 
     def startService(self) -> None:
@@ -188,14 +189,14 @@ class AESMService(Service):
         if self._inheriting is not None:
             self._inheriting.cancel()
             self._inheriting = None
-        self.pause()
+        self._acceptNobody()
         if self._heirs is not None:
             self._heirs.stopListening()
             self._heirs = None
         stopped = self.server.stop()
         stopped.addErrback(self._ebNotWritten)
         # Behind the clients: until then one may ask how far it is.
-        stopped.addCallback(self._closeControl)
+        stopped.addCallback(self._closeForOperators)
         return stopped.addCallback(self._cbStopped)
 
     # Host, for a successor
@@ -217,12 +218,17 @@ class AESMService(Service):
             if canInherit(endpoint.text)
         ]
 
-    def pause(self) -> None:
+    def pause(self) -> Deferred[None]:
         """
-        Accept nobody any more.
+        Accept nobody any more, and leave operators to the new process.
 
         @see: L{Host.pause<aesm.server.handover.Host.pause>}
         """
+        self._acceptNobody()
+        return self._closeForOperators()
+
+    def _acceptNobody(self) -> None:
+        """Leave whoever comes to the process that has the sockets, too."""
         for port in self._lent:
             port.stopReading()
 
@@ -236,6 +242,7 @@ class AESMService(Service):
         self.server.takeBack(ports)
         for port in ports:
             port.startReading()
+        self._openForOperators().addErrback(self._ebNotOpened)
 
     def retire(self) -> None:
         """
@@ -243,6 +250,7 @@ class AESMService(Service):
 
         @see: L{Host.retire<aesm.server.handover.Host.retire>}
         """
+        self._isReplaced = True
         self._reactor.stop()
 
     # Heir
@@ -280,11 +288,12 @@ class AESMService(Service):
         for each in lent.values():
             os.close(each["descriptor"])
 
-    def _ebNobody(self, failure: Failure) -> None:
+    def _ebNobody(self, failure: Failure) -> Deferred[None]:
         """Nobody is there from whom to take over."""
         failure.trap(ConnectError)
         _log.info("no server runs from which to take over: this one begins")
         self._isHeir = False
+        return self._openForOperators()
 
     def _ebNothing(self, failure: Failure) -> Failure:
         """We inherit nothing."""
@@ -333,10 +342,11 @@ class AESMService(Service):
         once it is; and the process from which we take over that we listen.
         """
         if self._activityLog is not None:
-            self._activityLog.started()
+            self._activityLog.started(upgrade=self._isHeir)
         self._inheriting = None
         if self._isHeir and self._predecessor is not None:
-            self._predecessor.accepting().addErrback(self._ebBrokenOff)
+            accepting = self._predecessor.accepting()
+            accepting.addCallbacks(self._cbAccepting, self._ebBrokenOff)
         else:
             self._reactor.callWhenRunning(self._awaitHeirs)
         for endpoint in self._endpoints:
@@ -356,6 +366,10 @@ class AESMService(Service):
         """Say that all endpoints listen, unless the server is stopped by now."""
         if self.server.running:
             self._notifier.ready()
+
+    def _cbAccepting(self, answer: object) -> None:
+        """Operators ask the former process no more, but this one."""
+        self._openForOperators().addErrback(self._ebNotOpened)
 
     def _ebBrokenOff(self, failure: Failure) -> None:
         """What follows from that is for C{_gone}."""
@@ -403,15 +417,27 @@ class AESMService(Service):
         with suppress(ReactorNotRunning):
             self._reactor.stop()
 
-    def _closeControl(self, result: object = None) -> Deferred[None]:
+    def _openForOperators(self) -> Deferred[None]:
         """
-        Remove the control socket.
+        Open the control socket and the status page.
+
+        @return: fires when both are open, or fails; the log says why.
+        """
+        opening = [each.open() for each in (self._control, self._page) if each]
+        opened = gatherResults(opening, consumeErrors=True)
+        return opened.addCallback(lambda results: None)
+
+    def _ebNotOpened(self, failure: Failure) -> None:
+        """Go on all the same: clients are there, and the log has said why."""
+
+    def _closeForOperators(self, result: object = None) -> Deferred[None]:
+        """
+        Close them.
 
         @return: fires when all who are there have their answers.
         """
-        if self._page is not None:
-            self._page.close()
-        return succeed(None) if self._control is None else self._control.close()
+        closing = [each.close() for each in (self._control, self._page) if each]
+        return gatherResults(closing).addCallback(lambda results: None)
 
     def _heedNoHangUp(self) -> None:
         """Leave SIGHUP to whom it was."""
@@ -434,7 +460,7 @@ class AESMService(Service):
         self._notifier.stopped()
         if self._activityLog is not None:
             globalLogPublisher.removeObserver(self._activityLog)
-            self._activityLog.ended()
+            self._activityLog.ended(upgrade=self._isReplaced)
 
 
 def clientLine(address: IAddress, publicKey: str, options: Sequence[str]) -> str | None:

@@ -312,7 +312,9 @@ def whoWasIn(
         whose = str(entry.get("session") or entry.get("address"))
         match entry["event"]:
             case event if event in OF_ALL:
-                inside.clear()
+                # Of two processes, one of which takes over, both are there meanwhile.
+                if not entry.get("upgrade"):
+                    inside.clear()
             case "accepted":
                 inside.setdefault(whose, entry)
             case "lost":
@@ -357,6 +359,8 @@ def _why(entry: Entry) -> str:
     """Write why something happened, and what it brought."""
     if entry["event"] == "started":
         why = f"aesm {entry.get('version')}, process {entry.get('pid')}"
+        if entry.get("upgrade"):
+            why += ", takes over"
     else:
         why = str(entry.get("reason", ""))
     duration = entry.get("duration")

@@ -152,8 +152,12 @@ class Host(Protocol):
         @return: C{sockets}, as L{TakeOver} answers.
         """
 
-    def pause(self) -> None:
-        """Accept nobody any more, but keep the sockets."""
+    def pause(self) -> Deferred[None]:
+        """
+        Accept nobody any more, but keep the sockets.
+
+        @return: fires when what else the new process needs is free for it.
+        """
 
     def resume(self) -> None:
         """Accept again, since there is no other process."""
@@ -239,11 +243,11 @@ class Successor(AMP):
         return {"apart": self._apart, "sockets": self._host.lend()}
 
     @Accepting.responder
-    def accepting(self) -> dict[str, Any]:
+    def accepting(self) -> Deferred[dict[str, Any]]:
         """Begin to move."""
-        self._host.pause()
+        paused = self._host.pause()
         _run(self._move())
-        return {}
+        return paused.addCallback(lambda nothing: {})
 
     @Release.responder
     def release(self, session: str, peer: str) -> Deferred[dict[str, Any]]:

@@ -203,7 +203,7 @@ class ConnectionManager(ConnectionOwner):
 
     def _begin(
         self, peer: PublicKey, hello: Hello, address: Address, name: str | None
-    ) -> Deferred[Connection]:
+    ) -> Answer[Connection]:
         """
         Do what C{begin} does, among the sessions that are here.
 

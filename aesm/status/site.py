@@ -24,7 +24,7 @@ from ipaddress import ip_address
 from itertools import chain, islice
 
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.interfaces import (
     IAddress,
     IListeningPort,
@@ -127,13 +127,19 @@ class StatusPage:
         )
         return failure
 
-    def close(self) -> None:
-        """Be there no more, for anybody."""
+    def close(self) -> Deferred[None]:
+        """
+        Be there no more, for anybody.
+
+        @return: fires when somebody else can listen there.
+        """
         port, self._port = self._port, None
-        if port is not None:
-            port.stopListening()
         for protocol in list(self._site.protocols):
             protocol.abortConnection()
+        if port is None:
+            return succeed(None)
+        closed = maybeDeferred(port.stopListening)
+        return closed.addCallback(lambda nothing: None)
 
 
 def _isPrivate(address: IAddress) -> bool:

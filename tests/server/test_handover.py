@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from twisted.internet import error
 from twisted.internet.address import IPv4Address
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.logger import capturedLogs
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -79,9 +79,10 @@ class Process:
         self.said.append("lend")
         return []
 
-    def pause(self) -> None:
+    def pause(self) -> Deferred[None]:
         """Whoever listens next has the network."""
         self.said.append("pause")
+        return succeed(None)
 
     def resume(self) -> None:
         """Listen again."""

@@ -71,8 +71,6 @@ ACK_DELAY: Final = 0.001  # seconds that an ACK waits while there is more to be 
 
 _NOTHING_SAID: Final[tuple[int, str, int]] = (CloseCode.NORMAL, "", 0)
 
-_NOTHING_SAID: tuple[int, str, int] = (CloseCode.NORMAL, "", 0)
-
 _State = ConversationState
 _GREETING: Final = _State.GREETING
 _OPEN: Final = _State.OPEN
