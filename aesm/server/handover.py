@@ -88,6 +88,7 @@ PACE = 0.002  # seconds for each of those over which they come back
 MOST = 0.9  # of a wave that are back when the next one is told,
 PATIENCE = 5.0  # or so many seconds later
 LONGEST = 600.0  # seconds, after which all that are left move at once
+ANSWER = 30.0  # seconds that the old process has to share its spool
 GREETING = 1.0  # seconds for those who are not in yet to get in
 NAMES = 1000  # sessions that fit an argument of AMP, which has 64 KiB
 ALONE = 0.02  # seconds until it is looked again whether the other process is gone,
@@ -288,12 +289,10 @@ class Successor(AMP):
         while True:
             movable = _movable(manager)
             if not movable:
-                if not clients.areGreeting:
-                    break
                 await self._greeted()
-                if not _movable(manager):
-                    break
-                continue
+                movable = _movable(manager)
+            if not movable:
+                break
             told = self._clock.seconds()
             some = self._apart and told < begun + LONGEST
             await self._moveWave(movable[:size] if some else movable)
@@ -391,6 +390,7 @@ class Predecessor(AMP):
             opened; fails with L{CannotTakeOver}.
         """
         asked = self.callRemote(TakeOver, apart=_isApart(self._manager))
+        asked.addTimeout(ANSWER, self._clock)
         return cast(
             "Deferred[list[dict[str, Any]]]", asked.addCallback(self._cbTakenOver)
         )

@@ -24,6 +24,7 @@ from twisted.internet.defer import Deferred, fail
 from twisted.internet.endpoints import TCP4ServerEndpoint
 from twisted.internet.error import CannotListenError, ReactorNotRunning
 from twisted.internet.interfaces import IStreamServerEndpoint
+from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.stdio import PipeAddress
 from twisted.internet.task import deferLater
 from twisted.internet.testing import MemoryReactorClock
@@ -435,6 +436,14 @@ class _Lasting:
         return getattr(reactor, name)
 
 
+class _HangsUp(Protocol):
+    """Says nothing."""
+
+    def connectionMade(self) -> None:
+        """Hang up."""
+        cast(Any, self.transport).loseConnection()
+
+
 class UpgradeTests(TapTestCase, TestCase):
     """A service that takes over from another one, over real sockets."""
 
@@ -448,8 +457,12 @@ class UpgradeTests(TapTestCase, TestCase):
         self.path = folder / "spool"
         self.socket = folder / "socket"
 
-    def serve(self, *arguments: str) -> AESMService:
-        """Make a service, which is stopped in the end."""
+    def serve(self, *arguments: str, **endpoints: Any) -> AESMService:
+        """
+        Make a service, which is stopped in the end.
+
+        @param endpoints: more of them.
+        """
         options = self.parse(
             *("--spool", str(self.path), "--handler", "echo", "--upgrade"),
             *("--listen", f"unix:{self.socket}:mode=600"),
@@ -458,7 +471,7 @@ class UpgradeTests(TapTestCase, TestCase):
         service = AESMService(
             _Lasting(),
             options.factory,
-            options.endpoints,
+            options.endpoints | endpoints,
             handover=options.handover,
             upgrade=True,
         )
@@ -482,7 +495,7 @@ class UpgradeTests(TapTestCase, TestCase):
         It listens where the other one did, has its clients, and can itself be taken
         over from; the socket is as it was, and stays.
         """
-        old = await self.began()
+        old = await self.began("--listen", "tcp:0:interface=127.0.0.1")
         client = ClientService(
             f"unix:{self.socket}", trust=AnyServer(), key=PrivateKey.generate()
         )
@@ -527,6 +540,27 @@ class UpgradeTests(TapTestCase, TestCase):
         client.startService()
         self.addCleanup(client.stopService)
         await client.sendData("one")
+
+    async def test_silent(self) -> None:
+        """It ends if the other one breaks off before it has shared anything."""
+        running = Factory.forProtocol(_HangsUp)
+        port = cast(Any, reactor).listenUNIX(f"{self.path}.handover", running)
+        self.addCleanup(port.stopListening)
+        with capturedLogs() as events:
+            new = self.serve()
+            await new._reactor.stopped
+        self.assertIn("cannot take over", "".join(map(formatted, events)))
+
+    async def test_meanwhile(self) -> None:
+        """It ends if the other one breaks off before it listens itself."""
+        old = await self.began()
+        new = self.serve(late=LateEndpoint())
+        await self.until(lambda: old._lent)
+        old._successors.end()
+        with capturedLogs() as events:
+            await new._reactor.stopped
+        self.assertIn("has broken off", "".join(map(formatted, events)))
+        await self.until(lambda: not old._lent)
 
     async def test_refused(self) -> None:
         """One that the other one refuses ends, and says why."""

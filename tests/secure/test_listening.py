@@ -91,7 +91,7 @@ class InheritTests(TestCase):
         """
         descriptor = os.dup(asking.fileno())
         endpoint = inheritedEndpoint(reactor, text, asking.family, descriptor)
-        port = self.successResultOf(listenOn(endpoint, factory or Factory()))
+        port: Any = self.successResultOf(listenOn(endpoint, factory or Factory()))
         self.addCleanup(lambda: port.connected and port.stopListening())
         self.assertRaises(OSError, os.fstat, descriptor)
         self.assertFalse(os.get_inheritable(port.fileno()))

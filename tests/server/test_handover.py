@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from twisted.internet import error
 from twisted.internet.address import IPv4Address
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, TimeoutError, succeed
 from twisted.logger import capturedLogs
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -323,7 +323,7 @@ class MoveTests(HandoverTestCase):
         for _ in range(3):
             processes.append(self.second(processes[-1], Apart()))
             self.network.advance(5)
-            self.assertHandedOver(*processes[-2:], 1)
+            self.assertHandedOver(processes[-2], processes[-1], 1)
         sent = service.sendData("still")
         self.network.advance(1)
         self.successResultOf(sent)
@@ -453,6 +453,20 @@ class RelayTests(HandoverTestCase):
         self.byHand = False
         self.assertIsNone(new.factory._manager.predecessor)
 
+    def test_complete(self) -> None:
+        """Who comes when all others are there is let in, whatever the old one does."""
+        old = self.first(RELAY)
+        self.clients(1)
+        self.patch(old, "retire", lambda: None)
+        new = self.second(old, RELAY)
+        self.network.advance(1)
+        newcomer = self.service(key=PrivateKey(b"n" * 32))
+        self.successResultOf(newcomer.whenConnected())
+        self.assertEqual(len(new.server.connections), 2)
+        Process.retire(old)
+        self.network.advance(1)
+        self.assertEqual(new.gone, [True])
+
     def test_broadcast(self) -> None:
         """What the end at one process makes its handler say, nobody hears."""
 
@@ -522,10 +536,7 @@ class FetchTests(HandoverTestCase):
         there = [c for c in old.server.connections.values() if c.isAttached]
         predecessor = cast(Predecessor, new.factory._manager.predecessor)
         name = there[0].session.name
-        for session, peer in ((name, services[0].former), ("no session", there[0])):
-            peer = cast(Connection, peer).peer
-            if peer == there[0].peer and session == name:
-                peer = there[1].peer
+        for session, peer in ((name, there[1].peer), ("no session", there[0].peer)):
             fetched = predecessor.fetch(session, peer)
             self.network.deliver()
             self.successResultOf(fetched)
@@ -563,14 +574,17 @@ class FetchTests(HandoverTestCase):
     def test_greeting(self) -> None:
         """Who is about to be let in by the old process is, and moves then."""
         old = self.first(Apart())
-        services = self.clients(1)
-        late = self.service(key=PrivateKey(b"l" * 32), deliver=False)
-        self.network.clock.advance(0)
-        self.assertTrue(old.factory.areGreeting)
-        new = self.second(old, Apart())
-        self.network.advance(10)
-        self.assertIsNotNone(late.former)
-        self.assertHandedOver(old, new, len(services) + 1)
+        for others in (0, 1):
+            self.clients(others)
+            key = PrivateKey(bytes([9 + others]) * 32)
+            late = self.service(key=key, deliver=False)
+            self.network.clock.advance(0)
+            self.assertTrue(old.factory.areGreeting)
+            new = self.second(old, Apart())
+            self.network.advance(10)
+            self.assertIsNotNone(late.former)
+            self.assertHandedOver(old, new, 1 + 2 * others)
+            old = new
 
     def test_silent(self) -> None:
         """Who says nothing is not waited for long."""
@@ -645,6 +659,17 @@ class DeathTests(HandoverTestCase):
         old.said = old.said[2:]
         self.assertHandedOver(old, again, len(services))
 
+    def test_bug(self) -> None:
+        """An error of ours is logged, and ends neither."""
+        old, new, clients = self.halfway()
+
+        def fail() -> None:
+            raise ZeroDivisionError
+
+        self.patch(old, "retire", fail)
+        self.goesOn(new, clients)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
     def test_curious(self) -> None:
         """Nor does one that says nothing at all."""
         old = self.first(Apart())
@@ -705,6 +730,21 @@ class RefusalTests(HandoverTestCase):
         old.stop()
         self.refused(old, "is stopping")
 
+    def test_hangs(self) -> None:
+        """From one that does not answer, for whatever reason."""
+        old = self.first()
+        self.byHand = True
+        _, predecessor = self.calling(old)
+        failures: list[Failure] = []
+        predecessor.takeOver().addErrback(failures.append)
+        cast(MemoryLink, old.channel).toClient.stalled = True
+        self.network.advance(handover.ANSWER - 0.1)
+        self.assertEqual(failures, [])
+        self.network.advance(0.2)
+        failures[0].trap(TimeoutError)
+        cast(MemoryLink, old.channel).cut()
+        self.network.advance(1)
+
     def test_two(self) -> None:
         """From one that another one takes over from."""
         old = self.first(Apart())
@@ -723,7 +763,6 @@ class RefusalTests(HandoverTestCase):
         old = self.first(Apart())
         services = self.clients(3)
         self.network.deliver()
-        changes = old.spool
         name = cast(Connection, services[0].former).session.name
         new, predecessor = self.calling(old, Apart())
         taking = predecessor.takeOver()
@@ -731,11 +770,10 @@ class RefusalTests(HandoverTestCase):
         self.successResultOf(taking)
         self.processes.append(new)
         self.successResultOf(new.server.start())
-        changes.put(name, "no key", {"over": False})
-        found = new.spool.read([name])
-        self.successResultOf(found)
-        changes.commit()
-        new.factory._manager.adopt(self.successResultOf(new.spool.read([name])))
+        old.spool.put(name, "no key", {"over": False})
+        self.successResultOf(old.spool.commit())
+        reading: Any = new.spool.read([name])
+        new.factory._manager.adopt(self.successResultOf(reading))
         self.assertEqual(len(self.flushLoggedErrors(LookupError)), 1)
         self.assertEqual(len(new.server.connections), 0)
         cast(MemoryLink, old.channel).cut()
