@@ -32,6 +32,7 @@ from aesm.secure.refusals import Kind, Refusals, Refused, kindOf
 from aesm.server.admission import Admission
 from aesm.server.dispatcher import Dispatcher
 from aesm.server.registry import Connections
+from aesm.server.room import Room
 from aesm.server.sessions import Sessions
 from aesm.server.turns import Rates, Turns
 from aesm.server.visits import Visits
@@ -51,7 +52,6 @@ _log = Logger(namespace="aesm.server")
 
 SESSION_BYTES = 16  # of a session's name, docs/protocol.md, section 8
 RESUMES_PER_SESSION = 1.0  # a second, and what was saved up in ten
-LOOKS = 64  # for room, while twice as much comes as there is room for
 
 ConnectionType = TypeVar("ConnectionType", bound=Connection)
 
@@ -111,7 +111,7 @@ class ConnectionManager(ConnectionOwner):
         self.admission = admission
         self._messages = messages
         self.handler = handler
-        self._nextLook = 0  # what must be in use to look for room
+        self._room = Room(self.budget, connections, self.sessions)
         self._resumes = TokenBuckets(RESUMES_PER_SESSION)
         self._turns = Turns(clock)
         self._rates = _ratesOf(handler, messagesPerKey, bytesPerKey)
@@ -374,52 +374,8 @@ class ConnectionManager(ConnectionOwner):
     # ConnectionOwner
 
     def overfull(self, connection: Connection) -> None:
-        """
-        Make room: whoever holds most bears it, and nobody who holds less than an equal
-        share.
-
-        @param connection: what has brought more.
-        """
-        budget = self.budget
-        while budget.full and budget.used >= self._nextLook:
-            if not self._makeRoom(connection):
-                # To look through all again would find the same.
-                self._nextLook = budget.used + budget.bound // LOOKS
-        if budget.refuses(connection.peer):
-            connection.shed(CloseCode.TRY_AGAIN_LATER, "too much is kept")
-
-    def _makeRoom(self, bringing: Connection) -> bool:
-        """
-        Let go of what the key that holds most has beyond an equal share, as far as
-        there is need: the beginnings of messages, which their clients send again; then
-        sessions that wait, then connections, the oldest first.
-
-        @return: whether there was anything, of a key that is to bear it.
-        """
-        budget = self.budget
-        for peer, beyond in budget.richest():
-            # All in one pass: a key may have thousands of which each holds next to
-            # nothing, and to look who holds most takes a look at all of everybody's.
-            before = budget.used
-            connections = sorted(self.connections.byPeer(peer), key=_isAttached)
-            for letGo in (_dropPartial, self._endFull):
-                for connection in connections:
-                    if not budget.full or before - budget.used > beyond:
-                        return True
-                    letGo(connection)
-            if budget.used < before:
-                return True
-            # What is unread takes its room until the application takes it.
-            if peer == bringing.peer:
-                break
-        return False
-
-    def _endFull(self, connection: Connection) -> None:
-        """End a connection, or its session, if anything goes with it."""
-        if connection.releasable and connection.isAttached:
-            connection.shed(CloseCode.TRY_AGAIN_LATER, "too much is kept")
-        elif connection.releasable:
-            self.sessions.end(connection, "too much is kept for all together")
+        """Make room, since a connection has brought more than there is."""
+        self._room.make(connection)
 
     def keeps(self, connection: Connection, code: int | None = None) -> bool:
         """
@@ -594,15 +550,3 @@ def _ratesOf(
         bytes = getattr(handler, "bytesPerKey", math.inf)
     rates = Rates(messages, bytes)
     return rates if rates.isBounded else None
-
-
-def _isAttached(connection: Connection) -> bool:
-    """Tell whether a client is there."""
-    return connection.isAttached
-
-
-def _dropPartial(connection: Connection) -> None:
-    """Let go of the beginning of a message that a cut connection left."""
-    if connection.session.inbox.partial is not None:
-        connection.session.inbox.partial = None
-        connection.account()
