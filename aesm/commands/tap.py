@@ -77,6 +77,13 @@ class ServerOptions(usage.Options):
             "Take over from the server that runs with this --spool, if there is one; "
             "its clients do not notice.",
         ],
+        ["no-control", None, "Have no control socket."],
+        [
+            "status-anyone",
+            None,
+            "Let other machines see the status page, too, which asks nobody who they "
+            "are.",
+        ],
     ]
     optParameters = [
         NAME_OPTION,
@@ -158,15 +165,6 @@ class ServerOptions(usage.Options):
             None,
             "Endpoint of a page that shows how the server is, and of /metrics, such as "
             "tcp:9100:interface=127.0.0.1 or unix:PATH.",
-        ],
-    ]
-    optFlags = [
-        ["no-control", None, "Have no such socket."],
-        [
-            "status-anyone",
-            None,
-            "Let other machines see the status page, too, which asks nobody who they "
-            "are.",
         ],
     ]
 

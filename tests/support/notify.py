@@ -7,6 +7,7 @@ from __future__ import annotations
 import re
 import socket
 import tempfile
+import time
 from collections.abc import Callable
 
 MAX_SIZE = 4096  # bytes of a datagram that we take
@@ -57,8 +58,9 @@ class NotifySocket:
         @param patience: seconds.
         @raise TimeoutError: it was not.
         """
-        self._socket.settimeout(patience)
+        deadline = time.monotonic() + patience
         while True:
+            self._socket.settimeout(max(0.001, deadline - time.monotonic()))
             self.said.append(self._socket.recv(MAX_SIZE).decode())
             if re.fullmatch(pattern, self.said[-1]):
                 return

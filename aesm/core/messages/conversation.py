@@ -526,10 +526,8 @@ class Conversation:
             self._ackBy = None
         since = self.lastHeard if self.pingedAt is None else self.pingedAt
         if self._takesNothing(now, takenSoFar):
-            words = (
-                f"the peer takes nothing, for {2 * self._settings.heartbeat:g} seconds"
-            )
-            self._break(HeartbeatLost(words), now, events)
+            held = f"the peer takes nothing, for {2 * self._settings.heartbeat:g}"
+            self._break(HeartbeatLost(f"{held} seconds"), now, events)
         elif now >= since + self._settings.heartbeat:
             if self.pingedAt is None:
                 self.pingedAt = now
