@@ -68,7 +68,8 @@ from twisted.protocols.amp import (
 )
 from twisted.python.failure import Failure
 
-from aesm.errors import CloseCode, ConnectionClosed
+from aesm.errors import CloseCode
+from aesm.server.visits import Moved
 
 if TYPE_CHECKING:
     from aesm.messages.connection import Connection
@@ -548,7 +549,7 @@ def _release(
     """
     journal, admission = cast("Journal", manager.journal), manager.admission
     journal.writeNow()
-    reason = ConnectionClosed("it goes on in another process", CloseCode.GOING_AWAY)
+    reason = Moved("it goes on in another process", CloseCode.GOING_AWAY)
     close = (CloseCode.GOING_AWAY, "another process goes on", round(spread * 1000))
     # First all of them, then who hears of it: a handler may send to others.
     for connection in connections:

@@ -17,11 +17,15 @@ from twisted.internet.interfaces import IReactorTime
 
 from aesm.core.messages.frames import MESSAGE_OVERHEAD
 from aesm.core.messages.session import Session
-from aesm.errors import AESMError
+from aesm.errors import AESMError, ConnectionClosed
 from aesm.messages.connection import Connection
 from aesm.text import escape
 
-__all__ = ["Visits"]
+__all__ = ["Moved", "Visits"]
+
+
+class Moved(ConnectionClosed):
+    """A session goes on in another process, and is over in this one."""
 
 
 class _Counts(NamedTuple):
@@ -90,7 +94,7 @@ class Visits:
         details = {
             **_whose(connection),
             "code": getattr(reason, "code", None),
-            "kept": kept,
+            "kept": kept or isinstance(reason, Moved),
         }
         begun = self._begun.pop(connection, None)
         if begun is None:

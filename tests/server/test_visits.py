@@ -10,6 +10,7 @@ from twisted.internet.error import ConnectionLost
 from twisted.logger import capturedLogs
 
 from aesm.client import connect
+from aesm.server.visits import Moved
 from tests.messages.test_resume import ResumeTestCase
 from tests.support.helpers import XX
 
@@ -80,6 +81,14 @@ class VisitTests(ResumeTestCase):
         (left,) = self.logged(self.leave)
         self.assertEqual((left["received"], left["receivedBytes"]), (1, 5))
         self.assertGreaterEqual(left["duration"], 3)
+
+    def test_moved(self) -> None:
+        """A session that goes on in another process of the server is kept."""
+        self.begin()
+        details = self.factory._manager._visits.end(
+            self.far, Moved("", 1001), kept=False
+        )
+        self.assertEqual((details["code"], details["kept"]), (1001, True))
 
     def leave(self) -> None:
         """Close the client."""
