@@ -192,7 +192,7 @@ def _connections(
                     *(tags.th(each, scope="col", class_="number") for each in numbers),
                 )
             ),
-            tags.tbody(*map(_row, rows)),
+            tags.tbody(*(_row(row, totals["time"]) for row in rows)),
         ),
         class_="wide",
         tabindex="0",
@@ -201,9 +201,13 @@ def _connections(
     )
 
 
-def _row(row: Mapping[str, Any]) -> Tag:
-    """Show one connection."""
-    state = row["state"]
+def _row(row: Mapping[str, Any], now: float) -> Tag:
+    """
+    Show one connection.
+
+    @param now: Unix seconds.
+    """
+    state = f"{row['state']} for {seconds(now - row['since'])}"
     if row["grace"] is not None:
         state = f"away, {seconds(row['grace'])} left"
     oldest = row["oldestUnacknowledged"]
@@ -212,7 +216,7 @@ def _row(row: Mapping[str, Any]) -> Tag:
         tags.td(_shown(row["address"])),
         tags.td(row["key"][:12], "…", class_="key", title=row["key"]),
         tags.td(_shown(row["agent"] or "-"), class_="text"),
-        tags.td(f"{state} since {_clock(row['since'])}"),
+        tags.td(state, title=f"since {_clock(row['since'])}"),
         *(
             tags.td(each, class_="number")
             for each in (
