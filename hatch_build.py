@@ -6,9 +6,9 @@ hatchling runs this; pyproject.toml names it, and which modules are compiled wit
 
 The SBOM, CycloneDX, is made of the metadata that goes into the wheel anyway, so that
 nobody has to keep it up to date.  It has no time, and a serial number that follows
-from the rest, so that a wheel can be built again to the last bit.  Nothing is bundled:
-what we need is external, of any version from the bound on, which CycloneDX can say
-since 1.7.
+from the rest, so that a wheel can be built again to the last bit.  What we need is
+external, of any version from the bound on, which CycloneDX can say since 1.7.  Nothing
+is bundled but, in a compiled wheel, the runtime library of mypyc.
 
 A compiled module is an extension beside its source, which stays for tracebacks, type
 checkers and whoever reads it.  Without the switch nothing of this is needed or done.
@@ -24,6 +24,7 @@ import sys
 import tomllib
 from collections.abc import Sequence
 from contextlib import chdir
+from importlib.metadata import version as versionOf
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -35,15 +36,16 @@ from hatchling.metadata.core import ProjectMetadata
 SWITCH = "AESM_COMPILE"  # 1 in the environment compiles
 
 
-def sbom(metadata: ProjectMetadata[Any]) -> dict[str, object]:
+def sbom(metadata: ProjectMetadata[Any], compiledWith: str | None) -> dict[str, object]:
     """
     Describe the package.
 
     @param metadata: the project's; each dependency has one bound, the lowest version.
+    @param compiledWith: the version of mypy, if that has compiled something.
     """
     core = metadata.core
     package = f"pkg:pypi/{core.name}@{metadata.version}"
-    needed = []
+    needed: list[dict[str, object]] = []
     for dependency in core.dependencies:
         name, bound = dependency.split(">=")
         needed.append(
@@ -54,6 +56,17 @@ def sbom(metadata: ProjectMetadata[Any]) -> dict[str, object]:
                 "versionRange": f"vers:pypi/>={bound}",
                 "isExternal": True,
                 "purl": f"pkg:pypi/{name}",
+            }
+        )
+    if compiledWith is not None:
+        needed.append(
+            {
+                "type": "library",
+                "bom-ref": "pkg:pypi/mypy",
+                "name": "mypy",
+                "version": compiledWith,
+                "licenses": [{"expression": "MIT"}],
+                "purl": f"pkg:pypi/mypy@{compiledWith}",
             }
         )
     described = {
@@ -153,10 +166,12 @@ class WheelHook(BuildHookInterface[Any]):
         """Make them for the time of the build."""
         self._folder = TemporaryDirectory()
         folder = Path(self._folder.name)
+        compiles = self._compiles and version == "standard"
+        described = sbom(self.metadata, versionOf("mypy") if compiles else None)
         path = folder / f"{self.metadata.core.name}.cdx.json"
-        path.write_text(json.dumps(sbom(self.metadata), indent=2) + "\n", "utf-8")
+        path.write_text(json.dumps(described, indent=2) + "\n", "utf-8")
         build_data["sbom_files"].append(str(path))
-        if self._compiles and version == "standard":
+        if compiles:
             for extension in compileModules(self.root, self.config["compile"], folder):
                 inWheel = extension.relative_to(folder / "lib").as_posix()
                 build_data["force_include"][str(extension)] = inWheel

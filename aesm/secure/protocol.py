@@ -555,12 +555,12 @@ class SecureProtocol:
             self.abort()
 
 
+classImplements(SecureProtocol, IProtocol, IHalfCloseableProtocol, IPushProducer)
+
+
 def _foreign() -> NotAnAESMPeer:
     """Say why what is below us has hung up on a client."""
     return NotAnAESMPeer(
         "what called here lacks what is expected below AESM/1: a PROXY header, at a "
         "haproxy: endpoint, or TLS"
     )
-
-
-classImplements(SecureProtocol, IProtocol, IHalfCloseableProtocol, IPushProducer)

@@ -117,7 +117,7 @@ class Channel:
         "state",
         "suite",
     )
-    __deletable__ = ["_decrypt", "_encrypt", "_frames", "_noise"]
+    __deletable__ = ["_decrypt", "_encrypt", "_noise"]
 
     _noise: HandshakeState
     _decrypt: CipherState

@@ -5,10 +5,12 @@ to them itself, since a call would cost more than the sum.
 
 from __future__ import annotations
 
+from typing import Final
+
 __all__ = ["BUCKETS", "Traffic"]
 
 # Any time from one 64-bit clock to another, in microseconds, has no more bits.
-BUCKETS = 66
+BUCKETS: Final = 66
 
 
 class Traffic:
