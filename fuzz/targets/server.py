@@ -202,8 +202,8 @@ class _World:
             return
         self.process.kill()
         self.network.factory = None
-        if server.factory._manager._journal is not None:
-            closeFile(server.factory._manager._journal)
+        if server.factory._manager.journal is not None:
+            closeFile(server.factory._manager.journal)
         for link in self.network.links:
             link.server.lost = True
             link.client.lose(error.ConnectionLost())
@@ -285,7 +285,7 @@ class _World:
         written = all(worker.room for worker in self.workers)
         if self.server is not None and written:
             manager = self.server.factory._manager
-            failing = manager._journal is not None and manager._journal.store.failure
+            failing = manager.journal is not None and manager.journal.store.failure
             if not failing and not (self.handler and self.handler.held):
                 for client in self.clients:
                     client.up.settle()
