@@ -559,6 +559,7 @@ class UpgradeTests(TapTestCase, TestCase):
         old._successors.end()
         with capturedLogs() as events:
             await new._reactor.stopped
+        await new.stopService()
         self.assertIn("has broken off", "".join(map(formatted, events)))
         await self.until(lambda: not old._lent)
 
