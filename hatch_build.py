@@ -118,13 +118,9 @@ def compileModules(root: str, modules: Sequence[str], folder: Path) -> list[Path
         extensions = mypycify(
             [f"--cache-dir={folder / 'cache'}", *sources],
             debug_level="0",
-            group_name="aesm._compiled",
+            group_name="aesm",
             target_dir=str(folder / "c"),
         )
-        for extension in extensions:
-            # What another compiler warns of is no reason not to install.
-            flags = extension.extra_compile_args
-            extension.extra_compile_args = [flag for flag in flags if flag != "-Werror"]
         distribution = Distribution({"ext_modules": extensions})
         command = distribution.get_command_obj("build_ext")
         command.build_lib = str(folder / "lib")

@@ -130,10 +130,11 @@ class CompileTests(BuildTestCase):
         """The wheel is for this platform, and has extensions beside the sources."""
         data = self.build()
         self.assertEqual((data["pure_python"], data["infer_tag"]), (False, True))
+        folders = []
         for path, inWheel in data["force_include"].items():
-            self.assertEqual(Path(inWheel).parent, Path("aesm"))
             os.link(path, self.folder / inWheel)
-        self.assertEqual(len(data["force_include"]), 2)
+            folders.append(str(Path(inWheel).parent))
+        self.assertEqual(sorted(folders), [".", "aesm"])
         said = subprocess.run(
             [sys.executable, "-c", "from aesm.form import FORM; print(FORM)"],
             cwd=self.folder,

@@ -39,8 +39,8 @@ __all__ = [
 AT_ONCE: Final = 524288  # bytes written at once before others have their turn
 RECORDS: Final = 2  # handed over at once where that cannot be done
 SHORT: Final = 65536  # bytes of records that are put together
-_OUTQ: Final[int | None] = getattr(termios, "TIOCOUTQ", None)
-_TCP_INFO: Final[int | None] = getattr(socket, "TCP_INFO", None)
+_OUTQ: int | None = getattr(termios, "TIOCOUTQ", None)
+_TCP_INFO: int | None = getattr(socket, "TCP_INFO", None)
 _BYTES_ACKED: Final = 120  # where tcpi_bytes_acked is in Linux's struct tcp_info
 # Bytes: more than a record; from 128 KiB on, memory is not reused.
 READ_SIZE: Final = 98304
