@@ -51,13 +51,7 @@ from aesm.core.messages.heartbeat import PING_BODY, Patience, RoundTrip
 from aesm.core.messages.hello import ConversationSettings, Hello
 from aesm.core.messages.session import Session
 from aesm.core.messages.states import CONVERSATION_TRANSITIONS, ConversationState
-from aesm.errors import (
-    AESMError,
-    CloseCode,
-    HeartbeatLost,
-    ProtocolError,
-    notAnswered,
-)
+from aesm.errors import AESMError, CloseCode, HeartbeatLost, ProtocolError, notAnswered
 
 __all__ = ["CLOSE_TIMEOUT", "Conversation"]
 
