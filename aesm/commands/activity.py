@@ -129,7 +129,10 @@ class ActivityFile:
 
     def _tell(self, event: str, upgrade: bool, **details: str) -> None:
         """Write of the server itself."""
-        entry = {"time": time.time(), "event": event, **details, "pid": os.getpid()}
+        # Who reads the file finds in each line what was always in all of them.
+        entry: dict[str, object] = dict.fromkeys(FIELDS)
+        entry |= {"time": time.time(), "event": event, "accepted": False, "times": 1}
+        entry |= {"reason": "", **details, "pid": os.getpid()}
         self._write(entry | {"upgrade": True} if upgrade else entry)
 
     def reopen(self) -> None:

@@ -340,7 +340,7 @@ def shown(entry: Entry) -> str:
         _when(entry["time"]),
         entry["event"].ljust(8),
         str(name or key).ljust(SHOWN_KEY + 3),
-        str(entry.get("address", "-")).ljust(21),
+        str(entry.get("address") or "-").ljust(21),
         _why(entry),
     ]
     return escape("  ".join(columns)).rstrip()

@@ -381,7 +381,15 @@ class ActivityFileTests(SynchronousTestCase):
             (started["version"], started["pid"]), (__version__, os.getpid())
         )
         self.assertEqual(stopped["event"], "stopped")
+        for entry in (started, stopped):
+            nobody = {"accepted": False, "address": None, "peer": None, "times": 1}
+            self.assertEqual({name: entry[name] for name in nobody}, nobody)
+            self.assertNotIn("upgrade", entry)
         self.assertLessEqual(abs(time.time() - started["time"]), 3600)
+        self.file.started(upgrade=True)
+        self.file.ended(upgrade=True)
+        for each in self.read()[3:]:
+            self.assertIs(each["upgrade"], True)
         self.assertWhole()
 
     def test_details(self) -> None:

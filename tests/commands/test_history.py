@@ -326,6 +326,18 @@ class AskTests(SynchronousTestCase):
         ):
             self.assertEqual([*query.of(entries)], expected)
 
+    def test_upgrade(self) -> None:
+        """Who was in still is when one process takes over from another."""
+        entries = [
+            entry("started", 1, pid=7),
+            entry("accepted", 2, name="alice", address="192.0.2.1:5000"),
+            entry("started", 3, pid=8, version="1", upgrade=True),
+            entry("stopped", 4, pid=7, upgrade=True),
+        ]
+        self.assertEqual(whoWasIn(entries, 5, self.fail), entries[1:2])
+        self.assertIn("process 8, takes over", shown(entries[2]))
+        self.assertEqual(whoWasIn([*entries, entry("stopped", 5)], 5, self.fail), [])
+
     def test_shown(self) -> None:
         """One line for people, with the local time; nothing of it is a control."""
         fields = {
