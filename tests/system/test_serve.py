@@ -135,7 +135,9 @@ class ServeTests(ServeTestCase):
         For machines each line of standard error is an object, and standard output has
         the activity alone.
         """
-        server, endpoint = self.serving("--log-format=json", "--activity-log=-")
+        server, endpoint = self.serving(
+            "--log-format=json", "--activity-log=-", "--no-control"
+        )
         self.connect(endpoint).end()
         server.expect("lost ", "errors")
         self.assertEnds(server, signal.SIGTERM)
@@ -151,7 +153,8 @@ class ServeTests(ServeTestCase):
         """A port in use is one line of the log, and status 1."""
         with socket.create_server(("127.0.0.1", 0)) as taken:
             listen = f"tcp:{taken.getsockname()[1]}:interface=127.0.0.1"
-            server = self.start("-m", "aesm", "serve", "--listen", listen)
+            words = ("--no-control", "--listen", listen)
+            server = self.start("-m", "aesm", "serve", *words)
             self.assertEqual(server.wait(), 1, server.said())
         said = [line for line in server.errors.splitlines() if "#info]" not in line]
         self.assertEqual(len(said), 1, server.errors)
