@@ -3,7 +3,7 @@ What the status page looks like::
 
     write(statusPage(totals, rows, query="", paused=False))
 
-A page of plain HTML, made by L{twisted.web.template}, which escapes whatever it is
+A page of plain HTML, made by C{twisted.web.template}, which escapes whatever it is
 given: names, agents and addresses come from strangers, and show as one line each, in
 whichever direction they are written.  It needs no script; it asks for itself again
 every few seconds, unless whoever reads it has paused that.

@@ -267,7 +267,7 @@ class Conversation:
                 self._tolerate()
                 self._pong = body
                 self.controlDue = True
-            case Pong(body):
+            case Pong(body):  # pragma: no branch
                 self._tolerate()
                 traffic = self.session.outbox.traffic
                 self.roundTrip.answered(body, self.lastHeard, traffic)
