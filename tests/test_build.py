@@ -17,6 +17,7 @@ from typing import Any
 from hatchling.builders.wheel import WheelBuilder
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
+import aesm
 from aesm._version import FORM
 from tests import ROOT
 
@@ -159,11 +160,21 @@ class FormTests(SynchronousTestCase):
         """In an environment of tox that wants the compiled form, it runs."""
         self.assertEqual(FORM, os.environ.get("AESM_FORM", FORM))
 
-    def test_whole(self) -> None:
-        """Of the modules that are listed all are compiled, or none; of others none."""
+    def setUp(self) -> None:
+        """Read what is listed to be compiled."""
         declared = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
         hooks = declared["tool"]["hatch"]["build"]["targets"]["wheel"]["hooks"]
-        listed = hooks["custom"]["compile"]
-        files = [str(import_module(module).__file__) for module in listed]
+        self.listed: list[str] = hooks["custom"]["compile"]
+
+    def test_whole(self) -> None:
+        """Of the modules that are listed all are compiled, or none."""
+        files = [str(import_module(module).__file__) for module in self.listed]
         sources = [file for file in files if file.endswith(".py")]
         self.assertEqual(sources, files if FORM == "pure Python" else [])
+
+    def test_providedBy(self) -> None:
+        """None of them asks C{providedBy}, which is compiled into another call."""
+        package = Path(aesm.__file__).parent.parent
+        for module in self.listed:
+            source = package.joinpath(*module.split(".")).with_suffix(".py")
+            self.assertNotIn(".providedBy(", source.read_text("utf-8"), module)
