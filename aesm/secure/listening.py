@@ -131,8 +131,10 @@ class _InheritedEndpoint:
             port = _InheritedPort._fromListeningDescriptor(
                 self._reactor, descriptor, protocolFactory
             )
-            if stat.S_ISSOCK(os.stat(port._bindPath).st_mode):
-                port.mode = stat.S_IMODE(os.stat(port._bindPath).st_mode)
+            with socket.socket(fileno=os.dup(descriptor)) as asking:
+                mode = os.stat(asking.getsockname()).st_mode
+            if stat.S_ISSOCK(mode):
+                port.mode = stat.S_IMODE(mode)
             port.backlog = BACKLOG
             port.startListening()
         else:

@@ -271,7 +271,7 @@ class ServiceTests(TapTestCase):
         self.successResultOf(service.stopService())
         for path, names in ((former, ["unix-1", "unix-2"]), (log, ["unix-3"])):
             lines = map(json.loads, path.read_text().splitlines())
-            addresses = [line["address"] for line in lines if "address" in line]
+            addresses = [line["address"] for line in lines if line["address"]]
             self.assertEqual(addresses, names)
 
     def control(self, service: AESMService, command: str) -> str:
