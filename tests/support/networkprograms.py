@@ -918,7 +918,7 @@ def signals() -> None:
             nonlocal calls
             calls += 1
             client.sendData("handled")
-            if calls == 200:
+            if calls >= 200:  # one may interrupt the one before it here
                 signal.setitimer(signal.ITIMER_REAL, 0)
                 client.stop()
 
