@@ -581,7 +581,7 @@ def watched(arena: Arena) -> list[Figure]:
         file.flush()
         assert json.loads(file.readline())["ok"]
 
-    questions = {
+    questions: dict[str, Callable[[], object]] = {
         "/metrics": fetch,
         "the 100 that lag most": partial(ask, most=100),
         "all connections": ask,

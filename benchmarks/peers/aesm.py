@@ -72,7 +72,7 @@ class Link:
             while True:
                 packet: Packet | None = await retrieved.get()
                 while packet is not None:
-                    self.received(packet.data)
+                    self.received(packet.data)  # type: ignore[arg-type]
                     packet = getData()
         except ConnectionClosed:
             pass
@@ -136,7 +136,7 @@ class Handler:
 
     def packetReceived(self, connection: Connection, packet: Packet) -> None:
         """A message came."""
-        self._listeners[connection](packet.data)
+        self._listeners[connection](packet.data)  # type: ignore[arg-type]
 
     def connectionLost(self, connection: Connection, reason: object) -> None:
         """A client is gone."""
@@ -161,7 +161,7 @@ class Peer(ReactorPeer):
             maxConnectionsPerHost=MANY,
             handshakesPerHost=MANY,
         )
-        return self._server.address[1]
+        return int(self._server.address[1])
 
     async def connect(self, directory: str, port: int) -> Any:
         """Connect, and wait until messages can be sent."""

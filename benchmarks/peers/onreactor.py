@@ -80,6 +80,8 @@ class Link(Int32StringReceiver):
     """A connection with messages behind their lengths."""
 
     MAX_LENGTH = 1 << 24
+    transport: Any
+    factory: Any
     send = Int32StringReceiver.sendString
     _paused = False
     _resume: Callable[..., None] | None = None
@@ -168,15 +170,15 @@ class TwistedPeer(ReactorPeer):
 
         @return: the port.
         """
-        factory = Factory.forProtocol(self.serverProtocol)
+        factory: Any = Factory.forProtocol(self.serverProtocol)
         factory.accepted = accepted
         factory.noisy = False
         port = await self.serverEndpoint(directory).listen(factory)
-        return port.getHost().port
+        return int(port.getHost().port)
 
     async def connect(self, directory: str, port: int) -> Any:
         """Connect, and wait until messages can be sent."""
-        factory = Factory.forProtocol(self.clientProtocol)
+        factory: Any = Factory.forProtocol(self.clientProtocol)
         ready, fire = self.signal()
         factory.accepted = fire
         factory.noisy = False
