@@ -120,7 +120,13 @@ def connect(
 
 
 class SessionKeeper(Protocol):
-    """What resumes a session over one transport after another."""
+    """
+    What resumes a session over one transport after another.
+
+    @ivar leaves: whether it may leave before the server has closed, too.
+    """
+
+    leaves: bool
 
     @property
     def former(self) -> Connection | None:
@@ -224,8 +230,6 @@ class Dialer:
 class _Attempt(SecureFactory, ConnectionOwner):
     """One attempt at a connection: the factory of its only protocol."""
 
-    leaves = True  # a server does not: its places are counted until all is gone
-
     _connecting: Deferred[Any]
     _endpoint: IStreamClientEndpoint
 
@@ -249,6 +253,8 @@ class _Attempt(SecureFactory, ConnectionOwner):
         self._trust = trust
         self._location = location
         self._keeper = keeper
+        # A server does not: its places are counted until all is gone.
+        self.leaves = keeper is None or keeper.leaves
         self._former = None if keeper is None else keeper.former or keeper.unmet
         self._early: bytes | None = None  # what leaves before the WELCOME, once known
         self._begins = False  # the session of C{_former} begins with that

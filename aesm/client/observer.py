@@ -53,6 +53,7 @@ class WatchedService(ClientService):
     """A service that tells how it fares, and is as patient as people are."""
 
     early = False  # what the watcher sends goes first
+    leaves = False  # people read to the end what the server has to say
 
     def __init__(
         self, endpoint: str | IStreamClientEndpoint, watcher: Watcher, **options: Any

@@ -74,6 +74,8 @@ class ClientService(Service):
     (L{isTransient<aesm.client.retry.isTransient>}) it stops and says why: in the log,
     and to all who wait.  All of it is for the reactor's thread.
 
+    @ivar leaves: whether a stop need not wait for what the server still says, if it has
+        acknowledged all.
     @ivar early: whether what waits may leave before the server has accepted, and so
         before C{attached} is called.
     @ivar former: the connection whose session goes on, None before there is one.
@@ -82,6 +84,7 @@ class ClientService(Service):
     """
 
     early = True
+    leaves = True
 
     def __init__(
         self,

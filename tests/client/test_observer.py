@@ -156,3 +156,17 @@ class WatchedServiceTests(ServiceTestCase):
         self.network.deliver()
         self.assertEqual(self.diary.take(), [])
         self.failureResultOf(service.whenConnected(), NotAuthorized)
+
+    def test_readsToTheEnd(self) -> None:
+        """
+        What the server says before it hears of the end still comes: people see answers
+        to all that they have sent.
+        """
+        server = self.listening()
+        service = self.watched()
+        server.sendAll("before")
+        stopped = service.stopService()
+        self.network.deliver()
+        self.successResultOf(stopped)
+        packet = service.retrieved.getData()
+        self.assertEqual(None if packet is None else packet.data, "before")
