@@ -246,6 +246,8 @@ class ControlSocket:
         @return: fires once it listens, or if it cannot and is not needed; fails if it
             is. The log says why.
         """
+        if self._port is not None:  # a process that was not replaced after all
+            return succeed(None)
         # Another server of the same user has the same default.  That need not keep it
         # from running; whoever names a socket wants that one.
         opening = maybeDeferred(self._listen)

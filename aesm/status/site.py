@@ -97,6 +97,8 @@ class StatusPage:
 
         @return: fires once it does, or fails; the log says why.
         """
+        if self._port is not None:  # a process that was not replaced after all
+            return succeed(None)
         opening = listenOn(self._endpoint, self._site).addCallback(self._cbListening)
         return opening.addErrback(self._ebCannotListen)
 

@@ -300,6 +300,16 @@ class RealTests(TestCase):
         await control.close()
         self.assertEqual(list(self.path.parent.iterdir()), [])
 
+    async def test_again(self) -> None:
+        """One that is open is not opened again; one that was closed is."""
+        control = self.control()
+        for _ in range(2):
+            await control.open()
+            await control.open()
+            self.assertTrue(self.path.exists())
+            await control.close()
+            self.assertFalse(self.path.exists())
+
     async def test_abandoned(self) -> None:
         """One that a killed server has left is taken over."""
         with socket.socket(socket.AF_UNIX) as left:

@@ -423,9 +423,11 @@ class Somewhere:
 
     @ivar listening: whether it listens.
     @ivar site: what it was given.
+    @ivar times: how often it was to listen.
     """
 
     site: StatusSite
+    times = 0
 
     def __init__(self, address: IAddress) -> None:
         """@param address: where it listens."""
@@ -435,6 +437,7 @@ class Somewhere:
     def listen(self, protocolFactory: Any) -> Deferred[Any]:
         """Do so."""
         self.listening, self.site = True, protocolFactory
+        self.times += 1
         return succeed(self)
 
     def startListening(self) -> None:
@@ -482,6 +485,16 @@ class ListeningTests(SiteTestCase):
             page, endpoint = self.page(address, anyone=True)
             self.successResultOf(page.open())
             self.assertTrue(endpoint.listening)
+
+    def test_again(self) -> None:
+        """One that is open is not opened again; one that was closed is."""
+        page, endpoint = self.page(LOOPBACK)
+        for _ in range(2):
+            self.successResultOf(page.open())
+            self.successResultOf(page.open())
+            self.assertEqual(endpoint.times, 1)
+            page.close()
+            endpoint.times = 0
 
     def test_close(self) -> None:
         """At the end nobody is left."""
