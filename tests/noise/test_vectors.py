@@ -1,7 +1,9 @@
 """
-L{aesm.noise} against the published vectors of the cacophony project.
+L{aesm.noise} against vectors that others have published: those of the cacophony
+project, and for C{XXhfs} that of libp2p, which four implementations agree on.
 
 @see: U{https://github.com/haskell-cryptography/cacophony}
+@see: U{https://github.com/libp2p/specs/pull/727}
 """
 
 from __future__ import annotations
@@ -9,10 +11,14 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from twisted.trial.unittest import SynchronousTestCase
 
 from aesm.noise import PATTERNS, HandshakeState, parseProtocolName
+from aesm.noise.functions import KemKeyPair
 from tests import VECTORS
+from tests.noise.test_reference import NO_HYBRID
 
 
 def load() -> list[dict[str, Any]]:
@@ -85,3 +91,42 @@ class CacophonyTests(SynchronousTestCase):
             turn = number % len(senders)
             self.assertEqual(senders[turn].encryptWithAd(b"", payload), message, name)
             self.assertEqual(receivers[turn].decryptWithAd(b"", message), payload, name)
+
+
+class Libp2pTests(SynchronousTestCase):
+    """libp2p drafts the same hybrid handshake, but for prologue and payloads."""
+
+    skip = NO_HYBRID
+
+    def test_initiator(self) -> None:
+        """
+        With the vector's keys and its message B (ML-KEM encapsulation is random), our
+        initiator finds the responder's key, and makes its message C, its handshake hash
+        and both of its keys.
+        """
+        published = json.loads((VECTORS / "libp2p.json").read_text())
+        (vector,) = published["vectors"]
+        value = {
+            name: bytes.fromhex(text)
+            for name, text in vector.items()
+            if isinstance(text, str) and name != "description"
+        }
+        ours = HandshakeState(
+            published["protocol"],
+            initiator=True,
+            prologue=value["prologue"],
+            s=value["static_i_private"],
+            e=value["ephemeral_dh_i_private"],
+        )
+        seed = b"\x15" * 64
+        ours._kem["e1"] = KemKeyPair(MLKEM768PrivateKey.from_seed_bytes(seed))
+        messageA = ours.writeMessage(b"")
+        self.assertEqual(len(messageA), vector["msg_a_bytes"])
+        self.assertTrue(messageA.startswith(value["ephemeral_dh_i_public"]))
+        self.assertEqual(ours.readMessage(value["msg_b"]), b"")
+        self.assertEqual(ours.rs, value["static_r_public"])
+        self.assertEqual(ours.writeMessage(b""), value["msg_c"])
+        self.assertEqual(ours.handshakeHash, value["handshake_hash"])
+        for state, name in zip(ours.split(), ("cs1_k", "cs2_k"), strict=True):
+            expected = ChaCha20Poly1305(value[name]).encrypt(bytes(12), b"data", b"ad")
+            self.assertEqual(state.encryptWithAd(b"ad", b"data"), expected)
