@@ -31,9 +31,9 @@ from aesm.core.messages.outbox import Outbox
 from aesm.core.messages.session import Inbox
 from aesm.errors import DecryptionError
 from aesm.messages.budget import Budget
+from aesm.messages.turns import Turns
 from aesm.secure.transport import SecureTransport
 from aesm.server.sessions import Sessions, isResumed
-from aesm.server.turns import Turns
 from fuzz.script import Script, altered
 from fuzz.seeds import inputs
 from fuzz.targets import NAMES, target

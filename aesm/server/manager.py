@@ -26,15 +26,15 @@ from aesm.interfaces import IMessageHandler
 from aesm.messages.address import Address
 from aesm.messages.budget import Budget
 from aesm.messages.connection import Connection
+from aesm.messages.dispatcher import Dispatcher
 from aesm.messages.owner import ConnectionOwner
+from aesm.messages.turns import Rates, Turns
 from aesm.secure.places import TokenBuckets, hostOf
 from aesm.secure.refusals import Kind, Refusals, Refused, kindOf
 from aesm.server.admission import Admission
-from aesm.server.dispatcher import Dispatcher
 from aesm.server.registry import Connections
 from aesm.server.room import Room
 from aesm.server.sessions import Sessions
-from aesm.server.turns import Rates, Turns
 from aesm.server.visits import Visits
 from aesm.store.connection import DurableConnection
 from aesm.store.journal import Journal

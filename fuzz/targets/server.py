@@ -45,8 +45,8 @@ from aesm.core.messages.frames import (
 )
 from aesm.core.messages.hello import Hello
 from aesm.errors import AESMError
+from aesm.messages.turns import QUANTUM
 from aesm.secure import places
-from aesm.server.turns import QUANTUM
 from aesm.store import spool
 from aesm.testing import MemoryNetwork, network
 from aesm.testing.transport import MemoryLink, MemoryPipe

@@ -31,14 +31,14 @@ from aesm.core.messages.frames import EncodedBodies, Messages
 from aesm.errors import AESMError, CloseCode, ConnectionClosed
 from aesm.interfaces import IMessageHandler
 from aesm.messages.stream import Packet, costOf, packetsOf
-from aesm.server.turns import QUANTUM, Rates, Turns
+from aesm.messages.turns import QUANTUM, Rates, Turns
 
 if TYPE_CHECKING:
     from aesm.messages.connection import Connection
 
 __all__ = ["DISPATCHER_TRANSITIONS", "Dispatcher", "DispatcherState"]
 
-_log: Final = Logger(namespace="aesm.server")
+_log: Final = Logger(namespace="aesm.handler")
 
 # The life of a dispatcher
 #

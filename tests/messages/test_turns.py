@@ -1,5 +1,5 @@
 """
-Tests for L{aesm.server.turns}: who goes on when, and how much a key may send.
+Tests for L{aesm.messages.turns}: who goes on when, and how much a key may send.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from aesm import PrivateKey
-from aesm.server.turns import BURST, TURN, Rates, Turns
+from aesm.messages.turns import BURST, TURN, Rates, Turns
 from tests.support.helpers import oneTurn
 
 KEYS = [PrivateKey.generate().publicKey for _ in range(3)]

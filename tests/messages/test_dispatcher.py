@@ -1,5 +1,5 @@
 """
-Tests for L{aesm.server.dispatcher}: handlers get packets one at a time and in order,
+Tests for L{aesm.messages.dispatcher}: handlers get packets one at a time and in order,
 and a packet counts as ours once its handler is done.
 """
 
@@ -20,13 +20,13 @@ from zope.interface.verify import verifyObject
 from aesm import AESMError, Connection, Packet
 from aesm.core.messages.frames import EncodedBodies, EncodedText, Messages
 from aesm.interfaces import IMessageHandler
-from aesm.messages.stream import costOf
-from aesm.server.dispatcher import (
+from aesm.messages.dispatcher import (
     DISPATCHER_TRANSITIONS,
     Dispatcher,
     DispatcherState,
 )
-from aesm.server.turns import QUANTUM, Rates, Turns
+from aesm.messages.stream import costOf
+from aesm.messages.turns import QUANTUM, Rates, Turns
 from tests.support.helpers import oneTurn
 from tests.support.pairs import CLIENT_KEY, PairTestCase, Recorder
 
@@ -689,7 +689,7 @@ class FailureTests(PairTestCase):
             pair.client.sendData("x")
             pair.deliver()
         (event,) = [e for e in events if e["log_level"] is LogLevel.critical]
-        self.assertEqual(event["log_namespace"], "aesm.server")
+        self.assertEqual(event["log_namespace"], "aesm.handler")
         self.assertIs(event["connection"], pair.accepted)
         self.flushLoggedErrors(ZeroDivisionError)
 
