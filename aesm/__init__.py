@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         OfferRefused,
         PeerAway,
         ProtocolError,
+        RequestFailed,
         SendBufferFull,
         ServerKeyChanged,
         SessionLost,
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     )
     from aesm.messages.connection import Connection
     from aesm.messages.protocol import AESMProtocol
+    from aesm.messages.requests import Request, RequestTimeout
     from aesm.messages.stream import DataStream, Packet
     from aesm.server.factory import AESMServerFactory
     from aesm.server.registry import Activity, Connections
@@ -78,6 +80,7 @@ _HOMES = {  # module: the public names that it has; all others are errors
     "trust.keys": ["PSK", "PrivateKey", "PublicKey"],
     "blocking.network": ["ClientNetwork", "ServerNetwork"],
     "messages.protocol": ["AESMProtocol"],
+    "messages.requests": ["Request", "RequestTimeout"],
     "server.registry": ["Activity", "Connections"],
     "server.service": ["Server", "listen"],
     "client.service": ["ClientService"],
@@ -126,6 +129,9 @@ __all__ = [
     "PrivateKey",
     "ProtocolError",
     "PublicKey",
+    "Request",
+    "RequestFailed",
+    "RequestTimeout",
     "SendBufferFull",
     "Server",
     "ServerKeyChanged",

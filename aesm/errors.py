@@ -24,6 +24,8 @@ Every error that aesm raises for what a peer or the network did.
      |   |- MessageTooBig       a message is larger than its receiver takes
      |   `- InvalidText         a text message is not UTF-8
      |- SendBufferFull          too much is unacknowledged already
+     |- RequestFailed           the other side has refused a request
+     |- RequestTimeout          it has not answered in time (aesm.messages.requests)
      |- SessionLost             the server no longer holds our session
      |- SpoolError              a spool cannot be opened or written
      |- DecryptionError         a token of Cipher is wrong, altered or malformed
@@ -60,6 +62,7 @@ __all__ = [
     "OfferRefused",
     "PeerAway",
     "ProtocolError",
+    "RequestFailed",
     "SendBufferFull",
     "ServerKeyChanged",
     "SessionLost",
@@ -83,6 +86,7 @@ class CloseCode(IntEnum):
     PROTOCOL_ERROR = 1002
     NO_CODE = 1005  # never on the wire: the peer ended its direction without a CLOSE
     ABNORMAL = 1006  # never on the wire: the connection ended without one
+    NOT_TAKEN = 1003  # of a request only: there is nothing that could answer it
     INVALID_TEXT = 1007
     NOT_ALLOWED = 1008
     TOO_BIG = 1009
@@ -90,6 +94,7 @@ class CloseCode(IntEnum):
     TRY_AGAIN_LATER = 1013
     SLOW_CONSUMER = 4000
     TAKEN_OVER = 4001
+    WITHDRAWN = 4002  # of a request only: nobody waits for its answer any more
 
 
 class AESMError(Exception):
@@ -282,6 +287,29 @@ class SendBufferFull(AESMError):
     So much is unacknowledged that nothing more is accepted; what was
     accepted before is not affected.  Wait for C{drain()}, then try again.
     """
+
+
+class RequestFailed(AESMError):
+    """
+    A request was refused.  A handler raises it to refuse one.
+
+    @ivar code: a number, 0 to 65535; where a close code fits, it is used
+        (docs/protocol.md, section 9).
+    @ivar reason: why, in the words of who refuses.
+    """
+
+    def __init__(self, code: int, reason: str = "") -> None:
+        """
+        @param code: a number for the program that asks, 0 to 65535.
+        @param reason: words for it, at most 1,024 bytes in UTF-8.
+        """
+        super().__init__(f"the request was refused (code {code}){quoted(reason)}")
+        self.code = code
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type, tuple[int, str]]:
+        """Make a copy of it elsewhere, as a process pool does."""
+        return type(self), (self.code, self.reason)
 
 
 class SessionLost(ConnectionClosed):

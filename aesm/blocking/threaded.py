@@ -19,14 +19,17 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
 from twisted.python.threadable import isInIOThread
 
+from aesm.blocking.reactorthread import theReactorThread
 from aesm.client.service import ClientService
 from aesm.secure.protocol import SecureProtocol
 from aesm.server.factory import AESMServerFactory
 
 if TYPE_CHECKING:
+    from aesm.core.messages.frames import EncodedResponse
     from aesm.messages.address import Address
     from aesm.messages.connection import Connection
     from aesm.messages.protocol import AESMProtocol
+    from aesm.messages.requests import Request
 
 __all__ = ["ReactorStreamOwner", "ThreadedClientService", "ThreadedServerFactory"]
 
@@ -57,6 +60,17 @@ class ReactorStreamOwner:
     def streamFinished(self) -> None:
         """The stream has ended and its last packet was taken."""
         self._call(self._connection.streamFinished)
+
+    def respond(self, request: Request, body: EncodedResponse) -> Any:
+        """
+        Send what ends a request.
+
+        @return: in another thread a C{concurrent.futures.Future}, else a Deferred.
+        """
+        respond = self._connection.respond
+        if isInIOThread():
+            return respond(request, body)
+        return theReactorThread().submit(respond, request, body)
 
     def _call(self, function: Callable[..., None], *arguments: int) -> None:
         """Call a function in the reactor's thread, at once if this is it."""

@@ -3,8 +3,7 @@ What waits for a connection: messages that are sent before there is one, and use
 
     queue = MessageQueue(limit)
     sent = queue.add("hello")                        # what the user gets
-    message = queue.take()
-    message.follow(connection.sendData(message.data))
+    queue.take().sendOver(connection)
 
     early = EarlyMessages(queue.takeEarly(), connection)
     early.follow()                                   # or queue.putBack(early.messages)
@@ -30,9 +29,17 @@ from aesm.messages.stream import costOf
 if TYPE_CHECKING:
     from twisted.python.failure import Failure
 
+    from aesm.core.messages.frames import EncodedRequest
     from aesm.messages.connection import Connection
+    from aesm.messages.requests import PendingAnswer
 
-__all__ = ["EarlyMessages", "MessageQueue", "QueuedMessage", "Waiters"]
+__all__ = [
+    "EarlyMessages",
+    "MessageQueue",
+    "QueuedMessage",
+    "QueuedRequest",
+    "Waiters",
+]
 
 
 class QueuedMessage(LazyDeferred[None]):
@@ -42,7 +49,10 @@ class QueuedMessage(LazyDeferred[None]):
 
     @ivar data: the message; empty once it has left the queue.
     @ivar cost: what it counts in flow control, bytes.
+    @cvar mayBeEarly: whether it may leave before it is known what the server takes.
     """
+
+    mayBeEarly = True
 
     def __init__(self, data: str | bytes) -> None:
         """@raise ValueError: the text cannot be written in UTF-8."""
@@ -64,6 +74,54 @@ class QueuedMessage(LazyDeferred[None]):
         # a look, and make the connection watch for its acknowledgement.
         if self._looked:
             sent.chainDeferred(self)
+
+    def sendOver(self, connection: Connection) -> None:
+        """Send it."""
+        self.follow(connection.sendData(self.data))
+
+    def fail(self, reason: AESMError) -> None:
+        """It will not be sent."""
+        self.follow(FailedAcknowledgement(closedError(reason)))
+
+
+class QueuedRequest(QueuedMessage):
+    """
+    A request in the queue.  Who waits for its answer has that in hand, and not this;
+    who does not wait any more takes it out.
+    """
+
+    mayBeEarly = False
+
+    def __init__(
+        self, queue: MessageQueue, answer: PendingAnswer, body: EncodedRequest
+    ) -> None:
+        """
+        @param answer: fires with the answer.
+        @param body: the request, as on the wire.
+        """
+        super().__init__(body)
+        self._queue = queue
+        self._answer = answer
+        self._body: EncodedRequest | None = body
+        answer.asker = self
+
+    def withdraw(self, answer: PendingAnswer) -> None:
+        """Nobody waits for the answer any more: it need not be sent."""
+        self._body = None
+        self._queue.release(self)
+
+    def sendOver(self, connection: Connection) -> None:
+        """Send it."""
+        body, self._body = self._body, None
+        if body is not None:
+            self._answer.asker = None
+            connection.requests.ask(self._answer, body)
+
+    def fail(self, reason: AESMError) -> None:
+        """It will not be sent."""
+        if self._body is not None:
+            self._body = self._answer.asker = None
+            self._answer.errback(closedError(reason))
 
 
 class MessageQueue:
@@ -93,16 +151,42 @@ class MessageQueue:
         if not isinstance(data, str | bytes):
             raise TypeError(f"a message is str or bytes, not {type(data).__name__}")
         message = QueuedMessage(data)
+        full = self._append(message)
+        return message if full is None else fail(full)
+
+    def ask(self, answer: PendingAnswer, body: EncodedRequest) -> Deferred[None]:
+        """
+        Queue a request.
+
+        @param answer: fires with its answer; fails with L{SendBufferFull}, now, if
+            there is no room.
+        """
+        request = QueuedRequest(self, answer, body)
+        full = self._append(request)
+        if full is not None:
+            answer.asker = None
+            answer.errback(full)
+        return request
+
+    def _append(self, message: QueuedMessage) -> SendBufferFull | None:
+        """
+        Add a message to the end.
+
+        @return: None, or why it was not.
+        """
         if self._cost + message.cost > self._limit:
-            return fail(
-                SendBufferFull(
-                    f"{self._cost} of {self._limit} bytes wait for a connection "
-                    "already: wait for whenConnected(), or raise sendBuffer="
-                )
+            return SendBufferFull(
+                f"{self._cost} of {self._limit} bytes wait for a connection already: "
+                "wait for whenConnected(), or raise sendBuffer="
             )
         self._messages.append(message)
         self._cost += message.cost
-        return message
+        return None
+
+    def release(self, message: QueuedMessage) -> None:
+        """Keep nothing of a message that need not be sent; its place stays."""
+        self._cost -= message.cost
+        message.cost, message.data = 0, b""
 
     def take(self) -> QueuedMessage:
         """Take the oldest message, of which there must be one."""
@@ -114,7 +198,11 @@ class MessageQueue:
         """Take the oldest messages, as many as may leave before the WELCOME."""
         taken: list[QueuedMessage] = []
         room = EARLY_WINDOW
-        while self._messages and self._messages[0].cost <= room:
+        while (
+            self._messages
+            and self._messages[0].mayBeEarly
+            and self._messages[0].cost <= room
+        ):
             taken.append(self.take())
             room -= taken[-1].cost
         return taken
@@ -127,7 +215,7 @@ class MessageQueue:
     def fail(self, reason: AESMError) -> None:
         """Fail all messages: they will not be sent."""
         while self._messages:
-            self.take().follow(FailedAcknowledgement(closedError(reason)))
+            self.take().fail(reason)
 
 
 class EarlyMessages:

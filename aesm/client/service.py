@@ -36,6 +36,7 @@ from aesm.client.retry import RetryDelays, isTransient
 from aesm.client.states import SERVICE_TRANSITIONS, ServiceState
 from aesm.client.stream import SessionStream
 from aesm.core.messages.hello import ConversationSettings
+from aesm.core.messages.requests import encodeRequest
 from aesm.errors import (
     AESMError,
     CloseCode,
@@ -47,6 +48,7 @@ from aesm.errors import (
 from aesm.messages.acknowledgements import FailedAcknowledgement
 from aesm.messages.connection import Connection
 from aesm.messages.owner import ConnectionOwner
+from aesm.messages.requests import PendingAnswer
 from aesm.secure.hosts import clientEndpoint
 from aesm.secure.options import reactorOr
 from aesm.store.connection import DurableConnection
@@ -182,6 +184,32 @@ class ClientService(Service):
             return self._queue.add(data)
         return former.sendData(data)
 
+    def request(
+        self,
+        data: str | bytes | bytearray | memoryview,
+        timeout: float | None = None,
+    ) -> Deferred[str | bytes]:
+        """
+        Send a message that the server is to answer, or keep it until there is a
+        connection.
+
+        @param data: C{str} for text, bytes for binary.
+        @param timeout: seconds from now; None for any time.
+        @return: as L{Connection.request}, over whichever connection; fails as
+            C{sendData}, too.
+        @raise TypeError: C{data} is neither text nor bytes.
+        @raise ValueError: the text cannot be written in UTF-8.
+        """
+        answer, body = PendingAnswer(), encodeRequest(data)
+        former = self.former
+        if self._reason is not None:
+            answer.errback(closedError(_asOurs(self._reason)))
+        elif former is None or former.isClosing or self._queue:
+            self._queue.ask(answer, body)
+        else:
+            former.requests.ask(answer, body)
+        return answer.limit(timeout, self._clock)
+
     def whenConnected(
         self, failAfterFailures: int | None = None
     ) -> Deferred[Connection]:
@@ -213,9 +241,9 @@ class ClientService(Service):
             # First of all, since it may fail.  It does while the service is stopping,
             # which has the file open.
             journal = Journal(self._openSpool(), self._clock)
-            restored = DurableConnection.load(
-                journal, ConnectionOwner(), self._sendBuffer
-            )
+            owner = ConnectionOwner()
+            owner.clock = self._clock
+            restored = DurableConnection.load(journal, owner, self._sendBuffer)
             self._journal = journal
         super().startService()
         before = self._move("start")
@@ -325,7 +353,7 @@ class ClientService(Service):
         self._early = None
         # First of all, so that what is sent by those whom the end is told comes behind.
         # There is room: a session keeps no more than the queue, which is empty, takes.
-        connection.move(self._queue.add)
+        connection.move(self._queue)
         connection.finish(reason)
 
     def detached(self, connection: Connection, reason: AESMError) -> None:
@@ -530,8 +558,7 @@ class ClientService(Service):
             and former is self.former
             and not former.isClosing
         ):
-            message = self._queue.take()
-            message.follow(former.sendData(message.data))
+            self._queue.take().sendOver(former)
 
 
 def _tellStopped(

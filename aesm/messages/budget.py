@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from aesm.messages.connection import Connection
     from aesm.trust.keys import PublicKey
 
-__all__ = ["Budget"]
+__all__ = ["Budget", "heldBy", "releasableOf"]
 
 
 class Registry(Protocol):
@@ -86,9 +86,36 @@ class Budget:
 
     def _heldBy(self, peer: PublicKey) -> int:
         """Add up what the connections of a key hold, bytes."""
-        return sum(each.held for each in self._connections.byPeer(peer))
+        return sum(heldBy(each) for each in self._connections.byPeer(peer))
 
     def _hasShare(self, held: int) -> bool:
         """Tell whether so many bytes are at least an equal share."""
         # Multiplied, as nobody divides by 0 keys then.
         return held * len(self._connections.peers) >= self.bound
+
+
+def releasableOf(connection: Connection) -> int:
+    """
+    Add up the bytes of messages that go with a connection's session: what is unread
+    goes only when the application takes it.
+    """
+    outbox, inbox = connection.session.outbox, connection.session.inbox
+    if outbox.dropped:
+        return 0
+    kept = outbox.keptMemory
+    if inbox.partial is not None:
+        kept += inbox.partialSize
+    if connection.dispatcher is not None:
+        kept += inbox.receivedCost - inbox.takenCost
+    elif connection.anyRequests is not None:
+        kept += connection.anyRequests.memory
+    return kept
+
+
+def heldBy(connection: Connection) -> int:
+    """Add up the bytes of messages that are unacknowledged or not taken."""
+    kept = releasableOf(connection)
+    if connection.dispatcher is not None:
+        return kept
+    opened = 0 if connection.anyRequests is None else connection.anyRequests.openCost
+    return kept + connection.session.inbox.untaken - opened

@@ -12,9 +12,9 @@ resumed has one protocol after another, and none in between; the connection stay
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from time import time, time_ns
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 from twisted.internet.defer import Deferred, fail, succeed
 
@@ -37,6 +37,8 @@ from aesm.messages.acknowledgements import (
     acknowledgementOf,
     peerAway,
 )
+from aesm.messages.budget import releasableOf
+from aesm.messages.requests import Request, Requests, sendAgain
 from aesm.messages.states import CONNECTION_TRANSITIONS, ConnectionState
 from aesm.messages.stream import DataStream
 
@@ -45,57 +47,21 @@ if TYPE_CHECKING:
 
     from aesm.core.channel.channel import Channel
     from aesm.core.messages.conversation import Conversation
-    from aesm.core.messages.frames import Messages
+    from aesm.core.messages.frames import EncodedResponse, Messages
     from aesm.core.messages.session import Session
     from aesm.messages.address import Address
-    from aesm.messages.owner import ConnectionOwner
+    from aesm.messages.owner import ConnectionOwner, PacketDispatcher
     from aesm.messages.protocol import AESMProtocol
+    from aesm.messages.requests import Resender
     from aesm.messages.stream import Arrivals
     from aesm.trust.keys import PublicKey
 
-__all__ = ["Connection", "PacketDispatcher"]
+__all__ = ["Connection"]
 
 # A count that is never acknowledged: its Deferred fails at the end.
 NEVER: Final = 1 << 64
 _CLOSING: Final = frozenset({ConnectionState.UNSENDABLE, ConnectionState.OVER})
 BATCH_MICROS: Final = 1000  # of messages to send together, while nothing carries them
-
-
-class PacketDispatcher(Protocol):
-    """What hands the packets of a connection to a handler."""
-
-    def accepted(self) -> None:
-        """Tell the handler of the connection."""
-
-    def gather(self) -> bool:
-        """
-        Wait for the last of several that arrive at once.
-
-        @return: whether C{work} is to be called then.
-        """
-
-    def arrived(self, messages: Messages) -> None:
-        """Hand over messages received."""
-
-    def work(self) -> None:
-        """Hand over what was gathered."""
-
-    def detached(self, reason: AESMError) -> None:
-        """Tell the handler that the connection is cut, and may come back."""
-
-    def attached(self) -> None:
-        """Tell the handler that the client has come back."""
-
-    def lost(self, reason: AESMError) -> Deferred[Any] | None:
-        """
-        Tell the handler that the connection is over.
-
-        @return: fires once the handler is done with that, and never fails; None if it
-            is.
-        """
-
-    def stop(self) -> None:
-        """Hand over nothing more."""
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
@@ -119,6 +85,7 @@ class Connection:
     @ivar closeSlow: whether C{sendData} closes a peer whose send buffer is full.
     @ivar dispatcher: hands packets to a handler; None leaves them in C{retrieved}.
     @ivar waiting: those who wait for acknowledgements; None until there is one.
+    @ivar anyRequests: what is asked, and to be answered; None until there is any.
     """
 
     def __init__(
@@ -152,6 +119,7 @@ class Connection:
         self._batch: Batch | None = None  # what is sent now goes with it
         self._accounted = 0  # what the owner knows to be kept
         self.waiting: PendingAcks | None = None
+        self.anyRequests: Requests | None = None
         self.state = ConnectionState.DETACHED
         self.since = time()
         self._reason: AESMError | None = None  # why nothing can be sent, or it is over
@@ -220,6 +188,32 @@ class Connection:
                 acknowledgement.count = batch.first + len(bodies)
                 return acknowledgement
         return self.send(data, self.closeSlow)
+
+    def request(
+        self, data: Message, timeout: float | None = None
+    ) -> Deferred[str | bytes]:
+        """
+        Send a message that the other side is to answer.
+
+        @param data: C{str} for text, bytes for binary.
+        @param timeout: seconds; None to wait for as long as the session lasts.
+        @return: fires with the answer, C{str} or bytes.  Cancelling it tells the other
+            side that nobody waits any more.  Fails with
+            L{RequestFailed<aesm.errors.RequestFailed>} if the other side refuses, with
+            L{RequestTimeout<aesm.messages.requests.RequestTimeout>}, or as
+            C{sendData}: the request may have been acted on or not.
+        @raise TypeError: C{data} is neither text nor bytes.
+        @raise ValueError: the text cannot be written in UTF-8.
+        """
+        return self.requests.request(data, timeout, self._owner.clock)
+
+    @property
+    def nextNumber(self) -> int:
+        """
+        The number that the next message or request will have: how many there were in
+        this session.  An answer to what a former process asked is known by it.
+        """
+        return self._outbox.count
 
     def drain(self) -> Deferred[None]:
         """
@@ -387,28 +381,6 @@ class Connection:
         if self._protocol is not None and self._protocol.closing is not None:
             self.unsendable(self._protocol.closing)
 
-    @property
-    def held(self) -> int:
-        """The bytes of messages that are unacknowledged or not taken."""
-        unread = self.session.inbox.untaken if self.dispatcher is None else 0
-        return self.releasable + unread
-
-    @property
-    def releasable(self) -> int:
-        """
-        The bytes of messages that go with the session: what is unread goes only when
-        the application takes it.
-        """
-        outbox, inbox = self._outbox, self.session.inbox
-        if outbox.dropped:
-            return 0
-        kept = outbox.keptMemory
-        if inbox.partial is not None:
-            kept += inbox.partialSize
-        if self.dispatcher is not None:
-            kept += inbox.receivedCost - inbox.takenCost
-        return kept
-
     def account(self) -> None:
         """
         Tell the budget what is kept for the peer and for the handler; it asks the
@@ -417,7 +389,7 @@ class Connection:
         budget = self._owner.budget
         if budget is not None:
             # A difference, so that the budget need not know its connections' sums.
-            kept = self.releasable
+            kept = releasableOf(self)
             if kept != self._accounted:
                 budget.account(kept - self._accounted)
                 self._accounted = kept
@@ -484,6 +456,21 @@ class Connection:
             acknowledgement.errback(peerAway())
         else:
             self._waiters().watch(acknowledgement, count)
+
+    @property
+    def requests(self) -> Requests:
+        """C{anyRequests}, made on first use."""
+        if self.anyRequests is None:
+            self.anyRequests = Requests(self)
+        return self.anyRequests
+
+    def respond(self, request: Request, body: EncodedResponse) -> Deferred[None]:
+        """Send what ends a request, as L{Requests.respond}."""
+        return self.requests.respond(request, body)
+
+    def requestTaken(self, request: Request) -> None:
+        """Let the peer send more: a request is answered, or refused."""
+        self.session.inbox.takenCost += request.cost
 
     def _waiters(self) -> PendingAcks:
         """Return C{waiting}, made on first use."""
@@ -579,18 +566,15 @@ class Connection:
         self._move("unsendable")
         self._fail(reason)
 
-    def move(self, send: Callable[[Message], Deferred[None]]) -> None:
+    def move(self, resender: Resender) -> None:
         """
         Send what never left otherwise, since this session is about to be over; its
         senders are told of that.
-
-        @param send: as C{sendData}; fails only by its Deferred.
         """
         # Nobody keeps a list of the senders' Deferreds (L{LazyDeferred}): one that is
         # looked at later finds its message here by the number that it had.
-        bodies = self._withdraw()
         self._batch = None
-        self._moved = [send(body) for body in bodies]
+        self._moved = sendAgain(self, resender, self._withdraw())
         if self.waiting is not None:
             for count, waiter in self.waiting.takePast(self._outbox.count):
                 if not waiter.called:
@@ -617,6 +601,8 @@ class Connection:
     def _drop(self) -> None:
         """Let go of what is kept for the peer, and for the handler."""
         self._outbox.drop()
+        if self.anyRequests is not None:
+            self.anyRequests.end()
         self.session.inbox.partial = None
         self.account()
         if self.dispatcher is not None:
@@ -626,5 +612,7 @@ class Connection:
         """Fail those who wait for an acknowledgement, once."""
         if self._reason is None:
             self._reason = reason
+            if self.anyRequests is not None:
+                self.anyRequests.fail(reason)
             if self.waiting is not None:
                 self.waiting.fail(reason)

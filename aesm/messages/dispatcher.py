@@ -6,30 +6,29 @@ one waits.  So does the first one, until the handler is done with the acceptance
 
 from __future__ import annotations
 
-import asyncio
 from array import array
 from collections import deque
-from collections.abc import (
-    AsyncGenerator,
-    Awaitable,
-    Callable,
-    Coroutine,
-    Generator,
-    Iterator,
-)
-from concurrent import futures
+from collections.abc import Callable, Iterator
 from enum import Enum
 from itertools import islice, repeat
 from operator import truediv
 from typing import TYPE_CHECKING, Any, Final
 
-from twisted.internet.defer import Deferred, ensureDeferred
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from aesm.core.messages.frames import EncodedBodies, Messages
+from aesm.core.messages.frames import (
+    EncodedBodies,
+    EncodedRequest,
+    Messages,
+    decoded,
+)
 from aesm.errors import AESMError, CloseCode, ConnectionClosed
 from aesm.interfaces import IMessageHandler
+from aesm.messages.answering import Answering
+from aesm.messages.requests import Request
+from aesm.messages.running import running as runningOf
 from aesm.messages.stream import Packet, costOf, packetsOf
 from aesm.messages.turns import QUANTUM, Rates, Turns
 
@@ -71,6 +70,11 @@ _log: Final = Logger(namespace="aesm.handler")
 # From OVER nothing leads back.  A Deferred that the handler still has may fire, which
 # changes nothing: its packet was not acknowledged, so that the peer sends it again if
 # the session is resumed.  Errors of the handler are logged all the same.
+#
+# Requests are handed over in their order, too, and count as handled, but not as taken,
+# once the handler has begun with them (L{Answering}): what it returns is waited for
+# there, and holds up nothing here.  What was done with as it came, such as an answer,
+# is in the queue as its cost alone, so that all are counted in their order.
 #
 # C{connectionAccepted} is handed over as a packet is, but that there is none to count.
 # What else a handler is told (that a connection is cut, is back, is over) is told at
@@ -128,20 +132,48 @@ MOST: Final = 1024  # that are kept together
 class _Pile:
     """
     Messages that came in small groups: what is kept of each beside its body is a
-    sixteenth of C{Messages} for it.
+    sixteenth of C{Messages} for it.  Requests are always in one.
 
     @ivar micros: when each was sent.
-    @ivar data: their bodies.
-    @ivar cost: as of C{Messages}.
+    @ivar data: their bodies; of what was done with as it came, the cost.
+    @ivar numbers: of the requests among them; None while there are only packets.
+    @ivar cost: as of C{Messages}, without requests.
     """
 
-    __slots__ = ("cost", "data", "micros")
+    __slots__ = ("cost", "data", "micros", "numbers")
 
     def __init__(self) -> None:
         """Start with none."""
         self.micros = array("Q")
-        self.data: list[str | bytes] = []
+        self.data: list[Any] = []
+        self.numbers: array[int] | None = None
         self.cost = 0
+
+    @classmethod
+    def of(cls, first: int, requests: Messages) -> _Pile:
+        """Pile up requests, of which the first has that number."""
+        pile, count = cls(), len(requests.data)
+        pile.micros.extend(repeat(requests.micros, count))
+        pile.data.extend(requests.data)
+        pile.numbers = array("Q", range(first, first + count))
+        return pile
+
+    @classmethod
+    def settled(cls, count: int, cost: int) -> _Pile:
+        """Pile up what was done with as it came."""
+        pile = cls()
+        pile.micros.extend(repeat(0, count))
+        pile.data = [0] * (count - 1) + [cost]
+        pile.numbers = array("Q")
+        pile.cost = cost
+        return pile
+
+    def addPile(self, pile: _Pile) -> None:
+        """Add what is in another one, which has requests."""
+        self.micros.extend(pile.micros)
+        self.data.extend(pile.data)
+        self.numbers = (self.numbers or array("Q")) + (pile.numbers or array("Q"))
+        self.cost += pile.cost
 
     def add(self, messages: Messages) -> None:
         """Add a group."""
@@ -164,6 +196,7 @@ class Dispatcher:
     """
 
     __slots__ = (
+        "_answering",
         "_connection",
         "_current",
         "_done",
@@ -172,6 +205,7 @@ class Dispatcher:
         "_packets",
         "_queue",
         "_rates",
+        "_receive",
         "_reported",
         "_turns",
         "state",
@@ -196,6 +230,8 @@ class Dispatcher:
         self._done = done
         self._turns = turns
         self._rates = rates
+        self._answering: Answering | None = None  # made with the first request
+        self._receive: Callable[[Any, Any], object] = handler.packetReceived
         self.state = _IDLE
         self._queue = _NONE  # what came behind C{_current}
         self._current: Messages | _Pile | None = None  # not all handled
@@ -253,7 +289,28 @@ class Dispatcher:
                 self._handled = 1
                 self.work()
 
-    def _enqueue(self, messages: Messages) -> None:
+    def asked(self, first: int, requests: Messages) -> None:
+        """Have requests answered, after all that came before them."""
+        if self._answering is None:
+            self._answering = Answering(self._handler, self._connection)
+        self._enqueue(_Pile.of(first, requests))
+
+    def withdrawn(self, number: int) -> None:
+        """Nobody waits for the answer to a request any more."""
+        if self._answering is not None and self.state is not _OVER:
+            self._answering.withdrawn(number)
+
+    def settled(self, count: int, cost: int) -> None:
+        """
+        Count messages that were done with as they came, after all that came before
+        them.
+        """
+        if self.state is _IDLE:
+            self._done(count, cost)
+        else:
+            self._enqueue(_Pile.settled(count, cost))
+
+    def _enqueue(self, messages: Messages | _Pile) -> None:
         """Hand over what came after all that came before."""
         before = self.state
         self._step("arrived")
@@ -270,7 +327,10 @@ class Dispatcher:
             if type(pile) is not _Pile or len(pile.data) > MOST:
                 pile = _Pile()
                 self._queue.append(pile)
-            pile.add(messages)
+            if isinstance(messages, _Pile):
+                pile.addPile(messages)
+            else:
+                pile.add(messages)
 
     def gather(self) -> bool:
         """
@@ -314,19 +374,50 @@ class Dispatcher:
     def _begin(self, messages: Messages | _Pile) -> None:
         """Take messages in hand, those before them being handled."""
         self._current = messages
-        if isinstance(messages, _Pile):
+        self._receive = self._handler.packetReceived
+        if isinstance(messages, _Pile) and messages.numbers is not None:
+            self._packets = self._itemsOf(messages, messages.numbers)
+            self._receive = self._takeItem
+        elif isinstance(messages, _Pile):
             times = map(truediv, messages.micros, _MILLION)
             self._packets = packetsOf(times, messages.data)
         else:
             self._packets = packetsOf(repeat(messages.micros / 1e6), messages.data)
+
+    def _itemsOf(self, pile: _Pile, numbers: array[int]) -> Iterator[Any]:
+        """
+        Make what is in a pile, as it is handed over: packets, requests, and None for
+        what was done with as it came.
+        """
+        left, requests = iter(numbers), self._connection.requests
+        for micros, data in zip(pile.micros, pile.data, strict=True):
+            if type(data) is EncodedRequest:
+                yield requests.begin(next(left), micros, data)
+            elif type(data) is int:
+                yield None
+            else:
+                yield _new(Packet, (micros / 1e6, decoded(data)))
+
+    def _takeItem(self, connection: Connection, item: Any) -> object:
+        """
+        Hand over what C{_itemsOf} has made.
+
+        @return: as a handler's C{packetReceived}.
+        """
+        if item is None or self._answering is None:
+            return None
+        if type(item) is not Request:
+            return self._handler.packetReceived(connection, item)
+        if self._rates is not None:
+            self._rates.spend(connection.peer, 0, item.cost, self._turns.now())
+        return self._answering.begin(item)
 
     def work(self) -> None:
         """
         Hand over what came until the handler asks for time, or the turn is over, and
         report what it is done with.
         """
-        received, connection = self._handler.packetReceived, self._connection
-        handing, now = _HANDING, self._turns.now
+        connection, handing, now = self._connection, _HANDING, self._turns.now
         count = cost = 0
         size, begun = FIRST_SLICE, now()
         until = begun + QUANTUM
@@ -340,7 +431,7 @@ class Dispatcher:
                     continue
                 self._step("handedOver")
                 break
-            wanted = len(messages.data) - self._handled
+            received, wanted = self._receive, len(messages.data) - self._handled
             while True:
                 # This loop is most of what a small message costs: nothing of ours is
                 # called in it, and packets are counted in a local variable.
@@ -367,7 +458,7 @@ class Dispatcher:
                 self._handled += handled
                 data = messages.data[self._reported : self._handled]
                 count += len(data)
-                cost += sum(map(costOf, data))
+                cost += sum(map(_costOf, data))
                 self._reported = self._handled
             if handled == wanted:
                 self._handled = self._reported = 0
@@ -396,7 +487,7 @@ class Dispatcher:
     def _waitFor(self, result: object) -> None:
         """Look whether the handler asks for time by what it has returned."""
         try:
-            running = _running(result)
+            running = runningOf(result)
         except Exception:
             self._ebFailed(Failure())
             return
@@ -432,7 +523,7 @@ class Dispatcher:
         @return: fires once it is done, and never fails; None if it is.
         """
         try:
-            running = _running(method(*args))
+            running = runningOf(method(*args))
         except Exception:
             self._ebFailed(Failure())
             return None
@@ -453,52 +544,8 @@ class Dispatcher:
         self._connection.closeWith(CloseCode.INTERNAL_ERROR, "internal error")
 
 
-def _running(result: object) -> Deferred[Any] | None:
-    """
-    Run what a method of a handler has returned.
-
-    @return: fires once it has run; None if there is nothing to be run.
-    @raise TypeError: it has not run, and cannot be run here.
-    """
-    if isinstance(result, Deferred):
-        return result
-    if isinstance(result, Coroutine):
-        return ensureDeferred(result)
-    if asyncio.isfuture(result):
-        # Of a loop in another thread it would call us there, and of one that does not
-        # run never.
-        if result.get_loop() is not _runningLoop():
-            raise TypeError(
-                f"the handler returned {result!r}, which is not of the event loop that "
-                "runs here: use Twisted's asyncio reactor, or return a Deferred"
-            )
-        return Deferred.fromFuture(result)
-    if isinstance(result, Awaitable):
-        return ensureDeferred(_await(result))
-    # Whatever of the handler's has not run must not be acknowledged; other values say
-    # nothing, as those of Deferreds.
-    if isinstance(result, Generator | AsyncGenerator | map | filter):
-        raise TypeError(
-            f"the handler returned {result!r}, whose body has not run: write async "
-            "def without yield, or decorate the method with inlineCallbacks"
-        )
-    if isinstance(result, futures.Future):
-        raise TypeError(
-            f"the handler returned {result!r}, of another thread: use deferToThread"
-        )
-    return None
-
-
-async def _await(awaitable: Awaitable[Any]) -> None:
-    """Make a coroutine of what can only be awaited."""
-    await awaitable
-
-
-def _runningLoop() -> asyncio.AbstractEventLoop | None:
-    """
-    Find the event loop that runs in this thread, as under Twisted's asyncio reactor.
-    """
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None
+def _costOf(data: Any) -> int:
+    """Compute what is taken once this is handled: of a request nothing."""
+    if type(data) is int:
+        return data
+    return 0 if type(data) is EncodedRequest else costOf(data)

@@ -41,6 +41,8 @@ from aesm.core.messages.dialogue import answer, exchange
 from aesm.core.messages.events import (
     Accepted,
     Acknowledged,
+    Answered,
+    Asked,
     Broken,
     Event,
     PeerClosed,
@@ -333,6 +335,16 @@ class AESMProtocol:
     def _actOn(self, event: Event) -> None:
         """Act on one event that does not happen often."""
         match event:
+            case Asked(_, requests):
+                if self.state in _LISTENING:
+                    self._count(len(requests.data), requests.cost)
+                    self.connection.requests.arrived(cast(Asked, event))
+                    if self.owner.budget is not None and self.owner.budget.full:
+                        self.owner.overfull(self.connection)
+            case Answered(_, responses, cost):
+                if self.state in _LISTENING:
+                    self._count(len(responses), cost)
+                    self.connection.requests.answered(cast(Answered, event))
             case Accepted(_, resumed):
                 self.owner.accepted(self, resumed)
             case PeerClosed(code, reason, after):
@@ -346,6 +358,13 @@ class AESMProtocol:
                 self._schedule()
             case Broken(error):
                 self._broken(error)
+
+    def _count(self, count: int, cost: int) -> None:
+        """Count messages that came."""
+        traffic = self.owner.traffic
+        if traffic is not None:
+            traffic.messagesIn += count
+            traffic.costIn += cost
 
     def _broken(self, reason: AESMError) -> None:
         """The conversation is over because of an error."""

@@ -20,7 +20,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from itertools import repeat, starmap
 from operator import length_hint
 from threading import Lock
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from twisted.internet.defer import Deferred, fail, succeed
 
@@ -76,13 +76,20 @@ def packetsOf(times: Iterable[float], data: Sequence[str | bytes]) -> Iterator[P
 def costOf(data: str | bytes | None) -> int:
     """
     Compute what a message costs for flow control: the bytes of its body on the wire,
-    and 64 more; None costs nothing.
+    and 64 more; None costs nothing, nor does a request, before it is answered.
 
     @see: docs/protocol.md, section 7
     """
-    if isinstance(data, bytes) or (data is not None and data.isascii()):
+    if isinstance(data, bytes) or (isinstance(data, str) and data.isascii()):
         return len(data) + MESSAGE_OVERHEAD
-    return 0 if data is None else len(data.encode("utf-8")) + MESSAGE_OVERHEAD
+    if isinstance(data, str):
+        return len(data.encode("utf-8")) + MESSAGE_OVERHEAD
+    return 0
+
+
+def _packetOf(time: float, data: Any) -> Packet:
+    """Make a packet of what a stream keeps, if it is none."""
+    return data if isinstance(data, Packet) else Packet(time, decoded(data))
 
 
 class StreamOwner(Protocol):
@@ -96,6 +103,9 @@ class StreamOwner(Protocol):
 
     def streamFinished(self) -> None:
         """The stream has ended and its last packet was taken."""
+
+    def respond(self, request: Any, body: Any) -> Deferred[None]:
+        """Send what ends a request that was in the stream."""
 
 
 class _Arrival:
@@ -191,7 +201,7 @@ _FINISHED = -1  # instead of a cost: the last packet was taken after the end
 
 # An empty deque is most of a KiB, and most streams of a large server are empty: they
 # share these.  Nothing is ever appended to them.
-_EMPTY: deque[str | bytes] = deque(maxlen=0)
+_EMPTY: deque[Any] = deque(maxlen=0)
 _NO_TIMES: deque[float] = deque(maxlen=0)
 _NO_SIZES: deque[tuple[int, int]] = deque(maxlen=0)
 _NO_BURST = _CountedBurst(iter(()), False)
@@ -242,7 +252,7 @@ class DataStream(Sequence[Packet]):
         # The packets: to keep them as such would take half as much again.
         self._data = _EMPTY
         self._times = _NO_TIMES
-        self._encoded = False  # there are texts among them that are to be decoded
+        self._encoded = False  # some are texts to be decoded, or made: requests
         self._arrivals: deque[_Arrival] | None = None
         self._waiting: deque[Deferred[Packet]] | None = None
         self._taken = 0  # cost taken and not reported yet
@@ -314,12 +324,12 @@ class DataStream(Sequence[Packet]):
             if not 0 <= index < len(unmade) + count:
                 raise IndexError("there is no such packet")
             index -= len(unmade)
-            return Packet(self._times[index], decoded(self._data[index]))
+            return _packetOf(self._times[index], self._data[index])
 
     def __iter__(self) -> Iterator[Packet]:
         """Look at all packets that are there now."""
         with self._lock:
-            kept = map(Packet, self._times, map(decoded, self._data))
+            kept = map(_packetOf, self._times, self._data)
             return iter([*self._burst.left(), *kept])
 
     def __aiter__(self) -> AsyncIterator[Packet]:
@@ -347,16 +357,22 @@ class DataStream(Sequence[Packet]):
         """The cost of what was taken and the owner does not know of yet, bytes."""
         return self._taken
 
-    def extend(self, time: float, data: Sequence[str | bytes], cost: int) -> None:
+    def extend(self, time: float, data: Sequence[Any], cost: int) -> None:
         """
         Add packets that came together.
 
         @param time: when they were sent, Unix seconds.
-        @param data: at least one message.
+        @param data: at least one message; or requests, which are packets already.
         @param cost: the cost of all, bytes.
         """
         # One message, and somebody waits for it, as in a dialogue: it is never stored.
-        if self._waiting and self._simple and len(data) == 1 and not self._data:
+        if (
+            self._waiting
+            and self._simple
+            and len(data) == 1
+            and not self._data
+            and not isinstance(data[0], Packet)
+        ):
             with self._lock:
                 self._taken += cost
                 taken = self._taken if self._taken >= self._report else 0
@@ -388,9 +404,9 @@ class DataStream(Sequence[Packet]):
 
     # Parts
 
-    def push(self, time: float, data: Sequence[str | bytes], cost: int) -> None:
+    def push(self, time: float, data: Sequence[Any], cost: int) -> None:
         """Add packets as C{extend} does, with the lock held and nobody told."""
-        if type(data) is EncodedBodies:
+        if type(data) is EncodedBodies or isinstance(data[0], Packet):
             self._encoded = True
         if self._data is _EMPTY:
             self._data, self._times = deque(), deque()
@@ -445,9 +461,12 @@ class DataStream(Sequence[Packet]):
                 del self._order[arrival]
                 if arrival is self._order.newest:
                     self._order.newest = None
-        if type(data) is EncodedText:
-            data = decoded(data)
-        packet = newTuple(Packet, (time, data))
+        if isinstance(data, Packet):
+            packet: Packet = data
+        else:
+            if type(data) is EncodedText:
+                data = decoded(data)
+            packet = newTuple(Packet, (time, data))
         if not kept:
             self._data, self._times = _EMPTY, _NO_TIMES
             self._encoded = False

@@ -17,7 +17,7 @@ from functools import partial
 from itertools import count
 from typing import Any, TypeVar, cast
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 from twisted.internet.interfaces import (
     IAddress,
     IDelayedCall,
@@ -267,6 +267,27 @@ class AESMServerFactory(SecureFactory):
                 ConnectionClosed(f"nothing was sent: there is no connection {address}")
             )
         return promptly(connection.send(data, closeSlow=False))
+
+    def request(
+        self, data: Message, address: Address, timeout: float | None = None
+    ) -> Deferred[str | bytes]:
+        """
+        Send a message that one peer is to answer.
+
+        @param data: C{str} for text, bytes for binary.
+        @param address: whose, as in C{connections}.
+        @param timeout: seconds; None for any time.
+        @return: as L{Connection.request}; fails with L{ConnectionClosed} if there is no
+            such connection.
+        @raise TypeError: C{data} is neither text nor bytes.
+        @raise ValueError: the text cannot be written in UTF-8.
+        """
+        connection = self.connections.get(address)
+        if connection is None:
+            return fail(
+                ConnectionClosed(f"nothing was sent: there is no connection {address}")
+            )
+        return connection.request(data, timeout)
 
     def sendAll(self, data: Message) -> Deferred[int]:
         """

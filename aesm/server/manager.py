@@ -116,7 +116,7 @@ class ConnectionManager(ConnectionOwner):
         self._turns = Turns(clock)
         self._rates = _ratesOf(handler, messagesPerKey, bytesPerKey)
         self.stopping = False
-        self._clock = clock
+        self.clock = self._clock = clock
         self._openSpool = openSpool
         self.journal: Journal | None = None
         self.predecessor: Predecessor | None = None

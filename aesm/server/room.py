@@ -5,7 +5,7 @@ Room for all connections of a server together: who lets go of what when there is
 from __future__ import annotations
 
 from aesm.errors import CloseCode
-from aesm.messages.budget import Budget
+from aesm.messages.budget import Budget, releasableOf
 from aesm.messages.connection import Connection
 from aesm.server.registry import Connections
 from aesm.server.sessions import Sessions
@@ -70,9 +70,9 @@ class Room:
 
     def _endFull(self, connection: Connection) -> None:
         """End a connection, or its session, if anything goes with it."""
-        if connection.releasable and connection.isAttached:
+        if releasableOf(connection) and connection.isAttached:
             connection.shed(CloseCode.TRY_AGAIN_LATER, "too much is kept")
-        elif connection.releasable:
+        elif releasableOf(connection):
             self._sessions.end(connection, "too much is kept for all together")
 
 

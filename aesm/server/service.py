@@ -137,6 +137,20 @@ class Server(Service):
         """
         return self.factory.sendTo(data, address)
 
+    def request(
+        self, data: Message, address: Address, timeout: float | None = None
+    ) -> Deferred[str | bytes]:
+        """
+        Send a message that one peer is to answer.
+
+        @param data: C{str} for text, bytes for binary.
+        @param address: whose, as in C{connections}.
+        @param timeout: seconds; None for any time.
+        @return: as L{AESMServerFactory.request}.
+        @raise TypeError: C{data} is neither text nor bytes.
+        """
+        return self.factory.request(data, address, timeout)
+
     def sendAll(self, data: Message) -> Deferred[int]:
         """
         Send a message to every peer.

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from aesm.errors import SessionLost
+from aesm.messages.budget import heldBy
 from aesm.messages.connection import Connection
 from aesm.secure.places import Shares, hostOf
 from aesm.trust.keys import PublicKey
@@ -130,7 +131,7 @@ class Sessions:
         # Where no key has more than one, that says little: anybody may make keys.
         several = self._keys.count(key) > 1
         waiting = self._keys.of(key) if several else self._hosts.of(host)
-        return next((each for each in waiting if not each.held), waiting[0])
+        return next((each for each in waiting if not heldBy(each)), waiting[0])
 
     def stop(self) -> None:
         """Wait for nobody any more."""

@@ -22,6 +22,7 @@ from aesm import (
     Truncated,
 )
 from aesm.core.messages.frames import encodeAck
+from aesm.messages.budget import heldBy
 from aesm.testing import connectedPair
 from tests.support.pairs import PairTestCase, Recorder, cancelling
 
@@ -500,7 +501,7 @@ class SendBufferTests(PairTestCase):
         for _ in range(4):
             sent = pair.accepted.sendData(bytes(1 << 20))
             pair.advance(0)
-        self.assertLess(pair.accepted.held, 3 << 20)
+        self.assertLess(heldBy(pair.accepted), 3 << 20)
         self.assertClosed(sent, 4000)
         pair.advance(20)
         link.toClient.stalled = False

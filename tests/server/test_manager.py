@@ -24,7 +24,7 @@ from aesm import (
     SendBufferFull,
 )
 from aesm.core.messages.frames import BINARY, Partial
-from aesm.messages.budget import Budget
+from aesm.messages.budget import Budget, heldBy
 from aesm.server.manager import RESUMES_PER_SESSION
 from tests.messages.test_resume import DELAY, GRACE, ResumeTestCase
 from tests.support.helpers import XX
@@ -495,7 +495,7 @@ class RoomTests(HubTestCase):
         looks = count()
         look = Budget.richest
         self.patch(Budget, "richest", lambda budget: (next(looks), look(budget))[1])
-        manager.budget.bound = 16 * ends[0].held + 1
+        manager.budget.bound = 16 * heldBy(ends[0]) + 1
         manager.overfull(ends[0])
         self.assertEqual(next(looks), 1)
         self.assertEqual([each.isOver for each in ends], [True] * 5 + [False] * 16)

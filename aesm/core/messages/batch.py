@@ -19,11 +19,13 @@ from aesm.core.messages.frames import (
     MESSAGE_OVERHEAD,
     REST,
     TEXT,
+    Encoded,
     EncodedText,
     Messages,
     encodeBatch,
     packHeader,
 )
+from aesm.core.messages.requests import sizeOf
 
 __all__ = [
     "MAX_COST",
@@ -49,8 +51,8 @@ Message = str | bytes | bytearray | memoryview  # C{str} for TEXT, bytes for BIN
 # length is its length in UTF-8, so that its cost is known without encoding it, and all
 # texts of a batch are joined and encoded in one step when it is sent.  Other text is
 # encoded at once, because its size, and whether UTF-8 can write it, must be known; its
-# class tells it from binary.
-Body = str | bytes  # C{str} in ASCII or L{EncodedText} for TEXT; or binary
+# class tells it from binary.  So does that of requests and responses.
+Body = str | bytes  # C{str} in ASCII or L{EncodedText} for TEXT; L{Encoded}; or binary
 
 
 def bodyOf(data: Message) -> Body:
@@ -62,7 +64,7 @@ def bodyOf(data: Message) -> Body:
     """
     if isinstance(data, str):
         return data if data.isascii() else EncodedText(data.encode("utf-8"))
-    if isinstance(data, EncodedText):
+    if isinstance(data, Encoded):
         return data
     if isinstance(data, bytes | bytearray | memoryview):
         return bytes(data)
@@ -73,7 +75,9 @@ def encodeMessage(micros: int, body: Body) -> bytes:
     """Encode one message as a frame of its own."""
     if type(body) is bytes:
         return packHeader(len(body), BINARY, micros) + body
-    text = body.encode("ascii") if isinstance(body, str) else body
+    if isinstance(body, Encoded):
+        return packHeader(len(body), body.kind, micros) + body
+    text = cast(str, body).encode("ascii")
     return packHeader(len(text), TEXT, micros) + text
 
 
@@ -116,12 +120,12 @@ class Batch:
 
     @property
     def largest(self) -> int:
-        """The bytes of the largest message."""
+        """The bytes of the largest message, as C{maxMessage} counts them."""
         if self.room:  # more may come
-            return max(map(len, self.bodies), default=0)
+            return max(map(sizeOf, self.bodies), default=0)
         # Looked for once: a client that comes back again and again asks each time.
         if self._largest is None:
-            self._largest = max(map(len, self.bodies))
+            self._largest = max(map(sizeOf, self.bodies))
         return self._largest
 
     @property
@@ -163,9 +167,7 @@ class Batch:
             text = "".join(cast("list[str]", bodies)).encode("ascii")
             return encodeBatch(micros, [text], array("I", map(len, bodies)))
         encoded = [b.encode("ascii") if isinstance(b, str) else b for b in bodies]
-        lengths = array(
-            "I", [len(b) | (BINARY_BIT if type(b) is bytes else 0) for b in bodies]
-        )
+        lengths = array("I", [len(b) | _bitsOf(b) for b in bodies])
         return encodeBatch(micros, encoded, lengths)
 
     @classmethod
@@ -347,6 +349,13 @@ class Share(Batch):
         if shared.encoded[:2] != share:
             shared.encoded = (*share, [b"".join(super().encode(batched))])
         return shared.encoded[2]
+
+
+def _bitsOf(body: Body) -> int:
+    """Tell what there is in the length of a message in a BATCH."""
+    if isinstance(body, Encoded):
+        return body.bits
+    return 0 if isinstance(body, str) else BINARY_BIT
 
 
 def _binary(lengths: array[int]) -> array[int]:

@@ -206,6 +206,9 @@ class Conversation:
                         if self.session.outbox.acknowledge(frame):
                             self._tolerate()
                         events.append(newTuple(Acknowledged, (frame.count,)))
+                    elif isinstance(frame, Messages):
+                        events.append(self.session.takeCalls(frame))
+                        reader.partial = None
                     else:
                         self._takeOther(frame, events)
                 if reader.error is not None:

@@ -17,13 +17,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from aesm.core.messages.batch import EncodedText
 from aesm.core.messages.frames import (
     ACK_FRAME_SIZE,
     BINARY,
     HEADER_SIZE,
     MESSAGE_OVERHEAD,
     TEXT,
+    Encoded,
     Messages,
     encodeAck,
     newTuple,
@@ -110,8 +110,8 @@ def answer(conversation: Conversation, micros: int, budget: int) -> bytes:
     body, kind = batch.bodies[0], BINARY
     if isinstance(body, str):
         body, kind = body.encode("ascii"), TEXT
-    elif isinstance(body, EncodedText):
-        kind = TEXT
+    elif isinstance(body, Encoded):
+        kind = body.kind
     if ack is None:
         return packHeader(len(body), kind, batch.micros) + body
     return packExchange(micros, *ack, len(body), kind, batch.micros) + body

@@ -7,11 +7,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from aesm.core.messages.frames import Messages
+from aesm.core.messages.frames import Messages, Requests
 from aesm.core.messages.hello import Hello
+from aesm.core.messages.requests import Response
 from aesm.errors import AESMError
 
-__all__ = ["Accepted", "Acknowledged", "Broken", "Event", "PeerClosed"]
+__all__ = [
+    "Accepted",
+    "Acknowledged",
+    "Answered",
+    "Asked",
+    "Broken",
+    "Event",
+    "PeerClosed",
+]
 
 
 @dataclass(frozen=True)
@@ -34,6 +43,34 @@ class Acknowledged(NamedTuple):
     """
 
     count: int  # type: ignore[assignment]  # instead of a tuple's method
+
+
+class Asked(NamedTuple):
+    """
+    Requests came.
+
+    @ivar first: the number of the first of them; the others follow without a gap.
+    @ivar requests: as they came; they count as kept once they are begun, and as taken
+        once they are answered.
+    """
+
+    first: int
+    requests: Requests
+
+
+class Answered(NamedTuple):
+    """
+    Responses came, which are messages, too.
+
+    @ivar micros: when they were sent, microseconds since the Unix epoch.
+    @ivar responses: each with who waits for it, as L{Outbox.answered} tells; those that
+        withdraw a request of the peer's with None.
+    @ivar cost: what they count for flow control, bytes.
+    """
+
+    micros: int
+    responses: list[tuple[object, Response]]
+    cost: int
 
 
 @dataclass(frozen=True)
@@ -63,4 +100,4 @@ class Broken:
 
 
 # C{Messages} came, which the application is to C{keep} and C{take}, or one of these.
-Event = Messages | Accepted | Acknowledged | PeerClosed | Broken
+Event = Messages | Asked | Answered | Accepted | Acknowledged | PeerClosed | Broken

@@ -16,7 +16,7 @@ bytes: C{decodeBatch} decodes those of a BATCH all at once.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import accumulate, pairwise
+from itertools import accumulate, groupby, pairwise
 from struct import Struct, unpack
 from typing import Final
 
@@ -28,11 +28,16 @@ from aesm.core.messages.frames import (
     BINARY_BIT,
     BINARY_BITS,
     BOUNDS,
+    CALL_BIT,
+    CALL_BITS,
+    CALL_TYPES,
     COUNT,
     COUNT_SIZE,
     HEADER_SIZE,
     MAX_BATCH,
     MESSAGE_OVERHEAD,
+    REQUEST,
+    RESPONSE,
     REST,
     SINGLE_TYPES,
     Ack,
@@ -44,6 +49,8 @@ from aesm.core.messages.frames import (
     Partial,
     Ping,
     Pong,
+    Requests,
+    Responses,
     Welcome,
     decodeClose,
     newTuple,
@@ -51,6 +58,11 @@ from aesm.core.messages.frames import (
     tooBig,
     unpackAck,
     unpackHeader,
+)
+from aesm.core.messages.requests import (
+    checkRequest,
+    checkResponse,
+    mostOf,
 )
 from aesm.errors import ProtocolError
 
@@ -78,7 +90,9 @@ def decodeBatch(
 
     @param position: where the body begins; it has 8 to 65,506 bytes.
     @param end: where it ends.
-    @return: its messages, their cost for flow control, and the cost of the last.
+    @return: its messages, their cost for flow control, and the cost of the last; no
+        message if there are requests or responses among them: it is for
+        C{decodeCalls}.
     @raise ProtocolError: count and lengths do not fit the body.
     @raise MessageTooBig: one of the messages is larger than C{maxMessage}.
     @raise InvalidText: one of the texts is not UTF-8.
@@ -93,19 +107,83 @@ def decodeBatch(
         (length,) = COUNT.unpack_from(lengths)
         binary = length & BINARY_BIT
         size = length ^ binary
+        if size & CALL_BIT:
+            return (), 0, 0
         cost = (size + MESSAGE_OVERHEAD) * count
         _check(size * count, size, cost, end - start, maxMessage)
         bodies = _cutEvenly(data, start, size, count, bool(binary))
         return bodies, cost, size + MESSAGE_OVERHEAD
     # One large number for all lengths: two operations separate kinds from sizes.
     packed = int.from_bytes(lengths, "big")
-    kinds = packed & BINARY_BITS & ((1 << 32 * count) - 1)
+    mask = (1 << 32 * count) - 1
+    kinds = packed & BINARY_BITS & mask
+    if packed & CALL_BITS & mask:
+        return (), 0, 0
     sizes = unpack(f">{count}I", (packed ^ kinds).to_bytes(len(lengths), "big"))
     total = sum(sizes)
     cost = total + MESSAGE_OVERHEAD * count
     _check(total, max(sizes), cost, end - start, maxMessage)
     bodies = _cut(data, start, end, sizes, kinds)
     return bodies, cost, sizes[-1] + MESSAGE_OVERHEAD
+
+
+def decodeCalls(
+    data: bytes, position: int, end: int, maxMessage: int, micros: int
+) -> list[Messages]:
+    """
+    Decode the body of a BATCH of which C{decodeBatch} says that there are requests or
+    responses in it.
+
+    @return: runs of messages, of L{Requests} and of L{Responses}, in their order.
+    @raise ProtocolError: as C{decodeBatch}; or one of these is not of its form.
+    @raise MessageTooBig: as C{decodeBatch}.
+    @raise InvalidText: as C{decodeBatch}.
+    """
+    (count,) = COUNT.unpack_from(data, position)
+    table = position + COUNT_SIZE
+    start = table + COUNT_SIZE * count
+    lengths = unpack(f">{count}I", data[table:start])
+    sizes = [length & (CALL_BIT - 1) for length in lengths]
+    total = sum(sizes)
+    # Each has its own bound, below.
+    _check(total, 0, total + MESSAGE_OVERHEAD * count, end - start, maxMessage)
+    runs: list[Messages] = []
+    for kind, run in groupby(lengths, _kindOf):
+        bodies: list[str | bytes] = []
+        first, size = start, 0
+        for length in run:
+            size = length & (CALL_BIT - 1)
+            body = data[start : start + size]
+            start += size
+            if kind == REQUEST:
+                bodies.append(checkRequest(body, maxMessage))
+            elif kind == RESPONSE:
+                bodies.append(checkResponse(body, maxMessage))
+            elif size > maxMessage:
+                raise tooBig(size, maxMessage)
+            else:
+                bodies.append(body if length & BINARY_BIT else textOf(body))
+        cost = start - first + MESSAGE_OVERHEAD * len(bodies)
+        runs.append(_run(kind, micros, bodies, cost, size + MESSAGE_OVERHEAD))
+    return runs
+
+
+def _kindOf(length: int) -> int:
+    """Tell from a length in a BATCH what it is of: REQUEST, RESPONSE or 0."""
+    if not length & CALL_BIT:
+        return 0
+    return RESPONSE if length & BINARY_BIT else REQUEST
+
+
+def _run(
+    kind: int, micros: int, bodies: list[str | bytes], cost: int, lastCost: int
+) -> Messages:
+    """Make the frame of messages of one kind."""
+    if kind == REQUEST:
+        return newTuple(Requests, (micros, bodies, cost, lastCost))
+    if kind == RESPONSE:
+        return newTuple(Responses, (micros, bodies, cost, lastCost))
+    return newTuple(Messages, (micros, _kept(bodies), cost, lastCost))
 
 
 def _check(
@@ -236,7 +314,9 @@ class FrameReader:
                 # The view, so that the rest of the data is not copied with it.
                 body = b"".join([*self._body, memoryview(data)[:position]])
                 self._body, self.missing = [], 0
-                if self._kind:
+                if self._kind == BATCH:
+                    self._addBatch(frames, self._micros, body, 0, len(body))
+                elif self._kind:
                     frames.append(self._decode(self._kind, self._micros, body))
             elif self.start:
                 data = self.start + data
@@ -264,7 +344,7 @@ class FrameReader:
                     body, cost = data[position:end], size + MESSAGE_OVERHEAD
                     frames.append(newTuple(Messages, (micros, (body,), cost, cost)))
                 elif kind == BATCH:
-                    frames.append(self._decodeBatch(micros, data, position, end))
+                    self._addBatch(frames, micros, data, position, end)
                 else:
                     frames.append(self._decode(kind, micros, data[position:end]))
                 position = end
@@ -305,7 +385,8 @@ class FrameReader:
         if self._kind == REST and former is not None:
             return Partial(former.kind, former.body + body)
         held = b"" if former is None else former.body
-        if self._kind in SINGLE_TYPES and len(body) > len(held):
+        isMessage = self._kind in SINGLE_TYPES or self._kind in CALL_TYPES
+        if isMessage and len(body) > len(held):
             return Partial(self._kind, body)
         return former  # the peer may have begun with something else: it still fits
 
@@ -317,11 +398,23 @@ class FrameReader:
             first message.
         @raise MessageTooBig: the whole message is too large.
         """
-        if self.partial is None or any(type(each) is Messages for each in frames):
+        if self.partial is None or any(isinstance(each, Messages) for each in frames):
             raise ProtocolError("a REST where none belongs")
-        whole = len(self.partial.body) + size
-        if whole > self.maxMessage:
+        kind, whole = self.partial.kind, len(self.partial.body) + size
+        if kind in CALL_TYPES:
+            self._checkCall(kind, whole)
+        elif whole > self.maxMessage:
             raise tooBig(whole, self.maxMessage)
+
+    def _checkCall(self, kind: int, size: int) -> None:
+        """
+        Validate the size of a REQUEST or a RESPONSE.
+
+        @raise MessageTooBig: it is too large, whatever is in it.
+        """
+        most = mostOf(kind == REQUEST, self.maxMessage)
+        if size > most:
+            raise tooBig(size, most)
 
     def _check(self, kind: int, size: int) -> None:
         """
@@ -329,6 +422,9 @@ class FrameReader:
 
         @raise ProtocolError: there is no such type, or no such size of it.
         """
+        if kind in CALL_TYPES:
+            self._checkCall(kind, size)
+            return
         bounds = BOUNDS.get(kind)  # type: ignore[call-overload]
         if bounds is None:
             raise ProtocolError(f"unknown frame type {kind}")
@@ -344,8 +440,6 @@ class FrameReader:
 
         @raise ProtocolError: the body is invalid.
         """
-        if kind == BATCH:
-            return self._decodeBatch(micros, body, 0, len(body))
         if kind == REST and self.partial is not None:
             kind, body = self.partial.kind, self.partial.body + body
         if kind in SINGLE_TYPES:
@@ -353,6 +447,10 @@ class FrameReader:
             data = body if kind == BINARY else textOf(body)
             kept = EncodedBodies([data]) if type(data) is EncodedText else (data,)
             return Messages(micros, kept, cost, cost)
+        if kind in CALL_TYPES:
+            check = checkRequest if kind == REQUEST else checkResponse
+            cost = len(body) + MESSAGE_OVERHEAD
+            return _run(kind, micros, [check(body, self.maxMessage)], cost, cost)
         if kind == ACKNOWLEDGEMENT:
             return Ack(*unpackAck(body))
         match kind:
@@ -366,14 +464,16 @@ class FrameReader:
                 self._closed = True
                 return decodeClose(body)
 
-    def _decodeBatch(
-        self, micros: int, data: bytes, position: int, end: int
-    ) -> Messages:
+    def _addBatch(
+        self, frames: list[Frame], micros: int, data: bytes, position: int, end: int
+    ) -> None:
         """
-        Decode a BATCH in place.
+        Decode a BATCH in place, and add what it stands for.
 
         @raise ProtocolError: it is invalid.
         """
-        return newTuple(
-            Messages, (micros, *decodeBatch(data, position, end, self.maxMessage))
-        )
+        decoded = decodeBatch(data, position, end, self.maxMessage)
+        if decoded[0]:
+            frames.append(newTuple(Messages, (micros, *decoded)))
+        else:
+            frames += decodeCalls(data, position, end, self.maxMessage, micros)

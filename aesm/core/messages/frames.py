@@ -34,6 +34,8 @@ __all__ = [
     "Messages",
     "Ping",
     "Pong",
+    "Requests",
+    "Responses",
     "Welcome",
     "decodeClose",
     "encodeAck",
@@ -57,6 +59,7 @@ MAX_BATCH: Final = 65506
 # so that a window bounds memory even if all messages are empty.
 MESSAGE_OVERHEAD: Final = 64  # bytes
 BINARY_BIT: Final = 1 << 31  # in a length of a BATCH
+CALL_BIT: Final = 1 << 30  # alone for a REQUEST, with BINARY_BIT for a RESPONSE
 LARGE_TEXT: Final = 65536  # bytes; a text that is not ASCII is decoded in such pieces
 
 _HEADER: Final = Struct(">IBQ")  # length, type, time
@@ -70,6 +73,7 @@ COUNT_SIZE: Final = COUNT.size
 BINARY_BITS: Final = int.from_bytes(
     COUNT.pack(BINARY_BIT) * (MAX_BATCH // COUNT_SIZE), "big"
 )
+CALL_BITS: Final = BINARY_BITS >> 1
 
 packHeader: Final = _HEADER.pack  # length, type, time
 unpackHeader: Final = _HEADER.unpack_from
@@ -88,6 +92,8 @@ class FrameType(IntEnum):
     WELCOME = 3
     BATCH = 4
     REST = 5
+    REQUEST = 6
+    RESPONSE = 7
     CLOSE = 8
     PING = 9
     PONG = 10
@@ -100,7 +106,10 @@ BINARY: Final = int(FrameType.BINARY)
 BATCH: Final = int(FrameType.BATCH)
 ACKNOWLEDGEMENT: Final = int(FrameType.ACK)
 REST: Final = int(FrameType.REST)
+REQUEST: Final = int(FrameType.REQUEST)
+RESPONSE: Final = int(FrameType.RESPONSE)
 SINGLE_TYPES: Final = (BINARY, TEXT)  # a message in a frame of its own
+CALL_TYPES: Final = (REQUEST, RESPONSE)  # the same, about a request
 
 # An ACK: time, count, limit.  An object of C's, not a function: one is made for each
 # message that is answered.
@@ -142,10 +151,61 @@ class Messages(NamedTuple):
 
 
 @mypyc_attr(native_class=False)
-class EncodedText(bytes):
-    """A TEXT message in UTF-8."""
+class Requests(Messages):
+    """As L{Messages}: requests, as L{EncodedRequest}."""
+
+    __slots__ = ()
+
+
+@mypyc_attr(native_class=False)
+class Responses(Messages):
+    """As L{Messages}: what ends requests, as L{EncodedResponse}."""
+
+    __slots__ = ()
+
+
+@mypyc_attr(native_class=False)
+class Encoded(bytes):
+    """
+    A message that is not binary, as on the wire.
+
+    @cvar kind: the type of its frame.
+    @cvar bits: what there is in its length in a BATCH.
+    """
 
     __slots__ = ()  # one takes no more than bytes do
+
+    kind = 0
+    bits = 0
+
+
+@mypyc_attr(native_class=False)
+class EncodedText(Encoded):
+    """A TEXT message in UTF-8."""
+
+    __slots__ = ()
+
+    kind = TEXT
+
+
+@mypyc_attr(native_class=False)
+class EncodedRequest(Encoded):
+    """The body of a REQUEST."""
+
+    __slots__ = ()
+
+    kind = REQUEST
+    bits = CALL_BIT
+
+
+@mypyc_attr(native_class=False)
+class EncodedResponse(Encoded):
+    """The body of a RESPONSE."""
+
+    __slots__ = ()
+
+    kind = RESPONSE
+    bits = BINARY_BIT | CALL_BIT
 
 
 @mypyc_attr(native_class=False)
@@ -292,7 +352,7 @@ def textOf(body: bytes) -> str | EncodedText:
     if body.isascii():
         return body.decode("ascii")
     if len(body) > LARGE_TEXT:
-        _checkText(body)
+        checkText(body)
         return EncodedText(body)
     text = decodeText(body)
     if getsizeof(text) <= 1.5 * (len(body) + MESSAGE_OVERHEAD):
@@ -300,12 +360,14 @@ def textOf(body: bytes) -> str | EncodedText:
     return EncodedText(body)
 
 
-def _checkText(body: bytes) -> None:
+def checkText(body: bytes) -> None:
     """
-    Validate a large text without decoding all of it at once.
+    Validate a text without decoding all of a large one at once.
 
     @raise InvalidText: it is not UTF-8.
     """
+    if body.isascii():
+        return
     decoder, view = getincrementaldecoder("utf-8")(), memoryview(body)
     try:
         for start in range(0, len(body), LARGE_TEXT):

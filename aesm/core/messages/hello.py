@@ -61,6 +61,7 @@ class Hello:
         for a new session; of a server, the same if it takes them.
     @ivar nextKey: the static key that a server will have after this one, in text
         form, or C{""}.
+    @ivar requests: whether it accepts REQUEST and RESPONSE frames.
     @ivar resume: False if a client will not resume its session, so that the server
         need not keep it.
     """
@@ -76,6 +77,7 @@ class Hello:
     early: int = 0
     nextKey: str = ""
     resume: bool = True
+    requests: bool = False
 
     def encode(self) -> bytes:
         """
@@ -195,6 +197,7 @@ class ConversationSettings:
             early=early,
             nextKey=self.nextKey,
             resume=self.resume,
+            requests=True,
         )
 
     def chatterRate(self, peer: Hello) -> float:
@@ -225,6 +228,7 @@ _UNSAID = {
     "early": 0,
     "nextKey": "",
     "resume": True,
+    "requests": False,
 }
 
 
@@ -268,4 +272,5 @@ _VALIDATORS: dict[str, Callable[[Any], bool]] = {
     "early": lambda value: _isCount(value) and value <= EARLY_WINDOW,
     "nextKey": lambda value: isinstance(value, str) and len(value) <= MAX_KEY,
     "resume": lambda value: isinstance(value, bool),
+    "requests": lambda value: isinstance(value, bool),
 }

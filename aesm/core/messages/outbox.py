@@ -23,6 +23,7 @@ from aesm.core.messages.batch import (
 )
 from aesm.core.messages.frames import MESSAGE_OVERHEAD, Ack
 from aesm.core.messages.hello import Hello
+from aesm.core.messages.requests import sizeOf
 from aesm.core.messages.traffic import Traffic
 from aesm.errors import MessageTooBig, ProtocolError, SendBufferFull
 
@@ -72,6 +73,10 @@ class Outbox:
     @ivar sent: of the messages accepted, how many were handed to the connection.
     @ivar acknowledged: of the messages sent, how many the peer has acknowledged.
     @ivar acknowledgedCost: the cost of the acknowledged messages, bytes.
+    @ivar asked: the numbers of our requests that are not answered, each with who waits
+        for the answer; None until there is one.
+    @ivar restored: messages with numbers below this are of an earlier process, which
+        alone knows what they were.
     @ivar dropped: whether nothing is kept any more, since the session is ending.
     @ivar limit: cost that the peer accepts from the session's start, bytes.
     @ivar peer: the peer's hello.
@@ -89,10 +94,12 @@ class Outbox:
         "_unsent",
         "acknowledged",
         "acknowledgedCost",
+        "asked",
         "dropped",
         "limit",
         "open",
         "peer",
+        "restored",
         "sent",
         "traffic",
     )
@@ -111,9 +118,10 @@ class Outbox:
         self._staged: list[Batch] | None = None  # to be written down before it is sent
         self._sentCost = 0
         self.dropped = False
-        self.sent = self.acknowledged = self.limit = 0
+        self.sent = self.acknowledged = self.limit = self.restored = 0
         self.acknowledgedCost = 0
         self.traffic: Traffic | None = None
+        self.asked: dict[int, object] | None = None
         self.meet(_NOBODY)
 
     def meet(self, peer: Hello) -> None:
@@ -137,6 +145,7 @@ class Outbox:
             not self.dropped
             and (not peer.partial or peer.partial < self._sizeOf(peer.received))
             and self.acknowledged <= peer.received <= self.sent
+            and (peer.requests or not self.peer.requests)
             and (
                 peer.maxMessage >= self._maxMessage
                 or all(
@@ -267,9 +276,9 @@ class Outbox:
         else:
             body = bodyOf(data)
         size = len(body)
-        if size > self._maxMessage:
+        if size > self._maxMessage and sizeOf(body) > self._maxMessage:
             raise MessageTooBig(
-                f"a message of {size} bytes; the peer takes at most "
+                f"a message of {sizeOf(body)} bytes; the peer takes at most "
                 f"{self._maxMessage}: split it, or raise maxMessage= there"
             )
         cost = size + MESSAGE_OVERHEAD
@@ -368,7 +377,7 @@ class Outbox:
         self._keptCost = sum(batch.space for batch in batches)
         # Any of it may have been sent: it counts as such, and C{resume}, which knows
         # what the peer has received, takes back what was not.
-        self._count = self.sent = acknowledged + sum(
+        self._count = self.sent = self.restored = acknowledged + sum(
             len(batch.bodies) for batch in batches
         )
         self._sentCost = cost + self._keptCost
@@ -522,6 +531,30 @@ class Outbox:
         if not waiting:
             self._unacknowledged = _EMPTY
         return False
+
+    def ask(self, number: int, waiter: object) -> None:
+        """
+        Expect the answer to a request.
+
+        @param number: how many messages precede it.
+        @param waiter: who waits for the answer; None if nobody does any more.
+        """
+        if self.asked is None:
+            self.asked = {}
+        self.asked[number] = waiter
+
+    def answered(self, number: int) -> object:
+        """
+        Find out who waits for an answer that has come.
+
+        @return: as C{ask} was told; False if it was an earlier process that did.
+        @raise ProtocolError: nobody has asked, or the answer was there before.
+        """
+        if self.asked is not None and number in self.asked and number < self.sent:
+            return self.asked.pop(number)
+        if number < self.restored:
+            return False
+        raise ProtocolError(f"a RESPONSE to {number}, which is no open request")
 
     def withdraw(self, uncommitted: Sequence[Batch] = ()) -> list[Body]:
         """

@@ -23,10 +23,14 @@ up their cost, which is the body and 64 bytes more for each message.
 
 from __future__ import annotations
 
+from typing import cast
+
 from aesm._mypyc import mypyc_attr
-from aesm.core.messages.frames import Ack, Messages, Partial, newTuple
+from aesm.core.messages.events import Answered, Asked
+from aesm.core.messages.frames import Ack, Messages, Partial, Requests, newTuple
 from aesm.core.messages.hello import ConversationSettings, Hello
 from aesm.core.messages.outbox import Outbox
+from aesm.core.messages.requests import WITHDRAWN, Response, decodeResponse
 from aesm.errors import ProtocolError
 
 __all__ = ["Inbox", "Session"]
@@ -202,3 +206,26 @@ class Session:
         else:
             self.outbox.resume(peer)
             self.inbox.resume()
+
+    def takeCalls(self, messages: Messages) -> Asked | Answered:
+        """
+        Count L{Requests} or L{Responses}.
+
+        @return: what they mean in this session.
+        @raise ProtocolError: they are past the limit, or there is no open request that
+            one of them ends.
+        """
+        inbox, first = self.inbox, self.inbox.received
+        inbox.receive(messages)
+        inbox.partial = None
+        if isinstance(messages, Requests):
+            return newTuple(Asked, (first, messages))
+        responses: list[tuple[object, Response]] = []
+        for number, body in enumerate(messages.data, first):
+            response, waiter = decodeResponse(cast(bytes, body)), None
+            if response.status != WITHDRAWN:
+                waiter = self.outbox.answered(response.number)
+            elif response.number >= number:
+                raise ProtocolError("a request is withdrawn that was not sent")
+            responses.append((waiter, response))
+        return newTuple(Answered, (messages.micros, responses, messages.cost))

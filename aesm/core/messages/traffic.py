@@ -24,6 +24,7 @@ class Traffic:
     @ivar costIn: their cost for flow control, bytes.
     @ivar messagesOut: messages that peers have acknowledged.
     @ivar costOut: their cost, bytes.
+    @ivar lateAnswers: answers to requests for which nobody waited any more.
     @ivar oldest: when the oldest message was sent that was acknowledged by what is read
         now, microseconds since the Unix epoch; 0 if none was.
     @ivar acknowledged: how long such messages had waited, one for each read.
@@ -37,6 +38,7 @@ class Traffic:
         "acknowledgedMicros",
         "costIn",
         "costOut",
+        "lateAnswers",
         "messagesIn",
         "messagesOut",
         "oldest",
@@ -47,6 +49,6 @@ class Traffic:
     def __init__(self) -> None:
         """Start with nothing."""
         self.messagesIn = self.costIn = self.messagesOut = self.costOut = 0
-        self.oldest = 0
+        self.oldest = self.lateAnswers = 0
         self.acknowledged, self.acknowledgedMicros = [0] * BUCKETS, 0
         self.roundTrips, self.roundTripMicros = [0] * BUCKETS, 0

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -16,7 +17,14 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from aesm.core.messages.conversation import Conversation
 from aesm.core.messages.dialogue import exchange
-from aesm.core.messages.events import Accepted, Acknowledged, Broken, Event, PeerClosed
+from aesm.core.messages.events import (
+    Accepted,
+    Acknowledged,
+    Asked,
+    Broken,
+    Event,
+    PeerClosed,
+)
 from aesm.core.messages.framereader import FrameReader
 from aesm.core.messages.frames import (
     Ack,
@@ -26,6 +34,7 @@ from aesm.core.messages.frames import (
     Messages,
     Ping,
     Pong,
+    Requests,
     Welcome,
     decoded,
     encodeAck,
@@ -41,6 +50,7 @@ from aesm.core.messages.hello import (
     ConversationSettings,
     Hello,
 )
+from aesm.core.messages.requests import encodeAnswer, encodeRequest
 from aesm.core.messages.session import Session
 from aesm.core.messages.states import CONVERSATION_TRANSITIONS, ConversationState
 from aesm.core.messages.traffic import Traffic
@@ -71,6 +81,8 @@ FRAMES: dict[FrameType, bytes] = {
     FrameType.WELCOME: encodeFrame(FrameType.WELCOME, 1, b"{}"),
     FrameType.BATCH: b"".join(encodeBatch(1, [b"one", b"two"], [3, 3])),
     FrameType.REST: encodeFrame(FrameType.REST, 1, b"rest"),
+    FrameType.REQUEST: encodeFrame(FrameType.REQUEST, 1, encodeRequest("ask")),
+    FrameType.RESPONSE: encodeFrame(FrameType.RESPONSE, 1, encodeAnswer(0, "answer")),
     FrameType.CLOSE: encodeClose(1, 1000, "done"),
     FrameType.PING: encodeFrame(FrameType.PING, 1, b"ping"),
     FrameType.PONG: encodeFrame(FrameType.PONG, 1),
@@ -184,14 +196,14 @@ class SettingsTests(SynchronousTestCase):
         given = ConversationSettings(
             maxMessage=1, heartbeat=2.5, sendBuffer=3, receiveBuffer=4, agent="five"
         )
-        expected = Hello("five", 1, 2.5, True, 4, SESSION, 6)
+        expected = Hello("five", 1, 2.5, True, 4, SESSION, 6, requests=True)
         self.assertEqual(given.hello(SESSION, 6), expected)
-        self.assertEqual(given.hello(), Hello("five", 1, 2.5, True, 4))
+        self.assertEqual(given.hello(), Hello("five", 1, 2.5, True, 4, requests=True))
 
     def test_defaults(self) -> None:
         """The defaults are those of PROTOCOL."""
         given = ConversationSettings()
-        self.assertEqual(given.hello(), HELLO)
+        self.assertEqual(given.hello(), replace(HELLO, requests=True))
         self.assertEqual(given.sendBuffer, 64 << 20)
 
     def test_resume(self) -> None:
@@ -294,7 +306,8 @@ class StateTests(SynchronousTestCase):
             return PeerClosed(1000, "done")
         if kind is FrameType.WELCOME and state is S.GREETING:
             return Accepted(Hello(), resumed=False)
-        if kind in (FrameType.WELCOME, FrameType.REST) or state not in CONNECTED:
+        misplaced = (FrameType.WELCOME, FrameType.REST, FrameType.RESPONSE)
+        if kind in misplaced or state not in CONNECTED:
             return Broken(ProtocolError())
         match kind:
             case FrameType.TEXT:
@@ -303,6 +316,8 @@ class StateTests(SynchronousTestCase):
                 return Messages(1, (b"binary",), 70, 70)
             case FrameType.BATCH:
                 return Messages(1, ["one", "two"], 134, 67)
+            case FrameType.REQUEST:
+                return Asked(0, Requests(1, [encodeRequest("ask")], 68, 68))
             case FrameType.ACK:
                 return Acknowledged(0)
         return None  # PING, PONG
@@ -1035,7 +1050,7 @@ class ResumeTests(SynchronousTestCase):
         for text in ("one", "two"):
             server.session.outbox.add(text, 1)
         conversation = Conversation(ConversationSettings(), 0.0, server.session)
-        conversation.welcome(Hello(session=SESSION, heartbeat=3.0))
+        conversation.welcome(Hello(session=SESSION, heartbeat=3.0, requests=True))
         self.assertEqual(server.session.outbox.peer.heartbeat, 3.0)
         _, _, *frames = said(conversation)
         self.assertEqual([f.data for f in messagesOf(frames)], [("one",), ("two",)])

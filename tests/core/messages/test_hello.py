@@ -48,6 +48,7 @@ class HelloTests(SynchronousTestCase):
                 "early": 0,
                 "nextKey": "",
                 "resume": True,
+                "requests": False,
             },
         )
 

@@ -1,0 +1,165 @@
+"""
+Requests to a handler: they are begun in the order in which they came, and run beside
+each other, and beside packets, until each is answered::
+
+    answering = Answering(handler, connection)
+    running = answering.begin(request)      # None, or fires once there is room to begin
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Any, Final
+
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from aesm.errors import CloseCode, ConnectionClosed, MessageTooBig, RequestFailed
+from aesm.interfaces import IMessageHandler
+from aesm.messages.acknowledgements import Acknowledgement
+from aesm.messages.running import running as runningOf
+
+if TYPE_CHECKING:
+    from aesm.messages.connection import Connection
+    from aesm.messages.requests import Request
+
+__all__ = ["MOST_RUNNING", "Answering"]
+
+_log: Final = Logger(namespace="aesm.handler")
+
+# Requests of one connection that a handler has at a time; the next one, and what is
+# behind it, waits.
+MOST_RUNNING: Final = 1000
+
+
+class Answering:
+    """Has a handler answer the requests of one connection."""
+
+    __slots__ = ("_connection", "_handler", "_running", "_waiting", "_withdrawn")
+
+    def __init__(self, handler: IMessageHandler, connection: Connection) -> None:
+        """Begin with none."""
+        self._handler = handler
+        self._connection = connection
+        self._running: dict[int, Deferred[Any]] = {}  # by the request's number
+        self._waiting: deque[Deferred[None]] = deque()  # for one that ends
+        self._withdrawn: set[int] = set()  # before they were begun
+
+    def begin(self, request: Request) -> Deferred[None] | None:
+        """
+        Have a request answered.
+
+        @return: None if that has begun; else fires once it has, when there is room for
+            one more, and for its answer.
+        """
+        if not self._connection.session.outbox.roomy:
+            # Who asks, and does not take the answers, is held back.
+            room = self._connection.drain()
+        elif len(self._running) >= MOST_RUNNING:
+            room = Deferred()
+            self._waiting.append(room)
+        else:
+            self._run(request)
+            return None
+        return room.addCallback(lambda nothing: self.begin(request))
+
+    def withdrawn(self, number: int) -> None:
+        """Cancel what is done for a request, since nobody waits for its answer."""
+        running = self._running.get(number)
+        if running is not None:
+            running.cancel()
+        elif number >= self._connection.session.inbox.keptCount:
+            self._withdrawn.add(number)
+
+    def _run(self, request: Request) -> None:
+        """Call the handler."""
+        if self._withdrawn:
+            # Those below were begun, or there were none of these numbers.
+            before, self._withdrawn = (
+                self._withdrawn,
+                {number for number in self._withdrawn if number > request.number},
+            )
+            if request.number in before:
+                self._refuse(request, CloseCode.WITHDRAWN, "withdrawn")
+                return
+        method = getattr(self._handler, "requestReceived", None)
+        if method is None:
+            self._refuse(request, CloseCode.NOT_TAKEN, "no requests are taken here")
+            return
+        try:
+            result = method(self._connection, request)
+            running = None if _isAnswer(result) else runningOf(result)
+            if running is None:
+                running = self._cbDone(result, request)
+        except Exception:
+            self._ebFailed(Failure(), request)
+            return
+        if running is None:
+            return
+        self._running[request.number] = running
+        running.addCallback(self._cbDone, request)
+        running.addErrback(self._ebFailed, request)
+        running.addBoth(self._cbEnded, request.number)
+
+    def _cbDone(self, result: Any, request: Request) -> Deferred[Any] | None:
+        """
+        Send the answer.
+
+        @return: fires once there was room for it; None if there is.
+        @raise TypeError: the handler has given none.
+        """
+        if not request.isOpen:  # it has answered by itself
+            return None
+        if not _isAnswer(result):
+            raise TypeError(
+                f"requestReceived gave {result!r}, which is no answer: return str or "
+                "bytes, or raise RequestFailed"
+            )
+        connection = self._connection
+        if not connection.session.outbox.roomy:
+            roomy = connection.drain()
+            return roomy.addCallback(lambda nothing: self._answer(request, result))
+        return self._answer(request, result)
+
+    def _answer(self, request: Request, data: Any) -> None:
+        """Send the answer, for which there is room."""
+        if request.isOpen:
+            sent = request.answer(data)
+            if not isinstance(sent, Acknowledgement):  # nothing was sent
+                sent.addErrback(self._ebFailed, request)
+
+    def _ebFailed(self, failure: Failure, request: Request) -> None:
+        """Refuse a request: its handler does, or has failed."""
+        if not request.isOpen:
+            return
+        if failure.check(RequestFailed):
+            self._refuse(request, failure.value.code, failure.value.reason)
+        elif failure.check(MessageTooBig):
+            self._refuse(request, CloseCode.TOO_BIG, "the answer is larger than taken")
+        elif request.isWithdrawn:
+            self._refuse(request, CloseCode.WITHDRAWN, "withdrawn")
+        elif not (self._connection.isClosing and failure.check(ConnectionClosed)):
+            _log.failure(
+                "the handler failed with a request over {connection!r}",
+                failure,
+                connection=self._connection,
+            )
+            self._refuse(request, CloseCode.INTERNAL_ERROR, "internal error")
+
+    def _refuse(self, request: Request, code: int, reason: str) -> None:
+        """Refuse a request; who asked may be gone."""
+        sent = request.refuse(reason, code)
+        if not isinstance(sent, Acknowledgement):
+            sent.addErrback(lambda failure: None)
+
+    def _cbEnded(self, result: object, number: int) -> None:
+        """Let another one begin, when all is said to this one."""
+        self._running.pop(number, None)
+        if self._waiting and len(self._running) < MOST_RUNNING:
+            self._waiting.popleft().callback(None)
+
+
+def _isAnswer(result: object) -> bool:
+    """Tell whether a handler has given an answer."""
+    return isinstance(result, str | bytes | bytearray | memoryview)

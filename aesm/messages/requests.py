@@ -1,0 +1,367 @@
+"""
+Requests of one connection, in both directions::
+
+    answer = await connection.request("what time is it?", timeout=5)
+
+    packet = await connection.retrieved.get()    # at the other side, without a handler
+    if isinstance(packet, Request):
+        packet.answer("late")                    # or: packet.refuse("ask tomorrow")
+
+A request is a message that is answered by another one.  It is known by the number that
+it has as a message of its session, and has one answer, or a refusal, over whichever
+connection.
+
+B{Asking.}  What waits for answers is in C{outbox.asked} of the session, by number,
+where the core finds it when an answer comes: so one that nobody has asked for is a
+protocol error.  Who cancels, or has a timeout, takes itself out and leaves None there:
+the answer that still comes is dropped.
+
+B{Answering.}  A request is I{open} from when it is in our keeping until its answer is
+accepted by the outbox; only then its cost counts as taken.  So what a peer may have
+open is bounded by C{receiveBuffer}.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import count
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from twisted.internet.defer import Deferred
+from twisted.internet.defer import TimeoutError as DeferredTimeout
+from twisted.internet.interfaces import IReactorTime
+
+from aesm.core.messages.batch import Body, Message
+from aesm.core.messages.events import Answered, Asked
+from aesm.core.messages.frames import (
+    MESSAGE_OVERHEAD,
+    EncodedRequest,
+    EncodedResponse,
+    newTuple,
+)
+from aesm.core.messages.requests import (
+    ERROR,
+    WITHDRAWN,
+    decodeRequest,
+    encodeAnswer,
+    encodeError,
+    encodeRequest,
+    encodeWithdrawal,
+)
+from aesm.errors import AESMError, CloseCode, RequestFailed, SessionLost, closedError
+from aesm.messages.acknowledgements import Acknowledgement, FailedAcknowledgement
+from aesm.messages.stream import Packet
+
+if TYPE_CHECKING:
+    from aesm.messages.connection import Connection
+
+__all__ = ["PendingAnswer", "Request", "RequestTimeout", "Requests", "sendAgain"]
+
+# What an open request takes beside its cost, counted in C{totalBuffer}, bytes.
+REQUEST_MEMORY = 512
+
+
+class RequestTimeout(AESMError, DeferredTimeout, TimeoutError):
+    """
+    A request was not answered in time; whether it was acted on is not known.  The other
+    side is told that nobody waits any more.
+    """
+
+
+class _Asker(Protocol):
+    """Where a request is."""
+
+    def withdraw(self, answer: PendingAnswer) -> None:
+        """Nobody waits for the answer any more."""
+
+
+class PendingAnswer(Deferred["str | bytes"]):
+    """
+    What a request returns.
+
+    @ivar asker: where the request is; None before it is anywhere.
+    @ivar number: the number that it has there.
+    """
+
+    def __init__(self) -> None:
+        """Begin to wait."""
+        super().__init__(_withdraw)
+        self.asker: _Asker | None = None
+        self.number = -1
+
+    def limit(self, timeout: float | None, clock: IReactorTime) -> PendingAnswer:
+        """
+        Wait no longer than so many seconds; None for any time.
+
+        @return: itself.
+        """
+        if timeout is not None:
+            self.addTimeout(timeout, clock, _timedOut)
+        return self
+
+
+def _withdraw(answer: Deferred[Any]) -> None:
+    """Cancel a request."""
+    asker = cast(PendingAnswer, answer).asker
+    if asker is not None:
+        asker.withdraw(cast(PendingAnswer, answer))
+
+
+def _timedOut(result: object, timeout: float) -> None:
+    """Say that nothing came in time."""
+    raise RequestTimeout(f"no answer within {timeout:g} seconds")
+
+
+class Request(Packet):
+    """
+    A request that came, with C{time} and C{data} as a L{Packet}.
+
+    @ivar number: of the session's messages from this peer, how many came before it.
+    @ivar cost: what it counts in flow control, bytes.
+    @ivar isOpen: whether it is neither answered nor refused.
+    @ivar isWithdrawn: whether who asked does not wait any more.  It is to be answered
+        or refused all the same, which makes room for others.
+    """
+
+    number: int
+    cost: int
+    isOpen: bool
+    isWithdrawn: bool
+    _connection: Connection
+
+    @classmethod
+    def of(
+        cls, connection: Connection, number: int, micros: int, body: bytes
+    ) -> Request:
+        """
+        Make an open request.
+
+        @param micros: when it was sent, microseconds since the Unix epoch.
+        @param body: that of its frame.
+        """
+        request = newTuple(cls, (micros / 1e6, decodeRequest(body)))
+        request.number = number
+        request.cost = len(body) + MESSAGE_OVERHEAD
+        request.isOpen, request.isWithdrawn = True, False
+        request._connection = connection
+        return request
+
+    def answer(self, data: Message) -> Deferred[None]:
+        """
+        Answer it.
+
+        @param data: C{str} or bytes, which is what the other side gets.
+        @return: as L{Connection.sendData}.  If it fails with C{MessageTooBig} or
+            C{SendBufferFull} the request is still open.
+        @raise RuntimeError: it was answered or refused before.
+        @raise TypeError: C{data} is neither text nor bytes.
+        @raise ValueError: the text cannot be written in UTF-8.
+        """
+        return self._respond(encodeAnswer(self.number, data))
+
+    def refuse(
+        self, reason: str = "", code: int = CloseCode.NOT_ALLOWED
+    ) -> Deferred[None]:
+        """
+        Refuse it: who asked gets L{RequestFailed}.
+
+        @param reason: words for the other side, at most 1,024 bytes in UTF-8.
+        @param code: a number for its program, 0 to 65535.
+        @return: as L{answer}.
+        @raise RuntimeError: it was answered or refused before.
+        @raise ValueError: the code is no such number.
+        """
+        return self._respond(encodeError(self.number, code, reason))
+
+    def _respond(self, body: EncodedResponse) -> Deferred[None]:
+        """Send what ends it."""
+        return self._connection.retrieved.owner.respond(self, body)
+
+
+class Requests:
+    """
+    The requests of one connection; made when there is the first.
+
+    @ivar open: those of the peer that are to be answered, by number.
+    """
+
+    __slots__ = ("_connection", "_openCost", "open")
+
+    def __init__(self, connection: Connection) -> None:
+        """Begin with none."""
+        self._connection = connection
+        self.open: dict[int, Request] = {}
+        self._openCost = 0
+
+    # Asking
+
+    def request(
+        self, data: Message, timeout: float | None, clock: IReactorTime
+    ) -> PendingAnswer:
+        """
+        Send a request.
+
+        @return: as L{Connection.request}.
+        @raise TypeError: C{data} is neither text nor bytes.
+        @raise ValueError: the text cannot be written in UTF-8.
+        """
+        answer, body = PendingAnswer(), encodeRequest(data)
+        self.ask(answer, body)
+        return answer.limit(timeout, clock)
+
+    def ask(self, answer: PendingAnswer, body: EncodedRequest) -> None:
+        """
+        Send a request.
+
+        @param answer: fires with the answer, or fails.
+        """
+        connection = self._connection
+        outbox = connection.session.outbox
+        if not (outbox.peer.requests or connection.isClosing):
+            answer.errback(
+                RequestFailed(
+                    CloseCode.NOT_TAKEN,
+                    "the peer's version of aesm takes no requests",
+                )
+            )
+            return
+        number = outbox.count
+        answer.asker, answer.number = self, number
+        outbox.ask(number, answer)
+        sent = connection.send(body, False)
+        if not isinstance(sent, Acknowledgement):  # nothing was sent
+            cast("dict[int, object]", outbox.asked).pop(number, None)
+            answer.asker = None
+            sent.addErrback(answer.errback)
+
+    def withdraw(self, answer: PendingAnswer) -> None:
+        """Tell the peer that nobody waits any more; its answer is dropped."""
+        connection = self._connection
+        connection.session.outbox.ask(answer.number, None)
+        sent = connection.send(encodeWithdrawal(answer.number), False)
+        if not isinstance(sent, Acknowledgement):
+            sent.addErrback(lambda failure: None)  # it only saves the peer work
+
+    def fail(self, reason: AESMError) -> None:
+        """Fail those who wait: no answer will come."""
+        outbox = self._connection.session.outbox
+        asked, outbox.asked = outbox.asked or {}, None
+        for waiter in asked.values():
+            if isinstance(waiter, PendingAnswer) and not waiter.called:
+                waiter.asker = None
+                waiter.errback(closedError(reason))
+
+    def answered(self, event: Answered) -> None:
+        """Answers came, or requests of the peer are withdrawn."""
+        connection = self._connection
+        traffic, dispatcher = connection.session.outbox.traffic, connection.dispatcher
+        # They are done with as they come; but what came before them may not be.
+        settled = connection.handled if dispatcher is None else dispatcher.settled
+        settled(len(event.responses), event.cost)
+        for waiter, (number, status, code, data) in event.responses:
+            if status == WITHDRAWN:
+                self._withdrawn(number)
+            elif not isinstance(waiter, PendingAnswer):
+                if traffic is not None:
+                    traffic.lateAnswers += 1
+            elif status == ERROR:
+                waiter.errback(RequestFailed(code, cast(str, data)))
+            else:
+                waiter.callback(data)
+
+    # Answering
+
+    def arrived(self, event: Asked) -> None:
+        """Requests came."""
+        connection, (first, requests) = self._connection, event
+        if connection.dispatcher is not None:
+            connection.dispatcher.asked(first, requests)
+            return
+        made = [
+            self.begin(number, requests.micros, cast(bytes, body))
+            for number, body in enumerate(requests.data, first)
+        ]
+        connection.session.inbox.keep(len(made))
+        connection.retrieved.extend(requests.micros / 1e6, made, 0)
+        connection.account()
+
+    def begin(self, number: int, micros: int, body: bytes) -> Request:
+        """Make a request that is open from now on."""
+        request = Request.of(self._connection, number, micros, body)
+        self.open[number] = request
+        self._openCost += request.cost
+        return request
+
+    @property
+    def openCost(self) -> int:
+        """The cost of those that are open, bytes."""
+        return self._openCost
+
+    @property
+    def memory(self) -> int:
+        """About what those take that are open, bytes."""
+        return self._openCost + REQUEST_MEMORY * len(self.open)
+
+    def respond(self, request: Request, body: EncodedResponse) -> Deferred[None]:
+        """
+        Send what ends a request.
+
+        @return: as L{Request.answer}.
+        @raise RuntimeError: as L{Request.answer}.
+        """
+        if not request.isOpen:
+            raise RuntimeError("this request was answered, or refused, before")
+        connection = self._connection
+        sent = connection.send(body, connection.closeSlow)
+        if isinstance(sent, Acknowledgement):
+            request.isOpen = False
+            if self.open.pop(request.number, None) is not None:
+                self._openCost -= request.cost
+                connection.requestTaken(request)
+        return sent
+
+    def _withdrawn(self, number: int) -> None:
+        """Who asked does not wait any more."""
+        request = self.open.get(number)
+        if request is not None:
+            request.isWithdrawn = True
+        dispatcher = self._connection.dispatcher
+        if dispatcher is not None:
+            dispatcher.withdrawn(number)
+
+    def end(self) -> None:
+        """Let go of requests that cannot be answered any more."""
+        self.open.clear()
+        self._openCost = 0
+
+
+class Resender(Protocol):
+    """Where messages go that never left."""
+
+    def add(self, data: Message) -> Deferred[None]:
+        """Send a message, as C{sendData}; fails only by its Deferred."""
+
+    def ask(self, answer: PendingAnswer, body: EncodedRequest) -> Deferred[None]:
+        """Send a request."""
+
+
+def sendAgain(
+    connection: Connection, resender: Resender, bodies: Iterable[Body]
+) -> list[Deferred[None]]:
+    """
+    Send what never left otherwise, since its session is lost; but for what is said of
+    requests in that session.
+    """
+    outbox, moved = connection.session.outbox, []
+    asked = outbox.asked or {}
+    for number, body in zip(count(outbox.count), bodies, strict=False):
+        if type(body) is EncodedRequest:
+            answer = asked.pop(number, None)
+            if isinstance(answer, PendingAnswer):
+                moved.append(resender.ask(answer, body))
+                continue
+        elif type(body) is not EncodedResponse:
+            moved.append(resender.add(body))
+            continue
+        moved.append(FailedAcknowledgement(SessionLost("the session is lost")))
+    return moved

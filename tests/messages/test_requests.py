@@ -1,0 +1,458 @@
+"""
+Tests for L{aesm.messages.requests} and L{aesm.messages.answering}: requests over a
+connection, with a handler at the other side and without.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.defer import TimeoutError as DeferredTimeout
+from zope.interface import implementer
+
+from aesm import (
+    AESMError,
+    Connection,
+    ConnectionClosed,
+    MessageTooBig,
+    Packet,
+    Request,
+    RequestFailed,
+    RequestTimeout,
+)
+from aesm.interfaces import IMessageHandler
+from aesm.messages.answering import MOST_RUNNING
+from aesm.testing import ConnectedPair
+from tests.support.pairs import PairTestCase, Recorder
+
+React = Callable[[Connection, Request], Any]
+
+
+@implementer(IMessageHandler)
+class Answerer(Recorder):
+    """
+    A handler that remembers what it is told, requests among it.
+
+    @ivar asked: the data of the requests, in the order in which they were begun.
+    """
+
+    def __init__(self, answer: React, react: Any = None) -> None:
+        """
+        @param answer: called with each request; its result is the handler's.
+        @param react: as L{Recorder}.
+        """
+        super().__init__(react)
+        self.asked: list[Any] = []
+        self._answer = answer
+
+    def requestReceived(self, connection: Connection, packet: Request) -> Any:
+        """Remember it, and answer."""
+        self.events.append(("request", packet.data))
+        self.asked.append(packet.data)
+        return self._answer(connection, packet)
+
+
+def same(connection: Connection, packet: Request) -> Any:
+    """Answer with the same."""
+    return packet.data
+
+
+def fail(connection: Connection, packet: Request) -> Any:
+    """Fail."""
+    raise ZeroDivisionError
+
+
+class Later:
+    """
+    Answers when the test says so.
+
+    @ivar begun: what fires with the answer, by the data of the request.
+    """
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self.begun: dict[Any, Deferred[Any]] = {}
+
+    def __call__(self, connection: Connection, packet: Request) -> Deferred[Any]:
+        """Have the answer later."""
+        self.begun[packet.data] = Deferred()
+        return self.begun[packet.data]
+
+
+class AskTests(PairTestCase):
+    """Tests for C{Connection.request}, and requests that no handler takes."""
+
+    def taken(self, connection: Connection) -> Request:
+        """Take the oldest packet, which is a request."""
+        packet = connection.retrieved.getData()
+        assert isinstance(packet, Request)
+        return packet
+
+    def test_answer(self) -> None:
+        """A request waits among the packets, is one, and is answered once."""
+        pair = self.pair()
+        pair.client.sendData("before")
+        answer = pair.client.request("what?")
+        pair.client.sendData("behind")
+        pair.deliver()
+        retrieved = pair.accepted.retrieved
+        self.assertEqual([data for _, data in retrieved], ["before", "what?", "behind"])
+        self.assertIs(type(retrieved[0]), Packet)
+        retrieved.getData()
+        request = self.taken(pair.accepted)
+        self.assertEqual((request.data, request.number), ("what?", 1))
+        self.assertNoResult(answer)
+        sent = request.answer("that")
+        pair.deliver()
+        self.assertEqual(self.successResultOf(answer), "that")
+        self.successResultOf(sent)
+        self.assertRaises(RuntimeError, request.answer, "more")
+        self.assertRaises(RuntimeError, request.refuse)
+
+    def test_kinds(self) -> None:
+        """Text is answered as text and bytes as bytes, whatever was asked."""
+        pair = self.pair(Answerer(lambda connection, packet: replies[packet.data]))
+        replies: dict[Any, Any] = {
+            "": b"",
+            b"": "",
+            "Grüße": "世界 🌍",
+            b"\xff": b"\x00" * 70_000,
+            "view": memoryview(b"abc"),
+        }
+        answers = {data: pair.client.request(data) for data in replies}
+        pair.deliver()
+        for data, answer in answers.items():
+            self.assertEqual(self.successResultOf(answer), replies[data])
+
+    def test_bothWays(self) -> None:
+        """A server asks its clients, by their addresses, as they ask it."""
+        pair = self.pair()
+        address = pair.accepted.address
+        answer = pair.server.request("who?", address)
+        other = pair.client.request("and you?")
+        pair.deliver()
+        self.taken(pair.client).answer("I")
+        self.taken(pair.accepted).answer("the server")
+        pair.deliver()
+        self.assertEqual(self.successResultOf(answer), "I")
+        self.assertEqual(self.successResultOf(other), "the server")
+        nobody = pair.server.request("who?", ("192.0.2.1", 1))
+        self.failureResultOf(nobody, ConnectionClosed)
+
+    def test_refused(self) -> None:
+        """A refusal has a code and words."""
+        pair = self.pair()
+        answers = [pair.client.request("?") for _ in range(3)]
+        pair.deliver()
+        self.taken(pair.accepted).refuse("no", 65535)
+        self.taken(pair.accepted).refuse()
+        last = self.taken(pair.accepted)
+        self.assertRaises(ValueError, last.refuse, "no", 65536)
+        last.refuse("ü" * 1000)
+        pair.deliver()
+        errors = [self.failureResultOf(each, RequestFailed).value for each in answers]
+        self.assertEqual(
+            [(each.code, each.reason) for each in errors],
+            [(65535, "no"), (1008, ""), (1008, "ü" * 512)],
+        )
+
+    def test_wrongTypes(self) -> None:
+        """What is no message can be neither asked nor answered."""
+        pair = self.pair()
+        nothing: Any = None
+        self.assertRaises(TypeError, pair.client.request, nothing)
+        self.assertRaises(ValueError, pair.client.request, "\ud800")
+        answer = pair.client.request("?")
+        pair.deliver()
+        request = self.taken(pair.accepted)
+        self.assertRaises(TypeError, request.answer, nothing)
+        request.answer("!")
+        pair.deliver()
+        self.assertEqual(self.successResultOf(answer), "!")
+
+    def test_timeout(self) -> None:
+        """
+        Who has waited long enough is told so, in the words of each library, and the
+        other side that nobody waits any more; its answer is dropped, and counted.
+        """
+        pair = self.pair()
+        answer = pair.server.request("?", pair.accepted.address, timeout=5)
+        pair.advance(4.9)
+        request = self.taken(pair.client)
+        self.assertFalse(request.isWithdrawn)
+        pair.advance(0.2)
+        error = self.failureResultOf(answer, RequestTimeout).value
+        for kind in (AESMError, TimeoutError, DeferredTimeout):
+            self.assertIsInstance(error, kind)
+        self.assertTrue(request.isWithdrawn)
+        sent = request.answer("late")
+        pair.deliver()
+        self.successResultOf(sent)
+        self.assertEqual(pair.server.factory.manager.traffic.lateAnswers, 1)
+
+    def test_cancelled(self) -> None:
+        """Cancelling a request tells the other side; an answer under way is dropped."""
+        pair = self.pair()
+        answers = [pair.client.request("?") for _ in range(2)]
+        pair.deliver()
+        crossing = self.taken(pair.accepted)
+        crossing.answer("crossing")
+        for answer in answers:
+            answer.cancel()
+            self.failureResultOf(answer, CancelledError)
+        pair.deliver()
+        self.assertTrue(self.taken(pair.accepted).isWithdrawn)
+        self.assertFalse(crossing.isWithdrawn)
+
+    def test_ended(self) -> None:
+        """With the connection ends all that waits, at both sides."""
+        pair = self.pair()
+        mine = pair.client.request("?")
+        theirs = pair.accepted.request("?")
+        pair.deliver()
+        request = self.taken(pair.accepted)
+        pair.client.close()
+        pair.deliver()
+        self.failureResultOf(mine, ConnectionClosed)
+        self.failureResultOf(theirs, ConnectionClosed)
+        self.failureResultOf(request.answer("too late"), ConnectionClosed)
+        self.failureResultOf(pair.client.request("too late"), ConnectionClosed)
+
+    def test_tooBig(self) -> None:
+        """The bound of a message is one of the data; a refusal always fits."""
+        pair = self.pair(maxMessage=3)
+        self.failureResultOf(pair.client.request("four"), MessageTooBig)
+        answer, other = pair.client.request("abc"), pair.client.request("abc")
+        pair.deliver()
+        request = self.taken(pair.accepted)
+        self.failureResultOf(request.answer("four"), MessageTooBig)
+        request.answer("def")
+        self.taken(pair.accepted).refuse("words of more than that")
+        pair.deliver()
+        self.assertEqual(self.successResultOf(answer), "def")
+        self.failureResultOf(other, RequestFailed)
+
+    def test_window(self) -> None:
+        """What is open uses up the window, and what is answered makes room again."""
+        pair = self.pair(server={"receiveBuffer": 10 * 65})
+        inbox = pair.accepted.session.inbox
+        answers = [pair.client.request("") for _ in range(30)]
+        pair.deliver()
+        self.assertEqual(inbox.received, 10)
+        while pair.accepted.retrieved:
+            self.taken(pair.accepted).answer("")
+            pair.deliver()
+        for answer in answers:
+            self.successResultOf(answer)
+        self.assertEqual(inbox.untaken, 0)
+
+    def test_without(self) -> None:
+        """A peer that does not say that it takes requests gets none."""
+        pair = self.pair()
+        for connection in (pair.client, pair.accepted):
+            peer = connection.session.outbox.peer
+            object.__setattr__(peer, "requests", False)
+            error = self.failureResultOf(connection.request("?"), RequestFailed).value
+            self.assertEqual(error.code, 1003)
+            self.assertEqual(connection.session.outbox.count, 0)
+
+
+class HandlerTests(PairTestCase):
+    """Tests for C{requestReceived}."""
+
+    def ask(self, pair: ConnectedPair, *data: Any) -> list[Deferred[Any]]:
+        """Ask, and deliver."""
+        answers = [pair.client.request(each) for each in data]
+        pair.deliver()
+        return answers
+
+    def test_results(self) -> None:
+        """The answer comes at once, by a Deferred, or of a coroutine."""
+
+        async def coroutine() -> str:
+            """Wait, and answer."""
+            return "c" + await succeed("d")
+
+        results = {"now": "a", "deferred": succeed("b"), "coroutine": coroutine()}
+        pair = self.pair(Answerer(lambda connection, packet: results[packet.data]))
+        answers = self.ask(pair, *results)
+        self.assertEqual([*map(self.successResultOf, answers)], ["a", "b", "cd"])
+
+    def test_failures(self) -> None:
+        """
+        Who raises L{RequestFailed} refuses; any other error, and what is no answer, is
+        logged and an internal error.  The connection stays.
+        """
+
+        def react(connection: Connection, packet: Request) -> Any:
+            """Refuse, or fail."""
+            if packet.data == "refuse":
+                raise RequestFailed(4711, "not today")
+            if packet.data == "fail":
+                raise ZeroDivisionError
+            return None
+
+        pair = self.pair(Answerer(react))
+        answers = self.ask(pair, "refuse", "fail", "nothing")
+        errors = [self.failureResultOf(each, RequestFailed).value for each in answers]
+        self.assertEqual([each.code for each in errors], [4711, 1011, 1011])
+        self.assertEqual(errors[1].reason, "internal error")
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        self.assertEqual(len(self.flushLoggedErrors(TypeError)), 1)
+        self.assertTrue(pair.client.isOpen)
+
+    def test_none(self) -> None:
+        """A handler without the method refuses."""
+        pair = self.pair(Recorder())
+        (answer,) = self.ask(pair, "?")
+        error = self.failureResultOf(answer, RequestFailed).value
+        self.assertEqual(error.code, 1003)
+
+    def test_byItself(self) -> None:
+        """A handler may answer with the request's own method, and return nothing."""
+        pair = self.pair(
+            Answerer(lambda connection, packet: packet.answer("!") and None)
+        )
+        (answer,) = self.ask(pair, "?")
+        self.assertEqual(self.successResultOf(answer), "!")
+
+    def test_besideEachOther(self) -> None:
+        """
+        Requests are begun in order with packets; one that takes its time holds back
+        neither other requests, nor packets behind it, nor what is acknowledged.
+        """
+        later = Later()
+        handler = Answerer(later)
+        pair = self.pair(handler)
+        slow = pair.client.request("slow")
+        pair.client.sendData("packet")
+        fast = pair.client.request("fast")
+        sent = pair.client.sendData("last")
+        pair.deliver()
+        self.successResultOf(sent)
+        self.assertEqual(
+            handler.events[1:],
+            [
+                ("request", "slow"),
+                ("packet", "packet"),
+                ("request", "fast"),
+                ("packet", "last"),
+            ],
+        )
+        later.begun["fast"].callback("f")
+        pair.deliver()
+        self.assertEqual(self.successResultOf(fast), "f")
+        self.assertNoResult(slow)
+        later.begun["slow"].callback("s")
+        pair.deliver()
+        self.assertEqual(self.successResultOf(slow), "s")
+
+    def test_behindPackets(self) -> None:
+        """A request waits for packets before it that are not handled."""
+        holding: Deferred[None] = Deferred()
+        handler = Answerer(same, lambda connection, packet: holding)
+        pair = self.pair(handler)
+        pair.client.sendData("packet")
+        (answer,) = self.ask(pair, "?")
+        self.assertEqual(handler.asked, [])
+        holding.callback(None)
+        pair.deliver()
+        self.assertEqual(self.successResultOf(answer), "?")
+
+    def test_answersPass(self) -> None:
+        """
+        An answer is there at once, whatever the handler is doing: what it does may wait
+        for just that; and it is acknowledged in its turn.
+        """
+
+        async def ask(connection: Connection, packet: Packet) -> None:
+            """Ask back, before the packet counts as handled."""
+            got.append(await connection.request("back?"))
+
+        got: list[Any] = []
+        pair = self.pair(Recorder(ask))
+        sent = pair.client.sendData("packet")
+        pair.deliver()
+        packet = pair.client.retrieved.getData()
+        assert isinstance(packet, Request)
+        self.assertNoResult(sent)
+        packet.answer("yes")
+        pair.deliver()
+        self.assertEqual(got, ["yes"])
+        self.successResultOf(sent)
+        self.assertEqual(pair.accepted.session.inbox.untaken, 0)
+
+    def test_most(self) -> None:
+        """So many run at a time; the next, and what is behind it, waits."""
+        later = Later()
+        handler = Answerer(later)
+        pair = self.pair(handler)
+        answers = self.ask(pair, *(str(number) for number in range(MOST_RUNNING)))
+        more = self.ask(pair, "more", "most")
+        sent = pair.client.sendData("behind")
+        pair.deliver()
+        self.assertEqual(len(handler.asked), MOST_RUNNING)
+        self.assertEqual(handler.data, [])
+        later.begun["7"].callback("!")
+        pair.deliver()
+        self.assertEqual(handler.asked[MOST_RUNNING:], ["more"])
+        later.begun["more"].callback("!")
+        pair.deliver()
+        self.assertEqual(self.successResultOf(more[0]), "!")
+        self.assertEqual(handler.asked[MOST_RUNNING:], ["more", "most"])
+        self.assertEqual(handler.data, ["behind"])
+        self.successResultOf(sent)
+        for each in later.begun.values():
+            if not each.called:
+                each.callback("end")
+        pair.deliver()
+        for answer in answers:
+            self.successResultOf(answer)
+
+    def test_withdrawn(self) -> None:
+        """What nobody waits for any more is cancelled, or not begun."""
+        later = Later()
+        holding: Deferred[None] = Deferred()
+        handler = Answerer(later, lambda connection, packet: holding)
+        pair = self.pair(handler)
+        (running,) = self.ask(pair, "running")
+        pair.client.sendData("holds up")
+        waiting, other = self.ask(pair, "waiting", "other")
+        for answer in (running, waiting):
+            answer.cancel()
+            self.failureResultOf(answer, CancelledError)
+        pair.deliver()
+        self.assertTrue(later.begun["running"].called)
+        holding.callback(None)
+        pair.deliver()
+        self.assertEqual(handler.asked, ["running", "other"])
+        later.begun["other"].callback("!")
+        pair.deliver()
+        self.assertEqual(self.successResultOf(other), "!")
+        for connection in (pair.client, pair.accepted):
+            self.assertEqual(connection.requests.open, {})
+            self.assertEqual(connection.session.inbox.untaken, 0)
+        self.assertEqual(pair.client.session.outbox.asked, {})
+
+    def test_tooBig(self) -> None:
+        """An answer that is larger than the other side takes is a refusal."""
+        pair = self.pair(
+            Answerer(lambda *arguments: bytes(11)), client={"maxMessage": 10}
+        )
+        (answer,) = self.ask(pair, "?")
+        self.assertEqual(self.failureResultOf(answer, RequestFailed).value.code, 1009)
+
+    def test_notTaken(self) -> None:
+        """Who asks and does not take the answers is held back, and not closed."""
+        handler = Answerer(lambda connection, packet: bytes(1000))
+        pair = self.pair(handler, server={"sendBuffer": 10_000})
+        (link,) = pair.network.links
+        link.toClient.stalled = True
+        answers = self.ask(pair, *(str(number) for number in range(100)))
+        self.assertLess(len(handler.asked), 20)
+        link.toClient.stalled = False
+        pair.deliver()
+        for answer in answers:
+            self.assertEqual(self.successResultOf(answer), bytes(1000))
