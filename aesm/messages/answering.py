@@ -120,7 +120,8 @@ class Answering:
         if not connection.session.outbox.roomy:
             roomy = connection.drain()
             return roomy.addCallback(lambda nothing: self._answer(request, result))
-        return self._answer(request, result)
+        self._answer(request, result)
+        return None
 
     def _answer(self, request: Request, data: Any) -> None:
         """Send the answer, for which there is room."""
@@ -133,8 +134,9 @@ class Answering:
         """Refuse a request: its handler does, or has failed."""
         if not request.isOpen:
             return
-        if failure.check(RequestFailed):
-            self._refuse(request, failure.value.code, failure.value.reason)
+        error = failure.value
+        if isinstance(error, RequestFailed):
+            self._refuse(request, error.code, error.reason)
         elif failure.check(MessageTooBig):
             self._refuse(request, CloseCode.TOO_BIG, "the answer is larger than taken")
         elif request.isWithdrawn:

@@ -338,13 +338,13 @@ class AESMProtocol:
             case Asked(_, requests):
                 if self.state in _LISTENING:
                     self._count(len(requests.data), requests.cost)
-                    self.connection.requests.arrived(cast(Asked, event))
+                    self.connection.requests.arrived(event)
                     if self.owner.budget is not None and self.owner.budget.full:
                         self.owner.overfull(self.connection)
             case Answered(_, responses, cost):
                 if self.state in _LISTENING:
                     self._count(len(responses), cost)
-                    self.connection.requests.answered(cast(Answered, event))
+                    self.connection.requests.answered(event)
             case Accepted(_, resumed):
                 self.owner.accepted(self, resumed)
             case PeerClosed(code, reason, after):

@@ -475,8 +475,10 @@ class Line:
                     self.machine.accepted(self, hello, resumed)
                 case PeerClosed(code):
                     self._peerClosed(code)
+                case Broken(reason):
+                    self._broken(reason)
                 case _:
-                    self._broken(event.error)
+                    raise AssertionError(event)
         self._busy = False
         self._flush()
 
