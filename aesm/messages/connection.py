@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from time import time, time_ns
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from twisted.internet.defer import Deferred, fail, succeed
 
@@ -85,8 +85,11 @@ class Connection:
     @ivar closeSlow: whether C{sendData} closes a peer whose send buffer is full.
     @ivar dispatcher: hands packets to a handler; None leaves them in C{retrieved}.
     @ivar waiting: those who wait for acknowledgements; None until there is one.
+    @cvar requestsType: what C{requests} is made of.
     @ivar anyRequests: what is asked, and to be answered; None until there is any.
     """
+
+    requestsType: ClassVar[type[Requests]] = Requests
 
     def __init__(
         self,
@@ -461,7 +464,7 @@ class Connection:
     def requests(self) -> Requests:
         """C{anyRequests}, made on first use."""
         if self.anyRequests is None:
-            self.anyRequests = Requests(self)
+            self.anyRequests = self.requestsType(self)
         return self.anyRequests
 
     def respond(self, request: Request, body: EncodedResponse) -> Deferred[None]:

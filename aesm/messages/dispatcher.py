@@ -6,7 +6,6 @@ one waits.  So does the first one, until the handler is done with the acceptance
 
 from __future__ import annotations
 
-from array import array
 from collections import deque
 from collections.abc import Callable, Iterator
 from enum import Enum
@@ -18,18 +17,14 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from aesm.core.messages.frames import (
-    EncodedBodies,
-    EncodedRequest,
-    Messages,
-    decoded,
-)
+from aesm.core.messages.frames import EncodedBodies, Messages
 from aesm.errors import AESMError, CloseCode, ConnectionClosed
 from aesm.interfaces import IMessageHandler
 from aesm.messages.answering import Answering
-from aesm.messages.requests import Request
+from aesm.messages.piles import Pile, chargeOf
+from aesm.messages.requests import Answer, Request
 from aesm.messages.running import running as runningOf
-from aesm.messages.stream import Packet, costOf, packetsOf
+from aesm.messages.stream import Packet, packetsOf
 from aesm.messages.turns import QUANTUM, Rates, Turns
 
 if TYPE_CHECKING:
@@ -129,63 +124,8 @@ FEW: Final = 16  # messages that came together, and are kept with others
 MOST: Final = 1024  # that are kept together
 
 
-class _Pile:
-    """
-    Messages that came in small groups: what is kept of each beside its body is a
-    sixteenth of C{Messages} for it.  Requests are always in one.
-
-    @ivar micros: when each was sent.
-    @ivar data: their bodies; of what was done with as it came, the cost.
-    @ivar numbers: of the requests among them; None while there are only packets.
-    @ivar cost: as of C{Messages}, without requests.
-    """
-
-    __slots__ = ("cost", "data", "micros", "numbers")
-
-    def __init__(self) -> None:
-        """Start with none."""
-        self.micros = array("Q")
-        self.data: list[Any] = []
-        self.numbers: array[int] | None = None
-        self.cost = 0
-
-    @classmethod
-    def of(cls, first: int, requests: Messages) -> _Pile:
-        """Pile up requests, of which the first has that number."""
-        pile, count = cls(), len(requests.data)
-        pile.micros.extend(repeat(requests.micros, count))
-        pile.data.extend(requests.data)
-        pile.numbers = array("Q", range(first, first + count))
-        return pile
-
-    @classmethod
-    def settled(cls, count: int, cost: int) -> _Pile:
-        """Pile up what was done with as it came."""
-        pile = cls()
-        pile.micros.extend(repeat(0, count))
-        pile.data = [0] * (count - 1) + [cost]
-        pile.numbers = array("Q")
-        pile.cost = cost
-        return pile
-
-    def addPile(self, pile: _Pile) -> None:
-        """Add what is in another one, which has requests."""
-        self.micros.extend(pile.micros)
-        self.data.extend(pile.data)
-        self.numbers = (self.numbers or array("Q")) + (pile.numbers or array("Q"))
-        self.cost += pile.cost
-
-    def add(self, messages: Messages) -> None:
-        """Add a group."""
-        if type(messages.data) is EncodedBodies and type(self.data) is list:
-            self.data = EncodedBodies(self.data)
-        self.micros.extend(repeat(messages.micros, len(messages.data)))
-        self.data.extend(messages.data)
-        self.cost += messages.cost
-
-
 # Never appended to; one is most of a KiB.
-_NONE: Final[deque[Messages | _Pile]] = deque(maxlen=0)
+_NONE: Final[deque[Messages | Pile]] = deque(maxlen=0)
 
 
 class Dispatcher:
@@ -234,7 +174,7 @@ class Dispatcher:
         self._receive: Callable[[Any, Any], object] = handler.packetReceived
         self.state = _IDLE
         self._queue = _NONE  # what came behind C{_current}
-        self._current: Messages | _Pile | None = None  # not all handled
+        self._current: Messages | Pile | None = None  # not all handled
         self._packets = _NO_PACKETS  # of these, not handed over
         self._handled = self._reported = 0  # of these
 
@@ -293,12 +233,16 @@ class Dispatcher:
         """Have requests answered, after all that came before them."""
         if self._answering is None:
             self._answering = Answering(self._handler, self._connection)
-        self._enqueue(_Pile.of(first, requests))
+        self._enqueue(Pile.of(first, requests))
 
     def withdrawn(self, number: int) -> None:
         """Nobody waits for the answer to a request any more."""
         if self._answering is not None and self.state is not _OVER:
             self._answering.withdrawn(number)
+
+    def returned(self, micros: int, answer: Answer) -> None:
+        """Hand over the answer to what an earlier process has asked, as a packet."""
+        self._enqueue(Pile.answer(micros, answer))
 
     def settled(self, count: int, cost: int) -> None:
         """
@@ -308,9 +252,9 @@ class Dispatcher:
         if self.state is _IDLE:
             self._done(count, cost)
         else:
-            self._enqueue(_Pile.settled(count, cost))
+            self._enqueue(Pile.settled(count, cost))
 
-    def _enqueue(self, messages: Messages | _Pile) -> None:
+    def _enqueue(self, messages: Messages | Pile) -> None:
         """Hand over what came after all that came before."""
         before = self.state
         self._step("arrived")
@@ -324,10 +268,10 @@ class Dispatcher:
                 self._queue.append(messages)
                 return
             pile = self._queue[-1] if self._queue else None
-            if type(pile) is not _Pile or len(pile.data) > MOST:
-                pile = _Pile()
+            if type(pile) is not Pile or len(pile.data) > MOST:
+                pile = Pile()
                 self._queue.append(pile)
-            if isinstance(messages, _Pile):
+            if isinstance(messages, Pile):
                 pile.addPile(messages)
             else:
                 pile.add(messages)
@@ -371,36 +315,22 @@ class Dispatcher:
         """Go where the table leads."""
         self.state = DISPATCHER_TRANSITIONS[self.state, what]
 
-    def _begin(self, messages: Messages | _Pile) -> None:
+    def _begin(self, messages: Messages | Pile) -> None:
         """Take messages in hand, those before them being handled."""
         self._current = messages
         self._receive = self._handler.packetReceived
-        if isinstance(messages, _Pile) and messages.numbers is not None:
-            self._packets = self._itemsOf(messages, messages.numbers)
+        if isinstance(messages, Pile) and messages.numbers is not None:
+            self._packets = messages.items(self._connection.requests)
             self._receive = self._takeItem
-        elif isinstance(messages, _Pile):
+        elif isinstance(messages, Pile):
             times = map(truediv, messages.micros, _MILLION)
             self._packets = packetsOf(times, messages.data)
         else:
             self._packets = packetsOf(repeat(messages.micros / 1e6), messages.data)
 
-    def _itemsOf(self, pile: _Pile, numbers: array[int]) -> Iterator[Any]:
-        """
-        Make what is in a pile, as it is handed over: packets, requests, and None for
-        what was done with as it came.
-        """
-        left, requests = iter(numbers), self._connection.requests
-        for micros, data in zip(pile.micros, pile.data, strict=True):
-            if type(data) is EncodedRequest:
-                yield requests.begin(next(left), micros, data)
-            elif type(data) is int:
-                yield None
-            else:
-                yield _new(Packet, (micros / 1e6, decoded(data)))
-
     def _takeItem(self, connection: Connection, item: Any) -> object:
         """
-        Hand over what C{_itemsOf} has made.
+        Hand over what C{Pile.items} has made.
 
         @return: as a handler's C{packetReceived}.
         """
@@ -458,7 +388,7 @@ class Dispatcher:
                 self._handled += handled
                 data = messages.data[self._reported : self._handled]
                 count += len(data)
-                cost += sum(map(_costOf, data))
+                cost += sum(map(chargeOf, data))
                 self._reported = self._handled
             if handled == wanted:
                 self._handled = self._reported = 0
@@ -542,10 +472,3 @@ class Dispatcher:
             connection=self._connection,
         )
         self._connection.closeWith(CloseCode.INTERNAL_ERROR, "internal error")
-
-
-def _costOf(data: Any) -> int:
-    """Compute what is taken once this is handled: of a request nothing."""
-    if type(data) is int:
-        return data
-    return 0 if type(data) is EncodedRequest else costOf(data)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from aesm.messages.budget import Budget
     from aesm.messages.connection import Connection
     from aesm.messages.protocol import AESMProtocol
+    from aesm.messages.requests import Answer
 
 __all__ = ["ConnectionOwner", "PacketDispatcher"]
 
@@ -43,6 +44,14 @@ class PacketDispatcher(Protocol):
         Have requests answered, after all that came before them.
 
         @param first: the number of the first of them.
+        """
+
+    def returned(self, micros: int, answer: Answer) -> None:
+        """
+        Hand over the answer to what an earlier process has asked, after all that came
+        before it.
+
+        @param micros: when it was sent, microseconds since the Unix epoch.
         """
 
     def withdrawn(self, number: int) -> None:

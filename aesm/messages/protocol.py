@@ -341,9 +341,9 @@ class AESMProtocol:
                     self.connection.requests.arrived(event)
                     if self.owner.budget is not None and self.owner.budget.full:
                         self.owner.overfull(self.connection)
-            case Answered(_, responses, cost):
+            case Answered(_, messages, _):
                 if self.state in _LISTENING:
-                    self._count(len(responses), cost)
+                    self._count(len(messages.data), messages.cost)
                     self.connection.requests.answered(event)
             case Accepted(_, resumed):
                 self.owner.accepted(self, resumed)

@@ -37,12 +37,15 @@ from aesm.core.messages.frames import (
     MESSAGE_OVERHEAD,
     EncodedRequest,
     EncodedResponse,
+    Messages,
     newTuple,
 )
 from aesm.core.messages.requests import (
     ERROR,
     WITHDRAWN,
+    Response,
     decodeRequest,
+    decodeResponse,
     encodeAnswer,
     encodeError,
     encodeRequest,
@@ -55,7 +58,14 @@ from aesm.messages.stream import Packet
 if TYPE_CHECKING:
     from aesm.messages.connection import Connection
 
-__all__ = ["PendingAnswer", "Request", "RequestTimeout", "Requests", "sendAgain"]
+__all__ = [
+    "Answer",
+    "PendingAnswer",
+    "Request",
+    "RequestTimeout",
+    "Requests",
+    "sendAgain",
+]
 
 # What an open request takes beside its cost, counted in C{totalBuffer}, bytes.
 REQUEST_MEMORY = 512
@@ -178,6 +188,37 @@ class Request(Packet):
         return self._connection.retrieved.owner.respond(self, body)
 
 
+class Answer(Packet):
+    """
+    The answer to a request of an earlier process, which has died since, or a refusal.
+    It comes among the packets.
+
+    @ivar number: the request's, what L{Connection.nextNumber} was before it.
+    @ivar failure: why there is no answer; None if there is.
+    @ivar charge: what it counts in flow control, bytes.
+    """
+
+    number: int
+    failure: RequestFailed | None
+    charge: int
+
+    @classmethod
+    def of(cls, micros: int, body: bytes) -> Answer:
+        """
+        Make one.
+
+        @param micros: when it was sent, microseconds since the Unix epoch.
+        @param body: that of its frame.
+        """
+        number, status, code, data = decodeResponse(body)
+        failed = status == ERROR
+        answer = newTuple(cls, (micros / 1e6, None if failed else data))
+        answer.number = number
+        answer.failure = RequestFailed(code, cast(str, data)) if failed else None
+        answer.charge = len(body) + MESSAGE_OVERHEAD
+        return answer
+
+
 class Requests:
     """
     The requests of one connection; made when there is the first.
@@ -253,21 +294,55 @@ class Requests:
 
     def answered(self, event: Answered) -> None:
         """Answers came, or requests of the peer are withdrawn."""
-        connection = self._connection
-        traffic, dispatcher = connection.session.outbox.traffic, connection.dispatcher
-        # They are done with as they come; but what came before them may not be.
-        settled = connection.handled if dispatcher is None else dispatcher.settled
-        settled(len(event.responses), event.cost)
-        for waiter, (number, status, code, data) in event.responses:
-            if status == WITHDRAWN:
-                self._withdrawn(number)
-            elif not isinstance(waiter, PendingAnswer):
+        first, messages, responses = event
+        # They are done with as they come, but for what an earlier process has asked;
+        # what came before them may not be.
+        former = [waiter is False for waiter, _ in responses]
+        if not any(former):
+            self._settled(first, len(responses), messages.cost)
+        for index, (waiter, response) in enumerate(responses):
+            if any(former):
+                self._take(first + index, messages, index, former[index])
+            if response.status == WITHDRAWN:
+                self._withdrawn(response.number)
+            elif isinstance(waiter, PendingAnswer):
+                _fire(waiter, response)
+            elif waiter is None:
+                traffic = self._connection.session.outbox.traffic
                 if traffic is not None:
                     traffic.lateAnswers += 1
-            elif status == ERROR:
-                waiter.errback(RequestFailed(code, cast(str, data)))
-            else:
-                waiter.callback(data)
+
+    def _take(
+        self, number: int, messages: Messages, index: int, isFormer: bool
+    ) -> None:
+        """
+        Take one of several responses.
+
+        @param number: of the message.
+        @param isFormer: whether it is for an earlier process.
+        """
+        body = cast(bytes, messages.data[index])
+        if isFormer:
+            self.returned(number, messages.micros, body)
+        else:
+            self._settled(number, 1, len(body) + MESSAGE_OVERHEAD)
+
+    def _settled(self, first: int, count: int, cost: int) -> None:
+        """Count messages that are done with as they come."""
+        connection = self._connection
+        if connection.dispatcher is None:
+            connection.handled(count, cost)
+        else:
+            connection.dispatcher.settled(count, cost)
+
+    def returned(self, number: int, micros: int, body: bytes) -> None:
+        """Pass on the answer to what an earlier process has asked."""
+        connection, answer = self._connection, Answer.of(micros, body)
+        if connection.dispatcher is not None:
+            connection.dispatcher.returned(micros, answer)
+        else:
+            connection.session.inbox.keep(1)
+            connection.retrieved.extend(answer.time, [answer], answer.charge)
 
     # Answering
 
@@ -286,7 +361,10 @@ class Requests:
         connection.account()
 
     def begin(self, number: int, micros: int, body: bytes) -> Request:
-        """Make a request that is open from now on."""
+        """Make a request that is open from now on, if it is not already."""
+        request = self.open.get(number)
+        if request is not None:  # of an earlier process, and now with a handler
+            return request
         request = Request.of(self._connection, number, micros, body)
         self.open[number] = request
         self._openCost += request.cost
@@ -333,6 +411,14 @@ class Requests:
         """Let go of requests that cannot be answered any more."""
         self.open.clear()
         self._openCost = 0
+
+
+def _fire(answer: PendingAnswer, response: Response) -> None:
+    """Tell who waits for it how a request has ended."""
+    if response.status == ERROR:
+        answer.errback(RequestFailed(response.code, cast(str, response.data)))
+    else:
+        answer.callback(response.data)
 
 
 class Resender(Protocol):

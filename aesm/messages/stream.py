@@ -73,10 +73,12 @@ def packetsOf(times: Iterable[float], data: Sequence[str | bytes]) -> Iterator[P
     return map(newTuple, repeat(Packet), zip(times, bodies, strict=False))
 
 
-def costOf(data: str | bytes | None) -> int:
+def costOf(data: str | bytes | Packet | None) -> int:
     """
     Compute what a message costs for flow control: the bytes of its body on the wire,
     and 64 more; None costs nothing, nor does a request, before it is answered.
+
+    @param data: the message; or a packet that is more than that, which knows itself.
 
     @see: docs/protocol.md, section 7
     """
@@ -84,7 +86,7 @@ def costOf(data: str | bytes | None) -> int:
         return len(data) + MESSAGE_OVERHEAD
     if isinstance(data, str):
         return len(data.encode("utf-8")) + MESSAGE_OVERHEAD
-    return 0
+    return getattr(data, "charge", 0)
 
 
 def _packetOf(time: float, data: Any) -> Packet:

@@ -22,22 +22,31 @@ from twisted.internet.defer import Deferred, fail
 from twisted.logger import Logger
 
 from aesm.core.messages.batch import Batch, Body
-from aesm.core.messages.frames import Messages
+from aesm.core.messages.frames import (
+    EncodedRequest,
+    EncodedResponse,
+    Messages,
+    Requests,
+)
 from aesm.core.messages.hello import Hello
 from aesm.core.messages.outbox import Message
+from aesm.core.messages.requests import encodeRequest
 from aesm.core.messages.session import Session
 from aesm.errors import AESMError, SessionLost, SpoolError
 from aesm.messages.acknowledgements import Acknowledgement
 from aesm.messages.connection import Connection
 from aesm.messages.owner import ConnectionOwner
+from aesm.messages.requests import Answer, Request
 from aesm.messages.stream import costOf
 from aesm.store.interface import ISessionStore, Stored
 from aesm.store.journal import Journal, JournalState
+from aesm.store.requests import DurableRequests
 from aesm.store.stream import DurableStream, readBlob
 from aesm.trust.keys import PublicKey
 
 if TYPE_CHECKING:
     from aesm.core.channel.channel import Channel
+    from aesm.messages.owner import PacketDispatcher
     from aesm.messages.protocol import AESMProtocol
 
 __all__ = ["DurableConnection"]
@@ -85,6 +94,7 @@ class DurableConnection(Connection):
     """
 
     retrieved: DurableStream
+    requestsType = DurableRequests
 
     def __init__(
         self, journal: Journal, owner: ConnectionOwner, session: Session, **options: Any
@@ -109,8 +119,9 @@ class DurableConnection(Connection):
         self._uncommitted: list[Batch] = []  # messages to the peer, as they are sent
         # Without a handler: messages that came and were not given to the store, and the
         # cost of these and of those in the commit that is under way.
-        self._arrived: list[Messages] = []
+        self._arrived: list[tuple[int, Messages]] = []  # with their first numbers
         self._arrivedCost = 0
+        self._next = inbox.received  # the number of the next that comes
         # With a handler: what it is done with since the last write, and in all, as the
         # next process is to begin with.
         self._handledCount = self._handledCost = 0
@@ -119,7 +130,7 @@ class DurableConnection(Connection):
         self._takenCost = inbox.takenCost
         # What came for the handler while it could not be handed over: the store has a
         # failure, or there is something older here.
-        self._undelivered: deque[Messages] = deque()
+        self._undelivered: deque[Callable[[], object]] = deque()
         # Costs of restored packets that were handed over, in order: they are stored and
         # acknowledged already, so that it is the stream that counts them as taken.
         self._restoredCosts: deque[int] = deque()
@@ -182,7 +193,8 @@ class DurableConnection(Connection):
             if blob.number < done:  # some of those that were sent together
                 batch.cut(done - blob.number)
             kept.append(batch)
-        session.outbox.meet(Hello(maxMessage=state["maxMessage"]))
+        takes = state["requests"]
+        session.outbox.meet(Hello(maxMessage=state["maxMessage"], requests=takes))
         session.outbox.restore(done, state["acknowledgedCost"], state["limit"], kept)
         session.inbox.restore(
             state["received"], state["receivedCost"], state["takenCost"]
@@ -199,7 +211,12 @@ class DurableConnection(Connection):
             **options,
         )
         connection.retrieved.restore(
-            state["received"], stored.incoming, state["first"], state["taken"]
+            state["received"],
+            stored.incoming,
+            state["first"],
+            state["taken"],
+            stored.requests,
+            connection._made,
         )
         return connection
 
@@ -231,6 +248,11 @@ class DurableConnection(Connection):
         self._journal.sessions.discard(self.session.name)
         self._fail(reason)
         return self.detach()
+
+    @property
+    def requests(self) -> DurableRequests:
+        """What is asked, and to be answered."""
+        return cast(DurableRequests, super().requests)
 
     @property
     def _isOurs(self) -> bool:
@@ -290,28 +312,69 @@ class DurableConnection(Connection):
     def arrived(self, messages: Messages) -> None:
         """Messages came: hand them to the handler, or store them."""
         if self.dispatcher is None:
-            self._arrived.append(messages)
-            self._countArrived(messages.cost)
-            self._journal.touch(self)
+            self.keep(self._next, messages)
         elif self._undelivered or not self._journal.ready:
-            self._undelivered.append(messages)
-            self._journal.block(self)
+            self.deliver(partial(self.dispatcher.arrived, messages))
         else:
             self.dispatcher.arrived(messages)
 
+    def keep(self, first: int, messages: Messages) -> None:
+        """
+        Store what came, for C{retrieved}.
+
+        @param first: the number of the first of them.
+        """
+        self._arrived.append((first, messages))
+        self._next = first + len(messages.data)
+        self._countArrived(messages.cost)
+        self._journal.touch(self)
+
+    def settled(self, first: int, count: int, cost: int) -> None:
+        """
+        Count messages for which there is no place in C{retrieved}.
+
+        @param first: the number of the first of them.
+        """
+        self._next = first + count
+        self.retrieved.settle(first, count)
+        self.handled(count, cost)
+
+    def deliver(self, call: Callable[[], object]) -> None:
+        """Hand something to the handler, when the store can be written."""
+        if self._undelivered or not self._journal.ready:
+            self._undelivered.append(call)
+            self._journal.block(self)
+        else:
+            call()
+
+    def requestTaken(self, request: Request) -> None:
+        """A request is answered, or refused: that is written with its answer."""
+        self._handledCost += request.cost
+        self.requests.ended(request)
+        self._journal.touch(self)
+
     def writable(self) -> None:
         """The store can be written again: hand over what came meanwhile."""
-        while self._undelivered and self.dispatcher is not None:
-            self.dispatcher.arrived(self._undelivered.popleft())
+        while self._undelivered:
+            self._undelivered.popleft()()
 
     def handOver(self) -> None:
         """Hand the handler what was restored and nobody took."""
-        for sent, data in self.retrieved:
-            cost = costOf(data)
+        dispatcher = cast("PacketDispatcher", self.dispatcher)
+        for packet in self.retrieved:
+            micros, data = round(packet.time * 1e6), cast("str | bytes", packet.data)
+            if isinstance(packet, Request):
+                cost, body = 0, encodeRequest(data)
+                requests = Requests(micros, [body], packet.cost, packet.cost)
+                call = partial(dispatcher.asked, packet.number, requests)
+            elif isinstance(packet, Answer):
+                cost, call = packet.charge, partial(dispatcher.returned, micros, packet)
+            else:
+                cost = costOf(data)
+                messages = Messages(micros, [data], cost, cost)
+                call = partial(dispatcher.arrived, messages)
             self._restoredCosts.append(cost)
-            self._undelivered.append(
-                Messages(round(sent * 1e6), [cast("str | bytes", data)], cost, cost)
-            )
+            self._undelivered.append(call)
         self.writable()
 
     def handled(self, count: int, cost: int) -> None:
@@ -383,16 +446,24 @@ class DurableConnection(Connection):
         """
         if self._left:
             return _nothing
-        outbox, inbox = self._outbox, self.session.inbox
+        outbox = self._outbox
         self._batch = None  # what is sent from now on makes up the next batch
         staged = outbox.takeStaged()
         self._uncommitted += staged
         self.account()  # a burst does so once, here
         self._stored = self._append(store, True, self._stored, staged)
         arrived, self._arrived = self._arrived, []
-        count = sum(len(messages.data) for messages in arrived)
-        self._append(store, False, inbox.received - count, map(Batch.of, arrived))
-        count, self._handledCount = count + self._handledCount, 0
+        count, self._handledCount = self._handledCount, 0
+        for first, messages in arrived:
+            count += len(messages.data)
+            if not isinstance(messages, Requests):
+                self._append(store, False, first, [Batch.of(messages)])
+                continue
+            for number, body in enumerate(messages.data, first):
+                self.requests.store(store, number, messages.micros, cast(bytes, body))
+            self.retrieved.settle(first, len(messages.data))
+        if self.anyRequests is not None:
+            self._receivedCost += self.requests.write(store, self._receivedCount)
         taken, self._handledCost = self._handledCost + self.retrieved.taken(), 0
         self._takenCost += taken
         # Of a session that is over nothing can be sent any more.
@@ -443,6 +514,7 @@ class DurableConnection(Connection):
             "peerName": self.peerName,
             "over": self._overForGood,
             "maxMessage": outbox.peer.maxMessage,
+            "requests": outbox.peer.requests,
             "acknowledged": outbox.acknowledged,
             "acknowledgedCost": outbox.acknowledgedCost,
             "limit": outbox.limit,
@@ -455,7 +527,11 @@ class DurableConnection(Connection):
         }
 
     def _committed(
-        self, staged: list[Batch], arrived: list[Messages], count: int, taken: int
+        self,
+        staged: list[Batch],
+        arrived: list[tuple[int, Messages]],
+        count: int,
+        taken: int,
     ) -> None:
         """
         What a call of C{write} has added is committed: send and acknowledge it.
@@ -473,13 +549,32 @@ class DurableConnection(Connection):
         self._outbox.release(released)
         inbox.keep(count)
         inbox.take(taken)
-        for messages in arrived:
+        for first, messages in arrived:
             self._countArrived(-messages.cost)  # the stream's registry goes on
-            self.retrieved.extend(messages.micros / 1e6, messages.data, messages.cost)
+            self._retrieve(first, messages)
         # Nothing became visible if it was only acknowledgements that were committed, as
         # after nearly every message that is sent.
         if (staged or count or taken) and self._protocol is not None:
             self._protocol.touch()
+
+    def _made(self, number: int, micros: int, body: str | bytes) -> Any:
+        """As L{DurableRequests.made}, which most connections have no need of."""
+        if isinstance(body, EncodedRequest | EncodedResponse):
+            return self.requests.made(number, micros, body)
+        return body
+
+    def _retrieve(self, first: int, messages: Messages) -> None:
+        """Have messages in C{retrieved}, which are stored by now."""
+        self.retrieved.place(first)
+        micros, data, cost = messages.micros, messages.data, messages.cost
+        if type(messages) is not Messages:
+            made = self.requests.made
+            data = [
+                made(number, micros, body) for number, body in enumerate(data, first)
+            ]
+            cost = sum(map(costOf, data))
+            self.account()
+        self.retrieved.extend(micros / 1e6, data, cost)
 
 
 def _nothing() -> None:

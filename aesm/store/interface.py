@@ -52,6 +52,7 @@ class Stored(NamedTuple):
     @ivar state: what was last put.
     @ivar incoming: messages of the peer, in the order of their numbers.
     @ivar outgoing: messages to the peer, in the order of their numbers.
+    @ivar requests: open requests of the peer, one each, in the order of their numbers.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Stored(NamedTuple):
     state: dict[str, Any]
     incoming: list[Blob]
     outgoing: list[Blob]
+    requests: list[Blob]
 
 
 class ISessionStore(Interface):
@@ -133,6 +135,23 @@ class ISessionStore(Interface):
         @param name: the session.
         @param outgoing: their direction.
         @param before: all those with numbers below this.
+        """
+
+    def addRequest(name: str, number: int, frame: bytes) -> None:
+        """
+        Add an open request of the peer to a session, in the order of their numbers.
+
+        @param name: the session, as in C{append}.
+        @param number: the request's.
+        @param frame: the request, encoded.
+        """
+
+    def removeRequest(name: str, number: int) -> None:
+        """
+        Remove a request, which is not open any more.
+
+        @param name: the session.
+        @param number: the request's.
         """
 
     def drop(name: str) -> None:

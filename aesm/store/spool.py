@@ -299,6 +299,22 @@ class Spool:
         """
         self._next.of(name).discard(outgoing, before)
 
+    def addRequest(self, name: str, number: int, frame: bytes) -> None:
+        """
+        Add an open request to a session.
+
+        @see: L{ISessionStore.addRequest}
+        """
+        self._next.of(name).addRequest(Blob(number, 1, frame))
+
+    def removeRequest(self, name: str, number: int) -> None:
+        """
+        Remove a request from a session.
+
+        @see: L{ISessionStore.removeRequest}
+        """
+        self._next.of(name).removeRequest(number)
+
     def drop(self, name: str) -> None:
         """
         Remove a session with all its messages.

@@ -85,11 +85,11 @@ BUSY_MILLIS = 10_000  # to wait for the other's transaction
 
 # Whose database it is, and how it is laid out: PRAGMA application_id, user_version.
 _APPLICATION = 0x4145534D  # "AESM"
-_VERSION = 2
+_VERSION = 3
 
 # What a row of "part" is.  Rows lie in this order: a session's state beside its newest
 # incoming message, so that both are in one page, as nearly always if there are few.
-_INCOMING, _STATE, _OUTGOING = range(3)
+_INCOMING, _STATE, _OUTGOING, _REQUEST = range(4)
 _MESSAGES = (_INCOMING, _OUTGOING)
 
 # A damaged file can hold any type in any column.  The CHECKs let PRAGMA quick_check
@@ -107,7 +107,7 @@ _SCHEMA = (
     """
     CREATE TABLE part (
         session INTEGER NOT NULL REFERENCES session (id) ON DELETE CASCADE,
-        kind INTEGER NOT NULL CHECK (kind IN (0, 1, 2)),
+        kind INTEGER NOT NULL CHECK (kind IN (0, 1, 2, 3)),
         number INTEGER NOT NULL CHECK (typeof(number) = 'integer'),
         count INTEGER NOT NULL CHECK (typeof(count) = 'integer'),
         content BLOB NOT NULL CHECK (typeof(content) = 'blob'),
@@ -153,6 +153,11 @@ _DISCARD = """
     AND kind = :kind AND number < :before AND number + count <= :before
 """
 
+_REMOVE = f"""
+    DELETE FROM part WHERE session = (SELECT id FROM session WHERE name = ?)
+    AND kind = {_REQUEST} AND number = ?
+"""
+
 # Nothing is added to a session that is not there: it may have been dropped by what was
 # gathered before.
 _APPEND = """
@@ -179,9 +184,11 @@ class Changes:
         leave them.
     @ivar before: for each direction, below which number messages are deleted.
     @ivar blobs: for each direction, the messages to add.
+    @ivar requests: the open requests to add, by number.
+    @ivar removed: the numbers of those to delete.
     """
 
-    __slots__ = ("before", "blobs", "dropped", "record")
+    __slots__ = ("before", "blobs", "dropped", "record", "removed", "requests")
 
     def __init__(self, dropped: bool = False) -> None:
         """Begin with nothing, or with the end of what there was."""
@@ -189,6 +196,18 @@ class Changes:
         self.record: tuple[str, str, bytes] | None = None
         self.before = [0, 0]
         self.blobs: tuple[deque[Blob], deque[Blob]] = (deque(), deque())
+        self.requests: dict[int, Blob] = {}
+        self.removed: set[int] = set()
+
+    @property
+    def adds(self) -> bool:
+        """Whether there are messages to be added."""
+        return any(self.blobs) or bool(self.requests)
+
+    @property
+    def deletes(self) -> bool:
+        """Whether there is anything to be deleted."""
+        return self.dropped or any(self.before) or bool(self.removed)
 
     def put(self, peer: str, state: dict[str, Any]) -> None:
         """
@@ -217,12 +236,24 @@ class Changes:
             blobs.popleft()
         self.before[outgoing] = max(self.before[outgoing], before)
 
+    def addRequest(self, blob: Blob) -> None:
+        """Add an open request."""
+        self.requests[blob.number] = blob
+
+    def removeRequest(self, number: int) -> None:
+        """Delete a request, in the file or of those that were to be added."""
+        if self.requests.pop(number, None) is None:
+            self.removed.add(number)
+
     def add(self, newer: Changes) -> None:
         """Add later changes, which drop nothing."""
         self.record = newer.record or self.record
         for outgoing in (False, True):
             self.discard(outgoing, newer.before[outgoing])
             self.blobs[outgoing].extend(newer.blobs[outgoing])
+        for number in newer.removed:
+            self.removeRequest(number)
+        self.requests |= newer.requests
 
 
 class SpoolFile:
@@ -378,7 +409,7 @@ class SpoolFile:
         """
         sessions, keys = {}, {}
         for session, name, peer, keys[session] in rows:
-            sessions[session] = Stored(name, peer, {}, [], [])
+            sessions[session] = Stored(name, peer, {}, [], [], [])
         for session, kind, *blob in parts:
             if session not in sessions:
                 raise self.damaged("messages of no session")
@@ -386,8 +417,12 @@ class SpoolFile:
             if kind == _STATE:
                 stored.state.update(self._parse(keys[session], blob[-1]))
             else:
-                kept = stored.incoming if kind == _INCOMING else stored.outgoing
-                kept.append(Blob(*blob))
+                kept = {
+                    _INCOMING: stored.incoming,
+                    _OUTGOING: stored.outgoing,
+                    _REQUEST: stored.requests,
+                }
+                kept[kind].append(Blob(*blob))
         return list(sessions.values())
 
     def write(self, changes: Mapping[str, Changes]) -> None:
@@ -415,7 +450,7 @@ class SpoolFile:
                 self._transact(changes, full=True)
             finally:
                 self._setBound(self._bound)
-        if any(change.dropped or any(change.before) for change in changes.values()):
+        if any(change.deletes for change in changes.values()):
             self._shrink()
 
     def _transact(self, changes: Mapping[str, Changes], full: bool = False) -> None:
@@ -430,7 +465,7 @@ class SpoolFile:
             if full:
                 self._setBound(self._bound + RESERVE // PAGE)
             new = self._amend(changes)
-            if full and (new or any(any(change.blobs) for change in changes.values())):
+            if full and (new or any(change.adds for change in changes.values())):
                 # Where next to nothing is in use, no waiting could make room.
                 self._setBound(self._bound if self._used() > SMALL else NO_BOUND)
             self._extend(new, changes)
@@ -458,6 +493,9 @@ class SpoolFile:
             for kind, before in zip(_MESSAGES, change.before, strict=True):
                 if before:
                     execute(_DISCARD, {"name": name, "kind": kind, "before": before})
+            if change.removed:
+                removed = ((name, number) for number in change.removed)
+                self._connection.executemany(_REMOVE, removed)
         return new
 
     def _extend(self, new: list[str], changes: Mapping[str, Changes]) -> None:
@@ -473,6 +511,11 @@ class SpoolFile:
                     connection.executemany(
                         _APPEND, ((kind, *blob, name) for blob in blobs)
                     )
+            if change.requests:
+                requests = change.requests.values()
+                connection.executemany(
+                    _APPEND, ((_REQUEST, *blob, name) for blob in requests)
+                )
 
     def _shrink(self) -> None:
         """Give back the room of what was deleted, if it is much and little is left."""

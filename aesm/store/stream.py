@@ -14,11 +14,12 @@ packets leaves one long range.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from aesm.core.messages.framereader import FrameReader
 from aesm.core.messages.frames import Messages
+from aesm.messages.requests import Answer, Request
 from aesm.messages.stream import DataStream, Packet, costOf
 from aesm.store.interface import Blob
 
@@ -28,6 +29,14 @@ Ranges = list[list[int]]  # of numbers: the first, and the one behind the last
 
 # Bytes of a message that is read back: it was accepted under the C{maxMessage} of then.
 ANY_SIZE = (1 << 32) - 1
+
+
+def _asItIs(number: int, micros: int, data: str | bytes) -> Any:
+    """Make nothing special of a message."""
+    return data
+
+
+Made = Callable[[int, int, "str | bytes"], Any]
 
 
 class DurableStream(DataStream):
@@ -51,7 +60,13 @@ class DurableStream(DataStream):
         self._takenAhead: set[int] = set()  # taken, though older ones are not
 
     def restore(
-        self, received: int, blobs: Iterable[Blob], first: int, ranges: Ranges
+        self,
+        received: int,
+        blobs: Iterable[Blob],
+        first: int,
+        ranges: Ranges,
+        requests: Iterable[Blob] = (),
+        made: Made = _asItIs,
     ) -> None:
         """
         Go on after a restart with what was stored.
@@ -60,20 +75,32 @@ class DurableStream(DataStream):
         @param blobs: those of which some are not taken.
         @param first: the number of the first that is not taken.
         @param ranges: which of those behind it are.
+        @param requests: those that are open.
+        @param made: makes what is to be in the stream of a number, a time in
+            microseconds since the Unix epoch, and a message.
         """
-        self.first = first
-        self._takenAhead = {
-            number for start, end in ranges for number in range(start, end)
-        }
-        for blob in blobs:
-            self._next = blob.number
-            messages = readBlob(blob)
-            for data in messages.data:
-                if self._next < first or self._next in self._takenAhead:
-                    self._next += 1
-                else:
-                    self.extend(messages.micros / 1e6, [data], costOf(data))
+        taken = {number for start, end in ranges for number in range(start, end)}
+        left = [
+            each
+            for each in _messagesOf(blobs)
+            if each[0] >= first and each[0] not in taken
+        ]
+        # What a handler was done with is taken, too, and in no range.
+        self.first = left[0][0] if left else received
+        self._takenAhead = {number for number in taken if number > self.first}
+        for number, micros, data in sorted([*left, *_messagesOf(requests)], key=_first):
+            item = made(number, micros, data)
+            self._next = number
+            self.extend(micros / 1e6, [item], costOf(item))
         self._next = received
+
+    def place(self, number: int) -> None:
+        """Say which number the next packet has that is added."""
+        self._next = number
+
+    def settle(self, first: int, count: int) -> None:
+        """Count messages as taken that are not packets here."""
+        self._popped.extend((number, 0) for number in range(first, first + count))
 
     def taken(self) -> int:
         """
@@ -120,7 +147,9 @@ class DurableStream(DataStream):
         """Take a packet; the lock is held and there is one."""
         packet, tell = super().pop(newest)
         number = self._numbers.pop() if newest else self._numbers.popleft()
-        cost = costOf(packet.data)
+        if isinstance(packet, Request):  # which is taken once it is answered
+            return packet, tell
+        cost = costOf(packet if isinstance(packet, Answer) else packet.data)
         self._popped.append((number, cost))
         # The owner is told also where L{DataStream} would save that, as after the end:
         # each packet that is taken is to be stored.
@@ -134,8 +163,30 @@ def readBlob(blob: Blob) -> Messages:
     @raise ValueError: it is damaged.
     """
     reader = FrameReader(ANY_SIZE)
-    match reader.receive(blob.frames):
-        case [Messages() as messages] if len(messages.data) == blob.messages:
-            if reader.empty and reader.error is None:
-                return messages
+    runs = [each for each in reader.receive(blob.frames) if isinstance(each, Messages)]
+    if reader.empty and reader.error is None and runs:
+        data = [data for run in runs for data in run.data]
+        if len(data) == blob.messages:
+            cost = sum(run.cost for run in runs)
+            return Messages(runs[0].micros, data, cost, runs[-1].lastCost)
     raise ValueError("messages are not what they were")
+
+
+def _messagesOf(blobs: Iterable[Blob]) -> list[tuple[int, int, str | bytes]]:
+    """
+    Read what is stored.
+
+    @return: of each message the number, the time, and itself.
+    @raise ValueError: it is damaged.
+    """
+    return [
+        (number, messages.micros, data)
+        for blob in blobs
+        for messages in [readBlob(blob)]
+        for number, data in enumerate(messages.data, blob.number)
+    ]
+
+
+def _first(message: tuple[int, int, str | bytes]) -> int:
+    """Sort messages by their numbers."""
+    return message[0]

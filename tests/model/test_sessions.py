@@ -35,7 +35,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from aesm.core.messages.batch import Batch
 from aesm.core.messages.conversation import Conversation
-from aesm.core.messages.events import Accepted, Acknowledged, Event, PeerClosed
+from aesm.core.messages.events import Accepted, Acknowledged, Broken, Event, PeerClosed
 from aesm.core.messages.framereader import FrameReader
 from aesm.core.messages.frames import Ack, FrameType, Messages, Partial, Welcome
 from aesm.core.messages.hello import ConversationSettings, Hello

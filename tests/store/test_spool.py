@@ -152,7 +152,11 @@ class CommitTests(LoneSpoolTestCase):
         self.successResultOf(committed)
         self.assertEqual(
             spool.load(),
-            [Stored(NAME, PEER, {"a": 1}, [Blob(7, 2, b"in")], [Blob(3, 1, b"out")])],
+            [
+                Stored(
+                    NAME, PEER, {"a": 1}, [Blob(7, 2, b"in")], [Blob(3, 1, b"out")], []
+                )
+            ],
         )
         spool.close()
         self.worker.work()
@@ -249,7 +253,7 @@ class CommitTests(LoneSpoolTestCase):
         self.worker.work()
         self.worker.work()
         self.assertEqual(
-            spool.load(), [Stored(NAME, PEER, {"new": 1}, [], [Blob(1, 1, b"1")])]
+            spool.load(), [Stored(NAME, PEER, {"new": 1}, [], [Blob(1, 1, b"1")], [])]
         )
         spool.close()
         self.worker.work()
@@ -281,7 +285,7 @@ class BeginTests(LoneSpoolTestCase):
         self.assertEqual(self.worker.waiting, [])
         self.assertEqual(
             spool.load(),
-            [Stored(name, PEER, {"new": 1}, [], []) for name in (NAME, OTHER)],
+            [Stored(name, PEER, {"new": 1}, [], [], []) for name in (NAME, OTHER)],
         )
         spool.close()
         self.worker.work()
@@ -426,7 +430,7 @@ class FailureTests(LoneSpoolTestCase):
         self.clock.advance(RETRY)
         self.successResultOf(committed)
         self.assertEqual(
-            spool.load(), [Stored(NAME, PEER, {"new": 1}, [], [Blob(1, 1, b"1")])]
+            spool.load(), [Stored(NAME, PEER, {"new": 1}, [], [Blob(1, 1, b"1")], [])]
         )
         spool.close()
 
@@ -623,7 +627,7 @@ class ModelTests(LoneSpoolTestCase):
         for step, name, flag, value in steps:
             if step == "put":
                 spool.put(name, PEER, {"value": value})
-                old = model.get(name, Stored(name, PEER, {}, [], []))
+                old = model.get(name, Stored(name, PEER, {}, [], [], []))
                 model[name] = old._replace(state={"value": value})
             elif step == "append" and name in model:
                 blob = Blob(number, value + 1, b"x" * value)

@@ -214,7 +214,7 @@ class OpenTests(SpoolFileTestCase):
         self.open().close()
         for version in (1, 3):
             self.execute(f"PRAGMA user_version = {version}")
-            self.refuses(f"version {version}", "version 2", "the aesm that made it")
+            self.refuses(f"version {version}", "version 3", "the aesm that made it")
 
     def test_noRoom(self) -> None:
         """A new file on a full disk is an error; with room again, it can be made."""
@@ -389,7 +389,7 @@ class DamageTests(SpoolFileTestCase):
             except SpoolError as error:
                 self.assertNotIn("\n", str(error))
             else:
-                for name, peer, state, incoming, outgoing in stored:
+                for name, peer, state, incoming, outgoing, requests in stored:
                     self.assertIsInstance(name, str)
                     self.assertIsInstance(peer, str)
                     self.assertIsInstance(state, dict)
@@ -482,6 +482,7 @@ class WriteTests(SpoolFileTestCase):
                         {"b": 2},
                         [Blob(2**62, 3, frames), Blob(2**62 + 3, 1, b"")],
                         [],
+                        [],
                     ),
                     Stored(
                         NAME,
@@ -489,6 +490,7 @@ class WriteTests(SpoolFileTestCase):
                         {},
                         [Blob(5, 1, b"5")],
                         [Blob(5, 2, b""), Blob(7, 1, b"\0")],
+                        [],
                     ),
                 ]
                 self.assertEqual(file.load(), expected)
@@ -544,7 +546,7 @@ class WriteTests(SpoolFileTestCase):
         file.write({NAME: changes})
         [stored] = self.reopened(file)
         self.assertEqual(
-            stored, Stored(NAME, PEER, {"new": 1}, [], [Blob(0, 1, b"new")])
+            stored, Stored(NAME, PEER, {"new": 1}, [], [Blob(0, 1, b"new")], [])
         )
 
     def test_noSession(self) -> None:

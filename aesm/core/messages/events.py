@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from aesm.core.messages.frames import Messages, Requests
+from aesm.core.messages.frames import Messages, Requests, Responses
 from aesm.core.messages.hello import Hello
 from aesm.core.messages.requests import Response
 from aesm.errors import AESMError
@@ -62,15 +62,15 @@ class Answered(NamedTuple):
     """
     Responses came, which are messages, too.
 
-    @ivar micros: when they were sent, microseconds since the Unix epoch.
+    @ivar first: the number of the first of them; the others follow without a gap.
+    @ivar messages: as they came.
     @ivar responses: each with who waits for it, as L{Outbox.answered} tells; those that
         withdraw a request of the peer's with None.
-    @ivar cost: what they count for flow control, bytes.
     """
 
-    micros: int
+    first: int
+    messages: Responses
     responses: list[tuple[object, Response]]
-    cost: int
 
 
 @dataclass(frozen=True)

@@ -228,4 +228,4 @@ class Session:
             elif response.number >= number:
                 raise ProtocolError("a request is withdrawn that was not sent")
             responses.append((waiter, response))
-        return newTuple(Answered, (messages.micros, responses, messages.cost))
+        return newTuple(Answered, (first, messages, responses))
