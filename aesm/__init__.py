@@ -48,12 +48,13 @@ if TYPE_CHECKING:
         IClientPolicy,
         IMessageHandler,
         IMessageHandlerMaker,
+        IRequestHandler,
         ISessionHandler,
         ITrustPolicy,
     )
     from aesm.messages.connection import Connection
     from aesm.messages.protocol import AESMProtocol
-    from aesm.messages.requests import Request, RequestTimeout
+    from aesm.messages.requests import Answer, Request, RequestTimeout
     from aesm.messages.stream import DataStream, Packet
     from aesm.server.factory import AESMServerFactory
     from aesm.server.registry import Activity, Connections
@@ -73,6 +74,7 @@ _HOMES = {  # module: the public names that it has; all others are errors
         "IClientPolicy",
         "IMessageHandler",
         "IMessageHandlerMaker",
+        "IRequestHandler",
         "ISessionHandler",
         "ITrustPolicy",
     ],
@@ -80,7 +82,7 @@ _HOMES = {  # module: the public names that it has; all others are errors
     "trust.keys": ["PSK", "PrivateKey", "PublicKey"],
     "blocking.network": ["ClientNetwork", "ServerNetwork"],
     "messages.protocol": ["AESMProtocol"],
-    "messages.requests": ["Request", "RequestTimeout"],
+    "messages.requests": ["Answer", "Request", "RequestTimeout"],
     "server.registry": ["Activity", "Connections"],
     "server.service": ["Server", "listen"],
     "client.service": ["ClientService"],
@@ -95,6 +97,7 @@ __all__ = [
     "AESMProtocol",
     "AESMServerFactory",
     "Activity",
+    "Answer",
     "AnyServer",
     "AuthorizedKeys",
     "Cipher",
@@ -111,6 +114,7 @@ __all__ = [
     "IClientPolicy",
     "IMessageHandler",
     "IMessageHandlerMaker",
+    "IRequestHandler",
     "ISessionHandler",
     "ITrustPolicy",
     "InvalidText",

@@ -20,11 +20,12 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from aesm.errors import AESMError, CloseCode, ConnectionClosed, MessageTooBig
-from aesm.interfaces import IMessageHandler
+from aesm.interfaces import IMessageHandler, IRequestHandler
 from aesm.messages.acknowledgements import Acknowledgement
 
 if TYPE_CHECKING:
     from aesm.messages.connection import Connection
+    from aesm.messages.requests import Request
     from aesm.messages.stream import Packet
     from aesm.server.registry import Connections
 
@@ -82,10 +83,11 @@ class Relay(_Handler):
                 _send(other, packet)
 
 
-@implementer(IMessageHandler)
+@implementer(IMessageHandler, IRequestHandler)
 class Echo(_Handler):
     """
-    Sends each message back to where it came from.
+    Sends each message back to where it came from, and answers each request with the
+    same.
 
     A client that sends and does not read is held back, not closed: its next
     message waits until there is room for the answer.
@@ -108,6 +110,14 @@ class Echo(_Handler):
         # spool has both or neither.
         roomy = connection.drain()
         return roomy.addCallbacks(lambda result: _send(connection, packet), _ebGone)
+
+    def requestReceived(self, connection: Connection, packet: Request) -> str | bytes:
+        """
+        Answer with the same.
+
+        @see: L{IRequestHandler.requestReceived}
+        """
+        return cast("str | bytes", packet.data)
 
 
 def inbox(connections: Connections) -> None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from aesm.errors import AESMError
     from aesm.messages.connection import Connection
+    from aesm.messages.requests import Request
     from aesm.messages.stream import Packet
     from aesm.server.registry import Connections
     from aesm.trust.keys import PublicKey
@@ -25,6 +26,7 @@ __all__ = [
     "IMessageHandler",
     "IMessageHandlerMaker",
     "INextKeys",
+    "IRequestHandler",
     "ISessionHandler",
     "ITrustPolicy",
 ]
@@ -44,8 +46,9 @@ class IMessageHandler(Interface):
     a generator without C{inlineCallbacks}, an async generator, a Future of a loop that
     does not run here, one of C{concurrent.futures}.
 
-    A handler that is to know when connections are cut and come back has the methods of
-    L{ISessionHandler} as well.  One that passes on what comes may have the numbers
+    A handler that answers requests has the method of L{IRequestHandler} as well, and
+    one that is to know when connections are cut and come back those of
+    L{ISessionHandler}.  One that passes on what comes may have the numbers
     C{messagesPerKey} and C{bytesPerKey}: how much it takes of one client key a second,
     where the server's options of these names do not say.  One for which no client hears
     of another says C{clientsApart = True}: while a new process takes over from the
@@ -87,6 +90,38 @@ class IMessageHandler(Interface):
         @param reason: why it ended.
         @return: None, or what is not done yet: a server that stops waits for it,
             5 seconds at most unless C{stop} says otherwise.
+        """
+
+
+class IRequestHandler(Interface):
+    """
+    What a handler may have beside the methods of L{IMessageHandler}, to answer
+    requests.  It is looked for by its name; without it they are refused with code 1003.
+    """
+
+    def requestReceived(
+        connection: Connection, packet: Request
+    ) -> (
+        str
+        | bytes
+        | Deferred[str | bytes]
+        | Coroutine[Deferred[Any], Any, str | bytes]
+        | None
+    ):
+        """
+        A request arrived.  Requests are begun in order with the messages of the
+        connection, and run beside each other and beside these: one that takes its time
+        holds nothing back, up to 1,000 of a connection.
+
+        @param connection: where it came from.
+        @param packet: when it was sent, and C{str} or bytes.
+        @return: the answer, or what gives it: a Deferred, a coroutine (so that it may
+            be C{async def}), or another awaitable, which is cancelled if nobody waits
+            for the answer any more.  None only if C{packet.answer} or C{packet.refuse}
+            was called.
+        @raise RequestFailed: to refuse, with a code and words, also as the Deferred's
+            failure.  Any other error is logged, and refuses with code 1011, "internal
+            error"; the connection stays.
         """
 
 

@@ -13,8 +13,9 @@ from zope.interface.verify import verifyObject
 
 from aesm.chat.handler import ChatHandler
 from aesm.client.connect import connect
+from aesm.errors import RequestFailed
 from aesm.handlers import Echo, Relay
-from aesm.interfaces import IMessageHandler, IMessageHandlerMaker
+from aesm.interfaces import IMessageHandler, IMessageHandlerMaker, IRequestHandler
 from aesm.messages.connection import Connection
 from aesm.messages.stream import Packet
 from aesm.plugins import HandlerMaker
@@ -187,7 +188,22 @@ class EchoTests(HandlerTestCase):
 
     def test_interface(self) -> None:
         """It is a handler."""
-        verifyObject(IMessageHandler, Echo(Connections()))
+        for interface in (IMessageHandler, IRequestHandler):
+            verifyObject(interface, Echo(Connections()))
+
+    def test_requests(self) -> None:
+        """A request is answered with the same; the others refuse it."""
+        self.serve("echo")
+        answers = [self.join().request(each) for each in ("text", b"bytes")]
+        self.network.deliver()
+        self.assertEqual([*map(self.successResultOf, answers)], ["text", b"bytes"])
+        for name in ("relay", "chat"):
+            self.network = MemoryNetwork()
+            self.serve(name)
+            refused = self.join().request("?")
+            self.network.deliver()
+            error = self.failureResultOf(refused, RequestFailed).value
+            self.assertEqual(error.code, 1003)
 
     def test_back(self) -> None:
         """The sender gets it, nobody else does."""

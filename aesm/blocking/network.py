@@ -93,6 +93,31 @@ class _Network(Generic[_S]):
         self._reactorThread.checkProcess()
         return cast(_S, self._service)
 
+    def _ask(
+        self, request: Callable[..., Deferred[Any]], *arguments: Any
+    ) -> Future[str | bytes]:
+        """
+        Send a request.
+
+        @param request: called in the reactor's thread, with the arguments.
+        @return: done once it is answered; cancelling it cancels the request.
+        """
+        asked: list[Deferred[Any]] = []
+
+        def ask() -> Deferred[Any]:
+            """Ask, in the reactor's thread."""
+            asked.append(request(*arguments))
+            return asked[0]
+
+        def done(future: Future[Any]) -> None:
+            """Cancel the request if nobody waits any more, whatever the thread."""
+            if future.cancelled() and not self._reactorThread.isOver:
+                self._reactorThread.submit(lambda: asked and asked[0].cancel())
+
+        answer: Future[str | bytes] = self._reactorThread.submit(ask)
+        answer.add_done_callback(done)
+        return answer
+
     def end(self, deadline: float) -> Deferred[None]:
         """
         Close in order what is open; called in the reactor's thread.
@@ -207,6 +232,22 @@ class ServerNetwork(_Network[Server]):
         @raise ValueError: the text cannot be written in UTF-8.
         """
         await self._send(timeout, self._running.sendTo, data, address)
+
+    def request(
+        self, data: Message, address: Address, timeout: float | None = None
+    ) -> Future[str | bytes]:
+        """
+        Send a message that one peer is to answer.
+
+        @param data: C{str} for text, bytes for binary.
+        @param address: whose, as in C{connections}.
+        @param timeout: seconds; None to wait for as long as the session lasts.
+        @return: done with the answer, as L{Server.request}.  Cancelling it tells the
+            peer that nobody waits any more.
+        @raise RuntimeError: this is a forked child.
+        @raise TypeError: C{data} is neither text nor bytes.
+        """
+        return self._ask(self._running.request, _frozen(data), address, timeout)
 
     async def sendAll(self, data: Message, timeout: float | None = SEND_TIMEOUT) -> int:
         """
@@ -334,14 +375,47 @@ class ClientNetwork(_Network[ThreadedClientService]):
         """
         data = _frozen(data)
         cost = costOf(data)
+        self._makeRoom(cost, timeout)
+        return self._reactorThread.submit(self._send, data, cost)
+
+    def request(
+        self, data: Message, timeout: float | None = None
+    ) -> Future[str | bytes]:
+        """
+        Send a message that the server is to answer.  This waits only while
+        C{sendBuffer} is full, of what is not acknowledged or not answered.
+
+        @param data: C{str} for text, bytes for binary.
+        @param timeout: seconds; None to wait for as long as the session lasts.
+        @return: done with the answer, C{str} or bytes, over whichever connection.
+            Cancelling it tells the server that nobody waits any more.  Fails with
+            L{RequestFailed<aesm.errors.RequestFailed>} if the server refuses, with
+            L{RequestTimeout<aesm.messages.requests.RequestTimeout>}, which is a
+            C{TimeoutError}, and as C{sendData}.
+        @raise RuntimeError: there is no room, and this is the reactor's thread; or
+            this is a forked child.
+        @raise SendBufferFull: there was no room in time; nothing was sent.
+        @raise TypeError: C{data} is neither text nor bytes.
+        """
+        data = _frozen(data)
+        self._makeRoom(costOf(data), SEND_TIMEOUT if timeout is None else timeout)
+        return self._ask(self._request, data, timeout)
+
+    # No lock guards the room: a signal handler that sends or stops, while the main
+    # thread is in here, would wait for itself, or the reactor's thread for both.
+
+    def _makeRoom(self, cost: int, timeout: float | None) -> None:
+        """
+        Take room for a message; wait for it if need be.
+
+        @param timeout: seconds; None for ever.
+        @raise RuntimeError: as C{sendData}.
+        @raise SendBufferFull: as C{sendData}.
+        """
         self._reactorThread.checkProcess()
         if not self._reserve(cost):
             forbidWaiting()
             self._waitForRoom(cost, timeout)
-        return self._reactorThread.submit(self._send, data, cost)
-
-    # No lock guards the room: a signal handler that sends or stops, while the main
-    # thread is in here, would wait for itself, or the reactor's thread for both.
 
     def _reserve(self, cost: int) -> bool:
         """Take room for a message, if there is any."""
@@ -414,6 +488,16 @@ class ClientNetwork(_Network[ThreadedClientService]):
     def _send(self, data: Message, cost: int) -> Deferred[None]:
         """Send a message; its cost is released once the server has it."""
         return self._running.sendData(data).addBoth(self._release, cost)
+
+    def _request(self, data: Message, timeout: float | None) -> Deferred[Any]:
+        """Send a request; its cost is released once it is answered."""
+        cost = costOf(cast("str | bytes", data))
+        try:
+            answer = self._running.request(data, timeout)
+        except ValueError:
+            self._release(None, cost)
+            raise
+        return answer.addBoth(self._release, cost)
 
 
 class _Sum:

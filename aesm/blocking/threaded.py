@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from aesm.messages.connection import Connection
     from aesm.messages.protocol import AESMProtocol
     from aesm.messages.requests import Request
+    from aesm.store.connection import DurableConnection
 
 __all__ = ["ReactorStreamOwner", "ThreadedClientService", "ThreadedServerFactory"]
 
@@ -126,6 +127,12 @@ class ThreadedClientService(ClientService):
         connection.retrieved.owner = ReactorStreamOwner(self._clock, connection)
         self._latest = connection
         super().attached(connection)
+
+    def _restore(self, restored: list[tuple[DurableConnection, bool]]) -> None:
+        """Go on with what was in the spool, of which some can be taken now."""
+        for connection, _ in restored:
+            connection.retrieved.owner = ReactorStreamOwner(self._clock, connection)
+        super()._restore(restored)
 
     def stopService(self) -> Deferred[None]:
         """

@@ -31,6 +31,7 @@ _log: Final = Logger(namespace="aesm.handler")
 # Requests of one connection that a handler has at a time; the next one, and what is
 # behind it, waits.
 MOST_RUNNING: Final = 1000
+ANSWERS: Final = (str, bytes, bytearray, memoryview)
 
 
 class Answering:
@@ -89,13 +90,15 @@ class Answering:
             return
         try:
             result = method(self._connection, request)
-            running = None if _isAnswer(result) else runningOf(result)
+            if isinstance(result, ANSWERS):
+                self._answer(request, result)  # C{begin} has seen that there is room
+                return
+            running = runningOf(result)
             if running is None:
-                running = self._cbDone(result, request)
+                self._cbDone(result, request)
+                return
         except Exception:
             self._ebFailed(Failure(), request)
-            return
-        if running is None:
             return
         self._running[request.number] = running
         running.addCallback(self._cbDone, request)
@@ -111,7 +114,7 @@ class Answering:
         """
         if not request.isOpen:  # it has answered by itself
             return None
-        if not _isAnswer(result):
+        if not isinstance(result, ANSWERS):
             raise TypeError(
                 f"requestReceived gave {result!r}, which is no answer: return str or "
                 "bytes, or raise RequestFailed"
@@ -160,8 +163,3 @@ class Answering:
         self._running.pop(number, None)
         if self._waiting and len(self._running) < MOST_RUNNING:
             self._waiting.popleft().callback(None)
-
-
-def _isAnswer(result: object) -> bool:
-    """Tell whether a handler has given an answer."""
-    return isinstance(result, str | bytes | bytearray | memoryview)

@@ -278,7 +278,10 @@ class Requests:
     def withdraw(self, answer: PendingAnswer) -> None:
         """Tell the peer that nobody waits any more; its answer is dropped."""
         connection = self._connection
-        connection.session.outbox.ask(answer.number, None)
+        asked = connection.session.outbox.asked
+        if asked is None or asked.get(answer.number) is not answer:
+            return  # its answer has come, and is about to be passed on
+        asked[answer.number] = None
         sent = connection.send(encodeWithdrawal(answer.number), False)
         if not isinstance(sent, Acknowledgement):
             sent.addErrback(lambda failure: None)  # it only saves the peer work
@@ -297,12 +300,12 @@ class Requests:
         first, messages, responses = event
         # They are done with as they come, but for what an earlier process has asked;
         # what came before them may not be.
-        former = [waiter is False for waiter, _ in responses]
-        if not any(former):
+        isMixed = any(waiter is False for waiter, _ in responses)
+        if not isMixed:
             self._settled(first, len(responses), messages.cost)
         for index, (waiter, response) in enumerate(responses):
-            if any(former):
-                self._take(first + index, messages, index, former[index])
+            if isMixed:
+                self._take(first + index, messages, index, waiter is False)
             if response.status == WITHDRAWN:
                 self._withdrawn(response.number)
             elif isinstance(waiter, PendingAnswer):
@@ -415,6 +418,8 @@ class Requests:
 
 def _fire(answer: PendingAnswer, response: Response) -> None:
     """Tell who waits for it how a request has ended."""
+    if answer.called:  # cancelled by who was told before
+        return
     if response.status == ERROR:
         answer.errback(RequestFailed(response.code, cast(str, response.data)))
     else:

@@ -153,6 +153,10 @@ class UseTests(ProgramCase):
         """
         self.runProgram("faces", output="all there")
 
+    def test_requests(self) -> None:
+        """Both sides ask and answer, with Futures, in any thread."""
+        self.runProgram("requests", output="asked and answered")
+
     def test_original(self) -> None:
         """The programs of the original module's README run."""
         self.runProgram("original", str(freePort()), output="both run")

@@ -206,6 +206,19 @@ class AskTests(PairTestCase):
         self.assertTrue(self.taken(pair.accepted).isWithdrawn)
         self.assertFalse(crossing.isWithdrawn)
 
+    def test_cancelledTogether(self) -> None:
+        """
+        The first of answers that come together may cancel the request of the second.
+        """
+        pair = self.pair(Answerer(same))
+        # The first of a turn leaves alone.
+        _, first, second = (pair.client.request("?") for _ in range(3))
+        first.addCallback(lambda answer: second.cancel())
+        pair.deliver()
+        self.failureResultOf(second, CancelledError)
+        self.assertEqual(pair.client.session.outbox.asked, {})
+        self.assertEqual(pair.client.session.outbox.count, 3)
+
     def test_ended(self) -> None:
         """With the connection ends all that waits, at both sides."""
         pair = self.pair()

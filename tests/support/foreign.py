@@ -31,6 +31,8 @@ from noise.noise_protocol import NoiseProtocol
 from noise.state import CipherState, SymmetricState
 
 TEXT, BINARY, WELCOME, BATCH, REST, CLOSE, PING, PONG, ACK = 1, 2, 3, 4, 5, 8, 9, 10, 11
+REQUEST, RESPONSE = 6, 7
+ERROR, WITHDRAWN = 3, 4  # how a request ends; TEXT and BINARY are answers
 MAX_PLAINTEXT = 65519
 REKEY = 65536  # records (section 4)
 TIMEOUT = 60.0  # seconds for any one read
@@ -279,7 +281,7 @@ class Client(Stream):
         super().__init__(port, name, psk, application, key, said, connected)
         self.write(frames)
         self.stream = b""
-        self.received = 0
+        self.sent = self.received = 0  # messages
         kind, _, body = self.readFrame()
         if kind == CLOSE:
             raise Refused(f"CLOSE {int.from_bytes(body[:2], 'big')}")
@@ -292,7 +294,17 @@ class Client(Stream):
 
     def send(self, kind: int, body: bytes) -> None:
         """Send one frame."""
+        self.sent += kind in (TEXT, BINARY, REQUEST, RESPONSE)
         self.write(self.encode(kind, body))
+
+    def request(self, kind: int, data: bytes) -> int:
+        """Send a request; return its number (section 6)."""
+        self.send(REQUEST, bytes([kind]) + data)
+        return self.sent - 1
+
+    def respond(self, number: int, status: int, data: bytes = b"") -> None:
+        """End a request (section 6)."""
+        self.send(RESPONSE, struct.pack(">QB", number, status) + data)
 
     def beginToSend(self, kind: int, body: bytes, size: int) -> None:
         """
@@ -313,12 +325,18 @@ class Client(Stream):
 
     def readMessage(self) -> str | bytes:
         """Read frames up to a message; acknowledge it."""
+        kind, body = self.readAnyMessage()
+        assert kind in (TEXT, BINARY), kind
+        return body.decode() if kind == TEXT else body
+
+    def readAnyMessage(self) -> tuple[int, bytes]:
+        """Read frames up to a message, request or response; acknowledge it."""
         while True:
             kind, _, body = self.readFrame()
-            if kind in (TEXT, BINARY):
+            if kind in (TEXT, BINARY, REQUEST, RESPONSE):
                 self.received += 1
                 self.send(ACK, struct.pack(">QQ", self.received, 2**32))
-                return body.decode() if kind == TEXT else body
+                return kind, body
             if kind == PING:
                 self.send(PONG, body)
             else:

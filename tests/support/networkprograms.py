@@ -38,6 +38,9 @@ from aesm import (
     NameOrKeyMismatch,
     Packet,
     PrivateKey,
+    Request,
+    RequestFailed,
+    RequestTimeout,
     SendBufferFull,
     ServerNetwork,
     stateDirectory,
@@ -198,6 +201,44 @@ def faces() -> None:
     server.stop()
     server.close()
     print("all there")
+
+
+def requests() -> None:
+    """Ask and answer, from any thread, both ways."""
+    with ServerNetwork(host=HOST, port=0) as server:
+        port = server.address[1]
+        with ClientNetwork(host=HOST, port=port) as client:
+            answer, refused, slow = (client.request(each) for each in ("a", b"b", "c"))
+            late = client.request("d", timeout=0.001)
+            taken: list[Any] = []
+            while len(taken) < 4:
+                _, packet = server.connections.getDataOrdinal()
+                if isinstance(packet, Request):
+                    taken.append(packet)
+            assert taken[0].answer("A").result(LONG) is None
+            taken[1].refuse("no", 7)
+            assert answer.result(LONG) == "A"
+            with raises(RequestFailed) as errors:
+                refused.result(LONG)
+            (error,) = errors
+            assert isinstance(error, RequestFailed) and error.code == 7
+            with raises(RequestTimeout, TimeoutError):
+                late.result(LONG)
+            slow.cancel()
+            until(lambda: taken[2].isWithdrawn and taken[3].isWithdrawn)
+            address = next(iter(server.connections))
+            asked = server.request("who?", address)
+            packet = until(client.retrieved.getData)
+            packet.answer("I").result(LONG)
+            assert asked.result(LONG) == "I"
+            with raises(ConnectionClosed):
+                server.request("nobody", ("203.0.113.1", 1)).result(LONG)
+            nothing: Any = None
+            with raises(TypeError):
+                client.request(nothing)
+            with raises(UnicodeEncodeError):
+                client.request("\ud800").result(LONG)
+    print("asked and answered")
 
 
 def wrongData(server: ServerNetwork, client: ClientNetwork) -> None:

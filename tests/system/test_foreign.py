@@ -19,7 +19,15 @@ from twisted.protocols.wire import Echo as Wire
 from twisted.trial.unittest import TestCase
 from zope.interface import implementer
 
-from aesm import Connection, IMessageHandler, Packet, PrivateKey, Server, listen
+from aesm import (
+    Connection,
+    IMessageHandler,
+    Packet,
+    PrivateKey,
+    Request,
+    Server,
+    listen,
+)
 from aesm.core.channel.settings import SUITES, defaultSuites, withPSK
 from aesm.errors import AESMError
 from aesm.secure import wrapServerEndpoint
@@ -39,6 +47,12 @@ class Echo:
         """Send it back."""
         assert packet.data is not None
         connection.sendData(packet.data)
+
+    def requestReceived(self, connection: Connection, packet: Request) -> Any:
+        """Answer with the same, or what the other side answers; or not."""
+        if packet.data == b"ask back":
+            return connection.request("who?")
+        return Deferred() if packet.data == "never" else packet.data
 
     def connectionLost(self, connection: Connection, reason: AESMError) -> None:
         """Nothing to do."""
@@ -113,6 +127,57 @@ class ForeignTests(TestCase):
             client.socket.sendall(records)
             self.assertEqual(client.readMessage(), bytes(foreign.REKEY))
             client.close()
+
+        return self.serving(use)
+
+    def test_requests(self) -> Deferred[Any]:
+        """
+        Each side answers the other's requests, refuses them, and withdraws its own,
+        alone and in a BATCH.
+        """
+
+        def use(port: int) -> None:
+            hello = {"requests": True, "batch": True}
+            client = foreign.Client(port, SUITES[2], hello=hello)
+            self.assertTrue(client.welcome["requests"])
+            client.send(foreign.TEXT, b"message")
+            self.assertEqual(client.readMessage(), "message")
+            number = client.request(foreign.TEXT, "zwei ü".encode())
+            self.assertEqual(number, 1)
+            answer = struct.pack(">QB", number, foreign.TEXT) + "zwei ü".encode()
+            self.assertEqual(client.readAnyMessage(), (foreign.RESPONSE, answer))
+            # The handler asks back, answers what comes, and has nothing against it
+            # that one is withdrawn.
+            client.request(foreign.BINARY, b"ask back")
+            kind, body = client.readAnyMessage()
+            self.assertEqual((kind, body), (foreign.REQUEST, b"\1who?"))
+            client.respond(2, foreign.BINARY, b"I")
+            kind, body = client.readAnyMessage()
+            self.assertEqual(kind, foreign.RESPONSE)
+            self.assertEqual(body, struct.pack(">QB", 2, foreign.BINARY) + b"I")
+            client.request(foreign.BINARY, b"ask back")
+            client.readAnyMessage()
+            code = struct.pack(">H", 4711)
+            client.respond(4, foreign.ERROR, code + b"no")
+            kind, body = client.readAnyMessage()
+            refusal = struct.pack(">QB", 4, foreign.ERROR) + code + b"no"
+            self.assertEqual((kind, body), (foreign.RESPONSE, refusal))
+            number = client.request(foreign.TEXT, b"never")
+            client.respond(number, foreign.WITHDRAWN)
+            kind, body = client.readAnyMessage()
+            self.assertEqual(struct.unpack(">QBH", body[:11]), (number, 3, 4002))
+            self.assertEqual(client.close(), (1000, ""))
+
+        return self.serving(use)
+
+    def test_nothingAsked(self) -> Deferred[Any]:
+        """An answer to what was not asked ends the connection."""
+
+        def use(port: int) -> None:
+            client = foreign.Client(port, SUITES[2])
+            client.respond(0, foreign.TEXT)
+            kind, _, body = client.readFrame()
+            self.assertEqual((kind, body[:2]), (foreign.CLOSE, b"\x03\xea"))
 
         return self.serving(use)
 

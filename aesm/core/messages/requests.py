@@ -112,6 +112,8 @@ def _encoded(prefix: bytes, data: str | bytes | bytearray | memoryview) -> bytes
     """Encode data behind a prefix, and how it is to be read."""
     if isinstance(data, str):
         return prefix + _TEXT + data.encode("utf-8")
+    if type(data) is bytes:
+        return prefix + _BINARY + data
     if isinstance(data, bytes | bytearray | memoryview):
         return prefix + _BINARY + bytes(data)
     raise TypeError(f"a message is str or bytes, not {type(data).__name__}")
