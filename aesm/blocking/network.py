@@ -112,7 +112,12 @@ class _Network(Generic[_S]):
         def done(future: Future[Any]) -> None:
             """Cancel the request if nobody waits any more, whatever the thread."""
             if future.cancelled() and not self._reactorThread.isOver:
-                self._reactorThread.submit(lambda: asked and asked[0].cancel())
+                self._reactorThread.submit(cancel)
+
+        def cancel() -> None:
+            """Cancel the request, in the reactor's thread."""
+            for each in asked:
+                each.cancel()
 
         answer: Future[str | bytes] = self._reactorThread.submit(ask)
         answer.add_done_callback(done)

@@ -107,7 +107,7 @@ def releasableOf(connection: Connection) -> int:
         kept += inbox.partialSize
     if connection.dispatcher is not None:
         kept += inbox.receivedCost - inbox.takenCost
-    elif connection.anyRequests is not None:
+    if connection.anyRequests is not None:
         kept += connection.anyRequests.memory
     return kept
 

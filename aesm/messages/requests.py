@@ -53,7 +53,7 @@ from aesm.core.messages.requests import (
 )
 from aesm.errors import AESMError, CloseCode, RequestFailed, SessionLost, closedError
 from aesm.messages.acknowledgements import Acknowledgement, FailedAcknowledgement
-from aesm.messages.stream import Packet
+from aesm.messages.stream import Packet, StreamOwner
 
 if TYPE_CHECKING:
     from aesm.messages.connection import Connection
@@ -67,8 +67,10 @@ __all__ = [
     "sendAgain",
 ]
 
-# What an open request takes beside its cost, counted in C{totalBuffer}, bytes.
-REQUEST_MEMORY = 512
+# What an open request takes beside its cost, counted in C{totalBuffer}, bytes: until it
+# is answered, and with a handler that is at work for it.
+REQUEST_MEMORY = 384
+RUNNING_MEMORY = 1536
 
 
 class RequestTimeout(AESMError, DeferredTimeout, TimeoutError):
@@ -83,6 +85,13 @@ class _Asker(Protocol):
 
     def withdraw(self, answer: PendingAnswer) -> None:
         """Nobody waits for the answer any more."""
+
+
+class _Responder(StreamOwner, Protocol):
+    """What owns a stream that requests are in: the connection, or who speaks for it."""
+
+    def respond(self, request: Request, body: EncodedResponse) -> Deferred[None]:
+        """Send what ends a request."""
 
 
 class PendingAnswer(Deferred["str | bytes"]):
@@ -185,7 +194,8 @@ class Request(Packet):
 
     def _respond(self, body: EncodedResponse) -> Deferred[None]:
         """Send what ends it."""
-        return self._connection.retrieved.owner.respond(self, body)
+        owner = cast("_Responder", self._connection.retrieved.owner)
+        return owner.respond(self, body)
 
 
 class Answer(Packet):
@@ -380,7 +390,12 @@ class Requests:
 
     @property
     def memory(self) -> int:
-        """About what those take that are open, bytes."""
+        """
+        About what those take that are open, bytes; with a handler, whose messages all
+        count until it is done with them, beside their cost.
+        """
+        if self._connection.dispatcher is not None:
+            return RUNNING_MEMORY * len(self.open)
         return self._openCost + REQUEST_MEMORY * len(self.open)
 
     def respond(self, request: Request, body: EncodedResponse) -> Deferred[None]:

@@ -106,9 +106,6 @@ class StreamOwner(Protocol):
     def streamFinished(self) -> None:
         """The stream has ended and its last packet was taken."""
 
-    def respond(self, request: Any, body: Any) -> Deferred[None]:
-        """Send what ends a request that was in the stream."""
-
 
 class _Arrival:
     """Packets of one stream that came together, those not taken."""

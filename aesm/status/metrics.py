@@ -40,6 +40,12 @@ _NUMBERS = (
         "messagesOut",
     ),
     ("acknowledged_bytes_total", "counter", "Bytes of these messages.", "bytesOut"),
+    (
+        "late_answers_total",
+        "counter",
+        "Answers to requests for which nobody waited any more.",
+        "lateAnswers",
+    ),
     ("buffered_bytes", "gauge", "Bytes that count for totalBuffer.", "buffered"),
     ("buffer_limit_bytes", "gauge", "The totalBuffer of the server.", "totalBuffer"),
     ("uptime_seconds", "gauge", "Seconds since the server started.", "uptime"),

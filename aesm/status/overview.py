@@ -70,6 +70,7 @@ class Overview:
             "bytesIn": _bytes(traffic.costIn, traffic.messagesIn),
             "messagesOut": traffic.messagesOut,
             "bytesOut": _bytes(traffic.costOut, traffic.messagesOut),
+            "lateAnswers": traffic.lateAnswers,
             "buffered": manager.budget.used,
             "totalBuffer": manager.budget.bound,
             "spool": None

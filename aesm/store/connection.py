@@ -30,17 +30,16 @@ from aesm.core.messages.frames import (
 )
 from aesm.core.messages.hello import Hello
 from aesm.core.messages.outbox import Message
-from aesm.core.messages.requests import encodeRequest
 from aesm.core.messages.session import Session
 from aesm.errors import AESMError, SessionLost, SpoolError
 from aesm.messages.acknowledgements import Acknowledgement
 from aesm.messages.connection import Connection
 from aesm.messages.owner import ConnectionOwner
-from aesm.messages.requests import Answer, Request
+from aesm.messages.requests import Request
 from aesm.messages.stream import costOf
 from aesm.store.interface import ISessionStore, Stored
 from aesm.store.journal import Journal, JournalState
-from aesm.store.requests import DurableRequests
+from aesm.store.requests import DurableRequests, handing
 from aesm.store.stream import DurableStream, readBlob
 from aesm.trust.keys import PublicKey
 
@@ -362,17 +361,7 @@ class DurableConnection(Connection):
         """Hand the handler what was restored and nobody took."""
         dispatcher = cast("PacketDispatcher", self.dispatcher)
         for packet in self.retrieved:
-            micros, data = round(packet.time * 1e6), cast("str | bytes", packet.data)
-            if isinstance(packet, Request):
-                cost, body = 0, encodeRequest(data)
-                requests = Requests(micros, [body], packet.cost, packet.cost)
-                call = partial(dispatcher.asked, packet.number, requests)
-            elif isinstance(packet, Answer):
-                cost, call = packet.charge, partial(dispatcher.returned, micros, packet)
-            else:
-                cost = costOf(data)
-                messages = Messages(micros, [data], cost, cost)
-                call = partial(dispatcher.arrived, messages)
+            cost, call = handing(dispatcher, packet)
             self._restoredCosts.append(cost)
             self._undelivered.append(call)
         self.writable()

@@ -9,26 +9,31 @@ One that is begun and answered in the same turn of the event loop is never store
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
+from aesm.core.messages import frames
 from aesm.core.messages.events import Asked
 from aesm.core.messages.frames import (
     MESSAGE_OVERHEAD,
     EncodedRequest,
     EncodedResponse,
     FrameType,
+    Messages,
     Responses,
     encodeFrame,
 )
 from aesm.core.messages.requests import encodeRequest
 from aesm.messages.requests import Answer, Request, Requests
+from aesm.messages.stream import Packet, costOf
 
 if TYPE_CHECKING:
+    from aesm.messages.owner import PacketDispatcher
     from aesm.store.connection import DurableConnection
     from aesm.store.interface import ISessionStore
 
-__all__ = ["DurableRequests"]
+__all__ = ["DurableRequests", "handing"]
 
 
 class DurableRequests(Requests):
@@ -130,3 +135,22 @@ class DurableRequests(Requests):
         """Let go of requests that cannot be answered any more."""
         super().end()
         self._fresh.clear()
+
+
+def handing(
+    dispatcher: PacketDispatcher, packet: Packet
+) -> tuple[int, Callable[[], object]]:
+    """
+    Prepare to hand a handler what was restored.
+
+    @return: what it costs, bytes; and what is to be called.
+    """
+    micros, data = round(packet.time * 1e6), cast("str | bytes", packet.data)
+    if isinstance(packet, Answer):
+        return packet.charge, partial(dispatcher.returned, micros, packet)
+    if isinstance(packet, Request):
+        body, cost = encodeRequest(data), packet.cost
+        asked = Asked(packet.number, frames.Requests(micros, [body], cost, cost))
+        return 0, partial(dispatcher.asked, *asked)
+    cost = costOf(data)
+    return cost, partial(dispatcher.arrived, Messages(micros, [data], cost, cost))

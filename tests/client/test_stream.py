@@ -4,8 +4,6 @@ Tests for L{aesm.client.stream}: several streams are one.
 
 from __future__ import annotations
 
-from typing import Any
-
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -23,10 +21,6 @@ class Owner:
 
         @param cost: of what was taken.
         """
-
-    def respond(self, request: Any, body: Any) -> Deferred[None]:
-        """Nothing asks here."""
-        raise NotImplementedError
 
     def streamFinished(self) -> None:
         """Take no note."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import tracemalloc
 from struct import pack
+from typing import Any
 
 from twisted.internet.defer import Deferred
 
@@ -15,13 +16,16 @@ from aesm.core.messages.frames import (
     BATCH,
     BINARY,
     BINARY_BIT,
+    CALL_BIT,
+    REQUEST,
     TEXT,
     FrameType,
     encodeFrame,
 )
 from aesm.core.messages.hello import Hello
 from aesm.core.messages.outbox import Outbox
-from tests.support.pairs import PairTestCase, Recorder
+from tests.messages.test_requests import Answerer
+from tests.support.pairs import PairTestCase
 
 COUNT = 5000  # frames
 ROOM = 1 << 30
@@ -41,6 +45,14 @@ def batch(number: int, count: int) -> bytes:
     return single(BATCH, pack(">I", count) + lengths + bodies)
 
 
+def requests(number: int, count: int) -> bytes:
+    """Make a BATCH of short requests."""
+    bodies = b"".join(
+        pack(">BH", 2, (number * count + each) % 65536) for each in range(count)
+    )
+    return single(BATCH, pack(">I", count) + pack(">I", CALL_BIT | 3) * count + bodies)
+
+
 WIDE = "\U0001f600".encode()
 
 # One that takes most for what it counts, of each kind that there is.
@@ -52,10 +64,24 @@ HOSTILE = {
     "batches": lambda number: batch(number, 500) if number % 100 == 0 else b"",
     "short with an emoji": lambda number: single(TEXT, b"a" * 20 + WIDE),
     "with an emoji": lambda number: single(TEXT, b"a" * 200 + WIDE),
+    "requests": lambda number: single(REQUEST, pack(">BI", 2, number)),
+    "batches of requests": lambda number: (
+        requests(number, 500) if number % 100 == 0 else b""
+    ),
+    "requests among others": lambda number: (
+        single(REQUEST, pack(">BI", 2, number))
+        if number % 2
+        else single(BINARY, pack(">I", number))
+    ),
     "long with an emoji": lambda number: (
         single(TEXT, b"a" * 100_000 + WIDE) if number % 100 == 0 else b""
     ),
 }
+
+
+def never(connection: object, packet: object) -> Deferred[Any]:
+    """Be never done."""
+    return Deferred()
 
 
 class MemoryTests(PairTestCase):
@@ -68,7 +94,7 @@ class MemoryTests(PairTestCase):
         @param handled: whether they wait for a handler, or in the stream.
         @return: how much memory they take, by what is counted.
         """
-        handler = Recorder(lambda connection, packet: Deferred()) if handled else None
+        handler = Answerer(never, never) if handled else None
         pair = self.pair(handler, server={"receiveBuffer": ROOM, "totalBuffer": ROOM})
         protocol = pair.accepted._protocol
         assert protocol is not None

@@ -288,7 +288,11 @@ class HandlerTests(PairTestCase):
             """Wait, and answer."""
             return "c" + await succeed("d")
 
-        results = {"now": "a", "deferred": succeed("b"), "coroutine": coroutine()}
+        results: dict[Any, Any] = {
+            "now": "a",
+            "deferred": succeed("b"),
+            "coroutine": coroutine(),
+        }
         pair = self.pair(Answerer(lambda connection, packet: results[packet.data]))
         answers = self.ask(pair, *results)
         self.assertEqual([*map(self.successResultOf, answers)], ["a", "b", "cd"])
