@@ -103,10 +103,10 @@ class AnswererKilledTests(SpoolTestCase):
         self.serving()
         self.settle()
         left = list(self.accepted.retrieved)
-        self.assertEqual([each.data for each in left], ["c", "e", "f"])
-        for each in left[:2]:
-            assert isinstance(each, Request)
-            each.answer(str(each.data).upper())
+        self.assertEqual([packet.data for packet in left], ["c", "e", "f"])
+        for packet in left[:2]:
+            assert isinstance(packet, Request)
+            packet.answer(str(packet.data).upper())
         self.settle()
         self.assertEqual([*map(self.successResultOf, answers)], ["C", "D", "E"])
         self.assertEqual(self.taking(self.accepted.retrieved), ["c", "e", "f"])
@@ -211,7 +211,7 @@ class AskerKilledTests(SpoolTestCase):
 class LedgerTests(SpoolTestCase):
     """Both have spools, and are killed at any time."""
 
-    @settings(deadline=None, max_examples=40)
+    @settings(deadline=None, max_examples=30)
     @given(
         st.lists(
             st.sampled_from(
@@ -236,10 +236,15 @@ class LedgerTests(SpoolTestCase):
             return waiting[-1][2]
 
         def collect(client: ClientService) -> None:
-            """Take the answers to what former processes asked."""
+            """
+            Take the answers to what former processes asked, and live until that is
+            written: else they are there again.
+            """
             while (packet := client.retrieved.getData()) is not None:
                 assert isinstance(packet, Answer)
                 answered.setdefault(packet.number, []).append(packet.data)
+            assert client._journal is not None
+            client._journal.writeNow()
 
         def answer() -> None:
             """Answer the oldest, if that is still to be done."""
