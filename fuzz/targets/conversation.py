@@ -25,12 +25,21 @@ from itertools import count
 
 from aesm.core.messages.conversation import Conversation
 from aesm.core.messages.dialogue import exchange
-from aesm.core.messages.events import Accepted, Acknowledged, Broken, Event, PeerClosed
+from aesm.core.messages.events import (
+    Accepted,
+    Acknowledged,
+    Answered,
+    Asked,
+    Broken,
+    Event,
+    PeerClosed,
+)
 from aesm.core.messages.framereader import FrameReader
 from aesm.core.messages.frames import (
     MAX_BATCH,
     Ack,
     Close,
+    Encoded,
     FrameType,
     Messages,
     Partial,
@@ -43,6 +52,14 @@ from aesm.core.messages.frames import (
     encodeFrame,
 )
 from aesm.core.messages.hello import ConversationSettings, Hello
+from aesm.core.messages.requests import (
+    WITHDRAWN,
+    encodeAnswer,
+    encodeError,
+    encodeRequest,
+    encodeWithdrawal,
+    sizeOf,
+)
 from aesm.core.messages.session import Session
 from aesm.core.messages.states import ConversationState
 from aesm.errors import (
@@ -58,8 +75,19 @@ __all__ = ["run", "seeds"]
 _SETTINGS = ConversationSettings(
     maxMessage=300, heartbeat=10.0, sendBuffer=2000, receiveBuffer=1000, agent="fuzz"
 )
+_PEER = Hello(maxMessage=400, batch=True, window=500, requests=True)
 _SESSION, _OTHER = "0" * 32, "f" * 32
-_STEPS = 13
+_STEPS = 16
+# Which frame a number in an input is; new ones come last.
+_KINDS = (
+    *(
+        kind
+        for kind in FrameType
+        if kind not in (FrameType.REQUEST, FrameType.RESPONSE)
+    ),
+    FrameType.REQUEST,
+    FrameType.RESPONSE,
+)
 GOING_AWAY = 1001  # close code, PROTOCOL section 9: a session may go on after it
 
 
@@ -70,7 +98,9 @@ class _Application:
     @ivar session: the session.
     @ivar sent: the messages that it has accepted.
     @ivar waiting: those that came and are not taken.
+    @ivar received: how many came.
     @ivar acknowledged: what the peer has acknowledged.
+    @ivar asked: the numbers of our requests that are not answered.
     @ivar told: the last ACK that the peer was sent, if it has arrived or not.
     """
 
@@ -79,7 +109,8 @@ class _Application:
         self.session = Session(_SETTINGS.sendBuffer, _SETTINGS.receiveBuffer, name)
         self.sent: list[str | bytes] = []
         self.waiting: list[Messages] = []
-        self.acknowledged = 0
+        self.received = self.acknowledged = 0
+        self.asked: set[int] = set()
         self.told = (0, _SETTINGS.receiveBuffer)
 
     def send(self, data: str | bytes) -> None:
@@ -91,6 +122,45 @@ class _Application:
         with suppress(MessageTooBig, SendBufferFull):
             self.session.outbox.add(data, 7)
             self.sent.append(data)
+
+    def ask(self, data: str) -> None:
+        """
+        Ask, if there is room.
+
+        @param data: what.
+        """
+        outbox, body = self.session.outbox, encodeRequest(data)
+        with suppress(MessageTooBig, SendBufferFull):
+            number = outbox.add(body, 7) - 1
+            outbox.ask(number, number)
+            self.sent.append(body)
+            self.asked.add(number)
+
+    def arrived(self, messages: Messages) -> None:
+        """
+        Keep what came.
+
+        @param messages: of any kind.
+        """
+        self.received += len(messages.data)
+        self.waiting.append(messages)
+
+    def answered(self, event: Answered) -> None:
+        """
+        Check that answers are to what was asked, and withdrawals of what came.
+
+        @param event: what came.
+        """
+        assert event.first == self.received, event
+        for number, (waiter, response) in enumerate(event.responses, event.first):
+            if response.status == WITHDRAWN:
+                assert waiter is None, event
+                assert response.number < number, event
+            else:
+                assert waiter == response.number, event
+                self.asked.remove(response.number)
+        assert set(self.session.outbox.asked or ()) == self.asked
+        self.arrived(event.messages)
 
     def take(self) -> None:
         """Take the oldest messages."""
@@ -126,13 +196,16 @@ class _Application:
 
         @param peer: what it says of itself.
         """
-        sizes = [len(data) for data in self.sent[self.acknowledged :]]
+        left = self.sent[self.acknowledged :]
+        if self.session.outbox.peer.requests and not peer.requests:
+            return False
         if not self.acknowledged <= peer.received <= self.session.outbox.sent:
             return False
-        size = sum(sizes[peer.received - self.acknowledged :][:1])  # of the next one
-        return max(sizes, default=0) <= peer.maxMessage and 0 <= peer.partial < max(
-            1, size
-        )
+        following = left[peer.received - self.acknowledged :]
+        size = sum(map(len, following[:1]))  # of the next one
+        return max(
+            map(sizeOf, left), default=0
+        ) <= peer.maxMessage and 0 <= peer.partial < max(1, size)
 
     def part(self, hello: Hello) -> Partial | None:
         """
@@ -145,6 +218,8 @@ class _Application:
         data = self.sent[hello.received]
         if isinstance(data, str):
             return Partial(FrameType.TEXT, data.encode()[: hello.partial])
+        if isinstance(data, Encoded):
+            return Partial(data.kind, data[: hello.partial])
         return Partial(FrameType.BINARY, data[: hello.partial])
 
     def check(self) -> None:
@@ -174,7 +249,7 @@ class _Side:
         self._former: _Application | None = None  # what a client would go on with
         self._names = count()
         if isServer:
-            self._welcome(Hello(maxMessage=400, batch=True, window=500), None)
+            self._welcome(_PEER, None)
         else:
             self._connect(_Application(""))
 
@@ -209,7 +284,12 @@ class _Side:
             application = self.application
             match event:
                 case Messages() as messages:
-                    application.waiting.append(messages)
+                    application.arrived(messages)
+                case Asked(first, requests):
+                    assert first == application.received, event
+                    application.arrived(requests)
+                case Answered():
+                    application.answered(event)
                 case Broken(error):
                     assert isinstance(error, ProtocolError | ConnectionClosed), error
                     self.broken = True
@@ -302,6 +382,7 @@ class _Side:
             batch=not how & 4,
             window=500,
             session=_OTHER,
+            requests=not how & 128,
         )
         if former is not None and not how & 8:
             hello = replace(
@@ -379,7 +460,7 @@ class _Side:
             case 0:
                 self.receive(script.take(script.number()), size)
             case 1:
-                kind = FrameType((*FrameType,)[script.number() % len(FrameType)])
+                kind = _KINDS[script.number() % len(_KINDS)]
                 body = script.take(script.number())
                 self.receive(encodeFrame(kind, script.number(), body), size)
             case 2:
@@ -410,6 +491,24 @@ class _Side:
                 conversation.close(self._now, 1000, "done")
             case 12:
                 self.reconnect(script.number(), script.number(), size)
+            case 13:
+                if conversation.state is ConversationState.OPEN:
+                    self.application.ask("?" * script.number())
+            case 14:  # the peer ends a request, ours or its own
+                number, how = script.number(), script.number()
+                body = (
+                    encodeAnswer(number, "answer"),
+                    encodeAnswer(number, b"answer"),
+                    encodeError(number, how, "error"),
+                    encodeWithdrawal(number),
+                )[how % 4]
+                self.receive(encodeFrame(FrameType.RESPONSE, 7, body), size)
+            case 15:  # it asks, among other messages
+                number = script.number() % 9 + 1
+                bodies = [b"text", *[encodeRequest("?")] * number, b"text"]
+                ask = len(bodies[1]) | encodeRequest("?").bits
+                lengths = [4, *[ask] * number, 4]
+                self.receive(b"".join(encodeBatch(7, bodies, lengths)), size)
             case _:
                 self.report(conversation.peerEnded(self._now))
 
@@ -492,6 +591,14 @@ def seeds() -> Iterator[bytes]:
             + pump
         )
         yield start + b"\x0c\x10\0" * 3 + b"\4" + b"\x0c\0\0" + pump
+        ask, answer, withdraw = b"\x0d\5", b"\x0e\0", b"\x0e\0\3"
+        yield start + ask + pump + answer + b"\0" + take + pump + answer + b"\1"
+        yield start + ask * 3 + pump + answer + b"\2" + b"\x0e\2\0" + take * 2 + pump
+        yield start + answer + b"\0"
+        yield start + b"\x0f\3" + withdraw + b"\x0e\1\3" + take * 3 + pump
+        yield start + ask + pump + b"\x0c\0\1" + pump + answer + b"\1" + take + pump
+        yield start + ask + pump + b"\x0c\x80\0" + pump
+        yield start + ask * 2 + pump + b"\x0c\x20\1" + pump * 3
     for kind in range(len(FrameType)):
         for role in b"\0\1":
             yield bytes([role, 2, 1, kind, 2]) + b"{}\7"

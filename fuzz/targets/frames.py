@@ -13,16 +13,19 @@ no difference.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from sys import getsizeof
 
 from aesm.core.messages.framereader import FrameReader
 from aesm.core.messages.frames import (
     BINARY_BIT,
+    CALL_BIT,
     MAX_BATCH,
     MESSAGE_OVERHEAD,
     Ack,
     Close,
+    Encoded,
     Frame,
     FrameType,
     Messages,
@@ -34,6 +37,12 @@ from aesm.core.messages.frames import (
     encodeClose,
     encodeFrame,
 )
+from aesm.core.messages.requests import (
+    encodeAnswer,
+    encodeError,
+    encodeRequest,
+    encodeWithdrawal,
+)
 from fuzz.script import pieces
 
 __all__ = ["run", "seeds"]
@@ -41,6 +50,13 @@ __all__ = ["run", "seeds"]
 _MAX_MESSAGE = 70000
 _HEADER_BYTES = 13
 _TIME_BYTES = slice(5, 13)  # of each frame, from its beginning
+_TYPE, _COUNT_BYTES = 4, slice(13, 17)
+_KINDS = {
+    0: FrameType.TEXT,
+    BINARY_BIT: FrameType.BINARY,
+    CALL_BIT: FrameType.REQUEST,
+    BINARY_BIT | CALL_BIT: FrameType.RESPONSE,
+}
 _MICROS = 1_700_000_000_000_000
 
 
@@ -89,8 +105,9 @@ def run(data: bytes) -> None:
     for sizes in ((data[0] if data and data[0] else 1,), (13, 1, 0, 5)):
         cut = _read(pieces(stream, sizes))
         assert cut == whole, (cut, whole)
-    position = 0
-    for frame in whole[0]:
+    position, frames = 0, deque(whole[0])
+    while frames:
+        frame = _whole(stream[position:], frames)
         body = stream[position : position + _HEADER_BYTES]
         micros = int.from_bytes(body[_TIME_BYTES], "big")
         written = [b"".join(parts) for parts in _write(frame, micros)]
@@ -98,6 +115,25 @@ def run(data: bytes) -> None:
         position += len(next(o for o in written if stream.startswith(o, position)))
     if not whole[1]:
         assert len(stream) - position == whole[2]
+
+
+def _whole(stream: bytes, frames: deque[Frame]) -> Frame:
+    """
+    Take a frame as it was written: that of several runs is one.
+
+    @param stream: begins with it.
+    @param frames: those that are left.
+    """
+    frame = frames.popleft()
+    if stream[_TYPE] != FrameType.BATCH:
+        return frame
+    count = int.from_bytes(stream[_COUNT_BYTES], "big")
+    while isinstance(frame, Messages) and len(frame.data) < count:
+        more = frames.popleft()
+        assert isinstance(more, Messages), more
+        data, cost = [*frame.data, *more.data], frame.cost + more.cost
+        frame = Messages(frame.micros, data, cost, more.lastCost)
+    return frame
 
 
 def _write(frame: Frame, micros: int) -> Iterator[list[bytes]]:
@@ -118,10 +154,13 @@ def _write(frame: Frame, micros: int) -> Iterator[list[bytes]]:
             for text in (d for d in data if isinstance(d, str)):
                 most = 2 * (len(text.encode()) + MESSAGE_OVERHEAD)
                 assert text.isascii() or getsizeof(text) <= most, "too much memory"
-            flags = [BINARY_BIT if type(d) is bytes else 0 for d in data]
+            flags = [
+                d.bits if isinstance(d, Encoded) else BINARY_BIT * (type(d) is bytes)
+                for d in data
+            ]
             lengths = [len(b) | f for b, f in zip(bodies, flags, strict=True)]
             if len(bodies) == 1:
-                kind = FrameType.BINARY if flags[0] else FrameType.TEXT
+                kind = _KINDS[flags[0]]
                 yield [encodeFrame(kind, micros, bodies[0])]
             yield encodeBatch(micros, bodies, lengths)
         case Welcome(payload):
@@ -163,6 +202,23 @@ def seeds() -> Iterator[bytes]:
     most = MAX_BATCH // MESSAGE_OVERHEAD
     for number in (most, most + 1):
         yield b"\5" + b"".join(encodeBatch(_MICROS, [b""] * number, [0] * number))
+    asks = [encodeRequest(data) for data in ("ask", b"\xff", "", "\u20ac")]
+    ends = [
+        encodeAnswer(0, "\u20ac"),
+        encodeAnswer(1 << 60, b""),
+        encodeError(2, 1008, "why"),
+        encodeWithdrawal(3),
+    ]
+    for kind, bodies in ((FrameType.REQUEST, asks), (FrameType.RESPONSE, ends)):
+        for one in bodies:
+            yield b"\3" + encodeFrame(kind, _MICROS, one)
+        lengths = [len(one) | one.bits for one in bodies]
+        yield b"\3" + b"".join(encodeBatch(_MICROS, bodies, lengths))
+        yield b"\3" + b"".join(encodeBatch(_MICROS, bodies[:1] * 3, lengths[:1] * 3))
+    among = [b"text", *asks, b"\xff", *ends]
+    lengths = [4, *[len(one) | one.bits for one in asks], 1 | BINARY_BIT]
+    lengths += [len(one) | one.bits for one in ends]
+    yield b"\3" + b"".join(encodeBatch(_MICROS, among, lengths))
     yield b"\7" + encodeFrame(FrameType.REST, _MICROS, b"of nothing")
     yield b"\7" + encodeFrame(FrameType.TEXT, _MICROS, b"\xed\xa0\x80")
     yield b"\7" + bytes([0, 1, 0x11, 0x71, 1]) + bytes(8)  # one byte too big
