@@ -35,11 +35,34 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from aesm.core.messages.batch import Batch
 from aesm.core.messages.conversation import Conversation
-from aesm.core.messages.events import Accepted, Acknowledged, Broken, Event, PeerClosed
+from aesm.core.messages.events import (
+    Accepted,
+    Acknowledged,
+    Answered,
+    Asked,
+    Broken,
+    Event,
+    PeerClosed,
+)
 from aesm.core.messages.framereader import FrameReader
-from aesm.core.messages.frames import Ack, FrameType, Messages, Partial, Welcome
+from aesm.core.messages.frames import (
+    Ack,
+    EncodedRequest,
+    EncodedResponse,
+    FrameType,
+    Messages,
+    Partial,
+    Welcome,
+)
 from aesm.core.messages.hello import ConversationSettings, Hello
 from aesm.core.messages.outbox import Outbox
+from aesm.core.messages.requests import (
+    WITHDRAWN,
+    decodeResponse,
+    encodeAnswer,
+    encodeRequest,
+    encodeWithdrawal,
+)
 from aesm.core.messages.session import Inbox, Session
 from aesm.core.messages.states import ConversationState
 from aesm.errors import AESMError, ProtocolError, SendBufferFull
@@ -178,6 +201,57 @@ class Peer:
         assert number == len(self.sent), "a message has another's number"
         if self.line is not None:
             self.line.sending()
+
+    def ask(self) -> None:
+        """Send a request, if there is room, and the other side takes such."""
+        number = len(self.sent)
+        if self.session.outbox.peer.requests:
+            self.send(encodeRequest(f"{number}?"))
+            if len(self.sent) > number:
+                self.session.outbox.ask(number, number)
+
+    def answer(self, withdraw: bool) -> None:
+        """Answer the oldest request that is open; or withdraw one of ours."""
+        asked = self.session.outbox.asked or {}
+        waiting = [number for number, waiter in asked.items() if waiter is not None]
+        if withdraw and waiting:
+            self.send(encodeWithdrawal(waiting[0]))
+            self.session.outbox.ask(waiting[0], None)
+        elif not withdraw and self.open:
+            self.send(encodeAnswer(self.open[0], "answer"))
+
+    @property
+    def open(self) -> list[int]:
+        """
+        The numbers of the other side's requests that are in our keeping, and not
+        answered.
+        """
+        answered = {
+            response.number
+            for _, data in self.sent
+            if type(data) is EncodedResponse
+            and (response := decodeResponse(data)).status != WITHDRAWN
+        }
+        kept = self.got[: self.taken if self._slow else len(self.got)]
+        return [
+            number
+            for number, (_, data) in enumerate(kept)
+            if type(data) is EncodedRequest and number not in answered
+        ]
+
+    def asked(self, event: Asked) -> None:
+        """Requests came."""
+        assert event.first == len(self.got), "a request has another's number"
+        self.arrived(event.requests)
+
+    def answered(self, event: Answered) -> None:
+        """Answers came, to what was asked, if not by an earlier process."""
+        assert event.first == len(self.got), "an answer has another's number"
+        for waiter, response in event.responses:
+            if response.status != WITHDRAWN and waiter is not None:
+                former = waiter is False and self._durable
+                assert former or waiter == response.number, "it answers something else"
+        self.arrived(event.messages)
 
     def take(self, most: int) -> None:
         """Take what came, or be done with it."""
@@ -469,6 +543,10 @@ class Line:
                 case Messages() as messages:
                     assert not self._superseded, "a message over an old connection"
                     self.peer.arrived(messages)
+                case Asked():
+                    self.peer.asked(event)
+                case Answered():
+                    self.peer.answered(event)
                 case Acknowledged():
                     pass
                 case Accepted(hello, resumed):
@@ -477,8 +555,6 @@ class Line:
                     self._peerClosed(code)
                 case Broken(reason):
                     self._broken(reason)
-                case _:
-                    raise AssertionError(event)
         self._busy = False
         self._flush()
 
@@ -754,6 +830,22 @@ class SessionMachine(RuleBasedStateMachine):
                 if not peer.closing:
                     peer.send(self._message(kind, size))
 
+    @rule(roles=sides, times=st.integers(1, 3))
+    def ask(self, roles: Sequence[int], times: int) -> None:
+        """Applications ask."""
+        for peer in self._peers(*roles):
+            for _ in range(times):
+                if not peer.closing:
+                    peer.ask()
+
+    @rule(roles=sides, times=st.integers(1, 3), withdraw=st.booleans())
+    def answer(self, roles: Sequence[int], times: int, withdraw: bool) -> None:
+        """Applications answer, or wait for no answer any more."""
+        for peer in self._peers(*roles):
+            for _ in range(times):
+                if not peer.closing:
+                    peer.answer(withdraw)
+
     @rule(roles=sides, most=st.integers(1, 9))
     def take(self, roles: Sequence[int], most: int) -> None:
         """Applications take what came, or are done with it."""
@@ -839,6 +931,8 @@ class SessionMachine(RuleBasedStateMachine):
             self.flow(1)
             for peer in self._peers(CLIENT, SERVER):
                 peer.take(9)
+                if not peer.closing:
+                    peer.answer(withdraw=False)
                 peer.write()
                 peer.written()
         raise AssertionError("something does not arrive, or is not acknowledged")
@@ -986,6 +1080,8 @@ class SessionMachine(RuleBasedStateMachine):
             and peer.session.outbox.acknowledged == len(peer.sent)
             and other is not None
             and len(other.got) == other.taken == len(peer.sent)
+            and not other.open
+            and not peer.session.outbox.asked
             for peer, other in ((client, server), (server, client))
         )
 

@@ -18,8 +18,10 @@ from aesm import (
     AESMServerFactory,
     ClientService,
     Connection,
+    ConnectionClosed,
     Packet,
     PrivateKey,
+    Request,
     Server,
 )
 from aesm.handlers import Relay
@@ -29,6 +31,7 @@ from aesm.server import handover
 from aesm.server.handover import CannotTakeOver, Predecessor, Successor
 from aesm.store.spool import Spool
 from aesm.testing.transport import MemoryLink
+from tests.messages.test_requests import Answerer, Later
 from tests.support.pairs import CLIENT_KEY, SERVER_KEY, Recorder
 from tests.support.spooled import Mortal, SpoolTestCase, closeFile
 
@@ -391,6 +394,49 @@ class MoveTests(HandoverTestCase):
         self.network.advance(5)
         self.assertEqual(after.data, ["work"])
         self.successResultOf(sent)
+        self.assertHandedOver(old, new, 1)
+
+    def test_requests(self) -> None:
+        """
+        A request that the handler is at work on is begun again there, and answered
+        once, by whichever process is done with it; so are those that come meanwhile.
+        """
+        later, again = Later(), Later()
+        old = self.first(Answerer(later))
+        (service,) = self.clients(1)
+        answers = [service.request(each) for each in ("done", "work")]
+        self.network.deliver()
+        later.begun["done"].callback("before")
+        new = self.second(old, Answerer(again))
+        answers.append(service.request("meanwhile"))
+        self.network.advance(5)
+        later.begun["work"].callback("too late")
+        self.network.advance(5)
+        self.assertEqual([*again.begun], ["work", "meanwhile"])
+        for answer in again.begun.values():
+            answer.callback("after")
+        self.network.advance(1)
+        self.assertEqual(
+            [*map(self.successResultOf, answers)], ["before", "after", "after"]
+        )
+        self.assertHandedOver(old, new, 1)
+
+    def test_openRequests(self) -> None:
+        """Without a handler, one that was taken is in the stream there."""
+        old = self.first()
+        (service,) = self.clients(1)
+        answer = service.request("?")
+        self.network.deliver()
+        _, packet = old.server.connections.getDataOrdinal()
+        assert isinstance(packet, Request)
+        new = self.second(old)
+        self.network.advance(5)
+        self.failureResultOf(packet.answer("too late"), ConnectionClosed)
+        _, packet = new.server.connections.getDataOrdinal()
+        assert isinstance(packet, Request)
+        packet.answer("!")
+        self.network.advance(1)
+        self.assertEqual(self.successResultOf(answer), "!")
         self.assertHandedOver(old, new, 1)
 
     def test_told(self) -> None:
