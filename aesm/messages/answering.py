@@ -77,10 +77,8 @@ class Answering:
         """Call the handler."""
         if self._withdrawn:
             # Those below were begun, or there were none of these numbers.
-            before, self._withdrawn = (
-                self._withdrawn,
-                {number for number in self._withdrawn if number > request.number},
-            )
+            before = self._withdrawn
+            self._withdrawn = {each for each in before if each > request.number}
             if request.number in before:
                 self._refuse(request, CloseCode.WITHDRAWN, "withdrawn")
                 return
@@ -131,7 +129,14 @@ class Answering:
         if request.isOpen:
             sent = request.answer(data)
             if not isinstance(sent, Acknowledgement):  # nothing was sent
-                sent.addErrback(self._ebFailed, request)
+                sent.addErrback(self._ebNotSent, request)
+
+    def _ebNotSent(self, failure: Failure, request: Request) -> None:
+        """Refuse a request whose answer cannot be sent."""
+        if failure.check(MessageTooBig):
+            self._refuse(request, CloseCode.TOO_BIG, "the answer is larger than taken")
+        else:
+            self._ebFailed(failure, request)
 
     def _ebFailed(self, failure: Failure, request: Request) -> None:
         """Refuse a request: its handler does, or has failed."""
@@ -140,8 +145,6 @@ class Answering:
         error = failure.value
         if isinstance(error, RequestFailed):
             self._refuse(request, error.code, error.reason)
-        elif failure.check(MessageTooBig):
-            self._refuse(request, CloseCode.TOO_BIG, "the answer is larger than taken")
         elif request.isWithdrawn:
             self._refuse(request, CloseCode.WITHDRAWN, "withdrawn")
         elif not (self._connection.isClosing and failure.check(ConnectionClosed)):

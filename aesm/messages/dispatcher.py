@@ -334,9 +334,9 @@ class Dispatcher:
 
         @return: as a handler's C{packetReceived}.
         """
-        if item is None or self._answering is None:
+        if item is None:
             return None
-        if type(item) is not Request:
+        if type(item) is not Request or self._answering is None:
             return self._handler.packetReceived(connection, item)
         if self._rates is not None:
             self._rates.spend(connection.peer, 0, item.cost, self._turns.now())

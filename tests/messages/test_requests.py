@@ -21,6 +21,7 @@ from aesm import (
     Request,
     RequestFailed,
     RequestTimeout,
+    SendBufferFull,
 )
 from aesm.interfaces import IMessageHandler
 from aesm.messages.answering import MOST_RUNNING
@@ -157,6 +158,22 @@ class AskTests(PairTestCase):
             [(each.code, each.reason) for each in errors],
             [(65535, "no"), (1008, ""), (1008, "ü" * 512)],
         )
+
+    def test_full(self) -> None:
+        """Without room nothing is sent; a withdrawal is not waited for either."""
+        pair = self.pair(client={"sendBuffer": 200})
+        (link,) = pair.network.links
+        link.toServer.stalled = True
+        answer = pair.client.request(bytes(100))
+        self.failureResultOf(pair.client.request(bytes(100)), SendBufferFull)
+        answer.cancel()
+        self.failureResultOf(answer, CancelledError)
+        self.assertEqual(pair.client.session.outbox.count, 1)
+        link.toServer.stalled = False
+        pair.deliver()
+        self.taken(pair.accepted).answer("late")
+        pair.deliver()
+        self.assertEqual(pair.client.session.outbox.asked, {})
 
     def test_wrongTypes(self) -> None:
         """What is no message can be neither asked nor answered."""
@@ -452,6 +469,104 @@ class HandlerTests(PairTestCase):
             self.assertEqual(connection.requests.open, {})
             self.assertEqual(connection.session.inbox.untaken, 0)
         self.assertEqual(pair.client.session.outbox.asked, {})
+
+    def test_withdrawnWhileWaiting(self) -> None:
+        """One for which there is no room yet is not begun if it is withdrawn."""
+        later = Later()
+        handler = Answerer(later)
+        pair = self.pair(handler)
+        answers = self.ask(pair, *map(str, range(MOST_RUNNING)))
+        (waiting,) = self.ask(pair, "waiting")
+        waiting.cancel()
+        self.failureResultOf(waiting, CancelledError)
+        pair.deliver()
+        for each in later.begun.values():
+            each.callback("!")
+        pair.deliver()
+        for answer in answers:
+            self.successResultOf(answer)
+        self.assertNotIn("waiting", handler.asked)
+
+    def test_gone(self) -> None:
+        """What is done for a request of who is gone may end as it likes."""
+        later = Later()
+        pair = self.pair(Answerer(later))
+        answers = self.ask(pair, "a", "b", "c")
+        pair.client.abort()
+        pair.deliver()
+        later.begun["a"].callback("!")
+        later.begun["b"].errback(RequestFailed(7))
+        later.begun["c"].errback(ConnectionClosed("gone"))
+        for answer in answers:
+            self.failureResultOf(answer, ConnectionClosed)
+
+    def test_room(self) -> None:
+        """An answer that is ready waits for room, too."""
+        later = Later()
+        pair = self.pair(Answerer(later), server={"sendBuffer": 10_000})
+        (link,) = pair.network.links
+        answers = self.ask(pair, *(str(number) for number in range(20)))
+        link.toClient.stalled = True
+        for each in later.begun.values():
+            each.callback(bytes(1000))
+        pair.deliver()
+        self.assertLess(pair.accepted.session.outbox.keptCost, 10_000)
+        self.assertTrue(pair.accepted.isOpen)
+        link.toClient.stalled = False
+        pair.deliver()
+        for answer in answers:
+            self.assertEqual(self.successResultOf(answer), bytes(1000))
+
+    def test_rates(self) -> None:
+        """Requests count for what a key may send a second."""
+        handler = Answerer(same)
+        pair = self.pair(handler, server={"bytesPerKey": 1000})
+        answers = [self.ask(pair, bytes(500))[0] for _ in range(10)]
+        self.assertEqual(len(handler.asked), 4)
+        pair.advance(10)
+        for answer in answers:
+            self.successResultOf(answer)
+
+    def test_inPieces(self) -> None:
+        """
+        What the handler is done with is counted as it goes, whatever is between: here
+        the second packet takes its time, with an answer behind it.
+        """
+        holding: list[Deferred[None]] = []
+
+        def hold(connection: Connection, packet: Packet) -> Deferred[None] | None:
+            """Take time for some."""
+            if packet.data != "hold":
+                return None
+            holding.append(Deferred())
+            return holding[-1]
+
+        pair = self.pair(Answerer(same, hold))
+        back = pair.accepted.request("back?")
+        pair.deliver()
+        request = pair.client.retrieved.getData()
+        assert isinstance(request, Request)
+        pair.client.sendData("hold")
+        pair.deliver()
+        answers = [pair.client.request("a")]
+        request.answer("yes")
+        acknowledged = [pair.client.sendData(each) for each in ("b", "hold", "c")]
+        answers.append(pair.client.request("d"))
+        pair.deliver()
+        self.assertEqual(self.successResultOf(back), "yes")
+        self.assertNoResult(acknowledged[0])
+        holding[0].callback(None)
+        pair.deliver()
+        self.assertEqual(self.successResultOf(answers[0]), "a")
+        self.successResultOf(acknowledged[0])
+        self.assertNoResult(acknowledged[1])
+        self.assertNoResult(answers[1])
+        holding[1].callback(None)
+        pair.deliver()
+        for each in acknowledged[1:]:
+            self.successResultOf(each)
+        self.assertEqual(self.successResultOf(answers[1]), "d")
+        self.assertEqual(pair.accepted.session.inbox.untaken, 0)
 
     def test_tooBig(self) -> None:
         """An answer that is larger than the other side takes is a refusal."""

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 
-from aesm import ClientService, Connection, Request, RequestFailed, SessionLost
+from aesm import ClientService, Connection, Packet, Request, RequestFailed, SessionLost
 from aesm.messages.requests import Answer
 from tests.messages.test_requests import Answerer, Later, same
 from tests.support.spooled import SpoolTestCase
@@ -206,6 +206,101 @@ class AskerKilledTests(SpoolTestCase):
         self.network.factory = factory
         self.settle()
         self.failureResultOf(answer, SessionLost)
+
+
+class ServerAsksTests(SpoolTestCase):
+    """The server has a spool, and is killed after it has asked."""
+
+    def ask(self, handler: Any = None, **options: Any) -> tuple[ClientService, Request]:
+        """Ask a client, which is to answer."""
+        self.serving(handler, **options)
+        client = self.service()
+        self.accepted.request("who?").addErrback(lambda failure: None)
+        self.network.deliver()
+        packet = client.retrieved.getData()
+        assert isinstance(packet, Request)
+        return client, packet
+
+    def test_handler(self) -> None:
+        """
+        A handler gets the answer as a packet, after what came before it; also if it was
+        in C{retrieved} of a process without a handler.
+        """
+        for first in (None, Answerer(same)):
+            for between in (None, Answerer(same)):
+                got: list[Any] = []
+
+                def take(
+                    connection: Connection, packet: Packet, got: Any = got
+                ) -> None:
+                    """Keep what comes."""
+                    got.append(packet)
+
+                client, packet = self.ask(first)
+                self.killServer()
+                client.sendData("before")
+                packet.answer("I")
+                client.sendData("behind")
+                if between is None:
+                    self.serving()
+                    self.settle()
+                    self.killServer()
+                self.serving(Answerer(same, take))
+                self.settle()
+                self.assertEqual(
+                    [each.data for each in got],
+                    ["before", "I", "behind"],
+                    (first, between),
+                )
+                self.assertEqual([type(each) for each in got], [Packet, Answer, Packet])
+                self.assertEqual(self.accepted.session.inbox.untaken, 0)
+                self.stopService(client)
+                self.stopServer()
+                self.path = self.path.with_name(self.path.name + "x")
+
+    def test_together(self) -> None:
+        """Answers to former and to present requests may come together."""
+        client, packet = self.ask()
+        self.killServer()
+        self.serving()
+        self.settle()
+        asked = self.accepted.request("and now?")
+        self.network.deliver()
+        other = client.retrieved.getData()
+        assert isinstance(other, Request)
+        client.sendData("alone")
+        packet.answer("former")
+        other.answer("present")
+        self.settle()
+        self.assertEqual(self.successResultOf(asked), "present")
+        self.assertEqual(self.taking(self.accepted.retrieved), ["alone", "former"])
+
+
+class NoRoomTests(SpoolTestCase):
+    """The disk is full meanwhile."""
+
+    def test_handler(self) -> None:
+        """No request is begun before it could be written, nor is anything lost."""
+        handler = Answerer(same)
+        self.serving(handler)
+        client = self.service()
+        back = self.accepted.request("back?")
+        self.network.deliver()
+        packet = client.retrieved.getData()
+        assert isinstance(packet, Request)
+        self.workers[0].room = False
+        sent = client.sendData("fails to be written")
+        self.network.deliver()
+        answer = client.request("?")
+        packet.answer("yes")
+        self.network.advance(5)
+        self.assertEqual(handler.asked, [])
+        self.assertNoResult(answer)
+        self.workers[0].room = True
+        self.network.advance(5)
+        for each in (sent, answer, back):
+            self.successResultOf(each)
+        self.assertEqual(self.accepted.session.inbox.untaken, 0)
 
 
 class LedgerTests(SpoolTestCase):

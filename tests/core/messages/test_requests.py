@@ -185,6 +185,12 @@ class ReadingTests(SynchronousTestCase):
             self.assertEqual([frame.cost for frame in frames], [130, 136, 74, 65, 74])
             self.assertEqual([frame.lastCost for frame in frames], [65, 68, 74, 65, 74])
 
+    def test_largeAmongThem(self) -> None:
+        """The bound holds for other messages among them."""
+        for size in (MAX_MESSAGE, MAX_MESSAGE + 1):
+            _, error = read(batched(encodeRequest("?"), bytes(size)))
+            self.assertEqual(error is None, size == MAX_MESSAGE)
+
     def test_evenBatch(self) -> None:
         """So may one whose messages are all of one size."""
         ask = encodeRequest("ask")
