@@ -27,6 +27,7 @@ from aesm import (
     Pinned,
     PrivateKey,
     PublicKey,
+    Request,
     Server,
     connect,
     listen,
@@ -108,6 +109,7 @@ async def client(reactor: IReactorTime, endpoint: IStreamClientEndpoint) -> None
     for policy in (AnyServer(), KnownServers(), Careless()):
         await connect(reactor, endpoint, trust=policy)
     await connection.sendData(bytearray())
+    assert_type(await connection.request("x", timeout=1.5), str | bytes)
     await connection.drain()
     assert_type(connection.retrieved, DataStream)
     assert_type(connection.retrieved.getData(), Packet | None)
@@ -117,6 +119,9 @@ async def client(reactor: IReactorTime, endpoint: IStreamClientEndpoint) -> None
         assert_type((time, data), tuple[float, str | bytes | None])
     for packet in connection.retrieved:
         assert_type(packet, Packet)
+        if isinstance(packet, Request):
+            assert_type(packet.answer("x"), Deferred[None])
+            assert_type(packet.refuse("x", 7), Deferred[None])
     assert_type(connection.address, Address)
     assert_type(connection.peer, PublicKey)
     assert_type(connection.peerName, str | None)
@@ -142,6 +147,8 @@ async def server(reactor: IReactorTime) -> None:
     assert_type(served.connections, Connections)
     assert_type(served.sendTo("x", ("127.0.0.1", 1)), Deferred[None])
     assert_type(served.sendAll(b"x"), Deferred[int])
+    asked = served.request("x", ("127.0.0.1", 1), timeout=1)
+    assert_type(asked, Deferred[str | bytes])
     address, packet = served.connections.getDataOrdinal(oldToNew=False)
     assert_type(address, Address | None)
     assert_type(packet, Packet)

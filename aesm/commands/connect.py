@@ -28,9 +28,16 @@ from aesm.client.service import ClientService
 from aesm.commands.formats import Form
 from aesm.commands.main import OutputLost, reportingTrust, writeError
 from aesm.commands.stdio import LineTooLong, Stdio, openStdio
-from aesm.errors import AESMError, ConnectionClosed, MessageTooBig, SendBufferFull
+from aesm.errors import (
+    AESMError,
+    CloseCode,
+    ConnectionClosed,
+    MessageTooBig,
+    SendBufferFull,
+)
 from aesm.messages.acknowledgements import Acknowledgement
 from aesm.messages.connection import Connection
+from aesm.messages.requests import Request
 from aesm.secure.hosts import clientEndpoint
 
 __all__ = ["LineClient", "checkEndpoint", "connectOrReport", "runLineClient"]
@@ -258,6 +265,8 @@ class LineClient:
             except ConnectionClosed:
                 return
             await stdio.write(self._form.show(packet))
+            if isinstance(packet, Request):
+                packet.refuse("nobody answers here", CloseCode.NOT_TAKEN)
 
     async def _sendLines(self, service: ClientService, stdio: Stdio) -> bool:
         """

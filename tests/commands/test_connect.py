@@ -24,7 +24,7 @@ from aesm.client.observer import WatchedService
 from aesm.commands.connect import LineClient, connectOrReport, stopReason
 from aesm.commands.formats import JSON, PLAIN
 from aesm.commands.stdio import MAX_LINE, LineTooLong, Stdio
-from aesm.errors import NotAuthorized
+from aesm.errors import NotAuthorized, RequestFailed
 from aesm.testing import MemoryNetwork
 from aesm.trust.keys import PrivateKey
 from aesm.trust.servers import AnyServer
@@ -161,6 +161,15 @@ class LineClientTests(SynchronousTestCase):
             self.transport.value(),
             rb"\A\d\d:\d\d:\d\d one\\x1b\n\d\d:\d\d:\d\d two\n\Z",
         )
+
+    def test_request(self) -> None:
+        """A request is written as any packet, and refused: nobody could answer it."""
+        self.begin()
+        answer = self.accepted.request("who?")
+        self.network.deliver()
+        self.assertIn(b" who?\n", self.transport.value())
+        error = self.failureResultOf(answer, RequestFailed).value
+        self.assertEqual(error.code, 1003)
 
     def test_end(self) -> None:
         """At the end of the input the connection is closed, once the peer has all."""

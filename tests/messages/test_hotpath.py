@@ -128,6 +128,17 @@ class Echo(Counter):
         connection.sendData(packet.data)
 
 
+class Answers(Counter):
+    """Answers each request with the same."""
+
+    def requestReceived(self, connection: Connection, packet: Packet) -> Any:
+        """
+        @param connection: ignored.
+        @param packet: what to answer with.
+        """
+        return packet.data
+
+
 class CoreCostTests(SynchronousTestCase):
     """Tests for what messages cost in L{aesm.core}."""
 
@@ -271,6 +282,24 @@ class StackCostTests(SynchronousTestCase):
         pair.clock.advance(0)
         self.assertLess(pythonCalls(trip), 145)
         self.assertEqual(len(pair.client.retrieved), 2)
+
+    def test_requests(self) -> None:
+        """
+        A request, begun and answered with others, costs so many calls at both ends
+        together.
+        """
+        pair = connectedPair(Answers())
+        answers: list[object] = []
+
+        def ask() -> None:
+            """Ask, and take the answers."""
+            for _ in range(COUNT // 2):
+                pair.client.request(MESSAGE).addCallback(answers.append)
+            pair.deliver()
+
+        ask()
+        self.assertLess(pythonCalls(ask) / (COUNT // 2), 60)
+        self.assertEqual(len(answers), COUNT)
 
     def test_oneAcknowledgement(self) -> None:
         """A burst that arrives in one turn is acknowledged in one record."""

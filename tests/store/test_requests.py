@@ -298,8 +298,9 @@ class NoRoomTests(SpoolTestCase):
         self.assertNoResult(answer)
         self.workers[0].room = True
         self.network.advance(5)
-        for each in (sent, answer, back):
-            self.successResultOf(each)
+        self.successResultOf(sent)
+        self.assertEqual(self.successResultOf(answer), "?")
+        self.assertEqual(self.successResultOf(back), "yes")
         self.assertEqual(self.accepted.session.inbox.untaken, 0)
 
 
