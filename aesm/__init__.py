@@ -45,12 +45,14 @@ if TYPE_CHECKING:
         UntrustedServer,
     )
     from aesm.interfaces import (
+        IClientObserver,
         IClientPolicy,
         IMessageHandler,
         IMessageHandlerMaker,
         IRequestHandler,
         ISessionHandler,
         ITrustPolicy,
+        MessageHandler,
     )
     from aesm.messages.connection import Connection
     from aesm.messages.protocol import AESMProtocol
@@ -71,12 +73,14 @@ _HOMES = {  # module: the public names that it has; all others are errors
     "messages.connection": ["Connection"],
     "server.factory": ["AESMServerFactory"],
     "interfaces": [
+        "IClientObserver",
         "IClientPolicy",
         "IMessageHandler",
         "IMessageHandlerMaker",
         "IRequestHandler",
         "ISessionHandler",
         "ITrustPolicy",
+        "MessageHandler",
     ],
     "trust.files": ["stateDirectory"],
     "trust.keys": ["PSK", "PrivateKey", "PublicKey"],
@@ -111,6 +115,7 @@ __all__ = [
     "HandshakeError",
     "HandshakeTimeout",
     "HeartbeatLost",
+    "IClientObserver",
     "IClientPolicy",
     "IMessageHandler",
     "IMessageHandlerMaker",
@@ -120,6 +125,7 @@ __all__ = [
     "InvalidText",
     "KeyFileError",
     "KnownServers",
+    "MessageHandler",
     "MessageTooBig",
     "NameOrKeyMismatch",
     "NoAnswer",

@@ -5,10 +5,10 @@ them, and policies of trust.
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
-from zope.interface import Attribute, Interface
+from zope.interface import Attribute, Interface, implementer
 
 if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from aesm.trust.keys import PublicKey
 
 __all__ = [
+    "IClientObserver",
     "IClientPolicy",
     "IMessageHandler",
     "IMessageHandlerMaker",
@@ -29,12 +30,14 @@ __all__ = [
     "IRequestHandler",
     "ISessionHandler",
     "ITrustPolicy",
+    "MessageHandler",
 ]
 
 
 class IMessageHandler(Interface):
     """
-    What a server does with its connections and their messages.
+    What a server does with its connections and their messages, or a client with its
+    own.  L{MessageHandler} is one that does nothing, to derive from.
 
     Each method may return None, or what is not done yet: a Deferred, a coroutine (so
     that it may be C{async def}), another awaitable, or, where Twisted's asyncio reactor
@@ -59,7 +62,7 @@ class IMessageHandler(Interface):
         connection: Connection,
     ) -> Deferred[Any] | Coroutine[Deferred[Any], Any, Any] | None:
         """
-        A client was let in.
+        A client was let in; at a client: its server has let it in, with a new session.
 
         @param connection: the new connection, ready for C{sendData}.
         @return: None, or what is not done yet: until it is, the first message waits.
@@ -88,8 +91,8 @@ class IMessageHandler(Interface):
 
         @param connection: the connection; it sends no more.
         @param reason: why it ended.
-        @return: None, or what is not done yet: a server that stops waits for it,
-            5 seconds at most unless C{stop} says otherwise.
+        @return: None, or what is not done yet: a server or client that stops waits for
+            it, 5 seconds at most unless C{stop} says otherwise.
         """
 
 
@@ -128,7 +131,8 @@ class IRequestHandler(Interface):
 class ISessionHandler(Interface):
     """
     What a handler may have beside the methods of L{IMessageHandler}, to know when
-    clients are away.  Each of the two is looked for by its name.
+    clients are away, or a client that it is cut off.  Each of the two is looked for by
+    its name.
 
     While a session waits for its client, the connection goes on: what is sent is kept,
     and messages that came are handed over.  If the client does not come back in time,
@@ -143,7 +147,7 @@ class ISessionHandler(Interface):
     ) -> Deferred[Any] | Coroutine[Deferred[Any], Any, Any] | None:
         """
         A connection was cut, and its session waits for the client.  It is also called
-        for a session that a server restores from its spool, after
+        for a session that is restored from a spool, after
         C{connectionAccepted}, and for a client that is back before the cut was noticed,
         right before C{connectionAttached}.
 
@@ -162,18 +166,87 @@ class ISessionHandler(Interface):
         """
 
 
+@implementer(IMessageHandler, ISessionHandler)
+class MessageHandler:
+    """A handler that does nothing, for others to derive from."""
+
+    def connectionAccepted(
+        self, connection: Connection
+    ) -> Deferred[Any] | Coroutine[Deferred[Any], Any, Any] | None:
+        """Do nothing."""
+        return None
+
+    def packetReceived(
+        self, connection: Connection, packet: Packet
+    ) -> Deferred[Any] | Coroutine[Deferred[Any], Any, Any] | None:
+        """Do nothing."""
+        return None
+
+    def connectionDetached(
+        self, connection: Connection, reason: AESMError
+    ) -> Deferred[Any] | Coroutine[Deferred[Any], Any, Any] | None:
+        """Do nothing."""
+        return None
+
+    def connectionAttached(
+        self, connection: Connection
+    ) -> Deferred[Any] | Coroutine[Deferred[Any], Any, Any] | None:
+        """Do nothing."""
+        return None
+
+    def connectionLost(
+        self, connection: Connection, reason: AESMError
+    ) -> Deferred[Any] | Coroutine[Deferred[Any], Any, Any] | None:
+        """Do nothing."""
+        return None
+
+
+class IClientObserver(Interface):
+    """
+    Who wants to know how a client that stays fares.  All is called in the reactor's
+    thread; an error is logged, and changes nothing.
+    """
+
+    def onConnected(connection: Connection) -> None:
+        """
+        The server has accepted.  What is sent over a new connection now goes before all
+        that waits.
+
+        @param connection: the former one if its session goes on, else a new one.
+        """
+
+    def onWaiting(delay: float, reason: Exception) -> None:
+        """
+        A connection was lost, or an attempt has failed, and there will be another.
+
+        @param delay: until then, seconds.
+        @param reason: why.
+        """
+
+    def onStopped(reason: Exception) -> None:
+        """
+        The client has stopped, and nothing is open.
+
+        @param reason: why: L{ConnectionClosed<aesm.errors.ConnectionClosed>} (1000) if
+            that was asked for, else what trying again would not mend.
+        """
+
+
 class IMessageHandlerMaker(Interface):
     """A Twisted plugin that makes a handler for C{twistd aesm --handler NAME}."""
 
     name = Attribute("What the operator types, a C{str}.")
     description = Attribute("One line for C{--help}, a C{str}.")
 
-    def makeHandler(connections: Connections) -> IMessageHandler | None:
+    def makeHandler(
+        connections: Connections,
+    ) -> IMessageHandler | Callable[[Connection], Coroutine[Any, Any, Any]] | None:
         """
         Make the handler of one server.
 
         @param connections: that server's registry.
-        @return: the handler, or None to leave packets in their streams.
+        @return: the handler, or a coroutine function that is one, or None to leave
+            packets in their streams.
         """
 
 

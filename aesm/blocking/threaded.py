@@ -118,15 +118,10 @@ class ThreadedClientService(ClientService):
         """
         super().__init__(endpoint, **options)
         self._tellStopped = stopped
-        self._latest: Connection | None = None
 
-    def attached(self, connection: Connection) -> None:
-        """There is a connection."""
-        # First of all: a packet that is taken before this would be reported in the
-        # thread that takes it.
+    def own(self, connection: Connection) -> None:
+        """Have a connection's stream report by way of the reactor."""
         connection.retrieved.owner = ReactorStreamOwner(self._clock, connection)
-        self._latest = connection
-        super().attached(connection)
 
     def _restore(self, restored: list[tuple[DurableConnection, bool]]) -> None:
         """Go on with what was in the spool, of which some can be taken now."""
@@ -159,8 +154,8 @@ class ThreadedClientService(ClientService):
 
     def _abort(self) -> None:
         """Abort the connection, if there is one."""
-        if self._latest is not None:
-            self._latest.abort()
+        if self._connection is not None:
+            self._connection.abort()
 
 
 def _cancel(result: _T, timer: IDelayedCall) -> _T:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from itertools import count
 from secrets import token_hex
 from typing import Any, Protocol, Unpack, cast
@@ -46,6 +47,7 @@ from aesm.errors import (
 from aesm.interfaces import INextKeys, ITrustPolicy
 from aesm.messages.address import Address, addressOf
 from aesm.messages.connection import Connection
+from aesm.messages.handling import Handling, handlerOf, handlingOf
 from aesm.messages.owner import ConnectionOwner
 from aesm.messages.protocol import AESMProtocol
 from aesm.secure.factory import HANDSHAKE_TIMEOUT, SecureFactory
@@ -90,6 +92,8 @@ class ConnectOptions(ChannelOptions, MessageOptions, total=False):
 def connect(
     reactor: IReactorTime,
     endpoint: str | IStreamClientEndpoint,
+    *,
+    handler: object = None,
     **options: Unpack[ConnectOptions],
 ) -> Deferred[Connection]:
     """
@@ -97,6 +101,9 @@ def connect(
 
     @param reactor: the reactor.
     @param endpoint: a Twisted client endpoint, or its string.
+    @param handler: what is done with what comes: an L{IMessageHandler
+        <aesm.interfaces.IMessageHandler>}; C{async def talk(connection)}, which closes
+        the connection by returning; or None: it waits in C{retrieved}.
     @param options: C{name}, C{key}, C{psk} and C{suites}, as
         L{ChannelOptions<aesm.secure.options.ChannelOptions>}; C{maxMessage},
         C{heartbeat}, C{sendBuffer} and C{receiveBuffer}, as
@@ -112,11 +119,23 @@ def connect(
     @raise TypeError: an option is of the wrong type, or there is no such.
     @raise ValueError: an option has a value that it cannot have.
     """
+    handling = handlingOf(handlerOf(handler), reactorOr(reactor))
     try:
         dialer = Dialer(reactor, endpoint, **options)
     except AESMError:  # a file, not an argument, is wrong: no bug of the caller's
         return fail(Failure())
-    return dialer.dial()
+    dialling = dialer.dial()
+    if handling is not None:
+        dialling.addCallback(_handled, handling)
+    return dialling
+
+
+def _handled(connection: Connection, handling: Handling) -> Connection:
+    """Have a connection handled, as soon as it is there."""
+    handling.take(connection)
+    handling.accepted(connection)
+    connection.closed().addCallback(partial(handling.lost, connection))
+    return connection
 
 
 class SessionKeeper(Protocol):

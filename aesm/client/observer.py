@@ -1,88 +1,106 @@
 """
-A client that stays, and somebody who wants to know how it fares::
+Whom a client that stays tells how it fares: its observer, if it has one, and its
+handler::
 
-    service = WatchedService("tcp:example.org:8765", watcher)
-    service.startService()
+    audience = Audience(observer, handling)
+    audience.take(connection)                # a session begins
+    audience.connected(connection, True)
+    audience.waiting(delay, reason)
+    audience.stopped(reason)
 
-The watcher is told of each attempt, each connection and each failure: what people
-in front of a screen want to see, and programs leave to the log.
+An error in an observer is logged: it must not end the attempts, nor leave what waits
+unsent.  Those of handlers are L{Handling<aesm.messages.handling.Handling>}'s to keep.
 """
 
 from __future__ import annotations
 
-import random
-from typing import Any, Protocol
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
-from twisted.application.internet import backoffPolicy
-from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.defer import Deferred, succeed
+from twisted.logger import Logger
 
-from aesm.client.retry import LONGEST_DELAY, RetryDelays
-from aesm.client.service import ClientService
-from aesm.messages.connection import Connection
+from aesm.errors import AESMError, ConnectionClosed
+from aesm.interfaces import IClientObserver
 
-__all__ = ["WatchedService", "Watcher"]
+if TYPE_CHECKING:
+    from aesm.messages.connection import Connection
+    from aesm.messages.handling import Handling
 
-FIRST_DELAY = 0.5  # seconds after an attempt that failed
-GROWTH = 1.7  # of the delay, each time
-JITTER = 0.3  # seconds at random, so that clients do not come back as one
+__all__ = ["Audience"]
+
+_log = Logger(namespace="aesm.service")
 
 
-class Watcher(Protocol):
-    """Who wants to know how a client fares; called in the reactor's thread."""
+class Audience:
+    """
+    Tells an observer and a handler.
 
-    def connecting(self) -> None:
-        """There is an attempt to connect."""
+    @ivar isEmpty: whether there is neither.
+    """
 
-    def connected(self, connection: Connection) -> None:
+    def __init__(self, observer: object, handling: Handling | None) -> None:
+        """@raise TypeError: the observer is none."""
+        if observer is not None and not IClientObserver.providedBy(observer):
+            raise TypeError(
+                f"observer must provide IClientObserver, not {observer!r}: decorate "
+                "its class with @implementer(IClientObserver), and give an instance"
+            )
+        self._observer: Any = observer
+        self._handling = handling
+        self.isEmpty = observer is None and handling is None
+
+    def take(self, connection: Connection) -> None:
+        """A session begins: be told of its end."""
+        if self._handling is not None:
+            self._handling.take(connection)
+            connection.closed().addCallback(partial(self._handling.lost, connection))
+
+    def restored(self, connection: Connection) -> None:
+        """A session of a process before this one goes on."""
+        if self._handling is not None:
+            self._handling.accepted(connection)
+            self._handling.detached(
+                connection, ConnectionClosed("the client was started again")
+            )
+
+    def leftOver(self, connection: Connection) -> None:
+        """What is unread of a session that was over before a restart can be taken."""
+        if self._handling is not None:
+            self._handling.leftOver(connection)
+
+    def connected(self, connection: Connection, isNew: bool) -> None:
+        """The server has accepted."""
+        if self._handling is not None:
+            tell = self._handling.accepted if isNew else self._handling.attached
+            tell(connection)
+        self._tell("onConnected", connection)
+
+    def detached(self, connection: Connection, reason: AESMError) -> None:
+        """A connection is cut."""
+        if self._handling is not None:
+            self._handling.detached(connection, reason)
+
+    def waiting(self, delay: float, reason: BaseException) -> None:
+        """There will be another attempt."""
+        self._tell("onWaiting", delay, reason)
+
+    def stopped(self, reason: Exception) -> Deferred[None]:
         """
-        The server has accepted.  What is sent now goes before all that waits.
+        The client has stopped.
 
-        @param connection: the former one if its session goes on, else a new one.
+        @return: fires once the handler is done with that, or its time is over.
         """
+        handled = succeed(None) if self._handling is None else self._handling.settled()
+        return handled.addCallback(lambda nothing: self._tell("onStopped", reason))
 
-    def waiting(self, reason: BaseException, delay: float) -> None:
-        """
-        There is no connection, and it is not time to try again.
-
-        @param reason: why.
-        @param delay: when it is, seconds.
-        """
-
-
-class WatchedService(ClientService):
-    """A service that tells how it fares, and is as patient as people are."""
-
-    early = False  # what the watcher sends goes first
-    leaves = False  # people read to the end what the server has to say
-
-    def __init__(
-        self, endpoint: str | IStreamClientEndpoint, watcher: Watcher, **options: Any
-    ) -> None:
-        """
-        @param watcher: who is told.
-        @param options: as L{ClientService}, but for C{retryPolicy}.
-        """
-        # The policy multiplies before the first attempt, too.
-        policy = backoffPolicy(
-            FIRST_DELAY / GROWTH,
-            LONGEST_DELAY,
-            GROWTH,
-            jitter=lambda: random.uniform(0, JITTER),
-        )
-        super().__init__(endpoint, **options)
-        self._delays = RetryDelays(policy, prompt=True)
-        self._watcher = watcher
-
-    # ClientService
-
-    def connecting(self) -> None:
-        """Tell of an attempt."""
-        self._watcher.connecting()
-
-    def attached(self, connection: Connection) -> None:
-        """Tell of a connection."""
-        self._watcher.connected(connection)
-
-    def retrying(self, reason: BaseException, delay: float) -> None:
-        """Tell of a failure."""
-        self._watcher.waiting(reason, delay)
+    def _tell(self, name: str, *arguments: object) -> None:
+        """Call the observer."""
+        if self._observer is None:
+            return
+        method: Callable[..., object] = getattr(self._observer, name)
+        try:
+            method(*arguments)
+        except Exception:
+            _log.failure("the observer's {method} failed", method=name)

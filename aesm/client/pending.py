@@ -17,9 +17,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Collection
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from twisted.internet.defer import Deferred, fail
+from twisted.python.failure import Failure
 
 from aesm.core.messages.hello import EARLY_WINDOW
 from aesm.errors import AESMError, SendBufferFull, closedError
@@ -27,8 +28,7 @@ from aesm.messages.acknowledgements import FailedAcknowledgement, LazyDeferred
 from aesm.messages.stream import costOf
 
 if TYPE_CHECKING:
-    from twisted.python.failure import Failure
-
+    from aesm.client.stream import SessionStream
     from aesm.core.messages.frames import EncodedRequest
     from aesm.messages.connection import Connection
     from aesm.messages.requests import PendingAnswer
@@ -39,7 +39,12 @@ __all__ = [
     "QueuedMessage",
     "QueuedRequest",
     "Waiters",
+    "asOurs",
+    "tellStopped",
+    "wordsOf",
 ]
+
+_T = TypeVar("_T")
 
 
 class QueuedMessage(LazyDeferred[None]):
@@ -132,10 +137,33 @@ class MessageQueue:
         self._limit = limit
         self._messages: deque[QueuedMessage] = deque()
         self._cost = 0
+        self._draining: deque[Deferred[None]] = deque()  # who waits for room
 
     def __len__(self) -> int:
         """Count the messages."""
         return len(self._messages)
+
+    @property
+    def roomy(self) -> bool:
+        """Whether less than half of the limit waits."""
+        return self._cost < self._limit / 2
+
+    def whenSent(self) -> Deferred[None]:
+        """
+        Wait until nothing is left here.
+
+        @return: fires at the next C{tellSent} at which that is so; fails if the messages
+            do.
+        """
+        draining: Deferred[None] = Deferred(self._draining.remove)
+        self._draining.append(draining)
+        return draining
+
+    def tellSent(self) -> None:
+        """Tell those who wait for that, if nothing is left here."""
+        for _ in range(len(self._draining)):
+            if not self._messages and self._draining:
+                self._draining.popleft().callback(None)
 
     def add(self, data: str | bytes | bytearray | memoryview) -> Deferred[None]:
         """
@@ -216,6 +244,8 @@ class MessageQueue:
         """Fail all messages: they will not be sent."""
         while self._messages:
             self.take().fail(reason)
+        while self._draining:
+            self._draining.popleft().errback(closedError(reason))
 
 
 class EarlyMessages:
@@ -287,3 +317,37 @@ class Waiters:
     def _cancel(self, waiter: Deferred[Connection]) -> None:
         """Forget somebody who does not wait any more."""
         del self._attempts[waiter]
+
+
+def tellStopped(
+    result: _T,
+    reason: Exception,
+    former: Connection | None,
+    queue: MessageQueue,
+    waiters: Waiters,
+    retrieved: SessionStream,
+) -> _T:
+    """
+    Tell those who wait that the service has stopped.
+
+    @param reason: why.
+    @param former: the connection of a session that nothing carries.
+    @return: C{result}.
+    """
+    ours = asOurs(reason)
+    if former is not None and not former.isOver:
+        former.finish(ours)
+    queue.fail(ours)
+    waiters.tell(Failure(reason))
+    retrieved.end(closedError(ours))
+    return result
+
+
+def asOurs(reason: Exception) -> AESMError:
+    """Wrap what an endpoint or a policy failed with."""
+    return reason if isinstance(reason, AESMError) else AESMError(wordsOf(reason))
+
+
+def wordsOf(reason: BaseException) -> str:
+    """Say why, also where an error has no words of its own."""
+    return str(reason) or type(reason).__name__

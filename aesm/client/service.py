@@ -31,7 +31,15 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from aesm.client.connect import Dialer
-from aesm.client.pending import EarlyMessages, MessageQueue, Waiters
+from aesm.client.observer import Audience
+from aesm.client.pending import (
+    EarlyMessages,
+    MessageQueue,
+    Waiters,
+    asOurs,
+    tellStopped,
+    wordsOf,
+)
 from aesm.client.retry import RetryDelays, isTransient
 from aesm.client.states import SERVICE_TRANSITIONS, ServiceState
 from aesm.client.stream import SessionStream
@@ -47,6 +55,7 @@ from aesm.errors import (
 )
 from aesm.messages.acknowledgements import FailedAcknowledgement
 from aesm.messages.connection import Connection
+from aesm.messages.handling import handlerOf, handlingOf
 from aesm.messages.owner import ConnectionOwner
 from aesm.messages.requests import PendingAnswer
 from aesm.secure.hosts import clientEndpoint
@@ -79,13 +88,13 @@ class ClientService(Service):
     @ivar leaves: whether a stop need not wait for what the server still says, if it has
         acknowledged all.
     @ivar early: whether what waits may leave before the server has accepted, and so
-        before C{attached} is called.
+        before anybody is told: only without a handler and an observer, which may have
+        something to say first.
     @ivar former: the connection whose session goes on, None before there is one.
     @ivar retrieved: what came from the server, in any session, and nobody has
         taken yet.  A service that is started again has a new one.
     """
 
-    early = True
     leaves = True
 
     def __init__(
@@ -102,6 +111,8 @@ class ClientService(Service):
         spool: AnyPath | None = None,
         spoolSync: str = "normal",
         spoolMax: int = MAX_SIZE,
+        handler: object = None,
+        observer: object = None,
         **options: Any,
     ) -> None:
         """
@@ -124,6 +135,10 @@ class ClientService(Service):
             It is opened when the service starts.  None keeps them in memory.
         @param spoolSync: as L{AESMServerFactory<aesm.AESMServerFactory>} takes it.
         @param spoolMax: the same.
+        @param handler: as L{connect} takes it: it is told of each session, and is handed
+            what comes, in place of C{retrieved}.  A coroutine function is called for
+            each session; when it returns, the service closes that and stops.
+        @param observer: an L{IClientObserver<aesm.interfaces.IClientObserver>}, or None.
         @param options: more options of L{connect}.  Files are read, and these
             checked, when it connects.
         @raise TypeError: an option is of the wrong type.
@@ -147,6 +162,9 @@ class ClientService(Service):
         self._attempt: Deferred[Connection] | None = None
         self._connection: Connection | None = None  # with a transport under it
         self._delays = RetryDelays(retryPolicy)
+        handling = handlingOf(handlerOf(handler), self._clock, ended=self._ended)
+        self._audience = Audience(observer, handling)
+        self.early = self._audience.isEmpty
 
         # Of one start to the next stop:
         self._dialer: Dialer | None = None  # made by the first attempt
@@ -177,7 +195,7 @@ class ClientService(Service):
         @raise ValueError: the text cannot be written in UTF-8.
         """
         if self._reason is not None:
-            return FailedAcknowledgement(closedError(_asOurs(self._reason)))
+            return FailedAcknowledgement(closedError(asOurs(self._reason)))
         former = self.former
         # While the queue is being sent, what comes meanwhile goes to its end.
         if former is None or former.isClosing or self._queue:
@@ -203,12 +221,32 @@ class ClientService(Service):
         answer, body = PendingAnswer(), encodeRequest(data)
         former = self.former
         if self._reason is not None:
-            answer.errback(closedError(_asOurs(self._reason)))
+            answer.errback(closedError(asOurs(self._reason)))
         elif former is None or former.isClosing or self._queue:
             self._queue.ask(answer, body)
         else:
             former.requests.ask(answer, body)
         return answer.limit(timeout, self._clock)
+
+    def drain(self) -> Deferred[None]:
+        """
+        Wait until there is room to send.
+
+        @return: fires once less than half of C{sendBuffer} is unacknowledged, or waits
+            for a connection, at once if that is so; fails with L{ConnectionClosed} if
+            the service stops, or has.  Can be cancelled.
+        """
+        if self._reason is not None:
+            return fail(closedError(asOurs(self._reason)))
+        former = self.former
+        if former is None or former.isClosing or self._queue:
+            if self._queue.roomy:
+                return succeed(None)
+            return self._queue.whenSent().addCallback(lambda nothing: self.drain())
+        # If that session ends, what never left of it waits again.
+        return former.drain().addErrback(
+            lambda failure: failure.trap(ConnectionClosed) and self.drain()
+        )
 
     def whenConnected(
         self, failAfterFailures: int | None = None
@@ -277,13 +315,15 @@ class ClientService(Service):
         # Those who wait are told when it is possible to start again; those who come
         # until then belong to the next start.
         stopped.addBoth(
-            _tellStopped,
+            tellStopped,
             self._reason,
             None if self._connection is not None else former,
             self._queue,
             self._waiters,
             self.retrieved,
         )
+        if before is not _S.STOPPING:
+            stopped.addBoth(self._cbStopped, self._reason)
         # The next start reads the files again, which somebody may have mended.
         self._dialer = None
         self.former, self._early, self._waiters = None, None, Waiters()
@@ -295,23 +335,8 @@ class ClientService(Service):
 
     # For subclasses
 
-    def connecting(self) -> None:
-        """An attempt begins."""
-
-    def attached(self, connection: Connection) -> None:
-        """
-        The server has accepted: nothing was sent over the connection since, but
-        C{early} messages may have been before, and nobody could take what came.
-
-        @param connection: a new one, or the former one if its session goes on.
-        """
-
-    def retrying(self, reason: BaseException, delay: float) -> None:
-        """
-        An attempt failed or a connection was lost, and there will be another.
-
-        @param delay: until then, seconds.
-        """
+    def own(self, connection: Connection) -> None:
+        """What comes over a connection is about to be in C{retrieved}."""
 
     # SessionKeeper, for Dialer
 
@@ -358,6 +383,7 @@ class ClientService(Service):
 
     def detached(self, connection: Connection, reason: AESMError) -> None:
         """The transport under a connection is gone, and its session goes on."""
+        self._audience.detached(connection, reason)
         self._lost(connection, reason)
 
     # The machine
@@ -373,16 +399,6 @@ class ClientService(Service):
         self._state = SERVICE_TRANSITIONS[before, event]
         return before
 
-    def _call(self, hook: Callable[..., None], *arguments: Any) -> None:
-        """
-        Call a subclass: an error in it must not end the attempts, nor leave what waits
-        unsent.
-        """
-        try:
-            hook(*arguments)
-        except Exception:
-            _log.failure("{hook} failed", hook=hook.__name__)
-
     def _dialIn(self, delay: float) -> None:
         """
         Set the timer.
@@ -396,7 +412,7 @@ class ClientService(Service):
         self._timer = None
         self._move("due")
         attempt = maybeDeferred(self._connect)
-        if self._state is not _S.DIALLING:  # an endpoint or a hook has stopped us
+        if self._state is not _S.DIALLING:  # an endpoint has stopped us
             attempt.addCallbacks(Connection.abort, lambda failure: None)
             attempt.cancel()
             return
@@ -405,7 +421,6 @@ class ClientService(Service):
 
     def _connect(self) -> Deferred[Connection]:
         """Begin to connect, with the options of this moment."""
-        self.connecting()
         if self._dialer is None:
             self._dialer = Dialer(self._clock, self._endpoint, **self._options)
         unread = self.retrieved.cost
@@ -423,9 +438,10 @@ class ClientService(Service):
             early.follow()
         isNew = connection is not self.former
         if isNew:
+            self.own(connection)
             self._adopt(connection)
         _log.info("connected: {connection}", connection=connection)
-        self._call(self.attached, connection)
+        self._audience.connected(connection, isNew)
         if isNew and connection is self.former:
             self.retrieved.add(connection.retrieved)
         self._sendQueue()
@@ -449,18 +465,20 @@ class ClientService(Service):
         if connection is not self._connection:
             return
         self._connection = None
-        if self._state is _S.CONNECTED:
-            self._retry(reason, accepted=True)
-        else:
+        if self._state is not _S.CONNECTED:
             self._gone()
+        elif self._reason is not None:  # the handler is done
+            self._stop()
+        else:
+            self._retry(reason, accepted=True)
 
     def _retry(self, reason: BaseException, accepted: bool) -> None:
         """Try again later after a failure that may pass, and stop at any other."""
         if not isTransient(reason):
             said = "stopped, since trying again would not help: {reason}"
-            _log.error(said, reason=_words(reason))
+            _log.error(said, reason=wordsOf(reason))
             self._reason = cast("Exception", reason)
-            self.stopService().addErrback(Failure.trap, SpoolError)  # it was logged
+            self._stop()
             return
         self._move("lost")
         if accepted:
@@ -473,10 +491,21 @@ class ClientService(Service):
         self._dialIn(delay)
         _log.warn(
             "not connected, trying again in {delay:.1f} seconds: {reason}",
-            reason=_words(reason),
+            reason=wordsOf(reason),
             delay=delay,
         )
-        self._call(self.retrying, reason, delay)
+        self._audience.waiting(delay, reason)
+
+    def _ended(self, connection: Connection) -> None:
+        """The handler's coroutine is done: stop, once its connection is gone."""
+        if self._reason is None:
+            self._reason = ConnectionClosed("the handler is done", CloseCode.NORMAL)
+            if connection is not self._connection:
+                self._stop()
+
+    def _stop(self) -> None:
+        """Stop without having been told to."""
+        self.stopService().addErrback(Failure.trap, SpoolError)  # it was logged
 
     def _letGo(self) -> None:
         """
@@ -516,6 +545,10 @@ class ClientService(Service):
         for stopped in stopping:
             stopped.callback(result)
 
+    def _cbStopped(self, result: _T, reason: Exception) -> Deferred[_T]:
+        """Tell the observer, and wait for the handler."""
+        return self._audience.stopped(reason).addCallback(lambda nothing: result)
+
     # Sessions
 
     def _restore(self, restored: list[tuple[DurableConnection, bool]]) -> None:
@@ -526,17 +559,24 @@ class ClientService(Service):
         """
         retrieved = self.retrieved
         for connection, over in restored:
+            self.own(connection)
             if not over:
                 self._adopt(connection)
         for connection, over in restored:
             retrieved.add(connection.retrieved)
-            if over:
+            if not over:
+                self._audience.restored(connection)
+                connection.handOver()
+                continue
+            self._audience.leftOver(connection)
+            if not connection.isOver:
                 connection.finish(ConnectionClosed("it was over before a restart"))
         self._sendQueue()
 
     def _adopt(self, connection: Connection) -> None:
         """Go on with the session of a connection."""
         self.former = connection
+        self._audience.take(connection)
         connection.closed().addCallback(self._cbClosed, connection)
 
     def _cbClosed(self, reason: AESMError, connection: Connection) -> None:
@@ -559,37 +599,4 @@ class ClientService(Service):
             and not former.isClosing
         ):
             self._queue.take().sendOver(former)
-
-
-def _tellStopped(
-    result: _T,
-    reason: Exception,
-    former: Connection | None,
-    queue: MessageQueue,
-    waiters: Waiters,
-    retrieved: SessionStream,
-) -> _T:
-    """
-    Tell those who wait that the service has stopped.
-
-    @param reason: why.
-    @param former: the connection of a session that nothing carries.
-    @return: C{result}.
-    """
-    ours = _asOurs(reason)
-    if former is not None and not former.isOver:
-        former.finish(ours)
-    queue.fail(ours)
-    waiters.tell(Failure(reason))
-    retrieved.end(closedError(ours))
-    return result
-
-
-def _asOurs(reason: Exception) -> AESMError:
-    """Wrap what an endpoint or a policy failed with."""
-    return reason if isinstance(reason, AESMError) else AESMError(_words(reason))
-
-
-def _words(reason: BaseException) -> str:
-    """Say why, also where an error has no words of its own."""
-    return str(reason) or type(reason).__name__
+        self._queue.tellSent()

@@ -439,6 +439,11 @@ class Connection:
         return self._protocol is not None and self._protocol.isEnding
 
     @property
+    def isLeft(self) -> bool:
+        """Whether the session goes on in another process, and ends here only."""
+        return False
+
+    @property
     def isOver(self) -> bool:
         """Whether the connection is gone."""
         return self.state is ConnectionState.OVER
@@ -557,12 +562,26 @@ class Connection:
         if self._protocol is not None:
             self._batch = None
             self._withdraw()
-            self._protocol.shed(code, reason)
+            self._protocol.deafen()
+            self._protocol.close(code, reason)
             self._drop()
             if not self.isOver:
                 self.unsendable(closedByUs(code, reason))
         elif not self.isOver:
             self.finish(closedByUs(code, reason))
+
+    def deafen(self) -> None:
+        """
+        Have nothing taken, nor acknowledged, of what still comes; C{closeWith} is to be
+        called next.
+        """
+        if self._protocol is not None:
+            self._protocol.deafen()
+
+    def dropUnread(self) -> None:
+        """Let go of what is unread, since nobody in this process will take it."""
+        while self.retrieved.getData() is not None:
+            pass
 
     def unsendable(self, reason: AESMError) -> None:
         """Fail the waiters: nothing more will be acknowledged."""

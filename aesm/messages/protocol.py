@@ -273,13 +273,12 @@ class AESMProtocol:
         self._schedule()
         self.touch()
 
-    def shed(self, code: int, reason: str) -> None:
+    def deafen(self) -> None:
         """
-        Close because there is no room: what still comes is not taken, and so not
-        acknowledged.
+        Take nothing of what still comes, so that it is not acknowledged; C{close} is to
+        be called next.
         """
         self._move("deaf")
-        self.close(code, reason)
 
     def abort(self) -> None:
         """End the connection at once."""

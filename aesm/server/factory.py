@@ -36,6 +36,7 @@ from aesm.interfaces import IMessageHandler, IMessageHandlerMaker
 from aesm.messages.acknowledgements import FailedAcknowledgement, promptly
 from aesm.messages.address import Address, addressOf
 from aesm.messages.connection import Connection
+from aesm.messages.handling import Talk, handlerOf
 from aesm.messages.protocol import AESMProtocol
 from aesm.secure.factory import HANDSHAKE_TIMEOUT, SecureFactory
 from aesm.secure.options import agent, channelSettings, reactorOr
@@ -147,8 +148,10 @@ class AESMServerFactory(SecureFactory):
         @param authorizedKeys: a path, an
             L{IClientPolicy<aesm.interfaces.IClientPolicy>}, a callable like its
             C{checkClient}, or None to let any key in.
-        @param handler: an L{IMessageHandler} or an L{IMessageHandlerMaker}; None
-            leaves packets in the connections' streams.
+        @param handler: an L{IMessageHandler}; C{async def talk(connection)}, which is
+            run for each connection and closes it by returning; an
+            L{IMessageHandlerMaker}, which gives one of these; or None: packets are
+            left in the connections' streams, for the program to take.
         @param maxConnections: connections in all; None for as many as the limit
             on open files allows, and no more than 65,536.
         @param maxConnectionsPerHost: connections of one host, IPv6 by /64; None for a
@@ -161,7 +164,7 @@ class AESMServerFactory(SecureFactory):
             unacknowledged or unread.
         @param messagesPerKey: messages of one key, a second, that the handler takes;
             what more comes waits at its sender.  None for what the handler says
-            itself, in an attribute of that name; else any number.
+            itself, in an attribute of that name; else any number.  Not for coroutines.
         @param bytesPerKey: the same of their bytes, with 64 for each message.
         @param sessionGrace: seconds that a client has to come back to its session
             when its connection is cut; 0 ends it at once.
@@ -571,7 +574,7 @@ def checkSpread(spread: float) -> None:
 
 def _messageHandler(
     handler: object, connections: Connections
-) -> IMessageHandler | None:
+) -> IMessageHandler | Talk | None:
     """
     Resolve a server's C{handler} option.
 
@@ -580,11 +583,4 @@ def _messageHandler(
     """
     if IMessageHandlerMaker.providedBy(handler):
         handler = IMessageHandlerMaker(handler).makeHandler(connections)
-    if handler is None:
-        return None
-    if not IMessageHandler.providedBy(handler):
-        raise TypeError(
-            f"handler must provide IMessageHandler, not {type(handler).__name__}: "
-            "decorate its class with @implementer(IMessageHandler)"
-        )
-    return IMessageHandler(handler)
+    return handlerOf(handler)

@@ -6,14 +6,13 @@ registry in one place each: C{enter} and C{finished}.
 
 from __future__ import annotations
 
-import math
 import secrets
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from twisted.internet.defer import CancelledError, Deferred, DeferredList, succeed
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -26,9 +25,8 @@ from aesm.interfaces import IMessageHandler
 from aesm.messages.address import Address
 from aesm.messages.budget import Budget
 from aesm.messages.connection import Connection
-from aesm.messages.dispatcher import Dispatcher
+from aesm.messages.handling import Talk, handlingOf
 from aesm.messages.owner import ConnectionOwner
-from aesm.messages.turns import Rates, Turns
 from aesm.secure.places import TokenBuckets, hostOf
 from aesm.secure.refusals import Kind, Refusals, Refused, kindOf
 from aesm.server.admission import Admission
@@ -81,7 +79,7 @@ class ConnectionManager(ConnectionOwner):
         connections: Connections,
         admission: Admission,
         messages: ConversationSettings,
-        handler: IMessageHandler | None,
+        handler: IMessageHandler | Talk | None,
         totalBuffer: int,
         sessionGrace: float,
         openSpool: Callable[..., Spool] | None,
@@ -113,8 +111,7 @@ class ConnectionManager(ConnectionOwner):
         self.handler = handler
         self._room = Room(self.budget, connections, self.sessions)
         self._resumes = TokenBuckets(RESUMES_PER_SESSION)
-        self._turns = Turns(clock)
-        self._rates = _ratesOf(handler, messagesPerKey, bytesPerKey)
+        self._handling = handlingOf(handler, clock, messagesPerKey, bytesPerKey)
         self.stopping = False
         self.clock = self._clock = clock
         self._openSpool = openSpool
@@ -122,8 +119,6 @@ class ConnectionManager(ConnectionOwner):
         self.predecessor: Predecessor | None = None
         self._refusals = Refusals(clock, self._refusedMore)
         self._visits = Visits(clock)
-        # What the handler was told of ends, and is not done with.
-        self._losing: set[Deferred[Any]] = set()
         # Of whose sessions their clients do not know yet.
         self._begun: set[Connection] = set()
         # Of all sessions that are begun, and not forgotten: until the last packet of
@@ -167,16 +162,11 @@ class ConnectionManager(ConnectionOwner):
             L{SpoolError<aesm.errors.SpoolError>} if not all could be written.
         """
         self._refusals.flush()
-        if not self._losing:
-            return self._closeJournal()
-        done: Deferred[object] = Deferred()
-        DeferredList(list(self._losing)).addCallback(done.callback)
-        # What takes longer is not cancelled: it may not heed that, and the end is to
-        # be bounded.
-        done.addTimeout(deadline, self._clock, lambda cancelled, timeout: None)
-        return done.addCallback(lambda results: self._closeJournal())
+        if self._handling is None:
+            return self._closeJournal(None)
+        return self._handling.settled(deadline).addCallback(self._closeJournal)
 
-    def _closeJournal(self) -> Deferred[None]:
+    def _closeJournal(self, nothing: None) -> Deferred[None]:
         """Let go of what the sessions are written to."""
         journal, self.journal = self.journal, None
         return succeed(None) if journal is None else journal.close()
@@ -329,8 +319,8 @@ class ConnectionManager(ConnectionOwner):
         self.connections.add(connection)
         self.sessions.add(connection)
         self._record(connection, "accepted", how, details)
-        if connection.dispatcher is not None:
-            connection.dispatcher.accepted()
+        if self._handling is not None:
+            self._handling.accepted(connection)
 
     def refused(
         self,
@@ -399,19 +389,16 @@ class ConnectionManager(ConnectionOwner):
         self.admission.leave(connection)
         self.sessions.wait(connection)
         connection.away()
-        if connection.dispatcher is not None:
-            connection.dispatcher.detached(reason)
+        if self._handling is not None:
+            self._handling.detached(connection, reason)
 
     def lost(self, connection: Connection, reason: AESMError) -> None:
         """Take note of a client that was in and is gone for good."""
         self.sessions.discard(connection)
         details = self._visits.end(connection, reason, kept=False)
         self._record(connection, "lost", str(reason), details)
-        if connection.dispatcher is not None:
-            running = connection.dispatcher.lost(reason)
-            if running is not None:
-                self._losing.add(running)
-                running.addCallback(lambda nothing: self._losing.discard(running))
+        if self._handling is not None:
+            self._handling.lost(connection, reason)
 
     def finished(self, connection: Connection) -> None:
         """List a client no more: it is gone, and its last packet was taken."""
@@ -459,10 +446,8 @@ class ConnectionManager(ConnectionOwner):
 
     def _handled(self, connection: ConnectionType) -> ConnectionType:
         """Let the handler, if there is one, have what comes over a new connection."""
-        if self.handler is not None:
-            connection.dispatcher = Dispatcher(
-                self.handler, connection, connection.handled, self._turns, self._rates
-            )
+        if self._handling is not None:
+            self._handling.take(connection)
         return connection
 
     def _restore(self, journal: Journal) -> None:
@@ -494,15 +479,18 @@ class ConnectionManager(ConnectionOwner):
         self._names.add(connection.session.name)
         self.connections.add(connection)
         if over:  # listed only so that what is unread can be taken
-            connection.finish(ConnectionClosed("it was over before a restart"))
+            if self._handling is not None:
+                self._handling.leftOver(connection)
+            if not connection.isOver:
+                connection.finish(ConnectionClosed("it was over before a restart"))
             return
         self._handled(connection)
         self.sessions.add(connection)
         self.sessions.wait(connection)
-        if connection.dispatcher is not None:
-            connection.dispatcher.accepted()
-            connection.dispatcher.detached(
-                ConnectionClosed("the server was started again")
+        if self._handling is not None:
+            self._handling.accepted(connection)
+            self._handling.detached(
+                connection, ConnectionClosed("the server was started again")
             )
             connection.handOver()
 
@@ -512,15 +500,16 @@ class ConnectionManager(ConnectionOwner):
 
         @param noticed: whether it was known that it was away.
         """
-        dispatcher = connection.dispatcher
-        if dispatcher is None:
+        handling = self._handling
+        if handling is None:
             return
         if not noticed:  # for the handler each return follows a cut
-            dispatcher.detached(
-                ConnectionClosed("the client came back before it was missed")
+            handling.detached(
+                connection,
+                ConnectionClosed("the client came back before it was missed"),
             )
         if not connection.isOver:
-            dispatcher.attached()
+            handling.attached(connection)
 
     def _record(
         self, connection: Connection, event: str, reason: str, details: dict[str, Any]
@@ -534,19 +523,3 @@ class ConnectionManager(ConnectionOwner):
 def _eventOf(isProbe: bool) -> str:
     """Tell what the activity log calls it that somebody was not let in."""
     return "probed" if isProbe else "refused"
-
-
-def _ratesOf(
-    handler: IMessageHandler | None, messages: float | None, bytes: float | None
-) -> Rates | None:
-    """
-    Say how much a handler takes of one key, by the options or what it says itself.
-
-    @raise ValueError: an option has a value that it cannot have.
-    """
-    if messages is None:
-        messages = getattr(handler, "messagesPerKey", math.inf)
-    if bytes is None:
-        bytes = getattr(handler, "bytesPerKey", math.inf)
-    rates = Rates(messages, bytes)
-    return rates if rates.isBounded else None

@@ -45,7 +45,6 @@ from aesm.trust.keys import PublicKey
 
 if TYPE_CHECKING:
     from aesm.core.channel.channel import Channel
-    from aesm.messages.owner import PacketDispatcher
     from aesm.messages.protocol import AESMProtocol
 
 __all__ = ["DurableConnection"]
@@ -240,9 +239,7 @@ class DurableConnection(Connection):
         @param reason: for who still sends here.
         @return: the protocol that has carried it.
         """
-        # What nobody has taken will be there.
-        while self.retrieved.getData() is not None:
-            pass
+        self.retrieved.leave()
         self._left = True
         self._journal.sessions.discard(self.session.name)
         self._fail(reason)
@@ -253,12 +250,21 @@ class DurableConnection(Connection):
         """What is asked, and to be answered."""
         return cast(DurableRequests, super().requests)
 
-    @property
-    def _isOurs(self) -> bool:
-        """Whether this process goes on with the session, or ends it."""
-        return self._journal.state is JournalState.RUNNING and not self._left
-
     # Connection
+
+    @property
+    def isLeft(self) -> bool:
+        """Whether another process goes on with the session, or ends it."""
+        return self._left or self._journal.state is not JournalState.RUNNING
+
+    def dropUnread(self) -> None:
+        """Let go of what is unread, or leave it to the process that goes on."""
+        if not self.isLeft:
+            super().dropUnread()
+        elif self.retrieved:
+            self.retrieved.leave()
+            if self.isOver:
+                self.streamFinished()
 
     def attach(self, protocol: AESMProtocol, channel: Channel) -> None:
         """Be carried by a protocol from now on; address and name may be new."""
@@ -358,8 +364,10 @@ class DurableConnection(Connection):
             self._undelivered.popleft()()
 
     def handOver(self) -> None:
-        """Hand the handler what was restored and nobody took."""
-        dispatcher = cast("PacketDispatcher", self.dispatcher)
+        """Hand a handler that is handed packets what was restored and nobody took."""
+        if self.dispatcher is None:
+            return
+        dispatcher = self.dispatcher
         for packet in self.retrieved:
             cost, call = handing(dispatcher, packet)
             self._restoredCosts.append(cost)
@@ -368,7 +376,7 @@ class DurableConnection(Connection):
 
     def handled(self, count: int, cost: int) -> None:
         """The handler is done with messages."""
-        if not self._isOurs or self.isOver:
+        if self.isLeft or self.isOver:
             return  # the next process hands them over again
         while count and self._restoredCosts:
             self.retrieved.getData()
@@ -398,7 +406,7 @@ class DurableConnection(Connection):
     def finish(self, reason: AESMError) -> None:
         """The session is over; what is unread stays stored."""
         # A process that ends takes its connections with it, not their sessions.
-        self._overForGood = self._isOurs
+        self._overForGood = not self.isLeft
         lost = self._outbox.count - self._outbox.acknowledged
         if lost and self._overForGood and isinstance(reason, SessionLost):
             # Who sent them may have been a process before this one.

@@ -129,6 +129,13 @@ class DurableStream(DataStream):
                 ranges.append([number, number + 1])
         return ranges
 
+    def leave(self) -> None:
+        """Give nothing more: what is not taken is there in the next process."""
+        with self._lock:
+            while self._data:
+                super().pop(newest=False)  # which does not note that it was taken
+            self._numbers.clear()
+
     # DataStream
 
     @property

@@ -1,0 +1,324 @@
+"""
+What a server, or a client, does with its connections: an object with methods, or a
+coroutine for each connection::
+
+    handling = handlingOf(handler, clock)      # None if there is no handler
+    handling.take(connection)                  # before anything comes over it
+    handling.accepted(connection)
+    handling.lost(connection, reason)
+    handling.settled(5.0)                      # the handler is done with all ends
+
+An object gets each packet by its L{Dispatcher<aesm.messages.dispatcher.Dispatcher>},
+which acknowledges it once the object is done with it.  A coroutine takes its packets
+from C{connection.retrieved}, where they are acknowledged when they come, as those of a
+connection without a handler are.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from twisted.internet.defer import CancelledError, Deferred, DeferredList, succeed
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from aesm.errors import AESMError, CloseCode, ConnectionClosed
+from aesm.interfaces import IMessageHandler
+from aesm.messages.dispatcher import Dispatcher
+from aesm.messages.turns import Rates, Turns
+
+if TYPE_CHECKING:
+    from aesm.messages.connection import Connection
+
+__all__ = ["HANDLER_DEADLINE", "Handling", "Talk", "handlerOf", "handlingOf"]
+
+_log: Final = Logger(namespace="aesm.handler")
+
+HANDLER_DEADLINE = 5.0  # seconds that a handler has at a stop
+
+Talk = Callable[["Connection"], Coroutine[Deferred[Any], Any, object]]
+
+# The life of a coroutine
+#
+# It begins when its connection is accepted, and goes on through cuts, of which it hears
+# nothing: what it sends meanwhile is kept.  It is the first of two ends that counts:
+#
+#   the connection's   C{retrieved} gives what is there still, and ends; the coroutine
+#                      is not cancelled, since what is there is acknowledged, and nobody
+#                      else reads it.  That it then fails because the connection is
+#                      gone is no error
+#   the coroutine's    the connection is closed, with 1000 or 1011; what is unread is
+#                      dropped, and what still comes is not acknowledged
+#
+# A session that goes on in another process, since this one stops and has a spool, ends
+# here only: what is unread is left to the coroutine that is begun there for it.
+
+
+class Handling(Protocol):
+    """Does something with connections."""
+
+    def take(self, connection: Connection) -> None:
+        """Prepare for what comes over a connection."""
+
+    def accepted(self, connection: Connection) -> None:
+        """The peer is there."""
+
+    def leftOver(self, connection: Connection) -> None:
+        """What is unread of a session that was over before a restart can be taken."""
+
+    def detached(self, connection: Connection, reason: AESMError) -> None:
+        """The connection is cut, and may come back."""
+
+    def attached(self, connection: Connection) -> None:
+        """The peer has come back."""
+
+    def lost(self, connection: Connection, reason: AESMError) -> None:
+        """The connection is over."""
+
+    def settled(self, deadline: float = HANDLER_DEADLINE) -> Deferred[None]:
+        """
+        Wait for what is done about connections that are over, once all are.
+
+        @param deadline: seconds.
+        @return: fires once it is done, or at the deadline.
+        """
+
+
+def handlerOf(handler: object) -> IMessageHandler | Talk | None:
+    """
+    Check a C{handler} option.
+
+    @raise TypeError: it is something else, such as a class; says what to do.
+    """
+    if handler is None or IMessageHandler.providedBy(handler):
+        return handler
+    if isinstance(handler, type):
+        said = f"handler is the class {handler.__name__}: give an instance of it"
+    elif inspect.iscoroutine(handler):
+        handler.close()
+        said = f"handler is a running coroutine: give {handler.__name__} itself"
+    elif not callable(handler):
+        said = (
+            f"handler must provide IMessageHandler, not {type(handler).__name__}: "
+            "derive its class from MessageHandler"
+        )
+    elif not _isCoroutineFunction(handler):
+        said = (
+            f"{handler!r} is no handler: write 'async def' for it, without 'yield', or "
+            "derive its class from MessageHandler"
+        )
+    else:
+        try:
+            inspect.signature(handler).bind(None)
+        except TypeError as error:
+            said = f"{handler!r} must take one argument, the connection: {error}"
+        else:
+            return handler
+    raise TypeError(said)
+
+
+def _isCoroutineFunction(function: object) -> bool:
+    """Tell whether calling it makes a coroutine."""
+    call = getattr(function, "__call__", None)  # noqa: B004
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call)
+
+
+def handlingOf(
+    handler: IMessageHandler | Talk | None,
+    clock: IReactorTime,
+    messagesPerKey: float | None = None,
+    bytesPerKey: float | None = None,
+    ended: Callable[[Connection], None] = lambda connection: None,
+) -> Handling | None:
+    """
+    Have connections handled.
+
+    @param handler: as L{handlerOf} gives it.
+    @param messagesPerKey: what an object takes of one key, a second; None for what it
+        says itself, or any number.
+    @param bytesPerKey: the same of their bytes.
+    @param ended: called with the connection once a coroutine has returned that did not
+        have to.
+    @return: None if there is no handler.
+    @raise ValueError: an option has a value that it cannot have.
+    """
+    rates = _ratesOf(handler, messagesPerKey, bytesPerKey)
+    if handler is None:
+        return None
+    if IMessageHandler.providedBy(handler):
+        return _Dispatching(IMessageHandler(handler), clock, rates)
+    if rates is not None:
+        raise ValueError(
+            "messagesPerKey and bytesPerKey are for handlers that are objects: a "
+            "coroutine takes packets when it likes"
+        )
+    return _Talking(handler, clock, ended)
+
+
+def _ratesOf(
+    handler: object, messages: float | None, bytes: float | None
+) -> Rates | None:
+    """
+    Say how much a handler takes of one key, by the options or what it says itself.
+
+    @raise ValueError: an option has a value that it cannot have.
+    """
+    if messages is None:
+        messages = getattr(handler, "messagesPerKey", math.inf)
+    if bytes is None:
+        bytes = getattr(handler, "bytesPerKey", math.inf)
+    rates = Rates(messages, bytes)
+    return rates if rates.isBounded else None
+
+
+class _Waiting:
+    """Knows what a handler is not done with."""
+
+    def __init__(self, clock: IReactorTime) -> None:
+        """@param clock: measures the deadline."""
+        self._clock = clock
+        self._running: dict[Deferred[Any], None] = {}
+
+    def _run(self, running: Deferred[Any]) -> None:
+        """Take note of what is not done; it never fails."""
+        self._running[running] = None
+        running.addCallback(lambda result: self._running.pop(running))
+
+    def settled(self, deadline: float = HANDLER_DEADLINE) -> Deferred[None]:
+        """
+        Wait for all that is not done.
+
+        @return: fires once it is done, or at the deadline.
+        """
+        if not self._running:
+            return succeed(None)
+        done: Deferred[Any] = Deferred()
+        DeferredList(list(self._running)).addCallback(done.callback)
+        done.addTimeout(deadline, self._clock, lambda result, timeout: self._late())
+        return done.addCallback(lambda result: None)
+
+    def _late(self) -> None:
+        """It is not done in time."""
+
+
+class _Dispatching(_Waiting):
+    """Hands each packet to a method of an object."""
+
+    def __init__(
+        self, handler: IMessageHandler, clock: IReactorTime, rates: Rates | None
+    ) -> None:
+        """@param rates: how much of one key it takes; None for any."""
+        super().__init__(clock)
+        self._handler = handler
+        self._turns = Turns(clock)
+        self._rates = rates
+
+    def take(self, connection: Connection) -> None:
+        """Have a dispatcher between the connection and the handler."""
+        connection.dispatcher = Dispatcher(
+            self._handler, connection, connection.handled, self._turns, self._rates
+        )
+
+    def accepted(self, connection: Connection) -> None:
+        """Tell the handler."""
+        if connection.dispatcher is not None:
+            connection.dispatcher.accepted()
+
+    def leftOver(self, connection: Connection) -> None:
+        """The handler was told of the end, and what it has not seen was not kept."""
+
+    def detached(self, connection: Connection, reason: AESMError) -> None:
+        """Tell a handler that wants to know."""
+        if connection.dispatcher is not None:
+            connection.dispatcher.detached(reason)
+
+    def attached(self, connection: Connection) -> None:
+        """Tell a handler that wants to know."""
+        if connection.dispatcher is not None:
+            connection.dispatcher.attached()
+
+    def lost(self, connection: Connection, reason: AESMError) -> None:
+        """Tell the handler, which may take its time over it."""
+        if connection.dispatcher is not None:
+            running = connection.dispatcher.lost(reason)
+            if running is not None:
+                self._run(running)
+
+
+class _Talking(_Waiting):
+    """Runs a coroutine for each connection."""
+
+    def __init__(
+        self, talk: Talk, clock: IReactorTime, ended: Callable[[Connection], None]
+    ) -> None:
+        """@param ended: as L{handlingOf} takes it."""
+        super().__init__(clock)
+        self._talk = talk
+        self._ended = ended
+        self._talks: dict[Connection, Deferred[object]] = {}  # that are running
+
+    def take(self, connection: Connection) -> None:
+        """Its packets stay where the coroutine takes them."""
+
+    def accepted(self, connection: Connection) -> None:
+        """Begin the coroutine."""
+        talk = self._talks[connection] = Deferred.fromCoroutine(self._begin(connection))
+        talk.addCallbacks(
+            self._cbReturned,
+            self._ebFailed,
+            callbackArgs=(connection,),
+            errbackArgs=(connection,),
+        )
+        if connection in self._talks:
+            self._run(talk)
+
+    leftOver = accepted
+
+    async def _begin(self, connection: Connection) -> None:
+        """Call the application's code, so that what a call raises is caught as well."""
+        await self._talk(connection)
+
+    def detached(self, connection: Connection, reason: AESMError) -> None:
+        """The coroutine goes on."""
+
+    def attached(self, connection: Connection) -> None:
+        """The coroutine goes on."""
+
+    def lost(self, connection: Connection, reason: AESMError) -> None:
+        """Let nothing stay that no coroutine of this process is to take."""
+        if connection not in self._talks or connection.isLeft:
+            connection.dropUnread()
+
+    def _cbReturned(self, result: object, connection: Connection) -> None:
+        """Close the connection of a coroutine that is done."""
+        hadTo = connection.isClosing
+        self._close(connection, CloseCode.NORMAL, "")
+        if not hadTo:
+            self._ended(connection)
+
+    def _ebFailed(self, failure: Failure, connection: Connection) -> None:
+        """Close the connection of a coroutine that has failed."""
+        gone = connection.isClosing and failure.check(ConnectionClosed, CancelledError)
+        if not gone:
+            _log.failure(
+                "the handler failed over {connection!r}, which is closed",
+                failure,
+                connection=connection,
+            )
+        self._close(connection, CloseCode.INTERNAL_ERROR, "internal error")
+
+    def _close(self, connection: Connection, code: CloseCode, reason: str) -> None:
+        """Close a connection that has no coroutine any more."""
+        del self._talks[connection]
+        connection.dropUnread()
+        connection.deafen()
+        connection.closeWith(code, reason)
+
+    def _late(self) -> None:
+        """Cancel what does not end by itself."""
+        for talk in list(self._talks.values()):
+            talk.cancel()

@@ -1,0 +1,476 @@
+"""
+Tests for L{aesm.messages.handling}: what a handler may be, and the coroutine that is run
+for each connection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from functools import partial
+from typing import Any
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import Clock, deferLater
+from twisted.logger import LogLevel, capturedLogs
+from zope.interface.verify import verifyObject
+
+from aesm import (
+    AESMServerFactory,
+    AnyServer,
+    ClientService,
+    Connection,
+    ConnectionClosed,
+    MessageHandler,
+    PrivateKey,
+    connect,
+)
+from aesm.interfaces import IMessageHandler, ISessionHandler
+from aesm.messages.handling import handlingOf
+from tests.support.pairs import SERVER_KEY, PairTestCase
+from tests.support.spooled import SpoolTestCase
+
+
+async def echo(connection: Connection) -> None:
+    """Answer each packet."""
+    async for packet in connection.retrieved:
+        connection.sendData(f"re: {packet.data!r}")
+
+
+def texts(connection: Connection) -> list[Any]:
+    """Look at what is unread."""
+    return [packet.data for packet in connection.retrieved]
+
+
+class OptionTests(PairTestCase):
+    """What may be given as a handler, and what is said of other things."""
+
+    def refused(self, handler: object, words: str) -> None:
+        """Check that a server and a client refuse a handler at once."""
+        with self.assertRaisesRegex(TypeError, words):
+            AESMServerFactory(reactor=Clock(), key=SERVER_KEY, handler=handler)
+        with self.assertRaisesRegex(TypeError, words):
+            connect(Clock(), "tcp:127.0.0.1:1", handler=handler)
+
+    def test_classes(self) -> None:
+        """A class in the place of an instance is told so."""
+        self.refused(MessageHandler, "is the class MessageHandler: give an instance")
+
+    def test_functions(self) -> None:
+        """A function must be async def, without yield, and take a connection."""
+
+        def plain(connection: Connection) -> None:
+            """Return at once."""
+
+        async def generator(connection: Connection) -> AsyncIterator[int]:
+            """Give numbers."""
+            yield 1
+
+        async def nothing() -> None:
+            """Take nothing."""
+
+        self.refused(plain, "plain.* write 'async def'")
+        self.refused(generator, "without 'yield'")
+        self.refused(nothing, "must take one argument, the connection")
+
+    def test_called(self) -> None:
+        """So is a coroutine that runs already."""
+        self.refused(echo(object()), "give echo itself")  # type: ignore[arg-type]
+
+    def test_others(self) -> None:
+        """Anything else is to provide the interface."""
+        self.refused("echo", "must provide IMessageHandler, not str")
+
+    def test_callables(self) -> None:
+        """Methods, partial functions and objects that are called will do."""
+
+        class Talker:
+            """All of these."""
+
+            def __init__(self) -> None:
+                """Begin with nobody."""
+                self.talked: list[object] = []
+
+            async def method(self, connection: Connection, more: int = 0) -> None:
+                """Remember somebody."""
+                self.talked.append(connection)
+
+            __call__ = method
+
+        talker = Talker()
+        for handler in (talker, talker.method, partial(talker.method, more=1)):
+            network, _ = self.serve(handler)
+            client = self.join(network)
+            self.assertEqual(self.closedReason(client).code, 1000)
+        self.assertEqual(len(talker.talked), 3)
+
+    def test_rates(self) -> None:
+        """A coroutine takes what it likes, when it likes: that has no rate."""
+        for option in ("messagesPerKey", "bytesPerKey"):
+            with self.assertRaisesRegex(ValueError, "a coroutine takes packets when"):
+                handlingOf(echo, Clock(), **{option: 5.0})
+
+    def test_base(self) -> None:
+        """The base class has all methods, which do nothing."""
+        handler = MessageHandler()
+        verifyObject(IMessageHandler, handler)
+        verifyObject(ISessionHandler, handler)
+        pair = self.pair(handler)
+        sent = pair.client.sendData("x")
+        pair.deliver()
+        self.successResultOf(sent)
+        pair.network.links[0].cut()
+        pair.client.close()
+
+
+class TalkTests(PairTestCase):
+    """The coroutine of a connection."""
+
+    def test_packets(self) -> None:
+        """It takes packets as they come, and answers; each connection has its own."""
+        network, server = self.serve(echo)
+        clients = [self.join(network) for _ in range(2)]
+        for client in clients:
+            for data in ("a", b"b"):
+                client.sendData(data)
+        network.deliver()
+        for client in clients:
+            self.assertEqual(texts(client), ["re: 'a'", "re: b'b'"])
+
+    def test_acknowledged(self) -> None:
+        """
+        A message is acknowledged when it is where the coroutine takes it, and makes
+        room in the window when that has taken it.
+        """
+        working: Deferred[None] = Deferred()
+
+        async def talk(connection: Connection) -> None:
+            """Take one packet, and the next when told to."""
+            await connection.retrieved.get()
+            await working
+            await echo(connection)
+
+        pair = self.pair(talk, server={"receiveBuffer": 1000})
+        sent = [pair.client.sendData("x" * 36) for _ in range(15)]
+        pair.deliver()
+        for each in sent[:10]:
+            self.successResultOf(each)
+        for each in sent[11:]:
+            self.assertNoResult(each)
+        working.callback(None)
+        pair.deliver()
+        for each in sent[11:]:
+            self.successResultOf(each)
+        self.assertEqual(len(pair.client.retrieved), 14)
+
+    def test_returns(self) -> None:
+        """
+        When it returns, the connection is closed with 1000, behind all that it sent;
+        what nobody has read is gone, and the connection is listed no more.
+        """
+        going: Deferred[None] = Deferred()
+
+        async def talk(connection: Connection) -> None:
+            """Say something when told to, and leave."""
+            await going
+            connection.sendData("bye")
+
+        network, server = self.serve(talk)
+        client = self.join(network)
+        client.sendData("unread")
+        network.deliver()
+        going.callback(None)
+        late = client.sendData("late")
+        network.deliver()
+        self.assertEqual(texts(client), ["bye"])
+        self.assertEqual(self.closedReason(client).code, 1000)
+        self.assertClosed(late)
+        self.assertEqual(list(server.connections), [])
+
+    def test_returnsAtOnce(self) -> None:
+        """So it is when there is nothing to wait for."""
+
+        async def talk(connection: Connection) -> None:
+            """Say something, and leave."""
+            connection.sendData("go away")
+
+        network, server = self.serve(talk)
+        client = self.join(network)
+        self.assertEqual(texts(client), ["go away"])
+        self.assertEqual(self.closedReason(client).code, 1000)
+        self.assertEqual(list(server.connections), [])
+
+    def test_raises(self) -> None:
+        """An error is logged, and closes this one connection with 1011."""
+
+        async def talk(connection: Connection) -> None:
+            """Fail at the wrong word."""
+            async for packet in connection.retrieved:
+                if packet.data == "bad":
+                    raise ZeroDivisionError
+
+        network, server = self.serve(talk)
+        bad, good = self.join(network), self.join(network)
+        bad.sendData("bad")
+        late = bad.sendData("late")
+        with capturedLogs() as events:
+            network.deliver()
+        (failed,) = [e for e in events if e["log_level"] is LogLevel.critical]
+        self.assertEqual(failed["log_namespace"], "aesm.handler")
+        self.flushLoggedErrors(ZeroDivisionError)
+        self.assertEqual(self.closedReason(bad).code, 1011)
+        late.addErrback(lambda failure: failure.trap(ConnectionClosed))
+        self.assertTrue(good.isOpen)
+        self.assertEqual(len(server.connections), 1)
+
+    def test_closes(self) -> None:
+        """It may close the connection itself, with a code of its own."""
+
+        async def talk(connection: Connection) -> None:
+            """Close."""
+            connection.closeWith(4321, "enough")
+
+        network, _ = self.serve(talk)
+        self.assertEqual(self.closedReason(self.join(network)).code, 4321)
+
+    def test_leaves(self) -> None:
+        """
+        When the client closes, what it sent is given still; then the loop ends, and
+        what was cut off raises: neither is an error.
+        """
+        said: list[object] = []
+
+        async def talk(connection: Connection) -> None:
+            """Take all there is."""
+            try:
+                async for packet in connection.retrieved:
+                    said.append(packet.data)
+                said.append("end")
+            except ConnectionClosed as reason:
+                said.append(reason.code)
+                raise
+
+        for end in ("close", "abort"):
+            network, server = self.serve(talk, sessionGrace=0)
+            client = self.join(network)
+            client.sendData("last")
+            network.deliver()
+            with capturedLogs() as events:
+                getattr(client, end)()
+                network.deliver()
+            self.assertNotIn(LogLevel.critical, [e["log_level"] for e in events])
+            self.assertEqual(list(server.connections), [])
+        self.assertEqual(said, ["last", "end", "last", 1006])
+
+    def test_goesOn(self) -> None:
+        """
+        The connection's end does not cancel what it is doing, and what is unread is
+        there when it is done with that.
+        """
+        said: list[object] = []
+        working: Deferred[None] = Deferred()
+
+        async def talk(connection: Connection) -> None:
+            """Take its time over the first packet."""
+            async for packet in connection.retrieved:
+                said.append(packet.data)
+                await working
+
+        network, server = self.serve(talk)
+        client = self.join(network)
+        for data in "ab":
+            client.sendData(data)
+        client.close()
+        network.deliver()
+        self.assertEqual(said, ["a"])
+        self.assertEqual(len(server.connections), 1)
+        working.callback(None)
+        self.assertEqual(said, ["a", "b"])
+        self.assertEqual(list(server.connections), [])
+
+    def test_cut(self) -> None:
+        """A session that is cut and comes back has the same coroutine all the time."""
+        begun: list[Connection] = []
+
+        async def talk(connection: Connection) -> None:
+            """Count, and answer."""
+            begun.append(connection)
+            await echo(connection)
+
+        network, _ = self.serve(talk)
+        service = self.staying(network)
+        network.deliver()
+        service.sendData("a")
+        network.deliver()
+        network.links[0].cut()
+        service.sendData("b")
+        begun[0].sendData("meanwhile")
+        network.advance(5)
+        said = [packet.data for packet in service.retrieved]
+        self.assertEqual(said, ["re: 'a'", "meanwhile", "re: 'b'"])
+        self.assertEqual(len(begun), 1)
+        begun[0].close()
+        network.links[0].cut()
+
+    def staying(self, network: Any, **options: Any) -> Any:
+        """Make a client that stays, and start it."""
+        service = ClientService(
+            network.endpoint(),
+            reactor=network.clock,
+            key=PrivateKey.generate(),
+            trust=AnyServer(),
+            **options,
+        )
+        service.startService()
+        self.addCleanup(service.stopService)
+        return service
+
+    def test_returnsWhileCut(self) -> None:
+        """One that returns while its client is away ends the session."""
+        going: Deferred[None] = Deferred()
+
+        async def talk(connection: Connection) -> None:
+            """Leave when told to."""
+            await going
+
+        network, server = self.serve(talk)
+        self.staying(network)
+        network.deliver()
+        network.links[0].cut()
+        self.assertEqual(len(server.connections), 1)
+        going.callback(None)
+        self.assertEqual(list(server.connections), [])
+
+    def test_stop(self) -> None:
+        """
+        A server that stops waits until coroutines are done, and cancels those that are
+        not in time.
+        """
+        for delay, cancelled in ((4, False), (6, True)):
+            ends: list[str] = []
+
+            network, server = self.serve(partial(self.takeTime, ends, delay))
+            self.join(network)
+            with capturedLogs() as events:
+                stopped = server.stop()
+                network.advance(3)
+                self.assertNoResult(stopped)
+                network.advance(2.5)
+                self.successResultOf(stopped)
+            self.assertEqual(ends, ["cancelled" if cancelled else "done"])
+            self.assertNotIn(LogLevel.critical, [e["log_level"] for e in events])
+
+    async def takeTime(
+        self, ends: list[str], delay: int, connection: Connection
+    ) -> None:
+        """Take so many seconds over the end."""
+        await connection.closed()
+        try:
+            await deferLater(connection._owner._clock, delay)
+            ends.append("done")
+        except CancelledError:
+            ends.append("cancelled")
+            raise
+
+    def test_slow(self) -> None:
+        """As on any server with a handler, who does not read is closed with 4000."""
+
+        async def talk(connection: Connection) -> None:
+            """Send more than there is room for."""
+            for _ in range(3):
+                connection.sendData(bytes(1000))
+            await connection.retrieved.get()
+
+        network, _ = self.serve(talk, sendBuffer=2000)
+        self.assertEqual(self.closedReason(self.join(network)).code, 4000)
+
+    def test_othersError(self) -> None:
+        """That another connection is gone is an error of its own."""
+        others: list[Connection] = []
+
+        async def talk(connection: Connection) -> None:
+            """Send the first one what comes."""
+            others.append(connection)
+            async for packet in connection.retrieved:
+                await others[0].sendData(packet.data or "")
+
+        network, _ = self.serve(talk, sessionGrace=0)
+        first, second = self.join(network), self.join(network)
+        first.abort()
+        network.deliver()
+        second.sendData("x")
+        network.deliver()
+        self.flushLoggedErrors(ConnectionClosed)
+        self.assertEqual(self.closedReason(second).code, 1011)
+
+
+class SpooledTalkTests(SpoolTestCase):
+    """Coroutines of sessions that outlive the process."""
+
+    def setUp(self) -> None:
+        """Begin with nobody."""
+        super().setUp()
+        self.said: list[object] = []
+        self.begun = 0
+        self.working: Deferred[None] = Deferred()
+
+    async def talk(self, connection: Connection) -> None:
+        """Take packets, and take time over one."""
+        self.begun += 1
+        async for packet in connection.retrieved:
+            self.said.append(packet.data)
+            connection.sendData(f"re: {packet.data!r}")
+            if packet.data == "slow":
+                await self.working
+
+    def test_killed(self) -> None:
+        """
+        It is begun again for a session that is restored, and takes what the one before
+        had not taken.
+        """
+        self.serving(self.talk)
+        service = self.service()
+        for data in ("a", "slow", "b"):
+            service.sendData(data)
+        self.settle()
+        self.assertEqual(self.said, ["a", "slow"])
+        self.killServer()
+        self.serving(self.talk)
+        self.settle()
+        self.assertEqual((self.begun, self.said), (2, ["a", "slow", "b"]))
+        answers = ["re: 'a'", "re: 'slow'", "re: 'b'"]
+        self.assertEqual(self.taking(service.retrieved), answers)
+
+    def test_stopped(self) -> None:
+        """
+        So it is for one whose server was stopped: what is unread then is not given to
+        the coroutine that cannot answer any more.
+        """
+        self.serving(self.talk)
+        service = self.service()
+        for data in ("slow", "b"):
+            service.sendData(data)
+        self.settle()
+        stopped = self.server.stop()
+        self.network.advance(1)
+        self.working.callback(None)
+        self.network.advance(1)
+        self.successResultOf(stopped)
+        self.assertEqual(self.said, ["slow"])
+        self.serving(self.talk)
+        self.settle()
+        self.assertEqual((self.begun, self.said), (2, ["slow", "b"]))
+        self.assertEqual(self.taking(service.retrieved), ["re: 'slow'", "re: 'b'"])
+
+    def test_over(self) -> None:
+        """What was acknowledged of a session that is over is given to one as well."""
+        self.serving(self.talk)
+        service = self.service()
+        for data in ("slow", "b"):
+            service.sendData(data)
+        self.settle()
+        self.stopService(service)
+        self.killServer()
+        self.serving(self.talk)
+        self.settle()
+        self.assertEqual((self.begun, self.said), (2, ["slow", "b"]))
+        self.assertEqual(list(self.server.connections), [])
