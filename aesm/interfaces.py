@@ -215,7 +215,7 @@ class IClientObserver(Interface):
         @param connection: the former one if its session goes on, else a new one.
         """
 
-    def onWaiting(delay: float, reason: Exception) -> None:
+    def onWaiting(delay: float, reason: BaseException) -> None:
         """
         A connection was lost, or an attempt has failed, and there will be another.
 

@@ -200,8 +200,15 @@ def _crowd(port: int, clients: int, rate: float, handler: str) -> None:
     from twisted.internet.stdio import StandardIO
     from twisted.internet.task import LoopingCall
     from twisted.protocols.basic import LineReceiver
+    from zope.interface import implementer
 
-    from aesm import AnyServer, ClientService, PrivateKey, SessionLost
+    from aesm import (
+        AnyServer,
+        ClientService,
+        IClientObserver,
+        PrivateKey,
+        SessionLost,
+    )
     from aesm.messages.protocol import AESMProtocol
     from aesm.secure.openfiles import raiseFileLimit
 
@@ -219,27 +226,31 @@ def _crowd(port: int, clients: int, rate: float, handler: str) -> None:
     counts: Counter[str] = Counter()
     gaps: list[float] = []
 
+    @implementer(IClientObserver)
     class Client(ClientService):
-        """One of them."""
+        """One of them, which observes itself."""
 
         number = 0
         wasIn = False
         sent = taken = 0
         since = 0.0
 
-        def attached(self, connection: Any) -> None:
+        def onConnected(self, connection: Any) -> None:
             """It is in."""
             if self.since:
                 gaps.append(reactor.seconds() - self.since)
             self.wasIn, self.since = True, 0.0
 
-        def retrying(self, reason: BaseException, delay: float) -> None:
+        def onWaiting(self, delay: float, reason: BaseException) -> None:
             """It is not in any more, or could not get in."""
             if self.wasIn:
                 self.since = told.pop(self.former, reactor.seconds())
             elif self.since:
                 counts["refused"] += 1
             self.wasIn = False
+
+        def onStopped(self, reason: Exception) -> None:
+            """It will not be in again."""
 
         def sessionLost(self, connection: Any, reason: SessionLost) -> None:
             """Its session is lost."""

@@ -17,7 +17,6 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from aesm import ClientService, Connection, Packet, Pinned, PrivateKey
-from aesm.client.observer import WatchedService
 from aesm.core.channel.channel import Channel
 from aesm.core.channel.events import Event, Opened, PeerIdentified
 from aesm.core.channel.roles import ClientChannel
@@ -26,7 +25,7 @@ from aesm.core.messages.framereader import FrameReader
 from aesm.core.messages.frames import Messages, Welcome
 from aesm.core.messages.hello import Hello
 from aesm.errors import AESMError
-from aesm.interfaces import IMessageHandler
+from aesm.interfaces import IClientObserver, IMessageHandler
 from aesm.testing import MemoryNetwork
 from aesm.testing.transport import MemoryTransport
 from fuzz.ledger import Ledger, numberOf
@@ -134,6 +133,7 @@ class Stranger(Protocol):
         self.transport.write(self._channel.takeOutput())
 
 
+@implementer(IClientObserver)
 class Client:
     """
     An honest client: a service, over several lives.
@@ -176,7 +176,10 @@ class Client:
         process = self._process = Mortal(self._network.clock)
         endpoint, options = self._network.endpoint(), self._options
         if self._spool is None:  # one of each kind
-            self.service = WatchedService(endpoint, self, reactor=process, **options)
+            self.service = ClientService(
+                endpoint, reactor=process, observer=self, **options
+            )
+            self.service.leaves = False
         else:
             policy = backoffPolicy(maxDelay=15.0, jitter=lambda: 0.0)
             self.service = ClientService(
@@ -184,17 +187,17 @@ class Client:
             )
         self.service.startService()
 
-    # Watcher
+    # IClientObserver
 
-    def connecting(self) -> None:
-        """There is an attempt."""
-
-    def connected(self, connection: Connection) -> None:
+    def onConnected(self, connection: Connection) -> None:
         """There is a connection."""
 
-    def waiting(self, reason: BaseException, delay: float) -> None:
+    def onWaiting(self, delay: float, reason: BaseException) -> None:
         """There is none."""
         assert delay <= 3600, delay
+
+    def onStopped(self, reason: Exception) -> None:
+        """There will be none."""
 
     # What it does
 

@@ -20,11 +20,13 @@ from typing import Any, Protocol
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from aesm.chat.presence import DEFAULT_ROOM
 from aesm.chat.text import fewMarks
-from aesm.client.observer import WatchedService
+from aesm.client.service import ClientService
 from aesm.errors import AESMError, ConnectionClosed
+from aesm.interfaces import IClientObserver
 from aesm.messages.connection import Connection
 from aesm.text import escape
 
@@ -154,9 +156,10 @@ def _clockOf(text: str) -> str:
         return "--:--"
 
 
+@implementer(IClientObserver)
 class ChatClient:
     """
-    A client of the chat: a L{Watcher<aesm.client.observer.Watcher>} of a service.
+    A client of the chat, which observes its service.
 
     @ivar view: what it has seen of it.
     @ivar state: C{"connecting"}, C{"connected"}, C{"waiting"} to connect again,
@@ -176,7 +179,8 @@ class ChatClient:
         self.state = "connecting"
         self._nick = nick
         self._display = display
-        self._service = WatchedService(endpoint, self, reactor=clock, **options)
+        self._service = ClientService(endpoint, reactor=clock, observer=self, **options)
+        self._service.leaves = False  # all is read to the end
         self._connection: Connection | None = None
         self._leaving = False
         self._running: Deferred[None] | None = None
@@ -217,13 +221,9 @@ class ChatClient:
             self._leaving = True
             self._running.cancel()
 
-    # Watcher
+    # IClientObserver
 
-    def connecting(self) -> None:
-        """There is an attempt to connect."""
-        self._enter("connecting")
-
-    def connected(self, connection: Connection) -> None:
+    def onConnected(self, connection: Connection) -> None:
         """Begin a session, or go on with it."""
         if connection is not self._connection:
             for line in self.view.join(self._nick):
@@ -231,11 +231,14 @@ class ChatClient:
         self._connection = connection
         self._enter("connected")
 
-    def waiting(self, reason: BaseException, delay: float) -> None:
+    def onWaiting(self, delay: float, reason: BaseException) -> None:
         """Show that there is no connection."""
         self._enter("waiting")
         words = escape(str(reason)).rstrip(".")
         self._display.show(f"! {words}; trying again in {delay:.1f} seconds")
+
+    def onStopped(self, reason: Exception) -> None:
+        """Leave what there is to say to C{run}."""
 
     # Parts
 

@@ -152,8 +152,8 @@ class MessageQueue:
         """
         Wait until nothing is left here.
 
-        @return: fires at the next C{tellSent} at which that is so; fails if the messages
-            do.
+        @return: fires at the next C{tellSent} at which that is so; fails if the
+            messages do.
         """
         draining: Deferred[None] = Deferred(self._draining.remove)
         self._draining.append(draining)

@@ -135,10 +135,11 @@ class ClientService(Service):
             It is opened when the service starts.  None keeps them in memory.
         @param spoolSync: as L{AESMServerFactory<aesm.AESMServerFactory>} takes it.
         @param spoolMax: the same.
-        @param handler: as L{connect} takes it: it is told of each session, and is handed
-            what comes, in place of C{retrieved}.  A coroutine function is called for
+        @param handler: as L{connect} takes it: it is told of each session, and what
+            comes is for it, not for C{retrieved}.  A coroutine function is called for
             each session; when it returns, the service closes that and stops.
-        @param observer: an L{IClientObserver<aesm.interfaces.IClientObserver>}, or None.
+        @param observer: is told how the service fares: an
+            L{IClientObserver<aesm.interfaces.IClientObserver>}, or None.
         @param options: more options of L{connect}.  Files are read, and these
             checked, when it connects.
         @raise TypeError: an option is of the wrong type.
@@ -323,7 +324,7 @@ class ClientService(Service):
             self.retrieved,
         )
         if before is not _S.STOPPING:
-            stopped.addBoth(self._cbStopped, self._reason)
+            stopped.addBoth(self._cbAllTold, self._reason)
         # The next start reads the files again, which somebody may have mended.
         self._dialer = None
         self.former, self._early, self._waiters = None, None, Waiters()
@@ -545,7 +546,7 @@ class ClientService(Service):
         for stopped in stopping:
             stopped.callback(result)
 
-    def _cbStopped(self, result: _T, reason: Exception) -> Deferred[_T]:
+    def _cbAllTold(self, result: _T, reason: Exception) -> Deferred[_T]:
         """Tell the observer, and wait for the handler."""
         return self._audience.stopped(reason).addCallback(lambda nothing: result)
 

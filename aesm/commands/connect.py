@@ -21,8 +21,8 @@ from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.error import ConnectError
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
-from aesm.client.observer import WatchedService, Watcher
 from aesm.client.pending import QueuedMessage
 from aesm.client.service import ClientService
 from aesm.commands.formats import Form
@@ -35,6 +35,7 @@ from aesm.errors import (
     MessageTooBig,
     SendBufferFull,
 )
+from aesm.interfaces import IClientObserver
 from aesm.messages.acknowledgements import Acknowledgement
 from aesm.messages.connection import Connection
 from aesm.messages.requests import Request
@@ -96,22 +97,23 @@ async def runLineClient(
 
 
 async def connectOrReport(
-    reactor: Any, endpoint: str, watcher: Watcher, **options: Any
+    reactor: Any, endpoint: str, observer: IClientObserver, **options: Any
 ) -> ClientService | None:
     """
     Connect; that the first attempt fails is the end.
 
-    @param watcher: is told of all later attempts, too.
+    @param observer: is told of all later attempts, too.
     @param options: as L{ClientService}.
     @return: a service that is connected; None after telling the user why there is
         none.
     """
     if not checkEndpoint(reactor, endpoint):
         return None
-    service: WatchedService | None = None
+    service: ClientService | None = None
     connected = False
     try:
-        service = WatchedService(endpoint, watcher, reactor=reactor, **options)
+        service = ClientService(endpoint, reactor=reactor, observer=observer, **options)
+        service.leaves = False  # people read to the end what the server has to say
         service.startService()
         await service.whenConnected(failAfterFailures=1)
         connected = True
@@ -166,9 +168,10 @@ async def stopReason(service: ClientService) -> Exception:
 # last line are noted, and reported once the user has been told of the new session.
 
 
+@implementer(IClientObserver)
 class LineClient:
     """
-    Sends what is read and writes what is received: a L{Watcher} of its service.
+    Sends what is read and writes what is received, and observes its service.
 
     @ivar failed: whether the user was told of anything that is not, or may not be,
         sent.
@@ -233,12 +236,9 @@ class LineClient:
             sending.cancel()
         return await sending
 
-    # Watcher
+    # IClientObserver
 
-    def connecting(self) -> None:
-        """Say nothing of attempts."""
-
-    def connected(self, connection: Connection) -> None:
+    def onConnected(self, connection: Connection) -> None:
         """Say that a connection is back, and what was lost if its session is not."""
         isNew = connection is not self._session
         if self._isCut:
@@ -249,11 +249,14 @@ class LineClient:
                 connection.sendData(line)
         self._session, self._isCut = connection, False
 
-    def waiting(self, reason: BaseException, delay: float) -> None:
+    def onWaiting(self, delay: float, reason: BaseException) -> None:
         """Say that there is no connection, once for all attempts."""
         if self._session is not None and not self._isCut:
             self._isCut = True
             writeError(f"{str(reason).rstrip('.')}; connecting again")
+
+    def onStopped(self, reason: Exception) -> None:
+        """Say nothing: who has the service does."""
 
     # Parts
 

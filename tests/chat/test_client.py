@@ -215,7 +215,7 @@ class ChatClientTests(SynchronousTestCase):
     def test_comes(self) -> None:
         """The client connects, and asks for its name."""
         client, recorder, running = self.make()
-        self.assertEqual(recorder.states, ["connecting", "connected"])
+        self.assertEqual(recorder.states, ["connected"])
         self.assertEqual(
             recorder.take()[1:], ["* you are alice in lobby", "* in lobby, 1: alice"]
         )
@@ -307,7 +307,7 @@ class ChatClientTests(SynchronousTestCase):
         client, recorder, _ = self.make()
         self.assertIsNone(client.send("hello"))
         self.server = self.serve()
-        self.network.advance(1)
+        self.network.advance(3)
         self.assertEqual(recorder.take()[-1], "alice: hello")
 
     def test_unsent(self) -> None:
@@ -345,7 +345,7 @@ class ChatClientTests(SynchronousTestCase):
         self.network.advance(1)
         self.assertEqual(
             recorder.states,
-            ["connecting", "connected", "waiting", "connecting", "connected"],
+            ["connected", "waiting", "connected"],
         )
         self.assertEqual(
             recorder.take(), ["* bob has come into den", "alice: back soon"]
@@ -405,7 +405,7 @@ class ChatClientTests(SynchronousTestCase):
             self.network.advance(1)
         lines = recorder.take()
         self.assertTrue(6 < len(lines) < 15, lines)
-        self.assertRegex(lines[0], r"^! .*refused.*; trying again in 0\.\d seconds$")
+        self.assertRegex(lines[0], r"^! .*refused.*; trying again in [12]\.\d seconds$")
         self.serve()
         self.network.advance(40)
         self.assertEqual(client.state, "connected")
@@ -414,7 +414,7 @@ class ChatClientTests(SynchronousTestCase):
         """What will not pass ends the client, with the reason."""
         _, recorder, running = self.make(trust=Pinned(PrivateKey.generate().publicKey))
         self.failureResultOf(running, UntrustedServer)
-        self.assertEqual(recorder.states, ["connecting", "over"])
+        self.assertEqual(recorder.states, ["over"])
 
     def test_takenOver(self) -> None:
         """A client that another one of the same key replaces does not fight it."""

@@ -346,33 +346,6 @@ class ConnectTests(ServiceTestCase):
         self.network.deliver()
         self.failureResultOf(service.whenConnected(), KeyFileError)
 
-    def test_hooks(self) -> None:
-        """An error in a subclass is logged, and ends nothing."""
-
-        class Wrong(ClientService):
-            """Has a mistake everywhere."""
-
-            def attached(self, connection: object) -> None:
-                """Fail."""
-                raise ZeroDivisionError
-
-            def retrying(self, reason: object, delay: float) -> None:
-                """Fail."""
-                raise ZeroDivisionError
-
-        self.listening()
-        with patch("tests.client.test_service.ClientService", Wrong):
-            service = self.service(start=False)
-        sent = service.sendData("x")
-        service.startService()
-        self.network.deliver()
-        self.successResultOf(sent)
-        self.network.links[0].cut()
-        self.network.advance(3)
-        self.assertTrue(self.successResultOf(service.whenConnected()).isOpen)
-        self.stop(service)
-        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 3)
-
     def test_nobody(self) -> None:
         """
         An endpoint that connects to nobody, or raises, ends the service with that.
@@ -382,6 +355,58 @@ class ConnectTests(ServiceTestCase):
             self.patch(endpoint, "connect", lambda factory, outcome=outcome: outcome)
             service = self.service(endpoint=endpoint)
             self.failureResultOf(service.whenConnected(), TypeError)
+
+    def test_drain(self) -> None:
+        """
+        There is room while less than half of the buffer waits, for a connection or an
+        acknowledgement; who waits for it goes on over whichever connection.
+        """
+        service = self.service(sendBuffer=1000)
+        self.successResultOf(service.drain())
+        service.sendData("x" * 500)
+        draining = [service.drain(), service.drain()]
+        draining[1].cancel()
+        self.failureResultOf(draining[1], CancelledError)
+        self.network.advance(2)
+        self.assertNoResult(draining[0])
+        server = self.listening(Recorder(lambda *_: working), sessionGrace=0)
+        working: Deferred[None] = Deferred()
+        self.network.advance(10)
+        self.assertEqual(len(server.connections), 1)
+        self.assertNoResult(draining[0])  # it is sent, and not acknowledged
+        working.callback(None)
+        self.network.deliver()
+        self.successResultOf(draining[0])
+        self.successResultOf(service.drain())
+
+    def test_drainLost(self) -> None:
+        """If the session is lost, what is lost with it makes room."""
+        server = self.listening(Recorder(lambda *_: Deferred()), sessionGrace=0)
+        service = self.service(sendBuffer=1000)
+        sent = service.sendData("x" * 900)
+        draining = service.drain()
+        self.network.deliver()
+        self.assertNoResult(draining)
+        for connection in server.connections.values():
+            connection.abort()
+        self.network.advance(2)
+        self.failureResultOf(sent, SessionLost)
+        self.successResultOf(draining)
+
+    def test_drainStopped(self) -> None:
+        """Who waits for room is told that the service stops, connected or not."""
+        for listening in (False, True):
+            if listening:
+                self.listening(Recorder(lambda *_: Deferred()))
+            service = self.service(sendBuffer=1000)
+            service.sendData("x" * 900)
+            draining = service.drain()
+            self.assertNoResult(draining)
+            stopped = service.stopService()
+            self.network.advance(20)
+            self.successResultOf(stopped)
+            self.assertClosed(draining, 1000)
+            self.assertClosed(service.drain(), 1000)
 
     def test_failAfterFailures(self) -> None:
         """Who does not want to wait is told of the failure; others wait on."""

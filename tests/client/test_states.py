@@ -12,7 +12,15 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IProtocolFactory, IStreamClientEndpoint
 from zope.interface import implementer
 
-from aesm import AnyServer, ClientService, Connection, ConnectionClosed, Packet, Pinned
+from aesm import (
+    AnyServer,
+    ClientService,
+    Connection,
+    ConnectionClosed,
+    IClientObserver,
+    Packet,
+    Pinned,
+)
 from aesm.client.states import SERVICE_TRANSITIONS, ServiceState
 from tests.client.test_service import ServiceTestCase
 from tests.support.pairs import CLIENT_KEY, Recorder
@@ -20,6 +28,7 @@ from tests.support.pairs import CLIENT_KEY, Recorder
 EVENTS = ("start", "stop", "due", "accepted", "lost", "gone")
 
 
+@implementer(IClientObserver)
 class TracedService(ClientService):
     """
     A service that remembers its way, and has something done on it.
@@ -35,7 +44,8 @@ class TracedService(ClientService):
         """
         self.trace: list[tuple[ServiceState, str]] = []
         self.meddle: Callable[[str], None] = lambda place: None
-        super().__init__(*arguments, **options)
+        super().__init__(*arguments, observer=self, **options)
+        self.early = True
 
     def _move(self, event: str) -> ServiceState:
         """Remember it."""
@@ -43,17 +53,17 @@ class TracedService(ClientService):
         self.trace.append((before, event))
         return before
 
-    def connecting(self) -> None:
+    def onConnected(self, connection: Connection) -> None:
         """Let somebody meddle."""
-        self.meddle("connecting")
+        self.meddle("onConnected")
 
-    def attached(self, connection: Connection) -> None:
+    def onWaiting(self, delay: float, reason: BaseException) -> None:
         """Let somebody meddle."""
-        self.meddle("attached")
+        self.meddle("onWaiting")
 
-    def retrying(self, reason: BaseException, delay: float) -> None:
+    def onStopped(self, reason: Exception) -> None:
         """Let somebody meddle."""
-        self.meddle("retrying")
+        self.meddle("onStopped")
 
 
 @implementer(IStreamClientEndpoint)
@@ -298,11 +308,11 @@ class MeddlingTests(StateTestCase):
     """Whoever is called may stop the service, or stop and start it, or both twice."""
 
     places = (
-        "connecting",
         "connect",
         "cancel",
-        "attached",
-        "retrying",
+        "onConnected",
+        "onWaiting",
+        "onStopped",
         "policy",
         "connected",
         "failed",
@@ -360,7 +370,7 @@ class MeddlingTests(StateTestCase):
             link.cut()
         self.network.advance(1)
         told.append(service.retrieved.get().addErrback(meddle, "retrieved"))
-        if place == "retrieved":  # called by a stop
+        if place in ("retrieved", "onStopped"):  # called by a stop
             service.stopService()
         self.network.advance(10)
         self.assertEqual(done, [place])
@@ -420,7 +430,7 @@ class MeddlingTests(StateTestCase):
             assert service.former is not None
             service.former.abort()
 
-        service = self.meddling("attached", abort)
+        service = self.meddling("onConnected", abort)
         self.assertConnects(service)
 
     def test_runs(self) -> None:
@@ -472,7 +482,7 @@ class MeddlingTests(StateTestCase):
 
         def meddle(place: str) -> None:
             """Restart, once."""
-            if place == "attached" and not seen:
+            if place == "onConnected" and not seen:
                 assert service.former is not None
                 seen.append(service.former)
                 recorder.events[0][1].sendData("late")

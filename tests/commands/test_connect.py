@@ -19,8 +19,7 @@ from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from aesm import Server, listen
-from aesm.client.observer import WatchedService
+from aesm import ClientService, Server, listen
 from aesm.commands.connect import LineClient, connectOrReport, stopReason
 from aesm.commands.formats import JSON, PLAIN
 from aesm.commands.stdio import MAX_LINE, LineTooLong, Stdio
@@ -59,12 +58,13 @@ class LineClientTests(SynchronousTestCase):
         self.stdio.makeConnection(self.transport)
         clock = self.network.clock
         self.client = LineClient(form, opening, lambda: deferLater(clock, wait))
-        self.service = WatchedService(
+        self.service = ClientService(
             self.network.endpoint(),
-            self.client,
             reactor=self.network.clock,
+            observer=self.client,
             **({"key": PrivateKey.generate(), "trust": AnyServer()} | (client or {})),
         )
+        self.service.leaves = False
         self.service.startService()
         self.network.deliver()
         self.running = Deferred.fromCoroutine(self.client.run(self.service, self.stdio))

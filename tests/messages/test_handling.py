@@ -1,6 +1,6 @@
 """
-Tests for L{aesm.messages.handling}: what a handler may be, and the coroutine that is run
-for each connection.
+Tests for L{aesm.messages.handling}: what a handler may be, and the coroutine that is
+run for each connection.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ class TalkTests(PairTestCase):
 
     def test_packets(self) -> None:
         """It takes packets as they come, and answers; each connection has its own."""
-        network, server = self.serve(echo)
+        network, _ = self.serve(echo)
         clients = [self.join(network) for _ in range(2)]
         for client in clients:
             for data in ("a", b"b"):
