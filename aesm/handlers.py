@@ -19,8 +19,8 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from aesm.errors import AESMError, CloseCode, ConnectionClosed, MessageTooBig
-from aesm.interfaces import IMessageHandler, IRequestHandler
+from aesm.errors import CloseCode, ConnectionClosed, MessageTooBig
+from aesm.interfaces import IRequestHandler, MessageHandler
 from aesm.messages.acknowledgements import Acknowledgement
 
 if TYPE_CHECKING:
@@ -32,30 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["Echo", "Relay", "inbox"]
 
 
-class _Handler:
-    """Does nothing when clients come and go."""
-
-    def __init__(self, connections: Connections) -> None:
-        """@param connections: the server's registry."""
-        self._connections = connections
-
-    def connectionAccepted(self, connection: Connection) -> None:
-        """
-        Nothing is done for a client that was let in.
-
-        @see: L{IMessageHandler.connectionAccepted}
-        """
-
-    def connectionLost(self, connection: Connection, reason: AESMError) -> None:
-        """
-        Nothing is done for a client that is gone.
-
-        @see: L{IMessageHandler.connectionLost}
-        """
-
-
-@implementer(IMessageHandler)
-class Relay(_Handler):
+class Relay(MessageHandler):
     """
     Sends each message to every other client, text as text and bytes as bytes.
 
@@ -72,19 +49,23 @@ class Relay(_Handler):
     messagesPerKey = 5_000
     bytesPerKey = 32 << 20
 
+    def __init__(self, connections: Connections) -> None:
+        """@param connections: the server's registry."""
+        self._connections = connections
+
     def packetReceived(self, connection: Connection, packet: Packet) -> None:
         """
         Send a message on.
 
         @see: L{IMessageHandler.packetReceived}
         """
-        for other in self._connections.values():  # a list of its own
-            if other is not connection:
-                _send(other, packet)
+        # Nobody looks at the acknowledgements, which therefore cost nothing.
+        data = cast("str | bytes", packet.data)
+        self._connections.sendAll(data, exclude=(connection,))
 
 
-@implementer(IMessageHandler, IRequestHandler)
-class Echo(_Handler):
+@implementer(IRequestHandler)
+class Echo(MessageHandler):
     """
     Sends each message back to where it came from, and answers each request with the
     same.
@@ -97,6 +78,9 @@ class Echo(_Handler):
     """
 
     clientsApart = True
+
+    def __init__(self, connections: Connections) -> None:
+        """@param connections: the server's registry, which it does not need."""
 
     def packetReceived(self, connection: Connection, packet: Packet) -> Deferred[None]:
         """

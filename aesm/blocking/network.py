@@ -38,6 +38,7 @@ from aesm.core.messages.hello import DEFAULT_SEND_BUFFER
 from aesm.errors import ConnectionClosed, SendBufferFull, closedError
 from aesm.messages.address import Address
 from aesm.messages.stream import ORDERLY_CODES, costOf
+from aesm.server.broadcast import Peers
 from aesm.server.factory import STOP_DEADLINE, Message
 from aesm.server.registry import Connections
 from aesm.server.service import Server
@@ -254,21 +255,32 @@ class ServerNetwork(_Network[Server]):
         """
         return self._ask(self._running.request, _frozen(data), address, timeout)
 
-    async def sendAll(self, data: Message, timeout: float | None = SEND_TIMEOUT) -> int:
+    async def sendAll(
+        self,
+        data: Message,
+        timeout: float | None = SEND_TIMEOUT,
+        *,
+        to: Peers | None = None,
+        exclude: Peers = (),
+    ) -> int:
         """
-        Send a message to every peer, and wait until each has it, is away or is
-        gone; for one whose connection is cut it is kept.  A peer whose send buffer
-        is full is closed with code 4000.
+        Send a message to every peer, or to several, and wait until each has it, is away
+        or is gone; for one whose connection is cut it is kept.  A peer whose send
+        buffer is full is closed with code 4000.
 
         @param data: C{str} for a TEXT message, bytes for a BINARY one.
         @param timeout: seconds to wait; None for ever.
+        @param to: who gets it, connections or addresses; None for all.
+        @param exclude: who of them does not, connections or addresses.
         @return: how many have it.
         @raise RuntimeError: this is the reactor's thread.
         @raise TimeoutError: not all have it yet.
         @raise TypeError: C{data} is neither text nor bytes.
         @raise ValueError: the text cannot be written in UTF-8.
         """
-        having: int = await self._send(timeout, self._running.sendAll, data)
+        having: int = await self._send(
+            timeout, self._running.sendAll, data, to, exclude
+        )
         return having
 
     async def _send(

@@ -14,13 +14,11 @@ from typing import TYPE_CHECKING
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
-from zope.interface import implementer
 
 from aesm.chat.presence import Lines
 from aesm.chat.rules import Chat
-from aesm.errors import AESMError, CloseCode, ConnectionClosed, MessageTooBig
-from aesm.interfaces import IMessageHandler, ISessionHandler
-from aesm.messages.acknowledgements import Acknowledgement
+from aesm.errors import AESMError, CloseCode, ConnectionClosed
+from aesm.interfaces import MessageHandler
 from aesm.secure.options import reactorOr
 
 if TYPE_CHECKING:
@@ -33,8 +31,7 @@ __all__ = ["ChatHandler", "freeNames"]
 AWAY_DELAY = 10.0  # seconds until others notice that somebody is cut off
 
 
-@implementer(IMessageHandler, ISessionHandler)
-class ChatHandler:
+class ChatHandler(MessageHandler):
     """
     A chat for all clients of a server.
 
@@ -57,13 +54,16 @@ class ChatHandler:
         @param freeNames: whether who has a key with a name may choose another one.
         """
         self._chat = Chat(connections.isOperator, freeNames)
+        self._connections = connections
         self._clock = reactorOr(clock)
         # Of those who are cut off and not missed yet.
         self._missing: dict[Connection, IDelayedCall] = {}
 
     def connectionAccepted(self, connection: Connection) -> None:
         """Give somebody the name that goes with their key, or ask for one."""
-        _deliver(self._chat.joined(connection, connection.peer, connection.peerName))
+        self._deliver(
+            self._chat.joined(connection, connection.peer, connection.peerName)
+        )
 
     def packetReceived(self, connection: Connection, packet: Packet) -> Deferred[None]:
         """
@@ -73,7 +73,7 @@ class ChatHandler:
         """
         # Only who writes waits: one who does not read the answers is held back, and
         # the others are not.
-        _deliver(self._chat.received(connection, packet.data, time.time()))
+        self._deliver(self._chat.received(connection, packet.data, time.time()))
         return connection.drain().addErrback(_ebGone)
 
     def connectionDetached(self, connection: Connection, reason: AESMError) -> None:
@@ -85,17 +85,35 @@ class ChatHandler:
     def connectionAttached(self, connection: Connection) -> None:
         """Bring somebody back to where they were."""
         self._found(connection)
-        _deliver(self._chat.back(connection))
+        self._deliver(self._chat.back(connection))
 
     def connectionLost(self, connection: Connection, reason: AESMError) -> None:
         """Tell the others that somebody is gone, but not why."""
         self._found(connection)
-        _deliver(self._chat.left(connection))
+        self._deliver(self._chat.left(connection))
+
+    def _deliver(self, lines: Lines) -> None:
+        """
+        Send lines, and wait for nobody: clients that are too slow are closed with 4000,
+        and those that do not take messages of that size with 1009.
+        """
+        # What all in a room are told comes in a row.
+        rows: list[tuple[str | None, dict[Connection, None]]] = []
+        for connection, line in lines:
+            if not rows or rows[-1][0] != line or connection in rows[-1][1]:
+                rows.append((line, {}))
+            rows[-1][1][connection] = None
+        for line, members in rows:
+            if line is not None:
+                self._connections.sendAll(line, to=members)
+                continue
+            for connection in members:
+                connection.closeWith(CloseCode.NOT_ALLOWED, "banned from the chat")
 
     def _missed(self, connection: Connection) -> None:
         """Tell the others that somebody is away."""
         del self._missing[connection]
-        _deliver(self._chat.away(connection))
+        self._deliver(self._chat.away(connection))
 
     def _found(self, connection: Connection) -> None:
         """Miss somebody no longer."""
@@ -111,27 +129,6 @@ def freeNames(connections: Connections) -> ChatHandler:
     @param connections: the server's registry.
     """
     return ChatHandler(connections, freeNames=True)
-
-
-def _deliver(lines: Lines) -> None:
-    """
-    Send lines, and wait for nobody: clients that are too slow are closed with 4000,
-    and those that do not take messages of that size with 1009.
-    """
-    for connection, line in lines:
-        if line is None:
-            connection.closeWith(CloseCode.NOT_ALLOWED, "banned from the chat")
-            continue
-        sent = connection.sendData(line)
-        # An acknowledgement that nobody looks at costs nothing: no errback for it.
-        if not isinstance(sent, Acknowledgement):
-            sent.addErrback(_ebRefused, connection)
-
-
-def _ebRefused(failure: Failure, connection: Connection) -> None:
-    """Close a client that does not take messages of this size."""
-    failure.trap(MessageTooBig)
-    connection.closeWith(CloseCode.TOO_BIG, "a line for you is larger than you take")
 
 
 def _ebGone(failure: Failure) -> None:

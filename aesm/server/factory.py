@@ -45,7 +45,7 @@ from aesm.secure.protocol import SecureProtocol
 from aesm.secure.rawtransport import HangUp
 from aesm.secure.refusals import Kind, Refused
 from aesm.server.admission import REVOKED, Admission, canYield, farewell
-from aesm.server.broadcast import Broadcast
+from aesm.server.broadcast import Peers
 from aesm.server.handover import Host, Predecessor, SuccessorFactory
 from aesm.server.manager import ConnectionManager
 from aesm.server.registry import Connections
@@ -198,7 +198,6 @@ class AESMServerFactory(SecureFactory):
         self.publicKey = PublicKey(self._settings.publicKey)
         policy = clientPolicy(authorizedKeys)
         self.connections = Connections(partial(isOperator, policy))
-        self._broadcast = Broadcast(self.connections)
         self._places = Places(
             maxConnections,
             maxConnectionsPerHost,
@@ -292,19 +291,20 @@ class AESMServerFactory(SecureFactory):
             )
         return connection.request(data, timeout)
 
-    def sendAll(self, data: Message) -> Deferred[int]:
+    def sendAll(
+        self, data: Message, to: Peers | None = None, exclude: Peers = ()
+    ) -> Deferred[int]:
         """
-        Send a message to every peer.  A peer whose send buffer is full is closed
-        with code 4000 and never waited for.  For one whose connection is cut the
-        message is kept, and neither waited for nor counted.
+        Send a message to every peer, or to several.
 
         @param data: C{str} for a TEXT message, bytes for a BINARY one.
-        @return: fires with the number of peers that have it, once each has it, is away
-            or is gone.
-        @raise TypeError: C{data} is neither text nor bytes.
-        @raise ValueError: the text cannot be written in UTF-8.
+        @param to: who gets it, connections or addresses; None for all.
+        @param exclude: who of them does not, connections or addresses.
+        @return: as L{Connections.sendAll<aesm.Connections.sendAll>}.
+        @raise TypeError: as that.
+        @raise ValueError: as that.
         """
-        return self._broadcast.send(data)
+        return self.connections.sendAll(data, to, exclude)
 
     def stop(
         self, reason: str = "", deadline: float = STOP_DEADLINE, spread: float = 0.0

@@ -6,7 +6,7 @@ structures, as plain objects that a server I{has}::
     address, packet = connections.getDataOrdinal()
     connections[address]["data"].getData()
 
-Nothing in here sends or receives.
+Nothing in here receives, and what is sent goes to several: C{sendAll}.
 """
 
 from __future__ import annotations
@@ -29,8 +29,12 @@ from twisted.logger import Logger
 
 from aesm.messages.address import Address, addressText
 from aesm.messages.stream import Arrivals, Packet
+from aesm.server.broadcast import Broadcast, Peers
 
 if TYPE_CHECKING:
+    from twisted.internet.defer import Deferred
+
+    from aesm.core.messages.batch import Message
     from aesm.messages.connection import Connection
     from aesm.trust.keys import PublicKey
 
@@ -120,6 +124,7 @@ class Connections(Mapping[Address, "Connection"]):
         self.activityDropped = 0
         self.listed = 0
         self.refusals: Counter[str] = Counter()
+        self._broadcast = Broadcast(self)
         self._numbers = count(2)  # of the strings that C{nameFor} makes up
         self._byAddress: dict[Address, Connection] = {}
         self._byPeer: dict[PublicKey, dict[Connection, None]] = {}
@@ -160,6 +165,27 @@ class Connections(Mapping[Address, "Connection"]):
         address = cast("Connection", stream.owner).address
         stream.tell(cost)  # without the lock: it calls others
         return address, packet
+
+    def sendAll(
+        self, data: Message, to: Peers | None = None, exclude: Peers = ()
+    ) -> Deferred[int]:
+        """
+        Send a message to every peer, or to several, in the reactor's thread.  A peer
+        whose send buffer is full is closed with code 4000 and never waited for; on a
+        server with a handler, one that takes no messages of that size with code 1009.
+        For one whose connection is cut the message is kept, and neither waited for nor
+        counted.
+
+        @param data: C{str} for a TEXT message, bytes for a BINARY one.
+        @param to: who gets it, connections or addresses; None for all.
+        @param exclude: who of them does not, connections or addresses.
+        @return: fires with the number of peers that have it, once each has it, is away
+            or is gone.
+        @raise TypeError: C{data} is neither text nor bytes, or C{to} or C{exclude} has
+            something else.
+        @raise ValueError: the text cannot be written in UTF-8.
+        """
+        return self._broadcast.send(data, to, exclude)
 
     @property
     def peers(self) -> KeysView[PublicKey]:

@@ -38,6 +38,7 @@ from twisted.python.failure import Failure
 from aesm.messages.address import Address
 from aesm.secure.announce import announce
 from aesm.secure.listening import listenOn, serverEndpoint
+from aesm.server.broadcast import Peers
 from aesm.server.factory import STOP_DEADLINE, AESMServerFactory, Message, checkSpread
 from aesm.server.registry import Connections
 from aesm.trust.keys import PublicKey
@@ -151,15 +152,20 @@ class Server(Service):
         """
         return self.factory.request(data, address, timeout)
 
-    def sendAll(self, data: Message) -> Deferred[int]:
+    def sendAll(
+        self, data: Message, to: Peers | None = None, exclude: Peers = ()
+    ) -> Deferred[int]:
         """
-        Send a message to every peer.
+        Send a message to every peer, or to several.
 
         @param data: C{str} for a TEXT message, bytes for a BINARY one.
-        @return: as L{AESMServerFactory.sendAll}.
-        @raise TypeError: C{data} is neither text nor bytes.
+        @param to: who gets it, connections or addresses; None for all.
+        @param exclude: who of them does not, connections or addresses.
+        @return: as L{Connections.sendAll<aesm.Connections.sendAll>}.
+        @raise TypeError: as that.
+        @raise ValueError: as that.
         """
-        return self.factory.sendAll(data)
+        return self.factory.connections.sendAll(data, to, exclude)
 
     def start(self) -> Deferred[Server]:
         """

@@ -184,6 +184,12 @@ class UseTests(ProgramCase):
         """C{getDataOrdinal} goes by arrival, over all connections, from either end."""
         self.runProgram("orderOfArrival", output="in order")
 
+    def test_handlers(self) -> None:
+        """
+        Both take handlers, objects or coroutines, which run in the reactor's thread.
+        """
+        self.runProgram("handlers", output="echoed")
+
     def test_fullBuffer(self) -> None:
         """
         Sending waits while C{sendBuffer} is full, as long as it is told to; every

@@ -9,6 +9,7 @@ import contextlib
 import threading
 from collections.abc import Callable
 from itertools import chain
+from pathlib import Path
 from typing import Any, cast
 
 from twisted.internet.testing import MemoryReactorClock
@@ -26,6 +27,7 @@ from tests.blocking.test_reactorthread import ReactorThreadCase, elsewhere
 from tests.client.test_service import ServiceTestCase
 from tests.support.helpers import bring
 from tests.support.pairs import CLIENT_KEY, SERVER_KEY, PairTestCase
+from tests.support.spooled import SpoolTestCase
 
 
 def callNow(function: Callable[..., object], *arguments: object) -> None:
@@ -100,6 +102,44 @@ class ThreadedServerFactoryTests(PairTestCase):
         stopped = factory.stop()
         network.advance(10)
         self.successResultOf(stopped)
+
+
+class RestoredTests(SpoolTestCase):
+    """Sessions that a former process has left in a spool."""
+
+    def test_owner(self) -> None:
+        """
+        What is taken of them is reported by way of the reactor, before there is a
+        connection, and of one that is over, too.
+        """
+        clock: Any = self.network.clock
+        clock.callFromThread = callNow
+        for isOver in (False, True):
+            self.serving()
+            former = self.service(spool=self.clientPath)
+            self.accepted.sendData("unread")
+            self.settle()
+            if isOver:
+                self.accepted.closeWith(4000, "")
+                self.settle()
+            self.killService(former)
+            service = ThreadedClientService(
+                self.network.endpoint(),  # type: ignore[arg-type]
+                lambda: None,
+                reactor=clock,
+                key=CLIENT_KEY,
+                trust=AnyServer(),
+                spool=self.clientPath,
+            )
+            service.startService()
+            self.assertEqual(len(service.retrieved), 1)
+            for stream in service.retrieved._streams:
+                self.assertIsInstance(stream.owner, ReactorStreamOwner)
+            self.services[service] = clock
+            self.stopService(service)
+            self.stopServer()
+            self.clientPath = Path(self.mktemp())
+            self.path = Path(self.mktemp())
 
 
 class ThreadedClientServiceTests(ServiceTestCase):

@@ -36,8 +36,7 @@ class ChatHandlerTests(SynchronousTestCase):
 
         @param options: of both.
         """
-        handler = ChatHandler(Connections(), Clock())
-        return connectedPair(handler, **options)
+        return connectedPair(Maker(Clock()), **options)
 
     def join(self, pair: ConnectedPair, nick: str, **options: Any) -> Connection:
         """
@@ -92,6 +91,21 @@ class ChatHandlerTests(SynchronousTestCase):
         (whois, left) = self.linesOf(pair.client)
         self.assertRegex(str(whois), r"^whois bob: [A-Za-z0-9+/]{43}=$")
         self.assertEqual(left, "leave lobby bob")
+
+    def test_twice(self) -> None:
+        """A line that is told twice in a row comes twice, to each."""
+        pair = self.makePair()
+        pair.client.sendData("/nick alice")
+        pair.deliver()
+        handler = pair.server.factory.manager.handler
+        assert isinstance(handler, ChatHandler)
+        bob = self.join(pair, "bob")
+        alice, other = pair.server.connections.values()
+        self.linesOf(pair.client), self.linesOf(bob)
+        handler._deliver([(alice, "x"), (alice, "x"), (other, "x"), (alice, "y")])
+        pair.deliver()
+        self.assertEqual(self.linesOf(pair.client), ["x", "x", "y"])
+        self.assertEqual(self.linesOf(bob), ["x"])
 
     def test_slowPeer(self) -> None:
         """A client that does not read is closed, and holds nobody up."""

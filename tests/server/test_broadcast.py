@@ -269,6 +269,92 @@ class BroadcastTests(PairTestCase):
         self.assertEqual(self.data(clients), [list("0123456")] * 3)
         self.assertEqual(len({p.time for p in clients[0].retrieved}), 2)
 
+    def test_several(self) -> None:
+        """
+        It may go to some only, or to all but some: connections, or addresses, of which
+        those that nobody has are no error.
+        """
+        network, server = self.serve()
+        clients = self.clients(network, 3)
+        first, second, third = server.connections.values()
+        gone = ("127.0.0.1", 1)
+        for to, exclude, whom in (
+            ([first, third.address], (), (0, 2)),
+            (None, [second, gone], (0, 2)),
+            (iter([first, second, first]), iter([second.address]), (0,)),
+            ([gone, second], (), (1,)),
+            (server.connections, (), (0, 1, 2)),
+            ([], (), ()),
+        ):
+            sent = server.sendAll("x", to=to, exclude=exclude)
+            network.deliver()
+            self.assertEqual(self.successResultOf(sent), len(whom))
+            came = [[*iter(client.retrieved.getData, None)] for client in clients]
+            self.assertEqual([n for n, data in enumerate(came) if data], [*whom])
+
+    def test_severalWrong(self) -> None:
+        """What is no list of connections or addresses is refused."""
+        _, server = self.serve()
+        pair = self.pair()
+        for wrong in ("unix-1", ("127.0.0.1", 8765), pair.accepted, [None], b"x"):
+            with self.assertRaisesRegex(TypeError, "^to must be a list"):
+                server.sendAll("x", to=wrong)
+            with self.assertRaisesRegex(TypeError, "^exclude must be a list"):
+                server.sendAll("x", exclude=wrong)
+
+    def test_severalOrder(self) -> None:
+        """What goes to all, to some and to one comes in the order it was sent in."""
+        network, server = self.serve()
+        clients = self.clients(network, 3)
+        connections = list(server.connections.values())
+        expected: list[list[str]] = [[], [], []]
+        for number in range(60):
+            some = [n for n in range(3) if number // 4 % 7 != n]
+            text = str(number)
+            if number % 11 == 5:
+                some = [number % 3]
+                connections[number % 3].sendData(text)
+            elif number % 13 == 7:
+                some = [0, 1, 2]
+                server.sendAll(text)
+            else:
+                server.sendAll(text, to=[connections[n] for n in some])
+            for n in some:
+                expected[n].append(text)
+        network.deliver()
+        self.assertEqual(self.data(clients), expected)
+
+    def test_severalShare(self) -> None:
+        """
+        Those that go to the same ones in a turn are encoded once for all, from the
+        second on.
+        """
+        network, server = self.serve()
+        self.clients(network, 3)
+        some = list(server.connections.values())[:2]
+        with patch.object(broadcast._Round, "join", autospec=True) as join:
+            for _ in range(4):
+                server.sendAll("x", to=some)
+            self.now += 1_000_000
+            server.sendAll("x", to=some)
+        self.assertEqual(
+            [call.args[1] for call in join.call_args_list], [tuple(some)] * 3
+        )
+
+    def test_tooBigForSome(self) -> None:
+        """
+        On a server with a handler, one that takes no messages of that size is closed
+        with 1009, and nobody has to look.
+        """
+        network, server = self.serve(Recorder())
+        small, large = self.join(network, maxMessage=5), self.join(network)
+        server.sendAll("x" * 6, to=list(server.connections))
+        network.deliver()
+        self.assertEqual(self.closedReason(small).code, 1009)
+        self.assertEqual(self.data([large]), [["x" * 6]])
+        gc.collect()
+        self.assertEqual(self.flushLoggedErrors(), [])
+
     def test_clockGoesBack(self) -> None:
         """A clock that goes back begins a new time."""
         network, server = self.serve()

@@ -25,6 +25,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import Any
 
+from twisted.python.threadable import isInIOThread
 from zope.interface import implementer
 
 from aesm import (
@@ -34,6 +35,7 @@ from aesm import (
     ConnectionClosed,
     HandshakeTimeout,
     IMessageHandler,
+    MessageHandler,
     MessageTooBig,
     NameOrKeyMismatch,
     Packet,
@@ -146,6 +148,36 @@ def manyClients(clients: str, count: str) -> None:
     print("all once and in order")
 
 
+def handlers() -> None:
+    """Have a coroutine at a server, and an object at a client."""
+
+    async def talk(connection: Connection) -> None:
+        """Answer until told to leave."""
+        async for packet in connection.retrieved:
+            if packet.data == "bye":
+                return
+            await connection.sendData(f"{isInIOThread()} {packet.data!r}")
+
+    came: list[Any] = []
+
+    class Taking(MessageHandler):
+        """Takes what comes."""
+
+        def packetReceived(self, connection: Connection, packet: Packet) -> None:
+            """Take it."""
+            came.append((isInIOThread(), packet.data))
+
+    with (
+        ServerNetwork(HOST, 0, handler=talk) as server,
+        ClientNetwork(HOST, server.address[1], handler=Taking()) as client,
+    ):
+        client.sendData("hello").result(LONG)
+        assert until(lambda: came) == [(True, "True 'hello'")], came
+        client.sendData("bye").result(LONG)
+        until(lambda: not server.connections)
+    print("echoed")
+
+
 def orderOfArrival() -> None:
     """Take the packets of several clients in the order of arrival, from either end."""
     with ServerNetwork(HOST, 0) as server:
@@ -180,6 +212,8 @@ def faces() -> None:
             assert stream.getData().data == "text" and stream.getData() is None
             asyncio.run(server.sendTo("to one", address))
             assert asyncio.run(server.sendAll(b"to all")) == 1
+            assert asyncio.run(server.sendAll("x", to=[("127.0.0.1", 1)])) == 0
+            assert asyncio.run(server.sendAll("x", exclude=server.connections)) == 0
             assert [packet.data for packet in client.retrieved] == ["to one", b"to all"]
             assert client.retrieved[-1].data == b"to all"
             assert len(client.retrieved) == 2
