@@ -27,6 +27,7 @@ from aesm.interfaces import IClientObserver
 if TYPE_CHECKING:
     from aesm.messages.connection import Connection
     from aesm.messages.handling import Handling
+    from aesm.store.connection import DurableConnection
 
 __all__ = ["Audience"]
 
@@ -57,18 +58,25 @@ class Audience:
             self._handling.take(connection)
             connection.closed().addCallback(partial(self._handling.lost, connection))
 
-    def restored(self, connection: Connection) -> None:
-        """A session of a process before this one goes on."""
-        if self._handling is not None:
-            self._handling.accepted(connection)
-            self._handling.detached(
+    def restored(self, connection: DurableConnection, isOver: bool) -> None:
+        """
+        There is a session of a process before this one.
+
+        @param isOver: whether only what is unread is left of it.
+        """
+        handling = self._handling
+        if isOver:
+            if handling is not None:
+                handling.leftOver(connection)
+            if not connection.isOver:
+                connection.finish(ConnectionClosed("it was over before a restart"))
+        elif handling is not None:
+            handling.accepted(connection)
+            handling.detached(
                 connection, ConnectionClosed("the client was started again")
             )
-
-    def leftOver(self, connection: Connection) -> None:
-        """What is unread of a session that was over before a restart can be taken."""
-        if self._handling is not None:
-            self._handling.leftOver(connection)
+            if connection.dispatcher is not None:
+                connection.handOver()
 
     def connected(self, connection: Connection, isNew: bool) -> None:
         """The server has accepted."""

@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Collection
 from typing import TYPE_CHECKING, TypeVar
 
-from twisted.internet.defer import Deferred, fail
+from twisted.internet.defer import Deferred, fail, succeed
 from twisted.python.failure import Failure
 
 from aesm.core.messages.hello import EARLY_WINDOW
@@ -28,6 +28,7 @@ from aesm.messages.acknowledgements import FailedAcknowledgement, LazyDeferred
 from aesm.messages.stream import costOf
 
 if TYPE_CHECKING:
+    from aesm.client.observer import Audience
     from aesm.client.stream import SessionStream
     from aesm.core.messages.frames import EncodedRequest
     from aesm.messages.connection import Connection
@@ -326,13 +327,15 @@ def tellStopped(
     queue: MessageQueue,
     waiters: Waiters,
     retrieved: SessionStream,
-) -> _T:
+    audience: Audience | None,
+) -> Deferred[_T]:
     """
     Tell those who wait that the service has stopped.
 
     @param reason: why.
     @param former: the connection of a session that nothing carries.
-    @return: C{result}.
+    @param audience: is told last; None if that is done already.
+    @return: fires with C{result} once the handler is done with it.
     """
     ours = asOurs(reason)
     if former is not None and not former.isOver:
@@ -340,7 +343,8 @@ def tellStopped(
     queue.fail(ours)
     waiters.tell(Failure(reason))
     retrieved.end(closedError(ours))
-    return result
+    told = succeed(None) if audience is None else audience.stopped(reason)
+    return told.addCallback(lambda nothing: result)
 
 
 def asOurs(reason: Exception) -> AESMError:

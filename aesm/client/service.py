@@ -43,7 +43,7 @@ from aesm.client.pending import (
 from aesm.client.retry import RetryDelays, isTransient
 from aesm.client.states import SERVICE_TRANSITIONS, ServiceState
 from aesm.client.stream import SessionStream
-from aesm.core.messages.hello import ConversationSettings
+from aesm.core.messages.hello import ConversationSettings, MessageOptions
 from aesm.core.messages.requests import encodeRequest
 from aesm.errors import (
     AESMError,
@@ -104,10 +104,6 @@ class ClientService(Service):
         reactor: IReactorTime | None = None,
         retryPolicy: Callable[[int], float] | None = None,
         trust: object = None,
-        maxMessage: int = ConversationSettings.maxMessage,
-        heartbeat: float = ConversationSettings.heartbeat,
-        sendBuffer: int = ConversationSettings.sendBuffer,
-        receiveBuffer: int = ConversationSettings.receiveBuffer,
         spool: AnyPath | None = None,
         spoolSync: str = "normal",
         spoolMax: int = MAX_SIZE,
@@ -124,12 +120,6 @@ class ClientService(Service):
             that raises, or returns no finite number from 0, is logged as an error
             and replaced by that.
         @param trust: as L{connect} takes it.
-        @param maxMessage: as L{ConversationSettings}.
-        @param heartbeat: as L{ConversationSettings}.
-        @param sendBuffer: as L{ConversationSettings}; also the bound of what
-            waits for a connection.
-        @param receiveBuffer: as L{ConversationSettings}; what is unread of former
-            connections leaves less for the next.
         @param spool: the path of a file in which the session, what was sent and is
             not acknowledged, and packets that nobody has taken outlive the process.
             It is opened when the service starts.  None keeps them in memory.
@@ -140,22 +130,24 @@ class ClientService(Service):
             each session; when it returns, the service closes that and stops.
         @param observer: is told how the service fares: an
             L{IClientObserver<aesm.interfaces.IClientObserver>}, or None.
-        @param options: more options of L{connect}.  Files are read, and these
-            checked, when it connects.
+        @param options: more options of L{connect}, of which files are read, and most
+            checked, when it connects.  C{sendBuffer} is also the bound of what waits
+            for a connection; of C{receiveBuffer}, what is unread of former connections
+            leaves less for the next.
         @raise TypeError: an option is of the wrong type.
         @raise ValueError: an option has a value that it cannot have.
         """
-        ConversationSettings(maxMessage, heartbeat, sendBuffer, receiveBuffer)
+        messages = MessageOptions.__annotations__.keys() & options.keys()
+        settings = ConversationSettings(**{key: options[key] for key in messages})
         if trust is not None:
             trustPolicy(trust)
         self._clock = reactorOr(reactor)
         if isinstance(endpoint, str):
             clientEndpoint(self._clock, endpoint)
         self._endpoint = endpoint
-        self._sendBuffer = sendBuffer
-        self._receiveBuffer = receiveBuffer
-        more = dict(maxMessage=maxMessage, heartbeat=heartbeat, sendBuffer=sendBuffer)
-        self._options = {**options, **more, "trust": trust}
+        self._sendBuffer = settings.sendBuffer
+        self._receiveBuffer = settings.receiveBuffer
+        self._options = {**options, "trust": trust}
         self._openSpool = spoolOpener(spool, spoolSync, spoolMax, self._clock)
 
         self._state = _S.NEW
@@ -171,7 +163,7 @@ class ClientService(Service):
         self._dialer: Dialer | None = None  # made by the first attempt
         self.retrieved = SessionStream()
         self.former: Connection | None = None
-        self._queue = MessageQueue(sendBuffer)
+        self._queue = MessageQueue(self._sendBuffer)
         self._early: EarlyMessages | None = None  # that no server has accepted
         self._waiters = Waiters()
         self._journal: Journal | None = None
@@ -322,9 +314,8 @@ class ClientService(Service):
             self._queue,
             self._waiters,
             self.retrieved,
+            None if before is _S.STOPPING else self._audience,
         )
-        if before is not _S.STOPPING:
-            stopped.addBoth(self._cbAllTold, self._reason)
         # The next start reads the files again, which somebody may have mended.
         self._dialer = None
         self.former, self._early, self._waiters = None, None, Waiters()
@@ -546,10 +537,6 @@ class ClientService(Service):
         for stopped in stopping:
             stopped.callback(result)
 
-    def _cbAllTold(self, result: _T, reason: Exception) -> Deferred[_T]:
-        """Tell the observer, and wait for the handler."""
-        return self._audience.stopped(reason).addCallback(lambda nothing: result)
-
     # Sessions
 
     def _restore(self, restored: list[tuple[DurableConnection, bool]]) -> None:
@@ -565,13 +552,7 @@ class ClientService(Service):
                 self._adopt(connection)
         for connection, over in restored:
             retrieved.add(connection.retrieved)
-            if not over:
-                self._audience.restored(connection)
-                connection.handOver()
-                continue
-            self._audience.leftOver(connection)
-            if not connection.isOver:
-                connection.finish(ConnectionClosed("it was over before a restart"))
+            self._audience.restored(connection, over)
         self._sendQueue()
 
     def _adopt(self, connection: Connection) -> None:

@@ -150,14 +150,9 @@ class Connection:
             None while there is none.
         @raise KeyError: it is another one.
         """
-        match key:
-            case "data":
-                return self.retrieved
-            case "connection":
-                return self
-            case "encryption":
-                return None if self._protocol is None else self._protocol.transport
-        raise KeyError(key)
+        if key == "encryption":
+            return None if self._protocol is None else self._protocol.transport
+        return {"data": self.retrieved, "connection": self}[key]
 
     # What users call
 
@@ -439,11 +434,6 @@ class Connection:
         return self._protocol is not None and self._protocol.isEnding
 
     @property
-    def isLeft(self) -> bool:
-        """Whether the session goes on in another process, and ends here only."""
-        return False
-
-    @property
     def isOver(self) -> bool:
         """Whether the connection is gone."""
         return self.state is ConnectionState.OVER
@@ -562,13 +552,12 @@ class Connection:
         if self._protocol is not None:
             self._batch = None
             self._withdraw()
-            self._protocol.deafen()
-            self._protocol.close(code, reason)
+            self.deafen()
+        self.closeWith(code, reason)
+        if self._protocol is not None:
             self._drop()
             if not self.isOver:
                 self.unsendable(closedByUs(code, reason))
-        elif not self.isOver:
-            self.finish(closedByUs(code, reason))
 
     def deafen(self) -> None:
         """
@@ -577,11 +566,6 @@ class Connection:
         """
         if self._protocol is not None:
             self._protocol.deafen()
-
-    def dropUnread(self) -> None:
-        """Let go of what is unread, since nobody in this process will take it."""
-        while self.retrieved.getData() is not None:
-            pass
 
     def unsendable(self, reason: AESMError) -> None:
         """Fail the waiters: nothing more will be acknowledged."""

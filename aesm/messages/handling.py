@@ -290,8 +290,7 @@ class _Talking(_Waiting):
 
     def lost(self, connection: Connection, reason: AESMError) -> None:
         """Let nothing stay that no coroutine of this process is to take."""
-        if connection not in self._talks or connection.isLeft:
-            connection.dropUnread()
+        connection.retrieved.drop(connection not in self._talks)
 
     def _cbReturned(self, result: object, connection: Connection) -> None:
         """Close the connection of a coroutine that is done."""
@@ -314,7 +313,7 @@ class _Talking(_Waiting):
     def _close(self, connection: Connection, code: CloseCode, reason: str) -> None:
         """Close a connection that has no coroutine any more."""
         del self._talks[connection]
-        connection.dropUnread()
+        connection.retrieved.drop(True)
         connection.deafen()
         connection.closeWith(code, reason)
 

@@ -390,6 +390,16 @@ class DataStream(Sequence[Packet]):
             else:
                 waiting.callback(packet)
 
+    def drop(self, isDone: bool) -> None:
+        """
+        Have what is not taken go.
+
+        @param isDone: whether nobody will take it; else that is so only if it stays for
+            another process.
+        """
+        while isDone and self.getData() is not None:
+            pass
+
     def end(self, reason: AESMError) -> None:
         """End the stream: nothing more will come."""
         with self._lock:

@@ -492,7 +492,8 @@ class ConnectionManager(ConnectionOwner):
             self._handling.detached(
                 connection, ConnectionClosed("the server was started again")
             )
-            connection.handOver()
+            if connection.dispatcher is not None:
+                connection.handOver()
 
     def _tellBack(self, connection: Connection, noticed: bool) -> None:
         """

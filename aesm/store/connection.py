@@ -45,6 +45,7 @@ from aesm.trust.keys import PublicKey
 
 if TYPE_CHECKING:
     from aesm.core.channel.channel import Channel
+    from aesm.messages.owner import PacketDispatcher
     from aesm.messages.protocol import AESMProtocol
 
 __all__ = ["DurableConnection"]
@@ -250,21 +251,12 @@ class DurableConnection(Connection):
         """What is asked, and to be answered."""
         return cast(DurableRequests, super().requests)
 
-    # Connection
-
     @property
-    def isLeft(self) -> bool:
-        """Whether another process goes on with the session, or ends it."""
-        return self._left or self._journal.state is not JournalState.RUNNING
+    def _isOurs(self) -> bool:
+        """Whether this process goes on with the session, or ends it."""
+        return self._journal.state is JournalState.RUNNING and not self._left
 
-    def dropUnread(self) -> None:
-        """Let go of what is unread, or leave it to the process that goes on."""
-        if not self.isLeft:
-            super().dropUnread()
-        elif self.retrieved:
-            self.retrieved.leave()
-            if self.isOver:
-                self.streamFinished()
+    # Connection
 
     def attach(self, protocol: AESMProtocol, channel: Channel) -> None:
         """Be carried by a protocol from now on; address and name may be new."""
@@ -364,10 +356,8 @@ class DurableConnection(Connection):
             self._undelivered.popleft()()
 
     def handOver(self) -> None:
-        """Hand a handler that is handed packets what was restored and nobody took."""
-        if self.dispatcher is None:
-            return
-        dispatcher = self.dispatcher
+        """Hand the handler what was restored and nobody took."""
+        dispatcher = cast("PacketDispatcher", self.dispatcher)
         for packet in self.retrieved:
             cost, call = handing(dispatcher, packet)
             self._restoredCosts.append(cost)
@@ -376,7 +366,7 @@ class DurableConnection(Connection):
 
     def handled(self, count: int, cost: int) -> None:
         """The handler is done with messages."""
-        if self.isLeft or self.isOver:
+        if not self._isOurs or self.isOver:
             return  # the next process hands them over again
         while count and self._restoredCosts:
             self.retrieved.getData()
@@ -406,7 +396,8 @@ class DurableConnection(Connection):
     def finish(self, reason: AESMError) -> None:
         """The session is over; what is unread stays stored."""
         # A process that ends takes its connections with it, not their sessions.
-        self._overForGood = not self.isLeft
+        self._overForGood = self._isOurs
+        self.retrieved.isLeft = not self._isOurs
         lost = self._outbox.count - self._outbox.acknowledged
         if lost and self._overForGood and isinstance(reason, SessionLost):
             # Who sent them may have been a process before this one.

@@ -44,13 +44,15 @@ class DurableStream(DataStream):
     A stream that knows the number of each packet, and reports each that is taken.
 
     @ivar first: the number of the first packet that is not taken.
+    @ivar isLeft: whether the session is over here, and goes on in another process.
     """
 
-    __slots__ = ("_next", "_numbers", "_popped", "_takenAhead", "first")
+    __slots__ = ("_next", "_numbers", "_popped", "_takenAhead", "first", "isLeft")
 
     def __init__(self, *arguments: Any) -> None:
         """@param arguments: as L{DataStream}."""
         super().__init__(*arguments)
+        self.isLeft = False
         self._simple = False  # no packet is counted before it is taken
         self._next = self.first = 0
         self._numbers: deque[int] = deque()  # of the packets that are there
@@ -137,6 +139,14 @@ class DurableStream(DataStream):
             self._numbers.clear()
 
     # DataStream
+
+    def drop(self, isDone: bool) -> None:
+        """Have what is not taken go, or leave it to the process that goes on."""
+        if not self.isLeft:
+            super().drop(isDone)
+        elif self:
+            self.leave()
+            self.owner.streamFinished()
 
     @property
     def unreported(self) -> int:
