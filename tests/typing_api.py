@@ -23,6 +23,7 @@ from aesm import (
     IMessageHandler,
     ITrustPolicy,
     KnownServers,
+    MessageHandler,
     Packet,
     Pinned,
     PrivateKey,
@@ -132,6 +133,18 @@ async def client(reactor: IReactorTime, endpoint: IStreamClientEndpoint) -> None
     connection.abort()
 
 
+class Slow(MessageHandler):
+    """One that is derived."""
+
+    async def packetReceived(self, connection: Connection, packet: Packet) -> None:
+        """Send it back."""
+        await connection.sendData(packet.data or "")
+
+
+async def talk(connection: Connection) -> None:
+    """Be a handler."""
+
+
 async def server(reactor: IReactorTime) -> None:
     """
     Use a server.
@@ -139,6 +152,8 @@ async def server(reactor: IReactorTime) -> None:
     @param reactor: keeps time.
     """
     AESMServerFactory(handler=Echo(), perKey="replace")
+    await connect(reactor, "tcp:127.0.0.1:8765", handler=Slow())
+    await listen(reactor, "tcp:8765", handler=talk)
     served = await listen(reactor, "tcp:8765", handler=Echo(), authorizedKeys="keys")
     assert_type(served, Server)
     assert_type(served.address, Address)
@@ -149,6 +164,9 @@ async def server(reactor: IReactorTime) -> None:
     assert_type(served.sendAll(b"x"), Deferred[int])
     asked = served.request("x", ("127.0.0.1", 1), timeout=1)
     assert_type(asked, Deferred[str | bytes])
+    some = [*served.connections.values(), ("127.0.0.1", 1)]
+    assert_type(served.sendAll(b"x", to=some, exclude=some[:1]), Deferred[int])
+    assert_type(served.connections.sendAll("x", to=served.connections), Deferred[int])
     address, packet = served.connections.getDataOrdinal(oldToNew=False)
     assert_type(address, Address | None)
     assert_type(packet, Packet)

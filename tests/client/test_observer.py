@@ -80,11 +80,12 @@ class ObserverTests(ServiceTestCase):
 
     def observed(self, **options: Any) -> ClientService:
         """Start a service."""
+        settings: dict[str, Any] = {"key": CLIENT_KEY, "trust": AnyServer()}
         service = ClientService(
             self.network.endpoint(),
             observer=self.diary,
             reactor=self.network.clock,
-            **{"key": CLIENT_KEY, "trust": AnyServer()} | options,
+            **(settings | options),
         )
         service.startService()
         self.network.deliver()

@@ -25,7 +25,6 @@ from aesm import (
     connect,
 )
 from aesm.interfaces import IMessageHandler, ISessionHandler
-from aesm.messages.handling import handlingOf
 from tests.support.pairs import SERVER_KEY, PairTestCase
 from tests.support.spooled import SpoolTestCase
 
@@ -107,7 +106,9 @@ class OptionTests(PairTestCase):
         """A coroutine takes what it likes, when it likes: that has no rate."""
         for option in ("messagesPerKey", "bytesPerKey"):
             with self.assertRaisesRegex(ValueError, "a coroutine takes packets when"):
-                handlingOf(echo, Clock(), **{option: 5.0})
+                AESMServerFactory(
+                    reactor=Clock(), key=SERVER_KEY, handler=echo, **{option: 5.0}
+                )
 
     def test_base(self) -> None:
         """The base class has all methods, which do nothing."""
@@ -349,6 +350,7 @@ class TalkTests(PairTestCase):
             ends: list[str] = []
 
             network, server = self.serve(partial(self.takeTime, ends, delay))
+            self.clock = network.clock
             self.join(network)
             with capturedLogs() as events:
                 stopped = server.stop()
@@ -365,7 +367,7 @@ class TalkTests(PairTestCase):
         """Take so many seconds over the end."""
         await connection.closed()
         try:
-            await deferLater(connection._owner._clock, delay)
+            await deferLater(self.clock, delay)
             ends.append("done")
         except CancelledError:
             ends.append("cancelled")
@@ -450,6 +452,7 @@ class SpooledTalkTests(SpoolTestCase):
         for data in ("slow", "b"):
             service.sendData(data)
         self.settle()
+        assert self.server is not None
         stopped = self.server.stop()
         self.network.advance(1)
         self.working.callback(None)
@@ -473,4 +476,5 @@ class SpooledTalkTests(SpoolTestCase):
         self.serving(self.talk)
         self.settle()
         self.assertEqual((self.begun, self.said), (2, ["slow", "b"]))
+        assert self.server is not None
         self.assertEqual(list(self.server.connections), [])

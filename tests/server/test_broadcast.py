@@ -278,14 +278,15 @@ class BroadcastTests(PairTestCase):
         clients = self.clients(network, 3)
         first, second, third = server.connections.values()
         gone = ("127.0.0.1", 1)
-        for to, exclude, whom in (
+        cases: tuple[tuple[Any, Any, tuple[int, ...]], ...] = (
             ([first, third.address], (), (0, 2)),
             (None, [second, gone], (0, 2)),
             (iter([first, second, first]), iter([second.address]), (0,)),
             ([gone, second], (), (1,)),
             (server.connections, (), (0, 1, 2)),
             ([], (), ()),
-        ):
+        )
+        for to, exclude, whom in cases:
             sent = server.sendAll("x", to=to, exclude=exclude)
             network.deliver()
             self.assertEqual(self.successResultOf(sent), len(whom))
@@ -296,7 +297,8 @@ class BroadcastTests(PairTestCase):
         """What is no list of connections or addresses is refused."""
         _, server = self.serve()
         pair = self.pair()
-        for wrong in ("unix-1", ("127.0.0.1", 8765), pair.accepted, [None], b"x"):
+        several: tuple[Any, ...] = ("unix-1", ("::1", 1), pair.accepted, [None], b"x")
+        for wrong in several:
             with self.assertRaisesRegex(TypeError, "^to must be a list"):
                 server.sendAll("x", to=wrong)
             with self.assertRaisesRegex(TypeError, "^exclude must be a list"):

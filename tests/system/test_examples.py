@@ -128,6 +128,24 @@ class AsyncioTests(ExampleTestCase):
         self.assertPrints(self.example("asyncio_run.py", endpoint), "hello\n")
 
 
+class CoroutineTests(ExampleTestCase):
+    """A server with a coroutine for each client."""
+
+    def test_guessing(self) -> None:
+        """A client guesses until it is right, and is told of the end then."""
+        program = str(EXAMPLES / "coroutine_server.py")
+        server = self.start("-u", "-c", LOUD, program, "0")
+        port = server.expect(r"starting on (\d+)$")[1]
+        client = self.connect(f"tcp:127.0.0.1:{port}")
+        client.expect(f"^{AT} guess a number from 1 to 100$")
+        client.type("".join(f"{number}\n" for number in (101, *range(1, 101))))
+        client.expect(f"^{AT} less$")
+        client.expect(f"^{AT} yes!$")
+        server.process.send_signal(signal.SIGINT)
+        self.assertIn(server.wait(), (0, -signal.SIGINT))
+        self.assertNotIn("Traceback", server.said())
+
+
 class ServerTests(ExampleTestCase):
     """Servers that C{twistd} runs."""
 
