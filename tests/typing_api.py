@@ -164,7 +164,7 @@ async def server(reactor: IReactorTime) -> None:
     assert_type(served.sendAll(b"x"), Deferred[int])
     asked = served.request("x", ("127.0.0.1", 1), timeout=1)
     assert_type(asked, Deferred[str | bytes])
-    some = [*served.connections.values(), ("127.0.0.1", 1)]
+    some: list[Connection | Address] = [*served.connections.values(), "unix-1"]
     assert_type(served.sendAll(b"x", to=some, exclude=some[:1]), Deferred[int])
     assert_type(served.connections.sendAll("x", to=served.connections), Deferred[int])
     address, packet = served.connections.getDataOrdinal(oldToNew=False)

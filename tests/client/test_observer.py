@@ -331,6 +331,24 @@ class HandlerTests(ServiceTestCase):
         self.assertEqual(handler.names, ["accepted", "packet", "lost", "accepted"])
         self.assertTrue(self.successResultOf(service.whenConnected()).isOpen)
 
+    def test_requests(self) -> None:
+        """It answers the server's requests, over whichever connection."""
+
+        class Answering(Recorder):
+            """Answers."""
+
+            def requestReceived(self, connection: object, packet: Any) -> str:
+                """Give the same."""
+                return f"re: {packet.data!r}"
+
+        server = self.listening()
+        self.handled(Answering())
+        (accepted,) = server.connections.values()
+        self.network.links[0].cut()
+        asked = accepted.request("x")
+        self.network.advance(2)
+        self.assertEqual(self.successResultOf(asked), "re: 'x'")
+
     def test_stop(self) -> None:
         """A service that stops waits for it, connected or cut, and not for ever."""
 

@@ -9,6 +9,7 @@ import asyncio
 import math
 from collections.abc import Callable, Generator
 from concurrent import futures
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -27,6 +28,7 @@ from aesm.messages.dispatcher import (
 )
 from aesm.messages.stream import costOf
 from aesm.messages.turns import QUANTUM, Rates, Turns
+from aesm.testing import ConnectedPair
 from tests.support.helpers import oneTurn
 from tests.support.pairs import CLIENT_KEY, PairTestCase, Recorder
 
@@ -308,6 +310,19 @@ class OrderTests(PairTestCase):
         pair.deliver()
         for result in sent:
             self.successResultOf(result)
+
+
+class ClientOrderTests(OrderTests):
+    """At a client it is as at a server: the same with the sides exchanged."""
+
+    def pair(self, handler: object = None, **options: Any) -> ConnectedPair:
+        """Make a client with a handler, and its server."""
+        pair = super().pair(
+            None,
+            client={"handler": handler, **options.get("server", {})},
+            server={"sessionGrace": 0},
+        )
+        return replace(pair, client=pair.accepted, accepted=pair.client)
 
 
 class DispatcherTestCase(PairTestCase):

@@ -22,6 +22,7 @@ from aesm import (
     ConnectionClosed,
     MessageHandler,
     PrivateKey,
+    Request,
     connect,
 )
 from aesm.interfaces import IMessageHandler, ISessionHandler
@@ -104,11 +105,10 @@ class OptionTests(PairTestCase):
 
     def test_rates(self) -> None:
         """A coroutine takes what it likes, when it likes: that has no rate."""
-        for option in ("messagesPerKey", "bytesPerKey"):
+        rates: tuple[dict[str, Any], ...] = ({"messagesPerKey": 5}, {"bytesPerKey": 5})
+        for rate in rates:
             with self.assertRaisesRegex(ValueError, "a coroutine takes packets when"):
-                AESMServerFactory(
-                    reactor=Clock(), key=SERVER_KEY, handler=echo, **{option: 5.0}
-                )
+                AESMServerFactory(reactor=Clock(), key=SERVER_KEY, handler=echo, **rate)
 
     def test_base(self) -> None:
         """The base class has all methods, which do nothing."""
@@ -372,6 +372,23 @@ class TalkTests(PairTestCase):
         except CancelledError:
             ends.append("cancelled")
             raise
+
+    def test_requests(self) -> None:
+        """Requests are among its packets; one that it leaves unanswered has failed."""
+
+        async def talk(connection: Connection) -> None:
+            """Answer the first request."""
+            async for packet in connection.retrieved:
+                if isinstance(packet, Request):
+                    await packet.answer(f"re: {packet.data!r}")
+                    return
+
+        pair = self.pair(talk)
+        pair.client.sendData("x")
+        asked = [pair.client.request(data) for data in "ab"]
+        pair.deliver()
+        self.assertEqual(self.successResultOf(asked[0]), "re: 'a'")
+        self.assertClosed(asked[1], 1000)
 
     def test_slow(self) -> None:
         """As on any server with a handler, who does not read is closed with 4000."""
