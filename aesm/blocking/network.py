@@ -3,7 +3,7 @@ The blocking face: a server and a client for programs that have no event loop,
 or another one::
 
     server = ServerNetwork(host="127.0.0.1", port=8765)
-    address, packet = server.connections.getDataOrdinal()
+    address, packet = server.get()
     asyncio.run(server.sendTo("hello", address))
     server.stop()
 
@@ -18,13 +18,12 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import suppress
 from itertools import accumulate
-from threading import Lock
-from time import monotonic, sleep
-from typing import Any, Generic, Self, TypeVar, cast
+from time import sleep
+from typing import Any, Generic, Literal, Self, TypeVar, cast
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.endpoints import TCP4ServerEndpoint, quoteStringArgument
@@ -32,15 +31,20 @@ from twisted.python.threadable import isInIOThread
 
 from aesm.blocking.reactorthread import forbidWaiting, theReactorThread
 from aesm.blocking.standardlog import standardLog
-from aesm.blocking.threaded import ThreadedClientService, ThreadedServerFactory
+from aesm.blocking.threaded import (
+    ThreadedClientService,
+    ThreadedConnections,
+    ThreadedServerFactory,
+)
+from aesm.blocking.turns import Turns
 from aesm.client.stream import SessionStream
 from aesm.core.messages.hello import DEFAULT_SEND_BUFFER
 from aesm.errors import ConnectionClosed, SendBufferFull, closedError
 from aesm.messages.address import Address
-from aesm.messages.stream import ORDERLY_CODES, costOf
+from aesm.messages.stream import ORDERLY_CODES, Packet, costOf
 from aesm.server.broadcast import Peers
 from aesm.server.factory import STOP_DEADLINE, Message
-from aesm.server.registry import Connections
+from aesm.server.registry import Activity, Connections
 from aesm.server.service import Server
 
 __all__ = ["ClientNetwork", "ServerNetwork"]
@@ -52,11 +56,12 @@ STOP_TIMEOUT = 60.0  # seconds; a reactor that turns is done at STOP_DEADLINE
 POLL_PAUSE = 50e-6  # seconds that somebody who polls leaves to the reactor
 
 _S = TypeVar("_S", Server, ThreadedClientService)
+_P = TypeVar("_P", Packet, tuple[Address, Packet])
 _T = TypeVar("_T")
 
 
-class _Network(Generic[_S]):
-    """What a server and a client have in common: how they begin and end."""
+class _Network(Generic[_S, _P]):
+    """What a server and a client have in common: how they begin, end and wait."""
 
     def __init__(self, begin: Callable[..., Any], *arguments: Any) -> None:
         """
@@ -124,6 +129,38 @@ class _Network(Generic[_S]):
         answer.add_done_callback(done)
         return answer
 
+    def get(self, timeout: float | None = None) -> _P:
+        """
+        Take the oldest packet, once there is one.  Threads that wait get theirs in the
+        order in which they came.
+
+        @param timeout: seconds to wait; None for ever.
+        @return: the packet; a server's with whose it is, C{(address, packet)}.
+        @raise ConnectionClosed: all is taken, and nothing more will come: we are
+            stopped (C{code} 1000), or a failure that will not pass has ended the
+            session; says why.
+        @raise RuntimeError: this is the reactor's thread, or a forked child.
+        @raise TimeoutError: none came in time; nothing was taken.
+        """
+        raise NotImplementedError
+
+    def packets(self) -> Iterator[_P]:
+        """
+        Take packets as they come, as C{get()}, until we are stopped; any other end is
+        raised.
+
+        @raise ConnectionClosed: as C{get}, but for an end in order.
+        @raise RuntimeError: as C{get}.
+        """
+        while True:
+            try:
+                packet = self.get()
+            except ConnectionClosed as reason:
+                if reason.code in ORDERLY_CODES:
+                    return
+                raise
+            yield packet
+
     def end(self, deadline: float) -> Deferred[None]:
         """
         Close in order what is open; called in the reactor's thread.
@@ -172,7 +209,7 @@ class _Network(Generic[_S]):
         self.stop()
 
 
-class ServerNetwork(_Network[Server]):
+class ServerNetwork(_Network[Server, tuple[Address, Packet]]):
     """
     A server.  C{with ServerNetwork(...) as server:} stops it at the end.
 
@@ -217,6 +254,29 @@ class ServerNetwork(_Network[Server]):
         if not connections.arrivals:
             _leaveProcessor()
         return connections
+
+    def get(self, timeout: float | None = None) -> tuple[Address, Packet]:
+        """Take the oldest packet of all connections, once there is one."""
+        forbidWaiting("connections.get()")
+        return self._threaded.packets.take(timeout)
+
+    def waitForActivity(self, timeout: float | None = None) -> Activity:
+        """
+        Take the oldest entry of the activity log, once there is one.
+
+        @param timeout: seconds to wait; None for ever.
+        @raise ConnectionClosed: all are taken, and the server is stopped.  What happens
+            after that, C{connections.activity()} has.
+        @raise RuntimeError: this is the reactor's thread, or a forked child.
+        @raise TimeoutError: nothing happened in time; nothing was taken.
+        """
+        forbidWaiting("connections.waitForActivity()")
+        return self._threaded.entries.take(timeout)
+
+    @property
+    def _threaded(self) -> ThreadedConnections:
+        """The connections, for threads that wait."""
+        return cast(ThreadedConnections, self._running.connections)
 
     async def sendTo(
         self, data: Message, address: Address, timeout: float | None = SEND_TIMEOUT
@@ -317,7 +377,7 @@ class ServerNetwork(_Network[Server]):
         self._reactorThread.register(self)
 
 
-class ClientNetwork(_Network[ThreadedClientService]):
+class ClientNetwork(_Network[ThreadedClientService, Packet]):
     """
     A client.  C{with ClientNetwork(...) as client:} closes it at the end.
 
@@ -345,7 +405,7 @@ class ClientNetwork(_Network[ThreadedClientService]):
         """
         self._sendBuffer: int = options.get("sendBuffer", DEFAULT_SEND_BUFFER)
         self._pendingCost = _Sum()  # of what is submitted and not acknowledged
-        self._waiting: deque[Lock] = deque()  # released when there is more room
+        self._room = Turns()
         _checkHostAndPort(host, port)
         endpoint = f"tcp:{quoteStringArgument(host)}:{port}:timeout={CONNECT_TIMEOUT}"
         super().__init__(self._begin, endpoint, options)
@@ -368,6 +428,11 @@ class ClientNetwork(_Network[ThreadedClientService]):
                 raise closedError(reason)
             _leaveProcessor()
         return stream
+
+    def get(self, timeout: float | None = None) -> Packet:
+        """Take the oldest packet, once there is one, over whichever connection."""
+        forbidWaiting("await retrieved.get()")
+        return self._running.retrieved.take(timeout)
 
     def sendData(
         self, data: Message, timeout: float | None = SEND_TIMEOUT
@@ -459,27 +524,24 @@ class ClientNetwork(_Network[ThreadedClientService]):
         @param timeout: seconds; None for ever.
         @raise SendBufferFull: there was no room in time.
         """
-        deadline = None if timeout is None else monotonic() + timeout
-        while True:
-            turn = Lock()
-            turn.acquire()
-            self._waiting.append(turn)  # before the look, so that no release is missed
-            pending = self._pendingCost.add(0)
-            if self._isBounded(pending + cost, cost) and self._reserve(cost):
-                return
-            left = -1 if deadline is None else max(0.0, deadline - monotonic())
-            if not turn.acquire(timeout=left):
-                raise SendBufferFull(
-                    f"{pending} of {self._sendBuffer} bytes are unacknowledged after "
-                    f"{timeout:g} seconds still; nothing more was sent"
-                )
+        try:
+            self._room.take(lambda: self._tryAgain(cost), timeout)
+        except TimeoutError:
+            raise SendBufferFull(
+                f"{self._pendingCost.add(0)} of {self._sendBuffer} bytes are "
+                f"unacknowledged after {timeout:g} seconds still; nothing more was sent"
+            ) from None
+
+    def _tryAgain(self, cost: int) -> Literal[True] | None:
+        """Take room for a message; None if there is none."""
+        # Compared first: to add what does not fit, and take it off, wakes who waits.
+        pending = self._pendingCost.add(0) + cost
+        return True if self._isBounded(pending, cost) and self._reserve(cost) else None
 
     def _release(self, result: _T, cost: int) -> _T:
         """Make room for other messages, and pass on the result of this one."""
         self._pendingCost.add(-cost)
-        while self._waiting:  # all: who has waited longest may not fit yet
-            with suppress(IndexError):  # another thread was faster
-                self._waiting.popleft().release()
+        self._room.wake()
         return result
 
     # In the reactor's thread

@@ -23,7 +23,7 @@ from enum import Enum
 from itertools import count
 from multiprocessing.util import Finalize
 from threading import RLock, Thread
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, NoReturn, Protocol, TypeVar, cast
 
 from twisted.internet import error
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
@@ -38,6 +38,7 @@ __all__ = [
     "Closable",
     "ReactorState",
     "ReactorThread",
+    "Result",
     "forbidWaiting",
     "theReactorThread",
 ]
@@ -122,6 +123,25 @@ class Closable(Protocol):
         """
 
 
+class Result(Future[_T]):
+    """
+    What comes back from the reactor's thread: C{result()} waits for it, in any thread
+    but that one.
+    """
+
+    def __await__(self) -> NoReturn:
+        """
+        Say how to wait.
+
+        @raise TypeError: always: an event loop cannot wait for a thread like this.
+        """
+        raise TypeError(
+            "this Future is another thread's: await asyncio.wrap_future(future) in "
+            "asyncio, or call future.result() where waiting is allowed; in the "
+            "reactor's thread use aesm.connect, aesm.listen and their Deferreds"
+        )
+
+
 class ReactorThread:
     """
     Hands calls over to the reactor's thread, and results back.
@@ -195,7 +215,7 @@ class ReactorThread:
         @raise RuntimeError: this is a forked child.
         """
         self.checkProcess()
-        future: Future[Any] = Future()
+        future: Future[Any] = Result()
         self._pending.add(future)
         self._calls.append((future, function, arguments))
         if self.isOver:
@@ -377,16 +397,17 @@ def theReactorThread() -> ReactorThread:
     return _reactorThread
 
 
-def forbidWaiting() -> None:
+def forbidWaiting(instead: str = "aesm.listen and aesm.connect") -> None:
     """
     Refuse to wait in the thread that everybody waits for.
 
+    @param instead: what to use there.
     @raise RuntimeError: this is the reactor's thread.
     """
     if isInIOThread():
         raise RuntimeError(
-            "this is the reactor's thread, which must not wait: use aesm.listen and "
-            "aesm.connect here, or call from another thread"
+            f"this is the reactor's thread, which must not wait: use {instead} here, "
+            "or call from another thread"
         )
 
 

@@ -4,25 +4,33 @@ while the reactor's thread does the rest (L{aesm.blocking.network})::
 
     factory = ThreadedServerFactory(reactor=reactor)
     service = ThreadedClientService("tcp:127.0.0.1:8765", stopped, reactor=reactor)
+    packet = service.retrieved.take(timeout)     # in any thread but the reactor's
 
 A stream may be used from any thread, but tells its owner in the thread that takes
 from it, and connections are not made for that: here each stream has an owner that
-goes over to the reactor's thread.  Nothing else differs.
+goes over to the reactor's thread.  And threads can wait here for what the reactor's
+brings, in turn, while the Deferreds for the same are refused to them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
 from twisted.python.threadable import isInIOThread
 
 from aesm.blocking.reactorthread import theReactorThread
+from aesm.blocking.turns import Turns
+from aesm.client.pending import asOurs
 from aesm.client.service import ClientService
+from aesm.client.stream import SessionStream
+from aesm.errors import CloseCode, ConnectionClosed, closedError
 from aesm.secure.protocol import SecureProtocol
-from aesm.server.factory import AESMServerFactory
+from aesm.server.awaited import Awaited, Soon
+from aesm.server.factory import STOP_DEADLINE, AESMServerFactory
+from aesm.server.registry import Activity, Connections
 
 if TYPE_CHECKING:
     from aesm.core.messages.frames import EncodedResponse
@@ -30,11 +38,105 @@ if TYPE_CHECKING:
     from aesm.messages.connection import Connection
     from aesm.messages.protocol import AESMProtocol
     from aesm.messages.requests import Request
+    from aesm.messages.stream import Packet
     from aesm.store.connection import DurableConnection
 
-__all__ = ["ReactorStreamOwner", "ThreadedClientService", "ThreadedServerFactory"]
+__all__ = [
+    "ReactorStreamOwner",
+    "ThreadedAwaited",
+    "ThreadedClientService",
+    "ThreadedConnections",
+    "ThreadedServerFactory",
+    "ThreadedStream",
+]
 
 _T = TypeVar("_T")
+
+
+class ThreadedStream(SessionStream):
+    """
+    What came from a server, for threads that wait for it in turn.
+
+    @ivar turns: they.
+    """
+
+    def __init__(self) -> None:
+        """Start with none."""
+        super().__init__()
+        self.turns = Turns()
+        self.arrived = self.turns.wake
+
+    def get(self) -> Deferred[Packet]:
+        """
+        Take the next packet, in the reactor's thread.
+
+        @return: as L{SessionStream.get}.
+        @raise RuntimeError: this is another thread.
+        """
+        _forbidDeferred("client.get()")
+        return super().get()
+
+    def take(self, timeout: float | None) -> Packet:
+        """
+        Take the oldest packet, once there is one, in any thread but the reactor's.
+
+        @return: as L{Turns.take}; fails as that.
+        """
+        return self.turns.take(self.getData, timeout)
+
+
+class ThreadedAwaited(Awaited[_T], Generic[_T]):
+    """
+    What can be waited for in the reactor's thread, and by others in turn.
+
+    @ivar turns: they.
+    """
+
+    def __init__(self, take: Callable[[], _T | None], soon: Soon) -> None:
+        """@param take: as L{Awaited}; called in any thread."""
+        super().__init__(take, soon)
+        self.turns = Turns()
+
+    def get(self) -> Deferred[_T]:
+        """
+        Take the oldest, in the reactor's thread.
+
+        @return: as L{Awaited.get}.
+        @raise RuntimeError: this is another thread.
+        """
+        _forbidDeferred("server.get() or server.waitForActivity()")
+        return super().get()
+
+    def take(self, timeout: float | None) -> _T:
+        """
+        Take the oldest, once there is something, in any thread but the reactor's.
+
+        @return: as L{Turns.take}; fails as that.
+        """
+        return self.turns.take(self._take, timeout)
+
+    def serve(self) -> None:
+        """Give those who wait what there is."""
+        super().serve()
+        self.turns.wake()
+
+    def serveSoon(self) -> None:
+        """Do the same; threads need not wait for another turn."""
+        super().serveSoon()
+        self.turns.wake()
+
+
+class ThreadedConnections(Connections):
+    """A registry whose packets and activity threads wait for."""
+
+    awaited = ThreadedAwaited
+    packets: ThreadedAwaited[tuple[Address, Packet]]
+    entries: ThreadedAwaited[Activity]
+
+    def __init__(self, *arguments: Any) -> None:
+        """@param arguments: as L{Connections}."""
+        super().__init__(*arguments)
+        self.arrivals.arrived = self.packets.serve
 
 
 class ReactorStreamOwner:
@@ -84,6 +186,9 @@ class ReactorStreamOwner:
 class ThreadedServerFactory(AESMServerFactory):
     """A factory whose streams may be emptied from any thread."""
 
+    makeConnections = ThreadedConnections
+    connections: ThreadedConnections
+
     def startFactory(self) -> None:
         """
         Listening begins, maybe with sessions of a former process.
@@ -100,13 +205,29 @@ class ThreadedServerFactory(AESMServerFactory):
         self._own(protocol.connection)
         return protocol
 
+    def stop(
+        self, reason: str = "", deadline: float = STOP_DEADLINE, spread: float = 0.0
+    ) -> Deferred[None]:
+        """
+        Stop; threads that wait need not wait for the end.
+
+        @return: as L{AESMServerFactory.stop}.
+        """
+        for awaited in self.connections.packets, self.connections.entries:
+            awaited.turns.end(
+                ConnectionClosed("the server was stopped", CloseCode.NORMAL)
+            )
+        return super().stop(reason, deadline, spread)
+
     def _own(self, connection: Connection) -> None:
         """Have a connection's stream report by way of the reactor."""
         connection.retrieved.owner = ReactorStreamOwner(self.clock, connection)
 
 
 class ThreadedClientService(ClientService):
-    """A service whose stream may be emptied from any thread."""
+    """A service whose stream may be emptied from any thread; it is started once."""
+
+    retrieved: ThreadedStream
 
     def __init__(
         self, endpoint: str, stopped: Callable[[], None], **options: Any
@@ -117,6 +238,7 @@ class ThreadedClientService(ClientService):
         @param options: as L{ClientService}.
         """
         super().__init__(endpoint, **options)
+        self.retrieved = ThreadedStream()
         self._tellStopped = stopped
 
     def own(self, connection: Connection) -> None:
@@ -131,11 +253,13 @@ class ThreadedClientService(ClientService):
 
     def stopService(self) -> Deferred[None]:
         """
-        Stop.
+        Stop; threads that wait need not wait for the end.
 
         @return: as L{ClientService.stopService}.
         """
-        return super().stopService().addBoth(self._cbStopped)
+        stopped = super().stopService()
+        self.retrieved.turns.end(closedError(asOurs(cast(Exception, self._reason))))
+        return stopped.addBoth(self._cbStopped)
 
     def stop(self, deadline: float) -> Deferred[None]:
         """
@@ -156,6 +280,19 @@ class ThreadedClientService(ClientService):
         """Abort the connection, if there is one."""
         if self._connection is not None:
             self._connection.abort()
+
+
+def _forbidDeferred(instead: str) -> None:
+    """
+    Refuse a Deferred, which belongs to the reactor's thread, to another one.
+
+    @param instead: what to call there.
+    @raise RuntimeError: this is one.
+    """
+    if not isInIOThread():
+        raise RuntimeError(
+            f"this Deferred is for the reactor's thread: call {instead} in yours"
+        )
 
 
 def _cancel(result: _T, timer: IDelayedCall) -> _T:

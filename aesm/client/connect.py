@@ -47,6 +47,7 @@ from aesm.errors import (
 from aesm.interfaces import INextKeys, ITrustPolicy
 from aesm.messages.address import Address, addressOf
 from aesm.messages.connection import Connection
+from aesm.messages.deferred import ReactorDeferred
 from aesm.messages.handling import Handling, handlerOf, handlingOf
 from aesm.messages.owner import ConnectionOwner
 from aesm.messages.protocol import AESMProtocol
@@ -284,7 +285,7 @@ class _Attempt(SecureFactory, ConnectionOwner):
 
     def begin(self, endpoint: IStreamClientEndpoint) -> Deferred[Connection]:
         """Begin to connect."""
-        result: Deferred[Connection] = Deferred(self._cancel)
+        result: Deferred[Connection] = ReactorDeferred(self._cancel)
         self._result = result
         self._endpoint = endpoint
         self._connecting = maybeDeferred(endpoint.connect, self)

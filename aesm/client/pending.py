@@ -25,6 +25,7 @@ from twisted.python.failure import Failure
 from aesm.core.messages.hello import EARLY_WINDOW
 from aesm.errors import AESMError, SendBufferFull, closedError
 from aesm.messages.acknowledgements import FailedAcknowledgement, LazyDeferred
+from aesm.messages.deferred import ReactorDeferred
 from aesm.messages.stream import costOf
 
 if TYPE_CHECKING:
@@ -284,7 +285,7 @@ class Waiters:
 
         @param attempts: how many may fail; None for any number.
         """
-        waiter: Deferred[Connection] = Deferred(self._cancel)
+        waiter: Deferred[Connection] = ReactorDeferred(self._cancel)
         self._attempts[waiter] = attempts
         return waiter
 

@@ -55,6 +55,7 @@ from aesm.errors import (
 )
 from aesm.messages.acknowledgements import FailedAcknowledgement
 from aesm.messages.connection import Connection
+from aesm.messages.deferred import ReactorDeferred
 from aesm.messages.handling import handlerOf, handlingOf
 from aesm.messages.owner import ConnectionOwner
 from aesm.messages.requests import PendingAnswer
@@ -304,7 +305,7 @@ class ClientService(Service):
         if early is not None:
             early.follow()
             former = early.connection
-        stopped: Deferred[None] = Deferred()
+        stopped: Deferred[None] = ReactorDeferred()
         # Those who wait are told when it is possible to start again; those who come
         # until then belong to the next start.
         stopped.addBoth(

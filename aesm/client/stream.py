@@ -24,12 +24,13 @@ from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.python.failure import Failure
 
 from aesm.errors import ConnectionClosed, closedError
-from aesm.messages.stream import DataStream, Packet, costOf
+from aesm.messages.deferred import ReactorDeferred
+from aesm.messages.stream import DataStream, Packet, Watch, costOf
 
 __all__ = ["SessionStream"]
 
 
-class SessionStream(Sequence[Packet]):
+class SessionStream(Sequence[Packet], Watch):
     """
     The streams of one connection after another, as one
     L{DataStream<aesm.messages.stream.DataStream>}: the oldest packet first.
@@ -71,7 +72,7 @@ class SessionStream(Sequence[Packet]):
             return succeed(packet)
         if self.reason is not None:
             return fail(closedError(self.reason))
-        waiting: Deferred[Packet] = Deferred(self._cancel)
+        waiting: Deferred[Packet] = ReactorDeferred(self._cancel)
         self._waiting.append(waiting)
         self._ask()
         return waiting
@@ -116,8 +117,11 @@ class SessionStream(Sequence[Packet]):
 
     def add(self, stream: DataStream) -> None:
         """Go on with another stream; those before have ended."""
+        stream.watch = self
         self._streams = (*filter(len, self._streams), stream)
         self._ask()
+        if self.arrived is not None:
+            self.arrived()
 
     def end(self, reason: ConnectionClosed) -> None:
         """Nothing more will come."""

@@ -20,6 +20,7 @@ from twisted.internet.defer import Deferred
 
 from aesm.core.messages.outbox import Outbox
 from aesm.errors import AESMError, PeerAway, closedError
+from aesm.messages.deferred import ReactorDeferred
 
 __all__ = [
     "AckCount",
@@ -62,7 +63,7 @@ class _Watcher(Protocol):
 # no call of Python's for it.
 
 
-class LazyDeferred(Deferred[_T], Generic[_T]):
+class LazyDeferred(ReactorDeferred[_T], Generic[_T]):
     """A Deferred that is initialized, and begins its work, on first use."""
 
     _made = False
@@ -269,7 +270,7 @@ class PendingAcks:
 
     def drain(self) -> Deferred[None]:
         """Return a Deferred that fires once there is room to send."""
-        draining: Deferred[None] = Deferred(self._draining.remove)
+        draining: Deferred[None] = ReactorDeferred(self._draining.remove)
         self._draining.append(draining)
         return draining
 

@@ -38,6 +38,7 @@ from aesm.messages.acknowledgements import (
     peerAway,
 )
 from aesm.messages.budget import releasableOf
+from aesm.messages.deferred import ReactorDeferred
 from aesm.messages.requests import Request, Requests, sendAgain
 from aesm.messages.states import CONNECTION_TRANSITIONS, ConnectionState
 from aesm.messages.stream import DataStream
@@ -260,7 +261,7 @@ class Connection:
             return succeed(self._reason)
         if self._closing is None:
             self._closing = deque()
-        closing: Deferred[AESMError] = Deferred(self._closing.remove)
+        closing: Deferred[AESMError] = ReactorDeferred(self._closing.remove)
         self._closing.append(closing)
         return closing
 

@@ -16,7 +16,7 @@ the lock would take longer than all else.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from itertools import repeat, starmap
 from operator import length_hint
 from threading import Lock
@@ -32,12 +32,14 @@ from aesm.core.messages.frames import (
     newTuple,
 )
 from aesm.errors import AESMError, CloseCode, ConnectionClosed, closedError
+from aesm.messages.deferred import ReactorDeferred
 
 __all__ = [
     "Arrivals",
     "DataStream",
     "Packet",
     "StreamOwner",
+    "Watch",
     "closedError",
     "costOf",
     "packetsOf",
@@ -118,7 +120,18 @@ class _Arrival:
         self.count = count
 
 
-class Arrivals(OrderedDict[_Arrival, None]):
+class Watch:
+    """
+    Of several streams together: who wants to know that packets have come.
+
+    @ivar arrived: called in the thread that adds them, without the lock, when those who
+        wait at the stream have theirs; None while nobody wants to know.
+    """
+
+    arrived: Callable[[], None] | None = None
+
+
+class Arrivals(OrderedDict[_Arrival, None], Watch):
     """
     The packets of all streams of a registry that are not taken, in the order of
     arrival.
@@ -204,6 +217,7 @@ _EMPTY: deque[Any] = deque(maxlen=0)
 _NO_TIMES: deque[float] = deque(maxlen=0)
 _NO_SIZES: deque[tuple[int, int]] = deque(maxlen=0)
 _NO_BURST = _CountedBurst(iter(()), False)
+_UNWATCHED = Watch()
 
 
 class DataStream(Sequence[Packet]):
@@ -231,6 +245,7 @@ class DataStream(Sequence[Packet]):
         "_times",
         "_waiting",
         "owner",
+        "watch",
     )
 
     def __init__(
@@ -246,6 +261,7 @@ class DataStream(Sequence[Packet]):
         @param order: the registry's order of arrival, or None.
         """
         self.owner = owner
+        self.watch = _UNWATCHED if order is None else order
         self._lock = lock or Lock()  # guards all below, and the registry's order
         self._order = order
         # The packets: to keep them as such would take half as much again.
@@ -299,7 +315,7 @@ class DataStream(Sequence[Packet]):
             return fail(closedError(self._reason))
         if self._waiting is None:
             self._waiting = deque()
-        waiting: Deferred[Packet] = Deferred(self._waiting.remove)
+        waiting: Deferred[Packet] = ReactorDeferred(self._waiting.remove)
         self._waiting.append(waiting)
         return waiting
 
@@ -389,6 +405,8 @@ class DataStream(Sequence[Packet]):
                 self._waiting.appendleft(waiting)
             else:
                 waiting.callback(packet)
+        if self.watch.arrived is not None:
+            self.watch.arrived()
 
     def drop(self, isDone: bool) -> None:
         """

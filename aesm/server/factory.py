@@ -114,6 +114,8 @@ class AESMServerFactory(SecureFactory):
     @ivar publicKey: the server's own key.
     """
 
+    makeConnections: type[Connections] = Connections
+
     def __init__(
         self,
         *,
@@ -197,7 +199,9 @@ class AESMServerFactory(SecureFactory):
         )
         self.publicKey = PublicKey(self._settings.publicKey)
         policy = clientPolicy(authorizedKeys)
-        self.connections = Connections(partial(isOperator, policy))
+        self.connections = self.makeConnections(
+            partial(isOperator, policy), partial(self.clock.callLater, 0)
+        )
         self._places = Places(
             maxConnections,
             maxConnectionsPerHost,

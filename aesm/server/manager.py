@@ -133,6 +133,7 @@ class ConnectionManager(ConnectionOwner):
         """
         self.stopping = False
         self.started = self._clock.seconds()
+        self.connections.begin()
         if self._openSpool is None or self.journal is not None:
             return
         if self.predecessor is None:
@@ -167,9 +168,13 @@ class ConnectionManager(ConnectionOwner):
         return self._handling.settled(deadline).addCallback(self._closeJournal)
 
     def _closeJournal(self, nothing: None) -> Deferred[None]:
-        """Let go of what the sessions are written to."""
+        """Let go of what the sessions are written to, and tell who waits here."""
         journal, self.journal = self.journal, None
-        return succeed(None) if journal is None else journal.close()
+        closed = succeed(None) if journal is None else journal.close()
+        self.connections.end(
+            ConnectionClosed("the server was stopped", CloseCode.NORMAL)
+        )
+        return closed
 
     def begin(
         self, peer: PublicKey, hello: Hello, address: Address, name: str | None

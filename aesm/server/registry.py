@@ -4,6 +4,7 @@ structures, as plain objects that a server I{has}::
 
     connections.activity()                       # the oldest entry of the log
     address, packet = connections.getDataOrdinal()
+    address, packet = await connections.get()    # once there is one
     connections[address]["data"].getData()
 
 Nothing in here receives, and what is sent goes to several: C{sendAll}.
@@ -23,18 +24,19 @@ from collections.abc import (
 from contextlib import suppress
 from itertools import count
 from threading import Lock
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from aesm.messages.address import Address, addressText
 from aesm.messages.stream import Arrivals, Packet
+from aesm.server.awaited import Awaited, Soon
 from aesm.server.broadcast import Broadcast, Peers
 
 if TYPE_CHECKING:
-    from twisted.internet.defer import Deferred
-
     from aesm.core.messages.batch import Message
+    from aesm.errors import ConnectionClosed
     from aesm.messages.connection import Connection
     from aesm.trust.keys import PublicKey
 
@@ -42,7 +44,11 @@ __all__ = ["Activity", "Connections"]
 
 _log = Logger(namespace="aesm.activity")
 
+_T = TypeVar("_T")
+
 MAX_ACTIVITY = 10_000  # entries of the activity log
+
+_NO_ADDRESS = object()  # none was given: None can be looked for
 
 _OF_STRANGERS = ("refused", "probed")  # events that any stranger can cause
 
@@ -102,6 +108,8 @@ class Connections(Mapping[Address, "Connection"]):
 
     @ivar lock: guards the order of arrival and all streams.
     @ivar arrivals: packets that are not taken, in the order of arrival.
+    @ivar packets: those who wait for one of these.
+    @ivar entries: those who wait for an entry of the activity log.
     @ivar listed: how many connections were ever listed, again or for the first time.
     @ivar activityDropped: how many entries of the full log were dropped.
     @ivar isOperator: tells whether a public key is marked as an operator's, now, in
@@ -110,13 +118,19 @@ class Connections(Mapping[Address, "Connection"]):
         <aesm.secure.refusals.Kind>} of reason, such as C{"not-authorized"}.
     """
 
+    # Of who waits; L{aesm.blocking.threaded} has another.
+    awaited: type[Awaited[Any]] = Awaited
+
     def __init__(
-        self, isOperator: Callable[[PublicKey], bool] = lambda publicKey: False
+        self,
+        isOperator: Callable[[PublicKey], bool] = lambda publicKey: False,
+        soon: Soon = lambda function: function(),
     ) -> None:
         """
         Start with nobody.
 
         @param isOperator: as the attribute.
+        @param soon: calls a function in another turn of the event loop.
         """
         self.isOperator = isOperator
         self.lock = Lock()
@@ -131,7 +145,11 @@ class Connections(Mapping[Address, "Connection"]):
         # Numbered.  Those of strangers are apart, since they make room first.
         self._activity: deque[tuple[int, Activity]] = deque()
         self._refused: deque[tuple[int, Activity]] = deque()
-        self._entries = count()
+        self._numbered = count()
+        self.packets: Awaited[tuple[Address, Packet]] = self.awaited(
+            self._takePacket, soon
+        )
+        self.entries: Awaited[Activity] = self.awaited(self.activity, soon)
 
     # What users call
 
@@ -187,6 +205,42 @@ class Connections(Mapping[Address, "Connection"]):
         """
         return self._broadcast.send(data, to, exclude)
 
+    @overload
+    def get(self) -> Deferred[tuple[Address, Packet]]: ...
+
+    @overload
+    def get(self, address: Address, default: None = None) -> Connection | None: ...
+
+    @overload
+    def get(self, address: Address, default: Connection | _T) -> Connection | _T: ...
+
+    def get(self, address: Any = _NO_ADDRESS, default: Any = None) -> Any:
+        """
+        Take the oldest packet of all connections, once there is one.
+
+        With an address it finds a connection, as any mapping does.
+
+        @return: fires with C{(address, packet)}; fails with L{ConnectionClosed
+            <aesm.errors.ConnectionClosed>} once the server has stopped and all is
+            taken.  Cancelling it takes nothing.
+        """
+        if address is not _NO_ADDRESS:
+            return super().get(address, default)
+        if self.arrivals.arrived is None:
+            self.arrivals.arrived = self.packets.serve
+        return self.packets.get()
+
+    def waitForActivity(self) -> Deferred[Activity]:
+        """
+        Take the oldest entry of the activity log, once there is one.  What happens
+        between two calls stays in the log, so that none is missed.
+
+        @return: fires with the entry; fails with L{ConnectionClosed
+            <aesm.errors.ConnectionClosed>} once the server has stopped and all are
+            taken.  Cancelling it takes nothing.
+        """
+        return self.entries.get()
+
     @property
     def peers(self) -> KeysView[PublicKey]:
         """The keys that have connections."""
@@ -226,6 +280,16 @@ class Connections(Mapping[Address, "Connection"]):
         return len(self._byAddress)
 
     # What the factory calls
+
+    def begin(self) -> None:
+        """The server listens: packets and entries may come."""
+        self.packets.begin()
+        self.entries.begin()
+
+    def end(self, reason: ConnectionClosed) -> None:
+        """The server has stopped: tell who waits."""
+        self.packets.end(reason)
+        self.entries.end(reason)
 
     @property
     def held(self) -> int:
@@ -291,9 +355,10 @@ class Connections(Mapping[Address, "Connection"]):
         """
         entry = Activity(address, event, time, reason, peer, times)
         log = self._refused if event in _OF_STRANGERS else self._activity
-        log.append((next(self._entries), entry))
+        log.append((next(self._numbered), entry))
         if len(self._activity) + len(self._refused) > MAX_ACTIVITY:
             self._dropOldest()
+        self.entries.serveSoon()
         (_log.warn if event == "refused" else _log.info)(
             "{event} {address} ({peer}): {reason}",
             event=event,
@@ -305,6 +370,11 @@ class Connections(Mapping[Address, "Connection"]):
             times=times,
             **details,
         )
+
+    def _takePacket(self) -> tuple[Address, Packet] | None:
+        """Take the oldest packet, if there is one."""
+        address, packet = self.getDataOrdinal()
+        return None if address is None else (address, packet)
 
     def _dropOldest(self) -> None:
         """Make room in the activity log."""

@@ -36,6 +36,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from aesm.messages.address import Address
+from aesm.messages.deferred import ReactorDeferred
 from aesm.secure.announce import announce
 from aesm.secure.listening import listenOn, serverEndpoint
 from aesm.server.broadcast import Peers
@@ -343,7 +344,7 @@ def _follow(
     @param leader: does not fail.
     @param canceller: of the new Deferred; None to stop waiting only.
     """
-    follower: Deferred[_T] = Deferred(canceller)
+    follower: Deferred[_T] = ReactorDeferred(canceller)
 
     def tell(result: _T) -> _T:
         """Pass the result on."""

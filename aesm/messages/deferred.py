@@ -1,0 +1,60 @@
+"""
+The Deferreds that aesm hands out and that may have to be waited for::
+
+    waiting: ReactorDeferred[Packet] = ReactorDeferred(cancel)
+
+They are Twisted's, and say what to do where something awaits them that Twisted does
+not run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+from twisted.internet.defer import Deferred
+
+__all__ = ["ReactorDeferred"]
+
+_T = TypeVar("_T")
+
+# In a Task of asyncio
+#
+# A Deferred that is awaited yields itself to whoever runs the coroutine.  A Task of
+# asyncio knows nothing of Deferreds: "Task got bad yield".  To find out at the await
+# who runs the coroutine is not possible, since a Task may well begin one of Twisted's.
+# But a Task asks what is yielded to it for the members below, which a Future has, and
+# then waits to be called back: with an error that names what to do.  Twisted asks for
+# none of them, so that nothing else costs anything.
+
+
+class ReactorDeferred(Deferred[_T], Generic[_T]):
+    """A Deferred that only a coroutine of Twisted's can await: others are told."""
+
+    @property
+    def _asyncio_future_blocking(self) -> bool:
+        """Look like a Future that is awaited."""
+        return True
+
+    @_asyncio_future_blocking.setter
+    def _asyncio_future_blocking(self, isBlocking: bool) -> None:
+        """Look the same to the next Task."""
+
+    def get_loop(self) -> asyncio.AbstractEventLoop:
+        """Belong to whichever loop asks."""
+        return asyncio.get_running_loop()
+
+    def add_done_callback(
+        self, callback: Callable[[Any], object], *, context: Any = None
+    ) -> None:
+        """Fail at once for a Task: Twisted adds callbacks otherwise."""
+        refused: asyncio.Future[Any] = self.get_loop().create_future()
+        refused.set_exception(
+            RuntimeError(
+                "a Task of asyncio cannot await a Deferred of Twisted: await "
+                "deferred.asFuture(asyncio.get_running_loop()), where Twisted runs on "
+                "the asyncio reactor, or use aesm.aio"
+            )
+        )
+        refused.add_done_callback(callback, context=context)
