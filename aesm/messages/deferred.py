@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from types import DynamicClassAttribute
 from typing import Any, Generic, TypeVar
 
 from twisted.internet.defer import Deferred
@@ -32,14 +33,11 @@ _T = TypeVar("_T")
 class ReactorDeferred(Deferred[_T], Generic[_T]):
     """A Deferred that only a coroutine of Twisted's can await: others are told."""
 
-    @property
-    def _asyncio_future_blocking(self) -> bool:
-        """Look like a Future that is awaited."""
-        return True
-
-    @_asyncio_future_blocking.setter
-    def _asyncio_future_blocking(self, isBlocking: bool) -> None:
-        """Look the same to the next Task."""
+    # Of instances only, and not of the class: asyncio.isfuture looks there, and this is
+    # no Future.  Whatever a Task sets, the next one finds the same.
+    _asyncio_future_blocking = DynamicClassAttribute(
+        lambda self: True, lambda self, isBlocking: None
+    )
 
     def get_loop(self) -> asyncio.AbstractEventLoop:
         """Belong to whichever loop asks."""

@@ -157,6 +157,13 @@ class UseTests(ProgramCase):
         """Both sides ask and answer, with Futures, in any thread."""
         self.runProgram("requests", output="asked and answered")
 
+    def test_waiting(self) -> None:
+        """
+        Programs wait for packets and activity, in as many threads as they like, until
+        something comes, their time is over, Ctrl-C, or the end.
+        """
+        self.runProgram("waiting", output="nobody polls")
+
     def test_original(self) -> None:
         """The programs of the original module's README run."""
         self.runProgram("original", str(freePort()), output="both run")

@@ -5,6 +5,7 @@ The reactor is one in memory, whose thread is the test's.
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import errno
 import threading
@@ -14,7 +15,7 @@ from functools import partial
 from typing import Any, TypeVar, cast
 
 from twisted.internet import error
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, ensureDeferred, succeed
 from twisted.internet.interfaces import IReactorFromThreads
 from twisted.internet.testing import MemoryReactorClock
 from twisted.python import threadable
@@ -27,6 +28,7 @@ from aesm.blocking.reactorthread import (
     REACTOR_TRANSITIONS,
     ReactorState,
     ReactorThread,
+    Result,
     forbidWaiting,
     theReactorThread,
 )
@@ -212,6 +214,36 @@ class SubmitTests(ReactorThreadCase):
         self.thread._process += 1
         self.assertRaises(RuntimeError, self.thread.submit, lambda: None)
         self.thread.exit()
+
+
+class ResultTests(SynchronousTestCase):
+    """L{Result}."""
+
+    def test_awaited(self) -> None:
+        """Wherever it is awaited, an error says what to do instead."""
+
+        async def wait() -> None:
+            """Await one."""
+            await Result()
+
+        told = [
+            self.failureResultOf(ensureDeferred(wait()), TypeError).value,
+            self.assertRaises(TypeError, asyncio.run, wait()),
+        ]
+        for words in "asyncio.wrap_future", "future.result()", "aesm.connect":
+            self.assertIn(words, str(told[0]))
+            self.assertIn(words, str(told[1]))
+
+    def test_wrapped(self) -> None:
+        """As the error says, asyncio can await it."""
+
+        async def wait() -> str:
+            """Await one that another thread completes."""
+            result: Result[str] = Result()
+            threading.Thread(target=result.set_result, args=["here"]).start()
+            return await asyncio.wrap_future(result)
+
+        self.assertEqual(asyncio.run(wait()), "here")
 
 
 class StateTests(SynchronousTestCase):

@@ -8,11 +8,14 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
 from typing import Any, cast
 
 from twisted.internet.testing import MemoryReactorClock
+from twisted.python import threadable
+from twisted.trial.unittest import SynchronousTestCase
 
 from aesm import AnyServer
 from aesm.blocking.threaded import (
@@ -28,6 +31,8 @@ from tests.client.test_service import ServiceTestCase
 from tests.support.helpers import bring
 from tests.support.pairs import CLIENT_KEY, SERVER_KEY, PairTestCase
 from tests.support.spooled import SpoolTestCase
+
+LONG = 120.0  # seconds; more than any machine needs
 
 
 def callNow(function: Callable[..., object], *arguments: object) -> None:
@@ -87,15 +92,99 @@ class ReactorStreamOwnerTests(ReactorThreadCase):
         self.assertEqual(self.owner.reports, [67])
 
 
-class ThreadedServerFactoryTests(PairTestCase):
+class WaitingCase(SynchronousTestCase):
+    """Has threads that wait; the test's own is the reactor's."""
+
+    def setUp(self) -> None:
+        """Make threads."""
+        super().setUp()
+        self.patch(threadable, "ioThread", threadable.getThreadID())
+        self.threads = ThreadPoolExecutor(8)
+        self.addCleanup(self.threads.shutdown)
+
+    def wait(self, take: Callable[..., Any]) -> Future[Any]:
+        """Have a thread wait, for ever if need be."""
+        return self.threads.submit(take, None)
+
+    def assertEnded(self, waiting: Future[Any], code: int) -> None:
+        """Check that a thread was told of the end."""
+        error: Any = waiting.exception(LONG)
+        self.assertIsInstance(error, ConnectionClosed)
+        self.assertEqual(error.code, code)
+
+    def assertNamed(self, wrong: Callable[[], object], right: str) -> None:
+        """Check that a thread is told what to call instead."""
+        error = self.assertRaises(RuntimeError, elsewhere, wrong)
+        self.assertIn("reactor's thread", str(error))
+        self.assertIn(right, str(error))
+
+
+class ThreadedServerFactoryTests(WaitingCase, PairTestCase):
     """L{ThreadedServerFactory}."""
 
-    def test_owner(self) -> None:
-        """What is taken of a stream is reported by way of the reactor."""
+    def listening(self) -> tuple[Any, ThreadedServerFactory]:
+        """Listen, on a network in memory."""
         network: Any = MemoryNetwork()
         network.clock.callFromThread = callNow
         factory = ThreadedServerFactory(reactor=network.clock, key=SERVER_KEY)
         self.successResultOf(network.endpoint().listen(factory))
+        return network, factory
+
+    def test_packets(self) -> None:
+        """
+        Threads wait for packets of all connections; a Deferred for the same comes
+        first, in the reactor's thread, and is refused elsewhere.
+        """
+        network, factory = self.listening()
+        client = self.join(network)
+        connections = factory.connections
+        first = connections.get()
+        waiting = [self.wait(connections.packets.take) for _ in range(2)]
+        for data in "abc":
+            client.sendData(data)
+        network.deliver()
+        (address,) = connections
+        self.assertEqual(self.successResultOf(first)[1].data, "a")
+        taken = [each.result(LONG) for each in waiting]
+        self.assertEqual(
+            {(whose, packet.data) for whose, packet in taken},
+            {(address, "b"), (address, "c")},
+        )
+        self.assertNamed(connections.get, "server.get()")
+        factory.stop()
+        network.advance(10)
+
+    def test_activity(self) -> None:
+        """Threads wait for activity; a Deferred for it is refused to them."""
+        network, factory = self.listening()
+        connections = factory.connections
+        waiting = self.wait(connections.entries.take)
+        self.join(network)
+        self.assertEqual(waiting.result(LONG).event, "accepted")
+        self.assertNamed(connections.waitForActivity, "server.waitForActivity()")
+        factory.stop()
+        network.advance(10)
+
+    def test_stopped(self) -> None:
+        """Threads that wait are told at once that the server is to stop."""
+        network, factory = self.listening()
+        self.join(network)
+        connections = factory.connections
+        connections.activity()
+        waiting = [
+            self.wait(take)
+            for take in (connections.packets.take, connections.entries.take)
+        ]
+        stopped = factory.stop()
+        for each in waiting:
+            self.assertEnded(each, 1000)
+        self.assertNoResult(stopped)
+        network.advance(10)
+        self.successResultOf(stopped)
+
+    def test_owner(self) -> None:
+        """What is taken of a stream is reported by way of the reactor."""
+        network, factory = self.listening()
         self.join(network)
         (connection,) = factory.connections.values()
         self.assertIsInstance(connection.retrieved.owner, ReactorStreamOwner)
@@ -142,7 +231,7 @@ class RestoredTests(SpoolTestCase):
             self.path = Path(self.mktemp())
 
 
-class ThreadedClientServiceTests(ServiceTestCase):
+class ThreadedClientServiceTests(WaitingCase, ServiceTestCase):
     """L{ThreadedClientService}."""
 
     def setUp(self) -> None:
@@ -181,6 +270,47 @@ class ThreadedClientServiceTests(ServiceTestCase):
             self.network.advance(3)
         self.stop(service)
         self.assertEqual(self.stops, 1)
+
+    def test_waiting(self) -> None:
+        """
+        Threads wait for packets, over whichever connection; a Deferred for one is
+        refused to them.
+        """
+        server = self.listening()
+        service = self.threaded()
+        for data in "ab":
+            waiting = self.wait(service.retrieved.take)
+            server.sendAll(data)
+            self.network.deliver()
+            self.assertEqual(waiting.result(LONG).data, data)
+            self.network.links[0].cut()
+            self.network.advance(3)
+        self.assertNamed(service.retrieved.get, "client.get()")
+        self.assertNoResult(service.retrieved.get().addErrback(lambda failure: None))
+        self.stop(service)
+
+    def test_stopTells(self) -> None:
+        """Threads that wait are told at once that it is to stop, and nothing before."""
+        self.listening()
+        service = self.threaded()
+        waiting = [self.wait(service.retrieved.take) for _ in range(3)]
+        stopping = service.stop(1.0)
+        for each in waiting:
+            self.assertEnded(each, 1000)
+        self.assertNoResult(stopping)
+        self.network.deliver()
+        self.successResultOf(stopping)
+
+    def test_failureTells(self) -> None:
+        """So they are of a failure that will not pass."""
+        server = self.listening()
+        service = self.threaded()
+        waiting = self.wait(service.retrieved.take)
+        (connection,) = server.connections.values()
+        connection.closeWith(1008, "not any more")
+        self.network.deliver()
+        self.assertEnded(waiting, 1006)
+        self.assertIn("public key", str(waiting.exception(0)))
 
     def test_byItself(self) -> None:
         """It is told, too, that the service stops by itself."""

@@ -72,6 +72,15 @@ class SessionStreamTests(SynchronousTestCase):
             self.assertEqual(self.stream.getData(), Packet(0.0, data))
         self.assertIsNone(self.stream.getData())
 
+    def test_watched(self) -> None:
+        """Whoever watches it is told of packets of each stream."""
+        self.add("nobody wants to know", end=False)
+        lengths: list[int] = []
+        self.stream.arrived = lambda: lengths.append(len(self.stream))
+        last = self.add("b", end=False)
+        last.extend(0.0, ["c"], 1)
+        self.assertEqual(lengths, [2, 3])
+
     def test_waiting(self) -> None:
         """Who waits gets packets in order, of whichever stream, however many wait."""
         waiting = [self.stream.get() for _ in range(2003)]

@@ -23,7 +23,7 @@ from aesm.errors import (
     Truncated,
     closedError,
 )
-from aesm.messages.stream import Arrivals, DataStream, Packet, costOf
+from aesm.messages.stream import Arrivals, DataStream, Packet, Watch, costOf
 from tests.support.helpers import bring
 from tests.support.pairs import cancelling
 
@@ -84,6 +84,33 @@ class PacketTests(SynchronousTestCase):
         """A message costs its body on the wire and 64 bytes."""
         for data, cost in (("", 64), (b"ab", 66), ("ab", 66), ("é", 66), (None, 0)):
             self.assertEqual(costOf(data), cost)
+
+
+class WatchTests(SynchronousTestCase):
+    """L{Watch} is told that packets have come."""
+
+    def test_told(self) -> None:
+        """It is told when they are there, and those who wait here have theirs."""
+        watch = Watch()
+        stream = filled()
+        stream.watch = watch
+        bring(stream, 0.0, ["nobody wants to know"])
+        lengths: list[int] = []
+        watch.arrived = lambda: lengths.append(len(stream))
+        stream.getData()
+        waiting = [stream.get() for _ in range(2)]
+        bring(stream, 0.0, ["a", "b", "c"])
+        self.assertEqual(lengths, [1])
+        self.assertEqual(self.successResultOf(waiting[1]).data, "b")
+
+    def test_ofARegistry(self) -> None:
+        """The order of arrival is that of all its streams, without its lock."""
+        order, lock = Arrivals(), Lock()
+        locked: list[bool] = []
+        order.arrived = lambda: locked.append(lock.locked())
+        for _ in range(2):
+            bring(DataStream(FakeOwner(), 1000, lock, order), 0.0, ["a"])
+        self.assertEqual(locked, [False, False])
 
 
 class ClosedErrorTests(SynchronousTestCase):

@@ -9,6 +9,7 @@ from threading import Thread
 from typing import Any, cast
 
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+from twisted.internet.defer import CancelledError
 from twisted.logger import LogLevel, capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -339,6 +340,103 @@ class OrdinalTests(PairTestCase):
         self.assertEqual(self.connections.getDataOrdinal()[1].data, "old")
         self.assertIs(self.connections[self.addresses[0]], new)
         self.assertEqual(self.connections.getDataOrdinal()[1].data, "new")
+
+
+class WaitingTests(PairTestCase):
+    """Waiting for a packet of any connection, and for activity."""
+
+    def setUp(self) -> None:
+        """Connect two clients."""
+        self.network, self.server = self.serve()
+        self.connections = self.server.connections
+        self.clients = [self.join(self.network) for _ in range(2)]
+        self.addresses = list(self.connections)
+
+    def test_packets(self) -> None:
+        """Who waits gets packets of all connections, in the order of arrival."""
+        waiting = [self.connections.get() for _ in range(3)]
+        for number in (1, 0):
+            self.clients[number].sendData(f"from {number}")
+            self.network.deliver()
+        for number, each in zip((1, 0), waiting, strict=False):
+            address, packet = self.successResultOf(each)
+            self.assertEqual(address, self.addresses[number])
+            self.assertEqual(packet.data, f"from {number}")
+        self.assertNoResult(waiting[2])
+        self.assertEqual(self.connections.getDataOrdinal(), NOTHING)
+        waiting[2].cancel()
+        self.failureResultOf(waiting[2], CancelledError)
+        self.clients[0].sendData("not taken by who was cancelled")
+        self.network.deliver()
+        address, packet = self.successResultOf(self.connections.get())
+        self.assertEqual(packet.data, "not taken by who was cancelled")
+
+    def test_ownWaitersFirst(self) -> None:
+        """Who waits at the connection itself comes before."""
+        anybodys = self.connections.get()
+        own = self.connections[self.addresses[0]].retrieved.get()
+        for data in "ab":
+            self.clients[0].sendData(data)
+        self.network.deliver()
+        self.assertEqual(self.successResultOf(own).data, "a")
+        self.assertEqual(self.successResultOf(anybodys)[1].data, "b")
+
+    def test_stillAMapping(self) -> None:
+        """With an address it finds a connection, or says that there is none."""
+        connection = self.connections[self.addresses[0]]
+        self.assertIs(self.connections.get(self.addresses[0]), connection)
+        self.assertEqual(self.connections.get("unix-1", default=3), 3)
+        nothing: Any = None
+        self.assertIsNone(self.connections.get(nothing))
+
+    def test_activity(self) -> None:
+        """
+        Entries of the activity log come in their order, those that were there and those
+        that come between two calls included, once what they tell is done.
+        """
+        for address in self.addresses:
+            entry = self.successResultOf(self.connections.waitForActivity())
+            self.assertEqual((entry.event, entry[0]), ("accepted", address))
+        waiting = self.connections.waitForActivity()
+        listed: list[int] = []
+        waiting.addCallback(
+            lambda entry: listed.append(len(self.connections)) or entry  # type: ignore[func-returns-value]
+        )
+        self.join(self.network)
+        self.network.advance(0)
+        self.assertEqual(self.successResultOf(waiting).event, "accepted")
+        self.assertEqual(listed, [3])
+        for client in self.clients:
+            client.abort()
+            self.network.deliver()
+        lost = [
+            self.successResultOf(self.connections.waitForActivity()) for _ in range(2)
+        ]
+        self.assertEqual([entry.event for entry in lost], ["lost"] * 2)
+
+    def test_stopped(self) -> None:
+        """
+        When the server has stopped, and what came until then is taken, who waits is
+        told; a server that is started again serves again.
+        """
+        self.entries(self.server)
+        entries = [self.connections.waitForActivity() for _ in range(3)]
+        packets = [self.connections.get() for _ in range(2)]
+        self.clients[0].sendData("last")
+        stopping = self.server.stop()
+        self.assertNoResult(packets[0])
+        self.network.advance(10)
+        self.successResultOf(stopping)
+        self.assertEqual(self.successResultOf(packets[0])[1].data, "last")
+        for entry in entries[:2]:
+            self.assertEqual(self.successResultOf(entry).event, "lost")
+        for waiting in (packets[1], entries[2], self.connections.get()):
+            self.assertClosed(waiting, 1000)
+        self.successResultOf(self.server.start())
+        again = self.connections.get()
+        self.join(self.network).sendData("first")
+        self.network.deliver()
+        self.assertEqual(self.successResultOf(again)[1].data, "first")
 
 
 class ConnectionsTests(PairTestCase):

@@ -65,7 +65,7 @@ def textOf(number: int) -> str:
 
 def until(condition: Callable[[], Any]) -> Any:
     """
-    Poll, as users of this face do.
+    Poll, as only those need to who look and do not take.
 
     @param condition: asked again and again.
     @return: what it says in the end, which is not false.
@@ -81,9 +81,7 @@ def until(condition: Callable[[], Any]) -> Any:
 
 def take(network: ClientNetwork) -> str | bytes | None:
     """Wait for a packet."""
-    packet = until(network.retrieved.getData)
-    data: str | bytes | None = packet.data
-    return data
+    return network.get(LONG).data
 
 
 @contextmanager
@@ -410,6 +408,88 @@ def _drainClient(client: ClientNetwork, into: list[Any]) -> int:
     return 0
 
 
+def waiting() -> None:
+    """Wait for packets and for activity, in every way; nobody polls."""
+    with (
+        ServerNetwork(HOST, 0) as server,
+        ClientNetwork(HOST, server.address[1]) as client,
+        ThreadPoolExecutor(10) as threads,
+    ):
+        address, accepted, _ = server.waitForActivity(LONG)
+        assert accepted
+        for wait in client.get, server.get, server.waitForActivity:
+            with raises(TimeoutError):
+                wait(timeout=0)
+        answering = threads.submit(_answer, server)
+        for number in range(100):
+            client.sendData(str(number))
+            assert client.get(LONG).data == f"you said {number}"
+        client.sendData("enough")
+        assert answering.result(LONG) == {address}
+        _share(threads, server, client)
+        _interrupted(client)
+        asyncio.run(server.sendAll("after that"))
+        assert client.get(LONG).data == "after that"
+
+        loops = [threads.submit(list, each.packets()) for each in (client, server)]
+        ends = [threads.submit(each.get) for each in (client, server)]
+        client.stop()
+        assert loops[0].result(LONG) == []
+        assert isinstance(ends[0].exception(LONG), ConnectionClosed)
+        assert server.waitForActivity(LONG).event == "lost"
+        ends.append(threads.submit(server.waitForActivity))
+        server.stop()
+        assert loops[1].result(LONG) == []
+        for end in ends[1:]:
+            assert isinstance(end.exception(LONG), ConnectionClosed)
+    print("nobody polls")
+
+
+def _answer(server: ServerNetwork) -> set[Any]:
+    """
+    Answer packets until there are enough.
+
+    @return: whose they were.
+    """
+    addresses = set()
+    for address, packet in server.packets():
+        addresses.add(address)
+        if packet.data == "enough":
+            break
+        asyncio.run(server.sendTo(f"you said {packet.data}", address))
+    return addresses
+
+
+def _share(
+    threads: ThreadPoolExecutor, server: ServerNetwork, client: ClientNetwork
+) -> None:
+    """Have threads take the packets of both sides: each once."""
+    for number in range(1000):
+        client.sendData(str(number))
+    asyncio.run(server.sendAll("first"))
+
+    def takeAll(share: int) -> list[Any]:
+        """Take a share."""
+        return [server.get(LONG)[1].data for _ in range(share)]
+
+    taken = list(threads.map(takeAll, [200] * 5, timeout=LONG))
+    assert sorted(int(data) for each in taken for data in each) == list(range(1000))
+    assert client.get(LONG).data == "first"
+
+
+def _interrupted(client: ClientNetwork) -> None:
+    """Wait in the main thread, until Ctrl-C."""
+    main, begun = threading.main_thread().ident or 0, threading.Event()
+    interrupting = threading.Thread(
+        target=lambda: begun.wait(LONG) and signal.pthread_kill(main, signal.SIGINT)
+    )
+    interrupting.start()
+    with raises(KeyboardInterrupt):
+        begun.set()
+        client.get()
+    interrupting.join(LONG)
+
+
 def hundredTimes() -> None:
     """Begin and end a hundred times: no thread and no file descriptor is left over."""
 
@@ -578,6 +658,9 @@ class Asking:
                 client.close,
                 lambda: asyncio.run(server.sendAll("x")),
                 lambda: client.sendData(bytes(100_000), timeout=1.0),
+                client.get,
+                lambda: next(server.packets()),
+                server.waitForActivity,
             ):
                 client.sendData("does not wait")
                 with raises(RuntimeError) as caught:
