@@ -53,6 +53,7 @@ from aesm.core.messages.requests import (
 )
 from aesm.errors import AESMError, CloseCode, RequestFailed, SessionLost, closedError
 from aesm.messages.acknowledgements import Acknowledgement, FailedAcknowledgement
+from aesm.messages.deferred import ReactorDeferred
 from aesm.messages.stream import Packet, StreamOwner
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ class _Responder(StreamOwner, Protocol):
         """Send what ends a request."""
 
 
-class PendingAnswer(Deferred["str | bytes"]):
+class PendingAnswer(ReactorDeferred["str | bytes"]):
     """
     What a request returns.
 
