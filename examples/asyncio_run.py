@@ -19,9 +19,7 @@ async def main():
     client = await asyncio.to_thread(ClientNetwork, host="127.0.0.1", port=PORT)
     try:
         await asyncio.wrap_future(client.sendData("hello"))  # the server has it
-        async with asyncio.timeout(30):
-            while (packet := client.retrieved.getData()) is None:
-                await asyncio.sleep(0.01)
+        packet = await asyncio.to_thread(client.get, timeout=30)
         print(packet.data)
     finally:
         await asyncio.to_thread(client.stop)

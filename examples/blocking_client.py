@@ -5,7 +5,6 @@ A client without a reactor in sight: it sends one message, and prints the answer
 """
 
 import sys
-import time
 
 from aesm import ClientNetwork
 
@@ -13,6 +12,4 @@ port = int(sys.argv[1]) if len(sys.argv) > 1 else 8765
 
 with ClientNetwork(host="127.0.0.1", port=port) as client:
     client.sendData("hello").result(timeout=30)  # the server has it
-    while (packet := client.retrieved.getData()) is None:
-        time.sleep(0.01)
-    print(packet.data)
+    print(client.get(timeout=30).data)

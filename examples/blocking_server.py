@@ -7,26 +7,31 @@ and goes.  Ctrl-C ends it::
 
 import asyncio
 import sys
-import time
+from threading import Thread
 
 from aesm import ConnectionClosed, ServerNetwork
 
 port = int(sys.argv[1]) if len(sys.argv) > 1 else 8765
 
+
+def watch(server):
+    """Say who comes and goes, until the server is stopped."""
+    while True:
+        try:
+            activity = server.waitForActivity()
+        except ConnectionClosed:
+            return
+        print(activity.event, activity.peer, flush=True)
+
+
 with ServerNetwork(host="127.0.0.1", port=port) as server:
     print("listening on port", server.address[1], "as", server.publicKey, flush=True)
+    Thread(target=watch, args=[server]).start()
     try:
-        while True:
-            activity = server.connections.activity()
-            if activity is not None:
-                print(activity.event, activity.peer, flush=True)
-            address, packet = server.connections.getDataOrdinal()
-            if address is not None:
-                try:
-                    asyncio.run(server.sendTo(f"you said {packet.data!r}", address))
-                except ConnectionClosed as reason:
-                    print("not answered:", reason, flush=True)
-            elif activity is None:
-                time.sleep(0.01)
+        for address, packet in server.packets():
+            try:
+                asyncio.run(server.sendTo(f"you said {packet.data!r}", address))
+            except ConnectionClosed as reason:
+                print("not answered:", reason, flush=True)
     except KeyboardInterrupt:
         print("stopping", flush=True)
