@@ -17,6 +17,7 @@ from aesm import (
     AESMServerFactory,
     AnyServer,
     Cipher,
+    ClientNetwork,
     Connection,
     Connections,
     DataStream,
@@ -30,6 +31,7 @@ from aesm import (
     PublicKey,
     Request,
     Server,
+    ServerNetwork,
     connect,
     listen,
 )
@@ -178,10 +180,25 @@ async def server(reactor: IReactorTime) -> None:
         assert_type((entry.event, entry.reason), tuple[str, str])
         assert_type(entry.peer, PublicKey | None)
         assert_type(entry.times, int)
+    assert_type(await served.connections.get(), tuple[Address, Packet])
+    assert_type(served.connections.get("unix-1"), Connection | None)
+    assert_type(await served.connections.waitForActivity(), Activity)
     assert_type(served.connections.refusals, Counter[str])
     assert_type(served.connections.byPeer(served.publicKey), list[Connection])
     assert_type(served.connections[("127.0.0.1", 1)], Connection)
     await served.stop("maintenance", deadline=1)
+
+
+def blocking() -> None:
+    """Use the blocking face."""
+    with ServerNetwork("127.0.0.1", 0) as served, ClientNetwork("host", 1) as client:
+        assert_type(client.get(1), Packet)
+        assert_type(served.get(timeout=None), tuple[Address, Packet])
+        assert_type(served.waitForActivity(0.5), Activity)
+        for packet in client.packets():
+            assert_type(packet, Packet)
+        for address, packet in served.packets():
+            assert_type((address, packet), tuple[Address, Packet])
 
 
 def others() -> None:
