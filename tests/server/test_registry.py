@@ -399,9 +399,13 @@ class WaitingTests(PairTestCase):
             self.assertEqual((entry.event, entry[0]), ("accepted", address))
         waiting = self.connections.waitForActivity()
         listed: list[int] = []
-        waiting.addCallback(
-            lambda entry: listed.append(len(self.connections)) or entry  # type: ignore[func-returns-value]
-        )
+
+        def look(entry: Activity) -> Activity:
+            """See who is listed when it is told."""
+            listed.append(len(self.connections))
+            return entry
+
+        waiting.addCallback(look)
         self.join(self.network)
         self.network.advance(0)
         self.assertEqual(self.successResultOf(waiting).event, "accepted")

@@ -423,7 +423,7 @@ def waiting() -> None:
         answering = threads.submit(_answer, server)
         for number in range(100):
             client.sendData(str(number))
-            assert client.get(LONG).data == f"you said {number}"
+            assert client.get(LONG).data == f"you said '{number}'"
         client.sendData("enough")
         assert answering.result(LONG) == {address}
         _share(threads, server, client)
@@ -432,7 +432,9 @@ def waiting() -> None:
         assert client.get(LONG).data == "after that"
 
         loops = [threads.submit(list, each.packets()) for each in (client, server)]
-        ends = [threads.submit(each.get) for each in (client, server)]
+        ends: list[Future[Any]] = [
+            threads.submit(each.get) for each in (client, server)
+        ]
         client.stop()
         assert loops[0].result(LONG) == []
         assert isinstance(ends[0].exception(LONG), ConnectionClosed)
@@ -456,7 +458,7 @@ def _answer(server: ServerNetwork) -> set[Any]:
         addresses.add(address)
         if packet.data == "enough":
             break
-        asyncio.run(server.sendTo(f"you said {packet.data}", address))
+        asyncio.run(server.sendTo(f"you said {packet.data!r}", address))
     return addresses
 
 
@@ -480,9 +482,13 @@ def _share(
 def _interrupted(client: ClientNetwork) -> None:
     """Wait in the main thread, until Ctrl-C."""
     main, begun = threading.main_thread().ident or 0, threading.Event()
-    interrupting = threading.Thread(
-        target=lambda: begun.wait(LONG) and signal.pthread_kill(main, signal.SIGINT)
-    )
+
+    def interrupt() -> None:
+        """Press Ctrl-C."""
+        begun.wait(LONG)
+        signal.pthread_kill(main, signal.SIGINT)
+
+    interrupting = threading.Thread(target=interrupt)
     interrupting.start()
     with raises(KeyboardInterrupt):
         begun.set()
