@@ -161,14 +161,21 @@ class TurnsTests(SynchronousTestCase):
     def test_interrupt(self) -> None:
         """A signal handler that raises ends the waiting, and nothing is left of it."""
 
+        interrupted = threading.Event()
+
         def interrupt(number: int, frame: object) -> None:
-            """Do as Ctrl-C does."""
-            raise Interrupted
+            """Do as Ctrl-C does, once."""
+            if not interrupted.is_set():
+                interrupted.set()
+                raise Interrupted
 
         def kill() -> None:
             """Send the signal, once the main thread waits."""
+            # Until it has come: one that comes just before Python begins to wait for a
+            # lock wakes nobody.
             self.queue.came.get(timeout=LONG)
-            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+            while not interrupted.wait(0.01):
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
 
         former = signal.signal(signal.SIGUSR1, interrupt)
         self.addCleanup(signal.signal, signal.SIGUSR1, former)

@@ -481,19 +481,25 @@ def _share(
 
 def _interrupted(client: ClientNetwork) -> None:
     """Wait in the main thread, until Ctrl-C."""
-    main, begun = threading.main_thread().ident or 0, threading.Event()
+    interrupted = threading.Event()
 
-    def interrupt() -> None:
-        """Press Ctrl-C."""
-        begun.wait(LONG)
-        signal.pthread_kill(main, signal.SIGINT)
+    def interrupt(number: int, frame: object) -> None:
+        """Do as Python does, once."""
+        if not interrupted.is_set():
+            interrupted.set()
+            raise KeyboardInterrupt
 
-    interrupting = threading.Thread(target=interrupt)
-    interrupting.start()
+    def press() -> None:
+        """Press Ctrl-C, until that is noticed."""
+        while not interrupted.wait(0.01):
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    signal.signal(signal.SIGINT, interrupt)
+    pressing = threading.Thread(target=press)
     with raises(KeyboardInterrupt):
-        begun.set()
+        pressing.start()
         client.get()
-    interrupting.join(LONG)
+    pressing.join(LONG)
 
 
 def hundredTimes() -> None:
