@@ -999,6 +999,8 @@ def refusedLater() -> None:
             lambda: client.retrieved.getData(),
             lambda: client.retrieved[0],
             lambda: len(client.retrieved),
+            lambda: client.get(LONG),
+            lambda: list(client.packets()),
         ):
             with raises(ConnectionClosed) as caught:
                 look()
