@@ -283,6 +283,7 @@ class Connection:
             micros = self._beginBatch() if batch is None else batch.micros
             acknowledgement.count = outbox.add(data, micros)
         except AESMError as refused:
+            self._batch = None  # it may have been closed for want of room
             return self._refuse(refused, closeSlow)
         if protocol is None:
             self.account()

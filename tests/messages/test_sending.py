@@ -93,6 +93,28 @@ class BurstTests(PairTestCase):
         got = [packet.data for packet in pair.accepted.retrieved]
         self.assertEqual(got, [received(data) for burst in bursts for data in burst])
 
+    def test_afterRefusal(self) -> None:
+        """
+        A message for which there is no room changes nothing for those behind it, in the
+        same turn and in the next: they leave, in order, and are counted right.
+        """
+        pair = self.pair(client={"sendBuffer": 1000})
+        for _ in range(3):
+            burst = [b"1", bytes(500), bytes(900), b"2", bytes(900), b"3"]
+            sent = [pair.client.sendData(data) for data in burst]
+            for refused in sent[2], sent[4]:
+                self.failureResultOf(refused, SendBufferFull)
+            pair.deliver()
+            sent = [sent[0], sent[1], sent[3], sent[5], pair.client.sendData(b"4")]
+            pair.deliver()
+            for result in sent:
+                self.successResultOf(result)
+            got = [pair.accepted.retrieved.getData() for _ in range(5)]
+            self.assertEqual(
+                [packet and packet.data for packet in got],
+                [b"1", bytes(500), b"2", b"3", b"4"],
+            )
+
     def test_mutable(self) -> None:
         """What is changed after it was sent arrives as it was."""
         pair = self.pair()
