@@ -142,7 +142,7 @@ class OfferRefused(HandshakeError):
         self.reason = reason
 
 
-class HandshakeTimeout(HandshakeError):
+class HandshakeTimeout(HandshakeError, TimeoutError):
     """The peer did not finish the handshake before its deadline."""
 
 

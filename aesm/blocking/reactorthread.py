@@ -31,7 +31,7 @@ from twisted.python.failure import Failure
 from twisted.python.threadable import isInIOThread
 
 from aesm.blocking.standardlog import standardLog
-from aesm.errors import ConnectionClosed, HandshakeTimeout
+from aesm.errors import ConnectionClosed
 
 __all__ = [
     "REACTOR_TRANSITIONS",
@@ -39,6 +39,7 @@ __all__ = [
     "ReactorState",
     "ReactorThread",
     "Result",
+    "builtinError",
     "forbidWaiting",
     "theReactorThread",
 ]
@@ -356,7 +357,7 @@ class ReactorThread:
         if not future.set_running_or_notify_cancel():
             return
         if isinstance(result, Failure):
-            future.set_exception(_builtinError(cast(BaseException, result.value)))
+            future.set_exception(builtinError(cast(BaseException, result.value)))
         else:
             future.set_result(result)
 
@@ -416,7 +417,7 @@ def _stoppedError() -> ConnectionClosed:
     return ConnectionClosed("the reactor was stopped; what waited for it is undone")
 
 
-def _builtinError(value: BaseException) -> BaseException:
+def builtinError(value: BaseException) -> BaseException:
     """
     Say what went wrong without Twisted's own exceptions, which programs that have
     never heard of Twisted cannot catch.
@@ -425,7 +426,7 @@ def _builtinError(value: BaseException) -> BaseException:
     """
     builtin: OSError
     match value:
-        case HandshakeTimeout() | error.TimeoutError():
+        case error.TimeoutError():
             builtin = TimeoutError(str(value))
         case error.CannotListenError():
             builtin = OSError(getattr(value.socketError, "errno", None), str(value))

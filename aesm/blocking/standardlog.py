@@ -48,9 +48,12 @@ class StandardLog:
     def start(self) -> None:
         """Listen, if nobody does; later calls change nothing."""
         if self._thread is None and self._isAlone([]):
-            self._thread = Thread(target=self._run, name="aesm log", daemon=True)
-            self._thread.start()
             self._publisher.addObserver(self)
+        elif self._thread is None or self._thread.is_alive():
+            return
+        # Or a forked child begins, which has no such thread any more.
+        self._thread = Thread(target=self._run, name="aesm log", daemon=True)
+        self._thread.start()
 
     def __call__(self, event: LogEvent) -> None:
         """

@@ -29,6 +29,7 @@ from aesm.blocking.reactorthread import (
     ReactorState,
     ReactorThread,
     Result,
+    builtinError,
     forbidWaiting,
     theReactorThread,
 )
@@ -167,7 +168,6 @@ class SubmitTests(ReactorThreadCase):
         for reason, kind in (
             (error.ConnectionRefusedError(errno.ECONNREFUSED), ConnectionRefusedError),
             (error.TimeoutError(), TimeoutError),
-            (HandshakeTimeout("silent"), TimeoutError),
             (error.NoRouteError(errno.EHOSTUNREACH), OSError),
             (error.CannotListenError("127.0.0.1", 1, busy), OSError),
         ):
@@ -184,6 +184,13 @@ class SubmitTests(ReactorThreadCase):
             self.assertIs(plain.__cause__, reason)
         assert isinstance(plain, OSError)
         self.assertEqual(plain.errno, errno.EADDRINUSE)
+
+    def test_ourErrors(self) -> None:
+        """Ours stay as they are; a handshake that takes too long is a time-out."""
+        reason = HandshakeTimeout("silent")
+        self.assertIs(builtinError(reason), reason)
+        self.assertIsInstance(reason, TimeoutError)
+        self.assertEqual(str(reason), "silent")
 
     def test_cancelled(self) -> None:
         """A result that nobody wants any more is forgotten."""

@@ -1,0 +1,134 @@
+"""
+A client for asyncio::
+
+    async with connect("tcp:127.0.0.1:8765") as client:
+        await client.send("hello")
+        packet = await client.get()
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Self, Unpack, cast
+
+from twisted.internet.interfaces import IStreamClientEndpoint
+
+from aesm.aio.loop import LoopReactor, futureOf, result, theReactor
+from aesm.aio.opening import Opening
+from aesm.aio.peer import Peer
+from aesm.client.connect import ConnectOptions
+from aesm.client.service import ClientService
+from aesm.server.factory import STOP_DEADLINE
+from aesm.trust.files import AnyPath
+
+__all__ = ["Client", "ClientOptions", "connect"]
+
+
+class ClientOptions(ConnectOptions, total=False):
+    """
+    The options of a client that comes back.
+
+    @ivar retryPolicy: gives the seconds to wait after so many failures in a row.
+    @ivar spool: the path of a file in which the session outlives the process.
+    @ivar spoolSync: C{"normal"} or C{"full"}.
+    @ivar spoolMax: bytes that the spool may have.
+    """
+
+    retryPolicy: Callable[[int], float] | None
+    spool: AnyPath | None
+    spoolSync: str
+    spoolMax: int
+
+
+class Client(Peer):
+    """
+    A client.  When its connection is cut, it makes another one, over which its session
+    goes on, until it is closed or there is a failure that will not pass
+    (L{isTransient<aesm.client.retry.isTransient>}).
+    """
+
+    def __init__(self, reactor: LoopReactor, service: ClientService) -> None:
+        """@param service: keeps the session; not started yet."""
+        super().__init__(reactor, service.retrieved, service.sendData)
+        self._service = service
+
+    async def __aenter__(self) -> Self:
+        """Begin an C{async with} statement, which closes it."""
+        return self
+
+    async def __aexit__(self, *reason: object) -> None:
+        """
+        Close it.
+
+        @param reason: the error that ended the statement; it goes on.
+        """
+        await self.close()
+
+    async def begin(self) -> Self:
+        """Connect."""
+        self._service.startService()
+        self._reactor.open[self] = None
+        try:
+            await result(self._service.whenConnected(failAfterFailures=1))
+        except BaseException:
+            await self.end(0.0)
+            raise
+        return self
+
+    async def close(self) -> None:
+        """
+        Close in order: send what was accepted, tell the server, and wait for the end;
+        what is left after 5 seconds is aborted, and at once if this is cancelled.
+
+        @raise SpoolError: there is a spool that could not be written to the end.
+        """
+        await self.end(STOP_DEADLINE)
+
+    async def end(self, deadline: float) -> None:
+        """
+        Close in order, or else at a deadline.
+
+        @param deadline: seconds after which to abort.
+        """
+        if self._reactor.isForked:
+            return  # what is open is the parent's
+        self._reactor.check()
+        try:
+            await futureOf(self._service.stop(deadline))
+        except asyncio.CancelledError:
+            futureOf(self._service.stop(0.0))
+            raise
+
+    def _watch(self) -> None:
+        """There is something to take, or the end."""
+        super()._watch()
+        if self._stream.reason is not None:
+            self._reactor.open.pop(self, None)
+
+
+def connect(
+    endpoint: str | IStreamClientEndpoint, **options: Unpack[ClientOptions]
+) -> Opening[Client]:
+    """
+    Connect to a server; the server has accepted when that has been awaited.
+
+    @param endpoint: where to, as C{"tcp:127.0.0.1:8765"}: a host, with or without
+        a port, or a Twisted client endpoint's string.
+    @param options: C{name}, C{key}, C{psk} and C{suites}, as
+        L{ChannelOptions<aesm.secure.options.ChannelOptions>}; C{maxMessage},
+        C{heartbeat}, C{sendBuffer} and C{receiveBuffer}, as
+        L{MessageOptions<aesm.core.messages.hello.MessageOptions>}; C{trust} and
+        C{handshakeTimeout}, as L{ConnectOptions}; and those of L{ClientOptions}.
+    @return: what to await, or to use in C{async with}.  That fails as the first attempt
+        does: with an C{OSError}, or with the L{AESMError<aesm.errors.AESMError>} that
+        says why not; with C{TypeError} and C{ValueError} if an option is wrong.
+    """
+
+    async def open() -> Client:
+        """Connect."""
+        reactor = await theReactor()
+        service = ClientService(endpoint, reactor=cast(Any, reactor), **options)
+        return await Client(reactor, service).begin()
+
+    return Opening(open)

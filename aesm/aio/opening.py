@@ -1,0 +1,50 @@
+"""
+What can be awaited, or used in an C{async with} statement that closes it::
+
+    client = await connect("tcp:127.0.0.1:8765")
+    async with connect("tcp:127.0.0.1:8765") as client:
+        ...
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Generator
+from typing import Any, Generic, Protocol, TypeVar
+
+__all__ = ["Opened", "Opening"]
+
+
+class Opened(Protocol):
+    """What is open."""
+
+    async def close(self) -> None:
+        """Close it in order."""
+
+
+_T = TypeVar("_T", bound=Opened)
+
+
+class Opening(Generic[_T]):
+    """What is opened when somebody awaits it, each time."""
+
+    def __init__(self, open: Callable[[], Coroutine[Any, Any, _T]]) -> None:
+        """@param open: opens it."""
+        self._open = open
+        self._opened: list[_T] = []
+
+    def __await__(self) -> Generator[Any, Any, _T]:
+        """Open it; closing is up to who awaits this."""
+        return self._open().__await__()
+
+    async def __aenter__(self) -> _T:
+        """Open it."""
+        self._opened.append(await self._open())
+        return self._opened[-1]
+
+    async def __aexit__(self, *reason: object) -> None:
+        """
+        Close it.
+
+        @param reason: the error that ended the statement; it goes on.
+        """
+        await self._opened.pop().close()

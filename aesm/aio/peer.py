@@ -1,0 +1,173 @@
+"""
+What a client and a server's connection have in common for asyncio::
+
+    await peer.send("hello")            # the peer has it
+    packet = await peer.get()
+    async for packet in peer:
+        ...
+
+A coroutine takes a packet when it is about to go on with it, and not before: one that
+is cancelled has taken nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Self
+
+from twisted.internet.defer import Deferred
+
+from aesm.aio.loop import LoopReactor, settle
+from aesm.client.stream import SessionStream
+from aesm.core.messages.outbox import Message
+from aesm.errors import AESMError, ConnectionClosed, SendBufferFull, closedError
+from aesm.messages.stream import ORDERLY_CODES, DataStream, Packet
+
+__all__ = ["Peer"]
+
+# Waiting
+#
+# Both events only say that it is time to look again.  All who wait do so, in the order
+# in which they came, and who finds nothing clears the event and waits on: so nobody has
+# to pass on what was meant for one that was cancelled.
+
+
+class Peer:
+    """Whom messages are exchanged with."""
+
+    def __init__(
+        self,
+        reactor: LoopReactor,
+        stream: DataStream | SessionStream,
+        sendData: Callable[[Message], Deferred[None]],
+    ) -> None:
+        """
+        @param reactor: of the loop that all of this is used in.
+        @param stream: what comes.
+        @param sendData: as that of a connection.
+        """
+        self._reactor = reactor
+        self._stream = stream
+        self._sendData = sendData
+        self._news = asyncio.Event()  # there is something to take, or the end
+        stream.watcher = self._watch
+        self._unsettled = 0  # sends of which it is not known what becomes
+        self._settled = asyncio.Event()
+        self._turn = asyncio.Lock()  # to wait for room
+        self._crowd = 0  # who has it, and who waits for it
+
+    async def send(self, data: Message) -> None:
+        """
+        Send a message, and wait until the peer has it: in its application's inbox, or
+        its handler is done with it.  While C{sendBuffer} is full, this waits for room
+        first; those that are sent meanwhile keep their order.
+
+        Who is cancelled after it was accepted stops waiting, and the message leaves
+        all the same.
+
+        @param data: C{str} for a TEXT message, bytes for a BINARY one.
+        @raise ConnectionClosed: the peer may not have the message.
+        @raise MessageTooBig: it is larger than the peer takes; nothing was sent.
+        @raise SendBufferFull: so is it than C{sendBuffer}, or others leave no room;
+            nothing was sent.
+        @raise RuntimeError: this is another loop than that in which it was opened.
+        @raise TypeError: C{data} is neither text nor bytes.
+        @raise ValueError: the text cannot be written in UTF-8.
+        """
+        self._reactor.check()
+        if not self._crowd:
+            sent = self._submit(data)
+            if not _isFull(sent):
+                await sent
+                return
+        if isinstance(data, bytearray | memoryview):
+            data = bytes(data)  # which its owner cannot change meanwhile
+        self._crowd += 1
+        try:
+            async with self._turn:
+                sent = self._submit(data)
+                while _isFull(sent) and self._unsettled:
+                    self._settled.clear()
+                    await self._settled.wait()
+                    sent = self._submit(data)
+        finally:
+            self._crowd -= 1
+        await sent
+
+    async def get(self) -> Packet:
+        """
+        Take the oldest packet, once there is one.
+
+        @return: C{(time, data)}: when it was sent, in Unix seconds by the peer's clock,
+            and C{str} or bytes.
+        @raise ConnectionClosed: all is taken, and nothing more will come; says why.
+        @raise RuntimeError: this is another loop than that in which it was opened.
+        """
+        self._reactor.check()
+        while (packet := self._stream.getData()) is None:
+            if self._stream.reason is not None:
+                raise closedError(self._stream.reason)
+            self._news.clear()
+            await self._news.wait()
+        return packet
+
+    def __aiter__(self) -> Self:
+        """
+        Take packets as they come, until it is closed in order; any other end is
+        raised.
+        """
+        return self
+
+    async def __anext__(self) -> Packet:
+        """Take the next packet."""
+        try:
+            return await self.get()
+        except ConnectionClosed as reason:
+            if reason.code in ORDERLY_CODES:
+                raise StopAsyncIteration from None
+            raise
+
+    async def closed(self) -> AESMError:
+        """
+        Wait for the end.
+
+        @return: why: a L{ConnectionClosed} (C{code} 1000 if it was closed in order),
+            or what broke it.
+        """
+        self._reactor.check()
+        while self._stream.reason is None:
+            self._news.clear()
+            await self._news.wait()
+        return self._stream.reason
+
+    def _watch(self) -> None:
+        """There is something to take, or the end."""
+        self._news.set()
+
+    def _submit(self, data: Message) -> asyncio.Future[None]:
+        """
+        Send.
+
+        @return: done once the peer has it; at once, if it was not accepted.
+        """
+        sent = self._sendData(data)
+        self._unsettled += 1
+        future: asyncio.Future[None] = self._reactor.loop.create_future()
+        sent.addBoth(self._cbSent, future)
+        return future
+
+    def _cbSent(self, outcome: object, future: asyncio.Future[None]) -> None:
+        """It is known what has become of a message, and there may be room again."""
+        self._unsettled -= 1
+        self._settled.set()
+        settle(outcome, future)
+
+
+def _isFull(sent: asyncio.Future[None]) -> bool:
+    """Tell whether a message was not accepted for want of room."""
+    return (
+        sent.done()
+        and not sent.cancelled()
+        and isinstance(sent.exception(), SendBufferFull)
+    )
