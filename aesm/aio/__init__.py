@@ -12,5 +12,14 @@ It runs on whichever loop runs, with no thread of its own.
 """
 
 from aesm.aio.client import Client, ClientOptions, connect
+from aesm.aio.server import Connection, Server, Talk, serve
 
-__all__ = ["Client", "ClientOptions", "connect"]
+__all__ = [
+    "Client",
+    "ClientOptions",
+    "Connection",
+    "Server",
+    "Talk",
+    "connect",
+    "serve",
+]

@@ -19,6 +19,8 @@ from aesm.aio.opening import Opening
 from aesm.aio.peer import Peer
 from aesm.client.connect import ConnectOptions
 from aesm.client.service import ClientService
+from aesm.errors import AESMError, CloseCode, ConnectionClosed
+from aesm.messages.connection import Connection
 from aesm.server.factory import STOP_DEADLINE
 from aesm.trust.files import AnyPath
 
@@ -41,10 +43,24 @@ class ClientOptions(ConnectOptions, total=False):
     spoolMax: int
 
 
+class _Service(ClientService):
+    """A service that stops when the server closes the session in order."""
+
+    def own(self, connection: Connection) -> None:
+        """What comes over a connection is about to be in C{retrieved}."""
+        connection.closed().addCallback(self._cbSessionOver)
+
+    def _cbSessionOver(self, reason: AESMError) -> None:
+        """Stop if the server wants no more of this client: else it would begin anew."""
+        closed = isinstance(reason, ConnectionClosed) and reason.code
+        if closed == CloseCode.NORMAL and self._reason is None:
+            self._reason = reason
+
+
 class Client(Peer):
     """
     A client.  When its connection is cut, it makes another one, over which its session
-    goes on, until it is closed or there is a failure that will not pass
+    goes on, until either side closes it or there is a failure that will not pass
     (L{isTransient<aesm.client.retry.isTransient>}).
     """
 
@@ -128,7 +144,7 @@ def connect(
     async def open() -> Client:
         """Connect."""
         reactor = await theReactor()
-        service = ClientService(endpoint, reactor=cast(Any, reactor), **options)
+        service = _Service(endpoint, reactor=cast(Any, reactor), **options)
         return await Client(reactor, service).begin()
 
     return Opening(open)

@@ -318,9 +318,8 @@ def wrongPlaces() -> None:
         assert "name=" in str(caught[0])
     with raises(ConnectionRefusedError):
         ClientNetwork(HOST, port)
-    with socket.create_server((HOST, 0)) as silent:
-        with raises(HandshakeTimeout):
-            ClientNetwork(*silent.getsockname(), handshakeTimeout=0.1)
+    with socket.create_server((HOST, 0)) as silent, raises(HandshakeTimeout):
+        ClientNetwork(*silent.getsockname(), handshakeTimeout=0.1)
     print("each by its class")
 
 

@@ -1,0 +1,244 @@
+"""
+A server for asyncio: a coroutine for each client::
+
+    async def talk(connection):
+        async for packet in connection:
+            await connection.send(packet.data)
+
+    async with serve(talk, "tcp:8765"):
+        await asyncio.Event().wait()        # until Ctrl-C
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any, Self, cast
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IStreamServerEndpoint
+
+from aesm.aio.loop import LoopReactor, futureOf, result, theReactor
+from aesm.aio.opening import Opening
+from aesm.aio.peer import Peer
+from aesm.core.messages.outbox import Message
+from aesm.errors import CloseCode
+from aesm.messages import connection as messages
+from aesm.messages.address import Address
+from aesm.server import service
+from aesm.server.factory import STOP_DEADLINE
+from aesm.trust.keys import PublicKey
+
+__all__ = ["Connection", "Server", "Talk", "serve"]
+
+
+class Connection(Peer):
+    """A client, for as long as its session goes on: it may be cut, and come back."""
+
+    def __init__(self, reactor: LoopReactor, connection: messages.Connection) -> None:
+        """@param connection: Twisted's."""
+        super().__init__(reactor, connection.retrieved, connection.sendData)
+        self._connection = connection
+
+    @property
+    def address(self) -> Address:
+        """
+        Where the client is, C{(host, port)} for TCP, else a string; another one after
+        it has come back from there.
+        """
+        return self._connection.address
+
+    @property
+    def peer(self) -> PublicKey:
+        """The client's public key."""
+        return self._connection.peer
+
+    @property
+    def peerName(self) -> str | None:
+        """What the file of authorized keys calls it, else None."""
+        return self._connection.peerName
+
+    async def close(self, reason: str = "") -> None:
+        """
+        Close in order: send what was accepted, tell the client, and wait for the end,
+        5 seconds at most; who is cancelled aborts it.
+
+        @param reason: text for the client, at most 1,024 bytes in UTF-8.
+        @raise TypeError: the reason is not text.
+        """
+        self._reactor.check()
+        try:
+            await futureOf(self._connection.close(reason))
+        except asyncio.CancelledError:
+            self._connection.abort()
+            raise
+
+
+Talk = Callable[[Connection], Coroutine[Any, Any, object]]
+
+
+class Server:
+    """
+    A server, and the coroutines of its clients.
+
+    @ivar connections: those that a coroutine runs for.
+    """
+
+    def __init__(
+        self,
+        reactor: LoopReactor,
+        talk: Talk,
+        endpoints: tuple[str | IStreamServerEndpoint, ...],
+        options: dict[str, Any],
+    ) -> None:
+        """
+        @param reactor: of the loop that all of this is used in.
+        @param talk: called with each connection.
+        @param endpoints: where to listen.
+        @param options: as L{AESMServerFactory<aesm.server.factory.AESMServerFactory>}.
+        """
+        self._reactor = reactor
+        self._talk = talk
+        self._talks: dict[asyncio.Task[object], Connection] = {}
+        self._isEnding = False
+        self._server = service.Server(
+            *endpoints, reactor=cast(Any, reactor), handler=self._handle, **options
+        )
+
+    async def __aenter__(self) -> Self:
+        """Begin an C{async with} statement, which closes it."""
+        return self
+
+    async def __aexit__(self, *reason: object) -> None:
+        """
+        Close it.
+
+        @param reason: the error that ended the statement; it goes on.
+        """
+        await self.close()
+
+    @property
+    def address(self) -> Address:
+        """Where it listens, C{(host, port)} for TCP, else a string; the first place."""
+        return self._server.address
+
+    @property
+    def addresses(self) -> list[Address]:
+        """Where it listens."""
+        return self._server.addresses
+
+    @property
+    def publicKey(self) -> PublicKey:
+        """Its own key."""
+        return self._server.publicKey
+
+    @property
+    def connections(self) -> dict[Address, Connection]:
+        """The clients that a coroutine runs for now, by address; a copy."""
+        return {each.address: each for each in self._talks.values()}
+
+    async def sendAll(self, data: Message) -> int:
+        """
+        Send a message to every client, and wait until each has it, is away or is gone;
+        for one whose connection is cut it is kept.  A client whose send buffer is full
+        is closed with code 4000.
+
+        @param data: C{str} for a TEXT message, bytes for a BINARY one.
+        @return: how many have it.
+        @raise TypeError: C{data} is neither text nor bytes.
+        @raise ValueError: the text cannot be written in UTF-8.
+        """
+        self._reactor.check()
+        return await futureOf(self._server.sendAll(data))
+
+    async def begin(self) -> Self:
+        """Listen."""
+        await result(self._server.start())
+        self._reactor.open[self] = None
+        return self
+
+    async def close(self) -> None:
+        """
+        Close in order: cancel the coroutines, which have 5 seconds for what they still
+        do; then tell the clients that are left (code 1001), send what is queued, and
+        abort what is left after 5 seconds, and at once if this is cancelled.
+
+        @raise SpoolError: there is a spool that could not be written to the end.
+        """
+        await self.end(STOP_DEADLINE)
+
+    async def end(self, deadline: float) -> None:
+        """
+        Close in order, or else at a deadline.
+
+        @param deadline: seconds for the coroutines, and again for closing.
+        """
+        if self._reactor.isForked:
+            return  # what is open is the parent's
+        self._reactor.check()
+        self._reactor.open.pop(self, None)
+        self._isEnding = True
+        try:
+            for task in self._talks:
+                task.cancel()
+            if self._talks:
+                await asyncio.wait(list(self._talks), timeout=deadline)
+            await futureOf(self._server.stop(deadline=deadline))
+        except asyncio.CancelledError:
+            futureOf(self._server.stop(deadline=0.0))
+            raise
+
+    async def _handle(self, connection: messages.Connection) -> None:
+        """
+        Let the coroutine of a client run; this one is Twisted's.
+
+        @see: L{aesm.messages.handling}
+        """
+        if self._isEnding:
+            connection.closeWith(CloseCode.GOING_AWAY, "going away")
+            return
+        peer = Connection(self._reactor, connection)
+        task = self._reactor.loop.create_task(self._begin(peer))
+        self._talks[task] = peer
+        try:
+            await Deferred.fromFuture(task)
+        except asyncio.CancelledError:
+            # The server ends, or the loop: that is no failure, nor the client's end.
+            connection.closeWith(CloseCode.GOING_AWAY, "going away")
+        finally:
+            del self._talks[task]
+
+    async def _begin(self, connection: Connection) -> object:
+        """Call the application's code, so that what a call raises is caught as well."""
+        return await self._talk(connection)
+
+
+def serve(
+    talk: Talk, *endpoints: str | IStreamServerEndpoint, **options: Any
+) -> Opening[Server]:
+    """
+    Serve clients, each with a coroutine of its own; clients can connect when this has
+    been awaited.
+
+    When a coroutine returns, its connection is closed; if it raises, that is logged,
+    and the connection closed with code 1011.  One whose client has left ends by itself,
+    with C{async for}, or by the L{ConnectionClosed<aesm.errors.ConnectionClosed>} that
+    C{get} and C{send} raise.
+
+    @param talk: called with each L{Connection}; it is run as a task.
+    @param endpoints: where to listen, such as C{"tcp:8765"}: strings of Twisted's
+        server endpoints.
+    @param options: as L{AESMServerFactory<aesm.server.factory.AESMServerFactory>}, but
+        for C{handler}.
+    @return: what to await, or to use in C{async with}.  That fails with an C{OSError}
+        if it cannot listen there, with
+        L{KeyFileError<aesm.errors.KeyFileError>} or L{SpoolError
+        <aesm.errors.SpoolError>} if a file cannot be used, and with C{TypeError} and
+        C{ValueError} if an option is wrong.
+    """
+
+    async def open() -> Server:
+        """Listen."""
+        return await Server(await theReactor(), talk, endpoints, options).begin()
+
+    return Opening(open)
