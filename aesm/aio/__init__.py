@@ -12,12 +12,14 @@ It runs on whichever loop runs, with no thread of its own.
 """
 
 from aesm.aio.client import Client, ClientOptions, connect
+from aesm.aio.opening import Opening
 from aesm.aio.server import Connection, Server, Talk, serve
 
 __all__ = [
     "Client",
     "ClientOptions",
     "Connection",
+    "Opening",
     "Server",
     "Talk",
     "connect",

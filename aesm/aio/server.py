@@ -23,8 +23,10 @@ from aesm.aio.opening import Opening
 from aesm.aio.peer import Peer
 from aesm.core.messages.outbox import Message
 from aesm.errors import CloseCode
+from aesm.interfaces import IMessageHandler
 from aesm.messages import connection as messages
 from aesm.messages.address import Address
+from aesm.messages.handling import handlerOf
 from aesm.server import service
 from aesm.server.factory import STOP_DEADLINE
 from aesm.trust.keys import PublicKey
@@ -235,7 +237,11 @@ def serve(
         L{KeyFileError<aesm.errors.KeyFileError>} or L{SpoolError
         <aesm.errors.SpoolError>} if a file cannot be used, and with C{TypeError} and
         C{ValueError} if an option is wrong.
+    @raise TypeError: C{talk} is no coroutine function of one argument.
     """
+
+    if IMessageHandler.providedBy(talk) or handlerOf(talk) is None:
+        raise TypeError(f"talk must be an async function, not {type(talk).__name__}")
 
     async def open() -> Server:
         """Listen."""
