@@ -13,6 +13,7 @@ It runs on whichever loop runs, with no thread of its own.
 
 from aesm.aio.client import Client, ClientOptions, connect
 from aesm.aio.opening import Opening
+from aesm.aio.peer import Request
 from aesm.aio.server import Connection, Server, Talk, serve
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "ClientOptions",
     "Connection",
     "Opening",
+    "Request",
     "Server",
     "Talk",
     "connect",

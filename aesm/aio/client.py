@@ -66,7 +66,7 @@ class Client(Peer):
 
     def __init__(self, reactor: LoopReactor, service: ClientService) -> None:
         """@param service: keeps the session; not started yet."""
-        super().__init__(reactor, service.retrieved, service.sendData)
+        super().__init__(reactor, service.retrieved, service.sendData, service.request)
         self._service = service
 
     async def __aenter__(self) -> Self:

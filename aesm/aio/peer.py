@@ -18,19 +18,73 @@ from typing import Self
 
 from twisted.internet.defer import Deferred
 
-from aesm.aio.loop import LoopReactor, settle
+from aesm.aio.loop import LoopReactor, futureOf, result, settle
 from aesm.client.stream import SessionStream
+from aesm.core.messages.frames import newTuple
 from aesm.core.messages.outbox import Message
-from aesm.errors import AESMError, ConnectionClosed, SendBufferFull, closedError
+from aesm.errors import (
+    AESMError,
+    CloseCode,
+    ConnectionClosed,
+    SendBufferFull,
+    closedError,
+)
+from aesm.messages import requests
 from aesm.messages.stream import ORDERLY_CODES, DataStream, Packet
 
-__all__ = ["Peer"]
+__all__ = ["Peer", "Request"]
 
 # Waiting
 #
 # Both events only say that it is time to look again.  All who wait do so, in the order
 # in which they came, and who finds nothing clears the event and waits on: so nobody has
 # to pass on what was meant for one that was cancelled.
+
+
+class Request(Packet):
+    """A packet that is to be answered, with C{time} and C{data} as any other."""
+
+    _request: requests.Request
+
+    @classmethod
+    def of(cls, request: requests.Request) -> Request:
+        """Make one of Twisted's."""
+        self = newTuple(cls, request)
+        self._request = request
+        return self
+
+    @property
+    def isWithdrawn(self) -> bool:
+        """
+        Whether who asked does not wait any more.  It is to be answered or refused all
+        the same, which makes room for others.
+        """
+        return self._request.isWithdrawn
+
+    async def answer(self, data: Message) -> None:
+        """
+        Answer it, and wait until who asked has the answer; who is cancelled has
+        answered.
+
+        @param data: C{str} or bytes, which is what the other side gets.
+        @raise AESMError: as L{Peer.send}.
+        @raise RuntimeError: it was answered or refused before.
+        @raise TypeError: C{data} is neither text nor bytes.
+        @raise ValueError: the text cannot be written in UTF-8.
+        """
+        await futureOf(self._request.answer(data))
+
+    async def refuse(self, reason: str = "", code: int = CloseCode.NOT_ALLOWED) -> None:
+        """
+        Refuse it: who asked gets L{RequestFailed<aesm.errors.RequestFailed>}.
+
+        @param reason: words for the other side, at most 1,024 bytes in UTF-8.
+        @param code: a number for its program, 0 to 65535.
+        @raise AESMError: as L{Peer.send}.
+        @raise RuntimeError: it was answered or refused before.
+        @raise ValueError: the code is no such number.
+        """
+        await futureOf(self._request.refuse(reason, code))
 
 
 class Peer:
@@ -41,15 +95,18 @@ class Peer:
         reactor: LoopReactor,
         stream: DataStream | SessionStream,
         sendData: Callable[[Message], Deferred[None]],
+        request: Callable[[Message, float | None], Deferred[str | bytes]],
     ) -> None:
         """
         @param reactor: of the loop that all of this is used in.
         @param stream: what comes.
         @param sendData: as that of a connection.
+        @param request: the same.
         """
         self._reactor = reactor
         self._stream = stream
         self._sendData = sendData
+        self._request = request
         self._news = asyncio.Event()  # there is something to take, or the end
         stream.watcher = self._watch
         self._unsettled = 0  # sends of which it is not known what becomes
@@ -95,12 +152,32 @@ class Peer:
             self._crowd -= 1
         await sent
 
+    async def request(self, data: Message, timeout: float | None = None) -> str | bytes:
+        """
+        Send a message that the other side is to answer, and wait for the answer.  Who
+        is cancelled withdraws it.
+
+        @param data: C{str} for text, bytes for binary.
+        @param timeout: seconds; None for any time.
+        @return: the answer, C{str} or bytes as it was given.
+        @raise RequestFailed: the other side refuses.
+        @raise RequestTimeout: there was no answer in time; a C{TimeoutError}.
+        @raise ConnectionClosed: whether it was acted on is not known.
+        @raise MessageTooBig: it is larger than the peer takes; nothing was sent.
+        @raise SendBufferFull: too much is unacknowledged; nothing was sent.
+        @raise RuntimeError: this is another loop than that in which it was opened.
+        @raise TypeError: C{data} is neither text nor bytes.
+        @raise ValueError: the text cannot be written in UTF-8.
+        """
+        self._reactor.check()
+        return await result(self._request(data, timeout))
+
     async def get(self) -> Packet:
         """
         Take the oldest packet, once there is one.
 
         @return: C{(time, data)}: when it was sent, in Unix seconds by the peer's clock,
-            and C{str} or bytes.
+            and C{str} or bytes; a L{Request} if it is to be answered.
         @raise ConnectionClosed: all is taken, and nothing more will come; says why.
         @raise RuntimeError: this is another loop than that in which it was opened.
         """
@@ -110,7 +187,7 @@ class Peer:
                 raise closedError(self._stream.reason)
             self._news.clear()
             await self._news.wait()
-        return packet
+        return Request.of(packet) if isinstance(packet, requests.Request) else packet
 
     def __aiter__(self) -> Self:
         """

@@ -12,7 +12,7 @@ A server for asyncio: a coroutine for each client::
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, Self, cast
 
 from twisted.internet.defer import Deferred
@@ -39,7 +39,9 @@ class Connection(Peer):
 
     def __init__(self, reactor: LoopReactor, connection: messages.Connection) -> None:
         """@param connection: Twisted's."""
-        super().__init__(reactor, connection.retrieved, connection.sendData)
+        super().__init__(
+            reactor, connection.retrieved, connection.sendData, connection.request
+        )
         self._connection = connection
 
     @property
@@ -77,6 +79,14 @@ class Connection(Peer):
 
 
 Talk = Callable[[Connection], Coroutine[Any, Any, object]]
+Peers = Iterable[Connection | Address]
+
+
+def _theirs(peers: Peers) -> list[messages.Connection | Address]:
+    """Say who is meant, as Twisted's server knows them."""
+    return [
+        each._connection if isinstance(each, Connection) else each for each in peers
+    ]
 
 
 class Server:
@@ -139,19 +149,42 @@ class Server:
         """The clients that a coroutine runs for now, by address; a copy."""
         return {each.address: each for each in self._talks.values()}
 
-    async def sendAll(self, data: Message) -> int:
+    async def request(
+        self, data: Message, address: Address, timeout: float | None = None
+    ) -> str | bytes:
         """
-        Send a message to every client, and wait until each has it, is away or is gone;
-        for one whose connection is cut it is kept.  A client whose send buffer is full
-        is closed with code 4000.
+        Send a message that one client is to answer, and wait for the answer.  Who is
+        cancelled withdraws it.
+
+        @param data: C{str} for text, bytes for binary.
+        @param address: whose, as in C{connections}.
+        @param timeout: seconds; None for any time.
+        @return: as L{Connection.request}.
+        @raise ConnectionClosed: there is no such client, or as L{Connection.request}.
+        @raise AESMError: as that.
+        @raise TypeError: C{data} is neither text nor bytes.
+        """
+        self._reactor.check()
+        return await result(self._server.request(data, address, timeout))
+
+    async def sendAll(
+        self, data: Message, to: Peers | None = None, exclude: Peers = ()
+    ) -> int:
+        """
+        Send a message to every client, or to several, and wait until each has it, is
+        away or is gone; for one whose connection is cut it is kept.  A client whose
+        send buffer is full is closed with code 4000.
 
         @param data: C{str} for a TEXT message, bytes for a BINARY one.
+        @param to: who gets it, connections or addresses; None for all.
+        @param exclude: who of them does not, connections or addresses.
         @return: how many have it.
         @raise TypeError: C{data} is neither text nor bytes.
         @raise ValueError: the text cannot be written in UTF-8.
         """
         self._reactor.check()
-        return await futureOf(self._server.sendAll(data))
+        chosen = None if to is None else _theirs(to)
+        return await futureOf(self._server.sendAll(data, chosen, _theirs(exclude)))
 
     async def begin(self) -> Self:
         """Listen."""

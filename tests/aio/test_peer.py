@@ -6,16 +6,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, cast
+
+from twisted.internet.defer import CancelledError
 
 from aesm.aio.loop import theReactor
-from aesm.aio.peer import Peer
+from aesm.aio.peer import Peer, Request
 from aesm.errors import (
     ConnectionClosed,
     MessageTooBig,
+    RequestFailed,
     SendBufferFull,
     Truncated,
 )
+from aesm.messages import requests as messages
+from aesm.messages.requests import RequestTimeout
 from aesm.messages.stream import MESSAGE_OVERHEAD
 from aesm.testing import ConnectedPair, connectedPair
 from tests.support.aio import LoopTestCase, turns
@@ -40,7 +45,10 @@ class PeerCase(LoopTestCase):
         pair = connectedPair(**options)
         client = pair.client
         reactor = await theReactor()
-        return Peer(reactor, client.retrieved, client.sendData), pair
+        return (
+            Peer(reactor, client.retrieved, client.sendData, client.request),
+            pair,
+        )
 
 
 class TakingTests(PeerCase):
@@ -329,3 +337,107 @@ class SendingTests(PeerCase):
 
         self.runLoop(first())
         self.runLoop(second())
+
+
+class RequestTests(PeerCase):
+    """Messages that are answered."""
+
+    def test_answered(self) -> None:
+        """The answer is what the coroutine gives; many are under way at a time."""
+
+        async def main() -> None:
+            """Ask twice, and answer the other way round."""
+            peer, pair = await self.peer()
+            asking = [await begin(peer.request(data)) for data in ("one", b"two")]
+            pair.deliver()
+            came = [pair.accepted.retrieved.getData() for _ in asking]
+            for request in reversed(came):
+                assert isinstance(request, messages.Request) and request.data
+                request.answer(request.data * 2)
+            pair.deliver()
+            self.assertEqual([await task for task in asking], ["oneone", b"twotwo"])
+
+        self.runLoop(main())
+
+    def test_answering(self) -> None:
+        """One that comes is a packet that can be answered, or refused, by awaiting."""
+
+        async def main() -> None:
+            """Answer one, and refuse the next."""
+            peer, pair = await self.peer()
+            asked = [pair.accepted.request(data) for data in ("a", "b")]
+            pair.deliver()
+            first, second = await peer.get(), await anext(peer)
+            assert isinstance(first, Request) and isinstance(second, Request)
+            self.assertEqual((first.data, first[1], first.time), ("a", "a", first[0]))
+            answering = await begin(first.answer("A"))
+            self.assertFalse(answering.done())
+            refusing = await begin(second.refuse("no", 1234))
+            pair.deliver()
+            await asyncio.gather(answering, refusing)
+            self.assertEqual(self.successResultOf(asked[0]), "A")
+            failure = self.failureResultOf(asked[1], RequestFailed)
+            error = cast(RequestFailed, failure.value)
+            self.assertEqual((error.code, error.reason), (1234, "no"))
+            with self.assertRaises(RuntimeError):
+                await first.answer("again")
+
+        self.runLoop(main())
+
+    def test_failures(self) -> None:
+        """It fails as elsewhere, and a time-out is asyncio's as well."""
+
+        async def main() -> None:
+            """Be refused, time out, and lose the connection."""
+            peer, pair = await self.peer()
+            asking = await begin(peer.request("x"))
+            pair.deliver()
+            request = pair.accepted.retrieved.getData()
+            assert isinstance(request, messages.Request)
+            request.refuse("no", 4242)
+            pair.deliver()
+            with self.assertRaises(RequestFailed):
+                await asking
+            asking = await begin(peer.request("x", timeout=5))
+            pair.advance(5)
+            with self.assertRaises(TimeoutError) as caught:
+                await asking
+            self.assertIsInstance(caught.exception, RequestTimeout)
+            asking = await begin(peer.request("x"))
+            pair.client.abort()
+            pair.deliver()
+            with self.assertRaises(ConnectionClosed):
+                await asking
+
+        self.runLoop(main())
+
+    def test_cancelled(self) -> None:
+        """Cancelling, and C{asyncio.timeout}, withdraw it."""
+
+        async def main() -> None:
+            """Withdraw it both ways."""
+            peer, pair = await self.peer()
+            asking = await begin(peer.request("x"))
+            pair.deliver()
+            asking.cancel()
+            with self.assertRaises(asyncio.CancelledError):
+                await asking
+            with self.assertRaises(TimeoutError):
+                async with asyncio.timeout(0):
+                    await peer.request("y")
+            pair.deliver()
+            for _ in range(2):
+                request = pair.accepted.retrieved.getData()
+                assert isinstance(request, messages.Request)
+                self.assertTrue(request.isWithdrawn)
+            asked = pair.accepted.request("z")
+            pair.deliver()
+            waiting = await peer.get()
+            assert isinstance(waiting, Request)
+            self.assertFalse(waiting.isWithdrawn)
+            asked.cancel()
+            self.failureResultOf(asked, CancelledError)
+            pair.deliver()
+            self.assertTrue(waiting.isWithdrawn)
+
+        self.runLoop(main())

@@ -10,7 +10,7 @@ import socket
 from typing import Any
 
 from aesm import ConnectionClosed, MessageHandler, PrivateKey
-from aesm.aio import Connection, serve
+from aesm.aio import Connection, Request, serve
 from tests.aio.test_client import LISTEN, AioCase, echo
 from tests.support.aio import turns
 
@@ -165,6 +165,51 @@ class ServerTests(AioCase):
                 for client in clients:
                     self.assertEqual((await client.get()).data, "all")
                     await client.close()
+
+        self.runLoop(main())
+
+    def test_some(self) -> None:
+        """What is sent to some, by connection or address, only these get."""
+
+        async def main() -> None:
+            """Send to one, and to all but one."""
+            async with (
+                self.serve() as server,
+                self.connect(server) as first,
+                self.connect(server) as second,
+            ):
+                await asyncio.gather(first.send("1"), second.send("2"))
+                await asyncio.gather(first.get(), second.get())
+                address, connection = next(iter(server.connections.items()))
+                self.assertEqual(await server.sendAll("to", to=[connection]), 1)
+                self.assertEqual(await server.sendAll("but", exclude=[address]), 1)
+                got = [(await client.get()).data for client in (first, second)]
+                self.assertEqual(sorted(map(str, got)), ["but", "to"])
+
+        self.runLoop(main())
+
+    def test_request(self) -> None:
+        """Both sides may ask; the server finds whom by the address."""
+
+        async def main() -> None:
+            """Ask in both directions."""
+
+            async def talk(connection: Connection) -> None:
+                """Answer."""
+                async for packet in connection:
+                    assert isinstance(packet, Request)
+                    await packet.answer(f"{packet.data}?")
+
+            async with self.serve(talk) as server, self.connect(server) as client:
+                self.assertEqual(await client.request("what"), "what?")
+                (address,) = server.connections
+                asking = asyncio.create_task(server.request("and you", address))
+                request = await client.get()
+                assert isinstance(request, Request)
+                await request.answer("well")
+                self.assertEqual(await asking, "well")
+                with self.assertRaises(ConnectionClosed):
+                    await server.request("x", "nobody")
 
         self.runLoop(main())
 
