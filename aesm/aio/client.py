@@ -14,7 +14,7 @@ from typing import Any, Self, Unpack, cast
 
 from twisted.internet.interfaces import IStreamClientEndpoint
 
-from aesm.aio.loop import LoopReactor, futureOf, result, theReactor
+from aesm.aio.loop import LoopReactor, checkEndpoint, futureOf, result, theReactor
 from aesm.aio.opening import Opening
 from aesm.aio.peer import Peer
 from aesm.client.connect import ConnectOptions
@@ -139,7 +139,11 @@ def connect(
     @return: what to await, or to use in C{async with}.  That fails as the first attempt
         does: with an C{OSError}, or with the L{AESMError<aesm.errors.AESMError>} that
         says why not; with C{TypeError} and C{ValueError} if an option is wrong.
+    @raise ValueError: the endpoint is one of TLS, which Twisted does only with the
+        reactor that is installed.
     """
+
+    checkEndpoint(endpoint)
 
     async def open() -> Client:
         """Connect."""

@@ -26,9 +26,19 @@ from twisted.python.failure import Failure
 from aesm.blocking.reactorthread import EXIT_DEADLINE, builtinError
 from aesm.blocking.standardlog import standardLog
 
-__all__ = ["Closable", "LoopReactor", "futureOf", "result", "settle", "theReactor"]
+__all__ = [
+    "Closable",
+    "LoopReactor",
+    "checkEndpoint",
+    "futureOf",
+    "result",
+    "settle",
+    "theReactor",
+]
 
 _T = TypeVar("_T")
+
+_INSTALLED_ONLY = ("ssl", "tls")  # what they write waits for the installed reactor
 
 
 class Closable(Protocol):
@@ -149,6 +159,19 @@ async def theReactor() -> LoopReactor:
         reactor = _reactors[loop] = LoopReactor(loop)
         await reactor.begin()
     return reactor
+
+
+def checkEndpoint(endpoint: object) -> None:
+    """
+    Refuse endpoints that need the reactor that is installed.
+
+    @raise ValueError: this is one.
+    """
+    if isinstance(endpoint, str) and endpoint.partition(":")[0] in _INSTALLED_ONLY:
+        raise ValueError(
+            f"{endpoint!r} cannot be used with aesm.aio, since Twisted's TLS works on "
+            "the installed reactor only; aesm needs none around it"
+        )
 
 
 def futureOf(deferred: Deferred[_T]) -> asyncio.Future[_T]:

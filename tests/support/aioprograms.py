@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import resource
 import sys
 import threading
 import warnings
@@ -111,6 +112,8 @@ async def _many(count: int) -> None:
 
 def many(count: str) -> None:
     """Have many clients in one process, which has as few files open afterwards."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     run(_many(2))  # what is loaded with the first
     before = len(os.listdir("/dev/fd"))
     run(_many(int(count)))

@@ -116,16 +116,17 @@ class ReadmeTests(ExampleTestCase):
 class AsyncioTests(ExampleTestCase):
     """Programs of asyncio's."""
 
-    def test_program(self) -> None:
-        """One with a loop of its own, that Twisted runs on."""
-        _, endpoint = self.serve("--handler", "echo")
-        program = self.example("asyncio_program.py", endpoint)
-        self.assertPrints(program, "one\ntwo\nthree\n")
-
-    def test_run(self) -> None:
-        """One that keeps its C{asyncio.run}."""
-        _, endpoint = self.serve("--handler", "echo")
-        self.assertPrints(self.example("asyncio_run.py", endpoint), "hello\n")
+    def test_both(self) -> None:
+        """The client is answered and asks, and Ctrl-C ends the server."""
+        server = self.start("-u", str(EXAMPLES / "asyncio_server.py"), "0")
+        (port,) = server.expect(r"^listening on \('127\.0\.0\.1', (\d+)\)$").groups()
+        client = self.start(str(EXAMPLES / "asyncio_program.py"), port)
+        self.assertEqual((client.wait(), client.errors), (0, ""), client.said())
+        said = "".join(f"you said {word!r}\n" for word in ("one", "two", "three"))
+        self.assertRegex(client.output, rf"\Ait answers \d\d:\d\d\n{said}\Z")
+        server.expect("^gone is ")
+        server.process.send_signal(signal.SIGINT)
+        self.assertEqual((server.wait(), server.errors), (0, ""), server.said())
 
 
 class CoroutineTests(ExampleTestCase):
