@@ -44,11 +44,10 @@ class AioCase(LoopTestCase):
 
     def connect(self, server: Server, **options: Any) -> Opening[Client]:
         """Connect to a server."""
-        usual = {"key": PrivateKey.generate(), "trust": Pinned(server.publicKey)}
-        return connect(
-            f"127.0.0.1:{server.address[1]}",
-            **usual | options,  # type: ignore[typeddict-item]
-        )
+        endpoint = f"127.0.0.1:{server.address[1]}"
+        options.setdefault("key", PrivateKey.generate())
+        options.setdefault("trust", Pinned(server.publicKey))
+        return connect(endpoint, **options)
 
 
 class ConnectTests(AioCase):

@@ -12,6 +12,7 @@ from twisted.internet.defer import CancelledError
 
 from aesm.aio.loop import theReactor
 from aesm.aio.peer import Peer, Request
+from aesm.core.messages.frames import MESSAGE_OVERHEAD
 from aesm.errors import (
     ConnectionClosed,
     MessageTooBig,
@@ -21,7 +22,6 @@ from aesm.errors import (
 )
 from aesm.messages import requests as messages
 from aesm.messages.requests import RequestTimeout
-from aesm.messages.stream import MESSAGE_OVERHEAD
 from aesm.testing import ConnectedPair, connectedPair
 from tests.support.aio import LoopTestCase, turns
 
@@ -198,7 +198,8 @@ class SendingTests(PeerCase):
                 self.assertFalse(sending.done())
                 pair.deliver()
                 await sending
-                self.assertEqual(pair.accepted.retrieved.getData()[1], data)
+                packet = pair.accepted.retrieved.getData()
+                self.assertEqual(packet and packet.data, data)
 
         self.runLoop(main())
 
