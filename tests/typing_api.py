@@ -32,6 +32,7 @@ from aesm import (
     Request,
     Server,
     ServerNetwork,
+    aio,
     connect,
     listen,
 )
@@ -199,6 +200,42 @@ def blocking() -> None:
             assert_type(packet, Packet)
         for address, packet in served.packets():
             assert_type((address, packet), tuple[Address, Packet])
+
+
+async def talk(connection: aio.Connection) -> None:
+    """
+    Talk to a client, by asyncio.
+
+    @param connection: the client.
+    """
+    await connection.send(memoryview(b""))
+    assert_type(await connection.get(), Packet)
+    assert_type(await connection.request("x", timeout=1), str | bytes)
+    async for packet in connection:
+        if isinstance(packet, aio.Request):
+            await packet.answer("x")
+            await packet.refuse("x", 1)
+    assert_type(connection.address, Address)
+    assert_type(connection.peer, PublicKey)
+    assert_type(connection.peerName, str | None)
+    await connection.close("done")
+
+
+async def asyncio() -> None:
+    """Use asyncio's face."""
+    async with aio.serve(talk, "tcp:8765", perKey="replace") as served:
+        assert_type(served, aio.Server)
+        assert_type(served.address, Address)
+        assert_type(served.connections, dict[Address, aio.Connection])
+        others = served.connections.values()
+        assert_type(await served.sendAll("x", exclude=others), int)
+        assert_type(await served.request("x", ("127.0.0.1", 1)), str | bytes)
+    client = await aio.connect("127.0.0.1", name="x", trust=AnyServer(), spool="file")
+    assert_type(client, aio.Client)
+    async with client:
+        await client.send("x")
+        assert_type(await client.closed(), AESMError)
+    await (await aio.serve(talk, "tcp:1", "unix:path")).close()
 
 
 def others() -> None:

@@ -68,6 +68,7 @@ class Client(Peer):
         """@param service: keeps the session; not started yet."""
         super().__init__(reactor, service.retrieved, service.sendData, service.request)
         self._service = service
+        service.retrieved.arrived = self._arrived
 
     async def __aenter__(self) -> Self:
         """Begin an C{async with} statement, which closes it."""
@@ -116,9 +117,9 @@ class Client(Peer):
             futureOf(self._service.stop(0.0))
             raise
 
-    def _watch(self) -> None:
+    def _arrived(self) -> None:
         """There is something to take, or the end."""
-        super()._watch()
+        self._news.set()
         if self._stream.reason is not None:
             self._reactor.open.pop(self, None)
 

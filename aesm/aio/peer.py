@@ -99,7 +99,8 @@ class Peer:
     ) -> None:
         """
         @param reactor: of the loop that all of this is used in.
-        @param stream: what comes.
+        @param stream: what comes; C{_news} is to be set when something does, and at
+            the end.
         @param sendData: as that of a connection.
         @param request: the same.
         """
@@ -108,7 +109,6 @@ class Peer:
         self._sendData = sendData
         self._request = request
         self._news = asyncio.Event()  # there is something to take, or the end
-        stream.watcher = self._watch
         self._unsettled = 0  # sends of which it is not known what becomes
         self._settled = asyncio.Event()
         self._turn = asyncio.Lock()  # to wait for room
@@ -217,10 +217,6 @@ class Peer:
             self._news.clear()
             await self._news.wait()
         return self._stream.reason
-
-    def _watch(self) -> None:
-        """There is something to take, or the end."""
-        self._news.set()
 
     def _submit(self, data: Message) -> asyncio.Future[None]:
         """

@@ -27,6 +27,7 @@ from aesm.interfaces import IMessageHandler
 from aesm.messages import connection as messages
 from aesm.messages.address import Address
 from aesm.messages.handling import handlerOf
+from aesm.messages.stream import Watch
 from aesm.server import service
 from aesm.server.factory import STOP_DEADLINE
 from aesm.trust.keys import PublicKey
@@ -43,6 +44,9 @@ class Connection(Peer):
             reactor, connection.retrieved, connection.sendData, connection.request
         )
         self._connection = connection
+        watch = connection.retrieved.watch = Watch()
+        watch.arrived = self._news.set
+        connection.closed().addCallback(lambda reason: self._news.set())
 
     @property
     def address(self) -> Address:
@@ -249,7 +253,10 @@ class Server:
 
 
 def serve(
-    talk: Talk, *endpoints: str | IStreamServerEndpoint, **options: Any
+    talk: Talk,
+    endpoint: str | IStreamServerEndpoint,
+    *others: str | IStreamServerEndpoint,
+    **options: Any,
 ) -> Opening[Server]:
     """
     Serve clients, each with a coroutine of its own; clients can connect when this has
@@ -261,8 +268,9 @@ def serve(
     C{get} and C{send} raise.
 
     @param talk: called with each L{Connection}; it is run as a task.
-    @param endpoints: where to listen, such as C{"tcp:8765"}: strings of Twisted's
-        server endpoints.
+    @param endpoint: where to listen, such as C{"tcp:8765"}: the string of a server
+        endpoint of Twisted's.
+    @param others: more of them.
     @param options: as L{AESMServerFactory<aesm.server.factory.AESMServerFactory>}, but
         for C{handler}.
     @return: what to await, or to use in C{async with}.  That fails with an C{OSError}
@@ -275,8 +283,9 @@ def serve(
         reactor that is installed.
     """
 
-    for endpoint in endpoints:
-        checkEndpoint(endpoint)
+    endpoints = (endpoint, *others)
+    for each in endpoints:
+        checkEndpoint(each)
     if IMessageHandler.providedBy(talk) or handlerOf(talk) is None:
         raise TypeError(f"talk must be an async function, not {type(talk).__name__}")
 

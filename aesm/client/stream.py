@@ -128,6 +128,8 @@ class SessionStream(Sequence[Packet], Watch):
         self.reason = reason
         while self._waiting:
             self._waiting.popleft().errback(closedError(reason))
+        if self.arrived is not None:
+            self.arrived()  # so that who waits elsewhere looks for the reason
 
     # Parts
 

@@ -368,6 +368,11 @@ class DataStream(Sequence[Packet]):
     # What the connection calls
 
     @property
+    def reason(self) -> AESMError | None:
+        """Why nothing more will come; None while there may."""
+        return self._reason
+
+    @property
     def unreported(self) -> int:
         """The cost of what was taken and the owner does not know of yet, bytes."""
         return self._taken

@@ -12,6 +12,7 @@ from twisted.internet.defer import CancelledError
 
 from aesm.aio.loop import theReactor
 from aesm.aio.peer import Peer, Request
+from aesm.aio.server import Connection
 from aesm.core.messages.frames import MESSAGE_OVERHEAD
 from aesm.errors import (
     ConnectionClosed,
@@ -43,12 +44,7 @@ class PeerCase(LoopTestCase):
         @param options: of both ends.
         """
         pair = connectedPair(**options)
-        client = pair.client
-        reactor = await theReactor()
-        return (
-            Peer(reactor, client.retrieved, client.sendData, client.request),
-            pair,
-        )
+        return Connection(await theReactor(), pair.client), pair
 
 
 class TakingTests(PeerCase):

@@ -110,6 +110,18 @@ class SessionStreamTests(SynchronousTestCase):
             error = self.failureResultOf(deferred, ConnectionClosed).value
             self.assertEqual(str(error), "enough")
 
+    def test_arrived(self) -> None:
+        """Who wants to know is told of packets, of streams, and of the end."""
+        told: list[int] = []
+        self.stream.arrived = lambda: told.append(len(self.stream))
+        stream = self.add("a", end=False)
+        stream.extend(0.0, ["b"], 1)
+        self.assertIsNone(stream.reason)
+        stream.end(ConnectionClosed("enough"))
+        self.assertIsInstance(stream.reason, ConnectionClosed)
+        self.stream.end(ConnectionClosed("enough", 1000))
+        self.assertEqual(told, [1, 2, 2])
+
     def test_iterating(self) -> None:
         """C{async for} takes packets until an orderly end, and raises any other."""
         for code in (1000, 1006):
