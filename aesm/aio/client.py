@@ -50,6 +50,11 @@ class _Service(ClientService):
         """What comes over a connection is about to be in C{retrieved}."""
         connection.closed().addCallback(self._cbSessionOver)
 
+    def abort(self) -> None:
+        """Abort the connection, if there is one."""
+        if self._connection is not None:
+            self._connection.abort()
+
     def _cbSessionOver(self, reason: AESMError) -> None:
         """Stop if the server wants no more of this client: else it would begin anew."""
         closed = isinstance(reason, ConnectionClosed) and reason.code
@@ -64,7 +69,7 @@ class Client(Peer):
     (L{isTransient<aesm.client.retry.isTransient>}).
     """
 
-    def __init__(self, reactor: LoopReactor, service: ClientService) -> None:
+    def __init__(self, reactor: LoopReactor, service: _Service) -> None:
         """@param service: keeps the session; not started yet."""
         super().__init__(reactor, service.retrieved, service.sendData, service.request)
         self._service = service
@@ -111,11 +116,12 @@ class Client(Peer):
         if self._reactor.isForked:
             return  # what is open is the parent's
         self._reactor.check()
+        stopped = futureOf(self._service.stopService())
         try:
-            await futureOf(self._service.stop(deadline))
-        except asyncio.CancelledError:
-            futureOf(self._service.stop(0.0))
-            raise
+            await asyncio.wait([stopped], timeout=deadline)
+        finally:
+            self._service.abort()
+        await stopped
 
     def _arrived(self) -> None:
         """There is something to take, or the end."""

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall
 from twisted.python.threadable import isInIOThread
 
 from aesm.blocking.reactorthread import theReactorThread
@@ -260,10 +261,25 @@ class ThreadedClientService(ClientService):
         self.retrieved.turns.end(closedError(asOurs(cast(Exception, self._reason))))
         return stopped.addBoth(self._cbStopped)
 
+    def stop(self, deadline: float) -> Deferred[None]:
+        """
+        Stop, in order or else at a deadline.
+
+        @param deadline: seconds after which to abort.
+        @return: fires when there is no connection.
+        """
+        timer = self._clock.callLater(deadline, self._abort)
+        return self.stopService().addBoth(_cancel, timer)
+
     def _cbStopped(self, result: _T) -> _T:
         """Tell who wants to know that the service has stopped."""
         self._tellStopped()
         return result
+
+    def _abort(self) -> None:
+        """Abort the connection, if there is one."""
+        if self._connection is not None:
+            self._connection.abort()
 
 
 def _forbidDeferred(instead: str) -> None:
@@ -277,3 +293,10 @@ def _forbidDeferred(instead: str) -> None:
         raise RuntimeError(
             f"this Deferred is for the reactor's thread: call {instead} in yours"
         )
+
+
+def _cancel(result: _T, timer: IDelayedCall) -> _T:
+    """Cancel a deadline that is no longer needed, and pass on the result."""
+    if timer.active():
+        timer.cancel()
+    return result

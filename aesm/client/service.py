@@ -326,16 +326,6 @@ class ClientService(Service):
             self._letGo()
         return stopped
 
-    def stop(self, deadline: float) -> Deferred[None]:
-        """
-        Stop, in order or else at a deadline.
-
-        @param deadline: seconds after which to abort.
-        @return: as C{stopService}.
-        """
-        timer = self._clock.callLater(deadline, self._abort)
-        return self.stopService().addBoth(_cancel, timer)
-
     # For subclasses
 
     def own(self, connection: Connection) -> None:
@@ -529,11 +519,6 @@ class ClientService(Service):
         else:  # to come back to the session
             connection.closeWith(CloseCode.GOING_AWAY, "")
 
-    def _abort(self) -> None:
-        """Abort the connection, if there is one."""
-        if self._connection is not None:
-            self._connection.abort()
-
     def _gone(self) -> None:
         """Close the spool: there is no connection any more that could need it."""
         journal, self._journal = self._journal, None
@@ -598,10 +583,3 @@ class ClientService(Service):
         ):
             self._queue.take().sendOver(former)
         self._queue.tellSent()
-
-
-def _cancel(result: _T, timer: IDelayedCall) -> _T:
-    """Cancel a deadline that is no longer needed, and pass on the result."""
-    if timer.active():
-        timer.cancel()
-    return result

@@ -231,6 +231,33 @@ class SessionTests(AioCase):
 
         self.runLoop(main())
 
+    def test_deadline(self) -> None:
+        """A server that does not answer is not waited for longer than that."""
+
+        async def main() -> None:
+            """Close with a short deadline, and with one that is cancelled."""
+            async with self.serve() as server:
+                client, other = [await self.connect(server) for _ in range(2)]
+                for accepted in server.connections.values():
+                    protocol = accepted._connection._protocol
+                    assert protocol is not None
+                    protocol.transport.pauseProducing()
+                sending = [asyncio.create_task(c.send("x")) for c in (client, other)]
+                await turns()
+                await client.end(0.01)
+                closing = asyncio.create_task(other.close())
+                await turns()
+                self.assertFalse(closing.done())
+                closing.cancel()
+                with self.assertRaises(asyncio.CancelledError):
+                    await closing
+                for task in sending:
+                    with self.assertRaises(ConnectionClosed):
+                        await task
+                self.assertIsInstance(await other.closed(), ConnectionClosed)
+
+        self.runLoop(main())
+
     def test_spool(self) -> None:
         """With a spool the session is there when the client is opened again."""
         spool = self.mktemp()
