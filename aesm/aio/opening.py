@@ -25,21 +25,28 @@ _T = TypeVar("_T", bound=Opened)
 
 
 class Opening(Generic[_T]):
-    """What is opened when somebody awaits it, each time."""
+    """What is opened when somebody awaits it, or once when somebody enters it."""
 
     def __init__(self, open: Callable[[], Coroutine[Any, Any, _T]]) -> None:
         """@param open: opens it."""
         self._open = open
-        self._opened: list[_T] = []
+        self._entered: list[_T] = []
 
     def __await__(self) -> Generator[Any, Any, _T]:
         """Open it; closing is up to who awaits this."""
         return self._open().__await__()
 
     async def __aenter__(self) -> _T:
-        """Open it."""
-        self._opened.append(await self._open())
-        return self._opened[-1]
+        """
+        Open it.
+
+        @raise RuntimeError: it was entered before; who leaves could close another's.
+        """
+        if self._entered:
+            raise RuntimeError("it was entered before: call connect or serve again")
+        opened = await self._open()
+        self._entered.append(opened)
+        return opened
 
     async def __aexit__(self, *reason: object) -> None:
         """
@@ -47,4 +54,4 @@ class Opening(Generic[_T]):
 
         @param reason: the error that ended the statement; it goes on.
         """
-        await self._opened.pop().close()
+        await self._entered[0].close()

@@ -54,21 +54,22 @@ class ConnectTests(AioCase):
     """How a client begins."""
 
     def test_ways(self) -> None:
-        """It is opened by awaiting, or by C{async with}; each time it is another."""
+        """It is opened by awaiting, or once by C{async with}."""
 
         async def main() -> None:
             """Use both."""
             async with self.serve() as server:
                 opening = self.connect(server)
-                async with opening as first, opening as second:
-                    self.assertIsNot(first, second)
+                async with opening as first:
                     await first.send("a")
                     self.assertEqual((await first.get()).data, "a")
-                third = await opening
-                async with third:
-                    await third.send(b"b")
-                    self.assertEqual((await third.get()).data, b"b")
-                await third.close()  # once more
+                    with self.assertRaises(RuntimeError):
+                        await opening.__aenter__()
+                second = await opening
+                async with second:
+                    await second.send(b"b")
+                    self.assertEqual((await second.get()).data, b"b")
+                await second.close()  # once more
 
         self.runLoop(main())
 
