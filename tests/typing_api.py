@@ -202,7 +202,7 @@ def blocking() -> None:
             assert_type((address, packet), tuple[Address, Packet])
 
 
-async def talkByAsyncio(connection: aio.Connection) -> None:
+async def aioTalk(connection: aio.Connection) -> None:
     """
     Talk to a client, by asyncio.
 
@@ -223,7 +223,7 @@ async def talkByAsyncio(connection: aio.Connection) -> None:
 
 async def asyncio() -> None:
     """Use asyncio's face."""
-    async with aio.serve(talkByAsyncio, "tcp:8765", perKey="replace") as served:
+    async with aio.serve(aioTalk, "tcp:8765", perKey="replace") as served:
         assert_type(served, aio.Server)
         assert_type(served.address, Address)
         assert_type(served.connections, dict[Address, aio.Connection])
@@ -235,7 +235,7 @@ async def asyncio() -> None:
     async with client:
         await client.send("x")
         assert_type(await client.closed(), AESMError)
-    await (await aio.serve(talkByAsyncio, "tcp:1", "unix:path")).close()
+    await (await aio.serve(aioTalk, "tcp:1", "unix:path")).close()
 
 
 def others() -> None:

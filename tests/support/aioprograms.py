@@ -23,6 +23,7 @@ from importlib import import_module
 from typing import Any
 
 from aesm import ClientNetwork, ConnectionClosed, ServerNetwork, aio
+from aesm.blocking.standardlog import standardLog
 
 LONG = 120.0  # seconds; more than any machine needs
 LISTEN = "tcp:0:interface=127.0.0.1"
@@ -230,7 +231,7 @@ def fork() -> None:
 
 
 async def _inChild(client: aio.Client, server: aio.Server) -> None:
-    """Try what a forked child should not do."""
+    """Try what a forked child should not do, and what it may; that is logged, too."""
     status = 7
     for work in (client.send("x"), client.get(), server.sendAll("x")):
         try:
@@ -240,10 +241,18 @@ async def _inChild(client: aio.Client, server: aio.Server) -> None:
         status = 1
     await client.close()
     await server.close()
+    heard: list[logging.LogRecord] = []
+    handler = logging.Handler()
+    handler.emit = heard.append  # type: ignore[method-assign]
+    logging.getLogger("aesm").addHandler(handler)
+    logging.getLogger("aesm").setLevel(logging.INFO)
     thread = threading.Thread(target=run, args=(_talk(),))  # of its own
     thread.start()
     thread.join(LONG)
-    os._exit(1 if thread.is_alive() else status)
+    standardLog.flush()
+    if thread.is_alive() or not heard:
+        status = 1
+    os._exit(status)
 
 
 if __name__ == "__main__":

@@ -108,9 +108,7 @@ class BlockingClient:
 
     async def request(self, data: str, timeout: float | None = None) -> str | bytes:
         """@see: L{Client.request}"""
-        asked = self._network.request(data, timeout)  # type: ignore[attr-defined]
-        answer: str | bytes = await asyncio.wrap_future(asked)
-        return answer
+        return await asyncio.wrap_future(self._network.request(data, timeout))
 
     async def close(self) -> None:
         """@see: L{Client.close}"""
