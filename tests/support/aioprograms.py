@@ -20,6 +20,8 @@ import warnings
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
+from logging.handlers import QueueHandler
+from queue import SimpleQueue
 from typing import Any
 
 from aesm import ClientNetwork, ConnectionClosed, ServerNetwork, aio
@@ -241,16 +243,14 @@ async def _inChild(client: aio.Client, server: aio.Server) -> None:
         status = 1
     await client.close()
     await server.close()
-    heard: list[logging.LogRecord] = []
-    handler = logging.Handler()
-    handler.emit = heard.append  # type: ignore[method-assign]
-    logging.getLogger("aesm").addHandler(handler)
+    heard: SimpleQueue[object] = SimpleQueue()
+    logging.getLogger("aesm").addHandler(QueueHandler(heard))
     logging.getLogger("aesm").setLevel(logging.INFO)
     thread = threading.Thread(target=run, args=(_talk(),))  # of its own
     thread.start()
     thread.join(LONG)
     standardLog.flush()
-    if thread.is_alive() or not heard:
+    if thread.is_alive() or heard.empty():
         status = 1
     os._exit(status)
 
