@@ -189,6 +189,16 @@ class PlantedTests(SynchronousTestCase):
 
         self.finds("server", Outbox, "resume", stubborn)
 
+    @excepted
+    def test_answeredTwice(self) -> None:
+        """A request of ours may be answered again and again."""
+
+        def careless(outbox: Outbox, number: int) -> object:
+            """Find who waits, and leave it there."""
+            return (outbox.asked or {}).get(number)
+
+        self.finds("conversation", Outbox, "answered", careless)
+
     def test_sessionOfOthers(self) -> None:
         """A session is given to any key that knows its name."""
 

@@ -171,8 +171,8 @@ class Request(Packet):
         Answer it.
 
         @param data: C{str} or bytes, which is what the other side gets.
-        @return: as L{Connection.sendData}.  If it fails with C{MessageTooBig} or
-            C{SendBufferFull} the request is still open.
+        @return: as L{Connection.sendData}.  If it fails with C{MessageTooBig},
+            C{SendBufferFull} or C{SpoolError} the request is still open.
         @raise RuntimeError: it was answered or refused before.
         @raise TypeError: C{data} is neither text nor bytes.
         @raise ValueError: the text cannot be written in UTF-8.

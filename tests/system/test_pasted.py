@@ -253,6 +253,11 @@ class PastedTests(PastedTestCase):
         """C{docs/chat.md}."""
         self.paste(ROOT / "docs" / "chat.md")
 
+    def test_guide(self) -> None:
+        """C{docs/guide.md}."""
+        self.paste(ROOT / "docs" / "guide.md")
+        self.assertIn("2.50\n404 no such thing\n", self.said)
+
     def test_operating(self) -> None:
         """C{docs/operating.md}."""
         self.paste(ROOT / "docs" / "operating.md")
