@@ -120,7 +120,9 @@ def connect(
     @raise TypeError: an option is of the wrong type, or there is no such.
     @raise ValueError: an option has a value that it cannot have.
     """
-    handling = handlingOf(handlerOf(handler), reactorOr(reactor))
+    handling = None
+    if handler is not None:
+        handling = handlingOf(handlerOf(handler), reactorOr(reactor))
     try:
         dialer = Dialer(reactor, endpoint, **options)
     except AESMError:  # a file, not an argument, is wrong: no bug of the caller's

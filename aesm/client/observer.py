@@ -2,7 +2,7 @@
 Whom a client that stays tells how it fares: its observer, if it has one, and its
 handler::
 
-    audience = Audience(observer, handling)
+    audience = audienceOf(observer, handling)    # None if there is neither
     audience.take(connection)                # a session begins
     audience.connected(connection, True)
     audience.waiting(delay, reason)
@@ -29,28 +29,18 @@ if TYPE_CHECKING:
     from aesm.messages.handling import Handling
     from aesm.store.connection import DurableConnection
 
-__all__ = ["Audience"]
+__all__ = ["Audience", "audienceOf", "restoreTo"]
 
 _log = Logger(namespace="aesm.service")
 
 
 class Audience:
-    """
-    Tells an observer and a handler.
+    """Tells an observer, a handler, or both."""
 
-    @ivar isEmpty: whether there is neither.
-    """
-
-    def __init__(self, observer: object, handling: Handling | None) -> None:
-        """@raise TypeError: the observer is none."""
-        if observer is not None and not IClientObserver.providedBy(observer):
-            raise TypeError(
-                f"observer must provide IClientObserver, not {observer!r}: decorate "
-                "its class with @implementer(IClientObserver), and give an instance"
-            )
-        self._observer: Any = observer
+    def __init__(self, observer: Any, handling: Handling | None) -> None:
+        """@param observer: an L{IClientObserver}, or None."""
+        self._observer = observer
         self._handling = handling
-        self.isEmpty = observer is None and handling is None
 
     def take(self, connection: Connection) -> None:
         """A session begins: be told of its end."""
@@ -58,25 +48,20 @@ class Audience:
             self._handling.take(connection)
             connection.closed().addCallback(partial(self._handling.lost, connection))
 
-    def restored(self, connection: DurableConnection, isOver: bool) -> None:
-        """
-        There is a session of a process before this one.
-
-        @param isOver: whether only what is unread is left of it.
-        """
-        handling = self._handling
-        if isOver:
-            if handling is not None:
-                handling.leftOver(connection)
-            if not connection.isOver:
-                connection.finish(ConnectionClosed("it was over before a restart"))
-        elif handling is not None:
-            handling.accepted(connection)
-            handling.detached(
+    def restored(self, connection: DurableConnection) -> None:
+        """A session of a process before this one goes on."""
+        if self._handling is not None:
+            self._handling.accepted(connection)
+            self._handling.detached(
                 connection, ConnectionClosed("the client was started again")
             )
             if connection.dispatcher is not None:
                 connection.handOver()
+
+    def leftOver(self, connection: DurableConnection) -> None:
+        """What is unread of a session that was over before a restart can be taken."""
+        if self._handling is not None:
+            self._handling.leftOver(connection)
 
     def connected(self, connection: Connection, isNew: bool) -> None:
         """The server has accepted."""
@@ -112,3 +97,34 @@ class Audience:
             method(*arguments)
         except Exception:
             _log.failure("the observer's {method} failed", method=name)
+
+
+def audienceOf(observer: object, handling: Handling | None) -> Audience | None:
+    """
+    Make the audience of a client.
+
+    @return: None if there is nobody to be told.
+    @raise TypeError: the observer is none.
+    """
+    if observer is not None and not IClientObserver.providedBy(observer):
+        raise TypeError(
+            f"observer must provide IClientObserver, not {observer!r}: decorate its "
+            "class with @implementer(IClientObserver), and give an instance"
+        )
+    if observer is None and handling is None:
+        return None
+    return Audience(observer, handling)
+
+
+def restoreTo(
+    audience: Audience | None, connection: DurableConnection, isOver: bool
+) -> None:
+    """
+    Go on with a session of a process before this one.
+
+    @param isOver: whether only what is unread is left of it.
+    """
+    if audience is not None:
+        (audience.leftOver if isOver else audience.restored)(connection)
+    if isOver and not connection.isOver:
+        connection.finish(ConnectionClosed("it was over before a restart"))

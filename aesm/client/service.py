@@ -31,7 +31,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from aesm.client.connect import Dialer
-from aesm.client.observer import Audience
+from aesm.client.observer import audienceOf, restoreTo
 from aesm.client.pending import (
     EarlyMessages,
     MessageQueue,
@@ -157,8 +157,8 @@ class ClientService(Service):
         self._connection: Connection | None = None  # with a transport under it
         self._delays = RetryDelays(retryPolicy)
         handling = handlingOf(handlerOf(handler), self._clock, ended=self._ended)
-        self._audience = Audience(observer, handling)
-        self.early = self._audience.isEmpty
+        self._audience = audienceOf(observer, handling)
+        self.early = self._audience is None
 
         # Of one start to the next stop:
         self._dialer: Dialer | None = None  # made by the first attempt
@@ -376,7 +376,8 @@ class ClientService(Service):
 
     def detached(self, connection: Connection, reason: AESMError) -> None:
         """The transport under a connection is gone, and its session goes on."""
-        self._audience.detached(connection, reason)
+        if self._audience is not None:
+            self._audience.detached(connection, reason)
         self._lost(connection, reason)
 
     # The machine
@@ -434,7 +435,8 @@ class ClientService(Service):
             self.own(connection)
             self._adopt(connection)
         _log.info("connected: {connection}", connection=connection)
-        self._audience.connected(connection, isNew)
+        if self._audience is not None:
+            self._audience.connected(connection, isNew)
         if isNew and connection is self.former:
             self.retrieved.add(connection.retrieved)
         self._sendQueue()
@@ -487,7 +489,8 @@ class ClientService(Service):
             reason=wordsOf(reason),
             delay=delay,
         )
-        self._audience.waiting(delay, reason)
+        if self._audience is not None:
+            self._audience.waiting(delay, reason)
 
     def _ended(self, connection: Connection) -> None:
         """The handler's coroutine is done: stop, once its connection is gone."""
@@ -553,13 +556,14 @@ class ClientService(Service):
                 self._adopt(connection)
         for connection, over in restored:
             retrieved.add(connection.retrieved)
-            self._audience.restored(connection, over)
+            restoreTo(self._audience, connection, over)
         self._sendQueue()
 
     def _adopt(self, connection: Connection) -> None:
         """Go on with the session of a connection."""
         self.former = connection
-        self._audience.take(connection)
+        if self._audience is not None:
+            self._audience.take(connection)
         connection.closed().addCallback(self._cbClosed, connection)
 
     def _cbClosed(self, reason: AESMError, connection: Connection) -> None:

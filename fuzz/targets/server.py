@@ -35,7 +35,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Factory
 
 from aesm import Connection, Packet, PrivateKey, Server, listen
-from aesm.client import observer, retry
+from aesm.client import retry
 from aesm.core.messages.frames import (
     FrameType,
     encodeAck,
@@ -734,8 +734,7 @@ def _around(world: _World) -> Iterator[None]:
     with ExitStack() as stack:
         enter = stack.enter_context
         enter(mock.patch.object(spool, "_OwnThread", world.makeWorker))
-        for module in (retry, observer):
-            enter(mock.patch.object(module, "random", Random(0)))
+        enter(mock.patch.object(retry, "random", Random(0)))
         enter(mock.patch.object(places, "MAX_PENDING", _MAX_PENDING))
         enter(mock.patch.object(network, "MAX_ROUNDS", 100_000))
         for name, module in list(sys.modules.items()):
