@@ -1,12 +1,14 @@
 """
-Text from strangers, made safe to show.
+Text from strangers, made safe to show, and how much room it takes.
 """
 
 from __future__ import annotations
 
 import unicodedata
 
-__all__ = ["escape"]
+__all__ = ["CUT", "cellsOf", "cut", "escape"]
+
+CUT = "~"  # in the place of what there is no room for
 
 
 def escape(text: str) -> str:
@@ -29,3 +31,32 @@ def escape(text: str) -> str:
         else character.encode("unicode_escape").decode("ascii")
         for character in text
     )
+
+
+def cellsOf(text: str) -> int:
+    """
+    Measure text on a terminal.
+
+    @return: columns: none for a character that stands on the one before, two for a
+        wide one, else one.
+    @see: Unicode Standard Annex 11
+    """
+    if text.isascii():
+        return len(text)
+    return sum(
+        0
+        if unicodedata.category(character) in ("Mn", "Me", "Cf")
+        else 2
+        if unicodedata.east_asian_width(character) in "WF"
+        else 1
+        for character in text
+    )
+
+
+def cut(text: str, width: int) -> str:
+    """Cut text to so many columns."""
+    if cellsOf(text) <= width:
+        return text
+    while text and cellsOf(text) + cellsOf(CUT) > width:
+        text = text[:-1]
+    return text + CUT

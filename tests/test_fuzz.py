@@ -17,7 +17,7 @@ from random import Random
 from twisted.trial.unittest import SynchronousTestCase
 
 from aesm import cipher
-from aesm.chat import client, presence, rules
+from aesm.chat import presence, rules, view
 from aesm.chat.names import Register
 from aesm.chat.presence import Person, Presence, Room
 from aesm.cipher import Cipher
@@ -264,7 +264,7 @@ class PlantedTests(SynchronousTestCase):
 
     def test_escapes(self) -> None:
         """A screen lets ESC through."""
-        self.finds("chat", client, "escape", lambda text: text)
+        self.finds("chat", view, "escape", lambda text: text)
 
     def test_forgedLines(self) -> None:
         """The rules let a line end within what somebody said."""

@@ -24,7 +24,7 @@ from aesm.chat.names import MAX_NAME, foldName, tidyName
 from aesm.chat.presence import DEFAULT_ROOM, Lines, Person, Presence
 from aesm.chat.text import oneLine, sizeOf
 
-__all__ = ["MAX_BANNED", "MAX_IGNORED", "MAX_LINE", "Chat"]
+__all__ = ["COMMANDS", "MAX_BANNED", "MAX_IGNORED", "MAX_LINE", "Chat"]
 
 MAX_LINE = 4096  # bytes of a line from a member
 MAX_IGNORED = 50  # keys, of one member
@@ -362,3 +362,6 @@ _COMMANDS = {
     "ban": _Command(Chat._ban, "NAME [REASON]: send away for good (operators)"),
     "help": _Command(Chat._help, ": list the commands"),
 }
+
+# What can be written after a slash, and its arguments and what it does.
+COMMANDS = {word: command.usage for word, command in _COMMANDS.items()}

@@ -1,52 +1,90 @@
 """
-C{aesm chat}: the chat for people at a terminal, and line by line for everything
-else::
+C{aesm chat}: the chat for people at a terminal or in a window, and line by line for
+everything else::
 
-    status = await runChat(reactor, "tcp:127.0.0.1:8765", "alice")
+    face = chooseFace()         # before there is a reactor
+    status = await runChat(reactor, face, "tcp:127.0.0.1:8765", "alice")
 
-Either way it connects again whenever it is cut off.  Line by line it ends with its
+Each of them connects again whenever it is cut off.  Line by line it ends with its
 input, and where the first attempt fails.
 """
 
 from __future__ import annotations
 
 import os
-import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import Enum
+from importlib.util import find_spec
 from typing import Any
 
+from twisted.internet.task import deferLater
 from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
 from zope.interface import provider
 
-from aesm.chat.client import ChatClient, ChatView
-from aesm.chat.screen import ChatTerminal, KeyReader, rawTerminal
+from aesm.chat.client import ChatClient
+from aesm.chat.view import ChatView
 from aesm.commands.connect import checkEndpoint, runLineClient
 from aesm.commands.formats import PLAIN, Form
 from aesm.commands.main import writeError
-from aesm.commands.stdio import joinStandardFiles
 from aesm.errors import AESMError
 from aesm.messages.stream import Packet
-from aesm.text import escape
 
-__all__ = ["runChat"]
-
-WIDTH = 80  # columns of a terminal that does not know
+__all__ = ["Face", "chooseFace", "runChat"]
 
 
-async def runChat(reactor: Any, endpoint: str, nick: str, **options: Any) -> int:
+class Face(Enum):
+    """How the chat meets its user."""
+
+    LINES = "lines"
+    TERMINAL = "terminal"
+    WINDOW = "window"
+    DARK_WINDOW = "dark window"
+
+
+def chooseFace(window: bool = False, dark: bool = False) -> Face:
     """
-    Chat over standard input and output.
+    Choose a face, and install the reactor that it needs, if there is one.
 
-    @return: the exit status: 0 after leaving; without a terminal, if the server
-        has all of the input.
+    @param window: whether the user has asked for a window.
+    @param dark: whether it is to be dark, whatever the desktop says.
     """
+    if window:
+        return Face.DARK_WINDOW if dark else Face.WINDOW
     if not (os.isatty(0) and os.isatty(1)):
+        return Face.LINES
+    if os.environ.get("TERM", "dumb") == "dumb":  # it cannot move its cursor
+        return Face.LINES
+    if find_spec("prompt_toolkit") is None:
+        writeError('pip install "aesm[tools]" for a prompt, colours and completion')
+        return Face.LINES
+    from twisted.internet import asyncioreactor
+
+    asyncioreactor.install()
+    return Face.TERMINAL
+
+
+async def runChat(
+    reactor: Any, face: Face, endpoint: str, nick: str, **options: Any
+) -> int:
+    """
+    Chat.
+
+    @param face: as L{chooseFace} gives it.
+    @return: the exit status: 0 after leaving; line by line, if the server has all of
+        the input.
+    """
+    if face is Face.LINES:
         lines = _Lines(nick)
         form = Form(lines.show, PLAIN.read)
         return await runLineClient(reactor, endpoint, form, lines.join, **options)
     if not checkEndpoint(reactor, endpoint):
         return 1
     try:
-        await _runTerminal(reactor, endpoint, nick, **options)
+        if face is Face.TERMINAL:
+            await _runTerminal(reactor, endpoint, nick, **options)
+        else:
+            await _runWindow(reactor, face, endpoint, nick, **options)
     except (AESMError, ValueError) as error:
         writeError(str(error))
         return 1
@@ -59,32 +97,52 @@ async def _runTerminal(reactor: Any, endpoint: str, nick: str, **options: Any) -
 
     @raise Exception: what trying again would not mend.
     """
-    terminal = ChatTerminal(lambda: os.get_terminal_size(1).columns or WIDTH)
-    terminal.client = ChatClient(reactor, endpoint, nick, terminal, **options)
+    from aesm.chat.terminal import ChatTerminal, openOutput
+
+    terminal = ChatTerminal(openOutput())
+    client = terminal.client = ChatClient(reactor, endpoint, nick, terminal, **options)
+    await deferLater(reactor, 0)  # asyncio's loop does not run before the reactor
+    with _showingTrust(client):
+        await terminal.run()
+
+
+async def _runWindow(
+    reactor: Any, face: Face, endpoint: str, nick: str, **options: Any
+) -> None:
+    """
+    Chat in a window.
+
+    @raise ValueError: there cannot be one.
+    @raise Exception: what trying again would not mend.
+    """
+    try:
+        from aesm.chat.window import ChatWindow, desktopIsDark
+    except ImportError:
+        raise ValueError(
+            "no window without tkinter, which this Python does not have; Debian and "
+            "Ubuntu have it as python3-tk"
+        ) from None
+    window = ChatWindow(reactor, face is Face.DARK_WINDOW or desktopIsDark())
+    client = window.client = ChatClient(reactor, endpoint, nick, window, **options)
+    with _showingTrust(client):
+        await window.run()
+
+
+@contextmanager
+def _showingTrust(client: ChatClient) -> Iterator[None]:
+    """Show first contacts in the meantime."""
 
     @provider(ILogObserver)
-    def showTrust(event: LogEvent) -> None:
-        """Tell of first contacts."""
+    def show(event: LogEvent) -> None:
+        """Show a first contact."""
         if event.get("log_namespace") == "aesm.trust":
-            terminal.show("* " + escape(formatEvent(event)))
+            client.tell(formatEvent(event))
 
-    def resized(number: int, frame: object) -> None:
-        """Draw anew."""
-        reactor.callFromThread(terminal.changed)
-
-    former = signal.signal(signal.SIGWINCH, resized)
-    globalLogPublisher.addObserver(showTrust)
+    globalLogPublisher.addObserver(show)
     try:
-        with rawTerminal(0):
-            written = joinStandardFiles(KeyReader(terminal), reactor)
-            try:
-                await terminal.client.run()
-            finally:
-                await terminal.close()
-                await written
+        yield
     finally:
-        globalLogPublisher.removeObserver(showTrust)
-        signal.signal(signal.SIGWINCH, former)
+        globalLogPublisher.removeObserver(show)
 
 
 class _Lines:
@@ -101,4 +159,5 @@ class _Lines:
     def show(self, packet: Packet) -> bytes:
         """Write a packet."""
         text = packet.data if isinstance(packet.data, str) else repr(packet.data)
-        return self._view.receive(text, packet.time).encode("utf-8") + b"\n"
+        line = self._view.receive(text, packet.time)
+        return b"" if line is None else f"{line}\n".encode()

@@ -208,28 +208,42 @@ class ChatOptions(_ClientCommand):
 
     longdesc = (
         "Takes part in the chat of a server that runs with --handler chat; /help "
-        "lists its commands, /quit or Ctrl-D leaves.  At a terminal the connection "
-        "is made again when it is lost.  Without one, each line of standard input is "
-        "sent, each line of standard output was received, and the end of the input "
-        "leaves, once the server has everything, with status 0."
+        "lists its commands, /quit or Ctrl-D leaves.  At a terminal there are colours, "
+        "and names are completed, if prompt_toolkit is installed (aesm[tools]).  "
+        "Else each line of standard input is sent, each line of standard output was "
+        "received, and the end of the input leaves, once the server has everything, "
+        "with status 0.  The connection is made again when it is lost."
     )
     optParameters = [["nick", None, None, "The name to ask for."]]
+    optFlags = [
+        ["window", None, "Open a window."],
+        ["dark", None, "A dark one, where the desktop does not say so by itself."],
+    ]
 
     def postOptions(self) -> None:
         """Check the options."""
         super().postOptions()
         if self["nick"] is None:
             raise usage.UsageError("give a name: --nick NAME")
+        if self["dark"] and not self["window"]:
+            raise usage.UsageError("--dark is for --window")
         self["nick"] = _utf8("nick", self["nick"])
+
+    def run(self) -> int:
+        """Chat until the user leaves, with the reactor that this needs."""
+        # Much of it loads slowly.
+        from aesm.commands.chat import chooseFace
+
+        self.face = chooseFace(bool(self["window"]), bool(self["dark"]))
+        return super().run()
 
     def runClient(
         self, reactor: Any, options: dict[str, Any]
     ) -> Coroutine[Any, Any, int]:
         """Chat until the user leaves."""
-        # Its terminal needs Twisted's conch, which loads slowly.
         from aesm.commands.chat import runChat
 
-        return runChat(reactor, self.endpoint, self["nick"], **options)
+        return runChat(reactor, self.face, self.endpoint, self["nick"], **options)
 
 
 class ServeOptions(Command, ServerOptions, ReactorSelectionMixin):

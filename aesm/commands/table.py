@@ -12,13 +12,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from aesm.chat.editor import cellsOf
 from aesm.status.units import number, seconds, size
-from aesm.text import escape
+from aesm.text import CUT, cellsOf, cut, escape
 
 __all__ = ["linesOf", "summaryOf"]
 
-CUT = "~"  # in the place of what there is no room for
 KEY = 8  # characters of a key that stands for a name
 WIDEST = 24  # columns of a client's words
 
@@ -93,7 +91,7 @@ def linesOf(
     lines = [*summaryOf(answer["server"]), "", *_table(answer["connections"], width)]
     if height is not None:
         lines = lines[:height]
-    return lines if width is None else [_cut(line, width) for line in lines]
+    return lines if width is None else [cut(line, width) for line in lines]
 
 
 def summaryOf(server: dict[str, Any]) -> list[str]:
@@ -162,19 +160,10 @@ def _table(rows: Sequence[Row], width: int | None) -> list[str]:
 
 def _shown(column: _Column, rows: Sequence[Row]) -> list[str]:
     """Write a column, its title first."""
-    return [column.title, *(_cut(column.show(row), WIDEST) for row in rows)]
+    return [column.title, *(cut(column.show(row), WIDEST) for row in rows)]
 
 
 def _padded(text: str, width: int, right: bool) -> str:
     """Bring text to a width, aligned to the right or the left."""
     blanks = " " * (width - cellsOf(text))
     return blanks + text if right else text + blanks
-
-
-def _cut(text: str, width: int) -> str:
-    """Cut text to a width."""
-    if cellsOf(text) <= width:
-        return text
-    while text and cellsOf(text) + cellsOf(CUT) > width:
-        text = text[:-1]
-    return text + CUT

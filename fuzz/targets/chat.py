@@ -1,6 +1,6 @@
 """
-The chat: its rules, between members who write what they like; and the view and the
-terminal of one of them, whose server may be hostile, too.
+The chat: its rules, between members who write what they like; and the views of their
+clients, whose server may be hostile, too.
 
 Input: steps, each a byte and what it needs.
 
@@ -11,8 +11,8 @@ its author's key; nobody is told anything who is not there, or whose key is bann
 step tells each member no more than it may, and others little more than was written; all
 who are in a room see the same people in it, however people are cut off and come back;
 no two names look the same; names, rooms, history, bans and whom one ignores are
-bounded, and gone when everybody is, but for bans.  The terminal gets, beside the
-control sequences that draw the line, one line of printable characters at a time.
+bounded, and gone when everybody is, but for bans.  A client shows one line of printable
+characters at a time, in rows that are no wider than the terminal.
 """
 
 from __future__ import annotations
@@ -22,13 +22,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from itertools import combinations
-from typing import Any
 from unittest import mock
 
-from twisted.internet.testing import StringTransport
-
-from aesm.chat import client, presence, rules
-from aesm.chat.client import ChatView
+from aesm.chat import presence, rules
+from aesm.chat import view as seen
+from aesm.chat.looks import NARROWEST, wrap
 from aesm.chat.names import MAX_NAME, looksOf
 from aesm.chat.presence import (
     DEFAULT_ROOM,
@@ -38,8 +36,9 @@ from aesm.chat.presence import (
     Lines,
 )
 from aesm.chat.rules import MAX_LINE, Chat
-from aesm.chat.screen import ChatTerminal, KeyReader
 from aesm.chat.text import oneLine
+from aesm.chat.view import ChatView, Line
+from aesm.text import cellsOf
 from fuzz.failures import noFailures
 from fuzz.script import Script
 
@@ -52,7 +51,7 @@ _OPERATOR = "key 1"
 _FEWER = {  # bounds that a handful of members can reach
     presence: {"MAX_ROOMS": 5, "KEY_NAMES": 2, "KEY_ROOMS": 2},
     rules: {"MAX_IGNORED": 1, "MAX_BANNED": 1},
-    client: {"MAX_PRESENT": 40},
+    seen: {"MAX_PRESENT": 40},
 }
 _MOST_OTHERS = 20  # lines of help and the like, beside those of a room's history
 _MOST_WORDS = 3 * (2 * 4 * MAX_NAME + 20)  # bytes of three lines with two names each
@@ -110,8 +109,6 @@ _LINE = re.compile(
     r"|name \S+ \S+|you are \S+ in \S+|who \S+ \d+: .*|rooms \d+: .*|whois \S+: .*"
     r"|note: .*|error: .*"
 )
-# What the terminal may get beside text: erase, go to a column, clear, go home.
-_CONTROL = re.compile(rb"\x1b\[([JK]|2J|H|\d+C)")
 
 
 def _isOneLine(text: str) -> bool:
@@ -119,32 +116,19 @@ def _isOneLine(text: str) -> bool:
     return text.isprintable() or oneLine(text) == text
 
 
-class _Reader(KeyReader):
-    """The way to a terminal, which looks at what is written."""
-
-    def write(self, data: bytes) -> None:
-        """Check what is written: a control sequence of ours, or text in a line."""
-        if not _CONTROL.fullmatch(data):
-            text = data.decode().removeprefix("\r").removesuffix("\n")
-            assert _isOneLine(text), f"the terminal gets {data!r}"
-        super().write(data)
-
-
-class _Me:
-    """Whose terminal it is: what C{ChatTerminal} asks of a client."""
-
-    def __init__(self, send: Callable[[str], None]) -> None:
-        """@param send: called with each line that is typed."""
-        self.view = ChatView()
-        self.state = "connected"
-        self.send = send
-
-    def leave(self) -> None:
-        """Stay: the script says who leaves."""
+def _checkShown(line: Line | None, width: int) -> None:
+    """Check what a client shows, and in how much room."""
+    if line is None:
+        return
+    assert _isOneLine(str(line)), f"what is shown has {str(line)!r}"
+    head = f"{line.clock} {line.mark} "
+    rows = wrap(head, line.text, width)
+    for row in rows[cellsOf(head) > max(width, NARROWEST) :]:
+        assert cellsOf(row) <= max(width, NARROWEST), f"{row!r} is too wide"
 
 
 class _World:
-    """Members, the chat, and the terminal of member 0."""
+    """Members, the chat, and what they see of it."""
 
     def __init__(self) -> None:
         """Begin with nobody there."""
@@ -154,12 +138,6 @@ class _World:
         self.away: set[int] = set()  # of those, who are cut off
         self.now = 1.7e9
         self.width = 40
-        self.me = _Me(lambda line: self.says(0, line))
-        self.terminal = ChatTerminal(lambda: self.width)
-        self.terminal.client = self.me  # type: ignore[assignment]
-        self.transport: Any = StringTransport()
-        self.reader = _Reader(self.terminal)
-        self.reader.makeConnection(self.transport)
 
     # What is checked
 
@@ -210,14 +188,10 @@ class _World:
 
     def see(self, member: int, line: str) -> None:
         """Show a line to a member."""
-        shown = self.views[member].receive(line, self.now)
-        assert _isOneLine(shown), f"what is shown has {shown!r}"
-        assert len(self.views[member].present) <= client.MAX_PRESENT, (
+        _checkShown(self.views[member].receive(line, self.now), self.width)
+        assert len(self.views[member].present) <= seen.MAX_PRESENT, (
             "too many are remembered"
         )
-        if member == 0:
-            self.terminal.show(shown)
-            self.terminal.changed()
 
     def check(self) -> None:
         """Check that all see the same, and the bounds."""
@@ -267,7 +241,7 @@ class _World:
         """Somebody comes."""
         member = script.number() % _MEMBERS
         if member not in self.views:
-            self.views[member] = self.me.view if member == 0 else ChatView()
+            self.views[member] = ChatView()
             name = self.text(script) or None
             self.tell(self.chat.joined(member, _KEYS[member], name), None)
 
@@ -329,29 +303,17 @@ class _World:
         """Time passes."""
         self.now += script.number() * 1000.0
 
-    def types(self, script: Script) -> None:
-        """Somebody presses keys, or pastes."""
-        self.reader.dataReceived(script.take(script.number()))
-
     def resizes(self, script: Script) -> None:
-        """The terminal has another width, or takes no more for a while."""
+        """The terminals have another width."""
         self.width = script.number()
-        if self.width & 1:
-            self.terminal.pauseProducing()
-        self.terminal.resumeProducing()
 
     def lies(self, script: Script) -> None:
-        """The server of somebody's terminal says what it likes."""
+        """Somebody's server says what it likes."""
         view = ChatView()
         head, text = script.number(), self.text(script)
         for line in (text, f"{_HEADS[head % len(_HEADS)]} {text}"):
-            shown = view.receive(line, (script.number(2) - 5000) * 1e12)
-            assert _isOneLine(shown), f"what is shown has {shown!r}"
-            self.terminal.show(shown)
-        self.me.state, view.name, view.room = "waiting", view.name or "?", view.room
-        before, self.me.view = self.me.view, view
-        self.terminal.changed()
-        self.me.state, self.me.view = "connected", before
+            when = (script.number(2) - 5000) * 1e12
+            _checkShown(view.receive(line, when), self.width)
 
     def crowd(self, script: Script) -> None:
         """A hostile server lists more people than there can be."""
@@ -360,7 +322,7 @@ class _World:
         names = " ".join(f"n{number}" for number in range(script.number()))
         view.receive(f"who b 9: {names}", self.now)
         view.receive("join b another", self.now)
-        assert len(view.present) <= client.MAX_PRESENT, "too many are remembered"
+        assert len(view.present) <= seen.MAX_PRESENT, "too many are remembered"
 
     def end(self) -> None:
         """Everybody leaves: nothing is left of them."""
@@ -382,7 +344,6 @@ _STEPS: tuple[Callable[[_World, Script], None], ...] = (
     _World.commands,
     _World.sendsBytes,
     _World.waits,
-    _World.types,
     _World.resizes,
     _World.lies,
     _World.crowd,
@@ -448,7 +409,6 @@ def seeds() -> Iterator[bytes]:
         lie = forged.encode()
         for head in range(len(_HEADS)):
             yield named + do(_World.lies, head, len(lie)) + lie
-        yield named + do(_World.types, len(lie)) + lie + do(_World.types, 1) + b"\r"
     much = do(_World.writesMuch, 0, 0, 65, 190) * 6 + do(
         _World.writesMuch, 0, 0, 0xE9, 240
     )

@@ -6,114 +6,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from aesm import AnyServer, Pinned, PrivateKey, listen
-from aesm.chat import client as chatclient
-from aesm.chat.client import ChatClient, ChatView
+from aesm.chat.client import ChatClient
 from aesm.chat.handler import ChatHandler
+from aesm.chat.view import Line
 from aesm.errors import ConnectionClosed, NotAuthorized, UntrustedServer
 from aesm.server.registry import Connections
 from aesm.server.service import Server
 from aesm.testing import MemoryNetwork
-
-NOON = 1_700_049_600.0  # in UTC
-
-
-class ChatViewTests(SynchronousTestCase):
-    """The lines of the server, as they are shown, and what is kept of them."""
-
-    def shown(self, view: ChatView, line: str) -> str:
-        """
-        Show a line, without its time.
-
-        @param view: what takes note.
-        @param line: the server's.
-        """
-        clock, _, text = view.receive(line, NOON).partition(" ")
-        self.assertRegex(clock, r"\A\d\d:\d\d\Z")
-        return text
-
-    def test_lines(self) -> None:
-        """Each kind of line has a form of its own."""
-        for line, shown in (
-            ("say lobby alice: hi: you", "alice: hi: you"),
-            ("old lobby 2023-11-15T12:00:00Z bob: hi", "bob: hi"),
-            ("tell alice bob: psst", "alice -> bob: psst"),
-            ("join lobby carol", "* carol has come into lobby"),
-            ("leave lobby carol", "* carol has left lobby"),
-            ("name carol dave", "* carol is now called dave"),
-            ("you are alice in lobby", "* you are alice in lobby"),
-            ("who lobby 2: alice bob", "* in lobby, 2: alice bob"),
-            ("rooms 1: lobby=2", "* 1 rooms: lobby=2"),
-            ("whois bob: KEY=", "* bob has the key KEY="),
-            ("note: welcome", "* welcome"),
-            ("error: no: never", "! no: never"),
-            ("say lobby: who?", "? say lobby: who?"),
-            ("", "? "),
-        ):
-            self.assertEqual(self.shown(ChatView(), line), shown)
-
-    def test_present(self) -> None:
-        """The view knows who is in the room that one is in."""
-        view = ChatView()
-        for line in (
-            "you are alice in lobby",
-            "who lobby 2: alice Bob",
-            "join lobby carol",
-            "who other 1: dave",
-            "name Bob bert",
-            "leave lobby nobody",
-        ):
-            view.receive(line, NOON)
-        self.assertEqual((view.name, view.room), ("alice", "lobby"))
-        self.assertEqual(view.present, ["alice", "bert", "carol"])
-        view.receive("leave lobby bert", NOON)
-        self.assertEqual(view.present, ["alice", "carol"])
-        view.forget()
-        self.assertEqual(view.present, [])
-
-    def test_presentBound(self) -> None:
-        """A server cannot make us hold names without end."""
-        self.patch(chatclient, "MAX_PRESENT", 2)
-        view = ChatView()
-        view.receive("you are a in lobby", NOON)
-        view.receive("who lobby 3: a b c", NOON)
-        view.receive("join lobby d", NOON)
-        self.assertEqual(view.present, ["a", "b"])
-
-    def test_escaped(self) -> None:
-        """
-        A server that breaks its own rules cannot send control characters, nor
-        put them into names.
-        """
-        view = ChatView()
-        text = self.shown(view, "you are \x1b[2J in lob\nby")
-        self.assertEqual(text, "* you are \\x1b[2J in lob\\nby")
-        self.assertEqual((view.name, view.room), ("\\x1b[2J", "lob\\nby"))
-
-    def test_marks(self) -> None:
-        """Nor can it pile combining marks up over the lines around."""
-        text = self.shown(ChatView(), "say lobby bob: a" + "\u0301" * 9)
-        self.assertEqual(text, "bob: a" + "\u0301" * 4 + "\ufffd" * 5)
-
-    def test_times(self) -> None:
-        """A time that cannot be told is no error."""
-        view = ChatView()
-        for when in (float("inf"), 1e300, -1e300):
-            self.assertEqual(view.receive("note: a", when), "--:-- * a")
-        self.assertEqual(view.receive("old r yesterday a: b", NOON), "--:-- a: b")
-
-    @settings(deadline=None)
-    @given(st.text(max_size=60))
-    def test_always(self, line: str) -> None:
-        """Whatever comes, what is shown is one line of printable characters."""
-        shown = ChatView().receive(line, NOON)
-        self.assertEqual(len(shown.splitlines()), 1)
-        self.assertNotIn("\x1b", shown)
 
 
 class Recorder:
@@ -122,7 +25,7 @@ class Recorder:
 
     @ivar lines: what was shown.
     @ivar states: the client's states, without repetitions.
-    @ivar holding: what C{show} returns.
+    @ivar status: its status, in words.
     """
 
     client: ChatClient
@@ -131,26 +34,22 @@ class Recorder:
         """Start with nothing shown."""
         self.lines: list[str] = []
         self.states: list[str] = []
-        self.holding: Deferred[None] | None = None
+        self.status = ""
 
-    def show(self, line: str) -> Deferred[None] | None:
-        """
-        Remember a line.
-
-        @param line: which.
-        """
-        self.lines.append(line)
-        return self.holding
+    def show(self, line: Line) -> None:
+        """Remember a line, without its time."""
+        self.lines.append(f"{line.mark} {line.text}")
 
     def changed(self) -> None:
         """Remember the state."""
+        self.status = self.client.status
         if self.states[-1:] != [self.client.state]:
             self.states.append(self.client.state)
 
     def take(self) -> list[str]:
-        """Take what was shown, without the time."""
+        """Take what was shown."""
         taken, self.lines = self.lines, []
-        return [line[6:] if line[2:3] == ":" else line for line in taken]
+        return taken
 
 
 class ChatClientTests(SynchronousTestCase):
@@ -217,7 +116,7 @@ class ChatClientTests(SynchronousTestCase):
         client, recorder, running = self.make()
         self.assertEqual(recorder.states, ["connected"])
         self.assertEqual(
-            recorder.take()[1:], ["* you are alice in lobby", "* in lobby, 1: alice"]
+            recorder.take(), ["* you are alice in lobby", "* in lobby, 1: alice"]
         )
         self.assertEqual(client.view.present, ["alice"])
         self.assertNoResult(running)
@@ -226,10 +125,9 @@ class ChatClientTests(SynchronousTestCase):
         """What is typed goes to the others."""
         alice, recorder, _ = self.make()
         _, other, _ = self.make("bob")
-        room = alice.send("hello \ud800")
+        alice.send("hello \ud800")
+        alice.send("  ")
         self.network.deliver()
-        assert room is not None
-        self.successResultOf(room)
         self.assertEqual(recorder.take()[-1], "alice: hello ?")
         self.assertEqual(other.take()[-1], "alice: hello ?")
 
@@ -237,7 +135,7 @@ class ChatClientTests(SynchronousTestCase):
         """A name that somebody has is refused; another can be chosen."""
         self.make("alice")
         client, recorder, _ = self.make("Alice")
-        self.assertEqual(recorder.take()[1:], ["! the name Alice is taken"])
+        self.assertEqual(recorder.take(), ["! the name Alice is taken"])
         self.assertEqual(client.view.name, "")
         client.send("/nick Alicia")
         self.network.deliver()
@@ -260,7 +158,7 @@ class ChatClientTests(SynchronousTestCase):
     def test_quit(self) -> None:
         """C{/quit} leaves."""
         client, _, running = self.make()
-        self.assertIsNone(client.send(" /quit "))
+        client.send(" /quit ")
         self.network.deliver()
         self.successResultOf(running)
 
@@ -272,9 +170,11 @@ class ChatClientTests(SynchronousTestCase):
         client.leave()
         self.network.deliver()
         self.assertNoResult(running)
+        self.assertEqual(client.status, "leaving")
         client.leave()
         self.network.deliver()
         self.successResultOf(running)
+        self.assertEqual(client.status, "over")
 
     def test_leavesWhileConnecting(self) -> None:
         """One can leave while the connection is being made."""
@@ -305,7 +205,7 @@ class ChatClientTests(SynchronousTestCase):
         """What is typed before there is a connection is sent after the name."""
         self.successResultOf(self.server.stop())
         client, recorder, _ = self.make()
-        self.assertIsNone(client.send("hello"))
+        client.send("hello")
         self.server = self.serve()
         self.network.advance(3)
         self.assertEqual(recorder.take()[-1], "alice: hello")
@@ -318,14 +218,12 @@ class ChatClientTests(SynchronousTestCase):
         client, recorder, _ = self.make(sendBuffer=1000)
         recorder.take()
         self.network.links[-1].toServer.stalled = True
-        waiting = client.send("x" * 900)
+        client.send("x" * 900)
         client.send("no room")
         self.assertEqual(recorder.take(), ["! this may not have arrived: no room"])
         self.server = self.restart()
         self.network.advance(1)
         self.assertIn("! this may not have arrived: " + "x" * 900, recorder.take())
-        assert waiting is not None
-        self.successResultOf(waiting)
 
     def test_again(self) -> None:
         """
@@ -339,7 +237,7 @@ class ChatClientTests(SynchronousTestCase):
         self.network.links[0].cut()
         self.network.deliver()
         self.assertEqual(client.state, "waiting")
-        recorder.take()
+        self.assertEqual(recorder.take()[-1][:2], "! ")
         other.client.send("/join den")
         client.send("back soon")
         self.network.advance(1)
@@ -348,7 +246,8 @@ class ChatClientTests(SynchronousTestCase):
             ["connected", "waiting", "connected"],
         )
         self.assertEqual(
-            recorder.take(), ["* bob has come into den", "alice: back soon"]
+            recorder.take(),
+            ["* connected again", "* bob has come into den", "alice: back soon"],
         )
         self.assertEqual(client.view.present, ["alice", "bob"])
         self.assertEqual(other.take()[-1], "alice: back soon")
@@ -398,17 +297,27 @@ class ChatClientTests(SynchronousTestCase):
         self.assertIn("* you are alice in lobby", recorder.take())
 
     def test_growingDelays(self) -> None:
-        """Attempts come at growing intervals, with words of why."""
+        """
+        Attempts come at growing intervals: why is said once, in words, and when the
+        next one is stands in the status, which counts the seconds.
+        """
         self.successResultOf(self.server.stop())
         client, recorder, _ = self.make()
+        self.assertRegex(recorder.status, r"\Atrying again in [23] s\Z")
+        counts = set()
         for _ in range(100):
             self.network.advance(1)
-        lines = recorder.take()
-        self.assertTrue(6 < len(lines) < 15, lines)
-        self.assertRegex(lines[0], r"^! .*refused.*; trying again in [12]\.\d seconds$")
+            counts.add(recorder.status)
+        self.assertIn("trying again in 15 s", counts)
+        self.assertIn("trying again in 2 s", counts)
+        self.assertLess(recorder.states.count("waiting"), 15)
+        [line] = recorder.take()
+        self.assertRegex(line, r"\A! Connection was refused by other side\Z")
         self.serve()
         self.network.advance(40)
         self.assertEqual(client.state, "connected")
+        self.assertEqual(recorder.status, "connected")
+        self.assertEqual(recorder.take()[0], "* connected again")
 
     def test_untrusted(self) -> None:
         """What will not pass ends the client, with the reason."""
@@ -443,17 +352,8 @@ class ChatClientTests(SynchronousTestCase):
         self.assertEqual(recorder.take(), [])
         self.assertNoResult(running)
 
-    def test_slowDisplay(self) -> None:
-        """A display that takes its time holds back what comes."""
+    def test_tell(self) -> None:
+        """What the program has to say is shown with the rest, escaped."""
         client, recorder, _ = self.make()
-        recorder.take()
-        holding: Deferred[None] = Deferred()
-        recorder.holding = holding
-        client.send("one")
-        client.send("two")
-        self.network.deliver()
-        self.assertEqual(recorder.take(), ["alice: one"])
-        recorder.holding = None
-        holding.callback(None)
-        self.network.deliver()
-        self.assertEqual(recorder.take(), ["alice: two"])
+        client.tell("a \x1b key")
+        self.assertEqual(recorder.take()[-1], "* a \\x1b key")

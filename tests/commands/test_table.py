@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from aesm import Server
-from aesm.chat.editor import cellsOf
 from aesm.commands.table import linesOf, summaryOf
 from aesm.status.overview import Overview
 from aesm.testing import MemoryNetwork
+from aesm.text import cellsOf
 from tests.support.pairs import SERVER_KEY
 
 

@@ -23,6 +23,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import termios
 import time
 from collections.abc import Sequence
 from datetime import datetime
@@ -119,6 +120,11 @@ class Process:
         """
         data = text if isinstance(text, bytes) else text.encode()
         os.write(self._input(), data)
+
+    def resize(self, rows: int, columns: int) -> None:
+        """Make its terminal another size."""
+        assert self._ours is not None
+        termios.tcsetwinsize(self._ours, (rows, columns))
 
     def end(self) -> None:
         """End its standard input."""
