@@ -480,11 +480,6 @@ def seeds() -> Iterator[bytes]:
             + say(3, "z")
         )
     yield do(_World.crowd, 200) + do(_World.resizes, 3) + named + do(_World.resizes, 12)
-    keys = b"abc\x01\x02\x05\x06\x0bd\x10\x0e\x17\x7f\x08\x15\x0c"
-    keys += b"\x1b[A\x1b[B\x1b[C\x1b[D\x1b[3~\x1bOA"
-    yield named + do(_World.types, len(keys)) + keys + do(_World.types, 1) + b"\r"
-    paste = b"\x1b[200~a\rb\x1b]0;x\x07\x1b[201~\r\x04\x03"
-    yield named + do(_World.types, len(paste)) + paste + do(_World.waits, 9)
     for code in (
         0x00,
         0x1B,
