@@ -542,7 +542,7 @@ class LimitTests(PairTestCase):
         client = self.join(network, key=mine, host="192.0.2.3")
         admission = server.factory._admission
         (there,) = server.connections.byPeer(mine.publicKey)
-        hello = Hello(session=there.session.name)
+        hello = Hello(session=there.session.name, requests=True)
         address = ("192.0.2.3", 5)
         replaced, yielding = admission._leaving(mine.publicKey, hello, address)
         self.assertEqual((replaced, yielding), ([], None))
