@@ -594,11 +594,15 @@ class _World:
         )
         match how:
             case 1:
-                hello = Hello(session=name, received=received + number - 1 & 0xFF)
+                hello = Hello(
+                    session=name, received=received + number - 1 & 0xFF, requests=True
+                )
             case 2:
                 early = size if number & 1 else 0  # a session of that name is to begin
                 others = self._sessionOfOthers()
-                hello = Hello(session=others, received=number, early=early)
+                hello = Hello(
+                    session=others, received=number, early=early, requests=True
+                )
             case 3:
                 hello = Hello(
                     resume=False,
@@ -607,7 +611,9 @@ class _World:
                     early=size if number & 1 else 0,
                 )
             case 4:
-                hello = Hello(session=name, received=received, partial=size)
+                hello = Hello(
+                    session=name, received=received, partial=size, requests=True
+                )
         payload = hello.encode() if how < 5 else script.take(number)
         stranger.shake(payload)
 
