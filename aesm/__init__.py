@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         AESMError,
         ConnectionClosed,
         DecryptionError,
+        FileChanged,
         HandshakeError,
         HandshakeTimeout,
         HeartbeatLost,
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
         Truncated,
         UntrustedServer,
     )
+    from aesm.files.receiver import FileReceiver
+    from aesm.files.sender import sendFile
     from aesm.interfaces import (
         IClientObserver,
         IClientPolicy,
@@ -72,6 +75,8 @@ _HOMES = {  # module: the public names that it has; all others are errors
     "client.connect": ["connect"],
     "messages.connection": ["Connection"],
     "server.factory": ["AESMServerFactory"],
+    "files.receiver": ["FileReceiver"],
+    "files.sender": ["sendFile"],
     "interfaces": [
         "IClientObserver",
         "IClientPolicy",
@@ -112,6 +117,8 @@ __all__ = [
     "Connections",
     "DataStream",
     "DecryptionError",
+    "FileChanged",
+    "FileReceiver",
     "HandshakeError",
     "HandshakeTimeout",
     "HeartbeatLost",
@@ -154,6 +161,7 @@ __all__ = [
     "__version__",
     "connect",
     "listen",
+    "sendFile",
     "stateDirectory",
 ]
 

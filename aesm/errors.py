@@ -28,6 +28,7 @@ Every error that aesm raises for what a peer or the network did.
      |- RequestTimeout          it has not answered in time (aesm.messages.requests)
      |- SessionLost             the server no longer holds our session
      |- SpoolError              a spool cannot be opened or written
+     |- FileChanged             a file is no more what it was when it was offered
      |- DecryptionError         a token of Cipher is wrong, altered or malformed
      `- KeyFileError            a key file is missing, unsafe or malformed
          `- KeyFileUnavailable  it cannot be used at this moment
@@ -46,6 +47,7 @@ __all__ = [
     "CloseCode",
     "ConnectionClosed",
     "DecryptionError",
+    "FileChanged",
     "HandshakeError",
     "HandshakeTimeout",
     "HeartbeatLost",
@@ -324,6 +326,10 @@ class SpoolError(AESMError):
     A spool cannot be opened or written: its disk is full, another program uses
     it, or it is none.  Nothing is accepted until it can be written again.
     """
+
+
+class FileChanged(AESMError):
+    """A file was changed while it was sent: what has come of it is of no use."""
 
 
 class DecryptionError(AESMError):

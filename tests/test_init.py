@@ -27,6 +27,8 @@ NAMES = {
     "Connections",
     "DataStream",
     "DecryptionError",
+    "FileChanged",
+    "FileReceiver",
     "HandshakeError",
     "HandshakeTimeout",
     "HeartbeatLost",
@@ -69,6 +71,7 @@ NAMES = {
     "__version__",
     "connect",
     "listen",
+    "sendFile",
     "stateDirectory",
 }
 

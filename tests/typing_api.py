@@ -5,6 +5,7 @@ The public interface, used as its types say: never run, only type-checked.
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 from typing import assert_type
 
 from twisted.internet.defer import Deferred
@@ -18,9 +19,11 @@ from aesm import (
     AnyServer,
     Cipher,
     ClientNetwork,
+    ClientService,
     Connection,
     Connections,
     DataStream,
+    FileReceiver,
     IMessageHandler,
     ITrustPolicy,
     KnownServers,
@@ -35,6 +38,7 @@ from aesm import (
     aio,
     connect,
     listen,
+    sendFile,
 )
 from aesm.messages.address import Address
 from aesm.testing import ConnectedPair, connectedPair
@@ -236,6 +240,18 @@ async def asyncio() -> None:
         await client.send("x")
         assert_type(await client.closed(), AESMError)
     await (await aio.serve(aioTalk, "tcp:1", "unix:path")).close()
+
+
+def files(connection: Connection, service: ClientService) -> None:
+    """
+    Send files, to a receiver.
+
+    @param connection: over this.
+    @param service: and over this.
+    """
+    assert_type(sendFile(connection, "a.txt"), Deferred[str])
+    assert_type(sendFile(service, Path("a.txt"), progress=print), Deferred[str])
+    AESMServerFactory(handler=FileReceiver("incoming", progress=print))
 
 
 def others() -> None:

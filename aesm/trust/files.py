@@ -47,8 +47,11 @@ __all__ = [
     "locked",
     "openToAppend",
     "pair",
+    "publish",
     "readFile",
     "stateDirectory",
+    "sync",
+    "syncDirectory",
     "versionOf",
     "withoutBOM",
     "writeFile",
@@ -284,17 +287,17 @@ def writeFile(
                     os.fchmod(descriptor, stat.S_IMODE(former.st_mode))
                 # Before the rename: a file system may write the name first, and
                 # a power cut would leave an empty file in place of a good one.
-                _sync(descriptor)
+                sync(descriptor)
             if former is not None and versionOf(former) != versionOf(os.stat(target)):
                 return False
             if replace:
                 os.replace(temporary, target)
-            elif not _publish(temporary, path):
+            elif not publish(temporary, path):
                 return False
         finally:
             with suppress(FileNotFoundError):
                 os.unlink(temporary)
-        _syncDirectory(directory)
+        syncDirectory(directory)
     except OSError as error:
         raise _failed(
             f"cannot write {path}",
@@ -350,7 +353,7 @@ def openToAppend(path: Path) -> int:
     return descriptor
 
 
-def _publish(temporary: Path, path: Path) -> bool:
+def publish(temporary: Path, path: Path) -> bool:
     """
     Give a complete file a name that nothing has yet.
 
@@ -373,7 +376,7 @@ def _publish(temporary: Path, path: Path) -> bool:
     return True
 
 
-def _syncDirectory(directory: Path) -> None:
+def syncDirectory(directory: Path) -> None:
     """Bring a directory's new names to the disk, where the file system can."""
     try:
         descriptor = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
@@ -382,12 +385,12 @@ def _syncDirectory(directory: Path) -> None:
             return
         raise
     try:
-        _sync(descriptor)
+        sync(descriptor)
     finally:
         os.close(descriptor)
 
 
-def _sync(descriptor: int) -> None:
+def sync(descriptor: int) -> None:
     """Bring a file or directory to the disk, where the file system can."""
     try:
         os.fsync(descriptor)

@@ -1,0 +1,191 @@
+"""
+Where a file is while it comes, and how it gets its name.  All of this may block::
+
+    place = Place(directory, offer, peer)
+    opened = place.open()          # how much of it is there already?
+    name = place.publish(opened)   # all of it is: on the disk, under a name of its own
+
+What has come of a file is in a hidden one beside it, whose name says who sends it and
+what: the sender's key, the file's name, size and time.  As bytes are only ever added at
+its end, its size says how many have come; nothing else has to be written down, and
+nothing is lost when a process is killed.  A lock of the system's says that somebody is
+at it, and goes with the process.
+
+A name is given by a hard link, which never takes anything's place.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import stat
+from contextlib import suppress
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+from aesm.errors import RequestFailed
+from aesm.files.names import names, safeName
+from aesm.files.requests import FileCode, Offer
+from aesm.trust.files import publish, sync, syncDirectory
+from aesm.trust.keys import PublicKey
+
+__all__ = ["MOST_PARTIAL", "Opened", "Place"]
+
+MOST_PARTIAL = 100  # files in a directory that are not complete
+_FLAGS = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+
+
+@dataclass(frozen=True)
+class Opened:
+    """
+    A file that is open.
+
+    @ivar descriptor: its number.
+    @ivar offset: bytes that are there.
+    @ivar complete: the name of a file that has all of them already; empty if it is not
+        complete.
+    """
+
+    descriptor: int
+    offset: int
+    complete: str = ""
+
+
+class Place:
+    """
+    Where one file of one sender goes.
+
+    @ivar name: what it is to be called, if that is free.
+    @ivar path: of the file that is not complete.
+    """
+
+    def __init__(self, directory: Path, offer: Offer, peer: PublicKey) -> None:
+        """@param peer: who sends it."""
+        self.name = safeName(offer.name)
+        identity = f"{peer} {offer.size} {offer.mtime} {offer.name}"
+        self.path = (
+            directory / f".aesm-{sha256(identity.encode()).hexdigest()[:32]}.part"
+        )
+        self._directory = directory
+        self._offer = offer
+
+    def open(self) -> Opened:
+        """
+        Find what has come of it, or make room for it.
+
+        @raise RequestFailed: there is none, or somebody else is at it.
+        @raise OSError: the directory cannot be used.
+        """
+        complete = self._complete()
+        if complete is not None:
+            return complete
+        isNew = not os.path.lexists(self.path)
+        if isNew and len(list(self._directory.glob(".aesm-*.part"))) >= MOST_PARTIAL:
+            raise RequestFailed(
+                FileCode.NO_ROOM,
+                f"{MOST_PARTIAL} files are there that were never completed; the "
+                "receiver has to remove its .aesm-*.part",
+            )
+        # As any new file: the process's umask takes away what others may not do.
+        mode = 0o777 if self._offer.executable else 0o666
+        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | _FLAGS, mode)
+        try:
+            return Opened(descriptor, self._claim(descriptor))
+        except BaseException:
+            os.close(descriptor)
+            if isNew:
+                with suppress(OSError):
+                    os.unlink(self.path)
+            raise
+
+    def publish(self, descriptor: int) -> str:
+        """
+        Give the file its name, once all of it is on the disk.
+
+        @return: the name.
+        @raise RequestFailed: there are too many of that name.
+        @raise OSError: that is not possible.
+        """
+        os.utime(descriptor, ns=(self._offer.mtime, self._offer.mtime))
+        sync(descriptor)
+        for name in names(self.name):
+            if publish(self.path, self._directory / name):
+                with suppress(FileNotFoundError):
+                    os.unlink(self.path)
+                syncDirectory(self._directory)
+                return name
+        raise self._tooMany()
+
+    def drop(self) -> None:
+        """Forget what came of it."""
+        with suppress(FileNotFoundError):
+            os.unlink(self.path)
+
+    def _complete(self) -> Opened | None:
+        """
+        Look for the file, as a former process may have received it.
+
+        @return: None if it is not there.
+        @raise RequestFailed: all names are taken.
+        """
+        wanted = self._offer.size, self._offer.mtime
+        for name in names(self.name):
+            path = self._directory / name
+            try:
+                status = os.lstat(path)
+            except FileNotFoundError:
+                return None
+            found = status.st_size, status.st_mtime_ns
+            if stat.S_ISREG(status.st_mode) and found == wanted:
+                with suppress(PermissionError):
+                    return Opened(os.open(path, os.O_RDONLY | _FLAGS), wanted[0], name)
+        raise self._tooMany()
+
+    def _claim(self, descriptor: int) -> int:
+        """
+        Lock the file, and see whether there is room for the rest of it.
+
+        @return: how many bytes are there.
+        @raise RequestFailed: as C{open}.
+        """
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise self._busy() from None
+        status = os.fstat(descriptor)
+        # Whoever had the lock may have completed it meanwhile: then this is no longer
+        # the file of that name.
+        with suppress(FileNotFoundError):
+            if os.path.samestat(status, os.lstat(self.path)):
+                return self._room(descriptor, status)
+        raise self._busy()
+
+    def _room(self, descriptor: int, status: os.stat_result) -> int:
+        """
+        See whether there is room for the rest.
+
+        @raise RequestFailed: there is none, or it is no file of ours.
+        """
+        if not stat.S_ISREG(status.st_mode):
+            raise RequestFailed(FileCode.CANNOT_WRITE, "something else is in its place")
+        if status.st_size > self._offer.size:
+            os.ftruncate(descriptor, 0)
+            status = os.fstat(descriptor)
+        missing = self._offer.size - status.st_size
+        system = os.fstatvfs(descriptor)
+        free = system.f_bavail * system.f_frsize
+        if missing > free:
+            raise RequestFailed(
+                FileCode.NO_ROOM,
+                f"there is no room: it needs {missing:,} bytes, and {free:,} are free",
+            )
+        return status.st_size
+
+    def _busy(self) -> RequestFailed:
+        """Make the error for a file that somebody else receives."""
+        return RequestFailed(FileCode.BUSY, "another process receives this file")
+
+    def _tooMany(self) -> RequestFailed:
+        """Make the error for a name that has all its numbers taken."""
+        return RequestFailed(FileCode.REFUSED, "too many files of that name are there")

@@ -1,0 +1,397 @@
+"""
+The side that files come to::
+
+    server = await listen(reactor, "tcp:8765", handler=FileReceiver("incoming"))
+
+A L{FileReceiver} is a handler, of a server or of a client, that takes files and nothing
+else.  One that has other things to do hands it what is about files::
+
+    def requestReceived(self, connection, packet):
+        if self.files.wants(packet):
+            return self.files.requestReceived(connection, packet)
+        ...
+
+Subclasses say which files they want, and are told of those that are there.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.defer import Deferred, DeferredLock, succeed
+from twisted.internet.threads import deferToThread
+from twisted.logger import Logger
+
+from aesm.errors import AESMError, CloseCode, RequestFailed
+from aesm.files.disk import DiskFile, InThread
+from aesm.files.partial import Opened, Place
+from aesm.files.requests import (
+    Chunk,
+    FileCode,
+    Offer,
+    answering,
+    isOurs,
+    readAsked,
+)
+from aesm.interfaces import MessageHandler
+from aesm.messages.connection import Connection
+from aesm.messages.stream import Packet
+from aesm.trust.files import AnyPath, expanded
+
+__all__ = ["MOST_OPEN", "FileReceiver", "Progress"]
+
+_log = Logger(namespace="aesm.files")
+
+MOST_OPEN = 16  # files that one connection may send at the same time
+
+# Is called with a file's name, the bytes of it that are there, and all that it has.
+Progress = Callable[[str, int, int], None]
+
+
+class _Incoming:
+    """
+    A file that comes.
+
+    @ivar connection: who sends it.
+    @ivar offer: what it is.
+    @ivar place: where it goes.
+    @ivar opened: what was there of it.
+    @ivar received: bytes that are there.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        offer: Offer,
+        place: Place,
+        opened: Opened,
+        inThread: InThread,
+        progress: Progress,
+    ) -> None:
+        self.connection = connection
+        self.offer = offer
+        self.place = place
+        self.opened = opened
+        self.received = opened.offset
+        self._file = DiskFile(opened.descriptor, inThread)
+        self._file.follow(opened.offset)
+        self._progress = progress
+        self.report()
+
+    @property
+    def name(self) -> str:
+        """What it is to be called."""
+        return self.place.name
+
+    def report(self) -> None:
+        """Say how much is there."""
+        self._progress(self.name, self.received, self.offer.size)
+
+    def add(self, chunk: Chunk) -> None:
+        """
+        Write a chunk.
+
+        @raise RequestFailed: it is not what comes next.
+        @raise OSError: it cannot be written.
+        """
+        end = chunk.offset + len(chunk.data)
+        if chunk.offset != self.received or end > self.offer.size:
+            raise RequestFailed(FileCode.MALFORMED, "the chunk does not come next")
+        self._file.write(chunk.offset, chunk.data)
+        self.received = end
+        self._file.follow(end)
+        self.report()
+
+    async def complete(self, sha256: str) -> str:
+        """
+        Check the file and give it its name.
+
+        @param sha256: what its sender says.
+        @return: the name.
+        @raise RequestFailed: it is not complete, or another one: it is dropped then.
+        @raise OSError: that is not possible.
+        """
+        size = self.offer.size
+        if self.received != size:
+            raise RequestFailed(FileCode.MALFORMED, "it is not complete")
+        if await self._file.digest(size) != sha256:
+            if self.opened.complete:
+                raise RequestFailed(
+                    FileCode.DIFFERS,
+                    "another file of this name, size and time is there already",
+                )
+            await self._file.call(self.place.drop)
+            raise RequestFailed(
+                FileCode.DIFFERS, "what came is not what was sent, and is dropped"
+            )
+        if self.opened.complete:
+            return self.opened.complete
+        name: str = await self._file.call(self.place.publish, self.opened.descriptor)
+        return name
+
+    def drop(self) -> Deferred[Any]:
+        """Forget what came of it."""
+        if self.opened.complete:
+            return succeed(None)
+        return self._file.call(self.place.drop)
+
+    def close(self) -> Deferred[None]:
+        """
+        Let go of it; what is written stays.
+
+        @return: as C{closed}.
+        """
+        return self._file.close()
+
+    def closed(self) -> Deferred[None]:
+        """
+        Wait for that.
+
+        @return: fires once somebody else can have it.
+        """
+        return self._file.closed()
+
+
+class FileReceiver(MessageHandler):
+    """
+    Takes files into a directory.
+
+    Nothing is ever overwritten: a second C{a.txt} becomes C{a (1).txt}.  A file appears
+    under its name once it is complete, has the digest that its sender says, and is on
+    the disk; what has come of it until then is in a hidden file beside it, and stays
+    there if the sender goes away, for the next time that it sends the same file.
+    """
+
+    def __init__(
+        self,
+        directory: AnyPath,
+        *,
+        progress: Progress | None = None,
+        inThread: InThread = deferToThread,
+    ) -> None:
+        """
+        @param directory: where they go.
+        @param progress: called with a file's name, the bytes that are there, and all
+            that it has: when it begins, and each time that some were written.
+        @param inThread: calls what may block, and gives a Deferred of its result; for
+            tests.
+        """
+        self.directory: Path = expanded(directory)
+        self._progress = progress or _silent
+        self._inThread = inThread
+        self._offers = DeferredLock()  # offers are rare; none overtakes another
+        self._incoming: dict[bytes, _Incoming] = {}  # by token
+        # Those that nothing more comes of and that are not closed yet: whoever offers
+        # the same file waits for that.
+        self._ending: dict[Path, _Incoming] = {}
+
+    # For subclasses
+
+    def fileOffered(self, connection: Connection, name: str, size: int) -> None:
+        """
+        Somebody wants to send a file.
+
+        @param name: what it is to be called.
+        @param size: bytes.
+        @raise RequestFailed: it is not wanted.
+        """
+
+    def fileReceived(
+        self, connection: Connection, name: str, path: Path, sha256: str
+    ) -> None:
+        """
+        A file is there.
+
+        @param name: what it was to be called.
+        @param path: where it is, perhaps with a number in its name.
+        @param sha256: its digest, in hexadecimal.
+        """
+
+    def fileFailed(self, connection: Connection, name: str, reason: str) -> None:
+        """A file could not be received, for a reason that its sender is told, too."""
+
+    def noMoreFiles(self, connection: Connection) -> None:
+        """Somebody has sent all that there was to send."""
+
+    # What users call
+
+    def wants(self, packet: Packet) -> bool:
+        """Tell whether a request is about files."""
+        return isOurs(packet.data)
+
+    @property
+    def isIdle(self) -> bool:
+        """Whether no file is on its way."""
+        return not (self._incoming or self._ending)
+
+    def unfinished(self, connection: Connection) -> list[str]:
+        """List the names of files of which more is to come over a connection."""
+        incoming = self._incoming.values()
+        return [each.name for each in incoming if each.connection is connection]
+
+    # IMessageHandler
+
+    def packetReceived(self, connection: Connection, packet: Packet) -> None:
+        """
+        What is no request is no file.
+
+        @see: L{IMessageHandler.packetReceived}
+        """
+        connection.closeWith(CloseCode.PROTOCOL_ERROR, "this is for files only")
+
+    def connectionLost(self, connection: Connection, reason: AESMError) -> None:
+        """
+        Nothing more comes from there.
+
+        @see: L{IMessageHandler.connectionLost}
+        """
+        for token, incoming in list(self._incoming.items()):
+            if incoming.connection is connection:
+                self._end(token).close()
+
+    def requestReceived(
+        self, connection: Connection, packet: Packet
+    ) -> str | Deferred[str]:
+        """
+        Do what somebody asks.
+
+        @return: the answer.
+        @raise RequestFailed: it is not done, and why.
+        """
+        if not isOurs(packet.data):
+            raise RequestFailed(FileCode.MALFORMED, "this is for files only")
+        asked = readAsked(packet.data)
+        if isinstance(asked, Chunk):
+            return self._takeChunk(connection, asked)
+        kind, fields = asked
+        if kind == "offer":
+            taking = self._offers.run(self._takeOffer, connection, fields["offer"])
+            return _shielded(taking)
+        if kind == "end":
+            self.noMoreFiles(connection)
+            return answering()
+        finishing = self._finish(connection, kind, **fields)
+        return _shielded(Deferred.fromCoroutine(finishing))
+
+    # Parts
+
+    def _takeChunk(self, connection: Connection, chunk: Chunk) -> str:
+        """Write a chunk."""
+        incoming = self._find(connection, chunk.token)
+        try:
+            incoming.add(chunk)
+        except OSError as error:
+            self._end(chunk.token).close()
+            raise self._failed(connection, incoming.name, error) from None
+        return answering()
+
+    async def _finish(
+        self, connection: Connection, kind: str, token: bytes, sha256: str
+    ) -> str:
+        """Complete a file, or forget it."""
+        self._find(connection, token)
+        incoming = self._end(token)
+        try:
+            if kind == "drop":
+                await incoming.drop()
+                return answering()
+            name = await incoming.complete(sha256)
+        except (OSError, RequestFailed) as error:
+            raise self._failed(connection, incoming.name, error) from None
+        finally:
+            await incoming.close()
+        self.fileReceived(connection, incoming.name, self.directory / name, sha256)
+        return answering(name=name)
+
+    def _takeOffer(self, connection: Connection, offer: Offer) -> Deferred[str]:
+        """Begin to receive a file."""
+        return Deferred.fromCoroutine(self._begin(connection, offer))
+
+    async def _begin(self, connection: Connection, offer: Offer) -> str:
+        """
+        Begin to receive a file, or go on with it.
+
+        @return: the answer.
+        """
+        place = Place(self.directory, offer, connection.peer)
+        try:
+            self.fileOffered(connection, place.name, offer.size)
+            await self._makeRoom(connection, place)
+            opened = await self._inThread(place.open)
+        except (OSError, RequestFailed) as error:
+            raise self._failed(connection, place.name, error) from None
+        token = secrets.token_bytes(8)
+        incoming = self._incoming[token] = _Incoming(
+            connection, offer, place, opened, self._inThread, self._progress
+        )
+        if connection.isOver:  # since then
+            await self._end(token).close()
+        return answering(token=token.hex(), offset=incoming.received)
+
+    async def _makeRoom(self, connection: Connection, place: Place) -> None:
+        """
+        End what is left of a former offer of the same file: its sender was started
+        anew, or has come over another connection.
+
+        @raise RequestFailed: there are too many others.
+        """
+        others = list(self._incoming.items())
+        for token, incoming in others:
+            if incoming.place.path == place.path:
+                self._end(token).close()
+        if place.path in self._ending:
+            await self._ending[place.path].closed()
+        mine = [each for _, each in others if each.connection is connection]
+        if len(mine) >= MOST_OPEN:
+            raise RequestFailed(
+                FileCode.NO_ROOM, f"{MOST_OPEN} files at the same time are the most"
+            )
+
+    def _find(self, connection: Connection, token: bytes) -> _Incoming:
+        """
+        Find a file by its token.
+
+        @raise RequestFailed: it has none of that token.
+        """
+        incoming = self._incoming.get(token)
+        if incoming is None or incoming.connection is not connection:
+            raise RequestFailed(FileCode.UNKNOWN, "no such file is offered")
+        return incoming
+
+    def _end(self, token: bytes) -> _Incoming:
+        """Take nothing more of a file, which is to be closed next."""
+        incoming = self._incoming.pop(token)
+        path = incoming.place.path
+        self._ending[path] = incoming
+        incoming.closed().addCallback(lambda nothing: self._ending.pop(path))
+        return incoming
+
+    def _failed(
+        self, connection: Connection, name: str, error: OSError | RequestFailed
+    ) -> RequestFailed:
+        """Tell the subclass that a file could not be received, and make the error."""
+        # The sender is not told about our paths.
+        if isinstance(error, OSError):
+            _log.warn("cannot receive {name!r}: {error}", name=name, error=error)
+            error = RequestFailed(
+                FileCode.CANNOT_WRITE, f"cannot write: {error.strerror}"
+            )
+        self.fileFailed(connection, name, error.reason)
+        return error
+
+
+def _shielded(running: Deferred[str]) -> Deferred[str]:
+    """
+    Wait for what goes on to its end if nobody waits any more: what is just being
+    opened could not be closed otherwise.
+    """
+    shield: Deferred[str] = Deferred()
+    running.chainDeferred(shield)
+    return shield
+
+
+def _silent(name: str, done: int, size: int) -> None:
+    """Say nothing."""

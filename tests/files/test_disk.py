@@ -1,0 +1,145 @@
+"""
+A file whose calls happen in threads.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from hashlib import sha256
+from typing import Any
+
+from twisted.internet.defer import Deferred, execute
+from twisted.trial.unittest import SynchronousTestCase
+
+from aesm.files import disk
+from aesm.files.disk import DiskFile
+from tests.support.spooled import ByHand, noRoom
+
+
+class DiskFileTests(SynchronousTestCase):
+    """Reading, writing, hashing, closing."""
+
+    def setUp(self) -> None:
+        """Make a file."""
+        self.path = self.mktemp()
+        self.patch(disk, "PIECE", 16)
+        self.patch(disk, "STEP", 64)
+
+    def open(
+        self, content: bytes = b"", inThread: Callable[..., Deferred[Any]] = execute
+    ) -> DiskFile:
+        """
+        Open a file.
+
+        @param content: what is in it.
+        @param inThread: where the calls happen.
+        """
+        with open(self.path, "wb") as file:
+            file.write(content)
+        opened = DiskFile(os.open(self.path, os.O_RDWR), inThread)
+        self.addCleanup(opened.close)
+        return opened
+
+    def digestOf(self, file: DiskFile, size: int) -> Deferred[str]:
+        """
+        Ask for a digest.
+
+        @param size: of how much.
+        """
+        return Deferred.fromCoroutine(file.digest(size))
+
+    def test_read(self) -> None:
+        """What is read is what is there, and less only at the file's end."""
+        file = self.open(b"0123456789")
+        self.assertEqual(file.read(2, 3), b"234")
+        self.assertEqual(file.read(8, 3), b"89")
+        self.assertEqual(file.read(10, 3), b"")
+
+    def test_write(self) -> None:
+        """What is written is there, where it was to be."""
+        file = self.open()
+        file.write(2, memoryview(b"0123"))
+        with open(self.path, "rb") as written:
+            self.assertEqual(written.read(), b"\0\x000123")
+
+    def test_parts(self) -> None:
+        """What the system reads or writes in parts is whole."""
+        read, write = os.pread, os.pwrite
+        self.patch(os, "pread", lambda fd, size, at: read(fd, min(size, 3), at))
+        self.patch(os, "pwrite", lambda fd, data, at: write(fd, data[:3], at))
+        file = self.open()
+        file.write(0, memoryview(b"0123456789"))
+        self.assertEqual(file.read(0, 8), b"01234567")
+        self.assertEqual(file.read(5, 8), b"56789")
+
+    def test_noRoom(self) -> None:
+        """What cannot be written is an error; what could be is there."""
+        file = self.open()
+        with noRoom(10), self.assertRaises(OSError):
+            file.write(0, memoryview(b"x" * 20))
+        self.assertEqual(os.path.getsize(self.path), 10)
+
+    def test_digest(self) -> None:
+        """The digest is that of the file, whatever was followed before, and when."""
+        content = os.urandom(1000)
+        for followed in ([], [1], [10, 1000], [1000, 5], range(1000)):
+            file = self.open(content)
+            for end in followed:
+                file.follow(end)
+            digest = self.successResultOf(self.digestOf(file, 1000))
+            self.assertEqual(digest, sha256(content).hexdigest())
+
+    def test_waits(self) -> None:
+        """Several may wait for the digest, while it is made behind the writing."""
+        hands = ByHand()
+        content = os.urandom(200)
+        file = self.open(content, hands.run)
+        file.follow(100)
+        waiting = [self.digestOf(file, 200) for _ in range(2)]
+        self.assertNoResult(waiting[0])
+        waiting[1].cancel()
+        self.failureResultOf(waiting[1])
+        while hands.waiting:
+            hands.work()
+        digest = self.successResultOf(waiting[0])
+        self.assertEqual(digest, sha256(content).hexdigest())
+
+    def test_shorter(self) -> None:
+        """A file that has become shorter has no digest."""
+        file = self.open(b"short")
+        self.failureResultOf(self.digestOf(file, 10), OSError)
+        file.follow(20)  # nothing more is tried
+        self.failureResultOf(self.digestOf(file, 20), OSError)
+
+    def test_closedBehind(self) -> None:
+        """
+        A file is closed behind the calls that are under way, also those that nobody
+        waits for: its number may be another file's afterwards.
+        """
+        hands = ByHand()
+        file = self.open(b"content", hands.run)
+        told = file.closed()
+        syncing = file.call(os.fsync, file.descriptor)
+        syncing.cancel()
+        self.failureResultOf(syncing)
+        closed = file.close()
+        self.assertNoResult(closed)
+        self.assertNoResult(told)
+        os.fstat(file.descriptor)
+        hands.work()
+        self.successResultOf(closed)
+        self.successResultOf(told)
+        self.assertRaises(OSError, os.fstat, file.descriptor)
+        self.successResultOf(file.close())
+        self.assertRaises(ValueError, file.call, os.fsync, 0)
+
+    def test_closedWhileHashing(self) -> None:
+        """Hashing ends with the file."""
+        hands = ByHand()
+        file = self.open(b"x" * 1000, hands.run)
+        file.follow(1000)
+        closed = file.close()
+        hands.work()
+        self.successResultOf(closed)
+        self.assertEqual(hands.waiting, [])

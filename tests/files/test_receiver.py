@@ -1,0 +1,341 @@
+"""
+The side that files come to, and senders that do not keep to the rules.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from hashlib import sha256
+from typing import Any
+
+from twisted.internet.defer import CancelledError, Deferred
+from zope.interface.verify import verifyObject
+
+from aesm.errors import CloseCode, ConnectionClosed
+from aesm.files import partial
+from aesm.files.partial import MOST_PARTIAL
+from aesm.files.receiver import MOST_OPEN, FileReceiver
+from aesm.files.requests import (
+    CHUNK,
+    Chunk,
+    FileCode,
+    Offer,
+    asking,
+    offering,
+    readAnswer,
+)
+from aesm.interfaces import IMessageHandler
+from aesm.messages.stream import Packet
+from aesm.testing import ConnectedPair
+from tests.support.files import FileTestCase
+from tests.support.spooled import ByHand
+
+OFFER = offering(Offer("a.txt", 10, 1))
+
+
+class ReceiverTestCase(FileTestCase):
+    """Somebody who asks for one thing at a time."""
+
+    def offer(
+        self, pair: ConnectedPair, name: str = "a.txt", size: int = 10
+    ) -> tuple[bytes, int]:
+        """
+        Offer a file.
+
+        @return: its token, and where to begin.
+        """
+        answer = self.ask(pair, offering(Offer(name, size, 1)))
+        token, offset = readAnswer(answer, token=str, offset=int)
+        return bytes.fromhex(token), offset
+
+    def chunk(self, pair: ConnectedPair, token: bytes, offset: int, data: bytes) -> Any:
+        """
+        Send bytes.
+
+        @return: as C{ask}.
+        """
+        return self.ask(pair, Chunk(token, offset, memoryview(data)).encode())
+
+    def done(self, pair: ConnectedPair, token: bytes, content: bytes) -> Any:
+        """
+        Say that it is all.
+
+        @return: as C{ask}.
+        """
+        digest = sha256(content).hexdigest()
+        return self.ask(pair, asking("done", token=token.hex(), sha256=digest))
+
+
+class FileReceiverTests(ReceiverTestCase):
+    """Files are received from whoever sends them."""
+
+    def test_interface(self) -> None:
+        """It is a handler."""
+        self.assertTrue(verifyObject(IMessageHandler, FileReceiver(self.theirs)))
+
+    def test_told(self) -> None:
+        """A subclass is told what is there, and what is on its way."""
+        pair = self.meet()
+        token, offset = self.offer(pair)
+        self.assertEqual(offset, 0)
+        self.assertFalse(self.receiver.isIdle)
+        self.assertEqual(self.receiver.unfinished(pair.accepted), ["a.txt"])
+        self.chunk(pair, token, 0, b"0123456789")
+        self.assertEqual(self.there, [])
+        self.assertEqual(self.done(pair, token, b"0123456789"), '{"name": "a.txt"}')
+        self.assertEqual(self.receiver.events, [("received", "a.txt", "a.txt")])
+        self.assertTrue(self.receiver.isIdle)
+
+    def test_progress(self) -> None:
+        """Progress is told as a sender's is."""
+        told: list[tuple[str, int, int]] = []
+
+        def progress(name: str, done: int, size: int) -> None:
+            """Note it."""
+            told.append((name, done, size))
+
+        receiver = FileReceiver(
+            self.theirs, progress=progress, inThread=self.receiver._inThread
+        )
+        pair = self.meet(receiver)
+        self.sent(pair, self.put("a.bin", b"x" * (CHUNK + 1)))
+        self.assertEqual(told, self.progress)
+
+    def test_outOfTurn(self) -> None:
+        """Chunks come one behind the other, and end where the file does."""
+        pair = self.meet()
+        token, _ = self.offer(pair)
+        for offset, data in ((1, b"x"), (0, b"x" * 11), (1 << 63, b"x")):
+            self.assertEqual(self.chunk(pair, token, offset, data), FileCode.MALFORMED)
+        self.chunk(pair, token, 0, b"0123")
+        self.assertEqual(self.chunk(pair, token, 0, b"0123"), FileCode.MALFORMED)
+        self.assertEqual(self.done(pair, token, b"0123"), FileCode.MALFORMED)
+        self.assertEqual(self.there, [])
+
+    def test_otherToken(self) -> None:
+        """A token is of the connection over which the file was offered, and of it."""
+        pair = self.meet()
+        token, _ = self.offer(pair)
+        other = self.meetAgain(pair)
+        for connection, theirs in ((pair, b"\0" * 8), (other, token)):
+            self.assertEqual(self.chunk(connection, theirs, 0, b"x"), FileCode.UNKNOWN)
+            self.assertEqual(self.done(connection, theirs, b""), FileCode.UNKNOWN)
+
+    def meetAgain(self, pair: ConnectedPair) -> ConnectedPair:
+        """Connect another client, with the key of the first."""
+        return self.meet()
+
+    def test_dropped(self) -> None:
+        """What its sender does not want any more is gone."""
+        pair = self.meet()
+        token, _ = self.offer(pair)
+        self.chunk(pair, token, 0, b"0123")
+        self.assertEqual(self.ask(pair, asking("drop", token=token.hex())), "{}")
+        self.assertEqual(os.listdir(self.theirs), [])
+        self.assertEqual(self.done(pair, token, b"0123"), FileCode.UNKNOWN)
+
+    def test_completeNotDropped(self) -> None:
+        """What was received before stays, whatever its sender says of it later."""
+        pair = self.meet()
+        token, _ = self.offer(pair)
+        self.chunk(pair, token, 0, b"0123456789")
+        self.done(pair, token, b"0123456789")
+        token, offset = self.offer(pair)
+        self.assertEqual(offset, 10)
+        self.ask(pair, asking("drop", token=token.hex()))
+        token, offset = self.offer(pair)
+        self.assertEqual(self.done(pair, token, b"other"), FileCode.DIFFERS)
+        self.assertEqual(self.there, ["a.txt"])
+
+    def test_otherRequests(self) -> None:
+        """What is not about files is refused, and told apart by who has more to do."""
+        pair = self.meet()
+        self.assertEqual(self.ask(pair, "what time is it?"), FileCode.MALFORMED)
+        wanted = [self.receiver.wants(Packet(0.0, d)) for d in (asking("end"), "x")]
+        self.assertEqual(wanted, [True, False])
+
+    def test_messages(self) -> None:
+        """What is no request closes the connection."""
+        pair = self.meet()
+        pair.client.sendData("hello")
+        pair.deliver()
+        reason: Any = self.closedReason(pair.client)
+        self.assertEqual(reason.code, CloseCode.PROTOCOL_ERROR)
+
+    def test_mostOpen(self) -> None:
+        """One connection may send some files at the same time, and no more."""
+        pair = self.meet()
+        for number in range(MOST_OPEN):
+            token, _ = self.offer(pair, f"{number}")
+        self.assertEqual(
+            self.ask(pair, offering(Offer("more", 1, 1))), FileCode.NO_ROOM
+        )
+        self.offer(self.meetAgain(pair), "more")  # another one may
+        self.ask(pair, asking("drop", token=token.hex()))
+        self.offer(pair, "again")
+
+    def test_mostPartial(self) -> None:
+        """
+        Of files that were never completed so many are there, and no more; those can
+        be gone on with.
+        """
+        self.patch(partial, "MOST_PARTIAL", 3)
+        self.assertEqual(MOST_PARTIAL, 100)
+        for number in range(3):
+            pair = self.meet()
+            self.offer(pair, f"{number}")
+            pair.client.abort()
+            pair.deliver()
+        pair = self.meet()
+        self.assertEqual(
+            self.ask(pair, offering(Offer("more", 1, 1))), FileCode.NO_ROOM
+        )
+        token, _ = self.offer(pair, "1")
+        self.ask(pair, asking("drop", token=token.hex()))
+        self.offer(pair, "more")
+
+    def test_noRoom(self) -> None:
+        """What the disk has no room for is refused before it comes."""
+        pair = self.meet()
+        self.assertEqual(
+            self.ask(pair, offering(Offer("a", 1 << 60, 1))), FileCode.NO_ROOM
+        )
+        self.assertEqual(os.listdir(self.theirs), [])
+        name, reason = self.receiver.events[0][1:]
+        self.assertEqual(name, "a")
+        self.assertIn("there is no room: it needs 1,152,921,504,606,846,976", reason)
+
+    def test_otherProcess(self) -> None:
+        """Two processes do not receive the same file into the same place."""
+        self.offer(self.meet())
+        (path,) = self.partial
+        other = FileReceiver(self.theirs, inThread=self.receiver._inThread)
+        pair = self.meet(other)
+        self.assertEqual(self.ask(pair, offering(Offer("a.txt", 10, 1))), FileCode.BUSY)
+        with open(path, "rb") as file, self.assertRaises(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def test_inItsPlace(self) -> None:
+        """What is no file of ours is neither followed nor written to."""
+        self.offer(self.meet())
+        (path,) = self.partial
+        path.unlink()
+        path.symlink_to("elsewhere")
+        pair = self.meet(FileReceiver(self.theirs, inThread=self.receiver._inThread))
+        self.assertEqual(
+            self.ask(pair, offering(Offer("a.txt", 10, 1))), FileCode.CANNOT_WRITE
+        )
+        path.unlink()
+        os.mkfifo(path)
+        self.assertEqual(
+            self.ask(pair, offering(Offer("a.txt", 10, 1))), FileCode.CANNOT_WRITE
+        )
+
+    def test_tooMany(self) -> None:
+        """Where all names are taken there is no further one."""
+        self.patch(partial, "names", lambda name: iter([name, f"{name} (1)"]))
+        for name in ("a", "a (1)"):
+            (self.theirs / name).write_bytes(b"")
+        pair = self.meet()
+        self.assertEqual(self.ask(pair, offering(Offer("a", 1, 1))), FileCode.REFUSED)
+
+
+class OverlapTests(ReceiverTestCase):
+    """Two offers of one file, while the disk takes its time."""
+
+    def setUp(self) -> None:
+        """Have a disk that works when the test says so."""
+        super().setUp()
+        self.hands = ByHand()
+        self.receiver = type(self.receiver)(self.theirs, inThread=self.hands.run)
+        self.first, self.second = self.meet(), self.meet()
+
+    def work(self) -> None:
+        """Let the disk do all that it has to do."""
+        while self.hands.waiting:
+            self.hands.work()
+            self.first.deliver()
+            self.second.deliver()
+
+    def asking(self, pair: ConnectedPair, data: str | bytes) -> Deferred[Any]:
+        """Ask, and let it arrive."""
+        asked = pair.client.request(data)
+        pair.deliver()
+        return asked
+
+    def begin(self) -> bytes:
+        """
+        Send a part of a file, which is not hashed yet.
+
+        @return: its token.
+        """
+        asked = self.asking(self.first, OFFER)
+        self.work()
+        text, _ = readAnswer(self.successResultOf(asked), token=str, offset=int)
+        token = bytes.fromhex(text)
+        self.chunk(self.first, token, 0, b"0123")
+        return token
+
+    def goOn(self) -> int:
+        """
+        Offer the file over the second connection.
+
+        @return: where it goes on.
+        """
+        asked = self.asking(self.second, OFFER)
+        self.assertNoResult(asked)
+        self.work()
+        _, offset = readAnswer(self.successResultOf(asked), token=str, offset=int)
+        return int(offset)
+
+    def test_offeredAgain(self) -> None:
+        """
+        Of a file that is offered again, as by a sender that was started anew, the
+        former offer ends; what has come of it counts.
+        """
+        token = self.begin()
+        self.assertEqual(self.goOn(), 4)
+        self.assertEqual(self.chunk(self.first, token, 4, b"4"), FileCode.UNKNOWN)
+
+    def test_goneAndBack(self) -> None:
+        """A sender that is gone may go on over another connection at once."""
+        self.begin()
+        self.lose(self.first)
+        self.assertEqual(self.goOn(), 4)
+
+    def test_whileCompleted(self) -> None:
+        """A file that is just being completed is complete for who offers it again."""
+        token = self.begin()
+        self.chunk(self.first, token, 4, b"456789")
+        digest = sha256(b"0123456789").hexdigest()
+        asked = asking("done", token=token.hex(), sha256=digest)
+        done = self.asking(self.first, asked)
+        self.lose(self.first)
+        self.failureResultOf(done, ConnectionClosed)
+        self.assertEqual(self.goOn(), 10)
+        self.assertEqual(self.there, ["a.txt"])
+
+    def test_withdrawn(self) -> None:
+        """Whoever does not wait for an answer any more holds nobody up."""
+        asked = self.asking(self.first, OFFER)
+        asked.cancel()
+        self.failureResultOf(asked, CancelledError)
+        self.first.deliver()
+        self.assertEqual(self.goOn(), 0)
+
+    def lose(self, pair: ConnectedPair) -> None:
+        """End a connection and its session."""
+        pair.client.abort()
+        pair.deliver()
+        pair.advance(100)
+
+    def test_goneMeanwhile(self) -> None:
+        """Whoever is gone before the file is open leaves nothing open."""
+        asked = self.asking(self.first, OFFER)
+        self.lose(self.first)
+        self.failureResultOf(asked, ConnectionClosed)
+        self.work()
+        self.assertTrue(self.receiver.isIdle)
+        with open(self.partial[0], "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
