@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import base64
 import math
-import os
 import shlex
 import sys
 from collections.abc import Coroutine, Sequence
@@ -25,16 +24,16 @@ from twisted.logger import globalLogBeginner
 from twisted.python import usage
 
 from aesm.commands.bench import bench
+from aesm.commands.client import ClientCommand, utf8
 from aesm.commands.command import Command, CommandOptions
 from aesm.commands.connect import runLineClient
 from aesm.commands.control import NotDone
+from aesm.commands.files import ReceiveOptions, SendOptions
 from aesm.commands.formats import JSON, PLAIN
 from aesm.commands.log import LogOptions
 from aesm.commands.main import (
-    CoroutineRunner,
     OutputLost,
     openStandardFiles,
-    reportingTrust,
     writeError,
     writeLine,
 )
@@ -46,109 +45,24 @@ from aesm.commands.operate import (
     RevokeOptions,
     StatusOptions,
 )
-from aesm.commands.options import NAME_OPTION, dumpNoCore, ownKey
+from aesm.commands.options import dumpNoCore
 from aesm.commands.serve import runServer
 from aesm.commands.serverlog import FORMATS, LEVELS, logObserver
 from aesm.commands.tap import NotUsable, ServerOptions, makeService
 from aesm.errors import KeyFileError
-from aesm.interfaces import ITrustPolicy
 from aesm.server.factory import KEY_FILE
 from aesm.text import escape
 from aesm.trust.files import expanded, stateDirectory
-from aesm.trust.keys import PSK, PrivateKey, PublicKey
-from aesm.trust.servers import AnyServer, KnownServers, Pinned
+from aesm.trust.keys import PSK, PrivateKey
+from aesm.trust.picture import picture
+from aesm.trust.servers import KnownServers
 
 __all__ = ["Options", "main"]
 
 FOR_EVER = -1.0  # seconds
 
 
-class _ClientCommand(Command):
-    """
-    A subcommand that connects to a server.
-
-    @ivar endpoint: the server's.
-    @ivar pins: the public keys that it may have; none for what is known.
-    """
-
-    synopsis = "ENDPOINT [options]"
-    optParameters = [
-        NAME_OPTION,
-        ["key", None, None, "File of our key, as keygen makes it."],
-        ["psk", None, None, "File of the pre-shared key that the server has too."],
-    ]
-    optFlags = [
-        ["any-server", None, "Do not check who the server is: for tests only."],
-    ]
-
-    def __init__(self) -> None:
-        """Start with no pins."""
-        super().__init__()
-        self.pins: list[PublicKey] = []
-        self.endpoint = ""
-
-    def opt_pin(self, key: str) -> None:
-        """Accept a server with this public key only; may be given several times."""
-        try:
-            self.pins.append(PublicKey.fromText(key.strip()))
-        except ValueError as error:
-            raise usage.UsageError(f"--pin: {error}") from None
-
-    def parseArgs(self, endpoint: str) -> None:  # type: ignore[override]
-        """Take the endpoint."""
-        self.endpoint = endpoint
-
-    def postOptions(self) -> None:
-        """
-        Check the options.
-
-        @raise usage.UsageError: they contradict each other.
-        """
-        if self.pins and self["any-server"]:
-            raise usage.UsageError("--pin and --any-server: give one of them")
-        self["name"] = _utf8("name", self["name"])
-
-    def clientOptions(self) -> dict[str, Any]:
-        """
-        Make what L{connect<aesm.client.connect.connect>} takes.
-
-        @raise KeyFileError: the key's file cannot be used.
-        """
-        trust: ITrustPolicy | None = AnyServer() if self["any-server"] else None
-        return {
-            "name": self["name"],
-            "key": ownKey(self["key"]),
-            "psk": self["psk"],
-            "trust": Pinned(*self.pins) if self.pins else trust,
-        }
-
-    def run(self) -> int:
-        """
-        Run the client in a reactor of its own.
-
-        @return: the exit status.
-        @raise KeyFileError: the key's file cannot be used.
-        """
-        from twisted.internet import reactor
-
-        with reportingTrust():
-            options = self.clientOptions()
-        runner = CoroutineRunner(reactor)
-        return runner.run(lambda: self.runClient(reactor, options))
-
-    def runClient(
-        self, reactor: Any, options: dict[str, Any]
-    ) -> Coroutine[Any, Any, int]:
-        """
-        Make the coroutine that is the client.
-
-        @param options: as C{clientOptions} makes them.
-        @return: gives the exit status.
-        """
-        raise NotImplementedError
-
-
-class ConnectOptions(_ClientCommand):
+class ConnectOptions(ClientCommand):
     """C{aesm connect}."""
 
     longdesc = (
@@ -203,7 +117,7 @@ class ConnectOptions(_ClientCommand):
         )
 
 
-class ChatOptions(_ClientCommand):
+class ChatOptions(ClientCommand):
     """C{aesm chat}."""
 
     longdesc = (
@@ -227,7 +141,7 @@ class ChatOptions(_ClientCommand):
             raise usage.UsageError("give a name: --nick NAME")
         if self["dark"] and not self["window"]:
             raise usage.UsageError("--dark is for --window")
-        self["nick"] = _utf8("nick", self["nick"])
+        self["nick"] = utf8("nick", self["nick"])
 
     def run(self) -> int:
         """Chat until the user leaves, with the reactor that this needs."""
@@ -335,7 +249,8 @@ class KeygenOptions(Command):
 class PubkeyOptions(Command):
     """C{aesm pubkey}."""
 
-    synopsis = "[FILE]"
+    synopsis = "[FILE] [--picture]"
+    optFlags = [["picture", None, "Draw it as well, as `aesm send` does."]]
     longdesc = (
         "Prints the public key of the private key in FILE; without FILE, of the one "
         "that `aesm connect` uses."
@@ -351,7 +266,11 @@ class PubkeyOptions(Command):
 
     def run(self) -> int:
         """Print a public key."""
-        writeLine(str(PrivateKey.load(self.file).publicKey))
+        publicKey = PrivateKey.load(self.file).publicKey
+        writeLine(str(publicKey))
+        if self["picture"]:
+            for line in picture(publicKey, "aesm"):
+                writeLine(line)
         return 0
 
 
@@ -433,6 +352,8 @@ class Options(CommandOptions):
     )
     subCommands = [
         ["connect", None, ConnectOptions, "Send lines, and print what comes."],
+        ["send", None, SendOptions, "Send files, to `aesm receive`."],
+        ["receive", None, ReceiveOptions, "Receive files, from `aesm send`."],
         ["chat", None, ChatOptions, "Chat, on a server with --handler chat."],
         ["serve", None, ServeOptions, "Run a server, as `twistd -n aesm` does."],
         ["keygen", None, KeygenOptions, "Make a private key."],
@@ -453,18 +374,6 @@ class Options(CommandOptions):
         """Insist on a command."""
         if self.subCommand is None:
             raise usage.UsageError("name a command")
-
-
-def _utf8(option: str, text: str) -> str:
-    """
-    Read an option's text as UTF-8, whatever the locale is.
-
-    @raise usage.UsageError: it is something else.
-    """
-    try:
-        return os.fsencode(text).decode("utf-8")
-    except UnicodeError:
-        raise usage.UsageError(f"--{option}: give text in UTF-8") from None
 
 
 def _keyFile(file: str | None) -> Path:

@@ -1,5 +1,5 @@
 """
-The requests of which sending files consists, docs/files.md has them for other programs:
+The requests of which sending files consists; docs/files.md has them for others, too::
 
     offer    a file, by name, size and time -> its token, and the offset to begin at
     chunk    bytes at an offset -> once they are written

@@ -6,7 +6,7 @@ while, somewhere in the stream::
 
 It says where it listens, then each cut: C{reset} and C{close} end both sides at once,
 C{forget} resets the client's side and leaves the server's open, as a router does that
-was restarted.
+was restarted.  At the end of each connection it says how much clients have sent.
 """
 
 from __future__ import annotations
@@ -61,6 +61,8 @@ class _Side(protocol.Protocol):
 
         @param data: what came.
         """
+        if self is self.link.client:
+            self.link.proxy.received += len(data)
         if self.other is not None:
             self.other.transport.write(self.link.spend(data))
             self.link.cutIfDue()
@@ -71,6 +73,8 @@ class _Side(protocol.Protocol):
 
         @param reason: why.
         """
+        if self is self.link.client:
+            print(f"{self.link.proxy.received} bytes from clients", flush=True)
         other, self.other = self.other, None
         if other is not None:
             other.other = None
@@ -84,21 +88,25 @@ class _Link:
 
     @ivar client: the side of who called.
     @ivar server: the side of who was called.
+    @ivar proxy: what made it.
     """
 
     def __init__(
         self,
+        proxy: CuttingProxy,
         clock: IReactorTime,
         seconds: float | None,
         size: int,
         cutting: Callable[[], str],
     ) -> None:
         """
+        @param proxy: what makes it.
         @param clock: keeps time.
         @param seconds: when to cut, None at once.
         @param size: bytes to forward after that, both ways together.
         @param cutting: called before it is cut, says how.
         """
+        self.proxy = proxy
         self.client, self.server = _Side(self), _Side(self)
         self._size = size
         self._cutting = cutting
@@ -158,9 +166,14 @@ class _Link:
 
 
 class CuttingProxy(protocol.Factory):
-    """Forwards connections, and cuts them."""
+    """
+    Forwards connections, and cuts them.
+
+    @ivar received: bytes that came from clients.
+    """
 
     noisy = False
+    received = 0
 
     def __init__(
         self,
@@ -193,7 +206,7 @@ class CuttingProxy(protocol.Factory):
         """
         seconds = self._seconds and self._random.uniform(*self._seconds)
         size = self._random.randint(1, self._size)
-        link = _Link(self._clock, seconds, size, self._cutting)
+        link = _Link(self, self._clock, seconds, size, self._cutting)
         connecting = connectProtocol(self._target, link.server)
         connecting.addCallbacks(link.join, partial(_refused, link.client))
         link.client.connectionMade = partial(_wait, link.client)  # type: ignore[method-assign]

@@ -273,7 +273,7 @@ def show(options: Any) -> int:
         client = start(NAME, *common, f"--port={portOf(proxy)}", "call")
         print(client.communicate()[0] + server.communicate()[0], end="")
         proxy.terminate()
-        cuts = len(proxy.communicate()[0].splitlines())
+        cuts = proxy.communicate()[0].count("cut ")
         print(f"{cuts} cuts in {time.monotonic() - started:.0f} seconds")
         log.seek(0)
         print(f"{log.read().count('Traceback')} tracebacks")

@@ -1,0 +1,497 @@
+"""
+C{aesm send} and C{aesm receive}: files from one command to the other::
+
+    aesm receive --listen tcp:8765 --pin KEY
+    aesm send holidays.mkv tcp:example.org:8765
+
+Either of them may be the one that listens; what they say to each other is the same.
+The files themselves are the business of L{aesm.files}.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Coroutine, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.defer import Deferred, DeferredList, DeferredLock
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IAddress
+from twisted.internet.task import deferLater
+from twisted.python import usage
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from aesm.commands.client import ClientCommand
+from aesm.commands.connect import connectOrReport, stopReason
+from aesm.commands.main import reportingTrust, writeError
+from aesm.commands.progress import Lines, progressFor
+from aesm.errors import (
+    AESMError,
+    ConnectionClosed,
+    RequestFailed,
+    SessionLost,
+)
+from aesm.files.receiver import FileReceiver
+from aesm.files.sender import Requester, nameOf, sendFile, sentAll
+from aesm.interfaces import IClientObserver, MessageHandler
+from aesm.messages.connection import Connection
+from aesm.messages.requests import RequestTimeout
+from aesm.server.service import Server, listen
+from aesm.trust.files import expanded, stateDirectory
+from aesm.trust.keys import PrivateKey, PublicKey
+from aesm.trust.picture import picture
+
+__all__ = ["ReceiveOptions", "SendOptions"]
+
+END_TIMEOUT = 10.0  # seconds for the other side to hear that there is no more
+
+
+class _FileCommand(ClientCommand):
+    """
+    A subcommand that talks to the other one, which it dials or waits for.
+
+    @ivar endpoint: whom to dial; None to listen.
+    """
+
+    endpoint: str | None  # type: ignore[assignment]
+    optParameters = [
+        ["listen", None, None, "Wait for the other side here, such as tcp:8765."],
+    ]
+    optFlags = [
+        ["any-client", None, "With --listen: let in whoever reaches it."],
+    ]
+
+    def postOptions(self) -> None:
+        """
+        Check the options.
+
+        @raise usage.UsageError: they contradict each other, or one is missing.
+        """
+        super().postOptions()
+        listening = self["listen"] is not None
+        if listening == (self.endpoint is not None):
+            raise usage.UsageError("give an ENDPOINT to connect to, or --listen")
+        if listening and self["any-server"]:
+            raise usage.UsageError("--any-server is for connecting, not for --listen")
+        if listening and not (self.pins or self["psk"] or self["any-client"]):
+            raise usage.UsageError(
+                "say who may come: --pin KEY, which `aesm pubkey` prints there; "
+                "--psk FILE; or --any-client"
+            )
+        if self["any-client"] and (self.pins or not listening):
+            raise usage.UsageError("--any-client is for --listen without --pin")
+
+    def clientOptions(self) -> dict[str, Any]:
+        """
+        Make what both L{connect<aesm.client.connect.connect>} and C{listen} take.
+
+        Whichever side listens, people have one key, which is the one that they compare.
+
+        @raise KeyFileError: the key's file cannot be used.
+        """
+        options = super().clientOptions()
+        if options["key"] is None:
+            options["key"] = PrivateKey.loadOrCreate(stateDirectory() / "client.key")
+        if self["listen"] is not None:
+            del options["trust"]
+            if self.pins:
+                options["authorizedKeys"] = self._isPinned
+        return options
+
+    def _isPinned(self, publicKey: PublicKey, address: IAddress) -> bool:
+        """Let in whose key was named."""
+        return publicKey in self.pins
+
+    def runClient(
+        self, reactor: Any, options: dict[str, Any]
+    ) -> Coroutine[Any, Any, int]:
+        """Connect or listen, and do it."""
+        meeting = _Meeting(reactor, options, progressFor(reactor))
+        return self.transfer(meeting)
+
+    async def transfer(self, meeting: _Meeting) -> int:
+        """
+        Do it.
+
+        @return: the exit status.
+        """
+        raise NotImplementedError
+
+
+class SendOptions(_FileCommand):
+    """C{aesm send}."""
+
+    synopsis = "FILE... ENDPOINT | FILE... --listen ENDPOINT  [options]"
+    longdesc = (
+        "Sends files to `aesm receive`, which may run before or after; whichever of "
+        "them has --listen waits for the other one.  A file is there once it is "
+        "complete, has the same SHA-256, and is on the disk; then this ends with "
+        "status 0.  Run again after whatever went wrong, it sends what is missing.  "
+        "Both sides show both keys: what is `ours` here is `theirs` there, or somebody "
+        "is in between."
+    )
+
+    def parseArgs(self, *arguments: str) -> None:
+        """Take the files, and the endpoint behind them."""
+        self.arguments = list(arguments)
+        self.endpoint = None
+
+    def postOptions(self) -> None:
+        """
+        Check the options.
+
+        @raise usage.UsageError: as the command says; or there is no file.
+        """
+        files = self.arguments
+        if self["listen"] is None and files:
+            *files, self.endpoint = files
+        self.files = files
+        super().postOptions()
+        if not files:
+            raise usage.UsageError("name the files to send, and then the ENDPOINT")
+        for file in files:
+            _checkFile(expanded(file))
+
+    async def transfer(self, meeting: _Meeting) -> int:
+        """Send the files."""
+        sending = _Sending(self.files, meeting.progress)
+        if self.endpoint is None:
+            return await meeting.listenAndSend(self["listen"], sending)
+        return await meeting.connectAndSend(self.endpoint, sending)
+
+
+class ReceiveOptions(_FileCommand):
+    """C{aesm receive}."""
+
+    synopsis = "ENDPOINT | --listen ENDPOINT  [--into DIRECTORY] [options]"
+    longdesc = (
+        "Receives files from `aesm send`, and ends when that has sent all.  Nothing is "
+        "overwritten: a second a.txt becomes `a (1).txt`.  What has come of a file "
+        "that is not complete is in a hidden file beside it, .aesm-*.part, for the "
+        "next time that it is sent.  Both sides show both keys: what is `ours` here is "
+        "`theirs` there, or somebody is in between."
+    )
+    optParameters = [
+        ["into", None, ".", "The directory to put them in."],
+    ]
+
+    def parseArgs(self, endpoint: str | None = None) -> None:
+        """Take the endpoint."""
+        self.endpoint = endpoint
+
+    def postOptions(self) -> None:
+        """
+        Check the options.
+
+        @raise usage.UsageError: as the command says; or there is no such directory.
+        """
+        super().postOptions()
+        self.directory = expanded(self["into"])
+        if not self.directory.is_dir():
+            raise usage.UsageError(f"--into: {self.directory} is no directory")
+        if not os.access(self.directory, os.W_OK | os.X_OK):
+            raise usage.UsageError(f"--into: {self.directory} cannot be written to")
+
+    async def transfer(self, meeting: _Meeting) -> int:
+        """Receive files."""
+        receiving = _Receiving(self.directory, meeting)
+        if self.endpoint is None:
+            return await meeting.listenAndReceive(self["listen"], receiving)
+        return await meeting.connectAndReceive(self.endpoint, receiving)
+
+
+def _checkFile(path: Path) -> None:
+    """
+    Look at a file before anybody is troubled.
+
+    @raise usage.UsageError: it cannot be sent.
+    """
+    if path.is_dir():
+        archive = shlex.quote(f"{path.name or 'all'}.tar")
+        raise usage.UsageError(
+            f"{path} is a directory; send an archive of it: "
+            f"`tar -cf {archive} {shlex.quote(str(path))}`"
+        )
+    if not path.exists():
+        raise usage.UsageError(f"there is no {path}")
+    if not path.is_file():
+        raise usage.UsageError(f"{path} is not a regular file")
+    if not os.access(path, os.R_OK):
+        raise usage.UsageError(f"{path} cannot be read")
+
+
+class _Sending:
+    """
+    The files that are still to be sent.
+
+    @ivar failed: whether one of them could not be.
+    """
+
+    def __init__(self, files: Sequence[str], progress: Lines) -> None:
+        self.failed = False
+        self._files = list(files)
+        self._progress = progress
+
+    async def run(self, connection: Requester) -> None:
+        """
+        Send what is left, and say that it is all.
+
+        @raise ConnectionClosed: the connection is over first; C{run} may be called
+            again with another.
+        """
+        while self._files:
+            path = self._files[0]
+            name = nameOf(path)
+            try:
+                stored = await sendFile(connection, path, progress=self._progress)
+            except ConnectionClosed:
+                self._progress.finished(name)
+                raise
+            except (AESMError, OSError) as error:
+                self._progress.finished(name)
+                self._report(path, error)
+            else:
+                figures = self._progress.finished(name)
+                other = "" if stored == name else f" as {stored}"
+                self._progress.say(f"sent {path}{other}: {figures}")
+            self._files.pop(0)
+        # Whoever has all files may be gone by now.
+        with suppress(RequestFailed, RequestTimeout, SessionLost):
+            await sentAll(connection, END_TIMEOUT)
+
+    def _report(self, path: str, error: Exception) -> None:
+        """Say that a file was not sent."""
+        self.failed = True
+        if isinstance(error, RequestFailed):
+            reason = f"the other side refuses it: {error.reason}"
+        elif isinstance(error, OSError):
+            reason = error.strerror or str(error)
+        else:
+            reason = str(error)
+        self._progress.say(f"{path} is not sent: {reason}")
+
+
+class _Receiving(FileReceiver):
+    """
+    Takes files until somebody says that there are no more.
+
+    @ivar failed: whether one of them could not be received.
+    @ivar ended: fires then.
+    """
+
+    def __init__(self, directory: Path, meeting: _Meeting) -> None:
+        super().__init__(directory, progress=meeting.progress)
+        self.failed = False
+        self.ended: Deferred[None] = Deferred()
+        self._meeting = meeting
+
+    def connectionAccepted(self, connection: Connection) -> None:
+        """Show whose files these are."""
+        self._meeting.show(connection)
+
+    def fileReceived(
+        self, connection: Connection, name: str, path: Path, sha256: str
+    ) -> None:
+        """Say that a file is there."""
+        figures = self._meeting.progress.finished(name)
+        self._meeting.progress.say(f"received {path}: {figures}; SHA-256 {sha256}")
+
+    def fileFailed(self, connection: Connection, name: str, reason: str) -> None:
+        """Say that a file cannot be received."""
+        self.failed = True
+        self._meeting.progress.finished(name)
+        self._meeting.progress.say(f"{name} is not received: {reason}")
+
+    def noMoreFiles(self, connection: Connection) -> None:
+        """End, unless another one still sends something."""
+        if self.isIdle and not self.ended.called:
+            self.ended.callback(None)
+
+    def connectionLost(self, connection: Connection, reason: AESMError) -> None:
+        """Say that somebody is gone who had not sent all."""
+        for name in self.unfinished(connection):
+            self._meeting.progress.finished(name)
+            self._meeting.progress.say(
+                f"{name} is not complete: {reason}; waiting for it to be sent again"
+            )
+        super().connectionLost(connection, reason)
+
+
+class _Callers(MessageHandler):
+    """
+    Sends to those who come, one after another, until one of them has all.
+
+    @ivar sent: fires then.
+    """
+
+    def __init__(self, sending: _Sending, meeting: _Meeting) -> None:
+        self.sent: Deferred[None] = Deferred()
+        self._sending = sending
+        self._meeting = meeting
+        self._oneByOne = DeferredLock()
+
+    def connectionAccepted(self, connection: Connection) -> None:
+        """Send to somebody who has come."""
+        self._meeting.show(connection)
+        self._oneByOne.run(self._send, connection)
+
+    def _send(self, connection: Connection) -> Deferred[None]:
+        """Send what is left."""
+        sending = Deferred.fromCoroutine(self._sending.run(connection))
+        return sending.addCallbacks(self._cbSent, self._ebGone)
+
+    def _cbSent(self, result: None) -> None:
+        """Somebody has all."""
+        if not self.sent.called:
+            self.sent.callback(None)
+
+    def _ebGone(self, failure: Failure) -> None:
+        """Wait for whoever has gone."""
+        failure.trap(ConnectionClosed)
+        if not self.sent.called:
+            said = f"{failure.value}; waiting for the other side to come again"
+            self._meeting.progress.say(said)
+
+
+@implementer(IClientObserver)
+class _Meeting:
+    """
+    How the two come together; the observer of whoever dials.
+
+    @ivar progress: shows how far files are, and says what is to be said.
+    """
+
+    def __init__(self, reactor: Any, options: dict[str, Any], progress: Lines) -> None:
+        self.progress = progress
+        self._reactor = reactor
+        self._options = options
+        self._shown: set[PublicKey] = set()
+        self._isCut = False
+        self._stopped: Deferred[None] = Deferred()
+
+    # The four ways
+
+    async def connectAndSend(self, endpoint: str, sending: _Sending) -> int:
+        """Dial whoever receives."""
+        with reportingTrust():
+            # The handler refuses what is asked by one that has files to send, too.
+            service = await connectOrReport(
+                self._reactor, endpoint, self, handler=MessageHandler(), **self._options
+            )
+            if service is None:
+                return 1
+            try:
+                await sending.run(service)
+            except ConnectionClosed as reason:
+                self.progress.say(f"{reason}; run this again to go on")
+                return 1
+            finally:
+                await service.stopService()
+            return 1 if sending.failed else 0
+
+    async def connectAndReceive(self, endpoint: str, receiving: _Receiving) -> int:
+        """Dial whoever sends."""
+        with reportingTrust():
+            service = await connectOrReport(
+                self._reactor, endpoint, self, handler=receiving, **self._options
+            )
+            if service is None:
+                return 1
+            try:
+                either = [receiving.ended, self._stopped]
+                await DeferredList(either, fireOnOneCallback=True, consumeErrors=True)
+                await deferLater(self._reactor, 0)  # the answer goes first
+                if not receiving.ended.called:
+                    self.progress.say(str(await stopReason(service)))
+                    return 1
+            finally:
+                await service.stopService()
+            return 1 if receiving.failed else 0
+
+    async def listenAndSend(self, endpoint: str, sending: _Sending) -> int:
+        """Wait for whoever receives."""
+        callers = _Callers(sending, self)
+        # One that was started anew is there at once, while its former session waits.
+        server = await self._listen(endpoint, callers, "receive", perKey="replace")
+        if server is None:
+            return 1
+        try:
+            await callers.sent
+        finally:
+            await server.stop()
+        return 1 if sending.failed else 0
+
+    async def listenAndReceive(self, endpoint: str, receiving: _Receiving) -> int:
+        """Wait for whoever sends."""
+        server = await self._listen(endpoint, receiving, "send FILE")
+        if server is None:
+            return 1
+        try:
+            await receiving.ended
+            await deferLater(self._reactor, 0)  # the answer goes first
+        finally:
+            await server.stop()
+        return 1 if receiving.failed else 0
+
+    # Parts
+
+    async def _listen(
+        self, endpoint: str, handler: object, other: str, **more: Any
+    ) -> Server | None:
+        """
+        Listen, and say how the other side gets here.
+
+        @param other: what is run there.
+        @return: None after telling the user why that is not possible.
+        """
+        try:
+            server = await listen(
+                self._reactor, endpoint, handler=handler, **self._options, **more
+            )
+        except (AESMError, CannotListenError, OSError, ValueError) as error:
+            writeError(f"cannot listen on {endpoint}: {error}")
+            return None
+        where = server.address
+        there = f"tcp:HOST:{where[1]}" if isinstance(where, tuple) else f"unix:{where}"
+        self.progress.say(
+            f"listening on {endpoint}; over there: aesm {other} {there} "
+            f"--pin {server.publicKey}"
+        )
+        return server
+
+    def show(self, connection: Connection) -> None:
+        """Show both keys to somebody who wants to compare them, once for each."""
+        if connection.peer in self._shown:
+            return
+        self._shown.add(connection.peer)
+        keys = {"ours": self._options["key"].publicKey, "theirs": connection.peer}
+        if os.isatty(2):
+            pictures = (picture(key, title) for title, key in keys.items())
+            for both in zip(*pictures, strict=True):
+                self.progress.say("   ".join(both))
+        for title, key in keys.items():
+            self.progress.say(f"the key that is {title}: {key}")
+
+    # IClientObserver
+
+    def onConnected(self, connection: Connection) -> None:
+        """Say that a connection is back."""
+        self.show(connection)
+        if self._isCut:
+            self.progress.say("connected again")
+        self._isCut = False
+
+    def onWaiting(self, delay: float, reason: BaseException) -> None:
+        """Say that there is no connection, once for all attempts."""
+        if self._shown and not self._isCut:
+            self._isCut = True
+            self.progress.say(f"{str(reason).rstrip('.')}; connecting again")
+
+    def onStopped(self, reason: Exception) -> None:
+        """There is no way to go on, or no need to."""
+        if not self._stopped.called:  # it is told of each stop
+            self._stopped.callback(None)
