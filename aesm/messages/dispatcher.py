@@ -116,7 +116,7 @@ _BEGUN: Final = DISPATCHER_TRANSITIONS[_IDLE, "arrived"]
 _DONE: Final = DISPATCHER_TRANSITIONS[_HANDING, "handedOver"]
 
 _new: Final = tuple.__new__  # makes a Packet without a call of Python's
-_NO_PACKETS: Final[Iterator[Packet]] = iter(())
+_NO_PACKETS: Final[Iterator[Any]] = iter(())  # of packets, or what a pile has
 _MILLION: Final = repeat(1e6)
 FIRST_SLICE: Final = 4  # packets, before the first look at the time
 MOST_SLICE: Final = 256  # before any other
