@@ -36,10 +36,11 @@ from aesm.core.messages.events import (
 )
 from aesm.core.messages.framereader import FrameReader
 from aesm.core.messages.frames import (
+    KINDS,
+    LENGTH_BITS,
     MAX_BATCH,
     Ack,
     Close,
-    Encoded,
     FrameType,
     Messages,
     Partial,
@@ -218,9 +219,7 @@ class _Application:
         data = self.sent[hello.received]
         if isinstance(data, str):
             return Partial(FrameType.TEXT, data.encode()[: hello.partial])
-        if isinstance(data, Encoded):
-            return Partial(data.kind, data[: hello.partial])
-        return Partial(FrameType.BINARY, data[: hello.partial])
+        return Partial(KINDS[type(data)], data[: hello.partial])
 
     def check(self) -> None:
         """Check the bounds."""
@@ -506,7 +505,7 @@ class _Side:
             case 15:  # it asks, among other messages
                 number = script.number() % 9 + 1
                 bodies = [b"text", *[encodeRequest("?")] * number, b"text"]
-                ask = len(bodies[1]) | encodeRequest("?").bits
+                ask = len(bodies[1]) | LENGTH_BITS[type(bodies[1])]
                 lengths = [4, *[ask] * number, 4]
                 self.receive(b"".join(encodeBatch(7, bodies, lengths)), size)
             case _:

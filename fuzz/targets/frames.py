@@ -21,11 +21,11 @@ from aesm.core.messages.framereader import FrameReader
 from aesm.core.messages.frames import (
     BINARY_BIT,
     CALL_BIT,
+    LENGTH_BITS,
     MAX_BATCH,
     MESSAGE_OVERHEAD,
     Ack,
     Close,
-    Encoded,
     Frame,
     FrameType,
     Messages,
@@ -154,10 +154,7 @@ def _write(frame: Frame, micros: int) -> Iterator[list[bytes]]:
             for text in (d for d in data if isinstance(d, str)):
                 most = 2 * (len(text.encode()) + MESSAGE_OVERHEAD)
                 assert text.isascii() or getsizeof(text) <= most, "too much memory"
-            flags = [
-                d.bits if isinstance(d, Encoded) else BINARY_BIT * (type(d) is bytes)
-                for d in data
-            ]
+            flags = [LENGTH_BITS[type(d)] for d in data]
             lengths = [len(b) | f for b, f in zip(bodies, flags, strict=True)]
             if len(bodies) == 1:
                 kind = _KINDS[flags[0]]
@@ -212,12 +209,12 @@ def seeds() -> Iterator[bytes]:
     for kind, bodies in ((FrameType.REQUEST, asks), (FrameType.RESPONSE, ends)):
         for one in bodies:
             yield b"\3" + encodeFrame(kind, _MICROS, one)
-        lengths = [len(one) | one.bits for one in bodies]
+        lengths = [len(one) | LENGTH_BITS[type(one)] for one in bodies]
         yield b"\3" + b"".join(encodeBatch(_MICROS, bodies, lengths))
         yield b"\3" + b"".join(encodeBatch(_MICROS, bodies[:1] * 3, lengths[:1] * 3))
     among = [b"text", *asks, b"\xff", *ends]
-    lengths = [4, *[len(one) | one.bits for one in asks], 1 | BINARY_BIT]
-    lengths += [len(one) | one.bits for one in ends]
+    lengths = [4, *[len(one) | LENGTH_BITS[type(one)] for one in asks], 1 | BINARY_BIT]
+    lengths += [len(one) | LENGTH_BITS[type(one)] for one in ends]
     yield b"\3" + b"".join(encodeBatch(_MICROS, among, lengths))
     yield b"\7" + encodeFrame(FrameType.REST, _MICROS, b"of nothing")
     yield b"\7" + encodeFrame(FrameType.TEXT, _MICROS, b"\xed\xa0\x80")

@@ -11,15 +11,13 @@ from typing import Final, cast
 
 from aesm._mypyc import mypyc_attr
 from aesm.core.messages.frames import (
-    BINARY,
-    BINARY_BIT,
     BINARY_BITS,
     COUNT_SIZE,
+    KINDS,
+    LENGTH_BITS,
     MAX_BATCH,
     MESSAGE_OVERHEAD,
     REST,
-    TEXT,
-    Encoded,
     EncodedText,
     Messages,
     encodeBatch,
@@ -52,7 +50,7 @@ Message = str | bytes | bytearray | memoryview  # C{str} for TEXT, bytes for BIN
 # texts of a batch are joined and encoded in one step when it is sent.  Other text is
 # encoded at once, because its size, and whether UTF-8 can write it, must be known; its
 # class tells it from binary.  So does that of requests and responses.
-Body = str | bytes  # C{str} in ASCII or L{EncodedText} for TEXT; L{Encoded}; or binary
+Body = str | bytes  # C{str} in ASCII or L{EncodedText} for TEXT; or as C{KINDS} says
 
 
 def bodyOf(data: Message) -> Body:
@@ -64,21 +62,18 @@ def bodyOf(data: Message) -> Body:
     """
     if isinstance(data, str):
         return data if data.isascii() else EncodedText(data.encode("utf-8"))
-    if isinstance(data, Encoded):
-        return data
-    if isinstance(data, bytes | bytearray | memoryview):
+    if isinstance(data, bytes):
+        return data if type(data) in KINDS else bytes(data)
+    if isinstance(data, bytearray | memoryview):
         return bytes(data)
     raise TypeError(f"a message is str or bytes, not {type(data).__name__}")
 
 
 def encodeMessage(micros: int, body: Body) -> bytes:
     """Encode one message as a frame of its own."""
-    if type(body) is bytes:
-        return packHeader(len(body), BINARY, micros) + body
-    if isinstance(body, Encoded):
-        return packHeader(len(body), body.kind, micros) + body
-    text = cast(str, body).encode("ascii")
-    return packHeader(len(text), TEXT, micros) + text
+    kind = KINDS[type(body)]
+    encoded = body.encode("ascii") if isinstance(body, str) else body
+    return packHeader(len(encoded), kind, micros) + encoded
 
 
 class Batch:
@@ -167,7 +162,7 @@ class Batch:
             text = "".join(cast("list[str]", bodies)).encode("ascii")
             return encodeBatch(micros, [text], array("I", map(len, bodies)))
         encoded = [b.encode("ascii") if isinstance(b, str) else b for b in bodies]
-        lengths = array("I", [len(b) | _bitsOf(b) for b in bodies])
+        lengths = array("I", [len(b) | LENGTH_BITS[type(b)] for b in bodies])
         return encodeBatch(micros, encoded, lengths)
 
     @classmethod
@@ -349,13 +344,6 @@ class Share(Batch):
         if shared.encoded[:2] != share:
             shared.encoded = (*share, [b"".join(super().encode(batched))])
         return shared.encoded[2]
-
-
-def _bitsOf(body: Body) -> int:
-    """Tell what there is in the length of a message in a BATCH."""
-    if isinstance(body, Encoded):
-        return body.bits
-    return 0 if isinstance(body, str) else BINARY_BIT
 
 
 def _binary(lengths: array[int]) -> array[int]:

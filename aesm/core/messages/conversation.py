@@ -29,7 +29,7 @@ happen without the peer's doing has one C{deadline}:
 from __future__ import annotations
 
 import math
-from typing import Final
+from typing import Final, cast
 
 from aesm.core.messages.events import Accepted, Acknowledged, Broken, Event, PeerClosed
 from aesm.core.messages.framereader import FrameReader
@@ -41,6 +41,8 @@ from aesm.core.messages.frames import (
     Messages,
     Ping,
     Pong,
+    Requests,
+    Responses,
     Welcome,
     encodeAck,
     encodeClose,
@@ -63,6 +65,7 @@ SLOW_CLOSE_TIMEOUT: Final = 30.0  # the same for who is closed because it does n
 SUPERSEDED: Final = (CloseCode.TAKEN_OVER, "taken over by a newer connection", 0)
 ACK_DELAY: Final = 0.001  # seconds that an ACK waits while there is more to be read
 
+CALLS: Final = (Requests, Responses)
 _NOTHING_SAID: Final[tuple[int, str, int]] = (CloseCode.NORMAL, "", 0)
 
 _State = ConversationState
@@ -206,8 +209,8 @@ class Conversation:
                         if self.session.outbox.acknowledge(frame):
                             self._tolerate()
                         events.append(newTuple(Acknowledged, (frame.count,)))
-                    elif isinstance(frame, Messages):
-                        events.append(self.session.takeCalls(frame))
+                    elif type(frame) in CALLS:
+                        events.append(self.session.takeCalls(cast(Messages, frame)))
                         reader.partial = None
                     else:
                         self._takeOther(frame, events)

@@ -21,9 +21,9 @@ from aesm.core.messages.frames import (
     ACK_FRAME_SIZE,
     BINARY,
     HEADER_SIZE,
+    KINDS,
     MESSAGE_OVERHEAD,
     TEXT,
-    Encoded,
     Messages,
     encodeAck,
     newTuple,
@@ -107,11 +107,10 @@ def answer(conversation: Conversation, micros: int, budget: int) -> bytes:
         return b""
     conversation.heardSince = conversation.signOfLifeBy = None
     ack = session.inbox.takeAck()
-    body, kind = batch.bodies[0], BINARY
+    body = batch.bodies[0]
+    kind = KINDS[type(body)]
     if isinstance(body, str):
-        body, kind = body.encode("ascii"), TEXT
-    elif isinstance(body, Encoded):
-        kind = body.kind
+        body = body.encode("ascii")
     if ack is None:
         return packHeader(len(body), kind, batch.micros) + body
     return packExchange(micros, *ack, len(body), kind, batch.micros) + body

@@ -68,6 +68,7 @@ from aesm.errors import ProtocolError
 
 __all__ = ["FrameReader", "decodeBatch"]
 
+RUNS: Final = (Messages, Requests, Responses)  # frames of messages
 LARGE_PART: Final = 1024  # bytes of a body from which on they are kept as they come
 
 # The hot path
@@ -398,7 +399,7 @@ class FrameReader:
             first message.
         @raise MessageTooBig: the whole message is too large.
         """
-        if self.partial is None or any(isinstance(each, Messages) for each in frames):
+        if self.partial is None or any(type(each) in RUNS for each in frames):
             raise ProtocolError("a REST where none belongs")
         kind, whole = self.partial.kind, len(self.partial.body) + size
         if kind in CALL_TYPES:

@@ -165,47 +165,43 @@ class Responses(Messages):
 
 
 @mypyc_attr(native_class=False)
-class Encoded(bytes):
-    """
-    A message that is not binary, as on the wire.
-
-    @cvar kind: the type of its frame.
-    @cvar bits: what there is in its length in a BATCH.
-    """
+class EncodedText(bytes):
+    """A TEXT message in UTF-8."""
 
     __slots__ = ()  # one takes no more than bytes do
 
-    kind = 0
-    bits = 0
-
 
 @mypyc_attr(native_class=False)
-class EncodedText(Encoded):
-    """A TEXT message in UTF-8."""
-
-    __slots__ = ()
-
-    kind = TEXT
-
-
-@mypyc_attr(native_class=False)
-class EncodedRequest(Encoded):
+class EncodedRequest(bytes):
     """The body of a REQUEST."""
 
     __slots__ = ()
 
-    kind = REQUEST
-    bits = CALL_BIT
-
 
 @mypyc_attr(native_class=False)
-class EncodedResponse(Encoded):
+class EncodedResponse(bytes):
     """The body of a RESPONSE."""
 
     __slots__ = ()
 
-    kind = RESPONSE
-    bits = BINARY_BIT | CALL_BIT
+
+# Of the class of a message that is kept: the type of its frame, and what there is in
+# its length in a BATCH.  Not attributes of a common base: mypyc does not find what
+# inherits from a class that it does not compile to a struct.
+KINDS: Final[dict[type, int]] = {
+    str: TEXT,
+    bytes: BINARY,
+    EncodedText: TEXT,
+    EncodedRequest: REQUEST,
+    EncodedResponse: RESPONSE,
+}
+LENGTH_BITS: Final[dict[type, int]] = {
+    str: 0,
+    bytes: BINARY_BIT,
+    EncodedText: 0,
+    EncodedRequest: CALL_BIT,
+    EncodedResponse: BINARY_BIT | CALL_BIT,
+}
 
 
 @mypyc_attr(native_class=False)

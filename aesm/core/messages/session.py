@@ -218,7 +218,7 @@ class Session:
         inbox, first = self.inbox, self.inbox.received
         inbox.receive(messages)
         inbox.partial = None
-        if isinstance(messages, Requests):
+        if type(messages) is Requests:
             return newTuple(Asked, (first, messages))
         responses: list[tuple[object, Response]] = []
         for number, body in enumerate(messages.data, first):
