@@ -29,9 +29,10 @@ from zope.interface import implementer
 
 from aesm.chat.view import ChatView, Line
 from aesm.client.service import ClientService
-from aesm.errors import AESMError, ConnectionClosed
+from aesm.errors import AESMError, CloseCode, ConnectionClosed
 from aesm.interfaces import IClientObserver
 from aesm.messages.connection import Connection
+from aesm.messages.requests import Request
 from aesm.text import escape
 
 __all__ = ["ChatClient", "Display"]
@@ -178,7 +179,9 @@ class ChatClient:
                 packet = await self._service.retrieved.get()
             except ConnectionClosed:
                 break
-            if isinstance(packet.data, str):
+            if isinstance(packet, Request):
+                packet.refuse("nobody answers here", CloseCode.NOT_TAKEN)
+            elif isinstance(packet.data, str):
                 line = self.view.receive(packet.data, packet.time)
                 if line is not None:
                     self._display.show(line)

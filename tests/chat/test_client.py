@@ -13,7 +13,12 @@ from aesm import AnyServer, Pinned, PrivateKey, listen
 from aesm.chat.client import ChatClient
 from aesm.chat.handler import ChatHandler
 from aesm.chat.view import Line
-from aesm.errors import ConnectionClosed, NotAuthorized, UntrustedServer
+from aesm.errors import (
+    ConnectionClosed,
+    NotAuthorized,
+    RequestFailed,
+    UntrustedServer,
+)
 from aesm.server.registry import Connections
 from aesm.server.service import Server
 from aesm.testing import MemoryNetwork
@@ -351,6 +356,16 @@ class ChatClientTests(SynchronousTestCase):
         self.network.deliver()
         self.assertEqual(recorder.take(), [])
         self.assertNoResult(running)
+
+    def test_request(self) -> None:
+        """A request is refused: nobody is going to answer it."""
+        _, recorder, _ = self.make()
+        recorder.take()
+        (connection,) = self.server.connections.values()
+        asked = connection.request("who?")
+        self.network.deliver()
+        self.assertEqual(self.failureResultOf(asked, RequestFailed).value.code, 1003)
+        self.assertEqual(recorder.take(), [])
 
     def test_tell(self) -> None:
         """What the program has to say is shown with the rest, escaped."""
