@@ -37,7 +37,7 @@ def main() -> None:
                 if workload.many and number:
                     continue
                 peers = options.peers or workload.peers or names
-                peers = [peer for peer in peers if peer in names]
+                peers = [p for p in peers if p in names and workload.suits(p)]
                 _round(results, workload, peers, Path(directory), seconds)
             # After each round, so that a run that is cut short is not for nothing.
             results.write(options.output, number + 1, seconds)

@@ -28,6 +28,7 @@ AT_ONCE = 50  # connections that are opened together when many are wanted
 PROBES = 100  # connections that grow opens, one at a time
 LEAST = 3  # connections that far opens, however long they take
 TRIPS = 3  # round trips over each
+UNDER_WAY = 500  # requests
 FASTER = 10  # how many times more is tried than took too short a time
 
 
@@ -120,13 +121,61 @@ class Task:
         link.received = received
         await _sent(link.send(data))
         await done
-        spent = self._now() - before
-        trips = sorted(b - a for a, b in pairwise(times))
-        return {
-            "median": trips[len(trips) // 2] * 1e6,
-            "p99": trips[len(trips) * 99 // 100] * 1e6,
-            **spent.each("median", len(trips)),
-        }
+        return self._trips(times, self._now() - before)
+
+    async def request(self) -> dict[str, float]:
+        """Ask when the answer before is there."""
+        link = await self._connect()
+        await link.request(self._data)  # what is loaded on first use
+        done, fire = self._peer.signal()
+        before = self._now()
+        times = [perf_counter()]
+        end = times[0] + self._seconds
+
+        def ask() -> None:
+            """Ask once more."""
+            link.request(self._data).addCallback(answered)
+
+        def answered(answer: bytes) -> None:
+            """Take the time, and go on."""
+            now = perf_counter()
+            times.append(now)
+            (ask if now < end else fire)()
+
+        ask()
+        await done
+        return self._trips(times, self._now() - before)
+
+    async def requests(self) -> dict[str, float]:
+        """Have many under way: ask once more with each answer."""
+        link = await self._connect()
+
+        async def askAll(count: int) -> None:
+            """Ask so many times."""
+            asked = answered = 0
+            done, fire = self._peer.signal()
+
+            def ask() -> None:
+                """Ask once more."""
+                nonlocal asked
+                asked += 1
+                link.request(self._data).addCallback(take)
+
+            def take(answer: bytes) -> None:
+                """Count an answer, and go on."""
+                nonlocal answered
+                answered += 1
+                if asked < count:
+                    ask()
+                elif answered == count:
+                    fire()
+
+            for _ in range(UNDER_WAY):
+                ask()
+            await done
+
+        count, spent = await self._enough(askAll, 10 * UNDER_WAY)
+        return spent.rate(count)
 
     async def fanout(self) -> dict[str, float]:
         """Let the server send to many, until all have it all."""
@@ -240,6 +289,20 @@ class Task:
                 return count, spent
             faster = self._seconds / max(spent.seconds, 1e-9)
             count = math.ceil(count * min(faster, FASTER))
+
+    def _trips(self, times: list[float], spent: Spent) -> dict[str, float]:
+        """
+        Say how long round trips took.
+
+        @param times: when each ended, and the first began.
+        @param spent: what all of them took.
+        """
+        trips = sorted(b - a for a, b in pairwise(times))
+        return {
+            "median": trips[len(trips) // 2] * 1e6,
+            "p99": trips[len(trips) * 99 // 100] * 1e6,
+            **spent.each("median", len(trips)),
+        }
 
     async def _connect(self) -> Any:
         """Open a link."""

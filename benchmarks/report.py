@@ -29,6 +29,7 @@ NAMES = {  # the peers in the order that they take turns in
     "aesm": "aesm",
     "aesmpure": "aesm",
     "aesmstream": "aesm as a byte stream",
+    "amptls": "AMP on Twisted, TLS 1.3",
     "twistedplain": "Twisted, in clear",
     "asynciotls": "asyncio, TLS 1.3",
     "uvlooptls": "uvloop, TLS 1.3",
@@ -78,9 +79,9 @@ class Results:
         runs = self._runs.get((workload, peer), [])
         return [run[name] for run in runs if run is not None and name in run]
 
-    def ratio(self, workload: str, peer: str, figure: Figure) -> float | None:
+    def ratio(self, workload: Workload, peer: str, figure: Figure) -> float | None:
         """
-        Compare with the reference, round by round.
+        Compare with the workload's reference, round by round.
 
         @return: the median of how many times better; None if they never ran in
             one round.
@@ -90,8 +91,8 @@ class Results:
             if figure.higher
             else other[figure.name] / run[figure.name]
             for run, other in zip(
-                self._runs.get((workload, peer), []),
-                self._runs.get((workload, REFERENCE), []),
+                self._runs.get((workload.name, peer), []),
+                self._runs.get((workload.name, workload.reference), []),
                 strict=False,
             )
             if run is not None and other is not None
@@ -136,7 +137,8 @@ class Results:
             "",
             "Each figure is the median of all rounds, with the least and the most "
             "behind it. The ratio says how many times better than Twisted over "
-            "TLS 1.3, and is the median of the ratios within each round. CPU is the "
+            "TLS 1.3, for requests than AMP over that, and is the median of the "
+            "ratios within each round. CPU is the "
             "processor time of each process in µs for one message, connection or "
             "round trip: the median of all rounds.",
             "",
@@ -204,7 +206,7 @@ class Results:
 
     def _ratio(self, workload: Workload, peer: str, figure: Figure) -> str:
         """Write a ratio, or nothing."""
-        ratio = self.ratio(workload.name, peer, figure)
+        ratio = self.ratio(workload, peer, figure)
         return "" if ratio is None else f"{ratio:.2f}"
 
 

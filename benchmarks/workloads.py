@@ -20,6 +20,7 @@ FAR = (  # over links with delays
     "zeromqcurve",
     "naivenoise",
 )
+ASKING = ("amptls", "aesm", "aesmpure")  # who has requests; the first nothing else
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ class Workload:
     @ivar peers: who takes part unless C{--peers} says so; empty for all.
     @ivar many: whether it is about many connections: done in one round only, and
         not at all with C{--quick}, unless C{--only} says so.
+    @ivar reference: whom the others are compared with.
     """
 
     name: str
@@ -68,11 +70,20 @@ class Workload:
     oneCore: bool = False
     peers: tuple[str, ...] = ()
     many: bool = False
+    reference: str = "twistedtls"
 
     @property
     def main(self) -> bool:
         """Whether it is one of those that all peers do."""
         return not self.peers
+
+    def suits(self, peer: str) -> bool:
+        """
+        Say whether a peer can do it.
+
+        @param peer: who.
+        """
+        return peer in ASKING if self.peers == ASKING else peer != ASKING[0]
 
 
 _RATE = Figure("rate", "messages/s")
@@ -92,6 +103,26 @@ WORKLOADS = (
             Figure("p99", "µs", higher=False, label="99 of 100 take less"),
         ),
         oneCore=True,
+    ),
+    Workload(
+        "request",
+        "request",
+        "Requests of 64 B, one at a time",
+        (
+            Figure("median", "µs", higher=False, label="median"),
+            Figure("p99", "µs", higher=False, label="99 of 100 take less"),
+        ),
+        oneCore=True,
+        peers=ASKING,
+        reference=ASKING[0],
+    ),
+    Workload(
+        "requests",
+        "requests",
+        "Requests of 64 B, 500 under way",
+        (Figure("rate", "requests/s"),),
+        peers=ASKING,
+        reference=ASKING[0],
     ),
     Workload("fanout", "fanout", "256 B to each of 50 clients", (_RATE,), 256, 50),
     Workload(

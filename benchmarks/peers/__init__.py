@@ -10,5 +10,6 @@ need: C{listen}, C{connect} and C{sendAll}, and the event loop's C{run},
 C{spawn}, C{signal} and C{gather}.  Where a message can be sent before there is a
 connection, C{dial} gets the first answer sooner than C{connect}.  A connection is a
 I{link}: an object with C{received} (called with each message), C{send}, C{sendMany}
-and C{close}, each of which does what is best with that library.
+and C{close}, each of which does what is best with that library; where the library
+has requests, C{request} gives what it awaits, and the server answers with the same.
 """

@@ -64,6 +64,10 @@ class Link:
         """Send a message."""
         self._sendData(data)
 
+    def request(self, data: bytes) -> Any:
+        """Ask, and wait for the answer."""
+        return self.connection.request(data)
+
     async def read(self) -> None:
         """Take packets until the end."""
         retrieved = self.connection.retrieved
@@ -137,6 +141,10 @@ class Handler:
     def packetReceived(self, connection: Connection, packet: Packet) -> None:
         """A message came."""
         self._listeners[connection](packet.data)  # type: ignore[arg-type]
+
+    def requestReceived(self, connection: Connection, packet: Packet) -> Any:
+        """A request came: answer with the same."""
+        return packet.data
 
     def connectionLost(self, connection: Connection, reason: object) -> None:
         """A client is gone."""
