@@ -5,16 +5,19 @@ runs it who has pasted it.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
 import signal
 import socket
 import sys
+import time
 
 from tests import ROOT
 from tests.blocking.test_network import freePort
 from tests.system.test_commands import AT, TWISTD, Process, ProcessTestCase
+from tests.test_imports import codeLines
 
 EXAMPLES = ROOT / "examples"
 
@@ -40,19 +43,22 @@ def readmePrograms() -> list[str]:
 class ExampleTestCase(ProcessTestCase):
     """Tests that run programs."""
 
-    def program(self, text: str, port: int | str, loud: bool = False) -> Process:
+    def program(
+        self, text: str, port: int | str, *arguments: str, loud: bool = False
+    ) -> Process:
         """
         Start a program with another port than the one it names.
 
         @param text: the program.
         @param port: the port; 0 for any.
+        @param arguments: its command line.
         @param loud: whether it is to say where it listens.
         """
         changed, count = re.subn(r"\b876[67]\b", str(port), text)
         self.assertGreater(count, 0)
         path = self.home / f"program{len(list(self.home.iterdir()))}.py"
         path.write_text(changed, "utf-8")
-        return self.start("-u", *(("-c", LOUD) if loud else ()), str(path))
+        return self.start("-u", *(("-c", LOUD) if loud else ()), str(path), *arguments)
 
     def example(self, name: str, endpoint: str) -> Process:
         """
@@ -194,3 +200,93 @@ class ServerTests(ExampleTestCase):
         usage = self.twistd("--help")
         usage.expect(r"shout:\s+text\s+comes\s+back\s+in\s+capitals")
         self.assertEqual(usage.wait(), 0)
+
+
+class ComparedTests(ExampleTestCase):
+    """The programs that C{docs/comparison.md} has beside those of others."""
+
+    def run_(self, name: str, port: int, *arguments: str) -> Process:
+        """
+        Start one.
+
+        @param name: its file.
+        @param port: where they meet.
+        """
+        return self.program((EXAMPLES / name).read_text("utf-8"), port, *arguments)
+
+    def serving(self, name: str, *arguments: str) -> tuple[Process, int]:
+        """
+        Start one that listens, and wait until it does.
+
+        @param name: its file.
+        @return: the process, and where it listens.
+        """
+        port = freePort()
+        process = self.run_(name, port, *arguments)
+        while process.process.poll() is None:
+            with (
+                contextlib.suppress(OSError),
+                socket.create_connection(("127.0.0.1", port)),
+            ):
+                break
+            time.sleep(0.05)
+        return process, port
+
+    def test_jobs(self) -> None:
+        """Workers are killed in the middle of a job: others have it, each is done."""
+        boss, port = self.serving("jobs_boss.py")
+        for _ in range(2):
+            worker = self.run_("jobs_worker.py", port, "3600")
+            worker.expect("working on")
+            worker.process.kill()
+            worker.wait()
+        worker = self.run_("jobs_worker.py", port, "0")
+        self.assertEqual((boss.wait(), boss.errors), (0, ""))
+        done = {f"{number} squared is {number**2}" for number in range(20)}
+        self.assertEqual(set(boss.output.splitlines()), done)
+        self.assertIsNone(worker.process.poll())  # it waits for another boss
+
+    def test_telemetry(self) -> None:
+        """All readings of all sensors are there."""
+        collector, port = self.serving("telemetry_collector.py")
+        sensors = self.run_("telemetry_sensors.py", port)
+        self.assertPrints(sensors, "")
+        collector.expect("^100 sensors, 5000 readings, ")
+
+    def test_file(self) -> None:
+        """Both sides are killed in the middle of a file: started again, it arrives."""
+        sent, into = self.home / "film", self.home / "into"
+        sent.write_bytes(bytes(range(256)) * (1 << 16))
+        into.mkdir()
+        receiver, port = self.serving("file_receiver.py", str(into))
+        sender = self.run_("file_sender.py", port, str(sent))
+        while not any(path.stat().st_size for path in into.iterdir()):
+            self.assertIsNone(sender.process.poll(), sender.said())
+            time.sleep(0.01)
+        for process in (receiver, sender):
+            process.process.kill()
+            process.wait()
+        sender = self.run_("file_sender.py", port, str(sent))
+        receiver = self.run_("file_receiver.py", port, str(into))
+        receiver.expect(f"^received {sent.stat().st_size} bytes$")
+        self.assertPrints(sender, "sent as film\n")
+        self.assertEqual((into / "film").read_bytes(), sent.read_bytes())
+
+    def test_lines(self) -> None:
+        """
+        Ours are not longer than those of others, and how long all are the document
+        says.
+        """
+        text = (ROOT / "docs" / "comparison.md").read_text("utf-8")
+        rows = re.findall(r"^\| (`\w+\.py`, `\w+\.py`).*?\|([ \d|]+)\|", text, re.M)
+        self.assertEqual(len(rows), 3)
+        for names, told in rows:
+            lengths = [
+                sum(
+                    codeLines((EXAMPLES / folder / name).read_text("utf-8"))
+                    for name in re.findall(r"\w+\.py", names)
+                )
+                for folder in (".", "peers/natspy", "peers/socketio")
+            ]
+            self.assertEqual(lengths, [int(each) for each in told.split("|")], names)
+            self.assertEqual(lengths[0], min(lengths), names)
