@@ -212,14 +212,14 @@ class ClientService(Service):
         @raise TypeError: C{data} is neither text nor bytes.
         @raise ValueError: the text cannot be written in UTF-8.
         """
-        answer, body = PendingAnswer(), encodeRequest(data)
         former = self.former
+        if not (self._reason or former is None or former.isClosing or self._queue):
+            return former.requests.request(data, timeout, self._clock)
+        answer, body = PendingAnswer(), encodeRequest(data)
         if self._reason is not None:
             answer.errback(closedError(asOurs(self._reason)))
-        elif former is None or former.isClosing or self._queue:
-            self._queue.ask(answer, body)
         else:
-            former.requests.ask(answer, body)
+            self._queue.ask(answer, body)
         return answer.limit(timeout, self._clock)
 
     def drain(self) -> Deferred[None]:

@@ -9,6 +9,7 @@ each other, and beside packets, until each is answered::
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from twisted.internet.defer import Deferred
@@ -37,12 +38,22 @@ ANSWERS: Final = (str, bytes, bytearray, memoryview)
 class Answering:
     """Has a handler answer the requests of one connection."""
 
-    __slots__ = ("_connection", "_handler", "_running", "_waiting", "_withdrawn")
+    __slots__ = (
+        "_connection",
+        "_receive",
+        "_requests",
+        "_running",
+        "_waiting",
+        "_withdrawn",
+    )
 
     def __init__(self, handler: IMessageHandler, connection: Connection) -> None:
         """Begin with none."""
-        self._handler = handler
+        self._receive: Callable[[Any, Any], Any] | None = getattr(
+            handler, "requestReceived", None
+        )
         self._connection = connection
+        self._requests = connection.requests
         self._running: dict[int, Deferred[Any]] = {}  # by the request's number
         self._waiting: deque[Deferred[None]] = deque()  # for one that ends
         self._withdrawn: set[int] = set()  # before they were begun
@@ -54,15 +65,16 @@ class Answering:
         @return: None if that has begun; else fires once it has, when there is room for
             one more, and for its answer.
         """
-        if not self._connection.session.outbox.roomy:
-            # Who asks, and does not take the answers, is held back.
-            room = self._connection.drain()
-        elif len(self._running) >= MOST_RUNNING:
-            room = Deferred()
-            self._waiting.append(room)
-        else:
+        outbox = self._connection.session.outbox
+        if outbox.roomy and len(self._running) < MOST_RUNNING:
             self._run(request)
             return None
+        if outbox.roomy:
+            room: Deferred[None] = Deferred()
+            self._waiting.append(room)
+        else:
+            # Who asks, and does not take the answers, is held back.
+            room = self._connection.drain()
         return room.addCallback(lambda nothing: self.begin(request))
 
     def withdrawn(self, number: int) -> None:
@@ -82,7 +94,7 @@ class Answering:
             if request.number in before:
                 self._refuse(request, CloseCode.WITHDRAWN, "withdrawn")
                 return
-        method = getattr(self._handler, "requestReceived", None)
+        method = self._receive
         if method is None:
             self._refuse(request, CloseCode.NOT_TAKEN, "no requests are taken here")
             return
@@ -126,10 +138,9 @@ class Answering:
 
     def _answer(self, request: Request, data: Any) -> None:
         """Send the answer, for which there is room."""
-        if request.isOpen:
-            sent = request.answer(data)
-            if not isinstance(sent, Acknowledgement):  # nothing was sent
-                sent.addErrback(self._ebNotSent, request)
+        sent = self._requests.answer(request, data)
+        if sent is not None:
+            sent.addErrback(self._ebNotSent, request)
 
     def _ebNotSent(self, failure: Failure, request: Request) -> None:
         """Refuse a request whose answer cannot be sent."""

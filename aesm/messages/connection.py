@@ -293,6 +293,16 @@ class Connection:
                 protocol.sending()
         return acknowledgement
 
+    def append(self, body: Body) -> int:
+        """
+        Send a message, if it is like all others of this turn: all but the first request
+        of a burst are, and all but the first answer.
+
+        @return: the number of the session's messages, with it; 0 if nothing was sent,
+            so that it is for C{send}.
+        """
+        return 0 if self._batch is None else self._batch.append(body)
+
     def join(self, shared: SharedBatch) -> int | None:
         """
         Send the last message of a shared batch, and those that are added to it until
@@ -521,8 +531,7 @@ class Connection:
         protocol.attach(self)
         self._protocol = protocol
         self._owner = protocol.owner
-        self.suite = channel.suite
-        self.handshakeHash = channel.handshakeHash
+        self.suite, self.handshakeHash = channel.suite, channel.handshakeHash
 
     def detach(self) -> AESMProtocol | None:
         """

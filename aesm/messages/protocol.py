@@ -162,8 +162,9 @@ class AESMProtocol:
         self._heard = True
         if self.state is _OPEN:
             # The short way of a dialogue; _act does the same for whatever comes.
-            messages = exchange(conversation, data, now)
-            if messages is not None:
+            event = exchange(conversation, data, now)
+            if event is not None:
+                messages = event if isinstance(event, Messages) else event[1]
                 connection, budget = self.connection, self.owner.budget
                 traffic = self.owner.traffic
                 if traffic is not None:
@@ -173,7 +174,10 @@ class AESMProtocol:
                 try:
                     if connection.waiting is not None:
                         connection.acknowledged()
-                    connection.arrived(messages)
+                    if isinstance(event, Messages):
+                        connection.arrived(event)
+                    else:
+                        connection.requests.called(event)
                     if budget is not None and budget.full:
                         self.owner.overfull(connection)
                 finally:
@@ -334,16 +338,12 @@ class AESMProtocol:
     def _actOn(self, event: Event) -> None:
         """Act on one event that does not happen often."""
         match event:
-            case Asked(_, requests):
-                if self.state in _LISTENING:
-                    self._count(len(requests.data), requests.cost)
-                    self.connection.requests.arrived(event)
-                    if self.owner.budget is not None and self.owner.budget.full:
-                        self.owner.overfull(self.connection)
-            case Answered(_, messages, _):
+            case Asked(_, messages) | Answered(_, messages, _):
                 if self.state in _LISTENING:
                     self._count(len(messages.data), messages.cost)
-                    self.connection.requests.answered(event)
+                    self.connection.requests.called(event)
+                    if self.owner.budget is not None and self.owner.budget.full:
+                        self.owner.overfull(self.connection)
             case Accepted(_, resumed):
                 self.owner.accepted(self, resumed)
             case PeerClosed(code, reason, after):

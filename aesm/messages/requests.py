@@ -43,7 +43,6 @@ from aesm.core.messages.frames import (
 from aesm.core.messages.requests import (
     ERROR,
     WITHDRAWN,
-    Response,
     decodeRequest,
     decodeResponse,
     encodeAnswer,
@@ -103,11 +102,12 @@ class PendingAnswer(ReactorDeferred["str | bytes"]):
     @ivar number: the number that it has there.
     """
 
+    asker: _Asker | None = None
+    number = -1
+
     def __init__(self) -> None:
         """Begin to wait."""
         super().__init__(_withdraw)
-        self.asker: _Asker | None = None
-        self.number = -1
 
     def limit(self, timeout: float | None, clock: IReactorTime) -> PendingAnswer:
         """
@@ -145,8 +145,8 @@ class Request(Packet):
 
     number: int
     cost: int
-    isOpen: bool
-    isWithdrawn: bool
+    isOpen: bool = True
+    isWithdrawn: bool = False
     _connection: Connection
 
     @classmethod
@@ -162,7 +162,6 @@ class Request(Packet):
         request = newTuple(cls, (micros / 1e6, decodeRequest(body)))
         request.number = number
         request.cost = len(body) + MESSAGE_OVERHEAD
-        request.isOpen, request.isWithdrawn = True, False
         request._connection = connection
         return request
 
@@ -258,8 +257,14 @@ class Requests:
         @raise ValueError: the text cannot be written in UTF-8.
         """
         answer, body = PendingAnswer(), encodeRequest(data)
-        self.ask(answer, body)
-        return answer.limit(timeout, clock)
+        connection = self._connection
+        asked = connection.session.outbox.asked
+        if asked is not None and (count := connection.append(body)):
+            answer.asker, answer.number = self, count - 1
+            asked[count - 1] = answer
+        else:
+            self.ask(answer, body)
+        return answer if timeout is None else answer.limit(timeout, clock)
 
     def ask(self, answer: PendingAnswer, body: EncodedRequest) -> None:
         """
@@ -306,6 +311,13 @@ class Requests:
                 waiter.asker = None
                 waiter.errback(closedError(reason))
 
+    def called(self, event: Asked | Answered) -> None:
+        """Requests came, or answers."""
+        if isinstance(event, Asked):
+            self.arrived(event)
+        else:
+            self.answered(event)
+
     def answered(self, event: Answered) -> None:
         """Answers came, or requests of the peer are withdrawn."""
         first, messages, responses = event
@@ -320,7 +332,13 @@ class Requests:
             if response.status == WITHDRAWN:
                 self._withdrawn(response.number)
             elif isinstance(waiter, PendingAnswer):
-                _fire(waiter, response)
+                if waiter.called:  # cancelled by who was told before
+                    continue
+                if response.status == ERROR:
+                    reason = cast(str, response.data)
+                    waiter.errback(RequestFailed(response.code, reason))
+                else:
+                    waiter.callback(response.data)
             elif waiter is None:
                 traffic = self._connection.session.outbox.traffic
                 if traffic is not None:
@@ -411,11 +429,31 @@ class Requests:
         connection = self._connection
         sent = connection.send(body, connection.closeSlow)
         if isinstance(sent, Acknowledgement):
-            request.isOpen = False
-            if self.open.pop(request.number, None) is not None:
-                self._openCost -= request.cost
-                connection.requestTaken(request)
+            self._close(request)
         return sent
+
+    def answer(self, request: Request, data: Message) -> Deferred[None] | None:
+        """
+        Answer a request, if it is open.
+
+        @return: None if that was accepted; else fails, and says why not.
+        """
+        if not request.isOpen:
+            return None
+        connection, body = self._connection, encodeAnswer(request.number, data)
+        if not connection.append(body):
+            sent = connection.send(body, connection.closeSlow)
+            if not isinstance(sent, Acknowledgement):
+                return sent
+        self._close(request)
+        return None
+
+    def _close(self, request: Request) -> None:
+        """A request has its answer, or refusal."""
+        request.isOpen = False
+        if self.open.pop(request.number, None) is not None:
+            self._openCost -= request.cost
+            self._connection.requestTaken(request)
 
     def _withdrawn(self, number: int) -> None:
         """Who asked does not wait any more."""
@@ -430,16 +468,6 @@ class Requests:
         """Let go of requests that cannot be answered any more."""
         self.open.clear()
         self._openCost = 0
-
-
-def _fire(answer: PendingAnswer, response: Response) -> None:
-    """Tell who waits for it how a request has ended."""
-    if answer.called:  # cancelled by who was told before
-        return
-    if response.status == ERROR:
-        answer.errback(RequestFailed(response.code, cast(str, response.data)))
-    else:
-        answer.callback(response.data)
 
 
 class Resender(Protocol):

@@ -301,6 +301,14 @@ class DurableConnection(Connection):
             self._journal.touch(self)  # and it is the commit that flushes
         return acknowledgement
 
+    def append(self, body: Body) -> int:
+        """
+        Send a message, if it is like all others of this turn, and can be stored.
+
+        @return: as L{Connection.append}.
+        """
+        return 0 if self._journal.store.failure is not None else super().append(body)
+
     def acknowledged(self) -> None:
         """The peer has more messages: they need not be stored any more."""
         super().acknowledged()

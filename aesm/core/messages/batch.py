@@ -85,8 +85,8 @@ class Batch:
     @ivar micros: when they were sent, microseconds since the Unix epoch.
     @ivar first: how many messages of the session precede it.
     @ivar bodies: the messages.
-    @ivar kind: the type that all bodies have, C{bytes} or C{str}; None if they
-        differ, or each must be checked before it is added.
+    @ivar kind: the type that all bodies have; None if they differ, or each must be
+        checked before it is added.
     @ivar space: the most that its messages may cost, bytes; once it is closed, what
         they do cost.
     @ivar room: what is left of that, bytes.
@@ -104,7 +104,7 @@ class Batch:
         self.micros = micros
         self.first = first
         self.bodies: list[Body] = []
-        self.kind: type | None = kind if kind in (bytes, str) else None
+        self.kind: type | None = kind if kind in KINDS else None
         self.room = self.space = space
         self._largest: int | None = None
 
@@ -127,6 +127,20 @@ class Batch:
     def cost(self) -> int:
         """Their cost for flow control, bytes."""
         return self.space - self.room
+
+    def append(self, body: Body) -> int:
+        """
+        Add a message, if it is like all others and there is room.
+
+        @return: how many messages of the session there are, with it; 0 if it was not
+            added.
+        """
+        room = self.room - len(body) - MESSAGE_OVERHEAD
+        if room < 0 or self.kind is not type(body):
+            return 0
+        self.room = room
+        self.bodies.append(body)
+        return self.first + len(self.bodies)
 
     def cut(self, count: int) -> Batch:
         """
@@ -161,6 +175,10 @@ class Batch:
         if kind is str:
             text = "".join(cast("list[str]", bodies)).encode("ascii")
             return encodeBatch(micros, [text], array("I", map(len, bodies)))
+        if kind is not None:
+            bits = LENGTH_BITS[kind]
+            lengths = array("I", [len(body) | bits for body in bodies])
+            return encodeBatch(micros, cast("list[bytes]", bodies), lengths)
         encoded = [b.encode("ascii") if isinstance(b, str) else b for b in bodies]
         lengths = array("I", [len(b) | LENGTH_BITS[type(b)] for b in bodies])
         return encodeBatch(micros, encoded, lengths)

@@ -17,14 +17,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from aesm.core.messages.events import Answered, Asked
 from aesm.core.messages.frames import (
     ACK_FRAME_SIZE,
     BINARY,
+    CALL_TYPES,
     HEADER_SIZE,
     KINDS,
     MESSAGE_OVERHEAD,
+    REQUEST,
+    RESPONSE,
     TEXT,
+    EncodedRequest,
+    EncodedResponse,
     Messages,
+    Requests,
+    Responses,
     encodeAck,
     newTuple,
     packExchange,
@@ -32,10 +40,12 @@ from aesm.core.messages.frames import (
     unpackAck,
     unpackHeader,
 )
+from aesm.core.messages.requests import NUMBER_STATUS, decodeResponse, isPlain
 from aesm.core.messages.states import ConversationState
 
 if TYPE_CHECKING:
     from aesm.core.messages.conversation import Conversation
+    from aesm.core.messages.outbox import Outbox
 
 __all__ = ["answer", "exchange"]
 
@@ -43,14 +53,16 @@ _ACK_START: Final = encodeAck(0, 0, 0)[:5]  # length and type
 _OPEN: Final = ConversationState.OPEN
 
 
-def exchange(conversation: Conversation, data: bytes, now: float) -> Messages | None:
+def exchange(
+    conversation: Conversation, data: bytes, now: float
+) -> Messages | Asked | Answered | None:
     """
-    Take one message, alone or behind the ACK of what it answers.
+    Take one message, request or answer, alone or behind the ACK of what it answers.
 
-    @param conversation: any; it changes only if a message is returned.
+    @param conversation: any; it changes only if something is returned.
     @param data: any length.
     @param now: seconds.
-    @return: the message; None if the bytes are anything else, or anything is wrong
+    @return: the event; None if the bytes are anything else, or anything is wrong
         with them: they are for C{Conversation.receive}.
     """
     start, ack = 0, None
@@ -75,9 +87,15 @@ def exchange(conversation: Conversation, data: bytes, now: float) -> Messages | 
         return None
     message: str | bytes = data[start:]
     if kind != BINARY:
-        if kind != TEXT or not message.isascii():
+        if kind in CALL_TYPES:
+            if not isPlain(kind, data[start:]) or not (
+                kind == REQUEST or _isAsked(session.outbox, data[start:])
+            ):
+                return None
+        elif kind != TEXT or not message.isascii():
             return None
-        message = str(data[start:], "ascii")
+        else:
+            message = str(data[start:], "ascii")
     # The last that can be declined, since it is the first that changes something.
     if ack is not None and not session.outbox.settle(*ack):
         return None
@@ -87,7 +105,24 @@ def exchange(conversation: Conversation, data: bytes, now: float) -> Messages | 
     cost = size + MESSAGE_OVERHEAD
     inbox.receivedCost += cost
     inbox.received += 1
+    if kind == REQUEST:
+        requests = newTuple(
+            Requests, (micros, [EncodedRequest(data[start:])], cost, cost)
+        )
+        return newTuple(Asked, (inbox.received - 1, requests))
+    if kind == RESPONSE:
+        body = EncodedResponse(data[start:])
+        response = decodeResponse(body)
+        waiter = session.outbox.answered(response.number)
+        responses = newTuple(Responses, (micros, [body], cost, cost))
+        return newTuple(Answered, (inbox.received - 1, responses, [(waiter, response)]))
     return newTuple(Messages, (micros, (message,), cost, cost))
+
+
+def _isAsked(outbox: Outbox, body: bytes) -> bool:
+    """Tell whether a RESPONSE is to what this process has sent, and is the first."""
+    number, _ = NUMBER_STATUS.unpack_from(body)
+    return outbox.asked is not None and number in outbox.asked and number < outbox.sent
 
 
 def answer(conversation: Conversation, micros: int, budget: int) -> bytes:

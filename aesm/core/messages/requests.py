@@ -17,16 +17,21 @@ from typing import Final, NamedTuple
 from aesm.core.messages.frames import (
     CODE,
     MAX_REASON,
+    REQUEST,
     EncodedRequest,
     EncodedResponse,
     checkText,
+    newTuple,
     tooBig,
 )
 from aesm.errors import ProtocolError
 
 __all__ = [
+    "BINARY_REQUEST",
+    "NUMBER_STATUS",
     "REQUEST_PREFIX",
     "RESPONSE_PREFIX",
+    "TEXT_REQUEST",
     "Response",
     "Status",
     "checkRequest",
@@ -37,20 +42,21 @@ __all__ = [
     "encodeError",
     "encodeRequest",
     "encodeWithdrawal",
+    "isPlain",
     "mostOf",
     "sizeOf",
 ]
 
-_NUMBER_STATUS: Final = Struct(">QB")
+NUMBER_STATUS: Final = Struct(">QB")
 _ERROR: Final = Struct(">QBH")  # number, status, code
 
 # Bytes before the data; C{maxMessage} is about the data.
 REQUEST_PREFIX: Final = 1  # how the data is to be read
-RESPONSE_PREFIX: Final = _NUMBER_STATUS.size
+RESPONSE_PREFIX: Final = NUMBER_STATUS.size
 LARGEST_ERROR: Final = CODE.size + MAX_REASON  # bytes behind the prefix
 
-_TEXT: Final = b"\x01"
-_BINARY: Final = b"\x02"
+TEXT_REQUEST: Final = b"\x01"  # what requests begin with
+BINARY_REQUEST: Final = b"\x02"
 
 
 class Status(IntEnum):
@@ -93,6 +99,8 @@ def encodeRequest(data: str | bytes | bytearray | memoryview) -> EncodedRequest:
     @raise TypeError: it is neither text nor bytes.
     @raise ValueError: the text cannot be written in UTF-8.
     """
+    if type(data) is bytes:  # as usual
+        return EncodedRequest(BINARY_REQUEST + data)
     return EncodedRequest(_encoded(b"", data))
 
 
@@ -105,17 +113,19 @@ def encodeAnswer(
     @raise TypeError: it is neither text nor bytes.
     @raise ValueError: the text cannot be written in UTF-8.
     """
+    if type(data) is bytes:  # as usual
+        return EncodedResponse(NUMBER_STATUS.pack(number, BINARY) + data)
     return EncodedResponse(_encoded(number.to_bytes(8, "big"), data))
 
 
 def _encoded(prefix: bytes, data: str | bytes | bytearray | memoryview) -> bytes:
     """Encode data behind a prefix, and how it is to be read."""
     if isinstance(data, str):
-        return prefix + _TEXT + data.encode("utf-8")
+        return prefix + TEXT_REQUEST + data.encode("utf-8")
     if type(data) is bytes:
-        return prefix + _BINARY + data
+        return prefix + BINARY_REQUEST + data
     if isinstance(data, bytes | bytearray | memoryview):
-        return prefix + _BINARY + bytes(data)
+        return prefix + BINARY_REQUEST + bytes(data)
     raise TypeError(f"a message is str or bytes, not {type(data).__name__}")
 
 
@@ -135,7 +145,7 @@ def encodeError(number: int, code: int, reason: str) -> EncodedResponse:
 
 def encodeWithdrawal(number: int) -> EncodedResponse:
     """Encode that a request of ours need not be answered."""
-    return EncodedResponse(_NUMBER_STATUS.pack(number, WITHDRAWN))
+    return EncodedResponse(NUMBER_STATUS.pack(number, WITHDRAWN))
 
 
 def decodeRequest(body: bytes) -> str | bytes:
@@ -145,9 +155,9 @@ def decodeRequest(body: bytes) -> str | bytes:
 
 def decodeResponse(body: bytes) -> Response:
     """Decode a response that is valid."""
-    number, status = _NUMBER_STATUS.unpack_from(body)
+    number, status = NUMBER_STATUS.unpack_from(body)
     if status == BINARY:
-        return Response(number, status, 0, body[RESPONSE_PREFIX:])
+        return newTuple(Response, (number, status, 0, body[RESPONSE_PREFIX:]))
     if status == ERROR:
         code, reason = _ERROR.unpack_from(body)[2], str(body[_ERROR.size :], "utf-8")
         return Response(number, status, code, reason)
@@ -169,6 +179,18 @@ def sizeOf(body: str | bytes) -> int:
         isAnswer = body[RESPONSE_PREFIX - 1] in (TEXT, BINARY)
         return len(body) - RESPONSE_PREFIX if isAnswer else 0
     return len(body)
+
+
+def isPlain(kind: int, body: bytes) -> bool:
+    """
+    Tell whether a REQUEST, or a RESPONSE with an answer, is valid, as far as that is
+    seen at once; of one that is not, nothing is said.
+    """
+    prefix = REQUEST_PREFIX if kind == REQUEST else RESPONSE_PREFIX
+    if len(body) < prefix:
+        return False
+    status = body[prefix - 1]
+    return status == BINARY or (status == TEXT and body[prefix:].isascii())
 
 
 def checkRequest(body: bytes, maxMessage: int) -> EncodedRequest:

@@ -221,11 +221,14 @@ class Session:
         if type(messages) is Requests:
             return newTuple(Asked, (first, messages))
         responses: list[tuple[object, Response]] = []
+        answered = self.outbox.answered
         for number, body in enumerate(messages.data, first):
-            response, waiter = decodeResponse(cast(bytes, body)), None
-            if response.status != WITHDRAWN:
-                waiter = self.outbox.answered(response.number)
-            elif response.number >= number:
+            response = decodeResponse(cast(bytes, body))
+            asked, status, _, _ = response
+            if status != WITHDRAWN:
+                responses.append((answered(asked), response))
+            elif asked < number:
+                responses.append((None, response))
+            else:
                 raise ProtocolError("a request is withdrawn that was not sent")
-            responses.append((waiter, response))
         return newTuple(Answered, (first, messages, responses))

@@ -15,7 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from aesm.core.messages.conversation import Conversation
 from aesm.core.messages.dialogue import answer, exchange
-from aesm.core.messages.events import Acknowledged, Event
+from aesm.core.messages.events import Acknowledged, Answered, Asked, Event
 from aesm.core.messages.frames import (
     FrameType,
     Messages,
@@ -25,13 +25,19 @@ from aesm.core.messages.frames import (
     encodeFrame,
 )
 from aesm.core.messages.hello import ConversationSettings, Hello
+from aesm.core.messages.requests import (
+    encodeAnswer,
+    encodeError,
+    encodeRequest,
+    encodeWithdrawal,
+)
 from aesm.core.messages.session import Session
 from aesm.errors import SendBufferFull
 from tests.support.helpers import chunkSizes, outline, pieces
 
 PLENTY = 1 << 40
 SETTINGS = ConversationSettings(maxMessage=300, sendBuffer=2000, receiveBuffer=600)
-HELLO = Hello(batch=True, maxMessage=300, window=600)
+HELLO = Hello(batch=True, maxMessage=300, window=600, requests=True)
 
 
 def makeOpen() -> Conversation:
@@ -177,6 +183,63 @@ class DialogueTests(SynchronousTestCase):
             assert isinstance(events[-1], Messages)
             self.assertEqual(events[-1].data, (data,))
         self.assertEqual([twins.steps for twins in self.sides], [6, 6])
+
+    def ask(self, side: int, data: str | bytes) -> bytes:
+        """
+        Send a request.
+
+        @return: what goes over the wire.
+        """
+        for conversation in self.sides[side].each():
+            outbox = conversation.session.outbox
+            outbox.ask(outbox.count, data)
+        return self.send(side, encodeRequest(data))
+
+    def test_requests(self) -> None:
+        """So are requests and answers, bytes or ASCII, which mean what they ever do."""
+        said: list[str | bytes] = [b"one", "two", b"", "", "x" * 299]
+        for number, data in enumerate(said):
+            (asked,) = self.deliver(1, self.ask(0, data))[-1:]
+            assert isinstance(asked, Asked)
+            self.assertEqual(asked.first, number)
+            wire = self.send(1, encodeAnswer(number, data[::-1]))
+            (answered,) = self.deliver(0, wire)[-1:]
+            assert isinstance(answered, Answered)
+            ((waiter, response),) = answered.responses
+            self.assertEqual((waiter, response.data), (data, data[::-1]))
+        # The last answer counts as more than 300 bytes.
+        self.assertEqual([twins.steps for twins in self.sides], [9, 10])
+
+    def test_otherCalls(self) -> None:
+        """
+        Requests and responses that have to be looked at closely are for C{receive}.
+        """
+        for kind, body in (
+            (FrameType.REQUEST, b""),
+            (FrameType.REQUEST, b"\x03data"),
+            (FrameType.REQUEST, encodeRequest("\xe9")),
+            (FrameType.RESPONSE, encodeAnswer(0, "\xe9")),
+            (FrameType.RESPONSE, encodeAnswer(0, "")[:-1]),
+            (FrameType.RESPONSE, encodeAnswer(1, "of what nobody has asked")),
+            (FrameType.RESPONSE, encodeError(0, 1, "refused")),
+            (FrameType.RESPONSE, encodeWithdrawal(0)),
+        ):
+            self.setUp()
+            self.ask(0, b"question")
+            self.deliver(0, encodeAck(1, 1, PLENTY) + encodeFrame(kind, 1, body))
+            self.assertEqual(self.sides[0].steps, 1, (kind, body))
+
+    def test_unsentRequest(self) -> None:
+        """An answer to what has not left is an error as ever."""
+        for conversation in self.sides[0].each():
+            conversation.session.outbox.ask(0, "waiter")
+            conversation.session.outbox.add(encodeRequest("later"), 7)
+        wire = encodeFrame(FrameType.RESPONSE, 1, encodeAnswer(0, b"early"))
+        self.deliver(0, wire)
+        self.assertEqual(self.sides[0].steps, 0)
+        # Nor has anybody been asked yet at the other side.
+        self.deliver(1, wire)
+        self.assertEqual(self.sides[1].steps, 0)
 
     def test_others(self) -> None:
         """Whatever is no dialogue is for C{receive}."""
