@@ -275,8 +275,9 @@ class PastedTests(PastedTestCase):
         self.paste(ROOT / "docs" / "testing.md")
 
     def test_tutorial(self) -> None:
-        """C{docs/tutorial.md}."""
+        """C{docs/tutorial.md}, whose first requests are answered in each face."""
         self.paste(ROOT / "docs" / "tutorial.md")
+        self.assertEqual(self.said.count("HELLO\n"), 3)
 
     def test_all(self) -> None:
         """No document is left out."""
