@@ -61,7 +61,9 @@ def bodyOf(data: Message) -> Body:
     @raise ValueError: the text cannot be written in UTF-8.
     """
     if isinstance(data, str):
-        return data if data.isascii() else EncodedText(data.encode("utf-8"))
+        if not data.isascii():
+            return EncodedText(data.encode("utf-8"))
+        return data if type(data) in KINDS else str.__str__(data)
     if isinstance(data, bytes):
         return data if type(data) in KINDS else bytes(data)
     if isinstance(data, bytearray | memoryview):
