@@ -235,6 +235,10 @@ def _crowd(port: int, clients: int, rate: float, handler: str) -> None:
         sent = taken = 0
         since = 0.0
 
+        def __init__(self, endpoint: str, **options: Any) -> None:
+            """@param options: as of L{ClientService}."""
+            super().__init__(endpoint, observer=self, **options)
+
         def onConnected(self, connection: Any) -> None:
             """It is in."""
             if self.since:
