@@ -8,10 +8,11 @@ import os
 import stat
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 
+from aesm import Connection
 from aesm.errors import ConnectionClosed, FileChanged, RequestFailed, SessionLost
 from aesm.files import requests
 from aesm.files.requests import AHEAD, CHUNK, FileCode, answering
@@ -155,19 +156,14 @@ class SendFileTests(FileTestCase):
         is what a cut makes leave twice, and all that is in memory.
         """
         pair = self.meet()
-        asked: list[int] = []
-        counts: list[int] = []
-        request = pair.client.request
-
-        def counting(data: str | bytes, timeout: float | None = None) -> Any:
-            """Count what is under way."""
-            asked.append(1)
-            counts.append(len(asked))
-            return request(data, timeout).addBoth(_counted, asked)
-
-        self.patch(pair.client, "request", counting)
-        self.sent(pair, self.put("a.bin", os.urandom(20 * CHUNK)))
-        self.assertEqual(max(counts), AHEAD)
+        counting = _Counting(pair.client)
+        path = self.put("a.bin", os.urandom(20 * CHUNK))
+        sending = sendFile(
+            cast(Connection, counting), path, inThread=self.receiver._inThread
+        )
+        pair.deliver()
+        self.assertEqual(self.successResultOf(sending), "a.bin")
+        self.assertEqual(counting.most, AHEAD)
 
     def test_end(self) -> None:
         """The receiver can be told that there is no more."""
@@ -408,7 +404,29 @@ class RefusedTests(FileTestCase):
         self.assertEqual(requests.readAsked(self.asked[-1])[0], "done")  # type: ignore[index]
 
 
-def _counted(result: Any, asked: list[int]) -> Any:
-    """Count an answer."""
-    asked.pop()
-    return result
+class _Counting:
+    """
+    A connection, and how many requests are under way over it.
+
+    @ivar most: how many there were at most.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        """@param connection: the connection."""
+        self._connection = connection
+        self._asked = self.most = 0
+
+    def __getattr__(self, name: str) -> Any:
+        """Be the connection, but for requests."""
+        return getattr(self._connection, name)
+
+    def request(self, data: str | bytes, timeout: float | None = None) -> Any:
+        """Count a request."""
+        self._asked += 1
+        self.most = max(self.most, self._asked)
+        return self._connection.request(data, timeout).addBoth(self._cbAnswered)
+
+    def _cbAnswered(self, result: Any) -> Any:
+        """Count an answer."""
+        self._asked -= 1
+        return result
