@@ -28,7 +28,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from subprocess import DEVNULL, PIPE, Popen
 from threading import Thread
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 from twisted.application.internet import backoffPolicy
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
@@ -37,6 +37,7 @@ from twisted.logger import globalLogBeginner, textFileLogObserver
 
 from aesm import (
     AESMError,
+    Answer,
     AnyServer,
     ClientService,
     Connection,
@@ -191,7 +192,7 @@ class Asker:
             self._ledger.write("asked", each, connection.nextNumber)
             answer = self._service.request(f"{self._name}:{each}")
             try:
-                self._settle("answered", await answer)
+                self._settle("answered", str(await answer))
             except RequestFailed as refusal:
                 self._settle("refused", refusal.reason)
             except AESMError as error:
@@ -200,11 +201,12 @@ class Asker:
     async def _take(self) -> None:
         """Take the answers to what a former process asked."""
         with suppress(CancelledError):
-            async for answer in self._service.retrieved:
+            async for packet in self._service.retrieved:
+                answer = cast(Answer, packet)
                 if answer.failure is not None:
                     self._settle("refused", answer.failure.reason)
                 else:
-                    self._settle("answered", answer.data)
+                    self._settle("answered", str(answer.data))
 
     def _settle(self, what: str, text: str) -> None:
         """
@@ -337,7 +339,7 @@ class Process:
         """
         line = self.lines.get(timeout=WAIT)
         if not line:
-            raise RuntimeError(f"the process has ended: {self.popen.args}")
+            raise RuntimeError(f"the process has ended: {self.popen.args!r}")
         return int(line.split()[-1])
 
     def kill(self) -> None:
