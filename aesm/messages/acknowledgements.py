@@ -14,7 +14,7 @@ import heapq
 from collections import deque
 from collections.abc import Iterable
 from itertools import count
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
 
 from twisted.internet.defer import Deferred
 
@@ -23,6 +23,7 @@ from aesm.errors import AESMError, PeerAway, closedError
 from aesm.messages.deferred import ReactorDeferred
 
 __all__ = [
+    "NEVER",
     "AckCount",
     "Acknowledgement",
     "FailedAcknowledgement",
@@ -33,6 +34,10 @@ __all__ = [
 ]
 
 _T = TypeVar("_T")
+
+# A count that is never acknowledged, since nothing was sent: its Deferred fails at the
+# end.
+NEVER: Final = 1 << 64
 
 
 class _Watcher(Protocol):

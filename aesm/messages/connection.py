@@ -30,6 +30,7 @@ from aesm.errors import (
     closedError,
 )
 from aesm.messages.acknowledgements import (
+    NEVER,
     Acknowledgement,
     FailedAcknowledgement,
     PendingAcks,
@@ -59,8 +60,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Connection"]
 
-# A count that is never acknowledged: its Deferred fails at the end.
-NEVER: Final = 1 << 64
 _CLOSING: Final = frozenset({ConnectionState.UNSENDABLE, ConnectionState.OVER})
 BATCH_MICROS: Final = 1000  # of messages to send together, while nothing carries them
 

@@ -51,7 +51,7 @@ from aesm.core.messages.requests import (
     encodeWithdrawal,
 )
 from aesm.errors import AESMError, CloseCode, RequestFailed, SessionLost, closedError
-from aesm.messages.acknowledgements import Acknowledgement, FailedAcknowledgement
+from aesm.messages.acknowledgements import NEVER, Acknowledgement, FailedAcknowledgement
 from aesm.messages.deferred import ReactorDeferred
 from aesm.messages.stream import Packet, StreamOwner
 
@@ -428,7 +428,7 @@ class Requests:
             raise RuntimeError("this request was answered, or refused, before")
         connection = self._connection
         sent = connection.send(body, connection.closeSlow)
-        if isinstance(sent, Acknowledgement):
+        if _isSent(sent):
             self._close(request)
         return sent
 
@@ -443,7 +443,7 @@ class Requests:
         connection, body = self._connection, encodeAnswer(request.number, data)
         if not connection.append(body):
             sent = connection.send(body, connection.closeSlow)
-            if not isinstance(sent, Acknowledgement):
+            if not _isSent(sent):
                 return sent
         self._close(request)
         return None
@@ -468,6 +468,14 @@ class Requests:
         """Let go of requests that cannot be answered any more."""
         self.open.clear()
         self._openCost = 0
+
+
+def _isSent(sent: Deferred[None]) -> bool:
+    """
+    Tell whether an answer was accepted: if not, since the connection is about to end,
+    its request is left to the process that goes on with the session.
+    """
+    return isinstance(sent, Acknowledgement) and sent.count != NEVER
 
 
 class Resender(Protocol):

@@ -113,6 +113,37 @@ class AnswererKilledTests(SpoolTestCase):
         self.settle()
         self.assertEqual(self.accepted.session.inbox.untaken, 0)
 
+    def test_whileStopping(self) -> None:
+        """What is answered too late for this process is answered by the next one."""
+        for isTaken in (False, True):
+            later, taken = Later(), []
+
+            async def talk(connection: Connection, taken: Any = taken) -> None:
+                """Take one request."""
+                taken.append(await connection.retrieved.get())
+                await Deferred()
+
+            server = self.serving(talk if isTaken else Answerer(later))
+            client = self.service()
+            answer = client.request("?")
+            self.network.deliver()
+            stopped = server.stop()
+            if isTaken:
+                taken[0].answer("late").addErrback(lambda failure: None)
+            else:
+                later.begun["?"].callback("late")
+            self.network.deliver()
+            self.network.advance(5)
+            self.successResultOf(stopped)
+            self.assertEqual(self.rows(), [0])
+            handler = Answerer(same)
+            self.serving(handler)
+            self.settle()
+            self.assertEqual(handler.asked, ["?"])
+            self.assertEqual(self.successResultOf(answer), "?")
+            self.stopService(client)
+            self.stopServer()
+
     def test_handlerLater(self) -> None:
         """A handler gets what the former server had in C{retrieved}, in its order."""
         self.serving()
