@@ -13,12 +13,16 @@ from __future__ import annotations
 import sys
 import tempfile
 
+from twisted.logger import globalLogBeginner
+
 from fuzz.targets import NAMES
 
 
 def main() -> None:
     """Do what the command line says."""
     name, *arguments = sys.argv[1:] or [""]
+    # What is logged is for the targets; some have applications that fail.
+    globalLogBeginner.beginLoggingTo([], discardBuffer=True, redirectStandardIO=False)
     if name == "--coverage" and set(arguments) <= set(NAMES):
         # Not before: nothing of aesm may be imported yet, nor is atheris needed.
         from fuzz.reach import report

@@ -3,19 +3,21 @@ What was sent in one direction between an honest client and the server, and what
 become of it: the promise of docs/sessions.md as a few sets.
 
 Each message has a number of its own, which its data begins with, so that what comes can
-be compared with what was sent, across cuts, kills and sessions.
+be compared with what was sent, across cuts, kills and sessions.  Requests are messages,
+and so are their answers, in the ledger of the other direction.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 
-from aesm.errors import AESMError, MessageTooBig, SendBufferFull
+from aesm import Answer, Packet, Request, RequestFailed, RequestTimeout
+from aesm.errors import AESMError, CloseCode, MessageTooBig, SendBufferFull
 
-__all__ = ["Ledger"]
+__all__ = ["Ledger", "numberOf"]
 
 _WAITING = "waiting"  # its sender hears of it yet
 _KEPT = "kept"  # its sender knows that the other side has it
@@ -36,6 +38,8 @@ class Ledger:
         self._ever: set[int] = set()  # what any life of the receiver has got
         self._got: set[int] = set()  # what the present one has, or those before kept
         self._settled: set[int] = set()  # what no kill can undo
+        self._left: set[int] = set()  # what a receiver may have dropped
+        self._requests: dict[int, Request] = {}  # that the receiver's life has got
         self._last: dict[object, int] = {}  # for each session, in this life
 
     def send(
@@ -77,6 +81,79 @@ class Ledger:
             refused = failure.check(SendBufferFull, MessageTooBig)
             self._fates[number] = _REFUSED if refused else _TOLD
 
+    def ask(
+        self, number: int, data: str | bytes, answer: Deferred[Any], back: Ledger
+    ) -> None:
+        """
+        Take note of a request.
+
+        @param answer: what asking returned.
+        @param back: where its answer comes.
+        """
+        self._data[number] = data
+        self._fates[number] = _WAITING
+        self._secret.add(number)
+        answer.addCallbacks(
+            self._cbAnswered,
+            self._ebUnanswered,
+            callbackArgs=(number, back),
+            errbackArgs=(number, back),
+        )
+
+    def _cbAnswered(self, data: str | bytes, number: int, back: Ledger) -> None:
+        """A request is answered, or refused by who was asked."""
+        if self._fates[number] != _WAITING:  # by a process that is over, or too late
+            return
+        assert number in self._ever, f"{number} is answered and did not come"
+        self._fates[number] = _KEPT
+        if numberOf(data) != -1:  # else aesm has refused it by itself
+            assert back._origins.get(numberOf(data)) == number, "another one's answer"
+            back.got(data, data)
+
+    def _ebUnanswered(self, failure: Failure, number: int, back: Ledger) -> None:
+        """A request is refused, or nobody knows what has become of it."""
+        if self._fates[number] != _WAITING:
+            return
+        error = failure.value
+        if isinstance(error, RequestFailed):
+            if numberOf(error.reason) == -1:
+                ours = (CloseCode.TOO_BIG, CloseCode.INTERNAL_ERROR)
+                assert error.code in ours, f"{number}: {error!r}"
+            self._cbAnswered(error.reason, number, back)
+        elif isinstance(error, RequestTimeout | CancelledError):
+            self._fates[number] = _NOBODY
+        else:
+            self._ebTold(failure, number)
+
+    def answer(self, number: int, data: str, origin: int) -> None:
+        """
+        Take note of an answer, or of the words of a refusal.
+
+        @param origin: the number of the request.
+        """
+        self.send(number, data, None, origin)
+        self._secret.add(number)
+
+    def take(self, session: object, packet: Packet, questions: Ledger) -> None:
+        """
+        Check a packet that is taken, whatever it is.
+
+        @param session: over which one.
+        @param questions: where the receiver's requests are.
+        """
+        if isinstance(packet, Answer):  # to a process before this one
+            data = packet.failure.reason if packet.failure else packet.data
+            assert data is not None
+            if numberOf(data) != -1:
+                asked = self._origins[numberOf(data)]
+                assert questions._fates[asked] != _WAITING, f"{asked} still waits"
+                self.got(data, data)
+            return
+        assert packet.data is not None
+        self.got(session, packet.data)
+        if isinstance(packet, Request):
+            self._requests[numberOf(packet.data)] = packet
+
     def got(self, session: object, data: str | bytes) -> None:
         """
         Check a message that comes.
@@ -97,8 +174,17 @@ class Ledger:
         self._ever.add(number)
 
     def settle(self) -> None:
-        """All that has come is written down, if anything is."""
-        self._settled = set(self._got)
+        """
+        All that has come is written down, if anything is; but requests that are not
+        answered come again.
+        """
+        requests = self._requests.items()
+        unanswered = {number for number, request in requests if request.isOpen}
+        self._settled = self._got - unanswered
+
+    def left(self) -> None:
+        """The receiver takes no more of a session: what has come is dropped."""
+        self._left.update(self._data.keys() - self._ever)
 
     def receiverEnded(self, durable: bool) -> None:
         """
@@ -107,6 +193,7 @@ class Ledger:
         @param durable: whether it has a spool.
         """
         self._last.clear()
+        self._requests.clear()
         if durable:
             self._got = set(self._settled)
             return
@@ -135,7 +222,8 @@ class Ledger:
         all is taken.
         """
         for number, fate in self._fates.items():
-            assert fate != _KEPT or number in self._ever, f"{number} is lost"
+            taken = number in self._ever or number in self._left
+            assert fate != _KEPT or taken, f"{number} is lost"
             assert fate != _REFUSED or number not in self._ever, f"{number} was refused"
 
 

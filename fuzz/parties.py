@@ -5,7 +5,7 @@ and what the server does with what comes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,24 +16,39 @@ from twisted.internet.protocol import Protocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from aesm import ClientService, Connection, Packet, Pinned, PrivateKey
+from aesm import Answer, ClientService, Connection, Packet, Pinned, PrivateKey, Request
 from aesm.core.channel.channel import Channel
 from aesm.core.channel.events import Event, Opened, PeerIdentified
 from aesm.core.channel.roles import ClientChannel
 from aesm.core.channel.states import State
 from aesm.core.messages.framereader import FrameReader
-from aesm.core.messages.frames import Messages, Welcome
+from aesm.core.messages.frames import (
+    EncodedRequest,
+    EncodedResponse,
+    Messages,
+    Welcome,
+)
 from aesm.core.messages.hello import Hello
+from aesm.core.messages.requests import decodeRequest, decodeResponse
 from aesm.errors import AESMError
 from aesm.interfaces import IClientObserver, IMessageHandler
 from aesm.testing import MemoryNetwork
 from aesm.testing.transport import MemoryTransport
+from fuzz.answerer import Answerer, Broken
 from fuzz.ledger import Ledger, numberOf
 from fuzz.script import RepeatableSettings
 from tests.support.helpers import SERVER_KEY, XX
 from tests.support.spooled import Mortal, closeFile
 
-__all__ = ["CLIENTS", "MESSAGES", "STRANGER", "Client", "Handler", "Stranger"]
+__all__ = [
+    "CLIENTS",
+    "MESSAGES",
+    "STRANGER",
+    "Client",
+    "Handler",
+    "Stranger",
+    "withdraw",
+]
 
 CLIENTS = (PrivateKey(b"\x11" * 32), PrivateKey(b"\x12" * 32))  # the honest ones
 STRANGER = PrivateKey(b"\x13" * 32)
@@ -43,6 +58,8 @@ MESSAGES = {  # settings of the message layer, at both sides
     "sendBuffer": 5000,
     "receiveBuffer": 3000,
 }
+
+_TALKS = 17  # a coroutine ends after a packet whose number this divides
 
 
 class Stranger(Protocol):
@@ -125,7 +142,9 @@ class Stranger(Protocol):
             case Messages(data=data):
                 self.received += len(data)
                 for each in data:
-                    assert not self._isSecret(each), "a stranger reads others' messages"
+                    assert not self._isSecret(_dataOf(each)), (
+                        "others' messages are read"
+                    )
 
     def _flush(self) -> None:
         """Write what the channel has to say."""
@@ -149,19 +168,24 @@ class Client:
         network: MemoryNetwork,
         key: PrivateKey,
         spool: Path | None,
+        numbers: Iterator[int],
         **options: Any,
     ) -> None:
         """
         @param spool: where its sessions outlive it; None for nowhere.
+        @param numbers: for what it answers.
         @param options: as L{ClientService}.
         """
         self.key = key
         self.up, self.down = Ledger(), Ledger()
         self.service: ClientService | None = None
+        self.answerer = Answerer(self._say)
         self._process = Mortal(network.clock)
         self._network = network
+        self._numbers = numbers
         self._spool = spool
         self._asking: Deferred[Any] | None = None  # waits for a packet
+        self._answers: list[Deferred[Any]] = []  # to its requests
         self._options = {
             "key": key,
             "trust": Pinned(PrivateKey(SERVER_KEY).publicKey),
@@ -174,6 +198,7 @@ class Client:
     def start(self) -> None:
         """Begin a life."""
         process = self._process = Mortal(self._network.clock)
+        self.answerer = Answerer(self._say)
         endpoint, options = self._network.endpoint(), self._options
         if self._spool is None:  # one of each kind
             self.service = ClientService(
@@ -215,10 +240,34 @@ class Client:
         taken = 0
         if self.service is not None:
             while taken < most and (packet := self.service.retrieved.getData()):
-                assert packet.data is not None
-                self.down.got(None, packet.data)
+                self._took(packet)
                 taken += 1
         return taken > 0
+
+    def _took(self, packet: Packet) -> None:
+        """Do something with a packet."""
+        self.down.take(None, packet, self.up)
+        if isinstance(packet, Request):
+            self.answerer.take(packet)
+
+    def _say(self, request: Request, more: int) -> str:
+        """Make an answer, or a refusal."""
+        number = next(self._numbers)
+        data = f"{number}:{more * 'x'}"
+        assert request.data is not None
+        self.up.answer(number, data, numberOf(request.data))
+        return data
+
+    def request(self, number: int, data: str | bytes, timeout: float | None) -> None:
+        """Send a request."""
+        if self.service is not None:
+            answer = self.service.request(data, timeout)
+            self._answers.append(answer)
+            self.up.ask(number, data, answer, self.down)
+
+    def withdraw(self, number: int) -> None:
+        """Do not wait for an answer any more."""
+        withdraw(self._answers, number)
 
     def ask(self, how: int) -> None:
         """
@@ -248,8 +297,7 @@ class Client:
         """Something came, or nothing will."""
         self._asking = None
         if isinstance(result, Packet) and service is self.service:
-            assert result.data is not None
-            self.down.got(None, result.data)
+            self._took(result)
             return None
         return result
 
@@ -289,6 +337,8 @@ class Client:
     def _over(self) -> None:
         """Take note of the end of a life."""
         self._asking = None
+        self._answers.clear()
+        self.answerer.held.clear()
         self.up.senderEnded()
         self.down.receiverEnded(durable=self._spool is not None)
 
@@ -310,6 +360,9 @@ class Handler:
         self,
         got: Callable[[Connection, Packet], None],
         answer: Callable[[Connection, int | None], None],
+        answerer: Answerer,
+        back: Callable[[Connection], Deferred[Any]],
+        leaves: Callable[[Connection], None],
         slow: bool,
         work: Callable[[], None],
     ) -> None:
@@ -317,11 +370,17 @@ class Handler:
         @param got: called with what came.
         @param answer: called for what asks for an answer, with its number if it is to
             be answered once.
+        @param answerer: answers requests.
+        @param back: asks who has asked.
+        @param leaves: called when a coroutine ends by itself.
         @param slow: whether it takes its time.
         @param work: called in each turn that it has.
         """
         self._got = got
         self._answer = answer
+        self._answerer = answerer
+        self._back = back
+        self._leaves = leaves
         self._slow = slow
         self._work = work
         self.held: list[Deferred[None]] = []
@@ -335,7 +394,8 @@ class Handler:
         """Take what came."""
         self._work()
         self._got(connection, packet)
-        assert packet.data is not None
+        if packet.data is None or isinstance(packet, Answer):
+            return None
         number = numberOf(packet.data)
         atOnce = not self._slow or number % 2 == 1
         if number % 3 == 0:  # what is not finished is handed over again after a kill
@@ -345,6 +405,43 @@ class Handler:
         done: Deferred[None] = Deferred()
         self.held.append(done)
         return done
+
+    def requestReceived(self, connection: Connection, packet: Request) -> Any:
+        """Answer a request."""
+        self._work()
+        self._got(connection, packet)
+        return self._answerer.receive(packet, lambda: self._back(connection))
+
+    async def talk(self, connection: Connection) -> None:
+        """Do the same as a coroutine, which returns or fails after some packets."""
+        async for packet in connection.retrieved:
+            number = self._takes(connection, packet)
+            if self._slow and number % 2 == 0:
+                done: Deferred[None] = Deferred()
+                self.held.append(done)
+                await done
+            if number % _TALKS == 0:
+                self._leaves(connection)
+                if number % 2:
+                    raise Broken
+                return
+
+    def _takes(self, connection: Connection, packet: Packet) -> int:
+        """
+        Take a packet in a coroutine.
+
+        @return: its number.
+        """
+        self._got(connection, packet)
+        if isinstance(packet, Request):
+            self._answerer.take(packet)
+            return 1
+        if packet.data is None or isinstance(packet, Answer):
+            return 1
+        number = numberOf(packet.data)
+        if number % 3 == 0:
+            self._answer(connection, None)
+        return number
 
     def connectionLost(self, connection: Connection, reason: AESMError) -> None:
         """Know that somebody is gone."""
@@ -357,8 +454,24 @@ class Handler:
         """
         if not self.held:
             return False
-        self.held.pop(0).callback(None)
+        done = self.held.pop(0)
+        if not done.called:  # a stop has an end
+            done.callback(None)
         return True
+
+
+def withdraw(answers: list[Deferred[Any]], number: int) -> None:
+    """Cancel one of several requests, of those that are not answered."""
+    answers[:] = [each for each in answers if not each.called]
+    if answers:
+        answers.pop(number % len(answers)).cancel()
+
+
+def _dataOf(body: str | bytes) -> str | bytes:
+    """Tell what a message says, whatever it is."""
+    if isinstance(body, EncodedRequest):
+        return decodeRequest(body)
+    return decodeResponse(body).data if isinstance(body, EncodedResponse) else body
 
 
 def _trouble(failure: Failure) -> None:

@@ -30,10 +30,13 @@ from aesm.core.messages.hello import Hello
 from aesm.core.messages.outbox import Outbox
 from aesm.core.messages.session import Inbox
 from aesm.errors import DecryptionError
+from aesm.messages import requests
 from aesm.messages.budget import Budget
 from aesm.messages.turns import Turns
 from aesm.secure.transport import SecureTransport
 from aesm.server.sessions import Sessions, isResumed
+from aesm.store.requests import DurableRequests
+from fuzz.answerer import Broken
 from fuzz.script import Script, altered
 from fuzz.seeds import inputs
 from fuzz.targets import NAMES, target
@@ -93,6 +96,7 @@ class TargetTests(SynchronousTestCase):
             except Exception as error:
                 error.add_note(f"the input is {data!r}")
                 raise
+        self.flushLoggedErrors(Broken)
 
     def test_offer(self) -> None:
         """A stranger's first bytes are refused as documented."""
@@ -198,6 +202,14 @@ class PlantedTests(SynchronousTestCase):
             return (outbox.asked or {}).get(number)
 
         self.finds("conversation", Outbox, "answered", careless)
+
+    def test_answerForgotten(self) -> None:
+        """An answer that cannot be sent any more counts as given."""
+        self.finds("server", requests, "_isSent", lambda sent: True)
+
+    def test_answeredAgain(self) -> None:
+        """A request that is answered stays in the spool."""
+        self.finds("server", DurableRequests, "ended", lambda requests, request: None)
 
     def test_sessionOfOthers(self) -> None:
         """A session is given to any key that knows its name."""

@@ -5,15 +5,16 @@ in.
 
 Input: two bytes for the options; then steps, each a byte and what it needs: what the
 network does, what clients and server send and take, what is killed and started again,
-what the clocks and the disk do, and what strangers say, before a handshake and in the
-channel that it opens.
+what the clocks and the disk do, who asks whom, waits no longer or answers, and what
+strangers say, before a handshake and in the channel that it opens.
 
 Whatever happens: nothing is logged as a failure of ours; each message of an honest side
 arrives once, in order and as it was sent, or its sender is told, or is dead; what was
 acknowledged outlives a server that has a spool, and a handler's answer is sent once for
-each message; nobody reads what is for another; what is kept stays within the bounds of
-docs/limits.md; in the end, left alone, everything arrives, and after the last stop
-nothing is left: no connection, no session, no timer, no byte in the budget.
+each message; each request has one answer, which who was asked has given, or who asked
+is told, or is dead; nobody reads what is for another; what is kept stays within the
+bounds of docs/limits.md; in the end, left alone, everything arrives, and after the last
+stop nothing is left: no connection, no session, no timer, no byte in the budget.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from twisted.internet import error
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Factory
 
-from aesm import Connection, Packet, PrivateKey, Server, listen
+from aesm import Connection, Packet, PrivateKey, Request, Server, listen
 from aesm.client import retry
 from aesm.core.messages.frames import (
     FrameType,
@@ -44,14 +45,30 @@ from aesm.core.messages.frames import (
     encodeFrame,
 )
 from aesm.core.messages.hello import Hello
+from aesm.core.messages.requests import (
+    encodeAnswer,
+    encodeError,
+    encodeRequest,
+    encodeWithdrawal,
+)
 from aesm.errors import AESMError
 from aesm.messages.turns import QUANTUM
 from aesm.secure import places
 from aesm.store import spool
 from aesm.testing import MemoryNetwork, network
 from aesm.testing.transport import MemoryLink, MemoryPipe
+from fuzz.answerer import Answerer, Broken, trouble
 from fuzz.failures import noFailures
-from fuzz.parties import CLIENTS, MESSAGES, STRANGER, Client, Handler, Stranger
+from fuzz.ledger import numberOf
+from fuzz.parties import (
+    CLIENTS,
+    MESSAGES,
+    STRANGER,
+    Client,
+    Handler,
+    Stranger,
+    withdraw,
+)
 from fuzz.script import Script
 from tests.support.helpers import PSK, SERVER_KEY, XX
 from tests.support.spooled import AtOnce, ByHand, Mortal, closeFile
@@ -62,8 +79,10 @@ _PSK_SUITE = XX.replace("XX", "XXpsk0")
 _MOST_STEPS = 150
 _MOST_STRANGERS = 24  # connections of strangers at a time
 _MAX_PENDING = 8
+_TIMEOUTS = (None, 1.0, 20.0, None)  # seconds that a request waits
 _SECONDS = (0.0, 0.001, 0.3, 1.0, 5.0, 10.0, 31.0, 61.0)
 _PATIENCE = 60  # rounds of 20 seconds until everything has arrived
+_ASKING = ("requests", "requests, killed", "requests, cut", "requests, strange")
 _PER_KEY = ("allow", "replace", "reject")
 _NORMAL = 1000
 
@@ -103,6 +122,10 @@ class _World:
         self.byHand = bool(ways & 1)
         self.path = directory / "server" if ways & 2 else None
         self.handler: Handler | None = None
+        self.answerer = Answerer(self._say)
+        self._answers: list[Deferred[Any]] = []  # to the server's requests
+        self._numbers = count(1)
+        self._talks = ways >> 6 == 3  # whether the handler is a coroutine
         self._handles, self._slow = bool(ways & 8), bool(ways & 16)
         if ways & 32:
             self.network.chunkSize = 61
@@ -130,16 +153,15 @@ class _World:
             self.options["handshakesPerHost"] = 0.3
         self._works = bool(bounds & 64)
         if bounds & 128:
-            self.options["messagesPerKey"] = 4.0
+            self.options["messagesPerKey"] = None if self._talks else 4.0
         clientSpool = directory / "client" if ways & 4 else None
         self.clients = [
-            Client(self.network, key, path, **more)
+            Client(self.network, key, path, self._numbers, **more)
             for key, path in zip(CLIENTS, (clientSpool, None), strict=True)
         ]
         self._byKey = {client.key.publicKey: client for client in self.clients}
         self.strangers: list[Stranger] = []
         self.tampered = False  # whether honest clients may have been misled
-        self._numbers = count(1)
         self._former: tuple[str, int] = ("", 0)  # the stranger's last session
 
     # Parts of steps
@@ -186,10 +208,21 @@ class _World:
         self.process = Mortal(self.network.clock)
         self.handler = None
         if self._handles:
-            self.handler = Handler(self.got, self.answer, self._slow, self.handlerWorks)
+            self.handler = Handler(
+                self.got,
+                self.answer,
+                self.answerer,
+                self.askBack,
+                self.leave,
+                self._slow,
+                self.handlerWorks,
+            )
+        handler: Any = self.handler
+        if handler is not None and self._talks:
+            handler = handler.talk
         servers: list[Any] = []
         listening = listen(
-            self.process, self.network.endpoint(), handler=self.handler, **self.options
+            self.process, self.network.endpoint(), handler=handler, **self.options
         )
         listening.addBoth(servers.append)
         (self.server,) = servers
@@ -229,6 +262,8 @@ class _World:
 
     def _serverOver(self) -> None:
         """Take note of the end of a server's life."""
+        self._answers.clear()
+        self.answerer.held.clear()
         for client in self.clients:
             client.up.receiverEnded(durable=self.path is not None)
             client.down.senderEnded()
@@ -237,8 +272,48 @@ class _World:
         """The server takes a packet."""
         client = self._byKey.get(connection.peer)
         if client is not None:
-            assert packet.data is not None
-            client.up.got(connection.session.name, packet.data)
+            client.up.take(connection.session.name, packet, client.down)
+
+    def _say(self, request: Request, more: int) -> str:
+        """Make the server's answer to a request, or a refusal."""
+        number = next(self._numbers)
+        data = f"{number}:{more * 'x'}"
+        client = self._byKey.get(request._connection.peer)
+        if client is not None:
+            assert request.data is not None
+            client.down.answer(number, data, numberOf(request.data))
+        return data
+
+    def askBack(self, connection: Connection) -> Deferred[Any]:
+        """The server's handler asks who asks it; fires whatever comes of it."""
+        number = next(self._numbers)
+        answer = connection.request(f"{number}: who asks?")
+        return self._asking(connection, number, f"{number}: who asks?", answer)
+
+    def leave(self, connection: Connection) -> None:
+        """A coroutine ends, and what is unread is dropped, though acknowledged."""
+        client = self._byKey.get(connection.peer)
+        if client is not None:
+            client.up.left()
+
+    def _asking(
+        self,
+        connection: Connection,
+        number: int,
+        data: str | bytes,
+        answer: Deferred[Any],
+    ) -> Deferred[Any]:
+        """
+        Take note of what the server asks.
+
+        @return: C{answer}, which never fails from now on.
+        """
+        client = self._byKey.get(connection.peer)
+        if client is not None:
+            client.down.ask(number, data, answer, client.up)
+        else:
+            answer.addErrback(trouble)
+        return answer
 
     def answer(self, connection: Connection, origin: int | None) -> None:
         """The server's handler answers a message."""
@@ -267,6 +342,8 @@ class _World:
             owner: Any = next(iter(server.connections.arrivals)).stream.owner
             _, packet = server.connections.getDataOrdinal()
             self.got(owner, packet)
+            if isinstance(packet, Request):
+                self.answerer.take(packet)
             taken += 1
         return taken > 0
 
@@ -395,6 +472,8 @@ class _World:
             busy = self.takeAtServer(self.server, 99)
             busy |= any([client.take(99) for client in self.clients])
             busy |= self.handler is not None and self.handler.finish()
+            busy |= self.answerer.finish()
+            busy |= any([client.answerer.finish() for client in self.clients])
             self.quiet()
 
     # Steps: the network, the clocks, the disk
@@ -696,6 +775,83 @@ class _World:
             stranger = self._stranger(script)
             stranger.transport.write(script.take(script.number()))
 
+    # Steps: requests
+
+    def clientRequests(self, script: Script) -> None:
+        """A client sends a request, and waits for ever or for some time."""
+        client = self.pick(self.clients, script.number())
+        number, data = self.data(script)
+        client.request(number, data, _TIMEOUTS[script.number() % len(_TIMEOUTS)])
+
+    def serverRequests(self, script: Script) -> None:
+        """The server sends a request, to whomever."""
+        if self.server is None:
+            return
+        connections = list(self.server.connections.values())
+        connection = self.pick(connections, script.number())
+        number, data = self.data(script)
+        timeout = _TIMEOUTS[script.number() % len(_TIMEOUTS)]
+        if connection is not None:
+            answer = self.server.request(data, connection.address, timeout)
+            self._answers.append(answer)
+            self._asking(connection, number, data, answer)
+
+    def withdraws(self, script: Script) -> None:
+        """Somebody does not wait for an answer any more."""
+        which, number = script.number() % 3, script.number()
+        if which < len(self.clients):
+            self.clients[which].withdraw(number)
+        else:
+            withdraw(self._answers, number)
+
+    def answers(self, script: Script) -> None:
+        """Who has put off an answer gives it."""
+        which = script.number() % 3
+        if which < len(self.clients):
+            self.clients[which].answerer.finish()
+        else:
+            self.answerer.finish()
+
+    def serverSendsSome(self, script: Script) -> None:
+        """The server sends to some, or to all but some."""
+        if self.server is None:
+            return
+        which, how = script.number(), script.number()
+        number, data = self.data(script)
+        connections = list(self.server.connections.values())
+        some = [each for bit, each in enumerate(connections) if which >> bit & 1]
+        receivers = [each for each in connections if each not in some]
+        if how & 1:
+            receivers = some
+        for connection in receivers:
+            self._sending(connection, number, data, None)
+        peers = [each.address if how & 2 else each for each in some]
+        sent = (
+            self.server.sendAll(data, to=peers)
+            if how & 1
+            else self.server.sendAll(data, exclude=peers)
+        )
+        sent.addErrback(_ignore)
+
+    def strangerRequests(self, script: Script) -> None:
+        """A stranger sends requests, and does not wait."""
+        number, size = script.number() % 64 + 1, script.number()
+        bodies = (encodeRequest(b"%d:" % each + bytes(size)) for each in range(number))
+        request = b"".join(encodeFrame(FrameType.REQUEST, 7, each) for each in bodies)
+        self._says(script, lambda stranger: request[:65000])
+
+    def strangerResponds(self, script: Script) -> None:
+        """A stranger responds to what it was asked, or was not."""
+        number, how = script.number(), script.number() % 4
+        body = (
+            encodeAnswer(number, "yes"),
+            encodeAnswer(number, b"no"),
+            encodeError(number, 7, "never"),
+            encodeWithdrawal(number),
+        )[how]
+        frame = encodeFrame(FrameType.RESPONSE, 7, body)
+        self._says(script, lambda stranger: frame)
+
 
 _STEPS: tuple[Callable[[_World, Script], None], ...] = (
     _World.flow,
@@ -725,6 +881,13 @@ _STEPS: tuple[Callable[[_World, Script], None], ...] = (
     _World.strangerCloses,
     _World.strangerEnds,
     _World.strangerLies,
+    _World.clientRequests,
+    _World.serverRequests,
+    _World.withdraws,
+    _World.answers,
+    _World.serverSendsSome,
+    _World.strangerRequests,
+    _World.strangerResponds,
 )
 
 
@@ -746,7 +909,7 @@ def _around(world: _World) -> Iterator[None]:
         for name, module in list(sys.modules.items()):
             if name.startswith("aesm.") and vars(module).get("time_ns") is time.time_ns:
                 enter(mock.patch.object(module, "time_ns", world.wall.ns))
-        world.failures = enter(noFailures())
+        world.failures = enter(noFailures(but=Broken))
         yield
         gc.collect(1)  # a failed Deferred that nobody took says so only then
 
@@ -790,6 +953,11 @@ def seeds() -> Iterator[bytes]:
         for bounds in (0x40, 0x80, 0xC0):
             for name in ("crush", "kill", "burst"):
                 yield bytes([ways, bounds]) + days[name]
+    for ways in (0xCE, 0xD8):  # a coroutine
+        for name in ("talk", "kill", "closed", *_ASKING):
+            yield bytes([ways, 0]) + days[name]
+    for name in _ASKING:
+        yield bytes([0x0E, 0]) + days[name]
 
 
 def _days() -> dict[str, bytes]:
@@ -814,7 +982,75 @@ def _days() -> dict[str, bytes]:
         for kind in range(len(FrameType))
         for size in (0, 16)
     )
+    # Each number has its way: eight in a row are answered in all of them.
+    requests = do(W.clientRequests, 0, 8, 0) + do(W.clientRequests, 1, 3, 0)
+    back = do(W.serverRequests, 0, 8, 0) + do(W.serverRequests, 1, 3, 0)
+    answers = b"".join(do(W.answers, which) for which in range(3)) * 2
+    timed = do(W.clientRequests, 0, 9, 1) + do(W.serverRequests, 0, 9, 1)
+    withdrawn = b"".join(do(W.withdraws, which, 1) for which in range(3))
+    asking = (requests + back) * 4 + both
     return {
+        "requests": asking
+        + settle
+        + take
+        + answers
+        + settle
+        + asking
+        + withdrawn
+        + settle
+        + take
+        + withdrawn
+        + timed
+        + settle
+        + do(W.wait, 4)
+        + answers
+        + do(W.serverSendsSome, 1, 1, 5)
+        + do(W.serverSendsSome, 1, 2, 5)
+        + later,
+        "requests, killed": asking
+        + settle
+        + do(W.serverEnds, 3)
+        + do(W.wait, 3)
+        + settle
+        + take
+        + requests
+        + answers
+        + do(W.clientEnds, 0, 3)
+        + do(W.clientEnds, 1, 3)
+        + settle
+        + answers
+        + take
+        + do(W.serverEnds, 3)
+        + later,
+        "requests, cut": asking
+        + flow
+        + do(W.cut, 0, 9)
+        + requests
+        + do(W.wait, 3)
+        + take
+        + do(W.cut, 1, 0)
+        + answers
+        + later
+        + asking
+        + do(W.serverEnds, 2)
+        + asking
+        + do(W.clientEnds, 0, 2)
+        + later,
+        "requests, strange": hostile
+        + do(W.strangerRequests, 9, 8)
+        + settle
+        + take
+        + do(W.serverRequests, 2, 8, 0) * 4
+        + settle
+        + b"".join(do(W.strangerResponds, each, each) for each in range(4))
+        + settle
+        + answers
+        + do(W.strangerResponds, 0, 3)
+        + hostile
+        + do(W.strangerRequests, 63, 1)
+        + settle
+        + do(W.strangerEnds, 0, 3)
+        + later,
         "talk": talk + do(W.setWall, 0) + talk + later + talk,
         "cut": both
         + do(W.cut, 0, 9)
