@@ -13,7 +13,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 
 from aesm import Request, RequestFailed
-from aesm.errors import AESMError
+from aesm.errors import AESMError, MessageTooBig
 from fuzz.ledger import numberOf
 
 __all__ = ["Answerer", "Broken", "trouble"]
@@ -97,7 +97,8 @@ class Answerer:
             case _Way.REFUSES:
                 raise RequestFailed(7, self._say(request, 0))
             case _Way.BY_ITSELF:
-                return request.answer(self._say(request, 0))
+                answered = request.answer(self._say(request, 0))
+                return answered.addErrback(_ebTooBig)
             case _Way.BREAKS:
                 raise Broken
             case _Way.ASKS_BACK:
@@ -131,6 +132,12 @@ def _wayOf(request: Request) -> _Way:
     """Tell what is to be done with a request."""
     assert request.data is not None
     return _Way((numberOf(request.data) + len(request.data)) % len(_Way))
+
+
+def _ebTooBig(failure: Failure) -> None:
+    """Refuse who asks and takes no answer as large as that."""
+    failure.trap(MessageTooBig)
+    raise RequestFailed(8, "too big")
 
 
 def trouble(failure: Failure) -> None:

@@ -116,7 +116,8 @@ class AnswererKilledTests(SpoolTestCase):
     def test_whileStopping(self) -> None:
         """What is answered too late for this process is answered by the next one."""
         for isTaken in (False, True):
-            later, taken = Later(), []
+            later = Later()
+            taken: list[Any] = []
 
             async def talk(connection: Connection, taken: Any = taken) -> None:
                 """Take one request."""
