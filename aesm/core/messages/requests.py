@@ -122,8 +122,6 @@ def _encoded(prefix: bytes, data: str | bytes | bytearray | memoryview) -> bytes
     """Encode data behind a prefix, and how it is to be read."""
     if isinstance(data, str):
         return prefix + TEXT_REQUEST + data.encode("utf-8")
-    if type(data) is bytes:
-        return prefix + BINARY_REQUEST + data
     if isinstance(data, bytes | bytearray | memoryview):
         return prefix + BINARY_REQUEST + bytes(data)
     raise TypeError(f"a message is str or bytes, not {type(data).__name__}")
