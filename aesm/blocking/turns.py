@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from threading import Lock, get_ident
+from threading import TIMEOUT_MAX, Lock, get_ident
 from time import monotonic
 from typing import TypeVar
 
@@ -73,7 +73,9 @@ class Turns:
             while (
                 self._turns[0] is not turn or (taken := self._attempt(attempt)) is None
             ):
-                left = -1 if deadline is None else max(0.0, deadline - monotonic())
+                left = -1.0
+                if deadline is not None:
+                    left = min(max(0.0, deadline - monotonic()), TIMEOUT_MAX)
                 if not turn.acquire(timeout=left):
                     raise TimeoutError(f"nothing came within {timeout:g} seconds")
             return taken

@@ -215,7 +215,7 @@ class ClientService(Service):
         former = self.former
         if not (self._reason or former is None or former.isClosing or self._queue):
             return former.requests.request(data, timeout, self._clock)
-        answer, body = PendingAnswer(), encodeRequest(data)
+        answer, body = PendingAnswer(timeout), encodeRequest(data)
         if self._reason is not None:
             answer.errback(closedError(asOurs(self._reason)))
         else:

@@ -105,9 +105,16 @@ class PendingAnswer(ReactorDeferred["str | bytes"]):
     asker: _Asker | None = None
     number = -1
 
-    def __init__(self) -> None:
-        """Begin to wait."""
+    def __init__(self, timeout: float | None = None) -> None:
+        """
+        Begin to wait.
+
+        @param timeout: what C{limit} will be called with: before anything is sent.
+        @raise ValueError: it is negative, or no number.
+        """
         super().__init__(_withdraw)
+        if timeout is not None and not timeout >= 0:
+            raise ValueError(f"timeout must be seconds, from 0, not {timeout!r}")
 
     def limit(self, timeout: float | None, clock: IReactorTime) -> PendingAnswer:
         """
@@ -254,9 +261,10 @@ class Requests:
 
         @return: as L{Connection.request}.
         @raise TypeError: C{data} is neither text nor bytes.
-        @raise ValueError: the text cannot be written in UTF-8.
+        @raise ValueError: the text cannot be written in UTF-8, or C{timeout} is no time
+            to wait.
         """
-        answer, body = PendingAnswer(), encodeRequest(data)
+        answer, body = PendingAnswer(timeout), encodeRequest(data)
         connection = self._connection
         asked = connection.session.outbox.asked
         if asked is not None and (count := connection.append(body)):

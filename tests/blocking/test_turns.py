@@ -111,6 +111,15 @@ class TurnsTests(SynchronousTestCase):
         self.items.append("a")
         self.assertEqual(self.take(0), "a")
 
+    def test_longTimeout(self) -> None:
+        """A timeout may be longer than threads can wait at a time."""
+        for timeout in (float("inf"), 1e30):
+            taking = self.threads.submit(self.take, timeout)
+            self.queue.came.get(timeout=LONG)
+            self.items.append("x")
+            self.turns.wake()
+            self.assertEqual(taking.result(LONG), "x")
+
     def test_passedOn(self) -> None:
         """Whoever leaves without having taken anything wakes the next."""
         leave = threading.Event()

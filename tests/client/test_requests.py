@@ -102,6 +102,7 @@ class ServiceTests(PairTestCase):
         network, _ = self.serve(handler)
         factory, network.factory = network.factory, None
         client = self.client(network, sendBuffer=1000)
+        self.assertRaises(ValueError, client.request, "?", timeout=-1)
         for _ in range(3):
             answer = client.request(bytes(500), timeout=5)
             other = client.request(bytes(100))

@@ -209,6 +209,20 @@ class AskTests(PairTestCase):
         self.successResultOf(sent)
         self.assertEqual(pair.server.factory.manager.traffic.lateAnswers, 1)
 
+    def test_wrongTimeout(self) -> None:
+        """What is no time to wait is refused at once, and nothing is sent."""
+        pair = self.pair()
+        for wrong in (-1, -0.001, float("nan")):
+            self.assertRaises(ValueError, pair.client.request, "?", timeout=wrong)
+        self.assertRaises(TypeError, pair.client.request, "?", timeout="5")
+        pair.deliver()
+        self.assertEqual(len(pair.accepted.retrieved), 0)
+        answer = pair.client.request("?", timeout=float("inf"))
+        pair.deliver()
+        self.taken(pair.accepted).answer("!")
+        pair.deliver()
+        self.assertEqual(self.successResultOf(answer), "!")
+
     def test_cancelled(self) -> None:
         """Cancelling a request tells the other side; an answer under way is dropped."""
         pair = self.pair()
