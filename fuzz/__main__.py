@@ -1,7 +1,9 @@
 """
-Fuzz one target, guided by the coverage of C{aesm}; or tell what the corpus reaches::
+Fuzz one target, guided by the coverage of C{aesm}, or all, as many at a time as there
+are processors; or tell what the corpus reaches::
 
     python -m fuzz TARGET [libFuzzer's options]
+    python -m fuzz --all [libFuzzer's options]
     python -m fuzz --coverage [TARGET ...]
 
 @see: U{https://github.com/google/atheris} and
@@ -10,8 +12,11 @@ Fuzz one target, guided by the coverage of C{aesm}; or tell what the corpus reac
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 
 from twisted.logger import globalLogBeginner
 
@@ -28,12 +33,42 @@ def main() -> None:
         from fuzz.reach import report
 
         sys.exit(report(arguments))
+    if name == "--all":
+        sys.exit(fuzzAll(arguments))
     if name not in NAMES:
         sys.exit(
-            "usage: python -m fuzz TARGET [options], or python -m fuzz --coverage "
-            f"[TARGET ...]; targets: {' '.join(NAMES)}"
+            "usage: python -m fuzz TARGET|--all [options], or python -m fuzz "
+            f"--coverage [TARGET ...]; targets: {' '.join(NAMES)}"
         )
     fuzz(name, arguments)
+
+
+def fuzzAll(arguments: list[str]) -> str | None:
+    """
+    Fuzz each target in a process of its own, and print what these have to say.
+
+    @param arguments: libFuzzer's.
+    @return: which have failed, or None.
+    """
+
+    def run(name: str) -> subprocess.CompletedProcess[str]:
+        """Fuzz one."""
+        command = [sys.executable, "-m", "fuzz", name, *arguments]
+        return subprocess.run(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        )
+
+    failed = []
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for name, done in zip(NAMES, pool.map(run, NAMES), strict=True):
+            print(f"{name}:\n{done.stdout}", flush=True)
+            if done.returncode:
+                failed.append(name)
+    return f"failed: {' '.join(failed)}" if failed else None
 
 
 def fuzz(name: str, arguments: list[str]) -> None:
