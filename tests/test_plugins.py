@@ -164,7 +164,7 @@ class FormTests(StringTestCase):
 class EndToEndTests(TestCase):
     """Both strings together, over a real socket."""
 
-    timeout = 120
+    timeout = 600
 
     async def test_all(self) -> None:
         """Every keyword does what it says."""

@@ -17,7 +17,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from aesm.blocking.turns import Turns
 from aesm.errors import CloseCode, ConnectionClosed
 
-LONG = 120.0  # seconds; more than any machine needs
+LONG = 600.0  # seconds; more than any machine needs
 
 
 class Queue(deque[Any]):

@@ -447,7 +447,7 @@ class _HangsUp(Protocol):
 class UpgradeTests(TapTestCase, TestCase):
     """A service that takes over from another one, over real sockets."""
 
-    timeout = 120
+    timeout = 600
 
     def setUp(self) -> None:
         """Have a folder with a path that is short enough for sockets."""

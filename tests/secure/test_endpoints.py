@@ -814,7 +814,7 @@ class Where(Resource):
 class ExistingProtocolTests(TestCase):
     """Twisted's own protocols run over real sockets as they are."""
 
-    timeout = 120
+    timeout = 600
 
     async def listen(self, factory: Any) -> None:
         """

@@ -27,7 +27,7 @@ from typing import Any
 from aesm import ClientNetwork, ConnectionClosed, ServerNetwork, aio
 from aesm.blocking.standardlog import standardLog
 
-LONG = 120.0  # seconds; more than any machine needs
+LONG = 600.0  # seconds; more than any machine needs
 LISTEN = "tcp:0:interface=127.0.0.1"
 
 
@@ -39,8 +39,8 @@ async def echo(connection: aio.Connection) -> None:
 
 
 def endpointOf(server: aio.Server) -> str:
-    """Say where to connect to."""
-    return f"127.0.0.1:{server.address[1]}"
+    """Say where to connect to, however long that takes."""
+    return f"tcp:127.0.0.1:{server.address[1]}:timeout={LONG:.0f}"
 
 
 def run(main: Coroutine[Any, Any, Any]) -> Any:

@@ -48,7 +48,7 @@ from aesm import (
     stateDirectory,
 )
 
-LONG = 120.0  # seconds; more than any machine needs
+LONG = 600.0  # seconds; more than any machine needs
 HOST = "127.0.0.1"
 
 

@@ -561,7 +561,7 @@ class TransportContract(TestCase):
         Twisted's UNIX sockets do not promise.
     """
 
-    timeout = 120
+    timeout = 600
     halfCloses = True
     strict = True
     ordinary = True

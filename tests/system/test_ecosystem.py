@@ -162,7 +162,7 @@ class WebTests(ProcessTestCase):
 class SSHTests(TestCase):
     """Conch inside of an encrypted stream, with SSH's own keys and passwords."""
 
-    timeout = 120
+    timeout = 600
     try:
         from tests.support import conch
     except ImportError:  # pragma: no cover: where only aesm's own needs are there

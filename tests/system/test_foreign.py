@@ -61,7 +61,7 @@ class Echo:
 class ForeignTests(TestCase):
     """A foreign client and our server."""
 
-    timeout = 120
+    timeout = 600
 
     @inlineCallbacks
     def serving(
