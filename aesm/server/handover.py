@@ -343,10 +343,13 @@ class Successor(AMP):
     async def _goOn(self) -> None:
         """Be the server again, or end if the new process is."""
         for _ in range(TRIES):
-            if await _spoolOf(self._manager).reclaim():
+            reclaimed = await _spoolOf(self._manager).reclaim()
+            if self._manager.stopping:
+                return
+            if reclaimed:
                 _log.warn("the new process is gone: this one goes on")
-                await _adoptRest(self._manager)
-                self._host.resume()
+                if await _adoptRest(self._manager):
+                    self._host.resume()
                 return
             await deferLater(self._clock, ALONE)
         _log.error(
@@ -513,10 +516,10 @@ class Predecessor(AMP):
             await deferLater(self._clock, ALONE)
             if manager.stopping:
                 return
-        await _adoptRest(manager)
-        manager.predecessor = None
-        self._letIn()
-        self._gone(True)
+        if await _adoptRest(manager):
+            manager.predecessor = None
+            self._letIn()
+            self._gone(True)
 
 
 def _isApart(manager: ConnectionManager) -> bool:
@@ -562,14 +565,24 @@ def _release(
     return journal.store.commit()
 
 
-async def _adoptRest(manager: ConnectionManager) -> None:
-    """Go on with all sessions in the spool: there is no other process any more."""
+async def _adoptRest(manager: ConnectionManager) -> bool:
+    """
+    Go on with all sessions in the spool: there is no other process any more.
+
+    @return: whether this one is not stopping meanwhile.
+    """
     journal = cast("Journal", manager.journal)
     # What ends here meanwhile may be in what is read, and what begins, too.
     ours = set(journal.sessions)
+    spool = _spoolOf(manager)
     await journal.store.commit()
-    found = await _spoolOf(manager).read()
+    if manager.stopping:
+        return False
+    found = await spool.read()
+    if manager.stopping:
+        return False
     manager.adopt(stored for stored in found if stored.name not in ours)
+    return True
 
 
 def _spoolOf(manager: ConnectionManager) -> Spool:

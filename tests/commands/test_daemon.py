@@ -46,11 +46,16 @@ from tests.support.notify import NotifySocket
 
 @implementer(IStreamServerEndpoint)
 class LateEndpoint:
-    """An endpoint that takes its time."""
+    """
+    An endpoint that takes its time.
+
+    @ivar isAsked: whether somebody wants to listen there.
+    """
 
     def __init__(self) -> None:
         """Nobody listens yet."""
         self.listening: Deferred[Any] = Deferred()
+        self.isAsked = False
 
     @classmethod
     def fired(cls) -> LateEndpoint:
@@ -66,6 +71,7 @@ class LateEndpoint:
         @param protocolFactory: not used.
         @see: L{IStreamServerEndpoint}
         """
+        self.isAsked = True
         return self.listening
 
 
@@ -553,9 +559,10 @@ class UpgradeTests(TapTestCase, TestCase):
 
     async def test_meanwhile(self) -> None:
         """It ends if the other one breaks off before it listens itself."""
-        old = await self.began()
-        new = self.serve(late=LateEndpoint())
-        await self.until(lambda: old._lent)
+        old, late = await self.began(), LateEndpoint()
+        new = self.serve(late=late)
+        # Not before it has what the other one shares: it would have nothing to end.
+        await self.until(lambda: late.isAsked)
         old._successors.end()
         with capturedLogs() as events:
             await new._reactor.stopped

@@ -28,6 +28,7 @@ from aesm.handlers import Relay
 from aesm.interfaces import IMessageHandler
 from aesm.plugins import HandlerMaker
 from aesm.server import handover
+from aesm.server.factory import STOP_DEADLINE
 from aesm.server.handover import CannotTakeOver, Predecessor, Successor
 from aesm.store.spool import Spool
 from aesm.testing.transport import MemoryLink
@@ -736,6 +737,20 @@ class DeathTests(HandoverTestCase):
         self.assertTrue([e for e in events if "this one ends" in e["log_format"]])
         self.goesOn(new, clients)
         self.assertEqual(new.gone, [True])
+
+    def test_stopsMeanwhile(self) -> None:
+        """One that is stopped while it takes its sessions back lets nobody in again."""
+        old, new, _ = self.halfway()
+        reclaimed: Deferred[bool] = Deferred()
+        self.patch(Spool, "reclaim", lambda spool: reclaimed)
+        new.stop()
+        cast(MemoryLink, old.channel).cut()
+        self.network.advance(1)
+        stopped = old.stop()
+        reclaimed.callback(True)
+        self.network.advance(STOP_DEADLINE)
+        self.successResultOf(stopped)
+        self.assertNotIn("resume", old.said)
 
     def test_newStops(self) -> None:
         """A new process that is stopped leaves all to the old one."""
