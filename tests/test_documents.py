@@ -35,6 +35,7 @@ DOCUMENTS = [
     ROOT / "tests" / "README.md",
 ]
 ARCHITECTURE = ROOT / "docs" / "architecture.md"
+PROTOCOL = ROOT / "docs" / "protocol.md"
 
 _SPAN = re.compile(r"`([^`\n]+)`")
 _FILE = re.compile(r"(aesm|tests|fuzz|benchmarks|docs|examples|twisted)/[\w/.]*")
@@ -194,6 +195,44 @@ class NameTests(SynchronousTestCase):
                         missing.add(f"{line[:60]}: {span}")
         self.assertEqual(missing, set())
         self.assertGreater(count, 50)
+
+
+class RequirementTests(SynchronousTestCase):
+    """The numbered requirements of C{docs/protocol.md}."""
+
+    def test_numbers(self) -> None:
+        """
+        Each number is that of its section, has an anchor of its own, and is there once.
+        """
+        text = PROTOCOL.read_text("utf-8")
+        numbers: list[str] = []
+        for section in re.split(r"(?m)^## (?=\d)", text)[1:]:
+            chapter = section.partition(".")[0]
+            found = re.findall(r"(<a [^>]*></a>)?\*\*(R-.*?)\*\*", section)
+            for anchor, number in found:
+                numbers.append(number)
+                self.assertEqual(anchor, f'<a id="{number.lower()}"></a>', number)
+                self.assertRegex(number, rf"^R-{chapter}\.[1-9][0-9]*$")
+        self.assertEqual(len(set(numbers)), len(numbers))
+        self.assertGreater(len(numbers), 100)
+
+    def test_cited(self) -> None:
+        """All numbers that a document cites are there."""
+        known = set(re.findall(r"\*\*(R-[\d.]+)\*\*", PROTOCOL.read_text("utf-8")))
+        cited = {
+            f"{path.name}: {number}"
+            for path in DOCUMENTS
+            for number in re.findall(r"\bR-\d+\.\d+\b", path.read_text("utf-8"))
+            if number not in known
+        }
+        self.assertEqual(cited, set())
+
+    def test_words(self) -> None:
+        """What has to be done has a number: before each MUST of a paragraph is one."""
+        text = PROTOCOL.read_text("utf-8").partition("\n## 1.")[2]
+        for block in re.split(r"\n\n|\n(?=- )", text):
+            if found := re.search(r"\b(MUST|SHOULD|MAY)\b", block):
+                self.assertRegex(block[: found.start()], r"\*\*R-", block)
 
 
 class _State(Enum):
