@@ -47,13 +47,20 @@ class Classical:
     """C{XX} and C{XXpsk0}, as any Noise library does them."""
 
     def __init__(
-        self, name: str, prologue: bytes, psk: bytes | None, key: bytes
+        self,
+        name: str,
+        prologue: bytes,
+        psk: bytes | None,
+        key: bytes,
+        ephemeral: bytes | None = None,
     ) -> None:
         """
         @param name: the Noise protocol name.
         @param prologue: section 3.
         @param psk: the pre-shared key, or None.
         @param key: our static private key.
+        @param ephemeral: the ephemeral private key, of a worked example; None makes
+            one.
         """
         self.noise = NoiseConnection.from_name(name.encode())
         self.noise.set_as_initiator()
@@ -61,6 +68,8 @@ class Classical:
         if psk is not None:
             self.noise.set_psks(psk)
         self.noise.set_keypair_from_private_bytes(Keypair.STATIC, key)
+        if ephemeral is not None:
+            self.noise.set_keypair_from_private_bytes(Keypair.EPHEMERAL, ephemeral)
         self.noise.start_handshake()
 
     def first(self) -> bytes:
@@ -79,6 +88,12 @@ class Classical:
     def open(self, ciphertext: bytes) -> bytes:
         """Decrypt one record."""
         return bytes(self.noise.decrypt(ciphertext))
+
+    @property
+    def ciphers(self) -> tuple[Any, Any]:
+        """For what we send, and what we receive."""
+        states = self.noise.noise_protocol
+        return states.cipher_state_encrypt, states.cipher_state_decrypt
 
     def rekeySending(self) -> None:
         """Change the key of what we send."""
@@ -160,6 +175,11 @@ class Hybrid:
     def open(self, ciphertext: bytes) -> bytes:
         """Decrypt one record."""
         return bytes(self.receiving.decrypt_with_ad(b"", ciphertext))
+
+    @property
+    def ciphers(self) -> tuple[Any, Any]:
+        """For what we send, and what we receive."""
+        return self.sending, self.receiving
 
     def rekeySending(self) -> None:
         """Change the key of what we send."""
