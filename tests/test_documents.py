@@ -33,6 +33,7 @@ DOCUMENTS = [
     *sorted((ROOT / "docs").glob("*.md")),
     *(ROOT / name for name in ("README.md", "SECURITY.md", "CONTRIBUTING.md")),
     ROOT / "tests" / "README.md",
+    ROOT / "examples" / "README.md",
 ]
 ARCHITECTURE = ROOT / "docs" / "architecture.md"
 PROTOCOL = ROOT / "docs" / "protocol.md"

@@ -25,7 +25,6 @@ PROTOCOL = ROOT / "docs" / "protocol.md"
 PSK = bytes(32)
 
 _TITLE = re.compile(r"\*\*(client|server): .*\*\*, ([\d,]+) bytes\n")
-_LINE = re.compile(r"( *)([0-9a-f]+)(?:\.\.\.([0-9a-f]+).* ([\d,]+) bytes|  .*)?")
 
 
 class WorkedExampleTests(SynchronousTestCase):
@@ -94,24 +93,25 @@ class WorkedExampleTests(SynchronousTestCase):
         @param whole: what it prints, in the place of what it does not print in full.
         @return: what crosses the wire, and the plaintext, in hexadecimal digits.
         """
-        wire = plaintext = digest = ""
+        wire, plaintext, field = "", "", b""
         for line in block.split("```text\n")[1].split("\n```")[0].splitlines():
-            if digest:
-                self.assertEqual(line, f"SHA-256 {digest}")
-                digest = ""
-                continue
-            found = _LINE.fullmatch(line)
-            assert found is not None, line
-            indent, digits, last, size = found.groups()
-            if last:
+            if found := re.fullmatch(r"SHA-256 ([0-9a-f]{64})", line):
+                self.assertEqual(found[1], sha256(field).hexdigest())
+            elif found := re.fullmatch(
+                r"([0-9a-f]{32})\.\.\. .*, ([\d,]+) bytes", line
+            ):
                 start = len(wire) // 2
-                field = whole[start : start + _number(size)]
-                self.assertEqual((digits, last), (field[:16].hex(), field[-16:].hex()))
-                digits, digest = field.hex(), sha256(field).hexdigest()
-            if indent:
-                plaintext += digits
+                field = whole[start : start + _number(found[2])]
+                self.assertEqual(found[1], field[:16].hex())
+                wire += field.hex()
+            elif found := re.fullmatch(r"\.\.\.([0-9a-f]{32})", line):
+                self.assertEqual(found[1], field[-16:].hex())
+            elif found := re.fullmatch(r"    ([0-9a-f]+)(  .*)?", line):
+                plaintext += found[1]
             else:
-                wire += digits
+                found = re.fullmatch(r"([0-9a-f]+)(  .*)?", line)
+                assert found is not None, line
+                wire += found[1]
         return wire, plaintext
 
     def test_foreign(self) -> None:

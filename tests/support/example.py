@@ -47,7 +47,7 @@ SESSION = bytes(range(16)).hex()
 START = 1_700_000_000_000_000  # microseconds, of the first frame
 STEP = 1000  # microseconds from one flush to the next
 ABBREVIATED = 256  # bytes from which on a field is not printed in full
-SHOWN = 16  # bytes of its beginning, and of its end
+WIDTH = 16  # bytes in a line; and of the beginning and the end of such a field
 
 ABOUT = "docs/protocol-example.md says what this is; the project's licence holds for it"
 
@@ -320,14 +320,16 @@ def _talk(example: Example, client: _Side, server: _Side) -> None:
 
 def _lines(data: bytes, words: str, indent: str = "") -> Iterator[str]:
     """Print some bytes, and what they are."""
+    pieces = [data[i : i + WIDTH].hex() for i in range(0, len(data), WIDTH)]
+    after = []
     if len(data) >= ABBREVIATED:
-        shown = f"{data[:SHOWN].hex()}...{data[-SHOWN:].hex()}"
-        yield f"{indent}{shown:70}{words}, {len(data):,} bytes"
-        yield f"{indent}SHA-256 {sha256(data).hexdigest()}"
-        return
-    for start in range(0, len(data), DHLEN):
-        digits = data[start : start + DHLEN].hex()
-        yield f"{indent}{digits:70}{'' if start else words}".rstrip()
+        pieces = [f"{data[:WIDTH].hex()}...", f"...{data[-WIDTH:].hex()}"]
+        words += f", {len(data):,} bytes"
+        after = [f"{indent}SHA-256 {sha256(data).hexdigest()}"]
+    for piece in pieces:
+        yield f"{indent}{piece:37}{words}".rstrip()
+        words = ""
+    yield from after
 
 
 def _handshakeFields(what: str, suite: str, body: bytes) -> Iterator[tuple[int, str]]:
@@ -433,17 +435,14 @@ def _fenced(lines: Iterable[str]) -> str:
 def _values(vector: dict[str, Any]) -> str:
     """Print what both sides have computed."""
     when = ("the prologue", *(f"message {number}" for number in (1, 2, 3)))
-    lines = [
-        f"{f'h after {what}':44}{h}" for what, h in zip(when, vector["h"], strict=True)
-    ]
+    values = [(f"h after {what}", h) for what, h in zip(when, vector["h"], strict=True)]
     for who in KEYS:
-        for what, value in (
-            (f"key of the {who}'s records", "keys"),
-            (f"the same after {REKEY_INTERVAL:,} records", "rekeyed"),
-            ("the next record, if its plaintext is 00", "after_rekey"),
-        ):
-            lines.append(f"{what:44}{vector[value][who]}")
-    return _fenced(lines)
+        values += [
+            (f"key of the {who}'s records", vector["keys"][who]),
+            (f"the same after {REKEY_INTERVAL:,} records", vector["rekeyed"][who]),
+            ("the next record, if its plaintext is 00", vector["after_rekey"][who]),
+        ]
+    return _fenced(f"{words}:\n    {value}" for words, value in values)
 
 
 def section(vector: dict[str, Any]) -> str:
