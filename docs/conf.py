@@ -57,6 +57,7 @@ myst_enable_extensions = ["attrs_inline"]
 myst_fence_as_directive = ["mermaid"]
 myst_heading_anchors = 4
 
+smartquotes = False
 # Its names for the diagrams of a page are else the time, in milliseconds.
 mermaid_init_config = {"startOnLoad": False, "deterministicIds": True}
 mermaid_fullscreen = False

@@ -166,6 +166,13 @@ class NameTests(SynchronousTestCase):
         self.assertEqual(missing, set())
         self.assertGreater(count, 100)
 
+    def test_examples(self) -> None:
+        """C{examples/README.md} has all programs."""
+        text = (ROOT / "examples" / "README.md").read_text("utf-8")
+        programs = {path.name for path in (ROOT / "examples").glob("*.*")}
+        missing = {name for name in programs - {"README.md"} if f"({name})" not in text}
+        self.assertEqual(missing, set())
+
     def test_bounds(self) -> None:
         """All rows of C{docs/limits.md} name a test."""
         rows = re.findall(
