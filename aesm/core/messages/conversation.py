@@ -465,11 +465,11 @@ class Conversation:
         if self.state is _State.CLOSING:
             outbox = self.session.outbox
             patient = self._close[0] in PATIENT_CODES
-            return not (outbox.unsent if patient else outbox.sendable)
+            return not (outbox.unsent if patient else outbox.leaving)
         if self.state is not _State.PEER_CLOSED:
             return False
         outbox, inbox = self.session.outbox, self.session.inbox
-        return inbox.keptCount == inbox.received and not outbox.sendable
+        return inbox.keptCount == inbox.received and not outbox.leaving
 
     # Time
 

@@ -219,6 +219,14 @@ class Outbox:
         return bool(self._unsent) and self._sentCost < self.limit
 
     @property
+    def leaving(self) -> bool:
+        """
+        Whether there is one that leaves now, or once it is persisted if the limit lets
+        it.
+        """
+        return self.sendable or (self.unsent and not self._unsent)
+
+    @property
     def count(self) -> int:
         """The number of messages accepted so far."""
         return self._count + (0 if self.open is None else self.open.count)

@@ -394,6 +394,33 @@ class StateTests(SynchronousTestCase):
             if state is not S.OPEN:
                 self.assertEqual(said(conversation), said(other))
 
+    def test_closeBehindStaged(self) -> None:
+        """
+        A CLOSE of any code goes behind what is accepted, also where that has to be
+        persisted first, and waits for nothing that the peer does not let come.
+        """
+        for code in (1000, 1009):
+            conversation = self.enter(S.OPEN)
+            outbox = conversation.session.outbox
+            outbox.begin(replace(HELLO, window=10))
+            outbox.stage()
+            outbox.add("text", 1)
+            conversation.close(0.0, code, "")
+            self.assertEqual(said(conversation), [])
+            batches = outbox.takeStaged()
+            self.assertEqual(said(conversation), [])
+            outbox.release(batches)
+            text, close = said(conversation)
+            self.assertEqual((decoded(text.data[0]), close), ("text", Close(code, "")))
+        conversation = self.enter(S.OPEN)
+        outbox = conversation.session.outbox
+        outbox.begin(replace(HELLO, window=0))
+        outbox.stage()
+        outbox.add("text", 1)
+        outbox.release(outbox.takeStaged())
+        conversation.close(0.0, 1009, "")
+        self.assertEqual(said(conversation), [Close(1009, "")])
+
     def test_supersede(self) -> None:
         """
         A conversation that lost its session to a newer connection says so, where
