@@ -12,12 +12,10 @@ back::
 from __future__ import annotations
 
 import json
-import os
 import socket
 import struct
 import sys
 import time
-from contextlib import suppress
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey
@@ -286,20 +284,14 @@ class Client(Stream):
         hello: dict[str, Any] | None = None,
         key: bytes | None = None,
         connected: socket.socket | None = None,
-        early: list[tuple[int, bytes]] | None = None,
     ) -> None:
         """
         @param hello: what to say of ourselves.
-        @param early: types and bodies of frames to send before the WELCOME.
         """
         hello = hello or {"agent": "foreign"}
-        frames = b"".join(self.encode(kind, body) for kind, body in early or ())
-        if early:
-            hello = {"session": os.urandom(16).hex(), "early": len(frames)} | hello
         self.hello = hello
         said = json.dumps(hello).encode()
         super().__init__(port, name, psk, application, key, said, connected)
-        self.write(frames)
         self.stream = b""
         self.sent = self.received = 0  # messages
         kind, _, body = self.readFrame()
@@ -325,18 +317,6 @@ class Client(Stream):
     def respond(self, number: int, status: int, data: bytes = b"") -> None:
         """End a request (section 6)."""
         self.send(RESPONSE, struct.pack(">QB", number, status) + data)
-
-    def beginToSend(self, kind: int, body: bytes, size: int) -> None:
-        """
-        Send the beginning of a frame, so many bytes of its body, and be cut off, once
-        the server has read it.
-        """
-        self.write(self.encode(kind, body)[: 13 + size])
-        self.socket.shutdown(socket.SHUT_WR)
-        with suppress(ConnectionError):
-            while self.socket.recv(65536):
-                pass
-        self.socket.close()
 
     def readFrame(self) -> tuple[int, int, bytes]:
         """Read one frame: type, time, body."""

@@ -253,6 +253,11 @@ class PastedTests(PastedTestCase):
         """C{docs/chat.md}."""
         self.paste(ROOT / "docs" / "chat.md")
 
+    def test_conformance(self) -> None:
+        """C{docs/conformance.md}, which lists more than two hundred checks."""
+        self.paste(ROOT / "docs" / "conformance.md")
+        self.assertGreater(len(re.findall(r"(?m) R-\d+\.\d+ ", self.said)), 200)
+
     def test_guide(self) -> None:
         """C{docs/guide.md}."""
         self.paste(ROOT / "docs" / "guide.md")

@@ -489,8 +489,7 @@ class Outbox:
             traffic.messagesOut += done - self.acknowledged
             traffic.costOut += self._keptCost
             traffic.oldest = traffic.oldest or waiting[0].micros
-        self.limit = limit
-        self.acknowledged = done
+        self.limit, self.acknowledged = limit, done
         self.acknowledgedCost += self._keptCost
         self._keptCost = 0
         self._unacknowledged = _EMPTY
@@ -513,13 +512,10 @@ class Outbox:
             )
         if limit < self.limit:
             raise ProtocolError(f"an ACK takes its limit back from {self.limit}")
-        if done == acknowledged:
-            idle = limit == self.limit
-            self.limit = limit
+        idle, count = limit == self.limit, done - acknowledged
+        self.limit, self.acknowledged = limit, done
+        if not count:
             return idle
-        self.limit = limit
-        self.acknowledged = done
-        count = done - acknowledged
         waiting, before = self._unacknowledged, self.acknowledgedCost
         traffic = self.traffic
         if traffic is not None and waiting:
@@ -547,8 +543,7 @@ class Outbox:
         @param number: how many messages precede it.
         @param waiter: who waits for the answer; None if nobody does any more.
         """
-        if self.asked is None:
-            self.asked = {}
+        self.asked = self.asked or {}
         self.asked[number] = waiter
 
     def answered(self, number: int) -> object:
@@ -586,8 +581,7 @@ class Outbox:
         self.closeBatch()
         self._unsent = self._unacknowledged = _EMPTY
         self.dropped = True
-        self.sent = self._count
-        self._keptCost = 0
+        self.sent, self._keptCost = self._count, 0
 
 
 def _fitting(batch: Batch, room: int) -> int:
