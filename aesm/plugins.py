@@ -17,11 +17,22 @@ keywords are
     key, or several with commas in between.
 
 Secrets are named by file: a string is seen by all who can list processes.
+
+C{websocket:} strings are for pages in browsers.  Before any other server endpoint they
+mean that one in WebSockets, and a port alone is one of TCP::
+
+    twistd aesm --listen websocket:8766:interface=127.0.0.1:path=/aesm
+    twistd aesm --listen 'websocket:unix:/run/aesm/web:origin=https\\://chat.example'
+
+C{path} is where they are, C{/} without it; C{origin} whose pages may open them, with
+commas between several, and without it those of the host that they ask for.
+
 Nothing heavy is loaded until a string is parsed.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, cast
@@ -46,7 +57,7 @@ if TYPE_CHECKING:
 
     from aesm.server.registry import Connections
 
-__all__ = ["ClientParser", "HandlerMaker", "ServerParser"]
+__all__ = ["ClientParser", "HandlerMaker", "ServerParser", "WebSocketParser"]
 
 PREFIX = "aesm"
 
@@ -59,6 +70,9 @@ _NUMBERS = {
 }
 _SERVER = (*_BOTH, "authorizedKeys", *_NUMBERS)
 _CLIENT = (*_BOTH, "knownServers", "pinned")
+
+# What the header Origin of RFC 6454 can be, but for "null": any page can send that.
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s,]+")
 
 
 @implementer(IPlugin, IStreamServerEndpointStringParser)
@@ -215,6 +229,66 @@ def _loadKey(options: dict[str, Any]) -> dict[str, Any]:
     if "key" in options:
         return {**options, "key": PrivateKey.load(options["key"])}
     return options
+
+
+@implementer(IPlugin, IStreamServerEndpointStringParser)
+class WebSocketParser:
+    """
+    Reads endpoints for pages in browsers.
+
+    @ivar prefix: what they begin with.
+    """
+
+    prefix = "websocket"
+
+    def parseStreamServer(  # type: ignore[override]  # no word is taken
+        self, reactor: IReactorCore, /, *args: str, **kwargs: str
+    ) -> IStreamServerEndpoint:
+        """
+        Make the endpoint that a string means.
+
+        @param args: what the string has without keywords.
+        @param kwargs: what it has with keywords.
+        @raise ValueError: the string is wrong, or wsproto is missing; says how to put
+            it right.
+        @see: C{IStreamServerEndpointStringParser.parseStreamServer}
+        """
+        path = kwargs.pop("path", "/")
+        listed = kwargs.pop("origin", None)
+        origins = None if listed is None else listed.lower().split(",")
+        if not path.startswith("/"):
+            raise ValueError(f"websocket: path= begins with /, unlike {path!r}")
+        for origin in origins or []:
+            if not _ORIGIN.fullmatch(origin):
+                raise ValueError(
+                    "websocket: origin= is what browsers say a page is from, such as "
+                    rf"https\://chat.example, and not {origin!r}"
+                )
+        if not any(args):
+            raise ValueError(
+                "websocket: say where, such as websocket:8766:interface=127.0.0.1"
+            )
+        if args[0].isdecimal():
+            args = "tcp", *args
+
+        from twisted.internet.endpoints import quoteStringArgument
+
+        words = [quoteStringArgument(word) for word in args]
+        words += [f"{word}={quoteStringArgument(kwargs[word])}" for word in kwargs]
+        try:
+            from aesm.secure.websocket import WebSocketServerEndpoint
+        except ModuleNotFoundError as error:
+            raise ValueError(
+                f"websocket: there is no {error.name}: pip install 'aesm[web]'"
+            ) from None
+        from aesm.secure.listening import serverEndpoint
+
+        return WebSocketServerEndpoint(
+            IReactorTime(reactor),
+            serverEndpoint(reactor, ":".join(words)),
+            path,
+            origins,
+        )
 
 
 @implementer(IPlugin, IMessageHandlerMaker)

@@ -6,22 +6,25 @@ everywhere.
 from __future__ import annotations
 
 import os
+import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
 from twisted.internet import error, reactor
+from twisted.internet.address import IPv4Address
 from twisted.internet.endpoints import clientFromString, serverFromString
 from twisted.internet.interfaces import (
     IStreamClientEndpointStringParserWithReactor,
     IStreamServerEndpointStringParser,
 )
-from twisted.internet.testing import MemoryReactorClock
+from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.plugin import IPlugin, getPlugins
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 from zope.interface.verify import verifyObject
 
 from aesm.errors import KeyFileError, UntrustedServer
-from aesm.plugins import ClientParser, ServerParser
+from aesm.plugins import ClientParser, ServerParser, WebSocketParser
 from aesm.trust.keys import PSK, PrivateKey
 from aesm.trust.servers import KnownServers
 from tests.support.helpers import CLIENT_KEY, SERVER_KEY
@@ -60,12 +63,13 @@ class PluginTests(SynchronousTestCase):
     """Twisted finds the parsers."""
 
     def test_found(self) -> None:
-        """There is one of each for C{aesm}."""
-        for interface, parser in (
-            (IStreamServerEndpointStringParser, ServerParser),
-            (IStreamClientEndpointStringParserWithReactor, ClientParser),
+        """There is one of each for C{aesm}, and one for C{websocket}."""
+        for interface, parser, prefix in (
+            (IStreamServerEndpointStringParser, ServerParser, "aesm"),
+            (IStreamServerEndpointStringParser, WebSocketParser, "websocket"),
+            (IStreamClientEndpointStringParserWithReactor, ClientParser, "aesm"),
         ):
-            found = [p for p in getPlugins(interface) if cast(Any, p).prefix == "aesm"]
+            found = [p for p in getPlugins(interface) if cast(Any, p).prefix == prefix]
             self.assertEqual([type(p) for p in found], [parser])
             verifyObject(IPlugin, found[0])
             verifyObject(interface, found[0])
@@ -148,6 +152,16 @@ class FormTests(StringTestCase):
             with self.assertRaisesRegex(ValueError, f"{word} is for servers only"):
                 self.client(rf"aesm:tcp\:h\:8443:{word}=7")
 
+    def test_forwarded(self) -> None:
+        """Behind a forwarder that says so the peer is who called that."""
+        inner = Recorder()
+        self.server("websocket:haproxy:tcp:8766").listen(Once(inner))
+        listening: list[Any] = self.memory.tcpServers
+        protocol = listening.pop()[1].buildProtocol(IPv4Address("TCP", "10.0.0.1", 1))
+        protocol.makeConnection(StringTransport())
+        protocol.dataReceived(b"PROXY TCP4 192.0.2.7 10.0.0.2 40000 8766\r\n")
+        self.assertEqual(inner.transport.getPeer().host, "192.0.2.7")
+
     def test_inside(self) -> None:
         """What is wrong with the endpoint inside is that endpoint's to say."""
         for read in (self.server, self.client):
@@ -212,3 +226,97 @@ class EndToEndTests(TestCase):
             await connect(f"pinned={pinned}")
         with self.assertRaises(UntrustedServer):
             await connect(f"pinned={CLIENT.publicKey}")
+
+
+class WebSocketTests(StringTestCase):
+    """C{websocket:} strings."""
+
+    if find_spec("wsproto") is None:  # pragma: no cover
+        skip = "no wsproto"
+
+    def ask(self, string: str, target: str, origin: str) -> bytes:
+        """
+        Have a page ask where a string says.
+
+        @return: the first line of the answer.
+        """
+        self.server(string).listen(Once(Recorder()))
+        listening: list[Any] = self.memory.tcpServers or self.memory.unixServers
+        protocol = listening.pop()[1].buildProtocol(None)
+        transport = StringTransport()
+        protocol.makeConnection(transport)
+        protocol.dataReceived(
+            f"GET {target} HTTP/1.1\r\nHost: x\r\nOrigin: {origin}\r\n"
+            "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+            "Sec-WebSocket-Key: AQIDBAUGBwgJCgsMDQ4PEA==\r\n\r\n".encode()
+        )
+        return bytes(transport.value().partition(b"\r\n")[0])
+
+    def test_form(self) -> None:
+        """
+        Any endpoint may be inside, a port alone is one of TCP; path and origins are as
+        the string says.
+        """
+        for string, target, origin, status in (
+            ("websocket:8766", "/", "http://x:8000", 101),
+            ("websocket:8766", "/", "http://y", 403),
+            ("websocket:8766", "/aesm", "http://x", 404),
+            ("websocket:tcp:8766:path=/aesm", "/aesm", "http://x", 101),
+            (r"websocket:unix:/s:origin=https\://Y", "/", "https://y", 101),
+            (r"websocket:8766:origin=http\://z\:8,https\://y", "/", "http://z:8", 101),
+            (r"websocket:8766:origin=http\://z\:8,https\://y", "/", "http://x", 403),
+        ):
+            answer = self.ask(string, target, origin)
+            self.assertTrue(
+                answer.startswith(b"HTTP/1.1 %d" % status), (string, answer)
+            )
+
+    def test_forwarded(self) -> None:
+        """Behind a forwarder that says so the peer is who called that."""
+        inner = Recorder()
+        self.server("websocket:haproxy:tcp:8766").listen(Once(inner))
+        listening: list[Any] = self.memory.tcpServers
+        protocol = listening.pop()[1].buildProtocol(IPv4Address("TCP", "10.0.0.1", 1))
+        protocol.makeConnection(StringTransport())
+        protocol.dataReceived(b"PROXY TCP4 192.0.2.7 10.0.0.2 40000 8766\r\n")
+        self.assertEqual(inner.transport.getPeer().host, "192.0.2.7")
+
+    def test_inside(self) -> None:
+        """The rest of the string is the endpoint's, with room for all who come."""
+        self.server("websocket:8766:interface=127.0.0.1:path=/x").listen(Once(None))
+        self.assertEqual(
+            self.memory.tcpServers[0][:1] + self.memory.tcpServers[0][2:],
+            (8766, 1024, "127.0.0.1"),
+        )
+
+    def test_wrong(self) -> None:
+        """What is wrong is said, with what would be right."""
+        for string, message in (
+            ("websocket:", "say where, such as websocket:8766"),
+            ("websocket:path=/x", "say where"),
+            ("websocket:8766:path=x", "path= begins with /, unlike 'x'"),
+            ("websocket:8766:origin=chat.example", r"such as https\\://chat.example"),
+            (r"websocket:8766:origin=http\://x/,http\://y", "not 'http://x/'"),
+            ("websocket:8766:origin=null", "not 'null'"),
+            ("websocket:8766:origin=*", "not '\\*'"),
+            ("websocket:8766:origin=", "not ''"),
+        ):
+            with self.assertRaisesRegex(ValueError, f"websocket: .*{message}"):
+                self.server(string)
+
+
+class NoWebSocketTests(StringTestCase):
+    """C{websocket:} strings where what they need is missing."""
+
+    def test_missing(self) -> None:
+        """The error is one line, which says what to install."""
+        self.addCleanup(sys.modules.update, sys.modules.copy())
+        self.addCleanup(sys.modules.pop, "wsproto")
+        sys.modules.pop("aesm.secure.websocket", None)
+        cast(Any, sys.modules)["wsproto"] = None
+        with self.assertRaises(ValueError) as caught:
+            self.server("websocket:8766")
+        self.assertEqual(
+            str(caught.exception),
+            "websocket: there is no wsproto: pip install 'aesm[web]'",
+        )

@@ -350,6 +350,8 @@ class AESMService(Service):
         else:
             self._reactor.callWhenRunning(self._awaitHeirs)
         for endpoint in self._endpoints:
+            if endpoint.text.startswith("websocket:"):
+                continue  # none that is started in a terminal
             line = clientLine(
                 endpoint.port.getHost(), str(server.publicKey), self._clientOptions
             )

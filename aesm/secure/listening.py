@@ -56,7 +56,7 @@ _log = Logger(namespace="aesm.secure")
 
 BACKLOG = 1024  # connections that wait to be accepted; Twisted's default is 50
 _QUEUE = re.compile(r"^((?:haproxy:)?(?:tcp|tcp6|ssl|unix):)")
-_PLAIN = re.compile(r"^(haproxy:)?(tcp|tcp6|unix|systemd):")
+_PLAIN = re.compile(r"^(websocket:)?((haproxy:)?(tcp|tcp6|unix|systemd):|(?<=:)\d+)")
 STARTUP = 1.0  # seconds in which a server that has its socket's name listens at it
 
 
@@ -77,7 +77,7 @@ def serverEndpoint(reactor: object, text: str) -> IStreamServerEndpoint:
 def canInherit(text: str) -> bool:
     """
     Tell whether another process can listen on the same socket, by what an endpoint's
-    string says: that there is nothing else between it and our factory.
+    string says: that nothing is between it and our factory but what we can put there.
     """
     return _PLAIN.match(text) is not None
 
@@ -92,8 +92,13 @@ def inheritedEndpoint(
     @param family: the socket's.
     @param descriptor: the socket, which is ours.
     """
+    kind, _, rest = text.partition(":")
+    if kind == "websocket":
+        inside = inheritedEndpoint(reactor, rest, family, descriptor)
+        given: Any = serverEndpoint(reactor, text)
+        return IStreamServerEndpoint(given.around(inside))
     endpoint = _InheritedEndpoint(reactor, family, descriptor)
-    if text.startswith("haproxy:"):
+    if kind == "haproxy":
         return IStreamServerEndpoint(proxyEndpoint(endpoint))
     return endpoint
 

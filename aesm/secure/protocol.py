@@ -182,8 +182,10 @@ class SecureProtocol:
         self.factory.rests.forget(self)
         for event in self.channel.transportEnded():
             ended = cast(Failed, event).error
-            isForeign = hungUp and isinstance(ended, NothingSaid)
-            self._settle(_foreign() if isForeign else ended)
+            if hungUp and isinstance(ended, NothingSaid):
+                said = reason.value  # by what is below us, if that is ours
+                ended = said if isinstance(said, NotAnAESMPeer) else _foreign()
+            self._settle(ended)
         self.guard(self.secureTransport.stopProducer)
         inner, self.inner = self.inner, None  # a cycle that nothing else breaks
         if inner is not None:

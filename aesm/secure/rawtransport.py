@@ -46,11 +46,12 @@ _BYTES_ACKED: Final = 120  # where tcpi_bytes_acked is in Linux's struct tcp_inf
 READ_SIZE: Final = 98304
 
 
-def prepare(transport: ITransport) -> int:
+def prepare(transport: ITransport, readSize: int = READ_SIZE) -> int:
     """
     Have small records leave at once, if this is TCP, and large ones read whole, if this
     is one of Twisted's sockets.
 
+    @param readSize: bytes of a read.
     @return: the bytes of a read that is as large as can be, behind which there is more;
         C{sys.maxsize} if that cannot be known.
     """
@@ -61,8 +62,8 @@ def prepare(transport: ITransport) -> int:
         tcp.setTcpNoDelay(True)
     if not isinstance(transport, FileDescriptor):
         return sys.maxsize
-    transport.bufferSize = READ_SIZE  # also what it holds before it takes no more
-    return READ_SIZE
+    transport.bufferSize = readSize  # also what it holds before it takes no more
+    return readSize
 
 
 # Twisted's FileDescriptor.write only queues, and the reactor writes in its next turn:

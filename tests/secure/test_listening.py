@@ -11,6 +11,7 @@ import resource
 import shutil
 import socket
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from twisted.internet.protocol import Factory
 from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactor
 from twisted.logger import capturedLogs, formatEvent
-from twisted.trial.unittest import SynchronousTestCase, TestCase
+from twisted.trial.unittest import SkipTest, SynchronousTestCase, TestCase
 
 from aesm.secure import listening, wrapServerEndpoint
 from aesm.secure.listening import (
@@ -98,10 +99,15 @@ class InheritTests(TestCase):
         return port
 
     def test_which(self) -> None:
-        """Those that have nothing between the socket and us, and no others."""
+        """Those between whose socket and us is nothing that we do not know."""
         for text in ("tcp:8765", "tcp6:8765", "unix:/x", "systemd:domain=INET:index=0"):
             self.assertTrue(canInherit(text), text)
             self.assertTrue(canInherit(f"haproxy:{text}"), text)
+            self.assertTrue(canInherit(f"websocket:{text}:path=/x"), text)
+            self.assertTrue(canInherit(f"websocket:haproxy:{text}"), text)
+        self.assertTrue(canInherit("websocket:8765:path=/x"))
+        for text in ("8765", "haproxy:8765", "haproxy:websocket:8765", "websocket:x"):
+            self.assertFalse(canInherit(text), text)
         for text in ("ssl:8765", "aesm:tcp:8765", "haproxy:ssl:8765", "tcp"):
             self.assertFalse(canInherit(text), text)
 
@@ -143,6 +149,21 @@ class InheritTests(TestCase):
             others.setblocking(False)
             port = self.inherit("haproxy:tcp:0", others, factory)
             self.assertIs(port.factory.wrappedFactory, factory)
+
+    def test_websocket(self) -> None:
+        """So it is for pages, at the same path and for the same origins."""
+        if find_spec("wsproto") is None:  # pragma: no cover
+            raise SkipTest("no wsproto")
+        factory = Factory()
+        with socket.create_server(("127.0.0.1", 0)) as others:
+            others.setblocking(False)
+            text = r"websocket:0:path=/x:origin=https\://y"
+            around = self.inherit(text, others, factory).factory
+            self.assertIs(around.wrappedFactory, factory)
+            self.assertEqual(around._options, ("/x", ["https://y"]))
+            text = "websocket:haproxy:tcp:0"
+            around = self.inherit(text, others, factory).factory.wrappedFactory
+            self.assertIs(around.wrappedFactory, factory)
 
 
 class TakeOverTests(TestCase):

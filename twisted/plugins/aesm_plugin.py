@@ -2,7 +2,7 @@
 
 from twisted.application.service import ServiceMaker
 
-from aesm.plugins import ClientParser, HandlerMaker, ServerParser
+from aesm.plugins import ClientParser, HandlerMaker, ServerParser, WebSocketParser
 
 _relay = "each message goes to every other client"
 _echo = "each message goes back to its sender"
@@ -16,4 +16,4 @@ echo = HandlerMaker("echo", _echo, "aesm.handlers.Echo")
 chat = HandlerMaker("chat", _chat, "aesm.chat.handler.ChatHandler")
 free = HandlerMaker("chat-free-names", _free, "aesm.chat.handler.freeNames")
 inbox = HandlerMaker("inbox", _inbox, "aesm.handlers.inbox")
-server, client = ServerParser(), ClientParser()
+server, client, websocket = ServerParser(), ClientParser(), WebSocketParser()
