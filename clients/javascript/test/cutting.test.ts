@@ -182,7 +182,7 @@ test(`${SCHEDULES} schedules of cuts from seed ${SEED} on`, async (t) => {
   await Promise.all(Array.from({ length: AT_ONCE }, worker));
   const seconds = Math.round((performance.now() - begun) / 1000);
   t.diagnostic(`${JSON.stringify(totals)} in ${seconds} s`);
-  await server.remove();
+  await server.stop();
   assert.deepEqual(failed, []);
   assert(totals.cuts > 0);
 });

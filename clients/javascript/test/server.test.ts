@@ -61,7 +61,7 @@ before(async () => {
 });
 
 after(async () => {
-  await Promise.all([twistd?.remove(), serving?.remove()]);
+  await Promise.all([twistd?.stop(), serving?.stop()]);
 });
 
 function connectTo(place: Place, options: Partial<ClientOptions> = {}): Promise<Client> {
@@ -244,7 +244,7 @@ test("a server that is killed and started again with its spool goes on with the 
   );
   assert.deepEqual(resumed, [false, true]);
   await client.close();
-  await second.remove();
+  await second.stop();
 });
 
 test("the program in the README runs as it is", async () => {

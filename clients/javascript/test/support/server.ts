@@ -16,14 +16,20 @@ const PYTHON = process.env["AESM_PYTHON"] ?? (existsSync(OURS) ? OURS : "python3
 const TWISTD = "from twisted.scripts.twistd import run; run()";
 const LISTENING = /listening on 127\.0\.0\.1:(\d+) with the public key (\S+)/g;
 
-// No server outlives the tests, whatever ends them.
+// No server outlives the tests, and nothing that they wrote, whatever ends them.
+const folders: string[] = [];
 const children = new Set<ChildProcess>();
-process.on("exit", () => children.forEach((child) => child.kill()));
+process.on("exit", () => {
+  children.forEach((child) => child.kill());
+  folders.forEach((folder) => rmSync(folder, { recursive: true, force: true }));
+});
 process.once("SIGTERM", () => process.exit(1));
 
 /** A folder of our own, for keys and what servers write. */
 export function makeFolder(): string {
-  return mkdtempSync(join(tmpdir(), "aesm-"));
+  const folder = mkdtempSync(join(tmpdir(), "aesm-"));
+  folders.push(folder);
+  return folder;
 }
 
 /** Where a server listens, and who it is. */
@@ -37,10 +43,7 @@ export interface Place {
 export class Server {
   places: Place[] = [];
 
-  private constructor(
-    private readonly child: ChildProcess,
-    private readonly folder: string,
-  ) {}
+  private constructor(private readonly child: ChildProcess) {}
 
   /** The first place, or the only one. */
   get place(): Place {
@@ -51,7 +54,7 @@ export class Server {
     return first;
   }
 
-  /** `twistd aesm` with these options, in this folder, which the caller removes. */
+  /** `twistd aesm` with these options, in this folder. */
   static async twistd(folder: string, ...options: string[]): Promise<Server> {
     const key = join(folder, "server.key");
     if (!existsSync(key)) {
@@ -76,7 +79,7 @@ export class Server {
     });
     children.add(child);
     child.once("exit", () => children.delete(child));
-    const server = new Server(child, folder);
+    const server = new Server(child);
     let output = "";
     return new Promise((resolve, reject) => {
       child.once("error", reject);
@@ -107,11 +110,5 @@ export class Server {
         child.kill(signal);
       });
     }
-  }
-
-  /** End it, and remove its folder. */
-  async remove(): Promise<void> {
-    await this.stop();
-    rmSync(this.folder, { recursive: true });
   }
 }
