@@ -58,7 +58,7 @@ from aesm.messages.connection import Connection
 from aesm.messages.deferred import ReactorDeferred
 from aesm.messages.handling import handlerOf, handlingOf
 from aesm.messages.owner import ConnectionOwner
-from aesm.messages.requests import PendingAnswer
+from aesm.messages.requests import waiting
 from aesm.secure.hosts import clientEndpoint
 from aesm.secure.options import reactorOr
 from aesm.store.connection import DurableConnection
@@ -215,7 +215,7 @@ class ClientService(Service):
         former = self.former
         if not (self._reason or former is None or former.isClosing or self._queue):
             return former.requests.request(data, timeout, self._clock)
-        answer, body = PendingAnswer(timeout), encodeRequest(data)
+        answer, body = waiting(timeout), encodeRequest(data)
         if self._reason is not None:
             answer.errback(closedError(asOurs(self._reason)))
         else:

@@ -36,15 +36,20 @@ ANSWERS: Final = (str, bytes, bytearray, memoryview)
 
 
 class Answering:
-    """Has a handler answer the requests of one connection."""
+    """
+    Has a handler answer the requests of one connection.
+
+    @ivar requests: those of the connection.
+    """
 
     __slots__ = (
         "_connection",
+        "_outbox",
         "_receive",
-        "_requests",
         "_running",
         "_waiting",
         "_withdrawn",
+        "requests",
     )
 
     def __init__(self, handler: IMessageHandler, connection: Connection) -> None:
@@ -53,7 +58,8 @@ class Answering:
             handler, "requestReceived", None
         )
         self._connection = connection
-        self._requests = connection.requests
+        self._outbox = connection.session.outbox
+        self.requests = connection.requests
         self._running: dict[int, Deferred[Any]] = {}  # by the request's number
         self._waiting: deque[Deferred[None]] = deque()  # for one that ends
         self._withdrawn: set[int] = set()  # before they were begun
@@ -65,16 +71,15 @@ class Answering:
         @return: None if that has begun; else fires once it has, when there is room for
             one more, and for its answer.
         """
-        outbox = self._connection.session.outbox
-        if outbox.roomy and len(self._running) < MOST_RUNNING:
-            self._run(request)
-            return None
-        if outbox.roomy:
-            room: Deferred[None] = Deferred()
-            self._waiting.append(room)
-        else:
+        if not self._outbox.roomy:
             # Who asks, and does not take the answers, is held back.
             room = self._connection.drain()
+        elif len(self._running) >= MOST_RUNNING:
+            room = Deferred()
+            self._waiting.append(room)
+        else:
+            self._run(request)
+            return None
         return room.addCallback(lambda nothing: self.begin(request))
 
     def withdrawn(self, number: int) -> None:
@@ -101,7 +106,10 @@ class Answering:
         try:
             result = method(self._connection, request)
             if isinstance(result, ANSWERS):
-                self._answer(request, result)  # C{begin} has seen that there is room
+                # As most are; C{begin} has seen that there is room.
+                sent = self.requests.answer(request, result)
+                if sent is not None:
+                    sent.addErrback(self._ebNotSent, request)
                 return
             running = runningOf(result)
             if running is None:
@@ -130,7 +138,7 @@ class Answering:
                 "bytes, or raise RequestFailed"
             )
         connection = self._connection
-        if not connection.session.outbox.roomy:
+        if not self._outbox.roomy:
             roomy = connection.drain()
             return roomy.addCallback(lambda nothing: self._answer(request, result))
         self._answer(request, result)
@@ -138,7 +146,7 @@ class Answering:
 
     def _answer(self, request: Request, data: Any) -> None:
         """Send the answer, for which there is room."""
-        sent = self._requests.answer(request, data)
+        sent = self.requests.answer(request, data)
         if sent is not None:
             sent.addErrback(self._ebNotSent, request)
 

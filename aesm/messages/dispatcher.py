@@ -17,12 +17,17 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from aesm.core.messages.frames import EncodedBodies, Messages
+from aesm.core.messages.frames import (
+    MESSAGE_OVERHEAD,
+    EncodedBodies,
+    EncodedRequest,
+    Messages,
+)
 from aesm.errors import AESMError, CloseCode, ConnectionClosed
 from aesm.interfaces import IMessageHandler
 from aesm.messages.answering import Answering
-from aesm.messages.piles import Pile, chargeOf
-from aesm.messages.requests import Answer, Request
+from aesm.messages.piles import Pile, chargeOf, packetOf
+from aesm.messages.requests import Answer
 from aesm.messages.running import running as runningOf
 from aesm.messages.stream import Packet, packetsOf
 from aesm.messages.turns import QUANTUM, Rates, Turns
@@ -116,7 +121,7 @@ _BEGUN: Final = DISPATCHER_TRANSITIONS[_IDLE, "arrived"]
 _DONE: Final = DISPATCHER_TRANSITIONS[_HANDING, "handedOver"]
 
 _new: Final = tuple.__new__  # makes a Packet without a call of Python's
-_NO_PACKETS: Final[Iterator[Any]] = iter(())  # of packets, or what a pile has
+_NO_PACKETS: Final[Iterator[Any]] = iter(())  # of packets, or what is in a pile
 _MILLION: Final = repeat(1e6)
 FIRST_SLICE: Final = 4  # packets, before the first look at the time
 MOST_SLICE: Final = 256  # before any other
@@ -238,9 +243,9 @@ class Dispatcher:
             return
         # One that comes alone goes without the loop, as in C{arrived}.
         self.state = _BEGUN
-        body = cast(bytes, requests.data[0])
-        request = self._connection.requests.begin(first, requests.micros, body)
-        room = self._answering.begin(request)
+        body, answering = cast(bytes, requests.data[0]), self._answering
+        request = answering.requests.begin(first, requests.micros, body)
+        room = answering.begin(request)
         if room is not None:
             self._waitFor(room)
         if self.state is _HANDING and self._queue is _NONE:
@@ -337,7 +342,9 @@ class Dispatcher:
         self._current = messages
         self._receive = self._handler.packetReceived
         if isinstance(messages, Pile) and messages.numbers is not None:
-            self._packets = messages.items(self._connection.requests)
+            self._packets = zip(
+                messages.micros, messages.data, messages.numbers, strict=True
+            )
             self._receive = self._takeItem
         elif isinstance(messages, Pile):
             times = map(truediv, messages.micros, _MILLION)
@@ -345,19 +352,23 @@ class Dispatcher:
         else:
             self._packets = packetsOf(repeat(messages.micros / 1e6), messages.data)
 
-    def _takeItem(self, connection: Connection, item: Any) -> object:
+    def _takeItem(self, connection: Connection, item: tuple[int, Any, int]) -> object:
         """
-        Hand over what C{Pile.items} has made.
+        Hand over what is in a pile with requests.
 
+        @param item: when it was sent, what it is, and the number of a request.
         @return: as a handler's C{packetReceived}.
         """
-        if item is None:
+        micros, data, number = item
+        answering = self._answering
+        if type(data) is EncodedRequest and answering is not None:
+            if self._rates is not None:
+                cost = len(data) + MESSAGE_OVERHEAD
+                self._rates.spend(connection.peer, 0, cost, self._turns.now())
+            return answering.begin(answering.requests.begin(number, micros, data))
+        if type(data) is int:  # it was done with as it came
             return None
-        if type(item) is not Request or self._answering is None:
-            return self._handler.packetReceived(connection, item)
-        if self._rates is not None:
-            self._rates.spend(connection.peer, 0, item.cost, self._turns.now())
-        return self._answering.begin(item)
+        return self._handler.packetReceived(connection, packetOf(micros, data))
 
     def work(self) -> None:
         """

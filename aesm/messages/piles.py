@@ -5,9 +5,8 @@ What waits for a handler, in little memory.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator
 from itertools import repeat
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from aesm.core.messages.frames import (
     EncodedBodies,
@@ -19,9 +18,9 @@ from aesm.core.messages.frames import (
 from aesm.messages.stream import Packet, costOf
 
 if TYPE_CHECKING:
-    from aesm.messages.requests import Answer, Requests
+    from aesm.messages.requests import Answer
 
-__all__ = ["Pile", "chargeOf"]
+__all__ = ["Pile", "chargeOf", "packetOf"]
 
 
 class Pile:
@@ -32,7 +31,8 @@ class Pile:
     @ivar micros: when each was sent.
     @ivar data: their bodies; of what was done with as it came, the cost; and what is a
         packet already.
-    @ivar numbers: of the requests among them; None while there are only packets.
+    @ivar numbers: those of the requests among them, each at its place, 0 at the others;
+        None while there are only packets.
     @ivar cost: as of C{Messages}, without requests.
     """
 
@@ -60,7 +60,7 @@ class Pile:
         pile = cls()
         pile.micros.extend(repeat(0, count))
         pile.data = [0] * (count - 1) + [cost]
-        pile.numbers = array("Q")
+        pile.numbers = _zeros(count)
         pile.cost = cost
         return pile
 
@@ -72,27 +72,12 @@ class Pile:
         pile.data[0] = answer
         return pile
 
-    def items(self, requests: Requests) -> Iterator[Any]:
-        """
-        Make what is handed over: packets, requests, and None for what was done with as
-        it came.
-        """
-        numbers = iter(self.numbers or ())
-        for micros, data in zip(self.micros, self.data, strict=True):
-            if type(data) is EncodedRequest:
-                yield requests.begin(next(numbers), micros, data)
-            elif type(data) is int:
-                yield None
-            elif isinstance(data, Packet):
-                yield data
-            else:
-                yield newTuple(Packet, (micros / 1e6, decoded(data)))
-
     def addPile(self, pile: Pile) -> None:
-        """Add what is in another one, which has requests."""
+        """Add what is in another one, which has numbers."""
+        numbers = _zeros(len(self.data)) if self.numbers is None else self.numbers
+        self.numbers = numbers + cast("array[int]", pile.numbers)
         self.micros.extend(pile.micros)
         self.data.extend(pile.data)
-        self.numbers = (self.numbers or array("Q")) + (pile.numbers or array("Q"))
         self.cost += pile.cost
 
     def add(self, messages: Messages) -> None:
@@ -102,6 +87,20 @@ class Pile:
         self.micros.extend(repeat(messages.micros, len(messages.data)))
         self.data.extend(messages.data)
         self.cost += messages.cost
+        if self.numbers is not None:
+            self.numbers.extend(_zeros(len(messages.data)))
+
+
+def packetOf(micros: int, data: Any) -> Packet:
+    """Make the packet that is handed over of what is in a pile, and no request."""
+    if isinstance(data, Packet):
+        return data
+    return newTuple(Packet, (micros / 1e6, decoded(data)))
+
+
+def _zeros(count: int) -> array[int]:
+    """Make the places of what has no number."""
+    return array("Q", bytes(8 * count))
 
 
 def chargeOf(data: Any) -> int:

@@ -41,7 +41,9 @@ from aesm.core.messages.frames import (
     newTuple,
 )
 from aesm.core.messages.requests import (
+    BINARY,
     ERROR,
+    REQUEST_PREFIX,
     WITHDRAWN,
     decodeRequest,
     decodeResponse,
@@ -65,6 +67,7 @@ __all__ = [
     "RequestTimeout",
     "Requests",
     "sendAgain",
+    "waiting",
 ]
 
 # What an open request takes beside its cost, counted in C{totalBuffer}, bytes: until it
@@ -105,17 +108,6 @@ class PendingAnswer(ReactorDeferred["str | bytes"]):
     asker: _Asker | None = None
     number = -1
 
-    def __init__(self, timeout: float | None = None) -> None:
-        """
-        Begin to wait.
-
-        @param timeout: what C{limit} will be called with: before anything is sent.
-        @raise ValueError: it is negative, or no number.
-        """
-        super().__init__(_withdraw)
-        if timeout is not None and not timeout >= 0:
-            raise ValueError(f"timeout must be seconds, from 0, not {timeout!r}")
-
     def limit(self, timeout: float | None, clock: IReactorTime) -> PendingAnswer:
         """
         Wait no longer than so many seconds; None for any time.
@@ -125,6 +117,18 @@ class PendingAnswer(ReactorDeferred["str | bytes"]):
         if timeout is not None:
             self.addTimeout(timeout, clock, _timedOut)
         return self
+
+
+def waiting(timeout: float | None) -> PendingAnswer:
+    """
+    Begin to wait for an answer.
+
+    @param timeout: what C{limit} will be called with: before anything is sent.
+    @raise ValueError: it is negative, or no number.
+    """
+    if timeout is not None and not timeout >= 0:
+        raise ValueError(f"timeout must be seconds, from 0, not {timeout!r}")
+    return PendingAnswer(_withdraw)
 
 
 def _withdraw(answer: Deferred[Any]) -> None:
@@ -155,22 +159,6 @@ class Request(Packet):
     isOpen: bool = True
     isWithdrawn: bool = False
     _connection: Connection
-
-    @classmethod
-    def of(
-        cls, connection: Connection, number: int, micros: int, body: bytes
-    ) -> Request:
-        """
-        Make an open request.
-
-        @param micros: when it was sent, microseconds since the Unix epoch.
-        @param body: that of its frame.
-        """
-        request = newTuple(cls, (micros / 1e6, decodeRequest(body)))
-        request.number = number
-        request.cost = len(body) + MESSAGE_OVERHEAD
-        request._connection = connection
-        return request
 
     def answer(self, data: Message) -> Deferred[None]:
         """
@@ -243,11 +231,12 @@ class Requests:
     @ivar open: those of the peer that are to be answered, by number.
     """
 
-    __slots__ = ("_connection", "_openCost", "open")
+    __slots__ = ("_connection", "_openCost", "_outbox", "open")
 
     def __init__(self, connection: Connection) -> None:
         """Begin with none."""
         self._connection = connection
+        self._outbox = connection.session.outbox
         self.open: dict[int, Request] = {}
         self._openCost = 0
 
@@ -264,10 +253,11 @@ class Requests:
         @raise ValueError: the text cannot be written in UTF-8, or C{timeout} is no time
             to wait.
         """
-        answer, body = PendingAnswer(timeout), encodeRequest(data)
-        connection = self._connection
-        asked = connection.session.outbox.asked
-        if asked is not None and (count := connection.append(body)):
+        # Most have no timeout: nothing that has to be called for one.
+        answer = PendingAnswer(_withdraw) if timeout is None else waiting(timeout)
+        body = encodeRequest(data)
+        asked = self._outbox.asked
+        if asked is not None and (count := self._connection.append(body)):
             answer.asker, answer.number = self, count - 1
             asked[count - 1] = answer
         else:
@@ -280,8 +270,7 @@ class Requests:
 
         @param answer: fires with the answer, or fails.
         """
-        connection = self._connection
-        outbox = connection.session.outbox
+        connection, outbox = self._connection, self._outbox
         if not (outbox.peer.requests or connection.isClosing):
             answer.errback(
                 RequestFailed(
@@ -302,7 +291,7 @@ class Requests:
     def withdraw(self, answer: PendingAnswer) -> None:
         """Tell the peer that nobody waits any more; its answer is dropped."""
         connection = self._connection
-        asked = connection.session.outbox.asked
+        asked = self._outbox.asked
         if asked is None or asked.get(answer.number) is not answer:
             return  # its answer has come, and is about to be passed on
         asked[answer.number] = None
@@ -312,7 +301,7 @@ class Requests:
 
     def fail(self, reason: AESMError) -> None:
         """Fail those who wait: no answer will come."""
-        outbox = self._connection.session.outbox
+        outbox = self._outbox
         asked, outbox.asked = outbox.asked or {}, None
         for waiter in asked.values():
             if isinstance(waiter, PendingAnswer) and not waiter.called:
@@ -331,26 +320,24 @@ class Requests:
         first, messages, responses = event
         # They are done with as they come, but for what an earlier process has asked;
         # what came before them may not be.
-        isMixed = any(waiter is False for waiter, _ in responses)
+        outbox = self._outbox
+        isMixed = outbox.restored and any(waiter is False for waiter, _ in responses)
         if not isMixed:
             self._settled(first, len(responses), messages.cost)
-        for index, (waiter, response) in enumerate(responses):
+        for index, (waiter, (number, status, code, data)) in enumerate(responses):
             if isMixed:
                 self._take(first + index, messages, index, waiter is False)
-            if response.status == WITHDRAWN:
-                self._withdrawn(response.number)
-            elif isinstance(waiter, PendingAnswer):
+            if type(waiter) is PendingAnswer:
                 if waiter.called:  # cancelled by who was told before
                     continue
-                if response.status == ERROR:
-                    reason = cast(str, response.data)
-                    waiter.errback(RequestFailed(response.code, reason))
+                if status == ERROR:
+                    waiter.errback(RequestFailed(code, cast(str, data)))
                 else:
-                    waiter.callback(response.data)
-            elif waiter is None:
-                traffic = self._connection.session.outbox.traffic
-                if traffic is not None:
-                    traffic.lateAnswers += 1
+                    waiter.callback(data)
+            elif status == WITHDRAWN:
+                self._withdrawn(number)
+            elif waiter is None and outbox.traffic is not None:
+                outbox.traffic.lateAnswers += 1
 
     def _take(
         self, number: int, messages: Messages, index: int, isFormer: bool
@@ -405,7 +392,11 @@ class Requests:
         request = self.open.get(number)
         if request is not None:  # of an earlier process, and now with a handler
             return request
-        request = Request.of(self._connection, number, micros, body)
+        data = body[REQUEST_PREFIX:] if body[0] == BINARY else decodeRequest(body)
+        request = newTuple(Request, (micros / 1e6, data))
+        request.number = number
+        request.cost = len(body) + MESSAGE_OVERHEAD
+        request._connection = self._connection
         self.open[number] = request
         self._openCost += request.cost
         return request

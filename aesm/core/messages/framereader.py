@@ -62,6 +62,7 @@ from aesm.core.messages.frames import (
 )
 from aesm.core.messages.requests import (
     BINARY_REQUEST,
+    RESPONSE_PREFIX,
     checkRequest,
     checkResponse,
     mostOf,
@@ -70,6 +71,8 @@ from aesm.errors import ProtocolError
 
 __all__ = ["FrameReader", "decodeBatch"]
 
+# By the two highest bits of a length in a BATCH: what it is of, 0 for a message.
+KIND_BITS: Final = (0, REQUEST, 0, RESPONSE)
 RUNS: Final = (Messages, Requests, Responses)  # frames of messages
 LARGE_PART: Final = 1024  # bytes of a body from which on they are kept as they come
 
@@ -150,35 +153,54 @@ def decodeCalls(
     total = sum(sizes)
     # Each has its own bound, below.
     _check(total, 0, total + MESSAGE_OVERHEAD * count, end - start, maxMessage)
+    bounds = list(accumulate(sizes, initial=start))
+    bodies = [data[a:b] for a, b in pairwise(bounds)]
     runs: list[Messages] = []
-    for kind, run in groupby(lengths, _kindOf):
-        bodies: list[str | bytes] = []
-        first, size = start, 0
-        for length in run:
-            size = length & (CALL_BIT - 1)
-            body = data[start : start + size]
-            start += size
-            # Who asks many times asks briefly: most need not be looked at closely.
-            if kind == REQUEST and body[:1] == BINARY_REQUEST and size <= maxMessage:
-                bodies.append(EncodedRequest(body))
-            elif kind == REQUEST:
-                bodies.append(checkRequest(body, maxMessage))
-            elif kind == RESPONSE:
-                bodies.append(checkResponse(body, maxMessage))
-            elif size > maxMessage:
-                raise tooBig(size, maxMessage)
-            else:
-                bodies.append(body if length & BINARY_BIT else textOf(body))
-        cost = start - first + MESSAGE_OVERHEAD * len(bodies)
-        runs.append(_run(kind, micros, bodies, cost, size + MESSAGE_OVERHEAD))
+    first = 0
+    for kind, run in groupby([KIND_BITS[length >> 30] for length in lengths]):
+        past = first + len(list(run))
+        checked = _checked(kind, bodies[first:past], lengths[first:past], maxMessage)
+        cost = bounds[past] - bounds[first] + MESSAGE_OVERHEAD * len(checked)
+        last = sizes[past - 1] + MESSAGE_OVERHEAD
+        runs.append(_run(kind, micros, checked, cost, last))
+        first = past
     return runs
 
 
-def _kindOf(length: int) -> int:
-    """Tell from a length in a BATCH what it is of: REQUEST, RESPONSE or 0."""
-    if not length & CALL_BIT:
-        return 0
-    return RESPONSE if length & BINARY_BIT else REQUEST
+def _checked(
+    kind: int, bodies: list[bytes], lengths: Sequence[int], maxMessage: int
+) -> list[str | bytes]:
+    """
+    Validate bodies of a BATCH.
+
+    @param kind: REQUEST or RESPONSE; 0 for messages.
+    @param lengths: of each, as in the BATCH.
+    @raise ProtocolError: as C{decodeCalls}.
+    """
+    # Who asks many times asks briefly: most need not be looked at closely.
+    if kind == REQUEST:
+        return [
+            EncodedRequest(body)
+            if body[:1] == BINARY_REQUEST and len(body) <= maxMessage
+            else checkRequest(body, maxMessage)
+            for body in bodies
+        ]
+    if kind == RESPONSE:
+        status = RESPONSE_PREFIX - 1
+        return [
+            body
+            if body[status:RESPONSE_PREFIX] == BINARY_REQUEST
+            and len(body) <= maxMessage
+            else checkResponse(body, maxMessage)
+            for body in bodies
+        ]
+    largest = max(map(len, bodies))
+    if largest > maxMessage:
+        raise tooBig(largest, maxMessage)
+    return [
+        body if length & BINARY_BIT else textOf(body)
+        for body, length in zip(bodies, lengths, strict=True)
+    ]
 
 
 def _run(
