@@ -35,6 +35,15 @@ MOST_RUNNING: Final = 1000
 ANSWERS: Final = (str, bytes, bytearray, memoryview)
 
 
+def _notTaken(connection: Connection, request: Request) -> None:
+    """
+    Refuse a request: the handler has no method for any.
+
+    @raise RequestFailed: always.
+    """
+    raise RequestFailed(CloseCode.NOT_TAKEN, "no requests are taken here")
+
+
 class Answering:
     """
     Has a handler answer the requests of one connection.
@@ -54,8 +63,8 @@ class Answering:
 
     def __init__(self, handler: IMessageHandler, connection: Connection) -> None:
         """Begin with none."""
-        self._receive: Callable[[Any, Any], Any] | None = getattr(
-            handler, "requestReceived", None
+        self._receive: Callable[[Any, Any], Any] = getattr(
+            handler, "requestReceived", _notTaken
         )
         self._connection = connection
         self._outbox = connection.session.outbox
@@ -71,16 +80,38 @@ class Answering:
         @return: None if that has begun; else fires once it has, when there is room for
             one more, and for its answer.
         """
+        if not self._outbox.roomy or len(self._running) >= MOST_RUNNING:
+            return self._room().addCallback(lambda nothing: self.begin(request))
+        if self._withdrawn and self._isWithdrawn(request):
+            return None
+        try:
+            result = self._receive(self._connection, request)
+            if isinstance(result, ANSWERS):  # as usual; there is room, as seen above
+                sent = self.requests.answer(request, result)
+                if sent is not None:
+                    sent.addErrback(self._ebNotSent, request)
+                return None
+            running = runningOf(result)
+            if running is None:
+                self._cbDone(result, request)
+                return None
+        except Exception:
+            self._ebFailed(Failure(), request)
+            return None
+        self._running[request.number] = running
+        running.addCallback(self._cbDone, request)
+        running.addErrback(self._ebFailed, request)
+        running.addBoth(self._cbEnded, request.number)
+        return None
+
+    def _room(self) -> Deferred[None]:
+        """Wait for room."""
         if not self._outbox.roomy:
             # Who asks, and does not take the answers, is held back.
-            room = self._connection.drain()
-        elif len(self._running) >= MOST_RUNNING:
-            room = Deferred()
-            self._waiting.append(room)
-        else:
-            self._run(request)
-            return None
-        return room.addCallback(lambda nothing: self.begin(request))
+            return self._connection.drain()
+        room: Deferred[None] = Deferred()
+        self._waiting.append(room)
+        return room
 
     def withdrawn(self, number: int) -> None:
         """Cancel what is done for a request, since nobody waits for its answer."""
@@ -90,38 +121,15 @@ class Answering:
         elif number >= self._connection.session.inbox.keptCount:
             self._withdrawn.add(number)
 
-    def _run(self, request: Request) -> None:
-        """Call the handler."""
-        if self._withdrawn:
-            # Those below were begun, or there were none of these numbers.
-            before = self._withdrawn
-            self._withdrawn = {each for each in before if each > request.number}
-            if request.number in before:
-                self._refuse(request, CloseCode.WITHDRAWN, "withdrawn")
-                return
-        method = self._receive
-        if method is None:
-            self._refuse(request, CloseCode.NOT_TAKEN, "no requests are taken here")
-            return
-        try:
-            result = method(self._connection, request)
-            if isinstance(result, ANSWERS):
-                # As most are; C{begin} has seen that there is room.
-                sent = self.requests.answer(request, result)
-                if sent is not None:
-                    sent.addErrback(self._ebNotSent, request)
-                return
-            running = runningOf(result)
-            if running is None:
-                self._cbDone(result, request)
-                return
-        except Exception:
-            self._ebFailed(Failure(), request)
-            return
-        self._running[request.number] = running
-        running.addCallback(self._cbDone, request)
-        running.addErrback(self._ebFailed, request)
-        running.addBoth(self._cbEnded, request.number)
+    def _isWithdrawn(self, request: Request) -> bool:
+        """Refuse a request for whose answer nobody waits any more."""
+        # Those below were begun, or there were none of these numbers.
+        before = self._withdrawn
+        self._withdrawn = {each for each in before if each > request.number}
+        if request.number not in before:
+            return False
+        self._refuse(request, CloseCode.WITHDRAWN, "withdrawn")
+        return True
 
     def _cbDone(self, result: Any, request: Request) -> Deferred[Any] | None:
         """

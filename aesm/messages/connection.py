@@ -20,6 +20,7 @@ from twisted.internet.defer import Deferred, fail, succeed
 
 from aesm._mypyc import mypyc_attr
 from aesm.core.messages.batch import Batch, Body, Message, SharedBatch
+from aesm.core.messages.events import Answered, Asked
 from aesm.core.messages.frames import MESSAGE_OVERHEAD
 from aesm.errors import (
     AESMError,
@@ -482,6 +483,14 @@ class Connection:
         if self.anyRequests is None:
             self.anyRequests = self.requestsType(self)
         return self.anyRequests
+
+    def called(self, event: Asked | Answered) -> None:
+        """Requests came, or answers."""
+        requests = self.anyRequests or self.requests
+        if type(event) is Answered:
+            requests.answered(event)
+        else:
+            requests.arrived(event)
 
     def respond(self, request: Request, body: EncodedResponse) -> Deferred[None]:
         """Send what ends a request, as L{Requests.respond}."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from enum import Enum
 from itertools import islice, repeat
 from operator import truediv
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
@@ -243,7 +243,8 @@ class Dispatcher:
             return
         # One that comes alone goes without the loop, as in C{arrived}.
         self.state = _BEGUN
-        body, answering = cast(bytes, requests.data[0]), self._answering
+        body: Any = requests.data[0]
+        answering = self._answering
         request = answering.requests.begin(first, requests.micros, body)
         room = answering.begin(request)
         if room is not None:

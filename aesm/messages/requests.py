@@ -43,7 +43,9 @@ from aesm.core.messages.frames import (
 from aesm.core.messages.requests import (
     BINARY,
     ERROR,
+    NUMBER_STATUS,
     REQUEST_PREFIX,
+    RESPONSE_PREFIX,
     WITHDRAWN,
     decodeRequest,
     decodeResponse,
@@ -283,8 +285,8 @@ class Requests:
         answer.asker, answer.number = self, number
         outbox.ask(number, answer)
         sent = connection.send(body, False)
-        if not isinstance(sent, Acknowledgement):  # nothing was sent
-            cast("dict[int, object]", outbox.asked).pop(number, None)
+        if type(sent) is not Acknowledgement:  # nothing was sent
+            (outbox.asked or {}).pop(number, None)
             answer.asker = None
             sent.addErrback(answer.errback)
 
@@ -308,36 +310,40 @@ class Requests:
                 waiter.asker = None
                 waiter.errback(closedError(reason))
 
-    def called(self, event: Asked | Answered) -> None:
-        """Requests came, or answers."""
-        if isinstance(event, Asked):
-            self.arrived(event)
-        else:
-            self.answered(event)
-
     def answered(self, event: Answered) -> None:
         """Answers came, or requests of the peer are withdrawn."""
-        first, messages, responses = event
+        first, messages, waiters = event
         # They are done with as they come, but for what an earlier process has asked;
         # what came before them may not be.
-        outbox = self._outbox
-        isMixed = outbox.restored and any(waiter is False for waiter, _ in responses)
+        isMixed = bool(self._outbox.restored) and False in waiters
         if not isMixed:
-            self._settled(first, len(responses), messages.cost)
-        for index, (waiter, (number, status, code, data)) in enumerate(responses):
+            self._settled(first, len(waiters), messages.cost)
+        bodies: Any = messages.data
+        for index, (waiter, body) in enumerate(zip(waiters, bodies, strict=True)):
             if isMixed:
                 self._take(first + index, messages, index, waiter is False)
             if type(waiter) is PendingAnswer:
                 if waiter.called:  # cancelled by who was told before
                     continue
+                if body[RESPONSE_PREFIX - 1] == BINARY:  # as usual
+                    waiter.callback(body[RESPONSE_PREFIX:])
+                    continue
+                _, status, code, data = decodeResponse(body)
                 if status == ERROR:
                     waiter.errback(RequestFailed(code, cast(str, data)))
                 else:
                     waiter.callback(data)
-            elif status == WITHDRAWN:
-                self._withdrawn(number)
-            elif waiter is None and outbox.traffic is not None:
-                outbox.traffic.lateAnswers += 1
+            elif waiter is None:
+                self._unawaited(body)
+
+    def _unawaited(self, body: bytes) -> None:
+        """An answer came for which nobody waits any more, or a withdrawal."""
+        number, status = NUMBER_STATUS.unpack_from(body)
+        traffic = self._outbox.traffic
+        if status == WITHDRAWN:
+            self._withdrawn(number)
+        elif traffic is not None:
+            traffic.lateAnswers += 1
 
     def _take(
         self, number: int, messages: Messages, index: int, isFormer: bool

@@ -247,7 +247,9 @@ class Peer:
     def answered(self, event: Answered) -> None:
         """Answers came, to what was asked, if not by an earlier process."""
         assert event.first == len(self.got), "an answer has another's number"
-        for waiter, response in event.responses:
+        for waiter, body in zip(event.waiters, event.messages.data, strict=True):
+            assert isinstance(body, bytes)
+            response = decodeResponse(body)
             if response.status != WITHDRAWN and waiter is not None:
                 former = waiter is False and self._durable
                 assert former or waiter == response.number, "it answers something else"

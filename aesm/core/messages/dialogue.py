@@ -40,7 +40,7 @@ from aesm.core.messages.frames import (
     unpackAck,
     unpackHeader,
 )
-from aesm.core.messages.requests import NUMBER_STATUS, decodeResponse, isPlain
+from aesm.core.messages.requests import NUMBER_STATUS, isPlain
 from aesm.core.messages.states import ConversationState
 
 if TYPE_CHECKING:
@@ -85,17 +85,18 @@ def exchange(
         or inbox.receivedCost >= inbox.limit
     ):
         return None
-    message: str | bytes = data[start:]
+    body = data[start:]
+    message: str | bytes = body
     if kind != BINARY:
         if kind in CALL_TYPES:
-            if not isPlain(kind, data[start:]) or not (
-                kind == REQUEST or _isAsked(session.outbox, data[start:])
+            if not isPlain(kind, body) or not (
+                kind == REQUEST or _isAsked(session.outbox, body)
             ):
                 return None
-        elif kind != TEXT or not message.isascii():
+        elif kind != TEXT or not body.isascii():
             return None
         else:
-            message = str(data[start:], "ascii")
+            message = str(body, "ascii")
     # The last that can be declined, since it is the first that changes something.
     if ack is not None and not session.outbox.settle(*ack):
         return None
@@ -106,16 +107,13 @@ def exchange(
     inbox.receivedCost += cost
     inbox.received += 1
     if kind == REQUEST:
-        requests = newTuple(
-            Requests, (micros, [EncodedRequest(data[start:])], cost, cost)
-        )
+        requests = newTuple(Requests, (micros, [EncodedRequest(body)], cost, cost))
         return newTuple(Asked, (inbox.received - 1, requests))
     if kind == RESPONSE:
-        body = EncodedResponse(data[start:])
-        response = decodeResponse(body)
-        waiter = session.outbox.answered(response.number)
-        responses = newTuple(Responses, (micros, [body], cost, cost))
-        return newTuple(Answered, (inbox.received - 1, responses, [(waiter, response)]))
+        number, _ = NUMBER_STATUS.unpack_from(body)
+        waiter = session.outbox.answered(number)
+        responses = newTuple(Responses, (micros, [EncodedResponse(body)], cost, cost))
+        return newTuple(Answered, (inbox.received - 1, responses, [waiter]))
     return newTuple(Messages, (micros, (message,), cost, cost))
 
 

@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 from aesm.core.messages.frames import Messages, Requests, Responses
 from aesm.core.messages.hello import Hello
-from aesm.core.messages.requests import Response
 from aesm.errors import AESMError
 
 __all__ = [
@@ -64,13 +63,13 @@ class Answered(NamedTuple):
 
     @ivar first: the number of the first of them; the others follow without a gap.
     @ivar messages: as they came.
-    @ivar responses: each with who waits for it, as L{Outbox.answered} tells; those that
-        withdraw a request of the peer's with None.
+    @ivar waiters: who waits for each, as L{Outbox.answered} tells; for those that
+        withdraw a request of the peer's None.
     """
 
     first: int
     messages: Responses
-    responses: list[tuple[object, Response]]
+    waiters: list[object]
 
 
 @dataclass(frozen=True)

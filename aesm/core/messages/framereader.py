@@ -43,6 +43,7 @@ from aesm.core.messages.frames import (
     Ack,
     EncodedBodies,
     EncodedRequest,
+    EncodedResponse,
     EncodedText,
     Frame,
     FrameType,
@@ -188,7 +189,7 @@ def _checked(
     if kind == RESPONSE:
         status = RESPONSE_PREFIX - 1
         return [
-            body
+            EncodedResponse(body)
             if body[status:RESPONSE_PREFIX] == BINARY_REQUEST
             and len(body) <= maxMessage
             else checkResponse(body, maxMessage)

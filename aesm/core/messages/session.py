@@ -30,7 +30,7 @@ from aesm.core.messages.events import Answered, Asked
 from aesm.core.messages.frames import Ack, Messages, Partial, Requests, newTuple
 from aesm.core.messages.hello import ConversationSettings, Hello
 from aesm.core.messages.outbox import Outbox
-from aesm.core.messages.requests import WITHDRAWN, Response, decodeResponse
+from aesm.core.messages.requests import NUMBER_STATUS, WITHDRAWN
 from aesm.errors import ProtocolError
 
 __all__ = ["Inbox", "Session"]
@@ -220,15 +220,14 @@ class Session:
         inbox.partial = None
         if type(messages) is Requests:
             return newTuple(Asked, (first, messages))
-        responses: list[tuple[object, Response]] = []
+        waiters: list[object] = []
         answered = self.outbox.answered
         for number, body in enumerate(messages.data, first):
-            response = decodeResponse(cast(bytes, body))
-            asked, status, _, _ = response
+            asked, status = NUMBER_STATUS.unpack_from(cast(bytes, body))
             if status != WITHDRAWN:
-                responses.append((answered(asked), response))
+                waiters.append(answered(asked))
             elif asked < number:
-                responses.append((None, response))
+                waiters.append(None)
             else:
                 raise ProtocolError("a request is withdrawn that was not sent")
-        return newTuple(Answered, (first, messages, responses))
+        return newTuple(Answered, (first, messages, waiters))

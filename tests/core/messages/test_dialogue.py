@@ -205,8 +205,8 @@ class DialogueTests(SynchronousTestCase):
             wire = self.send(1, encodeAnswer(number, data[::-1]))
             (answered,) = self.deliver(0, wire)[-1:]
             assert isinstance(answered, Answered)
-            ((waiter, response),) = answered.responses
-            self.assertEqual((waiter, response.data), (data, data[::-1]))
+            self.assertEqual(answered.waiters, [data])
+            self.assertEqual(answered.messages.data, [encodeAnswer(number, data[::-1])])
         # The last answer counts as more than 300 bytes.
         self.assertEqual([twins.steps for twins in self.sides], [9, 10])
 

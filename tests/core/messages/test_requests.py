@@ -332,13 +332,8 @@ class ConversationTests(SynchronousTestCase):
         (event,) = self.receive(answer, refusal)
         assert isinstance(event, Answered)
         self.assertEqual(event.first, 0)
-        self.assertEqual(
-            event.responses,
-            [
-                ("waiter 1", Response(second, Status.TEXT, 0, "!")),
-                ("waiter 0", Response(first, Status.ERROR, 7, "no")),
-            ],
-        )
+        self.assertEqual(event.waiters, ["waiter 1", "waiter 0"])
+        self.assertEqual(event.messages.data, [answer, refusal])
         self.assertEqual(self.session.outbox.asked, {})
         self.broke(self.receive(answer))
 
@@ -365,7 +360,7 @@ class ConversationTests(SynchronousTestCase):
         """A side withdraws what it has sent before, and nothing else."""
         (_, event) = self.receive(encodeRequest("?"), encodeWithdrawal(0))
         assert isinstance(event, Answered)
-        self.assertEqual(event.responses, [(None, (0, Status.WITHDRAWN, 0, ""))])
+        self.assertEqual(event.waiters, [None])
         self.broke(self.receive(encodeWithdrawal(2)))
 
     def test_restored(self) -> None:
@@ -373,7 +368,7 @@ class ConversationTests(SynchronousTestCase):
         self.session.outbox.restore(5, 500, 1 << 20, [])
         (event,) = self.receive(encodeAnswer(4, "!"))
         assert isinstance(event, Answered)
-        self.assertIs(event.responses[0][0], False)
+        self.assertIs(event.waiters[0], False)
         self.broke(self.receive(encodeAnswer(5, "!")))
 
     def test_window(self) -> None:
