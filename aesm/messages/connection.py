@@ -487,7 +487,7 @@ class Connection:
     def called(self, event: Asked | Answered) -> None:
         """Requests came, or answers."""
         requests = self.anyRequests or self.requests
-        if type(event) is Answered:
+        if isinstance(event, Answered):
             requests.answered(event)
         else:
             requests.arrived(event)
