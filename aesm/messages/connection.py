@@ -20,7 +20,6 @@ from twisted.internet.defer import Deferred, fail, succeed
 
 from aesm._mypyc import mypyc_attr
 from aesm.core.messages.batch import Batch, Body, Message, SharedBatch
-from aesm.core.messages.events import Answered, Asked
 from aesm.core.messages.frames import MESSAGE_OVERHEAD
 from aesm.errors import (
     AESMError,
@@ -204,8 +203,7 @@ class Connection:
         @raise TypeError: C{data} is neither text nor bytes.
         @raise ValueError: the text cannot be written in UTF-8.
         """
-        requests = self.anyRequests or self.requests
-        return requests.request(data, timeout, self._owner.clock)
+        return self.requests.request(data, timeout, self._owner.clock)
 
     @property
     def nextNumber(self) -> int:
@@ -302,16 +300,7 @@ class Connection:
         @return: the number of the session's messages, with it; 0 if nothing was sent,
             so that it is for C{send}.
         """
-        batch = self._batch
-        if batch is None or batch.kind is not type(body):
-            return 0
-        room = batch.room - len(body) - MESSAGE_OVERHEAD
-        if room < 0:
-            return 0
-        batch.room = room
-        bodies = batch.bodies
-        bodies.append(body)
-        return batch.first + len(bodies)
+        return 0 if self._batch is None else self._batch.append(body)
 
     def join(self, shared: SharedBatch) -> int | None:
         """
@@ -483,14 +472,6 @@ class Connection:
         if self.anyRequests is None:
             self.anyRequests = self.requestsType(self)
         return self.anyRequests
-
-    def called(self, event: Asked | Answered) -> None:
-        """Requests came, or answers."""
-        requests = self.anyRequests or self.requests
-        if isinstance(event, Answered):
-            requests.answered(event)
-        else:
-            requests.arrived(event)
 
     def respond(self, request: Request, body: EncodedResponse) -> Deferred[None]:
         """Send what ends a request, as L{Requests.respond}."""

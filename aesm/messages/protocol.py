@@ -177,7 +177,7 @@ class AESMProtocol:
                     if isinstance(event, Messages):
                         connection.arrived(event)
                     else:
-                        connection.called(event)
+                        connection.requests.called(event)
                     if budget is not None and budget.full:
                         self.owner.overfull(connection)
                 finally:
@@ -341,7 +341,7 @@ class AESMProtocol:
             case Asked(_, messages) | Answered(_, messages, _):
                 if self.state in _LISTENING:
                     self._count(len(messages.data), messages.cost)
-                    self.connection.called(event)
+                    self.connection.requests.called(event)
                     if self.owner.budget is not None and self.owner.budget.full:
                         self.owner.overfull(self.connection)
             case Accepted(_, resumed):

@@ -310,6 +310,13 @@ class Requests:
                 waiter.asker = None
                 waiter.errback(closedError(reason))
 
+    def called(self, event: Asked | Answered) -> None:
+        """Requests came, or answers."""
+        if isinstance(event, Asked):
+            self.arrived(event)
+        else:
+            self.answered(event)
+
     def answered(self, event: Answered) -> None:
         """Answers came, or requests of the peer are withdrawn."""
         first, messages, waiters = event

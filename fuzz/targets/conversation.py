@@ -55,6 +55,7 @@ from aesm.core.messages.frames import (
 from aesm.core.messages.hello import ConversationSettings, Hello
 from aesm.core.messages.requests import (
     WITHDRAWN,
+    decodeResponse,
     encodeAnswer,
     encodeError,
     encodeRequest,
@@ -153,7 +154,10 @@ class _Application:
         @param event: what came.
         """
         assert event.first == self.received, event
-        for number, (waiter, response) in enumerate(event.responses, event.first):
+        answers = zip(event.waiters, event.messages.data, strict=True)
+        for number, (waiter, body) in enumerate(answers, event.first):
+            assert isinstance(body, bytes), event
+            response = decodeResponse(body)
             if response.status == WITHDRAWN:
                 assert waiter is None, event
                 assert response.number < number, event

@@ -130,6 +130,20 @@ class Batch:
         """Their cost for flow control, bytes."""
         return self.space - self.room
 
+    def append(self, body: Body) -> int:
+        """
+        Add a message, if it is like all others and there is room.
+
+        @return: how many messages of the session there are, with it; 0 if it was not
+            added.
+        """
+        room = self.room - len(body) - MESSAGE_OVERHEAD
+        if room < 0 or self.kind is not type(body):
+            return 0
+        self.room = room
+        self.bodies.append(body)
+        return self.first + len(self.bodies)
+
     def cut(self, count: int) -> Batch:
         """
         Split off the oldest messages into a batch of their own.

@@ -263,10 +263,7 @@ class Outbox:
     @property
     def roomy(self) -> bool:
         """Whether less than half of the bound is in use, so that C{drain} may fire."""
-        # keptCost, without its call: each request that is begun looks here.
-        batch = self.open
-        kept = self._keptCost if batch is None else self._keptCost + batch.cost
-        return kept * 2 < self._bound
+        return self.keptCost * 2 < self._bound
 
     def add(self, data: Message, micros: int) -> int:
         """
