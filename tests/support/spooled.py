@@ -17,6 +17,7 @@ from twisted.internet import error
 from twisted.internet.defer import Deferred, execute
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.task import Clock
+from twisted.python.log import FileLogObserver, theLogPublisher
 from zope.interface import implementer
 
 from aesm import AnyServer, ClientService, Connection, PrivateKey, Server, listen
@@ -33,13 +34,25 @@ __all__ = ["AtOnce", "ByHand", "Mortal", "SpoolTestCase", "noRoom"]
 
 @contextmanager
 def noRoom(size: int = 0) -> Iterator[None]:
-    """Let no write to a file, behind so many bytes of it, succeed in the meantime."""
+    """
+    Let no write to a file, behind so many bytes of it, succeed in the meantime; of what
+    is logged nothing goes into files, whose observers would fail.
+    """
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    observers = [
+        each
+        for each in theLogPublisher.observers
+        if isinstance(getattr(each, "__self__", None), FileLogObserver)
+    ]
+    for each in observers:
+        theLogPublisher.removeObserver(each)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        for each in observers:
+            theLogPublisher.addObserver(each)
 
 
 class AtOnce:
