@@ -30,7 +30,7 @@ ARGUMENTS = (
     "--disable-background-networking",
     "--enable-logging=stderr",
 )
-PATIENCE = 120.0  # seconds
+PATIENCE = 600.0  # seconds; more than any machine needs
 
 # Resolves with what an expression says once that is true: it is looked at again at each
 # change of the page.

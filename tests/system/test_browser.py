@@ -6,22 +6,11 @@ have it.
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 from urllib.request import urlopen
 
+from tests.support.chromium import ARGUMENTS, BROWSER
 from tests.system.test_commands import PATIENCE, Process, ProcessTestCase
-
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
-ARGUMENTS = (
-    "--headless",
-    "--no-sandbox",  # root, and containers, have none
-    "--disable-gpu",
-    "--disable-dev-shm-usage",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--enable-logging=stderr",
-)
 
 # One who says of itself what is markup, and looks like something else.
 HOSTILE = "<script>document.title='mine'</script>\u202e<img src=//evil.example/x>"
