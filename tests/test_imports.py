@@ -219,7 +219,7 @@ class PurityTests(SynchronousTestCase):
         self.assertEqual([name for name in names if name.startswith("aesm")], [])
 
 
-EXTRAS = ("prompt_toolkit", "tqdm")  # what the optional dependencies bring
+EXTRAS = ("prompt_toolkit", "tqdm", "wsproto")  # what the optional dependencies bring
 
 
 class FreshInterpreterTests(SynchronousTestCase):

@@ -152,16 +152,6 @@ class FormTests(StringTestCase):
             with self.assertRaisesRegex(ValueError, f"{word} is for servers only"):
                 self.client(rf"aesm:tcp\:h\:8443:{word}=7")
 
-    def test_forwarded(self) -> None:
-        """Behind a forwarder that says so the peer is who called that."""
-        inner = Recorder()
-        self.server("websocket:haproxy:tcp:8766").listen(Once(inner))
-        listening: list[Any] = self.memory.tcpServers
-        protocol = listening.pop()[1].buildProtocol(IPv4Address("TCP", "10.0.0.1", 1))
-        protocol.makeConnection(StringTransport())
-        protocol.dataReceived(b"PROXY TCP4 192.0.2.7 10.0.0.2 40000 8766\r\n")
-        self.assertEqual(inner.transport.getPeer().host, "192.0.2.7")
-
     def test_inside(self) -> None:
         """What is wrong with the endpoint inside is that endpoint's to say."""
         for read in (self.server, self.client):
