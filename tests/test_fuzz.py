@@ -12,7 +12,9 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from importlib.util import find_spec
 from random import Random
+from unittest import SkipTest
 
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -42,7 +44,9 @@ from fuzz.seeds import inputs
 from fuzz.targets import NAMES, target
 from tests.support.compiled import excepted
 
-MUTATIONS = {"server": 60, "keyfiles": 150, "handshake": 300, "offer": 300}  # the slow
+MUTATIONS = dict(  # of the slow
+    server=60, keyfiles=150, handshake=300, offer=300, websocket=300
+)
 PLENTY = 800  # mutations of each other target
 
 INTERESTING = (b"\0", b"\xff", b"\x7f", b"\x80", b"\xff\xff", b"\0\0\0\0", b"\n", b"=")
@@ -137,6 +141,12 @@ class TargetTests(SynchronousTestCase):
     def test_stream(self) -> None:
         """A byte stream arrives as far as it was written, and its end behind it."""
         self.check("stream")
+
+    def test_websocket(self) -> None:
+        """Whatever comes over a WebSocket is handed on, or ends it."""
+        if find_spec("wsproto") is None:  # pragma: no cover
+            raise SkipTest("no wsproto")
+        self.check("websocket")
 
     def test_server(self) -> None:
         """A server keeps its promises to honest clients, whatever strangers do."""
@@ -248,6 +258,13 @@ class PlantedTests(SynchronousTestCase):
     def test_unexpected(self) -> None:
         """A frame raises what nobody expects."""
         self.finds("server", Conversation, "_takeOther", lambda *arguments: 1 / 0)
+
+    def test_notEnded(self) -> None:
+        """A WebSocket that was ended goes on."""
+        if find_spec("wsproto") is None:  # pragma: no cover
+            raise SkipTest("no wsproto")
+        owner = target("websocket").WebSocketProtocol
+        self.finds("websocket", owner, "_ends", lambda protocol, end: None)
 
     def test_turnForgotten(self) -> None:
         """Who gave up the turn does not get another one."""

@@ -261,8 +261,9 @@ class WebSocketProtocol(Protocol):
                     self._ping = event
                 case CloseConnection():
                     end = event
-        if pieces and not self._inside.disconnecting:
-            self._inner.dataReceived(b"".join(pieces))
+        brought = b"".join(pieces)
+        if brought and not self._inside.disconnecting:
+            self._inner.dataReceived(brought)
         self._pong()
         if end is not None and not self.ended:
             self._ends(end)

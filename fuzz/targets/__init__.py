@@ -24,6 +24,7 @@ NAMES = (
     "tokens",
     "chat",
     "stream",
+    "websocket",
     "server",
 )
 

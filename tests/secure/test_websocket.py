@@ -353,6 +353,12 @@ class MessageTests(PageTestCase):
         self.page.say(BytesMessage(b"end"))
         self.assertEqual(bytes(self.inner.received), piece * 101 + b"end")
 
+    def test_empty(self) -> None:
+        """What is in an empty message, nothing, is not handed on."""
+        self.patch(self.inner, "dataReceived", self.fail)
+        self.page.say(BytesMessage(b""))
+        self.page.say(BytesMessage(b"", message_finished=False))
+
     def test_controls(self) -> None:
         """Of a ping, a pong or a Close all but the last byte is kept."""
         frame = self.page.socket.send(Ping(bytes(125)))
