@@ -69,15 +69,17 @@ from twisted.protocols.amp import (
 from twisted.python.failure import Failure
 
 from aesm.errors import CloseCode
+from aesm.messages.deferred import Gate
 from aesm.server.visits import Moved
 
 if TYPE_CHECKING:
     from aesm.messages.connection import Connection
+    from aesm.server.kept import KeptSessions
     from aesm.server.manager import ConnectionManager
     from aesm.store.connection import DurableConnection
+    from aesm.store.interface import Stored
     from aesm.store.journal import Journal
     from aesm.store.spool import Spool
-    from aesm.trust.keys import PublicKey
 
 __all__ = ["CannotTakeOver", "Host", "Predecessor", "Successor", "SuccessorFactory"]
 
@@ -376,7 +378,7 @@ class Predecessor(AMP):
         self._apart = False
         self._accepting = False
         self._isComplete = False
-        self._waiting: list[Deferred[None]] = []  # for all sessions
+        self._all = Gate()  # for all sessions
         self._missed: set[str] = set()  # sessions of a wave whose clients are not back
         self._backAt = 0  # so many of these may be missing
         self._back: Deferred[dict[str, Any]] | None = None
@@ -414,25 +416,28 @@ class Predecessor(AMP):
 
     # What the manager calls
 
-    def fetch(self, session: str, peer: PublicKey) -> Deferred[None]:
+    def moved(self) -> Deferred[None] | None:
         """
-        Have a session here, if there is such a one, before its client is let in.
+        Wait for all sessions, where nobody is let in before.
 
-        @param session: its name; empty for a client that begins one.
-        @param peer: the client's key.
-        @return: fires when the client can be let in.
+        @return: fires when all are here; None if that is not waited for.  Can be
+            cancelled.
         """
-        if self._isComplete and not self._apart:
-            return succeed(None)
+        return None if self._apart or self._isComplete else self._all.wait()
+
+    def claim(self, name: str, peer: str) -> Deferred[Stored | None]:
+        """
+        Have a session that the old process has; if that ends, with all others.
+
+        @see: L{ISessionStore.claim<aesm.store.interface.ISessionStore.claim>}
+        """
         if not self._apart:
-            return self._wait()
-        if not session:
             return succeed(None)
-        asked = self.callRemote(Release, session=session, peer=str(peer))
+        asked = self.callRemote(Release, session=name, peer=peer)
         asked.addCallbacks(
-            self._cbReleased, lambda failure: self._wait(), callbackArgs=(session,)
+            self._cbReleased, lambda failure: self._all.wait(), callbackArgs=(name,)
         )
-        return cast("Deferred[None]", asked)
+        return cast("Deferred[Stored | None]", asked)
 
     def entered(self, session: str) -> None:
         """Take note that a client is back."""
@@ -453,18 +458,22 @@ class Predecessor(AMP):
         """Let everybody in: all sessions are here."""
         self._isComplete = True
         if not self._apart:
-            self._letIn()
+            self._all.open()
         return {}
 
     # Parts
 
-    def _cbReleased(self, answer: dict[str, Any], session: str) -> Deferred[None]:
+    def _cbReleased(self, answer: dict[str, Any], name: str) -> Deferred[Stored | None]:
         """A session was left to us, or is not there."""
-        return self._adopt([session]) if answer["released"] else succeed(None)
+        if not answer["released"]:
+            return succeed(None)
+        found = _spoolOf(self._manager).read([name])
+        return found.addCallback(lambda sessions: sessions[0] if sessions else None)
 
     def _adopt(self, sessions: Iterable[str]) -> Deferred[None]:
         """Read sessions, and go on with them."""
-        return _spoolOf(self._manager).read(sessions).addCallback(self._manager.adopt)
+        found = _spoolOf(self._manager).read(sessions)
+        return found.addCallback(_keptBy(self._manager).adopt)
 
     def _cbAdopted(self, nothing: None) -> Deferred[dict[str, Any]]:
         """Wait until most clients of a wave are back."""
@@ -479,18 +488,6 @@ class Predecessor(AMP):
         if back is not None and len(self._missed) <= self._backAt:
             self._back = None
             back.callback({})
-
-    def _wait(self) -> Deferred[None]:
-        """Wait for all sessions."""
-        waiting: Deferred[None] = Deferred(self._waiting.remove)
-        self._waiting.append(waiting)
-        return waiting
-
-    def _letIn(self) -> None:
-        """All sessions are here."""
-        waiting, self._waiting = self._waiting, []
-        for each in waiting:
-            each.callback(None)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """
@@ -515,7 +512,7 @@ class Predecessor(AMP):
                 return
         await _adoptRest(manager)
         manager.predecessor = None
-        self._letIn()
+        self._all.open()
         self._gone(True)
 
 
@@ -569,12 +566,17 @@ async def _adoptRest(manager: ConnectionManager) -> None:
     ours = set(journal.sessions)
     await journal.store.commit()
     found = await _spoolOf(manager).read()
-    manager.adopt(stored for stored in found if stored.name not in ours)
+    _keptBy(manager).adopt(stored for stored in found if stored.name not in ours)
 
 
 def _spoolOf(manager: ConnectionManager) -> Spool:
     """Find the spool of a manager that has one."""
     return cast("Spool", cast("Journal", manager.journal).store)
+
+
+def _keptBy(manager: ConnectionManager) -> KeptSessions:
+    """Find what a manager that has a spool adopts sessions with."""
+    return cast("KeptSessions", manager.kept)
 
 
 def _run(steps: Awaitable[None]) -> None:

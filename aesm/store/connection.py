@@ -3,8 +3,8 @@ Connections whose messages outlive the process: what they accept, and what they
 acknowledge, is committed to a store first::
 
     journal = Journal(Spool(path), reactor)
-    for connection, over in DurableConnection.load(journal, owner, sendBuffer): ...
     connection = DurableConnection(journal, owner, session, **options)
+    connection.begin().addCallback(welcome)
 
 While nothing can be written, nothing is acknowledged or handed to a handler, and
 sending is refused, except to handlers at work: what these send and that they have
@@ -28,7 +28,6 @@ from aesm.core.messages.frames import (
     Messages,
     Requests,
 )
-from aesm.core.messages.hello import Hello
 from aesm.core.messages.outbox import Message
 from aesm.core.messages.session import Session
 from aesm.errors import AESMError, SessionLost, SpoolError
@@ -37,11 +36,10 @@ from aesm.messages.connection import Connection
 from aesm.messages.owner import ConnectionOwner
 from aesm.messages.requests import Request
 from aesm.messages.stream import costOf
-from aesm.store.interface import ISessionStore, Stored
+from aesm.store.interface import ISessionStore
 from aesm.store.journal import Journal, JournalState
 from aesm.store.requests import DurableRequests, handing
-from aesm.store.stream import DurableStream, readBlob
-from aesm.trust.keys import PublicKey
+from aesm.store.stream import DurableStream
 
 if TYPE_CHECKING:
     from aesm.core.channel.channel import Channel
@@ -136,88 +134,6 @@ class DurableConnection(Connection):
         self._overForGood = False  # the next process is not to go on with the session
         self._left = False  # to another process, which writes the session from now on
         journal.sessions.add(session.name)
-
-    @classmethod
-    def load(
-        cls, journal: Journal, owner: ConnectionOwner, sendBuffer: int, **options: Any
-    ) -> list[tuple[DurableConnection, bool]]:
-        """
-        Make the connections of all sessions that are stored.
-
-        @param journal: of the store that they are in; closed if they cannot be read.
-        @param sendBuffer: cost of unacknowledged messages to keep, bytes.
-        @param options: more options of L{Connection}.
-        @return: for each session the connection, under which there is no transport,
-            and whether the session is over.
-        @raise SpoolError: they cannot be read, or are damaged.
-        """
-        try:
-            return [
-                (
-                    cls.restored(stored, journal, owner, sendBuffer, **options),
-                    stored.state["over"],
-                )
-                for stored in journal.store.load()
-            ]
-        except SpoolError:
-            journal.close()
-            raise
-        except (LookupError, TypeError, ValueError) as error:
-            journal.close()
-            raise journal.store.damaged(repr(error)) from None
-
-    @classmethod
-    def restored(
-        cls,
-        stored: Stored,
-        journal: Journal,
-        owner: ConnectionOwner,
-        sendBuffer: int,
-        **options: Any,
-    ) -> DurableConnection:
-        """
-        Make the connection of a stored session, under which there is no transport.
-
-        @param sendBuffer: as C{load}.
-        @param options: as C{load}.
-        @raise LookupError: what is stored is damaged.
-        @raise TypeError: the same.
-        @raise ValueError: the same.
-        """
-        state = stored.state
-        session = Session(sendBuffer, state["window"], stored.name)
-        done, kept = state["acknowledged"], []
-        for blob in stored.outgoing:
-            batch = Batch.of(readBlob(blob))
-            if blob.number < done:  # some of those that were sent together
-                batch.cut(done - blob.number)
-            kept.append(batch)
-        takes = state["requests"]
-        session.outbox.meet(Hello(maxMessage=state["maxMessage"], requests=takes))
-        session.outbox.restore(done, state["acknowledgedCost"], state["limit"], kept)
-        session.inbox.restore(
-            state["received"], state["receivedCost"], state["takenCost"]
-        )
-        address = state["address"]
-        connection = cls(
-            journal,
-            owner,
-            session,
-            address=address if isinstance(address, str) else tuple(address),
-            peer=PublicKey.fromText(stored.peer),
-            peerName=state["peerName"],
-            receiveBuffer=state["window"],
-            **options,
-        )
-        connection.retrieved.restore(
-            state["received"],
-            stored.incoming,
-            state["first"],
-            state["taken"],
-            stored.requests,
-            connection._made,
-        )
-        return connection
 
     def begin(self) -> Deferred[None]:
         """
@@ -497,7 +413,7 @@ class DurableConnection(Connection):
             store.discard(self.session.name, outgoing, before)
 
     def _state(self) -> dict[str, Any]:
-        """Tell what C{restored} needs beside the messages."""
+        """Tell what L{aesm.store.restoring} needs beside the messages."""
         outbox, inbox = self._outbox, self.session.inbox
         # What the handler is not done with comes again from the peer.
         received = (
@@ -553,7 +469,7 @@ class DurableConnection(Connection):
         if (staged or count or taken) and self._protocol is not None:
             self._protocol.touch()
 
-    def _made(self, number: int, micros: int, body: str | bytes) -> Any:
+    def made(self, number: int, micros: int, body: str | bytes) -> Any:
         """As L{DurableRequests.made}, which most connections have no need of."""
         if isinstance(body, EncodedRequest | EncodedResponse):
             return self.requests.made(number, micros, body)

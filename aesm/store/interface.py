@@ -2,8 +2,9 @@
 What sessions are stored in, so that they outlive the process: the interface that
 L{aesm.store.journal} and L{aesm.store.connection} write to, whatever is behind it::
 
-    for stored in store.load(): ...          # name, peer, state, incoming, outgoing
+    store.open().addCallback(goOn)           # name, peer, state, incoming, outgoing
     store.begin(name, peer, {"received": 0}).addCallback(welcome)
+    store.claim(name, peer).addCallback(goOn)
     store.put(name, peer, {"received": 7})   # these three only gather
     store.append(name, False, 6, 1, frames)
     store.discard(name, True, 40)
@@ -13,6 +14,9 @@ L{aesm.store.journal} and L{aesm.store.connection} write to, whatever is behind 
 Changes gather, and a commit takes all of them or none: the messages that a handler
 sends and the one that it sent them for are never stored apart.  A store numbers
 nothing and reads no frame: numbers and frames come from the session.
+
+A session belongs to one process at a time, which alone writes it: that which began it,
+or opened the store with it, or claimed it last.
 """
 
 from __future__ import annotations
@@ -71,12 +75,14 @@ class ISessionStore(Interface):
         "gather in memory meanwhile: whoever accepts messages has to refuse more."
     )
 
-    def load() -> list[Stored]:
-        """
-        Read everything, before the first C{commit}.
+    size: int = Attribute("The bytes that it takes, where operators look for them.")
 
-        @return: the sessions, the oldest first.
-        @raise SpoolError: it cannot be read, or is damaged.
+    def open() -> Deferred[list[Stored]]:
+        """
+        Begin, before anything else is asked.
+
+        @return: fires with the sessions that are ours from the start, the oldest first;
+            fails with L{SpoolError} if they cannot be read, or are damaged.
         """
 
     def damaged(reason: str) -> SpoolError:
@@ -101,6 +107,18 @@ class ISessionStore(Interface):
             the session, which may be stored or not.
         @raise TypeError: the state does not fit.
         @raise ValueError: the state does not fit.
+        """
+
+    def claim(name: str, peer: str) -> Deferred[Stored | None]:
+        """
+        Have a session that is not ours, since its client has come to us.  It may be
+        nobody's, or of another process, which then loses it.
+
+        @param name: the session, as its client says: any text of up to 32 characters.
+        @param peer: the key that the client has proved, in text form.
+        @return: fires with what is stored of it, which is ours from now on, or with
+            None if there is none of that key; fails with L{SpoolError} if nobody can
+            say now, or the store is closed before.  It is not cancelled.
         """
 
     def put(name: str, peer: str, state: dict[str, Any]) -> None:

@@ -3,7 +3,7 @@ The L{ISessionStore} in a file: what is written goes through one thread of its o
 one transaction at a time::
 
     spool = Spool("/var/lib/chat/spool")
-    sessions = spool.load()                  # blocks, as opening does
+    spool.open().addCallback(goOn)           # blocks, as making it does
     spool.begin(name, peer, state).addCallback(welcome)
     spool.append(name, False, 6, 1, frames)  # gathers
     spool.commit().addCallback(acknowledge)  # fires when all of it is in the file
@@ -25,7 +25,7 @@ from functools import partial
 from threading import Thread
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.defer import Deferred, execute, fail, succeed
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -203,6 +203,7 @@ class Spool:
             worker = _OwnThread(cast("IReactorFromThreads", self._clock))
         self._worker = worker
         self._file = SpoolFile(self.path, full, maxSize, shared)
+        self._isShared = shared
         self._next = _Batch()
         self._busy = False  # a batch is being written, or waits to be tried again
         self._retry: IDelayedCall | None = None
@@ -210,20 +211,25 @@ class Spool:
 
     @property
     def size(self) -> int:
-        """The bytes of the file and its log, as they are on the disk."""
+        """
+        The bytes of the file and its log, as they are on the disk.
+
+        @see: L{ISessionStore}
+        """
         size = 0
         for path in (self.path, f"{self.path}-wal"):
             with suppress(OSError):
                 size += os.stat(path).st_size
         return size
 
-    def load(self) -> list[Stored]:
+    def open(self) -> Deferred[list[Stored]]:
         """
-        Read everything; blocks.
+        Read everything; blocks, and has fired.  What is in a file that another process
+        has, too, is that one's.
 
-        @see: L{ISessionStore.load}
+        @see: L{ISessionStore.open}
         """
-        return self._file.load()
+        return succeed([]) if self._isShared else execute(self._file.load)
 
     def read(self, names: Iterable[str] | None = None) -> Deferred[list[Stored]]:
         """
@@ -272,6 +278,14 @@ class Spool:
         begun = self._next.begun[name] = Deferred()
         self._wake()
         return begun
+
+    def claim(self, name: str, peer: str) -> Deferred[Stored | None]:
+        """
+        Find nothing: all sessions of a file are its process's from the start.
+
+        @see: L{ISessionStore.claim}
+        """
+        return succeed(None)
 
     def put(self, name: str, peer: str, state: dict[str, Any]) -> None:
         """

@@ -104,7 +104,8 @@ class JournalTests(SynchronousTestCase):
         self.journal.touch(self.entry)
         self.assertEqual(self.clock.getDelayedCalls(), [])
         spool = Spool(self.path, clock=self.clock, worker=AtOnce())
-        self.assertEqual([stored.name for stored in spool.load()], [NAME])
+        found = self.successResultOf(spool.open())
+        self.assertEqual([stored.name for stored in found], [NAME])
         self.successResultOf(spool.close())
 
     def test_forget(self) -> None:
