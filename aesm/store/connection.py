@@ -141,8 +141,7 @@ class DurableConnection(Connection):
 
         @return: as L{ISessionStore.begin}.
         """
-        store = self._journal.store
-        return store.begin(self.session.name, self._peerText, self._state())
+        return self._journal.begin(self.session.name, self._peerText, self._state())
 
     def abandon(self) -> None:
         """Give a session up that was begun, since its peer will not hear of it."""

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from enum import Enum
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -72,12 +72,23 @@ class Journal:
         # Dicts and not sets, for their order: who came first is written first.
         self._changed: dict[Journaled, None] = {}
         self._blocked: dict[Journaled, None] = {}  # until the store can be written
+        self._forgotten: list[str] = []  # sessions
         self._writeCall: IDelayedCall | None = None
 
     @property
     def ready(self) -> bool:
         """Whether messages may be handed to handlers."""
         return self.store.failure is None and self.state is JournalState.RUNNING
+
+    def begin(self, name: str, peer: str, state: dict[str, Any]) -> Deferred[None]:
+        """
+        Store a session that begins, before its peer knows of it.
+
+        @return: as L{ISessionStore.begin}.
+        """
+        if name in self._forgotten:  # else what removes that would remove this
+            self.writeNow()
+        return self.store.begin(name, peer, state)
 
     def touch(self, connection: Journaled) -> None:
         """Write what has changed, at the end of this turn of the event loop."""
@@ -97,9 +108,9 @@ class Journal:
         if self.state is JournalState.RUNNING:
             self._changed.pop(connection, None)
             self.sessions.discard(connection.session.name)
-            self.store.drop(connection.session.name)
             # With what else this turn writes: messages that never left may be on their
             # way into another session, and must be in one of the two at any time.
+            self._forgotten.append(connection.session.name)
             self._schedule()
 
     def abandon(self, connection: Journaled) -> None:
@@ -152,6 +163,9 @@ class Journal:
         """Write what has changed in this turn, as one transaction."""
         self._writeCall = None
         changed, self._changed = self._changed, {}
+        forgotten, self._forgotten = self._forgotten, []
+        for name in forgotten:
+            self.store.drop(name)
         written = [connection.write(self.store) for connection in changed]
         committed = self.store.commit()
         committed.addCallbacks(self._cbCommitted, _ignore, callbackArgs=(written,))
