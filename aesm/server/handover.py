@@ -47,7 +47,6 @@ L{Predecessor} with the running one.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
-from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from twisted.internet.defer import Deferred, ensureDeferred, succeed
@@ -76,7 +75,6 @@ if TYPE_CHECKING:
     from aesm.messages.connection import Connection
     from aesm.server.kept import KeptSessions
     from aesm.server.manager import ConnectionManager
-    from aesm.store.connection import DurableConnection
     from aesm.store.interface import Stored
     from aesm.store.journal import Journal
     from aesm.store.spool import Spool
@@ -277,9 +275,17 @@ class Successor(AMP):
         )
 
     def _leave(self, connections: list[Connection], spread: float) -> Deferred[None]:
-        """Leave sessions; as C{_release}."""
+        """
+        Leave sessions, and tell their clients to come back over so many seconds.
+
+        @param connections: of C{_movable}.
+        @return: fires once the new process may read them.
+        """
         self._left.update(each.session.name for each in connections)
-        return _release(self._manager, connections, spread)
+        reason = Moved("it goes on in another process", CloseCode.GOING_AWAY)
+        return _keptBy(self._manager).leave(
+            dict.fromkeys(connections, reason), round(spread * 1000)
+        )
 
     async def _move(self) -> None:
         """Leave all sessions, then end."""
@@ -532,31 +538,6 @@ def _movable(manager: ConnectionManager) -> list[Connection]:
         if not connection.isOver and not connection.isEnding
     ]
     return sorted(movable, key=lambda connection: not connection.isAttached)
-
-
-def _release(
-    manager: ConnectionManager, connections: list[Connection], spread: float
-) -> Deferred[None]:
-    """
-    Leave sessions to another process, and tell their clients to come back (1001).
-
-    @param connections: of C{_movable}.
-    @param spread: seconds over which they are to come back.
-    @return: fires once the other one may read the sessions.
-    """
-    journal, admission = cast("Journal", manager.journal), manager.admission
-    journal.writeNow()
-    reason = Moved("it goes on in another process", CloseCode.GOING_AWAY)
-    close = (CloseCode.GOING_AWAY, "another process goes on", round(spread * 1000))
-    # First all of them, then who hears of it: a handler may send to others.
-    for connection in connections:
-        superseded = cast("DurableConnection", connection).leave(reason)
-        if superseded is not None:
-            admission.linger(connection, superseded)
-            superseded.supersede(partial(admission.leave, superseded), close)
-    for connection in connections:
-        connection.finish(reason)
-    return journal.store.commit()
 
 
 async def _adoptRest(manager: ConnectionManager) -> None:

@@ -13,16 +13,18 @@ these have gone meanwhile: from the answer on it is ours.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from aesm.errors import SpoolError
+from aesm.errors import AESMError, CloseCode, SessionLost, SpoolError
 from aesm.messages.deferred import Gate
 from aesm.secure.refusals import Kind, Refused
+from aesm.server.visits import Moved
 from aesm.store.restoring import (
     DAMAGED,
     Loaded,
@@ -34,7 +36,9 @@ from aesm.trust.policies import Answer
 
 if TYPE_CHECKING:
     from aesm.core.messages.hello import Hello
+    from aesm.messages.connection import Connection
     from aesm.server.manager import ConnectionManager
+    from aesm.store.connection import DurableConnection
     from aesm.store.interface import Stored
     from aesm.store.journal import Journal
     from aesm.trust.keys import PublicKey
@@ -88,7 +92,7 @@ class KeptSessions:
             and nobody is let in at all.
         """
         loaded = loadConnections(
-            self._journal, self._manager, self._sendBuffer, **self._options
+            self._journal, self._manager, self._sendBuffer, self._lost, **self._options
         )
         opened = loaded.addCallback(self._cbLoaded)
         if opened.called:
@@ -151,11 +155,21 @@ class KeptSessions:
             return gate.wait()
         if len(self._asked) >= self._manager.admission.maxConnections:
             raise Refused("too many sessions are asked for", Kind.TOO_MANY)
+        keeper: Keeper = self._manager.predecessor or self._journal.store
+        return self._await(name, peer, keeper.claim(name, str(peer)))
+
+    def _await(
+        self, name: str, peer: PublicKey, claimed: Deferred[Stored | None]
+    ) -> Deferred[None]:
+        """
+        Go on with a session once it has been claimed, for which its clients wait.
+
+        @return: as C{fetch}.
+        """
         gate = self._asked[name, peer] = Gate()
         waiting = gate.wait()
-        keeper: Keeper = self._manager.predecessor or self._journal.store
-        claimed = keeper.claim(name, str(peer)).addCallback(self._cbClaimed)
-        claimed.addErrback(_ebNotClaimed).addBoth(self._answered, name, peer)
+        going = claimed.addCallback(self._cbClaimed).addErrback(_ebNotClaimed)
+        going.addBoth(self._answered, name, peer)
         return waiting
 
     def _cbClaimed(self, stored: Stored | None) -> None:
@@ -188,6 +202,94 @@ class KeptSessions:
                 _log.failure("session {name} is damaged", name=stored.name)
             else:
                 self._manager.goOn(connection, stored.state["over"])
+
+    def leave(
+        self, reasons: Mapping[Connection, AESMError], after: int = 0
+    ) -> Deferred[None]:
+        """
+        Leave sessions to other processes, as they are when all is written that is due,
+        and tell their clients to come back (1001).
+
+        @param reasons: why each is over here.
+        @param after: milliseconds over which the clients are to come back.
+        @return: fires once that is written: others may read them then.
+        """
+        admission = self._manager.admission
+        self._journal.writeNow()
+        close = (CloseCode.GOING_AWAY, "another process goes on", after)
+        # First all of them, then who hears of it: a handler may send to others.
+        for connection, reason in reasons.items():
+            superseded = cast("DurableConnection", connection).leave(reason)
+            if superseded is not None:
+                admission.linger(connection, superseded)
+                superseded.supersede(partial(admission.leave, superseded), close)
+        for connection, reason in reasons.items():
+            connection.finish(reason)
+        return self._journal.store.commit()
+
+    # When others claim what is ours
+    #
+    # What such a session has caused and is not committed happens in the process that
+    # goes on with it, and must not here.  The store leaves that out, and so do the
+    # connections to whose peers it was to go, of what they have staged; what is behind
+    # it, which nobody has seen, has other numbers then.  Only those of requests others
+    # know already: such a connection is given up, and its session goes on from what is
+    # stored, as after a restart.
+
+    def _lost(
+        self, lost: Mapping[str, bool], undone: Mapping[str, Collection[int]]
+    ) -> None:
+        """
+        Leave sessions that others have claimed, and take out what they have caused.
+
+        @see: L{Lost<aesm.store.interface.Lost>}
+        """
+        reasons: dict[Connection, AESMError] = {}
+        for connection, isKept in [(self._find(name), lost[name]) for name in lost]:
+            if connection is not None:
+                connection.lose()
+                reasons[connection] = (
+                    Moved("it goes on in another process", CloseCode.GOING_AWAY)
+                    if isKept
+                    else SessionLost("the session is stored no more")
+                )
+        again, settled = [], []
+        changed = [each.session.name for each in self._journal.changed]
+        for name in dict.fromkeys([*undone, *changed]):
+            connection = self._find(name)
+            if connection is None or connection.isLeft:
+                continue
+            tell = connection.undo(undone.get(name, ()))
+            if tell is None:
+                again.append(connection)
+                reasons[connection] = Moved("it goes on anew", CloseCode.GOING_AWAY)
+            else:
+                settled.append(tell)
+        for ending in [each for each in reasons if each.isEnding]:
+            del reasons[ending]
+            ending.abort()
+        there = {each: why for each, why in reasons.items() if not each.isOver}
+        self.leave(there).addErrback(_ignore)
+        for connection in again:
+            if connection in reasons:
+                self._again(connection.session.name, connection.peer)
+        for tell in settled:
+            tell()
+
+    def _find(self, name: str) -> DurableConnection | None:
+        """Find the connection of a session that is ours, or was until now."""
+        return cast("DurableConnection | None", self._journal.find(name))
+
+    def _again(self, name: str, peer: PublicKey) -> None:
+        """Go on with a session that was left, from what is stored of it."""
+        store = self._journal.store
+        left: Deferred[Any] = store.commit()
+        left.addCallback(lambda nothing: store.claim(name, str(peer)))
+        self._await(name, peer, left).addErrback(_ignore)
+
+
+def _ignore(failure: Failure) -> None:
+    """Clients are told when they come, and ask."""
 
 
 def _ebNotClaimed(failure: Failure) -> None:

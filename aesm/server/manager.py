@@ -474,7 +474,8 @@ class ConnectionManager(ConnectionOwner):
     def _handled(self, connection: ConnectionType) -> ConnectionType:
         """Let the handler, if there is one, have what comes over a new connection."""
         if self._handling is not None:
-            self._handling.take(connection)
+            store = self.store
+            self._handling.take(connection, store is not None and store.fences)
         return connection
 
     def _tellBack(self, connection: Connection, noticed: bool) -> None:

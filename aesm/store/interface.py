@@ -21,6 +21,7 @@ or opened the store with it, or claimed it last.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from zope.interface import Attribute, Interface
@@ -30,7 +31,13 @@ if TYPE_CHECKING:
 
     from aesm.errors import SpoolError
 
-__all__ = ["Blob", "ISessionStore", "Stored"]
+__all__ = ["Blob", "ISessionStore", "Lost", "Stored"]
+
+# Called with sessions that are not ours any more, each with whether it goes on
+# elsewhere; and with those of ours of which messages to the peer were left out, since
+# one that is not had caused them: for each the numbers with which these were appended.
+# What was appended behind them has moved up.  Both are by name.
+Lost = Callable[[Mapping[str, bool], Mapping[str, Collection[int]]], object]
 
 
 class Blob(NamedTuple):
@@ -77,10 +84,18 @@ class ISessionStore(Interface):
 
     size: int = Attribute("The bytes that it takes, where operators look for them.")
 
-    def open() -> Deferred[list[Stored]]:
+    fences: bool = Attribute(
+        "Whether other processes may claim what is ours.  Then it wants to be told "
+        "causes: of what was not committed when a session was claimed elsewhere, "
+        "nothing that it has caused is; it happens there."
+    )
+
+    def open(lost: Lost | None = None) -> Deferred[list[Stored]]:
         """
         Begin, before anything else is asked.
 
+        @param lost: to be called when other processes have claimed sessions of ours;
+            None where that cannot be.
         @return: fires with the sessions that are ours from the start, the oldest first;
             fails with L{SpoolError} if they cannot be read, or are damaged.
         """
@@ -133,17 +148,23 @@ class ISessionStore(Interface):
         """
 
     def append(
-        name: str, outgoing: bool, number: int, count: int, frames: bytes
+        name: str,
+        outgoing: bool,
+        number: int,
+        count: int,
+        frames: bytes,
+        cause: str = "",
     ) -> None:
         """
         Add messages to a session, each direction in the order of their numbers.
 
-        @param name: the session; messages of one that was never put, or was
-            dropped, are not kept.
+        @param name: the session; messages of one that was never put, was dropped, or is
+            not ours, are not kept.
         @param outgoing: whether they go to the peer.
         @param number: the number of the first.
         @param count: how many they are.
         @param frames: all of them, encoded.
+        @param cause: the session whose message made us send them, or empty.
         """
 
     def discard(name: str, outgoing: bool, before: int) -> None:
@@ -164,12 +185,13 @@ class ISessionStore(Interface):
         @param frame: the request, encoded.
         """
 
-    def removeRequest(name: str, number: int) -> None:
+    def removeRequest(name: str, number: int, cause: str = "") -> None:
         """
         Remove a request, which is not open any more.
 
         @param name: the session.
         @param number: the request's.
+        @param cause: the session whose message made us answer it, or empty.
         """
 
     def drop(name: str) -> None:

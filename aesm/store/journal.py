@@ -57,7 +57,7 @@ class Journal:
 
     @ivar store: where to.
     @ivar state: what is still to be stored.
-    @ivar sessions: the names of those that are this process's to write.
+    @ivar sessions: those that are this process's to write, by name.
     """
 
     def __init__(self, store: ISessionStore, clock: IReactorTime) -> None:
@@ -67,18 +67,27 @@ class Journal:
         """
         self.store = store
         self.state = JournalState.RUNNING
-        self.sessions: set[str] = set()
+        self.sessions: dict[str, Journaled] = {}
         self._clock = clock
         # Dicts and not sets, for their order: who came first is written first.
         self._changed: dict[Journaled, None] = {}
         self._blocked: dict[Journaled, None] = {}  # until the store can be written
-        self._forgotten: list[str] = []  # sessions
+        self._forgotten: dict[str, Journaled] = {}  # by name
         self._writeCall: IDelayedCall | None = None
 
     @property
     def ready(self) -> bool:
         """Whether messages may be handed to handlers."""
         return self.store.failure is None and self.state is JournalState.RUNNING
+
+    @property
+    def changed(self) -> list[Journaled]:
+        """List those of which something is to be written at the end of this turn."""
+        return list(self._changed)
+
+    def find(self, name: str) -> Journaled | None:
+        """Find one that is ours, or was at the beginning of this turn."""
+        return self.sessions.get(name) or self._forgotten.get(name)
 
     def begin(self, name: str, peer: str, state: dict[str, Any]) -> Deferred[None]:
         """
@@ -107,10 +116,10 @@ class Journal:
         """Remove a session that is over and of which nothing is left to be taken."""
         if self.state is JournalState.RUNNING:
             self._changed.pop(connection, None)
-            self.sessions.discard(connection.session.name)
+            self.sessions.pop(connection.session.name, None)
             # With what else this turn writes: messages that never left may be on their
             # way into another session, and must be in one of the two at any time.
-            self._forgotten.append(connection.session.name)
+            self._forgotten[connection.session.name] = connection
             self._schedule()
 
     def abandon(self, connection: Journaled) -> None:
@@ -118,7 +127,7 @@ class Journal:
         Remove a session that was begun and of which no peer knows: also if the process
         is about to end, since the next one has nothing to go on with.
         """
-        self.sessions.discard(connection.session.name)
+        self.sessions.pop(connection.session.name, None)
         self.store.drop(connection.session.name)
         self.store.commit().addErrback(_ignore)
 
@@ -163,7 +172,7 @@ class Journal:
         """Write what has changed in this turn, as one transaction."""
         self._writeCall = None
         changed, self._changed = self._changed, {}
-        forgotten, self._forgotten = self._forgotten, []
+        forgotten, self._forgotten = self._forgotten, {}
         for name in forgotten:
             self.store.drop(name)
         written = [connection.write(self.store) for connection in changed]

@@ -23,7 +23,7 @@ from aesm.errors import SpoolError
 from aesm.messages.deferred import resultNow
 from aesm.messages.owner import ConnectionOwner
 from aesm.store.connection import DurableConnection
-from aesm.store.interface import Stored
+from aesm.store.interface import Lost, Stored
 from aesm.store.journal import Journal
 from aesm.store.stream import readBlob
 from aesm.trust.keys import PublicKey
@@ -45,18 +45,23 @@ DAMAGED = (LookupError, TypeError, ValueError)  # what is raised for what makes 
 
 
 def loadConnections(
-    journal: Journal, owner: ConnectionOwner, sendBuffer: int, **options: Any
+    journal: Journal,
+    owner: ConnectionOwner,
+    sendBuffer: int,
+    lost: Lost | None = None,
+    **options: Any,
 ) -> Deferred[Loaded]:
     """
     Make the connections of all sessions with which a store opens.
 
     @param journal: of the store.
     @param sendBuffer: cost of unacknowledged messages to keep, bytes.
+    @param lost: as L{ISessionStore.open<aesm.store.interface.ISessionStore.open>}.
     @param options: more options of L{DurableConnection}.
     @return: fires with each connection, and whether its session is over; fails with
         L{SpoolError} if they cannot be read, or are damaged.
     """
-    opened = journal.store.open()
+    opened = journal.store.open(lost)
     return opened.addCallback(_cbOpened, journal, owner, sendBuffer, options)
 
 

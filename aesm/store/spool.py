@@ -34,7 +34,7 @@ from zope.interface import implementer
 
 from aesm.errors import SpoolError
 from aesm.secure.options import reactorOr
-from aesm.store.interface import Blob, ISessionStore, Stored
+from aesm.store.interface import Blob, ISessionStore, Lost, Stored
 from aesm.store.sqlite import MAX_SIZE, MIN_MAX_SIZE, Changes, SpoolFile
 from aesm.trust.files import AnyPath, expanded
 
@@ -167,7 +167,10 @@ class Spool:
 
     @ivar path: the file.
     @ivar failure: see L{ISessionStore}.
+    @ivar fences: the same.
     """
+
+    fences = False
 
     def __init__(
         self,
@@ -222,7 +225,7 @@ class Spool:
                 size += os.stat(path).st_size
         return size
 
-    def open(self) -> Deferred[list[Stored]]:
+    def open(self, lost: Lost | None = None) -> Deferred[list[Stored]]:
         """
         Read everything; blocks, and has fired.  What is in a file that another process
         has, too, is that one's.
@@ -296,7 +299,13 @@ class Spool:
         self._next.of(name).put(peer, state)
 
     def append(
-        self, name: str, outgoing: bool, number: int, count: int, frames: bytes
+        self,
+        name: str,
+        outgoing: bool,
+        number: int,
+        count: int,
+        frames: bytes,
+        cause: str = "",
     ) -> None:
         """
         Add messages to a session.
@@ -321,7 +330,7 @@ class Spool:
         """
         self._next.of(name).addRequest(Blob(number, 1, frame))
 
-    def removeRequest(self, name: str, number: int) -> None:
+    def removeRequest(self, name: str, number: int, cause: str = "") -> None:
         """
         Remove a request from a session.
 

@@ -4,8 +4,9 @@ A store that several processes share, in memory, which answers when a test says 
     shelf = Shelf()
     store = ShelfStore(shelf)
     store.isSlow = True
-    opened = store.open()
+    opened = store.open(lost)
     store.work()                 # the oldest question has its answer
+    store.ring()                 # it learns of what others have claimed
 
 It is what servers are to get along with, whatever they store their sessions in.
 """
@@ -13,17 +14,34 @@ It is what servers are to get along with, whatever they store their sessions in.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from twisted.internet.defer import Deferred, execute
 from zope.interface import implementer
 
 from aesm.errors import SpoolError
-from aesm.store.interface import Blob, ISessionStore, Stored
+from aesm.store.interface import Blob, ISessionStore, Lost, Stored
 
 __all__ = ["Shelf", "ShelfStore"]
+
+
+class _Change(NamedTuple):
+    """
+    Something that is to be written.
+
+    @ivar name: of the session.
+    @ivar make: makes it, of what there is.
+    @ivar blob: messages to the peer that are added, if it is that.
+    @ivar cause: the session that has caused it, or empty.
+    """
+
+    name: str
+    make: Callable[[Stored], object]
+    blob: Blob | None = None
+    cause: str = ""
 
 
 class Shelf:
@@ -52,6 +70,8 @@ class ShelfStore:
     @ivar broken: what questions about sessions fail with, while it is set.
     """
 
+    fences = True
+
     def __init__(self, shelf: Shelf) -> None:
         """@param shelf: may have sessions, which are ours if they are nobody's."""
         self.failure: SpoolError | None = None
@@ -60,7 +80,10 @@ class ShelfStore:
         self.waiting: list[Callable[[], object]] = []
         self.broken: Exception | None = None
         self._shelf = shelf
-        self._gathered: list[tuple[str, Callable[[Stored], object]]] = []
+        self._gathered: list[_Change] = []
+        self._batches: list[list[_Change]] = []  # that are being written
+        self._ours: set[str] = set()  # as far as we know
+        self._lost: Lost | None = None
         self._isClosed = False
 
     def _ask(self, answer: Callable[..., Any], *arguments: Any) -> Deferred[Any]:
@@ -98,12 +121,13 @@ class ShelfStore:
 
     # ISessionStore
 
-    def open(self) -> Deferred[list[Stored]]:
+    def open(self, lost: Lost | None = None) -> Deferred[list[Stored]]:
         """
         Find what is nobody's.
 
         @see: L{ISessionStore.open}
         """
+        self._lost = lost
         return self._ask(self._open)
 
     def _open(self) -> list[Stored]:
@@ -136,6 +160,7 @@ class ShelfStore:
             raise SpoolError(f"there is a session {name}")
         self._shelf.sessions[name] = Stored(name, peer, state, [], [], [])
         self._shelf.owners[name] = self
+        self._ours.add(name)
 
     def claim(self, name: str, peer: str) -> Deferred[Stored | None]:
         """
@@ -154,6 +179,7 @@ class ShelfStore:
     def _have(self, name: str) -> Stored:
         """Have a session."""
         self._shelf.owners[name] = self
+        self._ours.add(name)
         name, peer, state, *messages = self._shelf.sessions[name]
         return Stored(name, peer, _copied(state), *map(list, messages))
 
@@ -164,10 +190,16 @@ class ShelfStore:
         @see: L{ISessionStore.put}
         """
         state = _copied(state)
-        self._gathered.append((name, lambda stored: stored.state.update(state)))
+        self._gather(name, lambda stored: stored.state.update(state))
 
     def append(
-        self, name: str, outgoing: bool, number: int, count: int, frames: bytes
+        self,
+        name: str,
+        outgoing: bool,
+        number: int,
+        count: int,
+        frames: bytes,
+        cause: str = "",
     ) -> None:
         """
         Add messages.
@@ -175,7 +207,10 @@ class ShelfStore:
         @see: L{ISessionStore.append}
         """
         blob = Blob(number, count, frames)
-        self._gathered.append((name, lambda stored: _of(stored, outgoing).append(blob)))
+        if outgoing:
+            self._gathered.append(_added(name, blob, cause))
+        else:
+            self._gather(name, lambda stored: stored.incoming.append(blob))
 
     def discard(self, name: str, outgoing: bool, before: int) -> None:
         """
@@ -186,10 +221,10 @@ class ShelfStore:
 
         def removed(stored: Stored) -> None:
             """Leave out what is old."""
-            blobs = _of(stored, outgoing)
+            blobs = stored.outgoing if outgoing else stored.incoming
             blobs[:] = [blob for blob in blobs if blob.number + blob.messages > before]
 
-        self._gathered.append((name, removed))
+        self._gather(name, removed)
 
     def addRequest(self, name: str, number: int, frame: bytes) -> None:
         """
@@ -198,9 +233,9 @@ class ShelfStore:
         @see: L{ISessionStore.addRequest}
         """
         blob = Blob(number, 1, frame)
-        self._gathered.append((name, lambda stored: stored.requests.append(blob)))
+        self._gather(name, lambda stored: stored.requests.append(blob))
 
-    def removeRequest(self, name: str, number: int) -> None:
+    def removeRequest(self, name: str, number: int, cause: str = "") -> None:
         """
         Remove a request.
 
@@ -212,7 +247,7 @@ class ShelfStore:
             left = [blob for blob in stored.requests if blob.number != number]
             stored.requests[:] = left
 
-        self._gathered.append((name, removed))
+        self._gathered.append(_Change(name, removed, cause=cause))
 
     def drop(self, name: str) -> None:
         """
@@ -220,11 +255,16 @@ class ShelfStore:
 
         @see: L{ISessionStore.drop}
         """
-        self._gathered.append((name, self._drop))
+        self._gather(name, self._drop)
 
     def _drop(self, stored: Stored) -> None:
         """Remove a session."""
         del self._shelf.sessions[stored.name], self._shelf.owners[stored.name]
+        self._ours.discard(stored.name)
+
+    def _gather(self, name: str, make: Callable[[Stored], object]) -> None:
+        """Have something written with the next commit."""
+        self._gathered.append(_Change(name, make))
 
     def commit(self) -> Deferred[None]:
         """
@@ -233,13 +273,63 @@ class ShelfStore:
         @see: L{ISessionStore.commit}
         """
         gathered, self._gathered = self._gathered, []
+        self._batches.append(gathered)
         return self._ask(self._commit, gathered)
 
-    def _commit(self, gathered: list[tuple[str, Callable[[Stored], object]]]) -> None:
-        """Write what is about sessions that are ours."""
-        for name, change in gathered:
-            if self._shelf.owners.get(name) is self:
-                change(self._shelf.sessions[name])
+    def _commit(self, changes: list[_Change]) -> None:
+        """Write what is about sessions that are ours, and caused by these."""
+        self._lose(change.name for change in changes)
+        self._batches = [each for each in self._batches if each is not changes]
+        for change in changes:
+            if change.name in self._ours:
+                change.make(self._shelf.sessions[change.name])
+
+    def ring(self) -> None:
+        """Learn of what others have claimed."""
+        self._lose(list(self._ours))
+
+    def _lose(self, names: Iterable[str]) -> None:
+        """Leave out sessions that others have claimed, and what they have caused."""
+        shelf = self._shelf
+        lost = {
+            name: name in shelf.sessions
+            for name in names
+            if name in self._ours and shelf.owners.get(name) is not self
+        }
+        if not lost:
+            return
+        self._ours -= set(lost)
+        undone: dict[str, dict[int, int]] = defaultdict(dict)
+        for changes in (*self._batches, self._gathered):
+            changes[:] = self._without(changes, lost, undone)
+        assert self._lost is not None
+        self._lost(lost, undone)
+
+    def _without(
+        self,
+        changes: list[_Change],
+        lost: dict[str, bool],
+        undone: dict[str, dict[int, int]],
+    ) -> list[_Change]:
+        """
+        Leave out what is about some sessions, and what they have caused.
+
+        @param undone: of each session the numbers of what was left out, and how many
+            messages each was; what is now is added.
+        """
+        left = []
+        for change in changes:
+            name, _, blob, cause = change
+            if cause in lost:
+                if blob is not None:
+                    undone[name][blob.number] = blob.messages
+            elif name not in lost:
+                if blob is not None:
+                    shift = sum(undone[name].values()) if name in undone else 0
+                    moved = blob._replace(number=blob.number - shift)
+                    change = _added(name, moved, cause)
+                left.append(change)
+        return left
 
     def close(self) -> Deferred[None]:
         """
@@ -259,6 +349,13 @@ def _copied(state: dict[str, Any]) -> dict[str, Any]:
     return copied
 
 
-def _of(stored: Stored, outgoing: bool) -> list[Blob]:
-    """Find the messages of a direction."""
-    return stored.outgoing if outgoing else stored.incoming
+def _added(name: str, blob: Blob, cause: str) -> _Change:
+    """Make a change that adds messages to a peer."""
+
+    def add(stored: Stored) -> None:
+        """Add them behind those that are there."""
+        last = stored.outgoing[-1] if stored.outgoing else blob
+        assert last is blob or last.number + last.messages == blob.number, (last, blob)
+        stored.outgoing.append(blob)
+
+    return _Change(name, add, blob, cause)
