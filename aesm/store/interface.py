@@ -127,7 +127,8 @@ class ISessionStore(Interface):
     def claim(name: str, peer: str) -> Deferred[Stored | None]:
         """
         Have a session that is not ours, since its client has come to us.  It may be
-        nobody's, or of another process, which then loses it.
+        nobody's, or of another process, which then loses it.  If it was ours, and we do
+        not know that another process has claimed it, C{lost} is called first.
 
         @param name: the session, as its client says: any text of up to 32 characters.
         @param peer: the key that the client has proved, in text form.

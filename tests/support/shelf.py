@@ -173,6 +173,7 @@ class ShelfStore:
     def _claim(self, name: str, peer: str) -> Stored | None:
         """Have a session, if there is such a one."""
         self._check()
+        self._lose([name])  # we may have had it, and not know that others do
         stored = self._shelf.sessions.get(name)
         return None if stored is None or stored.peer != peer else self._have(name)
 
