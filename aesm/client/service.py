@@ -57,12 +57,12 @@ from aesm.messages.acknowledgements import FailedAcknowledgement
 from aesm.messages.connection import Connection
 from aesm.messages.deferred import ReactorDeferred
 from aesm.messages.handling import handlerOf, handlingOf
-from aesm.messages.owner import ConnectionOwner
 from aesm.messages.requests import waiting
 from aesm.secure.hosts import clientEndpoint
 from aesm.secure.options import reactorOr
 from aesm.store.connection import DurableConnection
 from aesm.store.journal import Journal
+from aesm.store.restoring import Loaded, loadNow
 from aesm.store.spool import spoolOpener
 from aesm.store.sqlite import MAX_SIZE
 from aesm.trust.files import AnyPath
@@ -268,14 +268,12 @@ class ClientService(Service):
 
         @raise SpoolError: it cannot be opened; says why.
         """
-        restored: list[tuple[DurableConnection, bool]] = []
+        restored: Loaded = []
         if self._openSpool is not None and not self.running:
             # First of all, since it may fail.  It does while the service is stopping,
             # which has the file open.
             journal = Journal(self._openSpool(), self._clock)
-            owner = ConnectionOwner()
-            owner.clock = self._clock
-            restored = DurableConnection.load(journal, owner, self._sendBuffer)
+            restored = loadNow(journal, self._clock, self._sendBuffer)
             self._journal = journal
         super().startService()
         before = self._move("start")
@@ -517,10 +515,10 @@ class ClientService(Service):
             attempt.cancel()
         if connection is None:
             self._gone()
-        elif self._openSpool is None:
-            connection.closeWith(CloseCode.NORMAL, "")
-        else:  # to come back to the session
-            connection.closeWith(CloseCode.GOING_AWAY, "")
+        else:
+            isOver = self._openSpool is None  # else it comes back to the session
+            code = CloseCode.NORMAL if isOver else CloseCode.GOING_AWAY
+            connection.closeWith(code, "")
 
     def _gone(self) -> None:
         """Close the spool: there is no connection any more that could need it."""
@@ -543,7 +541,7 @@ class ClientService(Service):
 
     # Sessions
 
-    def _restore(self, restored: list[tuple[DurableConnection, bool]]) -> None:
+    def _restore(self, restored: Loaded) -> None:
         """
         Go on with what was in the spool.
 

@@ -4,19 +4,25 @@ The Deferreds that aesm hands out and that may have to be waited for::
     waiting: ReactorDeferred[Packet] = ReactorDeferred(cancel)
 
 They are Twisted's, and say what to do where something awaits them that Twisted does
-not run.
+not run.  And what several wait for::
+
+    gate = Gate()
+    gate.wait().addCallback(goOn)
+    gate.open()
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 from types import DynamicClassAttribute
 from typing import Any, Generic, TypeVar
 
 from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
 
-__all__ = ["ReactorDeferred"]
+__all__ = ["Gate", "ReactorDeferred", "resultNow"]
 
 _T = TypeVar("_T")
 
@@ -56,3 +62,44 @@ class ReactorDeferred(Deferred[_T], Generic[_T]):
             )
         )
         refused.add_done_callback(callback, context=context)
+
+
+class Gate:
+    """What several wait for, each of whom may give up."""
+
+    def __init__(self) -> None:
+        """Let nobody through."""
+        self._waiting: deque[Deferred[None]] = deque()
+
+    def wait(self) -> Deferred[None]:
+        """
+        Wait.
+
+        @return: fires, or fails, as C{open} says.  Can be cancelled.
+        """
+        waiting: Deferred[None] = Deferred(self._waiting.remove)
+        self._waiting.append(waiting)
+        return waiting
+
+    def open(self, result: Failure | None = None) -> None:
+        """
+        Let those through who wait, in their order: one may have another one give up.
+
+        @param result: why they wait in vain; None if they do not.
+        """
+        while self._waiting:
+            self._waiting.popleft().callback(result)
+
+
+def resultNow(deferred: Deferred[_T]) -> _T:
+    """
+    Take the result of a Deferred that has fired.
+
+    @raise Exception: what it has failed with.
+    """
+    results: list[_T] = []
+    failures: list[Failure] = []
+    deferred.addCallbacks(results.append, failures.append)
+    for failure in failures:
+        failure.raiseException()
+    return results[0]

@@ -28,6 +28,7 @@ from twisted.python.failure import Failure
 
 from aesm.errors import AESMError, CloseCode, ConnectionClosed
 from aesm.interfaces import IMessageHandler
+from aesm.messages.causes import CAUSE, CausingHandler
 from aesm.messages.dispatcher import Dispatcher
 from aesm.messages.turns import Rates, Turns
 
@@ -61,8 +62,12 @@ Talk = Callable[["Connection"], Coroutine[Deferred[Any], Any, object]]
 class Handling(Protocol):
     """Does something with connections."""
 
-    def take(self, connection: Connection) -> None:
-        """Prepare for what comes over a connection."""
+    def take(self, connection: Connection, causes: bool = False) -> None:
+        """
+        Prepare for what comes over a connection.
+
+        @param causes: whether it is to be known what is done because of that.
+        """
 
     def accepted(self, connection: Connection) -> None:
         """The peer is there."""
@@ -217,10 +222,11 @@ class _Dispatching(_Waiting):
         self._turns = Turns(clock)
         self._rates = rates
 
-    def take(self, connection: Connection) -> None:
+    def take(self, connection: Connection, causes: bool = False) -> None:
         """Have a dispatcher between the connection and the handler."""
+        handler: Any = CausingHandler(self._handler) if causes else self._handler
         connection.dispatcher = Dispatcher(
-            self._handler, connection, connection.handled, self._turns, self._rates
+            handler, connection, connection.handled, self._turns, self._rates
         )
 
     def accepted(self, connection: Connection) -> None:
@@ -261,7 +267,7 @@ class _Talking(_Waiting):
         self._ended = ended
         self._talks: dict[Connection, Deferred[object]] = {}  # that are running
 
-    def take(self, connection: Connection) -> None:
+    def take(self, connection: Connection, causes: bool = False) -> None:
         """Its packets stay where the coroutine takes them."""
 
     def accepted(self, connection: Connection) -> None:
@@ -280,6 +286,7 @@ class _Talking(_Waiting):
 
     async def _begin(self, connection: Connection) -> None:
         """Call the application's code, so that what a call raises is caught as well."""
+        CAUSE.set(connection)  # in a context of its own
         await self._talk(connection)
 
     def detached(self, connection: Connection, reason: AESMError) -> None:

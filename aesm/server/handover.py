@@ -47,7 +47,6 @@ L{Predecessor} with the running one.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
-from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from twisted.internet.defer import Deferred, ensureDeferred, succeed
@@ -69,15 +68,16 @@ from twisted.protocols.amp import (
 from twisted.python.failure import Failure
 
 from aesm.errors import CloseCode
+from aesm.messages.deferred import Gate
 from aesm.server.visits import Moved
 
 if TYPE_CHECKING:
     from aesm.messages.connection import Connection
+    from aesm.server.kept import KeptSessions
     from aesm.server.manager import ConnectionManager
-    from aesm.store.connection import DurableConnection
+    from aesm.store.interface import Stored
     from aesm.store.journal import Journal
     from aesm.store.spool import Spool
-    from aesm.trust.keys import PublicKey
 
 __all__ = ["CannotTakeOver", "Host", "Predecessor", "Successor", "SuccessorFactory"]
 
@@ -275,9 +275,17 @@ class Successor(AMP):
         )
 
     def _leave(self, connections: list[Connection], spread: float) -> Deferred[None]:
-        """Leave sessions; as C{_release}."""
+        """
+        Leave sessions, and tell their clients to come back over so many seconds.
+
+        @param connections: of C{_movable}.
+        @return: fires once the new process may read them.
+        """
         self._left.update(each.session.name for each in connections)
-        return _release(self._manager, connections, spread)
+        reason = Moved("it goes on in another process", CloseCode.GOING_AWAY)
+        return _keptBy(self._manager).leave(
+            dict.fromkeys(connections, reason), round(spread * 1000)
+        )
 
     async def _move(self) -> None:
         """Leave all sessions, then end."""
@@ -379,7 +387,7 @@ class Predecessor(AMP):
         self._apart = False
         self._accepting = False
         self._isComplete = False
-        self._waiting: list[Deferred[None]] = []  # for all sessions
+        self._all = Gate()  # for all sessions
         self._missed: set[str] = set()  # sessions of a wave whose clients are not back
         self._backAt = 0  # so many of these may be missing
         self._back: Deferred[dict[str, Any]] | None = None
@@ -417,25 +425,28 @@ class Predecessor(AMP):
 
     # What the manager calls
 
-    def fetch(self, session: str, peer: PublicKey) -> Deferred[None]:
+    def moved(self) -> Deferred[None] | None:
         """
-        Have a session here, if there is such a one, before its client is let in.
+        Wait for all sessions, where nobody is let in before.
 
-        @param session: its name; empty for a client that begins one.
-        @param peer: the client's key.
-        @return: fires when the client can be let in.
+        @return: fires when all are here; None if that is not waited for.  Can be
+            cancelled.
         """
-        if self._isComplete and not self._apart:
-            return succeed(None)
+        return None if self._apart or self._isComplete else self._all.wait()
+
+    def claim(self, name: str, peer: str) -> Deferred[Stored | None]:
+        """
+        Have a session that the old process has; if that ends, with all others.
+
+        @see: L{ISessionStore.claim<aesm.store.interface.ISessionStore.claim>}
+        """
         if not self._apart:
-            return self._wait()
-        if not session:
             return succeed(None)
-        asked = self.callRemote(Release, session=session, peer=str(peer))
+        asked = self.callRemote(Release, session=name, peer=peer)
         asked.addCallbacks(
-            self._cbReleased, lambda failure: self._wait(), callbackArgs=(session,)
+            self._cbReleased, lambda failure: self._all.wait(), callbackArgs=(name,)
         )
-        return cast("Deferred[None]", asked)
+        return cast("Deferred[Stored | None]", asked)
 
     def entered(self, session: str) -> None:
         """Take note that a client is back."""
@@ -456,18 +467,22 @@ class Predecessor(AMP):
         """Let everybody in: all sessions are here."""
         self._isComplete = True
         if not self._apart:
-            self._letIn()
+            self._all.open()
         return {}
 
     # Parts
 
-    def _cbReleased(self, answer: dict[str, Any], session: str) -> Deferred[None]:
+    def _cbReleased(self, answer: dict[str, Any], name: str) -> Deferred[Stored | None]:
         """A session was left to us, or is not there."""
-        return self._adopt([session]) if answer["released"] else succeed(None)
+        if not answer["released"]:
+            return succeed(None)
+        found = _spoolOf(self._manager).read([name])
+        return found.addCallback(lambda sessions: sessions[0] if sessions else None)
 
     def _adopt(self, sessions: Iterable[str]) -> Deferred[None]:
         """Read sessions, and go on with them."""
-        return _spoolOf(self._manager).read(sessions).addCallback(self._manager.adopt)
+        found = _spoolOf(self._manager).read(sessions)
+        return found.addCallback(_keptBy(self._manager).adopt)
 
     def _cbAdopted(self, nothing: None) -> Deferred[dict[str, Any]]:
         """Wait until most clients of a wave are back."""
@@ -482,18 +497,6 @@ class Predecessor(AMP):
         if back is not None and len(self._missed) <= self._backAt:
             self._back = None
             back.callback({})
-
-    def _wait(self) -> Deferred[None]:
-        """Wait for all sessions."""
-        waiting: Deferred[None] = Deferred(self._waiting.remove)
-        self._waiting.append(waiting)
-        return waiting
-
-    def _letIn(self) -> None:
-        """All sessions are here."""
-        waiting, self._waiting = self._waiting, []
-        for each in waiting:
-            each.callback(None)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """
@@ -518,7 +521,7 @@ class Predecessor(AMP):
                 return
         if await _adoptRest(manager):
             manager.predecessor = None
-            self._letIn()
+            self._all.open()
             self._gone(True)
 
 
@@ -540,31 +543,6 @@ def _movable(manager: ConnectionManager) -> list[Connection]:
     return sorted(movable, key=lambda connection: not connection.isAttached)
 
 
-def _release(
-    manager: ConnectionManager, connections: list[Connection], spread: float
-) -> Deferred[None]:
-    """
-    Leave sessions to another process, and tell their clients to come back (1001).
-
-    @param connections: of C{_movable}.
-    @param spread: seconds over which they are to come back.
-    @return: fires once the other one may read the sessions.
-    """
-    journal, admission = cast("Journal", manager.journal), manager.admission
-    journal.writeNow()
-    reason = Moved("it goes on in another process", CloseCode.GOING_AWAY)
-    close = (CloseCode.GOING_AWAY, "another process goes on", round(spread * 1000))
-    # First all of them, then who hears of it: a handler may send to others.
-    for connection in connections:
-        superseded = cast("DurableConnection", connection).leave(reason)
-        if superseded is not None:
-            admission.linger(connection, superseded)
-            superseded.supersede(partial(admission.leave, superseded), close)
-    for connection in connections:
-        connection.finish(reason)
-    return journal.store.commit()
-
-
 async def _adoptRest(manager: ConnectionManager) -> bool:
     """
     Go on with all sessions in the spool: there is no other process any more.
@@ -574,20 +552,24 @@ async def _adoptRest(manager: ConnectionManager) -> bool:
     journal = cast("Journal", manager.journal)
     # What ends here meanwhile may be in what is read, and what begins, too.
     ours = set(journal.sessions)
-    spool = _spoolOf(manager)
     await journal.store.commit()
     if manager.stopping:
         return False
-    found = await spool.read()
+    found = await _spoolOf(manager).read()
     if manager.stopping:
         return False
-    manager.adopt(stored for stored in found if stored.name not in ours)
+    _keptBy(manager).adopt(stored for stored in found if stored.name not in ours)
     return True
 
 
 def _spoolOf(manager: ConnectionManager) -> Spool:
     """Find the spool of a manager that has one."""
     return cast("Spool", cast("Journal", manager.journal).store)
+
+
+def _keptBy(manager: ConnectionManager) -> KeptSessions:
+    """Find what a manager that has a spool adopts sessions with."""
+    return cast("KeptSessions", manager.kept)
 
 
 def _run(steps: Awaitable[None]) -> None:

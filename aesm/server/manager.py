@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
@@ -30,6 +30,7 @@ from aesm.messages.owner import ConnectionOwner
 from aesm.secure.places import TokenBuckets, hostOf
 from aesm.secure.refusals import Kind, Refusals, Refused, kindOf
 from aesm.server.admission import Admission
+from aesm.server.kept import KeptSessions
 from aesm.server.registry import Connections
 from aesm.server.room import Room
 from aesm.server.sessions import Sessions
@@ -37,12 +38,11 @@ from aesm.server.visits import Visits
 from aesm.store.connection import DurableConnection
 from aesm.store.journal import Journal
 from aesm.trust.keys import PublicKey
-from aesm.trust.policies import Answer
+from aesm.trust.policies import Answer, whenKnown
 
 if TYPE_CHECKING:
     from aesm.server.handover import Predecessor
-    from aesm.store.interface import Stored
-    from aesm.store.spool import Spool
+    from aesm.store.interface import ISessionStore
 
 __all__ = ["ConnectionManager"]
 
@@ -65,6 +65,7 @@ class ConnectionManager(ConnectionOwner):
     @ivar sessions: finds those that a client may come back to.
     @ivar stopping: whether nobody is let in, or waited for, any more.
     @ivar journal: what writes the sessions, if they are written, while it runs.
+    @ivar kept: has sessions fetched that are written and not here, if any are written.
     @ivar predecessor: the process from which we take over, as long as there is one.
     @ivar started: when it began to keep sessions, seconds by its clock; None before.
     @ivar traffic: adds up what goes over all connections.
@@ -82,7 +83,7 @@ class ConnectionManager(ConnectionOwner):
         handler: IMessageHandler | Talk | None,
         totalBuffer: int,
         sessionGrace: float,
-        openSpool: Callable[..., Spool] | None,
+        openStore: Callable[..., ISessionStore] | None,
         messagesPerKey: float | None,
         bytesPerKey: float | None,
     ) -> None:
@@ -94,7 +95,7 @@ class ConnectionManager(ConnectionOwner):
         @param handler: whom to hand packets; None leaves them in the streams.
         @param totalBuffer: bytes of messages to keep for all together.
         @param sessionGrace: seconds that a client has to come back.
-        @param openSpool: opens what the sessions are written to; None to keep them in
+        @param openStore: opens what the sessions are written to; None to keep them in
             memory.
         @param messagesPerKey: that the handler takes of one key, a second; None for
             what it says itself, or any number.
@@ -114,8 +115,9 @@ class ConnectionManager(ConnectionOwner):
         self._handling = handlingOf(handler, clock, messagesPerKey, bytesPerKey)
         self.stopping = False
         self.clock = self._clock = clock
-        self._openSpool = openSpool
+        self._openStore = openStore
         self.journal: Journal | None = None
+        self.kept: KeptSessions | None = None
         self.predecessor: Predecessor | None = None
         self._refusals = Refusals(clock, self._refusedMore)
         self._visits = Visits(clock)
@@ -134,17 +136,30 @@ class ConnectionManager(ConnectionOwner):
         self.stopping = False
         self.started = self._clock.seconds()
         self.connections.begin()
-        if self._openSpool is None or self.journal is not None:
+        if self._openStore is None or self.journal is not None:
             return
-        if self.predecessor is None:
-            self._restore(Journal(self._openSpool(), self._clock))
-        else:  # which has the sessions
-            self.journal = Journal(self._openSpool(shared=True), self._clock)
+        # A process from which we take over has the sessions.
+        store = (
+            self._openStore()
+            if self.predecessor is None
+            else self._openStore(shared=True)
+        )
+        while self.connections.getDataOrdinal()[0] is not None:
+            pass  # packets of before we were stopped: they are written down
+        self.journal = Journal(store, self._clock)
+        self.kept = KeptSessions(
+            self, self.journal, self._messages.sendBuffer, **self._options()
+        )
+        try:
+            self.kept.open()
+        except SpoolError:
+            self.journal = None
+            raise
 
     @property
-    def store(self) -> Spool | None:
+    def store(self) -> ISessionStore | None:
         """What the sessions are written to, while it is open."""
-        return None if self.journal is None else cast("Spool", self.journal.store)
+        return None if self.journal is None else self.journal.store
 
     def stop(self) -> None:
         """Wait for nobody any more; sessions that are written down stay so."""
@@ -189,15 +204,16 @@ class ConnectionManager(ConnectionOwner):
         @raise Refused: it comes back too often (1013).
         @see: docs/protocol.md, section 8
         """
-        if self.predecessor is None or self.sessions.find(hello, peer) is not None:
-            return self._begin(peer, hello, address, name)
-        fetched = self.predecessor.fetch(hello.session, peer)
-        return fetched.addCallback(
-            lambda nothing: self._begin(peer, hello, address, name)
-        )
+        fetched = None if self.kept is None else self.kept.fetch(hello, peer)
+        return whenKnown(fetched, self._cbFetched, peer, hello, address, name)
 
-    def _begin(
-        self, peer: PublicKey, hello: Hello, address: Address, name: str | None
+    def _cbFetched(
+        self,
+        nothing: None,
+        peer: PublicKey,
+        hello: Hello,
+        address: Address,
+        name: str | None,
     ) -> Answer[Connection]:
         """
         Do what C{begin} does, among the sessions that are here.
@@ -411,67 +427,7 @@ class ConnectionManager(ConnectionOwner):
         self.admission.leave(connection)
         self._names.discard(connection.session.name)
 
-    def adopt(self, found: Iterable[Stored]) -> None:
-        """
-        Go on with sessions that another process has left.
-
-        @param found: as they are in the spool.
-        """
-        journal = cast(Journal, self.journal)
-        for stored in found:
-            if stored.name in journal.sessions:
-                continue
-            try:
-                connection = DurableConnection.restored(
-                    stored,
-                    journal,
-                    self,
-                    self._messages.sendBuffer,
-                    **self._options(),
-                )
-            except (LookupError, TypeError, ValueError):
-                _log.failure("session {name} is damaged", name=stored.name)
-            else:
-                self._goOn(connection, stored.state["over"])
-
-    # Parts
-
-    def _options(self, **more: Any) -> dict[str, Any]:
-        """
-        Say how connections are made here.
-
-        @param more: more options of L{Connection}.
-        """
-        return {
-            "closeSlow": self.handler is not None,
-            "lock": self.connections.lock,
-            "arrivals": self.connections.arrivals,
-            **more,
-        }
-
-    def _handled(self, connection: ConnectionType) -> ConnectionType:
-        """Let the handler, if there is one, have what comes over a new connection."""
-        if self._handling is not None:
-            self._handling.take(connection)
-        return connection
-
-    def _restore(self, journal: Journal) -> None:
-        """
-        Go on with the sessions that were written down: their clients have the grace
-        period to come back.
-
-        @raise SpoolError: they cannot be read; says why.
-        """
-        while self.connections.getDataOrdinal()[0] is not None:
-            pass  # packets of before we were stopped: they are written down
-        restored = DurableConnection.load(
-            journal, self, self._messages.sendBuffer, **self._options()
-        )
-        self.journal = journal
-        for connection, over in restored:
-            self._goOn(connection, over)
-
-    def _goOn(self, connection: DurableConnection, over: bool) -> None:
+    def goOn(self, connection: DurableConnection, over: bool) -> None:
         """
         Go on with a session of a process before this one.
 
@@ -499,6 +455,28 @@ class ConnectionManager(ConnectionOwner):
             )
             if connection.dispatcher is not None:
                 connection.handOver()
+
+    # Parts
+
+    def _options(self, **more: Any) -> dict[str, Any]:
+        """
+        Say how connections are made here.
+
+        @param more: more options of L{Connection}.
+        """
+        return {
+            "closeSlow": self.handler is not None,
+            "lock": self.connections.lock,
+            "arrivals": self.connections.arrivals,
+            **more,
+        }
+
+    def _handled(self, connection: ConnectionType) -> ConnectionType:
+        """Let the handler, if there is one, have what comes over a new connection."""
+        if self._handling is not None:
+            store = self.store
+            self._handling.take(connection, store is not None and store.fences)
+        return connection
 
     def _tellBack(self, connection: Connection, noticed: bool) -> None:
         """

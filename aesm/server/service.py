@@ -36,7 +36,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from aesm.messages.address import Address
-from aesm.messages.deferred import ReactorDeferred
+from aesm.messages.deferred import ReactorDeferred, resultNow
 from aesm.secure.announce import announce
 from aesm.secure.listening import listenOn, serverEndpoint
 from aesm.server.broadcast import Peers
@@ -244,13 +244,10 @@ class Server(Service):
         # twistd wants what fails now raised, not returned: it ends the daemon's start.
         super().privilegedStartService()
         starting = self.start()
-        if not starting.called:
+        if starting.called:
+            resultNow(starting)
+        else:
             starting.addErrback(self._ebLate)
-            return
-        failures: list[Failure] = []
-        starting.addErrback(failures.append)
-        for failure in failures:
-            failure.raiseException()
 
     def startService(self) -> None:
         """

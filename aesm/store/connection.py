@@ -3,8 +3,8 @@ Connections whose messages outlive the process: what they accept, and what they
 acknowledge, is committed to a store first::
 
     journal = Journal(Spool(path), reactor)
-    for connection, over in DurableConnection.load(journal, owner, sendBuffer): ...
     connection = DurableConnection(journal, owner, session, **options)
+    connection.begin().addCallback(welcome)
 
 While nothing can be written, nothing is acknowledged or handed to a handler, and
 sending is refused, except to handlers at work: what these send and that they have
@@ -14,8 +14,9 @@ handled a message is committed together, once that can be done again.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, Any, cast
 
 from twisted.internet.defer import Deferred, fail
@@ -28,20 +29,20 @@ from aesm.core.messages.frames import (
     Messages,
     Requests,
 )
-from aesm.core.messages.hello import Hello
 from aesm.core.messages.outbox import Message
 from aesm.core.messages.session import Session
 from aesm.errors import AESMError, SessionLost, SpoolError
-from aesm.messages.acknowledgements import Acknowledgement
+from aesm.messages.acknowledgements import Acknowledgement, FailedAcknowledgement
+from aesm.messages.causes import CAUSE
 from aesm.messages.connection import Connection
 from aesm.messages.owner import ConnectionOwner
 from aesm.messages.requests import Request
 from aesm.messages.stream import costOf
-from aesm.store.interface import ISessionStore, Stored
+from aesm.store.interface import ISessionStore
 from aesm.store.journal import Journal, JournalState
 from aesm.store.requests import DurableRequests, handing
-from aesm.store.stream import DurableStream, readBlob
-from aesm.trust.keys import PublicKey
+from aesm.store.stream import DurableStream
+from aesm.store.undoing import Numbering, elsewhere, hasLeft, takeOut
 
 if TYPE_CHECKING:
     from aesm.core.channel.channel import Channel
@@ -90,6 +91,7 @@ class DurableConnection(Connection):
     A connection whose session is stored.
 
     @ivar retrieved: what came from the peer, is stored, and nobody has taken.
+    @ivar isLeft: whether another process writes the session from now on.
     """
 
     retrieved: DurableStream
@@ -115,7 +117,8 @@ class DurableConnection(Connection):
         self._peerText = str(self.peer)
         self._stored = session.outbox.count  # messages to the peer given to the store
         self._discarded = [0, 0]  # below which numbers, incoming and outgoing
-        self._uncommitted: list[Batch] = []  # messages to the peer, as they are sent
+        # Messages to the peer that are in a commit, of each the batches.
+        self._uncommitted: deque[list[Batch]] = deque()
         # Without a handler: messages that came and were not given to the store, and the
         # cost of these and of those in the commit that is under way.
         self._arrived: list[tuple[int, Messages]] = []  # with their first numbers
@@ -133,91 +136,14 @@ class DurableConnection(Connection):
         # Costs of restored packets that were handed over, in order: they are stored and
         # acknowledged already, so that it is the stream that counts them as taken.
         self._restoredCosts: deque[int] = deque()
+        # Where others can claim sessions: whose message has caused what is staged, each
+        # from a number on.
+        self._fences = journal.store.fences
+        self._causes: list[tuple[int, Connection | None]] = [(0, None)]
+        self._numbering = Numbering(self) if self._fences else None
         self._overForGood = False  # the next process is not to go on with the session
-        self._left = False  # to another process, which writes the session from now on
-        journal.sessions.add(session.name)
-
-    @classmethod
-    def load(
-        cls, journal: Journal, owner: ConnectionOwner, sendBuffer: int, **options: Any
-    ) -> list[tuple[DurableConnection, bool]]:
-        """
-        Make the connections of all sessions that are stored.
-
-        @param journal: of the store that they are in; closed if they cannot be read.
-        @param sendBuffer: cost of unacknowledged messages to keep, bytes.
-        @param options: more options of L{Connection}.
-        @return: for each session the connection, under which there is no transport,
-            and whether the session is over.
-        @raise SpoolError: they cannot be read, or are damaged.
-        """
-        try:
-            return [
-                (
-                    cls.restored(stored, journal, owner, sendBuffer, **options),
-                    stored.state["over"],
-                )
-                for stored in journal.store.load()
-            ]
-        except SpoolError:
-            journal.close()
-            raise
-        except (LookupError, TypeError, ValueError) as error:
-            journal.close()
-            raise journal.store.damaged(repr(error)) from None
-
-    @classmethod
-    def restored(
-        cls,
-        stored: Stored,
-        journal: Journal,
-        owner: ConnectionOwner,
-        sendBuffer: int,
-        **options: Any,
-    ) -> DurableConnection:
-        """
-        Make the connection of a stored session, under which there is no transport.
-
-        @param sendBuffer: as C{load}.
-        @param options: as C{load}.
-        @raise LookupError: what is stored is damaged.
-        @raise TypeError: the same.
-        @raise ValueError: the same.
-        """
-        state = stored.state
-        session = Session(sendBuffer, state["window"], stored.name)
-        done, kept = state["acknowledged"], []
-        for blob in stored.outgoing:
-            batch = Batch.of(readBlob(blob))
-            if blob.number < done:  # some of those that were sent together
-                batch.cut(done - blob.number)
-            kept.append(batch)
-        takes = state["requests"]
-        session.outbox.meet(Hello(maxMessage=state["maxMessage"], requests=takes))
-        session.outbox.restore(done, state["acknowledgedCost"], state["limit"], kept)
-        session.inbox.restore(
-            state["received"], state["receivedCost"], state["takenCost"]
-        )
-        address = state["address"]
-        connection = cls(
-            journal,
-            owner,
-            session,
-            address=address if isinstance(address, str) else tuple(address),
-            peer=PublicKey.fromText(stored.peer),
-            peerName=state["peerName"],
-            receiveBuffer=state["window"],
-            **options,
-        )
-        connection.retrieved.restore(
-            state["received"],
-            stored.incoming,
-            state["first"],
-            state["taken"],
-            stored.requests,
-            connection._made,
-        )
-        return connection
+        self.isLeft = False
+        journal.sessions[session.name] = self
 
     def begin(self) -> Deferred[None]:
         """
@@ -225,8 +151,7 @@ class DurableConnection(Connection):
 
         @return: as L{ISessionStore.begin}.
         """
-        store = self._journal.store
-        return store.begin(self.session.name, self._peerText, self._state())
+        return self._journal.begin(self.session.name, self._peerText, self._state())
 
     def abandon(self) -> None:
         """Give a session up that was begun, since its peer will not hear of it."""
@@ -241,10 +166,14 @@ class DurableConnection(Connection):
         @return: the protocol that has carried it.
         """
         self.retrieved.leave()
-        self._left = True
-        self._journal.sessions.discard(self.session.name)
+        self.lose()
         self._fail(reason)
         return self.detach()
+
+    def lose(self) -> None:
+        """Write nothing more of the session: another process does."""
+        self.isLeft = True
+        self._journal.sessions.pop(self.session.name, None)
 
     @property
     def requests(self) -> DurableRequests:
@@ -254,7 +183,7 @@ class DurableConnection(Connection):
     @property
     def _isOurs(self) -> bool:
         """Whether this process goes on with the session, or ends it."""
-        return self._journal.state is JournalState.RUNNING and not self._left
+        return self._journal.state is JournalState.RUNNING and not self.isLeft
 
     # Connection
 
@@ -270,9 +199,10 @@ class DurableConnection(Connection):
         @return: as L{Connection.sendData}; fails with L{SpoolError} before anything is
             accepted.
         """
-        if self._journal.store.failure is None:
+        if self._journal.store.failure is None and not self._fences:
             return super().sendData(data)
-        # Not into the batch that is open, if this turn began before the failure.
+        # Not into the batch that is open, if this turn began before the failure, or
+        # that has another cause.
         return self.send(data, self.closeSlow)
 
     def send(self, data: Message, closeSlow: bool) -> Deferred[None]:
@@ -285,9 +215,11 @@ class DurableConnection(Connection):
         failure = self._journal.store.failure
         if failure is not None and (self.dispatcher is None or not closeSlow):
             return fail(SpoolError(f"nothing was sent: {failure}"))
+        if self._fences and not self._noteCause():
+            return FailedAcknowledgement(elsewhere())
         batch, outbox = self._batch, self._outbox
         acknowledgement = Acknowledgement()
-        acknowledgement.watcher = self
+        acknowledgement.watcher = self._numbering or self
         try:
             micros = self._beginBatch() if batch is None else batch.micros
             acknowledgement.count = outbox.add(data, micros)
@@ -307,7 +239,59 @@ class DurableConnection(Connection):
 
         @return: as L{Connection.append}.
         """
-        return 0 if self._journal.store.failure is not None else super().append(body)
+        if self._fences or self._journal.store.failure is not None:
+            return 0
+        return super().append(body)
+
+    def _noteCause(self) -> bool:
+        """
+        Let what is sent now be in no batch with what has another cause.
+
+        @return: whether it may be sent: what causes it is here.
+        """
+        cause = CAUSE.get()
+        if cause is not self._causes[-1][1]:
+            self.closeBatch()
+            self._causes.append((self._outbox.count, cause))
+        return not hasLeft(cause)
+
+    def _causeOf(self, number: int) -> Connection | None:
+        """Tell whose message has caused one that is staged."""
+        return next(cause for first, cause in reversed(self._causes) if first <= number)
+
+    def undo(self, numbers: Collection[int]) -> Callable[[], None] | None:
+        """
+        Take out what sessions have caused that others have by now, of what is not
+        committed, and number anew what is behind that.
+
+        @param numbers: of the first messages of what the store has left out.
+        @return: to be called when all that is lost is settled: tells who waits.  None
+            if there are requests or answers among it, which others know by their
+            numbers: then C{leave} is to follow, and all goes on from what is stored.
+        """
+        outbox, waiting, asked = self._outbox, self.waiting, self._outbox.asked or ()
+        self.closeBatch()
+        if self.anyRequests is not None:
+            self.requests.undo()
+        staged = outbox.staged or []
+        causes = [(batch, self._causeOf(batch.first)) for batch in staged]
+        gone = {batch.first for batch, cause in causes if hasLeft(cause)}.union(numbers)
+        if not gone:
+            return _nothing
+        undone = takeOut((*self._uncommitted, staged), gone)
+        outbox.forget(undone)
+        self.account()
+        holes = [(batch.first, len(batch.bodies)) for batch in undone]
+        self._stored -= sum(size for first, size in holes if first in numbers)
+        left = [(each.first, cause) for each, cause in causes if not hasLeft(cause)]
+        self._causes = [(0, None), *left]
+        kinds = {type(body) for batch in undone for body in batch.bodies}
+        if EncodedResponse in kinds or any(number >= min(gone) for number in asked):
+            return None
+        former, self._numbering = cast(Numbering, self._numbering), Numbering(self)
+        former.move(holes, self._numbering)
+        moved = [] if waiting is None else waiting.takePast(min(gone))
+        return partial(_watchAll, former, moved)
 
     def acknowledged(self) -> None:
         """The peer has more messages: they need not be stored any more."""
@@ -392,13 +376,15 @@ class DurableConnection(Connection):
 
     def streamFinished(self) -> None:
         """The session is over, and the last packet was taken."""
-        if not self._left:
+        if not self.isLeft:
             self._journal.forget(self)
         super().streamFinished()
 
     def _withdraw(self) -> list[Body]:
         """Take what never left out of the session, also what is being committed."""
-        uncommitted, self._uncommitted = self._uncommitted, []
+        uncommitted = list(chain.from_iterable(self._uncommitted))
+        for batches in self._uncommitted:
+            batches.clear()
         return self._outbox.withdraw(uncommitted)
 
     def finish(self, reason: AESMError) -> None:
@@ -440,14 +426,16 @@ class DurableConnection(Connection):
 
         @return: to be called once that is committed.
         """
-        if self._left:
+        if self.isLeft:
             return _nothing
         outbox = self._outbox
         self._batch = None  # what is sent from now on makes up the next batch
         staged = outbox.takeStaged()
-        self._uncommitted += staged
+        self._uncommitted.append(staged)
         self.account()  # a burst does so once, here
         self._stored = self._append(store, True, self._stored, staged)
+        if self._fences:
+            self._causes = [(outbox.count, None)]
         arrived, self._arrived = self._arrived, []
         count, self._handledCount = self._handledCount, 0
         for first, messages in arrived:
@@ -483,8 +471,10 @@ class DurableConnection(Connection):
         @return: the number behind the last.
         """
         for batch in batches:
+            cause = self._causeOf(batch.first) if outgoing and self._fences else None
+            because = "" if cause is None else cause.session.name
             count, frames = len(batch.bodies), b"".join(batch.encode(True))
-            store.append(self.session.name, outgoing, number, count, frames)
+            store.append(self.session.name, outgoing, number, count, frames, because)
             number += count
         return number
 
@@ -497,7 +487,7 @@ class DurableConnection(Connection):
             store.discard(self.session.name, outgoing, before)
 
     def _state(self) -> dict[str, Any]:
-        """Tell what C{restored} needs beside the messages."""
+        """Tell what L{aesm.store.restoring} needs beside the messages."""
         outbox, inbox = self._outbox, self.session.inbox
         # What the handler is not done with comes again from the peer.
         received = (
@@ -540,9 +530,8 @@ class DurableConnection(Connection):
         if self.isOver:
             return
         inbox = self.session.inbox
-        released = self._uncommitted[: len(staged)]  # none, if they were withdrawn
-        del self._uncommitted[: len(staged)]
-        self._outbox.release(released)
+        self._uncommitted.popleft()
+        self._outbox.release(staged)  # none, if they were withdrawn
         inbox.keep(count)
         inbox.take(taken)
         for first, messages in arrived:
@@ -553,7 +542,7 @@ class DurableConnection(Connection):
         if (staged or count or taken) and self._protocol is not None:
             self._protocol.touch()
 
-    def _made(self, number: int, micros: int, body: str | bytes) -> Any:
+    def made(self, number: int, micros: int, body: str | bytes) -> Any:
         """As L{DurableRequests.made}, which most connections have no need of."""
         if isinstance(body, EncodedRequest | EncodedResponse):
             return self.requests.made(number, micros, body)
@@ -573,5 +562,14 @@ class DurableConnection(Connection):
         self.retrieved.extend(micros / 1e6, data, cost)
 
 
+def _watchAll(
+    numbering: Numbering, waiters: Iterable[tuple[int, Acknowledgement]]
+) -> None:
+    """Have those wait, for what that is now, who did for so many messages each."""
+    for count, waiter in waiters:
+        if not waiter.called:  # else it was cancelled
+            numbering.watch(waiter, count)
+
+
 def _nothing() -> None:
-    """Nothing follows from a commit."""
+    """Nothing follows."""

@@ -2,8 +2,9 @@
 What sessions are stored in, so that they outlive the process: the interface that
 L{aesm.store.journal} and L{aesm.store.connection} write to, whatever is behind it::
 
-    for stored in store.load(): ...          # name, peer, state, incoming, outgoing
+    store.open().addCallback(goOn)           # name, peer, state, incoming, outgoing
     store.begin(name, peer, {"received": 0}).addCallback(welcome)
+    store.claim(name, peer).addCallback(goOn)
     store.put(name, peer, {"received": 7})   # these three only gather
     store.append(name, False, 6, 1, frames)
     store.discard(name, True, 40)
@@ -13,10 +14,14 @@ L{aesm.store.journal} and L{aesm.store.connection} write to, whatever is behind 
 Changes gather, and a commit takes all of them or none: the messages that a handler
 sends and the one that it sent them for are never stored apart.  A store numbers
 nothing and reads no frame: numbers and frames come from the session.
+
+A session belongs to one process at a time, which alone writes it: that which began it,
+or opened the store with it, or claimed it last.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from zope.interface import Attribute, Interface
@@ -26,7 +31,13 @@ if TYPE_CHECKING:
 
     from aesm.errors import SpoolError
 
-__all__ = ["Blob", "ISessionStore", "Stored"]
+__all__ = ["Blob", "ISessionStore", "Lost", "Stored"]
+
+# Called with sessions that are not ours any more, each with whether it goes on
+# elsewhere; and with those of ours of which messages to the peer were left out, since
+# one that is not had caused them: for each the numbers with which these were appended.
+# What was appended behind them has moved up.  Both are by name.
+Lost = Callable[[Mapping[str, bool], Mapping[str, Collection[int]]], object]
 
 
 class Blob(NamedTuple):
@@ -71,12 +82,22 @@ class ISessionStore(Interface):
         "gather in memory meanwhile: whoever accepts messages has to refuse more."
     )
 
-    def load() -> list[Stored]:
-        """
-        Read everything, before the first C{commit}.
+    size: int = Attribute("The bytes that it takes, where operators look for them.")
 
-        @return: the sessions, the oldest first.
-        @raise SpoolError: it cannot be read, or is damaged.
+    fences: bool = Attribute(
+        "Whether other processes may claim what is ours.  Then it wants to be told "
+        "causes: of what was not committed when a session was claimed elsewhere, "
+        "nothing that it has caused is; it happens there."
+    )
+
+    def open(lost: Lost | None = None) -> Deferred[list[Stored]]:
+        """
+        Begin, before anything else is asked.
+
+        @param lost: to be called when other processes have claimed sessions of ours;
+            None where that cannot be.
+        @return: fires with the sessions that are ours from the start, the oldest first;
+            fails with L{SpoolError} if they cannot be read, or are damaged.
         """
 
     def damaged(reason: str) -> SpoolError:
@@ -103,6 +124,19 @@ class ISessionStore(Interface):
         @raise ValueError: the state does not fit.
         """
 
+    def claim(name: str, peer: str) -> Deferred[Stored | None]:
+        """
+        Have a session that is not ours, since its client has come to us.  It may be
+        nobody's, or of another process, which then loses it.  If it was ours, and we do
+        not know that another process has claimed it, C{lost} is called first.
+
+        @param name: the session, as its client says: any text of up to 32 characters.
+        @param peer: the key that the client has proved, in text form.
+        @return: fires with what is stored of it, which is ours from now on, or with
+            None if there is none of that key; fails with L{SpoolError} if nobody can
+            say now, or the store is closed before.  It is not cancelled.
+        """
+
     def put(name: str, peer: str, state: dict[str, Any]) -> None:
         """
         Add a session, or replace its state.
@@ -115,17 +149,23 @@ class ISessionStore(Interface):
         """
 
     def append(
-        name: str, outgoing: bool, number: int, count: int, frames: bytes
+        name: str,
+        outgoing: bool,
+        number: int,
+        count: int,
+        frames: bytes,
+        cause: str = "",
     ) -> None:
         """
         Add messages to a session, each direction in the order of their numbers.
 
-        @param name: the session; messages of one that was never put, or was
-            dropped, are not kept.
+        @param name: the session; messages of one that was never put, was dropped, or is
+            not ours, are not kept.
         @param outgoing: whether they go to the peer.
         @param number: the number of the first.
         @param count: how many they are.
         @param frames: all of them, encoded.
+        @param cause: the session whose message made us send them, or empty.
         """
 
     def discard(name: str, outgoing: bool, before: int) -> None:
@@ -146,12 +186,13 @@ class ISessionStore(Interface):
         @param frame: the request, encoded.
         """
 
-    def removeRequest(name: str, number: int) -> None:
+    def removeRequest(name: str, number: int, cause: str = "") -> None:
         """
         Remove a request, which is not open any more.
 
         @param name: the session.
         @param number: the request's.
+        @param cause: the session whose message made us answer it, or empty.
         """
 
     def drop(name: str) -> None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from enum import Enum
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -57,7 +57,7 @@ class Journal:
 
     @ivar store: where to.
     @ivar state: what is still to be stored.
-    @ivar sessions: the names of those that are this process's to write.
+    @ivar sessions: those that are this process's to write, by name.
     """
 
     def __init__(self, store: ISessionStore, clock: IReactorTime) -> None:
@@ -67,17 +67,37 @@ class Journal:
         """
         self.store = store
         self.state = JournalState.RUNNING
-        self.sessions: set[str] = set()
+        self.sessions: dict[str, Journaled] = {}
         self._clock = clock
         # Dicts and not sets, for their order: who came first is written first.
         self._changed: dict[Journaled, None] = {}
         self._blocked: dict[Journaled, None] = {}  # until the store can be written
+        self._forgotten: dict[str, Journaled] = {}  # by name
         self._writeCall: IDelayedCall | None = None
 
     @property
     def ready(self) -> bool:
         """Whether messages may be handed to handlers."""
         return self.store.failure is None and self.state is JournalState.RUNNING
+
+    @property
+    def changed(self) -> list[Journaled]:
+        """List those of which something is to be written at the end of this turn."""
+        return list(self._changed)
+
+    def find(self, name: str) -> Journaled | None:
+        """Find one that is ours, or was at the beginning of this turn."""
+        return self.sessions.get(name) or self._forgotten.get(name)
+
+    def begin(self, name: str, peer: str, state: dict[str, Any]) -> Deferred[None]:
+        """
+        Store a session that begins, before its peer knows of it.
+
+        @return: as L{ISessionStore.begin}.
+        """
+        if name in self._forgotten:  # else what removes that would remove this
+            self.writeNow()
+        return self.store.begin(name, peer, state)
 
     def touch(self, connection: Journaled) -> None:
         """Write what has changed, at the end of this turn of the event loop."""
@@ -96,10 +116,10 @@ class Journal:
         """Remove a session that is over and of which nothing is left to be taken."""
         if self.state is JournalState.RUNNING:
             self._changed.pop(connection, None)
-            self.sessions.discard(connection.session.name)
-            self.store.drop(connection.session.name)
+            self.sessions.pop(connection.session.name, None)
             # With what else this turn writes: messages that never left may be on their
             # way into another session, and must be in one of the two at any time.
+            self._forgotten[connection.session.name] = connection
             self._schedule()
 
     def abandon(self, connection: Journaled) -> None:
@@ -107,7 +127,7 @@ class Journal:
         Remove a session that was begun and of which no peer knows: also if the process
         is about to end, since the next one has nothing to go on with.
         """
-        self.sessions.discard(connection.session.name)
+        self.sessions.pop(connection.session.name, None)
         self.store.drop(connection.session.name)
         self.store.commit().addErrback(_ignore)
 
@@ -152,6 +172,9 @@ class Journal:
         """Write what has changed in this turn, as one transaction."""
         self._writeCall = None
         changed, self._changed = self._changed, {}
+        forgotten, self._forgotten = self._forgotten, {}
+        for name in forgotten:
+            self.store.drop(name)
         written = [connection.write(self.store) for connection in changed]
         committed = self.store.commit()
         committed.addCallbacks(self._cbCommitted, _ignore, callbackArgs=(written,))

@@ -25,10 +25,13 @@ from aesm.core.messages.frames import (
     encodeFrame,
 )
 from aesm.core.messages.requests import encodeRequest
+from aesm.messages.causes import CAUSE
 from aesm.messages.requests import Answer, Request, Requests
 from aesm.messages.stream import Packet, costOf
+from aesm.store.undoing import hasLeft
 
 if TYPE_CHECKING:
+    from aesm.messages.connection import Connection
     from aesm.messages.owner import PacketDispatcher
     from aesm.store.connection import DurableConnection
     from aesm.store.interface import ISessionStore
@@ -51,7 +54,8 @@ class DurableRequests(Requests):
         # received, in order.
         self._fresh: deque[Request] = deque()
         self._stored: set[int] = set()  # the numbers of those in the store
-        self._ended: list[int] = []  # of those that are to be removed from it
+        # Of those that are to be removed from it, with whose message caused that.
+        self._ended: list[tuple[int, Connection | None]] = []
 
     def arrived(self, event: Asked) -> None:
         """Requests came: hand them to the handler, or store them."""
@@ -91,7 +95,7 @@ class DurableRequests(Requests):
         """A request is answered or refused."""
         if request.number in self._stored:
             self._stored.remove(request.number)
-            self._ended.append(request.number)
+            self._ended.append((request.number, CAUSE.get()))
 
     def made(self, number: int, micros: int, body: str | bytes) -> Any:
         """
@@ -127,9 +131,16 @@ class DurableRequests(Requests):
                 body = encodeRequest(data)
                 self.store(store, request.number, round(micros), body)
         ended, self._ended = self._ended, []
-        for number in ended:
-            store.removeRequest(self._durable.session.name, number)
+        for number, cause in ended:
+            because = "" if cause is None else cause.session.name
+            store.removeRequest(self._durable.session.name, number, because)
         return cost
+
+    def undo(self) -> None:
+        """
+        Do not write that requests are ended whose cause is in another process by now.
+        """
+        self._ended = [each for each in self._ended if not hasLeft(each[1])]
 
     def end(self) -> None:
         """Let go of requests that cannot be answered any more."""

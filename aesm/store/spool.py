@@ -3,7 +3,7 @@ The L{ISessionStore} in a file: what is written goes through one thread of its o
 one transaction at a time::
 
     spool = Spool("/var/lib/chat/spool")
-    sessions = spool.load()                  # blocks, as opening does
+    spool.open().addCallback(goOn)           # blocks, as making it does
     spool.begin(name, peer, state).addCallback(welcome)
     spool.append(name, False, 6, 1, frames)  # gathers
     spool.commit().addCallback(acknowledge)  # fires when all of it is in the file
@@ -25,7 +25,7 @@ from functools import partial
 from threading import Thread
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.defer import Deferred, execute, fail, succeed
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -34,7 +34,7 @@ from zope.interface import implementer
 
 from aesm.errors import SpoolError
 from aesm.secure.options import reactorOr
-from aesm.store.interface import Blob, ISessionStore, Stored
+from aesm.store.interface import Blob, ISessionStore, Lost, Stored
 from aesm.store.sqlite import MAX_SIZE, MIN_MAX_SIZE, Changes, SpoolFile
 from aesm.trust.files import AnyPath, expanded
 
@@ -167,7 +167,10 @@ class Spool:
 
     @ivar path: the file.
     @ivar failure: see L{ISessionStore}.
+    @ivar fences: the same.
     """
+
+    fences = False
 
     def __init__(
         self,
@@ -203,6 +206,7 @@ class Spool:
             worker = _OwnThread(cast("IReactorFromThreads", self._clock))
         self._worker = worker
         self._file = SpoolFile(self.path, full, maxSize, shared)
+        self._isShared = shared
         self._next = _Batch()
         self._busy = False  # a batch is being written, or waits to be tried again
         self._retry: IDelayedCall | None = None
@@ -210,20 +214,25 @@ class Spool:
 
     @property
     def size(self) -> int:
-        """The bytes of the file and its log, as they are on the disk."""
+        """
+        The bytes of the file and its log, as they are on the disk.
+
+        @see: L{ISessionStore}
+        """
         size = 0
         for path in (self.path, f"{self.path}-wal"):
             with suppress(OSError):
                 size += os.stat(path).st_size
         return size
 
-    def load(self) -> list[Stored]:
+    def open(self, lost: Lost | None = None) -> Deferred[list[Stored]]:
         """
-        Read everything; blocks.
+        Read everything; blocks, and has fired.  What is in a file that another process
+        has, too, is that one's.
 
-        @see: L{ISessionStore.load}
+        @see: L{ISessionStore.open}
         """
-        return self._file.load()
+        return succeed([]) if self._isShared else execute(self._file.load)
 
     def read(self, names: Iterable[str] | None = None) -> Deferred[list[Stored]]:
         """
@@ -273,6 +282,14 @@ class Spool:
         self._wake()
         return begun
 
+    def claim(self, name: str, peer: str) -> Deferred[Stored | None]:
+        """
+        Find nothing: all sessions of a file are its process's from the start.
+
+        @see: L{ISessionStore.claim}
+        """
+        return succeed(None)
+
     def put(self, name: str, peer: str, state: dict[str, Any]) -> None:
         """
         Add a session, or replace its state.
@@ -282,7 +299,13 @@ class Spool:
         self._next.of(name).put(peer, state)
 
     def append(
-        self, name: str, outgoing: bool, number: int, count: int, frames: bytes
+        self,
+        name: str,
+        outgoing: bool,
+        number: int,
+        count: int,
+        frames: bytes,
+        cause: str = "",
     ) -> None:
         """
         Add messages to a session.
@@ -307,7 +330,7 @@ class Spool:
         """
         self._next.of(name).addRequest(Blob(number, 1, frame))
 
-    def removeRequest(self, name: str, number: int) -> None:
+    def removeRequest(self, name: str, number: int, cause: str = "") -> None:
         """
         Remove a request from a session.
 

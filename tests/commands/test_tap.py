@@ -181,7 +181,7 @@ class OptionsTests(TapTestCase):
         here = os.getcwd()
         self.addCleanup(os.chdir, here)
         os.chdir("/")
-        opened: Any = factory._manager._openSpool
+        opened: Any = factory._manager._openStore
         spool = opened()
         self.assertRaises(SpoolError, SpoolFile, path, full=False)
         spool._file.close()

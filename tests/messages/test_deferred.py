@@ -8,11 +8,18 @@ import asyncio
 from collections.abc import Awaitable, Coroutine
 from typing import Any
 
-from twisted.internet.defer import Deferred, ensureDeferred
+from twisted.internet.defer import (
+    CancelledError,
+    Deferred,
+    ensureDeferred,
+    fail,
+    succeed,
+)
+from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from aesm.messages.acknowledgements import FailedAcknowledgement
-from aesm.messages.deferred import ReactorDeferred
+from aesm.messages.deferred import Gate, ReactorDeferred, resultNow
 
 
 async def wait(what: Awaitable[Any]) -> Any:
@@ -96,3 +103,45 @@ class ReactorDeferredTests(SynchronousTestCase):
         failed = FailedAcknowledgement(ZeroDivisionError())
         self.assertIsInstance(failed, ReactorDeferred)
         self.assertRaises(ZeroDivisionError, run, wait(failed))
+
+
+class GateTests(SynchronousTestCase):
+    """L{Gate}."""
+
+    def test_open(self) -> None:
+        """All who wait go through, in their order; who comes later waits again."""
+        gate = Gate()
+        waiting = [gate.wait() for _ in range(2)]
+        waiting[0].addCallback(lambda nothing: self.assertNoResult(waiting[1]))
+        gate.open()
+        for each in waiting:
+            self.successResultOf(each)
+        self.assertNoResult(gate.wait())
+
+    def test_inVain(self) -> None:
+        """All who wait are told why they do so in vain."""
+        gate = Gate()
+        waiting = [gate.wait() for _ in range(2)]
+        gate.open(Failure(KeyError("why")))
+        for each in waiting:
+            self.failureResultOf(each, KeyError)
+
+    def test_givesUp(self) -> None:
+        """Who gives up does not wait; also if another one that goes through says so."""
+        gate = Gate()
+        waiting = [gate.wait() for _ in range(4)]
+        waiting[0].cancel()
+        waiting[1].addCallback(lambda nothing: waiting[2].cancel())
+        gate.open()
+        self.failureResultOf(waiting[0], CancelledError)
+        self.failureResultOf(waiting[2], CancelledError)
+        self.assertIsNone(self.successResultOf(waiting[3]))
+
+
+class ResultNowTests(SynchronousTestCase):
+    """L{resultNow}."""
+
+    def test_result(self) -> None:
+        """What is there is given, or raised."""
+        self.assertEqual(resultNow(succeed(1)), 1)
+        self.assertRaises(KeyError, resultNow, fail(KeyError("why")))

@@ -30,6 +30,7 @@ from aesm.plugins import HandlerMaker
 from aesm.server import handover
 from aesm.server.factory import STOP_DEADLINE
 from aesm.server.handover import CannotTakeOver, Predecessor, Successor
+from aesm.server.kept import KeptSessions
 from aesm.store.spool import Spool
 from aesm.testing.transport import MemoryLink
 from tests.messages.test_requests import Answerer, Later
@@ -584,9 +585,9 @@ class FetchTests(HandoverTestCase):
         predecessor = cast(Predecessor, new.factory._manager.predecessor)
         name = there[0].session.name
         for session, peer in ((name, there[1].peer), ("no session", there[0].peer)):
-            fetched = predecessor.fetch(session, peer)
+            claimed = predecessor.claim(session, str(peer))
             self.network.deliver()
-            self.successResultOf(fetched)
+            self.assertIsNone(self.successResultOf(claimed))
             self.assertTrue(there[0].isAttached)
             self.assertEqual(new.factory._manager.sessions.knows(there[0]), False)
         self.go()
@@ -599,9 +600,14 @@ class FetchTests(HandoverTestCase):
         predecessor = cast(Predecessor, manager.predecessor)
         name = next(iter(manager.sessions._byName))
         peer = manager.sessions._byName[name].peer
-        fetched = predecessor.fetch(name, peer)
+        claimed = predecessor.claim(name, str(peer))
         self.network.deliver()
-        self.successResultOf(fetched)
+        stored = self.successResultOf(claimed)
+        assert stored is not None
+        self.assertEqual(stored.name, name)
+        connection = manager.sessions._byName[name]
+        cast(KeptSessions, manager.kept).adopt([stored])
+        self.assertIs(manager.sessions._byName[name], connection)
         self.go()
         self.assertHandedOver(old, new, len(services))
 
@@ -611,11 +617,10 @@ class FetchTests(HandoverTestCase):
         there = [c for c in old.server.connections.values() if c.isAttached]
         predecessor = cast(Predecessor, new.factory._manager.predecessor)
         old.retire()
-        fetched = predecessor.fetch(there[0].session.name, there[0].peer)
-        gone = predecessor.fetch("", there[0].peer)
-        self.successResultOf(gone)
+        claimed = predecessor.claim(there[0].session.name, str(there[0].peer))
+        self.assertIsNone(predecessor.moved())
         self.go()
-        self.successResultOf(fetched)
+        self.assertIsNone(self.successResultOf(claimed))
         self.assertEqual(len(new.server.connections), len(services))
 
     def test_greeting(self) -> None:
@@ -834,7 +839,9 @@ class RefusalTests(HandoverTestCase):
         old.spool.put(name, "no key", {"over": False})
         self.successResultOf(old.spool.commit())
         reading: Any = new.spool.read([name])
-        new.factory._manager.adopt(self.successResultOf(reading))
+        cast(KeptSessions, new.factory._manager.kept).adopt(
+            self.successResultOf(reading)
+        )
         self.assertEqual(len(self.flushLoggedErrors(LookupError)), 1)
         self.assertEqual(len(new.server.connections), 0)
         cast(MemoryLink, old.channel).cut()

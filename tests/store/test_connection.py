@@ -5,6 +5,7 @@ when.
 
 from __future__ import annotations
 
+from itertools import count
 from pathlib import Path
 from typing import Any, cast
 
@@ -29,11 +30,11 @@ from aesm import (
 from aesm.blocking.threaded import ReactorStreamOwner, ThreadedServerFactory
 from aesm.core.messages.conversation import Conversation
 from aesm.plugins import HandlerMaker
-from aesm.store.interface import Blob
 from aesm.store.spool import RETRY
 from aesm.store.sqlite import MIN_MAX_SIZE, Changes, SpoolFile
 from tests.messages.test_hotpath import pythonCalls
 from tests.support.compiled import excepted
+from tests.support.helpers import XX
 from tests.support.pairs import CLIENT_KEY, SERVER_KEY, Recorder
 from tests.support.spooled import SpoolTestCase
 
@@ -361,6 +362,72 @@ class BeginTests(SpoolTestCase):
         self.network.advance(30)
         self.successResultOf(sent)
         self.assertIs(client.former, former)
+
+    def test_killedAnywhere(self) -> None:
+        """
+        Whatever the server has done when it is killed: a client that was let in goes on
+        with its session, what was accepted is there once, and else it is told.
+        """
+        told = 0
+        for steps in count():
+            self.path = Path(self.mktemp())
+            done, lost = self.killedAfter(steps)
+            told += lost
+            if not done:
+                break
+        self.assertGreater(steps, 10)
+        self.assertGreater(told, 0)
+
+    def killedAfter(self, steps: int) -> tuple[bool, bool]:
+        """
+        Kill a server while a client comes, and start it again.
+
+        @return: whether so much was done before, and whether the client was told that
+            its message may be lost.
+        """
+        self.byHand = True
+        self.serving(suites=(XX,))
+        client = self.service(suites=(XX,), deliver=False)
+        sent = client.sendData("hello")
+        done = all(self.step() for _ in range(steps))
+        former = client.former
+        self.killServer()
+        self.byHand = False
+        self.serving(suites=(XX,))
+        self.network.advance(30)
+        again = client.former
+        assert again is not None
+        self.assertTrue(again.isOpen)
+        if former is not None:
+            self.assertIs(again, former)
+        self.assertEqual(self.accepted.session.name, again.session.name)
+        failures: list[Any] = []
+        sent.addErrback(failures.append)
+        taken = self.taking(self.accepted.retrieved)
+        if failures:
+            self.assertIsNone(former)
+            failures[0].trap(SessionLost)
+        else:
+            self.successResultOf(sent)
+        self.assertEqual(taken, [] if failures else ["hello"])
+        self.killService(client)
+        self.killServer()
+        return done, bool(failures)
+
+    def step(self) -> bool:
+        """
+        Let one thing happen.
+
+        @return: whether there was anything left to happen.
+        """
+        self.network.clock.advance(0)
+        for link in self.network.links:
+            if link.deliver(60):
+                return True
+        if self.worker.waiting:
+            self.worker.work()
+            return True
+        return False
 
     def test_resumed(self) -> None:
         """
@@ -1610,71 +1677,3 @@ class ClientTests(SpoolTestCase):
         self.assertIn("another program uses", str(error))
         self.assertFalse(other.running)
         self.assertEqual(self.cannotServe(self.clientPath), str(error))
-
-
-class DamagedTests(SpoolTestCase):
-    """A spool in which is what nobody wrote."""
-
-    def damage(self, change: Any) -> str:
-        """
-        Change a spool with a message in each direction, and start the server.
-
-        @param change: called with the session's changes.
-        @return: the error's text.
-        """
-        self.serving()
-        client = self.service()
-        client.sendData("x")
-        self.network.deliver()
-        self.killService(client)
-        self.killServer()
-        (stored,) = self.stored(self.path)
-        changes = Changes()
-        change(changes, stored.state)
-        file = SpoolFile(self.path, full=False)
-        file.write({stored.name: changes})
-        file.close()
-        text = self.cannotServe()
-        self.assertEqual(self.cannotServe(), text)  # it is not left open
-        self.path.unlink()
-        return text
-
-    def test_state(self) -> None:
-        """
-        A state that is none of ours, or not of this kind, is named, with the file.
-        """
-
-        def without(changes: Changes, state: dict[str, Any]) -> None:
-            """Take a part away."""
-            del state["window"]
-            changes.put(str(CLIENT_KEY.publicKey), state)
-
-        def otherType(changes: Changes, state: dict[str, Any]) -> None:
-            """Make a number text."""
-            changes.put(str(CLIENT_KEY.publicKey), {**state, "takenCost": "1"})
-
-        def otherKey(changes: Changes, state: dict[str, Any]) -> None:
-            """Let the peer be nobody."""
-            changes.put("nobody", state)
-
-        def noState(changes: Changes, state: dict[str, Any]) -> None:
-            """Have nothing."""
-            changes.record = (str(CLIENT_KEY.publicKey), "[]", b"[]")
-
-        self.assertIn("KeyError", self.damage(noState))
-        for change in (without, otherType, otherKey):
-            text = self.damage(change)
-            self.assertIn(f"{self.path} is no spool, or is damaged", text)
-            self.assertIn("move it", text)
-
-    def test_messages(self) -> None:
-        """So are messages that are none, or not so many."""
-        for frames in (b"", b"nonsense", b"\0" * 13, b"\0\0\0\0\2" + b"\0" * 8 + b"x"):
-
-            def change(
-                changes: Changes, state: dict[str, Any], frames: bytes = frames
-            ) -> None:
-                """Add what is no message."""
-                changes.append(False, Blob(1, 1, frames))
-
-            self.assertIn("are not what they were", self.damage(change))

@@ -19,7 +19,7 @@ from aesm.errors import SpoolError
 from aesm.plugins import HandlerMaker
 from aesm.store.journal import Journal
 from aesm.store.spool import RETRY, Spool
-from tests.store.test_sqlite import NAME
+from tests.store.test_sqlite import NAME, OTHER
 from tests.support.helpers import XX
 from tests.support.spooled import AtOnce, ByHand, SpoolTestCase
 
@@ -44,17 +44,16 @@ class Entry:
     @ivar said: what happened, in order.
     """
 
-    name = NAME
-
-    def __init__(self) -> None:
+    def __init__(self, name: str = NAME) -> None:
         """Begin with nothing."""
+        self.name = name
         self.session = self
         self.said: list[str] = []
 
     def write(self, spool: Spool) -> Callable[[], None]:
         """Change something."""
         self.said.append("write")
-        spool.put(NAME, "peer", {"count": len(self.said)})
+        spool.put(self.name, "peer", {"count": len(self.said)})
         return lambda: self.said.append("goOn")
 
     def writable(self) -> None:
@@ -104,7 +103,9 @@ class JournalTests(SynchronousTestCase):
         self.journal.touch(self.entry)
         self.assertEqual(self.clock.getDelayedCalls(), [])
         spool = Spool(self.path, clock=self.clock, worker=AtOnce())
-        self.assertEqual([stored.name for stored in spool.load()], [NAME])
+        self.assertEqual(
+            [stored.name for stored in self.successResultOf(spool.open())], [NAME]
+        )
         self.successResultOf(spool.close())
 
     def test_forget(self) -> None:
@@ -122,6 +123,45 @@ class JournalTests(SynchronousTestCase):
         self.journal.forget(self.entry)
         self.closed()
         self.assertEqual(self.entry.said, [])
+
+    def written(self) -> None:
+        """End the turn, and have all of it written."""
+        self.clock.advance(0)
+        while self.worker.waiting:
+            self.worker.work()
+
+    def stored(self) -> dict[str, Any]:
+        """Read the states that are in the file."""
+        found = self.successResultOf(self.journal.store.open())
+        return {stored.name: stored.state for stored in found}
+
+    def test_forgetTogether(self) -> None:
+        """
+        A session that is forgotten is there until what else this turn writes is, where
+        its messages may be now; also if something is written in between.
+        """
+        self.journal.touch(self.entry)
+        self.written()
+        other: Any = Entry(OTHER)
+        self.journal.forget(self.entry)
+        self.journal.begin("c" * 32, "peer", {})
+        self.journal.touch(other)
+        self.worker.work()
+        self.assertIn(NAME, self.stored())
+        self.written()
+        self.assertEqual(list(self.stored()), ["c" * 32, OTHER])
+        self.closed()
+
+    def test_forgottenBegins(self) -> None:
+        """One that begins with the name of one that was just forgotten stays."""
+        self.journal.touch(self.entry)
+        self.written()
+        self.journal.forget(self.entry)
+        begun = self.journal.begin(NAME, "peer", {"new": True})
+        self.written()
+        self.successResultOf(begun)
+        self.assertEqual(self.stored(), {NAME: {"new": True}})
+        self.closed()
 
     def test_hold(self) -> None:
         """

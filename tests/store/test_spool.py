@@ -41,7 +41,7 @@ from aesm.store.spool import Spool
 
 name = "0" * 32
 spool = Spool(sys.argv[1])
-number = sum(len(stored.incoming) for stored in spool.load())
+number = sum(len(stored.incoming) for stored in spool.open().result)
 
 def commit():
     spool.put(name, "peer", {"count": number + 1})
@@ -141,7 +141,7 @@ class CommitTests(LoneSpoolTestCase):
         before.
         """
         spool = self.makeSpool()
-        self.assertEqual(spool.load(), [])
+        self.assertEqual(self.successResultOf(spool.open()), [])
         spool.put(NAME, PEER, {"a": 1})
         spool.append(NAME, False, 7, 2, b"in")
         spool.append(NAME, True, 3, 1, b"out")
@@ -151,7 +151,7 @@ class CommitTests(LoneSpoolTestCase):
         self.worker.work()
         self.successResultOf(committed)
         self.assertEqual(
-            spool.load(),
+            self.successResultOf(spool.open()),
             [
                 Stored(
                     NAME, PEER, {"a": 1}, [Blob(7, 2, b"in")], [Blob(3, 1, b"out")], []
@@ -253,7 +253,8 @@ class CommitTests(LoneSpoolTestCase):
         self.worker.work()
         self.worker.work()
         self.assertEqual(
-            spool.load(), [Stored(NAME, PEER, {"new": 1}, [], [Blob(1, 1, b"1")], [])]
+            self.successResultOf(spool.open()),
+            [Stored(NAME, PEER, {"new": 1}, [], [Blob(1, 1, b"1")], [])],
         )
         spool.close()
         self.worker.work()
@@ -284,7 +285,7 @@ class BeginTests(LoneSpoolTestCase):
             self.successResultOf(begun[first])
         self.assertEqual(self.worker.waiting, [])
         self.assertEqual(
-            spool.load(),
+            self.successResultOf(spool.open()),
             [Stored(name, PEER, {"new": 1}, [], [], []) for name in (NAME, OTHER)],
         )
         spool.close()
@@ -309,11 +310,13 @@ class BeginTests(LoneSpoolTestCase):
             self.clock.advance(RETRY)
             self.worker.work()
         self.assertIsNone(spool.failure)
-        self.assertEqual(spool.load(), [])
+        self.assertEqual(self.successResultOf(spool.open()), [])
         again = spool.begin(NAME, PEER, {})
         self.worker.work()
         self.successResultOf(again)
-        self.assertEqual([stored.name for stored in spool.load()], [NAME])
+        self.assertEqual(
+            [stored.name for stored in self.successResultOf(spool.open())], [NAME]
+        )
         spool.close()
         self.worker.work()
 
@@ -332,7 +335,9 @@ class BeginTests(LoneSpoolTestCase):
             self.clock.advance(RETRY)
             self.worker.work()
         self.successResultOf(committed)
-        self.assertEqual([stored.name for stored in spool.load()], [NAME])
+        self.assertEqual(
+            [stored.name for stored in self.successResultOf(spool.open())], [NAME]
+        )
         spool.close()
         self.worker.work()
 
@@ -351,7 +356,7 @@ class BeginTests(LoneSpoolTestCase):
         spool.commit()
         self.worker.work()
         self.worker.work()
-        self.assertEqual(spool.load(), [])
+        self.assertEqual(self.successResultOf(spool.open()), [])
         spool.close()
         self.worker.work()
 
@@ -430,7 +435,8 @@ class FailureTests(LoneSpoolTestCase):
         self.clock.advance(RETRY)
         self.successResultOf(committed)
         self.assertEqual(
-            spool.load(), [Stored(NAME, PEER, {"new": 1}, [], [Blob(1, 1, b"1")], [])]
+            self.successResultOf(spool.open()),
+            [Stored(NAME, PEER, {"new": 1}, [], [Blob(1, 1, b"1")], [])],
         )
         spool.close()
 
@@ -656,7 +662,7 @@ class ModelTests(LoneSpoolTestCase):
             if self.worker.waiting:
                 self.worker.work()
             self.clock.advance(RETRY)
-        stored = spool.load()
+        stored = self.successResultOf(spool.open())
         self.assertEqual({session.name: session for session in stored}, model)
         self.assertIsNone(spool.failure)
         spool.close()
@@ -683,7 +689,7 @@ class ThreadTests(SynchronousTestCase):
             self.successResultOf(committed)
             [thread] = set(threading.enumerate()) - before
             self.assertTrue(thread.daemon)
-        self.assertEqual(spool.load()[0].state, {"number": 2})
+        self.assertEqual(self.successResultOf(spool.open())[0].state, {"number": 2})
         closed = spool.close()
         reactor.turn()
         self.successResultOf(closed)
@@ -706,7 +712,7 @@ class ReactorTests(TestCase):
         path = self.mktemp()
         for number in range(3):
             spool = Spool(path)
-            self.assertEqual(len(spool.load()), min(number, 1))
+            self.assertEqual(len(self.successResultOf(spool.open())), min(number, 1))
             spool.put(NAME, PEER, {"number": number})
             await spool.commit()
             await spool.close()

@@ -250,11 +250,15 @@ class SpoolTestCase(PairTestCase):
         self.process.kill()
         self.network.factory = None
         if server.factory._manager.journal is not None:
-            closeFile(server.factory._manager.journal)
+            self.closeStore(server.factory._manager.journal)
         for link in self.network.links:
             link.server.lost = True
             link.client.lose(error.ConnectionLost())
         self.network.links.clear()
+
+    def closeStore(self, journal: Any) -> None:
+        """Let go of what a server that is killed writes to."""
+        closeFile(journal)
 
     @property
     def accepted(self) -> Connection:

@@ -97,7 +97,9 @@ def pump():
 if f" {total - 1}\\n" in open(name + ".log").read():
     say("took the last")
 service.startService()
-service.whenConnected().addCallback(lambda connection: say("connected"))
+service.whenConnected().addCallback(
+    lambda connection: say(f"connected {connection.session.name};")
+)
 LoopingCall(pump).start(0.005)
 observers = [textFileLogObserver(sys.stderr)]
 globalLogBeginner.beginLoggingTo(observers, redirectStandardIO=False)
@@ -244,6 +246,21 @@ class ServerTests(KilledTestCase):
         """A client gets each of its messages back once, and in order."""
         self.exchange("echo", ("one",))
         self.assertEqual(self.taken("one", "one"), list(range(self.total)))
+
+    def test_welcome(self) -> None:
+        """
+        A server that is killed when it has just let a client in goes on with its
+        session.
+        """
+        self.total = 50
+        server = self.serving("echo")
+        client = self.client("one")
+        session = client.expect(r"connected (\w+);").group(1)
+        self.kill(server)
+        self.serving("echo")
+        self.begin()
+        client.expect(f"all sent; {session}")
+        client.expect("took the last")
 
     def test_orderly(self) -> None:
         """The same with servers that are stopped in order."""

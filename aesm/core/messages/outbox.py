@@ -80,6 +80,8 @@ class Outbox:
     @ivar dropped: whether nothing is kept any more, since the session is ending.
     @ivar limit: cost that the peer accepts from the session's start, bytes.
     @ivar peer: the peer's hello.
+    @ivar staged: the batches that are held back until they are persisted, the open one
+        included; None if none are.
     @ivar traffic: adds up what is acknowledged over all connections, or None.
     """
 
@@ -89,7 +91,6 @@ class Outbox:
         "_keptCost",
         "_maxMessage",
         "_sentCost",
-        "_staged",
         "_unacknowledged",
         "_unsent",
         "acknowledged",
@@ -101,6 +102,7 @@ class Outbox:
         "peer",
         "restored",
         "sent",
+        "staged",
         "traffic",
     )
 
@@ -115,7 +117,7 @@ class Outbox:
         self._unacknowledged: deque[Batch] = _EMPTY
         self._count = self._keptCost = 0  # without those of the open batch
         self.open: Batch | None = None
-        self._staged: list[Batch] | None = None  # to be written down before it is sent
+        self.staged: list[Batch] | None = None
         self._sentCost = 0
         self.dropped = False
         self.sent = self.acknowledged = self.limit = self.restored = 0
@@ -252,7 +254,7 @@ class Outbox:
         When the oldest message was sent that is not acknowledged, microseconds since
         the Unix epoch; 0 if there is none.
         """
-        batches = self._unacknowledged or self._unsent or self._staged
+        batches = self._unacknowledged or self._unsent or self.staged
         return batches[0].micros if batches else 0
 
     @property
@@ -308,8 +310,8 @@ class Outbox:
                 # Who appends directly compares with the room only, which must imply
                 # that the message is not too big; here it does not.
                 batch.kind = None
-            if self._staged is not None:
-                self._staged.append(batch)
+            if self.staged is not None:
+                self.staged.append(batch)
             else:
                 if self._unsent is _EMPTY:
                     self._unsent = deque()
@@ -332,7 +334,7 @@ class Outbox:
         # What is added to a shared batch later is added to all shares at once, with no
         # look at this outbox: so all of it has to fit, and be taken, whatever it is.
         if (
-            self._staged is not None
+            self.staged is not None
             or self._bound - self._keptCost < MAX_COST
             or self._maxMessage < MAX_COST
             or self.open is not None
@@ -352,7 +354,7 @@ class Outbox:
 
     def stage(self) -> None:
         """From now on hold back what is accepted until it is persisted."""
-        self._staged = []
+        self.staged = []
 
     def takeStaged(self) -> list[Batch]:
         """
@@ -360,7 +362,7 @@ class Outbox:
         they are to be passed to C{release}.
         """
         self.closeBatch()
-        staged, self._staged = self._staged or [], []
+        staged, self.staged = self.staged or [], []
         return staged
 
     def release(self, batches: Iterable[Batch]) -> None:
@@ -368,6 +370,11 @@ class Outbox:
         if self._unsent is _EMPTY:
             self._unsent = deque()
         self._unsent.extend(batches)
+
+    def forget(self, batches: Sequence[Batch]) -> None:
+        """Count closed batches no more, which were never sent."""
+        self._count -= sum(len(batch.bodies) for batch in batches)
+        self._keptCost -= sum(batch.space for batch in batches)
 
     def restore(
         self, acknowledged: int, cost: int, limit: int, batches: Sequence[Batch]
@@ -481,7 +488,7 @@ class Outbox:
             or done == self.acknowledged
             or limit < self.limit
             or self._unsent
-            or self._staged is not None
+            or self.staged is not None
         ):
             return False
         traffic, waiting = self.traffic, self._unacknowledged
@@ -567,14 +574,11 @@ class Outbox:
         @param uncommitted: those that were staged, and are not released yet.
         """
         self.closeBatch()
-        batches = [*self._unsent, *uncommitted, *(self._staged or ())]
+        batches = [*self._unsent, *uncommitted, *(self.staged or ())]
         self._unsent = _EMPTY
-        if self._staged is not None:
-            self._staged = []
-        bodies = [body for batch in batches for body in batch.bodies]
-        self._count -= len(bodies)
-        self._keptCost -= sum(batch.space for batch in batches)
-        return bodies
+        self.staged = None if self.staged is None else []
+        self.forget(batches)
+        return [body for batch in batches for body in batch.bodies]
 
     def drop(self) -> None:
         """Discard all messages: the session is over, or ends with the transport."""

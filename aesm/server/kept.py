@@ -1,0 +1,303 @@
+"""
+Sessions that are kept and are not here: those with which the store opens, and those
+that clients bring along from other processes::
+
+    kept = KeptSessions(manager, journal, sendBuffer, **options)
+    kept.open()
+    kept.fetch(hello, publicKey)          # before the client is let in
+    kept.adopt(found)
+
+Each is asked for once, however many clients name it, and goes on here though all of
+these have gone meanwhile: from the answer on it is ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from aesm.errors import AESMError, CloseCode, SessionLost, SpoolError
+from aesm.messages.deferred import Gate
+from aesm.secure.refusals import Kind, Refused
+from aesm.server.visits import Moved
+from aesm.store.restoring import (
+    DAMAGED,
+    Loaded,
+    answered,
+    loadConnections,
+    restoredConnection,
+)
+from aesm.trust.policies import Answer
+
+if TYPE_CHECKING:
+    from aesm.core.messages.hello import Hello
+    from aesm.messages.connection import Connection
+    from aesm.server.manager import ConnectionManager
+    from aesm.store.connection import DurableConnection
+    from aesm.store.interface import Stored
+    from aesm.store.journal import Journal
+    from aesm.trust.keys import PublicKey
+
+__all__ = ["Keeper", "KeptSessions"]
+
+_log = Logger(namespace="aesm.server")
+
+
+class Keeper(Protocol):
+    """Where sessions may be that are not here."""
+
+    def claim(self, name: str, peer: str) -> Deferred[Stored | None]:
+        """
+        Have a session that is not ours.
+
+        @see: L{ISessionStore.claim<aesm.store.interface.ISessionStore.claim>}
+        """
+
+
+class KeptSessions:
+    """Has them go on, before their clients are let in."""
+
+    def __init__(
+        self,
+        manager: ConnectionManager,
+        journal: Journal,
+        sendBuffer: int,
+        **options: Any,
+    ) -> None:
+        """
+        @param manager: goes on with them.
+        @param journal: of the store that they are in.
+        @param sendBuffer: cost of unacknowledged messages to keep, bytes.
+        @param options: more options of L{DurableConnection}.
+        """
+        self._manager = manager
+        self._journal = journal
+        self._sendBuffer = sendBuffer
+        self._options = options
+        self._opening: Gate | None = Gate()  # until the store has answered
+        self._failure: BaseException | None = None  # with which it has
+        self._asked: dict[tuple[str, PublicKey], Gate] = {}
+
+    def open(self) -> None:
+        """
+        Go on with the sessions with which the store opens; until it has said which
+        these are nobody is let in.
+
+        @raise SpoolError: they cannot be read.  If that turns out later it is logged,
+            and nobody is let in at all.
+        """
+        loaded = loadConnections(
+            self._journal, self._manager, self._sendBuffer, self._lost, **self._options
+        )
+        opened = loaded.addCallback(self._cbLoaded)
+        if opened.called:
+            answered(opened, self._journal)
+        else:
+            opened.addErrback(self._ebNotLoaded)
+
+    def _cbLoaded(self, loaded: Loaded) -> None:
+        """Go on with them, then let those in who have come meanwhile."""
+        if self._isNeeded:
+            for connection, over in loaded:
+                self._manager.goOn(connection, over)
+        opening, self._opening = cast(Gate, self._opening), None
+        opening.open()
+
+    def _ebNotLoaded(self, failure: Failure) -> None:
+        """Let nobody in."""
+        if self._isNeeded:
+            _log.failure("sessions cannot be read: nobody is let in", failure)
+        self._failure = failure.value
+        cast(Gate, self._opening).open()
+
+    @property
+    def _isNeeded(self) -> bool:
+        """Whether sessions go on here; else they stay where they are."""
+        return self._manager.journal is self._journal and not self._manager.stopping
+
+    def fetch(self, hello: Hello, peer: PublicKey) -> Answer[None]:
+        """
+        Have the session here that a client goes on with, wherever it is.
+
+        @param peer: the client's key.
+        @return: once the client can be let in; fails with L{Refused} (1013) if nobody
+            can say where its session is.  Can be cancelled.
+        @raise Refused: that is not possible now (1013).
+        """
+        manager, waiting = self._manager, None
+        if self._failure is not None:
+            raise Refused(f"no session goes on: {self._failure}", Kind.SPOOL)
+        if manager.sessions.find(hello, peer) is not None:
+            return None
+        if self._opening is not None:
+            waiting = self._opening.wait()
+        elif manager.predecessor is not None:
+            waiting = manager.predecessor.moved()
+        if waiting is not None:
+            return waiting.addCallback(lambda nothing: self.fetch(hello, peer))
+        if not hello.session or hello.early:  # it begins one
+            return None
+        return self._claim(hello.session, peer)
+
+    def _claim(self, name: str, peer: PublicKey) -> Deferred[None]:
+        """
+        Ask for a session, unless that is under way.
+
+        @raise Refused: too many are being asked for (1013).
+        """
+        gate = self._asked.get((name, peer))
+        if gate is not None:
+            return gate.wait()
+        if len(self._asked) >= self._manager.admission.maxConnections:
+            raise Refused("too many sessions are asked for", Kind.TOO_MANY)
+        keeper: Keeper = self._manager.predecessor or self._journal.store
+        return self._await(name, peer, keeper.claim(name, str(peer)))
+
+    def _await(
+        self, name: str, peer: PublicKey, claimed: Deferred[Stored | None]
+    ) -> Deferred[None]:
+        """
+        Go on with a session once it has been claimed, for which its clients wait.
+
+        @return: as C{fetch}.
+        """
+        gate = self._asked[name, peer] = Gate()
+        waiting = gate.wait()
+        going = claimed.addCallback(self._cbClaimed).addErrback(_ebNotClaimed)
+        going.addBoth(self._answered, name, peer)
+        return waiting
+
+    def _cbClaimed(self, stored: Stored | None) -> None:
+        """Go on with a session, if there is one."""
+        if stored is not None:
+            self.adopt([stored])
+
+    def _answered(self, result: Failure | None, name: str, peer: PublicKey) -> None:
+        """Let those go on who wait for a session."""
+        self._asked.pop((name, peer)).open(result)
+
+    def adopt(self, found: Iterable[Stored]) -> None:
+        """
+        Go on with sessions that another process has left.
+
+        @param found: as they are stored; those that are here already are left out.
+        """
+        for stored in found:
+            if stored.name in self._journal.sessions or not self._isNeeded:
+                continue
+            try:
+                connection = restoredConnection(
+                    stored,
+                    self._journal,
+                    self._manager,
+                    self._sendBuffer,
+                    **self._options,
+                )
+            except DAMAGED:
+                _log.failure("session {name} is damaged", name=stored.name)
+            else:
+                self._manager.goOn(connection, stored.state["over"])
+
+    def leave(
+        self, reasons: Mapping[Connection, AESMError], after: int = 0
+    ) -> Deferred[None]:
+        """
+        Leave sessions to other processes, as they are when all is written that is due,
+        and tell their clients to come back (1001).
+
+        @param reasons: why each is over here.
+        @param after: milliseconds over which the clients are to come back.
+        @return: fires once that is written: others may read them then.
+        """
+        admission = self._manager.admission
+        self._journal.writeNow()
+        close = (CloseCode.GOING_AWAY, "another process goes on", after)
+        # First all of them, then who hears of it: a handler may send to others.
+        for connection, reason in reasons.items():
+            superseded = cast("DurableConnection", connection).leave(reason)
+            if superseded is not None:
+                admission.linger(connection, superseded)
+                superseded.supersede(partial(admission.leave, superseded), close)
+        for connection, reason in reasons.items():
+            connection.finish(reason)
+        return self._journal.store.commit()
+
+    # When others claim what is ours
+    #
+    # What such a session has caused and is not committed happens in the process that
+    # goes on with it, and must not here.  The store leaves that out, and so do the
+    # connections to whose peers it was to go, of what they have staged; what is behind
+    # it, which nobody has seen, has other numbers then.  Only those of requests others
+    # know already: such a connection is given up, and its session goes on from what is
+    # stored, as after a restart.
+
+    def _lost(
+        self, lost: Mapping[str, bool], undone: Mapping[str, Collection[int]]
+    ) -> None:
+        """
+        Leave sessions that others have claimed, and take out what they have caused.
+
+        @see: L{Lost<aesm.store.interface.Lost>}
+        """
+        reasons: dict[Connection, AESMError] = {}
+        for connection, isKept in [(self._find(name), lost[name]) for name in lost]:
+            if connection is not None:
+                connection.lose()
+                reasons[connection] = (
+                    Moved("it goes on in another process", CloseCode.GOING_AWAY)
+                    if isKept
+                    else SessionLost("the session is stored no more")
+                )
+        again, settled = [], []
+        changed = [each.session.name for each in self._journal.changed]
+        for name in dict.fromkeys([*undone, *changed]):
+            connection = self._find(name)
+            if connection is None or connection.isLeft:
+                continue
+            tell = connection.undo(undone.get(name, ()))
+            if tell is None:
+                again.append(connection)
+                reasons[connection] = Moved("it goes on anew", CloseCode.GOING_AWAY)
+            else:
+                settled.append(tell)
+        for ending in [each for each in reasons if each.isEnding]:
+            del reasons[ending]
+            ending.abort()
+        there = {each: why for each, why in reasons.items() if not each.isOver}
+        self.leave(there).addErrback(_ignore)
+        for connection in again:
+            if connection in reasons:
+                self._again(connection.session.name, connection.peer)
+        for tell in settled:
+            tell()
+
+    def _find(self, name: str) -> DurableConnection | None:
+        """Find the connection of a session that is ours, or was until now."""
+        return cast("DurableConnection | None", self._journal.find(name))
+
+    def _again(self, name: str, peer: PublicKey) -> None:
+        """Go on with a session that was left, from what is stored of it."""
+        store = self._journal.store
+        left: Deferred[Any] = store.commit()
+        left.addCallback(lambda nothing: store.claim(name, str(peer)))
+        self._await(name, peer, left).addErrback(_ignore)
+
+
+def _ignore(failure: Failure) -> None:
+    """Clients are told when they come, and ask."""
+
+
+def _ebNotClaimed(failure: Failure) -> None:
+    """
+    Have the clients come again.
+
+    @raise Refused: nobody knows where their session is (1013).
+    """
+    if not failure.check(SpoolError):
+        _log.failure("a session cannot be fetched", failure)
+    raise Refused(f"no session goes on: {failure.getErrorMessage()}", Kind.SPOOL)
