@@ -1,0 +1,164 @@
+-- What happened at a node since its last batch, all of it or nothing: node, number of
+-- the batch, whether it adds anything, grace, bytes of an inlet, bytes of the log,
+-- number of sessions, the name and the fence of each; then operations, each with its
+-- arguments.  Sessions are named by their place in the list; 0 is none.
+--
+-- Sessions that are another node's by now are left out, with all that they caused; what
+-- others were to send over them goes to their inlets.
+--
+-- Returns which these are, each with whether there is such a session, and two numbers
+-- for each send and log; or, if a batch is missing in between, just the last one's.
+
+local node, batch, grace = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[5])
+local inletBound, logBound = tonumber(ARGV[6]), tonumber(ARGV[7])
+local mine = P .. 'n:' .. node
+local last = tonumber(redis.call('HGET', mine, 'batch') or 0)
+
+if batch <= last then -- had it
+  redis.call('HSET', mine, 'batch', last) -- or a WAIT behind this would cover nothing
+  local reply = redis.call('HGET', mine, 'reply')
+  return batch == last and reply and cmsgpack.unpack(reply) or {{}, {}}
+end
+if batch > last + 1 then return last end
+
+local names, sessions, stale, moved, lost = {}, {}, {}, {}, {}
+local at = 9
+for index = 1, tonumber(ARGV[8]) do
+  local key, name = tostring(index), ARGV[at]
+  names[key], sessions[key] = name, P .. 's:' .. name
+  local fence = redis.call('HGET', sessions[key], 'fence')
+  if fence ~= ARGV[at + 1] then
+    stale[key], moved[key] = true, fence
+    table.insert(lost, {index, fence and 1 or 0})
+  end
+  at = at + 2
+end
+
+if ARGV[4] == '0' then redis.call('HDEL', mine, 'reply') end -- it makes room
+redis.call('HSET', mine, 'batch', ARGV[3])
+
+local shifts, results = {}, {} -- messages that are left out before others; of effects
+
+-- Leave something in a session's inlet, if there is room.
+local function leave(name, member, bound)
+  local session = P .. 's:' .. name
+  local kept = redis.call('HMGET', session, 'held', 'node')
+  if (tonumber(kept[1]) or 0) + #member > bound then return false end
+  local position = redis.call('HINCRBY', session, 'position', 1)
+  redis.call('ZADD', P .. 'q:' .. name, position, member)
+  redis.call('HINCRBY', session, 'held', #member)
+  ring(kept[2], 'inlet ' .. name .. ' ' .. position .. ' ' .. member)
+  return true
+end
+
+local function result(first, second)
+  table.insert(results, first)
+  table.insert(results, second)
+end
+
+-- What is read by another node is named by who wrote it: positions may come again
+-- after the engine went back in time, names do not.
+local entries = 0
+local function entry(data)
+  entries = entries + 1
+  return node .. ':' .. ARGV[3] .. ':' .. entries .. ' ' .. data
+end
+
+-- Each has its number of arguments, and what it does: session, the others.
+local operations = {
+  put = {2, function(session, state)
+    redis.call('HSET', sessions[session], 'state', state)
+  end},
+
+  -- direction, cause, number, how many messages, frames.  The score is the number of
+  -- the last, so that what is discarded is a range of scores.
+  append = {6, function(session, direction, cause, number, count, frames)
+    local shift = shifts[session] or 0
+    if stale[cause] then
+      shifts[session] = shift + count
+    else
+      local key = P .. direction .. ':' .. names[session]
+      number = number - shift
+      redis.call('ZADD', key, number + count - 1, number .. ' ' .. count .. ' ' .. frames)
+    end
+  end},
+
+  -- direction, number of the first that stays
+  discard = {3, function(session, direction, before)
+    local key = P .. direction .. ':' .. names[session]
+    redis.call('ZREMRANGEBYSCORE', key, '-inf', '(' .. before)
+  end},
+
+  drop = {1, function(session) drop(names[session]) end},
+
+  enter = {1, function(session)
+    redis.call('ZREM', P .. 'w', names[session])
+    redis.call('SADD', P .. 'h:' .. node, names[session])
+  end},
+
+  wait = {1, function(session) wait(names[session], grace) end},
+
+  release = {1, function(session)
+    redis.call('HSET', sessions[session], 'node', '')
+    redis.call('HINCRBY', sessions[session], 'fence', 1)
+    redis.call('SREM', P .. 'h:' .. node, names[session])
+    wait(names[session], grace)
+  end},
+
+  -- position, entry's name
+  took = {3, function(session, position, id)
+    local key = P .. 'q:' .. names[session]
+    for _, member in ipairs(redis.call('ZRANGEBYSCORE', key, position, position)) do
+      if member:sub(1, #id + 1) == id .. ' ' then
+        redis.call('ZREM', key, member)
+        redis.call('HINCRBY', sessions[session], 'held', -#member)
+      end
+    end
+  end},
+
+  -- public key, data: to all its sessions.  Results are how many have it, and how many
+  -- have no room for it.
+  send = {3, function(cause, peer, data)
+    local sent, full, member = 0, 0, entry(data)
+    for _, name in ipairs(redis.call('SMEMBERS', P .. 'k:' .. peer)) do
+      if leave(name, member, inletBound) then sent = sent + 1 else full = full + 1 end
+    end
+    result(sent, full)
+  end},
+
+  -- data.  The first result is its position.
+  log = {2, function(cause, data)
+    local meta, log, member = P .. 'meta', P .. 'log', entry(data)
+    local position = redis.call('HINCRBY', meta, 'position', 1)
+    redis.call('ZADD', log, position, member)
+    local held = redis.call('HINCRBY', meta, 'held', #member)
+    while held > logBound and redis.call('ZCARD', log) > 1 do
+      local oldest = redis.call('ZRANGE', log, 0, 0)[1]
+      redis.call('ZREM', log, oldest)
+      held = redis.call('HINCRBY', meta, 'held', -#oldest)
+    end
+    redis.call('PUBLISH', log, position .. ' ' .. member)
+    result(position, 0)
+  end},
+}
+
+while at <= #ARGV do
+  local name = ARGV[at]
+  local count, run = unpack(operations[name])
+  local session = ARGV[at + 1]
+  if not stale[session] then
+    run(session, unpack(ARGV, at + 2, at + count))
+  elseif name == 'append' and moved[session] then
+    local direction, cause, frames = ARGV[at + 2], ARGV[at + 3], ARGV[at + 6]
+    if direction == 'o' and cause ~= session and not stale[cause] then
+      leave(names[session], entry(frames), math.huge) -- it was accepted
+    end
+  elseif name == 'send' or name == 'log' then
+    result(-1, 0)
+  end
+  at = at + count + 1
+end
+
+local reply = {lost, results}
+redis.call('HSET', mine, 'reply', cmsgpack.pack(reply))
+return reply

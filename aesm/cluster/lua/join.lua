@@ -1,0 +1,14 @@
+-- A node comes: KEYS[1], node, an epoch to use if there is none, format.
+-- Returns the epoch.
+local meta, mine = KEYS[1] .. 'meta', KEYS[1] .. 'n:' .. ARGV[1]
+
+redis.call('HDEL', meta, '') -- there is none; an engine that is full takes this
+if redis.call('EXISTS', meta) == 0 then
+  redis.call('HSET', meta, 'format', ARGV[3], 'epoch', ARGV[2])
+end
+local found = redis.call('HMGET', meta, 'format', 'epoch')
+if found[1] ~= ARGV[3] then
+  return redis.error_reply('FORMAT ' .. tostring(found[1]))
+end
+redis.call('HSETNX', mine, 'batch', 0)
+return found[2]

@@ -1,0 +1,84 @@
+-- What each script but join.lua begins with.  KEYS[1] is "{aesm:NAME}:", in one hash
+-- slot; ARGV[1] is the epoch that the node knows.
+--
+-- The first write of a script decides whether all of it happens: an engine that is full,
+-- a replica or cannot write its file refuses that one, and nothing behind it.  So a
+-- script that adds much begins with a write that an engine which is full refuses
+-- (HSET, ZADD), and one without which no room would ever be made with one that it takes
+-- (ZREM, HDEL, PEXPIRE).
+
+local P = KEYS[1]
+
+if redis.call('HGET', P .. 'meta', 'epoch') ~= ARGV[1] then
+  return redis.error_reply('EPOCH the engine has lost its data, or they were replaced')
+end
+
+-- The engine's time, milliseconds.
+local function now()
+  local time = redis.call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+-- Give a session up unless its client comes, or is said to be there, in time.
+local function wait(name, millis)
+  redis.call('ZADD', P .. 'w', now() + millis, name)
+end
+
+-- Ring a node's doorbell.  Who misses it asks.
+local function ring(node, what)
+  if node and node ~= '' then
+    redis.call('PUBLISH', P .. 'n:' .. node, what)
+  end
+end
+
+-- Remove all that there is of a session.  Returns whose it was.
+local function drop(name)
+  local kept = redis.call('HMGET', P .. 's:' .. name, 'node', 'peer')
+  redis.call('ZREM', P .. 'w', name)
+  if kept[1] then
+    redis.call('SREM', P .. 'h:' .. kept[1], name)
+    redis.call('SREM', P .. 'k:' .. kept[2], name)
+  end
+  for _, kind in ipairs({'s:', 'i:', 'o:', 'q:'}) do
+    redis.call('DEL', P .. kind .. name)
+  end
+  return kept[1]
+end
+
+-- Read what is kept of a session, from a place on, until there is no room.  Incoming
+-- (direction 0) comes before outgoing (1).  Returns {incoming, outgoing}, and where to
+-- go on, if there is more.
+local function page(name, direction, after, room)
+  local found = {{}, {}}
+  for which = direction, 1 do
+    local key = P .. (which == 0 and 'i:' or 'o:') .. name
+    repeat
+      local some = redis.call(
+        'ZRANGEBYSCORE', key, '(' .. after, '+inf', 'WITHSCORES', 'LIMIT', 0, 16)
+      for at = 1, #some, 2 do
+        if room <= 0 then return {found[1], found[2], which, after} end
+        table.insert(found[which + 1], some[at])
+        room, after = room - #some[at], some[at + 1]
+      end
+    until #some < 32
+    after = '-inf'
+  end
+  return {found[1], found[2]}
+end
+
+-- Read members in the order of their scores, until there is no room; at least one.
+-- Returns score, member, score, member and so on.
+local function following(key, after, room)
+  local found = {}
+  repeat
+    local some = redis.call(
+      'ZRANGEBYSCORE', key, '(' .. after, '+inf', 'WITHSCORES', 'LIMIT', 0, 16)
+    for at = 1, #some, 2 do
+      if room <= 0 then return found end
+      table.insert(found, some[at + 1])
+      table.insert(found, some[at])
+      room, after = room - #some[at], some[at + 1]
+    end
+  until #some < 32
+  return found
+end

@@ -1,0 +1,601 @@
+"""
+Sessions in an engine that other nodes reach, too::
+
+    store = EngineStore(engine, clock, grace=60.0)
+    store.lost = forget                                # who is another node's by now
+    store.start().addCallback(listen)
+    store.begin(name, peer, state).addCallback(welcome)
+    store.claim(name, peer).addCallback(goOn)          # wherever it was before
+    store.put(name, peer, {"received": 7})
+    store.append(name, True, 6, 1, frames, cause)
+    store.send(cause, key, data, tell)                 # to whoever has that key
+    store.commit().addCallback(acknowledge)
+    store.close()
+
+As with a L{Spool<aesm.store.spool.Spool>}, whatever gathers while one batch is being
+written makes up the next, and one that cannot be written is tried again until it can.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+from twisted.internet.defer import Deferred, fail
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from aesm.cluster.batch import Call, Effect, Gathered, Part
+from aesm.cluster.scripts import BEGIN, CLAIM, COMMIT, INLET, LEASE, LOG, PAGE, SWEEP
+from aesm.errors import SpoolError
+from aesm.store.interface import Blob, ISessionStore, Stored
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
+    from aesm.cluster.engine import Engine
+
+__all__ = ["EngineStore", "Entry", "LogPage"]
+
+RETRY = 1.0  # seconds until a batch that could not be written is tried again
+LEASE_TIME = 10.0  # seconds after which a node that says nothing is given up
+RENEWAL = 3.0  # seconds between two renewals
+REMEMBERED = 86_400.0  # seconds for which the engine knows a silent node's batches
+MAX_INLET = 1 << 20  # bytes that wait to be taken over into one session
+MAX_LOG = 16 << 20  # bytes of what was told all
+PAGE_SIZE = 512 << 10  # bytes that are read at a time
+SWEPT = 256  # sessions that are cleaned up at a time
+
+_log = Logger(namespace="aesm.cluster")
+
+_encode = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
+
+
+class Entry(NamedTuple):
+    """
+    What another session, or node, has left to be read.
+
+    @ivar position: in the order in which it is read.
+    @ivar name: no other entry has it, whatever becomes of the engine.
+    @ivar data: what was sent.
+    """
+
+    position: int
+    name: bytes
+    data: bytes
+
+
+class LogPage(NamedTuple):
+    """
+    A part of what was told all.
+
+    @ivar first: the first position that is still there.
+    @ivar last: the last one.
+    @ivar entries: from where was asked on, as many as fit; None if some are missing.
+    """
+
+    first: int
+    last: int
+    entries: list[Entry] | None
+
+
+def _nobody(*arguments: object) -> None:
+    """Nobody is to be told."""
+
+
+# One call is under way at a time, and only L{_send} begins it:
+#
+#     commit --> _wake --> _send --> _cbSent --> _send, while there are more
+#                 ^          ^           |
+#                 |          |           +-----> _finish, if closing
+#          engine.up         +-- RETRY -- _ebSent
+#
+# Until a call has its reply it stays at the head of _calls, and is sent again as it is,
+# with the same number: the engine may have had it.  All that gathers meanwhile waits in
+# _next.
+
+
+@implementer(ISessionStore)
+class EngineStore:
+    """
+    Sessions and their messages in an engine.
+
+    @ivar lost: called with sessions that are not ours by now, and whether there still
+        are such sessions, at another node; and with how many messages fewer others have
+        been sent, since those had caused them.  Both are by the names of sessions.
+    @ivar lapsed: called when the engine had given this node up: of all its sessions it
+        has to be said that their clients are there.
+    """
+
+    def __init__(self, engine: Engine, clock: IReactorTime, grace: float) -> None:
+        """
+        @param engine: not started.
+        @param clock: for trying again.
+        @param grace: seconds that clients have to come back.
+        """
+        self.lost: Callable[[dict[str, bool], dict[str, int]], object] = _nobody
+        self.lapsed: Callable[[], object] = _nobody
+        self._engine = engine
+        self._clock = clock
+        self._grace = round(grace * 1000)
+        self._failure: SpoolError | None = None
+        self._fences: dict[str, int] = {}  # of the sessions that are ours
+        self._number = 0  # of the last call that the engine has
+        self._calls: deque[Call] = deque()
+        self._waiters: list[Deferred[None]] = []  # for the last of these
+        self._next = Gathered()
+        self._isSending = False
+        self._retry: IDelayedCall | None = None
+        self._closed: Deferred[None] | None = None
+        self._renewals = LoopingCall(self._renew)
+        self._renewals.clock = clock
+        engine.up, engine.down = self._up, self._down
+
+    @property
+    def failure(self) -> SpoolError | None:
+        """
+        Why nothing can be written at the moment.
+
+        @see: L{ISessionStore}
+        """
+        return self._engine.failure or self._failure
+
+    def start(self) -> Deferred[None]:
+        """
+        Join the cluster.
+
+        @return: as L{Engine.start}.
+        """
+        return self._engine.start()
+
+    # ISessionStore
+
+    def load(self) -> list[Stored]:
+        """
+        Read nothing: a session comes with its client, by C{claim}.
+
+        @see: L{ISessionStore.load}
+        """
+        return []
+
+    def damaged(self, reason: str) -> SpoolError:
+        """
+        Make the error for a session that makes no sense.
+
+        @see: L{ISessionStore.damaged}
+        """
+        return SpoolError(
+            f"what the engine has of a session is damaged ({reason}): it is left "
+            "alone, and its client begins another one"
+        )
+
+    def begin(self, name: str, peer: str, state: dict[str, Any]) -> Deferred[None]:
+        """
+        Store a session of which its peer does not know yet.
+
+        @see: L{ISessionStore.begin}
+        """
+        if self._closed is not None:
+            return fail(self._closedError())
+        if name in self._fences:
+            return fail(_taken(name))
+        encoded = _encode(state)
+        begun = self._engine.call(
+            BEGIN, self._engine.node, name, peer, encoded, self._grace
+        )
+        # From now on, for who cancels this and drops it.
+        self._fences[name] = 1
+        begun.addCallbacks(
+            self._cbBegun, self._ebBegun, callbackArgs=(name,), errbackArgs=(name,)
+        )
+        return begun
+
+    def _cbBegun(self, begun: int, name: str) -> None:
+        """
+        A session is stored.
+
+        @raise SpoolError: there is one of that name.
+        """
+        if not begun:
+            self._fences.pop(name, None)
+            raise _taken(name)
+
+    def _ebBegun(self, failure: Failure, name: str) -> Failure:
+        """Nobody knows whether it is: if so, it goes when nobody has come in time."""
+        if failure.check(SpoolError):
+            self._fences.pop(name, None)
+        return failure
+
+    def claim(self, name: str, peer: str) -> Deferred[Stored | None]:
+        """
+        Take a session over, since its client has come here.
+
+        @param peer: the key that the client has proved.
+        @return: fires with what is kept of it, or None if there is none of that key;
+            fails with L{SpoolError}, and then it is nobody's until its client comes
+            again.
+        """
+        return Deferred.fromCoroutine(self._claim(name, peer))
+
+    async def _claim(self, name: str, peer: str) -> Stored | None:
+        """Take a session over, page by page."""
+        call, node = self._engine.call, self._engine.node
+        found = await call(CLAIM, node, name, peer, self._grace, PAGE_SIZE)
+        if found is None:
+            return None
+        fence, state, page = found
+        stored = Stored(name, peer, _decoded(state), [], [])
+        while page is not None:
+            incoming, outgoing, *behind = page
+            stored.incoming.extend(map(_blob, incoming))
+            stored.outgoing.extend(map(_blob, outgoing))
+            if not behind:
+                self._fences[name] = fence
+                return stored
+            page = await call(PAGE, name, fence, *behind, PAGE_SIZE)
+        return None  # another node was faster
+
+    def put(self, name: str, peer: str, state: dict[str, Any]) -> None:
+        """
+        Replace the state of a session that was begun or claimed.
+
+        @see: L{ISessionStore.put}
+        """
+        encoded = _encode(state).encode()
+        if name in self._fences:
+            self._next.of(name).state = encoded
+
+    def append(
+        self,
+        name: str,
+        outgoing: bool,
+        number: int,
+        count: int,
+        frames: bytes,
+        cause: str = "",
+    ) -> None:
+        """
+        Add messages to a session.
+
+        @param cause: the session whose message made us send them, or empty.
+        @see: L{ISessionStore.append}
+        """
+        if name in self._fences:
+            part = Part(number, count, frames, cause)
+            self._next.of(name).parts[outgoing].append(part)
+
+    def discard(self, name: str, outgoing: bool, before: int) -> None:
+        """
+        Remove messages of a session.
+
+        @see: L{ISessionStore.discard}
+        """
+        if name in self._fences:
+            highest = self._next.of(name).before
+            highest[outgoing] = max(highest[outgoing], before)
+
+    def drop(self, name: str) -> None:
+        """
+        Remove a session with all its messages.
+
+        @see: L{ISessionStore.drop}
+        """
+        if name in self._fences:
+            self._next.of(name).dropped = True
+
+    def commit(self) -> Deferred[None]:
+        """
+        Write the changes so far.
+
+        @see: L{ISessionStore.commit}
+        """
+        if self._closed is not None:
+            return fail(self._closedError())
+        waiter: Deferred[None] = Deferred()
+        self._next.waiters.append(waiter)
+        self._wake()
+        return waiter
+
+    def close(self) -> Deferred[None]:
+        """
+        Write the changes so far, and leave the cluster: what is ours waits there.
+
+        @see: L{ISessionStore.close}
+        """
+        if self._closed is not None:
+            raise RuntimeError("the engine is closed already")
+        closed = self._closed = Deferred()
+        if self._engine.failure is not None and not self._isSending:
+            self._finish(self._engine.failure)
+        elif self._retry is not None and self._retry.active():
+            self._retry.reset(0)  # the last try need not wait
+        else:
+            self._wake()
+        return closed
+
+    def _closedError(self) -> SpoolError:
+        """Make the error for who writes too late."""
+        return SpoolError("the engine is closed: nothing more is written")
+
+    # What a cluster has beside
+
+    def enter(self, name: str) -> None:
+        """A session's client is here: do not give it up."""
+        self._place(name, "enter")
+
+    def wait(self, name: str) -> None:
+        """A session's client is away: it has the grace to come back, to any node."""
+        self._place(name, "wait")
+
+    def release(self, name: str) -> None:
+        """Leave a session to whichever node its client comes to next."""
+        self._place(name, "release")
+
+    def _place(self, name: str, place: str) -> None:
+        """Say where a session's client is."""
+        if name in self._fences:
+            self._next.of(name).place = place
+
+    def send(
+        self, cause: str, peer: str, data: bytes, tell: Callable[[int, int], object]
+    ) -> None:
+        """
+        Send something to all sessions of a key, wherever they are.
+
+        @param cause: the session whose message made us do it, or empty.
+        @param peer: the public key, in text form.
+        @param tell: called once it is written, with how many sessions have it and how
+            many have no room for it.
+        """
+        self._next.effects.append(Effect("send", cause, (peer, data), tell))
+
+    def log(self, cause: str, data: bytes, tell: Callable[[int, int], object]) -> None:
+        """
+        Tell something to all nodes.
+
+        @param cause: as C{send}.
+        @param tell: called once it is written, with its position, and 0.
+        """
+        self._next.effects.append(Effect("log", cause, (data,), tell))
+
+    def took(self, name: str, entry: Entry) -> None:
+        """What was sent to a session of ours is in its outbox now."""
+        if name in self._fences:
+            self._next.of(name).taken.append((entry.position, entry.name))
+
+    def readInlet(self, name: str, after: int = 0) -> Deferred[list[Entry]]:
+        """
+        Read what others sent to a session.
+
+        @param after: the position up to which it was read.
+        @return: fires with as much as fits a page; fails with L{SpoolError}.
+        """
+        found = self._engine.call(INLET, name, after, PAGE_SIZE)
+        return found.addCallback(_entries)
+
+    def readLog(self, after: int, name: bytes = b"") -> Deferred[LogPage | None]:
+        """
+        Read what all were told.
+
+        @param after: the position up to which it was read.
+        @param name: the name of the entry there; empty if none was read.
+        @return: fires with a page; or with None if what was read is not in the engine:
+            it went back in time; fails with L{SpoolError}.
+        """
+        found = self._engine.call(LOG, after, name, PAGE_SIZE)
+        return found.addCallback(_logPage)
+
+    # Writing
+
+    def _wake(self) -> None:
+        """Begin to write, unless something is being written, or nothing can be."""
+        if self._isSending or self._retry is not None or self._engine.failure:
+            return
+        if not self._calls:
+            gathered, self._next = self._next, Gathered()
+            self._calls = gathered.calls(self._fences)
+            self._waiters = gathered.waiters
+        self._send()
+
+    def _send(self) -> None:
+        """Have the engine do the next call, or tell those who wait for the last."""
+        self._retry = None
+        if not self._calls:
+            self._written()
+            return
+        self._isSending = True
+        said = self._calls[0].arguments(self._grace, MAX_INLET, MAX_LOG)
+        sent = self._engine.call(COMMIT, self._engine.node, self._number + 1, *said)
+        sent.addCallbacks(self._cbSent, self._ebSent)
+
+    def _written(self) -> None:
+        """All of a batch is in the engine: tell who waits for it, and go on."""
+        waiters, self._waiters = self._waiters, []
+        self._isSending = True  # so that whatever all of them commit now is one batch
+        for waiter in waiters:
+            waiter.callback(None)
+        self._isSending = False
+        gathered = self._next
+        if gathered.waiters or (
+            self._closed is not None and (gathered.changes or gathered.effects)
+        ):
+            self._wake()
+        elif self._closed is not None:
+            self._finish(None)
+
+    def _cbSent(self, reply: Any) -> None:
+        """The engine has done a call."""
+        self._isSending = False
+        if isinstance(reply, int):
+            self._ebSent(Failure(self._behind(reply)))
+            return
+        if self._failure is not None:
+            self._failure = None
+            _log.info("the engine takes it again")
+        self._number += 1
+        call = self._calls.popleft()
+        lost, results = reply
+        names = list(call.changes)
+        for name, changes in call.changes.items():
+            if changes.dropped or changes.place == "release":
+                self._fences.pop(name, None)
+        if lost:
+            self._lose(call, {names[i - 1]: bool(kept) for i, kept in lost})
+        for at, effect in enumerate(call.effects):
+            sent, more = results[2 * at : 2 * at + 2]
+            if sent >= 0:
+                effect.tell(sent, more)
+        self._send()
+
+    def _lose(self, call: Call, lost: dict[str, bool]) -> None:
+        """Sessions are not ours: forget them, and what they caused."""
+        for name in lost:
+            if self._fences.get(name) == call.fences[name]:  # else it came back
+                del self._fences[name]
+        undone = {
+            name: count
+            for name, changes in call.changes.items()
+            if name not in lost and (count := changes.without(lost, 0))
+        }
+        # What was sent to these meanwhile has the numbers of before.
+        for name, shift in undone.items():
+            if name in self._next.changes:
+                self._next.changes[name].without((), shift)
+        for name, count in self._next.without(lost).items():
+            undone[name] = undone.get(name, 0) + count
+        self.lost(lost, undone)
+
+    def _behind(self, last: int) -> SpoolError:
+        """Make the error for an engine that went back in time."""
+        return SpoolError(
+            f"the engine has lost what was written: it knows batch {last} of this "
+            f"node, which has written {self._number}"
+        )
+
+    def _ebSent(self, failure: Failure) -> None:
+        """Nobody knows whether the engine has done a call: say it again later."""
+        self._isSending = False
+        reason = cast("SpoolError", failure.value)
+        if self._failure is None:
+            _log.error("{reason}; nothing more is accepted", reason=str(reason))
+        self._failure = reason
+        if self._closed is not None:
+            self._finish(reason)
+        elif self._engine.failure is None:
+            self._retry = self._clock.callLater(RETRY, self._send)
+
+    def _up(self, isLost: bool) -> None:
+        """The engine can be used."""
+        if isLost:
+            self._forgetAll()
+        if not self._renewals.running:
+            self._renewals.start(RENEWAL)
+        if self._retry is None:
+            self._wake()
+
+    def _down(self) -> None:
+        """The engine cannot be used."""
+        retry, self._retry = self._retry, None
+        if retry is not None:
+            retry.cancel()
+
+    def _forgetAll(self) -> None:
+        """The engine has lost its data: no session is left."""
+        waiters = self._waiters + self._next.waiters
+        lost, self._fences = self._fences, {}
+        self._calls.clear()
+        self._waiters, self._next, self._number = [], Gathered(), 0
+        self.lost(dict.fromkeys(lost, False), {})
+        for waiter in waiters:
+            waiter.errback(SpoolError("the engine has lost its data"))
+
+    def _finish(self, error: SpoolError | None) -> None:
+        """
+        Leave the cluster, then tell those who wait.
+
+        @param error: why not all was written, or None.
+        """
+        self._down()
+        if self._renewals.running:
+            self._renewals.stop()
+        left = self._engine.call(LEASE, self._engine.node, 0, self._grace, 1000)
+        left.addBoth(lambda result: self._engine.stop())
+        left.addCallback(self._cbLeft, error)
+        left.chainDeferred(cast("Deferred[None]", self._closed))
+
+    def _cbLeft(self, result: object, error: SpoolError | None) -> Failure | None:
+        """
+        Tell those who wait for what was not written.
+
+        @return: what L{close} fires with.
+        """
+        if error is None:
+            return None
+        for waiter in self._waiters + self._next.waiters:
+            waiter.errback(error)
+        return Failure(error)
+
+    # The lease
+
+    def _renew(self) -> Deferred[None]:
+        """Say that this node is alive, and clean up behind those that are not."""
+        renewed = self._engine.call(
+            LEASE,
+            self._engine.node,
+            round(LEASE_TIME * 1000),
+            self._grace,
+            round(REMEMBERED * 1000),
+        )
+        renewed.addCallback(self._cbRenewed)
+        return renewed.addErrback(self._ebRenewed)
+
+    def _cbRenewed(self, held: int) -> Deferred[None]:
+        """Say whose clients are here, if the engine believed that none were."""
+        if not held:
+            self.lapsed()
+        return self._sweep()
+
+    def _sweep(self) -> Deferred[None]:
+        """Clean up until nothing is left to do."""
+        swept = self._engine.call(SWEEP, round(LEASE_TIME * 1000), self._grace, SWEPT)
+        return swept.addCallback(lambda found: None if found < SWEPT else self._sweep())
+
+    def _ebRenewed(self, failure: Failure) -> None:
+        """It is said again soon."""
+        failure.trap(SpoolError)
+
+
+def _taken(name: str) -> SpoolError:
+    """Make the error for a session that cannot begin, since there is one."""
+    return SpoolError(f"there is a session {name} already")
+
+
+def _decoded(state: bytes) -> dict[str, Any]:
+    """Read a state."""
+    return cast("dict[str, Any]", json.loads(state))
+
+
+def _blob(member: bytes) -> Blob:
+    """Read messages that are kept together."""
+    number, messages, frames = member.split(b" ", 2)
+    return Blob(int(number), int(messages), frames)
+
+
+def _entries(found: list[bytes]) -> list[Entry]:
+    """Read what others left."""
+    return [
+        Entry(int(position), *member.split(b" ", 1))
+        for position, member in zip(found[::2], found[1::2], strict=True)
+    ]
+
+
+def _logPage(found: list[Any] | None) -> LogPage | None:
+    """Read a part of the log."""
+    if found is None:
+        return None
+    first, last, *more = found
+    return LogPage(first, last, _entries(more[0]) if more else None)

@@ -1,0 +1,310 @@
+"""
+What the tests of clusters share: real engines, and connections to them on which nothing
+happens before the test says so.
+"""
+
+from __future__ import annotations
+
+import atexit
+import shutil
+import socket
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from twisted.internet import error
+from twisted.internet.address import UNIXAddress
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.interfaces import (
+    IProtocol,
+    IProtocolFactory,
+    IStreamClientEndpoint,
+)
+from twisted.internet.task import Clock
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SkipTest, SynchronousTestCase
+from zope.interface import implementer
+
+from aesm.cluster.address import EngineAddress
+from aesm.cluster.engine import Engine
+from aesm.cluster.store import EngineStore
+
+__all__ = ["EngineTestCase", "Line", "Lines", "Node", "RedisServer", "sharedServer"]
+
+PATIENCE = 120.0  # seconds for anything that a process does
+GRACE = 60.0  # seconds
+
+
+class RedisServer:
+    """
+    A process of C{redis-server}, at a UNIX socket of its own and nowhere else.
+
+    @ivar path: the socket.
+    """
+
+    def __init__(self, *options: str) -> None:
+        """
+        Start it, and wait until it takes connections.
+
+        @param options: more of its command line.
+        """
+        program = shutil.which("redis-server")
+        if program is None:
+            raise SkipTest("redis-server is not installed")
+        # Not in trial's folder: paths of sockets are short.
+        self._folder = Path(tempfile.mkdtemp(prefix="aesm-engine-"))
+        self.path = str(self._folder / "socket")
+        self._process = subprocess.Popen(
+            [program, "--port", "0", "--unixsocket", self.path, "--save", ""]
+            + ["--dir", str(self._folder), *options],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+        )
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            if b"eady to accept connections" in line:
+                return
+        self.stop()
+        raise AssertionError("redis-server does not start")
+
+    def stop(self) -> None:
+        """End it, and remove what it leaves."""
+        self._process.kill()
+        self._process.communicate()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def command(self, *arguments: object) -> Any:
+        """
+        Have it do something, over a connection of its own.
+
+        @return: its reply.
+        """
+        from hiredis import Reader, pack_command
+
+        packed = pack_command(
+            tuple(a if isinstance(a, bytes) else str(a) for a in arguments)
+        )
+        reader = Reader()
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(PATIENCE)
+            connection.connect(self.path)
+            connection.sendall(packed)
+            while (reply := reader.gets()) is False:
+                reader.feed(connection.recv(1 << 16))
+        return reply
+
+
+@cache
+def sharedServer() -> RedisServer:
+    """Start an engine that all tests of this process use, one after the other."""
+    server = RedisServer()
+    atexit.register(server.stop)
+    return server
+
+
+class Line:
+    """
+    One connection to an engine: a transport that waits for the test.
+
+    @ivar isOpen: whether it is there.
+    """
+
+    disconnecting = False
+
+    def __init__(self, protocol: Any, path: str) -> None:
+        """ """
+        from hiredis import Reader
+
+        self._protocol = protocol
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.settimeout(PATIENCE)
+        self._socket.connect(path)
+        self._said, self._heard = Reader(), Reader()
+        self._waiting: list[bytes] = []
+        self.isOpen = True
+        protocol.makeConnection(self)
+
+    # ITransport
+
+    def write(self, data: bytes) -> None:
+        """Keep a command until the test lets it go."""
+        if self.isOpen:
+            self._waiting.append(data)
+
+    def loseConnection(self) -> None:
+        """End, when the test goes on."""
+        self.disconnecting = True
+
+    abortConnection = loseConnection
+
+    # What the test does
+
+    @property
+    def isBusy(self) -> bool:
+        """Whether something is to be done."""
+        return self.isOpen and bool(self._waiting or self.disconnecting)
+
+    def execute(self) -> bytes:
+        """
+        Have the engine do what it was told, all of it.
+
+        @return: its replies.
+        """
+        waiting, self._waiting = b"".join(self._waiting), []
+        self._said.feed(waiting)
+        count = 0
+        while self._said.gets() is not False:
+            count += 1
+        self._socket.sendall(waiting)
+        heard = b""
+        while count:
+            data = self._socket.recv(1 << 20)
+            assert data, "the engine hung up"
+            heard += data
+            self._heard.feed(data)
+            while count and self._heard.gets() is not False:
+                count -= 1
+        return heard
+
+    def deliver(self) -> None:
+        """Have the engine do what it was told, and hear its replies."""
+        heard = self.execute()
+        if self.disconnecting:  # as Twisted's, it does not listen any more
+            self.cut()
+        elif heard:
+            self._protocol.dataReceived(heard)
+
+    def cut(self) -> None:
+        """
+        End: what was not executed will not be, unless the test does it all the same,
+        as an engine does that was frozen.
+        """
+        if self.isOpen:
+            self.isOpen = False
+            self._protocol.connectionLost(Failure(error.ConnectionLost()))
+
+    def close(self) -> None:
+        """Execute nothing any more."""
+        self.cut()
+        self._socket.close()
+
+
+@implementer(IStreamClientEndpoint)
+class Lines:
+    """
+    How a node reaches an engine.
+
+    @ivar path: its socket; None if it cannot be reached.
+    @ivar lines: all that were made.
+    """
+
+    def __init__(self, path: str | None) -> None:
+        """ """
+        self.path = path
+        self.lines: list[Line] = []
+
+    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
+        """Connect at once."""
+        if self.path is None:
+            return fail(error.ConnectError(string="nobody is there"))
+        protocol = protocolFactory.buildProtocol(UNIXAddress(self.path.encode()))
+        assert protocol is not None
+        self.lines.append(Line(protocol, self.path))
+        return succeed(protocol)
+
+    @property
+    def line(self) -> Line:
+        """The newest connection."""
+        return self.lines[-1]
+
+    def deliver(self) -> bool:
+        """
+        Let everything go that waits.
+
+        @return: whether there was anything.
+        """
+        busy = [line for line in self.lines if line.isBusy]
+        for line in busy:
+            line.deliver()
+        return bool(busy)
+
+
+class Node:
+    """
+    A node, as much of it as there is.
+
+    @ivar store: its sessions.
+    @ivar lines: how it reaches the engine.
+    @ivar lost: what it was told of sessions that are not its own any more.
+    @ivar lapses: how often it was told that it had been given up.
+    """
+
+    def __init__(
+        self, clock: Clock, name: str, path: str | None, grace: float, **options: Any
+    ) -> None:
+        """@param options: of L{Engine}."""
+        self.lines = Lines(path)
+        address = EngineAddress.parse("redis://127.0.0.1")
+        self.engine = Engine(
+            clock, address, "test", name, endpoint=self.lines, **options
+        )
+        self.store = EngineStore(self.engine, clock, grace)
+        self.lost: list[tuple[dict[str, bool], dict[str, int]]] = []
+        self.lapses = 0
+        self.store.lost = lambda *what: self.lost.append(what)
+        self.store.lapsed = self._lapsed
+
+    def _lapsed(self) -> None:
+        """Count."""
+        self.lapses += 1
+
+    def settle(self) -> None:
+        """Let everything go, and what follows from it."""
+        while self.lines.deliver():
+            pass
+
+
+class EngineTestCase(SynchronousTestCase):
+    """
+    Nodes with an engine that is empty at first.
+
+    @ivar clock: the nodes'; the engine has its own.
+    """
+
+    def setUp(self) -> None:
+        """Empty the engine."""
+        self.clock = Clock()
+        self.redis = sharedServer()
+        self.redis.command("FLUSHALL")
+
+    def node(self, name: str = "one", grace: float = GRACE, **options: Any) -> Node:
+        """
+        Have a node that has joined.
+
+        @param options: of L{Engine}.
+        """
+        node = Node(self.clock, name, self.redis.path, grace, **options)
+        started = node.store.start()
+        node.settle()
+        self.successResultOf(started)
+        self.addCleanup(self.end, node)
+        return node
+
+    def end(self, node: Node) -> None:
+        """Let a node end; nothing is left then."""
+        if node.store._closed is None:
+            node.store.close().addErrback(lambda failure: None)
+            node.settle()
+        for line in node.lines.lines:
+            line.close()
+
+    def done(self, node: Node, deferred: Deferred[Any]) -> Any:
+        """Let a node go on, and have what came of it."""
+        node.settle()
+        return self.successResultOf(deferred)
+
+    def key(self, name: str) -> str:
+        """Tell what the engine calls something."""
+        return f"{{aesm:test}}:{name}"
