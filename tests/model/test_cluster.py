@@ -4,10 +4,10 @@ killed and lose their connections before or after the engine did what it was tol
 up by Hypothesis; the engine is a real one.
 
 What each session's client sends is handled in order, at whichever node holds the
-session.  The handler of message 3 of session A says C{A:3} to the log, to the key of the
-next session, to A itself, and to one other session that the node holds.  What the log
-says is the truth: all else must agree with it, each once and in order, whatever happened;
-and nothing that was acknowledged may be missing.
+session.  The handler of message 3 of session A says C{A:3} to the log, to the key of
+the next session, to A itself, and to one other session that the node holds.  What the
+log says is the truth: all else must agree with it, each once and in order, whatever
+happened; and nothing that was acknowledged may be missing.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ FOREVER = 86_400.0  # seconds
 sessions = st.sampled_from(SESSIONS)
 numbers = st.integers(0, 5)
 fates = st.sampled_from(["delivered", "delivered", "once", "swallowed", "cut", "later"])
+arrivals = st.sampled_from(["delivered", "delivered", "delivered", "swallowed", "cut"])
 
 
 def keyOf(name: str) -> str:
@@ -267,7 +268,7 @@ class ClusterMachine(RuleBasedStateMachine):
         node.settle()
         self.apps.append(App(self, node))
 
-    @rule(name=sessions, which=numbers, fate=fates)
+    @rule(name=sessions, which=numbers, fate=arrivals)
     def claim(self, name: str, which: int, fate: str) -> None:
         """A client comes to a node, which does not have its session."""
         apps = [app for app in self.apps if name not in app.holds]
@@ -276,11 +277,17 @@ class ClusterMachine(RuleBasedStateMachine):
             app.claim(name)
             self.meet(app, fate)
 
-    @rule(which=numbers, name=sessions, other=sessions)
-    def handle(self, which: int, name: str, other: str) -> None:
-        """A client's message is handled, maybe where its session was before."""
+    @rule(which=numbers, name=sessions, other=sessions, fate=st.none() | fates)
+    def handle(self, which: int, name: str, other: str, fate: str | None) -> None:
+        """
+        A client's message is handled, maybe where its session was before, and more of
+        them in the same turn, or the turn ends.
+        """
         for app in self.holders(which, name):
             app.handle(name, other)
+            if fate is not None:
+                app.commit()
+                self.meet(app, fate)
 
     @rule(which=numbers, name=sessions)
     def take(self, which: int, name: str) -> None:
@@ -386,7 +393,7 @@ class ClusterMachine(RuleBasedStateMachine):
             yield name, int(message), other
 
     def check(self, name: str) -> None:
-        """Compare what the engine has of a session with the truth, and with the world."""
+        """Compare what the engine has of a session with the truth and the world."""
         known, command = self.known[name], self.redis.command
         state = command("HGET", f"{{aesm:test}}:s:{name}", "state")
         received = json.loads(state)["received"]

@@ -57,8 +57,10 @@ class RedisServer:
         self._folder = Path(tempfile.mkdtemp(prefix="aesm-engine-"))
         self.path = str(self._folder / "socket")
         self._process = subprocess.Popen(
-            [program, "--port", "0", "--unixsocket", self.path, "--save", ""]
-            + ["--dir", str(self._folder), *options],
+            [
+                *(program, "--port", "0", "--unixsocket", self.path, "--save", ""),
+                *("--dir", str(self._folder), *options),
+            ],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
         )
@@ -94,6 +96,42 @@ class RedisServer:
             while (reply := reader.gets()) is False:
                 reader.feed(connection.recv(1 << 16))
         return reply
+
+    def subscribed(self, *channels: str) -> Subscriber:
+        """Hear what is published from now on."""
+        return Subscriber(self.path, channels)
+
+
+class Subscriber:
+    """A connection that hears what is published."""
+
+    def __init__(self, path: str, channels: tuple[str, ...]) -> None:
+        """ """
+        from hiredis import Reader, pack_command
+
+        self._reader = Reader()
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.settimeout(PATIENCE)
+        self._socket.connect(path)
+        self._socket.sendall(pack_command(("SUBSCRIBE", *channels)))
+        for _ in channels:
+            self._next()
+
+    def _next(self) -> Any:
+        """Wait for a message."""
+        while (reply := self._reader.gets()) is False:
+            self._reader.feed(self._socket.recv(1 << 16))
+        return reply
+
+    def heard(self) -> bytes:
+        """Wait for what is published next."""
+        data = self._next()[2]
+        assert isinstance(data, bytes)
+        return data
+
+    def close(self) -> None:
+        """Hear no more."""
+        self._socket.close()
 
 
 @cache
