@@ -126,8 +126,9 @@ class Engine:
             reached at first, or is not fit for it, and then no more is tried.
         """
         started = self._started = Deferred(lambda started: self.stop())
-        self._service.startService()
+        # Before it can have failed.
         self._service.whenConnected(failAfterFailures=1).addErrback(self._ebReached)
+        self._service.startService()
         return started
 
     def stop(self) -> Deferred[None]:
@@ -294,8 +295,10 @@ class Engine:
 
     def _ebReached(self, failure: Failure) -> None:
         """Nobody is there at the first attempt."""
-        self.failure = self._unfit(failure.getErrorMessage())
-        self._giveUp()
+        if self._started is not None:
+            self.failure = self._unfit(failure.getErrorMessage())
+            # The service, which tells us, has to settle before it can be stopped.
+            self._clock.callLater(0, self._giveUp)
 
     def _giveUp(self) -> None:
         """Tell who starts it, if somebody does."""

@@ -31,7 +31,16 @@ from aesm.cluster.address import EngineAddress
 from aesm.cluster.engine import Engine
 from aesm.cluster.store import EngineStore
 
-__all__ = ["EngineTestCase", "Line", "Lines", "Node", "RedisServer", "sharedServer"]
+__all__ = [
+    "EngineTestCase",
+    "Line",
+    "Lines",
+    "Node",
+    "RedisServer",
+    "Subscriber",
+    "freePort",
+    "sharedServer",
+]
 
 PATIENCE = 120.0  # seconds for anything that a process does
 GRACE = 60.0  # seconds
@@ -42,13 +51,15 @@ class RedisServer:
     A process of C{redis-server}, at a UNIX socket of its own and nowhere else.
 
     @ivar path: the socket.
+    @ivar port: of 127.0.0.1, or 0.
     """
 
-    def __init__(self, *options: str) -> None:
+    def __init__(self, *options: str, port: int = 0) -> None:
         """
         Start it, and wait until it takes connections.
 
         @param options: more of its command line.
+        @param port: where it is to be reached over TCP, too.
         """
         program = shutil.which("redis-server")
         if program is None:
@@ -56,9 +67,11 @@ class RedisServer:
         # Not in trial's folder: paths of sockets are short.
         self._folder = Path(tempfile.mkdtemp(prefix="aesm-engine-"))
         self.path = str(self._folder / "socket")
+        self.port = port
         self._process = subprocess.Popen(
             [
-                *(program, "--port", "0", "--unixsocket", self.path, "--save", ""),
+                *(program, "--port", str(port), "--bind", "127.0.0.1"),
+                *("--unixsocket", self.path, "--save", ""),
                 *("--dir", str(self._folder), *options),
             ],
             stdin=subprocess.DEVNULL,
@@ -83,23 +96,40 @@ class RedisServer:
 
         @return: its reply.
         """
+        return self.commands(arguments)[0]
+
+    def commands(self, *commands: tuple[object, ...]) -> list[Any]:
+        """
+        Have it do several things, over one connection.
+
+        @return: its replies.
+        """
         from hiredis import Reader, pack_command
 
-        packed = pack_command(
-            tuple(a if isinstance(a, bytes) else str(a) for a in arguments)
-        )
-        reader = Reader()
+        reader, replies = Reader(), []
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(PATIENCE)
             connection.connect(self.path)
-            connection.sendall(packed)
-            while (reply := reader.gets()) is False:
-                reader.feed(connection.recv(1 << 16))
-        return reply
+            for command in commands:
+                said = (a if isinstance(a, bytes) else str(a) for a in command)
+                connection.sendall(pack_command(tuple(said)))
+                while (reply := reader.gets()) is False:
+                    reader.feed(connection.recv(1 << 16))
+                replies.append(reply)
+        return replies
 
     def subscribed(self, *channels: str) -> Subscriber:
         """Hear what is published from now on."""
         return Subscriber(self.path, channels)
+
+
+def freePort() -> int:
+    """Find a port of 127.0.0.1 that nobody uses."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    assert isinstance(port, int)
+    return port
 
 
 class Subscriber:
@@ -280,11 +310,17 @@ class Node:
     """
 
     def __init__(
-        self, clock: Clock, name: str, path: str | None, grace: float, **options: Any
+        self,
+        clock: Clock,
+        name: str,
+        path: str | None,
+        grace: float,
+        user: str = "",
+        **options: Any,
     ) -> None:
         """@param options: of L{Engine}."""
         self.lines = Lines(path)
-        address = EngineAddress.parse("redis://127.0.0.1")
+        address = EngineAddress.parse(f"redis://{user}127.0.0.1")
         self.engine = Engine(
             clock, address, "test", name, endpoint=self.lines, **options
         )
@@ -323,12 +359,28 @@ class EngineTestCase(SynchronousTestCase):
 
         @param options: of L{Engine}.
         """
+        node, started = self.starting(name, grace, **options)
+        self.successResultOf(started)
+        return node
+
+    def starting(
+        self, name: str = "one", grace: float = GRACE, **options: Any
+    ) -> tuple[Node, Deferred[None]]:
+        """
+        Have a node that tries to join, and what becomes of that.
+
+        @param options: of L{Engine}.
+        """
         node = Node(self.clock, name, self.redis.path, grace, **options)
         started = node.store.start()
         node.settle()
-        self.successResultOf(started)
         self.addCleanup(self.end, node)
-        return node
+        return node, started
+
+    def setting(self, name: str, value: object, after: object) -> None:
+        """Have the engine be set in another way, until the end of the test."""
+        self.redis.command("CONFIG", "SET", name, value)
+        self.addCleanup(self.redis.command, "CONFIG", "SET", name, after)
 
     def end(self, node: Node) -> None:
         """Let a node end; nothing is left then."""
