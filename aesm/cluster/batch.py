@@ -15,7 +15,8 @@ that a message was handled, and what its handler sent, wherever to.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from operator import itemgetter
 from typing import NamedTuple
 
 from twisted.internet.defer import Deferred
@@ -59,6 +60,11 @@ class Effect(NamedTuple):
     arguments: tuple[str | bytes, ...]
     tell: Callable[[int, int], object]
 
+    @property
+    def size(self) -> int:
+        """About how many bytes it takes to say."""
+        return sum(map(len, self.arguments)) + _OVERHEAD
+
 
 class Changes:
     """
@@ -101,37 +107,38 @@ class Changes:
         self.parts = (self.parts[False], kept)
         return shift
 
-    def operations(self, key: str, keys: Mapping[str, str]) -> Iterator[object]:
+    def say(self, said: list[object], key: str, keys: Mapping[str, str]) -> None:
         """
         Say it to the engine.
 
+        @param said: what is added to.
         @param key: what the session is called in the call.
         @param keys: what others are.
         """
         if self.dropped:
-            yield from ("drop", key)
+            said += ("drop", key)
             return
         if self.state is not None:
-            yield from ("put", key, self.state)
-        for direction, before, parts in zip(
-            _DIRECTIONS, self.before, self.parts, strict=True
-        ):
-            if before:
-                yield from ("discard", key, direction, before)
-            for number, messages, frames, cause in parts:
-                yield from ("append", key, direction, keys.get(cause, "0"))
-                yield from (number, messages, frames)
+            said += ("put", key, self.state)
+        for outgoing, direction in enumerate(_DIRECTIONS):
+            if self.before[outgoing]:
+                said += ("discard", key, direction, self.before[outgoing])
+            for number, messages, frames, cause in self.parts[outgoing]:
+                of = keys.get(cause, "0") if cause else "0"
+                said += ("append", key, direction, of, number, messages, frames)
         for taken in self.taken:
-            yield from ("took", key, *taken)
+            said += ("took", key, *taken)
         if self.place:
-            yield from (self.place, key)
+            said += (self.place, key)
 
     @property
     def size(self) -> int:
         """About how many bytes it takes to say."""
-        messages = sum(len(part.frames) for parts in self.parts for part in parts)
-        count = sum(map(len, self.parts)) + len(self.taken) + 2
-        return len(self.state or b"") + messages + count * _OVERHEAD
+        size = len(self.state or b"") + _OVERHEAD * (2 + len(self.taken))
+        for parts in self.parts:
+            for part in parts:
+                size += len(part.frames) + _OVERHEAD
+        return size
 
 
 class Call:
@@ -139,27 +146,35 @@ class Call:
     A part of what has gathered that is done at once.
 
     @ivar changes: by the session's name.
-    @ivar effects: in their order.
     @ivar fences: of these sessions.
-    @ivar size: about how many bytes it is.
     """
 
     def __init__(self) -> None:
         """Begin with nothing."""
         self.changes: dict[str, Changes] = {}
-        self.effects: list[Effect] = []
         self.fences: dict[str, int] = {}
-        self.size = 0
+        self._effects: list[tuple[int, Effect]] = []
+        self._size = 0
 
-    def add(self, other: Call) -> bool:
-        """Take in another call, if there is room; else leave it."""
-        sessions = len(self.changes) + len(other.changes)
-        if self.size + other.size > MAX_BYTES or sessions > MAX_SESSIONS:
-            return False
-        self.changes |= other.changes
-        self.effects += other.effects
-        self.size += other.size
-        return True
+    def hasRoom(self, size: int, sessions: int) -> bool:
+        """Tell whether so much more fits."""
+        return (
+            self._size + size <= MAX_BYTES
+            and len(self.changes) + sessions <= MAX_SESSIONS
+        )
+
+    def add(
+        self, size: int, changes: dict[str, Changes], effects: list[tuple[int, Effect]]
+    ) -> None:
+        """Take more in, whether it fits or not."""
+        self._size += size
+        self.changes |= changes
+        self._effects += effects
+
+    @property
+    def effects(self) -> list[Effect]:
+        """What goes to others, in the order in which it was said."""
+        return [effect for _, effect in sorted(self._effects, key=itemgetter(0))]
 
     def arguments(self, grace: int, inlet: int, log: int) -> list[object]:
         """
@@ -169,14 +184,14 @@ class Call:
         @param inlet: bytes that may wait for one session.
         @param log: bytes of what was told all that are kept.
         """
-        adds = self.effects or any(any(each.parts) for each in self.changes.values())
+        adds = self._effects or any(any(each.parts) for each in self.changes.values())
         said: list[object] = [int(bool(adds)), grace, inlet, log, len(self.changes)]
         keys = {}
         for index, name in enumerate(self.changes, 1):
             keys[name] = str(index)
             said += (name, self.fences[name])
         for name, changes in self.changes.items():
-            said += changes.operations(keys[name], keys)
+            changes.say(said, keys[name], keys)
         for effect in self.effects:
             said += (effect.operation, keys.get(effect.cause, "0"), *effect.arguments)
         return said
@@ -222,43 +237,43 @@ class Gathered:
 
         @param fences: of the sessions that are ours; all others are left out.
         """
-        groups: dict[str, Call] = {}  # what was caused together, by any of its names
-        for name in [*self.changes, *self._causes()]:
-            if name in fences and name not in groups:
-                group = groups[name] = Call()
-                changes = group.changes[name] = self.of(name)
-                group.size = changes.size
+        effects: dict[str, list[tuple[int, Effect]]] = {}  # by cause, with their order
+        for numbered in enumerate(self.effects):
+            cause = numbered[1].cause
+            effects.setdefault(cause if cause in fences else "", []).append(numbered)
+        groups: dict[str, list[str]] = {}  # what was caused together, by all its names
         for name, changes in self.changes.items():
             for part in changes.parts[True]:
-                _join(groups, name, part.cause)
+                if part.cause and part.cause != name:
+                    _join(groups, name, part.cause)
         calls: deque[Call] = deque()
-        nobodys = Call()
-        for effect in self.effects:
-            group = groups.get(effect.cause, nobodys)
-            group.effects.append(effect)
-            group.size += sum(map(len, effect.arguments)) + _OVERHEAD
-        for group in dict.fromkeys([*groups.values(), nobodys]):
-            if group.size and not (calls and calls[-1].add(group)):
-                calls.append(group)
+        done: set[str] = set()
+        for name in dict.fromkeys([*self.changes, *effects, *groups]):
+            if name in done:
+                continue
+            group = groups.get(name) or [name]
+            done.update(group)
+            ours = {each: self.of(each) for each in group if each in fences}
+            more = [each for name in group for each in effects.get(name, ())]
+            size = sum([each.size for each in ours.values()])
+            size += sum([effect.size for _, effect in more])
+            if not size:
+                continue
+            if not calls or not calls[-1].hasRoom(size, len(ours)):
+                calls.append(Call())
+            calls[-1].add(size, ours, more)
         for call in calls:
             call.fences = {name: fences[name] for name in call.changes}
         return calls
 
-    def _causes(self) -> Iterator[str]:
-        """List whose messages caused something."""
-        for changes in list(self.changes.values()):
-            yield from (part.cause for part in changes.parts[True])
-        yield from (effect.cause for effect in self.effects)
 
-
-def _join(groups: dict[str, Call], name: str, cause: str) -> None:
-    """Make two groups one, if there are two."""
-    group, other = groups.get(name), groups.get(cause)
-    if group is None or other is None or group is other:
-        return
-    if len(group.changes) < len(other.changes):
-        group, other = other, group
-    group.changes |= other.changes
-    group.size += other.size
-    for each in other.changes:
-        groups[each] = group
+def _join(groups: dict[str, list[str]], name: str, cause: str) -> None:
+    """Make two groups one, if they are two."""
+    group = groups.setdefault(name, [name])
+    other = groups.setdefault(cause, [cause])
+    if group is not other:
+        if len(group) < len(other):
+            group, other = other, group
+        group += other
+        for each in other:
+            groups[each] = group

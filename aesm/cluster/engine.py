@@ -30,7 +30,6 @@ from aesm.errors import SpoolError
 if TYPE_CHECKING:
     from twisted.internet.interfaces import (
         IAddress,
-        IProtocol,
         IReactorTime,
         IStreamClientEndpoint,
     )
@@ -125,11 +124,15 @@ class Engine:
         @return: fires once it can be used; fails with L{SpoolError} if it cannot be
             reached at first, or is not fit for it, and then no more is tried.
         """
-        started = self._started = Deferred(lambda started: self.stop())
+        started = self._started = Deferred(self._ebCancelled)
         # Before it can have failed.
         self._service.whenConnected(failAfterFailures=1).addErrback(self._ebReached)
         self._service.startService()
         return started
+
+    def _ebCancelled(self, started: Deferred[None]) -> None:
+        """Who starts it does not want it any more."""
+        self.stop()
 
     def stop(self) -> Deferred[None]:
         """
@@ -321,7 +324,7 @@ class _EngineFactory(Factory):
         """ """
         self._engine = engine
 
-    def buildProtocol(self, addr: IAddress | None) -> IProtocol:
+    def buildProtocol(self, addr: IAddress | None) -> Any:
         """Make one connection."""
         # Here, because the import installs a reactor.
         from hiredis import pack_command
@@ -336,7 +339,7 @@ class _EngineFactory(Factory):
         protocol._build_command = lambda *command: pack_command(command)
         protocol.whenConnected().addCallback(engine.connected)
         protocol.whenDisconnected().addCallback(engine.disconnected)
-        return cast("IProtocol", protocol)
+        return protocol
 
 
 def _codeOf(failure: Failure) -> str:

@@ -118,7 +118,7 @@ class GatheredTests(SynchronousTestCase):
         self.append("S", b"x")
         self.append("T", b"")
         (call,) = self.calls()
-        spare = MAX_BYTES - call.size
+        spare = MAX_BYTES - call._size
         for more, count in ((-1, 1), (0, 1), (1, 2)):
             self.gathered = Gathered()
             self.append("S", b"x" * (1 + spare + more))
@@ -146,7 +146,7 @@ class GatheredTests(SynchronousTestCase):
         first, second = self.calls()
         self.assertEqual([each.cause for each in first.effects], ["1"])
         self.assertEqual(
-            [each.cause for each in second.effects], ["256"] * 2 + [""] * 2
+            [each.cause for each in second.effects], ["", "256", "", "256"]
         )
 
     def test_leftOut(self) -> None:

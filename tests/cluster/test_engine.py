@@ -27,7 +27,7 @@ from tests.support.engines import (
 # What an engine has to allow a node, and nothing else: an ACL's rules.
 RULES = (
     "-@all ~{aesm:test}:* resetchannels &{aesm:test}:* +info +eval +evalsha +wait "
-    "+config|get +hget +hset +hsetnx +hdel +hmget +hincrby +sadd +srem +smembers "
+    "+config|get +get +set +hget +hset +hsetnx +hdel +hmget +hincrby +sadd +srem "
     "+srandmember +zadd +zrem +zcard +zscore +zrange +zrangebyscore +zremrangebyscore "
     "+exists +del +pexpire +publish +time"
 )
@@ -300,7 +300,7 @@ class ReplicaTests(EngineTestCase):
         self.done(node, node.store.begin("S", "K", {}))
         node.store.put("S", "K", {"a": 1})
         self.done(node, node.store.commit())
-        self.assertEqual(replica.command("HGET", self.key("s:S"), "state"), b'{"a":1}')
+        self.assertEqual(replica.command("GET", self.key("t:S")), b'{"a":1}')
 
     def test_never(self) -> None:
         """
@@ -331,8 +331,8 @@ class RealTests(TestCase):
 
     async def converse(self, address: EngineAddress) -> None:
         """Have a node do what nodes do."""
-        node = Engine(reactor, address, "real", "one")  # type: ignore[arg-type]
-        store = EngineStore(node, reactor, 60.0)  # type: ignore[arg-type]
+        node = Engine(reactor, address, "real", "one")
+        store = EngineStore(node, reactor, 60.0)
         await store.start()
         await store.begin("S", "K", {"a": 1})
         store.append("S", True, 0, 1, b"x" * 1_000_000)

@@ -395,7 +395,7 @@ class ClusterMachine(RuleBasedStateMachine):
     def check(self, name: str) -> None:
         """Compare what the engine has of a session with the truth and the world."""
         known, command = self.known[name], self.redis.command
-        state = command("HGET", f"{{aesm:test}}:s:{name}", "state")
+        state = command("GET", f"{{aesm:test}}:t:{name}")
         received = json.loads(state)["received"]
         assert received >= known.acknowledged, "what was acknowledged is lost"
         done: dict[str, list[int]] = defaultdict(list)
@@ -429,7 +429,7 @@ class ClusterMachine(RuleBasedStateMachine):
             had = found.setdefault(int(number), content)
             assert had == content, "a number has two messages"
         assert sorted(found) == list(range(len(found))), "a number has no message"
-        state = self.redis.command("HGET", f"{{aesm:test}}:s:{name}", "state")
+        state = self.redis.command("GET", f"{{aesm:test}}:t:{name}")
         kept = len(found) - json.loads(state)["discarded"]
         assert len(members) == kept, "what was not acknowledged is lost"
         return [found[number] for number in sorted(found)]

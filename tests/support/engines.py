@@ -112,7 +112,8 @@ class RedisServer:
             connection.connect(self.path)
             for command in commands:
                 said = (a if isinstance(a, bytes) else str(a) for a in command)
-                connection.sendall(pack_command(tuple(said)))
+                packed: Any = tuple(said)
+                connection.sendall(pack_command(packed))
                 while (reply := reader.gets()) is False:
                     reader.feed(connection.recv(1 << 16))
                 replies.append(reply)
@@ -143,7 +144,8 @@ class Subscriber:
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.settimeout(PATIENCE)
         self._socket.connect(path)
-        self._socket.sendall(pack_command(("SUBSCRIBE", *channels)))
+        command: Any = ("SUBSCRIBE", *channels)
+        self._socket.sendall(pack_command(command))
         for _ in channels:
             self._next()
 

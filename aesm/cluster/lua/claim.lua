@@ -4,13 +4,14 @@
 local node, name = ARGV[2], ARGV[3]
 local session = P .. 's:' .. name
 
-local kept = redis.call('HMGET', session, 'peer', 'fence', 'state', 'node')
+local kept = redis.call('HMGET', session, 'peer', 'fence', 'node')
 if kept[1] ~= ARGV[4] then return false end
 redis.call('ZREM', P .. 'w', name) -- an engine that is full lets clients come back
 local fence = kept[2] + 1
 redis.call('HSET', session, 'node', node, 'fence', fence)
-redis.call('SREM', P .. 'h:' .. kept[4], name)
+redis.call('SREM', P .. 'h:' .. kept[3], name)
 redis.call('SADD', P .. 'h:' .. node, name)
 wait(name, ARGV[5])
-if kept[4] ~= node then ring(kept[4], 'moved ' .. name) end
-return {fence, kept[3], page(name, 0, '-inf', tonumber(ARGV[6]))}
+if kept[3] ~= node then ring(kept[3], 'moved ' .. name) end
+local state = redis.call('GET', P .. 't:' .. name)
+return {fence, state, page(name, 0, '-inf', tonumber(ARGV[6]))}

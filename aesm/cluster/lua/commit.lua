@@ -15,6 +15,7 @@ local mine = P .. 'n:' .. node
 local last = tonumber(redis.call('HGET', mine, 'batch') or 0)
 
 if batch <= last then -- had it
+  redis.call('HDEL', mine, '') -- an engine that is full takes this
   redis.call('HSET', mine, 'batch', last) -- or a WAIT behind this would cover nothing
   local reply = redis.call('HGET', mine, 'reply')
   return batch == last and reply and cmsgpack.unpack(reply) or {{}, {}}
@@ -67,7 +68,7 @@ end
 -- Each has its number of arguments, and what it does: session, the others.
 local operations = {
   put = {2, function(session, state)
-    redis.call('HSET', sessions[session], 'state', state)
+    redis.call('SET', P .. 't:' .. names[session], state)
   end},
 
   -- direction, cause, number, how many messages, frames.  The score is the number of
@@ -120,7 +121,7 @@ local operations = {
   -- have no room for it.
   send = {3, function(cause, peer, data)
     local sent, full, member = 0, 0, entry(data)
-    for _, name in ipairs(redis.call('SMEMBERS', P .. 'k:' .. peer)) do
+    for _, name in ipairs(redis.call('ZRANGE', P .. 'k:' .. peer, 0, -1)) do
       if leave(name, member, inletBound) then sent = sent + 1 else full = full + 1 end
     end
     result(sent, full)

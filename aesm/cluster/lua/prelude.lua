@@ -7,6 +7,18 @@
 -- (HSET, ZADD), and one without which no room would ever be made with one that it takes
 -- (ZREM, HDEL, PEXPIRE).
 
+--   meta    format, epoch; pulse, calm (lease.lua); position, held: of the log
+--   n       nodes, by the time at which they are given up
+--   n:ID    batch, reply: the last one's; and the channel that is its doorbell
+--   h:ID    the sessions that a node has
+--   w       sessions whose clients are away, by the time at which they are given up
+--   s:S     peer, node, fence; position, held: of its inlet
+--   t:S     its state; apart, since what is small takes little room together
+--   i:S o:S messages that nobody took, and that its peer did not acknowledge
+--   q:S     its inlet: what others sent to it
+--   k:KEY   the sessions of a key, all with the score 0: a set takes more room
+--   log     what all were told; and the channel that says so
+
 local P = KEYS[1]
 
 if redis.call('HGET', P .. 'meta', 'epoch') ~= ARGV[1] then
@@ -37,9 +49,9 @@ local function drop(name)
   redis.call('ZREM', P .. 'w', name)
   if kept[1] then
     redis.call('SREM', P .. 'h:' .. kept[1], name)
-    redis.call('SREM', P .. 'k:' .. kept[2], name)
+    redis.call('ZREM', P .. 'k:' .. kept[2], name)
   end
-  for _, kind in ipairs({'s:', 'i:', 'o:', 'q:'}) do
+  for _, kind in ipairs({'s:', 't:', 'i:', 'o:', 'q:'}) do
     redis.call('DEL', P .. kind .. name)
   end
   return kept[1]
