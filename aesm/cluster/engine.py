@@ -90,6 +90,7 @@ class Engine:
         @param sync: C{"primary"} if it is enough that the engine has it, C{"replica"}
             if one of its replicas must, C{"disk"} if its disk must.
         @param endpoint: how to reach it; None to go by the address.
+        @raise ImportError: the extra "cluster" is not installed.
         @raise ValueError: an option has a value that it cannot have.
         """
         if sync not in SYNC:
@@ -108,6 +109,7 @@ class Engine:
         self._password = password
         self._sync = sync
         self._epoch: bytes | None = None
+        self._process = secrets.token_hex(16)
         self._protocol: Any = None  # the one that can be used
         self._started: Deferred[None] | None = None
         self._service = ClientService(
@@ -124,6 +126,12 @@ class Engine:
         @return: fires once it can be used; fails with L{SpoolError} if it cannot be
             reached at first, or is not fit for it, and then no more is tried.
         """
+        if self._password is None and not self._address.isLocal:
+            _log.warn(
+                "{address} asks for no password: whoever reaches it can read, and "
+                "write, what all clients are sent",
+                address=str(self._address),
+            )
         started = self._started = Deferred(self._ebCancelled)
         # Before it can have failed.
         self._service.whenConnected(failAfterFailures=1).addErrback(self._ebReached)
@@ -227,7 +235,9 @@ class Engine:
         if protocol is self._protocol:
             self._protocol = None
             self.failure = SpoolError(f"the connection to {self._address} is lost")
-            _log.error("{reason}; nothing more is accepted", reason=str(self.failure))
+            if self._service.running:
+                reason = str(self.failure)
+                _log.error("{reason}; nothing more is accepted", reason=reason)
             self.down()
 
     async def _prepare(self, protocol: Any) -> bytes:
@@ -257,8 +267,8 @@ class Engine:
                     "what it has does not survive a loss of power: set appendonly yes "
                     "and appendfsync always"
                 )
-        candidate = secrets.token_hex(16)
-        epoch = await self._run(protocol, JOIN, self.node, candidate, FORMAT)
+        said = (self.node, secrets.token_hex(16), FORMAT, self._process)
+        epoch = await self._run(protocol, JOIN, *said)
         return cast("bytes", epoch)
 
     def _unfit(self, reason: str) -> SpoolError:
@@ -287,13 +297,14 @@ class Engine:
     def _ebPrepared(self, failure: Failure, protocol: Any) -> None:
         """It cannot be used: try again later, unless it is a first time."""
         protocol.transport.loseConnection()
-        code = _codeOf(failure)
+        code, former = _codeOf(failure), str(self.failure)
         if failure.check(SpoolError):
             self.failure = cast("SpoolError", failure.value)
         else:
             self.failure = self._unfit(failure.getErrorMessage())
-        if code not in LATER and not failure.check(*_CONNECTION):
+        if former != str(self.failure):  # it is tried again soon
             _log.error("{reason}", reason=str(self.failure))
+        if code not in LATER and not failure.check(*_CONNECTION):
             self._giveUp()
 
     def _ebReached(self, failure: Failure) -> None:
@@ -321,22 +332,23 @@ class _EngineFactory(Factory):
     noisy = False
 
     def __init__(self, engine: Engine) -> None:
-        """ """
-        self._engine = engine
-
-    def buildProtocol(self, addr: IAddress | None) -> Any:
-        """Make one connection."""
+        """@raise ImportError: the extra "cluster" is not installed."""
         # Here, because the import installs a reactor.
         from hiredis import pack_command
         from txredisapi import RedisProtocol
 
-        engine = self._engine
-        protocol = RedisProtocol(
+        self._engine = engine
+        self._protocol, self._pack = RedisProtocol, pack_command
+
+    def buildProtocol(self, addr: IAddress | None) -> Any:
+        """Make one connection."""
+        engine, pack = self._engine, self._pack
+        protocol = self._protocol(
             charset=None, convertNumbers=False, replyTimeout=REPLY_TIMEOUT
         )
         protocol.callLater = engine._clock.callLater
         # Its own takes longer for a large batch than the engine for all of it.
-        protocol._build_command = lambda *command: pack_command(command)
+        protocol._build_command = lambda *command: pack(command)
         protocol.whenConnected().addCallback(engine.connected)
         protocol.whenDisconnected().addCallback(engine.disconnected)
         return protocol

@@ -411,6 +411,7 @@ class EngineStore:
         said = self._calls[0].arguments(self._grace, MAX_INLET, MAX_LOG)
         sent = self._engine.call(COMMIT, self._engine.node, self._number + 1, *said)
         sent.addCallbacks(self._cbSent, self._ebSent)
+        sent.addErrback(lambda failure: _log.failure("a bug", failure))
 
     def _written(self) -> None:
         """All of a batch is in the engine: tell who waits for it, and go on."""

@@ -4,10 +4,12 @@ Tests for L{aesm.cluster.engine}.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError
+from twisted.logger import capturedLogs
 from twisted.trial.unittest import TestCase
 
 from aesm.cluster import engine
@@ -18,6 +20,7 @@ from aesm.cluster.store import EngineStore
 from aesm.errors import SpoolError
 from tests.support.engines import (
     EngineTestCase,
+    Lines,
     Node,
     RedisServer,
     freePort,
@@ -119,6 +122,43 @@ class EngineTests(EngineTestCase):
             address = EngineAddress.parse("redis://127.0.0.1")
             with self.assertRaises(ValueError):
                 Engine(self.clock, address, cluster, "one", **options)  # type: ignore[arg-type]
+
+    def test_warning(self) -> None:
+        """An engine that others can reach without a password is warned of."""
+        warned = []
+        for url, password in (
+            ("redis://192.0.2.1", None),
+            ("redis://192.0.2.1", "word"),
+            ("redis://127.0.0.1", None),
+        ):
+            address = EngineAddress.parse(url)
+            options = {"password": password, "endpoint": Lines(None)}
+            node = Engine(self.clock, address, "test", "one", **options)  # type: ignore[arg-type]
+            with capturedLogs() as logs:
+                started = node.start()
+            self.clock.advance(0)
+            self.failureResultOf(started, SpoolError)
+            warned.append(self.told(logs))
+        self.assertEqual(warned, [["warn"], [], []])
+
+    def test_quiet(self) -> None:
+        """To be stopped is no error; what is wrong for long is told once."""
+        node = self.node()
+        with capturedLogs() as logs:
+            self.done(node, node.store.close())
+        self.assertEqual(self.told(logs), [])
+        self.setting("min-replicas-to-write", 1, 0)
+        with capturedLogs() as logs:
+            node, _ = self.starting("two")
+            for _ in range(3):
+                self.clock.advance(engine.MAX_RETRY)
+                node.settle()
+        self.assertEqual(self.told(logs), ["error"])
+
+    def told(self, logs: Iterable[Any]) -> list[str]:
+        """List how bad what an operator is told is."""
+        levels = [log["log_level"].name for log in logs]
+        return [level for level in levels if level != "info"]
 
     # Logging in
 

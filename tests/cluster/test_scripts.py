@@ -127,9 +127,16 @@ class JoinTests(ScriptTestCase):
         """A node that comes again has its batches."""
         self.commit(self.one, [])
         protocol = self.one.engine._protocol
-        again = self.one.engine._run(protocol, JOIN, "one", "other", FORMAT)
+        said = ("one", "other", FORMAT, self.one.engine._process)
+        again = self.one.engine._run(protocol, JOIN, *said)
         self.assertEqual(self.done(self.one, again), self.one.engine._epoch)
         self.assertEqual(self.commit(self.one, [], number=1), [[], []])
+
+    def test_name(self) -> None:
+        """No other process can be called so, whose batches would be taken for its."""
+        _, started = self.starting("one")
+        error = self.failureResultOf(started, SpoolError)
+        self.assertIn("one is, or was, another process", error.getErrorMessage())
 
     def test_format(self) -> None:
         """What another version wrote is left alone."""

@@ -4,6 +4,7 @@ Tests for L{aesm.cluster.store}.
 
 from __future__ import annotations
 
+from itertools import count
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -29,6 +30,7 @@ class StoreTestCase(EngineTestCase):
     def setUp(self) -> None:
         """Let the session begin."""
         super().setUp()
+        self.readers = count()
         self.one = self.node()
         self.begin("S", "K")
 
@@ -43,7 +45,7 @@ class StoreTestCase(EngineTestCase):
 
     def stored(self, name: str, node: Node | None = None) -> Stored:
         """Have a node, another one if need be, take a session over."""
-        node = node or self.node("reader")
+        node = node or self.node(f"reader-{next(self.readers)}")
         found = self.done(node, node.store.claim(name, "K"))
         assert isinstance(found, Stored)
         return found

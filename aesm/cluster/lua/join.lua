@@ -1,4 +1,5 @@
--- A node comes: KEYS[1], node, an epoch to use if there is none, format.
+-- A node comes, or comes back: KEYS[1], node, an epoch to use if there is none, format,
+-- and what only this process knows: numbers of batches make sense to nobody else.
 -- Returns the epoch.
 local meta, mine = KEYS[1] .. 'meta', KEYS[1] .. 'n:' .. ARGV[1]
 
@@ -10,5 +11,8 @@ local found = redis.call('HMGET', meta, 'format', 'epoch')
 if found[1] ~= ARGV[3] then
   return redis.error_reply('FORMAT ' .. tostring(found[1]))
 end
-redis.call('HSETNX', mine, 'batch', 0)
+redis.call('HSETNX', mine, 'process', ARGV[4])
+if redis.call('HGET', mine, 'process') ~= ARGV[4] then
+  return redis.error_reply('NAME ' .. ARGV[1] .. ' is, or was, another process')
+end
 return found[2]

@@ -9,7 +9,7 @@
 
 --   meta    format, epoch; pulse, calm (lease.lua); position, held: of the log
 --   n       nodes, by the time at which they are given up
---   n:ID    batch, reply: the last one's; and the channel that is its doorbell
+--   n:ID    process; batch, reply: the last one's; and the channel that is its doorbell
 --   h:ID    the sessions that a node has
 --   w       sessions whose clients are away, by the time at which they are given up
 --   s:S     peer, node, fence; position, held: of its inlet
