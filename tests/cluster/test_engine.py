@@ -296,6 +296,24 @@ class EngineTests(EngineTestCase):
         node.settle()
         self.assertEqual(self.done(node, self.ask(node)), [])
 
+    def test_killed(self) -> None:
+        """One that is killed and started again has what it had, if it has a file."""
+        self.redis = RedisServer("--appendonly", "yes")
+        self.addCleanup(self.redis.stop)
+        node = self.node()
+        self.done(node, node.store.begin("S", "K", {}))
+        node.store.put("S", "K", {"a": 1})
+        self.done(node, node.store.commit())
+        node.store.put("S", "K", {"a": 2})
+        committed = node.store.commit()
+        self.redis.kill()
+        node.lines.line.cut()
+        self.redis.restart()
+        self.clock.advance(engine.MAX_RETRY)
+        self.done(node, committed)
+        self.assertEqual(self.redis.command("GET", self.key("t:S")), b'{"a":2}')
+        self.assertEqual(node.lost, [])
+
     def test_cancelledCall(self) -> None:
         """A call can be cancelled; the next one gets its own reply."""
         node = self.node()

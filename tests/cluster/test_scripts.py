@@ -303,6 +303,12 @@ class CommitTests(ScriptTestCase):
         self.assertEqual(self.commit(self.one, [], "log", 0, "x", number=3), 1)
         self.assertEqual(self.has("log"), [])
 
+    def test_forgotten(self) -> None:
+        """None of a node is that the engine does not know any more, nor its first."""
+        self.redis.command("DEL", self.key("n:one"))
+        self.assertEqual(self.commit(self.one, [], "log", 0, "x"), -1)
+        self.assertEqual(self.has("log"), [])
+
     def test_stale(self) -> None:
         """
         Of what a session did that is another node's nothing is done, nor what it

@@ -68,14 +68,17 @@ class RedisServer:
         self._folder = Path(tempfile.mkdtemp(prefix="aesm-engine-"))
         self.path = str(self._folder / "socket")
         self.port = port
+        self._command = [
+            *(program, "--port", str(port), "--bind", "127.0.0.1"),
+            *("--unixsocket", self.path, "--save", ""),
+            *("--dir", str(self._folder), *options),
+        ]
+        self._start()
+
+    def _start(self) -> None:
+        """Start the process."""
         self._process = subprocess.Popen(
-            [
-                *(program, "--port", str(port), "--bind", "127.0.0.1"),
-                *("--unixsocket", self.path, "--save", ""),
-                *("--dir", str(self._folder), *options),
-            ],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
+            self._command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
         )
         assert self._process.stdout is not None
         for line in self._process.stdout:
@@ -84,10 +87,18 @@ class RedisServer:
         self.stop()
         raise AssertionError("redis-server does not start")
 
-    def stop(self) -> None:
-        """End it, and remove what it leaves."""
+    def kill(self) -> None:
+        """Kill it."""
         self._process.kill()
         self._process.communicate()
+
+    def restart(self) -> None:
+        """Start it again, with what it has on its disk."""
+        self._start()
+
+    def stop(self) -> None:
+        """End it, and remove what it leaves."""
+        self.kill()
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def command(self, *arguments: object) -> Any:

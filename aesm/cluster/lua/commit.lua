@@ -7,12 +7,13 @@
 -- others were to send over them goes to their inlets.
 --
 -- Returns which these are, each with whether there is such a session, and two numbers
--- for each send and log; or, if a batch is missing in between, just the last one's.
+-- for each send and log; or, if a batch is missing in between, just the last one's, and
+-- -1 if the node is not known any more.
 
 local node, batch, grace = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[5])
 local inletBound, logBound = tonumber(ARGV[6]), tonumber(ARGV[7])
 local mine = P .. 'n:' .. node
-local last = tonumber(redis.call('HGET', mine, 'batch') or 0)
+local last = tonumber(redis.call('HGET', mine, 'batch') or -1)
 
 if batch <= last then -- had it
   redis.call('HDEL', mine, '') -- an engine that is full takes this

@@ -11,7 +11,9 @@ local found = redis.call('HMGET', meta, 'format', 'epoch')
 if found[1] ~= ARGV[3] then
   return redis.error_reply('FORMAT ' .. tostring(found[1]))
 end
-redis.call('HSETNX', mine, 'process', ARGV[4])
+if redis.call('HSETNX', mine, 'process', ARGV[4]) == 1 then
+  redis.call('HSET', mine, 'batch', 0)
+end
 if redis.call('HGET', mine, 'process') ~= ARGV[4] then
   return redis.error_reply('NAME ' .. ARGV[1] .. ' is, or was, another process')
 end
