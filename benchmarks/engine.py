@@ -151,7 +151,7 @@ async def measured(reactor: Any, url: str, times: int) -> dict[str, list[float]]
 
 async def told(engine: Engine, section: str, name: str) -> float:
     """Ask the engine for one of its figures."""
-    info = await engine._execute(engine._protocol, "INFO", section)
+    info = await engine.execute(engine._protocol, "INFO", section)
     lines = dict(line.split(b":", 1) for line in info.split() if b":" in line)
     return float(lines[name.encode()])
 

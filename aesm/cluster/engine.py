@@ -68,6 +68,8 @@ class Engine:
     @ivar up: called once it can be used, with whether all that was in it is lost.
     @ivar down: called when it cannot be used any more.
     @ivar failure: why it cannot be used now, or None.
+    @ivar node: what this node is called.
+    @ivar clock: keeps time.
     """
 
     def __init__(
@@ -103,7 +105,7 @@ class Engine:
         self.up: Callable[[bool], object] = _nothing
         self.down: Callable[[], object] = _nothing
         self.failure: SpoolError | None = SpoolError(f"not connected to {address}")
-        self._clock = reactor
+        self.clock = reactor
         self._address = address
         self._prefix = f"{{aesm:{cluster}}}:"
         self._password = password
@@ -112,12 +114,37 @@ class Engine:
         self._process = secrets.token_hex(16)
         self._protocol: Any = None  # the one that can be used
         self._started: Deferred[None] | None = None
-        self._service = ClientService(
-            endpoint or address.endpoint(reactor),
-            _EngineFactory(self),
-            backoffPolicy(RETRY, MAX_RETRY),
-            clock=reactor,
+        self._endpoint = endpoint or address.endpoint(reactor)
+        self._service = self.dialler(
+            "RedisProtocol", self._connected, self._disconnected
         )
+
+    def key(self, name: str) -> str:
+        """Tell what something of our cluster is called in the engine."""
+        return self._prefix + name
+
+    def dialler(
+        self,
+        kind: str,
+        connected: Callable[[Any], object],
+        disconnected: Callable[[Any], object],
+    ) -> ClientService:
+        """
+        Make what connects, again and again; it is not started.
+
+        @param kind: the protocol, of txredisapi.
+        @param connected: called with one that is connected.
+        @param disconnected: called with it when it is not any more.
+        """
+        factory = _EngineFactory(self.clock, kind, connected, disconnected)
+        policy = backoffPolicy(RETRY, MAX_RETRY)
+        return ClientService(self._endpoint, factory, policy, clock=self.clock)
+
+    async def login(self, protocol: Any) -> None:
+        """Say over a connection who we are."""
+        if self._password is not None:
+            user = () if self._address.user is None else (self._address.user,)
+            await self.execute(protocol, "AUTH", *user, self._password)
 
     def start(self) -> Deferred[None]:
         """
@@ -171,10 +198,10 @@ class Engine:
     def _run(self, protocol: Any, script: Script, *arguments: object) -> Deferred[Any]:
         """Run a script, also where the engine does not have it yet."""
         rest = (1, self._prefix, *arguments)
-        done: Deferred[Any] = self._execute(protocol, "EVALSHA", script.digest, *rest)
+        done: Deferred[Any] = self.execute(protocol, "EVALSHA", script.digest, *rest)
         return done.addErrback(self._ebUnknown, protocol, script, rest)
 
-    def _execute(self, protocol: Any, *command: object) -> Deferred[Any]:
+    def execute(self, protocol: Any, *command: object) -> Deferred[Any]:
         """Send a command."""
         if not protocol.connected:
             return fail(self._error("the connection is lost"))
@@ -186,11 +213,11 @@ class Engine:
         """If the engine does not have a script, hand it over."""
         if _codeOf(failure) != "NOSCRIPT":
             return failure
-        return self._execute(protocol, "EVAL", script.source, *rest)
+        return self.execute(protocol, "EVAL", script.source, *rest)
 
     def _cbRun(self, reply: Any, protocol: Any) -> Deferred[Any]:
         """Wait until a replica has what was written."""
-        waited = self._execute(protocol, "WAIT", 1, WAIT_MILLIS)
+        waited = self.execute(protocol, "WAIT", 1, WAIT_MILLIS)
         return waited.addCallback(self._cbWaited, reply)
 
     def _cbWaited(self, replicas: int, reply: Any) -> Any:
@@ -220,7 +247,7 @@ class Engine:
 
     # The life of a connection
 
-    def connected(self, protocol: Any) -> None:
+    def _connected(self, protocol: Any) -> None:
         """There is a connection: see that the engine is fit, and join the cluster."""
         prepared = Deferred.fromCoroutine(self._prepare(protocol))
         prepared.addCallbacks(
@@ -230,7 +257,7 @@ class Engine:
             errbackArgs=(protocol,),
         )
 
-    def disconnected(self, protocol: Any) -> None:
+    def _disconnected(self, protocol: Any) -> None:
         """There is none any more."""
         if protocol is self._protocol:
             self._protocol = None
@@ -247,10 +274,8 @@ class Engine:
         @return: the epoch.
         @raise SpoolError: it is not fit.
         """
-        if self._password is not None:
-            user = () if self._address.user is None else (self._address.user,)
-            await self._execute(protocol, "AUTH", *user, self._password)
-        info = _parsed(await self._execute(protocol, "INFO"))
+        await self.login(protocol)
+        info = _parsed(await self.execute(protocol, "INFO"))
         version = info.get("redis_version", "0")
         if tuple(map(int, version.split(".")[:2])) < OLDEST:
             raise self._unfit(f"it is Redis {version}: use 6.2 or later, or Valkey")
@@ -261,7 +286,7 @@ class Engine:
                 "it is full: set noeviction"
             )
         if self._sync == "disk":
-            found = await self._execute(protocol, "CONFIG", "GET", "appendfsync")
+            found = await self.execute(protocol, "CONFIG", "GET", "appendfsync")
             if info.get("aof_enabled") != "1" or list(found)[1:] != [b"always"]:
                 raise self._unfit(
                     "what it has does not survive a loss of power: set appendonly yes "
@@ -312,7 +337,7 @@ class Engine:
         if self._started is not None:
             self.failure = self._unfit(failure.getErrorMessage())
             # The service, which tells us, has to settle before it can be stopped.
-            self._clock.callLater(0, self._giveUp)
+            self.clock.callLater(0, self._giveUp)
 
     def _giveUp(self) -> None:
         """Tell who starts it, if somebody does."""
@@ -331,26 +356,33 @@ class _EngineFactory(Factory):
 
     noisy = False
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(
+        self,
+        clock: IReactorTime,
+        kind: str,
+        connected: Callable[[Any], object],
+        disconnected: Callable[[Any], object],
+    ) -> None:
         """@raise ImportError: the extra "cluster" is not installed."""
         # Here, because the import installs a reactor.
+        import txredisapi
         from hiredis import pack_command
-        from txredisapi import RedisProtocol
 
-        self._engine = engine
-        self._protocol, self._pack = RedisProtocol, pack_command
+        self._clock = clock
+        self._protocol, self._pack = getattr(txredisapi, kind), pack_command
+        self._connected, self._disconnected = connected, disconnected
 
     def buildProtocol(self, addr: IAddress | None) -> Any:
         """Make one connection."""
-        engine, pack = self._engine, self._pack
+        pack = self._pack
         protocol = self._protocol(
             charset=None, convertNumbers=False, replyTimeout=REPLY_TIMEOUT
         )
-        protocol.callLater = engine._clock.callLater
+        protocol.callLater = self._clock.callLater
         # Its own takes longer for a large batch than the engine for all of it.
         protocol._build_command = lambda *command: pack(command)
-        protocol.whenConnected().addCallback(engine.connected)
-        protocol.whenDisconnected().addCallback(engine.disconnected)
+        protocol.whenConnected().addCallback(self._connected)
+        protocol.whenDisconnected().addCallback(self._disconnected)
         return protocol
 
 

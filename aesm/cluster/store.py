@@ -24,13 +24,14 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from twisted.internet.defer import Deferred, fail
-from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from aesm.cluster.batch import Call, Effect, Gathered, Part
-from aesm.cluster.scripts import BEGIN, CLAIM, COMMIT, INLET, LEASE, LOG, PAGE, SWEEP
+from aesm.cluster.doorbell import Doorbell
+from aesm.cluster.lease import Lease
+from aesm.cluster.scripts import BEGIN, CLAIM, COMMIT, INLET, LOG, PAGE
 from aesm.errors import SpoolError
 from aesm.store.interface import Blob, ISessionStore, Stored
 
@@ -42,13 +43,9 @@ if TYPE_CHECKING:
 __all__ = ["EngineStore", "Entry", "LogPage"]
 
 RETRY = 1.0  # seconds until a batch that could not be written is tried again
-LEASE_TIME = 10.0  # seconds after which a node that says nothing is given up
-RENEWAL = 3.0  # seconds between two renewals
-REMEMBERED = 86_400.0  # seconds for which the engine knows a silent node's batches
 MAX_INLET = 1 << 20  # bytes that wait to be taken over into one session
 MAX_LOG = 16 << 20  # bytes of what was told all
 PAGE_SIZE = 512 << 10  # bytes that are read at a time
-SWEPT = 256  # sessions that are cleaned up at a time
 
 _log = Logger(namespace="aesm.cluster")
 
@@ -107,8 +104,11 @@ class EngineStore:
     @ivar lost: called with sessions that are not ours by now, and whether there still
         are such sessions, at another node; and with how many messages fewer others have
         been sent, since those had caused them.  Both are by the names of sessions.
-    @ivar lapsed: called when the engine had given this node up: of all its sessions it
-        has to be said that their clients are there.
+    @ivar came: called with a session of ours, and what was sent to it; or None: there
+        may be something in its inlet.
+    @ivar told: called with what was told all; or None: there may be more in the log.
+    @ivar lease: says that this node is alive.  When it had lapsed, it has to be said of
+        all clients that are here that they are: C{enter}.
     """
 
     def __init__(self, engine: Engine, clock: IReactorTime, grace: float) -> None:
@@ -118,7 +118,8 @@ class EngineStore:
         @param grace: seconds that clients have to come back.
         """
         self.lost: Callable[[dict[str, bool], dict[str, int]], object] = _nobody
-        self.lapsed: Callable[[], object] = _nobody
+        self.came: Callable[[str, Entry | None], object] = _nobody
+        self.told: Callable[[Entry | None], object] = _nobody
         self._engine = engine
         self._clock = clock
         self._grace = round(grace * 1000)
@@ -131,9 +132,10 @@ class EngineStore:
         self._isSending = False
         self._retry: IDelayedCall | None = None
         self._closed: Deferred[None] | None = None
-        self._renewals = LoopingCall(self._renew)
-        self._renewals.clock = clock
+        self.lease = Lease(engine, self._grace)
         engine.up, engine.down = self._up, self._down
+        self._doorbell = Doorbell(engine)
+        self._doorbell.rung, self._doorbell.missed = self._rung, self._missed
 
     @property
     def failure(self) -> SpoolError | None:
@@ -493,8 +495,8 @@ class EngineStore:
         """The engine can be used."""
         if isLost:
             self._forgetAll()
-        if not self._renewals.running:
-            self._renewals.start(RENEWAL)
+        self.lease.start()
+        self._doorbell.start()
         if self._retry is None:
             self._wake()
 
@@ -521,10 +523,10 @@ class EngineStore:
         @param error: why not all was written, or None.
         """
         self._down()
-        if self._renewals.running:
-            self._renewals.stop()
-        left = self._engine.call(LEASE, self._engine.node, 0, self._grace, 1000)
+        stopped = self._doorbell.stop()
+        left = self.lease.leave()
         left.addBoth(lambda result: self._engine.stop())
+        left.addCallback(lambda nothing: stopped)
         left.addCallback(self._cbLeft, error)
         left.chainDeferred(cast("Deferred[None]", self._closed))
 
@@ -540,34 +542,30 @@ class EngineStore:
             waiter.errback(error)
         return Failure(error)
 
-    # The lease
+    # The doorbell
 
-    def _renew(self) -> Deferred[None]:
-        """Say that this node is alive, and clean up behind those that are not."""
-        renewed = self._engine.call(
-            LEASE,
-            self._engine.node,
-            round(LEASE_TIME * 1000),
-            self._grace,
-            round(REMEMBERED * 1000),
-        )
-        renewed.addCallback(self._cbRenewed)
-        return renewed.addErrback(self._ebRenewed)
+    def _rung(self, isOurs: bool, words: bytes) -> None:
+        """A script has told us of something."""
+        if not isOurs:
+            position, member = words.split(b" ", 1)
+            self.told(_entry(position, member))
+            return
+        what, session, *more = words.split(b" ", 3)
+        name = session.decode()
+        if name not in self._fences:
+            return
+        if what == b"inlet":
+            self.came(name, _entry(*more))
+        elif what == b"gone" or self._fences[name] < int(more[0]):
+            del self._fences[name]
+            # What is under way is left out by the engine, which says so.
+            self.lost({name: what != b"gone"}, self._next.without({name}))
 
-    def _cbRenewed(self, held: int) -> Deferred[None]:
-        """Say whose clients are here, if the engine believed that none were."""
-        if not held:
-            self.lapsed()
-        return self._sweep()
-
-    def _sweep(self) -> Deferred[None]:
-        """Clean up until nothing is left to do."""
-        swept = self._engine.call(SWEEP, round(LEASE_TIME * 1000), self._grace, SWEPT)
-        return swept.addCallback(lambda found: None if found < SWEPT else self._sweep())
-
-    def _ebRenewed(self, failure: Failure) -> None:
-        """It is said again soon."""
-        failure.trap(SpoolError)
+    def _missed(self) -> None:
+        """Anything may have happened; of what moved, commits will tell."""
+        for name in list(self._fences):
+            self.came(name, None)
+        self.told(None)
 
 
 def _taken(name: str) -> SpoolError:
@@ -588,10 +586,12 @@ def _blob(member: bytes) -> Blob:
 
 def _entries(found: list[bytes]) -> list[Entry]:
     """Read what others left."""
-    return [
-        Entry(int(position), *member.split(b" ", 1))
-        for position, member in zip(found[::2], found[1::2], strict=True)
-    ]
+    return list(map(_entry, found[::2], found[1::2]))
+
+
+def _entry(position: bytes, member: bytes) -> Entry:
+    """Read what others left."""
+    return Entry(int(position), *member.split(b" ", 1))
 
 
 def _logPage(found: list[Any] | None) -> LogPage | None:

@@ -32,7 +32,7 @@ RULES = (
     "-@all ~{aesm:test}:* resetchannels &{aesm:test}:* +info +eval +evalsha +wait "
     "+config|get +get +set +hget +hset +hsetnx +hdel +hmget +hincrby +sadd +srem "
     "+srandmember +zadd +zrem +zcard +zscore +zrange +zrangebyscore +zremrangebyscore "
-    "+exists +del +pexpire +publish +time"
+    "+exists +del +pexpire +publish +subscribe +ping +time"
 )
 
 
@@ -188,8 +188,11 @@ class EngineTests(EngineTestCase):
         self.done(node, store.commit())
         store.drop("S")
         self.done(node, store.commit())
-        self.done(node, store._renew())
+        self.done(node, store.lease._renew())
         self.assertIs(store.failure, None)
+        store._doorbell._ping()
+        node.settle()
+        self.assertTrue(node.lines.bells[0].isOpen)
 
     def test_wrongPassword(self) -> None:
         """A password that is wrong is told, and not shown."""
@@ -236,7 +239,7 @@ class EngineTests(EngineTestCase):
     def test_silent(self) -> None:
         """A connection on which no reply comes in time is given up."""
         node = self.node()
-        node.store._renewals.stop()
+        node.store.lease.stop()
         asked = self.ask(node)
         self.clock.advance(engine.REPLY_TIMEOUT - 0.1)
         self.assertNoResult(asked)
@@ -307,7 +310,8 @@ class EngineTests(EngineTestCase):
         node.store.put("S", "K", {"a": 2})
         committed = node.store.commit()
         self.redis.kill()
-        node.lines.line.cut()
+        for line in (*node.lines.lines, *node.lines.bells):
+            line.cut()
         self.redis.restart()
         self.clock.advance(engine.MAX_RETRY)
         self.done(node, committed)

@@ -184,7 +184,7 @@ class ClaimTests(ScriptTestCase):
         heard = self.subscribed("n:one")
         fence, state, page = self.claim(self.two)
         self.assertEqual((fence, state, page), (2, b"{}", [[], []]))
-        self.assertEqual(heard.heard(), b"moved S")
+        self.assertEqual(heard.heard(), b"moved S 2")
         lost, _ = self.commit(self.one, [("S", 1)], "put", 1, "old")
         self.assertEqual(lost, [[1, 1]])
         self.commit(self.two, [("S", 2)], "put", 1, "new")

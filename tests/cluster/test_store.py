@@ -12,7 +12,7 @@ from zope.interface.verify import verifyObject
 
 from aesm.cluster import store
 from aesm.cluster.engine import MAX_RETRY
-from aesm.cluster.store import RENEWAL, RETRY, Entry
+from aesm.cluster.store import RETRY, Entry
 from aesm.errors import SpoolError
 from aesm.store.interface import Blob, ISessionStore, Stored
 from tests.support.engines import EngineTestCase, Node
@@ -470,6 +470,90 @@ class MovedTests(StoreTestCase):
         self.assertEqual(self.stored("S").state, {"a": 4})
 
 
+class RungTests(StoreTestCase):
+    """What a node is told without asking."""
+
+    def setUp(self) -> None:
+        """Note what is told."""
+        super().setUp()
+        self.one.settle()
+        self.two = self.node("two")
+        self.came: list[tuple[str, Entry | None]] = []
+        self.told: list[Entry | None] = []
+        self.one.store.came = lambda *what: self.came.append(what)
+        self.one.store.told = self.told.append
+
+    def hear(self) -> None:
+        """Wait for a word."""
+        self.one.lines.bells[-1].hear()
+
+    def test_moved(self) -> None:
+        """A session that another node has is lost at once."""
+        self.one.store.put("S", "K", {"a": 2})
+        self.stored("S", self.two)
+        self.hear()
+        self.assertEqual(self.one.lost, [({"S": True}, {})])
+        self.commit()
+        self.assertEqual(len(self.one.lost), 1)
+        self.assertEqual(self.stored("S").state, {"a": 1})
+
+    def test_undone(self) -> None:
+        """So is what it caused and nobody has written yet."""
+        self.begin("T")
+        self.one.store.append("T", True, 0, 1, b"a", "S")
+        self.one.store.append("T", True, 1, 1, b"b")
+        self.stored("S", self.two)
+        self.hear()
+        self.assertEqual(self.one.lost, [({"S": True}, {"T": 1})])
+        self.commit()
+        self.assertEqual(self.stored("T").outgoing, [Blob(0, 1, b"b")])
+
+    def test_cameBack(self) -> None:
+        """One that came back before that is heard is ours."""
+        self.stored("S", self.two)
+        self.stored("S", self.one)
+        self.hear()
+        self.assertEqual(self.one.lost, [])
+
+    def test_gone(self) -> None:
+        """One that was given up is gone."""
+        self.redis.command("HSET", self.key("meta"), "calm", 1)
+        self.redis.command("ZADD", self.key("w"), 1, "S")
+        self.done(self.two, self.two.store.lease._sweep())
+        self.hear()
+        self.assertEqual(self.one.lost, [({"S": False}, {})])
+
+    def test_inlet(self) -> None:
+        """What is sent to a session comes."""
+        self.two.store.send("", "K", b"a b", lambda *results: None)
+        self.commit(self.two)
+        self.hear()
+        (entry,) = self.done(self.one, self.one.store.readInlet("S"))
+        self.assertEqual(self.came, [("S", entry)])
+
+    def test_log(self) -> None:
+        """So does what is told all."""
+        self.two.store.log("", b"a b", lambda *results: None)
+        self.commit(self.two)
+        self.hear()
+        page = self.done(self.one, self.one.store.readLog(0))
+        self.assertEqual(self.told, page.entries)
+
+    def test_missed(self) -> None:
+        """When it could not be told, it looks for all of it."""
+        self.one.lines.bells[-1].cut()
+        self.back()
+        self.assertEqual((self.came, self.told), ([("S", None)], [None]))
+
+    def test_others(self) -> None:
+        """Of what is not ours nothing is told."""
+        self.one.store.drop("S")
+        self.commit()
+        self.one.store._rung(True, b"inlet S 1 two:1:1 x")
+        self.one.store._rung(True, b"gone S")
+        self.assertEqual((self.came, self.one.lost), ([], []))
+
+
 class OthersTests(StoreTestCase):
     """What goes to others."""
 
@@ -541,53 +625,3 @@ class OthersTests(StoreTestCase):
             send(name, f"K{index}", b"x", lambda *r, n=name: told.update({n: r}))
         self.commit()
         self.assertEqual(told, {f"S{index}": (1, 0) for index in range(BATCH)})
-
-
-class LeaseTests(StoreTestCase):
-    """That a node lives."""
-
-    def renew(self) -> None:
-        """Let the time for it come."""
-        self.clock.advance(RENEWAL)
-        self.one.settle()
-
-    def test_renewed(self) -> None:
-        """It says so again and again; who was given up learns it."""
-        self.assertEqual(self.one.lapses, 1)  # of before it came
-        self.renew()
-        self.assertEqual(self.one.lapses, 1)
-        self.redis.command("ZADD", self.key("n"), 1, "one")
-        self.renew()
-        self.assertEqual(self.one.lapses, 2)
-        self.assertGreater(int(self.redis.command("ZSCORE", self.key("n"), "one")), 1)
-
-    def test_sweeps(self) -> None:
-        """It cleans up, however much there is."""
-        for index in range(store.SWEPT + 1):
-            self.begin(f"S{index}")
-        self.redis.command("HSET", self.key("meta"), "calm", 1)
-        names = self.redis.command("ZRANGE", self.key("w"), 0, -1)
-        for name in names:
-            self.redis.command("ZADD", self.key("w"), 1, name)
-        self.assertEqual(len(names), store.SWEPT + 2)
-        self.renew()
-        self.assertEqual(self.redis.command("EXISTS", self.key("w")), 0)
-
-    def test_away(self) -> None:
-        """An engine that is away is told once it is back."""
-        self.cut()
-        self.clock.advance(RENEWAL)
-        self.back()
-        self.renew()
-        self.assertIs(self.one.store.failure, None)
-
-    def test_left(self) -> None:
-        """A node that is closed is given up at once."""
-        self.redis.command("HSET", self.key("meta"), "calm", 1)
-        self.done(self.one, self.one.store.close())
-        two = self.node("two")
-        self.redis.command("ZADD", self.key("n"), "XX", "LT", 1, "one")
-        self.clock.advance(RENEWAL)
-        two.settle()
-        found = self.redis.command("ZRANGE", self.key("n"), 0, -1)
-        self.assertEqual(found, [b"two"])

@@ -360,10 +360,11 @@ class ClusterMachine(RuleBasedStateMachine):
     def end(self, node: Node) -> None:
         """Have a node do nothing any more."""
         node.lines.path = None
-        for line in node.lines.lines:
+        for line in (*node.lines.lines, *node.lines.bells):
             line.cut()
         node.engine.stop()
-        node.store._renewals.stop()
+        node.store.lease.stop()
+        node.store._doorbell.stop()
 
     def teardown(self) -> None:
         """All that was promised is kept."""
@@ -379,7 +380,7 @@ class ClusterMachine(RuleBasedStateMachine):
         for app in self.apps:
             self.end(app.node)
         for node in self.nodes:
-            for line in node.lines.lines:
+            for line in (*node.lines.lines, *node.lines.bells):
                 line.close()
         assert not self.clock.getDelayedCalls(), "something is left"
 

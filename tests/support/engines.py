@@ -257,6 +257,10 @@ class Line:
         elif heard:
             self._protocol.dataReceived(heard)
 
+    def hear(self) -> None:
+        """Wait until the engine says something that it was not asked."""
+        self._protocol.dataReceived(self._socket.recv(1 << 20))
+
     def cut(self) -> None:
         """
         End: what was not executed will not be, unless the test does it all the same,
@@ -278,13 +282,15 @@ class Lines:
     How a node reaches an engine.
 
     @ivar path: its socket; None if it cannot be reached.
-    @ivar lines: all that were made.
+    @ivar lines: all that were made, but doorbells.
+    @ivar bells: all doorbells.
     """
 
     def __init__(self, path: str | None) -> None:
         """ """
         self.path = path
         self.lines: list[Line] = []
+        self.bells: list[Line] = []
 
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
         """Connect at once."""
@@ -292,7 +298,8 @@ class Lines:
             return fail(error.ConnectError(string="nobody is there"))
         protocol = protocolFactory.buildProtocol(UNIXAddress(self.path.encode()))
         assert protocol is not None
-        self.lines.append(Line(protocol, self.path))
+        isBell = hasattr(protocol, "subscribe")
+        (self.bells if isBell else self.lines).append(Line(protocol, self.path))
         return succeed(protocol)
 
     @property
@@ -306,7 +313,7 @@ class Lines:
 
         @return: whether there was anything.
         """
-        busy = [line for line in self.lines if line.isBusy]
+        busy = [line for line in (*self.lines, *self.bells) if line.isBusy]
         for line in busy:
             line.deliver()
         return bool(busy)
@@ -341,7 +348,7 @@ class Node:
         self.lost: list[tuple[dict[str, bool], dict[str, int]]] = []
         self.lapses = 0
         self.store.lost = lambda *what: self.lost.append(what)
-        self.store.lapsed = self._lapsed
+        self.store.lease.lapsed = self._lapsed
 
     def _lapsed(self) -> None:
         """Count."""
@@ -400,7 +407,7 @@ class EngineTestCase(SynchronousTestCase):
         if node.store._closed is None:
             node.store.close().addErrback(lambda failure: None)
             node.settle()
-        for line in node.lines.lines:
+        for line in (*node.lines.lines, *node.lines.bells):
             line.close()
 
     def done(self, node: Node, deferred: Deferred[Any]) -> Any:

@@ -12,6 +12,6 @@ redis.call('HSET', session, 'node', node, 'fence', fence)
 redis.call('SREM', P .. 'h:' .. kept[3], name)
 redis.call('SADD', P .. 'h:' .. node, name)
 wait(name, ARGV[5])
-if kept[3] ~= node then ring(kept[3], 'moved ' .. name) end
+if kept[3] ~= node then ring(kept[3], 'moved ' .. name .. ' ' .. fence) end
 local state = redis.call('GET', P .. 't:' .. name)
 return {fence, state, page(name, 0, '-inf', tonumber(ARGV[6]))}
