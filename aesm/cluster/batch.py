@@ -90,22 +90,24 @@ class Changes:
         self.place = ""
         self.taken: list[tuple[int, bytes]] = []
 
-    def without(self, lost: Iterable[str], shift: int) -> int:
+    def without(self, lost: Iterable[str], shift: int = 0) -> list[Part]:
         """
         Leave out outgoing messages, and give the numbers to those behind them.
 
         @param lost: whose messages caused them.
         @param shift: how many were left out before.
-        @return: how many were, in all.
+        @return: what was left out.
         """
         kept: deque[Part] = deque()
+        left = []
         for part in self.parts[True]:
             if part.cause in lost:
+                left.append(part)
                 shift += part.messages
             else:
                 kept.append(part._replace(number=part.number - shift))
         self.parts = (self.parts[False], kept)
-        return shift
+        return left
 
     def say(self, said: list[object], key: str, keys: Mapping[str, str]) -> None:
         """
@@ -219,17 +221,20 @@ class Gathered:
             changes = self.changes[name] = Changes()
         return changes
 
-    def without(self, lost: Iterable[str]) -> dict[str, int]:
+    def without(self, lost: Iterable[str], undone: dict[str, list[Part]]) -> None:
         """
         Leave out sessions, and what they caused.
 
-        @return: how many messages others are not to be sent, by their names.
+        @param undone: what of others was left out before this; what is now is added.
         """
         for name in lost:
             self.changes.pop(name, None)
         self.effects = [each for each in self.effects if each.cause not in lost]
-        undone = {name: each.without(lost, 0) for name, each in self.changes.items()}
-        return {name: count for name, count in undone.items() if count}
+        for name, changes in self.changes.items():
+            before = undone.get(name, [])
+            left = changes.without(lost, sum(part.messages for part in before))
+            if left:
+                undone[name] = before + left
 
     def calls(self, fences: Mapping[str, int]) -> deque[Call]:
         """

@@ -93,7 +93,8 @@ def _nobody(*arguments: object) -> None:
 #
 # Until a call has its reply it stays at the head of _calls, and is sent again as it is,
 # with the same number: the engine may have had it.  All that gathers meanwhile waits in
-# _next.
+# _next, and goes as soon as it can: so what belongs together has to be said, and
+# committed, without anything else in between.
 
 
 @implementer(ISessionStore)
@@ -102,8 +103,9 @@ class EngineStore:
     Sessions and their messages in an engine.
 
     @ivar lost: called with sessions that are not ours by now, and whether there still
-        are such sessions, at another node; and with how many messages fewer others have
-        been sent, since those had caused them.  Both are by the names of sessions.
+        are such sessions, at another node; and with what others were to be sent and are
+        not, since such sessions had caused it: the numbers of what is behind it move
+        up.  Both are by the names of sessions.
     @ivar came: called with a session of ours, and what was sent to it; or None: there
         may be something in its inlet.
     @ivar told: called with what was told all; or None: there may be more in the log.
@@ -117,7 +119,7 @@ class EngineStore:
         @param clock: for trying again.
         @param grace: seconds that clients have to come back.
         """
-        self.lost: Callable[[dict[str, bool], dict[str, int]], object] = _nobody
+        self.lost: Callable[[dict[str, bool], dict[str, list[Part]]], object] = _nobody
         self.came: Callable[[str, Entry | None], object] = _nobody
         self.told: Callable[[Entry | None], object] = _nobody
         self._engine = engine
@@ -456,21 +458,22 @@ class EngineStore:
 
     def _lose(self, call: Call, lost: dict[str, bool]) -> None:
         """Sessions are not ours: forget them, and what they caused."""
-        for name in lost:
-            if self._fences.get(name) == call.fences[name]:  # else it came back
-                del self._fences[name]
-        undone = {
-            name: count
-            for name, changes in call.changes.items()
-            if name not in lost and (count := changes.without(lost, 0))
+        # Not those of which the doorbell said so before, some of which came back.
+        new = {
+            name: kept
+            for name, kept in lost.items()
+            if self._fences.get(name) == call.fences[name]
         }
-        # What was sent to these meanwhile has the numbers of before.
-        for name, shift in undone.items():
-            if name in self._next.changes:
-                self._next.changes[name].without((), shift)
-        for name, count in self._next.without(lost).items():
-            undone[name] = undone.get(name, 0) + count
-        self.lost(lost, undone)
+        for name in new:
+            del self._fences[name]
+        undone = {
+            name: left
+            for name, changes in call.changes.items()
+            if name not in lost and (left := changes.without(lost))
+        }
+        self._next.without(new, undone)
+        if new or undone:
+            self.lost(new, undone)
 
     def _behind(self, last: int) -> SpoolError:
         """Make the error for an engine that went back in time."""
@@ -559,7 +562,9 @@ class EngineStore:
         elif what == b"gone" or self._fences[name] < int(more[0]):
             del self._fences[name]
             # What is under way is left out by the engine, which says so.
-            self.lost({name: what != b"gone"}, self._next.without({name}))
+            undone: dict[str, list[Part]] = {}
+            self._next.without({name}, undone)
+            self.lost({name: what != b"gone"}, undone)
 
     def _missed(self) -> None:
         """Anything may have happened; of what moved, commits will tell."""

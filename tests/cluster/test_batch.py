@@ -156,7 +156,10 @@ class GatheredTests(SynchronousTestCase):
         self.append("B", b"x", "B")
         self.send("B")
         self.send("A")
-        self.assertEqual(self.gathered.without({"B"}), {"S": 2})
+        undone: dict[str, list[Part]] = {}
+        self.gathered.without({"B"}, undone)
+        self.assertEqual([part.number for part in undone.pop("S")], [1, 3])
+        self.assertEqual(undone, {})
         self.assertEqual(list(self.gathered.changes), ["S"])
         self.assertEqual([each.cause for each in self.gathered.effects], ["A"])
         parts = self.gathered.of("S").parts[True]

@@ -402,7 +402,7 @@ class MovedTests(StoreTestCase):
         self.one.settle()
         self.successResultOf(first)
         self.successResultOf(second)
-        self.assertEqual(self.one.lost, [({"S": True}, {"T": 2})])
+        self.assertEqual(self.one.lost, [({"S": True}, {"T": [1, 4]})])
         self.assertEqual(told, [])
         blobs = self.stored("T").outgoing
         self.assertEqual(
@@ -504,8 +504,29 @@ class RungTests(StoreTestCase):
         self.one.store.append("T", True, 1, 1, b"b")
         self.stored("S", self.two)
         self.hear()
-        self.assertEqual(self.one.lost, [({"S": True}, {"T": 1})])
+        self.assertEqual(self.one.lost, [({"S": True}, {"T": [0]})])
         self.commit()
+        self.assertEqual(self.stored("T").outgoing, [Blob(0, 1, b"b")])
+
+    def test_cameBackBeforeCommit(self) -> None:
+        """What was said before one moved and came back is not taken for now."""
+        self.begin("T")
+        self.refuse()
+        self.one.store.put("S", "K", {"a": 2})
+        self.one.store.append("T", True, 0, 1, b"a", "S")
+        committed = self.one.store.commit()
+        self.one.settle()
+        self.accept()
+        self.stored("S", self.two)
+        self.hear()
+        self.stored("S", self.one)
+        self.one.store.append("T", True, 1, 1, b"b", "S")
+        self.clock.advance(RETRY)
+        self.done(self.one, committed)
+        self.assertEqual(self.one.lost, [({"S": True}, {}), ({}, {"T": [0]})])
+        self.one.store.put("S", "K", {"a": 3})
+        self.commit()
+        self.assertEqual(self.stored("S").state, {"a": 3})
         self.assertEqual(self.stored("T").outgoing, [Blob(0, 1, b"b")])
 
     def test_cameBack(self) -> None:

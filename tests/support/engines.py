@@ -28,6 +28,7 @@ from twisted.trial.unittest import SkipTest, SynchronousTestCase
 from zope.interface import implementer
 
 from aesm.cluster.address import EngineAddress
+from aesm.cluster.batch import Part
 from aesm.cluster.engine import Engine
 from aesm.cluster.store import EngineStore
 
@@ -345,10 +346,15 @@ class Node:
             clock, address, "test", name, endpoint=self.lines, **options
         )
         self.store = EngineStore(self.engine, clock, grace)
-        self.lost: list[tuple[dict[str, bool], dict[str, int]]] = []
+        self.lost: list[tuple[dict[str, bool], dict[str, list[int]]]] = []
         self.lapses = 0
-        self.store.lost = lambda *what: self.lost.append(what)
+        self.store.lost = self._lose
         self.store.lease.lapsed = self._lapsed
+
+    def _lose(self, lost: dict[str, bool], undone: dict[str, list[Part]]) -> None:
+        """Note what was lost, and the numbers of what others are not sent."""
+        numbers = {name: [part.number for part in undone[name]] for name in undone}
+        self.lost.append((lost, numbers))
 
     def _lapsed(self) -> None:
         """Count."""

@@ -3,8 +3,9 @@
 -- number of sessions, the name and the fence of each; then operations, each with its
 -- arguments.  Sessions are named by their place in the list; 0 is none.
 --
--- Sessions that are another node's by now are left out, with all that they caused; what
--- others were to send over them goes to their inlets.
+-- Sessions that are another node's by now are left out, with all that they caused.  So is
+-- what others were to send over them: their senders are told, and an inlet, to which it
+-- could go instead, would be behind what they send next.
 --
 -- Returns which these are, each with whether there is such a session, and two numbers
 -- for each send and log; or, if a batch is missing in between, just the last one's, and
@@ -23,14 +24,14 @@ if batch <= last then -- had it
 end
 if batch > last + 1 then return last end
 
-local names, sessions, stale, moved, lost = {}, {}, {}, {}, {}
+local names, sessions, stale, lost = {}, {}, {}, {}
 local at = 9
 for index = 1, tonumber(ARGV[8]) do
   local key, name = tostring(index), ARGV[at]
   names[key], sessions[key] = name, P .. 's:' .. name
   local fence = redis.call('HGET', sessions[key], 'fence')
   if fence ~= ARGV[at + 1] then
-    stale[key], moved[key] = true, fence
+    stale[key] = true
     table.insert(lost, {index, fence and 1 or 0})
   end
   at = at + 2
@@ -40,18 +41,6 @@ if ARGV[4] == '0' then redis.call('HDEL', mine, 'reply') end -- it makes room
 redis.call('HSET', mine, 'batch', ARGV[3])
 
 local shifts, results = {}, {} -- messages that are left out before others; of effects
-
--- Leave something in a session's inlet, if there is room.
-local function leave(name, member, bound)
-  local session = P .. 's:' .. name
-  local kept = redis.call('HMGET', session, 'held', 'node')
-  if (tonumber(kept[1]) or 0) + #member > bound then return false end
-  local position = redis.call('HINCRBY', session, 'position', 1)
-  redis.call('ZADD', P .. 'q:' .. name, position, member)
-  redis.call('HINCRBY', session, 'held', #member)
-  ring(kept[2], 'inlet ' .. name .. ' ' .. position .. ' ' .. member)
-  return true
-end
 
 local function result(first, second)
   table.insert(results, first)
@@ -123,7 +112,17 @@ local operations = {
   send = {3, function(cause, peer, data)
     local sent, full, member = 0, 0, entry(data)
     for _, name in ipairs(redis.call('ZRANGE', P .. 'k:' .. peer, 0, -1)) do
-      if leave(name, member, inletBound) then sent = sent + 1 else full = full + 1 end
+      local session = P .. 's:' .. name
+      local kept = redis.call('HMGET', session, 'held', 'node')
+      if (tonumber(kept[1]) or 0) + #member > inletBound then
+        full = full + 1
+      else
+        local position = redis.call('HINCRBY', session, 'position', 1)
+        redis.call('ZADD', P .. 'q:' .. name, position, member)
+        redis.call('HINCRBY', session, 'held', #member)
+        ring(kept[2], 'inlet ' .. name .. ' ' .. position .. ' ' .. member)
+        sent = sent + 1
+      end
     end
     result(sent, full)
   end},
@@ -150,11 +149,6 @@ while at <= #ARGV do
   local session = ARGV[at + 1]
   if not stale[session] then
     run(session, unpack(ARGV, at + 2, at + count))
-  elseif name == 'append' and moved[session] then
-    local direction, cause, frames = ARGV[at + 2], ARGV[at + 3], ARGV[at + 6]
-    if direction == 'o' and cause ~= session and not stale[cause] then
-      leave(names[session], entry(frames), math.huge) -- it was accepted
-    end
   elseif name == 'send' or name == 'log' then
     result(-1, 0)
   end
