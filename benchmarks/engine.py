@@ -45,6 +45,7 @@ STATE = {
     "peerName": "alice",
     "over": False,
     "maxMessage": 1 << 20,
+    "requests": 0,
     "acknowledged": 12345,
     "acknowledgedCost": 1234567,
     "limit": 2345678,

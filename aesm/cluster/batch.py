@@ -74,12 +74,23 @@ class Changes:
     @ivar state: what takes the former one's place, or None.
     @ivar before: for each direction, below which number messages are discarded.
     @ivar parts: for each direction, the messages to add.
+    @ivar requests: the open requests to add, by number.
+    @ivar removed: the numbers of those to remove.
     @ivar place: whether its client is there, away, or somebody else's to wait for: the
         operation C{"enter"}, C{"wait"} or C{"release"}, or empty.
     @ivar taken: position and name of what was taken out of its inlet.
     """
 
-    __slots__ = ("before", "dropped", "parts", "place", "state", "taken")
+    __slots__ = (
+        "before",
+        "dropped",
+        "parts",
+        "place",
+        "removed",
+        "requests",
+        "state",
+        "taken",
+    )
 
     def __init__(self) -> None:
         """Begin with nothing."""
@@ -87,8 +98,20 @@ class Changes:
         self.state: bytes | None = None
         self.before = [0, 0]
         self.parts: tuple[deque[Part], deque[Part]] = (deque(), deque())
+        self.requests: dict[int, Part] = {}
+        self.removed: set[int] = set()
         self.place = ""
         self.taken: list[tuple[int, bytes]] = []
+
+    def removeRequest(self, number: int) -> None:
+        """Remove a request, in the engine or of those that were to be added."""
+        if self.requests.pop(number, None) is None:
+            self.removed.add(number)
+
+    @property
+    def adds(self) -> bool:
+        """Whether there are messages to be added."""
+        return any(self.parts) or bool(self.requests)
 
     def without(self, lost: Iterable[str], shift: int = 0) -> list[Part]:
         """
@@ -128,6 +151,10 @@ class Changes:
             for number, messages, frames, cause in self.parts[outgoing]:
                 of = keys.get(cause, "0") if cause else "0"
                 said += ("append", key, direction, of, number, messages, frames)
+        for number, messages, frames, _ in self.requests.values():
+            said += ("append", key, "r", "0", number, messages, frames)
+        for number in self.removed:
+            said += ("remove", key, number)
         for taken in self.taken:
             said += ("took", key, *taken)
         if self.place:
@@ -136,8 +163,9 @@ class Changes:
     @property
     def size(self) -> int:
         """About how many bytes it takes to say."""
-        size = len(self.state or b"") + _OVERHEAD * (2 + len(self.taken))
-        for parts in self.parts:
+        others = len(self.taken) + len(self.removed)
+        size = len(self.state or b"") + _OVERHEAD * (2 + others)
+        for parts in (*self.parts, self.requests.values()):
             for part in parts:
                 size += len(part.frames) + _OVERHEAD
         return size
@@ -186,7 +214,7 @@ class Call:
         @param inlet: bytes that may wait for one session.
         @param log: bytes of what was told all that are kept.
         """
-        adds = self._effects or any(any(each.parts) for each in self.changes.values())
+        adds = self._effects or any(each.adds for each in self.changes.values())
         said: list[object] = [int(bool(adds)), grace, inlet, log, len(self.changes)]
         keys = {}
         for index, name in enumerate(self.changes, 1):

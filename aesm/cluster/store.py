@@ -232,11 +232,12 @@ class EngineStore:
         if found is None:
             return None
         fence, state, page = found
-        stored = Stored(name, peer, _decoded(state), [], [])
+        stored = Stored(name, peer, _decoded(state), [], [], [])
+        kinds = stored.incoming, stored.outgoing, stored.requests
         while page is not None:
-            incoming, outgoing, *behind = page
-            stored.incoming.extend(map(_blob, incoming))
-            stored.outgoing.extend(map(_blob, outgoing))
+            *parts, behind = page
+            for kept, more in zip(kinds, parts, strict=True):
+                kept.extend(map(_blob, more))
             if not behind:
                 self._fences[name] = fence
                 return stored
@@ -281,6 +282,24 @@ class EngineStore:
         if name in self._fences:
             highest = self._next.of(name).before
             highest[outgoing] = max(highest[outgoing], before)
+
+    def addRequest(self, name: str, number: int, frame: bytes) -> None:
+        """
+        Add an open request to a session.
+
+        @see: L{ISessionStore.addRequest}
+        """
+        if name in self._fences:
+            self._next.of(name).requests[number] = Part(number, 1, frame)
+
+    def removeRequest(self, name: str, number: int) -> None:
+        """
+        Remove a request from a session.
+
+        @see: L{ISessionStore.removeRequest}
+        """
+        if name in self._fences:
+            self._next.of(name).removeRequest(number)
 
     def drop(self, name: str) -> None:
         """

@@ -55,6 +55,9 @@ class GatheredTests(SynchronousTestCase):
         changes.before = [4, 5]
         changes.parts[False].append(Part(9, 1, b"in"))
         changes.parts[True].append(Part(7, 2, b"out", "S"))
+        changes.requests = {6: Part(6, 1, b"ask"), 8: Part(8, 1, b"more")}
+        changes.removeRequest(8)
+        changes.removeRequest(5)
         changes.taken.append((3, b"name"))
         changes.place = "enter"
         (call,) = self.gathered.calls({"S": 8})
@@ -65,6 +68,7 @@ class GatheredTests(SynchronousTestCase):
                 *("put", "1", b"{}"),
                 *("discard", "1", "i", 4, "append", "1", "i", "0", 9, 1, b"in"),
                 *("discard", "1", "o", 5, "append", "1", "o", "1", 7, 2, b"out"),
+                *("append", "1", "r", "0", 6, 1, b"ask", "remove", "1", 5),
                 *("took", "1", 3, b"name", "enter", "1"),
             ],
         )
@@ -79,6 +83,8 @@ class GatheredTests(SynchronousTestCase):
         """It is said whether anything is added, or there is only less."""
         self.put("S")
         self.gathered.of("S").before = [0, 9]
+        self.assertEqual(self.said()[0], 0)
+        self.gathered.of("S").removeRequest(1)
         self.assertEqual(self.said()[0], 0)
         self.append("S", b"x")
         self.assertEqual(self.said()[0], 1)

@@ -183,7 +183,7 @@ class ClaimTests(ScriptTestCase):
         """The former node is told, and cannot write any more."""
         heard = self.subscribed("n:one")
         fence, state, page = self.claim(self.two)
-        self.assertEqual((fence, state, page), (2, b"{}", [[], []]))
+        self.assertEqual((fence, state, page), (2, b"{}", [[], [], [], []]))
         self.assertEqual(heard.heard(), b"moved S 2")
         lost, _ = self.commit(self.one, [("S", 1)], "put", 1, "old")
         self.assertEqual(lost, [[1, 1]])
@@ -208,33 +208,33 @@ class ClaimTests(ScriptTestCase):
         appended = [
             operation
             for number in range(40)
-            for direction in "io"
+            for direction in "ior"
             for operation in ("append", 1, direction, 0, number, 1, "x" * 10)
         ]
         self.commit(self.one, [("S", 1)], *appended)
         for room in (1, 14, 15, 16, 2000):
             claim = (CLAIM, "two", "S", "K", FOREVER, room)
             fence, _, page = self.run(self.two, *claim)
-            found: list[list[bytes]] = [[], []]
+            found: list[list[bytes]] = [[], [], []]
             count = 1
             while True:
-                incoming, outgoing, *behind = page
-                self.assertTrue(incoming or outgoing)
-                found[0] += incoming
-                found[1] += outgoing
+                *parts, behind = page
+                self.assertTrue(any(parts))
+                for kept, more in zip(found, parts, strict=True):
+                    kept += more
                 if not behind:
                     break
                 page = self.run(self.two, PAGE, "S", fence, *behind, room)
                 count += 1
             expected = [b"%d 1 %s" % (number, b"x" * 10) for number in range(40)]
-            self.assertEqual(found, [expected, expected])
+            self.assertEqual(found, [expected] * 3)
             self.assertEqual(count > 1, room < 2000)
 
     def test_lostMeanwhile(self) -> None:
         """Who is no longer the owner reads no more pages."""
         self.claim(self.two)
-        page = (PAGE, "S", 2, 0, "-inf", FOREVER)
-        self.assertEqual(self.run(self.two, *page), [[], []])
+        page = (PAGE, "S", 2, 1, "-inf", FOREVER)
+        self.assertEqual(self.run(self.two, *page), [[], [], [], []])
         self.claim(self.one)
         self.assertIs(self.run(self.two, *page), None)
 
@@ -260,6 +260,13 @@ class CommitTests(ScriptTestCase):
             self.commit(self.one, self.S, "discard", 1, "o", before)
             self.assertEqual(len(self.has("o:S")), kept)
         self.assertEqual(self.state("S"), b"a")
+
+    def test_requests(self) -> None:
+        """A request is there until it is removed, by its number alone."""
+        append = ("append", 1, "r", 0)
+        self.commit(self.one, self.S, *append, 5, 1, "a", *append, 7, 1, "b")
+        self.commit(self.one, self.S, "remove", 1, 6, "remove", 1, 5)
+        self.assertEqual(self.has("r:S"), [b"7 1 b"])
 
     def test_bytes(self) -> None:
         """Messages are any bytes."""

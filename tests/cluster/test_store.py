@@ -91,9 +91,21 @@ class SessionTests(StoreTestCase):
         self.assertEqual(
             self.stored("S"),
             Stored(
-                "S", "K", {"a": [2, "é"]}, [Blob(3, 1, b"in")], [Blob(7, 1, b"more")]
+                *("S", "K", {"a": [2, "é"]}),
+                *([Blob(3, 1, b"in")], [Blob(7, 1, b"more")], []),
             ),
         )
+
+    def test_requests(self) -> None:
+        """An open request is kept until it is removed; one may be so at once."""
+        kept = self.one.store
+        for number in (4, 6, 9):
+            kept.addRequest("S", number, b"%d" % number)
+        kept.removeRequest("S", 9)
+        self.commit()
+        kept.removeRequest("S", 4)
+        self.commit()
+        self.assertEqual(self.stored("S").requests, [Blob(6, 1, b"6")])
 
     def test_large(self) -> None:
         """What is larger than a page comes, too."""
@@ -101,11 +113,13 @@ class SessionTests(StoreTestCase):
         for number in range(3):
             self.one.store.append("S", True, number, 1, frames)
             self.one.store.append("S", False, number, 1, b"y")
+            self.one.store.addRequest("S", number, b"z")
         self.commit()
         found = self.stored("S")
         self.assertEqual([blob.number for blob in found.outgoing], [0, 1, 2])
         self.assertEqual([blob.frames for blob in found.outgoing], [frames] * 3)
         self.assertEqual(len(found.incoming), 3)
+        self.assertEqual(len(found.requests), 3)
 
     def test_nobodys(self) -> None:
         """Nobody finds a session that there is not, or that is another key's."""
@@ -119,6 +133,8 @@ class SessionTests(StoreTestCase):
         kept.put("none", "K", {})
         kept.append("none", True, 0, 1, b"x")
         kept.discard("none", True, 1)
+        kept.addRequest("none", 0, b"x")
+        kept.removeRequest("none", 1)
         kept.drop("none")
         kept.enter("none")
         kept.took("none", Entry(1, b"name", b""))

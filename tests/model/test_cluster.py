@@ -261,7 +261,7 @@ class ClusterMachine(RuleBasedStateMachine):
             begun = app.node.store.begin(name, keyOf(name), state)
             app.node.settle()
             assert begun.called
-            app.holds[name] = Holding(Stored(name, keyOf(name), state, [], []))
+            app.holds[name] = Holding(Stored(name, keyOf(name), state, [], [], []))
 
     @precondition(lambda self: len(self.apps) < MOST)
     @rule()

@@ -14,4 +14,4 @@ redis.call('SADD', P .. 'h:' .. node, name)
 wait(name, ARGV[5])
 if kept[3] ~= node then ring(kept[3], 'moved ' .. name .. ' ' .. fence) end
 local state = redis.call('GET', P .. 't:' .. name)
-return {fence, state, page(name, 0, '-inf', tonumber(ARGV[6]))}
+return {fence, state, page(name, 1, '-inf', tonumber(ARGV[6]))}

@@ -61,7 +61,7 @@ local operations = {
     redis.call('SET', P .. 't:' .. names[session], state)
   end},
 
-  -- direction, cause, number, how many messages, frames.  The score is the number of
+  -- direction, or r for a request; cause, number, how many messages, frames.  The score is the number of
   -- the last, so that what is discarded is a range of scores.
   append = {6, function(session, direction, cause, number, count, frames)
     local shift = shifts[session] or 0
@@ -78,6 +78,11 @@ local operations = {
   discard = {3, function(session, direction, before)
     local key = P .. direction .. ':' .. names[session]
     redis.call('ZREMRANGEBYSCORE', key, '-inf', '(' .. before)
+  end},
+
+  -- number, of a request
+  remove = {2, function(session, number)
+    redis.call('ZREMRANGEBYSCORE', P .. 'r:' .. names[session], number, number)
   end},
 
   drop = {1, function(session) drop(names[session]) end},

@@ -1,4 +1,4 @@
--- More of what is kept of a session that was claimed: name, fence, direction, after
+-- More of what is kept of a session that was claimed: name, fence, kind, after
 -- which number, room.
 -- Returns a page; or nothing, if the session is another node's by now.
 local name = ARGV[2]

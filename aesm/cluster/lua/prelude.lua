@@ -15,6 +15,7 @@
 --   s:S     peer, node, fence; position, held: of its inlet
 --   t:S     its state; apart, since what is small takes little room together
 --   i:S o:S messages that nobody took, and that its peer did not acknowledge
+--   r:S     requests that are open, one each
 --   q:S     its inlet: what others sent to it
 --   k:KEY   the sessions of a key, all with the score 0: a set takes more room
 --   log     what all were told; and the channel that says so
@@ -51,31 +52,34 @@ local function drop(name)
     redis.call('SREM', P .. 'h:' .. kept[1], name)
     redis.call('ZREM', P .. 'k:' .. kept[2], name)
   end
-  for _, kind in ipairs({'s:', 't:', 'i:', 'o:', 'q:'}) do
+  for _, kind in ipairs({'s:', 't:', 'i:', 'o:', 'r:', 'q:'}) do
     redis.call('DEL', P .. kind .. name)
   end
   return kept[1]
 end
 
--- Read what is kept of a session, from a place on, until there is no room.  Incoming
--- (direction 0) comes before outgoing (1).  Returns {incoming, outgoing}, and where to
--- go on, if there is more.
-local function page(name, direction, after, room)
-  local found = {{}, {}}
-  for which = direction, 1 do
-    local key = P .. (which == 0 and 'i:' or 'o:') .. name
+-- Read what is kept of a session, from a place on, until there is no room: incoming
+-- (kind 1), outgoing (2), open requests (3).  Returns these, and where to go on: kind
+-- and number, or nothing if there is no more.
+local function page(name, kind, after, room)
+  local found = {{}, {}, {}, {}}
+  for which = kind, 3 do
+    local key = P .. ('ior'):sub(which, which) .. ':' .. name
     repeat
       local some = redis.call(
         'ZRANGEBYSCORE', key, '(' .. after, '+inf', 'WITHSCORES', 'LIMIT', 0, 16)
       for at = 1, #some, 2 do
-        if room <= 0 then return {found[1], found[2], which, after} end
-        table.insert(found[which + 1], some[at])
+        if room <= 0 then
+          found[4] = {which, after}
+          return found
+        end
+        table.insert(found[which], some[at])
         room, after = room - #some[at], some[at + 1]
       end
     until #some < 32
     after = '-inf'
   end
-  return {found[1], found[2]}
+  return found
 end
 
 -- Read members in the order of their scores, until there is no room; at least one.
