@@ -17,16 +17,26 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from operator import itemgetter
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from twisted.internet.defer import Deferred
 
-__all__ = ["Call", "Changes", "Effect", "Gathered", "Part"]
+__all__ = ["DIRECTIONS", "OVERHEAD", "Call", "Changes", "Effect", "Gathered", "Part"]
 
 MAX_SESSIONS, MAX_BYTES = 256, 1 << 20  # of a call
 
-_OVERHEAD = 64  # bytes of a call for what is no message
-_DIRECTIONS = ("i", "o")
+OVERHEAD = 64  # bytes of a call for what is no message
+DIRECTIONS = ("i", "o")
+
+
+class Fenced(Protocol):
+    """
+    A session that is ours.
+
+    @ivar fence: what makes it so.
+    """
+
+    fence: int
 
 
 class Part(NamedTuple):
@@ -43,6 +53,11 @@ class Part(NamedTuple):
     messages: int
     frames: bytes
     cause: str = ""
+
+    @property
+    def end(self) -> int:
+        """The number behind the last."""
+        return self.number + self.messages
 
 
 class Effect(NamedTuple):
@@ -63,7 +78,7 @@ class Effect(NamedTuple):
     @property
     def size(self) -> int:
         """About how many bytes it takes to say."""
-        return sum(map(len, self.arguments)) + _OVERHEAD
+        return sum(map(len, self.arguments)) + OVERHEAD
 
 
 class Changes:
@@ -145,7 +160,7 @@ class Changes:
             return
         if self.state is not None:
             said += ("put", key, self.state)
-        for outgoing, direction in enumerate(_DIRECTIONS):
+        for outgoing, direction in enumerate(DIRECTIONS):
             if self.before[outgoing]:
                 said += ("discard", key, direction, self.before[outgoing])
             for number, messages, frames, cause in self.parts[outgoing]:
@@ -164,10 +179,10 @@ class Changes:
     def size(self) -> int:
         """About how many bytes it takes to say."""
         others = len(self.taken) + len(self.removed)
-        size = len(self.state or b"") + _OVERHEAD * (2 + others)
+        size = len(self.state or b"") + OVERHEAD * (2 + others)
         for parts in (*self.parts, self.requests.values()):
             for part in parts:
-                size += len(part.frames) + _OVERHEAD
+                size += len(part.frames) + OVERHEAD
         return size
 
 
@@ -264,19 +279,19 @@ class Gathered:
             if left:
                 undone[name] = before + left
 
-    def calls(self, fences: Mapping[str, int]) -> deque[Call]:
+    def calls(self, ours: Mapping[str, Fenced]) -> deque[Call]:
         """
         Cut it into calls.
 
-        @param fences: of the sessions that are ours; all others are left out.
+        @param ours: the sessions that are ours; all others are left out.
         """
         effects: dict[str, list[tuple[int, Effect]]] = {}  # by cause, with their order
         for numbered in enumerate(self.effects):
             cause = numbered[1].cause
-            effects.setdefault(cause if cause in fences else "", []).append(numbered)
+            effects.setdefault(cause if cause in ours else "", []).append(numbered)
         groups: dict[str, list[str]] = {}  # what was caused together, by all its names
-        for name, changes in self.changes.items():
-            for part in changes.parts[True]:
+        for name, each in self.changes.items():
+            for part in each.parts[True]:
                 if part.cause and part.cause != name:
                     _join(groups, name, part.cause)
         calls: deque[Call] = deque()
@@ -286,17 +301,17 @@ class Gathered:
                 continue
             group = groups.get(name) or [name]
             done.update(group)
-            ours = {each: self.of(each) for each in group if each in fences}
+            changes = {each: self.of(each) for each in group if each in ours}
             more = [each for name in group for each in effects.get(name, ())]
-            size = sum([each.size for each in ours.values()])
+            size = sum([each.size for each in changes.values()])
             size += sum([effect.size for _, effect in more])
             if not size:
                 continue
-            if not calls or not calls[-1].hasRoom(size, len(ours)):
+            if not calls or not calls[-1].hasRoom(size, len(changes)):
                 calls.append(Call())
-            calls[-1].add(size, ours, more)
+            calls[-1].add(size, changes, more)
         for call in calls:
-            call.fences = {name: fences[name] for name in call.changes}
+            call.fences = {name: ours[name].fence for name in call.changes}
         return calls
 
 

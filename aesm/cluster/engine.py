@@ -69,6 +69,8 @@ class Engine:
     @ivar down: called when it cannot be used any more.
     @ivar failure: why it cannot be used now, or None.
     @ivar node: what this node is called.
+    @ivar process: what only this process is called.
+    @ivar history: of the engine: another one, if it may lack what it said that it had.
     @ivar clock: keeps time.
     """
 
@@ -111,7 +113,8 @@ class Engine:
         self._password = password
         self._sync = sync
         self._epoch: bytes | None = None
-        self._process = secrets.token_hex(16)
+        self.process = secrets.token_hex(16)
+        self.history = ""
         self._protocol: Any = None  # the one that can be used
         self._started: Deferred[None] | None = None
         self._endpoint = endpoint or address.endpoint(reactor)
@@ -292,8 +295,11 @@ class Engine:
                     "what it has does not survive a loss of power: set appendonly yes "
                     "and appendfsync always"
                 )
-        said = (self.node, secrets.token_hex(16), FORMAT, self._process)
+        said = (self.node, secrets.token_hex(16), FORMAT, self.process)
         epoch = await self._run(protocol, JOIN, *said)
+        # Behind what only a primary does: a replica is called otherwise before it is one.
+        more = _parsed(await self.execute(protocol, "INFO", "replication"))
+        self.history = f"{info.get('run_id')}:{more.get('master_replid')}"
         return cast("bytes", epoch)
 
     def _unfit(self, reason: str) -> SpoolError:

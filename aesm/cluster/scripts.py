@@ -10,6 +10,7 @@ from importlib.resources import files
 
 __all__ = [
     "BEGIN",
+    "CHECK",
     "CLAIM",
     "COMMIT",
     "FORMAT",
@@ -18,6 +19,7 @@ __all__ = [
     "LEASE",
     "LOG",
     "PAGE",
+    "SETTLE",
     "SWEEP",
     "Script",
 ]
@@ -56,6 +58,8 @@ BEGIN = _script("begin", True)
 CLAIM = _script("claim", True)
 PAGE = _script("page")
 COMMIT = _script("commit", True)
+CHECK = _script("check")
+SETTLE = _script("settle")
 LEASE = _script("lease")
 SWEEP = _script("sweep")
 INLET = _script("inlet")

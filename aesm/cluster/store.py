@@ -30,7 +30,9 @@ from zope.interface import implementer
 
 from aesm.cluster.batch import Call, Effect, Gathered, Part
 from aesm.cluster.doorbell import Doorbell
+from aesm.cluster.image import Image
 from aesm.cluster.lease import Lease
+from aesm.cluster.repair import Found, repair
 from aesm.cluster.scripts import BEGIN, CLAIM, COMMIT, INLET, LOG, PAGE
 from aesm.errors import SpoolError
 from aesm.store.interface import Blob, ISessionStore, Stored
@@ -126,8 +128,12 @@ class EngineStore:
         self._clock = clock
         self._grace = round(grace * 1000)
         self._failure: SpoolError | None = None
-        self._fences: dict[str, int] = {}  # of the sessions that are ours
+        self._ours: dict[str, Image] = {}  # sessions, as the engine has them
         self._number = 0  # of the last call that the engine has
+        self._told = 0  # of the last one in which anything went to others
+        self._history = ""  # of the engine, when it was seen that it has all
+        self._isLooking = True  # whether it has, or has to, before anything is written
+        self._ready: Deferred[None] | None = None
         self._calls: deque[Call] = deque()
         self._waiters: list[Deferred[None]] = []  # for the last of these
         self._next = Gathered()
@@ -146,7 +152,10 @@ class EngineStore:
 
         @see: L{ISessionStore}
         """
-        return self._engine.failure or self._failure
+        failure = self._engine.failure or self._failure
+        if failure is None and self._isLooking:
+            failure = SpoolError("it is seen what the engine has: try again soon")
+        return failure
 
     def start(self) -> Deferred[None]:
         """
@@ -154,7 +163,8 @@ class EngineStore:
 
         @return: as L{Engine.start}.
         """
-        return self._engine.start()
+        ready = self._ready = Deferred(lambda ready: self._engine.stop())
+        return self._engine.start().addCallback(lambda nothing: ready)
 
     # ISessionStore
 
@@ -185,14 +195,16 @@ class EngineStore:
         """
         if self._closed is not None:
             return fail(self._closedError())
-        if name in self._fences:
+        if self._isLooking:
+            return fail(SpoolError(str(self.failure)))
+        if name in self._ours:
             return fail(_taken(name))
         encoded = _encode(state)
         begun = self._engine.call(
             BEGIN, self._engine.node, name, peer, encoded, self._grace
         )
         # From now on, for who cancels this and drops it.
-        self._fences[name] = 1
+        self._ours[name] = Image(peer, encoded.encode(), 1)
         begun.addCallbacks(
             self._cbBegun, self._ebBegun, callbackArgs=(name,), errbackArgs=(name,)
         )
@@ -205,13 +217,13 @@ class EngineStore:
         @raise SpoolError: there is one of that name.
         """
         if not begun:
-            self._fences.pop(name, None)
+            self._ours.pop(name, None)
             raise _taken(name)
 
     def _ebBegun(self, failure: Failure, name: str) -> Failure:
         """Nobody knows whether it is: if so, it goes when nobody has come in time."""
         if failure.check(SpoolError):
-            self._fences.pop(name, None)
+            self._ours.pop(name, None)
         return failure
 
     def claim(self, name: str, peer: str) -> Deferred[Stored | None]:
@@ -223,6 +235,8 @@ class EngineStore:
             fails with L{SpoolError}, and then it is nobody's until its client comes
             again.
         """
+        if self._isLooking:
+            return fail(SpoolError(str(self.failure)))
         return Deferred.fromCoroutine(self._claim(name, peer))
 
     async def _claim(self, name: str, peer: str) -> Stored | None:
@@ -239,7 +253,8 @@ class EngineStore:
             for kept, more in zip(kinds, parts, strict=True):
                 kept.extend(map(_blob, more))
             if not behind:
-                self._fences[name] = fence
+                read = [[Part(*blob) for blob in kept] for kept in kinds]
+                self._ours[name] = Image(peer, state, fence, read)
                 return stored
             page = await call(PAGE, name, fence, *behind, PAGE_SIZE)
         return None  # another node was faster
@@ -251,7 +266,7 @@ class EngineStore:
         @see: L{ISessionStore.put}
         """
         encoded = _encode(state).encode()
-        if name in self._fences:
+        if name in self._ours:
             self._next.of(name).state = encoded
 
     def append(
@@ -269,7 +284,7 @@ class EngineStore:
         @param cause: the session whose message made us send them, or empty.
         @see: L{ISessionStore.append}
         """
-        if name in self._fences:
+        if name in self._ours:
             part = Part(number, count, frames, cause)
             self._next.of(name).parts[outgoing].append(part)
 
@@ -279,7 +294,7 @@ class EngineStore:
 
         @see: L{ISessionStore.discard}
         """
-        if name in self._fences:
+        if name in self._ours:
             highest = self._next.of(name).before
             highest[outgoing] = max(highest[outgoing], before)
 
@@ -289,7 +304,7 @@ class EngineStore:
 
         @see: L{ISessionStore.addRequest}
         """
-        if name in self._fences:
+        if name in self._ours:
             self._next.of(name).requests[number] = Part(number, 1, frame)
 
     def removeRequest(self, name: str, number: int) -> None:
@@ -298,7 +313,7 @@ class EngineStore:
 
         @see: L{ISessionStore.removeRequest}
         """
-        if name in self._fences:
+        if name in self._ours:
             self._next.of(name).removeRequest(number)
 
     def drop(self, name: str) -> None:
@@ -307,7 +322,7 @@ class EngineStore:
 
         @see: L{ISessionStore.drop}
         """
-        if name in self._fences:
+        if name in self._ours:
             self._next.of(name).dropped = True
 
     def commit(self) -> Deferred[None]:
@@ -360,7 +375,7 @@ class EngineStore:
 
     def _place(self, name: str, place: str) -> None:
         """Say where a session's client is."""
-        if name in self._fences:
+        if name in self._ours:
             self._next.of(name).place = place
 
     def send(
@@ -387,18 +402,28 @@ class EngineStore:
 
     def took(self, name: str, entry: Entry) -> None:
         """What was sent to a session of ours is in its outbox now."""
-        if name in self._fences:
+        if name in self._ours:
             self._next.of(name).taken.append((entry.position, entry.name))
+            self._ours[name].take(entry.position, entry.name)
 
     def readInlet(self, name: str, after: int = 0) -> Deferred[list[Entry]]:
         """
         Read what others sent to a session.
 
-        @param after: the position up to which it was read.
-        @return: fires with as much as fits a page; fails with L{SpoolError}.
+        @param after: the position up to which it was read; once more from 0 on when
+            there I{may} be something, since positions are given again by an engine
+            that went back in time.
+        @return: fires with as much as fits a page, but what was taken; fails with
+            L{SpoolError}.
         """
         found = self._engine.call(INLET, name, after, PAGE_SIZE)
-        return found.addCallback(_entries)
+        return found.addCallback(self._cbRead, name)
+
+    def _cbRead(self, found: list[bytes], name: str) -> list[Entry]:
+        """Leave out what was taken, as the engine may not know yet."""
+        image = self._ours.get(name)
+        taken = {} if image is None else image.taken
+        return [entry for entry in _entries(found) if entry.name not in taken]
 
     def readLog(self, after: int, name: bytes = b"") -> Deferred[LogPage | None]:
         """
@@ -418,9 +443,11 @@ class EngineStore:
         """Begin to write, unless something is being written, or nothing can be."""
         if self._isSending or self._retry is not None or self._engine.failure:
             return
+        if self._isLooking:
+            return
         if not self._calls:
             gathered, self._next = self._next, Gathered()
-            self._calls = gathered.calls(self._fences)
+            self._calls = gathered.calls(self._ours)
             self._waiters = gathered.waiters
         self._send()
 
@@ -454,21 +481,25 @@ class EngineStore:
     def _cbSent(self, reply: Any) -> None:
         """The engine has done a call."""
         self._isSending = False
-        if isinstance(reply, int):
-            self._ebSent(Failure(self._behind(reply)))
+        if isinstance(reply, int):  # it lacks what it had
+            self._look()
             return
-        if self._failure is not None:
-            self._failure = None
-            _log.info("the engine takes it again")
+        self._works()
         self._number += 1
         call = self._calls.popleft()
         lost, results = reply
         names = list(call.changes)
         for name, changes in call.changes.items():
             if changes.dropped or changes.place == "release":
-                self._fences.pop(name, None)
+                self._ours.pop(name, None)
         if lost:
             self._lose(call, {names[i - 1]: bool(kept) for i, kept in lost})
+        for name, changes in call.changes.items():
+            image = self._ours.get(name)
+            if image is not None and image.fence == call.fences[name]:
+                image.apply(changes, self._number)
+        if call.effects:
+            self._told = self._number
         for at, effect in enumerate(call.effects):
             sent, more = results[2 * at : 2 * at + 2]
             if sent >= 0:
@@ -481,10 +512,10 @@ class EngineStore:
         new = {
             name: kept
             for name, kept in lost.items()
-            if self._fences.get(name) == call.fences[name]
+            if name in self._ours and self._ours[name].fence == call.fences[name]
         }
         for name in new:
-            del self._fences[name]
+            del self._ours[name]
         undone = {
             name: left
             for name, changes in call.changes.items()
@@ -494,16 +525,19 @@ class EngineStore:
         if new or undone:
             self.lost(new, undone)
 
-    def _behind(self, last: int) -> SpoolError:
-        """Make the error for an engine that went back in time."""
-        return SpoolError(
-            f"the engine has lost what was written: it knows batch {last} of this "
-            f"node, which has written {self._number}"
-        )
+    def _works(self) -> None:
+        """The engine has done something for us."""
+        if self._failure is not None:
+            self._failure = None
+            _log.info("the engine takes it again")
 
     def _ebSent(self, failure: Failure) -> None:
         """Nobody knows whether the engine has done a call: say it again later."""
         self._isSending = False
+        self._tryAgain(failure, self._send)
+
+    def _tryAgain(self, failure: Failure, again: Callable[[], None]) -> None:
+        """Do something again, unless it is the connection that failed, or the end."""
         reason = cast("SpoolError", failure.value)
         if self._failure is None:
             _log.error("{reason}; nothing more is accepted", reason=str(reason))
@@ -511,7 +545,7 @@ class EngineStore:
         if self._closed is not None:
             self._finish(reason)
         elif self._engine.failure is None:
-            self._retry = self._clock.callLater(RETRY, self._send)
+            self._retry = self._clock.callLater(RETRY, again)
 
     def _up(self, isLost: bool) -> None:
         """The engine can be used."""
@@ -519,8 +553,61 @@ class EngineStore:
             self._forgetAll()
         self.lease.start()
         self._doorbell.start()
-        if self._retry is None:
+        if self._isLooking or self._engine.history != self._history:
+            self._look()
+        elif self._retry is None:
             self._wake()
+
+    # Repairs
+
+    def _look(self) -> None:
+        """See whether the engine lacks anything, before anything else is written."""
+        self._retry = None
+        self._isLooking = True
+        looked = Deferred.fromCoroutine(
+            repair(self._engine, self._ours, self._number, self._grace)
+        )
+        looked.addCallbacks(
+            self._cbLooked, self._ebLooked, callbackArgs=(self._engine.history,)
+        )
+        looked.addErrback(lambda failure: _log.failure("a bug", failure))
+
+    def _cbLooked(self, found: Found, history: str) -> None:
+        """It has everything."""
+        self._isLooking, self._history = False, history
+        self._works()
+        if found.last < self._number or found.restored:
+            _log.warn(
+                "the engine lacked the last {count} batches of this node: {restored} "
+                "sessions are written again",
+                count=self._number - max(found.last, 0),
+                restored=found.restored,
+            )
+        if found.last < self._told:
+            _log.error(
+                "what was sent to other sessions and all nodes in the last {count} "
+                "batches may be lost",
+                count=self._told - max(found.last, 0),
+            )
+        if found.forked:
+            _log.error(
+                "{count} sessions went on at other nodes without what was written here "
+                "last",
+                count=len(found.forked),
+            )
+        self._told = 0
+        self._leave({name: True for name in found.moved if name in self._ours})
+        ready, self._ready = self._ready, None
+        if ready is not None:
+            ready.callback(None)
+        else:
+            self._missed()
+        self._wake()
+
+    def _ebLooked(self, failure: Failure) -> None:
+        """It is begun again, at once or with the next connection."""
+        failure.trap(SpoolError)
+        self._tryAgain(failure, self._look)
 
     def _down(self) -> None:
         """The engine cannot be used."""
@@ -531,9 +618,10 @@ class EngineStore:
     def _forgetAll(self) -> None:
         """The engine has lost its data: no session is left."""
         waiters = self._waiters + self._next.waiters
-        lost, self._fences = self._fences, {}
+        lost, self._ours = self._ours, {}
         self._calls.clear()
-        self._waiters, self._next, self._number = [], Gathered(), 0
+        self._isLooking = True
+        self._waiters, self._next, self._number, self._told = [], Gathered(), 0, 0
         self.lost(dict.fromkeys(lost, False), {})
         for waiter in waiters:
             waiter.errback(SpoolError("the engine has lost its data"))
@@ -574,20 +662,28 @@ class EngineStore:
             return
         what, session, *more = words.split(b" ", 3)
         name = session.decode()
-        if name not in self._fences:
+        if name not in self._ours:
             return
         if what == b"inlet":
-            self.came(name, _entry(*more))
-        elif what == b"gone" or self._fences[name] < int(more[0]):
-            del self._fences[name]
-            # What is under way is left out by the engine, which says so.
-            undone: dict[str, list[Part]] = {}
-            self._next.without({name}, undone)
-            self.lost({name: what != b"gone"}, undone)
+            entry = _entry(*more)
+            if entry.name not in self._ours[name].taken:
+                self.came(name, entry)
+        elif what == b"gone" or self._ours[name].fence < int(more[0]):
+            self._leave({name: what != b"gone"})
+
+    def _leave(self, lost: dict[str, bool]) -> None:
+        """Sessions are not ours: forget them, and what they caused and nobody said."""
+        for name in lost:
+            del self._ours[name]
+        # What is under way is left out by the engine, which says so.
+        undone: dict[str, list[Part]] = {}
+        self._next.without(lost, undone)
+        if lost:
+            self.lost(lost, undone)
 
     def _missed(self) -> None:
         """Anything may have happened; of what moved, commits will tell."""
-        for name in list(self._fences):
+        for name in list(self._ours):
             self.came(name, None)
         self.told(None)
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from twisted.trial.unittest import SynchronousTestCase
 
 from aesm.cluster.batch import MAX_BYTES, MAX_SESSIONS, Call, Effect, Gathered, Part
+from aesm.cluster.image import Image
 
 
 def nobody(*results: int) -> None:
@@ -25,7 +26,7 @@ class GatheredTests(SynchronousTestCase):
     def calls(self, names: Iterable[str] | None = None) -> list[Call]:
         """Cut, with sessions that are ours; None for all."""
         names = self.gathered.changes if names is None else names
-        return list(self.gathered.calls(dict.fromkeys(names, 1)))
+        return list(self.gathered.calls(dict.fromkeys(names, Image("K", b"", 1))))
 
     def put(self, *names: str) -> None:
         """Change sessions."""
@@ -60,7 +61,7 @@ class GatheredTests(SynchronousTestCase):
         changes.removeRequest(5)
         changes.taken.append((3, b"name"))
         changes.place = "enter"
-        (call,) = self.gathered.calls({"S": 8})
+        (call,) = self.gathered.calls({"S": Image("K", b"", 8)})
         self.assertEqual(
             call.arguments(1, 2, 3),
             [

@@ -31,7 +31,7 @@ from tests.support.engines import (
 RULES = (
     "-@all ~{aesm:test}:* resetchannels &{aesm:test}:* +info +eval +evalsha +wait "
     "+config|get +get +set +hget +hset +hsetnx +hdel +hmget +hincrby +sadd +srem "
-    "+srandmember +zadd +zrem +zcard +zscore +zrange +zrangebyscore +zremrangebyscore "
+    "+srandmember +sdiff +sunionstore +zadd +zrem +zcard +zscore +zrange +zrangebyscore +zremrangebyscore "
     "+exists +del +pexpire +publish +subscribe +ping +time"
 )
 

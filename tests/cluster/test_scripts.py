@@ -127,7 +127,7 @@ class JoinTests(ScriptTestCase):
         """A node that comes again has its batches."""
         self.commit(self.one, [])
         protocol = self.one.engine._protocol
-        said = ("one", "other", FORMAT, self.one.engine._process)
+        said = ("one", "other", FORMAT, self.one.engine.process)
         again = self.one.engine._run(protocol, JOIN, *said)
         self.assertEqual(self.done(self.one, again), self.one.engine._epoch)
         self.assertEqual(self.commit(self.one, [], number=1), [[], []])

@@ -131,6 +131,20 @@ class RedisServer:
                 replies.append(reply)
         return replies
 
+    def snapshot(self) -> dict[bytes, bytes]:
+        """Have all that is in it."""
+        keys = self.command("KEYS", "*")
+        return dict(
+            zip(keys, self.commands(*(("DUMP", key) for key in keys)), strict=True)
+        )
+
+    def goBack(self, snapshot: dict[bytes, bytes]) -> None:
+        """Be as a replica that takes over, and was behind."""
+        commands: list[tuple[object, ...]] = [("FLUSHALL",)]
+        commands += (("RESTORE", key, 0, value) for key, value in snapshot.items())
+        commands += (("REPLICAOF", "127.0.0.1", 1), ("REPLICAOF", "NO", "ONE"))
+        self.commands(*commands)
+
     def subscribed(self, *channels: str) -> Subscriber:
         """Hear what is published from now on."""
         return Subscriber(self.path, channels)
@@ -359,6 +373,11 @@ class Node:
     def _lapsed(self) -> None:
         """Count."""
         self.lapses += 1
+
+    def cut(self) -> None:
+        """Lose all connections."""
+        for line in (*self.lines.lines, *self.lines.bells):
+            line.cut()
 
     def settle(self) -> None:
         """Let everything go, and what follows from it."""

@@ -7,6 +7,10 @@
 -- what others were to send over them: their senders are told, and an inlet, to which it
 -- could go instead, would be behind what they send next.
 --
+-- The batch 0 is none: it restores sessions, of which the engine has an older state, or
+-- nothing.  So a session may have an older fence then; if it has a newer one, or is
+-- another node's, it is left out.
+--
 -- Returns which these are, each with whether there is such a session, and two numbers
 -- for each send and log; or, if a batch is missing in between, just the last one's, and
 -- -1 if the node is not known any more.
@@ -15,14 +19,15 @@ local node, batch, grace = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[5])
 local inletBound, logBound = tonumber(ARGV[6]), tonumber(ARGV[7])
 local mine = P .. 'n:' .. node
 local last = tonumber(redis.call('HGET', mine, 'batch') or -1)
+local restoring = batch == 0
 
-if batch <= last then -- had it
+if batch <= last and not restoring then -- had it
   redis.call('HDEL', mine, '') -- an engine that is full takes this
   redis.call('HSET', mine, 'batch', last) -- or a WAIT behind this would cover nothing
   local reply = redis.call('HGET', mine, 'reply')
   return batch == last and reply and cmsgpack.unpack(reply) or {{}, {}}
 end
-if batch > last + 1 then return last end
+if batch > last + 1 and not restoring then return last end
 
 local names, sessions, stale, lost = {}, {}, {}, {}
 local at = 9
@@ -30,15 +35,19 @@ for index = 1, tonumber(ARGV[8]) do
   local key, name = tostring(index), ARGV[at]
   names[key], sessions[key] = name, P .. 's:' .. name
   local fence = redis.call('HGET', sessions[key], 'fence')
-  if fence ~= ARGV[at + 1] then
+  local isStale = fence ~= ARGV[at + 1]
+  if restoring then isStale = compared(name, node, ARGV[at + 1]) == 'other' end
+  if isStale then
     stale[key] = true
     table.insert(lost, {index, fence and 1 or 0})
   end
   at = at + 2
 end
 
-if ARGV[4] == '0' then redis.call('HDEL', mine, 'reply') end -- it makes room
-redis.call('HSET', mine, 'batch', ARGV[3])
+-- What makes room begins with what an engine takes that is full; and so does what was
+-- there before, without which nothing would make room any more.
+if ARGV[4] == '0' then redis.call('HDEL', mine, 'reply') end
+if restoring then redis.call('HDEL', mine, '') else redis.call('HSET', mine, 'batch', ARGV[3]) end
 
 local shifts, results = {}, {} -- messages that are left out before others; of effects
 
@@ -57,6 +66,22 @@ end
 
 -- Each has its number of arguments, and what it does: session, the others.
 local operations = {
+  -- public key, fence: all that there was of it goes, but its inlet
+  restore = {3, function(session, peer, fence)
+    local name = names[session]
+    local former = redis.call('HGET', sessions[session], 'node')
+    redis.call('HSET', sessions[session], 'peer', peer, 'node', node, 'fence', fence)
+    redis.call('ZADD', P .. 'k:' .. peer, 0, name)
+    redis.call('SADD', P .. 'h:' .. node, name)
+    if former and former ~= node then
+      redis.call('SREM', P .. 'h:' .. former, name)
+      ring(former, 'moved ' .. name .. ' ' .. fence)
+    end
+    for _, kind in ipairs({'t:', 'i:', 'o:', 'r:'}) do
+      redis.call('DEL', P .. kind .. name)
+    end
+  end},
+
   put = {2, function(session, state)
     redis.call('SET', P .. 't:' .. names[session], state)
   end},
@@ -161,5 +186,5 @@ while at <= #ARGV do
 end
 
 local reply = {lost, results}
-redis.call('HSET', mine, 'reply', cmsgpack.pack(reply))
+if not restoring then redis.call('HSET', mine, 'reply', cmsgpack.pack(reply)) end
 return reply

@@ -7,12 +7,15 @@
 -- (HSET, ZADD), and one without which no room would ever be made with one that it takes
 -- (ZREM, HDEL, PEXPIRE).
 
---   meta    format, epoch; pulse, calm (lease.lua); position, held: of the log
+--   meta    format, epoch; pulse, calm (lease.lua); history, looking (check.lua);
+--           position, held: of the log
 --   n       nodes, by the time at which they are given up
---   n:ID    process; batch, reply: the last one's; and the channel that is its doorbell
---   h:ID    the sessions that a node has
+--   n:ID    process; batch, reply: the last one's; history: for which it has looked; and
+--           the channel that is its doorbell
+--   h:ID    the sessions that a node has; x:ID, while it looks: those that it says it has
 --   w       sessions whose clients are away, by the time at which they are given up
---   s:S     peer, node, fence; position, held: of its inlet
+--   s:S     peer, node, fence; base: the last batch of the node before, when it was
+--           claimed; position, held: of its inlet
 --   t:S     its state; apart, since what is small takes little room together
 --   i:S o:S messages that nobody took, and that its peer did not acknowledge
 --   r:S     requests that are open, one each
@@ -35,6 +38,14 @@ end
 -- Give a session up unless its client comes, or is said to be there, in time.
 local function wait(name, millis)
   redis.call('ZADD', P .. 'w', now() + millis, name)
+end
+
+-- Compare what a node knows of a session with what is here: it is as the node says
+-- ('same'), here is nothing or an older fence ('older'), or it is another one's ('other').
+local function compared(name, node, fence)
+  local kept = redis.call('HMGET', P .. 's:' .. name, 'fence', 'node')
+  if kept[1] == fence and kept[2] == node then return 'same' end
+  return (tonumber(kept[1]) or 0) < tonumber(fence) and 'older' or 'other'
 end
 
 -- Ring a node's doorbell.  Who misses it asks.
