@@ -4,8 +4,8 @@ What has happened at a node and is not in the engine yet, and how it is said::
     gathered = Gathered()
     gathered.of(name).put(state)
     gathered.of(name).append(True, Part(7, 1, frames, cause))
-    for call in gathered.calls(fences):
-        engine.call(COMMIT, node, number, *call.arguments(grace, inlet, log))
+    for call in gathered.calls(ours):
+        engine.call(COMMIT, node, number, *call.arguments(grace))
 
 A call is what the engine does in one step, while it does nothing else: so calls are
 bounded, L{MAX_SESSIONS} and L{MAX_BYTES}.  But what was caused together is never cut:
@@ -24,6 +24,8 @@ from twisted.internet.defer import Deferred
 __all__ = ["DIRECTIONS", "OVERHEAD", "Call", "Changes", "Effect", "Gathered", "Part"]
 
 MAX_SESSIONS, MAX_BYTES = 256, 1 << 20  # of a call
+MAX_INLET = 1 << 20  # bytes that wait to be taken over into one session
+MAX_LOG = 16 << 20  # bytes of what was told all
 
 OVERHEAD = 64  # bytes of a call for what is no message
 DIRECTIONS = ("i", "o")
@@ -67,7 +69,7 @@ class Effect(NamedTuple):
     @ivar operation: C{"send"} or C{"log"}.
     @ivar cause: the session whose message made us do it, or empty.
     @ivar arguments: of the operation.
-    @ivar tell: called with both results, unless the cause is another node's by now.
+    @ivar tell: called with both results, unless the cause is another node's by then.
     """
 
     operation: str
@@ -147,13 +149,12 @@ class Changes:
         self.parts = (self.parts[False], kept)
         return left
 
-    def say(self, said: list[object], key: str, keys: Mapping[str, str]) -> None:
+    def say(self, said: list[object], key: str) -> None:
         """
         Say it to the engine.
 
         @param said: what is added to.
         @param key: what the session is called in the call.
-        @param keys: what others are.
         """
         if self.dropped:
             said += ("drop", key)
@@ -163,11 +164,10 @@ class Changes:
         for outgoing, direction in enumerate(DIRECTIONS):
             if self.before[outgoing]:
                 said += ("discard", key, direction, self.before[outgoing])
-            for number, messages, frames, cause in self.parts[outgoing]:
-                of = keys.get(cause, "0") if cause else "0"
-                said += ("append", key, direction, of, number, messages, frames)
+            for number, messages, frames, _ in self.parts[outgoing]:
+                said += ("append", key, direction, number, messages, frames)
         for number, messages, frames, _ in self.requests.values():
-            said += ("append", key, "r", "0", number, messages, frames)
+            said += ("append", key, "r", number, messages, frames)
         for number in self.removed:
             said += ("remove", key, number)
         for taken in self.taken:
@@ -221,24 +221,36 @@ class Call:
         """What goes to others, in the order in which it was said."""
         return [effect for _, effect in sorted(self._effects, key=itemgetter(0))]
 
-    def arguments(self, grace: int, inlet: int, log: int) -> list[object]:
+    def without(self, lost: Iterable[str]) -> dict[str, list[Part]]:
+        """
+        Leave out sessions, and what they caused.
+
+        @return: what of others was left out, by their names.
+        """
+        for name in lost:
+            del self.changes[name], self.fences[name]
+        self._effects = [each for each in self._effects if each[1].cause not in lost]
+        return {
+            name: left
+            for name, changes in self.changes.items()
+            if (left := changes.without(lost))
+        }
+
+    def arguments(self, grace: int) -> list[object]:
         """
         Say it to the engine, behind the number of the batch.
 
         @param grace: milliseconds that clients have to come back.
-        @param inlet: bytes that may wait for one session.
-        @param log: bytes of what was told all that are kept.
         """
         adds = self._effects or any(each.adds for each in self.changes.values())
-        said: list[object] = [int(bool(adds)), grace, inlet, log, len(self.changes)]
-        keys = {}
-        for index, name in enumerate(self.changes, 1):
-            keys[name] = str(index)
+        said: list[object] = [int(bool(adds)), grace, MAX_INLET, MAX_LOG]
+        said.append(len(self.changes))
+        for name in self.changes:
             said += (name, self.fences[name])
-        for name, changes in self.changes.items():
-            changes.say(said, keys[name], keys)
+        for key, changes in enumerate(self.changes.values(), 1):
+            changes.say(said, str(key))
         for effect in self.effects:
-            said += (effect.operation, keys.get(effect.cause, "0"), *effect.arguments)
+            said += (effect.operation, *effect.arguments)
         return said
 
 

@@ -97,7 +97,7 @@ class Image:
         kinds = [*zip(DIRECTIONS, self._parts, strict=True)]
         for kind, parts in (*kinds, ("r", self._requests.values())):
             for number, messages, frames, _ in parts:
-                said += ("append", key, kind, "0", number, messages, frames)
+                said += ("append", key, kind, number, messages, frames)
         for name, position in self.taken.items():
             said += ("took", key, position, name)
         said += (self._place, key)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from aesm.cluster.batch import MAX_BYTES, MAX_SESSIONS
 from aesm.cluster.lease import TIME
 from aesm.cluster.scripts import CHECK, COMMIT, SETTLE
+from aesm.errors import SpoolError
 
 if TYPE_CHECKING:
     from aesm.cluster.engine import Engine
@@ -60,7 +61,7 @@ async def repair(
     found: dict[int, list[str]] = {state: [] for state in range(4)}
     last = number
     for some in _cut(dict.fromkeys(ours, 0)) or [[]]:  # it is said that we look
-        said = []
+        said: list[object] = []
         for name in some:
             said += [name, ours[name].fence, ours[name].written]
         looked = (engine.node, history, round(TIME * 1000), grace, *said)
@@ -69,7 +70,10 @@ async def repair(
             found[state].append(name)
     behind = [name for name in found[_BEHIND] if name in ours]
     for some in _cut({name: ours[name].size for name in behind}):
-        await engine.call(COMMIT, engine.node, 0, *_restoring(some, ours, grace))
+        said = _restoring(some, ours, grace)
+        lost, _ = await engine.call(COMMIT, engine.node, 0, *said)
+        if lost:
+            raise SpoolError("a session has moved while it was written again")
     settled = (engine.node, engine.process, number, history, grace)
     await engine.call(SETTLE, *settled)
     moved = found[_MOVED] + found[_FORKED]

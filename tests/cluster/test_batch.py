@@ -8,7 +8,16 @@ from collections.abc import Iterable
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from aesm.cluster.batch import MAX_BYTES, MAX_SESSIONS, Call, Effect, Gathered, Part
+from aesm.cluster.batch import (
+    MAX_BYTES,
+    MAX_INLET,
+    MAX_LOG,
+    MAX_SESSIONS,
+    Call,
+    Effect,
+    Gathered,
+    Part,
+)
 from aesm.cluster.image import Image
 
 
@@ -36,7 +45,7 @@ class GatheredTests(SynchronousTestCase):
     def said(self, names: Iterable[str] | None = None) -> list[object]:
         """Say the only call."""
         (call,) = self.calls(names)
-        return call.arguments(1, 2, 3)
+        return call.arguments(1)
 
     def append(
         self, name: str, frames: bytes, cause: str = "", number: int = 0
@@ -63,13 +72,13 @@ class GatheredTests(SynchronousTestCase):
         changes.place = "enter"
         (call,) = self.gathered.calls({"S": Image("K", b"", 8)})
         self.assertEqual(
-            call.arguments(1, 2, 3),
+            call.arguments(1),
             [
-                *(1, 1, 2, 3, 1, "S", 8),
+                *(1, 1, MAX_INLET, MAX_LOG, 1, "S", 8),
                 *("put", "1", b"{}"),
-                *("discard", "1", "i", 4, "append", "1", "i", "0", 9, 1, b"in"),
-                *("discard", "1", "o", 5, "append", "1", "o", "1", 7, 2, b"out"),
-                *("append", "1", "r", "0", 6, 1, b"ask", "remove", "1", 5),
+                *("discard", "1", "i", 4, "append", "1", "i", 9, 1, b"in"),
+                *("discard", "1", "o", 5, "append", "1", "o", 7, 2, b"out"),
+                *("append", "1", "r", 6, 1, b"ask", "remove", "1", 5),
                 *("took", "1", 3, b"name", "enter", "1"),
             ],
         )
@@ -94,7 +103,7 @@ class GatheredTests(SynchronousTestCase):
         """What goes to others adds something."""
         self.send("")
         self.assertEqual(self.said()[0], 1)
-        self.assertEqual(self.said()[5:], ["log", "0", b""])
+        self.assertEqual(self.said()[5:], ["log", b""])
 
     def test_others(self) -> None:
         """Sessions that are not ours are left out."""

@@ -1,6 +1,6 @@
 """
-Tests for L{aesm.cluster.repair}, and for what a store does with it: engines that lost the
-last that they were told.
+Tests for L{aesm.cluster.repair}, and for what a store does with it: engines that lost
+the last that they were told.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from aesm.cluster.batch import MAX_BYTES, MAX_SESSIONS
 from aesm.cluster.engine import MAX_RETRY
 from aesm.cluster.lease import TIME
 from aesm.cluster.repair import _cut
-from aesm.cluster.store import RETRY, Entry
+from aesm.cluster.store import Entry
+from aesm.cluster.writer import RETRY
 from aesm.errors import SpoolError
 from aesm.store.interface import Blob, Stored
 from tests.support.engines import EngineTestCase, Node
@@ -162,8 +163,8 @@ class RepairTests(EngineTestCase):
             self.commit(other)
             self.failOver(before=first)
             first.settle()
-            self.assertIn("S", other.store._ours)
-            self.assertNotIn("S", first.store._ours)
+            self.assertIn("S", other.store._writer.ours)
+            self.assertNotIn("S", first.store._writer.ours)
             self.assertEqual(self.redis.command("GET", self.key("t:S")), b'{"a":5}')
 
     def test_looking(self) -> None:
@@ -259,7 +260,7 @@ class RepairTests(EngineTestCase):
         self.patch(image, "MAX_TAKEN", 2)
         for name in (b"a", b"b", b"c"):
             self.one.store.took("S", Entry(1, name, b""))
-        self.assertEqual(list(self.one.store._ours["S"].taken), [b"b", b"c"])
+        self.assertEqual(list(self.one.store._writer.ours["S"].taken), [b"b", b"c"])
 
     def test_again(self) -> None:
         """A repair that fails is begun again."""
@@ -295,7 +296,7 @@ class RepairTests(EngineTestCase):
         self.assertEqual(self.redis.command("ZCARD", self.key("o:S")), 2)
 
     def test_forgotten(self) -> None:
-        """The same over a connection that stays, when a batch shows that it lacks some."""
+        """The same without a new connection, when a batch shows that some are missing."""
         self.append("S", 1)
         self.commit()
         self.redis.command("DEL", self.key("n:one"))
@@ -303,6 +304,22 @@ class RepairTests(EngineTestCase):
         self.commit()
         self.assertEqual(self.redis.command("ZCARD", self.key("o:S")), 3)
         self.commit()
+
+    def test_movedMeanwhile(self) -> None:
+        """If a session moves while others are written again, that is begun again."""
+        self.begin("T")
+        self.failOver(before=self.one)
+        while not self.redis.command("EXISTS", self.key("x:one")):
+            self.one.lines.deliver()
+        self.redis.command("HDEL", self.key("meta"), "looking")
+        self.append("S", 1)
+        under = self.one.store.commit()
+        self.redis.command("HSET", self.key("s:T"), "fence", 2, "peer", "K")
+        self.one.settle()
+        self.assertIn("moved", str(self.one.store.failure))
+        self.clock.advance(RETRY)
+        self.done(self.one, under)
+        self.assertEqual(self.one.lost, [({"T": True}, {})])
 
     def test_close(self) -> None:
         """Who closes it meanwhile has all written, or is told."""

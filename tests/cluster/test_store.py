@@ -10,9 +10,10 @@ from typing import Any
 from twisted.internet.defer import CancelledError, Deferred
 from zope.interface.verify import verifyObject
 
-from aesm.cluster import store
+from aesm.cluster import batch, store
 from aesm.cluster.engine import MAX_RETRY
-from aesm.cluster.store import RETRY, Entry
+from aesm.cluster.store import Entry
+from aesm.cluster.writer import RETRY
 from aesm.errors import SpoolError
 from aesm.store.interface import Blob, ISessionStore, Stored
 from tests.support.engines import EngineTestCase, Node
@@ -604,11 +605,11 @@ class OthersTests(StoreTestCase):
         self.assertEqual(self.done(self.one, self.one.store.readInlet("S")), [])
 
     def test_inletFull(self) -> None:
-        """A session takes no more than L{MAX_INLET<store.MAX_INLET>} bytes."""
+        """A session takes no more than L{MAX_INLET<batch.MAX_INLET>} bytes."""
         name = len(b"one:1:1 ")
         for size, expected in (
-            (store.MAX_INLET - name + 1, (0, 1)),
-            (store.MAX_INLET - name, (1, 0)),
+            (batch.MAX_INLET - name + 1, (0, 1)),
+            (batch.MAX_INLET - name, (1, 0)),
             (1, (0, 1)),
         ):
             results: Deferred[Any] = Deferred()
@@ -632,8 +633,8 @@ class OthersTests(StoreTestCase):
         self.assertIs(self.done(two, two.store.readLog(1, b"other")), None)
 
     def test_logBound(self) -> None:
-        """L{MAX_LOG<store.MAX_LOG>} bytes are kept; who is behind that is told."""
-        self.patch(store, "MAX_LOG", 30)
+        """L{MAX_LOG<batch.MAX_LOG>} bytes are kept; who is behind that is told."""
+        self.patch(batch, "MAX_LOG", 30)
         for data in (b"a", b"b", b"c", b"d"):
             self.one.store.log("", data, lambda *results: None)
         self.commit()

@@ -429,7 +429,7 @@ class EngineTestCase(SynchronousTestCase):
 
     def end(self, node: Node) -> None:
         """Let a node end; nothing is left then."""
-        if node.store._closed is None:
+        if not node.store._isClosed:
             node.store.close().addErrback(lambda failure: None)
             node.settle()
         for line in (*node.lines.lines, *node.lines.bells):

@@ -1,19 +1,19 @@
 -- What happened at a node since its last batch, all of it or nothing: node, number of
 -- the batch, whether it adds anything, grace, bytes of an inlet, bytes of the log,
 -- number of sessions, the name and the fence of each; then operations, each with its
--- arguments.  Sessions are named by their place in the list; 0 is none.
+-- arguments.  Sessions are named by their place in the list.
 --
--- Sessions that are another node's by now are left out, with all that they caused.  So is
--- what others were to send over them: their senders are told, and an inlet, to which it
--- could go instead, would be behind what they send next.
+-- If there are sessions that are another node's by now, nothing is done: the node knows
+-- what else they caused, and says the rest with the same number.  What others were to send
+-- over them is not sent at all: an inlet, to which it could go instead, would be behind
+-- what they send next.
 --
 -- The batch 0 is none: it restores sessions, of which the engine has an older state, or
--- nothing.  So a session may have an older fence then; if it has a newer one, or is
--- another node's, it is left out.
+-- nothing.  So a session may have an older fence then.
 --
--- Returns which these are, each with whether there is such a session, and two numbers
--- for each send and log; or, if a batch is missing in between, just the last one's, and
--- -1 if the node is not known any more.
+-- Returns which sessions are another node's, each with whether there is such a session,
+-- and two numbers for each send and log; or, if a batch is missing in between, just the
+-- last one's, and -1 if the node is not known any more.
 
 local node, batch, grace = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[5])
 local inletBound, logBound = tonumber(ARGV[6]), tonumber(ARGV[7])
@@ -29,7 +29,7 @@ if batch <= last and not restoring then -- had it
 end
 if batch > last + 1 and not restoring then return last end
 
-local names, sessions, stale, lost = {}, {}, {}, {}
+local names, sessions, lost = {}, {}, {}
 local at = 9
 for index = 1, tonumber(ARGV[8]) do
   local key, name = tostring(index), ARGV[at]
@@ -38,18 +38,18 @@ for index = 1, tonumber(ARGV[8]) do
   local isStale = fence ~= ARGV[at + 1]
   if restoring then isStale = compared(name, node, ARGV[at + 1]) == 'other' end
   if isStale then
-    stale[key] = true
     table.insert(lost, {index, fence and 1 or 0})
   end
   at = at + 2
 end
+if #lost > 0 then return {lost, {}} end
 
 -- What makes room begins with what an engine takes that is full; and so does what was
 -- there before, without which nothing would make room any more.
 if ARGV[4] == '0' then redis.call('HDEL', mine, 'reply') end
 if restoring then redis.call('HDEL', mine, '') else redis.call('HSET', mine, 'batch', ARGV[3]) end
 
-local shifts, results = {}, {} -- messages that are left out before others; of effects
+local results = {} -- of effects
 
 local function result(first, second)
   table.insert(results, first)
@@ -64,7 +64,7 @@ local function entry(data)
   return node .. ':' .. ARGV[3] .. ':' .. entries .. ' ' .. data
 end
 
--- Each has its number of arguments, and what it does: session, the others.
+-- Each has its number of arguments, and what it does.
 local operations = {
   -- public key, fence: all that there was of it goes, but its inlet
   restore = {3, function(session, peer, fence)
@@ -86,17 +86,11 @@ local operations = {
     redis.call('SET', P .. 't:' .. names[session], state)
   end},
 
-  -- direction, or r for a request; cause, number, how many messages, frames.  The score is the number of
-  -- the last, so that what is discarded is a range of scores.
-  append = {6, function(session, direction, cause, number, count, frames)
-    local shift = shifts[session] or 0
-    if stale[cause] then
-      shifts[session] = shift + count
-    else
-      local key = P .. direction .. ':' .. names[session]
-      number = number - shift
-      redis.call('ZADD', key, number + count - 1, number .. ' ' .. count .. ' ' .. frames)
-    end
+  -- direction, or r for a request; number, how many messages, frames.  The score is the
+  -- number of the last, so that what is discarded is a range of scores.
+  append = {5, function(session, direction, number, count, frames)
+    local key = P .. direction .. ':' .. names[session]
+    redis.call('ZADD', key, number + count - 1, number .. ' ' .. count .. ' ' .. frames)
   end},
 
   -- direction, number of the first that stays
@@ -139,7 +133,7 @@ local operations = {
 
   -- public key, data: to all its sessions.  Results are how many have it, and how many
   -- have no room for it.
-  send = {3, function(cause, peer, data)
+  send = {2, function(peer, data)
     local sent, full, member = 0, 0, entry(data)
     for _, name in ipairs(redis.call('ZRANGE', P .. 'k:' .. peer, 0, -1)) do
       local session = P .. 's:' .. name
@@ -158,7 +152,7 @@ local operations = {
   end},
 
   -- data.  The first result is its position.
-  log = {2, function(cause, data)
+  log = {1, function(data)
     local meta, log, member = P .. 'meta', P .. 'log', entry(data)
     local position = redis.call('HINCRBY', meta, 'position', 1)
     redis.call('ZADD', log, position, member)
@@ -176,15 +170,10 @@ local operations = {
 while at <= #ARGV do
   local name = ARGV[at]
   local count, run = unpack(operations[name])
-  local session = ARGV[at + 1]
-  if not stale[session] then
-    run(session, unpack(ARGV, at + 2, at + count))
-  elseif name == 'send' or name == 'log' then
-    result(-1, 0)
-  end
+  run(unpack(ARGV, at + 1, at + count))
   at = at + count + 1
 end
 
-local reply = {lost, results}
+local reply = {{}, results}
 if not restoring then redis.call('HSET', mine, 'reply', cmsgpack.pack(reply)) end
 return reply
