@@ -32,7 +32,8 @@ RULES = (
     "-@all ~{aesm:test}:* resetchannels &{aesm:test}:* +info +eval +evalsha +wait "
     "+config|get +get +set +hget +hset +hsetnx +hdel +hmget +hincrby +sadd +srem "
     "+srandmember +sdiff +sunionstore +zadd +zrem +zcard +zscore +zrange "
-    "+zrangebyscore +zremrangebyscore +exists +del +pexpire +publish +subscribe +ping +time"
+    "+zrangebyscore +zremrangebyscore +exists +del +pexpire +publish +subscribe +ping "
+    "+time"
 )
 
 

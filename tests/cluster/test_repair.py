@@ -296,7 +296,7 @@ class RepairTests(EngineTestCase):
         self.assertEqual(self.redis.command("ZCARD", self.key("o:S")), 2)
 
     def test_forgotten(self) -> None:
-        """The same without a new connection, when a batch shows that some are missing."""
+        """The same without a new connection, when a batch shows that one is missing."""
         self.append("S", 1)
         self.commit()
         self.redis.command("DEL", self.key("n:one"))

@@ -33,8 +33,9 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from aesm.cluster import store, writer
+from aesm.cluster import repair, store, writer
 from aesm.cluster.batch import Changes, Part
+from aesm.cluster.image import Image
 from aesm.cluster.scripts import Script
 from aesm.cluster.store import Entry
 from aesm.store.interface import Stored
@@ -124,6 +125,7 @@ class App:
         self.node = node
         self.holds: dict[str, Holding] = {}
         node.store.lost = self.lost
+        node.store.came = self.came
 
     def watched(self, deferred: Deferred[Any], *callback: Any) -> None:
         """Go on behind something that may fail; not so what goes on."""
@@ -142,6 +144,11 @@ class App:
                 if said[1:] != (part.cause, part.frames.decode()):
                     self._machine.noted(AssertionError("another message is left out"))
 
+    def came(self, name: str, entry: Entry | None) -> None:
+        """Read an inlet from its beginning: its positions may be others now."""
+        if name in self.holds:
+            self.holds[name].read = 0
+
     def claim(self, name: str) -> None:
         """A client comes."""
         claimed = self.node.store.claim(name, keyOf(name))
@@ -151,6 +158,7 @@ class App:
         """Its session is ours."""
         if stored is not None:
             self._machine.check(name)
+            self._machine.places[name] = self
             self.holds[name] = Holding(stored)
             sent = self._machine.known[name].sent
             for blob in stored.outgoing:  # it may leave from now on
@@ -187,8 +195,9 @@ class App:
 
     def _cbTaken(self, entries: list[Entry], name: str, holding: Holding) -> None:
         """Send on what there was."""
+        took = [entry.name for entry in holding.took]
         for entry in entries:
-            if entry.position > holding.read:
+            if entry.position > holding.read and entry.name not in took:
                 holding.read = entry.position
                 holding.took.append(entry)
                 holding.staged.append((name, entry.data.decode()))
@@ -240,7 +249,7 @@ class App:
 
     def _sent(self, sent: int, full: int) -> None:
         """All sessions are there, and have room."""
-        if (sent, full) != (1, 0):
+        if (sent, full) != (1, 0) and not self._machine.forgets:
             self._machine.noted(AssertionError("it was not sent"))
 
     def _cbCommitted(
@@ -251,6 +260,8 @@ class App:
             if self.holds.get(name) is not holding:
                 continue
             known = self._machine.known[name]
+            if self._machine.forgets and self._machine.places[name] is not self:
+                known = Known()  # nobody is there to hear of it
             known.acknowledged = max(known.acknowledged, received)
             while holding.said and holding.said[0][0] <= turn:
                 content = holding.said.pop(0)[2]
@@ -263,8 +274,12 @@ class ClusterMachine(RuleBasedStateMachine):
     """
     Nodes, and sessions that clients take from one to another.
 
+    @ivar forgets: whether the engine may have lost something.
     @ivar known: of each session.
+    @ivar places: where the client of each was last.
     """
+
+    forgets = False
 
     def __init__(self) -> None:
         """Begin with an engine that is empty."""
@@ -274,6 +289,7 @@ class ClusterMachine(RuleBasedStateMachine):
         self.clock = Clock()
         self.known = {name: Known() for name in SESSIONS}
         self.apps: list[App] = []
+        self.places: dict[str, App] = {}
         self.ghosts: list[Line] = []
         self.wrong: Any = None
         self.nodes: list[Node] = []
@@ -288,6 +304,7 @@ class ClusterMachine(RuleBasedStateMachine):
             begun = app.node.store.begin(name, keyOf(name), state)
             app.node.settle()
             assert begun.called
+            self.places[name] = app
             app.holds[name] = Holding(Stored(name, keyOf(name), state, [], [], []))
 
     @precondition(lambda self: len(self.apps) < MOST)
@@ -493,17 +510,86 @@ class ClusterMachine(RuleBasedStateMachine):
         return [found[number] for number in sorted(found)]
 
 
-def run(**options: Any) -> None:
+class FailoverMachine(ClusterMachine):
+    """
+    The same, with an engine that fails over to a replica which is behind, while all
+    nodes live.  What was sent to others may be lost then; nothing else may.
+
+    @ivar snapshots: what the engine had after the last steps.
+    """
+
+    forgets = True
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        super().__init__()
+        self.snapshots: list[dict[bytes, bytes]] = []
+        self.joined = 0
+
+    kill = None
+
+    @invariant()
+    def remember(self) -> None:
+        """A replica may be at this step, or some before it, but knows all nodes."""
+        snapshot = self.redis.snapshot()
+        if len(self.nodes) > self.joined:
+            self.snapshots, self.joined = [], len(self.nodes)
+        self.snapshots = [*self.snapshots[-5:], snapshot]
+
+    @rule(back=st.integers(0, 5), order=st.permutations(range(MOST)), count=numbers)
+    def failOver(self, back: int, order: list[int], count: int) -> None:
+        """A replica takes over; some nodes, or all, come to it, one after the other."""
+        if not all(map(self.isHeld, SESSIONS)):
+            return  # nobody could write it again
+        for app in self.apps:
+            app.node.cut()
+        self.ghosts.clear()  # they are at the former one
+        self.redis.goBack(self.snapshots[-1 - back % len(self.snapshots)])
+        self.clock.advance(10)
+        apps = [self.apps[index] for index in order if index < len(self.apps)]
+        for app in apps[:count]:
+            app.node.settle()
+
+    def isHeld(self, name: str) -> bool:
+        """Tell whether a node has a session, and not one that it has lost since."""
+        fence = self.redis.command("HGET", f"{{aesm:test}}:s:{name}", "fence")
+        images = [app.node.store._writer.ours.get(name) for app in self.apps]
+        return any(image and image.fence >= int(fence or 0) for image in images)
+
+    def teardown(self) -> None:
+        """When all have come, all that was promised is kept."""
+        for _ in range(2):
+            self.clock.advance(10)
+            for app in self.apps:
+                app.node.settle()
+        super().teardown()
+
+    def check(self, name: str) -> None:
+        """Compare what the engine has of a session with the world."""
+        command = self.redis.command
+        state = json.loads(command("GET", f"{{aesm:test}}:t:{name}"))
+        assert state["received"] >= self.known[name].acknowledged, "it is lost"
+        asked = command("ZRANGE", f"{{aesm:test}}:r:{name}", 0, -1)
+        numbers = [int(member.partition(b" ")[0]) for member in asked]
+        assert numbers == state["open"], "other requests are open"
+        came = self.outbox(name)
+        for cause in (*SESSIONS, f"@{SESSIONS[SESSIONS.index(name) - 1]}"):
+            got = [int(it.partition(":")[2]) for it in came if it.startswith(cause)]
+            assert got == sorted(set(got)), "something arrives twice, or out of order"
+            if cause == name:
+                assert got == list(range(1, state["received"] + 1)), "it is missing"
+
+
+def run(machine: type[ClusterMachine] = ClusterMachine, **options: Any) -> None:
     """Look for a schedule that breaks a rule."""
     if EXAMPLES is None:
-        given = settings(max_examples=100, stateful_step_count=50, derandomize=True)
+        given = settings(max_examples=30, stateful_step_count=50, derandomize=True)
     else:
         given = settings(max_examples=int(EXAMPLES), stateful_step_count=100)
     unbounded = settings(
         given, deadline=None, database=None, suppress_health_check=list(HealthCheck)
     )
-    machine = settings(unbounded, **options)
-    run_state_machine_as_test(ClusterMachine, settings=machine)
+    run_state_machine_as_test(machine, settings=settings(unbounded, **options))
 
 
 class ClusterModelTests(SynchronousTestCase):
@@ -515,6 +601,11 @@ class ClusterModelTests(SynchronousTestCase):
         once, in order; nothing that was acknowledged is lost.
         """
         run()
+
+    def test_failover(self) -> None:
+        """What was acknowledged survives an engine that loses it."""
+        self.patch(repair, "TIME", FOREVER)  # until all nodes have come
+        run(FailoverMachine)
 
 
 class BrokenTests(SynchronousTestCase):
@@ -536,10 +627,11 @@ class BrokenTests(SynchronousTestCase):
         self.patch(module, name, broken)
         self.fails()
 
-    def fails(self) -> None:
+    def fails(self, machine: type[ClusterMachine] = ClusterMachine) -> None:
         """Check that a rule is broken."""
+        quick = {"max_examples": 1000, "phases": [Phase.generate]}
         with self.assertRaises(AssertionError):
-            run(max_examples=1000, phases=[Phase.generate], report_multiple_bugs=False)
+            run(machine, report_multiple_bugs=False, **quick)
 
     def test_fenceNotChecked(self) -> None:
         """A node writes a session that is another's."""
@@ -573,6 +665,13 @@ class BrokenTests(SynchronousTestCase):
         self.patch(Changes, "without", broken)
         self.fails()
 
-    def test_positionAlone(self) -> None:
-        """What was taken out of an inlet stays there."""
-        self.finds("COMMIT", "redis.call('ZREM', key, member)", "local left = member")
+    def test_notRestored(self) -> None:
+        """What an engine has lost is not written again."""
+        self.patch(repair, "_BEHIND", repair._WHOLE)
+        self.fails(FailoverMachine)
+
+    def test_takenForgotten(self) -> None:
+        """What was taken out of an inlet is there again."""
+        self.patch(repair, "TIME", FOREVER)
+        self.patch(Image, "take", lambda self, position, name: None)
+        self.fails(FailoverMachine)

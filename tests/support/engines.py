@@ -12,7 +12,8 @@ import subprocess
 import tempfile
 from functools import cache
 from pathlib import Path
-from typing import Any
+from threading import Thread
+from typing import IO, Any, cast
 
 from twisted.internet import error
 from twisted.internet.address import UNIXAddress
@@ -78,12 +79,17 @@ class RedisServer:
 
     def _start(self) -> None:
         """Start the process."""
+        self._reader: Thread | None = None
         self._process = subprocess.Popen(
             self._command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
         )
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
+        said = self._process.stdout
+        assert said is not None
+        for line in said:
             if b"eady to accept connections" in line:
+                # Or it would wait for somebody to read what else it says.
+                self._reader = Thread(target=said.read, daemon=True)
+                self._reader.start()
                 return
         self.stop()
         raise AssertionError("redis-server does not start")
@@ -91,7 +97,10 @@ class RedisServer:
     def kill(self) -> None:
         """Kill it."""
         self._process.kill()
-        self._process.communicate()
+        self._process.wait()
+        if self._reader is not None:
+            self._reader.join()
+        cast("IO[bytes]", self._process.stdout).close()
 
     def restart(self) -> None:
         """Start it again, with what it has on its disk."""
