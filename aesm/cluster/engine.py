@@ -20,11 +20,13 @@ from typing import TYPE_CHECKING, Any, cast
 
 from twisted.application.internet import ClientService, backoffPolicy
 from twisted.internet.defer import CancelledError, Deferred, fail, succeed
+from twisted.internet.error import ConnectError, ConnectionClosed, DNSLookupError
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from aesm.cluster.scripts import FORMAT, JOIN, Script
+from aesm.cluster.sentinel import SentinelEndpoint
 from aesm.errors import SpoolError
 
 if TYPE_CHECKING:
@@ -117,7 +119,12 @@ class Engine:
         self.history = ""
         self._protocol: Any = None  # the one that can be used
         self._started: Deferred[None] | None = None
-        self._endpoint = endpoint or address.endpoint(reactor)
+        if endpoint is not None:
+            self._endpoint = endpoint
+        elif address.hasSentinels:
+            self._endpoint = SentinelEndpoint(self._askSentinel, address, reactor)
+        else:
+            self._endpoint = address.endpoint(reactor)
         self._service = self.dialler(
             "RedisProtocol", self._connected, self._disconnected
         )
@@ -148,6 +155,38 @@ class Engine:
         if self._password is not None:
             user = () if self._address.user is None else (self._address.user,)
             await self.execute(protocol, "AUTH", *user, self._password)
+
+    async def _askSentinel(
+        self, sentinel: IStreamClientEndpoint, name: str
+    ) -> tuple[str, int]:
+        """
+        Ask a sentinel where the primary is.
+
+        @raise SpoolError: it does not know, or does not answer.
+        """
+        # Here, because the import installs a reactor.
+        from txredisapi import RedisError
+
+        factory = _EngineFactory(self.clock, "RedisProtocol", _nothing, _nothing)
+        asking = ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", name)
+        try:
+            protocol = await sentinel.connect(factory)
+            try:
+                try:
+                    found = await self.execute(protocol, *asking)
+                except RedisError as error:
+                    if not str(error).startswith("NOAUTH"):
+                        raise
+                    await self.login(protocol)
+                    found = await self.execute(protocol, *asking)
+            finally:
+                protocol.transport.loseConnection()
+        except (RedisError, ConnectError, DNSLookupError, ConnectionClosed) as error:
+            raise SpoolError(str(error)) from error
+        if found is None:
+            raise SpoolError(f"it knows no {name}")
+        host, port = found
+        return host.decode(), int(port)
 
     def start(self) -> Deferred[None]:
         """

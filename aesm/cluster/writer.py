@@ -98,6 +98,7 @@ class Writer:
         self._isSending = False
         self._retry: IDelayedCall | None = None
         self._ended: Deferred[None] | None = None
+        self._isOver = False
 
     @property
     def failure(self) -> SpoolError | None:
@@ -274,6 +275,9 @@ class Writer:
 
         @param error: why not all was written, or None.
         """
+        if self._isOver:
+            return
+        self._isOver = True
         self.down()
         ended = cast("Deferred[None]", self._ended)
         if error is None:
@@ -291,6 +295,8 @@ class Writer:
 
         @param isLost: whether it has lost its data, so that no session is left.
         """
+        if self._isOver:
+            return
         if isLost:
             self._forgetAll()
         if self.isLooking or self._engine.history != self._history:

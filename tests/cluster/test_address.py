@@ -23,9 +23,20 @@ class EngineAddressTests(SynchronousTestCase):
     def test_tcp(self) -> None:
         """A host and a port, or the usual port."""
         address = EngineAddress.parse("redis://example.org:7000")
-        self.assertEqual((address.host, address.port), ("example.org", 7000))
-        self.assertEqual(EngineAddress.parse("redis://example.org").port, 6379)
-        self.assertEqual(EngineAddress.parse("redis://[::1]:1/").host, "::1")
+        self.assertEqual(address.hosts, (("example.org", 7000),))
+        address = EngineAddress.parse("redis://example.org")
+        self.assertEqual(address.hosts, (("example.org", 6379),))
+        self.assertEqual(EngineAddress.parse("redis://[::1]:1/").hosts, (("::1", 1),))
+
+    def test_sentinels(self) -> None:
+        """Hosts and ports of sentinels, and what they call it."""
+        for scheme in ("redis", "rediss"):
+            url = f"{scheme}+sentinel://u@a:1,b,[::1]/main"
+            address = EngineAddress.parse(url)
+            hosts = (("a", 1), ("b", 26379), ("::1", 26379))
+            self.assertEqual(address, (f"{scheme}+sentinel", hosts, "main", "u"))
+            self.assertTrue(address.hasSentinels)
+        self.assertEqual(str(address), "rediss+sentinel://a:1,b:26379,[::1]:26379/main")
 
     def test_user(self) -> None:
         """A user's name may be there, and is not shown."""
@@ -68,6 +79,10 @@ class EngineAddressTests(SynchronousTestCase):
             "redis://example.org/3",
             "redis+unix://example.org/run",
             "redis+unix:relative",
+            "redis://a,b",
+            "redis+sentinel://a,b",
+            "redis+sentinel:///main",
+            "redis+sentinel://a/main/more",
             "",
         ):
             self.assertRefused(url, "redis+unix:///PATH")

@@ -39,6 +39,7 @@ __all__ = [
     "Lines",
     "Node",
     "RedisServer",
+    "Sentinel",
     "Subscriber",
     "freePort",
     "sharedServer",
@@ -56,12 +57,15 @@ class RedisServer:
     @ivar port: of 127.0.0.1, or 0.
     """
 
-    def __init__(self, *options: str, port: int = 0) -> None:
+    ready = b"eady to accept connections"
+
+    def __init__(self, *options: str, port: int = 0, config: str = "") -> None:
         """
         Start it, and wait until it takes connections.
 
         @param options: more of its command line.
         @param port: where it is to be reached over TCP, too.
+        @param config: what is in its configuration file, if it has one.
         """
         program = shutil.which("redis-server")
         if program is None:
@@ -70,8 +74,10 @@ class RedisServer:
         self._folder = Path(tempfile.mkdtemp(prefix="aesm-engine-"))
         self.path = str(self._folder / "socket")
         self.port = port
+        file = self._folder / "config"
+        file.write_text(config)
         self._command = [
-            *(program, "--port", str(port), "--bind", "127.0.0.1"),
+            *(program, str(file), "--port", str(port), "--bind", "127.0.0.1"),
             *("--unixsocket", self.path, "--save", ""),
             *("--dir", str(self._folder), *options),
         ]
@@ -86,7 +92,7 @@ class RedisServer:
         said = self._process.stdout
         assert said is not None
         for line in said:
-            if b"eady to accept connections" in line:
+            if self.ready in line:
                 # Or it would wait for somebody to read what else it says.
                 self._reader = Thread(target=said.read, daemon=True)
                 self._reader.start()
@@ -166,6 +172,20 @@ def freePort() -> int:
         port = free.getsockname()[1]
     assert isinstance(port, int)
     return port
+
+
+class Sentinel(RedisServer):
+    """A sentinel, which alone may have a replica take over, and does so soon."""
+
+    ready = b"+monitor"
+
+    def __init__(self, primary: RedisServer) -> None:
+        """ """
+        config = (
+            f"sentinel monitor main 127.0.0.1 {primary.port} 1\n"
+            "sentinel down-after-milliseconds main 500\n"
+        )
+        super().__init__("--sentinel", port=freePort(), config=config)
 
 
 class Subscriber:
