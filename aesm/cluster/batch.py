@@ -5,7 +5,7 @@ What has happened at a node and is not in the engine yet, and how it is said::
     gathered.of(name).put(state)
     gathered.of(name).append(True, Part(7, 1, frames, cause))
     for call in gathered.calls(ours):
-        engine.call(COMMIT, node, number, *call.arguments(grace))
+        engine.call(COMMIT, node, number, *call.arguments(grace, sealer))
 
 A call is what the engine does in one step, while it does nothing else: so calls are
 bounded, L{MAX_SESSIONS} and L{MAX_BYTES}.  But what was caused together is never cut:
@@ -20,6 +20,8 @@ from operator import itemgetter
 from typing import NamedTuple, Protocol
 
 from twisted.internet.defer import Deferred
+
+from aesm.cluster.sealing import Clear
 
 __all__ = ["DIRECTIONS", "OVERHEAD", "Call", "Changes", "Effect", "Gathered", "Part"]
 
@@ -61,6 +63,11 @@ class Part(NamedTuple):
         """The number behind the last."""
         return self.number + self.messages
 
+    def sealed(self, sealer: Clear, name: str, kind: str) -> tuple[object, ...]:
+        """Say it to the engine: C{"i"}, C{"o"} or C{"r"}, numbers and frames."""
+        frames = sealer.seal(self.frames, name, kind, self.number, self.messages)
+        return kind, self.number, self.messages, frames
+
 
 class Effect(NamedTuple):
     """
@@ -68,19 +75,21 @@ class Effect(NamedTuple):
 
     @ivar operation: C{"send"} or C{"log"}.
     @ivar cause: the session whose message made us do it, or empty.
-    @ivar arguments: of the operation.
+    @ivar where: the key, in text form, where it goes to one.
+    @ivar data: what goes there.
     @ivar tell: called with both results, unless the cause is another node's by then.
     """
 
     operation: str
     cause: str
-    arguments: tuple[str | bytes, ...]
+    where: tuple[str, ...]
+    data: bytes
     tell: Callable[[int, int], object]
 
     @property
     def size(self) -> int:
         """About how many bytes it takes to say."""
-        return sum(map(len, self.arguments)) + OVERHEAD
+        return sum(map(len, self.where)) + len(self.data) + OVERHEAD
 
 
 class Changes:
@@ -149,25 +158,27 @@ class Changes:
         self.parts = (self.parts[False], kept)
         return left
 
-    def say(self, said: list[object], key: str) -> None:
+    def say(self, said: list[object], key: str, name: str, sealer: Clear) -> None:
         """
         Say it to the engine.
 
         @param said: what is added to.
         @param key: what the session is called in the call.
+        @param name: what it is called.
+        @param sealer: seals it.
         """
         if self.dropped:
             said += ("drop", key)
             return
         if self.state is not None:
-            said += ("put", key, self.state)
+            said += ("put", key, sealer.seal(self.state, name, "t"))
         for outgoing, direction in enumerate(DIRECTIONS):
             if self.before[outgoing]:
                 said += ("discard", key, direction, self.before[outgoing])
-            for number, messages, frames, _ in self.parts[outgoing]:
-                said += ("append", key, direction, number, messages, frames)
-        for number, messages, frames, _ in self.requests.values():
-            said += ("append", key, "r", number, messages, frames)
+            for part in self.parts[outgoing]:
+                said += ("append", key, *part.sealed(sealer, name, direction))
+        for part in self.requests.values():
+            said += ("append", key, *part.sealed(sealer, name, "r"))
         for number in self.removed:
             said += ("remove", key, number)
         for taken in self.taken:
@@ -236,21 +247,22 @@ class Call:
             if (left := changes.without(lost))
         }
 
-    def arguments(self, grace: int) -> list[object]:
+    def arguments(self, grace: int, sealer: Clear) -> list[object]:
         """
         Say it to the engine, behind the number of the batch.
 
         @param grace: milliseconds that clients have to come back.
+        @param sealer: seals what the engine keeps.
         """
         adds = self._effects or any(each.adds for each in self.changes.values())
         said: list[object] = [int(bool(adds)), grace, MAX_INLET, MAX_LOG]
         said.append(len(self.changes))
         for name in self.changes:
             said += (name, self.fences[name])
-        for key, changes in enumerate(self.changes.values(), 1):
-            changes.say(said, str(key))
-        for effect in self.effects:
-            said += (effect.operation, *effect.arguments)
+        for key, (name, changes) in enumerate(self.changes.items(), 1):
+            changes.say(said, str(key), name, sealer)
+        for operation, _, where, data, _ in self.effects:
+            said += (operation, *where, sealer.seal(data, operation, *where))
         return said
 
 

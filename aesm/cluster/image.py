@@ -4,7 +4,7 @@ power, or a replica that took its place, may be behind what it said that it had:
 
     image = Image(peer, state, fence=1)
     image.apply(changes, number)     # the engine has batch "number"
-    image.say(said, key)             # all of it, once more
+    image.say(said, key, name, sealer)    # all of it, once more
 
 It is what its peer has not acknowledged and nobody has taken, and so next to nothing
 for most sessions.  Where a session was read from the engine, its image is what was read.
@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from aesm.cluster.batch import DIRECTIONS, OVERHEAD, Changes, Part
+from aesm.cluster.sealing import Clear
 
 __all__ = ["Image"]
 
@@ -86,20 +87,23 @@ class Image:
         self._requests |= changes.requests
         self._place = changes.place or self._place
 
-    def say(self, said: list[object], key: str) -> None:
+    def say(self, said: list[object], key: str, name: str, sealer: Clear) -> None:
         """
         Say all of it to the engine.
 
         @param said: what is added to.
         @param key: what the session is called in the call.
+        @param name: what it is called.
+        @param sealer: seals it.
         """
-        said += ("restore", key, self.peer, self.fence, "put", key, self.state)
+        said += ("restore", key, self.peer, self.fence)
+        said += ("put", key, sealer.seal(self.state, name, "t"))
         kinds = [*zip(DIRECTIONS, self._parts, strict=True)]
         for kind, parts in (*kinds, ("r", self._requests.values())):
-            for number, messages, frames, _ in parts:
-                said += ("append", key, kind, number, messages, frames)
-        for name, position in self.taken.items():
-            said += ("took", key, position, name)
+            for part in parts:
+                said += ("append", key, *part.sealed(sealer, name, kind))
+        for entry, position in self.taken.items():
+            said += ("took", key, position, entry)
         said += (self._place, key)
 
     @property

@@ -2,7 +2,7 @@
 After an engine went back in time, or where nobody knows that it did not: what it lacks of
 what a node has written is written again::
 
-    found = await repair(engine, ours, number, grace)
+    found = await repair(engine, ours, number, grace, sealer)
 
 This is how an acknowledged message survives a replica that took over without it, as
 long as the node lives that has its session.  What cannot be restored is told: what was
@@ -23,6 +23,7 @@ from aesm.errors import SpoolError
 if TYPE_CHECKING:
     from aesm.cluster.engine import Engine
     from aesm.cluster.image import Image
+    from aesm.cluster.sealing import Clear
 
 __all__ = ["Found", "repair"]
 
@@ -46,7 +47,7 @@ class Found(NamedTuple):
 
 
 async def repair(
-    engine: Engine, ours: Mapping[str, Image], number: int, grace: int
+    engine: Engine, ours: Mapping[str, Image], number: int, grace: int, sealer: Clear
 ) -> Found:
     """
     See what the engine has, and write what it lacks.  Nothing else of this node may be
@@ -55,6 +56,7 @@ async def repair(
     @param ours: the sessions that are ours.
     @param number: of the last batch that the engine said it had.
     @param grace: milliseconds that clients have to come back.
+    @param sealer: seals what the engine keeps.
     @raise SpoolError: it cannot be done now, and has to be begun again.
     """
     history = engine.history
@@ -70,7 +72,8 @@ async def repair(
             found[state].append(name)
     behind = [name for name in found[_BEHIND] if name in ours]
     for some in _cut({name: ours[name].size for name in behind}):
-        said = _restoring(some, ours, grace)
+        there = {name: ours[name] for name in some if name in ours}  # still
+        said = _restoring(there, grace, sealer)
         lost, _ = await engine.call(COMMIT, engine.node, 0, *said)
         if lost:
             raise SpoolError("a session has moved while it was written again")
@@ -93,12 +96,11 @@ def _cut(sizes: Mapping[str, int]) -> list[list[str]]:
     return cut
 
 
-def _restoring(names: list[str], ours: Mapping[str, Image], grace: int) -> list[object]:
+def _restoring(some: Mapping[str, Image], grace: int, sealer: Clear) -> list[object]:
     """Say all of some sessions, behind the number of the batch."""
-    there = [name for name in names if name in ours]  # still
-    said: list[object] = [1, grace, 0, 0, len(there)]
-    for name in there:
-        said += (name, ours[name].fence)
-    for key, name in enumerate(there, 1):
-        ours[name].say(said, str(key))
+    said: list[object] = [1, grace, 0, 0, len(some)]
+    for name, image in some.items():
+        said += (name, image.fence)
+    for key, (name, image) in enumerate(some.items(), 1):
+        image.say(said, str(key), name, sealer)
     return said

@@ -25,12 +25,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from twisted.internet.defer import Deferred, fail
 from twisted.python.failure import Failure
+from twisted.logger import Logger
 from zope.interface import implementer
 
 from aesm.cluster.batch import Effect, Part
 from aesm.cluster.doorbell import Doorbell
 from aesm.cluster.image import Image
 from aesm.cluster.lease import Lease
+from aesm.cluster.sealing import Clear
 from aesm.cluster.scripts import BEGIN, CLAIM, INLET, LOG, PAGE
 from aesm.cluster.writer import Writer
 from aesm.errors import SpoolError
@@ -44,6 +46,8 @@ if TYPE_CHECKING:
 __all__ = ["EngineStore", "Entry", "LogPage"]
 
 PAGE_SIZE = 512 << 10  # bytes that are read at a time
+
+_log = Logger(namespace="aesm.cluster")
 
 _encode = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
 
@@ -96,11 +100,18 @@ class EngineStore:
         all clients that are here that they are: C{enter}.
     """
 
-    def __init__(self, engine: Engine, clock: IReactorTime, grace: float) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        clock: IReactorTime,
+        grace: float,
+        sealer: Clear | None = None,
+    ) -> None:
         """
         @param engine: not started.
         @param clock: for trying again.
         @param grace: seconds that clients have to come back.
+        @param sealer: seals what the engine keeps; None not to.
         """
         self.lost: Callable[[dict[str, bool], dict[str, list[Part]]], object] = _nobody
         self.came: Callable[[str, Entry | None], object] = _nobody
@@ -109,7 +120,8 @@ class EngineStore:
         self._grace = round(grace * 1000)
         self._isClosed = False
         self._ready: Deferred[None] | None = None
-        self._writer = Writer(engine, clock, self._grace)
+        self._sealer = sealer or Clear()
+        self._writer = Writer(engine, clock, self._grace, self._sealer)
         self._writer.lost = lambda *lost: self.lost(*lost)
         self._writer.looked = self._looked
         self.lease = Lease(engine, self._grace)
@@ -168,12 +180,13 @@ class EngineStore:
             return fail(SpoolError(str(self.failure)))
         if name in self._writer.ours:
             return fail(_taken(name))
-        encoded = _encode(state)
+        encoded = _encode(state).encode()
+        sealed = self._sealer.seal(encoded, name, "t")
         begun = self._engine.call(
-            BEGIN, self._engine.node, name, peer, encoded, self._grace
+            BEGIN, self._engine.node, name, peer, sealed, self._grace
         )
         # From now on, for who cancels this and drops it.
-        self._writer.ours[name] = Image(peer, encoded.encode(), 1)
+        self._writer.ours[name] = Image(peer, encoded, 1)
         begun.addCallbacks(
             self._cbBegun, self._ebBegun, callbackArgs=(name,), errbackArgs=(name,)
         )
@@ -215,18 +228,26 @@ class EngineStore:
         if found is None:
             return None
         fence, state, page = found
+        state = self._sealer.open(state, name, "t")
         stored = Stored(name, peer, _decoded(state), [], [], [])
         kinds = stored.incoming, stored.outgoing, stored.requests
         while page is not None:
             *parts, behind = page
-            for kept, more in zip(kinds, parts, strict=True):
-                kept.extend(map(_blob, more))
+            for kept, kind, more in zip(kinds, "ior", parts, strict=True):
+                kept += [self._blob(member, name, kind) for member in more]
             if not behind:
                 read = [[Part(*blob) for blob in kept] for kept in kinds]
                 self._writer.ours[name] = Image(peer, state, fence, read)
                 return stored
             page = await call(PAGE, name, fence, *behind, PAGE_SIZE)
         return None  # another node was faster
+
+    def _blob(self, member: bytes, name: str, kind: str) -> Blob:
+        """Read messages that are kept together."""
+        first, count, frames = member.split(b" ", 2)
+        number, messages = int(first), int(count)
+        opened = self._sealer.open(frames, name, kind, number, messages)
+        return Blob(number, messages, opened)
 
     def put(self, name: str, peer: str, state: dict[str, Any]) -> None:
         """
@@ -343,7 +364,7 @@ class EngineStore:
         @param tell: called once it is written, with how many sessions have it and how
             many have no room for it.
         """
-        self._writer.next.effects.append(Effect("send", cause, (peer, data), tell))
+        self._writer.next.effects.append(Effect("send", cause, (peer,), data, tell))
 
     def log(self, cause: str, data: bytes, tell: Callable[[int, int], object]) -> None:
         """
@@ -352,7 +373,7 @@ class EngineStore:
         @param cause: as C{send}.
         @param tell: called once it is written, with its position, and 0.
         """
-        self._writer.next.effects.append(Effect("log", cause, (data,), tell))
+        self._writer.next.effects.append(Effect("log", cause, (), data, tell))
 
     def took(self, name: str, entry: Entry) -> None:
         """What was sent to a session of ours is in its outbox now."""
@@ -376,8 +397,20 @@ class EngineStore:
     def _cbRead(self, found: list[bytes], name: str) -> list[Entry]:
         """Leave out what was taken, as the engine may not know yet."""
         image = self._writer.ours.get(name)
-        taken = {} if image is None else image.taken
-        return [entry for entry in _entries(found) if entry.name not in taken]
+        if image is None:
+            return []
+        entries = self._entries(found, "send", image.peer)
+        return [entry for entry in entries if entry.name not in image.taken]
+
+    def _entries(self, found: list[bytes], *place: str) -> list[Entry]:
+        """Read what others left."""
+        pairs = zip(found[::2], found[1::2], strict=True)
+        return [self._entry(position, member, *place) for position, member in pairs]
+
+    def _entry(self, position: bytes, member: bytes, *place: str) -> Entry:
+        """Read what others left."""
+        name, data = member.split(b" ", 1)
+        return Entry(int(position), name, self._sealer.open(data, *place))
 
     def readLog(self, after: int, name: bytes = b"") -> Deferred[LogPage | None]:
         """
@@ -389,7 +422,14 @@ class EngineStore:
             it went back in time; fails with L{SpoolError}.
         """
         found = self._engine.call(LOG, after, name, PAGE_SIZE)
-        return found.addCallback(_logPage)
+        return found.addCallback(self._cbLog)
+
+    def _cbLog(self, found: list[Any] | None) -> LogPage | None:
+        """Read a part of the log."""
+        if found is None:
+            return None
+        first, last, *more = found
+        return LogPage(first, last, self._entries(more[0], "log") if more else None)
 
     # The engine
 
@@ -421,17 +461,28 @@ class EngineStore:
     # The doorbell
 
     def _rung(self, isOurs: bool, words: bytes) -> None:
-        """A script has told us of something."""
+        """A script has told us of something, or somebody else has."""
+        try:
+            self._hear(isOurs, words)
+        except SpoolError as error:
+            _log.error("{reason}: it is left alone", reason=str(error))
+
+    def _hear(self, isOurs: bool, words: bytes) -> None:
+        """
+        Pass on what a script has told us.
+
+        @raise SpoolError: it was sealed by somebody else.
+        """
         if not isOurs:
             position, member = words.split(b" ", 1)
-            self.told(_entry(position, member))
+            self.told(self._entry(position, member, "log"))
             return
         what, session, *more = words.split(b" ", 3)
         name = session.decode()
         if name not in self._writer.ours:
             return
         if what == b"inlet":
-            entry = _entry(*more)
+            entry = self._entry(*more, "send", self._writer.ours[name].peer)
             if entry.name not in self._writer.ours[name].taken:
                 self.came(name, entry)
         elif what == b"gone" or self._writer.ours[name].fence < int(more[0]):
@@ -452,27 +503,3 @@ def _taken(name: str) -> SpoolError:
 def _decoded(state: bytes) -> dict[str, Any]:
     """Read a state."""
     return cast("dict[str, Any]", json.loads(state))
-
-
-def _blob(member: bytes) -> Blob:
-    """Read messages that are kept together."""
-    number, messages, frames = member.split(b" ", 2)
-    return Blob(int(number), int(messages), frames)
-
-
-def _entries(found: list[bytes]) -> list[Entry]:
-    """Read what others left."""
-    return list(map(_entry, found[::2], found[1::2]))
-
-
-def _entry(position: bytes, member: bytes) -> Entry:
-    """Read what others left."""
-    return Entry(int(position), *member.split(b" ", 1))
-
-
-def _logPage(found: list[Any] | None) -> LogPage | None:
-    """Read a part of the log."""
-    if found is None:
-        return None
-    first, last, *more = found
-    return LogPage(first, last, _entries(more[0]) if more else None)

@@ -2,7 +2,7 @@
 How what has happened at a node comes into the engine: one batch at a time, each until
 the engine has it::
 
-    writer = Writer(engine, clock, grace, seal)
+    writer = Writer(engine, clock, grace, sealer)
     writer.lost = forget                          # who is another node's by now
     writer.ours[name] = Image(peer, state, fence)
     writer.next.of(name).state = state            # gathers
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from aesm.cluster.engine import Engine
     from aesm.cluster.image import Image
+    from aesm.cluster.sealing import Clear
 
 __all__ = ["Writer"]
 
@@ -76,10 +77,13 @@ class Writer:
     @ivar isLooking: whether that is being seen, or has to be: nothing may be written.
     """
 
-    def __init__(self, engine: Engine, clock: IReactorTime, grace: int) -> None:
+    def __init__(
+        self, engine: Engine, clock: IReactorTime, grace: int, sealer: Clear
+    ) -> None:
         """
         @param clock: for trying again.
         @param grace: milliseconds that clients have to come back.
+        @param sealer: seals what the engine keeps.
         """
         self.ours: dict[str, Image] = {}
         self.next = Gathered()
@@ -89,6 +93,7 @@ class Writer:
         self._engine = engine
         self._clock = clock
         self._grace = grace
+        self._sealer = sealer
         self._failure: SpoolError | None = None
         self._number = 0  # of the last call that the engine has
         self._told = 0  # of the last one in which anything went to others
@@ -177,7 +182,7 @@ class Writer:
             self._written()
             return
         self._isSending = True
-        said = self._calls[0].arguments(self._grace)
+        said = self._calls[0].arguments(self._grace, self._sealer)
         sent = self._engine.call(COMMIT, self._engine.node, self._number + 1, *said)
         sent.addCallbacks(self._cbSent, self._ebSent)
         sent.addErrback(lambda failure: _log.failure("a bug", failure))
@@ -326,8 +331,8 @@ class Writer:
         self._retry = None
         self.isLooking = True
         history = self._engine.history
-        looking = repair(self._engine, self.ours, self._number, self._grace)
-        looked = Deferred.fromCoroutine(looking)
+        known = (self.ours, self._number, self._grace, self._sealer)
+        looked = Deferred.fromCoroutine(repair(self._engine, *known))
         looked.addCallbacks(self._cbLooked, self._ebLooked, callbackArgs=(history,))
         looked.addErrback(lambda failure: _log.failure("a bug", failure))
 

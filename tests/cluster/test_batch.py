@@ -19,6 +19,7 @@ from aesm.cluster.batch import (
     Part,
 )
 from aesm.cluster.image import Image
+from aesm.cluster.sealing import Clear
 
 
 def nobody(*results: int) -> None:
@@ -45,7 +46,7 @@ class GatheredTests(SynchronousTestCase):
     def said(self, names: Iterable[str] | None = None) -> list[object]:
         """Say the only call."""
         (call,) = self.calls(names)
-        return call.arguments(1)
+        return call.arguments(1, Clear())
 
     def append(
         self, name: str, frames: bytes, cause: str = "", number: int = 0
@@ -56,7 +57,7 @@ class GatheredTests(SynchronousTestCase):
 
     def send(self, cause: str) -> None:
         """Send something to another session."""
-        self.gathered.effects.append(Effect("log", cause, (cause.encode(),), nobody))
+        self.gathered.effects.append(Effect("log", cause, (), cause.encode(), nobody))
 
     def test_said(self) -> None:
         """All that happened to a session is said, with its fence."""
@@ -72,7 +73,7 @@ class GatheredTests(SynchronousTestCase):
         changes.place = "enter"
         (call,) = self.gathered.calls({"S": Image("K", b"", 8)})
         self.assertEqual(
-            call.arguments(1),
+            call.arguments(1, Clear()),
             [
                 *(1, 1, MAX_INLET, MAX_LOG, 1, "S", 8),
                 *("put", "1", b"{}"),

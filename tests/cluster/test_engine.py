@@ -4,13 +4,25 @@ Tests for L{aesm.cluster.engine}.
 
 from __future__ import annotations
 
+import datetime
+import os
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+)
+from cryptography.x509.oid import NameOID
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError
 from twisted.logger import capturedLogs
-from twisted.trial.unittest import TestCase
+from twisted.trial.unittest import SkipTest, TestCase
 
 from aesm.cluster import engine
 from aesm.cluster.address import EngineAddress
@@ -392,9 +404,15 @@ class ReplicaTests(EngineTestCase):
 class RealTests(TestCase):
     """Over sockets, with a reactor."""
 
-    async def converse(self, address: EngineAddress) -> None:
-        """Have a node do what nodes do."""
-        node = Engine(reactor, address, "real", "one")
+    async def converse(
+        self, address: EngineAddress, cluster: str = "real", **options: Any
+    ) -> None:
+        """
+        Have a node do what nodes do.
+
+        @param options: of L{Engine}.
+        """
+        node = Engine(reactor, address, cluster, "one", **options)
         store = EngineStore(node, reactor, 60.0)
         await store.start()
         await store.begin("S", "K", {"a": 1})
@@ -417,3 +435,55 @@ class RealTests(TestCase):
         server = RedisServer(port=freePort())
         self.addCleanup(server.stop)
         await self.converse(EngineAddress.parse(f"redis://127.0.0.1:{server.port}"))
+
+    async def test_tls(self) -> None:
+        """TLS, with a user's name and a password; and nobody without a certificate."""
+        folder = Path(self.mktemp())
+        folder.mkdir()
+        for name in ("server", "other"):
+            key, certificate = selfSigned()
+            (folder / f"{name}.key").write_bytes(key)
+            (folder / f"{name}.pem").write_bytes(certificate)
+        port = freePort()
+        try:
+            server = RedisServer(
+                *("--tls-port", str(port), "--tls-auth-clients", "no"),
+                *("--tls-cert-file", str((folder / "server.pem").absolute())),
+                *("--tls-key-file", str((folder / "server.key").absolute())),
+                *("--tls-ca-cert-file", str((folder / "server.pem").absolute())),
+            )
+        except AssertionError:
+            raise SkipTest("this redis-server has no TLS") from None
+        self.addCleanup(server.stop)
+        server.command("ACL", "SETUSER", "aesm", "on", ">word", *RULES.split(" "))
+        url = f"rediss://aesm@localhost:{port}"
+        try:
+            self.trust(folder / "other.pem")
+            address = EngineAddress.parse(url)
+            node = Engine(reactor, address, "test", "one", password="word")
+        except ImportError:
+            raise SkipTest("TLS needs pyOpenSSL") from None
+        error = await self.assertFailure(node.start(), SpoolError)
+        self.assertIn("certificate verify failed", str(error))
+        self.trust(folder / "server.pem")
+        await self.converse(address, "test", password="word")
+
+    def trust(self, path: Path) -> None:
+        """Trust a certificate, and no other."""
+        os.environ["SSL_CERT_FILE"] = str(path.absolute())
+        self.addCleanup(os.environ.pop, "SSL_CERT_FILE", None)
+
+
+def selfSigned() -> tuple[bytes, bytes]:
+    """Make a key, and a certificate of this machine."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = datetime.datetime.now(datetime.UTC)
+    day = datetime.timedelta(days=1)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), 1, now - day, now + day)
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), False)
+        .sign(key, hashes.SHA256())
+    )
+    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    return pem, certificate.public_bytes(Encoding.PEM)

@@ -31,6 +31,7 @@ from zope.interface import implementer
 from aesm.cluster.address import EngineAddress
 from aesm.cluster.batch import Part
 from aesm.cluster.engine import Engine
+from aesm.cluster.sealing import Sealer
 from aesm.cluster.store import EngineStore
 
 __all__ = [
@@ -380,6 +381,7 @@ class Node:
         path: str | None,
         grace: float,
         user: str = "",
+        sealer: Sealer | None = None,
         **options: Any,
     ) -> None:
         """@param options: of L{Engine}."""
@@ -388,7 +390,7 @@ class Node:
         self.engine = Engine(
             clock, address, "test", name, endpoint=self.lines, **options
         )
-        self.store = EngineStore(self.engine, clock, grace)
+        self.store = EngineStore(self.engine, clock, grace, sealer)
         self.lost: list[tuple[dict[str, bool], dict[str, list[int]]]] = []
         self.lapses = 0
         self.store.lost = self._lose
