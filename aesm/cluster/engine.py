@@ -367,6 +367,8 @@ class Engine:
     def _ebPrepared(self, failure: Failure, protocol: Any) -> None:
         """It cannot be used: try again later, unless it is a first time."""
         protocol.transport.loseConnection()
+        if protocol.lost is not None and not protocol.lost.check(ConnectionClosed):
+            failure = protocol.lost  # TLS says why
         code, former = _codeOf(failure), str(self.failure)
         if failure.check(SpoolError):
             self.failure = cast("SpoolError", failure.value)
@@ -424,6 +426,15 @@ class _EngineFactory(Factory):
             charset=None, convertNumbers=False, replyTimeout=REPLY_TIMEOUT
         )
         protocol.callLater = self._clock.callLater
+        # It tells nobody why it is lost.
+        protocol.lost, lose = None, protocol.connectionLost
+
+        def connectionLost(why: Failure) -> None:
+            """Note why."""
+            protocol.lost = why
+            lose(why)
+
+        protocol.connectionLost = connectionLost
         # Its own takes longer for a large batch than the engine for all of it.
         protocol._build_command = lambda *command: pack(command)
         protocol.whenConnected().addCallback(self._connected)
