@@ -106,11 +106,14 @@ class EngineStore:
         clock: IReactorTime,
         grace: float,
         sealer: Clear | None = None,
+        perKey: int = 0,
     ) -> None:
         """
         @param engine: not started.
         @param clock: for trying again.
         @param grace: seconds that clients have to come back.
+        @param perKey: how many sessions a key may have, in the cluster: those whose
+            clients came last; 0 for any number.
         @param sealer: seals what the engine keeps; None not to.
         """
         self.lost: Callable[[dict[str, bool], dict[str, list[Part]]], object] = _nobody
@@ -118,6 +121,7 @@ class EngineStore:
         self.told: Callable[[Entry | None], object] = _nobody
         self._engine = engine
         self._grace = round(grace * 1000)
+        self._perKey = perKey
         self._isClosed = False
         self._ready: Deferred[None] | None = None
         self._sealer = sealer or Clear()
@@ -178,12 +182,12 @@ class EngineStore:
             return fail(self._writer.endedError())
         if self._writer.isLooking:
             return fail(SpoolError(str(self.failure)))
-        if name in self._writer.ours:
+        if self._isOurs(name):
             return fail(_taken(name))
         encoded = _encode(state).encode()
         sealed = self._sealer.seal(encoded, name, "t")
         begun = self._engine.call(
-            BEGIN, self._engine.node, name, peer, sealed, self._grace
+            BEGIN, self._engine.node, name, peer, sealed, self._grace, self._perKey
         )
         # From now on, for who cancels this and drops it.
         self._writer.ours[name] = Image(peer, encoded, 1)
@@ -192,15 +196,26 @@ class EngineStore:
         )
         return begun
 
-    def _cbBegun(self, begun: int, name: str) -> None:
+    def _cbBegun(self, ended: list[bytes] | None, name: str) -> None:
         """
         A session is stored.
 
         @raise SpoolError: there is one of that name.
         """
-        if not begun:
+        if ended is None:
             self._writer.ours.pop(name, None)
             raise _taken(name)
+        self._ended(ended)
+
+    def _ended(self, names: list[bytes]) -> None:
+        """A newer session of their key has begun, or gone on, and they are over."""
+        self._writer.leave(
+            {name: False for name in map(bytes.decode, names) if self._isOurs(name)}
+        )
+
+    def _isOurs(self, name: str) -> bool:
+        """Tell whether a session is ours, as far as we know."""
+        return name in self._writer.ours
 
     def _ebBegun(self, failure: Failure, name: str) -> Failure:
         """Nobody knows whether it is: if so, it goes when nobody has come in time."""
@@ -224,10 +239,12 @@ class EngineStore:
     async def _claim(self, name: str, peer: str) -> Stored | None:
         """Take a session over, page by page."""
         call, node = self._engine.call, self._engine.node
-        found = await call(CLAIM, node, name, peer, self._grace, PAGE_SIZE)
+        said = (node, name, peer, self._grace, PAGE_SIZE, self._perKey)
+        found = await call(CLAIM, *said)
         if found is None:
             return None
-        fence, state, page = found
+        ended, fence, state, page = found
+        self._ended(ended)
         state = self._sealer.open(state, name, "t")
         stored = Stored(name, peer, _decoded(state), [], [], [])
         kinds = stored.incoming, stored.outgoing, stored.requests
@@ -256,7 +273,7 @@ class EngineStore:
         @see: L{ISessionStore.put}
         """
         encoded = _encode(state).encode()
-        if name in self._writer.ours:
+        if self._isOurs(name):
             self._writer.next.of(name).state = encoded
 
     def append(
@@ -274,7 +291,7 @@ class EngineStore:
         @param cause: the session whose message made us send them, or empty.
         @see: L{ISessionStore.append}
         """
-        if name in self._writer.ours:
+        if self._isOurs(name):
             part = Part(number, count, frames, cause)
             self._writer.next.of(name).parts[outgoing].append(part)
 
@@ -284,7 +301,7 @@ class EngineStore:
 
         @see: L{ISessionStore.discard}
         """
-        if name in self._writer.ours:
+        if self._isOurs(name):
             highest = self._writer.next.of(name).before
             highest[outgoing] = max(highest[outgoing], before)
 
@@ -294,7 +311,7 @@ class EngineStore:
 
         @see: L{ISessionStore.addRequest}
         """
-        if name in self._writer.ours:
+        if self._isOurs(name):
             self._writer.next.of(name).requests[number] = Part(number, 1, frame)
 
     def removeRequest(self, name: str, number: int) -> None:
@@ -303,7 +320,7 @@ class EngineStore:
 
         @see: L{ISessionStore.removeRequest}
         """
-        if name in self._writer.ours:
+        if self._isOurs(name):
             self._writer.next.of(name).removeRequest(number)
 
     def drop(self, name: str) -> None:
@@ -312,7 +329,7 @@ class EngineStore:
 
         @see: L{ISessionStore.drop}
         """
-        if name in self._writer.ours:
+        if self._isOurs(name):
             self._writer.next.of(name).dropped = True
 
     def commit(self) -> Deferred[None]:
@@ -350,7 +367,7 @@ class EngineStore:
 
     def _place(self, name: str, place: str) -> None:
         """Say where a session's client is."""
-        if name in self._writer.ours:
+        if self._isOurs(name):
             self._writer.next.of(name).place = place
 
     def send(
@@ -377,7 +394,7 @@ class EngineStore:
 
     def took(self, name: str, entry: Entry) -> None:
         """What was sent to a session of ours is in its outbox now."""
-        if name in self._writer.ours:
+        if self._isOurs(name):
             self._writer.next.of(name).taken.append((entry.position, entry.name))
             self._writer.ours[name].take(entry.position, entry.name)
 
@@ -479,7 +496,7 @@ class EngineStore:
             return
         what, session, *more = words.split(b" ", 3)
         name = session.decode()
-        if name not in self._writer.ours:
+        if not self._isOurs(name):
             return
         if what == b"inlet":
             entry = self._entry(*more, "send", self._writer.ours[name].peer)

@@ -264,11 +264,11 @@ class EngineTests(EngineTestCase):
     def test_later_replies(self) -> None:
         """An engine that does not take something says why, and may take it later."""
         node = self.node()
-        begin = (BEGIN, "one", "S", "K", "{}", 1000)
+        begin = (BEGIN, "one", "S", "K", "{}", 1000, 0)
         self.setting("min-replicas-to-write", 1, 0)
         self.assertNow(node, node.engine.call(*begin), "NOREPLICAS")
         self.redis.command("CONFIG", "SET", "min-replicas-to-write", 0)
-        self.assertEqual(self.done(node, node.engine.call(*begin)), 1)
+        self.assertEqual(self.done(node, node.engine.call(*begin)), [])
         self.assertEqual(len(node.lines.lines), 1)
 
     def test_replica(self) -> None:
@@ -276,7 +276,7 @@ class EngineTests(EngineTestCase):
         node = self.node()
         self.redis.command("REPLICAOF", "127.0.0.1", freePort())
         self.addCleanup(self.redis.command, "REPLICAOF", "NO", "ONE")
-        asked = node.engine.call(BEGIN, "one", "S", "K", "{}", 1000)
+        asked = node.engine.call(BEGIN, "one", "S", "K", "{}", 1000, 0)
         self.assertNow(node, asked, "READONLY")
         self.assertFalse(node.lines.line.isOpen)
         self.clock.advance(engine.MAX_RETRY)
@@ -337,8 +337,8 @@ class EngineTests(EngineTestCase):
         asked = self.ask(node)
         asked.cancel()
         self.failureResultOf(asked, CancelledError)
-        begun = node.engine.call(BEGIN, "one", "S", "K", "{}", 1000)
-        self.assertEqual(self.done(node, begun), 1)
+        begun = node.engine.call(BEGIN, "one", "S", "K", "{}", 1000, 0)
+        self.assertEqual(self.done(node, begun), [])
 
     def test_stopped(self) -> None:
         """Nothing is left of one that is stopped."""

@@ -39,7 +39,7 @@ class ScriptTestCase(EngineTestCase):
         self.one, self.two = self.node("one"), self.node("two")
         self.numbers = {self.one: 0, self.two: 0}
         for name, peer in ("SK", "TL", "UL"):
-            self.assertEqual(self.begin(name, peer), 1)
+            self.assertEqual(self.begin(name, peer), [])
 
     def run(self, *arguments: Any, **options: Any) -> Any:
         """
@@ -58,13 +58,19 @@ class ScriptTestCase(EngineTestCase):
         node.settle()
         return str(self.failureResultOf(failing, SpoolError).value)
 
-    def begin(self, name: str, peer: str) -> Any:
+    def begin(self, name: str, peer: str, most: int = 0) -> Any:
         """Let a session begin at the first node."""
-        return self.run(self.one, BEGIN, "one", name, peer, "{}", FOREVER)
+        return self.run(self.one, BEGIN, "one", name, peer, "{}", FOREVER, most)
 
-    def claim(self, node: Node, name: str = "S", peer: str = "K") -> Any:
+    def claim(
+        self, node: Node, name: str = "S", peer: str = "K", most: int = 0
+    ) -> Any:
         """Have a node claim a session."""
-        return self.run(node, CLAIM, node.engine.node, name, peer, FOREVER, FOREVER)
+        said = (node.engine.node, name, peer, FOREVER, FOREVER, most)
+        found = self.run(node, CLAIM, *said)
+        if found is not None:
+            self.ended, *found = found
+        return found
 
     def commit(
         self,
@@ -159,7 +165,7 @@ class BeginTests(ScriptTestCase):
 
     def test_name(self) -> None:
         """There is one of a name, whosever it is."""
-        self.assertEqual(self.begin("S", "other"), 0)
+        self.assertIs(self.begin("S", "other"), None)
         self.assertEqual(self.field("s:S", "peer"), b"K")
 
     def test_waits(self) -> None:
@@ -169,7 +175,7 @@ class BeginTests(ScriptTestCase):
     def test_full(self) -> None:
         """None begins in an engine that is full, and nothing is left of it."""
         self.full()
-        words = self.fails(self.one, BEGIN, "one", "V", "K", "{}", FOREVER)
+        words = self.fails(self.one, BEGIN, "one", "V", "K", "{}", FOREVER, 0)
         self.assertIn("OOM", words)
         self.assertEqual(self.redis.command("KEYS", self.key("?:V")), [])
 
@@ -211,8 +217,8 @@ class ClaimTests(ScriptTestCase):
         ]
         self.commit(self.one, [("S", 1)], *appended)
         for room in (1, 14, 15, 16, 2000):
-            claim = (CLAIM, "two", "S", "K", FOREVER, room)
-            fence, _, page = self.run(self.two, *claim)
+            claim = (CLAIM, "two", "S", "K", FOREVER, room, 0)
+            _, fence, _, page = self.run(self.two, *claim)
             found: list[list[bytes]] = [[], [], []]
             count = 1
             while True:
@@ -240,6 +246,35 @@ class ClaimTests(ScriptTestCase):
         """Clients come back to an engine that is full."""
         self.full()
         self.assertEqual(self.claim(self.two)[0], 2)
+
+
+class PerKeyTests(ScriptTestCase):
+    """As many sessions of a key as there may be: those whose clients came last."""
+
+    def test_begins(self) -> None:
+        """The oldest goes, wherever it is, and its node is told."""
+        self.claim(self.two, "T", "L")  # so that it came later than U
+        heard = self.subscribed("n:one")
+        self.assertEqual(self.begin("V", "L", 3), [])
+        self.assertEqual(self.begin("W", "L", 3), [b"U"])
+        self.assertEqual(heard.heard(), b"gone U")
+        self.assertEqual(self.begin("X", "L"), [])
+        self.assertEqual(self.begin("Y", "L", 2), [b"T", b"V", b"W"])
+        self.assertEqual(self.has("k:L"), [b"X", b"Y"])
+        self.assertEqual(self.redis.command("KEYS", self.key("?:[TUVW]")), [])
+        self.assertEqual(self.state("S"), b"{}")
+
+    def test_claimed(self) -> None:
+        """One whose client comes back is not the oldest any more."""
+        self.assertEqual(self.claim(self.two, "T", "L", 1)[0], 2)
+        self.assertEqual(self.ended, [b"U"])
+        self.assertEqual(self.has("k:L"), [b"T"])
+
+    def test_clock(self) -> None:
+        """That does not depend on the engine's clock."""
+        self.redis.command("ZADD", self.key("k:L"), 1e15, "U")
+        self.assertEqual(self.begin("V", "L", 2), [b"T"])
+        self.assertEqual(self.has("k:L"), [b"U", b"V"])
 
 
 class CommitTests(ScriptTestCase):

@@ -174,6 +174,17 @@ class SessionTests(StoreTestCase):
         self.commit()
         self.assertEqual(self.redis.command("KEYS", self.key("?:T")), [])
 
+    def test_perKey(self) -> None:
+        """The sessions that a newer one of their key ends are lost at once."""
+        self.begin("T")
+        one = self.one.store
+        one._perKey = 1
+        self.begin("U")
+        self.assertEqual(self.one.lost, [({"S": False, "T": False}, {})])
+        one.put("S", "K", {"a": 2})
+        self.commit()
+        self.assertEqual(self.redis.command("KEYS", self.key("?:[ST]")), [])
+
     def test_places(self) -> None:
         """A session waits unless its client is said to be there."""
         waiting = ("ZRANGE", self.key("w"), 0, -1)

@@ -1,6 +1,8 @@
--- A client has come to a node with its session: node, name, peer, grace, room.  From now
--- on it is that node's, and nobody else can write it.  As in begin.lua, it waits.
--- Returns the fence, the state and a page; or nothing, if the key has no such session.
+-- A client has come to a node with its session: node, name, peer, grace, room, how many
+-- its key may have.  From now on it is that node's, and nobody else can write it.  As in
+-- begin.lua, it waits, and others may have ended.
+-- Returns these, the fence, the state and a page; or nothing, if the key has no such
+-- session.
 -- While nodes look what is missing here (check.lua), it is refused.
 local node, name = ARGV[2], ARGV[3]
 local session = P .. 's:' .. name
@@ -18,5 +20,6 @@ redis.call('SREM', P .. 'h:' .. kept[3], name)
 redis.call('SADD', P .. 'h:' .. node, name)
 wait(name, ARGV[5])
 if kept[3] ~= node then ring(kept[3], 'moved ' .. name .. ' ' .. fence) end
+local ended = come(name, kept[1], tonumber(ARGV[7]))
 local state = redis.call('GET', P .. 't:' .. name)
-return {fence, state, page(name, 1, '-inf', tonumber(ARGV[6]))}
+return {ended, fence, state, page(name, 1, '-inf', tonumber(ARGV[6]))}

@@ -71,7 +71,7 @@ local operations = {
     local name = names[session]
     local former = redis.call('HGET', sessions[session], 'node')
     redis.call('HSET', sessions[session], 'peer', peer, 'node', node, 'fence', fence)
-    redis.call('ZADD', P .. 'k:' .. peer, 0, name)
+    come(name, peer, 0)
     redis.call('SADD', P .. 'h:' .. node, name)
     if former and former ~= node then
       redis.call('SREM', P .. 'h:' .. former, name)

@@ -20,7 +20,7 @@
 --   i:S o:S messages that nobody took, and that its peer did not acknowledge
 --   r:S     requests that are open, one each
 --   q:S     its inlet: what others sent to it
---   k:KEY   the sessions of a key, all with the score 0: a set takes more room
+--   k:KEY   the sessions of a key, in the order in which their clients came last
 --   log     what all were told; and the channel that says so
 
 local P = KEYS[1]
@@ -67,6 +67,20 @@ local function drop(name)
     redis.call('DEL', P .. kind .. name)
   end
   return kept[1]
+end
+
+-- A client has come: its session is the newest one of its key.  Of these only so many may
+-- be (0 for any number); the others go.  Returns which.
+local function come(name, peer, most)
+  local key, time = P .. 'k:' .. peer, now()
+  local last = redis.call('ZRANGE', key, -1, -1, 'WITHSCORES')[2] or 0
+  redis.call('ZADD', key, math.max(time, last + 1), name)
+  if most == 0 then return {} end
+  local ended = redis.call('ZRANGE', key, 0, -most - 1)
+  for _, other in ipairs(ended) do
+    ring(drop(other), 'gone ' .. other)
+  end
+  return ended
 end
 
 -- Read what is kept of a session, from a place on, until there is no room: incoming
