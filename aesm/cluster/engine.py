@@ -170,7 +170,7 @@ class Engine:
         factory = _EngineFactory(self.clock, "RedisProtocol", _nothing, _nothing)
         asking = ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", name)
         try:
-            protocol = await sentinel.connect(factory)
+            protocol: Any = await sentinel.connect(factory)
             try:
                 try:
                     found = await self.execute(protocol, *asking)

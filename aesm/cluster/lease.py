@@ -2,7 +2,7 @@
 That a node is alive, and what becomes of those that are not::
 
     lease = Lease(engine, grace)
-    lease.lapsed = sayWhoIsHere
+    lease.lapsed = closeAll
     lease.start()
     lease.leave().addCallback(stop)
 
@@ -41,7 +41,9 @@ class Lease:
     """
     A node's lease.
 
-    @ivar lapsed: called when the engine had given this node up.
+    @ivar lapsed: called when the engine has given this node up, or must have, since it
+        does not hear of it: its clients are to go on elsewhere (1001), where somebody
+        waits for them.
     """
 
     def __init__(self, engine: Engine, grace: int) -> None:
@@ -49,6 +51,7 @@ class Lease:
         self.lapsed: Callable[[], object] = _nobody
         self._engine = engine
         self._grace = grace
+        self._renewed: float | None = None  # when, while it is held
         self._renewals = LoopingCall(self._renew)
         self._renewals.clock = engine.clock
 
@@ -84,10 +87,17 @@ class Lease:
         return renewed.addErrback(self._ebRenewed)
 
     def _cbRenewed(self, held: int) -> Deferred[None]:
-        """Say whose clients are here, if the engine believed that none were."""
+        """Tell if it was not held all the time."""
         if not held:
-            self.lapsed()
+            self._lapse()
+        self._renewed = self._engine.clock.seconds()
         return self._sweep()
+
+    def _lapse(self) -> None:
+        """It is not held any more, if it was."""
+        renewed, self._renewed = self._renewed, None
+        if renewed is not None:
+            self.lapsed()
 
     def _sweep(self) -> Deferred[None]:
         """Clean up until nothing is left to do."""
@@ -95,5 +105,8 @@ class Lease:
         return swept.addCallback(lambda found: None if found < SWEPT else self._sweep())
 
     def _ebRenewed(self, failure: Failure) -> None:
-        """It is said again soon."""
+        """It is said again soon; but the engine may have waited too long by now."""
         failure.trap(SpoolError)
+        silent = self._engine.clock.seconds() - (self._renewed or 0.0)
+        if self._renewed is not None and silent >= TIME:
+            self._lapse()

@@ -96,8 +96,8 @@ class EngineStore:
     @ivar came: called with a session of ours, and what was sent to it; or None: there
         may be something in its inlet.
     @ivar told: called with what was told all; or None: there may be more in the log.
-    @ivar lease: says that this node is alive.  When it had lapsed, it has to be said of
-        all clients that are here that they are: C{enter}.
+    @ivar lapsed: called when the engine has given this node up: its clients are to be
+        closed with 1001, so that they go on at nodes that reach it.
     """
 
     def __init__(
@@ -128,7 +128,9 @@ class EngineStore:
         self._writer = Writer(engine, clock, self._grace, self._sealer)
         self._writer.lost = lambda *lost: self.lost(*lost)
         self._writer.looked = self._looked
+        self.lapsed: Callable[[], object] = _nobody
         self.lease = Lease(engine, self._grace)
+        self.lease.lapsed = lambda: self.lapsed()
         engine.up, engine.down = self._up, self._writer.down
         self._doorbell = Doorbell(engine)
         self._doorbell.rung, self._doorbell.missed = self._rung, self._missed
@@ -148,8 +150,12 @@ class EngineStore:
 
         @return: as L{Engine.start}.
         """
-        ready = self._ready = Deferred(lambda ready: self._engine.stop())
+        ready = self._ready = Deferred(self._ebCancelled)
         return self._engine.start().addCallback(lambda nothing: ready)
+
+    def _ebCancelled(self, ready: Deferred[None]) -> None:
+        """Who starts it does not want it any more."""
+        self._engine.stop()
 
     # ISessionStore
 
@@ -499,7 +505,9 @@ class EngineStore:
         if not self._isOurs(name):
             return
         if what == b"inlet":
-            entry = self._entry(*more, "send", self._writer.ours[name].peer)
+            position, member = more
+            place = ("send", self._writer.ours[name].peer)
+            entry = self._entry(position, member, *place)
             if entry.name not in self._writer.ours[name].taken:
                 self.came(name, entry)
         elif what == b"gone" or self._writer.ours[name].fence < int(more[0]):

@@ -463,8 +463,9 @@ class RealTests(TestCase):
             node = Engine(reactor, address, "test", "one", password="word")
         except ImportError:
             raise SkipTest("TLS needs pyOpenSSL") from None
-        error = await self.assertFailure(node.start(), SpoolError)
-        self.assertIn("certificate verify failed", str(error))
+        with self.assertRaises(SpoolError) as caught:
+            await node.start()
+        self.assertIn("certificate verify failed", str(caught.exception))
         self.trust(folder / "server.pem")
         await self.converse(address, "test", password="word")
 

@@ -6,7 +6,7 @@ L{tests.cluster.test_scripts}.
 from __future__ import annotations
 
 from aesm.cluster.engine import MAX_RETRY
-from aesm.cluster.lease import RENEWAL, SWEPT
+from aesm.cluster.lease import RENEWAL, SWEPT, TIME
 from tests.support.engines import EngineTestCase
 
 
@@ -29,12 +29,14 @@ class LeaseTests(EngineTestCase):
 
     def test_renewed(self) -> None:
         """It says so again and again; who was given up learns it."""
-        self.assertEqual(self.one.lapses, 1)  # of before it came
-        self.renew()
-        self.assertEqual(self.one.lapses, 1)
+        for _ in range(5):
+            self.renew()
+        self.assertEqual(self.one.lapses, 0)
         self.redis.command("ZADD", self.key("n"), 1, "one")
         self.renew()
-        self.assertEqual(self.one.lapses, 2)
+        self.assertEqual(self.one.lapses, 1)
+        self.renew()
+        self.assertEqual(self.one.lapses, 1)
         self.assertGreater(int(self.redis.command("ZSCORE", self.key("n"), "one")), 1)
 
     def test_sweeps(self) -> None:
@@ -58,8 +60,24 @@ class LeaseTests(EngineTestCase):
         self.one.settle()
         self.redis.command("ZADD", self.key("n"), 1, "one")
         self.renew()
-        self.assertEqual(self.one.lapses, 2)
+        self.assertEqual(self.one.lapses, 1)
         self.assertIs(self.one.store.failure, None)
+
+    def test_cutOff(self) -> None:
+        """Who does not reach the engine for so long knows it, once, by itself."""
+        self.one.lines.path = None
+        self.one.lines.line.cut()
+        lapses = []
+        for _ in range(7):
+            self.renew()
+            lapses.append(self.one.lapses)
+        self.assertEqual(lapses, [0, 0, 0, 1, 1, 1, 1])
+        self.assertLess(3 * RENEWAL, TIME)
+        self.one.lines.path = self.redis.path
+        for _ in range(3):
+            self.renew()
+        self.assertIs(self.one.store.failure, None)
+        self.assertEqual(self.one.lapses, 1)
 
     def test_left(self) -> None:
         """A node that is closed is given up at once."""

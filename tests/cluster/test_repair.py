@@ -55,7 +55,7 @@ class RepairTests(EngineTestCase):
         node = node or self.one
         self.assertIs(self.done(node, node.store.commit()), None)
 
-    def failOver(self, *, before: int | None = None) -> list[str]:
+    def failOver(self, *, before: Node | None = None) -> list[str]:
         """
         Have another engine, with the old data.
 

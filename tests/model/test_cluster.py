@@ -526,7 +526,7 @@ class FailoverMachine(ClusterMachine):
         self.snapshots: list[dict[bytes, bytes]] = []
         self.joined = 0
 
-    kill = None
+    kill = None  # type: ignore[assignment]
 
     @invariant()
     def remember(self) -> None:

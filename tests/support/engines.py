@@ -394,7 +394,7 @@ class Node:
         self.lost: list[tuple[dict[str, bool], dict[str, list[int]]]] = []
         self.lapses = 0
         self.store.lost = self._lose
-        self.store.lease.lapsed = self._lapsed
+        self.store.lapsed = self._lapsed
 
     def _lose(self, lost: dict[str, bool], undone: dict[str, list[Part]]) -> None:
         """Note what was lost, and the numbers of what others are not sent."""

@@ -50,8 +50,9 @@ class Current:
 
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
         """Connect."""
-        endpoint = UNIXClientEndpoint(self._reactor, self.server.path)
-        return endpoint.connect(protocolFactory)
+        endpoint: IEndpoint = UNIXClientEndpoint(self._reactor, self.server.path)
+        connecting: Deferred[IProtocol] = endpoint.connect(protocolFactory)
+        return connecting
 
 
 class Session:
@@ -108,7 +109,7 @@ class World:
             self._links.append(build(address))
             return self._links[-1]
 
-        proxy.buildProtocol = remembered  # type: ignore[method-assign]
+        proxy.buildProtocol = remembered  # type: ignore[assignment]
         proxy.noisy = False
         self._port = reactor.listenTCP(0, proxy, interface="127.0.0.1")
         self._replica = RedisServer(
