@@ -82,9 +82,7 @@ class EngineAddress(NamedTuple):
         else:
             isRight = scheme in ("redis", "rediss") and len(hosts) == 1 and not path
         if not isRight:
-            raise ValueError(
-                f"{url!r} is not where an engine can be; use {_EXAMPLES}"
-            )
+            raise ValueError(f"{url!r} is not where an engine can be; use {_EXAMPLES}")
         return cls(scheme, hosts, path, unquote(user) if at else None)
 
     def __str__(self) -> str:
@@ -118,7 +116,9 @@ class EngineAddress(NamedTuple):
             return UNIXClientEndpoint(reactor, self.path, CONNECT_TIMEOUT)
         return self.endpointAt(reactor, *self.hosts[0])
 
-    def endpointAt(self, reactor: object, host: str, port: int) -> IStreamClientEndpoint:
+    def endpointAt(
+        self, reactor: object, host: str, port: int
+    ) -> IStreamClientEndpoint:
         """
         Make what connects to a host, in the way that the address says.
 

@@ -73,23 +73,23 @@ class Effect(NamedTuple):
     """
     What goes to others.
 
-    @ivar operation: C{"send"} or C{"log"}.
+    @ivar operation: C{"send"}, C{"log"} or C{"read"}.
     @ivar cause: the session whose message made us do it, or empty.
-    @ivar where: the key, in text form, where it goes to one.
-    @ivar data: what goes there.
+    @ivar where: the key, in text form, where it goes to one; or what was read.
+    @ivar data: what goes there, if anything.
     @ivar tell: called with both results, unless the cause is another node's by then.
     """
 
     operation: str
     cause: str
-    where: tuple[str, ...]
-    data: bytes
+    where: tuple[str | int, ...]
+    data: bytes | None
     tell: Callable[[int, int], object]
 
     @property
     def size(self) -> int:
         """About how many bytes it takes to say."""
-        return sum(map(len, self.where)) + len(self.data) + OVERHEAD
+        return len(self.data or b"") + 2 * OVERHEAD
 
 
 class Changes:
@@ -262,7 +262,9 @@ class Call:
         for key, (name, changes) in enumerate(self.changes.items(), 1):
             changes.say(said, str(key), name, sealer)
         for operation, _, where, data, _ in self.effects:
-            said += (operation, *where, sealer.seal(data, operation, *where))
+            said += (operation, *where)
+            if data is not None:
+                said.append(sealer.seal(data, operation, *where))
         return said
 
 

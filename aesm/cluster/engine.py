@@ -336,7 +336,7 @@ class Engine:
                 )
         said = (self.node, secrets.token_hex(16), FORMAT, self.process)
         epoch = await self._run(protocol, JOIN, *said)
-        # Behind what only a primary does: a replica is called otherwise before it is one.
+        # Asked behind what only a primary does: a replica that becomes one has another.
         more = _parsed(await self.execute(protocol, "INFO", "replication"))
         self.history = f"{info.get('run_id')}:{more.get('master_replid')}"
         return cast("bytes", epoch)

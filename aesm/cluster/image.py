@@ -7,7 +7,7 @@ power, or a replica that took its place, may be behind what it said that it had:
     image.say(said, key, name, sealer)    # all of it, once more
 
 It is what its peer has not acknowledged and nobody has taken, and so next to nothing
-for most sessions.  Where a session was read from the engine, its image is what was read.
+for most sessions.  That of a session which was claimed is what was read.
 """
 
 from __future__ import annotations
@@ -68,6 +68,11 @@ class Image:
         self.taken[name] = position
         if len(self.taken) > MAX_TAKEN:
             del self.taken[next(iter(self.taken))]
+
+    def read(self, last: int) -> None:
+        """Somebody has read what came up to a number, together."""
+        kept = self._parts[False]
+        kept[:] = [part for part in kept if part.end - 1 != last]
 
     def apply(self, changes: Changes, number: int) -> None:
         """Take over what a batch has changed."""

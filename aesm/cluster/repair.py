@@ -1,6 +1,6 @@
 """
-After an engine went back in time, or where nobody knows that it did not: what it lacks of
-what a node has written is written again::
+After an engine went back in time, or where nobody knows that it did not: what it lacks
+of what a node has written is written again::
 
     found = await repair(engine, ours, number, grace, sealer)
 

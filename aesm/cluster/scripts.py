@@ -21,6 +21,7 @@ __all__ = [
     "PAGE",
     "SETTLE",
     "SWEEP",
+    "WORK",
     "Script",
 ]
 
@@ -64,3 +65,4 @@ LEASE = _script("lease")
 SWEEP = _script("sweep")
 INLET = _script("inlet")
 LOG = _script("log")
+WORK = _script("work")

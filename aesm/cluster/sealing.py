@@ -57,7 +57,7 @@ class Sealer(Clear):
         """
         Seal something.
 
-        @param place: where it is kept; the same, and as many, have to be said to open it.
+        @param place: where it is kept; the same has to be said to open it.
         """
         salt = secrets.token_bytes(_SALT + _NONCE)
         cipher = self._cipher(salt)

@@ -12,8 +12,8 @@ Sessions in an engine that other nodes reach, too::
     store.commit().addCallback(acknowledge)
     store.close()
 
-As with a L{Spool<aesm.store.spool.Spool>}, what cannot be written is tried again until it
-can: that is L{aesm.cluster.writer}'s.
+As with a L{Spool<aesm.store.spool.Spool>}, what cannot be written is tried again until
+it can: that is L{aesm.cluster.writer}'s.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from twisted.internet.defer import Deferred, fail
-from twisted.python.failure import Failure
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from aesm.cluster.batch import Effect, Part
 from aesm.cluster.doorbell import Doorbell
 from aesm.cluster.image import Image
 from aesm.cluster.lease import Lease
+from aesm.cluster.scripts import BEGIN, CLAIM, INLET, LOG, PAGE, WORK
 from aesm.cluster.sealing import Clear
-from aesm.cluster.scripts import BEGIN, CLAIM, INLET, LOG, PAGE
 from aesm.cluster.writer import Writer
 from aesm.errors import SpoolError
 from aesm.store.interface import Blob, ISessionStore, Stored
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
     from aesm.cluster.engine import Engine
 
-__all__ = ["EngineStore", "Entry", "LogPage"]
+__all__ = ["EngineStore", "Entry", "LogPage", "Work"]
 
 PAGE_SIZE = 512 << 10  # bytes that are read at a time
 
@@ -64,6 +64,20 @@ class Entry(NamedTuple):
     position: int
     name: bytes
     data: bytes
+
+
+class Work(NamedTuple):
+    """
+    Messages of a client that nobody has read.
+
+    @ivar name: the session over which they came.
+    @ivar peer: the public key, in text form.
+    @ivar blob: the messages.
+    """
+
+    name: str
+    peer: str
+    blob: Blob
 
 
 class LogPage(NamedTuple):
@@ -96,6 +110,8 @@ class EngineStore:
     @ivar came: called with a session of ours, and what was sent to it; or None: there
         may be something in its inlet.
     @ivar told: called with what was told all; or None: there may be more in the log.
+    @ivar wasRead: called with a session of ours, and the number of the last of messages
+        that came over it together and that some node has read.
     @ivar lapsed: called when the engine has given this node up: its clients are to be
         closed with 1001, so that they go on at nodes that reach it.
     """
@@ -119,6 +135,7 @@ class EngineStore:
         self.lost: Callable[[dict[str, bool], dict[str, list[Part]]], object] = _nobody
         self.came: Callable[[str, Entry | None], object] = _nobody
         self.told: Callable[[Entry | None], object] = _nobody
+        self.wasRead: Callable[[str, int], object] = _nobody
         self._engine = engine
         self._grace = round(grace * 1000)
         self._perKey = perKey
@@ -398,6 +415,34 @@ class EngineStore:
         """
         self._writer.next.effects.append(Effect("log", cause, (), data, tell))
 
+    def work(self) -> Deferred[list[Work]]:
+        """
+        Have something to read of what came, to any node, and nobody has read.
+
+        @return: fires with as much as fits a page, which nobody else has, or with
+            nothing; C{read} has to be told of each, or others have it once this node
+            is gone.  Fails with L{SpoolError}.
+        """
+        found = self._engine.call(WORK, self._engine.node, PAGE_SIZE)
+        return found.addCallback(self._cbWork)
+
+    def _cbWork(self, found: list[bytes]) -> list[Work]:
+        """Read what there is to read."""
+        each = zip(found[::3], found[1::3], found[2::3], strict=True)
+        return [
+            Work(name.decode(), peer.decode(), self._blob(member, name.decode(), "i"))
+            for name, peer, member in each
+        ]
+
+    def read(self, cause: str, work: Work) -> None:
+        """
+        Something was read: it goes, with all else that is committed.
+
+        @param cause: as C{send}.
+        """
+        where = (work.name, work.blob.number + work.blob.messages - 1)
+        self._writer.next.effects.append(Effect("read", cause, where, None, _nobody))
+
     def took(self, name: str, entry: Entry) -> None:
         """What was sent to a session of ours is in its outbox now."""
         if self._isOurs(name):
@@ -510,6 +555,10 @@ class EngineStore:
             entry = self._entry(position, member, *place)
             if entry.name not in self._writer.ours[name].taken:
                 self.came(name, entry)
+        elif what == b"read":
+            number = int(more[0])
+            self._writer.ours[name].read(number)
+            self.wasRead(name, number)
         elif what == b"gone" or self._writer.ours[name].fence < int(more[0]):
             self._writer.leave({name: what != b"gone"})
 

@@ -55,12 +55,12 @@ def _nobody(*arguments: object) -> None:
 #              _cbLooked <-- _look, with each engine that may lack something
 #
 # Until a call has its reply it stays at the head of _calls, and is sent again as it is,
-# with the same number: the engine may have had it.  One that names a session that is not
-# ours any more is not done at all: what that session caused is left out, and what is
-# behind it numbered anew, before it is sent again, with the same number since nobody has
-# had it, and nobody can any more.  All that gathers meanwhile waits in next, and goes as
-# soon as it can: so what belongs together has to be said, and committed, without anything
-# else in between.
+# with the same number: the engine may have had it.  One that names a session that is
+# not ours any more is not done at all: what that session caused is left out, and what
+# is behind it numbered anew.  Then it is sent again, with the same number: it never was
+# done as it was, and never can be, since fences only grow.  All that gathers meanwhile
+# waits in next, and goes as soon as it can: so what belongs together has to be said, and
+# committed, without anything else in between.
 
 
 class Writer:
@@ -230,7 +230,7 @@ class Writer:
                 del self.ours[name]
             else:
                 image.apply(changes, self._number)
-        if call.effects:
+        if any(effect.data is not None for effect in call.effects):
             self._told = self._number
         for effect, *both in zip(
             call.effects, results[::2], results[1::2], strict=True

@@ -6,10 +6,11 @@ from __future__ import annotations
 
 from twisted.internet.endpoints import HostnameEndpoint, UNIXClientEndpoint
 from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
-from aesm.cluster.address import EngineAddress
+from aesm.cluster.address import CONNECT_TIMEOUT, EngineAddress
 
 
 class EngineAddressTests(SynchronousTestCase):
@@ -98,6 +99,19 @@ class EngineAddressTests(SynchronousTestCase):
         ):
             endpoint = EngineAddress.parse(url).endpoint(reactor)
             self.assertIsInstance(endpoint, kind)
+
+    def test_timeout(self) -> None:
+        """No attempt to connect takes longer than L{CONNECT_TIMEOUT}."""
+        reactor = MemoryReactorClock()
+        for url in ("redis://127.0.0.1", "redis+unix:///a"):
+            endpoint = EngineAddress.parse(url).endpoint(reactor)
+            connecting = endpoint.connect(Factory.forProtocol(Protocol))
+            reactor.advance(CONNECT_TIMEOUT - 0.1)
+            self.assertNoResult(connecting)
+            connecting.cancel()
+            self.failureResultOf(connecting)
+        self.assertEqual(reactor.tcpClients[0][3], CONNECT_TIMEOUT)
+        self.assertEqual(reactor.unixClients[0][2], CONNECT_TIMEOUT)
 
     def test_tls(self) -> None:
         """With TLS, too."""

@@ -45,7 +45,7 @@ RULES = (
     "+config|get +get +set +hget +hset +hsetnx +hdel +hmget +hincrby +sadd +srem "
     "+srandmember +sdiff +sunionstore +zadd +zrem +zcard +zscore +zrange "
     "+zrangebyscore +zremrangebyscore +exists +del +pexpire +publish +subscribe +ping "
-    "+time"
+    "+time +hkeys +lpop +rpush"
 )
 
 
@@ -196,6 +196,10 @@ class EngineTests(EngineTestCase):
         for entry in self.done(node, store.readInlet("S")):
             store.took("S", entry)
         self.done(node, store.readLog(0))
+        store.append("S", False, 0, 1, b"x")
+        self.done(node, store.commit())
+        for work in self.done(node, store.work()):
+            store.read("S", work)
         store.wait("S")
         self.done(node, store.claim("S", "K"))
         self.done(node, store.commit())

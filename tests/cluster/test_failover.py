@@ -1,6 +1,6 @@
 """
-Tests for what becomes of sessions when an engine's primary is killed, and a replica which
-is behind takes its place; C{python -m tests.support.failover} has more of them.
+Tests for what becomes of sessions when an engine's primary is killed, and a replica
+which is behind takes its place; C{python -m tests.support.failover} has more of them.
 """
 
 from __future__ import annotations

@@ -62,9 +62,7 @@ class ScriptTestCase(EngineTestCase):
         """Let a session begin at the first node."""
         return self.run(self.one, BEGIN, "one", name, peer, "{}", FOREVER, most)
 
-    def claim(
-        self, node: Node, name: str = "S", peer: str = "K", most: int = 0
-    ) -> Any:
+    def claim(self, node: Node, name: str = "S", peer: str = "K", most: int = 0) -> Any:
         """Have a node claim a session."""
         said = (node.engine.node, name, peer, FOREVER, FOREVER, most)
         found = self.run(node, CLAIM, *said)

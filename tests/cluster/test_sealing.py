@@ -94,7 +94,7 @@ class SealedTests(EngineTestCase):
         self.assertEqual([entry.data, page.entries[0].data], [SECRET] * 2)
 
     def test_hidden(self) -> None:
-        """Neither what the engine does nor what it writes to its disk shows any of it."""
+        """Neither what the engine does nor what it writes to its disk shows it."""
         self.redis.command("ECHO", "the end")
         said = b""
         while b"the end" not in said:

@@ -2,8 +2,8 @@
 Real failovers: a primary with a replica that is held back, and is killed; two nodes, in
 one process, whose sessions have had more than the replica knows::
 
-    python -m tests.support.failover --seeds 20                  # who has it, has it again
-    python -m tests.support.failover --seeds 20 --sync replica   # nothing is lost at all
+    python -m tests.support.failover --seeds 20         # what was lost is written again
+    python -m tests.support.failover --sync replica     # nothing is lost
 
 With "replica" both nodes die together with the primary, and a third one looks.
 """

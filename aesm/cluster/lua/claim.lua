@@ -7,8 +7,8 @@
 local node, name = ARGV[2], ARGV[3]
 local session = P .. 's:' .. name
 
-local kept = redis.call('HMGET', session, 'peer', 'fence', 'node')
-if kept[1] ~= ARGV[4] then return false end
+local kept = redis.call('HMGET', session, 'peer', 'fence', 'node', 'over')
+if kept[1] ~= ARGV[4] or kept[4] then return false end
 if now() < tonumber(redis.call('HGET', P .. 'meta', 'looking') or 0) then
   return redis.error_reply('LOOKING other nodes see whether anything is missing')
 end

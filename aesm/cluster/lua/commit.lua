@@ -34,11 +34,11 @@ local at = 9
 for index = 1, tonumber(ARGV[8]) do
   local key, name = tostring(index), ARGV[at]
   names[key], sessions[key] = name, P .. 's:' .. name
-  local fence = redis.call('HGET', sessions[key], 'fence')
+  local fence, over = unpack(redis.call('HMGET', sessions[key], 'fence', 'over'))
   local isStale = fence ~= ARGV[at + 1]
   if restoring then isStale = compared(name, node, ARGV[at + 1]) == 'other' end
   if isStale then
-    table.insert(lost, {index, fence and 1 or 0})
+    table.insert(lost, {index, fence and not over and 1 or 0})
   end
   at = at + 2
 end
@@ -91,6 +91,9 @@ local operations = {
   append = {5, function(session, direction, number, count, frames)
     local key = P .. direction .. ':' .. names[session]
     redis.call('ZADD', key, number + count - 1, number .. ' ' .. count .. ' ' .. frames)
+    if direction == 'i' then
+      redis.call('ZADD', P .. 'in', 'NX', now(), names[session])
+    end
   end},
 
   -- direction, number of the first that stays
@@ -129,6 +132,18 @@ local operations = {
         redis.call('HINCRBY', sessions[session], 'held', -#member)
       end
     end
+  end},
+
+  -- session, by its name; number of the last of what was lent: this node has read it
+  read = {2, function(name, number)
+    local lent, key = P .. 'l:' .. node, P .. 'i:' .. name
+    if redis.call('HDEL', lent, name .. ' ' .. number) == 1 then
+      redis.call('ZREMRANGEBYSCORE', key, number, number)
+      local kept = redis.call('HMGET', P .. 's:' .. name, 'node', 'over')
+      ring(kept[1], 'read ' .. name .. ' ' .. number)
+      if kept[2] and redis.call('EXISTS', key) == 0 then drop(name) end
+    end
+    result(0, 0)
   end},
 
   -- public key, data: to all its sessions.  Results are how many have it, and how many

@@ -15,12 +15,15 @@
 --   h:ID    the sessions that a node has; x:ID, while it looks: those that it says it has
 --   w       sessions whose clients are away, by the time at which they are given up
 --   s:S     peer, node, fence; base: the last batch of the node before, when it was
---           claimed; position, held: of its inlet
+--           claimed; position, held: of its inlet; lent: the last that was, of i:S; over
 --   t:S     its state; apart, since what is small takes little room together
 --   i:S o:S messages that nobody took, and that its peer did not acknowledge
 --   r:S     requests that are open, one each
 --   q:S     its inlet: what others sent to it
 --   k:KEY   the sessions of a key, in the order in which their clients came last
+--   in      sessions of which something is unread, by the time since when
+--   l:ID    what a node has been lent to read (work.lua): session and number
+--   back    the same, of nodes that were given up
 --   log     what all were told; and the channel that says so
 
 local P = KEYS[1]
@@ -59,11 +62,29 @@ end
 local function drop(name)
   local kept = redis.call('HMGET', P .. 's:' .. name, 'node', 'peer')
   redis.call('ZREM', P .. 'w', name)
+  redis.call('ZREM', P .. 'in', name)
   if kept[1] then
     redis.call('SREM', P .. 'h:' .. kept[1], name)
     redis.call('ZREM', P .. 'k:' .. kept[2], name)
   end
   for _, kind in ipairs({'s:', 't:', 'i:', 'o:', 'r:', 'q:'}) do
+    redis.call('DEL', P .. kind .. name)
+  end
+  return kept[1]
+end
+
+-- A session is over, since its client did not come, or a newer one of its key did.  What
+-- came over it and nobody has read is left to be read; it was acknowledged.  Returns
+-- whose it was.
+local function give(name)
+  if redis.call('EXISTS', P .. 'i:' .. name) == 0 then return drop(name) end
+  local session = P .. 's:' .. name
+  local kept = redis.call('HMGET', session, 'node', 'peer', 'fence')
+  redis.call('ZREM', P .. 'w', name)
+  redis.call('SREM', P .. 'h:' .. kept[1], name)
+  redis.call('ZREM', P .. 'k:' .. kept[2], name)
+  redis.call('HSET', session, 'over', 1, 'node', '', 'fence', kept[3] + 1)
+  for _, kind in ipairs({'t:', 'o:', 'r:', 'q:'}) do
     redis.call('DEL', P .. kind .. name)
   end
   return kept[1]
@@ -78,7 +99,7 @@ local function come(name, peer, most)
   if most == 0 then return {} end
   local ended = redis.call('ZRANGE', key, 0, -most - 1)
   for _, other in ipairs(ended) do
-    ring(drop(other), 'gone ' .. other)
+    ring(give(other), 'gone ' .. other)
   end
   return ended
 end

@@ -18,10 +18,14 @@ for _, node in ipairs(redis.call('ZRANGEBYSCORE', P .. 'n', '-inf', '(' .. time)
   end
   if room == 0 then return most end
   redis.call('ZREM', P .. 'n', node)
+  for _, lent in ipairs(redis.call('HKEYS', P .. 'l:' .. node)) do
+    redis.call('RPUSH', P .. 'back', lent)
+  end
+  redis.call('DEL', P .. 'l:' .. node)
 end
 
 local waited = redis.call('ZRANGEBYSCORE', P .. 'w', '-inf', '(' .. time, 'LIMIT', 0, room)
 for _, name in ipairs(waited) do
-  ring(drop(name), 'gone ' .. name)
+  ring(give(name), 'gone ' .. name)
 end
 return most - room + #waited
