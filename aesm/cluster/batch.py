@@ -15,7 +15,7 @@ that a message was handled, and what its handler sent, wherever to.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from operator import itemgetter
 from typing import NamedTuple, Protocol
 
@@ -101,7 +101,8 @@ class Changes:
     @ivar before: for each direction, below which number messages are discarded.
     @ivar parts: for each direction, the messages to add.
     @ivar requests: the open requests to add, by number.
-    @ivar removed: the numbers of those to remove.
+    @ivar removed: the numbers of those to remove, each with the session whose message
+        made us answer it, or empty.
     @ivar place: whether its client is there, away, or somebody else's to wait for: the
         operation C{"enter"}, C{"wait"} or C{"release"}, or empty.
     @ivar taken: position and name of what was taken out of its inlet.
@@ -125,14 +126,16 @@ class Changes:
         self.before = [0, 0]
         self.parts: tuple[deque[Part], deque[Part]] = (deque(), deque())
         self.requests: dict[int, Part] = {}
-        self.removed: set[int] = set()
+        self.removed: dict[int, str] = {}
         self.place = ""
         self.taken: list[tuple[int, bytes]] = []
 
-    def removeRequest(self, number: int) -> None:
-        """Remove a request, in the engine or of those that were to be added."""
-        if self.requests.pop(number, None) is None:
-            self.removed.add(number)
+    @property
+    def causes(self) -> Iterator[str]:
+        """The sessions whose messages caused any of it."""
+        for part in self.parts[True]:
+            yield part.cause
+        yield from self.removed.values()
 
     @property
     def adds(self) -> bool:
@@ -141,7 +144,8 @@ class Changes:
 
     def without(self, lost: Iterable[str], shift: int = 0) -> list[Part]:
         """
-        Leave out outgoing messages, and give the numbers to those behind them.
+        Leave out outgoing messages, and give the numbers to those behind them; and what
+        was answered by them is not.
 
         @param lost: whose messages caused them.
         @param shift: how many were left out before.
@@ -156,6 +160,8 @@ class Changes:
             else:
                 kept.append(part._replace(number=part.number - shift))
         self.parts = (self.parts[False], kept)
+        for number in [it for it, cause in self.removed.items() if cause in lost]:
+            del self.removed[number]
         return left
 
     def say(self, said: list[object], key: str, name: str, sealer: Clear) -> None:
@@ -317,9 +323,9 @@ class Gathered:
             effects.setdefault(cause if cause in ours else "", []).append(numbered)
         groups: dict[str, list[str]] = {}  # what was caused together, by all its names
         for name, each in self.changes.items():
-            for part in each.parts[True]:
-                if part.cause and part.cause != name:
-                    _join(groups, name, part.cause)
+            for cause in each.causes:
+                if cause and cause != name:
+                    _join(groups, name, cause)
         calls: deque[Call] = deque()
         done: set[str] = set()
         for name in dict.fromkeys([*self.changes, *effects, *groups]):

@@ -87,9 +87,9 @@ class Image:
                 done += 1
             del kept[:done]
             kept += more
+        self._requests |= changes.requests
         for gone in changes.removed:
             self._requests.pop(gone, None)
-        self._requests |= changes.requests
         self._place = changes.place or self._place
 
     def say(self, said: list[object], key: str, name: str, sealer: Clear) -> None:

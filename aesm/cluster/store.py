@@ -104,9 +104,9 @@ class EngineStore:
     Sessions and their messages in an engine.
 
     @ivar lost: called with sessions that are not ours by now, and whether there still
-        are such sessions, at another node; and with what others were to be sent and are
-        not, since such sessions had caused it: the numbers of what is behind it move
-        up.  Both are by the names of sessions.
+        are such sessions, at another node; and with the numbers of messages that others
+        were to be sent and are not, since such sessions had caused them, as they were
+        appended: what is behind them moves up.  Both are by the names of sessions.
     @ivar came: called with a session of ours, and what was sent to it; or None: there
         may be something in its inlet.
     @ivar told: called with what was told all; or None: there may be more in the log.
@@ -132,7 +132,7 @@ class EngineStore:
             clients came last; 0 for any number.
         @param sealer: seals what the engine keeps; None not to.
         """
-        self.lost: Callable[[dict[str, bool], dict[str, list[Part]]], object] = _nobody
+        self.lost: Callable[[dict[str, bool], dict[str, list[int]]], object] = _nobody
         self.came: Callable[[str, Entry | None], object] = _nobody
         self.told: Callable[[Entry | None], object] = _nobody
         self.wasRead: Callable[[str, int], object] = _nobody
@@ -143,7 +143,7 @@ class EngineStore:
         self._ready: Deferred[None] | None = None
         self._sealer = sealer or Clear()
         self._writer = Writer(engine, clock, self._grace, self._sealer)
-        self._writer.lost = lambda *lost: self.lost(*lost)
+        self._writer.lost = self._lost
         self._writer.looked = self._looked
         self.lapsed: Callable[[], object] = _nobody
         self.lease = Lease(engine, self._grace)
@@ -337,14 +337,15 @@ class EngineStore:
         if self._isOurs(name):
             self._writer.next.of(name).requests[number] = Part(number, 1, frame)
 
-    def removeRequest(self, name: str, number: int) -> None:
+    def removeRequest(self, name: str, number: int, cause: str = "") -> None:
         """
         Remove a request from a session.
 
+        @param cause: the session whose message made us answer it, or empty.
         @see: L{ISessionStore.removeRequest}
         """
         if self._isOurs(name):
-            self._writer.next.of(name).removeRequest(number)
+            self._writer.next.of(name).removed[number] = cause
 
     def drop(self, name: str) -> None:
         """
@@ -525,6 +526,11 @@ class EngineStore:
                 await self.lease.leave()
             await self._engine.stop()
             await stopped
+
+    def _lost(self, lost: dict[str, bool], undone: dict[str, list[Part]]) -> None:
+        """Say by their numbers which messages were left out."""
+        numbers = {name: [part.number for part in undone[name]] for name in undone}
+        self.lost(lost, numbers)
 
     # The doorbell
 

@@ -59,8 +59,8 @@ def _nobody(*arguments: object) -> None:
 # not ours any more is not done at all: what that session caused is left out, and what
 # is behind it numbered anew.  Then it is sent again, with the same number: it never was
 # done as it was, and never can be, since fences only grow.  All that gathers meanwhile
-# waits in next, and goes as soon as it can: so what belongs together has to be said, and
-# committed, without anything else in between.
+# waits in next, and goes as soon as it can: so what belongs together has to be said,
+# and committed, without anything else in between.
 
 
 class Writer:

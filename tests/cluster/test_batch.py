@@ -66,9 +66,8 @@ class GatheredTests(SynchronousTestCase):
         changes.before = [4, 5]
         changes.parts[False].append(Part(9, 1, b"in"))
         changes.parts[True].append(Part(7, 2, b"out", "S"))
-        changes.requests = {6: Part(6, 1, b"ask"), 8: Part(8, 1, b"more")}
-        changes.removeRequest(8)
-        changes.removeRequest(5)
+        changes.requests = {6: Part(6, 1, b"ask")}
+        changes.removed = {5: "S"}
         changes.taken.append((3, b"name"))
         changes.place = "enter"
         (call,) = self.gathered.calls({"S": Image("K", b"", 8)})
@@ -95,7 +94,7 @@ class GatheredTests(SynchronousTestCase):
         self.put("S")
         self.gathered.of("S").before = [0, 9]
         self.assertEqual(self.said()[0], 0)
-        self.gathered.of("S").removeRequest(1)
+        self.gathered.of("S").removed[1] = ""
         self.assertEqual(self.said()[0], 0)
         self.append("S", b"x")
         self.assertEqual(self.said()[0], 1)
@@ -142,6 +141,12 @@ class GatheredTests(SynchronousTestCase):
             self.append("T", b"")
             self.assertEqual(len(self.calls()), count)
 
+    def test_answered(self) -> None:
+        """What was answered because of another session's message depends on that."""
+        self.gathered.of("S").removed = {7: "C"}
+        (call,) = self.calls(["S", "C"])
+        self.assertEqual(set(call.fences), {"S", "C"})
+
     def test_together(self) -> None:
         """What was caused together is never cut, however much it is."""
         for index in range(MAX_SESSIONS):
@@ -170,6 +175,7 @@ class GatheredTests(SynchronousTestCase):
         """What a session caused that is not ours is left out; numbers move up."""
         for number, cause in enumerate(("A", "B", "", "B", "A")):
             self.append("S", cause.encode(), cause, number)
+        self.gathered.of("S").removed = {7: "A", 8: "B"}
         self.append("B", b"x", "B")
         self.send("B")
         self.send("A")
@@ -179,6 +185,7 @@ class GatheredTests(SynchronousTestCase):
         self.assertEqual(undone, {})
         self.assertEqual(list(self.gathered.changes), ["S"])
         self.assertEqual([each.cause for each in self.gathered.effects], ["A"])
+        self.assertEqual(self.gathered.of("S").removed, {7: "A"})
         parts = self.gathered.of("S").parts[True]
         self.assertEqual(
             [(p.number, p.cause) for p in parts], [(0, "A"), (1, ""), (2, "A")]

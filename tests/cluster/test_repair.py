@@ -95,6 +95,8 @@ class RepairTests(EngineTestCase):
         store.discard("S", True, 1)
         store.discard("S", False, 8)
         store.removeRequest("S", 9)
+        store.addRequest("S", 11, b"ask")
+        store.removeRequest("S", 11)
         store.enter("S")
         self.commit()
         told = self.failOver()

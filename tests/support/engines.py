@@ -29,7 +29,6 @@ from twisted.trial.unittest import SkipTest, SynchronousTestCase
 from zope.interface import implementer
 
 from aesm.cluster.address import EngineAddress
-from aesm.cluster.batch import Part
 from aesm.cluster.engine import Engine
 from aesm.cluster.sealing import Sealer
 from aesm.cluster.store import EngineStore
@@ -396,10 +395,9 @@ class Node:
         self.store.lost = self._lose
         self.store.lapsed = self._lapsed
 
-    def _lose(self, lost: dict[str, bool], undone: dict[str, list[Part]]) -> None:
+    def _lose(self, lost: dict[str, bool], undone: dict[str, list[int]]) -> None:
         """Note what was lost, and the numbers of what others are not sent."""
-        numbers = {name: [part.number for part in undone[name]] for name in undone}
-        self.lost.append((lost, numbers))
+        self.lost.append((lost, undone))
 
     def _lapsed(self) -> None:
         """Count."""
