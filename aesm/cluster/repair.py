@@ -62,12 +62,13 @@ async def repair(
     history = engine.history
     found: dict[int, list[str]] = {state: [] for state in range(4)}
     last = number
-    for some in _cut(dict.fromkeys(ours, 0)) or [[]]:  # it is said that we look
+    for index, some in enumerate(_cut(dict.fromkeys(ours, 0)) or [[]]):
         said: list[object] = []
         for name in some:
             said += [name, ours[name].fence, ours[name].written]
-        looked = (engine.node, history, round(TIME * 1000), grace, *said)
-        last, states = await engine.call(CHECK, *looked)
+        times = (round(TIME * 1000), grace)
+        known = (engine.node, history, *times, int(index == 0), *said)
+        last, states = await engine.call(CHECK, *known)
         for name, state in zip(some, states, strict=True):
             found[state].append(name)
     behind = [name for name in found[_BEHIND] if name in ours]

@@ -289,13 +289,15 @@ class RepairTests(EngineTestCase):
         self.append("S", 1)
         self.commit()
         self.failOver(before=self.one)
-        while self.redis.command("HGET", self.key("meta"), "looking") is None:
+        while not self.redis.command("EXISTS", self.key("x:one")):
             self.one.lines.deliver()
+        self.redis.command("SADD", self.key("x:one"), "former")
         self.one.lines.line.cut()
         self.clock.advance(MAX_RETRY)
         self.one.settle()
         self.assertIs(self.one.store.failure, None)
         self.assertEqual(self.redis.command("ZCARD", self.key("o:S")), 2)
+        self.assertEqual(self.redis.command("SMEMBERS", self.key("h:one")), [b"S"])
 
     def test_forgotten(self) -> None:
         """The same without a new connection, when a batch shows that one is missing."""

@@ -570,6 +570,16 @@ class LeaseTests(ScriptTestCase):
         self.assertEqual(self.redis.command("ZSCORE", self.key("w"), "T"), deadline)
         self.assertEqual(self.has("n"), [b"two"])
 
+    def test_deadNodeOfOthers(self) -> None:
+        """One that is another node's by now does not wait, wherever it was noted."""
+        self.claim(self.two)
+        self.calm()
+        self.commit(self.two, [("S", 2)], "enter", 1)
+        self.redis.command("SADD", self.key("h:one"), "S")
+        self.die("one")
+        self.sweep()
+        self.assertEqual(self.has("w"), [b"T", b"U"])
+
     def test_goesOn(self) -> None:
         """A node that was given up and lives goes on with its sessions."""
         self.calm()

@@ -1,7 +1,7 @@
 -- A node looks what the engine has of its sessions, since its history is another one: it
 -- was started again, or a replica has taken its place, and either may have lost the last
--- that was written: node, history, lease, grace, then name, fence and the batch in which
--- it was written last, of each session.
+-- that was written: node, history, lease, grace, whether it begins to look, then name,
+-- fence and the batch in which it was written last, of each session.
 -- Who comes with a history first has all others look, too, before sessions are claimed;
 -- those that do not within a lease are not waited for.
 -- Returns the last batch of the node that is here (-1 for none), and of each session 0 if
@@ -16,7 +16,8 @@ if redis.call('HGET', meta, 'history') ~= ARGV[3] then
 end
 local last = tonumber(redis.call('HGET', P .. 'n:' .. node, 'batch') or -1)
 local found = {}
-for at = 6, #ARGV, 3 do
+if ARGV[6] == '1' then redis.call('DEL', P .. 'x:' .. node) end -- of a former attempt
+for at = 7, #ARGV, 3 do
   local name, fence, written = ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 2])
   local state = compared(name, node, fence)
   if state == 'other' then

@@ -13,7 +13,9 @@ for _, node in ipairs(redis.call('ZRANGEBYSCORE', P .. 'n', '-inf', '(' .. time)
   local has = P .. 'h:' .. node
   for _, name in ipairs(redis.call('SRANDMEMBER', has, room)) do
     redis.call('SREM', has, name)
-    redis.call('ZADD', P .. 'w', 'NX', time + grace, name)
+    if redis.call('HGET', P .. 's:' .. name, 'node') == node then
+      redis.call('ZADD', P .. 'w', 'NX', time + grace, name)
+    end
     room = room - 1
   end
   if room == 0 then return most end
