@@ -111,7 +111,7 @@ async def measured(reactor: Any, url: str, times: int) -> dict[str, list[float]]
     """
     engine = Engine(reactor, EngineAddress.parse(url), CLUSTER, secrets.token_hex(8))
     store = EngineStore(engine, reactor, 60.0)
-    await store.start()
+    await store.open()
     found: dict[str, list[float]] = {}
     many = [secrets.token_hex(16) for _ in range(MANY)]
     before = await told(engine, "memory", "used_memory")

@@ -2,8 +2,7 @@
 Sessions in an engine that other nodes reach, too::
 
     store = EngineStore(engine, clock, grace=60.0)
-    store.lost = forget                                # who is another node's by now
-    store.start().addCallback(listen)
+    store.open(forget).addCallback(listen)             # who is another node's by now
     store.begin(name, peer, state).addCallback(welcome)
     store.claim(name, peer).addCallback(goOn)          # wherever it was before
     store.put(name, peer, {"received": 7})
@@ -44,6 +43,8 @@ if TYPE_CHECKING:
     from aesm.cluster.engine import Engine
 
 __all__ = ["EngineStore", "Entry", "LogPage", "Work"]
+
+Lost = Callable[[dict[str, bool], dict[str, list[int]]], object]
 
 PAGE_SIZE = 512 << 10  # bytes that are read at a time
 
@@ -132,7 +133,7 @@ class EngineStore:
             clients came last; 0 for any number.
         @param sealer: seals what the engine keeps; None not to.
         """
-        self.lost: Callable[[dict[str, bool], dict[str, list[int]]], object] = _nobody
+        self.lost: Lost = _nobody
         self.came: Callable[[str, Entry | None], object] = _nobody
         self.told: Callable[[Entry | None], object] = _nobody
         self.wasRead: Callable[[str, int], object] = _nobody
@@ -140,7 +141,7 @@ class EngineStore:
         self._grace = round(grace * 1000)
         self._perKey = perKey
         self._isClosed = False
-        self._ready: Deferred[None] | None = None
+        self._ready: Deferred[list[Stored]] | None = None
         self._sealer = sealer or Clear()
         self._writer = Writer(engine, clock, self._grace, self._sealer)
         self._writer.lost = self._lost
@@ -161,16 +162,21 @@ class EngineStore:
         """
         return self._writer.failure
 
-    def start(self) -> Deferred[None]:
+    def open(self, lost: Lost | None = None) -> Deferred[list[Stored]]:
         """
         Join the cluster.
 
-        @return: as L{Engine.start}.
+        @param lost: as the attribute; None to leave that.
+        @return: fires, as L{Engine.start}, with no sessions: each comes with its
+            client, by C{claim}.
         """
+        if lost is not None:
+            self.lost = lost
+        ready: Deferred[list[Stored]]
         ready = self._ready = Deferred(self._ebCancelled)
         return self._engine.start().addCallback(lambda nothing: ready)
 
-    def _ebCancelled(self, ready: Deferred[None]) -> None:
+    def _ebCancelled(self, ready: Deferred[list[Stored]]) -> None:
         """Who starts it does not want it any more."""
         self._engine.stop()
 
@@ -512,7 +518,7 @@ class EngineStore:
         """It has all that it had: go on."""
         ready, self._ready = self._ready, None
         if ready is not None:
-            ready.callback(None)
+            ready.callback(self.load())
         else:
             self._missed()
 

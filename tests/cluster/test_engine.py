@@ -418,7 +418,7 @@ class RealTests(TestCase):
         """
         node = Engine(reactor, address, cluster, "one", **options)
         store = EngineStore(node, reactor, 60.0)
-        await store.start()
+        await store.open()
         await store.begin("S", "K", {"a": 1})
         store.append("S", True, 0, 1, b"x" * 1_000_000)
         await store.commit()

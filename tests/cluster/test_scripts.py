@@ -146,7 +146,7 @@ class JoinTests(ScriptTestCase):
         """What another version wrote is left alone."""
         self.redis.command("HSET", self.key("meta"), "format", FORMAT + 1)
         node = Node(self.clock, "three", self.redis.path, 60.0)
-        started = node.store.start()
+        started = node.store.open()
         node.settle()
         self.assertIn("FORMAT 2", str(self.failureResultOf(started, SpoolError).value))
 

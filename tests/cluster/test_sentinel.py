@@ -93,7 +93,7 @@ class FailoverTests(TestCase):
     async def assertFails(self, store: EngineStore, words: str) -> None:
         """Check that a node does not start, and is told why."""
         with self.assertRaises(SpoolError) as caught:
-            await store.start()
+            await store.open()
         self.assertIn(words, str(caught.exception))
 
     async def test_failover(self) -> None:
@@ -109,7 +109,7 @@ class FailoverTests(TestCase):
         store = self.node(
             f"redis+sentinel://127.0.0.1:{freePort()},127.0.0.1:{sentinel.port}/main"
         )
-        await store.start()
+        await store.open()
         await store.begin("S", "K", {"a": 1})
         # It is sent nothing for a while, though it is connected.
         while replica.command("GET", "{aesm:test}:t:S") is None:
@@ -137,4 +137,4 @@ class FailoverTests(TestCase):
         primary.command("CONFIG", "SET", "requirepass", "word")
         url = f"redis+sentinel://127.0.0.1:{sentinel.port}/main"
         await self.assertFails(self.node(url), "NOAUTH")
-        await self.node(url, password="word").start()
+        await self.node(url, password="word").open()

@@ -76,6 +76,14 @@ class SessionTests(StoreTestCase):
         """It is an L{ISessionStore}, with no sessions of its own at first."""
         verifyObject(ISessionStore, self.one.store)
         self.assertEqual(self.one.store.load(), [])
+        told: list[object] = []
+        two, opened = self.starting("two", lost=lambda *lost: told.append(lost))
+        self.assertEqual(self.done(two, opened), [])
+        self.stored("S", two)
+        self.stored("S", self.one)
+        two.store.put("S", "K", {})
+        self.commit(two)
+        self.assertEqual(told, [({"S": True}, {})])
         self.assertIn("sums", str(self.one.store.damaged("sums")))
 
     def test_kept(self) -> None:

@@ -311,7 +311,7 @@ class ClusterMachine(RuleBasedStateMachine):
         name = f"node-{len(self.nodes)}"
         node = Node(self.clock, name, self.redis.path, FOREVER)
         self.nodes.append(node)
-        node.store.start()
+        node.store.open()
         node.settle()
         self.apps.append(App(self, node))
 

@@ -32,6 +32,7 @@ from aesm.cluster.address import EngineAddress
 from aesm.cluster.engine import Engine
 from aesm.cluster.sealing import Sealer
 from aesm.cluster.store import EngineStore
+from aesm.store.interface import Stored
 
 __all__ = [
     "EngineTestCase",
@@ -438,15 +439,16 @@ class EngineTestCase(SynchronousTestCase):
         return node
 
     def starting(
-        self, name: str = "one", grace: float = GRACE, **options: Any
-    ) -> tuple[Node, Deferred[None]]:
+        self, name: str = "one", grace: float = GRACE, lost: Any = None, **options: Any
+    ) -> tuple[Node, Deferred[list[Stored]]]:
         """
         Have a node that tries to join, and what becomes of that.
 
+        @param lost: what the store is opened with.
         @param options: of L{Engine}.
         """
         node = Node(self.clock, name, self.redis.path, grace, **options)
-        started = node.store.start()
+        started = node.store.open(lost)
         node.settle()
         self.addCleanup(self.end, node)
         return node, started

@@ -132,7 +132,7 @@ class World:
             endpoint=self._current,
         )
         store = EngineStore(node, self._reactor, GRACE)
-        await store.start()
+        await store.open()
         self._stores.append(store)
         return store
 
