@@ -49,11 +49,7 @@ class SentinelEndpoint:
         self._sentinels = list(address.hosts)  # who has answered last is the first
 
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
-        """
-        Connect.
-
-        @see: L{IStreamClientEndpoint.connect}
-        """
+        """Connect, as with any endpoint."""
         return Deferred.fromCoroutine(self._connect(protocolFactory))
 
     async def _connect(self, factory: IProtocolFactory) -> IProtocol:
