@@ -1,0 +1,120 @@
+"""
+What an engine has of the sessions that are ours, kept here as well: an engine that lost
+power, or a replica that took its place, may be behind what it said that it had::
+
+    image = Image(peer, state, fence=1)
+    image.apply(changes, number)     # the engine has batch "number"
+    image.say(said, key, name, sealer)    # all of it, once more
+
+It is what its peer has not acknowledged and nobody has taken, and so next to nothing
+for most sessions.  That of a session which was claimed is what was read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from aesm.cluster.batch import DIRECTIONS, OVERHEAD, Changes, Part
+from aesm.cluster.sealing import Clear
+
+__all__ = ["Image"]
+
+# Names of what was taken out of a session's inlet last: it would be there again.
+MAX_TAKEN = 1000
+
+
+class Image:
+    """
+    What the engine has of a session of ours.
+
+    @ivar peer: its public key, in text form.
+    @ivar state: as it was written last.
+    @ivar fence: what makes it ours.
+    @ivar written: the number of the batch in which it was written last.
+    @ivar taken: position and name of what was taken out of its inlet, by the name.
+    """
+
+    __slots__ = (
+        "_parts",
+        "_place",
+        "_requests",
+        "fence",
+        "peer",
+        "state",
+        "taken",
+        "written",
+    )
+
+    def __init__(
+        self,
+        peer: str,
+        state: bytes,
+        fence: int,
+        kept: Sequence[Iterable[Part]] = ((), (), ()),
+    ) -> None:
+        """@param kept: incoming messages, outgoing ones, and open requests."""
+        self.peer = peer
+        self.state = state
+        self.fence = fence
+        self.written = 0
+        self.taken: dict[bytes, int] = {}
+        # Lists, since an empty deque takes more room than all else.
+        self._parts = [list(parts) for parts in kept[:2]]
+        self._requests = {part.number: part for part in kept[2]}
+        self._place = "wait"
+
+    def take(self, position: int, name: bytes) -> None:
+        """Note what is taken out of its inlet."""
+        self.taken[name] = position
+        if len(self.taken) > MAX_TAKEN:
+            del self.taken[next(iter(self.taken))]
+
+    def read(self, last: int) -> None:
+        """Somebody has read what came up to a number, together."""
+        kept = self._parts[False]
+        kept[:] = [part for part in kept if part.end - 1 != last]
+
+    def apply(self, changes: Changes, number: int) -> None:
+        """Take over what a batch has changed."""
+        self.written = number
+        if changes.state is not None:
+            self.state = changes.state
+        for kept, before, more in zip(
+            self._parts, changes.before, changes.parts, strict=True
+        ):
+            done = 0
+            while done < len(kept) and kept[done].end <= before:
+                done += 1
+            del kept[:done]
+            kept += more
+        self._requests |= changes.requests
+        for gone in changes.removed:
+            self._requests.pop(gone, None)
+        self._place = changes.place or self._place
+
+    def say(self, said: list[object], key: str, name: str, sealer: Clear) -> None:
+        """
+        Say all of it to the engine.
+
+        @param said: what is added to.
+        @param key: what the session is called in the call.
+        @param name: what it is called.
+        @param sealer: seals it.
+        """
+        said += ("restore", key, self.peer, self.fence)
+        said += ("put", key, sealer.seal(self.state, name, "t"))
+        kinds = [*zip(DIRECTIONS, self._parts, strict=True)]
+        for kind, parts in (*kinds, ("r", self._requests.values())):
+            for part in parts:
+                said += ("append", key, *part.sealed(sealer, name, kind))
+        for entry, position in self.taken.items():
+            said += ("took", key, position, entry)
+        said += (self._place, key)
+
+    @property
+    def size(self) -> int:
+        """About how many bytes it takes to say."""
+        size = len(self.state) + OVERHEAD * (4 + len(self.taken))
+        for parts in (*self._parts, self._requests.values()):
+            size += sum([len(part.frames) + OVERHEAD for part in parts])
+        return size

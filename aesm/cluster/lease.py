@@ -1,0 +1,112 @@
+"""
+That a node is alive, and what becomes of those that are not::
+
+    lease = Lease(engine, grace)
+    lease.lapsed = closeAll
+    lease.start()
+    lease.leave().addCallback(stop)
+
+A session needs no lease to go on at another node: its client has come there.  Leases
+say which clients nobody serves any more, so that their time runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import LoopingCall
+from twisted.python.failure import Failure
+
+from aesm.cluster.scripts import LEASE, SWEEP
+from aesm.errors import SpoolError
+
+if TYPE_CHECKING:
+    from aesm.cluster.engine import Engine
+
+__all__ = ["Lease"]
+
+TIME = 10.0  # seconds after which a node that says nothing is given up
+RENEWAL = 3.0  # seconds between two renewals
+REMEMBERED = 86_400.0  # seconds for which the engine knows a silent node's batches
+SWEPT = 256  # sessions that are cleaned up at a time
+
+
+def _nobody() -> None:
+    """Nobody is to be told."""
+
+
+class Lease:
+    """
+    A node's lease.
+
+    @ivar lapsed: called when the engine has given this node up, or must have, since it
+        does not hear of it: its clients are to go on elsewhere (1001), where somebody
+        waits for them.
+    """
+
+    def __init__(self, engine: Engine, grace: int) -> None:
+        """@param grace: milliseconds that clients have to come back."""
+        self.lapsed: Callable[[], object] = _nobody
+        self._engine = engine
+        self._grace = grace
+        self._renewed: float | None = None  # when, while it is held
+        self._renewals = LoopingCall(self._renew)
+        self._renewals.clock = engine.clock
+
+    def start(self) -> None:
+        """Say again and again that this node is alive."""
+        if not self._renewals.running:
+            self._renewals.start(RENEWAL)
+
+    def stop(self) -> None:
+        """Say it no more."""
+        if self._renewals.running:
+            self._renewals.stop()
+
+    def leave(self) -> Deferred[Any]:
+        """
+        Say that it is not, from now on.
+
+        @return: as L{Engine.call}.
+        """
+        self.stop()
+        return self._engine.call(LEASE, self._engine.node, 0, self._grace, 1000)
+
+    def _renew(self) -> Deferred[None]:
+        """Say that this node is alive, and clean up behind those that are not."""
+        renewed = self._engine.call(
+            LEASE,
+            self._engine.node,
+            round(TIME * 1000),
+            self._grace,
+            round(REMEMBERED * 1000),
+        )
+        renewed.addCallback(self._cbRenewed)
+        return renewed.addErrback(self._ebRenewed)
+
+    def _cbRenewed(self, held: int) -> Deferred[None]:
+        """Tell if it was not held all the time."""
+        if not held:
+            self._lapse()
+        self._renewed = self._engine.clock.seconds()
+        return self._sweep()
+
+    def _lapse(self) -> None:
+        """It is not held any more, if it was."""
+        renewed, self._renewed = self._renewed, None
+        if renewed is not None:
+            self.lapsed()
+
+    def _sweep(self) -> Deferred[None]:
+        """Clean up until nothing is left to do."""
+        swept = self._engine.call(SWEEP, round(TIME * 1000), self._grace, SWEPT)
+        return swept.addCallback(lambda found: None if found < SWEPT else self._sweep())
+
+    def _ebRenewed(self, failure: Failure) -> None:
+        """It is said again soon; but the engine may have waited too long by now."""
+        failure.trap(SpoolError)
+        silent = self._engine.clock.seconds() - (self._renewed or 0.0)
+        if self._renewed is not None and silent >= TIME:
+            self._lapse()

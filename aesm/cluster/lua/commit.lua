@@ -1,0 +1,194 @@
+-- What happened at a node since its last batch, all of it or nothing: node, number of
+-- the batch, whether it adds anything, grace, bytes of an inlet, bytes of the log,
+-- number of sessions, the name and the fence of each; then operations, each with its
+-- arguments.  Sessions are named by their place in the list.
+--
+-- If there are sessions that are another node's by now, nothing is done: the node knows
+-- what else they caused, and says the rest with the same number.  What others were to send
+-- over them is not sent at all: an inlet, to which it could go instead, would be behind
+-- what they send next.
+--
+-- The batch 0 is none: it restores sessions, of which the engine has an older state, or
+-- nothing.  So a session may have an older fence then.
+--
+-- Returns which sessions are another node's, each with whether there is such a session,
+-- and two numbers for each send and log; or, if a batch is missing in between, just the
+-- last one's, and -1 if the node is not known any more.
+
+local node, batch, grace = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[5])
+local inletBound, logBound = tonumber(ARGV[6]), tonumber(ARGV[7])
+local mine = P .. 'n:' .. node
+local last = tonumber(redis.call('HGET', mine, 'batch') or -1)
+local restoring = batch == 0
+
+if batch <= last and not restoring then -- had it
+  redis.call('HDEL', mine, '') -- an engine that is full takes this
+  redis.call('HSET', mine, 'batch', last) -- or a WAIT behind this would cover nothing
+  local reply = redis.call('HGET', mine, 'reply')
+  return batch == last and reply and cmsgpack.unpack(reply) or {{}, {}}
+end
+if batch > last + 1 and not restoring then return last end
+
+local names, sessions, lost = {}, {}, {}
+local at = 9
+for index = 1, tonumber(ARGV[8]) do
+  local key, name = tostring(index), ARGV[at]
+  names[key], sessions[key] = name, P .. 's:' .. name
+  local fence, over = unpack(redis.call('HMGET', sessions[key], 'fence', 'over'))
+  local isStale = fence ~= ARGV[at + 1]
+  if restoring then isStale = compared(name, node, ARGV[at + 1]) == 'other' end
+  if isStale then
+    table.insert(lost, {index, fence and not over and 1 or 0})
+  end
+  at = at + 2
+end
+if #lost > 0 then return {lost, {}} end
+
+-- What makes room begins with what an engine takes that is full; and so does what was
+-- there before, without which nothing would make room any more.
+if ARGV[4] == '0' then redis.call('HDEL', mine, 'reply') end
+if restoring then redis.call('HDEL', mine, '') else redis.call('HSET', mine, 'batch', ARGV[3]) end
+
+local results = {} -- of effects
+
+local function result(first, second)
+  table.insert(results, first)
+  table.insert(results, second)
+end
+
+-- What is read by another node is named by who wrote it: positions may come again
+-- after the engine went back in time, names do not.
+local entries = 0
+local function entry(data)
+  entries = entries + 1
+  return node .. ':' .. ARGV[3] .. ':' .. entries .. ' ' .. data
+end
+
+-- Each has its number of arguments, and what it does.
+local operations = {
+  -- public key, fence: all that there was of it goes, but its inlet
+  restore = {3, function(session, peer, fence)
+    local name = names[session]
+    local former = redis.call('HGET', sessions[session], 'node')
+    redis.call('HSET', sessions[session], 'peer', peer, 'node', node, 'fence', fence)
+    come(name, peer, 0)
+    redis.call('SADD', P .. 'h:' .. node, name)
+    if former and former ~= node then
+      redis.call('SREM', P .. 'h:' .. former, name)
+      ring(former, 'moved ' .. name .. ' ' .. fence)
+    end
+    for _, kind in ipairs({'t:', 'i:', 'o:', 'r:'}) do
+      redis.call('DEL', P .. kind .. name)
+    end
+  end},
+
+  put = {2, function(session, state)
+    redis.call('SET', P .. 't:' .. names[session], state)
+  end},
+
+  -- direction, or r for a request; number, how many messages, frames.  The score is the
+  -- number of the last, so that what is discarded is a range of scores.
+  append = {5, function(session, direction, number, count, frames)
+    local key = P .. direction .. ':' .. names[session]
+    redis.call('ZADD', key, number + count - 1, number .. ' ' .. count .. ' ' .. frames)
+    if direction == 'i' then
+      redis.call('ZADD', P .. 'in', 'NX', now(), names[session])
+    end
+  end},
+
+  -- direction, number of the first that stays
+  discard = {3, function(session, direction, before)
+    local key = P .. direction .. ':' .. names[session]
+    redis.call('ZREMRANGEBYSCORE', key, '-inf', '(' .. before)
+  end},
+
+  -- number, of a request
+  remove = {2, function(session, number)
+    redis.call('ZREMRANGEBYSCORE', P .. 'r:' .. names[session], number, number)
+  end},
+
+  drop = {1, function(session) drop(names[session]) end},
+
+  enter = {1, function(session)
+    redis.call('ZREM', P .. 'w', names[session])
+    redis.call('SADD', P .. 'h:' .. node, names[session])
+  end},
+
+  wait = {1, function(session) wait(names[session], grace) end},
+
+  release = {1, function(session)
+    redis.call('HSET', sessions[session], 'node', '')
+    redis.call('HINCRBY', sessions[session], 'fence', 1)
+    redis.call('SREM', P .. 'h:' .. node, names[session])
+    wait(names[session], grace)
+  end},
+
+  -- position, entry's name
+  took = {3, function(session, position, id)
+    local key = P .. 'q:' .. names[session]
+    for _, member in ipairs(redis.call('ZRANGEBYSCORE', key, position, position)) do
+      if member:sub(1, #id + 1) == id .. ' ' then
+        redis.call('ZREM', key, member)
+        redis.call('HINCRBY', sessions[session], 'held', -#member)
+      end
+    end
+  end},
+
+  -- session, by its name; number of the last of what was lent: this node has read it
+  read = {2, function(name, number)
+    local lent, key = P .. 'l:' .. node, P .. 'i:' .. name
+    if redis.call('HDEL', lent, name .. ' ' .. number) == 1 then
+      redis.call('ZREMRANGEBYSCORE', key, number, number)
+      local kept = redis.call('HMGET', P .. 's:' .. name, 'node', 'over')
+      ring(kept[1], 'read ' .. name .. ' ' .. number)
+      if kept[2] and redis.call('EXISTS', key) == 0 then drop(name) end
+    end
+    result(0, 0)
+  end},
+
+  -- public key, data: to all its sessions.  Results are how many have it, and how many
+  -- have no room for it.
+  send = {2, function(peer, data)
+    local sent, full, member = 0, 0, entry(data)
+    for _, name in ipairs(redis.call('ZRANGE', P .. 'k:' .. peer, 0, -1)) do
+      local session = P .. 's:' .. name
+      local kept = redis.call('HMGET', session, 'held', 'node')
+      if (tonumber(kept[1]) or 0) + #member > inletBound then
+        full = full + 1
+      else
+        local position = redis.call('HINCRBY', session, 'position', 1)
+        redis.call('ZADD', P .. 'q:' .. name, position, member)
+        redis.call('HINCRBY', session, 'held', #member)
+        ring(kept[2], 'inlet ' .. name .. ' ' .. position .. ' ' .. member)
+        sent = sent + 1
+      end
+    end
+    result(sent, full)
+  end},
+
+  -- data.  The first result is its position.
+  log = {1, function(data)
+    local meta, log, member = P .. 'meta', P .. 'log', entry(data)
+    local position = redis.call('HINCRBY', meta, 'position', 1)
+    redis.call('ZADD', log, position, member)
+    local held = redis.call('HINCRBY', meta, 'held', #member)
+    while held > logBound and redis.call('ZCARD', log) > 1 do
+      local oldest = redis.call('ZRANGE', log, 0, 0)[1]
+      redis.call('ZREM', log, oldest)
+      held = redis.call('HINCRBY', meta, 'held', -#oldest)
+    end
+    redis.call('PUBLISH', log, position .. ' ' .. member)
+    result(position, 0)
+  end},
+}
+
+while at <= #ARGV do
+  local name = ARGV[at]
+  local count, run = unpack(operations[name])
+  run(unpack(ARGV, at + 1, at + count))
+  at = at + count + 1
+end
+
+local reply = {{}, results}
+if not restoring then redis.call('HSET', mine, 'reply', cmsgpack.pack(reply)) end
+return reply

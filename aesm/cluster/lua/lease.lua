@@ -1,0 +1,17 @@
+-- A node is alive: node, milliseconds until it is not if it says nothing (0 to leave), grace,
+-- milliseconds for which its batches are remembered.
+-- Returns whether it had never been given up meanwhile.
+local node, lease = ARGV[2], tonumber(ARGV[3])
+local meta, time = P .. 'meta', now()
+
+redis.call('PEXPIRE', P .. 'n:' .. node, ARGV[5]) -- also while the engine is full
+-- Where no node could say so for a lease, the engine was away, or all nodes were, or its
+-- clock was set.  No client could come back meanwhile: they have a grace from now on.
+local pulse = tonumber(redis.call('HGET', meta, 'pulse') or 0)
+if lease > 0 and math.abs(time - pulse) > lease then
+  redis.call('HSET', meta, 'calm', time + tonumber(ARGV[4]))
+end
+redis.call('HSET', meta, 'pulse', time)
+local former = tonumber(redis.call('ZSCORE', P .. 'n', node) or 0)
+redis.call('ZADD', P .. 'n', time + lease, node)
+return former >= time and 1 or 0

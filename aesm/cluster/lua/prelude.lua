@@ -1,0 +1,146 @@
+-- What each script but join.lua begins with.  KEYS[1] is "{aesm:NAME}:", in one hash
+-- slot; ARGV[1] is the epoch that the node knows.
+--
+-- The first write of a script decides whether all of it happens: an engine that is full,
+-- a replica or cannot write its file refuses that one, and nothing behind it.  So a
+-- script that adds much begins with a write that an engine which is full refuses
+-- (HSET, ZADD), and one without which no room would ever be made with one that it takes
+-- (ZREM, HDEL, PEXPIRE).
+
+--   meta    format, epoch; pulse, calm (lease.lua); history, looking (check.lua);
+--           position, held: of the log
+--   n       nodes, by the time at which they are given up
+--   n:ID    process; batch, reply: the last one's; history: for which it has looked; and
+--           the channel that is its doorbell
+--   h:ID    the sessions that a node has; x:ID, while it looks: those that it says it has
+--   w       sessions whose clients are away, by the time at which they are given up
+--   s:S     peer, node, fence; base: the last batch of the node before, when it was
+--           claimed; position, held: of its inlet; lent: the last that was, of i:S; over
+--   t:S     its state; apart, since what is small takes little room together
+--   i:S o:S messages that nobody took, and that its peer did not acknowledge
+--   r:S     requests that are open, one each
+--   q:S     its inlet: what others sent to it
+--   k:KEY   the sessions of a key, in the order in which their clients came last
+--   in      sessions of which something is unread, by the time since when
+--   l:ID    what a node has been lent to read (work.lua): session and number
+--   back    the same, of nodes that were given up
+--   log     what all were told; and the channel that says so
+
+local P = KEYS[1]
+
+if redis.call('HGET', P .. 'meta', 'epoch') ~= ARGV[1] then
+  return redis.error_reply('EPOCH the engine has lost its data, or they were replaced')
+end
+
+-- The engine's time, milliseconds.
+local function now()
+  local time = redis.call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+-- Give a session up unless its client comes, or is said to be there, in time.
+local function wait(name, millis)
+  redis.call('ZADD', P .. 'w', now() + millis, name)
+end
+
+-- Compare what a node knows of a session with what is here: it is as the node says
+-- ('same'), here is nothing or an older fence ('older'), or it is another one's ('other').
+local function compared(name, node, fence)
+  local kept = redis.call('HMGET', P .. 's:' .. name, 'fence', 'node')
+  if kept[1] == fence and kept[2] == node then return 'same' end
+  return (tonumber(kept[1]) or 0) < tonumber(fence) and 'older' or 'other'
+end
+
+-- Ring a node's doorbell.  Who misses it asks.
+local function ring(node, what)
+  if node and node ~= '' then
+    redis.call('PUBLISH', P .. 'n:' .. node, what)
+  end
+end
+
+-- Remove all that there is of a session.  Returns whose it was.
+local function drop(name)
+  local kept = redis.call('HMGET', P .. 's:' .. name, 'node', 'peer')
+  redis.call('ZREM', P .. 'w', name)
+  redis.call('ZREM', P .. 'in', name)
+  if kept[1] then
+    redis.call('SREM', P .. 'h:' .. kept[1], name)
+    redis.call('ZREM', P .. 'k:' .. kept[2], name)
+  end
+  for _, kind in ipairs({'s:', 't:', 'i:', 'o:', 'r:', 'q:'}) do
+    redis.call('DEL', P .. kind .. name)
+  end
+  return kept[1]
+end
+
+-- A session is over, since its client did not come, or a newer one of its key did.  What
+-- came over it and nobody has read is left to be read; it was acknowledged.  Returns
+-- whose it was.
+local function give(name)
+  if redis.call('EXISTS', P .. 'i:' .. name) == 0 then return drop(name) end
+  local session = P .. 's:' .. name
+  local kept = redis.call('HMGET', session, 'node', 'peer', 'fence')
+  redis.call('ZREM', P .. 'w', name)
+  redis.call('SREM', P .. 'h:' .. kept[1], name)
+  redis.call('ZREM', P .. 'k:' .. kept[2], name)
+  redis.call('HSET', session, 'over', 1, 'node', '', 'fence', kept[3] + 1)
+  for _, kind in ipairs({'t:', 'o:', 'r:', 'q:'}) do
+    redis.call('DEL', P .. kind .. name)
+  end
+  return kept[1]
+end
+
+-- A client has come: its session is the newest one of its key.  Of these only so many may
+-- be (0 for any number); the others go.  Returns which.
+local function come(name, peer, most)
+  local key, time = P .. 'k:' .. peer, now()
+  local last = redis.call('ZRANGE', key, -1, -1, 'WITHSCORES')[2] or 0
+  redis.call('ZADD', key, math.max(time, last + 1), name)
+  if most == 0 then return {} end
+  local ended = redis.call('ZRANGE', key, 0, -most - 1)
+  for _, other in ipairs(ended) do
+    ring(give(other), 'gone ' .. other)
+  end
+  return ended
+end
+
+-- Read what is kept of a session, from a place on, until there is no room: incoming
+-- (kind 1), outgoing (2), open requests (3).  Returns these, and where to go on: kind
+-- and number, or nothing if there is no more.
+local function page(name, kind, after, room)
+  local found = {{}, {}, {}, {}}
+  for which = kind, 3 do
+    local key = P .. ('ior'):sub(which, which) .. ':' .. name
+    repeat
+      local some = redis.call(
+        'ZRANGEBYSCORE', key, '(' .. after, '+inf', 'WITHSCORES', 'LIMIT', 0, 16)
+      for at = 1, #some, 2 do
+        if room <= 0 then
+          found[4] = {which, after}
+          return found
+        end
+        table.insert(found[which], some[at])
+        room, after = room - #some[at], some[at + 1]
+      end
+    until #some < 32
+    after = '-inf'
+  end
+  return found
+end
+
+-- Read members in the order of their scores, until there is no room; at least one.
+-- Returns score, member, score, member and so on.
+local function following(key, after, room)
+  local found = {}
+  repeat
+    local some = redis.call(
+      'ZRANGEBYSCORE', key, '(' .. after, '+inf', 'WITHSCORES', 'LIMIT', 0, 16)
+    for at = 1, #some, 2 do
+      if room <= 0 then return found end
+      table.insert(found, some[at + 1])
+      table.insert(found, some[at])
+      room, after = room - #some[at], some[at + 1]
+    end
+  until #some < 32
+  return found
+end

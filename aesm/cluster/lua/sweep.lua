@@ -1,0 +1,33 @@
+-- Clean up: lease, grace, how many sessions.  Those of nodes that are gone begin to
+-- wait; those that have waited too long go.
+-- Returns how many it found.
+local lease, grace, room = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+local time, most = now(), room
+
+local state = redis.call('HMGET', P .. 'meta', 'pulse', 'calm')
+if math.abs(time - (tonumber(state[1]) or 0)) > lease or time < (tonumber(state[2]) or 0) then
+  return 0 -- as lease.lua says
+end
+
+for _, node in ipairs(redis.call('ZRANGEBYSCORE', P .. 'n', '-inf', '(' .. time)) do
+  local has = P .. 'h:' .. node
+  for _, name in ipairs(redis.call('SRANDMEMBER', has, room)) do
+    redis.call('SREM', has, name)
+    if redis.call('HGET', P .. 's:' .. name, 'node') == node then
+      redis.call('ZADD', P .. 'w', 'NX', time + grace, name)
+    end
+    room = room - 1
+  end
+  if room == 0 then return most end
+  redis.call('ZREM', P .. 'n', node)
+  for _, lent in ipairs(redis.call('HKEYS', P .. 'l:' .. node)) do
+    redis.call('RPUSH', P .. 'back', lent)
+  end
+  redis.call('DEL', P .. 'l:' .. node)
+end
+
+local waited = redis.call('ZRANGEBYSCORE', P .. 'w', '-inf', '(' .. time, 'LIMIT', 0, room)
+for _, name in ipairs(waited) do
+  ring(give(name), 'gone ' .. name)
+end
+return most - room + #waited

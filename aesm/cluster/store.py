@@ -1,0 +1,591 @@
+"""
+Sessions in an engine that other nodes reach, too::
+
+    store = EngineStore(engine, clock, grace=60.0)
+    store.open(forget).addCallback(listen)             # who is another node's by now
+    store.begin(name, peer, state).addCallback(welcome)
+    store.claim(name, peer).addCallback(goOn)          # wherever it was before
+    store.put(name, peer, {"received": 7})
+    store.append(name, True, 6, 1, frames, cause)
+    store.send(cause, key, data, tell)                 # to whoever has that key
+    store.commit().addCallback(acknowledge)
+    store.close()
+
+As with a L{Spool<aesm.store.spool.Spool>}, what cannot be written is tried again until
+it can: that is L{aesm.cluster.writer}'s.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+from twisted.internet.defer import Deferred, fail
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from aesm.cluster.batch import Effect, Part
+from aesm.cluster.doorbell import Doorbell
+from aesm.cluster.image import Image
+from aesm.cluster.lease import Lease
+from aesm.cluster.scripts import BEGIN, CLAIM, INLET, LOG, PAGE, WORK
+from aesm.cluster.sealing import Clear
+from aesm.cluster.writer import Writer
+from aesm.errors import SpoolError
+from aesm.store.interface import Blob, ISessionStore, Stored
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IReactorTime
+
+    from aesm.cluster.engine import Engine
+
+__all__ = ["EngineStore", "Entry", "LogPage", "Work"]
+
+Lost = Callable[[dict[str, bool], dict[str, list[int]]], object]
+
+PAGE_SIZE = 512 << 10  # bytes that are read at a time
+
+_log = Logger(namespace="aesm.cluster")
+
+_encode = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
+
+
+class Entry(NamedTuple):
+    """
+    What another session, or node, has left to be read.
+
+    @ivar position: in the order in which it is read.
+    @ivar name: no other entry has it, whatever becomes of the engine.
+    @ivar data: what was sent.
+    """
+
+    position: int
+    name: bytes
+    data: bytes
+
+
+class Work(NamedTuple):
+    """
+    Messages of a client that nobody has read.
+
+    @ivar name: the session over which they came.
+    @ivar peer: the public key, in text form.
+    @ivar blob: the messages.
+    """
+
+    name: str
+    peer: str
+    blob: Blob
+
+
+class LogPage(NamedTuple):
+    """
+    A part of what was told all.
+
+    @ivar first: the first position that is still there.
+    @ivar last: the last one.
+    @ivar entries: from where was asked on, as many as fit; None if some are missing.
+    """
+
+    first: int
+    last: int
+    entries: list[Entry] | None
+
+
+def _nobody(*arguments: object) -> None:
+    """Nobody is to be told."""
+
+
+@implementer(ISessionStore)
+class EngineStore:
+    """
+    Sessions and their messages in an engine.
+
+    @ivar lost: called with sessions that are not ours by now, and whether there still
+        are such sessions, at another node; and with the numbers of messages that others
+        were to be sent and are not, since such sessions had caused them, as they were
+        appended: what is behind them moves up.  Both are by the names of sessions.
+    @ivar came: called with a session of ours, and what was sent to it; or None: there
+        may be something in its inlet.
+    @ivar told: called with what was told all; or None: there may be more in the log.
+    @ivar wasRead: called with a session of ours, and the number of the last of messages
+        that came over it together and that some node has read.
+    @ivar lapsed: called when the engine has given this node up: its clients are to be
+        closed with 1001, so that they go on at nodes that reach it.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        clock: IReactorTime,
+        grace: float,
+        sealer: Clear | None = None,
+        perKey: int = 0,
+    ) -> None:
+        """
+        @param engine: not started.
+        @param clock: for trying again.
+        @param grace: seconds that clients have to come back.
+        @param perKey: how many sessions a key may have, in the cluster: those whose
+            clients came last; 0 for any number.
+        @param sealer: seals what the engine keeps; None not to.
+        """
+        self.lost: Lost = _nobody
+        self.came: Callable[[str, Entry | None], object] = _nobody
+        self.told: Callable[[Entry | None], object] = _nobody
+        self.wasRead: Callable[[str, int], object] = _nobody
+        self._engine = engine
+        self._grace = round(grace * 1000)
+        self._perKey = perKey
+        self._isClosed = False
+        self._ready: Deferred[list[Stored]] | None = None
+        self._sealer = sealer or Clear()
+        self._writer = Writer(engine, clock, self._grace, self._sealer)
+        self._writer.lost = self._lost
+        self._writer.looked = self._looked
+        self.lapsed: Callable[[], object] = _nobody
+        self.lease = Lease(engine, self._grace)
+        self.lease.lapsed = lambda: self.lapsed()
+        engine.up, engine.down = self._up, self._writer.down
+        self._doorbell = Doorbell(engine)
+        self._doorbell.rung, self._doorbell.missed = self._rung, self._missed
+
+    @property
+    def failure(self) -> SpoolError | None:
+        """
+        Why nothing can be written at the moment.
+
+        @see: L{ISessionStore}
+        """
+        return self._writer.failure
+
+    def open(self, lost: Lost | None = None) -> Deferred[list[Stored]]:
+        """
+        Join the cluster.
+
+        @param lost: as the attribute; None to leave that.
+        @return: fires, as L{Engine.start}, with no sessions: each comes with its
+            client, by C{claim}.
+        """
+        if lost is not None:
+            self.lost = lost
+        ready: Deferred[list[Stored]]
+        ready = self._ready = Deferred(self._ebCancelled)
+        return self._engine.start().addCallback(lambda nothing: ready)
+
+    def _ebCancelled(self, ready: Deferred[list[Stored]]) -> None:
+        """Who starts it does not want it any more."""
+        self._engine.stop()
+
+    # ISessionStore
+
+    def load(self) -> list[Stored]:
+        """
+        Read nothing: a session comes with its client, by C{claim}.
+
+        @see: L{ISessionStore.load}
+        """
+        return []
+
+    def damaged(self, reason: str) -> SpoolError:
+        """
+        Make the error for a session that makes no sense.
+
+        @see: L{ISessionStore.damaged}
+        """
+        return SpoolError(
+            f"what the engine has of a session is damaged ({reason}): it is left "
+            "alone, and its client begins another one"
+        )
+
+    def begin(self, name: str, peer: str, state: dict[str, Any]) -> Deferred[None]:
+        """
+        Store a session of which its peer does not know yet.
+
+        @see: L{ISessionStore.begin}
+        """
+        if self._isClosed:
+            return fail(self._writer.endedError())
+        if self._writer.isLooking:
+            return fail(SpoolError(str(self.failure)))
+        if self._isOurs(name):
+            return fail(_taken(name))
+        encoded = _encode(state).encode()
+        sealed = self._sealer.seal(encoded, name, "t")
+        begun = self._engine.call(
+            BEGIN, self._engine.node, name, peer, sealed, self._grace, self._perKey
+        )
+        # From now on, for who cancels this and drops it.
+        self._writer.ours[name] = Image(peer, encoded, 1)
+        begun.addCallbacks(
+            self._cbBegun, self._ebBegun, callbackArgs=(name,), errbackArgs=(name,)
+        )
+        return begun
+
+    def _cbBegun(self, ended: list[bytes] | None, name: str) -> None:
+        """
+        A session is stored.
+
+        @raise SpoolError: there is one of that name.
+        """
+        if ended is None:
+            self._writer.ours.pop(name, None)
+            raise _taken(name)
+        self._ended(ended)
+
+    def _ended(self, names: list[bytes]) -> None:
+        """A newer session of their key has begun, or gone on, and they are over."""
+        self._writer.leave(
+            {name: False for name in map(bytes.decode, names) if self._isOurs(name)}
+        )
+
+    def _isOurs(self, name: str) -> bool:
+        """Tell whether a session is ours, as far as we know."""
+        return name in self._writer.ours
+
+    def _ebBegun(self, failure: Failure, name: str) -> Failure:
+        """Nobody knows whether it is: if so, it goes when nobody has come in time."""
+        if failure.check(SpoolError):
+            self._writer.ours.pop(name, None)
+        return failure
+
+    def claim(self, name: str, peer: str) -> Deferred[Stored | None]:
+        """
+        Take a session over, since its client has come here.
+
+        @param peer: the key that the client has proved.
+        @return: fires with what is kept of it, or None if there is none of that key;
+            fails with L{SpoolError}, and then it is nobody's until its client comes
+            again.
+        """
+        if self._writer.isLooking:
+            return fail(SpoolError(str(self.failure)))
+        return Deferred.fromCoroutine(self._claim(name, peer))
+
+    async def _claim(self, name: str, peer: str) -> Stored | None:
+        """Take a session over, page by page."""
+        call, node = self._engine.call, self._engine.node
+        said = (node, name, peer, self._grace, PAGE_SIZE, self._perKey)
+        found = await call(CLAIM, *said)
+        if found is None:
+            return None
+        ended, fence, state, page = found
+        self._ended(ended)
+        state = self._sealer.open(state, name, "t")
+        stored = Stored(name, peer, _decoded(state), [], [], [])
+        kinds = stored.incoming, stored.outgoing, stored.requests
+        while page is not None:
+            *parts, behind = page
+            for kept, kind, more in zip(kinds, "ior", parts, strict=True):
+                kept += [self._blob(member, name, kind) for member in more]
+            if not behind:
+                read = [[Part(*blob) for blob in kept] for kept in kinds]
+                self._writer.ours[name] = Image(peer, state, fence, read)
+                return stored
+            page = await call(PAGE, name, fence, *behind, PAGE_SIZE)
+        return None  # another node was faster
+
+    def _blob(self, member: bytes, name: str, kind: str) -> Blob:
+        """Read messages that are kept together."""
+        first, count, frames = member.split(b" ", 2)
+        number, messages = int(first), int(count)
+        opened = self._sealer.open(frames, name, kind, number, messages)
+        return Blob(number, messages, opened)
+
+    def put(self, name: str, peer: str, state: dict[str, Any]) -> None:
+        """
+        Replace the state of a session that was begun or claimed.
+
+        @see: L{ISessionStore.put}
+        """
+        encoded = _encode(state).encode()
+        if self._isOurs(name):
+            self._writer.next.of(name).state = encoded
+
+    def append(
+        self,
+        name: str,
+        outgoing: bool,
+        number: int,
+        count: int,
+        frames: bytes,
+        cause: str = "",
+    ) -> None:
+        """
+        Add messages to a session.
+
+        @param cause: the session whose message made us send them, or empty.
+        @see: L{ISessionStore.append}
+        """
+        if self._isOurs(name):
+            part = Part(number, count, frames, cause)
+            self._writer.next.of(name).parts[outgoing].append(part)
+
+    def discard(self, name: str, outgoing: bool, before: int) -> None:
+        """
+        Remove messages of a session.
+
+        @see: L{ISessionStore.discard}
+        """
+        if self._isOurs(name):
+            highest = self._writer.next.of(name).before
+            highest[outgoing] = max(highest[outgoing], before)
+
+    def addRequest(self, name: str, number: int, frame: bytes) -> None:
+        """
+        Add an open request to a session.
+
+        @see: L{ISessionStore.addRequest}
+        """
+        if self._isOurs(name):
+            self._writer.next.of(name).requests[number] = Part(number, 1, frame)
+
+    def removeRequest(self, name: str, number: int, cause: str = "") -> None:
+        """
+        Remove a request from a session.
+
+        @param cause: the session whose message made us answer it, or empty.
+        @see: L{ISessionStore.removeRequest}
+        """
+        if self._isOurs(name):
+            self._writer.next.of(name).removed[number] = cause
+
+    def drop(self, name: str) -> None:
+        """
+        Remove a session with all its messages.
+
+        @see: L{ISessionStore.drop}
+        """
+        if self._isOurs(name):
+            self._writer.next.of(name).dropped = True
+
+    def commit(self) -> Deferred[None]:
+        """
+        Write the changes so far.
+
+        @see: L{ISessionStore.commit}
+        """
+        return self._writer.commit()
+
+    def close(self) -> Deferred[None]:
+        """
+        Write the changes so far, and leave the cluster: what is ours waits there.
+
+        @see: L{ISessionStore.close}
+        """
+        if self._isClosed:
+            raise RuntimeError("the engine is closed already")
+        self._isClosed = True
+        return Deferred.fromCoroutine(self._leave())
+
+    # What a cluster has beside
+
+    def enter(self, name: str) -> None:
+        """A session's client is here: do not give it up."""
+        self._place(name, "enter")
+
+    def wait(self, name: str) -> None:
+        """A session's client is away: it has the grace to come back, to any node."""
+        self._place(name, "wait")
+
+    def release(self, name: str) -> None:
+        """Leave a session to whichever node its client comes to next."""
+        self._place(name, "release")
+
+    def _place(self, name: str, place: str) -> None:
+        """Say where a session's client is."""
+        if self._isOurs(name):
+            self._writer.next.of(name).place = place
+
+    def send(
+        self, cause: str, peer: str, data: bytes, tell: Callable[[int, int], object]
+    ) -> None:
+        """
+        Send something to all sessions of a key, wherever they are.
+
+        @param cause: the session whose message made us do it, or empty.
+        @param peer: the public key, in text form.
+        @param tell: called once it is written, with how many sessions have it and how
+            many have no room for it.
+        """
+        self._writer.next.effects.append(Effect("send", cause, (peer,), data, tell))
+
+    def log(self, cause: str, data: bytes, tell: Callable[[int, int], object]) -> None:
+        """
+        Tell something to all nodes.
+
+        @param cause: as C{send}.
+        @param tell: called once it is written, with its position, and 0.
+        """
+        self._writer.next.effects.append(Effect("log", cause, (), data, tell))
+
+    def work(self) -> Deferred[list[Work]]:
+        """
+        Have something to read of what came, to any node, and nobody has read.
+
+        @return: fires with as much as fits a page, which nobody else has, or with
+            nothing; C{read} has to be told of each, or others have it once this node
+            is gone.  Fails with L{SpoolError}.
+        """
+        found = self._engine.call(WORK, self._engine.node, PAGE_SIZE)
+        return found.addCallback(self._cbWork)
+
+    def _cbWork(self, found: list[bytes]) -> list[Work]:
+        """Read what there is to read."""
+        each = zip(found[::3], found[1::3], found[2::3], strict=True)
+        return [
+            Work(name.decode(), peer.decode(), self._blob(member, name.decode(), "i"))
+            for name, peer, member in each
+        ]
+
+    def read(self, cause: str, work: Work) -> None:
+        """
+        Something was read: it goes, with all else that is committed.
+
+        @param cause: as C{send}.
+        """
+        where = (work.name, work.blob.number + work.blob.messages - 1)
+        self._writer.next.effects.append(Effect("read", cause, where, None, _nobody))
+
+    def took(self, name: str, entry: Entry) -> None:
+        """What was sent to a session of ours is in its outbox now."""
+        if self._isOurs(name):
+            self._writer.next.of(name).taken.append((entry.position, entry.name))
+            self._writer.ours[name].take(entry.position, entry.name)
+
+    def readInlet(self, name: str, after: int = 0) -> Deferred[list[Entry]]:
+        """
+        Read what others sent to a session.
+
+        @param after: the position up to which it was read; once more from 0 on when
+            there I{may} be something, since positions are given again by an engine
+            that went back in time.
+        @return: fires with as much as fits a page, but what was taken; fails with
+            L{SpoolError}.
+        """
+        found = self._engine.call(INLET, name, after, PAGE_SIZE)
+        return found.addCallback(self._cbRead, name)
+
+    def _cbRead(self, found: list[bytes], name: str) -> list[Entry]:
+        """Leave out what was taken, as the engine may not know yet."""
+        image = self._writer.ours.get(name)
+        if image is None:
+            return []
+        entries = self._entries(found, "send", image.peer)
+        return [entry for entry in entries if entry.name not in image.taken]
+
+    def _entries(self, found: list[bytes], *place: str) -> list[Entry]:
+        """Read what others left."""
+        pairs = zip(found[::2], found[1::2], strict=True)
+        return [self._entry(position, member, *place) for position, member in pairs]
+
+    def _entry(self, position: bytes, member: bytes, *place: str) -> Entry:
+        """Read what others left."""
+        name, data = member.split(b" ", 1)
+        return Entry(int(position), name, self._sealer.open(data, *place))
+
+    def readLog(self, after: int, name: bytes = b"") -> Deferred[LogPage | None]:
+        """
+        Read what all were told.
+
+        @param after: the position up to which it was read.
+        @param name: the name of the entry there; empty if none was read.
+        @return: fires with a page; or with None if what was read is not in the engine:
+            it went back in time; fails with L{SpoolError}.
+        """
+        found = self._engine.call(LOG, after, name, PAGE_SIZE)
+        return found.addCallback(self._cbLog)
+
+    def _cbLog(self, found: list[Any] | None) -> LogPage | None:
+        """Read a part of the log."""
+        if found is None:
+            return None
+        first, last, *more = found
+        return LogPage(first, last, self._entries(more[0], "log") if more else None)
+
+    # The engine
+
+    def _up(self, isLost: bool) -> None:
+        """The engine can be used."""
+        self._writer.up(isLost)
+        self.lease.start()
+        self._doorbell.start()
+
+    def _looked(self) -> None:
+        """It has all that it had: go on."""
+        ready, self._ready = self._ready, None
+        if ready is not None:
+            ready.callback(self.load())
+        else:
+            self._missed()
+
+    async def _leave(self) -> None:
+        """Leave the cluster, once all is written, or cannot be."""
+        try:
+            await self._writer.end()
+        finally:
+            stopped = self._doorbell.stop()
+            with suppress(SpoolError):
+                await self.lease.leave()
+            await self._engine.stop()
+            await stopped
+
+    def _lost(self, lost: dict[str, bool], undone: dict[str, list[Part]]) -> None:
+        """Say by their numbers which messages were left out."""
+        numbers = {name: [part.number for part in undone[name]] for name in undone}
+        self.lost(lost, numbers)
+
+    # The doorbell
+
+    def _rung(self, isOurs: bool, words: bytes) -> None:
+        """A script has told us of something, or somebody else has."""
+        try:
+            self._hear(isOurs, words)
+        except SpoolError as error:
+            _log.error("{reason}: it is left alone", reason=str(error))
+
+    def _hear(self, isOurs: bool, words: bytes) -> None:
+        """
+        Pass on what a script has told us.
+
+        @raise SpoolError: it was sealed by somebody else.
+        """
+        if not isOurs:
+            position, member = words.split(b" ", 1)
+            self.told(self._entry(position, member, "log"))
+            return
+        what, session, *more = words.split(b" ", 3)
+        name = session.decode()
+        if not self._isOurs(name):
+            return
+        if what == b"inlet":
+            position, member = more
+            place = ("send", self._writer.ours[name].peer)
+            entry = self._entry(position, member, *place)
+            if entry.name not in self._writer.ours[name].taken:
+                self.came(name, entry)
+        elif what == b"read":
+            number = int(more[0])
+            self._writer.ours[name].read(number)
+            self.wasRead(name, number)
+        elif what == b"gone" or self._writer.ours[name].fence < int(more[0]):
+            self._writer.leave({name: what != b"gone"})
+
+    def _missed(self) -> None:
+        """Anything may have happened; of what moved, commits will tell."""
+        for name in list(self._writer.ours):
+            self.came(name, None)
+        self.told(None)
+
+
+def _taken(name: str) -> SpoolError:
+    """Make the error for a session that cannot begin, since there is one."""
+    return SpoolError(f"there is a session {name} already")
+
+
+def _decoded(state: bytes) -> dict[str, Any]:
+    """Read a state."""
+    return cast("dict[str, Any]", json.loads(state))

@@ -1,0 +1,370 @@
+"""
+How what has happened at a node comes into the engine: one batch at a time, each until
+the engine has it::
+
+    writer = Writer(engine, clock, grace, sealer)
+    writer.lost = forget                          # who is another node's by now
+    writer.ours[name] = Image(peer, state, fence)
+    writer.next.of(name).state = state            # gathers
+    writer.commit().addCallback(acknowledge)
+    writer.end().addCallback(stop)
+
+Whatever gathers while one batch is being written makes up the next.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, cast
+
+from twisted.internet.defer import Deferred, fail
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from aesm.cluster.batch import Call, Gathered, Part
+from aesm.cluster.repair import Found, repair
+from aesm.cluster.scripts import COMMIT
+from aesm.errors import SpoolError
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
+    from aesm.cluster.engine import Engine
+    from aesm.cluster.image import Image
+    from aesm.cluster.sealing import Clear
+
+__all__ = ["Writer"]
+
+RETRY = 1.0  # seconds until a batch that could not be written is tried again
+
+_log = Logger(namespace="aesm.cluster")
+
+
+def _nobody(*arguments: object) -> None:
+    """Nobody is to be told."""
+
+
+# One call is under way at a time, and only L{_send} begins it:
+#
+#     commit --> _wake --> _send --> _cbSent --> _send, while there are more
+#                 ^          ^           |
+#                 |          |           +-----> ended, if ending
+#          engine.up         +-- RETRY -- _ebSent
+#                 ^
+#              _cbLooked <-- _look, with each engine that may lack something
+#
+# Until a call has its reply it stays at the head of _calls, and is sent again as it is,
+# with the same number: the engine may have had it.  One that names a session that is
+# not ours any more is not done at all: what that session caused is left out, and what
+# is behind it numbered anew.  Then it is sent again, with the same number: it never was
+# done as it was, and never can be, since fences only grow.  All that gathers meanwhile
+# waits in next, and goes as soon as it can: so what belongs together has to be said,
+# and committed, without anything else in between.
+
+
+class Writer:
+    """
+    What writes to the engine.
+
+    @ivar ours: the sessions that are ours, as the engine has them.
+    @ivar next: what has gathered.
+    @ivar lost: called with sessions that are not ours by now, and whether there still
+        are such sessions, at another node; and with what others were to be sent and are
+        not, since such sessions had caused it: the numbers of what is behind it move
+        up.  Both are by the names of sessions.
+    @ivar looked: called when it was seen that the engine has all that it had.
+    @ivar isLooking: whether that is being seen, or has to be: nothing may be written.
+    """
+
+    def __init__(
+        self, engine: Engine, clock: IReactorTime, grace: int, sealer: Clear
+    ) -> None:
+        """
+        @param clock: for trying again.
+        @param grace: milliseconds that clients have to come back.
+        @param sealer: seals what the engine keeps.
+        """
+        self.ours: dict[str, Image] = {}
+        self.next = Gathered()
+        self.lost: Callable[[dict[str, bool], dict[str, list[Part]]], object] = _nobody
+        self.looked: Callable[[], object] = _nobody
+        self.isLooking = True
+        self._engine = engine
+        self._clock = clock
+        self._grace = grace
+        self._sealer = sealer
+        self._failure: SpoolError | None = None
+        self._number = 0  # of the last call that the engine has
+        self._told = 0  # of the last one in which anything went to others
+        self._history = ""  # of the engine, when it was seen that it has all
+        self._calls: deque[Call] = deque()
+        self._waiters: list[Deferred[None]] = []  # for the last of these
+        self._isSending = False
+        self._retry: IDelayedCall | None = None
+        self._ended: Deferred[None] | None = None
+        self._isOver = False
+
+    @property
+    def failure(self) -> SpoolError | None:
+        """Why nothing can be written at the moment."""
+        failure = self._engine.failure or self._failure
+        if failure is None and self.isLooking:
+            failure = SpoolError("it is seen what the engine has: try again soon")
+        return failure
+
+    def commit(self) -> Deferred[None]:
+        """
+        Write what has gathered.
+
+        @return: fires once the engine has it; fails with L{SpoolError} if that does not
+            come to pass before the end.
+        """
+        if self._ended is not None:
+            return fail(self.endedError())
+        waiter: Deferred[None] = Deferred()
+        self.next.waiters.append(waiter)
+        self._wake()
+        return waiter
+
+    def end(self) -> Deferred[None]:
+        """
+        Write what has gathered, and nothing more.
+
+        @return: fires when that is done; fails with L{SpoolError} if it cannot be done
+            now, and so do the commits that wait.
+        @raise RuntimeError: it was called before.
+        """
+        if self._ended is not None:
+            raise RuntimeError("the engine is closed already")
+        ended = self._ended = Deferred()
+        if self._engine.failure is not None and not self._isSending:
+            self._end(self._engine.failure)
+        elif self._retry is not None and self._retry.active():
+            self._retry.reset(0)  # the last try need not wait
+        else:
+            self._wake()
+        return ended
+
+    def endedError(self) -> SpoolError:
+        """Make the error for who writes too late."""
+        return SpoolError("the engine is closed: nothing more is written")
+
+    def leave(self, lost: dict[str, bool]) -> None:
+        """
+        Sessions are not ours: forget them, and what they caused and nobody said.
+
+        @param lost: with whether there still are such sessions.
+        """
+        for name in lost:
+            del self.ours[name]
+        # What is under way is refused by the engine, which says why.
+        undone: dict[str, list[Part]] = {}
+        self.next.without(lost, undone)
+        if lost:
+            self.lost(lost, undone)
+
+    def _wake(self) -> None:
+        """Begin to write, unless something is being written, or nothing can be."""
+        isBusy = self._isSending or self.isLooking or self._retry is not None
+        if isBusy or self._engine.failure is not None:
+            return
+        if not self._calls:
+            gathered, self.next = self.next, Gathered()
+            self._calls = gathered.calls(self.ours)
+            self._waiters = gathered.waiters
+        self._send()
+
+    def _send(self) -> None:
+        """Have the engine do the next call, or tell those who wait for the last."""
+        self._retry = None
+        if not self._calls:
+            self._written()
+            return
+        self._isSending = True
+        said = self._calls[0].arguments(self._grace, self._sealer)
+        sent = self._engine.call(COMMIT, self._engine.node, self._number + 1, *said)
+        sent.addCallbacks(self._cbSent, self._ebSent)
+        sent.addErrback(lambda failure: _log.failure("a bug", failure))
+
+    def _written(self) -> None:
+        """All of a batch is in the engine: tell who waits for it, and go on."""
+        waiters, self._waiters = self._waiters, []
+        self._isSending = True  # so that whatever all of them commit now is one batch
+        for waiter in waiters:
+            waiter.callback(None)
+        self._isSending = False
+        gathered = self.next
+        if gathered.waiters or (
+            self._ended is not None and (gathered.changes or gathered.effects)
+        ):
+            self._wake()
+        elif self._ended is not None:
+            self._end(None)
+
+    def _cbSent(self, reply: Any) -> None:
+        """The engine has done a call, or says why it cannot."""
+        self._isSending = False
+        if isinstance(reply, int):  # it lacks what it had
+            self._look()
+            return
+        self._works()
+        lost, results = reply
+        call = self._calls[0]
+        if lost:
+            names = list(call.changes)
+            self._lose(call, {names[i - 1]: bool(kept) for i, kept in lost})
+        else:
+            del self._calls[0]
+            self._done(call, results)
+        self._send()
+
+    def _done(self, call: Call, results: list[int]) -> None:
+        """The engine has done a call: take note of what it has now."""
+        self._number += 1
+        for name, changes in call.changes.items():
+            image = self.ours.get(name)
+            if image is None or image.fence != call.fences[name]:
+                continue
+            if changes.dropped or changes.place == "release":
+                del self.ours[name]
+            else:
+                image.apply(changes, self._number)
+        if any(effect.data is not None for effect in call.effects):
+            self._told = self._number
+        for effect, *both in zip(
+            call.effects, results[::2], results[1::2], strict=True
+        ):
+            effect.tell(*both)
+
+    def _lose(self, call: Call, lost: dict[str, bool]) -> None:
+        """Sessions are not ours: forget them, and what they caused."""
+        # Not those of which the doorbell said so before, some of which came back.
+        new = {
+            name: kept
+            for name, kept in lost.items()
+            if name in self.ours and self.ours[name].fence == call.fences[name]
+        }
+        for name in new:
+            del self.ours[name]
+        undone = call.without(lost)
+        self.next.without(new, undone)
+        if new or undone:
+            self.lost(new, undone)
+
+    def _works(self) -> None:
+        """The engine has done something for us."""
+        if self._failure is not None:
+            self._failure = None
+            _log.info("the engine takes it again")
+
+    def _ebSent(self, failure: Failure) -> None:
+        """Nobody knows whether the engine has done a call: say it again later."""
+        self._isSending = False
+        self._tryAgain(failure, self._send)
+
+    def _tryAgain(self, failure: Failure, again: Callable[[], None]) -> None:
+        """Do something again, unless it is the connection that failed, or the end."""
+        reason = cast("SpoolError", failure.value)
+        if self._failure is None:
+            _log.error("{reason}; nothing more is accepted", reason=str(reason))
+        self._failure = reason
+        if self._ended is not None:
+            self._end(reason)
+        elif self._engine.failure is None:
+            self._retry = self._clock.callLater(RETRY, again)
+
+    def _end(self, error: SpoolError | None) -> None:
+        """
+        Do nothing more, and tell who waits.
+
+        @param error: why not all was written, or None.
+        """
+        if self._isOver:
+            return
+        self._isOver = True
+        self.down()
+        ended = cast("Deferred[None]", self._ended)
+        if error is None:
+            ended.callback(None)
+            return
+        for waiter in self._waiters + self.next.waiters:
+            waiter.errback(error)
+        ended.errback(error)
+
+    # The engine
+
+    def up(self, isLost: bool) -> None:
+        """
+        The engine can be used.
+
+        @param isLost: whether it has lost its data, so that no session is left.
+        """
+        if self._isOver:
+            return
+        if isLost:
+            self._forgetAll()
+        if self.isLooking or self._engine.history != self._history:
+            self._look()
+        elif self._retry is None:
+            self._wake()
+
+    def down(self) -> None:
+        """The engine cannot be used."""
+        retry, self._retry = self._retry, None
+        if retry is not None and retry.active():
+            retry.cancel()
+
+    def _forgetAll(self) -> None:
+        """Begin again, with no sessions."""
+        waiters = self._waiters + self.next.waiters
+        lost, self.ours = self.ours, {}
+        self._calls.clear()
+        self.isLooking = True
+        self._waiters, self.next, self._number, self._told = [], Gathered(), 0, 0
+        self.lost(dict.fromkeys(lost, False), {})
+        for waiter in waiters:
+            waiter.errback(SpoolError("the engine has lost its data"))
+
+    def _look(self) -> None:
+        """See whether the engine lacks anything, before anything else is written."""
+        self._retry = None
+        self.isLooking = True
+        history = self._engine.history
+        known = (self.ours, self._number, self._grace, self._sealer)
+        looked = Deferred.fromCoroutine(repair(self._engine, *known))
+        looked.addCallbacks(self._cbLooked, self._ebLooked, callbackArgs=(history,))
+        looked.addErrback(lambda failure: _log.failure("a bug", failure))
+
+    def _cbLooked(self, found: Found, history: str) -> None:
+        """It has everything again."""
+        self.isLooking, self._history = False, history
+        self._works()
+        if found.last < self._number or found.restored:
+            _log.warn(
+                "the engine lacked the last {count} batches of this node: {restored} "
+                "sessions are written again",
+                count=self._number - max(found.last, 0),
+                restored=found.restored,
+            )
+        if found.last < self._told:
+            _log.error(
+                "what was sent to other sessions and all nodes in the last {count} "
+                "batches may be lost",
+                count=self._told - max(found.last, 0),
+            )
+        if found.forked:
+            _log.error(
+                "{count} sessions went on at other nodes without what was written here "
+                "last",
+                count=len(found.forked),
+            )
+        self._told = 0
+        self.leave({name: True for name in found.moved if name in self.ours})
+        self.looked()
+        self._wake()
+
+    def _ebLooked(self, failure: Failure) -> None:
+        """It is begun again, soon or with the next connection."""
+        failure.trap(SpoolError)
+        self._tryAgain(failure, self._look)
