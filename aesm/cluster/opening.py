@@ -68,7 +68,9 @@ def engineOpener(
     for module in NEEDS + NEEDS_TLS * address.scheme.startswith("rediss"):
         # Not imported: one of them would install a reactor.
         if find_spec(module) is None:
-            raise ValueError(f"cluster: there is no {module}: pip install 'aesm[cluster]'")
+            raise ValueError(
+                f"cluster: there is no {module}: pip install 'aesm[cluster]'"
+            )
     if sync not in SYNC:
         raise ValueError(f"clusterSync must be one of {SYNC}, not {sync!r}")
     if not name or set(name) & set("{}") or not name.isprintable():

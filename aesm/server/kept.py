@@ -114,10 +114,12 @@ class KeptSessions:
 
     def _ebNotLoaded(self, failure: Failure) -> None:
         """Let nobody in."""
-        if self._isNeeded:
+        if failure.check(SpoolError):
             _log.critical(
                 "nobody is let in: {reason}", reason=failure.getErrorMessage()
             )
+        elif not failure.check(CancelledError):
+            _log.failure("nobody is let in: sessions cannot be read", failure)
         self._failure = failure
         opening, self._opening = cast(Gate, self._opening), None
         opening.open(failure)

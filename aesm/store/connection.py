@@ -141,7 +141,9 @@ class DurableConnection(Connection):
         self._fences = journal.store.fences
         self._causes: list[tuple[int, Connection | None]] = [(0, None)]
         self._numbering = Numbering(self) if self._fences else None
-        self._isAttended = False  # whether the store has been told that the peer is here
+        self._isAttended = (
+            False  # whether the store has been told that the peer is here
+        )
         self._overForGood = False  # the next process is not to go on with the session
         self.isLeft = False
         journal.sessions[session.name] = self
