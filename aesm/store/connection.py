@@ -245,7 +245,9 @@ class DurableConnection(Connection):
             self._journal.touch(self)  # and it is the commit that flushes
         return count
 
-    def takeOver(self, data: Message, remove: Callable[[ISessionStore], object]) -> None:
+    def takeOver(
+        self, data: Message, remove: Callable[[ISessionStore], object]
+    ) -> None:
         """
         Send a message that is kept outside of the session so far, and is to go from
         there in the same commit.

@@ -4,12 +4,12 @@ Tests for L{aesm.server.inlets}: what other nodes send to sessions that are here
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from twisted.internet.defer import fail
 
 from aesm import Connection, Packet, PrivateKey
-from aesm.errors import ConnectionClosed, SpoolError
+from aesm.errors import CloseCode, ConnectionClosed, SpoolError
 from tests.support.clusters import ClusterTestCase
 from tests.support.pairs import Recorder
 
@@ -31,7 +31,7 @@ class InletTestCase(ClusterTestCase):
     def pass_(self, connection: Connection, packet: Packet) -> None:
         """Send a message on."""
         cluster = self.one.cluster
-        self.sent.append(cluster.sendTo(packet.data, BOB.publicKey))
+        self.sent.append(cluster.sendTo(cast("str", packet.data), BOB.publicKey))
 
     def say(self, *messages: Any) -> None:
         """Have Alice send something."""
@@ -103,7 +103,7 @@ class DeliveryTests(InletTestCase):
     def passThree(self, connection: Connection, packet: Packet) -> None:
         """Send a message on, by the third node."""
         cluster = self.nodes[2].cluster
-        self.sent.append(cluster.sendTo(packet.data, BOB.publicKey))
+        self.sent.append(cluster.sendTo(cast("str", packet.data), BOB.publicKey))
 
     def test_missed(self) -> None:
         """What was published while nobody heard comes, in order, once."""
@@ -146,10 +146,104 @@ class DeliveryTests(InletTestCase):
         connection = self.two.connection(BOB)
         store = self.two.node.store
         read, failing = store.readInlet, fail(SpoolError("not now"))
-        store.readInlet = lambda *these: failing  # type: ignore[method-assign,assignment]
+        store.readInlet = lambda *these: failing  # type: ignore[method-assign]
         self.say("1")
         store.readInlet = read  # type: ignore[method-assign]
         self.assertEqual(self.taken(self.bob), [])
         self.settle(2)
         self.assertEqual(self.taken(self.bob), ["1"])
         self.assertFalse(connection.isClosing)
+
+
+class RoomTests(InletTestCase):
+    """What there is no room for: Bob is at a node that keeps next to nothing for him."""
+
+    def setUp(self) -> None:
+        """Let Bob be there, and take nothing."""
+        super().setUp()
+        self.three = self.serving("three", Recorder(), sendBuffer=4000)
+        self.roam(self.bob, self.three)
+        self.stall(True)
+
+    def stall(self, isStalled: bool) -> None:
+        """Let nothing come to Bob, or all."""
+        for link in self.network.links:
+            if link.server.protocol.factory is self.three.listens:  # type: ignore[attr-defined]
+                link.toClient.stalled = isStalled
+
+    @property
+    def waiting(self) -> int:
+        """How many messages are in Bob's inlet."""
+        keys = self.redis.command("KEYS", self.key("q:*"))
+        return sum(self.redis.command("ZCARD", key) for key in keys)
+
+    def test_waits(self) -> None:
+        """What his session has no room for stays in its inlet, and comes later."""
+        messages = [str(number) * 1000 for number in range(5)]
+        self.say(*messages[:4])
+        self.assertEqual(self.waiting, 2)
+        self.say(messages[4])
+        self.assertEqual(self.waiting, 3)
+        self.stall(False)
+        self.settle()
+        self.assertEqual(self.taken(self.bob), messages)
+        self.assertEqual(self.waiting, 0)
+
+    def test_elsewhere(self) -> None:
+        """It comes at whichever node he comes to, behind what was before it."""
+        messages = [str(number) * 1000 for number in range(5)]
+        self.say(*messages)
+        self.roam(self.bob, self.two)
+        self.assertEqual(self.taken(self.bob), messages)
+        self.assertEqual(self.waiting, 0)
+
+    def test_over(self) -> None:
+        """Nobody waits for room in a session that is over."""
+        self.say(*["x" * 1000] * 5)
+        connection = self.three.connection(BOB)
+        self.cut(self.bob)
+        self.network.advance(0)
+        connection.finish(ConnectionClosed("it is over"))
+        self.settle()
+        self.assertEqual(self.waiting, 0)
+
+    def test_together(self) -> None:
+        """It waits, too, while all sessions together have too much."""
+        self.fill()
+        self.settle(3)
+        self.assertEqual(self.waiting, 1)
+        self.three.server.factory.manager.budget.bound = 1 << 30
+        self.settle(2)
+        self.assertEqual(self.waiting, 0)
+        self.stall(False)
+        self.settle()
+        self.assertEqual(self.taken(self.bob), ["x" * 1000, "a"])
+
+    def fill(self) -> None:
+        """Let there be no room for all together."""
+        self.say("x" * 1000)
+        self.three.server.factory.manager.budget.bound = 1000
+        self.say("a")
+
+    def test_stopped(self) -> None:
+        """A node that stops while it waits for that leaves nothing behind."""
+        self.fill()
+        self.stall(False)
+        self.nodes.remove(self.three)
+        self.nodes.insert(0, self.three)
+
+    def test_tooLarge(self) -> None:
+        """A client that does not take messages of that size is closed, with 1009."""
+        small = PrivateKey(b"\x63" * 32)
+        client = self.client(small, self.two, maxMessage=1000)
+        for _ in range(2):
+            connection = self.two.connection(small)
+            self.one.cluster.sendTo("x" * 1001, small.publicKey)
+            self.settle()
+            reason: Any = self.successResultOf(connection.closed())
+            self.assertEqual(reason.code, CloseCode.TOO_BIG)
+            self.settle(5)
+            self.assertEqual(self.taken(client), [])
+            self.one.cluster.sendTo("next", small.publicKey)
+            self.settle()
+            self.assertEqual(self.taken(client), ["next"])
