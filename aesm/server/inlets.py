@@ -93,10 +93,10 @@ class Inlets:
 
 
 # What is told of an entry is all of it, and its position: if that is the next one, and
-# nothing is being read, it is taken as it is.  In any other case the inlet is read, page
-# by page, until there is nothing more: from where we are, or, if anything may have been
-# missed, from its beginning.  For that all that was taken has to be committed before:
-# else it would be there still.
+# nothing is being read, it is taken as it is.  In any other case the inlet is read, a
+# page at a time, until there is nothing more: from where we are, or, if anything may
+# have been missed, from its beginning.  For that all that was taken has to be committed
+# before: else it would be there still.
 
 
 class _Inlet:

@@ -156,7 +156,7 @@ class DeliveryTests(InletTestCase):
 
 
 class RoomTests(InletTestCase):
-    """What there is no room for: Bob is at a node that keeps next to nothing for him."""
+    """Bob is at a node that keeps next to nothing for him."""
 
     def setUp(self) -> None:
         """Let Bob be there, and take nothing."""
