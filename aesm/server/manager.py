@@ -151,7 +151,7 @@ class ConnectionManager(ConnectionOwner):
             pass  # packets of before we were stopped: they are written down
         self.journal = Journal(store, self._clock)
         if self.cluster is not None:
-            self.cluster.begin(self.journal, self._clock)
+            self.cluster.begin(self, self.journal)
         self.kept = KeptSessions(
             self, self.journal, self._messages.sendBuffer, **self._options()
         )

@@ -589,6 +589,7 @@ class DurableConnection(Connection):
             cost = sum(map(costOf, data))
             self.account()
         self.retrieved.extend(micros / 1e6, data, cost)
+        self.retrieved.skip()
 
 
 def _watchAll(

@@ -14,7 +14,7 @@ from typing import Any
 
 from twisted.application.internet import backoffPolicy
 from twisted.internet import error
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 from twisted.internet.interfaces import IStreamClientEndpoint
 from zope.interface import implementer
 
@@ -75,7 +75,9 @@ class Way:
         self.node = node
 
     def connect(self, protocolFactory: Any) -> Deferred[Any]:
-        """Connect."""
+        """Connect, unless that node is dead."""
+        if self.node not in self.case.nodes:
+            return fail(error.ConnectionRefusedError())
         self.case.network.factory = self.node.listens
         return self.case.network.endpoint().connect(protocolFactory)
 

@@ -14,15 +14,14 @@ import argparse
 import os
 import random
 import resource
-import signal
 import sys
 import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
+from hashlib import sha256
 from itertools import count
-from pathlib import Path
 from subprocess import PIPE, Popen
 from threading import Thread
 from typing import IO, Any
@@ -30,8 +29,14 @@ from typing import IO, Any
 from twisted.application.internet import backoffPolicy
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import clientFromString
-from twisted.internet.task import LoopingCall, deferLater, react
-from twisted.logger import globalLogBeginner, textFileLogObserver
+from twisted.internet.task import deferLater, react
+from twisted.logger import (
+    FilteringLogObserver,
+    LogLevel,
+    LogLevelFilterPredicate,
+    globalLogBeginner,
+    textFileLogObserver,
+)
 from twisted.python.failure import Failure
 
 from aesm import (
@@ -63,7 +68,7 @@ PATIENCE = 60.0  # seconds without any progress
 
 def keyOf(number: int) -> PrivateKey:
     """Make the key of a client."""
-    return PrivateKey(number.to_bytes(32, "big"))
+    return PrivateKey(sha256(b"client %d" % number).digest())
 
 
 # A node
@@ -99,7 +104,7 @@ async def serve(reactor: Any, options: Any) -> None:
     engine = Engine(reactor, address, "show", options.node)
     store: Any = EngineStore(engine, reactor, GRACE)
     store.fences, store.size = True, 0
-    factory.spoolOpener = lambda *these: lambda: store  # type: ignore[assignment]
+    vars(factory)["spoolOpener"] = lambda *these: lambda: store
     handler = Exchange()
     server = Server(
         f"reuseport:{options.port}:interface=127.0.0.1",
@@ -342,13 +347,16 @@ class Nodes:
         self.add()
 
 
-def kill(nodes: Nodes, chance: random.Random) -> None:
-    """Kill a node, which is started again."""
-    if nodes.alive:
-        nodes.kill(chance.choice(nodes.alive))
+def kill(nodes: Nodes, chance: random.Random) -> bool:
+    """Kill a node, which is started again; but not the last one."""
+    if len(nodes.alive) < 2:
+        return False
+    nodes.kill(chance.choice(nodes.alive))
+    return True
 
 
-FAULTS: dict[str, Callable[[Nodes, random.Random], None]] = {"kill": kill}
+# What can be done to them; each tells whether it was.
+FAULTS: dict[str, Callable[[Nodes, random.Random], bool]] = {"kill": kill}
 
 
 def start(stack: ExitStack, log: IO[str], *arguments: str) -> Popen[str]:
@@ -390,8 +398,7 @@ def show(options: Any) -> int:
                 if options.faults
                 else time.monotonic() >= due
             )
-            if isDue:
-                FAULTS[options.fault](nodes, chance)
+            if isDue and FAULTS[options.fault](nodes, chance):
                 done += 1
                 due = time.monotonic() + chance.uniform(*options.every)
         reader.join()
@@ -429,7 +436,11 @@ def main() -> None:
     options = parser.parse_args()
     if options.role is None:
         sys.exit(show(options))
-    observers = [textFileLogObserver(sys.stderr)]
+    # Thousands come back again and again, which is no news.
+    level = LogLevel.error if options.role == "call" else LogLevel.info
+    predicate = LogLevelFilterPredicate(level)
+    observer = textFileLogObserver(sys.stderr)
+    observers = [FilteringLogObserver(observer, [predicate])]
     globalLogBeginner.beginLoggingTo(observers, redirectStandardIO=False)
     role = {"serve": serve, "call": call}[options.role]
     react(lambda reactor: Deferred.fromCoroutine(role(reactor, options)))
