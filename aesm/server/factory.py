@@ -46,6 +46,7 @@ from aesm.secure.rawtransport import HangUp
 from aesm.secure.refusals import Kind, Refused
 from aesm.server.admission import REVOKED, Admission, canYield, farewell
 from aesm.server.broadcast import Peers
+from aesm.server.cluster import Cluster
 from aesm.server.handover import Host, Predecessor, SuccessorFactory
 from aesm.server.manager import ConnectionManager
 from aesm.server.registry import Connections
@@ -238,6 +239,15 @@ class AESMServerFactory(SecureFactory):
     def waiting(self) -> int:
         """How many sessions wait for their clients to come back."""
         return len(self._manager.sessions)
+
+    @property
+    def cluster(self) -> Cluster:
+        """
+        All nodes of the cluster, as one server.
+
+        @raise RuntimeError: sessions are not kept in an engine.
+        """
+        return self.connections.cluster
 
     @property
     def manager(self) -> ConnectionManager:

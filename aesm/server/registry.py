@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from aesm.core.messages.batch import Message
     from aesm.errors import ConnectionClosed
     from aesm.messages.connection import Connection
+    from aesm.server.cluster import Cluster
     from aesm.trust.keys import PublicKey
 
 __all__ = ["Activity", "Connections"]
@@ -112,6 +113,7 @@ class Connections(Mapping[Address, "Connection"]):
     @ivar entries: those who wait for an entry of the activity log.
     @ivar listed: how many connections were ever listed, again or for the first time.
     @ivar activityDropped: how many entries of the full log were dropped.
+    @ivar ofCluster: all nodes of the cluster, if there is one.
     @ivar isOperator: tells whether a public key is marked as an operator's, now, in
         the server's file of authorized keys.
     @ivar refusals: how many clients were not let in, by the L{Kind
@@ -138,6 +140,7 @@ class Connections(Mapping[Address, "Connection"]):
         self.activityDropped = 0
         self.listed = 0
         self.refusals: Counter[str] = Counter()
+        self.ofCluster: Cluster | None = None
         self._broadcast = Broadcast(self)
         self._numbers = count(2)  # of the strings that C{nameFor} makes up
         self._byAddress: dict[Address, Connection] = {}
@@ -245,6 +248,17 @@ class Connections(Mapping[Address, "Connection"]):
     def peers(self) -> KeysView[PublicKey]:
         """The keys that have connections."""
         return self._byPeer.keys()
+
+    @property
+    def cluster(self) -> Cluster:
+        """
+        All nodes of the cluster, as one server.
+
+        @raise RuntimeError: sessions are not kept in an engine.
+        """
+        if self.ofCluster is None:
+            raise RuntimeError("there is no cluster: sessions are in no engine")
+        return self.ofCluster
 
     def byPeer(self, publicKey: PublicKey) -> list[Connection]:
         """

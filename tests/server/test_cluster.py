@@ -14,6 +14,7 @@ from aesm.cluster.scripts import SWEEP
 from aesm.errors import ConnectionClosed, MessageTooBig, SendBufferFull, SpoolError
 from aesm.server import cluster
 from aesm.server.cluster import ClusterConnection
+from aesm.server.registry import Connections
 from tests.support.clusters import ClusterTestCase, ServingNode
 from tests.support.pairs import Recorder
 
@@ -71,6 +72,13 @@ class SendToTests(ClusterTestCase):
             self.assertIn(str(NOBODY.publicKey), error.getErrorMessage())
         self.send("a", NOBODY)
         self.settle()
+
+    def test_found(self) -> None:
+        """The server has it, what it listens with, and the registry that makers get."""
+        server = self.one.server
+        self.assertIs(server.cluster, server.factory.cluster)
+        self.assertIs(server.cluster, server.connections.cluster)
+        self.assertRaises(RuntimeError, lambda: Connections().cluster)
 
     def test_wrong(self) -> None:
         """What is no message is refused at once."""

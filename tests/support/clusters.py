@@ -55,7 +55,8 @@ class ServingNode:
             case.network.endpoint(), reactor=self.process, **(settings | options)
         )
         self.node.store.fences, self.node.store.size = True, 0  # type: ignore[attr-defined]
-        self.cluster = self.server.factory.manager.cluster = Cluster()
+        self.server.connections.ofCluster = Cluster()
+        self.cluster = self.server.cluster
         case.successResultOf(self.server.start())
         self.listens = case.network.factory
 

@@ -117,7 +117,7 @@ async def serve(reactor: Any, options: Any) -> None:
         maxConnectionsPerHost=10_000,
         handshakesPerHost=1e6,
     )
-    handler.cluster = server.factory.manager.cluster = Cluster()
+    handler.cluster = server.connections.ofCluster = Cluster()
     await server.start()
     print("listening", flush=True)
     await Deferred()
@@ -301,6 +301,7 @@ class Nodes:
 
     @ivar redis: the engine.
     @ivar port: where all of them listen.
+    @ivar size: how many there are to be.
     @ivar alive: those that listen.
     """
 
@@ -314,6 +315,7 @@ class Nodes:
         self._stack = stack
         self._log = log
         self._names = count(1)
+        self.size = size
         self.redis = RedisServer()
         stack.callback(self.redis.stop)
         self.port = freePort()
@@ -348,8 +350,8 @@ class Nodes:
 
 
 def kill(nodes: Nodes, chance: random.Random) -> bool:
-    """Kill a node, which is started again; but not the last one."""
-    if len(nodes.alive) < 2:
+    """Kill a node, which is started again, unless some other is just being started."""
+    if len(nodes.alive) < nodes.size:
         return False
     nodes.kill(chance.choice(nodes.alive))
     return True
