@@ -30,6 +30,7 @@ from twisted.application.internet import backoffPolicy
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import clientFromString
 from twisted.internet.task import deferLater, react
+from twisted.internet.threads import deferToThread
 from twisted.logger import (
     FilteringLogObserver,
     LogLevel,
@@ -63,6 +64,7 @@ NAME = "tests.support.clustershow"
 SERVER_KEY = PrivateKey(b"\x22" * 32)
 GRACE = 60.0
 AHEAD = 8  # messages of a client that are under way
+SLOW = 5.0  # seconds
 PATIENCE = 60.0  # seconds without any progress
 
 
@@ -131,13 +133,14 @@ class Ledger:
     What all clients have sent, and what came of it.
 
     @ivar done: how many messages have arrived.
+    @ivar slow: how many took longer than L{SLOW}.
     @ivar longest: the longest time that one took, seconds.
     @ivar wrong: what was not as it should be.
     """
 
     def __init__(self) -> None:
         """Begin with nothing."""
-        self.done = 0
+        self.done = self.slow = 0
         self.longest = 0.0
         self.wrong: list[str] = []
         self._sent: dict[str, float] = {}
@@ -155,7 +158,11 @@ class Ledger:
         due = f"{way} {next(self._expected[way])}"
         if message != due:
             self.wrong.append(f"{message!r} came instead of {due!r}")
-        self.longest = max(self.longest, time.monotonic() - self._sent.pop(message, 0))
+        now = time.monotonic()
+        took = now - self._sent.pop(message, now)
+        if took > SLOW:
+            self.slow += 1
+        self.longest = max(self.longest, took)
         self.done += 1
 
     @property
@@ -196,7 +203,7 @@ class Client:
     def next(self) -> None:
         """Send the next message, if there is any."""
         clients, number = self._clients, self.number
-        if not clients.left:
+        if clients.left <= 0 and clients.isEnough:
             return
         clients.left -= 1
         if clients.left % 2:
@@ -241,13 +248,15 @@ class Clients:
     """
     All clients.
 
-    @ivar left: how many messages are to be sent.
+    @ivar left: how many messages are to be sent, at least.
+    @ivar isEnough: whether no more are.
     """
 
     def __init__(self, reactor: Any, options: Any) -> None:
         """ """
         self.options = options
         self.left = options.messages
+        self.isEnough = False
         self.ledger = Ledger()
         self.random = random.Random(options.seed)
         self.all: list[Client] = []
@@ -262,6 +271,8 @@ async def call(reactor: Any, options: Any) -> None:
     @raise SystemExit: something is wrong.
     """
     clients = Clients(reactor, options)
+    enough = deferToThread(sys.stdin.readline)
+    enough.addCallback(lambda line: setattr(clients, "isEnough", True))
     for client in clients.all:
         await client.begin()
     print("progress 0", flush=True)
@@ -270,21 +281,21 @@ async def call(reactor: Any, options: Any) -> None:
         for client in clients.all:
             client.next()
     told, last, since = 0, 0, began
-    while ledger.done < options.messages and not ledger.wrong:
+    while (ledger.missing or not clients.isEnough) and not ledger.wrong:
         await deferLater(reactor, 0.02)
         if ledger.done != last:
             last, since = ledger.done, time.monotonic()
         elif time.monotonic() - since > PATIENCE:
             ledger.wrong.append("nothing comes any more")
-        if ledger.done * 100 // options.messages > told:
-            told = ledger.done * 100 // options.messages
+        if (share := ledger.done * 100 // options.messages) > told:
+            told = share
             print(f"progress {told}", flush=True)
     seconds = time.monotonic() - began
     lost = [await client.end() for client in clients.all].count(False)
     print(
         f"{ledger.done} messages of {options.clients} clients in {seconds:.1f} s, "
         f"{ledger.missing} missing, {lost} sessions lost, the longest took "
-        f"{ledger.longest:.2f} s"
+        f"{ledger.longest:.2f} s, {ledger.slow} longer than {SLOW:g} s"
     )
     for line in ledger.wrong[:10]:
         print(f"wrong: {line}")
@@ -364,7 +375,9 @@ FAULTS: dict[str, Callable[[Nodes, random.Random], bool]] = {"kill": kill}
 def start(stack: ExitStack, log: IO[str], *arguments: str) -> Popen[str]:
     """Start a process of the show, which ends with it."""
     command = [sys.executable, "-m", NAME, *arguments]
-    process = stack.enter_context(Popen(command, stdout=PIPE, stderr=log, text=True))
+    process = stack.enter_context(
+        Popen(command, stdin=PIPE, stdout=PIPE, stderr=log, text=True)
+    )
     stack.callback(process.kill)
     return process
 
@@ -390,18 +403,24 @@ def show(options: Any) -> int:
         reader.start()
         while not said and clients.poll() is None:
             time.sleep(0.01)
+        assert clients.stdin is not None
+        if not options.faults:
+            clients.stdin.close()
         due = time.monotonic() + chance.uniform(*options.every)
         while clients.poll() is None:
             time.sleep(0.01)
             words = said[-1].split() if said else []
             progress = int(words[1]) if words[:1] == ["progress"] else 0
             isDue = (
-                progress * (options.faults + 1) > 100 * (done + 1)
+                done < options.faults
+                and progress * (options.faults + 1) > 100 * (done + 1)
                 if options.faults
                 else time.monotonic() >= due
             )
             if isDue and FAULTS[options.fault](nodes, chance):
                 done += 1
+                if done == options.faults:
+                    clients.stdin.close()
                 due = time.monotonic() + chance.uniform(*options.every)
         reader.join()
         for line in said:
@@ -429,7 +448,7 @@ def main() -> None:
     parser.add_argument("--messages", type=int, default=200_000)
     parser.add_argument("--fault", choices=FAULTS, default="kill")
     parser.add_argument("--every", type=float, nargs=2, default=(1, 3), help="seconds")
-    parser.add_argument("--faults", type=int, help="how many, evenly")
+    parser.add_argument("--faults", type=int, help="just so many")
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
     parser.add_argument("--verbose", action="store_true")
     parser.add_argument("--port", type=int)
