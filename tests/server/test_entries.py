@@ -19,6 +19,11 @@ class EntryTests(SynchronousTestCase):
         for buffer in (bytearray(b"x"), memoryview(b"x")):
             self.assertEqual(unpacked(packed(buffer)), b"x")
 
+    def test_strange(self) -> None:
+        """Whatever else there is comes out as something."""
+        self.assertEqual(unpacked(b""), b"")
+        self.assertEqual(unpacked(b"t\xff"), "\ufffd")
+
     def test_refused(self) -> None:
         """What is no message is refused."""
         self.assertRaises(TypeError, packed, 7)
