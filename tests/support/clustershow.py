@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from hashlib import sha256
 from itertools import count
+from pathlib import Path
 from subprocess import PIPE, Popen
 from threading import Thread
 from typing import IO, Any
@@ -360,6 +361,12 @@ class Nodes:
         self.add()
 
 
+def processorTime(process: Popen[str]) -> float:
+    """Tell how much processor time a process has used, seconds."""
+    fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def kill(nodes: Nodes, chance: random.Random) -> bool:
     """Kill a node, which is started again, unless some other is just being started."""
     if len(nodes.alive) < nodes.size:
@@ -369,7 +376,10 @@ def kill(nodes: Nodes, chance: random.Random) -> bool:
 
 
 # What can be done to them; each tells whether it was.
-FAULTS: dict[str, Callable[[Nodes, random.Random], bool]] = {"kill": kill}
+FAULTS: dict[str, Callable[[Nodes, random.Random], bool]] = {
+    "kill": kill,
+    "none": lambda nodes, chance: False,
+}
 
 
 def start(stack: ExitStack, log: IO[str], *arguments: str) -> Popen[str]:
@@ -423,6 +433,8 @@ def show(options: Any) -> int:
                     clients.stdin.close()
                 due = time.monotonic() + chance.uniform(*options.every)
         reader.join()
+        used = [round(processorTime(node), 1) for node in nodes.alive]
+        print(f"CPU of the nodes that are there: {used} s")
         for line in said:
             if not line.startswith("progress"):
                 print(line, end="")
@@ -431,9 +443,9 @@ def show(options: Any) -> int:
         print(f"{done} times {options.fault}, {errors.count('Traceback')} tracebacks")
         if clients.returncode or options.verbose:
             print(errors[-20_000:])
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    all_ = resource.getrusage(resource.RUSAGE_CHILDREN)
     print(
-        f"{used.ru_utime + used.ru_stime:.1f} s of CPU in all, load "
+        f"{all_.ru_utime + all_.ru_stime:.1f} s of CPU in all, load "
         f"{os.getloadavg()[0]:.1f}"
     )
     return clients.returncode
