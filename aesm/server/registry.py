@@ -302,6 +302,8 @@ class Connections(Mapping[Address, "Connection"]):
 
     def end(self, reason: ConnectionClosed) -> None:
         """The server has stopped: tell who waits."""
+        if self.ofCluster is not None:
+            self.ofCluster.end(reason)
         self.packets.end(reason)
         self.entries.end(reason)
 
@@ -341,6 +343,11 @@ class Connections(Mapping[Address, "Connection"]):
             self.discard(connection)
             connection.address = self.nameFor(address)
             self.add(connection)
+
+    def left(self, connection: Connection) -> None:
+        """A connection is over, and listed until all that is unread is taken."""
+        if self.ofCluster is not None:
+            self.ofCluster.forget(connection)
 
     def discard(self, connection: Connection) -> None:
         """List a connection no more, if it is listed."""

@@ -15,7 +15,7 @@ from aesm.errors import ConnectionClosed, MessageTooBig, SendBufferFull, SpoolEr
 from aesm.server import cluster
 from aesm.server.cluster import ClusterConnection
 from aesm.server.registry import Connections
-from tests.support.clusters import ClusterTestCase, ServingNode
+from tests.support.clusters import ClusterTestCase
 from tests.support.pairs import Recorder
 
 ALICE, BOB, NOBODY = (PrivateKey(bytes([number]) * 32) for number in (0x61, 0x62, 0x63))
@@ -171,15 +171,6 @@ class WhoTests(ClusterTestCase):
         self.alice = self.client(ALICE, self.one)
         self.bobs = [self.client(BOB, node) for node in (self.one, self.two)]
 
-    def enter(self, *nodes: ServingNode) -> None:
-        """Have nodes say that their clients are there."""
-        for node in nodes:
-            store = node.node.store
-            for name in list(store._writer.ours):
-                store.enter(name)
-            store.commit()
-        self.settle()
-
     def all(self) -> list[ClusterConnection]:
         """List all."""
 
@@ -199,7 +190,6 @@ class WhoTests(ClusterTestCase):
 
     def test_byPeer(self) -> None:
         """Those of a key are told, with where they are."""
-        self.enter(self.one, self.two)
         found = self.byPeer(BOB)
         self.assertEqual([each.node for each in found], ["one", "two"])
         self.assertEqual({each.peer for each in found}, {BOB.publicKey})
@@ -211,7 +201,8 @@ class WhoTests(ClusterTestCase):
 
     def test_connections(self) -> None:
         """All are told, whether their clients, and nodes, are there or not."""
-        self.enter(self.one)
+        self.cut(self.bobs[1])
+        self.settle()
         self.assertEqual(
             sorted(
                 (each.peer == BOB.publicKey, each.node, each.isAttached)

@@ -20,7 +20,6 @@ from zope.interface import implementer
 
 from aesm import AnyServer, ClientService, Connection, PrivateKey, Server
 from aesm.server import factory
-from aesm.server.cluster import Cluster
 from aesm.testing import MemoryNetwork
 from tests.support.engines import GRACE, EngineTestCase, Node
 from tests.support.helpers import XX
@@ -36,6 +35,7 @@ class ServingNode:
 
     @ivar node: its way to the engine.
     @ivar server: the server.
+    @ivar started: fires once it serves.
     @ivar listens: what it listens with.
     @ivar process: its clock, by which it is killed.
     """
@@ -49,15 +49,13 @@ class ServingNode:
             "key": SERVER_KEY,
             "suites": (XX,),
             "handshakesPerHost": 1e6,
-            "spool": "patched",
+            "cluster": "redis://127.0.0.1",
         }
         self.server = Server(
             case.network.endpoint(), reactor=self.process, **(settings | options)
         )
-        self.node.store.fences, self.node.store.size = True, 0  # type: ignore[attr-defined]
-        self.server.connections.ofCluster = Cluster()
         self.cluster = self.server.cluster
-        case.successResultOf(self.server.start())
+        self.started = self.server.start()
         self.listens = case.network.factory
 
     def connection(self, key: PrivateKey) -> Connection:
@@ -99,7 +97,7 @@ class ClusterTestCase(EngineTestCase):
         self.network = MemoryNetwork()
         self.nodes: list[ServingNode] = []
         self.clients: dict[ClientService, tuple[Way, Mortal]] = {}
-        self.patch(factory, "spoolOpener", lambda *these: lambda: self.store)
+        self.patch(factory, "engineOpener", lambda *url, **options: lambda: self.store)
         self.addCleanup(self.endAll)
 
     def serving(self, name: str, handler: object = None, **options: Any) -> ServingNode:
@@ -107,6 +105,7 @@ class ClusterTestCase(EngineTestCase):
         node = ServingNode(self, name, handler=handler, **options)
         self.nodes.append(node)
         self.settle()
+        self.successResultOf(node.started)
         return node
 
     def client(
