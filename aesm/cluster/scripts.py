@@ -13,6 +13,7 @@ __all__ = [
     "CHECK",
     "CLAIM",
     "COMMIT",
+    "FIND",
     "FORMAT",
     "INLET",
     "JOIN",
@@ -21,6 +22,7 @@ __all__ = [
     "PAGE",
     "SETTLE",
     "SWEEP",
+    "UNREAD",
     "WORK",
     "Script",
 ]
@@ -65,4 +67,6 @@ LEASE = _script("lease")
 SWEEP = _script("sweep")
 INLET = _script("inlet")
 LOG = _script("log")
-WORK = _script("work")
+FIND = _script("find")
+UNREAD = _script("unread")
+WORK = _script("work", True)

@@ -428,6 +428,7 @@ class ConnectionManager(ConnectionOwner):
     def lost(self, connection: Connection, reason: AESMError) -> None:
         """Take note of a client that was in and is gone for good."""
         self.sessions.discard(connection)
+        self.connections.left(connection)
         details = self._visits.end(connection, reason, kept=False)
         self._record(connection, "lost", str(reason), details)
         if self._handling is not None:

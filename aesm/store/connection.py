@@ -141,9 +141,7 @@ class DurableConnection(Connection):
         self._fences = journal.store.fences
         self._causes: list[tuple[int, Connection | None]] = [(0, None)]
         self._numbering = Numbering(self) if self._fences else None
-        self._isAttended = (
-            False  # whether the store has been told that the peer is here
-        )
+        self._isAttended = False  # whether the store knows that the peer is here
         self._overForGood = False  # the next process is not to go on with the session
         self.isLeft = False
         journal.sessions[session.name] = self
@@ -228,23 +226,39 @@ class DurableConnection(Connection):
         failure = self._journal.store.failure
         if failure is not None and (self.dispatcher is None or not closeSlow):
             return fail(SpoolError(f"nothing was sent: {failure}"))
-        if self._fences and not self._noteCause():
+        cause = CAUSE.get() if self._fences else None
+        if cause is not None and hasLeft(cause):
             return FailedAcknowledgement(elsewhere())
-        batch, outbox = self._batch, self._outbox
         acknowledgement = Acknowledgement()
         acknowledgement.watcher = self._numbering or self
         try:
-            micros = self._beginBatch() if batch is None else batch.micros
-            acknowledgement.count = outbox.add(data, micros)
+            acknowledgement.count = self.accept(data, cause)
         except AESMError as refused:
             return self._refuse(refused, closeSlow)
+        return acknowledgement
+
+    def accept(self, data: Message, cause: Connection | None = None) -> int:
+        """
+        Have a message in the session, to be stored at the end of this turn.
+
+        @param cause: whose message has caused it, where others can claim sessions: it
+            is in no batch with what has another cause.
+        @return: the number of messages accepted, with it.
+        @raise AESMError: it cannot be sent.
+        """
+        if cause is not self._causes[-1][1]:
+            self.closeBatch()
+            self._causes.append((self._outbox.count, cause))
+        batch, outbox = self._batch, self._outbox
+        micros = self._beginBatch() if batch is None else batch.micros
+        count = outbox.add(data, micros)
         if self._protocol is None:
             self.account()
         else:
             self._batch = outbox.open
         if batch is None:  # else this was done with the first message of the batch
             self._journal.touch(self)  # and it is the commit that flushes
-        return acknowledgement
+        return count
 
     def append(self, body: Body) -> int:
         """
@@ -255,18 +269,6 @@ class DurableConnection(Connection):
         if self._fences or self._journal.store.failure is not None:
             return 0
         return super().append(body)
-
-    def _noteCause(self) -> bool:
-        """
-        Let what is sent now be in no batch with what has another cause.
-
-        @return: whether it may be sent: what causes it is here.
-        """
-        cause = CAUSE.get()
-        if cause is not self._causes[-1][1]:
-            self.closeBatch()
-            self._causes.append((self._outbox.count, cause))
-        return not hasLeft(cause)
 
     def _causeOf(self, number: int) -> Connection | None:
         """Tell whose message has caused one that is staged."""
@@ -577,6 +579,7 @@ class DurableConnection(Connection):
             cost = sum(map(costOf, data))
             self.account()
         self.retrieved.extend(micros / 1e6, data, cost)
+        self.retrieved.skip()
 
 
 def _watchAll(
