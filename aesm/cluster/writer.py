@@ -139,7 +139,8 @@ class Writer:
             raise RuntimeError("the engine is closed already")
         ended = self._ended = Deferred()
         if self._engine.failure is not None and not self._isSending:
-            self._end(self._engine.failure)
+            left = (self._calls, self._waiters, self.next.waiters, self.next.changes)
+            self._end(self._engine.failure if any(left) else None)
         elif self._retry is not None and self._retry.active():
             self._retry.reset(0)  # the last try need not wait
         else:
@@ -204,10 +205,11 @@ class Writer:
 
     def _cbSent(self, reply: Any) -> None:
         """The engine has done a call, or says why it cannot."""
-        self._isSending = False
         if isinstance(reply, int):  # it lacks what it had
+            self._isSending = False
             self._look()
             return
+        # It counts as being sent until then: who is told of what is lost commits.
         self._works()
         lost, results = reply
         call = self._calls[0]
