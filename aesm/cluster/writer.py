@@ -69,8 +69,8 @@ class Writer:
 
     @ivar ours: the sessions that are ours, as the engine has them.
     @ivar next: what has gathered.
-    @ivar lost: called with sessions that are not ours by now, and whether there still
-        are such sessions, at another node; and with what others were to be sent and are
+    @ivar lost: called with sessions that are not ours by now, and why, as
+        L{Lost<aesm.store.interface.Lost>}; and with what others were to be sent and are
         not, since such sessions had caused it: the numbers of what is behind it move
         up.  Both are by the names of sessions.
     @ivar looked: called when it was seen that the engine has all that it had.
@@ -87,7 +87,9 @@ class Writer:
         """
         self.ours: dict[str, Image] = {}
         self.next = Gathered()
-        self.lost: Callable[[dict[str, bool], dict[str, list[Part]]], object] = _nobody
+        self.lost: Callable[
+            [dict[str, bool | None], dict[str, list[Part]]], object
+        ] = _nobody
         self.looked: Callable[[], object] = _nobody
         self.isLooking = True
         self._engine = engine
@@ -151,11 +153,11 @@ class Writer:
         """Make the error for who writes too late."""
         return SpoolError("the engine is closed: nothing more is written")
 
-    def leave(self, lost: dict[str, bool]) -> None:
+    def leave(self, lost: dict[str, bool | None]) -> None:
         """
         Sessions are not ours: forget them, and what they caused and nobody said.
 
-        @param lost: with whether there still are such sessions.
+        @param lost: with why.
         """
         for name in lost:
             del self.ours[name]
@@ -242,7 +244,7 @@ class Writer:
     def _lose(self, call: Call, lost: dict[str, bool]) -> None:
         """Sessions are not ours: forget them, and what they caused."""
         # Not those of which the doorbell said so before, some of which came back.
-        new = {
+        new: dict[str, bool | None] = {
             name: kept
             for name, kept in lost.items()
             if name in self.ours and self.ours[name].fence == call.fences[name]

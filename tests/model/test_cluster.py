@@ -132,7 +132,7 @@ class App:
         deferred.addErrback(self._machine.noted)
 
     def lost(
-        self, lost: Mapping[str, bool], undone: Mapping[str, Collection[int]]
+        self, lost: Mapping[str, bool | None], undone: Mapping[str, Collection[int]]
     ) -> None:
         """Forget sessions, and what they caused."""
         for name in lost:

@@ -125,6 +125,21 @@ class GoesOnTests(NodesTestCase):
         self.assertSaid("1")
 
 
+class PerKeyTests(ClusterTestCase):
+    """How many sessions a key may have."""
+
+    def test_replaced(self) -> None:
+        """With C{perKey="replace"} one, at whichever node it came last."""
+        one, two = (self.serving(name, perKey="replace") for name in ("one", "two"))
+        self.client(ALICE, one)
+        connection = one.connection(ALICE)
+        self.client(ALICE, two)
+        self.settle(60)
+        self.assertTrue(connection.isOver)
+        self.assertEqual(list(one.server.connections), [])
+        self.assertTrue(two.connection(ALICE).isAttached)
+
+
 class EngineTests(NodesTestCase):
     """The engine is away, full, or has lost all."""
 

@@ -7,9 +7,9 @@ and somebody who does his worst to the nodes, each in a process of its own::
 Half of all messages are echoed, half are sent to another client, wherever he is.  Every
 one has to arrive, once and in order, and no session is to be lost.
 
-Several things may be done to them in turn, C{--fault}: to C{kill} a node, have it C{stop}
-for a while, or have the engine C{freeze} or be C{away} or C{full} for so long, while
-nothing is acknowledged.
+Several things may be done to them in turn, C{--fault}: to C{kill} a node, have it
+C{stop} for a while, or have the engine C{freeze} or be C{away} or C{full} for so long,
+while nothing is acknowledged.
 """
 
 from __future__ import annotations

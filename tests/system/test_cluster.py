@@ -1,6 +1,6 @@
 """
-A cluster to which something is done under load: real processes, sockets and an engine.  It
-is the show of L{tests.support.clustershow}, in small.
+A cluster to which something is done under load: real processes, sockets and an engine.
+It is the show of L{tests.support.clustershow}, in small.
 """
 
 from __future__ import annotations
