@@ -606,7 +606,9 @@ class EngineStore:
             await self._engine.stop()
             await stopped
 
-    def _lost(self, lost: dict[str, bool | None], undone: dict[str, list[Part]]) -> None:
+    def _lost(
+        self, lost: dict[str, bool | None], undone: dict[str, list[Part]]
+    ) -> None:
         """Say by their numbers which messages were left out."""
         numbers = {name: [part.number for part in undone[name]] for name in undone}
         self.lost(lost, numbers)

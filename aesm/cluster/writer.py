@@ -87,9 +87,9 @@ class Writer:
         """
         self.ours: dict[str, Image] = {}
         self.next = Gathered()
-        self.lost: Callable[
-            [dict[str, bool | None], dict[str, list[Part]]], object
-        ] = _nobody
+        self.lost: Callable[[dict[str, bool | None], dict[str, list[Part]]], object] = (
+            _nobody
+        )
         self.looked: Callable[[], object] = _nobody
         self.isLooking = True
         self._engine = engine
