@@ -13,11 +13,13 @@ __all__ = [
     "CHECK",
     "CLAIM",
     "COMMIT",
+    "DRAIN",
     "FORMAT",
     "INLET",
     "JOIN",
     "LEASE",
     "LOG",
+    "OVERVIEW",
     "PAGE",
     "SETTLE",
     "SWEEP",
@@ -66,3 +68,5 @@ SWEEP = _script("sweep")
 INLET = _script("inlet")
 LOG = _script("log")
 WORK = _script("work")
+DRAIN = _script("drain")
+OVERVIEW = _script("overview")

@@ -130,6 +130,7 @@ local operations = {
       if member:sub(1, #id + 1) == id .. ' ' then
         redis.call('ZREM', key, member)
         redis.call('HINCRBY', sessions[session], 'held', -#member)
+        addToInlets(-#member)
       end
     end
   end},
@@ -159,6 +160,7 @@ local operations = {
         local position = redis.call('HINCRBY', session, 'position', 1)
         redis.call('ZADD', P .. 'q:' .. name, position, member)
         redis.call('HINCRBY', session, 'held', #member)
+        addToInlets(#member)
         ring(kept[2], 'inlet ' .. name .. ' ' .. position .. ' ' .. member)
         sent = sent + 1
       end
