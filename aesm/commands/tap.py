@@ -137,8 +137,8 @@ class ServerOptions(usage.Options):
             "drain-rate",
             None,
             DRAIN_RATE,
-            "Clients a second that are told to go on at other nodes of the cluster when "
-            "this one ends.",
+            "Clients a second that are told to go on at other nodes of the cluster "
+            "when this one ends.",
         ],
         [
             "spool",
