@@ -54,7 +54,7 @@ async def overviewOf(engine: Engine) -> dict[str, Any]:
         "engine": {
             name: kind(engine.info.get(field, "0")) for name, field, kind in _OF_ENGINE
         },
-        "nodes": [_node(*node, time, position) for node in sorted(nodes)],
+        "nodes": [_node(time, position, *node) for node in sorted(nodes)],
         "waiting": waiting,
         "unread": unread,
         "inletBytes": inlets,
@@ -65,13 +65,13 @@ async def overviewOf(engine: Engine) -> dict[str, Any]:
 
 
 def _node(
+    time: int,
+    position: int,
     name: bytes,
     until: bytes,
     sessions: int,
     said: bytes,
     isDraining: int,
-    time: int,
-    position: int,
 ) -> dict[str, Any]:
     """
     Say how a node is.

@@ -83,7 +83,7 @@ class ClusterOptions(Command):
         """
         from twisted.internet import reactor
 
-        engine = engineOf(self, reactor, "")  # type: ignore[arg-type]
+        engine = engineOf(self, reactor, "")
         return CoroutineRunner(reactor).run(lambda: self.runWith(reactor, engine))
 
     async def runWith(self, reactor: Any, engine: Engine) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
+from aesm.cluster import overview
 from aesm.cluster.address import EngineAddress
 from aesm.cluster.engine import Engine
 from aesm.cluster.lease import RENEWAL
@@ -110,6 +111,13 @@ class OverviewTests(EngineTestCase):
             self.redis.command("HSET", self.key("n:one"), "says", said)
             (one, _) = self.look()["nodes"]
             self.assertIs(one["logLag"], None)
+
+    def test_most(self) -> None:
+        """So many nodes are told of; of more than that none is added."""
+        self.patch(overview, "MOST", 1)
+        self.assertEqual(len(self.look()["nodes"]), 1)
+        self.patch(overview, "MOST", 2)
+        self.assertEqual(len(self.look()["nodes"]), 2)
 
     def test_lag(self) -> None:
         """Who has read less of the log than there is lags."""

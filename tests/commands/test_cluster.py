@@ -51,7 +51,7 @@ class EngineOfTests(CommandTestCase):
 
     def engine(self, **options: Any) -> Any:
         """Make an engine of options."""
-        given = {name: default for name, _, default, _ in ENGINE_OPTIONS}
+        given: Any = {name: default for name, _, default, _ in ENGINE_OPTIONS}
         return engineOf({**given, "cluster": URL, **options}, cast(Any, None), "one")
 
     def test_password(self) -> None:
@@ -113,7 +113,8 @@ class ClusterTests(EngineTestCase):
 
     def notDone(self, *words: str) -> str:
         """Ask something that cannot be done; tell why."""
-        return self.failureResultOf(self.ask(*words), NotDone).getErrorMessage()
+        error = self.failureResultOf(self.ask(*words), NotDone)
+        return str(error.value)
 
     def setUp(self) -> None:
         """Have a node that has something to say."""

@@ -238,7 +238,7 @@ class DrainingTests(ClaimedTestCase):
         connection = self.connection(STAYS, 0)
         self.drain(rate=100.0)
         reason = self.failureResultOf(connection.sendData("late"), ConnectionClosed)
-        self.assertEqual(reason.value.code, 1001)  # type: ignore[union-attr]
+        self.assertEqual(reason.value.code, 1001)
         self.settle()
 
     def test_option(self) -> None:
