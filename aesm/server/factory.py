@@ -249,6 +249,22 @@ class AESMServerFactory(SecureFactory):
         """Whether nobody new is let in any more."""
         return self._manager.stopping or self._draining is not None
 
+    def drainTime(self, spread: float = 0.0) -> float:
+        """
+        Tell how many seconds it takes until all clients go on at other servers.
+
+        @param spread: as C{stop}.
+        @return: 0 if they cannot.
+        """
+        least = max(1, len(self.connections)) / self._drainRate
+        return max(spread, least) if self._isShared else 0.0
+
+    @property
+    def _isShared(self) -> bool:
+        """Whether other servers share the sessions."""
+        store = self._manager.store
+        return store is not None and store.fences
+
     @property
     def waiting(self) -> int:
         """How many sessions wait for their clients to come back."""
@@ -346,15 +362,13 @@ class AESMServerFactory(SecureFactory):
         @raise ValueError: C{spread} is not from 0 to an hour.
         """
         checkSpread(spread)
-        store = self._manager.store
-        if store is None or not store.fences:
+        if not self._isShared:
             return self._end(reason, deadline, spread)
         isFirst, draining = self._draining is None, self._draining or Gate()
-        self._draining, rate = draining, self._drainRate
+        self._draining = draining
         drained = draining.wait()
         if isFirst:
-            if spread > 0:
-                rate = min(rate, max(1, len(self.connections)) / spread)
+            rate = max(1, len(self.connections)) / self.drainTime(spread)
             leaving = drain(self.clock, self._manager, self, rate, reason)
             leaving.addCallback(draining.open)
         return drained.addCallback(lambda nothing: self._end(reason, deadline, spread))

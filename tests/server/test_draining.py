@@ -87,6 +87,16 @@ class DrainingTests(ClaimedTestCase):
         self.advance(0.2)
         self.assertMoved()
 
+    def test_time(self) -> None:
+        """How long it takes can be told before; where nobody goes on, it is nothing."""
+        self.begin()
+        factory = self.servers[0].factory
+        self.assertEqual(factory.drainTime(), 0.03)
+        self.assertEqual(factory.drainTime(2.0), 2.0)
+        self.stores[0].fences = False
+        self.assertEqual(factory.drainTime(2.0), 0.0)
+        del self.stores[0].fences
+
     def test_slow(self) -> None:
         """Fewer than one in a wave have their time, too."""
         self.begin()
