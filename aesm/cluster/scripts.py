@@ -14,6 +14,7 @@ __all__ = [
     "CLAIM",
     "COMMIT",
     "DRAIN",
+    "FIND",
     "FORMAT",
     "INLET",
     "JOIN",
@@ -23,6 +24,7 @@ __all__ = [
     "PAGE",
     "SETTLE",
     "SWEEP",
+    "UNREAD",
     "WORK",
     "Script",
 ]
@@ -67,6 +69,8 @@ LEASE = _script("lease")
 SWEEP = _script("sweep")
 INLET = _script("inlet")
 LOG = _script("log")
-WORK = _script("work")
 DRAIN = _script("drain")
 OVERVIEW = _script("overview")
+FIND = _script("find")
+UNREAD = _script("unread")
+WORK = _script("work", True)
