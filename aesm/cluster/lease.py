@@ -111,7 +111,7 @@ class Lease:
             self._isDrained = True
             self.drained()
         self._renewed = self._engine.clock.seconds()
-        return self._sweep()
+        return self._sweep().addCallback(lambda nothing: self._engine.measure())
 
     def _lapse(self) -> None:
         """It is not held any more, if it was."""

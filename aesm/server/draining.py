@@ -30,9 +30,8 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from aesm.errors import CloseCode, SpoolError
+from aesm.errors import SessionMoved, SpoolError
 from aesm.server.handover import Clients, greeted, movable
-from aesm.server.visits import Moved
 
 if TYPE_CHECKING:
     from aesm.messages.connection import Connection
@@ -92,7 +91,7 @@ async def _drain(
             break
         # Not before: some may have gone meanwhile.
         wave = _attached(manager)[:size]
-        moved = {each: Moved(words, CloseCode.GOING_AWAY) for each in wave}
+        moved = dict.fromkeys(wave, SessionMoved(words))
         left = cast("KeptSessions", manager.kept).leave(moved, round(pause * 1000))
         left.addErrback(_ebNotWritten)
         count += len(wave)

@@ -55,7 +55,7 @@ class OverviewTests(EngineTestCase):
     def begin(self, node: Node, name: str, peer: str) -> None:
         """Let a session begin, and its client be there."""
         self.done(node, node.store.begin(name, peer, {}))
-        node.store.enter(name)
+        node.store.attend(name, True)
         self.done(node, node.store.commit())
 
     def lookOn(self) -> tuple[Onlooker, Deferred[None]]:

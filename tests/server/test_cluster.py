@@ -167,7 +167,7 @@ class WhoTests(ClusterTestCase):
         for node in nodes:
             store = node.node.store
             for name in list(store._writer.ours):
-                store.enter(name)
+                store.attend(name, True)
             store.commit()
         self.settle()
 
@@ -208,7 +208,7 @@ class WhoTests(ClusterTestCase):
                 (each.peer == BOB.publicKey, each.node, each.isAttached)
                 for each in self.all()
             ),
-            [(False, "one", True), (True, "one", True), (True, "two", False)],
+            [(False, "one", True), (True, "one", True), (True, "two", True)],
         )
         self.kill(self.one)
         self.redis.command("HSET", self.key("meta"), "calm", 1)
@@ -221,7 +221,7 @@ class WhoTests(ClusterTestCase):
                 (each.peer == BOB.publicKey, each.node, each.isAttached)
                 for each in self.all()
             ),
-            [(False, "one", False), (True, "one", False), (True, "two", False)],
+            [(False, "one", False), (True, "one", False), (True, "two", True)],
         )
 
     def test_pages(self) -> None:

@@ -36,6 +36,7 @@ class ServingNode:
 
     @ivar node: its way to the engine.
     @ivar server: the server.
+    @ivar starting: fires once it does.
     @ivar listens: what it listens with.
     @ivar process: its clock, by which it is killed.
     """
@@ -54,10 +55,9 @@ class ServingNode:
         self.server = Server(
             case.network.endpoint(), reactor=self.process, **(settings | options)
         )
-        self.node.store.fences, self.node.store.size = True, 0  # type: ignore[attr-defined]
         self.cluster = self.server.factory.manager.cluster = Cluster()
-        case.successResultOf(self.server.start())
-        self.listens = case.network.factory
+        self.starting = self.server.start()
+        self.listens: Any = None
 
     def connection(self, key: PrivateKey) -> Connection:
         """Find the connection of a client that is here."""
@@ -106,6 +106,8 @@ class ClusterTestCase(EngineTestCase):
         node = ServingNode(self, name, handler=handler, **options)
         self.nodes.append(node)
         self.settle()
+        self.successResultOf(node.starting)
+        node.listens = self.network.factory
         return node
 
     def client(

@@ -24,7 +24,7 @@ from hashlib import sha256
 from itertools import count
 from subprocess import PIPE, Popen
 from threading import Thread
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from twisted.application.internet import backoffPolicy
 from twisted.internet.defer import Deferred
@@ -51,10 +51,6 @@ from aesm import (
     PublicKey,
     Server,
 )
-from aesm.cluster.address import EngineAddress
-from aesm.cluster.engine import Engine
-from aesm.cluster.store import EngineStore
-from aesm.server import factory
 from aesm.server.cluster import Cluster
 from tests.support.engines import RedisServer, freePort
 from tests.support.helpers import XX
@@ -102,11 +98,6 @@ def _complain(failure: Failure) -> None:
 
 async def serve(reactor: Any, options: Any) -> None:
     """Be a node, until it is killed, or stopped."""
-    address = EngineAddress.parse(options.engine)
-    engine = Engine(reactor, address, "show", options.node)
-    store: Any = EngineStore(engine, reactor, GRACE)
-    store.fences, store.size = True, 0
-    vars(factory)["spoolOpener"] = lambda *these: lambda: store
     handler = Exchange()
     server = Server(
         f"reuseport:{options.port}:interface=127.0.0.1",
@@ -114,12 +105,13 @@ async def serve(reactor: Any, options: Any) -> None:
         key=SERVER_KEY,
         suites=(XX,),
         handler=handler,
-        spool="engine",
+        cluster=options.engine,
+        node=options.node,
         sessionGrace=GRACE,
         maxConnectionsPerHost=10_000,
         handshakesPerHost=1e6,
     )
-    handler.cluster = server.factory.manager.cluster = Cluster()
+    handler.cluster = cast(Cluster, server.factory.manager.cluster)
     reactor.addSystemEventTrigger("before", "shutdown", server.stop)
     await server.start()
     print("listening", flush=True)
