@@ -628,6 +628,9 @@ class EngineStore:
             position, member = words.split(b" ", 1)
             self.told(self._entry(position, member, "log"))
             return
+        if words == b"drain":
+            self.lease.look()
+            return
         what, session, *more = words.split(b" ", 3)
         name = session.decode()
         if not self._isOurs(name):
