@@ -26,10 +26,10 @@ from aesm.trust.keys import PSK
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
 
-__all__ = ["engineOpener"]
+__all__ = ["engineOpener", "readPassword"]
 
-NEEDS = ("txredisapi", "hiredis")
-NEEDS_TLS = ("OpenSSL", "service_identity")
+NEEDS = {"txredisapi": "aesm[cluster]", "hiredis": "aesm[cluster]"}
+NEEDS_TLS = {"OpenSSL": "twisted[tls]", "service_identity": "twisted[tls]"}
 MAX_PASSWORD = 4096  # bytes of the file
 PROCESS_BYTES = 4  # of what a process adds to its node's name
 
@@ -65,20 +65,19 @@ def engineOpener(
         installed.
     """
     address = EngineAddress.parse(url)
-    for module in NEEDS + NEEDS_TLS * address.scheme.startswith("rediss"):
+    needed = NEEDS | (NEEDS_TLS if address.scheme.startswith("rediss") else {})
+    for module, extra in needed.items():
         # Not imported: one of them would install a reactor.
         if find_spec(module) is None:
-            raise ValueError(
-                f"cluster: there is no {module}: pip install 'aesm[cluster]'"
-            )
+            raise ValueError(f"cluster: there is no {module}: pip install '{extra}'")
     if sync not in SYNC:
         raise ValueError(f"clusterSync must be one of {SYNC}, not {sync!r}")
     if not name or set(name) & set("{}") or not name.isprintable():
         raise ValueError(f"clusterName is a word without braces, not {name!r}")
     node = socket.gethostname() if node is None else node
-    if not node.isprintable() or len(node.split()) != 1:
-        raise ValueError(f"node must be one word, not {node!r}")
-    secret = None if password is None else _password(password)
+    if not node.isprintable() or len(node.split()) != 1 or ":" in node:
+        raise ValueError(f"node must be one word without colons, not {node!r}")
+    secret = None if password is None else readPassword(password)
     sealer = None
     if key is not None:
         sealer = Sealer(key if isinstance(key, bytes) else PSK.load(key), name)
@@ -93,7 +92,7 @@ def engineOpener(
     return openStore
 
 
-def _password(password: bytes | AnyPath) -> str:
+def readPassword(password: bytes | AnyPath) -> str:
     """
     Read a password, which may be in a file.
 

@@ -582,6 +582,8 @@ class EngineStore:
     def _up(self, isLost: bool) -> None:
         """The engine can be used."""
         self._writer.up(isLost)
+        if isLost:
+            self.lease.stop()  # nobody has given up what is not known any more
         self.lease.start()
         self._doorbell.start()
 

@@ -471,8 +471,8 @@ class ConnectionManager(ConnectionOwner):
 
     def goAway(self) -> None:
         """
-        Have all clients go to other processes (1001), which may believe that this one is
-        gone; their sessions wait here, too, as long as they are ours.
+        Have all clients go to other processes (1001), which may believe that this one
+        is gone; their sessions wait here, too, as long as they are ours.
         """
         words = "another process goes on"
         for connection in list(self.connections.values()):

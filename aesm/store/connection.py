@@ -177,7 +177,7 @@ class DurableConnection(Connection):
         self._journal.sessions.pop(self.session.name, None)
 
     def touch(self) -> None:
-        """Write how the session is at the end of this turn, whether it changes or not."""
+        """Write how the session is at the end of this turn, also if nothing changes."""
         self._journal.touch(self)
 
     @property
