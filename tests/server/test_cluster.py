@@ -208,7 +208,7 @@ class WhoTests(ClusterTestCase):
                 (each.peer == BOB.publicKey, each.node, each.isAttached)
                 for each in self.all()
             ),
-            [(False, "one", True), (True, "one", True), (True, "two", True)],
+            [(False, "one", True), (True, "one", True), (True, "two", False)],
         )
         self.kill(self.one)
         self.redis.command("HSET", self.key("meta"), "calm", 1)
@@ -221,7 +221,7 @@ class WhoTests(ClusterTestCase):
                 (each.peer == BOB.publicKey, each.node, each.isAttached)
                 for each in self.all()
             ),
-            [(False, "one", False), (True, "one", False), (True, "two", True)],
+            [(False, "one", False), (True, "one", False), (True, "two", False)],
         )
 
     def test_pages(self) -> None:
