@@ -13,12 +13,14 @@ __all__ = [
     "CHECK",
     "CLAIM",
     "COMMIT",
+    "DRAIN",
     "FIND",
     "FORMAT",
     "INLET",
     "JOIN",
     "LEASE",
     "LOG",
+    "OVERVIEW",
     "PAGE",
     "SETTLE",
     "SWEEP",
@@ -67,6 +69,8 @@ LEASE = _script("lease")
 SWEEP = _script("sweep")
 INLET = _script("inlet")
 LOG = _script("log")
+DRAIN = _script("drain")
+OVERVIEW = _script("overview")
 FIND = _script("find")
 UNREAD = _script("unread")
 WORK = _script("work", True)
