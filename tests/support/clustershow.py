@@ -216,6 +216,7 @@ class Client:
             trust=AnyServer(),
             suites=(XX,),
             retryPolicy=backoffPolicy(0.02, 0.3),
+            heartbeat=clients.options.heartbeat,
         )
         self._service.startService()
         self._taking = Deferred.fromCoroutine(self._take())
@@ -515,6 +516,7 @@ def show(options: Any) -> int:
             *(stack, log, f"--port={nodes.port}", f"--seed={options.seed}"),
             *(f"--clients={options.clients}", f"--messages={options.messages}"),
             *(f"--ahead={options.ahead}", f"--pause={options.pause}"),
+            f"--heartbeat={options.heartbeat}",
             "call",
         )
         reader = Thread(target=lambda: said.extend(clients.stdout or ()), daemon=True)
@@ -572,6 +574,7 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=200)
     parser.add_argument("--messages", type=int, default=200_000)
     parser.add_argument("--fault", choices=FAULTS, default=["kill"], nargs="+")
+    parser.add_argument("--heartbeat", type=float, default=30.0, help="of clients")
     parser.add_argument("--lasting", type=float, default=12.0, help="seconds")
     parser.add_argument("--every", type=float, nargs=2, default=(1, 3), help="seconds")
     parser.add_argument("--faults", type=int, help="just so many")
