@@ -132,7 +132,7 @@ class ClaimedTestCase(SpoolTestCase):
         self.ways: dict[PrivateKey, Way] = {}
         self.clients: dict[PrivateKey, ClientService] = {}
         self.clocks: dict[PrivateKey, Mortal] = {}
-        self.patch(stores, "spoolOpener", lambda *these, clock: self.openStore)
+        self.patch(stores, "spoolOpener", lambda *these: self.openStore)
 
     def openStore(self) -> ShelfStore:
         """Open the store of a server."""

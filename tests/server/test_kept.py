@@ -40,7 +40,7 @@ class KeptTestCase(SpoolTestCase):
         self.shelf = Shelf()
         self.stores: list[ShelfStore] = []
         self.isSlow = False
-        self.patch(stores, "spoolOpener", lambda *these, clock: self.openStore)
+        self.patch(stores, "spoolOpener", lambda *these: self.openStore)
 
     def openStore(self) -> ShelfStore:
         """Open the store of a server."""
@@ -244,7 +244,7 @@ class OpenTests(KeptTestCase):
                 super().__init__(shelf)
                 self.broken = SpoolError("no shelf")
 
-        self.patch(stores, "spoolOpener", lambda *these, clock: Broken)
+        self.patch(stores, "spoolOpener", lambda *these: Broken)
         self.assertIn("no shelf", self.cannotServe())
 
     def test_stopped(self) -> None:
