@@ -67,7 +67,8 @@ class Lease:
             self._renewals.start(RENEWAL)
 
     def stop(self) -> None:
-        """Say it no more."""
+        """Say it no more, and have it never said."""
+        self._renewed = None
         if self._renewals.running:
             self._renewals.stop()
 

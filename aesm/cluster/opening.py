@@ -27,10 +27,10 @@ from aesm.trust.keys import PSK
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
 
-__all__ = ["engineOpener", "onlooker"]
+__all__ = ["engineOpener", "onlooker", "readPassword"]
 
-NEEDS = ("txredisapi", "hiredis")
-NEEDS_TLS = ("OpenSSL", "service_identity")
+NEEDS = {"txredisapi": "aesm[cluster]", "hiredis": "aesm[cluster]"}
+NEEDS_TLS = {"OpenSSL": "twisted[tls]", "service_identity": "twisted[tls]"}
 MAX_PASSWORD = 4096  # bytes of the file
 PROCESS_BYTES = 4  # of what a process adds to its node's name
 
@@ -69,9 +69,9 @@ def engineOpener(
     if sync not in SYNC:
         raise ValueError(f"clusterSync must be one of {SYNC}, not {sync!r}")
     node = socket.gethostname() if node is None else node
-    if not node.isprintable() or len(node.split()) != 1:
-        raise ValueError(f"node must be one word, not {node!r}")
-    secret = None if password is None else _password(password)
+    if not node.isprintable() or len(node.split()) != 1 or ":" in node:
+        raise ValueError(f"node must be one word without colons, not {node!r}")
+    secret = None if password is None else readPassword(password)
     sealer = None
     if key is not None:
         sealer = Sealer(key if isinstance(key, bytes) else PSK.load(key), name)
@@ -100,7 +100,7 @@ def onlooker(
     @raise ValueError: as L{engineOpener}.
     """
     address = _address(url, name)
-    secret = None if password is None else _password(password)
+    secret = None if password is None else readPassword(password)
     return Engine(clock, address, name, "", password=secret)
 
 
@@ -112,18 +112,17 @@ def _address(url: str, name: str) -> EngineAddress:
     @raise ValueError: as L{engineOpener}.
     """
     address = EngineAddress.parse(url)
-    for module in NEEDS + NEEDS_TLS * address.scheme.startswith("rediss"):
+    needed = NEEDS | (NEEDS_TLS if address.scheme.startswith("rediss") else {})
+    for module, extra in needed.items():
         # Not imported: one of them would install a reactor.
         if find_spec(module) is None:
-            raise ValueError(
-                f"cluster: there is no {module}: pip install 'aesm[cluster]'"
-            )
+            raise ValueError(f"cluster: there is no {module}: pip install '{extra}'")
     if not name or set(name) & set("{}") or not name.isprintable():
         raise ValueError(f"clusterName is a word without braces, not {name!r}")
     return address
 
 
-def _password(password: bytes | AnyPath) -> str:
+def readPassword(password: bytes | AnyPath) -> str:
     """
     Read a password, which may be in a file.
 

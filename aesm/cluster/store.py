@@ -408,8 +408,8 @@ class EngineStore:
         self._place(name, "release")
 
     def _place(self, name: str, place: str) -> None:
-        """Say where a session's client is."""
-        if self._isOurs(name):
+        """Say where a session's client is, unless it is over."""
+        if self._isOurs(name) and self._writer.next.of(name).place != "over":
             self._writer.next.of(name).place = place
 
     def commit(self) -> Deferred[None]:
@@ -540,13 +540,18 @@ class EngineStore:
         image = self._writer.ours.get(name)
         if image is None:
             return []
-        entries = self._entries(found, "send", image.peer)
+        entries = []
+        for position, member in zip(found[::2], found[1::2], strict=True):
+            try:
+                entries.append(self._entry(position, member, "send", image.peer))
+            except SpoolError as error:
+                _log.error("{reason}: it is left alone", reason=str(error))
         return [entry for entry in entries if entry.name not in image.taken]
 
-    def _entries(self, found: list[bytes], *place: str) -> list[Entry]:
-        """Read what others left."""
+    def _logged(self, found: list[bytes]) -> list[Entry]:
+        """Read what all were told."""
         pairs = zip(found[::2], found[1::2], strict=True)
-        return [self._entry(position, member, *place) for position, member in pairs]
+        return [self._entry(position, member, "log") for position, member in pairs]
 
     def _entry(self, position: bytes, member: bytes, *place: str) -> Entry:
         """Read what others left."""
@@ -570,13 +575,15 @@ class EngineStore:
         if found is None:
             return None
         first, last, *more = found
-        return LogPage(first, last, self._entries(more[0], "log") if more else None)
+        return LogPage(first, last, self._logged(more[0]) if more else None)
 
     # The engine
 
     def _up(self, isLost: bool) -> None:
         """The engine can be used."""
         self._writer.up(isLost)
+        if isLost:
+            self.lease.stop()  # nobody has given up what is not known any more
         self.lease.start()
         self._doorbell.start()
 

@@ -275,8 +275,8 @@ class ServerOptions(usage.Options):
                 _checkSpool(spool)
         elif self["upgrade"] and self["cluster"] is not None:
             raise usage.UsageError(
-                "--upgrade: restart the nodes of a --cluster one after the other; their "
-                "clients go on at the others"
+                "--upgrade: restart the nodes of a --cluster one by one; their clients "
+                "go on at others"
             )
         elif self["upgrade"]:
             raise usage.UsageError(

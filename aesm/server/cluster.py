@@ -22,7 +22,6 @@ from twisted.python.failure import Failure
 
 from aesm.errors import (
     AESMError,
-    CloseCode,
     ConnectionClosed,
     MessageTooBig,
     SendBufferFull,
@@ -235,12 +234,12 @@ class Cluster:
         if self._inlets is not None:
             self._inlets.forget(cast("DurableConnection", connection))
 
-    def end(self) -> None:
+    def end(self, reason: ConnectionClosed) -> None:
         """No sessions are kept any more."""
         readings, self._readings = self._readings, None
         self._journal = self._inlets = None
         if readings is not None:
-            readings.end(ConnectionClosed("the server was stopped", CloseCode.NORMAL))
+            readings.end(reason)
 
 
 def _since(connection: ClusterConnection) -> float:

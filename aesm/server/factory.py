@@ -241,6 +241,7 @@ class AESMServerFactory(SecureFactory):
         if cluster is not None:
             if openStore is not None:
                 raise ValueError("cluster and spool: give one of them")
+            self.connections.ofCluster = Cluster()
             openStore = engineOpener(
                 cluster,
                 name=clusterName,
@@ -271,8 +272,6 @@ class AESMServerFactory(SecureFactory):
             messagesPerKey,
             bytesPerKey,
         )
-        if cluster is not None:
-            self._manager.cluster = Cluster()
         # All whose transports are not gone.
         self._incoming: dict[SecureProtocol, _PendingConnection] = {}
         self._numbers = count(1)
@@ -313,6 +312,15 @@ class AESMServerFactory(SecureFactory):
     def waiting(self) -> int:
         """How many sessions wait for their clients to come back."""
         return len(self._manager.sessions)
+
+    @property
+    def cluster(self) -> Cluster:
+        """
+        All nodes of the cluster, as one server.
+
+        @raise RuntimeError: sessions are not kept in an engine.
+        """
+        return self.connections.cluster
 
     @property
     def manager(self) -> ConnectionManager:

@@ -128,14 +128,6 @@ class EngineTests(EngineTestCase):
         node.settle()
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    def test_options(self) -> None:
-        """Options that make no sense are refused."""
-        for options in ({"sync": "all"}, {"name": "a{b"}, {"name": ""}, {"name": "\n"}):
-            cluster = options.pop("name", "test")
-            address = EngineAddress.parse("redis://127.0.0.1")
-            with self.assertRaises(ValueError):
-                Engine(self.clock, address, cluster, "one", **options)  # type: ignore[arg-type]
-
     def test_warning(self) -> None:
         """An engine that others can reach without a password is warned of."""
         warned = []

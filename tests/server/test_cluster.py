@@ -6,15 +6,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import Deferred
 
-from aesm import ClientService, Connection, Packet, PrivateKey
+from aesm import Connection, Packet, PrivateKey
 from aesm.cluster import batch
 from aesm.cluster.scripts import SWEEP
 from aesm.errors import ConnectionClosed, MessageTooBig, SendBufferFull, SpoolError
 from aesm.server import cluster
 from aesm.server.cluster import ClusterConnection
-from tests.support.clusters import ClusterTestCase, ServingNode
+from aesm.server.registry import Connections
+from tests.support.clusters import ClusterTestCase
 from tests.support.pairs import Recorder
 
 ALICE, BOB, NOBODY = (PrivateKey(bytes([number]) * 32) for number in (0x61, 0x62, 0x63))
@@ -71,6 +72,13 @@ class SendToTests(ClusterTestCase):
             self.assertIn(str(NOBODY.publicKey), error.getErrorMessage())
         self.send("a", NOBODY)
         self.settle()
+
+    def test_found(self) -> None:
+        """The server has it, what it listens with, and the registry that makers get."""
+        server = self.one.server
+        self.assertIs(server.cluster, server.factory.cluster)
+        self.assertIs(server.cluster, server.connections.cluster)
+        self.assertRaises(RuntimeError, lambda: Connections().cluster)
 
     def test_wrong(self) -> None:
         """What is no message is refused at once."""
@@ -162,15 +170,6 @@ class WhoTests(ClusterTestCase):
         self.alice = self.client(ALICE, self.one)
         self.bobs = [self.client(BOB, node) for node in (self.one, self.two)]
 
-    def enter(self, *nodes: ServingNode) -> None:
-        """Have nodes say that their clients are there."""
-        for node in nodes:
-            store = node.node.store
-            for name in list(store._writer.ours):
-                store.attend(name, True)
-            store.commit()
-        self.settle()
-
     def all(self) -> list[ClusterConnection]:
         """List all."""
 
@@ -190,7 +189,6 @@ class WhoTests(ClusterTestCase):
 
     def test_byPeer(self) -> None:
         """Those of a key are told, with where they are."""
-        self.enter(self.one, self.two)
         found = self.byPeer(BOB)
         self.assertEqual([each.node for each in found], ["one", "two"])
         self.assertEqual({each.peer for each in found}, {BOB.publicKey})
@@ -202,13 +200,14 @@ class WhoTests(ClusterTestCase):
 
     def test_connections(self) -> None:
         """All are told, whether their clients, and nodes, are there or not."""
-        self.enter(self.one)
+        self.cut(self.bobs[1])
+        self.settle()
         self.assertEqual(
             sorted(
                 (each.peer == BOB.publicKey, each.node, each.isAttached)
                 for each in self.all()
             ),
-            [(False, "one", True), (True, "one", True), (True, "two", True)],
+            [(False, "one", True), (True, "one", True), (True, "two", False)],
         )
         self.kill(self.one)
         self.redis.command("HSET", self.key("meta"), "calm", 1)
@@ -221,7 +220,7 @@ class WhoTests(ClusterTestCase):
                 (each.peer == BOB.publicKey, each.node, each.isAttached)
                 for each in self.all()
             ),
-            [(False, "one", False), (True, "one", False), (True, "two", True)],
+            [(False, "one", False), (True, "one", False), (True, "two", False)],
         )
 
     def test_pages(self) -> None:
@@ -249,183 +248,3 @@ class WhoTests(ClusterTestCase):
         self.one.node.lines.line.cut()
         for each in (self.one.cluster, cluster.Cluster()):
             self.failureResultOf(each.byPeer(BOB.publicKey), SpoolError)
-
-
-class ReadingTests(ClusterTestCase):
-    """Packets are taken at any node, where there is no handler."""
-
-    def setUp(self) -> None:
-        """Have two nodes, Alice at the first, and Bob at the second."""
-        super().setUp()
-        self.one, self.two = self.serving("one"), self.serving("two")
-        self.alice = self.client(ALICE, self.one)
-        self.bob = self.client(BOB, self.two)
-
-    def say(self, client: ClientService, *messages: Any) -> None:
-        """Have a client send something, together."""
-        for message in messages:
-            client.sendData(message)
-        self.settle()
-
-    def get(self, node: ServingNode) -> Any:
-        """Take a packet."""
-        taken = node.cluster.getDataOrdinal()
-        self.settle()
-        peer, packet = self.successResultOf(taken)
-        return {ALICE.publicKey: "alice", BOB.publicKey: "bob"}[peer], packet.data
-
-    def left(self) -> list[Any]:
-        """What of messages is in the engine."""
-        return list(self.redis.command("KEYS", self.key("i:*")))
-
-    def assertNothing(self) -> None:
-        """Check that nothing is left, anywhere."""
-        waiting = [node.cluster.getDataOrdinal() for node in self.nodes]
-        self.settle(3)
-        for each in waiting:
-            self.assertNoResult(each)
-            each.cancel()
-            self.failureResultOf(each, CancelledError)
-        for node in self.nodes:
-            self.assertEqual(node.server.connections.held, 0)
-            for connection in node.server.connections.values():
-                self.assertEqual(len(connection.retrieved), 0)
-        self.assertEqual(self.left(), [])
-        self.settle(3)
-
-    def test_once(self) -> None:
-        """Each is taken once, in the order of each session, at whichever node."""
-        self.say(self.alice, "a1", b"a2", "\xe9")
-        self.say(self.bob, "b1")
-        self.say(self.alice, "a4")
-        found = [self.get(self.two)]
-        self.assertEqual(len(self.left()), 2)
-        found += [self.get(self.two) for _ in range(4)]
-        self.assertEqual(
-            sorted(found, key=lambda each: each[0]),
-            [
-                ("alice", "a1"),
-                ("alice", b"a2"),
-                ("alice", "\xe9"),
-                ("alice", "a4"),
-                ("bob", "b1"),
-            ],
-        )
-        self.assertNothing()
-
-    def test_waits(self) -> None:
-        """Who waits is given what comes to his node at once, to others soon."""
-        for client in (self.alice, self.bob):
-            taken = self.one.cluster.getDataOrdinal()
-            self.settle()
-            self.say(client, "x")
-            self.settle(0 if client is self.alice else 2)
-            self.assertEqual(self.successResultOf(taken)[1].data, "x")
-        self.assertNothing()
-
-    def test_window(self) -> None:
-        """What is taken elsewhere makes room for its sender."""
-        inbox = self.one.connection(ALICE).session.inbox
-        self.say(self.alice, "x" * 1000)
-        before = inbox.takenCost
-        self.get(self.two)
-        self.assertEqual(inbox.takenCost, before + 1064)
-
-    def test_missed(self) -> None:
-        """So does what was taken while the node did not hear of it."""
-        self.say(self.alice, "1", "2")
-        self.say(self.alice, "3")
-        for bell in self.one.node.lines.bells:
-            bell.cut()
-        for expected in "123":
-            self.assertEqual(self.get(self.two), ("alice", expected))
-        self.assertEqual(len(self.one.connection(ALICE).retrieved), 3)
-        self.settle(5)
-        self.assertNothing()
-
-    def test_killed(self) -> None:
-        """
-        What a node was lent that dies is taken at another one, but what was taken
-        there, also of messages that came together.
-        """
-        self.say(self.alice, "1", "2", "3")
-        self.assertEqual(self.get(self.one), ("alice", "1"))
-        self.kill(self.one)
-        self.redis.command("HSET", self.key("meta"), "calm", 1)
-        self.redis.command("ZADD", self.key("n"), 1, "one")
-        swept = self.two.node.engine.call(SWEEP, 10**9, 60_000, 256)
-        self.settle()
-        self.successResultOf(swept)
-        self.assertEqual(self.get(self.two), ("alice", "2"))
-        self.roam(self.alice, self.two)
-        self.say(self.alice, "4")
-        self.assertEqual(self.get(self.two), ("alice", "3"))
-        self.assertEqual(self.get(self.two), ("alice", "4"))
-        self.assertNothing()
-
-    def test_lapsed(self) -> None:
-        """A node that was given up does not give what others are lent."""
-        self.say(self.alice, "1", "2", "3")
-        self.assertEqual(self.get(self.one), ("alice", "1"))
-        self.redis.command("HSET", self.key("meta"), "calm", 1)
-        self.redis.command("ZADD", self.key("n"), 1, "one")
-        swept = self.two.node.engine.call(SWEEP, 10**9, 60_000, 256)
-        self.settle()
-        self.successResultOf(swept)
-        self.assertEqual(self.get(self.two), ("alice", "2"))
-        self.one.cluster.lapsed()
-        taken = self.one.cluster.getDataOrdinal()
-        self.settle(1)
-        self.assertNoResult(taken)
-        taken.cancel()
-        self.failureResultOf(taken, CancelledError)
-        self.assertEqual(self.get(self.two), ("alice", "3"))
-
-    def test_over(self) -> None:
-        """What came over a session that is over can be taken; nobody sends to it."""
-        self.say(self.alice, "1", "2")
-        stopped = self.alice.stopService()
-        self.settle(5)
-        self.successResultOf(stopped)
-        sent = self.two.cluster.sendTo("x", ALICE.publicKey)
-        self.settle()
-        self.failureResultOf(sent, ConnectionClosed)
-        self.assertEqual(self.get(self.two), ("alice", "1"))
-        self.assertEqual(self.get(self.two), ("alice", "2"))
-        self.assertEqual(list(self.one.server.connections), [])
-        self.assertNothing()
-        self.assertEqual(len(self.redis.command("KEYS", self.key("s:*"))), 1)
-
-    def test_away(self) -> None:
-        """Who waits while the engine is away is given what comes when it is back."""
-        self.one.node.lines.line.cut()
-        taken = self.one.cluster.getDataOrdinal()
-        self.settle(5)
-        self.say(self.alice, "x")
-        self.settle(5)
-        self.assertEqual(self.successResultOf(taken)[1].data, "x")
-
-    def test_stopped(self) -> None:
-        """Who waits is told when the server stops; then nobody can."""
-        taken = self.one.cluster.getDataOrdinal()
-        self.settle()
-        self.network.factory = self.one.listens
-        stopping = self.one.server.stop()
-        self.settle(5)
-        self.successResultOf(stopping)
-        self.assertEqual(self.failureResultOf(taken, ConnectionClosed).value.code, 1000)
-        self.assertRaises(RuntimeError, self.one.cluster.getDataOrdinal)
-
-    def test_handler(self) -> None:
-        """Where there is a handler, it has all packets."""
-        three = self.serving("three", Recorder())
-        self.assertRaises(RuntimeError, three.cluster.getDataOrdinal)
-
-    def test_damaged(self) -> None:
-        """What makes no sense is left alone, which is logged."""
-        self.one.node.store.append(
-            self.one.connection(ALICE).session.name, False, 9, 1, b"nonsense"
-        )
-        self.say(self.alice, "x")
-        self.assertEqual(self.get(self.two), ("alice", "x"))
-        self.assertEqual(len(self.left()), 1)

@@ -20,7 +20,6 @@ from zope.interface import implementer
 
 from aesm import AnyServer, ClientService, Connection, PrivateKey, Server
 from aesm.server import factory
-from aesm.server.cluster import Cluster
 from aesm.testing import MemoryNetwork
 from tests.support.engines import GRACE, EngineTestCase, Node
 from tests.support.helpers import XX
@@ -36,7 +35,7 @@ class ServingNode:
 
     @ivar node: its way to the engine.
     @ivar server: the server.
-    @ivar starting: fires once it does.
+    @ivar started: fires once it serves.
     @ivar listens: what it listens with.
     @ivar process: its clock, by which it is killed.
     """
@@ -50,14 +49,14 @@ class ServingNode:
             "key": SERVER_KEY,
             "suites": (XX,),
             "handshakesPerHost": 1e6,
-            "spool": "patched",
+            "cluster": "redis://127.0.0.1",
         }
         self.server = Server(
             case.network.endpoint(), reactor=self.process, **(settings | options)
         )
-        self.cluster = self.server.factory.manager.cluster = Cluster()
-        self.starting = self.server.start()
-        self.listens: Any = None
+        self.cluster = self.server.cluster
+        self.started = self.server.start()
+        self.listens = case.network.factory
 
     def connection(self, key: PrivateKey) -> Connection:
         """Find the connection of a client that is here."""
@@ -98,7 +97,7 @@ class ClusterTestCase(EngineTestCase):
         self.network = MemoryNetwork()
         self.nodes: list[ServingNode] = []
         self.clients: dict[ClientService, tuple[Way, Mortal]] = {}
-        self.patch(factory, "spoolOpener", lambda *these: lambda: self.store)
+        self.patch(factory, "engineOpener", lambda *url, **options: lambda: self.store)
         self.addCleanup(self.endAll)
 
     def serving(self, name: str, handler: object = None, **options: Any) -> ServingNode:
@@ -106,8 +105,7 @@ class ClusterTestCase(EngineTestCase):
         node = ServingNode(self, name, handler=handler, **options)
         self.nodes.append(node)
         self.settle()
-        self.successResultOf(node.starting)
-        node.listens = self.network.factory
+        self.successResultOf(node.started)
         return node
 
     def client(

@@ -22,15 +22,17 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from hashlib import sha256
 from itertools import count
+from pathlib import Path
 from subprocess import PIPE, Popen
 from threading import Thread
-from typing import IO, Any, cast
+from typing import IO, Any
 
 from twisted.application.internet import backoffPolicy
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import clientFromString
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.task import deferLater, react
+from twisted.internet.threads import deferToThread
 from twisted.logger import (
     FilteringLogObserver,
     LogLevel,
@@ -61,6 +63,7 @@ NAME = "tests.support.clustershow"
 SERVER_KEY = PrivateKey(b"\x22" * 32)
 GRACE = 60.0
 AHEAD = 8  # messages of a client that are under way
+SLOW = 5.0  # seconds
 PATIENCE = 60.0  # seconds without any progress
 
 
@@ -111,7 +114,7 @@ async def serve(reactor: Any, options: Any) -> None:
         maxConnectionsPerHost=10_000,
         handshakesPerHost=1e6,
     )
-    handler.cluster = cast(Cluster, server.factory.manager.cluster)
+    handler.cluster = server.cluster
     reactor.addSystemEventTrigger("before", "shutdown", server.stop)
     await server.start()
     print("listening", flush=True)
@@ -126,6 +129,7 @@ class Ledger:
     What all clients have sent, and what came of it.
 
     @ivar done: how many messages have arrived.
+    @ivar slow: how many took longer than L{SLOW}.
     @ivar longest: the longest time that one took, seconds.
     @ivar calls: the most calls of clients to nodes in any second, but the first ones.
     @ivar wrong: what was not as it should be.
@@ -133,7 +137,7 @@ class Ledger:
 
     def __init__(self) -> None:
         """Begin with nothing."""
-        self.done = 0
+        self.done = self.slow = 0
         self.longest = 0.0
         self.calls = 0
         self.wrong: list[str] = []
@@ -153,7 +157,11 @@ class Ledger:
         due = f"{way} {next(self._expected[way])}"
         if message != due:
             self.wrong.append(f"{message!r} came instead of {due!r}")
-        self.longest = max(self.longest, time.monotonic() - self._sent.pop(message, 0))
+        now = time.monotonic()
+        took = now - self._sent.pop(message, now)
+        if took > SLOW:
+            self.slow += 1
+        self.longest = max(self.longest, took)
         self.done += 1
 
     def call(self) -> None:
@@ -224,7 +232,7 @@ class Client:
     def _send(self) -> None:
         """Send the next message, if there is any."""
         clients, number = self._clients, self.number
-        if not clients.left:
+        if clients.left <= 0 and clients.isEnough:
             return
         clients.left -= 1
         if clients.left % 2:
@@ -269,13 +277,15 @@ class Clients:
     """
     All clients.
 
-    @ivar left: how many messages are to be sent.
+    @ivar left: how many messages are to be sent, at least.
+    @ivar isEnough: whether no more are.
     """
 
     def __init__(self, reactor: Any, options: Any) -> None:
         """ """
         self.options = options
         self.left = options.messages
+        self.isEnough = False
         self.ledger = Ledger()
         self.random = random.Random(options.seed)
         self.all: list[Client] = []
@@ -290,6 +300,8 @@ async def call(reactor: Any, options: Any) -> None:
     @raise SystemExit: something is wrong.
     """
     clients = Clients(reactor, options)
+    enough = deferToThread(sys.stdin.readline)
+    enough.addCallback(lambda line: setattr(clients, "isEnough", True))
     for client in clients.all:
         await client.begin()
     print("progress 0", flush=True)
@@ -298,21 +310,22 @@ async def call(reactor: Any, options: Any) -> None:
         for client in clients.all:
             client.next()
     told, last, since = 0, 0, began
-    while ledger.done < options.messages and not ledger.wrong:
+    while (ledger.missing or not clients.isEnough) and not ledger.wrong:
         await deferLater(reactor, 0.02)
         if ledger.done != last:
             last, since = ledger.done, time.monotonic()
         elif time.monotonic() - since > PATIENCE:
             ledger.wrong.append("nothing comes any more")
-        if ledger.done * 100 // options.messages > told:
-            told = ledger.done * 100 // options.messages
+        if (share := ledger.done * 100 // options.messages) > told:
+            told = share
             print(f"progress {told}", flush=True)
     seconds = time.monotonic() - began
     lost = [await client.end() for client in clients.all].count(False)
     print(
         f"{ledger.done} messages of {options.clients} clients in {seconds:.1f} s, "
         f"{ledger.missing} missing, {lost} sessions lost, the longest took "
-        f"{ledger.longest:.2f} s, at most {ledger.calls} calls in a second"
+        f"{ledger.longest:.2f} s, {ledger.slow} longer than {SLOW:g} s; at most "
+        f"{ledger.calls} calls in a second"
     )
     for line in ledger.wrong[:10]:
         print(f"wrong: {line}")
@@ -329,6 +342,7 @@ class Nodes:
 
     @ivar redis: the engine.
     @ivar port: where all of them listen.
+    @ivar size: how many there are to be.
     @ivar alive: those that listen.
     """
 
@@ -342,6 +356,7 @@ class Nodes:
         self._stack = stack
         self._log = log
         self._names = count(1)
+        self.size = size
         self.redis = RedisServer()
         stack.callback(self.redis.stop)
         self.port = freePort()
@@ -382,9 +397,15 @@ class Nodes:
         self.add()
 
 
+def processorTime(process: Popen[str]) -> float:
+    """Tell how much processor time a process has used, seconds."""
+    fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def kill(nodes: Nodes, chance: random.Random) -> bool:
-    """Kill a node, which is started again; but not the last one."""
-    if len(nodes.alive) < 2:
+    """Kill a node, which is started again, unless some other is just being started."""
+    if len(nodes.alive) < nodes.size:
         return False
     nodes.kill(chance.choice(nodes.alive))
     return True
@@ -397,13 +418,19 @@ def term(nodes: Nodes, chance: random.Random) -> bool:
 
 
 # What can be done to them; each tells whether it was.
-FAULTS: dict[str, Callable[[Nodes, random.Random], bool]] = {"kill": kill, "term": term}
+FAULTS: dict[str, Callable[[Nodes, random.Random], bool]] = {
+    "kill": kill,
+    "term": term,
+    "none": lambda nodes, chance: False,
+}
 
 
 def start(stack: ExitStack, log: IO[str], *arguments: str) -> Popen[str]:
     """Start a process of the show, which ends with it."""
     command = [sys.executable, "-m", NAME, *arguments]
-    process = stack.enter_context(Popen(command, stdout=PIPE, stderr=log, text=True))
+    process = stack.enter_context(
+        Popen(command, stdin=PIPE, stdout=PIPE, stderr=log, text=True)
+    )
     stack.callback(process.kill)
     return process
 
@@ -430,20 +457,28 @@ def show(options: Any) -> int:
         reader.start()
         while not said and clients.poll() is None:
             time.sleep(0.01)
+        assert clients.stdin is not None
+        if not options.faults:
+            clients.stdin.close()
         due = time.monotonic() + chance.uniform(*options.every)
         while clients.poll() is None:
             time.sleep(0.01)
             words = said[-1].split() if said else []
             progress = int(words[1]) if words[:1] == ["progress"] else 0
             isDue = (
-                progress * (options.faults + 1) > 100 * (done + 1)
+                done < options.faults
+                and progress * (options.faults + 1) > 100 * (done + 1)
                 if options.faults
                 else time.monotonic() >= due
             )
             if isDue and FAULTS[options.fault](nodes, chance):
                 done += 1
+                if done == options.faults:
+                    clients.stdin.close()
                 due = time.monotonic() + chance.uniform(*options.every)
         reader.join()
+        used = [round(processorTime(node), 1) for node in nodes.alive]
+        print(f"CPU of the nodes that are there: {used} s")
         for line in said:
             if not line.startswith("progress"):
                 print(line, end="")
@@ -454,9 +489,9 @@ def show(options: Any) -> int:
             print(errors)
         elif clients.returncode:
             print(errors[-20_000:])
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    all_ = resource.getrusage(resource.RUSAGE_CHILDREN)
     print(
-        f"{used.ru_utime + used.ru_stime:.1f} s of CPU in all, load "
+        f"{all_.ru_utime + all_.ru_stime:.1f} s of CPU in all, load "
         f"{os.getloadavg()[0]:.1f}"
     )
     return clients.returncode
@@ -471,7 +506,7 @@ def main() -> None:
     parser.add_argument("--messages", type=int, default=200_000)
     parser.add_argument("--fault", choices=FAULTS, default="kill")
     parser.add_argument("--every", type=float, nargs=2, default=(1, 3), help="seconds")
-    parser.add_argument("--faults", type=int, help="how many, evenly")
+    parser.add_argument("--faults", type=int, help="just so many")
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
     parser.add_argument("--ahead", type=int, default=AHEAD, help="messages of each")
     parser.add_argument("--pause", type=float, default=0.0, help="seconds in between")
