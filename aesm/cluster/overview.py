@@ -89,7 +89,7 @@ def _node(
     return {
         "node": name.decode("utf-8", "replace"),
         "lease": (float(until) - time) / 1000,
-        "draining": bool(isDraining),
+        "draining": bool(isDraining or says.get("stopping")),
         "sessions": sessions,
         **{field: says.get(field) for field in _OF_NODE},
         "logLag": position - read if isinstance(read, int) else None,
