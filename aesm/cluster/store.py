@@ -18,7 +18,7 @@ it can: that is L{aesm.cluster.writer}'s.
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -31,7 +31,7 @@ from aesm.cluster.batch import Effect, Part
 from aesm.cluster.doorbell import Doorbell
 from aesm.cluster.image import Image
 from aesm.cluster.lease import Lease
-from aesm.cluster.scripts import BEGIN, CLAIM, FIND, INLET, LOG, PAGE, UNREAD, WORK
+from aesm.cluster.scripts import BEGIN, CLAIM, INLET, LOG, PAGE, UNREAD, WORK
 from aesm.cluster.sealing import Clear
 from aesm.cluster.writer import Writer
 from aesm.errors import SpoolError
@@ -42,10 +42,10 @@ if TYPE_CHECKING:
 
     from aesm.cluster.engine import Engine
 
-__all__ = ["EngineStore", "Entry", "LogPage", "Row", "Work"]
+__all__ = ["EngineStore", "Entry", "LogPage", "Work"]
 
 PAGE_SIZE = 512 << 10  # bytes that are read at a time
-FIND_SIZE = 256  # sessions, about, or messages, that are looked for at a time
+LOOK_SIZE = 256  # messages that are looked for at a time
 
 _log = Logger(namespace="aesm.cluster")
 
@@ -80,24 +80,6 @@ class Work(NamedTuple):
     peer: str
     blob: Blob
     read: int
-
-
-class Row(NamedTuple):
-    """
-    A session, wherever it is.
-
-    @ivar name: what it is called.
-    @ivar peer: the public key, in text form.
-    @ivar node: whose it is, or empty.
-    @ivar since: when its client came last, milliseconds since the Unix epoch.
-    @ivar isAway: whether it waits for its client.
-    """
-
-    name: str
-    peer: str
-    node: str
-    since: int
-    isAway: bool
 
 
 class LogPage(NamedTuple):
@@ -170,6 +152,11 @@ class EngineStore:
         engine.up, engine.down = self._up, self._writer.down
         self._doorbell = Doorbell(engine)
         self._doorbell.rung, self._doorbell.missed = self._rung, self._missed
+
+    @property
+    def engine(self) -> Engine:
+        """Where they are, for those who look on."""
+        return self._engine
 
     @property
     def failure(self) -> SpoolError | None:
@@ -265,7 +252,7 @@ class EngineStore:
     def _ended(self, names: list[bytes]) -> None:
         """A newer session of their key has begun, or gone on, and they are over."""
         self._writer.leave(
-            {name: False for name in map(bytes.decode, names) if self._isOurs(name)}
+            {name: None for name in map(bytes.decode, names) if self._isOurs(name)}
         )
 
     def _isOurs(self, name: str) -> bool:
@@ -493,34 +480,6 @@ class EngineStore:
         where = (work.name, first, first + messages - 1, count)
         self._writer.next.effects.append(Effect("read", cause, where, None, _nobody))
 
-    async def find(self, where: str) -> AsyncIterator[Row]:
-        """
-        See which sessions there are, page by page: one that moves meanwhile may be
-        left out, or come twice.
-
-        @param where: C{"h:NODE"} for those of a node, C{"k:KEY"} for those of a key,
-            C{"w"} for those that no node has.
-        @raise SpoolError: the engine cannot be asked now.
-        """
-        cursor = b"0"
-        while True:
-            cursor, found = await self._engine.call(FIND, where, cursor, FIND_SIZE)
-            parts = zip(*(found[part::5] for part in range(5)), strict=True)
-            for name, peer, node, since, isAway in parts:
-                said = (name.decode(), peer.decode(), node.decode())
-                yield Row(*said, int(float(since)), bool(isAway))
-            if cursor == b"0":
-                return
-
-    def findNodes(self) -> Deferred[list[str]]:
-        """
-        See which nodes there are.
-
-        @return: their names; fails with L{SpoolError}.
-        """
-        found = self._engine.call(FIND, "n", "0", 0)
-        return found.addCallback(lambda both: [each.decode() for each in both[1]])
-
     def took(self, name: str, entry: Entry) -> None:
         """What was sent to a session of ours is in its outbox now."""
         if self._isOurs(name):
@@ -611,7 +570,9 @@ class EngineStore:
             await self._engine.stop()
             await stopped
 
-    def _lost(self, lost: dict[str, bool], undone: dict[str, list[Part]]) -> None:
+    def _lost(
+        self, lost: dict[str, bool | None], undone: dict[str, list[Part]]
+    ) -> None:
         """Say by their numbers which messages were left out."""
         numbers = {name: [part.number for part in undone[name]] for name in undone}
         self.lost(lost, numbers)
@@ -650,8 +611,11 @@ class EngineStore:
                 self.came(name, entry)
         elif what == b"read":
             self._read(name, *map(int, b" ".join(more).split()))
-        elif what == b"gone" or self._writer.ours[name].fence < int(more[0]):
-            self._writer.leave({name: what != b"gone"})
+        elif what == b"moved":
+            if self._writer.ours[name].fence < int(more[0]):
+                self._writer.leave({name: True})
+        else:
+            self._writer.leave({name: None if what == b"replaced" else False})
 
     def _read(self, name: str, first: int, last: int) -> None:
         """Some node has read what came over a session of ours."""
@@ -670,8 +634,8 @@ class EngineStore:
         """See what others have read meanwhile."""
         for name, image in list(self._writer.ours.items()):
             unread = image.unread
-            for at in range(0, len(unread), FIND_SIZE):
-                some = unread[at : at + FIND_SIZE]
+            for at in range(0, len(unread), LOOK_SIZE):
+                some = unread[at : at + LOOK_SIZE]
                 seen = self._engine.call(UNREAD, name, *(last for _, last in some))
                 seen.addCallbacks(
                     self._cbUnread,

@@ -200,6 +200,7 @@ class WhoTests(ClusterTestCase):
 
     def test_connections(self) -> None:
         """All are told, whether their clients, and nodes, are there or not."""
+        self.clients[self.bobs[1]][0].node = None  # he finds no way back
         self.cut(self.bobs[1])
         self.settle()
         self.assertEqual(

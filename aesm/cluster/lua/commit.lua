@@ -139,7 +139,7 @@ local operations = {
   over = {1, function(session)
     local peer = redis.call('HGET', sessions[session], 'peer')
     redis.call('ZREM', P .. 'k:' .. peer, names[session])
-    redis.call('DEL', P .. 'q:' .. names[session])
+    emptyInlet(names[session])
   end},
 
   -- session, by its name; numbers of the first and the last of what was lent, and how
