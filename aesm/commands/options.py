@@ -37,12 +37,11 @@ CLUSTER_OPTIONS = [
         "cluster",
         None,
         None,
-        "Redis in which sessions outlive this process, and go on at any other that "
-        "has it, too: redis://HOST:PORT, rediss://, redis+unix:///PATH or "
-        "redis+sentinel://HOST,HOST,HOST/NAME.",
+        "Redis in which the nodes of a cluster keep their sessions: redis://HOST:PORT, "
+        "rediss://, redis+unix:///PATH or redis+sentinel://HOST,HOST,HOST/NAME.",
     ],
     ["cluster-name", None, "aesm", "What the cluster is called there."],
-    ["cluster-password", None, None, "File of the password there."],
+    ["cluster-password", None, None, "File of the engine's password, mode 0600."],
 ]
 
 
