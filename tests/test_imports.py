@@ -265,6 +265,24 @@ print(sorted(heavy & set(sys.modules)))
 """
         self.assertEqual(runPython(program), "[]")
 
+    def test_lightCommands(self) -> None:
+        """
+        A command that talks to nobody, or to a server on this machine only, does not
+        wait for what the others need.
+        """
+        program = """
+import sys
+from aesm.commands.cli import main
+for command in ("psk", "pubkey", "log", "status"):
+    try:
+        main([command, "--help"])
+    except SystemExit:
+        pass
+heavy = {"twisted.internet.defer", "twisted.internet.reactor", "aesm.messages"}
+print(sorted(heavy & set(sys.modules)))
+"""
+        self.assertTrue(runPython(program).endswith("[]"))
+
 
 class SizeTests(SynchronousTestCase):
     """One module, one job."""

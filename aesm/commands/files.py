@@ -27,7 +27,8 @@ from zope.interface import implementer
 
 from aesm.commands.client import ClientCommand
 from aesm.commands.connect import connectOrReport, stopReason
-from aesm.commands.main import reportingTrust, writeError
+from aesm.commands.main import reportingTrust
+from aesm.commands.output import writeError
 from aesm.commands.progress import Lines, progressFor
 from aesm.errors import (
     AESMError,
