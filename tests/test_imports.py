@@ -125,18 +125,17 @@ def codeLines(source: str) -> int:
     @param source: a module.
     """
     lines: set[int] = set()
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
-            continue  # a docstring
-        if isinstance(node, ast.expr | ast.stmt) and node.end_lineno is not None:
-            if not isinstance(node, ast.stmt) or not hasattr(node, "body"):
-                lines.update(range(node.lineno, node.end_lineno + 1))
-            else:
-                lines.add(node.lineno)
     docstrings: set[int] = set()
     for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.expr | ast.stmt) or node.end_lineno is None:
+            continue
+        span = range(node.lineno, node.end_lineno + 1)
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
-            docstrings.update(range(node.lineno, (node.end_lineno or 0) + 1))
+            docstrings.update(span)
+        elif isinstance(node, ast.stmt) and hasattr(node, "body"):
+            lines.add(node.lineno)
+        else:
+            lines.update(span)
     return len(lines - docstrings)
 
 
