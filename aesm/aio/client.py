@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any, Self, Unpack, cast
 
 from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.python.failure import Failure
 
 from aesm.aio.loop import LoopReactor, checkEndpoint, futureOf, result, theReactor
 from aesm.aio.opening import Opening
@@ -91,8 +92,11 @@ class Client(Peer):
         """Connect."""
         self._service.startService()
         self._reactor.open[self] = None
+        connected = self._service.whenConnected(failAfterFailures=1)
+        # At once: else the log would say that it tries again.
+        connected.addErrback(self._giveUp)
         try:
-            await result(self._service.whenConnected(failAfterFailures=1))
+            await result(connected)
         except BaseException:
             await self.end(0.0)
             raise
@@ -122,6 +126,11 @@ class Client(Peer):
         finally:
             self._service.abort()
         await stopped
+
+    def _giveUp(self, failure: Failure) -> Failure:
+        """Make no other attempt, and pass on why."""
+        futureOf(self._service.stopService())
+        return failure
 
     def _arrived(self) -> None:
         """There is something to take, or the end."""

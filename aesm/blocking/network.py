@@ -562,7 +562,11 @@ class ClientNetwork(_Network[ThreadedClientService, Packet]):
         )
         reactorThread.register(self)
         service.startService()
-        return service.whenConnected(failAfterFailures=1)
+        connected: Deferred[Any] = service.whenConnected(failAfterFailures=1)
+        # At once: else the log would say that it tries again.
+        return connected.addErrback(
+            lambda failure: self.end(0.0).addBoth(lambda result: failure)
+        )
 
     def _send(self, data: Message, cost: int) -> Deferred[None]:
         """Send a message; its cost is released once the server has it."""
