@@ -45,7 +45,7 @@ class ClientOptions(ConnectOptions, total=False):
 
 
 class _Service(ClientService):
-    """A service that stops when the server closes the session in order."""
+    """A service that stops when the server is done with the session."""
 
     def own(self, connection: Connection) -> None:
         """What comes over a connection is about to be in C{retrieved}."""
@@ -58,8 +58,11 @@ class _Service(ClientService):
 
     def _cbSessionOver(self, reason: AESMError) -> None:
         """Stop if the server wants no more of this client: else it would begin anew."""
-        closed = isinstance(reason, ConnectionClosed) and reason.code
-        if closed == CloseCode.NORMAL and self._reason is None:
+        if (
+            isinstance(reason, ConnectionClosed)
+            and reason.code in (CloseCode.NORMAL, CloseCode.UNREAD)
+            and self._reason is None
+        ):
             self._reason = reason
 
 
