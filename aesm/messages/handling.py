@@ -54,9 +54,9 @@ Talk = Callable[["Connection"], Coroutine[Deferred[Any], Any, object]]
 #                      gone is no error
 #   the coroutine's    the connection is closed, with 1000 or 1011; what still comes is
 #                      not acknowledged.  What is unread is dropped, though it is
-#                      acknowledged, so that its sender is told, with 4003 instead of
-#                      1000.  (To acknowledge it only when it is read would have two
-#                      coroutines that both wait for an acknowledgement, before they read
+#                      acknowledged, so that its sender is told, with 4003 in the place
+#                      of 1000.  (To acknowledge only what is read would have two
+#                      coroutines that both await what they have sent, before they read
 #                      on, wait for ever.)
 #
 # A session that goes on in another process, since this one stops and has a spool, ends
