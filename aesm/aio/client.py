@@ -167,7 +167,10 @@ def connect(
     async def open() -> Client:
         """Connect."""
         reactor = await theReactor()
-        service = _Service(endpoint, reactor=cast(Any, reactor), **options)
+        # A handler would be Twisted's; that nobody gives one, is said as of any option.
+        service = _Service(
+            endpoint, reactor=cast(Any, reactor), handler=None, **options
+        )
         return await Client(reactor, service).begin()
 
     return Opening(open)
