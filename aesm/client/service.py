@@ -491,11 +491,8 @@ class ClientService(Service):
         self._waiters.tell(Failure(reason), impatient)
         if self._timer is not timer:
             return  # one of them has stopped us: nobody is to hear of another attempt
-        _log.warn(
-            "not connected, trying again in {delay:.1f} seconds: {reason}",
-            reason=wordsOf(reason),
-            delay=delay,
-        )
+        said = "not connected, trying again in {delay:.1f} seconds: {reason}"
+        _log.warn(said, reason=wordsOf(reason), delay=delay)
         if self._audience is not None:
             self._audience.waiting(delay, reason)
 
