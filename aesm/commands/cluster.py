@@ -18,8 +18,9 @@ from twisted.python import usage
 
 from aesm.commands.command import Command
 from aesm.commands.control import NotDone
-from aesm.commands.main import CoroutineRunner, writeLine
+from aesm.commands.main import CoroutineRunner
 from aesm.commands.options import CLUSTER_OPTIONS, inOptions
+from aesm.commands.output import writeLine
 from aesm.errors import SpoolError
 from aesm.status.units import number, seconds, size
 from aesm.text import escape

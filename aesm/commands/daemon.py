@@ -40,7 +40,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from aesm.commands.activity import ActivityFile
-from aesm.commands.options import dumpNoCore
+from aesm.commands.coredumps import dumpNoCore
 from aesm.commands.systemd import Notifier
 from aesm.errors import SpoolError
 from aesm.secure.listening import canInherit, inheritedEndpoint, listenOn

@@ -19,6 +19,8 @@ from twisted.plugin import getPlugins
 from twisted.python import usage
 
 from aesm.commands.activity import ActivityFile
+from aesm.commands.command import NotUsable
+from aesm.commands.control import CONTROL_FILE
 from aesm.commands.daemon import AESMService
 from aesm.commands.options import (
     CLUSTER_OPTIONS,
@@ -38,13 +40,12 @@ from aesm.secure.places import MAX_CONNECTIONS
 from aesm.server.draining import DRAIN_RATE
 from aesm.server.factory import AESMServerFactory
 from aesm.server.sessions import SESSION_GRACE
-from aesm.status.control import CONTROL_FILE
 from aesm.store.sqlite import MAX_SIZE, SpoolFile
 from aesm.text import escape
 from aesm.trust.files import expanded, stateDirectory
 from aesm.trust.keys import nextKeyOf
 
-__all__ = ["NotUsable", "Options", "ServerOptions", "makeService"]
+__all__ = ["Options", "ServerOptions", "makeService"]
 
 DEFAULT_LISTEN = "tcp:8765:interface=127.0.0.1"
 
@@ -60,10 +61,6 @@ _NUMBERS = {
     "handshake-timeout": float,
     "spool-max": int,
 }
-
-
-class NotUsable(usage.UsageError):
-    """An option is right, but what it names cannot be used, as things are."""
 
 
 class ServerOptions(usage.Options):
