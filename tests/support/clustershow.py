@@ -9,7 +9,8 @@ one has to arrive, once and in order, and no session is to be lost.
 
 Several things may be done to them in turn, C{--fault}: to C{kill} a node, have it
 C{stop} for a while, or have the engine C{freeze} or be C{away} or C{full} for so long,
-while nothing is acknowledged.
+while nothing is acknowledged.  With C{--sync} the engine has a replica and a sentinel,
+and C{failover} kills the primary.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ from aesm import (
     Server,
 )
 from aesm.server.cluster import Cluster
-from tests.support.engines import RedisServer, freePort
+from tests.support.engines import RedisServer, Sentinel, freePort
 from tests.support.helpers import XX
 
 __all__ = ["FAULTS", "Nodes", "show"]
@@ -115,6 +116,7 @@ async def serve(reactor: Any, options: Any) -> None:
         suites=(XX,),
         handler=handler,
         cluster=options.engine,
+        clusterSync=options.sync or "primary",
         node=options.node,
         sessionGrace=GRACE,
         maxConnectionsPerHost=10_000,
@@ -365,6 +367,7 @@ class Nodes:
     The processes of nodes, and their engine.
 
     @ivar redis: the engine.
+    @ivar replica: what takes its place, if anything.
     @ivar port: where all of them listen.
     @ivar size: how many there are to be.
     @ivar alive: those that listen.
@@ -372,21 +375,34 @@ class Nodes:
     """
 
     def __init__(
-        self, stack: ExitStack, log: IO[str], size: int, lasting: float
+        self,
+        stack: ExitStack,
+        log: IO[str],
+        size: int,
+        lasting: float,
+        sync: str | None = None,
     ) -> None:
         """
         Start an engine, and nodes.
 
         @param stack: ends all of them.
         @param log: of the nodes' errors.
+        @param sync: who has what is acknowledged, where there is a replica.
         """
         self.lasting = lasting
+        self.replica: RedisServer | None = None
         self._stack = stack
         self._log = log
         self._names = count(1)
         self.size = size
-        self.redis = RedisServer("--appendonly", "yes")
-        stack.callback(self.redis.stop)
+        self.redis = self._engine()
+        self._engineOptions = [f"--engine=redis+unix://{self.redis.path}"]
+        if sync is not None:
+            self.replica = self._engine("--replicaof", f"127.0.0.1 {self.redis.port}")
+            sentinel = Sentinel(self.redis)
+            stack.callback(sentinel.stop)
+            url = f"redis+sentinel://127.0.0.1:{sentinel.port}/main"
+            self._engineOptions = [f"--engine={url}", f"--sync={sync}"]
         self.port = freePort()
         self.alive: list[Popen[str]] = []
         started = [self._start() for _ in range(size)]
@@ -394,10 +410,16 @@ class Nodes:
             self._await(node)
         assert self.alive, "no node listens"
 
+    def _engine(self, *options: str) -> RedisServer:
+        """Start an engine."""
+        quick = "--appendonly", "yes", "--repl-diskless-sync-delay", "0"
+        engine = RedisServer(*quick, *options, port=freePort())
+        self._stack.callback(engine.stop)
+        return engine
+
     def _start(self) -> Popen[str]:
         """Start a node, of another name than all before."""
-        engine = f"redis+unix://{self.redis.path}"
-        more = f"--engine={engine}", f"--node=node-{next(self._names)}"
+        more = *self._engineOptions, f"--node=node-{next(self._names)}"
         return start(self._stack, self._log, f"--port={self.port}", *more, "serve")
 
     def _await(self, node: Popen[str]) -> None:
@@ -484,6 +506,19 @@ def term(nodes: Nodes, chance: random.Random) -> bool:
     return True
 
 
+def failover(nodes: Nodes, chance: random.Random) -> bool:
+    """Kill the engine; its replica takes its place, and gets it as a replica."""
+    former, newer = nodes.redis, nodes.replica
+    assert newer is not None, "there is no replica: say --sync"
+    former.kill()
+    while b"role:master" not in newer.command("INFO", "replication"):
+        time.sleep(0.05)
+    former.restart()
+    former.command("REPLICAOF", "127.0.0.1", newer.port)
+    nodes.redis, nodes.replica = newer, former
+    return True
+
+
 # What can be done to them; each tells whether it was.
 FAULTS: dict[str, Callable[[Nodes, random.Random], bool]] = {
     "kill": kill,
@@ -491,6 +526,7 @@ FAULTS: dict[str, Callable[[Nodes, random.Random], bool]] = {
     "freeze": freeze,
     "away": away,
     "full": full,
+    "failover": failover,
     "none": lambda nodes, chance: False,
     "term": term,
 }
@@ -516,7 +552,7 @@ def show(options: Any) -> int:
     chance, done = random.Random(options.seed), 0
     with ExitStack() as stack:
         log = stack.enter_context(tempfile.TemporaryFile("w+"))
-        nodes = Nodes(stack, log, options.nodes, options.lasting)
+        nodes = Nodes(stack, log, options.nodes, options.lasting, options.sync)
         said: list[str] = []
         clients = start(
             *(stack, log, f"--port={nodes.port}", f"--seed={options.seed}"),
@@ -590,6 +626,7 @@ def main() -> None:
     parser.add_argument("--verbose", action="store_true")
     parser.add_argument("--port", type=int)
     parser.add_argument("--engine")
+    parser.add_argument("--sync", choices=("primary", "replica"))
     parser.add_argument("--node")
     options = parser.parse_args()
     if options.role is None:
