@@ -45,6 +45,7 @@ class ServingNode:
         self.process = Mortal(case.network.clock)
         self.node = Node(self.process, name, case.redis.path, GRACE)  # type: ignore[arg-type]
         case.store = self.node.store
+        case.store._perKey = int(options.get("perKey") == "replace")
         settings: dict[str, Any] = {
             "key": SERVER_KEY,
             "suites": (XX,),
