@@ -16,6 +16,7 @@ import shlex
 import signal
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from twisted.application.service import Service
@@ -112,6 +113,9 @@ class AESMService(Service):
         self._clientOptions = clientOptions
         self._endpoints = [_ReportingEndpoint(*each) for each in endpoints.items()]
         self.server = Server(*self._endpoints, factory=factory)
+        cluster = factory.connections.ofCluster
+        if cluster is not None:
+            cluster.drained = partial(self._drain, 0.0, "drained by the cluster")
         self._control: ControlSocket | None = None
         if control is not None:
             actions = Actions(self.server, self._reload, self._drain)

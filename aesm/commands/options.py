@@ -7,12 +7,22 @@ from __future__ import annotations
 import os
 import resource
 import sys
+from collections.abc import Iterable
 from contextlib import suppress
 
+from aesm.text import escape
 from aesm.trust.files import expanded, stateDirectory
 from aesm.trust.keys import PrivateKey
 
-__all__ = ["DEFAULT_NAME", "NAME_OPTION", "dumpNoCore", "ownKey"]
+__all__ = [
+    "CLUSTER_OPTIONS",
+    "DEFAULT_NAME",
+    "NAME_OPTION",
+    "dumpNoCore",
+    "inCode",
+    "inOptions",
+    "ownKey",
+]
 
 CORE_DUMPS = "AESM_CORE_DUMPS"  # in the environment: 1 has them stay as they are
 DEFAULT_NAME = "aesm"
@@ -22,6 +32,42 @@ NAME_OPTION = [
     *("name", None, DEFAULT_NAME),
     "Name of the application, the same at both sides.",
 ]
+CLUSTER_OPTIONS = [
+    [
+        "cluster",
+        None,
+        None,
+        "Redis in which sessions outlive this process, and go on at any other that "
+        "has it, too: redis://HOST:PORT, rediss://, redis+unix:///PATH or "
+        "redis+sentinel://HOST,HOST,HOST/NAME.",
+    ],
+    ["cluster-name", None, "aesm", "What the cluster is called there."],
+    ["cluster-password", None, None, "File of the password there."],
+]
+
+
+def inCode(option: str) -> str:
+    """
+    Spell an option as an argument in code.
+
+    @param option: such as C{"max-message"}.
+    @return: such as C{"maxMessage"}.
+    """
+    first, *others = option.split("-")
+    return first + "".join(map(str.capitalize, others))
+
+
+def inOptions(error: str, options: Iterable[str]) -> str:
+    """
+    Put the words of an error about arguments in code into those of a command line.
+
+    @param options: that there are.
+    @return: one line, which begins with an option's name if that of the argument in
+        code was its first word.
+    """
+    spelling = {inCode(option): f"--{option}" for option in options}
+    first, blank, rest = escape(error).partition(" ")
+    return spelling.get(first, first) + blank + rest
 
 
 def ownKey(path: str | None) -> PrivateKey | None:

@@ -290,7 +290,7 @@ class AESMServerFactory(SecureFactory):
     @property
     def isStopping(self) -> bool:
         """Whether nobody new is let in any more."""
-        return self._manager.stopping or self._draining is not None
+        return self._manager.stopping or self._manager.isDraining
 
     def drainTime(self, spread: float = 0.0) -> float:
         """
@@ -420,6 +420,7 @@ class AESMServerFactory(SecureFactory):
         self._draining = draining
         drained = draining.wait()
         if isFirst:
+            self._manager.isDraining = True
             rate = max(1, len(self.connections)) / self.drainTime(spread)
             leaving = drain(self.clock, self._manager, self, rate, reason)
             leaving.addCallback(draining.open)

@@ -233,11 +233,13 @@ class Client:
 
     def next(self) -> None:
         """Send the next message after a while, if there is any."""
+        self._clients.pausing += 1
         self._reactor.callLater(self._clients.options.pause, self._send)
 
     def _send(self) -> None:
         """Send the next message, if there is any."""
         clients, number = self._clients, self.number
+        clients.pausing -= 1
         if clients.left <= 0 and clients.isEnough:
             return
         clients.left -= 1
@@ -294,6 +296,7 @@ class Clients:
     @ivar isEnough: whether no more are.
     @ivar acknowledged: when a message was acknowledged last.
     @ivar silence: the longest time in which none was, seconds.
+    @ivar pausing: how many are about to be sent.
     """
 
     def __init__(self, reactor: Any, options: Any) -> None:
@@ -302,6 +305,7 @@ class Clients:
         self.left = options.messages
         self.isEnough = False
         self.acknowledged, self.silence = math.inf, 0.0
+        self.pausing = 0
         self.ledger = Ledger()
         self.random = random.Random(options.seed)
         self.all: list[Client] = []
@@ -326,7 +330,9 @@ async def call(reactor: Any, options: Any) -> None:
         for client in clients.all:
             client.next()
     told, last, since = 0, 0, began
-    while (ledger.missing or not clients.isEnough) and not ledger.wrong:
+    while (
+        ledger.missing or clients.pausing or not clients.isEnough
+    ) and not ledger.wrong:
         await deferLater(reactor, 0.02)
         if ledger.done != last:
             last, since = ledger.done, time.monotonic()
