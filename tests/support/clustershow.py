@@ -215,7 +215,7 @@ class Client:
             key=keyOf(number),
             trust=AnyServer(),
             suites=(XX,),
-            retryPolicy=backoffPolicy(0.02, 0.3),
+            retryPolicy=backoffPolicy(0.02, 0.3, jitter=lambda: random.uniform(0, 0.3)),
         )
         self._service.startService()
         self._taking = Deferred.fromCoroutine(self._take())
