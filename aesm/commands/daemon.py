@@ -189,7 +189,7 @@ class AESMService(Service):
         @return: fires when all clients are gone, which is bounded in time.
         """
         super().stopService()
-        self._notifier.stopping(self._factory.drainTime())
+        self._notifier.stopping(self._factory.draining.time())
         if self._inheriting is not None:
             self._inheriting.cancel()
             self._inheriting = None
@@ -413,7 +413,7 @@ class AESMService(Service):
 
         @see: L{aesm.status.actions.Drain}
         """
-        self._notifier.stopping(self._factory.drainTime(over))
+        self._notifier.stopping(self._factory.draining.time(over))
         drained = self.server.stop(reason, spread=over)
         drained.addErrback(self._ebNotWritten)
         drained.addCallback(self._cbDrained)

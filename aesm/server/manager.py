@@ -137,7 +137,7 @@ class ConnectionManager(ConnectionOwner):
 
         @raise SpoolError: they cannot be read; says why.
         """
-        self.stopping = self.isDraining = False
+        self.stopping = False
         self.started = self._clock.seconds()
         self.connections.begin()
         if self.openStore is None or self.journal is not None:

@@ -86,7 +86,7 @@ class NodeTests(ClusterTestCase):
     def test_draining(self) -> None:
         """Others are told that it ends, however it was told to."""
         self.clients[self.alice][0].node = self.two
-        self.one.server.factory._drainRate = 0.1
+        self.one.server.factory.draining._rate = 0.1
         stopping = self.one.server.stop()
         self.one.node.store.lease.look()
         self.settle()

@@ -294,9 +294,9 @@ class Clients:
 
     @ivar left: how many messages are to be sent, at least.
     @ivar isEnough: whether no more are.
+    @ivar pausing: how many are about to be sent.
     @ivar acknowledged: when a message was acknowledged last.
     @ivar silence: the longest time in which none was, seconds.
-    @ivar pausing: how many are about to be sent.
     """
 
     def __init__(self, reactor: Any, options: Any) -> None:
@@ -304,8 +304,8 @@ class Clients:
         self.options = options
         self.left = options.messages
         self.isEnough = False
-        self.acknowledged, self.silence = math.inf, 0.0
         self.pausing = 0
+        self.acknowledged, self.silence = math.inf, 0.0
         self.ledger = Ledger()
         self.random = random.Random(options.seed)
         self.all: list[Client] = []
