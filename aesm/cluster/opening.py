@@ -37,12 +37,12 @@ PROCESS_BYTES = 4  # of what a process adds to its node's name
 
 def engineOpener(
     url: str,
-    *,
     name: str,
     password: bytes | AnyPath | None,
     sync: str,
     key: bytes | AnyPath | None,
     node: str | None,
+    *,
     grace: float,
     perKey: int,
     clock: IReactorTime,
@@ -132,13 +132,15 @@ def readPassword(password: bytes | AnyPath) -> str:
         return password.decode()
     path = expanded(password)
     try:
-        content = readFile(path, limit=MAX_PASSWORD)
+        content = withoutBOM(readFile(path, limit=MAX_PASSWORD)).decode()
     except FileNotFoundError:
         raise KeyFileError(
             f"there is no {path}: write the engine's password into it, mode 0600",
             str(path),
         ) from None
-    lines = withoutBOM(content).decode("utf-8", "replace").split()
-    if len(lines) != 1:
+    except UnicodeError:
+        raise KeyFileError(f"{path} has no password in UTF-8", str(path)) from None
+    word = content.rstrip("\r\n")
+    if len(word.splitlines()) != 1:
         raise KeyFileError(f"{path} is not one line, a password", str(path))
-    return lines[0]
+    return word
