@@ -51,7 +51,8 @@ def storeOpener(
         {name: options.pop(name, usual) for name, usual in each.items()}
         for each in (_SPOOL, _ENGINE)
     )
-    openSpool = spoolOpener(*spool.values(), clock=clock)
+    path, sync, size = spool.values()
+    openSpool = spoolOpener(path, sync, size, clock)
     if engine["cluster"] is None:
         return openSpool
     if openSpool is not None:
