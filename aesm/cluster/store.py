@@ -176,6 +176,11 @@ class EngineStore:
         """
         return self._engine.size
 
+    def describe(self) -> dict[str, Any]:
+        """Say what operators are told of this node's part of the cluster."""
+        failure = None if self.failure is None else str(self.failure)
+        return {**self._engine.describe(), "bytes": self.size, "failure": failure}
+
     def open(
         self, lost: Lost | None = None, lapsed: Callable[[], object] | None = None
     ) -> Deferred[list[Stored]]:
