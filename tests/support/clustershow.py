@@ -217,7 +217,7 @@ class Client:
             key=keyOf(number),
             trust=AnyServer(),
             suites=(XX,),
-            retryPolicy=backoffPolicy(0.02, 0.3),
+            retryPolicy=backoffPolicy(0.02, 0.3, jitter=lambda: random.uniform(0, 0.3)),
             heartbeat=clients.options.heartbeat,
         )
         self._service.startService()
