@@ -48,7 +48,7 @@ CLUSTER = "benchmark"
 SESSIONS, MANY = 100, 1000
 TURNS, TURN = 100, 4096  # bytes
 MESSAGE = b"x" * 64
-TICK = 0.02  # seconds between the bursts of those who send
+TICK = 0.05  # seconds between the bursts of those who send
 PATIENCE = 60.0  # seconds in which something has to come
 KINDS = {"alone": 0, "1 node": 1, "2 nodes": 2, "3 nodes": 3}  # nodes with an engine
 STATE = {
@@ -321,8 +321,8 @@ def main(reactor: Any, *arguments: str) -> Deferred[None]:
     parser.add_argument("--times", type=int, default=500, help="engine: how often each")
     parser.add_argument("--rounds", type=int, default=3, help="relay: how often")
     parser.add_argument("--clients", type=int, default=60, help="relay: of all nodes")
-    parser.add_argument("--rate", type=float, default=200, help="messages a second")
-    parser.add_argument("--seconds", type=float, default=5.0, help="relay: for each")
+    parser.add_argument("--rate", type=float, default=600, help="messages a second")
+    parser.add_argument("--seconds", type=float, default=4.0, help="relay: for each")
     options = parser.parse_args(arguments)
 
     async def run(url: str) -> None:

@@ -31,6 +31,7 @@ from aesm.cluster.engine import Engine
 from aesm.cluster.scripts import BEGIN, INLET
 from aesm.cluster.store import EngineStore
 from aesm.errors import SpoolError
+from tests import ROOT
 from tests.support.engines import (
     EngineTestCase,
     Lines,
@@ -204,6 +205,11 @@ class EngineTests(EngineTestCase):
         store._doorbell._ping()
         node.settle()
         self.assertTrue(node.lines.bells[0].isOpen)
+
+    def test_documented(self) -> None:
+        """The rules in the documents are these, for a cluster of the usual name."""
+        text = (ROOT / "docs" / "cluster.md").read_text("utf-8")
+        self.assertIn(f" {RULES.replace('aesm:test', 'aesm:aesm')}\n", text)
 
     def test_wrongPassword(self) -> None:
         """A password that is wrong is told, and not shown."""
