@@ -13,7 +13,7 @@
  * proofs/run says what is compiled in: SPOOL_C and SPOOL_S (which side has a spool), how
  * much happens, and WITHOUT_..., which takes a rule out of the protocol.
  *
- * What makes no difference is not told apart, or the states would be a hundred times as many:
+ * What makes no difference is not told apart, or there were fifteen times as many states:
  *
  *   - Of a message that has arrived and one that was told of it is enough that nothing is
  *     owed to its sender any more: nobody asks which, and neither is taken back.
