@@ -203,7 +203,8 @@ class Connection:
         @raise TypeError: C{data} is neither text nor bytes.
         @raise ValueError: the text cannot be written in UTF-8.
         """
-        return self.requests.request(data, timeout, self._owner.clock)
+        requests = self.anyRequests or self.requests
+        return requests.request(data, timeout, self._owner.clock)
 
     @property
     def nextNumber(self) -> int:
@@ -292,15 +293,24 @@ class Connection:
                 protocol.sending()
         return acknowledgement
 
-    def append(self, body: Body) -> int:
+    def append(self, kind: type, body: bytes) -> int:
         """
-        Send a message, if it is like all others of this turn: all but the first request
-        of a burst are, and all but the first answer.
+        Send a request or a response, if all others of this turn are the same: all but
+        the first of a burst are sent so.
 
+        @param kind: L{EncodedRequest} or L{EncodedResponse}.
         @return: the number of the session's messages, with it; 0 if nothing was sent,
             so that it is for C{send}.
         """
-        return 0 if self._batch is None else self._batch.append(body)
+        batch = self._batch
+        if batch is None or batch.kind is not kind:
+            return 0
+        room = batch.room - len(body) - MESSAGE_OVERHEAD
+        if room < 0:
+            return 0
+        batch.room = room
+        batch.bodies.append(body)
+        return batch.first + len(batch.bodies)
 
     def join(self, shared: SharedBatch) -> int | None:
         """
@@ -476,10 +486,6 @@ class Connection:
     def respond(self, request: Request, body: EncodedResponse) -> Deferred[None]:
         """Send what ends a request, as L{Requests.respond}."""
         return self.requests.respond(request, body)
-
-    def requestTaken(self, request: Request) -> None:
-        """Let the peer send more: a request is answered, or refused."""
-        self.session.inbox.takenCost += request.cost
 
     def _waiters(self) -> PendingAcks:
         """Return C{waiting}, made on first use."""

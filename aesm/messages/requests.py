@@ -42,6 +42,7 @@ from aesm.core.messages.frames import (
 )
 from aesm.core.messages.requests import (
     BINARY,
+    BINARY_REQUEST,
     ERROR,
     NUMBER_STATUS,
     REQUEST_PREFIX,
@@ -255,15 +256,17 @@ class Requests:
         @raise ValueError: the text cannot be written in UTF-8, or C{timeout} is no time
             to wait.
         """
-        # Most have no timeout: nothing that has to be called for one.
+        # Most have no timeout, and are bytes: nothing that has to be called for these.
         answer = PendingAnswer(_withdraw) if timeout is None else waiting(timeout)
-        body = encodeRequest(data)
+        body = BINARY_REQUEST + data if type(data) is bytes else encodeRequest(data)
         asked = self._outbox.asked
-        if asked is not None and (count := self._connection.append(body)):
+        if asked is not None and (
+            count := self._connection.append(EncodedRequest, body)
+        ):
             answer.asker, answer.number = self, count - 1
             asked[count - 1] = answer
         else:
-            self.ask(answer, body)
+            self.ask(answer, EncodedRequest(body))
         return answer if timeout is None else answer.limit(timeout, clock)
 
     def ask(self, answer: PendingAnswer, body: EncodedRequest) -> None:
@@ -452,9 +455,13 @@ class Requests:
         """
         if not request.isOpen:
             return None
-        connection, body = self._connection, encodeAnswer(request.number, data)
-        if not connection.append(body):
-            sent = connection.send(body, connection.closeSlow)
+        connection, number = self._connection, request.number
+        if type(data) is bytes:  # as usual
+            body = NUMBER_STATUS.pack(number, BINARY) + data
+        else:
+            body = encodeAnswer(number, data)
+        if not connection.append(EncodedResponse, body):
+            sent = connection.send(EncodedResponse(body), connection.closeSlow)
             if not _isSent(sent):
                 return sent
         self._close(request)
@@ -465,7 +472,11 @@ class Requests:
         request.isOpen = False
         if self.open.pop(request.number, None) is not None:
             self._openCost -= request.cost
-            self._connection.requestTaken(request)
+            self.taken(request)
+
+    def taken(self, request: Request) -> None:
+        """Let the peer send more: a request is answered, or refused."""
+        self._connection.session.inbox.takenCost += request.cost
 
     def _withdrawn(self, number: int) -> None:
         """Who asked does not wait any more."""

@@ -27,6 +27,7 @@ from aesm.core.messages.frames import (
     EncodedResponse,
     Messages,
     Requests,
+    markedOf,
 )
 from aesm.core.messages.hello import Hello
 from aesm.core.messages.outbox import Message
@@ -35,7 +36,6 @@ from aesm.errors import AESMError, SessionLost, SpoolError
 from aesm.messages.acknowledgements import Acknowledgement
 from aesm.messages.connection import Connection
 from aesm.messages.owner import ConnectionOwner
-from aesm.messages.requests import Request
 from aesm.messages.stream import costOf
 from aesm.store.interface import ISessionStore, Stored
 from aesm.store.journal import Journal, JournalState
@@ -301,13 +301,16 @@ class DurableConnection(Connection):
             self._journal.touch(self)  # and it is the commit that flushes
         return acknowledgement
 
-    def append(self, body: Body) -> int:
+    def append(self, kind: type, body: bytes) -> int:
         """
-        Send a message, if it is like all others of this turn, and can be stored.
+        Send a request or a response, if all others of this turn are the same, and it
+        can be stored.
 
         @return: as L{Connection.append}.
         """
-        return 0 if self._journal.store.failure is not None else super().append(body)
+        if self._journal.store.failure is not None:
+            return 0
+        return super().append(kind, body)
 
     def acknowledged(self) -> None:
         """The peer has more messages: they need not be stored any more."""
@@ -352,10 +355,9 @@ class DurableConnection(Connection):
         else:
             call()
 
-    def requestTaken(self, request: Request) -> None:
+    def requestTaken(self, cost: int) -> None:
         """A request is answered, or refused: that is written with its answer."""
-        self._handledCost += request.cost
-        self.requests.ended(request)
+        self._handledCost += cost
         self._journal.touch(self)
 
     def writable(self) -> None:
@@ -565,9 +567,8 @@ class DurableConnection(Connection):
         micros, data, cost = messages.micros, messages.data, messages.cost
         if type(messages) is not Messages:
             made = self.requests.made
-            data = [
-                made(number, micros, body) for number, body in enumerate(data, first)
-            ]
+            marked = enumerate(markedOf(messages), first)
+            data = [made(number, micros, body) for number, body in marked]
             cost = sum(map(costOf, data))
             self.account()
         self.retrieved.extend(micros / 1e6, data, cost)

@@ -87,11 +87,12 @@ class DurableRequests(Requests):
             self._fresh.append(request)
         return request
 
-    def ended(self, request: Request) -> None:
-        """A request is answered or refused."""
+    def taken(self, request: Request) -> None:
+        """Let the peer send more, once that a request is ended is written."""
         if request.number in self._stored:
             self._stored.remove(request.number)
             self._ended.append(request.number)
+        self._durable.requestTaken(request.cost)
 
     def made(self, number: int, micros: int, body: str | bytes) -> Any:
         """

@@ -263,6 +263,10 @@ class Outbox:
     @property
     def roomy(self) -> bool:
         """Whether less than half of the bound is in use, so that C{drain} may fire."""
+        # Asked for each request: mostly there is room even if the open batch is filled.
+        batch = self.open
+        if batch is not None and (self._keptCost + batch.space) * 2 < self._bound:
+            return True
         return self.keptCost * 2 < self._bound
 
     def add(self, data: Message, micros: int) -> int:
@@ -314,8 +318,8 @@ class Outbox:
                 if self._unsent is _EMPTY:
                     self._unsent = deque()
                 self._unsent.append(batch)
-        elif batch.kind is not type(body):
-            batch.kind = None
+        elif batch.kind is not None and batch.kind is not type(body):
+            batch.mix()
         batch.room -= cost
         batch.bodies.append(body)
         return batch.first + len(batch.bodies)
@@ -571,7 +575,7 @@ class Outbox:
         self._unsent = _EMPTY
         if self._staged is not None:
             self._staged = []
-        bodies = [body for batch in batches for body in batch.bodies]
+        bodies = [body for batch in batches for body in batch.marked]
         self._count -= len(bodies)
         self._keptCost -= sum(batch.space for batch in batches)
         return bodies

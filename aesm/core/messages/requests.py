@@ -191,7 +191,7 @@ def isPlain(kind: int, body: bytes) -> bool:
     return status == BINARY or (status == TEXT and body[prefix:].isascii())
 
 
-def checkRequest(body: bytes, maxMessage: int) -> EncodedRequest:
+def checkRequest(body: bytes, maxMessage: int) -> None:
     """
     Validate a request.
 
@@ -205,10 +205,9 @@ def checkRequest(body: bytes, maxMessage: int) -> EncodedRequest:
         raise tooBig(len(body) - REQUEST_PREFIX, maxMessage)
     if body[0] == TEXT:
         checkText(body[REQUEST_PREFIX:])
-    return EncodedRequest(body)
 
 
-def checkResponse(body: bytes, maxMessage: int) -> EncodedResponse:
+def checkResponse(body: bytes, maxMessage: int) -> None:
     """
     Validate a response.
 
@@ -227,4 +226,3 @@ def checkResponse(body: bytes, maxMessage: int) -> EncodedResponse:
         checkText(body[_ERROR.size :])
     elif status != WITHDRAWN or size:
         raise ProtocolError("a RESPONSE that is not of its form")
-    return EncodedResponse(body)
