@@ -267,12 +267,15 @@ class Connection:
 
     # What the server calls
 
-    def send(self, data: Message, closeSlow: bool) -> Deferred[None]:
+    def send(
+        self, data: Message, closeSlow: bool, kind: type | None = None
+    ) -> Deferred[None]:
         """
         Send a message.
 
         @param closeSlow: whether the sender serves many: then a peer whose send buffer
             is full is closed with code 4000, and one that is gone is not an error.
+        @param kind: as L{Outbox.add}.
         @return: as C{sendData}.
         """
         # acknowledgementOf, without its call (StackCostTests.test_roundTrip).
@@ -281,7 +284,7 @@ class Connection:
         acknowledgement.watcher = self
         try:
             micros = self._beginBatch() if batch is None else batch.micros
-            acknowledgement.count = outbox.add(data, micros)
+            acknowledgement.count = outbox.add(data, micros, kind)
         except AESMError as refused:
             self._batch = None  # it may have been closed for want of room
             return self._refuse(refused, closeSlow)

@@ -51,8 +51,8 @@ from aesm.core.messages.requests import (
     decodeRequest,
     decodeResponse,
     encodeAnswer,
+    encodeData,
     encodeError,
-    encodeRequest,
     encodeWithdrawal,
 )
 from aesm.errors import AESMError, CloseCode, RequestFailed, SessionLost, closedError
@@ -258,7 +258,7 @@ class Requests:
         """
         # Most have no timeout, and are bytes: nothing that has to be called for these.
         answer = PendingAnswer(_withdraw) if timeout is None else waiting(timeout)
-        body = BINARY_REQUEST + data if type(data) is bytes else encodeRequest(data)
+        body = BINARY_REQUEST + data if type(data) is bytes else encodeData(b"", data)
         asked = self._outbox.asked
         if asked is not None and (
             count := self._connection.append(EncodedRequest, body)
@@ -266,14 +266,15 @@ class Requests:
             answer.asker, answer.number = self, count - 1
             asked[count - 1] = answer
         else:
-            self.ask(answer, EncodedRequest(body))
+            self.ask(answer, body)
         return answer if timeout is None else answer.limit(timeout, clock)
 
-    def ask(self, answer: PendingAnswer, body: EncodedRequest) -> None:
+    def ask(self, answer: PendingAnswer, body: bytes) -> None:
         """
         Send a request.
 
         @param answer: fires with the answer, or fails.
+        @param body: what its frame is to have.
         """
         connection, outbox = self._connection, self._outbox
         if not (outbox.peer.requests or connection.isClosing):
@@ -287,7 +288,7 @@ class Requests:
         number = outbox.count
         answer.asker, answer.number = self, number
         outbox.ask(number, answer)
-        sent = connection.send(body, False)
+        sent = connection.send(body, False, EncodedRequest)
         if type(sent) is not Acknowledgement:  # nothing was sent
             (outbox.asked or {}).pop(number, None)
             answer.asker = None
@@ -459,9 +460,9 @@ class Requests:
         if type(data) is bytes:  # as usual
             body = NUMBER_STATUS.pack(number, BINARY) + data
         else:
-            body = encodeAnswer(number, data)
+            body = encodeData(number.to_bytes(8, "big"), data)
         if not connection.append(EncodedResponse, body):
-            sent = connection.send(EncodedResponse(body), connection.closeSlow)
+            sent = connection.send(body, connection.closeSlow, EncodedResponse)
             if not _isSent(sent):
                 return sent
         self._close(request)
@@ -507,7 +508,7 @@ class Resender(Protocol):
     def add(self, data: Message) -> Deferred[None]:
         """Send a message, as C{sendData}; fails only by its Deferred."""
 
-    def ask(self, answer: PendingAnswer, body: EncodedRequest) -> Deferred[None]:
+    def ask(self, answer: PendingAnswer, body: bytes) -> Deferred[None]:
         """Send a request."""
 
 

@@ -275,7 +275,9 @@ class DurableConnection(Connection):
         # Not into the batch that is open, if this turn began before the failure.
         return self.send(data, self.closeSlow)
 
-    def send(self, data: Message, closeSlow: bool) -> Deferred[None]:
+    def send(
+        self, data: Message, closeSlow: bool, kind: type | None = None
+    ) -> Deferred[None]:
         """
         Send a message, if it can be stored now or is a handler's.
 
@@ -290,7 +292,7 @@ class DurableConnection(Connection):
         acknowledgement.watcher = self
         try:
             micros = self._beginBatch() if batch is None else batch.micros
-            acknowledgement.count = outbox.add(data, micros)
+            acknowledgement.count = outbox.add(data, micros, kind)
         except AESMError as refused:
             return self._refuse(refused, closeSlow)
         if self._protocol is None:

@@ -122,11 +122,15 @@ class Batch:
     def largest(self) -> int:
         """The bytes of the largest message, as C{maxMessage} counts them."""
         if self.room:  # more may come
-            return max(map(sizeOf, self.marked), default=0)
+            return max(map(self._sizeOf, self.bodies), default=0)
         # Looked for once: a client that comes back again and again asks each time.
         if self._largest is None:
-            self._largest = max(map(sizeOf, self.marked))
+            self._largest = max(map(self._sizeOf, self.bodies))
         return self._largest
+
+    def _sizeOf(self, body: Body) -> int:
+        """Count the bytes of one of the messages, as C{maxMessage} does."""
+        return sizeOf(body, self.kind or type(body))
 
     @property
     def marked(self) -> list[Body]:

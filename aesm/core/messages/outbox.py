@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Sequence
 from itertools import chain
-from typing import Final
+from typing import Any, Final
 
 from aesm._mypyc import mypyc_attr
 from aesm.core.messages.batch import (
@@ -269,10 +269,11 @@ class Outbox:
             return True
         return self.keptCost * 2 < self._bound
 
-    def add(self, data: Message, micros: int) -> int:
+    def add(self, data: Message, micros: int, kind: type | None = None) -> int:
         """
         Accept a message.
 
+        @param kind: of C{bytes} that are the body of a request or a response: its type.
         @return: the number of messages accepted, with it: it is acknowledged once
             C{acknowledged} is no smaller.
         @raise MessageTooBig: it is larger than the peer takes.
@@ -280,17 +281,17 @@ class Outbox:
         @raise TypeError: it is neither text nor bytes.
         @raise ValueError: the text cannot be written in UTF-8.
         """
-        body: Body
+        body: Any
         # The first of every burst, and every message of a dialogue, comes this way, so
         # that what C{bodyOf} does for the usual types is done here without its call.
         if type(data) is bytes or (type(data) is str and data.isascii()):
             body = data
         else:
             body = bodyOf(data)
-        size = len(body)
-        if size > self._maxMessage and sizeOf(body) > self._maxMessage:
+        size, kind = len(body), kind or type(body)
+        if size > self._maxMessage and (most := sizeOf(body, kind)) > self._maxMessage:
             raise MessageTooBig(
-                f"a message of {sizeOf(body)} bytes; the peer takes at most "
+                f"a message of {most} bytes; the peer takes at most "
                 f"{self._maxMessage}: split it, or raise maxMessage= there"
             )
         cost = size + MESSAGE_OVERHEAD
@@ -307,7 +308,7 @@ class Outbox:
             # A message that is too large for a BATCH has a batch, and frame, of its
             # own.
             space = max(cost, min(room, MAX_COST))
-            batch = self.open = Batch(micros, self._count, type(body), space)
+            batch = self.open = Batch(micros, self._count, kind, space)
             if self._maxMessage < space:
                 # Who appends directly compares with the room only, which must imply
                 # that the message is not too big; here it does not.
@@ -318,8 +319,9 @@ class Outbox:
                 if self._unsent is _EMPTY:
                     self._unsent = deque()
                 self._unsent.append(batch)
-        elif batch.kind is not None and batch.kind is not type(body):
+        if batch.kind is not kind:
             batch.mix()
+            body = body if type(body) is kind else kind(body)
         batch.room -= cost
         batch.bodies.append(body)
         return batch.first + len(batch.bodies)

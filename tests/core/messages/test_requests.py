@@ -132,7 +132,7 @@ class CodingTests(SynchronousTestCase):
             (encodeWithdrawal(0), 0),
             (b"1234", 4),
         ):
-            self.assertEqual(sizeOf(body), size)
+            self.assertEqual(sizeOf(body, type(body)), size)
 
 
 class ReadingTests(SynchronousTestCase):
