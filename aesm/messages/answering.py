@@ -94,7 +94,8 @@ class Answering:
             return None
         try:
             result = self._receive(connection, request)
-            if isinstance(result, ANSWERS):  # as usual; there is room, as seen above
+            # As usual; there is room, as seen above.
+            if type(result) is bytes or isinstance(result, ANSWERS):
                 sent = self.requests.answer(request, result)
                 if sent is not None:
                     sent.addErrback(self._ebNotSent, request)

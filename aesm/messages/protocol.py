@@ -497,15 +497,15 @@ class AESMProtocol:
         deadline = self.conversation.deadline
         if self.state is CarrierState.GONE or deadline == math.inf:
             return
-        now = self._clock.seconds()
-        wakeAt = max(deadline, now + LEAST_DELAY)
         if self._timer is not None:
-            if self._wakeAt <= wakeAt:
+            # Or one that was set a moment later than it was due would be moved by each
+            # read: to bring a call forward, Twisted looks through all that there are.
+            if self._wakeAt <= deadline + LEAST_DELAY:
                 return
-            # To bring a call forward, Twisted looks through all that there are.
             self._timer.cancel()
-        self._wakeAt = wakeAt
-        self._timer = self._clock.callLater(wakeAt - now, self._timedOut)
+        now = self._clock.seconds()
+        self._wakeAt = max(deadline, now + LEAST_DELAY)
+        self._timer = self._clock.callLater(self._wakeAt - now, self._timedOut)
 
     def _timedOut(self) -> None:
         """See what is due."""
