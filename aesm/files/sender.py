@@ -48,7 +48,12 @@ class Requester(Protocol):
     """What requests go over: a connection, or a client that comes back."""
 
     def request(self, data: Message, timeout: float | None = None) -> Deferred[Any]:
-        """Ask, and wait for the answer."""
+        """
+        Ask, and wait for the answer.
+
+        @param data: as C{Connection.request}; what it is of may change once this has
+            returned.
+        """
 
 
 def sendFile(
