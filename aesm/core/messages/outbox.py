@@ -264,10 +264,9 @@ class Outbox:
     def roomy(self) -> bool:
         """Whether less than half of the bound is in use, so that C{drain} may fire."""
         # Asked for each request: mostly there is room even if the open batch is filled.
-        batch = self.open
-        if batch is not None and (self._keptCost + batch.space) * 2 < self._bound:
-            return True
-        return self.keptCost * 2 < self._bound
+        space = 0 if self.open is None else self.open.space
+        bound = self._bound
+        return (self._keptCost + space) * 2 < bound or self.keptCost * 2 < bound
 
     def add(self, data: Message, micros: int, kind: type | None = None) -> int:
         """

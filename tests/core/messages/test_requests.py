@@ -457,8 +457,7 @@ class ConversationTests(SynchronousTestCase):
         outbox.add(ask, 1)
         batch = outbox.open
         assert batch is not None
-        batch.bodies.append(bytes(ask))  # as the connection does
-        batch.room -= 66
+        self.assertEqual(batch.append(EncodedRequest, bytes(ask)), 2)
         self.assertEqual([type(each) for each in batch.marked], [EncodedRequest] * 2)
         outbox.add(b"!", 1)
         self.assertIsNone(batch.kind)
@@ -475,8 +474,7 @@ class ConversationTests(SynchronousTestCase):
         outbox.add(body, 1)
         batch = outbox.open
         assert batch is not None
-        batch.bodies.append(bytes(body))
-        batch.room -= 66
+        self.assertEqual(batch.append(EncodedRequest, bytes(body)), 2)
         outbox.closeBatch()
         batch.cut(1)
         (frame,) = batch.encode(True)
