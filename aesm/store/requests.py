@@ -88,11 +88,15 @@ class DurableRequests(Requests):
         return request
 
     def taken(self, request: Request) -> None:
-        """Let the peer send more, once that a request is ended is written."""
+        """Let the peer send more, once it is written that a request is ended."""
+        self.ended(request)
+        self._durable.requestTaken(request.cost)
+
+    def ended(self, request: Request) -> None:
+        """A request is answered or refused."""
         if request.number in self._stored:
             self._stored.remove(request.number)
             self._ended.append(request.number)
-        self._durable.requestTaken(request.cost)
 
     def made(self, number: int, micros: int, body: str | bytes) -> Any:
         """
