@@ -27,6 +27,7 @@ from aesm.core.messages.frames import (
     EncodedResponse,
     Messages,
     Welcome,
+    markedOf,
 )
 from aesm.core.messages.hello import Hello
 from aesm.core.messages.requests import decodeRequest, decodeResponse
@@ -139,9 +140,9 @@ class Stranger(Protocol):
             case Welcome(payload):
                 self.welcome = Hello.decode(payload)
                 self.received = 0
-            case Messages(data=data):
-                self.received += len(data)
-                for each in data:
+            case Messages():
+                self.received += len(frame.data)
+                for each in markedOf(frame):
                     assert not self._isSecret(_dataOf(each)), (
                         "others' messages are read"
                     )

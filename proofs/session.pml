@@ -10,9 +10,25 @@
  *     told      when nothing happens any more, each message has arrived, or its sender
  *               was told that it may not have (or has died, without a spool)
  *
- * A message is numbered by its session, and carries here which of its sender's it is.
  * proofs/run says what is compiled in: SPOOL_C and SPOOL_S (which side has a spool), how
  * much happens, and WITHOUT_..., which takes a rule out of the protocol.
+ *
+ * What makes no difference is not told apart, or there were fifteen times as many states:
+ *
+ *   - Of a message that has arrived and one that was told of it is enough that nothing is
+ *     owed to its sender any more: nobody asks which, and neither is taken back.
+ *   - A connection is the client's present one, or one that it has left and the server still
+ *     reads.  How many there were, nobody can see: none but these is read or written to.
+ *   - What the server writes to a connection that the client has left, nobody reads, and the
+ *     server begins anew where it goes on with the session: it writes nothing there.  When
+ *     there is nothing more to read either, it is away at once: whatever else it does then,
+ *     it can do as well when it is away.
+ *   - A session's name that nobody knows any more is taken again for the next.  Names
+ *     are only compared, with those that somebody knows.
+ *   - A message that is lost with its sender before it was stored is as one that was not sent: it
+ *     left no trace, as long as what leaves is stored.  The one that is sent next has its name.
+ *   - What may leave, and what may be acknowledged, follows from what the spool has.
+ *   - What is not used before it is set again is 0.
  */
 
 #ifndef N
@@ -30,7 +46,6 @@
 #ifndef EXPIRIES
 #define EXPIRIES 1      /* times that the server's patience ends */
 #endif
-#define CONNECTIONS (CUTS + KILLS_C + KILLS_S + EXPIRIES + 1)
 #define ROOM 2          /* frames on their way, for each direction of a connection */
 
 #define CLIENT 0
@@ -49,124 +64,116 @@
 #endif
 #define SPOOLED(x) ((x) == CLIENT -> SPOOLED_C : SPOOLED_S)
 
-mtype = { HELLO, WELCOME, MESSAGE, ACK };
+mtype = { WELCOME, MESSAGE, ACK };
 
-/*
- * One side.  "at" is the connection that carries it, 0 for none; "open" is it after the
- * WELCOME.  Counts are those of the session; "which" is which message has a number.
- */
+/* Where a side is. */
+#define AWAY 0
+#define CALLING 1       /* the client, until the WELCOME */
+#define OPEN 2          /* on the client's present connection */
+#define LEFT 3          /* the server, on one that the client has left */
+
+/* One side.  Counts are those of the session. */
 typedef Side {
-    byte at; bool open;
+    byte at;
     byte session;           /* 0: none */
-    byte which[N];
     byte count;             /* accepted from the application */
-    byte sendable;          /* of these may leave: they are stored, if there is a spool */
     byte left;              /* of these have left over any connection */
     byte next;              /* the next one to leave over this connection */
     byte acked;             /* of these the other side has */
     byte received;          /* from the other side */
-    byte kept;              /* of these may be acknowledged */
-    byte announced;         /* of these have been, over this connection */
-    byte waiting[N];        /* which messages came and are not kept: received - kept */
+    byte announced;         /* of these were acknowledged over this connection */
+    byte waiting[N];        /* which messages came and are not kept */
     /* what a spool has */
-    byte dSession; byte dCount; byte dReceived; byte dAcked
-};
+    byte dSession; byte dCount; byte dReceived; byte dAcked; byte dSent
+}
 
 Side side[2];
-byte connections = 0;       /* made by the client so far */
-byte sessions = 0;          /* named by the server so far */
 byte cuts = CUTS; byte killsC = KILLS_C; byte killsS = KILLS_S; byte expiries = EXPIRIES;
 
-/* What the applications know: a bit for each message of the side. */
-byte arrived[2];            /* messages of the side that the other application has */
-byte told[2];               /* of these the side was told that they may be lost */
-byte newest[2];             /* 1 and the newest that arrived */
+/* What the applications know. */
 byte sent[2];               /* messages that the side has sent */
+byte owed[2];               /* a bit for each that neither arrived nor was told to be lost */
+byte newest[2];             /* 1 and the newest that arrived */
 
-/* wire[2 * direction + connection % 2]: mtype, session or number, count or message */
-chan wire[4] = [ROOM] of { mtype, byte, byte };
-#define WIRE(to, connection) wire[2 * (to) + (connection) % 2]
+/*
+ * On the way to each side, over the connection that the server is on: mtype, and of a
+ * MESSAGE which it is, of an ACK the count, of the WELCOME session and count.  The HELLO
+ * (session, count) of a client that calls is before that.
+ */
+chan wire[2] = [ROOM] of { mtype, byte, byte };
+chan hello = [1] of { byte, byte };
+#ifdef WITHOUT_CLOSING_THE_OLD
+chan late = [ROOM] of { byte }      /* messages of the connection before */
+#endif
 
-byte m;                     /* scratch of atomic steps */
+byte m;                     /* scratch of a step */
+
+/* The messages of a session are the last that side x has sent: which has this number? */
+#define MESSAGE_OF(x, number) (sent[x] - side[x].count + (number))
+#define BITS(first, last) ((1 << (last)) - (1 << (first)))
+
+#define IN_SPOOL(x) (side[x].dSession == side[x].session)
+#define STORED(x) (SPOOLED(x) -> (IN_SPOOL(x) -> side[x].dCount : 0) : side[x].count)
+#define KEPT(x) (SPOOLED(x) -> (IN_SPOOL(x) -> side[x].dReceived : 0) : side[x].received)
+
+/* Of what side x has accepted, so many may leave; of what came, so many be acknowledged. */
+#ifdef WITHOUT_STORING_FIRST
+#define SENDABLE(x) side[x].count
+#else
+#define SENDABLE(x) STORED(x)
+#endif
+#ifdef WITHOUT_KEEPING_FIRST
+#define ACKNOWLEDGEABLE(x) side[x].received
+#else
+#define ACKNOWLEDGEABLE(x) KEPT(x)
+#endif
 
 inline flush(queue) {
     do
-    :: len(queue) > 0 -> queue ? _, _, _
+    :: nempty(queue) -> queue ? _, _, _
     :: else -> break
     od
+}
+
+inline hangUp() {
+    if
+    :: nempty(hello) -> hello ? _, _
+    :: else
+    fi
 }
 
 /* The application of the other side gets a message of side "from". */
 inline deliver(from, message) {
     assert(message + 1 > newest[from]);         /* once, and in order */
     newest[from] = message + 1;
-    arrived[from] = arrived[from] | (1 << message)
+    owed[from] = owed[from] & ~(1 << message)
+}
+
+/* A message comes to side x. */
+inline take(x, message) {
+    if
+    :: SPOOLED(x) -> side[x].waiting[side[x].received] = message
+    :: else -> deliver(OTHER(x), message)
+    fi;
+    side[x].received++
 }
 
 /* Of side x the messages of these numbers are told to be lost, as far as it knows. */
 inline tell(x, first, last) {
-    m = first;
-    do
-    :: m < last -> told[x] = told[x] | (1 << side[x].which[m]); m++
-    :: else -> break
-    od;
-    m = 0
-}
-
-/* What side x does not count any more is of no use: zeroes make equal states equal. */
-inline forget(x, first) {
-    m = 0;
-    do
-    :: m < N ->
-        side[x].waiting[m] = 0;
-        if
-        :: m >= first -> side[x].which[m] = 0
-        :: else
-        fi;
-        m++
-    :: else -> break
-    od;
-    m = 0
+    owed[x] = owed[x] & ~(BITS(first, last) << MESSAGE_OF(x, 0))
 }
 
 /* A session begins for side x with so many messages that it has accepted before. */
 inline begin(x, name, accepted) {
     side[x].session = name;
-    forget(x, accepted);
-    side[x].count = accepted; side[x].sendable = 0; side[x].left = 0;
-    side[x].next = 0; side[x].acked = 0;
-    side[x].received = 0; side[x].kept = 0; side[x].announced = 0
-}
-
-/* All that side x has changed becomes durable, and what depends on it visible. */
-inline commit(x) {
+    side[x].count = accepted; side[x].left = 0; side[x].acked = 0;
+    side[x].received = 0;
+    m = 0;
     do
-    :: side[x].kept < side[x].received ->
-        deliver(OTHER(x), side[x].waiting[side[x].kept]);
-        side[x].waiting[side[x].kept] = 0;
-        side[x].kept++
+    :: m < N -> side[x].waiting[m] = 0; m++
     :: else -> break
     od;
-    side[x].sendable = side[x].count;
-    side[x].dSession = side[x].session;
-    side[x].dCount = side[x].count; side[x].dReceived = side[x].received;
-    side[x].dAcked = side[x].acked
-}
-
-/* The transport under side x is gone. */
-inline detach(x) {
-    side[x].at = 0; side[x].open = false
-}
-
-/* Side x is carried by connection c, and goes on behind what the other side has. */
-inline attach(x, c, has) {
-    side[x].at = c; side[x].open = true;
-#ifdef WITHOUT_GOING_BACK       /* begin behind what was acknowledged, not what is there */
-    side[x].next = side[x].acked;
-#else
-    side[x].next = has;
-#endif
-    side[x].announced = 0
+    m = 0
 }
 
 /* Side x gives its session up: what the other side may not have is told. */
@@ -174,7 +181,58 @@ inline lose(x) {
 #ifndef WITHOUT_TELLING
     tell(x, side[x].acked, side[x].count);
 #endif
-    skip
+    begin(x, 0, 0)
+}
+
+/* All that side x has changed becomes durable, and what depends on it visible. */
+inline commit(x) {
+    m = KEPT(x);
+    do
+    :: m < side[x].received ->
+        deliver(OTHER(x), side[x].waiting[m]);
+        side[x].waiting[m] = 0;
+        m++
+    :: else -> break
+    od;
+    m = 0;
+    side[x].dSession = side[x].session;
+    side[x].dCount = side[x].count; side[x].dReceived = side[x].received;
+    side[x].dAcked = side[x].acked; side[x].dSent = sent[x]
+}
+
+/* Side x is carried by the present connection, and goes on behind what the other side has. */
+inline attach(x, has) {
+    side[x].at = OPEN;
+#ifdef WITHOUT_GOING_BACK       /* begin behind what was acknowledged, not what is there */
+    side[x].next = side[x].acked
+#else
+    assert(side[x].acked <= has && has <= side[x].left);
+    side[x].next = has
+#endif
+}
+
+/* The transport under side x is gone. */
+inline detach(x, to) {
+    side[x].at = to; side[x].next = 0; side[x].announced = 0
+}
+
+/* The server is away when it has read all of a connection that the client has left. */
+inline hear() {
+    if
+    :: side[SERVER].at == LEFT && empty(wire[SERVER]) -> detach(SERVER, AWAY)
+    :: else
+    fi
+}
+
+/* The client's connection ends; what is on its way to the server may still be read. */
+inline leave() {
+    detach(CLIENT, AWAY);
+    flush(wire[CLIENT]);
+    if
+    :: side[SERVER].at == OPEN -> detach(SERVER, LEFT)
+    :: else
+    fi;
+    hear()
 }
 
 /*
@@ -183,63 +241,42 @@ inline lose(x) {
  */
 inline kill(x) {
     if
-    :: !SPOOLED(x) ->
-        tell(x, side[x].acked, side[x].count);
-        begin(x, 0, 0)
-    :: SPOOLED(x) ->
-        if
-        :: side[x].session == side[x].dSession ->
-            tell(x, side[x].dCount, side[x].count)
-        :: else ->
-            tell(x, 0, side[x].count)
-        fi;
+    :: !SPOOLED(x) -> tell(x, side[x].acked, side[x].count); begin(x, 0, 0)
+    :: else ->
         assert(side[x].dSession == 0 || side[OTHER(x)].session != side[x].dSession ||
                side[OTHER(x)].acked <= side[x].dReceived);      /* kept */
-        side[x].session = side[x].dSession;
-        side[x].count = side[x].dCount; side[x].sendable = side[x].dCount;
-        side[x].acked = side[x].dAcked;
-        side[x].received = side[x].dReceived; side[x].kept = side[x].dReceived;
-        forget(x, side[x].dCount);
+        sent[x] = side[x].dSent; owed[x] = owed[x] & BITS(0, sent[x]);
+        begin(x, side[x].dSession, side[x].dCount);
+        side[x].acked = side[x].dAcked; side[x].received = side[x].dReceived;
         if      /* it does not know how much has left */
-        :: side[x].session != 0 -> side[x].left = side[x].dCount
-        :: else -> side[x].left = 0
+        :: side[x].session != 0 -> side[x].left = side[x].count
+        :: else
         fi
-    fi;
-    detach(x)
+    fi
 }
 
 proctype Run(byte x) {
-    byte a, b, c;
+    byte a, b;
     do
     /* The application sends: a client at any time, a server to a session. */
-    :: atomic {
+    :: d_step {
         sent[x] < N && (x == CLIENT || side[x].session != 0) ->
-        side[x].which[side[x].count] = sent[x];
-        side[x].count++; sent[x]++;
-        if
-        :: !SPOOLED(x) -> side[x].sendable = side[x].count
-#ifdef WITHOUT_STORING_FIRST    /* leave before it is stored */
-        :: SPOOLED(x) -> side[x].sendable = side[x].count
-#else
-        :: SPOOLED(x) -> skip
-#endif
-        fi
+        owed[x] = owed[x] | (1 << sent[x]);
+        sent[x]++; side[x].count++
     }
 
     /* A turn's commit. */
-    :: atomic {
+    :: d_step {
         SPOOLED(x) && (x == CLIENT || side[x].session != 0) &&
-        (side[x].dSession != side[x].session || side[x].dCount != side[x].count ||
+        (!IN_SPOOL(x) || side[x].dCount != side[x].count ||
          side[x].dReceived != side[x].received) ->
         commit(x)
     }
 
     /* A message leaves. */
-    :: atomic {
-        side[x].open && side[x].next < side[x].sendable &&
-        nfull(WIRE(OTHER(x), side[x].at)) ->
-        WIRE(OTHER(x), side[x].at) ! MESSAGE,
-            side[x].next, side[x].which[side[x].next];
+    :: d_step {
+        side[x].at == OPEN && side[x].next < SENDABLE(x) && nfull(wire[OTHER(x)]) ->
+        wire[OTHER(x)] ! MESSAGE, MESSAGE_OF(x, side[x].next), 0;
         side[x].next++;
         if
         :: side[x].left < side[x].next -> side[x].left = side[x].next
@@ -248,151 +285,119 @@ proctype Run(byte x) {
     }
 
     /* An acknowledgement leaves. */
-    :: atomic {
-#ifdef WITHOUT_KEEPING_FIRST    /* acknowledge what came, stored or not */
-        side[x].open && side[x].announced < side[x].received &&
-        nfull(WIRE(OTHER(x), side[x].at)) ->
-        WIRE(OTHER(x), side[x].at) ! ACK, side[x].received, 0;
-        side[x].announced = side[x].received
-#else
-        side[x].open && side[x].announced < side[x].kept &&
-        nfull(WIRE(OTHER(x), side[x].at)) ->
-        WIRE(OTHER(x), side[x].at) ! ACK, side[x].kept, 0;
-        side[x].announced = side[x].kept
-#endif
+    :: d_step {
+        side[x].at == OPEN && side[x].announced < ACKNOWLEDGEABLE(x) &&
+        nfull(wire[OTHER(x)]) ->
+        wire[OTHER(x)] ! ACK, ACKNOWLEDGEABLE(x), 0;
+        side[x].announced = ACKNOWLEDGEABLE(x)
     }
 
     /* A message or acknowledgement comes over the connection that carries the side. */
-    :: atomic {
-        side[x].open && WIRE(x, side[x].at) ? [MESSAGE, _, _] ->
-        WIRE(x, side[x].at) ? MESSAGE, a, b;
+    :: d_step {
+        wire[x] ? [MESSAGE, _, _] ->
+        wire[x] ? MESSAGE, a, _;
+        take(x, a);
         a = 0;
-        if
-        :: SPOOLED(x) -> side[x].waiting[side[x].received] = b
-        :: !SPOOLED(x) -> deliver(OTHER(x), b); side[x].kept++
-        fi;
-        side[x].received++;
-        b = 0
+        hear()
     }
-    :: atomic {
-        side[x].open && WIRE(x, side[x].at) ? [ACK, _, _] ->
-        WIRE(x, side[x].at) ? ACK, a, b;
+    :: d_step {
+        wire[x] ? [ACK, _, _] ->
+        wire[x] ? ACK, a, _;
         assert(a <= side[x].left);
         if
         :: a > side[x].acked -> side[x].acked = a
         :: else
         fi;
-        a = 0; b = 0
+        a = 0;
+        hear()
     }
 
 #ifdef WITHOUT_CLOSING_THE_OLD  /* the connection before is still read after a take-over */
-    :: atomic {
-        x == SERVER && side[x].open && side[x].at > 1 &&
-        WIRE(x, side[x].at - 1) ? [MESSAGE, _, _] ->
-        WIRE(x, side[x].at - 1) ? MESSAGE, a, b;
-        a = 0;
-        if
-        :: SPOOLED(x) -> side[x].waiting[side[x].received] = b
-        :: !SPOOLED(x) -> deliver(OTHER(x), b); side[x].kept++
-        fi;
-        side[x].received++;
-        b = 0
+    :: d_step {
+        x == SERVER && nempty(late) ->
+        late ? a;
+        take(x, a);
+        a = 0
     }
 #endif
 
     /* The client connects, and asks to go on with its session. */
-    :: atomic {
-        x == CLIENT && side[x].at == 0 && connections < CONNECTIONS ->
-        connections++;
-        side[x].at = connections;
-        if      /* of three connections the server sees at most two */
-        :: side[SERVER].at != 0 && side[SERVER].at + 2 <= connections -> detach(SERVER)
-        :: else
-        fi;
-        flush(WIRE(SERVER, connections)); flush(WIRE(CLIENT, connections));
-        WIRE(SERVER, connections) ! HELLO, side[x].session, side[x].received
+    :: d_step {
+        x == CLIENT && side[x].at == AWAY ->
+        side[x].at = CALLING;
+        hangUp();
+        hello ! side[x].session, side[x].received
     }
 
     /* The server lets it in, whether it takes the connection before for alive or not. */
-    :: atomic {
-        x == SERVER && connections > 0 && side[SERVER].at != connections &&
-        WIRE(SERVER, connections) ? [HELLO, _, _] ->
-        WIRE(SERVER, connections) ? HELLO, a, b;
-        c = connections;
-#ifndef WITHOUT_CLOSING_THE_OLD
-        if
-        :: side[SERVER].at != 0 ->
-            flush(WIRE(SERVER, side[SERVER].at)); flush(WIRE(CLIENT, side[SERVER].at))
-        :: else
-        fi;
+    :: d_step {
+        x == SERVER && nempty(hello) ->
+        hello ? a, b;
+#ifdef WITHOUT_CLOSING_THE_OLD
+        do
+        :: wire[SERVER] ? [MESSAGE, _, _] -> wire[SERVER] ? MESSAGE, m, _; late ! m
+        :: wire[SERVER] ? [ACK, _, _] -> wire[SERVER] ? ACK, _, _
+        :: else -> break
+        od;
+        m = 0;
 #endif
+        flush(wire[SERVER]);
         if
 #ifdef WITHOUT_NAMES            /* go on with any session */
-        :: side[SERVER].session != 0 ->
-            attach(SERVER, c, b)
-        :: side[SERVER].session == 0 ->
+        :: side[x].session != 0 -> skip
 #else
-        :: a != 0 && a == side[SERVER].session ->
-            attach(SERVER, c, b)
-        :: a == 0 || a != side[SERVER].session ->
+        :: a != 0 && a == side[x].session -> skip
 #endif
+        :: else ->
             lose(SERVER);
-            sessions++;
-            begin(SERVER, sessions, 0);
-            attach(SERVER, c, 0);
+            a = 1;
+            do
+            :: a == side[CLIENT].session || a == side[CLIENT].dSession -> a++
+#ifdef WITHOUT_STORING_THE_SESSION
+            :: a == side[x].dSession -> a++
+#endif
+            :: else -> break
+            od;
+            side[x].session = a; b = 0;
 #ifndef WITHOUT_STORING_THE_SESSION     /* say WELCOME first */
             if
             :: SPOOLED(SERVER) -> commit(SERVER)
-            :: !SPOOLED(SERVER)
+            :: else
             fi
 #endif
         fi;
-        WIRE(CLIENT, c) ! WELCOME, side[SERVER].session, side[SERVER].received;
-        a = 0; b = 0; c = 0
+        detach(SERVER, AWAY);
+        if      /* the client may have left meanwhile */
+        :: side[CLIENT].at == CALLING ->
+            attach(SERVER, b);
+            wire[CLIENT] ! WELCOME, side[x].session, side[x].received
+        :: else
+        fi;
+        a = 0; b = 0
     }
-    :: atomic {
-        x == CLIENT && side[x].at != 0 && !side[x].open &&
-        WIRE(CLIENT, side[x].at) ? [WELCOME, _, _] ->
-        WIRE(CLIENT, side[x].at) ? WELCOME, a, b;
+    :: d_step {
+        wire[x] ? [WELCOME, _, _] ->
+        wire[x] ? WELCOME, a, b;
         if
-        :: side[x].session != 0 && a == side[x].session ->
-            assert(b <= side[x].left);
-            attach(CLIENT, side[x].at, b)
-        :: side[x].session == 0 || a != side[x].session ->
+        :: a == side[x].session -> attach(CLIENT, b)
+        :: else ->
             /* A server with a spool forgets nobody before its patience ends. */
             assert(side[x].session == 0 || !SPOOLED_S || expiries < EXPIRIES);
             /* What has left may have arrived; what has not goes into the new session. */
 #ifndef WITHOUT_TELLING
             tell(CLIENT, side[x].acked, side[x].left);
 #endif
-            c = 0;
-            do
-            :: side[x].left + c < side[x].count ->
-                side[x].which[c] = side[x].which[side[x].left + c]; c++
-            :: else -> break
-            od;
-            begin(CLIENT, a, c);
-            if
-            :: !SPOOLED(CLIENT) -> side[x].sendable = c
-            :: SPOOLED(CLIENT) -> skip
-            fi;
-            attach(CLIENT, side[x].at, 0)
+            begin(CLIENT, a, side[x].count - side[x].left);
+            attach(CLIENT, 0)
         fi;
-        a = 0; b = 0; c = 0
+        a = 0; b = 0
     }
 
     /* The server hears of the end of a connection, some time. */
-    :: atomic {
-        x == SERVER && side[x].at != 0 && side[x].at != side[CLIENT].at &&
-        empty(WIRE(SERVER, side[x].at)) ->
-        detach(SERVER)
-    }
-
-    /* A client that is alone goes: the server has closed, or was killed. */
-    :: atomic {
-        x == CLIENT && side[x].open && side[x].at != side[SERVER].at &&
-        empty(WIRE(CLIENT, side[x].at)) ->
-        detach(CLIENT)
+    :: d_step {
+        x == SERVER && side[x].at == LEFT ->
+        flush(wire[SERVER]);
+        detach(SERVER, AWAY)
     }
     od
 }
@@ -400,47 +405,30 @@ proctype Run(byte x) {
 /* What befalls them. */
 proctype World() {
     do
-    /* The client's connection is cut; the server may read what is on its way, or not. */
-    :: atomic {
-        cuts > 0 && side[CLIENT].at != 0 ->
-        cuts--;
-        if
-        :: flush(WIRE(SERVER, side[CLIENT].at))
-        :: skip
-        fi;
-        flush(WIRE(CLIENT, side[CLIENT].at));
-        detach(CLIENT)
-    }
+    :: d_step { cuts > 0 && side[CLIENT].at != AWAY -> cuts--; leave() }
     /* The server has waited long enough for a client that is away. */
-    :: atomic {
-        expiries > 0 && side[SERVER].at == 0 && side[SERVER].session != 0 ->
+    :: d_step {
+        expiries > 0 && side[SERVER].at == AWAY && side[SERVER].session != 0 ->
         expiries--;
         lose(SERVER);
-        begin(SERVER, 0, 0);
         if
         :: SPOOLED_S -> commit(SERVER)
-        :: !SPOOLED_S
-        fi
-    }
-    /* What the client has sent may still be read. */
-    :: atomic { killsC > 0 -> killsC--; kill(CLIENT) }
-    :: atomic {
-        killsS > 0 ->
-        killsS--;
-        kill(SERVER);
-        if
-        :: side[CLIENT].at != 0 ->
-            flush(WIRE(SERVER, side[CLIENT].at)); flush(WIRE(CLIENT, side[CLIENT].at));
-            detach(CLIENT)
         :: else
         fi
     }
+    :: d_step { killsC > 0 -> killsC--; kill(CLIENT); leave() }
+    :: d_step {
+        killsS > 0 ->
+        killsS--;
+        kill(SERVER);
+        flush(wire[SERVER]); flush(wire[CLIENT]); hangUp();
+        detach(CLIENT, AWAY); detach(SERVER, AWAY)
+    }
     /* Nothing befalls them any more.  When nothing happens either, all is well: */
-    :: atomic { cuts + killsC + killsS > 0 -> cuts = 0; killsC = 0; killsS = 0 }
+    :: d_step { cuts + killsC + killsS > 0 -> cuts = 0; killsC = 0; killsS = 0 }
     :: timeout ->
-        assert((arrived[CLIENT] | told[CLIENT]) == (1 << sent[CLIENT]) - 1);
-        assert((arrived[SERVER] | told[SERVER]) == (1 << sent[SERVER]) - 1);
-        break
+        assert(sent[CLIENT] == N && sent[SERVER] == N);
+        assert(owed[CLIENT] == 0 && owed[SERVER] == 0)
     od
 }
 

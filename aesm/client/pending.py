@@ -31,7 +31,6 @@ from aesm.messages.stream import costOf
 if TYPE_CHECKING:
     from aesm.client.observer import Audience
     from aesm.client.stream import SessionStream
-    from aesm.core.messages.frames import EncodedRequest
     from aesm.messages.connection import Connection
     from aesm.messages.requests import PendingAnswer
 
@@ -99,9 +98,7 @@ class QueuedRequest(QueuedMessage):
 
     mayBeEarly = False
 
-    def __init__(
-        self, queue: MessageQueue, answer: PendingAnswer, body: EncodedRequest
-    ) -> None:
+    def __init__(self, queue: MessageQueue, answer: PendingAnswer, body: bytes) -> None:
         """
         @param answer: fires with the answer.
         @param body: the request, as on the wire.
@@ -109,7 +106,7 @@ class QueuedRequest(QueuedMessage):
         super().__init__(body)
         self._queue = queue
         self._answer = answer
-        self._body: EncodedRequest | None = body
+        self._body: bytes | None = body
         answer.asker = self
 
     def withdraw(self, answer: PendingAnswer) -> None:
@@ -184,7 +181,7 @@ class MessageQueue:
         full = self._append(message)
         return message if full is None else fail(full)
 
-    def ask(self, answer: PendingAnswer, body: EncodedRequest) -> Deferred[None]:
+    def ask(self, answer: PendingAnswer, body: bytes) -> Deferred[None]:
         """
         Queue a request.
 

@@ -44,7 +44,7 @@ from aesm.client.retry import RetryDelays, isTransient
 from aesm.client.states import SERVICE_TRANSITIONS, ServiceState
 from aesm.client.stream import SessionStream
 from aesm.core.messages.hello import ConversationSettings, MessageOptions
-from aesm.core.messages.requests import encodeRequest
+from aesm.core.messages.requests import encodeData
 from aesm.errors import (
     AESMError,
     CloseCode,
@@ -215,7 +215,7 @@ class ClientService(Service):
         former = self.former
         if not (self._reason or former is None or former.isClosing or self._queue):
             return former.requests.request(data, timeout, self._clock)
-        answer, body = waiting(timeout), encodeRequest(data)
+        answer, body = waiting(timeout), encodeData(b"", data)
         if self._reason is not None:
             answer.errback(closedError(asOurs(self._reason)))
         else:

@@ -2,7 +2,7 @@
 An open file, read and written at once, and hashed in a thread::
 
     file = DiskFile(descriptor, deferToThread)
-    data = file.read(offset, size)
+    count = file.read(offset, view)
     file.follow(offset + size)             # so far it may be hashed
     digest = await file.digest(size)
     await file.close()
@@ -33,6 +33,9 @@ InThread = Callable[..., Deferred[Any]]
 
 PIECE = 1 << 20  # bytes that are read at once to be hashed
 STEP = 16 << 20  # bytes that are hashed in one call
+# Bytes from which on what is known to be there is hashed before all is: to ask a thread
+# takes as long as to hash a few hundred KiB.
+LEAST = 2 << 20
 
 
 class DiskFile:
@@ -51,6 +54,7 @@ class DiskFile:
         self._waiting: list[Deferred[None]] = []  # until it is closed
         self._hash = sha256()
         self._hashed = self._known = 0  # bytes from the start
+        self._least = LEAST  # bytes that a thread is asked for
         self._failure: BaseException | None = None  # of hashing
         self._hashing: list[Deferred[None]] | None = None  # who waits, while it does
 
@@ -70,15 +74,13 @@ class DiskFile:
         called.chainDeferred(result)
         return result
 
-    def read(self, offset: int, size: int) -> bytes:
-        """Read up to so many bytes; fewer mean that the file ends there."""
-        data = os.pread(self.descriptor, size, offset)
-        while data and len(data) < size:
-            more = os.pread(self.descriptor, size - len(data), offset + len(data))
-            if not more:
-                break
-            data += more
-        return data
+    def read(self, offset: int, view: memoryview) -> int:
+        """
+        Read as many bytes as there is room for in a view.
+
+        @return: how many; fewer mean that the file ends there.
+        """
+        return _read(self.descriptor, offset, view)
 
     def write(self, offset: int, data: memoryview) -> None:
         """
@@ -94,7 +96,8 @@ class DiskFile:
     def follow(self, end: int) -> None:
         """Hash on, up to there, at leisure."""
         self._known = max(self._known, end)
-        if self._hashing is None and self._hashed < self._known and not self._failure:
+        isDue = self._known - self._hashed >= self._least
+        if isDue and self._hashing is None and not self._failure:
             self._hashing = []
             Deferred.fromCoroutine(self._run())
 
@@ -105,6 +108,7 @@ class DiskFile:
 
         @raise OSError: they cannot be read.
         """
+        self._least = 1
         self.follow(size)
         while self._hashing is not None:
             waiting: Deferred[None] = Deferred()
@@ -152,7 +156,7 @@ class DiskFile:
     async def _run(self) -> None:
         """Hash what is known to be there."""
         try:
-            while self._hashed < self._known and not self._isClosing:
+            while self._known - self._hashed >= self._least and not self._isClosing:
                 size = min(STEP, self._known - self._hashed)
                 await self.call(_hash, self._hash, self.descriptor, self._hashed, size)
                 self._hashed += size
@@ -164,14 +168,22 @@ class DiskFile:
                 each.callback(None)
 
 
+def _read(descriptor: int, offset: int, view: memoryview) -> int:
+    """Read into a view, all of it if there is as much."""
+    done = 0
+    while view and (count := os.preadv(descriptor, [view], offset + done)):
+        done += count
+        view = view[count:]
+    return done
+
+
 def _hash(digest: Any, descriptor: int, offset: int, size: int) -> None:
     """Hash a part of a file."""
-    buffer = bytearray(min(PIECE, size))
-    view = memoryview(buffer)
+    buffer = memoryview(bytearray(min(PIECE, size)))
     while size:
-        count = os.preadv(descriptor, [view[:size]], offset)
-        if not count:
+        view = buffer[:size]
+        if _read(descriptor, offset, view) < len(view):
             raise OSError(0, "the file has become shorter")
-        digest.update(view[:count])
-        offset += count
-        size -= count
+        digest.update(view)
+        offset += len(view)
+        size -= len(view)

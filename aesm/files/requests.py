@@ -26,11 +26,13 @@ from aesm.errors import RequestFailed
 __all__ = [
     "AHEAD",
     "CHUNK",
+    "CHUNK_HEADER",
     "Chunk",
     "FileCode",
     "Offer",
     "answering",
     "asking",
+    "chunkHeader",
     "isOurs",
     "offering",
     "readAnswer",
@@ -43,6 +45,7 @@ MOST_TEXT = 8192  # characters of a request that is no chunk
 MAX_SIZE = 1 << 62  # bytes of a file
 _WORD = "aesm-file/1 "
 _HEADER = struct.Struct("!12s8sQ")  # the word, the token, the offset
+CHUNK_HEADER = _HEADER.size
 _KINDS = frozenset({"offer", "done", "drop", "end", "receive"})
 
 
@@ -90,8 +93,12 @@ class Chunk:
 
     def encode(self) -> bytes:
         """Make a request of it."""
-        word = _WORD.encode("ascii")
-        return b"".join((_HEADER.pack(word, self.token, self.offset), self.data))
+        return chunkHeader(self.token, self.offset) + self.data
+
+
+def chunkHeader(token: bytes, offset: int) -> bytes:
+    """Make what a chunk has before its data, C{CHUNK_HEADER} bytes."""
+    return _HEADER.pack(_WORD.encode("ascii"), token, offset)
 
 
 def isOurs(data: object) -> bool:

@@ -21,15 +21,17 @@ from typing import Any, Protocol
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
+from aesm.core.messages.batch import Message
 from aesm.errors import FileChanged, RequestFailed, SessionLost
 from aesm.files.disk import DiskFile, InThread
 from aesm.files.requests import (
     AHEAD,
     CHUNK,
-    Chunk,
+    CHUNK_HEADER,
     FileCode,
     Offer,
     asking,
+    chunkHeader,
     offering,
     readAnswer,
 )
@@ -45,8 +47,13 @@ _AGAIN = frozenset({FileCode.UNKNOWN, FileCode.DIFFERS})
 class Requester(Protocol):
     """What requests go over: a connection, or a client that comes back."""
 
-    def request(self, data: str | bytes, timeout: float | None = None) -> Deferred[Any]:
-        """Ask, and wait for the answer."""
+    def request(self, data: Message, timeout: float | None = None) -> Deferred[Any]:
+        """
+        Ask, and wait for the answer.
+
+        @param data: as C{Connection.request}; what it is of may change once this has
+            returned.
+        """
 
 
 def sendFile(
@@ -214,14 +221,18 @@ class _Sending:
     async def _sendChunks(self, offset: int) -> None:
         """Send it piece by piece."""
         size = self._offer.size
+        # One for all, of which a request is a copy: a chunk that is made anew in each
+        # step costs more for memory than for reading and encryption.
+        buffer = memoryview(bytearray(CHUNK_HEADER + min(CHUNK, size - offset)))
         while offset < size:
             if len(self._ahead) == AHEAD:
                 await self._oldest()
             wanted = min(CHUNK, size - offset)
-            data = memoryview(self._file.read(offset, wanted))
-            if len(data) < wanted:
+            chunk = buffer[: CHUNK_HEADER + wanted]
+            chunk[:CHUNK_HEADER] = chunkHeader(self._token, offset)
+            if self._file.read(offset, chunk[CHUNK_HEADER:]) < wanted:
                 raise _changed(self._offer)
-            asked = self._connection.request(Chunk(self._token, offset, data).encode())
+            asked = self._connection.request(chunk)
             offset += wanted
             self._ahead.append((offset, asked))
             self._file.follow(offset)

@@ -3,7 +3,7 @@ Requests to a handler: they are begun in the order in which they came, and run b
 each other, and beside packets, until each is answered::
 
     answering = Answering(handler, connection)
-    running = answering.begin(request)      # None, or fires once there is room to begin
+    running = answering.begin(connection, (micros, body, number))
 """
 
 from __future__ import annotations
@@ -73,20 +73,29 @@ class Answering:
         self._waiting: deque[Deferred[None]] = deque()  # for one that ends
         self._withdrawn: set[int] = set()  # before they were begun
 
-    def begin(self, request: Request) -> Deferred[None] | None:
+    def begin(
+        self, connection: Connection, item: tuple[int, bytes, int]
+    ) -> Deferred[None] | None:
         """
         Have a request answered.
 
+        @param item: what is in a pile of it: when it was sent, its body, and its
+            number, counted from 1.
         @return: None if that has begun; else fires once it has, when there is room for
             one more, and for its answer.
         """
+        micros, body, number = item
+        request = self.requests.begin(number - 1, micros, body)
         if not self._outbox.roomy or len(self._running) >= MOST_RUNNING:
-            return self._room().addCallback(lambda nothing: self.begin(request))
+            return self._room().addCallback(
+                lambda nothing: self.begin(connection, item)
+            )
         if self._withdrawn and self._isWithdrawn(request):
             return None
         try:
-            result = self._receive(self._connection, request)
-            if isinstance(result, ANSWERS):  # as usual; there is room, as seen above
+            result = self._receive(connection, request)
+            # As usual; there is room, as seen above.
+            if type(result) is bytes or isinstance(result, ANSWERS):
                 sent = self.requests.answer(request, result)
                 if sent is not None:
                     sent.addErrback(self._ebNotSent, request)

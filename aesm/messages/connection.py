@@ -266,12 +266,15 @@ class Connection:
 
     # What the server calls
 
-    def send(self, data: Message, closeSlow: bool) -> Deferred[None]:
+    def send(
+        self, data: Message, closeSlow: bool, kind: type | None = None
+    ) -> Deferred[None]:
         """
         Send a message.
 
         @param closeSlow: whether the sender serves many: then a peer whose send buffer
             is full is closed with code 4000, and one that is gone is not an error.
+        @param kind: as L{Outbox.add}.
         @return: as C{sendData}.
         """
         # acknowledgementOf, without its call (StackCostTests.test_roundTrip).
@@ -280,7 +283,7 @@ class Connection:
         acknowledgement.watcher = self
         try:
             micros = self._beginBatch() if batch is None else batch.micros
-            acknowledgement.count = outbox.add(data, micros)
+            acknowledgement.count = outbox.add(data, micros, kind)
         except AESMError as refused:
             self._batch = None  # it may have been closed for want of room
             return self._refuse(refused, closeSlow)
@@ -292,15 +295,16 @@ class Connection:
                 protocol.sending()
         return acknowledgement
 
-    def append(self, body: Body) -> int:
+    def append(self, kind: type, body: bytes) -> int:
         """
-        Send a message, if it is like all others of this turn: all but the first request
-        of a burst are, and all but the first answer.
+        Send a request or a response, if all others of this turn are the same: all but
+        the first of a burst are sent so.
 
+        @param kind: L{EncodedRequest} or L{EncodedResponse}.
         @return: the number of the session's messages, with it; 0 if nothing was sent,
             so that it is for C{send}.
         """
-        return 0 if self._batch is None else self._batch.append(body)
+        return 0 if self._batch is None else self._batch.append(kind, body)
 
     def join(self, shared: SharedBatch) -> int | None:
         """
@@ -476,10 +480,6 @@ class Connection:
     def respond(self, request: Request, body: EncodedResponse) -> Deferred[None]:
         """Send what ends a request, as L{Requests.respond}."""
         return self.requests.respond(request, body)
-
-    def requestTaken(self, request: Request) -> None:
-        """Let the peer send more: a request is answered, or refused."""
-        self.session.inbox.takenCost += request.cost
 
     def _waiters(self) -> PendingAcks:
         """Return C{waiting}, made on first use."""

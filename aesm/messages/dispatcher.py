@@ -20,7 +20,6 @@ from twisted.python.failure import Failure
 from aesm.core.messages.frames import (
     MESSAGE_OVERHEAD,
     EncodedBodies,
-    EncodedRequest,
     Messages,
 )
 from aesm.errors import AESMError, CloseCode, ConnectionClosed
@@ -244,9 +243,8 @@ class Dispatcher:
         # One that comes alone goes without the loop, as in C{arrived}.
         self.state = _BEGUN
         body: Any = requests.data[0]
-        answering = self._answering
-        request = answering.requests.begin(first, requests.micros, body)
-        room = answering.begin(request)
+        item = (requests.micros, body, first + 1)
+        room = self._answering.begin(self._connection, item)
         if room is not None:
             self._waitFor(room)
         if self.state is _HANDING and self._queue is _NONE:
@@ -347,6 +345,9 @@ class Dispatcher:
                 messages.micros, messages.data, messages.numbers, strict=True
             )
             self._receive = self._takeItem
+            answering, isMixed = self._answering, 0 in messages.numbers
+            if answering is not None and self._rates is None and not isMixed:
+                self._receive = answering.begin
         elif isinstance(messages, Pile):
             times = map(truediv, messages.micros, _MILLION)
             self._packets = packetsOf(times, messages.data)
@@ -357,16 +358,17 @@ class Dispatcher:
         """
         Hand over what is in a pile with requests.
 
-        @param item: when it was sent, what it is, and the number of a request.
+        @param item: when it was sent, what it is, and the number of a request, counted
+            from 1.
         @return: as a handler's C{packetReceived}.
         """
         micros, data, number = item
         answering = self._answering
-        if type(data) is EncodedRequest and answering is not None:
+        if number and answering is not None:
             if self._rates is not None:
                 cost = len(data) + MESSAGE_OVERHEAD
                 self._rates.spend(connection.peer, 0, cost, self._turns.now())
-            return answering.begin(answering.requests.begin(number, micros, data))
+            return answering.begin(connection, item)
         if type(data) is int:  # it was done with as it came
             return None
         return self._handler.packetReceived(connection, packetOf(micros, data))
@@ -415,9 +417,8 @@ class Dispatcher:
                 cost += messages.cost
             else:
                 self._handled += handled
-                data = messages.data[self._reported : self._handled]
-                count += len(data)
-                cost += sum(map(chargeOf, data))
+                count += self._handled - self._reported
+                cost += chargeOf(messages, self._reported, self._handled)
                 self._reported = self._handled
             if handled == wanted:
                 self._handled = self._reported = 0

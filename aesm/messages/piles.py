@@ -5,12 +5,12 @@ What waits for a handler, in little memory.
 from __future__ import annotations
 
 from array import array
+from collections.abc import Sequence
 from itertools import repeat
 from typing import TYPE_CHECKING, Any, cast
 
 from aesm.core.messages.frames import (
     EncodedBodies,
-    EncodedRequest,
     Messages,
     decoded,
     newTuple,
@@ -31,8 +31,8 @@ class Pile:
     @ivar micros: when each was sent.
     @ivar data: their bodies; of what was done with as it came, the cost; and what is a
         packet already.
-    @ivar numbers: those of the requests among them, each at its place, 0 at the others;
-        None while there are only packets.
+    @ivar numbers: those of the requests among them, counted from 1, each at its place,
+        0 at the others; None while there are only packets.
     @ivar cost: as of C{Messages}, without requests.
     """
 
@@ -51,7 +51,7 @@ class Pile:
         pile, count = cls(), len(requests.data)
         pile.micros.extend(repeat(requests.micros, count))
         pile.data.extend(requests.data)
-        pile.numbers = array("Q", range(first, first + count))
+        pile.numbers = array("Q", range(first + 1, first + 1 + count))
         return pile
 
     @classmethod
@@ -103,8 +103,10 @@ def _zeros(count: int) -> array[int]:
     return array("Q", bytes(8 * count))
 
 
-def chargeOf(data: Any) -> int:
-    """Compute what is taken once this is handed over: of a request nothing."""
-    if type(data) is int:
-        return data
-    return 0 if type(data) is EncodedRequest else costOf(data)
+def chargeOf(messages: Messages | Pile, start: int, end: int) -> int:
+    """Compute what is taken once these are handed over: of a request nothing."""
+    data: Sequence[Any] = messages.data[start:end]
+    if isinstance(messages, Pile) and messages.numbers is not None:
+        numbers = messages.numbers[start:end]
+        data = [each for each, number in zip(data, numbers, strict=True) if not number]
+    return sum(each if type(each) is int else costOf(each) for each in data)

@@ -498,9 +498,10 @@ class AESMProtocol:
         if self.state is CarrierState.GONE or deadline == math.inf:
             return
         if self._timer is not None:
-            if self._wakeAt <= deadline:
+            # Or one that was set a moment later than it was due would be moved by each
+            # read: to bring a call forward, Twisted looks through all that there are.
+            if self._wakeAt <= deadline + LEAST_DELAY:
                 return
-            # To bring a call forward, Twisted looks through all that there are.
             self._timer.cancel()
         now = self._clock.seconds()
         self._wakeAt = max(deadline, now + LEAST_DELAY)

@@ -42,6 +42,7 @@ from aesm.core.messages.frames import (
 )
 from aesm.core.messages.requests import (
     BINARY,
+    BINARY_REQUEST,
     ERROR,
     NUMBER_STATUS,
     REQUEST_PREFIX,
@@ -50,8 +51,8 @@ from aesm.core.messages.requests import (
     decodeRequest,
     decodeResponse,
     encodeAnswer,
+    encodeData,
     encodeError,
-    encodeRequest,
     encodeWithdrawal,
 )
 from aesm.errors import AESMError, CloseCode, RequestFailed, SessionLost, closedError
@@ -255,22 +256,25 @@ class Requests:
         @raise ValueError: the text cannot be written in UTF-8, or C{timeout} is no time
             to wait.
         """
-        # Most have no timeout: nothing that has to be called for one.
+        # Most have no timeout, and are bytes: nothing that has to be called for these.
         answer = PendingAnswer(_withdraw) if timeout is None else waiting(timeout)
-        body = encodeRequest(data)
+        body = BINARY_REQUEST + data if type(data) is bytes else encodeData(b"", data)
         asked = self._outbox.asked
-        if asked is not None and (count := self._connection.append(body)):
+        if asked is not None and (
+            count := self._connection.append(EncodedRequest, body)
+        ):
             answer.asker, answer.number = self, count - 1
             asked[count - 1] = answer
         else:
             self.ask(answer, body)
         return answer if timeout is None else answer.limit(timeout, clock)
 
-    def ask(self, answer: PendingAnswer, body: EncodedRequest) -> None:
+    def ask(self, answer: PendingAnswer, body: bytes) -> None:
         """
         Send a request.
 
         @param answer: fires with the answer, or fails.
+        @param body: what its frame is to have.
         """
         connection, outbox = self._connection, self._outbox
         if not (outbox.peer.requests or connection.isClosing):
@@ -284,7 +288,7 @@ class Requests:
         number = outbox.count
         answer.asker, answer.number = self, number
         outbox.ask(number, answer)
-        sent = connection.send(body, False)
+        sent = connection.send(body, False, EncodedRequest)
         if type(sent) is not Acknowledgement:  # nothing was sent
             (outbox.asked or {}).pop(number, None)
             answer.asker = None
@@ -452,9 +456,13 @@ class Requests:
         """
         if not request.isOpen:
             return None
-        connection, body = self._connection, encodeAnswer(request.number, data)
-        if not connection.append(body):
-            sent = connection.send(body, connection.closeSlow)
+        connection, number = self._connection, request.number
+        if type(data) is bytes:  # as usual
+            body = NUMBER_STATUS.pack(number, BINARY) + data
+        else:
+            body = encodeData(number.to_bytes(8, "big"), data)
+        if not connection.append(EncodedResponse, body):
+            sent = connection.send(body, connection.closeSlow, EncodedResponse)
             if not _isSent(sent):
                 return sent
         self._close(request)
@@ -465,7 +473,11 @@ class Requests:
         request.isOpen = False
         if self.open.pop(request.number, None) is not None:
             self._openCost -= request.cost
-            self._connection.requestTaken(request)
+            self.taken(request)
+
+    def taken(self, request: Request) -> None:
+        """Let the peer send more: a request is answered, or refused."""
+        self._connection.session.inbox.takenCost += request.cost
 
     def _withdrawn(self, number: int) -> None:
         """Who asked does not wait any more."""
@@ -496,7 +508,7 @@ class Resender(Protocol):
     def add(self, data: Message) -> Deferred[None]:
         """Send a message, as C{sendData}; fails only by its Deferred."""
 
-    def ask(self, answer: PendingAnswer, body: EncodedRequest) -> Deferred[None]:
+    def ask(self, answer: PendingAnswer, body: bytes) -> Deferred[None]:
         """Send a request."""
 
 

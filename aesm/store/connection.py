@@ -28,6 +28,7 @@ from aesm.core.messages.frames import (
     EncodedResponse,
     Messages,
     Requests,
+    markedOf,
 )
 from aesm.core.messages.outbox import Message
 from aesm.core.messages.session import Session
@@ -36,7 +37,6 @@ from aesm.messages.acknowledgements import Acknowledgement, FailedAcknowledgemen
 from aesm.messages.causes import CAUSE
 from aesm.messages.connection import Connection
 from aesm.messages.owner import ConnectionOwner
-from aesm.messages.requests import Request
 from aesm.messages.stream import costOf
 from aesm.store.interface import ISessionStore
 from aesm.store.journal import Journal, JournalState
@@ -216,7 +216,9 @@ class DurableConnection(Connection):
         # that has another cause.
         return self.send(data, self.closeSlow)
 
-    def send(self, data: Message, closeSlow: bool) -> Deferred[None]:
+    def send(
+        self, data: Message, closeSlow: bool, kind: type | None = None
+    ) -> Deferred[None]:
         """
         Send a message, if it can be stored now or is a handler's.
 
@@ -232,17 +234,20 @@ class DurableConnection(Connection):
         acknowledgement = Acknowledgement()
         acknowledgement.watcher = self._numbering or self
         try:
-            acknowledgement.count = self.accept(data, cause)
+            acknowledgement.count = self.accept(data, cause, kind)
         except AESMError as refused:
             return self._refuse(refused, closeSlow)
         return acknowledgement
 
-    def accept(self, data: Message, cause: Connection | None = None) -> int:
+    def accept(
+        self, data: Message, cause: Connection | None = None, kind: type | None = None
+    ) -> int:
         """
         Have a message in the session, to be stored at the end of this turn.
 
         @param cause: whose message has caused it, where others can claim sessions: it
             is in no batch with what has another cause.
+        @param kind: as L{Outbox.add}.
         @return: the number of messages accepted, with it.
         @raise AESMError: it cannot be sent.
         """
@@ -251,7 +256,7 @@ class DurableConnection(Connection):
             self._causes.append((self._outbox.count, cause))
         batch, outbox = self._batch, self._outbox
         micros = self._beginBatch() if batch is None else batch.micros
-        count = outbox.add(data, micros)
+        count = outbox.add(data, micros, kind)
         if self._protocol is None:
             self.account()
         else:
@@ -260,15 +265,16 @@ class DurableConnection(Connection):
             self._journal.touch(self)  # and it is the commit that flushes
         return count
 
-    def append(self, body: Body) -> int:
+    def append(self, kind: type, body: bytes) -> int:
         """
-        Send a message, if it is like all others of this turn, and can be stored.
+        Send a request or a response, if all others of this turn are the same, and it
+        can be stored.
 
         @return: as L{Connection.append}.
         """
         if self._fences or self._journal.store.failure is not None:
             return 0
-        return super().append(body)
+        return super().append(kind, body)
 
     def _causeOf(self, number: int) -> Connection | None:
         """Tell whose message has caused one that is staged."""
@@ -300,7 +306,7 @@ class DurableConnection(Connection):
         self._stored -= sum(size for first, size in holes if first in numbers)
         left = [(each.first, cause) for each, cause in causes if not hasLeft(cause)]
         self._causes = [(0, None), *left]
-        kinds = {type(body) for batch in undone for body in batch.bodies}
+        kinds = {type(body) for batch in undone for body in batch.marked}
         if EncodedResponse in kinds or any(number >= min(gone) for number in asked):
             return None
         former, self._numbering = cast(Numbering, self._numbering), Numbering(self)
@@ -351,10 +357,9 @@ class DurableConnection(Connection):
         else:
             call()
 
-    def requestTaken(self, request: Request) -> None:
+    def requestTaken(self, cost: int) -> None:
         """A request is answered, or refused: that is written with its answer."""
-        self._handledCost += request.cost
-        self.requests.ended(request)
+        self._handledCost += cost
         self._journal.touch(self)
 
     def writable(self) -> None:
@@ -573,9 +578,8 @@ class DurableConnection(Connection):
         micros, data, cost = messages.micros, messages.data, messages.cost
         if type(messages) is not Messages:
             made = self.requests.made
-            data = [
-                made(number, micros, body) for number, body in enumerate(data, first)
-            ]
+            marked = enumerate(markedOf(messages), first)
+            data = [made(number, micros, body) for number, body in marked]
             cost = sum(map(costOf, data))
             self.account()
         self.retrieved.extend(micros / 1e6, data, cost)

@@ -91,6 +91,11 @@ class DurableRequests(Requests):
             self._fresh.append(request)
         return request
 
+    def taken(self, request: Request) -> None:
+        """Let the peer send more, once it is written that a request is ended."""
+        self.ended(request)
+        self._durable.requestTaken(request.cost)
+
     def ended(self, request: Request) -> None:
         """A request is answered or refused."""
         if request.number in self._stored:

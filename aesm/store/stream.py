@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from aesm.core.messages.framereader import FrameReader
-from aesm.core.messages.frames import Messages
+from aesm.core.messages.frames import Messages, markedOf
 from aesm.messages.requests import Answer, Request
 from aesm.messages.stream import DataStream, Packet, costOf
 from aesm.store.interface import Blob
@@ -210,7 +210,7 @@ def readBlob(blob: Blob) -> Messages:
     reader = FrameReader(ANY_SIZE)
     runs = [each for each in reader.receive(blob.frames) if isinstance(each, Messages)]
     if reader.empty and reader.error is None and runs:
-        data = [data for run in runs for data in run.data]
+        data = [data for run in runs for data in markedOf(run)]
         if len(data) == blob.messages:
             cost = sum(run.cost for run in runs)
             return Messages(runs[0].micros, data, cost, runs[-1].lastCost)

@@ -208,9 +208,8 @@ class _Application:
             return False
         following = left[peer.received - self.acknowledged :]
         size = sum(map(len, following[:1]))  # of the next one
-        return max(
-            map(sizeOf, left), default=0
-        ) <= peer.maxMessage and 0 <= peer.partial < max(1, size)
+        largest = max((sizeOf(each, type(each)) for each in left), default=0)
+        return largest <= peer.maxMessage and 0 <= peer.partial < max(1, size)
 
     def part(self, hello: Hello) -> Partial | None:
         """

@@ -36,6 +36,7 @@ from aesm.core.messages.frames import (
     encodeBatch,
     encodeClose,
     encodeFrame,
+    markedOf,
 )
 from aesm.core.messages.requests import (
     encodeAnswer,
@@ -131,7 +132,8 @@ def _whole(stream: bytes, frames: deque[Frame]) -> Frame:
     while isinstance(frame, Messages) and len(frame.data) < count:
         more = frames.popleft()
         assert isinstance(more, Messages), more
-        data, cost = [*frame.data, *more.data], frame.cost + more.cost
+        data = [*markedOf(frame), *markedOf(more)]
+        cost = frame.cost + more.cost
         frame = Messages(frame.micros, data, cost, more.lastCost)
     return frame
 
@@ -145,8 +147,9 @@ def _write(frame: Frame, micros: int) -> Iterator[list[bytes]]:
     @return: the ways to write it.
     """
     match frame:
-        case Messages(time, data, cost, lastCost):
+        case Messages(time, _, cost, lastCost):
             assert time == micros
+            data = markedOf(frame)
             bodies = [d.encode() if isinstance(d, str) else bytes(d) for d in data]
             costs = [len(body) + MESSAGE_OVERHEAD for body in bodies]
             assert (sum(costs), costs[-1]) == (cost, lastCost)

@@ -25,6 +25,7 @@ class DiskFileTests(SynchronousTestCase):
         self.path = self.mktemp()
         self.patch(disk, "PIECE", 16)
         self.patch(disk, "STEP", 64)
+        self.patch(disk, "LEAST", 1)
 
     def open(
         self, content: bytes = b"", inThread: Callable[..., Deferred[Any]] = execute
@@ -49,12 +50,17 @@ class DiskFileTests(SynchronousTestCase):
         """
         return Deferred.fromCoroutine(file.digest(size))
 
+    def read(self, file: DiskFile, offset: int, size: int) -> bytes:
+        """Read up to so many bytes."""
+        data = bytearray(size)
+        return bytes(data[: file.read(offset, memoryview(data))])
+
     def test_read(self) -> None:
         """What is read is what is there, and less only at the file's end."""
         file = self.open(b"0123456789")
-        self.assertEqual(file.read(2, 3), b"234")
-        self.assertEqual(file.read(8, 3), b"89")
-        self.assertEqual(file.read(10, 3), b"")
+        self.assertEqual(self.read(file, 2, 3), b"234")
+        self.assertEqual(self.read(file, 8, 3), b"89")
+        self.assertEqual(self.read(file, 10, 3), b"")
 
     def test_write(self) -> None:
         """What is written is there, where it was to be."""
@@ -65,13 +71,13 @@ class DiskFileTests(SynchronousTestCase):
 
     def test_parts(self) -> None:
         """What the system reads or writes in parts is whole."""
-        read, write = os.pread, os.pwrite
-        self.patch(os, "pread", lambda fd, size, at: read(fd, min(size, 3), at))
+        read, write = os.preadv, os.pwrite
+        self.patch(os, "preadv", lambda fd, views, at: read(fd, [views[0][:3]], at))
         self.patch(os, "pwrite", lambda fd, data, at: write(fd, data[:3], at))
         file = self.open()
         file.write(0, memoryview(b"0123456789"))
-        self.assertEqual(file.read(0, 8), b"01234567")
-        self.assertEqual(file.read(5, 8), b"56789")
+        self.assertEqual(self.read(file, 0, 8), b"01234567")
+        self.assertEqual(self.read(file, 5, 8), b"56789")
 
     def test_noRoom(self) -> None:
         """What cannot be written is an error; what could be is there."""
@@ -104,6 +110,24 @@ class DiskFileTests(SynchronousTestCase):
             hands.work()
         digest = self.successResultOf(waiting[0])
         self.assertEqual(digest, sha256(content).hexdigest())
+
+    def test_least(self) -> None:
+        """A thread is not asked for a little that is known, before all is."""
+        self.patch(disk, "LEAST", 100)
+        hands = ByHand()
+        content = os.urandom(301)
+        file = self.open(content, hands.run)
+        for end, asked in ((99, 0), (100, 1), (150, 1)):
+            file.follow(end)
+            self.assertEqual(len(hands.waiting), asked, end)
+        while hands.waiting:
+            hands.work()
+        file.follow(163)  # 99 more than were hashed: one call was about 64
+        self.assertEqual(hands.waiting, [])
+        digest = self.digestOf(file, 301)
+        while hands.waiting:
+            hands.work()
+        self.assertEqual(self.successResultOf(digest), sha256(content).hexdigest())
 
     def test_shorter(self) -> None:
         """A file that has become shorter has no digest."""

@@ -353,9 +353,7 @@ class RefusedTests(FileTestCase):
         class Other:
             """The other side."""
 
-            def request(
-                self, data: str | bytes, timeout: float | None = None
-            ) -> Deferred[Any]:
+            def request(self, data: Any, timeout: float | None = None) -> Deferred[Any]:
                 """Answer."""
                 asked.append(data)
                 answer = answers[(len(asked) - 1) % len(answers)]

@@ -298,7 +298,7 @@ class StackCostTests(SynchronousTestCase):
             pair.deliver()
 
         ask()
-        self.assertLess(pythonCalls(ask) / (COUNT // 2), 30)
+        self.assertLess(pythonCalls(ask) / (COUNT // 2), 20)
         self.assertEqual(len(answers), COUNT)
 
     def test_oneAcknowledgement(self) -> None:

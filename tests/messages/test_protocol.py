@@ -614,6 +614,40 @@ class BackPressureTests(PairTestCase):
         pair.deliver()
         self.assertEqual(pair.client.session.outbox.keptCost, 0)
 
+    def test_timerStays(self) -> None:
+        """
+        The timer of an ACK that waits is not moved with each read, though time goes by
+        while one is acted on.
+        """
+
+        def slow(connection: Connection, packet: Packet) -> None:
+            """
+            Take some time.
+
+            @param connection: ignored.
+            @param packet: ignored.
+            """
+            pair.clock.rightNow += ACK_DELAY / 100
+
+        def later(delay: float, call: Any, *arguments: Any) -> Any:
+            """
+            Call something later, and take note of it.
+
+            @param delay: seconds.
+            @param call: what.
+            @param arguments: of it.
+            """
+            called.append(call.__name__)
+            return callLater(delay, call, *arguments)
+
+        pair = self.streaming(Recorder(slow))
+        called: list[str] = []
+        callLater = pair.clock.callLater
+        self.patch(pair.clock, "callLater", later)
+        for _ in range(5):
+            self.assertEqual(self.burst(pair), 0)
+        self.assertEqual(called.count("_timedOut"), 1)
+
     def test_noPatience(self) -> None:
         """An answer does not wait, nor does an ACK without which the peer would."""
 

@@ -53,6 +53,7 @@ from aesm.core.messages.frames import (
     Messages,
     Partial,
     Welcome,
+    markedOf,
 )
 from aesm.core.messages.hello import ConversationSettings, Hello
 from aesm.core.messages.outbox import Outbox
@@ -268,7 +269,7 @@ class Peer:
 
     def arrived(self, messages: Messages) -> None:
         """Messages came; a question is answered at once."""
-        self.got += [(messages.micros, data) for data in messages.data]
+        self.got += [(messages.micros, data) for data in markedOf(messages)]
         if not (self._slow or self._durable):
             self.session.inbox.keep(len(messages.data))
         if "?" in messages.data and not self.closing:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from array import array
-from typing import Final, cast
+from typing import Any, Final, cast
 
 from aesm._mypyc import mypyc_attr
 from aesm.core.messages.frames import (
@@ -21,6 +21,7 @@ from aesm.core.messages.frames import (
     EncodedText,
     Messages,
     encodeBatch,
+    markedOf,
     packHeader,
 )
 from aesm.core.messages.requests import sizeOf
@@ -41,6 +42,7 @@ __all__ = [
 # Of several messages, so that they fit one BATCH: each counts more than its length
 # there takes, and the rest is for the count and one length.
 MAX_COST: Final = MAX_BATCH - 2 * COUNT_SIZE
+_ONES: Final = BINARY_BITS >> 31  # 1 for each of as many lengths as there can be
 
 Message = str | bytes | bytearray | memoryview  # C{str} for TEXT, bytes for BINARY
 
@@ -49,7 +51,9 @@ Message = str | bytes | bytearray | memoryview  # C{str} for TEXT, bytes for BIN
 # length is its length in UTF-8, so that its cost is known without encoding it, and all
 # texts of a batch are joined and encoded in one step when it is sent.  Other text is
 # encoded at once, because its size, and whether UTF-8 can write it, must be known; its
-# class tells it from binary.  So does that of requests and responses.
+# class tells it from binary.  So does that of requests and responses, where they are
+# among others: in a batch of one kind it is the batch that says so, since to make an
+# object of such a class takes longer than all else that is done to it.
 Body = str | bytes  # C{str} in ASCII or L{EncodedText} for TEXT; or as C{KINDS} says
 
 
@@ -71,11 +75,10 @@ def bodyOf(data: Message) -> Body:
     raise TypeError(f"a message is str or bytes, not {type(data).__name__}")
 
 
-def encodeMessage(micros: int, body: Body) -> bytes:
+def encodeMessage(micros: int, body: Body, kind: type) -> bytes:
     """Encode one message as a frame of its own."""
-    kind = KINDS[type(body)]
     encoded = body.encode("ascii") if isinstance(body, str) else body
-    return packHeader(len(encoded), kind, micros) + encoded
+    return packHeader(len(encoded), KINDS[kind], micros) + encoded
 
 
 class Batch:
@@ -87,8 +90,8 @@ class Batch:
     @ivar micros: when they were sent, microseconds since the Unix epoch.
     @ivar first: how many messages of the session precede it.
     @ivar bodies: the messages.
-    @ivar kind: the type that all bodies have; None if they differ, or each must be
-        checked before it is added.
+    @ivar kind: as what type all bodies are to be read, whichever they have; None if
+        they differ, or each must be checked before it is added: then each has its own.
     @ivar space: the most that its messages may cost, bytes; once it is closed, what
         they do cost.
     @ivar room: what is left of that, bytes.
@@ -119,30 +122,45 @@ class Batch:
     def largest(self) -> int:
         """The bytes of the largest message, as C{maxMessage} counts them."""
         if self.room:  # more may come
-            return max(map(sizeOf, self.bodies), default=0)
+            return max(map(self._sizeOf, self.bodies), default=0)
         # Looked for once: a client that comes back again and again asks each time.
         if self._largest is None:
-            self._largest = max(map(sizeOf, self.bodies))
+            self._largest = max(map(self._sizeOf, self.bodies))
         return self._largest
+
+    def _sizeOf(self, body: Body) -> int:
+        """Count the bytes of one of the messages, as C{maxMessage} does."""
+        return sizeOf(body, self.kind or type(body))
+
+    @property
+    def marked(self) -> list[Body]:
+        """The messages, each of the type as what it is to be read."""
+        kind: Any = self.kind
+        return self.bodies if kind is None else list(map(kind, self.bodies))
 
     @property
     def cost(self) -> int:
         """Their cost for flow control, bytes."""
         return self.space - self.room
 
-    def append(self, body: Body) -> int:
+    def append(self, kind: type, body: Body) -> int:
         """
         Add a message, if it is like all others and there is room.
 
+        @param kind: as what type it is to be read.
         @return: how many messages of the session there are, with it; 0 if it was not
             added.
         """
         room = self.room - len(body) - MESSAGE_OVERHEAD
-        if room < 0 or self.kind is not type(body):
+        if room < 0 or self.kind is not kind:
             return 0
         self.room = room
         self.bodies.append(body)
         return self.first + len(self.bodies)
+
+    def mix(self) -> None:
+        """Have each message say by itself what it is, since others are to come."""
+        self.bodies, self.kind = self.marked, None
 
     def cut(self, count: int) -> Batch:
         """
@@ -170,16 +188,12 @@ class Batch:
         # One message takes less as a frame of its own.  Bodies of one type, as nearly
         # always, are measured and encoded without a loop of Python's.
         if not batched or len(bodies) == 1:
-            return [encodeMessage(micros, body) for body in bodies]
-        if kind is bytes:
-            lengths = _binary(array("I", map(len, bodies)))
-            return encodeBatch(micros, cast("list[bytes]", bodies), lengths)
+            return [encodeMessage(micros, body, kind or type(body)) for body in bodies]
         if kind is str:
             text = "".join(cast("list[str]", bodies)).encode("ascii")
             return encodeBatch(micros, [text], array("I", map(len, bodies)))
         if kind is not None:
-            bits = LENGTH_BITS[kind]
-            lengths = array("I", [len(body) | bits for body in bodies])
+            lengths = _flagged(array("I", map(len, bodies)), LENGTH_BITS[kind])
             return encodeBatch(micros, cast("list[bytes]", bodies), lengths)
         encoded = [b.encode("ascii") if isinstance(b, str) else b for b in bodies]
         lengths = array("I", [len(b) | LENGTH_BITS[type(b)] for b in bodies])
@@ -188,7 +202,7 @@ class Batch:
     @classmethod
     def of(cls, messages: Messages) -> Batch:
         """Make a closed batch of messages received, to persist them as they came."""
-        bodies = [bodyOf(data) for data in messages.data]
+        bodies = [bodyOf(data) for data in markedOf(messages)]
         cost = sum(map(len, bodies)) + MESSAGE_OVERHEAD * len(bodies)
         batch = cls(messages.micros, 0, type(bodies[0]), cost)
         batch.bodies, batch.room = bodies, 0
@@ -366,9 +380,9 @@ class Share(Batch):
         return shared.encoded[2]
 
 
-def _binary(lengths: array[int]) -> array[int]:
-    """Set C{BINARY_BIT} in lengths."""
+def _flagged(lengths: array[int], bits: int) -> array[int]:
+    """Set bits in all lengths."""
     # All as one large number: a loop would take longer than encoding the bodies.
     table = int.from_bytes(lengths.tobytes(), sys.byteorder)
-    table |= BINARY_BITS & ((1 << 32 * len(lengths)) - 1)
+    table |= (_ONES & ((1 << 32 * len(lengths)) - 1)) * bits
     return array("I", table.to_bytes(4 * len(lengths), sys.byteorder))

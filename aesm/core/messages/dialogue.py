@@ -28,8 +28,6 @@ from aesm.core.messages.frames import (
     REQUEST,
     RESPONSE,
     TEXT,
-    EncodedRequest,
-    EncodedResponse,
     Messages,
     Requests,
     Responses,
@@ -107,12 +105,12 @@ def exchange(
     inbox.receivedCost += cost
     inbox.received += 1
     if kind == REQUEST:
-        requests = newTuple(Requests, (micros, [EncodedRequest(body)], cost, cost))
+        requests = newTuple(Requests, (micros, [body], cost, cost))
         return newTuple(Asked, (inbox.received - 1, requests))
     if kind == RESPONSE:
         number, _ = NUMBER_STATUS.unpack_from(body)
         waiter = session.outbox.answered(number)
-        responses = newTuple(Responses, (micros, [EncodedResponse(body)], cost, cost))
+        responses = newTuple(Responses, (micros, [body], cost, cost))
         return newTuple(Answered, (inbox.received - 1, responses, [waiter]))
     return newTuple(Messages, (micros, (message,), cost, cost))
 
@@ -141,7 +139,7 @@ def answer(conversation: Conversation, micros: int, budget: int) -> bytes:
     conversation.heardSince = conversation.signOfLifeBy = None
     ack = session.inbox.takeAck()
     body = batch.bodies[0]
-    kind = KINDS[type(body)]
+    kind = KINDS[batch.kind or type(body)]
     if isinstance(body, str):
         body = body.encode("ascii")
     if ack is None:

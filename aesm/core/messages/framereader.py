@@ -42,8 +42,6 @@ from aesm.core.messages.frames import (
     SINGLE_TYPES,
     Ack,
     EncodedBodies,
-    EncodedRequest,
-    EncodedResponse,
     EncodedText,
     Frame,
     FrameType,
@@ -63,6 +61,7 @@ from aesm.core.messages.frames import (
 )
 from aesm.core.messages.requests import (
     BINARY_REQUEST,
+    REQUEST_PREFIX,
     RESPONSE_PREFIX,
     checkRequest,
     checkResponse,
@@ -150,6 +149,16 @@ def decodeCalls(
     table = position + COUNT_SIZE
     start = table + COUNT_SIZE * count
     lengths = unpack(f">{count}I", data[table:start])
+    if lengths.count(lengths[0]) == count:  # all of one size and kind, as often
+        kind, size = KIND_BITS[lengths[0] >> 30], lengths[0] & (CALL_BIT - 1)
+        cost = (size + MESSAGE_OVERHEAD) * count
+        _check(size * count, 0, cost, end - start, maxMessage)
+        prefix = REQUEST_PREFIX if kind == REQUEST else RESPONSE_PREFIX
+        if prefix <= size <= maxMessage:
+            status = data[start + prefix - 1 : end : size]
+            if status == BINARY_REQUEST * count:  # none need be looked at closely
+                cut = list(Struct(f"{size}s" * count).unpack_from(data, start))
+                return [_run(kind, micros, cut, cost, size + MESSAGE_OVERHEAD)]
     sizes = [length & (CALL_BIT - 1) for length in lengths]
     total = sum(sizes)
     # Each has its own bound, below.
@@ -170,7 +179,7 @@ def decodeCalls(
 
 def _checked(
     kind: int, bodies: list[bytes], lengths: Sequence[int], maxMessage: int
-) -> list[str | bytes]:
+) -> _Bodies:
     """
     Validate bodies of a BATCH.
 
@@ -180,21 +189,16 @@ def _checked(
     """
     # Who asks many times asks briefly: most need not be looked at closely.
     if kind == REQUEST:
-        return [
-            EncodedRequest(body)
-            if body[:1] == BINARY_REQUEST and len(body) <= maxMessage
-            else checkRequest(body, maxMessage)
-            for body in bodies
-        ]
+        for body in bodies:
+            if body[:1] != BINARY_REQUEST or len(body) > maxMessage:
+                checkRequest(body, maxMessage)
+        return bodies
     if kind == RESPONSE:
         status = RESPONSE_PREFIX - 1
-        return [
-            EncodedResponse(body)
-            if body[status:RESPONSE_PREFIX] == BINARY_REQUEST
-            and len(body) <= maxMessage
-            else checkResponse(body, maxMessage)
-            for body in bodies
-        ]
+        for body in bodies:
+            if body[status:RESPONSE_PREFIX] != BINARY_REQUEST or len(body) > maxMessage:
+                checkResponse(body, maxMessage)
+        return bodies
     largest = max(map(len, bodies))
     if largest > maxMessage:
         raise tooBig(largest, maxMessage)
@@ -204,9 +208,7 @@ def _checked(
     ]
 
 
-def _run(
-    kind: int, micros: int, bodies: list[str | bytes], cost: int, lastCost: int
-) -> Messages:
+def _run(kind: int, micros: int, bodies: _Bodies, cost: int, lastCost: int) -> Messages:
     """Make the frame of messages of one kind."""
     if kind == REQUEST:
         return newTuple(Requests, (micros, bodies, cost, lastCost))
@@ -276,7 +278,7 @@ def _cut(
     )
 
 
-def _kept(bodies: list[str | bytes]) -> _Bodies:
+def _kept(bodies: _Bodies) -> _Bodies:
     """Say of messages whether texts among them are encoded."""
     return EncodedBodies(bodies) if EncodedText in map(type, bodies) else bodies
 
@@ -478,8 +480,9 @@ class FrameReader:
             return Messages(micros, kept, cost, cost)
         if kind in CALL_TYPES:
             check = checkRequest if kind == REQUEST else checkResponse
+            check(body, self.maxMessage)
             cost = len(body) + MESSAGE_OVERHEAD
-            return _run(kind, micros, [check(body, self.maxMessage)], cost, cost)
+            return _run(kind, micros, [body], cost, cost)
         if kind == ACKNOWLEDGEMENT:
             return Ack(*unpackAck(body))
         match kind:

@@ -152,14 +152,14 @@ class Messages(NamedTuple):
 
 @mypyc_attr(native_class=False)
 class Requests(Messages):
-    """As L{Messages}: requests, as L{EncodedRequest}."""
+    """As L{Messages}: the bodies of requests."""
 
     __slots__ = ()
 
 
 @mypyc_attr(native_class=False)
 class Responses(Messages):
-    """As L{Messages}: what ends requests, as L{EncodedResponse}."""
+    """As L{Messages}: the bodies of what ends requests."""
 
     __slots__ = ()
 
@@ -173,14 +173,14 @@ class EncodedText(bytes):
 
 @mypyc_attr(native_class=False)
 class EncodedRequest(bytes):
-    """The body of a REQUEST."""
+    """The body of a REQUEST, where it is among others."""
 
     __slots__ = ()
 
 
 @mypyc_attr(native_class=False)
 class EncodedResponse(bytes):
-    """The body of a RESPONSE."""
+    """The body of a RESPONSE, where it is among others."""
 
     __slots__ = ()
 
@@ -202,6 +202,15 @@ LENGTH_BITS: Final[dict[type, int]] = {
     EncodedRequest: CALL_BIT,
     EncodedResponse: BINARY_BIT | CALL_BIT,
 }
+
+
+def markedOf(messages: Messages) -> Sequence[str | bytes]:
+    """Give messages of which each shows what it is: of what C{KINDS} has."""
+    if type(messages) is Requests:
+        return [EncodedRequest(body) for body in messages.data]  # type: ignore[arg-type]
+    if type(messages) is Responses:
+        return [EncodedResponse(body) for body in messages.data]  # type: ignore[arg-type]
+    return messages.data
 
 
 @mypyc_attr(native_class=False)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Sequence
 from itertools import chain
-from typing import Final
+from typing import Any, Final
 
 from aesm._mypyc import mypyc_attr
 from aesm.core.messages.batch import (
@@ -265,12 +265,16 @@ class Outbox:
     @property
     def roomy(self) -> bool:
         """Whether less than half of the bound is in use, so that C{drain} may fire."""
-        return self.keptCost * 2 < self._bound
+        # Asked for each request: mostly there is room even if the open batch is filled.
+        space = 0 if self.open is None else self.open.space
+        bound = self._bound
+        return (self._keptCost + space) * 2 < bound or self.keptCost * 2 < bound
 
-    def add(self, data: Message, micros: int) -> int:
+    def add(self, data: Message, micros: int, kind: type | None = None) -> int:
         """
         Accept a message.
 
+        @param kind: of C{bytes} that are the body of a request or a response: its type.
         @return: the number of messages accepted, with it: it is acknowledged once
             C{acknowledged} is no smaller.
         @raise MessageTooBig: it is larger than the peer takes.
@@ -278,17 +282,17 @@ class Outbox:
         @raise TypeError: it is neither text nor bytes.
         @raise ValueError: the text cannot be written in UTF-8.
         """
-        body: Body
+        body: Any
         # The first of every burst, and every message of a dialogue, comes this way, so
         # that what C{bodyOf} does for the usual types is done here without its call.
         if type(data) is bytes or (type(data) is str and data.isascii()):
             body = data
         else:
             body = bodyOf(data)
-        size = len(body)
-        if size > self._maxMessage and sizeOf(body) > self._maxMessage:
+        size, kind = len(body), kind or type(body)
+        if size > self._maxMessage and (most := sizeOf(body, kind)) > self._maxMessage:
             raise MessageTooBig(
-                f"a message of {sizeOf(body)} bytes; the peer takes at most "
+                f"a message of {most} bytes; the peer takes at most "
                 f"{self._maxMessage}: split it, or raise maxMessage= there"
             )
         cost = size + MESSAGE_OVERHEAD
@@ -305,7 +309,7 @@ class Outbox:
             # A message that is too large for a BATCH has a batch, and frame, of its
             # own.
             space = max(cost, min(room, MAX_COST))
-            batch = self.open = Batch(micros, self._count, type(body), space)
+            batch = self.open = Batch(micros, self._count, kind, space)
             if self._maxMessage < space:
                 # Who appends directly compares with the room only, which must imply
                 # that the message is not too big; here it does not.
@@ -316,8 +320,9 @@ class Outbox:
                 if self._unsent is _EMPTY:
                     self._unsent = deque()
                 self._unsent.append(batch)
-        elif batch.kind is not type(body):
-            batch.kind = None
+        if batch.kind is not kind:
+            batch.mix()
+            body = body if type(body) is kind else kind(body)
         batch.room -= cost
         batch.bodies.append(body)
         return batch.first + len(batch.bodies)
@@ -578,7 +583,7 @@ class Outbox:
         self._unsent = _EMPTY
         self.staged = None if self.staged is None else []
         self.forget(batches)
-        return [body for batch in batches for body in batch.bodies]
+        return [body for batch in batches for body in batch.marked]
 
     def drop(self) -> None:
         """Discard all messages: the session is over, or ends with the transport."""

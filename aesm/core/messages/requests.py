@@ -39,6 +39,7 @@ __all__ = [
     "decodeRequest",
     "decodeResponse",
     "encodeAnswer",
+    "encodeData",
     "encodeError",
     "encodeRequest",
     "encodeWithdrawal",
@@ -99,9 +100,7 @@ def encodeRequest(data: str | bytes | bytearray | memoryview) -> EncodedRequest:
     @raise TypeError: it is neither text nor bytes.
     @raise ValueError: the text cannot be written in UTF-8.
     """
-    if type(data) is bytes:  # as usual
-        return EncodedRequest(BINARY_REQUEST + data)
-    return EncodedRequest(_encoded(b"", data))
+    return EncodedRequest(encodeData(b"", data))
 
 
 def encodeAnswer(
@@ -113,17 +112,20 @@ def encodeAnswer(
     @raise TypeError: it is neither text nor bytes.
     @raise ValueError: the text cannot be written in UTF-8.
     """
-    if type(data) is bytes:  # as usual
-        return EncodedResponse(NUMBER_STATUS.pack(number, BINARY) + data)
-    return EncodedResponse(_encoded(number.to_bytes(8, "big"), data))
+    return EncodedResponse(encodeData(number.to_bytes(8, "big"), data))
 
 
-def _encoded(prefix: bytes, data: str | bytes | bytearray | memoryview) -> bytes:
-    """Encode data behind a prefix, and how it is to be read."""
+def encodeData(prefix: bytes, data: str | bytes | bytearray | memoryview) -> bytes:
+    """
+    Encode data behind a prefix, the number of an answer, and how it is to be read.
+
+    @raise TypeError: it is neither text nor bytes.
+    @raise ValueError: the text cannot be written in UTF-8.
+    """
     if isinstance(data, str):
         return prefix + TEXT_REQUEST + data.encode("utf-8")
     if isinstance(data, bytes | bytearray | memoryview):
-        return prefix + BINARY_REQUEST + bytes(data)
+        return b"".join((prefix, BINARY_REQUEST, data))
     raise TypeError(f"a message is str or bytes, not {type(data).__name__}")
 
 
@@ -169,11 +171,11 @@ def mostOf(isRequest: bool, maxMessage: int) -> int:
     return RESPONSE_PREFIX + max(LARGEST_ERROR, maxMessage)
 
 
-def sizeOf(body: str | bytes) -> int:
-    """Count the bytes of a message that C{maxMessage} is about."""
-    if type(body) is EncodedRequest:
+def sizeOf(body: str | bytes, kind: type) -> int:
+    """Count the bytes of a message of a type that C{maxMessage} is about."""
+    if kind is EncodedRequest:
         return len(body) - REQUEST_PREFIX
-    if type(body) is EncodedResponse:
+    if kind is EncodedResponse:
         isAnswer = body[RESPONSE_PREFIX - 1] in (TEXT, BINARY)
         return len(body) - RESPONSE_PREFIX if isAnswer else 0
     return len(body)
@@ -191,7 +193,7 @@ def isPlain(kind: int, body: bytes) -> bool:
     return status == BINARY or (status == TEXT and body[prefix:].isascii())
 
 
-def checkRequest(body: bytes, maxMessage: int) -> EncodedRequest:
+def checkRequest(body: bytes, maxMessage: int) -> None:
     """
     Validate a request.
 
@@ -205,10 +207,9 @@ def checkRequest(body: bytes, maxMessage: int) -> EncodedRequest:
         raise tooBig(len(body) - REQUEST_PREFIX, maxMessage)
     if body[0] == TEXT:
         checkText(body[REQUEST_PREFIX:])
-    return EncodedRequest(body)
 
 
-def checkResponse(body: bytes, maxMessage: int) -> EncodedResponse:
+def checkResponse(body: bytes, maxMessage: int) -> None:
     """
     Validate a response.
 
@@ -227,4 +228,3 @@ def checkResponse(body: bytes, maxMessage: int) -> EncodedResponse:
         checkText(body[_ERROR.size :])
     elif status != WITHDRAWN or size:
         raise ProtocolError("a RESPONSE that is not of its form")
-    return EncodedResponse(body)

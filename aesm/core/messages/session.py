@@ -23,7 +23,7 @@ up their cost, which is the body and 64 bytes more for each message.
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any
 
 from aesm._mypyc import mypyc_attr
 from aesm.core.messages.events import Answered, Asked
@@ -221,11 +221,16 @@ class Session:
         if type(messages) is Requests:
             return newTuple(Asked, (first, messages))
         waiters: list[object] = []
-        answered = self.outbox.answered
-        for number, body in enumerate(messages.data, first):
-            asked, status = NUMBER_STATUS.unpack_from(cast(bytes, body))
+        outbox, unpack = self.outbox, NUMBER_STATUS.unpack_from
+        waiting, sent = outbox.asked or {}, outbox.sent
+        bodies: Any = messages.data
+        for number, body in enumerate(bodies, first):
+            asked, status = unpack(body)
             if status != WITHDRAWN:
-                waiters.append(answered(asked))
+                if asked in waiting and asked < sent:  # as usual
+                    waiters.append(waiting.pop(asked))
+                else:
+                    waiters.append(outbox.answered(asked))
             elif asked < number:
                 waiters.append(None)
             else:

@@ -26,6 +26,7 @@ from aesm.core.messages.frames import (
     Responses,
     decoded,
     encodeFrame,
+    markedOf,
 )
 from aesm.core.messages.hello import ConversationSettings, Hello
 from aesm.core.messages.outbox import Outbox
@@ -131,7 +132,7 @@ class CodingTests(SynchronousTestCase):
             (encodeWithdrawal(0), 0),
             (b"1234", 4),
         ):
-            self.assertEqual(sizeOf(body), size)
+            self.assertEqual(sizeOf(body, type(body)), size)
 
 
 class ReadingTests(SynchronousTestCase):
@@ -163,7 +164,7 @@ class ReadingTests(SynchronousTestCase):
                     self.assertIsNone(error)
                     self.assertIs(type(got), frame)
                     self.assertEqual(got, (1, [body], cost, cost))
-                    self.assertIs(type(got.data[0]), type(body))
+                    self.assertIs(type(markedOf(got)[0]), type(body))
 
     def test_batch(self) -> None:
         """A BATCH may have them among other messages: it comes as runs of each."""
@@ -193,9 +194,29 @@ class ReadingTests(SynchronousTestCase):
 
     def test_evenBatch(self) -> None:
         """So may one whose messages are all of one size."""
-        ask = encodeRequest("ask")
-        ((got,), _) = read(batched(ask, ask, ask))
-        self.assertEqual(got, Requests(1, [ask] * 3, 3 * 68, 68))
+        for ask in (encodeRequest("ask"), encodeRequest(b"ask")):
+            ((got,), _) = read(batched(ask, ask, ask))
+            self.assertEqual(got, Requests(1, [ask] * 3, 3 * 68, 68))
+            answers = [encodeAnswer(number, ask[1:]) for number in range(3)]
+            ((got,), _) = read(batched(*answers))
+            self.assertEqual(got, Responses(1, answers, 3 * 76, 76))
+
+    def test_evenBounds(self) -> None:
+        """The form and the bound of each hold for those of one size, too."""
+        number = bytes(8)
+        for size in (MAX_MESSAGE - 1, MAX_MESSAGE, MAX_MESSAGE + 1):
+            for body in (
+                EncodedRequest(b"\2" + bytes(size)),
+                EncodedResponse(number + b"\2" + bytes(size)),
+            ):
+                frames, error = read(batched(body, body))
+                self.assertEqual(error is None, size <= MAX_MESSAGE)
+                self.assertEqual(len(frames), size <= MAX_MESSAGE)
+        for body in (EncodedRequest(), EncodedResponse(), EncodedResponse(number)):
+            self.assertIsInstance(read(batched(body, body))[1], ProtocolError)
+        for status in (b"\2\2\0", b"\2\0\2", b"\0\2\2"):
+            each = [EncodedRequest(bytes([status[i]]) + b"?") for i in range(3)]
+            self.assertIsInstance(read(batched(*each))[1], ProtocolError)
 
     def test_form(self) -> None:
         """What is not of its form is refused."""
@@ -270,7 +291,7 @@ class ReadingTests(SynchronousTestCase):
         for chunk in pieces(b"".join(outbox.take(PLENTY)), sizes):
             for frame in reader.receive(chunk):
                 assert isinstance(frame, Messages)
-                got += frame.data
+                got += markedOf(frame)
                 cost += frame.cost
         self.assertIsNone(reader.error)
         self.assertEqual([decoded(each) for each in got], data)
@@ -428,3 +449,33 @@ class ConversationTests(SynchronousTestCase):
             [type(body) for body in batch.bodies], [EncodedRequest, EncodedResponse]
         )
         self.assertEqual(batch.largest, 1)
+
+    def test_mixed(self) -> None:
+        """What a batch of one kind has become says what it is, once others come."""
+        outbox = self.session.outbox
+        ask = encodeRequest(b"?")
+        outbox.add(ask, 1)
+        batch = outbox.open
+        assert batch is not None
+        self.assertEqual(batch.append(EncodedRequest, bytes(ask)), 2)
+        self.assertEqual([type(each) for each in batch.marked], [EncodedRequest] * 2)
+        outbox.add(b"!", 1)
+        self.assertIsNone(batch.kind)
+        outbox.closeBatch()
+        self.assertEqual(batch.largest, 1)
+        self.assertEqual(
+            [type(body) for body in outbox.withdraw()], [EncodedRequest] * 2 + [bytes]
+        )
+
+    def test_cut(self) -> None:
+        """One that is cut off a batch of one kind is sent as what it is."""
+        outbox = self.session.outbox
+        body = encodeRequest(b"?")
+        outbox.add(body, 1)
+        batch = outbox.open
+        assert batch is not None
+        self.assertEqual(batch.append(EncodedRequest, bytes(body)), 2)
+        outbox.closeBatch()
+        batch.cut(1)
+        (frame,) = batch.encode(True)
+        self.assertEqual(frame, encodeFrame(FrameType.REQUEST, 1, body))
