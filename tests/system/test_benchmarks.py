@@ -12,16 +12,20 @@ from dataclasses import replace
 from importlib.machinery import EXTENSION_SUFFIXES, SourceFileLoader
 from pathlib import Path
 from threading import Thread
+from types import SimpleNamespace
 
-from twisted.trial.unittest import SkipTest, SynchronousTestCase
+from twisted.internet import reactor
+from twisted.trial.unittest import SkipTest, SynchronousTestCase, TestCase
 
 from aesm import PrivateKey
+from benchmarks import cluster
 from benchmarks.command import BUILDS
 from benchmarks.delay import LOOPBACK, join
 from benchmarks.peers.aesmpure import SourceFinder
 from benchmarks.processes import RunFailed, build, runOnce
 from benchmarks.report import NAMES, Results, show
 from benchmarks.workloads import WORKLOADS, Figure, Workload
+from tests.support.engines import RedisServer
 
 BY_NAME = {workload.name: workload for workload in WORKLOADS}
 
@@ -63,6 +67,35 @@ class RunTests(SynchronousTestCase):
         self.assertIn(build("aesm"), BUILDS)
         self.assertEqual(build("aesmpure"), "pure Python")
         self.assertEqual(build("twistedplain"), "")
+
+
+class ClusterTests(TestCase):
+    """C{benchmarks.cluster}."""
+
+    def setUp(self) -> None:
+        """Have an engine."""
+        if not Path("/proc/self/stat").exists():
+            raise SkipTest("what the processes need is not told here")
+        server = RedisServer()
+        self.addCleanup(server.stop)
+        self.url = f"redis+unix://{server.path}"
+
+    async def test_engine(self) -> None:
+        """Commits take time of both sides, and a session is taken over."""
+        self.patch(cluster, "MANY", cluster.SESSIONS)
+        found = await cluster.measured(reactor, self.url, 1)
+        *times, size = found.values()
+        self.assertEqual([len(figures) for figures in times], [4, 4, 4])
+        self.assertGreater(size[0], 0)
+
+    async def test_relay(self) -> None:
+        """What clients send comes to the others, and is told in ratios."""
+        self.patch(cluster, "KINDS", {"1 node": 1})
+        self.patch(cluster, "WARM", 0.1)
+        options = SimpleNamespace(rounds=1, clients=2, rate=100.0, seconds=0.2)
+        found = await cluster.relayed(reactor, self.url, options)
+        busiest, nodes, _, ratio = found["1 node"]
+        self.assertEqual((busiest, ratio), (nodes, 1.0))
 
 
 class SourceTests(SynchronousTestCase):
