@@ -19,6 +19,7 @@ __all__ = [
     "LEASE",
     "LOG",
     "PAGE",
+    "SAY",
     "SETTLE",
     "SWEEP",
     "WORK",
@@ -65,4 +66,5 @@ LEASE = _script("lease")
 SWEEP = _script("sweep")
 INLET = _script("inlet")
 LOG = _script("log")
+SAY = _script("say")
 WORK = _script("work")

@@ -31,18 +31,18 @@ from aesm.cluster.batch import Effect, Part
 from aesm.cluster.doorbell import Doorbell
 from aesm.cluster.image import Image
 from aesm.cluster.lease import Lease
-from aesm.cluster.scripts import BEGIN, CLAIM, INLET, LOG, PAGE, WORK
+from aesm.cluster.scripts import BEGIN, CLAIM, INLET, LOG, PAGE, SAY, WORK
 from aesm.cluster.sealing import Clear
 from aesm.cluster.writer import Writer
 from aesm.errors import SpoolError
-from aesm.store.interface import Blob, ISessionStore, Stored
+from aesm.store.interface import Blob, Entry, ILogStore, LogPage, Stored
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
 
     from aesm.cluster.engine import Engine
 
-__all__ = ["EngineStore", "Entry", "LogPage", "Work"]
+__all__ = ["EngineStore", "Work"]
 
 Lost = Callable[[dict[str, bool], dict[str, list[int]]], object]
 
@@ -51,20 +51,6 @@ PAGE_SIZE = 512 << 10  # bytes that are read at a time
 _log = Logger(namespace="aesm.cluster")
 
 _encode = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
-
-
-class Entry(NamedTuple):
-    """
-    What another session, or node, has left to be read.
-
-    @ivar position: in the order in which it is read.
-    @ivar name: no other entry has it, whatever becomes of the engine.
-    @ivar data: what was sent.
-    """
-
-    position: int
-    name: bytes
-    data: bytes
 
 
 class Work(NamedTuple):
@@ -81,25 +67,11 @@ class Work(NamedTuple):
     blob: Blob
 
 
-class LogPage(NamedTuple):
-    """
-    A part of what was told all.
-
-    @ivar first: the first position that is still there.
-    @ivar last: the last one.
-    @ivar entries: from where was asked on, as many as fit; None if some are missing.
-    """
-
-    first: int
-    last: int
-    entries: list[Entry] | None
-
-
 def _nobody(*arguments: object) -> None:
     """Nobody is to be told."""
 
 
-@implementer(ISessionStore)
+@implementer(ILogStore)
 class EngineStore:
     """
     Sessions and their messages in an engine.
@@ -110,12 +82,16 @@ class EngineStore:
         appended: what is behind them moves up.  Both are by the names of sessions.
     @ivar came: called with a session of ours, and what was sent to it; or None: there
         may be something in its inlet.
-    @ivar told: called with what was told all; or None: there may be more in the log.
+    @ivar told: as L{ILogStore} has it.
+    @ivar heard: the same.
     @ivar wasRead: called with a session of ours, and the number of the last of messages
         that came over it together and that some node has read.
     @ivar lapsed: called when the engine has given this node up: its clients are to be
         closed with 1001, so that they go on at nodes that reach it.
     """
+
+    fences = True
+    size = 0
 
     def __init__(
         self,
@@ -136,6 +112,7 @@ class EngineStore:
         self.lost: Lost = _nobody
         self.came: Callable[[str, Entry | None], object] = _nobody
         self.told: Callable[[Entry | None], object] = _nobody
+        self.heard: Callable[[bytes], object] = _nobody
         self.wasRead: Callable[[str, int], object] = _nobody
         self._engine = engine
         self._grace = round(grace * 1000)
@@ -152,6 +129,15 @@ class EngineStore:
         engine.up, engine.down = self._up, self._writer.down
         self._doorbell = Doorbell(engine)
         self._doorbell.rung, self._doorbell.missed = self._rung, self._missed
+
+    @property
+    def node(self) -> str:
+        """
+        What this node is called.
+
+        @see: L{ILogStore}
+        """
+        return self._engine.node
 
     @property
     def failure(self) -> SpoolError | None:
@@ -417,8 +403,7 @@ class EngineStore:
         """
         Tell something to all nodes.
 
-        @param cause: as C{send}.
-        @param tell: called once it is written, with its position, and 0.
+        @see: L{ILogStore.log}
         """
         self._writer.next.effects.append(Effect("log", cause, (), data, tell))
 
@@ -491,10 +476,7 @@ class EngineStore:
         """
         Read what all were told.
 
-        @param after: the position up to which it was read.
-        @param name: the name of the entry there; empty if none was read.
-        @return: fires with a page; or with None if what was read is not in the engine:
-            it went back in time; fails with L{SpoolError}.
+        @see: L{ILogStore.readLog}
         """
         found = self._engine.call(LOG, after, name, PAGE_SIZE)
         return found.addCallback(self._cbLog)
@@ -505,6 +487,16 @@ class EngineStore:
             return None
         first, last, *more = found
         return LogPage(first, last, self._entries(more[0], "log") if more else None)
+
+    def say(self, node: str, words: bytes) -> Deferred[int]:
+        """
+        Ring a node's doorbell, or all.
+
+        @see: L{ILogStore.say}
+        """
+        said: Deferred[int]
+        said = self._engine.call(SAY, f"n:{node}" if node else "log", b"say " + words)
+        return said
 
     # The engine
 
@@ -553,6 +545,9 @@ class EngineStore:
 
         @raise SpoolError: it was sealed by somebody else.
         """
+        if words.startswith(b"say "):
+            self.heard(words[4:])
+            return
         if not isOurs:
             position, member = words.split(b" ", 1)
             self.told(self._entry(position, member, "log"))

@@ -25,6 +25,7 @@ from aesm.errors import AESMError, CloseCode, SessionLost, SpoolError
 from aesm.messages.deferred import Gate
 from aesm.secure.refusals import Kind, Refused
 from aesm.server.visits import Moved
+from aesm.store.following import Place
 from aesm.store.restoring import (
     DAMAGED,
     Loaded,
@@ -168,14 +169,32 @@ class KeptSessions:
         """
         gate = self._asked[name, peer] = Gate()
         waiting = gate.wait()
-        going = claimed.addCallback(self._cbClaimed).addErrback(_ebNotClaimed)
+        going = claimed.addCallback(self._cbFound)
+        going.addCallback(self._cbClaimed).addErrback(_ebNotClaimed)
         going.addBoth(self._answered, name, peer)
         return waiting
 
+    def _cbFound(self, stored: Stored | None) -> Answer[Stored | None]:
+        """Know all that the process has told its client that had it before."""
+        log = self._journal.log
+        if stored is None or log is None:
+            return stored
+        return log.catchUp().addCallback(lambda nothing: stored)
+
     def _cbClaimed(self, stored: Stored | None) -> None:
-        """Go on with a session, if there is one."""
-        if stored is not None:
-            self.adopt([stored])
+        """
+        Go on with a session, if there is one.
+
+        @raise Refused: nobody can, since it has not taken what all were told (4000).
+        """
+        if stored is None:
+            return
+        log = self._journal.log
+        if log is not None and not log.has(Place(*stored.state["log"])):
+            self._journal.store.drop(stored.name)
+            self._journal.store.commit().addErrback(_ignore)
+            raise Refused("slow consumer", Kind.SLOW, CloseCode.SLOW_CONSUMER)
+        self.adopt([stored])
 
     def _answered(self, result: Failure | None, name: str, peer: PublicKey) -> None:
         """Let those go on who wait for a session."""
@@ -275,6 +294,8 @@ class KeptSessions:
                 self._again(connection.session.name, connection.peer)
         for tell in settled:
             tell()
+        if self._journal.log is not None:
+            self._journal.log.undo()
 
     def _find(self, name: str) -> DurableConnection | None:
         """Find the connection of a session that is ours, or was until now."""
@@ -296,8 +317,10 @@ def _ebNotClaimed(failure: Failure) -> None:
     """
     Have the clients come again.
 
-    @raise Refused: nobody knows where their session is (1013).
+    @raise Refused: nobody knows where their session is (1013), or goes on with it.
     """
+    if isinstance(failure.value, Refused):
+        raise failure.value
     if not failure.check(SpoolError):
         _log.failure("a session cannot be fetched", failure)
     raise Refused(f"no session goes on: {failure.getErrorMessage()}", Kind.SPOOL)

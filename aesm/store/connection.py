@@ -19,10 +19,10 @@ from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any, cast
 
-from twisted.internet.defer import Deferred, fail
+from twisted.internet.defer import Deferred, fail, succeed
 from twisted.logger import Logger
 
-from aesm.core.messages.batch import Batch, Body
+from aesm.core.messages.batch import Batch, Body, LoggedBatch
 from aesm.core.messages.frames import (
     EncodedRequest,
     EncodedResponse,
@@ -31,13 +31,26 @@ from aesm.core.messages.frames import (
 )
 from aesm.core.messages.outbox import Message
 from aesm.core.messages.session import Session
-from aesm.errors import AESMError, SessionLost, SpoolError
-from aesm.messages.acknowledgements import Acknowledgement, FailedAcknowledgement
+from aesm.errors import (
+    AESMError,
+    CloseCode,
+    MessageTooBig,
+    SendBufferFull,
+    SessionLost,
+    SpoolError,
+)
+from aesm.messages.acknowledgements import (
+    Acknowledgement,
+    FailedAcknowledgement,
+    acknowledgementOf,
+    promptly,
+)
 from aesm.messages.causes import CAUSE
 from aesm.messages.connection import Connection
 from aesm.messages.owner import ConnectionOwner
 from aesm.messages.requests import Request
 from aesm.messages.stream import costOf
+from aesm.store.following import Following, Place
 from aesm.store.interface import ISessionStore
 from aesm.store.journal import Journal, JournalState
 from aesm.store.requests import DurableRequests, handing
@@ -48,6 +61,7 @@ if TYPE_CHECKING:
     from aesm.core.channel.channel import Channel
     from aesm.messages.owner import PacketDispatcher
     from aesm.messages.protocol import AESMProtocol
+    from aesm.store.log import Batches, Log
 
 __all__ = ["DurableConnection"]
 
@@ -92,6 +106,7 @@ class DurableConnection(Connection):
 
     @ivar retrieved: what came from the peer, is stored, and nobody has taken.
     @ivar isLeft: whether another process writes the session from now on.
+    @ivar following: where it is in the log of what all are told; None without one.
     """
 
     retrieved: DurableStream
@@ -141,6 +156,10 @@ class DurableConnection(Connection):
         self._fences = journal.store.fences
         self._causes: list[tuple[int, Connection | None]] = [(0, None)]
         self._numbering = Numbering(self) if self._fences else None
+        self.following: Following | None = None
+        if journal.log is not None:
+            position = journal.log.position
+            self.following = Following(Place(self._stored, position, position))
         self._overForGood = False  # the next process is not to go on with the session
         self.isLeft = False
         journal.sessions[session.name] = self
@@ -283,6 +302,8 @@ class DurableConnection(Connection):
         self.account()
         holes = [(batch.first, len(batch.bodies)) for batch in undone]
         self._stored -= sum(size for first, size in holes if first in numbers)
+        if self.following is not None:
+            self.following.undo(holes)
         left = [(each.first, cause) for each, cause in causes if not hasLeft(cause)]
         self._causes = [(0, None), *left]
         kinds = {type(body) for batch in undone for body in batch.bodies}
@@ -293,10 +314,61 @@ class DurableConnection(Connection):
         moved = [] if waiting is None else waiting.takePast(min(gone))
         return partial(_watchAll, former, moved)
 
+    def told(self, batches: Batches) -> None:
+        """
+        Send what all are told, as soon as what is before it is stored: it is already.
+
+        @param batches: each with its last position in the log.
+        """
+        if self.following is None or self.isOver or self.isLeft or self.isEnding:
+            return
+        self._batch = None
+        for logged, position in batches:
+            try:
+                batch = self._outbox.tell(logged)
+            except MessageTooBig:
+                self.closeWith(
+                    CloseCode.TOO_BIG, "a message for you is larger than you take"
+                )
+                return
+            except SendBufferFull:
+                self._closeSlow()
+                return
+            self.following.add(batch.first, len(batch.bodies), position)
+            if self._outbox.staged:
+                self._causes.append((batch.first, None))
+                self._outbox.staged.append(batch)
+            elif any(self._uncommitted):
+                self._uncommitted[-1].append(batch)
+            else:
+                self._outbox.release((batch,))
+        self.account()
+        if self._protocol is not None:
+            self._protocol.touch()
+
+    def hasTold(self, position: int) -> Deferred[None] | None:
+        """
+        Wait until the peer has an entry of the log, while it is there.
+
+        @return: None if it is not for it.
+        """
+        number = None if self.following is None else self.following.number(position)
+        if number is None or self.isOver or self.isLeft:
+            return None
+        watcher = self._numbering or self
+        return promptly(acknowledgementOf(watcher, number)) if number else succeed(None)
+
+    def closeLate(self) -> None:
+        """Close a peer that does not take what all are told."""
+        if not (self.isOver or self.isLeft or self.isEnding):
+            self._closeSlow()
+
     def acknowledged(self) -> None:
         """The peer has more messages: they need not be stored any more."""
         super().acknowledged()
-        self._journal.touch(self)
+        # What is stored in the log, and not with the session, is no reason to write.
+        if self.following is None or self._discarded[True] < self._stored:
+            self._journal.touch(self)
 
     def arrived(self, messages: Messages) -> None:
         """Messages came: hand them to the handler, or store them."""
@@ -433,7 +505,9 @@ class DurableConnection(Connection):
         staged = outbox.takeStaged()
         self._uncommitted.append(staged)
         self.account()  # a burst does so once, here
-        self._stored = self._append(store, True, self._stored, staged)
+        if self.following is not None and self.following.isKept:
+            self._keepLogged(store, self.following)
+        self._append(store, staged)
         if self._fences:
             self._causes = [(outbox.count, None)]
         arrived, self._arrived = self._arrived, []
@@ -441,7 +515,9 @@ class DurableConnection(Connection):
         for first, messages in arrived:
             count += len(messages.data)
             if not isinstance(messages, Requests):
-                self._append(store, False, first, [Batch.of(messages)])
+                frames = b"".join(Batch.of(messages).encode(True))
+                number = len(messages.data)
+                store.append(self.session.name, False, first, number, frames)
                 continue
             for number, body in enumerate(messages.data, first):
                 self.requests.store(store, number, messages.micros, cast(bytes, body))
@@ -458,25 +534,30 @@ class DurableConnection(Connection):
         return partial(self._committed, staged, arrived, count, taken)
 
     def _append(
-        self,
-        store: ISessionStore,
-        outgoing: bool,
-        number: int,
-        batches: Iterable[Batch],
-    ) -> int:
+        self, store: ISessionStore, batches: Iterable[Batch], *, logged: bool = False
+    ) -> None:
         """
-        Add messages to the store.
+        Add messages to the peer to the store.
 
-        @param number: of the first of them.
-        @return: the number behind the last.
+        @param logged: whether those are to be added, too, that are in the log.
         """
         for batch in batches:
-            cause = self._causeOf(batch.first) if outgoing and self._fences else None
+            if isinstance(batch, LoggedBatch) and not logged:
+                continue
+            cause = self._causeOf(batch.first) if self._fences else None
             because = "" if cause is None else cause.session.name
             count, frames = len(batch.bodies), b"".join(batch.encode(True))
-            store.append(self.session.name, outgoing, number, count, frames, because)
-            number += count
-        return number
+            name, first = self.session.name, batch.first
+            store.append(name, True, first, count, frames, because)
+            self._stored = max(self._stored, first + count)
+
+    def _keepLogged(self, store: ISessionStore, following: Following) -> None:
+        """Store what is in the log no more, though it was told."""
+        for first, count in following.keep(cast("Log", self._journal.log).position):
+            self._append(store, self._outbox.within(first, count), logged=True)
+        for batches in self._uncommitted:  # those of this turn among them
+            logged = [each for each in batches if isinstance(each, LoggedBatch)]
+            self._append(store, logged, logged=True)
 
     def _discard(self, store: ISessionStore, outgoing: bool, before: int) -> None:
         """
@@ -495,7 +576,11 @@ class DurableConnection(Connection):
             if self.dispatcher is None
             else (self._receivedCount, self._receivedCost)
         )
-        return {
+        log: dict[str, Any] = {}
+        if self.following is not None:
+            position = cast("Log", self._journal.log).position
+            log["log"] = self.following.state(outbox.acknowledged, position)
+        return log | {
             "address": self.address,
             "peerName": self.peerName,
             "over": self._overForGood,

@@ -23,6 +23,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 if TYPE_CHECKING:
     from aesm.core.messages.session import Session
     from aesm.store.interface import ISessionStore
+    from aesm.store.log import Log
 
 __all__ = ["Journal", "JournalState", "Journaled"]
 
@@ -58,6 +59,7 @@ class Journal:
     @ivar store: where to.
     @ivar state: what is still to be stored.
     @ivar sessions: those that are this process's to write, by name.
+    @ivar log: what all are told, where several processes share the store; or None.
     """
 
     def __init__(self, store: ISessionStore, clock: IReactorTime) -> None:
@@ -68,6 +70,7 @@ class Journal:
         self.store = store
         self.state = JournalState.RUNNING
         self.sessions: dict[str, Journaled] = {}
+        self.log: Log | None = None
         self._clock = clock
         # Dicts and not sets, for their order: who came first is written first.
         self._changed: dict[Journaled, None] = {}
@@ -102,14 +105,14 @@ class Journal:
     def touch(self, connection: Journaled) -> None:
         """Write what has changed, at the end of this turn of the event loop."""
         self._changed[connection] = None
-        self._schedule()
+        self.schedule()
 
     def block(self, connection: Journaled) -> None:
         """Call C{connection.writable} once the store can be written again."""
         if not self._blocked:
             # Maybe nothing else is to be written: that commit, even of nothing, fires
             # when the store works again.
-            self._schedule()
+            self.schedule()
         self._blocked[connection] = None
 
     def forget(self, connection: Journaled) -> None:
@@ -120,7 +123,7 @@ class Journal:
             # With what else this turn writes: messages that never left may be on their
             # way into another session, and must be in one of the two at any time.
             self._forgotten[connection.session.name] = connection
-            self._schedule()
+            self.schedule()
 
     def abandon(self, connection: Journaled) -> None:
         """
@@ -161,9 +164,11 @@ class Journal:
         """
         self.writeNow()
         self.state = JournalState.CLOSED
+        if self.log is not None:
+            self.log.stop()
         return self.store.close()
 
-    def _schedule(self) -> None:
+    def schedule(self) -> None:
         """Write at the end of this turn."""
         if self._writeCall is None and self.state is not JournalState.CLOSED:
             self._writeCall = self._clock.callLater(0, self._writeDue)

@@ -23,7 +23,7 @@ from twisted.internet.defer import Deferred, execute
 from zope.interface import implementer
 
 from aesm.errors import SpoolError
-from aesm.store.interface import Blob, ISessionStore, Lost, Stored
+from aesm.store.interface import Blob, Entry, ILogStore, LogPage, Lost, Stored
 
 __all__ = ["Shelf", "ShelfStore"]
 
@@ -39,7 +39,7 @@ class _Change(NamedTuple):
     """
 
     name: str
-    make: Callable[[Stored], object]
+    make: Callable[[Any], object]
     blob: Blob | None = None
     cause: str = ""
 
@@ -50,15 +50,21 @@ class Shelf:
 
     @ivar sessions: what is kept of each.
     @ivar owners: whose each is.
+    @ivar log: what all were told.
+    @ivar first: the position of the first entry that is there.
+    @ivar stores: of the processes that live.
     """
 
     def __init__(self) -> None:
         """Begin with nothing."""
         self.sessions: dict[str, Stored] = {}
         self.owners: dict[str, ShelfStore] = {}
+        self.log: list[Entry] = []
+        self.first = 1
+        self.stores: list[ShelfStore] = []
 
 
-@implementer(ISessionStore)
+@implementer(ILogStore)
 class ShelfStore:
     """
     A process's way to the shelf.
@@ -68,6 +74,10 @@ class ShelfStore:
     @ivar isSlow: whether answers wait until told.
     @ivar waiting: what was asked and has no answer.
     @ivar broken: what questions about sessions fail with, while it is set.
+    @ivar isDeaf: whether it hears nothing.
+    @ivar told: as L{ILogStore} has it.
+    @ivar heard: the same.
+    @ivar node: the same.
     """
 
     fences = True
@@ -85,6 +95,11 @@ class ShelfStore:
         self._ours: set[str] = set()  # as far as we know
         self._lost: Lost | None = None
         self._isClosed = False
+        self.isDeaf = False
+        self.told: Callable[[Entry | None], object] = lambda entry: None
+        self.heard: Callable[[bytes], object] = lambda words: None
+        self.node = f"node{len(shelf.stores)}-{id(self)}"
+        shelf.stores.append(self)
 
     def _ask(self, answer: Callable[..., Any], *arguments: Any) -> Deferred[Any]:
         """Answer, now or later."""
@@ -113,6 +128,8 @@ class ShelfStore:
         """Answer nothing any more, as for a process that is killed."""
         self.isSlow = True
         self.waiting.clear()
+        if self in self._shelf.stores:
+            self._shelf.stores.remove(self)
         self._shelf.owners = {
             name: owner
             for name, owner in self._shelf.owners.items()
@@ -279,15 +296,89 @@ class ShelfStore:
 
     def _commit(self, changes: list[_Change]) -> None:
         """Write what is about sessions that are ours, and caused by these."""
-        self._lose(change.name for change in changes)
+        self._lose(change.name for change in changes if change.name)
         self._batches = [each for each in self._batches if each is not changes]
         for change in changes:
-            if change.name in self._ours:
+            if not change.name:
+                change.make(None)
+            elif change.name in self._ours:
                 change.make(self._shelf.sessions[change.name])
 
     def ring(self) -> None:
-        """Learn of what others have claimed."""
+        """Learn of what others have claimed, and that there may be more in the log."""
         self._lose(list(self._ours))
+        self.told(None)
+
+    # ILogStore
+
+    def log(self, cause: str, data: bytes, tell: Callable[[int, int], object]) -> None:
+        """
+        Tell something to all.
+
+        @see: L{ILogStore.log}
+        """
+        shelf = self._shelf
+
+        def write(nothing: object) -> None:
+            """Write it."""
+            position = shelf.first + len(shelf.log)
+            entry = Entry(position, b"%s:%d" % (self.node.encode(), position), data)
+            shelf.log.append(entry)
+            tell(position, 0)
+            for store in shelf.stores:
+                store.hear(partial(store.told, entry))
+
+        self._gathered.append(_Change("", write, cause=cause))
+
+    def hear(self, hear: Callable[[], object]) -> None:
+        """Hear what is said, now or later, or not."""
+        if self.isDeaf:
+            return
+        if self.isSlow:
+            self.waiting.append(hear)
+        else:
+            hear()
+
+    def readLog(self, after: int, name: bytes = b"") -> Deferred[LogPage | None]:
+        """
+        Read what all were told, two entries at a time.
+
+        @see: L{ILogStore.readLog}
+        """
+        return self._ask(self._readLog, after, name)
+
+    def _readLog(self, after: int, name: bytes) -> LogPage | None:
+        """Read the log."""
+        self._check()
+        first, log = self._shelf.first, self._shelf.log
+        last = first + len(log) - 1
+        if after > last or (
+            name and after >= first and log[after - first].name != name
+        ):
+            return None
+        if after < first - 1:
+            return LogPage(first, last, None)
+        return LogPage(first, last, log[after + 1 - first :][:2])
+
+    def say(self, node: str, words: bytes) -> Deferred[int]:
+        """
+        Say something to another process.
+
+        @see: L{ILogStore.say}
+        """
+        return self._ask(self._say, node, words)
+
+    def _say(self, node: str, words: bytes) -> int:
+        """Say something."""
+        self._check()
+        hearing = [
+            store
+            for store in self._shelf.stores
+            if node in ("", store.node) and not store.isDeaf
+        ]
+        for store in hearing:
+            store.hear(partial(store.heard, words))
+        return len(hearing)
 
     def _lose(self, names: Iterable[str]) -> None:
         """Leave out sessions that others have claimed, and what they have caused."""
@@ -356,7 +447,7 @@ def _added(name: str, blob: Blob, cause: str) -> _Change:
     def add(stored: Stored) -> None:
         """Add them behind those that are there."""
         last = stored.outgoing[-1] if stored.outgoing else blob
-        assert last is blob or last.number + last.messages == blob.number, (last, blob)
+        assert last is blob or last.number + last.messages <= blob.number, (last, blob)
         stored.outgoing.append(blob)
 
     return _Change(name, add, blob, cause)

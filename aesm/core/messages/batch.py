@@ -30,6 +30,7 @@ __all__ = [
     "Batch",
     "Body",
     "EncodedText",
+    "LoggedBatch",
     "Message",
     "RestOfMessage",
     "Share",
@@ -224,6 +225,64 @@ class RestOfMessage(Batch):
         rest = body[self.skip :]
         rest = rest.encode("ascii") if isinstance(rest, str) else rest
         return [packHeader(len(rest), REST, self.micros) + rest]
+
+
+class LoggedBatch(Batch):
+    """
+    Messages that many are sent, and that are stored for all of them together.
+
+    @ivar source: those of which these are a copy, until they are encoded or cut: all
+        copies have the same frames.
+    @ivar frames: of all who copy these, once the first of them was encoded.
+    """
+
+    __slots__ = ("frames", "source")
+
+    def __init__(self, micros: int, first: int, kind: type, space: int) -> None:
+        """
+        Start with no messages.
+
+        @param space: what they cost, bytes.
+        """
+        super().__init__(micros, first, kind, space)
+        self.source: LoggedBatch | None = None
+        self.frames: list[bytes] | None = None
+
+    @classmethod
+    def closed(cls, micros: int, bodies: list[Body]) -> LoggedBatch:
+        """Make one that takes no more messages."""
+        cost = sum(map(len, bodies)) + MESSAGE_OVERHEAD * len(bodies)
+        batch = cls(micros, 0, type(bodies[0]), cost)
+        batch.bodies, batch.room = bodies, 0
+        if len(set(map(type, bodies))) > 1:
+            batch.kind = None
+        return batch
+
+    def copied(self, first: int) -> LoggedBatch:
+        """
+        Make a copy for a session.
+
+        @param first: how many messages of it precede these.
+        """
+        batch = LoggedBatch(self.micros, first, bytes, self.space)
+        batch.bodies, batch.kind, batch.room = self.bodies[:], self.kind, 0
+        batch._largest = self.largest
+        batch.source = self
+        return batch
+
+    def cut(self, count: int) -> Batch:
+        """Split off the oldest messages, as L{Batch.cut}."""
+        self.source = None
+        return super().cut(count)
+
+    def encode(self, batched: bool) -> list[bytes]:
+        """Encode the messages, once for all copies."""
+        source, self.source = self.source, None
+        if source is None or not batched:
+            return super().encode(batched)
+        if source.frames is None:
+            source.frames = [b"".join(super().encode(batched))]
+        return source.frames
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)

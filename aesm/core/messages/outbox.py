@@ -15,6 +15,7 @@ from aesm.core.messages.batch import (
     MAX_COST,
     Batch,
     Body,
+    LoggedBatch,
     Message,
     RestOfMessage,
     Share,
@@ -371,6 +372,30 @@ class Outbox:
             self._unsent = deque()
         self._unsent.extend(batches)
 
+    def tell(self, logged: LoggedBatch) -> LoggedBatch:
+        """
+        Accept messages that are stored already, for many together.
+
+        @return: our copy of them, to be passed to C{release} once what is before them
+            may be.
+        @raise MessageTooBig: one is larger than the peer takes.
+        @raise SendBufferFull: there is no room below the bound.
+        """
+        self.closeBatch()
+        if logged.largest > self._maxMessage:
+            raise MessageTooBig(
+                f"a message of {logged.largest} bytes; the peer takes at most "
+                f"{self._maxMessage}"
+            )
+        if logged.space > self._bound - self._keptCost:
+            raise SendBufferFull(
+                f"{self._keptCost} of {self._bound} bytes are unacknowledged already"
+            )
+        batch = logged.copied(self._count)
+        self._count += len(batch.bodies)
+        self._keptCost += batch.space
+        return batch
+
     def forget(self, batches: Sequence[Batch]) -> None:
         """Count closed batches no more, which were never sent."""
         self._count -= sum(len(batch.bodies) for batch in batches)
@@ -565,6 +590,14 @@ class Outbox:
         if number < self.restored:
             return False
         raise ProtocolError(f"a RESPONSE to {number}, which is no open request")
+
+    def within(self, first: int, count: int) -> list[Batch]:
+        """List the batches with some of a session's messages, of those released."""
+        return [
+            batch
+            for batch in chain(self._unacknowledged, self._unsent)
+            if first <= batch.first < first + count
+        ]
 
     def withdraw(self, uncommitted: Sequence[Batch] = ()) -> list[Body]:
         """
