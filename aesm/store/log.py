@@ -192,7 +192,11 @@ class Log:
         self._delivery: IDelayedCall | None = None
         self._retry: IDelayedCall | None = None
         self._waiting: list[Deferred[None]] = []  # until it was read once more
-        self._isReading = self._isStopped = self._wanted = False
+        self._isReading = self._isStopped = self._isWanted = False
+        # How often anything may have happened unheard, and how often when it was last
+        # read: until that is the same, positions may be given again, and what is heard
+        # is not taken.
+        self._doubts, self._settled = 1, 0
         self._unwritten: dict[LogCount, None] = {}
         self._questions: dict[int, _Question] = {}
         self._asked = 0
@@ -412,14 +416,13 @@ class Log:
         if self._isStopped:
             return
         last = self._last
-        if entry is None or entry.position > last + 1:
+        if entry is None:
+            self._doubts += 1
+            self._read()
+        elif self._settled < self._doubts or entry.position > last + 1:
             self._read()
         elif entry.position == last + 1:
             self._take(entry)
-        else:
-            known = self._find(entry.position)
-            if known is not None and known.name != entry.name:
-                self._read()  # positions are given again
 
     def _take(self, entry: Entry) -> None:
         """Have it told at the end of this turn, with what else comes in it."""
@@ -499,7 +502,7 @@ class Log:
 
     def _read(self) -> None:
         """Read it, unless that is being done: then once more, behind that."""
-        self._wanted = True
+        self._isWanted = True
         if not self._isReading and self._retry is None and not self._isStopped:
             self._isReading = True
             reading = Deferred.fromCoroutine(self._readAll())
@@ -512,15 +515,16 @@ class Log:
 
     async def _readAll(self) -> None:
         """Read until nobody wants more."""
-        while self._wanted and not self._isStopped:
-            self._wanted = False
-            count = len(self._waiting)
+        while self._isWanted and not self._isStopped:
+            self._isWanted = False
+            count, doubts = len(self._waiting), self._doubts
             try:
                 await self._readOnce()
             except SpoolError:
                 if not self._isStopped:
                     self._retry = self._clock.callLater(RETRY, self._again)
                 break
+            self._settled = doubts
             if not self._isStopped:  # else they were told
                 waiting, self._waiting = self._waiting[:count], self._waiting[count:]
                 for each in waiting:
@@ -555,6 +559,8 @@ class Log:
 
     async def _rewind(self) -> None:
         """The log is not what it was: go back to what is the same."""
+        self._doubts += 1
+        self._isWanted = True
         self._deliver()
         there: dict[int, bytes] = {}
         after, name, last = 0, b"", 1

@@ -17,15 +17,24 @@ import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from functools import partial
+from itertools import count
 from typing import Any, NamedTuple
 
 from twisted.internet.defer import Deferred, execute
 from zope.interface import implementer
 
 from aesm.errors import SpoolError
-from aesm.store.interface import Blob, Entry, ILogStore, LogPage, Lost, Stored
+from aesm.store.interface import (
+    Blob,
+    Entry,
+    ILogStore,
+    ISessionStore,
+    LogPage,
+    Lost,
+    Stored,
+)
 
-__all__ = ["Shelf", "ShelfStore"]
+__all__ = ["LogShelfStore", "Shelf", "ShelfStore"]
 
 
 class _Change(NamedTuple):
@@ -52,7 +61,7 @@ class Shelf:
     @ivar owners: whose each is.
     @ivar log: what all were told.
     @ivar first: the position of the first entry that is there.
-    @ivar stores: of the processes that live.
+    @ivar stores: of the processes that live, if they have logs.
     """
 
     def __init__(self) -> None:
@@ -61,10 +70,11 @@ class Shelf:
         self.owners: dict[str, ShelfStore] = {}
         self.log: list[Entry] = []
         self.first = 1
-        self.stores: list[ShelfStore] = []
+        self.names = count(1)  # of entries: none comes again
+        self.stores: list[LogShelfStore] = []
 
 
-@implementer(ILogStore)
+@implementer(ISessionStore)
 class ShelfStore:
     """
     A process's way to the shelf.
@@ -74,10 +84,6 @@ class ShelfStore:
     @ivar isSlow: whether answers wait until told.
     @ivar waiting: what was asked and has no answer.
     @ivar broken: what questions about sessions fail with, while it is set.
-    @ivar isDeaf: whether it hears nothing.
-    @ivar told: as L{ILogStore} has it.
-    @ivar heard: the same.
-    @ivar node: the same.
     """
 
     fences = True
@@ -95,11 +101,6 @@ class ShelfStore:
         self._ours: set[str] = set()  # as far as we know
         self._lost: Lost | None = None
         self._isClosed = False
-        self.isDeaf = False
-        self.told: Callable[[Entry | None], object] = lambda entry: None
-        self.heard: Callable[[bytes], object] = lambda words: None
-        self.node = f"node{len(shelf.stores)}-{id(self)}"
-        shelf.stores.append(self)
 
     def _ask(self, answer: Callable[..., Any], *arguments: Any) -> Deferred[Any]:
         """Answer, now or later."""
@@ -128,8 +129,6 @@ class ShelfStore:
         """Answer nothing any more, as for a process that is killed."""
         self.isSlow = True
         self.waiting.clear()
-        if self in self._shelf.stores:
-            self._shelf.stores.remove(self)
         self._shelf.owners = {
             name: owner
             for name, owner in self._shelf.owners.items()
@@ -305,11 +304,94 @@ class ShelfStore:
                 change.make(self._shelf.sessions[change.name])
 
     def ring(self) -> None:
-        """Learn of what others have claimed, and that there may be more in the log."""
+        """Learn of what others have claimed."""
         self._lose(list(self._ours))
-        self.told(None)
 
-    # ILogStore
+    def _lose(self, names: Iterable[str]) -> None:
+        """Leave out sessions that others have claimed, and what they have caused."""
+        shelf = self._shelf
+        lost = {
+            name: name in shelf.sessions
+            for name in names
+            if name in self._ours and shelf.owners.get(name) is not self
+        }
+        if not lost:
+            return
+        self._ours -= set(lost)
+        undone: dict[str, dict[int, int]] = defaultdict(dict)
+        for changes in (*self._batches, self._gathered):
+            changes[:] = self._without(changes, lost, undone)
+        assert self._lost is not None
+        self._lost(lost, undone)
+
+    def _without(
+        self,
+        changes: list[_Change],
+        lost: dict[str, bool],
+        undone: dict[str, dict[int, int]],
+    ) -> list[_Change]:
+        """
+        Leave out what is about some sessions, and what they have caused.
+
+        @param undone: of each session the numbers of what was left out, and how many
+            messages each was; what is now is added.
+        """
+        left = []
+        for change in changes:
+            name, _, blob, cause = change
+            if cause in lost:
+                if blob is not None:
+                    undone[name][blob.number] = blob.messages
+            elif name not in lost:
+                if blob is not None:
+                    shift = sum(undone[name].values()) if name in undone else 0
+                    moved = blob._replace(number=blob.number - shift)
+                    change = _added(name, moved, cause)
+                left.append(change)
+        return left
+
+    def close(self) -> Deferred[None]:
+        """
+        Write what was gathered, and leave all sessions to whom they come to.
+
+        @see: L{ISessionStore.close}
+        """
+        if self._isClosed:
+            raise RuntimeError("it is closed")
+        self._isClosed = True
+        return self.commit().addCallback(lambda nothing: self.kill())
+
+
+@implementer(ILogStore)
+class LogShelfStore(ShelfStore):
+    """
+    The same, with a log.
+
+    @ivar isDeaf: whether it hears nothing.
+    @ivar told: as L{ILogStore} has it.
+    @ivar heard: the same.
+    @ivar node: the same.
+    """
+
+    def __init__(self, shelf: Shelf) -> None:
+        """@param shelf: as L{ShelfStore}."""
+        super().__init__(shelf)
+        self.isDeaf = False
+        self.told: Callable[[Entry | None], object] = lambda entry: None
+        self.heard: Callable[[bytes], object] = lambda words: None
+        self.node = f"node{len(shelf.stores)}-{id(self)}"
+        shelf.stores.append(self)
+
+    def kill(self) -> None:
+        """Answer nothing any more, and hear nothing."""
+        super().kill()
+        if self in self._shelf.stores:
+            self._shelf.stores.remove(self)
+
+    def ring(self) -> None:
+        """Learn of what others have claimed, and that there may be more in the log."""
+        super().ring()
+        self.told(None)
 
     def log(self, cause: str, data: bytes, tell: Callable[[int, int], object]) -> None:
         """
@@ -322,7 +404,7 @@ class ShelfStore:
         def write(nothing: object) -> None:
             """Write it."""
             position = shelf.first + len(shelf.log)
-            entry = Entry(position, b"%s:%d" % (self.node.encode(), position), data)
+            entry = Entry(position, b"%d" % next(shelf.names), data)
             shelf.log.append(entry)
             tell(position, 0)
             for store in shelf.stores:
@@ -379,60 +461,6 @@ class ShelfStore:
         for store in hearing:
             store.hear(partial(store.heard, words))
         return len(hearing)
-
-    def _lose(self, names: Iterable[str]) -> None:
-        """Leave out sessions that others have claimed, and what they have caused."""
-        shelf = self._shelf
-        lost = {
-            name: name in shelf.sessions
-            for name in names
-            if name in self._ours and shelf.owners.get(name) is not self
-        }
-        if not lost:
-            return
-        self._ours -= set(lost)
-        undone: dict[str, dict[int, int]] = defaultdict(dict)
-        for changes in (*self._batches, self._gathered):
-            changes[:] = self._without(changes, lost, undone)
-        assert self._lost is not None
-        self._lost(lost, undone)
-
-    def _without(
-        self,
-        changes: list[_Change],
-        lost: dict[str, bool],
-        undone: dict[str, dict[int, int]],
-    ) -> list[_Change]:
-        """
-        Leave out what is about some sessions, and what they have caused.
-
-        @param undone: of each session the numbers of what was left out, and how many
-            messages each was; what is now is added.
-        """
-        left = []
-        for change in changes:
-            name, _, blob, cause = change
-            if cause in lost:
-                if blob is not None:
-                    undone[name][blob.number] = blob.messages
-            elif name not in lost:
-                if blob is not None:
-                    shift = sum(undone[name].values()) if name in undone else 0
-                    moved = blob._replace(number=blob.number - shift)
-                    change = _added(name, moved, cause)
-                left.append(change)
-        return left
-
-    def close(self) -> Deferred[None]:
-        """
-        Write what was gathered, and leave all sessions to whom they come to.
-
-        @see: L{ISessionStore.close}
-        """
-        if self._isClosed:
-            raise RuntimeError("it is closed")
-        self._isClosed = True
-        return self.commit().addCallback(lambda nothing: self.kill())
 
 
 def _copied(state: dict[str, Any]) -> dict[str, Any]:
