@@ -27,6 +27,13 @@ mean that one in WebSockets, and a port alone is one of TCP::
 C{path} is where they are, C{/} without it; C{origin} whose pages may open them, with
 commas between several, and without it those of the host that they ask for.
 
+C{reuseport:} strings are ports of TCP that several processes share, such as the nodes
+of a cluster::
+
+    twistd aesm --listen 'reuseport:8765:interface=\\:\\:'
+
+C{interface} is an address; without it they are on all of IPv4.
+
 Nothing heavy is loaded until a string is parsed.
 """
 
@@ -57,7 +64,13 @@ if TYPE_CHECKING:
 
     from aesm.server.registry import Connections
 
-__all__ = ["ClientParser", "HandlerMaker", "ServerParser", "WebSocketParser"]
+__all__ = [
+    "ClientParser",
+    "HandlerMaker",
+    "ReusePortParser",
+    "ServerParser",
+    "WebSocketParser",
+]
 
 PREFIX = "aesm"
 
@@ -289,6 +302,44 @@ class WebSocketParser:
             path,
             origins,
         )
+
+
+@implementer(IPlugin, IStreamServerEndpointStringParser)
+class ReusePortParser:
+    """
+    Reads endpoints of ports that several processes share.
+
+    @ivar prefix: what they begin with.
+    """
+
+    prefix = "reuseport"
+
+    def parseStreamServer(  # type: ignore[override]  # no word is taken
+        self, reactor: IReactorCore, /, *args: str, **kwargs: str
+    ) -> IStreamServerEndpoint:
+        """
+        Make the endpoint that a string means.
+
+        @param args: what the string has without keywords.
+        @param kwargs: what it has with keywords.
+        @raise TypeError: the string has a word too many, or no port.
+        @raise ValueError: the string is wrong, or the system cannot do it.
+        @see: C{IStreamServerEndpointStringParser.parseStreamServer}
+        """
+        return self._parse(reactor, *args, **kwargs)
+
+    def _parse(
+        self, reactor: IReactorCore, port: str, interface: str = ""
+    ) -> IStreamServerEndpoint:
+        """Make the endpoint of a port and an address."""
+        from aesm.secure.listening import ReusePortEndpoint
+
+        if not port.isdecimal() or int(port) >= 1 << 16:
+            raise ValueError(f"reuseport: a port is 0 to 65535, not {port!r}")
+        try:
+            return ReusePortEndpoint(reactor, int(port), interface)
+        except ValueError as error:
+            raise ValueError(f"reuseport: {error}") from None
 
 
 @implementer(IPlugin, IMessageHandlerMaker)

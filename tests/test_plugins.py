@@ -6,6 +6,7 @@ everywhere.
 from __future__ import annotations
 
 import os
+import socket
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,7 +25,12 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from zope.interface.verify import verifyObject
 
 from aesm.errors import KeyFileError, UntrustedServer
-from aesm.plugins import ClientParser, ServerParser, WebSocketParser
+from aesm.plugins import (
+    ClientParser,
+    ReusePortParser,
+    ServerParser,
+    WebSocketParser,
+)
 from aesm.trust.keys import PSK, PrivateKey
 from aesm.trust.servers import KnownServers
 from tests.support.helpers import CLIENT_KEY, SERVER_KEY
@@ -63,10 +69,11 @@ class PluginTests(SynchronousTestCase):
     """Twisted finds the parsers."""
 
     def test_found(self) -> None:
-        """There is one of each for C{aesm}, and one for C{websocket}."""
+        """There is one of each for C{aesm}, and for other prefixes one of servers."""
         for interface, parser, prefix in (
             (IStreamServerEndpointStringParser, ServerParser, "aesm"),
             (IStreamServerEndpointStringParser, WebSocketParser, "websocket"),
+            (IStreamServerEndpointStringParser, ReusePortParser, "reuseport"),
             (IStreamClientEndpointStringParserWithReactor, ClientParser, "aesm"),
         ):
             found = [p for p in getPlugins(interface) if cast(Any, p).prefix == prefix]
@@ -310,3 +317,55 @@ class NoWebSocketTests(StringTestCase):
             str(caught.exception),
             "websocket: there is no wsproto: pip install 'aesm[web]'",
         )
+
+
+class ReusePortTests(TestCase):
+    """C{reuseport:} strings."""
+
+    def listen(self, string: str) -> Any:
+        """Listen at what a string means, until the end of the test."""
+        port = self.successResultOf(
+            serverFromString(reactor, string).listen(Once(Recorder()))
+        )
+        self.addCleanup(port.stopListening)
+        return port
+
+    def test_form(self) -> None:
+        """A port and an address, of IPv4 and of IPv6, alone and within others."""
+        for string, host in (
+            ("reuseport:0", "0.0.0.0"),
+            ("reuseport:port=0:interface=127.0.0.1", "127.0.0.1"),
+            (r"reuseport:0:interface=\:\:1", "::1"),
+            ("haproxy:reuseport:0:interface=127.0.0.1", "127.0.0.1"),
+            (r"aesm:reuseport\:0\:interface\=127.0.0.1", "127.0.0.1"),
+        ):
+            if string.startswith("aesm:"):
+                path = self.mktemp()
+                PrivateKey.generate().save(path)
+                string += f":key={path}"
+            self.assertEqual(self.listen(string).getHost().host, host, string)
+
+    def test_shared(self) -> None:
+        """Several may listen on one port."""
+        port = self.listen("reuseport:0:interface=127.0.0.1").getHost().port
+        again = self.listen(f"reuseport:{port}:interface=127.0.0.1").getHost().port
+        self.assertEqual(again, port)
+
+    def test_wrong(self) -> None:
+        """What is wrong is said, with what would be right."""
+        for string, message in (
+            ("reuseport:x", "a port is 0 to 65535, not 'x'"),
+            ("reuseport:65536", "not '65536'"),
+            ("reuseport:0:interface=localhost", "'localhost' is not an address"),
+        ):
+            with self.assertRaisesRegex(ValueError, f"^reuseport: .*{message}"):
+                serverFromString(reactor, string)
+        with self.assertRaises(TypeError):
+            serverFromString(reactor, "reuseport:0:colour=red")
+
+    def test_nowhere(self) -> None:
+        """Where the system has nothing of the kind the error says so."""
+        self.patch(socket, "SO_REUSEPORT", None)
+        del socket.SO_REUSEPORT
+        with self.assertRaisesRegex(ValueError, "reuseport: this system has no port"):
+            serverFromString(reactor, "reuseport:0")

@@ -16,6 +16,10 @@ says where that is possible::
 
     endpoint = inheritedEndpoint(reactor, "tcp:8765", socket.AF_INET, descriptor)
 
+Several processes may listen on one port, each with a socket of its own::
+
+    endpoint = ReusePortEndpoint(reactor, 8765)
+
 When no file is free, Twisted closes those who come, with a line for each.  That is told
 by our factories instead, which count and thin out what they say of strangers.
 """
@@ -50,13 +54,21 @@ from zope.interface import implementer
 from aesm.secure.factory import SecureFactory
 from aesm.secure.refusals import Kind, Refused
 
-__all__ = ["canInherit", "inheritedEndpoint", "listenOn", "serverEndpoint"]
+__all__ = [
+    "ReusePortEndpoint",
+    "canInherit",
+    "inheritedEndpoint",
+    "listenOn",
+    "serverEndpoint",
+]
 
 _log = Logger(namespace="aesm.secure")
 
 BACKLOG = 1024  # connections that wait to be accepted; Twisted's default is 50
 _QUEUE = re.compile(r"^((?:haproxy:)?(?:tcp|tcp6|ssl|unix):)")
-_PLAIN = re.compile(r"^(websocket:)?((haproxy:)?(tcp|tcp6|unix|systemd):|(?<=:)\d+)")
+_PLAIN = re.compile(
+    r"^(websocket:)?((haproxy:)?(tcp|tcp6|unix|systemd|reuseport):|(?<=:)\d+)"
+)
 STARTUP = 1.0  # seconds in which a server that has its socket's name listens at it
 
 
@@ -148,6 +160,59 @@ class _InheritedEndpoint:
             )
         os.close(descriptor)
         return succeed(port)
+
+
+@implementer(IStreamServerEndpoint)
+class ReusePortEndpoint:
+    """
+    A TCP port that other processes of the same user may listen on, too, if they ask
+    for that as well: the system hands each new connection to one of them.
+    """
+
+    def __init__(self, reactor: Any, port: int, interface: str = "") -> None:
+        """
+        @param interface: an address, or empty for all of IPv4.
+        @raise ValueError: it is no address, or the system cannot do it.
+        """
+        if not hasattr(socket, "SO_REUSEPORT"):
+            raise ValueError("this system has no port that several processes share")
+        try:
+            found = socket.getaddrinfo(
+                interface or "0.0.0.0",
+                port,
+                type=socket.SOCK_STREAM,
+                flags=socket.AI_NUMERICHOST,
+            )
+        except (OSError, OverflowError):
+            raise ValueError(f"{interface!r} is not an address") from None
+        self._family: int = found[0][0]
+        self._address: Any = found[0][4]
+        self._reactor = reactor
+
+    def listen(self, protocolFactory: IProtocolFactory) -> Deferred[IListeningPort]:
+        """
+        Listen.
+
+        @return: fires with the port, or fails with C{CannotListenError}, also if a
+            process listens there that does not share it.
+        @see: C{twisted.internet.interfaces.IStreamServerEndpoint}
+        """
+        # Not by Twisted's reusePort, which those of before 25.5 do not have.
+        with socket.socket(self._family) as ours:
+            try:
+                for option in (socket.SO_REUSEADDR, socket.SO_REUSEPORT):
+                    ours.setsockopt(socket.SOL_SOCKET, option, 1)
+                ours.bind(self._address)
+                ours.listen(BACKLOG)
+            except OSError as error:
+                host, port = self._address[:2]
+                return fail(CannotListenError(host, port, error))
+            ours.setblocking(False)
+            return succeed(
+                self._reactor.adoptStreamPort(
+                    ours.fileno(), self._family, protocolFactory
+                )
+            )
 
 
 def listenOn(

@@ -294,8 +294,6 @@ class KeptSessions:
                 self._again(connection.session.name, connection.peer)
         for tell in settled:
             tell()
-        if self._journal.log is not None:
-            self._journal.log.undo()
 
     def _find(self, name: str) -> DurableConnection | None:
         """Find the connection of a session that is ours, or was until now."""

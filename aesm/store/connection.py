@@ -160,6 +160,8 @@ class DurableConnection(Connection):
         if journal.log is not None:
             position = journal.log.position
             self.following = Following(Place(self._stored, position, position))
+        # What is to be removed elsewhere, since it is staged here.
+        self._takenOver: list[Callable[[ISessionStore], object]] = []
         self._overForGood = False  # the next process is not to go on with the session
         self.isLeft = False
         journal.sessions[session.name] = self
@@ -234,23 +236,48 @@ class DurableConnection(Connection):
         failure = self._journal.store.failure
         if failure is not None and (self.dispatcher is None or not closeSlow):
             return fail(SpoolError(f"nothing was sent: {failure}"))
-        if self._fences and not self._noteCause():
+        if self._fences and not self._noteCause(CAUSE.get()):
             return FailedAcknowledgement(elsewhere())
-        batch, outbox = self._batch, self._outbox
         acknowledgement = Acknowledgement()
         acknowledgement.watcher = self._numbering or self
         try:
-            micros = self._beginBatch() if batch is None else batch.micros
-            acknowledgement.count = outbox.add(data, micros)
+            acknowledgement.count = self._accept(data)
         except AESMError as refused:
             return self._refuse(refused, closeSlow)
+        return acknowledgement
+
+    def _accept(self, data: Message) -> int:
+        """
+        Have a message in the session.
+
+        @return: the number of messages accepted, with it.
+        @raise AESMError: it cannot be sent.
+        """
+        batch, outbox = self._batch, self._outbox
+        micros = self._beginBatch() if batch is None else batch.micros
+        count = outbox.add(data, micros)
         if self._protocol is None:
             self.account()
         else:
             self._batch = outbox.open
         if batch is None:  # else this was done with the first message of the batch
             self._journal.touch(self)  # and it is the commit that flushes
-        return acknowledgement
+        return count
+
+    def takeOver(
+        self, data: Message, remove: Callable[[ISessionStore], object]
+    ) -> None:
+        """
+        Send a message that is kept outside of the session so far, and is to go from
+        there in the same commit.
+
+        @param remove: called with the store, to remove it there.
+        @raise AESMError: it cannot be sent: it stays where it is.
+        """
+        if self._fences:
+            self._noteCause(None)
+        self._accept(data)
+        self._takenOver.append(remove)
 
     def append(self, body: Body) -> int:
         """
@@ -262,13 +289,12 @@ class DurableConnection(Connection):
             return 0
         return super().append(body)
 
-    def _noteCause(self) -> bool:
+    def _noteCause(self, cause: Connection | None) -> bool:
         """
         Let what is sent now be in no batch with what has another cause.
 
         @return: whether it may be sent: what causes it is here.
         """
-        cause = CAUSE.get()
         if cause is not self._causes[-1][1]:
             self.closeBatch()
             self._causes.append((self._outbox.count, cause))
@@ -510,6 +536,9 @@ class DurableConnection(Connection):
         self._append(store, staged)
         if self._fences:
             self._causes = [(outbox.count, None)]
+        takenOver, self._takenOver = self._takenOver, []
+        for remove in takenOver:
+            remove(store)
         arrived, self._arrived = self._arrived, []
         count, self._handledCount = self._handledCount, 0
         for first, messages in arrived:
@@ -544,7 +573,8 @@ class DurableConnection(Connection):
         for batch in batches:
             if isinstance(batch, LoggedBatch) and not logged:
                 continue
-            cause = self._causeOf(batch.first) if self._fences else None
+            isCaused = self._fences and not logged
+            cause = self._causeOf(batch.first) if isCaused else None
             because = "" if cause is None else cause.session.name
             count, frames = len(batch.bodies), b"".join(batch.encode(True))
             name, first = self.session.name, batch.first

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.python.failure import Failure
 
 if TYPE_CHECKING:
     from aesm.core.messages.session import Session
@@ -76,6 +77,9 @@ class Journal:
         self._changed: dict[Journaled, None] = {}
         self._blocked: dict[Journaled, None] = {}  # until the store can be written
         self._forgotten: dict[str, Journaled] = {}  # by name
+        # What else this turn writes, and who waits for that.
+        self._others: list[tuple[Callable[[ISessionStore], object], Deferred[None]]]
+        self._others = []
         self._writeCall: IDelayedCall | None = None
 
     @property
@@ -105,14 +109,14 @@ class Journal:
     def touch(self, connection: Journaled) -> None:
         """Write what has changed, at the end of this turn of the event loop."""
         self._changed[connection] = None
-        self.schedule()
+        self._schedule()
 
     def block(self, connection: Journaled) -> None:
         """Call C{connection.writable} once the store can be written again."""
         if not self._blocked:
             # Maybe nothing else is to be written: that commit, even of nothing, fires
             # when the store works again.
-            self.schedule()
+            self._schedule()
         self._blocked[connection] = None
 
     def forget(self, connection: Journaled) -> None:
@@ -123,7 +127,21 @@ class Journal:
             # With what else this turn writes: messages that never left may be on their
             # way into another session, and must be in one of the two at any time.
             self._forgotten[connection.session.name] = connection
-            self.schedule()
+            self._schedule()
+
+    def add(self, write: Callable[[ISessionStore], object]) -> Deferred[None]:
+        """
+        Write at the end of this turn, with all that changes in it, something that is no
+        session of ours.
+
+        @param write: called with the store then.
+        @return: fires once all of it is committed, and has gone on; fails with
+            L{SpoolError<aesm.errors.SpoolError>} if it will not be.
+        """
+        written: Deferred[None] = Deferred()
+        self._others.append((write, written))
+        self._schedule()
+        return written
 
     def abandon(self, connection: Journaled) -> None:
         """
@@ -168,7 +186,7 @@ class Journal:
             self.log.stop()
         return self.store.close()
 
-    def schedule(self) -> None:
+    def _schedule(self) -> None:
         """Write at the end of this turn."""
         if self._writeCall is None and self.state is not JournalState.CLOSED:
             self._writeCall = self._clock.callLater(0, self._writeDue)
@@ -180,19 +198,42 @@ class Journal:
         forgotten, self._forgotten = self._forgotten, {}
         for name in forgotten:
             self.store.drop(name)
+        others, self._others = self._others, []
+        for write, _ in others:
+            write(self.store)
         written = [connection.write(self.store) for connection in changed]
         committed = self.store.commit()
-        committed.addCallbacks(self._cbCommitted, _ignore, callbackArgs=(written,))
+        waiters = [waiter for _, waiter in others]
+        committed.addCallbacks(
+            self._cbCommitted,
+            self._ebNotCommitted,
+            callbackArgs=(written, waiters),
+            errbackArgs=(waiters,),
+        )
 
-    def _cbCommitted(self, result: None, written: Sequence[Callable[[], None]]) -> None:
+    def _cbCommitted(
+        self,
+        result: None,
+        written: Sequence[Callable[[], None]],
+        waiters: Sequence[Deferred[None]],
+    ) -> None:
         """Go on with what is committed."""
         for goOn in written:
             goOn()
+        for waiter in waiters:
+            waiter.callback(None)
         # Behind these, since what is blocked came after what was written.
         if self.ready:
             blocked, self._blocked = self._blocked, {}
             for connection in blocked:
                 connection.writable()
+
+    def _ebNotCommitted(
+        self, failure: Failure, waiters: Sequence[Deferred[None]]
+    ) -> None:
+        """The store was closed before: tell who waits beside connections."""
+        for waiter in waiters:
+            waiter.errback(failure)
 
 
 def _ignore(failure: object) -> None:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Sequence
-from functools import partial
 from time import time_ns
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar, cast
 
@@ -33,7 +32,7 @@ from aesm.core.messages.batch import (
 )
 from aesm.core.messages.frames import MESSAGE_OVERHEAD
 from aesm.core.messages.requests import sizeOf
-from aesm.errors import MessageTooBig, SpoolError
+from aesm.errors import MessageTooBig, SendBufferFull, SpoolError
 from aesm.messages.acknowledgements import (
     AckCount,
     LazyDeferred,
@@ -46,15 +45,17 @@ from aesm.store.undoing import elsewhere, hasLeft
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall, IReactorTime
+    from twisted.python.failure import Failure
 
     from aesm.messages.connection import Connection
     from aesm.store.connection import DurableConnection
-    from aesm.store.interface import ILogStore
+    from aesm.store.interface import ILogStore, ISessionStore
     from aesm.store.journal import Journal
 
-__all__ = ["ENTRY_MEMORY", "LOG_SIZE", "MAX_ENTRY", "Batches", "Log"]
+__all__ = ["ENTRY_MEMORY", "LOG_SIZE", "MAX_ENTRY", "MAX_SENDING", "Batches", "Log"]
 
 MAX_ENTRY: Final = 1 << 20  # bytes of a message to all
+MAX_SENDING: Final = 16 << 20  # bytes of those that are not written yet
 LOG_SIZE: Final = 14 << 20  # bytes of entries that are kept
 ENTRY_MEMORY: Final = 256  # bytes of an entry, beside its message
 GROUP_MICROS: Final = 1000  # of entries that share a time
@@ -117,12 +118,40 @@ class _Told(NamedTuple):
 class LogCount(LazyDeferred[int]):
     """Fires with the number of clients that have an entry, at all processes."""
 
-    def __init__(self, log: Log, cause: Connection | None) -> None:
-        """@param cause: whose message made us write it."""
-        self._log = log
-        self.cause = cause
+    def __init__(self, log: Log, cause: Connection | None, entry: bytes) -> None:
+        """
+        @param cause: whose message makes us write it.
+        @param entry: what is to be written.
+        """
         self.position = 0  # none yet
+        self._log = log
+        self._cause = cause
+        self._entry = entry
         self._reason: Exception | None = None
+
+    def write(self, store: ISessionStore) -> None:
+        """Give the entry to the store, unless its cause is elsewhere by now."""
+        if not hasLeft(self._cause):
+            name = "" if self._cause is None else self._cause.session.name
+            cast("ILogStore", store).log(name, self._entry, self._written)
+
+    def _written(self, position: int, nothing: int) -> None:
+        """Note that it is in the log."""
+        self.position = position
+
+    def settle(self, failure: Failure | None) -> None:
+        """
+        All of its turn is written: ask, if anybody wants to know.
+
+        @param failure: why it is not.
+        """
+        if failure is not None:
+            self._reason = failure.value
+        elif not self.position:
+            self._reason = elsewhere()
+        self._entry = b""
+        if self._looked and not self._called:
+            self.begin()
 
     def begin(self) -> None:
         """Somebody wants to know: ask, as soon as it is written."""
@@ -131,16 +160,9 @@ class LogCount(LazyDeferred[int]):
         elif self.position:
             self._log.ask(self)
 
-    def written(self, position: int) -> None:
-        """It is in the log."""
-        self.position = position
-        if self._looked and not self._called:
-            self._log.ask(self)
-
     def fail(self, reason: Exception) -> None:
-        """It is not in the log, or nobody can say who has it."""
-        self._reason = reason
-        if self._looked and not self._called:
+        """Nobody can say who has it."""
+        if not self.called:
             self.errback(reason)
 
 
@@ -197,7 +219,7 @@ class Log:
         # read: until that is the same, positions may be given again, and what is heard
         # is not taken.
         self._doubts, self._settled = 1, 0
-        self._unwritten: dict[LogCount, None] = {}
+        self._sending = 0  # bytes that are not written
         self._questions: dict[int, _Question] = {}
         self._asked = 0
         self._answering: dict[AckCount, IDelayedCall] = {}
@@ -223,10 +245,8 @@ class Log:
                 call.cancel()
         self._answering.clear()
         questions, self._questions = self._questions, {}
-        counts = [*self._unwritten, *(each.count for each in questions.values())]
-        self._unwritten.clear()
-        for count in counts:
-            count.fail(stopped)
+        for question in questions.values():
+            question.count.fail(stopped)
         waiting, self._waiting = self._waiting, []
         for each in waiting:
             each.errback(stopped)
@@ -240,8 +260,9 @@ class Log:
         @param data: C{str} for a TEXT message, bytes for a BINARY one.
         @param exclude: the sessions that are not told.
         @return: fires with the number of clients that have it, once each that is there
-            has it, or C{patience} after it was written; fails with L{MessageTooBig}, or
-            with L{SpoolError} if nothing can be written now.
+            has it, or C{patience} after it was written; fails with L{MessageTooBig},
+            and, unless a handler's message causes it, with L{SpoolError} if nothing can
+            be written now, and L{SendBufferFull} if too much is to be.
         @raise TypeError: it is neither text nor bytes.
         @raise ValueError: the text cannot be written in UTF-8.
         """
@@ -253,33 +274,28 @@ class Log:
                     f"{MAX_ENTRY} can go: split it"
                 )
             )
-        count = LogCount(self, cause)
-        if hasLeft(cause):
-            count.fail(elsewhere())
-            return count
-        failure = self._store.failure
-        if failure is not None and cause is None:
-            return fail(SpoolError(f"nothing was sent: {failure}"))
-        self._unwritten[count] = None
-        name = "" if cause is None else cause.session.name
         header = json.dumps({"exclude": list(exclude)}).encode()
-        frame = encodeMessage(time_ns() // 1000, body)
-        self._store.log(
-            name, b"\n".join((header, frame)), partial(self._written, count)
-        )
-        self._journal.schedule()
+        entry = header + b"\n" + encodeMessage(time_ns() // 1000, body)
+        count = LogCount(self, cause, entry)
+        failure = self._store.failure
+        if cause is None and failure is not None:
+            return fail(SpoolError(f"nothing was sent: {failure}"))
+        if cause is None and self._sending + len(entry) > MAX_SENDING:
+            return fail(
+                SendBufferFull(
+                    f"{self._sending} bytes are on their way to the engine: wait until "
+                    "what was sent before has fired"
+                )
+            )
+        size = len(entry)
+        self._sending += size
+        self._journal.add(count.write).addBoth(self._cbWritten, count, size)
         return count
 
-    def _written(self, count: LogCount, position: int, nothing: int) -> None:
-        """Something of ours is in the log."""
-        self._unwritten.pop(count, None)
-        count.written(position)
-
-    def undo(self) -> None:
-        """Tell those whose message another process has caused by now."""
-        for count in [each for each in self._unwritten if hasLeft(each.cause)]:
-            del self._unwritten[count]
-            count.fail(elsewhere())
+    def _cbWritten(self, result: Failure | None, count: LogCount, size: int) -> None:
+        """Something of ours is in the log, or will never be."""
+        self._sending -= size
+        count.settle(result)
 
     # Who has it
 

@@ -634,16 +634,23 @@ class OthersTests(StoreTestCase):
         self.assertEqual(self.done(self.one, self.one.store.readInlet("S")), [])
 
     def test_inletFull(self) -> None:
-        """A session takes no more than L{MAX_INLET<batch.MAX_INLET>} bytes."""
-        name = len(b"one:1:1 ")
-        for size, expected in (
-            (batch.MAX_INLET - name + 1, (0, 1)),
-            (batch.MAX_INLET - name, (1, 0)),
-            (1, (0, 1)),
+        """
+        A session takes no more than L{MAX_INLET<batch.MAX_INLET>} bytes, but any one
+        message while there is no other.
+        """
+        self.begin("T", "L")
+        room = batch.MAX_INLET - 1 - 2 * len(b"one:1:1 ")
+        for peer, size, expected in (
+            ("K", 1, (1, 0)),
+            ("K", room + 1, (0, 1)),
+            ("K", room, (1, 0)),
+            ("K", 1, (0, 1)),
+            ("L", batch.MAX_INLET + 1, (1, 0)),
+            ("L", 1, (0, 1)),
         ):
             results: Deferred[Any] = Deferred()
             self.one.store.send(
-                "", "K", b"x" * size, lambda *r, d=results: d.callback(r)
+                "", peer, b"x" * size, lambda *r, d=results: d.callback(r)
             )
             self.assertEqual(self.told(results), expected)
 

@@ -11,12 +11,13 @@ import resource
 import shutil
 import socket
 import tempfile
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from twisted.internet import reactor
-from twisted.internet.defer import fail, maybeDeferred
+from twisted.internet.defer import Deferred, fail, maybeDeferred
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort
@@ -28,6 +29,7 @@ from twisted.trial.unittest import SkipTest, SynchronousTestCase, TestCase
 
 from aesm.secure import listening, wrapServerEndpoint
 from aesm.secure.listening import (
+    ReusePortEndpoint,
     canInherit,
     inheritedEndpoint,
     listenOn,
@@ -100,7 +102,13 @@ class InheritTests(TestCase):
 
     def test_which(self) -> None:
         """Those between whose socket and us is nothing that we do not know."""
-        for text in ("tcp:8765", "tcp6:8765", "unix:/x", "systemd:domain=INET:index=0"):
+        for text in (
+            "tcp:8765",
+            "tcp6:8765",
+            "reuseport:8765",
+            "unix:/x",
+            "systemd:domain=INET:index=0",
+        ):
             self.assertTrue(canInherit(text), text)
             self.assertTrue(canInherit(f"haproxy:{text}"), text)
             self.assertTrue(canInherit(f"websocket:{text}:path=/x"), text)
@@ -164,6 +172,80 @@ class InheritTests(TestCase):
             text = "websocket:haproxy:tcp:0"
             around = self.inherit(text, others, factory).factory.wrappedFactory
             self.assertIs(around.wrappedFactory, factory)
+
+
+class ReusePortTests(TestCase):
+    """A port that several processes share."""
+
+    async def listen(self, endpoint: Any, factory: Any = None) -> Any:
+        """Listen, until the end of the test."""
+        port: Any = await listenOn(endpoint, factory or Factory())
+        self.addCleanup(lambda: port.connected and port.stopListening())
+        return port
+
+    async def test_shares(self) -> None:
+        """
+        All who share a port get connections, and those who still do when one ends get
+        all.
+        """
+        ports = {}
+        number = 0
+        for name in "ab":
+            factory: Any = Factory()
+            factory.buildProtocol = partial(self.came, name)
+            endpoint = ReusePortEndpoint(reactor, number, "127.0.0.1")
+            ports[name] = await self.listen(endpoint, factory)
+            number = ports[name].getHost().port
+        self.expected: Any = None
+        self.waiting: Any = None
+        found: set[str] = set()
+        while found != {"a", "b"}:
+            found.add(await self.connect(number))
+        await maybeDeferred(ports["a"].stopListening)
+        for _ in range(8):
+            self.assertEqual(await self.connect(number), "b")
+
+    def came(self, name: str, address: object) -> None:
+        """Note who has been connected to."""
+        self.waiting.callback(name)
+
+    async def connect(self, number: int) -> str:
+        """Connect, and tell who was connected to."""
+        self.waiting = Deferred()
+        with socket.create_connection(("127.0.0.1", number)):
+            return str(await self.waiting)
+
+    async def test_inUse(self) -> None:
+        """
+        Where somebody listens who does not share, nobody else can; nor can he who does
+        not share where others do.
+        """
+        for first, second in (
+            ("tcp:{}:interface=127.0.0.1", "reuseport:{}:interface=127.0.0.1"),
+            ("reuseport:{}:interface=127.0.0.1", "tcp:{}:interface=127.0.0.1"),
+        ):
+            port = await self.listen(serverEndpoint(reactor, first.format(0)))
+            number = port.getHost().port
+            with self.assertRaisesRegex(CannotListenError, "in use") as caught:
+                await self.listen(serverEndpoint(reactor, second.format(number)))
+            self.assertEqual(
+                (caught.exception.interface, caught.exception.port),
+                ("127.0.0.1", number),
+            )
+
+    async def test_queue(self) -> None:
+        """As many may wait to be accepted as anywhere else."""
+        backlogs: list[int] = []
+        listen = socket.socket.listen
+
+        def noted(self: socket.socket, backlog: int) -> None:
+            """Listen, and note how many may wait."""
+            backlogs.append(backlog)
+            listen(self, backlog)
+
+        self.patch(socket.socket, "listen", noted)
+        await self.listen(ReusePortEndpoint(reactor, 0, "127.0.0.1"))
+        self.assertEqual(backlogs, [1024])
 
 
 class TakeOverTests(TestCase):

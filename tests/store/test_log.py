@@ -7,6 +7,7 @@ from typing import Any, cast
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.application.internet import backoffPolicy
+from twisted.internet.defer import Deferred
 from twisted.logger import capturedLogs
 from zope.interface import implementer
 
@@ -325,6 +326,7 @@ class SendTests(LogTestCase):
             log._told(None)
             log._heard(b"has 1 1")
         self.failureResultOf(asked, SpoolError)
+        self.settle()
         self.failureResultOf(unwritten, SpoolError)
         later.addCallback(lambda having: having)
         self.failureResultOf(later, SpoolError)
@@ -604,6 +606,8 @@ class ReadTests(LogTestCase):
     def test_start(self) -> None:
         """A server that starts late knows what was told, of which none is for it."""
         self.begin()
+        self.roam(2, 0)
+        self.settle()
         for number in range(5):
             self.servers[0].sendAll(str(number))
         self.settle()

@@ -306,6 +306,23 @@ class Line:
         """Wait until the engine says something that it was not asked."""
         self._protocol.dataReceived(self._socket.recv(1 << 20))
 
+    def hearAll(self) -> bool:
+        """
+        Hear all that was published so far.
+
+        @return: whether there was anything.
+        """
+        if not self.isOpen:
+            return False
+        self._socket.sendall(b"PING until-here\r\n")
+        heard, end = b"", b"$10\r\nuntil-here\r\n"
+        while not heard.endswith(end):
+            heard += self._socket.recv(1 << 20)
+        heard = heard.removesuffix(end).removesuffix(b"*2\r\n$4\r\npong\r\n")
+        if heard:
+            self._protocol.dataReceived(heard)
+        return bool(heard)
+
     def cut(self) -> None:
         """
         End: what was not executed will not be, unless the test does it all the same,
@@ -362,6 +379,14 @@ class Lines:
         for line in busy:
             line.deliver()
         return bool(busy)
+
+    def hearAll(self) -> bool:
+        """
+        Hear all that was published so far.
+
+        @return: whether there was anything.
+        """
+        return any([bell.hearAll() for bell in self.bells])
 
 
 class Node:

@@ -2,7 +2,7 @@
 
 from twisted.application.service import ServiceMaker
 
-from aesm.plugins import ClientParser, HandlerMaker, ServerParser, WebSocketParser
+from aesm import plugins
 
 _relay = "each message goes to every other client"
 _echo = "each message goes back to its sender"
@@ -11,9 +11,10 @@ _free = "the chat, with nicks for those whose keys have names"
 _inbox = "messages stay in the server, for a program that takes them"
 _server = "A server of encrypted messages."
 service = ServiceMaker("aesm", "aesm.commands.tap", _server, "aesm")
-relay = HandlerMaker("relay", _relay, "aesm.handlers.Relay")
-echo = HandlerMaker("echo", _echo, "aesm.handlers.Echo")
-chat = HandlerMaker("chat", _chat, "aesm.chat.handler.ChatHandler")
-free = HandlerMaker("chat-free-names", _free, "aesm.chat.handler.freeNames")
-inbox = HandlerMaker("inbox", _inbox, "aesm.handlers.inbox")
-server, client, websocket = ServerParser(), ClientParser(), WebSocketParser()
+relay = plugins.HandlerMaker("relay", _relay, "aesm.handlers.Relay")
+echo = plugins.HandlerMaker("echo", _echo, "aesm.handlers.Echo")
+chat = plugins.HandlerMaker("chat", _chat, "aesm.chat.handler.ChatHandler")
+free = plugins.HandlerMaker("chat-free-names", _free, "aesm.chat.handler.freeNames")
+inbox = plugins.HandlerMaker("inbox", _inbox, "aesm.handlers.inbox")
+server, client = plugins.ServerParser(), plugins.ClientParser()
+websocket, reuseport = plugins.WebSocketParser(), plugins.ReusePortParser()

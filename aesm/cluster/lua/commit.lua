@@ -153,7 +153,8 @@ local operations = {
     for _, name in ipairs(redis.call('ZRANGE', P .. 'k:' .. peer, 0, -1)) do
       local session = P .. 's:' .. name
       local kept = redis.call('HMGET', session, 'held', 'node')
-      if (tonumber(kept[1]) or 0) + #member > inletBound then
+      local held = tonumber(kept[1]) or 0
+      if held > 0 and held + #member > inletBound then -- any one message fits
         full = full + 1
       else
         local position = redis.call('HINCRBY', session, 'position', 1)

@@ -1,0 +1,212 @@
+"""
+All nodes of a cluster as one server, for programs: L{Server<aesm.Server>} has one if it
+keeps its sessions in an engine::
+
+    have = await server.cluster.sendTo("hello", publicKey)     # wherever it is
+    for row in await server.cluster.byPeer(publicKey): ...
+    async for row in server.cluster.connections(): ...
+    publicKey, packet = await server.cluster.getDataOrdinal()
+
+What is sent goes to the engine first, into the inlets of all sessions of a key, in the
+transaction of the message because of which it is sent; from there into the session that
+its client goes on with, at whichever node.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+from twisted.internet.defer import Deferred, fail
+from twisted.python.failure import Failure
+
+from aesm.errors import (
+    AESMError,
+    ConnectionClosed,
+    MessageTooBig,
+    SendBufferFull,
+    SpoolError,
+)
+from aesm.messages.acknowledgements import LazyDeferred
+from aesm.messages.causes import CAUSE
+from aesm.server.entries import packed
+from aesm.server.inlets import Inlets
+from aesm.store.journal import JournalState
+from aesm.store.undoing import elsewhere, hasLeft
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IReactorTime
+
+    from aesm.cluster.store import EngineStore
+    from aesm.core.messages.batch import Message
+    from aesm.messages.connection import Connection
+    from aesm.store.connection import DurableConnection
+    from aesm.store.interface import ISessionStore
+    from aesm.store.journal import Journal
+    from aesm.trust.keys import PublicKey
+
+__all__ = ["Cluster"]
+
+MAX_SENDING = 16 << 20  # bytes that C{sendTo} was given and are not in the engine
+
+
+class Cluster:
+    """All nodes of a cluster, as one of them sees it."""
+
+    def __init__(self) -> None:
+        """Begin with no engine, as before the server listens."""
+        self._journal: Journal | None = None
+        self._inlets: Inlets | None = None
+        self._sending = 0  # bytes
+
+    # What users call
+
+    def sendTo(self, data: Message, publicKey: PublicKey) -> Deferred[int]:
+        """
+        Send a message to all sessions of a key, at whichever nodes they are: to those
+        whose clients are away for now, too.  In a handler it is sent if that its
+        message was handled counts, and not else.
+
+        @param data: C{str} for a TEXT message, bytes for a BINARY one.
+        @param publicKey: whose.
+        @return: fires with how many sessions have it in their keeping; their clients
+            will, if they come in time.  Fails with L{ConnectionClosed} if the key has
+            no session; with L{SendBufferFull} if some of its sessions have no room, as
+            their clients do not take what they are sent; and before anything is sent,
+            with L{SpoolError} if the engine is away and no handler's message causes it.
+        @raise TypeError: C{data} is neither text nor bytes.
+        @raise ValueError: the text cannot be written in UTF-8.
+        """
+        entry, cause, journal = packed(data), CAUSE.get(), self._journal
+        if hasLeft(cause):
+            return _Sent.failing(elsewhere())
+        if journal is None or journal.state is not JournalState.RUNNING:
+            return _Sent.failing(ConnectionClosed("nothing was sent: nobody listens"))
+        failure = journal.store.failure
+        if failure is not None and cause is None:
+            return fail(SpoolError(f"nothing was sent: {failure}"))
+        if len(entry) > MAX_SENDING:
+            return fail(
+                MessageTooBig(
+                    f"a message of {len(entry)} bytes; between nodes there are at most "
+                    f"{MAX_SENDING}: split it"
+                )
+            )
+        if self._sending + len(entry) > MAX_SENDING:
+            return fail(
+                SendBufferFull(
+                    f"{self._sending} bytes are on their way to the engine: wait until "
+                    "what was sent before has fired"
+                )
+            )
+        sent = _Sent(cause, str(publicKey), entry)
+        self._sending += len(entry)
+        journal.add(sent.write).addBoth(self._cbWritten, sent)
+        return sent
+
+    def _cbWritten(self, result: Failure | None, sent: _Sent) -> None:
+        """A message is in the engine, or will never be."""
+        self._sending -= sent.size
+        sent.settle(result)
+
+    # What the manager calls
+
+    def begin(self, journal: Journal, clock: IReactorTime) -> None:
+        """
+        Sessions are kept from now on.
+
+        @param journal: of the engine.
+        @param clock: for trying again.
+        """
+        store = cast("EngineStore", journal.store)
+        self._journal = journal
+        self._inlets = Inlets(journal, store, clock)
+        store.came = self._inlets.came
+
+    def look(self, connection: DurableConnection) -> None:
+        """A session has come here: something may have been sent to it before."""
+        if self._inlets is not None:
+            self._inlets.look(connection)
+
+    def forget(self, connection: Connection) -> None:
+        """A session is over, or goes on elsewhere."""
+        if self._inlets is not None:
+            self._inlets.forget(cast("DurableConnection", connection))
+
+    def end(self) -> None:
+        """No sessions are kept any more."""
+        self._journal = self._inlets = None
+
+
+class _Sent(LazyDeferred[int]):
+    """
+    Fires with how many sessions have a message.
+
+    @ivar size: the message's, bytes.
+    """
+
+    def __init__(self, cause: Connection | None, peer: str, entry: bytes) -> None:
+        """
+        @param cause: whose message made us send it, or None.
+        @param peer: whom it is for, in text form.
+        @param entry: the message.
+        """
+        self.size = len(entry)
+        self._cause = cause
+        self._peer = peer
+        self._entry = entry
+        self._counts: tuple[int, int] | None = None
+        self._outcome: int | AESMError | None = None  # None until it is known
+
+    @classmethod
+    def failing(cls, reason: AESMError) -> _Sent:
+        """Make one that fails, once it is used, because nothing was sent."""
+        sent = cls(None, "", b"")
+        sent._outcome = reason
+        return sent
+
+    def write(self, store: ISessionStore) -> None:
+        """Give the message to the store, unless its cause is elsewhere by now."""
+        if not hasLeft(self._cause):
+            cause = "" if self._cause is None else self._cause.session.name
+            sending = cast("EngineStore", store)
+            sending.send(cause, self._peer, self._entry, self._count)
+
+    def _count(self, having: int, full: int) -> None:
+        """Note how many sessions have it, and how many have no room."""
+        self._counts = having, full
+
+    def settle(self, failure: Failure | None) -> None:
+        """
+        Tell who looks.
+
+        @param failure: why it is not in the engine, or None.
+        """
+        having, full = self._counts or (0, 0)
+        if failure is not None:
+            self._outcome = SpoolError(f"it may not be sent: {failure.value}")
+        elif self._counts is None:
+            self._outcome = elsewhere()
+        elif full:
+            self._outcome = SendBufferFull(
+                f"{full} of the {having + full} sessions of {self._peer} have no room "
+                "for what they are sent: their clients do not take it"
+            )
+        elif not having:
+            self._outcome = ConnectionClosed(
+                f"nothing was sent: there is no session of {self._peer}"
+            )
+        else:
+            self._outcome = having
+        # That it has gone is only for who looks; the rest the sender has to know.
+        if self._looked or isinstance(self._outcome, SendBufferFull | SpoolError):
+            self._look()
+            self.begin()
+
+    def begin(self) -> None:
+        """Fire, if it is known what with."""
+        if self._outcome is None or self._called:
+            return
+        if isinstance(self._outcome, int):
+            self.callback(self._outcome)
+        else:
+            self.errback(self._outcome)

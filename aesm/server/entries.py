@@ -1,0 +1,32 @@
+"""
+Messages on their way from node to node::
+
+    entry = packed("hello")          # L{TypeError}, L{ValueError} as C{sendData}
+    unpacked(entry)
+"""
+
+from __future__ import annotations
+
+from aesm.core.messages.batch import EncodedText, Message, bodyOf
+
+__all__ = ["packed", "unpacked"]
+
+_TEXT, _BINARY = b"t", b"b"
+
+
+def packed(data: Message) -> bytes:
+    """
+    Make one piece of a message.
+
+    @raise TypeError: it is neither text nor bytes.
+    @raise ValueError: the text cannot be written in UTF-8.
+    """
+    body = bodyOf(data)
+    if isinstance(body, str):
+        return _TEXT + body.encode("ascii")
+    return (_TEXT if isinstance(body, EncodedText) else _BINARY) + body
+
+
+def unpacked(entry: bytes) -> str | bytes:
+    """Make the message again."""
+    return entry[1:].decode() if entry[:1] == _TEXT else entry[1:]

@@ -1,0 +1,266 @@
+"""
+What other nodes send to the sessions that are here, by way of their inlets in the
+engine: it goes into their outboxes::
+
+    inlets = Inlets(journal, store, clock)
+    store.came = inlets.came
+    inlets.look(connection)       # a session has come here: something may be there
+    inlets.forget(connection)
+
+An entry leaves the inlet in the commit in which it comes into the outbox, and nowhere
+before: so it is in one of the two at any time.  An outbox that is half full takes no
+more before there is room, and the rest stays in the inlet, which is bounded.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, cast
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from aesm.errors import (
+    AESMError,
+    CloseCode,
+    ConnectionClosed,
+    MessageTooBig,
+    SendBufferFull,
+    SpoolError,
+)
+from aesm.server.entries import unpacked
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IReactorTime
+
+    from aesm.cluster.store import EngineStore, Entry
+    from aesm.store.connection import DurableConnection
+    from aesm.store.interface import ISessionStore
+    from aesm.store.journal import Journal
+
+__all__ = ["Inlets"]
+
+RETRY = 1.0  # seconds until an inlet is looked at again that could not be
+
+_log = Logger(namespace="aesm.cluster")
+
+
+class Inlets:
+    """The inlets of the sessions that are here."""
+
+    def __init__(
+        self, journal: Journal, store: EngineStore, clock: IReactorTime
+    ) -> None:
+        """
+        @param journal: of the store.
+        @param clock: for trying again.
+        """
+        self._journal = journal
+        self._store = store
+        self._clock = clock
+        self._inlets: dict[DurableConnection, _Inlet] = {}
+
+    def came(self, name: str, entry: Entry | None) -> None:
+        """
+        Take something over.
+
+        @see: L{EngineStore.came<aesm.cluster.store.EngineStore>}
+        """
+        connection = cast("DurableConnection | None", self._journal.find(name))
+        if connection is not None:
+            self._of(connection).came(entry)
+
+    def look(self, connection: DurableConnection) -> None:
+        """Take over what there is: a session has come here."""
+        self._of(connection).came(None)
+
+    def forget(self, connection: DurableConnection) -> None:
+        """A session is over, or goes on elsewhere."""
+        inlet = self._inlets.pop(connection, None)
+        if inlet is not None:
+            inlet.end()
+
+    def _of(self, connection: DurableConnection) -> _Inlet:
+        """Have the inlet of a session that is here."""
+        inlet = self._inlets.get(connection)
+        if inlet is None:
+            inlet = _Inlet(connection, self._journal, self._store, self._clock)
+            if not connection.isOver:
+                self._inlets[connection] = inlet
+        return inlet
+
+
+# What is told of an entry is all of it, and its position: if that is the next one, and
+# nothing is being read, it is taken as it is.  In any other case the inlet is read, a
+# page at a time, until there is nothing more: from where we are, or, if anything may
+# have been missed, from its beginning.  For that all that was taken has to be committed
+# before: else it would be there still.
+
+
+class _Inlet:
+    """
+    One of them.
+
+    @ivar _last: the position of the last entry that was taken; None if that says
+        nothing of the next.
+    @ivar _isReading: whether it is being read.
+    @ivar _hasMore: whether more has come meanwhile.
+    @ivar _mayMiss: whether it is to be read from its beginning.
+    @ivar _pause: fires when it is tried again; None while nobody waits for that.
+    """
+
+    __slots__ = (
+        "_clock",
+        "_connection",
+        "_hasMore",
+        "_isReading",
+        "_journal",
+        "_last",
+        "_mayMiss",
+        "_pause",
+        "_store",
+    )
+
+    def __init__(
+        self,
+        connection: DurableConnection,
+        journal: Journal,
+        store: EngineStore,
+        clock: IReactorTime,
+    ) -> None:
+        """Begin where nothing is known."""
+        self._connection = connection
+        self._journal = journal
+        self._store = store
+        self._clock = clock
+        self._last: int | None = None
+        self._isReading = self._hasMore = self._mayMiss = False
+        self._pause: Deferred[None] | None = None
+
+    def came(self, entry: Entry | None) -> None:
+        """Take an entry over, or see what there is."""
+        if entry is None or self._store.failure is not None:
+            self._mayMiss = True
+        elif self._isReading:
+            self._hasMore = True
+        elif entry.position - 1 != self._last:
+            self._mayMiss = True
+        else:
+            try:
+                if self._take(entry):
+                    return
+            except AESMError:
+                self._refused(Failure())
+                return
+        if not self._isReading:
+            self._isReading = True
+            Deferred.fromCoroutine(self._read()).addErrback(self._refused)
+
+    def end(self) -> None:
+        """Take nothing more."""
+        if self._pause is not None:
+            self._pause.cancel()
+
+    def _refused(self, failure: Failure) -> None:
+        """The connection is over, or to be: its peer must not miss anything unknown."""
+        self._isReading = False
+        if failure.check(MessageTooBig):
+            self._connection.closeWith(
+                CloseCode.TOO_BIG, "a message for you is larger than you take"
+            )
+        elif not failure.check(ConnectionClosed):
+            _log.failure("an inlet cannot be read", failure)
+
+    async def _read(self) -> None:
+        """
+        Take over what there is, until there is nothing more.
+
+        @raise ConnectionClosed: nothing is sent any more.
+        @raise MessageTooBig: the peer does not take so much.
+        """
+        isDone = False
+        while not isDone:
+            if self._mayMiss:
+                self._mayMiss, self._last = False, None
+                await self._written()
+            self._hasMore = False
+            isDone = await self._readPage(self._last or 0)
+            isDone = isDone and not (self._mayMiss or self._hasMore)
+        self._isReading = False
+
+    async def _written(self) -> None:
+        """
+        Wait until what was taken is gone from the inlet.
+
+        @raise ConnectionClosed: it will not be.
+        """
+        try:
+            await self._journal.add(_nothing)
+        except SpoolError as error:
+            raise ConnectionClosed(str(error)) from None
+
+    async def _readPage(self, after: int) -> bool:
+        """
+        Take over a part of what there is.
+
+        @param after: the position behind which it begins.
+        @return: whether there was nothing.
+        @raise ConnectionClosed: as C{_read}.
+        @raise MessageTooBig: as C{_read}.
+        """
+        if not self._connection.session.outbox.roomy:
+            await self._connection.drain()
+        try:
+            entries = await self._store.readInlet(self._connection.session.name, after)
+        except SpoolError:
+            self._mayMiss = True
+            await self._wait()
+            return False
+        for entry in entries:
+            if not self._take(entry):
+                if self._connection.session.outbox.roomy:
+                    await self._wait()  # it is all together that is full
+                return False  # the rest of the page is not kept meanwhile
+        return not entries
+
+    async def _wait(self) -> None:
+        """
+        Let some time pass.
+
+        @raise ConnectionClosed: the session is over meanwhile.
+        """
+        self._pause = deferLater(self._clock, RETRY)
+        try:
+            await self._pause
+        except CancelledError:
+            raise ConnectionClosed("it is over") from None
+        finally:
+            self._pause = None
+
+    def _take(self, entry: Entry) -> bool:
+        """
+        Take an entry over.
+
+        @return: whether there was room for it.
+        @raise ConnectionClosed: as C{_read}.
+        @raise MessageTooBig: as C{_read}.
+        """
+        connection = self._connection
+        if not connection.session.outbox.roomy:
+            return False
+        try:
+            connection.takeOver(unpacked(entry.data), partial(self._took, entry))
+        except SendBufferFull:
+            return False
+        self._last = entry.position
+        return True
+
+    def _took(self, entry: Entry, store: ISessionStore) -> None:
+        """Have an entry removed from the inlet."""
+        cast("EngineStore", store).took(self._connection.session.name, entry)
+
+
+def _nothing(store: ISessionStore) -> None:
+    """There is nothing to be written."""

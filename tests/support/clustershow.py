@@ -1,0 +1,437 @@
+"""
+Nodes of a cluster behind one port, clients that talk to them and by them to each other,
+and somebody who does his worst to the nodes, each in a process of its own::
+
+    python -m tests.support.clustershow --nodes 3 --clients 200 --messages 200000
+
+Half of all messages are echoed, half are sent to another client, wherever he is.  Every
+one has to arrive, once and in order, and no session is to be lost.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import resource
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from itertools import count
+from subprocess import PIPE, Popen
+from threading import Thread
+from typing import IO, Any
+
+from twisted.application.internet import backoffPolicy
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import clientFromString
+from twisted.internet.task import deferLater, react
+from twisted.logger import globalLogBeginner, textFileLogObserver
+from twisted.python.failure import Failure
+
+from aesm import (
+    AnyServer,
+    ClientService,
+    Connection,
+    MessageHandler,
+    Packet,
+    PrivateKey,
+    PublicKey,
+    Server,
+)
+from aesm.cluster.address import EngineAddress
+from aesm.cluster.engine import Engine
+from aesm.cluster.store import EngineStore
+from aesm.server import factory
+from aesm.server.cluster import Cluster
+from tests.support.engines import RedisServer, freePort
+from tests.support.helpers import XX
+
+__all__ = ["FAULTS", "Nodes", "show"]
+
+NAME = "tests.support.clustershow"
+SERVER_KEY = PrivateKey(b"\x22" * 32)
+GRACE = 60.0
+AHEAD = 8  # messages of a client that are under way
+PATIENCE = 60.0  # seconds without any progress
+
+
+def keyOf(number: int) -> PrivateKey:
+    """Make the key of a client."""
+    return PrivateKey(number.to_bytes(32, "big"))
+
+
+# A node
+
+
+class Exchange(MessageHandler):
+    """
+    What a node does: C{"e ..."} goes back, C{"s KEY ..."} to who has that key.
+    """
+
+    cluster: Cluster
+
+    def packetReceived(self, connection: Connection, packet: Packet) -> None:
+        """Pass a message on."""
+        data = packet.data
+        assert isinstance(data, str)
+        if data[0] == "e":
+            connection.sendData(data)
+        else:
+            _, key, rest = data.split(" ", 2)
+            sent = self.cluster.sendTo(rest, PublicKey.fromText(key))
+            sent.addErrback(_complain)
+
+
+def _complain(failure: Failure) -> None:
+    """Say that something was not sent."""
+    print(f"not sent: {failure.getErrorMessage()}", file=sys.stderr, flush=True)
+
+
+async def serve(reactor: Any, options: Any) -> None:
+    """Be a node, until it is killed."""
+    address = EngineAddress.parse(options.engine)
+    engine = Engine(reactor, address, "show", options.node)
+    store: Any = EngineStore(engine, reactor, GRACE)
+    store.fences, store.size = True, 0
+    factory.spoolOpener = lambda *these: lambda: store  # type: ignore[assignment]
+    handler = Exchange()
+    server = Server(
+        f"reuseport:{options.port}:interface=127.0.0.1",
+        reactor=reactor,
+        key=SERVER_KEY,
+        suites=(XX,),
+        handler=handler,
+        spool="engine",
+        sessionGrace=GRACE,
+        maxConnectionsPerHost=10_000,
+        handshakesPerHost=1e6,
+    )
+    handler.cluster = server.factory.manager.cluster = Cluster()
+    await server.start()
+    print("listening", flush=True)
+    await Deferred()
+
+
+# The clients
+
+
+class Ledger:
+    """
+    What all clients have sent, and what came of it.
+
+    @ivar done: how many messages have arrived.
+    @ivar longest: the longest time that one took, seconds.
+    @ivar wrong: what was not as it should be.
+    """
+
+    def __init__(self) -> None:
+        """Begin with nothing."""
+        self.done = 0
+        self.longest = 0.0
+        self.wrong: list[str] = []
+        self._sent: dict[str, float] = {}
+        self._next: defaultdict[str, Iterator[int]] = defaultdict(count)
+        self._expected: defaultdict[str, Iterator[int]] = defaultdict(count)
+
+    def make(self, way: str) -> str:
+        """Make the next message of those that go one way."""
+        message = f"{way} {next(self._next[way])}"
+        self._sent[message] = time.monotonic()
+        return message
+
+    def take(self, message: str, way: str) -> None:
+        """Check a message that has arrived."""
+        due = f"{way} {next(self._expected[way])}"
+        if message != due:
+            self.wrong.append(f"{message!r} came instead of {due!r}")
+        self.longest = max(self.longest, time.monotonic() - self._sent.pop(message, 0))
+        self.done += 1
+
+    @property
+    def missing(self) -> int:
+        """How many have not arrived."""
+        return len(self._sent)
+
+
+class Client:
+    """A client, which sends as long as there is something to be sent."""
+
+    def __init__(self, reactor: Any, number: int, clients: Clients) -> None:
+        """@param clients: all of them."""
+        self.number = number
+        self._clients = clients
+        self._service = ClientService(
+            clientFromString(reactor, f"tcp:127.0.0.1:{clients.options.port}"),
+            reactor=reactor,
+            key=keyOf(number),
+            trust=AnyServer(),
+            suites=(XX,),
+            retryPolicy=backoffPolicy(0.02, 0.3),
+        )
+        self._service.startService()
+        self._taking = Deferred.fromCoroutine(self._take())
+
+    async def begin(self) -> None:
+        """Wait until it is connected."""
+        await self._service.whenConnected()
+        self._session = self.session
+
+    @property
+    def session(self) -> str:
+        """The session that it has."""
+        former = self._service.former
+        return "" if former is None else former.session.name
+
+    def next(self) -> None:
+        """Send the next message, if there is any."""
+        clients, number = self._clients, self.number
+        if not clients.left:
+            return
+        clients.left -= 1
+        if clients.left % 2:
+            message = clients.ledger.make(f"e {number}")
+        else:
+            other = clients.random.randrange(1, len(clients.all) + 1)
+            message = clients.ledger.make(f"s {number} {other}")
+            kind, rest = message.split(" ", 1)
+            message = f"{kind} {keyOf(other).publicKey} {rest}"
+        self._service.sendData(message).addErrback(self._ebLost)
+
+    def _ebLost(self, failure: Failure) -> None:
+        """A message may be lost."""
+        self._clients.ledger.wrong.append(failure.getErrorMessage())
+
+    async def _take(self) -> None:
+        """Take what comes: for each message the one who sent it sends another."""
+        ledger = self._clients.ledger
+        async for packet in self._service.retrieved:
+            message = packet.data
+            assert isinstance(message, str)
+            if message[0] == "e":
+                ledger.take(message, f"e {self.number}")
+                self.next()
+            else:
+                sender = message.split(" ", 1)[0]
+                ledger.take(f"s {message}", f"s {sender} {self.number}")
+                self._clients.all[int(sender) - 1].next()
+
+    async def end(self) -> bool:
+        """
+        Stop.
+
+        @return: whether it had one session all the time.
+        """
+        isSame = self.session == self._session
+        await self._service.stopService()
+        return isSame
+
+
+class Clients:
+    """
+    All clients.
+
+    @ivar left: how many messages are to be sent.
+    """
+
+    def __init__(self, reactor: Any, options: Any) -> None:
+        """ """
+        self.options = options
+        self.left = options.messages
+        self.ledger = Ledger()
+        self.random = random.Random(options.seed)
+        self.all: list[Client] = []
+        for number in range(1, options.clients + 1):
+            self.all.append(Client(reactor, number, self))
+
+
+async def call(reactor: Any, options: Any) -> None:
+    """
+    Be all clients.
+
+    @raise SystemExit: something is wrong.
+    """
+    clients = Clients(reactor, options)
+    for client in clients.all:
+        await client.begin()
+    print("progress 0", flush=True)
+    ledger, began = clients.ledger, time.monotonic()
+    for _ in range(AHEAD):
+        for client in clients.all:
+            client.next()
+    told, last, since = 0, 0, began
+    while ledger.done < options.messages and not ledger.wrong:
+        await deferLater(reactor, 0.02)
+        if ledger.done != last:
+            last, since = ledger.done, time.monotonic()
+        elif time.monotonic() - since > PATIENCE:
+            ledger.wrong.append("nothing comes any more")
+        if ledger.done * 100 // options.messages > told:
+            told = ledger.done * 100 // options.messages
+            print(f"progress {told}", flush=True)
+    seconds = time.monotonic() - began
+    lost = [await client.end() for client in clients.all].count(False)
+    print(
+        f"{ledger.done} messages of {options.clients} clients in {seconds:.1f} s, "
+        f"{ledger.missing} missing, {lost} sessions lost, the longest took "
+        f"{ledger.longest:.2f} s"
+    )
+    for line in ledger.wrong[:10]:
+        print(f"wrong: {line}")
+    if ledger.wrong or ledger.missing or lost:
+        raise SystemExit(1)
+
+
+# Who does his worst
+
+
+class Nodes:
+    """
+    The processes of nodes, and their engine.
+
+    @ivar redis: the engine.
+    @ivar port: where all of them listen.
+    @ivar alive: those that listen.
+    """
+
+    def __init__(self, stack: ExitStack, log: IO[str], size: int) -> None:
+        """
+        Start an engine, and nodes.
+
+        @param stack: ends all of them.
+        @param log: of the nodes' errors.
+        """
+        self._stack = stack
+        self._log = log
+        self._names = count(1)
+        self.redis = RedisServer()
+        stack.callback(self.redis.stop)
+        self.port = freePort()
+        self.alive: list[Popen[str]] = []
+        started = [self._start() for _ in range(size)]
+        for node in started:
+            self._await(node)
+        assert self.alive, "no node listens"
+
+    def _start(self) -> Popen[str]:
+        """Start a node, of another name than all before."""
+        engine = f"redis+unix://{self.redis.path}"
+        more = f"--engine={engine}", f"--node=node-{next(self._names)}"
+        return start(self._stack, self._log, f"--port={self.port}", *more, "serve")
+
+    def _await(self, node: Popen[str]) -> None:
+        """Wait until a node listens."""
+        assert node.stdout is not None
+        if node.stdout.readline() == "listening\n":  # else the show is over
+            self.alive.append(node)
+
+    def add(self) -> None:
+        """Start a node, in the background."""
+        Thread(target=self._await, args=(self._start(),), daemon=True).start()
+
+    def kill(self, node: Popen[str]) -> None:
+        """Kill a node, and start another one in its place."""
+        self.alive.remove(node)
+        node.kill()
+        node.wait()
+        self.add()
+
+
+def kill(nodes: Nodes, chance: random.Random) -> None:
+    """Kill a node, which is started again."""
+    if nodes.alive:
+        nodes.kill(chance.choice(nodes.alive))
+
+
+FAULTS: dict[str, Callable[[Nodes, random.Random], None]] = {"kill": kill}
+
+
+def start(stack: ExitStack, log: IO[str], *arguments: str) -> Popen[str]:
+    """Start a process of the show, which ends with it."""
+    command = [sys.executable, "-m", NAME, *arguments]
+    process = stack.enter_context(Popen(command, stdout=PIPE, stderr=log, text=True))
+    stack.callback(process.kill)
+    return process
+
+
+def show(options: Any) -> int:
+    """
+    Run engine, nodes, clients and faults, and tell how it went.
+
+    @return: the exit status of the clients.
+    """
+    print(f"seed {options.seed}", flush=True)
+    chance, done = random.Random(options.seed), 0
+    with ExitStack() as stack:
+        log = stack.enter_context(tempfile.TemporaryFile("w+"))
+        nodes = Nodes(stack, log, options.nodes)
+        said: list[str] = []
+        clients = start(
+            *(stack, log, f"--port={nodes.port}", f"--seed={options.seed}"),
+            *(f"--clients={options.clients}", f"--messages={options.messages}"),
+            "call",
+        )
+        reader = Thread(target=lambda: said.extend(clients.stdout or ()), daemon=True)
+        reader.start()
+        while not said and clients.poll() is None:
+            time.sleep(0.01)
+        due = time.monotonic() + chance.uniform(*options.every)
+        while clients.poll() is None:
+            time.sleep(0.01)
+            words = said[-1].split() if said else []
+            progress = int(words[1]) if words[:1] == ["progress"] else 0
+            isDue = (
+                progress * (options.faults + 1) > 100 * (done + 1)
+                if options.faults
+                else time.monotonic() >= due
+            )
+            if isDue:
+                FAULTS[options.fault](nodes, chance)
+                done += 1
+                due = time.monotonic() + chance.uniform(*options.every)
+        reader.join()
+        for line in said:
+            if not line.startswith("progress"):
+                print(line, end="")
+        log.seek(0)
+        errors = log.read()
+        print(f"{done} times {options.fault}, {errors.count('Traceback')} tracebacks")
+        if clients.returncode or options.verbose:
+            print(errors[-20_000:])
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    print(
+        f"{used.ru_utime + used.ru_stime:.1f} s of CPU in all, load "
+        f"{os.getloadavg()[0]:.1f}"
+    )
+    return clients.returncode
+
+
+def main() -> None:
+    """Do what the command line says."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("role", nargs="?", choices=("serve", "call"))
+    parser.add_argument("--nodes", type=int, default=3)
+    parser.add_argument("--clients", type=int, default=200)
+    parser.add_argument("--messages", type=int, default=200_000)
+    parser.add_argument("--fault", choices=FAULTS, default="kill")
+    parser.add_argument("--every", type=float, nargs=2, default=(1, 3), help="seconds")
+    parser.add_argument("--faults", type=int, help="how many, evenly")
+    parser.add_argument("--seed", type=int, default=random.randrange(10**6))
+    parser.add_argument("--verbose", action="store_true")
+    parser.add_argument("--port", type=int)
+    parser.add_argument("--engine")
+    parser.add_argument("--node")
+    options = parser.parse_args()
+    if options.role is None:
+        sys.exit(show(options))
+    observers = [textFileLogObserver(sys.stderr)]
+    globalLogBeginner.beginLoggingTo(observers, redirectStandardIO=False)
+    role = {"serve": serve, "call": call}[options.role]
+    react(lambda reactor: Deferred.fromCoroutine(role(reactor, options)))
+
+
+if __name__ == "__main__":
+    main()
