@@ -669,8 +669,11 @@ class OthersTests(StoreTestCase):
         self.assertIs(self.done(two, two.store.readLog(1, b"other")), None)
 
     def test_logBound(self) -> None:
-        """L{MAX_LOG<batch.MAX_LOG>} bytes are kept; who is behind that is told."""
-        self.patch(batch, "MAX_LOG", 30)
+        """
+        L{MAX_LOG<batch.MAX_LOG>} bytes are kept, each entry with 128 more; who is
+        behind that is told.
+        """
+        self.patch(batch, "MAX_LOG", 30 + 3 * 128)
         for data in (b"a", b"b", b"c", b"d"):
             self.one.store.log("", data, lambda *results: None)
         self.commit()
