@@ -272,7 +272,7 @@ class EngineStore:
                 self._writer.ours[name] = Image(peer, state, fence, read)
                 return stored
             page = await call(PAGE, name, fence, *behind, PAGE_SIZE)
-        return None  # another node was faster
+        raise SpoolError("another node has it by now: its client has to come again")
 
     def _blob(self, member: bytes, name: str, kind: str) -> Blob:
         """Read messages that are kept together."""

@@ -83,6 +83,7 @@ class KeptSessions:
         self._opening: Gate | None = Gate()  # until the store has answered
         self._failure: BaseException | None = None  # with which it has
         self._asked: dict[tuple[str, PublicKey], Gate] = {}
+        self._found: set[str] = set()  # that are ours, and do not go on yet
 
     def open(self) -> None:
         """
@@ -179,7 +180,19 @@ class KeptSessions:
         log = self._journal.log
         if stored is None or log is None:
             return stored
-        return log.catchUp().addCallback(lambda nothing: stored)
+        self._found.add(stored.name)
+        return log.catchUp().addCallback(self._cbRead, stored)
+
+    def _cbRead(self, nothing: None, stored: Stored) -> Stored:
+        """
+        It may go on, if it is still ours.
+
+        @raise Refused: it is not (1013).
+        """
+        if stored.name not in self._found:
+            raise Refused("another process has it by now", Kind.SPOOL)
+        self._found.remove(stored.name)
+        return stored
 
     def _cbClaimed(self, stored: Stored | None) -> None:
         """
@@ -263,6 +276,7 @@ class KeptSessions:
 
         @see: L{Lost<aesm.store.interface.Lost>}
         """
+        self._found -= lost.keys()
         reasons: dict[Connection, AESMError] = {}
         for connection, isKept in [(self._find(name), lost[name]) for name in lost]:
             if connection is not None:

@@ -696,5 +696,6 @@ def _grouped(entries: Iterable[_Told]) -> list[list[_Told]]:
 
 def _together(group: Sequence[_Told]) -> tuple[LoggedBatch, int]:
     """Make one batch of some, and say the position of the last."""
-    bodies = [entry.body for entry in group]
-    return LoggedBatch.closed(group[0].micros, bodies), group[-1].position
+    batch = LoggedBatch(group[0].micros)
+    batch.fill([entry.body for entry in group])
+    return batch, group[-1].position

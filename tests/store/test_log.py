@@ -603,6 +603,30 @@ class ReadTests(LogTestCase):
         self.settle(0)
         self.assertEqual(self.take()[1], ["one", "two"])
 
+    def test_meanwhile(self) -> None:
+        """
+        A session that yet another server claims while the log is read does not go on
+        here: its client is refused (1013), and has lost nothing.
+        """
+        self.begin()
+        former = self.clients[0].former
+        assert former is not None
+        self.stores[1].isSlow = True
+        self.roam(0, 1)
+        for _ in range(3):
+            self.network.advance(1)
+        self.stores[1].work()  # the claim; the log is read now
+        self.assertEqual(len(self.stores[1].waiting), 1)
+        self.roam(0, 2)
+        for _ in range(3):
+            self.network.advance(1)
+        self.stores[1].ring()
+        self.stores[1].isSlow = False
+        self.settle()
+        self.assertEqual(self.servers[1].connections.byPeer(KEYS[0].publicKey), [])
+        self.assertTrue(former.isOpen)
+        self.assertIs(self.clients[0].former, former)
+
     def test_start(self) -> None:
         """A server that starts late knows what was told, of which none is for it."""
         self.begin()

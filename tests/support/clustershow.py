@@ -208,6 +208,13 @@ class Told:
         self.longest = max(self.longest, time.monotonic() - self._sent[message])
         self.done += 1
 
+    async def counted(self, reactor: Any) -> None:
+        """Wait until nothing more is counted for a while."""
+        before = -1
+        while len(self.counts) < len(self._sent) and len(self.counts) > before:
+            before = len(self.counts)
+            await deferLater(reactor, 5)
+
     @property
     def missing(self) -> int:
         """How many have not arrived."""
@@ -350,7 +357,7 @@ async def call(reactor: Any, options: Any) -> None:
             print(f"progress {told}", flush=True)
     seconds = time.monotonic() - began
     if clients.told is not None:
-        await deferLater(reactor, 1)  # the last counts
+        await clients.told.counted(reactor)
     lost = [await client.end() for client in clients.all].count(False)
     print(
         f"{ledger.done} messages of {options.clients} clients in {seconds:.1f} s, "
@@ -358,7 +365,7 @@ async def call(reactor: Any, options: Any) -> None:
         f"{ledger.longest:.2f} s"
     )
     if clients.told is not None:
-        counts = sorted(clients.told.counts)
+        counts = sorted(clients.told.counts) or [0]
         print(
             f"{len(counts)} of {options.messages} were counted: {counts[0]} to "
             f"{counts[-1]} clients had it, {counts.count(options.clients)} times all"
@@ -483,6 +490,7 @@ def show(options: Any) -> int:
                 print(line, end="")
         log.seek(0)
         errors = log.read()
+        open("/tmp/show.log", "w").write(errors)  # DEBUG
         print(f"{done} times {options.fault}, {errors.count('Traceback')} tracebacks")
         if clients.returncode or options.verbose:
             print(errors[-20_000:])

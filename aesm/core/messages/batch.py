@@ -189,13 +189,16 @@ class Batch:
     @classmethod
     def of(cls, messages: Messages) -> Batch:
         """Make a closed batch of messages received, to persist them as they came."""
-        bodies = [bodyOf(data) for data in messages.data]
-        cost = sum(map(len, bodies)) + MESSAGE_OVERHEAD * len(bodies)
-        batch = cls(messages.micros, 0, type(bodies[0]), cost)
-        batch.bodies, batch.room = bodies, 0
-        if len(set(map(type, bodies))) > 1:
-            batch.kind = None
+        batch = cls(messages.micros, 0, bytes, 0)
+        batch.fill(list(map(bodyOf, messages.data)))
         return batch
+
+    def fill(self, bodies: list[Body]) -> None:
+        """Have these messages, and take no more."""
+        self.bodies, self.room = bodies, 0
+        self.space = sum(map(len, bodies)) + MESSAGE_OVERHEAD * len(bodies)
+        kinds = set(map(type, bodies))
+        self.kind = kinds.pop() if len(kinds) == 1 else None
 
 
 class RestOfMessage(Batch):
@@ -238,25 +241,15 @@ class LoggedBatch(Batch):
 
     __slots__ = ("frames", "source")
 
-    def __init__(self, micros: int, first: int, kind: type, space: int) -> None:
+    def __init__(self, micros: int, first: int = 0) -> None:
         """
         Start with no messages.
 
-        @param space: what they cost, bytes.
+        @param first: how many messages of a session precede them.
         """
-        super().__init__(micros, first, kind, space)
+        super().__init__(micros, first, bytes, 0)
         self.source: LoggedBatch | None = None
         self.frames: list[bytes] | None = None
-
-    @classmethod
-    def closed(cls, micros: int, bodies: list[Body]) -> LoggedBatch:
-        """Make one that takes no more messages."""
-        cost = sum(map(len, bodies)) + MESSAGE_OVERHEAD * len(bodies)
-        batch = cls(micros, 0, type(bodies[0]), cost)
-        batch.bodies, batch.room = bodies, 0
-        if len(set(map(type, bodies))) > 1:
-            batch.kind = None
-        return batch
 
     def copied(self, first: int) -> LoggedBatch:
         """
@@ -264,8 +257,8 @@ class LoggedBatch(Batch):
 
         @param first: how many messages of it precede these.
         """
-        batch = LoggedBatch(self.micros, first, bytes, self.space)
-        batch.bodies, batch.kind, batch.room = self.bodies[:], self.kind, 0
+        batch = LoggedBatch(self.micros, first)
+        batch.bodies, batch.kind, batch.space = self.bodies[:], self.kind, self.space
         batch._largest = self.largest
         batch.source = self
         return batch
