@@ -58,6 +58,7 @@ NAME = "tests.support.clustershow"
 SERVER_KEY = PrivateKey(b"\x22" * 32)
 GRACE = 60.0
 AHEAD = 8  # messages of a client that are under way
+TELLERS = 8  # clients that tell all, one message each at a time
 PATIENCE = 60.0  # seconds without any progress
 
 
@@ -342,9 +343,9 @@ async def call(reactor: Any, options: Any) -> None:
     ledger: Any = clients.told or clients.ledger
     due = options.messages * (options.clients if options.all else 1)
     began = time.monotonic()
-    for _ in range(1 if options.all else AHEAD):
-        for client in clients.all:
-            client.next()
+    senders = clients.all[:TELLERS] if options.all else clients.all * AHEAD
+    for client in senders:
+        client.next()
     told, last, since = 0, 0, began
     while ledger.done < due and not ledger.wrong:
         await deferLater(reactor, 0.02)
@@ -457,7 +458,8 @@ def show(options: Any) -> int:
     print(f"seed {options.seed}", flush=True)
     chance, done = random.Random(options.seed), 0
     with ExitStack() as stack:
-        log = stack.enter_context(tempfile.TemporaryFile("w+"))
+        where = {"mode": "w+", "dir": options.log, "delete": options.log is None}
+        log = stack.enter_context(tempfile.NamedTemporaryFile(**where))
         nodes = Nodes(stack, log, options.nodes)
         said: list[str] = []
         clients = start(
@@ -490,7 +492,6 @@ def show(options: Any) -> int:
                 print(line, end="")
         log.seek(0)
         errors = log.read()
-        open("/tmp/show.log", "w").write(errors)  # DEBUG
         print(f"{done} times {options.fault}, {errors.count('Traceback')} tracebacks")
         if clients.returncode or options.verbose:
             print(errors[-20_000:])
@@ -514,6 +515,7 @@ def main() -> None:
     parser.add_argument("--every", type=float, nargs=2, default=(1, 3), help="seconds")
     parser.add_argument("--faults", type=int, help="how many, evenly")
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
+    parser.add_argument("--log", help="a folder in which what is logged stays")
     parser.add_argument("--verbose", action="store_true")
     parser.add_argument("--port", type=int)
     parser.add_argument("--engine")
