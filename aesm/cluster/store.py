@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
     from aesm.cluster.engine import Engine
 
-__all__ = ["EngineStore", "Work"]
+__all__ = ["EngineStore", "Entry", "LogPage", "Work"]
 
 Lost = Callable[[dict[str, bool], dict[str, list[int]]], object]
 

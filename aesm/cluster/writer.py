@@ -204,12 +204,19 @@ class Writer:
 
     def _cbSent(self, reply: Any) -> None:
         """The engine has done a call, or says why it cannot."""
-        self._isSending = False
+        try:  # who hears of it may commit more: it is not sent before we are done
+            if not isinstance(reply, int):
+                self._take(*reply)
+        finally:
+            self._isSending = False
         if isinstance(reply, int):  # it lacks what it had
             self._look()
-            return
+        else:
+            self._send()
+
+    def _take(self, lost: list[tuple[int, int]], results: list[int]) -> None:
+        """Take note of what the engine has done, or who has to be left out."""
         self._works()
-        lost, results = reply
         call = self._calls[0]
         if lost:
             names = list(call.changes)
@@ -217,7 +224,6 @@ class Writer:
         else:
             del self._calls[0]
             self._done(call, results)
-        self._send()
 
     def _done(self, call: Call, results: list[int]) -> None:
         """The engine has done a call: take note of what it has now."""

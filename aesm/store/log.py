@@ -127,7 +127,7 @@ class LogCount(LazyDeferred[int]):
         self._log = log
         self._cause = cause
         self._entry = entry
-        self._reason: Exception | None = None
+        self._reason: BaseException | None = None
 
     def write(self, store: ISessionStore) -> None:
         """Give the entry to the store, unless its cause is elsewhere by now."""

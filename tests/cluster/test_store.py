@@ -485,6 +485,24 @@ class MovedTests(StoreTestCase):
         self.one.settle()
         self.failureResultOf(claimed, SpoolError)
 
+    def test_commitsMore(self) -> None:
+        """Who hears that a session has moved may commit more: all is written once."""
+        self.stored("S", self.two)
+        told: list[tuple[int, int]] = []
+
+        def lose(*lost: object) -> None:
+            """Commit more."""
+            self.one.store.log("T", b"more", lambda *results: told.append(results))
+            self.one.store.commit()
+
+        self.one.store.lost = lose
+        self.one.store.put("S", "K", {"a": 2})
+        self.one.store.log("T", b"before", lambda *results: told.append(results))
+        self.commit()
+        self.one.settle()
+        self.assertEqual(told, [(1, 0), (2, 0)])
+        self.assertEqual(self.redis.command("ZCARD", self.key("log")), 2)
+
     def test_claimFails(self) -> None:
         """Who cannot claim it is told."""
         claimed = self.two.store.claim("S", "K")

@@ -31,7 +31,7 @@ from aesm.interfaces import IMessageHandlerMaker, MessageHandler
 from aesm.server import factory
 from aesm.server.registry import Connections
 from aesm.store import log
-from aesm.store.log import ENTRY_MEMORY, MAX_ENTRY
+from aesm.store.log import ENTRY_MEMORY, MAX_ENTRY, Log
 from tests.server.test_claimed import Way
 from tests.support.helpers import XX
 from tests.support.pairs import SERVER_KEY
@@ -206,6 +206,26 @@ class LogTestCase(SpoolTestCase):
                 link.server.lost = True
                 link.cut()
 
+    def stall(self, index: int, stalled: bool = True) -> None:
+        """Let nothing come to a client, or all of it."""
+        for link in self.network.links:
+            if link.client.protocol.factory.clock is self.clocks[index]:  # type: ignore[attr-defined]
+                link.toClient.stalled = stalled
+        self.network.deliver()
+
+    def closedCode(self, connection: Connection) -> int:
+        """Tell with which code a connection was closed."""
+        reason: Any = self.successResultOf(connection.closed())
+        code: int = reason.code
+        return code
+
+    def log(self, node: int) -> Log:
+        """Find the log of a server."""
+        journal = self.servers[node].factory.manager.journal
+        assert journal is not None
+        assert journal.log is not None
+        return journal.log
+
     def connection(self, index: int) -> Connection:
         """Find a client's connection, at whichever server it is."""
         key = KEYS[index].publicKey
@@ -321,10 +341,10 @@ class SendTests(LogTestCase):
         unwritten.addCallback(lambda having: having)
         later = self.servers[1].sendAll("three")
         for node in (0, 1):
-            log = self.servers[node].factory.manager.journal.log
-            log.stop()
-            log._told(None)
-            log._heard(b"has 1 1")
+            stopped = self.log(node)
+            stopped.stop()
+            stopped._told(None)
+            stopped._heard(b"has 1 1")
         self.failureResultOf(asked, SpoolError)
         self.settle()
         self.failureResultOf(unwritten, SpoolError)
@@ -371,8 +391,7 @@ class SendTests(LogTestCase):
         self.servers[1].sendAll("x" * 101)
         self.servers[1].sendAll("x")
         self.settle(0)
-        reason = self.successResultOf(connection.closed())
-        self.assertEqual(reason.code, CloseCode.TOO_BIG)
+        self.assertEqual(self.closedCode(connection), CloseCode.TOO_BIG)
 
     def test_slow(self) -> None:
         """Who does not take what it is sent is closed (4000)."""
@@ -385,13 +404,6 @@ class SendTests(LogTestCase):
         self.assertTrue(connection.isClosing)
         self.assertEqual([len(got) for got in self.take()[1:]], [10] * 3)
         self.stall(0, False)
-
-    def stall(self, index: int, stalled: bool = True) -> None:
-        """Let nothing come to a client, or all of it."""
-        for link in self.network.links:
-            if link.client.protocol.factory.clock is self.clocks[index]:  # type: ignore[attr-defined]
-                link.toClient.stalled = stalled
-        self.network.deliver()
 
 
 class BoundTests(LogTestCase):
@@ -422,14 +434,6 @@ class BoundTests(LogTestCase):
             self.stall(3, False)
             self.settle(0)
         self.assertEqual(self.closedCode(connection), CloseCode.SLOW_CONSUMER)
-
-    stall = SendTests.stall
-
-    def closedCode(self, connection: Connection) -> int:
-        """Tell with which code a connection was closed."""
-        reason: Any = self.successResultOf(connection.closed())
-        code: int = reason.code
-        return code
 
     def test_claimed(self) -> None:
         """
@@ -475,9 +479,7 @@ class BoundTests(LogTestCase):
         """A server keeps so much of it, and finds any of that."""
         self.begin()
         self.say(20)
-        manager = self.servers[1].factory.manager
-        kept = manager.journal.log  # type: ignore[union-attr]
-        assert kept is not None
+        kept = self.log(1)
         self.assertEqual(kept.position, 20)
         self.assertIn(20 - kept.first, (7, 8))
         self.assertIsNone(kept._find(kept.first - 1))
@@ -506,8 +508,6 @@ class BoundTests(LogTestCase):
 
 class RewoundTests(LogTestCase):
     """A log that went back in time."""
-
-    stall = SendTests.stall
 
     def test_lost(self) -> None:
         """
