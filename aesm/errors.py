@@ -17,7 +17,8 @@ Every error that aesm raises for what a peer or the network did.
      |- ConnectionClosed        the connection is over
      |   |- Truncated           without an authenticated end: cut off
      |   |- HeartbeatLost       the peer fell silent
-     |   `- PeerAway            the peer is cut off, and may come back
+     |   |- PeerAway            the peer is cut off, and may come back
+     |   `- SessionMoved        the session goes on in another process of the server
      |- TamperedRecord          a ciphertext does not authenticate
      |- NonceExhausted          a cipher key has encrypted all that it may
      |- ProtocolError           the peer broke the rules of AESM
@@ -68,6 +69,7 @@ __all__ = [
     "SendBufferFull",
     "ServerKeyChanged",
     "SessionLost",
+    "SessionMoved",
     "SpoolError",
     "TamperedRecord",
     "Truncated",
@@ -242,6 +244,23 @@ class PeerAway(ConnectionClosed):
 
     @see: docs/protocol.md, section 8
     """
+
+
+class SessionMoved(ConnectionClosed):
+    """
+    The session goes on in another process of the server, with what it has of it: what
+    was sent here and is not acknowledged is kept for the peer if it was stored by then.
+    """
+
+    def __init__(
+        self, message: str, code: int = CloseCode.GOING_AWAY, reason: str = ""
+    ) -> None:
+        """
+        @param message: as L{ConnectionClosed}.
+        @param code: as L{ConnectionClosed}.
+        @param reason: as L{ConnectionClosed}.
+        """
+        super().__init__(message, code, reason)
 
 
 class TamperedRecord(AESMError):

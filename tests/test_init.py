@@ -64,6 +64,7 @@ NAMES = {
     "ServerKeyChanged",
     "ServerNetwork",
     "SessionLost",
+    "SessionMoved",
     "SpoolError",
     "TamperedRecord",
     "Truncated",

@@ -74,6 +74,7 @@ class Engine:
     @ivar process: what only this process is called.
     @ivar history: of the engine: another one, if it may lack what it said that it had.
     @ivar clock: keeps time.
+    @ivar size: the bytes of all that it has, as it said last.
     """
 
     def __init__(
@@ -97,19 +98,13 @@ class Engine:
             if one of its replicas must, C{"disk"} if its disk must.
         @param endpoint: how to reach it; None to go by the address.
         @raise ImportError: the extra "cluster" is not installed.
-        @raise ValueError: an option has a value that it cannot have.
         """
-        if sync not in SYNC:
-            raise ValueError(f"sync must be one of {SYNC}, not {sync!r}")
-        if not cluster or set(cluster) & set("{}") or not cluster.isprintable():
-            raise ValueError(
-                f"a cluster's name is a word without braces, not {cluster!r}"
-            )
         self.node = node
         self.up: Callable[[bool], object] = _nothing
         self.down: Callable[[], object] = _nothing
         self.failure: SpoolError | None = SpoolError(f"not connected to {address}")
         self.clock = reactor
+        self.size = 0
         self._address = address
         self._prefix = f"{{aesm:{cluster}}}:"
         self._password = password
@@ -243,6 +238,22 @@ class Engine:
         done: Deferred[Any] = self.execute(protocol, "EVALSHA", script.digest, *rest)
         return done.addErrback(self._ebUnknown, protocol, script, rest)
 
+    def measure(self) -> Deferred[None]:
+        """
+        Have it say how much it has.
+
+        @return: fires with nothing, whatever comes of it.
+        """
+        protocol = self._protocol
+        if protocol is None:
+            return succeed(None)
+        asked = self.execute(protocol, "INFO", "memory")
+        return asked.addCallbacks(self._cbMeasured, lambda failure: None)
+
+    def _cbMeasured(self, info: bytes) -> None:
+        """Note how much it has."""
+        self.size = int(_parsed(info).get("used_memory", 0))
+
     def execute(self, protocol: Any, *command: object) -> Deferred[Any]:
         """Send a command."""
         if not protocol.connected:
@@ -318,6 +329,7 @@ class Engine:
         """
         await self.login(protocol)
         info = _parsed(await self.execute(protocol, "INFO"))
+        self.size = int(info.get("used_memory", 0))
         version = info.get("redis_version", "0")
         if tuple(map(int, version.split(".")[:2])) < OLDEST:
             raise self._unfit(f"it is Redis {version}: use 6.2 or later, or Valkey")
@@ -374,10 +386,11 @@ class Engine:
             self.failure = cast("SpoolError", failure.value)
         else:
             self.failure = self._unfit(failure.getErrorMessage())
-        if former != str(self.failure):  # it is tried again soon
-            _log.error("{reason}", reason=str(self.failure))
-        if code not in LATER and not failure.check(*_CONNECTION):
+        isFinal = code not in LATER and not failure.check(*_CONNECTION)
+        if isFinal and self._started is not None:
             self._giveUp()
+        elif former != str(self.failure):  # it is tried again soon
+            _log.error("{reason}", reason=str(self.failure))
 
     def _ebReached(self, failure: Failure) -> None:
         """Nobody is there at the first attempt."""

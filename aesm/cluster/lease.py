@@ -61,7 +61,8 @@ class Lease:
             self._renewals.start(RENEWAL)
 
     def stop(self) -> None:
-        """Say it no more."""
+        """Say it no more, and have it never said."""
+        self._renewed = None
         if self._renewals.running:
             self._renewals.stop()
 
@@ -91,7 +92,7 @@ class Lease:
         if not held:
             self._lapse()
         self._renewed = self._engine.clock.seconds()
-        return self._sweep()
+        return self._sweep().addCallback(lambda nothing: self._engine.measure())
 
     def _lapse(self) -> None:
         """It is not held any more, if it was."""

@@ -35,7 +35,7 @@ from aesm.cluster.scripts import BEGIN, CLAIM, INLET, LOG, PAGE, SAY, WORK
 from aesm.cluster.sealing import Clear
 from aesm.cluster.writer import Writer
 from aesm.errors import SpoolError
-from aesm.store.interface import Blob, Entry, ILogStore, LogPage, Stored
+from aesm.store.interface import Blob, Entry, ILogStore, LogPage, Lost, Stored
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
@@ -43,8 +43,6 @@ if TYPE_CHECKING:
     from aesm.cluster.engine import Engine
 
 __all__ = ["EngineStore", "Entry", "LogPage", "Work"]
-
-Lost = Callable[[dict[str, bool], dict[str, list[int]]], object]
 
 PAGE_SIZE = 512 << 10  # bytes that are read at a time
 
@@ -76,10 +74,7 @@ class EngineStore:
     """
     Sessions and their messages in an engine.
 
-    @ivar lost: called with sessions that are not ours by now, and whether there still
-        are such sessions, at another node; and with the numbers of messages that others
-        were to be sent and are not, since such sessions had caused them, as they were
-        appended: what is behind them moves up.  Both are by the names of sessions.
+    @ivar lost: as L{ISessionStore.open} takes it.
     @ivar came: called with a session of ours, and what was sent to it; or None: there
         may be something in its inlet.
     @ivar told: as L{ILogStore} has it.
@@ -91,7 +86,6 @@ class EngineStore:
     """
 
     fences = True
-    size = 0
 
     def __init__(
         self,
@@ -148,16 +142,27 @@ class EngineStore:
         """
         return self._writer.failure
 
-    def open(self, lost: Lost | None = None) -> Deferred[list[Stored]]:
+    @property
+    def size(self) -> int:
+        """
+        The bytes of all that is in the engine, as it said last.
+
+        @see: L{ISessionStore}
+        """
+        return self._engine.size
+
+    def open(
+        self, lost: Lost | None = None, lapsed: Callable[[], object] | None = None
+    ) -> Deferred[list[Stored]]:
         """
         Join the cluster.
 
-        @param lost: as the attribute; None to leave that.
+        @param lost: None to leave the attribute.
+        @param lapsed: the same.
         @return: fires, as L{Engine.start}, with no sessions: each comes with its
             client, by C{claim}.
         """
-        if lost is not None:
-            self.lost = lost
+        self.lost, self.lapsed = lost or self.lost, lapsed or self.lapsed
         ready: Deferred[list[Stored]]
         ready = self._ready = Deferred(self._ebCancelled)
         return self._engine.start().addCallback(lambda nothing: ready)
@@ -167,14 +172,6 @@ class EngineStore:
         self._engine.stop()
 
     # ISessionStore
-
-    def load(self) -> list[Stored]:
-        """
-        Read nothing: a session comes with its client, by C{claim}.
-
-        @see: L{ISessionStore.load}
-        """
-        return []
 
     def damaged(self, reason: str) -> SpoolError:
         """
@@ -242,10 +239,8 @@ class EngineStore:
         """
         Take a session over, since its client has come here.
 
-        @param peer: the key that the client has proved.
-        @return: fires with what is kept of it, or None if there is none of that key;
-            fails with L{SpoolError}, and then it is nobody's until its client comes
-            again.
+        @return: as L{ISessionStore.claim}; if it fails the session is nobody's until
+            its client comes again.
         """
         if self._writer.isLooking:
             return fail(SpoolError(str(self.failure)))
@@ -254,8 +249,15 @@ class EngineStore:
     async def _claim(self, name: str, peer: str) -> Stored | None:
         """Take a session over, page by page."""
         call, node = self._engine.call, self._engine.node
+        ours = self._writer.ours.get(name)
+        if ours is not None and (
+            ours.peer != peer or await call(PAGE, name, ours.fence, 3, "+inf", 0)
+        ):
+            return None
         said = (node, name, peer, self._grace, PAGE_SIZE, self._perKey)
         found = await call(CLAIM, *said)
+        if self._isOurs(name):
+            self._writer.leave({name: found is not None})
         if found is None:
             return None
         ended, fence, state, page = found
@@ -348,6 +350,27 @@ class EngineStore:
         if self._isOurs(name):
             self._writer.next.of(name).dropped = True
 
+    def attend(self, name: str, isThere: bool) -> None:
+        """
+        Say whether a session's client is there.
+
+        @see: L{ISessionStore.attend}
+        """
+        self._place(name, "enter" if isThere else "wait")
+
+    def release(self, name: str) -> None:
+        """
+        Leave a session to whichever node its client comes to next.
+
+        @see: L{ISessionStore.release}
+        """
+        self._place(name, "release")
+
+    def _place(self, name: str, place: str) -> None:
+        """Say where a session's client is."""
+        if self._isOurs(name):
+            self._writer.next.of(name).place = place
+
     def commit(self) -> Deferred[None]:
         """
         Write the changes so far.
@@ -368,23 +391,6 @@ class EngineStore:
         return Deferred.fromCoroutine(self._leave())
 
     # What a cluster has beside
-
-    def enter(self, name: str) -> None:
-        """A session's client is here: do not give it up."""
-        self._place(name, "enter")
-
-    def wait(self, name: str) -> None:
-        """A session's client is away: it has the grace to come back, to any node."""
-        self._place(name, "wait")
-
-    def release(self, name: str) -> None:
-        """Leave a session to whichever node its client comes to next."""
-        self._place(name, "release")
-
-    def _place(self, name: str, place: str) -> None:
-        """Say where a session's client is."""
-        if self._isOurs(name):
-            self._writer.next.of(name).place = place
 
     def send(
         self, cause: str, peer: str, data: bytes, tell: Callable[[int, int], object]
@@ -503,6 +509,8 @@ class EngineStore:
     def _up(self, isLost: bool) -> None:
         """The engine can be used."""
         self._writer.up(isLost)
+        if isLost:
+            self.lease.stop()  # nobody has given up what is not known any more
         self.lease.start()
         self._doorbell.start()
 
@@ -510,7 +518,7 @@ class EngineStore:
         """It has all that it had: go on."""
         ready, self._ready = self._ready, None
         if ready is not None:
-            ready.callback(self.load())
+            ready.callback([])
         else:
             self._missed()
 

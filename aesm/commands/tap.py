@@ -146,6 +146,34 @@ class ServerOptions(usage.Options):
         ],
         ["spool-max", None, MAX_SIZE, "Bytes that the spool may have."],
         [
+            "cluster",
+            None,
+            None,
+            "Redis in which sessions outlive this process, and go on at any other that "
+            "has it, too: redis://HOST:PORT, rediss://, redis+unix:///PATH or "
+            "redis+sentinel://HOST,HOST,HOST/NAME.",
+        ],
+        ["cluster-name", None, "aesm", "What the cluster is called there."],
+        ["cluster-password", None, None, "File of the password there."],
+        [
+            "cluster-sync",
+            None,
+            "primary",
+            "What has what is acknowledged: primary, replica or disk.",
+        ],
+        [
+            "cluster-key",
+            None,
+            None,
+            "File of a key, as aesm psk makes it, that seals what is there.",
+        ],
+        [
+            "node",
+            None,
+            None,
+            "What this node is called. [default: the name of this machine]",
+        ],
+        [
             "activity-log",
             None,
             None,
@@ -222,6 +250,12 @@ class ServerOptions(usage.Options):
                 handler=self._maker(),
                 spool=None if spool is None else _absolute(spool),
                 spoolSync=self["spool-sync"],
+                cluster=self["cluster"],
+                clusterName=self["cluster-name"],
+                clusterPassword=self["cluster-password"],
+                clusterSync=self["cluster-sync"],
+                clusterKey=self["cluster-key"],
+                node=self["node"],
                 **numbers,
             )
         except KeyFileError as error:
@@ -232,6 +266,11 @@ class ServerOptions(usage.Options):
             self.handover = _absolute(f"{spool}.handover")
             if not (self["upgrade"] and _answers(self.handover)):
                 _checkSpool(spool)
+        elif self["upgrade"] and self["cluster"] is not None:
+            raise usage.UsageError(
+                "--upgrade: restart the nodes of a --cluster one after the other; their "
+                "clients go on at others"
+            )
         elif self["upgrade"]:
             raise usage.UsageError(
                 "--upgrade needs the --spool of the server that runs: what it has in "

@@ -25,6 +25,7 @@ from twisted.internet.interfaces import (
     IReactorTime,
 )
 
+from aesm.cluster.opening import engineOpener
 from aesm.core.channel.roles import ServerChannel
 from aesm.core.channel.settings import Layer
 from aesm.core.messages.conversation import Conversation
@@ -50,6 +51,7 @@ from aesm.server.handover import Host, Predecessor, SuccessorFactory
 from aesm.server.manager import ConnectionManager
 from aesm.server.registry import Connections
 from aesm.server.sessions import SESSION_GRACE
+from aesm.store.interface import ISessionStore
 from aesm.store.spool import spoolOpener
 from aesm.store.sqlite import MAX_SIZE
 from aesm.trust.clients import RELOAD_INTERVAL
@@ -138,6 +140,12 @@ class AESMServerFactory(SecureFactory):
         spool: AnyPath | None = None,
         spoolSync: str = "normal",
         spoolMax: int = MAX_SIZE,
+        cluster: str | None = None,
+        clusterName: str = "aesm",
+        clusterPassword: bytes | AnyPath | None = None,
+        clusterSync: str = "primary",
+        clusterKey: bytes | AnyPath | None = None,
+        node: str | None = None,
         nextKey: PublicKey | None = None,
         **messages: Any,
     ) -> None:
@@ -178,6 +186,23 @@ class AESMServerFactory(SecureFactory):
             C{"full"}: also a loss of power, for which each commit waits for the disk.
         @param spoolMax: bytes that the spool may have, from 16 MiB; when they are used
             up, that is as a full disk.
+        @param cluster: where the engine is, in which the sessions are, instead of a
+            C{spool}: C{redis://HOST:PORT}, C{rediss://}, C{redis+unix:///PATH} or
+            C{redis+sentinel://HOST,HOST,HOST/NAME}.  All servers with the same one are
+            nodes of one server: a client comes back to its session at any of them.
+            They have the same C{key}, C{psk} and C{authorizedKeys}; limits are those
+            of one node, but C{perKey="replace"}, which is over all.  It needs
+            C{aesm[cluster]}.
+        @param clusterName: what the cluster is called in the engine.
+        @param clusterPassword: what the engine asks for, bytes, or the path of its
+            file.
+        @param clusterSync: C{"primary"}: what is acknowledged survives that this
+            process and the engine's are killed; C{"replica"}: also that the engine is
+            lost, since one of its replicas has it; C{"disk"}: a loss of power.
+        @param clusterKey: what seals messages and states in the engine, 32 bytes, or
+            the path of its file; None to trust the engine.
+        @param node: what this node is called for operators; None for the name of this
+            machine.
         @param nextKey: the key that this server will have after its present one,
             announced to clients; without C{key}, the one that
             L{nextKeyOf<aesm.trust.keys.nextKeyOf>} finds in the state directory.
@@ -202,6 +227,22 @@ class AESMServerFactory(SecureFactory):
         self.connections = self.makeConnections(
             partial(isOperator, policy), partial(self.clock.callLater, 0)
         )
+        openStore: Callable[..., ISessionStore] | None
+        openStore = spoolOpener(spool, spoolSync, spoolMax, self.clock)
+        if cluster is not None:
+            if openStore is not None:
+                raise ValueError("cluster and spool: give one of them")
+            openStore = engineOpener(
+                cluster,
+                name=clusterName,
+                password=clusterPassword,
+                sync=clusterSync,
+                key=clusterKey,
+                node=node,
+                grace=sessionGrace,
+                perKey=int(perKey == "replace"),
+                clock=self.clock,
+            )
         self._places = Places(
             maxConnections,
             maxConnectionsPerHost,
@@ -217,7 +258,7 @@ class AESMServerFactory(SecureFactory):
             _messageHandler(handler, self.connections),
             totalBuffer,
             sessionGrace,
-            spoolOpener(spool, spoolSync, spoolMax, self.clock),
+            openStore,
             messagesPerKey,
             bytesPerKey,
         )

@@ -67,9 +67,8 @@ from twisted.protocols.amp import (
 )
 from twisted.python.failure import Failure
 
-from aesm.errors import CloseCode
+from aesm.errors import SessionMoved
 from aesm.messages.deferred import Gate
-from aesm.server.visits import Moved
 
 if TYPE_CHECKING:
     from aesm.messages.connection import Connection
@@ -282,7 +281,7 @@ class Successor(AMP):
         @return: fires once the new process may read them.
         """
         self._left.update(each.session.name for each in connections)
-        reason = Moved("it goes on in another process", CloseCode.GOING_AWAY)
+        reason = SessionMoved("it goes on in another process")
         return _keptBy(self._manager).leave(
             dict.fromkeys(connections, reason), round(spread * 1000)
         )

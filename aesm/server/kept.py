@@ -15,16 +15,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, cast
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from aesm.errors import AESMError, CloseCode, SessionLost, SpoolError
+from aesm.errors import AESMError, CloseCode, SessionLost, SessionMoved, SpoolError
 from aesm.messages.deferred import Gate
 from aesm.secure.refusals import Kind, Refused
-from aesm.server.visits import Moved
 from aesm.store.following import Place
 from aesm.store.restoring import (
     DAMAGED,
@@ -81,7 +80,7 @@ class KeptSessions:
         self._sendBuffer = sendBuffer
         self._options = options
         self._opening: Gate | None = Gate()  # until the store has answered
-        self._failure: BaseException | None = None  # with which it has
+        self._failure: Failure | None = None  # with which it has
         self._asked: dict[tuple[str, PublicKey], Gate] = {}
         self._found: set[str] = set()  # that are ours, and do not go on yet
 
@@ -94,7 +93,12 @@ class KeptSessions:
             and nobody is let in at all.
         """
         loaded = loadConnections(
-            self._journal, self._manager, self._sendBuffer, self._lost, **self._options
+            self._journal,
+            self._manager,
+            self._sendBuffer,
+            self._lost,
+            self._lapsed,
+            **self._options,
         )
         opened = loaded.addCallback(self._cbLoaded)
         if opened.called:
@@ -112,10 +116,25 @@ class KeptSessions:
 
     def _ebNotLoaded(self, failure: Failure) -> None:
         """Let nobody in."""
-        if self._isNeeded:
-            _log.failure("sessions cannot be read: nobody is let in", failure)
-        self._failure = failure.value
-        cast(Gate, self._opening).open()
+        if failure.check(SpoolError):
+            _log.critical(
+                "nobody is let in: {reason}", reason=failure.getErrorMessage()
+            )
+        elif not failure.check(CancelledError):
+            _log.failure("nobody is let in: sessions cannot be read", failure)
+        self._failure = failure
+        opening, self._opening = cast(Gate, self._opening), None
+        opening.open(failure)
+
+    def opened(self) -> Deferred[None]:
+        """
+        Wait until the store is open.
+
+        @return: fires once it is; fails with L{SpoolError} if it cannot be read.
+        """
+        if self._opening is not None:
+            return self._opening.wait()
+        return succeed(None) if self._failure is None else fail(self._failure)
 
     @property
     def _isNeeded(self) -> bool:
@@ -133,15 +152,18 @@ class KeptSessions:
         """
         manager, waiting = self._manager, None
         if self._failure is not None:
-            raise Refused(f"no session goes on: {self._failure}", Kind.SPOOL)
-        if manager.sessions.find(hello, peer) is not None:
+            return _ebNotClaimed(self._failure)
+        isHere = manager.sessions.find(hello, peer) is not None
+        if isHere and not self._journal.store.fences:
             return None
         if self._opening is not None:
             waiting = self._opening.wait()
         elif manager.predecessor is not None:
             waiting = manager.predecessor.moved()
         if waiting is not None:
-            return waiting.addCallback(lambda nothing: self.fetch(hello, peer))
+            return waiting.addCallbacks(
+                lambda nothing: self.fetch(hello, peer), _ebNotClaimed
+            )
         if not hello.session or hello.early:  # it begins one
             return None
         return self._claim(hello.session, peer)
@@ -252,6 +274,7 @@ class KeptSessions:
         # First all of them, then who hears of it: a handler may send to others.
         for connection, reason in reasons.items():
             superseded = cast("DurableConnection", connection).leave(reason)
+            self._journal.store.release(connection.session.name)
             if superseded is not None:
                 admission.linger(connection, superseded)
                 superseded.supersede(partial(admission.leave, superseded), close)
@@ -282,7 +305,7 @@ class KeptSessions:
             if connection is not None:
                 connection.lose()
                 reasons[connection] = (
-                    Moved("it goes on in another process", CloseCode.GOING_AWAY)
+                    SessionMoved("it goes on in another process")
                     if isKept
                     else SessionLost("the session is stored no more")
                 )
@@ -295,7 +318,7 @@ class KeptSessions:
             tell = connection.undo(undone.get(name, ()))
             if tell is None:
                 again.append(connection)
-                reasons[connection] = Moved("it goes on anew", CloseCode.GOING_AWAY)
+                reasons[connection] = SessionMoved("it goes on anew")
             else:
                 settled.append(tell)
         for ending in [each for each in reasons if each.isEnding]:
@@ -308,6 +331,11 @@ class KeptSessions:
                 self._again(connection.session.name, connection.peer)
         for tell in settled:
             tell()
+
+    def _lapsed(self) -> None:
+        """Have all clients go where somebody serves them."""
+        _log.error("other nodes do not hear of this one: its clients are to go there")
+        self._manager.goAway()
 
     def _find(self, name: str) -> DurableConnection | None:
         """Find the connection of a session that is ours, or was until now."""
@@ -325,7 +353,7 @@ def _ignore(failure: Failure) -> None:
     """Clients are told when they come, and ask."""
 
 
-def _ebNotClaimed(failure: Failure) -> None:
+def _ebNotClaimed(failure: Failure) -> NoReturn:
     """
     Have the clients come again.
 
@@ -333,6 +361,8 @@ def _ebNotClaimed(failure: Failure) -> None:
     """
     if isinstance(failure.value, Refused):
         raise failure.value
+    if failure.check(CancelledError):
+        failure.raiseException()
     if not failure.check(SpoolError):
         _log.failure("a session cannot be fetched", failure)
     raise Refused(f"no session goes on: {failure.getErrorMessage()}", Kind.SPOOL)

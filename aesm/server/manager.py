@@ -10,7 +10,7 @@ import secrets
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
@@ -44,6 +44,7 @@ from aesm.trust.keys import PublicKey
 from aesm.trust.policies import Answer, whenKnown
 
 if TYPE_CHECKING:
+    from aesm.messages.protocol import AESMProtocol
     from aesm.server.handover import Predecessor
     from aesm.store.interface import ISessionStore
 
@@ -110,7 +111,9 @@ class ConnectionManager(ConnectionOwner):
         self.traffic = Traffic()
         self.started: float | None = None
         self.connections = connections
-        self.sessions = Sessions(clock, sessionGrace, admission.maxConnections)
+        self.sessions = Sessions(
+            clock, sessionGrace, admission.maxConnections, self._waitsOn
+        )
         self.admission = admission
         self._messages = messages
         self.handler = handler
@@ -119,7 +122,7 @@ class ConnectionManager(ConnectionOwner):
         self._handling = handlingOf(handler, clock, messagesPerKey, bytesPerKey)
         self.stopping = False
         self.clock = self._clock = clock
-        self._openStore = openStore
+        self.openStore = openStore
         self.journal: Journal | None = None
         self.kept: KeptSessions | None = None
         self.cluster: Cluster | None = None
@@ -141,13 +144,13 @@ class ConnectionManager(ConnectionOwner):
         self.stopping = False
         self.started = self._clock.seconds()
         self.connections.begin()
-        if self._openStore is None or self.journal is not None:
+        if self.openStore is None or self.journal is not None:
             return
         # A process from which we take over has the sessions.
         store = (
-            self._openStore()
+            self.openStore()
             if self.predecessor is None
-            else self._openStore(shared=True)
+            else self.openStore(shared=True)
         )
         while self.connections.getDataOrdinal()[0] is not None:
             pass  # packets of before we were stopped: they are written down
@@ -170,6 +173,15 @@ class ConnectionManager(ConnectionOwner):
         except SpoolError:
             self.journal = None
             raise
+
+    def opened(self) -> Deferred[None]:
+        """
+        Wait until clients can be let in, once it has started.
+
+        @return: fires when it is known which sessions go on; fails with L{SpoolError}
+            if it cannot be, so that nobody is let in.
+        """
+        return succeed(None) if self.kept is None else self.kept.opened()
 
     @property
     def store(self) -> ISessionStore | None:
@@ -478,7 +490,39 @@ class ConnectionManager(ConnectionOwner):
         if self.cluster is not None:
             self.cluster.look(connection)
 
+    def goAway(self) -> None:
+        """
+        Have all clients go to other processes (1001), which may believe that this one
+        is gone; their sessions wait here, too, as long as they are ours.
+        """
+        words = "another process goes on"
+        for connection in list(self.connections.values()):
+            if not connection.isAttached or connection.isEnding:
+                continue
+            if not self.keeps(connection):
+                connection.closeWith(CloseCode.GOING_AWAY, words)
+                continue
+            superseded = cast("AESMProtocol", connection.detach())
+            self.admission.linger(connection, superseded)
+            superseded.supersede(
+                partial(self.admission.leave, superseded),
+                (CloseCode.GOING_AWAY, words, 0),
+            )
+            self.detached(connection, ConnectionClosed(words, CloseCode.GOING_AWAY))
+
     # Parts
+
+    def _waitsOn(self, connection: Connection) -> bool:
+        """
+        Where other processes may claim a session, tell that it is the store that says
+        when its client's time is over: that begins anew when the store was away.
+        """
+        store = self.store
+        if store is None or not store.fences:
+            return False
+        # If it is over, and we were not told, this tells us.
+        cast("DurableConnection", connection).touch()
+        return True
 
     def _options(self, **more: Any) -> dict[str, Any]:
         """

@@ -279,8 +279,25 @@ class Server(Service):
         ]
         tried = gatherResults(trying, consumeErrors=True)
         return tried.addCallbacks(
-            self._cbListens, self._ebCannotListen, errbackArgs=(trying,)
+            self._cbBound, self._ebCannotListen, errbackArgs=(trying,)
         )
+
+    def _cbBound(self, ports: list[IListeningPort]) -> Deferred[list[Failure]]:
+        """
+        Wait until those can be let in who come.
+
+        @return: as C{_listen}.
+        """
+        self._ports = ports
+        opened = self.factory.manager.opened()
+        return opened.addCallbacks(
+            lambda nothing: self._cbListens(ports), self._ebNotOpened
+        )
+
+    def _ebNotOpened(self, failure: Failure) -> list[Failure]:
+        """Listen nowhere: nobody can be let in."""
+        self.stop()
+        return [failure]
 
     def _cbListens(self, ports: list[IListeningPort]) -> list[Failure]:
         """
@@ -288,7 +305,6 @@ class Server(Service):
 
         @return: empty: all worked.
         """
-        self._ports = ports
         hosts = [port.getHost() for port in ports]
         self.addresses = [listeningAddress(host) for host in hosts]
         for host in hosts:

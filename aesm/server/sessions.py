@@ -14,6 +14,7 @@ has waited longest.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -52,10 +53,18 @@ def isResumed(connection: Connection, hello: Hello) -> bool:
 class Sessions:
     """Finds sessions by name, and ends those that waited too long."""
 
-    def __init__(self, clock: IReactorTime, grace: float, most: int) -> None:
+    def __init__(
+        self,
+        clock: IReactorTime,
+        grace: float,
+        most: int,
+        waitsOn: Callable[[Connection], bool] = lambda connection: False,
+    ) -> None:
         """
         @param grace: seconds to wait for a client; 0 not to.
         @param most: how many may wait.
+        @param waitsOn: asked when that time is over: whether it is for others to say
+            that it is, so that it waits as long again.
         @raise ValueError: the grace is negative, or no number.
         """
         if not 0 <= grace < math.inf:
@@ -63,6 +72,7 @@ class Sessions:
         self.grace = grace
         self._clock = clock
         self._most = most
+        self._waitsOn = waitsOn
         self._byName: dict[str, Connection] = {}
         # Until when; all wait equally long, so that the first one's time is up first.
         self._waiting: dict[Connection, float] = {}
@@ -158,6 +168,10 @@ class Sessions:
             connection, until = next(iter(self._waiting.items()))
             if until > now:
                 break
+            if self._waitsOn(connection):
+                del self._waiting[connection]
+                self._waiting[connection] = now + max(self.grace, 1.0)
+                continue
             self.end(
                 connection, f"the client did not come back in {self.grace:g} seconds"
             )

@@ -17,15 +17,11 @@ from twisted.internet.interfaces import IReactorTime
 
 from aesm.core.messages.frames import MESSAGE_OVERHEAD
 from aesm.core.messages.session import Session
-from aesm.errors import AESMError, ConnectionClosed
+from aesm.errors import AESMError, SessionMoved
 from aesm.messages.connection import Connection
 from aesm.text import escape
 
-__all__ = ["Moved", "Visits"]
-
-
-class Moved(ConnectionClosed):
-    """A session goes on in another process, and is over in this one."""
+__all__ = ["Visits"]
 
 
 class _Counts(NamedTuple):
@@ -94,7 +90,7 @@ class Visits:
         details = {
             **_whose(connection),
             "code": getattr(reason, "code", None),
-            "kept": kept or isinstance(reason, Moved),
+            "kept": kept or isinstance(reason, SessionMoved),
         }
         begun = self._begun.pop(connection, None)
         if begun is None:

@@ -162,6 +162,7 @@ class DurableConnection(Connection):
             self.following = Following(Place(self._stored, position, position))
         # What is to be removed elsewhere, since it is staged here.
         self._takenOver: list[Callable[[ISessionStore], object]] = []
+        self._isAttended = False  # what the store has been told: that the peer is here
         self._overForGood = False  # the next process is not to go on with the session
         self.isLeft = False
         journal.sessions[session.name] = self
@@ -196,6 +197,10 @@ class DurableConnection(Connection):
         self.isLeft = True
         self._journal.sessions.pop(self.session.name, None)
 
+    def touch(self) -> None:
+        """Write how the session is at the end of this turn, also if nothing changes."""
+        self._journal.touch(self)
+
     @property
     def requests(self) -> DurableRequests:
         """What is asked, and to be answered."""
@@ -212,6 +217,12 @@ class DurableConnection(Connection):
         """Be carried by a protocol from now on; address and name may be new."""
         super().attach(protocol, channel)
         self._journal.touch(self)
+
+    def detach(self) -> AESMProtocol | None:
+        """Be carried by none from now on."""
+        if self._fences:
+            self._journal.touch(self)
+        return super().detach()
 
     def sendData(self, data: Message) -> Deferred[None]:
         """
@@ -491,7 +502,8 @@ class DurableConnection(Connection):
         self._overForGood = self._isOurs
         self.retrieved.isLeft = not self._isOurs
         lost = self._outbox.count - self._outbox.acknowledged
-        if lost and self._overForGood and isinstance(reason, SessionLost):
+        isRunning = self._journal.state is JournalState.RUNNING
+        if lost and isRunning and isinstance(reason, SessionLost):
             # Who sent them may have been a process before this one.
             _log.warn(
                 "{count} messages to {peer} may not have arrived: {reason}",
@@ -560,6 +572,9 @@ class DurableConnection(Connection):
         self._discard(store, True, acknowledged)
         self._discard(store, False, self.retrieved.first)
         store.put(self.session.name, self._peerText, self._state())
+        if self._fences and self._isAttended is not self.isAttached:
+            self._isAttended = self.isAttached
+            store.attend(self.session.name, self._isAttended)
         return partial(self._committed, staged, arrived, count, taken)
 
     def _append(

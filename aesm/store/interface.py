@@ -118,12 +118,16 @@ class ISessionStore(Interface):
         "nothing that it has caused is; it happens there."
     )
 
-    def open(lost: Lost | None = None) -> Deferred[list[Stored]]:
+    def open(
+        lost: Lost | None = None, lapsed: Callable[[], object] | None = None
+    ) -> Deferred[list[Stored]]:
         """
         Begin, before anything else is asked.
 
         @param lost: to be called when other processes have claimed sessions of ours;
             None where that cannot be.
+        @param lapsed: to be called when they have reason to believe that this process
+            is gone; None where there are none.
         @return: fires with the sessions that are ours from the start, the oldest first;
             fails with L{SpoolError} if they cannot be read, or are damaged.
         """
@@ -155,14 +159,15 @@ class ISessionStore(Interface):
     def claim(name: str, peer: str) -> Deferred[Stored | None]:
         """
         Have a session that is not ours, since its client has come to us.  It may be
-        nobody's, or of another process, which then loses it.  If it was ours, and we do
-        not know that another process has claimed it, C{lost} is called first.
+        nobody's, or of another process, which then loses it.  If we believe that it is
+        ours, and another process has claimed it, C{lost} is called first.
 
         @param name: the session, as its client says: any text of up to 32 characters.
         @param peer: the key that the client has proved, in text form.
         @return: fires with what is stored of it, which is ours from now on, or with
-            None if there is none of that key; fails with L{SpoolError} if nobody can
-            say now, or the store is closed before.  It is not cancelled.
+            None if there is none of that key, or it still is ours; fails with
+            L{SpoolError} if nobody can say now, or the store is closed before.  It is
+            not cancelled.
         """
 
     def put(name: str, peer: str, state: dict[str, Any]) -> None:
@@ -226,6 +231,24 @@ class ISessionStore(Interface):
     def drop(name: str) -> None:
         """
         Remove a session with all its messages.
+
+        @param name: the session.
+        """
+
+    def attend(name: str, isThere: bool) -> None:
+        """
+        Say whether a session's client is there, where other processes may claim what is
+        ours: else it has the time to come back that they agree on, to any of them.  A
+        session that begins, or is claimed, waits for its client.
+
+        @param name: the session.
+        @param isThere: whether it is there.
+        """
+
+    def release(name: str) -> None:
+        """
+        Leave a session, with what was said of it so far, to the process that claims it
+        next.
 
         @param name: the session.
         """

@@ -10,7 +10,7 @@ Under none of them is a transport: their peers have to come back.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred
@@ -50,6 +50,7 @@ def loadConnections(
     owner: ConnectionOwner,
     sendBuffer: int,
     lost: Lost | None = None,
+    lapsed: Callable[[], object] | None = None,
     **options: Any,
 ) -> Deferred[Loaded]:
     """
@@ -58,11 +59,12 @@ def loadConnections(
     @param journal: of the store.
     @param sendBuffer: cost of unacknowledged messages to keep, bytes.
     @param lost: as L{ISessionStore.open<aesm.store.interface.ISessionStore.open>}.
+    @param lapsed: the same.
     @param options: more options of L{DurableConnection}.
     @return: fires with each connection, and whether its session is over; fails with
         L{SpoolError} if they cannot be read, or are damaged.
     """
-    opened = journal.store.open(lost)
+    opened = journal.store.open(lost, lapsed)
     if journal.log is not None:
         opened.addCallback(journal.log.start)
     return opened.addCallback(_cbOpened, journal, owner, sendBuffer, options)

@@ -225,7 +225,9 @@ class Spool:
                 size += os.stat(path).st_size
         return size
 
-    def open(self, lost: Lost | None = None) -> Deferred[list[Stored]]:
+    def open(
+        self, lost: Lost | None = None, lapsed: Callable[[], object] | None = None
+    ) -> Deferred[list[Stored]]:
         """
         Read everything; blocks, and has fired.  What is in a file that another process
         has, too, is that one's.
@@ -350,6 +352,20 @@ class Spool:
             # It never was in the file.  On a disk that hangs, clients that come, wait
             # in vain and go would fill the memory with what there is to drop.
             del self._next.changes[name]
+
+    def attend(self, name: str, isThere: bool) -> None:
+        """
+        Do nothing: nobody else knows of the session.
+
+        @see: L{ISessionStore.attend}
+        """
+
+    def release(self, name: str) -> None:
+        """
+        Do nothing: who has the file has the session.
+
+        @see: L{ISessionStore.release}
+        """
 
     def commit(self) -> Deferred[None]:
         """

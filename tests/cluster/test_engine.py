@@ -128,14 +128,6 @@ class EngineTests(EngineTestCase):
         node.settle()
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    def test_options(self) -> None:
-        """Options that make no sense are refused."""
-        for options in ({"sync": "all"}, {"name": "a{b"}, {"name": ""}, {"name": "\n"}):
-            cluster = options.pop("name", "test")
-            address = EngineAddress.parse("redis://127.0.0.1")
-            with self.assertRaises(ValueError):
-                Engine(self.clock, address, cluster, "one", **options)  # type: ignore[arg-type]
-
     def test_warning(self) -> None:
         """An engine that others can reach without a password is warned of."""
         warned = []
@@ -189,7 +181,7 @@ class EngineTests(EngineTestCase):
         store.put("S", "K", {"a": 1})
         store.append("S", True, 0, 1, b"x")
         store.discard("S", True, 1)
-        store.enter("S")
+        store.attend("S", True)
         store.send("S", "K", b"x", lambda *results: None)
         store.log("", b"x", lambda *results: None)
         self.done(node, store.commit())
@@ -200,7 +192,7 @@ class EngineTests(EngineTestCase):
         self.done(node, store.commit())
         for work in self.done(node, store.work()):
             store.read("S", work)
-        store.wait("S")
+        store.attend("S", False)
         self.done(node, store.claim("S", "K"))
         self.done(node, store.commit())
         store.drop("S")
@@ -421,6 +413,7 @@ class RealTests(TestCase):
         await store.open()
         await store.begin("S", "K", {"a": 1})
         store.append("S", True, 0, 1, b"x" * 1_000_000)
+        store.release("S")
         await store.commit()
         stored = await store.claim("S", "K")
         assert stored is not None

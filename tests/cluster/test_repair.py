@@ -97,7 +97,7 @@ class RepairTests(EngineTestCase):
         store.removeRequest("S", 9)
         store.addRequest("S", 11, b"ask")
         store.removeRequest("S", 11)
-        store.enter("S")
+        store.attend("S", True)
         self.commit()
         told = self.failOver()
         self.assertEqual(len(told), 1)
@@ -144,7 +144,7 @@ class RepairTests(EngineTestCase):
 
     def test_ended(self) -> None:
         """One that has ended is there again, and given up when its grace is over."""
-        self.one.store.enter("S")
+        self.one.store.attend("S", True)
         self.commit()
         self.old = self.redis.snapshot()
         self.one.store.drop("S")

@@ -4,6 +4,7 @@ Tests for L{aesm.cluster.store}.
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -75,7 +76,6 @@ class SessionTests(StoreTestCase):
     def test_interface(self) -> None:
         """It is an L{ISessionStore}, with no sessions of its own at first."""
         verifyObject(ISessionStore, self.one.store)
-        self.assertEqual(self.one.store.load(), [])
         told: list[object] = []
         two, opened = self.starting("two", lost=lambda *lost: told.append(lost))
         self.assertEqual(self.done(two, opened), [])
@@ -144,7 +144,7 @@ class SessionTests(StoreTestCase):
         kept.addRequest("none", 0, b"x")
         kept.removeRequest("none", 1)
         kept.drop("none")
-        kept.enter("none")
+        kept.attend("none", True)
         kept.took("none", Entry(1, b"name", b""))
         self.commit()
         self.assertEqual(self.one.lost, [])
@@ -196,8 +196,8 @@ class SessionTests(StoreTestCase):
         """A session waits unless its client is said to be there."""
         waiting = ("ZRANGE", self.key("w"), 0, -1)
         for place, found in (
-            (self.one.store.enter, []),
-            (self.one.store.wait, [b"S"]),
+            (partial(self.one.store.attend, isThere=True), []),
+            (partial(self.one.store.attend, isThere=False), [b"S"]),
             (self.one.store.release, [b"S"]),
         ):
             place("S")
@@ -478,11 +478,12 @@ class MovedTests(StoreTestCase):
         for number in range(3):
             self.append("S", number, frames)
         self.commit()
-        claimed = self.one.store.claim("S", "K")
+        slow = self.node("slow")
+        claimed = slow.store.claim("S", "K")
         while self.redis.command("HGET", self.key("s:S"), "fence") != b"2":
-            self.one.lines.deliver()
+            slow.lines.deliver()
         self.stored("S", self.two)
-        self.one.settle()
+        slow.settle()
         self.failureResultOf(claimed, SpoolError)
 
     def test_commitsMore(self) -> None:
@@ -584,11 +585,21 @@ class RungTests(StoreTestCase):
         self.assertEqual(self.stored("T").outgoing, [Blob(0, 1, b"b")])
 
     def test_cameBack(self) -> None:
-        """One that came back before that is heard is ours."""
+        """One that came back before that is heard is ours; what it was is lost."""
         self.stored("S", self.two)
         self.stored("S", self.one)
         self.hear()
+        self.assertEqual(self.one.lost, [({"S": True}, {})])
+
+    def test_stays(self) -> None:
+        """One that is claimed where it is stays as it is."""
+        self.one.store.put("S", "K", {"a": 2})
+        for key in ("K", "L"):
+            claimed = self.one.store.claim("S", key)
+            self.assertIs(self.done(self.one, claimed), None)
+        self.commit()
         self.assertEqual(self.one.lost, [])
+        self.assertEqual(self.stored("S").state, {"a": 2})
 
     def test_gone(self) -> None:
         """One that was given up is gone."""

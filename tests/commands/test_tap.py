@@ -181,10 +181,36 @@ class OptionsTests(TapTestCase):
         here = os.getcwd()
         self.addCleanup(os.chdir, here)
         os.chdir("/")
-        opened: Any = factory._manager._openStore
+        opened: Any = factory.manager.openStore
         spool = opened()
         self.assertRaises(SpoolError, SpoolFile, path, full=False)
         spool._file.close()
+
+    def test_cluster(self) -> None:
+        """The options of a cluster are those of the factory, in the words of here."""
+        password = self.home / "password"
+        password.write_text("word")
+        password.chmod(0o600)
+        engine = ("--cluster", "redis://127.0.0.1", "--cluster-name", "chat")
+        more = ("--cluster-password", str(password), "--node", "one")
+        options = self.parse(*engine, *more)
+        self.assertIsNone(options.handover)
+        openStore: Any = options.factory.manager.openStore
+        store = openStore()
+        self.assertEqual(store._engine.key("log"), "{aesm:chat}:log")
+        self.assertEqual(store._engine._password, "word")
+        for given, words in (
+            (("--cluster", "http://127.0.0.1"), "redis+sentinel"),
+            ((*engine, "--cluster-sync", "all"), "--cluster-sync must be"),
+            ((*engine, "--node", "a b"), "--node must be"),
+            ((*engine, "--spool", str(self.home / "spool")), "give one of them"),
+            ((*engine, "--upgrade"), "one after the other"),
+            ((*engine, "--cluster-password", str(self.home / "none")), "0600"),
+            ((*engine, "--cluster-key", str(password)), "base64"),
+        ):
+            error = self.assertRaises(usage.UsageError, self.parse, *given)
+            self.assertIn(words, str(error))
+            self.assertNotIn("\n", str(error))
 
     def test_help(self) -> None:
         """C{--help} names each handler and says what it does."""

@@ -187,7 +187,8 @@ class ClaimedTestCase(SpoolTestCase):
 
     def settle(self) -> None:
         """Answer everything, deliver everything, and let time pass."""
-        for seconds in (0, 1, 20, 20, 0):
+        # In less than a handshake may take: who asks has an answer meanwhile.
+        for seconds in (0, 1, *[5] * 8, 0):
             self.network.advance(seconds)
             for store in self.stores:
                 while store.waiting:
@@ -295,8 +296,9 @@ class ClaimedTests(ClaimedTestCase):
         self.begin()
         connection = self.connection(ROAMS, 0)
         former: Any = self.clients[ROAMS].former
-        self.stores[1].claim(former.session.name, str(connection.peer))
-        self.stores[1].work()
+        self.successResultOf(
+            ShelfStore(self.shelf).claim(former.session.name, str(connection.peer))
+        )
         self.ways[ROAMS].node = 1
         connection.close()
         for link in self.network.links:
@@ -313,8 +315,9 @@ class ClaimedTests(ClaimedTestCase):
         """
         self.begin()
         connection, sink = self.connection(ROAMS, 0), self.connection(SINKS[0], 0)
-        self.stores[1].claim(connection.session.name, str(connection.peer))
-        self.stores[1].work()
+        self.successResultOf(
+            ShelfStore(self.shelf).claim(connection.session.name, str(connection.peer))
+        )
         self.ways[ROAMS].node = 1
         handler: Any = self.servers[0].factory.manager.handler
         for key, data in ((STAYS, "1"), (ROAMS, "roams"), (SINKS[0], "2")):
@@ -344,8 +347,9 @@ class ClaimedTests(ClaimedTestCase):
         connection = self.connection(ROAMS, 0)
         former: Any = self.clients[ROAMS].former
         sent = connection.sendData("late")
-        self.stores[1].claim(former.session.name, str(connection.peer))
-        self.stores[1].work()
+        self.successResultOf(
+            ShelfStore(self.shelf).claim(former.session.name, str(connection.peer))
+        )
         self.ways[ROAMS].node = 1
         self.stores[0].ring()
         self.network.deliver()
@@ -397,6 +401,30 @@ class ClaimedTests(ClaimedTestCase):
         self.assertEqual(self.taken(0), [])
         self.assertEqual(self.taken(1), ["roams"])
         self.assertIs(self.connection(SINKS[0], 0), sink)
+
+    def test_returns(self) -> None:
+        """
+        Who comes back to where its session was before goes on with it as it is by now,
+        also if nobody has told that server that it was elsewhere.
+        """
+        self.begin()
+        former: Any = self.clients[ROAMS].former
+        for node in (1, 0):
+            sent = self.clients[ROAMS].sendData(f"to {1 - node}")
+            self.answerAll(1 - node)
+            self.network.deliver()
+            self.answerAll(1 - node)
+            self.network.deliver()
+            self.assertIsNone(self.successResultOf(sent))
+            self.roam()
+            self.answerAll(node)
+            self.network.deliver()
+        sent = self.clients[ROAMS].sendData("at last")
+        self.settle()
+        self.assertIsNone(self.successResultOf(sent))
+        self.assertIs(self.clients[ROAMS].former, former)
+        self.assertEqual(self.taken(0), ["to 0", "at last"])
+        self.assertEqual(self.taken(1), ["to 1"])
 
     def test_request(self) -> None:
         """A request that it had answered here is open here again."""

@@ -15,11 +15,12 @@ from aesm.core.messages.hello import Hello
 from aesm.errors import SpoolError
 from aesm.secure.refusals import Refused
 from aesm.server import factory
+from aesm.server.factory import AESMServerFactory
 from aesm.server.kept import KeptSessions
 from aesm.store.interface import ISessionStore
-from tests.support.pairs import CLIENT_KEY, Recorder
+from tests.support.pairs import CLIENT_KEY, SERVER_KEY, Recorder
 from tests.support.shelf import Shelf, ShelfStore
-from tests.support.spooled import SpoolTestCase
+from tests.support.spooled import Mortal, SpoolTestCase
 
 OTHER_KEY = PrivateKey(b"\x33" * 32)
 
@@ -46,6 +47,21 @@ class KeptTestCase(SpoolTestCase):
         store.isSlow = self.isSlow
         self.stores.append(store)
         return store
+
+    def serving(self, handler: object = None, **options: Any) -> Server:
+        """Start the server, which is not ready until its store is open."""
+        if not self.isSlow:
+            return super().serving(handler, **options)
+        self.process = Mortal(self.network.clock)
+        self.server = Server(
+            self.network.endpoint(),
+            reactor=self.process,
+            key=SERVER_KEY,
+            handler=handler,
+            **options,
+        )
+        self.starting = self.server.start()
+        return self.server
 
     @property
     def store(self) -> ShelfStore:
@@ -141,7 +157,9 @@ class OpenTests(KeptTestCase):
         self.assertNoResult(connecting)
         self.assertEqual(list(server.connections), [])
         name = client.former.session.name if client.former else ""
+        self.assertNoResult(self.starting)
         self.store.work()
+        self.assertIs(self.successResultOf(self.starting), server)
         self.network.deliver()
         self.assertEqual([c.session.name for c in server.connections.values()], [name])
         self.settle()
@@ -161,15 +179,32 @@ class OpenTests(KeptTestCase):
         self.assertEqual(connection.session.name, client.former.session.name)
 
     def test_notRead(self) -> None:
-        """If they cannot be read nobody is let in, then or later."""
-        for now in (False, True):
-            connecting = [self.failing(now), self.connecting()]
-            for each in connecting:
-                refused: Any = self.failureResultOf(each, ConnectionClosed).value
-                self.assertEqual(refused.code, 1013)
+        """If they cannot be read nobody is let in, and the server stops."""
+        for isBug in (False, True):
+            connecting = self.failing(isBug)
+            self.failureResultOf(connecting, ConnectionClosed)
             self.store.broken = None
             self.stopServer()
             self.successResultOf(self.retried())
+
+    def test_notReadAlone(self) -> None:
+        """A factory that something else listens with lets nobody in then, or later."""
+        self.isSlow = True
+        made = AESMServerFactory(reactor=self.network.clock, key=SERVER_KEY)
+        self.successResultOf(self.network.endpoint().listen(made))
+        connecting = [self.connecting()]
+        self.store.broken = SpoolError("no shelf")
+        self.store.work()
+        connecting.append(self.connecting())
+        for each in connecting:
+            refused: Any = self.failureResultOf(each, ConnectionClosed).value
+            self.assertEqual(refused.code, 1013)
+        self.failureResultOf(made.manager.opened(), SpoolError)
+        self.store.broken = None
+        stopped = made.stop()
+        self.settle()
+        self.successResultOf(stopped)
+        made.stopFactory()
 
     def failing(self, isBug: bool) -> Any:
         """Begin to connect to a server that cannot read its sessions, late."""
@@ -180,7 +215,8 @@ class OpenTests(KeptTestCase):
         self.store.broken = KeyError("bug") if isBug else SpoolError("no shelf")
         kind = type(self.store.broken)
         self.store.work()
-        self.assertEqual(len(self.flushLoggedErrors(kind)), 1)
+        self.assertEqual(bool(self.flushLoggedErrors(kind)), isBug)
+        self.failureResultOf(self.starting, kind)
         self.network.deliver()
         return connecting
 
@@ -253,7 +289,7 @@ class ClaimTests(KeptTestCase):
         It goes on here though its client has gone meanwhile, and is asked for once: the
         client has the grace to come back.
         """
-        client, name = self.moved(sessionGrace=30)
+        client, name = self.moved()
         for _ in range(3):
             self.come()
             self.assertEqual(len(self.store.waiting), 1)
@@ -262,11 +298,16 @@ class ClaimTests(KeptTestCase):
         self.store.work()
         assert self.server is not None
         self.assertEqual(self.server.factory.waiting, 1)
-        self.settle()
+        for _ in range(20):
+            self.network.advance(1)
+            self.answerAll(self.store)
         self.assertGoesOn(client, name)
 
     def test_expired(self) -> None:
-        """Its grace begins when it comes here."""
+        """
+        Its grace begins when it comes here, and ends when the store says so, of which
+        it is asked again and again.
+        """
         client, name = self.moved(sessionGrace=30)
         self.come()
         self.killService(client)
@@ -274,10 +315,16 @@ class ClaimTests(KeptTestCase):
         self.network.advance(100)
         self.store.work()
         self.assertEqual(self.accepted.session.name, name)
-        self.network.advance(29)
-        self.assertFalse(self.accepted.isOver)
-        self.network.advance(2)
-        self.assertTrue(self.server and not self.server.factory.waiting)
+        assert self.server is not None
+        for seconds in (29, 2, 31):
+            self.network.advance(seconds)
+            self.answerAll(self.store)
+            self.assertEqual(self.server.factory.waiting, 1)
+        del self.shelf.sessions[name], self.shelf.owners[name]
+        self.network.advance(31)
+        self.network.advance(0)
+        self.answerAll(self.store)
+        self.assertEqual(self.server.factory.waiting, 0)
 
     def test_others(self) -> None:
         """Nobody has that of another key, nor one that there is not."""

@@ -10,7 +10,7 @@ from twisted.internet.error import ConnectionLost
 from twisted.logger import capturedLogs
 
 from aesm.client import connect
-from aesm.server.visits import Moved
+from aesm.errors import SessionMoved
 from tests.messages.test_resume import ResumeTestCase
 from tests.support.helpers import XX
 
@@ -86,7 +86,7 @@ class VisitTests(ResumeTestCase):
         """A session that goes on in another process of the server is kept."""
         self.begin()
         details = self.factory._manager._visits.end(
-            self.far, Moved("", 1001), kept=False
+            self.far, SessionMoved(""), kept=False
         )
         self.assertEqual((details["code"], details["kept"]), (1001, True))
 

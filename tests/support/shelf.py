@@ -137,13 +137,15 @@ class ShelfStore:
 
     # ISessionStore
 
-    def open(self, lost: Lost | None = None) -> Deferred[list[Stored]]:
+    def open(
+        self, lost: Lost | None = None, lapsed: Callable[[], object] | None = None
+    ) -> Deferred[list[Stored]]:
         """
         Find what is nobody's.
 
         @see: L{ISessionStore.open}
         """
-        self._lost = lost
+        self._lost, self.lapsed = lost, lapsed
         return self._ask(self._open)
 
     def _open(self) -> list[Stored]:
@@ -190,6 +192,8 @@ class ShelfStore:
         """Have a session, if there is such a one."""
         self._check()
         self._lose([name])  # we may have had it, and not know that others do
+        if name in self._ours:
+            return None
         stored = self._shelf.sessions.get(name)
         return None if stored is None or stored.peer != peer else self._have(name)
 
@@ -277,6 +281,28 @@ class ShelfStore:
     def _drop(self, stored: Stored) -> None:
         """Remove a session."""
         del self._shelf.sessions[stored.name], self._shelf.owners[stored.name]
+        self._ours.discard(stored.name)
+
+    def attend(self, name: str, isThere: bool) -> None:
+        """
+        Write something, so that it is said if the session is not ours.
+
+        @see: L{ISessionStore.attend}
+        """
+        self._gather(name, lambda stored: None)
+
+    def release(self, name: str) -> None:
+        """
+        Leave a session.
+
+        @see: L{ISessionStore.release}
+        """
+        if name in self._ours:
+            self._gather(name, self._release)
+
+    def _release(self, stored: Stored) -> None:
+        """Leave a session."""
+        del self._shelf.owners[stored.name]
         self._ours.discard(stored.name)
 
     def _gather(self, name: str, make: Callable[[Stored], object]) -> None:
