@@ -103,8 +103,9 @@ class Changes:
     @ivar requests: the open requests to add, by number.
     @ivar removed: the numbers of those to remove, each with the session whose message
         made us answer it, or empty.
-    @ivar place: whether its client is there, away, or somebody else's to wait for: the
-        operation C{"enter"}, C{"wait"} or C{"release"}, or empty.
+    @ivar place: whether its client is there, away, somebody else's to wait for, or gone
+        for good: the operation C{"enter"}, C{"wait"}, C{"release"} or C{"over"}, or
+        empty.
     @ivar taken: position and name of what was taken out of its inlet.
     """
 

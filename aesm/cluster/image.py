@@ -74,6 +74,11 @@ class Image:
         kept = self._parts[False]
         kept[:] = [part for part in kept if part.end - 1 != last]
 
+    @property
+    def unread(self) -> list[tuple[int, int]]:
+        """What came and nobody has read: the first and the last of each."""
+        return [(part.number, part.end - 1) for part in self._parts[False]]
+
     def apply(self, changes: Changes, number: int) -> None:
         """Take over what a batch has changed."""
         self.written = number

@@ -13,6 +13,7 @@ __all__ = [
     "CHECK",
     "CLAIM",
     "COMMIT",
+    "FIND",
     "FORMAT",
     "INLET",
     "JOIN",
@@ -22,6 +23,7 @@ __all__ = [
     "SAY",
     "SETTLE",
     "SWEEP",
+    "UNREAD",
     "WORK",
     "Script",
 ]
@@ -67,4 +69,6 @@ SWEEP = _script("sweep")
 INLET = _script("inlet")
 LOG = _script("log")
 SAY = _script("say")
-WORK = _script("work")
+FIND = _script("find")
+UNREAD = _script("unread")
+WORK = _script("work", True)

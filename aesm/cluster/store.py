@@ -18,7 +18,7 @@ it can: that is L{aesm.cluster.writer}'s.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -31,7 +31,17 @@ from aesm.cluster.batch import Effect, Part
 from aesm.cluster.doorbell import Doorbell
 from aesm.cluster.image import Image
 from aesm.cluster.lease import Lease
-from aesm.cluster.scripts import BEGIN, CLAIM, INLET, LOG, PAGE, SAY, WORK
+from aesm.cluster.scripts import (
+    BEGIN,
+    CLAIM,
+    FIND,
+    INLET,
+    LOG,
+    PAGE,
+    SAY,
+    UNREAD,
+    WORK,
+)
 from aesm.cluster.sealing import Clear
 from aesm.cluster.writer import Writer
 from aesm.errors import SpoolError
@@ -42,9 +52,10 @@ if TYPE_CHECKING:
 
     from aesm.cluster.engine import Engine
 
-__all__ = ["EngineStore", "Entry", "LogPage", "Work"]
+__all__ = ["EngineStore", "Entry", "LogPage", "Row", "Work"]
 
 PAGE_SIZE = 512 << 10  # bytes that are read at a time
+FIND_SIZE = 256  # sessions, about, or messages, that are looked for at a time
 
 _log = Logger(namespace="aesm.cluster")
 
@@ -58,11 +69,31 @@ class Work(NamedTuple):
     @ivar name: the session over which they came.
     @ivar peer: the public key, in text form.
     @ivar blob: the messages.
+    @ivar read: how many of these were read all the same.
     """
 
     name: str
     peer: str
     blob: Blob
+    read: int
+
+
+class Row(NamedTuple):
+    """
+    A session, wherever it is.
+
+    @ivar name: what it is called.
+    @ivar peer: the public key, in text form.
+    @ivar node: whose it is, or empty.
+    @ivar since: when its client came last, milliseconds since the Unix epoch.
+    @ivar isAway: whether it waits for its client.
+    """
+
+    name: str
+    peer: str
+    node: str
+    since: int
+    isAway: bool
 
 
 def _nobody(*arguments: object) -> None:
@@ -79,8 +110,8 @@ class EngineStore:
         may be something in its inlet.
     @ivar told: as L{ILogStore} has it.
     @ivar heard: the same.
-    @ivar wasRead: called with a session of ours, and the number of the last of messages
-        that came over it together and that some node has read.
+    @ivar wasRead: called with a session of ours, and the numbers of the first and the
+        last of messages that came over it together and that some node has read.
     @ivar lapsed: called when the engine has given this node up: its clients are to be
         closed with 1001, so that they go on at nodes that reach it.
     """
@@ -107,7 +138,7 @@ class EngineStore:
         self.came: Callable[[str, Entry | None], object] = _nobody
         self.told: Callable[[Entry | None], object] = _nobody
         self.heard: Callable[[bytes], object] = _nobody
-        self.wasRead: Callable[[str, int], object] = _nobody
+        self.wasRead: Callable[[str, int, int], object] = _nobody
         self._engine = engine
         self._grace = round(grace * 1000)
         self._perKey = perKey
@@ -291,7 +322,10 @@ class EngineStore:
         """
         encoded = _encode(state).encode()
         if self._isOurs(name):
-            self._writer.next.of(name).state = encoded
+            changes = self._writer.next.of(name)
+            changes.state = encoded
+            if state.get("over"):
+                changes.place = "over"  # only what is unread is left of it
 
     def append(
         self,
@@ -367,8 +401,8 @@ class EngineStore:
         self._place(name, "release")
 
     def _place(self, name: str, place: str) -> None:
-        """Say where a session's client is."""
-        if self._isOurs(name):
+        """Say where a session's client is, unless it is over."""
+        if self._isOurs(name) and self._writer.next.of(name).place != "over":
             self._writer.next.of(name).place = place
 
     def commit(self) -> Deferred[None]:
@@ -426,20 +460,53 @@ class EngineStore:
 
     def _cbWork(self, found: list[bytes]) -> list[Work]:
         """Read what there is to read."""
-        each = zip(found[::3], found[1::3], found[2::3], strict=True)
-        return [
-            Work(name.decode(), peer.decode(), self._blob(member, name.decode(), "i"))
-            for name, peer, member in each
-        ]
+        parts = zip(*(found[part::4] for part in range(4)), strict=True)
+        return [self._lent(*each) for each in parts]
 
-    def read(self, cause: str, work: Work) -> None:
+    def _lent(self, session: bytes, peer: bytes, member: bytes, read: bytes) -> Work:
+        """Read one of these."""
+        name = session.decode()
+        return Work(name, peer.decode(), self._blob(member, name, "i"), int(read))
+
+    def read(self, cause: str, work: Work, count: int) -> None:
         """
-        Something was read: it goes, with all else that is committed.
+        Something was read: it goes, with all else that is committed, once all of it
+        was.
 
         @param cause: as C{send}.
+        @param count: how many of its messages.
         """
-        where = (work.name, work.blob.number + work.blob.messages - 1)
+        first, messages, _ = work.blob
+        where = (work.name, first, first + messages - 1, count)
         self._writer.next.effects.append(Effect("read", cause, where, None, _nobody))
+
+    async def find(self, where: str) -> AsyncIterator[Row]:
+        """
+        See which sessions there are, page by page: one that moves meanwhile may be
+        left out, or come twice.
+
+        @param where: C{"h:NODE"} for those of a node, C{"k:KEY"} for those of a key,
+            C{"w"} for those that no node has.
+        @raise SpoolError: the engine cannot be asked now.
+        """
+        cursor = b"0"
+        while True:
+            cursor, found = await self._engine.call(FIND, where, cursor, FIND_SIZE)
+            parts = zip(*(found[part::5] for part in range(5)), strict=True)
+            for name, peer, node, since, isAway in parts:
+                said = (name.decode(), peer.decode(), node.decode())
+                yield Row(*said, int(float(since)), bool(isAway))
+            if cursor == b"0":
+                return
+
+    def findNodes(self) -> Deferred[list[str]]:
+        """
+        See which nodes there are.
+
+        @return: their names; fails with L{SpoolError}.
+        """
+        found = self._engine.call(FIND, "n", "0", 0)
+        return found.addCallback(lambda both: [each.decode() for each in both[1]])
 
     def took(self, name: str, entry: Entry) -> None:
         """What was sent to a session of ours is in its outbox now."""
@@ -465,13 +532,18 @@ class EngineStore:
         image = self._writer.ours.get(name)
         if image is None:
             return []
-        entries = self._entries(found, "send", image.peer)
+        entries = []
+        for position, member in zip(found[::2], found[1::2], strict=True):
+            try:
+                entries.append(self._entry(position, member, "send", image.peer))
+            except SpoolError as error:
+                _log.error("{reason}: it is left alone", reason=str(error))
         return [entry for entry in entries if entry.name not in image.taken]
 
-    def _entries(self, found: list[bytes], *place: str) -> list[Entry]:
-        """Read what others left."""
+    def _logged(self, found: list[bytes]) -> list[Entry]:
+        """Read what all were told."""
         pairs = zip(found[::2], found[1::2], strict=True)
-        return [self._entry(position, member, *place) for position, member in pairs]
+        return [self._entry(position, member, "log") for position, member in pairs]
 
     def _entry(self, position: bytes, member: bytes, *place: str) -> Entry:
         """Read what others left."""
@@ -492,7 +564,7 @@ class EngineStore:
         if found is None:
             return None
         first, last, *more = found
-        return LogPage(first, last, self._entries(more[0], "log") if more else None)
+        return LogPage(first, last, self._logged(more[0]) if more else None)
 
     def say(self, node: str, words: bytes) -> Deferred[int]:
         """
@@ -571,17 +643,43 @@ class EngineStore:
             if entry.name not in self._writer.ours[name].taken:
                 self.came(name, entry)
         elif what == b"read":
-            number = int(more[0])
-            self._writer.ours[name].read(number)
-            self.wasRead(name, number)
+            self._read(name, *map(int, b" ".join(more).split()))
         elif what == b"gone" or self._writer.ours[name].fence < int(more[0]):
             self._writer.leave({name: what != b"gone"})
+
+    def _read(self, name: str, first: int, last: int) -> None:
+        """Some node has read what came over a session of ours."""
+        self._writer.ours[name].read(last)
+        self.wasRead(name, first, last)
 
     def _missed(self) -> None:
         """Anything may have happened; of what moved, commits will tell."""
         for name in list(self._writer.ours):
             self.came(name, None)
         self.told(None)
+        # What is under way may be read by others before we know that it is there.
+        self.commit().addCallbacks(self._cbAllThere, lambda failure: None)
+
+    def _cbAllThere(self, nothing: None) -> None:
+        """See what others have read meanwhile."""
+        for name, image in list(self._writer.ours.items()):
+            unread = image.unread
+            for at in range(0, len(unread), FIND_SIZE):
+                some = unread[at : at + FIND_SIZE]
+                seen = self._engine.call(UNREAD, name, *(last for _, last in some))
+                seen.addCallbacks(
+                    self._cbUnread,
+                    lambda failure: None,  # it is asked again with the next connection
+                    callbackArgs=(name, some),
+                )
+
+    def _cbUnread(
+        self, isThere: list[int], name: str, unread: list[tuple[int, int]]
+    ) -> None:
+        """What is not there any more was read."""
+        for (first, last), there in zip(unread, isThere, strict=True):
+            if not there and self._isOurs(name):
+                self._read(name, first, last)
 
 
 def _taken(name: str) -> SpoolError:

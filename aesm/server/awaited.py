@@ -57,6 +57,11 @@ class Awaited(Generic[_T]):
         self._waiting.append(waiting)
         return waiting
 
+    @property
+    def areAwaited(self) -> bool:
+        """Whether anybody waits."""
+        return bool(self._waiting)
+
     def serve(self) -> None:
         """Give those who wait what there is."""
         while self._waiting and (taken := self._take()) is not None:

@@ -14,7 +14,8 @@ its client goes on with, at whichever node.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from twisted.internet.defer import Deferred, fail
 from twisted.python.failure import Failure
@@ -30,23 +31,43 @@ from aesm.messages.acknowledgements import LazyDeferred
 from aesm.messages.causes import CAUSE
 from aesm.server.entries import packed
 from aesm.server.inlets import Inlets
+from aesm.server.reading import Readings
 from aesm.store.journal import JournalState
 from aesm.store.undoing import elsewhere, hasLeft
+from aesm.trust.keys import PublicKey
 
 if TYPE_CHECKING:
-    from twisted.internet.interfaces import IReactorTime
-
     from aesm.cluster.store import EngineStore
     from aesm.core.messages.batch import Message
     from aesm.messages.connection import Connection
+    from aesm.messages.stream import Packet
+    from aesm.server.manager import ConnectionManager
     from aesm.store.connection import DurableConnection
     from aesm.store.interface import ISessionStore
     from aesm.store.journal import Journal
-    from aesm.trust.keys import PublicKey
 
-__all__ = ["Cluster"]
+__all__ = ["Cluster", "ClusterConnection"]
 
 MAX_SENDING = 16 << 20  # bytes that C{sendTo} was given and are not in the engine
+
+
+class ClusterConnection(NamedTuple):
+    """
+    A session of a client, at whichever node.
+
+    @ivar peer: the client's key.
+    @ivar node: what the node is called that has it; empty if it is nobody's, and goes
+        on at the one to which its client comes.
+    @ivar isAttached: whether the client is there; else it has some time to come back.
+    @ivar since: when it came last, Unix seconds.
+    @ivar session: what the session is called.
+    """
+
+    peer: PublicKey
+    node: str
+    isAttached: bool
+    since: float
+    session: str
 
 
 class Cluster:
@@ -56,6 +77,7 @@ class Cluster:
         """Begin with no engine, as before the server listens."""
         self._journal: Journal | None = None
         self._inlets: Inlets | None = None
+        self._readings: Readings | None = None
         self._sending = 0  # bytes
 
     # What users call
@@ -108,19 +130,99 @@ class Cluster:
         self._sending -= sent.size
         sent.settle(result)
 
+    def byPeer(self, publicKey: PublicKey) -> Deferred[list[ClusterConnection]]:
+        """
+        List the sessions of one key, at all nodes.
+
+        @return: fires with them, the one whose client came first first; fails with
+            L{SpoolError} if the engine is away.
+        """
+        return Deferred.fromCoroutine(self._byPeer(publicKey))
+
+    async def _byPeer(self, publicKey: PublicKey) -> list[ClusterConnection]:
+        """List the sessions of one key."""
+        found = [each async for each in self._find(f"k:{publicKey}", set())]
+        return sorted(found, key=_since)
+
+    async def connections(self) -> AsyncIterator[ClusterConnection]:
+        """
+        List the sessions at all nodes, in no order: C{async for}, since they come page
+        by page.  One that moves meanwhile may be left out.
+
+        @raise SpoolError: the engine is away.
+        """
+        seen: set[str] = set()
+        for node in await self._store.findNodes():
+            async for each in self._find(f"h:{node}", seen):
+                yield each
+        async for each in self._find("w", seen):
+            yield each
+
+    async def _find(
+        self, where: str, seen: set[str]
+    ) -> AsyncIterator[ClusterConnection]:
+        """List sessions, each once."""
+        async for row in self._store.find(where):
+            if row.name not in seen:
+                seen.add(row.name)
+                peer, since = PublicKey.fromText(row.peer), row.since / 1000
+                yield ClusterConnection(peer, row.node, not row.isAway, since, row.name)
+
+    def getDataOrdinal(self) -> Deferred[tuple[PublicKey, Packet]]:
+        """
+        Take the oldest packet that came to any node and that nobody has taken, once
+        there is one; each is given to one node, in the order of its session.  It is
+        for servers without a handler, whose packets are taken by nothing else: not by
+        C{connections.getDataOrdinal} or C{retrieved}.
+
+        @return: fires with whose it is, and the packet; fails with L{ConnectionClosed}
+            once the server has stopped.  Cancelling it takes nothing.
+        @raise RuntimeError: the server has a handler, or does not listen.
+        """
+        if self._readings is None:
+            raise RuntimeError("only a server that listens, without a handler, has any")
+        return self._readings.get()
+
+    @property
+    def _store(self) -> EngineStore:
+        """
+        The engine.
+
+        @raise SpoolError: there is none.
+        """
+        if self._journal is None:
+            raise SpoolError("the server does not listen: it has no engine")
+        return cast("EngineStore", self._journal.store)
+
     # What the manager calls
 
-    def begin(self, journal: Journal, clock: IReactorTime) -> None:
+    def begin(self, manager: ConnectionManager, journal: Journal) -> None:
         """
         Sessions are kept from now on.
 
         @param journal: of the engine.
-        @param clock: for trying again.
         """
-        store = cast("EngineStore", journal.store)
         self._journal = journal
+        store, clock = self._store, manager.clock
         self._inlets = Inlets(journal, store, clock)
         store.came = self._inlets.came
+        if manager.handler is None:
+            arrivals = manager.connections.arrivals
+            self._readings = Readings(journal, store, clock, arrivals)
+            store.wasRead = self._wasRead
+
+    def _wasRead(self, name: str, first: int, last: int) -> None:
+        """Some node has read what came over a session that is here."""
+        journal = self._journal
+        connection = None if journal is None else journal.find(name)
+        if connection is not None:
+            retrieved = cast("DurableConnection", connection).retrieved
+            retrieved.takenElsewhere(first, last)
+
+    def lapsed(self) -> None:
+        """The engine has given this node up: others have what it was lent."""
+        if self._readings is not None:
+            self._readings.lapsed()
 
     def look(self, connection: DurableConnection) -> None:
         """A session has come here: something may have been sent to it before."""
@@ -132,9 +234,17 @@ class Cluster:
         if self._inlets is not None:
             self._inlets.forget(cast("DurableConnection", connection))
 
-    def end(self) -> None:
+    def end(self, reason: ConnectionClosed) -> None:
         """No sessions are kept any more."""
+        readings, self._readings = self._readings, None
         self._journal = self._inlets = None
+        if readings is not None:
+            readings.end(reason)
+
+
+def _since(connection: ClusterConnection) -> float:
+    """Sort sessions by the time at which their clients came."""
+    return connection.since
 
 
 class _Sent(LazyDeferred[int]):

@@ -28,5 +28,5 @@ def packed(data: Message) -> bytes:
 
 
 def unpacked(entry: bytes) -> str | bytes:
-    """Make the message again."""
-    return entry[1:].decode() if entry[:1] == _TEXT else entry[1:]
+    """Make the message again, of whatever is there."""
+    return entry[1:].decode("utf-8", "replace") if entry[:1] == _TEXT else entry[1:]

@@ -47,6 +47,7 @@ from aesm.secure.rawtransport import HangUp
 from aesm.secure.refusals import Kind, Refused
 from aesm.server.admission import REVOKED, Admission, canYield, farewell
 from aesm.server.broadcast import Peers
+from aesm.server.cluster import Cluster
 from aesm.server.handover import Host, Predecessor, SuccessorFactory
 from aesm.server.manager import ConnectionManager
 from aesm.server.registry import Connections
@@ -232,6 +233,7 @@ class AESMServerFactory(SecureFactory):
         if cluster is not None:
             if openStore is not None:
                 raise ValueError("cluster and spool: give one of them")
+            self.connections.ofCluster = Cluster()
             openStore = engineOpener(
                 cluster,
                 name=clusterName,
@@ -279,6 +281,15 @@ class AESMServerFactory(SecureFactory):
     def waiting(self) -> int:
         """How many sessions wait for their clients to come back."""
         return len(self._manager.sessions)
+
+    @property
+    def cluster(self) -> Cluster:
+        """
+        All nodes of the cluster, as one server.
+
+        @raise RuntimeError: sessions are not kept in an engine.
+        """
+        return self.connections.cluster
 
     @property
     def manager(self) -> ConnectionManager:

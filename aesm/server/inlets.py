@@ -14,7 +14,6 @@ more before there is room, and the rest stays in the inlet, which is bounded.
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING, cast
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -108,6 +107,7 @@ class _Inlet:
     @ivar _isReading: whether it is being read.
     @ivar _hasMore: whether more has come meanwhile.
     @ivar _mayMiss: whether it is to be read from its beginning.
+    @ivar _taken: what was taken in this turn.
     @ivar _pause: fires when it is tried again; None while nobody waits for that.
     """
 
@@ -121,6 +121,7 @@ class _Inlet:
         "_mayMiss",
         "_pause",
         "_store",
+        "_taken",
     )
 
     def __init__(
@@ -137,6 +138,7 @@ class _Inlet:
         self._clock = clock
         self._last: int | None = None
         self._isReading = self._hasMore = self._mayMiss = False
+        self._taken: list[Entry] = []
         self._pause: Deferred[None] | None = None
 
     def came(self, entry: Entry | None) -> None:
@@ -251,16 +253,29 @@ class _Inlet:
         if not connection.session.outbox.roomy:
             return False
         try:
-            connection.takeOver(unpacked(entry.data), partial(self._took, entry))
+            connection.accept(unpacked(entry.data))
         except SendBufferFull:
             return False
+        if not self._taken:
+            self._journal.add(self._remove).addErrback(_ignore)
+        self._taken.append(entry)
         self._last = entry.position
         return True
 
-    def _took(self, entry: Entry, store: ISessionStore) -> None:
-        """Have an entry removed from the inlet."""
-        cast("EngineStore", store).took(self._connection.session.name, entry)
+    def _remove(self, store: ISessionStore) -> None:
+        """
+        Have what was taken in this turn leave the inlet, in the commit in which it
+        comes into the outbox.
+        """
+        taken, self._taken = self._taken, []
+        if not self._connection.isLeft:  # else it is written neither here nor there
+            for entry in taken:
+                self._store.took(self._connection.session.name, entry)
 
 
 def _nothing(store: ISessionStore) -> None:
     """There is nothing to be written."""
+
+
+def _ignore(failure: Failure) -> None:
+    """It is in the inlet still, for the next process."""

@@ -76,6 +76,7 @@ class KeptSessions:
         @param options: more options of L{DurableConnection}.
         """
         self._manager = manager
+        self._cluster = manager.connections.ofCluster
         self._journal = journal
         self._sendBuffer = sendBuffer
         self._options = options
@@ -92,6 +93,8 @@ class KeptSessions:
         @raise SpoolError: they cannot be read.  If that turns out later it is logged,
             and nobody is let in at all.
         """
+        if self._cluster is not None:
+            self._cluster.begin(self._manager, self._journal)
         loaded = loadConnections(
             self._journal,
             self._manager,
@@ -256,6 +259,8 @@ class KeptSessions:
                 _log.failure("session {name} is damaged", name=stored.name)
             else:
                 self._manager.goOn(connection, stored.state["over"])
+                if self._cluster is not None:
+                    self._cluster.look(connection)
 
     def leave(
         self, reasons: Mapping[Connection, AESMError], after: int = 0
@@ -335,6 +340,8 @@ class KeptSessions:
     def _lapsed(self) -> None:
         """Have all clients go where somebody serves them."""
         _log.error("other nodes do not hear of this one: its clients are to go there")
+        if self._cluster is not None:
+            self._cluster.lapsed()
         self._manager.goAway()
 
     def _find(self, name: str) -> DurableConnection | None:

@@ -30,7 +30,6 @@ from aesm.messages.owner import ConnectionOwner
 from aesm.secure.places import TokenBuckets, hostOf
 from aesm.secure.refusals import Kind, Refusals, Refused, kindOf
 from aesm.server.admission import Admission
-from aesm.server.cluster import Cluster
 from aesm.server.kept import KeptSessions
 from aesm.server.registry import Connections
 from aesm.server.room import Room
@@ -70,7 +69,6 @@ class ConnectionManager(ConnectionOwner):
     @ivar stopping: whether nobody is let in, or waited for, any more.
     @ivar journal: what writes the sessions, if they are written, while it runs.
     @ivar kept: has sessions fetched that are written and not here, if any are written.
-    @ivar cluster: all nodes together, if the sessions are kept in an engine.
     @ivar predecessor: the process from which we take over, as long as there is one.
     @ivar started: when it began to keep sessions, seconds by its clock; None before.
     @ivar traffic: adds up what goes over all connections.
@@ -125,7 +123,6 @@ class ConnectionManager(ConnectionOwner):
         self.openStore = openStore
         self.journal: Journal | None = None
         self.kept: KeptSessions | None = None
-        self.cluster: Cluster | None = None
         self.predecessor: Predecessor | None = None
         self._refusals = Refusals(clock, self._refusedMore)
         self._visits = Visits(clock)
@@ -163,8 +160,6 @@ class ConnectionManager(ConnectionOwner):
                 2 * self._messages.heartbeat,
                 self._messages.sendBuffer,
             )
-        if self.cluster is not None:
-            self.cluster.begin(self.journal, self._clock)
         self.kept = KeptSessions(
             self, self.journal, self._messages.sendBuffer, **self._options()
         )
@@ -213,8 +208,6 @@ class ConnectionManager(ConnectionOwner):
         """Let go of what the sessions are written to, and tell who waits here."""
         journal, self.journal = self.journal, None
         self.connections.log = None
-        if self.cluster is not None:
-            self.cluster.end()
         closed = succeed(None) if journal is None else journal.close()
         self.connections.end(
             ConnectionClosed("the server was stopped", CloseCode.NORMAL)
@@ -446,8 +439,7 @@ class ConnectionManager(ConnectionOwner):
     def lost(self, connection: Connection, reason: AESMError) -> None:
         """Take note of a client that was in and is gone for good."""
         self.sessions.discard(connection)
-        if self.cluster is not None:
-            self.cluster.forget(connection)
+        self.connections.left(connection)
         details = self._visits.end(connection, reason, kept=False)
         self._record(connection, "lost", str(reason), details)
         if self._handling is not None:
@@ -487,8 +479,6 @@ class ConnectionManager(ConnectionOwner):
             )
             if connection.dispatcher is not None:
                 connection.handOver()
-        if self.cluster is not None:
-            self.cluster.look(connection)
 
     def goAway(self) -> None:
         """

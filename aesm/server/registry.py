@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from aesm.core.messages.batch import Message
     from aesm.errors import ConnectionClosed
     from aesm.messages.connection import Connection
+    from aesm.server.cluster import Cluster
     from aesm.store.log import Log
     from aesm.trust.keys import PublicKey
 
@@ -113,6 +114,7 @@ class Connections(Mapping[Address, "Connection"]):
     @ivar entries: those who wait for an entry of the activity log.
     @ivar listed: how many connections were ever listed, again or for the first time.
     @ivar activityDropped: how many entries of the full log were dropped.
+    @ivar ofCluster: all nodes of the cluster, if there is one.
     @ivar isOperator: tells whether a public key is marked as an operator's, now, in
         the server's file of authorized keys.
     @ivar refusals: how many clients were not let in, by the L{Kind
@@ -139,6 +141,7 @@ class Connections(Mapping[Address, "Connection"]):
         self.activityDropped = 0
         self.listed = 0
         self.refusals: Counter[str] = Counter()
+        self.ofCluster: Cluster | None = None
         self._broadcast = Broadcast(self)
         self._numbers = count(2)  # of the strings that C{nameFor} makes up
         self._byAddress: dict[Address, Connection] = {}
@@ -257,6 +260,17 @@ class Connections(Mapping[Address, "Connection"]):
         """The keys that have connections."""
         return self._byPeer.keys()
 
+    @property
+    def cluster(self) -> Cluster:
+        """
+        All nodes of the cluster, as one server.
+
+        @raise RuntimeError: sessions are not kept in an engine.
+        """
+        if self.ofCluster is None:
+            raise RuntimeError("there is no cluster: sessions are in no engine")
+        return self.ofCluster
+
     def byPeer(self, publicKey: PublicKey) -> list[Connection]:
         """
         List the connections of one key, the oldest first.
@@ -299,6 +313,8 @@ class Connections(Mapping[Address, "Connection"]):
 
     def end(self, reason: ConnectionClosed) -> None:
         """The server has stopped: tell who waits."""
+        if self.ofCluster is not None:
+            self.ofCluster.end(reason)
         self.packets.end(reason)
         self.entries.end(reason)
 
@@ -338,6 +354,11 @@ class Connections(Mapping[Address, "Connection"]):
             self.discard(connection)
             connection.address = self.nameFor(address)
             self.add(connection)
+
+    def left(self, connection: Connection) -> None:
+        """A connection is over, and listed until all that is unread is taken."""
+        if self.ofCluster is not None:
+            self.ofCluster.forget(connection)
 
     def discard(self, connection: Connection) -> None:
         """List a connection no more, if it is listed."""

@@ -40,6 +40,7 @@ from aesm.messages.deferred import ReactorDeferred, resultNow
 from aesm.secure.announce import announce
 from aesm.secure.listening import listenOn, serverEndpoint
 from aesm.server.broadcast import Peers
+from aesm.server.cluster import Cluster
 from aesm.server.factory import STOP_DEADLINE, AESMServerFactory, Message, checkSpread
 from aesm.server.registry import Connections
 from aesm.trust.keys import PublicKey
@@ -127,6 +128,15 @@ class Server(Service):
     def connections(self) -> Connections:
         """Who is connected, and the activity log."""
         return self.factory.connections
+
+    @property
+    def cluster(self) -> Cluster:
+        """
+        All nodes of the cluster, as one server.
+
+        @raise RuntimeError: sessions are not kept in an engine.
+        """
+        return self.factory.cluster
 
     def sendTo(self, data: Message, address: Address) -> Deferred[None]:
         """

@@ -160,9 +160,7 @@ class DurableConnection(Connection):
         if journal.log is not None:
             position = journal.log.position
             self.following = Following(Place(self._stored, position, position))
-        # What is to be removed elsewhere, since it is staged here.
-        self._takenOver: list[Callable[[ISessionStore], object]] = []
-        self._isAttended = False  # what the store has been told: that the peer is here
+        self._isAttended = False  # whether the store knows that the peer is here
         self._overForGood = False  # the next process is not to go on with the session
         self.isLeft = False
         journal.sessions[session.name] = self
@@ -247,23 +245,29 @@ class DurableConnection(Connection):
         failure = self._journal.store.failure
         if failure is not None and (self.dispatcher is None or not closeSlow):
             return fail(SpoolError(f"nothing was sent: {failure}"))
-        if self._fences and not self._noteCause(CAUSE.get()):
+        cause = CAUSE.get() if self._fences else None
+        if cause is not None and hasLeft(cause):
             return FailedAcknowledgement(elsewhere())
         acknowledgement = Acknowledgement()
         acknowledgement.watcher = self._numbering or self
         try:
-            acknowledgement.count = self._accept(data)
+            acknowledgement.count = self.accept(data, cause)
         except AESMError as refused:
             return self._refuse(refused, closeSlow)
         return acknowledgement
 
-    def _accept(self, data: Message) -> int:
+    def accept(self, data: Message, cause: Connection | None = None) -> int:
         """
-        Have a message in the session.
+        Have a message in the session, to be stored at the end of this turn.
 
+        @param cause: whose message has caused it, where others can claim sessions: it
+            is in no batch with what has another cause.
         @return: the number of messages accepted, with it.
         @raise AESMError: it cannot be sent.
         """
+        if cause is not self._causes[-1][1]:
+            self.closeBatch()
+            self._causes.append((self._outbox.count, cause))
         batch, outbox = self._batch, self._outbox
         micros = self._beginBatch() if batch is None else batch.micros
         count = outbox.add(data, micros)
@@ -275,21 +279,6 @@ class DurableConnection(Connection):
             self._journal.touch(self)  # and it is the commit that flushes
         return count
 
-    def takeOver(
-        self, data: Message, remove: Callable[[ISessionStore], object]
-    ) -> None:
-        """
-        Send a message that is kept outside of the session so far, and is to go from
-        there in the same commit.
-
-        @param remove: called with the store, to remove it there.
-        @raise AESMError: it cannot be sent: it stays where it is.
-        """
-        if self._fences:
-            self._noteCause(None)
-        self._accept(data)
-        self._takenOver.append(remove)
-
     def append(self, body: Body) -> int:
         """
         Send a message, if it is like all others of this turn, and can be stored.
@@ -299,17 +288,6 @@ class DurableConnection(Connection):
         if self._fences or self._journal.store.failure is not None:
             return 0
         return super().append(body)
-
-    def _noteCause(self, cause: Connection | None) -> bool:
-        """
-        Let what is sent now be in no batch with what has another cause.
-
-        @return: whether it may be sent: what causes it is here.
-        """
-        if cause is not self._causes[-1][1]:
-            self.closeBatch()
-            self._causes.append((self._outbox.count, cause))
-        return not hasLeft(cause)
 
     def _causeOf(self, number: int) -> Connection | None:
         """Tell whose message has caused one that is staged."""
@@ -548,9 +526,6 @@ class DurableConnection(Connection):
         self._append(store, staged)
         if self._fences:
             self._causes = [(outbox.count, None)]
-        takenOver, self._takenOver = self._takenOver, []
-        for remove in takenOver:
-            remove(store)
         arrived, self._arrived = self._arrived, []
         count, self._handledCount = self._handledCount, 0
         for first, messages in arrived:
@@ -690,6 +665,7 @@ class DurableConnection(Connection):
             cost = sum(map(costOf, data))
             self.account()
         self.retrieved.extend(micros / 1e6, data, cost)
+        self.retrieved.skip()
 
 
 def _watchAll(

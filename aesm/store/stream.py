@@ -47,7 +47,15 @@ class DurableStream(DataStream):
     @ivar isLeft: whether the session is over here, and goes on in another process.
     """
 
-    __slots__ = ("_next", "_numbers", "_popped", "_takenAhead", "first", "isLeft")
+    __slots__ = (
+        "_elsewhere",
+        "_next",
+        "_numbers",
+        "_popped",
+        "_takenAhead",
+        "first",
+        "isLeft",
+    )
 
     def __init__(self, *arguments: Any) -> None:
         """@param arguments: as L{DataStream}."""
@@ -60,6 +68,7 @@ class DurableStream(DataStream):
         # appends, only the reactor's takes away.
         self._popped: deque[tuple[int, int]] = deque()
         self._takenAhead: set[int] = set()  # taken, though older ones are not
+        self._elsewhere: set[int] = set()  # taken in another process, and maybe here
 
     def restore(
         self,
@@ -103,6 +112,25 @@ class DurableStream(DataStream):
     def settle(self, first: int, count: int) -> None:
         """Count messages as taken that are not packets here."""
         self._popped.extend((number, 0) for number in range(first, first + count))
+
+    def takenElsewhere(self, first: int, last: int) -> None:
+        """
+        Another process has taken packets, which may come here later only.
+
+        @param first: the number of the first.
+        @param last: the number of the last.
+        """
+        numbers = range(max(first, self.first), last + 1)
+        self._elsewhere.update(numbers)
+        self.skip()
+
+    def skip(self) -> None:
+        """Leave the oldest packets out that were taken in another process."""
+        # Only these: it is the rest that keeps its order, and soon others follow.
+        elsewhere = self._elsewhere
+        while elsewhere and self._numbers and self._numbers[0] in elsewhere:
+            elsewhere.discard(self._numbers[0])
+            self.getData()
 
     def taken(self) -> int:
         """

@@ -45,7 +45,7 @@ RULES = (
     "+config|get +get +set +hget +hset +hsetnx +hdel +hmget +hincrby +sadd +srem "
     "+srandmember +sdiff +sunionstore +zadd +zrem +zcard +zscore +zrange "
     "+zrangebyscore +zremrangebyscore +exists +del +pexpire +publish +subscribe +ping "
-    "+time +hkeys +lpop +rpush"
+    "+time +hgetall +hexists +lpop +rpush +sscan +zscan +sismember +zcount"
 )
 
 
@@ -191,7 +191,7 @@ class EngineTests(EngineTestCase):
         store.append("S", False, 0, 1, b"x")
         self.done(node, store.commit())
         for work in self.done(node, store.work()):
-            store.read("S", work)
+            store.read("S", work, 1)
         store.attend("S", False)
         self.done(node, store.claim("S", "K"))
         self.done(node, store.commit())

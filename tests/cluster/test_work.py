@@ -5,6 +5,7 @@ Tests for what is left to be read, by any node, where there is no handler.
 from __future__ import annotations
 
 from aesm.cluster import store
+from aesm.cluster.engine import MAX_RETRY
 from aesm.cluster.scripts import SWEEP
 from aesm.cluster.store import Work
 from aesm.store.interface import Blob
@@ -18,7 +19,7 @@ class WorkTests(EngineTestCase):
         """Let messages come."""
         super().setUp()
         self.one, self.two = self.node(), self.node("two")
-        self.read: list[tuple[str, int]] = []
+        self.read: list[tuple[str, int, int]] = []
         self.one.store.wasRead = lambda *what: self.read.append(what)
         for name in "ST":
             self.done(self.one, self.one.store.begin(name, f"K{name}", {}))
@@ -26,7 +27,7 @@ class WorkTests(EngineTestCase):
             self.one.store.append(name, False, 2, 1, b"c")
             self.commit(self.one)
         self.all = [
-            Work(name, f"K{name}", blob)
+            Work(name, f"K{name}", blob, 0)
             for name in "ST"
             for blob in (Blob(0, 2, b"ab"), Blob(2, 1, b"c"))
         ]
@@ -64,17 +65,17 @@ class WorkTests(EngineTestCase):
         self.assertEqual(self.work(self.one), [])
         self.one.store.append("S", False, 3, 1, b"d")
         self.commit(self.one)
-        self.assertEqual(self.work(self.two), [Work("S", "KS", Blob(3, 1, b"d"))])
+        self.assertEqual(self.work(self.two), [Work("S", "KS", Blob(3, 1, b"d"), 0)])
 
     def test_read(self) -> None:
         """What was read is gone, and the node of its session is told."""
         bells = self.one.lines.bells[-1]
         for work in self.work(self.two)[:3]:
-            self.two.store.read("", work)
+            self.two.store.read("", work, 2)
         self.commit(self.two)
         while len(self.read) < 3:
             bells.hear()
-        self.assertEqual(self.read, [("S", 1), ("S", 2), ("T", 1)])
+        self.assertEqual(self.read, [("S", 0, 1), ("S", 2, 2), ("T", 0, 1)])
         self.assertEqual(self.redis.command("EXISTS", self.key("i:S")), 0)
         stored = self.done(self.two, self.two.store.claim("T", "KT"))
         self.assertEqual(stored.incoming, [Blob(2, 1, b"c")])
@@ -84,8 +85,8 @@ class WorkTests(EngineTestCase):
         """What a session caused that is another node's is not read yet."""
         work = self.work(self.one)
         self.done(self.two, self.two.store.claim("S", "KS"))
-        self.one.store.read("S", work[0])
-        self.one.store.read("", work[2])
+        self.one.store.read("S", work[0], 2)
+        self.one.store.read("", work[2], 2)
         self.commit(self.one)
         self.assertEqual(self.redis.command("ZCARD", self.key("i:S")), 2)
         self.assertEqual(self.redis.command("ZCARD", self.key("i:T")), 1)
@@ -93,16 +94,55 @@ class WorkTests(EngineTestCase):
     def test_dead(self) -> None:
         """What a node had that is gone comes again, and what it has read does not."""
         work = self.work(self.one)
-        self.one.store.read("", work[1])
+        self.one.store.read("", work[1], 2)
         self.commit(self.one)
         self.assertEqual(self.work(self.two), [])
         self.die()
         found = self.work(self.two)
         self.assertCountEqual(found, [self.all[0], *self.all[2:]])
         # It lives, and has it too late.
-        self.one.store.read("", work[0])
+        self.one.store.read("", work[0], 2)
         self.commit(self.one)
         self.assertEqual(self.redis.command("ZCARD", self.key("i:S")), 1)
+
+    def test_part(self) -> None:
+        """Of messages that came together some can be read, and the rest elsewhere."""
+        work = self.work(self.one)
+        self.one.store.read("", work[0], 1)
+        self.commit(self.one)
+        self.assertEqual(self.redis.command("ZCARD", self.key("i:S")), 2)
+        self.die()
+        found = self.work(self.two)
+        self.assertIn(work[0]._replace(read=1), found)
+        self.two.store.read("", work[0], 2)
+        self.commit(self.two)
+        self.assertEqual(self.redis.command("ZCARD", self.key("i:S")), 1)
+
+    def test_missed(self) -> None:
+        """What was read while a node did not hear of it is told when it does."""
+        self.one.lines.bells[-1].cut()
+        for work in self.work(self.two)[:2]:
+            self.two.store.read("", work, 2)
+        self.commit(self.two)
+        self.one.store.append("S", False, 3, 1, b"d")
+        self.clock.advance(MAX_RETRY)
+        self.one.settle()
+        self.assertEqual(self.read, [("S", 0, 1), ("S", 2, 2)])
+        self.assertEqual(len(self.one.store._writer.ours["S"]._parts[0]), 1)
+        self.assertEqual(len(self.one.store._writer.ours["T"]._parts[0]), 2)
+
+    def test_ended(self) -> None:
+        """What came over a session that has ended is there; nothing is sent to it."""
+        sent: list[object] = []
+        self.two.store.send("", "KS", b"x", lambda *counts: sent.append(counts))
+        self.commit(self.two)
+        self.one.store.put("S", "KS", {"over": True})
+        self.commit(self.one)
+        self.two.store.send("", "KS", b"x", lambda *counts: sent.append(counts))
+        self.commit(self.two)
+        self.assertEqual(sent, [(1, 0), (0, 0)])
+        self.assertEqual(self.redis.command("EXISTS", self.key("q:S")), 0)
+        self.assertEqual(self.work(self.two), self.all)
 
     def test_over(self) -> None:
         """What came over a session that was given up is there until it is read."""
@@ -119,7 +159,7 @@ class WorkTests(EngineTestCase):
         found = self.work(self.two)
         self.assertEqual(found, self.all)
         for work in found:
-            self.two.store.read("", work)
+            self.two.store.read("", work, 2)
         self.commit(self.two)
         self.assertEqual(self.redis.command("KEYS", self.key("?:[ST]")), [])
 

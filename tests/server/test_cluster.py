@@ -10,8 +10,11 @@ from twisted.internet.defer import Deferred
 
 from aesm import Connection, Packet, PrivateKey
 from aesm.cluster import batch
+from aesm.cluster.scripts import SWEEP
 from aesm.errors import ConnectionClosed, MessageTooBig, SendBufferFull, SpoolError
 from aesm.server import cluster
+from aesm.server.cluster import ClusterConnection
+from aesm.server.registry import Connections
 from tests.support.clusters import ClusterTestCase
 from tests.support.pairs import Recorder
 
@@ -69,6 +72,13 @@ class SendToTests(ClusterTestCase):
             self.assertIn(str(NOBODY.publicKey), error.getErrorMessage())
         self.send("a", NOBODY)
         self.settle()
+
+    def test_found(self) -> None:
+        """The server has it, what it listens with, and the registry that makers get."""
+        server = self.one.server
+        self.assertIs(server.cluster, server.factory.cluster)
+        self.assertIs(server.cluster, server.connections.cluster)
+        self.assertRaises(RuntimeError, lambda: Connections().cluster)
 
     def test_wrong(self) -> None:
         """What is no message is refused at once."""
@@ -149,3 +159,93 @@ class SendToTests(ClusterTestCase):
         self.settle(20)
         self.successResultOf(stopping)
         self.failureResultOf(self.send("a"), ConnectionClosed)
+
+
+class WhoTests(ClusterTestCase):
+    """Who is there, at any node."""
+
+    def setUp(self) -> None:
+        """Have two nodes, Alice at the first, and Bob at both."""
+        super().setUp()
+        self.one, self.two = self.serving("one"), self.serving("two")
+        self.alice = self.client(ALICE, self.one)
+        self.bobs = [self.client(BOB, node) for node in (self.one, self.two)]
+
+    def all(self) -> list[ClusterConnection]:
+        """List all."""
+
+        async def listed() -> list[ClusterConnection]:
+            """Go through the pages."""
+            return [each async for each in self.two.cluster.connections()]
+
+        listing = Deferred.fromCoroutine(listed())
+        self.settle()
+        return self.successResultOf(listing)
+
+    def byPeer(self, key: PrivateKey) -> list[ClusterConnection]:
+        """List those of a key."""
+        listing = self.one.cluster.byPeer(key.publicKey)
+        self.settle()
+        return self.successResultOf(listing)
+
+    def test_byPeer(self) -> None:
+        """Those of a key are told, with where they are."""
+        found = self.byPeer(BOB)
+        self.assertEqual([each.node for each in found], ["one", "two"])
+        self.assertEqual({each.peer for each in found}, {BOB.publicKey})
+        self.assertEqual([each.isAttached for each in found], [True, True])
+        self.assertEqual(found[1].session, self.two.connection(BOB).session.name)
+        now = int(self.redis.command("TIME")[0])
+        self.assertLess(abs(found[0].since - now), 100)
+        self.assertEqual(self.byPeer(NOBODY), [])
+
+    def test_connections(self) -> None:
+        """All are told, whether their clients, and nodes, are there or not."""
+        self.cut(self.bobs[1])
+        self.settle()
+        self.assertEqual(
+            sorted(
+                (each.peer == BOB.publicKey, each.node, each.isAttached)
+                for each in self.all()
+            ),
+            [(False, "one", True), (True, "one", True), (True, "two", False)],
+        )
+        self.kill(self.one)
+        self.redis.command("HSET", self.key("meta"), "calm", 1)
+        self.redis.command("ZADD", self.key("n"), 1, "one")
+        swept = self.two.node.engine.call(SWEEP, 10**9, 60_000, 256)
+        self.settle()
+        self.successResultOf(swept)
+        self.assertEqual(
+            sorted(
+                (each.peer == BOB.publicKey, each.node, each.isAttached)
+                for each in self.all()
+            ),
+            [(False, "one", False), (True, "one", False), (True, "two", False)],
+        )
+
+    def test_pages(self) -> None:
+        """It does not take the engine long, however many there are."""
+        store = self.one.node.store
+        for number in range(700):
+            store.begin(f"{number:032}", str(NOBODY.publicKey), {})
+        self.settle()
+        calls: list[Any] = []
+        engine = self.two.node.engine
+        call = engine.call
+
+        def counted(*said: Any) -> Deferred[Any]:
+            """Count a call."""
+            calls.append(said)
+            return call(*said)
+
+        self.patch(engine, "call", counted)
+        self.assertEqual(len(self.all()), 703)
+        self.assertGreater(len(calls), 5)
+        self.assertEqual(len(self.byPeer(NOBODY)), 700)
+
+    def test_away(self) -> None:
+        """It is an error if the engine is away, or there is none."""
+        self.one.node.lines.line.cut()
+        for each in (self.one.cluster, cluster.Cluster()):
+            self.failureResultOf(each.byPeer(BOB.publicKey), SpoolError)

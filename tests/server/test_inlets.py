@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from twisted.internet.defer import fail
+from twisted.internet.defer import Deferred, fail
 
 from aesm import Connection, Packet, PrivateKey
 from aesm.errors import CloseCode, ConnectionClosed, SpoolError
@@ -99,6 +99,29 @@ class DeliveryTests(InletTestCase):
         self.assertEqual(self.taken(self.bob), [])
         self.failureResultOf(self.sent[0], ConnectionClosed)
         self.assertEqual(self.successResultOf(self.sent[1]), 1)
+
+    def test_late(self) -> None:
+        """
+        So it is with what is sent when its session is known to go on elsewhere, by a
+        coroutine that was begun before.
+        """
+        gate: Deferred[None] = Deferred()
+        late: list[Deferred[int]] = []
+
+        async def passLate(packet: Packet) -> None:
+            """Send a message on, later."""
+            await gate
+            late.append(self.one.cluster.sendTo(packet.data or "", BOB.publicKey))
+
+        handler: Any = self.one.server.factory.manager.handler
+        handler.react = lambda connection, packet: passLate(packet)
+        self.say("a")
+        self.serving("three", Recorder(self.passThree))
+        self.roam(self.alice, self.nodes[2])
+        gate.callback(None)
+        self.settle()
+        self.failureResultOf(late[0], ConnectionClosed)
+        self.assertEqual(self.taken(self.bob), ["a"])
 
     def passThree(self, connection: Connection, packet: Packet) -> None:
         """Send a message on, by the third node."""
@@ -225,12 +248,27 @@ class RoomTests(InletTestCase):
         self.three.server.factory.manager.budget.bound = 1000
         self.say("a")
 
-    def test_stopped(self) -> None:
-        """A node that stops while it waits for that leaves nothing behind."""
+    def test_ended(self) -> None:
+        """Nobody waits, for one that is over, until all others have less."""
         self.fill()
-        self.stall(False)
-        self.nodes.remove(self.three)
-        self.nodes.insert(0, self.three)
+        connection = self.three.connection(BOB)
+        self.cut(self.bob)
+        self.network.advance(0)
+        before = len(self.network.clock.getDelayedCalls())
+        connection.finish(ConnectionClosed("it is over"))
+        self.assertLess(len(self.network.clock.getDelayedCalls()), before)
+
+    def test_unwritten(self) -> None:
+        """A node that stops, and cannot write what it took, does not wait for that."""
+        self.say("a")
+        name = self.three.connection(BOB).session.name
+        self.three.node.lines.path = None
+        self.three.node.lines.line.cut()
+        self.three.node.store.came(name, None)
+        self.network.factory = self.three.listens
+        stopping = self.three.server.stop()
+        self.settle(20)
+        self.failureResultOf(stopping, SpoolError)
 
     def test_tooLarge(self) -> None:
         """A client that does not take messages of that size is closed, with 1009."""

@@ -14,13 +14,12 @@ from typing import Any
 
 from twisted.application.internet import backoffPolicy
 from twisted.internet import error
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 from twisted.internet.interfaces import IStreamClientEndpoint
 from zope.interface import implementer
 
 from aesm import AnyServer, ClientService, Connection, PrivateKey, Server
 from aesm.server import factory
-from aesm.server.cluster import Cluster
 from aesm.testing import MemoryNetwork
 from tests.support.engines import GRACE, EngineTestCase, Node
 from tests.support.helpers import XX
@@ -36,6 +35,7 @@ class ServingNode:
 
     @ivar node: its way to the engine.
     @ivar server: the server.
+    @ivar started: fires once it serves.
     @ivar listens: what it listens with.
     @ivar process: its clock, by which it is killed.
     """
@@ -49,14 +49,13 @@ class ServingNode:
             "key": SERVER_KEY,
             "suites": (XX,),
             "handshakesPerHost": 1e6,
-            "spool": "patched",
+            "cluster": "redis://127.0.0.1",
         }
         self.server = Server(
             case.network.endpoint(), reactor=self.process, **(settings | options)
         )
-        self.node.store.fences, self.node.store.size = True, 0  # type: ignore[attr-defined]
-        self.cluster = self.server.factory.manager.cluster = Cluster()
-        case.successResultOf(self.server.start())
+        self.cluster = self.server.cluster
+        self.started = self.server.start()
         self.listens = case.network.factory
 
     def connection(self, key: PrivateKey) -> Connection:
@@ -75,7 +74,9 @@ class Way:
         self.node = node
 
     def connect(self, protocolFactory: Any) -> Deferred[Any]:
-        """Connect."""
+        """Connect, unless that node is dead."""
+        if self.node not in self.case.nodes:
+            return fail(error.ConnectionRefusedError())
         self.case.network.factory = self.node.listens
         return self.case.network.endpoint().connect(protocolFactory)
 
@@ -96,7 +97,7 @@ class ClusterTestCase(EngineTestCase):
         self.network = MemoryNetwork()
         self.nodes: list[ServingNode] = []
         self.clients: dict[ClientService, tuple[Way, Mortal]] = {}
-        self.patch(factory, "spoolOpener", lambda *these: lambda: self.store)
+        self.patch(factory, "engineOpener", lambda *url, **options: lambda: self.store)
         self.addCleanup(self.endAll)
 
     def serving(self, name: str, handler: object = None, **options: Any) -> ServingNode:
@@ -104,6 +105,7 @@ class ClusterTestCase(EngineTestCase):
         node = ServingNode(self, name, handler=handler, **options)
         self.nodes.append(node)
         self.settle()
+        self.successResultOf(node.started)
         return node
 
     def client(

@@ -22,7 +22,9 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from hashlib import sha256
 from itertools import count
+from pathlib import Path
 from subprocess import PIPE, Popen
 from threading import Thread
 from typing import IO, Any
@@ -31,7 +33,14 @@ from twisted.application.internet import backoffPolicy
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import clientFromString
 from twisted.internet.task import deferLater, react
-from twisted.logger import globalLogBeginner, textFileLogObserver
+from twisted.internet.threads import deferToThread
+from twisted.logger import (
+    FilteringLogObserver,
+    LogLevel,
+    LogLevelFilterPredicate,
+    globalLogBeginner,
+    textFileLogObserver,
+)
 from twisted.python.failure import Failure
 
 from aesm import (
@@ -44,10 +53,6 @@ from aesm import (
     PublicKey,
     Server,
 )
-from aesm.cluster.address import EngineAddress
-from aesm.cluster.engine import Engine
-from aesm.cluster.store import EngineStore
-from aesm.server import factory
 from aesm.server.cluster import Cluster
 from tests.support.engines import RedisServer, freePort
 from tests.support.helpers import XX
@@ -59,12 +64,13 @@ SERVER_KEY = PrivateKey(b"\x22" * 32)
 GRACE = 60.0
 AHEAD = 8  # messages of a client that are under way
 TELLERS = 8  # clients that tell all, one message each at a time
+SLOW = 5.0  # seconds
 PATIENCE = 60.0  # seconds without any progress
 
 
 def keyOf(number: int) -> PrivateKey:
     """Make the key of a client."""
-    return PrivateKey(number.to_bytes(32, "big"))
+    return PrivateKey(sha256(b"client %d" % number).digest())
 
 
 # A node
@@ -105,11 +111,6 @@ def _complain(failure: Failure) -> None:
 
 async def serve(reactor: Any, options: Any) -> None:
     """Be a node, until it is killed."""
-    address = EngineAddress.parse(options.engine)
-    engine = Engine(reactor, address, "show", options.node)
-    store: Any = EngineStore(engine, reactor, GRACE)
-    store.fences, store.size = True, 0
-    factory.spoolOpener = lambda *these: lambda: store  # type: ignore[assignment]
     handler = Exchange()
     server = Server(
         f"reuseport:{options.port}:interface=127.0.0.1",
@@ -117,13 +118,14 @@ async def serve(reactor: Any, options: Any) -> None:
         key=SERVER_KEY,
         suites=(XX,),
         handler=handler,
-        spool="engine",
+        cluster=options.engine,
+        node=options.node,
         sessionGrace=GRACE,
         maxConnectionsPerHost=10_000,
         handshakesPerHost=1e6,
     )
     handler.server = server
-    handler.cluster = server.factory.manager.cluster = Cluster()
+    handler.cluster = server.cluster
     await server.start()
     print("listening", flush=True)
     await Deferred()
@@ -137,13 +139,14 @@ class Ledger:
     What all clients have sent, and what came of it.
 
     @ivar done: how many messages have arrived.
+    @ivar slow: how many took longer than L{SLOW}.
     @ivar longest: the longest time that one took, seconds.
     @ivar wrong: what was not as it should be.
     """
 
     def __init__(self) -> None:
         """Begin with nothing."""
-        self.done = 0
+        self.done = self.slow = 0
         self.longest = 0.0
         self.wrong: list[str] = []
         self._sent: dict[str, float] = {}
@@ -161,7 +164,11 @@ class Ledger:
         due = f"{way} {next(self._expected[way])}"
         if message != due:
             self.wrong.append(f"{message!r} came instead of {due!r}")
-        self.longest = max(self.longest, time.monotonic() - self._sent.pop(message, 0))
+        now = time.monotonic()
+        took = now - self._sent.pop(message, now)
+        if took > SLOW:
+            self.slow += 1
+        self.longest = max(self.longest, took)
         self.done += 1
 
     @property
@@ -179,7 +186,7 @@ class Told:
 
     def __init__(self, clients: int) -> None:
         """Begin with nothing."""
-        self.done = 0
+        self.done = self.slow = 0
         self.longest = 0.0
         self.wrong: list[str] = []
         self.counts: list[int] = []
@@ -206,7 +213,9 @@ class Told:
             self.wrong.append(
                 f"{message!r} came to {client} instead of {self._order[position]!r}"
             )
-        self.longest = max(self.longest, time.monotonic() - self._sent[message])
+        took = time.monotonic() - self._sent[message]
+        self.longest = max(self.longest, took)
+        self.slow += took > SLOW
         self.done += 1
 
     async def counted(self, reactor: Any) -> None:
@@ -254,7 +263,7 @@ class Client:
     def next(self) -> None:
         """Send the next message, if there is any."""
         clients, number = self._clients, self.number
-        if not clients.left:
+        if clients.left <= 0 and clients.isEnough:
             return
         clients.left -= 1
         if clients.told is not None:
@@ -315,13 +324,15 @@ class Clients:
     """
     All clients.
 
-    @ivar left: how many messages are to be sent.
+    @ivar left: how many messages are to be sent, at least.
+    @ivar isEnough: whether no more are.
     """
 
     def __init__(self, reactor: Any, options: Any) -> None:
         """ """
         self.options = options
         self.left = options.messages
+        self.isEnough = False
         self.ledger = Ledger()
         self.told = Told(options.clients) if options.all else None
         self.random = random.Random(options.seed)
@@ -337,6 +348,8 @@ async def call(reactor: Any, options: Any) -> None:
     @raise SystemExit: something is wrong.
     """
     clients = Clients(reactor, options)
+    enough = deferToThread(sys.stdin.readline)
+    enough.addCallback(lambda line: setattr(clients, "isEnough", True))
     for client in clients.all:
         await client.begin()
     print("progress 0", flush=True)
@@ -347,14 +360,14 @@ async def call(reactor: Any, options: Any) -> None:
     for client in senders:
         client.next()
     told, last, since = 0, 0, began
-    while ledger.done < due and not ledger.wrong:
+    while (ledger.missing or not clients.isEnough) and not ledger.wrong:
         await deferLater(reactor, 0.02)
         if ledger.done != last:
             last, since = ledger.done, time.monotonic()
         elif time.monotonic() - since > PATIENCE:
             ledger.wrong.append("nothing comes any more")
-        if ledger.done * 100 // due > told:
-            told = ledger.done * 100 // due
+        if (share := ledger.done * 100 // due) > told:
+            told = share
             print(f"progress {told}", flush=True)
     seconds = time.monotonic() - began
     if clients.told is not None:
@@ -363,7 +376,7 @@ async def call(reactor: Any, options: Any) -> None:
     print(
         f"{ledger.done} messages of {options.clients} clients in {seconds:.1f} s, "
         f"{ledger.missing} missing, {lost} sessions lost, the longest took "
-        f"{ledger.longest:.2f} s"
+        f"{ledger.longest:.2f} s, {ledger.slow} longer than {SLOW:g} s"
     )
     if clients.told is not None:
         counts = sorted(clients.told.counts) or [0]
@@ -386,6 +399,7 @@ class Nodes:
 
     @ivar redis: the engine.
     @ivar port: where all of them listen.
+    @ivar size: how many there are to be.
     @ivar alive: those that listen.
     """
 
@@ -399,6 +413,7 @@ class Nodes:
         self._stack = stack
         self._log = log
         self._names = count(1)
+        self.size = size
         self.redis = RedisServer()
         stack.callback(self.redis.stop)
         self.port = freePort()
@@ -432,19 +447,33 @@ class Nodes:
         self.add()
 
 
-def kill(nodes: Nodes, chance: random.Random) -> None:
-    """Kill a node, which is started again."""
-    if nodes.alive:
-        nodes.kill(chance.choice(nodes.alive))
+def processorTime(process: Popen[str]) -> float:
+    """Tell how much processor time a process has used, seconds."""
+    fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-FAULTS: dict[str, Callable[[Nodes, random.Random], None]] = {"kill": kill}
+def kill(nodes: Nodes, chance: random.Random) -> bool:
+    """Kill a node, which is started again, unless some other is just being started."""
+    if len(nodes.alive) < nodes.size:
+        return False
+    nodes.kill(chance.choice(nodes.alive))
+    return True
+
+
+# What can be done to them; each tells whether it was.
+FAULTS: dict[str, Callable[[Nodes, random.Random], bool]] = {
+    "kill": kill,
+    "none": lambda nodes, chance: False,
+}
 
 
 def start(stack: ExitStack, log: IO[str], *arguments: str) -> Popen[str]:
     """Start a process of the show, which ends with it."""
     command = [sys.executable, "-m", NAME, *arguments]
-    process = stack.enter_context(Popen(command, stdout=PIPE, stderr=log, text=True))
+    process = stack.enter_context(
+        Popen(command, stdin=PIPE, stdout=PIPE, stderr=log, text=True)
+    )
     stack.callback(process.kill)
     return process
 
@@ -472,21 +501,28 @@ def show(options: Any) -> int:
         reader.start()
         while not said and clients.poll() is None:
             time.sleep(0.01)
+        assert clients.stdin is not None
+        if not options.faults:
+            clients.stdin.close()
         due = time.monotonic() + chance.uniform(*options.every)
         while clients.poll() is None:
             time.sleep(0.01)
             words = said[-1].split() if said else []
             progress = int(words[1]) if words[:1] == ["progress"] else 0
             isDue = (
-                progress * (options.faults + 1) > 100 * (done + 1)
+                done < options.faults
+                and progress * (options.faults + 1) > 100 * (done + 1)
                 if options.faults
                 else time.monotonic() >= due
             )
-            if isDue:
-                FAULTS[options.fault](nodes, chance)
+            if isDue and FAULTS[options.fault](nodes, chance):
                 done += 1
+                if done == options.faults:
+                    clients.stdin.close()
                 due = time.monotonic() + chance.uniform(*options.every)
         reader.join()
+        used = [round(processorTime(node), 1) for node in nodes.alive]
+        print(f"CPU of the nodes that are there: {used} s")
         for line in said:
             if not line.startswith("progress"):
                 print(line, end="")
@@ -495,9 +531,9 @@ def show(options: Any) -> int:
         print(f"{done} times {options.fault}, {errors.count('Traceback')} tracebacks")
         if clients.returncode or options.verbose:
             print(errors[-20_000:])
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    all_ = resource.getrusage(resource.RUSAGE_CHILDREN)
     print(
-        f"{used.ru_utime + used.ru_stime:.1f} s of CPU in all, load "
+        f"{all_.ru_utime + all_.ru_stime:.1f} s of CPU in all, load "
         f"{os.getloadavg()[0]:.1f}"
     )
     return clients.returncode
@@ -513,7 +549,7 @@ def main() -> None:
     parser.add_argument("--all", action="store_true", help="tell all")
     parser.add_argument("--fault", choices=FAULTS, default="kill")
     parser.add_argument("--every", type=float, nargs=2, default=(1, 3), help="seconds")
-    parser.add_argument("--faults", type=int, help="how many, evenly")
+    parser.add_argument("--faults", type=int, help="just so many")
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
     parser.add_argument("--log", help="a folder in which what is logged stays")
     parser.add_argument("--verbose", action="store_true")
@@ -523,7 +559,11 @@ def main() -> None:
     options = parser.parse_args()
     if options.role is None:
         sys.exit(show(options))
-    observers = [textFileLogObserver(sys.stderr)]
+    # Thousands come back again and again, which is no news.
+    level = LogLevel.error if options.role == "call" else LogLevel.info
+    predicate = LogLevelFilterPredicate(level)
+    observer = textFileLogObserver(sys.stderr)
+    observers = [FilteringLogObserver(observer, [predicate])]
     globalLogBeginner.beginLoggingTo(observers, redirectStandardIO=False)
     role = {"serve": serve, "call": call}[options.role]
     react(lambda reactor: Deferred.fromCoroutine(role(reactor, options)))

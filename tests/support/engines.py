@@ -416,12 +416,12 @@ class Node:
             clock, address, "test", name, endpoint=self.lines, **options
         )
         self.store = EngineStore(self.engine, clock, grace, sealer)
-        self.lost: list[tuple[dict[str, bool], dict[str, list[int]]]] = []
+        self.lost: list[tuple[Any, Any]] = []
         self.lapses = 0
         self.store.lost = self._lose
         self.store.lapsed = self._lapsed
 
-    def _lose(self, lost: dict[str, bool], undone: dict[str, list[int]]) -> None:
+    def _lose(self, lost: Any, undone: Any) -> None:
         """Note what was lost, and the numbers of what others are not sent."""
         self.lost.append((lost, undone))
 

@@ -134,14 +134,28 @@ local operations = {
     end
   end},
 
-  -- session, by its name; number of the last of what was lent: this node has read it
-  read = {2, function(name, number)
+  -- no more is sent to it; what is unread is left
+  over = {1, function(session)
+    local peer = redis.call('HGET', sessions[session], 'peer')
+    redis.call('ZREM', P .. 'k:' .. peer, names[session])
+    redis.call('DEL', P .. 'q:' .. names[session])
+  end},
+
+  -- session, by its name; numbers of the first and the last of what was lent, and how
+  -- many of these this node has read: the others are read later
+  read = {4, function(name, first, last, count)
     local lent, key = P .. 'l:' .. node, P .. 'i:' .. name
-    if redis.call('HDEL', lent, name .. ' ' .. number) == 1 then
-      redis.call('ZREMRANGEBYSCORE', key, number, number)
-      local kept = redis.call('HMGET', P .. 's:' .. name, 'node', 'over')
-      ring(kept[1], 'read ' .. name .. ' ' .. number)
-      if kept[2] and redis.call('EXISTS', key) == 0 then drop(name) end
+    local field = name .. ' ' .. last
+    if redis.call('HEXISTS', lent, field) == 1 then
+      if first + count <= tonumber(last) then
+        redis.call('HSET', lent, field, count)
+      else
+        redis.call('HDEL', lent, field)
+        redis.call('ZREMRANGEBYSCORE', key, last, last)
+        local kept = redis.call('HMGET', P .. 's:' .. name, 'node', 'over')
+        ring(kept[1], 'read ' .. name .. ' ' .. first .. ' ' .. last)
+        if kept[2] and redis.call('EXISTS', key) == 0 then drop(name) end
+      end
     end
     result(0, 0)
   end},

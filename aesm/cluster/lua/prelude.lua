@@ -22,7 +22,8 @@
 --   q:S     its inlet: what others sent to it
 --   k:KEY   the sessions of a key, in the order in which their clients came last
 --   in      sessions of which something is unread, by the time since when
---   l:ID    what a node has been lent to read (work.lua): session and number
+--   l:ID    what a node has been lent to read (work.lua): session and number of the
+--           last, and how many of it were read
 --   back    the same, of nodes that were given up
 --   log     what all were told; and the channel that says so
 

@@ -20,8 +20,9 @@ for _, node in ipairs(redis.call('ZRANGEBYSCORE', P .. 'n', '-inf', '(' .. time)
   end
   if room == 0 then return most end
   redis.call('ZREM', P .. 'n', node)
-  for _, lent in ipairs(redis.call('HKEYS', P .. 'l:' .. node)) do
-    redis.call('RPUSH', P .. 'back', lent)
+  local lent = redis.call('HGETALL', P .. 'l:' .. node)
+  for at = 1, #lent, 2 do
+    redis.call('RPUSH', P .. 'back', lent[at] .. ' ' .. lent[at + 1])
   end
   redis.call('DEL', P .. 'l:' .. node)
 end
