@@ -228,11 +228,17 @@ class AESMServerFactory(SecureFactory):
         self.connections = self.makeConnections(
             partial(isOperator, policy), partial(self.clock.callLater, 0)
         )
+        made = _messageHandler(handler, self.connections)
         openStore: Callable[..., ISessionStore] | None
         openStore = spoolOpener(spool, spoolSync, spoolMax, self.clock)
         if cluster is not None:
             if openStore is not None:
                 raise ValueError("cluster and spool: give one of them")
+            if getattr(made, "clientsTogether", False):
+                raise ValueError(
+                    "cluster cannot be had with this handler, which has to know all "
+                    f"clients, and knows those of one node: {type(made).__name__}"
+                )
             self.connections.ofCluster = Cluster()
             openStore = engineOpener(
                 cluster,
@@ -257,7 +263,7 @@ class AESMServerFactory(SecureFactory):
             self.connections,
             self._admission,
             self._messages,
-            _messageHandler(handler, self.connections),
+            made,
             totalBuffer,
             sessionGrace,
             openStore,

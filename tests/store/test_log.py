@@ -24,6 +24,7 @@ from aesm.errors import (
     CloseCode,
     ConnectionClosed,
     MessageTooBig,
+    SendBufferFull,
     SessionLost,
     SpoolError,
 )
@@ -320,6 +321,37 @@ class SendTests(LogTestCase):
         self.failureResultOf(self.servers[0].sendAll("x"), SpoolError)
         self.settle()
         self.assertEqual([len(got) for got in self.take()], [2] * 4)
+
+    def test_sending(self) -> None:
+        """Of what is not written so much may be, but for what messages cause."""
+        self.patch(log, "MAX_SENDING", 1000)
+        self.begin()
+        self.stores[0].isSlow = True
+        self.servers[0].sendAll("x" * 800)
+        self.servers[0].sendAll("x" * 100)
+        self.failureResultOf(self.servers[0].sendAll("x" * 100), SendBufferFull)
+        self.clients[0].sendData("all " + "x" * 1000)
+        self.network.advance(0)
+        self.settle(0)
+        self.servers[0].sendAll("x" * 800)
+        self.settle(0)
+        self.assertEqual([len(got) for got in self.take()], [3, 4, 4, 4])
+
+    def test_stalled(self) -> None:
+        """
+        A client that does not take it costs the others nothing: its server says soon
+        enough how many have it.
+        """
+        self.begin()
+        self.stall(3)
+        count = self.servers[1].sendAll("one")
+        count.addCallback(lambda having: having)
+        self.settle(0)
+        self.network.advance(44)
+        self.assertNoResult(count)
+        self.settle(1)
+        self.assertEqual(self.successResultOf(count), 3)
+        self.stall(3, False)
 
     def test_nobodySays(self) -> None:
         """If nobody can be asked who has it, who asks is told so."""
