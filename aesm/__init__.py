@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     from aesm.messages.protocol import AESMProtocol
     from aesm.messages.requests import Answer, Request, RequestTimeout
     from aesm.messages.stream import DataStream, Packet
+    from aesm.server.cluster import Cluster, ClusterConnection
     from aesm.server.factory import AESMServerFactory
     from aesm.server.registry import Activity, Connections
     from aesm.server.service import Server, listen
@@ -75,6 +76,7 @@ _HOMES = {  # module: the public names that it has; all others are errors
     "cipher": ["Cipher"],
     "client.connect": ["connect"],
     "messages.connection": ["Connection"],
+    "server.cluster": ["Cluster", "ClusterConnection"],
     "server.factory": ["AESMServerFactory"],
     "files.receiver": ["FileReceiver"],
     "files.sender": ["sendFile"],
@@ -113,6 +115,8 @@ __all__ = [
     "Cipher",
     "ClientNetwork",
     "ClientService",
+    "Cluster",
+    "ClusterConnection",
     "Connection",
     "ConnectionClosed",
     "Connections",

@@ -22,6 +22,8 @@ NAMES = {
     "Cipher",
     "ClientNetwork",
     "ClientService",
+    "Cluster",
+    "ClusterConnection",
     "Connection",
     "ConnectionClosed",
     "Connections",

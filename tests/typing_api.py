@@ -20,6 +20,7 @@ from aesm import (
     Cipher,
     ClientNetwork,
     ClientService,
+    ClusterConnection,
     Connection,
     Connections,
     DataStream,
@@ -169,6 +170,12 @@ async def server(reactor: IReactorTime) -> None:
     assert_type(served.connections, Connections)
     assert_type(served.sendTo("x", ("127.0.0.1", 1)), Deferred[None])
     assert_type(served.sendAll(b"x"), Deferred[int])
+    key = served.publicKey
+    assert_type(served.cluster.sendTo("x", key), Deferred[int])
+    assert_type(await served.cluster.byPeer(key), list[ClusterConnection])
+    async for row in served.connections.cluster.connections():
+        assert_type(row, ClusterConnection)
+    assert_type(await served.cluster.getDataOrdinal(), tuple[PublicKey, Packet])
     asked = served.request("x", ("127.0.0.1", 1), timeout=1)
     assert_type(asked, Deferred[str | bytes])
     some: list[Connection | Address] = [*served.connections.values(), "unix-1"]

@@ -70,7 +70,8 @@ class Engine:
     @ivar up: called once it can be used, with whether all that was in it is lost.
     @ivar down: called when it cannot be used any more.
     @ivar failure: why it cannot be used now, or None.
-    @ivar node: what this node is called.
+    @ivar node: what this node is called; empty for who only looks on.
+    @ivar info: what the engine says of itself, by its own names.
     @ivar process: what only this process is called.
     @ivar history: of the engine: another one, if it may lack what it said that it had.
     @ivar clock: keeps time.
@@ -92,7 +93,8 @@ class Engine:
         @param reactor: connects, and keeps time.
         @param address: where it is.
         @param cluster: what the cluster is called.
-        @param node: what this node is called, as no other is or was.
+        @param node: what this node is called, as no other is or was; empty to look on,
+            which has to be of a cluster that there is.
         @param password: what the engine asks for.
         @param sync: C{"primary"} if it is enough that the engine has it, C{"replica"}
             if one of its replicas must, C{"disk"} if its disk must.
@@ -112,6 +114,7 @@ class Engine:
         self._epoch: bytes | None = None
         self.process = secrets.token_hex(16)
         self.history = ""
+        self.info: dict[str, str] = {}
         self._protocol: Any = None  # the one that can be used
         self._started: Deferred[None] | None = None
         if endpoint is not None:
@@ -123,6 +126,11 @@ class Engine:
         self._service = self.dialler(
             "RedisProtocol", self._connected, self._disconnected
         )
+
+    @property
+    def epoch(self) -> str:
+        """What the engine calls its data, until it loses them; empty at first."""
+        return (self._epoch or b"").decode()
 
     def key(self, name: str) -> str:
         """Tell what something of our cluster is called in the engine."""
@@ -328,7 +336,9 @@ class Engine:
         @raise SpoolError: it is not fit.
         """
         await self.login(protocol)
-        info = _parsed(await self.execute(protocol, "INFO"))
+        info = self.info = _parsed(await self.execute(protocol, "INFO"))
+        if not self.node:
+            return await self._epochOf(protocol)
         self.size = int(info.get("used_memory", 0))
         version = info.get("redis_version", "0")
         if tuple(map(int, version.split(".")[:2])) < OLDEST:
@@ -352,6 +362,20 @@ class Engine:
         more = _parsed(await self.execute(protocol, "INFO", "replication"))
         self.history = f"{info.get('run_id')}:{more.get('master_replid')}"
         return cast("bytes", epoch)
+
+    async def _epochOf(self, protocol: Any) -> bytes:
+        """
+        Tell the epoch of a cluster that there is.
+
+        @raise SpoolError: there is none, or one that we do not understand.
+        """
+        meta = self.key("meta")
+        found = await self.execute(protocol, "HMGET", meta, "format", "epoch")
+        if found[0] is None:
+            raise self._unfit("it has no cluster of this name")
+        if found[0] != b"%d" % FORMAT:
+            raise self._unfit("its cluster is of another version of aesm")
+        return cast("bytes", found[1])
 
     def _unfit(self, reason: str) -> SpoolError:
         """Make the error for an engine that is not fit."""

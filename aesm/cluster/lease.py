@@ -1,8 +1,8 @@
 """
-That a node is alive, and what becomes of those that are not::
+That a node is alive, and how it is, and what becomes of those that are not::
 
     lease = Lease(engine, grace)
-    lease.lapsed = closeAll
+    lease.lapsed, lease.drained, lease.says = closeAll, stop, describe
     lease.start()
     lease.leave().addCallback(stop)
 
@@ -12,6 +12,7 @@ say which clients nobody serves any more, so that their time runs.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -44,11 +45,16 @@ class Lease:
     @ivar lapsed: called when the engine has given this node up, or must have, since it
         does not hear of it: its clients are to go on elsewhere (1001), where somebody
         waits for them.
+    @ivar drained: called, once, when an operator wants this node to end.
+    @ivar says: what operators are told of this node, as JSON can say it.
     """
 
     def __init__(self, engine: Engine, grace: int) -> None:
         """@param grace: milliseconds that clients have to come back."""
         self.lapsed: Callable[[], object] = _nobody
+        self.drained: Callable[[], object] = _nobody
+        self.says: Callable[[], dict[str, Any]] = dict
+        self._isDrained = False
         self._engine = engine
         self._grace = grace
         self._renewed: float | None = None  # when, while it is held
@@ -73,24 +79,38 @@ class Lease:
         @return: as L{Engine.call}.
         """
         self.stop()
-        return self._engine.call(LEASE, self._engine.node, 0, self._grace, 1000)
+        return self._say(0.0, 1.0)
+
+    def look(self) -> None:
+        """See at once what is wanted of this node."""
+        if self._renewals.running:
+            self._renew()
+
+    def _say(self, time: float, remembered: float) -> Deferred[Any]:
+        """
+        Say for how long this node is alive.
+
+        @param remembered: seconds for which its batches are to be.
+        """
+        millis = round(time * 1000), self._grace, round(remembered * 1000)
+        return self._engine.call(
+            LEASE, self._engine.node, *millis, json.dumps(self.says())
+        )
 
     def _renew(self) -> Deferred[None]:
         """Say that this node is alive, and clean up behind those that are not."""
-        renewed = self._engine.call(
-            LEASE,
-            self._engine.node,
-            round(TIME * 1000),
-            self._grace,
-            round(REMEMBERED * 1000),
-        )
+        renewed = self._say(TIME, REMEMBERED)
         renewed.addCallback(self._cbRenewed)
         return renewed.addErrback(self._ebRenewed)
 
-    def _cbRenewed(self, held: int) -> Deferred[None]:
-        """Tell if it was not held all the time."""
+    def _cbRenewed(self, found: list[int]) -> Deferred[None]:
+        """Tell if it was not held all the time, and if the node is to end."""
+        held, drain = found
         if not held:
             self._lapse()
+        if drain and not self._isDrained:
+            self._isDrained = True
+            self.drained()
         self._renewed = self._engine.clock.seconds()
         return self._sweep().addCallback(lambda nothing: self._engine.measure())
 

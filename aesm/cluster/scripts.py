@@ -13,12 +13,14 @@ __all__ = [
     "CHECK",
     "CLAIM",
     "COMMIT",
+    "DRAIN",
     "FIND",
     "FORMAT",
     "INLET",
     "JOIN",
     "LEASE",
     "LOG",
+    "OVERVIEW",
     "PAGE",
     "SAY",
     "SETTLE",
@@ -69,6 +71,8 @@ SWEEP = _script("sweep")
 INLET = _script("inlet")
 LOG = _script("log")
 SAY = _script("say")
+DRAIN = _script("drain")
+OVERVIEW = _script("overview")
 FIND = _script("find")
 UNREAD = _script("unread")
 WORK = _script("work", True)

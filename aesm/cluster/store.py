@@ -18,7 +18,7 @@ it can: that is L{aesm.cluster.writer}'s.
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -31,17 +31,7 @@ from aesm.cluster.batch import Effect, Part
 from aesm.cluster.doorbell import Doorbell
 from aesm.cluster.image import Image
 from aesm.cluster.lease import Lease
-from aesm.cluster.scripts import (
-    BEGIN,
-    CLAIM,
-    FIND,
-    INLET,
-    LOG,
-    PAGE,
-    SAY,
-    UNREAD,
-    WORK,
-)
+from aesm.cluster.scripts import BEGIN, CLAIM, INLET, LOG, PAGE, SAY, UNREAD, WORK
 from aesm.cluster.sealing import Clear
 from aesm.cluster.writer import Writer
 from aesm.errors import SpoolError
@@ -52,10 +42,10 @@ if TYPE_CHECKING:
 
     from aesm.cluster.engine import Engine
 
-__all__ = ["EngineStore", "Entry", "LogPage", "Row", "Work"]
+__all__ = ["EngineStore", "Entry", "LogPage", "Work"]
 
 PAGE_SIZE = 512 << 10  # bytes that are read at a time
-FIND_SIZE = 256  # sessions, about, or messages, that are looked for at a time
+LOOK_SIZE = 256  # messages that are looked for at a time
 
 _log = Logger(namespace="aesm.cluster")
 
@@ -76,24 +66,6 @@ class Work(NamedTuple):
     peer: str
     blob: Blob
     read: int
-
-
-class Row(NamedTuple):
-    """
-    A session, wherever it is.
-
-    @ivar name: what it is called.
-    @ivar peer: the public key, in text form.
-    @ivar node: whose it is, or empty.
-    @ivar since: when its client came last, milliseconds since the Unix epoch.
-    @ivar isAway: whether it waits for its client.
-    """
-
-    name: str
-    peer: str
-    node: str
-    since: int
-    isAway: bool
 
 
 def _nobody(*arguments: object) -> None:
@@ -163,6 +135,11 @@ class EngineStore:
         @see: L{ILogStore}
         """
         return self._engine.node
+
+    @property
+    def engine(self) -> Engine:
+        """Where they are, for those who look on."""
+        return self._engine
 
     @property
     def failure(self) -> SpoolError | None:
@@ -480,34 +457,6 @@ class EngineStore:
         where = (work.name, first, first + messages - 1, count)
         self._writer.next.effects.append(Effect("read", cause, where, None, _nobody))
 
-    async def find(self, where: str) -> AsyncIterator[Row]:
-        """
-        See which sessions there are, page by page: one that moves meanwhile may be
-        left out, or come twice.
-
-        @param where: C{"h:NODE"} for those of a node, C{"k:KEY"} for those of a key,
-            C{"w"} for those that no node has.
-        @raise SpoolError: the engine cannot be asked now.
-        """
-        cursor = b"0"
-        while True:
-            cursor, found = await self._engine.call(FIND, where, cursor, FIND_SIZE)
-            parts = zip(*(found[part::5] for part in range(5)), strict=True)
-            for name, peer, node, since, isAway in parts:
-                said = (name.decode(), peer.decode(), node.decode())
-                yield Row(*said, int(float(since)), bool(isAway))
-            if cursor == b"0":
-                return
-
-    def findNodes(self) -> Deferred[list[str]]:
-        """
-        See which nodes there are.
-
-        @return: their names; fails with L{SpoolError}.
-        """
-        found = self._engine.call(FIND, "n", "0", 0)
-        return found.addCallback(lambda both: [each.decode() for each in both[1]])
-
     def took(self, name: str, entry: Entry) -> None:
         """What was sent to a session of ours is in its outbox now."""
         if self._isOurs(name):
@@ -632,6 +581,9 @@ class EngineStore:
             position, member = words.split(b" ", 1)
             self.told(self._entry(position, member, "log"))
             return
+        if words == b"drain":
+            self.lease.look()
+            return
         what, session, *more = words.split(b" ", 3)
         name = session.decode()
         if not self._isOurs(name):
@@ -664,8 +616,8 @@ class EngineStore:
         """See what others have read meanwhile."""
         for name, image in list(self._writer.ours.items()):
             unread = image.unread
-            for at in range(0, len(unread), FIND_SIZE):
-                some = unread[at : at + FIND_SIZE]
+            for at in range(0, len(unread), LOOK_SIZE):
+                some = unread[at : at + LOOK_SIZE]
                 seen = self._engine.call(UNREAD, name, *(last for _, last in some))
                 seen.addCallbacks(
                     self._cbUnread,

@@ -25,6 +25,7 @@ from twisted.python import usage
 
 from aesm.commands.bench import bench
 from aesm.commands.client import ClientCommand, utf8
+from aesm.commands.cluster import ClusterOptions
 from aesm.commands.command import Command, CommandOptions
 from aesm.commands.connect import runLineClient
 from aesm.commands.control import NotDone
@@ -367,6 +368,7 @@ class Options(CommandOptions):
         ["revoke", None, RevokeOptions, "Let a client in no more."],
         ["reload", None, ReloadOptions, "Have a server read its files again."],
         ["drain", None, DrainOptions, "End a server, clients first."],
+        ["cluster", None, ClusterOptions, "Show or drain the nodes of a cluster."],
         ["bench", None, BenchOptions, "Measure what aesm does on this machine."],
     ]
 

@@ -185,7 +185,7 @@ class AESMService(Service):
         @return: fires when all clients are gone, which is bounded in time.
         """
         super().stopService()
-        self._notifier.stopping()
+        self._notifier.stopping(self._factory.drainTime())
         if self._inheriting is not None:
             self._inheriting.cancel()
             self._inheriting = None
@@ -409,7 +409,7 @@ class AESMService(Service):
 
         @see: L{aesm.status.actions.Drain}
         """
-        self._notifier.stopping()
+        self._notifier.stopping(self._factory.drainTime(over))
         drained = self.server.stop(reason, spread=over)
         drained.addErrback(self._ebNotWritten)
         drained.addCallback(self._cbDrained)

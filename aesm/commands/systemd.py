@@ -32,6 +32,7 @@ _log = Logger(namespace="aesm.daemon")
 
 STATUS_INTERVAL = 5.0  # seconds between looks whether there is news
 PATIENCE = 1.0  # seconds that what must not get lost may wait for room in the socket
+STOPPING = 30.0  # seconds for the rest, where it needs more than it would be given
 USECS = 1_000_000
 
 
@@ -81,9 +82,14 @@ class Notifier:
         """Say that they have been."""
         self._tell("READY=1", PATIENCE)
 
-    def stopping(self) -> None:
-        """Say that the server is stopping; how it is doing is of interest still."""
-        self._tell("STOPPING=1", PATIENCE)
+    def stopping(self, seconds: float = 0.0) -> None:
+        """
+        Say that the server is stopping; how it is doing is of interest still.
+
+        @param seconds: that it takes more than a server does otherwise.
+        """
+        more = f"\nEXTEND_TIMEOUT_USEC={round((seconds + STOPPING) * USECS)}"
+        self._tell(f"STOPPING=1{more if seconds else ''}", PATIENCE)
 
     def stopped(self) -> None:
         """Say nothing any more."""

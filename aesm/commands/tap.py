@@ -28,6 +28,7 @@ from aesm.secure.factory import HANDSHAKE_TIMEOUT
 from aesm.secure.listening import serverEndpoint
 from aesm.secure.openfiles import raiseFileLimit
 from aesm.secure.places import MAX_CONNECTIONS
+from aesm.server.draining import DRAIN_RATE
 from aesm.server.factory import AESMServerFactory
 from aesm.server.sessions import SESSION_GRACE
 from aesm.status.control import CONTROL_FILE
@@ -48,6 +49,7 @@ _NUMBERS = {
     "max-message": int,
     "heartbeat": float,
     "session-grace": float,
+    "drain-rate": float,
     "handshake-timeout": float,
     "spool-max": int,
 }
@@ -130,6 +132,13 @@ class ServerOptions(usage.Options):
             None,
             SESSION_GRACE,
             "Seconds that a client whose connection is cut has to come back.",
+        ],
+        [
+            "drain-rate",
+            None,
+            DRAIN_RATE,
+            "Clients a second that are told to go on at other nodes of the cluster "
+            "when this one ends.",
         ],
         [
             "spool",
@@ -268,8 +277,8 @@ class ServerOptions(usage.Options):
                 _checkSpool(spool)
         elif self["upgrade"] and self["cluster"] is not None:
             raise usage.UsageError(
-                "--upgrade: restart the nodes of a --cluster one after the other; their "
-                "clients go on at others"
+                "--upgrade: restart the nodes of a --cluster one by one; their clients "
+                "go on at others"
             )
         elif self["upgrade"]:
             raise usage.UsageError(

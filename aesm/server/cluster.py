@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 from twisted.internet.defer import Deferred, fail
 from twisted.python.failure import Failure
 
+from aesm.cluster.rows import nodesOf, rowsOf
 from aesm.errors import (
     AESMError,
     ConnectionClosed,
@@ -152,7 +153,7 @@ class Cluster:
         @raise SpoolError: the engine is away.
         """
         seen: set[str] = set()
-        for node in await self._store.findNodes():
+        for node in await nodesOf(self._store.engine):
             async for each in self._find(f"h:{node}", seen):
                 yield each
         async for each in self._find("w", seen):
@@ -162,7 +163,7 @@ class Cluster:
         self, where: str, seen: set[str]
     ) -> AsyncIterator[ClusterConnection]:
         """List sessions, each once."""
-        async for row in self._store.find(where):
+        async for row in rowsOf(self._store.engine, where):
             if row.name not in seen:
                 seen.add(row.name)
                 peer, since = PublicKey.fromText(row.peer), row.since / 1000

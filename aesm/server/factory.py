@@ -11,6 +11,7 @@ who are to its L{ConnectionManager<aesm.server.manager.ConnectionManager>}.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -37,6 +38,7 @@ from aesm.interfaces import IMessageHandler, IMessageHandlerMaker
 from aesm.messages.acknowledgements import FailedAcknowledgement, promptly
 from aesm.messages.address import Address, addressOf
 from aesm.messages.connection import Connection
+from aesm.messages.deferred import Gate
 from aesm.messages.handling import Talk, handlerOf
 from aesm.messages.protocol import AESMProtocol
 from aesm.secure.factory import HANDSHAKE_TIMEOUT, SecureFactory
@@ -48,6 +50,7 @@ from aesm.secure.refusals import Kind, Refused
 from aesm.server.admission import REVOKED, Admission, canYield, farewell
 from aesm.server.broadcast import Peers
 from aesm.server.cluster import Cluster
+from aesm.server.draining import DRAIN_RATE, drain
 from aesm.server.handover import Host, Predecessor, SuccessorFactory
 from aesm.server.manager import ConnectionManager
 from aesm.server.registry import Connections
@@ -138,6 +141,7 @@ class AESMServerFactory(SecureFactory):
         messagesPerKey: float | None = None,
         bytesPerKey: float | None = None,
         sessionGrace: float = SESSION_GRACE,
+        drainRate: float = DRAIN_RATE,
         spool: AnyPath | None = None,
         spoolSync: str = "normal",
         spoolMax: int = MAX_SIZE,
@@ -179,6 +183,8 @@ class AESMServerFactory(SecureFactory):
         @param bytesPerKey: the same of their bytes, with 64 for each message.
         @param sessionGrace: seconds that a client has to come back to its session
             when its connection is cut; 0 ends it at once.
+        @param drainRate: clients a second that are told to go on elsewhere when the
+            server is stopped, where other servers share its sessions.
         @param spool: the path of a file in which sessions, what was sent and is not
             acknowledged, and packets that nobody has taken outlive the process;
             what is acknowledged is in it.  It is opened when listening begins.
@@ -215,6 +221,8 @@ class AESMServerFactory(SecureFactory):
         @raise ValueError: an option has a value that it cannot have.
         """
         super().__init__(reactorOr(reactor), handshakeTimeout)
+        if not 0 < drainRate < math.inf:
+            raise ValueError(f"drainRate must be a number above 0, not {drainRate!r}")
         self._settings = channelSettings(
             KEY_FILE, Layer.MESSAGES, key=key, name=name, psk=psk, suites=suites
         )
@@ -275,6 +283,8 @@ class AESMServerFactory(SecureFactory):
         self._numbers = count(1)
         self._reload: IDelayedCall | None = None
         self._gone: list[Deferred[None]] = []  # fire when nothing is incoming
+        self._drainRate = drainRate
+        self._draining: Gate | None = None  # until all have left who can go elsewhere
 
     # What users call
 
@@ -282,6 +292,27 @@ class AESMServerFactory(SecureFactory):
     def isOpen(self) -> bool:
         """Whether any client that finds us is let in."""
         return self._admission.isOpen and self._settings.psk is None
+
+    @property
+    def isStopping(self) -> bool:
+        """Whether nobody new is let in any more."""
+        return self._manager.stopping or self._draining is not None
+
+    def drainTime(self, spread: float = 0.0) -> float:
+        """
+        Tell how many seconds it takes until all clients go on at other servers.
+
+        @param spread: as C{stop}.
+        @return: 0 if they cannot.
+        """
+        least = max(1, len(self.connections)) / self._drainRate
+        return max(spread, least) if self._isShared else 0.0
+
+    @property
+    def _isShared(self) -> bool:
+        """Whether other servers share the sessions."""
+        store = self._manager.store
+        return store is not None and store.fences
 
     @property
     def waiting(self) -> int:
@@ -375,10 +406,13 @@ class AESMServerFactory(SecureFactory):
         Let nobody in any more, tell every client (code 1001), send what is
         queued, and abort what is left at the deadline.
 
+        Where other servers share the sessions, each goes on there: clients are told in
+        waves, C{drainRate} of them a second, and the deadline is counted behind that.
+
         @param reason: words for the clients.
         @param deadline: seconds.
         @param spread: seconds over which clients are to come back, each at a moment
-            of its own; 0 leaves it to them.
+            of its own; 0 leaves it to them, or to C{drainRate}.
         @return: fires when all connections are gone and the handler is done with what
             it does about that, for which it has as long again; fails with
             L{SpoolError<aesm.errors.SpoolError>} if there is a spool that could not
@@ -386,6 +420,24 @@ class AESMServerFactory(SecureFactory):
         @raise ValueError: C{spread} is not from 0 to an hour.
         """
         checkSpread(spread)
+        if not self._isShared:
+            return self._end(reason, deadline, spread)
+        isFirst, draining = self._draining is None, self._draining or Gate()
+        self._draining = draining
+        drained = draining.wait()
+        if isFirst:
+            rate = max(1, len(self.connections)) / self.drainTime(spread)
+            leaving = drain(self.clock, self._manager, self, rate, reason)
+            leaving.addCallback(draining.open)
+        return drained.addCallback(lambda nothing: self._end(reason, deadline, spread))
+
+    def _end(self, reason: str, deadline: float, spread: float) -> Deferred[None]:
+        """
+        Let nobody in any more, and tell all who are here to leave.
+
+        @return: as C{stop}.
+        """
+        self._draining = None
         self._manager.stop()
         self.endGreeting()
         for pending in list(self._incoming.values()):

@@ -78,7 +78,16 @@ if TYPE_CHECKING:
     from aesm.store.journal import Journal
     from aesm.store.spool import Spool
 
-__all__ = ["CannotTakeOver", "Host", "Predecessor", "Successor", "SuccessorFactory"]
+__all__ = [
+    "CannotTakeOver",
+    "Clients",
+    "Host",
+    "Predecessor",
+    "Successor",
+    "SuccessorFactory",
+    "greeted",
+    "movable",
+]
 
 _log = Logger(namespace="aesm.handover")
 
@@ -262,7 +271,7 @@ class Successor(AMP):
         else:
             found = [
                 each
-                for each in _movable(manager)
+                for each in movable(manager)
                 if each.session.name == session and str(each.peer) == peer
             ]
             if not found:
@@ -277,7 +286,7 @@ class Successor(AMP):
         """
         Leave sessions, and tell their clients to come back over so many seconds.
 
-        @param connections: of C{_movable}.
+        @param connections: of L{movable}.
         @return: fires once the new process may read them.
         """
         self._left.update(each.session.name for each in connections)
@@ -291,19 +300,19 @@ class Successor(AMP):
         manager, clients = self._manager, self._shared._clients
         begun = self._clock.seconds()
         if not self._apart:
-            await self._greeted()
+            await greeted(self._clock, clients)
             clients.endGreeting()
         size = FIRST
         while True:
-            movable = _movable(manager)
-            if not movable:
-                await self._greeted()
-                movable = _movable(manager)
-            if not movable:
+            left = movable(manager)
+            if not left:
+                await greeted(self._clock, clients)
+                left = movable(manager)
+            if not left:
                 break
             told = self._clock.seconds()
             some = self._apart and told < begun + LONGEST
-            await self._moveWave(movable[:size] if some else movable)
+            await self._moveWave(left[:size] if some else left)
             fits = size * TARGET / max(self._clock.seconds() - told, TARGET / 2)
             size = max(SMALLEST, size // 2, min(LARGEST, 2 * size, int(fits)))
         await self.callRemote(Complete)
@@ -328,12 +337,6 @@ class Successor(AMP):
             await self.callRemote(
                 Released, sessions=names[start : start + NAMES], back=back
             )
-
-    async def _greeted(self) -> None:
-        """Give those who are not in yet the time to get in."""
-        until = self._clock.seconds() + GREETING
-        while self._shared._clients.areGreeting and self._clock.seconds() < until:
-            await deferLater(self._clock, ALONE)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """
@@ -532,14 +535,21 @@ def _isApart(manager: ConnectionManager) -> bool:
     return manager.handler is None or getattr(manager.handler, "clientsApart", False)
 
 
-def _movable(manager: ConnectionManager) -> list[Connection]:
+async def greeted(clock: IReactorTime, clients: Clients) -> None:
+    """Give those who are not in yet the time to get in."""
+    until = clock.seconds() + GREETING
+    while clients.areGreeting and clock.seconds() < until:
+        await deferLater(clock, ALONE)
+
+
+def movable(manager: ConnectionManager) -> list[Connection]:
     """List those whose sessions can go on in another process, who is there first."""
-    movable = [
+    found = [
         connection
         for connection in manager.connections.values()
         if not connection.isOver and not connection.isEnding
     ]
-    return sorted(movable, key=lambda connection: not connection.isAttached)
+    return sorted(found, key=lambda connection: not connection.isAttached)
 
 
 async def _adoptRest(manager: ConnectionManager) -> bool:

@@ -193,7 +193,7 @@ class Actions:
 
     def _doDrain(self, by: Operator, over: float = DRAIN) -> dict[str, Any]:
         """Let nobody in any more, tell all who are there to leave, and end."""
-        if self._server.factory.manager.stopping:
+        if self._server.factory.isStopping:
             raise CannotDo("the server is stopping already")
         if not 0 <= over <= LONGEST_DRAIN:
             raise CannotDo(f"over is 0 to {LONGEST_DRAIN:g} seconds, not {over}")

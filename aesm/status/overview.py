@@ -60,7 +60,7 @@ class Overview:
             "uptime": 0.0
             if started is None
             else server.factory.clock.seconds() - started,
-            "stopping": manager.stopping,
+            "stopping": server.factory.isStopping,
             "connections": len(server.connections) - waiting,
             "waiting": waiting,
             "handshakes": places.pending,

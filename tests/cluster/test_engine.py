@@ -45,7 +45,7 @@ RULES = (
     "+config|get +get +set +hget +hset +hsetnx +hdel +hmget +hincrby +sadd +srem "
     "+srandmember +sdiff +sunionstore +zadd +zrem +zcard +zscore +zrange "
     "+zrangebyscore +zremrangebyscore +exists +del +pexpire +publish +subscribe +ping "
-    "+time +hgetall +hexists +lpop +rpush +sscan +zscan +sismember +zcount"
+    "+time +hgetall +hexists +lpop +rpush +scard +sscan +zscan +sismember +zcount"
 )
 
 

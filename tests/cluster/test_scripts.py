@@ -528,7 +528,8 @@ class LeaseTests(ScriptTestCase):
 
     def lease(self, node: Node, lease: int = LEASE) -> Any:
         """Renew a lease."""
-        return self.run(node, LEASE, node.engine.node, lease, self.GRACE, FOREVER)
+        said = (node.engine.node, lease, self.GRACE, FOREVER, "{}")
+        return self.run(node, LEASE, *said)
 
     def sweep(self, room: int = 256) -> Any:
         """Clean up."""
@@ -552,10 +553,10 @@ class LeaseTests(ScriptTestCase):
     def test_held(self) -> None:
         """A node learns whether it was given up."""
         self.calm()
-        self.assertEqual(self.lease(self.one), 1)
+        self.assertEqual(self.lease(self.one), [1, 0])
         self.die("one")
-        self.assertEqual(self.lease(self.one), 0)
-        self.assertEqual(self.lease(self.one), 1)
+        self.assertEqual(self.lease(self.one), [0, 0])
+        self.assertEqual(self.lease(self.one), [1, 0])
 
     def test_deadNode(self) -> None:
         """The sessions of a node that is dead wait; those that wait already go on."""

@@ -72,6 +72,15 @@ class NotifierTests(NotifierTestCase):
             self.assertEqual(notified.heard(), ["STOPPING=1"])
             self.assertEqual(self.clock.getDelayedCalls(), [])
 
+    def test_drain(self) -> None:
+        """Where stopping takes its time, systemd is told to wait for it."""
+        notified, notifier = self.listen(), self.notifier()
+        notifier.ready()
+        notifier.stopping(12.5)
+        said = "STOPPING=1\nEXTEND_TIMEOUT_USEC=42500000"
+        self.assertEqual(notified.heard()[-1], said)
+        notifier.stopped()
+
     def test_again(self) -> None:
         """A server that is started again says so again."""
         notified, notifier = self.listen(), self.notifier()

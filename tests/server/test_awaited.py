@@ -31,6 +31,16 @@ class AwaitedTests(SynchronousTestCase):
         for item in "ab":
             self.assertEqual(self.successResultOf(self.awaited.get()), item)
 
+    def test_areAwaited(self) -> None:
+        """It tells whether anybody waits."""
+        self.assertFalse(self.awaited.areAwaited)
+        waiting = self.awaited.get()
+        self.assertTrue(self.awaited.areAwaited)
+        self.items.append("a")
+        self.awaited.serve()
+        self.assertFalse(self.awaited.areAwaited)
+        self.successResultOf(waiting)
+
     def test_order(self) -> None:
         """Who has waited longest is served first, as long as there is something."""
         waiting = [self.awaited.get() for _ in range(3)]

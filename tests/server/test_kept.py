@@ -16,6 +16,7 @@ from aesm.errors import SpoolError
 from aesm.secure.refusals import Refused
 from aesm.server import factory
 from aesm.server.factory import AESMServerFactory
+from aesm.server.handover import GREETING
 from aesm.server.kept import KeptSessions
 from aesm.store.interface import ISessionStore
 from tests.support.pairs import CLIENT_KEY, SERVER_KEY, Recorder
@@ -250,7 +251,7 @@ class OpenTests(KeptTestCase):
         """A server that is stopped meanwhile goes on with nothing."""
         client, server = self.restarted()
         stopped = server.stop()
-        self.network.deliver()
+        self.network.advance(2 * GREETING)  # that clients have to get in
         self.settle()
         self.successResultOf(stopped)
         self.assertEqual(list(server.connections), [])
@@ -393,7 +394,7 @@ class ClaimTests(KeptTestCase):
         assert self.server is not None
         server, self.server = self.server, None
         stopped = server.stop()
-        self.network.deliver()
+        self.network.advance(2 * GREETING)  # that clients have to get in
         self.settle()
         self.successResultOf(stopped)
         self.assertEqual(list(server.connections), [])

@@ -191,6 +191,34 @@ class JournalTests(SynchronousTestCase):
             del self.entry.said[:2]
         self.closed()
 
+    def test_others(self) -> None:
+        """
+        What is no session's is written with the turn, and who waits for it is told when
+        all of that has gone on.
+        """
+        self.journal.touch(self.entry)
+        said = self.entry.said
+        for _ in range(2):
+            written = self.journal.add(lambda store: said.append("other"))
+            written.addCallback(lambda nothing: said.append("told"))
+        self.clock.advance(0)
+        self.assertEqual(said, ["other", "other", "write"])
+        self.worker.work()
+        self.assertEqual(said[3:], ["goOn", "told", "told"])
+        self.closed()
+
+    def test_othersNotWritten(self) -> None:
+        """Who waits for that is told if it is not written."""
+        self.worker.room = False
+        written = self.journal.add(lambda store: store.put(NAME, "peer", {}))
+        closing = self.journal.close()
+        with capturedLogs():
+            while self.worker.waiting:
+                self.worker.work()
+                self.clock.advance(0)
+        self.failureResultOf(closing, SpoolError)
+        self.failureResultOf(written, SpoolError)
+
     def test_notWritten(self) -> None:
         """Who closes while nothing can be written is told; nobody else."""
         self.worker.room = False

@@ -56,7 +56,7 @@ class ServingNode:
         )
         self.cluster = self.server.cluster
         self.started = self.server.start()
-        self.listens = case.network.factory
+        self.listens: Any = None
 
     def connection(self, key: PrivateKey) -> Connection:
         """Find the connection of a client that is here."""
@@ -71,11 +71,11 @@ class Way:
     def __init__(self, case: ClusterTestCase, node: ServingNode) -> None:
         """ """
         self.case = case
-        self.node = node
+        self.node: ServingNode | None = node
 
     def connect(self, protocolFactory: Any) -> Deferred[Any]:
         """Connect, unless that node is dead."""
-        if self.node not in self.case.nodes:
+        if self.node is None or self.node not in self.case.nodes:
             return fail(error.ConnectionRefusedError())
         self.case.network.factory = self.node.listens
         return self.case.network.endpoint().connect(protocolFactory)
@@ -106,6 +106,7 @@ class ClusterTestCase(EngineTestCase):
         self.nodes.append(node)
         self.settle()
         self.successResultOf(node.started)
+        node.listens = self.network.factory
         return node
 
     def client(

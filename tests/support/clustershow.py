@@ -19,7 +19,7 @@ import resource
 import sys
 import tempfile
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from hashlib import sha256
@@ -32,6 +32,7 @@ from typing import IO, Any
 from twisted.application.internet import backoffPolicy
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import clientFromString
+from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.task import deferLater, react
 from twisted.internet.threads import deferToThread
 from twisted.logger import (
@@ -42,6 +43,7 @@ from twisted.logger import (
     textFileLogObserver,
 )
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from aesm import (
     AnyServer,
@@ -110,7 +112,7 @@ def _complain(failure: Failure) -> None:
 
 
 async def serve(reactor: Any, options: Any) -> None:
-    """Be a node, until it is killed."""
+    """Be a node, until it is killed, or stopped."""
     handler = Exchange()
     server = Server(
         f"reuseport:{options.port}:interface=127.0.0.1",
@@ -126,6 +128,7 @@ async def serve(reactor: Any, options: Any) -> None:
     )
     handler.server = server
     handler.cluster = server.cluster
+    reactor.addSystemEventTrigger("before", "shutdown", server.stop)
     await server.start()
     print("listening", flush=True)
     await Deferred()
@@ -141,6 +144,7 @@ class Ledger:
     @ivar done: how many messages have arrived.
     @ivar slow: how many took longer than L{SLOW}.
     @ivar longest: the longest time that one took, seconds.
+    @ivar calls: the most calls of clients to nodes in any second, but the first ones.
     @ivar wrong: what was not as it should be.
     """
 
@@ -148,7 +152,9 @@ class Ledger:
         """Begin with nothing."""
         self.done = self.slow = 0
         self.longest = 0.0
+        self.calls = 0
         self.wrong: list[str] = []
+        self._calls: deque[float] = deque()  # when, in the last second
         self._sent: dict[str, float] = {}
         self._next: defaultdict[str, Iterator[int]] = defaultdict(count)
         self._expected: defaultdict[str, Iterator[int]] = defaultdict(count)
@@ -170,6 +176,15 @@ class Ledger:
             self.slow += 1
         self.longest = max(self.longest, took)
         self.done += 1
+
+    def call(self) -> None:
+        """Count a call of a client to a node."""
+        now, calls = time.monotonic(), self._calls
+        calls.append(now)
+        while calls[0] < now - 1:
+            calls.popleft()
+        if self.done:
+            self.calls = max(self.calls, len(calls))
 
     @property
     def missing(self) -> int:
@@ -231,6 +246,22 @@ class Told:
         return len(self._sent) * self._clients - self.done
 
 
+@implementer(IStreamClientEndpoint)
+class Counted:
+    """The way to the nodes, on which calls are counted."""
+
+    def __init__(self, reactor: Any, port: int, ledger: Ledger) -> None:
+        """@param ledger: counts."""
+        self._endpoint = clientFromString(reactor, f"tcp:127.0.0.1:{port}")
+        self._ledger = ledger
+
+    def connect(self, protocolFactory: Any) -> Deferred[Any]:
+        """Connect."""
+        self._ledger.call()
+        connecting: Deferred[Any] = self._endpoint.connect(protocolFactory)
+        return connecting
+
+
 class Client:
     """A client, which sends as long as there is something to be sent."""
 
@@ -238,8 +269,9 @@ class Client:
         """@param clients: all of them."""
         self.number = number
         self._clients = clients
+        self._reactor = reactor
         self._service = ClientService(
-            clientFromString(reactor, f"tcp:127.0.0.1:{clients.options.port}"),
+            Counted(reactor, clients.options.port, clients.ledger),
             reactor=reactor,
             key=keyOf(number),
             trust=AnyServer(),
@@ -261,6 +293,10 @@ class Client:
         return "" if former is None else former.session.name
 
     def next(self) -> None:
+        """Send the next message after a while, if there is any."""
+        self._reactor.callLater(self._clients.options.pause, self._send)
+
+    def _send(self) -> None:
         """Send the next message, if there is any."""
         clients, number = self._clients, self.number
         if clients.left <= 0 and clients.isEnough:
@@ -356,7 +392,7 @@ async def call(reactor: Any, options: Any) -> None:
     ledger: Any = clients.told or clients.ledger
     due = options.messages * (options.clients if options.all else 1)
     began = time.monotonic()
-    senders = clients.all[:TELLERS] if options.all else clients.all * AHEAD
+    senders = clients.all[:TELLERS] if options.all else clients.all * options.ahead
     for client in senders:
         client.next()
     told, last, since = 0, 0, began
@@ -376,7 +412,8 @@ async def call(reactor: Any, options: Any) -> None:
     print(
         f"{ledger.done} messages of {options.clients} clients in {seconds:.1f} s, "
         f"{ledger.missing} missing, {lost} sessions lost, the longest took "
-        f"{ledger.longest:.2f} s, {ledger.slow} longer than {SLOW:g} s"
+        f"{ledger.longest:.2f} s, {ledger.slow} longer than {SLOW:g} s, at most "
+        f"{clients.ledger.calls} calls in a second"
     )
     if clients.told is not None:
         counts = sorted(clients.told.counts) or [0]
@@ -439,6 +476,13 @@ class Nodes:
         """Start a node, in the background."""
         Thread(target=self._await, args=(self._start(),), daemon=True).start()
 
+    def restart(self, node: Popen[str]) -> None:
+        """Stop a node, in order, and start another one in its place."""
+        node.terminate()
+        node.wait()
+        self.alive.remove(node)
+        self._await(self._start())
+
     def kill(self, node: Popen[str]) -> None:
         """Kill a node, and start another one in its place."""
         self.alive.remove(node)
@@ -461,10 +505,17 @@ def kill(nodes: Nodes, chance: random.Random) -> bool:
     return True
 
 
+def term(nodes: Nodes, chance: random.Random) -> bool:
+    """Stop the node that is there longest, and start another one in its place."""
+    nodes.restart(nodes.alive[0])
+    return True
+
+
 # What can be done to them; each tells whether it was.
 FAULTS: dict[str, Callable[[Nodes, random.Random], bool]] = {
     "kill": kill,
     "none": lambda nodes, chance: False,
+    "term": term,
 }
 
 
@@ -495,6 +546,7 @@ def show(options: Any) -> int:
             *(stack, log, f"--port={nodes.port}", f"--seed={options.seed}"),
             *(f"--clients={options.clients}", f"--messages={options.messages}"),
             *(["--all"] if options.all else []),
+            *(f"--ahead={options.ahead}", f"--pause={options.pause}"),
             "call",
         )
         reader = Thread(target=lambda: said.extend(clients.stdout or ()), daemon=True)
@@ -529,7 +581,9 @@ def show(options: Any) -> int:
         log.seek(0)
         errors = log.read()
         print(f"{done} times {options.fault}, {errors.count('Traceback')} tracebacks")
-        if clients.returncode or options.verbose:
+        if options.verbose:
+            print(errors)
+        elif clients.returncode:
             print(errors[-20_000:])
     all_ = resource.getrusage(resource.RUSAGE_CHILDREN)
     print(
@@ -552,6 +606,8 @@ def main() -> None:
     parser.add_argument("--faults", type=int, help="just so many")
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
     parser.add_argument("--log", help="a folder in which what is logged stays")
+    parser.add_argument("--ahead", type=int, default=AHEAD, help="messages of each")
+    parser.add_argument("--pause", type=float, default=0.0, help="seconds in between")
     parser.add_argument("--verbose", action="store_true")
     parser.add_argument("--port", type=int)
     parser.add_argument("--engine")

@@ -130,6 +130,7 @@ local operations = {
       if member:sub(1, #id + 1) == id .. ' ' then
         redis.call('ZREM', key, member)
         redis.call('HINCRBY', sessions[session], 'held', -#member)
+        addToInlets(-#member)
       end
     end
   end},
@@ -138,7 +139,7 @@ local operations = {
   over = {1, function(session)
     local peer = redis.call('HGET', sessions[session], 'peer')
     redis.call('ZREM', P .. 'k:' .. peer, names[session])
-    redis.call('DEL', P .. 'q:' .. names[session])
+    emptyInlet(names[session])
   end},
 
   -- session, by its name; numbers of the first and the last of what was lent, and how
@@ -174,6 +175,7 @@ local operations = {
         local position = redis.call('HINCRBY', session, 'position', 1)
         redis.call('ZADD', P .. 'q:' .. name, position, member)
         redis.call('HINCRBY', session, 'held', #member)
+        addToInlets(#member)
         ring(kept[2], 'inlet ' .. name .. ' ' .. position .. ' ' .. member)
         sent = sent + 1
       end

@@ -8,10 +8,10 @@
 -- (ZREM, HDEL, PEXPIRE).
 
 --   meta    format, epoch; pulse, calm (lease.lua); history, looking (check.lua);
---           position, held: of the log
+--           position, held: of the log; inlets: bytes in all of them
 --   n       nodes, by the time at which they are given up
---   n:ID    process; batch, reply: the last one's; history: for which it has looked; and
---           the channel that is its doorbell
+--   n:ID    process; batch, reply: the last one's; history: for which it has looked;
+--           says, drain (lease.lua); and the channel that is its doorbell
 --   h:ID    the sessions that a node has; x:ID, while it looks: those that it says it has
 --   w       sessions whose clients are away, by the time at which they are given up
 --   s:S     peer, node, fence; base: the last batch of the node before, when it was
@@ -59,6 +59,18 @@ local function ring(node, what)
   end
 end
 
+-- So many bytes more are in inlets.
+local function addToInlets(bytes)
+  redis.call('HINCRBY', P .. 'meta', 'inlets', bytes)
+end
+
+-- Remove a session's inlet.
+local function emptyInlet(name)
+  if redis.call('DEL', P .. 'q:' .. name) == 1 then
+    addToInlets(-(redis.call('HGET', P .. 's:' .. name, 'held') or 0))
+  end
+end
+
 -- Remove all that there is of a session.  Returns whose it was.
 local function drop(name)
   local kept = redis.call('HMGET', P .. 's:' .. name, 'node', 'peer')
@@ -68,7 +80,8 @@ local function drop(name)
     redis.call('SREM', P .. 'h:' .. kept[1], name)
     redis.call('ZREM', P .. 'k:' .. kept[2], name)
   end
-  for _, kind in ipairs({'s:', 't:', 'i:', 'o:', 'r:', 'q:'}) do
+  emptyInlet(name)
+  for _, kind in ipairs({'s:', 't:', 'i:', 'o:', 'r:'}) do
     redis.call('DEL', P .. kind .. name)
   end
   return kept[1]
@@ -85,7 +98,8 @@ local function give(name)
   redis.call('SREM', P .. 'h:' .. kept[1], name)
   redis.call('ZREM', P .. 'k:' .. kept[2], name)
   redis.call('HSET', session, 'over', 1, 'node', '', 'fence', kept[3] + 1)
-  for _, kind in ipairs({'t:', 'o:', 'r:', 'q:'}) do
+  emptyInlet(name)
+  for _, kind in ipairs({'t:', 'o:', 'r:'}) do
     redis.call('DEL', P .. kind .. name)
   end
   return kept[1]

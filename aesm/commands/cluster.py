@@ -1,0 +1,185 @@
+"""
+What an operator sees of a cluster, and has it do, by its engine::
+
+    aesm cluster status --cluster redis://10.0.0.5
+    aesm cluster drain NODE --cluster redis://10.0.0.5
+
+Whoever may write to the engine may do all of this.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet.defer import TimeoutError
+from twisted.python import usage
+
+from aesm.commands.command import Command
+from aesm.commands.control import NotDone
+from aesm.commands.engine import ENGINE_OPTIONS, engineOf
+from aesm.commands.main import CoroutineRunner, writeLine
+from aesm.errors import SpoolError
+from aesm.status.units import number, seconds, size
+from aesm.text import escape
+
+if TYPE_CHECKING:
+    from aesm.cluster.engine import Engine
+
+__all__ = ["ClusterOptions", "clusterLines"]
+
+PATIENCE = 10.0  # seconds for an engine that starts, or is busy
+
+
+class ClusterOptions(Command):
+    """C{aesm cluster}."""
+
+    synopsis = "status|drain NODE --cluster URL [options]"
+    longdesc = (
+        "status shows the nodes of a cluster, how many sessions they have, and how its "
+        "engine is; with --json it is one object.  drain ends a node, as SIGTERM does: "
+        "it lets nobody in any more, and its clients go on at others, --drain-rate of "
+        "them a second."
+    )
+    wrongUsage = 2
+    optParameters = ENGINE_OPTIONS
+    optFlags = [["json", None, "Write JSON, one object."]]
+
+    def parseArgs(self, what: str = "", node: str | None = None) -> None:
+        """
+        Take what to do.
+
+        @param node: with whom.
+        @raise usage.UsageError: that makes no sense.
+        """
+        if what not in ("status", "drain"):
+            raise usage.UsageError("say what: status, or drain NODE")
+        if (node is None) != (what == "status"):
+            raise usage.UsageError(
+                "drain: name a node, as `aesm cluster status` shows it"
+                if node is None
+                else "status has no argument"
+            )
+        self.node = node
+
+    def postOptions(self) -> None:
+        """
+        Check the options.
+
+        @raise usage.UsageError: one is missing, or has nothing to say.
+        """
+        if self["cluster"] is None:
+            raise usage.UsageError("name the engine: --cluster URL")
+        if self["json"] and self.node is not None:
+            raise usage.UsageError("--json is for status")
+
+    def run(self) -> int:
+        """
+        Do it.
+
+        @return: the exit status.
+        @raise NotDone: it cannot be done; says why.
+        """
+        from twisted.internet import reactor
+
+        engine = engineOf(self, reactor, "")
+        return CoroutineRunner(reactor).run(lambda: self.runWith(reactor, engine))
+
+    async def runWith(self, reactor: Any, engine: Engine) -> int:
+        """
+        Do it, with an engine that is not started.
+
+        @raise NotDone: it cannot be done; says why.
+        """
+        try:
+            await engine.start().addTimeout(PATIENCE, reactor)
+            try:
+                lines = await self._linesOf(engine)
+            finally:
+                await engine.stop()
+        except SpoolError as error:
+            raise NotDone(str(error)) from None
+        except TimeoutError:
+            raise NotDone(str(engine.failure)) from None
+        for line in lines:
+            writeLine(line)
+        return 0
+
+    async def _linesOf(self, engine: Engine) -> list[str]:
+        """
+        Do it, with an engine that can be used.
+
+        @return: what to print.
+        @raise NotDone: there is no such node.
+        @raise SpoolError: it cannot be done now.
+        """
+        from aesm.cluster.overview import drain, overviewOf
+
+        if self.node is None:
+            overview = await overviewOf(engine)
+            if self["json"]:
+                return [json.dumps(overview).replace("\x7f", "\\u007f")]
+            return clusterLines(overview)
+        if await drain(engine, self.node):
+            return [f"told to end: {escape(self.node)}"]
+        raise NotDone(
+            f"there is no node {self.node!r}, or it is not there any more; `aesm "
+            "cluster status` shows those that are"
+        )
+
+
+# Columns: the title, and what gives the text of a node.
+_COLUMNS: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] = (
+    ("NODE", lambda node: escape(node["node"])),
+    ("STATE", lambda node: _state(node)),
+    ("CONNECTED", lambda node: _text(node["connections"])),
+    ("WAITING", lambda node: _text(node["waiting"])),
+    ("LAG", lambda node: _text(node["logLag"])),
+    ("SYNC", lambda node: _text(node["sync"])),
+    ("HOST", lambda node: _text(node["host"])),
+    ("PID", lambda node: _text(node["pid"])),
+    ("VERSION", lambda node: _text(node["version"])),
+)
+
+
+def clusterLines(overview: dict[str, Any]) -> list[str]:
+    """
+    Write how a cluster is, for people.
+
+    @param overview: as of L{overviewOf<aesm.cluster.overview.overviewOf>}.
+    """
+    engine, log, nodes = overview["engine"], overview["log"], overview["nodes"]
+    most = f" of {size(engine['maxBytes'])}" if engine["maxBytes"] else ""
+    disk = "append-only file" if engine["appendOnly"] else "nothing on its disk"
+    lines = [
+        f"engine {escape(engine['version'])}, {escape(engine['role'])}, "
+        f"{engine['replicas']} replicas, {disk}; {size(engine['bytes'])}{most} bytes",
+        f"epoch {escape(overview['epoch'])}; {number(overview['waiting'])} sessions "
+        f"wait, {number(overview['unread'])} have something unread; inlets "
+        f"{size(overview['inletBytes'])}; log {number(log['entries'])} entries, "
+        f"{size(log['bytes'])}",
+    ]
+    if overview["looking"]:
+        lines.append(
+            f"nodes see whether it lacks anything, {seconds(overview['looking'])} more"
+        )
+    if overview["calm"]:
+        lines.append(f"no session is given up for {seconds(overview['calm'])}")
+    rows = [[show(node) for _, show in _COLUMNS] for node in nodes]
+    table = [[title for title, _ in _COLUMNS], *rows]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    padded = (map(str.ljust, row, widths) for row in table)
+    return [*lines, "", *(" ".join(row).rstrip() for row in padded)]
+
+
+def _state(node: dict[str, Any]) -> str:
+    """Say whether a node is there."""
+    if node["lease"] < 0:
+        return f"gone {seconds(-node['lease'])}"
+    return "draining" if node["draining"] else "up"
+
+
+def _text(value: object) -> str:
+    """Write what a node may have said of itself."""
+    return "" if value is None else escape(str(value))
