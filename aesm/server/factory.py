@@ -49,7 +49,7 @@ from aesm.secure.rawtransport import HangUp
 from aesm.secure.refusals import Kind, Refused
 from aesm.server.admission import REVOKED, Admission, canYield, farewell
 from aesm.server.broadcast import Peers
-from aesm.server.cluster import Cluster
+from aesm.server.cluster import Cluster, checkHandler
 from aesm.server.draining import DRAIN_RATE, drain
 from aesm.server.handover import Host, Predecessor, SuccessorFactory
 from aesm.server.manager import ConnectionManager
@@ -242,11 +242,7 @@ class AESMServerFactory(SecureFactory):
         if cluster is not None:
             if openStore is not None:
                 raise ValueError("cluster and spool: give one of them")
-            if getattr(made, "clientsTogether", False):
-                raise ValueError(
-                    "cluster cannot be had with this handler, which has to know all "
-                    f"clients, and knows those of one node: {type(made).__name__}"
-                )
+            checkHandler(made)
             self.connections.ofCluster = Cluster()
             openStore = engineOpener(
                 cluster,

@@ -25,6 +25,8 @@ from aesm.errors import AESMError, CloseCode, SessionLost, SessionMoved, SpoolEr
 from aesm.messages.deferred import Gate
 from aesm.secure.refusals import Kind, Refused
 from aesm.store.following import Place
+from aesm.store.interface import ILogStore
+from aesm.store.log import Log
 from aesm.store.restoring import (
     DAMAGED,
     Loaded,
@@ -35,7 +37,7 @@ from aesm.store.restoring import (
 from aesm.trust.policies import Answer
 
 if TYPE_CHECKING:
-    from aesm.core.messages.hello import Hello
+    from aesm.core.messages.hello import ConversationSettings, Hello
     from aesm.messages.connection import Connection
     from aesm.server.manager import ConnectionManager
     from aesm.store.connection import DurableConnection
@@ -66,24 +68,30 @@ class KeptSessions:
         self,
         manager: ConnectionManager,
         journal: Journal,
-        sendBuffer: int,
+        messages: ConversationSettings,
         **options: Any,
     ) -> None:
         """
         @param manager: goes on with them.
         @param journal: of the store that they are in.
-        @param sendBuffer: cost of unacknowledged messages to keep, bytes.
+        @param messages: settings of the message layer.
         @param options: more options of L{DurableConnection}.
         """
         self._manager = manager
         self._cluster = manager.connections.ofCluster
         self._journal = journal
-        self._sendBuffer = sendBuffer
+        self._sendBuffer = messages.sendBuffer
         self._options = options
         self._opening: Gate | None = Gate()  # until the store has answered
         self._failure: Failure | None = None  # with which it has
         self._asked: dict[tuple[str, PublicKey], Gate] = {}
         self._found: set[str] = set()  # that are ours, and do not go on yet
+        store = journal.store
+        if ILogStore.providedBy(store):
+            patience = 2 * messages.heartbeat
+            journal.log = manager.connections.log = Log(
+                journal, ILogStore(store), manager.clock, patience, self._sendBuffer
+            )
 
     def open(self) -> None:
         """
@@ -228,7 +236,10 @@ class KeptSessions:
         if stored is None:
             return
         log = self._journal.log
-        if log is not None and not log.has(Place(*stored.state["log"])):
+        if (
+            log is not None
+            and Place(*stored.state["log"]).position < log.entries.first - 1
+        ):
             self._journal.store.drop(stored.name)
             self._journal.store.commit().addErrback(_ignore)
             raise Refused("slow consumer", Kind.SLOW, CloseCode.SLOW_CONSUMER)

@@ -36,9 +36,8 @@ from aesm.server.room import Room
 from aesm.server.sessions import Sessions
 from aesm.server.visits import Visits
 from aesm.store.connection import DurableConnection
-from aesm.store.interface import ILogStore
 from aesm.store.journal import Journal
-from aesm.store.log import Log
+from aesm.store.logged import connectionFor
 from aesm.trust.keys import PublicKey
 from aesm.trust.policies import Answer, whenKnown
 
@@ -152,17 +151,7 @@ class ConnectionManager(ConnectionOwner):
         while self.connections.getDataOrdinal()[0] is not None:
             pass  # packets of before we were stopped: they are written down
         self.journal = Journal(store, self._clock)
-        if ILogStore.providedBy(store):
-            self.journal.log = self.connections.log = Log(
-                self.journal,
-                ILogStore(store),
-                self._clock,
-                2 * self._messages.heartbeat,
-                self._messages.sendBuffer,
-            )
-        self.kept = KeptSessions(
-            self, self.journal, self._messages.sendBuffer, **self._options()
-        )
+        self.kept = KeptSessions(self, self.journal, self._messages, **self._options())
         try:
             self.kept.open()
         except SpoolError:
@@ -207,7 +196,6 @@ class ConnectionManager(ConnectionOwner):
     def _closeJournal(self, nothing: None) -> Deferred[None]:
         """Let go of what the sessions are written to, and tell who waits here."""
         journal, self.journal = self.journal, None
-        self.connections.log = None
         closed = succeed(None) if journal is None else journal.close()
         self.connections.end(
             ConnectionClosed("the server was stopped", CloseCode.NORMAL)
@@ -265,7 +253,7 @@ class ConnectionManager(ConnectionOwner):
         )
         if self.journal is None:
             return self._cbBegun(None, Connection(self, session, **options))
-        durable = DurableConnection(self.journal, self, session, **options)
+        durable = connectionFor(self.journal, self, session, **options)
         begun = durable.begin()
         return begun.addCallbacks(
             self._cbBegun,

@@ -14,15 +14,15 @@ handled a message is committed together, once that can be done again.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any, cast
 
-from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.defer import Deferred, fail
 from twisted.logger import Logger
 
-from aesm.core.messages.batch import Batch, Body, LoggedBatch
+from aesm.core.messages.batch import Batch, Body
 from aesm.core.messages.frames import (
     EncodedRequest,
     EncodedResponse,
@@ -31,26 +31,13 @@ from aesm.core.messages.frames import (
 )
 from aesm.core.messages.outbox import Message
 from aesm.core.messages.session import Session
-from aesm.errors import (
-    AESMError,
-    CloseCode,
-    MessageTooBig,
-    SendBufferFull,
-    SessionLost,
-    SpoolError,
-)
-from aesm.messages.acknowledgements import (
-    Acknowledgement,
-    FailedAcknowledgement,
-    acknowledgementOf,
-    promptly,
-)
+from aesm.errors import AESMError, SessionLost, SpoolError
+from aesm.messages.acknowledgements import Acknowledgement, FailedAcknowledgement
 from aesm.messages.causes import CAUSE
 from aesm.messages.connection import Connection
 from aesm.messages.owner import ConnectionOwner
 from aesm.messages.requests import Request
 from aesm.messages.stream import costOf
-from aesm.store.following import Following, Place
 from aesm.store.interface import ISessionStore
 from aesm.store.journal import Journal, JournalState
 from aesm.store.requests import DurableRequests, handing
@@ -61,7 +48,6 @@ if TYPE_CHECKING:
     from aesm.core.channel.channel import Channel
     from aesm.messages.owner import PacketDispatcher
     from aesm.messages.protocol import AESMProtocol
-    from aesm.store.log import Batches, Log
 
 __all__ = ["DurableConnection"]
 
@@ -106,7 +92,6 @@ class DurableConnection(Connection):
 
     @ivar retrieved: what came from the peer, is stored, and nobody has taken.
     @ivar isLeft: whether another process writes the session from now on.
-    @ivar following: where it is in the log of what all are told; None without one.
     """
 
     retrieved: DurableStream
@@ -156,10 +141,6 @@ class DurableConnection(Connection):
         self._fences = journal.store.fences
         self._causes: list[tuple[int, Connection | None]] = [(0, None)]
         self._numbering = Numbering(self) if self._fences else None
-        self.following: Following | None = None
-        if journal.log is not None:
-            position = journal.log.position
-            self.following = Following(Place(self._stored, position, position))
         self._isAttended = False  # whether the store knows that the peer is here
         self._overForGood = False  # the next process is not to go on with the session
         self.isLeft = False
@@ -291,7 +272,8 @@ class DurableConnection(Connection):
 
     def _causeOf(self, number: int) -> Connection | None:
         """Tell whose message has caused one that is staged."""
-        return next(cause for first, cause in reversed(self._causes) if first <= number)
+        causes = reversed(self._causes)
+        return next((cause for first, cause in causes if first <= number), None)
 
     def undo(self, numbers: Collection[int]) -> Callable[[], None] | None:
         """
@@ -317,8 +299,7 @@ class DurableConnection(Connection):
         self.account()
         holes = [(batch.first, len(batch.bodies)) for batch in undone]
         self._stored -= sum(size for first, size in holes if first in numbers)
-        if self.following is not None:
-            self.following.undo(holes)
+        self.renumbered(holes)
         left = [(each.first, cause) for each, cause in causes if not hasLeft(cause)]
         self._causes = [(0, None), *left]
         kinds = {type(body) for batch in undone for body in batch.bodies}
@@ -329,61 +310,17 @@ class DurableConnection(Connection):
         moved = [] if waiting is None else waiting.takePast(min(gone))
         return partial(_watchAll, former, moved)
 
-    def told(self, batches: Batches) -> None:
+    def renumbered(self, holes: Sequence[tuple[int, int]]) -> None:
         """
-        Send what all are told, as soon as what is before it is stored: it is already.
+        Messages were taken out of what is not committed, and others have their numbers.
 
-        @param batches: each with its last position in the log.
+        @param holes: of those that were behind one another the first, and how many.
         """
-        if self.following is None or self.isOver or self.isLeft or self.isEnding:
-            return
-        self._batch = None
-        for logged, position in batches:
-            try:
-                batch = self._outbox.tell(logged)
-            except MessageTooBig:
-                self.closeWith(
-                    CloseCode.TOO_BIG, "a message for you is larger than you take"
-                )
-                return
-            except SendBufferFull:
-                self._closeSlow()
-                return
-            self.following.add(batch.first, len(batch.bodies), position)
-            if self._outbox.staged:
-                self._causes.append((batch.first, None))
-                self._outbox.staged.append(batch)
-            elif any(self._uncommitted):
-                self._uncommitted[-1].append(batch)
-            else:
-                self._outbox.release((batch,))
-        self.account()
-        if self._protocol is not None:
-            self._protocol.touch()
-
-    def hasTold(self, position: int) -> Deferred[None] | None:
-        """
-        Wait until the peer has an entry of the log, while it is there.
-
-        @return: None if it is not for it.
-        """
-        number = None if self.following is None else self.following.number(position)
-        if number is None or self.isOver or self.isLeft:
-            return None
-        watcher = self._numbering or self
-        return promptly(acknowledgementOf(watcher, number)) if number else succeed(None)
-
-    def closeLate(self) -> None:
-        """Close a peer that does not take what all are told."""
-        if not (self.isOver or self.isLeft or self.isEnding):
-            self._closeSlow()
 
     def acknowledged(self) -> None:
         """The peer has more messages: they need not be stored any more."""
         super().acknowledged()
-        # What is stored in the log, and not with the session, is no reason to write.
-        if self.following is None or self._discarded[True] < self._stored:
-            self._journal.touch(self)
+        self._journal.touch(self)
 
     def arrived(self, messages: Messages) -> None:
         """Messages came: hand them to the handler, or store them."""
@@ -521,8 +458,6 @@ class DurableConnection(Connection):
         staged = outbox.takeStaged()
         self._uncommitted.append(staged)
         self.account()  # a burst does so once, here
-        if self.following is not None and self.following.isKept:
-            self._keepLogged(store, self.following)
         self._append(store, staged)
         if self._fences:
             self._causes = [(outbox.count, None)]
@@ -552,32 +487,15 @@ class DurableConnection(Connection):
             store.attend(self.session.name, self._isAttended)
         return partial(self._committed, staged, arrived, count, taken)
 
-    def _append(
-        self, store: ISessionStore, batches: Iterable[Batch], *, logged: bool = False
-    ) -> None:
-        """
-        Add messages to the peer to the store.
-
-        @param logged: whether those are to be added, too, that are in the log.
-        """
+    def _append(self, store: ISessionStore, batches: Iterable[Batch]) -> None:
+        """Add messages to the peer to the store."""
         for batch in batches:
-            if isinstance(batch, LoggedBatch) and not logged:
-                continue
-            isCaused = self._fences and not logged
-            cause = self._causeOf(batch.first) if isCaused else None
+            cause = self._causeOf(batch.first) if self._fences else None
             because = "" if cause is None else cause.session.name
             count, frames = len(batch.bodies), b"".join(batch.encode(True))
             name, first = self.session.name, batch.first
             store.append(name, True, first, count, frames, because)
             self._stored = max(self._stored, first + count)
-
-    def _keepLogged(self, store: ISessionStore, following: Following) -> None:
-        """Store what is in the log no more, though it was told."""
-        for first, count in following.keep(cast("Log", self._journal.log).position):
-            self._append(store, self._outbox.within(first, count), logged=True)
-        for batches in self._uncommitted:  # those of this turn among them
-            logged = [each for each in batches if isinstance(each, LoggedBatch)]
-            self._append(store, logged, logged=True)
 
     def _discard(self, store: ISessionStore, outgoing: bool, before: int) -> None:
         """
@@ -596,11 +514,7 @@ class DurableConnection(Connection):
             if self.dispatcher is None
             else (self._receivedCount, self._receivedCost)
         )
-        log: dict[str, Any] = {}
-        if self.following is not None:
-            position = cast("Log", self._journal.log).position
-            log["log"] = self.following.state(outbox.acknowledged, position)
-        return log | {
+        return {
             "address": self.address,
             "peerName": self.peerName,
             "over": self._overForGood,

@@ -6,59 +6,40 @@ processes share, and never for each receiver::
     log.start().addCallback(letIn)
     log.send("hello", exclude=[name])        # fires with how many have it
     log.catchUp().addCallback(goOn)          # before a session goes on here
-    batches, following = log.merged(name, done, place, own)
+    log.entries.merged(name, done, place, own)       # what it was to be sent
 
 Each process gives an entry the next number in each of its sessions that it is for.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Collection, Iterable, Sequence
-from time import time_ns
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar, cast
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Final, TypeVar, cast
 
 from twisted.internet.defer import Deferred, fail
 from twisted.logger import Logger
 
-from aesm.core.messages.batch import (
-    MAX_COST,
-    Batch,
-    Body,
-    LoggedBatch,
-    Message,
-    bodyOf,
-    encodeMessage,
-)
-from aesm.core.messages.frames import MESSAGE_OVERHEAD
+from aesm.core.messages.batch import Message, bodyOf
 from aesm.core.messages.requests import sizeOf
-from aesm.errors import MessageTooBig, SendBufferFull, SpoolError
-from aesm.messages.acknowledgements import (
-    AckCount,
-    LazyDeferred,
-)
+from aesm.errors import ConnectionClosed, MessageTooBig, SendBufferFull, SpoolError
 from aesm.messages.causes import CAUSE
-from aesm.store.following import Following, Place, Places
-from aesm.store.interface import Blob, Entry
-from aesm.store.stream import readBlob
+from aesm.store import entries
+from aesm.store.counting import Counting, LogCount
+from aesm.store.entries import Entries, Told, decoded, encoded, grouped, together
 from aesm.store.undoing import elsewhere, hasLeft
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall, IReactorTime
     from twisted.python.failure import Failure
 
-    from aesm.messages.connection import Connection
-    from aesm.store.connection import DurableConnection
-    from aesm.store.interface import ILogStore, ISessionStore
+    from aesm.store.interface import Entry, ILogStore
     from aesm.store.journal import Journal
+    from aesm.store.logged import LoggedConnection
 
-__all__ = ["ENTRY_MEMORY", "LOG_SIZE", "MAX_ENTRY", "MAX_SENDING", "Batches", "Log"]
+__all__ = ["MAX_ENTRY", "MAX_SENDING", "Log"]
 
 MAX_ENTRY: Final = 1 << 20  # bytes of a message to all
-MAX_SENDING: Final = 16 << 20  # bytes of those that are not written yet
-LOG_SIZE: Final = 14 << 20  # bytes of entries that are kept
-ENTRY_MEMORY: Final = 256  # bytes of an entry, beside its message
-GROUP_MICROS: Final = 1000  # of entries that share a time
+MAX_SENDING = 16 << 20  # bytes of those that are not written yet
 RETRY: Final = 1.0  # seconds until it is read again when that failed
 
 _log = Logger(namespace="aesm.log")
@@ -89,99 +70,20 @@ _T = TypeVar("_T")
 # Bounds
 #
 # The log drops its oldest entries, in bytes, and so does this process, a little earlier
-# (LOG_SIZE).  A session whose place is before the first that is left is a slow consumer
-# (4000), wherever its client is: nobody could go on with it.
+# (entries.LOG_SIZE).  A session whose place is before the first that is left is a slow
+# consumer (4000), wherever its client is: nobody could go on with it.
 #
 # An engine that went back in time may have lost entries that some have got and some
 # have not.  Positions are given again then; names are not.  What a session has in its
-# outbox of the log becomes its own (C{Following.isKept}), and it goes on
-# from the last entry that both have.
-
-
-Batches = Sequence[tuple[LoggedBatch, int]]  # each with its last position
-
-
-class _Told(NamedTuple):
-    """
-    An entry of the log.
-
-    @ivar exclude: the sessions that it is not for.
-    """
-
-    position: int
-    name: bytes
-    micros: int
-    body: Body
-    exclude: frozenset[str]
-
-
-class LogCount(LazyDeferred[int]):
-    """Fires with the number of clients that have an entry, at all processes."""
-
-    def __init__(self, log: Log, cause: Connection | None, entry: bytes) -> None:
-        """
-        @param cause: whose message makes us write it.
-        @param entry: what is to be written.
-        """
-        self.position = 0  # none yet
-        self._log = log
-        self._cause = cause
-        self._entry = entry
-        self._reason: BaseException | None = None
-
-    def write(self, store: ISessionStore) -> None:
-        """Give the entry to the store, unless its cause is elsewhere by now."""
-        if not hasLeft(self._cause):
-            name = "" if self._cause is None else self._cause.session.name
-            cast("ILogStore", store).log(name, self._entry, self._written)
-
-    def _written(self, position: int, nothing: int) -> None:
-        """Note that it is in the log."""
-        self.position = position
-
-    def settle(self, failure: Failure | None) -> None:
-        """
-        All of its turn is written: ask, if anybody wants to know.
-
-        @param failure: why it is not.
-        """
-        if failure is not None:
-            self._reason = failure.value
-        elif not self.position:
-            self._reason = elsewhere()
-        self._entry = b""
-        if self._looked and not self._called:
-            self.begin()
-
-    def begin(self) -> None:
-        """Somebody wants to know: ask, as soon as it is written."""
-        if self._reason is not None:
-            self.errback(self._reason)
-        elif self.position:
-            self._log.ask(self)
-
-    def fail(self, reason: Exception) -> None:
-        """Nobody can say who has it."""
-        if not self.called:
-            self.errback(reason)
-
-
-class _Question:
-    """Who has an entry: what was asked of all processes, and what they have said."""
-
-    def __init__(self, count: LogCount, deadline: IDelayedCall) -> None:
-        """@param deadline: when no answer is waited for any more."""
-        self.count = count
-        self.deadline = deadline
-        self.asked: int | None = None  # how many, once that is known
-        self.having = self.answers = 0
+# outbox of the log becomes its own (C{Following.isKept}), and it goes on from the last
+# entry that both have.
 
 
 class Log:
     """
     The log, as one process has it.
 
-    @ivar position: of the last entry that its sessions were told.
+    @ivar entries: those that its sessions were told, as far back as they are kept.
     """
 
     def __init__(
@@ -201,15 +103,14 @@ class Log:
         @param sendBuffer: bytes that a session may keep: places are written so often
             that only a part of it is told in between.
         """
-        self.position = 0
+        self.entries = Entries()
         self._journal = journal
         self._store = store
         self._clock = clock
-        self._patience = patience
-        self._entries: list[_Told] = []  # one behind the other, up to C{position}
-        self._size = 0
-        self._news: list[_Told] = []  # that our sessions were not told
-        self._stride = min(LOG_SIZE, sendBuffer) // 8
+        self._counting = Counting(store, clock, patience, self._has)
+        self._news: list[Told] = []  # that our sessions were not told
+        self._sending = 0  # bytes that are not written
+        self._stride = min(entries.LOG_SIZE, sendBuffer) // 8
         self._swept = (0, 0)  # bytes since, and the position then
         self._delivery: IDelayedCall | None = None
         self._retry: IDelayedCall | None = None
@@ -219,11 +120,7 @@ class Log:
         # read: until that is the same, positions may be given again, and what is heard
         # is not taken.
         self._doubts, self._settled = 1, 0
-        self._sending = 0  # bytes that are not written
-        self._questions: dict[int, _Question] = {}
-        self._asked = 0
-        self._answering: dict[AckCount, IDelayedCall] = {}
-        store.told, store.heard = self._told, self._heard
+        store.told, store.heard = self._told, self._counting.heard
 
     def start(self, opened: _T) -> Deferred[_T]:
         """
@@ -237,19 +134,18 @@ class Log:
     def stop(self) -> None:
         """Tell nobody anything any more."""
         self._isStopped = True
-        stopped = SpoolError("the log is closed")
-        calls = [self._delivery, self._retry, *self._answering.values()]
-        calls += [question.deadline for question in self._questions.values()]
-        for call in calls:
+        for call in (self._delivery, self._retry):
             if call is not None and call.active():
                 call.cancel()
-        self._answering.clear()
-        questions, self._questions = self._questions, {}
-        for question in questions.values():
-            question.count.fail(stopped)
+        self._counting.stop()
         waiting, self._waiting = self._waiting, []
         for each in waiting:
-            each.errback(stopped)
+            each.errback(_stopped())
+
+    @property
+    def _ours(self) -> list[LoggedConnection]:
+        """List the connections of our sessions."""
+        return cast("list[LoggedConnection]", list(self._journal.sessions.values()))
 
     # What is sent
 
@@ -274,20 +170,22 @@ class Log:
                     f"{MAX_ENTRY} can go: split it"
                 )
             )
-        header = json.dumps({"exclude": list(exclude)}).encode()
-        entry = header + b"\n" + encodeMessage(time_ns() // 1000, body)
-        count = LogCount(self, cause, entry)
+        entry = encoded(body, exclude)
+        count, size = LogCount(self._counting, cause, entry), len(entry)
+        if hasLeft(cause) or self._isStopped:
+            closed = ConnectionClosed("nothing was sent: nobody listens")
+            count.fail(closed if self._isStopped else elsewhere())
+            return count
         failure = self._store.failure
         if cause is None and failure is not None:
             return fail(SpoolError(f"nothing was sent: {failure}"))
-        if cause is None and self._sending + len(entry) > MAX_SENDING:
+        if cause is None and self._sending + size > MAX_SENDING:
             return fail(
                 SendBufferFull(
                     f"{self._sending} bytes are on their way to the engine: wait until "
                     "what was sent before has fired"
                 )
             )
-        size = len(entry)
         self._sending += size
         self._journal.add(count.write).addBoth(self._cbWritten, count, size)
         return count
@@ -297,152 +195,54 @@ class Log:
         self._sending -= size
         count.settle(result)
 
-    # Who has it
-
-    def ask(self, count: LogCount) -> None:
-        """Ask all processes how many of their clients have an entry."""
-        if self._isStopped:
-            count.fail(SpoolError("the log is closed"))
-            return
-        self._asked += 1
-        deadline = self._clock.callLater(self._patience, self._counted, self._asked)
-        self._questions[self._asked] = _Question(count, deadline)
-        words = b"ask %s %d %d" % (
-            self._store.node.encode(),
-            self._asked,
-            count.position,
-        )
-        said = self._store.say("", words)
-        said.addCallbacks(
-            self._cbAsked,
-            self._ebAsked,
-            callbackArgs=(self._asked,),
-            errbackArgs=(self._asked,),
-        )
-
-    def _cbAsked(self, listening: int, number: int) -> None:
-        """So many processes have heard a question."""
-        question = self._questions.get(number)
-        if question is not None:
-            question.asked = listening
-            self._settle(number, question)
-
-    def _ebAsked(self, failure: Any, number: int) -> None:
-        """Nobody can be asked."""
-        question = self._end(number)
-        if question is not None:
-            question.count.fail(failure.value)
-
-    def _settle(self, number: int, question: _Question) -> None:
-        """See whether all have answered."""
-        if question.asked is not None and question.answers >= question.asked:
-            self._counted(number)
-
-    def _end(self, number: int) -> _Question | None:
-        """Wait for no answers any more."""
-        question = self._questions.pop(number, None)
-        if question is not None and question.deadline.active():
-            question.deadline.cancel()
-        return question
-
-    def _counted(self, number: int) -> None:
-        """All have answered, or the others are gone."""
-        question = self._end(number)
-        if question is not None and not question.count.called:
-            question.count.callback(question.having)
-
-    def _heard(self, words: bytes) -> None:
-        """Another process, or this one, asks or answers."""
-        if self._isStopped:
-            return
-        match words.split(b" "):
-            case [b"ask", node, number, position]:
-                self._answer(node.decode(), int(number), int(position))
-            case [b"has", number, having]:
-                question = self._questions.get(int(number))
-                if question is not None:
-                    question.having += int(having)
-                    question.answers += 1
-                    self._settle(int(number), question)
-
-    def _answer(self, node: str, number: int, position: int) -> None:
-        """Say how many of our clients have an entry, once they do, or soon."""
+    async def _hasTold(self, position: int) -> list[Deferred[None]]:
+        """Wait for all of our clients that an entry is for."""
         self._deliver()
-        if position > self.position:
-            read = self.catchUp()
-            read.addCallback(lambda nothing: self._tally(node, number, position))
-            read.addErrback(lambda failure: failure.trap(SpoolError) and None)
-        else:
-            self._tally(node, number, position)
-
-    def _tally(self, node: str, number: int, position: int) -> None:
-        """Count them."""
-        entry = self._find(position)
+        if position > self.entries.position:
+            await self.catchUp()
+        entry = self.entries.find(position)
+        if entry is None:
+            return []
         has = [
-            each.hasTold(position)
-            for each in (() if entry is None else self._ours)
-            if entry is not None and each.session.name not in entry.exclude
+            connection.hasTold(position)
+            for connection in self._ours
+            if connection.session.name not in entry.exclude
         ]
-        tally = AckCount(each for each in has if each is not None)
-        # Soon enough that a client which does not take it costs nobody else's count.
-        self._answering[tally] = self._clock.callLater(
-            self._patience * 0.75, tally.endNow
-        )
+        return [each for each in has if each is not None]
 
-        def counted(having: int) -> None:
-            """Say it."""
-            call = self._answering.pop(tally, None)
-            if call is None:
-                return
-            if call.active():
-                call.cancel()
-            said = self._store.say(node, b"has %d %d" % (number, having))
-            said.addErrback(lambda failure: None)  # who asks waits for a while only
-
-        tally.addCallback(counted)
+    def _has(self, position: int) -> Deferred[list[Deferred[None]]]:
+        """Wait for all of our clients that an entry is for."""
+        return Deferred.fromCoroutine(self._hasTold(position))
 
     # What is told
 
     @property
-    def _ours(self) -> list[DurableConnection]:
-        """List the connections of our sessions."""
-        return cast("list[DurableConnection]", list(self._journal.sessions.values()))
+    def _last(self) -> Told | None:
+        """The last entry that we know, told or not."""
+        if self._news:
+            return self._news[-1]
+        return self.entries.find(self.entries.position)
 
     @property
-    def _last(self) -> int:
-        """The position up to which we know all, told or not."""
-        return self._news[-1].position if self._news else self.position
-
-    def _find(self, position: int) -> _Told | None:
-        """Find an entry, if it is kept; in the order of positions none is missing."""
-        for entries in (self._entries, self._news):
-            if entries:
-                index = position - entries[0].position
-                if 0 <= index < len(entries):
-                    return entries[index]
-        return None
-
-    @property
-    def first(self) -> int:
-        """The position of the first entry that is kept, or will be."""
-        return self._entries[0].position if self._entries else self.position + 1
+    def _known(self) -> int:
+        """The position up to which we know all."""
+        return self._news[-1].position if self._news else self.entries.position
 
     def _told(self, entry: Entry | None) -> None:
         """There is something new in the log; or, for None, there may be."""
         if self._isStopped:
             return
-        last = self._last
         if entry is None:
             self._doubts += 1
             self._read()
-        elif self._settled < self._doubts or entry.position > last + 1:
+        elif self._settled < self._doubts or entry.position > self._known + 1:
             self._read()
-        elif entry.position == last + 1:
+        elif entry.position == self._known + 1:
             self._take(entry)
 
     def _take(self, entry: Entry) -> None:
         """Have it told at the end of this turn, with what else comes in it."""
-        self._news.append(_decoded(entry))
+        self._news.append(decoded(entry))
         if self._delivery is None:
             self._delivery = self._clock.callLater(0, self._deliver)
 
@@ -455,11 +255,8 @@ class Log:
         if not news:
             return
         ours = self._ours
-        self.position = news[-1].position
-        self._entries += news
-        grown = sum(map(_sizeOf, news))
-        self._size += grown
-        groups = [(*_together(group), group) for group in _grouped(news)]
+        grown = self.entries.add(news)
+        groups = [(*together(group), group) for group in grouped(news)]
         common = [(batch, position) for batch, position, _ in groups]
         excluded = frozenset().union(*(entry.exclude for entry in news))
         for connection in ours:
@@ -473,7 +270,7 @@ class Log:
                 if len(some) == len(group):
                     mine.append((batch, position))
                 elif some:
-                    mine.append(_together(some))
+                    mine.append(together(some))
             if mine:
                 connection.told(mine)
         self._sweep(grown)
@@ -488,18 +285,12 @@ class Log:
         self._swept = (since + grown, before)
         if since + grown < self._stride:
             return
-        self._swept = (0, self.position)
-        old = 0
-        while self._size > LOG_SIZE and old < len(self._entries) - 1:
-            self._size -= _sizeOf(self._entries[old])
-            old += 1
-        del self._entries[:old]
+        self._swept = (0, self.entries.position)
+        self.entries.trim()
         for connection in self._ours:
-            following = cast(Following, connection.following)
-            done = connection.session.outbox.acknowledged
-            if following.behind(done, self.position) < self.first - 1:
+            if connection.behind < self.entries.first - 1:
                 connection.closeLate()
-            elif following.place.position < before:
+            elif connection.following.place.position < before:
                 self._journal.touch(connection)
 
     # What is read
@@ -511,6 +302,8 @@ class Log:
         @return: fires once that is done, however long it takes; fails with
             L{SpoolError} if it is stopped before.
         """
+        if self._isStopped:
+            return fail(_stopped())
         waiting: Deferred[None] = Deferred()
         self._waiting.append(waiting)
         self._read()
@@ -551,27 +344,23 @@ class Log:
         """Read what there is, page by page."""
         while not self._isStopped:
             last = self._last
-            known = self._find(last)
-            page = await self._store.readLog(last, b"" if known is None else known.name)
+            name = b"" if last is None else last.name
+            page = await self._store.readLog(self._known, name)
             if page is None:
                 await self._rewind()
                 continue
-            if page.entries is None:  # none of what follows is for anybody here
-                self._restart(page.first - 1)
+            if page.entries is None:  # who has not had what was there misses it
+                self._news = []
+                self.entries.restart(page.first - 1)
+                for connection in self._ours:
+                    connection.closeLate()
                 continue
             for entry in page.entries:
-                if entry.position == self._last + 1:  # it was not heard meanwhile
+                if entry.position == self._known + 1:  # it was not heard meanwhile
                     self._take(entry)
-            if self._last >= page.last or not page.entries:
+            if self._known >= page.last or not page.entries:
                 self._deliver()
                 return
-
-    def _restart(self, position: int) -> None:
-        """Go on behind a gap: who has not had what was there misses it."""
-        self._entries, self._news, self._size = [], [], 0
-        self.position = position
-        for connection in self._ours:
-            connection.closeLate()
 
     async def _rewind(self) -> None:
         """The log is not what it was: go back to what is the same."""
@@ -593,109 +382,21 @@ class Log:
                 break
             there |= {entry.position: entry.name for entry in page.entries}
             after, name = page.entries[-1].position, page.entries[-1].name
-        same = [each for each in self._entries if there.get(each.position) == each.name]
         base = min(there, default=last + 1) - 1
-        lost = len(self._entries) - len(same)
-        self._entries = same
-        self._size = sum(map(_sizeOf, same))
-        self.position = same[-1].position if same else base
-        self._swept = (0, min(self.position, self._swept[1]))
+        same = self.entries.same(there)
+        lost = self.entries.position + 1 - self.entries.first - len(same)
+        self.entries.restart(base, same)
+        self._swept = (0, min(self.entries.position, self._swept[1]))
         _log.warn(
             "the engine lacks {count} messages to all nodes: those who have them keep "
             "them",
             count=lost,
         )
         for connection in self._ours:
-            cast(Following, connection.following).isKept = True
+            connection.following.isKept = True
             self._journal.touch(connection)
 
-    # For sessions that go on here
 
-    def has(self, place: Place) -> bool:
-        """Tell whether all that is behind a place is kept."""
-        return place.position >= self.first - 1
-
-    def merged(
-        self, name: str, done: int, place: Place, own: Iterable[tuple[int, Batch]]
-    ) -> tuple[list[Batch], Following]:
-        """
-        Find out what a session was to be sent.
-
-        @param name: the session.
-        @param done: how many messages of it are acknowledged.
-        @param place: where it was in the log.
-        @param own: its own batches, each with the number of its first message.
-        @return: all of its batches that are not acknowledged, and where it is.
-        @raise LookupError: entries are missing.
-        """
-        index = place.position + 1 - self.first
-        if index < 0:
-            raise LookupError("the log has not what follows")
-        entries = [each for each in self._entries[index:] if name not in each.exclude]
-        skip = done - place.number  # of the log: its own are stored no more
-        behind = entries[skip - 1].position if skip else place.position
-        del entries[:skip]
-        batches: list[Batch] = []
-        places: Places = []
-        number = done
-
-        def fill(some: list[_Told]) -> None:
-            """Add entries of the log."""
-            nonlocal number
-            for group in _grouped(some):
-                batch, position = _together(group)
-                batches.append(batch)
-                batch.first = number
-                places.append((number, len(group), position))
-                number += len(group)
-
-        for first, batch in own:
-            gap = max(0, first - number)
-            if gap > len(entries):
-                raise LookupError(
-                    f"{gap - len(entries)} entries of the log are missing"
-                )
-            fill(entries[:gap])
-            del entries[:gap]
-            batch.first = first
-            number = first + len(batch.bodies)
-            if first < done:  # some of those that were sent together
-                batch.cut(done - first)
-            batches.append(batch)
-        fill(entries)
-        return batches, Following(Place(done, behind, place.began), places)
-
-
-def _sizeOf(entry: _Told) -> int:
-    """The bytes that an entry takes."""
-    return len(entry.body) + ENTRY_MEMORY
-
-
-def _decoded(entry: Entry) -> _Told:
-    """Read an entry."""
-    header, frame = entry.data.split(b"\n", 1)
-    messages = readBlob(Blob(0, 1, frame))
-    exclude: Collection[str] = json.loads(header)["exclude"]
-    body = bodyOf(messages.data[0])
-    return _Told(entry.position, entry.name, messages.micros, body, frozenset(exclude))
-
-
-def _grouped(entries: Iterable[_Told]) -> list[list[_Told]]:
-    """Put those together that fit one batch."""
-    groups: list[list[_Told]] = []
-    room = micros = 0
-    for entry in entries:
-        cost = len(entry.body) + MESSAGE_OVERHEAD
-        if cost > room or abs(entry.micros - micros) >= GROUP_MICROS:
-            groups.append([])
-            room, micros = MAX_COST, entry.micros
-        groups[-1].append(entry)
-        room -= cost
-    return groups
-
-
-def _together(group: Sequence[_Told]) -> tuple[LoggedBatch, int]:
-    """Make one batch of some, and say the position of the last."""
-    batch = LoggedBatch(group[0].micros)
-    batch.fill([entry.body for entry in group])
-    return batch, group[-1].position
+def _stopped() -> SpoolError:
+    """Make the error for who comes too late."""
+    return SpoolError("the log is closed")

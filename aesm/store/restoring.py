@@ -26,6 +26,7 @@ from aesm.store.connection import DurableConnection
 from aesm.store.following import Place
 from aesm.store.interface import Lost, Stored
 from aesm.store.journal import Journal
+from aesm.store.logged import LoggedConnection, connectionFor
 from aesm.store.stream import readBlob
 from aesm.trust.keys import PublicKey
 
@@ -140,7 +141,7 @@ def restoredConnection(
     """
     state = stored.state
     session = Session(sendBuffer, state["window"], stored.name)
-    done, following = state["acknowledged"], None
+    done = state["acknowledged"]
     own = [(blob.number, Batch.of(readBlob(blob))) for blob in stored.outgoing]
     if journal.log is None:
         kept = [batch for _, batch in own]
@@ -148,13 +149,13 @@ def restoredConnection(
             kept[0].cut(done - own[0][0])
     else:
         place = Place(*state["log"])
-        kept, following = journal.log.merged(stored.name, done, place, own)
+        kept, following = journal.log.entries.merged(stored.name, done, place, own)
     takes = state["requests"]
     session.outbox.meet(Hello(maxMessage=state["maxMessage"], requests=takes))
     session.outbox.restore(done, state["acknowledgedCost"], state["limit"], kept)
     session.inbox.restore(state["received"], state["receivedCost"], state["takenCost"])
     address = state["address"]
-    connection = DurableConnection(
+    connection = connectionFor(
         journal,
         owner,
         session,
@@ -164,7 +165,8 @@ def restoredConnection(
         receiveBuffer=state["window"],
         **options,
     )
-    connection.following = following
+    if isinstance(connection, LoggedConnection):
+        connection.following = following
     connection.retrieved.restore(
         state["received"],
         stored.incoming,

@@ -31,8 +31,9 @@ from aesm.errors import (
 from aesm.interfaces import IMessageHandlerMaker, MessageHandler
 from aesm.server import factory
 from aesm.server.registry import Connections
-from aesm.store import log
-from aesm.store.log import ENTRY_MEMORY, MAX_ENTRY, Log
+from aesm.store import entries, log
+from aesm.store.entries import ENTRY_MEMORY
+from aesm.store.log import MAX_ENTRY, Log
 from tests.server.test_claimed import Way
 from tests.support.helpers import XX
 from tests.support.pairs import SERVER_KEY
@@ -376,7 +377,7 @@ class SendTests(LogTestCase):
             stopped = self.log(node)
             stopped.stop()
             stopped._told(None)
-            stopped._heard(b"has 1 1")
+            stopped._counting.heard(b"has 1 1")
         self.failureResultOf(asked, SpoolError)
         self.settle()
         self.failureResultOf(unwritten, SpoolError)
@@ -385,7 +386,7 @@ class SendTests(LogTestCase):
         late = self.servers[0].sendAll("four")
         late.addCallback(lambda having: having)
         self.settle()
-        self.failureResultOf(late, SpoolError)
+        self.failureResultOf(late, ConnectionClosed)
 
     def test_claimed(self) -> None:
         """What a message has caused that another server handles is not sent here."""
@@ -444,7 +445,7 @@ class BoundTests(LogTestCase):
     def setUp(self) -> None:
         """Have a small one."""
         super().setUp()
-        self.patch(log, "LOG_SIZE", 8 * (ENTRY_MEMORY + 100))
+        self.patch(entries, "LOG_SIZE", 8 * (ENTRY_MEMORY + 100))
 
     def say(self, times: int) -> None:
         """Tell all something, again and again."""
@@ -511,11 +512,11 @@ class BoundTests(LogTestCase):
         """A server keeps so much of it, and finds any of that."""
         self.begin()
         self.say(20)
-        kept = self.log(1)
+        kept = self.log(1).entries
         self.assertEqual(kept.position, 20)
         self.assertIn(20 - kept.first, (7, 8))
-        self.assertIsNone(kept._find(kept.first - 1))
-        self.assertIsNotNone(kept._find(kept.first))
+        self.assertIsNone(kept.find(kept.first - 1))
+        self.assertIsNotNone(kept.find(kept.first))
 
     def test_slept(self) -> None:
         """

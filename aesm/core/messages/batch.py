@@ -145,6 +145,21 @@ class Batch:
         self.bodies.append(body)
         return self.first + len(self.bodies)
 
+    def fitting(self, room: int) -> int:
+        """
+        Count the messages that may be sent, at least one: those before which the cost
+        is below the limit.
+
+        @param room: what is left below the limit, bytes, above 0.
+        """
+        fitting = 0
+        for body in self.bodies:
+            if room <= 0:
+                break
+            fitting += 1
+            room -= len(body) + MESSAGE_OVERHEAD
+        return fitting
+
     def cut(self, count: int) -> Batch:
         """
         Split off the oldest messages into a batch of their own.

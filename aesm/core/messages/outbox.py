@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Sequence
-from itertools import chain
 from typing import Final
 
 from aesm._mypyc import mypyc_attr
@@ -151,10 +150,7 @@ class Outbox:
             and (peer.requests or not self.peer.requests)
             and (
                 peer.maxMessage >= self._maxMessage
-                or all(
-                    batch.largest <= peer.maxMessage
-                    for batch in chain(self._unacknowledged, self._unsent)
-                )
+                or all(batch.largest <= peer.maxMessage for batch in self.released)
             )
         )
 
@@ -165,7 +161,7 @@ class Outbox:
         """
         # One that was sent may be among the unsent again, after the last resume.
         skip = number - self.acknowledged
-        for batch in chain(self._unacknowledged, self._unsent):
+        for batch in self.released:
             if 0 <= skip < len(batch.bodies):
                 return len(batch.bodies[skip])
             skip -= len(batch.bodies)
@@ -299,10 +295,7 @@ class Outbox:
                 self.closeBatch()
             room = self._bound - self._keptCost
             if cost > room:
-                raise SendBufferFull(
-                    f"{self._keptCost} of {self._bound} bytes are unacknowledged "
-                    "already: wait for drain(), or raise sendBuffer="
-                )
+                raise self._full()
             # A message that is too large for a BATCH has a batch, and frame, of its
             # own.
             space = max(cost, min(room, MAX_COST))
@@ -322,6 +315,13 @@ class Outbox:
         batch.room -= cost
         batch.bodies.append(body)
         return batch.first + len(batch.bodies)
+
+    def _full(self) -> SendBufferFull:
+        """Make the error for one for which there is no room."""
+        return SendBufferFull(
+            f"{self._keptCost} of {self._bound} bytes are unacknowledged already: wait "
+            "for drain(), or raise sendBuffer="
+        )
 
     def join(self, shared: SharedBatch, member: object) -> Share | None:
         """
@@ -374,23 +374,16 @@ class Outbox:
 
     def tell(self, logged: LoggedBatch) -> LoggedBatch:
         """
-        Accept messages that are stored already, for many together.
+        Accept messages that are stored already, for many together, none of them larger
+        than the peer takes.
 
         @return: our copy of them, to be passed to C{release} once what is before them
             may be.
-        @raise MessageTooBig: one is larger than the peer takes.
         @raise SendBufferFull: there is no room below the bound.
         """
         self.closeBatch()
-        if logged.largest > self._maxMessage:
-            raise MessageTooBig(
-                f"a message of {logged.largest} bytes; the peer takes at most "
-                f"{self._maxMessage}"
-            )
         if logged.space > self._bound - self._keptCost:
-            raise SendBufferFull(
-                f"{self._keptCost} of {self._bound} bytes are unacknowledged already"
-            )
+            raise self._full()
         batch = logged.copied(self._count)
         self._count += len(batch.bodies)
         self._keptCost += batch.space
@@ -482,9 +475,7 @@ class Outbox:
             # The same rule for both: the message that reaches the budget, or the limit,
             # still goes.
             room = min(budget, self.limit - self._sentCost)
-            if batch.space > room and (count := _fitting(batch, room)) < len(
-                batch.bodies
-            ):
+            if batch.space > room and (count := batch.fitting(room)) < batch.count:
                 batch = batch.cut(count)
             else:
                 unsent.popleft()
@@ -591,13 +582,10 @@ class Outbox:
             return False
         raise ProtocolError(f"a RESPONSE to {number}, which is no open request")
 
-    def within(self, first: int, count: int) -> list[Batch]:
-        """List the batches with some of a session's messages, of those released."""
-        return [
-            batch
-            for batch in chain(self._unacknowledged, self._unsent)
-            if first <= batch.first < first + count
-        ]
+    @property
+    def released(self) -> list[Batch]:
+        """The batches that are not acknowledged, but those that are held back."""
+        return [*self._unacknowledged, *self._unsent]
 
     def withdraw(self, uncommitted: Sequence[Batch] = ()) -> list[Body]:
         """
@@ -619,19 +607,3 @@ class Outbox:
         self._unsent = self._unacknowledged = _EMPTY
         self.dropped = True
         self.sent, self._keptCost = self._count, 0
-
-
-def _fitting(batch: Batch, room: int) -> int:
-    """
-    Count the messages of a batch that may be sent, at least one: those before which
-    the cost is below the limit.
-
-    @param room: what is left below the limit, bytes, above 0.
-    """
-    fitting = 0
-    for body in batch.bodies:
-        if room <= 0:
-            break
-        fitting += 1
-        room -= len(body) + MESSAGE_OVERHEAD
-    return fitting
