@@ -218,9 +218,11 @@ class Engine:
         """
         Disconnect.
 
-        @return: fires when that is done.
+        @return: fires when that is done; at once if it is being stopped already.
         """
         self._started = None
+        if not self._service.running:
+            return succeed(None)
         stopped = self._service.stopService()
         return succeed(None) if stopped is None else stopped
 

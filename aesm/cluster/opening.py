@@ -26,7 +26,7 @@ from aesm.trust.keys import PSK
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
 
-__all__ = ["engineOpener", "readPassword"]
+__all__ = ["checkName", "engineOpener", "readPassword"]
 
 NEEDS = {"txredisapi": "aesm[cluster]", "hiredis": "aesm[cluster]"}
 NEEDS_TLS = {"OpenSSL": "twisted[tls]", "service_identity": "twisted[tls]"}
@@ -36,12 +36,12 @@ PROCESS_BYTES = 4  # of what a process adds to its node's name
 
 def engineOpener(
     url: str,
-    *,
     name: str,
     password: bytes | AnyPath | None,
     sync: str,
     key: bytes | AnyPath | None,
     node: str | None,
+    *,
     grace: float,
     perKey: int,
     clock: IReactorTime,
@@ -72,8 +72,7 @@ def engineOpener(
             raise ValueError(f"cluster: there is no {module}: pip install '{extra}'")
     if sync not in SYNC:
         raise ValueError(f"clusterSync must be one of {SYNC}, not {sync!r}")
-    if not name or set(name) & set("{}") or not name.isprintable():
-        raise ValueError(f"clusterName is a word without braces, not {name!r}")
+    checkName(name)
     node = socket.gethostname() if node is None else node
     if not node.isprintable() or len(node.split()) != 1 or ":" in node:
         raise ValueError(f"node must be one word without colons, not {node!r}")
@@ -92,6 +91,16 @@ def engineOpener(
     return openStore
 
 
+def checkName(name: str) -> None:
+    """
+    Check what a cluster is called.
+
+    @raise ValueError: it cannot be called that.
+    """
+    if not name or set(name) & set("{}") or not name.isprintable():
+        raise ValueError(f"clusterName is a word without braces, not {name!r}")
+
+
 def readPassword(password: bytes | AnyPath) -> str:
     """
     Read a password, which may be in a file.
@@ -102,13 +111,15 @@ def readPassword(password: bytes | AnyPath) -> str:
         return password.decode()
     path = expanded(password)
     try:
-        content = readFile(path, limit=MAX_PASSWORD)
+        content = withoutBOM(readFile(path, limit=MAX_PASSWORD)).decode()
     except FileNotFoundError:
         raise KeyFileError(
             f"there is no {path}: write the engine's password into it, mode 0600",
             str(path),
         ) from None
-    lines = withoutBOM(content).decode("utf-8", "replace").split()
-    if len(lines) != 1:
+    except UnicodeError:
+        raise KeyFileError(f"{path} has no password in UTF-8", str(path)) from None
+    word = content.rstrip("\r\n")
+    if len(word.splitlines()) != 1:
         raise KeyFileError(f"{path} is not one line, a password", str(path))
-    return lines[0]
+    return word

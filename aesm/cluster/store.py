@@ -230,7 +230,7 @@ class EngineStore:
     def _ended(self, names: list[bytes]) -> None:
         """A newer session of their key has begun, or gone on, and they are over."""
         self._writer.leave(
-            {name: False for name in map(bytes.decode, names) if self._isOurs(name)}
+            {name: None for name in map(bytes.decode, names) if self._isOurs(name)}
         )
 
     def _isOurs(self, name: str) -> bool:
@@ -554,7 +554,9 @@ class EngineStore:
             await self._engine.stop()
             await stopped
 
-    def _lost(self, lost: dict[str, bool], undone: dict[str, list[Part]]) -> None:
+    def _lost(
+        self, lost: dict[str, bool | None], undone: dict[str, list[Part]]
+    ) -> None:
         """Say by their numbers which messages were left out."""
         numbers = {name: [part.number for part in undone[name]] for name in undone}
         self.lost(lost, numbers)
@@ -596,8 +598,11 @@ class EngineStore:
                 self.came(name, entry)
         elif what == b"read":
             self._read(name, *map(int, b" ".join(more).split()))
-        elif what == b"gone" or self._writer.ours[name].fence < int(more[0]):
-            self._writer.leave({name: what != b"gone"})
+        elif what == b"moved":
+            if self._writer.ours[name].fence < int(more[0]):
+                self._writer.leave({name: True})
+        else:
+            self._writer.leave({name: None if what == b"replaced" else False})
 
     def _read(self, name: str, first: int, last: int) -> None:
         """Some node has read what came over a session of ours."""

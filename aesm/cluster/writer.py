@@ -69,8 +69,8 @@ class Writer:
 
     @ivar ours: the sessions that are ours, as the engine has them.
     @ivar next: what has gathered.
-    @ivar lost: called with sessions that are not ours by now, and whether there still
-        are such sessions, at another node; and with what others were to be sent and are
+    @ivar lost: called with sessions that are not ours by now, and why, as
+        L{Lost<aesm.store.interface.Lost>}; and with what others were to be sent and are
         not, since such sessions had caused it: the numbers of what is behind it move
         up.  Both are by the names of sessions.
     @ivar looked: called when it was seen that the engine has all that it had.
@@ -87,7 +87,9 @@ class Writer:
         """
         self.ours: dict[str, Image] = {}
         self.next = Gathered()
-        self.lost: Callable[[dict[str, bool], dict[str, list[Part]]], object] = _nobody
+        self.lost: Callable[[dict[str, bool | None], dict[str, list[Part]]], object] = (
+            _nobody
+        )
         self.looked: Callable[[], object] = _nobody
         self.isLooking = True
         self._engine = engine
@@ -139,7 +141,8 @@ class Writer:
             raise RuntimeError("the engine is closed already")
         ended = self._ended = Deferred()
         if self._engine.failure is not None and not self._isSending:
-            self._end(self._engine.failure)
+            left = (self._calls, self._waiters, self.next.waiters, self.next.changes)
+            self._end(self._engine.failure if any(left) else None)
         elif self._retry is not None and self._retry.active():
             self._retry.reset(0)  # the last try need not wait
         else:
@@ -150,11 +153,11 @@ class Writer:
         """Make the error for who writes too late."""
         return SpoolError("the engine is closed: nothing more is written")
 
-    def leave(self, lost: dict[str, bool]) -> None:
+    def leave(self, lost: dict[str, bool | None]) -> None:
         """
         Sessions are not ours: forget them, and what they caused and nobody said.
 
-        @param lost: with whether there still are such sessions.
+        @param lost: with why.
         """
         for name in lost:
             del self.ours[name]
@@ -204,19 +207,13 @@ class Writer:
 
     def _cbSent(self, reply: Any) -> None:
         """The engine has done a call, or says why it cannot."""
-        try:  # who hears of it may commit more: it is not sent before we are done
-            if not isinstance(reply, int):
-                self._take(*reply)
-        finally:
-            self._isSending = False
         if isinstance(reply, int):  # it lacks what it had
+            self._isSending = False
             self._look()
-        else:
-            self._send()
-
-    def _take(self, lost: list[tuple[int, int]], results: list[int]) -> None:
-        """Take note of what the engine has done, or who has to be left out."""
+            return
+        # It counts as being sent until then: who is told of what is lost commits.
         self._works()
+        lost, results = reply
         call = self._calls[0]
         if lost:
             names = list(call.changes)
@@ -224,6 +221,7 @@ class Writer:
         else:
             del self._calls[0]
             self._done(call, results)
+        self._send()
 
     def _done(self, call: Call, results: list[int]) -> None:
         """The engine has done a call: take note of what it has now."""
@@ -246,7 +244,7 @@ class Writer:
     def _lose(self, call: Call, lost: dict[str, bool]) -> None:
         """Sessions are not ours: forget them, and what they caused."""
         # Not those of which the doorbell said so before, some of which came back.
-        new = {
+        new: dict[str, bool | None] = {
             name: kept
             for name, kept in lost.items()
             if name in self.ours and self.ours[name].fence == call.fences[name]

@@ -12,9 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from twisted.python import usage
 
-from aesm.errors import KeyFileError
-from aesm.trust.files import expanded, readFile
-
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
 
@@ -22,16 +19,14 @@ if TYPE_CHECKING:
 
 __all__ = ["ENGINE_OPTIONS", "engineOf"]
 
-MAX_PASSWORD = 4096  # bytes
-
 # For C{optParameters} of C{usage.Options}.
 ENGINE_OPTIONS = [
     [
         "cluster",
         None,
         None,
-        "URL of the engine in which the cluster keeps its sessions, such as "
-        "redis://HOST:PORT or redis+unix:///PATH.",
+        "Redis in which the nodes of a cluster keep their sessions: redis://HOST:PORT, "
+        "rediss://, redis+unix:///PATH or redis+sentinel://HOST,HOST,HOST/NAME.",
     ],
     ["cluster-name", None, "aesm", "What the cluster is called there."],
     ["cluster-password", None, None, "File of the engine's password, mode 0600."],
@@ -49,14 +44,17 @@ def engineOf(options: Mapping[str, Any], reactor: IReactorTime, node: str) -> En
     # Here, since it loads slowly, for who has no cluster.
     from aesm.cluster.address import EngineAddress
     from aesm.cluster.engine import Engine
+    from aesm.cluster.opening import checkName, readPassword
 
+    password = options["cluster-password"]
     try:
+        checkName(options["cluster-name"])
         return Engine(
             reactor,
             EngineAddress.parse(options["cluster"]),
             options["cluster-name"],
             node,
-            password=_password(options["cluster-password"]),
+            password=None if password is None else readPassword(password),
         )
     except ImportError as error:
         raise usage.UsageError(
@@ -64,20 +62,3 @@ def engineOf(options: Mapping[str, Any], reactor: IReactorTime, node: str) -> En
         ) from None
     except ValueError as error:
         raise usage.UsageError(f"--cluster: {error}") from None
-
-
-def _password(path: str | None) -> str | None:
-    """
-    Read a password.
-
-    @raise KeyFileError: its file cannot be used.
-    """
-    if path is None:
-        return None
-    try:
-        read = readFile(expanded(path), limit=MAX_PASSWORD)
-        return read.decode("utf-8").rstrip("\r\n")
-    except FileNotFoundError:
-        raise KeyFileError(f"there is no {path}: name the password's file") from None
-    except UnicodeError:
-        raise KeyFileError(f"{path} has no password in UTF-8") from None

@@ -20,6 +20,7 @@ from twisted.python import usage
 
 from aesm.commands.activity import ActivityFile
 from aesm.commands.daemon import AESMService
+from aesm.commands.engine import ENGINE_OPTIONS
 from aesm.commands.options import DEFAULT_NAME, NAME_OPTION, ownKey
 from aesm.core.messages.hello import DEFAULT_HEARTBEAT, DEFAULT_MAX_MESSAGE
 from aesm.errors import KeyFileError, SpoolError
@@ -154,16 +155,7 @@ class ServerOptions(usage.Options):
             "of power.",
         ],
         ["spool-max", None, MAX_SIZE, "Bytes that the spool may have."],
-        [
-            "cluster",
-            None,
-            None,
-            "Redis in which sessions outlive this process, and go on at any other that "
-            "has it, too: redis://HOST:PORT, rediss://, redis+unix:///PATH or "
-            "redis+sentinel://HOST,HOST,HOST/NAME.",
-        ],
-        ["cluster-name", None, "aesm", "What the cluster is called there."],
-        ["cluster-password", None, None, "File of the password there."],
+        *ENGINE_OPTIONS,
         [
             "cluster-sync",
             None,

@@ -331,6 +331,6 @@ def checkHandler(handler: object) -> None:
     """
     if getattr(handler, "clientsTogether", False):
         raise ValueError(
-            "cluster cannot be had with this handler, which has to know all clients and "
-            f"knows those of one node: {type(handler).__name__}"
+            "cluster cannot be had with this handler, which has to know all clients, "
+            f"and knows those of one node: {type(handler).__name__}"
         )

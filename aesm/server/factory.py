@@ -26,7 +26,6 @@ from twisted.internet.interfaces import (
     IReactorTime,
 )
 
-from aesm.cluster.opening import engineOpener
 from aesm.core.channel.roles import ServerChannel
 from aesm.core.channel.settings import Layer
 from aesm.core.messages.conversation import Conversation
@@ -55,9 +54,7 @@ from aesm.server.handover import Host, Predecessor, SuccessorFactory
 from aesm.server.manager import ConnectionManager
 from aesm.server.registry import Connections
 from aesm.server.sessions import SESSION_GRACE
-from aesm.store.interface import ISessionStore
-from aesm.store.spool import spoolOpener
-from aesm.store.sqlite import MAX_SIZE
+from aesm.server.stores import storeOpener
 from aesm.trust.clients import RELOAD_INTERVAL
 from aesm.trust.files import AnyPath, stateDirectory
 from aesm.trust.keys import PrivateKey, PublicKey, nextKeyOf
@@ -142,17 +139,8 @@ class AESMServerFactory(SecureFactory):
         bytesPerKey: float | None = None,
         sessionGrace: float = SESSION_GRACE,
         drainRate: float = DRAIN_RATE,
-        spool: AnyPath | None = None,
-        spoolSync: str = "normal",
-        spoolMax: int = MAX_SIZE,
-        cluster: str | None = None,
-        clusterName: str = "aesm",
-        clusterPassword: bytes | AnyPath | None = None,
-        clusterSync: str = "primary",
-        clusterKey: bytes | AnyPath | None = None,
-        node: str | None = None,
         nextKey: PublicKey | None = None,
-        **messages: Any,
+        **options: Any,
     ) -> None:
         """
         @param reactor: keeps time; None for the installed one.
@@ -185,42 +173,45 @@ class AESMServerFactory(SecureFactory):
             when its connection is cut; 0 ends it at once.
         @param drainRate: clients a second that are told to go on elsewhere when the
             server is stopped, where other servers share its sessions.
-        @param spool: the path of a file in which sessions, what was sent and is not
+        @param nextKey: the key that this server will have after its present one,
+            announced to clients; without C{key}, the one that
+            L{nextKeyOf<aesm.trust.keys.nextKeyOf>} finds in the state directory.
+        @param options: C{maxMessage}, C{heartbeat}, C{sendBuffer} and
+            C{receiveBuffer}, as
+            L{ConversationSettings<aesm.core.messages.hello.ConversationSettings>};
+            and of a store:
+        @keyword spool: the path of a file in which sessions, what was sent and is not
             acknowledged, and packets that nobody has taken outlive the process;
             what is acknowledged is in it.  It is opened when listening begins.
             None keeps them in memory.
-        @param spoolSync: C{"normal"}: the spool survives that the process is killed;
+        @keyword spoolSync: C{"normal"}: the spool survives that the process is killed;
             C{"full"}: also a loss of power, for which each commit waits for the disk.
-        @param spoolMax: bytes that the spool may have, from 16 MiB; when they are used
-            up, that is as a full disk.
-        @param cluster: where the engine is, in which the sessions are, instead of a
+        @keyword spoolMax: bytes that the spool may have, from 16 MiB; when they are
+            used up, that is as a full disk.
+        @keyword cluster: where the engine is, in which the sessions are, instead of a
             C{spool}: C{redis://HOST:PORT}, C{rediss://}, C{redis+unix:///PATH} or
             C{redis+sentinel://HOST,HOST,HOST/NAME}.  All servers with the same one are
             nodes of one server: a client comes back to its session at any of them.
             They have the same C{key}, C{psk} and C{authorizedKeys}; limits are those
             of one node, but C{perKey="replace"}, which is over all.  It needs
             C{aesm[cluster]}.
-        @param clusterName: what the cluster is called in the engine.
-        @param clusterPassword: what the engine asks for, bytes, or the path of its
+        @keyword clusterName: what the cluster is called in the engine.
+        @keyword clusterPassword: what the engine asks for, bytes, or the path of its
             file.
-        @param clusterSync: C{"primary"}: what is acknowledged survives that this
+        @keyword clusterSync: C{"primary"}: what is acknowledged survives that this
             process and the engine's are killed; C{"replica"}: also that the engine is
             lost, since one of its replicas has it; C{"disk"}: a loss of power.
-        @param clusterKey: what seals messages and states in the engine, 32 bytes, or
+        @keyword clusterKey: what seals messages and states in the engine, 32 bytes, or
             the path of its file; None to trust the engine.
-        @param node: what this node is called for operators; None for the name of this
+        @keyword node: what this node is called for operators; None for the name of this
             machine.
-        @param nextKey: the key that this server will have after its present one,
-            announced to clients; without C{key}, the one that
-            L{nextKeyOf<aesm.trust.keys.nextKeyOf>} finds in the state directory.
-        @param messages: C{maxMessage}, C{heartbeat}, C{sendBuffer} and
-            C{receiveBuffer}, as
-            L{ConversationSettings<aesm.core.messages.hello.ConversationSettings>}.
         @raise KeyFileError: a file cannot be used; says why.
         @raise TypeError: an option is of the wrong type, or there is no such.
         @raise ValueError: an option has a value that it cannot have.
         """
         super().__init__(reactorOr(reactor), handshakeTimeout)
+        isCluster = options.get("cluster") is not None
+        openStore = storeOpener(options, self.clock, sessionGrace, perKey)
         if not 0 < drainRate < math.inf:
             raise ValueError(f"drainRate must be a number above 0, not {drainRate!r}")
         self._settings = channelSettings(
@@ -229,7 +220,7 @@ class AESMServerFactory(SecureFactory):
         if key is None and nextKey is None:
             nextKey = nextKeyOf(stateDirectory() / KEY_FILE)
         self._messages = ConversationSettings(
-            agent=agent(), nextKey="" if nextKey is None else str(nextKey), **messages
+            agent=agent(), nextKey="" if nextKey is None else str(nextKey), **options
         )
         self.publicKey = PublicKey(self._settings.publicKey)
         policy = clientPolicy(authorizedKeys)
@@ -237,24 +228,9 @@ class AESMServerFactory(SecureFactory):
             partial(isOperator, policy), partial(self.clock.callLater, 0)
         )
         made = _messageHandler(handler, self.connections)
-        openStore: Callable[..., ISessionStore] | None
-        openStore = spoolOpener(spool, spoolSync, spoolMax, self.clock)
-        if cluster is not None:
-            if openStore is not None:
-                raise ValueError("cluster and spool: give one of them")
+        if isCluster:
             checkHandler(made)
             self.connections.ofCluster = Cluster()
-            openStore = engineOpener(
-                cluster,
-                name=clusterName,
-                password=clusterPassword,
-                sync=clusterSync,
-                key=clusterKey,
-                node=node,
-                grace=sessionGrace,
-                perKey=int(perKey == "replace"),
-                clock=self.clock,
-            )
         self._places = Places(
             maxConnections,
             maxConnectionsPerHost,

@@ -13,7 +13,7 @@ these have gone meanwhile: from the answer on it is ours.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, cast
 
@@ -21,7 +21,14 @@ from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from aesm.errors import AESMError, CloseCode, SessionLost, SessionMoved, SpoolError
+from aesm.errors import (
+    AESMError,
+    CloseCode,
+    ConnectionClosed,
+    SessionLost,
+    SessionMoved,
+    SpoolError,
+)
 from aesm.messages.deferred import Gate
 from aesm.secure.refusals import Kind, Refused
 from aesm.store.following import Place
@@ -48,6 +55,15 @@ if TYPE_CHECKING:
 __all__ = ["Keeper", "KeptSessions"]
 
 _log = Logger(namespace="aesm.server")
+
+# Why a session is over here that a store has lost, as L{Lost} says it.
+_WHY: dict[bool | None, Callable[[], AESMError]] = {
+    True: lambda: SessionMoved("it goes on in another process"),
+    False: lambda: SessionLost("the session is stored no more"),
+    None: lambda: ConnectionClosed(
+        "replaced by a newer connection", CloseCode.TAKEN_OVER
+    ),
+}
 
 
 class Keeper(Protocol):
@@ -278,7 +294,7 @@ class KeptSessions:
     ) -> Deferred[None]:
         """
         Leave sessions to other processes, as they are when all is written that is due,
-        and tell their clients to come back (1001).
+        and tell their clients to come back (1001), or why not.
 
         @param reasons: why each is over here.
         @param after: milliseconds over which the clients are to come back.
@@ -286,13 +302,15 @@ class KeptSessions:
         """
         admission = self._manager.admission
         self._journal.writeNow()
-        close = (CloseCode.GOING_AWAY, "another process goes on", after)
+        away = (CloseCode.GOING_AWAY, "another process goes on", after)
         # First all of them, then who hears of it: a handler may send to others.
         for connection, reason in reasons.items():
             superseded = cast("DurableConnection", connection).leave(reason)
             self._journal.store.release(connection.session.name)
             if superseded is not None:
                 admission.linger(connection, superseded)
+                isOld = getattr(reason, "code", 0) == CloseCode.TAKEN_OVER
+                close = (CloseCode.TAKEN_OVER, str(reason), 0) if isOld else away
                 superseded.supersede(partial(admission.leave, superseded), close)
         for connection, reason in reasons.items():
             connection.finish(reason)
@@ -308,7 +326,7 @@ class KeptSessions:
     # stored, as after a restart.
 
     def _lost(
-        self, lost: Mapping[str, bool], undone: Mapping[str, Collection[int]]
+        self, lost: Mapping[str, bool | None], undone: Mapping[str, Collection[int]]
     ) -> None:
         """
         Leave sessions that others have claimed, and take out what they have caused.
@@ -320,11 +338,7 @@ class KeptSessions:
         for connection, isKept in [(self._find(name), lost[name]) for name in lost]:
             if connection is not None:
                 connection.lose()
-                reasons[connection] = (
-                    SessionMoved("it goes on in another process")
-                    if isKept
-                    else SessionLost("the session is stored no more")
-                )
+                reasons[connection] = _WHY[isKept]()
         again, settled = [], []
         changed = [each.session.name for each in self._journal.changed]
         for name in dict.fromkeys([*undone, *changed]):

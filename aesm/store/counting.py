@@ -82,7 +82,7 @@ class LogCount(LazyDeferred[int]):
         elif self.position:
             self._counting.ask(self)
 
-    def fail(self, reason: BaseException) -> None:
+    def fail(self, reason: BaseException | None) -> None:
         """Nobody can say who has it: tell who looks."""
         self._reason = reason
         if self._looked and not self._called:

@@ -34,10 +34,11 @@ if TYPE_CHECKING:
 __all__ = ["Blob", "Entry", "ILogStore", "ISessionStore", "LogPage", "Lost", "Stored"]
 
 # Called with sessions that are not ours any more, each with whether it goes on
-# elsewhere; and with those of ours of which messages to the peer were left out, since
-# one that is not had caused them: for each the numbers with which these were appended.
-# What was appended behind them has moved up.  Both are by name.
-Lost = Callable[[Mapping[str, bool], Mapping[str, Collection[int]]], object]
+# elsewhere, or None if a newer one of its key has taken its place; and with those of
+# ours of which messages to the peer were left out, since one that is not had caused
+# them: for each the numbers with which these were appended.  What was appended behind
+# them has moved up.  Both are by name.
+Lost = Callable[[Mapping[str, bool | None], Mapping[str, Collection[int]]], object]
 
 
 class Blob(NamedTuple):

@@ -94,7 +94,7 @@ class OpenerTests(SynchronousTestCase):
             self.assertEqual(readPassword(given), "word")
             store = self.opener(password=given)()
             self.assertEqual(store._engine._password, "word")
-        for content in ("", "two words", "two\nlines"):
+        for content in ("", "\n", "two\nlines"):
             path.write_text(content)
             self.assertRaises(KeyFileError, readPassword, path)
         os.chmod(path, 0o644)

@@ -255,7 +255,7 @@ class PerKeyTests(ScriptTestCase):
         heard = self.subscribed("n:one")
         self.assertEqual(self.begin("V", "L", 3), [])
         self.assertEqual(self.begin("W", "L", 3), [b"U"])
-        self.assertEqual(heard.heard(), b"gone U")
+        self.assertEqual(heard.heard(), b"replaced U")
         self.assertEqual(self.begin("X", "L"), [])
         self.assertEqual(self.begin("Y", "L", 2), [b"T", b"V", b"W"])
         self.assertEqual(self.has("k:L"), [b"X", b"Y"])

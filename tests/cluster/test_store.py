@@ -187,7 +187,7 @@ class SessionTests(StoreTestCase):
         one = self.one.store
         one._perKey = 1
         self.begin("U")
-        self.assertEqual(self.one.lost, [({"S": False, "T": False}, {})])
+        self.assertEqual(self.one.lost, [({"S": None, "T": None}, {})])
         one.put("S", "K", {"a": 2})
         self.commit()
         self.assertEqual(self.redis.command("KEYS", self.key("?:[ST]")), [])

@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from hypothesis import HealthCheck, Phase, settings
@@ -131,14 +131,16 @@ class App:
         deferred.addCallbacks(callback[0], lambda failure: None, callback[1:])
         deferred.addErrback(self._machine.noted)
 
-    def lost(self, lost: dict[str, bool], undone: dict[str, list[int]]) -> None:
+    def lost(
+        self, lost: Mapping[str, bool | None], undone: Mapping[str, Collection[int]]
+    ) -> None:
         """Forget sessions, and what they caused."""
         for name in lost:
             self.holds.pop(name, None)
         for name, holding in self.holds.items():
             staged = holding.staged
             holding.staged = [each for each in staged if each[0] not in lost]
-            for number in reversed(undone.get(name, [])):
+            for number in sorted(undone.get(name, []), reverse=True):
                 del holding.said[number - holding.committed]
 
     def came(self, name: str, entry: Entry | None) -> None:

@@ -27,7 +27,7 @@ from aesm import (
 )
 from aesm.errors import ConnectionClosed, SessionLost
 from aesm.interfaces import IMessageHandler, IMessageHandlerMaker
-from aesm.server import factory
+from aesm.server import stores
 from aesm.server.registry import Connections
 from tests.support.helpers import XX
 from tests.support.pairs import SERVER_KEY, Recorder
@@ -132,7 +132,7 @@ class ClaimedTestCase(SpoolTestCase):
         self.ways: dict[PrivateKey, Way] = {}
         self.clients: dict[PrivateKey, ClientService] = {}
         self.clocks: dict[PrivateKey, Mortal] = {}
-        self.patch(factory, "spoolOpener", lambda *these: self.openStore)
+        self.patch(stores, "spoolOpener", lambda *these: self.openStore)
 
     def openStore(self) -> ShelfStore:
         """Open the store of a server."""

@@ -14,7 +14,7 @@ from aesm import AnyServer, ClientService, ConnectionClosed, PrivateKey, Server,
 from aesm.core.messages.hello import Hello
 from aesm.errors import SpoolError
 from aesm.secure.refusals import Refused
-from aesm.server import factory
+from aesm.server import stores
 from aesm.server.factory import AESMServerFactory
 from aesm.server.handover import GREETING
 from aesm.server.kept import KeptSessions
@@ -40,7 +40,7 @@ class KeptTestCase(SpoolTestCase):
         self.shelf = Shelf()
         self.stores: list[ShelfStore] = []
         self.isSlow = False
-        self.patch(factory, "spoolOpener", lambda *these: self.openStore)
+        self.patch(stores, "spoolOpener", lambda *these: self.openStore)
 
     def openStore(self) -> ShelfStore:
         """Open the store of a server."""
@@ -244,7 +244,7 @@ class OpenTests(KeptTestCase):
                 super().__init__(shelf)
                 self.broken = SpoolError("no shelf")
 
-        self.patch(factory, "spoolOpener", lambda *these: Broken)
+        self.patch(stores, "spoolOpener", lambda *these: Broken)
         self.assertIn("no shelf", self.cannotServe())
 
     def test_stopped(self) -> None:

@@ -29,7 +29,7 @@ from aesm.errors import (
     SpoolError,
 )
 from aesm.interfaces import IMessageHandlerMaker, MessageHandler
-from aesm.server import factory
+from aesm.server import stores
 from aesm.server.registry import Connections
 from aesm.store import entries, log
 from aesm.store.entries import ENTRY_MEMORY
@@ -96,7 +96,7 @@ class LogTestCase(SpoolTestCase):
         self.clocks: list[Mortal] = []
         self.got: list[list[Any]] = []
         self.isSlow = False
-        self.patch(factory, "spoolOpener", lambda *these: self.openStore)
+        self.patch(stores, "spoolOpener", lambda *these: self.openStore)
 
     def openStore(self) -> LogShelfStore:
         """Open the store of a server."""

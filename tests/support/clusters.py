@@ -19,7 +19,7 @@ from twisted.internet.interfaces import IStreamClientEndpoint
 from zope.interface import implementer
 
 from aesm import AnyServer, ClientService, Connection, PrivateKey, Server
-from aesm.server import factory
+from aesm.server import stores
 from aesm.testing import MemoryNetwork
 from tests.support.engines import GRACE, EngineTestCase, Node
 from tests.support.helpers import XX
@@ -45,6 +45,7 @@ class ServingNode:
         self.process = Mortal(case.network.clock)
         self.node = Node(self.process, name, case.redis.path, GRACE)  # type: ignore[arg-type]
         case.store = self.node.store
+        case.store._perKey = int(options.get("perKey") == "replace")
         settings: dict[str, Any] = {
             "key": SERVER_KEY,
             "suites": (XX,),
@@ -97,7 +98,7 @@ class ClusterTestCase(EngineTestCase):
         self.network = MemoryNetwork()
         self.nodes: list[ServingNode] = []
         self.clients: dict[ClientService, tuple[Way, Mortal]] = {}
-        self.patch(factory, "engineOpener", lambda *url, **options: lambda: self.store)
+        self.patch(stores, "engineOpener", lambda *url, **options: lambda: self.store)
         self.addCleanup(self.endAll)
 
     def serving(self, name: str, handler: object = None, **options: Any) -> ServingNode:

@@ -8,14 +8,20 @@ Half of all messages are echoed, half are sent to another client, wherever he is
 one has to arrive, once and in order, and no session is to be lost.  With C{--all} each
 is told all clients, and has to arrive at all of them, in one order; how many have it is
 said to who sent it.
+
+Several things may be done to them in turn, C{--fault}: to C{kill} a node, have it
+C{stop} for a while, or have the engine C{freeze} or be C{away} or C{full} for so long,
+while nothing is acknowledged.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import random
 import resource
+import signal
 import sys
 import tempfile
 import time
@@ -311,7 +317,14 @@ class Client:
             message = clients.ledger.make(f"s {number} {other}")
             kind, rest = message.split(" ", 1)
             message = f"{kind} {keyOf(other).publicKey} {rest}"
-        self._service.sendData(message).addErrback(self._ebLost)
+        sent = self._service.sendData(message)
+        sent.addCallbacks(self._cbAcknowledged, self._ebLost)
+
+    def _cbAcknowledged(self, result: None) -> None:
+        """A message is acknowledged: see how long none was."""
+        clients, now = self._clients, time.monotonic()
+        clients.silence = max(clients.silence, now - clients.acknowledged)
+        clients.acknowledged = now
 
     def _ebLost(self, failure: Failure) -> None:
         """A message may be lost."""
@@ -362,6 +375,8 @@ class Clients:
 
     @ivar left: how many messages are to be sent, at least.
     @ivar isEnough: whether no more are.
+    @ivar acknowledged: when a message was acknowledged last.
+    @ivar silence: the longest time in which none was, seconds.
     """
 
     def __init__(self, reactor: Any, options: Any) -> None:
@@ -369,6 +384,7 @@ class Clients:
         self.options = options
         self.left = options.messages
         self.isEnough = False
+        self.acknowledged, self.silence = math.inf, 0.0
         self.ledger = Ledger()
         self.told = Told(options.clients) if options.all else None
         self.random = random.Random(options.seed)
@@ -413,7 +429,8 @@ async def call(reactor: Any, options: Any) -> None:
         f"{ledger.done} messages of {options.clients} clients in {seconds:.1f} s, "
         f"{ledger.missing} missing, {lost} sessions lost, the longest took "
         f"{ledger.longest:.2f} s, {ledger.slow} longer than {SLOW:g} s, at most "
-        f"{clients.ledger.calls} calls in a second"
+        f"{clients.ledger.calls} calls in a second; for {clients.silence:.2f} s "
+        "nothing was acknowledged"
     )
     if clients.told is not None:
         counts = sorted(clients.told.counts) or [0]
@@ -438,20 +455,24 @@ class Nodes:
     @ivar port: where all of them listen.
     @ivar size: how many there are to be.
     @ivar alive: those that listen.
+    @ivar lasting: how long something is done to them, seconds.
     """
 
-    def __init__(self, stack: ExitStack, log: IO[str], size: int) -> None:
+    def __init__(
+        self, stack: ExitStack, log: IO[str], size: int, lasting: float
+    ) -> None:
         """
         Start an engine, and nodes.
 
         @param stack: ends all of them.
         @param log: of the nodes' errors.
         """
+        self.lasting = lasting
         self._stack = stack
         self._log = log
         self._names = count(1)
         self.size = size
-        self.redis = RedisServer()
+        self.redis = RedisServer("--appendonly", "yes")
         stack.callback(self.redis.stop)
         self.port = freePort()
         self.alive: list[Popen[str]] = []
@@ -497,11 +518,50 @@ def processorTime(process: Popen[str]) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+def memory(process: Popen[str]) -> int:
+    """Tell how much memory a process has had at the most, MiB."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) >> 10
+
+
 def kill(nodes: Nodes, chance: random.Random) -> bool:
     """Kill a node, which is started again, unless some other is just being started."""
     if len(nodes.alive) < nodes.size:
         return False
     nodes.kill(chance.choice(nodes.alive))
+    return True
+
+
+def stop(nodes: Nodes, chance: random.Random) -> bool:
+    """Have a node stand still for a while, and wake up."""
+    node = chance.choice(nodes.alive)
+    node.send_signal(signal.SIGSTOP)
+    time.sleep(nodes.lasting)
+    node.send_signal(signal.SIGCONT)
+    return True
+
+
+def freeze(nodes: Nodes, chance: random.Random) -> bool:
+    """Have the engine stand still for a while."""
+    nodes.redis.signal(signal.SIGSTOP)
+    time.sleep(nodes.lasting)
+    nodes.redis.signal(signal.SIGCONT)
+    return True
+
+
+def away(nodes: Nodes, chance: random.Random) -> bool:
+    """Kill the engine, and start it again after a while."""
+    nodes.redis.kill()
+    time.sleep(nodes.lasting)
+    nodes.redis.restart()
+    return True
+
+
+def full(nodes: Nodes, chance: random.Random) -> bool:
+    """Have no room in the engine for a while."""
+    nodes.redis.command("CONFIG", "SET", "maxmemory", 1)
+    time.sleep(nodes.lasting)
+    nodes.redis.command("CONFIG", "SET", "maxmemory", 0)
     return True
 
 
@@ -514,6 +574,10 @@ def term(nodes: Nodes, chance: random.Random) -> bool:
 # What can be done to them; each tells whether it was.
 FAULTS: dict[str, Callable[[Nodes, random.Random], bool]] = {
     "kill": kill,
+    "stop": stop,
+    "freeze": freeze,
+    "away": away,
+    "full": full,
     "none": lambda nodes, chance: False,
     "term": term,
 }
@@ -540,7 +604,7 @@ def show(options: Any) -> int:
     with ExitStack() as stack:
         where = {"mode": "w+", "dir": options.log, "delete": options.log is None}
         log = stack.enter_context(tempfile.NamedTemporaryFile(**where))
-        nodes = Nodes(stack, log, options.nodes)
+        nodes = Nodes(stack, log, options.nodes, options.lasting)
         said: list[str] = []
         clients = start(
             *(stack, log, f"--port={nodes.port}", f"--seed={options.seed}"),
@@ -567,20 +631,23 @@ def show(options: Any) -> int:
                 if options.faults
                 else time.monotonic() >= due
             )
-            if isDue and FAULTS[options.fault](nodes, chance):
+            fault = options.fault[done % len(options.fault)]
+            if isDue and FAULTS[fault](nodes, chance):
                 done += 1
                 if done == options.faults:
                     clients.stdin.close()
                 due = time.monotonic() + chance.uniform(*options.every)
         reader.join()
         used = [round(processorTime(node), 1) for node in nodes.alive]
-        print(f"CPU of the nodes that are there: {used} s")
+        most = max(memory(node) for node in nodes.alive)
+        print(f"CPU of the nodes that are there: {used} s, memory {most} MiB at most")
         for line in said:
             if not line.startswith("progress"):
                 print(line, end="")
         log.seek(0)
         errors = log.read()
-        print(f"{done} times {options.fault}, {errors.count('Traceback')} tracebacks")
+        what = ", ".join(options.fault)
+        print(f"{done} times {what}, {errors.count('Traceback')} tracebacks")
         if options.verbose:
             print(errors)
         elif clients.returncode:
@@ -601,7 +668,8 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=200)
     parser.add_argument("--messages", type=int, default=200_000)
     parser.add_argument("--all", action="store_true", help="tell all")
-    parser.add_argument("--fault", choices=FAULTS, default="kill")
+    parser.add_argument("--fault", choices=FAULTS, default=["kill"], nargs="+")
+    parser.add_argument("--lasting", type=float, default=12.0, help="seconds")
     parser.add_argument("--every", type=float, nargs=2, default=(1, 3), help="seconds")
     parser.add_argument("--faults", type=int, help="just so many")
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))

@@ -101,6 +101,10 @@ class RedisServer:
         self.stop()
         raise AssertionError("redis-server does not start")
 
+    def signal(self, number: int) -> None:
+        """Send it a signal."""
+        self._process.send_signal(number)
+
     def kill(self) -> None:
         """Kill it."""
         self._process.kill()

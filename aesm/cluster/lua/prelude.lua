@@ -114,7 +114,7 @@ local function come(name, peer, most)
   if most == 0 then return {} end
   local ended = redis.call('ZRANGE', key, 0, -most - 1)
   for _, other in ipairs(ended) do
-    ring(give(other), 'gone ' .. other)
+    ring(give(other), 'replaced ' .. other)
   end
   return ended
 end

@@ -1,0 +1,290 @@
+"""
+Tests for servers that are nodes of one cluster, with a real engine: what becomes of
+their clients when the engine, or a node, does not do what it should.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from twisted.internet.defer import Deferred
+from twisted.logger import capturedLogs
+
+from aesm import AnyServer, ConnectionClosed, PrivateKey, connect
+from aesm.cluster.lease import TIME
+from aesm.errors import SessionLost, SessionMoved, SpoolError
+from tests.support.clusters import ClusterTestCase, ServingNode
+from tests.support.engines import GRACE
+from tests.support.helpers import XX
+from tests.support.pairs import Recorder
+
+ALICE, BOB = (PrivateKey(bytes([number]) * 32) for number in (0x61, 0x62))
+
+
+class NodesTestCase(ClusterTestCase):
+    """
+    Two nodes that echo, and Alice at the first of them.
+
+    @ivar one: the first.
+    @ivar two: the second.
+    @ivar alice: she.
+    """
+
+    def setUp(self) -> None:
+        """Start them."""
+        super().setUp()
+        self.handlers = [Recorder(self.echo) for _ in range(2)]
+        self.one, self.two = (
+            self.serving(name, handler)
+            for name, handler in zip(("one", "two"), self.handlers, strict=True)
+        )
+        self.alice = self.client(ALICE, self.one)
+        self.began = self.session
+
+    def echo(self, connection: Any, packet: Any) -> None:
+        """Send a message back."""
+        connection.sendData(packet.data)
+
+    @property
+    def session(self) -> str:
+        """The session that Alice has."""
+        assert self.alice.former is not None
+        return self.alice.former.session.name
+
+    def say(self, text: str) -> Deferred[None]:
+        """Let Alice say something."""
+        return self.alice.sendData(text)
+
+    def assertSaid(self, *texts: str) -> None:
+        """Check that just this has come back, over the session that began."""
+        self.assertEqual(self.taken(self.alice), list(texts))
+        self.assertEqual(self.session, self.began)
+
+    def cutEngine(self, *nodes: ServingNode) -> None:
+        """Have nodes not reach the engine."""
+        for node in nodes:
+            node.node.lines.path = None
+            for line in (*node.node.lines.lines, *node.node.lines.bells):
+                line.cut()
+
+    def joinEngine(self, *nodes: ServingNode) -> None:
+        """Have nodes reach it again."""
+        for node in nodes:
+            node.node.lines.path = self.redis.path
+        self.settle(10)
+
+
+class GoesOnTests(NodesTestCase):
+    """A session goes on at another node."""
+
+    def test_killed(self) -> None:
+        """Its node is killed: what was said is there, and what was not handled."""
+        self.say("1")
+        self.settle()
+        self.kill(self.one)
+        sent = self.say("2")
+        self.clients[self.alice][0].node = self.two
+        self.settle(10)
+        self.assertIsNone(self.successResultOf(sent))
+        self.assertSaid("1", "2")
+        self.assertEqual(self.handlers[1].names, ["accepted", "packet"])
+
+    def test_moved(self) -> None:
+        """At the former node it is over, and says why; handlers are told at both."""
+        connection = self.one.connection(ALICE)
+        waiting = connection.closed()
+        self.say("1")
+        self.settle()
+        self.roam(self.alice, self.two)
+        self.say("2")
+        self.settle()
+        self.assertSaid("1", "2")
+        self.assertIsInstance(self.successResultOf(waiting), SessionMoved)
+        self.failureResultOf(connection.sendData("late"), SessionMoved)
+        self.assertEqual(self.handlers[0].names, ["accepted", "packet", "lost"])
+        self.roam(self.alice, self.one)
+        self.say("3")
+        self.settle()
+        self.assertSaid("3")
+
+    def test_sameNode(self) -> None:
+        """A client that comes back to where it was goes on with what is there."""
+        connection = self.one.connection(ALICE)
+        self.roam(self.alice, self.one)
+        self.assertIs(self.one.connection(ALICE), connection)
+        self.assertEqual(self.handlers[0].names, ["accepted"])
+
+    def test_stopped(self) -> None:
+        """Nodes that are stopped in order leave their sessions to others."""
+        stopping = self.one.server.stop()
+        self.clients[self.alice][0].node = self.two
+        self.settle(10)
+        self.successResultOf(stopping)
+        self.say("1")
+        self.settle()
+        self.assertSaid("1")
+
+
+class PerKeyTests(ClusterTestCase):
+    """How many sessions a key may have."""
+
+    def test_replaced(self) -> None:
+        """With C{perKey="replace"} one, at whichever node it came last."""
+        one, two = (self.serving(name, perKey="replace") for name in ("one", "two"))
+        self.client(ALICE, one)
+        connection = one.connection(ALICE)
+        self.client(ALICE, two)
+        self.settle(60)
+        self.assertTrue(connection.isOver)
+        self.assertEqual(list(one.server.connections), [])
+        self.assertTrue(two.connection(ALICE).isAttached)
+
+
+class EngineTests(NodesTestCase):
+    """The engine is away, full, or has lost all."""
+
+    def test_away(self) -> None:
+        """
+        Nothing is acknowledged or sent meanwhile, nobody comes, and no session ends
+        however long that is; all of it arrives in the end.
+        """
+        self.say("1")
+        self.settle()
+        connection = self.one.connection(ALICE)
+        self.cutEngine(self.one, self.two)
+        sent = self.say("2")
+        self.settle(5)
+        self.assertNoResult(sent)
+        self.assertSaid("1")
+        refused = self.connecting()
+        error: Any = self.failureResultOf(refused, ConnectionClosed).value
+        self.assertEqual(error.code, 1013)
+        self.settle(round(2 * GRACE))
+        self.assertNoResult(sent)
+        self.joinEngine(self.one, self.two)
+        self.settle(60)
+        self.assertIsNone(self.successResultOf(sent))
+        self.assertSaid("2")
+        self.assertFalse(connection.isOver)
+
+    def connecting(self) -> Any:
+        """Let Bob connect."""
+        self.network.factory = self.one.listens
+        connecting = connect(
+            self.network.clock,
+            self.network.endpoint(),
+            trust=AnyServer(),
+            key=BOB,
+            suites=(XX,),
+        )
+        self.settle()
+        return connecting
+
+    def test_sending(self) -> None:
+        """Who is no handler and sends something is told."""
+        three = self.serving("three")
+        self.client(BOB, three)
+        connection = three.connection(BOB)
+        self.cutEngine(three)
+        self.failureResultOf(connection.sendData("late"), SpoolError)
+        self.joinEngine(three)
+        sent = connection.sendData("now")
+        self.settle()
+        self.assertIsNone(self.successResultOf(sent))
+
+    def test_cutOff(self) -> None:
+        """The clients of one node that does not reach it go on at others."""
+        self.cutEngine(self.one)
+        sent = self.say("1")
+        self.settle(2)
+        self.assertNoResult(sent)
+        self.clients[self.alice][0].node = self.two
+        with capturedLogs() as logged:
+            self.settle(round(TIME) + 20)
+        self.assertIn("go there", str([each["log_format"] for each in logged]))
+        self.assertIsNone(self.successResultOf(sent))
+        self.assertSaid("1")
+        self.joinEngine(self.one)
+        self.assertEqual(list(self.one.server.connections), [])
+
+    def test_full(self) -> None:
+        """Nothing is acknowledged while it is full, but clients come back."""
+        self.setting("maxmemory", 1, 0)
+        sent = self.say("1")
+        self.settle(2)
+        self.assertNoResult(sent)
+        self.roam(self.alice, self.two)
+        self.assertTrue(self.two.connection(ALICE).isAttached)
+        self.redis.command("CONFIG", "SET", "maxmemory", 0)
+        self.settle(5)
+        self.assertIsNone(self.successResultOf(sent))
+        self.assertSaid("1")
+
+    def test_flushed(self) -> None:
+        """If it has lost all, everybody is told, and begins anew."""
+        connections = [self.one.connection(ALICE)]
+        ends = [each.closed() for each in connections]
+        self.redis.command("FLUSHALL")
+        sent = self.say("1")
+        with capturedLogs() as logged:
+            self.settle(20)
+        for end in ends:
+            self.assertIsInstance(self.successResultOf(end), SessionLost)
+        self.failureResultOf(sent, SessionLost)
+        self.assertIn("has lost all", str([each["log_format"] for each in logged]))
+        self.assertNotEqual(self.session, self.began)
+        self.taken(self.alice)
+        self.say("2")
+        self.settle()
+        self.assertEqual(self.taken(self.alice), ["2"])
+
+    def test_expired(self) -> None:
+        """A client that does not come back in time is told; so is the handler."""
+        connection = self.one.connection(ALICE)
+        sent, ended = connection.sendData("late"), connection.closed()
+        self.leave()
+        self.settle(round(2 * GRACE))
+        self.assertFalse(connection.isOver)  # it is the engine's clock that counts
+        self.redis.command("HSET", self.key("meta"), "calm", 1)
+        self.redis.command("ZADD", self.key("w"), 1, self.began)
+        with capturedLogs() as logged:
+            self.settle(5)
+        self.failureResultOf(sent, SessionLost)
+        self.assertIsInstance(self.successResultOf(ended), SessionLost)
+        self.assertIn("may not have", str([each["log_format"] for each in logged]))
+        self.clients[self.alice][0].node = self.two
+        self.settle(60)
+        self.assertNotEqual(self.session, self.began)
+
+    def test_missed(self) -> None:
+        """If nobody told its node that it is over, that asks, after the grace."""
+        connection = self.one.connection(ALICE)
+        self.leave()
+        self.redis.command("DEL", self.key(f"s:{self.began}"))
+        self.settle(5)
+        self.assertFalse(connection.isOver)
+        with capturedLogs():
+            self.settle(round(GRACE))
+        self.assertTrue(connection.isOver)
+
+    def leave(self) -> None:
+        """Let Alice be away, and not come back."""
+        self.clients[self.alice][0].node = cast(Any, None)
+        self.cut(self.alice)
+        self.settle(1)
+
+
+class StartTests(ClusterTestCase):
+    """A node that cannot be one."""
+
+    def test_unfit(self) -> None:
+        """It does not start with an engine that forgets sessions, and says why."""
+        self.setting("maxmemory-policy", "allkeys-lru", "noeviction")
+        node = ServingNode(self, "one")
+        self.nodes.append(node)
+        with capturedLogs() as logged:
+            self.settle()
+        error = self.failureResultOf(node.started, SpoolError)
+        self.assertIn("noeviction", error.getErrorMessage())
+        (line,) = [each for each in logged if each["log_level"].name == "critical"]
+        self.assertIn("noeviction", line["reason"])
