@@ -492,7 +492,15 @@ class EngineStore:
     def _logged(self, found: list[bytes]) -> list[Entry]:
         """Read what all were told."""
         pairs = zip(found[::2], found[1::2], strict=True)
-        return [self._entry(position, member, "log") for position, member in pairs]
+        return [self._toldEntry(position, member) for position, member in pairs]
+
+    def _toldEntry(self, position: bytes, member: bytes) -> Entry:
+        """Read something that all were told; what makes no sense is empty."""
+        try:
+            return self._entry(position, member, "log")
+        except SpoolError as error:
+            _log.error("{reason}: nobody is told", reason=str(error))
+            return Entry(int(position), member.split(b" ", 1)[0], b"")
 
     def _entry(self, position: bytes, member: bytes, *place: str) -> Entry:
         """Read what others left."""
@@ -581,7 +589,7 @@ class EngineStore:
             return
         if not isOurs:
             position, member = words.split(b" ", 1)
-            self.told(self._entry(position, member, "log"))
+            self.told(self._toldEntry(position, member))
             return
         if words == b"drain":
             self.lease.look()

@@ -52,6 +52,7 @@ class Told(NamedTuple):
     @ivar micros: when it was sent, microseconds since the Unix epoch.
     @ivar body: the message.
     @ivar exclude: the sessions that it is not for.
+    @ivar isSound: whether it makes sense; else it is for nobody, at any process.
     """
 
     position: int
@@ -59,6 +60,11 @@ class Told(NamedTuple):
     micros: int
     body: Body
     exclude: frozenset[str]
+    isSound: bool = True
+
+    def isFor(self, name: str) -> bool:
+        """Tell whether it is for a session."""
+        return self.isSound and name not in self.exclude
 
     @property
     def size(self) -> int:
@@ -78,11 +84,15 @@ def encoded(body: Body, exclude: Iterable[str]) -> bytes:
 
 def decoded(entry: Entry) -> Told:
     """Read an entry."""
-    header, frame = entry.data.split(b"\n", 1)
-    messages = readBlob(Blob(0, 1, frame))
-    exclude: Collection[str] = json.loads(header)["exclude"]
-    body = bodyOf(messages.data[0])
-    return Told(entry.position, entry.name, messages.micros, body, frozenset(exclude))
+    position, name, data = entry
+    try:
+        header, frame = data.split(b"\n", 1)
+        messages = readBlob(Blob(0, 1, frame))
+        exclude: Collection[str] = json.loads(header)["exclude"]
+        body = bodyOf(messages.data[0])
+        return Told(position, name, messages.micros, body, frozenset(exclude))
+    except (LookupError, TypeError, ValueError):
+        return Told(position, name, 0, b"", frozenset(), isSound=False)
 
 
 def grouped(entries: Iterable[Told]) -> list[list[Told]]:
@@ -184,7 +194,7 @@ class Entries:
         index = place.position + 1 - self.first
         if index < 0:
             raise LookupError("the log has not what follows")
-        entries = [each for each in self._entries[index:] if name not in each.exclude]
+        entries = [each for each in self._entries[index:] if each.isFor(name)]
         skip = done - place.number  # of the log: its own are stored no more
         behind = entries[skip - 1].position if skip else place.position
         del entries[:skip]

@@ -206,7 +206,7 @@ class Log:
         has = [
             connection.hasTold(position)
             for connection in self._ours
-            if connection.session.name not in entry.exclude
+            if entry.isFor(connection.session.name)
         ]
         return [each for each in has if each is not None]
 
@@ -256,9 +256,10 @@ class Log:
             return
         ours = self._ours
         grown = self.entries.add(news)
-        groups = [(*together(group), group) for group in grouped(news)]
+        sound = [entry for entry in news if entry.isSound]
+        groups = [(*together(group), group) for group in grouped(sound)]
         common = [(batch, position) for batch, position, _ in groups]
-        excluded = frozenset().union(*(entry.exclude for entry in news))
+        excluded = frozenset().union(*(entry.exclude for entry in sound))
         for connection in ours:
             name = connection.session.name
             if name not in excluded:
@@ -266,7 +267,7 @@ class Log:
                 continue
             mine = []
             for batch, position, group in groups:
-                some = [entry for entry in group if name not in entry.exclude]
+                some = [entry for entry in group if entry.isFor(name)]
                 if len(some) == len(group):
                     mine.append((batch, position))
                 elif some:
@@ -288,6 +289,8 @@ class Log:
         self._swept = (0, self.entries.position)
         self.entries.trim()
         for connection in self._ours:
+            if not connection.isTold:
+                continue
             if connection.behind < self.entries.first - 1:
                 connection.closeLate()
             elif connection.following.place.position < before:

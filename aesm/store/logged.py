@@ -61,7 +61,7 @@ class LoggedConnection(DurableConnection):
         return self.following.behind(self._outbox.acknowledged, self._entries.position)
 
     @property
-    def _isTold(self) -> bool:
+    def isTold(self) -> bool:
         """Whether it goes on, and here."""
         return not (self.isOver or self.isLeft or self.isEnding)
 
@@ -73,7 +73,7 @@ class LoggedConnection(DurableConnection):
 
         @param batches: each with its last position in the log.
         """
-        if not self._isTold:
+        if not self.isTold:
             return
         self._batch = None
         for logged, position in batches:
@@ -112,7 +112,7 @@ class LoggedConnection(DurableConnection):
 
     def closeLate(self) -> None:
         """Close a peer that does not take what all are told."""
-        if self._isTold:
+        if self.isTold:
             self._closeSlow()
 
     # DurableConnection

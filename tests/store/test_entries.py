@@ -44,6 +44,15 @@ class CodeTests(SynchronousTestCase):
             self.assertEqual(read.exclude, {"S", "T"})
             self.assertGreater(read.micros, 10**15)
 
+    def test_unsound(self) -> None:
+        """What makes no sense is for nobody."""
+        self.assertTrue(decoded(Entry(3, b"name", encoded("x", ["S"]))).isFor("T"))
+        self.assertFalse(decoded(Entry(3, b"name", encoded("x", ["S"]))).isFor("S"))
+        for data in (b"", b"x", b"{}\nx", b"[]\n", encoded("x", [])[:-1]):
+            read = decoded(Entry(3, b"name", data))
+            self.assertEqual((read.position, read.name), (3, b"name"))
+            self.assertFalse(read.isFor("S"))
+
 
 class GroupTests(SynchronousTestCase):
     """What goes together."""

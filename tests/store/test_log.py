@@ -33,6 +33,7 @@ from aesm.server import stores
 from aesm.server.registry import Connections
 from aesm.store import entries, log
 from aesm.store.entries import ENTRY_MEMORY
+from aesm.store.interface import Entry
 from aesm.store.log import MAX_ENTRY, Log
 from tests.server.test_claimed import Way
 from tests.support.helpers import XX
@@ -659,6 +660,23 @@ class ReadTests(LogTestCase):
         self.assertEqual(self.servers[1].connections.byPeer(KEYS[0].publicKey), [])
         self.assertTrue(former.isOpen)
         self.assertIs(self.clients[0].former, former)
+
+    def test_unsound(self) -> None:
+        """What makes no sense is for nobody, and stops nothing."""
+        self.begin()
+        self.servers[0].sendAll("one")
+        self.settle(0)
+        for number, data in ((2, b"nonsense"), (3, self.shelf.log[0].data)):
+            entry = Entry(number, b"n%d" % number, data)
+            self.shelf.log.append(entry)
+            if number == 2:
+                self.stores[0].told(entry)
+        for store in self.stores:
+            store.ring()
+        self.settle(0)
+        self.roam(0, 1)
+        self.settle()
+        self.assertEqual(self.take(), [["one", "one"]] * 4)
 
     def test_start(self) -> None:
         """A server that starts late knows what was told, of which none is for it."""
