@@ -63,8 +63,12 @@ class Talker(MessageHandler):
     connections: Connections
 
     def packetReceived(self, connection: Connection, packet: Packet) -> Any:
-        """Send on: to all others, to who has sent it, or both."""
+        """Send on: to all others, to who has sent it, both, or to one that is here."""
         data = cast(str, packet.data)
+        if data.startswith("to"):
+            key = KEYS[int(data.split()[2])].publicKey
+            for other in self.connections.byPeer(key):
+                other.sendData(data)
         if data.startswith(("back", "both")):
             connection.sendData("back " + data)
         if data.startswith(("all", "both")):
@@ -416,6 +420,41 @@ class SendTests(LogTestCase):
         self.failureResultOf(sent[0], ConnectionClosed)
         self.assertEqual(self.take(), [[], ["all once"], ["all once"], ["all once"]])
 
+    def test_undone(self) -> None:
+        """
+        What is behind something that is not sent here moves up, and stays what it is
+        wherever its session goes.
+        """
+        self.begin()
+        store = self.stores[0]
+        store.isSlow = self.stores[1].isSlow = True
+        self.stall(3)
+        for count, data in enumerate(("to 0 3 1", "to 0 3 2"), 1):
+            self.clients[0].sendData(data)
+            self.network.advance(0)  # it is handled, and is being written
+            self.servers[1].sendAll(data)
+            self.network.advance(0)
+            while len(self.shelf.log) < count:
+                self.stores[1].work()
+            self.network.clock.advance(0)
+            store.waiting.pop()()  # and is heard
+            self.network.clock.advance(0)
+        connection: Any = self.connection(3)
+        places = [(1, 1, 1), (3, 1, 2)]
+        self.assertEqual(connection.following.places, places)
+        self.roam(0, 1)
+        for _ in range(3):
+            self.network.advance(1)
+        while self.shelf.owners[self.connection(0).session.name] is store:
+            self.stores[1].work()
+        store.work()  # the commit, of what is not ours
+        self.assertEqual(connection.following.places, [(0, 1, 1), (1, 1, 2)])
+        self.settle(0)
+        self.stall(3, False)
+        self.roam(3, 2)
+        self.settle()
+        self.assertEqual(self.take()[3], ["to 0 3 1", "to 0 3 2"])
+
     def test_tooBig(self) -> None:
         """Who does not take messages of that size is closed (1009)."""
         self.begin()
@@ -698,7 +737,18 @@ class ReadTests(LogTestCase):
         self.assertEqual(self.take()[2], [*"01234", "last"])
 
 
-STEPS = ["send", "send", "send", "turn", "turn", "deliver", "answer", "answer"]
+STEPS = [
+    "send",
+    "send",
+    "send",
+    "to",
+    "to",
+    "turn",
+    "turn",
+    "deliver",
+    "answer",
+    "answer",
+]
 STEPS += ["answer", "ring", "cut", "roam", "roam", "wait", "deaf", "hear", "kill"]
 
 
@@ -717,7 +767,7 @@ class ModelTests(LogTestCase):
         """
         All get what any of them has told all, but for its own, once and in the same
         order, wherever they go and whichever server is killed; and all of what is for
-        them alone.
+        them alone.  What goes to one that is at the same server comes once, if at all.
         """
         super().setUp()
         with capturedLogs():
@@ -725,6 +775,7 @@ class ModelTests(LogTestCase):
             for store in self.stores:
                 store.isSlow = True
             self.sent: list[list[str]] = [[] for _ in KEYS]
+            self.toOne = 0
             for step in steps:
                 self.step(*step)
             for store in self.stores:
@@ -746,6 +797,10 @@ class ModelTests(LogTestCase):
                 data = f"{how} {index} {len(self.sent[index])}"
                 self.sent[index].append(data)
                 self.clients[index].sendData(data)
+            case "to":
+                other = (index + node + 1) % len(KEYS)
+                self.toOne += 1
+                self.clients[index].sendData(f"to {index} {other} {self.toOne}")
             case "turn":
                 self.network.clock.advance(0)
             case "deliver":
@@ -773,7 +828,12 @@ class ModelTests(LogTestCase):
     def check(self) -> None:
         """Check what all got."""
         told: list[list[str]] = []
-        for index, got in enumerate(self.take()):
+        for index, everything in enumerate(self.take()):
+            direct = [each.split() for each in everything if each.startswith("to")]
+            for sender in range(len(KEYS)):
+                numbers = [int(each[3]) for each in direct if each[1] == str(sender)]
+                self.assertEqual(numbers, sorted(set(numbers)))
+            got = [each for each in everything if not each.startswith("to")]
             mine = [each for each in got if each.startswith(("back", "again"))]
             expected = []
             for data in self.sent[index]:
@@ -783,14 +843,14 @@ class ModelTests(LogTestCase):
                     expected.append("again " + data)
             self.assertEqual(mine, expected)
             told.append([e for e in got if not e.startswith(("back", "again"))])
-        everything = {
+        toAll = {
             data
             for sent in self.sent
             for data in sent
             if data.startswith(("all", "both"))
         }
         for index, mine in enumerate(told):
-            others = {e for e in everything if e.split()[1] != str(index)}
+            others = {e for e in toAll if e.split()[1] != str(index)}
             self.assertEqual(len(mine), len(set(mine)))
             self.assertEqual(set(mine), others)
             for other in told:
