@@ -99,6 +99,7 @@ class CloseCode(IntEnum):
     SLOW_CONSUMER = 4000
     TAKEN_OVER = 4001
     WITHDRAWN = 4002  # of a request only: nobody waits for its answer any more
+    UNREAD = 4003
 
 
 class AESMError(Exception):

@@ -51,7 +51,7 @@ __all__ = ["Found", "run"]
 
 CLIENTS = 4  # connections, each with a key and a spool
 UNDER_WAY = 50  # requests of each
-CROSSING = 250  # bytes of a connection for each request: its own, of a handshake, again
+CROSSING = 195  # bytes of a connection for each request: its own, of a handshake, again
 GRACE = 600.0  # seconds that a session waits: nobody is to be late
 REFUSED = 4242
 WAIT = 600.0  # seconds for anything

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any, Self, Unpack, cast
 
 from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.python.failure import Failure
 
 from aesm.aio.loop import LoopReactor, checkEndpoint, futureOf, result, theReactor
 from aesm.aio.opening import Opening
@@ -44,7 +45,7 @@ class ClientOptions(ConnectOptions, total=False):
 
 
 class _Service(ClientService):
-    """A service that stops when the server closes the session in order."""
+    """A service that stops when the server is done with the session."""
 
     def own(self, connection: Connection) -> None:
         """What comes over a connection is about to be in C{retrieved}."""
@@ -57,8 +58,11 @@ class _Service(ClientService):
 
     def _cbSessionOver(self, reason: AESMError) -> None:
         """Stop if the server wants no more of this client: else it would begin anew."""
-        closed = isinstance(reason, ConnectionClosed) and reason.code
-        if closed == CloseCode.NORMAL and self._reason is None:
+        if (
+            isinstance(reason, ConnectionClosed)
+            and reason.code in (CloseCode.NORMAL, CloseCode.UNREAD)
+            and self._reason is None
+        ):
             self._reason = reason
 
 
@@ -91,8 +95,11 @@ class Client(Peer):
         """Connect."""
         self._service.startService()
         self._reactor.open[self] = None
+        connected = self._service.whenConnected(failAfterFailures=1)
+        # At once: else the log would say that it tries again.
+        connected.addErrback(self._giveUp)
         try:
-            await result(self._service.whenConnected(failAfterFailures=1))
+            await result(connected)
         except BaseException:
             await self.end(0.0)
             raise
@@ -122,6 +129,11 @@ class Client(Peer):
         finally:
             self._service.abort()
         await stopped
+
+    def _giveUp(self, failure: Failure) -> Failure:
+        """Make no other attempt, and pass on why."""
+        futureOf(self._service.stopService())
+        return failure
 
     def _arrived(self) -> None:
         """There is something to take, or the end."""
@@ -155,7 +167,10 @@ def connect(
     async def open() -> Client:
         """Connect."""
         reactor = await theReactor()
-        service = _Service(endpoint, reactor=cast(Any, reactor), **options)
+        # A handler would be Twisted's; that nobody gives one, is said as of any option.
+        service = _Service(
+            endpoint, reactor=cast(Any, reactor), handler=None, **options
+        )
         return await Client(reactor, service).begin()
 
     return Opening(open)

@@ -29,7 +29,11 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.endpoints import TCP4ServerEndpoint, quoteStringArgument
 from twisted.python.threadable import isInIOThread
 
-from aesm.blocking.reactorthread import forbidWaiting, theReactorThread
+from aesm.blocking.reactorthread import (
+    forbidWaiting,
+    isInterrupting,
+    theReactorThread,
+)
 from aesm.blocking.standardlog import standardLog
 from aesm.blocking.threaded import (
     ThreadedClientService,
@@ -181,20 +185,25 @@ class _Network(Generic[_S, _P]):
         """
         Close in order: send what was accepted, tell the other side, and wait for
         the end; what is left after 5 seconds is aborted.  Whoever calls it again
-        waits for the same end.
+        waits for the same end.  A signal handler that has interrupted who takes a
+        packet does not wait: the end comes when it has returned.
 
         @raise RuntimeError: this is the reactor's thread.
         @raise TimeoutError: the reactor's thread is busy with something else.
         """
         if self._reactorThread.isForked:
             return  # what is open is the parent's
-        forbidWaiting()
+        isWaiting = not isInterrupting()
+        if isWaiting:
+            forbidWaiting()
         # No lock: a signal handler may call this while the thread that it interrupts
         # does.  Two that come at once both ask for the end, which is the same.
         stopping = self._stopping
         if stopping is None:
             stopping = self._reactorThread.submit(self.end, STOP_DEADLINE)
             self._stopping = stopping
+        if not isWaiting:
+            return
         with suppress(ConnectionClosed):  # the reactor has stopped: all is gone
             self._reactorThread.wait(stopping, STOP_TIMEOUT)
 
@@ -562,7 +571,11 @@ class ClientNetwork(_Network[ThreadedClientService, Packet]):
         )
         reactorThread.register(self)
         service.startService()
-        return service.whenConnected(failAfterFailures=1)
+        connected: Deferred[Any] = service.whenConnected(failAfterFailures=1)
+        # At once: else the log would say that it tries again.
+        return connected.addErrback(
+            lambda failure: self.end(0.0).addBoth(lambda result: failure)
+        )
 
     def _send(self, data: Message, cost: int) -> Deferred[None]:
         """Send a message; its cost is released once the server has it."""

@@ -32,6 +32,7 @@ from twisted.python.threadable import isInIOThread
 
 from aesm.blocking.standardlog import standardLog
 from aesm.errors import ConnectionClosed
+from aesm.messages.stream import isHeldHere
 
 __all__ = [
     "REACTOR_TRANSITIONS",
@@ -41,6 +42,8 @@ __all__ = [
     "Result",
     "builtinError",
     "forbidWaiting",
+    "isInterrupting",
+    "streamLock",
     "theReactorThread",
 ]
 
@@ -93,6 +96,9 @@ _T = TypeVar("_T")
 # handed over without any lock: what is shared is changed by single operations of
 # deque and set, which nothing can interrupt, and whoever removes a future from the
 # pending ones, alone completes it.
+#
+# Only who takes a packet has a lock, for which the reactor's thread may wait.  A
+# handler that has interrupted that finds no packet, and to wait for one raises.
 
 
 class ReactorState(Enum):
@@ -362,6 +368,7 @@ class ReactorThread:
             future.set_result(result)
 
 
+streamLock = RLock()  # guards all streams that threads take packets from
 _reactorThread: ReactorThread | None = None  # the process's, guarded by the next
 _reactorThreadLock = RLock()  # R: a signal handler gets an error, not a deadlock
 _isStarting = False  # guarded by the lock, too
@@ -403,13 +410,24 @@ def forbidWaiting(instead: str = "aesm.listen and aesm.connect") -> None:
     Refuse to wait in the thread that everybody waits for.
 
     @param instead: what to use there.
-    @raise RuntimeError: this is the reactor's thread.
+    @raise RuntimeError: this is the reactor's thread; or a signal handler that it may
+        be waiting for.
     """
     if isInIOThread():
         raise RuntimeError(
             f"this is the reactor's thread, which must not wait: use {instead} here, "
             "or call from another thread"
         )
+    if isInterrupting():
+        raise RuntimeError(
+            "this signal handler has interrupted who takes a packet, and must not "
+            "wait: have it note the signal, and do the rest where that is looked for"
+        )
+
+
+def isInterrupting() -> bool:
+    """Tell whether this is a signal handler that has interrupted who takes a packet."""
+    return isHeldHere(streamLock)
 
 
 def _stoppedError() -> ConnectionClosed:

@@ -21,7 +21,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
 from twisted.python.threadable import isInIOThread
 
-from aesm.blocking.reactorthread import theReactorThread
+from aesm.blocking.reactorthread import streamLock, theReactorThread
 from aesm.blocking.turns import Turns
 from aesm.client.pending import asOurs
 from aesm.client.service import ClientService
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from aesm.messages.protocol import AESMProtocol
     from aesm.messages.requests import Request
     from aesm.messages.stream import Packet
-    from aesm.store.connection import DurableConnection
 
 __all__ = [
     "ReactorStreamOwner",
@@ -136,6 +135,7 @@ class ThreadedConnections(Connections):
     def __init__(self, *arguments: Any) -> None:
         """@param arguments: as L{Connections}."""
         super().__init__(*arguments)
+        self.lock = streamLock
         self.arrivals.arrived = self.packets.serve
 
 
@@ -243,13 +243,8 @@ class ThreadedClientService(ClientService):
 
     def own(self, connection: Connection) -> None:
         """Have a connection's stream report by way of the reactor."""
+        connection.retrieved.lock = streamLock  # nobody has seen the stream yet
         connection.retrieved.owner = ReactorStreamOwner(self._clock, connection)
-
-    def _restore(self, restored: list[tuple[DurableConnection, bool]]) -> None:
-        """Go on with what was in the spool, of which some can be taken now."""
-        for connection, _ in restored:
-            connection.retrieved.owner = ReactorStreamOwner(self._clock, connection)
-        super()._restore(restored)
 
     def stopService(self) -> Deferred[None]:
         """

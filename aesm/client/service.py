@@ -442,16 +442,13 @@ class ClientService(Service):
             self._waiters.tell(connection)
 
     def _ebFailed(self, failure: Failure) -> None:
-        """Try again later, or stop; tell those who waited for no more attempts."""
+        """Try again later, or stop."""
         if self._attempt is None:  # we have cancelled it
             return
         self._attempt = None
         if self._early is not None:  # nobody knows whether the server has them
             self._early.follow()
-        impatient = self._waiters.countFailure()
         self._retry(cast(BaseException, failure.value), accepted=False)
-        # If that was a stop, there are other waiters now: it tells those of before.
-        self._waiters.tell(failure, impatient)
 
     def _lost(self, connection: Connection, reason: AESMError) -> None:
         """A transport is gone: dial again, unless we have closed it."""
@@ -466,13 +463,19 @@ class ClientService(Service):
             self._retry(reason, accepted=True)
 
     def _retry(self, reason: BaseException, accepted: bool) -> None:
-        """Try again later after a failure that may pass, and stop at any other."""
+        """
+        Try again later after a failure that may pass, and stop at any other.
+
+        @param accepted: whether there was a connection; else an attempt has failed,
+            which those are told who wait for no more of them.
+        """
         if not isTransient(reason):
             said = "stopped, since trying again would not help: {reason}"
             _log.error(said, reason=wordsOf(reason))
             self._reason = cast("Exception", reason)
             self._stop()
             return
+        impatient = [] if accepted else self._waiters.countFailure()
         self._move("lost")
         if accepted:
             after = reason.after if isinstance(reason, ConnectionClosed) else 0.0
@@ -482,11 +485,12 @@ class ClientService(Service):
         if self._state is not _S.WAITING or self._timer is not None:
             return  # the policy has stopped us, and maybe started again
         self._dialIn(delay)
-        _log.warn(
-            "not connected, trying again in {delay:.1f} seconds: {reason}",
-            reason=wordsOf(reason),
-            delay=delay,
-        )
+        timer = self._timer
+        self._waiters.tell(Failure(reason), impatient)
+        if self._timer is not timer:
+            return  # one of them has stopped us: nobody is to hear of another attempt
+        said = "not connected, trying again in {delay:.1f} seconds: {reason}"
+        _log.warn(said, reason=wordsOf(reason), delay=delay)
         if self._audience is not None:
             self._audience.waiting(delay, reason)
 

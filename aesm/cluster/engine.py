@@ -108,6 +108,7 @@ class Engine:
         self.clock = reactor
         self.size = 0
         self._address = address
+        self._cluster = cluster
         self._prefix = f"{{aesm:{cluster}}}:"
         self._password = password
         self._sync = sync
@@ -131,6 +132,15 @@ class Engine:
     def epoch(self) -> str:
         """What the engine calls its data, until it loses them; empty at first."""
         return (self._epoch or b"").decode()
+
+    def describe(self) -> dict[str, str]:
+        """Say which cluster it is, which node this one, and what it waits for."""
+        return {
+            "name": self._cluster,
+            "node": self.node,
+            "engine": str(self._address),
+            "sync": self._sync,
+        }
 
     def key(self, name: str) -> str:
         """Tell what something of our cluster is called in the engine."""

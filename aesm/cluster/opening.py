@@ -3,6 +3,7 @@ The options of a cluster, as users give them, made into the store of a node::
 
     openStore = engineOpener("redis://10.0.0.5", password="redis.password", grace=60.0)
     store = openStore()
+    engine = onlooker("redis://10.0.0.5", password="redis.password")
 
 What can be checked before anything is connected is checked here, the files included.
 """
@@ -26,7 +27,7 @@ from aesm.trust.keys import PSK
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
 
-__all__ = ["checkName", "engineOpener", "readPassword"]
+__all__ = ["engineOpener", "onlooker", "readPassword"]
 
 NEEDS = {"txredisapi": "aesm[cluster]", "hiredis": "aesm[cluster]"}
 NEEDS_TLS = {"OpenSSL": "twisted[tls]", "service_identity": "twisted[tls]"}
@@ -64,15 +65,9 @@ def engineOpener(
     @raise ValueError: an option has a value that it cannot have, or an extra is not
         installed.
     """
-    address = EngineAddress.parse(url)
-    needed = NEEDS | (NEEDS_TLS if address.scheme.startswith("rediss") else {})
-    for module, extra in needed.items():
-        # Not imported: one of them would install a reactor.
-        if find_spec(module) is None:
-            raise ValueError(f"cluster: there is no {module}: pip install '{extra}'")
+    address = _address(url, name)
     if sync not in SYNC:
         raise ValueError(f"clusterSync must be one of {SYNC}, not {sync!r}")
-    checkName(name)
     node = socket.gethostname() if node is None else node
     if not node.isprintable() or len(node.split()) != 1 or ":" in node:
         raise ValueError(f"node must be one word without colons, not {node!r}")
@@ -91,14 +86,40 @@ def engineOpener(
     return openStore
 
 
-def checkName(name: str) -> None:
+def onlooker(
+    url: str, *, name: str, password: bytes | AnyPath | None, clock: IReactorTime
+) -> Engine:
     """
-    Check what a cluster is called.
+    Make the connection of who only looks on; it is not started.
 
-    @raise ValueError: it cannot be called that.
+    @param url: as L{engineOpener}.
+    @param name: the same.
+    @param password: the same.
+    @param clock: the same.
+    @raise KeyFileError: as L{engineOpener}.
+    @raise ValueError: as L{engineOpener}.
     """
+    address = _address(url, name)
+    secret = None if password is None else readPassword(password)
+    return Engine(clock, address, name, "", password=secret)
+
+
+def _address(url: str, name: str) -> EngineAddress:
+    """
+    Tell where the engine is, and check that it can be reached with what is installed.
+
+    @param name: what the cluster is called there.
+    @raise ValueError: as L{engineOpener}.
+    """
+    address = EngineAddress.parse(url)
+    needed = NEEDS | (NEEDS_TLS if address.scheme.startswith("rediss") else {})
+    for module, extra in needed.items():
+        # Not imported: one of them would install a reactor.
+        if find_spec(module) is None:
+            raise ValueError(f"cluster: there is no {module}: pip install '{extra}'")
     if not name or set(name) & set("{}") or not name.isprintable():
         raise ValueError(f"clusterName is a word without braces, not {name!r}")
+    return address
 
 
 def readPassword(password: bytes | AnyPath) -> str:

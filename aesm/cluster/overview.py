@@ -4,7 +4,7 @@ How a cluster is, for who looks on, and what is to become of its nodes::
     engine = Engine(reactor, address, "chat", "")
     await engine.start()
     await overviewOf(engine)        # what JSON can say
-    await drain(engine, "one")      # whether there is such a node
+    await drain(engine, "one")      # which node it is
 
 What nodes say of themselves they say with each lease, and the engine counts the rest as
 it goes: a look costs it the same with any number of sessions.
@@ -17,6 +17,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from aesm.cluster.scripts import DRAIN, OVERVIEW
+from aesm.text import escape
 
 if TYPE_CHECKING:
     from aesm.cluster.engine import Engine
@@ -88,19 +89,33 @@ def _node(
     return {
         "node": name.decode("utf-8", "replace"),
         "lease": (float(until) - time) / 1000,
-        "draining": bool(isDraining),
+        "draining": bool(isDraining or says.get("stopping")),
         "sessions": sessions,
         **{field: says.get(field) for field in _OF_NODE},
         "logLag": position - read if isinstance(read, int) else None,
     }
 
 
-async def drain(engine: Engine, node: str) -> bool:
+async def drain(engine: Engine, node: str) -> str:
     """
     Have a node end, clients first: now, or when it next renews its lease.
 
     @param engine: as C{overviewOf}.
-    @return: whether there is such a node.
+    @param node: what the engine calls it, or what its operator does, which may be
+        without what its process has added.
+    @return: what the engine calls it.
+    @raise LookupError: there is no such node, or there are several; says which.
     @raise SpoolError: that cannot be known now.
     """
-    return bool(await engine.call(DRAIN, node))
+    nodes = (await overviewOf(engine))["nodes"]
+    alive = [each["node"] for each in nodes if each["lease"] >= 0]
+    found = [each for each in alive if node in (each, each.rpartition("-")[0])]
+    if len(found) > 1 and node not in found:
+        raise LookupError(f"give one of these nodes: {', '.join(map(escape, found))}")
+    chosen = node if node in found else found[0] if found else node
+    if not await engine.call(DRAIN, chosen):
+        raise LookupError(
+            f"there is no node {node!r}, or it is not there any more; `aesm cluster "
+            "status` shows those that are"
+        )
+    return chosen

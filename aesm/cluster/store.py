@@ -159,6 +159,11 @@ class EngineStore:
         """
         return self._engine.size
 
+    def describe(self) -> dict[str, Any]:
+        """Say what operators are told of this node's part of the cluster."""
+        failure = None if self.failure is None else str(self.failure)
+        return {**self._engine.describe(), "bytes": self.size, "failure": failure}
+
     def open(
         self, lost: Lost | None = None, lapsed: Callable[[], object] | None = None
     ) -> Deferred[list[Stored]]:
@@ -529,9 +534,8 @@ class EngineStore:
 
         @see: L{ILogStore.say}
         """
-        said: Deferred[int]
-        said = self._engine.call(SAY, f"n:{node}" if node else "log", b"say " + words)
-        return said
+        channel = f"n:{node}" if node else "log"
+        return self._engine.call(SAY, channel, b"say " + words)
 
     # The engine
 

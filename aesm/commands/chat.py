@@ -12,7 +12,7 @@ input, and where the first attempt fails.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from enum import Enum
 from importlib.util import find_spec
@@ -20,17 +20,19 @@ from typing import Any
 
 from twisted.internet.task import deferLater
 from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
+from twisted.python import usage
 from zope.interface import provider
 
 from aesm.chat.client import ChatClient
 from aesm.chat.view import ChatView
+from aesm.commands.client import ClientCommand, utf8
 from aesm.commands.connect import checkEndpoint, runLineClient
 from aesm.commands.formats import PLAIN, Form
-from aesm.commands.main import writeError
+from aesm.commands.output import writeError
 from aesm.errors import AESMError
 from aesm.messages.stream import Packet
 
-__all__ = ["Face", "chooseFace", "runChat"]
+__all__ = ["ChatOptions", "Face", "chooseFace", "runChat"]
 
 
 class Face(Enum):
@@ -40,6 +42,44 @@ class Face(Enum):
     TERMINAL = "terminal"
     WINDOW = "window"
     DARK_WINDOW = "dark window"
+
+
+class ChatOptions(ClientCommand):
+    """C{aesm chat}."""
+
+    longdesc = (
+        "Takes part in the chat of a server that runs with --handler chat; /help "
+        "lists its commands, /quit or Ctrl-D leaves.  At a terminal there are colours, "
+        "and names are completed, if prompt_toolkit is installed (aesm[tools]).  "
+        "Else each line of standard input is sent, each line of standard output was "
+        "received, and the end of the input leaves, once the server has everything, "
+        "with status 0.  The connection is made again when it is lost."
+    )
+    optParameters = [["nick", None, None, "The name to ask for."]]
+    optFlags = [
+        ["window", None, "Open a window."],
+        ["dark", None, "A dark one, where the desktop does not say so by itself."],
+    ]
+
+    def postOptions(self) -> None:
+        """Check the options."""
+        super().postOptions()
+        if self["nick"] is None:
+            raise usage.UsageError("give a name: --nick NAME")
+        if self["dark"] and not self["window"]:
+            raise usage.UsageError("--dark is for --window")
+        self["nick"] = utf8("nick", self["nick"])
+
+    def run(self) -> int:
+        """Chat until the user leaves, with the reactor that this needs."""
+        self.face = chooseFace(bool(self["window"]), bool(self["dark"]))
+        return super().run()
+
+    def runClient(
+        self, reactor: Any, options: dict[str, Any]
+    ) -> Coroutine[Any, Any, int]:
+        """Chat until the user leaves."""
+        return runChat(reactor, self.face, self.endpoint, self["nick"], **options)
 
 
 def chooseFace(window: bool = False, dark: bool = False) -> Face:

@@ -18,8 +18,9 @@ from twisted.python import usage
 
 from aesm.commands.command import Command
 from aesm.commands.control import NotDone
-from aesm.commands.engine import ENGINE_OPTIONS, engineOf
-from aesm.commands.main import CoroutineRunner, writeLine
+from aesm.commands.main import CoroutineRunner
+from aesm.commands.options import CLUSTER_OPTIONS, inOptions
+from aesm.commands.output import writeLine
 from aesm.errors import SpoolError
 from aesm.status.units import number, seconds, size
 from aesm.text import escape
@@ -43,7 +44,7 @@ class ClusterOptions(Command):
         "them a second."
     )
     wrongUsage = 2
-    optParameters = ENGINE_OPTIONS
+    optParameters = CLUSTER_OPTIONS
     optFlags = [["json", None, "Write JSON, one object."]]
 
     def parseArgs(self, what: str = "", node: str | None = None) -> None:
@@ -79,11 +80,24 @@ class ClusterOptions(Command):
         Do it.
 
         @return: the exit status.
+        @raise KeyFileError: the password's file cannot be used.
         @raise NotDone: it cannot be done; says why.
+        @raise usage.UsageError: an option is wrong, or an extra is not installed.
         """
+        # All of it loads slowly, for who has no cluster.
         from twisted.internet import reactor
 
-        engine = engineOf(self, reactor, "")
+        from aesm.cluster.opening import onlooker
+
+        try:
+            engine = onlooker(
+                self["cluster"],
+                name=self["cluster-name"],
+                password=self["cluster-password"],
+                clock=reactor,
+            )
+        except ValueError as error:
+            raise usage.UsageError(inOptions(str(error), self)) from None
         return CoroutineRunner(reactor).run(lambda: self.runWith(reactor, engine))
 
     async def runWith(self, reactor: Any, engine: Engine) -> int:
@@ -121,12 +135,10 @@ class ClusterOptions(Command):
             if self["json"]:
                 return [json.dumps(overview).replace("\x7f", "\\u007f")]
             return clusterLines(overview)
-        if await drain(engine, self.node):
-            return [f"told to end: {escape(self.node)}"]
-        raise NotDone(
-            f"there is no node {self.node!r}, or it is not there any more; `aesm "
-            "cluster status` shows those that are"
-        )
+        try:
+            return [f"told to end: {escape(await drain(engine, self.node))}"]
+        except LookupError as error:
+            raise NotDone(str(error)) from None
 
 
 # Columns: the title, and what gives the text of a node.

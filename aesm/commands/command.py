@@ -11,9 +11,13 @@ from collections.abc import Sequence
 from twisted.python import usage
 
 from aesm._version import FORM, __version__
-from aesm.commands.main import writeLine
+from aesm.commands.output import writeLine
 
-__all__ = ["Command", "CommandOptions"]
+__all__ = ["Command", "CommandOptions", "NotUsable"]
+
+
+class NotUsable(usage.UsageError):
+    """An option is right, but what it names cannot be used, as things are."""
 
 
 class CommandOptions(usage.Options):

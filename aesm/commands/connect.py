@@ -11,22 +11,26 @@ What has to be said goes to standard error; standard output has packets only.
 
 from __future__ import annotations
 
+import math
 import os
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from contextlib import suppress
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.error import ConnectError
 from twisted.internet.task import deferLater
+from twisted.python import usage
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from aesm.client.pending import QueuedMessage
 from aesm.client.service import ClientService
-from aesm.commands.formats import Form
-from aesm.commands.main import OutputLost, reportingTrust, writeError
+from aesm.commands.client import ClientCommand
+from aesm.commands.formats import JSON, PLAIN, Form
+from aesm.commands.main import reportingTrust
+from aesm.commands.output import OutputLost, writeError
 from aesm.commands.stdio import LineTooLong, Stdio, openStdio
 from aesm.errors import (
     AESMError,
@@ -41,7 +45,71 @@ from aesm.messages.connection import Connection
 from aesm.messages.requests import Request
 from aesm.secure.hosts import clientEndpoint
 
-__all__ = ["LineClient", "checkEndpoint", "connectOrReport", "runLineClient"]
+__all__ = [
+    "ConnectOptions",
+    "LineClient",
+    "checkEndpoint",
+    "connectOrReport",
+    "runLineClient",
+]
+
+
+FOR_EVER = -1.0  # seconds
+
+
+class ConnectOptions(ClientCommand):
+    """C{aesm connect}."""
+
+    longdesc = (
+        "Sends each line of standard input as one message, text if it is UTF-8 and "
+        "bytes if not, and writes each message received as one line, with the local "
+        "time at which it was sent; control characters in it are shown as escapes. "
+        "At the end of the input it waits until the server has everything, and ends "
+        "with status 0; status 1 says that something was not sent, or that the "
+        "connection ended before the input did.  With --wait it goes on receiving "
+        "then, for as long as it says; with --receive it reads no input, and ends "
+        "with the connection or a signal.  With --json, lines in both "
+        'directions are objects: {"data": "TEXT"} or {"base64": "BYTES"}, those '
+        'received with a "time" in Unix seconds.  ENDPOINT is a Twisted client '
+        "endpoint, such as tcp:127.0.0.1:8765 or unix:/run/aesm.sock."
+    )
+    optParameters = [
+        ["wait", None, "0", "Seconds to receive after the end of the input; -1: ever."],
+    ]
+    optFlags = [
+        ["json", None, "Read and write JSON, one object a line."],
+        ["receive", None, "Leave the input alone: print what comes until a signal."],
+    ]
+
+    def postOptions(self) -> None:
+        """
+        Check the options.
+
+        @raise usage.UsageError: one cannot be, or they contradict each other.
+        """
+        super().postOptions()
+        try:
+            self.wait = float(self["wait"])
+        except ValueError:
+            self.wait = math.nan
+        if self.wait != FOR_EVER and not 0 <= self.wait < math.inf:
+            raise usage.UsageError("--wait: give seconds, or -1 for no end")
+        if self["receive"] and self.wait:
+            raise usage.UsageError("--receive and --wait: give one of them")
+
+    def runClient(
+        self, reactor: Any, options: dict[str, Any]
+    ) -> Coroutine[Any, Any, int]:
+        """Exchange lines until one side ends."""
+        form = JSON if self["json"] else PLAIN
+        return runLineClient(
+            reactor,
+            self.endpoint,
+            form,
+            receiveOnly=bool(self["receive"]),
+            wait=self.wait,
+            **options,
+        )
 
 
 async def runLineClient(

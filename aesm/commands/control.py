@@ -15,8 +15,9 @@ import socket
 from pathlib import Path
 from typing import Any
 
-__all__ = ["NotDone", "ask"]
+__all__ = ["CONTROL_FILE", "NotDone", "ask"]
 
+CONTROL_FILE = "control.sock"  # in the state directory
 PATIENCE = 30.0  # seconds until the next piece of an answer is waited for no more
 
 

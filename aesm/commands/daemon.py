@@ -16,6 +16,7 @@ import shlex
 import signal
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from twisted.application.service import Service
@@ -39,7 +40,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from aesm.commands.activity import ActivityFile
-from aesm.commands.options import dumpNoCore
+from aesm.commands.coredumps import dumpNoCore
 from aesm.commands.systemd import Notifier
 from aesm.errors import SpoolError
 from aesm.secure.listening import canInherit, inheritedEndpoint, listenOn
@@ -112,6 +113,9 @@ class AESMService(Service):
         self._clientOptions = clientOptions
         self._endpoints = [_ReportingEndpoint(*each) for each in endpoints.items()]
         self.server = Server(*self._endpoints, factory=factory)
+        cluster = factory.connections.ofCluster
+        if cluster is not None:
+            cluster.drained = partial(self._drain, 0.0, "drained by the cluster")
         self._control: ControlSocket | None = None
         if control is not None:
             actions = Actions(self.server, self._reload, self._drain)
@@ -185,7 +189,7 @@ class AESMService(Service):
         @return: fires when all clients are gone, which is bounded in time.
         """
         super().stopService()
-        self._notifier.stopping(self._factory.drainTime())
+        self._notifier.stopping(self._factory.draining.time())
         if self._inheriting is not None:
             self._inheriting.cancel()
             self._inheriting = None
@@ -409,7 +413,7 @@ class AESMService(Service):
 
         @see: L{aesm.status.actions.Drain}
         """
-        self._notifier.stopping(self._factory.drainTime(over))
+        self._notifier.stopping(self._factory.draining.time(over))
         drained = self.server.stop(reason, spread=over)
         drained.addErrback(self._ebNotWritten)
         drained.addCallback(self._cbDrained)

@@ -27,15 +27,18 @@ from zope.interface import implementer
 
 from aesm.commands.client import ClientCommand
 from aesm.commands.connect import connectOrReport, stopReason
-from aesm.commands.main import reportingTrust, writeError
+from aesm.commands.main import reportingTrust
+from aesm.commands.output import writeError
 from aesm.commands.progress import Lines, progressFor
 from aesm.errors import (
     AESMError,
+    CloseCode,
     ConnectionClosed,
     RequestFailed,
     SessionLost,
 )
 from aesm.files.receiver import FileReceiver
+from aesm.files.requests import asking
 from aesm.files.sender import Requester, nameOf, sendFile, sentAll
 from aesm.interfaces import IClientObserver, MessageHandler
 from aesm.messages.connection import Connection
@@ -253,6 +256,14 @@ class _Sending:
                 raise
             except (AESMError, OSError) as error:
                 self._progress.finished(name)
+                self.failed = True
+                code = error.code if isinstance(error, RequestFailed) else None
+                if code == CloseCode.NOT_TAKEN:
+                    self._progress.say(
+                        "the other side takes no files: run `aesm receive` on one of "
+                        "both sides"
+                    )
+                    return
                 self._report(path, error)
             else:
                 figures = self._progress.finished(name)
@@ -265,7 +276,6 @@ class _Sending:
 
     def _report(self, path: str, error: Exception) -> None:
         """Say that a file was not sent."""
-        self.failed = True
         if isinstance(error, RequestFailed):
             reason = f"the other side refuses it: {error.reason}"
         elif isinstance(error, OSError):
@@ -290,8 +300,19 @@ class _Receiving(FileReceiver):
         self._meeting = meeting
 
     def connectionAccepted(self, connection: Connection) -> None:
-        """Show whose files these are."""
+        """Show whose files these are, and have the other side end if it sends none."""
         self._meeting.show(connection)
+        # What is answered does not matter: programs that send may not know this.
+        connection.request(asking("receive")).addErrback(Failure.trap, AESMError)
+
+    def peerReceives(self, connection: Connection) -> None:
+        """End: nothing would ever come."""
+        if self.isIdle and not self.ended.called:
+            self.failed = True
+            self._meeting.progress.say(
+                "the other side sends no files: run `aesm send` on one of both sides"
+            )
+            self.ended.callback(None)
 
     def fileReceived(
         self, connection: Connection, name: str, path: Path, sha256: str

@@ -22,7 +22,7 @@ from aesm.commands.history import (
     verified,
     whoWasIn,
 )
-from aesm.commands.main import writeError, writeLine
+from aesm.commands.output import writeError, writeLine
 
 __all__ = ["LogOptions"]
 

@@ -9,134 +9,22 @@ Ctrl-C does not wait for that.
 
 from __future__ import annotations
 
-import atexit
-import os
 import signal
-import sys
-import threading
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager, suppress
-from queue import SimpleQueue
+from contextlib import contextmanager
 from types import FrameType
-from typing import Any, TextIO
+from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
 from twisted.python.failure import Failure
 from zope.interface import provider
 
-from aesm.text import escape
+from aesm.commands.output import writeError
 
-__all__ = [
-    "CoroutineRunner",
-    "OutputLost",
-    "openStandardFiles",
-    "reportingTrust",
-    "writeError",
-    "writeLine",
-]
+__all__ = ["CoroutineRunner", "reportingTrust"]
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-STANDARD_FILES = (0, 1, 2)
-ERROR_PATIENCE = 2.0  # seconds until a line on standard error is waited for no more
-
-
-class OutputLost(Exception):
-    """Standard output does not take what is written; says why."""
-
-    def __init__(self, error: OSError | None) -> None:
-        """@param error: what writing failed with; None if the file is not open."""
-        if error is None or isinstance(error, BrokenPipeError):
-            super().__init__("standard output is closed")
-        else:
-            super().__init__(f"cannot write to standard output: {error.strerror}")
-
-
-def writeLine(text: str) -> None:
-    """
-    Write to standard output at once, with escapes for what its encoding lacks.
-
-    @raise OutputLost: that is not possible.
-    """
-    file = sys.stdout
-    if file is None:
-        raise OutputLost(None)
-    encoding = file.encoding or "utf-8"
-    text = text.encode(encoding, "backslashreplace").decode(encoding)
-    try:
-        print(text, flush=True)
-    except OSError as error:
-        # Python tries again at its end, and would complain in words of its own.
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, file.fileno())
-        os.close(null)
-        raise OutputLost(error) from None
-
-
-# Standard error
-#
-# It may be a full pipe whose pager was stopped, a full disk, or have no reader: none of
-# that may hold up or end a client.  So a thread writes, in order.  Who says something
-# waits for it, as long as it is not stuck, so that a line normally is out before what
-# comes next; and so does the end of the process, but neither for ever.
-
-
-class _ErrorWriter:
-    """Writes lines to standard error in a thread, which starts with the first."""
-
-    def __init__(self) -> None:
-        self._lines: SimpleQueue[tuple[Any, str, threading.Event]] = SimpleQueue()
-        self._last: threading.Event | None = None  # is set once all is written
-
-    def write(self, line: str) -> None:
-        """Write a line, and wait a moment for that."""
-        if self._last is None:
-            threading.Thread(target=self._run, daemon=True).start()
-            atexit.register(self._flush)
-        isStuck = self._last is not None and not self._last.is_set()
-        self._last = threading.Event()
-        self._lines.put((sys.stderr, line, self._last))
-        if not isStuck:
-            self._last.wait(ERROR_PATIENCE)
-
-    def _flush(self) -> None:
-        """Wait a moment until all is written."""
-        if self._last is not None:
-            self._last.wait(ERROR_PATIENCE)
-
-    def _run(self) -> None:
-        """Write what comes, or drop what cannot be written."""
-        while True:
-            file, line, done = self._lines.get()
-            # A file that is closed is None, or gives a ValueError.
-            with suppress(AttributeError, OSError, ValueError):
-                _writeNow(file, line)
-            done.set()
-
-
-def _writeNow(file: TextIO, line: str) -> None:
-    """
-    Write past Python's buffer: what that cannot get rid of it would try again at the
-    end, and exit with a status of its own.
-    """
-    try:
-        descriptor = file.fileno()
-    except OSError:  # it is a file in memory
-        file.write(line)
-    else:
-        os.write(descriptor, line.encode(file.encoding, "backslashreplace"))
-
-
-_errors = _ErrorWriter()
-
-
-def writeError(text: str) -> None:
-    """
-    Write a line to standard error, if that is possible.
-
-    @param text: one sentence; whatever it quotes of others is escaped.
-    """
-    _errors.write(f"aesm: {escape(text)}\n")
 
 
 @provider(ILogObserver)
@@ -154,18 +42,6 @@ def reportingTrust() -> Iterator[None]:
         yield
     finally:
         globalLogPublisher.removeObserver(_reportTrust)
-
-
-def openStandardFiles() -> None:
-    """
-    Put C{/dev/null} in the place of standard files that are closed, so that
-    nothing else gets their numbers.
-    """
-    # The system gives out the lowest free number: the first above them says that
-    # there is none left among them.
-    while (number := os.open(os.devnull, os.O_RDWR)) in STANDARD_FILES:
-        pass
-    os.close(number)
 
 
 class CoroutineRunner:

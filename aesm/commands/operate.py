@@ -15,10 +15,9 @@ from typing import Any
 from twisted.python import usage
 
 from aesm.commands.command import Command
-from aesm.commands.control import NotDone, ask
-from aesm.commands.main import writeLine
+from aesm.commands.control import CONTROL_FILE, NotDone, ask
+from aesm.commands.output import writeLine
 from aesm.commands.watch import showOnce, watch
-from aesm.status.control import CONTROL_FILE
 from aesm.trust.files import expanded, stateDirectory
 
 __all__ = [

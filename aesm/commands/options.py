@@ -5,23 +5,62 @@ What the command lines of clients and servers have in common.
 from __future__ import annotations
 
 import os
-import resource
-import sys
-from contextlib import suppress
+from collections.abc import Iterable
 
+from aesm.text import escape
 from aesm.trust.files import expanded, stateDirectory
 from aesm.trust.keys import PrivateKey
 
-__all__ = ["DEFAULT_NAME", "NAME_OPTION", "dumpNoCore", "ownKey"]
+__all__ = [
+    "CLUSTER_OPTIONS",
+    "DEFAULT_NAME",
+    "NAME_OPTION",
+    "inCode",
+    "inOptions",
+    "ownKey",
+]
 
-CORE_DUMPS = "AESM_CORE_DUMPS"  # in the environment: 1 has them stay as they are
 DEFAULT_NAME = "aesm"
-PR_SET_DUMPABLE = 4  # of <linux/prctl.h>
 # For C{optParameters} of C{usage.Options}.
 NAME_OPTION = [
     *("name", None, DEFAULT_NAME),
     "Name of the application, the same at both sides.",
 ]
+CLUSTER_OPTIONS = [
+    [
+        "cluster",
+        None,
+        None,
+        "Redis in which the nodes of a cluster keep their sessions: redis://HOST:PORT, "
+        "rediss://, redis+unix:///PATH or redis+sentinel://HOST,HOST,HOST/NAME.",
+    ],
+    ["cluster-name", None, "aesm", "What the cluster is called there."],
+    ["cluster-password", None, None, "File of the engine's password, mode 0600."],
+]
+
+
+def inCode(option: str) -> str:
+    """
+    Spell an option as an argument in code.
+
+    @param option: such as C{"max-message"}.
+    @return: such as C{"maxMessage"}.
+    """
+    first, *others = option.split("-")
+    return first + "".join(map(str.capitalize, others))
+
+
+def inOptions(error: str, options: Iterable[str]) -> str:
+    """
+    Put the words of an error about arguments in code into those of a command line.
+
+    @param options: that there are.
+    @return: one line, which begins with an option's name if that of the argument in
+        code was its first word.
+    """
+    spelling = {inCode(option): f"--{option}" for option in options}
+    first, blank, rest = escape(error).partition(" ")
+    return spelling.get(first, first) + blank + rest
 
 
 def ownKey(path: str | None) -> PrivateKey | None:
@@ -42,28 +81,3 @@ def ownKey(path: str | None) -> PrivateKey | None:
     if os.path.dirname(os.path.realpath(expanded(path))) == ours:
         return PrivateKey.loadOrCreate(path)
     return PrivateKey.load(path)
-
-
-def dumpNoCore() -> None:
-    """
-    See to it that no core is dumped of this process if it crashes, since keys and
-    messages would be in it; unless the environment has C{AESM_CORE_DUMPS=1}.
-
-    What cannot be had is done without.
-
-    @see: core(5), PR_SET_DUMPABLE(2const)
-    """
-    if os.environ.get(CORE_DUMPS) == "1":
-        return
-    # The hard limit stays: programs that we start may want theirs back.
-    with suppress(OSError, ValueError):
-        _, hard = resource.getrlimit(resource.RLIMIT_CORE)
-        resource.setrlimit(resource.RLIMIT_CORE, (0, hard))
-    # A core that goes to a program, as to systemd-coredump or apport, heeds no limit.
-    # Programs that we start are not concerned: exec(2) sets this anew.
-    if sys.platform == "linux":
-        with suppress(ImportError, OSError, AttributeError):
-            from ctypes import CDLL, c_ulong
-
-            none = c_ulong(0)
-            CDLL(None).prctl(PR_SET_DUMPABLE, none, none, none, none)

@@ -20,7 +20,7 @@ from typing import Any
 
 from twisted.internet.interfaces import IReactorTime
 
-from aesm.commands.main import writeError
+from aesm.commands.output import writeError
 from aesm.status.units import seconds, size
 from aesm.text import escape
 

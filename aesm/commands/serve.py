@@ -13,9 +13,59 @@ from __future__ import annotations
 import signal
 from typing import Any
 
-from aesm.commands.daemon import AESMService
+from twisted.application.app import ReactorSelectionMixin
+from twisted.logger import globalLogBeginner
+from twisted.python import usage
 
-__all__ = ["runServer"]
+from aesm.commands.command import Command
+from aesm.commands.daemon import AESMService
+from aesm.commands.serverlog import FORMATS, LEVELS, logObserver
+from aesm.commands.tap import ServerOptions, makeService
+
+__all__ = ["ServeOptions", "runServer"]
+
+
+class ServeOptions(Command, ServerOptions, ReactorSelectionMixin):
+    """C{aesm serve}."""
+
+    wrongUsage = 2  # so that it is not started again and again
+    optParameters = [
+        ["log-level", None, "info", f"What to log at least: {', '.join(LEVELS)}."],
+        [
+            "log-format",
+            None,
+            "text",
+            "How to log, on standard error; text: lines for people, json: an object "
+            "a line.",
+        ],
+    ]
+
+    def postOptions(self) -> None:
+        """
+        Check the options, and make of them what the service needs.
+
+        @raise usage.UsageError: one is wrong; says which, and what would be right.
+        """
+        for option, values in (("log-level", LEVELS), ("log-format", FORMATS)):
+            if self[option] not in values:
+                raise usage.UsageError(
+                    f"--{option} must be one of {', '.join(values)}, "
+                    f"not {self[option]!r}"
+                )
+        super().postOptions()
+
+    def run(self) -> int:
+        """
+        Run the server until it is stopped.
+
+        @return: the exit status.
+        """
+        from twisted.internet import reactor
+
+        service = makeService(self)
+        observer = logObserver(self["log-level"], self["log-format"])
+        globalLogBeginner.beginLoggingTo([observer])
+        return runServer(reactor, service)
 
 
 def runServer(reactor: Any, service: AESMService) -> int:

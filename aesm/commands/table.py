@@ -113,6 +113,14 @@ def summaryOf(server: dict[str, Any]) -> list[str]:
         failure = spool["failure"]
         fails = "" if failure is None else f", FAILS: {escape(failure)}"
         lines.append(f"spool {size(spool['bytes'])} bytes{fails}")
+    cluster = server["cluster"]
+    if cluster is not None:
+        failure = cluster["failure"]
+        fails = "fine" if failure is None else f"FAILS: {escape(failure)}"
+        lines.append(
+            f"node {escape(cluster['node'])} of {escape(cluster['name'])}, engine at "
+            f"{escape(cluster['engine'])}, {fails}"
+        )
     refusals = [
         f"{count} {kind}" for kind, count in server["refusals"].items() if count
     ]

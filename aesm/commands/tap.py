@@ -19,9 +19,17 @@ from twisted.plugin import getPlugins
 from twisted.python import usage
 
 from aesm.commands.activity import ActivityFile
+from aesm.commands.command import NotUsable
+from aesm.commands.control import CONTROL_FILE
 from aesm.commands.daemon import AESMService
-from aesm.commands.engine import ENGINE_OPTIONS
-from aesm.commands.options import DEFAULT_NAME, NAME_OPTION, ownKey
+from aesm.commands.options import (
+    CLUSTER_OPTIONS,
+    DEFAULT_NAME,
+    NAME_OPTION,
+    inCode,
+    inOptions,
+    ownKey,
+)
 from aesm.core.messages.hello import DEFAULT_HEARTBEAT, DEFAULT_MAX_MESSAGE
 from aesm.errors import KeyFileError, SpoolError
 from aesm.interfaces import IMessageHandlerMaker
@@ -32,13 +40,12 @@ from aesm.secure.places import MAX_CONNECTIONS
 from aesm.server.draining import DRAIN_RATE
 from aesm.server.factory import AESMServerFactory
 from aesm.server.sessions import SESSION_GRACE
-from aesm.status.control import CONTROL_FILE
 from aesm.store.sqlite import MAX_SIZE, SpoolFile
 from aesm.text import escape
 from aesm.trust.files import expanded, stateDirectory
 from aesm.trust.keys import nextKeyOf
 
-__all__ = ["NotUsable", "Options", "ServerOptions", "makeService"]
+__all__ = ["Options", "ServerOptions", "makeService"]
 
 DEFAULT_LISTEN = "tcp:8765:interface=127.0.0.1"
 
@@ -54,10 +61,6 @@ _NUMBERS = {
     "handshake-timeout": float,
     "spool-max": int,
 }
-
-
-class NotUsable(usage.UsageError):
-    """An option is right, but what it names cannot be used, as things are."""
 
 
 class ServerOptions(usage.Options):
@@ -155,7 +158,7 @@ class ServerOptions(usage.Options):
             "of power.",
         ],
         ["spool-max", None, MAX_SIZE, "Bytes that the spool may have."],
-        *ENGINE_OPTIONS,
+        *CLUSTER_OPTIONS,
         [
             "cluster-sync",
             None,
@@ -234,7 +237,7 @@ class ServerOptions(usage.Options):
         # twistd has put into the background only a line in its log.
         key, clients, spool = self["key"], self["authorized-keys"], self["spool"]
         numbers: dict[str, Any] = {
-            _inCode(name): self._number(name)
+            inCode(name): self._number(name)
             for name in _NUMBERS
             if self[name] is not None
         }
@@ -260,9 +263,9 @@ class ServerOptions(usage.Options):
                 **numbers,
             )
         except KeyFileError as error:
-            raise NotUsable(self._inOptions(str(error))) from None
+            raise NotUsable(inOptions(str(error), self)) from None
         except ValueError as error:
-            raise usage.UsageError(self._inOptions(str(error))) from None
+            raise usage.UsageError(inOptions(str(error), self)) from None
         if spool is not None:
             self.handover = _absolute(f"{spool}.handover")
             if not (self["upgrade"] and _answers(self.handover)):
@@ -354,17 +357,6 @@ class ServerOptions(usage.Options):
         except KeyFileError as error:
             raise NotUsable(f"--activity-log: {escape(str(error))}") from None
 
-    def _inOptions(self, error: str) -> str:
-        """
-        Put the factory's words into those of the command line.
-
-        @return: one line, which begins with an option's name if that of the
-            argument in code was its first word.
-        """
-        spelling = {_inCode(option): f"--{option}" for option in self}
-        first, blank, rest = escape(error).partition(" ")
-        return spelling.get(first, first) + blank + rest
-
 
 class Options(ServerOptions):
     """The options of C{twistd aesm}."""
@@ -413,17 +405,6 @@ def makeService(options: ServerOptions) -> AESMService:
 def _makers() -> dict[str, IMessageHandlerMaker]:
     """Find the plugins that make handlers."""
     return {maker.name: maker for maker in getPlugins(IMessageHandlerMaker)}
-
-
-def _inCode(option: str) -> str:
-    """
-    Spell an option as an argument in code.
-
-    @param option: such as C{"max-message"}.
-    @return: such as C{"maxMessage"}.
-    """
-    first, *others = option.split("-")
-    return first + "".join(map(str.capitalize, others))
 
 
 def _endpoint(

@@ -18,7 +18,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from aesm.commands.control import NotDone
-from aesm.commands.main import writeLine
+from aesm.commands.output import writeLine
 from aesm.commands.table import linesOf
 
 __all__ = ["showOnce", "watch"]

@@ -216,6 +216,9 @@ class FileReceiver(MessageHandler):
     def noMoreFiles(self, connection: Connection) -> None:
         """Somebody has sent all that there was to send."""
 
+    def peerReceives(self, connection: Connection) -> None:
+        """The other side says that it receives files, and so sends none."""
+
     # What users call
 
     def wants(self, packet: Packet) -> bool:
@@ -272,6 +275,9 @@ class FileReceiver(MessageHandler):
             return _shielded(taking)
         if kind == "end":
             self.noMoreFiles(connection)
+            return answering()
+        if kind == "receive":
+            self.peerReceives(connection)
             return answering()
         finishing = self._finish(connection, kind, **fields)
         return _shielded(Deferred.fromCoroutine(finishing))

@@ -6,6 +6,7 @@ The requests of which sending files consists; docs/files.md has them for others,
     done     this is all, and its SHA-256 -> the name that it has, on the disk
     drop     the file has changed, forget what came of it
     end      there will be no more files
+    receive  who asks this receives files: nobody sends any, if both do
 
 All but chunks are TEXT with JSON in it, and all begin with the same word, so that they
 can be told from other requests over the same connection.  What a peer sends is checked
@@ -42,7 +43,7 @@ MOST_TEXT = 8192  # characters of a request that is no chunk
 MAX_SIZE = 1 << 62  # bytes of a file
 _WORD = "aesm-file/1 "
 _HEADER = struct.Struct("!12s8sQ")  # the word, the token, the offset
-_KINDS = frozenset({"offer", "done", "drop", "end"})
+_KINDS = frozenset({"offer", "done", "drop", "end", "receive"})
 
 
 class FileCode(IntEnum):
@@ -135,7 +136,7 @@ def readAsked(data: object) -> Chunk | tuple[str, dict[str, Any]]:
     try:
         if kind == "offer":
             return kind, {"offer": _offer(fields)}
-        if kind == "end":
+        if kind in ("end", "receive"):
             return kind, {}
         sha256 = str(fields["sha256"]) if kind == "done" else ""
         return kind, {"token": bytes.fromhex(fields["token"]), "sha256": sha256}

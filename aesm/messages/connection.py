@@ -45,7 +45,7 @@ from aesm.messages.states import CONNECTION_TRANSITIONS, ConnectionState
 from aesm.messages.stream import DataStream
 
 if TYPE_CHECKING:
-    from threading import Lock
+    from threading import RLock
 
     from aesm.core.channel.channel import Channel
     from aesm.core.messages.conversation import Conversation
@@ -101,7 +101,7 @@ class Connection:
         peerName: str | None,
         receiveBuffer: int,
         closeSlow: bool = False,
-        lock: Lock | None = None,
+        lock: RLock | None = None,
         arrivals: Arrivals | None = None,
     ) -> None:
         """

@@ -30,6 +30,7 @@ from aesm.errors import AESMError, CloseCode, ConnectionClosed
 from aesm.interfaces import IMessageHandler
 from aesm.messages.causes import CAUSE, CausingHandler
 from aesm.messages.dispatcher import Dispatcher
+from aesm.messages.requests import Request
 from aesm.messages.turns import Rates, Turns
 
 if TYPE_CHECKING:
@@ -52,8 +53,12 @@ Talk = Callable[["Connection"], Coroutine[Deferred[Any], Any, object]]
 #                      is not cancelled, since what is there is acknowledged, and nobody
 #                      else reads it.  That it then fails because the connection is
 #                      gone is no error
-#   the coroutine's    the connection is closed, with 1000 or 1011; what is unread is
-#                      dropped, and what still comes is not acknowledged
+#   the coroutine's    the connection is closed, with 1000 or 1011; what still comes is
+#                      not acknowledged.  What is unread is dropped, though it is
+#                      acknowledged, so that its sender is told, with 4003 in the place
+#                      of 1000.  (To acknowledge only what is read would have two
+#                      coroutines that both await what they have sent, before they read
+#                      on, wait for ever.)
 #
 # A session that goes on in another process, since this one stops and has a spool, ends
 # here only: what is unread is left to the coroutine that is begun there for it.
@@ -302,7 +307,13 @@ class _Talking(_Waiting):
     def _cbReturned(self, result: object, connection: Connection) -> None:
         """Close the connection of a coroutine that is done."""
         hadTo = connection.isClosing
-        self._close(connection, CloseCode.NORMAL, "")
+        # That a request is not answered, who asked is told anyway.
+        unread = sum(not isinstance(each, Request) for each in connection.retrieved)
+        if unread:
+            reason = f"messages left unread: {unread}"
+            self._close(connection, CloseCode.UNREAD, reason)
+        else:
+            self._close(connection, CloseCode.NORMAL, "")
         if not hadTo:
             self._ended(connection)
 

@@ -19,7 +19,7 @@ from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from itertools import repeat, starmap
 from operator import length_hint
-from threading import Lock
+from threading import RLock
 from typing import Any, NamedTuple, Protocol
 
 from twisted.internet.defer import Deferred, fail, succeed
@@ -42,6 +42,7 @@ __all__ = [
     "Watch",
     "closedError",
     "costOf",
+    "isHeldHere",
     "packetsOf",
 ]
 
@@ -209,6 +210,11 @@ class _CountedBurst:
         return list(packetsOf(repeat(self.time), left))
 
 
+# Tells whether this thread has the lock of a stream already.  Then this is a signal
+# handler that has interrupted it in the middle, and there is nothing to take before it
+# returns.  The method itself: a function of ours would be a call more for each packet.
+isHeldHere: Callable[[RLock], bool] = type(RLock())._is_owned  # type: ignore[attr-defined]
+
 _FINISHED = -1  # instead of a cost: the last packet was taken after the end
 
 # An empty deque is most of a KiB, and most streams of a large server are empty: they
@@ -234,7 +240,6 @@ class DataStream(Sequence[Packet]):
         "_burst",
         "_data",
         "_encoded",
-        "_lock",
         "_order",
         "_reason",
         "_report",
@@ -244,6 +249,7 @@ class DataStream(Sequence[Packet]):
         "_taken",
         "_times",
         "_waiting",
+        "lock",
         "owner",
         "watch",
     )
@@ -252,7 +258,7 @@ class DataStream(Sequence[Packet]):
         self,
         owner: StreamOwner,
         window: int,
-        lock: Lock | None = None,
+        lock: RLock | None = None,
         order: Arrivals | None = None,
     ) -> None:
         """
@@ -262,7 +268,7 @@ class DataStream(Sequence[Packet]):
         """
         self.owner = owner
         self.watch = _UNWATCHED if order is None else order
-        self._lock = lock or Lock()  # guards all below, and the registry's order
+        self.lock = lock or RLock()  # guards all below, and the registry's order
         self._order = order
         # The packets: to keep them as such would take half as much again.
         self._data = _EMPTY
@@ -289,9 +295,11 @@ class DataStream(Sequence[Packet]):
         @return: the packet, or None if there is none now.
         """
         packet = next(self._burst.take, None)  # in a burst this is all that they cost
-        if packet is not None:
+        if packet is not None or not self._data:
             return packet
-        with self._lock:
+        if isHeldHere(self.lock):
+            return None
+        with self.lock:
             # Again: another thread may have begun a burst meanwhile.
             packet = next(self._burst.take, None)
             if packet is not None or not self._data:
@@ -330,7 +338,7 @@ class DataStream(Sequence[Packet]):
         @param index: its position, from the end if negative.
         @raise IndexError: there is none.
         """
-        with self._lock:
+        with self.lock:
             unmade, count = self._burst.left(), len(self._data)
             if index < 0:
                 index += len(unmade) + count
@@ -343,7 +351,7 @@ class DataStream(Sequence[Packet]):
 
     def __iter__(self) -> Iterator[Packet]:
         """Look at all packets that are there now."""
-        with self._lock:
+        with self.lock:
             kept = map(_packetOf, self._times, self._data)
             return iter([*self._burst.left(), *kept])
 
@@ -393,7 +401,7 @@ class DataStream(Sequence[Packet]):
             and not self._data
             and not isinstance(data[0], Packet)
         ):
-            with self._lock:
+            with self.lock:
                 self._taken += cost
                 taken = self._taken if self._taken >= self._report else 0
                 self._taken -= taken
@@ -401,7 +409,7 @@ class DataStream(Sequence[Packet]):
             if taken:
                 self.tell(taken)
             return
-        with self._lock:
+        with self.lock:
             self.push(time, data, cost)
         while self._waiting and self._data:
             waiting = self._waiting.popleft()
@@ -425,7 +433,7 @@ class DataStream(Sequence[Packet]):
 
     def end(self, reason: AESMError) -> None:
         """End the stream: nothing more will come."""
-        with self._lock:
+        with self.lock:
             self._reason = reason
             self._simple = False
             finished = not self._data

@@ -14,12 +14,16 @@ its client goes on with, at whichever node.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, NamedTuple, cast
+import os
+import socket
+from collections.abc import AsyncIterator, Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from twisted.internet.defer import Deferred, fail
 from twisted.python.failure import Failure
 
+from aesm._version import __version__
 from aesm.cluster.rows import nodesOf, rowsOf
 from aesm.errors import (
     AESMError,
@@ -71,8 +75,16 @@ class ClusterConnection(NamedTuple):
     session: str
 
 
+def _nobody() -> None:
+    """Nobody is to be told."""
+
+
 class Cluster:
-    """All nodes of a cluster, as one of them sees it."""
+    """
+    All nodes of a cluster, as one of them sees it.
+
+    @ivar drained: called when an operator wants this node to end.
+    """
 
     def __init__(self) -> None:
         """Begin with no engine, as before the server listens."""
@@ -80,6 +92,7 @@ class Cluster:
         self._inlets: Inlets | None = None
         self._readings: Readings | None = None
         self._sending = 0  # bytes
+        self.drained: Callable[[], object] = _nobody
 
     # What users call
 
@@ -207,10 +220,29 @@ class Cluster:
         store, clock = self._store, manager.clock
         self._inlets = Inlets(journal, store, clock)
         store.came = self._inlets.came
+        store.lease.says = partial(self._says, manager)
+        store.lease.drained = lambda: self.drained()
         if manager.handler is None:
             arrivals = manager.connections.arrivals
             self._readings = Readings(journal, store, clock, arrivals)
             store.wasRead = self._wasRead
+
+    def describe(self) -> dict[str, Any] | None:
+        """Say what operators are told of this node; None before the server listens."""
+        return None if self._journal is None else self._store.describe()
+
+    def _says(self, manager: ConnectionManager) -> dict[str, Any]:
+        """Say what operators are told of this node at any other one."""
+        waiting = len(manager.sessions)
+        return {
+            "version": __version__,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "sync": self._store.describe()["sync"],
+            "connections": len(manager.connections) - waiting,
+            "waiting": waiting,
+            "stopping": manager.isDraining,
+        }
 
     def _wasRead(self, name: str, first: int, last: int) -> None:
         """Some node has read what came over a session that is here."""

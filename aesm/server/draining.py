@@ -2,8 +2,8 @@
 A server that ends while others go on, which share its sessions: it leaves these to them
 in waves, so that not all clients come to them at once::
 
-    drained = drain(clock, manager, clients, rate=100.0, reason="")
-    drained.addCallback(stop)         # who is left then is told as ever
+    draining = Draining(clock, manager, clients, rate=100.0)
+    draining.drain(reason="").addCallback(stop)    # who is left then is told as ever
 
 It is as with a server that is replaced (L{aesm.server.handover}), but that each client
 comes to one of several, and nobody says when.
@@ -22,15 +22,17 @@ comes to one of several, and nobody says when.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, cast
 
-from twisted.internet.defer import Deferred, TimeoutError
+from twisted.internet.defer import Deferred, TimeoutError, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from aesm.errors import SessionMoved, SpoolError
+from aesm.messages.deferred import Gate
 from aesm.server.handover import Clients, greeted, movable
 
 if TYPE_CHECKING:
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
     from aesm.server.manager import ConnectionManager
     from aesm.store.journal import Journal
 
-__all__ = ["DRAIN_RATE", "drain"]
+__all__ = ["DRAIN_RATE", "Draining"]
 
 _log = Logger(namespace="aesm.server")
 
@@ -48,65 +50,111 @@ WAVE = 0.1  # seconds between two waves, unless a single client has longer
 WRITING = 5.0  # seconds for the store to write what was accepted
 
 
-def drain(
-    clock: IReactorTime,
-    manager: ConnectionManager,
-    clients: Clients,
-    rate: float,
-    reason: str,
-) -> Deferred[None]:
-    """
-    Leave all sessions whose clients are here to servers that share the store.
+class Draining:
+    """Leaves sessions to servers that share the store."""
 
-    @param clock: keeps time.
-    @param manager: has the sessions, in a store that others share.
-    @param clients: who may still get one; nobody else can come.
-    @param rate: clients that are told a second.
-    @param reason: words for the log.
-    @return: fires when nobody is left who could go on elsewhere now.
-    """
-    drained = Deferred.fromCoroutine(_drain(clock, manager, clients, rate, reason))
-    return drained.addErrback(_ebFailed)
+    def __init__(
+        self,
+        clock: IReactorTime,
+        manager: ConnectionManager,
+        clients: Clients,
+        rate: float,
+    ) -> None:
+        """
+        @param clock: keeps time.
+        @param manager: has the sessions.
+        @param clients: who may still get one.
+        @param rate: clients that are told a second.
+        @raise ValueError: the rate is no number above 0.
+        """
+        if not 0 < rate < math.inf:
+            raise ValueError(f"drainRate must be a number above 0, not {rate!r}")
+        self._clock = clock
+        self._manager = manager
+        self._clients = clients
+        self._rate = rate
+        self._left = Gate()  # for all who want it to be done
 
+    def time(self, spread: float = 0.0) -> float:
+        """
+        Tell how many seconds it takes until all clients go on at other servers.
 
-async def _drain(
-    clock: IReactorTime,
-    manager: ConnectionManager,
-    clients: Clients,
-    rate: float,
-    reason: str,
-) -> None:
-    """Leave them."""
-    size = max(1, int(rate * WAVE))
-    pause, count, begun = size / rate, 0, clock.seconds()
-    words = reason or "it goes on at another node"
-    while True:
-        told = clock.seconds()
-        if not _attached(manager):
-            await greeted(clock, clients)
-        if not _attached(manager):
-            break
-        if not await _isWritten(clock, manager):
-            _log.warn("clients cannot go on elsewhere now: all are told to leave")
-            break
-        # Not before: some may have gone meanwhile.
-        wave = _attached(manager)[:size]
-        moved = dict.fromkeys(wave, SessionMoved(words))
-        left = cast("KeptSessions", manager.kept).leave(moved, round(pause * 1000))
-        left.addErrback(_ebNotWritten)
-        count += len(wave)
-        await deferLater(clock, max(0.0, told + pause - clock.seconds()))
-    if count:
-        _log.info(
-            "{count} sessions go on at other nodes, in {seconds:.1f} seconds",
-            count=count,
-            seconds=clock.seconds() - begun,
-        )
+        @param spread: seconds that it is to take at least.
+        @return: 0 if they cannot.
+        """
+        store = self._manager.store
+        if store is None or not store.fences:
+            return 0.0
+        return max(spread, len(self._manager.connections) / self._rate, 1 / self._rate)
 
+    def drain(self, reason: str, spread: float = 0.0) -> Deferred[None]:
+        """
+        Leave all sessions whose clients are here, where others share them; nobody new
+        comes to this server any more.
 
-def _attached(manager: ConnectionManager) -> list[Connection]:
-    """List those who are here, and could go on elsewhere."""
-    return [each for each in movable(manager) if each.isAttached]
+        @param reason: words for the log.
+        @param spread: as C{time}.
+        @return: fires when nobody is left who could go on elsewhere now.
+        """
+        seconds = self.time(spread)
+        if not seconds:
+            return succeed(None)
+        left = self._left.wait()
+        if not self._manager.isDraining:
+            self._manager.isDraining = True
+            rate = max(1, len(self._manager.connections)) / seconds
+            leaving = Deferred.fromCoroutine(self._drain(rate, reason))
+            leaving.addErrback(_ebFailed).addCallback(self._cbLeft)
+        return left
+
+    def _cbLeft(self, nothing: None) -> None:
+        """Nobody is left."""
+        self._manager.isDraining = False
+        self._left.open()
+
+    async def _drain(self, rate: float, reason: str) -> None:
+        """Leave them, so many a second."""
+        clock, manager = self._clock, self._manager
+        size = max(1, int(rate * WAVE))
+        pause, count, begun = size / rate, 0, clock.seconds()
+        words = reason or "it goes on at another node"
+        while True:
+            told = clock.seconds()
+            if not self._here():
+                await greeted(clock, self._clients)
+            if not self._here():
+                break
+            if not await self._isWritten():
+                _log.warn("clients cannot go on elsewhere now: all are told to leave")
+                break
+            # Not before: some may have gone meanwhile.
+            wave = self._here()[:size]
+            moved = dict.fromkeys(wave, SessionMoved(words))
+            left = cast("KeptSessions", manager.kept).leave(moved, round(pause * 1000))
+            left.addErrback(_ebNotWritten)
+            count += len(wave)
+            await deferLater(clock, max(0.0, told + pause - clock.seconds()))
+        if count:
+            _log.info(
+                "{count} sessions go on at other nodes, in {seconds:.1f} seconds",
+                count=count,
+                seconds=clock.seconds() - begun,
+            )
+
+    def _here(self) -> list[Connection]:
+        """List those who are here, and could go on elsewhere."""
+        return [each for each in movable(self._manager) if each.isAttached]
+
+    async def _isWritten(self) -> bool:
+        """Write all that was accepted, and tell whether that can be done."""
+        journal = cast("Journal", self._manager.journal)
+        if journal.store.failure is not None:
+            return False
+        try:
+            await journal.written().addTimeout(WRITING, self._clock)
+        except (SpoolError, TimeoutError):
+            return False
+        return True
 
 
 def _ebFailed(failure: Failure) -> None:
@@ -117,16 +165,3 @@ def _ebFailed(failure: Failure) -> None:
 def _ebNotWritten(failure: Failure) -> None:
     """It was not acknowledged: it happens where the client goes on."""
     failure.trap(SpoolError)
-
-
-async def _isWritten(clock: IReactorTime, manager: ConnectionManager) -> bool:
-    """Write all that was accepted, and tell whether that can be done."""
-    journal = cast("Journal", manager.journal)
-    if journal.store.failure is not None:
-        return False
-    written = journal.written()
-    try:
-        await written.addTimeout(WRITING, clock)
-    except (SpoolError, TimeoutError):
-        return False
-    return True

@@ -11,7 +11,6 @@ who are to its L{ConnectionManager<aesm.server.manager.ConnectionManager>}.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -37,7 +36,6 @@ from aesm.interfaces import IMessageHandler, IMessageHandlerMaker
 from aesm.messages.acknowledgements import FailedAcknowledgement, promptly
 from aesm.messages.address import Address, addressOf
 from aesm.messages.connection import Connection
-from aesm.messages.deferred import Gate
 from aesm.messages.handling import Talk, handlerOf
 from aesm.messages.protocol import AESMProtocol
 from aesm.secure.factory import HANDSHAKE_TIMEOUT, SecureFactory
@@ -49,7 +47,7 @@ from aesm.secure.refusals import Kind, Refused
 from aesm.server.admission import REVOKED, Admission, canYield, farewell
 from aesm.server.broadcast import Peers
 from aesm.server.cluster import Cluster, checkHandler
-from aesm.server.draining import DRAIN_RATE, drain
+from aesm.server.draining import DRAIN_RATE, Draining
 from aesm.server.handover import Host, Predecessor, SuccessorFactory
 from aesm.server.manager import ConnectionManager
 from aesm.server.registry import Connections
@@ -212,8 +210,6 @@ class AESMServerFactory(SecureFactory):
         super().__init__(reactorOr(reactor), handshakeTimeout)
         isCluster = options.get("cluster") is not None
         openStore = storeOpener(options, self.clock, sessionGrace, perKey)
-        if not 0 < drainRate < math.inf:
-            raise ValueError(f"drainRate must be a number above 0, not {drainRate!r}")
         self._settings = channelSettings(
             KEY_FILE, Layer.MESSAGES, key=key, name=name, psk=psk, suites=suites
         )
@@ -255,8 +251,7 @@ class AESMServerFactory(SecureFactory):
         self._numbers = count(1)
         self._reload: IDelayedCall | None = None
         self._gone: list[Deferred[None]] = []  # fire when nothing is incoming
-        self._drainRate = drainRate
-        self._draining: Gate | None = None  # until all have left who can go elsewhere
+        self._draining = Draining(self.clock, self._manager, self, drainRate)
 
     # What users call
 
@@ -268,23 +263,12 @@ class AESMServerFactory(SecureFactory):
     @property
     def isStopping(self) -> bool:
         """Whether nobody new is let in any more."""
-        return self._manager.stopping or self._draining is not None
-
-    def drainTime(self, spread: float = 0.0) -> float:
-        """
-        Tell how many seconds it takes until all clients go on at other servers.
-
-        @param spread: as C{stop}.
-        @return: 0 if they cannot.
-        """
-        least = max(1, len(self.connections)) / self._drainRate
-        return max(spread, least) if self._isShared else 0.0
+        return self._manager.stopping or self._manager.isDraining
 
     @property
-    def _isShared(self) -> bool:
-        """Whether other servers share the sessions."""
-        store = self._manager.store
-        return store is not None and store.fences
+    def draining(self) -> Draining:
+        """What leaves the sessions to other servers, for those who look on."""
+        return self._draining
 
     @property
     def waiting(self) -> int:
@@ -392,16 +376,8 @@ class AESMServerFactory(SecureFactory):
         @raise ValueError: C{spread} is not from 0 to an hour.
         """
         checkSpread(spread)
-        if not self._isShared:
-            return self._end(reason, deadline, spread)
-        isFirst, draining = self._draining is None, self._draining or Gate()
-        self._draining = draining
-        drained = draining.wait()
-        if isFirst:
-            rate = max(1, len(self.connections)) / self.drainTime(spread)
-            leaving = drain(self.clock, self._manager, self, rate, reason)
-            leaving.addCallback(draining.open)
-        return drained.addCallback(lambda nothing: self._end(reason, deadline, spread))
+        left = self._draining.drain(reason, spread)
+        return left.addCallback(lambda nothing: self._end(reason, deadline, spread))
 
     def _end(self, reason: str, deadline: float, spread: float) -> Deferred[None]:
         """
@@ -409,7 +385,6 @@ class AESMServerFactory(SecureFactory):
 
         @return: as C{stop}.
         """
-        self._draining = None
         self._manager.stop()
         self.endGreeting()
         for pending in list(self._incoming.values()):

@@ -66,6 +66,7 @@ class ConnectionManager(ConnectionOwner):
     @ivar handler: whom to hand packets, or None.
     @ivar sessions: finds those that a client may come back to.
     @ivar stopping: whether nobody is let in, or waited for, any more.
+    @ivar isDraining: whether sessions are being left to other servers, before that.
     @ivar journal: what writes the sessions, if they are written, while it runs.
     @ivar kept: has sessions fetched that are written and not here, if any are written.
     @ivar predecessor: the process from which we take over, as long as there is one.
@@ -117,7 +118,7 @@ class ConnectionManager(ConnectionOwner):
         self._room = Room(self.budget, connections, self.sessions)
         self._resumes = TokenBuckets(RESUMES_PER_SESSION)
         self._handling = handlingOf(handler, clock, messagesPerKey, bytesPerKey)
-        self.stopping = False
+        self.stopping = self.isDraining = False
         self.clock = self._clock = clock
         self.openStore = openStore
         self.journal: Journal | None = None

@@ -23,14 +23,14 @@ from collections.abc import (
 )
 from contextlib import suppress
 from itertools import count
-from threading import Lock
+from threading import RLock
 from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from aesm.messages.address import Address, addressText
-from aesm.messages.stream import Arrivals, Packet
+from aesm.messages.stream import Arrivals, Packet, isHeldHere
 from aesm.server.awaited import Awaited, Soon
 from aesm.server.broadcast import Broadcast, Peers
 
@@ -136,7 +136,7 @@ class Connections(Mapping[Address, "Connection"]):
         @param soon: calls a function in another turn of the event loop.
         """
         self.isOperator = isOperator
-        self.lock = Lock()
+        self.lock = RLock()
         self.arrivals: Arrivals = Arrivals()
         self.activityDropped = 0
         self.listed = 0
@@ -177,6 +177,8 @@ class Connections(Mapping[Address, "Connection"]):
         @return: whose it is, and the packet; C{(None, Packet(0.0, None))} if
             there is none now.
         """
+        if isHeldHere(self.lock):
+            return None, Packet(0.0, None)
         with self.lock:
             ends = self.arrivals if oldToNew else reversed(self.arrivals)
             arrival = next(iter(ends), None)

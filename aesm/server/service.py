@@ -99,6 +99,8 @@ class Server(Service):
         elif options:
             raise TypeError(f"give these to the factory: {', '.join(options)}")
         self.factory = factory
+        if factory.connections.ofCluster is not None:
+            factory.connections.ofCluster.drained = self.stop
         self.addresses: list[Address] = []
         self._endpoints = [
             serverEndpoint(reactor or factory.clock, each)

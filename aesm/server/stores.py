@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["storeOpener"]
 
-_SPOOL = {"spool": None, "spoolSync": "normal", "spoolMax": MAX_SIZE}
-_ENGINE = {
+_SPOOL: dict[str, Any] = {"spool": None, "spoolSync": "normal", "spoolMax": MAX_SIZE}
+_ENGINE: dict[str, Any] = {
     "cluster": None,
     "clusterName": "aesm",
     "clusterPassword": None,
@@ -51,7 +51,9 @@ def storeOpener(
         {name: options.pop(name, usual) for name, usual in each.items()}
         for each in (_SPOOL, _ENGINE)
     )
-    openSpool = spoolOpener(*spool.values(), clock)
+    openSpool = spoolOpener(
+        spool["spool"], spool["spoolSync"], spool["spoolMax"], clock
+    )
     if engine["cluster"] is None:
         return openSpool
     if openSpool is not None:

@@ -45,11 +45,10 @@ from aesm.status.actions import CannotDo, Operator
 from aesm.text import escape
 from aesm.trust.files import checkDirectory
 
-__all__ = ["CONTROL_FILE", "ControlFactory", "ControlSocket"]
+__all__ = ["ControlFactory", "ControlSocket"]
 
 _log = Logger(namespace="aesm.control")
 
-CONTROL_FILE = "control.sock"  # in the state directory
 MAX_LINE = 8192  # bytes of a request
 MAX_CLIENTS = 16  # that are connected at a time
 PATIENCE = 60.0  # seconds for the next request, or to take a piece of an answer

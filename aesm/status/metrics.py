@@ -96,6 +96,14 @@ def exposition(totals: Mapping[str, Any]) -> str:
             "Whether the spool cannot be written now.",
             [({}, int(spool["failure"] is not None))],
         )
+    cluster = totals["cluster"]
+    if cluster is not None:
+        lines += _metric(
+            "engine_failing",
+            "gauge",
+            "Whether the engine of the cluster cannot be used now.",
+            [({}, int(cluster["failure"] is not None))],
+        )
     for name, what, field in _HISTOGRAMS:
         lines += _histogram(name, what, totals[field])
     return "\n".join(lines) + "\n"

@@ -50,7 +50,7 @@ class Overview:
         server, manager = self._server, self._manager
         places, traffic, store = server.factory.places, manager.traffic, manager.store
         now, started, waiting = time(), manager.started, len(manager.sessions)
-        refusals = server.connections.refusals
+        refusals, cluster = server.connections.refusals, server.connections.ofCluster
         return {
             "version": __version__,
             "pid": os.getpid(),
@@ -74,11 +74,12 @@ class Overview:
             "buffered": manager.budget.used,
             "totalBuffer": manager.budget.bound,
             "spool": None
-            if store is None
+            if store is None or cluster is not None
             else {
                 "bytes": store.size,
                 "failure": None if store.failure is None else str(store.failure),
             },
+            "cluster": None if cluster is None else cluster.describe(),
             "refusals": {str(kind): refusals[kind] for kind in Kind},
             "acknowledged": _histogram(
                 traffic.acknowledged, traffic.acknowledgedMicros

@@ -103,12 +103,16 @@ def statusPage(
 def _header(totals: Mapping[str, Any], query: str, paused: bool) -> Iterable[Tag]:
     """Say which server it is, and how it is."""
     yield tags.h1("aesm ", tags.span(totals["version"], class_="soft"))
-    spool = totals["spool"]
+    spool, cluster = totals["spool"], totals["cluster"]
     if totals["stopping"]:
         state = tags.strong("Stopping: nobody is let in any more.", class_="bad")
     elif spool is not None and spool["failure"] is not None:
         state = tags.strong(
             "The spool cannot be written: ", _shown(spool["failure"]), class_="bad"
+        )
+    elif cluster is not None and cluster["failure"] is not None:
+        state = tags.strong(
+            "The engine cannot be used: ", _shown(cluster["failure"]), class_="bad"
         )
     else:
         state = tags.strong("Running.", class_="good")
@@ -118,6 +122,8 @@ def _header(totals: Mapping[str, Any], query: str, paused: bool) -> Iterable[Tag
         ", ".join(map(escape, totals["listening"])) or "nothing",
         ".",
     )
+    if cluster is not None:
+        yield tags.p("Node ", _shown(cluster["node"]), " of ", _shown(cluster["name"]))
     yield tags.p("Key ", tags.code(totals["key"]), class_="soft")
     clock = datetime.fromtimestamp(totals["time"]).astimezone()
     asked = {"q": query} if query else {}

@@ -296,14 +296,14 @@ class _Resource(Resource):
     def _health(self, request: Request) -> int:
         """Tell who starts servers, and sends clients to them."""
         totals = self._overview.totals()
-        spool = totals["spool"]
         if totals["stopping"]:
             return _say(request, 503, "stopping")
         if not totals["listening"]:
             return _say(request, 503, "not listening")
-        if spool is not None and spool["failure"] is not None:
-            reason = escape(spool["failure"])
-            return _say(request, 503, f"the spool cannot be written: {reason}")
+        for store in ("spool", "cluster"):
+            if totals[store] is not None and totals[store]["failure"] is not None:
+                reason = escape(totals[store]["failure"])
+                return _say(request, 503, f"the {store} cannot be written: {reason}")
         return _say(request, 200, "ok")
 
 

@@ -161,7 +161,7 @@ class DurableStream(DataStream):
 
     def leave(self) -> None:
         """Give nothing more: what is not taken is there in the next process."""
-        with self._lock:
+        with self.lock:
             while self._data:
                 super().pop(newest=False)  # which does not note that it was taken
             self._numbers.clear()

@@ -84,6 +84,7 @@ class ConnectTests(AioCase):
                     (NameOrKeyMismatch, {"name": "yours"}),
                     (UntrustedServer, {"name": "mine", "trust": Pinned(KEY)}),
                     (TypeError, {"bogus": 1}),
+                    (TypeError, {"handler": echo}),
                     (ValueError, {"maxMessage": -1}),
                     (SpoolError, {"name": "mine", "spool": "."}),
                 ):

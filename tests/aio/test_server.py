@@ -65,6 +65,32 @@ class TalkTests(AioCase):
 
         self.runLoop(main())
 
+    def test_unread(self) -> None:
+        """
+        When it returns and has not read all, the client is told, and does not come
+        back.
+        """
+
+        async def main() -> None:
+            """Send more than is read."""
+            enough = asyncio.Event()
+
+            async def talk(connection: Connection) -> None:
+                """Read nothing."""
+                await enough.wait()
+
+            async with self.serve(talk) as server, self.connect(server) as client:
+                await client.send("unread")
+                enough.set()
+                with self.assertRaises(ConnectionClosed) as caught:
+                    async for _ in client:
+                        self.fail("nothing comes")
+                reason = caught.exception
+                expected = (4003, "messages left unread: 1")
+                self.assertEqual((reason.code, reason.reason), expected)
+
+        self.runLoop(main())
+
     def test_raises(self) -> None:
         """
         When it raises, that is logged and the connection closed with code 1011; its

@@ -290,7 +290,7 @@ class EndTests(ProgramCase):
         self.runProgram("workers", output="all arrived")
 
     def test_signals(self) -> None:
-        """A signal handler may send and stop while the main thread sends."""
+        """A signal handler may send, take and stop while the main thread does."""
         self.runProgram("signals", output="not stuck")
 
     def test_warning(self) -> None:

@@ -31,6 +31,7 @@ from aesm.blocking.reactorthread import (
     Result,
     builtinError,
     forbidWaiting,
+    streamLock,
     theReactorThread,
 )
 from aesm.errors import ConnectionClosed, HandshakeTimeout
@@ -434,3 +435,10 @@ class TheReactorThreadTests(SynchronousTestCase):
         self.patch(threadable, "ioThread", threadable.getThreadID())
         self.assertRaises(RuntimeError, theReactorThread)
         self.assertRaises(RuntimeError, forbidWaiting)
+
+    def test_signalHandler(self) -> None:
+        """Nor may a signal handler wait that has interrupted who takes a packet."""
+        with streamLock:
+            self.assertRaises(RuntimeError, theReactorThread)
+            self.assertRaises(RuntimeError, forbidWaiting)
+        forbidWaiting()

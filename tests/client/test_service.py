@@ -422,6 +422,30 @@ class ConnectTests(ServiceTestCase):
         self.stop(service)
         self.assertClosed(waiting[2], 1000)
 
+    def test_noOther(self) -> None:
+        """
+        Who stops the service at the first failure hears nothing of another attempt,
+        which there will not be; one who starts it again at once hears of that alone.
+        """
+        service = self.service(start=False)
+
+        def stop(failure: object) -> None:
+            """Stop."""
+            service.stopService()
+
+        def restart(failure: object) -> None:
+            """Stop, and start again."""
+            service.stopService()
+            service.startService()
+
+        for act, times in ((stop, 0), (restart, 1)):
+            service.whenConnected(1).addErrback(act)
+            with capturedLogs() as events:
+                service.startService()
+                self.network.advance(0)
+            said = [event["log_format"] for event in events]
+            self.assertEqual(sum("trying again" in each for each in said), times, said)
+
     def test_cancelled(self) -> None:
         """Who waits may give up."""
         service = self.service()

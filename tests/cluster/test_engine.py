@@ -7,6 +7,7 @@ from __future__ import annotations
 import datetime
 import os
 from collections.abc import Iterable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from tests.support.engines import (
     Lines,
     Node,
     RedisServer,
+    Sentinel,
     freePort,
     sharedServer,
 )
@@ -433,29 +435,43 @@ class RealTests(TestCase):
         self.addCleanup(server.stop)
         await self.converse(EngineAddress.parse(f"redis://127.0.0.1:{server.port}"))
 
-    async def test_tls(self) -> None:
-        """TLS, with a user's name and a password; and nobody without a certificate."""
-        folder = Path(self.mktemp())
-        folder.mkdir()
+    def tls(self) -> tuple[list[str], int]:
+        """
+        Make certificates, of which the server's is not trusted so far.
+
+        @return: options of an engine with TLS, and its port.
+        """
+        self.folder = Path(self.mktemp())
+        self.folder.mkdir()
         for name in ("server", "other"):
             key, certificate = selfSigned()
-            (folder / f"{name}.key").write_bytes(key)
-            (folder / f"{name}.pem").write_bytes(certificate)
-        port = freePort()
+            (self.folder / f"{name}.key").write_bytes(key)
+            (self.folder / f"{name}.pem").write_bytes(certificate)
+        path, port = self.folder.absolute() / "server", freePort()
+        options = [
+            *("--tls-port", str(port), "--tls-auth-clients", "no"),
+            *("--tls-cert-file", f"{path}.pem", "--tls-key-file", f"{path}.key"),
+            *("--tls-ca-cert-file", f"{path}.pem"),
+        ]
+        return options, port
+
+    def serverWith(self, options: list[str]) -> RedisServer:
+        """Have an engine with TLS."""
         try:
-            server = RedisServer(
-                *("--tls-port", str(port), "--tls-auth-clients", "no"),
-                *("--tls-cert-file", str((folder / "server.pem").absolute())),
-                *("--tls-key-file", str((folder / "server.key").absolute())),
-                *("--tls-ca-cert-file", str((folder / "server.pem").absolute())),
-            )
+            server = RedisServer(*options)
         except AssertionError:
             raise SkipTest("this redis-server has no TLS") from None
         self.addCleanup(server.stop)
+        return server
+
+    async def test_tls(self) -> None:
+        """TLS, with a user's name and a password; and nobody without a certificate."""
+        options, port = self.tls()
+        server = self.serverWith(options)
         server.command("ACL", "SETUSER", "aesm", "on", ">word", *RULES.split(" "))
         url = f"rediss://aesm@localhost:{port}"
         try:
-            self.trust(folder / "other.pem")
+            self.trust(self.folder / "other.pem")
             address = EngineAddress.parse(url)
             node = Engine(reactor, address, "test", "one", password="word")
         except ImportError:
@@ -463,8 +479,27 @@ class RealTests(TestCase):
         with self.assertRaises(SpoolError) as caught:
             await node.start()
         self.assertIn("certificate verify failed", str(caught.exception))
-        self.trust(folder / "server.pem")
+        self.trust(self.folder / "server.pem")
         await self.converse(address, "test", password="word")
+
+    async def test_tlsSentinel(self) -> None:
+        """Sentinels and the engine, both with TLS."""
+        options, port = self.tls()
+        server = self.serverWith(options)
+        options[1] = str(freePort())
+        sentinel = Sentinel(
+            server,
+            *options,
+            at=f"localhost {port}",
+            config="tls-replication yes\nsentinel resolve-hostnames yes\n"
+            "sentinel announce-hostnames yes\n",
+        )
+        self.addCleanup(sentinel.stop)
+        self.trust(self.folder / "server.pem")
+        url = f"rediss+sentinel://localhost:{options[1]}/main"
+        if find_spec("OpenSSL") is None:
+            raise SkipTest("TLS needs pyOpenSSL")
+        await self.converse(EngineAddress.parse(url))
 
     def trust(self, path: Path) -> None:
         """Trust a certificate, and no other."""

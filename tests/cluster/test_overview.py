@@ -72,11 +72,19 @@ class OverviewTests(EngineTestCase):
         self.onlooker.settle()
         return json.loads(json.dumps(self.successResultOf(looking)))
 
-    def drain(self, name: str) -> Any:
+    def draining(self, name: str) -> Deferred[str]:
         """Ask a node to end."""
         asking = Deferred.fromCoroutine(drain(self.onlooker.engine, name))
         self.onlooker.settle()
-        return self.successResultOf(asking)
+        return asking
+
+    def drain(self, name: str) -> str:
+        """Ask a node to end; tell which it is."""
+        return self.successResultOf(self.draining(name))
+
+    def notDrained(self, name: str) -> str:
+        """Ask a node to end that cannot be; tell why."""
+        return str(self.failureResultOf(self.draining(name), LookupError).value)
 
     def renew(self) -> None:
         """Let the nodes renew their leases."""
@@ -195,7 +203,7 @@ class OverviewTests(EngineTestCase):
         drained: list[str] = []
         self.one.store.lease.drained = lambda: drained.append("one")
         self.two.store.lease.drained = lambda: drained.append("two")
-        self.assertIs(self.drain("one"), True)
+        self.assertEqual(self.drain("one"), "one")
         self.one.lines.bells[-1].hear()
         self.one.settle()
         self.assertEqual(drained, ["one"])
@@ -211,9 +219,20 @@ class OverviewTests(EngineTestCase):
         self.renew()
         self.assertEqual(drained, ["one"])
 
+    def test_drainByName(self) -> None:
+        """Who it is can be said without what its process has added, if it is clear."""
+        for name in ("x-y-1", "x-z-2", "x-z-3"):
+            self.node(name)
+        self.assertEqual(self.drain("x-y"), "x-y-1")
+        self.assertEqual(self.drain("x-z-3"), "x-z-3")
+        self.assertIn("give one of these nodes: x-z-2, x-z-3", self.notDrained("x-z"))
+        self.assertIn("no node 'x'", self.notDrained("x"))
+        self.redis.command("ZADD", self.key("n"), 1, "x-z-2")
+        self.assertEqual(self.drain("x-z"), "x-z-3")
+
     def test_nobodyToDrain(self) -> None:
         """A node that is not there, or not any more, is said not to be."""
-        self.assertIs(self.drain("three"), False)
+        self.assertIn("no node 'three'", self.notDrained("three"))
         self.redis.command("ZADD", self.key("n"), 1, "two")
-        self.assertIs(self.drain("two"), False)
+        self.assertIn("no node 'two'", self.notDrained("two"))
         self.assertEqual(self.redis.command("HEXISTS", self.key("n:two"), "drain"), 0)

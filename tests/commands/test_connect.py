@@ -20,13 +20,22 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from aesm import ClientService, Server, listen
-from aesm.commands.connect import LineClient, connectOrReport, stopReason
+from aesm.commands.cli import Options
+from aesm.commands.connect import (
+    ConnectOptions,
+    LineClient,
+    connectOrReport,
+    stopReason,
+)
 from aesm.commands.formats import JSON, PLAIN
 from aesm.commands.stdio import MAX_LINE, LineTooLong, Stdio
 from aesm.errors import NotAuthorized, RequestFailed
 from aesm.testing import MemoryNetwork
 from aesm.trust.keys import PrivateKey
 from aesm.trust.servers import AnyServer
+from tests.commands.test_cli import CommandTestCase
+
+KEY = PrivateKey.generate().publicKey
 
 
 class LineClientTests(SynchronousTestCase):
@@ -553,3 +562,61 @@ class ConnectTests(SynchronousTestCase):
         protocol.dataReceived(b"\0\0" + len(told).to_bytes(2, "big") + told)
         protocol.connectionLost(Failure(ConnectionDone()))
         self.assertSaid(attempt, "an aesm: endpoint string")
+
+
+class ConnectOptionsTests(CommandTestCase):
+    """The options of C{aesm connect}."""
+
+    def parse(self, *arguments: str) -> ConnectOptions:
+        """
+        Parse options.
+
+        @param arguments: what follows C{aesm connect}.
+        """
+        options = Options()
+        options.parseOptions(["connect", *arguments])
+        connect = options.subOptions
+        assert isinstance(connect, ConnectOptions)
+        return connect
+
+    def test_order(self) -> None:
+        """Options may stand before the endpoint and behind it."""
+        for arguments in (
+            ["tcp:h:1", "--name", "n", "--json", "--pin", str(KEY)],
+            ["--name=n", "--json", "--pin", str(KEY), "tcp:h:1"],
+        ):
+            options = self.parse(*arguments)
+            self.assertEqual(options.endpoint, "tcp:h:1")
+            self.assertEqual((options["name"], options["json"]), ("n", 1))
+            self.assertEqual(options.pins, [KEY])
+
+    def test_defaults(self) -> None:
+        """Nothing but the endpoint is needed."""
+        options = self.parse("tcp:h:1")
+        self.assertEqual(
+            (options["name"], options["key"], options["psk"], options["json"]),
+            ("aesm", None, None, 0),
+        )
+
+    def test_wait(self) -> None:
+        """C{--wait} takes seconds, or -1; C{--receive} has nothing to wait for."""
+        for given, wait in (("1.5", 1.5), ("0", 0.0), ("-1", -1.0)):
+            self.assertEqual(self.parse("tcp:h:1", "--wait", given).wait, wait)
+        for given in ("-2", "nan", "inf", "soon"):
+            self.assertIn("--wait", self.bad("connect", "tcp:h:1", "--wait", given))
+        both = self.bad("connect", "tcp:h:1", "--wait", "1", "--receive")
+        self.assertIn("one of them", both)
+
+    def test_notUTF8(self) -> None:
+        """Names are UTF-8: bytes of another encoding are none."""
+        for option in ("name", "nick"):
+            bad = self.bad("chat", "tcp:h:1", "--nick=n", f"--{option}", "\udce4")
+            self.assertIn(f"--{option}: give text in UTF-8", bad)
+
+    def test_wrong(self) -> None:
+        """What does not fit is a sentence."""
+        self.assertIn("arguments", self.bad("connect"))
+        self.assertIn("--pin", self.bad("connect", "tcp:h:1", "--pin", "abc"))
+        both = ["connect", "tcp:h:1", "--pin", str(KEY), "--any-server"]
+        self.assertIn("one of them", self.bad(*both))
+        self.assertIn("regular file", self.bad("connect", "tcp:h:1", "--key", ""))

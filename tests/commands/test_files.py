@@ -26,6 +26,7 @@ from aesm.commands.progress import Lines
 from aesm.errors import ConnectionClosed
 from aesm.files.requests import CHUNK
 from aesm.files.sender import sendFile, sentAll
+from aesm.interfaces import MessageHandler
 from aesm.trust.keys import PrivateKey, PublicKey
 from aesm.trust.servers import AnyServer, Pinned
 from tests.commands.test_cli import KEY, CommandTestCase
@@ -243,6 +244,42 @@ class MeetingTests(FileTestCase):
         pair.deliver()
         self.successResultOf(self.receiving.ended)
         self.assertFalse(self.receiving.failed)
+
+    def test_bothReceive(self) -> None:
+        """Two that both receive say so, and what to do, and have failed."""
+        other = _Receiving(self.theirs, self.meeting)
+        self.said()
+        self.pair(self.receiving, client={"handler": other})
+        words = "sends no files: run `aesm send` on one of both sides\n"
+        self.assertEqual(self.said().count(words), 2)
+        for each in (self.receiving, other):
+            self.successResultOf(each.ended)
+            self.assertTrue(each.failed)
+
+    def test_bothWhileReceiving(self) -> None:
+        """Somebody else who also receives does not end what a sender is at."""
+        path = self.put("a.bin", b"x" * 20 * CHUNK)
+        pair = self.meet(self.receiving)
+
+        def report(name: str, done: int, size: int) -> None:
+            """Have the other one say it in the middle."""
+            if done == 10 * CHUNK:
+                self.receiving.peerReceives(pair.accepted)
+
+        self.assertEqual(self.successResultOf(self.send(pair, path, report)), "a.bin")
+        self.assertNoResult(self.receiving.ended)
+
+    def test_noReceiver(self) -> None:
+        """A side that takes no files is said once, however many there are to send."""
+        paths = [str(self.put(name, b"x")) for name in ("a", "b")]
+        sending = _Sending(paths, self.meeting.progress)
+        callers = _Callers(sending, self.meeting)
+        self.pair(callers, client={"handler": MessageHandler()})
+        self.successResultOf(callers.sent)
+        words = "takes no files: run `aesm receive` on one of both sides\n"
+        said = self.said()
+        self.assertEqual((said.count(words), said.count("not sent")), (1, 0))
+        self.assertTrue(sending.failed)
 
     def test_failed(self) -> None:
         """That one cannot be received is said, and remembered for the exit status."""

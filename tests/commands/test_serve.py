@@ -14,9 +14,11 @@ from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.internet.testing import MemoryReactorClock
 
 from aesm.commands.daemon import AESMService, CannotListen
-from aesm.commands.serve import runServer
+from aesm.commands.serve import ServeOptions, runServer
+from aesm.commands.tap import Options as TwistdOptions
 from aesm.errors import SpoolError
 from aesm.server.factory import AESMServerFactory
+from tests.commands.test_cli import CommandTestCase
 from tests.commands.test_daemon import FailingEndpoint, LateEndpoint
 from tests.commands.test_tap import TapTestCase
 
@@ -124,3 +126,53 @@ class RunTests(TapTestCase):
         """A spool that could not be written to the end is status 1, too."""
         service = self.service(kind=FullFactory)
         self.assertEqual(runServer(self.reactor, service), 1)
+
+
+class ServeOptionsTests(CommandTestCase):
+    """The options of C{aesm serve}."""
+
+    def assertStatus(self, expected: int, *arguments: str) -> str:
+        """
+        Run a server that does not start, and says why in one sentence.
+
+        @param expected: its exit status.
+        @param arguments: what follows C{aesm serve}.
+        @return: the sentence.
+        """
+        status, output, errors = self.execute("serve", *arguments)
+        self.assertEqual((status, output), (expected, ""))
+        self.assertRegex(errors, r"\Aaesm: [^\n]+\n\Z")
+        return errors
+
+    def test_shared(self) -> None:
+        """It has the options of C{twistd aesm}, and those of the log beside them."""
+        ours, theirs = set(ServeOptions().longOpt), set(TwistdOptions().longOpt)
+        more = {"log-level=", "log-format=", "reactor=", "help-reactors"}
+        self.assertEqual(ours - theirs, more)
+        self.assertEqual(theirs - ours, set())
+
+    def test_wrong(self) -> None:
+        """Options that are wrong are status 2: another start would not help."""
+        for arguments in (
+            ["--nosuch"],
+            ["argument"],
+            ["--max-message", "many"],
+            ["--heartbeat", "-1"],
+            ["--listen", "nosuch:1"],
+            ["--log-level", "critical"],
+            ["--log-format", "xml"],
+            ["--reactor", "nosuch"],
+        ):
+            errors = self.assertStatus(2, *arguments)
+            self.assertIn("`aesm serve --help`", errors)
+            self.assertIn(arguments[0].lstrip("-")[:7], errors)
+            self.assertNotIn("\\n", errors)
+
+    def test_notUsable(self) -> None:
+        """Files and sockets that cannot be used as things are, are status 1."""
+        missing = str(self.home / "missing" / "file")
+        for option in ("--key", "--psk", "--authorized-keys", "--activity-log"):
+            self.assertIn("missing", self.assertStatus(1, option, missing))
+        self.assertIn("--spool: ", self.assertStatus(1, "--spool", str(self.home)))
+        systemd = "systemd:domain=INET:index=99"
+        self.assertIn("LISTEN_FDS", self.assertStatus(1, "--listen", systemd))

@@ -79,6 +79,14 @@ class SummaryTests(SynchronousTestCase):
         (*_, third) = summaryOf(totals(spool={"bytes": 0, "failure": None}))
         self.assertEqual(third, "spool 0 bytes")
 
+    def test_cluster(self) -> None:
+        """Which node of a cluster it is, and whether its engine can be used."""
+        cluster = {"name": "chat", "node": "one-1", "engine": "redis://x"}
+        for failure, said in ((None, "fine"), ("no\x1b", r"FAILS: no\x1b")):
+            (*_, third) = summaryOf(totals(cluster={**cluster, "failure": failure}))
+            expected = f"node one-1 of chat, engine at redis://x, {said}"
+            self.assertEqual(third, expected)
+
 
 class TableTests(SynchronousTestCase):
     """A line for each connection."""

@@ -65,7 +65,8 @@ class RequestTests(SynchronousTestCase):
             readAsked(asking("drop", token=token)),
             ("drop", {"token": TOKEN, "sha256": ""}),
         )
-        self.assertEqual(readAsked(asking("end")), ("end", {}))
+        for kind in ("end", "receive"):
+            self.assertEqual(readAsked(asking(kind)), (kind, {}))
 
     def test_malformed(self) -> None:
         """What cannot be read is refused, with a code of its own."""

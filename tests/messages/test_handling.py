@@ -11,7 +11,7 @@ from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock, deferLater
-from twisted.logger import LogLevel, capturedLogs
+from twisted.logger import LogLevel, capturedLogs, formatEvent
 from zope.interface.verify import verifyObject
 
 from aesm import (
@@ -165,8 +165,8 @@ class TalkTests(PairTestCase):
 
     def test_returns(self) -> None:
         """
-        When it returns, the connection is closed with 1000, behind all that it sent;
-        what nobody has read is gone, and the connection is listed no more.
+        When it returns, the connection is closed with 1000, behind all that it sent,
+        and is listed no more; what still comes is not acknowledged.
         """
         going: Deferred[None] = Deferred()
 
@@ -177,7 +177,6 @@ class TalkTests(PairTestCase):
 
         network, server = self.serve(talk)
         client = self.join(network)
-        client.sendData("unread")
         network.deliver()
         going.callback(None)
         late = client.sendData("late")
@@ -186,6 +185,60 @@ class TalkTests(PairTestCase):
         self.assertEqual(self.closedReason(client).code, 1000)
         self.assertClosed(late)
         self.assertEqual(list(server.connections), [])
+
+    def test_unread(self) -> None:
+        """
+        When it returns and has not read all that is acknowledged, the client is told,
+        and how much of it was not read; so is the log.
+        """
+
+        async def talk(connection: Connection) -> None:
+            """Read the first two only."""
+            for _ in range(2):
+                await connection.retrieved.get()
+            connection.sendData("bye")
+
+        network, server = self.serve(talk)
+        for unread in (0, 1, 5):
+            client = self.join(network)
+            sent = [client.sendData(str(number)) for number in range(2 + unread)]
+            asked = client.request("never read")
+            with capturedLogs() as events:
+                network.deliver()
+            for each in sent:
+                self.successResultOf(each)
+            self.assertClosed(asked)
+            self.assertEqual(texts(client), ["bye"])
+            reason = self.closedReason(client)
+            said = f"messages left unread: {unread}" if unread else ""
+            expected = (4003, said) if unread else (1000, "")
+            self.assertEqual((reason.code, reason.reason), expected)
+            logged = [formatEvent(event) for event in events]
+            self.assertEqual(any("left unread" in each for each in logged), unread > 0)
+            self.assertEqual(list(server.connections), [])
+
+    def test_unreadByClient(self) -> None:
+        """The same for a client's coroutine; its server is told."""
+
+        async def talk(connection: Connection) -> None:
+            """Read nothing, and leave when told to."""
+            await going
+
+        going: Deferred[None] = Deferred()
+        network, server = self.serve(None)
+        client = self.join(network, handler=talk)
+        (accepted,) = server.connections.values()
+        self.successResultOf(self.sent(network, accepted))
+        going.callback(None)
+        network.deliver()
+        self.assertEqual(self.closedReason(accepted).code, 4003)
+        self.assertEqual(texts(client), [])
+
+    def sent(self, network: Any, connection: Connection) -> Deferred[None]:
+        """Send something, and have it arrive."""
+        sent = connection.sendData("unread")
+        network.deliver()
+        return sent
 
     def test_returnsAtOnce(self) -> None:
         """So it is when there is nothing to wait for."""

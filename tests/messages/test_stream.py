@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import AsyncIterator
-from threading import Lock, Thread
+from threading import RLock, Thread
 from typing import Any
 from weakref import ref
 
@@ -23,7 +23,14 @@ from aesm.errors import (
     Truncated,
     closedError,
 )
-from aesm.messages.stream import Arrivals, DataStream, Packet, Watch, costOf
+from aesm.messages.stream import (
+    Arrivals,
+    DataStream,
+    Packet,
+    Watch,
+    costOf,
+    isHeldHere,
+)
 from tests.support.helpers import bring
 from tests.support.pairs import cancelling
 
@@ -105,9 +112,9 @@ class WatchTests(SynchronousTestCase):
 
     def test_ofARegistry(self) -> None:
         """The order of arrival is that of all its streams, without its lock."""
-        order, lock = Arrivals(), Lock()
+        order, lock = Arrivals(), RLock()
         locked: list[bool] = []
-        order.arrived = lambda: locked.append(lock.locked())
+        order.arrived = lambda: locked.append(isHeldHere(lock))
         for _ in range(2):
             bring(DataStream(FakeOwner(), 1000, lock, order), 0.0, ["a"])
         self.assertEqual(locked, [False, False])
@@ -296,6 +303,18 @@ class GetDataTests(SynchronousTestCase):
             self.assertEqual(packet.data, data)
         self.assertEqual((owner.taken, owner.finished), (expected, 1))
 
+    def test_signalHandler(self) -> None:
+        """
+        A signal handler that has interrupted who takes a packet finds none, which is
+        all that it can be told: nobody else could go on.
+        """
+        stream = DataStream(FakeOwner(), 1000)
+        bring(stream, 0.0, ["a"])
+        with stream.lock:  # as whoever was interrupted has it
+            self.assertIsNone(stream.getData())
+            self.assertEqual((len(stream), stream[0].data), (1, "a"))
+        self.assertEqual(getattr(stream.getData(), "data", None), "a")
+
 
 class GetTests(SynchronousTestCase):
     """C{get} takes the next packet, once there is one."""
@@ -422,7 +441,7 @@ class GetTests(SynchronousTestCase):
                 self.stolen = True
                 return None
 
-        stream = Stolen(FakeOwner(), 1000, Lock(), Arrivals())
+        stream = Stolen(FakeOwner(), 1000, RLock(), Arrivals())
         waiting = stream.get()
         bring(stream, 0.0, ["a"])
         self.assertNoResult(waiting)
@@ -533,7 +552,7 @@ class OwnerTests(SynchronousTestCase):
         What comes to one stream in a row is one arrival, since each is most of 200
         bytes.
         """
-        order, lock = Arrivals(), Lock()
+        order, lock = Arrivals(), RLock()
         first, second = (DataStream(FakeOwner(), 1, lock, order) for _ in range(2))
         for stream in (first, first, second, first, first):
             bring(stream, 0.0, ["x"])
@@ -544,7 +563,7 @@ class OwnerTests(SynchronousTestCase):
         What comes to a registry's streams is in its order of arrival, however much
         comes together, until it is taken.
         """
-        order, lock = Arrivals(), Lock()
+        order, lock = Arrivals(), RLock()
         streams = [DataStream(FakeOwner(), 1 << 20, lock, order) for _ in range(2)]
         for number, count in enumerate((3, 1, 2)):
             bring(streams[number % 2], 0.0, ["x"] * count)

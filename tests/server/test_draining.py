@@ -42,7 +42,7 @@ class DrainingTests(ClaimedTestCase):
     def drain(self, rate: float = 10.0, **options: Any) -> Deferred[None]:
         """Stop the first server."""
         factory: Any = self.servers[0].factory
-        factory._drainRate = rate
+        factory.draining._rate = rate
         return self.servers[0].stop(**options)
 
     @property
@@ -90,11 +90,11 @@ class DrainingTests(ClaimedTestCase):
     def test_time(self) -> None:
         """How long it takes can be told before; where nobody goes on, it is nothing."""
         self.begin()
-        factory = self.servers[0].factory
-        self.assertEqual(factory.drainTime(), 0.03)
-        self.assertEqual(factory.drainTime(2.0), 2.0)
+        draining = self.servers[0].factory.draining
+        self.assertEqual(draining.time(), 0.03)
+        self.assertEqual(draining.time(2.0), 2.0)
         self.stores[0].fences = False
-        self.assertEqual(factory.drainTime(2.0), 0.0)
+        self.assertEqual(draining.time(2.0), 0.0)
         del self.stores[0].fences
 
     def test_slow(self) -> None:

@@ -4,14 +4,26 @@ Tests for L{aesm.server.inlets}: what other nodes send to sessions that are here
 
 from __future__ import annotations
 
+import os
+from itertools import count
+from random import Random
 from typing import Any, cast
 
 from twisted.internet.defer import Deferred, fail
 
 from aesm import Connection, Packet, PrivateKey
 from aesm.errors import CloseCode, ConnectionClosed, SpoolError
-from tests.support.clusters import ClusterTestCase
+from tests.support.clusters import ClusterTestCase, ServingNode
 from tests.support.pairs import Recorder
+
+SCHEDULES = int(os.environ.get("AESM_MODEL_EXAMPLES", "3"))
+STEPS = (
+    *["send"] * 6,
+    *["turn"] * 6,
+    *["engine"] * 6,
+    *["bell"] * 4,
+    *("second", "roam", "roam", "kill", "deaf", "away"),
+)
 
 ALICE, BOB = (PrivateKey(bytes([number]) * 32) for number in (0x61, 0x62))
 
@@ -285,3 +297,71 @@ class RoomTests(InletTestCase):
             self.one.cluster.sendTo("next", small.publicKey)
             self.settle()
             self.assertEqual(self.taken(client), ["next"])
+
+
+class ScheduleTests(ClusterTestCase):
+    """Whatever happens, and in which order: each message comes once, and in order."""
+
+    def test_anything(self) -> None:
+        """
+        Two clients send to each other by nodes between which they move, which are
+        killed, and which lose their connections to the engine.
+        """
+        for seed in range(SCHEDULES):
+            chance = Random(seed)
+            self.schedule(chance)
+            sent = [str(number) for number in range(self.sent)]
+            for client in self.clients:
+                self.assertEqual(self.taken(client), sent, f"seed {seed}")
+            self.endAll()
+            self.setUp()
+
+    def schedule(self, chance: Random) -> None:
+        """Have things happen."""
+        self.sent = 0
+        self.names = count(1)
+        for _ in range(3):
+            self.begin()
+        pair = [self.client(key, self.nodes[0]) for key in (ALICE, BOB)]
+        for _ in range(60):
+            what, node = chance.choice(STEPS), chance.choice(self.nodes)
+            if what == "send":
+                for client in pair:
+                    client.sendData(str(self.sent))
+                self.sent += 1
+            elif what == "turn":
+                self.network.advance(0)
+            elif what == "engine":
+                node.node.lines.deliver()
+            elif what == "bell":
+                node.node.lines.hearAll()
+            elif what == "second":
+                self.settle(1)
+            elif what == "roam":
+                client = chance.choice(pair)
+                self.clients[client][0].node = node
+                self.cut(client)
+            elif what == "kill":
+                self.kill(node)
+                self.begin()
+                for way, _ in self.clients.values():
+                    if way.node is node:
+                        way.node = chance.choice(self.nodes)
+            elif what == "deaf":
+                for line in node.node.lines.bells:
+                    line.cut()
+            elif what == "away":
+                for line in node.node.lines.lines:
+                    line.cut()
+        self.settle(20)
+
+    def begin(self) -> None:
+        """Start a node, which sends to the one what comes from the other."""
+        node: ServingNode
+
+        def send(connection: Connection, packet: Packet) -> None:
+            """Send a message on."""
+            to = BOB if connection.peer == ALICE.publicKey else ALICE
+            node.cluster.sendTo(cast("str", packet.data), to.publicKey)
+
+        node = self.serving(f"node-{next(self.names)}", Recorder(send))

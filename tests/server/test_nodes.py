@@ -220,6 +220,35 @@ class EngineTests(NodesTestCase):
         self.assertIsNone(self.successResultOf(sent))
         self.assertSaid("1")
 
+    def test_noRoom(self) -> None:
+        """
+        Who fills it is told, and nothing is forgotten for that: all that was accepted
+        arrives once there is room.
+        """
+        three = self.serving("three")
+        bob = self.client(BOB, three)
+        connection = three.connection(BOB)
+        self.cut(bob)
+        self.clients[bob][0].node = cast(Any, None)
+        self.setting("maxmemory", three.node.store.size + (2 << 20), 0)
+        sent = []
+        for number in range(100):
+            sending = connection.sendData(f"{number} {'x' * 100_000}")
+            failures: list[Any] = []
+            sending.addErrback(failures.append)
+            self.settle()
+            if failures:
+                failures[0].trap(SpoolError)
+                break
+            sent.append(sending)
+        self.assertIn(len(sent), range(5, 40))
+        self.assertIn(b"evicted_keys:0", self.redis.command("INFO", "stats"))
+        self.redis.command("CONFIG", "SET", "maxmemory", 0)
+        self.clients[bob][0].node = self.two
+        self.settle(60)
+        came = [data.split(" ")[0] for data in self.taken(bob)]
+        self.assertEqual(came, [str(number) for number in range(len(sent))])
+
     def test_flushed(self) -> None:
         """If it has lost all, everybody is told, and begins anew."""
         connections = [self.one.connection(ALICE)]

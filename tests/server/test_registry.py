@@ -281,6 +281,13 @@ class OrdinalTests(PairTestCase):
         self.assertEqual((streams[0].getData() or NOTHING)[1], "c")
         self.assertEqual(self.connections.getDataOrdinal(), NOTHING)
 
+    def test_signalHandler(self) -> None:
+        """A signal handler that has interrupted who takes a packet finds none."""
+        self.send((0, "a"))
+        with self.connections.lock:
+            self.assertEqual(self.connections.getDataOrdinal(), NOTHING)
+        self.assertEqual(self.connections.getDataOrdinal()[1].data, "a")
+
     def test_constantCost(self) -> None:
         """Taking one packet looks at one arrival, however many there are."""
         order = CountingArrivals()

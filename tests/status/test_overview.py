@@ -245,6 +245,7 @@ class TotalsTests(PairTestCase):
             "buffered": 0,
             "totalBuffer": 1000,
             "spool": None,
+            "cluster": None,
             "refusals": {str(kind): 0 for kind in Kind},
         }
         self.assertEqual({name: totals[name] for name in expected}, expected)

@@ -46,6 +46,7 @@ from tests.support.spooled import SpoolTestCase
 # An override and a mark of direction, a control character, markup, a line's end.
 HOSTILE = "\u202e<script>alert('1')</script>\"&\x1b[31m\nx\u2066"
 LOOPBACK = IPv4Address("TCP", "127.0.0.1", 9100)
+CLUSTER = {"name": "<chat>", "node": "one-1", "failure": None}
 LOST = Failure(ConnectionLost())
 
 
@@ -268,6 +269,8 @@ class PageTests(SiteTestCase):
             ({"stopping": True}, "Stopping: nobody is let in any more."),
             ({"spool": {"bytes": 1, "failure": "<full>"}}, "&lt;full&gt;"),
             ({"spool": {"bytes": 2048, "failure": None}}, "2.0k"),
+            ({"cluster": CLUSTER}, "&lt;chat&gt;"),
+            ({"cluster": {**CLUSTER, "failure": "<gone>"}}, "&lt;gone&gt;"),
             ({"refusals": {"timeout": 7}}, "timeout"),
         ):
             text = flat(statusPage({**totals, **change}, [{**row, "grace": 42.0}]))

@@ -11,7 +11,8 @@ said to who sent it.
 
 Several things may be done to them in turn, C{--fault}: to C{kill} a node, have it
 C{stop} for a while, or have the engine C{freeze} or be C{away} or C{full} for so long,
-while nothing is acknowledged.
+while nothing is acknowledged.  With C{--sync} the engine has a replica and a sentinel,
+and C{failover} kills the primary.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ from aesm import (
     Server,
 )
 from aesm.server.cluster import Cluster
-from tests.support.engines import RedisServer, freePort
+from tests.support.engines import RedisServer, Sentinel, freePort
 from tests.support.helpers import XX
 
 __all__ = ["FAULTS", "Nodes", "show"]
@@ -127,6 +128,7 @@ async def serve(reactor: Any, options: Any) -> None:
         suites=(XX,),
         handler=handler,
         cluster=options.engine,
+        clusterSync=options.sync or "primary",
         node=options.node,
         sessionGrace=GRACE,
         maxConnectionsPerHost=10_000,
@@ -282,7 +284,8 @@ class Client:
             key=keyOf(number),
             trust=AnyServer(),
             suites=(XX,),
-            retryPolicy=backoffPolicy(0.02, 0.3),
+            retryPolicy=backoffPolicy(0.02, 0.3, jitter=lambda: random.uniform(0, 0.3)),
+            heartbeat=clients.options.heartbeat,
         )
         self._service.startService()
         self._taking = Deferred.fromCoroutine(self._take())
@@ -300,11 +303,13 @@ class Client:
 
     def next(self) -> None:
         """Send the next message after a while, if there is any."""
+        self._clients.pausing += 1
         self._reactor.callLater(self._clients.options.pause, self._send)
 
     def _send(self) -> None:
         """Send the next message, if there is any."""
         clients, number = self._clients, self.number
+        clients.pausing -= 1
         if clients.left <= 0 and clients.isEnough:
             return
         clients.left -= 1
@@ -375,6 +380,7 @@ class Clients:
 
     @ivar left: how many messages are to be sent, at least.
     @ivar isEnough: whether no more are.
+    @ivar pausing: how many are about to be sent.
     @ivar acknowledged: when a message was acknowledged last.
     @ivar silence: the longest time in which none was, seconds.
     """
@@ -384,6 +390,7 @@ class Clients:
         self.options = options
         self.left = options.messages
         self.isEnough = False
+        self.pausing = 0
         self.acknowledged, self.silence = math.inf, 0.0
         self.ledger = Ledger()
         self.told = Told(options.clients) if options.all else None
@@ -412,7 +419,9 @@ async def call(reactor: Any, options: Any) -> None:
     for client in senders:
         client.next()
     told, last, since = 0, 0, began
-    while (ledger.missing or not clients.isEnough) and not ledger.wrong:
+    while (
+        ledger.missing or clients.pausing or not clients.isEnough
+    ) and not ledger.wrong:
         await deferLater(reactor, 0.02)
         if ledger.done != last:
             last, since = ledger.done, time.monotonic()
@@ -452,6 +461,7 @@ class Nodes:
     The processes of nodes, and their engine.
 
     @ivar redis: the engine.
+    @ivar replica: what takes its place, if anything.
     @ivar port: where all of them listen.
     @ivar size: how many there are to be.
     @ivar alive: those that listen.
@@ -459,21 +469,34 @@ class Nodes:
     """
 
     def __init__(
-        self, stack: ExitStack, log: IO[str], size: int, lasting: float
+        self,
+        stack: ExitStack,
+        log: IO[str],
+        size: int,
+        lasting: float,
+        sync: str | None = None,
     ) -> None:
         """
         Start an engine, and nodes.
 
         @param stack: ends all of them.
         @param log: of the nodes' errors.
+        @param sync: who has what is acknowledged, where there is a replica.
         """
         self.lasting = lasting
+        self.replica: RedisServer | None = None
         self._stack = stack
         self._log = log
         self._names = count(1)
         self.size = size
-        self.redis = RedisServer("--appendonly", "yes")
-        stack.callback(self.redis.stop)
+        self.redis = self._engine()
+        self._engineOptions = [f"--engine=redis+unix://{self.redis.path}"]
+        if sync is not None:
+            self.replica = self._engine("--replicaof", f"127.0.0.1 {self.redis.port}")
+            sentinel = Sentinel(self.redis)
+            stack.callback(sentinel.stop)
+            url = f"redis+sentinel://127.0.0.1:{sentinel.port}/main"
+            self._engineOptions = [f"--engine={url}", f"--sync={sync}"]
         self.port = freePort()
         self.alive: list[Popen[str]] = []
         started = [self._start() for _ in range(size)]
@@ -481,10 +504,16 @@ class Nodes:
             self._await(node)
         assert self.alive, "no node listens"
 
+    def _engine(self, *options: str) -> RedisServer:
+        """Start an engine."""
+        quick = "--appendonly", "yes", "--repl-diskless-sync-delay", "0"
+        engine = RedisServer(*quick, *options, port=freePort())
+        self._stack.callback(engine.stop)
+        return engine
+
     def _start(self) -> Popen[str]:
         """Start a node, of another name than all before."""
-        engine = f"redis+unix://{self.redis.path}"
-        more = f"--engine={engine}", f"--node=node-{next(self._names)}"
+        more = *self._engineOptions, f"--node=node-{next(self._names)}"
         return start(self._stack, self._log, f"--port={self.port}", *more, "serve")
 
     def _await(self, node: Popen[str]) -> None:
@@ -571,6 +600,19 @@ def term(nodes: Nodes, chance: random.Random) -> bool:
     return True
 
 
+def failover(nodes: Nodes, chance: random.Random) -> bool:
+    """Kill the engine; its replica takes its place, and gets it as a replica."""
+    former, newer = nodes.redis, nodes.replica
+    assert newer is not None, "there is no replica: say --sync"
+    former.kill()
+    while b"role:master" not in newer.command("INFO", "replication"):
+        time.sleep(0.05)
+    former.restart()
+    former.command("REPLICAOF", "127.0.0.1", newer.port)
+    nodes.redis, nodes.replica = newer, former
+    return True
+
+
 # What can be done to them; each tells whether it was.
 FAULTS: dict[str, Callable[[Nodes, random.Random], bool]] = {
     "kill": kill,
@@ -578,6 +620,7 @@ FAULTS: dict[str, Callable[[Nodes, random.Random], bool]] = {
     "freeze": freeze,
     "away": away,
     "full": full,
+    "failover": failover,
     "none": lambda nodes, chance: False,
     "term": term,
 }
@@ -604,13 +647,14 @@ def show(options: Any) -> int:
     with ExitStack() as stack:
         where = {"mode": "w+", "dir": options.log, "delete": options.log is None}
         log = stack.enter_context(tempfile.NamedTemporaryFile(**where))
-        nodes = Nodes(stack, log, options.nodes, options.lasting)
+        nodes = Nodes(stack, log, options.nodes, options.lasting, options.sync)
         said: list[str] = []
         clients = start(
             *(stack, log, f"--port={nodes.port}", f"--seed={options.seed}"),
             *(f"--clients={options.clients}", f"--messages={options.messages}"),
             *(["--all"] if options.all else []),
             *(f"--ahead={options.ahead}", f"--pause={options.pause}"),
+            f"--heartbeat={options.heartbeat}",
             "call",
         )
         reader = Thread(target=lambda: said.extend(clients.stdout or ()), daemon=True)
@@ -669,6 +713,7 @@ def main() -> None:
     parser.add_argument("--messages", type=int, default=200_000)
     parser.add_argument("--all", action="store_true", help="tell all")
     parser.add_argument("--fault", choices=FAULTS, default=["kill"], nargs="+")
+    parser.add_argument("--heartbeat", type=float, default=30.0, help="of clients")
     parser.add_argument("--lasting", type=float, default=12.0, help="seconds")
     parser.add_argument("--every", type=float, nargs=2, default=(1, 3), help="seconds")
     parser.add_argument("--faults", type=int, help="just so many")
@@ -679,6 +724,7 @@ def main() -> None:
     parser.add_argument("--verbose", action="store_true")
     parser.add_argument("--port", type=int)
     parser.add_argument("--engine")
+    parser.add_argument("--sync", choices=("primary", "replica"))
     parser.add_argument("--node")
     options = parser.parse_args()
     if options.role is None:

@@ -184,13 +184,22 @@ class Sentinel(RedisServer):
 
     ready = b"+monitor"
 
-    def __init__(self, primary: RedisServer) -> None:
-        """ """
-        config = (
-            f"sentinel monitor main 127.0.0.1 {primary.port} 1\n"
+    def __init__(
+        self,
+        primary: RedisServer,
+        *options: str,
+        at: str = "",
+        config: str = "",
+    ) -> None:
+        """
+        @param at: the primary's host and port, as it is to know them.
+        @param config: what is in its configuration file before that.
+        """
+        config += (
+            f"sentinel monitor main {at or f'127.0.0.1 {primary.port}'} 1\n"
             "sentinel down-after-milliseconds main 500\n"
         )
-        super().__init__("--sentinel", port=freePort(), config=config)
+        super().__init__("--sentinel", *options, port=freePort(), config=config)
 
 
 class Subscriber:

@@ -16,6 +16,8 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Protocol
 
+from twisted.logger import capturedLogs
+
 from aesm import (
     ClientNetwork,
     ClientService,
@@ -60,11 +62,12 @@ class TwistedClient:
         reactor: Any = await theReactor()
         service = ClientService(f"tcp:127.0.0.1:{port}", reactor=reactor, **options)
         service.startService()
-        try:
-            await result(service.whenConnected(failAfterFailures=1))
-        except BaseException:
-            await result(service.stopService())
-            raise
+        connected = service.whenConnected(failAfterFailures=1)
+        await result(
+            connected.addErrback(
+                lambda failure: service.stopService().addBoth(lambda result: failure)
+            )
+        )
         return cls(service)
 
     async def send(self, data: str | bytes) -> None:
@@ -244,7 +247,10 @@ async def anotherServer(serving: Serving) -> None:
 
 
 async def refusals(serving: Serving) -> None:
-    """Errors have the same classes everywhere."""
+    """
+    Errors have the same classes everywhere; whoever has one is not told that there will
+    be another attempt.
+    """
     async with serving.serve(name="mine", maxMessage=1000):
         for error, options in (
             (NameOrKeyMismatch, {"name": "yours"}),
@@ -256,7 +262,10 @@ async def refusals(serving: Serving) -> None:
         async with serving.client(name="mine") as client:
             await fails(client.send(bytes(1001)), MessageTooBig)
             await client.send(bytes(1000))
-    await fails(serving.open(), ConnectionRefusedError)
+    with capturedLogs() as events:
+        await fails(serving.open(), ConnectionRefusedError)
+    said = [event["log_format"] for event in events]
+    assert "trying again" not in "".join(said), said
 
 
 async def requests(serving: Serving) -> None:

@@ -47,6 +47,7 @@ from aesm import (
     ServerNetwork,
     stateDirectory,
 )
+from aesm.blocking.reactorthread import streamLock
 
 LONG = 600.0  # seconds; more than any machine needs
 HOST = "127.0.0.1"
@@ -1078,16 +1079,20 @@ def reporting() -> None:
 
 
 def signals() -> None:
-    """Send from a signal handler that interrupts sending, and stop from it."""
+    """
+    Send and take from a signal handler that interrupts sending and taking, and stop
+    from it.
+    """
     with ServerNetwork(HOST, 0) as server:
         client = ClientNetwork(HOST, server.address[1])
         calls = 0
 
         def handle(number: int, frame: object) -> None:
-            """Send; at last stop."""
+            """Send and take; at last stop."""
             nonlocal calls
             calls += 1
             client.sendData("handled")
+            server.connections.getDataOrdinal()
             if calls >= 200:  # one may interrupt the one before it here
                 signal.setitimer(signal.ITIMER_REAL, 0)
                 client.stop()
@@ -1097,6 +1102,19 @@ def signals() -> None:
         while calls < 200:
             client.sendData("sent")
             server.connections.activity()
+            for _ in range(3):
+                server.connections.getDataOrdinal()
+        client = ClientNetwork(HOST, server.address[1])
+        with streamLock:  # as whoever is interrupted while taking a packet has it
+            client.sendData("last")
+            for wait in (client.get, server.get, server.waitForActivity):
+                with suppress(RuntimeError):
+                    wait(timeout=LONG)
+                    raise AssertionError(f"{wait} has waited")
+            client.stop()
+        client.stop()
+        while server.get()[1].data != "last":
+            pass
     print("not stuck")
 
 

@@ -69,6 +69,9 @@ def environment(home: Path) -> dict[str, str]:
         **os.environ,
         "PYTHONPATH": os.pathsep.join([source, *filter(None, sys.path)]),
         "AESM_HOME": str(home / "state"),
+        # Its coverage is not measured, which takes as long as all else that it does to
+        # start; there are hundreds, and what they run has tests in memory.
+        "COVERAGE_PROCESS_CONFIG": "",
     }
 
 

@@ -149,15 +149,19 @@ class FilesTests(ProcessTestCase):
         self.assertIn("huge is not received: there is no room", receiver.errors)
         self.assertEqual(os.listdir(self.into), ["a.bin"])
 
-    def test_twoSenders(self) -> None:
-        """Two that have both something to send say so, and do not wait for ever."""
+    def test_noOther(self) -> None:
+        """Two that both send, or both receive, say so, and do not wait for ever."""
         other, publicKey = self.other()
         pin = f"--pin={publicKey}"
-        one, where = self.listening("send", "a.bin", ANYWHERE, pin)
-        two = self.aesm("send", "a.bin", where, other, "--any-server")
-        for process in (one, two):
-            self.assertEqual(process.wait(), 1, process.said())
-            self.assertIn("a.bin is not sent: ", process.errors)
+        for command, words in (
+            (["send", "a.bin"], "takes no"),
+            (["receive"], "sends no"),
+        ):
+            one, where = self.listening(*command, ANYWHERE, pin)
+            two = self.aesm(*command, where, other, "--any-server")
+            for process in (one, two):
+                self.assertEqual(process.wait(), 1, process.said())
+                self.assertIn(f"the other side {words} files: run ", process.errors)
 
     def test_cannotListen(self) -> None:
         """Where it cannot listen it says why."""

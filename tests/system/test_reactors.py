@@ -10,9 +10,13 @@ from __future__ import annotations
 import select
 from importlib.util import find_spec
 
+from twisted.trial.unittest import SkipTest
+
+from tests.support.engines import sharedServer
 from tests.system.test_commands import ProcessTestCase
 
-# Installs the reactor that it is told, and exchanges messages with itself.
+# Installs the reactor that it is told, and exchanges messages with itself; then once
+# more with an engine, if it is told one.
 EXCHANGE = """
 import sys
 from importlib import import_module
@@ -27,8 +31,13 @@ echo = HandlerMaker("echo", "", "aesm.handlers.Echo")
 LARGE = bytes(range(256)) * (3 << 12)  # more than sockets hold
 
 async def main(reactor):
+    for engine in (None, *sys.argv[2:]):
+        await exchange(reactor, engine)
+    print("done with", type(reactor).__name__)
+
+async def exchange(reactor, engine):
     server = await listen(reactor, "tcp:0:interface=127.0.0.1", handler=echo,
-                          maxMessage=len(LARGE))
+                          maxMessage=len(LARGE), cluster=engine)
     options = {"trust": Pinned(server.publicKey), "maxMessage": len(LARGE)}
     endpoint = f"tcp:127.0.0.1:{server.address[1]}"
     clients = await gatherResults(
@@ -47,7 +56,7 @@ async def main(reactor):
     await stopped
     left = [call for call in reactor.getDelayedCalls() if "aesm" in str(call)]
     assert not left, left
-    print("done with", type(reactor).__name__)
+    assert engine or "txredisapi" not in sys.modules
 
 react(lambda reactor: ensureDeferred(main(reactor)))
 """
@@ -108,42 +117,53 @@ react(lambda reactor: Deferred.fromFuture(loop.create_task(main(reactor))))
 class ReactorTestCase(ProcessTestCase):
     """Programs that say what they are done with."""
 
-    def assertDone(self, program: str, argument: str, done: str) -> None:
+    def assertDone(self, program: str, done: str, *arguments: str) -> None:
         """
         Run a program, and check that it ends well and says nothing more.
 
         @param program: its text.
-        @param argument: what it is told.
         @param done: what it is done with, as a regular expression.
+        @param arguments: what it is told.
         """
-        process = self.start("-c", program, argument)
+        process = self.start("-c", program, *arguments)
         status = process.wait()
         self.assertEqual((status, process.errors), (0, ""), process.said())
         self.assertRegex(process.output, rf"\Adone with {done}\n\Z")
 
 
 class ReactorTests(ReactorTestCase):
-    """Messages are exchanged under each reactor of Twisted's for this platform."""
+    """
+    Messages are exchanged under each reactor of Twisted's for this platform, with
+    sessions in an engine, too, if there is any.
+    """
+
+    def assertExchanges(self, reactor: str, name: str) -> None:
+        """Check that it works under a reactor."""
+        try:
+            engine = [f"redis+unix://{sharedServer().path}"]
+        except SkipTest:
+            engine = []
+        self.assertDone(EXCHANGE, name, reactor, *engine)
 
     def test_select(self) -> None:
         """The one that runs everywhere."""
-        self.assertDone(EXCHANGE, "selectreactor", "SelectReactor")
+        self.assertExchanges("selectreactor", "SelectReactor")
 
     def test_asyncio(self) -> None:
         """The one that shares its loop with asyncio."""
-        self.assertDone(EXCHANGE, "asyncioreactor", "AsyncioSelectorReactor")
+        self.assertExchanges("asyncioreactor", "AsyncioSelectorReactor")
 
     if hasattr(select, "poll"):
 
         def test_poll(self) -> None:
             """The one with poll(2)."""
-            self.assertDone(EXCHANGE, "pollreactor", "PollReactor")
+            self.assertExchanges("pollreactor", "PollReactor")
 
     if hasattr(select, "epoll"):
 
         def test_epoll(self) -> None:
             """The one with epoll(7), Linux's default."""
-            self.assertDone(EXCHANGE, "epollreactor", "EPollReactor")
+            self.assertExchanges("epollreactor", "EPollReactor")
 
 
 class LoopTests(ReactorTestCase):
@@ -151,7 +171,7 @@ class LoopTests(ReactorTestCase):
 
     def test_asyncio(self) -> None:
         """On the standard library's loop."""
-        self.assertDone(LOOP, "asyncio", r"asyncio\..*")
+        self.assertDone(LOOP, r"asyncio\..*", "asyncio")
 
     if find_spec("uvloop") is not None:  # pragma: no branch
 

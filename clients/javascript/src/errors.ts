@@ -39,6 +39,7 @@ export const Code = {
   SLOW_CONSUMER: 4000,
   TAKEN_OVER: 4001,
   WITHDRAWN: 4002,
+  UNREAD: 4003,
 } as const;
 
 /** The base of all errors that are not the caller's own. */
