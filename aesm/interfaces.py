@@ -55,7 +55,9 @@ class IMessageHandler(Interface):
     C{messagesPerKey} and C{bytesPerKey}: how much it takes of one client key a second,
     where the server's options of these names do not say.  One for which no client hears
     of another says C{clientsApart = True}: while a new process takes over from the
-    running one, its clients move one after another, and not all at once.
+    running one, its clients move one after another, and not all at once.  One that
+    has to know all clients says C{clientsTogether = True}: it is refused where there
+    are more nodes than one.
     """
 
     def connectionAccepted(

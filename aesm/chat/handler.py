@@ -37,8 +37,10 @@ class ChatHandler(MessageHandler):
 
     @cvar messagesPerKey: lines that it takes of one key, a second.
     @cvar bytesPerKey: the same in bytes.
+    @cvar clientsTogether: that it knows those of one process only.
     """
 
+    clientsTogether = True
     messagesPerKey = 50
     bytesPerKey = 1 << 18
 

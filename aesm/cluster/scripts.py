@@ -22,6 +22,7 @@ __all__ = [
     "LOG",
     "OVERVIEW",
     "PAGE",
+    "SAY",
     "SETTLE",
     "SWEEP",
     "UNREAD",
@@ -69,6 +70,7 @@ LEASE = _script("lease")
 SWEEP = _script("sweep")
 INLET = _script("inlet")
 LOG = _script("log")
+SAY = _script("say")
 DRAIN = _script("drain")
 OVERVIEW = _script("overview")
 FIND = _script("find")

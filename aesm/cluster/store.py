@@ -31,11 +31,11 @@ from aesm.cluster.batch import Effect, Part
 from aesm.cluster.doorbell import Doorbell
 from aesm.cluster.image import Image
 from aesm.cluster.lease import Lease
-from aesm.cluster.scripts import BEGIN, CLAIM, INLET, LOG, PAGE, UNREAD, WORK
+from aesm.cluster.scripts import BEGIN, CLAIM, INLET, LOG, PAGE, SAY, UNREAD, WORK
 from aesm.cluster.sealing import Clear
 from aesm.cluster.writer import Writer
 from aesm.errors import SpoolError
-from aesm.store.interface import Blob, ISessionStore, Lost, Stored
+from aesm.store.interface import Blob, Entry, ILogStore, LogPage, Lost, Stored
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
@@ -50,20 +50,6 @@ LOOK_SIZE = 256  # messages that are looked for at a time
 _log = Logger(namespace="aesm.cluster")
 
 _encode = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
-
-
-class Entry(NamedTuple):
-    """
-    What another session, or node, has left to be read.
-
-    @ivar position: in the order in which it is read.
-    @ivar name: no other entry has it, whatever becomes of the engine.
-    @ivar data: what was sent.
-    """
-
-    position: int
-    name: bytes
-    data: bytes
 
 
 class Work(NamedTuple):
@@ -82,25 +68,11 @@ class Work(NamedTuple):
     read: int
 
 
-class LogPage(NamedTuple):
-    """
-    A part of what was told all.
-
-    @ivar first: the first position that is still there.
-    @ivar last: the last one.
-    @ivar entries: from where was asked on, as many as fit; None if some are missing.
-    """
-
-    first: int
-    last: int
-    entries: list[Entry] | None
-
-
 def _nobody(*arguments: object) -> None:
     """Nobody is to be told."""
 
 
-@implementer(ISessionStore)
+@implementer(ILogStore)
 class EngineStore:
     """
     Sessions and their messages in an engine.
@@ -108,7 +80,8 @@ class EngineStore:
     @ivar lost: as L{ISessionStore.open} takes it.
     @ivar came: called with a session of ours, and what was sent to it; or None: there
         may be something in its inlet.
-    @ivar told: called with what was told all; or None: there may be more in the log.
+    @ivar told: as L{ILogStore} has it.
+    @ivar heard: the same.
     @ivar wasRead: called with a session of ours, and the numbers of the first and the
         last of messages that came over it together and that some node has read.
     @ivar lapsed: called when the engine has given this node up: its clients are to be
@@ -136,6 +109,7 @@ class EngineStore:
         self.lost: Lost = _nobody
         self.came: Callable[[str, Entry | None], object] = _nobody
         self.told: Callable[[Entry | None], object] = _nobody
+        self.heard: Callable[[bytes], object] = _nobody
         self.wasRead: Callable[[str, int, int], object] = _nobody
         self._engine = engine
         self._grace = round(grace * 1000)
@@ -152,6 +126,15 @@ class EngineStore:
         engine.up, engine.down = self._up, self._writer.down
         self._doorbell = Doorbell(engine)
         self._doorbell.rung, self._doorbell.missed = self._rung, self._missed
+
+    @property
+    def node(self) -> str:
+        """
+        What this node is called.
+
+        @see: L{ILogStore}
+        """
+        return self._engine.node
 
     @property
     def engine(self) -> Engine:
@@ -304,7 +287,7 @@ class EngineStore:
                 self._writer.ours[name] = Image(peer, state, fence, read)
                 return stored
             page = await call(PAGE, name, fence, *behind, PAGE_SIZE)
-        return None  # another node was faster
+        raise SpoolError("another node has it by now: its client has to come again")
 
     def _blob(self, member: bytes, name: str, kind: str) -> Blob:
         """Read messages that are kept together."""
@@ -442,8 +425,7 @@ class EngineStore:
         """
         Tell something to all nodes.
 
-        @param cause: as C{send}.
-        @param tell: called once it is written, with its position, and 0.
+        @see: L{ILogStore.log}
         """
         self._writer.next.effects.append(Effect("log", cause, (), data, tell))
 
@@ -515,7 +497,15 @@ class EngineStore:
     def _logged(self, found: list[bytes]) -> list[Entry]:
         """Read what all were told."""
         pairs = zip(found[::2], found[1::2], strict=True)
-        return [self._entry(position, member, "log") for position, member in pairs]
+        return [self._toldEntry(position, member) for position, member in pairs]
+
+    def _toldEntry(self, position: bytes, member: bytes) -> Entry:
+        """Read something that all were told; what makes no sense is empty."""
+        try:
+            return self._entry(position, member, "log")
+        except SpoolError as error:
+            _log.error("{reason}: nobody is told", reason=str(error))
+            return Entry(int(position), member.split(b" ", 1)[0], b"")
 
     def _entry(self, position: bytes, member: bytes, *place: str) -> Entry:
         """Read what others left."""
@@ -526,10 +516,7 @@ class EngineStore:
         """
         Read what all were told.
 
-        @param after: the position up to which it was read.
-        @param name: the name of the entry there; empty if none was read.
-        @return: fires with a page; or with None if what was read is not in the engine:
-            it went back in time; fails with L{SpoolError}.
+        @see: L{ILogStore.readLog}
         """
         found = self._engine.call(LOG, after, name, PAGE_SIZE)
         return found.addCallback(self._cbLog)
@@ -540,6 +527,15 @@ class EngineStore:
             return None
         first, last, *more = found
         return LogPage(first, last, self._logged(more[0]) if more else None)
+
+    def say(self, node: str, words: bytes) -> Deferred[int]:
+        """
+        Ring a node's doorbell, or all.
+
+        @see: L{ILogStore.say}
+        """
+        channel = f"n:{node}" if node else "log"
+        return self._engine.call(SAY, channel, b"say " + words)
 
     # The engine
 
@@ -592,9 +588,12 @@ class EngineStore:
 
         @raise SpoolError: it was sealed by somebody else.
         """
+        if words.startswith(b"say "):
+            self.heard(words[4:])
+            return
         if not isOurs:
             position, member = words.split(b" ", 1)
-            self.told(self._entry(position, member, "log"))
+            self.told(self._toldEntry(position, member))
             return
         if words == b"drain":
             self.lease.look()

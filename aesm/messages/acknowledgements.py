@@ -229,6 +229,11 @@ class AckCount(LazyDeferred[int]):
         if not acknowledgements:
             self.callback(0)
 
+    def endNow(self) -> None:
+        """Fire with how many have it by now."""
+        if not self.called:
+            self.callback(self._having)
+
     def _cbHas(self, result: None) -> None:
         """Count a peer that has the message."""
         self._having += 1

@@ -59,6 +59,7 @@ class Kind(StrEnum):
     CONNECTED = "already-connected"
     SESSION_RATE = "session-rate"
     SPOOL = "spool"
+    SLOW = "slow-consumer"
     STOPPING = "stopping"
 
 
@@ -69,9 +70,11 @@ class Refused(ConnectionClosed):
     @ivar kind: why, for those who count.
     """
 
-    def __init__(self, message: str, kind: Kind) -> None:
+    def __init__(
+        self, message: str, kind: Kind, code: CloseCode = CloseCode.TRY_AGAIN_LATER
+    ) -> None:
         """@param message: why, for the log."""
-        super().__init__(message, CloseCode.TRY_AGAIN_LATER)
+        super().__init__(message, code)
         self.kind = kind
 
 

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from aesm.core.messages.batch import Body, Message
     from aesm.messages.address import Address
     from aesm.server.registry import Connections
+    from aesm.store.log import Log
 
 __all__ = ["Broadcast", "Peers"]
 
@@ -60,10 +61,15 @@ _ALL: Final[_Whom] = (None, ())
 
 
 class Broadcast:
-    """Sends to connections."""
+    """
+    Sends to connections.
+
+    @ivar log: where what is for all goes, of whom this process has only some; or None.
+    """
 
     def __init__(self, connections: Connections) -> None:
         """@param connections: those that are listed at each message are all."""
+        self.log: Log | None = None
         self._connections = connections
         self._round: ref[_Round] | None = None  # the last one
         # Whom the last message was for that was sent to several by itself, and when.
@@ -85,6 +91,9 @@ class Broadcast:
         @raise ValueError: the text cannot be written in UTF-8.
         """
         body = bodyOf(data)
+        if to is None and self.log is not None:
+            left = self._find(exclude, "exclude")
+            return self.log.send(body, [each.session.name for each in left])
         now = time_ns() // 1000
         shared = None if self._round is None else self._round()
         whom = _ALL

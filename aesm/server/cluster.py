@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from aesm.store.interface import ISessionStore
     from aesm.store.journal import Journal
 
-__all__ = ["Cluster", "ClusterConnection"]
+__all__ = ["Cluster", "ClusterConnection", "checkHandler"]
 
 MAX_SENDING = 16 << 20  # bytes that C{sendTo} was given and are not in the engine
 
@@ -353,3 +353,16 @@ class _Sent(LazyDeferred[int]):
             self.callback(self._outcome)
         else:
             self.errback(self._outcome)
+
+
+def checkHandler(handler: object) -> None:
+    """
+    Check that a handler is one for several nodes.
+
+    @raise ValueError: it is not.
+    """
+    if getattr(handler, "clientsTogether", False):
+        raise ValueError(
+            "cluster cannot be had with this handler, which has to know all clients, "
+            f"and knows those of one node: {type(handler).__name__}"
+        )

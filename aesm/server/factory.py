@@ -46,7 +46,7 @@ from aesm.secure.rawtransport import HangUp
 from aesm.secure.refusals import Kind, Refused
 from aesm.server.admission import REVOKED, Admission, canYield, farewell
 from aesm.server.broadcast import Peers
-from aesm.server.cluster import Cluster
+from aesm.server.cluster import Cluster, checkHandler
 from aesm.server.draining import DRAIN_RATE, Draining
 from aesm.server.handover import Host, Predecessor, SuccessorFactory
 from aesm.server.manager import ConnectionManager
@@ -223,7 +223,9 @@ class AESMServerFactory(SecureFactory):
         self.connections = self.makeConnections(
             partial(isOperator, policy), partial(self.clock.callLater, 0)
         )
+        made = _messageHandler(handler, self.connections)
         if isCluster:
+            checkHandler(made)
             self.connections.ofCluster = Cluster()
         self._places = Places(
             maxConnections,
@@ -237,7 +239,7 @@ class AESMServerFactory(SecureFactory):
             self.connections,
             self._admission,
             self._messages,
-            _messageHandler(handler, self.connections),
+            made,
             totalBuffer,
             sessionGrace,
             openStore,

@@ -31,6 +31,9 @@ from aesm.errors import (
 )
 from aesm.messages.deferred import Gate
 from aesm.secure.refusals import Kind, Refused
+from aesm.store.following import Place
+from aesm.store.interface import ILogStore
+from aesm.store.log import Log
 from aesm.store.restoring import (
     DAMAGED,
     Loaded,
@@ -41,7 +44,7 @@ from aesm.store.restoring import (
 from aesm.trust.policies import Answer
 
 if TYPE_CHECKING:
-    from aesm.core.messages.hello import Hello
+    from aesm.core.messages.hello import ConversationSettings, Hello
     from aesm.messages.connection import Connection
     from aesm.server.manager import ConnectionManager
     from aesm.store.connection import DurableConnection
@@ -81,23 +84,30 @@ class KeptSessions:
         self,
         manager: ConnectionManager,
         journal: Journal,
-        sendBuffer: int,
+        messages: ConversationSettings,
         **options: Any,
     ) -> None:
         """
         @param manager: goes on with them.
         @param journal: of the store that they are in.
-        @param sendBuffer: cost of unacknowledged messages to keep, bytes.
+        @param messages: settings of the message layer.
         @param options: more options of L{DurableConnection}.
         """
         self._manager = manager
         self._cluster = manager.connections.ofCluster
         self._journal = journal
-        self._sendBuffer = sendBuffer
+        self._sendBuffer = messages.sendBuffer
         self._options = options
         self._opening: Gate | None = Gate()  # until the store has answered
         self._failure: Failure | None = None  # with which it has
         self._asked: dict[tuple[str, PublicKey], Gate] = {}
+        self._found: set[str] = set()  # that are ours, and do not go on yet
+        store = journal.store
+        if ILogStore.providedBy(store):
+            patience = 2 * messages.heartbeat
+            journal.log = manager.connections.log = Log(
+                journal, ILogStore(store), manager.clock, patience, self._sendBuffer
+            )
 
     def open(self) -> None:
         """
@@ -209,14 +219,47 @@ class KeptSessions:
         """
         gate = self._asked[name, peer] = Gate()
         waiting = gate.wait()
-        going = claimed.addCallback(self._cbClaimed).addErrback(_ebNotClaimed)
+        going = claimed.addCallback(self._cbFound)
+        going.addCallback(self._cbClaimed).addErrback(_ebNotClaimed)
         going.addBoth(self._answered, name, peer)
         return waiting
 
+    def _cbFound(self, stored: Stored | None) -> Answer[Stored | None]:
+        """Know all that the process has told its client that had it before."""
+        log = self._journal.log
+        if stored is None or log is None:
+            return stored
+        self._found.add(stored.name)
+        return log.catchUp().addCallback(self._cbRead, stored)
+
+    def _cbRead(self, nothing: None, stored: Stored) -> Stored:
+        """
+        It may go on, if it is still ours.
+
+        @raise Refused: it is not (1013).
+        """
+        if stored.name not in self._found:
+            raise Refused("another process has it by now", Kind.SPOOL)
+        self._found.remove(stored.name)
+        return stored
+
     def _cbClaimed(self, stored: Stored | None) -> None:
-        """Go on with a session, if there is one."""
-        if stored is not None:
-            self.adopt([stored])
+        """
+        Go on with a session, if there is one.
+
+        @raise Refused: nobody can, since it has not taken what all were told (4000).
+        """
+        if stored is None:
+            return
+        log = self._journal.log
+        if (
+            log is not None
+            and Place(*stored.state["log"]).position < log.entries.first - 1
+        ):
+            self._journal.store.drop(stored.name)
+            self._journal.store.commit().addErrback(_ignore)
+            raise Refused("slow consumer", Kind.SLOW, CloseCode.SLOW_CONSUMER)
+        self.adopt([stored])
 
     def _answered(self, result: Failure | None, name: str, peer: PublicKey) -> None:
         """Let those go on who wait for a session."""
@@ -290,6 +333,7 @@ class KeptSessions:
 
         @see: L{Lost<aesm.store.interface.Lost>}
         """
+        self._found -= lost.keys()
         reasons: dict[Connection, AESMError] = {}
         for connection, isKept in [(self._find(name), lost[name]) for name in lost]:
             if connection is not None:
@@ -345,8 +389,10 @@ def _ebNotClaimed(failure: Failure) -> NoReturn:
     """
     Have the clients come again.
 
-    @raise Refused: nobody knows where their session is (1013).
+    @raise Refused: nobody knows where their session is (1013), or goes on with it.
     """
+    if isinstance(failure.value, Refused):
+        raise failure.value
     if failure.check(CancelledError):
         failure.raiseException()
     if not failure.check(SpoolError):

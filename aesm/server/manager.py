@@ -37,6 +37,7 @@ from aesm.server.sessions import Sessions
 from aesm.server.visits import Visits
 from aesm.store.connection import DurableConnection
 from aesm.store.journal import Journal
+from aesm.store.logged import connectionFor
 from aesm.trust.keys import PublicKey
 from aesm.trust.policies import Answer, whenKnown
 
@@ -151,9 +152,7 @@ class ConnectionManager(ConnectionOwner):
         while self.connections.getDataOrdinal()[0] is not None:
             pass  # packets of before we were stopped: they are written down
         self.journal = Journal(store, self._clock)
-        self.kept = KeptSessions(
-            self, self.journal, self._messages.sendBuffer, **self._options()
-        )
+        self.kept = KeptSessions(self, self.journal, self._messages, **self._options())
         try:
             self.kept.open()
         except SpoolError:
@@ -255,7 +254,7 @@ class ConnectionManager(ConnectionOwner):
         )
         if self.journal is None:
             return self._cbBegun(None, Connection(self, session, **options))
-        durable = DurableConnection(self.journal, self, session, **options)
+        durable = connectionFor(self.journal, self, session, **options)
         begun = durable.begin()
         return begun.addCallbacks(
             self._cbBegun,

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from aesm.errors import ConnectionClosed
     from aesm.messages.connection import Connection
     from aesm.server.cluster import Cluster
+    from aesm.store.log import Log
     from aesm.trust.keys import PublicKey
 
 __all__ = ["Activity", "Connections"]
@@ -209,6 +210,16 @@ class Connections(Mapping[Address, "Connection"]):
         @raise ValueError: the text cannot be written in UTF-8.
         """
         return self._broadcast.send(data, to, exclude)
+
+    @property
+    def log(self) -> Log | None:
+        """What is told the clients of all nodes of a cluster; None without one."""
+        return self._broadcast.log
+
+    @log.setter
+    def log(self, log: Log | None) -> None:
+        """Have such a one, or none."""
+        self._broadcast.log = log
 
     @overload
     def get(self) -> Deferred[tuple[Address, Packet]]: ...

@@ -14,7 +14,7 @@ handled a message is committed together, once that can be done again.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any, cast
@@ -42,7 +42,7 @@ from aesm.store.interface import ISessionStore
 from aesm.store.journal import Journal, JournalState
 from aesm.store.requests import DurableRequests, handing
 from aesm.store.stream import DurableStream
-from aesm.store.undoing import Numbering, elsewhere, hasLeft, takeOut
+from aesm.store.undoing import Numbering, elsewhere, hasLeft, haveAnswers, takeOut
 
 if TYPE_CHECKING:
     from aesm.core.channel.channel import Channel
@@ -278,7 +278,8 @@ class DurableConnection(Connection):
 
     def _causeOf(self, number: int) -> Connection | None:
         """Tell whose message has caused one that is staged."""
-        return next(cause for first, cause in reversed(self._causes) if first <= number)
+        causes = reversed(self._causes)
+        return next((cause for first, cause in causes if first <= number), None)
 
     def undo(self, numbers: Collection[int]) -> Callable[[], None] | None:
         """
@@ -304,15 +305,22 @@ class DurableConnection(Connection):
         self.account()
         holes = [(batch.first, len(batch.bodies)) for batch in undone]
         self._stored -= sum(size for first, size in holes if first in numbers)
+        self.renumbered(holes)
         left = [(each.first, cause) for each, cause in causes if not hasLeft(cause)]
         self._causes = [(0, None), *left]
-        kinds = {type(body) for batch in undone for body in batch.marked}
-        if EncodedResponse in kinds or any(number >= min(gone) for number in asked):
+        if haveAnswers(undone) or any(number >= min(gone) for number in asked):
             return None
         former, self._numbering = cast(Numbering, self._numbering), Numbering(self)
         former.move(holes, self._numbering)
         moved = [] if waiting is None else waiting.takePast(min(gone))
         return partial(_watchAll, former, moved)
+
+    def renumbered(self, holes: Sequence[tuple[int, int]]) -> None:
+        """
+        Messages were taken out of what is not committed, and others have their numbers.
+
+        @param holes: of those that were behind one another the first, and how many.
+        """
 
     def acknowledged(self) -> None:
         """The peer has more messages: they need not be stored any more."""
@@ -454,7 +462,7 @@ class DurableConnection(Connection):
         staged = outbox.takeStaged()
         self._uncommitted.append(staged)
         self.account()  # a burst does so once, here
-        self._stored = self._append(store, True, self._stored, staged)
+        self._append(store, staged)
         if self._fences:
             self._causes = [(outbox.count, None)]
         arrived, self._arrived = self._arrived, []
@@ -462,7 +470,9 @@ class DurableConnection(Connection):
         for first, messages in arrived:
             count += len(messages.data)
             if not isinstance(messages, Requests):
-                self._append(store, False, first, [Batch.of(messages)])
+                frames = b"".join(Batch.of(messages).encode(True))
+                number = len(messages.data)
+                store.append(self.session.name, False, first, number, frames)
                 continue
             for number, body in enumerate(messages.data, first):
                 self.requests.store(store, number, messages.micros, cast(bytes, body))
@@ -481,26 +491,14 @@ class DurableConnection(Connection):
             store.attend(self.session.name, self._isAttended)
         return partial(self._committed, staged, arrived, count, taken)
 
-    def _append(
-        self,
-        store: ISessionStore,
-        outgoing: bool,
-        number: int,
-        batches: Iterable[Batch],
-    ) -> int:
-        """
-        Add messages to the store.
-
-        @param number: of the first of them.
-        @return: the number behind the last.
-        """
+    def _append(self, store: ISessionStore, batches: Iterable[Batch]) -> None:
+        """Add messages to the peer to the store."""
         for batch in batches:
-            cause = self._causeOf(batch.first) if outgoing and self._fences else None
+            cause = self._causeOf(batch.first) if self._fences else None
             because = "" if cause is None else cause.session.name
             count, frames = len(batch.bodies), b"".join(batch.encode(True))
-            store.append(self.session.name, outgoing, number, count, frames, because)
-            number += count
-        return number
+            store.append(self.session.name, True, batch.first, count, frames, because)
+            self._stored = max(self._stored, batch.first + count)
 
     def _discard(self, store: ISessionStore, outgoing: bool, before: int) -> None:
         """

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from aesm.errors import SpoolError
 
-__all__ = ["Blob", "ISessionStore", "Lost", "Stored"]
+__all__ = ["Blob", "Entry", "ILogStore", "ISessionStore", "LogPage", "Lost", "Stored"]
 
 # Called with sessions that are not ours any more, each with whether it goes on
 # elsewhere, or None if a newer one of its key has taken its place; and with those of
@@ -73,6 +73,34 @@ class Stored(NamedTuple):
     incoming: list[Blob]
     outgoing: list[Blob]
     requests: list[Blob]
+
+
+class Entry(NamedTuple):
+    """
+    What another session, or process, has left to be read.
+
+    @ivar position: in the order in which it is read.
+    @ivar name: no other entry has it, whatever becomes of the store.
+    @ivar data: what was sent.
+    """
+
+    position: int
+    name: bytes
+    data: bytes
+
+
+class LogPage(NamedTuple):
+    """
+    A part of what was told all.
+
+    @ivar first: the first position that is still there.
+    @ivar last: the last one.
+    @ivar entries: from where was asked on, as many as fit; None if some are missing.
+    """
+
+    first: int
+    last: int
+    entries: list[Entry] | None
 
 
 class ISessionStore(Interface):
@@ -241,4 +269,48 @@ class ISessionStore(Interface):
         @return: fires when that is done; fails with L{SpoolError}, as do the
             commits that are pending, if not all could be written.
         @raise RuntimeError: it was called before.
+        """
+
+
+class ILogStore(ISessionStore):
+    """
+    What several processes share, each of which may claim what is another's, and may
+    tell all of them something: a log, in which positions follow each other.
+    """
+
+    node: str = Attribute("What this process is called there: a word.")
+
+    told: Callable[[Entry | None], object] = Attribute(
+        "Called with what was told all; or None: there may be more in the log."
+    )
+
+    heard: Callable[[bytes], object] = Attribute(
+        "Called with the words that another process, or this one, has said to us."
+    )
+
+    def log(cause: str, data: bytes, tell: Callable[[int, int], object]) -> None:
+        """
+        Tell something to all, with what is committed next.
+
+        @param cause: the session whose message made us do it, or empty.
+        @param tell: called once it is written, with its position, and 0; never, if the
+            cause is not ours by then.
+        """
+
+    def readLog(after: int, name: bytes = b"") -> Deferred[LogPage | None]:
+        """
+        Read what all were told.
+
+        @param after: the position up to which it was read.
+        @param name: the name of the entry there; empty if none was read.
+        @return: fires with a page; or with None if what was read is not in the log: it
+            went back in time; fails with L{SpoolError}.
+        """
+
+    def say(node: str, words: bytes) -> Deferred[int]:
+        """
+        Say something to another process, or to all, which hear it if they are there.
+
+        @param node: who is to hear it; empty for all, ourselves among them.
+        @return: fires with how many hear it; fails with L{SpoolError}.
         """

@@ -24,6 +24,7 @@ from twisted.python.failure import Failure
 if TYPE_CHECKING:
     from aesm.core.messages.session import Session
     from aesm.store.interface import ISessionStore
+    from aesm.store.log import Log
 
 __all__ = ["Journal", "JournalState", "Journaled"]
 
@@ -59,6 +60,7 @@ class Journal:
     @ivar store: where to.
     @ivar state: what is still to be stored.
     @ivar sessions: those that are this process's to write, by name.
+    @ivar log: what all are told, where several processes share the store; or None.
     """
 
     def __init__(self, store: ISessionStore, clock: IReactorTime) -> None:
@@ -69,6 +71,7 @@ class Journal:
         self.store = store
         self.state = JournalState.RUNNING
         self.sessions: dict[str, Journaled] = {}
+        self.log: Log | None = None
         self._clock = clock
         # Dicts and not sets, for their order: who came first is written first.
         self._changed: dict[Journaled, None] = {}
@@ -179,6 +182,8 @@ class Journal:
         """
         self.writeNow()
         self.state = JournalState.CLOSED
+        if self.log is not None:
+            self.log.stop()
         return self.store.close()
 
     def _schedule(self) -> None:

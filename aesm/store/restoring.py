@@ -23,8 +23,10 @@ from aesm.errors import SpoolError
 from aesm.messages.deferred import resultNow
 from aesm.messages.owner import ConnectionOwner
 from aesm.store.connection import DurableConnection
+from aesm.store.following import Place
 from aesm.store.interface import Lost, Stored
 from aesm.store.journal import Journal
+from aesm.store.logged import LoggedConnection, connectionFor
 from aesm.store.stream import readBlob
 from aesm.trust.keys import PublicKey
 
@@ -64,6 +66,8 @@ def loadConnections(
         L{SpoolError} if they cannot be read, or are damaged.
     """
     opened = journal.store.open(lost, lapsed)
+    if journal.log is not None:
+        opened.addCallback(journal.log.start)
     return opened.addCallback(_cbOpened, journal, owner, sendBuffer, options)
 
 
@@ -137,18 +141,21 @@ def restoredConnection(
     """
     state = stored.state
     session = Session(sendBuffer, state["window"], stored.name)
-    done, kept = state["acknowledged"], []
-    for blob in stored.outgoing:
-        batch = Batch.of(readBlob(blob))
-        if blob.number < done:  # some of those that were sent together
-            batch.cut(done - blob.number)
-        kept.append(batch)
+    done = state["acknowledged"]
+    own = [(blob.number, Batch.of(readBlob(blob))) for blob in stored.outgoing]
+    if journal.log is None:
+        kept = [batch for _, batch in own]
+        if own and own[0][0] < done:  # some of those that were sent together
+            kept[0].cut(done - own[0][0])
+    else:
+        place = Place(*state["log"])
+        kept, following = journal.log.entries.merged(stored.name, done, place, own)
     takes = state["requests"]
     session.outbox.meet(Hello(maxMessage=state["maxMessage"], requests=takes))
     session.outbox.restore(done, state["acknowledgedCost"], state["limit"], kept)
     session.inbox.restore(state["received"], state["receivedCost"], state["takenCost"])
     address = state["address"]
-    connection = DurableConnection(
+    connection = connectionFor(
         journal,
         owner,
         session,
@@ -158,6 +165,8 @@ def restoredConnection(
         receiveBuffer=state["window"],
         **options,
     )
+    if isinstance(connection, LoggedConnection):
+        connection.following = following
     connection.retrieved.restore(
         state["received"],
         stored.incoming,

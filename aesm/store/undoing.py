@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from aesm.core.messages.frames import EncodedResponse
 from aesm.errors import ConnectionClosed
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from aesm.messages.acknowledgements import Acknowledgement
     from aesm.messages.connection import Connection
 
-__all__ = ["Numbering", "elsewhere", "hasLeft", "takeOut"]
+__all__ = ["Numbering", "elsewhere", "hasLeft", "haveAnswers", "takeOut"]
 
 
 def hasLeft(cause: Connection | None) -> bool:
@@ -31,6 +32,13 @@ def hasLeft(cause: Connection | None) -> bool:
 def elsewhere() -> ConnectionClosed:
     """Make the error for what is not sent here."""
     return ConnectionClosed("it was not sent here: its cause is in another process")
+
+
+def haveAnswers(batches: Iterable[Batch]) -> bool:
+    """Tell whether there are answers to requests in some batches."""
+    return any(
+        type(body) is EncodedResponse for each in batches for body in each.marked
+    )
 
 
 def takeOut(lists: Iterable[list[Batch]], gone: Container[int]) -> list[Batch]:

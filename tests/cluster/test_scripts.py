@@ -499,8 +499,11 @@ class LogTests(ScriptTestCase):
         self.assertEqual(self.read(0), [1, 0, []])
 
     def test_bound(self) -> None:
-        """It keeps so many bytes, and the newest entry; who reads too late is told."""
-        size = len("one:1:1 a")
+        """
+        It keeps so many bytes, 128 more for each entry, and the newest one; who reads
+        too late is told.
+        """
+        size = len("one:1:1 a") + 128
         for bound, first in ((3 * size, 1), (3 * size - 1, 2)):
             self.redis.command("DEL", self.key("log"))
             self.redis.command("HDEL", self.key("meta"), "position", "held")

@@ -473,7 +473,7 @@ class MovedTests(StoreTestCase):
         self.assertEqual(self.stored("S").state, {"a": 3})
 
     def test_racing(self) -> None:
-        """Who claims a session while another node does has all of it, or nothing."""
+        """Who claims a session while another node does has all of it, or fails."""
         frames = b"x" * store.PAGE_SIZE
         for number in range(3):
             self.append("S", number, frames)
@@ -483,7 +483,26 @@ class MovedTests(StoreTestCase):
         while self.redis.command("HGET", self.key("s:S"), "fence") != b"2":
             slow.lines.deliver()
         self.stored("S", self.two)
-        self.assertIs(self.done(slow, claimed), None)
+        slow.settle()
+        self.failureResultOf(claimed, SpoolError)
+
+    def test_commitsMore(self) -> None:
+        """Who hears that a session has moved may commit more: all is written once."""
+        self.stored("S", self.two)
+        told: list[tuple[int, int]] = []
+
+        def lose(*lost: object) -> None:
+            """Commit more."""
+            self.one.store.log("T", b"more", lambda *results: told.append(results))
+            self.one.store.commit()
+
+        self.one.store.lost = lose
+        self.one.store.put("S", "K", {"a": 2})
+        self.one.store.log("T", b"before", lambda *results: told.append(results))
+        self.commit()
+        self.one.settle()
+        self.assertEqual(told, [(1, 0), (2, 0)])
+        self.assertEqual(self.redis.command("ZCARD", self.key("log")), 2)
 
     def test_claimFails(self) -> None:
         """Who cannot claim it is told."""
@@ -680,8 +699,11 @@ class OthersTests(StoreTestCase):
         self.assertIs(self.done(two, two.store.readLog(1, b"other")), None)
 
     def test_logBound(self) -> None:
-        """L{MAX_LOG<batch.MAX_LOG>} bytes are kept; who is behind that is told."""
-        self.patch(batch, "MAX_LOG", 30)
+        """
+        L{MAX_LOG<batch.MAX_LOG>} bytes are kept, each entry with 128 more; who is
+        behind that is told.
+        """
+        self.patch(batch, "MAX_LOG", 30 + 3 * 128)
         for data in (b"a", b"b", b"c", b"d"):
             self.one.store.log("", data, lambda *results: None)
         self.commit()

@@ -205,6 +205,7 @@ class OptionsTests(TapTestCase):
             ((*engine, "--node", "a b"), "--node must be"),
             ((*engine, "--spool", str(self.home / "spool")), "give one of them"),
             ((*engine, "--upgrade"), "one by one"),
+            ((*engine, "--handler", "chat"), "--cluster cannot be had"),
             ((*engine, "--cluster-password", str(self.home / "none")), "0600"),
             ((*engine, "--cluster-key", str(password)), "base64"),
         ):

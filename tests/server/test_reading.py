@@ -66,7 +66,9 @@ class ReadingTests(ClusterTestCase):
         self.say(self.bob, "b1")
         self.say(self.alice, "a4")
         found = [self.get(self.two)]
-        self.assertEqual(len(self.left()), 2)
+        # Whose came first is a matter of milliseconds.
+        left = 2 if found == [("alice", "a1")] else 1
+        self.assertEqual(len(self.left()), left)
         found += [self.get(self.two) for _ in range(4)]
         self.assertEqual(
             sorted(found, key=lambda each: each[0]),

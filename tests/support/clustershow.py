@@ -5,7 +5,9 @@ and somebody who does his worst to the nodes, each in a process of its own::
     python -m tests.support.clustershow --nodes 3 --clients 200 --messages 200000
 
 Half of all messages are echoed, half are sent to another client, wherever he is.  Every
-one has to arrive, once and in order, and no session is to be lost.
+one has to arrive, once and in order, and no session is to be lost.  With C{--all} each
+is told all clients, and has to arrive at all of them, in one order; how many have it is
+said to who sent it.
 
 Several things may be done to them in turn, C{--fault}: to C{kill} a node, have it
 C{stop} for a while, or have the engine C{freeze} or be C{away} or C{full} for so long,
@@ -70,6 +72,7 @@ NAME = "tests.support.clustershow"
 SERVER_KEY = PrivateKey(b"\x22" * 32)
 GRACE = 60.0
 AHEAD = 8  # messages of a client that are under way
+TELLERS = 8  # clients that tell all, one message each at a time
 SLOW = 5.0  # seconds
 PATIENCE = 60.0  # seconds without any progress
 
@@ -84,10 +87,12 @@ def keyOf(number: int) -> PrivateKey:
 
 class Exchange(MessageHandler):
     """
-    What a node does: C{"e ..."} goes back, C{"s KEY ..."} to who has that key.
+    What a node does: C{"e ..."} goes back, C{"s KEY ..."} to who has that key, and
+    C{"a ..."} to all, with C{"c ..."} to who has sent it.
     """
 
     cluster: Cluster
+    server: Server
 
     def packetReceived(self, connection: Connection, packet: Packet) -> None:
         """Pass a message on."""
@@ -95,10 +100,17 @@ class Exchange(MessageHandler):
         assert isinstance(data, str)
         if data[0] == "e":
             connection.sendData(data)
+        elif data[0] == "a":
+            told = self.server.sendAll(data)
+            told.addCallbacks(self._counted, _complain, callbackArgs=(connection,))
         else:
             _, key, rest = data.split(" ", 2)
             sent = self.cluster.sendTo(rest, PublicKey.fromText(key))
             sent.addErrback(_complain)
+
+    def _counted(self, count: int, connection: Connection) -> None:
+        """Say how many have what was told all."""
+        connection.sendData(f"c {count}")
 
 
 def _complain(failure: Failure) -> None:
@@ -122,6 +134,7 @@ async def serve(reactor: Any, options: Any) -> None:
         maxConnectionsPerHost=10_000,
         handshakesPerHost=1e6,
     )
+    handler.server = server
     handler.cluster = server.cluster
     reactor.addSystemEventTrigger("before", "shutdown", server.stop)
     await server.start()
@@ -187,6 +200,60 @@ class Ledger:
         return len(self._sent)
 
 
+class Told:
+    """
+    What all have told all, and what came of it; as L{Ledger}.
+
+    @ivar counts: how many had each, as was said.
+    """
+
+    def __init__(self, clients: int) -> None:
+        """Begin with nothing."""
+        self.done = self.slow = 0
+        self.longest = 0.0
+        self.wrong: list[str] = []
+        self.counts: list[int] = []
+        self._clients = clients
+        self._sent: dict[str, float] = {}
+        self._order: list[str] = []
+        self._seen: defaultdict[int, int] = defaultdict(int)
+
+    def make(self, way: str) -> str:
+        """Make the next message."""
+        message = f"{way} {len(self._sent)}"
+        self._sent[message] = time.monotonic()
+        return message
+
+    def take(self, message: str, client: int) -> None:
+        """Check a message that has come to a client."""
+        position = self._seen[client]
+        self._seen[client] += 1
+        if position == len(self._order):
+            if message in self._order[-1000:]:
+                self.wrong.append(f"{message!r} came twice")
+            self._order.append(message)
+        elif self._order[position] != message:
+            self.wrong.append(
+                f"{message!r} came to {client} instead of {self._order[position]!r}"
+            )
+        took = time.monotonic() - self._sent[message]
+        self.longest = max(self.longest, took)
+        self.slow += took > SLOW
+        self.done += 1
+
+    async def counted(self, reactor: Any) -> None:
+        """Wait until nothing more is counted for a while."""
+        before = -1
+        while len(self.counts) < len(self._sent) and len(self.counts) > before:
+            before = len(self.counts)
+            await deferLater(reactor, 5)
+
+    @property
+    def missing(self) -> int:
+        """How many have not arrived."""
+        return len(self._sent) * self._clients - self.done
+
+
 @implementer(IStreamClientEndpoint)
 class Counted:
     """The way to the nodes, on which calls are counted."""
@@ -246,7 +313,9 @@ class Client:
         if clients.left <= 0 and clients.isEnough:
             return
         clients.left -= 1
-        if clients.left % 2:
+        if clients.told is not None:
+            message = clients.told.make(f"a {number}")
+        elif clients.left % 2:
             message = clients.ledger.make(f"e {number}")
         else:
             other = clients.random.randrange(1, len(clients.all) + 1)
@@ -272,13 +341,27 @@ class Client:
         async for packet in self._service.retrieved:
             message = packet.data
             assert isinstance(message, str)
-            if message[0] == "e":
+            if message[0] in "ac":
+                self._hear(message)
+            elif message[0] == "e":
                 ledger.take(message, f"e {self.number}")
                 self.next()
             else:
                 sender = message.split(" ", 1)[0]
                 ledger.take(f"s {message}", f"s {sender} {self.number}")
                 self._clients.all[int(sender) - 1].next()
+
+    def _hear(self, message: str) -> None:
+        """Take what was told all, or how many have it."""
+        told = self._clients.told
+        assert told is not None
+        kind, number = message.split()[:2]
+        if kind == "c":
+            told.counts.append(int(number))
+            return
+        told.take(message, self.number)
+        if int(number) == self.number:
+            self.next()
 
     async def end(self) -> bool:
         """
@@ -310,6 +393,7 @@ class Clients:
         self.pausing = 0
         self.acknowledged, self.silence = math.inf, 0.0
         self.ledger = Ledger()
+        self.told = Told(options.clients) if options.all else None
         self.random = random.Random(options.seed)
         self.all: list[Client] = []
         for number in range(1, options.clients + 1):
@@ -328,10 +412,12 @@ async def call(reactor: Any, options: Any) -> None:
     for client in clients.all:
         await client.begin()
     print("progress 0", flush=True)
-    ledger, began = clients.ledger, time.monotonic()
-    for _ in range(options.ahead):
-        for client in clients.all:
-            client.next()
+    ledger: Any = clients.told or clients.ledger
+    due = options.messages * (options.clients if options.all else 1)
+    began = time.monotonic()
+    senders = clients.all[:TELLERS] if options.all else clients.all * options.ahead
+    for client in senders:
+        client.next()
     told, last, since = 0, 0, began
     while (
         ledger.missing or clients.pausing or not clients.isEnough
@@ -341,18 +427,26 @@ async def call(reactor: Any, options: Any) -> None:
             last, since = ledger.done, time.monotonic()
         elif time.monotonic() - since > PATIENCE:
             ledger.wrong.append("nothing comes any more")
-        if (share := ledger.done * 100 // options.messages) > told:
+        if (share := ledger.done * 100 // due) > told:
             told = share
             print(f"progress {told}", flush=True)
     seconds = time.monotonic() - began
+    if clients.told is not None:
+        await clients.told.counted(reactor)
     lost = [await client.end() for client in clients.all].count(False)
     print(
         f"{ledger.done} messages of {options.clients} clients in {seconds:.1f} s, "
         f"{ledger.missing} missing, {lost} sessions lost, the longest took "
         f"{ledger.longest:.2f} s, {ledger.slow} longer than {SLOW:g} s, at most "
-        f"{ledger.calls} calls in a second; for {clients.silence:.2f} s nothing was "
-        "acknowledged"
+        f"{clients.ledger.calls} calls in a second; for {clients.silence:.2f} s "
+        "nothing was acknowledged"
     )
+    if clients.told is not None:
+        counts = sorted(clients.told.counts) or [0]
+        print(
+            f"{len(counts)} of {options.messages} were counted: {counts[0]} to "
+            f"{counts[-1]} clients had it, {counts.count(options.clients)} times all"
+        )
     for line in ledger.wrong[:10]:
         print(f"wrong: {line}")
     if ledger.wrong or ledger.missing or lost:
@@ -551,12 +645,14 @@ def show(options: Any) -> int:
     print(f"seed {options.seed}", flush=True)
     chance, done = random.Random(options.seed), 0
     with ExitStack() as stack:
-        log = stack.enter_context(tempfile.TemporaryFile("w+"))
+        where = {"mode": "w+", "dir": options.log, "delete": options.log is None}
+        log = stack.enter_context(tempfile.NamedTemporaryFile(**where))
         nodes = Nodes(stack, log, options.nodes, options.lasting, options.sync)
         said: list[str] = []
         clients = start(
             *(stack, log, f"--port={nodes.port}", f"--seed={options.seed}"),
             *(f"--clients={options.clients}", f"--messages={options.messages}"),
+            *(["--all"] if options.all else []),
             *(f"--ahead={options.ahead}", f"--pause={options.pause}"),
             f"--heartbeat={options.heartbeat}",
             "call",
@@ -615,12 +711,14 @@ def main() -> None:
     parser.add_argument("--nodes", type=int, default=3)
     parser.add_argument("--clients", type=int, default=200)
     parser.add_argument("--messages", type=int, default=200_000)
+    parser.add_argument("--all", action="store_true", help="tell all")
     parser.add_argument("--fault", choices=FAULTS, default=["kill"], nargs="+")
     parser.add_argument("--heartbeat", type=float, default=30.0, help="of clients")
     parser.add_argument("--lasting", type=float, default=12.0, help="seconds")
     parser.add_argument("--every", type=float, nargs=2, default=(1, 3), help="seconds")
     parser.add_argument("--faults", type=int, help="just so many")
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
+    parser.add_argument("--log", help="a folder in which what is logged stays")
     parser.add_argument("--ahead", type=int, default=AHEAD, help="messages of each")
     parser.add_argument("--pause", type=float, default=0.0, help="seconds in between")
     parser.add_argument("--verbose", action="store_true")

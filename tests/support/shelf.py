@@ -17,15 +17,24 @@ import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from functools import partial
+from itertools import count
 from typing import Any, NamedTuple
 
 from twisted.internet.defer import Deferred, execute
 from zope.interface import implementer
 
 from aesm.errors import SpoolError
-from aesm.store.interface import Blob, ISessionStore, Lost, Stored
+from aesm.store.interface import (
+    Blob,
+    Entry,
+    ILogStore,
+    ISessionStore,
+    LogPage,
+    Lost,
+    Stored,
+)
 
-__all__ = ["Shelf", "ShelfStore"]
+__all__ = ["LogShelfStore", "Shelf", "ShelfStore"]
 
 
 class _Change(NamedTuple):
@@ -39,7 +48,7 @@ class _Change(NamedTuple):
     """
 
     name: str
-    make: Callable[[Stored], object]
+    make: Callable[[Any], object]
     blob: Blob | None = None
     cause: str = ""
 
@@ -50,12 +59,19 @@ class Shelf:
 
     @ivar sessions: what is kept of each.
     @ivar owners: whose each is.
+    @ivar log: what all were told.
+    @ivar first: the position of the first entry that is there.
+    @ivar stores: of the processes that live, if they have logs.
     """
 
     def __init__(self) -> None:
         """Begin with nothing."""
         self.sessions: dict[str, Stored] = {}
         self.owners: dict[str, ShelfStore] = {}
+        self.log: list[Entry] = []
+        self.first = 1
+        self.names = count(1)  # of entries: none comes again
+        self.stores: list[LogShelfStore] = []
 
 
 @implementer(ISessionStore)
@@ -305,10 +321,12 @@ class ShelfStore:
 
     def _commit(self, changes: list[_Change]) -> None:
         """Write what is about sessions that are ours, and caused by these."""
-        self._lose(change.name for change in changes)
+        self._lose(change.name for change in changes if change.name)
         self._batches = [each for each in self._batches if each is not changes]
         for change in changes:
-            if change.name in self._ours:
+            if not change.name:
+                change.make(None)
+            elif change.name in self._ours:
                 change.make(self._shelf.sessions[change.name])
 
     def ring(self) -> None:
@@ -370,6 +388,107 @@ class ShelfStore:
         return self.commit().addCallback(lambda nothing: self.kill())
 
 
+@implementer(ILogStore)
+class LogShelfStore(ShelfStore):
+    """
+    The same, with a log.
+
+    @ivar isDeaf: whether it hears nothing.
+    @ivar told: as L{ILogStore} has it.
+    @ivar heard: the same.
+    @ivar node: the same.
+    """
+
+    def __init__(self, shelf: Shelf) -> None:
+        """@param shelf: as L{ShelfStore}."""
+        super().__init__(shelf)
+        self.isDeaf = False
+        self.told: Callable[[Entry | None], object] = lambda entry: None
+        self.heard: Callable[[bytes], object] = lambda words: None
+        self.node = f"node{len(shelf.stores)}-{id(self)}"
+        shelf.stores.append(self)
+
+    def kill(self) -> None:
+        """Answer nothing any more, and hear nothing."""
+        super().kill()
+        if self in self._shelf.stores:
+            self._shelf.stores.remove(self)
+
+    def ring(self) -> None:
+        """Learn of what others have claimed, and that there may be more in the log."""
+        super().ring()
+        self.told(None)
+
+    def log(self, cause: str, data: bytes, tell: Callable[[int, int], object]) -> None:
+        """
+        Tell something to all.
+
+        @see: L{ILogStore.log}
+        """
+        shelf = self._shelf
+
+        def write(nothing: object) -> None:
+            """Write it."""
+            position = shelf.first + len(shelf.log)
+            entry = Entry(position, b"%d" % next(shelf.names), data)
+            shelf.log.append(entry)
+            tell(position, 0)
+            for store in shelf.stores:
+                store.hear(partial(store.told, entry))
+
+        self._gathered.append(_Change("", write, cause=cause))
+
+    def hear(self, hear: Callable[[], object]) -> None:
+        """Hear what is said, now or later, or not."""
+        if self.isDeaf:
+            return
+        if self.isSlow:
+            self.waiting.append(hear)
+        else:
+            hear()
+
+    def readLog(self, after: int, name: bytes = b"") -> Deferred[LogPage | None]:
+        """
+        Read what all were told, two entries at a time.
+
+        @see: L{ILogStore.readLog}
+        """
+        return self._ask(self._readLog, after, name)
+
+    def _readLog(self, after: int, name: bytes) -> LogPage | None:
+        """Read the log."""
+        self._check()
+        first, log = self._shelf.first, self._shelf.log
+        last = first + len(log) - 1
+        if after > last or (
+            name and after >= first and log[after - first].name != name
+        ):
+            return None
+        if after < first - 1:
+            return LogPage(first, last, None)
+        return LogPage(first, last, log[after + 1 - first :][:2])
+
+    def say(self, node: str, words: bytes) -> Deferred[int]:
+        """
+        Say something to another process.
+
+        @see: L{ILogStore.say}
+        """
+        return self._ask(self._say, node, words)
+
+    def _say(self, node: str, words: bytes) -> int:
+        """Say something."""
+        self._check()
+        hearing = [
+            store
+            for store in self._shelf.stores
+            if node in ("", store.node) and not store.isDeaf
+        ]
+        for store in hearing:
+            store.hear(partial(store.heard, words))
+        return len(hearing)
+
+
 def _copied(state: dict[str, Any]) -> dict[str, Any]:
     """Make of a state what comes back."""
     copied: dict[str, Any] = json.loads(json.dumps(state))
@@ -382,7 +501,7 @@ def _added(name: str, blob: Blob, cause: str) -> _Change:
     def add(stored: Stored) -> None:
         """Add them behind those that are there."""
         last = stored.outgoing[-1] if stored.outgoing else blob
-        assert last is blob or last.number + last.messages == blob.number, (last, blob)
+        assert last is blob or last.number + last.messages <= blob.number, (last, blob)
         stored.outgoing.append(blob)
 
     return _Change(name, add, blob, cause)

@@ -183,16 +183,17 @@ local operations = {
     result(sent, full)
   end},
 
-  -- data.  The first result is its position.
+  -- data.  The first result is its position.  What each entry takes beside its bytes
+  -- counts as well, so that small ones are bounded, too.
   log = {1, function(data)
     local meta, log, member = P .. 'meta', P .. 'log', entry(data)
     local position = redis.call('HINCRBY', meta, 'position', 1)
     redis.call('ZADD', log, position, member)
-    local held = redis.call('HINCRBY', meta, 'held', #member)
+    local held = redis.call('HINCRBY', meta, 'held', #member + 128)
     while held > logBound and redis.call('ZCARD', log) > 1 do
       local oldest = redis.call('ZRANGE', log, 0, 0)[1]
       redis.call('ZREM', log, oldest)
-      held = redis.call('HINCRBY', meta, 'held', -#oldest)
+      held = redis.call('HINCRBY', meta, 'held', -#oldest - 128)
     end
     redis.call('PUBLISH', log, position .. ' ' .. member)
     result(position, 0)

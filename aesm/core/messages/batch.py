@@ -31,6 +31,7 @@ __all__ = [
     "Batch",
     "Body",
     "EncodedText",
+    "LoggedBatch",
     "Message",
     "RestOfMessage",
     "Share",
@@ -162,6 +163,21 @@ class Batch:
         """Have each message say by itself what it is, since others are to come."""
         self.bodies, self.kind = self.marked, None
 
+    def fitting(self, room: int) -> int:
+        """
+        Count the messages that may be sent, at least one: those before which the cost
+        is below the limit.
+
+        @param room: what is left below the limit, bytes, above 0.
+        """
+        fitting = 0
+        for body in self.bodies:
+            if room <= 0:
+                break
+            fitting += 1
+            room -= len(body) + MESSAGE_OVERHEAD
+        return fitting
+
     def cut(self, count: int) -> Batch:
         """
         Split off the oldest messages into a batch of their own.
@@ -202,13 +218,16 @@ class Batch:
     @classmethod
     def of(cls, messages: Messages) -> Batch:
         """Make a closed batch of messages received, to persist them as they came."""
-        bodies = [bodyOf(data) for data in markedOf(messages)]
-        cost = sum(map(len, bodies)) + MESSAGE_OVERHEAD * len(bodies)
-        batch = cls(messages.micros, 0, type(bodies[0]), cost)
-        batch.bodies, batch.room = bodies, 0
-        if len(set(map(type, bodies))) > 1:
-            batch.kind = None
+        batch = cls(messages.micros, 0, bytes, 0)
+        batch.fill([bodyOf(data) for data in markedOf(messages)])
         return batch
+
+    def fill(self, bodies: list[Body]) -> None:
+        """Have these messages, and take no more."""
+        self.bodies, self.room = bodies, 0
+        self.space = sum(map(len, bodies)) + MESSAGE_OVERHEAD * len(bodies)
+        kinds = set(map(type, bodies))
+        self.kind = kinds.pop() if len(kinds) == 1 else None
 
 
 class RestOfMessage(Batch):
@@ -238,6 +257,54 @@ class RestOfMessage(Batch):
         rest = body[self.skip :]
         rest = rest.encode("ascii") if isinstance(rest, str) else rest
         return [packHeader(len(rest), REST, self.micros) + rest]
+
+
+class LoggedBatch(Batch):
+    """
+    Messages that many are sent, and that are stored for all of them together.
+
+    @ivar source: those of which these are a copy, until they are encoded or cut: all
+        copies have the same frames.
+    @ivar frames: of all who copy these, once the first of them was encoded.
+    """
+
+    __slots__ = ("frames", "source")
+
+    def __init__(self, micros: int, first: int = 0) -> None:
+        """
+        Start with no messages.
+
+        @param first: how many messages of a session precede them.
+        """
+        super().__init__(micros, first, bytes, 0)
+        self.source: LoggedBatch | None = None
+        self.frames: list[bytes] | None = None
+
+    def copied(self, first: int) -> LoggedBatch:
+        """
+        Make a copy for a session.
+
+        @param first: how many messages of it precede these.
+        """
+        batch = LoggedBatch(self.micros, first)
+        batch.bodies, batch.kind, batch.space = self.bodies[:], self.kind, self.space
+        batch._largest = self.largest
+        batch.source = self
+        return batch
+
+    def cut(self, count: int) -> Batch:
+        """Split off the oldest messages, as L{Batch.cut}."""
+        self.source = None
+        return super().cut(count)
+
+    def encode(self, batched: bool) -> list[bytes]:
+        """Encode the messages, once for all copies."""
+        source, self.source = self.source, None
+        if source is None or not batched:
+            return super().encode(batched)
+        if source.frames is None:
+            source.frames = [b"".join(super().encode(batched))]
+        return source.frames
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Sequence
-from itertools import chain
 from typing import Any, Final
 
 from aesm._mypyc import mypyc_attr
@@ -15,6 +14,7 @@ from aesm.core.messages.batch import (
     MAX_COST,
     Batch,
     Body,
+    LoggedBatch,
     Message,
     RestOfMessage,
     Share,
@@ -150,10 +150,7 @@ class Outbox:
             and (peer.requests or not self.peer.requests)
             and (
                 peer.maxMessage >= self._maxMessage
-                or all(
-                    batch.largest <= peer.maxMessage
-                    for batch in chain(self._unacknowledged, self._unsent)
-                )
+                or all(batch.largest <= peer.maxMessage for batch in self.released)
             )
         )
 
@@ -164,7 +161,7 @@ class Outbox:
         """
         # One that was sent may be among the unsent again, after the last resume.
         skip = number - self.acknowledged
-        for batch in chain(self._unacknowledged, self._unsent):
+        for batch in self.released:
             if 0 <= skip < len(batch.bodies):
                 return len(batch.bodies[skip])
             skip -= len(batch.bodies)
@@ -302,10 +299,7 @@ class Outbox:
                 self.closeBatch()
             room = self._bound - self._keptCost
             if cost > room:
-                raise SendBufferFull(
-                    f"{self._keptCost} of {self._bound} bytes are unacknowledged "
-                    "already: wait for drain(), or raise sendBuffer="
-                )
+                raise self._full()
             # A message that is too large for a BATCH has a batch, and frame, of its
             # own.
             space = max(cost, min(room, MAX_COST))
@@ -326,6 +320,13 @@ class Outbox:
         batch.room -= cost
         batch.bodies.append(body)
         return batch.first + len(batch.bodies)
+
+    def _full(self) -> SendBufferFull:
+        """Make the error for one for which there is no room."""
+        return SendBufferFull(
+            f"{self._keptCost} of {self._bound} bytes are unacknowledged already: wait "
+            "for drain(), or raise sendBuffer="
+        )
 
     def join(self, shared: SharedBatch, member: object) -> Share | None:
         """
@@ -375,6 +376,23 @@ class Outbox:
         if self._unsent is _EMPTY:
             self._unsent = deque()
         self._unsent.extend(batches)
+
+    def tell(self, logged: LoggedBatch) -> LoggedBatch:
+        """
+        Accept messages that are stored already, for many together, none of them larger
+        than the peer takes.
+
+        @return: our copy of them, to be passed to C{release} once what is before them
+            may be.
+        @raise SendBufferFull: there is no room below the bound.
+        """
+        self.closeBatch()
+        if logged.space > self._bound - self._keptCost:
+            raise self._full()
+        batch = logged.copied(self._count)
+        self._count += len(batch.bodies)
+        self._keptCost += batch.space
+        return batch
 
     def forget(self, batches: Sequence[Batch]) -> None:
         """Count closed batches no more, which were never sent."""
@@ -462,9 +480,7 @@ class Outbox:
             # The same rule for both: the message that reaches the budget, or the limit,
             # still goes.
             room = min(budget, self.limit - self._sentCost)
-            if batch.space > room and (count := _fitting(batch, room)) < len(
-                batch.bodies
-            ):
+            if batch.space > room and (count := batch.fitting(room)) < batch.count:
                 batch = batch.cut(count)
             else:
                 unsent.popleft()
@@ -571,6 +587,11 @@ class Outbox:
             return False
         raise ProtocolError(f"a RESPONSE to {number}, which is no open request")
 
+    @property
+    def released(self) -> list[Batch]:
+        """The batches that are not acknowledged, but those that are held back."""
+        return [*self._unacknowledged, *self._unsent]
+
     def withdraw(self, uncommitted: Sequence[Batch] = ()) -> list[Body]:
         """
         Take back the messages that no transport was handed, nor any of which the peer
@@ -591,19 +612,3 @@ class Outbox:
         self._unsent = self._unacknowledged = _EMPTY
         self.dropped = True
         self.sent, self._keptCost = self._count, 0
-
-
-def _fitting(batch: Batch, room: int) -> int:
-    """
-    Count the messages of a batch that may be sent, at least one: those before which
-    the cost is below the limit.
-
-    @param room: what is left below the limit, bytes, above 0.
-    """
-    fitting = 0
-    for body in batch.bodies:
-        if room <= 0:
-            break
-        fitting += 1
-        room -= len(body) + MESSAGE_OVERHEAD
-    return fitting

@@ -11,7 +11,9 @@ from twisted.trial.unittest import SynchronousTestCase
 from aesm.core.messages.batch import (
     MAX_COST,
     Batch,
+    Body,
     EncodedText,
+    LoggedBatch,
     Share,
     SharedBatch,
 )
@@ -43,6 +45,31 @@ def read(pieces: list[bytes]) -> list[Messages]:
     assert reader.empty
     assert reader.error is None
     return [frame for frame in frames if isinstance(frame, Messages)]
+
+
+class LoggedTests(SynchronousTestCase):
+    """L{LoggedBatch}."""
+
+    def test_copied(self) -> None:
+        """Its copies are cut each by itself, and have the same frames if not."""
+        cases: list[list[Body]] = [[b"a", b"b", b"c"], ["a", b"b", "c"]]
+        for bodies in cases:
+            logged = LoggedBatch(7)
+            logged.fill(list(bodies))
+            whole, cut = logged.copied(10), logged.copied(20)
+            first = cut.cut(1)
+            self.assertEqual((first.first, cut.first, whole.first), (20, 21, 10))
+            self.assertEqual(first.bodies + cut.bodies, bodies)
+            self.assertEqual(first.space + cut.space, whole.space)
+            self.assertEqual(whole.largest, 1)
+            pieces = whole.encode(True)
+            self.assertEqual([list(each.data) for each in read(pieces)], [bodies])
+            self.assertIs(logged.copied(0).encode(True), pieces)
+            self.assertEqual(b"".join(whole.encode(True)), pieces[0])  # after a resume
+            rest = read(cut.encode(True))
+            self.assertEqual([list(each.data) for each in rest], [bodies[1:]])
+            alone = read(logged.copied(0).encode(False))
+            self.assertEqual([list(each.data) for each in alone], [[b] for b in bodies])
 
 
 class TurnTests(SynchronousTestCase):

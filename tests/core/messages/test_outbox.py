@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from aesm.core.messages.batch import MAX_COST, Batch, EncodedText
+from aesm.core.messages.batch import MAX_COST, Batch, EncodedText, LoggedBatch
 from aesm.core.messages.framereader import FrameReader
 from aesm.core.messages.frames import (
     MAX_BATCH,
@@ -711,6 +711,45 @@ class StageTests(SynchronousTestCase):
         outbox = makeOutbox()
         outbox.add("text", 1)
         self.assertEqual(outbox.takeStaged(), [])
+
+
+def logged(*bodies: bytes) -> LoggedBatch:
+    """Make messages that are stored for many."""
+    batch = LoggedBatch(8)
+    batch.fill(list(bodies))
+    return batch
+
+
+class TellTests(SynchronousTestCase):
+    """What is stored for many together."""
+
+    def test_tell(self) -> None:
+        """It has the next numbers, and leaves when it is released."""
+        outbox = makeOutbox()
+        outbox.add("own", 7)
+        batch = outbox.tell(logged(b"a", b"b"))
+        self.assertEqual((batch.first, outbox.count), (1, 3))
+        self.assertEqual(outbox.keptCost, 5 + 3 * MESSAGE_OVERHEAD)
+        outbox.release((batch,))
+        outbox.add("more", 9)
+        self.assertEqual(
+            [list(frame.data) for frame in taken(outbox)],
+            [["own"], [b"a", b"b"], ["more"]],
+        )
+        self.assertEqual([each.first for each in outbox.released], [0, 1, 3])
+        outbox.acknowledge(Ack(2, PLENTY))
+        self.assertEqual([each.first for each in outbox.released], [2, 3])
+
+    def test_refused(self) -> None:
+        """Where there is no room it is refused, and nothing has changed."""
+        for room in (-1, 0, 1):
+            outbox = makeOutbox(bound=2 * (100 + MESSAGE_OVERHEAD) + room)
+            outbox.tell(logged(bytes(100)))
+            if room < 0:
+                self.assertRaises(SendBufferFull, outbox.tell, logged(bytes(100)))
+                self.assertEqual(outbox.count, 1)
+            else:
+                outbox.tell(logged(bytes(100)))
 
 
 class RestoreTests(SynchronousTestCase):

@@ -1,0 +1,405 @@
+"""
+What all are told, wherever their sessions are: written once, to a log that several
+processes share, and never for each receiver::
+
+    log = Log(journal, store, clock, patience=60.0)
+    log.start().addCallback(letIn)
+    log.send("hello", exclude=[name])        # fires with how many have it
+    log.catchUp().addCallback(goOn)          # before a session goes on here
+    log.entries.merged(name, done, place, own)       # what it was to be sent
+
+Each process gives an entry the next number in each of its sessions that it is for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Final, TypeVar, cast
+
+from twisted.internet.defer import Deferred, fail
+from twisted.logger import Logger
+
+from aesm.core.messages.batch import Message, bodyOf
+from aesm.core.messages.requests import sizeOf
+from aesm.errors import ConnectionClosed, MessageTooBig, SendBufferFull, SpoolError
+from aesm.messages.causes import CAUSE
+from aesm.store import entries
+from aesm.store.counting import Counting, LogCount
+from aesm.store.entries import Entries, Told, decoded, encoded, grouped, together
+from aesm.store.undoing import elsewhere, hasLeft
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IDelayedCall, IReactorTime
+    from twisted.python.failure import Failure
+
+    from aesm.store.interface import Entry, ILogStore
+    from aesm.store.journal import Journal
+    from aesm.store.logged import LoggedConnection
+
+__all__ = ["MAX_ENTRY", "MAX_SENDING", "Log"]
+
+MAX_ENTRY: Final = 1 << 20  # bytes of a message to all
+MAX_SENDING = 16 << 20  # bytes of those that are not written yet
+RETRY: Final = 1.0  # seconds until it is read again when that failed
+
+_log = Logger(namespace="aesm.log")
+
+_T = TypeVar("_T")
+
+# The same at any process
+#
+# A session's outgoing messages are its own, which are stored with it, and the entries
+# of the log that are for it, which are stored there and nowhere else.  All have numbers
+# without a gap.  Its own are stored with theirs; so where these leave a gap, entries
+# are, in their order, and which ones follows from where in the log the session was at
+# some number: its I{place}, which is part of its state.
+#
+#     place        number 5, position 70
+#     its own              7     8           11
+#     the log      71  72              73  74      75  76      (but those not for it)
+#     outgoing      5   6  7     8      9  10  11  12  13
+#
+# Any process that has the state, its own and the log makes the same of it.  An entry is
+# sent without anything being written; it waits only behind those of the session's own
+# that are not committed, or nobody would know of the gap.
+#
+# The place moves with what is acknowledged.  It is written with all else that is
+# written of a session; and of those of which nothing else is, now and then, when so
+# much was told that their places are an eighth of the log behind (_sweep).
+#
+# Bounds
+#
+# The log drops its oldest entries, in bytes, and so does this process, a little earlier
+# (entries.LOG_SIZE).  A session whose place is before the first that is left is a slow
+# consumer (4000), wherever its client is: nobody could go on with it.
+#
+# An engine that went back in time may have lost entries that some have got and some
+# have not.  Positions are given again then; names are not.  What a session has in its
+# outbox of the log becomes its own (C{Following.isKept}), and it goes on from the last
+# entry that both have.
+
+
+class Log:
+    """
+    The log, as one process has it.
+
+    @ivar entries: those that its sessions were told, as far back as they are kept.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        store: ILogStore,
+        clock: IReactorTime,
+        patience: float,
+        sendBuffer: int,
+    ) -> None:
+        """
+        @param journal: has the sessions.
+        @param store: what the journal writes to; it has the log.
+        @param clock: keeps time.
+        @param patience: seconds until who does not say that it has an entry counts as
+            one that does not.
+        @param sendBuffer: bytes that a session may keep: places are written so often
+            that only a part of it is told in between.
+        """
+        self.entries = Entries()
+        self._journal = journal
+        self._store = store
+        self._clock = clock
+        self._counting = Counting(store, clock, patience, self._has)
+        self._news: list[Told] = []  # that our sessions were not told
+        self._sending = 0  # bytes that are not written
+        self._stride = min(entries.LOG_SIZE, sendBuffer) // 8
+        self._swept = (0, 0)  # bytes since, and the position then
+        self._delivery: IDelayedCall | None = None
+        self._retry: IDelayedCall | None = None
+        self._waiting: list[Deferred[None]] = []  # until it was read once more
+        self._isReading = self._isStopped = self._isWanted = False
+        # How often anything may have happened unheard, and how often when it was last
+        # read: until that is the same, positions may be given again, and what is heard
+        # is not taken.
+        self._doubts, self._settled = 1, 0
+        store.told, store.heard = self._told, self._counting.heard
+
+    def start(self, opened: _T) -> Deferred[_T]:
+        """
+        Read it.
+
+        @return: fires with what was given, once that is done; fails with L{SpoolError}
+            if it is stopped before.
+        """
+        return self.catchUp().addCallback(lambda nothing: opened)
+
+    def stop(self) -> None:
+        """Tell nobody anything any more."""
+        self._isStopped = True
+        for call in (self._delivery, self._retry):
+            if call is not None and call.active():
+                call.cancel()
+        self._counting.stop()
+        waiting, self._waiting = self._waiting, []
+        for each in waiting:
+            each.errback(_stopped())
+
+    @property
+    def _ours(self) -> list[LoggedConnection]:
+        """List the connections of our sessions."""
+        return cast("list[LoggedConnection]", list(self._journal.sessions.values()))
+
+    # What is sent
+
+    def send(self, data: Message, exclude: Iterable[str] = ()) -> Deferred[int]:
+        """
+        Tell something to all.
+
+        @param data: C{str} for a TEXT message, bytes for a BINARY one.
+        @param exclude: the sessions that are not told.
+        @return: fires with the number of clients that have it, once each that is there
+            has it, or C{patience} after it was written; fails with L{MessageTooBig},
+            and, unless a handler's message causes it, with L{SpoolError} if nothing can
+            be written now, and L{SendBufferFull} if too much is to be.
+        @raise TypeError: it is neither text nor bytes.
+        @raise ValueError: the text cannot be written in UTF-8.
+        """
+        body, cause = bodyOf(data), CAUSE.get()
+        if (size := sizeOf(body, type(body))) > MAX_ENTRY:
+            return fail(
+                MessageTooBig(
+                    f"a message of {size} bytes; to all nodes at most "
+                    f"{MAX_ENTRY} can go: split it"
+                )
+            )
+        entry = encoded(body, exclude)
+        count, size = LogCount(self._counting, cause, entry), len(entry)
+        if hasLeft(cause) or self._isStopped:
+            closed = ConnectionClosed("nothing was sent: nobody listens")
+            count.fail(closed if self._isStopped else elsewhere())
+            return count
+        failure = self._store.failure
+        if cause is None and failure is not None:
+            return fail(SpoolError(f"nothing was sent: {failure}"))
+        if cause is None and self._sending + size > MAX_SENDING:
+            return fail(
+                SendBufferFull(
+                    f"{self._sending} bytes are on their way to the engine: wait until "
+                    "what was sent before has fired"
+                )
+            )
+        self._sending += size
+        self._journal.add(count.write).addBoth(self._cbWritten, count, size)
+        return count
+
+    def _cbWritten(self, result: Failure | None, count: LogCount, size: int) -> None:
+        """Something of ours is in the log, or will never be."""
+        self._sending -= size
+        count.settle(result)
+
+    async def _hasTold(self, position: int) -> list[Deferred[None]]:
+        """Wait for all of our clients that an entry is for."""
+        self._deliver()
+        if position > self.entries.position:
+            await self.catchUp()
+        entry = self.entries.find(position)
+        if entry is None:
+            return []
+        has = [
+            connection.hasTold(position)
+            for connection in self._ours
+            if entry.isFor(connection.session.name)
+        ]
+        return [each for each in has if each is not None]
+
+    def _has(self, position: int) -> Deferred[list[Deferred[None]]]:
+        """Wait for all of our clients that an entry is for."""
+        return Deferred.fromCoroutine(self._hasTold(position))
+
+    # What is told
+
+    @property
+    def _last(self) -> Told | None:
+        """The last entry that we know, told or not."""
+        if self._news:
+            return self._news[-1]
+        return self.entries.find(self.entries.position)
+
+    @property
+    def _known(self) -> int:
+        """The position up to which we know all."""
+        return self._news[-1].position if self._news else self.entries.position
+
+    def _told(self, entry: Entry | None) -> None:
+        """There is something new in the log; or, for None, there may be."""
+        if self._isStopped:
+            return
+        if entry is None:
+            self._doubts += 1
+            self._read()
+        elif self._settled < self._doubts or entry.position > self._known + 1:
+            self._read()
+        elif entry.position == self._known + 1:
+            self._take(entry)
+
+    def _take(self, entry: Entry) -> None:
+        """Have it told at the end of this turn, with what else comes in it."""
+        self._news.append(decoded(entry))
+        if self._delivery is None:
+            self._delivery = self._clock.callLater(0, self._deliver)
+
+    def _deliver(self) -> None:
+        """Tell our sessions what is new."""
+        delivery, self._delivery = self._delivery, None
+        if delivery is not None and delivery.active():
+            delivery.cancel()
+        news, self._news = self._news, []
+        if not news:
+            return
+        ours = self._ours
+        grown = self.entries.add(news)
+        sound = [entry for entry in news if entry.isSound]
+        groups = [(*together(group), group) for group in grouped(sound)]
+        common = [(batch, position) for batch, position, _ in groups]
+        excluded = frozenset().union(*(entry.exclude for entry in sound))
+        for connection in ours:
+            name = connection.session.name
+            if name not in excluded:
+                connection.told(common)
+                continue
+            mine = []
+            for batch, position, group in groups:
+                some = [entry for entry in group if entry.isFor(name)]
+                if len(some) == len(group):
+                    mine.append((batch, position))
+                elif some:
+                    mine.append(together(some))
+            if mine:
+                connection.told(mine)
+        self._sweep(grown)
+
+    def _sweep(self, grown: int) -> None:
+        """
+        Drop what is old, and have places written that were not since the last time.
+
+        @param grown: bytes that were told just now.
+        """
+        since, before = self._swept
+        self._swept = (since + grown, before)
+        if since + grown < self._stride:
+            return
+        self._swept = (0, self.entries.position)
+        self.entries.trim()
+        for connection in self._ours:
+            if not connection.isTold:
+                continue
+            if connection.behind < self.entries.first - 1:
+                connection.closeLate()
+            elif connection.following.place.position < before:
+                self._journal.touch(connection)
+
+    # What is read
+
+    def catchUp(self) -> Deferred[None]:
+        """
+        Have our sessions told all that is in the log by now.
+
+        @return: fires once that is done, however long it takes; fails with
+            L{SpoolError} if it is stopped before.
+        """
+        if self._isStopped:
+            return fail(_stopped())
+        waiting: Deferred[None] = Deferred()
+        self._waiting.append(waiting)
+        self._read()
+        return waiting
+
+    def _read(self) -> None:
+        """Read it, unless that is being done: then once more, behind that."""
+        self._isWanted = True
+        if not self._isReading and self._retry is None and not self._isStopped:
+            self._isReading = True
+            reading = Deferred.fromCoroutine(self._readAll())
+            reading.addErrback(lambda failure: _log.failure("a bug", failure))
+
+    def _again(self) -> None:
+        """Try again."""
+        self._retry = None
+        self._read()
+
+    async def _readAll(self) -> None:
+        """Read until nobody wants more."""
+        while self._isWanted and not self._isStopped:
+            self._isWanted = False
+            count, doubts = len(self._waiting), self._doubts
+            try:
+                await self._readOnce()
+            except SpoolError:
+                if not self._isStopped:
+                    self._retry = self._clock.callLater(RETRY, self._again)
+                break
+            self._settled = doubts
+            if not self._isStopped:  # else they were told
+                waiting, self._waiting = self._waiting[:count], self._waiting[count:]
+                for each in waiting:
+                    each.callback(None)
+        self._isReading = False
+
+    async def _readOnce(self) -> None:
+        """Read what there is, page by page."""
+        while not self._isStopped:
+            last = self._last
+            name = b"" if last is None else last.name
+            page = await self._store.readLog(self._known, name)
+            if page is None:
+                await self._rewind()
+                continue
+            if page.entries is None:  # who has not had what was there misses it
+                self._news = []
+                self.entries.restart(page.first - 1)
+                for connection in self._ours:
+                    connection.closeLate()
+                continue
+            for entry in page.entries:
+                if entry.position == self._known + 1:  # it was not heard meanwhile
+                    self._take(entry)
+            if self._known >= page.last or not page.entries:
+                self._deliver()
+                return
+
+    async def _rewind(self) -> None:
+        """The log is not what it was: go back to what is the same."""
+        self._doubts += 1
+        self._isWanted = True
+        self._deliver()
+        there: dict[int, bytes] = {}
+        after, name, last = 0, b"", 1
+        while after < last:
+            page = await self._store.readLog(after, name)
+            if page is None:
+                after, name, last, there = 0, b"", 1, {}
+                continue
+            last = page.last
+            if page.entries is None:
+                after, name = page.first - 1, b""
+                continue
+            if not page.entries:
+                break
+            there |= {entry.position: entry.name for entry in page.entries}
+            after, name = page.entries[-1].position, page.entries[-1].name
+        base = min(there, default=last + 1) - 1
+        same = self.entries.same(there)
+        lost = self.entries.position + 1 - self.entries.first - len(same)
+        self.entries.restart(base, same)
+        self._swept = (0, min(self.entries.position, self._swept[1]))
+        _log.warn(
+            "the engine lacks {count} messages to all nodes: those who have them keep "
+            "them",
+            count=lost,
+        )
+        for connection in self._ours:
+            connection.following.isKept = True
+            self._journal.touch(connection)
+
+
+def _stopped() -> SpoolError:
+    """Make the error for who comes too late."""
+    return SpoolError("the log is closed")
