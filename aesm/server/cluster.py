@@ -234,6 +234,7 @@ class Cluster:
     def _says(self, manager: ConnectionManager) -> dict[str, Any]:
         """Say what operators are told of this node at any other one."""
         waiting = len(manager.sessions)
+        log = None if self._journal is None else self._journal.log
         return {
             "version": __version__,
             "host": socket.gethostname(),
@@ -242,6 +243,7 @@ class Cluster:
             "connections": len(manager.connections) - waiting,
             "waiting": waiting,
             "stopping": manager.isDraining,
+            "logPosition": None if log is None else log.entries.position,
         }
 
     def _wasRead(self, name: str, first: int, last: int) -> None:

@@ -64,6 +64,10 @@ class NodeTests(ClusterTestCase):
         self.assertEqual((one["connections"], two["connections"]), (1, 0))
         self.assertEqual((one["waiting"], one["sync"]), (0, "primary"))
         self.assertIs(one["draining"], False)
+        self.one.server.sendAll("for all")
+        self.settle(int(RENEWAL) + 1)
+        for node in self.overview()["nodes"]:
+            self.assertEqual(node["logLag"], 0)
         self.cut(self.alice)
         self.one.node.store.lease.look()
         self.settle()
