@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Sequence
-from time import time_ns
 from typing import Final, NamedTuple
 
 from aesm.core.messages.batch import (
@@ -72,14 +71,15 @@ class Told(NamedTuple):
         return len(self.body) + ENTRY_MEMORY
 
 
-def encoded(body: Body, exclude: Iterable[str]) -> bytes:
+def encoded(body: Body, exclude: Iterable[str], micros: int) -> bytes:
     """
     Make what is written of a message.
 
     @param exclude: the sessions that it is not for.
+    @param micros: when it is sent, microseconds since the Unix epoch.
     """
     header = json.dumps({"exclude": list(exclude)}).encode()
-    return header + b"\n" + encodeMessage(time_ns() // 1000, body, type(body))
+    return header + b"\n" + encodeMessage(micros, body, type(body))
 
 
 def decoded(entry: Entry) -> Told:

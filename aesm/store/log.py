@@ -14,6 +14,8 @@ Each process gives an entry the next number in each of its sessions that it is f
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
+from time import time_ns
 from typing import TYPE_CHECKING, Final, TypeVar, cast
 
 from twisted.internet.defer import Deferred, fail
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall, IReactorTime
     from twisted.python.failure import Failure
 
-    from aesm.store.interface import Entry, ILogStore
+    from aesm.store.interface import Entry, ILogStore, ISessionStore
     from aesm.store.journal import Journal
     from aesm.store.logged import LoggedConnection
 
@@ -110,6 +112,7 @@ class Log:
         self._counting = Counting(store, clock, patience, self._has)
         self._news: list[Told] = []  # that our sessions were not told
         self._sending = 0  # bytes that are not written
+        self._turn = 0  # when the first of this turn was sent, microseconds
         self._stride = min(entries.LOG_SIZE, sendBuffer) // 8
         self._swept = (0, 0)  # bytes since, and the position then
         self._delivery: IDelayedCall | None = None
@@ -170,7 +173,9 @@ class Log:
                     f"{MAX_ENTRY} can go: split it"
                 )
             )
-        entry = encoded(body, exclude)
+        # One time for all of a turn: they fit a batch, as those to a single client do.
+        self._turn = self._turn or time_ns() // 1000
+        entry = encoded(body, exclude, self._turn)
         count, size = LogCount(self._counting, cause, entry), len(entry)
         if hasLeft(cause) or self._isStopped:
             closed = ConnectionClosed("nothing was sent: nobody listens")
@@ -187,8 +192,14 @@ class Log:
                 )
             )
         self._sending += size
-        self._journal.add(count.write).addBoth(self._cbWritten, count, size)
+        writing = self._journal.add(partial(self._write, count))
+        writing.addBoth(self._cbWritten, count, size)
         return count
+
+    def _write(self, count: LogCount, store: ISessionStore) -> None:
+        """The turn is over in which something was sent."""
+        self._turn = 0
+        count.write(store)
 
     def _cbWritten(self, result: Failure | None, count: LogCount, size: int) -> None:
         """Something of ours is in the log, or will never be."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any, cast
 
 from hypothesis import given, settings
@@ -259,6 +260,18 @@ class SendTests(LogTestCase):
             [["one", b"two"], ["one"], ["one", b"two"], ["one", b"two"]],
         )
         self.assertEqual(len(self.shelf.log), 2)
+
+    def test_turn(self) -> None:
+        """All of a turn has one time, so that it fits a batch; a later one its own."""
+        self.begin()
+        times = itertools.count(10**15)
+        self.patch(log, "time_ns", lambda: next(times) * 1000)
+        for _ in range(2):
+            self.servers[0].sendAll("one")
+            self.servers[0].sendAll("two")
+            self.settle()
+        sent = [entries.decoded(entry).micros - 10**15 for entry in self.shelf.log]
+        self.assertEqual(sent, [0, 0, 1, 1])
 
     def test_counted(self) -> None:
         """It fires with how many have it, everywhere, of those that are there."""
