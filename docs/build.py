@@ -17,6 +17,8 @@ import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from packaging.version import Version
+
 ROOT = Path(__file__).parent.parent
 FRONT = "docs/index.html"  # of each version
 
@@ -60,7 +62,7 @@ def listVersions(site: Path) -> None:
     """Write what leads to all versions that there are."""
     versions = sorted(
         (front.relative_to(site).parts[0] for front in site.glob(f"*/{FRONT}")),
-        key=lambda name: [int(number) for number in re.findall(r"\d+", name)],
+        key=Version,
         reverse=True,
     )
     items = "\n".join(

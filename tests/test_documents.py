@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import ast
 import re
+import runpy
 from collections.abc import Iterator
 from enum import Enum
 from functools import cache
@@ -241,6 +242,22 @@ class RequirementTests(SynchronousTestCase):
         for block in re.split(r"\n\n|\n(?=- )", text):
             if found := re.search(r"\b(MUST|SHOULD|MAY)\b", block):
                 self.assertRegex(block[: found.start()], r"\*\*R-", block)
+
+
+class SiteTests(SynchronousTestCase):
+    """The site of the documents, all versions of them."""
+
+    def test_versions(self) -> None:
+        """A site leads to its newest version; a candidate is older than its release."""
+        site = Path(self.mktemp())
+        for version in ("1.9.0", "1.10.0rc1", "1.10.0", "1.2.0"):
+            front = site / version / "docs" / "index.html"
+            front.parent.mkdir(parents=True)
+            front.touch()
+        runpy.run_path(str(ROOT / "docs" / "build.py"))["listVersions"](site)
+        listed = re.findall(r">([\w.]+)</a>", (site / "versions.html").read_text())
+        self.assertEqual(listed, ["1.10.0", "1.10.0rc1", "1.9.0", "1.2.0"])
+        self.assertIn("url=1.10.0/", (site / "index.html").read_text())
 
 
 class _State(Enum):

@@ -5,20 +5,10 @@ alone.
 
 from __future__ import annotations
 
-import datetime
 import os
 import tempfile
 from typing import Any, cast
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-)
-from cryptography.x509.oid import NameOID
 from twisted.internet import reactor
 from twisted.internet.endpoints import (
     TCP4ClientEndpoint,
@@ -35,6 +25,7 @@ from twisted.internet.interfaces import (
 from aesm.secure import wrapClientEndpoint, wrapServerEndpoint
 from aesm.trust.keys import PrivateKey
 from aesm.trust.servers import Pinned
+from tests.support.certificates import selfSigned
 from tests.support.helpers import CLIENT_KEY, SERVER_KEY, XX
 from tests.support.transportcontract import (
     MemoryEndpoint,
@@ -143,7 +134,7 @@ class TLSTests(TCPTests):
         from twisted.internet import ssl
         from twisted.internet.endpoints import SSL4ServerEndpoint
 
-        certificate = ssl.PrivateCertificate.loadPEM(_selfSigned())
+        certificate = ssl.PrivateCertificate.loadPEM(selfSigned())
         return SSL4ServerEndpoint(
             reactor, 0, certificate.options(), interface="127.0.0.1"
         )
@@ -159,30 +150,6 @@ class TLSTests(TCPTests):
         number = cast(Any, port.getHost()).port
         options = ssl.CertificateOptions()
         return SSL4ClientEndpoint(reactor, "127.0.0.1", number, options)
-
-
-def _selfSigned() -> bytes:
-    """
-    Make a certificate and its key.
-
-    @return: both, PEM.
-    """
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    now = datetime.datetime.now(datetime.UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .sign(key, hashes.SHA256())
-    )
-    return certificate.public_bytes(Encoding.PEM) + key.private_bytes(
-        Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
-    )
 
 
 class Secured(TransportContract):

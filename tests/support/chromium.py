@@ -1,17 +1,19 @@
 """
 Headless Chromium, as distributions have it, over the pipe of its DevTools protocol, and
-what a page needs around it: a web server, and a network that a test can cut.
+what a page needs around it: a web server, and a proxy with TLS that a test can cut.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import selectors
 import shutil
-import socket
+import ssl
 import subprocess
 import time
+from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -29,6 +31,7 @@ ARGUMENTS = (
     "--no-first-run",
     "--disable-background-networking",
     "--enable-logging=stderr",
+    "--ignore-certificate-errors",  # nobody vouches for the proxy's
 )
 PATIENCE = 600.0  # seconds; more than any machine needs
 
@@ -203,55 +206,68 @@ class _Quiet(SimpleHTTPRequestHandler):
         """Do not."""
 
 
-class Network:
+class Proxy:
     """
-    Forwards connections to a port of this machine.
+    Ends TLS before a port of this machine, and forwards what was inside.
 
     @ivar port: where it listens.
     """
 
-    def __init__(self, port: int) -> None:
-        """@param port: where to."""
+    def __init__(self, port: int, certificate: Path) -> None:
+        """
+        Start it.
+
+        @param port: where to.
+        @param certificate: a file with it and its key, PEM.
+        """
         self._to = port
-        self._listening = socket.create_server(("127.0.0.1", 0))
-        self.port = self._listening.getsockname()[1]
-        self._sockets: list[socket.socket] = []
-        Thread(target=self._accept, daemon=True).start()
+        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self._context.load_cert_chain(certificate)
+        self._writers: set[asyncio.StreamWriter] = set()
+        started: Future[int] = Future()
+        self._thread = Thread(target=asyncio.run, args=(self._run(started),))
+        self._thread.start()
+        self.port = started.result(PATIENCE)
 
     def close(self) -> None:
         """End it."""
-        self._listening.shutdown(socket.SHUT_RDWR)
-        self._listening.close()
-        self.cut()
+        self._loop.call_soon_threadsafe(self._closing.set)
+        self._thread.join()
 
     def cut(self) -> None:
         """Cut all connections."""
-        while self._sockets:
-            with self._sockets.pop() as each:
-                _end(each)
+        self._loop.call_soon_threadsafe(self._cut)
 
-    def _accept(self) -> None:
+    async def _run(self, started: Future[int]) -> None:
         """Accept connections until we are closed."""
-        while True:
-            try:
-                here, _ = self._listening.accept()
-            except OSError:
-                return
-            there = socket.create_connection(("127.0.0.1", self._to))
-            self._sockets += [here, there]
-            for pair in ((here, there), (there, here)):
-                Thread(target=_forward, args=pair, daemon=True).start()
+        self._loop = asyncio.get_running_loop()
+        self._closing = asyncio.Event()
+        server = await asyncio.start_server(self._join, "127.0.0.1", ssl=self._context)
+        started.set_result(server.sockets[0].getsockname()[1])
+        await self._closing.wait()
+        server.close()
+        self._cut()
+
+    def _cut(self) -> None:
+        """Cut all connections, in the loop's thread."""
+        for writer in self._writers:
+            writer.transport.abort()
+
+    async def _join(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        """Connect with the port, and forward both ways until one side ends."""
+        theirs, ours = await asyncio.open_connection("127.0.0.1", self._to)
+        both = {writer, ours}
+        self._writers |= both
+        await asyncio.gather(_forward(reader, ours), _forward(theirs, writer))
+        self._writers -= both
 
 
-def _forward(source: socket.socket, target: socket.socket) -> None:
+async def _forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """Forward what comes, then its end."""
     with suppress(OSError):
-        while data := source.recv(65536):
-            target.sendall(data)
-    _end(target)
-
-
-def _end(each: socket.socket) -> None:
-    """End a connection, if it is there."""
-    with suppress(OSError):
-        each.shutdown(socket.SHUT_RDWR)
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()
+    writer.close()

@@ -18,7 +18,8 @@ from pathlib import Path
 from twisted.trial.unittest import SkipTest
 
 from aesm.trust.keys import PrivateKey
-from tests.support.chromium import BROWSER, Chromium, Network, Pages, Tab
+from tests.support.certificates import selfSigned
+from tests.support.chromium import BROWSER, Chromium, Pages, Proxy, Tab
 from tests.system.test_commands import KEY, PATIENCE, ProcessTestCase, freePort
 from tests.system.test_javascript import CLIENT, OFFLINE, whyNot
 
@@ -119,29 +120,36 @@ class ClientTests(BrowserTestCase):
 
 
 class ChatTests(BrowserTestCase):
-    """People in pages and in terminals."""
+    """People in pages, which come by HTTPS and speak over C{wss:}, and in terminals."""
 
     handler = "chat"
 
-    def browse(self, port: int, key: str, host: str = "127.0.0.1") -> Tab:
+    def setUp(self) -> None:
+        """Put what ends TLS before both servers."""
+        super().setUp()
+        certificate = self.home / "certificate.pem"
+        certificate.write_bytes(selfSigned())
+        self.site = Proxy(self.pages.port, certificate)
+        self.addCleanup(self.site.close)
+        self.proxy = Proxy(self.port, certificate)
+        self.addCleanup(self.proxy.close)
+
+    def browse(self, key: str, host: str = "127.0.0.1") -> Tab:
         """
         Open the page.
 
-        @param port: where it finds the server.
-        @param key: that it is to have.
+        @param key: that the server is to have.
         @param host: where the page is.
         """
-        there = f"#ws://127.0.0.1:{port}/aesm,{key}"
-        return self.browser.open(f"http://{host}:{self.pages.port}/chat/{there}")
+        there = f"#wss://127.0.0.1:{self.proxy.port}/aesm,{key}"
+        return self.browser.open(f"https://{host}:{self.site.port}/chat/{there}")
 
     def test_chat(self) -> None:
         """
         Somebody in a page and somebody in a terminal talk to each other, also when the
         page was cut off meanwhile; nothing that is said is more than text.
         """
-        network = Network(self.port)
-        self.addCleanup(network.close)
-        alice = self.browse(network.port, self.key)
+        alice = self.browse(self.key)
         alice.when("state.textContent == 'Connected.'")
         self.submit(alice, "name", "alice")
         self.sees(alice, "you are alice in lobby")
@@ -154,7 +162,7 @@ class ChatTests(BrowserTestCase):
         self.sees(alice, "alice: hello, <img")
         bob.type(f"you too, {EVIL}\n")
         self.sees(alice, "bob: you too, <img")
-        network.cut()
+        self.proxy.cut()
         alice.when("log.querySelector('.error')")
         bob.type("are you there?\n")
         self.submit(alice, "text", "I am cut off")
@@ -179,10 +187,10 @@ class ChatTests(BrowserTestCase):
             (self.key, "localhost", "does it let pages of this origin come"),
             (PrivateKey.generate().publicKey, "127.0.0.1", f"has the key {self.key}"),
         ):
-            tab = self.browse(self.port, str(key), host)
+            tab = self.browse(str(key), host)
             self.sees(tab, words)
         tab.when("state.textContent.startsWith('Over: reload the page')")
-        origin = re.escape(f"http://localhost:{self.pages.port}")
+        origin = re.escape(f"https://localhost:{self.site.port}")
         self.server.expect(f"no WebSocket .403.: here come no pages of .*{origin}")
         self.assertEqual(self.server.output.count("clients connect with"), 1)
 
