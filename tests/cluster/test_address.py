@@ -11,6 +11,7 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from aesm.cluster.address import CONNECT_TIMEOUT, EngineAddress
+from tests.secure.test_hosts import resolving
 
 
 class EngineAddressTests(SynchronousTestCase):
@@ -102,7 +103,7 @@ class EngineAddressTests(SynchronousTestCase):
 
     def test_timeout(self) -> None:
         """No attempt to connect takes longer than L{CONNECT_TIMEOUT}."""
-        reactor = MemoryReactorClock()
+        reactor = resolving(MemoryReactorClock())
         for url in ("redis://127.0.0.1", "redis+unix:///a"):
             endpoint = EngineAddress.parse(url).endpoint(reactor)
             connecting = endpoint.connect(Factory.forProtocol(Protocol))

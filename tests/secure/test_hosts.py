@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from threading import Event, current_thread
-from typing import Any
+from typing import Any, cast
 
 from twisted.internet._resolver import HostResolution
 from twisted.internet.address import IPv4Address, IPv6Address
@@ -15,13 +15,14 @@ from twisted.internet.interfaces import (
     IAddress,
     IHostnameResolver,
     IHostResolution,
+    IReactorPluggableNameResolver,
     IResolutionReceiver,
     IStreamClientEndpoint,
 )
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
-from zope.interface import implementer
+from zope.interface import alsoProvides, implementer
 from zope.interface.verify import verifyObject
 
 from aesm.secure import hosts
@@ -52,6 +53,16 @@ class Names:
             resolutionReceiver.addressResolved(kind("TCP", host, portNumber))
         resolutionReceiver.resolutionComplete()
         return resolution
+
+
+def resolving(reactor: MemoryReactorClock) -> MemoryReactorClock:
+    """
+    Have a reactor resolve every name in memory, addresses among them: with an older
+    Twisted one in memory asks the system, in a thread.
+    """
+    cast(Any, reactor).nameResolver = Names("127.0.0.1")
+    alsoProvides(reactor, IReactorPluggableNameResolver)
+    return reactor
 
 
 class HostsTests(SynchronousTestCase):
