@@ -298,9 +298,8 @@ class StackCostTests(SynchronousTestCase):
             pair.deliver()
 
         ask()
-        self.assertLess(
-            pythonCalls(ask) / (COUNT // 2), 23
-        )  # 19.7 with the newest Twisted, 22.8 with the oldest
+        # 19.7 with the newest Twisted, 22.8 with the oldest.
+        self.assertLess(pythonCalls(ask) / (COUNT // 2), 23)
         self.assertEqual(len(answers), COUNT)
 
     def test_oneAcknowledgement(self) -> None:
