@@ -54,9 +54,9 @@ from aesm.messages.protocol import AESMProtocol
 from aesm.secure.factory import HANDSHAKE_TIMEOUT, SecureFactory
 from aesm.secure.hosts import HostEndpoint, clientEndpoint
 from aesm.secure.options import (
+    AGENT,
     CHANNEL_OPTIONS,
     ChannelOptions,
-    agent,
     channelSettings,
     reactorOr,
 )
@@ -202,12 +202,12 @@ class Dialer:
         @raise TypeError: as L{connect}.
         @raise ValueError: as L{connect}.
         """
-        self._reactor = reactorOr(reactor)
         given: dict[str, Any] = {**options}
         channel = {key: given.pop(key) for key in CHANNEL_OPTIONS if key in given}
         trust = given.pop("trust", None)
         self._timeout = given.pop("handshakeTimeout", HANDSHAKE_TIMEOUT)
-        self._messages = ConversationSettings(agent=agent(), **given)
+        self._reactor = reactorOr(reactor)
+        self._messages = ConversationSettings(agent=AGENT, **given)
         self._settings = channelSettings("client.key", Layer.MESSAGES, **channel)
         self._trust = trustPolicy(trust)
         # What was typed, not what it resolves to, is what known servers are stored
@@ -233,8 +233,6 @@ class Dialer:
             else with a new one, and the former is over.
         """
         messages = self._messages
-        if keeper is None:
-            messages = replace(messages, resume=False)
         if receiveBuffer not in (None, messages.receiveBuffer):
             messages = replace(messages, receiveBuffer=receiveBuffer)
         attempt = _Attempt(
@@ -342,7 +340,7 @@ class _Attempt(SecureFactory, ConnectionOwner):
     def hello(self) -> bytes:
         """Encode our hello, which names the session to be resumed, or to begin."""
         if self._former is None:
-            return self._messages.hello().encode()
+            return self._messages.hello(resume=self._keeper is not None).encode()
         session, early = self._former.session, b""
         if self._begins:
             early = self._early = b"".join(session.outbox.take(EARLY_WINDOW))

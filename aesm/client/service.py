@@ -282,7 +282,7 @@ class ClientService(Service):
             self._delays.reset()
             self.retrieved = SessionStream()
         if before in (_S.NEW, _S.STOPPED):
-            self._dialIn(0)
+            self._timer = self._clock.callLater(0, self._dial)
         self._restore(restored)
 
     def stopService(self) -> Deferred[None]:
@@ -391,14 +391,6 @@ class ClientService(Service):
         self._state = SERVICE_TRANSITIONS[before, event]
         return before
 
-    def _dialIn(self, delay: float) -> None:
-        """
-        Set the timer.
-
-        @param delay: seconds.
-        """
-        self._timer = self._clock.callLater(delay, self._dial)
-
     def _dial(self) -> None:
         """Make an attempt: it is time."""
         self._timer = None
@@ -484,9 +476,9 @@ class ClientService(Service):
             delay = self._delays.next()
         if self._state is not _S.WAITING or self._timer is not None:
             return  # the policy has stopped us, and maybe started again
-        self._dialIn(delay)
-        timer = self._timer
-        self._waiters.tell(Failure(reason), impatient)
+        timer = self._timer = self._clock.callLater(delay, self._dial)
+        if impatient:
+            self._waiters.tell(Failure(reason), impatient)
         if self._timer is not timer:
             return  # one of them has stopped us: nobody is to hear of another attempt
         said = "not connected, trying again in {delay:.1f} seconds: {reason}"
@@ -538,7 +530,7 @@ class ClientService(Service):
         """
         self._move("gone")
         if self._state is _S.WAITING:
-            self._dialIn(0)
+            self._timer = self._clock.callLater(0, self._dial)
         stopping, self._stopping = self._stopping, []
         for stopped in stopping:
             stopped.callback(result)

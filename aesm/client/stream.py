@@ -113,7 +113,7 @@ class SessionStream(Sequence[Packet], Watch):
     @property
     def cost(self) -> int:
         """What the packets cost for flow control, bytes."""
-        return sum(costOf(packet.data) for packet in self)
+        return sum(costOf(packet.data) for each in self._streams for packet in each)
 
     def add(self, stream: DataStream) -> None:
         """Go on with another stream; those before have ended."""

@@ -179,7 +179,6 @@ class SecureProtocol:
         decision, self._decision = self._decision, None
         if decision is not None:
             self.guard(decision.cancel)
-        self.factory.rests.forget(self)
         for event in self.channel.transportEnded():
             ended = cast(Failed, event).error
             if hungUp and isinstance(ended, NothingSaid):
@@ -333,8 +332,8 @@ class SecureProtocol:
             case Failed(reason):
                 self._settle(reason)
                 self._refuse()
-            case PeerIdentified(publicKey, payload):
-                self._identified(PublicKey(publicKey), payload)
+            case PeerIdentified(raw, payload):
+                self._identified(raw, payload)
             case _:  # Opened
                 self._opened()
 
@@ -352,10 +351,10 @@ class SecureProtocol:
             self.fail(refusal)
         return self.phase in HEARD
 
-    def _identified(self, publicKey: PublicKey, payload: bytes) -> None:
+    def _identified(self, raw: bytes, payload: bytes) -> None:
         """Ask for the decision on the peer, and read nothing until it is there."""
         self._move("peerIdentified")
-        self.secureTransport.publicKey = publicKey
+        self.secureTransport.publicKey = publicKey = PublicKey(raw)
         decide = cast(Callable[..., Deferred[None]], self.factory.decide)
         decision = maybeDeferred(decide, self, publicKey, payload)
         self._decision = decision
@@ -407,13 +406,13 @@ class SecureProtocol:
     def _wake(self) -> None:
         """Have ourselves looked after until we rest."""
         self.channel.resting = False
-        self.factory.rests.woke(self)
+        self.factory.woke(self)
 
     def _opened(self) -> None:
         """Build the inner protocol and give it its transport."""
         self._move("opened")
-        self._wake()
         self._stopTimer()
+        self._wake()
         self.inner = self.factory.buildInner(self)
         if self.inner is None:
             self.fail(HandshakeError("nothing was built to run on the connection"))

@@ -247,14 +247,6 @@ class SecureTransport:
         self.moreToRead = True
         self.readLater()
 
-    def startSlowly(self) -> None:
-        """
-        Begin with small records, on a connection like one that was cut.
-
-        @see: L{Channel.startSlowly<aesm.core.channel.channel.Channel.startSlowly>}
-        """
-        self._secure.channel.startSlowly()
-
     # IConsumer
 
     def registerProducer(self, producer: object, streaming: bool) -> None:

@@ -226,6 +226,7 @@ class ServerFactory(WrappingFactory):
 
     def ended(self, secure: SecureProtocol) -> None:
         """Forget a connection that is gone."""
+        super().ended(secure)
         self._connections.discard(secure)
         self._places.finish(secure)
         self._places.leave(secure)

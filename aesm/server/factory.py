@@ -39,7 +39,7 @@ from aesm.messages.connection import Connection
 from aesm.messages.handling import Talk, handlerOf
 from aesm.messages.protocol import AESMProtocol
 from aesm.secure.factory import HANDSHAKE_TIMEOUT, SecureFactory
-from aesm.secure.options import agent, channelSettings, reactorOr
+from aesm.secure.options import AGENT, channelSettings, reactorOr
 from aesm.secure.places import HANDSHAKES_PER_HOST, Places, hostOfPeer
 from aesm.secure.protocol import SecureProtocol
 from aesm.secure.rawtransport import HangUp
@@ -216,7 +216,7 @@ class AESMServerFactory(SecureFactory):
         if key is None and nextKey is None:
             nextKey = nextKeyOf(stateDirectory() / KEY_FILE)
         self._messages = ConversationSettings(
-            agent=agent(), nextKey="" if nextKey is None else str(nextKey), **options
+            agent=AGENT, nextKey="" if nextKey is None else str(nextKey), **options
         )
         self.publicKey = PublicKey(self._settings.publicKey)
         policy = clientPolicy(authorizedKeys)
@@ -579,6 +579,7 @@ class AESMServerFactory(SecureFactory):
 
     def ended(self, secure: SecureProtocol) -> None:
         """Take note that a connection is gone."""
+        super().ended(secure)
         self._places.finish(secure)
         pending = self._incoming.pop(secure)
         if pending.begun is not None:

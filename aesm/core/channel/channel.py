@@ -48,7 +48,6 @@ from aesm.core.channel.states import CHANNEL_TRANSITIONS, State
 from aesm.errors import (
     AESMError,
     HandshakeError,
-    NameOrKeyMismatch,
     OfferRefused,
     ProtocolError,
     TamperedRecord,
@@ -407,49 +406,6 @@ class Channel:
         if len(self._received) + len(data) > MAX_EARLY:
             raise ProtocolError(f"more than {MAX_EARLY} bytes before being let in")
         self._received += data
-
-    def _writeMessage(self, payload: bytes = b"") -> None:
-        """Write the handshake's next message."""
-        message = self._noise.writeMessage(payload)
-        self._output.append(len(message).to_bytes(LENGTH_BYTES, "big") + message)
-
-    def _readMessage(self, message: bytes) -> bytes:
-        """
-        Read a handshake message, and learn the peer's key if it brings one.
-
-        @return: its payload.
-        @raise NameOrKeyMismatch: it does not authenticate.
-        @raise HandshakeError: it is malformed, or the peer's key is our own.
-        @see: docs/protocol.md, section 3
-        """
-        try:
-            payload = self._noise.readMessage(message)
-        except TamperedRecord:
-            raise NameOrKeyMismatch(
-                "the handshake does not authenticate: the other side has another "
-                "name= or psk=, or somebody altered it; give both sides the same"
-            ) from None
-        publicKey = self._noise.rs
-        if publicKey is not None:
-            # Whoever sends us our own messages back would pass as ourselves.
-            if publicKey == self._settings.publicKey:
-                raise HandshakeError(
-                    "the peer presents our own static key: this is an echo of "
-                    "ourselves, or two sides share a key file; make one for each"
-                )
-            self.peer = publicKey
-        return payload
-
-    def _split(self) -> tuple[CipherState, CipherState]:
-        """
-        Turn the finished handshake into two ciphers and forget it.
-
-        @return: client to server, server to client.
-        """
-        self.handshakeHash = self._noise.handshakeHash
-        ciphers = self._noise.split()
-        del self._noise
-        return ciphers
 
     def _receiveRecords(self, data: memoryview, events: list[Event]) -> None:
         """

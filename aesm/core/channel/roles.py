@@ -19,11 +19,14 @@ from aesm.core.channel.settings import ChannelSettings, Layer
 from aesm.core.channel.states import State
 from aesm.errors import (
     HandshakeError,
+    NameOrKeyMismatch,
     NoAnswer,
     NotAnAESMPeer,
     NothingSaid,
     OfferRefused,
+    TamperedRecord,
 )
+from aesm.noise import CipherState
 
 __all__ = ["MAX_HELLO", "ClientChannel", "ServerChannel"]
 
@@ -55,7 +58,55 @@ _FOREIGN: Final = {  # first bytes of protocols that often call at a wrong port
 }
 
 
-class ClientChannel(Channel):
+class _Handshake(Channel):
+    """What the roles share: Noise messages, and what they end in."""
+
+    __slots__ = ()
+
+    def _writeMessage(self, payload: bytes = b"") -> None:
+        """Write the handshake's next message."""
+        self._output.append(frame(self._noise.writeMessage(payload)))
+
+    def _readMessage(self, message: bytes) -> bytes:
+        """
+        Read a handshake message, and learn the peer's key if it brings one.
+
+        @return: its payload.
+        @raise NameOrKeyMismatch: it does not authenticate.
+        @raise HandshakeError: it is malformed, or the peer's key is our own.
+        @see: docs/protocol.md, section 3
+        """
+        try:
+            payload = self._noise.readMessage(message)
+        except TamperedRecord:
+            raise NameOrKeyMismatch(
+                "the handshake does not authenticate: the other side has another "
+                "name= or psk=, or somebody altered it; give both sides the same"
+            ) from None
+        publicKey = self._noise.rs
+        if publicKey is not None:
+            # Whoever sends us our own messages back would pass as ourselves.
+            if publicKey == self._settings.publicKey:
+                raise HandshakeError(
+                    "the peer presents our own static key: this is an echo of "
+                    "ourselves, or two sides share a key file; make one for each"
+                )
+            self.peer = publicKey
+        return payload
+
+    def _split(self) -> tuple[CipherState, CipherState]:
+        """
+        Turn the finished handshake into two ciphers and forget it.
+
+        @return: client to server, server to client.
+        """
+        self.handshakeHash = self._noise.handshakeHash
+        ciphers = self._noise.split()
+        del self._noise
+        return ciphers
+
+
+class ClientChannel(_Handshake):
     """The Noise initiator's side."""
 
     __slots__ = ("_reply",)
@@ -69,11 +120,9 @@ class ClientChannel(Channel):
         super().__init__(settings)
         offer, self.suite = next(iter(settings.offers.items()))
         self._noise = settings.handshake(self.suite, initiator=True)
-        self._output.append(frame(offer))
-        self._writeMessage()
-        self._reply = self._noise.protocol.messageLengths[
-            1
-        ]  # of message 2: its only one
+        message = self._noise.writeMessage()
+        self._reply = self._noise.messageLength()  # of message 2: its only one
+        self._output = [frame(offer), frame(message)]
 
     def _receiveHandshake(self, data: memoryview, events: list[Event]) -> int:
         """Take message 2, or a refusal."""
@@ -150,7 +199,7 @@ class ClientChannel(Channel):
         )
 
 
-class ServerChannel(Channel):
+class ServerChannel(_Handshake):
     """The Noise responder's side."""
 
     __slots__ = ()
