@@ -177,12 +177,7 @@ class ClientParser:
 def _options(
     known: tuple[str, ...], args: tuple[str, ...], kwargs: dict[str, str]
 ) -> tuple[str, dict[str, Any]]:
-    """
-    Check what a string has, with and without keywords.
-
-    @return: the endpoint inside, and the other keywords.
-    @raise ValueError: the string is wrong; says how to put it right.
-    """
+    """Check what a string has: the endpoint inside, and the other keywords."""
     for word, value in kwargs.items():
         if word not in known:
             raise ValueError(f"aesm: {_unknown(word, known)}")
@@ -203,11 +198,7 @@ def _options(
 
 
 def _number(word: str, value: str) -> Any:
-    """
-    Read the number of a keyword.
-
-    @raise ValueError: it is none.
-    """
+    """Read the number of a keyword."""
     try:
         return _NUMBERS[word](value)
     except ValueError:
@@ -233,10 +224,7 @@ def _unknown(word: str, known: tuple[str, ...]) -> str:
 
 
 def _loadKey(options: dict[str, Any]) -> dict[str, Any]:
-    """
-    Turn options as in a string into those of L{aesm.secure}, which reads all files
-    but that of the key.
-    """
+    """Turn options as in a string into those of L{aesm.secure}, and load the key."""
     from aesm.trust.keys import PrivateKey
 
     if "key" in options:

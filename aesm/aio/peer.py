@@ -219,11 +219,7 @@ class Peer:
         return self._stream.reason
 
     def _submit(self, data: Message) -> asyncio.Future[None]:
-        """
-        Send.
-
-        @return: done once the peer has it; at once, if it was not accepted.
-        """
+        """Send; done once the peer has it, and at once if it was not accepted."""
         sent = self._sendData(data)
         self._unsettled += 1
         future: asyncio.Future[None] = self._reactor.loop.create_future()

@@ -228,11 +228,7 @@ class Server:
             raise
 
     async def _handle(self, connection: messages.Connection) -> None:
-        """
-        Let the coroutine of a client run; this one is Twisted's.
-
-        @see: L{aesm.messages.handling}
-        """
+        """Let the coroutine of a client run; this one is Twisted's."""
         if self._isEnding:
             connection.closeWith(CloseCode.GOING_AWAY, "going away")
             return

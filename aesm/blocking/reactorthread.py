@@ -316,11 +316,7 @@ class ReactorThread:
             self._setResult(Failure(_stoppedError()), future)
 
     def _goOn(self, what: str) -> None:
-        """
-        Go to the next state.
-
-        @param what: what has happened, as in L{REACTOR_TRANSITIONS}.
-        """
+        """Go where L{REACTOR_TRANSITIONS} says."""
         self.state = REACTOR_TRANSITIONS[self.state, what]
 
     def _closeAll(self) -> Deferred[Any]:
@@ -328,11 +324,7 @@ class ReactorThread:
         return DeferredList([one.end(EXIT_DEADLINE) for one in list(self._open)])
 
     def _makeCalls(self, number: int) -> None:
-        """
-        Make the calls that were submitted.
-
-        @param number: of the wake-up.
-        """
+        """Make the calls that were submitted up to a wake-up."""
         # First: a call that is submitted after this wakes the reactor again.
         self._awake = max(self._awake, number)
         for _ in range(len(self._calls)):  # what these submit has its own turn
@@ -342,7 +334,7 @@ class ReactorThread:
 
     def _setResult(self, result: object, future: Future[Any]) -> None:
         """
-        Hand a result back, unless the future has failed because the reactor stopped.
+        Hand a result back, unless the reactor has stopped and so failed the future.
         """
         try:
             self._pending.remove(future)

@@ -74,9 +74,7 @@ class StandardLog:
 
     def _isAlone(self, observers: list[StandardLog]) -> bool:
         """
-        Tell whether nobody has begun Twisted's logging, nor listens to it.
-
-        @param observers: those of ours.
+        Tell whether nobody but ours has begun Twisted's logging, nor listens to it.
         """
         # Twisted does not tell in public.  While logging has not begun, a temporary
         # observer keeps events for those who begin it.  That is gone, and the new ones

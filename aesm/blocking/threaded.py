@@ -278,12 +278,7 @@ class ThreadedClientService(ClientService):
 
 
 def _forbidDeferred(instead: str) -> None:
-    """
-    Refuse a Deferred, which belongs to the reactor's thread, to another one.
-
-    @param instead: what to call there.
-    @raise RuntimeError: this is one.
-    """
+    """Refuse a Deferred, which belongs to the reactor's thread, to another one."""
     if not isInIOThread():
         raise RuntimeError(
             f"this Deferred is for the reactor's thread: call {instead} in yours"

@@ -298,8 +298,7 @@ class _Attempt(SecureFactory, ConnectionOwner):
         self, addr: IAddress | None
     ) -> IProtocol:
         """
-        Build the protocol on the raw transport; one that hangs up if nobody waits any
-        more, or two addresses have taken the connection.
+        Build the protocol on the raw transport; once, and only while somebody waits.
         """
         if self._result is None or self._secure is not None:
             return HangUp()
@@ -400,10 +399,7 @@ class _Attempt(SecureFactory, ConnectionOwner):
         self._settle(Failure(reason))
 
     def keeps(self, connection: Connection, code: int | None = None) -> bool:
-        """
-        Tell whether a session outlives the transport under it: if there is a keeper,
-        and the server has not ended it.
-        """
+        """Tell whether there is a keeper, and the server has not ended the session."""
         return (
             self._keeper is not None
             and connection.session.name != ""
@@ -452,9 +448,7 @@ class _Attempt(SecureFactory, ConnectionOwner):
 
     def _remember(self, announced: str) -> None:
         """
-        Have the trust policy remember the server's next key.
-
-        @param announced: the key in text form, or C{""}.
+        Have the trust policy remember the server's next key, if it has announced one.
         """
         if not announced or not INextKeys.providedBy(self._trust):
             return
@@ -470,8 +464,7 @@ class _Attempt(SecureFactory, ConnectionOwner):
 
     def _cbConnected(self, ours: object) -> None:
         """
-        Fail, if the endpoint says that it has connected and has built no protocol:
-        nothing else ever would.
+        Fail, if the endpoint says that it has connected and has built no protocol.
         """
         if self._secure is None:
             self._settle(

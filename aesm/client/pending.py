@@ -196,11 +196,7 @@ class MessageQueue:
         return request
 
     def _append(self, message: QueuedMessage) -> SendBufferFull | None:
-        """
-        Add a message to the end.
-
-        @return: None, or why it was not.
-        """
+        """Add a message to the end; return why not, if there is no room."""
         if self._cost + message.cost > self._limit:
             return SendBufferFull(
                 f"{self._cost} of {self._limit} bytes wait for a connection already: "

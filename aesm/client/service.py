@@ -381,12 +381,7 @@ class ClientService(Service):
     # The machine
 
     def _move(self, event: str) -> ServiceState:
-        """
-        Go where an event leads to.
-
-        @return: where we were.
-        @raise KeyError: it cannot happen there: our mistake.
-        """
+        """Go where an event leads to, and return where we were."""
         before = self._state
         self._state = SERVICE_TRANSITIONS[before, event]
         return before
@@ -456,10 +451,8 @@ class ClientService(Service):
 
     def _retry(self, reason: BaseException, accepted: bool) -> None:
         """
-        Try again later after a failure that may pass, and stop at any other.
-
-        @param accepted: whether there was a connection; else an attempt has failed,
-            which those are told who wait for no more of them.
+        Try again later after a failure that may pass, of an attempt or of what was
+        accepted.
         """
         if not isTransient(reason):
             said = "stopped, since trying again would not help: {reason}"
@@ -499,7 +492,7 @@ class ClientService(Service):
 
     def _letGo(self) -> None:
         """
-        Stop whatever is under way; C{_gone} follows, now or with the connection's end.
+        Stop what is under way; C{_gone} follows, now or with the connection's end.
         """
         connection, attempt, timer = self._connection, self._attempt, self._timer
         self._attempt = self._timer = None
@@ -524,9 +517,7 @@ class ClientService(Service):
 
     def _cbGone(self, result: Any) -> None:
         """
-        Be stopped, or start again; then tell those who stopped us.
-
-        @param result: None, or why the spool could not be written.
+        Be stopped, or start again; tell those who stopped us, also of a failing spool.
         """
         self._move("gone")
         if self._state is _S.WAITING:
@@ -539,9 +530,8 @@ class ClientService(Service):
 
     def _restore(self, restored: Loaded) -> None:
         """
-        Go on with what was in the spool.
-
-        @param restored: connections, each with whether its session is over.
+        Go on with what was in the spool: connections, and whether their session is
+        over.
         """
         retrieved = self.retrieved
         for connection, over in restored:

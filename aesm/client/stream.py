@@ -155,9 +155,8 @@ class SessionStream(Sequence[Packet], Watch):
 
     def _ebEnded(self, failure: Failure) -> None:
         """
-        Wait for the next stream, or for somebody to ask.
-
-        @param failure: L{ConnectionClosed}, or that nobody waits any more.
+        Wait for the next stream, or for somebody to ask: this one ended, or nobody
+        waits.
         """
         failure.trap(ConnectionClosed, CancelledError)
         self._asked = None

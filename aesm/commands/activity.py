@@ -200,9 +200,7 @@ class ActivityFile:
 
     def _cannotWrite(self, error: OSError, data: bytes, entry: bytes) -> None:
         """
-        Keep what must follow what was written.
-
-        @param data: what was not written, up to the end of C{entry}.
+        Keep what must follow what was written: the rest of C{data}, up to its C{entry}.
         """
         if len(data) < len(entry):
             self._wrote(entry, data)  # else it would be half a line for ever
@@ -233,8 +231,8 @@ class ActivityFile:
 
     def _readEnd(self) -> None:
         """
-        See how a file ends that is not as we left it: what is written in part is not
-        completed any more, and what its last entry is goes before what we know.
+        See how a file ends that is not as we left it, and that what follows is
+        readable.
         """
         if self._rest:
             missing = self._missing + 1

@@ -52,11 +52,7 @@ _COMMANDS = (
 
 
 def _load(home: str) -> Command:
-    """
-    Make a subcommand, and load what it needs.
-
-    @param home: its module and its class.
-    """
+    """Make a subcommand from its module and class, and load what it needs."""
     module, name = home.split(".")
     made = getattr(import_module(f"aesm.commands.{module}"), name)()
     return cast(Command, made)

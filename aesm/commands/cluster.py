@@ -121,13 +121,7 @@ class ClusterOptions(Command):
         return 0
 
     async def _linesOf(self, engine: Engine) -> list[str]:
-        """
-        Do it, with an engine that can be used.
-
-        @return: what to print.
-        @raise NotDone: there is no such node.
-        @raise SpoolError: it cannot be done now.
-        """
+        """Do it, with an engine that can be used, and return what to print."""
         from aesm.cluster.overview import drain, overviewOf
 
         if self.node is None:

@@ -261,9 +261,7 @@ class AESMService(Service):
 
     def _inherit(self) -> Deferred[None]:
         """
-        Take over from the process that runs, if there is one.
-
-        @return: fires when we can listen; fails with L{CannotTakeOver}.
+        Take over from the process that runs, if there is one; fires when we can listen.
         """
         predecessor = self._predecessor = self._factory.predecessor(self._gone)
         endpoint = UNIXClientEndpoint(self._reactor, cast(str, self._handover))
@@ -305,11 +303,7 @@ class AESMService(Service):
         return failure
 
     def _gone(self, isOurs: bool) -> None:
-        """
-        The former process is gone.
-
-        @param isOurs: whether we have taken over from it.
-        """
+        """The former process is gone, whether we have taken over from it or not."""
         self._isHeir = False
         if isOurs:
             self._awaitHeirs()
@@ -342,8 +336,8 @@ class AESMService(Service):
 
     def _cbListening(self, server: Server) -> None:
         """
-        Begin the activity log, say where clients find the server, and that it is there,
-        once it is; and the process from which we take over that we listen.
+        Begin the activity log, and tell clients, and from whom we take over, that we
+        listen.
         """
         if self._activityLog is not None:
             self._activityLog.started(upgrade=self._isHeir)
@@ -408,11 +402,7 @@ class AESMService(Service):
         )
 
     def _drain(self, over: float, reason: str) -> None:
-        """
-        End the server, clients first.
-
-        @see: L{aesm.status.actions.Drain}
-        """
+        """End the server, clients first, as L{aesm.status.actions.Drain}."""
         self._notifier.stopping(self._factory.draining.time(over))
         drained = self.server.stop(reason, spread=over)
         drained.addErrback(self._ebNotWritten)
@@ -425,9 +415,7 @@ class AESMService(Service):
 
     def _openForOperators(self) -> Deferred[None]:
         """
-        Open the control socket and the status page.
-
-        @return: fires when both are open, or fails; the log says why.
+        Open the control socket and the status page; if that fails, the log says why.
         """
         opening = [each.open() for each in (self._control, self._page) if each]
         opened = gatherResults(opening, consumeErrors=True)
@@ -437,11 +425,7 @@ class AESMService(Service):
         """Go on all the same: clients are there, and the log has said why."""
 
     def _closeForOperators(self, result: object = None) -> Deferred[None]:
-        """
-        Close them.
-
-        @return: fires when all who are there have their answers.
-        """
+        """Close them; fires when all who are there have their answers."""
         closing = [each.close() for each in (self._control, self._page) if each]
         return gatherResults(closing).addCallback(lambda results: None)
 
@@ -490,12 +474,7 @@ def clientLine(address: IAddress, publicKey: str, options: Sequence[str]) -> str
 
 @implementer(IStreamServerEndpoint)
 class _ReportingEndpoint:
-    """
-    An endpoint that says why it cannot listen.
-
-    @ivar text: what the operator calls it.
-    @ivar port: what listens, once it does.
-    """
+    """An endpoint that says why it cannot listen, and keeps what listens."""
 
     def __init__(self, text: str, endpoint: IStreamServerEndpoint) -> None:
         self.port: Any
@@ -507,11 +486,7 @@ class _ReportingEndpoint:
         self._endpoint = endpoint
 
     def listen(self, protocolFactory: IProtocolFactory) -> Deferred[IListeningPort]:
-        """
-        Listen.
-
-        @see: C{twisted.internet.interfaces.IStreamServerEndpoint}
-        """
+        """Listen."""
         listening = listenOn(self._endpoint, protocolFactory)
         return listening.addCallbacks(self._cbListening, self._ebCannotListen)
 

@@ -69,11 +69,7 @@ class _FileCommand(ClientCommand):
     ]
 
     def postOptions(self) -> None:
-        """
-        Check the options.
-
-        @raise usage.UsageError: they contradict each other, or one is missing.
-        """
+        """Check the options."""
         super().postOptions()
         listening = self["listen"] is not None
         if listening == (self.endpoint is not None):
@@ -90,11 +86,8 @@ class _FileCommand(ClientCommand):
 
     def clientOptions(self) -> dict[str, Any]:
         """
-        Make what both L{connect<aesm.client.connect.connect>} and C{listen} take.
-
-        Whichever side listens, people have one key, which is the one that they compare.
-
-        @raise KeyFileError: the key's file cannot be used.
+        Make what both C{connect} and C{listen} take: people have one key, which they
+        compare.
         """
         options = super().clientOptions()
         if options["key"] is None:
@@ -117,11 +110,7 @@ class _FileCommand(ClientCommand):
         return self.transfer(meeting)
 
     async def transfer(self, meeting: _Meeting) -> int:
-        """
-        Do it.
-
-        @return: the exit status.
-        """
+        """Do it, and return the exit status."""
         raise NotImplementedError
 
 
@@ -208,11 +197,7 @@ class ReceiveOptions(_FileCommand):
 
 
 def _checkFile(path: Path) -> None:
-    """
-    Look at a file before anybody is troubled.
-
-    @raise usage.UsageError: it cannot be sent.
-    """
+    """Look at a file before anybody is troubled."""
     if path.is_dir():
         archive = shlex.quote(f"{path.name or 'all'}.tar")
         raise usage.UsageError(
@@ -228,11 +213,7 @@ def _checkFile(path: Path) -> None:
 
 
 class _Sending:
-    """
-    The files that are still to be sent.
-
-    @ivar failed: whether one of them could not be.
-    """
+    """The files that are still to be sent; C{failed} if one of them could not be."""
 
     def __init__(self, files: Sequence[str], progress: Lines) -> None:
         self.failed = False
@@ -241,10 +222,7 @@ class _Sending:
 
     async def run(self, connection: Requester) -> None:
         """
-        Send what is left, and say that it is all.
-
-        @raise ConnectionClosed: the connection is over first; C{run} may be called
-            again with another.
+        Send what is left, and say that it is all; after a cut it may be called again.
         """
         while self._files:
             path = self._files[0]
@@ -286,12 +264,7 @@ class _Sending:
 
 
 class _Receiving(FileReceiver):
-    """
-    Takes files until somebody says that there are no more.
-
-    @ivar failed: whether one of them could not be received.
-    @ivar ended: fires then.
-    """
+    """Takes files until C{ended} fires: the other side says that there are no more."""
 
     def __init__(self, directory: Path, meeting: _Meeting) -> None:
         super().__init__(directory, progress=meeting.progress)
@@ -343,11 +316,7 @@ class _Receiving(FileReceiver):
 
 
 class _Callers(MessageHandler):
-    """
-    Sends to those who come, one after another, until one of them has all.
-
-    @ivar sent: fires then.
-    """
+    """Sends to those who come, one after another, until C{sent} fires: one has all."""
 
     def __init__(self, sending: _Sending, meeting: _Meeting) -> None:
         self.sent: Deferred[None] = Deferred()
@@ -380,11 +349,7 @@ class _Callers(MessageHandler):
 
 @implementer(IClientObserver)
 class _Meeting:
-    """
-    How the two come together; the observer of whoever dials.
-
-    @ivar progress: shows how far files are, and says what is to be said.
-    """
+    """How the two come together; the observer of whoever dials."""
 
     def __init__(self, reactor: Any, options: dict[str, Any], progress: Lines) -> None:
         self.progress = progress
@@ -463,12 +428,7 @@ class _Meeting:
     async def _listen(
         self, endpoint: str, handler: object, other: str, **more: Any
     ) -> Server | None:
-        """
-        Listen, and say how the other side gets here.
-
-        @param other: what is run there.
-        @return: None after telling the user why that is not possible.
-        """
+        """Listen, and say how the other side gets here; None after saying why not."""
         try:
             server = await listen(
                 self._reactor, endpoint, handler=handler, **self._options, **more

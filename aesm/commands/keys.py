@@ -149,9 +149,5 @@ class KnownOptions(Command):
 
 
 def _keyFile(file: str | None) -> Path:
-    """
-    Say where a private key is.
-
-    @param file: what the user says; None for the key of C{aesm connect}.
-    """
+    """Say where a private key is: where the user says, or that of C{aesm connect}."""
     return stateDirectory() / "client.key" if file is None else expanded(file)

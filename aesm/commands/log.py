@@ -107,11 +107,7 @@ class LogOptions(Command):
         return map(asJSON if self["json"] else shown, self.query.of(entries))
 
     def _moment(self, option: str) -> float | None:
-        """
-        Read an option's time, if it is given.
-
-        @raise usage.UsageError: it is none.
-        """
+        """Read an option's time, if it is given."""
         if self[option] is None:
             return None
         try:

@@ -112,10 +112,7 @@ class _ErrorWriter:
 
 
 def _writeNow(file: TextIO, line: str) -> None:
-    """
-    Write past Python's buffer: what that cannot get rid of it would try again at the
-    end, and exit with a status of its own.
-    """
+    """Write past Python's buffer, which would try what failed again at the end."""
     try:
         descriptor = file.fileno()
     except OSError:  # it is a file in memory

@@ -103,9 +103,7 @@ def jsonLine(event: LogEvent) -> str | None:
 
 def _isColoured() -> bool:
     """
-    Tell whether whoever reads standard error wants colours.
-
-    @see: U{https://no-color.org}
+    Tell whether whoever reads standard error wants colours (U{https://no-color.org}).
     """
     return (
         os.isatty(STANDARD_ERROR)

@@ -109,9 +109,7 @@ class Notifier:
 
     def _watchdogPeriod(self) -> float | None:
         """
-        Tell within how many seconds the server must say that it is alive.
-
-        @return: None if that is asked of nobody, or of another process.
+        Tell within how many seconds to say that we are alive; None if nobody asks us.
         """
         period, process = self._watchdog
         # Not earlier: twistd in the background is another process than it was.
@@ -126,12 +124,7 @@ class Notifier:
             self._described = description
 
     def _tell(self, what: str, patience: float = 0.0) -> bool:
-        """
-        Send a datagram, if somebody listens.
-
-        @param patience: seconds to wait for room.
-        @return: whether it was sent.
-        """
+        """Send a datagram, if somebody listens who has room for it in time."""
         if self._socket is None:
             return False
         address = self._path

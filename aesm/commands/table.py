@@ -34,10 +34,7 @@ Row = dict[str, Any]
 
 class _Column(NamedTuple):
     """
-    A column of the table.
-
-    @ivar show: gives the text of a row.
-    @ivar rank: which columns go first where there is no room: the largest.
+    A column: C{show} gives a row's text, the largest C{rank} stays where room is short.
     """
 
     title: str

@@ -309,12 +309,7 @@ class ServerOptions(usage.Options):
         return makers[self["handler"]]
 
     def _controlSocket(self) -> str | None:
-        """
-        Say where the control socket is to be.
-
-        @raise KeyFileError: nobody knows, since this user has no home.
-        @raise usage.UsageError: the options contradict each other.
-        """
+        """Say where the control socket is to be."""
         given = self["control"]
         if self["no-control"]:
             if given is not None:
@@ -325,11 +320,7 @@ class ServerOptions(usage.Options):
         return _absolute(str(stateDirectory() / CONTROL_FILE))
 
     def _number(self, option: str) -> int | float:
-        """
-        Read a number.
-
-        @return: the number; the factory checks its range.
-        """
+        """Read a number, the range of which the factory checks."""
         kind: type[int] | type[float] = _NUMBERS[option]
         try:
             return kind(self[option])
@@ -340,11 +331,7 @@ class ServerOptions(usage.Options):
             ) from None
 
     def _openLog(self, path: str) -> ActivityFile:
-        """
-        Open the activity log.
-
-        @raise NotUsable: it cannot be written to.
-        """
+        """Open the activity log."""
         # Only twistd has this option: what else runs us does not leave.
         leaves = self.parent is not None and not self.parent.get("nodaemon", True)
         if path == "-" and leaves:
@@ -410,13 +397,7 @@ def _makers() -> dict[str, IMessageHandlerMaker]:
 def _endpoint(
     option: str, text: str, parse: Callable[[object, str], IStreamServerEndpoint]
 ) -> IStreamServerEndpoint:
-    """
-    Parse an endpoint's string.
-
-    @param option: what it was given with.
-
-    @raise usage.UsageError: it stands for none.
-    """
+    """Parse an endpoint's string, which was given with an option."""
     from twisted.internet import reactor
 
     try:
@@ -447,12 +428,7 @@ def _absolute(path: str) -> str:
 
 
 def _checkSpool(path: str) -> None:
-    """
-    See whether a spool can be opened, while the operator looks on: the server opens
-    it once it is in the background, where C{twistd} may put it.
-
-    @raise NotUsable: it cannot; says why.
-    """
+    """See whether a spool can be opened, while the operator looks on."""
     try:
         SpoolFile(expanded(path), full=False).close()
     except SpoolError as error:

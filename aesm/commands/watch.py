@@ -65,11 +65,7 @@ def watch(ask: Ask, asJSON: bool) -> int:
 
 
 def _shown(ask: Ask, asJSON: bool) -> list[str]:
-    """
-    Ask, and write the answer.
-
-    @return: lines, no more than the terminal has.
-    """
+    """Ask, and write the answer in no more lines than the terminal has."""
     size = None if asJSON else _size()
     if size is None:
         answer = ask(None)
@@ -95,12 +91,7 @@ def _size() -> os.terminal_size | None:
 
 @contextmanager
 def _screen(isTerminal: bool) -> Iterator[Callable[[list[str]], None]]:
-    """
-    Have a screen of one's own in the meantime, if there is a terminal.
-
-    @return: shows lines, in the place of the former ones or, where there is no
-        terminal, below them.
-    """
+    """Have a screen meanwhile, if there is a terminal; gives what shows lines there."""
     if not isTerminal:
         yield _writeAll
         return

@@ -475,9 +475,7 @@ class Channel:
 
     async def _fill(self, size: int, seconds: float) -> bool:
         """
-        Read records until so much of the stream is there.
-
-        @return: False if it ends before.
+        Read records until so much of the stream is there; False if it ends before.
         """
         while len(self.stream) < size:
             record = await self.record(seconds)

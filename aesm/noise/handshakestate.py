@@ -271,12 +271,8 @@ class SymmetricState:
 
     def _hkdf(self, material: bytes, outputs: int) -> tuple[bytes, bytes, bytes]:
         """
-        C{HKDF()}: RFC 5869 with the chaining key as salt and no info.
-
-        @param material: 0 or 32 bytes.
-        @param outputs: 2 or 3.
-        @return: so many keys of C{HASHLEN} bytes; without a third one, C{b""} for it.
-        @see: Noise rev. 34, section 4.3
+        C{HKDF()}, of Noise section 4.3: RFC 5869, the chaining key as salt, 2 or 3
+        outputs.
         """
         algorithm, length = self._hash.algorithm, self._hash.length
         keys = HKDF(algorithm, outputs * length, self._ck, None).derive(material)
@@ -401,11 +397,7 @@ class HandshakeState:
                 self._mixPublic(name, public)
 
     def _checkNeeds(self, keys: Mapping[str, object]) -> None:
-        """
-        Check that the keys are there that the pattern needs, and no others.
-
-        @raise ValueError: one is missing or superfluous.
-        """
+        """Check that the keys are there that the pattern needs, and no others."""
         protocol = self.protocol
         needed = (
             protocol.initiatorNeeds if self.isInitiator else protocol.responderNeeds
@@ -422,13 +414,7 @@ class HandshakeState:
             raise ValueError(f"the {role} of {protocol.name} {problem}")
 
     def _checkPSKs(self, psks: Iterable[BytesLike]) -> list[bytes]:
-        """
-        Check the pre-shared keys.
-
-        @return: as many as the pattern takes.
-        @raise ValueError: there are more or fewer, or one has a wrong length.
-        @raise TypeError: they are not a sequence of keys.
-        """
+        """Check that there are as many pre-shared keys as the pattern takes."""
         # One key alone would be taken for 32 keys, each of them a number.
         if isinstance(psks, (bytes, bytearray, memoryview, str)):
             raise TypeError("psks is a sequence of keys: for one key, (key,)")
@@ -564,11 +550,8 @@ class HandshakeState:
 
     def _takeTurn(self, verb: str) -> tuple[str, ...]:
         """
-        Check that a call is in turn.
-
-        @param verb: C{"write"} or C{"read"}.
-        @return: the tokens of the next message.
-        @raise RuntimeError: it is not.
+        Check that this is the time to C{"write"} or C{"read"}; return the message's
+        tokens.
         """
         if self._over or self.finished:
             raise RuntimeError(f"{verb}Message: {self._over or _FINISHED}")
@@ -588,11 +571,7 @@ class HandshakeState:
             self._handshakeHash = self._symmetric.h
 
     def _end(self, why: str) -> None:
-        """
-        Forget the handshake's secrets.
-
-        @param why: what later calls are told.
-        """
+        """Forget the handshake's secrets, and tell later calls why."""
         self._over = why
         self._local.clear()
         del self._symmetric, self._psks, self._kem
@@ -605,12 +584,7 @@ class HandshakeState:
         self._remote.clear()
 
     def _write(self, tokens: tuple[str, ...], payload: bytes) -> bytes:
-        """
-        Make a message.
-
-        @raise HandshakeError: a key of the peer is invalid.
-        @see: Noise rev. 34, section 5.3; Noise HFS rev. 1, section 4
-        """
+        """Make a message (Noise rev. 34, section 5.3; Noise HFS rev. 1, section 4)."""
         symmetric, local, kem = self._symmetric, self._local, self._kem
         parts = []
         for token in tokens:
@@ -638,13 +612,8 @@ class HandshakeState:
 
     def _read(self, tokens: tuple[str, ...], message: bytes) -> bytes:
         """
-        Take a message.
-
-        @param message: at least as long as the tokens need.
-        @return: the payload.
-        @raise HandshakeError: a key in it is invalid.
-        @raise TamperedRecord: it does not authenticate.
-        @see: Noise rev. 34, section 5.3; Noise HFS rev. 1, section 4
+        Take a message (Noise, as above) that is as long as its tokens need at the
+        least.
         """
         symmetric, remote = self._symmetric, self._remote
         start = 0
@@ -668,10 +637,8 @@ class HandshakeState:
 
     def _mixPublic(self, name: str, public: bytes) -> None:
         """
-        Mix a public key that was sent in clear, or is known before.
-
-        @param name: C{"e"} or C{"s"}.
-        @see: Noise rev. 34, section 9.2
+        Mix a public key, C{"e"} or C{"s"}, that was sent in clear or is known (section
+        9.2).
         """
         self._symmetric.mixHash(public)
         # A pre-shared key alone would give the same cipher key in each handshake, and
@@ -681,11 +648,8 @@ class HandshakeState:
 
     def _mixSecret(self, token: str) -> None:
         """
-        Mix what both sides know without sending anything.
-
-        @param token: C{"psk"}, or C{"ee"}, C{"es"}, C{"se"}, C{"ss"}: the initiator's
-            key, then the responder's.
-        @raise HandshakeError: a key of the peer is invalid.
+        Mix a pre-shared key (C{"psk"}), or the DH of the initiator's key and the
+        responder's.
         """
         if token == "psk":
             self._symmetric.mixKeyAndHash(next(self._psks))

@@ -38,9 +38,6 @@ def announce(address: IAddress, publicKey: PublicKey, isOpen: bool) -> None:
 
 
 def _isLocal(address: IAddress) -> bool:
-    """
-    Tell whether only this machine can reach an address: a loopback address, or no
-    network address at all.
-    """
+    """Tell whether only this machine can reach an address."""
     host = getattr(address, "host", None)
     return host is None or ip_address(host.partition("%")[0]).is_loopback

@@ -135,10 +135,8 @@ class HostEndpoint:
 
     def _sorted(self, addresses: list[IAddress]) -> list[IAddress]:
         """
-        Sort addresses: those to be avoided come last, the latest behind all others.
-
-        Those that the name no longer has are forgotten, as where a name's addresses
-        change all the time.
+        Sort addresses, those to be avoided last; of these, forget what the name has no
+        more.
         """
         hosts = {getattr(address, "host", "") for address in addresses}
         avoided = [host for host in self._avoided if host in hosts]
@@ -154,8 +152,7 @@ class HostEndpoint:
 @implementer(IHostnameResolver)
 class _Resolving:
     """
-    A reactor, but for its name resolver: that gives addresses in our order, and leaves
-    no thread behind that keeps a process from ending while a look-up hangs.
+    A reactor, but for its resolver, which gives our order and leaves no thread behind.
     """
 
     def __init__(
@@ -183,11 +180,7 @@ class _Resolving:
         addressTypes: Sequence[type[IAddress]] | None = None,
         transportSemantics: str = "TCP",
     ) -> IHostResolution:
-        """
-        Look a name up.
-
-        @see: C{IHostnameResolver.resolveHostName}
-        """
+        """Look a name up."""
         resolver = self._reactor.nameResolver
         if isinstance(resolver, GAIResolver):  # Twisted's own, on the reactor's threads
             resolver = GAIResolver(self._reactor, cast(Any, _Threads))

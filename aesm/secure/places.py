@@ -182,12 +182,7 @@ class Places:
         self._pending.discard(secure)
 
     def _bound(self, host: str | None, most: int) -> None:
-        """
-        Keep a host to its share of the handshakes: a quarter, or what it has of the
-        places.
-
-        @param most: handshakes of all.
-        """
+        """Keep a host to a quarter of the handshakes, or what it has of the places."""
         if host is not None:
             places = most * self.maxPerHost // self.maxConnections
             while self._pending.count(host) > max(most // SHARE, places):

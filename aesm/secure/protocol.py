@@ -338,11 +338,7 @@ class SecureProtocol:
                 self._opened()
 
     def _begin(self) -> bool:
-        """
-        Listen to the peer's first bytes, unless the factory would rather not.
-
-        @return: whether the channel is to have them.
-        """
+        """Listen to the peer's first bytes, unless the factory would rather not."""
         if self.phase is not Phase.SILENT:
             return False
         self._move("peerBegan")
@@ -376,11 +372,7 @@ class SecureProtocol:
                 self.secureTransport.readLater()
 
     def _ebRefused(self, failure: Failure) -> None:
-        """
-        Turn the peer away.
-
-        @param failure: an L{AESMError}, or a bug of who decides.
-        """
+        """Turn the peer away, for an L{AESMError} or a bug of who decides."""
         if not self._decided():
             return
         reason = failure.value
@@ -392,11 +384,7 @@ class SecureProtocol:
         self._refuse()
 
     def _decided(self) -> bool:
-        """
-        Read on after a decision.
-
-        @return: whether it still matters.
-        """
+        """Read on after a decision, if that still matters."""
         if self.phase is not Phase.DECISION:
             return False
         self._decision = None
@@ -427,10 +415,8 @@ class SecureProtocol:
 
     def _refuse(self) -> None:
         """
-        Send a refusal, if there is one for the peer, and let it read that: closing at
-        once could reset the connection before it has.
-
-        @see: docs/protocol.md, sections 2 and 3
+        Send a refusal, if there is one, and let the peer read it before a reset can
+        come.
         """
         refusal = self.channel.takeOutput()  # a channel that failed has none else
         if not refusal:
@@ -444,8 +430,8 @@ class SecureProtocol:
 
     def _settle(self, reason: AESMError) -> None:
         """
-        Settle why the connection is over, unless that is settled already, and tell the
-        factory if it waits to hear how the handshake came out.
+        Settle why the connection is over, unless it is; the factory hears how we
+        opened.
         """
         if self._reason is None:
             self._reason = Failure(reason)
@@ -515,12 +501,7 @@ class SecureProtocol:
     # Phase and timer
 
     def _move(self, what: str) -> bool:
-        """
-        Go where the table says.
-
-        @param what: what happened.
-        @return: whether that is somewhere else.
-        """
+        """Go where the table says; tell whether that is somewhere else."""
         former = self.phase
         self.phase = PHASE_TRANSITIONS[former, what]
         return self.phase is not former
@@ -538,8 +519,7 @@ class SecureProtocol:
 
     def _timedOut(self) -> None:
         """
-        The handshake took too long; or the peer did not end its direction, or did not
-        read, in time.
+        The handshake took too long; or the peer did not end, or did not read, in time.
         """
         self._timer = None
         if not self._told:

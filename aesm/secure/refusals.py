@@ -94,12 +94,7 @@ def kindOf(reason: AESMError) -> Kind:
 
 class _Host:
     """
-    What is remembered of a host.
-
-    @ivar last: tells of the last of those that are not told yet.
-    @ivar told: when it last had a line.
-    @ivar wait: seconds from then until it may have the next.
-    @ivar untold: what was refused meanwhile.
+    A host: who tells of its last that is untold, how many, and when it may have a line.
     """
 
     __slots__ = ("last", "told", "untold", "wait")

@@ -365,8 +365,7 @@ class SecureTransport:
 
     def _endIfDone(self) -> None:
         """
-        End our direction, unless a producer has yet to finish; close when the
-        peer has ended its own direction.
+        End our direction, unless a producer goes on; close when the peer has ended.
         """
         if self.producing:
             return
@@ -381,10 +380,7 @@ class SecureTransport:
         self._secure.end()
 
     def _peerEnded(self) -> None:
-        """
-        The peer has ended its direction: a protocol that knows of half-closed
-        connections goes on, any other is done.
-        """
+        """The peer has ended: a protocol that knows half-closed connections goes on."""
         if self.disconnecting:
             self._endIfDone()
             return
@@ -447,16 +443,9 @@ classImplements(SecureTransport, ITransport, IConsumer, IPushProducer)
 
 @implementer(IPushProducer)
 class _Puller:
-    """
-    Makes a push producer of a pull producer: asks it for more in each turn of
-    the event loop in which the raw transport takes more.
-    """
+    """Makes a push producer of a pull producer, which is asked in each turn."""
 
     def __init__(self, secure: SecureProtocol, producer: IPullProducer) -> None:
-        """
-        @param secure: ends if the producer fails.
-        @param producer: is asked.
-        """
         self._secure = secure
         self._producer = producer
         self._call: IDelayedCall | None = None

@@ -178,11 +178,7 @@ class ServerFactory(WrappingFactory):
     def _cbAuthorized(
         self, name: str | None, secure: SecureProtocol, publicKey: PublicKey
     ) -> None:
-        """
-        Let in whose key is authorized, if there is room or somebody makes room.
-
-        @raise Refused: there is none (1013).
-        """
+        """Let in whose key is authorized, if there is room or somebody makes room."""
         host = hostOfPeer(secure.transport.getPeer())
         refusal = self._places.refusal(host, publicKey)
         if refusal is not None:
@@ -233,8 +229,8 @@ class ServerFactory(WrappingFactory):
 
     def _reloadKeys(self, policy: AuthorizedKeys) -> None:
         """
-        Read the authorized keys again if their file has changed, and disconnect
-        those that were taken out; look again in a while.
+        Read authorized keys that have changed, and disconnect those that were taken
+        out.
         """
         self._reload = self.clock.callLater(RELOAD_INTERVAL, self._reloadKeys, policy)
         gone = {publicKey.raw for publicKey in policy.look()}

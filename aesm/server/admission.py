@@ -114,11 +114,7 @@ class Admission:
     def _cbAuthorized(
         self, name: str | None, publicKey: PublicKey, hello: Hello, address: Address
     ) -> tuple[Hello, str | None]:
-        """
-        See whether there is room for a client whose key is authorized.
-
-        @raise Refused: there is none (1013).
-        """
+        """See whether there is room for a client whose key is authorized."""
         self._leaving(publicKey, hello, address)
         return hello, name
 
@@ -147,8 +143,6 @@ class Admission:
     ) -> None:
         """
         Close those that a client replaces, or that make room for it, if there is room.
-
-        @raise Refused: there is none (1013).
         """
         replaced, yielding = self._leaving(publicKey, hello, address)
         for connection in replaced:
@@ -159,12 +153,7 @@ class Admission:
     def _leaving(
         self, publicKey: PublicKey, hello: Hello, address: Address
     ) -> tuple[list[Connection], Connection | None]:
-        """
-        Tell who leaves when a client comes in.
-
-        @return: the connections that it replaces, and one that makes room for it.
-        @raise Refused: there is no room for it (1013).
-        """
+        """Tell whom a client replaces when it comes in, and who makes room for it."""
         host = _hostIn(address)
         refusal = self._places.refusal(host, publicKey)
         yielding = cast("Connection | None", self._places.yielding(host, publicKey))
@@ -188,8 +177,8 @@ class Admission:
 
     def _isLeaving(self, publicKey: PublicKey) -> bool:
         """
-        Tell whether a key has yet to leave a place that it has given up: one who does
-        not read takes seconds for that, and could give up the same one over and over.
+        Tell whether a key has yet to leave a place that it gave up, not to give it up
+        twice.
         """
         return any(
             not isinstance(member, Connection) or member.isEnding
@@ -278,8 +267,5 @@ def canYield(counted: object) -> bool:
 
 
 def _hostIn(address: Address) -> str | None:
-    """
-    Tell which host a connection counts for; None if it comes from none, as over a UNIX
-    socket.
-    """
+    """Tell which host a connection counts for; None if it comes from none."""
     return hostOf(address[0]) if isinstance(address, tuple) else None

@@ -380,11 +380,7 @@ class AESMServerFactory(SecureFactory):
         return left.addCallback(lambda nothing: self._end(reason, deadline, spread))
 
     def _end(self, reason: str, deadline: float, spread: float) -> Deferred[None]:
-        """
-        Let nobody in any more, and tell all who are here to leave.
-
-        @return: as C{stop}.
-        """
+        """Let nobody in any more, and tell all who are here to leave; as C{stop}."""
         self._manager.stop()
         self.endGreeting()
         for pending in list(self._incoming.values()):
@@ -637,12 +633,7 @@ def checkSpread(spread: float) -> None:
 def _messageHandler(
     handler: object, connections: Connections
 ) -> IMessageHandler | Talk | None:
-    """
-    Resolve a server's C{handler} option.
-
-    @param connections: the server's registry, for a maker.
-    @raise TypeError: it is something else.
-    """
+    """Resolve a server's C{handler} option; a maker is given the registry."""
     if IMessageHandlerMaker.providedBy(handler):
         handler = IMessageHandlerMaker(handler).makeHandler(connections)
     return handlerOf(handler)

@@ -227,11 +227,7 @@ class ConnectionManager(ConnectionOwner):
         address: Address,
         name: str | None,
     ) -> Answer[Connection]:
-        """
-        Do what C{begin} does, among the sessions that are here.
-
-        @raise Refused: as C{begin}.
-        """
+        """Do what C{begin} does, among the sessions that are here."""
         former = self.sessions.find(hello, peer)
         if former is not None:
             if not self._resumes.take(hello.session, self._clock.seconds()):
@@ -264,12 +260,7 @@ class ConnectionManager(ConnectionOwner):
         )
 
     def _newName(self, hello: Hello) -> str:
-        """
-        Name a new session: as the client does, if we take its early messages; it does
-        not know of any other name before its WELCOME.
-
-        @see: docs/protocol.md, section 8
-        """
+        """Name a new session: as the client does, if we take its early messages."""
         name, mine = hello.session, self._messages
         if (
             not (hello.early and name)
@@ -289,8 +280,6 @@ class ConnectionManager(ConnectionOwner):
     def _ebBegun(self, failure: Failure, connection: DurableConnection) -> Failure:
         """
         A session is not begun: the client has left, or the spool cannot be written.
-
-        @raise Refused: it cannot (1013).
         """
         self._names.discard(connection.session.name)
         if failure.check(CancelledError):
@@ -492,10 +481,7 @@ class ConnectionManager(ConnectionOwner):
     # Parts
 
     def _waitsOn(self, connection: Connection) -> bool:
-        """
-        Where other processes may claim a session, tell that it is the store that says
-        when its client's time is over: that begins anew when the store was away.
-        """
+        """Tell whether it is the store that says when a session's time is over."""
         store = self.store
         if store is None or not store.fences:
             return False
@@ -504,11 +490,7 @@ class ConnectionManager(ConnectionOwner):
         return True
 
     def _options(self, **more: Any) -> dict[str, Any]:
-        """
-        Say how connections are made here.
-
-        @param more: more options of L{Connection}.
-        """
+        """Say how connections are made here, with more options."""
         return {
             "closeSlow": self.handler is not None,
             "lock": self.connections.lock,
@@ -525,9 +507,7 @@ class ConnectionManager(ConnectionOwner):
 
     def _tellBack(self, connection: Connection, noticed: bool) -> None:
         """
-        Tell the handler that a client has come back.
-
-        @param noticed: whether it was known that it was away.
+        Tell the handler of a client that is back, if it was known that it was away.
         """
         handling = self._handling
         if handling is None:

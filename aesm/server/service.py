@@ -281,11 +281,7 @@ class Server(Service):
     # Parts
 
     def _listen(self, nothing: None) -> Deferred[list[Failure]]:
-        """
-        Listen on all endpoints, once what is left of the time before is gone.
-
-        @return: fires with what did not work.
-        """
+        """Listen on all endpoints; fires with what did not work."""
         trying: list[Deferred[Any]] = [
             listenOn(endpoint, self.factory) for endpoint in self._endpoints
         ]
@@ -295,11 +291,7 @@ class Server(Service):
         )
 
     def _cbBound(self, ports: list[IListeningPort]) -> Deferred[list[Failure]]:
-        """
-        Wait until those can be let in who come.
-
-        @return: as C{_listen}.
-        """
+        """Wait until those can be let in who come; as C{_listen}."""
         self._ports = ports
         opened = self.factory.manager.opened()
         return opened.addCallbacks(
@@ -312,11 +304,7 @@ class Server(Service):
         return [failure]
 
     def _cbListens(self, ports: list[IListeningPort]) -> list[Failure]:
-        """
-        Say what the operator should know.
-
-        @return: empty: all worked.
-        """
+        """Say what the operator should know; returns that all worked."""
         hosts = [port.getHost() for port in ports]
         self.addresses = [listeningAddress(host) for host in hosts]
         for host in hosts:
@@ -327,11 +315,7 @@ class Server(Service):
         self, failure: Failure, trying: list[Deferred[Any]]
     ) -> list[Failure]:
         """
-        Listen nowhere, if not everywhere.
-
-        @param failure: of the first endpoint that failed, in a C{FirstError}.
-        @param trying: for each endpoint; fires with the port, or with None if that has
-            failed, too.
+        Listen nowhere, if not everywhere: the first endpoint, or more, has failed.
         """
         # An attempt that has worked gives its port, for C{stop} to close; one that has
         # not is cancelled, and its failure is consumed: it gives None.
@@ -364,10 +348,7 @@ def _follow(
     leader: Deferred[_T], canceller: Callable[[Deferred[Any]], None] | None = None
 ) -> Deferred[_T]:
     """
-    Wait for what others wait for as well.
-
-    @param leader: does not fail.
-    @param canceller: of the new Deferred; None to stop waiting only.
+    Wait for what others wait for as well; without a canceller, it goes on for them.
     """
     follower: Deferred[_T] = ReactorDeferred(canceller)
 

@@ -26,12 +26,7 @@ __all__ = ["Visits"]
 
 class _Counts(NamedTuple):
     """
-    What a session has counted.
-
-    @ivar received: messages that came.
-    @ivar receivedCost: their cost.
-    @ivar sent: messages that the client has acknowledged.
-    @ivar sentCost: their cost.
+    Messages that came, and that the client has acknowledged, each with their cost.
     """
 
     received: int

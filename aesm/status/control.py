@@ -253,11 +253,7 @@ class ControlSocket:
         return opening.addCallbacks(self._cbListening, self._ebCannotListen)
 
     def _listen(self) -> Deferred[IListeningPort]:
-        """
-        Listen.
-
-        @raise KeyFileError: others could put something else in the socket's place.
-        """
+        """Listen, where others cannot put something else in the socket's place."""
         checkDirectory(self._path.parent)
         endpoint = UNIXServerEndpoint(
             self._reactor, os.fspath(self._path), mode=0o600, wantPID=True

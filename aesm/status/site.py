@@ -103,11 +103,7 @@ class StatusPage:
         return opening.addErrback(self._ebCannotListen)
 
     def _cbListening(self, port: IListeningPort) -> None:
-        """
-        Take note of the port.
-
-        @raise ValueError: strangers would reach it.
-        """
+        """Take note of the port, unless strangers would reach it."""
         address = port.getHost()
         if not self._anyone and not _isPrivate(address):
             port.stopListening()
@@ -155,11 +151,7 @@ class _Request(Request):
     """A request whose body nobody reads."""
 
     def gotLength(self, length: int | None) -> None:
-        """
-        Hang up if there is much of it, or nobody knows how much.
-
-        @see: C{twisted.web.http.Request.gotLength}
-        """
+        """Hang up if there is much of it, or nobody knows how much."""
         super().gotLength(0)
         if length is None or length > MAX_BODY:
             self.loseConnection()
@@ -217,11 +209,7 @@ class _Resource(Resource):
         }
 
     def render(self, request: Request) -> int:
-        """
-        Answer.
-
-        @see: C{twisted.web.resource.IResource.render}
-        """
+        """Answer."""
         for name, value in _HEADERS.items():
             request.setHeader(name, value)
         if not self._isForUs(request):

@@ -69,12 +69,7 @@ RELOAD_INTERVAL = 1.25  # seconds between looks at the file
 
 
 class _Client(NamedTuple):
-    """
-    What a line says of its key.
-
-    @ivar name: what it is called.
-    @ivar isOperator: whether it is marked as an operator's.
-    """
+    """What a line says of its key: its name, and whether it is an operator's."""
 
     name: str
     isOperator: bool
@@ -228,12 +223,7 @@ class AuthorizedKeys:
         return len(gone)
 
     def _edit(self, change: Callable[[bytes], bytes]) -> None:
-        """
-        Change the file, unless others do meanwhile: all of it or nothing, with its
-        comments, owner and mode.
-
-        @raise KeyFileError: it cannot be changed, or has a bad line.
-        """
+        """Change the file, unless others do meanwhile: all of it or nothing."""
         with locked(self.path):
             try:
                 former = os.stat(self.path)
@@ -264,12 +254,8 @@ class AuthorizedKeys:
         isMeant: bool,
     ) -> frozenset[PublicKey]:
         """
-        Let what was found decide who is let in, and say so.
-
-        @param version: of the file, from before it was read.
-        @param found: as C{_find} returns it.
-        @param isMeant: whether somebody says that the file is as it should be.
-        @return: the keys that are no longer let in.
+        Let what C{_find} found decide who is let in; return the keys that no longer
+        are.
         """
         self._seen = None
         if isinstance(found, KeyFileUnavailable):
@@ -319,12 +305,7 @@ class AuthorizedKeys:
     def _report(
         self, bad: KeyFileError | None, former: dict[PublicKey, _Client]
     ) -> None:
-        """
-        Say what is in force now.
-
-        @param bad: what is wrong with the file.
-        @param former: what was in force.
-        """
+        """Say what is in force now, and what is wrong with the file."""
         clients = self._clients
         numbers = {
             "of operators": sum(client.isOperator for client in clients.values()),
@@ -349,8 +330,7 @@ class AuthorizedKeys:
 
     def _currentVersion(self) -> tuple[int, ...] | None:
         """
-        Tell one version of the file from another, by what C{stat} says; None if
-        there is no file.
+        Tell one version of the file from another by C{stat}; None if there is no file.
         """
         try:
             return versionOf(os.stat(self.path))
@@ -359,9 +339,7 @@ class AuthorizedKeys:
 
     def _find(self) -> bytes | KeyFileError | None:
         """
-        Read the file.
-
-        @return: its content, or why it cannot be used; None if there is none.
+        Read the file: its content, why it cannot be used, or None if there is none.
         """
         try:
             return readFile(self.path, limit=MAX_FILE, forbidden=OTHERS_WRITE)
@@ -382,9 +360,8 @@ class AuthorizedKeys:
         self, content: bytes
     ) -> tuple[dict[PublicKey, _Client], KeyFileError | None]:
         """
-        Read what the lines say of each key.
-
-        @return: those of the good lines, and what is wrong with the first bad one.
+        Read what the good lines say of each key, and what is wrong with the first bad
+        one.
         """
         clients: dict[PublicKey, _Client] = {}
         firstBad: KeyFileError | None = None
@@ -404,11 +381,7 @@ class AuthorizedKeys:
         return clients, firstBad
 
     def _parseLine(self, number: int, line: bytes) -> tuple[PublicKey, _Client]:
-        """
-        Read a line.
-
-        @raise KeyFileError: it is bad.
-        """
+        """Read a line."""
         first, *rest = line.split(None, 1)
         isOperator = first == OPERATOR
         text, name = pair(

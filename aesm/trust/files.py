@@ -400,12 +400,7 @@ def sync(descriptor: int) -> None:
 
 
 def _failed(what: str, error: OSError, advice: str, path: Path) -> KeyFileError:
-    """
-    Make the error for a file that the system does not let us use.
-
-    @param what: what cannot be done.
-    @param advice: what to do about it if it does not pass by itself.
-    """
+    """Make the error for a file that the system does not let us use, with advice."""
     if error.errno in _LASTING:
         return KeyFileError(f"{what}: {error.strerror}; {advice}", str(path))
     return KeyFileUnavailable(

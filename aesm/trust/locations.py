@@ -96,8 +96,7 @@ def fieldsOf(endpoint: str) -> Fields:
 
 def _hostIn(text: str) -> re.Match[str] | None:
     """
-    See whether this is C{HOST} or C{HOST:PORT}, and not an endpoint's string such as
-    C{unix:8765}.
+    See whether this is C{HOST} or C{HOST:PORT}, and no string such as C{unix:8765}.
     """
     match = _HOST.fullmatch(text)
     if match is None or match[2] is None:
@@ -167,8 +166,7 @@ def locationOfAddress(address: IAddress) -> str:
 
 def _split(endpoint: str) -> list[str]:
     """
-    Split an endpoint's string at its colons, and remove its backslashes, each of
-    which takes the next character as it is.
+    Split an endpoint's string at its colons; a backslash takes what follows as it is.
     """
     # Twisted's own parser is private.
     fields, position = [], 0

@@ -39,9 +39,8 @@ async def _hangsUp(
     case: Case, alter: Callable[[bytes], bytes], ephemeral: KeyPair | None = None
 ) -> None:
     """
-    See that a client closes without message 3.
-
-    @param alter: makes what it gets instead of the frame of message 2.
+    See that a client closes without message 3, having got something else than message
+    2.
     """
     answer = await case.answer(ephemeral)
     answer.wire.write(alter(answer.two()))

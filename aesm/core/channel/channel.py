@@ -333,19 +333,13 @@ class Channel:
 
     def _receiveHandshake(self, data: memoryview, events: list[Event]) -> int:
         """
-        Take bytes before the channel is open.
-
-        @param data: at least one byte.
-        @param events: gets what they caused.
-        @return: how many bytes were used, at least one.
+        Take bytes before the channel is open; return how many were used, at least one.
         """
         raise NotImplementedError
 
     def _finish(self, payload: bytes) -> None:
         """
-        Do what is left of the handshake once the peer is accepted.
-
-        @param payload: our payload of message 3.
+        Do what is left of the handshake, with our payload, once the peer is accepted.
         """
         raise NotImplementedError
 
@@ -361,9 +355,8 @@ class Channel:
 
     def _deciding(self) -> bool:
         """
-        Make sure that there is something to decide.
-
-        @return: whether it still matters: the channel may have failed since.
+        Insist on having something to decide; tell whether it matters, if we failed
+        since.
         """
         if self.state not in (State.DECISION, State.FAILED):
             raise RuntimeError(f"nothing to decide: the channel is {self.state.value}")
@@ -374,11 +367,7 @@ class Channel:
         self.state = CHANNEL_TRANSITIONS[self.state, what]
 
     def _fail(self, error: AESMError, events: list[Event]) -> None:
-        """
-        End for good.
-
-        @param events: gets L{Failed}.
-        """
+        """End for good, and add L{Failed} to the events."""
         self.state = State.FAILED
         if not isinstance(error, OfferRefused):  # the one that is answered
             self._output = []
@@ -399,24 +388,14 @@ class Channel:
 
     def _keepEarly(self, data: memoryview) -> None:
         """
-        Keep what comes while the decision on the peer is open.
-
-        @raise ProtocolError: it is more than a peer has reason to send.
+        Keep a bounded amount of what comes while the decision on the peer is open.
         """
         if len(self._received) + len(data) > MAX_EARLY:
             raise ProtocolError(f"more than {MAX_EARLY} bytes before being let in")
         self._received += data
 
     def _receiveRecords(self, data: memoryview, events: list[Event]) -> None:
-        """
-        Take bytes once the channel is open.
-
-        @param data: at least one byte.
-        @param events: gets what they caused.
-        @raise TamperedRecord: a record does not authenticate.
-        @raise ProtocolError: there are bytes after the end of stream.
-        @see: docs/protocol.md, sections 4 and 5
-        """
+        """Take bytes once the channel is open (docs/protocol.md, sections 4 and 5)."""
         # What is kept between two reads is the beginning of one record, no more: all
         # the others are opened where they are, so that no byte is copied twice.
         for part in self._completed(data) if self._received else (data,):
@@ -441,13 +420,7 @@ class Channel:
                 self._received += part[position:]
 
     def _open(self, ciphertext: bytes | memoryview, events: list[Event]) -> None:
-        """
-        Open a record.
-
-        @param ciphertext: 16 to 65,535 bytes.
-        @param events: gets what it caused.
-        @raise TamperedRecord: it does not authenticate.
-        """
+        """Open a record, and add what it caused to the events."""
         cipher = self._decrypt
         plaintext = cipher.decryptWithAd(b"", ciphertext)
         self._opened += 1
@@ -462,10 +435,8 @@ class Channel:
 
     def _completed(self, data: memoryview) -> tuple[memoryview, ...]:
         """
-        Put a record together that began before.
-
-        @param data: what came now, at least one byte.
-        @return: that record and what comes behind it; nothing if it is not whole.
+        Put a record together that began before: it, and what comes behind, once it is
+        whole.
         """
         received = self._received
         if len(received) < LENGTH_BYTES:

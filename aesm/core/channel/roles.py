@@ -69,12 +69,8 @@ class _Handshake(Channel):
 
     def _readMessage(self, message: bytes) -> bytes:
         """
-        Read a handshake message, and learn the peer's key if it brings one.
-
-        @return: its payload.
-        @raise NameOrKeyMismatch: it does not authenticate.
-        @raise HandshakeError: it is malformed, or the peer's key is our own.
-        @see: docs/protocol.md, section 3
+        Read a handshake message, and the peer's key if it brings one; return the
+        payload.
         """
         try:
             payload = self._noise.readMessage(message)
@@ -96,9 +92,7 @@ class _Handshake(Channel):
 
     def _split(self) -> tuple[CipherState, CipherState]:
         """
-        Turn the finished handshake into two ciphers and forget it.
-
-        @return: client to server, server to client.
+        Turn the handshake into two ciphers: client to server, and server to client.
         """
         self.handshakeHash = self._noise.handshakeHash
         ciphers = self._noise.split()
@@ -152,20 +146,14 @@ class ClientChannel(_Handshake):
 
     def _checkReply(self, length: bytes) -> None:
         """
-        Refuse anything but message 2's length, or zero for a refusal.
-
-        @param length: the first byte, or both.
+        Refuse, by one byte or both, any length but message 2's, or zero for a refusal.
         """
         expected = self._reply.to_bytes(LENGTH_BYTES, "big")
         if not (expected.startswith(length) or _REFUSAL.startswith(length)):
             raise _foreign("answered", length)
 
     def _checkReason(self, length: bytes) -> None:
-        """
-        Refuse a reason of more than 255 bytes.
-
-        @param length: the first byte, or both.
-        """
+        """Refuse a reason of more than 255 bytes."""
         if length[0]:
             raise _foreign("answered", length)
 
@@ -225,23 +213,13 @@ class ServerChannel(_Handshake):
         return used
 
     def _checkOffer(self, length: bytes) -> None:
-        """
-        Refuse a foreign client by its first byte.
-
-        @param length: the first byte, or both.
-        @see: docs/protocol.md, section 2
-        """
+        """Refuse a foreign client by its first byte (docs/protocol.md, section 2)."""
         if length[0] or length == _REFUSAL:
             raise _foreign("called", length)
 
     def _takeOffer(self, offer: bytes) -> None:
         """
-        Start the handshake that the client offers.
-
-        @param offer: 1 to 255 bytes.
-        @raise OfferRefused: it is not one that we take; unless we have a
-            pre-shared key the client is told what we would take.
-        @see: docs/protocol.md, section 2
+        Start the handshake that the client offers, or tell it what we take (section 2).
         """
         settings = self._settings
         if offer in settings.offers:
@@ -264,12 +242,8 @@ class ServerChannel(_Handshake):
 
     def _checkMessage(self, length: bytes) -> None:
         """
-        Refuse a message by its length alone.
-
-        @param length: the first byte, or both.
-        @raise HandshakeError: message 1 has one length, message 3 has
-            2,048 bytes to spare for its payload.
-        @see: docs/protocol.md, section 3
+        Refuse a message by its length: only message 3 has a payload, of at most 2,048
+        bytes.
         """
         least = self._noise.messageLength()
         most = least + (MAX_HELLO if self.state is State.ANSWERED else 0)
@@ -287,11 +261,7 @@ class ServerChannel(_Handshake):
             raise ValueError("a server has no payload in the handshake")
 
     def _dismiss(self, farewell: bytes) -> None:
-        """
-        Say farewell through the finished channel, and end it.
-
-        @raise ValueError: it is too long for a record.
-        """
+        """Say farewell, in one record, through the finished channel, and end it."""
         if len(farewell) > MAX_PLAINTEXT:
             raise ValueError(f"a farewell has at most {MAX_PLAINTEXT} bytes")
         self._queue = [farewell, b""] if farewell else [b""]
@@ -315,11 +285,10 @@ def _takeFrame(
     """
     Take the rest of the current frame, or as much of it as there is.
 
-    @param buffer: keeps what came of it.
     @param check: called with what there is of the length, one byte or two, before
         anything behind it is kept; raises to refuse it.
-    @return: the frame's body once it is whole, else None; and how many bytes of
-        C{data} were used.
+
+    @return: the frame's body once it is whole, else None; and how many bytes were used.
     """
     used = 0
     if len(buffer) < LENGTH_BYTES:
@@ -343,10 +312,8 @@ def _takeFrame(
 
 def _foreign(did: str, start: bytes) -> NotAnAESMPeer:
     """
-    Describe a peer that speaks another protocol.
-
-    @param did: C{"answered"} or C{"called"}.
-    @param start: its first byte or two.
+    Describe by its first bytes a peer that C{"answered"}, or C{"called"}, in another
+    protocol.
     """
     guess = _FOREIGN.get(start[0], "not a length of ours")
     return NotAnAESMPeer(
