@@ -152,9 +152,7 @@ class Cipher:
 
 
 def _decodeToken(token: bytes | str) -> bytes:
-    """
-    Undo the base64 of a token, of one spelling only (RFC 4648), and check its frame.
-    """
+    """Undo the base64 of a token, in one spelling only (RFC 4648); check its frame."""
     if isinstance(token, str):
         token = token.encode("ascii", "replace")  # "?" is in no token
     elif not isinstance(token, bytes):

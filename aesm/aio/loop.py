@@ -134,9 +134,7 @@ class LoopReactor(AsyncioSelectorReactor):
 
 
 async def _closeAtEnd(open: dict[Closable, None]) -> AsyncGenerator[None]:
-    """
-    Close what is open once C{asyncio.run} closes this generator, the tasks cancelled.
-    """
+    """Close what is open once C{asyncio.run} closes this generator."""
     try:
         yield
     finally:

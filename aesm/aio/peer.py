@@ -56,8 +56,7 @@ class Request(Packet):
     @property
     def isWithdrawn(self) -> bool:
         """
-        Whether who asked does not wait any more.  It is to be answered or refused all
-        the same, which makes room for others.
+        Whether who asked does not wait any more; it is to be answered all the same.
         """
         return self._request.isWithdrawn
 
@@ -190,10 +189,7 @@ class Peer:
         return Request.of(packet) if isinstance(packet, requests.Request) else packet
 
     def __aiter__(self) -> Self:
-        """
-        Take packets as they come, until it is closed in order; any other end is
-        raised.
-        """
+        """Take packets until it is closed in order; any other end is raised."""
         return self
 
     async def __anext__(self) -> Packet:

@@ -68,10 +68,7 @@ class _Network(Generic[_S, _P]):
     """What a server and a client have in common: how they begin, end and wait."""
 
     def __init__(self, begin: Callable[..., Any], *arguments: Any) -> None:
-        """
-        Have C{begin} make the service in the reactor's thread, and wait until all is
-        open; if that fails, is interrupted or takes too long, nothing is left open.
-        """
+        """Have C{begin} make the service in the reactor's thread, and wait for it."""
         self._reactorThread = theReactorThread()
         self._service: _S | None = None
         self._stopping: Future[None] | None = None
@@ -92,20 +89,14 @@ class _Network(Generic[_S, _P]):
 
     @property
     def _running(self) -> _S:
-        """
-        The service, which is there once C{__init__} has returned; a forked child has
-        none.
-        """
+        """The service, once C{__init__} has returned; a forked child has none."""
         self._reactorThread.checkProcess()
         return cast(_S, self._service)
 
     def _ask(
         self, request: Callable[..., Deferred[Any]], *arguments: Any
     ) -> Future[str | bytes]:
-        """
-        Send a request, begun in the reactor's thread; cancelling what is returned
-        cancels it.
-        """
+        """Send a request from the reactor's thread; cancelling cancels it."""
         asked: list[Deferred[Any]] = []
 
         def ask() -> Deferred[Any]:
@@ -557,9 +548,7 @@ class ClientNetwork(_Network[ThreadedClientService, Packet]):
 
 
 class _Sum:
-    """
-    A sum to which threads, and signal handlers that interrupt them, add without a lock.
-    """
+    """A sum to which threads, and what interrupts them, add without a lock."""
 
     def __init__(self) -> None:
         # C{+=} is a load and a store, between which another addition would be lost.
@@ -598,9 +587,7 @@ def _frozen(data: Message) -> str | bytes:
 
 
 def _leaveProcessor() -> None:
-    """
-    Leave the processor to the reactor's thread: somebody polls and there is nothing.
-    """
+    """Leave the processor to the reactor's thread: somebody polls in vain."""
     # A loop that never waits lets other threads of the interpreter in only every
     # 5 ms (sys.getswitchinterval), and each message needs several turns of both.
     if not isInIOThread():

@@ -131,10 +131,7 @@ class Closable(Protocol):
 
 
 class Result(Future[_T]):
-    """
-    What comes back from the reactor's thread: C{result()} waits for it, in any thread
-    but that one.
-    """
+    """What comes back from the reactor's thread: C{result()} waits, but not in that."""
 
     def __await__(self) -> NoReturn:
         """
@@ -200,10 +197,7 @@ class ReactorThread:
 
     @property
     def isForked(self) -> bool:
-        """
-        Whether this is a child that was forked after the start: the thread and
-        the connections are its parent's.
-        """
+        """Whether this is a forked child: thread and connections are its parent's."""
         return os.getpid() != self._process
 
     @property
@@ -333,9 +327,7 @@ class ReactorThread:
             result.addBoth(self._setResult, future)
 
     def _setResult(self, result: object, future: Future[Any]) -> None:
-        """
-        Hand a result back, unless the reactor has stopped and so failed the future.
-        """
+        """Hand a result back, unless the reactor has stopped, and the future failed."""
         try:
             self._pending.remove(future)
         except KeyError:

@@ -173,10 +173,7 @@ class SessionKeeper(Protocol):
         """Make the connection of a new session, as L{Connection} does."""
 
     def sessionLost(self, connection: Connection, reason: SessionLost) -> None:
-        """
-        The server has given up the session of C{former}: end it, and keep what never
-        left.
-        """
+        """The server gave up the session of C{former}: end it, keep what never left."""
 
     def detached(self, connection: Connection, reason: AESMError) -> None:
         """The transport under a connection is gone: dial again."""
@@ -297,9 +294,7 @@ class _Attempt(SecureFactory, ConnectionOwner):
     def buildProtocol(  # type: ignore[override]  # Factory's is a Protocol
         self, addr: IAddress | None
     ) -> IProtocol:
-        """
-        Build the protocol on the raw transport; once, and only while somebody waits.
-        """
+        """Build the protocol on the raw transport: one, while somebody waits."""
         if self._result is None or self._secure is not None:
             return HangUp()
         self._secure = SecureProtocol(self, ClientChannel(self._settings))
@@ -447,9 +442,7 @@ class _Attempt(SecureFactory, ConnectionOwner):
         )
 
     def _remember(self, announced: str) -> None:
-        """
-        Have the trust policy remember the server's next key, if it has announced one.
-        """
+        """Have the trust policy remember the next key that the server announces."""
         if not announced or not INextKeys.providedBy(self._trust):
             return
         try:
@@ -463,9 +456,7 @@ class _Attempt(SecureFactory, ConnectionOwner):
             )
 
     def _cbConnected(self, ours: object) -> None:
-        """
-        Fail, if the endpoint says that it has connected and has built no protocol.
-        """
+        """Fail, if the endpoint has connected and has built no protocol."""
         if self._secure is None:
             self._settle(
                 Failure(TypeError(f"{self._endpoint!r} has connected nobody to us"))

@@ -450,10 +450,7 @@ class ClientService(Service):
             self._retry(reason, accepted=True)
 
     def _retry(self, reason: BaseException, accepted: bool) -> None:
-        """
-        Try again later after a failure that may pass, of an attempt or of what was
-        accepted.
-        """
+        """Try again later, after an attempt or what was accepted, or stop."""
         if not isTransient(reason):
             said = "stopped, since trying again would not help: {reason}"
             _log.error(said, reason=wordsOf(reason))
@@ -491,9 +488,7 @@ class ClientService(Service):
         self.stopService().addErrback(Failure.trap, SpoolError)  # it was logged
 
     def _letGo(self) -> None:
-        """
-        Stop what is under way; C{_gone} follows, now or with the connection's end.
-        """
+        """Stop what is under way; C{_gone} follows, now or at the connection's end."""
         connection, attempt, timer = self._connection, self._attempt, self._timer
         self._attempt = self._timer = None
         if self._journal is not None:
@@ -516,9 +511,7 @@ class ClientService(Service):
         closed.addBoth(self._cbGone)
 
     def _cbGone(self, result: Any) -> None:
-        """
-        Be stopped, or start again; tell those who stopped us, also of a failing spool.
-        """
+        """Be stopped, or start again; then tell those who stopped us."""
         self._move("gone")
         if self._state is _S.WAITING:
             self._timer = self._clock.callLater(0, self._dial)
@@ -529,10 +522,7 @@ class ClientService(Service):
     # Sessions
 
     def _restore(self, restored: Loaded) -> None:
-        """
-        Go on with what was in the spool: connections, and whether their session is
-        over.
-        """
+        """Go on with what was in the spool; with some of it the session is over."""
         retrieved = self.retrieved
         for connection, over in restored:
             self.own(connection)

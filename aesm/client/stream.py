@@ -101,10 +101,7 @@ class SessionStream(Sequence[Packet], Watch):
         return iter([packet for stream in self._streams for packet in stream])
 
     def __aiter__(self) -> AsyncIterator[Packet]:
-        """
-        Take packets as they come, until the service is stopped; a failure that
-        stops it is raised.
-        """
+        """Take packets until the service is stopped; a failure is raised."""
         # That of one stream: it calls nothing but getData() and get().
         return DataStream._take(cast(Any, self))
 
@@ -134,9 +131,7 @@ class SessionStream(Sequence[Packet], Watch):
     # Parts
 
     def _ask(self) -> None:
-        """
-        Give those who wait what there is, and ask the last stream for what will be.
-        """
+        """Give those who wait what there is, and ask the last stream for more."""
         while self._waiting and self._asked is None:
             packet = self.getData()
             if packet is None:
@@ -154,10 +149,7 @@ class SessionStream(Sequence[Packet], Watch):
         self._ask()
 
     def _ebEnded(self, failure: Failure) -> None:
-        """
-        Wait for the next stream, or for somebody to ask: this one ended, or nobody
-        waits.
-        """
+        """Wait for the next stream, or for somebody to ask."""
         failure.trap(ConnectionClosed, CancelledError)
         self._asked = None
 

@@ -199,9 +199,7 @@ class ActivityFile:
         self._torn, self._missing = False, 0
 
     def _cannotWrite(self, error: OSError, data: bytes, entry: bytes) -> None:
-        """
-        Keep what must follow what was written: the rest of C{data}, up to its C{entry}.
-        """
+        """Keep what must follow what was written: what is left of an entry."""
         if len(data) < len(entry):
             self._wrote(entry, data)  # else it would be half a line for ever
         else:
@@ -230,10 +228,7 @@ class ActivityFile:
     # Read
 
     def _readEnd(self) -> None:
-        """
-        See how a file ends that is not as we left it, and that what follows is
-        readable.
-        """
+        """See how a file ends that is not as we left it."""
         if self._rest:
             missing = self._missing + 1
             self._seq, self._last, self._torn, self._missing = self._before

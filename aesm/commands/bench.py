@@ -97,9 +97,7 @@ class _Bench:
         return (time.perf_counter() - start) / CONNECTS
 
     async def roundTrips(self) -> float:
-        """
-        Send a message and wait for the answer, one at a time: seconds, the median.
-        """
+        """Send a message and wait for the answer, one at a time: the median."""
         client, times = await self.connect(), []
         for _ in range(ROUND_TRIPS):
             start = time.perf_counter()

@@ -340,9 +340,7 @@ class LineClient:
                 packet.refuse("nobody answers here", CloseCode.NOT_TAKEN)
 
     async def _sendLines(self, service: ClientService, stdio: Stdio) -> bool:
-        """
-        Send lines, as the peer takes them; tell at last whether the input has ended.
-        """
+        """Send lines, as the peer takes them; tell whether the input has ended."""
         try:
             while (lines := await stdio.readLines()) is not None:
                 for line in lines:
@@ -414,10 +412,7 @@ class LineClient:
         self._pending.append(sent)
 
     def _ebUnconfirmed(self, failure: Failure, first: int, last: int) -> Failure | None:
-        """
-        Note that a run may not have arrived, unless only the waiting for it was
-        cancelled.
-        """
+        """Note that a run may not have arrived, unless nobody waits for that."""
         if failure.check(CancelledError):
             return failure
         if failure.check(ConnectionClosed):

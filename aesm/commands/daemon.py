@@ -260,9 +260,7 @@ class AESMService(Service):
     # Heir
 
     def _inherit(self) -> Deferred[None]:
-        """
-        Take over from the process that runs, if there is one; fires when we can listen.
-        """
+        """Take over from the process that runs, if any; fires when we can listen."""
         predecessor = self._predecessor = self._factory.predecessor(self._gone)
         endpoint = UNIXClientEndpoint(self._reactor, cast(str, self._handover))
         connecting: Deferred[Any] = connectProtocol(endpoint, predecessor)
@@ -335,10 +333,7 @@ class AESMService(Service):
     # Parts
 
     def _cbListening(self, server: Server) -> None:
-        """
-        Begin the activity log, and tell clients, and from whom we take over, that we
-        listen.
-        """
+        """Begin the activity log, and tell who has to know that we listen."""
         if self._activityLog is not None:
             self._activityLog.started(upgrade=self._isHeir)
         self._inheriting = None
@@ -414,9 +409,7 @@ class AESMService(Service):
             self._reactor.stop()
 
     def _openForOperators(self) -> Deferred[None]:
-        """
-        Open the control socket and the status page; if that fails, the log says why.
-        """
+        """Open the control socket and the status page; the log says why not."""
         opening = [each.open() for each in (self._control, self._page) if each]
         opened = gatherResults(opening, consumeErrors=True)
         return opened.addCallback(lambda results: None)

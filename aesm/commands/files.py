@@ -85,10 +85,7 @@ class _FileCommand(ClientCommand):
             raise usage.UsageError("--any-client is for --listen without --pin")
 
     def clientOptions(self) -> dict[str, Any]:
-        """
-        Make what both C{connect} and C{listen} take: people have one key, which they
-        compare.
-        """
+        """Make what C{connect} and C{listen} take: people have one key."""
         options = super().clientOptions()
         if options["key"] is None:
             options["key"] = PrivateKey.loadOrCreate(stateDirectory() / "client.key")
@@ -221,9 +218,7 @@ class _Sending:
         self._progress = progress
 
     async def run(self, connection: Requester) -> None:
-        """
-        Send what is left, and say that it is all; after a cut it may be called again.
-        """
+        """Send what is left, and say that it is all; again after a cut."""
         while self._files:
             path = self._files[0]
             name = nameOf(path)

@@ -38,9 +38,7 @@ class Form(NamedTuple):
 
 
 def _showPlain(packet: Packet) -> bytes:
-    """
-    Write a packet for people: when it was sent, and its text, or its bytes escaped.
-    """
+    """Write a packet for people: when it was sent, and its text, or bytes escaped."""
     data = packet.data
     text = data.decode("utf-8", "backslashreplace") if isinstance(data, bytes) else data
     return f"{_clock(packet.time)} {escape(text or '')}\n".encode()

@@ -27,10 +27,7 @@ ERROR_PATIENCE = 2.0  # seconds until a line on standard error is waited for no 
 
 
 def openStandardFiles() -> None:
-    """
-    Put C{/dev/null} in the place of standard files that are closed, so that
-    nothing else gets their numbers.
-    """
+    """Keep the numbers of standard files that are closed, with C{/dev/null}."""
     # The system gives out the lowest free number: the first above them says that
     # there is none left among them.
     while (number := os.open(os.devnull, os.O_RDWR)) in STANDARD_FILES:

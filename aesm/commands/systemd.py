@@ -108,9 +108,7 @@ class Notifier:
         self._loops.append(loop)
 
     def _watchdogPeriod(self) -> float | None:
-        """
-        Tell within how many seconds to say that we are alive; None if nobody asks us.
-        """
+        """Tell within how many seconds to say that we are alive, if we have to."""
         period, process = self._watchdog
         # Not earlier: twistd in the background is another process than it was.
         if process not in ("", str(os.getpid())) or not period.isdecimal():

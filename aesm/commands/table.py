@@ -33,9 +33,7 @@ Row = dict[str, Any]
 
 
 class _Column(NamedTuple):
-    """
-    A column: C{show} gives a row's text, the largest C{rank} stays where room is short.
-    """
+    """A column: the text of a row, and which stay where there is no room."""
 
     title: str
     show: Callable[[Row], str]

@@ -474,9 +474,7 @@ class Channel:
         del self.stream[:size]
 
     async def _fill(self, size: int, seconds: float) -> bool:
-        """
-        Read records until so much of the stream is there; False if it ends before.
-        """
+        """Read records until so much of the stream is there, or it ends."""
         while len(self.stream) < size:
             record = await self.record(seconds)
             if not record:

@@ -50,9 +50,7 @@ class Budget:
         self._kept = 0  # unacknowledged or unhandled
 
     def account(self, more: int) -> None:
-        """
-        Add what a connection keeps more than before, bytes; negative if it keeps less.
-        """
+        """Add what a connection keeps more than before, bytes, or less."""
         self._kept += more
 
     @property

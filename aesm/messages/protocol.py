@@ -390,10 +390,7 @@ class AESMProtocol:
             self._schedule()
 
     def _leave(self, kept: bool, reason: AESMError) -> None:
-        """
-        The transport will end; unless the session is kept, nothing more will be
-        acknowledged.
-        """
+        """The transport will end, and with it the session, unless it is kept."""
         self._move("leaving" if kept else "final")
         if self.state in _ENDING:
             self.connection.unsendable(reason)

@@ -270,10 +270,7 @@ class SymmetricState:
         )
 
     def _hkdf(self, material: bytes, outputs: int) -> tuple[bytes, bytes, bytes]:
-        """
-        C{HKDF()}, of Noise section 4.3: RFC 5869, the chaining key as salt, 2 or 3
-        outputs.
-        """
+        """C{HKDF()} (section 4.3): the chaining key as salt, 2 or 3 outputs."""
         algorithm, length = self._hash.algorithm, self._hash.length
         keys = HKDF(algorithm, outputs * length, self._ck, None).derive(material)
         return keys[:length], keys[length : 2 * length], keys[2 * length :]
@@ -429,10 +426,7 @@ class HandshakeState:
 
     @property
     def rs(self) -> bytes | None:
-        """
-        The peer's static public key, 32 bytes; None until it is known and after a
-        failure.
-        """
+        """The peer's static public key, 32 bytes; None before, or after a failure."""
         return self._remote.get("s")
 
     @property
@@ -549,10 +543,7 @@ class HandshakeState:
         )
 
     def _takeTurn(self, verb: str) -> tuple[str, ...]:
-        """
-        Check that this is the time to C{"write"} or C{"read"}; return the message's
-        tokens.
-        """
+        """Check that it is time to C{"write"} or C{"read"}, and get the tokens."""
         if self._over or self.finished:
             raise RuntimeError(f"{verb}Message: {self._over or _FINISHED}")
         isInitiators = self._position % 2 == 0
@@ -577,9 +568,7 @@ class HandshakeState:
         del self._symmetric, self._psks, self._kem
 
     def _fail(self) -> None:
-        """
-        Forget everything: what a failed handshake has learnt is not authenticated.
-        """
+        """Forget everything: nothing that was learnt is authenticated."""
         self._end(_FAILED)
         self._remote.clear()
 
@@ -611,10 +600,7 @@ class HandshakeState:
         return b"".join(parts)
 
     def _read(self, tokens: tuple[str, ...], message: bytes) -> bytes:
-        """
-        Take a message (Noise, as above) that is as long as its tokens need at the
-        least.
-        """
+        """Take a message of at least the length that its tokens need."""
         symmetric, remote = self._symmetric, self._remote
         start = 0
         for token in tokens:
@@ -636,10 +622,7 @@ class HandshakeState:
         return symmetric.decryptAndHash(message[start:])
 
     def _mixPublic(self, name: str, public: bytes) -> None:
-        """
-        Mix a public key, C{"e"} or C{"s"}, that was sent in clear or is known (section
-        9.2).
-        """
+        """Mix a public key that was sent in clear, or is known (section 9.2)."""
         self._symmetric.mixHash(public)
         # A pre-shared key alone would give the same cipher key in each handshake, and
         # the first nonce with it: something fresh has to go in before it encrypts.
@@ -647,10 +630,7 @@ class HandshakeState:
             self._symmetric.mixKey(public)
 
     def _mixSecret(self, token: str) -> None:
-        """
-        Mix a pre-shared key (C{"psk"}), or the DH of the initiator's key and the
-        responder's.
-        """
+        """Mix what both know: a pre-shared key, or a DH, the initiator's key first."""
         if token == "psk":
             self._symmetric.mixKeyAndHash(next(self._psks))
         else:

@@ -169,10 +169,7 @@ class Pattern:
         return self._withPSK(name, int(modifier.removeprefix("psk")))
 
     def _withFallback(self, name: str) -> Pattern:
-        """
-        The first message, which must be all public keys, becomes a pre-message; sides
-        swap.
-        """
+        """The first message, public keys only, becomes a pre-message; sides swap."""
         first, *rest = self.messages
         if not {"e", "s"}.issuperset(first):
             raise ValueError(
@@ -201,10 +198,7 @@ class Pattern:
         )
 
     def _withPSK(self, name: str, number: int) -> Pattern:
-        """
-        One C{psk} is added at the end of a message; at the beginning of the first for
-        0.
-        """
+        """One C{psk} is added at a message's end; for 0, where the first begins."""
         messages = list(self.messages)
         if number > len(messages):
             raise ValueError(
@@ -375,9 +369,7 @@ def _known(kind: str, part: str, known: Iterable[str]) -> str:
 
 
 def _messageLengths(pattern: Pattern, usesPSK: bool) -> tuple[int, ...]:
-    """
-    How long handshake messages with empty payloads are (Noise, sections 3, 5.3, 9.2).
-    """
+    """The lengths of messages without payload (Noise, sections 3, 5.3, 9.2)."""
     known = pattern.initiatorKeys + pattern.responderKeys
     tag = TAGLEN if usesPSK and "e" in known else 0
     lengths = []

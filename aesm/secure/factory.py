@@ -119,10 +119,7 @@ class SecureFactory(Factory):
             self._looking = None
 
     def woke(self, secure: SecureProtocol) -> None:
-        """
-        Have a connection that is open rest once it is silent; until it has something to
-        read or write again.
-        """
+        """Have a connection that is open rest once it is silent."""
         self._awake[secure] = -1
         if self._looking is None:
             self._looking = self.clock.callLater(SILENCE, self._look)

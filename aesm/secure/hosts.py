@@ -134,10 +134,7 @@ class HostEndpoint:
         self._avoided[host] = None
 
     def _sorted(self, addresses: list[IAddress]) -> list[IAddress]:
-        """
-        Sort addresses, those to be avoided last; of these, forget what the name has no
-        more.
-        """
+        """Sort addresses, those to be avoided last; forget those that are gone."""
         hosts = {getattr(address, "host", "") for address in addresses}
         avoided = [host for host in self._avoided if host in hosts]
         self._avoided = dict.fromkeys(avoided)
@@ -151,9 +148,7 @@ class HostEndpoint:
 
 @implementer(IHostnameResolver)
 class _Resolving:
-    """
-    A reactor, but for its resolver, which gives our order and leaves no thread behind.
-    """
+    """A reactor with another resolver: in our order, and without its threads."""
 
     def __init__(
         self, reactor: Any, order: Callable[[list[IAddress]], list[IAddress]]

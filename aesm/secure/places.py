@@ -405,9 +405,7 @@ class TokenBuckets:
 
 
 def hostOfPeer(address: IAddress | None) -> str | None:
-    """
-    Tell which host a transport's peer is; None if it is none, as over a UNIX socket.
-    """
+    """Tell which host a transport's peer is; None for a UNIX socket."""
     if isinstance(address, IPv4Address | IPv6Peer):
         return hostOf(address.host)
     return None

@@ -197,10 +197,7 @@ class SecureProtocol:
     # IHalfCloseableProtocol, for the raw transport
 
     def readConnectionLost(self) -> None:
-        """
-        The raw transport brings nothing more, which is in order only after the
-        peer's end of stream.
-        """
+        """The raw transport brings nothing more: in order after the peer's end."""
         if self.phase not in WRITES:
             self.transport.loseConnection()
         elif self.channel.state not in _PEER_ENDED and not self._outlet.broken:
@@ -414,10 +411,7 @@ class SecureProtocol:
             self.factory.opened(self)
 
     def _refuse(self) -> None:
-        """
-        Send a refusal, if there is one, and let the peer read it before a reset can
-        come.
-        """
+        """Send a refusal, if there is one, and give the peer time to read it."""
         refusal = self.channel.takeOutput()  # a channel that failed has none else
         if not refusal:
             self.abort()
@@ -429,10 +423,7 @@ class SecureProtocol:
         closeForWriting(self.transport)
 
     def _settle(self, reason: AESMError) -> None:
-        """
-        Settle why the connection is over, unless it is; the factory hears how we
-        opened.
-        """
+        """Settle why the connection is over, and whether the handshake failed."""
         if self._reason is None:
             self._reason = Failure(reason)
         if not self._told:
@@ -518,9 +509,7 @@ class SecureProtocol:
             self._timer = None
 
     def _timedOut(self) -> None:
-        """
-        The handshake took too long; or the peer did not end, or did not read, in time.
-        """
+        """The handshake, the peer's end, or its reading, took too long."""
         self._timer = None
         if not self._told:
             self.fail(

@@ -93,9 +93,7 @@ def kindOf(reason: AESMError) -> Kind:
 
 
 class _Host:
-    """
-    A host: who tells of its last that is untold, how many, and when it may have a line.
-    """
+    """What a host's last refusal was, when it had a line, and how many had none."""
 
     __slots__ = ("last", "told", "untold", "wait")
     last: Callable[[], object]

@@ -187,10 +187,7 @@ class SecureTransport:
         self._endIfDone()
 
     def abortConnection(self) -> None:
-        """
-        Close at once; what was written may be lost, and the peer is told
-        nothing.
-        """
+        """Close at once; what was written may be lost, the peer is told nothing."""
         self._secure.abort(Failure(error.ConnectionAborted()))
 
     def getPeer(self) -> SecureAddress:
@@ -364,9 +361,7 @@ class SecureTransport:
     # Parts
 
     def _endIfDone(self) -> None:
-        """
-        End our direction, unless a producer goes on; close when the peer has ended.
-        """
+        """End our direction, unless a producer goes on; close after both."""
         if self.producing:
             return
         if self._writing:

@@ -43,10 +43,7 @@ _log = Logger(namespace="aesm.secure")
 
 
 class WrappingFactory(SecureFactory):
-    """
-    What both sides share: the factory inside, which is started and stopped with
-    us.
-    """
+    """What both sides share: the factory inside, which starts and stops with us."""
 
     def __init__(
         self,
@@ -228,10 +225,7 @@ class ServerFactory(WrappingFactory):
         self._places.leave(secure)
 
     def _reloadKeys(self, policy: AuthorizedKeys) -> None:
-        """
-        Read authorized keys that have changed, and disconnect those that were taken
-        out.
-        """
+        """Read authorized keys anew, and disconnect those that were taken out."""
         self._reload = self.clock.callLater(RELOAD_INTERVAL, self._reloadKeys, policy)
         gone = {publicKey.raw for publicKey in policy.look()}
         for secure in [c for c in self._connections if c.channel.peer in gone]:

@@ -141,9 +141,7 @@ class Admission:
     def _cbAdmit(
         self, name: str | None, publicKey: PublicKey, hello: Hello, address: Address
     ) -> None:
-        """
-        Close those that a client replaces, or that make room for it, if there is room.
-        """
+        """Close those that a client replaces, or that make room for it."""
         replaced, yielding = self._leaving(publicKey, hello, address)
         for connection in replaced:
             connection.closeWith(CloseCode.TAKEN_OVER, "replaced by a newer connection")
@@ -176,10 +174,7 @@ class Admission:
         return replaced, yielding
 
     def _isLeaving(self, publicKey: PublicKey) -> bool:
-        """
-        Tell whether a key has yet to leave a place that it gave up, not to give it up
-        twice.
-        """
+        """Tell whether a key has given up a place, and not yet left it."""
         return any(
             not isinstance(member, Connection) or member.isEnding
             for member in self._places.ofKey(publicKey)
@@ -199,16 +194,11 @@ class Admission:
         self._places.replace(connection, superseded)
 
     def leave(self, counted: Connection | AESMProtocol) -> None:
-        """
-        Count a connection, or the former transport of one, no more, if it is counted.
-        """
+        """Count a connection, or its former transport, no more."""
         self._places.leave(counted)
 
     def look(self) -> None:
-        """
-        See whether the file of authorized keys has changed, and disconnect those
-        that were taken out.
-        """
+        """Disconnect those who were taken out of the authorized keys."""
         if isinstance(self._policy, AuthorizedKeys):
             self._disconnect(self._policy.look(), REVOKED)
 

@@ -278,9 +278,7 @@ class ConnectionManager(ConnectionOwner):
         return self._handled(connection)
 
     def _ebBegun(self, failure: Failure, connection: DurableConnection) -> Failure:
-        """
-        A session is not begun: the client has left, or the spool cannot be written.
-        """
+        """A session is not begun: the client left, or the spool failed."""
         self._names.discard(connection.session.name)
         if failure.check(CancelledError):
             connection.abandon()
@@ -289,10 +287,7 @@ class ConnectionManager(ConnectionOwner):
         raise Refused(f"no session can begin: {failure.getErrorMessage()}", Kind.SPOOL)
 
     def abandon(self, connection: Connection) -> None:
-        """
-        Give up a connection that C{begin} has made, and whose client hears nothing of
-        it.
-        """
+        """Give up a connection that C{begin} made, and no client hears of."""
         if connection in self._begun:  # else its session goes on
             self._begun.remove(connection)
             self._names.discard(connection.session.name)
@@ -506,9 +501,7 @@ class ConnectionManager(ConnectionOwner):
         return connection
 
     def _tellBack(self, connection: Connection, noticed: bool) -> None:
-        """
-        Tell the handler of a client that is back, if it was known that it was away.
-        """
+        """Tell the handler of a client that is back, if it was away."""
         handling = self._handling
         if handling is None:
             return

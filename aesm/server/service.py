@@ -314,9 +314,7 @@ class Server(Service):
     def _ebCannotListen(
         self, failure: Failure, trying: list[Deferred[Any]]
     ) -> list[Failure]:
-        """
-        Listen nowhere, if not everywhere: the first endpoint, or more, has failed.
-        """
+        """Listen nowhere, if not everywhere."""
         # An attempt that has worked gives its port, for C{stop} to close; one that has
         # not is cancelled, and its failure is consumed: it gives None.
         for attempt in trying:
@@ -347,9 +345,7 @@ class Server(Service):
 def _follow(
     leader: Deferred[_T], canceller: Callable[[Deferred[Any]], None] | None = None
 ) -> Deferred[_T]:
-    """
-    Wait for what others wait for as well; without a canceller, it goes on for them.
-    """
+    """Wait for what others wait for as well, and may be cancelled alone."""
     follower: Deferred[_T] = ReactorDeferred(canceller)
 
     def tell(result: _T) -> _T:
@@ -362,10 +358,7 @@ def _follow(
 
 
 def listeningAddress(address: IAddress) -> Address:
-    """
-    Name where a port listens: C{(host, port)} for TCP, a path for a UNIX socket, else
-    text.
-    """
+    """Name where a port listens: C{(host, port)}, a UNIX socket's path, else text."""
     host, port = getattr(address, "host", None), getattr(address, "port", None)
     if isinstance(host, str) and isinstance(port, int):
         return (host, port)

@@ -25,9 +25,7 @@ __all__ = ["Visits"]
 
 
 class _Counts(NamedTuple):
-    """
-    Messages that came, and that the client has acknowledged, each with their cost.
-    """
+    """Messages that came, and that the client has acknowledged; their cost."""
 
     received: int
     receivedCost: int

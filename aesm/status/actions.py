@@ -133,10 +133,7 @@ class Actions:
         return iter([_encoded({"ok": True, **done})])
 
     def _status(self, who: str | None = None, most: int | None = None) -> Iterator[str]:
-        """
-        Say what goes on, of one or of all; of those that lag most, if there are too
-        many.
-        """
+        """Say what goes on, of one or all; if need be of those that lag most."""
         overview = self._overview
         connections: Iterable[Connection]
         if who is not None:

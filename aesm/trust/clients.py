@@ -253,10 +253,7 @@ class AuthorizedKeys:
         found: bytes | KeyFileError | None,
         isMeant: bool,
     ) -> frozenset[PublicKey]:
-        """
-        Let what C{_find} found decide who is let in; return the keys that no longer
-        are.
-        """
+        """Let what C{_find} found decide who is in; return who no longer is."""
         self._seen = None
         if isinstance(found, KeyFileUnavailable):
             # The version stays that of what is in force: each look tries again.
@@ -329,18 +326,14 @@ class AuthorizedKeys:
         )
 
     def _currentVersion(self) -> tuple[int, ...] | None:
-        """
-        Tell one version of the file from another by C{stat}; None if there is no file.
-        """
+        """Tell one version of the file from another; None if there is none."""
         try:
             return versionOf(os.stat(self.path))
         except OSError:
             return None
 
     def _find(self) -> bytes | KeyFileError | None:
-        """
-        Read the file: its content, why it cannot be used, or None if there is none.
-        """
+        """Read the file, if there is one, or say why it cannot be used."""
         try:
             return readFile(self.path, limit=MAX_FILE, forbidden=OTHERS_WRITE)
         except FileNotFoundError:
@@ -359,10 +352,7 @@ class AuthorizedKeys:
     def _parse(
         self, content: bytes
     ) -> tuple[dict[PublicKey, _Client], KeyFileError | None]:
-        """
-        Read what the good lines say of each key, and what is wrong with the first bad
-        one.
-        """
+        """Read what the good lines say, and what is wrong with the first bad one."""
         clients: dict[PublicKey, _Client] = {}
         firstBad: KeyFileError | None = None
         for number, line in lines(content):

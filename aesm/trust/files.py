@@ -100,10 +100,7 @@ _NO_LINKS = {*_NO_SYNC, errno.EMLINK, errno.EXDEV}
 
 
 def expanded(path: AnyPath) -> Path:
-    """
-    Make a path of what somebody gives, with the home directory for a C{~} at its
-    start.
-    """
+    """Make a path of what somebody gives; a C{~} at its start is the home directory."""
     # Shells expand no ~ behind a = or within quotes, and nobody does in a file of
     # settings.  Unlike Path.expanduser this leaves alone what it does not know.
     return Path(os.path.expanduser(path))

@@ -63,9 +63,7 @@ def _toText(raw: bytes) -> str:
 
 
 def _fromText(text: str) -> bytes | None:
-    """
-    Read 32 bytes from exactly the text that L{_toText} makes of any; None if it is not.
-    """
+    """Read 32 bytes, if the text is exactly what L{_toText} makes of them."""
     try:
         raw = base64.b64decode(text.encode("ascii", "replace"))
     except binascii.Error:

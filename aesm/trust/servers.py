@@ -287,10 +287,7 @@ class KnownServers:
         return [(e.location, e.publicKey) for e in self._parse(self._read())]
 
     def _isAccepted(self, location: str, publicKey: PublicKey) -> bool:
-        """
-        Tell whether the key is known, by what counts of the file; False for a new
-        location.
-        """
+        """Tell whether the key is known, or the location new, as the file counts."""
         unsettled = self._look()
         if unsettled is None:
             return self._isKnown(self._content, location, publicKey)
@@ -366,10 +363,7 @@ class KnownServers:
         return KnownServers(f"{self.path}.next", "strict")
 
     def _promote(self, location: str, publicKey: PublicKey) -> bool:
-        """
-        Let an announced key take the place of the known one; False if it is not
-        announced.
-        """
+        """Let an announced key take the place of the known one; tell if it was one."""
         nextKeys = self._nextKeys()
         if (location, publicKey) not in nextKeys.entries():
             return False
@@ -393,9 +387,7 @@ class KnownServers:
         return True
 
     def _replace(self, location: str, publicKey: PublicKey | None) -> int:
-        """
-        Write the file with one key for a location, or none; the lock must be held.
-        """
+        """Write the file, the lock held, with one key for a location, or none."""
         content = self._read()
         old = {entry.number for entry in self._entriesOf(content, location)}
         lines = enumerate(content.split(b"\n"), 1)
@@ -435,9 +427,7 @@ class KnownServers:
         return [e for e in self._parse(content) if e.location == location]
 
     def _isKnown(self, content: bytes, location: str, publicKey: PublicKey) -> bool:
-        """
-        Tell whether the key is known, or the location is new; refuses any other key.
-        """
+        """Tell whether the key is known, or the location new; refuse other keys."""
         entries = self._entriesOf(content, location)
         known = tuple(str(entry.publicKey) for entry in entries)
         if not known:

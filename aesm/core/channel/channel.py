@@ -332,15 +332,11 @@ class Channel:
     # The roles' parts
 
     def _receiveHandshake(self, data: memoryview, events: list[Event]) -> int:
-        """
-        Take bytes before the channel is open; return how many were used, at least one.
-        """
+        """Take bytes before the channel is open; return how many were used."""
         raise NotImplementedError
 
     def _finish(self, payload: bytes) -> None:
-        """
-        Do what is left of the handshake, with our payload, once the peer is accepted.
-        """
+        """Do what is left of the handshake once the peer is accepted."""
         raise NotImplementedError
 
     def _dismiss(self, farewell: bytes) -> None:
@@ -354,10 +350,7 @@ class Channel:
     # Shared parts
 
     def _deciding(self) -> bool:
-        """
-        Insist on having something to decide; tell whether it matters, if we failed
-        since.
-        """
+        """Insist on having something to decide; tell whether it still matters."""
         if self.state not in (State.DECISION, State.FAILED):
             raise RuntimeError(f"nothing to decide: the channel is {self.state.value}")
         return self.state is State.DECISION
@@ -387,9 +380,7 @@ class Channel:
         self._queue = []
 
     def _keepEarly(self, data: memoryview) -> None:
-        """
-        Keep a bounded amount of what comes while the decision on the peer is open.
-        """
+        """Keep what comes before the decision on the peer, to a bound."""
         if len(self._received) + len(data) > MAX_EARLY:
             raise ProtocolError(f"more than {MAX_EARLY} bytes before being let in")
         self._received += data
@@ -434,10 +425,7 @@ class Channel:
             events.append(EndOfStream())
 
     def _completed(self, data: memoryview) -> tuple[memoryview, ...]:
-        """
-        Put a record together that began before: it, and what comes behind, once it is
-        whole.
-        """
+        """Put a record together that began before: it, and what is behind it."""
         received = self._received
         if len(received) < LENGTH_BYTES:
             received += data[:1]

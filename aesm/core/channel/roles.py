@@ -68,10 +68,7 @@ class _Handshake(Channel):
         self._output.append(frame(self._noise.writeMessage(payload)))
 
     def _readMessage(self, message: bytes) -> bytes:
-        """
-        Read a handshake message, and the peer's key if it brings one; return the
-        payload.
-        """
+        """Read a handshake message, maybe with the peer's key; return the payload."""
         try:
             payload = self._noise.readMessage(message)
         except TamperedRecord:
@@ -91,9 +88,7 @@ class _Handshake(Channel):
         return payload
 
     def _split(self) -> tuple[CipherState, CipherState]:
-        """
-        Turn the handshake into two ciphers: client to server, and server to client.
-        """
+        """Turn the handshake into two ciphers, the client's first."""
         self.handshakeHash = self._noise.handshakeHash
         ciphers = self._noise.split()
         del self._noise
@@ -145,9 +140,7 @@ class ClientChannel(_Handshake):
         return used
 
     def _checkReply(self, length: bytes) -> None:
-        """
-        Refuse, by one byte or both, any length but message 2's, or zero for a refusal.
-        """
+        """Refuse what cannot be message 2's length, nor zero for a refusal."""
         expected = self._reply.to_bytes(LENGTH_BYTES, "big")
         if not (expected.startswith(length) or _REFUSAL.startswith(length)):
             raise _foreign("answered", length)
@@ -218,9 +211,7 @@ class ServerChannel(_Handshake):
             raise _foreign("called", length)
 
     def _takeOffer(self, offer: bytes) -> None:
-        """
-        Start the handshake that the client offers, or tell it what we take (section 2).
-        """
+        """Start the handshake that is offered, or say what we take (section 2)."""
         settings = self._settings
         if offer in settings.offers:
             self.suite = settings.offers[offer]
@@ -241,10 +232,7 @@ class ServerChannel(_Handshake):
         raise OfferRefused(f"the client offers {text!r}, but {ours}", reason)
 
     def _checkMessage(self, length: bytes) -> None:
-        """
-        Refuse a message by its length: only message 3 has a payload, of at most 2,048
-        bytes.
-        """
+        """Refuse a message by its length alone: only message 3 has a payload."""
         least = self._noise.messageLength()
         most = least + (MAX_HELLO if self.state is State.ANSWERED else 0)
         # Of the first byte alone only what no second byte could mend is refused.
@@ -311,10 +299,7 @@ def _takeFrame(
 
 
 def _foreign(did: str, start: bytes) -> NotAnAESMPeer:
-    """
-    Describe by its first bytes a peer that C{"answered"}, or C{"called"}, in another
-    protocol.
-    """
+    """Describe a peer of another protocol, which C{"answered"} or C{"called"}."""
     guess = _FOREIGN.get(start[0], "not a length of ours")
     return NotAnAESMPeer(
         f"what {did} here does not speak AESM/1: its first byte is 0x{start[0]:02x} "

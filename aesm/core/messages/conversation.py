@@ -359,9 +359,7 @@ class Conversation:
             self._stash()
 
     def _stash(self) -> None:
-        """
-        Read nothing more; what came of a message that is not whole is the session's.
-        """
+        """Read nothing more; the beginning of a message is the session's."""
         partial = self.reader.cut()
         session = getattr(self, "session", None)
         if session is not None:

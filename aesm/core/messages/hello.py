@@ -233,9 +233,7 @@ def _isCount(value: Any) -> bool:
 
 
 def _isSeconds(value: Any) -> bool:
-    """
-    Tell whether a JSON value is a positive number of seconds, at most C{MAX_SECONDS}.
-    """
+    """Tell whether a JSON value is a number of seconds, to C{MAX_SECONDS}."""
     return type(value) in (int, float) and 0 < value <= MAX_SECONDS
 
 
