@@ -96,13 +96,7 @@ class Peer:
         sendData: Callable[[Message], Deferred[None]],
         request: Callable[[Message, float | None], Deferred[str | bytes]],
     ) -> None:
-        """
-        @param reactor: of the loop that all of this is used in.
-        @param stream: what comes; C{_news} is to be set when something does, and at
-            the end.
-        @param sendData: as that of a connection.
-        @param request: the same.
-        """
+        """C{_news} is to be set when C{stream} has more, or ends."""
         self._reactor = reactor
         self._stream = stream
         self._sendData = sendData

@@ -107,12 +107,6 @@ class Server:
         endpoints: tuple[str | IStreamServerEndpoint, ...],
         options: dict[str, Any],
     ) -> None:
-        """
-        @param reactor: of the loop that all of this is used in.
-        @param talk: called with each connection.
-        @param endpoints: where to listen.
-        @param options: as L{AESMServerFactory<aesm.server.factory.AESMServerFactory>}.
-        """
         self._reactor = reactor
         self._talk = talk
         self._talks: dict[asyncio.Task[object], Connection] = {}

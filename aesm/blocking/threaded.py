@@ -232,11 +232,7 @@ class ThreadedClientService(ClientService):
     def __init__(
         self, endpoint: str, stopped: Callable[[], None], **options: Any
     ) -> None:
-        """
-        @param endpoint: a client endpoint's string.
-        @param stopped: called once it has stopped, by itself or not.
-        @param options: as L{ClientService}.
-        """
+        """@param stopped: called once it has stopped, by itself or not."""
         super().__init__(endpoint, **options)
         self.retrieved = ThreadedStream()
         self._tellStopped = stopped

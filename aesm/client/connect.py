@@ -260,10 +260,7 @@ class _Attempt(SecureFactory, ConnectionOwner):
         handshakeTimeout: float,
         keeper: SessionKeeper | None,
     ) -> None:
-        """
-        @param location: what was dialled, None to take the transport's peer.
-        @param handshakeTimeout: seconds.
-        """
+        """@param location: what was dialled, None to take the transport's peer."""
         super().__init__(clock, handshakeTimeout)
         self._settings = settings
         self._messages = messages

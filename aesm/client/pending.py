@@ -99,10 +99,6 @@ class QueuedRequest(QueuedMessage):
     mayBeEarly = False
 
     def __init__(self, queue: MessageQueue, answer: PendingAnswer, body: bytes) -> None:
-        """
-        @param answer: fires with the answer.
-        @param body: the request, as on the wire.
-        """
         super().__init__(body)
         self._queue = queue
         self._answer = answer

@@ -44,10 +44,6 @@ class EchoClient:
         trust: object,
         **options: Any,
     ) -> None:
-        """
-        @param trust: as L{ClientService} takes it.
-        @param options: the same.
-        """
         self._clock = clock
         own: dict[str, Any] = {"heartbeat": HEARTBEAT, "key": PrivateKey.generate()}
         self.service = ClientService(

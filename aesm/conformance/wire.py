@@ -247,9 +247,7 @@ class Dial:
         psk: bytes | None,
         agreed: bytes | None = None,
     ) -> None:
-        """
-        @param agreed: the offer that is in our prologue, if it is not the one sent.
-        """
+        """@param agreed: the offer in our prologue, if it is not the one sent."""
         self.wire = wire
         offer = b"AESM/1 " + suite.encode()
         self.offer = frame(offer)
@@ -377,10 +375,6 @@ class Channel:
     """Records and the frames in them."""
 
     def __init__(self, wire: Wire, ours: CipherState, theirs: CipherState) -> None:
-        """
-        @param ours: encrypts what we send.
-        @param theirs: decrypts what comes.
-        """
         self.wire = wire
         self._ours, self._theirs = ours, theirs
         self._sealed = self._opened = 0

@@ -105,11 +105,6 @@ class AESMProtocol:
     def __init__(
         self, owner: ConnectionOwner, conversation: Conversation, clock: IReactorTime
     ) -> None:
-        """
-        @param owner: whom to tell.
-        @param conversation: a fresh conversation.
-        @param clock: keeps time for deadlines.
-        """
         self.conversation = conversation
         self.owner = owner
         self.state = CarrierState.GREETING

@@ -94,10 +94,7 @@ class HostEndpoint:
         timeout: float,
         bindAddress: tuple[str, int] | None,
     ) -> None:
-        """
-        @param location: what the known servers call it.
-        @param timeout: seconds for each address.
-        """
+        """@param timeout: seconds for each address."""
         self.location = location
         self._reactor = reactor
         self._host = host

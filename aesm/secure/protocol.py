@@ -101,10 +101,6 @@ class SecureProtocol:
     transport: ITransport
 
     def __init__(self, factory: SecureFactory, channel: Channel) -> None:
-        """
-        @param factory: decides on the peer, and builds what runs inside.
-        @param channel: a fresh channel.
-        """
         self.factory = factory
         self.busy = False
         self.channel = channel

@@ -443,12 +443,6 @@ class WebSocketServerEndpoint:
         path: str = "/",
         origins: Collection[str] | None = None,
     ) -> None:
-        """
-        @param clock: keeps time.
-        @param endpoint: where to listen.
-        @param path: as L{WebSocketProtocol} takes it.
-        @param origins: likewise.
-        """
         self._clock = clock
         self._endpoint = endpoint
         self._options = path, origins

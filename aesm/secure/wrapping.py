@@ -52,10 +52,6 @@ class WrappingFactory(SecureFactory):
         settings: ChannelSettings,
         inner: IProtocolFactory,
     ) -> None:
-        """
-        @param settings: of the secure channels.
-        @param inner: builds what runs inside.
-        """
         super().__init__(clock, handshakeTimeout)
         self._settings = settings
         self._inner = inner
@@ -99,12 +95,7 @@ class ServerFactory(WrappingFactory):
         policy: IClientPolicy | None,
         places: Places,
     ) -> None:
-        """
-        @param inner: builds what runs inside.
-        @param settings: of the secure channels.
-        @param policy: decides on clients; None lets any in.
-        @param places: counts them.
-        """
+        """@param policy: decides on clients; None lets any in."""
         super().__init__(clock, handshakeTimeout, settings, inner)
         self.publicKey = PublicKey(settings.publicKey)
         self._policy = policy
@@ -254,12 +245,7 @@ class ClientFactory(WrappingFactory):
         policy: ITrustPolicy,
         location: str | None,
     ) -> None:
-        """
-        @param inner: builds what runs inside.
-        @param settings: of the secure channel.
-        @param policy: decides on the server's key.
-        @param location: what was dialled; None to take the transport's peer.
-        """
+        """@param location: what was dialled; None to take the transport's peer."""
         super().__init__(clock, handshakeTimeout, settings, inner)
         self._policy = policy
         self._location = location

@@ -70,10 +70,7 @@ class Admission:
         perKey: str,
     ) -> None:
         """
-        @param connections: who is in.
         @param policy: decides on keys; None lets any in.
-        @param places: counts who is in.
-        @param perKey: what a second connection of one key does.
         @raise ValueError: C{perKey} is none that there is.
         """
         if perKey not in PER_KEY:

@@ -91,17 +91,15 @@ class ConnectionManager(ConnectionOwner):
         bytesPerKey: float | None,
     ) -> None:
         """
-        @param clock: keeps time.
-        @param connections: the registry.
-        @param admission: counts who is in.
-        @param messages: settings of the message layer.
         @param handler: whom to hand packets; None leaves them in the streams.
         @param totalBuffer: bytes of messages to keep for all together.
         @param sessionGrace: seconds that a client has to come back.
         @param openStore: opens what the sessions are written to; None to keep them in
             memory.
+
         @param messagesPerKey: that the handler takes of one key, a second; None for
             what it says itself, or any number.
+
         @param bytesPerKey: the same of their bytes.
         @raise ValueError: one of these has a value that it cannot have.
         """

@@ -80,10 +80,6 @@ class Actions:
     def __init__(
         self, server: Server, reload: Callable[[], object], drain: Drain
     ) -> None:
-        """
-        @param reload: does what SIGHUP does.
-        @param drain: ends the server.
-        """
         self._server = server
         self._overview = Overview(server)
         self._reload = reload

@@ -227,10 +227,7 @@ class ControlSocket:
     def __init__(
         self, reactor: Any, path: str, actions: Performer, needed: bool
     ) -> None:
-        """
-        @param path: of the socket, absolute.
-        @param needed: whether it is an error if it cannot be.
-        """
+        """@param needed: whether it is an error if it cannot be."""
         self._reactor = reactor
         self._path = Path(path)
         self._needed = needed

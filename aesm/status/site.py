@@ -81,11 +81,7 @@ class StatusPage:
         overview: Overview,
         anyone: bool = False,
     ) -> None:
-        """
-        @param endpoint: where to listen.
-        @param overview: what there is to tell.
-        @param anyone: whether other machines may ask, too.
-        """
+        """@param anyone: whether other machines may ask, too."""
         self._endpoint = endpoint
         self._anyone = anyone
         self._site = StatusSite(reactor, overview, anyone)
@@ -168,10 +164,7 @@ class StatusSite(WrappingFactory):
     def __init__(
         self, clock: IReactorTime, overview: Overview, anyone: bool = False
     ) -> None:
-        """
-        @param overview: what there is to tell.
-        @param anyone: whether to answer by whatever name it is asked for.
-        """
+        """@param anyone: whether to answer by whatever name it is asked for."""
         resource = _Resource(overview, anyone)
         site = Site(resource, _Request, timeout=PATIENCE, reactor=clock)
         site.log = _logNothing  # type: ignore[method-assign]

@@ -85,12 +85,6 @@ class MemoryTransport:
         host: IPAddress,
         peer: IPAddress,
     ) -> None:
-        """
-        @param outgoing: the direction that it writes to.
-        @param incoming: the direction that it reads from.
-        @param host: the address of this end.
-        @param peer: the address of the other end.
-        """
         self.outgoing = outgoing
         self.incoming = incoming
         self.disconnecting = False
@@ -293,10 +287,6 @@ class MemoryLink:
     """
 
     def __init__(self, clock: Clock, client: IPAddress, server: IPAddress) -> None:
-        """
-        @param client: the client's address.
-        @param server: the server's.
-        """
         self.toServer, self.toClient = MemoryPipe(), MemoryPipe()
         self.client = MemoryTransport(
             clock, self.toServer, self.toClient, client, server

@@ -101,11 +101,7 @@ class ClientChannel(_Handshake):
     __slots__ = ("_reply",)
 
     def __init__(self, settings: ChannelSettings) -> None:
-        """
-        Make the offer and message 1; C{takeOutput} has them.
-
-        @param settings: what our side brings along; the first suite is offered.
-        """
+        """Make the offer of the first suite, and message 1, for C{takeOutput}."""
         super().__init__(settings)
         offer, self.suite = next(iter(settings.offers.items()))
         self._noise = settings.handshake(self.suite, initiator=True)

@@ -66,11 +66,7 @@ class Inbox:
     )
 
     def __init__(self, window: int) -> None:
-        """
-        Start empty.
-
-        @param window: the C{window} of our hello or WELCOME, bytes.
-        """
+        """Start empty, with the C{window} of our hello or WELCOME, bytes."""
         self.window = window
         self.received = self.keptCount = 0
         self.receivedCost = self.takenCost = self._announcedCount = 0
@@ -161,12 +157,7 @@ class Session:
     __slots__ = ("inbox", "name", "outbox")
 
     def __init__(self, sendBuffer: int, receiveBuffer: int, name: str = "") -> None:
-        """
-        Start with nothing sent and nothing received.
-
-        @param sendBuffer: cost of unacknowledged messages to keep, bytes.
-        @param receiveBuffer: cost that the peer may send ahead of us, bytes.
-        """
+        """Start with nothing; each buffer bounds a direction's cost, bytes."""
         self.name = name
         self.outbox = Outbox(sendBuffer)
         self.inbox = Inbox(receiveBuffer)
