@@ -90,11 +90,7 @@ _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s,]+")
 
 @implementer(IPlugin, IStreamServerEndpointStringParser)
 class ServerParser:
-    """
-    Reads server endpoints.
-
-    @ivar prefix: what they begin with.
-    """
+    """Reads server endpoints."""
 
     prefix = PREFIX
 
@@ -104,11 +100,8 @@ class ServerParser:
         """
         Make the endpoint that a string means.
 
-        @param args: what the string has without keywords.
-        @param kwargs: what it has with keywords.
         @raise KeyFileError: a file cannot be used; says why.
         @raise ValueError: the string is wrong; says how to put it right.
-        @see: C{IStreamServerEndpointStringParser.parseStreamServer}
         """
         endpoint, options = _options(_SERVER, args, kwargs)
 
@@ -132,26 +125,14 @@ class ServerParser:
 
 @implementer(IPlugin, IStreamClientEndpointStringParserWithReactor)
 class ClientParser:
-    """
-    Reads client endpoints.
-
-    @ivar prefix: what they begin with.
-    """
+    """Reads client endpoints."""
 
     prefix = PREFIX
 
     def parseStreamClient(  # type: ignore[override]  # no word is taken
         self, reactor: IReactorCore, /, *args: str, **kwargs: str
     ) -> IStreamClientEndpoint:
-        """
-        Make the endpoint that a string means.
-
-        @param args: what the string has without keywords.
-        @param kwargs: what it has with keywords.
-        @raise KeyFileError: a file cannot be used; says why.
-        @raise ValueError: the string is wrong; says how to put it right.
-        @see: C{IStreamClientEndpointStringParserWithReactor.parseStreamClient}
-        """
+        """Make the endpoint that a string means; raises as L{ServerParser}."""
         endpoint, options = _options(_CLIENT, args, kwargs)
         knownServers = options.pop("knownServers", None)
         pinned = options.pop("pinned", None)
@@ -234,11 +215,7 @@ def _loadKey(options: dict[str, Any]) -> dict[str, Any]:
 
 @implementer(IPlugin, IStreamServerEndpointStringParser)
 class WebSocketParser:
-    """
-    Reads endpoints for pages in browsers.
-
-    @ivar prefix: what they begin with.
-    """
+    """Reads endpoints for pages in browsers."""
 
     prefix = "websocket"
 
@@ -248,11 +225,8 @@ class WebSocketParser:
         """
         Make the endpoint that a string means.
 
-        @param args: what the string has without keywords.
-        @param kwargs: what it has with keywords.
         @raise ValueError: the string is wrong, or wsproto is missing; says how to put
             it right.
-        @see: C{IStreamServerEndpointStringParser.parseStreamServer}
         """
         path = kwargs.pop("path", "/")
         listed = kwargs.pop("origin", None)
@@ -294,11 +268,7 @@ class WebSocketParser:
 
 @implementer(IPlugin, IStreamServerEndpointStringParser)
 class ReusePortParser:
-    """
-    Reads endpoints of ports that several processes share.
-
-    @ivar prefix: what they begin with.
-    """
+    """Reads endpoints of ports that several processes share."""
 
     prefix = "reuseport"
 
@@ -308,11 +278,8 @@ class ReusePortParser:
         """
         Make the endpoint that a string means.
 
-        @param args: what the string has without keywords.
-        @param kwargs: what it has with keywords.
         @raise TypeError: the string has a word too many, or no port.
         @raise ValueError: the string is wrong, or the system cannot do it.
-        @see: C{IStreamServerEndpointStringParser.parseStreamServer}
         """
         return self._parse(reactor, *args, **kwargs)
 

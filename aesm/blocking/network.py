@@ -190,11 +190,7 @@ class _Network(Generic[_S, _P]):
     close = stop
 
     def __exit__(self, *reason: object) -> None:
-        """
-        Stop.
-
-        @param reason: the error that ended the C{with} statement; it goes on.
-        """
+        """Stop; the error that ended the C{with} statement goes on."""
         self.stop()
 
 

@@ -122,12 +122,7 @@ class Closable(Protocol):
     """What is to be closed when the reactor or the program ends."""
 
     def end(self, deadline: float) -> Deferred[None]:
-        """
-        Close in order; called in the reactor's thread.
-
-        @param deadline: seconds after which to abort.
-        @return: fires when all is closed.
-        """
+        """Close in order, in the reactor's thread, and abort after so many seconds."""
 
 
 class Result(Future[_T]):
@@ -232,11 +227,7 @@ class ReactorThread:
         return future
 
     def checkProcess(self) -> None:
-        """
-        Refuse to serve a forked child.
-
-        @raise RuntimeError: this is one.
-        """
+        """Refuse to serve a forked child."""
         if self.isForked:
             raise RuntimeError(
                 "this process was forked from one that uses aesm: start it with "
@@ -244,12 +235,7 @@ class ReactorThread:
             )
 
     def wait(self, future: Future[_T], timeout: float | None) -> _T:
-        """
-        Wait for a result.
-
-        @param timeout: seconds; None to wait for ever.
-        @raise TimeoutError: there is none in time.
-        """
+        """Wait for a result, so many seconds."""
         try:
             return future.result(timeout)
         except TimeoutError:

@@ -56,11 +56,7 @@ class StandardLog:
         self._thread.start()
 
     def __call__(self, event: LogEvent) -> None:
-        """
-        Take an event; called in any thread.
-
-        @see: C{twisted.logger.ILogObserver}
-        """
+        """Take an event; called in any thread."""
         namespace = str(event.get("log_namespace"))
         if namespace.startswith("aesm.") and self._isAlone([self]):
             self._events.put(event)

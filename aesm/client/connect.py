@@ -303,10 +303,7 @@ class _Attempt(SecureFactory, ConnectionOwner):
         self, secure: SecureProtocol, publicKey: PublicKey, payload: bytes
     ) -> Answer[None]:
         """
-        Ask the trust policy about the key that the server has proved.
-
-        @return: what lets it go on, once what leaves early may; fails as
-            L{checkServer}.
+        Ask the trust policy about the server, and wait until what is early may leave.
         """
         trusted = checkServer(self._trust, self._where(), publicKey)
         if self._keeper is not None and self._former is None:

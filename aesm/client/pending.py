@@ -269,21 +269,13 @@ class Waiters:
         self._attempts: dict[Deferred[Connection], int | None] = {}
 
     def add(self, attempts: int | None) -> Deferred[Connection]:
-        """
-        Wait.
-
-        @param attempts: how many may fail; None for any number.
-        """
+        """Wait, for as many failed attempts; None for any number."""
         waiter: Deferred[Connection] = ReactorDeferred(self._cancel)
         self._attempts[waiter] = attempts
         return waiter
 
     def countFailure(self) -> Collection[Deferred[Connection]]:
-        """
-        Count an attempt that failed.
-
-        @return: those who wait for no more than there were, to be told.
-        """
+        """Count an attempt that failed; return those who wait for no more."""
         for waiter, attempts in self._attempts.items():
             if attempts is not None:
                 self._attempts[waiter] = max(0, attempts - 1)
@@ -294,12 +286,7 @@ class Waiters:
         outcome: Connection | Failure,
         whom: Collection[Deferred[Connection]] | None = None,
     ) -> None:
-        """
-        Fire the Deferreds of those who wait still: the callback of one may cancel
-        another.
-
-        @param whom: of those only; None for all.
-        """
+        """Fire those who wait still: the callback of one may cancel another."""
         for waiter in list(self._attempts) if whom is None else whom:
             if waiter in self._attempts:
                 del self._attempts[waiter]
@@ -320,11 +307,9 @@ def tellStopped(
     audience: Audience | None,
 ) -> Deferred[_T]:
     """
-    Tell those who wait that the service has stopped.
+    Tell those who wait that the service has stopped, and the audience last.
 
-    @param reason: why.
     @param former: the connection of a session that nothing carries.
-    @param audience: is told last; None if that is done already.
     @return: fires with C{result} once the handler is done with it.
     """
     ours = asOurs(reason)

@@ -115,11 +115,7 @@ class RetryDelays:
         return random.uniform(*PROMPT) if self._prompt else self.next()
 
     def next(self) -> float:
-        """
-        Count a failure.
-
-        @return: seconds to wait after it.
-        """
+        """Count a failure, and return the seconds to wait after it."""
         self._failures += 1
         # The policy is the user's: an error in it must not end the attempts.
         try:

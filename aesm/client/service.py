@@ -343,12 +343,7 @@ class ClientService(Service):
         return None if self._early is None else self._early.connection
 
     def sendEarly(self, make: Callable[[], Connection]) -> Deferred[None] | None:
-        """
-        Begin a session with what waits, if that may leave early: it is in C{unmet}.
-
-        @param make: makes its connection.
-        @return: fires once it may leave.
-        """
+        """Begin a session with what waits, if it may leave early; fires once it may."""
         journal = self._journal
         canWrite = journal is None or journal.store.failure is None
         messages = self._queue.takeEarly() if self.early and canWrite else []

@@ -49,11 +49,7 @@ class SessionStream(Sequence[Packet], Watch):
         self._asked: Deferred[Packet] | None = None
 
     def getData(self) -> Packet | None:
-        """
-        Take the oldest packet.
-
-        @return: the packet, or None if there is none now.
-        """
+        """Take the oldest packet; None if there is none now."""
         for stream in self._streams:
             packet = stream.getData()
             if packet is not None:

@@ -97,29 +97,21 @@ class ActivityFile:
         self._before = (self._seq, self._last, self._torn, self._missing)
 
     def __call__(self, event: LogEvent) -> None:
-        """
-        Write an event, if it is activity.
-
-        @see: C{twisted.logger.ILogObserver}
-        """
+        """Write an event, if it is activity."""
         if event.get("log_namespace") == "aesm.activity" and "event" in event:
             fields = [*FIELDS, *(field for field in DETAILS if field in event)]
             self._write({field: event[field] for field in fields})
 
     def started(self, upgrade: bool = False) -> None:
         """
-        Say that the server listens: whoever was in before is not any more.
-
-        @param upgrade: whether it takes over from another process, so that they are.
+        Say that the server listens; who was in is not any more, unless it took over.
         """
         self._isRunning = True
         self._tell("started", upgrade, version=__version__)
 
     def ended(self, upgrade: bool = False) -> None:
         """
-        Say that the server has stopped, if it ran, and what is missing.
-
-        @param upgrade: whether another process goes on.
+        Say that the server has stopped, if it ran, or that another one goes on.
         """
         if self._isRunning:
             self._isRunning = False

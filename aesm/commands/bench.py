@@ -191,11 +191,7 @@ class BenchOptions(Command):
 
 
 def bench() -> int:
-    """
-    Measure.
-
-    @return: the exit status.
-    """
+    """Measure, and return the exit status."""
     from twisted.internet import reactor
 
     with subprocess.Popen(

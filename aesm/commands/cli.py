@@ -78,11 +78,7 @@ class Options(CommandOptions):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """
-    Run the command.
-
-    @param arguments: what follows C{aesm}; None for the process's own.
-    """
+    """Run the command, by the process's arguments unless others are given."""
     openStandardFiles()
     dumpNoCore()
     options = Options()

@@ -82,11 +82,7 @@ class ConnectOptions(ClientCommand):
     ]
 
     def postOptions(self) -> None:
-        """
-        Check the options.
-
-        @raise usage.UsageError: one cannot be, or they contradict each other.
-        """
+        """Check the options."""
         super().postOptions()
         try:
             self.wait = float(self["wait"])

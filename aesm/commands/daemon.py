@@ -141,11 +141,7 @@ class AESMService(Service):
         self._formerHangUp: Any = None  # the handler of SIGHUP before ours
 
     def privilegedStartService(self) -> None:
-        """
-        Heed SIGHUP and listen, before C{twistd} gives away what rights it has.
-
-        @raise CannotListen: it cannot listen somewhere; the log says why.
-        """
+        """Heed SIGHUP and listen, before C{twistd} gives away what rights it has."""
         # Before it listens: whoever sees the port may send one, and nobody has asked
         # for it to be the end.
         if self._formerHangUp is None:
@@ -171,11 +167,7 @@ class AESMService(Service):
             raise CannotListen(1)
 
     def startService(self) -> None:
-        """
-        Heed SIGHUP and listen, unless that is done.
-
-        @raise CannotListen: as C{privilegedStartService}.
-        """
+        """Heed SIGHUP and listen, unless that is done."""
         # Not earlier: when twistd gives away its rights the system forgets this.
         dumpNoCore()
         if not self.server.running and self._inheriting is None:
@@ -183,11 +175,7 @@ class AESMService(Service):
         super().startService()
 
     def stopService(self) -> Deferred[None]:
-        """
-        Stop in order.
-
-        @return: fires when all clients are gone, which is bounded in time.
-        """
+        """Stop in order; fires when all clients are gone, which is bounded in time."""
         super().stopService()
         self._notifier.stopping(self._factory.draining.time())
         if self._inheriting is not None:
@@ -206,11 +194,7 @@ class AESMService(Service):
     # Host, for a successor
 
     def lend(self) -> list[dict[str, Any]]:
-        """
-        Have the sockets used by another process, too.
-
-        @see: L{Host.lend<aesm.server.handover.Host.lend>}
-        """
+        """Have the sockets used by another process, too."""
         self._lent = self.server.lend()
         return [
             {
@@ -223,11 +207,7 @@ class AESMService(Service):
         ]
 
     def pause(self) -> Deferred[None]:
-        """
-        Accept nobody any more, and leave operators to the new process.
-
-        @see: L{Host.pause<aesm.server.handover.Host.pause>}
-        """
+        """Accept nobody any more, and leave operators to the new process."""
         self._acceptNobody()
         return self._closeForOperators()
 
@@ -237,11 +217,7 @@ class AESMService(Service):
             port.stopReading()
 
     def resume(self) -> None:
-        """
-        Accept again.
-
-        @see: L{Host.resume<aesm.server.handover.Host.resume>}
-        """
+        """Accept again."""
         ports, self._lent = self._lent, []
         self.server.takeBack(ports)
         for port in ports:
@@ -249,11 +225,7 @@ class AESMService(Service):
         self._openForOperators().addErrback(self._ebNotOpened)
 
     def retire(self) -> None:
-        """
-        End.
-
-        @see: L{Host.retire<aesm.server.handover.Host.retire>}
-        """
+        """End."""
         self._isReplaced = True
         self._reactor.stop()
 

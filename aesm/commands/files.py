@@ -54,11 +54,7 @@ END_TIMEOUT = 10.0  # seconds for the other side to hear that there is no more
 
 
 class _FileCommand(ClientCommand):
-    """
-    A subcommand that talks to the other one, which it dials or waits for.
-
-    @ivar endpoint: whom to dial; None to listen.
-    """
+    """A subcommand that talks to the other one, which it dials, or waits for."""
 
     endpoint: str | None  # type: ignore[assignment]
     optParameters = [
@@ -130,11 +126,7 @@ class SendOptions(_FileCommand):
         self.endpoint = None
 
     def postOptions(self) -> None:
-        """
-        Check the options.
-
-        @raise usage.UsageError: as the command says; or there is no file.
-        """
+        """Check the options, and that there is a file."""
         files = self.arguments
         if self["listen"] is None and files:
             *files, self.endpoint = files
@@ -173,11 +165,7 @@ class ReceiveOptions(_FileCommand):
         self.endpoint = endpoint
 
     def postOptions(self) -> None:
-        """
-        Check the options.
-
-        @raise usage.UsageError: as the command says; or there is no such directory.
-        """
+        """Check the options, and that there is such a directory."""
         super().postOptions()
         self.directory = expanded(self["into"])
         if not self.directory.is_dir():

@@ -36,12 +36,7 @@ class KeygenOptions(Command):
     )
 
     def parseArgs(self, file: str | None = None) -> None:
-        """
-        Take the file.
-
-        @param file: its path; None for this user's key, or with C{--next} for
-            the server's.
-        """
+        """Take the path; without it this user's key, or with C{--next} the server's."""
         self.file = file
 
     def run(self) -> int:
@@ -78,11 +73,7 @@ class PubkeyOptions(Command):
     )
 
     def parseArgs(self, file: str | None = None) -> None:
-        """
-        Take the file.
-
-        @param file: its path; None for this user's key.
-        """
+        """Take the path; without it this user's key."""
         self.file = _keyFile(file)
 
     def run(self) -> int:
@@ -106,11 +97,7 @@ class PSKOptions(Command):
     )
 
     def parseArgs(self, file: str | None = None) -> None:
-        """
-        Take the file.
-
-        @param file: its path; None to print the key.
-        """
+        """Take the path; without it the key is printed."""
         self.file = file
 
     def run(self) -> int:

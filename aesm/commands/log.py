@@ -59,11 +59,7 @@ class LogOptions(Command):
         self.files = files
 
     def postOptions(self) -> None:
-        """
-        Check the options.
-
-        @raise usage.UsageError: one cannot be, or they contradict each other.
-        """
+        """Check the options."""
         if not self.files:
             raise usage.UsageError("name the file that the server's --activity-log is")
         given = {option for option in self if self[option]}

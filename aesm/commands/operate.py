@@ -78,11 +78,7 @@ class StatusOptions(_Operation):
     ]
 
     def parseArgs(self, who: str | None = None) -> None:
-        """
-        Take whom to show.
-
-        @param who: a name, key or address; None for all.
-        """
+        """Take whom to show, by name, key or address; all, if nobody is named."""
         self.who = who
 
     def run(self) -> int:
@@ -188,11 +184,7 @@ class DrainOptions(_Operation):
     ]
 
     def postOptions(self) -> None:
-        """
-        Check the options.
-
-        @raise usage.UsageError: it is no number.
-        """
+        """Check that it is a number."""
         try:
             self.over = None if self["over"] is None else float(self["over"])
         except ValueError:

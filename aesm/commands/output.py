@@ -123,8 +123,6 @@ _errors = _ErrorWriter()
 
 def writeError(text: str) -> None:
     """
-    Write a line to standard error, if that is possible.
-
-    @param text: one sentence; whatever it quotes of others is escaped.
+    Write a sentence to standard error, if that is possible, what it quotes escaped.
     """
     _errors.write(f"aesm: {escape(text)}\n")

@@ -41,10 +41,7 @@ class Notifier:
 
     def __init__(self, reactor: Any, describe: Callable[[], str]) -> None:
         """
-        Take the variables that are for us out of the environment, so that no program
-        that we start takes them for its own.
-
-        @param describe: says in one line how the server is doing.
+        Take our variables out of the environment, so that no program inherits them.
         """
         take = os.environ.pop
         self._path = take("NOTIFY_SOCKET", "")
@@ -84,9 +81,7 @@ class Notifier:
 
     def stopping(self, seconds: float = 0.0) -> None:
         """
-        Say that the server is stopping; how it is doing is of interest still.
-
-        @param seconds: that it takes more than a server does otherwise.
+        Say that the server is stopping, and how much longer than usual that takes.
         """
         more = f"\nEXTEND_TIMEOUT_USEC={round((seconds + STOPPING) * USECS)}"
         self._tell(f"STOPPING=1{more if seconds else ''}", PATIENCE)

@@ -228,11 +228,7 @@ class ServerOptions(usage.Options):
         self["listen"].append(endpoint)
 
     def postOptions(self) -> None:
-        """
-        Check the options, and make of them what the service needs.
-
-        @raise usage.UsageError: one is wrong; says which, and what would be right.
-        """
+        """Check the options, and make of them what the service needs."""
         # From makeService an error would be a traceback, and from the service that
         # twistd has put into the background only a line in its log.
         key, clients, spool = self["key"], self["authorized-keys"], self["spool"]
@@ -290,11 +286,7 @@ class ServerOptions(usage.Options):
             self.activityLog = self._openLog(self["activity-log"])
 
     def clientOptions(self) -> list[str]:
-        """
-        Say what else a client must give, to be understood by this server.
-
-        @return: arguments of C{aesm connect}.
-        """
+        """Say what C{aesm connect} must be given to be understood by this server."""
         name = [] if self["name"] == DEFAULT_NAME else ["--name", self["name"]]
         return name + ([] if self["psk"] is None else ["--psk", self["psk"]])
 
@@ -367,11 +359,7 @@ class Options(ServerOptions):
 
 
 def makeService(options: ServerOptions) -> AESMService:
-    """
-    Make the service that the options ask for.
-
-    @see: C{twisted.application.service.IServiceMaker}
-    """
+    """Make the service that the options ask for."""
     from twisted.internet import reactor
 
     return AESMService(

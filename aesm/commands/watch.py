@@ -33,11 +33,7 @@ Ask = Callable[[int | None], dict[str, Any]]
 
 
 def showOnce(ask: Ask, asJSON: bool) -> int:
-    """
-    Show what goes on.
-
-    @return: the exit status.
-    """
+    """Show what goes on, and return the exit status."""
     for line in _shown(ask, asJSON):
         writeLine(line)
     return 0

@@ -69,11 +69,7 @@ class EchoClient:
 
 
 def main(reactor: Any, host: str, port: str, key: str) -> Deferred[None]:
-    """
-    Run one, until the process is stopped.
-
-    @param key: the server's public key.
-    """
+    """Run one, until the process is stopped."""
     EchoClient(reactor, f"tcp:{host}:{port}", Pinned(key))
     return Deferred()
 

@@ -18,11 +18,7 @@ _log = Logger(namespace="aesm.server")
 
 
 def announce(address: IAddress, publicKey: PublicKey, isOpen: bool) -> None:
-    """
-    Say what the operator of a server should know.
-
-    @param isOpen: whether any client that finds it is let in.
-    """
+    """Say what the operator should know; C{isOpen} if any client is let in."""
     where = locationOfAddress(address)
     _log.info(
         "listening on {address} with the public key {publicKey}",

@@ -78,11 +78,7 @@ def clientEndpoint(reactor: Any, text: str) -> IStreamClientEndpoint:
 
 @implementer(IStreamClientEndpoint)
 class HostEndpoint:
-    """
-    A host and a port, whichever of the host's addresses works.
-
-    @ivar location: what the known servers call it.
-    """
+    """A host and a port, whichever of the host's addresses works."""
 
     def __init__(
         self,
@@ -107,11 +103,7 @@ class HostEndpoint:
         return f"<HostEndpoint {self._host} {self._port}>"
 
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
-        """
-        Connect to the first address that takes the connection.
-
-        @see: C{IStreamClientEndpoint.connect}
-        """
+        """Connect to the first address that takes the connection."""
         make: Callable[..., IStreamClientEndpoint] = HostnameEndpoint
         reactor = self._reactor
         if isIPAddress(self._host):

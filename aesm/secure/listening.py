@@ -214,11 +214,7 @@ class ReusePortEndpoint:
 def listenOn(
     endpoint: IStreamServerEndpoint, factory: IProtocolFactory
 ) -> Deferred[IListeningPort]:
-    """
-    Listen, and take a UNIX socket over that nobody listens at any more.
-
-    @return: fires with the port, or fails as the endpoint does.
-    """
+    """Listen, and take a UNIX socket over that nobody listens at any more."""
     listening = maybeDeferred(endpoint.listen, factory)
     listening.addErrback(_ebCannotListen, endpoint, factory)
     return listening.addCallback(_cbListening, factory)

@@ -419,7 +419,7 @@ class SecureProtocol:
         closeForWriting(self.transport)
 
     def _settle(self, reason: AESMError) -> None:
-        """Settle why the connection is over, and whether the handshake failed."""
+        """Settle why the connection is over, once, and tell a factory that waits."""
         if self._reason is None:
             self._reason = Failure(reason)
         if not self._told:

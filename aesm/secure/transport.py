@@ -46,8 +46,6 @@ class SecureAddress:
     The address of one end of a secure channel.
 
     @ivar address: the address of the transport underneath.
-    @ivar taken: when the raw transport last took bytes that had waited for it, in the
-        clock's seconds.
     @ivar publicKey: the key that this end has proved.
     """
 
@@ -117,6 +115,8 @@ class SecureTransport:
     @ivar over: whether the connection is aborted or gone.
     @ivar paused: whether the inner protocol wants nothing now.
     @ivar publicKey: the key that the peer has proved.
+    @ivar taken: when the raw transport last took bytes that had waited for it, in the
+        clock's seconds.
     """
 
     publicKey: PublicKey
@@ -162,11 +162,7 @@ class SecureTransport:
                 secure.written()
 
     def writeSequence(self, data: Iterable[bytes]) -> None:
-        """
-        Send several pieces as one.
-
-        @raise TypeError: one is not bytes.
-        """
+        """Send several pieces as one."""
         self.write(b"".join(data))
 
     def loseConnection(self) -> None:
@@ -222,11 +218,7 @@ class SecureTransport:
         self._secure.finish()
 
     def takenSoFar(self) -> int | None:
-        """
-        Tell how far the peer has got, while something waits for it.
-
-        @see: L{aesm.secure.rawtransport.takenSoFar}
-        """
+        """Tell how far the peer has got, as C{rawtransport.takenSoFar}."""
         return takenSoFar(self._secure.transport)
 
     def giveBack(self, data: bytes) -> None:

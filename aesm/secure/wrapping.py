@@ -126,9 +126,7 @@ class ServerFactory(WrappingFactory):
         self, addr: IAddress | None
     ) -> IProtocol:
         """
-        Build the protocol on a raw transport.
-
-        @return: one that hangs up at once if there are too many.
+        Build the protocol on a raw transport, or one that hangs up: there are too many.
         """
         host = hostOfPeer(addr)
         refusal = self._places.refusal(host)
@@ -141,11 +139,7 @@ class ServerFactory(WrappingFactory):
         return secure
 
     def peerBegins(self, secure: SecureProtocol) -> AESMError | None:
-        """
-        Take a token for a handshake.
-
-        @return: None to go on, or why not to.
-        """
+        """Take a token for a handshake, or say why not."""
         host = hostOfPeer(secure.transport.getPeer())
         return self._places.take(secure, host, self.clock.seconds())
 
@@ -254,11 +248,7 @@ class ClientFactory(WrappingFactory):
         self._result: Deferred[IProtocol] | None = None
 
     def connect(self, endpoint: IStreamClientEndpoint) -> Deferred[IProtocol]:
-        """
-        Begin to connect.
-
-        @return: as L{aesm.secure.endpoints.wrapClientEndpoint} says.
-        """
+        """Begin to connect, as L{aesm.secure.endpoints.wrapClientEndpoint} says."""
         result: Deferred[IProtocol] = Deferred(self._cancel)
         self._result = result
         self._connecting = maybeDeferred(endpoint.connect, self)
@@ -268,11 +258,7 @@ class ClientFactory(WrappingFactory):
     def buildProtocol(  # type: ignore[override]  # Factory's is a Protocol
         self, addr: IAddress | None
     ) -> IProtocol | None:
-        """
-        Build the protocol on the raw transport.
-
-        @return: None if nobody waits for it any more.
-        """
+        """Build the protocol on the raw transport, if somebody waits for it still."""
         if self._result is not None:
             self._secure = SecureProtocol(self, ClientChannel(self._settings))
             return self._secure

@@ -343,16 +343,7 @@ class AESMServerFactory(SecureFactory):
     def sendAll(
         self, data: Message, to: Peers | None = None, exclude: Peers = ()
     ) -> Deferred[int]:
-        """
-        Send a message to every peer, or to several.
-
-        @param data: C{str} for a TEXT message, bytes for a BINARY one.
-        @param to: who gets it, connections or addresses; None for all.
-        @param exclude: who of them does not, connections or addresses.
-        @return: as L{Connections.sendAll<aesm.Connections.sendAll>}.
-        @raise TypeError: as that.
-        @raise ValueError: as that.
-        """
+        """Send to all, or to several, as L{aesm.Connections.sendAll}."""
         return self.connections.sendAll(data, to, exclude)
 
     def stop(

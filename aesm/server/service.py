@@ -141,43 +141,19 @@ class Server(Service):
         return self.factory.cluster
 
     def sendTo(self, data: Message, address: Address) -> Deferred[None]:
-        """
-        Send a message to one peer.
-
-        @param data: C{str} for a TEXT message, bytes for a BINARY one.
-        @param address: whose, as in C{connections}.
-        @return: as L{AESMServerFactory.sendTo}.
-        @raise TypeError: C{data} is neither text nor bytes.
-        """
+        """Send a message to one peer, as L{AESMServerFactory.sendTo}."""
         return self.factory.sendTo(data, address)
 
     def request(
         self, data: Message, address: Address, timeout: float | None = None
     ) -> Deferred[str | bytes]:
-        """
-        Send a message that one peer is to answer.
-
-        @param data: C{str} for text, bytes for binary.
-        @param address: whose, as in C{connections}.
-        @param timeout: seconds; None for any time.
-        @return: as L{AESMServerFactory.request}.
-        @raise TypeError: C{data} is neither text nor bytes.
-        """
+        """Ask one peer, as L{AESMServerFactory.request}."""
         return self.factory.request(data, address, timeout)
 
     def sendAll(
         self, data: Message, to: Peers | None = None, exclude: Peers = ()
     ) -> Deferred[int]:
-        """
-        Send a message to every peer, or to several.
-
-        @param data: C{str} for a TEXT message, bytes for a BINARY one.
-        @param to: who gets it, connections or addresses; None for all.
-        @param exclude: who of them does not, connections or addresses.
-        @return: as L{Connections.sendAll<aesm.Connections.sendAll>}.
-        @raise TypeError: as that.
-        @raise ValueError: as that.
-        """
+        """Send to all, or to several, as L{aesm.Connections.sendAll}."""
         return self.factory.connections.sendAll(data, to, exclude)
 
     def start(self) -> Deferred[Server]:

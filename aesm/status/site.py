@@ -88,11 +88,7 @@ class StatusPage:
         self._port: IListeningPort | None = None
 
     def open(self) -> Deferred[None]:
-        """
-        Listen.
-
-        @return: fires once it does, or fails; the log says why.
-        """
+        """Listen; fires once it does, or fails, and the log says why."""
         if self._port is not None:  # a process that was not replaced after all
             return succeed(None)
         opening = listenOn(self._endpoint, self._site).addCallback(self._cbListening)
@@ -122,11 +118,7 @@ class StatusPage:
         return failure
 
     def close(self) -> Deferred[None]:
-        """
-        Be there no more, for anybody.
-
-        @return: fires when somebody else can listen there.
-        """
+        """Be there no more; fires when somebody else can listen there."""
         port, self._port = self._port, None
         for protocol in list(self._site.protocols):
             protocol.abortConnection()
