@@ -22,7 +22,6 @@ from twisted.logger import (
     ILogObserver,
     LogEvent,
     LogLevel,
-    LogPublisher,
     STDLibLogObserver,
     globalLogBeginner,
     globalLogPublisher,
@@ -38,9 +37,8 @@ FLUSH_TIMEOUT = 1.0  # seconds to wait for handlers of logging
 class StandardLog:
     """Hands events over to C{logging}, where nobody else listens."""
 
-    def __init__(self, publisher: LogPublisher = globalLogPublisher) -> None:
-        """@param publisher: the process's, or one for a test."""
-        self._publisher = publisher
+    def __init__(self) -> None:
+        """Start idle."""
         self._observers: dict[str, STDLibLogObserver] = {}
         self._events: SimpleQueue[LogEvent | Event] = SimpleQueue()
         self._thread: Thread | None = None
@@ -48,7 +46,7 @@ class StandardLog:
     def start(self) -> None:
         """Listen, if nobody does; later calls change nothing."""
         if self._thread is None and self._isAlone([]):
-            self._publisher.addObserver(self)
+            globalLogPublisher.addObserver(self)
         elif self._thread is None or self._thread.is_alive():
             return
         # Or a forked child begins, which has no such thread any more.
@@ -76,7 +74,7 @@ class StandardLog:
         # observer keeps events for those who begin it.  That is gone, and the new ones
         # are there, before these events are published again, which are ours no more.
         temporary = globalLogBeginner._temporaryObserver
-        return list(self._publisher._observers) == [temporary, *observers]
+        return list(globalLogPublisher._observers) == [temporary, *observers]
 
     # In the log's thread
 

@@ -76,17 +76,14 @@ class RetryDelays:
     as a failure.
     """
 
-    def __init__(
-        self, policy: Callable[[int], float] | None, prompt: bool | None = None
-    ) -> None:
+    def __init__(self, policy: Callable[[int], float] | None) -> None:
         """
-        @param policy: gives seconds after so many failures in a row; None for
-            Twisted's C{backoffPolicy} up to C{LONGEST_DELAY}.
-        @param prompt: whether a lost connection is made again without asking the
-            policy; None unless there is one.
+        @param policy: gives seconds after so many failures in a row, and is asked for
+            lost connections, too; None for Twisted's C{backoffPolicy} up to
+            C{LONGEST_DELAY}.
         """
         self._failures = 0
-        self._prompt = policy is None if prompt is None else prompt
+        self._prompt = policy is None
         self._returns, self._since = float(RETURNS), 0.0  # how many, and at what time
         self._policy = policy or backoffPolicy(maxDelay=LONGEST_DELAY)
 

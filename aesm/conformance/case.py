@@ -32,7 +32,6 @@ from twisted.internet.task import deferLater
 from aesm.conformance.hello import encoded, parsed
 from aesm.conformance.peer import Peer
 from aesm.conformance.wire import (
-    PROMPT,
     Answer,
     Channel,
     Dial,
@@ -322,11 +321,10 @@ class Case:
         self,
         hello: bytes,
         key: KeyPair | None = None,
-        suite: str = "",
         early: Callable[[Channel], bytes] | None = None,
     ) -> Channel:
         """Complete the handshake as the client; C{early} makes what follows at once."""
-        dial = self.dial(await self.wire(), suite, key)
+        dial = self.dial(await self.wire(), key=key)
         dial.wire.write(dial.offer + dial.one)
         await dial.second()
         self._checkKey(dial.noise.rs)
@@ -469,9 +467,9 @@ class Case:
         peer.wire.cut()
 
 
-async def welcomed(channel: Channel, seconds: float = PROMPT) -> dict[str, Any]:
+async def welcomed(channel: Channel) -> dict[str, Any]:
     """Read a WELCOME."""
-    frame: Frame | None = await channel.frame(seconds)
+    frame: Frame | None = await channel.frame()
     if frame is None:
         raise Ended("it ended its stream instead of a WELCOME")
     if frame.kind == Kind.CLOSE:

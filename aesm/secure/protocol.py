@@ -263,7 +263,8 @@ class SecureProtocol:
         Abort the connection if it is not gone in time, counted from now, or from
         when the peer last took something.
         """
-        self._startTimer(CLOSE_TIMEOUT)
+        self._stopTimer()
+        self._timer = self.clock.callLater(CLOSE_TIMEOUT, self._timedOut)
 
     def guard(self, call: Callable[..., object], *args: object) -> None:
         """Call the application: an error in it ends this connection and no other."""
@@ -492,11 +493,6 @@ class SecureProtocol:
         former = self.phase
         self.phase = PHASE_TRANSITIONS[former, what]
         return self.phase is not former
-
-    def _startTimer(self, seconds: float) -> None:
-        """Set the timer anew."""
-        self._stopTimer()
-        self._timer = self.clock.callLater(seconds, self._timedOut)
 
     def _stopTimer(self) -> None:
         """Wait for nothing, or for ever."""
