@@ -23,7 +23,7 @@ from twisted.python.threadable import isInIOThread
 
 from aesm.blocking.reactorthread import streamLock, theReactorThread
 from aesm.blocking.turns import Turns
-from aesm.client.pending import asOurs
+from aesm.client.retry import asOurs
 from aesm.client.service import ClientService
 from aesm.client.stream import SessionStream
 from aesm.errors import CloseCode, ConnectionClosed, closedError

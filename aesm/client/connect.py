@@ -203,8 +203,8 @@ class Dialer:
         channel = {key: given.pop(key) for key in CHANNEL_OPTIONS if key in given}
         trust = given.pop("trust", None)
         self._timeout = given.pop("handshakeTimeout", HANDSHAKE_TIMEOUT)
-        self._reactor = reactorOr(reactor)
         self._messages = ConversationSettings(agent=AGENT, **given)
+        self._reactor = reactorOr(reactor)
         self._settings = channelSettings("client.key", Layer.MESSAGES, **channel)
         self._trust = trustPolicy(trust)
         # What was typed, not what it resolves to, is what known servers are stored

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, TypeVar
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.python.failure import Failure
 
+from aesm.client.retry import asOurs
 from aesm.core.messages.hello import EARLY_WINDOW
 from aesm.errors import AESMError, SendBufferFull, closedError
 from aesm.messages.acknowledgements import FailedAcknowledgement, LazyDeferred
@@ -40,9 +41,7 @@ __all__ = [
     "QueuedMessage",
     "QueuedRequest",
     "Waiters",
-    "asOurs",
     "tellStopped",
-    "wordsOf",
 ]
 
 _T = TypeVar("_T")
@@ -320,13 +319,3 @@ def tellStopped(
     retrieved.end(closedError(ours))
     told = succeed(None) if audience is None else audience.stopped(reason)
     return told.addCallback(lambda nothing: result)
-
-
-def asOurs(reason: Exception) -> AESMError:
-    """Wrap what an endpoint or a policy failed with."""
-    return reason if isinstance(reason, AESMError) else AESMError(wordsOf(reason))
-
-
-def wordsOf(reason: BaseException) -> str:
-    """Say why, also where an error has no words of its own."""
-    return str(reason) or type(reason).__name__

@@ -1,5 +1,6 @@
 """
-Trying again: after which failures a client does, and after how long::
+Trying again: after which failures a client does, what it says of them, and after how
+long::
 
     if isTransient(reason):
         clock.callLater(delays.next(), dial)
@@ -15,6 +16,7 @@ from twisted.application.internet import backoffPolicy
 from twisted.logger import Logger
 
 from aesm.errors import (
+    AESMError,
     CloseCode,
     ConnectionClosed,
     KeyFileError,
@@ -26,7 +28,7 @@ from aesm.errors import (
     UntrustedServer,
 )
 
-__all__ = ["LONGEST_DELAY", "RetryDelays", "isTransient"]
+__all__ = ["LONGEST_DELAY", "RetryDelays", "asOurs", "isTransient", "wordsOf"]
 
 _log = Logger(namespace="aesm.service")
 
@@ -126,3 +128,13 @@ class RetryDelays:
             )
             self._policy = backoffPolicy(maxDelay=LONGEST_DELAY)
             return self._policy(self._failures)
+
+
+def asOurs(reason: Exception) -> AESMError:
+    """Wrap what an endpoint or a policy failed with."""
+    return reason if isinstance(reason, AESMError) else AESMError(wordsOf(reason))
+
+
+def wordsOf(reason: BaseException) -> str:
+    """Say why, also where an error has no words of its own."""
+    return str(reason) or type(reason).__name__

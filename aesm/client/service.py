@@ -36,11 +36,9 @@ from aesm.client.pending import (
     EarlyMessages,
     MessageQueue,
     Waiters,
-    asOurs,
     tellStopped,
-    wordsOf,
 )
-from aesm.client.retry import RetryDelays, isTransient
+from aesm.client.retry import RetryDelays, asOurs, isTransient, wordsOf
 from aesm.client.states import SERVICE_TRANSITIONS, ServiceState
 from aesm.client.stream import SessionStream
 from aesm.core.messages.hello import ConversationSettings, MessageOptions
