@@ -152,15 +152,7 @@ class Cipher:
 
 
 def _decodeToken(token: bytes | str) -> bytes:
-    """
-    Undo the base64 of a token, and check its frame.
-
-    @return: version byte, nonce, ciphertext and tag.
-    @raise TypeError: the token is not bytes or C{str}.
-    @raise DecryptionError: it is not base64, not its one spelling, too short, or of
-        another version.
-    @see: RFC 4648 sections 3.5 and 5
-    """
+    """Undo the base64 of a token, in one spelling only (RFC 4648); check its frame."""
     if isinstance(token, str):
         token = token.encode("ascii", "replace")  # "?" is in no token
     elif not isinstance(token, bytes):

@@ -353,9 +353,7 @@ class FileChanged(AESMError):
 
 
 class DecryptionError(AESMError):
-    """
-    A token of L{aesm.cipher.Cipher} has the wrong key, was altered, or is malformed.
-    """
+    """A token of L{aesm.cipher.Cipher} has the wrong key, was altered, or is none."""
 
 
 class KeyFileError(AESMError):

@@ -54,11 +54,7 @@ class Relay(MessageHandler):
         self._connections = connections
 
     def packetReceived(self, connection: Connection, packet: Packet) -> None:
-        """
-        Send a message on.
-
-        @see: L{IMessageHandler.packetReceived}
-        """
+        """Send a message on."""
         # Nobody looks at the acknowledgements, which therefore cost nothing.
         data = cast("str | bytes", packet.data)
         self._connections.sendAll(data, exclude=(connection,))
@@ -96,11 +92,7 @@ class Echo(MessageHandler):
         return roomy.addCallbacks(lambda result: _send(connection, packet), _ebGone)
 
     def requestReceived(self, connection: Connection, packet: Request) -> str | bytes:
-        """
-        Answer with the same.
-
-        @see: L{IRequestHandler.requestReceived}
-        """
+        """Answer with the same."""
         return cast("str | bytes", packet.data)
 
 

@@ -90,11 +90,7 @@ _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s,]+")
 
 @implementer(IPlugin, IStreamServerEndpointStringParser)
 class ServerParser:
-    """
-    Reads server endpoints.
-
-    @ivar prefix: what they begin with.
-    """
+    """Reads server endpoints."""
 
     prefix = PREFIX
 
@@ -104,11 +100,8 @@ class ServerParser:
         """
         Make the endpoint that a string means.
 
-        @param args: what the string has without keywords.
-        @param kwargs: what it has with keywords.
         @raise KeyFileError: a file cannot be used; says why.
         @raise ValueError: the string is wrong; says how to put it right.
-        @see: C{IStreamServerEndpointStringParser.parseStreamServer}
         """
         endpoint, options = _options(_SERVER, args, kwargs)
 
@@ -132,26 +125,14 @@ class ServerParser:
 
 @implementer(IPlugin, IStreamClientEndpointStringParserWithReactor)
 class ClientParser:
-    """
-    Reads client endpoints.
-
-    @ivar prefix: what they begin with.
-    """
+    """Reads client endpoints."""
 
     prefix = PREFIX
 
     def parseStreamClient(  # type: ignore[override]  # no word is taken
         self, reactor: IReactorCore, /, *args: str, **kwargs: str
     ) -> IStreamClientEndpoint:
-        """
-        Make the endpoint that a string means.
-
-        @param args: what the string has without keywords.
-        @param kwargs: what it has with keywords.
-        @raise KeyFileError: a file cannot be used; says why.
-        @raise ValueError: the string is wrong; says how to put it right.
-        @see: C{IStreamClientEndpointStringParserWithReactor.parseStreamClient}
-        """
+        """Make the endpoint that a string means; raises as L{ServerParser}."""
         endpoint, options = _options(_CLIENT, args, kwargs)
         knownServers = options.pop("knownServers", None)
         pinned = options.pop("pinned", None)
@@ -177,12 +158,7 @@ class ClientParser:
 def _options(
     known: tuple[str, ...], args: tuple[str, ...], kwargs: dict[str, str]
 ) -> tuple[str, dict[str, Any]]:
-    """
-    Check what a string has, with and without keywords.
-
-    @return: the endpoint inside, and the other keywords.
-    @raise ValueError: the string is wrong; says how to put it right.
-    """
+    """Check what a string has: the endpoint inside, and the other keywords."""
     for word, value in kwargs.items():
         if word not in known:
             raise ValueError(f"aesm: {_unknown(word, known)}")
@@ -203,11 +179,7 @@ def _options(
 
 
 def _number(word: str, value: str) -> Any:
-    """
-    Read the number of a keyword.
-
-    @raise ValueError: it is none.
-    """
+    """Read the number of a keyword."""
     try:
         return _NUMBERS[word](value)
     except ValueError:
@@ -233,10 +205,7 @@ def _unknown(word: str, known: tuple[str, ...]) -> str:
 
 
 def _loadKey(options: dict[str, Any]) -> dict[str, Any]:
-    """
-    Turn options as in a string into those of L{aesm.secure}, which reads all files
-    but that of the key.
-    """
+    """Turn options as in a string into those of L{aesm.secure}, and load the key."""
     from aesm.trust.keys import PrivateKey
 
     if "key" in options:
@@ -246,11 +215,7 @@ def _loadKey(options: dict[str, Any]) -> dict[str, Any]:
 
 @implementer(IPlugin, IStreamServerEndpointStringParser)
 class WebSocketParser:
-    """
-    Reads endpoints for pages in browsers.
-
-    @ivar prefix: what they begin with.
-    """
+    """Reads endpoints for pages in browsers."""
 
     prefix = "websocket"
 
@@ -260,11 +225,8 @@ class WebSocketParser:
         """
         Make the endpoint that a string means.
 
-        @param args: what the string has without keywords.
-        @param kwargs: what it has with keywords.
         @raise ValueError: the string is wrong, or wsproto is missing; says how to put
             it right.
-        @see: C{IStreamServerEndpointStringParser.parseStreamServer}
         """
         path = kwargs.pop("path", "/")
         listed = kwargs.pop("origin", None)
@@ -306,11 +268,7 @@ class WebSocketParser:
 
 @implementer(IPlugin, IStreamServerEndpointStringParser)
 class ReusePortParser:
-    """
-    Reads endpoints of ports that several processes share.
-
-    @ivar prefix: what they begin with.
-    """
+    """Reads endpoints of ports that several processes share."""
 
     prefix = "reuseport"
 
@@ -320,11 +278,8 @@ class ReusePortParser:
         """
         Make the endpoint that a string means.
 
-        @param args: what the string has without keywords.
-        @param kwargs: what it has with keywords.
         @raise TypeError: the string has a word too many, or no port.
         @raise ValueError: the string is wrong, or the system cannot do it.
-        @see: C{IStreamServerEndpointStringParser.parseStreamServer}
         """
         return self._parse(reactor, *args, **kwargs)
 

@@ -55,8 +55,6 @@ class Closable(Protocol):
 class _Executor:
     """
     The loop's own executor as Twisted's thread pool: asyncio ends it with the loop.
-
-    @see: C{twisted.python.threadpool.ThreadPool}
     """
 
     def __init__(self, loop: AbstractEventLoop) -> None:
@@ -136,10 +134,7 @@ class LoopReactor(AsyncioSelectorReactor):
 
 
 async def _closeAtEnd(open: dict[Closable, None]) -> AsyncGenerator[None]:
-    """
-    Close what is open when this generator is closed, which C{asyncio.run} does with
-    all that have begun, when the main coroutine is done and the tasks are cancelled.
-    """
+    """Close what is open once C{asyncio.run} closes this generator."""
     try:
         yield
     finally:

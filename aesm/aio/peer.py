@@ -56,8 +56,7 @@ class Request(Packet):
     @property
     def isWithdrawn(self) -> bool:
         """
-        Whether who asked does not wait any more.  It is to be answered or refused all
-        the same, which makes room for others.
+        Whether who asked does not wait any more; it is to be answered all the same.
         """
         return self._request.isWithdrawn
 
@@ -97,13 +96,7 @@ class Peer:
         sendData: Callable[[Message], Deferred[None]],
         request: Callable[[Message, float | None], Deferred[str | bytes]],
     ) -> None:
-        """
-        @param reactor: of the loop that all of this is used in.
-        @param stream: what comes; C{_news} is to be set when something does, and at
-            the end.
-        @param sendData: as that of a connection.
-        @param request: the same.
-        """
+        """C{_news} is to be set when C{stream} has more, or ends."""
         self._reactor = reactor
         self._stream = stream
         self._sendData = sendData
@@ -190,10 +183,7 @@ class Peer:
         return Request.of(packet) if isinstance(packet, requests.Request) else packet
 
     def __aiter__(self) -> Self:
-        """
-        Take packets as they come, until it is closed in order; any other end is
-        raised.
-        """
+        """Take packets until it is closed in order; any other end is raised."""
         return self
 
     async def __anext__(self) -> Packet:
@@ -219,11 +209,7 @@ class Peer:
         return self._stream.reason
 
     def _submit(self, data: Message) -> asyncio.Future[None]:
-        """
-        Send.
-
-        @return: done once the peer has it; at once, if it was not accepted.
-        """
+        """Send; done once the peer has it, and at once if it was not accepted."""
         sent = self._sendData(data)
         self._unsettled += 1
         future: asyncio.Future[None] = self._reactor.loop.create_future()

@@ -107,12 +107,6 @@ class Server:
         endpoints: tuple[str | IStreamServerEndpoint, ...],
         options: dict[str, Any],
     ) -> None:
-        """
-        @param reactor: of the loop that all of this is used in.
-        @param talk: called with each connection.
-        @param endpoints: where to listen.
-        @param options: as L{AESMServerFactory<aesm.server.factory.AESMServerFactory>}.
-        """
         self._reactor = reactor
         self._talk = talk
         self._talks: dict[asyncio.Task[object], Connection] = {}
@@ -228,11 +222,7 @@ class Server:
             raise
 
     async def _handle(self, connection: messages.Connection) -> None:
-        """
-        Let the coroutine of a client run; this one is Twisted's.
-
-        @see: L{aesm.messages.handling}
-        """
+        """Let the coroutine of a client run; this one is Twisted's."""
         if self._isEnding:
             connection.closeWith(CloseCode.GOING_AWAY, "going away")
             return

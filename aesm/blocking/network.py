@@ -68,13 +68,7 @@ class _Network(Generic[_S, _P]):
     """What a server and a client have in common: how they begin, end and wait."""
 
     def __init__(self, begin: Callable[..., Any], *arguments: Any) -> None:
-        """
-        Begin, and wait until all is open; if that fails, is interrupted or takes
-        too long, nothing is left open.
-
-        @param begin: called in the reactor's thread, with the arguments; makes the
-            service.
-        """
+        """Have C{begin} make the service in the reactor's thread, and wait for it."""
         self._reactorThread = theReactorThread()
         self._service: _S | None = None
         self._stopping: Future[None] | None = None
@@ -95,23 +89,14 @@ class _Network(Generic[_S, _P]):
 
     @property
     def _running(self) -> _S:
-        """
-        The service, which is there once C{__init__} has returned.
-
-        @raise RuntimeError: this is a forked child: it is the parent's.
-        """
+        """The service, once C{__init__} has returned; a forked child has none."""
         self._reactorThread.checkProcess()
         return cast(_S, self._service)
 
     def _ask(
         self, request: Callable[..., Deferred[Any]], *arguments: Any
     ) -> Future[str | bytes]:
-        """
-        Send a request.
-
-        @param request: called in the reactor's thread, with the arguments.
-        @return: done once it is answered; cancelling it cancels the request.
-        """
+        """Send a request from the reactor's thread; cancelling cancels it."""
         asked: list[Deferred[Any]] = []
 
         def ask() -> Deferred[Any]:
@@ -166,12 +151,7 @@ class _Network(Generic[_S, _P]):
             yield packet
 
     def end(self, deadline: float) -> Deferred[None]:
-        """
-        Close in order what is open; called in the reactor's thread.
-
-        @param deadline: seconds after which to abort.
-        @return: fires when nothing is open.
-        """
+        """Close in order, in the reactor's thread, and abort after so many seconds."""
         if self._service is None:
             return succeed(None)
         stopped = self._service.stop(deadline=deadline)
@@ -210,11 +190,7 @@ class _Network(Generic[_S, _P]):
     close = stop
 
     def __exit__(self, *reason: object) -> None:
-        """
-        Stop.
-
-        @param reason: the error that ended the C{with} statement; it goes on.
-        """
+        """Stop; the error that ended the C{with} statement goes on."""
         self.stop()
 
 
@@ -359,12 +335,7 @@ class ServerNetwork(_Network[Server, tuple[Address, Packet]]):
         data: Message,
         *arguments: Any,
     ) -> Any:
-        """
-        Send, and wait as asyncio does.
-
-        @param function: called in the reactor's thread, with the message and the
-            arguments.
-        """
+        """Send with a function of the reactor's thread, and wait as asyncio does."""
         forbidWaiting()
         future = self._reactorThread.submit(function, _frozen(data), *arguments)
         try:
@@ -496,13 +467,7 @@ class ClientNetwork(_Network[ThreadedClientService, Packet]):
     # thread is in here, would wait for itself, or the reactor's thread for both.
 
     def _makeRoom(self, cost: int, timeout: float | None) -> None:
-        """
-        Take room for a message; wait for it if need be.
-
-        @param timeout: seconds; None for ever.
-        @raise RuntimeError: as C{sendData}.
-        @raise SendBufferFull: as C{sendData}.
-        """
+        """Take room for a message; wait for it if need be, as C{sendData}."""
         self._reactorThread.checkProcess()
         if not self._reserve(cost):
             forbidWaiting()
@@ -517,22 +482,13 @@ class ClientNetwork(_Network[ThreadedClientService, Packet]):
         return False
 
     def _isBounded(self, pending: int, cost: int) -> bool:
-        """
-        Tell whether a message can be submitted, if only to be refused.
-
-        @param pending: the cost of all that is pending, with this message.
-        """
+        """Tell whether a message can be submitted, if only to be refused."""
         # Alone, any message is submitted: if it is larger than the buffer, the service
         # says what is wrong with it.
         return pending <= max(self._sendBuffer, cost) or self._reactorThread.isOver
 
     def _waitForRoom(self, cost: int, timeout: float | None) -> None:
-        """
-        Wait until there is room for a message, and take it.
-
-        @param timeout: seconds; None for ever.
-        @raise SendBufferFull: there was no room in time.
-        """
+        """Wait until there is room for a message, and take it."""
         try:
             self._room.take(lambda: self._tryAgain(cost), timeout)
         except TimeoutError:
@@ -556,12 +512,7 @@ class ClientNetwork(_Network[ThreadedClientService, Packet]):
     # In the reactor's thread
 
     def _begin(self, endpoint: str, options: dict[str, Any]) -> Deferred[Any]:
-        """
-        Connect.
-
-        @return: fires once the server has accepted; fails if it cannot be reached
-            at the first attempt.
-        """
+        """Connect; fails if the server cannot be reached at the first attempt."""
         reactorThread = self._reactorThread
         self._service = service = ThreadedClientService(
             endpoint,
@@ -593,10 +544,7 @@ class ClientNetwork(_Network[ThreadedClientService, Packet]):
 
 
 class _Sum:
-    """
-    A sum to which threads, and the signal handlers that interrupt them, add without
-    a lock.
-    """
+    """A sum to which threads, and what interrupts them, add without a lock."""
 
     def __init__(self) -> None:
         # C{+=} is a load and a store, between which another addition would be lost.
@@ -612,12 +560,7 @@ class _Sum:
 
 
 def _checkHostAndPort(host: str, port: int) -> None:
-    """
-    Refuse what cannot be a host or a port.
-
-    @raise TypeError: one of them is of the wrong type.
-    @raise ValueError: one of them has a value that it cannot have.
-    """
+    """Refuse what cannot be a host or a port, with C{TypeError} or C{ValueError}."""
     if not isinstance(host, str):
         raise TypeError(f"host must be str, not {type(host).__name__}")
     if not isinstance(port, int):
@@ -631,11 +574,7 @@ def _checkHostAndPort(host: str, port: int) -> None:
 
 
 def _frozen(data: Message) -> str | bytes:
-    """
-    Make sure that nobody changes a message on its way to another thread.
-
-    @raise TypeError: it is neither text nor bytes.
-    """
+    """Make sure that nobody changes a message on its way to another thread."""
     if isinstance(data, str | bytes):
         return data
     if isinstance(data, bytearray | memoryview):
@@ -644,10 +583,7 @@ def _frozen(data: Message) -> str | bytes:
 
 
 def _leaveProcessor() -> None:
-    """
-    Leave the processor to the reactor's thread for a moment, because somebody
-    polls and there is nothing.
-    """
+    """Leave the processor to the reactor's thread: somebody polls in vain."""
     # A loop that never waits lets other threads of the interpreter in only every
     # 5 ms (sys.getswitchinterval), and each message needs several turns of both.
     if not isInIOThread():

@@ -122,19 +122,11 @@ class Closable(Protocol):
     """What is to be closed when the reactor or the program ends."""
 
     def end(self, deadline: float) -> Deferred[None]:
-        """
-        Close in order; called in the reactor's thread.
-
-        @param deadline: seconds after which to abort.
-        @return: fires when all is closed.
-        """
+        """Close in order, in the reactor's thread, and abort after so many seconds."""
 
 
 class Result(Future[_T]):
-    """
-    What comes back from the reactor's thread: C{result()} waits for it, in any thread
-    but that one.
-    """
+    """What comes back from the reactor's thread: C{result()} waits, but not in that."""
 
     def __await__(self) -> NoReturn:
         """
@@ -200,10 +192,7 @@ class ReactorThread:
 
     @property
     def isForked(self) -> bool:
-        """
-        Whether this is a child that was forked after the start: the thread and
-        the connections are its parent's.
-        """
+        """Whether this is a forked child: thread and connections are its parent's."""
         return os.getpid() != self._process
 
     @property
@@ -238,11 +227,7 @@ class ReactorThread:
         return future
 
     def checkProcess(self) -> None:
-        """
-        Refuse to serve a forked child.
-
-        @raise RuntimeError: this is one.
-        """
+        """Refuse to serve a forked child."""
         if self.isForked:
             raise RuntimeError(
                 "this process was forked from one that uses aesm: start it with "
@@ -250,12 +235,7 @@ class ReactorThread:
             )
 
     def wait(self, future: Future[_T], timeout: float | None) -> _T:
-        """
-        Wait for a result.
-
-        @param timeout: seconds; None to wait for ever.
-        @raise TimeoutError: there is none in time.
-        """
+        """Wait for a result, so many seconds."""
         try:
             return future.result(timeout)
         except TimeoutError:
@@ -316,11 +296,7 @@ class ReactorThread:
             self._setResult(Failure(_stoppedError()), future)
 
     def _goOn(self, what: str) -> None:
-        """
-        Go to the next state.
-
-        @param what: what has happened, as in L{REACTOR_TRANSITIONS}.
-        """
+        """Go where L{REACTOR_TRANSITIONS} says."""
         self.state = REACTOR_TRANSITIONS[self.state, what]
 
     def _closeAll(self) -> Deferred[Any]:
@@ -328,11 +304,7 @@ class ReactorThread:
         return DeferredList([one.end(EXIT_DEADLINE) for one in list(self._open)])
 
     def _makeCalls(self, number: int) -> None:
-        """
-        Make the calls that were submitted.
-
-        @param number: of the wake-up.
-        """
+        """Make the calls that were submitted up to a wake-up."""
         # First: a call that is submitted after this wakes the reactor again.
         self._awake = max(self._awake, number)
         for _ in range(len(self._calls)):  # what these submit has its own turn
@@ -341,9 +313,7 @@ class ReactorThread:
             result.addBoth(self._setResult, future)
 
     def _setResult(self, result: object, future: Future[Any]) -> None:
-        """
-        Hand a result back, unless the future has failed because the reactor stopped.
-        """
+        """Hand a result back, unless the reactor has stopped, and the future failed."""
         try:
             self._pending.remove(future)
         except KeyError:

@@ -22,7 +22,6 @@ from twisted.logger import (
     ILogObserver,
     LogEvent,
     LogLevel,
-    LogPublisher,
     STDLibLogObserver,
     globalLogBeginner,
     globalLogPublisher,
@@ -38,9 +37,8 @@ FLUSH_TIMEOUT = 1.0  # seconds to wait for handlers of logging
 class StandardLog:
     """Hands events over to C{logging}, where nobody else listens."""
 
-    def __init__(self, publisher: LogPublisher = globalLogPublisher) -> None:
-        """@param publisher: the process's, or one for a test."""
-        self._publisher = publisher
+    def __init__(self) -> None:
+        """Start idle."""
         self._observers: dict[str, STDLibLogObserver] = {}
         self._events: SimpleQueue[LogEvent | Event] = SimpleQueue()
         self._thread: Thread | None = None
@@ -48,7 +46,7 @@ class StandardLog:
     def start(self) -> None:
         """Listen, if nobody does; later calls change nothing."""
         if self._thread is None and self._isAlone([]):
-            self._publisher.addObserver(self)
+            globalLogPublisher.addObserver(self)
         elif self._thread is None or self._thread.is_alive():
             return
         # Or a forked child begins, which has no such thread any more.
@@ -56,11 +54,7 @@ class StandardLog:
         self._thread.start()
 
     def __call__(self, event: LogEvent) -> None:
-        """
-        Take an event; called in any thread.
-
-        @see: C{twisted.logger.ILogObserver}
-        """
+        """Take an event; called in any thread."""
         namespace = str(event.get("log_namespace"))
         if namespace.startswith("aesm.") and self._isAlone([self]):
             self._events.put(event)
@@ -74,15 +68,13 @@ class StandardLog:
 
     def _isAlone(self, observers: list[StandardLog]) -> bool:
         """
-        Tell whether nobody has begun Twisted's logging, nor listens to it.
-
-        @param observers: those of ours.
+        Tell whether nobody but ours has begun Twisted's logging, nor listens to it.
         """
         # Twisted does not tell in public.  While logging has not begun, a temporary
         # observer keeps events for those who begin it.  That is gone, and the new ones
         # are there, before these events are published again, which are ours no more.
         temporary = globalLogBeginner._temporaryObserver
-        return list(self._publisher._observers) == [temporary, *observers]
+        return list(globalLogPublisher._observers) == [temporary, *observers]
 
     # In the log's thread
 

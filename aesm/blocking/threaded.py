@@ -23,7 +23,7 @@ from twisted.python.threadable import isInIOThread
 
 from aesm.blocking.reactorthread import streamLock, theReactorThread
 from aesm.blocking.turns import Turns
-from aesm.client.pending import asOurs
+from aesm.client.retry import asOurs
 from aesm.client.service import ClientService
 from aesm.client.stream import SessionStream
 from aesm.errors import CloseCode, ConnectionClosed, closedError
@@ -53,11 +53,7 @@ _T = TypeVar("_T")
 
 
 class ThreadedStream(SessionStream):
-    """
-    What came from a server, for threads that wait for it in turn.
-
-    @ivar turns: they.
-    """
+    """What came from a server, for threads, which wait for it in C{turns}."""
 
     def __init__(self) -> None:
         """Start with none."""
@@ -66,30 +62,17 @@ class ThreadedStream(SessionStream):
         self.arrived = self.turns.wake
 
     def get(self) -> Deferred[Packet]:
-        """
-        Take the next packet, in the reactor's thread.
-
-        @return: as L{SessionStream.get}.
-        @raise RuntimeError: this is another thread.
-        """
+        """Take the next packet, in the reactor's thread only."""
         _forbidDeferred("client.get()")
         return super().get()
 
     def take(self, timeout: float | None) -> Packet:
-        """
-        Take the oldest packet, once there is one, in any thread but the reactor's.
-
-        @return: as L{Turns.take}; fails as that.
-        """
+        """Take the oldest packet, as L{Turns.take}, in any thread but the reactor's."""
         return self.turns.take(self.getData, timeout)
 
 
 class ThreadedAwaited(Awaited[_T], Generic[_T]):
-    """
-    What can be waited for in the reactor's thread, and by others in turn.
-
-    @ivar turns: they.
-    """
+    """What can be waited for in the reactor's thread, and by others in turn."""
 
     def __init__(self, take: Callable[[], _T | None], soon: Soon) -> None:
         """@param take: as L{Awaited}; called in any thread."""
@@ -97,21 +80,12 @@ class ThreadedAwaited(Awaited[_T], Generic[_T]):
         self.turns = Turns()
 
     def get(self) -> Deferred[_T]:
-        """
-        Take the oldest, in the reactor's thread.
-
-        @return: as L{Awaited.get}.
-        @raise RuntimeError: this is another thread.
-        """
+        """Take the oldest, in the reactor's thread only."""
         _forbidDeferred("server.get() or server.waitForActivity()")
         return super().get()
 
     def take(self, timeout: float | None) -> _T:
-        """
-        Take the oldest, once there is something, in any thread but the reactor's.
-
-        @return: as L{Turns.take}; fails as that.
-        """
+        """Take the oldest, as L{Turns.take}, in any thread but the reactor's."""
         return self.turns.take(self._take, timeout)
 
     def serve(self) -> None:
@@ -140,11 +114,7 @@ class ThreadedConnections(Connections):
 
 
 class ReactorStreamOwner:
-    """
-    Passes on what a stream reports, from any thread to the reactor's.
-
-    @see: L{StreamOwner<aesm.messages.stream.StreamOwner>}
-    """
+    """Passes on what a stream reports, from any thread to the reactor's."""
 
     def __init__(self, reactor: Any, connection: Connection) -> None:
         """@param connection: the stream's owner in the reactor's thread."""
@@ -166,9 +136,7 @@ class ReactorStreamOwner:
 
     def respond(self, request: Request, body: EncodedResponse) -> Any:
         """
-        Send what ends a request.
-
-        @return: in another thread a C{concurrent.futures.Future}, else a Deferred.
+        Send what ends a request; another thread gets a C{concurrent.futures.Future}.
         """
         respond = self._connection.respond
         if isInIOThread():
@@ -208,11 +176,7 @@ class ThreadedServerFactory(AESMServerFactory):
     def stop(
         self, reason: str = "", deadline: float = STOP_DEADLINE, spread: float = 0.0
     ) -> Deferred[None]:
-        """
-        Stop; threads that wait need not wait for the end.
-
-        @return: as L{AESMServerFactory.stop}.
-        """
+        """Stop; threads that wait need not wait for the end."""
         for awaited in self.connections.packets, self.connections.entries:
             awaited.turns.end(
                 ConnectionClosed("the server was stopped", CloseCode.NORMAL)
@@ -232,11 +196,7 @@ class ThreadedClientService(ClientService):
     def __init__(
         self, endpoint: str, stopped: Callable[[], None], **options: Any
     ) -> None:
-        """
-        @param endpoint: a client endpoint's string.
-        @param stopped: called once it has stopped, by itself or not.
-        @param options: as L{ClientService}.
-        """
+        """@param stopped: called once it has stopped, by itself or not."""
         super().__init__(endpoint, **options)
         self.retrieved = ThreadedStream()
         self._tellStopped = stopped
@@ -247,22 +207,13 @@ class ThreadedClientService(ClientService):
         connection.retrieved.owner = ReactorStreamOwner(self._clock, connection)
 
     def stopService(self) -> Deferred[None]:
-        """
-        Stop; threads that wait need not wait for the end.
-
-        @return: as L{ClientService.stopService}.
-        """
+        """Stop; threads that wait need not wait for the end."""
         stopped = super().stopService()
         self.retrieved.turns.end(closedError(asOurs(cast(Exception, self._reason))))
         return stopped.addBoth(self._cbStopped)
 
     def stop(self, deadline: float) -> Deferred[None]:
-        """
-        Stop, in order or else at a deadline.
-
-        @param deadline: seconds after which to abort.
-        @return: fires when there is no connection.
-        """
+        """Stop, in order or else at a deadline."""
         timer = self._clock.callLater(deadline, self._abort)
         return self.stopService().addBoth(_cancel, timer)
 
@@ -278,12 +229,7 @@ class ThreadedClientService(ClientService):
 
 
 def _forbidDeferred(instead: str) -> None:
-    """
-    Refuse a Deferred, which belongs to the reactor's thread, to another one.
-
-    @param instead: what to call there.
-    @raise RuntimeError: this is one.
-    """
+    """Refuse a Deferred, which belongs to the reactor's thread, to another one."""
     if not isInIOThread():
         raise RuntimeError(
             f"this Deferred is for the reactor's thread: call {instead} in yours"

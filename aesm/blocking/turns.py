@@ -98,11 +98,7 @@ class Turns:
         self.wake()
 
     def _attempt(self, attempt: Callable[[], _T | None]) -> _T | None:
-        """
-        Take something, if there is something.
-
-        @raise ConnectionClosed: as C{take}.
-        """
+        """Take something, if there is something; raises as C{take}."""
         reason = self.reason  # before the look: else what came last would be missed
         taken = attempt()
         if taken is None and reason is not None:

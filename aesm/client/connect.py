@@ -54,9 +54,9 @@ from aesm.messages.protocol import AESMProtocol
 from aesm.secure.factory import HANDSHAKE_TIMEOUT, SecureFactory
 from aesm.secure.hosts import HostEndpoint, clientEndpoint
 from aesm.secure.options import (
+    AGENT,
     CHANNEL_OPTIONS,
     ChannelOptions,
-    agent,
     channelSettings,
     reactorOr,
 )
@@ -173,10 +173,7 @@ class SessionKeeper(Protocol):
         """Make the connection of a new session, as L{Connection} does."""
 
     def sessionLost(self, connection: Connection, reason: SessionLost) -> None:
-        """
-        The server has given up the session of C{former}: end it, and keep what never
-        left.
-        """
+        """The server gave up the session of C{former}: end it, keep what never left."""
 
     def detached(self, connection: Connection, reason: AESMError) -> None:
         """The transport under a connection is gone: dial again."""
@@ -202,12 +199,12 @@ class Dialer:
         @raise TypeError: as L{connect}.
         @raise ValueError: as L{connect}.
         """
-        self._reactor = reactorOr(reactor)
         given: dict[str, Any] = {**options}
         channel = {key: given.pop(key) for key in CHANNEL_OPTIONS if key in given}
         trust = given.pop("trust", None)
         self._timeout = given.pop("handshakeTimeout", HANDSHAKE_TIMEOUT)
-        self._messages = ConversationSettings(agent=agent(), **given)
+        self._messages = ConversationSettings(agent=AGENT, **given)
+        self._reactor = reactorOr(reactor)
         self._settings = channelSettings("client.key", Layer.MESSAGES, **channel)
         self._trust = trustPolicy(trust)
         # What was typed, not what it resolves to, is what known servers are stored
@@ -233,8 +230,6 @@ class Dialer:
             else with a new one, and the former is over.
         """
         messages = self._messages
-        if keeper is None:
-            messages = replace(messages, resume=False)
         if receiveBuffer not in (None, messages.receiveBuffer):
             messages = replace(messages, receiveBuffer=receiveBuffer)
         attempt = _Attempt(
@@ -265,10 +260,7 @@ class _Attempt(SecureFactory, ConnectionOwner):
         handshakeTimeout: float,
         keeper: SessionKeeper | None,
     ) -> None:
-        """
-        @param location: what was dialled, None to take the transport's peer.
-        @param handshakeTimeout: seconds.
-        """
+        """@param location: what was dialled, None to take the transport's peer."""
         super().__init__(clock, handshakeTimeout)
         self._settings = settings
         self._messages = messages
@@ -299,10 +291,7 @@ class _Attempt(SecureFactory, ConnectionOwner):
     def buildProtocol(  # type: ignore[override]  # Factory's is a Protocol
         self, addr: IAddress | None
     ) -> IProtocol:
-        """
-        Build the protocol on the raw transport; one that hangs up if nobody waits any
-        more, or two addresses have taken the connection.
-        """
+        """Build the protocol on the raw transport: one, while somebody waits."""
         if self._result is None or self._secure is not None:
             return HangUp()
         self._secure = SecureProtocol(self, ClientChannel(self._settings))
@@ -314,10 +303,7 @@ class _Attempt(SecureFactory, ConnectionOwner):
         self, secure: SecureProtocol, publicKey: PublicKey, payload: bytes
     ) -> Answer[None]:
         """
-        Ask the trust policy about the key that the server has proved.
-
-        @return: what lets it go on, once what leaves early may; fails as
-            L{checkServer}.
+        Ask the trust policy about the server, and wait until what is early may leave.
         """
         trusted = checkServer(self._trust, self._where(), publicKey)
         if self._keeper is not None and self._former is None:
@@ -342,7 +328,7 @@ class _Attempt(SecureFactory, ConnectionOwner):
     def hello(self) -> bytes:
         """Encode our hello, which names the session to be resumed, or to begin."""
         if self._former is None:
-            return self._messages.hello().encode()
+            return self._messages.hello(resume=self._keeper is not None).encode()
         session, early = self._former.session, b""
         if self._begins:
             early = self._early = b"".join(session.outbox.take(EARLY_WINDOW))
@@ -402,10 +388,7 @@ class _Attempt(SecureFactory, ConnectionOwner):
         self._settle(Failure(reason))
 
     def keeps(self, connection: Connection, code: int | None = None) -> bool:
-        """
-        Tell whether a session outlives the transport under it: if there is a keeper,
-        and the server has not ended it.
-        """
+        """Tell whether there is a keeper, and the server has not ended the session."""
         return (
             self._keeper is not None
             and connection.session.name != ""
@@ -453,11 +436,7 @@ class _Attempt(SecureFactory, ConnectionOwner):
         )
 
     def _remember(self, announced: str) -> None:
-        """
-        Have the trust policy remember the server's next key.
-
-        @param announced: the key in text form, or C{""}.
-        """
+        """Have the trust policy remember the next key that the server announces."""
         if not announced or not INextKeys.providedBy(self._trust):
             return
         try:
@@ -471,10 +450,7 @@ class _Attempt(SecureFactory, ConnectionOwner):
             )
 
     def _cbConnected(self, ours: object) -> None:
-        """
-        Fail, if the endpoint says that it has connected and has built no protocol:
-        nothing else ever would.
-        """
+        """Fail, if the endpoint has connected and has built no protocol."""
         if self._secure is None:
             self._settle(
                 Failure(TypeError(f"{self._endpoint!r} has connected nobody to us"))

@@ -80,11 +80,7 @@ class Audience:
         self._tell("onWaiting", delay, reason)
 
     def stopped(self, reason: Exception) -> Deferred[None]:
-        """
-        The client has stopped.
-
-        @return: fires once the handler is done with that, or its time is over.
-        """
+        """The client has stopped; fires once the handler is done with that."""
         handled = succeed(None) if self._handling is None else self._handling.settled()
         return handled.addCallback(lambda nothing: self._tell("onStopped", reason))
 
@@ -119,11 +115,7 @@ def audienceOf(observer: object, handling: Handling | None) -> Audience | None:
 def restoreTo(
     audience: Audience | None, connection: DurableConnection, isOver: bool
 ) -> None:
-    """
-    Go on with a session of a process before this one.
-
-    @param isOver: whether only what is unread is left of it.
-    """
+    """Go on with a session of a former process, or with what is unread of one."""
     if audience is not None:
         (audience.leftOver if isOver else audience.restored)(connection)
     if isOver and not connection.isOver:

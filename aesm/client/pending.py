@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, TypeVar
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.python.failure import Failure
 
+from aesm.client.retry import asOurs
 from aesm.core.messages.hello import EARLY_WINDOW
 from aesm.errors import AESMError, SendBufferFull, closedError
 from aesm.messages.acknowledgements import FailedAcknowledgement, LazyDeferred
@@ -40,9 +41,7 @@ __all__ = [
     "QueuedMessage",
     "QueuedRequest",
     "Waiters",
-    "asOurs",
     "tellStopped",
-    "wordsOf",
 ]
 
 _T = TypeVar("_T")
@@ -99,10 +98,6 @@ class QueuedRequest(QueuedMessage):
     mayBeEarly = False
 
     def __init__(self, queue: MessageQueue, answer: PendingAnswer, body: bytes) -> None:
-        """
-        @param answer: fires with the answer.
-        @param body: the request, as on the wire.
-        """
         super().__init__(body)
         self._queue = queue
         self._answer = answer
@@ -196,11 +191,7 @@ class MessageQueue:
         return request
 
     def _append(self, message: QueuedMessage) -> SendBufferFull | None:
-        """
-        Add a message to the end.
-
-        @return: None, or why it was not.
-        """
+        """Add a message to the end; return why not, if there is no room."""
         if self._cost + message.cost > self._limit:
             return SendBufferFull(
                 f"{self._cost} of {self._limit} bytes wait for a connection already: "
@@ -277,21 +268,13 @@ class Waiters:
         self._attempts: dict[Deferred[Connection], int | None] = {}
 
     def add(self, attempts: int | None) -> Deferred[Connection]:
-        """
-        Wait.
-
-        @param attempts: how many may fail; None for any number.
-        """
+        """Wait, for as many failed attempts; None for any number."""
         waiter: Deferred[Connection] = ReactorDeferred(self._cancel)
         self._attempts[waiter] = attempts
         return waiter
 
     def countFailure(self) -> Collection[Deferred[Connection]]:
-        """
-        Count an attempt that failed.
-
-        @return: those who wait for no more than there were, to be told.
-        """
+        """Count an attempt that failed; return those who wait for no more."""
         for waiter, attempts in self._attempts.items():
             if attempts is not None:
                 self._attempts[waiter] = max(0, attempts - 1)
@@ -302,12 +285,7 @@ class Waiters:
         outcome: Connection | Failure,
         whom: Collection[Deferred[Connection]] | None = None,
     ) -> None:
-        """
-        Fire the Deferreds of those who wait still: the callback of one may cancel
-        another.
-
-        @param whom: of those only; None for all.
-        """
+        """Fire those who wait still: the callback of one may cancel another."""
         for waiter in list(self._attempts) if whom is None else whom:
             if waiter in self._attempts:
                 del self._attempts[waiter]
@@ -328,11 +306,9 @@ def tellStopped(
     audience: Audience | None,
 ) -> Deferred[_T]:
     """
-    Tell those who wait that the service has stopped.
+    Tell those who wait that the service has stopped, and the audience last.
 
-    @param reason: why.
     @param former: the connection of a session that nothing carries.
-    @param audience: is told last; None if that is done already.
     @return: fires with C{result} once the handler is done with it.
     """
     ours = asOurs(reason)
@@ -343,13 +319,3 @@ def tellStopped(
     retrieved.end(closedError(ours))
     told = succeed(None) if audience is None else audience.stopped(reason)
     return told.addCallback(lambda nothing: result)
-
-
-def asOurs(reason: Exception) -> AESMError:
-    """Wrap what an endpoint or a policy failed with."""
-    return reason if isinstance(reason, AESMError) else AESMError(wordsOf(reason))
-
-
-def wordsOf(reason: BaseException) -> str:
-    """Say why, also where an error has no words of its own."""
-    return str(reason) or type(reason).__name__

@@ -1,5 +1,6 @@
 """
-Trying again: after which failures a client does, and after how long::
+Trying again: after which failures a client does, what it says of them, and after how
+long::
 
     if isTransient(reason):
         clock.callLater(delays.next(), dial)
@@ -15,6 +16,7 @@ from twisted.application.internet import backoffPolicy
 from twisted.logger import Logger
 
 from aesm.errors import (
+    AESMError,
     CloseCode,
     ConnectionClosed,
     KeyFileError,
@@ -26,7 +28,7 @@ from aesm.errors import (
     UntrustedServer,
 )
 
-__all__ = ["LONGEST_DELAY", "RetryDelays", "isTransient"]
+__all__ = ["LONGEST_DELAY", "RetryDelays", "asOurs", "isTransient", "wordsOf"]
 
 _log = Logger(namespace="aesm.service")
 
@@ -76,17 +78,14 @@ class RetryDelays:
     as a failure.
     """
 
-    def __init__(
-        self, policy: Callable[[int], float] | None, prompt: bool | None = None
-    ) -> None:
+    def __init__(self, policy: Callable[[int], float] | None) -> None:
         """
-        @param policy: gives seconds after so many failures in a row; None for
-            Twisted's C{backoffPolicy} up to C{LONGEST_DELAY}.
-        @param prompt: whether a lost connection is made again without asking the
-            policy; None unless there is one.
+        @param policy: gives seconds after so many failures in a row, and is asked for
+            lost connections, too; None for Twisted's C{backoffPolicy} up to
+            C{LONGEST_DELAY}.
         """
         self._failures = 0
-        self._prompt = policy is None if prompt is None else prompt
+        self._prompt = policy is None
         self._returns, self._since = float(RETURNS), 0.0  # how many, and at what time
         self._policy = policy or backoffPolicy(maxDelay=LONGEST_DELAY)
 
@@ -115,11 +114,7 @@ class RetryDelays:
         return random.uniform(*PROMPT) if self._prompt else self.next()
 
     def next(self) -> float:
-        """
-        Count a failure.
-
-        @return: seconds to wait after it.
-        """
+        """Count a failure, and return the seconds to wait after it."""
         self._failures += 1
         # The policy is the user's: an error in it must not end the attempts.
         try:
@@ -133,3 +128,13 @@ class RetryDelays:
             )
             self._policy = backoffPolicy(maxDelay=LONGEST_DELAY)
             return self._policy(self._failures)
+
+
+def asOurs(reason: Exception) -> AESMError:
+    """Wrap what an endpoint or a policy failed with."""
+    return reason if isinstance(reason, AESMError) else AESMError(wordsOf(reason))
+
+
+def wordsOf(reason: BaseException) -> str:
+    """Say why, also where an error has no words of its own."""
+    return str(reason) or type(reason).__name__

@@ -36,11 +36,9 @@ from aesm.client.pending import (
     EarlyMessages,
     MessageQueue,
     Waiters,
-    asOurs,
     tellStopped,
-    wordsOf,
 )
-from aesm.client.retry import RetryDelays, isTransient
+from aesm.client.retry import RetryDelays, asOurs, isTransient, wordsOf
 from aesm.client.states import SERVICE_TRANSITIONS, ServiceState
 from aesm.client.stream import SessionStream
 from aesm.core.messages.hello import ConversationSettings, MessageOptions
@@ -282,7 +280,7 @@ class ClientService(Service):
             self._delays.reset()
             self.retrieved = SessionStream()
         if before in (_S.NEW, _S.STOPPED):
-            self._dialIn(0)
+            self._timer = self._clock.callLater(0, self._dial)
         self._restore(restored)
 
     def stopService(self) -> Deferred[None]:
@@ -343,12 +341,7 @@ class ClientService(Service):
         return None if self._early is None else self._early.connection
 
     def sendEarly(self, make: Callable[[], Connection]) -> Deferred[None] | None:
-        """
-        Begin a session with what waits, if that may leave early: it is in C{unmet}.
-
-        @param make: makes its connection.
-        @return: fires once it may leave.
-        """
+        """Begin a session with what waits, if it may leave early; fires once it may."""
         journal = self._journal
         canWrite = journal is None or journal.store.failure is None
         messages = self._queue.takeEarly() if self.early and canWrite else []
@@ -381,23 +374,10 @@ class ClientService(Service):
     # The machine
 
     def _move(self, event: str) -> ServiceState:
-        """
-        Go where an event leads to.
-
-        @return: where we were.
-        @raise KeyError: it cannot happen there: our mistake.
-        """
+        """Go where an event leads to, and return where we were."""
         before = self._state
         self._state = SERVICE_TRANSITIONS[before, event]
         return before
-
-    def _dialIn(self, delay: float) -> None:
-        """
-        Set the timer.
-
-        @param delay: seconds.
-        """
-        self._timer = self._clock.callLater(delay, self._dial)
 
     def _dial(self) -> None:
         """Make an attempt: it is time."""
@@ -463,12 +443,7 @@ class ClientService(Service):
             self._retry(reason, accepted=True)
 
     def _retry(self, reason: BaseException, accepted: bool) -> None:
-        """
-        Try again later after a failure that may pass, and stop at any other.
-
-        @param accepted: whether there was a connection; else an attempt has failed,
-            which those are told who wait for no more of them.
-        """
+        """Try again later, after an attempt or what was accepted, or stop."""
         if not isTransient(reason):
             said = "stopped, since trying again would not help: {reason}"
             _log.error(said, reason=wordsOf(reason))
@@ -484,9 +459,9 @@ class ClientService(Service):
             delay = self._delays.next()
         if self._state is not _S.WAITING or self._timer is not None:
             return  # the policy has stopped us, and maybe started again
-        self._dialIn(delay)
-        timer = self._timer
-        self._waiters.tell(Failure(reason), impatient)
+        timer = self._timer = self._clock.callLater(delay, self._dial)
+        if impatient:
+            self._waiters.tell(Failure(reason), impatient)
         if self._timer is not timer:
             return  # one of them has stopped us: nobody is to hear of another attempt
         said = "not connected, trying again in {delay:.1f} seconds: {reason}"
@@ -506,9 +481,7 @@ class ClientService(Service):
         self.stopService().addErrback(Failure.trap, SpoolError)  # it was logged
 
     def _letGo(self) -> None:
-        """
-        Stop whatever is under way; C{_gone} follows, now or with the connection's end.
-        """
+        """Stop what is under way; C{_gone} follows, now or at the connection's end."""
         connection, attempt, timer = self._connection, self._attempt, self._timer
         self._attempt = self._timer = None
         if self._journal is not None:
@@ -531,14 +504,10 @@ class ClientService(Service):
         closed.addBoth(self._cbGone)
 
     def _cbGone(self, result: Any) -> None:
-        """
-        Be stopped, or start again; then tell those who stopped us.
-
-        @param result: None, or why the spool could not be written.
-        """
+        """Be stopped, or start again; then tell those who stopped us."""
         self._move("gone")
         if self._state is _S.WAITING:
-            self._dialIn(0)
+            self._timer = self._clock.callLater(0, self._dial)
         stopping, self._stopping = self._stopping, []
         for stopped in stopping:
             stopped.callback(result)
@@ -546,11 +515,7 @@ class ClientService(Service):
     # Sessions
 
     def _restore(self, restored: Loaded) -> None:
-        """
-        Go on with what was in the spool.
-
-        @param restored: connections, each with whether its session is over.
-        """
+        """Go on with what was in the spool; with some of it the session is over."""
         retrieved = self.retrieved
         for connection, over in restored:
             self.own(connection)

@@ -49,11 +49,7 @@ class SessionStream(Sequence[Packet], Watch):
         self._asked: Deferred[Packet] | None = None
 
     def getData(self) -> Packet | None:
-        """
-        Take the oldest packet.
-
-        @return: the packet, or None if there is none now.
-        """
+        """Take the oldest packet; None if there is none now."""
         for stream in self._streams:
             packet = stream.getData()
             if packet is not None:
@@ -101,10 +97,7 @@ class SessionStream(Sequence[Packet], Watch):
         return iter([packet for stream in self._streams for packet in stream])
 
     def __aiter__(self) -> AsyncIterator[Packet]:
-        """
-        Take packets as they come, until the service is stopped; a failure that
-        stops it is raised.
-        """
+        """Take packets until the service is stopped; a failure is raised."""
         # That of one stream: it calls nothing but getData() and get().
         return DataStream._take(cast(Any, self))
 
@@ -113,7 +106,7 @@ class SessionStream(Sequence[Packet], Watch):
     @property
     def cost(self) -> int:
         """What the packets cost for flow control, bytes."""
-        return sum(costOf(packet.data) for packet in self)
+        return sum(costOf(packet.data) for each in self._streams for packet in each)
 
     def add(self, stream: DataStream) -> None:
         """Go on with another stream; those before have ended."""
@@ -134,9 +127,7 @@ class SessionStream(Sequence[Packet], Watch):
     # Parts
 
     def _ask(self) -> None:
-        """
-        Give those who wait what there is, and ask the last stream for what will be.
-        """
+        """Give those who wait what there is, and ask the last stream for more."""
         while self._waiting and self._asked is None:
             packet = self.getData()
             if packet is None:
@@ -154,11 +145,7 @@ class SessionStream(Sequence[Packet], Watch):
         self._ask()
 
     def _ebEnded(self, failure: Failure) -> None:
-        """
-        Wait for the next stream, or for somebody to ask.
-
-        @param failure: L{ConnectionClosed}, or that nobody waits any more.
-        """
+        """Wait for the next stream, or for somebody to ask."""
         failure.trap(ConnectionClosed, CancelledError)
         self._asked = None
 

@@ -97,29 +97,21 @@ class ActivityFile:
         self._before = (self._seq, self._last, self._torn, self._missing)
 
     def __call__(self, event: LogEvent) -> None:
-        """
-        Write an event, if it is activity.
-
-        @see: C{twisted.logger.ILogObserver}
-        """
+        """Write an event, if it is activity."""
         if event.get("log_namespace") == "aesm.activity" and "event" in event:
             fields = [*FIELDS, *(field for field in DETAILS if field in event)]
             self._write({field: event[field] for field in fields})
 
     def started(self, upgrade: bool = False) -> None:
         """
-        Say that the server listens: whoever was in before is not any more.
-
-        @param upgrade: whether it takes over from another process, so that they are.
+        Say that the server listens; who was in is not any more, unless it took over.
         """
         self._isRunning = True
         self._tell("started", upgrade, version=__version__)
 
     def ended(self, upgrade: bool = False) -> None:
         """
-        Say that the server has stopped, if it ran, and what is missing.
-
-        @param upgrade: whether another process goes on.
+        Say that the server has stopped, if it ran, or that another one goes on.
         """
         if self._isRunning:
             self._isRunning = False
@@ -199,11 +191,7 @@ class ActivityFile:
         self._torn, self._missing = False, 0
 
     def _cannotWrite(self, error: OSError, data: bytes, entry: bytes) -> None:
-        """
-        Keep what must follow what was written.
-
-        @param data: what was not written, up to the end of C{entry}.
-        """
+        """Keep what must follow what was written: what is left of an entry."""
         if len(data) < len(entry):
             self._wrote(entry, data)  # else it would be half a line for ever
         else:
@@ -232,10 +220,7 @@ class ActivityFile:
     # Read
 
     def _readEnd(self) -> None:
-        """
-        See how a file ends that is not as we left it: what is written in part is not
-        completed any more, and what its last entry is goes before what we know.
-        """
+        """See how a file ends that is not as we left it."""
         if self._rest:
             missing = self._missing + 1
             self._seq, self._last, self._torn, self._missing = self._before

@@ -90,22 +90,14 @@ class _Bench:
         )
 
     async def connects(self) -> float:
-        """
-        Connect and close, one at a time.
-
-        @return: seconds for each.
-        """
+        """Connect and close, one at a time: seconds for each."""
         start = time.perf_counter()
         for _ in range(CONNECTS):
             await (await self.connect()).close()
         return (time.perf_counter() - start) / CONNECTS
 
     async def roundTrips(self) -> float:
-        """
-        Send a message and wait for the answer, one at a time.
-
-        @return: seconds for each, the median.
-        """
+        """Send a message and wait for the answer, one at a time: the median."""
         client, times = await self.connect(), []
         for _ in range(ROUND_TRIPS):
             start = time.perf_counter()
@@ -116,12 +108,7 @@ class _Bench:
         return median(times)
 
     async def messages(self, size: int, count: int) -> float:
-        """
-        Send messages one way, until the server has all of them.
-
-        @param size: bytes of each.
-        @return: seconds for each.
-        """
+        """Send messages one way, until the server has all of them: seconds for each."""
         client, data = await self.connect(), bytes(size)
         burst = max(1, BURST // size)
         start = time.perf_counter()
@@ -183,11 +170,7 @@ async def _serve(reactor: Any) -> int:
 
 
 async def _measure(reactor: IReactorTime, said: str) -> int:
-    """
-    Be the client.
-
-    @param said: the server's port and public key, as it prints them.
-    """
+    """Be the client of the server that has printed its port and public key."""
     port, _, publicKey = said.partition(" ")
     await _Bench(reactor, int(port), PublicKey.fromText(publicKey.strip())).run()
     return 0
@@ -208,11 +191,7 @@ class BenchOptions(Command):
 
 
 def bench() -> int:
-    """
-    Measure.
-
-    @return: the exit status.
-    """
+    """Measure, and return the exit status."""
     from twisted.internet import reactor
 
     with subprocess.Popen(

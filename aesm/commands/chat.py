@@ -132,11 +132,7 @@ async def runChat(
 
 
 async def _runTerminal(reactor: Any, endpoint: str, nick: str, **options: Any) -> None:
-    """
-    Chat in the terminal that standard input and output are.
-
-    @raise Exception: what trying again would not mend.
-    """
+    """Chat in the terminal that standard input and output are."""
     from aesm.chat.terminal import ChatTerminal, openOutput
 
     terminal = ChatTerminal(openOutput())
@@ -149,12 +145,7 @@ async def _runTerminal(reactor: Any, endpoint: str, nick: str, **options: Any) -
 async def _runWindow(
     reactor: Any, face: Face, endpoint: str, nick: str, **options: Any
 ) -> None:
-    """
-    Chat in a window.
-
-    @raise ValueError: there cannot be one.
-    @raise Exception: what trying again would not mend.
-    """
+    """Chat in a window; C{ValueError} if there cannot be one."""
     try:
         from aesm.chat.window import ChatWindow, desktopIsDark
     except ImportError:

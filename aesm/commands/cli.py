@@ -52,11 +52,7 @@ _COMMANDS = (
 
 
 def _load(home: str) -> Command:
-    """
-    Make a subcommand, and load what it needs.
-
-    @param home: its module and its class.
-    """
+    """Make a subcommand from its module and class, and load what it needs."""
     module, name = home.split(".")
     made = getattr(import_module(f"aesm.commands.{module}"), name)()
     return cast(Command, made)
@@ -82,11 +78,7 @@ class Options(CommandOptions):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """
-    Run the command.
-
-    @param arguments: what follows C{aesm}; None for the process's own.
-    """
+    """Run the command, by the process's arguments unless others are given."""
     openStandardFiles()
     dumpNoCore()
     options = Options()

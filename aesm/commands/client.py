@@ -56,21 +56,13 @@ class ClientCommand(Command):
         self.endpoint = endpoint
 
     def postOptions(self) -> None:
-        """
-        Check the options.
-
-        @raise usage.UsageError: they contradict each other.
-        """
+        """Check the options."""
         if self.pins and self["any-server"]:
             raise usage.UsageError("--pin and --any-server: give one of them")
         self["name"] = utf8("name", self["name"])
 
     def clientOptions(self) -> dict[str, Any]:
-        """
-        Make what L{connect<aesm.client.connect.connect>} takes.
-
-        @raise KeyFileError: the key's file cannot be used.
-        """
+        """Make what L{connect<aesm.client.connect.connect>} takes."""
         trust: ITrustPolicy | None = AnyServer() if self["any-server"] else None
         return {
             "name": self["name"],
@@ -80,12 +72,7 @@ class ClientCommand(Command):
         }
 
     def run(self) -> int:
-        """
-        Run the client in a reactor of its own.
-
-        @return: the exit status.
-        @raise KeyFileError: the key's file cannot be used.
-        """
+        """Run the client in a reactor of its own, and return the exit status."""
         from twisted.internet import reactor
 
         with reportingTrust():
@@ -96,21 +83,12 @@ class ClientCommand(Command):
     def runClient(
         self, reactor: Any, options: dict[str, Any]
     ) -> Coroutine[Any, Any, int]:
-        """
-        Make the coroutine that is the client.
-
-        @param options: as C{clientOptions} makes them.
-        @return: gives the exit status.
-        """
+        """Make the coroutine that is the client, and gives the exit status."""
         raise NotImplementedError
 
 
 def utf8(option: str, text: str) -> str:
-    """
-    Read an option's text as UTF-8, whatever the locale is.
-
-    @raise usage.UsageError: it is something else.
-    """
+    """Read an option's text as UTF-8, whatever the locale is."""
     try:
         return os.fsencode(text).decode("utf-8")
     except UnicodeError:

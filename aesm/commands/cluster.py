@@ -48,12 +48,7 @@ class ClusterOptions(Command):
     optFlags = [["json", None, "Write JSON, one object."]]
 
     def parseArgs(self, what: str = "", node: str | None = None) -> None:
-        """
-        Take what to do.
-
-        @param node: with whom.
-        @raise usage.UsageError: that makes no sense.
-        """
+        """Take what to do, and with which node."""
         if what not in ("status", "drain"):
             raise usage.UsageError("say what: status, or drain NODE")
         if (node is None) != (what == "status"):
@@ -65,25 +60,14 @@ class ClusterOptions(Command):
         self.node = node
 
     def postOptions(self) -> None:
-        """
-        Check the options.
-
-        @raise usage.UsageError: one is missing, or has nothing to say.
-        """
+        """Check the options."""
         if self["cluster"] is None:
             raise usage.UsageError("name the engine: --cluster URL")
         if self["json"] and self.node is not None:
             raise usage.UsageError("--json is for status")
 
     def run(self) -> int:
-        """
-        Do it.
-
-        @return: the exit status.
-        @raise KeyFileError: the password's file cannot be used.
-        @raise NotDone: it cannot be done; says why.
-        @raise usage.UsageError: an option is wrong, or an extra is not installed.
-        """
+        """Do it, and return the exit status; C{NotDone} says why it cannot be done."""
         # All of it loads slowly, for who has no cluster.
         from twisted.internet import reactor
 
@@ -101,11 +85,7 @@ class ClusterOptions(Command):
         return CoroutineRunner(reactor).run(lambda: self.runWith(reactor, engine))
 
     async def runWith(self, reactor: Any, engine: Engine) -> int:
-        """
-        Do it, with an engine that is not started.
-
-        @raise NotDone: it cannot be done; says why.
-        """
+        """Do it, with an engine that is not started."""
         try:
             await engine.start().addTimeout(PATIENCE, reactor)
             try:
@@ -121,13 +101,7 @@ class ClusterOptions(Command):
         return 0
 
     async def _linesOf(self, engine: Engine) -> list[str]:
-        """
-        Do it, with an engine that can be used.
-
-        @return: what to print.
-        @raise NotDone: there is no such node.
-        @raise SpoolError: it cannot be done now.
-        """
+        """Do it, with an engine that can be used, and return what to print."""
         from aesm.cluster.overview import drain, overviewOf
 
         if self.node is None:
@@ -156,11 +130,7 @@ _COLUMNS: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] = (
 
 
 def clusterLines(overview: dict[str, Any]) -> list[str]:
-    """
-    Write how a cluster is, for people.
-
-    @param overview: as of L{overviewOf<aesm.cluster.overview.overviewOf>}.
-    """
+    """Write how a cluster is, by its overview, for people."""
     engine, log, nodes = overview["engine"], overview["log"], overview["nodes"]
     most = f" of {size(engine['maxBytes'])}" if engine["maxBytes"] else ""
     disk = "append-only file" if engine["appendOnly"] else "nothing on its disk"

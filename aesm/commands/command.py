@@ -44,11 +44,7 @@ class Command(CommandOptions):
     """A subcommand: its options, which may also stand behind its arguments."""
 
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
-        """
-        Parse, with the options first, as C{usage.Options} needs them.
-
-        @raise usage.UsageError: an option is wrong.
-        """
+        """Parse, with the options first, as C{usage.Options} needs them."""
         # gnu_getopt, unlike getopt, goes on behind the first argument.
         try:
             given, arguments = getopt.gnu_getopt(
@@ -63,9 +59,5 @@ class Command(CommandOptions):
         super().parseOptions([*ordered, "--", *arguments])
 
     def run(self) -> int:
-        """
-        Do it.
-
-        @return: the exit status.
-        """
+        """Do it, and return the exit status."""
         raise NotImplementedError

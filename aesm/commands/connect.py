@@ -82,11 +82,7 @@ class ConnectOptions(ClientCommand):
     ]
 
     def postOptions(self) -> None:
-        """
-        Check the options.
-
-        @raise usage.UsageError: one cannot be, or they contradict each other.
-        """
+        """Check the options."""
         super().postOptions()
         try:
             self.wait = float(self["wait"])
@@ -340,12 +336,7 @@ class LineClient:
                 packet.refuse("nobody answers here", CloseCode.NOT_TAKEN)
 
     async def _sendLines(self, service: ClientService, stdio: Stdio) -> bool:
-        """
-        Send lines, as the peer takes them, wait until it has them, and stop.
-
-        @return: whether the input has ended.
-        @raise LineTooLong: a line cannot be a message.
-        """
+        """Send lines, as the peer takes them; tell whether the input has ended."""
         try:
             while (lines := await stdio.readLines()) is not None:
                 for line in lines:
@@ -377,10 +368,7 @@ class LineClient:
                 await sent
 
     async def _drain(self, service: ClientService) -> None:
-        """
-        Wait until there is room to send, or the session is over: what follows is
-        queued then.
-        """
+        """Wait until there is room to send, or the session is over."""
         former = service.former
         if former is None or former.isClosing:
             return
@@ -391,11 +379,7 @@ class LineClient:
             await room
 
     async def _sendLine(self, service: ClientService, line: bytes) -> None:
-        """
-        Send a line, or say why not.
-
-        @raise ConnectionClosed: nothing can be sent any more.
-        """
+        """Send a line, or say why not; raises if nothing can be sent any more."""
         try:
             message = self._form.read(line)
             if message is None:
@@ -413,11 +397,7 @@ class LineClient:
             self.reportFailure(f"line {self._number} of the input is not sent: {error}")
 
     def _track(self, last: int) -> None:
-        """
-        End the run of lines, and note what becomes of it.
-
-        @param last: the number of its last line.
-        """
+        """End the run of lines at this one, and note what becomes of it."""
         first, sent = self._runStart, self._runEnd
         self._runStart, self._runEnd = last + 1, None
         if sent is None:
@@ -428,12 +408,7 @@ class LineClient:
         self._pending.append(sent)
 
     def _ebUnconfirmed(self, failure: Failure, first: int, last: int) -> Failure | None:
-        """
-        Note that a run of lines may not have arrived.
-
-        @return: the failure, if it is that C{_sendLines} was cancelled while it
-            waited for this run.
-        """
+        """Note that a run may not have arrived, unless nobody waits for that."""
         if failure.check(CancelledError):
             return failure
         if failure.check(ConnectionClosed):

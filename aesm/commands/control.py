@@ -26,11 +26,7 @@ class NotDone(Exception):
 
 
 def ask(path: Path, request: dict[str, Any]) -> dict[str, Any]:
-    """
-    Send a request, and wait for the answer.
-
-    @raise NotDone: there is none.
-    """
+    """Send a request, and wait for the answer; C{NotDone} if there is none."""
     other = "name its control socket with --control PATH, as it was started with"
     try:
         with socket.socket(socket.AF_UNIX) as asking:

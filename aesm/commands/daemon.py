@@ -141,11 +141,7 @@ class AESMService(Service):
         self._formerHangUp: Any = None  # the handler of SIGHUP before ours
 
     def privilegedStartService(self) -> None:
-        """
-        Heed SIGHUP and listen, before C{twistd} gives away what rights it has.
-
-        @raise CannotListen: it cannot listen somewhere; the log says why.
-        """
+        """Heed SIGHUP and listen, before C{twistd} gives away what rights it has."""
         # Before it listens: whoever sees the port may send one, and nobody has asked
         # for it to be the end.
         if self._formerHangUp is None:
@@ -171,11 +167,7 @@ class AESMService(Service):
             raise CannotListen(1)
 
     def startService(self) -> None:
-        """
-        Heed SIGHUP and listen, unless that is done.
-
-        @raise CannotListen: as C{privilegedStartService}.
-        """
+        """Heed SIGHUP and listen, unless that is done."""
         # Not earlier: when twistd gives away its rights the system forgets this.
         dumpNoCore()
         if not self.server.running and self._inheriting is None:
@@ -183,11 +175,7 @@ class AESMService(Service):
         super().startService()
 
     def stopService(self) -> Deferred[None]:
-        """
-        Stop in order.
-
-        @return: fires when all clients are gone, which is bounded in time.
-        """
+        """Stop in order; fires when all clients are gone, which is bounded in time."""
         super().stopService()
         self._notifier.stopping(self._factory.draining.time())
         if self._inheriting is not None:
@@ -206,11 +194,7 @@ class AESMService(Service):
     # Host, for a successor
 
     def lend(self) -> list[dict[str, Any]]:
-        """
-        Have the sockets used by another process, too.
-
-        @see: L{Host.lend<aesm.server.handover.Host.lend>}
-        """
+        """Have the sockets used by another process, too."""
         self._lent = self.server.lend()
         return [
             {
@@ -223,11 +207,7 @@ class AESMService(Service):
         ]
 
     def pause(self) -> Deferred[None]:
-        """
-        Accept nobody any more, and leave operators to the new process.
-
-        @see: L{Host.pause<aesm.server.handover.Host.pause>}
-        """
+        """Accept nobody any more, and leave operators to the new process."""
         self._acceptNobody()
         return self._closeForOperators()
 
@@ -237,11 +217,7 @@ class AESMService(Service):
             port.stopReading()
 
     def resume(self) -> None:
-        """
-        Accept again.
-
-        @see: L{Host.resume<aesm.server.handover.Host.resume>}
-        """
+        """Accept again."""
         ports, self._lent = self._lent, []
         self.server.takeBack(ports)
         for port in ports:
@@ -249,22 +225,14 @@ class AESMService(Service):
         self._openForOperators().addErrback(self._ebNotOpened)
 
     def retire(self) -> None:
-        """
-        End.
-
-        @see: L{Host.retire<aesm.server.handover.Host.retire>}
-        """
+        """End."""
         self._isReplaced = True
         self._reactor.stop()
 
     # Heir
 
     def _inherit(self) -> Deferred[None]:
-        """
-        Take over from the process that runs, if there is one.
-
-        @return: fires when we can listen; fails with L{CannotTakeOver}.
-        """
+        """Take over from the process that runs, if any; fires when we can listen."""
         predecessor = self._predecessor = self._factory.predecessor(self._gone)
         endpoint = UNIXClientEndpoint(self._reactor, cast(str, self._handover))
         connecting: Deferred[Any] = connectProtocol(endpoint, predecessor)
@@ -305,11 +273,7 @@ class AESMService(Service):
         return failure
 
     def _gone(self, isOurs: bool) -> None:
-        """
-        The former process is gone.
-
-        @param isOurs: whether we have taken over from it.
-        """
+        """The former process is gone, whether we have taken over from it or not."""
         self._isHeir = False
         if isOurs:
             self._awaitHeirs()
@@ -341,10 +305,7 @@ class AESMService(Service):
     # Parts
 
     def _cbListening(self, server: Server) -> None:
-        """
-        Begin the activity log, say where clients find the server, and that it is there,
-        once it is; and the process from which we take over that we listen.
-        """
+        """Begin the activity log, and tell who has to know that we listen."""
         if self._activityLog is not None:
             self._activityLog.started(upgrade=self._isHeir)
         self._inheriting = None
@@ -408,11 +369,7 @@ class AESMService(Service):
         )
 
     def _drain(self, over: float, reason: str) -> None:
-        """
-        End the server, clients first.
-
-        @see: L{aesm.status.actions.Drain}
-        """
+        """End the server, clients first, as L{aesm.status.actions.Drain}."""
         self._notifier.stopping(self._factory.draining.time(over))
         drained = self.server.stop(reason, spread=over)
         drained.addErrback(self._ebNotWritten)
@@ -424,11 +381,7 @@ class AESMService(Service):
             self._reactor.stop()
 
     def _openForOperators(self) -> Deferred[None]:
-        """
-        Open the control socket and the status page.
-
-        @return: fires when both are open, or fails; the log says why.
-        """
+        """Open the control socket and the status page; the log says why not."""
         opening = [each.open() for each in (self._control, self._page) if each]
         opened = gatherResults(opening, consumeErrors=True)
         return opened.addCallback(lambda results: None)
@@ -437,11 +390,7 @@ class AESMService(Service):
         """Go on all the same: clients are there, and the log has said why."""
 
     def _closeForOperators(self, result: object = None) -> Deferred[None]:
-        """
-        Close them.
-
-        @return: fires when all who are there have their answers.
-        """
+        """Close them; fires when all who are there have their answers."""
         closing = [each.close() for each in (self._control, self._page) if each]
         return gatherResults(closing).addCallback(lambda results: None)
 
@@ -490,12 +439,7 @@ def clientLine(address: IAddress, publicKey: str, options: Sequence[str]) -> str
 
 @implementer(IStreamServerEndpoint)
 class _ReportingEndpoint:
-    """
-    An endpoint that says why it cannot listen.
-
-    @ivar text: what the operator calls it.
-    @ivar port: what listens, once it does.
-    """
+    """An endpoint that says why it cannot listen, and keeps what listens."""
 
     def __init__(self, text: str, endpoint: IStreamServerEndpoint) -> None:
         self.port: Any
@@ -507,11 +451,7 @@ class _ReportingEndpoint:
         self._endpoint = endpoint
 
     def listen(self, protocolFactory: IProtocolFactory) -> Deferred[IListeningPort]:
-        """
-        Listen.
-
-        @see: C{twisted.internet.interfaces.IStreamServerEndpoint}
-        """
+        """Listen."""
         listening = listenOn(self._endpoint, protocolFactory)
         return listening.addCallbacks(self._cbListening, self._ebCannotListen)
 

@@ -54,11 +54,7 @@ END_TIMEOUT = 10.0  # seconds for the other side to hear that there is no more
 
 
 class _FileCommand(ClientCommand):
-    """
-    A subcommand that talks to the other one, which it dials or waits for.
-
-    @ivar endpoint: whom to dial; None to listen.
-    """
+    """A subcommand that talks to the other one, which it dials, or waits for."""
 
     endpoint: str | None  # type: ignore[assignment]
     optParameters = [
@@ -69,11 +65,7 @@ class _FileCommand(ClientCommand):
     ]
 
     def postOptions(self) -> None:
-        """
-        Check the options.
-
-        @raise usage.UsageError: they contradict each other, or one is missing.
-        """
+        """Check the options."""
         super().postOptions()
         listening = self["listen"] is not None
         if listening == (self.endpoint is not None):
@@ -89,13 +81,7 @@ class _FileCommand(ClientCommand):
             raise usage.UsageError("--any-client is for --listen without --pin")
 
     def clientOptions(self) -> dict[str, Any]:
-        """
-        Make what both L{connect<aesm.client.connect.connect>} and C{listen} take.
-
-        Whichever side listens, people have one key, which is the one that they compare.
-
-        @raise KeyFileError: the key's file cannot be used.
-        """
+        """Make what C{connect} and C{listen} take: people have one key."""
         options = super().clientOptions()
         if options["key"] is None:
             options["key"] = PrivateKey.loadOrCreate(stateDirectory() / "client.key")
@@ -117,11 +103,7 @@ class _FileCommand(ClientCommand):
         return self.transfer(meeting)
 
     async def transfer(self, meeting: _Meeting) -> int:
-        """
-        Do it.
-
-        @return: the exit status.
-        """
+        """Do it, and return the exit status."""
         raise NotImplementedError
 
 
@@ -144,11 +126,7 @@ class SendOptions(_FileCommand):
         self.endpoint = None
 
     def postOptions(self) -> None:
-        """
-        Check the options.
-
-        @raise usage.UsageError: as the command says; or there is no file.
-        """
+        """Check the options, and that there is a file."""
         files = self.arguments
         if self["listen"] is None and files:
             *files, self.endpoint = files
@@ -187,11 +165,7 @@ class ReceiveOptions(_FileCommand):
         self.endpoint = endpoint
 
     def postOptions(self) -> None:
-        """
-        Check the options.
-
-        @raise usage.UsageError: as the command says; or there is no such directory.
-        """
+        """Check the options, and that there is such a directory."""
         super().postOptions()
         self.directory = expanded(self["into"])
         if not self.directory.is_dir():
@@ -208,11 +182,7 @@ class ReceiveOptions(_FileCommand):
 
 
 def _checkFile(path: Path) -> None:
-    """
-    Look at a file before anybody is troubled.
-
-    @raise usage.UsageError: it cannot be sent.
-    """
+    """Look at a file before anybody is troubled."""
     if path.is_dir():
         archive = shlex.quote(f"{path.name or 'all'}.tar")
         raise usage.UsageError(
@@ -228,11 +198,7 @@ def _checkFile(path: Path) -> None:
 
 
 class _Sending:
-    """
-    The files that are still to be sent.
-
-    @ivar failed: whether one of them could not be.
-    """
+    """The files that are still to be sent; C{failed} if one of them could not be."""
 
     def __init__(self, files: Sequence[str], progress: Lines) -> None:
         self.failed = False
@@ -240,12 +206,7 @@ class _Sending:
         self._progress = progress
 
     async def run(self, connection: Requester) -> None:
-        """
-        Send what is left, and say that it is all.
-
-        @raise ConnectionClosed: the connection is over first; C{run} may be called
-            again with another.
-        """
+        """Send what is left, and say that it is all; again after a cut."""
         while self._files:
             path = self._files[0]
             name = nameOf(path)
@@ -286,12 +247,7 @@ class _Sending:
 
 
 class _Receiving(FileReceiver):
-    """
-    Takes files until somebody says that there are no more.
-
-    @ivar failed: whether one of them could not be received.
-    @ivar ended: fires then.
-    """
+    """Takes files until C{ended} fires: the other side says that there are no more."""
 
     def __init__(self, directory: Path, meeting: _Meeting) -> None:
         super().__init__(directory, progress=meeting.progress)
@@ -343,11 +299,7 @@ class _Receiving(FileReceiver):
 
 
 class _Callers(MessageHandler):
-    """
-    Sends to those who come, one after another, until one of them has all.
-
-    @ivar sent: fires then.
-    """
+    """Sends to those who come, one after another, until C{sent} fires: one has all."""
 
     def __init__(self, sending: _Sending, meeting: _Meeting) -> None:
         self.sent: Deferred[None] = Deferred()
@@ -380,11 +332,7 @@ class _Callers(MessageHandler):
 
 @implementer(IClientObserver)
 class _Meeting:
-    """
-    How the two come together; the observer of whoever dials.
-
-    @ivar progress: shows how far files are, and says what is to be said.
-    """
+    """How the two come together; the observer of whoever dials."""
 
     def __init__(self, reactor: Any, options: dict[str, Any], progress: Lines) -> None:
         self.progress = progress
@@ -463,12 +411,7 @@ class _Meeting:
     async def _listen(
         self, endpoint: str, handler: object, other: str, **more: Any
     ) -> Server | None:
-        """
-        Listen, and say how the other side gets here.
-
-        @param other: what is run there.
-        @return: None after telling the user why that is not possible.
-        """
+        """Listen, and say how the other side gets here; None after saying why not."""
         try:
             server = await listen(
                 self._reactor, endpoint, handler=handler, **self._options, **more

@@ -38,23 +38,14 @@ class Form(NamedTuple):
 
 
 def _showPlain(packet: Packet) -> bytes:
-    """
-    Write a packet for people: the local time of its sending, then what it says, with
-    escapes for bytes that are no UTF-8.
-
-    @return: a line of UTF-8.
-    """
+    """Write a packet for people: when it was sent, and its text, or bytes escaped."""
     data = packet.data
     text = data.decode("utf-8", "backslashreplace") if isinstance(data, bytes) else data
     return f"{_clock(packet.time)} {escape(text or '')}\n".encode()
 
 
 def _clock(when: float) -> str:
-    """
-    Write a time of day.
-
-    @return: C{HH:MM:SS}, local time.
-    """
+    """Write a time of day, C{HH:MM:SS} of here."""
     try:
         return time.strftime("%H:%M:%S", time.localtime(when))
     except (OverflowError, OSError, ValueError):
@@ -70,12 +61,7 @@ def _readPlain(line: bytes) -> str | bytes:
 
 
 def _showJSON(packet: Packet) -> bytes:
-    """
-    Write a packet for programs: an object with C{time} (Unix seconds), and
-    C{data} (text) or C{base64} (bytes).
-
-    @return: a line of printable ASCII.
-    """
+    """Write a packet as an object: C{time}, and C{data} (text) or C{base64} (bytes)."""
     fields: dict[str, object] = {"time": packet.time}
     if isinstance(packet.data, bytes):
         fields["base64"] = base64.b64encode(packet.data).decode("ascii")
@@ -86,12 +72,7 @@ def _showJSON(packet: Packet) -> bytes:
 
 
 def _readJSON(line: bytes) -> str | bytes | None:
-    """
-    Read an object as C{_showJSON} writes it; its time does not matter.
-
-    @return: the message; None for a line with nothing on it.
-    @raise ValueError: it is something else.
-    """
+    """Read such an object, but for its time; None for a line with nothing on it."""
     if not line.strip():
         return None
     try:

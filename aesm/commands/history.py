@@ -92,11 +92,7 @@ def linesOf(paths: Iterable[str]) -> Iterator[Line]:
 
 
 def _begin(path: str) -> tuple[float, Iterator[Line]]:
-    """
-    Begin to read a file.
-
-    @return: when its first entry was written, and its lines.
-    """
+    """Begin to read a file: when its first entry was written, and its lines."""
     lines, before = _read(path), []
     for line in lines:
         before.append(line)

@@ -36,12 +36,7 @@ class KeygenOptions(Command):
     )
 
     def parseArgs(self, file: str | None = None) -> None:
-        """
-        Take the file.
-
-        @param file: its path; None for this user's key, or with C{--next} for
-            the server's.
-        """
+        """Take the path; without it this user's key, or with C{--next} the server's."""
         self.file = file
 
     def run(self) -> int:
@@ -78,11 +73,7 @@ class PubkeyOptions(Command):
     )
 
     def parseArgs(self, file: str | None = None) -> None:
-        """
-        Take the file.
-
-        @param file: its path; None for this user's key.
-        """
+        """Take the path; without it this user's key."""
         self.file = _keyFile(file)
 
     def run(self) -> int:
@@ -106,11 +97,7 @@ class PSKOptions(Command):
     )
 
     def parseArgs(self, file: str | None = None) -> None:
-        """
-        Take the file.
-
-        @param file: its path; None to print the key.
-        """
+        """Take the path; without it the key is printed."""
         self.file = file
 
     def run(self) -> int:
@@ -149,9 +136,5 @@ class KnownOptions(Command):
 
 
 def _keyFile(file: str | None) -> Path:
-    """
-    Say where a private key is.
-
-    @param file: what the user says; None for the key of C{aesm connect}.
-    """
+    """Say where a private key is: where the user says, or that of C{aesm connect}."""
     return stateDirectory() / "client.key" if file is None else expanded(file)

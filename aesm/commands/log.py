@@ -59,11 +59,7 @@ class LogOptions(Command):
         self.files = files
 
     def postOptions(self) -> None:
-        """
-        Check the options.
-
-        @raise usage.UsageError: one cannot be, or they contradict each other.
-        """
+        """Check the options."""
         if not self.files:
             raise usage.UsageError("name the file that the server's --activity-log is")
         given = {option for option in self if self[option]}
@@ -107,11 +103,7 @@ class LogOptions(Command):
         return map(asJSON if self["json"] else shown, self.query.of(entries))
 
     def _moment(self, option: str) -> float | None:
-        """
-        Read an option's time, if it is given.
-
-        @raise usage.UsageError: it is none.
-        """
+        """Read an option's time, if it is given."""
         if self[option] is None:
             return None
         try:

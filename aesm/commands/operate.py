@@ -48,13 +48,7 @@ class _Operation(Command):
     ]
 
     def ask(self, command: str, **fields: Any) -> dict[str, Any]:
-        """
-        Ask the server.
-
-        @param fields: what the command needs; None for what was not given.
-        @return: the answer.
-        @raise NotDone: there is no server, or it has not done it.
-        """
+        """Ask the server; fields that are None are not sent."""
         given = {name: value for name, value in fields.items() if value is not None}
         answer = ask(self._path(), {"command": command, **given})
         if answer.get("ok") is not True:
@@ -62,11 +56,7 @@ class _Operation(Command):
         return answer
 
     def _path(self) -> Path:
-        """
-        Say where the control socket is.
-
-        @raise KeyFileError: nobody knows, since this user has no home.
-        """
+        """Say where the control socket is."""
         given = self["control"]
         return stateDirectory() / CONTROL_FILE if given is None else expanded(given)
 
@@ -88,11 +78,7 @@ class StatusOptions(_Operation):
     ]
 
     def parseArgs(self, who: str | None = None) -> None:
-        """
-        Take whom to show.
-
-        @param who: a name, key or address; None for all.
-        """
+        """Take whom to show, by name, key or address; all, if nobody is named."""
         self.who = who
 
     def run(self) -> int:
@@ -101,11 +87,7 @@ class StatusOptions(_Operation):
         return show(self._status, bool(self["json"]))
 
     def _status(self, most: int | None) -> dict[str, Any]:
-        """
-        Ask what goes on.
-
-        @param most: how many connections there is room for; None for any number.
-        """
+        """Ask what goes on, for as many connections as there is room for."""
         # All of thousands takes the server a second of its time.
         wanted = None if self.who or self["all"] else LISTED if most is None else most
         return self.ask("status", who=self.who, most=wanted)
@@ -202,11 +184,7 @@ class DrainOptions(_Operation):
     ]
 
     def postOptions(self) -> None:
-        """
-        Check the options.
-
-        @raise usage.UsageError: it is no number.
-        """
+        """Check that it is a number."""
         try:
             self.over = None if self["over"] is None else float(self["over"])
         except ValueError:

@@ -40,12 +40,7 @@ CLUSTER_OPTIONS = [
 
 
 def inCode(option: str) -> str:
-    """
-    Spell an option as an argument in code.
-
-    @param option: such as C{"max-message"}.
-    @return: such as C{"maxMessage"}.
-    """
+    """Spell an option as an argument in code: C{"max-message"} as C{"maxMessage"}."""
     first, *others = option.split("-")
     return first + "".join(map(str.capitalize, others))
 

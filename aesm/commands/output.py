@@ -27,10 +27,7 @@ ERROR_PATIENCE = 2.0  # seconds until a line on standard error is waited for no 
 
 
 def openStandardFiles() -> None:
-    """
-    Put C{/dev/null} in the place of standard files that are closed, so that
-    nothing else gets their numbers.
-    """
+    """Keep the numbers of standard files that are closed, with C{/dev/null}."""
     # The system gives out the lowest free number: the first above them says that
     # there is none left among them.
     while (number := os.open(os.devnull, os.O_RDWR)) in STANDARD_FILES:
@@ -112,10 +109,7 @@ class _ErrorWriter:
 
 
 def _writeNow(file: TextIO, line: str) -> None:
-    """
-    Write past Python's buffer: what that cannot get rid of it would try again at the
-    end, and exit with a status of its own.
-    """
+    """Write past Python's buffer, which would try what failed again at the end."""
     try:
         descriptor = file.fileno()
     except OSError:  # it is a file in memory
@@ -129,8 +123,6 @@ _errors = _ErrorWriter()
 
 def writeError(text: str) -> None:
     """
-    Write a line to standard error, if that is possible.
-
-    @param text: one sentence; whatever it quotes of others is escaped.
+    Write a sentence to standard error, if that is possible, what it quotes escaped.
     """
     _errors.write(f"aesm: {escape(text)}\n")

@@ -38,14 +38,7 @@ def progressFor(clock: IReactorTime) -> Lines:
 
 class _Course:
     """
-    How a file fares.
-
-    @ivar begun: when it began.
-    @ivar offset: bytes that were there then.
-    @ivar done: bytes that are there.
-    @ivar size: all that it has.
-    @ivar told: when something was said of it.
-    @ivar bar: what shows it.
+    How a file fares: what was there when it began, what is, and what was said of it.
     """
 
     def __init__(self, now: float, done: int, size: int) -> None:
@@ -80,11 +73,7 @@ class Lines:
         writeError(text)
 
     def finished(self, name: str) -> str:
-        """
-        Nothing more of a file comes.
-
-        @return: how much of it came, and how fast; empty if nothing did.
-        """
+        """Nothing more of a file comes: say how much of it did, and how fast."""
         course = self._courses.pop(name, None)
         if course is None:
             return ""

@@ -41,11 +41,7 @@ class ServeOptions(Command, ServerOptions, ReactorSelectionMixin):
     ]
 
     def postOptions(self) -> None:
-        """
-        Check the options, and make of them what the service needs.
-
-        @raise usage.UsageError: one is wrong; says which, and what would be right.
-        """
+        """Check the options, and make of them what the service needs."""
         for option, values in (("log-level", LEVELS), ("log-format", FORMATS)):
             if self[option] not in values:
                 raise usage.UsageError(
@@ -55,11 +51,7 @@ class ServeOptions(Command, ServerOptions, ReactorSelectionMixin):
         super().postOptions()
 
     def run(self) -> int:
-        """
-        Run the server until it is stopped.
-
-        @return: the exit status.
-        """
+        """Run the server until it is stopped, and return the exit status."""
         from twisted.internet import reactor
 
         service = makeService(self)

@@ -263,11 +263,7 @@ class _PipedIO(StandardIO):
 
 
 def _copy(source: int, target: int) -> OSError | None:
-    """
-    Copy until the source ends or nobody reads the target, in a thread.
-
-    @return: None at the end of the source.
-    """
+    """Copy in a thread, to the end of the source or the error of whom nobody reads."""
     # Not just read: a job in the background is stopped for reading from its terminal,
     # be there anything to read or not; and who has nothing to write hears from poll
     # only that the reader has gone.

@@ -41,10 +41,7 @@ class Notifier:
 
     def __init__(self, reactor: Any, describe: Callable[[], str]) -> None:
         """
-        Take the variables that are for us out of the environment, so that no program
-        that we start takes them for its own.
-
-        @param describe: says in one line how the server is doing.
+        Take our variables out of the environment, so that no program inherits them.
         """
         take = os.environ.pop
         self._path = take("NOTIFY_SOCKET", "")
@@ -84,9 +81,7 @@ class Notifier:
 
     def stopping(self, seconds: float = 0.0) -> None:
         """
-        Say that the server is stopping; how it is doing is of interest still.
-
-        @param seconds: that it takes more than a server does otherwise.
+        Say that the server is stopping, and how much longer than usual that takes.
         """
         more = f"\nEXTEND_TIMEOUT_USEC={round((seconds + STOPPING) * USECS)}"
         self._tell(f"STOPPING=1{more if seconds else ''}", PATIENCE)
@@ -108,11 +103,7 @@ class Notifier:
         self._loops.append(loop)
 
     def _watchdogPeriod(self) -> float | None:
-        """
-        Tell within how many seconds the server must say that it is alive.
-
-        @return: None if that is asked of nobody, or of another process.
-        """
+        """Tell within how many seconds to say that we are alive, if we have to."""
         period, process = self._watchdog
         # Not earlier: twistd in the background is another process than it was.
         if process not in ("", str(os.getpid())) or not period.isdecimal():
@@ -126,12 +117,7 @@ class Notifier:
             self._described = description
 
     def _tell(self, what: str, patience: float = 0.0) -> bool:
-        """
-        Send a datagram, if somebody listens.
-
-        @param patience: seconds to wait for room.
-        @return: whether it was sent.
-        """
+        """Send a datagram, if somebody listens who has room for it in time."""
         if self._socket is None:
             return False
         address = self._path

@@ -33,12 +33,7 @@ Row = dict[str, Any]
 
 
 class _Column(NamedTuple):
-    """
-    A column of the table.
-
-    @ivar show: gives the text of a row.
-    @ivar rank: which columns go first where there is no room: the largest.
-    """
+    """A column: the text of a row, and which stay where there is no room."""
 
     title: str
     show: Callable[[Row], str]

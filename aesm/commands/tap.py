@@ -228,11 +228,7 @@ class ServerOptions(usage.Options):
         self["listen"].append(endpoint)
 
     def postOptions(self) -> None:
-        """
-        Check the options, and make of them what the service needs.
-
-        @raise usage.UsageError: one is wrong; says which, and what would be right.
-        """
+        """Check the options, and make of them what the service needs."""
         # From makeService an error would be a traceback, and from the service that
         # twistd has put into the background only a line in its log.
         key, clients, spool = self["key"], self["authorized-keys"], self["spool"]
@@ -290,11 +286,7 @@ class ServerOptions(usage.Options):
             self.activityLog = self._openLog(self["activity-log"])
 
     def clientOptions(self) -> list[str]:
-        """
-        Say what else a client must give, to be understood by this server.
-
-        @return: arguments of C{aesm connect}.
-        """
+        """Say what C{aesm connect} must be given to be understood by this server."""
         name = [] if self["name"] == DEFAULT_NAME else ["--name", self["name"]]
         return name + ([] if self["psk"] is None else ["--psk", self["psk"]])
 
@@ -309,12 +301,7 @@ class ServerOptions(usage.Options):
         return makers[self["handler"]]
 
     def _controlSocket(self) -> str | None:
-        """
-        Say where the control socket is to be.
-
-        @raise KeyFileError: nobody knows, since this user has no home.
-        @raise usage.UsageError: the options contradict each other.
-        """
+        """Say where the control socket is to be."""
         given = self["control"]
         if self["no-control"]:
             if given is not None:
@@ -325,11 +312,7 @@ class ServerOptions(usage.Options):
         return _absolute(str(stateDirectory() / CONTROL_FILE))
 
     def _number(self, option: str) -> int | float:
-        """
-        Read a number.
-
-        @return: the number; the factory checks its range.
-        """
+        """Read a number, the range of which the factory checks."""
         kind: type[int] | type[float] = _NUMBERS[option]
         try:
             return kind(self[option])
@@ -340,11 +323,7 @@ class ServerOptions(usage.Options):
             ) from None
 
     def _openLog(self, path: str) -> ActivityFile:
-        """
-        Open the activity log.
-
-        @raise NotUsable: it cannot be written to.
-        """
+        """Open the activity log."""
         # Only twistd has this option: what else runs us does not leave.
         leaves = self.parent is not None and not self.parent.get("nodaemon", True)
         if path == "-" and leaves:
@@ -380,11 +359,7 @@ class Options(ServerOptions):
 
 
 def makeService(options: ServerOptions) -> AESMService:
-    """
-    Make the service that the options ask for.
-
-    @see: C{twisted.application.service.IServiceMaker}
-    """
+    """Make the service that the options ask for."""
     from twisted.internet import reactor
 
     return AESMService(
@@ -410,13 +385,7 @@ def _makers() -> dict[str, IMessageHandlerMaker]:
 def _endpoint(
     option: str, text: str, parse: Callable[[object, str], IStreamServerEndpoint]
 ) -> IStreamServerEndpoint:
-    """
-    Parse an endpoint's string.
-
-    @param option: what it was given with.
-
-    @raise usage.UsageError: it stands for none.
-    """
+    """Parse an endpoint's string, which was given with an option."""
     from twisted.internet import reactor
 
     try:
@@ -447,12 +416,7 @@ def _absolute(path: str) -> str:
 
 
 def _checkSpool(path: str) -> None:
-    """
-    See whether a spool can be opened, while the operator looks on: the server opens
-    it once it is in the background, where C{twistd} may put it.
-
-    @raise NotUsable: it cannot; says why.
-    """
+    """See whether a spool can be opened, while the operator looks on."""
     try:
         SpoolFile(expanded(path), full=False).close()
     except SpoolError as error:

@@ -33,11 +33,7 @@ Ask = Callable[[int | None], dict[str, Any]]
 
 
 def showOnce(ask: Ask, asJSON: bool) -> int:
-    """
-    Show what goes on.
-
-    @return: the exit status.
-    """
+    """Show what goes on, and return the exit status."""
     for line in _shown(ask, asJSON):
         writeLine(line)
     return 0
@@ -65,11 +61,7 @@ def watch(ask: Ask, asJSON: bool) -> int:
 
 
 def _shown(ask: Ask, asJSON: bool) -> list[str]:
-    """
-    Ask, and write the answer.
-
-    @return: lines, no more than the terminal has.
-    """
+    """Ask, and write the answer in no more lines than the terminal has."""
     size = None if asJSON else _size()
     if size is None:
         answer = ask(None)
@@ -95,12 +87,7 @@ def _size() -> os.terminal_size | None:
 
 @contextmanager
 def _screen(isTerminal: bool) -> Iterator[Callable[[list[str]], None]]:
-    """
-    Have a screen of one's own in the meantime, if there is a terminal.
-
-    @return: shows lines, in the place of the former ones or, where there is no
-        terminal, below them.
-    """
+    """Have a screen meanwhile, if there is a terminal; gives what shows lines there."""
     if not isTerminal:
         yield _writeAll
         return

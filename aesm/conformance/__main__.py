@@ -97,11 +97,7 @@ class Options(Command):
         self.arguments = arguments
 
     def postOptions(self) -> None:
-        """
-        Read what the options name.
-
-        @raise usage.UsageError: one is wrong; says which.
-        """
+        """Read what the options name."""
         if not self["list"] and self["listen"] is None and len(self.arguments) != 1:
             raise usage.UsageError("name the server's endpoint, or --listen")
         if not self["patience"] > 0:
@@ -154,11 +150,7 @@ class Program(ProcessProtocol):
             self._timer.cancel()
 
     def stop(self) -> Deferred[None]:
-        """
-        Stop it: politely, and after a while not.
-
-        @return: fires when it has ended.
-        """
+        """Stop it, politely, and after a while not; fires when it has ended."""
         if self._stopped is None:
             self._stopped = Deferred()
             self._cancel()
@@ -196,11 +188,7 @@ def printOutcome(outcome: Outcome, asJSON: bool) -> None:
 
 
 async def examine(reactor: Any, options: Options) -> int:
-    """
-    Run the checks, and print how they went.
-
-    @return: the exit status.
-    """
+    """Run the checks, print how they went, and return the exit status."""
     listens, endpoint, port = options["listen"], None, None
     try:
         if listens is None:
@@ -278,11 +266,7 @@ def filled(argument: str, words: Mapping[str, str]) -> str:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """
-    Do what the arguments say, and exit.
-
-    @param arguments: the command line without the program.
-    """
+    """Do what the command line says, and exit."""
     options = Options()
     try:
         options.parseOptions(list(arguments))

@@ -32,7 +32,6 @@ from twisted.internet.task import deferLater
 from aesm.conformance.hello import encoded, parsed
 from aesm.conformance.peer import Peer
 from aesm.conformance.wire import (
-    PROMPT,
     Answer,
     Channel,
     Dial,
@@ -117,13 +116,8 @@ def check(
     requirement: str, *roles: str, must: bool = True, begins: int = 0
 ) -> Callable[[_C], _C]:
     """
-    Make a check of a coroutine function; what it is called is how its name is spelt
-    there, and its docstring what it says.
-
-    @param requirement: as L{Check}.
-    @param roles: the same; none for both.
-    @param must: the same.
-    @param begins: the same.
+    Make a check of a coroutine function: its name is how that is spelt there, its
+    docstring what it says; the rest as L{Check}.
     """
 
     def register(run: _C) -> _C:
@@ -149,12 +143,7 @@ def breach(
     """
     Make a check that a breach of the rules is answered with a CLOSE.
 
-    @param name: as L{Check}.
-    @param requirement: the same.
-    @param says: the same.
     @param do: commits it.
-    @param codes: of the CLOSE.
-    @param roles: as L{Check}.
     @param needs: what the peer must have said that it takes, C{"requests"}.
     @param hello: what we say of ourselves.
     """
@@ -226,11 +215,7 @@ class Subject:
         name: str = "aesm",
         patience: float = 1.0,
     ) -> None:
-        """
-        @param clock: keeps time.
-        @param endpoint: where a server is; None for a client.
-        @param patience: what times are multiplied by.
-        """
+        """@param patience: what times are multiplied by."""
         self.clock, self.endpoint = clock, endpoint
         self.role = CLIENT if endpoint is None else SERVER
         self.key, self.identity, self.psk, self.name = key, identity, psk, name
@@ -246,9 +231,7 @@ class Subject:
 
     def withPSK(self, suite: str, psk: bool | None = None) -> str:
         """
-        Name a suite as it is with a pre-shared key or without.
-
-        @param psk: which; None for what we have.
+        Name a suite as it is with a pre-shared key or without; None for what we have.
         """
         if psk is None:
             psk = self.psk is not None
@@ -270,11 +253,7 @@ class Subject:
         return wire
 
     async def arrival(self, seconds: float) -> Wire:
-        """
-        Wait for the client.
-
-        @raise Silent: it does not come.
-        """
+        """Wait for the client; C{Silent} if it does not come."""
         seconds *= self.patience
         until = self.clock.seconds() + seconds
         while True:
@@ -342,17 +321,10 @@ class Case:
         self,
         hello: bytes,
         key: KeyPair | None = None,
-        suite: str = "",
         early: Callable[[Channel], bytes] | None = None,
     ) -> Channel:
-        """
-        Complete the handshake as the client.
-
-        @param hello: the payload of message 3.
-        @param early: makes the stream that follows at once.
-        @raise Unmet: that is not possible.
-        """
-        dial = self.dial(await self.wire(), suite, key)
+        """Complete the handshake as the client; C{early} makes what follows at once."""
+        dial = self.dial(await self.wire(), key=key)
         dial.wire.write(dial.offer + dial.one)
         await dial.second()
         self._checkKey(dial.noise.rs)
@@ -374,11 +346,7 @@ class Case:
             raise Unmet("its static key is not the one that it should have")
 
     async def answer(self, ephemeral: KeyPair | None = None) -> Answer:
-        """
-        Begin a handshake as the server, up to message 1.
-
-        @param ephemeral: our ephemeral key pair; None for a fresh one.
-        """
+        """Begin a handshake as the server, up to message 1."""
         subject = self.subject
         answer = Answer(await self.wire(), self.key, subject.name, subject.psk)
         answer.ephemeral = ephemeral
@@ -387,11 +355,7 @@ class Case:
         return answer
 
     async def admit(self) -> tuple[Channel, dict[str, Any]]:
-        """
-        Complete the handshake as the server.
-
-        @return: the channel, and the client's hello.
-        """
+        """Complete the handshake as the server; gives the client's hello, too."""
         answer = await self.answer()
         answer.wire.write(answer.two())
         payload = await answer.third()
@@ -408,8 +372,6 @@ class Case:
         Have a connection on which messages can be exchanged, in a session of its own
         unless C{hello} says otherwise.
 
-        @param hello: what we say of ourselves, in our hello or WELCOME.
-        @param key: our key, as a client; None for the one of the case.
         @param admitted: what C{admit} gave; None to do that.
         """
         hello = {"agent": "aesm-conformance"} | (hello or {})
@@ -436,9 +398,6 @@ class Case:
         """
         Go on with a session over another connection; what the peer has not received is
         for the check to send again, from C{log[sent:]} on.
-
-        @param hello: more of what we say.
-        @raise Unmet: the peer does not.
         """
         said = former.hello | {"received": former.got} | hello
         if self.subject.role == SERVER:
@@ -476,11 +435,7 @@ class Case:
         await deferLater(self.subject.clock, seconds * self.subject.patience)
 
     def bound(self, seconds: float, what: str) -> None:
-        """
-        See to it that nobody waits for ever.
-
-        @raise NotApplicable: it is too long to be waited for.
-        """
+        """See to it that nobody waits for ever, nor too long for us."""
         longest = LONGEST * self.subject.patience
         if seconds > longest:
             raise NotApplicable(
@@ -512,13 +467,9 @@ class Case:
         peer.wire.cut()
 
 
-async def welcomed(channel: Channel, seconds: float = PROMPT) -> dict[str, Any]:
-    """
-    Read a WELCOME.
-
-    @raise Unmet: something else comes.
-    """
-    frame: Frame | None = await channel.frame(seconds)
+async def welcomed(channel: Channel) -> dict[str, Any]:
+    """Read a WELCOME."""
+    frame: Frame | None = await channel.frame()
     if frame is None:
         raise Ended("it ended its stream instead of a WELCOME")
     if frame.kind == Kind.CLOSE:

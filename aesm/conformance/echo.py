@@ -44,10 +44,6 @@ class EchoClient:
         trust: object,
         **options: Any,
     ) -> None:
-        """
-        @param trust: as L{ClientService} takes it.
-        @param options: the same.
-        """
         self._clock = clock
         own: dict[str, Any] = {"heartbeat": HEARTBEAT, "key": PrivateKey.generate()}
         self.service = ClientService(
@@ -73,11 +69,7 @@ class EchoClient:
 
 
 def main(reactor: Any, host: str, port: str, key: str) -> Deferred[None]:
-    """
-    Run one, until the process is stopped.
-
-    @param key: the server's public key.
-    """
+    """Run one, until the process is stopped."""
     EchoClient(reactor, f"tcp:{host}:{port}", Pinned(key))
     return Deferred()
 

@@ -53,11 +53,7 @@ def encoded(hello: dict[str, Any]) -> bytes:
 
 
 def parsed(payload: bytes, what: str) -> dict[str, Any]:
-    """
-    Parse a hello or WELCOME.
-
-    @raise Unmet: it is none, or says what its keys cannot have.
-    """
+    """Parse a hello or WELCOME, which must be one."""
     if len(payload) > MAX_HELLO:
         raise Unmet(f"its {what} has {len(payload)} bytes")
     try:

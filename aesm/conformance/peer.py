@@ -129,11 +129,7 @@ class Peer:
         return float(self.said.get("heartbeat", 30))
 
     def resumeFrom(self, former: Peer, received: int) -> None:
-        """
-        Go on with the counters of a former connection of the same session.
-
-        @param received: how many of our messages it has.
-        """
+        """Go on with a former connection's counters, of which it has C{received}."""
         self.got, self.gotCost, self.limit = former.got, former.gotCost, former.limit
         self.acknowledged, self.open = former.acknowledged, former.open
         self.log = former.log[:received]
@@ -143,11 +139,7 @@ class Peer:
     # Sending
 
     def send(self, kind: int, body: bytes = b"") -> int:
-        """
-        Send a frame, in a record of its own.
-
-        @return: how many messages there were before it.
-        """
+        """Send a frame, in a record; return how many messages were before it."""
         number = self.sent
         self.channel.write(self.channel.encode(kind, body))
         self.count(kind, body)
@@ -182,12 +174,7 @@ class Peer:
         return self.send(Kind.TEXT, words.encode())
 
     def acknowledge(self, count: int | None = None, limit: int | None = None) -> None:
-        """
-        Send an ACK.
-
-        @param count: of how many messages; None for all that came.
-        @param limit: what we let it send; None for a large window more.
-        """
+        """Send an ACK, of all that came, with a large window, unless told otherwise."""
         if limit is None:
             limit = self.limit = max(self.limit, self.gotCost + WINDOW)
         said = self.got if count is None else count
@@ -300,11 +287,7 @@ class Peer:
         return self.messages.popleft()
 
     async def echoed(self, *expected: Message) -> None:
-        """
-        Wait for messages to come back.
-
-        @raise Unmet: others come.
-        """
+        """Wait for messages to come back."""
         for kind, body in expected:
             message = await self.message()
             if message != (kind, body):
@@ -330,11 +313,7 @@ class Peer:
                 raise Unmet(f"it said {frame} instead of a PONG")
 
     async def nothing(self) -> None:
-        """
-        See to it that no message comes.
-
-        @raise Unmet: one does.
-        """
+        """See to it that no message comes."""
         # Twice: what is read with the first may be answered behind its PONG.
         for _ in range(2):
             await self.barrier()
@@ -350,11 +329,7 @@ class Peer:
 
     async def says(self, *codes: int) -> Frame:
         """
-        Wait for its CLOSE, then for the end of its stream and of the transport.
-
-        @param codes: which are right; none for any.
-        @return: the CLOSE.
-        @raise Unmet: it goes on, closes otherwise, or with another code.
+        Wait for its CLOSE, with one of these codes if any, and the end; return it.
         """
         expected = " or ".join(map(str, codes)) or "any"
         try:
@@ -380,12 +355,7 @@ class Peer:
             self.wire.cut()
 
     async def goes(self) -> None:
-        """
-        Wait until it ends the connection at once, as after a record that does not
-        authenticate.
-
-        @raise Unmet: it says something, or does not.
-        """
+        """Wait until it ends the connection at once, as after a forged record."""
         try:
             await self.wire.closed()
         except Silent:
@@ -394,11 +364,7 @@ class Peer:
             raise Unmet("it said something more before it closed") from None
 
     async def leave(self, code: int = 1000, reason: bytes = b"") -> Frame:
-        """
-        Close in order, and see that it does so, too.
-
-        @return: its CLOSE.
-        """
+        """Close in order, and see that it does so, too."""
         self.send(Kind.CLOSE, close(code, reason))
         self.channel.end()
         frame = await self.next()

@@ -81,12 +81,7 @@ class Outcome:
 
 
 def chosen(role: str, only: Sequence[str] = ()) -> list[Check]:
-    """
-    Choose checks.
-
-    @param role: of whom they are.
-    @param only: globs of their names; all of them if there is none.
-    """
+    """Choose checks of a role, by globs of their names."""
     return [
         check
         for check in CHECKS.values()
@@ -127,11 +122,7 @@ async def probe(subject: Subject) -> None:
 
 
 async def run(subject: Subject, checks: Iterable[Check]) -> AsyncIterator[Outcome]:
-    """
-    Run checks.
-
-    @return: how they went, each as soon as all before it are done.
-    """
+    """Run checks, and give how they went, each as soon as all before it are done."""
     checks = list(checks)
     places = DeferredSemaphore(AT_ONCE if subject.role == SERVER else 1)
     # Who waits begins at once, and is done when the others are.

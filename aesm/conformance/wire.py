@@ -67,13 +67,7 @@ class Kind(IntEnum):
 
 
 class Frame(NamedTuple):
-    """
-    One frame.
-
-    @ivar kind: its type, known or not.
-    @ivar micros: its time.
-    @ivar body: its body.
-    """
+    """One frame: its type, known or not, its time and its body."""
 
     kind: int
     micros: int
@@ -105,12 +99,7 @@ def frame(body: bytes) -> bytes:
 
 
 class Wire(Protocol):
-    """
-    The bytes of one connection.
-
-    @ivar received: what came and was not read.
-    @ivar ended: whether the transport is gone.
-    """
+    """The bytes of one connection: those not read, and whether it has ended."""
 
     def __init__(self, clock: IReactorTime, patience: float) -> None:
         """@param patience: what times are multiplied by."""
@@ -152,12 +141,7 @@ class Wire(Protocol):
             ITCPTransport(self.transport).abortConnection()
 
     async def more(self, until: float) -> bool:
-        """
-        Wait until anything comes, or the transport ends.
-
-        @param until: seconds, by the clock.
-        @return: False if nothing did until then.
-        """
+        """Wait until anything comes, or the transport ends; False at that time."""
         left = until - self.clock.seconds()
         if left <= 0:
             return False
@@ -172,13 +156,7 @@ class Wire(Protocol):
         return True
 
     async def until(self, size: int, seconds: float = PROMPT) -> None:
-        """
-        Wait until so many bytes are there.
-
-        @param seconds: how long, before patience.
-        @raise Ended: the transport ends before.
-        @raise Silent: they do not come in time.
-        """
+        """Wait until so many bytes are there, for so long."""
         seconds *= self.patience
         until = self.clock.seconds() + seconds
         while len(self.received) < size:
@@ -200,11 +178,7 @@ class Wire(Protocol):
         return await self.read(size)
 
     async def closed(self, seconds: float = PROMPT) -> None:
-        """
-        Wait until the peer closes the transport, without a byte more.
-
-        @raise Unmet: it sends something, or does not close.
-        """
+        """Wait until the peer closes the transport, without a byte more."""
         seconds *= self.patience
         until = self.clock.seconds() + seconds
         while not self.ended:
@@ -247,9 +221,7 @@ class Dial:
         psk: bytes | None,
         agreed: bytes | None = None,
     ) -> None:
-        """
-        @param agreed: the offer that is in our prologue, if it is not the one sent.
-        """
+        """@param agreed: the offer in our prologue, if it is not the one sent."""
         self.wire = wire
         offer = b"AESM/1 " + suite.encode()
         self.offer = frame(offer)
@@ -263,11 +235,7 @@ class Dial:
         self.one = frame(self.noise.writeMessage())
 
     async def second(self) -> None:
-        """
-        Read message 2.
-
-        @raise Unmet: it is a refusal, has another length, or does not authenticate.
-        """
+        """Read message 2."""
         expected = self.noise.messageLength()
         (size,) = struct.unpack(">H", await self.wire.read(2))
         if not size:
@@ -293,12 +261,7 @@ class Dial:
 
 
 class Answer:
-    """
-    The handshake at a connection, step by step, as the server does it.
-
-    @ivar suite: what the client offers.
-    @ivar ephemeral: the key pair to use; None for a fresh one.
-    """
+    """The handshake at a connection, step by step, as the server does it."""
 
     noise: HandshakeState
 
@@ -310,12 +273,7 @@ class Answer:
         self._key, self._name, self._psk = key, name, psk
 
     async def offer(self) -> str:
-        """
-        Read the offer.
-
-        @return: it.
-        @raise Unmet: it has not the form of one.
-        """
+        """Read the offer."""
         offer = await self.wire.readFramed()
         if not 0 < len(offer) < 256 or not offer.isascii():
             raise Unmet(f"its offer is {offer[:80]!r}")
@@ -336,11 +294,7 @@ class Answer:
         return offer.decode()
 
     async def first(self) -> None:
-        """
-        Read message 1.
-
-        @raise Unmet: it has another length, or does not authenticate.
-        """
+        """Read message 1."""
         expected = self.noise.messageLength()
         message = await self.wire.readFramed()
         if len(message) != expected:
@@ -355,12 +309,7 @@ class Answer:
         return frame(self.noise.writeMessage())
 
     async def third(self) -> bytes:
-        """
-        Read message 3.
-
-        @return: its payload.
-        @raise Unmet: it does not authenticate.
-        """
+        """Read message 3, and return its payload."""
         message = await self.wire.readFramed()
         try:
             return self.noise.readMessage(message)
@@ -377,10 +326,6 @@ class Channel:
     """Records and the frames in them."""
 
     def __init__(self, wire: Wire, ours: CipherState, theirs: CipherState) -> None:
-        """
-        @param ours: encrypts what we send.
-        @param theirs: decrypts what comes.
-        """
         self.wire = wire
         self._ours, self._theirs = ours, theirs
         self._sealed = self._opened = 0
@@ -412,11 +357,7 @@ class Channel:
         self.wire.write(self.seal(b""))
 
     async def record(self, seconds: float = PROMPT) -> bytes:
-        """
-        Read one record.
-
-        @raise Unmet: it does not authenticate.
-        """
+        """Read one record."""
         try:
             plaintext = self._theirs.decryptWithAd(
                 b"", await self.wire.readFramed(seconds)
@@ -429,21 +370,12 @@ class Channel:
         return plaintext
 
     def encode(self, kind: int, body: bytes = b"", size: int | None = None) -> bytes:
-        """
-        Make one frame.
-
-        @param size: what its header says, if not the truth.
-        """
+        """Make one frame; C{size} is what its header says, if not the truth."""
         said = len(body) if size is None else size
         return HEADER.pack(said, kind, int(time.time() * 1e6)) + body
 
     async def frame(self, seconds: float = PROMPT) -> Frame | None:
-        """
-        Read one frame.
-
-        @return: None for the end of the stream.
-        @raise Unmet: the stream ends within a frame.
-        """
+        """Read one frame; None for the end of the stream."""
         if not await self._fill(HEADER.size, seconds):
             return None
         size, kind, micros = HEADER.unpack_from(self.stream)
@@ -454,11 +386,7 @@ class Channel:
         return Frame(kind, micros, body)
 
     async def rest(self) -> list[Frame]:
-        """
-        Read frames up to the end of the stream, or of the transport.
-
-        @raise Silent: neither comes.
-        """
+        """Read frames up to the end of the stream, or of the transport."""
         frames: list[Frame] = []
         with suppress(Ended):
             while (frame := await self.frame()) is not None:
@@ -474,11 +402,7 @@ class Channel:
         del self.stream[:size]
 
     async def _fill(self, size: int, seconds: float) -> bool:
-        """
-        Read records until so much of the stream is there.
-
-        @return: False if it ends before.
-        """
+        """Read records until so much of the stream is there, or it ends."""
         while len(self.stream) < size:
             record = await self.record(seconds)
             if not record:

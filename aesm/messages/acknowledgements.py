@@ -44,10 +44,7 @@ class _Watcher(Protocol):
     """What an acknowledgement is registered with."""
 
     def watch(self, acknowledgement: Acknowledgement, count: int) -> None:
-        """
-        Fire a Deferred once so many messages of the session are acknowledged, now or
-        later.
-        """
+        """Fire once so many of the session's messages are acknowledged."""
 
 
 # Laziness
@@ -207,10 +204,7 @@ def acknowledgementOf(watcher: _Watcher, count: int) -> Acknowledgement:
 
 
 class AckCount(LazyDeferred[int]):
-    """
-    Fires with the number of peers that have a message, once each has it, is away or is
-    gone.
-    """
+    """Fires with the number of peers that have it, once each has, or is gone."""
 
     def __init__(self, acknowledgements: Iterable[Deferred[None]]) -> None:
         """

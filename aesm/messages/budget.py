@@ -36,12 +36,7 @@ class Budget:
     """Adds up what is unacknowledged, unhandled and unread."""
 
     def __init__(self, bound: int, connections: Registry, arrivals: Arrivals) -> None:
-        """
-        @param bound: bytes of messages that may be kept.
-        @param connections: who keeps them.
-        @param arrivals: the unread packets of all connections.
-        @raise ValueError: the bound is not above 0.
-        """
+        """@raise ValueError: the bound, bytes, is not above 0."""
         if not bound > 0:
             raise ValueError(f"totalBuffer must be above 0, not {bound}")
         self.bound = bound
@@ -50,9 +45,7 @@ class Budget:
         self._kept = 0  # unacknowledged or unhandled
 
     def account(self, more: int) -> None:
-        """
-        Add what a connection keeps more than before, bytes; negative if it keeps less.
-        """
+        """Add what a connection keeps more than before, bytes, or less."""
         self._kept += more
 
     @property

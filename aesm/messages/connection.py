@@ -527,7 +527,7 @@ class Connection:
         """
         self._move("attached")
         self.since = time()
-        protocol.attach(self)
+        protocol.attach(self, channel)
         self._protocol = protocol
         self._owner = protocol.owner
         self.suite, self.handshakeHash = channel.suite, channel.handshakeHash

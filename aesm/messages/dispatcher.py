@@ -266,10 +266,7 @@ class Dispatcher:
         self._enqueue(Pile.answer(micros, answer))
 
     def settled(self, count: int, cost: int) -> None:
-        """
-        Count messages that were done with as they came, after all that came before
-        them.
-        """
+        """Count messages done with as they came, after all before them."""
         if self.state is _IDLE:
             self._done(count, cost)
         else:
@@ -315,10 +312,7 @@ class Dispatcher:
         self.work()
 
     def stop(self) -> None:
-        """
-        Hand over nothing more: what the handler has not seen yet was not
-        acknowledged.
-        """
+        """Hand over nothing more: what is left was not acknowledged."""
         if self.state is _S.YIELDED:
             self._turns.discard(self)
         self._step("stopped")

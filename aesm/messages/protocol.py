@@ -36,6 +36,7 @@ from twisted.internet.interfaces import (
 from twisted.python.failure import Failure
 from zope.interface import classImplements
 
+from aesm.core.channel.channel import Channel
 from aesm.core.messages.conversation import ACK_DELAY, Conversation
 from aesm.core.messages.dialogue import answer, exchange
 from aesm.core.messages.events import (
@@ -104,11 +105,6 @@ class AESMProtocol:
     def __init__(
         self, owner: ConnectionOwner, conversation: Conversation, clock: IReactorTime
     ) -> None:
-        """
-        @param owner: whom to tell.
-        @param conversation: a fresh conversation.
-        @param clock: keeps time for deadlines.
-        """
         self.conversation = conversation
         self.owner = owner
         self.state = CarrierState.GREETING
@@ -127,13 +123,19 @@ class AESMProtocol:
         self._superseded: Callable[[], None]
         self._reason: AESMError | None = None
 
-    def attach(self, connection: Connection) -> None:
-        """Carry a connection from now on."""
+    def attach(self, connection: Connection, channel: Channel) -> None:
+        """
+        Carry a connection from now on.
+
+        @param channel: the secure channel under us.
+        """
         self._move("attached")
         self.connection = connection
         outbox = connection.session.outbox
         # What is there may have left just now, in a session that begins.
-        self._budget = FIRST if outbox.count and not outbox.peer.early else BUDGET
+        if outbox.count and not outbox.peer.early:
+            self._budget = FIRST
+            channel.startSlowly()
 
     def _move(self, what: str) -> None:
         """Go where the table says."""
@@ -150,7 +152,8 @@ class AESMProtocol:
         """Start to look after the peer; a server says its WELCOME."""
         self.transport.registerProducer(self, True)
         self._schedule()
-        self._flush()
+        if self.conversation.controlDue:
+            self._flush()
 
     def dataReceived(self, data: bytes) -> None:
         """
@@ -382,10 +385,7 @@ class AESMProtocol:
             self._schedule()
 
     def _leave(self, kept: bool, reason: AESMError) -> None:
-        """
-        The transport will end; unless the session is kept, nothing more will be
-        acknowledged.
-        """
+        """The transport will end, and with it the session, unless it is kept."""
         self._move("leaving" if kept else "final")
         if self.state in _ENDING:
             self.connection.unsendable(reason)
@@ -433,8 +433,6 @@ class AESMProtocol:
             if output:
                 self.transport.write(output)
                 return
-        if budget == FIRST:
-            self.transport.startSlowly()
         size = 0
         for frames in conversation.takeFrames(micros or time_ns() // 1000, budget):
             self.transport.write(frames)

@@ -56,9 +56,7 @@ async def _await(awaitable: Awaitable[Any]) -> Any:
 
 
 def _runningLoop() -> asyncio.AbstractEventLoop | None:
-    """
-    Find the event loop that runs in this thread, as under Twisted's asyncio reactor.
-    """
+    """Find the event loop that runs here, as under Twisted's asyncio reactor."""
     try:
         return asyncio.get_running_loop()
     except RuntimeError:

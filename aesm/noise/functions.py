@@ -93,10 +93,7 @@ class KeyPair:
 
     @classmethod
     def generate(cls) -> KeyPair:
-        """
-        C{GENERATE_KEYPAIR()}: a fresh pair, from the operating system's
-        randomness.
-        """
+        """C{GENERATE_KEYPAIR()}: a pair from the system's randomness."""
         return cls(X25519PrivateKey.generate())
 
     @classmethod
@@ -159,10 +156,7 @@ class KemKeyPair:
 
     @classmethod
     def generate(cls) -> KemKeyPair:
-        """
-        C{GENERATE_KEM_KEYPAIR()}: a fresh pair, from the operating system's
-        randomness.
-        """
+        """C{GENERATE_KEM_KEYPAIR()}: a pair from the system's randomness."""
         return cls(mlkem.MLKEM768PrivateKey.generate())
 
     def decapsulate(self, ciphertext: bytes) -> bytes:

@@ -270,14 +270,7 @@ class SymmetricState:
         )
 
     def _hkdf(self, material: bytes, outputs: int) -> tuple[bytes, bytes, bytes]:
-        """
-        C{HKDF()}: RFC 5869 with the chaining key as salt and no info.
-
-        @param material: 0 or 32 bytes.
-        @param outputs: 2 or 3.
-        @return: so many keys of C{HASHLEN} bytes; without a third one, C{b""} for it.
-        @see: Noise rev. 34, section 4.3
-        """
+        """C{HKDF()} (section 4.3): the chaining key as salt, 2 or 3 outputs."""
         algorithm, length = self._hash.algorithm, self._hash.length
         keys = HKDF(algorithm, outputs * length, self._ck, None).derive(material)
         return keys[:length], keys[length : 2 * length], keys[2 * length :]
@@ -401,11 +394,7 @@ class HandshakeState:
                 self._mixPublic(name, public)
 
     def _checkNeeds(self, keys: Mapping[str, object]) -> None:
-        """
-        Check that the keys are there that the pattern needs, and no others.
-
-        @raise ValueError: one is missing or superfluous.
-        """
+        """Check that the keys are there that the pattern needs, and no others."""
         protocol = self.protocol
         needed = (
             protocol.initiatorNeeds if self.isInitiator else protocol.responderNeeds
@@ -422,13 +411,7 @@ class HandshakeState:
             raise ValueError(f"the {role} of {protocol.name} {problem}")
 
     def _checkPSKs(self, psks: Iterable[BytesLike]) -> list[bytes]:
-        """
-        Check the pre-shared keys.
-
-        @return: as many as the pattern takes.
-        @raise ValueError: there are more or fewer, or one has a wrong length.
-        @raise TypeError: they are not a sequence of keys.
-        """
+        """Check that there are as many pre-shared keys as the pattern takes."""
         # One key alone would be taken for 32 keys, each of them a number.
         if isinstance(psks, (bytes, bytearray, memoryview, str)):
             raise TypeError("psks is a sequence of keys: for one key, (key,)")
@@ -443,10 +426,7 @@ class HandshakeState:
 
     @property
     def rs(self) -> bytes | None:
-        """
-        The peer's static public key, 32 bytes; None until it is known and after a
-        failure.
-        """
+        """The peer's static public key, 32 bytes; None before, or after a failure."""
         return self._remote.get("s")
 
     @property
@@ -563,13 +543,7 @@ class HandshakeState:
         )
 
     def _takeTurn(self, verb: str) -> tuple[str, ...]:
-        """
-        Check that a call is in turn.
-
-        @param verb: C{"write"} or C{"read"}.
-        @return: the tokens of the next message.
-        @raise RuntimeError: it is not.
-        """
+        """Check that it is time to C{"write"} or C{"read"}, and get the tokens."""
         if self._over or self.finished:
             raise RuntimeError(f"{verb}Message: {self._over or _FINISHED}")
         isInitiators = self._position % 2 == 0
@@ -588,29 +562,18 @@ class HandshakeState:
             self._handshakeHash = self._symmetric.h
 
     def _end(self, why: str) -> None:
-        """
-        Forget the handshake's secrets.
-
-        @param why: what later calls are told.
-        """
+        """Forget the handshake's secrets, and tell later calls why."""
         self._over = why
         self._local.clear()
         del self._symmetric, self._psks, self._kem
 
     def _fail(self) -> None:
-        """
-        Forget everything: what a failed handshake has learnt is not authenticated.
-        """
+        """Forget everything: nothing that was learnt is authenticated."""
         self._end(_FAILED)
         self._remote.clear()
 
     def _write(self, tokens: tuple[str, ...], payload: bytes) -> bytes:
-        """
-        Make a message.
-
-        @raise HandshakeError: a key of the peer is invalid.
-        @see: Noise rev. 34, section 5.3; Noise HFS rev. 1, section 4
-        """
+        """Make a message (Noise rev. 34, section 5.3; Noise HFS rev. 1, section 4)."""
         symmetric, local, kem = self._symmetric, self._local, self._kem
         parts = []
         for token in tokens:
@@ -637,15 +600,7 @@ class HandshakeState:
         return b"".join(parts)
 
     def _read(self, tokens: tuple[str, ...], message: bytes) -> bytes:
-        """
-        Take a message.
-
-        @param message: at least as long as the tokens need.
-        @return: the payload.
-        @raise HandshakeError: a key in it is invalid.
-        @raise TamperedRecord: it does not authenticate.
-        @see: Noise rev. 34, section 5.3; Noise HFS rev. 1, section 4
-        """
+        """Take a message of at least the length that its tokens need."""
         symmetric, remote = self._symmetric, self._remote
         start = 0
         for token in tokens:
@@ -667,12 +622,7 @@ class HandshakeState:
         return symmetric.decryptAndHash(message[start:])
 
     def _mixPublic(self, name: str, public: bytes) -> None:
-        """
-        Mix a public key that was sent in clear, or is known before.
-
-        @param name: C{"e"} or C{"s"}.
-        @see: Noise rev. 34, section 9.2
-        """
+        """Mix a public key that was sent in clear, or is known (section 9.2)."""
         self._symmetric.mixHash(public)
         # A pre-shared key alone would give the same cipher key in each handshake, and
         # the first nonce with it: something fresh has to go in before it encrypts.
@@ -680,13 +630,7 @@ class HandshakeState:
             self._symmetric.mixKey(public)
 
     def _mixSecret(self, token: str) -> None:
-        """
-        Mix what both sides know without sending anything.
-
-        @param token: C{"psk"}, or C{"ee"}, C{"es"}, C{"se"}, C{"ss"}: the initiator's
-            key, then the responder's.
-        @raise HandshakeError: a key of the peer is invalid.
-        """
+        """Mix what both know: a pre-shared key, or a DH, the initiator's key first."""
         if token == "psk":
             self._symmetric.mixKeyAndHash(next(self._psks))
         else:

@@ -169,12 +169,7 @@ class Pattern:
         return self._withPSK(name, int(modifier.removeprefix("psk")))
 
     def _withFallback(self, name: str) -> Pattern:
-        """
-        The first message becomes a pre-message, and the sides swap.  Its keys are
-        hashed after those that were known before.
-
-        @raise ValueError: the first message is more than public keys in clear.
-        """
+        """The first message, public keys only, becomes a pre-message; sides swap."""
         first, *rest = self.messages
         if not {"e", "s"}.issuperset(first):
             raise ValueError(
@@ -185,12 +180,7 @@ class Pattern:
         return Pattern(name, self.responderKeys, self.initiatorKeys + first, messages)
 
     def _withHFS(self, name: str) -> Pattern:
-        """
-        C{e1} and C{ekem1} are inserted.
-
-        @raise ValueError: there is no reply with C{ee}, so nobody who could use the
-            KEM's public key.
-        """
+        """C{e1} and C{ekem1} are inserted, if there is a reply with C{ee}."""
         messages = [list(tokens) for tokens in self.messages]
         first = messages[0]
         reply = next((tokens for tokens in messages[1:] if "ee" in tokens), None)
@@ -208,12 +198,7 @@ class Pattern:
         )
 
     def _withPSK(self, name: str, number: int) -> Pattern:
-        """
-        One C{psk} is added.
-
-        @param number: which message ends with it; 0: begins the first.
-        @raise ValueError: there are not so many messages.
-        """
+        """One C{psk} is added at a message's end; for 0, where the first begins."""
         messages = list(self.messages)
         if number > len(messages):
             raise ValueError(
@@ -356,12 +341,7 @@ def parseProtocolName(name: str) -> Protocol:
 
 
 def _parsePattern(part: str) -> Pattern:
-    """
-    Find out what a name's second part means.
-
-    @param part: such as C{"XXhfs+psk0"}.
-    @raise ValueError: see L{parseProtocolName}.
-    """
+    """Find out what a name's second part means, such as C{"XXhfs+psk0"}."""
     tail = part.lstrip(string.ascii_uppercase + string.digits)
     base = part.removesuffix(tail)
     pattern = PATTERNS[_known("pattern", base, PATTERNS)]
@@ -381,12 +361,7 @@ def _parsePattern(part: str) -> Pattern:
 
 
 def _known(kind: str, part: str, known: Iterable[str]) -> str:
-    """
-    Check one part of a name, and return it.
-
-    @param kind: what the part is, for the error.
-    @raise ValueError: it is not known.
-    """
+    """Check one part of a name, and return it."""
     known = tuple(known)
     if part not in known:
         raise ValueError(f"unknown {kind} {part!r}: known are {', '.join(known)}")
@@ -394,11 +369,7 @@ def _known(kind: str, part: str, known: Iterable[str]) -> str:
 
 
 def _messageLengths(pattern: Pattern, usesPSK: bool) -> tuple[int, ...]:
-    """
-    How long the handshake messages are, with empty payloads.
-
-    @see: Noise rev. 34, sections 3, 5.3 and 9.2
-    """
+    """The lengths of messages without payload (Noise, sections 3, 5.3, 9.2)."""
     known = pattern.initiatorKeys + pattern.responderKeys
     tag = TAGLEN if usesPSK and "e" in known else 0
     lengths = []

@@ -18,11 +18,7 @@ _log = Logger(namespace="aesm.server")
 
 
 def announce(address: IAddress, publicKey: PublicKey, isOpen: bool) -> None:
-    """
-    Say what the operator of a server should know.
-
-    @param isOpen: whether any client that finds it is let in.
-    """
+    """Say what the operator should know; C{isOpen} if any client is let in."""
     where = locationOfAddress(address)
     _log.info(
         "listening on {address} with the public key {publicKey}",
@@ -38,9 +34,6 @@ def announce(address: IAddress, publicKey: PublicKey, isOpen: bool) -> None:
 
 
 def _isLocal(address: IAddress) -> bool:
-    """
-    Tell whether only this machine can reach an address: a loopback address, or no
-    network address at all.
-    """
+    """Tell whether only this machine can reach an address."""
     host = getattr(address, "host", None)
     return host is None or ip_address(host.partition("%")[0]).is_loopback

@@ -161,13 +161,7 @@ class _ServerEndpoint:
         self._makeFactory = makeFactory
 
     def listen(self, protocolFactory: IProtocolFactory) -> Deferred[IListeningPort]:
-        """
-        Listen.
-
-        @param protocolFactory: builds the protocols inside of the channels.
-        @return: fires with the port, or fails as the endpoint does.
-        @see: C{IStreamServerEndpoint.listen}
-        """
+        """Listen; builds the protocols inside of the channels."""
         factory = self._makeFactory(protocolFactory)
         listening = listenOn(self._endpoint, factory)
         return listening.addCallback(self._cbListening, factory)
@@ -194,11 +188,5 @@ class _ClientEndpoint:
         self._makeFactory = makeFactory
 
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
-        """
-        Connect.
-
-        @param protocolFactory: builds the protocol inside of the channel.
-        @return: as L{wrapClientEndpoint} says.
-        @see: C{IStreamClientEndpoint.connect}
-        """
+        """Connect, as L{wrapClientEndpoint} says."""
         return self._makeFactory(protocolFactory).connect(self._endpoint)

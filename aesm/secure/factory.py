@@ -1,6 +1,10 @@
 """
-Who owns secure connections: a L{SecureFactory} decides on peers, and builds what runs
-inside.
+Who owns secure connections: a L{SecureFactory} decides on peers, builds what runs
+inside, and has those rest that are silent.
+
+What C{cryptography} makes of a key takes twenty times the room of the key, and is made
+again in a microsecond: a connection that is silent lets go of it.  One timer looks
+after all connections of a factory, so that one that is at rest costs nothing.
 """
 
 from __future__ import annotations
@@ -8,11 +12,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IAddress, IProtocol, IReactorTime
+from twisted.internet.interfaces import (
+    IAddress,
+    IDelayedCall,
+    IProtocol,
+    IReactorTime,
+)
 from twisted.internet.protocol import Factory
 
 from aesm.errors import AESMError
-from aesm.secure.rests import Rests
 from aesm.trust.keys import PublicKey
 
 if TYPE_CHECKING:
@@ -25,6 +33,7 @@ __all__ = [
 ]
 
 HANDSHAKE_TIMEOUT = 10.0  # seconds, docs/protocol.md, section 3
+SILENCE = 0.5  # seconds between two looks: who was silent from one to the next rests
 
 
 class SecureFactory(Factory):
@@ -33,7 +42,6 @@ class SecureFactory(Factory):
 
     @ivar clock: schedules the timers of all of them.
     @ivar handshakeTimeout: seconds from a connection's start to its opening.
-    @ivar rests: has them rest.
     """
 
     noisy = False
@@ -42,7 +50,9 @@ class SecureFactory(Factory):
         """@raise ValueError: C{handshakeTimeout} is not above 0."""
         self.clock = clock
         self.handshakeTimeout = checkTimeout(handshakeTimeout)
-        self.rests = Rests(clock)
+        # Who is awake, and how many records had passed at the last look.
+        self._awake: dict[SecureProtocol, int] = {}
+        self._looking: IDelayedCall | None = None
 
     def decide(
         self, secure: SecureProtocol, publicKey: PublicKey, payload: bytes
@@ -103,6 +113,29 @@ class SecureFactory(Factory):
 
     def ended(self, secure: SecureProtocol) -> None:
         """Take note that a connection is gone, open or not; called last."""
+        self._awake.pop(secure, None)
+        if self._looking is not None and not self._awake:
+            self._looking.cancel()
+            self._looking = None
+
+    def woke(self, secure: SecureProtocol) -> None:
+        """Have a connection that is open rest once it is silent."""
+        self._awake[secure] = -1
+        if self._looking is None:
+            self._looking = self.clock.callLater(SILENCE, self._look)
+
+    def _look(self) -> None:
+        """Have those rest that were silent since the last look."""
+        self._looking = None
+        for secure, former in list(self._awake.items()):
+            passed = secure.channel.passed
+            if passed == former:
+                del self._awake[secure]
+                secure.channel.rest()
+            else:
+                self._awake[secure] = passed
+        if self._awake:
+            self._looking = self.clock.callLater(SILENCE, self._look)
 
 
 def checkTimeout(handshakeTimeout: float) -> float:

@@ -78,11 +78,7 @@ def clientEndpoint(reactor: Any, text: str) -> IStreamClientEndpoint:
 
 @implementer(IStreamClientEndpoint)
 class HostEndpoint:
-    """
-    A host and a port, whichever of the host's addresses works.
-
-    @ivar location: what the known servers call it.
-    """
+    """A host and a port, whichever of the host's addresses works."""
 
     def __init__(
         self,
@@ -94,10 +90,7 @@ class HostEndpoint:
         timeout: float,
         bindAddress: tuple[str, int] | None,
     ) -> None:
-        """
-        @param location: what the known servers call it.
-        @param timeout: seconds for each address.
-        """
+        """@param timeout: seconds for each address."""
         self.location = location
         self._reactor = reactor
         self._host = host
@@ -110,11 +103,7 @@ class HostEndpoint:
         return f"<HostEndpoint {self._host} {self._port}>"
 
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
-        """
-        Connect to the first address that takes the connection.
-
-        @see: C{IStreamClientEndpoint.connect}
-        """
+        """Connect to the first address that takes the connection."""
         make: Callable[..., IStreamClientEndpoint] = HostnameEndpoint
         reactor = self._reactor
         if isIPAddress(self._host):
@@ -134,12 +123,7 @@ class HostEndpoint:
         self._avoided[host] = None
 
     def _sorted(self, addresses: list[IAddress]) -> list[IAddress]:
-        """
-        Sort addresses: those to be avoided come last, the latest behind all others.
-
-        Those that the name no longer has are forgotten, as where a name's addresses
-        change all the time.
-        """
+        """Sort addresses, those to be avoided last; forget those that are gone."""
         hosts = {getattr(address, "host", "") for address in addresses}
         avoided = [host for host in self._avoided if host in hosts]
         self._avoided = dict.fromkeys(avoided)
@@ -153,10 +137,7 @@ class HostEndpoint:
 
 @implementer(IHostnameResolver)
 class _Resolving:
-    """
-    A reactor, but for its name resolver: that gives addresses in our order, and leaves
-    no thread behind that keeps a process from ending while a look-up hangs.
-    """
+    """A reactor with another resolver: in our order, and without its threads."""
 
     def __init__(
         self, reactor: Any, order: Callable[[list[IAddress]], list[IAddress]]
@@ -183,11 +164,7 @@ class _Resolving:
         addressTypes: Sequence[type[IAddress]] | None = None,
         transportSemantics: str = "TCP",
     ) -> IHostResolution:
-        """
-        Look a name up.
-
-        @see: C{IHostnameResolver.resolveHostName}
-        """
+        """Look a name up."""
         resolver = self._reactor.nameResolver
         if isinstance(resolver, GAIResolver):  # Twisted's own, on the reactor's threads
             resolver = GAIResolver(self._reactor, cast(Any, _Threads))

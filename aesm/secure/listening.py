@@ -136,11 +136,7 @@ class _InheritedEndpoint:
         self._descriptor = descriptor
 
     def listen(self, protocolFactory: IProtocolFactory) -> Deferred[IListeningPort]:
-        """
-        Listen.
-
-        @see: C{twisted.internet.interfaces.IStreamServerEndpoint}
-        """
+        """Listen."""
         descriptor = self._descriptor
         os.set_inheritable(descriptor, False)
         if self._family == socket.AF_UNIX:
@@ -218,11 +214,7 @@ class ReusePortEndpoint:
 def listenOn(
     endpoint: IStreamServerEndpoint, factory: IProtocolFactory
 ) -> Deferred[IListeningPort]:
-    """
-    Listen, and take a UNIX socket over that nobody listens at any more.
-
-    @return: fires with the port, or fails as the endpoint does.
-    """
+    """Listen, and take a UNIX socket over that nobody listens at any more."""
     listening = maybeDeferred(endpoint.listen, factory)
     listening.addErrback(_ebCannotListen, endpoint, factory)
     return listening.addCallback(_cbListening, factory)
@@ -238,12 +230,7 @@ def _cbListening(port: IListeningPort, factory: IProtocolFactory) -> IListeningP
 
 
 def _portSays(factory: SecureFactory, others: ILogObserver, event: LogEvent) -> None:
-    """
-    Hand on what a port logs.
-
-    @param others: get what is not about accepting.
-    @see: C{twisted.internet.tcp._accept}
-    """
+    """Hand on what a port logs, to others if it is not about accepting."""
     reason = event.get("acceptError", "EMFILE")
     if "acceptError" in event or "address" in event:
         factory.cannotAccept(

@@ -33,8 +33,7 @@ def filesForConnections() -> int:
 
 def placesPossible() -> int:
     """
-    Tell how many connections may be in, so that files are left for handshakes; at
-    least one.
+    Tell for how many connections there are files, beside handshakes; at least one.
     """
     handshakes = max(MIN_PENDING, min(MAX_PENDING, _limit() // 8))
     return max(1, filesForConnections() - handshakes)

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 
 __all__ = [
+    "AGENT",
     "CHANNEL_OPTIONS",
     "ChannelOptions",
-    "agent",
     "channelSettings",
     "reactorOr",
 ]
@@ -51,6 +51,7 @@ class ChannelOptions(TypedDict, total=False):
 
 
 CHANNEL_OPTIONS = ChannelOptions.__optional_keys__
+AGENT = f"aesm/{__version__}"  # our software and version, for the peer's log
 
 
 def channelSettings(
@@ -103,8 +104,3 @@ def reactorOr(reactor: IReactorTime | None) -> IReactorTime:
 
         reactor = cast("IReactorTime", installed)
     return steady(reactor)
-
-
-def agent() -> str:
-    """Return our software and version, for the peer's log."""
-    return f"aesm/{__version__}"

@@ -182,12 +182,7 @@ class Places:
         self._pending.discard(secure)
 
     def _bound(self, host: str | None, most: int) -> None:
-        """
-        Keep a host to its share of the handshakes: a quarter, or what it has of the
-        places.
-
-        @param most: handshakes of all.
-        """
+        """Keep a host to a quarter of the handshakes, or what it has of the places."""
         if host is not None:
             places = most * self.maxPerHost // self.maxConnections
             while self._pending.count(host) > max(most // SHARE, places):
@@ -410,9 +405,7 @@ class TokenBuckets:
 
 
 def hostOfPeer(address: IAddress | None) -> str | None:
-    """
-    Tell which host a transport's peer is; None if it is none, as over a UNIX socket.
-    """
+    """Tell which host a transport's peer is; None for a UNIX socket."""
     if isinstance(address, IPv4Address | IPv6Peer):
         return hostOf(address.host)
     return None

@@ -101,10 +101,6 @@ class SecureProtocol:
     transport: ITransport
 
     def __init__(self, factory: SecureFactory, channel: Channel) -> None:
-        """
-        @param factory: decides on the peer, and builds what runs inside.
-        @param channel: a fresh channel.
-        """
         self.factory = factory
         self.busy = False
         self.channel = channel
@@ -179,7 +175,6 @@ class SecureProtocol:
         decision, self._decision = self._decision, None
         if decision is not None:
             self.guard(decision.cancel)
-        self.factory.rests.forget(self)
         for event in self.channel.transportEnded():
             ended = cast(Failed, event).error
             if hungUp and isinstance(ended, NothingSaid):
@@ -198,10 +193,7 @@ class SecureProtocol:
     # IHalfCloseableProtocol, for the raw transport
 
     def readConnectionLost(self) -> None:
-        """
-        The raw transport brings nothing more, which is in order only after the
-        peer's end of stream.
-        """
+        """The raw transport brings nothing more: in order after the peer's end."""
         if self.phase not in WRITES:
             self.transport.loseConnection()
         elif self.channel.state not in _PEER_ENDED and not self._outlet.broken:
@@ -271,7 +263,8 @@ class SecureProtocol:
         Abort the connection if it is not gone in time, counted from now, or from
         when the peer last took something.
         """
-        self._startTimer(CLOSE_TIMEOUT)
+        self._stopTimer()
+        self._timer = self.clock.callLater(CLOSE_TIMEOUT, self._timedOut)
 
     def guard(self, call: Callable[..., object], *args: object) -> None:
         """Call the application: an error in it ends this connection and no other."""
@@ -333,17 +326,13 @@ class SecureProtocol:
             case Failed(reason):
                 self._settle(reason)
                 self._refuse()
-            case PeerIdentified(publicKey, payload):
-                self._identified(PublicKey(publicKey), payload)
+            case PeerIdentified(raw, payload):
+                self._identified(raw, payload)
             case _:  # Opened
                 self._opened()
 
     def _begin(self) -> bool:
-        """
-        Listen to the peer's first bytes, unless the factory would rather not.
-
-        @return: whether the channel is to have them.
-        """
+        """Listen to the peer's first bytes, unless the factory would rather not."""
         if self.phase is not Phase.SILENT:
             return False
         self._move("peerBegan")
@@ -352,10 +341,10 @@ class SecureProtocol:
             self.fail(refusal)
         return self.phase in HEARD
 
-    def _identified(self, publicKey: PublicKey, payload: bytes) -> None:
+    def _identified(self, raw: bytes, payload: bytes) -> None:
         """Ask for the decision on the peer, and read nothing until it is there."""
         self._move("peerIdentified")
-        self.secureTransport.publicKey = publicKey
+        self.secureTransport.publicKey = publicKey = PublicKey(raw)
         decide = cast(Callable[..., Deferred[None]], self.factory.decide)
         decision = maybeDeferred(decide, self, publicKey, payload)
         self._decision = decision
@@ -377,11 +366,7 @@ class SecureProtocol:
                 self.secureTransport.readLater()
 
     def _ebRefused(self, failure: Failure) -> None:
-        """
-        Turn the peer away.
-
-        @param failure: an L{AESMError}, or a bug of who decides.
-        """
+        """Turn the peer away, for an L{AESMError} or a bug of who decides."""
         if not self._decided():
             return
         reason = failure.value
@@ -393,11 +378,7 @@ class SecureProtocol:
         self._refuse()
 
     def _decided(self) -> bool:
-        """
-        Read on after a decision.
-
-        @return: whether it still matters.
-        """
+        """Read on after a decision, if that still matters."""
         if self.phase is not Phase.DECISION:
             return False
         self._decision = None
@@ -407,13 +388,13 @@ class SecureProtocol:
     def _wake(self) -> None:
         """Have ourselves looked after until we rest."""
         self.channel.resting = False
-        self.factory.rests.woke(self)
+        self.factory.woke(self)
 
     def _opened(self) -> None:
         """Build the inner protocol and give it its transport."""
         self._move("opened")
-        self._wake()
         self._stopTimer()
+        self._wake()
         self.inner = self.factory.buildInner(self)
         if self.inner is None:
             self.fail(HandshakeError("nothing was built to run on the connection"))
@@ -427,12 +408,7 @@ class SecureProtocol:
             self.factory.opened(self)
 
     def _refuse(self) -> None:
-        """
-        Send a refusal, if there is one for the peer, and let it read that: closing at
-        once could reset the connection before it has.
-
-        @see: docs/protocol.md, sections 2 and 3
-        """
+        """Send a refusal, if there is one, and give the peer time to read it."""
         refusal = self.channel.takeOutput()  # a channel that failed has none else
         if not refusal:
             self.abort()
@@ -444,10 +420,7 @@ class SecureProtocol:
         closeForWriting(self.transport)
 
     def _settle(self, reason: AESMError) -> None:
-        """
-        Settle why the connection is over, unless that is settled already, and tell the
-        factory if it waits to hear how the handshake came out.
-        """
+        """Settle why the connection is over, once, and tell a factory that waits."""
         if self._reason is None:
             self._reason = Failure(reason)
         if not self._told:
@@ -516,20 +489,10 @@ class SecureProtocol:
     # Phase and timer
 
     def _move(self, what: str) -> bool:
-        """
-        Go where the table says.
-
-        @param what: what happened.
-        @return: whether that is somewhere else.
-        """
+        """Go where the table says; tell whether that is somewhere else."""
         former = self.phase
         self.phase = PHASE_TRANSITIONS[former, what]
         return self.phase is not former
-
-    def _startTimer(self, seconds: float) -> None:
-        """Set the timer anew."""
-        self._stopTimer()
-        self._timer = self.clock.callLater(seconds, self._timedOut)
 
     def _stopTimer(self) -> None:
         """Wait for nothing, or for ever."""
@@ -538,10 +501,7 @@ class SecureProtocol:
             self._timer = None
 
     def _timedOut(self) -> None:
-        """
-        The handshake took too long; or the peer did not end its direction, or did not
-        read, in time.
-        """
+        """The handshake, the peer's end, or its reading, took too long."""
         self._timer = None
         if not self._told:
             self.fail(

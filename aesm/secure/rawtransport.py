@@ -144,10 +144,7 @@ def _isTLS(transport: ITransport) -> bool:
 
 
 def closeForWriting(transport: ITransport) -> None:
-    """
-    Close after what was written: our direction alone, if the transport can do
-    that in order.
-    """
+    """Close after what was written: our direction alone, where that is possible."""
     # Twisted's TLS says that it can, and half-closes the TCP connection below it.
     tcp = ITCPTransport(transport, None)
     if tcp is not None and not _isTLS(transport):

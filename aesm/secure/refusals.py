@@ -93,14 +93,7 @@ def kindOf(reason: AESMError) -> Kind:
 
 
 class _Host:
-    """
-    What is remembered of a host.
-
-    @ivar last: tells of the last of those that are not told yet.
-    @ivar told: when it last had a line.
-    @ivar wait: seconds from then until it may have the next.
-    @ivar untold: what was refused meanwhile.
-    """
+    """What a host's last refusal was, when it had a line, and how many had none."""
 
     __slots__ = ("last", "told", "untold", "wait")
     last: Callable[[], object]

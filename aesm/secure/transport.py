@@ -46,8 +46,6 @@ class SecureAddress:
     The address of one end of a secure channel.
 
     @ivar address: the address of the transport underneath.
-    @ivar taken: when the raw transport last took bytes that had waited for it, in the
-        clock's seconds.
     @ivar publicKey: the key that this end has proved.
     """
 
@@ -117,6 +115,8 @@ class SecureTransport:
     @ivar over: whether the connection is aborted or gone.
     @ivar paused: whether the inner protocol wants nothing now.
     @ivar publicKey: the key that the peer has proved.
+    @ivar taken: when the raw transport last took bytes that had waited for it, in the
+        clock's seconds.
     """
 
     publicKey: PublicKey
@@ -162,11 +162,7 @@ class SecureTransport:
                 secure.written()
 
     def writeSequence(self, data: Iterable[bytes]) -> None:
-        """
-        Send several pieces as one.
-
-        @raise TypeError: one is not bytes.
-        """
+        """Send several pieces as one."""
         self.write(b"".join(data))
 
     def loseConnection(self) -> None:
@@ -187,10 +183,7 @@ class SecureTransport:
         self._endIfDone()
 
     def abortConnection(self) -> None:
-        """
-        Close at once; what was written may be lost, and the peer is told
-        nothing.
-        """
+        """Close at once; what was written may be lost, the peer is told nothing."""
         self._secure.abort(Failure(error.ConnectionAborted()))
 
     def getPeer(self) -> SecureAddress:
@@ -225,11 +218,7 @@ class SecureTransport:
         self._secure.finish()
 
     def takenSoFar(self) -> int | None:
-        """
-        Tell how far the peer has got, while something waits for it.
-
-        @see: L{aesm.secure.rawtransport.takenSoFar}
-        """
+        """Tell how far the peer has got, as C{rawtransport.takenSoFar}."""
         return takenSoFar(self._secure.transport)
 
     def giveBack(self, data: bytes) -> None:
@@ -246,14 +235,6 @@ class SecureTransport:
         self._inbound.appendleft(data)
         self.moreToRead = True
         self.readLater()
-
-    def startSlowly(self) -> None:
-        """
-        Begin with small records, on a connection like one that was cut.
-
-        @see: L{Channel.startSlowly<aesm.core.channel.channel.Channel.startSlowly>}
-        """
-        self._secure.channel.startSlowly()
 
     # IConsumer
 
@@ -372,10 +353,7 @@ class SecureTransport:
     # Parts
 
     def _endIfDone(self) -> None:
-        """
-        End our direction, unless a producer has yet to finish; close when the
-        peer has ended its own direction.
-        """
+        """End our direction, unless a producer goes on; close after both."""
         if self.producing:
             return
         if self._writing:
@@ -389,10 +367,7 @@ class SecureTransport:
         self._secure.end()
 
     def _peerEnded(self) -> None:
-        """
-        The peer has ended its direction: a protocol that knows of half-closed
-        connections goes on, any other is done.
-        """
+        """The peer has ended: a protocol that knows half-closed connections goes on."""
         if self.disconnecting:
             self._endIfDone()
             return
@@ -455,16 +430,9 @@ classImplements(SecureTransport, ITransport, IConsumer, IPushProducer)
 
 @implementer(IPushProducer)
 class _Puller:
-    """
-    Makes a push producer of a pull producer: asks it for more in each turn of
-    the event loop in which the raw transport takes more.
-    """
+    """Makes a push producer of a pull producer, which is asked in each turn."""
 
     def __init__(self, secure: SecureProtocol, producer: IPullProducer) -> None:
-        """
-        @param secure: ends if the producer fails.
-        @param producer: is asked.
-        """
         self._secure = secure
         self._producer = producer
         self._call: IDelayedCall | None = None

@@ -97,22 +97,14 @@ class WebSocketTransport:
         self._wire = wire
 
     def write(self, data: bytes) -> None:
-        """
-        Send bytes, as one binary message.
-
-        @raise TypeError: C{data} is not bytes.
-        """
+        """Send bytes, as one binary message."""
         if not isinstance(data, bytes):
             raise TypeError(f"data must be bytes, not {type(data).__name__}")
         if data and (not self.disconnecting or self.producer is not None):
             self._wire.send(data)
 
     def writeSequence(self, data: Iterable[bytes]) -> None:
-        """
-        Send several pieces as one.
-
-        @raise TypeError: one is not bytes.
-        """
+        """Send several pieces as one."""
         self.write(b"".join(data))
 
     def loseConnection(self) -> None:
@@ -443,12 +435,6 @@ class WebSocketServerEndpoint:
         path: str = "/",
         origins: Collection[str] | None = None,
     ) -> None:
-        """
-        @param clock: keeps time.
-        @param endpoint: where to listen.
-        @param path: as L{WebSocketProtocol} takes it.
-        @param origins: likewise.
-        """
         self._clock = clock
         self._endpoint = endpoint
         self._options = path, origins
@@ -458,10 +444,6 @@ class WebSocketServerEndpoint:
         return WebSocketServerEndpoint(self._clock, endpoint, *self._options)
 
     def listen(self, protocolFactory: IProtocolFactory) -> Deferred[IListeningPort]:
-        """
-        Listen.
-
-        @see: C{IStreamServerEndpoint.listen}
-        """
+        """Listen."""
         factory = _Factory(self._clock, protocolFactory, *self._options)
         return self._endpoint.listen(factory)

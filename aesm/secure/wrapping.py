@@ -43,10 +43,7 @@ _log = Logger(namespace="aesm.secure")
 
 
 class WrappingFactory(SecureFactory):
-    """
-    What both sides share: the factory inside, which is started and stopped with
-    us.
-    """
+    """What both sides share: the factory inside, which starts and stops with us."""
 
     def __init__(
         self,
@@ -55,10 +52,6 @@ class WrappingFactory(SecureFactory):
         settings: ChannelSettings,
         inner: IProtocolFactory,
     ) -> None:
-        """
-        @param settings: of the secure channels.
-        @param inner: builds what runs inside.
-        """
         super().__init__(clock, handshakeTimeout)
         self._settings = settings
         self._inner = inner
@@ -102,12 +95,7 @@ class ServerFactory(WrappingFactory):
         policy: IClientPolicy | None,
         places: Places,
     ) -> None:
-        """
-        @param inner: builds what runs inside.
-        @param settings: of the secure channels.
-        @param policy: decides on clients; None lets any in.
-        @param places: counts them.
-        """
+        """@param policy: decides on clients; None lets any in."""
         super().__init__(clock, handshakeTimeout, settings, inner)
         self.publicKey = PublicKey(settings.publicKey)
         self._policy = policy
@@ -138,9 +126,7 @@ class ServerFactory(WrappingFactory):
         self, addr: IAddress | None
     ) -> IProtocol:
         """
-        Build the protocol on a raw transport.
-
-        @return: one that hangs up at once if there are too many.
+        Build the protocol on a raw transport, or one that hangs up: there are too many.
         """
         host = hostOfPeer(addr)
         refusal = self._places.refusal(host)
@@ -153,11 +139,7 @@ class ServerFactory(WrappingFactory):
         return secure
 
     def peerBegins(self, secure: SecureProtocol) -> AESMError | None:
-        """
-        Take a token for a handshake.
-
-        @return: None to go on, or why not to.
-        """
+        """Take a token for a handshake, or say why not."""
         host = hostOfPeer(secure.transport.getPeer())
         return self._places.take(secure, host, self.clock.seconds())
 
@@ -178,11 +160,7 @@ class ServerFactory(WrappingFactory):
     def _cbAuthorized(
         self, name: str | None, secure: SecureProtocol, publicKey: PublicKey
     ) -> None:
-        """
-        Let in whose key is authorized, if there is room or somebody makes room.
-
-        @raise Refused: there is none (1013).
-        """
+        """Let in whose key is authorized, if there is room or somebody makes room."""
         host = hostOfPeer(secure.transport.getPeer())
         refusal = self._places.refusal(host, publicKey)
         if refusal is not None:
@@ -226,15 +204,13 @@ class ServerFactory(WrappingFactory):
 
     def ended(self, secure: SecureProtocol) -> None:
         """Forget a connection that is gone."""
+        super().ended(secure)
         self._connections.discard(secure)
         self._places.finish(secure)
         self._places.leave(secure)
 
     def _reloadKeys(self, policy: AuthorizedKeys) -> None:
-        """
-        Read the authorized keys again if their file has changed, and disconnect
-        those that were taken out; look again in a while.
-        """
+        """Read authorized keys anew, and disconnect those that were taken out."""
         self._reload = self.clock.callLater(RELOAD_INTERVAL, self._reloadKeys, policy)
         gone = {publicKey.raw for publicKey in policy.look()}
         for secure in [c for c in self._connections if c.channel.peer in gone]:
@@ -263,12 +239,7 @@ class ClientFactory(WrappingFactory):
         policy: ITrustPolicy,
         location: str | None,
     ) -> None:
-        """
-        @param inner: builds what runs inside.
-        @param settings: of the secure channel.
-        @param policy: decides on the server's key.
-        @param location: what was dialled; None to take the transport's peer.
-        """
+        """@param location: what was dialled; None to take the transport's peer."""
         super().__init__(clock, handshakeTimeout, settings, inner)
         self._policy = policy
         self._location = location
@@ -277,11 +248,7 @@ class ClientFactory(WrappingFactory):
         self._result: Deferred[IProtocol] | None = None
 
     def connect(self, endpoint: IStreamClientEndpoint) -> Deferred[IProtocol]:
-        """
-        Begin to connect.
-
-        @return: as L{aesm.secure.endpoints.wrapClientEndpoint} says.
-        """
+        """Begin to connect, as L{aesm.secure.endpoints.wrapClientEndpoint} says."""
         result: Deferred[IProtocol] = Deferred(self._cancel)
         self._result = result
         self._connecting = maybeDeferred(endpoint.connect, self)
@@ -291,11 +258,7 @@ class ClientFactory(WrappingFactory):
     def buildProtocol(  # type: ignore[override]  # Factory's is a Protocol
         self, addr: IAddress | None
     ) -> IProtocol | None:
-        """
-        Build the protocol on the raw transport.
-
-        @return: None if nobody waits for it any more.
-        """
+        """Build the protocol on the raw transport, if somebody waits for it still."""
         if self._result is not None:
             self._secure = SecureProtocol(self, ClientChannel(self._settings))
             return self._secure

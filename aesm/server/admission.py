@@ -70,10 +70,7 @@ class Admission:
         perKey: str,
     ) -> None:
         """
-        @param connections: who is in.
         @param policy: decides on keys; None lets any in.
-        @param places: counts who is in.
-        @param perKey: what a second connection of one key does.
         @raise ValueError: C{perKey} is none that there is.
         """
         if perKey not in PER_KEY:
@@ -114,11 +111,7 @@ class Admission:
     def _cbAuthorized(
         self, name: str | None, publicKey: PublicKey, hello: Hello, address: Address
     ) -> tuple[Hello, str | None]:
-        """
-        See whether there is room for a client whose key is authorized.
-
-        @raise Refused: there is none (1013).
-        """
+        """See whether there is room for a client whose key is authorized."""
         self._leaving(publicKey, hello, address)
         return hello, name
 
@@ -145,11 +138,7 @@ class Admission:
     def _cbAdmit(
         self, name: str | None, publicKey: PublicKey, hello: Hello, address: Address
     ) -> None:
-        """
-        Close those that a client replaces, or that make room for it, if there is room.
-
-        @raise Refused: there is none (1013).
-        """
+        """Close those that a client replaces, or that make room for it."""
         replaced, yielding = self._leaving(publicKey, hello, address)
         for connection in replaced:
             connection.closeWith(CloseCode.TAKEN_OVER, "replaced by a newer connection")
@@ -159,12 +148,7 @@ class Admission:
     def _leaving(
         self, publicKey: PublicKey, hello: Hello, address: Address
     ) -> tuple[list[Connection], Connection | None]:
-        """
-        Tell who leaves when a client comes in.
-
-        @return: the connections that it replaces, and one that makes room for it.
-        @raise Refused: there is no room for it (1013).
-        """
+        """Tell whom a client replaces when it comes in, and who makes room for it."""
         host = _hostIn(address)
         refusal = self._places.refusal(host, publicKey)
         yielding = cast("Connection | None", self._places.yielding(host, publicKey))
@@ -187,10 +171,7 @@ class Admission:
         return replaced, yielding
 
     def _isLeaving(self, publicKey: PublicKey) -> bool:
-        """
-        Tell whether a key has yet to leave a place that it has given up: one who does
-        not read takes seconds for that, and could give up the same one over and over.
-        """
+        """Tell whether a key has given up a place, and not yet left it."""
         return any(
             not isinstance(member, Connection) or member.isEnding
             for member in self._places.ofKey(publicKey)
@@ -210,16 +191,11 @@ class Admission:
         self._places.replace(connection, superseded)
 
     def leave(self, counted: Connection | AESMProtocol) -> None:
-        """
-        Count a connection, or the former transport of one, no more, if it is counted.
-        """
+        """Count a connection, or its former transport, no more."""
         self._places.leave(counted)
 
     def look(self) -> None:
-        """
-        See whether the file of authorized keys has changed, and disconnect those
-        that were taken out.
-        """
+        """Disconnect those who were taken out of the authorized keys."""
         if isinstance(self._policy, AuthorizedKeys):
             self._disconnect(self._policy.look(), REVOKED)
 
@@ -278,8 +254,5 @@ def canYield(counted: object) -> bool:
 
 
 def _hostIn(address: Address) -> str | None:
-    """
-    Tell which host a connection counts for; None if it comes from none, as over a UNIX
-    socket.
-    """
+    """Tell which host a connection counts for; None if it comes from none."""
     return hostOf(address[0]) if isinstance(address, tuple) else None

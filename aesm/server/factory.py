@@ -39,7 +39,7 @@ from aesm.messages.connection import Connection
 from aesm.messages.handling import Talk, handlerOf
 from aesm.messages.protocol import AESMProtocol
 from aesm.secure.factory import HANDSHAKE_TIMEOUT, SecureFactory
-from aesm.secure.options import agent, channelSettings, reactorOr
+from aesm.secure.options import AGENT, channelSettings, reactorOr
 from aesm.secure.places import HANDSHAKES_PER_HOST, Places, hostOfPeer
 from aesm.secure.protocol import SecureProtocol
 from aesm.secure.rawtransport import HangUp
@@ -216,7 +216,7 @@ class AESMServerFactory(SecureFactory):
         if key is None and nextKey is None:
             nextKey = nextKeyOf(stateDirectory() / KEY_FILE)
         self._messages = ConversationSettings(
-            agent=agent(), nextKey="" if nextKey is None else str(nextKey), **options
+            agent=AGENT, nextKey="" if nextKey is None else str(nextKey), **options
         )
         self.publicKey = PublicKey(self._settings.publicKey)
         policy = clientPolicy(authorizedKeys)
@@ -343,16 +343,7 @@ class AESMServerFactory(SecureFactory):
     def sendAll(
         self, data: Message, to: Peers | None = None, exclude: Peers = ()
     ) -> Deferred[int]:
-        """
-        Send a message to every peer, or to several.
-
-        @param data: C{str} for a TEXT message, bytes for a BINARY one.
-        @param to: who gets it, connections or addresses; None for all.
-        @param exclude: who of them does not, connections or addresses.
-        @return: as L{Connections.sendAll<aesm.Connections.sendAll>}.
-        @raise TypeError: as that.
-        @raise ValueError: as that.
-        """
+        """Send to all, or to several, as L{aesm.Connections.sendAll}."""
         return self.connections.sendAll(data, to, exclude)
 
     def stop(
@@ -380,11 +371,7 @@ class AESMServerFactory(SecureFactory):
         return left.addCallback(lambda nothing: self._end(reason, deadline, spread))
 
     def _end(self, reason: str, deadline: float, spread: float) -> Deferred[None]:
-        """
-        Let nobody in any more, and tell all who are here to leave.
-
-        @return: as C{stop}.
-        """
+        """Let nobody in any more, and tell all who are here to leave; as C{stop}."""
         self._manager.stop()
         self.endGreeting()
         for pending in list(self._incoming.values()):
@@ -579,6 +566,7 @@ class AESMServerFactory(SecureFactory):
 
     def ended(self, secure: SecureProtocol) -> None:
         """Take note that a connection is gone."""
+        super().ended(secure)
         self._places.finish(secure)
         pending = self._incoming.pop(secure)
         if pending.begun is not None:
@@ -636,12 +624,7 @@ def checkSpread(spread: float) -> None:
 def _messageHandler(
     handler: object, connections: Connections
 ) -> IMessageHandler | Talk | None:
-    """
-    Resolve a server's C{handler} option.
-
-    @param connections: the server's registry, for a maker.
-    @raise TypeError: it is something else.
-    """
+    """Resolve a server's C{handler} option; a maker is given the registry."""
     if IMessageHandlerMaker.providedBy(handler):
         handler = IMessageHandlerMaker(handler).makeHandler(connections)
     return handlerOf(handler)

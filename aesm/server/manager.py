@@ -91,17 +91,15 @@ class ConnectionManager(ConnectionOwner):
         bytesPerKey: float | None,
     ) -> None:
         """
-        @param clock: keeps time.
-        @param connections: the registry.
-        @param admission: counts who is in.
-        @param messages: settings of the message layer.
         @param handler: whom to hand packets; None leaves them in the streams.
         @param totalBuffer: bytes of messages to keep for all together.
         @param sessionGrace: seconds that a client has to come back.
         @param openStore: opens what the sessions are written to; None to keep them in
             memory.
+
         @param messagesPerKey: that the handler takes of one key, a second; None for
             what it says itself, or any number.
+
         @param bytesPerKey: the same of their bytes.
         @raise ValueError: one of these has a value that it cannot have.
         """
@@ -227,11 +225,7 @@ class ConnectionManager(ConnectionOwner):
         address: Address,
         name: str | None,
     ) -> Answer[Connection]:
-        """
-        Do what C{begin} does, among the sessions that are here.
-
-        @raise Refused: as C{begin}.
-        """
+        """Do what C{begin} does, among the sessions that are here."""
         former = self.sessions.find(hello, peer)
         if former is not None:
             if not self._resumes.take(hello.session, self._clock.seconds()):
@@ -264,12 +258,7 @@ class ConnectionManager(ConnectionOwner):
         )
 
     def _newName(self, hello: Hello) -> str:
-        """
-        Name a new session: as the client does, if we take its early messages; it does
-        not know of any other name before its WELCOME.
-
-        @see: docs/protocol.md, section 8
-        """
+        """Name a new session: as the client does, if we take its early messages."""
         name, mine = hello.session, self._messages
         if (
             not (hello.early and name)
@@ -287,11 +276,7 @@ class ConnectionManager(ConnectionOwner):
         return self._handled(connection)
 
     def _ebBegun(self, failure: Failure, connection: DurableConnection) -> Failure:
-        """
-        A session is not begun: the client has left, or the spool cannot be written.
-
-        @raise Refused: it cannot (1013).
-        """
+        """A session is not begun: the client left, or the spool failed."""
         self._names.discard(connection.session.name)
         if failure.check(CancelledError):
             connection.abandon()
@@ -300,10 +285,7 @@ class ConnectionManager(ConnectionOwner):
         raise Refused(f"no session can begin: {failure.getErrorMessage()}", Kind.SPOOL)
 
     def abandon(self, connection: Connection) -> None:
-        """
-        Give up a connection that C{begin} has made, and whose client hears nothing of
-        it.
-        """
+        """Give up a connection that C{begin} made, and no client hears of."""
         if connection in self._begun:  # else its session goes on
             self._begun.remove(connection)
             self._names.discard(connection.session.name)
@@ -492,10 +474,7 @@ class ConnectionManager(ConnectionOwner):
     # Parts
 
     def _waitsOn(self, connection: Connection) -> bool:
-        """
-        Where other processes may claim a session, tell that it is the store that says
-        when its client's time is over: that begins anew when the store was away.
-        """
+        """Tell whether it is the store that says when a session's time is over."""
         store = self.store
         if store is None or not store.fences:
             return False
@@ -504,11 +483,7 @@ class ConnectionManager(ConnectionOwner):
         return True
 
     def _options(self, **more: Any) -> dict[str, Any]:
-        """
-        Say how connections are made here.
-
-        @param more: more options of L{Connection}.
-        """
+        """Say how connections are made here, with more options."""
         return {
             "closeSlow": self.handler is not None,
             "lock": self.connections.lock,
@@ -524,11 +499,7 @@ class ConnectionManager(ConnectionOwner):
         return connection
 
     def _tellBack(self, connection: Connection, noticed: bool) -> None:
-        """
-        Tell the handler that a client has come back.
-
-        @param noticed: whether it was known that it was away.
-        """
+        """Tell the handler of a client that is back, if it was away."""
         handling = self._handling
         if handling is None:
             return

@@ -81,10 +81,6 @@ class Activity(tuple[Address, bool, float]):
         peer: PublicKey | None = None,
         times: int = 1,
     ) -> Activity:
-        """
-        @param event: as the attribute.
-        @param time: when, Unix seconds.
-        """
         self = super().__new__(cls, (address, event == "accepted", time))
         self.times = times
         self.event = event
@@ -129,12 +125,7 @@ class Connections(Mapping[Address, "Connection"]):
         isOperator: Callable[[PublicKey], bool] = lambda publicKey: False,
         soon: Soon = lambda function: function(),
     ) -> None:
-        """
-        Start with nobody.
-
-        @param isOperator: as the attribute.
-        @param soon: calls a function in another turn of the event loop.
-        """
+        """Start with nobody; C{soon} calls a function in another turn."""
         self.isOperator = isOperator
         self.lock = RLock()
         self.arrivals: Arrivals = Arrivals()

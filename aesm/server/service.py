@@ -141,43 +141,19 @@ class Server(Service):
         return self.factory.cluster
 
     def sendTo(self, data: Message, address: Address) -> Deferred[None]:
-        """
-        Send a message to one peer.
-
-        @param data: C{str} for a TEXT message, bytes for a BINARY one.
-        @param address: whose, as in C{connections}.
-        @return: as L{AESMServerFactory.sendTo}.
-        @raise TypeError: C{data} is neither text nor bytes.
-        """
+        """Send a message to one peer, as L{AESMServerFactory.sendTo}."""
         return self.factory.sendTo(data, address)
 
     def request(
         self, data: Message, address: Address, timeout: float | None = None
     ) -> Deferred[str | bytes]:
-        """
-        Send a message that one peer is to answer.
-
-        @param data: C{str} for text, bytes for binary.
-        @param address: whose, as in C{connections}.
-        @param timeout: seconds; None for any time.
-        @return: as L{AESMServerFactory.request}.
-        @raise TypeError: C{data} is neither text nor bytes.
-        """
+        """Ask one peer, as L{AESMServerFactory.request}."""
         return self.factory.request(data, address, timeout)
 
     def sendAll(
         self, data: Message, to: Peers | None = None, exclude: Peers = ()
     ) -> Deferred[int]:
-        """
-        Send a message to every peer, or to several.
-
-        @param data: C{str} for a TEXT message, bytes for a BINARY one.
-        @param to: who gets it, connections or addresses; None for all.
-        @param exclude: who of them does not, connections or addresses.
-        @return: as L{Connections.sendAll<aesm.Connections.sendAll>}.
-        @raise TypeError: as that.
-        @raise ValueError: as that.
-        """
+        """Send to all, or to several, as L{aesm.Connections.sendAll}."""
         return self.factory.connections.sendAll(data, to, exclude)
 
     def start(self) -> Deferred[Server]:
@@ -281,11 +257,7 @@ class Server(Service):
     # Parts
 
     def _listen(self, nothing: None) -> Deferred[list[Failure]]:
-        """
-        Listen on all endpoints, once what is left of the time before is gone.
-
-        @return: fires with what did not work.
-        """
+        """Listen on all endpoints; fires with what did not work."""
         trying: list[Deferred[Any]] = [
             listenOn(endpoint, self.factory) for endpoint in self._endpoints
         ]
@@ -295,11 +267,7 @@ class Server(Service):
         )
 
     def _cbBound(self, ports: list[IListeningPort]) -> Deferred[list[Failure]]:
-        """
-        Wait until those can be let in who come.
-
-        @return: as C{_listen}.
-        """
+        """Wait until those can be let in who come; as C{_listen}."""
         self._ports = ports
         opened = self.factory.manager.opened()
         return opened.addCallbacks(
@@ -312,11 +280,7 @@ class Server(Service):
         return [failure]
 
     def _cbListens(self, ports: list[IListeningPort]) -> list[Failure]:
-        """
-        Say what the operator should know.
-
-        @return: empty: all worked.
-        """
+        """Say what the operator should know; returns that all worked."""
         hosts = [port.getHost() for port in ports]
         self.addresses = [listeningAddress(host) for host in hosts]
         for host in hosts:
@@ -326,13 +290,7 @@ class Server(Service):
     def _ebCannotListen(
         self, failure: Failure, trying: list[Deferred[Any]]
     ) -> list[Failure]:
-        """
-        Listen nowhere, if not everywhere.
-
-        @param failure: of the first endpoint that failed, in a C{FirstError}.
-        @param trying: for each endpoint; fires with the port, or with None if that has
-            failed, too.
-        """
+        """Listen nowhere, if not everywhere."""
         # An attempt that has worked gives its port, for C{stop} to close; one that has
         # not is cancelled, and its failure is consumed: it gives None.
         for attempt in trying:
@@ -363,12 +321,7 @@ class Server(Service):
 def _follow(
     leader: Deferred[_T], canceller: Callable[[Deferred[Any]], None] | None = None
 ) -> Deferred[_T]:
-    """
-    Wait for what others wait for as well.
-
-    @param leader: does not fail.
-    @param canceller: of the new Deferred; None to stop waiting only.
-    """
+    """Wait for what others wait for as well, and may be cancelled alone."""
     follower: Deferred[_T] = ReactorDeferred(canceller)
 
     def tell(result: _T) -> _T:
@@ -381,10 +334,7 @@ def _follow(
 
 
 def listeningAddress(address: IAddress) -> Address:
-    """
-    Name where a port listens: C{(host, port)} for TCP, a path for a UNIX socket, else
-    text.
-    """
+    """Name where a port listens: C{(host, port)}, a UNIX socket's path, else text."""
     host, port = getattr(address, "host", None), getattr(address, "port", None)
     if isinstance(host, str) and isinstance(port, int):
         return (host, port)

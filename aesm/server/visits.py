@@ -25,14 +25,7 @@ __all__ = ["Visits"]
 
 
 class _Counts(NamedTuple):
-    """
-    What a session has counted.
-
-    @ivar received: messages that came.
-    @ivar receivedCost: their cost.
-    @ivar sent: messages that the client has acknowledged.
-    @ivar sentCost: their cost.
-    """
+    """Messages that came, and that the client has acknowledged; their cost."""
 
     received: int
     receivedCost: int

@@ -80,10 +80,6 @@ class Actions:
     def __init__(
         self, server: Server, reload: Callable[[], object], drain: Drain
     ) -> None:
-        """
-        @param reload: does what SIGHUP does.
-        @param drain: ends the server.
-        """
         self._server = server
         self._overview = Overview(server)
         self._reload = reload
@@ -133,12 +129,7 @@ class Actions:
         return iter([_encoded({"ok": True, **done})])
 
     def _status(self, who: str | None = None, most: int | None = None) -> Iterator[str]:
-        """
-        Say what goes on.
-
-        @param who: of whom alone; None for all.
-        @param most: how many connections to tell of, those that lag most; None for all.
-        """
+        """Say what goes on, of one or all; if need be of those that lag most."""
         overview = self._overview
         connections: Iterable[Connection]
         if who is not None:
@@ -202,22 +193,14 @@ class Actions:
         return {"connections": here}
 
     def _found(self, who: str) -> list[Connection]:
-        """
-        Find connections.
-
-        @raise CannotDo: there are none.
-        """
+        """Find connections."""
         found = self._overview.find(who)
         if not found:
             raise CannotDo(f"nobody is here whose name, key or address is {who!r}")
         return found
 
     def _clients(self) -> AuthorizedKeys:
-        """
-        Return the server's list.
-
-        @raise CannotDo: it has none.
-        """
+        """Return the server's list."""
         clients = self._server.factory.admission.authorizedKeys
         if clients is None:
             raise CannotDo("the server has no file of authorized keys")

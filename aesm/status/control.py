@@ -99,11 +99,7 @@ class ControlProtocol(LineReceiver, TimeoutMixin):
     factory: ControlFactory
 
     def callLater(self, delay: float, function: Any, *arguments: Any) -> Any:
-        """
-        Keep time by the server's clock.
-
-        @see: C{twisted.protocols.policies.TimeoutMixin}
-        """
+        """Keep time by the server's clock, for C{TimeoutMixin}."""
         return self.factory.clock.callLater(delay, function, *arguments)
 
     def connectionMade(self) -> None:
@@ -113,11 +109,7 @@ class ControlProtocol(LineReceiver, TimeoutMixin):
             self._end(f"there are {MAX_CLIENTS} others here: end some of them")
 
     def connectionLost(self, reason: Failure | None = None) -> None:
-        """
-        Forget it.
-
-        @see: C{twisted.internet.protocol.Protocol.connectionLost}
-        """
+        """Forget it."""
         self.setTimeout(None)
         self.factory.left(self)
 
@@ -163,12 +155,7 @@ class ControlProtocol(LineReceiver, TimeoutMixin):
 
 
 class ControlFactory(Factory):
-    """
-    Those who are at the control socket.
-
-    @ivar actions: does what they ask for.
-    @ivar clock: keeps time.
-    """
+    """Those who are at the control socket; C{actions} does what they ask for."""
 
     noisy = False
 
@@ -186,11 +173,7 @@ class ControlFactory(Factory):
         return protocol
 
     def entered(self, client: ControlProtocol) -> bool:
-        """
-        Count one.
-
-        @return: whether there is room.
-        """
+        """Count one, if there is room."""
         self._clients[client] = None
         return len(self._clients) <= MAX_CLIENTS
 
@@ -202,11 +185,7 @@ class ControlFactory(Factory):
                 self._gone.pop().callback(None)
 
     def end(self) -> Deferred[None]:
-        """
-        Send all away, once they have taken their answers.
-
-        @return: fires when they are gone, which is bounded in time.
-        """
+        """Send all away, once they have their answers, in a bounded time."""
         if not self._clients:
             return succeed(None)
         for client in list(self._clients):
@@ -227,10 +206,7 @@ class ControlSocket:
     def __init__(
         self, reactor: Any, path: str, actions: Performer, needed: bool
     ) -> None:
-        """
-        @param path: of the socket, absolute.
-        @param needed: whether it is an error if it cannot be.
-        """
+        """@param needed: whether it is an error if it cannot be."""
         self._reactor = reactor
         self._path = Path(path)
         self._needed = needed
@@ -253,11 +229,7 @@ class ControlSocket:
         return opening.addCallbacks(self._cbListening, self._ebCannotListen)
 
     def _listen(self) -> Deferred[IListeningPort]:
-        """
-        Listen.
-
-        @raise KeyFileError: others could put something else in the socket's place.
-        """
+        """Listen, where others cannot put something else in the socket's place."""
         checkDirectory(self._path.parent)
         endpoint = UNIXServerEndpoint(
             self._reactor, os.fspath(self._path), mode=0o600, wantPID=True
@@ -280,11 +252,7 @@ class ControlSocket:
         return failure if self._needed else None
 
     def close(self) -> Deferred[None]:
-        """
-        Remove the socket, and send away who is there.
-
-        @return: fires when they are gone, which is bounded in time.
-        """
+        """Remove the socket, and send away who is there, in a bounded time."""
         port, self._port = self._port, None
         closed = None if port is None else maybeDeferred(port.stopListening)
         ended = self._factory.end()

@@ -112,11 +112,7 @@ def exposition(totals: Mapping[str, Any]) -> str:
 def _metric(
     name: str, kind: str, what: str, samples: Iterable[tuple[Mapping[str, str], float]]
 ) -> list[str]:
-    """
-    Write one metric.
-
-    @param samples: labels and value of each.
-    """
+    """Write one metric, from labels and value of each sample."""
     return [
         f"# HELP aesm_{name} {what}",
         f"# TYPE aesm_{name} {kind}",
@@ -125,11 +121,7 @@ def _metric(
 
 
 def _histogram(name: str, what: str, found: Mapping[str, Any]) -> list[str]:
-    """
-    Write a histogram.
-
-    @param found: C{count}, C{seconds} and C{buckets} of [bound, how many are below].
-    """
+    """Write a histogram of C{count}, C{seconds} and C{buckets}."""
     buckets = [*found["buckets"], ["+Inf", found["count"]]]
     return [
         f"# HELP aesm_{name} {what}",

@@ -181,13 +181,7 @@ def _bytes(cost: int, messages: int) -> int:
 
 
 def _histogram(counts: list[int], micros: int) -> dict[str, Any]:
-    """
-    Write how long things took as histograms are written: how many took less than each
-    bound.
-
-    @param counts: by the bits of the microseconds.
-    @param micros: the sum of all.
-    """
+    """Write a histogram, from counts by the bits of microseconds."""
     buckets = [
         [2**power / 1e6, sum(counts[: power + 1])]
         for power in range(SHORTEST, LONGEST + 1)

@@ -208,11 +208,7 @@ def _connections(
 
 
 def _row(row: Mapping[str, Any], now: float) -> Tag:
-    """
-    Show one connection.
-
-    @param now: Unix seconds.
-    """
+    """Show one connection."""
     state = f"{row['state']} for {seconds(now - row['since'])}"
     if row["grace"] is not None:
         state = f"away, {seconds(row['grace'])} left"

@@ -81,33 +81,21 @@ class StatusPage:
         overview: Overview,
         anyone: bool = False,
     ) -> None:
-        """
-        @param endpoint: where to listen.
-        @param overview: what there is to tell.
-        @param anyone: whether other machines may ask, too.
-        """
+        """@param anyone: whether other machines may ask, too."""
         self._endpoint = endpoint
         self._anyone = anyone
         self._site = StatusSite(reactor, overview, anyone)
         self._port: IListeningPort | None = None
 
     def open(self) -> Deferred[None]:
-        """
-        Listen.
-
-        @return: fires once it does, or fails; the log says why.
-        """
+        """Listen; fires once it does, or fails, and the log says why."""
         if self._port is not None:  # a process that was not replaced after all
             return succeed(None)
         opening = listenOn(self._endpoint, self._site).addCallback(self._cbListening)
         return opening.addErrback(self._ebCannotListen)
 
     def _cbListening(self, port: IListeningPort) -> None:
-        """
-        Take note of the port.
-
-        @raise ValueError: strangers would reach it.
-        """
+        """Take note of the port, unless strangers would reach it."""
         address = port.getHost()
         if not self._anyone and not _isPrivate(address):
             port.stopListening()
@@ -130,11 +118,7 @@ class StatusPage:
         return failure
 
     def close(self) -> Deferred[None]:
-        """
-        Be there no more, for anybody.
-
-        @return: fires when somebody else can listen there.
-        """
+        """Be there no more; fires when somebody else can listen there."""
         port, self._port = self._port, None
         for protocol in list(self._site.protocols):
             protocol.abortConnection()
@@ -155,11 +139,7 @@ class _Request(Request):
     """A request whose body nobody reads."""
 
     def gotLength(self, length: int | None) -> None:
-        """
-        Hang up if there is much of it, or nobody knows how much.
-
-        @see: C{twisted.web.http.Request.gotLength}
-        """
+        """Hang up if there is much of it, or nobody knows how much."""
         super().gotLength(0)
         if length is None or length > MAX_BODY:
             self.loseConnection()
@@ -176,10 +156,7 @@ class StatusSite(WrappingFactory):
     def __init__(
         self, clock: IReactorTime, overview: Overview, anyone: bool = False
     ) -> None:
-        """
-        @param overview: what there is to tell.
-        @param anyone: whether to answer by whatever name it is asked for.
-        """
+        """@param anyone: whether to answer by whatever name it is asked for."""
         resource = _Resource(overview, anyone)
         site = Site(resource, _Request, timeout=PATIENCE, reactor=clock)
         site.log = _logNothing  # type: ignore[method-assign]
@@ -217,11 +194,7 @@ class _Resource(Resource):
         }
 
     def render(self, request: Request) -> int:
-        """
-        Answer.
-
-        @see: C{twisted.web.resource.IResource.render}
-        """
+        """Answer."""
         for name, value in _HEADERS.items():
             request.setHeader(name, value)
         if not self._isForUs(request):

@@ -10,12 +10,7 @@ __all__ = ["number", "seconds", "size"]
 
 
 def number(value: float, base: int = 1000) -> str:
-    """
-    Write a count.
-
-    @param base: of the prefixes; 1024 for a size.
-    @return: such as C{"1.5k"}.
-    """
+    """Write a count, such as C{"1.5k"}; C{base} is that of the prefixes."""
     units = iter(("", "k", "M", "G", "T"))
     unit = next(units)
     while value >= base and unit != "T":
@@ -25,20 +20,12 @@ def number(value: float, base: int = 1000) -> str:
 
 
 def size(value: float) -> str:
-    """
-    Write bytes.
-
-    @return: such as C{"64M"}, of 1,024 times 1,024 bytes.
-    """
+    """Write bytes, such as C{"64M"} for 64 MiB."""
     return number(value, 1024)
 
 
 def seconds(value: float | None) -> str:
-    """
-    Write a time.
-
-    @return: such as C{"250us"}, C{"3s"} or C{"2d"}; empty for None.
-    """
+    """Write a time, such as C{"250us"}, C{"3s"} or C{"2d"}; empty for None."""
     if value is None:
         return ""
     if value == 0:

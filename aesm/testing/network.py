@@ -309,11 +309,7 @@ def connectedPair(
 
 
 def _resultOf(deferred: Deferred[_T]) -> _T:
-    """
-    Take the result of a Deferred that has one by now.
-
-    @raise RuntimeError: it has none.
-    """
+    """Take the result of a Deferred that has one by now."""
     results: list[_T | Failure] = []
     deferred.addBoth(results.append)
     if not results:

@@ -85,12 +85,6 @@ class MemoryTransport:
         host: IPAddress,
         peer: IPAddress,
     ) -> None:
-        """
-        @param outgoing: the direction that it writes to.
-        @param incoming: the direction that it reads from.
-        @param host: the address of this end.
-        @param peer: the address of the other end.
-        """
         self.outgoing = outgoing
         self.incoming = incoming
         self.disconnecting = False
@@ -211,10 +205,7 @@ class MemoryTransport:
 
     def receive(self, most: int) -> bool:
         """
-        Give the protocol what is next: bytes, or behind them the end.
-
-        @param most: bytes at once.
-        @return: whether anything happened.
+        Give the protocol so many bytes at most, or the end; tell if there was any.
         """
         pipe = self.incoming
         if self.lost:
@@ -238,11 +229,7 @@ class MemoryTransport:
         return True
 
     def proceed(self) -> bool:
-        """
-        Do what waits until everything is delivered.
-
-        @return: whether anything happened.
-        """
+        """Do what waits until everything is delivered; tell if there was anything."""
         pipe = self.outgoing
         if pipe.inFlight or self.lost or self._aborting:
             return False
@@ -262,11 +249,7 @@ class MemoryTransport:
         return False
 
     def lose(self, reason: Exception) -> None:
-        """
-        End the connection at this end.
-
-        @param reason: as C{connectionLost} gets it.
-        """
+        """End the connection at this end."""
         if self.lost:
             return
         self.lost = True
@@ -293,10 +276,6 @@ class MemoryLink:
     """
 
     def __init__(self, clock: Clock, client: IPAddress, server: IPAddress) -> None:
-        """
-        @param client: the client's address.
-        @param server: the server's.
-        """
         self.toServer, self.toClient = MemoryPipe(), MemoryPipe()
         self.client = MemoryTransport(
             clock, self.toServer, self.toClient, client, server
@@ -306,12 +285,7 @@ class MemoryLink:
         )
 
     def deliver(self, most: int = BUFFER) -> bool:
-        """
-        Deliver a piece in each direction.
-
-        @param most: bytes at once.
-        @return: whether anything happened.
-        """
+        """Deliver so many bytes at most in each direction; tell if there were any."""
         ends = (self.server, self.client)
         # Both receive before either goes on: an end closes only when its last bytes
         # have arrived.

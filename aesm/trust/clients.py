@@ -69,12 +69,7 @@ RELOAD_INTERVAL = 1.25  # seconds between looks at the file
 
 
 class _Client(NamedTuple):
-    """
-    What a line says of its key.
-
-    @ivar name: what it is called.
-    @ivar isOperator: whether it is marked as an operator's.
-    """
+    """What a line says of its key: its name, and whether it is an operator's."""
 
     name: str
     isOperator: bool
@@ -228,12 +223,7 @@ class AuthorizedKeys:
         return len(gone)
 
     def _edit(self, change: Callable[[bytes], bytes]) -> None:
-        """
-        Change the file, unless others do meanwhile: all of it or nothing, with its
-        comments, owner and mode.
-
-        @raise KeyFileError: it cannot be changed, or has a bad line.
-        """
+        """Change the file, unless others do meanwhile: all of it or nothing."""
         with locked(self.path):
             try:
                 former = os.stat(self.path)
@@ -263,14 +253,7 @@ class AuthorizedKeys:
         found: bytes | KeyFileError | None,
         isMeant: bool,
     ) -> frozenset[PublicKey]:
-        """
-        Let what was found decide who is let in, and say so.
-
-        @param version: of the file, from before it was read.
-        @param found: as C{_find} returns it.
-        @param isMeant: whether somebody says that the file is as it should be.
-        @return: the keys that are no longer let in.
-        """
+        """Let what C{_find} found decide who is in; return who no longer is."""
         self._seen = None
         if isinstance(found, KeyFileUnavailable):
             # The version stays that of what is in force: each look tries again.
@@ -319,12 +302,7 @@ class AuthorizedKeys:
     def _report(
         self, bad: KeyFileError | None, former: dict[PublicKey, _Client]
     ) -> None:
-        """
-        Say what is in force now.
-
-        @param bad: what is wrong with the file.
-        @param former: what was in force.
-        """
+        """Say what is in force now, and what is wrong with the file."""
         clients = self._clients
         numbers = {
             "of operators": sum(client.isOperator for client in clients.values()),
@@ -348,21 +326,14 @@ class AuthorizedKeys:
         )
 
     def _currentVersion(self) -> tuple[int, ...] | None:
-        """
-        Tell one version of the file from another, by what C{stat} says; None if
-        there is no file.
-        """
+        """Tell one version of the file from another; None if there is none."""
         try:
             return versionOf(os.stat(self.path))
         except OSError:
             return None
 
     def _find(self) -> bytes | KeyFileError | None:
-        """
-        Read the file.
-
-        @return: its content, or why it cannot be used; None if there is none.
-        """
+        """Read the file, if there is one, or say why it cannot be used."""
         try:
             return readFile(self.path, limit=MAX_FILE, forbidden=OTHERS_WRITE)
         except FileNotFoundError:
@@ -381,11 +352,7 @@ class AuthorizedKeys:
     def _parse(
         self, content: bytes
     ) -> tuple[dict[PublicKey, _Client], KeyFileError | None]:
-        """
-        Read what the lines say of each key.
-
-        @return: those of the good lines, and what is wrong with the first bad one.
-        """
+        """Read what the good lines say, and what is wrong with the first bad one."""
         clients: dict[PublicKey, _Client] = {}
         firstBad: KeyFileError | None = None
         for number, line in lines(content):
@@ -404,11 +371,7 @@ class AuthorizedKeys:
         return clients, firstBad
 
     def _parseLine(self, number: int, line: bytes) -> tuple[PublicKey, _Client]:
-        """
-        Read a line.
-
-        @raise KeyFileError: it is bad.
-        """
+        """Read a line."""
         first, *rest = line.split(None, 1)
         isOperator = first == OPERATOR
         text, name = pair(

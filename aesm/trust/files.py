@@ -100,10 +100,7 @@ _NO_LINKS = {*_NO_SYNC, errno.EMLINK, errno.EXDEV}
 
 
 def expanded(path: AnyPath) -> Path:
-    """
-    Make a path of what somebody gives, with the home directory for a C{~} at its
-    start.
-    """
+    """Make a path of what somebody gives; a C{~} at its start is the home directory."""
     # Shells expand no ~ behind a = or within quotes, and nobody does in a file of
     # settings.  Unlike Path.expanduser this leaves alone what it does not know.
     return Path(os.path.expanduser(path))
@@ -400,12 +397,7 @@ def sync(descriptor: int) -> None:
 
 
 def _failed(what: str, error: OSError, advice: str, path: Path) -> KeyFileError:
-    """
-    Make the error for a file that the system does not let us use.
-
-    @param what: what cannot be done.
-    @param advice: what to do about it if it does not pass by itself.
-    """
+    """Make the error for a file that the system does not let us use, with advice."""
     if error.errno in _LASTING:
         return KeyFileError(f"{what}: {error.strerror}; {advice}", str(path))
     return KeyFileUnavailable(

@@ -50,13 +50,7 @@ MAX_KEY_FILE = 16384  # bytes: room for another algorithm's, to say which it is
 
 
 def _checkRaw(raw: bytes, what: str) -> None:
-    """
-    Insist on 32 bytes, showing none of them.
-
-    @param what: what the bytes were to be, for the error.
-    @raise TypeError: it is not bytes.
-    @raise ValueError: it is not 32 bytes.
-    """
+    """Insist on 32 bytes, showing none of them."""
     if not isinstance(raw, bytes):
         raise TypeError(f"{what} is bytes, not {type(raw).__name__}")
     if len(raw) != KEY_SIZE:
@@ -64,21 +58,12 @@ def _checkRaw(raw: bytes, what: str) -> None:
 
 
 def _toText(raw: bytes) -> str:
-    """
-    Write 32 bytes as 44 characters of base64.
-
-    @see: RFC 4648 section 4
-    """
+    """Write 32 bytes as 44 characters of base64 (RFC 4648, section 4)."""
     return base64.b64encode(raw).decode("ascii")
 
 
 def _fromText(text: str) -> bytes | None:
-    """
-    Read 32 bytes from text.
-
-    @return: None if the text is not exactly what L{_toText} makes of any 32 bytes.
-    @see: RFC 4648 sections 3.5 and 4
-    """
+    """Read 32 bytes, if the text is exactly what L{_toText} makes of them."""
     try:
         raw = base64.b64decode(text.encode("ascii", "replace"))
     except binascii.Error:
@@ -234,12 +219,7 @@ class PrivateKey:
 
     @classmethod
     def _read(cls, path: Path) -> PrivateKey:
-        """
-        Read a key from its file.
-
-        @raise FileNotFoundError: there is none.
-        @raise KeyFileError: the file is unsafe, or holds something else.
-        """
+        """Read a key from its file."""
         lines = withoutBOM(readFile(path, limit=MAX_KEY_FILE)).splitlines()
         # Indented, or with CRLF, as it may come out of a file of settings.
         content = b"\n".join(line.strip() for line in lines)
@@ -333,12 +313,7 @@ class PSK(bytes):
 
 
 def _missing(what: str, path: Path, command: str) -> KeyFileError:
-    """
-    Make the error for a file that is not there.
-
-    @param what: what it should hold.
-    @param command: the subcommand of C{aesm} that makes one.
-    """
+    """Make the error for a file that is not there, but that a subcommand makes."""
     return KeyFileError(
         f"there is no {what} file {path}; make one with "
         f"`aesm {command} {shlex.quote(str(path))}`",
@@ -347,11 +322,7 @@ def _missing(what: str, path: Path, command: str) -> KeyFileError:
 
 
 def _makeAnother(command: str, path: Path) -> str:
-    """
-    Say, in half a sentence, what to do about a file that holds something else.
-
-    @param command: the subcommand of C{aesm} that makes one.
-    """
+    """Say, in half a sentence, what to do about a file that holds something else."""
     return (
         "name another file, or move this one away and make a new one with "
         f"`aesm {command} {shlex.quote(str(path))}`"
@@ -359,11 +330,7 @@ def _makeAnother(command: str, path: Path) -> str:
 
 
 def _save(path: Path, content: bytes) -> None:
-    """
-    Write a new file that holds a secret.
-
-    @raise KeyFileError: something has this name, or it cannot be written.
-    """
+    """Write a new file that holds a secret."""
     if not writeFile(path, content, replace=False):
         raise KeyFileError(
             f"{path} exists and is not overwritten; if nobody needs what it holds, "

@@ -73,10 +73,7 @@ def locationOf(endpoint: str, fields: Fields | None = None) -> str:
 
 
 def fieldsOf(endpoint: str) -> Fields:
-    """
-    Take a client endpoint's string to pieces; what is none is a host, with or without
-    a port.
-    """
+    """Take a client endpoint's string to pieces; what is none is a host, and a port."""
     match = _BRACKETS.fullmatch(endpoint)
     if match is not None:
         rest = _split(match[3][1:]) if match[3] else []
@@ -95,10 +92,7 @@ def fieldsOf(endpoint: str) -> Fields:
 
 
 def _hostIn(text: str) -> re.Match[str] | None:
-    """
-    See whether this is C{HOST} or C{HOST:PORT}, and not an endpoint's string such as
-    C{unix:8765}.
-    """
+    """See whether this is C{HOST} or C{HOST:PORT}, and not C{unix:8765}."""
     match = _HOST.fullmatch(text)
     if match is None or match[2] is None:
         return match
@@ -166,10 +160,7 @@ def locationOfAddress(address: IAddress) -> str:
 
 
 def _split(endpoint: str) -> list[str]:
-    """
-    Split an endpoint's string at its colons, and remove its backslashes, each of
-    which takes the next character as it is.
-    """
+    """Split an endpoint's string at its colons, and undo backslashes."""
     # Twisted's own parser is private.
     fields, position = [], 0
     while position <= len(endpoint):

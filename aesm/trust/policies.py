@@ -127,11 +127,7 @@ class _CallablePolicy:
         self._check = check
 
     def checkClient(self, publicKey: PublicKey, address: IAddress) -> Any:
-        """
-        Ask the function.
-
-        @see: L{IClientPolicy.checkClient}
-        """
+        """Ask the function."""
         return self._check(publicKey, address)
 
 
@@ -160,11 +156,7 @@ def checkServer(
 
 
 def _cbServer(answer: object, location: str, publicKey: PublicKey) -> None:
-    """
-    Read a policy's answer about a server: only True trusts it.
-
-    @raise UntrustedServer: it is anything else.
-    """
+    """Read a policy's answer about a server: only True trusts it."""
     if answer is not True:
         raise UntrustedServer(
             f"the trust policy does not accept the key {publicKey} of {location}",
@@ -192,13 +184,7 @@ def checkClient(
 
 
 def _cbClient(answer: object, publicKey: PublicKey) -> str | None:
-    """
-    Read a policy's answer about a client: only a name that is not empty, or True,
-    lets it in.
-
-    @return: the name, or None.
-    @raise NotAuthorized: the answer is anything else.
-    """
+    """Read a policy's answer about a client: only a name, or True, lets it in."""
     if isinstance(answer, str) and answer:
         return answer
     if answer is True:

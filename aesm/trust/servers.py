@@ -127,11 +127,7 @@ class AnyServer:
 
 
 class _Entry(NamedTuple):
-    """
-    One line of known servers.
-
-    @ivar number: which line of the file it is, from 1.
-    """
+    """One line of known servers, with its number from 1."""
 
     number: int
     location: str
@@ -291,14 +287,7 @@ class KnownServers:
         return [(e.location, e.publicKey) for e in self._parse(self._read())]
 
     def _isAccepted(self, location: str, publicKey: PublicKey) -> bool:
-        """
-        Look at the file, and compare a key with those that count.
-
-        @return: True if the key is known, False if the location is not.
-        @raise ServerKeyChanged: the location is known with other keys only.
-        @raise KeyFileError: the file cannot be used, or is not settled and the key
-            was not known before.
-        """
+        """Tell whether the key is known, or the location new, as the file counts."""
         unsettled = self._look()
         if unsettled is None:
             return self._isKnown(self._content, location, publicKey)
@@ -312,12 +301,7 @@ class KnownServers:
         )
 
     def _look(self) -> frozenset[tuple[str, PublicKey]] | None:
-        """
-        Let the file's content count, if it is settled.
-
-        @return: None if it counts; else its pairs, which may be half of them.
-        @raise KeyFileError: it is unsafe, or has a bad line that stays.
-        """
+        """Let the file's content count, if it is settled; else return its pairs."""
         content = self._read()
         if self._isFresh:
             # Nothing is known that could be missing.
@@ -359,22 +343,14 @@ class KnownServers:
         return None
 
     def _take(self, content: bytes) -> None:
-        """
-        Let a content of the file count.
-
-        @raise KeyFileError: a line is bad.
-        """
+        """Let a content of the file count."""
         self._known = self._pairs(content)
         self._content = content
         self._isFresh = False
         self._seen = None
 
     def _pairs(self, content: bytes) -> frozenset[tuple[str, PublicKey]]:
-        """
-        Read locations and their keys.
-
-        @raise KeyFileError: a line is bad.
-        """
+        """Read locations and their keys."""
         return frozenset((e.location, e.publicKey) for e in self._parse(content))
 
     def _write(self, content: bytes) -> None:
@@ -387,11 +363,7 @@ class KnownServers:
         return KnownServers(f"{self.path}.next", "strict")
 
     def _promote(self, location: str, publicKey: PublicKey) -> bool:
-        """
-        Let an announced key take the place of the known one.
-
-        @return: whether the key was announced.
-        """
+        """Let an announced key take the place of the known one; tell if it was one."""
         nextKeys = self._nextKeys()
         if (location, publicKey) not in nextKeys.entries():
             return False
@@ -415,11 +387,7 @@ class KnownServers:
         return True
 
     def _replace(self, location: str, publicKey: PublicKey | None) -> int:
-        """
-        Write the file with one key for a location, or none.  The lock must be held.
-
-        @return: how many lines were removed.
-        """
+        """Write the file, the lock held, with one key for a location, or none."""
         content = self._read()
         old = {entry.number for entry in self._entriesOf(content, location)}
         lines = enumerate(content.split(b"\n"), 1)
@@ -444,11 +412,7 @@ class KnownServers:
             return b""
 
     def _parse(self, content: bytes) -> Iterator[_Entry]:
-        """
-        Read the lines of the file's content.
-
-        @raise KeyFileError: a line is bad.
-        """
+        """Read the lines of the file's content."""
         for number, line in lines(content):
             word, text = pair(self.path, number, line, "LOCATION KEY")
             try:
@@ -459,21 +423,11 @@ class KnownServers:
             yield _Entry(number, location, publicKey)
 
     def _entriesOf(self, content: bytes, location: str) -> list[_Entry]:
-        """
-        Pick the lines of one location.
-
-        @raise KeyFileError: a line, of any location, is bad.
-        """
+        """Pick the lines of one location."""
         return [e for e in self._parse(content) if e.location == location]
 
     def _isKnown(self, content: bytes, location: str, publicKey: PublicKey) -> bool:
-        """
-        Compare the key that a server has proved with those that are known.
-
-        @return: True if the key is known, False if the location is not.
-        @raise ServerKeyChanged: the location is known with other keys only.
-        @raise KeyFileError: a line is bad.
-        """
+        """Tell whether the key is known, or the location new; refuse other keys."""
         entries = self._entriesOf(content, location)
         known = tuple(str(entry.publicKey) for entry in entries)
         if not known:
@@ -499,9 +453,5 @@ class KnownServers:
 
 
 def _line(location: str, publicKey: PublicKey) -> str:
-    """
-    Write a line of known servers, ASCII, without its end.
-
-    @raise ValueError: the location is empty or does not print.
-    """
+    """Write a line of known servers, ASCII, without its end."""
     return f"{quoteLocation(location)} {publicKey}"

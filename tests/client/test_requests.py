@@ -167,9 +167,9 @@ class ServiceTests(PairTestCase):
         messages = server.factory._messages
         former = type(messages).hello
 
-        def hello(*arguments: Any) -> Any:
+        def hello(*arguments: Any, **named: Any) -> Any:
             """Say nothing of requests."""
-            said = former(*arguments)
+            said = former(*arguments, **named)
             object.__setattr__(said, "requests", False)
             return said
 

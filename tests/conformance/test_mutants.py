@@ -107,7 +107,7 @@ class MutantTests(Finding):
 
     def test_flood(self) -> None:
         """Who puts up with a flood is found."""
-        self.patch(Patience, "spend", lambda self, now, rate: None)
+        self.patch(Patience, "spend", lambda self, now, ours, theirs: None)
         names = "frames.flood-of-ping", "frames.flood-of-pong", "frames.flood-of-ack"
         for role in (SERVER, CLIENT):
             self.assertFound(*names, role=role)
@@ -116,9 +116,9 @@ class MutantTests(Finding):
         """Who puts up with too few frames that carry nothing is found."""
         spend = Patience.spend
 
-        def impatient(self: Patience, now: float, rate: float) -> None:
+        def impatient(self: Patience, now: float, ours: float, theirs: float) -> None:
             self._left -= 2
-            spend(self, now, rate)
+            spend(self, now, ours, theirs)
 
         self.patch(Patience, "spend", impatient)
         self.assertFound("frames.no-flood")

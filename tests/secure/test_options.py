@@ -17,7 +17,7 @@ from aesm import (
     PrivateKey,
 )
 from aesm.core.channel.settings import Layer, defaultSuites
-from aesm.secure.options import agent, channelSettings
+from aesm.secure.options import AGENT, channelSettings
 from tests.support.pairs import CLIENT_KEY
 
 STREAM = Layer.STREAM
@@ -104,8 +104,8 @@ class ChannelSettingsTests(SynchronousTestCase):
 
 
 class AgentTests(SynchronousTestCase):
-    """L{agent} says what we are."""
+    """L{AGENT} says what we are."""
 
     def test_agent(self) -> None:
         """Software and version."""
-        self.assertEqual(agent(), f"aesm/{aesm.__version__}")
+        self.assertEqual(AGENT, f"aesm/{aesm.__version__}")

@@ -52,10 +52,9 @@ from aesm.errors import (
     Truncated,
     UntrustedServer,
 )
-from aesm.secure.factory import SecureFactory
+from aesm.secure.factory import SILENCE, SecureFactory
 from aesm.secure.protocol import CLOSE_TIMEOUT, RECORDS_AT_ONCE, SecureProtocol
 from aesm.secure.rawtransport import RECORDS, abort, prepare, takenSoFar
-from aesm.secure.rests import SILENCE
 from aesm.secure.transport import SecureAddress, SecureTransport
 from aesm.trust.keys import PublicKey
 from tests.support.helpers import (

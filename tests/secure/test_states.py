@@ -63,6 +63,7 @@ class Owner(SecureFactory):
 
     def ended(self, secure: SecureProtocol) -> None:
         """Write it down."""
+        super().ended(secure)
         self.told.append("ended")
 
 

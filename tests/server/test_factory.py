@@ -311,7 +311,7 @@ class ActivityTests(PairTestCase):
         """
         with capturedLogs() as events:
             network, server = self.serve()
-            self.patch(connect, "agent", lambda: EVIL)
+            self.patch(connect, "AGENT", EVIL)
             client = self.join(network)
             client.close(EVIL)
             network.deliver()
@@ -330,7 +330,7 @@ class ActivityTests(PairTestCase):
         """A long agent is cut."""
         network, server = self.serve()
         for length in (63, 64, 65, 900):
-            self.patch(connect, "agent", lambda length=length: "x" * length)
+            self.patch(connect, "AGENT", "x" * length)
             self.join(network, key=PrivateKey.generate())
             logged = self.entries(server)[-1].reason.rpartition("agent ")[2]
             self.assertEqual(logged, repr("x" * min(length, 64)))

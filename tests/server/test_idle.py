@@ -15,8 +15,8 @@ from twisted.internet.base import DelayedCall
 from aesm import PrivateKey, Server
 from aesm.messages.protocol import AESMProtocol
 from aesm.noise import CipherState, HandshakeState
+from aesm.secure.factory import SILENCE
 from aesm.secure.protocol import SecureProtocol
-from aesm.secure.rests import SILENCE
 from tests.support.pairs import PairTestCase, Recorder
 
 SHARED = (type, ModuleType, FunctionType, DelayedCall)

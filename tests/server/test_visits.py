@@ -26,7 +26,7 @@ class VisitTests(ResumeTestCase):
 
     def test_accepted(self) -> None:
         """Who, by what, with which software, in which session."""
-        self.patch(connect, "agent", lambda: "mine\x1b/2")
+        self.patch(connect, "AGENT", "mine\x1b/2")
         accepted, *_ = self.logged(
             lambda: self.begin(authorizedKeys=lambda *_: "ada", suites=[XX])
         )

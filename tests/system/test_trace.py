@@ -19,8 +19,8 @@ BOUNDS = {
     "send": (11, 15),
     "handle": (7, 7),
     "acknowledge": (14, 23),
-    "connect": (28, 122),
-    "resume": (32, 152),
+    "connect": (27, 107),
+    "resume": (31, 135),
     "sendAll": (17, 80),
     "durable": (22, 88),
 }

@@ -38,11 +38,7 @@ async def _comesBack(case: Case, wrong: str) -> None:
 async def _hangsUp(
     case: Case, alter: Callable[[bytes], bytes], ephemeral: KeyPair | None = None
 ) -> None:
-    """
-    See that a client closes without message 3.
-
-    @param alter: makes what it gets instead of the frame of message 2.
-    """
+    """See that a client that gets no true message 2 closes without message 3."""
     answer = await case.answer(ephemeral)
     answer.wire.write(alter(answer.two()))
     await answer.wire.closed()

@@ -19,11 +19,7 @@ TEXT, BINARY = Kind.TEXT, Kind.BINARY
 async def early(
     case: Case, name: str, *frames: tuple[int, bytes]
 ) -> tuple[Channel, dict[str, Any], dict[str, Any]]:
-    """
-    Send messages with message 3.
-
-    @return: the channel, our hello and the WELCOME.
-    """
+    """Send messages with message 3; gives the channel, our hello and the WELCOME."""
     size = sum(13 + len(body) for _, body in frames)
     said = {"early": size} | ({"session": name} if name else {})
     channel = await case.greet(

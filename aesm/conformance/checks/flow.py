@@ -90,11 +90,7 @@ async def lastPastLimit(case: Case) -> None:
 
 
 async def _held(case: Case, window: int) -> None:
-    """
-    See that messages wait for our limit.
-
-    @param window: what we let come.
-    """
+    """See that messages wait for our limit."""
     peer = await case.open({"window": window})
     peer.acking = False
     messages = [(TEXT, b"number %03d" % number) for number in range(10)]

@@ -24,11 +24,7 @@ WRONG_PORT = b"AESM/1 refused: this port talks messages, not a byte stream"
 
 
 async def refused(case: Case, offer: bytes, reason: bytes | None = None) -> None:
-    """
-    Make an offer that is to be refused.
-
-    @param reason: the right one; None for any.
-    """
+    """Make an offer that is to be refused, for this reason if it is given."""
     wire = await case.wire()
     wire.write(frame(offer))
     await refuses(case, wire, reason)

@@ -15,11 +15,7 @@ NORMAL = close(1000)  # the body of such a CLOSE
 
 
 async def _ends(case: Case, damage: Callable[[Peer], bytes]) -> None:
-    """
-    See that a peer ends the connection at once.
-
-    @param damage: makes what is written to it.
-    """
+    """See that a peer that is written something else ends the connection at once."""
     peer = await case.open()
     await peer.barrier()
     peer.wire.write(damage(peer))

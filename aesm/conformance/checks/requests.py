@@ -25,11 +25,7 @@ async def _asking(case: Case, **hello: object) -> Peer:
 
 
 async def _answer(peer: Peer) -> tuple[int, int, bytes]:
-    """
-    Wait for a response.
-
-    @return: number, status, what is behind it.
-    """
+    """Wait for a response: number, status, and what is behind it."""
     kind, body = await peer.message()
     if kind != Kind.RESPONSE:
         raise Unmet(f"{Kind(kind).name} {body[:30]!r} came instead of a RESPONSE")

@@ -264,12 +264,7 @@ async def notToBeResumed(case: Case) -> None:
 
 
 async def torn(case: Case, kind: int, body: bytes, size: int) -> tuple[Peer, Peer]:
-    """
-    Have a message cut off.
-
-    @param size: bytes of its body that went.
-    @return: the former connection and the next.
-    """
+    """Cut a message off; gives the former connection and the next."""
     peer = await case.open()
     await peer.takes((TEXT, b"before"))
     stream = peer.channel.encode(kind, body)

@@ -48,7 +48,6 @@ from aesm.core.channel.states import CHANNEL_TRANSITIONS, State
 from aesm.errors import (
     AESMError,
     HandshakeError,
-    NameOrKeyMismatch,
     OfferRefused,
     ProtocolError,
     TamperedRecord,
@@ -333,21 +332,11 @@ class Channel:
     # The roles' parts
 
     def _receiveHandshake(self, data: memoryview, events: list[Event]) -> int:
-        """
-        Take bytes before the channel is open.
-
-        @param data: at least one byte.
-        @param events: gets what they caused.
-        @return: how many bytes were used, at least one.
-        """
+        """Take bytes before the channel is open; return how many were used."""
         raise NotImplementedError
 
     def _finish(self, payload: bytes) -> None:
-        """
-        Do what is left of the handshake once the peer is accepted.
-
-        @param payload: our payload of message 3.
-        """
+        """Do what is left of the handshake once the peer is accepted."""
         raise NotImplementedError
 
     def _dismiss(self, farewell: bytes) -> None:
@@ -361,11 +350,7 @@ class Channel:
     # Shared parts
 
     def _deciding(self) -> bool:
-        """
-        Make sure that there is something to decide.
-
-        @return: whether it still matters: the channel may have failed since.
-        """
+        """Insist on having something to decide; tell whether it still matters."""
         if self.state not in (State.DECISION, State.FAILED):
             raise RuntimeError(f"nothing to decide: the channel is {self.state.value}")
         return self.state is State.DECISION
@@ -375,11 +360,7 @@ class Channel:
         self.state = CHANNEL_TRANSITIONS[self.state, what]
 
     def _fail(self, error: AESMError, events: list[Event]) -> None:
-        """
-        End for good.
-
-        @param events: gets L{Failed}.
-        """
+        """End for good, and add L{Failed} to the events."""
         self.state = State.FAILED
         if not isinstance(error, OfferRefused):  # the one that is answered
             self._output = []
@@ -399,68 +380,13 @@ class Channel:
         self._queue = []
 
     def _keepEarly(self, data: memoryview) -> None:
-        """
-        Keep what comes while the decision on the peer is open.
-
-        @raise ProtocolError: it is more than a peer has reason to send.
-        """
+        """Keep what comes before the decision on the peer, to a bound."""
         if len(self._received) + len(data) > MAX_EARLY:
             raise ProtocolError(f"more than {MAX_EARLY} bytes before being let in")
         self._received += data
 
-    def _writeMessage(self, payload: bytes = b"") -> None:
-        """Write the handshake's next message."""
-        message = self._noise.writeMessage(payload)
-        self._output.append(len(message).to_bytes(LENGTH_BYTES, "big") + message)
-
-    def _readMessage(self, message: bytes) -> bytes:
-        """
-        Read a handshake message, and learn the peer's key if it brings one.
-
-        @return: its payload.
-        @raise NameOrKeyMismatch: it does not authenticate.
-        @raise HandshakeError: it is malformed, or the peer's key is our own.
-        @see: docs/protocol.md, section 3
-        """
-        try:
-            payload = self._noise.readMessage(message)
-        except TamperedRecord:
-            raise NameOrKeyMismatch(
-                "the handshake does not authenticate: the other side has another "
-                "name= or psk=, or somebody altered it; give both sides the same"
-            ) from None
-        publicKey = self._noise.rs
-        if publicKey is not None:
-            # Whoever sends us our own messages back would pass as ourselves.
-            if publicKey == self._settings.publicKey:
-                raise HandshakeError(
-                    "the peer presents our own static key: this is an echo of "
-                    "ourselves, or two sides share a key file; make one for each"
-                )
-            self.peer = publicKey
-        return payload
-
-    def _split(self) -> tuple[CipherState, CipherState]:
-        """
-        Turn the finished handshake into two ciphers and forget it.
-
-        @return: client to server, server to client.
-        """
-        self.handshakeHash = self._noise.handshakeHash
-        ciphers = self._noise.split()
-        del self._noise
-        return ciphers
-
     def _receiveRecords(self, data: memoryview, events: list[Event]) -> None:
-        """
-        Take bytes once the channel is open.
-
-        @param data: at least one byte.
-        @param events: gets what they caused.
-        @raise TamperedRecord: a record does not authenticate.
-        @raise ProtocolError: there are bytes after the end of stream.
-        @see: docs/protocol.md, sections 4 and 5
-        """
+        """Take bytes once the channel is open (docs/protocol.md, sections 4 and 5)."""
         # What is kept between two reads is the beginning of one record, no more: all
         # the others are opened where they are, so that no byte is copied twice.
         for part in self._completed(data) if self._received else (data,):
@@ -485,13 +411,7 @@ class Channel:
                 self._received += part[position:]
 
     def _open(self, ciphertext: bytes | memoryview, events: list[Event]) -> None:
-        """
-        Open a record.
-
-        @param ciphertext: 16 to 65,535 bytes.
-        @param events: gets what it caused.
-        @raise TamperedRecord: it does not authenticate.
-        """
+        """Open a record, and add what it caused to the events."""
         cipher = self._decrypt
         plaintext = cipher.decryptWithAd(b"", ciphertext)
         self._opened += 1
@@ -505,12 +425,7 @@ class Channel:
             events.append(EndOfStream())
 
     def _completed(self, data: memoryview) -> tuple[memoryview, ...]:
-        """
-        Put a record together that began before.
-
-        @param data: what came now, at least one byte.
-        @return: that record and what comes behind it; nothing if it is not whole.
-        """
+        """Put a record together that began before: it, and what is behind it."""
         received = self._received
         if len(received) < LENGTH_BYTES:
             received += data[:1]

@@ -19,11 +19,14 @@ from aesm.core.channel.settings import ChannelSettings, Layer
 from aesm.core.channel.states import State
 from aesm.errors import (
     HandshakeError,
+    NameOrKeyMismatch,
     NoAnswer,
     NotAnAESMPeer,
     NothingSaid,
     OfferRefused,
+    TamperedRecord,
 )
+from aesm.noise import CipherState
 
 __all__ = ["MAX_HELLO", "ClientChannel", "ServerChannel"]
 
@@ -55,25 +58,56 @@ _FOREIGN: Final = {  # first bytes of protocols that often call at a wrong port
 }
 
 
-class ClientChannel(Channel):
+class _Handshake(Channel):
+    """What the roles share: Noise messages, and what they end in."""
+
+    __slots__ = ()
+
+    def _writeMessage(self, payload: bytes = b"") -> None:
+        """Write the handshake's next message."""
+        self._output.append(frame(self._noise.writeMessage(payload)))
+
+    def _readMessage(self, message: bytes) -> bytes:
+        """Read a handshake message, maybe with the peer's key; return the payload."""
+        try:
+            payload = self._noise.readMessage(message)
+        except TamperedRecord:
+            raise NameOrKeyMismatch(
+                "the handshake does not authenticate: the other side has another "
+                "name= or psk=, or somebody altered it; give both sides the same"
+            ) from None
+        publicKey = self._noise.rs
+        if publicKey is not None:
+            # Whoever sends us our own messages back would pass as ourselves.
+            if publicKey == self._settings.publicKey:
+                raise HandshakeError(
+                    "the peer presents our own static key: this is an echo of "
+                    "ourselves, or two sides share a key file; make one for each"
+                )
+            self.peer = publicKey
+        return payload
+
+    def _split(self) -> tuple[CipherState, CipherState]:
+        """Turn the handshake into two ciphers, the client's first."""
+        self.handshakeHash = self._noise.handshakeHash
+        ciphers = self._noise.split()
+        del self._noise
+        return ciphers
+
+
+class ClientChannel(_Handshake):
     """The Noise initiator's side."""
 
     __slots__ = ("_reply",)
 
     def __init__(self, settings: ChannelSettings) -> None:
-        """
-        Make the offer and message 1; C{takeOutput} has them.
-
-        @param settings: what our side brings along; the first suite is offered.
-        """
+        """Make the offer of the first suite, and message 1, for C{takeOutput}."""
         super().__init__(settings)
         offer, self.suite = next(iter(settings.offers.items()))
         self._noise = settings.handshake(self.suite, initiator=True)
-        self._output.append(frame(offer))
-        self._writeMessage()
-        self._reply = self._noise.protocol.messageLengths[
-            1
-        ]  # of message 2: its only one
+        message = self._noise.writeMessage()
+        self._reply = self._noise.messageLength()  # of message 2: its only one
+        self._output = [frame(offer), frame(message)]
 
     def _receiveHandshake(self, data: memoryview, events: list[Event]) -> int:
         """Take message 2, or a refusal."""
@@ -102,21 +136,13 @@ class ClientChannel(Channel):
         return used
 
     def _checkReply(self, length: bytes) -> None:
-        """
-        Refuse anything but message 2's length, or zero for a refusal.
-
-        @param length: the first byte, or both.
-        """
+        """Refuse what cannot be message 2's length, nor zero for a refusal."""
         expected = self._reply.to_bytes(LENGTH_BYTES, "big")
         if not (expected.startswith(length) or _REFUSAL.startswith(length)):
             raise _foreign("answered", length)
 
     def _checkReason(self, length: bytes) -> None:
-        """
-        Refuse a reason of more than 255 bytes.
-
-        @param length: the first byte, or both.
-        """
+        """Refuse a reason of more than 255 bytes."""
         if length[0]:
             raise _foreign("answered", length)
 
@@ -150,7 +176,7 @@ class ClientChannel(Channel):
         )
 
 
-class ServerChannel(Channel):
+class ServerChannel(_Handshake):
     """The Noise responder's side."""
 
     __slots__ = ()
@@ -176,24 +202,12 @@ class ServerChannel(Channel):
         return used
 
     def _checkOffer(self, length: bytes) -> None:
-        """
-        Refuse a foreign client by its first byte.
-
-        @param length: the first byte, or both.
-        @see: docs/protocol.md, section 2
-        """
+        """Refuse a foreign client by its first byte (docs/protocol.md, section 2)."""
         if length[0] or length == _REFUSAL:
             raise _foreign("called", length)
 
     def _takeOffer(self, offer: bytes) -> None:
-        """
-        Start the handshake that the client offers.
-
-        @param offer: 1 to 255 bytes.
-        @raise OfferRefused: it is not one that we take; unless we have a
-            pre-shared key the client is told what we would take.
-        @see: docs/protocol.md, section 2
-        """
+        """Start the handshake that is offered, or say what we take (section 2)."""
         settings = self._settings
         if offer in settings.offers:
             self.suite = settings.offers[offer]
@@ -214,14 +228,7 @@ class ServerChannel(Channel):
         raise OfferRefused(f"the client offers {text!r}, but {ours}", reason)
 
     def _checkMessage(self, length: bytes) -> None:
-        """
-        Refuse a message by its length alone.
-
-        @param length: the first byte, or both.
-        @raise HandshakeError: message 1 has one length, message 3 has
-            2,048 bytes to spare for its payload.
-        @see: docs/protocol.md, section 3
-        """
+        """Refuse a message by its length alone: only message 3 has a payload."""
         least = self._noise.messageLength()
         most = least + (MAX_HELLO if self.state is State.ANSWERED else 0)
         # Of the first byte alone only what no second byte could mend is refused.
@@ -238,11 +245,7 @@ class ServerChannel(Channel):
             raise ValueError("a server has no payload in the handshake")
 
     def _dismiss(self, farewell: bytes) -> None:
-        """
-        Say farewell through the finished channel, and end it.
-
-        @raise ValueError: it is too long for a record.
-        """
+        """Say farewell, in one record, through the finished channel, and end it."""
         if len(farewell) > MAX_PLAINTEXT:
             raise ValueError(f"a farewell has at most {MAX_PLAINTEXT} bytes")
         self._queue = [farewell, b""] if farewell else [b""]
@@ -266,11 +269,10 @@ def _takeFrame(
     """
     Take the rest of the current frame, or as much of it as there is.
 
-    @param buffer: keeps what came of it.
     @param check: called with what there is of the length, one byte or two, before
         anything behind it is kept; raises to refuse it.
-    @return: the frame's body once it is whole, else None; and how many bytes of
-        C{data} were used.
+
+    @return: the frame's body once it is whole, else None; and how many bytes were used.
     """
     used = 0
     if len(buffer) < LENGTH_BYTES:
@@ -293,12 +295,7 @@ def _takeFrame(
 
 
 def _foreign(did: str, start: bytes) -> NotAnAESMPeer:
-    """
-    Describe a peer that speaks another protocol.
-
-    @param did: C{"answered"} or C{"called"}.
-    @param start: its first byte or two.
-    """
+    """Describe a peer of another protocol, which C{"answered"} or C{"called"}."""
     guess = _FOREIGN.get(start[0], "not a length of ours")
     return NotAnAESMPeer(
         f"what {did} here does not speak AESM/1: its first byte is 0x{start[0]:02x} "

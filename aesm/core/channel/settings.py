@@ -137,11 +137,7 @@ class ChannelSettings:
 
     @cached_property
     def _prologues(self) -> dict[str, bytes]:
-        """
-        The prologue of each of our suites.
-
-        @see: docs/protocol.md, section 3
-        """
+        """The prologue of each of our suites (docs/protocol.md, section 3)."""
         # The offer is in the prologue, so that who alters it, to have a weaker suite
         # chosen or another layer reached, makes the handshake fail; so is the name,
         # which is sent nowhere.

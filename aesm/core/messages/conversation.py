@@ -49,7 +49,7 @@ from aesm.core.messages.frames import (
     encodeFrame,
     newTuple,
 )
-from aesm.core.messages.heartbeat import PING_BODY, Patience, RoundTrip
+from aesm.core.messages.heartbeat import PING_BODY, Patience, RoundTrip, longestSilence
 from aesm.core.messages.hello import ConversationSettings, Hello
 from aesm.core.messages.session import Session
 from aesm.core.messages.states import CONVERSATION_TRANSITIONS, ConversationState
@@ -237,8 +237,7 @@ class Conversation:
         if self.reader.empty:
             self._peerClosed(CloseCode.NO_CODE, "", events)
         else:
-            error = ProtocolError("the stream ended within a frame")
-            self._break(error, now, events)
+            self._break(ProtocolError("the stream ended within a frame"), now, events)
         return events
 
     def _takeGreeting(self, frame: Frame, events: list[Event]) -> None:
@@ -284,8 +283,8 @@ class Conversation:
 
         @raise ProtocolError: there are too many.
         """
-        rate = self._settings.chatterRate(self.session.outbox.peer)
-        self._patience.spend(self.lastHeard, rate)
+        theirs = self.session.outbox.peer.heartbeat
+        self._patience.spend(self.lastHeard, self._settings.heartbeat, theirs)
 
     def _begin(self, hello: Hello) -> bool:
         """
@@ -360,9 +359,7 @@ class Conversation:
             self._stash()
 
     def _stash(self) -> None:
-        """
-        Read nothing more; what came of a message that is not whole is the session's.
-        """
+        """Read nothing more; the beginning of a message is the session's."""
         partial = self.reader.cut()
         session = getattr(self, "session", None)
         if session is not None:
@@ -439,7 +436,8 @@ class Conversation:
             ):
                 # The peer's PING would queue behind what it sends, and what came may
                 # not be handled for long: tell it in time that we are here.
-                silence = self._settings.longestSilence(session.outbox.peer)
+                theirs = session.outbox.peer.heartbeat
+                silence = longestSilence(self._settings.heartbeat, theirs)
                 self.signOfLifeBy = self.heardSince + silence
         if state is not _OPEN and self._closeDue():
             pieces.append(encodeClose(micros, *self._close))

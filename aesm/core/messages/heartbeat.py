@@ -1,6 +1,7 @@
 """
-PINGs and PONGs: how long ours take to be answered, and how many of the peer's frames
-that carry nothing are put up with.
+What the heartbeats of both sides mean: how long our PINGs take to be answered, how many
+of the peer's frames that carry nothing are put up with, and how long it may hear
+nothing of us.
 """
 
 from __future__ import annotations
@@ -8,9 +9,10 @@ from __future__ import annotations
 from aesm.core.messages.traffic import Traffic
 from aesm.errors import ProtocolError
 
-__all__ = ["PING_BODY", "Patience", "RoundTrip"]
+__all__ = ["PING_BODY", "Patience", "RoundTrip", "longestSilence"]
 
 CHATTER = 100  # frames that carry nothing, to be tolerated in advance
+MAX_CHATTER_RATE = 20.0  # of these, a second
 PING_BODY = b"?"  # of ours: an empty PONG answers none
 
 
@@ -24,14 +26,17 @@ class Patience:
         self._left: float = CHATTER
         self._since = now
 
-    def spend(self, now: float, rate: float) -> None:
+    def spend(self, now: float, ours: float, theirs: float) -> None:
         """
-        Put up with a frame, as often as there is reason for one, and some in advance.
+        Put up with a frame, as often as the peer has reason to send one, which is twice
+        as often as there are heartbeats of either side, and some in advance.
 
         @param now: seconds.
-        @param rate: frames a second.
+        @param ours: our own heartbeat, seconds.
+        @param theirs: the peer's, seconds.
         @raise ProtocolError: there are too many.
         """
+        rate = max(1.0, min(MAX_CHATTER_RATE, 2 / theirs), 2 / ours)
         self._left = min(CHATTER, self._left + (now - self._since) * rate) - 1
         self._since = now
         if self._left < 0:
@@ -75,3 +80,15 @@ class RoundTrip:
             micros = round(self.seconds * 1e6)
             traffic.roundTrips[micros.bit_length()] += 1
             traffic.roundTripMicros += micros
+
+
+def longestSilence(ours: float, theirs: float) -> float:
+    """
+    Tell how many seconds a peer that is not done sending may hear nothing of us: half
+    of what either side takes for a silence, since what we say takes its time, too; but
+    no less than such a peer must tolerate.
+
+    @param ours: our own heartbeat, seconds.
+    @param theirs: the peer's, seconds.
+    """
+    return max(min(ours, theirs) / 2, 1 / MAX_CHATTER_RATE)

@@ -34,7 +34,6 @@ MAX_BYTES = (1 << 31) - 1  # of anything here: what a length in a BATCH can say
 
 LARGEST = (MAX_BYTES, MAX_BYTES, EARLY_WINDOW)  # received, partial, early
 
-MAX_CHATTER_RATE = 20.0  # frames that carry nothing, a second
 MAX_SECONDS = 1e9  # of a heartbeat
 SHORT_AGENT = 200  # characters that always fit, however JSON writes them
 MAX_KEY = 44  # characters of a key in text form
@@ -142,7 +141,6 @@ class ConversationSettings:
     @ivar agent: software and version, for the peer's logs.
     @ivar nextKey: the static key that this server will have after this one, in
         text form, or C{""}.
-    @ivar resume: whether this client resumes its session after a lost connection.
     """
 
     maxMessage: int = DEFAULT_MAX_MESSAGE
@@ -151,7 +149,6 @@ class ConversationSettings:
     receiveBuffer: int = DEFAULT_WINDOW
     agent: str = ""
     nextKey: str = ""
-    resume: bool = True
 
     def __post_init__(self) -> None:
         """
@@ -175,15 +172,18 @@ class ConversationSettings:
             raise ValueError(f"agent is too long: {self.agent!r}")
 
     def hello(
-        self, session: str = "", received: int = 0, partial: int = 0, early: int = 0
+        self,
+        session: str = "",
+        received: int = 0,
+        partial: int = 0,
+        early: int = 0,
+        resume: bool = True,
     ) -> Hello:
         """
         Make the hello or WELCOME of these settings.
 
         @param session: 32 hexadecimal digits, or C{""}.
-        @param received: as L{Hello}.
-        @param partial: the same.
-        @param early: the same.
+        @param received: this and the others as L{Hello}.
         """
         return Hello(
             agent=self.agent,
@@ -196,25 +196,9 @@ class ConversationSettings:
             partial=partial,
             early=early,
             nextKey=self.nextKey,
-            resume=self.resume,
+            resume=resume,
             requests=True,
         )
-
-    def chatterRate(self, peer: Hello) -> float:
-        """
-        Tell how many frames that carry nothing a peer has reason to send a second:
-        twice as many as there are heartbeats of either side.
-        """
-        theirs = min(MAX_CHATTER_RATE, 2 / peer.heartbeat)
-        return max(1.0, theirs, 2 / self.heartbeat)
-
-    def longestSilence(self, peer: Hello) -> float:
-        """
-        Tell how many seconds a peer that is not done sending may hear nothing of us:
-        half of what either side takes for a silence, since what we say takes its time,
-        too; but no less than such a peer must tolerate.
-        """
-        return max(min(self.heartbeat, peer.heartbeat) / 2, 1 / MAX_CHATTER_RATE)
 
 
 # What every server announces that takes early messages, at the least.
@@ -249,9 +233,7 @@ def _isCount(value: Any) -> bool:
 
 
 def _isSeconds(value: Any) -> bool:
-    """
-    Tell whether a JSON value is a positive number of seconds, at most C{MAX_SECONDS}.
-    """
+    """Tell whether a JSON value is a number of seconds, to C{MAX_SECONDS}."""
     return type(value) in (int, float) and 0 < value <= MAX_SECONDS
 
 

@@ -132,9 +132,7 @@ class Outbox:
         self._maxMessage = peer.maxMessage
 
     def begin(self, peer: Hello) -> None:
-        """
-        Begin a session with a peer: take its settings, and its window as the limit.
-        """
+        """Begin a session: take the peer's settings, its window as the limit."""
         self.meet(peer)
         self.limit = peer.window
 

@@ -209,7 +209,7 @@ class SettingsTests(SynchronousTestCase):
     def test_resume(self) -> None:
         """Who will not come back to a session says so; others need not say anything."""
         for resume in (True, False):
-            said = ConversationSettings(resume=resume).hello().encode()
+            said = ConversationSettings().hello(resume=resume).encode()
             self.assertEqual(b"resume" in said, not resume)
             self.assertEqual(Hello.decode(said).resume, resume)
 

@@ -1,13 +1,13 @@
 """
-Tests for L{aesm.secure.rests}: what is silent keeps no more than its keys.
+Tests for L{aesm.secure.factory}: what is silent keeps no more than its keys.
 """
 
 from __future__ import annotations
 
 from typing import cast
 
+from aesm.secure.factory import SILENCE
 from aesm.secure.protocol import SecureProtocol
-from aesm.secure.rests import SILENCE
 from aesm.secure.transport import SecureTransport
 from tests.secure.test_protocol import PumpTestCase
 
