@@ -37,7 +37,7 @@ from aesm.errors import (
     RequestFailed,
     SessionLost,
 )
-from aesm.files.receiver import FileReceiver
+from aesm.files.receiver import MOST_OPEN, FileReceiver
 from aesm.files.requests import asking
 from aesm.files.sender import Requester, nameOf, sendFile, sentAll
 from aesm.interfaces import IClientObserver, MessageHandler
@@ -51,6 +51,9 @@ from aesm.trust.picture import picture
 __all__ = ["ReceiveOptions", "SendOptions"]
 
 END_TIMEOUT = 10.0  # seconds for the other side to hear that there is no more
+# Small files are sent together, or each would wait for the network and for the disk
+# there by itself.  They have so many bytes at most, which a cut makes leave twice.
+MOST_TOGETHER = 1 << 20
 
 
 class _FileCommand(ClientCommand):
@@ -223,8 +226,6 @@ def _checkFile(path: Path) -> None:
         raise usage.UsageError(f"there is no {path}")
     if not path.is_file():
         raise usage.UsageError(f"{path} is not a regular file")
-    if not os.access(path, os.R_OK):
-        raise usage.UsageError(f"{path} cannot be read")
 
 
 class _Sending:
@@ -237,6 +238,7 @@ class _Sending:
     def __init__(self, files: Sequence[str], progress: Lines) -> None:
         self.failed = False
         self._files = list(files)
+        self._isRefused = False  # whatever it is
         self._progress = progress
 
     async def run(self, connection: Requester) -> None:
@@ -247,32 +249,64 @@ class _Sending:
             again with another.
         """
         while self._files:
-            path = self._files[0]
-            name = nameOf(path)
-            try:
-                stored = await sendFile(connection, path, progress=self._progress)
-            except ConnectionClosed:
-                self._progress.finished(name)
-                raise
-            except (AESMError, OSError) as error:
-                self._progress.finished(name)
-                self.failed = True
-                code = error.code if isinstance(error, RequestFailed) else None
-                if code == CloseCode.NOT_TAKEN:
-                    self._progress.say(
-                        "the other side takes no files: run `aesm receive` on one of "
-                        "both sides"
-                    )
-                    return
-                self._report(path, error)
-            else:
-                figures = self._progress.finished(name)
-                other = "" if stored == name else f" as {stored}"
-                self._progress.say(f"sent {path}{other}: {figures}")
-            self._files.pop(0)
+            sending = [
+                Deferred.fromCoroutine(self._send(connection, path))
+                for path in self._together()
+            ]
+            # All of them, so that none goes on when this is over.
+            for isDone, result in await DeferredList(sending, consumeErrors=True):
+                if not isDone:
+                    result.raiseException()
+            if self._isRefused:
+                self._progress.say(
+                    "the other side takes no files: run `aesm receive` on one of both "
+                    "sides"
+                )
+                return
         # Whoever has all files may be gone by now.
         with suppress(RequestFailed, RequestTimeout, SessionLost):
             await sentAll(connection, END_TIMEOUT)
+
+    def _together(self) -> list[str]:
+        """Choose what is to be sent next: a file, or several that are small."""
+        together: list[str] = []
+        names: set[str] = set()
+        room = MOST_TOGETHER
+        for path in self._files[:MOST_OPEN]:
+            with suppress(OSError):  # what is wrong with it is said when it is sent
+                room -= os.path.getsize(expanded(path))
+            # Of one name there is one at a time: progress is by name.
+            if together and (room < 0 or nameOf(path) in names):
+                break
+            together.append(path)
+            names.add(nameOf(path))
+        return together
+
+    async def _send(self, connection: Requester, path: str) -> None:
+        """
+        Send a file.
+
+        @raise ConnectionClosed: as C{run}.
+        """
+        name = nameOf(path)
+        try:
+            stored = await sendFile(connection, path, progress=self._progress)
+        except ConnectionClosed:
+            self._progress.finished(name)
+            raise
+        except (AESMError, OSError) as error:
+            self._progress.finished(name)
+            self.failed = True
+            code = error.code if isinstance(error, RequestFailed) else None
+            if code == CloseCode.NOT_TAKEN:
+                self._isRefused = True
+                return
+            self._report(path, error)
+        else:
+            figures = self._progress.finished(name)
+            other = "" if stored == name else f" as {stored}"
+            self._progress.say(f"sent {path}{other}: {figures}")
+        self._files.remove(path)
 
     def _report(self, path: str, error: Exception) -> None:
         """Say that a file was not sent."""

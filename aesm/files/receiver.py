@@ -27,7 +27,7 @@ from twisted.logger import Logger
 
 from aesm.errors import AESMError, CloseCode, RequestFailed
 from aesm.files.disk import DiskFile, InThread
-from aesm.files.partial import Opened, Place
+from aesm.files.partial import Folder, Opened, Place
 from aesm.files.requests import (
     Chunk,
     FileCode,
@@ -180,6 +180,7 @@ class FileReceiver(MessageHandler):
             tests.
         """
         self.directory: Path = expanded(directory)
+        self._folder = Folder(self.directory)
         self._progress = progress or _silent
         self._inThread = inThread
         self._offers = DeferredLock()  # offers are rare; none overtakes another
@@ -322,7 +323,7 @@ class FileReceiver(MessageHandler):
 
         @return: the answer.
         """
-        place = Place(self.directory, offer, connection.peer)
+        place = Place(self._folder, offer, connection.peer)
         try:
             self.fileOffered(connection, place.name, offer.size)
             await self._makeRoom(connection, place)

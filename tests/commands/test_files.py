@@ -11,10 +11,11 @@ from io import StringIO
 from pathlib import Path
 
 from twisted.internet.address import IPv4Address
-from twisted.internet.defer import execute
+from twisted.internet.defer import Deferred, execute
 
 from aesm.commands import files
 from aesm.commands.files import (
+    MOST_TOGETHER,
     ReceiveOptions,
     SendOptions,
     _Callers,
@@ -24,6 +25,7 @@ from aesm.commands.files import (
 )
 from aesm.commands.progress import Lines
 from aesm.errors import ConnectionClosed
+from aesm.files.receiver import MOST_OPEN
 from aesm.files.requests import CHUNK
 from aesm.files.sender import sendFile, sentAll
 from aesm.interfaces import MessageHandler
@@ -145,13 +147,17 @@ class FileOptionsTests(CommandTestCase):
             said = self.bad("receive", "tcp:h:1", f"--into={self.home / name}")
             self.assertIn("is no directory", said)
 
-    def test_notReadable(self) -> None:
-        """What this user may not read, or write to, is said, too."""
+    def test_notWritable(self) -> None:
+        """A directory that this user may not write to is said, too."""
         self.patch(os, "access", lambda path, mode: False)
-        said = self.bad("send", str(self.file), "tcp:h:1")
-        self.assertIn("cannot be read", said)
         said = self.bad("receive", "tcp:h:1", f"--into={self.home}")
         self.assertIn("cannot be written to", said)
+
+    def test_notReadable(self) -> None:
+        """A file that this user may not read does not keep the others from going."""
+        self.patch(os, "access", lambda path, mode: False)
+        file = str(self.file)
+        self.assertEqual(self.send(file, file, "tcp:h:1").files, [file, file])
 
     def test_picture(self) -> None:
         """C{aesm pubkey} draws the key that both show."""
@@ -221,12 +227,12 @@ class MeetingTests(FileTestCase):
 
     def test_received(self) -> None:
         """What is there is said, and that a sender is gone who had not sent all."""
-        path = self.put("a.bin", b"x" * 20 * CHUNK)
+        path = self.put("a.bin", b"x" * 10 * CHUNK)
         pair = self.meet(self.receiving)
 
         def report(name: str, done: int, size: int) -> None:
             """Kill the sender."""
-            if done == 10 * CHUNK:
+            if done == 5 * CHUNK:
                 pair.client.abort()
 
         self.failureResultOf(self.send(pair, path, report), ConnectionClosed)
@@ -258,12 +264,12 @@ class MeetingTests(FileTestCase):
 
     def test_bothWhileReceiving(self) -> None:
         """Somebody else who also receives does not end what a sender is at."""
-        path = self.put("a.bin", b"x" * 20 * CHUNK)
+        path = self.put("a.bin", b"x" * 10 * CHUNK)
         pair = self.meet(self.receiving)
 
         def report(name: str, done: int, size: int) -> None:
             """Have the other one say it in the middle."""
-            if done == 10 * CHUNK:
+            if done == 5 * CHUNK:
                 self.receiving.peerReceives(pair.accepted)
 
         self.assertEqual(self.successResultOf(self.send(pair, path, report)), "a.bin")
@@ -293,7 +299,7 @@ class MeetingTests(FileTestCase):
         Those who come are served one after another; if one is gone the next gets what
         is missing.
         """
-        path = self.put("a.bin", b"x" * 20 * CHUNK)
+        path = self.put("a.bin", b"x" * 10 * CHUNK)
         self.patch(files, "sendFile", partial(sendFile, inThread=execute))
         sending = _Sending([str(path)], self.meeting.progress)
         callers = _Callers(sending, self.meeting)
@@ -312,6 +318,45 @@ class MeetingTests(FileTestCase):
         self.assertEqual(self.there, ["a.bin"])
         self.assertFalse(sending.failed)
         self.assertEqual(self.receiver.events[-1], ("end",))
+
+    def test_together(self) -> None:
+        """
+        Small files go together, not more than the other side takes nor than may leave
+        twice, and of one name one at a time; a large one goes alone.
+        """
+        begun: list[str] = []
+        sending: list[Deferred[str]] = []
+
+        def send(connection: object, path: str, progress: object) -> Deferred[str]:
+            """Begin, and no more."""
+            begun.append(path)
+            sending.append(Deferred())
+            return sending[-1]
+
+        self.patch(files, "sendFile", send)
+        small = [str(self.put(f"{number}", b"x")) for number in range(MOST_OPEN + 1)]
+        large = str(self.put("large", b"x" * (MOST_TOGETHER + 1)))
+        half = [str(self.put(n, b"x" * (MOST_TOGETHER // 2))) for n in ("a", "b")]
+        (self.ours / "c").mkdir()
+        same = str(self.put("c/0", b"x"))
+        missing = str(self.ours / "missing")
+        paths = [*small, large, *half, small[0], same, missing]
+        running = _Sending(paths, self.meeting.progress).run(self.meet().client)
+        Deferred.fromCoroutine(running)
+        for together in (
+            small[:MOST_OPEN],
+            small[MOST_OPEN:],
+            [large],
+            half,
+            [small[0]],
+            [same, missing],
+        ):
+            self.assertEqual(begun, together)
+            begun.clear()
+            former, sending[:] = sending[:], []
+            for each in former:
+                self.assertEqual(begun, [])
+                each.callback("")
 
     def test_notSent(self) -> None:
         """A file that cannot be sent is said, and the others are sent."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 import fcntl
 import os
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -194,6 +195,20 @@ class FileReceiverTests(ReceiverTestCase):
         token, _ = self.offer(pair, "1")
         self.ask(pair, asking("drop", token=token.hex()))
         self.offer(pair, "more")
+
+    def test_listedSeldom(self) -> None:
+        """
+        To know how many were never completed the directory is not listed for each file
+        that comes: with thousands in it that takes longer than all else.
+        """
+        self.patch(partial, "MOST_PARTIAL", 3)
+        listed: list[str] = []
+        glob = Path.glob
+        self.patch(Path, "glob", lambda path, it: listed.append(it) or glob(path, it))
+        pair = self.meet()
+        for number in range(7):
+            self.sent(pair, self.put(f"{number}", b"x"))
+        self.assertEqual(len(listed), 3)
 
     def test_noRoom(self) -> None:
         """What the disk has no room for is refused before it comes."""
