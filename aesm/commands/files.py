@@ -367,12 +367,13 @@ class _Receiving(FileReceiver):
             self.ended.callback(None)
 
     def connectionLost(self, connection: Connection, reason: AESMError) -> None:
-        """Say that somebody is gone who had not sent all."""
+        """Say that somebody is gone who had not sent all, or that we are."""
+        said = f": {reason}; waiting for it to be sent again"
+        if self.ended.called:
+            said = "; run this again to go on"
         for name in self.unfinished(connection):
             self._meeting.progress.finished(name)
-            self._meeting.progress.say(
-                f"{name} is not complete: {reason}; waiting for it to be sent again"
-            )
+            self._meeting.progress.say(f"{name} is not complete{said}")
         super().connectionLost(connection, reason)
 
 

@@ -212,7 +212,7 @@ class FileReceiver(MessageHandler):
         """
 
     def fileFailed(self, connection: Connection, name: str, reason: str) -> None:
-        """A file could not be received, for a reason that its sender is told, too."""
+        """A file could not be received, for a reason that its sender knows, too."""
 
     def noMoreFiles(self, connection: Connection) -> None:
         """Somebody has sent all that there was to send."""
@@ -304,6 +304,7 @@ class FileReceiver(MessageHandler):
         try:
             if kind == "drop":
                 await incoming.drop()
+                self.fileFailed(connection, incoming.name, "it was changed meanwhile")
                 return answering()
             name = await incoming.complete(sha256)
         except (OSError, RequestFailed) as error:

@@ -11,7 +11,7 @@ from io import StringIO
 from pathlib import Path
 
 from twisted.internet.address import IPv4Address
-from twisted.internet.defer import Deferred, execute
+from twisted.internet.defer import CancelledError, Deferred, execute
 
 from aesm.commands import files
 from aesm.commands.files import (
@@ -250,6 +250,23 @@ class MeetingTests(FileTestCase):
         pair.deliver()
         self.successResultOf(self.receiving.ended)
         self.assertFalse(self.receiving.failed)
+
+    def test_stopped(self) -> None:
+        """Who stops it before all is there is told to run it again."""
+        path = self.put("a.bin", b"x" * 10 * CHUNK)
+        pair = self.meet(self.receiving)
+
+        def report(name: str, done: int, size: int) -> None:
+            """Stop the receiver."""
+            if done == 5 * CHUNK:
+                self.receiving.ended.cancel()
+                pair.accepted.abort()
+
+        sending = self.send(pair, path, report)
+        pair.advance(100)
+        self.failureResultOf(self.receiving.ended, CancelledError)
+        self.failureResultOf(sending, ConnectionClosed)
+        self.assertIn("a.bin is not complete; run this again to go on\n", self.said())
 
     def test_bothReceive(self) -> None:
         """Two that both receive say so, and what to do, and have failed."""

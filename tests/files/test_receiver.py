@@ -128,11 +128,13 @@ class FileReceiverTests(ReceiverTestCase):
         return self.meet()
 
     def test_dropped(self) -> None:
-        """What its sender does not want any more is gone."""
+        """What its sender does not want any more is gone, and that is told."""
         pair = self.meet()
         token, _ = self.offer(pair)
         self.chunk(pair, token, 0, b"0123")
         self.assertEqual(self.ask(pair, asking("drop", token=token.hex())), "{}")
+        told = ("failed", "a.txt", "it was changed meanwhile")
+        self.assertEqual(self.receiver.events, [told])
         self.assertEqual(os.listdir(self.theirs), [])
         self.assertEqual(self.done(pair, token, b"0123"), FileCode.UNKNOWN)
 

@@ -309,8 +309,9 @@ class ChangedTests(FileTestCase):
         self.check(lambda path: os.truncate(path, 15 * CHUNK))
 
     def test_longer(self) -> None:
-        """It becomes longer."""
+        """It becomes longer: no more of it is sent than is under way."""
         self.check(lambda path: os.truncate(path, 25 * CHUNK))
+        self.assertLessEqual(self.progress[-1][1], (10 + AHEAD) * CHUNK)
 
     def test_written(self) -> None:
         """Something is written into it."""
