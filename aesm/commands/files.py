@@ -254,8 +254,8 @@ class _Sending:
                 for path in self._together()
             ]
             # All of them, so that none goes on when this is over.
-            for isDone, result in await DeferredList(sending, consumeErrors=True):
-                if not isDone:
+            for _, result in await DeferredList(sending, consumeErrors=True):
+                if isinstance(result, Failure):
                     result.raiseException()
             if self._isRefused:
                 self._progress.say(

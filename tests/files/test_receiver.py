@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -206,7 +207,13 @@ class FileReceiverTests(ReceiverTestCase):
         self.patch(partial, "MOST_PARTIAL", 3)
         listed: list[str] = []
         glob = Path.glob
-        self.patch(Path, "glob", lambda path, it: listed.append(it) or glob(path, it))
+
+        def counted(path: Path, pattern: str) -> Iterator[Path]:
+            """List it, and note that."""
+            listed.append(pattern)
+            return glob(path, pattern)
+
+        self.patch(Path, "glob", counted)
         pair = self.meet()
         for number in range(7):
             self.sent(pair, self.put(f"{number}", b"x"))
