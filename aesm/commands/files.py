@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Coroutine, Sequence
-from contextlib import suppress
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -30,30 +29,21 @@ from aesm.commands.connect import connectOrReport, stopReason
 from aesm.commands.main import reportingTrust
 from aesm.commands.output import writeError
 from aesm.commands.progress import Lines, progressFor
+from aesm.commands.sending import Sending
 from aesm.errors import (
     AESMError,
-    CloseCode,
     ConnectionClosed,
-    RequestFailed,
-    SessionLost,
 )
-from aesm.files.receiver import MOST_OPEN, FileReceiver
+from aesm.files.receiver import FileReceiver
 from aesm.files.requests import asking
-from aesm.files.sender import Requester, nameOf, sendFile, sentAll
 from aesm.interfaces import IClientObserver, MessageHandler
 from aesm.messages.connection import Connection
-from aesm.messages.requests import RequestTimeout
 from aesm.server.service import Server, listen
 from aesm.trust.files import expanded, stateDirectory
 from aesm.trust.keys import PrivateKey, PublicKey
 from aesm.trust.picture import picture
 
 __all__ = ["ReceiveOptions", "SendOptions"]
-
-END_TIMEOUT = 10.0  # seconds for the other side to hear that there is no more
-# Small files are sent together, or each would wait for the network and for the disk
-# there by itself.  They have so many bytes at most, which a cut makes leave twice.
-MOST_TOGETHER = 1 << 20
 
 
 class _FileCommand(ClientCommand):
@@ -164,7 +154,7 @@ class SendOptions(_FileCommand):
 
     async def transfer(self, meeting: _Meeting) -> int:
         """Send the files."""
-        sending = _Sending(self.files, meeting.progress)
+        sending = Sending(self.files, meeting.progress)
         if self.endpoint is None:
             return await meeting.listenAndSend(self["listen"], sending)
         return await meeting.connectAndSend(self.endpoint, sending)
@@ -226,97 +216,6 @@ def _checkFile(path: Path) -> None:
         raise usage.UsageError(f"there is no {path}")
     if not path.is_file():
         raise usage.UsageError(f"{path} is not a regular file")
-
-
-class _Sending:
-    """
-    The files that are still to be sent.
-
-    @ivar failed: whether one of them could not be.
-    """
-
-    def __init__(self, files: Sequence[str], progress: Lines) -> None:
-        self.failed = False
-        self._files = list(files)
-        self._isRefused = False  # whatever it is
-        self._progress = progress
-
-    async def run(self, connection: Requester) -> None:
-        """
-        Send what is left, and say that it is all.
-
-        @raise ConnectionClosed: the connection is over first; C{run} may be called
-            again with another.
-        """
-        while self._files:
-            sending = [
-                Deferred.fromCoroutine(self._send(connection, path))
-                for path in self._together()
-            ]
-            # All of them, so that none goes on when this is over.
-            for _, result in await DeferredList(sending, consumeErrors=True):
-                if isinstance(result, Failure):
-                    result.raiseException()
-            if self._isRefused:
-                self._progress.say(
-                    "the other side takes no files: run `aesm receive` on one of both "
-                    "sides"
-                )
-                return
-        # Whoever has all files may be gone by now.
-        with suppress(RequestFailed, RequestTimeout, SessionLost):
-            await sentAll(connection, END_TIMEOUT)
-
-    def _together(self) -> list[str]:
-        """Choose what is to be sent next: a file, or several that are small."""
-        together: list[str] = []
-        names: set[str] = set()
-        room = MOST_TOGETHER
-        for path in self._files[:MOST_OPEN]:
-            with suppress(OSError):  # what is wrong with it is said when it is sent
-                room -= os.path.getsize(expanded(path))
-            # Of one name there is one at a time: progress is by name.
-            if together and (room < 0 or nameOf(path) in names):
-                break
-            together.append(path)
-            names.add(nameOf(path))
-        return together
-
-    async def _send(self, connection: Requester, path: str) -> None:
-        """
-        Send a file.
-
-        @raise ConnectionClosed: as C{run}.
-        """
-        name = nameOf(path)
-        try:
-            stored = await sendFile(connection, path, progress=self._progress)
-        except ConnectionClosed:
-            self._progress.finished(name)
-            raise
-        except (AESMError, OSError) as error:
-            self._progress.finished(name)
-            self.failed = True
-            code = error.code if isinstance(error, RequestFailed) else None
-            if code == CloseCode.NOT_TAKEN:
-                self._isRefused = True
-                return
-            self._report(path, error)
-        else:
-            figures = self._progress.finished(name)
-            other = "" if stored == name else f" as {stored}"
-            self._progress.say(f"sent {path}{other}: {figures}")
-        self._files.remove(path)
-
-    def _report(self, path: str, error: Exception) -> None:
-        """Say that a file was not sent."""
-        if isinstance(error, RequestFailed):
-            reason = f"the other side refuses it: {error.reason}"
-        elif isinstance(error, OSError):
-            reason = error.strerror or str(error)
-        else:
-            reason = str(error)
-        self._progress.say(f"{path} is not sent: {reason}")
 
 
 class _Receiving(FileReceiver):
@@ -384,7 +283,7 @@ class _Callers(MessageHandler):
     @ivar sent: fires then.
     """
 
-    def __init__(self, sending: _Sending, meeting: _Meeting) -> None:
+    def __init__(self, sending: Sending, meeting: _Meeting) -> None:
         self.sent: Deferred[None] = Deferred()
         self._sending = sending
         self._meeting = meeting
@@ -431,7 +330,7 @@ class _Meeting:
 
     # The four ways
 
-    async def connectAndSend(self, endpoint: str, sending: _Sending) -> int:
+    async def connectAndSend(self, endpoint: str, sending: Sending) -> int:
         """Dial whoever receives."""
         with reportingTrust():
             # The handler refuses what is asked by one that has files to send, too.
@@ -468,7 +367,7 @@ class _Meeting:
                 await service.stopService()
             return 1 if receiving.failed else 0
 
-    async def listenAndSend(self, endpoint: str, sending: _Sending) -> int:
+    async def listenAndSend(self, endpoint: str, sending: Sending) -> int:
         """Wait for whoever receives."""
         callers = _Callers(sending, self)
         # One that was started anew is there at once, while its former session waits.

@@ -11,21 +11,19 @@ from io import StringIO
 from pathlib import Path
 
 from twisted.internet.address import IPv4Address
-from twisted.internet.defer import CancelledError, Deferred, execute
+from twisted.internet.defer import CancelledError, execute
 
-from aesm.commands import files
+from aesm.commands import sending as sender
 from aesm.commands.files import (
-    MOST_TOGETHER,
     ReceiveOptions,
     SendOptions,
     _Callers,
     _Meeting,
     _Receiving,
-    _Sending,
 )
 from aesm.commands.progress import Lines
+from aesm.commands.sending import Sending
 from aesm.errors import ConnectionClosed
-from aesm.files.receiver import MOST_OPEN
 from aesm.files.requests import CHUNK
 from aesm.files.sender import sendFile, sentAll
 from aesm.interfaces import MessageHandler
@@ -295,7 +293,7 @@ class MeetingTests(FileTestCase):
     def test_noReceiver(self) -> None:
         """A side that takes no files is said once, however many there are to send."""
         paths = [str(self.put(name, b"x")) for name in ("a", "b")]
-        sending = _Sending(paths, self.meeting.progress)
+        sending = Sending(paths, self.meeting.progress)
         callers = _Callers(sending, self.meeting)
         self.pair(callers, client={"handler": MessageHandler()})
         self.successResultOf(callers.sent)
@@ -317,8 +315,8 @@ class MeetingTests(FileTestCase):
         is missing.
         """
         path = self.put("a.bin", b"x" * 10 * CHUNK)
-        self.patch(files, "sendFile", partial(sendFile, inThread=execute))
-        sending = _Sending([str(path)], self.meeting.progress)
+        self.patch(sender, "sendFile", partial(sendFile, inThread=execute))
+        sending = Sending([str(path)], self.meeting.progress)
         callers = _Callers(sending, self.meeting)
         first = self.pair(callers)  # it answers nothing
         second = self.pair(callers, client={"handler": self.receiver})
@@ -336,50 +334,11 @@ class MeetingTests(FileTestCase):
         self.assertFalse(sending.failed)
         self.assertEqual(self.receiver.events[-1], ("end",))
 
-    def test_together(self) -> None:
-        """
-        Small files go together, not more than the other side takes nor than may leave
-        twice, and of one name one at a time; a large one goes alone.
-        """
-        begun: list[str] = []
-        sending: list[Deferred[str]] = []
-
-        def send(connection: object, path: str, progress: object) -> Deferred[str]:
-            """Begin, and no more."""
-            begun.append(path)
-            sending.append(Deferred())
-            return sending[-1]
-
-        self.patch(files, "sendFile", send)
-        small = [str(self.put(f"{number}", b"x")) for number in range(MOST_OPEN + 1)]
-        large = str(self.put("large", b"x" * (MOST_TOGETHER + 1)))
-        half = [str(self.put(n, b"x" * (MOST_TOGETHER // 2))) for n in ("a", "b")]
-        (self.ours / "c").mkdir()
-        same = str(self.put("c/0", b"x"))
-        missing = str(self.ours / "missing")
-        paths = [*small, large, *half, small[0], same, missing]
-        running = _Sending(paths, self.meeting.progress).run(self.meet().client)
-        Deferred.fromCoroutine(running)
-        for together in (
-            small[:MOST_OPEN],
-            small[MOST_OPEN:],
-            [large],
-            half,
-            [small[0]],
-            [same, missing],
-        ):
-            self.assertEqual(begun, together)
-            begun.clear()
-            former, sending[:] = sending[:], []
-            for each in former:
-                self.assertEqual(begun, [])
-                each.callback("")
-
     def test_notSent(self) -> None:
         """A file that cannot be sent is said, and the others are sent."""
-        self.patch(files, "sendFile", partial(sendFile, inThread=execute))
+        self.patch(sender, "sendFile", partial(sendFile, inThread=execute))
         paths = [str(self.ours / "missing"), str(self.put("a.txt", b"x"))]
-        sending = _Sending(paths, self.meeting.progress)
+        sending = Sending(paths, self.meeting.progress)
         callers = _Callers(sending, self.meeting)
         self.pair(callers, client={"handler": self.receiver})
         self.successResultOf(callers.sent)
