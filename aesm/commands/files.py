@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Coroutine, Sequence
-from contextlib import suppress
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -30,27 +29,21 @@ from aesm.commands.connect import connectOrReport, stopReason
 from aesm.commands.main import reportingTrust
 from aesm.commands.output import writeError
 from aesm.commands.progress import Lines, progressFor
+from aesm.commands.sending import Sending
 from aesm.errors import (
     AESMError,
-    CloseCode,
     ConnectionClosed,
-    RequestFailed,
-    SessionLost,
 )
 from aesm.files.receiver import FileReceiver
 from aesm.files.requests import asking
-from aesm.files.sender import Requester, nameOf, sendFile, sentAll
 from aesm.interfaces import IClientObserver, MessageHandler
 from aesm.messages.connection import Connection
-from aesm.messages.requests import RequestTimeout
 from aesm.server.service import Server, listen
 from aesm.trust.files import expanded, stateDirectory
 from aesm.trust.keys import PrivateKey, PublicKey
 from aesm.trust.picture import picture
 
 __all__ = ["ReceiveOptions", "SendOptions"]
-
-END_TIMEOUT = 10.0  # seconds for the other side to hear that there is no more
 
 
 class _FileCommand(ClientCommand):
@@ -139,7 +132,7 @@ class SendOptions(_FileCommand):
 
     async def transfer(self, meeting: _Meeting) -> int:
         """Send the files."""
-        sending = _Sending(self.files, meeting.progress)
+        sending = Sending(self.files, meeting.progress)
         if self.endpoint is None:
             return await meeting.listenAndSend(self["listen"], sending)
         return await meeting.connectAndSend(self.endpoint, sending)
@@ -193,57 +186,6 @@ def _checkFile(path: Path) -> None:
         raise usage.UsageError(f"there is no {path}")
     if not path.is_file():
         raise usage.UsageError(f"{path} is not a regular file")
-    if not os.access(path, os.R_OK):
-        raise usage.UsageError(f"{path} cannot be read")
-
-
-class _Sending:
-    """The files that are still to be sent; C{failed} if one of them could not be."""
-
-    def __init__(self, files: Sequence[str], progress: Lines) -> None:
-        self.failed = False
-        self._files = list(files)
-        self._progress = progress
-
-    async def run(self, connection: Requester) -> None:
-        """Send what is left, and say that it is all; again after a cut."""
-        while self._files:
-            path = self._files[0]
-            name = nameOf(path)
-            try:
-                stored = await sendFile(connection, path, progress=self._progress)
-            except ConnectionClosed:
-                self._progress.finished(name)
-                raise
-            except (AESMError, OSError) as error:
-                self._progress.finished(name)
-                self.failed = True
-                code = error.code if isinstance(error, RequestFailed) else None
-                if code == CloseCode.NOT_TAKEN:
-                    self._progress.say(
-                        "the other side takes no files: run `aesm receive` on one of "
-                        "both sides"
-                    )
-                    return
-                self._report(path, error)
-            else:
-                figures = self._progress.finished(name)
-                other = "" if stored == name else f" as {stored}"
-                self._progress.say(f"sent {path}{other}: {figures}")
-            self._files.pop(0)
-        # Whoever has all files may be gone by now.
-        with suppress(RequestFailed, RequestTimeout, SessionLost):
-            await sentAll(connection, END_TIMEOUT)
-
-    def _report(self, path: str, error: Exception) -> None:
-        """Say that a file was not sent."""
-        if isinstance(error, RequestFailed):
-            reason = f"the other side refuses it: {error.reason}"
-        elif isinstance(error, OSError):
-            reason = error.strerror or str(error)
-        else:
-            reason = str(error)
-        self._progress.say(f"{path} is not sent: {reason}")
 
 
 class _Receiving(FileReceiver):
@@ -289,19 +231,20 @@ class _Receiving(FileReceiver):
             self.ended.callback(None)
 
     def connectionLost(self, connection: Connection, reason: AESMError) -> None:
-        """Say that somebody is gone who had not sent all."""
+        """Say that somebody is gone who had not sent all, or that we are."""
+        said = f": {reason}; waiting for it to be sent again"
+        if self.ended.called:
+            said = "; run this again to go on"
         for name in self.unfinished(connection):
             self._meeting.progress.finished(name)
-            self._meeting.progress.say(
-                f"{name} is not complete: {reason}; waiting for it to be sent again"
-            )
+            self._meeting.progress.say(f"{name} is not complete{said}")
         super().connectionLost(connection, reason)
 
 
 class _Callers(MessageHandler):
     """Sends to those who come, one after another, until C{sent} fires: one has all."""
 
-    def __init__(self, sending: _Sending, meeting: _Meeting) -> None:
+    def __init__(self, sending: Sending, meeting: _Meeting) -> None:
         self.sent: Deferred[None] = Deferred()
         self._sending = sending
         self._meeting = meeting
@@ -344,7 +287,7 @@ class _Meeting:
 
     # The four ways
 
-    async def connectAndSend(self, endpoint: str, sending: _Sending) -> int:
+    async def connectAndSend(self, endpoint: str, sending: Sending) -> int:
         """Dial whoever receives."""
         with reportingTrust():
             # The handler refuses what is asked by one that has files to send, too.
@@ -381,7 +324,7 @@ class _Meeting:
                 await service.stopService()
             return 1 if receiving.failed else 0
 
-    async def listenAndSend(self, endpoint: str, sending: _Sending) -> int:
+    async def listenAndSend(self, endpoint: str, sending: Sending) -> int:
         """Wait for whoever receives."""
         callers = _Callers(sending, self)
         # One that was started anew is there at once, while its former session waits.

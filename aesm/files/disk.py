@@ -15,6 +15,10 @@ their calls: its number may be somebody else's a moment later.
 The digest is always that of what is in the file, read again behind what was written or
 sent.  So a file of which a part came before this process was started needs no other
 way: hashing begins at its start, and catches up.
+
+What was written is brought to the disk behind the hashing, some at a time.  If that
+were left for the end, the disk would have nothing to do until then, and all would wait
+for it afterwards.
 """
 
 from __future__ import annotations
@@ -26,6 +30,8 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
+from aesm.trust.files import sync
+
 __all__ = ["DiskFile", "InThread"]
 
 # Calls a function, somewhere, and fires with what becomes of it: C{deferToThread}.
@@ -35,7 +41,8 @@ PIECE = 1 << 20  # bytes that are read at once to be hashed
 STEP = 16 << 20  # bytes that are hashed in one call
 # Bytes from which on what is known to be there is hashed before all is: to ask a thread
 # takes as long as to hash a few hundred KiB.
-LEAST = 2 << 20
+LEAST = 4 << 20
+SYNC = 32 << 20  # bytes that are hashed between two times that a file is synced
 
 
 class DiskFile:
@@ -55,7 +62,9 @@ class DiskFile:
         self._hash = sha256()
         self._hashed = self._known = 0  # bytes from the start
         self._least = LEAST  # bytes that a thread is asked for
-        self._failure: BaseException | None = None  # of hashing
+        self._isWritten = False  # to be brought to the disk
+        self._synced = 0  # bytes that had been hashed when it was last
+        self._failure: OSError | None = None  # of hashing, or of that
         self._hashing: list[Deferred[None]] | None = None  # who waits, while it does
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> Deferred[Any]:
@@ -86,8 +95,12 @@ class DiskFile:
         """
         Write all of it.
 
-        @raise OSError: a part of it may be written.
+        @raise OSError: a part of it may be written; or what was before cannot be read
+            again, or brought to the disk.
         """
+        if self._failure is not None:
+            raise self._failure
+        self._isWritten = True
         while data:
             written = os.pwrite(self.descriptor, data, offset)
             offset += written
@@ -106,7 +119,7 @@ class DiskFile:
         Wait for the SHA-256 of the first so many bytes, which are all that were
         followed.
 
-        @raise OSError: they cannot be read.
+        @raise OSError: they cannot be read, or brought to the disk.
         """
         self._least = 1
         self.follow(size)
@@ -154,10 +167,17 @@ class DiskFile:
         return result
 
     async def _run(self) -> None:
-        """Hash what is known to be there."""
+        """Hash what is known to be there, and bring it to the disk."""
         try:
-            while self._known - self._hashed >= self._least and not self._isClosing:
-                size = min(STEP, self._known - self._hashed)
+            while not self._isClosing:
+                if self._isWritten and self._hashed - self._synced >= SYNC:
+                    self._synced = self._hashed
+                    await self.call(sync, self.descriptor)
+                    continue
+                size = self._known - self._hashed
+                if size < self._least:
+                    break
+                size = min(STEP, size)
                 await self.call(_hash, self._hash, self.descriptor, self._hashed, size)
                 self._hashed += size
         except OSError as error:

@@ -1,7 +1,7 @@
 """
 Where a file is while it comes, and how it gets its name.  All of this may block::
 
-    place = Place(directory, offer, peer)
+    place = Place(Folder(directory), offer, peer)
     opened = place.open()          # how much of it is there already?
     name = place.publish(opened)   # all of it is: on the disk, under a name of its own
 
@@ -30,7 +30,7 @@ from aesm.files.requests import FileCode, Offer
 from aesm.trust.files import publish, sync, syncDirectory
 from aesm.trust.keys import PublicKey
 
-__all__ = ["MOST_PARTIAL", "Opened", "Place"]
+__all__ = ["MOST_PARTIAL", "Folder", "Opened", "Place"]
 
 MOST_PARTIAL = 100  # files in a directory that are not complete
 _FLAGS = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
@@ -52,6 +52,37 @@ class Opened:
     complete: str = ""
 
 
+class Folder:
+    """
+    A directory that files come to.
+
+    @ivar path: where it is.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._room = 0  # files that may begin before those that are there are counted
+
+    def begin(self) -> None:
+        """
+        Have room for one more file that is not complete.
+
+        @raise RequestFailed: there are too many of them.
+        """
+        # To count them is to list the directory.  With ten thousand small files in it
+        # that takes longer than to receive one, so it is not done for each.
+        if not self._room:
+            there = len(list(self.path.glob(".aesm-*.part")))
+            self._room = max(0, MOST_PARTIAL - there)
+        if not self._room:
+            raise RequestFailed(
+                FileCode.NO_ROOM,
+                f"{MOST_PARTIAL} files are there that were never completed; the "
+                "receiver has to remove its .aesm-*.part",
+            )
+        self._room -= 1
+
+
 class Place:
     """
     Where one file of one sender goes.
@@ -60,14 +91,13 @@ class Place:
     @ivar path: of the file that is not complete.
     """
 
-    def __init__(self, directory: Path, offer: Offer, peer: PublicKey) -> None:
+    def __init__(self, folder: Folder, offer: Offer, peer: PublicKey) -> None:
         """@param peer: who sends it."""
         self.name = safeName(offer.name)
         identity = f"{peer} {offer.size} {offer.mtime} {offer.name}"
-        self.path = (
-            directory / f".aesm-{sha256(identity.encode()).hexdigest()[:32]}.part"
-        )
-        self._directory = directory
+        digest = sha256(identity.encode()).hexdigest()
+        self.path = folder.path / f".aesm-{digest[:32]}.part"
+        self._folder = folder
         self._offer = offer
 
     def open(self) -> Opened:
@@ -81,12 +111,8 @@ class Place:
         if complete is not None:
             return complete
         isNew = not os.path.lexists(self.path)
-        if isNew and len(list(self._directory.glob(".aesm-*.part"))) >= MOST_PARTIAL:
-            raise RequestFailed(
-                FileCode.NO_ROOM,
-                f"{MOST_PARTIAL} files are there that were never completed; the "
-                "receiver has to remove its .aesm-*.part",
-            )
+        if isNew:
+            self._folder.begin()
         # As any new file: the process's umask takes away what others may not do.
         mode = 0o777 if self._offer.executable else 0o666
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | _FLAGS, mode)
@@ -110,10 +136,10 @@ class Place:
         os.utime(descriptor, ns=(self._offer.mtime, self._offer.mtime))
         sync(descriptor)
         for name in names(self.name):
-            if publish(self.path, self._directory / name):
+            if publish(self.path, self._folder.path / name):
                 with suppress(FileNotFoundError):
                     os.unlink(self.path)
-                syncDirectory(self._directory)
+                syncDirectory(self._folder.path)
                 return name
         raise self._tooMany()
 
@@ -131,7 +157,7 @@ class Place:
         """
         wanted = self._offer.size, self._offer.mtime
         for name in names(self.name):
-            path = self._directory / name
+            path = self._folder.path / name
             try:
                 status = os.lstat(path)
             except FileNotFoundError:

@@ -27,7 +27,7 @@ from twisted.logger import Logger
 
 from aesm.errors import AESMError, CloseCode, RequestFailed
 from aesm.files.disk import DiskFile, InThread
-from aesm.files.partial import Opened, Place
+from aesm.files.partial import Folder, Opened, Place
 from aesm.files.requests import (
     Chunk,
     FileCode,
@@ -180,6 +180,7 @@ class FileReceiver(MessageHandler):
             tests.
         """
         self.directory: Path = expanded(directory)
+        self._folder = Folder(self.directory)
         self._progress = progress or _silent
         self._inThread = inThread
         self._offers = DeferredLock()  # offers are rare; none overtakes another
@@ -211,7 +212,7 @@ class FileReceiver(MessageHandler):
         """
 
     def fileFailed(self, connection: Connection, name: str, reason: str) -> None:
-        """A file could not be received, for a reason that its sender is told, too."""
+        """A file could not be received, for a reason that its sender knows, too."""
 
     def noMoreFiles(self, connection: Connection) -> None:
         """Somebody has sent all that there was to send."""
@@ -303,6 +304,7 @@ class FileReceiver(MessageHandler):
         try:
             if kind == "drop":
                 await incoming.drop()
+                self.fileFailed(connection, incoming.name, "it was changed meanwhile")
                 return answering()
             name = await incoming.complete(sha256)
         except (OSError, RequestFailed) as error:
@@ -322,7 +324,7 @@ class FileReceiver(MessageHandler):
 
         @return: the answer.
         """
-        place = Place(self.directory, offer, connection.peer)
+        place = Place(self._folder, offer, connection.peer)
         try:
             self.fileOffered(connection, place.name, offer.size)
             await self._makeRoom(connection, place)

@@ -227,6 +227,7 @@ class _Sending:
         while offset < size:
             if len(self._ahead) == AHEAD:
                 await self._oldest()
+            self._check()
             wanted = min(CHUNK, size - offset)
             chunk = buffer[: CHUNK_HEADER + wanted]
             chunk[:CHUNK_HEADER] = chunkHeader(self._token, offset)

@@ -11,18 +11,18 @@ from io import StringIO
 from pathlib import Path
 
 from twisted.internet.address import IPv4Address
-from twisted.internet.defer import execute
+from twisted.internet.defer import CancelledError, execute
 
-from aesm.commands import files
+from aesm.commands import sending as sender
 from aesm.commands.files import (
     ReceiveOptions,
     SendOptions,
     _Callers,
     _Meeting,
     _Receiving,
-    _Sending,
 )
 from aesm.commands.progress import Lines
+from aesm.commands.sending import Sending
 from aesm.errors import ConnectionClosed
 from aesm.files.requests import CHUNK
 from aesm.files.sender import sendFile, sentAll
@@ -145,13 +145,17 @@ class FileOptionsTests(CommandTestCase):
             said = self.bad("receive", "tcp:h:1", f"--into={self.home / name}")
             self.assertIn("is no directory", said)
 
-    def test_notReadable(self) -> None:
-        """What this user may not read, or write to, is said, too."""
+    def test_notWritable(self) -> None:
+        """A directory that this user may not write to is said, too."""
         self.patch(os, "access", lambda path, mode: False)
-        said = self.bad("send", str(self.file), "tcp:h:1")
-        self.assertIn("cannot be read", said)
         said = self.bad("receive", "tcp:h:1", f"--into={self.home}")
         self.assertIn("cannot be written to", said)
+
+    def test_notReadable(self) -> None:
+        """A file that this user may not read does not keep the others from going."""
+        self.patch(os, "access", lambda path, mode: False)
+        file = str(self.file)
+        self.assertEqual(self.send(file, file, "tcp:h:1").files, [file, file])
 
     def test_picture(self) -> None:
         """C{aesm pubkey} draws the key that both show."""
@@ -221,12 +225,12 @@ class MeetingTests(FileTestCase):
 
     def test_received(self) -> None:
         """What is there is said, and that a sender is gone who had not sent all."""
-        path = self.put("a.bin", b"x" * 20 * CHUNK)
+        path = self.put("a.bin", b"x" * 10 * CHUNK)
         pair = self.meet(self.receiving)
 
         def report(name: str, done: int, size: int) -> None:
             """Kill the sender."""
-            if done == 10 * CHUNK:
+            if done == 5 * CHUNK:
                 pair.client.abort()
 
         self.failureResultOf(self.send(pair, path, report), ConnectionClosed)
@@ -245,6 +249,23 @@ class MeetingTests(FileTestCase):
         self.successResultOf(self.receiving.ended)
         self.assertFalse(self.receiving.failed)
 
+    def test_stopped(self) -> None:
+        """Who stops it before all is there is told to run it again."""
+        path = self.put("a.bin", b"x" * 10 * CHUNK)
+        pair = self.meet(self.receiving)
+
+        def report(name: str, done: int, size: int) -> None:
+            """Stop the receiver."""
+            if done == 5 * CHUNK:
+                self.receiving.ended.cancel()
+                pair.accepted.abort()
+
+        sending = self.send(pair, path, report)
+        pair.advance(100)
+        self.failureResultOf(self.receiving.ended, CancelledError)
+        self.failureResultOf(sending, ConnectionClosed)
+        self.assertIn("a.bin is not complete; run this again to go on\n", self.said())
+
     def test_bothReceive(self) -> None:
         """Two that both receive say so, and what to do, and have failed."""
         other = _Receiving(self.theirs, self.meeting)
@@ -258,12 +279,12 @@ class MeetingTests(FileTestCase):
 
     def test_bothWhileReceiving(self) -> None:
         """Somebody else who also receives does not end what a sender is at."""
-        path = self.put("a.bin", b"x" * 20 * CHUNK)
+        path = self.put("a.bin", b"x" * 10 * CHUNK)
         pair = self.meet(self.receiving)
 
         def report(name: str, done: int, size: int) -> None:
             """Have the other one say it in the middle."""
-            if done == 10 * CHUNK:
+            if done == 5 * CHUNK:
                 self.receiving.peerReceives(pair.accepted)
 
         self.assertEqual(self.successResultOf(self.send(pair, path, report)), "a.bin")
@@ -272,7 +293,7 @@ class MeetingTests(FileTestCase):
     def test_noReceiver(self) -> None:
         """A side that takes no files is said once, however many there are to send."""
         paths = [str(self.put(name, b"x")) for name in ("a", "b")]
-        sending = _Sending(paths, self.meeting.progress)
+        sending = Sending(paths, self.meeting.progress)
         callers = _Callers(sending, self.meeting)
         self.pair(callers, client={"handler": MessageHandler()})
         self.successResultOf(callers.sent)
@@ -293,9 +314,9 @@ class MeetingTests(FileTestCase):
         Those who come are served one after another; if one is gone the next gets what
         is missing.
         """
-        path = self.put("a.bin", b"x" * 20 * CHUNK)
-        self.patch(files, "sendFile", partial(sendFile, inThread=execute))
-        sending = _Sending([str(path)], self.meeting.progress)
+        path = self.put("a.bin", b"x" * 10 * CHUNK)
+        self.patch(sender, "sendFile", partial(sendFile, inThread=execute))
+        sending = Sending([str(path)], self.meeting.progress)
         callers = _Callers(sending, self.meeting)
         first = self.pair(callers)  # it answers nothing
         second = self.pair(callers, client={"handler": self.receiver})
@@ -315,9 +336,9 @@ class MeetingTests(FileTestCase):
 
     def test_notSent(self) -> None:
         """A file that cannot be sent is said, and the others are sent."""
-        self.patch(files, "sendFile", partial(sendFile, inThread=execute))
+        self.patch(sender, "sendFile", partial(sendFile, inThread=execute))
         paths = [str(self.ours / "missing"), str(self.put("a.txt", b"x"))]
-        sending = _Sending(paths, self.meeting.progress)
+        sending = Sending(paths, self.meeting.progress)
         callers = _Callers(sending, self.meeting)
         self.pair(callers, client={"handler": self.receiver})
         self.successResultOf(callers.sent)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from errno import EIO
 from hashlib import sha256
 from typing import Any
 
@@ -129,6 +130,48 @@ class DiskFileTests(SynchronousTestCase):
             hands.work()
         self.assertEqual(self.successResultOf(digest), sha256(content).hexdigest())
 
+    def test_synced(self) -> None:
+        """
+        What is written is brought to the disk behind the hashing, some at a time; a
+        file that is only read is not.
+        """
+        self.patch(disk, "SYNC", 256)
+        synced: list[int] = []
+        self.patch(os, "fsync", synced.append)
+        content = os.urandom(1000)
+        file = self.open(content)
+        self.successResultOf(self.digestOf(file, 1000))
+        self.assertEqual(synced, [])
+        file = self.open()
+        file.write(0, memoryview(content))
+        file.follow(700)
+        self.assertEqual(synced, [file.descriptor] * 2)
+        digest = self.successResultOf(self.digestOf(file, 1000))
+        self.assertEqual(digest, sha256(content).hexdigest())
+        self.assertEqual(synced, [file.descriptor] * 3)
+
+    def test_notSynced(self) -> None:
+        """
+        What cannot be brought to the disk is an error of the next write, and of the
+        digest: the system says it once, and not to the last sync.
+        """
+        self.patch(disk, "SYNC", 100)
+        failures = [OSError(EIO, "Input/output error")]
+
+        def fsync(descriptor: int) -> None:
+            """Fail the first time."""
+            if failures:
+                raise failures.pop()
+
+        self.patch(os, "fsync", fsync)
+        file = self.open()
+        file.write(0, memoryview(b"x" * 100))
+        file.follow(100)
+        error = self.assertRaises(OSError, file.write, 100, memoryview(b"x"))
+        self.assertEqual(error.errno, EIO)
+        self.failureResultOf(self.digestOf(file, 100), OSError)
+        self.assertEqual(os.path.getsize(self.path), 100)
+
     def test_shorter(self) -> None:
         """A file that has become shorter has no digest."""
         file = self.open(b"short")
@@ -159,9 +202,11 @@ class DiskFileTests(SynchronousTestCase):
         self.assertRaises(ValueError, file.call, os.fsync, 0)
 
     def test_closedWhileHashing(self) -> None:
-        """Hashing ends with the file."""
+        """Hashing ends with the file, and so does what is done behind it."""
+        self.patch(disk, "SYNC", 64)
         hands = ByHand()
-        file = self.open(b"x" * 1000, hands.run)
+        file = self.open(b"x" * 999, hands.run)
+        file.write(999, memoryview(b"x"))
         file.follow(1000)
         closed = file.close()
         hands.work()

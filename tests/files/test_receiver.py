@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import fcntl
 import os
+from collections.abc import Iterator
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -127,11 +129,13 @@ class FileReceiverTests(ReceiverTestCase):
         return self.meet()
 
     def test_dropped(self) -> None:
-        """What its sender does not want any more is gone."""
+        """What its sender does not want any more is gone, and that is told."""
         pair = self.meet()
         token, _ = self.offer(pair)
         self.chunk(pair, token, 0, b"0123")
         self.assertEqual(self.ask(pair, asking("drop", token=token.hex())), "{}")
+        told = ("failed", "a.txt", "it was changed meanwhile")
+        self.assertEqual(self.receiver.events, [told])
         self.assertEqual(os.listdir(self.theirs), [])
         self.assertEqual(self.done(pair, token, b"0123"), FileCode.UNKNOWN)
 
@@ -194,6 +198,26 @@ class FileReceiverTests(ReceiverTestCase):
         token, _ = self.offer(pair, "1")
         self.ask(pair, asking("drop", token=token.hex()))
         self.offer(pair, "more")
+
+    def test_listedSeldom(self) -> None:
+        """
+        To know how many were never completed the directory is not listed for each file
+        that comes: with thousands in it that takes longer than all else.
+        """
+        self.patch(partial, "MOST_PARTIAL", 3)
+        listed: list[str] = []
+        glob = Path.glob
+
+        def counted(path: Path, pattern: str) -> Iterator[Path]:
+            """List it, and note that."""
+            listed.append(pattern)
+            return glob(path, pattern)
+
+        self.patch(Path, "glob", counted)
+        pair = self.meet()
+        for number in range(7):
+            self.sent(pair, self.put(f"{number}", b"x"))
+        self.assertEqual(len(listed), 3)
 
     def test_noRoom(self) -> None:
         """What the disk has no room for is refused before it comes."""
