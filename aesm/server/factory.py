@@ -226,7 +226,7 @@ class AESMServerFactory(SecureFactory):
         made = _messageHandler(handler, self.connections)
         if isCluster:
             checkHandler(made)
-            self.connections.ofCluster = Cluster()
+            self.connections.ofCluster = Cluster(self.connections)
         self._places = Places(
             maxConnections,
             maxConnectionsPerHost,

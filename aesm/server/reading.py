@@ -110,8 +110,8 @@ class Readings:
             the server has stopped.  Cancelling it reads nothing.
         """
         got = self._packets.get()
-        if self._arrivals.arrived is None:
-            self._arrivals.arrived = self._ask
+        # Also where threads may wait for packets: those do not do so beside this.
+        self._arrivals.arrived = self._ask
         self._ask()
         return got
 
