@@ -31,10 +31,11 @@ from aesm.cluster.batch import Effect, Part
 from aesm.cluster.doorbell import Doorbell
 from aesm.cluster.image import Image
 from aesm.cluster.lease import Lease
-from aesm.cluster.scripts import BEGIN, CLAIM, INLET, LOG, PAGE, SAY, UNREAD, WORK
+from aesm.cluster.scripts import BEGIN, CLAIM, HOME, INLET, LOG, PAGE, SAY, UNREAD, WORK
 from aesm.cluster.sealing import Clear
 from aesm.cluster.writer import Writer
 from aesm.errors import SpoolError
+from aesm.secure.refusals import Kind, Refused
 from aesm.store.interface import Blob, Entry, ILogStore, LogPage, Lost, Stored
 
 if TYPE_CHECKING:
@@ -103,7 +104,8 @@ class EngineStore:
         @param clock: for trying again.
         @param grace: seconds that clients have to come back.
         @param perKey: how many sessions a key may have, in the cluster: those whose
-            clients came last; 0 for any number.
+            clients came last; 0 for any number; -1 for one whose client is there,
+            others being refused meanwhile.
         @param sealer: seals what the engine keeps; None not to.
         """
         self.lost: Lost = _nobody
@@ -221,16 +223,18 @@ class EngineStore:
         )
         return begun
 
-    def _cbBegun(self, ended: list[bytes] | None, name: str) -> None:
+    def _cbBegun(self, ended: list[bytes] | int | None, name: str) -> None:
         """
         A session is stored.
 
+        @raise Refused: a client of its key is there.
         @raise SpoolError: there is one of that name.
         """
-        if ended is None:
-            self._writer.ours.pop(name, None)
-            raise _taken(name)
-        self._ended(ended)
+        if isinstance(ended, list):
+            self._ended(ended)
+            return
+        peer = self._writer.ours.pop(name).peer
+        raise _taken(name) if ended is None else _connected(peer)
 
     def _ended(self, names: list[bytes]) -> None:
         """A newer session of their key has begun, or gone on, and they are over."""
@@ -263,12 +267,18 @@ class EngineStore:
         """Take a session over, page by page."""
         call, node = self._engine.call, self._engine.node
         ours = self._writer.ours.get(name)
-        if ours is not None and (
-            ours.peer != peer or await call(PAGE, name, ours.fence, 3, "+inf", 0)
-        ):
-            return None
+        if ours is not None:
+            if ours.peer != peer:
+                return None
+            isHome = await call(HOME, name, ours.fence, self._perKey)
+            if isHome:
+                return None
+            if isHome == 0:
+                raise _connected(peer)
         said = (node, name, peer, self._grace, PAGE_SIZE, self._perKey)
         found = await call(CLAIM, *said)
+        if found == 0:
+            raise _connected(peer)
         if self._isOurs(name):
             self._writer.leave({name: found is not None})
         if found is None:
@@ -654,6 +664,11 @@ class EngineStore:
 def _taken(name: str) -> SpoolError:
     """Make the error for a session that cannot begin, since there is one."""
     return SpoolError(f"there is a session {name} already")
+
+
+def _connected(peer: str) -> Refused:
+    """Make the error for a client that is not let in for another one."""
+    return Refused(f"the key {peer} is connected already", Kind.CONNECTED)
 
 
 def _decoded(state: bytes) -> dict[str, Any]:

@@ -191,8 +191,7 @@ class AESMServerFactory(SecureFactory):
             C{redis+sentinel://HOST,HOST,HOST/NAME}.  All servers with the same one are
             nodes of one server: a client comes back to its session at any of them.
             They have the same C{key}, C{psk} and C{authorizedKeys}; limits are those
-            of one node, but C{perKey="replace"}, which is over all.  It needs
-            C{aesm[cluster]}.
+            of one node, but C{perKey}, which is over all.  It needs C{aesm[cluster]}.
         @keyword clusterName: what the cluster is called in the engine.
         @keyword clusterPassword: what the engine asks for, bytes, or the path of its
             file.

@@ -139,6 +139,31 @@ class PerKeyTests(ClusterTestCase):
         self.assertEqual(list(one.server.connections), [])
         self.assertTrue(two.connection(ALICE).isAttached)
 
+    def test_rejected(self) -> None:
+        """
+        With C{perKey="reject"} the one that is there, at whichever node; its client may
+        go from one to another, and another one come when it is away.
+        """
+        one, two = (self.serving(name, perKey="reject") for name in ("one", "two"))
+        alice = self.client(ALICE, one)
+        self.roam(alice, two)
+        self.assertTrue(two.connection(ALICE).isAttached)
+        other = self.client(ALICE, one)
+        self.assertEqual(list(one.server.connections), [])
+        self.assertEqual(one.server.connections.refusals["already-connected"], 1)
+        self.cut(alice)
+        self.clients[alice][0].node = None
+        self.settle(10)
+        self.assertTrue(one.connection(ALICE).isAttached)
+        self.clients[alice][0].node = two
+        self.settle(10)
+        self.assertFalse(two.connection(ALICE).isAttached)
+        self.assertTrue(two.server.connections.refusals["already-connected"])
+        self.cut(other)
+        self.clients[other][0].node = None
+        self.settle(60)
+        self.assertTrue(two.connection(ALICE).isAttached)
+
 
 class EngineTests(NodesTestCase):
     """The engine is away, full, or has lost all."""
