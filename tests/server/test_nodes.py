@@ -13,6 +13,8 @@ from twisted.logger import capturedLogs
 from aesm import AnyServer, ConnectionClosed, PrivateKey, connect
 from aesm.cluster.lease import TIME
 from aesm.errors import SessionLost, SessionMoved, SpoolError
+from aesm.plugins import HandlerMaker
+from aesm.store.log import MAX_ENTRY
 from tests.support.clusters import ClusterTestCase, ServingNode
 from tests.support.engines import GRACE
 from tests.support.helpers import XX
@@ -123,6 +125,25 @@ class GoesOnTests(NodesTestCase):
         self.say("1")
         self.settle()
         self.assertSaid("1")
+
+
+class RelayTests(ClusterTestCase):
+    """What all are told."""
+
+    def test_tooBig(self) -> None:
+        """Who has the relay send more than can go to all nodes is told (1009)."""
+        options: dict[str, Any] = {"maxMessage": 2 << 20}
+        made = HandlerMaker("relay", "", "aesm.handlers.Relay")
+        one = self.serving("one", made, **options)
+        alice, bob = (self.client(key, one, **options) for key in (ALICE, BOB))
+        closed = one.connection(ALICE).closed()
+        for size in (MAX_ENTRY, MAX_ENTRY + 1):
+            alice.sendData("x" * size)
+            self.settle(5)
+        self.assertEqual([len(data) for data in self.taken(bob)], [MAX_ENTRY])
+        reason: Any = self.successResultOf(closed)
+        self.assertEqual(reason.code, 1009)
+        self.assertIn("split it", str(reason))
 
 
 class PerKeyTests(ClusterTestCase):
