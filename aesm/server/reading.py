@@ -32,8 +32,8 @@ from aesm.trust.keys import PublicKey
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
 
-    from aesm.cluster.store import EngineStore, Work
-    from aesm.store.interface import ISessionStore
+    from aesm.cluster.store import EngineStore
+    from aesm.store.interface import ISessionStore, Work
     from aesm.store.journal import Journal
 
 __all__ = ["Readings"]

@@ -31,7 +31,16 @@ if TYPE_CHECKING:
 
     from aesm.errors import SpoolError
 
-__all__ = ["Blob", "Entry", "ILogStore", "ISessionStore", "LogPage", "Lost", "Stored"]
+__all__ = [
+    "Blob",
+    "Entry",
+    "ILogStore",
+    "ISessionStore",
+    "LogPage",
+    "Lost",
+    "Stored",
+    "Work",
+]
 
 # Called with sessions that are not ours any more, each with whether it goes on
 # elsewhere, or None if a newer one of its key has taken its place; and with those of
@@ -101,6 +110,22 @@ class LogPage(NamedTuple):
     first: int
     last: int
     entries: list[Entry] | None
+
+
+class Work(NamedTuple):
+    """
+    Messages of a client that nobody has read.
+
+    @ivar name: the session over which they came.
+    @ivar peer: the public key, in text form.
+    @ivar blob: the messages.
+    @ivar read: how many of these were read all the same.
+    """
+
+    name: str
+    peer: str
+    blob: Blob
+    read: int
 
 
 class ISessionStore(Interface):
