@@ -182,7 +182,7 @@ def clusterLines(overview: dict[str, Any]) -> list[str]:
         )
     if overview["calm"]:
         lines.append(
-            "the engine, or all nodes, were away: for "
+            "the engine, or all nodes, are new or were away: for "
             f"{seconds(overview['calm'])} no session is given up"
         )
     rows = [[show(_known(node)) for _, show in _COLUMNS] for node in nodes]
