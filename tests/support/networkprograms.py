@@ -350,8 +350,9 @@ def wrongPlaces() -> None:
         with raises(NameOrKeyMismatch) as caught:
             ClientNetwork(HOST, port, name="other")
         assert "name=" in str(caught[0])
-    with raises(ConnectionRefusedError):
+    with raises(ConnectionRefusedError) as caught:
         ClientNetwork(HOST, port)
+    assert f"{HOST}:{port}" in str(caught[0]), caught
     with socket.create_server((HOST, 0)) as silent, raises(HandshakeTimeout):
         ClientNetwork(*silent.getsockname(), handshakeTimeout=0.1)
     print("each by its class")
