@@ -38,11 +38,11 @@ from aesm.errors import (
     SessionLost,
 )
 from aesm.files.receiver import FileReceiver
-from aesm.files.requests import asking
+from aesm.files.requests import answering, asking, isOurs, readAnswer, readAsked
 from aesm.files.sender import Requester, nameOf, sendFile, sentAll
 from aesm.interfaces import IClientObserver, MessageHandler
 from aesm.messages.connection import Connection
-from aesm.messages.requests import RequestTimeout
+from aesm.messages.requests import Request, RequestTimeout
 from aesm.server.service import Server, listen
 from aesm.trust.files import expanded, stateDirectory
 from aesm.trust.keys import PrivateKey, PublicKey
@@ -300,10 +300,26 @@ class _Receiving(FileReceiver):
         self._meeting = meeting
 
     def connectionAccepted(self, connection: Connection) -> None:
-        """Show whose files these are, and have the other side end if it sends none."""
+        """Show whose files these are, and ask for them."""
         self._meeting.show(connection)
-        # What is answered does not matter: programs that send may not know this.
-        connection.request(asking("receive")).addErrback(Failure.trap, AESMError)
+        Deferred.fromCoroutine(self._ask(connection))
+
+    async def _ask(self, connection: Connection) -> None:
+        """
+        Have the other side end if it sends no files, as we do; or say that it does not
+        know what that is.
+        """
+        try:
+            readAnswer(await connection.request(asking("receive")))
+        except RequestFailed:
+            # Other programs that send may not know it, either.
+            if self.isIdle and not self.ended.called:
+                self._meeting.progress.say(
+                    "the other side does not say that it sends files, as `aesm send` "
+                    "does; waiting for some"
+                )
+        except AESMError:
+            pass
 
     def peerReceives(self, connection: Connection) -> None:
         """End: nothing would ever come."""
@@ -342,7 +358,21 @@ class _Receiving(FileReceiver):
         super().connectionLost(connection, reason)
 
 
-class _Callers(MessageHandler):
+class _Offering(MessageHandler):
+    """Says to who receives files that there are some, and takes none."""
+
+    def requestReceived(self, connection: Connection, request: Request) -> str:
+        """
+        Answer who receives.
+
+        @raise RequestFailed: it asks something else.
+        """
+        if not isOurs(request.data) or readAsked(request.data) != ("receive", {}):
+            raise RequestFailed(CloseCode.NOT_TAKEN, "no requests are taken here")
+        return answering()
+
+
+class _Callers(_Offering):
     """
     Sends to those who come, one after another, until one of them has all.
 
@@ -401,7 +431,7 @@ class _Meeting:
         with reportingTrust():
             # The handler refuses what is asked by one that has files to send, too.
             service = await connectOrReport(
-                self._reactor, endpoint, self, handler=MessageHandler(), **self._options
+                self._reactor, endpoint, self, handler=_Offering(), **self._options
             )
             if service is None:
                 return 1
