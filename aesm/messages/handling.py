@@ -57,9 +57,9 @@ Talk = Callable[["Connection"], Coroutine[Deferred[Any], Any, object]]
 #                      not acknowledged.  What is unread is dropped, though it is
 #                      acknowledged, so that its sender is told, with 4003 in the place
 #                      of 1000.  A client that is away then is told when it is back:
-#                      until then its session waits for it.  (To acknowledge only what is read would have two
-#                      coroutines that both await what they have sent, before they read
-#                      on, wait for ever.)
+#                      until then its session waits for it.  (To acknowledge only what
+#                      is read would have two coroutines that both await what they have
+#                      sent, before they read on, wait for ever.)
 #
 # A session that goes on in another process, since this one stops and has a spool, ends
 # here only: what is unread is left to the coroutine that is begun there for it.
