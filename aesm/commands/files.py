@@ -38,11 +38,11 @@ from aesm.errors import (
     SessionLost,
 )
 from aesm.files.receiver import FileReceiver
-from aesm.files.requests import answering, asking, isOurs, readAnswer, readAsked
-from aesm.files.sender import Requester, nameOf, sendFile, sentAll
-from aesm.interfaces import IClientObserver, MessageHandler
+from aesm.files.requests import asking, readAnswer
+from aesm.files.sender import Offering, Requester, nameOf, sendFile, sentAll
+from aesm.interfaces import IClientObserver
 from aesm.messages.connection import Connection
-from aesm.messages.requests import Request, RequestTimeout
+from aesm.messages.requests import RequestTimeout
 from aesm.server.service import Server, listen
 from aesm.trust.files import expanded, stateDirectory
 from aesm.trust.keys import PrivateKey, PublicKey
@@ -358,21 +358,7 @@ class _Receiving(FileReceiver):
         super().connectionLost(connection, reason)
 
 
-class _Offering(MessageHandler):
-    """Says to who receives files that there are some, and takes none."""
-
-    def requestReceived(self, connection: Connection, request: Request) -> str:
-        """
-        Answer who receives.
-
-        @raise RequestFailed: it asks something else.
-        """
-        if not isOurs(request.data) or readAsked(request.data) != ("receive", {}):
-            raise RequestFailed(CloseCode.NOT_TAKEN, "no requests are taken here")
-        return answering()
-
-
-class _Callers(_Offering):
+class _Callers(Offering):
     """
     Sends to those who come, one after another, until one of them has all.
 
@@ -431,7 +417,7 @@ class _Meeting:
         with reportingTrust():
             # The handler refuses what is asked by one that has files to send, too.
             service = await connectOrReport(
-                self._reactor, endpoint, self, handler=_Offering(), **self._options
+                self._reactor, endpoint, self, handler=Offering(), **self._options
             )
             if service is None:
                 return 1

@@ -111,7 +111,7 @@ class Readings:
         """
         got = self._packets.get()
         # Also where threads may wait for packets: those do not do so beside this.
-        self._arrivals.arrived = self._ask
+        self._arrivals.arrived, self._arrivals.isQueue = self._ask, True
         self._ask()
         return got
 

@@ -28,7 +28,7 @@ class ClusterTests(AioCase):
         async def talk(connection: Connection) -> None:
             """Pass on what is said to Bob."""
             async for packet in connection:
-                await nodes[0].sendTo(packet.data, BOB.publicKey)
+                await nodes[0].sendTo(packet.data or "", BOB.publicKey)
 
         async def main() -> None:
             """Have a client at each."""
