@@ -123,7 +123,7 @@ class ReadingTests(ClusterTestCase):
         self.assertEqual(self.get(self.two), ("alice", "1"))
         self.settle()
         error = self.failureResultOf(asked, RequestFailed).value
-        self.assertEqual(error.code, 1003)  # type: ignore[attr-defined]
+        self.assertEqual(error.code, 1003)
         self.assertEqual(len(self.one.connection(ALICE).retrieved), 0)
         again = self.bob.request("who?")
         self.settle()
