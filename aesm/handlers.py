@@ -39,7 +39,7 @@ class Relay(MessageHandler):
     A message counts as handled once it is sent on.  A client that cannot keep up
     is closed with code 4000, and one that does not take messages of that size
     with code 1009, so that nobody misses a message unknowingly, and none waits
-    for another.
+    for another.  With an engine so is one that sends more than can go to all nodes.
 
     @cvar messagesPerKey: what it takes of one key, a second, since all others pay for
         it.
@@ -57,7 +57,14 @@ class Relay(MessageHandler):
         """Send a message on."""
         # Nobody looks at the acknowledgements, which therefore cost nothing.
         data = cast("str | bytes", packet.data)
-        self._connections.sendAll(data, exclude=(connection,))
+        sent = self._connections.sendAll(data, exclude=(connection,))
+        if type(sent) is Deferred:  # it has failed
+            sent.addErrback(self._ebNotSent, connection)
+
+    def _ebNotSent(self, failure: Failure, connection: Connection) -> None:
+        """Close a connection over which more came than can go to all nodes."""
+        failure.trap(MessageTooBig)
+        connection.closeWith(CloseCode.TOO_BIG, str(failure.value))
 
 
 @implementer(IRequestHandler)

@@ -12,6 +12,7 @@ It runs on whichever loop runs, with no thread of its own.
 """
 
 from aesm.aio.client import Client, ClientOptions, connect
+from aesm.aio.cluster import Cluster
 from aesm.aio.opening import Opening
 from aesm.aio.peer import Request
 from aesm.aio.server import Connection, Server, Talk, serve
@@ -19,6 +20,7 @@ from aesm.aio.server import Connection, Server, Talk, serve
 __all__ = [
     "Client",
     "ClientOptions",
+    "Cluster",
     "Connection",
     "Opening",
     "Request",

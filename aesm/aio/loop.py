@@ -38,7 +38,11 @@ __all__ = [
 
 _T = TypeVar("_T")
 
-_INSTALLED_ONLY = ("ssl", "tls")  # what they write waits for the installed reactor
+# What these write waits for the installed reactor; and what to do instead.
+_INSTALLED_ONLY = dict.fromkeys(("ssl", "tls"), "aesm needs none around it")
+_INSTALLED_ONLY |= dict.fromkeys(
+    ("rediss", "rediss+sentinel"), "have a tunnel to the engine, or its UNIX socket"
+)
 
 
 class Closable(Protocol):
@@ -162,10 +166,11 @@ def checkEndpoint(endpoint: object) -> None:
 
     @raise ValueError: this is one.
     """
-    if isinstance(endpoint, str) and endpoint.partition(":")[0] in _INSTALLED_ONLY:
+    kind = endpoint.partition(":")[0] if isinstance(endpoint, str) else ""
+    if kind in _INSTALLED_ONLY:
         raise ValueError(
             f"{endpoint!r} cannot be used with aesm.aio, since Twisted's TLS works on "
-            "the installed reactor only; aesm needs none around it"
+            f"the installed reactor only; {_INSTALLED_ONLY[kind]}"
         )
 
 

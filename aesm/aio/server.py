@@ -18,6 +18,7 @@ from typing import Any, Self, cast
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IStreamServerEndpoint
 
+from aesm.aio.cluster import Cluster
 from aesm.aio.loop import LoopReactor, checkEndpoint, futureOf, result, theReactor
 from aesm.aio.opening import Opening
 from aesm.aio.peer import Peer
@@ -147,6 +148,15 @@ class Server:
         """The clients that a coroutine runs for now, by address; a copy."""
         return {each.address: each for each in self._talks.values()}
 
+    @property
+    def cluster(self) -> Cluster:
+        """
+        All nodes of the cluster, as one server.
+
+        @raise RuntimeError: sessions are not kept in an engine.
+        """
+        return Cluster(self._reactor, self._server.cluster)
+
     async def request(
         self, data: Message, address: Address, timeout: float | None = None
     ) -> str | bytes:
@@ -269,12 +279,12 @@ def serve(
         <aesm.errors.SpoolError>} if a file cannot be used, and with C{TypeError} and
         C{ValueError} if an option is wrong.
     @raise TypeError: C{talk} is no coroutine function of one argument.
-    @raise ValueError: an endpoint is one of TLS, which Twisted does only with the
-        reactor that is installed.
+    @raise ValueError: an endpoint is one of TLS, or an engine is reached by it, which
+        Twisted does only with the reactor that is installed.
     """
 
     endpoints = (endpoint, *others)
-    for each in endpoints:
+    for each in (*endpoints, options.get("cluster")):
         checkEndpoint(each)
     if IMessageHandler.providedBy(talk) or handlerOf(talk) is None:
         raise TypeError(f"talk must be an async function, not {type(talk).__name__}")

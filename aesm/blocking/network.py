@@ -29,6 +29,7 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.endpoints import TCP4ServerEndpoint, quoteStringArgument
 from twisted.python.threadable import isInIOThread
 
+from aesm.blocking.cluster import Cluster
 from aesm.blocking.reactorthread import (
     forbidWaiting,
     isInterrupting,
@@ -39,6 +40,7 @@ from aesm.blocking.threaded import (
     ThreadedClientService,
     ThreadedConnections,
     ThreadedServerFactory,
+    frozen,
 )
 from aesm.blocking.turns import Turns
 from aesm.client.stream import SessionStream
@@ -214,6 +216,7 @@ class ServerNetwork(_Network[Server, tuple[Address, Packet]]):
         @raise KeyFileError: a file cannot be used; says why.
         @raise OSError: it cannot listen there.
         @raise RuntimeError: this is the reactor's thread, or it has stopped.
+        @raise SpoolError: what is stored cannot be read, or the engine be reached.
         @raise TypeError: an option is of the wrong type, or there is no such.
         @raise ValueError: an option has a value that it cannot have.
         """
@@ -239,6 +242,16 @@ class ServerNetwork(_Network[Server, tuple[Address, Packet]]):
         if not connections.arrivals:
             _leaveProcessor()
         return connections
+
+    @property
+    def cluster(self) -> Cluster:
+        """
+        All nodes of the cluster, as one server.
+
+        @raise RuntimeError: sessions are not kept in an engine, or this is a forked
+            child.
+        """
+        return Cluster(self._reactorThread, self._running.cluster)
 
     def get(self, timeout: float | None = None) -> tuple[Address, Packet]:
         """Take the oldest packet of all connections, once there is one."""
@@ -298,7 +311,7 @@ class ServerNetwork(_Network[Server, tuple[Address, Packet]]):
         @raise RuntimeError: this is a forked child.
         @raise TypeError: C{data} is neither text nor bytes.
         """
-        return self._ask(self._running.request, _frozen(data), address, timeout)
+        return self._ask(self._running.request, frozen(data), address, timeout)
 
     async def sendAll(
         self,
@@ -337,7 +350,7 @@ class ServerNetwork(_Network[Server, tuple[Address, Packet]]):
     ) -> Any:
         """Send with a function of the reactor's thread, and wait as asyncio does."""
         forbidWaiting()
-        future = self._reactorThread.submit(function, _frozen(data), *arguments)
+        future = self._reactorThread.submit(function, frozen(data), *arguments)
         try:
             return await asyncio.wait_for(asyncio.wrap_future(future), timeout)
         except TimeoutError:
@@ -347,14 +360,18 @@ class ServerNetwork(_Network[Server, tuple[Address, Packet]]):
 
     # In the reactor's thread
 
-    def _begin(self, host: str, port: int, options: dict[str, Any]) -> None:
-        """Listen."""
+    def _begin(self, host: str, port: int, options: dict[str, Any]) -> Deferred[Server]:
+        """
+        Listen.
+
+        @return: fires once clients can be let in.
+        """
         reactor = self._reactorThread.reactor
         factory = ThreadedServerFactory(reactor=reactor, **options)
         endpoint = TCP4ServerEndpoint(reactor, port, interface=host)  # and IPv6
         self._service = Server(endpoint, factory=factory)
-        self._service.startService()
         self._reactorThread.register(self)
+        return self._service.start()
 
 
 class ClientNetwork(_Network[ThreadedClientService, Packet]):
@@ -435,7 +452,7 @@ class ClientNetwork(_Network[ThreadedClientService, Packet]):
         @raise TypeError: C{data} is neither text nor bytes.
         @raise ValueError: the text cannot be written in UTF-8.
         """
-        data = _frozen(data)
+        data = frozen(data)
         cost = costOf(data)
         self._makeRoom(cost, timeout)
         return self._reactorThread.submit(self._send, data, cost)
@@ -459,7 +476,7 @@ class ClientNetwork(_Network[ThreadedClientService, Packet]):
         @raise SendBufferFull: there was no room in time; nothing was sent.
         @raise TypeError: C{data} is neither text nor bytes.
         """
-        data = _frozen(data)
+        data = frozen(data)
         self._makeRoom(costOf(data), SEND_TIMEOUT if timeout is None else timeout)
         return self._ask(self._request, data, timeout)
 
@@ -571,15 +588,6 @@ def _checkHostAndPort(host: str, port: int) -> None:
         host.encode("idna")
     except UnicodeError:
         raise ValueError(f"{host!r} cannot be the name of a host") from None
-
-
-def _frozen(data: Message) -> str | bytes:
-    """Make sure that nobody changes a message on its way to another thread."""
-    if isinstance(data, str | bytes):
-        return data
-    if isinstance(data, bytearray | memoryview):
-        return bytes(data)
-    raise TypeError(f"a message is str or bytes, not {type(data).__name__}")
 
 
 def _leaveProcessor() -> None:

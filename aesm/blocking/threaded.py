@@ -26,6 +26,7 @@ from aesm.blocking.turns import Turns
 from aesm.client.retry import asOurs
 from aesm.client.service import ClientService
 from aesm.client.stream import SessionStream
+from aesm.core.messages.outbox import Message
 from aesm.errors import CloseCode, ConnectionClosed, closedError
 from aesm.secure.protocol import SecureProtocol
 from aesm.server.awaited import Awaited, Soon
@@ -226,6 +227,19 @@ class ThreadedClientService(ClientService):
         """Abort the connection, if there is one."""
         if self._connection is not None:
             self._connection.abort()
+
+
+def frozen(data: Message) -> str | bytes:
+    """
+    Make sure that nobody changes a message on its way to another thread.
+
+    @raise TypeError: it is neither text nor bytes.
+    """
+    if isinstance(data, str | bytes):
+        return data
+    if isinstance(data, bytearray | memoryview):
+        return bytes(data)
+    raise TypeError(f"a message is str or bytes, not {type(data).__name__}")
 
 
 def _forbidDeferred(instead: str) -> None:

@@ -17,6 +17,7 @@ from secrets import token_hex
 from typing import Any, Protocol, Unpack, cast
 
 from twisted.internet.defer import Deferred, fail, maybeDeferred
+from twisted.internet.error import ConnectError
 from twisted.internet.interfaces import (
     IAddress,
     IDelayedCall,
@@ -475,15 +476,25 @@ class _Attempt(SecureFactory, ConnectionOwner):
         result, self._result = self._result, None
         if result is None:
             return
-        # The layers below do not know what was dialled.
-        if isinstance(outcome, Failure) and isinstance(outcome.value, AESMError):
-            said = str(outcome.value)
-            if self._where() not in said:
-                outcome.value.args = (f"{self._where()}: {said}",)
+        if isinstance(outcome, Failure):
+            self._tellWhere(outcome.value)
         notLeft = self._begins and (self._early is None or self._refused)
         if notLeft and isinstance(outcome, Failure):
             cast(SessionKeeper, self._keeper).takeBack()
         result.callback(outcome)
+
+    def _tellWhere(self, error: BaseException | None) -> None:
+        """Have an error say what was dialled, which the layers below do not know."""
+        isOurs = isinstance(error, AESMError)
+        if error is None or not (isOurs or isinstance(error, ConnectError)):
+            return
+        said, where = str(error), self._where() if isOurs else self._location
+        if where is None or where in said:
+            return
+        if isOurs:
+            error.args = (f"{where}: {said}",)
+        else:
+            error.args = (" at ".join(filter(None, (*error.args, where))),)
 
     def _where(self) -> str:
         """Return the server's location: what was dialled, or where that led."""

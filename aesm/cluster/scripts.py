@@ -16,6 +16,7 @@ __all__ = [
     "DRAIN",
     "FIND",
     "FORMAT",
+    "HOME",
     "INLET",
     "JOIN",
     "LEASE",
@@ -62,6 +63,7 @@ def _script(name: str, isDurable: bool = False, *, prelude: bool = True) -> Scri
 JOIN = _script("join", prelude=False)
 BEGIN = _script("begin", True)
 CLAIM = _script("claim", True)
+HOME = _script("home")
 PAGE = _script("page")
 COMMIT = _script("commit", True)
 CHECK = _script("check")

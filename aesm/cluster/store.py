@@ -20,29 +20,30 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred, fail
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from aesm.cluster import scripts
 from aesm.cluster.batch import Effect, Part
 from aesm.cluster.doorbell import Doorbell
 from aesm.cluster.image import Image
 from aesm.cluster.lease import Lease
-from aesm.cluster.scripts import BEGIN, CLAIM, INLET, LOG, PAGE, SAY, UNREAD, WORK
 from aesm.cluster.sealing import Clear
 from aesm.cluster.writer import Writer
 from aesm.errors import SpoolError
-from aesm.store.interface import Blob, Entry, ILogStore, LogPage, Lost, Stored
+from aesm.secure.refusals import Kind, Refused
+from aesm.store.interface import Blob, Entry, ILogStore, LogPage, Lost, Stored, Work
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
 
     from aesm.cluster.engine import Engine
 
-__all__ = ["EngineStore", "Entry", "LogPage", "Work"]
+__all__ = ["EngineStore", "Entry", "LogPage"]
 
 PAGE_SIZE = 512 << 10  # bytes that are read at a time
 LOOK_SIZE = 256  # messages that are looked for at a time
@@ -50,22 +51,6 @@ LOOK_SIZE = 256  # messages that are looked for at a time
 _log = Logger(namespace="aesm.cluster")
 
 _encode = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
-
-
-class Work(NamedTuple):
-    """
-    Messages of a client that nobody has read.
-
-    @ivar name: the session over which they came.
-    @ivar peer: the public key, in text form.
-    @ivar blob: the messages.
-    @ivar read: how many of these were read all the same.
-    """
-
-    name: str
-    peer: str
-    blob: Blob
-    read: int
 
 
 def _nobody(*arguments: object) -> None:
@@ -103,7 +88,8 @@ class EngineStore:
         @param clock: for trying again.
         @param grace: seconds that clients have to come back.
         @param perKey: how many sessions a key may have, in the cluster: those whose
-            clients came last; 0 for any number.
+            clients came last; 0 for any number; -1 for one whose client is there,
+            others being refused meanwhile.
         @param sealer: seals what the engine keeps; None not to.
         """
         self.lost: Lost = _nobody
@@ -118,8 +104,7 @@ class EngineStore:
         self._ready: Deferred[list[Stored]] | None = None
         self._sealer = sealer or Clear()
         self._writer = Writer(engine, clock, self._grace, self._sealer)
-        self._writer.lost = self._lost
-        self._writer.looked = self._looked
+        self._writer.lost, self._writer.looked = self._lost, self._looked
         self.lapsed: Callable[[], object] = _nobody
         self.lease = Lease(engine, self._grace)
         self.lease.lapsed = lambda: self.lapsed()
@@ -211,15 +196,23 @@ class EngineStore:
             return fail(_taken(name))
         encoded = _encode(state).encode()
         sealed = self._sealer.seal(encoded, name, "t")
-        begun = self._engine.call(
-            BEGIN, self._engine.node, name, peer, sealed, self._grace, self._perKey
-        )
+        said = (self._engine.node, name, peer, sealed, self._grace)
+        begun = self._come(scripts.BEGIN, peer, *said)
         # From now on, for who cancels this and drops it.
         self._writer.ours[name] = Image(peer, encoded, 1)
         begun.addCallbacks(
             self._cbBegun, self._ebBegun, callbackArgs=(name,), errbackArgs=(name,)
         )
         return begun
+
+    def _come(self, script: scripts.Script, peer: str, *said: object) -> Deferred[Any]:
+        """
+        Run a script because a client has come; C{perKey} is the last that it is told.
+
+        @return: fails with L{Refused} if another one of the key is there.
+        """
+        come = self._engine.call(script, *said, self._perKey)
+        return come.addCallback(_letIn, peer)
 
     def _cbBegun(self, ended: list[bytes] | None, name: str) -> None:
         """
@@ -243,8 +236,8 @@ class EngineStore:
         return name in self._writer.ours
 
     def _ebBegun(self, failure: Failure, name: str) -> Failure:
-        """Nobody knows whether it is: if so, it goes when nobody has come in time."""
-        if failure.check(SpoolError):
+        """If nobody knows whether it is, it goes when nobody has come in time."""
+        if failure.check(SpoolError, Refused):
             self._writer.ours.pop(name, None)
         return failure
 
@@ -264,11 +257,11 @@ class EngineStore:
         call, node = self._engine.call, self._engine.node
         ours = self._writer.ours.get(name)
         if ours is not None and (
-            ours.peer != peer or await call(PAGE, name, ours.fence, 3, "+inf", 0)
+            ours.peer != peer or await self._come(scripts.HOME, peer, name, ours.fence)
         ):
             return None
-        said = (node, name, peer, self._grace, PAGE_SIZE, self._perKey)
-        found = await call(CLAIM, *said)
+        said = (node, name, peer, self._grace, PAGE_SIZE)
+        found = await self._come(scripts.CLAIM, peer, *said)
         if self._isOurs(name):
             self._writer.leave({name: found is not None})
         if found is None:
@@ -276,7 +269,7 @@ class EngineStore:
         ended, fence, state, page = found
         self._ended(ended)
         state = self._sealer.open(state, name, "t")
-        stored = Stored(name, peer, _decoded(state), [], [], [])
+        stored = Stored(name, peer, json.loads(state), [], [], [])
         kinds = stored.incoming, stored.outgoing, stored.requests
         while page is not None:
             *parts, behind = page
@@ -286,7 +279,7 @@ class EngineStore:
                 read = [[Part(*blob) for blob in kept] for kept in kinds]
                 self._writer.ours[name] = Image(peer, state, fence, read)
                 return stored
-            page = await call(PAGE, name, fence, *behind, PAGE_SIZE)
+            page = await call(scripts.PAGE, name, fence, *behind, PAGE_SIZE)
         raise SpoolError("another node has it by now: its client has to come again")
 
     def _blob(self, member: bytes, name: str, kind: str) -> Blob:
@@ -437,7 +430,7 @@ class EngineStore:
             nothing; C{read} has to be told of each, or others have it once this node
             is gone.  Fails with L{SpoolError}.
         """
-        found = self._engine.call(WORK, self._engine.node, PAGE_SIZE)
+        found = self._engine.call(scripts.WORK, self._engine.node, PAGE_SIZE)
         return found.addCallback(self._cbWork)
 
     def _cbWork(self, found: list[bytes]) -> list[Work]:
@@ -478,7 +471,7 @@ class EngineStore:
         @return: fires with as much as fits a page, but what was taken; fails with
             L{SpoolError}.
         """
-        found = self._engine.call(INLET, name, after, PAGE_SIZE)
+        found = self._engine.call(scripts.INLET, name, after, PAGE_SIZE)
         return found.addCallback(self._cbRead, name)
 
     def _cbRead(self, found: list[bytes], name: str) -> list[Entry]:
@@ -518,7 +511,7 @@ class EngineStore:
 
         @see: L{ILogStore.readLog}
         """
-        found = self._engine.call(LOG, after, name, PAGE_SIZE)
+        found = self._engine.call(scripts.LOG, after, name, PAGE_SIZE)
         return found.addCallback(self._cbLog)
 
     def _cbLog(self, found: list[Any] | None) -> LogPage | None:
@@ -535,7 +528,7 @@ class EngineStore:
         @see: L{ILogStore.say}
         """
         channel = f"n:{node}" if node else "log"
-        return self._engine.call(SAY, channel, b"say " + words)
+        return self._engine.call(scripts.SAY, channel, b"say " + words)
 
     # The engine
 
@@ -631,11 +624,12 @@ class EngineStore:
 
     def _cbAllThere(self, nothing: None) -> None:
         """See what others have read meanwhile."""
+        call = self._engine.call
         for name, image in list(self._writer.ours.items()):
             unread = image.unread
             for at in range(0, len(unread), LOOK_SIZE):
                 some = unread[at : at + LOOK_SIZE]
-                seen = self._engine.call(UNREAD, name, *(last for _, last in some))
+                seen = call(scripts.UNREAD, name, *(last for _, last in some))
                 seen.addCallbacks(
                     self._cbUnread,
                     lambda failure: None,  # it is asked again with the next connection
@@ -656,6 +650,12 @@ def _taken(name: str) -> SpoolError:
     return SpoolError(f"there is a session {name} already")
 
 
-def _decoded(state: bytes) -> dict[str, Any]:
-    """Read a state."""
-    return cast("dict[str, Any]", json.loads(state))
+def _letIn(reply: Any, peer: str) -> Any:
+    """
+    Take the reply to a client that has come.
+
+    @raise Refused: another one of its key is there.
+    """
+    if reply == 0:
+        raise Refused(f"the key {peer} is connected already", Kind.CONNECTED)
+    return reply

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from twisted.internet.defer import TimeoutError
 from twisted.python import usage
 
+from aesm.cluster.lease import RENEWAL, TIME
 from aesm.commands.command import Command
 from aesm.commands.control import NotDone
 from aesm.commands.main import CoroutineRunner
@@ -136,29 +137,44 @@ def clusterLines(overview: dict[str, Any]) -> list[str]:
     disk = "append-only file" if engine["appendOnly"] else "nothing on its disk"
     lines = [
         f"engine {escape(engine['version'])}, {escape(engine['role'])}, "
-        f"{engine['replicas']} replicas, {disk}; {size(engine['bytes'])}{most} bytes",
-        f"epoch {escape(overview['epoch'])}; {number(overview['waiting'])} sessions "
-        f"wait, {number(overview['unread'])} have something unread; inlets "
-        f"{size(overview['inletBytes'])}; log {number(log['entries'])} entries, "
-        f"{size(log['bytes'])}",
+        f"{engine['replicas']} replicas, {disk}; {size(engine['bytes'])}{most} bytes; "
+        f"epoch {escape(overview['epoch'])}",
+        f"sessions: {number(overview['waiting'])} wait for their clients, "
+        f"{number(overview['unread'])} have something unread; inlets: "
+        f"{size(overview['inletBytes'])} bytes; log: {number(log['entries'])} entries, "
+        f"{size(log['bytes'])} bytes",
     ]
     if overview["looking"]:
         lines.append(
-            f"nodes see whether it lacks anything, {seconds(overview['looking'])} more"
+            "the engine was replaced or started again: for up to "
+            f"{seconds(overview['looking'])} nodes see whether it lacks anything, and "
+            "no session moves"
         )
     if overview["calm"]:
-        lines.append(f"no session is given up for {seconds(overview['calm'])}")
-    rows = [[show(node) for _, show in _COLUMNS] for node in nodes]
+        lines.append(
+            "the engine, or all nodes, are new or were away: for "
+            f"{seconds(overview['calm'])} no session is given up"
+        )
+    rows = [[show(_known(node)) for _, show in _COLUMNS] for node in nodes]
     table = [[title for title, _ in _COLUMNS], *rows]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     padded = (map(str.ljust, row, widths) for row in table)
     return [*lines, "", *(" ".join(row).rstrip() for row in padded)]
 
 
+def _known(node: dict[str, Any]) -> dict[str, Any]:
+    """Leave out what is not so any more, since the node is gone that said it."""
+    if node["lease"] >= 0:
+        return node
+    return node | dict.fromkeys(("connections", "waiting", "logLag"))
+
+
 def _state(node: dict[str, Any]) -> str:
     """Say whether a node is there."""
     if node["lease"] < 0:
         return f"gone {seconds(-node['lease'])}"
+    if node["lease"] < TIME - 2 * RENEWAL:
+        return f"silent {seconds(TIME - node['lease'])}"
     return "draining" if node["draining"] else "up"
 
 

@@ -33,10 +33,12 @@ from aesm.commands.sending import Sending
 from aesm.errors import (
     AESMError,
     ConnectionClosed,
+    RequestFailed,
 )
 from aesm.files.receiver import FileReceiver
-from aesm.files.requests import asking
-from aesm.interfaces import IClientObserver, MessageHandler
+from aesm.files.requests import asking, readAnswer
+from aesm.files.sender import Offering
+from aesm.interfaces import IClientObserver
 from aesm.messages.connection import Connection
 from aesm.server.service import Server, listen
 from aesm.trust.files import expanded, stateDirectory
@@ -198,10 +200,26 @@ class _Receiving(FileReceiver):
         self._meeting = meeting
 
     def connectionAccepted(self, connection: Connection) -> None:
-        """Show whose files these are, and have the other side end if it sends none."""
+        """Show whose files these are, and ask for them."""
         self._meeting.show(connection)
-        # What is answered does not matter: programs that send may not know this.
-        connection.request(asking("receive")).addErrback(Failure.trap, AESMError)
+        Deferred.fromCoroutine(self._ask(connection))
+
+    async def _ask(self, connection: Connection) -> None:
+        """
+        Have the other side end if it sends no files, as we do; or say that it does not
+        know what that is.
+        """
+        try:
+            readAnswer(await connection.request(asking("receive")))
+        except RequestFailed:
+            # Other programs that send may not know it, either.
+            if self.isIdle and not self.ended.called:
+                self._meeting.progress.say(
+                    "the other side does not say that it sends files, as `aesm send` "
+                    "does; waiting for some"
+                )
+        except AESMError:
+            pass
 
     def peerReceives(self, connection: Connection) -> None:
         """End: nothing would ever come."""
@@ -241,7 +259,7 @@ class _Receiving(FileReceiver):
         super().connectionLost(connection, reason)
 
 
-class _Callers(MessageHandler):
+class _Callers(Offering):
     """Sends to those who come, one after another, until C{sent} fires: one has all."""
 
     def __init__(self, sending: Sending, meeting: _Meeting) -> None:
@@ -292,7 +310,7 @@ class _Meeting:
         with reportingTrust():
             # The handler refuses what is asked by one that has files to send, too.
             service = await connectOrReport(
-                self._reactor, endpoint, self, handler=MessageHandler(), **self._options
+                self._reactor, endpoint, self, handler=Offering(), **self._options
             )
             if service is None:
                 return 1

@@ -22,7 +22,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
 from aesm.core.messages.batch import Message
-from aesm.errors import FileChanged, RequestFailed, SessionLost
+from aesm.errors import CloseCode, FileChanged, RequestFailed, SessionLost
 from aesm.files.disk import DiskFile, InThread
 from aesm.files.requests import (
     AHEAD,
@@ -30,15 +30,20 @@ from aesm.files.requests import (
     CHUNK_HEADER,
     FileCode,
     Offer,
+    answering,
     asking,
     chunkHeader,
+    isOurs,
     offering,
     readAnswer,
+    readAsked,
 )
+from aesm.interfaces import MessageHandler
 from aesm.messages.connection import Connection
+from aesm.messages.requests import Request
 from aesm.trust.files import AnyPath, expanded
 
-__all__ = ["Requester", "nameOf", "sendFile", "sentAll"]
+__all__ = ["Offering", "Requester", "nameOf", "sendFile", "sentAll"]
 
 MOST_OFFERS = 3  # of a file of which nothing more comes between one and the next
 _AGAIN = frozenset({FileCode.UNKNOWN, FileCode.DIFFERS})
@@ -99,6 +104,20 @@ def sentAll(connection: Requester, timeout: float | None = None) -> Deferred[Non
 def nameOf(path: AnyPath) -> str:
     """Say what a file is called that is sent; what is no UTF-8 is shown as such."""
     return os.fsencode(os.path.basename(path)).decode("utf-8", "replace")
+
+
+class Offering(MessageHandler):
+    """Says to who receives files that there are some, and takes none."""
+
+    def requestReceived(self, connection: Connection, request: Request) -> str:
+        """
+        Answer who receives.
+
+        @raise RequestFailed: it asks something else.
+        """
+        if not isOurs(request.data) or readAsked(request.data) != ("receive", {}):
+            raise RequestFailed(CloseCode.NOT_TAKEN, "no requests are taken here")
+        return answering()
 
 
 async def _send(

@@ -56,9 +56,10 @@ Talk = Callable[["Connection"], Coroutine[Deferred[Any], Any, object]]
 #   the coroutine's    the connection is closed, with 1000 or 1011; what still comes is
 #                      not acknowledged.  What is unread is dropped, though it is
 #                      acknowledged, so that its sender is told, with 4003 in the place
-#                      of 1000.  (To acknowledge only what is read would have two
-#                      coroutines that both await what they have sent, before they read
-#                      on, wait for ever.)
+#                      of 1000.  A client that is away then is told when it is back:
+#                      until then its session waits for it.  (To acknowledge only what
+#                      is read would have two coroutines that both await what they have
+#                      sent, before they read on, wait for ever.)
 #
 # A session that goes on in another process, since this one stops and has a spool, ends
 # here only: what is unread is left to the coroutine that is begun there for it.
@@ -142,7 +143,7 @@ def handlingOf(
     clock: IReactorTime,
     messagesPerKey: float | None = None,
     bytesPerKey: float | None = None,
-    ended: Callable[[Connection], None] = lambda connection: None,
+    ended: Callable[[Connection], None] | None = None,
 ) -> Handling | None:
     """
     Have connections handled.
@@ -152,7 +153,8 @@ def handlingOf(
         says itself, or any number.
     @param bytesPerKey: the same of their bytes.
     @param ended: called with the connection once a coroutine has returned that did not
-        have to.
+        have to.  None where peers come back by themselves: one that is away then is
+        told when it is there.
     @return: None if there is no handler.
     @raise ValueError: an option has a value that it cannot have.
     """
@@ -264,12 +266,17 @@ class _Talking(_Waiting):
     """Runs a coroutine for each connection."""
 
     def __init__(
-        self, talk: Talk, clock: IReactorTime, ended: Callable[[Connection], None]
+        self,
+        talk: Talk,
+        clock: IReactorTime,
+        ended: Callable[[Connection], None] | None,
     ) -> None:
         """@param ended: as L{handlingOf} takes it."""
         super().__init__(clock)
         self._talk = talk
         self._ended = ended
+        # What peers are told when they come back.
+        self._left: dict[Connection, tuple[CloseCode, str]] = {}
         self._talks: dict[Connection, Deferred[object]] = {}  # that are running
 
     def take(self, connection: Connection, causes: bool = False) -> None:
@@ -298,10 +305,15 @@ class _Talking(_Waiting):
         """The coroutine goes on."""
 
     def attached(self, connection: Connection) -> None:
-        """The coroutine goes on."""
+        """The coroutine goes on; or it has returned, which the peer is told now."""
+        left = self._left.pop(connection, None)
+        if left is not None:
+            connection.deafen()
+            connection.closeWith(*left)
 
     def lost(self, connection: Connection, reason: AESMError) -> None:
         """Let nothing stay that no coroutine of this process is to take."""
+        self._left.pop(connection, None)
         connection.retrieved.drop(connection not in self._talks)
 
     def _cbReturned(self, result: object, connection: Connection) -> None:
@@ -314,7 +326,7 @@ class _Talking(_Waiting):
             self._close(connection, CloseCode.UNREAD, reason)
         else:
             self._close(connection, CloseCode.NORMAL, "")
-        if not hadTo:
+        if not hadTo and self._ended is not None:
             self._ended(connection)
 
     def _ebFailed(self, failure: Failure, connection: Connection) -> None:
@@ -329,11 +341,12 @@ class _Talking(_Waiting):
         self._close(connection, CloseCode.INTERNAL_ERROR, "internal error")
 
     def _close(self, connection: Connection, code: CloseCode, reason: str) -> None:
-        """Close a connection that has no coroutine any more."""
+        """Close a connection that has no coroutine any more, once its peer is there."""
         del self._talks[connection]
         connection.retrieved.drop(True)
-        connection.deafen()
-        connection.closeWith(code, reason)
+        self._left[connection] = code, reason
+        if connection.isAttached or connection.isOver or self._ended is not None:
+            self.attached(connection)
 
     def _late(self) -> None:
         """Cancel what does not end by itself."""

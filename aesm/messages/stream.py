@@ -139,10 +139,12 @@ class Arrivals(OrderedDict[_Arrival, None], Watch):
 
     @ivar held: their cost, bytes.
     @ivar newest: what came last, if it is not all taken.
+    @ivar isQueue: whether they are taken by whichever process asks first for them.
     """
 
     held = 0
     newest: _Arrival | None = None
+    isQueue = False
 
 
 # Taking without the lock

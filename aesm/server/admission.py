@@ -51,7 +51,8 @@ __all__ = ["Admission", "canYield", "farewell"]
 
 _log = Logger(namespace="aesm.server")
 
-PER_KEY = ("allow", "replace", "reject")
+# What a second connection of one key does; and how an engine is told.
+PER_KEY = {"allow": 0, "replace": 1, "reject": -1}
 REVOKED = "key no longer authorized"
 
 
@@ -74,7 +75,7 @@ class Admission:
         @raise ValueError: C{perKey} is none that there is.
         """
         if perKey not in PER_KEY:
-            raise ValueError(f"perKey must be one of {PER_KEY}, not {perKey!r}")
+            raise ValueError(f"perKey must be one of {tuple(PER_KEY)}, not {perKey!r}")
         self._connections = connections
         self._places = places
         self.maxConnections = places.maxConnections

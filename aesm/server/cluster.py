@@ -3,6 +3,7 @@ All nodes of a cluster as one server, for programs: L{Server<aesm.Server>} has o
 keeps its sessions in an engine::
 
     have = await server.cluster.sendTo("hello", publicKey)     # wherever it is
+    have = await server.cluster.sendAll("for all")
     for row in await server.cluster.byPeer(publicKey): ...
     async for row in server.cluster.connections(): ...
     publicKey, packet = await server.cluster.getDataOrdinal()
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from aesm.messages.connection import Connection
     from aesm.messages.stream import Packet
     from aesm.server.manager import ConnectionManager
+    from aesm.server.registry import Connections
     from aesm.store.connection import DurableConnection
     from aesm.store.interface import ISessionStore
     from aesm.store.journal import Journal
@@ -86,8 +88,13 @@ class Cluster:
     @ivar drained: called when an operator wants this node to end.
     """
 
-    def __init__(self) -> None:
-        """Begin with no engine, as before the server listens."""
+    def __init__(self, connections: Connections) -> None:
+        """
+        Begin with no engine, as before the server listens.
+
+        @param connections: those that are here.
+        """
+        self._connections = connections
         self._journal: Journal | None = None
         self._inlets: Inlets | None = None
         self._readings: Readings | None = None
@@ -138,6 +145,18 @@ class Cluster:
         self._sending += len(entry)
         journal.add(sent.write).addBoth(self._cbWritten, sent)
         return sent
+
+    def sendAll(self, data: Message) -> Deferred[int]:
+        """
+        Send a message to the clients of all nodes; C{server.sendAll} does the same,
+        and can leave some out.
+
+        @param data: C{str} for a TEXT message, bytes for a BINARY one.
+        @return: as L{Connections.sendAll<aesm.Connections.sendAll>}.
+        @raise TypeError: C{data} is neither text nor bytes.
+        @raise ValueError: the text cannot be written in UTF-8.
+        """
+        return self._connections.sendAll(data)
 
     def _cbWritten(self, result: Failure | None, sent: _Sent) -> None:
         """A message is in the engine, or will never be."""
@@ -223,7 +242,7 @@ class Cluster:
         store.lease.says = partial(self._says, manager)
         store.lease.drained = lambda: self.drained()
         if manager.handler is None:
-            arrivals = manager.connections.arrivals
+            arrivals = self._connections.arrivals
             self._readings = Readings(journal, store, clock, arrivals)
             store.wasRead = self._wasRead
 
@@ -240,7 +259,7 @@ class Cluster:
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "sync": self._store.describe()["sync"],
-            "connections": len(manager.connections) - waiting,
+            "connections": len(self._connections) - waiting,
             "waiting": waiting,
             "stopping": manager.isDraining,
             "logPosition": None if log is None else log.entries.position,

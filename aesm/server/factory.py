@@ -191,8 +191,7 @@ class AESMServerFactory(SecureFactory):
             C{redis+sentinel://HOST,HOST,HOST/NAME}.  All servers with the same one are
             nodes of one server: a client comes back to its session at any of them.
             They have the same C{key}, C{psk} and C{authorizedKeys}; limits are those
-            of one node, but C{perKey="replace"}, which is over all.  It needs
-            C{aesm[cluster]}.
+            of one node, but C{perKey}, which is over all.  It needs C{aesm[cluster]}.
         @keyword clusterName: what the cluster is called in the engine.
         @keyword clusterPassword: what the engine asks for, bytes, or the path of its
             file.
@@ -226,7 +225,7 @@ class AESMServerFactory(SecureFactory):
         made = _messageHandler(handler, self.connections)
         if isCluster:
             checkHandler(made)
-            self.connections.ofCluster = Cluster()
+            self.connections.ofCluster = Cluster(self.connections)
         self._places = Places(
             maxConnections,
             maxConnectionsPerHost,

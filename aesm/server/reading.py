@@ -32,8 +32,8 @@ from aesm.trust.keys import PublicKey
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
 
-    from aesm.cluster.store import EngineStore, Work
-    from aesm.store.interface import ISessionStore
+    from aesm.cluster.store import EngineStore
+    from aesm.store.interface import ISessionStore, Work
     from aesm.store.journal import Journal
 
 __all__ = ["Readings"]
@@ -110,8 +110,8 @@ class Readings:
             the server has stopped.  Cancelling it reads nothing.
         """
         got = self._packets.get()
-        if self._arrivals.arrived is None:
-            self._arrivals.arrived = self._ask
+        # Also where threads may wait for packets: those do not do so beside this.
+        self._arrivals.arrived, self._arrivals.isQueue = self._ask, True
         self._ask()
         return got
 

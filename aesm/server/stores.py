@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from aesm.cluster.opening import engineOpener
+from aesm.server.admission import PER_KEY
 from aesm.store.spool import spoolOpener
 from aesm.store.sqlite import MAX_SIZE
 
@@ -59,5 +60,5 @@ def storeOpener(
     if openSpool is not None:
         raise ValueError("cluster and spool: give one of them")
     return engineOpener(
-        *engine.values(), grace=grace, perKey=int(perKey == "replace"), clock=clock
+        *engine.values(), grace=grace, perKey=PER_KEY.get(perKey, 0), clock=clock
     )

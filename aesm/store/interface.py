@@ -31,7 +31,16 @@ if TYPE_CHECKING:
 
     from aesm.errors import SpoolError
 
-__all__ = ["Blob", "Entry", "ILogStore", "ISessionStore", "LogPage", "Lost", "Stored"]
+__all__ = [
+    "Blob",
+    "Entry",
+    "ILogStore",
+    "ISessionStore",
+    "LogPage",
+    "Lost",
+    "Stored",
+    "Work",
+]
 
 # Called with sessions that are not ours any more, each with whether it goes on
 # elsewhere, or None if a newer one of its key has taken its place; and with those of
@@ -103,6 +112,22 @@ class LogPage(NamedTuple):
     entries: list[Entry] | None
 
 
+class Work(NamedTuple):
+    """
+    Messages of a client that nobody has read.
+
+    @ivar name: the session over which they came.
+    @ivar peer: the public key, in text form.
+    @ivar blob: the messages.
+    @ivar read: how many of these were read all the same.
+    """
+
+    name: str
+    peer: str
+    blob: Blob
+    read: int
+
+
 class ISessionStore(Interface):
     """Sessions and their messages, kept where they outlive the process."""
 
@@ -151,8 +176,9 @@ class ISessionStore(Interface):
         @param peer: the peer's public key, in text form.
         @param state: as C{put}.
         @return: fires once it is stored; fails with L{SpoolError} if it cannot be
-            stored now, and then nothing of it is kept.  Who cancels it has to drop
-            the session, which may be stored or not.
+            stored now, and with L{Refused<aesm.secure.refusals.Refused>} if the client
+            is not let in for another one of its key, and then nothing of it is kept.
+            Who cancels it has to drop the session, which may be stored or not.
         @raise TypeError: the state does not fit.
         @raise ValueError: the state does not fit.
         """
@@ -167,8 +193,8 @@ class ISessionStore(Interface):
         @param peer: the key that the client has proved, in text form.
         @return: fires with what is stored of it, which is ours from now on, or with
             None if there is none of that key, or it still is ours; fails with
-            L{SpoolError} if nobody can say now, or the store is closed before.  It is
-            not cancelled.
+            L{SpoolError} if nobody can say now, or the store is closed before, and with
+            L{Refused<aesm.secure.refusals.Refused>} as C{begin}.  It is not cancelled.
         """
 
     def put(name: str, peer: str, state: dict[str, Any]) -> None:

@@ -17,8 +17,12 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from twisted.python.failure import Failure
+
 from aesm.core.messages.framereader import FrameReader
 from aesm.core.messages.frames import Messages, markedOf
+from aesm.errors import CloseCode
+from aesm.messages.acknowledgements import Acknowledgement
 from aesm.messages.requests import Answer, Request
 from aesm.messages.stream import DataStream, Packet, costOf
 from aesm.store.interface import Blob
@@ -29,6 +33,10 @@ Ranges = list[list[int]]  # of numbers: the first, and the one behind the last
 
 # Bytes of a message that is read back: it was accepted under the C{maxMessage} of then.
 ANY_SIZE = (1 << 32) - 1
+
+
+def _ignore(failure: Failure) -> None:
+    """Who asked is told that the connection is over."""
 
 
 def _asItIs(number: int, micros: int, data: str | bytes) -> Any:
@@ -125,12 +133,27 @@ class DurableStream(DataStream):
         self.skip()
 
     def skip(self) -> None:
-        """Leave the oldest packets out that were taken in another process."""
-        # Only these: it is the rest that keeps its order, and soon others follow.
-        elsewhere = self._elsewhere
-        while elsewhere and self._numbers and self._numbers[0] in elsewhere:
-            elsewhere.discard(self._numbers[0])
-            self.getData()
+        """
+        Leave the oldest packets out that were taken in another process; and refuse the
+        requests among them, which are not given to others, and whom nobody takes here.
+        """
+        # Only the oldest: it is the rest that keeps its order, and soon others follow.
+        elsewhere, order = self._elsewhere, self._order
+        isQueue = order is not None and order.isQueue
+        while (elsewhere or isQueue) and self._numbers:
+            number = self._numbers[0]
+            if number not in elsewhere and not (
+                (isQueue or max(elsewhere) > number) and isinstance(self[0], Request)
+            ):
+                return
+            elsewhere.discard(number)
+            packet = self.getData()
+            if isinstance(packet, Request):
+                refused = packet.refuse(
+                    "no requests are taken here", CloseCode.NOT_TAKEN
+                )
+                if not isinstance(refused, Acknowledgement):
+                    refused.addErrback(_ignore)
 
     def taken(self) -> int:
         """

@@ -93,7 +93,7 @@ class ConnectTests(AioCase):
             for wrong in ("bogus:", ""):
                 with self.assertRaises(ValueError):
                     await connect(wrong, key=PrivateKey.generate())
-            with self.assertRaises(ConnectionRefusedError):
+            with self.assertRaisesRegex(ConnectionRefusedError, f"127.0.0.1:{port}"):
                 await connect(f"127.0.0.1:{port}", key=PrivateKey.generate())
             with socket.create_server(("127.0.0.1", 0)) as silent:
                 endpoint = f"127.0.0.1:{silent.getsockname()[1]}"

@@ -29,6 +29,7 @@ from aesm.blocking.reactorthread import ReactorState, ReactorThread
 from tests import ROOT
 from tests.blocking.test_reactorthread import Reactor
 from tests.support import networkprograms as network_programs
+from tests.support.engines import sharedServer
 from tests.support.pairs import CLIENT_KEY, SERVER_KEY
 
 PROGRAMS = Path(network_programs.__file__)
@@ -156,6 +157,12 @@ class UseTests(ProgramCase):
     def test_requests(self) -> None:
         """Both sides ask and answer, with Futures, in any thread."""
         self.runProgram("requests", output="asked and answered")
+
+    def test_cluster(self) -> None:
+        """Two servers with one engine are one, of which any thread can take packets."""
+        engine = sharedServer()
+        engine.command("FLUSHALL")
+        self.runProgram("cluster", engine.path, output="one server")
 
     def test_waiting(self) -> None:
         """

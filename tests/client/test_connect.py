@@ -20,6 +20,7 @@ from twisted.internet.interfaces import (
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactorClock, StringTransport
+from twisted.python.failure import Failure
 from twisted.test.iosim import ConnectionCompleter
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
@@ -355,6 +356,17 @@ class FailureTests(PairTestCase):
         """Where nobody listens, the endpoint's error is the answer."""
         connecting = self.connecting(MemoryNetwork())
         self.failureResultOf(connecting, error.ConnectionRefusedError)
+
+    def test_nobodyThere(self) -> None:
+        """It says where, however often it is the same error."""
+        reactor: Any = MemoryReactorClock()
+        refused = error.ConnectionRefusedError(111, "refused")
+        for _ in range(2):
+            connecting = connect(reactor, "tcp:127.0.0.1:9", key=CLIENT_KEY)
+            *_, factory, _, _ = reactor.tcpClients[-1]
+            factory.clientConnectionFailed(None, Failure(refused))
+            self.failureResultOf(connecting, error.ConnectionRefusedError)
+        self.assertRegex(str(refused), r"111: refused at 127\.0\.0\.1:9\.$")
 
     def test_noWelcome(self) -> None:
         """A server that never says WELCOME."""

@@ -11,6 +11,7 @@ from aesm.cluster.scripts import (
     CLAIM,
     COMMIT,
     FORMAT,
+    HOME,
     INLET,
     JOIN,
     LEASE,
@@ -66,7 +67,7 @@ class ScriptTestCase(EngineTestCase):
         """Have a node claim a session."""
         said = (node.engine.node, name, peer, FOREVER, FOREVER, most)
         found = self.run(node, CLAIM, *said)
-        if found is not None:
+        if isinstance(found, list):
             self.ended, *found = found
         return found
 
@@ -267,6 +268,45 @@ class PerKeyTests(ScriptTestCase):
         self.assertEqual(self.claim(self.two, "T", "L", 1)[0], 2)
         self.assertEqual(self.ended, [b"U"])
         self.assertEqual(self.has("k:L"), [b"T"])
+
+    def test_rejected(self) -> None:
+        """
+        Or the only one that is there: others are refused, until it is away, or its node
+        is dead; also before it is said to be there.
+        """
+        self.assertEqual(self.begin("V", "M", -1), [])
+        self.assertEqual(self.begin("W", "M", -1), 0)
+        self.assertEqual(self.redis.command("KEYS", self.key("?:W")), [])
+        session = [("V", 1)]
+        self.commit(self.one, session, "enter", 1)
+        self.assertEqual(self.begin("W", "M", -1), 0)
+        self.assertEqual(self.home("V"), 1)
+        self.commit(self.one, session, "wait", 1)
+        self.assertEqual(self.begin("W", "M", -1), [])
+        self.assertEqual(self.home("V"), 0)
+        self.assertEqual(self.claim(self.two, "V", "M", -1), 0)
+        self.redis.command("ZADD", self.key("n"), 1, "one")
+        self.assertEqual(self.claim(self.two, "V", "M", -1)[0], 2)
+        self.assertIs(self.home("V"), None)
+
+    def test_coming(self) -> None:
+        """One that is not said to be there keeps others away for ten seconds."""
+        self.begin("V", "M", -1)
+        came = self.redis.command("ZSCORE", self.key("k:M"), "V")
+        until = self.redis.command("HGET", self.key("s:V"), "coming")
+        self.assertEqual(round((float(until) - float(came)) / 1000), 10)
+        self.redis.command("HSET", self.key("s:V"), "coming", 1)
+        self.assertEqual(self.begin("W", "M", -1), [])
+
+    def home(self, name: str) -> Any:
+        """Have a client come back to the first node."""
+        return self.run(self.one, HOME, name, 1, -1)
+
+    def test_homeFull(self) -> None:
+        """Clients come back to an engine that is full."""
+        self.begin("V", "M", -1)
+        self.full()
+        self.assertEqual(self.home("V"), 1)
 
     def test_clock(self) -> None:
         """That does not depend on the engine's clock."""

@@ -7,8 +7,7 @@ from __future__ import annotations
 from aesm.cluster import store
 from aesm.cluster.engine import MAX_RETRY
 from aesm.cluster.scripts import SWEEP
-from aesm.cluster.store import Work
-from aesm.store.interface import Blob
+from aesm.store.interface import Blob, Work
 from tests.support.engines import EngineTestCase, Node
 
 

@@ -13,6 +13,7 @@ from twisted.internet.defer import Deferred
 
 from aesm.cluster.address import EngineAddress
 from aesm.cluster.engine import Engine
+from aesm.commands import cluster
 from aesm.commands.cluster import PATIENCE, ClusterOptions
 from aesm.commands.control import NotDone
 from tests.commands.test_cli import CommandTestCase
@@ -91,8 +92,9 @@ class ClusterTests(EngineTestCase):
         """It is lines for people, in which nothing is but text."""
         lines = self.said("status").splitlines()
         self.assertRegex(lines[0], r"engine \d.*, master, 0 replicas, nothing on")
-        self.assertRegex(lines[1], r"epoch [0-9a-f]{32}; 0 sessions wait")
-        self.assertRegex(lines[2], r"no session is given up for \d+s")
+        self.assertRegex(lines[0], r"bytes; epoch [0-9a-f]{32}$")
+        self.assertRegex(lines[1], r"sessions: 0 wait for their clients")
+        self.assertRegex(lines[2], r"were away: for \d+s no session is given up")
         self.assertEqual(
             [lines[-2].split(), lines[-1].split()],
             [
@@ -105,14 +107,16 @@ class ClusterTests(EngineTestCase):
         )
 
     def test_states(self) -> None:
-        """A node may be draining, or gone; an engine looked at, or bounded."""
+        """A node may be draining, silent, or gone; an engine looked at, or bounded."""
         self.redis.command("HSET", self.key("n:one"), "drain", 1)
         self.assertIn("one  draining", self.said("status"))
+        self.patch(cluster, "TIME", 1e20)
+        self.assertRegex(self.said("status"), r"one  silent \S+ +2 +1 +0 ")
         self.redis.command("ZADD", self.key("n"), 1, "one")
         self.setting("maxmemory", "64mb", 0)
         self.redis.command("HSET", self.key("meta"), "looking", 1 << 50)
         said = self.said("status")
-        self.assertIn("one  gone ", said)
+        self.assertRegex(said, r"one  gone \S+ +h")  # what it said is over
         self.assertIn(" of 64M bytes", said)
         self.assertIn("nodes see whether it lacks anything", said)
 

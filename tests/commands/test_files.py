@@ -26,7 +26,9 @@ from aesm.commands.sending import Sending
 from aesm.errors import ConnectionClosed
 from aesm.files.requests import CHUNK
 from aesm.files.sender import sendFile, sentAll
+from aesm.handlers import Echo
 from aesm.interfaces import MessageHandler
+from aesm.server.registry import Connections
 from aesm.trust.keys import PrivateKey, PublicKey
 from aesm.trust.servers import AnyServer, Pinned
 from tests.commands.test_cli import KEY, CommandTestCase
@@ -276,6 +278,22 @@ class MeetingTests(FileTestCase):
         for each in (self.receiving, other):
             self.successResultOf(each.ended)
             self.assertTrue(each.failed)
+
+    def test_noSender(self) -> None:
+        """
+        That the other side may be none that sends files is said, once it is there,
+        whether it refuses requests or answers whatever comes; one that sends says so.
+        """
+        others: list[object] = [MessageHandler(), Echo(Connections())]
+        for other in (
+            *others,
+            _Callers(_Sending([], self.meeting.progress), self.meeting),
+        ):
+            receiving = _Receiving(self.theirs, self.meeting)
+            pair = self.pair(receiving, client={"handler": other})
+            pair.deliver()
+            isSaid = "does not say that it sends files" in self.said()
+            self.assertEqual(isSaid, other in others)
 
     def test_bothWhileReceiving(self) -> None:
         """Somebody else who also receives does not end what a sender is at."""

@@ -379,19 +379,46 @@ class TalkTests(PairTestCase):
         return service
 
     def test_returnsWhileCut(self) -> None:
-        """One that returns while its client is away ends the session."""
-        going: Deferred[None] = Deferred()
+        """
+        One that returns while its client is away has that told when it is back, behind
+        what was sent: also that not all was read.
+        """
+
+        async def talk(connection: Connection) -> None:
+            """Leave when told to."""
+            await going
+            connection.sendData("bye")
+
+        for unread, code in ((0, 1000), (1, 4003)):
+            going: Deferred[None] = Deferred()
+            network, server = self.serve(talk)
+            client = self.staying(network)
+            for _ in range(unread):
+                client.sendData("unread")
+            network.deliver()
+            closed = self.successResultOf(client.whenConnected()).closed()
+            network.links[0].cut()
+            going.callback(None)
+            self.assertEqual(len(server.connections), 1)
+            network.advance(5)
+            self.assertEqual(client.retrieved.getData().data, "bye")
+            self.assertEqual(self.successResultOf(closed).code, code)
+
+    def test_returnsForNobody(self) -> None:
+        """If it does not come back its session ends as any other."""
 
         async def talk(connection: Connection) -> None:
             """Leave when told to."""
             await going
 
+        going: Deferred[None] = Deferred()
         network, server = self.serve(talk)
-        self.staying(network)
+        client = self.staying(network)
         network.deliver()
+        client.stopService()
         network.links[0].cut()
-        self.assertEqual(len(server.connections), 1)
         going.callback(None)
+        network.advance(61)
         self.assertEqual(list(server.connections), [])
 
     def test_stop(self) -> None:

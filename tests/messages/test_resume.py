@@ -861,7 +861,7 @@ class RandomTests(ResumeTestCase):
             },
             receiveBuffer=chance.choice(window),
             heartbeat=chance.choice(heartbeat),
-            perKey=chance.choice(PER_KEY),
+            perKey=chance.choice(list(PER_KEY)),
             sessionGrace=1e6,
         )
         self.network.chunkSize = chance.choice([7, 50, 500, 1 << 16])

@@ -33,7 +33,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from aesm.cluster import repair, store, writer
+from aesm.cluster import repair, scripts, writer
 from aesm.cluster.batch import Changes, Part
 from aesm.cluster.scripts import Script
 from aesm.cluster.store import Entry
@@ -619,7 +619,7 @@ class BrokenTests(SynchronousTestCase):
         @param text: what is in its source.
         @param fault: what is to be there instead.
         """
-        module = writer if name == "COMMIT" else store
+        module = writer if name == "COMMIT" else scripts
         script: Script = getattr(module, name)
         source = script.source.decode()
         self.assertEqual(source.count(text), 1)

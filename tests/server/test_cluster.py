@@ -50,6 +50,15 @@ class SendToTests(ClusterTestCase):
         for bob in self.bobs:
             self.assertEqual(self.taken(bob), ["a"])
 
+    def test_everybody(self) -> None:
+        """C{sendAll} goes to the clients of all nodes."""
+        sent = self.one.cluster.sendAll("for all")
+        sent.addCallback(lambda having: having)
+        self.settle(5)
+        self.assertEqual(self.successResultOf(sent), 2)
+        for bob in self.bobs:
+            self.assertEqual(self.taken(bob), ["for all"])
+
     def test_lazy(self) -> None:
         """Who looks when it has fired is told as well; who cancels is told nothing."""
         sent, cancelled, early = self.send("a"), self.send("b"), self.send("c")
@@ -151,7 +160,7 @@ class SendToTests(ClusterTestCase):
 
     def test_stopped(self) -> None:
         """Nothing is sent before a server listens, or once it has stopped."""
-        sent = cluster.Cluster().sendTo("a", BOB.publicKey)
+        sent = cluster.Cluster(Connections()).sendTo("a", BOB.publicKey)
         self.failureResultOf(sent, ConnectionClosed)
         self.network.factory = self.one.listens
         stopping = self.one.server.stop()
@@ -247,5 +256,5 @@ class WhoTests(ClusterTestCase):
     def test_away(self) -> None:
         """It is an error if the engine is away, or there is none."""
         self.one.node.lines.line.cut()
-        for each in (self.one.cluster, cluster.Cluster()):
+        for each in (self.one.cluster, cluster.Cluster(Connections())):
             self.failureResultOf(each.byPeer(BOB.publicKey), SpoolError)

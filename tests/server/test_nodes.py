@@ -13,6 +13,8 @@ from twisted.logger import capturedLogs
 from aesm import AnyServer, ConnectionClosed, PrivateKey, connect
 from aesm.cluster.lease import TIME
 from aesm.errors import SessionLost, SessionMoved, SpoolError
+from aesm.plugins import HandlerMaker
+from aesm.store.log import MAX_ENTRY
 from tests.support.clusters import ClusterTestCase, ServingNode
 from tests.support.engines import GRACE
 from tests.support.helpers import XX
@@ -125,6 +127,25 @@ class GoesOnTests(NodesTestCase):
         self.assertSaid("1")
 
 
+class RelayTests(ClusterTestCase):
+    """What all are told."""
+
+    def test_tooBig(self) -> None:
+        """Who has the relay send more than can go to all nodes is told (1009)."""
+        options: dict[str, Any] = {"maxMessage": 2 << 20}
+        made = HandlerMaker("relay", "", "aesm.handlers.Relay")
+        one = self.serving("one", made, **options)
+        alice, bob = (self.client(key, one, **options) for key in (ALICE, BOB))
+        closed = one.connection(ALICE).closed()
+        for size in (MAX_ENTRY, MAX_ENTRY + 1):
+            alice.sendData("x" * size)
+            self.settle(5)
+        self.assertEqual([len(data) for data in self.taken(bob)], [MAX_ENTRY])
+        reason: Any = self.successResultOf(closed)
+        self.assertEqual(reason.code, 1009)
+        self.assertIn("split it", str(reason))
+
+
 class PerKeyTests(ClusterTestCase):
     """How many sessions a key may have."""
 
@@ -137,6 +158,31 @@ class PerKeyTests(ClusterTestCase):
         self.settle(60)
         self.assertTrue(connection.isOver)
         self.assertEqual(list(one.server.connections), [])
+        self.assertTrue(two.connection(ALICE).isAttached)
+
+    def test_rejected(self) -> None:
+        """
+        With C{perKey="reject"} the one that is there, at whichever node; its client may
+        go from one to another, and another one come when it is away.
+        """
+        one, two = (self.serving(name, perKey="reject") for name in ("one", "two"))
+        alice = self.client(ALICE, one)
+        self.roam(alice, two)
+        self.assertTrue(two.connection(ALICE).isAttached)
+        other = self.client(ALICE, one)
+        self.assertEqual(list(one.server.connections), [])
+        self.assertEqual(one.server.connections.refusals["already-connected"], 1)
+        self.cut(alice)
+        self.clients[alice][0].node = None
+        self.settle(10)
+        self.assertTrue(one.connection(ALICE).isAttached)
+        self.clients[alice][0].node = two
+        self.settle(10)
+        self.assertFalse(two.connection(ALICE).isAttached)
+        self.assertTrue(two.server.connections.refusals["already-connected"])
+        self.cut(other)
+        self.clients[other][0].node = None
+        self.settle(60)
         self.assertTrue(two.connection(ALICE).isAttached)
 
 

@@ -11,7 +11,7 @@ from twisted.logger import capturedLogs
 
 from aesm import Answer, ClientService, PrivateKey
 from aesm.cluster.scripts import SWEEP
-from aesm.errors import ConnectionClosed
+from aesm.errors import ConnectionClosed, RequestFailed
 from tests.support.clusters import ClusterTestCase, ServingNode
 from tests.support.pairs import Recorder
 
@@ -110,6 +110,24 @@ class ReadingTests(ClusterTestCase):
             self.assertEqual(self.get(self.two), ("alice", expected))
         self.assertEqual(len(self.one.connection(ALICE).retrieved), 3)
         self.settle(5)
+        self.assertNothing()
+
+    def test_requests(self) -> None:
+        """
+        Requests are not in the queue, and refused: at a node that takes from it, and at
+        others, when what came behind them is taken; nobody has to wait behind them.
+        """
+        asked = self.alice.request("who?")
+        self.say(self.alice, "1")
+        self.assertNoResult(asked)
+        self.assertEqual(self.get(self.two), ("alice", "1"))
+        self.settle()
+        error = self.failureResultOf(asked, RequestFailed).value
+        self.assertEqual(error.code, 1003)
+        self.assertEqual(len(self.one.connection(ALICE).retrieved), 0)
+        again = self.bob.request("who?")
+        self.settle()
+        self.failureResultOf(again, RequestFailed)
         self.assertNothing()
 
     def test_killed(self) -> None:

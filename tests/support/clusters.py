@@ -20,6 +20,7 @@ from zope.interface import implementer
 
 from aesm import AnyServer, ClientService, Connection, PrivateKey, Server
 from aesm.server import stores
+from aesm.server.admission import PER_KEY
 from aesm.testing import MemoryNetwork
 from tests.support.engines import GRACE, EngineTestCase, Node
 from tests.support.helpers import XX
@@ -45,7 +46,7 @@ class ServingNode:
         self.process = Mortal(case.network.clock)
         self.node = Node(self.process, name, case.redis.path, GRACE)  # type: ignore[arg-type]
         case.store = self.node.store
-        case.store._perKey = int(options.get("perKey") == "replace")
+        case.store._perKey = PER_KEY[options.get("perKey", "allow")]
         settings: dict[str, Any] = {
             "key": SERVER_KEY,
             "suites": (XX,),

@@ -103,6 +103,39 @@ def raises(*kinds: type[BaseException]) -> Iterator[list[BaseException]]:
         raise AssertionError(f"nothing was raised, but {kinds} expected")
 
 
+def cluster(path: str) -> None:
+    """
+    Have two nodes with one engine.
+
+    @param path: its socket.
+    """
+    with ServerNetwork(HOST, 0) as alone, raises(RuntimeError):
+        print(alone.cluster)
+    bob, options = PrivateKey.generate(), {"cluster": f"redis+unix://{path}"}
+    with (
+        ServerNetwork(HOST, 0, node="one", **options) as one,
+        ServerNetwork(HOST, 0, node="two", **options) as two,
+        ClientNetwork(*two.address, key=bob) as client,
+    ):
+        assert one.cluster.sendTo("to Bob", bob.publicKey).result(LONG) == 1
+        assert one.cluster.sendAll(bytearray(b"to all")).result(LONG) == 1
+        assert {take(client), take(client)} == {"to Bob", b"to all"}
+        for rows in (one.cluster.byPeer(bob.publicKey), two.cluster.connections()):
+            (row,) = rows.result(LONG)
+            assert (row.peer, row.node[:4]) == (bob.publicKey, "two-"), row
+        with raises(TimeoutError):
+            one.cluster.getDataOrdinal(0)
+        client.sendData("work").result(LONG)
+        peer, packet = one.cluster.getDataOrdinal(LONG)
+        assert (peer, packet.data) == (bob.publicKey, "work")
+        with ThreadPoolExecutor() as threads:
+            waiting = threads.submit(one.cluster.getDataOrdinal)
+            one.stop()
+            with raises(ConnectionClosed):
+                waiting.result(LONG)
+    print("one server")
+
+
 def sender(port: str, number: str, count: str) -> None:
     """Send numbered messages, some of them as fast as it goes, and close in order."""
     with ClientNetwork(HOST, int(port)) as client:
@@ -317,8 +350,9 @@ def wrongPlaces() -> None:
         with raises(NameOrKeyMismatch) as caught:
             ClientNetwork(HOST, port, name="other")
         assert "name=" in str(caught[0])
-    with raises(ConnectionRefusedError):
+    with raises(ConnectionRefusedError) as caught:
         ClientNetwork(HOST, port)
+    assert f"{HOST}:{port}" in str(caught[0]), caught
     with socket.create_server((HOST, 0)) as silent, raises(HandshakeTimeout):
         ClientNetwork(*silent.getsockname(), handshakeTimeout=0.1)
     print("each by its class")

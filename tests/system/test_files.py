@@ -170,7 +170,7 @@ class FilesTests(ProcessTestCase):
         self.assertRegex(process.errors, r"\Aaesm: cannot listen on tcp:x: [^\n]*\n\Z")
         process = self.aesm("send", "a.bin", "tcp:127.0.0.1:1")
         self.assertEqual(process.wait(), 1)
-        self.assertIn("cannot connect to tcp:127.0.0.1:1", process.errors)
+        self.assertIn("at 127.0.0.1:1; does the server run?", process.errors)
 
     def test_show(self) -> None:
         """

@@ -13,13 +13,16 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from configparser import RawConfigParser
+from pathlib import Path
 
 from twisted.trial.unittest import SkipTest
 
 from aesm.trust.keys import PrivateKey
 from tests import ROOT
+from tests.support.engines import sharedServer
 from tests.support.notify import NotifySocket
 from tests.system.test_commands import (
     AT,
@@ -222,14 +225,17 @@ class UnitTests(ServeTestCase):
         parser.read_string(text.replace("\\\n", " "))
         return parser
 
-    def command(self, variables: dict[str, str]) -> list[str]:
+    def command(
+        self, variables: dict[str, str], name: str = "aesm.service"
+    ) -> list[str]:
         """
-        Expand the service's command as systemd does.
+        Expand a service's command as systemd does.
 
         @param variables: what it would set.
+        @param name: the unit's file.
         @return: what follows the program.
         """
-        words = shlex.split(self.unit("aesm.service")["Service"]["ExecStart"])
+        words = shlex.split(self.unit(name)["Service"]["ExecStart"])
         self.assertEqual(words.pop(0), "/opt/aesm/bin/aesm")
         self.assertEqual(words.pop(), "$AESM_OPTIONS")
         return [
@@ -290,15 +296,56 @@ class UnitTests(ServeTestCase):
         again = service["Service"]["RestartPreventExitStatus"]
         self.assertEqual(wrong.wait(), int(again))
 
+    def test_node(self) -> None:
+        """
+        A node of a cluster is as hardened, has names of its own for what is its own,
+        and options that there are.
+        """
+        service, node = (
+            self.unit(name)["Service"] for name in ("aesm.service", "aesm@.service")
+        )
+        differ = {
+            name for name in {*service, *node} if service.get(name) != node.get(name)
+        }
+        names = "EnvironmentFile ExecStart LogsDirectory RestartSec RuntimeDirectory"
+        self.assertEqual(differ, {*names.split(), "TimeoutStartSec"})
+        for name in ("ExecStart", "LogsDirectory", "RuntimeDirectory"):
+            self.assertIn("%i", node[name])
+
+    def test_nodeStarts(self) -> None:
+        """The command of a node serves, with an engine."""
+        folder = Path(tempfile.mkdtemp(prefix="aesm-"))  # paths of sockets are short
+        self.addCleanup(shutil.rmtree, folder)
+        PrivateKey.generate().save(folder / "server.key")
+        keys = self.home / "authorized_keys"
+        keys.write_text(f"{PrivateKey.generate().publicKey} me\n")
+        places = {
+            "reuseport:8765": "reuseport:0:interface=127.0.0.1",
+            "%i": "one",
+            "/etc/aesm/authorized_keys": str(keys),
+        }
+        folders = ("CREDENTIALS_DIRECTORY", "RUNTIME_DIRECTORY", "LOGS_DIRECTORY")
+        words = self.command(dict.fromkeys(folders, str(folder)), "aesm@.service")
+        engine = sharedServer()
+        engine.command("FLUSHALL")
+        server = self.start(
+            *("-m", "aesm", *(places.get(word, word) for word in words)),
+            *("--cluster", f"redis+unix://{engine.path}"),
+        )
+        server.expect("clients connect with", "errors")
+        self.assertTrue((folder / "control.sock").exists())
+        self.assertEnds(server, signal.SIGTERM)
+
     def test_verified(self) -> None:
         """systemd finds nothing wrong with them, and little that is exposed."""
-        for name in ("aesm.service", "aesm.socket"):
+        for name in ("aesm.service", "aesm.socket", "aesm@.service"):
             text = (EXAMPLES / "systemd" / name).read_text("utf-8")
             there = text.replace("/opt/aesm/bin/aesm", shutil.which("sh") or "")
             (self.home / name).write_text(there)
         for command in (
-            ["verify", "./aesm.service", "./aesm.socket"],
+            ["verify", "./aesm.service", "./aesm.socket", "./aesm@.service"],
             ["security", "--offline=true", "--threshold=15", "./aesm.service"],
+            ["security", "--offline=true", "--threshold=15", "./aesm@.service"],
         ):
             said = subprocess.run(
                 ["systemd-analyze", "--no-pager", *command],

@@ -1,8 +1,8 @@
 -- A client has come to a node with its session: node, name, peer, grace, room, how many
 -- its key may have.  From now on it is that node's, and nobody else can write it.  As in
 -- begin.lua, it waits, and others may have ended.
--- Returns these, the fence, the state and a page; or nothing, if the key has no such
--- session.
+-- Returns these, the fence, the state and a page; 0, if it is refused for one of these;
+-- or nothing, if the key has no such session.
 -- While nodes look what is missing here (check.lua), it is refused.
 local node, name = ARGV[2], ARGV[3]
 local session = P .. 's:' .. name
@@ -12,6 +12,7 @@ if kept[1] ~= ARGV[4] or kept[4] then return false end
 if now() < tonumber(redis.call('HGET', P .. 'meta', 'looking') or 0) then
   return redis.error_reply('LOOKING other nodes see whether anything is missing')
 end
+if not mayCome(name, kept[1], tonumber(ARGV[7])) then return 0 end
 redis.call('ZREM', P .. 'w', name) -- an engine that is full lets clients come back
 local fence = kept[2] + 1
 local base = redis.call('HGET', P .. 'n:' .. kept[3], 'batch') or ''

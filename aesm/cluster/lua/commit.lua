@@ -114,9 +114,13 @@ local operations = {
     redis.call('SADD', P .. 'h:' .. node, names[session])
   end},
 
-  wait = {1, function(session) wait(names[session], grace) end},
+  wait = {1, function(session)
+    redis.call('HDEL', sessions[session], 'coming')
+    wait(names[session], grace)
+  end},
 
   release = {1, function(session)
+    redis.call('HDEL', sessions[session], 'coming')
     redis.call('HSET', sessions[session], 'node', '')
     redis.call('HINCRBY', sessions[session], 'fence', 1)
     redis.call('SREM', P .. 'h:' .. node, names[session])

@@ -15,7 +15,8 @@
 --   h:ID    the sessions that a node has; x:ID, while it looks: those that it says it has
 --   w       sessions whose clients are away, by the time at which they are given up
 --   s:S     peer, node, fence; base: the last batch of the node before, when it was
---           claimed; position, held: of its inlet; lent: the last that was, of i:S; over
+--           claimed; position, held: of its inlet; lent: the last that was, of i:S; over;
+--           coming: until when its client counts as there, before it is said to be
 --   t:S     its state; apart, since what is small takes little room together
 --   i:S o:S messages that nobody took, and that its peer did not acknowledge
 --   r:S     requests that are open, one each
@@ -28,6 +29,7 @@
 --   log     what all were told; and the channel that says so
 
 local P = KEYS[1]
+local COMING = 10000 -- milliseconds, in which a node lets a client in
 
 if redis.call('HGET', P .. 'meta', 'epoch') ~= ARGV[1] then
   return redis.error_reply('EPOCH the engine has lost its data, or they were replaced')
@@ -105,13 +107,34 @@ local function give(name)
   return kept[1]
 end
 
+-- Tell whether a client of a key may come with a session: not while another one is there,
+-- if only one may be, which goes on (-1).
+local function mayCome(name, peer, most)
+  if most >= 0 then return true end
+  local time = now()
+  for _, other in ipairs(redis.call('ZRANGE', P .. 'k:' .. peer, 0, -1)) do
+    local kept = redis.call('HMGET', P .. 's:' .. other, 'node', 'coming')
+    local lease = kept[1] and redis.call('ZSCORE', P .. 'n', kept[1]) or 0
+    local isThere = not redis.call('ZSCORE', P .. 'w', other) or time < tonumber(kept[2] or 0)
+    if other ~= name and isThere and time <= tonumber(lease) then return false end
+  end
+  return true
+end
+
+-- A client comes with a session: it counts as there, where that matters, since others may
+-- come before its node says so.
+local function comes(name, most)
+  if most < 0 then redis.call('HSET', P .. 's:' .. name, 'coming', now() + COMING) end
+end
+
 -- A client has come: its session is the newest one of its key.  Of these only so many may
--- be (0 for any number); the others go.  Returns which.
+-- be, if that is more than 0; the others go.  Returns which.
 local function come(name, peer, most)
   local key, time = P .. 'k:' .. peer, now()
   local last = redis.call('ZRANGE', key, -1, -1, 'WITHSCORES')[2] or 0
   redis.call('ZADD', key, math.max(time, last + 1), name)
-  if most == 0 then return {} end
+  comes(name, most)
+  if most <= 0 then return {} end
   local ended = redis.call('ZRANGE', key, 0, -most - 1)
   for _, other in ipairs(ended) do
     ring(give(other), 'replaced ' .. other)
