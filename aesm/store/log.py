@@ -278,7 +278,8 @@ class Log:
                 continue
             mine = []
             for batch, position, group in groups:
-                some = [entry for entry in group if entry.isFor(name)]
+                # As isFor, without a call for each of them.
+                some = [entry for entry in group if name not in entry.exclude]
                 if len(some) == len(group):
                     mine.append((batch, position))
                 elif some:
