@@ -20,6 +20,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from twisted.internet.defer import Deferred, fail
@@ -421,13 +422,23 @@ class EngineStore:
         """
         self._writer.next.effects.append(Effect("send", cause, (peer,), data, tell))
 
-    def log(self, cause: str, data: bytes, tell: Callable[[int, int], object]) -> None:
+    def log(
+        self, cause: str, data: bytes, tell: Callable[[int, bytes], object]
+    ) -> None:
         """
         Tell something to all nodes.
 
         @see: L{ILogStore.log}
         """
-        self._writer.next.effects.append(Effect("log", cause, (), data, tell))
+        written = partial(self._logWritten, tell)
+        self._writer.next.effects.append(Effect("log", cause, (), data, written))
+
+    def _logWritten(
+        self, tell: Callable[[int, bytes], object], position: int, index: int
+    ) -> None:
+        """Something is in the log, by the name that the script gives it."""
+        name = f"{self.node}:{self._writer.number}:{index}"
+        tell(position, name.encode())
 
     def work(self) -> Deferred[list[Work]]:
         """
@@ -499,7 +510,7 @@ class EngineStore:
         pairs = zip(found[::2], found[1::2], strict=True)
         return [self._toldEntry(position, member) for position, member in pairs]
 
-    def _toldEntry(self, position: bytes, member: bytes) -> Entry:
+    def _toldEntry(self, position: bytes | int, member: bytes) -> Entry:
         """Read something that all were told; what makes no sense is empty."""
         try:
             return self._entry(position, member, "log")
@@ -507,7 +518,7 @@ class EngineStore:
             _log.error("{reason}: nobody is told", reason=str(error))
             return Entry(int(position), member.split(b" ", 1)[0], b"")
 
-    def _entry(self, position: bytes, member: bytes, *place: str) -> Entry:
+    def _entry(self, position: bytes | int, member: bytes, *place: str) -> Entry:
         """Read what others left."""
         name, data = member.split(b" ", 1)
         return Entry(int(position), name, self._sealer.open(data, *place))
@@ -592,8 +603,7 @@ class EngineStore:
             self.heard(words[4:])
             return
         if not isOurs:
-            position, member = words.split(b" ", 1)
-            self.told(self._toldEntry(position, member))
+            self._hearLog(words)
             return
         if words == b"drain":
             self.lease.look()
@@ -615,6 +625,16 @@ class EngineStore:
                 self._writer.leave({name: True})
         else:
             self._writer.leave({name: None if what == b"replaced" else False})
+
+    def _hearLog(self, words: bytes) -> None:
+        """Pass on what all were told by one commit: entries that follow each other."""
+        head, members = words.split(b"\n", 1)
+        position, *sizes = map(int, head.split())
+        start = 0
+        for size in sizes:
+            self.told(self._toldEntry(position, members[start : start + size]))
+            position += 1
+            start += size
 
     def _read(self, name: str, first: int, last: int) -> None:
         """Some node has read what came over a session of ours."""

@@ -449,14 +449,15 @@ class DurableConnection(Connection):
 
     # For Journal
 
-    def write(self, store: ISessionStore) -> Callable[[], None]:
+    def write(self, store: ISessionStore) -> Callable[[], bool]:
         """
         Add to the store what has changed since the last time.
 
-        @return: to be called once that is committed.
+        @return: to be called once that is committed; returns whether C{flush} is to be
+            called then.
         """
         if self.isLeft:
-            return _nothing
+            return _isNothing
         outbox = self._outbox
         self._batch = None  # what is sent from now on makes up the next batch
         staged = outbox.takeStaged()
@@ -540,17 +541,19 @@ class DurableConnection(Connection):
         arrived: list[tuple[int, Messages]],
         count: int,
         taken: int,
-    ) -> None:
+    ) -> bool:
         """
-        What a call of C{write} has added is committed: send and acknowledge it.
+        What a call of C{write} has added is committed: it may be sent, and is to be
+        acknowledged.
 
         @param staged: messages to the peer.
         @param arrived: messages for C{retrieved}.
         @param count: messages of the peer that are in our keeping now.
         @param taken: the cost of those that are done with, bytes.
+        @return: whether there is anything to send.
         """
         if self.isOver:
-            return
+            return False
         inbox = self.session.inbox
         self._uncommitted.popleft()
         self._outbox.release(staged)  # none, if they were withdrawn
@@ -561,7 +564,11 @@ class DurableConnection(Connection):
             self._retrieve(first, messages)
         # Nothing became visible if it was only acknowledgements that were committed, as
         # after nearly every message that is sent.
-        if (staged or count or taken) and self._protocol is not None:
+        return bool(staged or count or taken)
+
+    def flush(self) -> None:
+        """Send what may be sent by now."""
+        if self._protocol is not None:
             self._protocol.touch()
 
     def made(self, number: int, micros: int, body: str | bytes) -> Any:
@@ -595,3 +602,8 @@ def _watchAll(
 
 def _nothing() -> None:
     """Nothing follows."""
+
+
+def _isNothing() -> bool:
+    """Nothing follows, nor is to be sent."""
+    return False

@@ -13,7 +13,7 @@ more, so that the next process does it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -42,12 +42,16 @@ class Journaled(Protocol):
 
     session: Session
 
-    def write(self, store: ISessionStore) -> Callable[[], None]:
+    def write(self, store: ISessionStore) -> Callable[[], bool]:
         """
         Add to the store what has changed since the last time.
 
-        @return: to be called once that is committed.
+        @return: to be called once that is committed; returns whether C{flush} is to be
+            called then.
         """
+
+    def flush(self) -> None:
+        """Send what may be sent by now."""
 
     def writable(self) -> None:
         """The store can be written again."""
@@ -201,7 +205,7 @@ class Journal:
         others, self._others = self._others, []
         for write, _ in others:
             write(self.store)
-        written = [connection.write(self.store) for connection in changed]
+        written = [(each, each.write(self.store)) for each in changed]
         committed = self.store.commit()
         waiters = [waiter for _, waiter in others]
         committed.addCallbacks(
@@ -214,12 +218,16 @@ class Journal:
     def _cbCommitted(
         self,
         result: None,
-        written: Sequence[Callable[[], None]],
+        written: Sequence[tuple[Journaled, Callable[[], bool]]],
         waiters: Sequence[Deferred[None]],
     ) -> None:
         """Go on with what is committed."""
-        for goOn in written:
-            goOn()
+        sending: Iterable[Journaled] = [each for each, goOn in written if goOn()]
+        # What all were told with it leaves together with what is acknowledged.
+        if self.log is not None:
+            sending = self.log.deliver(sending)
+        for connection in sending:
+            connection.flush()
         for waiter in waiters:
             waiter.callback(None)
         # Behind these, since what is blocked came after what was written.

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from twisted.python.failure import Failure
 
     from aesm.store.interface import Entry, ILogStore, ISessionStore
-    from aesm.store.journal import Journal
+    from aesm.store.journal import Journal, Journaled
     from aesm.store.logged import LoggedConnection
 
 __all__ = ["MAX_ENTRY", "MAX_SENDING", "Log"]
@@ -112,7 +112,7 @@ class Log:
         self._counting = Counting(store, clock, patience, self._has)
         self._news: list[Told] = []  # that our sessions were not told
         self._sending = 0  # bytes that are not written
-        self._turn = 0  # when the first of this turn was sent, microseconds
+        self._turn: _Turn | None = None  # what this turn of the event loop sent
         self._stride = min(entries.LOG_SIZE, sendBuffer) // 8
         self._swept = (0, 0)  # bytes since, and the position then
         self._delivery: IDelayedCall | None = None
@@ -174,9 +174,11 @@ class Log:
                 )
             )
         # One time for all of a turn: they fit a batch, as those to a single client do.
-        self._turn = self._turn or time_ns() // 1000
-        entry = encoded(body, exclude, self._turn)
-        count, size = LogCount(self._counting, cause, entry), len(entry)
+        turn = self._turn or _Turn(time_ns() // 1000)
+        told = Told(0, b"", turn.micros, body, frozenset(exclude))
+        entry = encoded(body, told.exclude, turn.micros)
+        size = len(entry)
+        count = LogCount(self._counting, cause, entry, partial(self._written, told))
         if hasLeft(cause) or self._isStopped:
             closed = ConnectionClosed("nothing was sent: nobody listens")
             count.fail(closed if self._isStopped else elsewhere())
@@ -192,19 +194,24 @@ class Log:
                 )
             )
         self._sending += size
-        writing = self._journal.add(partial(self._write, count))
-        writing.addBoth(self._cbWritten, count, size)
+        turn.size += size
+        turn.counts.append(count)
+        if self._turn is None:
+            self._turn = turn
+            self._journal.add(self._write).addBoth(self._cbWritten, turn)
         return count
 
-    def _write(self, count: LogCount, store: ISessionStore) -> None:
+    def _write(self, store: ISessionStore) -> None:
         """The turn is over in which something was sent."""
-        self._turn = 0
-        count.write(store)
+        turn, self._turn = cast(_Turn, self._turn), None
+        for count in turn.counts:
+            count.write(store)
 
-    def _cbWritten(self, result: Failure | None, count: LogCount, size: int) -> None:
-        """Something of ours is in the log, or will never be."""
-        self._sending -= size
-        count.settle(result)
+    def _cbWritten(self, result: Failure | None, turn: _Turn) -> None:
+        """What a turn sent is in the log, or will never be."""
+        self._sending -= turn.size
+        for count in turn.counts:
+            count.settle(result)
 
     async def _hasTold(self, position: int) -> list[Deferred[None]]:
         """Wait for all of our clients that an entry is for."""
@@ -249,32 +256,55 @@ class Log:
         elif self._settled < self._doubts or entry.position > self._known + 1:
             self._read()
         elif entry.position == self._known + 1:
-            self._take(entry)
+            self._take(decoded(entry))
 
-    def _take(self, entry: Entry) -> None:
+    def _written(self, told: Told, position: int, name: bytes) -> None:
+        """
+        Something of ours is in the log.  If we know all before it, it need not be heard
+        first; else what is before it comes by the same way, and so does it.
+
+        @param told: it, but for position and name.
+        """
+        isKnown = self._settled == self._doubts and position == self._known + 1
+        if isKnown and not self._isStopped:
+            self._take(told._replace(position=position, name=name))
+
+    def _take(self, told: Told) -> None:
         """Have it told at the end of this turn, with what else comes in it."""
-        self._news.append(decoded(entry))
+        self._news.append(told)
         if self._delivery is None:
             self._delivery = self._clock.callLater(0, self._deliver)
 
     def _deliver(self) -> None:
-        """Tell our sessions what is new."""
+        """Tell our sessions what is new, and have them send it."""
+        for connection in self.deliver(()):
+            connection.flush()
+
+    def deliver(self, others: Iterable[Journaled]) -> Iterable[Journaled]:
+        """
+        Tell our sessions what is new, which they do not send yet.
+
+        @param others: those that have something to send beside.
+        @return: all that have.
+        """
         delivery, self._delivery = self._delivery, None
         if delivery is not None and delivery.active():
             delivery.cancel()
         news, self._news = self._news, []
         if not news:
-            return
+            return others
         ours = self._ours
         grown = self.entries.add(news)
         sound = [entry for entry in news if entry.isSound]
         groups = [(*together(group), group) for group in grouped(sound)]
         common = [(batch, position) for batch, position, _ in groups]
         excluded = frozenset().union(*(entry.exclude for entry in sound))
+        sending = dict.fromkeys(others)
         for connection in ours:
             name = connection.session.name
             if name not in excluded:
                 connection.told(common)
+                sending[connection] = None
                 continue
             mine = []
             for batch, position, group in groups:
@@ -286,7 +316,9 @@ class Log:
                     mine.append(together(some))
             if mine:
                 connection.told(mine)
+                sending[connection] = None
         self._sweep(grown)
+        return sending
 
     def _sweep(self, grown: int) -> None:
         """
@@ -372,7 +404,7 @@ class Log:
                 continue
             for entry in page.entries:
                 if entry.position == self._known + 1:  # it was not heard meanwhile
-                    self._take(entry)
+                    self._take(decoded(entry))
             if self._known >= page.last or not page.entries:
                 self._deliver()
                 return
@@ -410,6 +442,24 @@ class Log:
         for connection in self._ours:
             connection.following.isKept = True
             self._journal.touch(connection)
+
+
+class _Turn:
+    """
+    What is sent in one turn of the event loop.
+
+    @ivar micros: when, microseconds since the Unix epoch.
+    @ivar counts: of each message.
+    @ivar size: bytes of all that is to be written.
+    """
+
+    __slots__ = ("counts", "micros", "size")
+
+    def __init__(self, micros: int) -> None:
+        """Begin with nothing."""
+        self.micros = micros
+        self.counts: list[LogCount] = []
+        self.size = 0
 
 
 def _stopped() -> SpoolError:

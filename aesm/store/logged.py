@@ -69,7 +69,8 @@ class LoggedConnection(DurableConnection):
 
     def told(self, batches: Sequence[tuple[LoggedBatch, int]]) -> None:
         """
-        Send what all are told, as soon as what is before it is stored: it is already.
+        Have what all are told in the outbox, to be sent as soon as what is before it is
+        stored: it is already.  C{flush} is to be called next.
 
         @param batches: each with its last position in the log.
         """
@@ -94,9 +95,8 @@ class LoggedConnection(DurableConnection):
                 self._uncommitted[-1].append(batch)
             else:
                 self._outbox.release((batch,))
-        self.account()
-        if self._protocol is not None:
-            self._protocol.touch()
+        if self._protocol is None:
+            self.account()  # else that is done when it is sent, at once
 
     def hasTold(self, position: int) -> Deferred[None] | None:
         """

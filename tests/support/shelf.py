@@ -419,7 +419,9 @@ class LogShelfStore(ShelfStore):
         super().ring()
         self.told(None)
 
-    def log(self, cause: str, data: bytes, tell: Callable[[int, int], object]) -> None:
+    def log(
+        self, cause: str, data: bytes, tell: Callable[[int, bytes], object]
+    ) -> None:
         """
         Tell something to all.
 
@@ -432,7 +434,7 @@ class LogShelfStore(ShelfStore):
             position = shelf.first + len(shelf.log)
             entry = Entry(position, b"%d" % next(shelf.names), data)
             shelf.log.append(entry)
-            tell(position, 0)
+            tell(position, entry.name)
             for store in shelf.stores:
                 store.hear(partial(store.told, entry))
 
