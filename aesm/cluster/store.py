@@ -82,6 +82,7 @@ class EngineStore:
     @ivar came: called with a session of ours, and what was sent to it; or None: there
         may be something in its inlet.
     @ivar told: as L{ILogStore} has it.
+    @ivar isKnown: the same.
     @ivar heard: the same.
     @ivar wasRead: called with a session of ours, and the numbers of the first and the
         last of messages that came over it together and that some node has read.
@@ -110,6 +111,7 @@ class EngineStore:
         self.lost: Lost = _nobody
         self.came: Callable[[str, Entry | None], object] = _nobody
         self.told: Callable[[Entry | None], object] = _nobody
+        self.isKnown: Callable[[int], bool] = lambda position: False
         self.heard: Callable[[bytes], object] = _nobody
         self.wasRead: Callable[[str, int, int], object] = _nobody
         self._engine = engine
@@ -630,6 +632,8 @@ class EngineStore:
         """Pass on what all were told by one commit: entries that follow each other."""
         head, members = words.split(b"\n", 1)
         position, *sizes = map(int, head.split())
+        if self.isKnown(position + len(sizes) - 1):  # mostly it is our own
+            return
         start = 0
         for size in sizes:
             self.told(self._toldEntry(position, members[start : start + size]))

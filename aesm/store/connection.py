@@ -462,7 +462,8 @@ class DurableConnection(Connection):
         self._batch = None  # what is sent from now on makes up the next batch
         staged = outbox.takeStaged()
         self._uncommitted.append(staged)
-        self.account()  # a burst does so once, here
+        if staged:
+            self.account()  # a burst does so once, here
         self._append(store, staged)
         if self._fences:
             self._causes = [(outbox.count, None)]
@@ -482,9 +483,11 @@ class DurableConnection(Connection):
             self._receivedCost += self.requests.write(store, self._receivedCount)
         taken, self._handledCost = self._handledCost + self.retrieved.taken(), 0
         self._takenCost += taken
-        # Of a session that is over nothing can be sent any more.
-        acknowledged = self._stored if self._overForGood else outbox.acknowledged
-        self._discard(store, True, acknowledged)
+        # Of a session that is over nothing can be sent any more; and what others store
+        # of what was sent is not ours to remove.
+        isOver, acknowledged = self._overForGood, outbox.acknowledged
+        gone = self._stored if isOver else min(acknowledged, self._stored)
+        self._discard(store, True, gone)
         self._discard(store, False, self.retrieved.first)
         store.put(self.session.name, self._peerText, self._state())
         if self._fences and self._isAttended is not self.isAttached:

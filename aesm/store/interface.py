@@ -284,6 +284,10 @@ class ILogStore(ISessionStore):
         "Called with what was told all; or None: there may be more in the log."
     )
 
+    isKnown: Callable[[int], bool] = Attribute(
+        "Asked whether all up to a position is known, and need not be told once more."
+    )
+
     heard: Callable[[bytes], object] = Attribute(
         "Called with the words that another process, or this one, has said to us."
     )

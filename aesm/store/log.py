@@ -124,6 +124,7 @@ class Log:
         # is not taken.
         self._doubts, self._settled = 1, 0
         store.told, store.heard = self._told, self._counting.heard
+        store.isKnown = self._isKnown
 
     def start(self, opened: _T) -> Deferred[_T]:
         """
@@ -183,8 +184,7 @@ class Log:
             closed = ConnectionClosed("nothing was sent: nobody listens")
             count.fail(closed if self._isStopped else elsewhere())
             return count
-        failure = self._store.failure
-        if cause is None and failure is not None:
+        if cause is None and (failure := self._store.failure) is not None:
             return fail(SpoolError(f"nothing was sent: {failure}"))
         if cause is None and self._sending + size > MAX_SENDING:
             return fail(
@@ -246,6 +246,10 @@ class Log:
         """The position up to which we know all."""
         return self._news[-1].position if self._news else self.entries.position
 
+    def _isKnown(self, position: int) -> bool:
+        """Tell whether we know all up to a position, whatever may have happened."""
+        return self._settled == self._doubts and position <= self._known
+
     def _told(self, entry: Entry | None) -> None:
         """There is something new in the log; or, for None, there may be."""
         if self._isStopped:
@@ -265,8 +269,8 @@ class Log:
 
         @param told: it, but for position and name.
         """
-        isKnown = self._settled == self._doubts and position == self._known + 1
-        if isKnown and not self._isStopped:
+        isNext = self._isKnown(position - 1) and position > self._known
+        if isNext and not self._isStopped:
             self._take(told._replace(position=position, name=name))
 
     def _take(self, told: Told) -> None:

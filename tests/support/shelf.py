@@ -395,6 +395,7 @@ class LogShelfStore(ShelfStore):
 
     @ivar isDeaf: whether it hears nothing.
     @ivar told: as L{ILogStore} has it.
+    @ivar isKnown: the same, never asked.
     @ivar heard: the same.
     @ivar node: the same.
     """
@@ -404,6 +405,7 @@ class LogShelfStore(ShelfStore):
         super().__init__(shelf)
         self.isDeaf = False
         self.told: Callable[[Entry | None], object] = lambda entry: None
+        self.isKnown: Callable[[int], bool] = lambda position: False
         self.heard: Callable[[bytes], object] = lambda words: None
         self.node = f"node{len(shelf.stores)}-{id(self)}"
         shelf.stores.append(self)

@@ -296,7 +296,7 @@ class LoggedBatch(Batch):
         """
         batch = LoggedBatch(self.micros, first)
         batch.bodies, batch.kind, batch.space = self.bodies[:], self.kind, self.space
-        batch._largest = self.largest
+        batch._largest = self._largest
         batch.source = self
         return batch
 
