@@ -21,7 +21,7 @@ import json
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from twisted.internet.defer import Deferred, fail
 from twisted.logger import Logger
@@ -32,18 +32,19 @@ from aesm.cluster.batch import Effect, Part
 from aesm.cluster.doorbell import Doorbell
 from aesm.cluster.image import Image
 from aesm.cluster.lease import Lease
+from aesm.cluster.members import Members, Work
 from aesm.cluster.scripts import BEGIN, CLAIM, INLET, LOG, PAGE, SAY, UNREAD, WORK
 from aesm.cluster.sealing import Clear
 from aesm.cluster.writer import Writer
 from aesm.errors import SpoolError
-from aesm.store.interface import Blob, Entry, ILogStore, LogPage, Lost, Stored
+from aesm.store.interface import Entry, ILogStore, LogPage, Lost, Stored
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
 
     from aesm.cluster.engine import Engine
 
-__all__ = ["EngineStore", "Entry", "LogPage", "Work"]
+__all__ = ["EngineStore", "Entry", "LogPage"]
 
 PAGE_SIZE = 512 << 10  # bytes that are read at a time
 LOOK_SIZE = 256  # messages that are looked for at a time
@@ -51,22 +52,6 @@ LOOK_SIZE = 256  # messages that are looked for at a time
 _log = Logger(namespace="aesm.cluster")
 
 _encode = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
-
-
-class Work(NamedTuple):
-    """
-    Messages of a client that nobody has read.
-
-    @ivar name: the session over which they came.
-    @ivar peer: the public key, in text form.
-    @ivar blob: the messages.
-    @ivar read: how many of these were read all the same.
-    """
-
-    name: str
-    peer: str
-    blob: Blob
-    read: int
 
 
 def _nobody(*arguments: object) -> None:
@@ -120,6 +105,7 @@ class EngineStore:
         self._isClosed = False
         self._ready: Deferred[list[Stored]] | None = None
         self._sealer = sealer or Clear()
+        self._members = Members(self._sealer)
         self._writer = Writer(engine, clock, self._grace, self._sealer)
         self._writer.lost = self._lost
         self._writer.looked = self._looked
@@ -284,20 +270,13 @@ class EngineStore:
         while page is not None:
             *parts, behind = page
             for kept, kind, more in zip(kinds, "ior", parts, strict=True):
-                kept += [self._blob(member, name, kind) for member in more]
+                kept += [self._members.blob(member, name, kind) for member in more]
             if not behind:
                 read = [[Part(*blob) for blob in kept] for kept in kinds]
                 self._writer.ours[name] = Image(peer, state, fence, read)
                 return stored
             page = await call(PAGE, name, fence, *behind, PAGE_SIZE)
         raise SpoolError("another node has it by now: its client has to come again")
-
-    def _blob(self, member: bytes, name: str, kind: str) -> Blob:
-        """Read messages that are kept together."""
-        first, count, frames = member.split(b" ", 2)
-        number, messages = int(first), int(count)
-        opened = self._sealer.open(frames, name, kind, number, messages)
-        return Blob(number, messages, opened)
 
     def put(self, name: str, peer: str, state: dict[str, Any]) -> None:
         """
@@ -451,17 +430,7 @@ class EngineStore:
             is gone.  Fails with L{SpoolError}.
         """
         found = self._engine.call(WORK, self._engine.node, PAGE_SIZE)
-        return found.addCallback(self._cbWork)
-
-    def _cbWork(self, found: list[bytes]) -> list[Work]:
-        """Read what there is to read."""
-        parts = zip(*(found[part::4] for part in range(4)), strict=True)
-        return [self._lent(*each) for each in parts]
-
-    def _lent(self, session: bytes, peer: bytes, member: bytes, read: bytes) -> Work:
-        """Read one of these."""
-        name = session.decode()
-        return Work(name, peer.decode(), self._blob(member, name, "i"), int(read))
+        return found.addCallback(self._members.work)
 
     def read(self, cause: str, work: Work, count: int) -> None:
         """
@@ -502,28 +471,12 @@ class EngineStore:
         entries = []
         for position, member in zip(found[::2], found[1::2], strict=True):
             try:
-                entries.append(self._entry(position, member, "send", image.peer))
+                entries.append(
+                    self._members.entry(position, member, "send", image.peer)
+                )
             except SpoolError as error:
                 _log.error("{reason}: it is left alone", reason=str(error))
         return [entry for entry in entries if entry.name not in image.taken]
-
-    def _logged(self, found: list[bytes]) -> list[Entry]:
-        """Read what all were told."""
-        pairs = zip(found[::2], found[1::2], strict=True)
-        return [self._toldEntry(position, member) for position, member in pairs]
-
-    def _toldEntry(self, position: bytes | int, member: bytes) -> Entry:
-        """Read something that all were told; what makes no sense is empty."""
-        try:
-            return self._entry(position, member, "log")
-        except SpoolError as error:
-            _log.error("{reason}: nobody is told", reason=str(error))
-            return Entry(int(position), member.split(b" ", 1)[0], b"")
-
-    def _entry(self, position: bytes | int, member: bytes, *place: str) -> Entry:
-        """Read what others left."""
-        name, data = member.split(b" ", 1)
-        return Entry(int(position), name, self._sealer.open(data, *place))
 
     def readLog(self, after: int, name: bytes = b"") -> Deferred[LogPage | None]:
         """
@@ -539,7 +492,7 @@ class EngineStore:
         if found is None:
             return None
         first, last, *more = found
-        return LogPage(first, last, self._logged(more[0]) if more else None)
+        return LogPage(first, last, self._members.told(more[0]) if more else None)
 
     def say(self, node: str, words: bytes) -> Deferred[int]:
         """
@@ -617,7 +570,7 @@ class EngineStore:
         if what == b"inlet":
             position, member = more
             place = ("send", self._writer.ours[name].peer)
-            entry = self._entry(position, member, *place)
+            entry = self._members.entry(position, member, *place)
             if entry.name not in self._writer.ours[name].taken:
                 self.came(name, entry)
         elif what == b"read":
@@ -634,11 +587,8 @@ class EngineStore:
         position, *sizes = map(int, head.split())
         if self.isKnown(position + len(sizes) - 1):  # mostly it is our own
             return
-        start = 0
-        for size in sizes:
-            self.told(self._toldEntry(position, members[start : start + size]))
-            position += 1
-            start += size
+        for entry in self._members.heard(position, sizes, members):
+            self.told(entry)
 
     def _read(self, name: str, first: int, last: int) -> None:
         """Some node has read what came over a session of ours."""

@@ -32,7 +32,8 @@ from aesm.trust.keys import PublicKey
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
 
-    from aesm.cluster.store import EngineStore, Work
+    from aesm.cluster.members import Work
+    from aesm.cluster.store import EngineStore
     from aesm.store.interface import ISessionStore
     from aesm.store.journal import Journal
 

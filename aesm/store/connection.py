@@ -449,15 +449,15 @@ class DurableConnection(Connection):
 
     # For Journal
 
-    def write(self, store: ISessionStore) -> Callable[[], bool]:
+    def write(self, store: ISessionStore) -> Callable[[], AESMProtocol | None]:
         """
         Add to the store what has changed since the last time.
 
-        @return: to be called once that is committed; returns whether C{flush} is to be
-            called then.
+        @return: to be called once that is committed; returns what has something to
+            send then, if anything has.
         """
         if self.isLeft:
-            return _isNothing
+            return _nothing
         outbox = self._outbox
         self._batch = None  # what is sent from now on makes up the next batch
         staged = outbox.takeStaged()
@@ -485,9 +485,8 @@ class DurableConnection(Connection):
         self._takenCost += taken
         # Of a session that is over nothing can be sent any more; and what others store
         # of what was sent is not ours to remove.
-        isOver, acknowledged = self._overForGood, outbox.acknowledged
-        gone = self._stored if isOver else min(acknowledged, self._stored)
-        self._discard(store, True, gone)
+        gone = self._stored if self._overForGood else outbox.acknowledged
+        self._discard(store, True, min(gone, self._stored))
         self._discard(store, False, self.retrieved.first)
         store.put(self.session.name, self._peerText, self._state())
         if self._fences and self._isAttended is not self.isAttached:
@@ -544,7 +543,7 @@ class DurableConnection(Connection):
         arrived: list[tuple[int, Messages]],
         count: int,
         taken: int,
-    ) -> bool:
+    ) -> AESMProtocol | None:
         """
         What a call of C{write} has added is committed: it may be sent, and is to be
         acknowledged.
@@ -553,10 +552,10 @@ class DurableConnection(Connection):
         @param arrived: messages for C{retrieved}.
         @param count: messages of the peer that are in our keeping now.
         @param taken: the cost of those that are done with, bytes.
-        @return: whether there is anything to send.
+        @return: what has something to send, if anything has.
         """
         if self.isOver:
-            return False
+            return None
         inbox = self.session.inbox
         self._uncommitted.popleft()
         self._outbox.release(staged)  # none, if they were withdrawn
@@ -567,12 +566,7 @@ class DurableConnection(Connection):
             self._retrieve(first, messages)
         # Nothing became visible if it was only acknowledgements that were committed, as
         # after nearly every message that is sent.
-        return bool(staged or count or taken)
-
-    def flush(self) -> None:
-        """Send what may be sent by now."""
-        if self._protocol is not None:
-            self._protocol.touch()
+        return self._protocol if staged or count or taken else None
 
     def made(self, number: int, micros: int, body: str | bytes) -> Any:
         """As L{DurableRequests.made}, which most connections have no need of."""
@@ -605,8 +599,3 @@ def _watchAll(
 
 def _nothing() -> None:
     """Nothing follows."""
-
-
-def _isNothing() -> bool:
-    """Nothing follows, nor is to be sent."""
-    return False

@@ -23,6 +23,7 @@ from twisted.python.failure import Failure
 
 if TYPE_CHECKING:
     from aesm.core.messages.session import Session
+    from aesm.messages.protocol import AESMProtocol
     from aesm.store.interface import ISessionStore
     from aesm.store.log import Log
 
@@ -42,16 +43,13 @@ class Journaled(Protocol):
 
     session: Session
 
-    def write(self, store: ISessionStore) -> Callable[[], bool]:
+    def write(self, store: ISessionStore) -> Callable[[], AESMProtocol | None]:
         """
         Add to the store what has changed since the last time.
 
-        @return: to be called once that is committed; returns whether C{flush} is to be
-            called then.
+        @return: to be called once that is committed; returns what has something to
+            send then, if anything has.
         """
-
-    def flush(self) -> None:
-        """Send what may be sent by now."""
 
     def writable(self) -> None:
         """The store can be written again."""
@@ -205,7 +203,7 @@ class Journal:
         others, self._others = self._others, []
         for write, _ in others:
             write(self.store)
-        written = [(each, each.write(self.store)) for each in changed]
+        written = [connection.write(self.store) for connection in changed]
         committed = self.store.commit()
         waiters = [waiter for _, waiter in others]
         committed.addCallbacks(
@@ -218,16 +216,17 @@ class Journal:
     def _cbCommitted(
         self,
         result: None,
-        written: Sequence[tuple[Journaled, Callable[[], bool]]],
+        written: Sequence[Callable[[], AESMProtocol | None]],
         waiters: Sequence[Deferred[None]],
     ) -> None:
         """Go on with what is committed."""
-        sending: Iterable[Journaled] = [each for each, goOn in written if goOn()]
+        sending: Iterable[AESMProtocol | None] = [goOn() for goOn in written]
         # What all were told with it leaves together with what is acknowledged.
         if self.log is not None:
             sending = self.log.deliver(sending)
-        for connection in sending:
-            connection.flush()
+        for carrier in sending:
+            if carrier is not None:
+                carrier.touch()
         for waiter in waiters:
             waiter.callback(None)
         # Behind these, since what is blocked came after what was written.

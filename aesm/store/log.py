@@ -34,8 +34,9 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall, IReactorTime
     from twisted.python.failure import Failure
 
+    from aesm.messages.protocol import AESMProtocol
     from aesm.store.interface import Entry, ILogStore, ISessionStore
-    from aesm.store.journal import Journal, Journaled
+    from aesm.store.journal import Journal
     from aesm.store.logged import LoggedConnection
 
 __all__ = ["MAX_ENTRY", "MAX_SENDING", "Log"]
@@ -280,16 +281,19 @@ class Log:
             self._delivery = self._clock.callLater(0, self._deliver)
 
     def _deliver(self) -> None:
-        """Tell our sessions what is new, and have them send it."""
-        for connection in self.deliver(()):
-            connection.flush()
+        """Tell our sessions what is new, and have it sent."""
+        for carrier in self.deliver(()):
+            if carrier is not None:
+                carrier.touch()
 
-    def deliver(self, others: Iterable[Journaled]) -> Iterable[Journaled]:
+    def deliver(
+        self, others: Iterable[AESMProtocol | None]
+    ) -> Iterable[AESMProtocol | None]:
         """
-        Tell our sessions what is new, which they do not send yet.
+        Tell our sessions what is new, which nobody sends yet.
 
-        @param others: those that have something to send beside.
-        @return: all that have.
+        @param others: what has something to send beside.
+        @return: all that has.
         """
         delivery, self._delivery = self._delivery, None
         if delivery is not None and delivery.active():
@@ -307,8 +311,7 @@ class Log:
         for connection in ours:
             name = connection.session.name
             if name not in excluded:
-                connection.told(common)
-                sending[connection] = None
+                sending[connection.told(common)] = None
                 continue
             mine = []
             for batch, position, group in groups:
@@ -319,8 +322,7 @@ class Log:
                 elif some:
                     mine.append(together(some))
             if mine:
-                connection.told(mine)
-                sending[connection] = None
+                sending[connection.told(mine)] = None
         self._sweep(grown)
         return sending
 

@@ -60,5 +60,7 @@ class RelayCostTests(ClusterTestCase):
         """What a commit tells all is one record for each client, with its ACK in it."""
         self.send()
         self.serve()
-        sizes = [len(records(bytes(link.toClient.inFlight))) for link in self.network.links]
+        sizes = [
+            len(records(bytes(link.toClient.inFlight))) for link in self.network.links
+        ]
         self.assertEqual(sizes, [1] * CLIENTS)

@@ -634,7 +634,9 @@ class RungTests(StoreTestCase):
         while not heard:
             self.hear()
         page = self.done(self.one, self.one.store.readLog(0))
-        self.assertEqual([entry.data for entry in page.entries], [b"a b", b"c\n", b"", b"d"])
+        self.assertEqual(
+            [entry.data for entry in page.entries], [b"a b", b"c\n", b"", b"d"]
+        )
         self.assertEqual(self.told, page.entries)
         self.assertEqual(known, [entry[:2] for entry in page.entries])
 
