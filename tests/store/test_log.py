@@ -307,6 +307,22 @@ class SendTests(LogTestCase):
         self.settle()
         self.assertEqual(self.take(), [["all 3"], *[["all 0", "all 3"]] * 2, ["all 0"]])
 
+    def test_nothingRemoved(self) -> None:
+        """What is acknowledged is not removed where it is not stored."""
+        self.begin()
+        self.servers[0].sendAll("one")
+        self.settle()
+        removed: list[Any] = []
+        self.stores[0].discard = lambda *what: removed.append(what)  # type: ignore[method-assign]
+        self.clients[0].sendData("all two")
+        self.settle(0)
+        self.assertEqual([name for name, isOutgoing, _ in removed if isOutgoing], [])
+        self.clients[0].sendData("back")
+        self.settle(0)
+        self.clients[0].sendData("all three")
+        self.settle(0)
+        self.assertIn(True, [isOutgoing for _, isOutgoing, _ in removed])
+
     def test_counted(self) -> None:
         """It fires with how many have it, everywhere, of those that are there."""
         self.begin()
