@@ -6,8 +6,8 @@ from __future__ import annotations
 
 from aesm.cluster import store
 from aesm.cluster.engine import MAX_RETRY
+from aesm.cluster.members import Work
 from aesm.cluster.scripts import SWEEP
-from aesm.cluster.store import Work
 from aesm.store.interface import Blob
 from tests.support.engines import EngineTestCase, Node
 
