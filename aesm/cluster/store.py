@@ -20,6 +20,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred, fail
@@ -32,11 +33,12 @@ from aesm.cluster.batch import Effect, Part
 from aesm.cluster.doorbell import Doorbell
 from aesm.cluster.image import Image
 from aesm.cluster.lease import Lease
+from aesm.cluster.members import Members
 from aesm.cluster.sealing import Clear
 from aesm.cluster.writer import Writer
 from aesm.errors import SpoolError
 from aesm.secure.refusals import Kind, Refused
-from aesm.store.interface import Blob, Entry, ILogStore, LogPage, Lost, Stored, Work
+from aesm.store.interface import Entry, ILogStore, LogPage, Lost, Stored, Work
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
@@ -66,6 +68,7 @@ class EngineStore:
     @ivar came: called with a session of ours, and what was sent to it; or None: there
         may be something in its inlet.
     @ivar told: as L{ILogStore} has it.
+    @ivar isKnown: the same.
     @ivar heard: the same.
     @ivar wasRead: called with a session of ours, and the numbers of the first and the
         last of messages that came over it together and that some node has read.
@@ -95,6 +98,7 @@ class EngineStore:
         self.lost: Lost = _nobody
         self.came: Callable[[str, Entry | None], object] = _nobody
         self.told: Callable[[Entry | None], object] = _nobody
+        self.isKnown: Callable[[int], bool] = lambda position: False
         self.heard: Callable[[bytes], object] = _nobody
         self.wasRead: Callable[[str, int, int], object] = _nobody
         self._engine = engine
@@ -103,6 +107,7 @@ class EngineStore:
         self._isClosed = False
         self._ready: Deferred[list[Stored]] | None = None
         self._sealer = sealer or Clear()
+        self._members = Members(self._sealer)
         self._writer = Writer(engine, clock, self._grace, self._sealer)
         self._writer.lost, self._writer.looked = self._lost, self._looked
         self.lapsed: Callable[[], object] = _nobody
@@ -274,20 +279,13 @@ class EngineStore:
         while page is not None:
             *parts, behind = page
             for kept, kind, more in zip(kinds, "ior", parts, strict=True):
-                kept += [self._blob(member, name, kind) for member in more]
+                kept += [self._members.blob(member, name, kind) for member in more]
             if not behind:
                 read = [[Part(*blob) for blob in kept] for kept in kinds]
                 self._writer.ours[name] = Image(peer, state, fence, read)
                 return stored
             page = await call(scripts.PAGE, name, fence, *behind, PAGE_SIZE)
         raise SpoolError("another node has it by now: its client has to come again")
-
-    def _blob(self, member: bytes, name: str, kind: str) -> Blob:
-        """Read messages that are kept together."""
-        first, count, frames = member.split(b" ", 2)
-        number, messages = int(first), int(count)
-        opened = self._sealer.open(frames, name, kind, number, messages)
-        return Blob(number, messages, opened)
 
     def put(self, name: str, peer: str, state: dict[str, Any]) -> None:
         """
@@ -414,13 +412,23 @@ class EngineStore:
         """
         self._writer.next.effects.append(Effect("send", cause, (peer,), data, tell))
 
-    def log(self, cause: str, data: bytes, tell: Callable[[int, int], object]) -> None:
+    def log(
+        self, cause: str, data: bytes, tell: Callable[[int, bytes], object]
+    ) -> None:
         """
         Tell something to all nodes.
 
         @see: L{ILogStore.log}
         """
-        self._writer.next.effects.append(Effect("log", cause, (), data, tell))
+        written = partial(self._logWritten, tell)
+        self._writer.next.effects.append(Effect("log", cause, (), data, written))
+
+    def _logWritten(
+        self, tell: Callable[[int, bytes], object], position: int, index: int
+    ) -> None:
+        """Something is in the log, by the name that the script gives it."""
+        name = f"{self.node}:{self._writer.number}:{index}"
+        tell(position, name.encode())
 
     def work(self) -> Deferred[list[Work]]:
         """
@@ -431,17 +439,7 @@ class EngineStore:
             is gone.  Fails with L{SpoolError}.
         """
         found = self._engine.call(scripts.WORK, self._engine.node, PAGE_SIZE)
-        return found.addCallback(self._cbWork)
-
-    def _cbWork(self, found: list[bytes]) -> list[Work]:
-        """Read what there is to read."""
-        parts = zip(*(found[part::4] for part in range(4)), strict=True)
-        return [self._lent(*each) for each in parts]
-
-    def _lent(self, session: bytes, peer: bytes, member: bytes, read: bytes) -> Work:
-        """Read one of these."""
-        name = session.decode()
-        return Work(name, peer.decode(), self._blob(member, name, "i"), int(read))
+        return found.addCallback(self._members.work)
 
     def read(self, cause: str, work: Work, count: int) -> None:
         """
@@ -482,28 +480,12 @@ class EngineStore:
         entries = []
         for position, member in zip(found[::2], found[1::2], strict=True):
             try:
-                entries.append(self._entry(position, member, "send", image.peer))
+                entries.append(
+                    self._members.entry(position, member, "send", image.peer)
+                )
             except SpoolError as error:
                 _log.error("{reason}: it is left alone", reason=str(error))
         return [entry for entry in entries if entry.name not in image.taken]
-
-    def _logged(self, found: list[bytes]) -> list[Entry]:
-        """Read what all were told."""
-        pairs = zip(found[::2], found[1::2], strict=True)
-        return [self._toldEntry(position, member) for position, member in pairs]
-
-    def _toldEntry(self, position: bytes, member: bytes) -> Entry:
-        """Read something that all were told; what makes no sense is empty."""
-        try:
-            return self._entry(position, member, "log")
-        except SpoolError as error:
-            _log.error("{reason}: nobody is told", reason=str(error))
-            return Entry(int(position), member.split(b" ", 1)[0], b"")
-
-    def _entry(self, position: bytes, member: bytes, *place: str) -> Entry:
-        """Read what others left."""
-        name, data = member.split(b" ", 1)
-        return Entry(int(position), name, self._sealer.open(data, *place))
 
     def readLog(self, after: int, name: bytes = b"") -> Deferred[LogPage | None]:
         """
@@ -519,7 +501,7 @@ class EngineStore:
         if found is None:
             return None
         first, last, *more = found
-        return LogPage(first, last, self._logged(more[0]) if more else None)
+        return LogPage(first, last, self._members.told(more[0]) if more else None)
 
     def say(self, node: str, words: bytes) -> Deferred[int]:
         """
@@ -585,8 +567,7 @@ class EngineStore:
             self.heard(words[4:])
             return
         if not isOurs:
-            position, member = words.split(b" ", 1)
-            self.told(self._toldEntry(position, member))
+            self._hearLog(words)
             return
         if words == b"drain":
             self.lease.look()
@@ -598,7 +579,7 @@ class EngineStore:
         if what == b"inlet":
             position, member = more
             place = ("send", self._writer.ours[name].peer)
-            entry = self._entry(position, member, *place)
+            entry = self._members.entry(position, member, *place)
             if entry.name not in self._writer.ours[name].taken:
                 self.came(name, entry)
         elif what == b"read":
@@ -608,6 +589,15 @@ class EngineStore:
                 self._writer.leave({name: True})
         else:
             self._writer.leave({name: None if what == b"replaced" else False})
+
+    def _hearLog(self, words: bytes) -> None:
+        """Pass on what all were told by one commit: entries that follow each other."""
+        head, members = words.split(b"\n", 1)
+        position, *sizes = map(int, head.split())
+        if self.isKnown(position + len(sizes) - 1):  # mostly it is our own
+            return
+        for entry in self._members.heard(position, sizes, members):
+            self.told(entry)
 
     def _read(self, name: str, first: int, last: int) -> None:
         """Some node has read what came over a session of ours."""

@@ -75,6 +75,7 @@ class Writer:
         up.  Both are by the names of sessions.
     @ivar looked: called when it was seen that the engine has all that it had.
     @ivar isLooking: whether that is being seen, or has to be: nothing may be written.
+    @ivar number: of the last call that the engine has.
     """
 
     def __init__(
@@ -97,7 +98,7 @@ class Writer:
         self._grace = grace
         self._sealer = sealer
         self._failure: SpoolError | None = None
-        self._number = 0  # of the last call that the engine has
+        self.number = 0
         self._told = 0  # of the last one in which anything went to others
         self._history = ""  # of the engine, when it was seen that it has all
         self._calls: deque[Call] = deque()
@@ -186,7 +187,7 @@ class Writer:
             return
         self._isSending = True
         said = self._calls[0].arguments(self._grace, self._sealer)
-        sent = self._engine.call(COMMIT, self._engine.node, self._number + 1, *said)
+        sent = self._engine.call(COMMIT, self._engine.node, self.number + 1, *said)
         sent.addCallbacks(self._cbSent, self._ebSent)
         sent.addErrback(lambda failure: _log.failure("a bug", failure))
 
@@ -225,7 +226,7 @@ class Writer:
 
     def _done(self, call: Call, results: list[int]) -> None:
         """The engine has done a call: take note of what it has now."""
-        self._number += 1
+        self.number += 1
         for name, changes in call.changes.items():
             image = self.ours.get(name)
             if image is None or image.fence != call.fences[name]:
@@ -233,9 +234,9 @@ class Writer:
             if changes.dropped or changes.place == "release":
                 del self.ours[name]
             else:
-                image.apply(changes, self._number)
+                image.apply(changes, self.number)
         if any(effect.data is not None for effect in call.effects):
-            self._told = self._number
+            self._told = self.number
         for effect, *both in zip(
             call.effects, results[::2], results[1::2], strict=True
         ):
@@ -325,7 +326,7 @@ class Writer:
         lost, self.ours = self.ours, {}
         self._calls.clear()
         self.isLooking = True
-        self._waiters, self.next, self._number, self._told = [], Gathered(), 0, 0
+        self._waiters, self.next, self.number, self._told = [], Gathered(), 0, 0
         self.lost(dict.fromkeys(lost, False), {})
         for waiter in waiters:
             waiter.errback(SpoolError("the engine has lost its data"))
@@ -335,7 +336,7 @@ class Writer:
         self._retry = None
         self.isLooking = True
         history = self._engine.history
-        known = (self.ours, self._number, self._grace, self._sealer)
+        known = (self.ours, self.number, self._grace, self._sealer)
         looked = Deferred.fromCoroutine(repair(self._engine, *known))
         looked.addCallbacks(self._cbLooked, self._ebLooked, callbackArgs=(history,))
         looked.addErrback(lambda failure: _log.failure("a bug", failure))
@@ -344,11 +345,11 @@ class Writer:
         """It has everything again."""
         self.isLooking, self._history = False, history
         self._works()
-        if found.last < self._number or found.restored:
+        if found.last < self.number or found.restored:
             _log.warn(
                 "the engine lacked the last {count} batches of this node: {restored} "
                 "sessions are written again",
-                count=self._number - max(found.last, 0),
+                count=self.number - max(found.last, 0),
                 restored=found.restored,
             )
         if found.last < self._told:

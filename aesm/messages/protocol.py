@@ -54,6 +54,7 @@ from aesm.errors import AESMError, ConnectionClosed, HeartbeatLost, closedByUs
 from aesm.messages.connection import Connection
 from aesm.messages.owner import ConnectionOwner
 from aesm.messages.states import CARRIER_TRANSITIONS, CarrierState
+from aesm.secure.rawtransport import SHORT
 from aesm.secure.transport import SecureTransport
 
 __all__ = ["AESMProtocol"]
@@ -433,10 +434,13 @@ class AESMProtocol:
             if output:
                 self.transport.write(output)
                 return
-        size = 0
-        for frames in conversation.takeFrames(micros or time_ns() // 1000, budget):
+        pieces = conversation.takeFrames(micros or time_ns() // 1000, budget)
+        size = sum(map(len, pieces))
+        if len(pieces) > 1 and size <= SHORT:
+            # Or the first, mostly an ACK, would leave at once in a record of its own.
+            pieces = [b"".join(pieces)]
+        for frames in pieces:
             self.transport.write(frames)
-            size += len(frames)
         if size and budget < (BUDGET if self._heard else UNHEARD):
             self._budget *= 2
         if conversation.state is not _CONVERSATION_OPEN and conversation.ended:

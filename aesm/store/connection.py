@@ -449,11 +449,12 @@ class DurableConnection(Connection):
 
     # For Journal
 
-    def write(self, store: ISessionStore) -> Callable[[], None]:
+    def write(self, store: ISessionStore) -> Callable[[], AESMProtocol | None]:
         """
         Add to the store what has changed since the last time.
 
-        @return: to be called once that is committed.
+        @return: to be called once that is committed; returns what has something to
+            send then, if anything has.
         """
         if self.isLeft:
             return _nothing
@@ -461,7 +462,8 @@ class DurableConnection(Connection):
         self._batch = None  # what is sent from now on makes up the next batch
         staged = outbox.takeStaged()
         self._uncommitted.append(staged)
-        self.account()  # a burst does so once, here
+        if staged:
+            self.account()  # a burst does so once, here
         self._append(store, staged)
         if self._fences:
             self._causes = [(outbox.count, None)]
@@ -481,9 +483,10 @@ class DurableConnection(Connection):
             self._receivedCost += self.requests.write(store, self._receivedCount)
         taken, self._handledCost = self._handledCost + self.retrieved.taken(), 0
         self._takenCost += taken
-        # Of a session that is over nothing can be sent any more.
-        acknowledged = self._stored if self._overForGood else outbox.acknowledged
-        self._discard(store, True, acknowledged)
+        # Of a session that is over nothing can be sent any more; and what others store
+        # of what was sent is not ours to remove.
+        gone = self._stored if self._overForGood else outbox.acknowledged
+        self._discard(store, True, min(gone, self._stored))
         self._discard(store, False, self.retrieved.first)
         store.put(self.session.name, self._peerText, self._state())
         if self._fences and self._isAttended is not self.isAttached:
@@ -540,17 +543,19 @@ class DurableConnection(Connection):
         arrived: list[tuple[int, Messages]],
         count: int,
         taken: int,
-    ) -> None:
+    ) -> AESMProtocol | None:
         """
-        What a call of C{write} has added is committed: send and acknowledge it.
+        What a call of C{write} has added is committed: it may be sent, and is to be
+        acknowledged.
 
         @param staged: messages to the peer.
         @param arrived: messages for C{retrieved}.
         @param count: messages of the peer that are in our keeping now.
         @param taken: the cost of those that are done with, bytes.
+        @return: what has something to send, if anything has.
         """
         if self.isOver:
-            return
+            return None
         inbox = self.session.inbox
         self._uncommitted.popleft()
         self._outbox.release(staged)  # none, if they were withdrawn
@@ -561,8 +566,7 @@ class DurableConnection(Connection):
             self._retrieve(first, messages)
         # Nothing became visible if it was only acknowledgements that were committed, as
         # after nearly every message that is sent.
-        if (staged or count or taken) and self._protocol is not None:
-            self._protocol.touch()
+        return self._protocol if staged or count or taken else None
 
     def made(self, number: int, micros: int, body: str | bytes) -> Any:
         """As L{DurableRequests.made}, which most connections have no need of."""

@@ -2,7 +2,7 @@
 How many clients have something that all were told, at all processes::
 
     counting = Counting(store, clock, patience, has)
-    count = LogCount(counting, cause, entry)      # asks once somebody looks
+    count = LogCount(counting, cause, entry, written)     # asks once somebody looks
     journal.add(count.write).addBoth(count.settle)
     counting.heard(words)                         # of this process, or others
     counting.stop()
@@ -39,16 +39,22 @@ class LogCount(LazyDeferred[int]):
     """Fires with the number of clients that have an entry, at all processes."""
 
     def __init__(
-        self, counting: Counting, cause: Connection | None, entry: bytes
+        self,
+        counting: Counting,
+        cause: Connection | None,
+        entry: bytes,
+        written: Callable[[int, bytes], object],
     ) -> None:
         """
         @param cause: whose message makes us write it.
         @param entry: what is to be written.
+        @param written: called when it is, with its position and its name.
         """
         self.position = 0  # none yet
         self._counting = counting
         self._cause = cause
         self._entry = entry
+        self._tell = written
         self._reason: BaseException | None = None
 
     def write(self, store: ISessionStore) -> None:
@@ -57,9 +63,10 @@ class LogCount(LazyDeferred[int]):
             name = "" if self._cause is None else self._cause.session.name
             cast("ILogStore", store).log(name, self._entry, self._written)
 
-    def _written(self, position: int, nothing: int) -> None:
+    def _written(self, position: int, name: bytes) -> None:
         """Note that it is in the log."""
         self.position = position
+        self._tell(position, name)
 
     def settle(self, failure: Failure | None) -> None:
         """

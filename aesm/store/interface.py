@@ -310,17 +310,21 @@ class ILogStore(ISessionStore):
         "Called with what was told all; or None: there may be more in the log."
     )
 
+    isKnown: Callable[[int], bool] = Attribute(
+        "Asked whether all up to a position is known, and need not be told once more."
+    )
+
     heard: Callable[[bytes], object] = Attribute(
         "Called with the words that another process, or this one, has said to us."
     )
 
-    def log(cause: str, data: bytes, tell: Callable[[int, int], object]) -> None:
+    def log(cause: str, data: bytes, tell: Callable[[int, bytes], object]) -> None:
         """
         Tell something to all, with what is committed next.
 
         @param cause: the session whose message made us do it, or empty.
-        @param tell: called once it is written, with its position, and 0; never, if the
-            cause is not ours by then.
+        @param tell: called once it is written, with its position and its name; never,
+            if the cause is not ours by then.
         """
 
     def readLog(after: int, name: bytes = b"") -> Deferred[LogPage | None]:

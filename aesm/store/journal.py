@@ -13,7 +13,7 @@ more, so that the next process does it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -23,6 +23,7 @@ from twisted.python.failure import Failure
 
 if TYPE_CHECKING:
     from aesm.core.messages.session import Session
+    from aesm.messages.protocol import AESMProtocol
     from aesm.store.interface import ISessionStore
     from aesm.store.log import Log
 
@@ -42,11 +43,12 @@ class Journaled(Protocol):
 
     session: Session
 
-    def write(self, store: ISessionStore) -> Callable[[], None]:
+    def write(self, store: ISessionStore) -> Callable[[], AESMProtocol | None]:
         """
         Add to the store what has changed since the last time.
 
-        @return: to be called once that is committed.
+        @return: to be called once that is committed; returns what has something to
+            send then, if anything has.
         """
 
     def writable(self) -> None:
@@ -214,12 +216,17 @@ class Journal:
     def _cbCommitted(
         self,
         result: None,
-        written: Sequence[Callable[[], None]],
+        written: Sequence[Callable[[], AESMProtocol | None]],
         waiters: Sequence[Deferred[None]],
     ) -> None:
         """Go on with what is committed."""
-        for goOn in written:
-            goOn()
+        sending: Iterable[AESMProtocol | None] = [goOn() for goOn in written]
+        # What all were told with it leaves together with what is acknowledged.
+        if self.log is not None:
+            sending = self.log.deliver(sending)
+        for carrier in sending:
+            if carrier is not None:
+                carrier.touch()
         for waiter in waiters:
             waiter.callback(None)
         # Behind these, since what is blocked came after what was written.

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall, IReactorTime
     from twisted.python.failure import Failure
 
+    from aesm.messages.protocol import AESMProtocol
     from aesm.store.interface import Entry, ILogStore, ISessionStore
     from aesm.store.journal import Journal
     from aesm.store.logged import LoggedConnection
@@ -112,7 +113,7 @@ class Log:
         self._counting = Counting(store, clock, patience, self._has)
         self._news: list[Told] = []  # that our sessions were not told
         self._sending = 0  # bytes that are not written
-        self._turn = 0  # when the first of this turn was sent, microseconds
+        self._turn: _Turn | None = None  # what this turn of the event loop sent
         self._stride = min(entries.LOG_SIZE, sendBuffer) // 8
         self._swept = (0, 0)  # bytes since, and the position then
         self._delivery: IDelayedCall | None = None
@@ -124,6 +125,7 @@ class Log:
         # is not taken.
         self._doubts, self._settled = 1, 0
         store.told, store.heard = self._told, self._counting.heard
+        store.isKnown = self._isKnown
 
     def start(self, opened: _T) -> Deferred[_T]:
         """
@@ -174,15 +176,16 @@ class Log:
                 )
             )
         # One time for all of a turn: they fit a batch, as those to a single client do.
-        self._turn = self._turn or time_ns() // 1000
-        entry = encoded(body, exclude, self._turn)
-        count, size = LogCount(self._counting, cause, entry), len(entry)
+        turn = self._turn or _Turn(time_ns() // 1000)
+        told = Told(0, b"", turn.micros, body, frozenset(exclude))
+        entry = encoded(body, told.exclude, turn.micros)
+        size = len(entry)
+        count = LogCount(self._counting, cause, entry, partial(self._written, told))
         if hasLeft(cause) or self._isStopped:
             closed = ConnectionClosed("nothing was sent: nobody listens")
             count.fail(closed if self._isStopped else elsewhere())
             return count
-        failure = self._store.failure
-        if cause is None and failure is not None:
+        if cause is None and (failure := self._store.failure) is not None:
             return fail(SpoolError(f"nothing was sent: {failure}"))
         if cause is None and self._sending + size > MAX_SENDING:
             return fail(
@@ -192,19 +195,24 @@ class Log:
                 )
             )
         self._sending += size
-        writing = self._journal.add(partial(self._write, count))
-        writing.addBoth(self._cbWritten, count, size)
+        turn.size += size
+        turn.counts.append(count)
+        if self._turn is None:
+            self._turn = turn
+            self._journal.add(self._write).addBoth(self._cbWritten, turn)
         return count
 
-    def _write(self, count: LogCount, store: ISessionStore) -> None:
+    def _write(self, store: ISessionStore) -> None:
         """The turn is over in which something was sent."""
-        self._turn = 0
-        count.write(store)
+        turn, self._turn = cast(_Turn, self._turn), None
+        for count in turn.counts:
+            count.write(store)
 
-    def _cbWritten(self, result: Failure | None, count: LogCount, size: int) -> None:
-        """Something of ours is in the log, or will never be."""
-        self._sending -= size
-        count.settle(result)
+    def _cbWritten(self, result: Failure | None, turn: _Turn) -> None:
+        """What a turn sent is in the log, or will never be."""
+        self._sending -= turn.size
+        for count in turn.counts:
+            count.settle(result)
 
     async def _hasTold(self, position: int) -> list[Deferred[None]]:
         """Wait for all of our clients that an entry is for."""
@@ -239,6 +247,10 @@ class Log:
         """The position up to which we know all."""
         return self._news[-1].position if self._news else self.entries.position
 
+    def _isKnown(self, position: int) -> bool:
+        """Tell whether we know all up to a position, whatever may have happened."""
+        return self._settled == self._doubts and position <= self._known
+
     def _told(self, entry: Entry | None) -> None:
         """There is something new in the log; or, for None, there may be."""
         if self._isStopped:
@@ -249,43 +261,70 @@ class Log:
         elif self._settled < self._doubts or entry.position > self._known + 1:
             self._read()
         elif entry.position == self._known + 1:
-            self._take(entry)
+            self._take(decoded(entry))
 
-    def _take(self, entry: Entry) -> None:
+    def _written(self, told: Told, position: int, name: bytes) -> None:
+        """
+        Something of ours is in the log.  If we know all before it, it need not be heard
+        first; else what is before it comes by the same way, and so does it.
+
+        @param told: it, but for position and name.
+        """
+        isNext = self._isKnown(position - 1) and position > self._known
+        if isNext and not self._isStopped:
+            self._take(told._replace(position=position, name=name))
+
+    def _take(self, told: Told) -> None:
         """Have it told at the end of this turn, with what else comes in it."""
-        self._news.append(decoded(entry))
+        self._news.append(told)
         if self._delivery is None:
             self._delivery = self._clock.callLater(0, self._deliver)
 
     def _deliver(self) -> None:
-        """Tell our sessions what is new."""
+        """Tell our sessions what is new, and have it sent."""
+        for carrier in self.deliver(()):
+            if carrier is not None:
+                carrier.touch()
+
+    def deliver(
+        self, others: Iterable[AESMProtocol | None]
+    ) -> Iterable[AESMProtocol | None]:
+        """
+        Tell our sessions what is new, which nobody sends yet.
+
+        @param others: what has something to send beside.
+        @return: all that has.
+        """
         delivery, self._delivery = self._delivery, None
         if delivery is not None and delivery.active():
             delivery.cancel()
         news, self._news = self._news, []
         if not news:
-            return
+            return others
         ours = self._ours
         grown = self.entries.add(news)
         sound = [entry for entry in news if entry.isSound]
         groups = [(*together(group), group) for group in grouped(sound)]
         common = [(batch, position) for batch, position, _ in groups]
         excluded = frozenset().union(*(entry.exclude for entry in sound))
+        sending = dict.fromkeys(others)
         for connection in ours:
             name = connection.session.name
             if name not in excluded:
-                connection.told(common)
+                sending[connection.told(common)] = None
                 continue
             mine = []
             for batch, position, group in groups:
-                some = [entry for entry in group if entry.isFor(name)]
+                # As isFor, without a call for each of them.
+                some = [entry for entry in group if name not in entry.exclude]
                 if len(some) == len(group):
                     mine.append((batch, position))
                 elif some:
                     mine.append(together(some))
             if mine:
-                connection.told(mine)
+                sending[connection.told(mine)] = None
         self._sweep(grown)
+        return sending
 
     def _sweep(self, grown: int) -> None:
         """
@@ -371,7 +410,7 @@ class Log:
                 continue
             for entry in page.entries:
                 if entry.position == self._known + 1:  # it was not heard meanwhile
-                    self._take(entry)
+                    self._take(decoded(entry))
             if self._known >= page.last or not page.entries:
                 self._deliver()
                 return
@@ -409,6 +448,24 @@ class Log:
         for connection in self._ours:
             connection.following.isKept = True
             self._journal.touch(connection)
+
+
+class _Turn:
+    """
+    What is sent in one turn of the event loop.
+
+    @ivar micros: when, microseconds since the Unix epoch.
+    @ivar counts: of each message.
+    @ivar size: bytes of all that is to be written.
+    """
+
+    __slots__ = ("counts", "micros", "size")
+
+    def __init__(self, micros: int) -> None:
+        """Begin with nothing."""
+        self.micros = micros
+        self.counts: list[LogCount] = []
+        self.size = 0
 
 
 def _stopped() -> SpoolError:

@@ -27,6 +27,7 @@ from aesm.store.connection import DurableConnection
 from aesm.store.following import Following, Place
 
 if TYPE_CHECKING:
+    from aesm.messages.protocol import AESMProtocol
     from aesm.store.interface import ISessionStore
     from aesm.store.journal import Journal
     from aesm.store.log import Log
@@ -67,25 +68,27 @@ class LoggedConnection(DurableConnection):
 
     # For Log
 
-    def told(self, batches: Sequence[tuple[LoggedBatch, int]]) -> None:
+    def told(self, batches: Sequence[tuple[LoggedBatch, int]]) -> AESMProtocol | None:
         """
-        Send what all are told, as soon as what is before it is stored: it is already.
+        Have what all are told in the outbox, to be sent as soon as what is before it is
+        stored: it is already.
 
         @param batches: each with its last position in the log.
+        @return: what is to send it, if anything is there.
         """
         if not self.isTold:
-            return
+            return None
         self._batch = None
         for logged, position in batches:
             if logged.largest > self._outbox.peer.maxMessage:
                 words = "a message for you is larger than you take"
                 self.closeWith(CloseCode.TOO_BIG, words)
-                return
+                return None
             try:
                 batch = self._outbox.tell(logged)
             except SendBufferFull:
                 self._closeSlow()
-                return
+                return None
             self.following.add(batch.first, len(batch.bodies), position)
             if self._outbox.staged:
                 self._causes.append((batch.first, None))
@@ -94,9 +97,9 @@ class LoggedConnection(DurableConnection):
                 self._uncommitted[-1].append(batch)
             else:
                 self._outbox.release((batch,))
-        self.account()
-        if self._protocol is not None:
-            self._protocol.touch()
+        if self._protocol is None:
+            self.account()  # else that is done when it is sent, at once
+        return self._protocol
 
     def hasTold(self, position: int) -> Deferred[None] | None:
         """

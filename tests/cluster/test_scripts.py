@@ -350,7 +350,7 @@ class CommitTests(ScriptTestCase):
         first = self.commit(self.one, [("S", 1)], "log", "x", "send", "L", "y")
         again = self.commit(self.one, [], "log", "z", number=1)
         self.assertEqual(again, first)
-        self.assertEqual(first, [[], [1, 0, 2, 0]])
+        self.assertEqual(first, [[], [1, 1, 2, 0]])
         self.assertEqual(len(self.has("log")), 1)
 
     def test_hadItLongAgo(self) -> None:
@@ -398,7 +398,7 @@ class CommitTests(ScriptTestCase):
         self.assertEqual(self.state("T"), b"{}")
         self.assertEqual(self.has("log"), [])
         reply = self.commit(self.one, [("T", 1)], *said, number=1)
-        self.assertEqual(reply, [[], [1, 0]])
+        self.assertEqual(reply, [[], [1, 1]])
         self.assertEqual(self.state("T"), b"new")
 
     def test_gone(self) -> None:
@@ -524,10 +524,10 @@ class LogTests(ScriptTestCase):
         return self.run(self.two, LOG, after, name, room)
 
     def test_order(self) -> None:
-        """All read the same, in order, and are told."""
+        """All read the same, in order, and are told: all of a commit at once."""
         heard = self.subscribed("log")
         self.assertEqual(self.append("a", "b"), [1, 2])
-        self.assertEqual(heard.heard(), b"1 one:1:1 a")
+        self.assertEqual(heard.heard(), b"1 9 9\none:1:1 aone:1:2 b")
         entries = [b"1", b"one:1:1 a", b"2", b"one:1:2 b"]
         self.assertEqual(self.read(0), [1, 2, entries])
         self.assertEqual(self.read(1, "one:1:1"), [1, 2, entries[2:]])

@@ -150,5 +150,5 @@ class SealedTests(EngineTestCase):
         page = self.done(two, two.store.readLog(0))
         self.assertEqual([entry.data for entry in page.entries], [b""])
         with capturedLogs() as logs:
-            self.one.store._rung(False, b"1 two:1:1 open")
+            self.one.store._rung(False, b"1 12\ntwo:1:1 open")
         self.assertEqual([log["log_level"].name for log in logs], ["error"])

@@ -288,7 +288,7 @@ class WritingTests(StoreTestCase):
         self.assertNoResult(committed)
         self.back()
         self.successResultOf(committed)
-        self.assertEqual(told, [(1, 0)])
+        self.assertEqual(told, [(1, b"one:2:1")])
         self.assertEqual(self.redis.command("ZCARD", self.key("log")), 1)
 
     def test_refused(self) -> None:
@@ -453,7 +453,7 @@ class MovedTests(StoreTestCase):
         self.one.store.send("S", "K", b"x", lambda *results: told.append(results))
         self.one.store.log("T", b"y", lambda *results: told.append(results))
         self.commit()
-        self.assertEqual(told, [(1, 0)])
+        self.assertEqual(told, [(1, b"one:1:1")])
 
     def test_cameBack(self) -> None:
         """What was said before it came back is not taken for what is said now."""
@@ -489,7 +489,7 @@ class MovedTests(StoreTestCase):
     def test_commitsMore(self) -> None:
         """Who hears that a session has moved may commit more: all is written once."""
         self.stored("S", self.two)
-        told: list[tuple[int, int]] = []
+        told: list[object] = []
 
         def lose(*lost: object) -> None:
             """Commit more."""
@@ -501,7 +501,7 @@ class MovedTests(StoreTestCase):
         self.one.store.log("T", b"before", lambda *results: told.append(results))
         self.commit()
         self.one.settle()
-        self.assertEqual(told, [(1, 0), (2, 0)])
+        self.assertEqual(told, [(1, b"one:1:1"), (2, b"one:2:1")])
         self.assertEqual(self.redis.command("ZCARD", self.key("log")), 2)
 
     def test_claimFails(self) -> None:
@@ -618,12 +618,27 @@ class RungTests(StoreTestCase):
         self.assertEqual(self.came, [("S", entry)])
 
     def test_log(self) -> None:
-        """So does what is told all."""
-        self.two.store.log("", b"a b", lambda *results: None)
-        self.commit(self.two)
-        self.hear()
+        """
+        So does what is told all, all of a commit at once; who has told it knows by
+        which names.
+        """
+        known: list[object] = []
+        for commit in ((b"a b",), (b"c\n", b"", b"d")):
+            self.two.store.send("", "K", b"before", lambda *results: None)
+            for data in commit:
+                self.two.store.log("", data, lambda *results: known.append(results))
+            self.commit(self.two)
+        self.redis.command("PUBLISH", self.key("log"), "say end")
+        heard: list[bytes] = []
+        self.one.store.heard = heard.append
+        while not heard:
+            self.hear()
         page = self.done(self.one, self.one.store.readLog(0))
+        self.assertEqual(
+            [entry.data for entry in page.entries], [b"a b", b"c\n", b"", b"d"]
+        )
         self.assertEqual(self.told, page.entries)
+        self.assertEqual(known, [entry[:2] for entry in page.entries])
 
     def test_missed(self) -> None:
         """When it could not be told, it looks for all of it."""
@@ -688,7 +703,7 @@ class OthersTests(StoreTestCase):
         """What is told all is read by all, from where they have read."""
         results: Deferred[Any] = Deferred()
         self.one.store.log("S", b"a b", lambda *both: results.callback(both))
-        self.assertEqual(self.told(results), (1, 0))
+        self.assertEqual(self.told(results), (1, b"one:1:1"))
         two = self.node("two")
         page = self.done(two, two.store.readLog(0))
         self.assertEqual((page.first, page.last), (1, 1))

@@ -287,7 +287,7 @@ class MeetingTests(FileTestCase):
         others: list[object] = [MessageHandler(), Echo(Connections())]
         for other in (
             *others,
-            _Callers(_Sending([], self.meeting.progress), self.meeting),
+            _Callers(Sending([], self.meeting.progress), self.meeting),
         ):
             receiving = _Receiving(self.theirs, self.meeting)
             pair = self.pair(receiving, client={"handler": other})

@@ -36,6 +36,7 @@ from aesm.store import entries, log
 from aesm.store.entries import ENTRY_MEMORY
 from aesm.store.interface import Entry
 from aesm.store.log import MAX_ENTRY, Log
+from tests.messages.test_hotpath import records
 from tests.server.test_claimed import Way
 from tests.support.helpers import XX
 from tests.support.pairs import SERVER_KEY
@@ -272,6 +273,55 @@ class SendTests(LogTestCase):
             self.settle()
         sent = [entries.decoded(entry).micros - 10**15 for entry in self.shelf.log]
         self.assertEqual(sent, [0, 0, 1, 1])
+
+    def test_own(self) -> None:
+        """
+        A server tells what it has written without hearing of it, unless there is
+        something before it that it has not heard.
+        """
+        self.begin()
+        self.stores[0].isDeaf = True
+        self.servers[0].sendAll("one")
+        self.settle(0)
+        self.servers[1].sendAll("two")
+        self.servers[0].sendAll("three")
+        self.settle(0)
+        got = self.take()
+        self.assertEqual((got[0], got[1]), (["one"], ["one", "two", "three"]))
+        self.stores[0].isDeaf = False
+        self.servers[0].sendAll("four")
+        self.settle(0)
+        self.assertEqual(self.take(), [["one", "two", "three", "four"]] * 4)
+
+    def test_oneRecord(self) -> None:
+        """What others have sent in a turn leaves with what is acknowledged of it."""
+        self.begin()
+        for index in (0, 3):  # which are at the same server
+            self.clients[index].sendData(f"all {index}")
+        links = [link for link in self.network.links if link.toServer.inFlight]
+        for link in links:
+            link.server.receive(1 << 16)
+        self.network.clock.advance(0)
+        sizes = [len(records(bytes(link.toClient.inFlight))) for link in links]
+        self.assertEqual(sizes, [1, 1])
+        self.settle()
+        self.assertEqual(self.take(), [["all 3"], *[["all 0", "all 3"]] * 2, ["all 0"]])
+
+    def test_nothingRemoved(self) -> None:
+        """What is acknowledged is not removed where it is not stored."""
+        self.begin()
+        self.servers[0].sendAll("one")
+        self.settle()
+        removed: list[Any] = []
+        self.stores[0].discard = lambda *what: removed.append(what)  # type: ignore[method-assign]
+        self.clients[0].sendData("all two")
+        self.settle(0)
+        self.assertEqual([name for name, isOutgoing, _ in removed if isOutgoing], [])
+        self.clients[0].sendData("back")
+        self.settle(0)
+        self.clients[0].sendData("all three")
+        self.settle(0)
+        self.assertIn(True, [isOutgoing for _, isOutgoing, _ in removed])
 
     def test_counted(self) -> None:
         """It fires with how many have it, everywhere, of those that are there."""

@@ -164,7 +164,7 @@ class World:
         """Nothing more reaches the replica; nodes go on, and come to it."""
         self.hold()
         await self.turns(self._random.randrange(1, TURNS))
-        lastOf = [store._writer._number for store in self._stores]
+        lastOf = [store._writer.number for store in self._stores]
         self.takeOver()
         batches = self._replica.commands(
             *(("HGET", f"{{aesm:test}}:n:node-{which}", "batch") for which in (0, 1))

@@ -395,6 +395,7 @@ class LogShelfStore(ShelfStore):
 
     @ivar isDeaf: whether it hears nothing.
     @ivar told: as L{ILogStore} has it.
+    @ivar isKnown: the same, never asked.
     @ivar heard: the same.
     @ivar node: the same.
     """
@@ -404,6 +405,7 @@ class LogShelfStore(ShelfStore):
         super().__init__(shelf)
         self.isDeaf = False
         self.told: Callable[[Entry | None], object] = lambda entry: None
+        self.isKnown: Callable[[int], bool] = lambda position: False
         self.heard: Callable[[bytes], object] = lambda words: None
         self.node = f"node{len(shelf.stores)}-{id(self)}"
         shelf.stores.append(self)
@@ -419,7 +421,9 @@ class LogShelfStore(ShelfStore):
         super().ring()
         self.told(None)
 
-    def log(self, cause: str, data: bytes, tell: Callable[[int, int], object]) -> None:
+    def log(
+        self, cause: str, data: bytes, tell: Callable[[int, bytes], object]
+    ) -> None:
         """
         Tell something to all.
 
@@ -432,7 +436,7 @@ class LogShelfStore(ShelfStore):
             position = shelf.first + len(shelf.log)
             entry = Entry(position, b"%d" % next(shelf.names), data)
             shelf.log.append(entry)
-            tell(position, 0)
+            tell(position, entry.name)
             for store in shelf.stores:
                 store.hear(partial(store.told, entry))
 

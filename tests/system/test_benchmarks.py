@@ -94,8 +94,9 @@ class ClusterTests(TestCase):
         self.patch(cluster, "WARM", 0.1)
         options = SimpleNamespace(rounds=1, clients=2, rate=100.0, seconds=0.2)
         found = await cluster.relayed(reactor, self.url, options)
-        busiest, nodes, _, ratio = found["1 node"]
+        busiest, nodes, _, waited, ratio = found["1 node"]
         self.assertEqual((busiest, ratio), (nodes, 1.0))
+        self.assertGreaterEqual(waited, 0.0)
 
 
 class SourceTests(SynchronousTestCase):

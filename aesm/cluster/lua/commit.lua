@@ -12,7 +12,7 @@
 -- nothing.  So a session may have an older fence then.
 --
 -- Returns which sessions are another node's, each with whether there is such a session,
--- and two numbers for each send and log; or, if a batch is missing in between, just the
+-- and two numbers for each send, log and read; or, if a batch is missing in between, just the
 -- last one's, and -1 if the node is not known any more.
 
 local node, batch, grace = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[5])
@@ -57,11 +57,26 @@ local function result(first, second)
 end
 
 -- What is read by another node is named by who wrote it: positions may come again
--- after the engine went back in time, names do not.
+-- after the engine went back in time, names do not.  The node knows these of its own.
 local entries = 0
 local function entry(data)
   entries = entries + 1
   return node .. ':' .. ARGV[3] .. ':' .. entries .. ' ' .. data
+end
+
+-- Tell all something: the log, with what each entry takes beside its bytes, so that small
+-- ones are bounded, too.  Results are its position, and which entry of this batch it is.
+local log, meta = P .. 'log', P .. 'meta'
+local position -- of the last one, once there is one of this batch
+local told, sizes, grown = {}, {}, 0 -- those of this batch
+local function tellAll(data)
+  local member = entry(data)
+  position = (position or tonumber(redis.call('HGET', meta, 'position') or 0)) + 1
+  redis.call('ZADD', log, position, member)
+  table.insert(told, member)
+  table.insert(sizes, #member)
+  grown = grown + #member + 128
+  result(position, entries)
 end
 
 -- Each has its number of arguments, and what it does.
@@ -187,21 +202,7 @@ local operations = {
     result(sent, full)
   end},
 
-  -- data.  The first result is its position.  What each entry takes beside its bytes
-  -- counts as well, so that small ones are bounded, too.
-  log = {1, function(data)
-    local meta, log, member = P .. 'meta', P .. 'log', entry(data)
-    local position = redis.call('HINCRBY', meta, 'position', 1)
-    redis.call('ZADD', log, position, member)
-    local held = redis.call('HINCRBY', meta, 'held', #member + 128)
-    while held > logBound and redis.call('ZCARD', log) > 1 do
-      local oldest = redis.call('ZRANGE', log, 0, 0)[1]
-      redis.call('ZREM', log, oldest)
-      held = redis.call('HINCRBY', meta, 'held', -#oldest - 128)
-    end
-    redis.call('PUBLISH', log, position .. ' ' .. member)
-    result(position, 0)
-  end},
+  log = {1, tellAll}, -- data
 }
 
 while at <= #ARGV do
@@ -209,6 +210,19 @@ while at <= #ARGV do
   local count, run = unpack(operations[name])
   run(unpack(ARGV, at + 1, at + count))
   at = at + count + 1
+end
+
+-- All hear of it at once: to hear something costs a node more than to read it.
+if #told > 0 then
+  redis.call('HSET', meta, 'position', position)
+  local held = redis.call('HINCRBY', meta, 'held', grown)
+  while held > logBound and redis.call('ZCARD', log) > 1 do
+    local oldest = redis.call('ZRANGE', log, 0, 0)[1]
+    redis.call('ZREM', log, oldest)
+    held = redis.call('HINCRBY', meta, 'held', -#oldest - 128)
+  end
+  local head = position - #told + 1 .. ' ' .. table.concat(sizes, ' ')
+  redis.call('PUBLISH', log, head .. '\n' .. table.concat(told))
 end
 
 local reply = {{}, results}

@@ -57,6 +57,8 @@ Message = str | bytes | bytearray | memoryview  # C{str} for TEXT, bytes for BIN
 # object of such a class takes longer than all else that is done to it.
 Body = str | bytes  # C{str} in ASCII or L{EncodedText} for TEXT; or as C{KINDS} says
 
+_WHOLE: Final = (str, EncodedText, bytes)  # kinds of which C{maxMessage} is about all
+
 
 def bodyOf(data: Message) -> Body:
     """
@@ -123,11 +125,17 @@ class Batch:
     def largest(self) -> int:
         """The bytes of the largest message, as C{maxMessage} counts them."""
         if self.room:  # more may come
-            return max(map(self._sizeOf, self.bodies), default=0)
+            return self._measured()
         # Looked for once: a client that comes back again and again asks each time.
         if self._largest is None:
-            self._largest = max(map(self._sizeOf, self.bodies))
+            self._largest = self._measured()
         return self._largest
+
+    def _measured(self) -> int:
+        """Find the bytes of the largest of the messages."""
+        if self.kind in _WHOLE:
+            return max(map(len, self.bodies), default=0)
+        return max(map(self._sizeOf, self.bodies), default=0)
 
     def _sizeOf(self, body: Body) -> int:
         """Count the bytes of one of the messages, as C{maxMessage} does."""
@@ -288,7 +296,7 @@ class LoggedBatch(Batch):
         """
         batch = LoggedBatch(self.micros, first)
         batch.bodies, batch.kind, batch.space = self.bodies[:], self.kind, self.space
-        batch._largest = self.largest
+        batch._largest = self._largest
         batch.source = self
         return batch
 
