@@ -18,7 +18,7 @@ it can: that is L{aesm.cluster.writer}'s.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -27,7 +27,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from aesm.cluster.batch import Effect, Part
+from aesm.cluster.batch import OVERHEAD, Effect, Part
 from aesm.cluster.doorbell import Doorbell
 from aesm.cluster.image import Image
 from aesm.cluster.lease import Lease
@@ -280,8 +280,17 @@ class EngineStore:
         kinds = stored.incoming, stored.outgoing, stored.requests
         while page is not None:
             *parts, behind = page
-            for kept, kind, more in zip(kinds, "ior", parts, strict=True):
-                kept += [self._blob(member, name, kind) for member in more]
+            try:
+                for kept, kind, more in zip(kinds, "ior", parts, strict=True):
+                    kept += [self._blob(member, name, kind) for member in more]
+            except SpoolError as error:  # its state was sealed with our key
+                _log.error(
+                    "{reason}: session {name} is left alone, and its client begins "
+                    "another one",
+                    reason=str(error),
+                    name=name,
+                )
+                return None
             if not behind:
                 read = [[Part(*blob) for blob in kept] for kept in kinds]
                 self._writer.ours[name] = Image(peer, state, fence, read)
@@ -387,13 +396,15 @@ class EngineStore:
         if self._isOurs(name) and self._writer.next.of(name).place != "over":
             self._writer.next.of(name).place = place
 
-    def commit(self) -> Deferred[None]:
+    def commit(
+        self, early: Callable[[Collection[str]], object] | None = None
+    ) -> Deferred[None]:
         """
         Write the changes so far.
 
         @see: L{ISessionStore.commit}
         """
-        return self._writer.commit()
+        return self._writer.commit(early)
 
     def close(self) -> Deferred[None]:
         """
@@ -465,7 +476,9 @@ class EngineStore:
     def took(self, name: str, entry: Entry) -> None:
         """What was sent to a session of ours is in its outbox now."""
         if self._isOurs(name):
-            self._writer.next.of(name).taken.append((entry.position, entry.name))
+            changes = self._writer.next.of(name)
+            changes.taken.append((entry.position, entry.name))
+            changes.takenSize += len(entry.data) + OVERHEAD
             self._writer.ours[name].take(entry.position, entry.name)
 
     def readInlet(self, name: str, after: int = 0) -> Deferred[list[Entry]]:

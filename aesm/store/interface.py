@@ -22,7 +22,7 @@ or opened the store with it, or claimed it last.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from zope.interface import Attribute, Interface
 
@@ -31,7 +31,20 @@ if TYPE_CHECKING:
 
     from aesm.errors import SpoolError
 
-__all__ = ["Blob", "Entry", "ILogStore", "ISessionStore", "LogPage", "Lost", "Stored"]
+__all__ = [
+    "ACKNOWLEDGED",
+    "Blob",
+    "Entry",
+    "ILogStore",
+    "ISessionStore",
+    "LogPage",
+    "Lost",
+    "Stored",
+]
+
+# What of a state says how far the peer is.  The peer alone decides on that: it may be
+# stored, with the outgoing messages that are discarded for it, before anything else.
+ACKNOWLEDGED: Final = ("acknowledged", "acknowledgedCost", "limit", "log")
 
 # Called with sessions that are not ours any more, each with whether it goes on
 # elsewhere, or None if a newer one of its key has taken its place; and with those of
@@ -254,10 +267,15 @@ class ISessionStore(Interface):
         @param name: the session.
         """
 
-    def commit() -> Deferred[None]:
+    def commit(
+        early: Callable[[Collection[str]], object] | None = None,
+    ) -> Deferred[None]:
         """
-        Write the changes so far, all of them or nothing.
+        Write the changes so far, all of them or nothing; those that have nothing to do
+        with each other maybe one after the other.
 
+        @param early: called with sessions of which all is stored that was said so far,
+            when that may be long before the rest is.
         @return: fires once they are stored, however long that takes; fails with
             L{SpoolError} if the store is closed before.
         """

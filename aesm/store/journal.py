@@ -13,8 +13,9 @@ more, so that the next process does it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from enum import Enum
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from twisted.internet.defer import Deferred
@@ -201,8 +202,8 @@ class Journal:
         others, self._others = self._others, []
         for write, _ in others:
             write(self.store)
-        written = [connection.write(self.store) for connection in changed]
-        committed = self.store.commit()
+        written = [(each, each.write(self.store)) for each in changed]
+        committed = self.store.commit(partial(self._cbStored, written))
         waiters = [waiter for _, waiter in others]
         committed.addCallbacks(
             self._cbCommitted,
@@ -211,14 +212,25 @@ class Journal:
             errbackArgs=(waiters,),
         )
 
+    def _cbStored(
+        self,
+        written: list[tuple[Journaled, Callable[[], None]]],
+        names: Collection[str],
+    ) -> None:
+        """Go on with those of which all is committed, before the rest is."""
+        stored = [each for each in written if each[0].session.name in names]
+        written[:] = [each for each in written if each not in stored]
+        for _, goOn in stored:
+            goOn()
+
     def _cbCommitted(
         self,
         result: None,
-        written: Sequence[Callable[[], None]],
+        written: Sequence[tuple[Journaled, Callable[[], None]]],
         waiters: Sequence[Deferred[None]],
     ) -> None:
         """Go on with what is committed."""
-        for goOn in written:
+        for _, goOn in written:
             goOn()
         for waiter in waiters:
             waiter.callback(None)

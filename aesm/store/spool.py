@@ -19,7 +19,7 @@ for that: it is given up, and whoever wanted it is told.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from functools import partial
 from threading import Thread
@@ -367,9 +367,12 @@ class Spool:
         @see: L{ISessionStore.release}
         """
 
-    def commit(self) -> Deferred[None]:
+    def commit(
+        self, early: Callable[[Collection[str]], object] | None = None
+    ) -> Deferred[None]:
         """
-        Write the changes so far, now or behind the batch that is being written.
+        Write the changes so far, now or behind the batch that is being written; all at
+        once, so that nobody is told early.
 
         @see: L{ISessionStore.commit}
         """
