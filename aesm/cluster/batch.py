@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain
 from operator import itemgetter
 from typing import NamedTuple, Protocol
@@ -24,7 +24,7 @@ from typing import NamedTuple, Protocol
 from twisted.internet.defer import Deferred
 
 from aesm.cluster.sealing import Clear
-from aesm.store.interface import ACKNOWLEDGED
+from aesm.store.interface import ACKNOWLEDGED, Blob, Early, Entry
 
 __all__ = [
     "DIRECTIONS",
@@ -34,6 +34,7 @@ __all__ = [
     "Effect",
     "Gathered",
     "Part",
+    "Work",
 ]
 
 MAX_SESSIONS, MAX_BYTES = 256, 1 << 20  # of a call
@@ -83,6 +84,22 @@ class Part(NamedTuple):
         """Say it to the engine: C{"i"}, C{"o"} or C{"r"}, numbers and frames."""
         frames = sealer.seal(self.frames, name, kind, self.number, self.messages)
         return kind, self.number, self.messages, frames
+
+
+class Work(NamedTuple):
+    """
+    Messages of a client that nobody has read.
+
+    @ivar name: the session over which they came.
+    @ivar peer: the public key, in text form.
+    @ivar blob: the messages.
+    @ivar read: how many of these were read all the same.
+    """
+
+    name: str
+    peer: str
+    blob: Blob
+    read: int
 
 
 class Effect(NamedTuple):
@@ -191,6 +208,11 @@ class Changes:
             mixed = json.loads(state) | done
             ahead.state = json.dumps(mixed, separators=(",", ":")).encode()
         return ahead
+
+    def take(self, entry: Entry) -> None:
+        """Something was taken out of its inlet."""
+        self.taken.append((entry.position, entry.name))
+        self.takenSize += len(entry.data) + OVERHEAD
 
     def followedBy(self, later: Changes) -> Changes:
         """Add what happened later."""
@@ -358,7 +380,7 @@ class Gathered:
         self.changes: dict[str, Changes] = {}
         self.effects: list[Effect] = []
         self.waiters: list[Deferred[None]] = []
-        self.early: list[Callable[[Collection[str]], object]] = []
+        self.early: list[Early] = []
 
     def of(self, name: str) -> Changes:
         """Find the changes of a session, to be added to."""

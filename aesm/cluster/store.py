@@ -18,16 +18,16 @@ it can: that is L{aesm.cluster.writer}'s.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from twisted.internet.defer import Deferred, fail
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from aesm.cluster.batch import OVERHEAD, Effect, Part
+from aesm.cluster.batch import Effect, Part, Work
 from aesm.cluster.doorbell import Doorbell
 from aesm.cluster.image import Image
 from aesm.cluster.lease import Lease
@@ -35,7 +35,7 @@ from aesm.cluster.scripts import BEGIN, CLAIM, INLET, LOG, PAGE, SAY, UNREAD, WO
 from aesm.cluster.sealing import Clear
 from aesm.cluster.writer import Writer
 from aesm.errors import SpoolError
-from aesm.store.interface import Blob, Entry, ILogStore, LogPage, Lost, Stored
+from aesm.store.interface import Blob, Early, Entry, ILogStore, LogPage, Lost, Stored
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
@@ -50,22 +50,6 @@ LOOK_SIZE = 256  # messages that are looked for at a time
 _log = Logger(namespace="aesm.cluster")
 
 _encode = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
-
-
-class Work(NamedTuple):
-    """
-    Messages of a client that nobody has read.
-
-    @ivar name: the session over which they came.
-    @ivar peer: the public key, in text form.
-    @ivar blob: the messages.
-    @ivar read: how many of these were read all the same.
-    """
-
-    name: str
-    peer: str
-    blob: Blob
-    read: int
 
 
 def _nobody(*arguments: object) -> None:
@@ -284,12 +268,8 @@ class EngineStore:
                 for kept, kind, more in zip(kinds, "ior", parts, strict=True):
                     kept += [self._blob(member, name, kind) for member in more]
             except SpoolError as error:  # its state was sealed with our key
-                _log.error(
-                    "{reason}: session {name} is left alone, and its client begins "
-                    "another one",
-                    reason=str(error),
-                    name=name,
-                )
+                reason = str(self.damaged(str(error)))
+                _log.error("{reason}", reason=reason, name=name)
                 return None
             if not behind:
                 read = [[Part(*blob) for blob in kept] for kept in kinds]
@@ -396,9 +376,7 @@ class EngineStore:
         if self._isOurs(name) and self._writer.next.of(name).place != "over":
             self._writer.next.of(name).place = place
 
-    def commit(
-        self, early: Callable[[Collection[str]], object] | None = None
-    ) -> Deferred[None]:
+    def commit(self, early: Early | None = None) -> Deferred[None]:
         """
         Write the changes so far.
 
@@ -476,9 +454,7 @@ class EngineStore:
     def took(self, name: str, entry: Entry) -> None:
         """What was sent to a session of ours is in its outbox now."""
         if self._isOurs(name):
-            changes = self._writer.next.of(name)
-            changes.taken.append((entry.position, entry.name))
-            changes.takenSize += len(entry.data) + OVERHEAD
+            self._writer.next.of(name).take(entry)
             self._writer.ours[name].take(entry.position, entry.name)
 
     def readInlet(self, name: str, after: int = 0) -> Deferred[list[Entry]]:

@@ -15,7 +15,7 @@ Whatever gathers while one batch is being written makes up the next.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
 from twisted.internet.defer import Deferred, fail
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from aesm.cluster.engine import Engine
     from aesm.cluster.image import Image
     from aesm.cluster.sealing import Clear
+    from aesm.store.interface import Early
 
 __all__ = ["Writer"]
 
@@ -129,7 +130,7 @@ class Writer:
         self._calls: deque[Call] = deque()
         self._waiters: list[Deferred[None]] = []  # for the last of these
         self._isSending = False
-        self._early: list[Callable[[Collection[str]], object]] = []
+        self._early: list[Early] = []
         self._isFull = False  # the engine, as far as we know
         self._isAhead = False  # these calls make room
         self._reserve = RESERVE
@@ -145,9 +146,7 @@ class Writer:
             failure = SpoolError("it is seen what the engine has: try again soon")
         return failure
 
-    def commit(
-        self, early: Callable[[Collection[str]], object] | None = None
-    ) -> Deferred[None]:
+    def commit(self, early: Early | None = None) -> Deferred[None]:
         """
         Write what has gathered.
 

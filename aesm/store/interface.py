@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ACKNOWLEDGED",
     "Blob",
+    "Early",
     "Entry",
     "ILogStore",
     "ISessionStore",
@@ -52,6 +53,10 @@ ACKNOWLEDGED: Final = ("acknowledged", "acknowledgedCost", "limit", "log")
 # them: for each the numbers with which these were appended.  What was appended behind
 # them has moved up.  Both are by name.
 Lost = Callable[[Mapping[str, bool | None], Mapping[str, Collection[int]]], object]
+
+
+# Called with the names of sessions.
+Early = Callable[[Collection[str]], object]
 
 
 class Blob(NamedTuple):
@@ -267,9 +272,7 @@ class ISessionStore(Interface):
         @param name: the session.
         """
 
-    def commit(
-        early: Callable[[Collection[str]], object] | None = None,
-    ) -> Deferred[None]:
+    def commit(early: Early | None = None) -> Deferred[None]:
         """
         Write the changes so far, all of them or nothing; those that have nothing to do
         with each other maybe one after the other.

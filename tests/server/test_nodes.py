@@ -208,7 +208,7 @@ class SealedTests(ClusterTestCase):
         self.assertIsNone(self.successResultOf(sent))  # it had not left
         assert self.alice.former is not None
         self.assertNotEqual(self.alice.former.session.name, names[0])
-        (said,) = [each for each in logged if "left alone" in each["log_format"]]
+        (said,) = [each for each in logged if "left alone" in each.get("reason", "")]
         self.assertEqual(said["name"], names[0])
         self.assertEqual(self.taken(self.alice), [])
         self.assertEqual(self.taken(self.bob), ["kept"])
@@ -317,8 +317,7 @@ class EngineTests(NodesTestCase):
         comes back has what was sent to him meanwhile, which makes some.
         """
         bob = self.client(BOB, self.two)
-        self.clients[bob][0].node = None
-        self.cut(bob)
+        self.kill(self.two)
         for number in range(3):
             self.one.cluster.sendTo(str(number), BOB.publicKey)
         self.settle()

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import count
 from typing import Any, NamedTuple
@@ -26,6 +26,7 @@ from zope.interface import implementer
 from aesm.errors import SpoolError
 from aesm.store.interface import (
     Blob,
+    Early,
     Entry,
     ILogStore,
     ISessionStore,
@@ -309,9 +310,7 @@ class ShelfStore:
         """Have something written with the next commit."""
         self._gathered.append(_Change(name, make))
 
-    def commit(
-        self, early: Callable[[Collection[str]], object] | None = None
-    ) -> Deferred[None]:
+    def commit(self, early: Early | None = None) -> Deferred[None]:
         """
         Write what was gathered.
 
