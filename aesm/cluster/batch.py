@@ -14,16 +14,27 @@ that a message was handled, and what its handler sent, wherever to.
 
 from __future__ import annotations
 
+import json
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import chain
 from operator import itemgetter
 from typing import NamedTuple, Protocol
 
 from twisted.internet.defer import Deferred
 
 from aesm.cluster.sealing import Clear
+from aesm.store.interface import ACKNOWLEDGED, Early, Entry
 
-__all__ = ["DIRECTIONS", "OVERHEAD", "Call", "Changes", "Effect", "Gathered", "Part"]
+__all__ = [
+    "DIRECTIONS",
+    "OVERHEAD",
+    "Call",
+    "Changes",
+    "Effect",
+    "Gathered",
+    "Part",
+]
 
 MAX_SESSIONS, MAX_BYTES = 256, 1 << 20  # of a call
 MAX_INLET = 1 << 20  # bytes that wait to be taken over into one session
@@ -38,9 +49,14 @@ class Fenced(Protocol):
     A session that is ours.
 
     @ivar fence: what makes it so.
+    @ivar state: as the engine has it.
     """
 
     fence: int
+    state: bytes
+
+    def freed(self, changes: Changes) -> int:
+        """Tell about how many bytes of it changes remove."""
 
 
 class Part(NamedTuple):
@@ -107,6 +123,7 @@ class Changes:
         for good: the operation C{"enter"}, C{"wait"}, C{"release"} or C{"over"}, or
         empty.
     @ivar taken: position and name of what was taken out of its inlet.
+    @ivar takenSize: how many bytes that is.
     """
 
     __slots__ = (
@@ -118,6 +135,7 @@ class Changes:
         "requests",
         "state",
         "taken",
+        "takenSize",
     )
 
     def __init__(self) -> None:
@@ -130,6 +148,7 @@ class Changes:
         self.removed: dict[int, str] = {}
         self.place = ""
         self.taken: list[tuple[int, bytes]] = []
+        self.takenSize = 0
 
     @property
     def causes(self) -> Iterator[str]:
@@ -142,6 +161,56 @@ class Changes:
     def adds(self) -> bool:
         """Whether there are messages to be added."""
         return any(self.parts) or bool(self.requests)
+
+    @property
+    def added(self) -> int:
+        """About how many bytes these are."""
+        parts = chain(*self.parts, self.requests.values())
+        return sum([len(part.frames) + OVERHEAD for part in parts])
+
+    def ahead(self, state: bytes) -> Changes | None:
+        """
+        Take out what the peer has acknowledged, and whether its client is there, but
+        nothing else.
+
+        @param state: of the session, as it is without these changes.
+        @return: to be done before the rest, whose state says it once more.  None if
+            there is nothing, or the session is to be over.
+        """
+        before, place = self.before[True], self.place
+        isPlace = place in ("enter", "wait")
+        if self.dropped or place == "over" or not (before or isPlace):
+            return None
+        ahead = Changes()
+        ahead.before[True], self.before[True] = before, 0
+        if isPlace:
+            ahead.place, self.place = place, ""
+        if before and self.state is not None:
+            newest = json.loads(self.state)
+            done = {part: newest[part] for part in ACKNOWLEDGED if part in newest}
+            mixed = json.loads(state) | done
+            ahead.state = json.dumps(mixed, separators=(",", ":")).encode()
+        return ahead
+
+    def take(self, entry: Entry) -> None:
+        """Something was taken out of its inlet."""
+        self.taken.append((entry.position, entry.name))
+        self.takenSize += len(entry.data) + OVERHEAD
+
+    def followedBy(self, later: Changes) -> Changes:
+        """Add what happened later."""
+        self.dropped |= later.dropped
+        self.state = self.state if later.state is None else later.state
+        self.before = [*map(max, self.before, later.before)]
+        for parts, more in zip(self.parts, later.parts, strict=True):
+            parts += more
+        self.requests |= later.requests
+        self.removed |= later.removed
+        self.taken += later.taken
+        self.takenSize += later.takenSize
+        if self.place != "over":
+            self.place = later.place or self.place
+        return self
 
     def without(self, lost: Iterable[str], shift: int = 0) -> list[Part]:
         """
@@ -197,11 +266,7 @@ class Changes:
     def size(self) -> int:
         """About how many bytes it takes to say."""
         others = len(self.taken) + len(self.removed)
-        size = len(self.state or b"") + OVERHEAD * (2 + others)
-        for parts in (*self.parts, self.requests.values()):
-            for part in parts:
-                size += len(part.frames) + OVERHEAD
-        return size
+        return len(self.state or b"") + OVERHEAD * (2 + others) + self.added
 
 
 class Call:
@@ -210,14 +275,16 @@ class Call:
 
     @ivar changes: by the session's name.
     @ivar fences: of these sessions.
+    @ivar isWhole: whether it has all that happened to its sessions.
     """
 
     def __init__(self) -> None:
         """Begin with nothing."""
+        self.isWhole = True
         self.changes: dict[str, Changes] = {}
         self.fences: dict[str, int] = {}
-        self._effects: list[tuple[int, Effect]] = []
         self._size = 0
+        self._effects: list[tuple[int, Effect]] = []
 
     def hasRoom(self, size: int, sessions: int) -> bool:
         """Tell whether so much more fits."""
@@ -254,15 +321,21 @@ class Call:
             if (left := changes.without(lost))
         }
 
-    def arguments(self, grace: int, sealer: Clear) -> list[object]:
+    @property
+    def adds(self) -> bool:
+        """Whether an engine that is full is to refuse it."""
+        added = any(each.adds for each in self.changes.values())
+        return added or bool(self._effects)
+
+    def arguments(self, grace: int, sealer: Clear, adds: bool) -> list[object]:
         """
         Say it to the engine, behind the number of the batch.
 
         @param grace: milliseconds that clients have to come back.
         @param sealer: seals what the engine keeps.
+        @param adds: whether an engine that is full is to refuse it.
         """
-        adds = self._effects or any(each.adds for each in self.changes.values())
-        said: list[object] = [int(bool(adds)), grace, MAX_INLET, MAX_LOG]
+        said: list[object] = [int(adds), grace, MAX_INLET, MAX_LOG]
         said.append(len(self.changes))
         for name in self.changes:
             said += (name, self.fences[name])
@@ -282,6 +355,7 @@ class Gathered:
     @ivar changes: by the session's name.
     @ivar effects: what goes to others.
     @ivar waiters: to be fired once all of it is in the engine.
+    @ivar early: called with sessions of which all is there before that.
     """
 
     def __init__(self) -> None:
@@ -289,6 +363,7 @@ class Gathered:
         self.changes: dict[str, Changes] = {}
         self.effects: list[Effect] = []
         self.waiters: list[Deferred[None]] = []
+        self.early: list[Early] = []
 
     def of(self, name: str) -> Changes:
         """Find the changes of a session, to be added to."""
@@ -312,12 +387,54 @@ class Gathered:
             if left:
                 undone[name] = before + left
 
+    def putBack(self, call: Call) -> None:
+        """What a call was to do is to be done before all that happened since."""
+        for name, changes in call.changes.items():
+            later = self.changes.get(name)
+            self.changes[name] = changes.followedBy(later) if later else changes
+        self.effects[:0] = call.effects
+
     def calls(self, ours: Mapping[str, Fenced]) -> deque[Call]:
         """
-        Cut it into calls.
+        Cut it into calls; none has anything in common with another.
 
         @param ours: the sessions that are ours; all others are left out.
         """
+        return _packed(self._groups(ours), ours)
+
+    def ahead(self, ours: Mapping[str, Fenced], room: int) -> tuple[deque[Call], int]:
+        """
+        Take out what an engine can do that is full, to make room.
+
+        @param ours: the sessions that are ours.
+        @param room: how many bytes may be added in all beyond what is removed with it.
+        @return: calls, and how many bytes may still be.
+        """
+        acknowledged = Gathered()
+        for name, changes in self.changes.items():
+            if name in ours:
+                ahead = changes.ahead(ours[name].state)
+                if ahead is not None:
+                    acknowledged.changes[name] = ahead
+        first, groups = acknowledged.calls(ours), []
+        for call in first:
+            call.isWhole = False
+        for group in self._groups(ours):
+            removed, added = group.balance(ours)
+            more = max(0, added - removed)
+            if added and (more > room or not removed):
+                continue
+            room -= more
+            groups.append(group)
+        for group in groups:
+            for name in group.changes:
+                del self.changes[name]
+        gone = {index for group in groups for index, _ in group.effects}
+        self.effects = [it for at, it in enumerate(self.effects) if at not in gone]
+        return first + _packed(groups, ours), room
+
+    def _groups(self, ours: Mapping[str, Fenced]) -> Iterator[_Group]:
+        """List what was caused together; all that is not of sessions is one."""
         effects: dict[str, list[tuple[int, Effect]]] = {}  # by cause, with their order
         for numbered in enumerate(self.effects):
             cause = numbered[1].cause
@@ -327,25 +444,58 @@ class Gathered:
             for cause in each.causes:
                 if cause and cause != name:
                     _join(groups, name, cause)
-        calls: deque[Call] = deque()
         done: set[str] = set()
         for name in dict.fromkeys([*self.changes, *effects, *groups]):
             if name in done:
                 continue
-            group = groups.get(name) or [name]
-            done.update(group)
-            changes = {each: self.of(each) for each in group if each in ours}
-            more = [each for name in group for each in effects.get(name, ())]
-            size = sum([each.size for each in changes.values()])
-            size += sum([effect.size for _, effect in more])
-            if not size:
-                continue
-            if not calls or not calls[-1].hasRoom(size, len(changes)):
-                calls.append(Call())
-            calls[-1].add(size, changes, more)
-        for call in calls:
-            call.fences = {name: ours[name].fence for name in call.changes}
-        return calls
+            names = groups.get(name) or [name]
+            done.update(names)
+            changes = {each: self.of(each) for each in names if each in ours}
+            more = [each for name in names for each in effects.get(name, ())]
+            if changes or more:
+                yield _Group(changes, more)
+
+
+class _Group(NamedTuple):
+    """
+    What was caused together, and is never cut.
+
+    @ivar changes: by the session's name.
+    @ivar effects: what goes to others, with its order.
+    """
+
+    changes: dict[str, Changes]
+    effects: list[tuple[int, Effect]]
+
+    @property
+    def size(self) -> int:
+        """About how many bytes it takes to say."""
+        size = sum([each.size for each in self.changes.values()])
+        return size + sum([effect.size for _, effect in self.effects])
+
+    def balance(self, ours: Mapping[str, Fenced]) -> tuple[int, int]:
+        """Tell about how many bytes it removes, and how many it adds."""
+        removed = sum([ours[name].freed(it) for name, it in self.changes.items()])
+        added = sum([each.added for each in self.changes.values()])
+        for _, effect in self.effects:
+            if effect.data is None:
+                removed += effect.size
+            else:
+                added += effect.size
+        return removed, added
+
+
+def _packed(groups: Iterable[_Group], ours: Mapping[str, Fenced]) -> deque[Call]:
+    """Make calls of what was caused together."""
+    calls: deque[Call] = deque()
+    for group in groups:
+        size = group.size
+        if not calls or not calls[-1].hasRoom(size, len(group.changes)):
+            calls.append(Call())
+        calls[-1].add(size, group.changes, group.effects)
+    for call in calls:
+        call.fences = {name: ours[name].fence for name in call.changes}
+    return calls
 
 
 def _join(groups: dict[str, list[str]], name: str, cause: str) -> None:

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from aesm.cluster.address import EngineAddress
 
-__all__ = ["SYNC", "Engine"]
+__all__ = ["SYNC", "Engine", "EngineFull"]
 
 SYNC = ("primary", "replica", "disk")  # who has what is committed
 
@@ -56,11 +56,18 @@ LATER = {"READONLY", "LOADING", "NOREPLICAS", "BUSY", "OOM", "MISCONF"}
 # knows more.
 _RECONNECT = {"READONLY", "EPOCH", "NOAUTH"}
 
+# Of what an engine that is full says of a script, whichever version it is.
+_FULL = "OOM command not allowed"
+
 _log = Logger(namespace="aesm.cluster")
 
 
 def _nothing(*arguments: object) -> None:
     """Nobody is to be told."""
+
+
+class EngineFull(SpoolError):
+    """An engine has no room: nothing of what it was told is done."""
 
 
 class Engine:
@@ -73,6 +80,7 @@ class Engine:
     @ivar node: what this node is called; empty for who only looks on.
     @ivar info: what the engine says of itself, by its own names.
     @ivar process: what only this process is called.
+    @ivar line: the same, of the connection.
     @ivar history: of the engine: another one, if it may lack what it said that it had.
     @ivar clock: keeps time.
     @ivar size: the bytes of all that it has, as it said last.
@@ -114,6 +122,7 @@ class Engine:
         self._sync = sync
         self._epoch: bytes | None = None
         self.process = secrets.token_hex(16)
+        self.line = ""
         self.history = ""
         self.info: dict[str, str] = {}
         self._protocol: Any = None  # the one that can be used
@@ -242,7 +251,8 @@ class Engine:
 
         @param arguments: behind the epoch.
         @return: fires with its reply, once as many have it as are to; fails with
-            L{SpoolError} if nobody knows whether it was run, or if it was not.
+            L{SpoolError} if nobody knows whether it was run, or if it was not; with
+            L{EngineFull} if it was not, for want of room.
         """
         protocol = self._protocol
         if protocol is None:
@@ -309,7 +319,9 @@ class Engine:
             return failure
         if _codeOf(failure) in _RECONNECT:
             protocol.transport.loseConnection()
-        return Failure(self._error(failure.getErrorMessage()))
+        error = self._error(failure.getErrorMessage())
+        isFull = _FULL in str(error)
+        return Failure(EngineFull(str(error)) if isFull else error)
 
     def _error(self, reason: str) -> SpoolError:
         """Make the error for what cannot be done now."""
@@ -368,7 +380,8 @@ class Engine:
                     "what it has does not survive a loss of power: set appendonly yes "
                     "and appendfsync always"
                 )
-        said = (self.node, secrets.token_hex(16), FORMAT, self.process)
+        self.line = secrets.token_hex(8)
+        said = (self.node, secrets.token_hex(16), FORMAT, self.process, self.line)
         epoch = await self._run(protocol, JOIN, *said)
         # Asked behind what only a primary does: a replica that becomes one has another.
         more = _parsed(await self.execute(protocol, "INFO", "replication"))

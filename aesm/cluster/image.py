@@ -97,6 +97,16 @@ class Image:
             self._requests.pop(gone, None)
         self._place = changes.place or self._place
 
+    def freed(self, changes: Changes) -> int:
+        """Tell about how many bytes of it changes remove."""
+        if changes.dropped:
+            return self.size + OVERHEAD
+        size = changes.takenSize
+        for parts, before in zip(self._parts, changes.before, strict=True):
+            size += sum([_sizeOf(part) for part in parts if part.end <= before])
+        gone = self._requests.keys() & changes.removed.keys()
+        return size + sum([_sizeOf(self._requests[number]) for number in gone])
+
     def say(self, said: list[object], key: str, name: str, sealer: Clear) -> None:
         """
         Say all of it to the engine.
@@ -121,5 +131,10 @@ class Image:
         """About how many bytes it takes to say."""
         size = len(self.state) + OVERHEAD * (4 + len(self.taken))
         for parts in (*self._parts, self._requests.values()):
-            size += sum([len(part.frames) + OVERHEAD for part in parts])
+            size += sum(map(_sizeOf, parts))
         return size
+
+
+def _sizeOf(part: Part) -> int:
+    """Tell about how many bytes some messages take."""
+    return len(part.frames) + OVERHEAD

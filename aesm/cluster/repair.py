@@ -75,7 +75,7 @@ async def repair(
     for some in _cut({name: ours[name].size for name in behind}):
         there = {name: ours[name] for name in some if name in ours}  # still
         said = _restoring(there, grace, sealer)
-        lost, _ = await engine.call(COMMIT, engine.node, 0, *said)
+        lost, _ = await engine.call(COMMIT, engine.node, engine.line, 0, *said)
         if lost:
             raise SpoolError("a session has moved while it was written again")
     settled = (engine.node, engine.process, number, history, grace)

@@ -38,7 +38,7 @@ from aesm.cluster.sealing import Clear
 from aesm.cluster.writer import Writer
 from aesm.errors import SpoolError
 from aesm.secure.refusals import Kind, Refused
-from aesm.store.interface import Entry, ILogStore, LogPage, Lost, Stored, Work
+from aesm.store.interface import Early, Entry, ILogStore, LogPage, Lost, Stored, Work
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
@@ -278,8 +278,13 @@ class EngineStore:
         kinds = stored.incoming, stored.outgoing, stored.requests
         while page is not None:
             *parts, behind = page
-            for kept, kind, more in zip(kinds, "ior", parts, strict=True):
-                kept += [self._members.blob(member, name, kind) for member in more]
+            try:
+                for kept, kind, more in zip(kinds, "ior", parts, strict=True):
+                    kept += [self._members.blob(member, name, kind) for member in more]
+            except SpoolError as error:  # its state was sealed with our key
+                reason = str(self.damaged(str(error)))
+                _log.error("{reason}", reason=reason, name=name)
+                return None
             if not behind:
                 read = [[Part(*blob) for blob in kept] for kept in kinds]
                 self._writer.ours[name] = Image(peer, state, fence, read)
@@ -378,13 +383,13 @@ class EngineStore:
         if self._isOurs(name) and self._writer.next.of(name).place != "over":
             self._writer.next.of(name).place = place
 
-    def commit(self) -> Deferred[None]:
+    def commit(self, early: Early | None = None) -> Deferred[None]:
         """
         Write the changes so far.
 
         @see: L{ISessionStore.commit}
         """
-        return self._writer.commit()
+        return self._writer.commit(early)
 
     def close(self) -> Deferred[None]:
         """
@@ -456,7 +461,7 @@ class EngineStore:
     def took(self, name: str, entry: Entry) -> None:
         """What was sent to a session of ours is in its outbox now."""
         if self._isOurs(name):
-            self._writer.next.of(name).taken.append((entry.position, entry.name))
+            self._writer.next.of(name).take(entry)
             self._writer.ours[name].take(entry.position, entry.name)
 
     def readInlet(self, name: str, after: int = 0) -> Deferred[list[Entry]]:

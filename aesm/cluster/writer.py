@@ -23,6 +23,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from aesm.cluster.batch import Call, Gathered, Part
+from aesm.cluster.engine import EngineFull
 from aesm.cluster.repair import Found, repair
 from aesm.cluster.scripts import COMMIT
 from aesm.errors import SpoolError
@@ -33,10 +34,12 @@ if TYPE_CHECKING:
     from aesm.cluster.engine import Engine
     from aesm.cluster.image import Image
     from aesm.cluster.sealing import Clear
+    from aesm.store.interface import Early
 
 __all__ = ["Writer"]
 
 RETRY = 1.0  # seconds until a batch that could not be written is tried again
+RESERVE = 1 << 20  # bytes that an engine is to hold for a node although it is full
 
 _log = Logger(namespace="aesm.cluster")
 
@@ -61,6 +64,30 @@ def _nobody(*arguments: object) -> None:
 # done as it was, and never can be, since fences only grow.  All that gathers meanwhile
 # waits in next, and goes as soon as it can: so what belongs together has to be said,
 # and committed, without anything else in between.
+#
+# An engine that is full refuses what adds something, and that must not hold up what
+# makes room.  So what was refused, and has not been done, is put back in front of what
+# has gathered, and what goes ahead is taken out of all of it:
+#
+#   - what peers have acknowledged, and whether clients are there, which depends on
+#     nothing else: those messages had left, so they were in the engine; nobody's
+#     handler was asked; and of the state only that goes with it which says how far the
+#     peer is, over what the engine has, so that the session is at any time as if just
+#     the peer had been heard.  A session whose client has come back would be given up
+#     if nobody said so;
+#   - all of what was caused together, if it removes something: what was taken out of an
+#     inlet goes into an outbox in the same step, an open request with its answer, what
+#     was read with what was sent for it.  Or some of it would be lost with this node.
+#     So the engine is told to take it all the same, if it is not more than what it
+#     removes, and RESERVE, which is there again when an engine has taken something of
+#     its own accord;
+#   - what adds nothing.
+#
+# Groups that have nothing in common may be done in any order.  Those who wait for
+# sessions of which all is done go on at once: then what is in the engine can be
+# acknowledged.  The rest waits for room.  The number of a call that was refused can be
+# another's, since it is not done late: the engine does nothing more of a former
+# connection.
 
 
 class Writer:
@@ -104,6 +131,10 @@ class Writer:
         self._calls: deque[Call] = deque()
         self._waiters: list[Deferred[None]] = []  # for the last of these
         self._isSending = False
+        self._early: list[Early] = []
+        self._isFull = False  # the engine, as far as we know
+        self._isAhead = False  # these calls make room
+        self._reserve = RESERVE
         self._retry: IDelayedCall | None = None
         self._ended: Deferred[None] | None = None
         self._isOver = False
@@ -116,10 +147,11 @@ class Writer:
             failure = SpoolError("it is seen what the engine has: try again soon")
         return failure
 
-    def commit(self) -> Deferred[None]:
+    def commit(self, early: Early | None = None) -> Deferred[None]:
         """
         Write what has gathered.
 
+        @param early: as L{ISessionStore.commit<aesm.store.interface.ISessionStore>}.
         @return: fires once the engine has it; fails with L{SpoolError} if that does not
             come to pass before the end.
         """
@@ -127,6 +159,8 @@ class Writer:
             return fail(self.endedError())
         waiter: Deferred[None] = Deferred()
         self.next.waiters.append(waiter)
+        if early is not None:
+            self.next.early.append(early)
         self._wake()
         return waiter
 
@@ -176,7 +210,7 @@ class Writer:
         if not self._calls:
             gathered, self.next = self.next, Gathered()
             self._calls = gathered.calls(self.ours)
-            self._waiters = gathered.waiters
+            self._waiters, self._early = gathered.waiters, gathered.early
         self._send()
 
     def _send(self) -> None:
@@ -186,14 +220,21 @@ class Writer:
             self._written()
             return
         self._isSending = True
-        said = self._calls[0].arguments(self._grace, self._sealer)
-        sent = self._engine.call(COMMIT, self._engine.node, self.number + 1, *said)
+        call, engine = self._calls[0], self._engine
+        adds = call.adds and not self._isAhead
+        said = call.arguments(self._grace, self._sealer, adds)
+        line = engine.line
+        sent = engine.call(COMMIT, engine.node, line, self.number + 1, *said)
         sent.addCallbacks(self._cbSent, self._ebSent)
         sent.addErrback(lambda failure: _log.failure("a bug", failure))
 
     def _written(self) -> None:
         """All of a batch is in the engine: tell who waits for it, and go on."""
-        waiters, self._waiters = self._waiters, []
+        if not self._isAhead:
+            self._isFull = False
+            self._works()
+        self._isAhead = False
+        waiters, self._waiters, self._early = self._waiters, [], []
         self._isSending = True  # so that whatever all of them commit now is one batch
         for waiter in waiters:
             waiter.callback(None)
@@ -213,9 +254,11 @@ class Writer:
             self._look()
             return
         # It counts as being sent until then: who is told of what is lost commits.
-        self._works()
         lost, results = reply
         call = self._calls[0]
+        if call.adds and not (lost or self._isAhead):
+            self._isFull, self._reserve = False, RESERVE
+        self._works()
         if lost:
             names = list(call.changes)
             self._lose(call, {names[i - 1]: bool(kept) for i, kept in lost})
@@ -241,6 +284,9 @@ class Writer:
             call.effects, results[::2], results[1::2], strict=True
         ):
             effect.tell(*both)
+        if call.isWhole and (self._calls or self._isAhead):
+            for early in self._early:
+                early(call.changes)
 
     def _lose(self, call: Call, lost: dict[str, bool]) -> None:
         """Sessions are not ours: forget them, and what they caused."""
@@ -258,22 +304,66 @@ class Writer:
             self.lost(new, undone)
 
     def _works(self) -> None:
-        """The engine has done something for us."""
-        if self._failure is not None:
+        """The engine has done something for us: it works, unless it has no room."""
+        if self._failure is not None and not self._isFull:
             self._failure = None
             _log.info("the engine takes it again")
 
     def _ebSent(self, failure: Failure) -> None:
-        """Nobody knows whether the engine has done a call: say it again later."""
-        self._isSending = False
-        self._tryAgain(failure, self._send)
+        """Nobody knows whether the engine has done a call, or it has no room."""
+        if failure.check(EngineFull) and self._makeRoom():
+            self._fails(failure)
+            self._send()
+        else:
+            self._isSending = False
+            self._tryAgain(failure, self._goOn)
 
-    def _tryAgain(self, failure: Failure, again: Callable[[], None]) -> None:
-        """Do something again, unless it is the connection that failed, or the end."""
+    def _goOn(self) -> None:
+        """Try again."""
+        self._retry = None
+        self._wake()
+
+    def _makeRoom(self) -> bool:
+        """
+        The engine has no room: see what can be done all the same.
+
+        @return: whether there is anything.
+        """
+        self._isFull = self._isAhead = True
+        while self._calls:
+            call = self._calls.pop()
+            stale = [
+                name
+                for name, fence in call.fences.items()
+                if name not in self.ours or self.ours[name].fence != fence
+            ]
+            undone = call.without(stale)
+            self.next.without((), undone)
+            self.next.putBack(call)
+            if undone:
+                self.lost({}, undone)
+        self.next.waiters[:0] = self._waiters
+        self.next.early[:0] = self._early
+        self._calls, self._reserve = self.next.ahead(self.ours, self._reserve)
+        self._waiters, self._early = [], self.next.early[:]
+        self._isAhead = bool(self._calls)
+        return self._isAhead
+
+    def _fails(self, failure: Failure) -> SpoolError:
+        """
+        Accept nothing more.
+
+        @return: why.
+        """
         reason = cast("SpoolError", failure.value)
         if self._failure is None:
             _log.error("{reason}; nothing more is accepted", reason=str(reason))
         self._failure = reason
+        return reason
+
+    def _tryAgain(self, failure: Failure, again: Callable[[], None]) -> None:
+        """Do something again, unless it is the connection that failed, or the end."""
+        reason = self._fails(failure)
         if self._ended is not None:
             self._end(reason)
         elif self._engine.failure is None:
@@ -325,7 +415,8 @@ class Writer:
         waiters = self._waiters + self.next.waiters
         lost, self.ours = self.ours, {}
         self._calls.clear()
-        self.isLooking = True
+        self._early, self._reserve = [], RESERVE
+        self.isLooking, self._isFull, self._isAhead = True, False, False
         self._waiters, self.next, self.number, self._told = [], Gathered(), 0, 0
         self.lost(dict.fromkeys(lost, False), {})
         for waiter in waiters:

@@ -107,6 +107,7 @@ class _Inlet:
     @ivar _isReading: whether it is being read.
     @ivar _hasMore: whether more has come meanwhile.
     @ivar _mayMiss: whether it is to be read from its beginning.
+    @ivar _hasTaken: whether anything was taken that may be in the inlet still.
     @ivar _taken: what was taken in this turn.
     @ivar _pause: fires when it is tried again; None while nobody waits for that.
     """
@@ -115,6 +116,7 @@ class _Inlet:
         "_clock",
         "_connection",
         "_hasMore",
+        "_hasTaken",
         "_isReading",
         "_journal",
         "_last",
@@ -137,7 +139,7 @@ class _Inlet:
         self._store = store
         self._clock = clock
         self._last: int | None = None
-        self._isReading = self._hasMore = self._mayMiss = False
+        self._isReading = self._hasMore = self._mayMiss = self._hasTaken = False
         self._taken: list[Entry] = []
         self._pause: Deferred[None] | None = None
 
@@ -198,10 +200,13 @@ class _Inlet:
 
         @raise ConnectionClosed: it will not be.
         """
+        if not self._hasTaken:
+            return  # a client that comes back does not wait for an engine that is full
         try:
             await self._journal.add(_nothing)
         except SpoolError as error:
             raise ConnectionClosed(str(error)) from None
+        self._hasTaken = False
 
     async def _readPage(self, after: int) -> bool:
         """
@@ -259,7 +264,7 @@ class _Inlet:
         if not self._taken:
             self._journal.add(self._remove).addErrback(_ignore)
         self._taken.append(entry)
-        self._last = entry.position
+        self._last, self._hasTaken = entry.position, True
         return True
 
     def _remove(self, store: ISessionStore) -> None:

@@ -22,7 +22,7 @@ or opened the store with it, or claimed it last.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from zope.interface import Attribute, Interface
 
@@ -32,7 +32,9 @@ if TYPE_CHECKING:
     from aesm.errors import SpoolError
 
 __all__ = [
+    "ACKNOWLEDGED",
     "Blob",
+    "Early",
     "Entry",
     "ILogStore",
     "ISessionStore",
@@ -42,12 +44,20 @@ __all__ = [
     "Work",
 ]
 
+# What of a state says how far the peer is.  The peer alone decides on that: it may be
+# stored, with the outgoing messages that are discarded for it, before anything else.
+ACKNOWLEDGED: Final = ("acknowledged", "acknowledgedCost", "limit", "log")
+
 # Called with sessions that are not ours any more, each with whether it goes on
 # elsewhere, or None if a newer one of its key has taken its place; and with those of
 # ours of which messages to the peer were left out, since one that is not had caused
 # them: for each the numbers with which these were appended.  What was appended behind
 # them has moved up.  Both are by name.
 Lost = Callable[[Mapping[str, bool | None], Mapping[str, Collection[int]]], object]
+
+
+# Called with the names of sessions.
+Early = Callable[[Collection[str]], object]
 
 
 class Blob(NamedTuple):
@@ -280,10 +290,13 @@ class ISessionStore(Interface):
         @param name: the session.
         """
 
-    def commit() -> Deferred[None]:
+    def commit(early: Early | None = None) -> Deferred[None]:
         """
-        Write the changes so far, all of them or nothing.
+        Write the changes so far, all of them or nothing; those that have nothing to do
+        with each other maybe one after the other.
 
+        @param early: called with sessions of which all is stored that was said so far,
+            when that may be long before the rest is.
         @return: fires once they are stored, however long that takes; fails with
             L{SpoolError} if the store is closed before.
         """

@@ -13,8 +13,9 @@ more, so that the next process does it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from enum import Enum
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from twisted.internet.defer import Deferred
@@ -53,6 +54,10 @@ class Journaled(Protocol):
 
     def writable(self) -> None:
         """The store can be written again."""
+
+
+# A connection, and what C{write} has returned.
+_Written = tuple[Journaled, "Callable[[], AESMProtocol | None]"]
 
 
 class Journal:
@@ -203,8 +208,8 @@ class Journal:
         others, self._others = self._others, []
         for write, _ in others:
             write(self.store)
-        written = [connection.write(self.store) for connection in changed]
-        committed = self.store.commit()
+        written = [(each, each.write(self.store)) for each in changed]
+        committed = self.store.commit(partial(self._cbStored, written))
         waiters = [waiter for _, waiter in others]
         committed.addCallbacks(
             self._cbCommitted,
@@ -213,20 +218,34 @@ class Journal:
             errbackArgs=(waiters,),
         )
 
-    def _cbCommitted(
+    def _cbStored(
         self,
-        result: None,
-        written: Sequence[Callable[[], AESMProtocol | None]],
-        waiters: Sequence[Deferred[None]],
+        written: list[_Written],
+        names: Collection[str],
     ) -> None:
-        """Go on with what is committed."""
-        sending: Iterable[AESMProtocol | None] = [goOn() for goOn in written]
+        """Go on with those of which all is committed, before the rest is."""
+        stored = [each for each in written if each[0].session.name in names]
+        written[:] = [each for each in written if each not in stored]
+        self._goOn(stored)
+
+    def _goOn(self, written: Sequence[_Written]) -> None:
+        """Send and acknowledge what is committed."""
+        sending: Iterable[AESMProtocol | None] = [goOn() for _, goOn in written]
         # What all were told with it leaves together with what is acknowledged.
         if self.log is not None:
             sending = self.log.deliver(sending)
         for carrier in sending:
             if carrier is not None:
                 carrier.touch()
+
+    def _cbCommitted(
+        self,
+        result: None,
+        written: Sequence[_Written],
+        waiters: Sequence[Deferred[None]],
+    ) -> None:
+        """Go on with what is committed."""
+        self._goOn(written)
         for waiter in waiters:
             waiter.callback(None)
         # Behind these, since what is blocked came after what was written.

@@ -34,7 +34,7 @@ from zope.interface import implementer
 
 from aesm.errors import SpoolError
 from aesm.secure.options import reactorOr
-from aesm.store.interface import Blob, ISessionStore, Lost, Stored
+from aesm.store.interface import Blob, Early, ISessionStore, Lost, Stored
 from aesm.store.sqlite import MAX_SIZE, MIN_MAX_SIZE, Changes, SpoolFile
 from aesm.trust.files import AnyPath, expanded
 
@@ -367,9 +367,10 @@ class Spool:
         @see: L{ISessionStore.release}
         """
 
-    def commit(self) -> Deferred[None]:
+    def commit(self, early: Early | None = None) -> Deferred[None]:
         """
-        Write the changes so far, now or behind the batch that is being written.
+        Write the changes so far, now or behind the batch that is being written; all at
+        once, so that nobody is told early.
 
         @see: L{ISessionStore.commit}
         """

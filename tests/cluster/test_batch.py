@@ -46,7 +46,7 @@ class GatheredTests(SynchronousTestCase):
     def said(self, names: Iterable[str] | None = None) -> list[object]:
         """Say the only call."""
         (call,) = self.calls(names)
-        return call.arguments(1, Clear())
+        return call.arguments(1, Clear(), call.adds)
 
     def append(
         self, name: str, frames: bytes, cause: str = "", number: int = 0
@@ -72,7 +72,7 @@ class GatheredTests(SynchronousTestCase):
         changes.place = "enter"
         (call,) = self.gathered.calls({"S": Image("K", b"", 8)})
         self.assertEqual(
-            call.arguments(1, Clear()),
+            call.arguments(1, Clear(), call.adds),
             [
                 *(1, 1, MAX_INLET, MAX_LOG, 1, "S", 8),
                 *("put", "1", b"{}"),

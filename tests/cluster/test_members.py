@@ -7,10 +7,10 @@ from __future__ import annotations
 from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
-from aesm.cluster.members import Members, Work
+from aesm.cluster.members import Members
 from aesm.cluster.sealing import KEY, Clear, Sealer
 from aesm.errors import SpoolError
-from aesm.store.interface import Blob, Entry
+from aesm.store.interface import Blob, Entry, Work
 
 
 class MembersTests(SynchronousTestCase):

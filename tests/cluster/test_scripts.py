@@ -88,7 +88,8 @@ class ScriptTestCase(EngineTestCase):
         return self.run(
             node,
             COMMIT,
-            *(node.engine.node, number, adds, FOREVER, inlet, log, len(sessions)),
+            *(node.engine.node, node.engine.line, number, adds),
+            *(FOREVER, inlet, log, len(sessions)),
             *said,
             *operations,
         )
@@ -132,7 +133,7 @@ class JoinTests(ScriptTestCase):
         """A node that comes again has its batches."""
         self.commit(self.one, [])
         protocol = self.one.engine._protocol
-        said = ("one", "other", FORMAT, self.one.engine.process)
+        said = ("one", "other", FORMAT, self.one.engine.process, self.one.engine.line)
         again = self.one.engine._run(protocol, JOIN, *said)
         self.assertEqual(self.done(self.one, again), self.one.engine._epoch)
         self.assertEqual(self.commit(self.one, [], number=1), [[], []])
@@ -447,7 +448,7 @@ class CommitTests(ScriptTestCase):
         self.commit(self.one, self.S, *append)
         self.full()
         self.assertEqual(self.commit(self.one, [], number=1), [[], []])
-        said = ("one", 2, 1, FOREVER, FOREVER, FOREVER, 1, "S", 1)
+        said = ("one", self.one.engine.line, 2, 1, *[FOREVER] * 3, 1, "S", 1)
         more = ("discard", 1, "o", 1, "put", 1, "new", "append", 1, "o", 1, 1, "b")
         self.assertIn("OOM", self.fails(self.one, COMMIT, *said, *more))
         self.assertEqual(self.has("o:S"), [b"0 1 a"])

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -34,7 +34,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from aesm.cluster import repair, scripts, writer
-from aesm.cluster.batch import Changes, Part
+from aesm.cluster.batch import Changes, Gathered, Part
 from aesm.cluster.scripts import Script
 from aesm.cluster.store import Entry
 from aesm.store.interface import Stored
@@ -94,7 +94,7 @@ class Holding:
         """Go on with what is kept."""
         self.received: int = stored.state["received"]
         blobs = stored.outgoing
-        first = stored.state["discarded"]
+        first = stored.state["acknowledged"]
         assert not blobs or blobs[0].number == first, "the first are missing"
         self.committed = first + sum(blob.messages for blob in blobs)
         self.said: list[tuple[int, str, str]] = []
@@ -220,7 +220,7 @@ class App:
         store = self.node.store
         state = {
             "received": holding.received,
-            "discarded": holding.discarded,
+            "acknowledged": holding.discarded,
             "open": holding.open,
         }
         store.put(name, keyOf(name), state)
@@ -299,7 +299,7 @@ class ClusterMachine(RuleBasedStateMachine):
         self.join()
         (app,) = self.apps
         for name in SESSIONS:
-            state = {"received": 0, "discarded": 0, "open": []}
+            state = {"received": 0, "acknowledged": 0, "open": []}
             begun = app.node.store.begin(name, keyOf(name), state)
             app.node.settle()
             assert begun.called
@@ -505,7 +505,7 @@ class ClusterMachine(RuleBasedStateMachine):
             assert had == content, "a number has two messages"
         assert sorted(found) == list(range(len(found))), "a number has no message"
         state = self.redis.command("GET", f"{{aesm:test}}:t:{name}")
-        kept = len(found) - json.loads(state)["discarded"]
+        kept = len(found) - json.loads(state)["acknowledged"]
         assert len(members) == kept, "what was not acknowledged is lost"
         return [found[number] for number in sorted(found)]
 
@@ -580,6 +580,64 @@ class FailoverMachine(ClusterMachine):
                 assert got == list(range(1, state["received"] + 1)), "it is missing"
 
 
+class FullMachine(ClusterMachine):
+    """
+    The same, with an engine that is full at times.  What clients acknowledge makes room
+    all the same.
+    """
+
+    @initialize()
+    def begin(self) -> None:
+        """All sessions begin, while there is room."""
+        self.setRoom(0)
+        super().begin()
+
+    def setRoom(self, most: int) -> None:
+        """Have the engine hold so many bytes at the most; 0 for any number."""
+        self.redis.command("CONFIG", "SET", "maxmemory", most)
+
+    @rule()
+    def fill(self) -> None:
+        """There is no room any more."""
+        self.setRoom(1)
+
+    @rule()
+    def empty(self) -> None:
+        """There is room again."""
+        self.setRoom(0)
+
+    @rule()
+    def wait(self) -> None:
+        """What was refused is tried again."""
+        self.clock.advance(writer.RETRY)
+        for app in self.apps:
+            app.node.settle()
+
+    def teardown(self) -> None:
+        """All that was promised is kept, and nothing has stuck."""
+        try:
+            self.setRoom(1)
+            for app in self.apps:
+                app.commit()
+            for _ in range(11):  # seconds: some have to connect again
+                self.wait()
+            for app in self.apps:
+                for name, holding in app.holds.items():
+                    self.checkRoom(app, name, holding)
+        finally:
+            self.setRoom(0)
+        self.wait()
+        super().teardown()
+
+    def checkRoom(self, app: App, name: str, holding: Holding) -> None:
+        """Check that what a client has acknowledged is gone."""
+        command, key = self.redis.command, f"{{aesm:test}}:s:{name}"
+        if command("HGET", key, "node").decode() == app.node.engine.node:
+            kept = command("ZRANGE", f"{{aesm:test}}:o:{name}", 0, -1)
+            numbers = [int(member.partition(b" ")[0]) for member in kept]
+            assert all(it >= holding.discarded for it in numbers), "it takes room still"
+
+
 def run(machine: type[ClusterMachine] = ClusterMachine, **options: Any) -> None:
     """Look for a schedule that breaks a rule."""
     if EXAMPLES is None:
@@ -606,6 +664,15 @@ class ClusterModelTests(SynchronousTestCase):
         """What was acknowledged survives an engine that loses it."""
         self.patch(repair, "TIME", FOREVER)  # until all nodes have come
         run(FailoverMachine, **({} if EXAMPLES else {"max_examples": 8}))
+
+    def test_full(self) -> None:
+        """
+        An engine that is full loses nothing, and what is acknowledged makes room; be it
+        that nodes may have it hold a little more, or nothing at all.
+        """
+        for reserve in (0, 1000):
+            self.patch(writer, "RESERVE", reserve)
+            run(FullMachine, **({} if EXAMPLES else {"max_examples": 5}))
 
 
 class BrokenTests(SynchronousTestCase):
@@ -664,6 +731,12 @@ class BrokenTests(SynchronousTestCase):
 
         self.patch(Changes, "without", broken)
         self.fails()
+
+    def test_stuck(self) -> None:
+        """Nothing goes ahead of what an engine has no room for."""
+        self.patch(writer, "RESERVE", 0)
+        self.patch(Gathered, "ahead", lambda self, ours, room: (deque(), room))
+        self.fails(FullMachine)
 
     def test_notRestored(self) -> None:
         """What an engine has lost is not written again."""

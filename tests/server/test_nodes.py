@@ -5,6 +5,8 @@ their clients when the engine, or a node, does not do what it should.
 
 from __future__ import annotations
 
+import socket
+from pathlib import Path
 from typing import Any, cast
 
 from twisted.internet.defer import Deferred
@@ -12,13 +14,17 @@ from twisted.logger import capturedLogs
 
 from aesm import AnyServer, ConnectionClosed, PrivateKey, connect
 from aesm.cluster.lease import TIME
+from aesm.cluster.sealing import KEY, Sealer
 from aesm.errors import SessionLost, SessionMoved, SpoolError
 from aesm.plugins import HandlerMaker
 from aesm.store.log import MAX_ENTRY
+from tests.support import engines
 from tests.support.clusters import ClusterTestCase, ServingNode
-from tests.support.engines import GRACE
+from tests.support.engines import GRACE, RedisServer
 from tests.support.helpers import XX
 from tests.support.pairs import Recorder
+
+SECRET = "nobody is to read this"
 
 ALICE, BOB = (PrivateKey(bytes([number]) * 32) for number in (0x61, 0x62))
 
@@ -146,6 +152,91 @@ class RelayTests(ClusterTestCase):
         self.assertIn("split it", str(reason))
 
 
+class SealedTests(ClusterTestCase):
+    """What an engine has of servers with a key."""
+
+    def setUp(self) -> None:
+        """Have an engine with a file, and see what it is told."""
+        server = RedisServer("--appendonly", "yes")
+        self.addCleanup(server.stop)
+        self.patch(engines, "sharedServer", lambda: server)
+        super().setUp()
+        self.monitor = socket.socket(socket.AF_UNIX)
+        self.addCleanup(self.monitor.close)
+        self.monitor.connect(self.redis.path)
+        self.monitor.sendall(b"MONITOR\r\n")
+        self.one, self.two = (self.sealing(name) for name in ("one", "two"))
+        self.alice = self.client(ALICE, self.one)
+        self.bob = self.client(BOB, self.two)
+
+    def sealing(self, name: str, handler: Any = None) -> ServingNode:
+        """Start a node with the key."""
+        return self.serving(name, handler, sealer=Sealer(bytes(KEY), "test"))
+
+    def test_hidden(self) -> None:
+        """
+        Nothing that clients and servers say to each other is to be seen in what the
+        engine is told, or writes.
+        """
+        self.alice.sendData(f"message {SECRET}")
+        asked = self.alice.request(f"request {SECRET}")
+        self.settle()
+        self.cut(self.bob)
+        self.clients[self.bob][0].node = None
+        self.one.connection(ALICE).sendData(f"answer {SECRET}")
+        self.one.cluster.sendTo(f"to {SECRET}", BOB.publicKey)
+        self.one.server.sendAll(f"all {SECRET}")
+        self.settle()
+        self.redis.command("ECHO", "the end")
+        said = b""
+        while b"the end" not in said:
+            said += self.monitor.recv(1 << 16)
+        folder = Path(self.redis.path).parent
+        files = b"".join(path.read_bytes() for path in folder.rglob("*.aof*"))
+        for shown, place in ((said, b"q:"), (files, b"o:")):
+            self.assertIn(place, shown)
+            self.assertNotIn(SECRET.encode(), shown)
+        self.clients[self.bob][0].node = self.two
+        self.settle(60)
+        came = [data.split(" ")[0] for data in self.taken(self.bob)]
+        self.assertEqual(sorted(came), ["all", "to"])
+        asked.addErrback(lambda failure: None)
+
+    def test_swapped(self) -> None:
+        """
+        A session that has another's messages ends: its client is told, and begins
+        another one; others go on.
+        """
+        names = []
+        for client, key, node in (
+            (self.alice, ALICE, self.one),
+            (self.bob, BOB, self.two),
+        ):
+            self.clients[client][0].node = None
+            self.cut(client)
+            node.connection(key).sendData("kept")
+            assert client.former is not None
+            names.append(client.former.session.name)
+        self.settle()
+        alices, bobs = (self.key(f"o:{name}") for name in names)
+        self.redis.command("COPY", bobs, alices, "REPLACE")
+        sent = self.alice.sendData("later")
+        three = self.sealing("three")
+        for client in self.clients:
+            self.clients[client][0].node = three
+        with capturedLogs() as logged:
+            self.settle(60)
+        self.assertIsNone(self.successResultOf(sent))  # it had not left
+        assert self.alice.former is not None
+        self.assertNotEqual(self.alice.former.session.name, names[0])
+        (said,) = [each for each in logged if "left alone" in each.get("reason", "")]
+        self.assertEqual(said["name"], names[0])
+        self.assertEqual(self.taken(self.alice), [])
+        self.assertEqual(self.taken(self.bob), ["kept"])
+        assert self.bob.former is not None
+        self.assertEqual(self.bob.former.session.name, names[1])
+
+
 class PerKeyTests(ClusterTestCase):
     """How many sessions a key may have."""
 
@@ -266,6 +357,32 @@ class EngineTests(NodesTestCase):
         self.assertIsNone(self.successResultOf(sent))
         self.assertSaid("1")
 
+    def test_fullInlet(self) -> None:
+        """
+        While it is full, and its node has something for which there is no room, who
+        comes back has what was sent to him meanwhile, which makes some.
+        """
+        bob = self.client(BOB, self.two)
+        self.kill(self.two)
+        for number in range(3):
+            self.one.cluster.sendTo(str(number), BOB.publicKey)
+        self.settle()
+        self.setting("maxmemory", 1, 0)
+        sent = self.say("1")
+        self.settle(2)
+        self.clients[bob][0].node = self.one
+        self.settle(30)
+        self.assertNoResult(sent)
+        self.assertEqual(self.taken(bob), ["0", "1", "2"])
+        assert bob.former is not None
+        name = bob.former.session.name
+        self.assertEqual(self.redis.command("EXISTS", self.key(f"q:{name}")), 0)
+        self.settle(2)
+        self.assertEqual(self.redis.command("EXISTS", self.key(f"o:{name}")), 0)
+        self.redis.command("CONFIG", "SET", "maxmemory", 0)
+        self.settle(5)
+        self.assertIsNone(self.successResultOf(sent))
+
     def test_noRoom(self) -> None:
         """
         Who fills it is told, and nothing is forgotten for that: all that was accepted
@@ -297,7 +414,8 @@ class EngineTests(NodesTestCase):
 
     def test_flushed(self) -> None:
         """If it has lost all, everybody is told, and begins anew."""
-        connections = [self.one.connection(ALICE)]
+        bob = self.client(BOB, self.two)
+        connections = [self.one.connection(ALICE), self.two.connection(BOB)]
         ends = [each.closed() for each in connections]
         self.redis.command("FLUSHALL")
         sent = self.say("1")
@@ -312,6 +430,9 @@ class EngineTests(NodesTestCase):
         self.say("2")
         self.settle()
         self.assertEqual(self.taken(self.alice), ["2"])
+        self.one.cluster.sendTo("3", BOB.publicKey)
+        self.settle()
+        self.assertEqual(self.taken(bob), ["3"])
 
     def test_expired(self) -> None:
         """A client that does not come back in time is told; so is the handler."""

@@ -21,6 +21,7 @@ from aesm.store.journal import Journal
 from aesm.store.spool import RETRY, Spool
 from tests.store.test_sqlite import NAME, OTHER
 from tests.support.helpers import XX
+from tests.support.shelf import Shelf, ShelfStore
 from tests.support.spooled import AtOnce, ByHand, SpoolTestCase
 
 KEYS = [PrivateKey(bytes([number]) * 32) for number in (0x51, 0x52)]
@@ -189,6 +190,33 @@ class JournalTests(SynchronousTestCase):
             self.assertEqual(self.entry.said.count("goOn"), 1)
             self.assertEqual(self.entry.said[-1], "goOn" if ends else "writable")
             del self.entry.said[:2]
+        self.closed()
+
+    def test_early(self) -> None:
+        """Those of which all is stored go on, before the rest of the turn, once."""
+        told: list[Any] = []
+        store = ShelfStore(Shelf())
+        commit = store.commit
+
+        def early(tell: Any) -> Any:
+            """Note what is to be told."""
+            told.append(tell)
+            return commit(tell)
+
+        self.patch(store, "commit", early)
+        store.isSlow = True
+        journal, other = Journal(store, self.clock), Entry(OTHER)
+        entries: list[Any] = [self.entry, other]
+        for entry in entries:
+            journal.touch(entry)
+        self.clock.advance(0)
+        for _ in range(2):
+            told[0]({OTHER})
+        self.assertEqual(self.entry.said, ["write"])
+        self.assertEqual(other.said, ["write", "goOn"])
+        store.work()
+        self.assertEqual(self.entry.said, ["write", "goOn"])
+        self.assertEqual(other.said, ["write", "goOn"])
         self.closed()
 
     def test_others(self) -> None:

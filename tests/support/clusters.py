@@ -44,7 +44,9 @@ class ServingNode:
     def __init__(self, case: ClusterTestCase, name: str, **options: Any) -> None:
         """ """
         self.process = Mortal(case.network.clock)
-        self.node = Node(self.process, name, case.redis.path, GRACE)  # type: ignore[arg-type]
+        clock: Any = self.process
+        sealer = options.pop("sealer", None)
+        self.node = Node(clock, name, case.redis.path, GRACE, sealer=sealer)
         case.store = self.node.store
         case.store._perKey = PER_KEY[options.get("perKey", "allow")]
         settings: dict[str, Any] = {

@@ -13,6 +13,18 @@ Several things may be done to them in turn, C{--fault}: to C{kill} a node, have 
 C{stop} for a while, or have the engine C{freeze} or be C{away} or C{full} for so long,
 while nothing is acknowledged.  With C{--sync} the engine has a replica and a sentinel,
 and C{failover} kills the primary.
+
+With C{--sleepers} two more clients are told what all are, and do not take it: one
+stays, one is away, and comes back at the end to another node, since its own was killed.
+Either has to be told (4000).
+
+For C{hoard} all clients take nothing for so long, in which a node may be killed, if
+C{kill} is a fault, too.  With large messages that fills an engine that has a bound;
+when they go on, so has all else, by itself.  What is not sent, for want of room, has to
+be told::
+
+    python -m tests.support.clustershow --fault hoard kill --every 5 8
+        --maxmemory 64mb --size 65536 --window 131072 --messages 20000
 """
 
 from __future__ import annotations
@@ -28,7 +40,8 @@ import tempfile
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from functools import partial
 from hashlib import sha256
 from itertools import count
 from pathlib import Path
@@ -37,11 +50,11 @@ from threading import Thread
 from typing import IO, Any
 
 from twisted.application.internet import backoffPolicy
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 from twisted.internet.endpoints import clientFromString
+from twisted.internet.error import ConnectError, ConnectionLost
 from twisted.internet.interfaces import IStreamClientEndpoint
-from twisted.internet.task import deferLater, react
-from twisted.internet.threads import deferToThread
+from twisted.internet.task import LoopingCall, deferLater, react
 from twisted.logger import (
     FilteringLogObserver,
     LogLevel,
@@ -53,16 +66,24 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from aesm import (
+    AESMError,
     AnyServer,
     ClientService,
     Connection,
+    ConnectionClosed,
     MessageHandler,
     Packet,
     PrivateKey,
     PublicKey,
+    SendBufferFull,
     Server,
+    SpoolError,
+    connect,
 )
+from aesm.errors import CloseCode
+from aesm.messages.deferred import Gate
 from aesm.server.cluster import Cluster
+from aesm.store import entries
 from tests.support.engines import RedisServer, Sentinel, freePort
 from tests.support.helpers import XX
 
@@ -87,8 +108,8 @@ def keyOf(number: int) -> PrivateKey:
 
 class Exchange(MessageHandler):
     """
-    What a node does: C{"e ..."} goes back, C{"s KEY ..."} to who has that key, and
-    C{"a ..."} to all, with C{"c ..."} to who has sent it.
+    What a node does: C{"e ..."} goes back, C{"s KEY ..."} to who has that key, or
+    C{"n ..."} goes back, and C{"a ..."} to all, with C{"c ..."} to who has sent it.
     """
 
     cluster: Cluster
@@ -106,11 +127,43 @@ class Exchange(MessageHandler):
         else:
             _, key, rest = data.split(" ", 2)
             sent = self.cluster.sendTo(rest, PublicKey.fromText(key))
-            sent.addErrback(_complain)
+            sent.addErrback(self._ebSent, connection, rest)
+
+    def _ebSent(self, failure: Failure, connection: Connection, data: str) -> None:
+        """Say that something was not sent, for want of room."""
+        _complain(failure)
+        if failure.check(SendBufferFull):
+            connection.sendData("n " + data.rstrip("x "))
 
     def _counted(self, count: int, connection: Connection) -> None:
         """Say how many have what was told all."""
         connection.sendData(f"c {count}")
+
+
+class Ticker:
+    """
+    Who sends something that no handler does, and is told when it is not possible.
+
+    @ivar refused: how often he was.
+    """
+
+    def __init__(self, server: Server) -> None:
+        """@param server: of the node."""
+        self.refused = 0
+        self._server = server
+
+    def tick(self) -> None:
+        """Send it to whoever is there."""
+        for connection in list(self._server.connections.values())[:1]:
+            sent = self._server.cluster.sendTo("t", connection.peer)
+            sent.addErrback(self._ebSent)
+
+    def _ebSent(self, failure: Failure) -> None:
+        """Count."""
+        failure.trap(SpoolError, ConnectionClosed, SendBufferFull)
+        if failure.check(SpoolError):
+            self.refused += 1
+            print("a sender was refused", file=sys.stderr, flush=True)
 
 
 def _complain(failure: Failure) -> None:
@@ -121,6 +174,7 @@ def _complain(failure: Failure) -> None:
 async def serve(reactor: Any, options: Any) -> None:
     """Be a node, until it is killed, or stopped."""
     handler = Exchange()
+    entries.LOG_SIZE = options.logSize  # type: ignore[misc]
     server = Server(
         f"reuseport:{options.port}:interface=127.0.0.1",
         reactor=reactor,
@@ -136,6 +190,7 @@ async def serve(reactor: Any, options: Any) -> None:
     )
     handler.server = server
     handler.cluster = server.cluster
+    LoopingCall(Ticker(server).tick).start(1.0, now=False)
     reactor.addSystemEventTrigger("before", "shutdown", server.stop)
     await server.start()
     print("listening", flush=True)
@@ -153,6 +208,7 @@ class Ledger:
     @ivar slow: how many took longer than L{SLOW}.
     @ivar longest: the longest time that one took, seconds.
     @ivar calls: the most calls of clients to nodes in any second, but the first ones.
+    @ivar refused: how many were not sent, as was said.
     @ivar wrong: what was not as it should be.
     """
 
@@ -165,7 +221,8 @@ class Ledger:
         self._calls: deque[float] = deque()  # when, in the last second
         self._sent: dict[str, float] = {}
         self._next: defaultdict[str, Iterator[int]] = defaultdict(count)
-        self._expected: defaultdict[str, Iterator[int]] = defaultdict(count)
+        self._expected: defaultdict[str, int] = defaultdict(int)
+        self.refused = 0
 
     def make(self, way: str) -> str:
         """Make the next message of those that go one way."""
@@ -175,14 +232,23 @@ class Ledger:
 
     def take(self, message: str, way: str) -> None:
         """Check a message that has arrived."""
-        due = f"{way} {next(self._expected[way])}"
-        if message != due:
-            self.wrong.append(f"{message!r} came instead of {due!r}")
+        # What is missing in between was refused, as its sender hears; else it stays so.
+        due, number = self._expected[way], int(message.rpartition(" ")[2])
+        if message != f"{way} {number}" or number < due:
+            self.wrong.append(f"{message!r} came instead of {due} of {way!r}")
+        self._expected[way] = number + 1
         now = time.monotonic()
         took = now - self._sent.pop(message, now)
         if took > SLOW:
             self.slow += 1
         self.longest = max(self.longest, took)
+        self.done += 1
+
+    def refuse(self, message: str) -> None:
+        """A message was refused."""
+        if self._sent.pop(message, None) is None:
+            self.wrong.append(f"{message!r} was refused, and came")
+        self.refused += 1
         self.done += 1
 
     def call(self) -> None:
@@ -270,6 +336,16 @@ class Counted:
         return connecting
 
 
+quick = backoffPolicy(0.02, 0.3, jitter=lambda: random.uniform(0, 0.3))
+
+
+def _listen(reactor: Any, clients: Clients) -> None:
+    """Pass on what the show wants, until there is nothing more."""
+    for line in sys.stdin:
+        reactor.callFromThread(clients.hear, line)
+    reactor.callFromThread(clients.hear, "")
+
+
 class Client:
     """A client, which sends as long as there is something to be sent."""
 
@@ -284,8 +360,9 @@ class Client:
             key=keyOf(number),
             trust=AnyServer(),
             suites=(XX,),
-            retryPolicy=backoffPolicy(0.02, 0.3, jitter=lambda: random.uniform(0, 0.3)),
+            retryPolicy=quick,
             heartbeat=clients.options.heartbeat,
+            receiveBuffer=clients.options.window,
         )
         self._service.startService()
         self._taking = Deferred.fromCoroutine(self._take())
@@ -322,7 +399,7 @@ class Client:
             message = clients.ledger.make(f"s {number} {other}")
             kind, rest = message.split(" ", 1)
             message = f"{kind} {keyOf(other).publicKey} {rest}"
-        sent = self._service.sendData(message)
+        sent = self._service.sendData(message + " " + "x" * clients.options.size)
         sent.addCallbacks(self._cbAcknowledged, self._ebLost)
 
     def _cbAcknowledged(self, result: None) -> None:
@@ -339,14 +416,19 @@ class Client:
         """Take what comes: for each message the one who sent it sends another."""
         ledger = self._clients.ledger
         async for packet in self._service.retrieved:
-            message = packet.data
-            assert isinstance(message, str)
+            assert isinstance(packet.data, str)
+            message = packet.data.rstrip("x ")
+            if self._clients.hoarding is not None:
+                await self._clients.hoarding.wait()
             if message[0] in "ac":
                 self._hear(message)
             elif message[0] == "e":
                 ledger.take(message, f"e {self.number}")
                 self.next()
-            else:
+            elif message[0] == "n":
+                ledger.refuse(f"s {message[2:]}")
+                self.next()
+            elif message[0] != "t":
                 sender = message.split(" ", 1)[0]
                 ledger.take(f"s {message}", f"s {sender} {self.number}")
                 self._clients.all[int(sender) - 1].next()
@@ -381,6 +463,7 @@ class Clients:
     @ivar left: how many messages are to be sent, at least.
     @ivar isEnough: whether no more are.
     @ivar pausing: how many are about to be sent.
+    @ivar hoarding: opened when they take something again, while they do not.
     @ivar acknowledged: when a message was acknowledged last.
     @ivar silence: the longest time in which none was, seconds.
     """
@@ -392,12 +475,144 @@ class Clients:
         self.isEnough = False
         self.pausing = 0
         self.acknowledged, self.silence = math.inf, 0.0
+        self.begun = Gate()
+        self.hoarding: Gate | None = None
+        self.visitors = Visitors(reactor, options.port)
         self.ledger = Ledger()
         self.told = Told(options.clients) if options.all else None
         self.random = random.Random(options.seed)
         self.all: list[Client] = []
         for number in range(1, options.clients + 1):
             self.all.append(Client(reactor, number, self))
+
+    def hear(self, line: str) -> None:
+        """Do what the show wants."""
+        if line == "begin\n":
+            self.begun.open()
+        elif line == "hoard\n":
+            self.hoarding = Gate()
+        elif line == "take\n" and self.hoarding is not None:
+            hoarding, self.hoarding = self.hoarding, None
+            hoarding.open()
+        else:
+            self.isEnough = True
+
+
+class Visitors:
+    """
+    Clients that come, and leave again: one a second.
+
+    @ivar admitted: how many were let in.
+    @ivar refused: how many were told to come later.
+    @ivar wrong: what was said to others.
+    """
+
+    def __init__(self, reactor: Any, port: int) -> None:
+        """@param port: where to."""
+        self.admitted = self.refused = 0
+        self.wrong: list[str] = []
+        self._reactor = reactor
+        self._port = port
+        self._visits = LoopingCall(self._visit)
+        self._visits.start(1.0, now=False)
+
+    def _visit(self) -> Deferred[None]:
+        """Let the next one come."""
+        endpoint = clientFromString(self._reactor, f"tcp:127.0.0.1:{self._port}")
+        options: Any = {"trust": AnyServer(), "suites": (XX,), "key": keyOf(0)}
+        visiting: Deferred[Any] = connect(self._reactor, endpoint, **options)
+        visiting.addCallback(lambda connection: connection.close())
+        return visiting.addCallbacks(self._cbVisited, self._ebVisited)
+
+    def _cbVisited(self, nothing: object) -> None:
+        """Count."""
+        self.admitted += 1
+
+    def _ebVisited(self, failure: Failure) -> None:
+        """Count, unless it was its node that was killed."""
+        if getattr(failure.value, "code", 0) == CloseCode.TRY_AGAIN_LATER:
+            self.refused += 1
+        elif not failure.check(AESMError, ConnectError, ConnectionLost):
+            self.wrong.append(repr(failure.value))
+
+    def stop(self) -> None:
+        """Let no more come."""
+        self._visits.stop()
+
+
+@implementer(IStreamClientEndpoint)
+class Sleepy:
+    """
+    A way to the nodes on which somebody sleeps.
+
+    @ivar isAsleep: whether he does.
+    """
+
+    def __init__(self, reactor: Any, port: int) -> None:
+        """Begin awake."""
+        self._endpoint = clientFromString(reactor, f"tcp:127.0.0.1:{port}")
+        self._protocol: Any = None
+        self.isAsleep = False
+
+    def connect(self, protocolFactory: Any) -> Deferred[Any]:
+        """Connect, if he is awake."""
+        if self.isAsleep:
+            return fail(ConnectError(string="asleep"))
+        connecting: Deferred[Any] = self._endpoint.connect(protocolFactory)
+        return connecting.addCallback(self._cbConnected)
+
+    def _cbConnected(self, protocol: Any) -> Any:
+        """Remember it."""
+        self._protocol = protocol
+        return protocol
+
+    def sleep(self) -> None:
+        """Be away from now on."""
+        self.isAsleep = True
+        self._protocol.transport.abortConnection()
+
+
+class Sleeper:
+    """
+    A client that does not take what all are told.
+
+    @ivar codes: with which it was closed, or refused, one after the other.
+    """
+
+    def __init__(self, reactor: Any, number: int, port: int) -> None:
+        """@param port: where to."""
+        self.codes: list[int] = []
+        self.way = Sleepy(reactor, port)
+        self.service = ClientService(
+            self.way,
+            reactor=reactor,
+            key=keyOf(number),
+            trust=AnyServer(),
+            suites=(XX,),
+            retryPolicy=quick,
+            receiveBuffer=1000,
+        )
+        self.service.startService()
+
+    async def begin(self) -> None:
+        """Come."""
+        connection = await self.service.whenConnected()
+        connection.closed().addCallback(self._closed)
+
+    def _closed(self, reason: Any) -> None:
+        """Note why it is over."""
+        self.codes.append(getattr(reason, "code", 0))
+
+    async def wake(self) -> None:
+        """Come back, and hear what is said to that."""
+        awaited = self.service.whenConnected(failAfterFailures=1)
+        self.way.isAsleep = False
+        try:
+            await awaited
+        except ConnectError:  # its last dream
+            await self.wake()
+        except ConnectionClosed as error:
+            self.codes.append(error.code)
 
 
 async def call(reactor: Any, options: Any) -> None:
@@ -407,11 +622,20 @@ async def call(reactor: Any, options: Any) -> None:
     @raise SystemExit: something is wrong.
     """
     clients = Clients(reactor, options)
-    enough = deferToThread(sys.stdin.readline)
-    enough.addCallback(lambda line: setattr(clients, "isEnough", True))
+    listen = partial(_listen, reactor, clients)
+    Thread(target=listen, daemon=True).start()
     for client in clients.all:
         await client.begin()
+    sleepers: list[Sleeper] = []
+    if options.sleepers:
+        numbers = options.clients + 1, options.clients + 2
+        sleepers = [Sleeper(reactor, number, options.port) for number in numbers]
+        for sleeper in sleepers:
+            await sleeper.begin()
+        sleepers[1].way.sleep()
+    begun = clients.begun.wait()
     print("progress 0", flush=True)
+    await begun
     ledger: Any = clients.told or clients.ledger
     due = options.messages * (options.clients if options.all else 1)
     began = time.monotonic()
@@ -434,10 +658,22 @@ async def call(reactor: Any, options: Any) -> None:
     if clients.told is not None:
         await clients.told.counted(reactor)
     lost = [await client.end() for client in clients.all].count(False)
+    for sleeper in sleepers:
+        if sleeper.way.isAsleep:
+            await sleeper.wake()
+        print(f"a sleeper was told {sleeper.codes}")
+        if sleeper.codes != [CloseCode.SLOW_CONSUMER]:
+            ledger.wrong.append("a sleeper was not told, or something else")
+        await sleeper.service.stopService()
+    visitors = clients.visitors
+    visitors.stop()
+    ledger.wrong += visitors.wrong
+    print(f"{visitors.admitted} visitors, and {visitors.refused} told to come later")
     print(
         f"{ledger.done} messages of {options.clients} clients in {seconds:.1f} s, "
-        f"{ledger.missing} missing, {lost} sessions lost, the longest took "
-        f"{ledger.longest:.2f} s, {ledger.slow} longer than {SLOW:g} s, at most "
+        f"{clients.ledger.refused} of them refused, {ledger.missing} missing, {lost} "
+        f"sessions lost, the longest took {ledger.longest:.2f} s, {ledger.slow} longer "
+        f"than {SLOW:g} s, at most "
         f"{clients.ledger.calls} calls in a second; for {clients.silence:.2f} s "
         "nothing was acknowledged"
     )
@@ -466,29 +702,27 @@ class Nodes:
     @ivar size: how many there are to be.
     @ivar alive: those that listen.
     @ivar lasting: how long something is done to them, seconds.
+    @ivar clients: those that talk to them.
     """
 
-    def __init__(
-        self,
-        stack: ExitStack,
-        log: IO[str],
-        size: int,
-        lasting: float,
-        sync: str | None = None,
-    ) -> None:
+    clients: Popen[str]
+
+    def __init__(self, stack: ExitStack, log: IO[str], options: Any) -> None:
         """
         Start an engine, and nodes.
 
         @param stack: ends all of them.
         @param log: of the nodes' errors.
-        @param sync: who has what is acknowledged, where there is a replica.
+        @param options: of the show.
         """
-        self.lasting = lasting
+        sync = options.sync
+        self.lasting = options.lasting
+        self.options = options
         self.replica: RedisServer | None = None
         self._stack = stack
         self._log = log
         self._names = count(1)
-        self.size = size
+        self.size = options.nodes
         self.redis = self._engine()
         self._engineOptions = [f"--engine=redis+unix://{self.redis.path}"]
         if sync is not None:
@@ -499,7 +733,7 @@ class Nodes:
             self._engineOptions = [f"--engine={url}", f"--sync={sync}"]
         self.port = freePort()
         self.alive: list[Popen[str]] = []
-        started = [self._start() for _ in range(size)]
+        started = [self._start() for _ in range(self.size)]
         for node in started:
             self._await(node)
         assert self.alive, "no node listens"
@@ -507,13 +741,15 @@ class Nodes:
     def _engine(self, *options: str) -> RedisServer:
         """Start an engine."""
         quick = "--appendonly", "yes", "--repl-diskless-sync-delay", "0"
-        engine = RedisServer(*quick, *options, port=freePort())
+        most = "--maxmemory", self.options.maxmemory
+        engine = RedisServer(*quick, *most, *options, port=freePort())
         self._stack.callback(engine.stop)
         return engine
 
     def _start(self) -> Popen[str]:
         """Start a node, of another name than all before."""
-        more = *self._engineOptions, f"--node=node-{next(self._names)}"
+        more = *self._engineOptions, f"--log-size={self.options.logSize}"
+        more = *more, f"--node=node-{next(self._names)}"
         return start(self._stack, self._log, f"--port={self.port}", *more, "serve")
 
     def _await(self, node: Popen[str]) -> None:
@@ -521,6 +757,26 @@ class Nodes:
         assert node.stdout is not None
         if node.stdout.readline() == "listening\n":  # else the show is over
             self.alive.append(node)
+
+    def engine(self) -> str:
+        """Tell how full the engine is."""
+        info = self.redis.command("INFO", "everything").decode()
+        shown = "used_memory_human", "used_memory_peak_human", "evicted_keys"
+        names = *shown, "errorstat_OOM", "aof_delayed_fsync"
+        return ", ".join(line for line in info.split() if line.startswith(names))
+
+    def replace(self) -> None:
+        """Kill all, one after the other, and start others in their places."""
+        for node in list(self.alive):
+            self.kill(node)
+            while len(self.alive) < self.size:
+                time.sleep(0.05)
+
+    def tell(self, word: str) -> None:
+        """Tell the clients something."""
+        assert self.clients.stdin is not None
+        with suppress(BrokenPipeError):  # they may be done
+            os.write(self.clients.stdin.fileno(), f"{word}\n".encode())
 
     def add(self) -> None:
         """Start a node, in the background."""
@@ -590,7 +846,24 @@ def full(nodes: Nodes, chance: random.Random) -> bool:
     """Have no room in the engine for a while."""
     nodes.redis.command("CONFIG", "SET", "maxmemory", 1)
     time.sleep(nodes.lasting)
-    nodes.redis.command("CONFIG", "SET", "maxmemory", 0)
+    nodes.redis.command("CONFIG", "SET", "maxmemory", nodes.options.maxmemory)
+    return True
+
+
+def hoard(nodes: Nodes, chance: random.Random) -> bool:
+    """Have clients take nothing for a while, and maybe kill a node meanwhile."""
+    if len(nodes.alive) < nodes.size:
+        return False
+    nodes.tell("hoard")
+    time.sleep(nodes.lasting / 2)
+    isKilled = "kill" in nodes.options.fault and chance.random() < 0.5
+    if isKilled:
+        nodes.kill(chance.choice(nodes.alive))
+    time.sleep(nodes.lasting / 2)
+    print(
+        f"hoarded{', and a node was killed' * isKilled}: {nodes.engine()}", flush=True
+    )
+    nodes.tell("take")
     return True
 
 
@@ -621,6 +894,7 @@ FAULTS: dict[str, Callable[[Nodes, random.Random], bool]] = {
     "away": away,
     "full": full,
     "failover": failover,
+    "hoard": hoard,
     "none": lambda nodes, chance: False,
     "term": term,
 }
@@ -647,12 +921,14 @@ def show(options: Any) -> int:
     with ExitStack() as stack:
         where = {"mode": "w+", "dir": options.log, "delete": options.log is None}
         log = stack.enter_context(tempfile.NamedTemporaryFile(**where))
-        nodes = Nodes(stack, log, options.nodes, options.lasting, options.sync)
+        nodes = Nodes(stack, log, options)
         said: list[str] = []
-        clients = start(
+        clients = nodes.clients = start(
             *(stack, log, f"--port={nodes.port}", f"--seed={options.seed}"),
             *(f"--clients={options.clients}", f"--messages={options.messages}"),
             *(["--all"] if options.all else []),
+            *(["--sleepers"] if options.sleepers else []),
+            *(f"--size={options.size}", f"--window={options.window}"),
             *(f"--ahead={options.ahead}", f"--pause={options.pause}"),
             f"--heartbeat={options.heartbeat}",
             "call",
@@ -661,9 +937,11 @@ def show(options: Any) -> int:
         reader.start()
         while not said and clients.poll() is None:
             time.sleep(0.01)
-        assert clients.stdin is not None
+        if options.sleepers:
+            nodes.replace()
+        nodes.tell("begin")
         if not options.faults:
-            clients.stdin.close()
+            nodes.tell("enough")
         due = time.monotonic() + chance.uniform(*options.every)
         while clients.poll() is None:
             time.sleep(0.01)
@@ -679,11 +957,12 @@ def show(options: Any) -> int:
             if isDue and FAULTS[fault](nodes, chance):
                 done += 1
                 if done == options.faults:
-                    clients.stdin.close()
+                    nodes.tell("enough")
                 due = time.monotonic() + chance.uniform(*options.every)
         reader.join()
         used = [round(processorTime(node), 1) for node in nodes.alive]
         most = max(memory(node) for node in nodes.alive)
+        print(f"the engine: {nodes.engine()}")
         print(f"CPU of the nodes that are there: {used} s, memory {most} MiB at most")
         for line in said:
             if not line.startswith("progress"):
@@ -691,7 +970,9 @@ def show(options: Any) -> int:
         log.seek(0)
         errors = log.read()
         what = ", ".join(options.fault)
+        told = errors.count("a sender was refused")
         print(f"{done} times {what}, {errors.count('Traceback')} tracebacks")
+        print(f"{told} times a sender was refused")
         if options.verbose:
             print(errors)
         elif clients.returncode:
@@ -721,6 +1002,13 @@ def main() -> None:
     parser.add_argument("--log", help="a folder in which what is logged stays")
     parser.add_argument("--ahead", type=int, default=AHEAD, help="messages of each")
     parser.add_argument("--pause", type=float, default=0.0, help="seconds in between")
+    parser.add_argument("--size", type=int, default=0, help="of messages, bytes")
+    parser.add_argument("--window", type=int, default=1 << 24, help="of clients, bytes")
+    parser.add_argument("--maxmemory", default="0", help="of the engine")
+    parser.add_argument("--sleepers", action="store_true", help="two that do not take")
+    parser.add_argument(
+        "--log-size", type=int, default=entries.LOG_SIZE, dest="logSize"
+    )
     parser.add_argument("--verbose", action="store_true")
     parser.add_argument("--port", type=int)
     parser.add_argument("--engine")

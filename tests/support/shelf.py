@@ -26,6 +26,7 @@ from zope.interface import implementer
 from aesm.errors import SpoolError
 from aesm.store.interface import (
     Blob,
+    Early,
     Entry,
     ILogStore,
     ISessionStore,
@@ -309,7 +310,7 @@ class ShelfStore:
         """Have something written with the next commit."""
         self._gathered.append(_Change(name, make))
 
-    def commit(self) -> Deferred[None]:
+    def commit(self, early: Early | None = None) -> Deferred[None]:
         """
         Write what was gathered.
 

@@ -1,7 +1,10 @@
--- What happened at a node since its last batch, all of it or nothing: node, number of
--- the batch, whether it adds anything, grace, bytes of an inlet, bytes of the log,
--- number of sessions, the name and the fence of each; then operations, each with its
--- arguments.  Sessions are named by their place in the list.
+-- What happened at a node since its last batch, all of it or nothing: node, connection,
+-- number of the batch, whether an engine that is full is to refuse it, grace, bytes of an
+-- inlet, bytes of the log, number of sessions, the name and the fence of each; then
+-- operations, each with its arguments.  Sessions are named by their place in the list.
+--
+-- What was said on a former connection, and comes late, is not done: since then the node
+-- may have been told that there is no room, and have said something else by that number.
 --
 -- If there are sessions that are another node's by now, nothing is done: the node knows
 -- what else they caused, and says the rest with the same number.  What others were to send
@@ -15,11 +18,16 @@
 -- and two numbers for each send, log and read; or, if a batch is missing in between, just the
 -- last one's, and -1 if the node is not known any more.
 
-local node, batch, grace = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[5])
-local inletBound, logBound = tonumber(ARGV[6]), tonumber(ARGV[7])
+local node, batch, grace = ARGV[2], tonumber(ARGV[4]), tonumber(ARGV[6])
+local inletBound, logBound = tonumber(ARGV[7]), tonumber(ARGV[8])
 local mine = P .. 'n:' .. node
-local last = tonumber(redis.call('HGET', mine, 'batch') or -1)
+local known = redis.call('HMGET', mine, 'batch', 'line')
+local last = tonumber(known[1] or -1)
 local restoring = batch == 0
+
+if known[2] and known[2] ~= ARGV[3] then
+  return redis.error_reply('LINE the node has another connection by now')
+end
 
 if batch <= last and not restoring then -- had it
   redis.call('HDEL', mine, '') -- an engine that is full takes this
@@ -30,8 +38,8 @@ end
 if batch > last + 1 and not restoring then return last end
 
 local names, sessions, lost = {}, {}, {}
-local at = 9
-for index = 1, tonumber(ARGV[8]) do
+local at = 10
+for index = 1, tonumber(ARGV[9]) do
   local key, name = tostring(index), ARGV[at]
   names[key], sessions[key] = name, P .. 's:' .. name
   local fence, over = unpack(redis.call('HMGET', sessions[key], 'fence', 'over'))
@@ -44,10 +52,11 @@ for index = 1, tonumber(ARGV[8]) do
 end
 if #lost > 0 then return {lost, {}} end
 
--- What makes room begins with what an engine takes that is full; and so does what was
--- there before, without which nothing would make room any more.
-if ARGV[4] == '0' then redis.call('HDEL', mine, 'reply') end
-if restoring then redis.call('HDEL', mine, '') else redis.call('HSET', mine, 'batch', ARGV[3]) end
+-- What makes room begins with what an engine takes that is full; so does what a node had
+-- accepted before it knew (writer.py), and what was there before, without which nothing
+-- would make room any more.
+if ARGV[5] == '0' then redis.call('HDEL', mine, 'reply') end
+if restoring then redis.call('HDEL', mine, '') else redis.call('HSET', mine, 'batch', ARGV[4]) end
 
 local results = {} -- of effects
 
@@ -61,7 +70,7 @@ end
 local entries = 0
 local function entry(data)
   entries = entries + 1
-  return node .. ':' .. ARGV[3] .. ':' .. entries .. ' ' .. data
+  return node .. ':' .. ARGV[4] .. ':' .. entries .. ' ' .. data
 end
 
 -- Tell all something: the log, with what each entry takes beside its bytes, so that small

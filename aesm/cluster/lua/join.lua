@@ -1,5 +1,6 @@
 -- A node comes, or comes back: KEYS[1], node, an epoch to use if there is none, format,
--- and what only this process knows: numbers of batches make sense to nobody else.
+-- what only this process knows: numbers of batches make sense to nobody else; and what
+-- only this connection does: what is still under way on one before it does nothing more.
 -- Returns the epoch.
 local meta, mine = KEYS[1] .. 'meta', KEYS[1] .. 'n:' .. ARGV[1]
 
@@ -17,4 +18,5 @@ end
 if redis.call('HGET', mine, 'process') ~= ARGV[4] then
   return redis.error_reply('NAME ' .. ARGV[1] .. ' is, or was, another process')
 end
+redis.call('HSET', mine, 'line', ARGV[5])
 return found[2]

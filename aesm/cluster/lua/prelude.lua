@@ -10,8 +10,9 @@
 --   meta    format, epoch; pulse, calm (lease.lua); history, looking (check.lua);
 --           position, held: of the log; inlets: bytes in all of them
 --   n       nodes, by the time at which they are given up
---   n:ID    process; batch, reply: the last one's; history: for which it has looked;
---           says, drain (lease.lua); and the channel that is its doorbell
+--   n:ID    process; line: the connection that it has; batch, reply: the last one's;
+--           history: for which it has looked; says, drain (lease.lua); and the channel
+--           that is its doorbell
 --   h:ID    the sessions that a node has; x:ID, while it looks: those that it says it has
 --   w       sessions whose clients are away, by the time at which they are given up
 --   s:S     peer, node, fence; base: the last batch of the node before, when it was
