@@ -21,7 +21,7 @@ or opened the store with it, or claimed it last.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from zope.interface import Attribute, Interface
@@ -31,7 +31,18 @@ if TYPE_CHECKING:
 
     from aesm.errors import SpoolError
 
-__all__ = ["Blob", "Entry", "ILogStore", "ISessionStore", "LogPage", "Lost", "Stored"]
+__all__ = [
+    "Blob",
+    "Entry",
+    "ILogStore",
+    "IReplica",
+    "ISessionStore",
+    "LogPage",
+    "Lost",
+    "Rows",
+    "Snapshot",
+    "Stored",
+]
 
 # Called with sessions that are not ours any more, each with whether it goes on
 # elsewhere, or None if a newer one of its key has taken its place; and with those of
@@ -39,6 +50,10 @@ __all__ = ["Blob", "Entry", "ILogStore", "ISessionStore", "LogPage", "Lost", "St
 # them: for each the numbers with which these were appended.  What was appended behind
 # them has moved up.  Both are by name.
 Lost = Callable[[Mapping[str, bool | None], Mapping[str, Collection[int]]], object]
+
+# What sessions are told, in order: each a TEXT message and the names of the sessions
+# that it is for; or None, and those that are closed (NOT_ALLOWED).
+Rows = Sequence[tuple[str | None, Collection[str]]]
 
 
 class Blob(NamedTuple):
@@ -101,6 +116,20 @@ class LogPage(NamedTuple):
     first: int
     last: int
     entries: list[Entry] | None
+
+
+class Snapshot(NamedTuple):
+    """
+    What a replica made of the log, up to a position.
+
+    @ivar position: of the last entry in it.
+    @ivar name: of that entry.
+    @ivar data: what the replica said.
+    """
+
+    position: int
+    name: bytes
+    data: bytes
 
 
 class ISessionStore(Interface):
@@ -269,6 +298,51 @@ class ISessionStore(Interface):
         @return: fires when that is done; fails with L{SpoolError}, as do the
             commits that are pending, if not all could be written.
         @raise RuntimeError: it was called before.
+        """
+
+
+class IReplica(Interface):
+    """
+    What each process makes of the events in a log, all of them the same: a state, and
+    what sessions are told.  It does nothing else, and asks nobody: neither what time it
+    is nor who is connected here.  A handler with C{clientsTogether} that has one, as
+    C{replica}, runs on several nodes; with C{connections.log.tell} it says what
+    happens, and learns of that here, as all others do.
+    """
+
+    def apply(data: bytes, micros: int) -> Rows:
+        """
+        Something has happened.
+
+        @param data: as C{Log.tell} was given it, at this process or another.
+        @param micros: when it was told, microseconds since the Unix epoch.
+        @return: what sessions are told.  An error is logged, and nobody is told.
+        """
+
+    def gone(name: str) -> Rows:
+        """
+        A session is over: it ended, or its client did not come back in time.
+
+        @param name: the session, of which there may have been no event.
+        @return: as C{apply}.
+        """
+
+    def snapshot() -> bytes:
+        """Say the whole state."""
+
+    def restore(data: bytes | None) -> None:
+        """
+        Have another state, whatever there was.
+
+        @param data: from C{snapshot}, maybe of another process; None for the state
+            before anything has happened.
+        """
+
+    def rewound() -> None:
+        """
+        The log went back in time, and so did the state.  What was told of sessions that
+        are here may not be in it any more, and has to be told again; some of that may
+        come again by itself.
         """
 
 
