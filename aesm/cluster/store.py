@@ -30,12 +30,31 @@ from zope.interface import implementer
 from aesm.cluster.batch import Effect, Part
 from aesm.cluster.doorbell import Doorbell
 from aesm.cluster.image import Image
-from aesm.cluster.lease import Lease
-from aesm.cluster.scripts import BEGIN, CLAIM, INLET, LOG, PAGE, SAY, UNREAD, WORK
+from aesm.cluster.lease import REMEMBERED, Lease
+from aesm.cluster.scripts import (
+    BEGIN,
+    CLAIM,
+    INLET,
+    LOG,
+    PAGE,
+    SAY,
+    SNAPSHOT,
+    SNAPSHOTS,
+    UNREAD,
+    WORK,
+)
 from aesm.cluster.sealing import Clear
 from aesm.cluster.writer import Writer
 from aesm.errors import SpoolError
-from aesm.store.interface import Blob, Entry, ILogStore, LogPage, Lost, Stored
+from aesm.store.interface import (
+    Blob,
+    Entry,
+    ILogStore,
+    LogPage,
+    Lost,
+    Snapshot,
+    Stored,
+)
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
@@ -111,6 +130,8 @@ class EngineStore:
         self.told: Callable[[Entry | None], object] = _nobody
         self.heard: Callable[[bytes], object] = _nobody
         self.wasRead: Callable[[str, int, int], object] = _nobody
+        self._endEntry: Callable[[str], bytes] | None = None
+        self._dropped: list[str] = []  # of which it is to be said
         self._engine = engine
         self._grace = round(grace * 1000)
         self._perKey = perKey
@@ -140,6 +161,21 @@ class EngineStore:
     def engine(self) -> Engine:
         """Where they are, for those who look on."""
         return self._engine
+
+    @property
+    def endEntry(self) -> Callable[[str], bytes] | None:
+        """
+        Makes the entry that says that a session is over.
+
+        @see: L{ILogStore}
+        """
+        return self._endEntry
+
+    @endEntry.setter
+    def endEntry(self, endEntry: Callable[[str], bytes] | None) -> None:
+        """Say of all sessions that they are, from now on, or of none."""
+        self._endEntry = endEntry
+        self.lease.ended = None if endEntry is None else self._cbEnded
 
     @property
     def failure(self) -> SpoolError | None:
@@ -365,6 +401,7 @@ class EngineStore:
         """
         if self._isOurs(name):
             self._writer.next.of(name).dropped = True
+            self._dropped.append(name)
 
     def attend(self, name: str, isThere: bool) -> None:
         """
@@ -393,7 +430,23 @@ class EngineStore:
 
         @see: L{ISessionStore.commit}
         """
+        dropped, self._dropped = self._dropped, []
+        for name in dropped:  # behind all that this turn says of them
+            self._sayEnded(name, name)
         return self._writer.commit()
+
+    def _sayEnded(self, name: str, cause: str) -> None:
+        """Say that a session is over, unless somebody else has, or its cause is not."""
+        if self._endEntry is not None:
+            entry = self._endEntry(name)
+            effect = Effect("gone", cause, (name,), entry, _nobody)
+            self._writer.next.effects.append(effect)
+
+    def _cbEnded(self, names: list[bytes]) -> None:
+        """Say of sessions that they are over, unless that is being said."""
+        for name in names:
+            self._sayEnded(name.decode(), "")
+        self.commit().addErrback(lambda failure: None)  # it is found again
 
     def close(self) -> Deferred[None]:
         """
@@ -527,6 +580,39 @@ class EngineStore:
             return None
         first, last, *more = found
         return LogPage(first, last, self._logged(more[0]) if more else None)
+
+    def readSnapshots(self) -> Deferred[list[Snapshot]]:
+        """
+        Read snapshots of a replica.
+
+        @see: L{ILogStore.readSnapshots}
+        """
+        found = self._engine.call(SNAPSHOTS, round(REMEMBERED * 1000))
+        return found.addCallback(self._cbSnapshots)
+
+    def _cbSnapshots(self, found: list[bytes]) -> list[Snapshot]:
+        """Read those that make sense."""
+        shots = []
+        for member, position in zip(found[::2], found[1::2], strict=True):
+            name, data = member.split(b" ", 1)
+            place = ("snapshot", int(position), name.decode())
+            try:
+                data = self._sealer.open(data, *place)
+            except SpoolError as error:
+                _log.error("{reason}: it is left alone", reason=str(error))
+            else:
+                shots.append(Snapshot(int(position), name, data))
+        return shots
+
+    def writeSnapshot(self, newest: int, snapshot: Snapshot) -> Deferred[int]:
+        """
+        Store a snapshot of a replica.
+
+        @see: L{ILogStore.writeSnapshot}
+        """
+        position, name, data = snapshot
+        sealed = self._sealer.seal(data, "snapshot", position, name.decode())
+        return self._engine.call(SNAPSHOT, newest, position, name, sealed)
 
     def say(self, node: str, words: bytes) -> Deferred[int]:
         """

@@ -358,6 +358,11 @@ class ILogStore(ISessionStore):
         "Called with what was told all; or None: there may be more in the log."
     )
 
+    endEntry: Callable[[str], bytes] | None = Attribute(
+        "Makes the entry that says that a session is over; None if nobody wants to "
+        "know.  Of each session that is removed, whoever finds that, one is written."
+    )
+
     heard: Callable[[bytes], object] = Attribute(
         "Called with the words that another process, or this one, has said to us."
     )
@@ -379,6 +384,25 @@ class ILogStore(ISessionStore):
         @param name: the name of the entry there; empty if none was read.
         @return: fires with a page; or with None if what was read is not in the log: it
             went back in time; fails with L{SpoolError}.
+        """
+
+    def readSnapshots() -> Deferred[list[Snapshot]]:
+        """
+        Read what a replica made of the log, up to some positions.
+
+        @return: fires with those from which the log goes on, the oldest first; fails
+            with L{SpoolError}.
+        """
+
+    def writeSnapshot(newest: int, snapshot: Snapshot) -> Deferred[int]:
+        """
+        Store a snapshot, if that makes sense: the oldest of three goes.
+
+        @param newest: the position of the newest one that we know of, or 0.
+        @param snapshot: is left out if there is a newer one than that, or if the log
+            has another entry there by now.
+        @return: fires with the position of the newest one that there is then; fails
+            with L{SpoolError}.
         """
 
     def say(node: str, words: bytes) -> Deferred[int]:

@@ -5,6 +5,7 @@ processes share, and never for each receiver::
     log = Log(journal, store, clock, patience=60.0)
     log.start().addCallback(letIn)
     log.send("hello", exclude=[name])        # fires with how many have it
+    log.tell(b"alice has come", connection)  # what the handler's replica is told
     log.catchUp().addCallback(goOn)          # before a session goes on here
     log.entries.merged(name, done, place, own)       # what it was to be sent
 
@@ -13,28 +14,49 @@ Each process gives an entry the next number in each of its sessions that it is f
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
+from itertools import compress
+from operator import not_
 from time import time_ns
 from typing import TYPE_CHECKING, Final, TypeVar, cast
 
-from twisted.internet.defer import Deferred, fail
+from twisted.internet.defer import Deferred, fail, succeed
 from twisted.logger import Logger
 
 from aesm.core.messages.batch import Message, bodyOf
 from aesm.core.messages.requests import sizeOf
-from aesm.errors import ConnectionClosed, MessageTooBig, SendBufferFull, SpoolError
+from aesm.errors import (
+    CloseCode,
+    ConnectionClosed,
+    MessageTooBig,
+    SendBufferFull,
+    SpoolError,
+)
 from aesm.messages.causes import CAUSE
 from aesm.store import entries
 from aesm.store.counting import Counting, LogCount
-from aesm.store.entries import Entries, Told, decoded, encoded, grouped, together
+from aesm.store.entries import (
+    EVENT,
+    GONE,
+    Entries,
+    Told,
+    decoded,
+    encoded,
+    encodedEvent,
+    grouped,
+    together,
+)
+from aesm.store.journal import JournalState
+from aesm.store.replicated import Picking, Replicated
 from aesm.store.undoing import elsewhere, hasLeft
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall, IReactorTime
     from twisted.python.failure import Failure
 
-    from aesm.store.interface import Entry, ILogStore, ISessionStore
+    from aesm.messages.connection import Connection
+    from aesm.store.interface import Entry, ILogStore, IReplica, ISessionStore
     from aesm.store.journal import Journal
     from aesm.store.logged import LoggedConnection
 
@@ -45,6 +67,11 @@ MAX_SENDING = 16 << 20  # bytes of those that are not written yet
 RETRY: Final = 1.0  # seconds until it is read again when that failed
 
 _log = Logger(namespace="aesm.log")
+
+
+def _nobody(*arguments: object) -> None:
+    """Nobody is to be told."""
+
 
 _T = TypeVar("_T")
 
@@ -95,6 +122,8 @@ class Log:
         clock: IReactorTime,
         patience: float,
         sendBuffer: int,
+        replica: IReplica | None = None,
+        broken: Callable[[SpoolError], object] = _nobody,
     ) -> None:
         """
         @param journal: has the sessions.
@@ -118,7 +147,15 @@ class Log:
         self._delivery: IDelayedCall | None = None
         self._retry: IDelayedCall | None = None
         self._waiting: list[Deferred[None]] = []  # until it was read once more
-        self._isReading = self._isStopped = self._isWanted = False
+        self._isReading = self._isWanted = False
+        self._over: SpoolError | None = None  # why nobody is told anything any more
+        self._replicated = None if replica is None else Replicated(replica, store)
+        self._broken = broken
+        self._telling: list[_Telling] = []  # those that were not told here
+        self._hasBegun = replica is None
+        self._isRewound = False  # and the replica does not know yet
+        if replica is not None:
+            store.endEntry = _endEntry
         # How often anything may have happened unheard, and how often when it was last
         # read: until that is the same, positions may be given again, and what is heard
         # is not taken.
@@ -136,14 +173,30 @@ class Log:
 
     def stop(self) -> None:
         """Tell nobody anything any more."""
-        self._isStopped = True
+        self._end(SpoolError("the log is closed"))
+
+    def _end(self, over: SpoolError) -> None:
+        """Tell nobody anything any more, and say why."""
+        self._over = over
         for call in (self._delivery, self._retry):
             if call is not None and call.active():
                 call.cancel()
         self._counting.stop()
         waiting, self._waiting = self._waiting, []
         for each in waiting:
-            each.errback(_stopped())
+            each.errback(self._stopped())
+        telling, self._telling = self._telling, []
+        for event in telling:
+            event.callback(None)
+
+    @property
+    def _isStopped(self) -> bool:
+        """Whether nobody is told anything any more."""
+        return self._over is not None
+
+    def _stopped(self) -> SpoolError:
+        """Make the error for who comes too late."""
+        return SpoolError(str(self._over))
 
     @property
     def _ours(self) -> list[LoggedConnection]:
@@ -196,7 +249,50 @@ class Log:
         writing.addBoth(self._cbWritten, count, size)
         return count
 
-    def _write(self, count: LogCount, store: ISessionStore) -> None:
+    def tell(self, data: bytes, cause: Connection) -> Deferred[None]:
+        """
+        Tell the replicas of all processes that something has happened.  It is written
+        with all that this turn writes, or, if nothing can be now, as soon as it can:
+        so a handler that is done with a message in the turn in which it has told this
+        has done both, or neither.
+
+        @param cause: whose it is: unless that session has ended, or is elsewhere.
+        @return: fires once it was told here, or never will be.
+        @raise MessageTooBig: it is larger than L{MAX_ENTRY}.
+        """
+        if len(data) > MAX_ENTRY:
+            raise MessageTooBig(
+                f"an event of {len(data)} bytes; to all nodes at most {MAX_ENTRY} can "
+                "go"
+            )
+        isRunning = self._journal.state is JournalState.RUNNING
+        if self._isStopped or not isRunning or hasLeft(cause) or cause.isOver:
+            return succeed(None)
+        self._turn = self._turn or time_ns() // 1000
+        telling = _Telling(cause, encodedEvent(EVENT, data, self._turn))
+        self._telling.append(telling)
+        writing = self._journal.add(partial(self._write, telling))
+        writing.addBoth(self._cbEvent, telling)
+        return telling
+
+    def _cbEvent(self, result: Failure | None, telling: _Telling) -> None:
+        """Something that has happened is in the log, or will never be."""
+        if not telling.position and telling in self._telling:
+            self._telling.remove(telling)
+            telling.callback(None)
+        else:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Tell of what was told here."""
+        known, telling = self.entries.position, self._telling
+        if telling:
+            isDone = [0 < each.position <= known for each in telling]
+            self._telling = list(compress(telling, map(not_, isDone)))
+            for each in compress(telling, isDone):
+                each.callback(None)
+
+    def _write(self, count: LogCount | _Telling, store: ISessionStore) -> None:
         """The turn is over in which something was sent."""
         self._turn = 0
         count.write(store)
@@ -226,13 +322,6 @@ class Log:
         return Deferred.fromCoroutine(self._hasTold(position))
 
     # What is told
-
-    @property
-    def _last(self) -> Told | None:
-        """The last entry that we know, told or not."""
-        if self._news:
-            return self._news[-1]
-        return self.entries.find(self.entries.position)
 
     @property
     def _known(self) -> int:
@@ -265,9 +354,24 @@ class Log:
         news, self._news = self._news, []
         if not news:
             return
+        if self._replicated is not None:
+            news = self._replicated.applied(news)
         ours = self._ours
+        if news:
+            self._deliverTo(ours, news)
+        if self._replicated is not None:
+            self._settle()
+            self._replicated.save(self.entries.position, self.entries.name)
+            self._check()
+
+    def _deliverTo(self, ours: list[LoggedConnection], news: list[Told]) -> None:
+        """Tell some what is new."""
         grown = self.entries.add(news)
         sound = [entry for entry in news if entry.isSound]
+        if [entry for entry in sound if entry.kind]:
+            self._deliverRows(ours, sound)
+            self._sweep(grown)
+            return
         groups = [(*together(group), group) for group in grouped(sound)]
         common = [(batch, position) for batch, position, _ in groups]
         excluded = frozenset().union(*(entry.exclude for entry in sound))
@@ -286,6 +390,23 @@ class Log:
             if mine:
                 connection.told(mine)
         self._sweep(grown)
+
+    def _deliverRows(self, ours: list[LoggedConnection], sound: list[Told]) -> None:
+        """Tell some what came of something that has happened, among the rest."""
+        picking = Picking(sound)
+        for connection in ours:
+            batches, isClosed = picking.of(connection.session.name)
+            if batches:
+                connection.told(batches)
+            if isClosed and connection.isTold:
+                connection.closeWith(CloseCode.NOT_ALLOWED, "sent away")
+
+    def _check(self) -> None:
+        """Serve nobody any more, if the replica can make nothing of what there is."""
+        failure = None if self._replicated is None else self._replicated.failure
+        if failure is not None and not self._isStopped:
+            self._end(failure)
+            self._broken(failure)
 
     def _sweep(self, grown: int) -> None:
         """
@@ -317,7 +438,7 @@ class Log:
             L{SpoolError} if it is stopped before.
         """
         if self._isStopped:
-            return fail(_stopped())
+            return fail(self._stopped())
         waiting: Deferred[None] = Deferred()
         self._waiting.append(waiting)
         self._read()
@@ -344,6 +465,7 @@ class Log:
             try:
                 await self._readOnce()
             except SpoolError:
+                self._check()
                 if not self._isStopped:
                     self._retry = self._clock.callLater(RETRY, self._again)
                 break
@@ -356,32 +478,56 @@ class Log:
 
     async def _readOnce(self) -> None:
         """Read what there is, page by page."""
+        if not self._hasBegun:
+            await self._begin(1)
+            self._hasBegun = True
         while not self._isStopped:
-            last = self._last
-            name = b"" if last is None else last.name
+            name = self._news[-1].name if self._news else self.entries.name
             page = await self._store.readLog(self._known, name)
             if page is None:
                 await self._rewind()
                 continue
             if page.entries is None:  # who has not had what was there misses it
-                self._news = []
-                self.entries.restart(page.first - 1)
-                for connection in self._ours:
-                    connection.closeLate()
+                await self._begin(page.first)
+                self._closeAll()
                 continue
             for entry in page.entries:
                 if entry.position == self._known + 1:  # it was not heard meanwhile
                     self._take(entry)
             if self._known >= page.last or not page.entries:
                 self._deliver()
+                self._tellRewound()
                 return
+
+    def _tellRewound(self) -> None:
+        """Say so to the replica, if the log was rewound."""
+        if self._isRewound and self._replicated is not None and not self._isStopped:
+            self._isRewound = False
+            self._replicated.rewound()
+
+    async def _begin(self, first: int) -> None:
+        """
+        Begin with the first entry that is there, or behind a snapshot.
+
+        @param first: its position.
+        """
+        position, name = first - 1, b""
+        if self._replicated is not None:
+            position, name = await self._replicated.begin(first)
+        self._news = []
+        self.entries.restart(position, (), name)
+
+    def _closeAll(self) -> None:
+        """Close all our sessions: they have missed something."""
+        for connection in self._ours:
+            connection.closeLate()
 
     async def _rewind(self) -> None:
         """The log is not what it was: go back to what is the same."""
         self._doubts += 1
         self._isWanted = True
         self._deliver()
-        there: dict[int, bytes] = {}
+        there: dict[int, Entry] = {}
         after, name, last = 0, b"", 1
         while after < last:
             page = await self._store.readLog(after, name)
@@ -394,12 +540,26 @@ class Log:
                 continue
             if not page.entries:
                 break
-            there |= {entry.position: entry.name for entry in page.entries}
+            there |= {entry.position: entry for entry in page.entries}
             after, name = page.entries[-1].position, page.entries[-1].name
+        replicated = self._replicated
+        shots = [] if replicated is None else await self._store.readSnapshots()
         base = min(there, default=last + 1) - 1
-        same = self.entries.same(there)
-        lost = self.entries.position + 1 - self.entries.first - len(same)
+        first, before = self.entries.first, self.entries.position
+        same = self.entries.same({at: there[at].name for at in there})
+        lost = before + 1 - first - len(same)
+        known, name = same[-1][:2] if same else (base, b"")
+        self._news = []
         self.entries.restart(base, same)
+        if replicated is not None and (known != before or not same):
+            position, name = replicated.goBack(shots, there, base, known)
+            self._isRewound = True
+            self._check()
+            if position != known:
+                self.entries.restart(position, (), name)
+                self._closeAll()
+        if there and not same and first > base + 1:
+            self._closeAll()  # nobody knows what of that they had
         self._swept = (0, min(self.entries.position, self._swept[1]))
         _log.warn(
             "the engine lacks {count} messages to all nodes: those who have them keep "
@@ -411,6 +571,30 @@ class Log:
             self._journal.touch(connection)
 
 
-def _stopped() -> SpoolError:
-    """Make the error for who comes too late."""
-    return SpoolError("the log is closed")
+class _Telling(Deferred[None]):
+    """Fires once something that has happened was told here, or never will be."""
+
+    def __init__(self, cause: Connection, entry: bytes) -> None:
+        """
+        @param cause: whose it is.
+        @param entry: what is to be written.
+        """
+        super().__init__()
+        self.position = 0  # none yet
+        self.cause = cause
+        self._entry = entry
+
+    def write(self, store: ISessionStore) -> None:
+        """Give the entry to the store, unless its cause is elsewhere by now."""
+        if not hasLeft(self.cause):
+            name = self.cause.session.name
+            cast("ILogStore", store).log(name, self._entry, self._written)
+
+    def _written(self, position: int, nothing: int) -> None:
+        """Note that it is in the log."""
+        self.position = position
+
+
+def _endEntry(name: str) -> bytes:
+    """Make what is written of a session that is over."""
+    return encodedEvent(GONE, name.encode(), time_ns() // 1000)

@@ -536,7 +536,9 @@ class LeaseTests(ScriptTestCase):
 
     def sweep(self, room: int = 256) -> Any:
         """Clean up."""
-        return self.run(self.two, SWEEP, self.LEASE, self.GRACE, room)
+        count, names = self.run(self.two, SWEEP, self.LEASE, self.GRACE, room, 0)
+        self.assertEqual(names, [])
+        return count
 
     def calm(self) -> None:
         """Let the first grace be over."""

@@ -31,6 +31,7 @@ from aesm.store.interface import (
     ISessionStore,
     LogPage,
     Lost,
+    Snapshot,
     Stored,
 )
 
@@ -62,6 +63,8 @@ class Shelf:
     @ivar log: what all were told.
     @ivar first: the position of the first entry that is there.
     @ivar stores: of the processes that live, if they have logs.
+    @ivar gone: sessions that are over, and of which nobody has said so.
+    @ivar snapshots: what replicas made of the log.
     """
 
     def __init__(self) -> None:
@@ -72,6 +75,33 @@ class Shelf:
         self.first = 1
         self.names = count(1)  # of entries: none comes again
         self.stores: list[LogShelfStore] = []
+        self.gone: list[str] = []
+        self.snapshots: list[Snapshot] = []
+
+    def expire(self, name: str) -> None:
+        """End a session to which nobody came back."""
+        del self.sessions[name]
+        self.owners.pop(name, None)
+        self.gone.append(name)
+
+    def append(self, data: bytes) -> int:
+        """Write an entry of the log, and have all learn of it."""
+        position = self.first + len(self.log)
+        entry = Entry(position, b"%d" % next(self.names), data)
+        self.log.append(entry)
+        for store in self.stores:
+            store.hear(partial(store.told, entry))
+        return position
+
+    @property
+    def last(self) -> int:
+        """The position of the last entry."""
+        return self.first + len(self.log) - 1
+
+    def has(self, position: int, name: bytes) -> bool:
+        """Tell whether the log has an entry."""
+        at = position - self.first
+        return 0 <= at < len(self.log) and self.log[at].name == name
 
 
 @implementer(ISessionStore)
@@ -405,7 +435,9 @@ class LogShelfStore(ShelfStore):
         self.isDeaf = False
         self.told: Callable[[Entry | None], object] = lambda entry: None
         self.heard: Callable[[bytes], object] = lambda words: None
+        self.endEntry: Callable[[str], bytes] | None = None
         self.node = f"node{len(shelf.stores)}-{id(self)}"
+        self._dropped: list[str] = []
         shelf.stores.append(self)
 
     def kill(self) -> None:
@@ -429,14 +461,54 @@ class LogShelfStore(ShelfStore):
 
         def write(nothing: object) -> None:
             """Write it."""
-            position = shelf.first + len(shelf.log)
-            entry = Entry(position, b"%d" % next(shelf.names), data)
-            shelf.log.append(entry)
-            tell(position, 0)
-            for store in shelf.stores:
-                store.hear(partial(store.told, entry))
+            tell(shelf.append(data), 0)
 
         self._gathered.append(_Change("", write, cause=cause))
+
+    def _drop(self, stored: Stored) -> None:
+        """Remove a session, of which it is to be said."""
+        super()._drop(stored)
+        self._shelf.gone.append(stored.name)
+
+    def drop(self, name: str) -> None:
+        """
+        Remove a session, and say so.
+
+        @see: L{ISessionStore.drop}
+        """
+        super().drop(name)
+        self._dropped.append(name)
+
+    def commit(self) -> Deferred[None]:
+        """
+        Write what was gathered, and which sessions are over behind it.
+
+        @see: L{ISessionStore.commit}
+        """
+        dropped, self._dropped = self._dropped, []
+        for name in dropped:
+            self._sayEnded(name, name)
+        return super().commit()
+
+    def _sayEnded(self, name: str, cause: str) -> None:
+        """Say that a session is over, if nobody has by then."""
+        if self.endEntry is None:
+            return
+        shelf, entry = self._shelf, self.endEntry(name)
+
+        def write(nothing: object) -> None:
+            """Write it."""
+            if name in shelf.gone:
+                shelf.gone.remove(name)
+                shelf.append(entry)
+
+        self._gathered.append(_Change("", write, cause=cause))
+
+    def sweep(self) -> None:
+        """Say which sessions are over."""
+        for name in self._shelf.gone:
+            self._sayEnded(name, "")
+        self.commit()
 
     def hear(self, hear: Callable[[], object]) -> None:
         """Hear what is said, now or later, or not."""
@@ -467,6 +539,38 @@ class LogShelfStore(ShelfStore):
         if after < first - 1:
             return LogPage(first, last, None)
         return LogPage(first, last, log[after + 1 - first :][:2])
+
+    def readSnapshots(self) -> Deferred[list[Snapshot]]:
+        """
+        Read snapshots.
+
+        @see: L{ILogStore.readSnapshots}
+        """
+        return self._ask(self._readSnapshots)
+
+    def _readSnapshots(self) -> list[Snapshot]:
+        """Read those from which the log goes on."""
+        self._check()
+        shelf = self._shelf
+        return [each for each in shelf.snapshots if each.position >= shelf.first - 1]
+
+    def writeSnapshot(self, newest: int, snapshot: Snapshot) -> Deferred[int]:
+        """
+        Store a snapshot.
+
+        @see: L{ILogStore.writeSnapshot}
+        """
+        return self._ask(self._writeSnapshot, newest, snapshot)
+
+    def _writeSnapshot(self, newest: int, snapshot: Snapshot) -> int:
+        """Store a snapshot, if that makes sense."""
+        self._check()
+        shelf = self._shelf
+        there = shelf.snapshots[-1].position if shelf.snapshots else 0
+        if there == newest and shelf.has(snapshot.position, snapshot.name):
+            shelf.snapshots = [*shelf.snapshots[-1:], snapshot]
+            there = snapshot.position
+        return there
 
     def say(self, node: str, words: bytes) -> Deferred[int]:
         """

@@ -64,6 +64,22 @@ local function entry(data)
   return node .. ':' .. ARGV[3] .. ':' .. entries .. ' ' .. data
 end
 
+-- Write something to the log.  What each entry takes beside its bytes counts as well, so
+-- that small ones are bounded, too.  Returns its position.
+local function append(data)
+  local meta, log, member = P .. 'meta', P .. 'log', entry(data)
+  local position = redis.call('HINCRBY', meta, 'position', 1)
+  redis.call('ZADD', log, position, member)
+  local held = redis.call('HINCRBY', meta, 'held', #member + 128)
+  while held > logBound and redis.call('ZCARD', log) > 1 do
+    local oldest = redis.call('ZRANGE', log, 0, 0)[1]
+    redis.call('ZREM', log, oldest)
+    held = redis.call('HINCRBY', meta, 'held', -#oldest - 128)
+  end
+  redis.call('PUBLISH', log, position .. ' ' .. member)
+  return position
+end
+
 -- Each has its number of arguments, and what it does.
 local operations = {
   -- public key, fence: all that there was of it goes, but its inlet
@@ -73,6 +89,7 @@ local operations = {
     redis.call('HSET', sessions[session], 'peer', peer, 'node', node, 'fence', fence)
     come(name, peer, 0)
     redis.call('SADD', P .. 'h:' .. node, name)
+    redis.call('SREM', P .. 'gone', name)
     if former and former ~= node then
       redis.call('SREM', P .. 'h:' .. former, name)
       ring(former, 'moved ' .. name .. ' ' .. fence)
@@ -183,20 +200,13 @@ local operations = {
     result(sent, full)
   end},
 
-  -- data.  The first result is its position.  What each entry takes beside its bytes
-  -- counts as well, so that small ones are bounded, too.
-  log = {1, function(data)
-    local meta, log, member = P .. 'meta', P .. 'log', entry(data)
-    local position = redis.call('HINCRBY', meta, 'position', 1)
-    redis.call('ZADD', log, position, member)
-    local held = redis.call('HINCRBY', meta, 'held', #member + 128)
-    while held > logBound and redis.call('ZCARD', log) > 1 do
-      local oldest = redis.call('ZRANGE', log, 0, 0)[1]
-      redis.call('ZREM', log, oldest)
-      held = redis.call('HINCRBY', meta, 'held', -#oldest - 128)
-    end
-    redis.call('PUBLISH', log, position .. ' ' .. member)
-    result(position, 0)
+  -- data.  The first result is its position.
+  log = {1, function(data) result(append(data), 0) end},
+
+  -- session, by its name; data: it is over, and whoever says so first does
+  gone = {2, function(name, data)
+    local isFirst = redis.call('SREM', P .. 'gone', name) == 1
+    result(isFirst and append(data) or 0, 0)
   end},
 }
 
