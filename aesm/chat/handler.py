@@ -13,6 +13,7 @@ from contextlib import suppress
 from time import time_ns
 from typing import TYPE_CHECKING
 
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from aesm.chat.replica import ChatReplica, Event
@@ -41,7 +42,7 @@ AWAY_DELAY = 10.0  # seconds until others notice that somebody is cut off
 # An event is written with its session as the cause: not at all, if that is another
 # process's by then, to which the line comes again; and it counts as handled in the same
 # transaction, so that it is said once, whoever dies.  That is why a line waits for what
-# is before it, and not for what is behind it.
+# is before it, to be told and to be read, and not for its own answers.
 
 
 class ChatHandler(MessageHandler):
@@ -75,6 +76,8 @@ class ChatHandler(MessageHandler):
         self._members: dict[str, Connection] = {}
         # Of those who are cut off and not missed yet.
         self._missing: dict[Connection, IDelayedCall] = {}
+        # Until what somebody said last is told here.
+        self._telling: dict[Connection, Deferred[None]] = {}
 
     def connectionAccepted(self, connection: Connection) -> None:
         """Give somebody the name that goes with their key, or ask for one."""
@@ -85,6 +88,9 @@ class ChatHandler(MessageHandler):
         """Act on a line, once there is room for more answers to whom it is from."""
         # Only who writes waits: one who does not read the answers is held back, and
         # the others are not.
+        telling = self._telling.get(connection)
+        if telling is not None:
+            await telling  # there is no answer before
         with suppress(ConnectionClosed):
             await connection.drain()
             text = packet.data if isinstance(packet.data, str) else None
@@ -108,6 +114,7 @@ class ChatHandler(MessageHandler):
     def connectionLost(self, connection: Connection, reason: AESMError) -> None:
         """Tell the others that somebody is gone, but not why."""
         self._found(connection)
+        self._telling.pop(connection, None)
         name = connection.session.name
         del self._members[name]
         if self._connections.log is None:
@@ -129,7 +136,8 @@ class ChatHandler(MessageHandler):
         )
         log = self._connections.log
         if log is not None:
-            log.tell(self.replica.encode(event), connection)
+            told = log.tell(self.replica.encode(event), connection)
+            self._telling[connection] = told
         else:
             self._deliver(self.replica.happened(event, time_ns() // 1000))
 

@@ -268,6 +268,8 @@ class Log:
         isRunning = self._journal.state is JournalState.RUNNING
         if self._isStopped or not isRunning or hasLeft(cause) or cause.isOver:
             return succeed(None)
+        # So that it is seen whether the session is still ours.
+        cast("LoggedConnection", cause).touch()
         self._turn = self._turn or time_ns() // 1000
         telling = _Telling(cause, encodedEvent(EVENT, data, self._turn))
         self._telling.append(telling)

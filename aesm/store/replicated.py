@@ -19,7 +19,7 @@ from twisted.logger import Logger
 from aesm.core.messages.batch import LoggedBatch, bodyOf
 from aesm.errors import SpoolError
 from aesm.store import entries
-from aesm.store.entries import GONE, Row, Told, batched, decoded
+from aesm.store.entries import Row, Told, batched, decoded
 from aesm.store.interface import Snapshot
 
 if TYPE_CHECKING:

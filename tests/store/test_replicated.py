@@ -4,26 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection
-from random import Random
 from typing import Any, cast
 
-from twisted.logger import capturedLogs
-from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
-from zope.interface.verify import verifyObject
 
 from aesm import Connection, Packet
-from aesm.errors import CloseCode, MessageTooBig, SpoolError
 from aesm.interfaces import IMessageHandlerMaker, MessageHandler
 from aesm.server.registry import Connections
-from aesm.store import entries, log, replicated
-from aesm.store.entries import EVENT, GONE, decoded, encoded, encodedEvent
-from aesm.store.interface import Entry, IReplica, Rows, Snapshot
-from aesm.store.log import MAX_ENTRY
-from aesm.store.replicated import FEW, SHARED, Picking, Replicated
-from tests.store.test_log import KEYS, LogTestCase
-from tests.support.pairs import SERVER_KEY
-from tests.support.shelf import LogShelfStore, Shelf
+from aesm.store.interface import IReplica, Rows
+from tests.store.test_log import LogTestCase
 
 
 @implementer(IReplica)
