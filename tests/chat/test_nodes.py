@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import random
-from itertools import pairwise
 from pathlib import Path
 from time import time_ns
 from typing import Any, cast
@@ -32,13 +31,11 @@ from aesm.store.interface import Stored
 from tests.server.test_claimed import Way
 from tests.store import test_log
 from tests.store.test_log import LogTestCase
-from tests.support.chatting import CLOSED, Heard, lineOf
+from tests.support.chatting import Heard, Visit, lineOf
 from tests.support.pairs import SERVER_KEY
 from tests.support.shelf import LogShelfStore
 from tests.support.spooled import Mortal
 
-# What everybody is told first.
-FIRST = ("note: choose a name", "error: your key is banned")
 EVENTS = int(os.environ.get("AESM_CHAT_EVENTS", "120"))
 SEED = int(
     os.environ.get("AESM_CHAT_SEED", "7" if EVENTS < 1000 else time_ns() % 10**6)
@@ -174,28 +171,8 @@ class NodesTestCase(LogTestCase):
             self.assertEqual(self.replica(node).snapshot(), heard.replica.snapshot())
         for visitor in (*self.visitors, *self.former):
             self.heardBy(visitor)
-            self.checkHeard(visitor, heard)
-
-    def checkHeard(self, visitor: Visitor, heard: Heard) -> None:
-        """
-        Somebody was told all that was for them, until they left: then, or if they were
-        sent away and did not hear that, they may have begun anew, and hear less.
-        """
-        firsts = [n for n, line in enumerate(visitor.got) if line.startswith(FIRST)]
-        ends = pairwise([*firsts, len(visitor.got)])
-        got = [visitor.got[begin:end] for begin, end in ends]
-        due = [heard.lines[name] for name in visitor.sessions]
-        times = [heard.said[line] for line in visitor.sent]
-        self.assertLessEqual(max(times, default=0), 1)
-        if visitor.service.running:
-            if len(due) == 1:
-                self.assertEqual(times, [1] * len(times))
-            self.assertEqual(got.pop() if got else [], due.pop())
-            self.assertEqual([lines[-1] for lines in due], [CLOSED] * len(due))
-        for lines in got:
-            whose = [each for each in due if each[: len(lines)] == lines]
-            self.assertTrue(whose, lines)
-            due = due[due.index(whose[0]) + 1 :]
+            isThere = visitor.service.running
+            Visit(visitor.sessions, visitor.got, visitor.sent, isThere).check(heard)
 
 
 class ChatNodesTests(NodesTestCase):

@@ -3,10 +3,11 @@ People who chat at random, and what the log of all nodes says that each is to be
 
     chance = random.Random(7)
     lineOf(chance, 12)                   # "/nick bob", "x 12", ...
-    told = Heard(entries)                # of the log, from its beginning
-    told.lines[session]                  # what is for one
-    told.said                            # what was sent, each time
-    told.replica.snapshot()              # what all nodes are to have
+    heard = Heard(entries)               # of the log, from its beginning
+    heard.lines[session]                 # what is for one
+    heard.said                           # what was sent, each time
+    heard.replica.snapshot()             # what all nodes are to have
+    Visit(sessions, got, sent, True).check(heard)
 """
 
 from __future__ import annotations
@@ -15,14 +16,18 @@ import json
 import random
 from collections import Counter, defaultdict
 from collections.abc import Iterable
+from itertools import pairwise
+from typing import NamedTuple
 
 from aesm.chat.replica import ChatReplica
 from aesm.store.entries import decoded
 from aesm.store.interface import Entry
 
-__all__ = ["CLOSED", "Heard", "lineOf"]
+__all__ = ["Heard", "Visit", "lineOf"]
 
 CLOSED = "closed"
+# What everybody is told first.
+FIRST = ("note: choose a name", "error: your key is banned")
 NAMES = ("ann", "bob", "cec", "dan", "eve", "A\u041d\u041d", "b0b", "Zoe")
 ROOMS = ("den", "hall", "d3n", "lobby")
 
@@ -68,3 +73,50 @@ class Heard:
             for line, names in rows:
                 for name in names:
                     self.lines[name].append(CLOSED if line is None else line)
+
+
+class Visit(NamedTuple):
+    """
+    Somebody who was there.
+
+    @ivar sessions: those that they had.
+    @ivar got: what they were told.
+    @ivar sent: what they have said, each of which nobody else says.
+    @ivar isThere: whether they are there yet.
+    """
+
+    sessions: list[str]
+    got: list[str]
+    sent: list[str]
+    isThere: bool
+
+    def check(self, heard: Heard) -> None:
+        """
+        Check that they were told all that was for them, until they left: then, or if
+        they were sent away and did not hear that, they may have begun anew, and have
+        heard less; and that each line was said once.
+
+        @raise AssertionError: it is not so.
+        """
+        times = [heard.said[line] for line in self.sent]
+        if max(times, default=0) > 1:
+            raise AssertionError(f"said twice: {self.sent[times.index(max(times))]!r}")
+        firsts = [n for n, line in enumerate(self.got) if line.startswith(FIRST)]
+        ends = pairwise([*firsts, len(self.got)])
+        got = [self.got[begin:end] for begin, end in ends]
+        due = [heard.lines[name] for name in self.sessions]
+        if self.isThere:
+            if len(due) == 1 and 0 in times:
+                raise AssertionError(f"not said: {self.sent[times.index(0)]!r}")
+            last, mine = due.pop(), got.pop() if got else []
+            if mine != last:
+                at = [a == b for a, b in zip(mine, last, strict=False)]
+                at = at.index(False) if False in at else len(at)
+                raise AssertionError(f"{mine[at:]} came instead of {last[at:]}")
+            if [lines for lines in due if lines[-1] != CLOSED]:
+                raise AssertionError("a session was lost")
+        for lines in got:
+            whose = [each for each in due if each[: len(lines)] == lines]
+            if not whose:
+                raise AssertionError(f"nobody was to be told {lines}")
+            due = due[due.index(whose[0]) + 1 :]

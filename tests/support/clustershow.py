@@ -66,7 +66,7 @@ from aesm.server.cluster import Cluster
 from tests.support.engines import RedisServer, Sentinel, freePort
 from tests.support.helpers import XX
 
-__all__ = ["FAULTS", "Nodes", "show"]
+__all__ = ["FAULTS", "GRACE", "SERVER_KEY", "Nodes", "keyOf", "show", "start"]
 
 NAME = "tests.support.clustershow"
 SERVER_KEY = PrivateKey(b"\x22" * 32)
@@ -466,7 +466,10 @@ class Nodes:
     @ivar size: how many there are to be.
     @ivar alive: those that listen.
     @ivar lasting: how long something is done to them, seconds.
+    @cvar module: what a node runs.
     """
+
+    module = NAME
 
     def __init__(
         self,
@@ -514,7 +517,8 @@ class Nodes:
     def _start(self) -> Popen[str]:
         """Start a node, of another name than all before."""
         more = *self._engineOptions, f"--node=node-{next(self._names)}"
-        return start(self._stack, self._log, f"--port={self.port}", *more, "serve")
+        arguments = f"--port={self.port}", *more, "serve"
+        return start(self._stack, self._log, *arguments, module=self.module)
 
     def _await(self, node: Popen[str]) -> None:
         """Wait until a node listens."""
@@ -626,9 +630,11 @@ FAULTS: dict[str, Callable[[Nodes, random.Random], bool]] = {
 }
 
 
-def start(stack: ExitStack, log: IO[str], *arguments: str) -> Popen[str]:
+def start(
+    stack: ExitStack, log: IO[str], *arguments: str, module: str = NAME
+) -> Popen[str]:
     """Start a process of the show, which ends with it."""
-    command = [sys.executable, "-m", NAME, *arguments]
+    command = [sys.executable, "-m", module, *arguments]
     process = stack.enter_context(
         Popen(command, stdin=PIPE, stdout=PIPE, stderr=log, text=True)
     )
