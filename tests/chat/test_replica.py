@@ -62,10 +62,17 @@ def step(replica: ChatReplica, number: int, happening: tuple[Any, ...]) -> Rows:
     return list(replica.apply(data, MICROS + number * 1_000_000))
 
 
-def digest(seed: int, count: int) -> str:
-    """Sum up what comes of random events."""
+def digest(seed: int, count: int, often: int = 0) -> str:
+    """
+    Sum up what comes of random events.
+
+    @param often: after how many of them it goes on from a snapshot; 0 for never.
+    """
     chance, replica, rows = random.Random(seed), ChatReplica(), []
     for number in range(count):
+        if often and number % often == 0:
+            before, replica = replica, ChatReplica()
+            replica.restore(before.snapshot())
         what = chance.choice(("gone", *WHAT, *["line"] * 10))
         happening: Any = (what, chance.randrange(6), chance.choice(WORDS), {})
         rows += [(a, sorted(b)) for a, b in step(replica, number, happening)]
@@ -121,6 +128,10 @@ class ReplicaTests(SynchronousTestCase):
             )
             told.add(run.stdout.decode().strip())
         self.assertEqual(told, {digest(7, 2000)})
+
+    def test_goesOn(self) -> None:
+        """It is the same, too, for who goes on from a snapshot now and then."""
+        self.assertEqual(digest(7, 1000, 3), digest(7, 1000))
 
     def test_again(self) -> None:
         """Who is told to have joined twice has joined once."""
@@ -182,6 +193,17 @@ class ReplicaTests(SynchronousTestCase):
         self.assertIn("error: you were sent away by ann", self.lines(told))
         step(self.replica, 0, ("gone", 0, None, {}))
         self.assertEqual(self.replica.chat.marks(), {"K1": False, "K2": False})
+
+    def test_banned(self) -> None:
+        """Who is banned is so for those who go on, too."""
+        for member, name in ((0, "ann"), (2, "bob")):
+            self.say(member, f"/nick {name}")
+        self.say(0, "/ban bob")
+        replica = ChatReplica()
+        replica.restore(self.replica.snapshot())
+        self.assertTrue(replica.chat.isBanned("K1"))
+        told = step(replica, 0, ("joined", 3, None, {}))
+        self.assertEqual(told[-1], (None, ("member 3",)))
 
     def test_tooLong(self) -> None:
         """What is too long is refused, though all of it is not told to everybody."""

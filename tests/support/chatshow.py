@@ -349,16 +349,14 @@ def show(options: Any) -> int:
         entries = nodes.log()
         heard = Heard(entries, freeNames=True)
         races = {line[6:] for line in heard.said if line and line[6:10] == "race"}
-        won = [
-            sum(f"you are {race} in lobby" in visit.got for visit in visits)
-            for race in races
-        ]
-        lines = sum(len(visit.got) for visit in visits)
-        lost = sum(len(v.sessions) - 1 for v in visits)
+        won = [sum(visit.wasCalled(race) for visit in visits) for race in races]
+        lost = sum(len(visit.sessions[1:]) for visit in visits)
         print(
-            f"{happened} events, {len(entries)} entries of the log, {len(races)} races "
-            f"for a name, {won.count(1)} of them won by one, {deaths} deaths of nodes, {len(visits)} visits with "
-            f"{lost} sessions more, {lines} lines told; "
+            f"{happened} events, {len(entries)} entries of the log, {deaths} deaths of "
+            f"nodes, {len(races)} races for a name, {won.count(1)} of which one person "
+            f"has won and {len([n for n in won if n > 1])} another one after that, "
+            f"{len(visits)} people, {lost} sessions after the first, "
+            f"{sum(len(visit.got) for visit in visits)} lines told; "
             + (f"wrong: {wrong}" if wrong else "all is as it should be")
         )
         log.seek(0)

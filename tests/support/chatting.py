@@ -90,6 +90,10 @@ class Visit(NamedTuple):
     sent: list[str]
     isThere: bool
 
+    def wasCalled(self, name: str) -> bool:
+        """Tell whether they had a name."""
+        return any(line.startswith(f"you are {name} in ") for line in self.got)
+
     def check(self, heard: Heard) -> None:
         """
         Check that they were told all that was for them, until they left: then, or if
