@@ -32,6 +32,7 @@ from tests.server.test_claimed import Way
 from tests.store import test_log
 from tests.store.test_log import LogTestCase
 from tests.support.chatting import Heard, Visit, lineOf
+from tests.support.clusters import ClusterTestCase, ServingNode
 from tests.support.pairs import SERVER_KEY
 from tests.support.shelf import LogShelfStore
 from tests.support.spooled import Mortal
@@ -496,3 +497,44 @@ class ModelTests(NodesTestCase):
             if visitor.way.node == node:
                 visitor.way.node = self.chance.randrange(self.nodes)
         self.deaths += 1
+
+
+class EngineTests(ClusterTestCase):
+    """The same with a real engine."""
+
+    def chatting(self, name: str) -> ServingNode:
+        """Start a node."""
+        return self.serving(name, Maker(self.network.clock), sessionGrace=1000.0)
+
+    def chat(self, node: ServingNode) -> bytes:
+        """Say which chat a node has."""
+        found = node.server.factory.manager.handler
+        return cast(ChatHandler, found).replica.snapshot()
+
+    def test_chat(self) -> None:
+        """People talk over nodes, go on at any, and leave at all of them."""
+        one, two = self.chatting("one"), self.chatting("two")
+        ann, bob, cec = (
+            self.client(PrivateKey(bytes([number]) * 32), node)
+            for number, node in ((0x51, one), (0x52, two), (0x53, two))
+        )
+        for client, name in ((ann, "ann"), (bob, "bob"), (cec, "ann")):
+            client.sendData(f"/nick {name}")
+            self.settle()
+        bob.sendData("hello")
+        self.settle()
+        self.assertEqual(self.taken(ann)[-1], "say lobby bob: hello")
+        self.assertIn("error: the name ann is taken", self.taken(cec))
+        self.taken(bob)
+        self.kill(one)
+        self.roam(ann, two)
+        three = self.chatting("three")
+        ann.sendData("still here")
+        self.settle()
+        self.assertEqual(self.taken(bob), ["say lobby ann: still here"])
+        self.assertEqual(self.chat(two), self.chat(three))
+        leaving = ann.stopService()
+        self.settle(10)
+        self.successResultOf(leaving)
+        self.assertEqual(self.taken(bob), ["leave lobby ann"])
+        self.assertEqual(self.chat(two), self.chat(three))
