@@ -7,18 +7,39 @@ from __future__ import annotations
 from typing import Any
 
 from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
 
 from aesm import Connection, Packet, PrivateKey
+from aesm.chat.handler import ChatHandler
 from aesm.cluster import batch
 from aesm.cluster.scripts import SWEEP
 from aesm.errors import ConnectionClosed, MessageTooBig, SendBufferFull, SpoolError
+from aesm.interfaces import MessageHandler
 from aesm.server import cluster
-from aesm.server.cluster import ClusterConnection
+from aesm.server.cluster import ClusterConnection, checkHandler
 from aesm.server.registry import Connections
 from tests.support.clusters import ClusterTestCase
 from tests.support.pairs import Recorder
 
 ALICE, BOB, NOBODY = (PrivateKey(bytes([number]) * 32) for number in (0x61, 0x62, 0x63))
+
+
+class HandlerTests(SynchronousTestCase):
+    """Which handlers can be had."""
+
+    def test_together(self) -> None:
+        """One that has to know all clients needs a replica, which is one."""
+        handler: Any = MessageHandler()
+        checkHandler(handler)
+        checkHandler(None)
+        handler.clientsTogether = True
+        refused = self.assertRaises(ValueError, checkHandler, handler)
+        self.assertIn("has to know all clients", str(refused))
+        handler.replica = "mine"
+        refused = self.assertRaises(TypeError, checkHandler, handler)
+        self.assertIn("IReplica", str(refused))
+        checkHandler(ChatHandler(Connections(), Clock()))
 
 
 class SendToTests(ClusterTestCase):
