@@ -17,6 +17,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from aesm.chat.replica import ChatReplica, Event
+from aesm.chat.rules import GUARDED
 from aesm.errors import AESMError, CloseCode, ConnectionClosed
 from aesm.interfaces import MessageHandler
 from aesm.secure.options import reactorOr
@@ -130,9 +131,10 @@ class ChatHandler(MessageHandler):
         """
         peer, name = connection.peer, connection.session.name
         isOperator = self._connections.isOperator(peer)
+        sends = isOperator and any(word in (text or "") for word in GUARDED)
         event = Event(
             *(what, name, str(peer), connection.peerName or "", isOperator, text),
-            self._operators() if isOperator and "/" in (text or "") else {},
+            self._operators() if sends else {},
         )
         log = self._connections.log
         if log is not None:

@@ -29,12 +29,13 @@ from aesm.chat.text import oneLine, sizeOf
 if TYPE_CHECKING:
     from aesm.store.interface import Rows
 
-__all__ = ["COMMANDS", "MAX_BANNED", "MAX_IGNORED", "MAX_LINE", "Chat"]
+__all__ = ["COMMANDS", "GUARDED", "MAX_BANNED", "MAX_IGNORED", "MAX_LINE", "Chat"]
 
 MAX_LINE = 4096  # bytes of a line from a member
 MAX_IGNORED = 50  # keys, of one member
 MAX_BANNED = 1000  # keys
 
+GUARDED = ("kick", "ban")  # commands for operators, of which none sends away another
 NAME_FIRST = "error: choose a name first: /nick NAME"
 
 
@@ -148,7 +149,7 @@ class Chat(Presence):
             self._tell(person, f"error: there is no command /{word}: /help lists them")
         elif person.room is None and word not in ("nick", "regain", "help"):
             self._tell(person, NAME_FIRST)
-        elif word in ("kick", "ban") and person.key not in self._operators:
+        elif word in GUARDED and person.key not in self._operators:
             self._tell(person, f"error: only operators may /{word}")
         else:
             _COMMANDS[word].action(self, person, rest.strip())
