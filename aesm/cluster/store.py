@@ -30,31 +30,13 @@ from zope.interface import implementer
 from aesm.cluster.batch import Effect, Part
 from aesm.cluster.doorbell import Doorbell
 from aesm.cluster.image import Image
-from aesm.cluster.lease import REMEMBERED, Lease
-from aesm.cluster.scripts import (
-    BEGIN,
-    CLAIM,
-    INLET,
-    LOG,
-    PAGE,
-    SAY,
-    SNAPSHOT,
-    SNAPSHOTS,
-    UNREAD,
-    WORK,
-)
+from aesm.cluster.lease import Lease
+from aesm.cluster.log import EngineLog
+from aesm.cluster.scripts import BEGIN, CLAIM, INLET, PAGE, UNREAD, WORK
 from aesm.cluster.sealing import Clear
 from aesm.cluster.writer import Writer
 from aesm.errors import SpoolError
-from aesm.store.interface import (
-    Blob,
-    Entry,
-    ILogStore,
-    LogPage,
-    Lost,
-    Snapshot,
-    Stored,
-)
+from aesm.store.interface import Blob, Entry, ILogStore, LogPage, Lost, Snapshot, Stored
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
@@ -130,8 +112,6 @@ class EngineStore:
         self.told: Callable[[Entry | None], object] = _nobody
         self.heard: Callable[[bytes], object] = _nobody
         self.wasRead: Callable[[str, int, int], object] = _nobody
-        self._endEntry: Callable[[str], bytes] | None = None
-        self._dropped: list[str] = []  # of which it is to be said
         self._engine = engine
         self._grace = round(grace * 1000)
         self._perKey = perKey
@@ -144,6 +124,7 @@ class EngineStore:
         self.lapsed: Callable[[], object] = _nobody
         self.lease = Lease(engine, self._grace)
         self.lease.lapsed = lambda: self.lapsed()
+        self._log = EngineLog(engine, self._writer, self.lease, self._sealer)
         engine.up, engine.down = self._up, self._writer.down
         self._doorbell = Doorbell(engine)
         self._doorbell.rung, self._doorbell.missed = self._rung, self._missed
@@ -161,21 +142,6 @@ class EngineStore:
     def engine(self) -> Engine:
         """Where they are, for those who look on."""
         return self._engine
-
-    @property
-    def endEntry(self) -> Callable[[str], bytes] | None:
-        """
-        Makes the entry that says that a session is over.
-
-        @see: L{ILogStore}
-        """
-        return self._endEntry
-
-    @endEntry.setter
-    def endEntry(self, endEntry: Callable[[str], bytes] | None) -> None:
-        """Say of all sessions that they are, from now on, or of none."""
-        self._endEntry = endEntry
-        self.lease.ended = None if endEntry is None else self._cbEnded
 
     @property
     def failure(self) -> SpoolError | None:
@@ -401,7 +367,7 @@ class EngineStore:
         """
         if self._isOurs(name):
             self._writer.next.of(name).dropped = True
-            self._dropped.append(name)
+            self._log.ends(name)
 
     def attend(self, name: str, isThere: bool) -> None:
         """
@@ -430,23 +396,8 @@ class EngineStore:
 
         @see: L{ISessionStore.commit}
         """
-        dropped, self._dropped = self._dropped, []
-        for name in dropped:  # behind all that this turn says of them
-            self._sayEnded(name, name)
+        self._log.flush()
         return self._writer.commit()
-
-    def _sayEnded(self, name: str, cause: str) -> None:
-        """Say that a session is over, unless somebody else has, or its cause is not."""
-        if self._endEntry is not None:
-            entry = self._endEntry(name)
-            effect = Effect("gone", cause, (name,), entry, _nobody)
-            self._writer.next.effects.append(effect)
-
-    def _cbEnded(self, names: list[bytes]) -> None:
-        """Say of sessions that they are over, unless that is being said."""
-        for name in names:
-            self._sayEnded(name.decode(), "")
-        self.commit().addErrback(lambda failure: None)  # it is found again
 
     def close(self) -> Deferred[None]:
         """
@@ -480,7 +431,7 @@ class EngineStore:
 
         @see: L{ILogStore.log}
         """
-        self._writer.next.effects.append(Effect("log", cause, (), data, tell))
+        self._log.write(cause, data, tell)
 
     def work(self) -> Deferred[list[Work]]:
         """
@@ -547,19 +498,6 @@ class EngineStore:
                 _log.error("{reason}: it is left alone", reason=str(error))
         return [entry for entry in entries if entry.name not in image.taken]
 
-    def _logged(self, found: list[bytes]) -> list[Entry]:
-        """Read what all were told."""
-        pairs = zip(found[::2], found[1::2], strict=True)
-        return [self._toldEntry(position, member) for position, member in pairs]
-
-    def _toldEntry(self, position: bytes, member: bytes) -> Entry:
-        """Read something that all were told; what makes no sense is empty."""
-        try:
-            return self._entry(position, member, "log")
-        except SpoolError as error:
-            _log.error("{reason}: nobody is told", reason=str(error))
-            return Entry(int(position), member.split(b" ", 1)[0], b"")
-
     def _entry(self, position: bytes, member: bytes, *place: str) -> Entry:
         """Read what others left."""
         name, data = member.split(b" ", 1)
@@ -571,15 +509,7 @@ class EngineStore:
 
         @see: L{ILogStore.readLog}
         """
-        found = self._engine.call(LOG, after, name, PAGE_SIZE)
-        return found.addCallback(self._cbLog)
-
-    def _cbLog(self, found: list[Any] | None) -> LogPage | None:
-        """Read a part of the log."""
-        if found is None:
-            return None
-        first, last, *more = found
-        return LogPage(first, last, self._logged(more[0]) if more else None)
+        return self._log.read(after, name, PAGE_SIZE)
 
     def readSnapshots(self) -> Deferred[list[Snapshot]]:
         """
@@ -587,22 +517,7 @@ class EngineStore:
 
         @see: L{ILogStore.readSnapshots}
         """
-        found = self._engine.call(SNAPSHOTS, round(REMEMBERED * 1000))
-        return found.addCallback(self._cbSnapshots)
-
-    def _cbSnapshots(self, found: list[bytes]) -> list[Snapshot]:
-        """Read those that make sense."""
-        shots = []
-        for member, position in zip(found[::2], found[1::2], strict=True):
-            name, data = member.split(b" ", 1)
-            place = ("snapshot", int(position), name.decode())
-            try:
-                data = self._sealer.open(data, *place)
-            except SpoolError as error:
-                _log.error("{reason}: it is left alone", reason=str(error))
-            else:
-                shots.append(Snapshot(int(position), name, data))
-        return shots
+        return self._log.readSnapshots()
 
     def writeSnapshot(self, newest: int, snapshot: Snapshot) -> Deferred[int]:
         """
@@ -610,9 +525,7 @@ class EngineStore:
 
         @see: L{ILogStore.writeSnapshot}
         """
-        position, name, data = snapshot
-        sealed = self._sealer.seal(data, "snapshot", position, name.decode())
-        return self._engine.call(SNAPSHOT, newest, position, name, sealed)
+        return self._log.writeSnapshot(newest, snapshot)
 
     def say(self, node: str, words: bytes) -> Deferred[int]:
         """
@@ -620,8 +533,15 @@ class EngineStore:
 
         @see: L{ILogStore.say}
         """
-        channel = f"n:{node}" if node else "log"
-        return self._engine.call(SAY, channel, b"say " + words)
+        return self._log.say(node, words)
+
+    def sayEnds(self, endEntry: Callable[[str], bytes]) -> None:
+        """
+        Say of all sessions that are removed that they are over, from now on.
+
+        @see: L{ILogStore.sayEnds}
+        """
+        self._log.sayEnds(endEntry)
 
     # The engine
 
@@ -678,8 +598,7 @@ class EngineStore:
             self.heard(words[4:])
             return
         if not isOurs:
-            position, member = words.split(b" ", 1)
-            self.told(self._toldEntry(position, member))
+            self.told(self._log.entry(*words.split(b" ", 1)))
             return
         if words == b"drain":
             self.lease.look()

@@ -375,7 +375,7 @@ class KeptSessions:
         self._manager.goAway()
 
     def _broken(self, reason: SpoolError) -> None:
-        """Let nobody in any more, and have all clients go where somebody serves them."""
+        """Let nobody in any more, and have all clients go elsewhere."""
         if self._opening is None:
             _log.critical("nobody is let in: {reason}", reason=str(reason))
             self._failure = Failure(reason)

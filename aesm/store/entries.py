@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 from bisect import bisect_left
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from aesm.core.messages.batch import (
     MAX_COST,
@@ -30,6 +30,9 @@ from aesm.store.following import Following, Place
 from aesm.store.interface import Blob, Entry
 from aesm.store.stream import readBlob
 
+if TYPE_CHECKING:
+    from aesm.store.interface import ILogStore
+
 __all__ = [
     "ENTRY_MEMORY",
     "EVENT",
@@ -42,6 +45,7 @@ __all__ = [
     "decoded",
     "encoded",
     "encodedEvent",
+    "entriesOf",
     "grouped",
     "together",
 ]
@@ -101,9 +105,17 @@ class Told(NamedTuple):
         return self.isSound and not self.kind and name not in self.exclude
 
     def messagesFor(self, name: str) -> list[Told]:
-        """Make of what was made of it entries with one message for a session each."""
-        rows = [row for row in self.rows if row.isFor(name)]
-        return [self.saying(row.body) for row in rows if row.body is not None]
+        """
+        Make of what was made of it entries with one message for a session each, up to
+        where it is closed.
+        """
+        found = []
+        for row in self.rows:
+            if row.isFor(name):
+                if row.body is None:
+                    break
+                found.append(self.saying(row.body))
+        return found
 
     def saying(self, body: Body) -> Told:
         """Make an entry of one message that was made of it."""
@@ -154,6 +166,31 @@ def decoded(entry: Entry) -> Told:
         return Told(position, name, messages.micros, body, frozenset(exclude))
     except (LookupError, TypeError, ValueError):
         return Told(position, name, 0, b"", frozenset(), isSound=False)
+
+
+async def entriesOf(store: ILogStore) -> tuple[dict[int, Entry], int]:
+    """
+    Read all of a log.
+
+    @return: by position, and the position of the last.
+    @raise SpoolError: it cannot be read now.
+    """
+    there: dict[int, Entry] = {}
+    after, name, last = 0, b"", 1
+    while after < last:
+        page = await store.readLog(after, name)
+        if page is None:
+            after, name, last, there = 0, b"", 1, {}
+            continue
+        last = page.last
+        if page.entries is None:
+            after, name = page.first - 1, b""
+            continue
+        if not page.entries:
+            break
+        there |= {entry.position: entry for entry in page.entries}
+        after, name = page.entries[-1].position, page.entries[-1].name
+    return there, last
 
 
 def grouped(entries: Iterable[Told]) -> list[list[Told]]:

@@ -52,7 +52,8 @@ __all__ = [
 Lost = Callable[[Mapping[str, bool | None], Mapping[str, Collection[int]]], object]
 
 # What sessions are told, in order: each a TEXT message and the names of the sessions
-# that it is for; or None, and those that are closed (NOT_ALLOWED).
+# that it is for; or None, and those that are closed (NOT_ALLOWED) and told nothing
+# more.
 Rows = Sequence[tuple[str | None, Collection[str]]]
 
 
@@ -316,7 +317,10 @@ class IReplica(Interface):
 
         @param data: as C{Log.tell} was given it, at this process or another.
         @param micros: when it was told, microseconds since the Unix epoch.
-        @return: what sessions are told.  An error is logged, and nobody is told.
+        @return: what sessions are told.
+        @raise ValueError: this process cannot make of it what others do, since it is of
+            another version: it serves nobody any more.  Any other error is a bug, which
+            all have: it is logged, and nobody is told.
         """
 
     def gone(name: str) -> Rows:
@@ -336,6 +340,7 @@ class IReplica(Interface):
 
         @param data: from C{snapshot}, maybe of another process; None for the state
             before anything has happened.
+        @raise ValueError: as C{apply}.
         """
 
     def rewound() -> None:
@@ -356,11 +361,6 @@ class ILogStore(ISessionStore):
 
     told: Callable[[Entry | None], object] = Attribute(
         "Called with what was told all; or None: there may be more in the log."
-    )
-
-    endEntry: Callable[[str], bytes] | None = Attribute(
-        "Makes the entry that says that a session is over; None if nobody wants to "
-        "know.  Of each session that is removed, whoever finds that, one is written."
     )
 
     heard: Callable[[bytes], object] = Attribute(
@@ -384,6 +384,14 @@ class ILogStore(ISessionStore):
         @param name: the name of the entry there; empty if none was read.
         @return: fires with a page; or with None if what was read is not in the log: it
             went back in time; fails with L{SpoolError}.
+        """
+
+    def sayEnds(endEntry: Callable[[str], bytes]) -> None:
+        """
+        Say of each session that is removed, from now on, that it is over: once,
+        whichever process finds that.
+
+        @param endEntry: makes what is told all then.
         """
 
     def readSnapshots() -> Deferred[list[Snapshot]]:

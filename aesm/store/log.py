@@ -16,8 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from functools import partial
-from itertools import compress
-from operator import not_
 from time import time_ns
 from typing import TYPE_CHECKING, Final, TypeVar, cast
 
@@ -26,29 +24,22 @@ from twisted.logger import Logger
 
 from aesm.core.messages.batch import Message, bodyOf
 from aesm.core.messages.requests import sizeOf
-from aesm.errors import (
-    CloseCode,
-    ConnectionClosed,
-    MessageTooBig,
-    SendBufferFull,
-    SpoolError,
-)
+from aesm.errors import ConnectionClosed, MessageTooBig, SendBufferFull, SpoolError
 from aesm.messages.causes import CAUSE
 from aesm.store import entries
 from aesm.store.counting import Counting, LogCount
 from aesm.store.entries import (
-    EVENT,
-    GONE,
     Entries,
     Told,
     decoded,
     encoded,
-    encodedEvent,
+    entriesOf,
     grouped,
     together,
 )
 from aesm.store.journal import JournalState
 from aesm.store.replicated import Picking, Replicated
+from aesm.store.telling import Tellings, endEntry
 from aesm.store.undoing import elsewhere, hasLeft
 
 if TYPE_CHECKING:
@@ -151,11 +142,11 @@ class Log:
         self._over: SpoolError | None = None  # why nobody is told anything any more
         self._replicated = None if replica is None else Replicated(replica, store)
         self._broken = broken
-        self._telling: list[_Telling] = []  # those that were not told here
+        self._tellings = Tellings(journal)
         self._hasBegun = replica is None
         self._isRewound = False  # and the replica does not know yet
         if replica is not None:
-            store.endEntry = _endEntry
+            store.sayEnds(lambda name: endEntry(name, time_ns() // 1000))
         # How often anything may have happened unheard, and how often when it was last
         # read: until that is the same, positions may be given again, and what is heard
         # is not taken.
@@ -185,9 +176,7 @@ class Log:
         waiting, self._waiting = self._waiting, []
         for each in waiting:
             each.errback(self._stopped())
-        telling, self._telling = self._telling, []
-        for event in telling:
-            event.callback(None)
+        self._tellings.stop()
 
     @property
     def _isStopped(self) -> bool:
@@ -266,37 +255,19 @@ class Log:
                 "go"
             )
         isRunning = self._journal.state is JournalState.RUNNING
-        if self._isStopped or not isRunning or hasLeft(cause) or cause.isOver:
+        if not isRunning or hasLeft(cause) or cause.isOver:
             return succeed(None)
-        # So that it is seen whether the session is still ours.
-        cast("LoggedConnection", cause).touch()
         self._turn = self._turn or time_ns() // 1000
-        telling = _Telling(cause, encodedEvent(EVENT, data, self._turn))
-        self._telling.append(telling)
-        writing = self._journal.add(partial(self._write, telling))
-        writing.addBoth(self._cbEvent, telling)
-        return telling
+        self._journal.add(self._turned).addErrback(_nobody)
+        return self._tellings.tell(data, cause, self._turn)
 
-    def _cbEvent(self, result: Failure | None, telling: _Telling) -> None:
-        """Something that has happened is in the log, or will never be."""
-        if not telling.position and telling in self._telling:
-            self._telling.remove(telling)
-            telling.callback(None)
-        else:
-            self._settle()
-
-    def _settle(self) -> None:
-        """Tell of what was told here."""
-        known, telling = self.entries.position, self._telling
-        if telling:
-            isDone = [0 < each.position <= known for each in telling]
-            self._telling = list(compress(telling, map(not_, isDone)))
-            for each in compress(telling, isDone):
-                each.callback(None)
-
-    def _write(self, count: LogCount | _Telling, store: ISessionStore) -> None:
+    def _turned(self, store: ISessionStore) -> None:
         """The turn is over in which something was sent."""
         self._turn = 0
+
+    def _write(self, count: LogCount, store: ISessionStore) -> None:
+        """The turn is over in which something was sent to all."""
+        self._turned(store)
         count.write(store)
 
     def _cbWritten(self, result: Failure | None, count: LogCount, size: int) -> None:
@@ -362,16 +333,17 @@ class Log:
         if news:
             self._deliverTo(ours, news)
         if self._replicated is not None:
-            self._settle()
-            self._replicated.save(self.entries.position, self.entries.name)
             self._check()
+        if self._replicated is not None and not self._isStopped:
+            self._tellings.settle(self.entries.position)
+            self._replicated.save(self.entries.position, self.entries.name)
 
     def _deliverTo(self, ours: list[LoggedConnection], news: list[Told]) -> None:
         """Tell some what is new."""
         grown = self.entries.add(news)
         sound = [entry for entry in news if entry.isSound]
         if [entry for entry in sound if entry.kind]:
-            self._deliverRows(ours, sound)
+            Picking(sound).deliver(ours)
             self._sweep(grown)
             return
         groups = [(*together(group), group) for group in grouped(sound)]
@@ -392,16 +364,6 @@ class Log:
             if mine:
                 connection.told(mine)
         self._sweep(grown)
-
-    def _deliverRows(self, ours: list[LoggedConnection], sound: list[Told]) -> None:
-        """Tell some what came of something that has happened, among the rest."""
-        picking = Picking(sound)
-        for connection in ours:
-            batches, isClosed = picking.of(connection.session.name)
-            if batches:
-                connection.told(batches)
-            if isClosed and connection.isTold:
-                connection.closeWith(CloseCode.NOT_ALLOWED, "sent away")
 
     def _check(self) -> None:
         """Serve nobody any more, if the replica can make nothing of what there is."""
@@ -529,21 +491,7 @@ class Log:
         self._doubts += 1
         self._isWanted = True
         self._deliver()
-        there: dict[int, Entry] = {}
-        after, name, last = 0, b"", 1
-        while after < last:
-            page = await self._store.readLog(after, name)
-            if page is None:
-                after, name, last, there = 0, b"", 1, {}
-                continue
-            last = page.last
-            if page.entries is None:
-                after, name = page.first - 1, b""
-                continue
-            if not page.entries:
-                break
-            there |= {entry.position: entry for entry in page.entries}
-            after, name = page.entries[-1].position, page.entries[-1].name
+        there, last = await entriesOf(self._store)
         replicated = self._replicated
         shots = [] if replicated is None else await self._store.readSnapshots()
         base = min(there, default=last + 1) - 1
@@ -571,32 +519,3 @@ class Log:
         for connection in self._ours:
             connection.following.isKept = True
             self._journal.touch(connection)
-
-
-class _Telling(Deferred[None]):
-    """Fires once something that has happened was told here, or never will be."""
-
-    def __init__(self, cause: Connection, entry: bytes) -> None:
-        """
-        @param cause: whose it is.
-        @param entry: what is to be written.
-        """
-        super().__init__()
-        self.position = 0  # none yet
-        self.cause = cause
-        self._entry = entry
-
-    def write(self, store: ISessionStore) -> None:
-        """Give the entry to the store, unless its cause is elsewhere by now."""
-        if not hasLeft(self.cause):
-            name = self.cause.session.name
-            cast("ILogStore", store).log(name, self._entry, self._written)
-
-    def _written(self, position: int, nothing: int) -> None:
-        """Note that it is in the log."""
-        self.position = position
-
-
-def _endEntry(name: str) -> bytes:
-    """Make what is written of a session that is over."""
-    return encodedEvent(GONE, name.encode(), time_ns() // 1000)

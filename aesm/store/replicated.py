@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 from twisted.logger import Logger
 
 from aesm.core.messages.batch import LoggedBatch, bodyOf
-from aesm.errors import SpoolError
+from aesm.errors import CloseCode, SpoolError
 from aesm.store import entries
 from aesm.store.entries import Row, Told, batched, decoded
 from aesm.store.interface import Snapshot
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from twisted.python.failure import Failure
 
     from aesm.store.interface import Entry, ILogStore, IReplica, Rows
+    from aesm.store.logged import LoggedConnection
 
 __all__ = ["Picking", "Replicated"]
 
@@ -38,10 +39,10 @@ _log = Logger(namespace="aesm.log")
 
 # The same at any process
 #
-# An event is written to the log, and nothing else is; each process applies all events in
-# their order, and what comes of it is kept with the entry: some messages, each for some
-# sessions.  So a session that comes from elsewhere is sent here what it would have been
-# sent there, as for a message to all, but that an entry may be several messages.
+# An event is written to the log, and nothing else is; each process applies all events
+# in their order, and what comes of it is kept with the entry: some messages, each for
+# some sessions.  So a session that comes from elsewhere is sent here what it would have
+# been sent there, as for a message to all, but that an entry may be several messages.
 #
 # That a session is over is an event, too, which the store has written, once, whichever
 # process finds that it is.
@@ -50,17 +51,17 @@ _log = Logger(namespace="aesm.log")
 #
 # The log drops its oldest entries, so now and then, when half of what is kept of it has
 # come since the last one, a process puts a snapshot of the state into the store: which
-# of them does, all can.  The store keeps two, and takes one only from who knows the last
-# one, and has the same entry there.  So there is one from which the log goes on, and as
-# far back as that, half of the log at least, a process that starts knows what sessions
-# were told: it begins with the oldest.
+# of them does, all can.  The store keeps two, and takes one only from who knows the
+# last one, and has the same entry there.  So there is one from which the log goes on,
+# and as far back as that, half of the log at least, a process that starts knows what
+# sessions were told: it begins with the oldest.
 #
-# A log that went back in time takes the state with it: it is made anew of a snapshot and
-# of the entries up to those that are another's, of which nobody here is told again.
+# A log that went back in time takes the state with it: it is made anew of a snapshot
+# and of the entries up to those that are another's, of which nobody here is told again.
 #
-# A replica that cannot make of an entry what others do (it is of another version) raises
-# ValueError, and this process serves nobody any more.  What else it raises is a bug that
-# all have: the entry is for nobody.
+# A replica that cannot make of an entry what others do (it is of another version)
+# raises ValueError, and this process serves nobody any more.  What else it raises is a
+# bug that all have: the entry is for nobody.
 
 
 class Replicated:
@@ -290,6 +291,15 @@ class Picking:
         if found is None:
             found = self._made[among] = self._make(among)
         return found
+
+    def deliver(self, connections: Iterable[LoggedConnection]) -> None:
+        """Tell connections what is for them."""
+        for connection in connections:
+            batches, isClosed = self.of(connection.session.name)
+            if batches:
+                connection.told(batches)
+            if isClosed and connection.isTold:
+                connection.closeWith(CloseCode.NOT_ALLOWED, "sent away")
 
     def _make(
         self, among: tuple[bool, ...]

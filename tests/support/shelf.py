@@ -77,6 +77,7 @@ class Shelf:
         self.stores: list[LogShelfStore] = []
         self.gone: list[str] = []
         self.snapshots: list[Snapshot] = []
+        self._ends: dict[bytes, str] = {}  # by the name of the entry
 
     def expire(self, name: str) -> None:
         """End a session to which nobody came back."""
@@ -84,14 +85,33 @@ class Shelf:
         self.owners.pop(name, None)
         self.gone.append(name)
 
-    def append(self, data: bytes) -> int:
-        """Write an entry of the log, and have all learn of it."""
+    def append(self, data: bytes, ended: str = "") -> int:
+        """
+        Write an entry of the log, and have all learn of it.
+
+        @param ended: the session of which it says that it is over.
+        """
         position = self.first + len(self.log)
         entry = Entry(position, b"%d" % next(self.names), data)
         self.log.append(entry)
+        if ended:
+            self._ends[entry.name] = ended
         for store in self.stores:
             store.hear(partial(store.told, entry))
         return position
+
+    def trim(self, first: int) -> None:
+        """Drop the oldest entries."""
+        del self.log[: first - self.first]
+        self.first = first
+
+    def goBack(self, position: int) -> None:
+        """Go back in time: what is behind a position is not there any more."""
+        lost = self.log[position + 1 - self.first :]
+        del self.log[position + 1 - self.first :]
+        self.snapshots = [each for each in self.snapshots if each.position <= position]
+        # As the sessions would be there again, and end again.
+        self.gone += [self._ends[each.name] for each in lost if each.name in self._ends]
 
     @property
     def last(self) -> int:
@@ -351,7 +371,7 @@ class ShelfStore:
 
     def _commit(self, changes: list[_Change]) -> None:
         """Write what is about sessions that are ours, and caused by these."""
-        self._lose(change.name for change in changes if change.name)
+        self._lose(name for each in changes for name in (each.name, each.cause) if name)
         self._batches = [each for each in self._batches if each is not changes]
         for change in changes:
             if not change.name:
@@ -435,7 +455,7 @@ class LogShelfStore(ShelfStore):
         self.isDeaf = False
         self.told: Callable[[Entry | None], object] = lambda entry: None
         self.heard: Callable[[bytes], object] = lambda words: None
-        self.endEntry: Callable[[str], bytes] | None = None
+        self._endEntry: Callable[[str], bytes] | None = None
         self.node = f"node{len(shelf.stores)}-{id(self)}"
         self._dropped: list[str] = []
         shelf.stores.append(self)
@@ -490,17 +510,25 @@ class LogShelfStore(ShelfStore):
             self._sayEnded(name, name)
         return super().commit()
 
+    def sayEnds(self, endEntry: Callable[[str], bytes]) -> None:
+        """
+        Say of all sessions that are removed that they are over, from now on.
+
+        @see: L{ILogStore.sayEnds}
+        """
+        self._endEntry = endEntry
+
     def _sayEnded(self, name: str, cause: str) -> None:
         """Say that a session is over, if nobody has by then."""
-        if self.endEntry is None:
+        if self._endEntry is None:
             return
-        shelf, entry = self._shelf, self.endEntry(name)
+        shelf, entry = self._shelf, self._endEntry(name)
 
         def write(nothing: object) -> None:
             """Write it."""
             if name in shelf.gone:
                 shelf.gone.remove(name)
-                shelf.append(entry)
+                shelf.append(entry, name)
 
         self._gathered.append(_Change("", write, cause=cause))
 
