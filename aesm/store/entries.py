@@ -104,17 +104,16 @@ class Told(NamedTuple):
         """Tell whether it is a message for a session."""
         return self.isSound and not self.kind and name not in self.exclude
 
-    def messagesFor(self, name: str) -> list[Told]:
-        """
-        Make of what was made of it entries with one message for a session each, up to
-        where it is closed.
-        """
-        found = []
+    def bodiesFor(self, name: str) -> list[Body]:
+        """List its messages for a session, up to where that is closed."""
+        if not self.kind:
+            return [self.body] if self.isFor(name) else []
+        found: list[Body] = []
         for row in self.rows:
             if row.isFor(name):
                 if row.body is None:
                     break
-                found.append(self.saying(row.body))
+                found.append(row.body)
         return found
 
     def saying(self, body: Body) -> Told:
@@ -321,20 +320,23 @@ class Entries:
         index = place.position + 1 - self.first
         if index < 0:
             raise LookupError("the log has not what follows")
+        skip = done - place.number  # of the log: its own are stored no more
+        behind, within = place.position, 0
         entries: list[Told] = []  # a message each
         for entry in self._entries[index:]:
-            if entry.rows:
-                entries += entry.messagesFor(name)
-            elif entry.isFor(name):
+            bodies = entry.bodiesFor(name)
+            if not bodies:
+                continue
+            if len(bodies) <= skip:
+                skip -= len(bodies)
+                behind = entry.position
+                continue
+            if skip:  # it ends within an entry: the place is before that
+                within, bodies, skip = skip, bodies[skip:], 0
+            if entry.kind:
+                entries += map(entry.saying, bodies)
+            else:
                 entries.append(entry)
-        skip = done - place.number  # of the log: its own are stored no more
-        # Where it ends within an entry, the place is before that.
-        whole = skip
-        if 0 < skip < len(entries):
-            while whole and entries[whole - 1].position == entries[skip].position:
-                whole -= 1
-        behind = entries[whole - 1].position if whole else place.position
-        del entries[:skip]
         batches: list[Batch] = []
         following = Following(Place(done, behind, place.began))
         number = done
@@ -362,5 +364,5 @@ class Entries:
                 batch.cut(done - first)
             batches.append(batch)
         fill(entries)
-        following.extend(skip - whole)
+        following.extend(within)
         return batches, following

@@ -217,7 +217,9 @@ class RowsTests(SynchronousTestCase):
     def test_batched(self) -> None:
         """A batch that ends within an entry has the position of the one behind it."""
         self.patch(entries, "MAX_COST", 2 * (MESSAGE_OVERHEAD + 1))
-        some = [told(10), *self.entries.find(11).messagesFor("S"), told(14)]  # type: ignore[union-attr]
+        happened = event(11)
+        mine = map(happened.saying, [b"a", b"b", b"c"])
+        some = [told(10), *mine, told(14)]
         found = [(batch.bodies, position) for batch, position in batched(some)]
         self.assertEqual(found, [([b"x", b"a"], 11), ([b"b", b"c"], 11), ([b"x"], 14)])
         found = [(batch.bodies, position) for batch, position in batched(some[1:])]
@@ -226,5 +228,5 @@ class RowsTests(SynchronousTestCase):
     def test_closed(self) -> None:
         """Nothing is for a session behind where it is closed."""
         rows = event(15, (b"a", "ST"), (None, "S"), (b"b", "ST"))
-        told = {n: [each.body for each in rows.messagesFor(n)] for n in "STU"}
+        told = {n: rows.bodiesFor(n) for n in "STU"}
         self.assertEqual(told, {"S": [b"a"], "T": [b"a", b"b"], "U": []})
