@@ -172,7 +172,7 @@ class NodesTestCase(LogTestCase):
             self.assertEqual(self.replica(node).snapshot(), heard.replica.snapshot())
         for visitor in (*self.visitors, *self.former):
             self.heardBy(visitor)
-            isThere = visitor.service.running
+            isThere = bool(visitor.service.running)
             Visit(visitor.sessions, visitor.got, visitor.sent, isThere).check(heard)
 
 

@@ -228,7 +228,7 @@ async def call(reactor: Any, options: Any) -> None:
         while [one for one in there if one.waiting and one.service.running]:
             await deferLater(reactor, 0.05)
         visits = [
-            Visit(one.sessions, one.got, one.sent, one.service.running)
+            Visit(one.sessions, one.got, one.sent, bool(one.service.running))
             for one in (*there, *former)
         ]
         Path(options.out).write_text(json.dumps(visits))
@@ -248,11 +248,11 @@ class ChatNodes(Nodes):
     """The processes of nodes, and their engine."""
 
     module = NAME
-    list = ""
+    keys = ""  # the list of them
 
     def _start(self) -> Popen[str]:
         """Start a node."""
-        self._engineOptions[1:] = [f"--list={self.list}"]
+        self._engineOptions[1:] = [f"--list={self.keys}"]
         return super()._start()
 
     def states(self) -> set[str]:
@@ -311,7 +311,7 @@ def show(options: Any) -> int:
             "operator " + "".join(f"{key} key{n}\n" for n, key in enumerate(keys))
         )
         path.chmod(0o600)
-        ChatNodes.list = str(path)
+        ChatNodes.keys = str(path)
         nodes = ChatNodes(stack, log, options.nodes, 0.0)
         people = start(
             *(stack, log, f"--port={nodes.port}", f"--seed={options.seed}"),

@@ -16,7 +16,7 @@ import json
 import random
 from collections import Counter, defaultdict
 from collections.abc import Iterable
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from typing import NamedTuple
 
 from aesm.chat.replica import ChatReplica
@@ -114,10 +114,12 @@ class Visit(NamedTuple):
                 raise AssertionError(f"not said: {self.sent[times.index(0)]!r}")
             last, mine = due.pop(), got.pop() if got else []
             if mine != last:
-                at = [a == b for a, b in zip(mine, last, strict=False)]
-                at = at.index(False) if False in at else len(at)
+                same = takewhile(
+                    lambda pair: pair[0] == pair[1], zip(mine, last, strict=False)
+                )
+                at = len(list(same))
                 raise AssertionError(f"{mine[at:]} came instead of {last[at:]}")
-            if [lines for lines in due if lines[-1] != CLOSED]:
+            if [lines for lines in due if lines[-1:] != [CLOSED]]:
                 raise AssertionError("a session was lost")
         for lines in got:
             whose = [each for each in due if each[: len(lines)] == lines]
