@@ -57,7 +57,8 @@ class IMessageHandler(Interface):
     of another says C{clientsApart = True}: while a new process takes over from the
     running one, its clients move one after another, and not all at once.  One that
     has to know all clients says C{clientsTogether = True}: it is refused where there
-    are more nodes than one.
+    are more nodes than one, unless it has a C{replica}, an
+    L{IReplica<aesm.store.interface.IReplica>} (looked for by that name).
     """
 
     def connectionAccepted(

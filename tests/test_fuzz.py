@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from importlib.util import find_spec
 from random import Random
+from typing import Any
 from unittest import SkipTest
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -301,7 +302,7 @@ class PlantedTests(SynchronousTestCase):
 
     def test_sameNames(self) -> None:
         """The rules take names for different that look the same."""
-        self.finds("chat", Register, "alike", lambda register, name: set())
+        self.finds("chat", Register, "alike", lambda register, name: [])
 
     def test_history(self) -> None:
         """A room remembers everything."""
@@ -333,15 +334,27 @@ class PlantedTests(SynchronousTestCase):
 
         self.finds("chat", rules.Chat, "_say", loud)
 
+    def test_notAllRead(self) -> None:
+        """Who goes on with the chat does not know who ignores whom."""
+        goOn = Presence.goOn
+
+        def forgetful(chat: Presence, state: dict[str, Any]) -> None:
+            """Leave that out."""
+            goOn(chat, state)
+            for person in chat._people.values():
+                person.ignored.clear()
+
+        self.finds("chat", Presence, "goOn", forgetful)
+
     def test_banned(self) -> None:
         """Operators are banned like others."""
         outcast = rules.Chat._outcast
 
         def anybody(chat: rules.Chat, person: Person, argument: str) -> object:
             """Let nobody be an operator meanwhile."""
-            isOperator, chat._isOperator = chat._isOperator, lambda key: False
+            operators, chat._operators = chat._operators, set()
             found = outcast(chat, person, argument)
-            chat._isOperator = isOperator
+            chat._operators = operators
             return found
 
         self.finds("chat", rules.Chat, "_outcast", anybody)

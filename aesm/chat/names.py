@@ -10,7 +10,7 @@ same::
     people.add("alice", "the first")
     people.get("ALICE")                           # "the first"
     people.get("\\u0430lice")                        # None: another letter
-    people.alike("a1ice")                         # {"the first"}
+    people.alike("a1ice")                         # ["the first"]
 
 Somebody is found only by the letters of their name, so that nothing goes to one who
 only looks like whom it is for.
@@ -151,9 +151,11 @@ class Register(Generic[_T]):
         """Find who has a name, in whatever case and width."""
         return self._byName.get(foldName(name))
 
-    def alike(self, name: str) -> set[_T]:
-        """Find all whose names could be taken for this one."""
-        return {self._byLook[look] for look in looksOf(name) if look in self._byLook}
+    def alike(self, name: str) -> list[_T]:
+        """Find all whose names could be taken for this one, each once."""
+        # In an order that is the same in every process.
+        looks = sorted(looksOf(name))
+        return list(dict.fromkeys(self._byLook[k] for k in looks if k in self._byLook))
 
     def add(self, name: str, owner: _T) -> None:
         """Give a name that C{alike} finds nobody for."""

@@ -8,13 +8,16 @@ C{Chat} is a L{Presence} that reads lines.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Hashable
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aesm.chat.names import MAX_NAME, Register, foldName, nameFrom
 from aesm.chat.text import oneLine, sizeOf
+
+if TYPE_CHECKING:
+    from aesm.store.interface import Rows
 
 __all__ = [
     "DEFAULT_ROOM",
@@ -24,7 +27,6 @@ __all__ = [
     "KEY_ROOMS",
     "MAX_LISTED",
     "MAX_ROOMS",
-    "Lines",
     "Person",
     "Place",
     "Presence",
@@ -39,9 +41,6 @@ MAX_LISTED = 200  # names, or rooms, in one answer
 HISTORY_LINES = 50  # of one room
 HISTORY_BYTES = 16384  # of one room
 
-# Whom to send what; None for a line closes who is banned.
-Lines = list[tuple[Any, str | None]]
-
 
 @dataclass(eq=False)
 class Room:
@@ -49,29 +48,54 @@ class Room:
     A room and who is in it.
 
     @ivar name: as it is shown.
-    @ivar maker: the key of who has made it.
+    @ivar number: no other room has it, nor one that has gone.
+    @ivar maker: the key of who has made it; empty for nobody.
     @ivar present: who is in it, in the order of arrival.
+    @ivar audience: the members who are in it, as long as nobody comes or goes; None if
+        that is not known.
     @ivar history: the recent lines, and whose key said each, the oldest first.
     @ivar historySize: their length in bytes of UTF-8.
     @ivar said: how many lines were ever said in it.
     """
 
     name: str
-    maker: Hashable = None
+    number: int
+    maker: str = ""
     present: dict[Person, None] = field(default_factory=dict)
-    history: deque[tuple[Hashable, str]] = field(default_factory=deque)
+    audience: frozenset[str] | None = None
+    history: deque[tuple[str, str]] = field(default_factory=deque)
     historySize: int = 0
     said: int = 0
 
-    def remember(self, key: Hashable, line: str) -> None:
+    @property
+    def members(self) -> frozenset[str]:
+        """Who is in it: one object for all that they are told meanwhile."""
+        if self.audience is None:
+            self.audience = frozenset(person.member for person in self.present)
+        return self.audience
+
+    def enter(self, person: Person) -> None:
+        """Let somebody in."""
+        self.present[person] = self.audience = None
+
+    def depart(self, person: Person) -> None:
+        """Let somebody out."""
+        del self.present[person]
+        self.audience = None
+
+    def remember(self, key: str, line: str) -> None:
         """Keep a line for those who come later, and drop old ones over the bounds."""
         self.said += 1
+        self.keep(key, line)
+
+    def keep(self, key: str, line: str) -> None:
+        """Have a line in the history."""
         self.history.append((key, line))
         self.historySize += sizeOf(line)
         while len(self.history) > HISTORY_LINES or self.historySize > HISTORY_BYTES:
             self.historySize -= sizeOf(self.history.popleft()[1])
 
-    def since(self, said: int) -> list[tuple[Hashable, str]]:
+    def since(self, said: int) -> list[tuple[str, str]]:
         """Get what of the history came after so many lines were said."""
         return list(self.history)[-(self.said - said) :] if self.said > said else []
 
@@ -81,12 +105,14 @@ class Place(NamedTuple):
     Where somebody was who is away.
 
     @ivar name: their name.
-    @ivar room: the room.
+    @ivar room: what the room is called.
+    @ivar number: of the room, which may be gone.
     @ivar said: how many lines they have seen of it.
     """
 
     name: str
-    room: Room
+    room: str
+    number: int
     said: int
 
 
@@ -97,7 +123,7 @@ class Person:
 
     @ivar member: what the caller calls them.
     @ivar key: proves who they are.
-    @ivar identity: the same in words.
+    @ivar keyName: what the operator calls that key; empty if nothing.
     @ivar given: the name that goes with their key; empty if they may choose.
     @ivar name: their name, empty until they have one.
     @ivar room: where they are, None until they have a name.
@@ -106,14 +132,19 @@ class Person:
         had then.
     """
 
-    member: Hashable
-    key: Hashable
-    identity: str
+    member: str
+    key: str
+    keyName: str
     given: str
     name: str = ""
     room: Room | None = None
     place: Place | None = None
-    ignored: dict[Hashable, str] = field(default_factory=dict)
+    ignored: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def identity(self) -> str:
+        """Their key in words."""
+        return oneLine(f"{self.key} {self.keyName}").strip()
 
 
 # Four registries have to agree, and each is changed in one place:
@@ -143,7 +174,8 @@ class Presence:
     """
     Who is in the chat, under which name, and in which room.
 
-    Each public method returns what to send: pairs of a member and a line, in order.
+    Each public method returns what to send: pairs of a line and of those who are sent
+    it, in order; None for a line closes who is banned.
     """
 
     def __init__(self, freeNames: bool = False) -> None:
@@ -153,25 +185,38 @@ class Presence:
         @param freeNames: whether who has a key with a name may choose another one.
         """
         self._freeNames = freeNames
-        self._people: dict[Hashable, Person] = {}
-        self._ofKey: dict[Hashable, dict[Hashable, Person]] = {}
+        self._begin()
+        self._make(DEFAULT_ROOM)
+
+    def _begin(self) -> None:
+        """Have nobody, and no rooms."""
+        self._people: dict[str, Person] = {}
+        self._ofKey: dict[str, dict[str, Person]] = {}
         self._named: Register[Person] = Register()
         self._rooms: Register[Room] = Register()
-        self._output: Lines = []
-        self._rooms.add(DEFAULT_ROOM, Room(DEFAULT_ROOM))
+        self._made = 0  # rooms
+        self._output: list[tuple[str | None, Collection[str]]] = []
 
     # What the handler calls
 
-    def joined(
-        self, member: Hashable, key: Hashable, keyName: str | None = None
-    ) -> Lines:
+    def keyOf(self, member: str) -> str | None:
+        """Find the key of somebody who is connected."""
+        person = self._people.get(member)
+        return None if person is None else person.key
+
+    def isAway(self, member: str) -> bool:
+        """Tell whether somebody is away, and has a place to come back to."""
+        person = self._people.get(member)
+        return person is not None and person.place is not None
+
+    def joined(self, member: str, key: str, keyName: str = "") -> Rows:
         """
         Somebody has connected.
 
-        @param key: proves who they are; C{str} shows it.
-        @param keyName: what the operator calls that key, or None.
+        @param key: proves who they are.
+        @param keyName: what the operator calls that key; empty if nothing.
         """
-        person = self._add(member, key, keyName or "")
+        person = self._add(member, key, keyName)
         if person.given:
             self._tell(
                 person, "note: your name goes with your key; /help lists the commands"
@@ -183,15 +228,14 @@ class Presence:
             )
         return self._take()
 
-    def _add(self, member: Hashable, key: Hashable, keyName: str) -> Person:
+    def _add(self, member: str, key: str, keyName: str) -> Person:
         """Take note of somebody who has connected."""
-        identity = oneLine(f"{key} {keyName}").strip()
         given = nameFrom(keyName) if keyName and not self._freeNames else ""
-        person = self._people[member] = Person(member, key, identity, given)
+        person = self._people[member] = Person(member, key, keyName, given)
         self._ofKey.setdefault(key, {})[member] = person
         return person
 
-    def left(self, member: Hashable) -> Lines:
+    def left(self, member: str) -> Rows:
         """Somebody is gone."""
         person = self._people.pop(member)
         self._unname(person)
@@ -201,22 +245,71 @@ class Presence:
             del self._ofKey[person.key]
         return self._take()
 
-    def away(self, member: Hashable) -> Lines:
+    def away(self, member: str) -> Rows:
         """Somebody was cut off, and is missed by now; they may come back."""
         person = self._people[member]
         room = person.room
         if room is not None:
-            person.place = Place(person.name, room, room.said)
+            person.place = Place(person.name, room.name, room.number, room.said)
             self._unname(person)
         return self._take()
 
-    def back(self, member: Hashable) -> Lines:
+    def back(self, member: str) -> Rows:
         """Somebody who was away is back."""
         person = self._people[member]
         place, person.place = person.place, None
         if place is not None and not person.name:
             self._settle(person, place)
         return self._take()
+
+    # The whole of it
+    #
+    # It is the same, to the last byte, wherever the same has happened in the same
+    # order: all is in an order that comes from that.  Who is in a room is said by the
+    # place in the list of people; what follows from the rest is left out.
+
+    def state(self) -> dict[str, Any]:
+        """Get all that there is to be known, as fits into JSON."""
+        number = {person: index for index, person in enumerate(self._people.values())}
+        return {
+            "made": self._made,
+            "people": [
+                [one.member, one.key, one.keyName, one.name, one.place, one.ignored]
+                for one in self._people.values()
+            ],
+            "rooms": [
+                [
+                    *(room.name, room.number, room.maker, room.said),
+                    [number[person] for person in room.present],
+                    list(room.history),
+                ]
+                for room in self._rooms.values()
+            ],
+        }
+
+    def goOn(self, state: dict[str, Any]) -> None:
+        """
+        Go on from what was known.
+
+        @param state: as L{state} gave it.
+        """
+        self._begin()
+        for member, key, keyName, name, place, ignored in state["people"]:
+            person = self._add(member, key, keyName)
+            person.name, person.ignored = name, ignored
+            person.place = None if place is None else Place(*place)
+            if name:
+                self._named.add(name, person)
+        people = list(self._people.values())
+        for name, number, maker, said, present, history in state["rooms"]:
+            room = Room(name, number, maker, said=said)
+            self._rooms.add(name, room)
+            for index in present:
+                room.enter(people[index])
+                people[index].room = room
+            for key, line in history:
+                room.keep(key, line)
+        self._made = state["made"]
 
     # Who may have which name, and make which room
 
@@ -229,9 +322,9 @@ class Presence:
             name = person.given[: MAX_NAME - len(suffix)] + suffix
         return name
 
-    def _others(self, name: str, person: Person) -> set[Person]:
+    def _others(self, name: str, person: Person) -> list[Person]:
         """Find who else could be taken for somebody of this name."""
-        return self._named.alike(name) - {person}
+        return [other for other in self._named.alike(name) if other is not person]
 
     def _mayHave(self, person: Person, name: str) -> bool:
         """
@@ -246,8 +339,7 @@ class Presence:
         elif others:
             self._tell(
                 person,
-                f"error: the name {name} looks like {others.pop().name}, which is "
-                "taken",
+                f"error: the name {name} looks like {others[0].name}, which is taken",
             )
         elif not person.name and sum(bool(one.name) for one in ofKey) >= KEY_NAMES:
             self._tell(
@@ -268,7 +360,7 @@ class Presence:
         if others:
             self._tell(
                 person,
-                f"error: {name} looks like {others.pop().name}, another room",
+                f"error: {name} looks like {others[0].name}, another room",
             )
         elif len(rooms) >= MAX_ROOMS:
             self._tell(person, f"error: there are {MAX_ROOMS} rooms, and no more")
@@ -294,7 +386,7 @@ class Presence:
             return
         room = DEFAULT_ROOM
         if place is not None:
-            former = place.room.name
+            former = place.room
             if self._rooms.get(former) is not None or self._mayMake(person, former):
                 room = former
         person.name = name
@@ -336,13 +428,12 @@ class Presence:
         """
         room = self._rooms.get(name)
         if room is None:
-            room = Room(name, person.key)
-            self._rooms.add(name, room)
+            room = self._make(name, person.key)
         self._tellRoom(room, f"join {room.name} {person.name}")
-        room.present[person] = None
+        room.enter(person)
         person.room = room
         self._tell(person, f"you are {person.name} in {room.name}")
-        seen = place.said if place is not None and place.room is room else 0
+        seen = place.said if place is not None and place.number == room.number else 0
         for key, line in room.since(seen):
             if key not in person.ignored:
                 self._tell(person, line)
@@ -354,11 +445,17 @@ class Presence:
         if room is None:
             return
         person.room = None
-        del room.present[person]
+        room.depart(person)
         self._tellRoom(room, f"leave {room.name} {person.name}")
         if not room.present and room.name != DEFAULT_ROOM:
             self._rooms.remove(room.name)
-            room.history.clear()  # some who are away may hold the room itself
+
+    def _make(self, name: str, maker: str = "") -> Room:
+        """Make a room."""
+        self._made += 1
+        room = Room(name, self._made, maker)
+        self._rooms.add(name, room)
+        return room
 
     def _showRoom(self, person: Person, room: Room) -> None:
         """Tell somebody who is in a room."""
@@ -373,14 +470,14 @@ class Presence:
 
     def _tell(self, person: Person, line: str) -> None:
         """Send somebody a line."""
-        self._output.append((person.member, line))
+        self._output.append((line, (person.member,)))
 
     def _tellRoom(self, room: Room, line: str) -> None:
         """Send all in a room a line."""
-        for person in room.present:
-            self._tell(person, line)
+        if room.present:
+            self._output.append((line, room.members))
 
-    def _take(self) -> Lines:
+    def _take(self) -> Rows:
         """Take what is to be sent."""
         output, self._output = self._output, []
         return output

@@ -3,33 +3,39 @@ The rules of the chat, without I/O: who is called what, who is in which room,
 and who is told::
 
     chat = Chat()
-    chat.joined("one", "key 1")                   # [("one", "note: ...")]
-    chat.received("one", "/nick alice", 0.0)      # [("one", "you are ..."), ...]
-    chat.received("one", "hello", 1.0)            # [("one", "say lobby alice: hello")]
+    chat.joined("one", "key 1")                   # [("note: ...", ("one",))]
+    chat.received("one", "/nick alice", 0.0)      # [("you are ...", ("one",)), ...]
+    chat.received("one", "hello", 1.0)            # [("say lobby alice: hello", ...)]
     chat.left("one")                              # what the others are told
 
-Members and their keys are whatever the caller likes, as long as it can be hashed; for
-L{ChatHandler<aesm.chat.handler.ChatHandler>} members are connections.  The format of
-the lines is in C{docs/chat.md}: what others wrote is a name, or stands behind the
-first C{": "} of a line, and can hold nothing that would end it.
+Members and their keys are text; for L{ChatHandler<aesm.chat.handler.ChatHandler>} a
+member is the name of a session.  The format of the lines is in C{docs/chat.md}: what
+others wrote is a name, or stands behind the first C{": "} of a line, and can hold
+nothing that would end it.
+
+Of the same calls comes the same, in every process: L{aesm.chat.replica} relies on it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aesm.chat.names import MAX_NAME, foldName, tidyName
-from aesm.chat.presence import DEFAULT_ROOM, Lines, Person, Presence
+from aesm.chat.presence import DEFAULT_ROOM, Person, Presence
 from aesm.chat.text import oneLine, sizeOf
 
-__all__ = ["COMMANDS", "MAX_BANNED", "MAX_IGNORED", "MAX_LINE", "Chat"]
+if TYPE_CHECKING:
+    from aesm.store.interface import Rows
+
+__all__ = ["COMMANDS", "GUARDED", "MAX_BANNED", "MAX_IGNORED", "MAX_LINE", "Chat"]
 
 MAX_LINE = 4096  # bytes of a line from a member
 MAX_IGNORED = 50  # keys, of one member
 MAX_BANNED = 1000  # keys
 
+GUARDED = ("kick", "ban")  # commands for operators, of which none sends away another
 NAME_FIRST = "error: choose a name first: /nick NAME"
 
 
@@ -37,29 +43,19 @@ class Chat(Presence):
     """
     Who is called what, who is in which room, and who is told.
 
-    Each method returns what to send: pairs of a member and a line, in order.
+    Each method returns what to send: pairs of a line and of those who are sent it, in
+    order; None for a line closes who is banned.
     """
 
-    def __init__(
-        self,
-        isOperator: Callable[[Any], bool] = lambda key: False,
-        freeNames: bool = False,
-    ) -> None:
-        """
-        Start with the default room, and nobody in it.
-
-        @param isOperator: tells whether who has a key may send others away.
-        @param freeNames: whether who has a key with a name may choose another one.
-        """
-        super().__init__(freeNames)
-        self._isOperator = isOperator
-        self._banned: set[Hashable] = set()
+    def _begin(self) -> None:
+        """Have nobody banned, either."""
+        super()._begin()
+        self._banned: dict[str, None] = {}  # keys, in the order of that
+        self._operators: set[str] = set()  # of the keys that are there
 
     # What the handler calls, beside what Presence has
 
-    def joined(
-        self, member: Hashable, key: Hashable, keyName: str | None = None
-    ) -> Lines:
+    def joined(self, member: str, key: str, keyName: str = "") -> Rows:
         """
         Somebody has connected; who is banned is closed.
 
@@ -68,9 +64,36 @@ class Chat(Presence):
         if key not in self._banned:
             return super().joined(member, key, keyName)
         self._add(member, key, "")
-        return [(member, "error: your key is banned here"), (member, None)]
+        return [("error: your key is banned here", (member,)), (None, (member,))]
 
-    def received(self, member: Hashable, data: str | bytes | None, now: float) -> Lines:
+    def left(self, member: str) -> Rows:
+        """Somebody is gone."""
+        key = self._people[member].key
+        rows = super().left(member)
+        if key not in self._ofKey:
+            self._operators.discard(key)
+        return rows
+
+    def mark(self, key: str, isOperator: bool) -> None:
+        """
+        Note whether who has a key may send others away.
+
+        @param key: of somebody who is there; else that is not noted.
+        """
+        if not isOperator:
+            self._operators.discard(key)
+        elif key in self._ofKey:
+            self._operators.add(key)
+
+    def marks(self) -> dict[str, bool]:
+        """Tell of all keys that are there whether who has them is an operator."""
+        return {key: key in self._operators for key in self._ofKey}
+
+    def isBanned(self, key: str) -> bool:
+        """Tell whether who has a key is closed when they come."""
+        return key in self._banned
+
+    def received(self, member: str, data: str | bytes | None, now: float) -> Rows:
         """
         Somebody has sent a message.
 
@@ -90,6 +113,29 @@ class Chat(Presence):
             self._say(person, text.removeprefix("/"), now)
         return self._take()
 
+    # The whole of it
+
+    def state(self) -> dict[str, Any]:
+        """
+        Get all that there is to be known.
+
+        @see: L{Presence.state}
+        """
+        return super().state() | {
+            "banned": list(self._banned),
+            "operators": sorted(self._operators),
+        }
+
+    def goOn(self, state: dict[str, Any]) -> None:
+        """
+        Go on from what was known.
+
+        @see: L{Presence.goOn}
+        """
+        super().goOn(state)
+        self._banned = dict.fromkeys(state["banned"])
+        self._operators = set(state["operators"])
+
     # Commands
 
     def _command(self, person: Person, text: str) -> None:
@@ -103,7 +149,7 @@ class Chat(Presence):
             self._tell(person, f"error: there is no command /{word}: /help lists them")
         elif person.room is None and word not in ("nick", "regain", "help"):
             self._tell(person, NAME_FIRST)
-        elif word in ("kick", "ban") and not self._isOperator(person.key):
+        elif word in GUARDED and person.key not in self._operators:
             self._tell(person, f"error: only operators may /{word}")
         else:
             _COMMANDS[word].action(self, person, rest.strip())
@@ -127,7 +173,7 @@ class Chat(Presence):
         if (
             former is None
             or former.key != person.key
-            or self._others(name, person) != {former}
+            or self._others(name, person) != [former]
         ):
             self._rename(person, name)
             return
@@ -236,14 +282,14 @@ class Chat(Presence):
             self._tell(person, f"error: {MAX_BANNED} keys are banned, and no more")
             return
         other, reason = found
-        self._banned.add(other.key)
+        self._banned[other.key] = None
         words = f"banned by {person.name}{reason}"
         self._expel(other, words)
         for one in self._ofKey[other.key].values():
             self._unname(one)  # without the reason, which may be long, again
             one.place = None
             self._tell(one, f"error: you were {words}")
-            self._output.append((one.member, None))
+            self._output.append((None, (one.member,)))
 
     def _help(self, person: Person, argument: str) -> None:
         """List the commands."""
@@ -288,9 +334,9 @@ class Chat(Presence):
             f"old {room.name} {time:%Y-%m-%dT%H:%M:%SZ} {person.name}: {text}",
         )
         line = f"say {room.name} {person.name}: {text}"
-        for other in room.present:
-            if person.key not in other.ignored:
-                self._tell(other, line)
+        deaf = [one.member for one in room.present if person.key in one.ignored]
+        heard = room.members.difference(deaf) if deaf else room.members
+        self._output.append((line, heard))
 
     def _outcast(self, person: Person, argument: str) -> tuple[Person, str] | None:
         """
@@ -303,7 +349,7 @@ class Chat(Presence):
         other = self._find(person, name)
         if other is None:
             return None
-        if self._isOperator(other.key):
+        if other.key in self._operators:
             self._tell(person, f"error: {other.name} is an operator")
             return None
         return other, f": {reason.strip()}" if reason.strip() else ""

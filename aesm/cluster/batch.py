@@ -89,9 +89,10 @@ class Effect(NamedTuple):
     """
     What goes to others.
 
-    @ivar operation: C{"send"}, C{"log"} or C{"read"}.
+    @ivar operation: C{"send"}, C{"log"}, C{"gone"} or C{"read"}.
     @ivar cause: the session whose message made us do it, or empty.
-    @ivar where: the key, in text form, where it goes to one; or what was read.
+    @ivar where: the key, in text form, where it goes to one; or what was read; or the
+        session that is over.
     @ivar data: what goes there, if anything.
     @ivar tell: called with both results, unless the cause is another node's by then.
     """
@@ -101,6 +102,12 @@ class Effect(NamedTuple):
     where: tuple[str | int, ...]
     data: bytes | None
     tell: Callable[[int, int], object]
+
+    @property
+    def place(self) -> tuple[str | int, ...]:
+        """Where its data are kept."""
+        isLogged = self.operation in ("log", "gone")
+        return ("log",) if isLogged else (self.operation, *self.where)
 
     @property
     def size(self) -> int:
@@ -325,7 +332,8 @@ class Call:
     def adds(self) -> bool:
         """Whether an engine that is full is to refuse it."""
         added = any(each.adds for each in self.changes.values())
-        return added or bool(self._effects)
+        # That a session is over is said also where there is no room: it makes some.
+        return added or any(effect.operation != "gone" for _, effect in self._effects)
 
     def arguments(self, grace: int, sealer: Clear, adds: bool) -> list[object]:
         """
@@ -341,10 +349,10 @@ class Call:
             said += (name, self.fences[name])
         for key, (name, changes) in enumerate(self.changes.items(), 1):
             changes.say(said, str(key), name, sealer)
-        for operation, _, where, data, _ in self.effects:
-            said += (operation, *where)
-            if data is not None:
-                said.append(sealer.seal(data, operation, *where))
+        for effect in self.effects:
+            said += (effect.operation, *effect.where)
+            if effect.data is not None:
+                said.append(sealer.seal(effect.data, *effect.place))
         return said
 
 
@@ -480,7 +488,7 @@ class _Group(NamedTuple):
         for _, effect in self.effects:
             if effect.data is None:
                 removed += effect.size
-            else:
+            elif effect.operation != "gone":
                 added += effect.size
         return removed, added
 

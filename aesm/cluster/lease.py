@@ -47,6 +47,8 @@ class Lease:
         waits for them.
     @ivar drained: called, once, when an operator wants this node to end.
     @ivar says: what operators are told of this node, as JSON can say it.
+    @ivar ended: called with sessions that are over, and of which nobody has said so;
+        None where nobody wants to know.
     """
 
     def __init__(self, engine: Engine, grace: int) -> None:
@@ -54,6 +56,7 @@ class Lease:
         self.lapsed: Callable[[], object] = _nobody
         self.drained: Callable[[], object] = _nobody
         self.says: Callable[[], dict[str, Any]] = dict
+        self.ended: Callable[[list[bytes]], object] | None = None
         self._isDrained = False
         self._engine = engine
         self._grace = grace
@@ -122,8 +125,16 @@ class Lease:
 
     def _sweep(self) -> Deferred[None]:
         """Clean up until nothing is left to do."""
-        swept = self._engine.call(SWEEP, round(TIME * 1000), self._grace, SWEPT)
-        return swept.addCallback(lambda found: None if found < SWEPT else self._sweep())
+        ended = 0 if self.ended is None else round(REMEMBERED * 1000)
+        said = (round(TIME * 1000), self._grace, SWEPT, ended)
+        return self._engine.call(SWEEP, *said).addCallback(self._cbSwept)
+
+    def _cbSwept(self, found: tuple[int, list[bytes]]) -> Deferred[None] | None:
+        """Say which sessions are over, and go on, if there is more."""
+        count, names = found
+        if names and self.ended is not None:
+            self.ended(names)
+        return self._sweep() if count == SWEPT else None
 
     def _ebRenewed(self, failure: Failure) -> None:
         """It is said again soon; but the engine may have waited too long by now."""

@@ -25,6 +25,8 @@ __all__ = [
     "PAGE",
     "SAY",
     "SETTLE",
+    "SNAPSHOT",
+    "SNAPSHOTS",
     "SWEEP",
     "UNREAD",
     "WORK",
@@ -72,6 +74,8 @@ LEASE = _script("lease")
 SWEEP = _script("sweep")
 INLET = _script("inlet")
 LOG = _script("log")
+SNAPSHOT = _script("snapshot")
+SNAPSHOTS = _script("snapshots")
 SAY = _script("say")
 DRAIN = _script("drain")
 OVERVIEW = _script("overview")

@@ -20,7 +20,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred, fail
@@ -33,12 +32,22 @@ from aesm.cluster.batch import Effect, Part
 from aesm.cluster.doorbell import Doorbell
 from aesm.cluster.image import Image
 from aesm.cluster.lease import Lease
+from aesm.cluster.log import EngineLog
 from aesm.cluster.members import Members
 from aesm.cluster.sealing import Clear
 from aesm.cluster.writer import Writer
 from aesm.errors import SpoolError
 from aesm.secure.refusals import Kind, Refused
-from aesm.store.interface import Early, Entry, ILogStore, LogPage, Lost, Stored, Work
+from aesm.store.interface import (
+    Early,
+    Entry,
+    ILogStore,
+    LogPage,
+    Lost,
+    Snapshot,
+    Stored,
+    Work,
+)
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
@@ -113,6 +122,9 @@ class EngineStore:
         self.lapsed: Callable[[], object] = _nobody
         self.lease = Lease(engine, self._grace)
         self.lease.lapsed = lambda: self.lapsed()
+        self._log = EngineLog(
+            engine, self._writer, self.lease, self._sealer, self._members
+        )
         engine.up, engine.down = self._up, self._writer.down
         self._doorbell = Doorbell(engine)
         self._doorbell.rung, self._doorbell.missed = self._rung, self._missed
@@ -361,6 +373,7 @@ class EngineStore:
         """
         if self._isOurs(name):
             self._writer.next.of(name).dropped = True
+            self._log.ends(name)
 
     def attend(self, name: str, isThere: bool) -> None:
         """
@@ -389,6 +402,7 @@ class EngineStore:
 
         @see: L{ISessionStore.commit}
         """
+        self._log.flush()
         return self._writer.commit(early)
 
     def close(self) -> Deferred[None]:
@@ -425,15 +439,7 @@ class EngineStore:
 
         @see: L{ILogStore.log}
         """
-        written = partial(self._logWritten, tell)
-        self._writer.next.effects.append(Effect("log", cause, (), data, written))
-
-    def _logWritten(
-        self, tell: Callable[[int, bytes], object], position: int, index: int
-    ) -> None:
-        """Something is in the log, by the name that the script gives it."""
-        name = f"{self.node}:{self._writer.number}:{index}"
-        tell(position, name.encode())
+        self._log.write(cause, data, tell)
 
     def work(self) -> Deferred[list[Work]]:
         """
@@ -498,15 +504,23 @@ class EngineStore:
 
         @see: L{ILogStore.readLog}
         """
-        found = self._engine.call(scripts.LOG, after, name, PAGE_SIZE)
-        return found.addCallback(self._cbLog)
+        return self._log.read(after, name, PAGE_SIZE)
 
-    def _cbLog(self, found: list[Any] | None) -> LogPage | None:
-        """Read a part of the log."""
-        if found is None:
-            return None
-        first, last, *more = found
-        return LogPage(first, last, self._members.told(more[0]) if more else None)
+    def readSnapshots(self) -> Deferred[list[Snapshot]]:
+        """
+        Read snapshots of a replica.
+
+        @see: L{ILogStore.readSnapshots}
+        """
+        return self._log.readSnapshots()
+
+    def writeSnapshot(self, newest: int, snapshot: Snapshot) -> Deferred[int]:
+        """
+        Store a snapshot of a replica.
+
+        @see: L{ILogStore.writeSnapshot}
+        """
+        return self._log.writeSnapshot(newest, snapshot)
 
     def say(self, node: str, words: bytes) -> Deferred[int]:
         """
@@ -514,8 +528,15 @@ class EngineStore:
 
         @see: L{ILogStore.say}
         """
-        channel = f"n:{node}" if node else "log"
-        return self._engine.call(scripts.SAY, channel, b"say " + words)
+        return self._log.say(node, words)
+
+    def sayEnds(self, endEntry: Callable[[str], bytes]) -> None:
+        """
+        Say of all sessions that are removed that they are over, from now on.
+
+        @see: L{ILogStore.sayEnds}
+        """
+        self._log.sayEnds(endEntry)
 
     # The engine
 
@@ -572,7 +593,7 @@ class EngineStore:
             self.heard(words[4:])
             return
         if not isOurs:
-            self._hearLog(words)
+            self._log.heard(words, self.isKnown, self.told)
             return
         if words == b"drain":
             self.lease.look()
@@ -594,15 +615,6 @@ class EngineStore:
                 self._writer.leave({name: True})
         else:
             self._writer.leave({name: None if what == b"replaced" else False})
-
-    def _hearLog(self, words: bytes) -> None:
-        """Pass on what all were told by one commit: entries that follow each other."""
-        head, members = words.split(b"\n", 1)
-        position, *sizes = map(int, head.split())
-        if self.isKnown(position + len(sizes) - 1):  # mostly it is our own
-            return
-        for entry in self._members.heard(position, sizes, members):
-            self.told(entry)
 
     def _read(self, name: str, first: int, last: int) -> None:
         """Some node has read what came over a session of ours."""

@@ -38,6 +38,7 @@ from aesm.messages.causes import CAUSE
 from aesm.server.entries import packed
 from aesm.server.inlets import Inlets
 from aesm.server.reading import Readings
+from aesm.store.interface import IReplica
 from aesm.store.journal import JournalState
 from aesm.store.undoing import elsewhere, hasLeft
 from aesm.trust.keys import PublicKey
@@ -380,9 +381,15 @@ def checkHandler(handler: object) -> None:
     """
     Check that a handler is one for several nodes.
 
+    @raise TypeError: what it has as C{replica} is none.
     @raise ValueError: it is not.
     """
-    if getattr(handler, "clientsTogether", False):
+    replica = getattr(handler, "replica", None)
+    if replica is not None and not IReplica.providedBy(replica):
+        raise TypeError(
+            f"the replica of a handler provides IReplica, which {replica!r} does not"
+        )
+    if replica is None and getattr(handler, "clientsTogether", False):
         raise ValueError(
             "cluster cannot be had with this handler, which has to know all clients, "
             f"and knows those of one node: {type(handler).__name__}"

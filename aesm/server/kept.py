@@ -104,9 +104,14 @@ class KeptSessions:
         self._found: set[str] = set()  # that are ours, and do not go on yet
         store = journal.store
         if ILogStore.providedBy(store):
-            patience = 2 * messages.heartbeat
             journal.log = manager.connections.log = Log(
-                journal, ILogStore(store), manager.clock, patience, self._sendBuffer
+                journal,
+                ILogStore(store),
+                manager.clock,
+                2 * messages.heartbeat,
+                self._sendBuffer,
+                getattr(manager.handler, "replica", None),
+                self._broken,
             )
 
     def open(self) -> None:
@@ -368,6 +373,13 @@ class KeptSessions:
         if self._cluster is not None:
             self._cluster.lapsed()
         self._manager.goAway()
+
+    def _broken(self, reason: SpoolError) -> None:
+        """Let nobody in any more, and have all clients go elsewhere."""
+        if self._opening is None:
+            _log.critical("nobody is let in: {reason}", reason=str(reason))
+            self._failure = Failure(reason)
+            self._manager.goAway()
 
     def _find(self, name: str) -> DurableConnection | None:
         """Find the connection of a session that is ours, or was until now."""

@@ -5,13 +5,17 @@ What all were told, as one process keeps it, and what a session was to be sent o
     entries.add([decoded(entry)])
     entries.find(position)
     batches, following = entries.merged(name, done, place, own)
+
+An entry is a message to all, or something that has happened (L{aesm.store.replicated}
+says what is made of that): then it has several messages, each for some, or none.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Sequence
-from typing import Final, NamedTuple
+from bisect import bisect_left
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from aesm.core.messages.batch import (
     MAX_COST,
@@ -22,17 +26,26 @@ from aesm.core.messages.batch import (
     encodeMessage,
 )
 from aesm.core.messages.frames import MESSAGE_OVERHEAD
-from aesm.store.following import Following, Place, Places
+from aesm.store.following import Following, Place
 from aesm.store.interface import Blob, Entry
 from aesm.store.stream import readBlob
 
+if TYPE_CHECKING:
+    from aesm.store.interface import ILogStore
+
 __all__ = [
     "ENTRY_MEMORY",
+    "EVENT",
+    "GONE",
     "LOG_SIZE",
     "Entries",
+    "Row",
     "Told",
+    "batched",
     "decoded",
     "encoded",
+    "encodedEvent",
+    "entriesOf",
     "grouped",
     "together",
 ]
@@ -40,6 +53,25 @@ __all__ = [
 LOG_SIZE: Final = 14 << 20  # bytes of entries that are kept
 ENTRY_MEMORY: Final = 256  # bytes of an entry, beside its message
 GROUP_MICROS: Final = 1000  # of entries that share a time
+
+EVENT, GONE = "event", "gone"  # what an entry is that is no message
+
+
+class Row(NamedTuple):
+    """
+    Something that some sessions are told of what has happened.
+
+    @ivar body: the message; None if they are closed.
+    @ivar names: the sessions, sorted.
+    """
+
+    body: Body | None
+    names: tuple[str, ...]
+
+    def isFor(self, name: str) -> bool:
+        """Tell whether it is for a session."""
+        at = bisect_left(self.names, name)
+        return at < len(self.names) and self.names[at] == name
 
 
 class Told(NamedTuple):
@@ -52,6 +84,10 @@ class Told(NamedTuple):
     @ivar body: the message.
     @ivar exclude: the sessions that it is not for.
     @ivar isSound: whether it makes sense; else it is for nobody, at any process.
+    @ivar kind: C{EVENT}, if C{body} says what has happened, C{GONE} if it says which
+        session is over; empty for a message to all.
+    @ivar rows: what was made of that.
+    @ivar memory: the bytes that these take.
     """
 
     position: int
@@ -60,15 +96,34 @@ class Told(NamedTuple):
     body: Body
     exclude: frozenset[str]
     isSound: bool = True
+    kind: str = ""
+    rows: tuple[Row, ...] = ()
+    memory: int = 0
 
     def isFor(self, name: str) -> bool:
-        """Tell whether it is for a session."""
-        return self.isSound and name not in self.exclude
+        """Tell whether it is a message for a session."""
+        return self.isSound and not self.kind and name not in self.exclude
+
+    def bodiesFor(self, name: str) -> list[Body]:
+        """List its messages for a session, up to where that is closed."""
+        if not self.kind:
+            return [self.body] if self.isFor(name) else []
+        found: list[Body] = []
+        for row in self.rows:
+            if row.isFor(name):
+                if row.body is None:
+                    break
+                found.append(row.body)
+        return found
+
+    def saying(self, body: Body) -> Told:
+        """Make an entry of one message that was made of it."""
+        return self._replace(body=body, kind="", rows=())
 
     @property
     def size(self) -> int:
         """The bytes that it takes."""
-        return len(self.body) + ENTRY_MEMORY
+        return len(self.body) + self.memory + ENTRY_MEMORY
 
 
 def encoded(body: Body, exclude: Iterable[str], micros: int) -> bytes:
@@ -82,17 +137,59 @@ def encoded(body: Body, exclude: Iterable[str], micros: int) -> bytes:
     return header + b"\n" + encodeMessage(micros, body, type(body))
 
 
+def encodedEvent(kind: str, data: bytes, micros: int) -> bytes:
+    """
+    Make what is written of something that has happened.
+
+    @param kind: C{EVENT} or C{GONE}.
+    @param data: what, or which session is over.
+    @param micros: when it is told, microseconds since the Unix epoch.
+    """
+    return json.dumps({"kind": kind, "micros": micros}).encode() + b"\n" + data
+
+
 def decoded(entry: Entry) -> Told:
     """Read an entry."""
     position, name, data = entry
     try:
         header, frame = data.split(b"\n", 1)
+        fields: Mapping[str, Any] = json.loads(header)
+        if "kind" in fields:
+            kind, micros = fields["kind"], int(fields["micros"])
+            happened: Body = frame.decode("ascii") if kind == GONE else frame
+            isSound = kind in (EVENT, GONE)
+            return Told(position, name, micros, happened, frozenset(), isSound, kind)
         messages = readBlob(Blob(0, 1, frame))
-        exclude: Collection[str] = json.loads(header)["exclude"]
+        exclude: Collection[str] = fields["exclude"]
         body = bodyOf(messages.data[0])
         return Told(position, name, messages.micros, body, frozenset(exclude))
     except (LookupError, TypeError, ValueError):
         return Told(position, name, 0, b"", frozenset(), isSound=False)
+
+
+async def entriesOf(store: ILogStore) -> tuple[dict[int, Entry], int]:
+    """
+    Read all of a log.
+
+    @return: by position, and the position of the last.
+    @raise SpoolError: it cannot be read now.
+    """
+    there: dict[int, Entry] = {}
+    after, name, last = 0, b"", 1
+    while after < last:
+        page = await store.readLog(after, name)
+        if page is None:
+            after, name, last, there = 0, b"", 1, {}
+            continue
+        last = page.last
+        if page.entries is None:
+            after, name = page.first - 1, b""
+            continue
+        if not page.entries:
+            break
+        there |= {entry.position: entry for entry in page.entries}
+        after, name = page.entries[-1].position, page.entries[-1].name
+    return there, last
 
 
 def grouped(entries: Iterable[Told]) -> list[list[Told]]:
@@ -116,16 +213,35 @@ def together(group: Sequence[Told]) -> tuple[LoggedBatch, int]:
     return batch, group[-1].position
 
 
+def batched(entries: Iterable[Told]) -> list[tuple[LoggedBatch, int]]:
+    """
+    Make batches of some.
+
+    @return: each with the position up to which all is told once it is; where it ends
+        within an entry, that is the one of the batch behind it.
+    """
+    found: list[tuple[LoggedBatch, int]] = []
+    first = 0  # position of the first entry of the batch behind
+    for group in reversed(grouped(entries)):
+        batch, position = together(group)
+        found.append((batch, found[-1][1] if position == first else position))
+        first = group[0].position
+    found.reverse()
+    return found
+
+
 class Entries:
     """
     Entries without a gap.
 
     @ivar position: of the last, or of that before the first that is to come.
+    @ivar name: of the entry there; empty if it is not known.
     """
 
     def __init__(self) -> None:
         """Begin with none."""
         self.position = 0
+        self.name = b""
         self._entries: list[Told] = []
         self._size = 0
 
@@ -151,7 +267,7 @@ class Entries:
         """
         grown = sum([each.size for each in news])
         self._entries += news
-        self.position = news[-1].position
+        self.position, self.name = news[-1].position, news[-1].name
         self._size += grown
         return grown
 
@@ -163,20 +279,30 @@ class Entries:
             old += 1
         del self._entries[:old]
 
-    def restart(self, position: int, entries: Sequence[Told] = ()) -> None:
+    def restart(
+        self, position: int, entries: Sequence[Told] = (), name: bytes = b""
+    ) -> None:
         """
         Begin anew.
 
         @param position: behind which it goes on.
         @param entries: those that are there.
+        @param name: of the entry at the position, if it is known.
         """
         self._entries, self._size, self.position = [], 0, position
+        self.name = name
         if entries:
             self.add(entries)
 
     def same(self, names: dict[int, bytes]) -> list[Told]:
-        """List those that others have, too, by position and name."""
-        return [each for each in self._entries if names.get(each.position) == each.name]
+        """List those that others have, too, by position and name, up to a change."""
+        same: list[Told] = []
+        for each in self._entries:
+            if names.get(each.position) == each.name:
+                same.append(each)
+            elif same or each.position in names:
+                break
+        return same
 
     def merged(
         self, name: str, done: int, place: Place, own: Iterable[tuple[int, Batch]]
@@ -194,23 +320,35 @@ class Entries:
         index = place.position + 1 - self.first
         if index < 0:
             raise LookupError("the log has not what follows")
-        entries = [each for each in self._entries[index:] if each.isFor(name)]
         skip = done - place.number  # of the log: its own are stored no more
-        behind = entries[skip - 1].position if skip else place.position
-        del entries[:skip]
+        behind, within = place.position, 0
+        entries: list[Told] = []  # a message each
+        for entry in self._entries[index:]:
+            bodies = entry.bodiesFor(name)
+            if not bodies:
+                continue
+            if len(bodies) <= skip:
+                skip -= len(bodies)
+                behind = entry.position
+                continue
+            if skip:  # it ends within an entry: the place is before that
+                within, bodies, skip = skip, bodies[skip:], 0
+            if entry.kind:
+                entries += map(entry.saying, bodies)
+            else:
+                entries.append(entry)
         batches: list[Batch] = []
-        places: Places = []
+        following = Following(Place(done, behind, place.began))
         number = done
 
         def fill(some: list[Told]) -> None:
             """Add entries of the log."""
             nonlocal number
-            for group in grouped(some):
-                batch, position = together(group)
+            for batch, position in batched(some):
                 batch.first = number
                 batches.append(batch)
-                places.append((number, len(group), position))
-                number += len(group)
+                following.add(number, len(batch.bodies), position)
+                number += len(batch.bodies)
 
         for first, batch in own:
             gap = max(0, first - number)
@@ -226,4 +364,5 @@ class Entries:
                 batch.cut(done - first)
             batches.append(batch)
         fill(entries)
-        return batches, Following(Place(done, behind, place.began), places)
+        following.extend(within)
+        return batches, following

@@ -42,10 +42,10 @@ class Following:
 
     __slots__ = ("_behind", "isKept", "place", "places")
 
-    def __init__(self, place: Place, places: Places | None = None) -> None:
-        """@param places: the entries that are in its outbox already."""
+    def __init__(self, place: Place) -> None:
+        """Begin with nothing in the outbox."""
         self.place = place
-        self.places = places or []
+        self.places: Places = []
         self.isKept = False
         self._behind = place.position
 
@@ -53,10 +53,24 @@ class Following:
         """
         Entries are in the outbox.
 
-        @param first: the number of the first.
-        @param position: of the last.
+        @param first: the number of the first message.
+        @param count: how many there are.
+        @param position: of the last entry; that of the next ones, if it is not whole.
         """
+        if self.places:
+            former, size, same = self.places[-1]
+            if same == position and former + size == first:
+                self.places[-1] = (former, size + count, position)
+                return
         self.places.append((first, count, position))
+
+    def extend(self, count: int) -> None:
+        """
+        So many messages of the first entry in the outbox are acknowledged, and not all.
+        """
+        if count:
+            first, size, position = self.places[0]
+            self.places[0] = (first - count, size + count, position)
 
     def behind(self, done: int, position: int) -> int:
         """

@@ -21,7 +21,7 @@ or opened the store with it, or claimed it last.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from zope.interface import Attribute, Interface
@@ -37,9 +37,12 @@ __all__ = [
     "Early",
     "Entry",
     "ILogStore",
+    "IReplica",
     "ISessionStore",
     "LogPage",
     "Lost",
+    "Rows",
+    "Snapshot",
     "Stored",
     "Work",
 ]
@@ -54,6 +57,11 @@ ACKNOWLEDGED: Final = ("acknowledged", "acknowledgedCost", "limit", "log")
 # them: for each the numbers with which these were appended.  What was appended behind
 # them has moved up.  Both are by name.
 Lost = Callable[[Mapping[str, bool | None], Mapping[str, Collection[int]]], object]
+
+# What sessions are told, in order: each a TEXT message and the names of the sessions
+# that it is for; or None, and those that are closed (NOT_ALLOWED) and told nothing
+# more.
+Rows = Sequence[tuple[str | None, Collection[str]]]
 
 
 # Called with the names of sessions.
@@ -136,6 +144,20 @@ class Work(NamedTuple):
     peer: str
     blob: Blob
     read: int
+
+
+class Snapshot(NamedTuple):
+    """
+    What a replica made of the log, up to a position.
+
+    @ivar position: of the last entry in it.
+    @ivar name: of that entry.
+    @ivar data: what the replica said.
+    """
+
+    position: int
+    name: bytes
+    data: bytes
 
 
 class ISessionStore(Interface):
@@ -311,6 +333,55 @@ class ISessionStore(Interface):
         """
 
 
+class IReplica(Interface):
+    """
+    What each process makes of the events in a log, all of them the same: a state, and
+    what sessions are told.  It does nothing else, and asks nobody: neither what time it
+    is nor who is connected here.  A handler with C{clientsTogether} that has one, as
+    C{replica}, runs on several nodes; with C{connections.log.tell} it says what
+    happens, and learns of that here, as all others do.
+    """
+
+    def apply(data: bytes, micros: int) -> Rows:
+        """
+        Something has happened.
+
+        @param data: as C{Log.tell} was given it, at this process or another.
+        @param micros: when it was told, microseconds since the Unix epoch.
+        @return: what sessions are told.
+        @raise ValueError: this process cannot make of it what others do, since it is of
+            another version: it serves nobody any more.  Any other error is a bug, which
+            all have: it is logged, and nobody is told.
+        """
+
+    def gone(name: str) -> Rows:
+        """
+        A session is over: it ended, or its client did not come back in time.
+
+        @param name: the session, of which there may have been no event.
+        @return: as C{apply}.
+        """
+
+    def snapshot() -> bytes:
+        """Say the whole state."""
+
+    def restore(data: bytes | None) -> None:
+        """
+        Have another state, whatever there was.
+
+        @param data: from C{snapshot}, maybe of another process; None for the state
+            before anything has happened.
+        @raise ValueError: as C{apply}.
+        """
+
+    def rewound() -> None:
+        """
+        The log went back in time, and so did the state.  What was told of sessions that
+        are here may not be in it any more, and has to be told again; some of that may
+        come again by itself.
+        """
+
+
 class ILogStore(ISessionStore):
     """
     What several processes share, each of which may claim what is another's, and may
@@ -348,6 +419,33 @@ class ILogStore(ISessionStore):
         @param name: the name of the entry there; empty if none was read.
         @return: fires with a page; or with None if what was read is not in the log: it
             went back in time; fails with L{SpoolError}.
+        """
+
+    def sayEnds(endEntry: Callable[[str], bytes]) -> None:
+        """
+        Say of each session that is removed, from now on, that it is over: once,
+        whichever process finds that.
+
+        @param endEntry: makes what is told all then.
+        """
+
+    def readSnapshots() -> Deferred[list[Snapshot]]:
+        """
+        Read what a replica made of the log, up to some positions.
+
+        @return: fires with those from which the log goes on, the oldest first; fails
+            with L{SpoolError}.
+        """
+
+    def writeSnapshot(newest: int, snapshot: Snapshot) -> Deferred[int]:
+        """
+        Store a snapshot, if that makes sense: the oldest of three goes.
+
+        @param newest: the position of the newest one that we know of, or 0.
+        @param snapshot: is left out if there is a newer one than that, or if the log
+            has another entry there by now.
+        @return: fires with the position of the newest one that there is then; fails
+            with L{SpoolError}.
         """
 
     def say(node: str, words: bytes) -> Deferred[int]:

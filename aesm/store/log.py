@@ -5,6 +5,7 @@ processes share, and never for each receiver::
     log = Log(journal, store, clock, patience=60.0)
     log.start().addCallback(letIn)
     log.send("hello", exclude=[name])        # fires with how many have it
+    log.tell(b"alice has come", connection)  # what the handler's replica is told
     log.catchUp().addCallback(goOn)          # before a session goes on here
     log.entries.merged(name, done, place, own)       # what it was to be sent
 
@@ -13,12 +14,12 @@ Each process gives an entry the next number in each of its sessions that it is f
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from time import time_ns
 from typing import TYPE_CHECKING, Final, TypeVar, cast
 
-from twisted.internet.defer import Deferred, fail
+from twisted.internet.defer import Deferred, fail, succeed
 from twisted.logger import Logger
 
 from aesm.core.messages.batch import Message, bodyOf
@@ -27,15 +28,27 @@ from aesm.errors import ConnectionClosed, MessageTooBig, SendBufferFull, SpoolEr
 from aesm.messages.causes import CAUSE
 from aesm.store import entries
 from aesm.store.counting import Counting, LogCount
-from aesm.store.entries import Entries, Told, decoded, encoded, grouped, together
+from aesm.store.entries import (
+    Entries,
+    Told,
+    decoded,
+    encoded,
+    entriesOf,
+    grouped,
+    together,
+)
+from aesm.store.journal import JournalState
+from aesm.store.replicated import Picking, Replicated
+from aesm.store.telling import Tellings, endEntry
 from aesm.store.undoing import elsewhere, hasLeft
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall, IReactorTime
     from twisted.python.failure import Failure
 
+    from aesm.messages.connection import Connection
     from aesm.messages.protocol import AESMProtocol
-    from aesm.store.interface import Entry, ILogStore, ISessionStore
+    from aesm.store.interface import Entry, ILogStore, IReplica, ISessionStore
     from aesm.store.journal import Journal
     from aesm.store.logged import LoggedConnection
 
@@ -46,6 +59,11 @@ MAX_SENDING = 16 << 20  # bytes of those that are not written yet
 RETRY: Final = 1.0  # seconds until it is read again when that failed
 
 _log = Logger(namespace="aesm.log")
+
+
+def _nobody(*arguments: object) -> None:
+    """Nobody is to be told."""
+
 
 _T = TypeVar("_T")
 
@@ -96,6 +114,8 @@ class Log:
         clock: IReactorTime,
         patience: float,
         sendBuffer: int,
+        replica: IReplica | None = None,
+        broken: Callable[[SpoolError], object] = _nobody,
     ) -> None:
         """
         @param journal: has the sessions.
@@ -119,7 +139,15 @@ class Log:
         self._delivery: IDelayedCall | None = None
         self._retry: IDelayedCall | None = None
         self._waiting: list[Deferred[None]] = []  # until it was read once more
-        self._isReading = self._isStopped = self._isWanted = False
+        self._isReading = self._isWanted = False
+        self._over: SpoolError | None = None  # why nobody is told anything any more
+        self._replicated = None if replica is None else Replicated(replica, store)
+        self._broken = broken
+        self._tellings = Tellings(journal)
+        self._hasBegun = replica is None
+        self._isRewound = False  # and the replica does not know yet
+        if replica is not None:
+            store.sayEnds(lambda name: endEntry(name, time_ns() // 1000))
         # How often anything may have happened unheard, and how often when it was last
         # read: until that is the same, positions may be given again, and what is heard
         # is not taken.
@@ -138,14 +166,28 @@ class Log:
 
     def stop(self) -> None:
         """Tell nobody anything any more."""
-        self._isStopped = True
+        self._end(SpoolError("the log is closed"))
+
+    def _end(self, over: SpoolError) -> None:
+        """Tell nobody anything any more, and say why."""
+        self._over = over
         for call in (self._delivery, self._retry):
             if call is not None and call.active():
                 call.cancel()
         self._counting.stop()
         waiting, self._waiting = self._waiting, []
         for each in waiting:
-            each.errback(_stopped())
+            each.errback(self._stopped())
+        self._tellings.stop()
+
+    @property
+    def _isStopped(self) -> bool:
+        """Whether nobody is told anything any more."""
+        return self._over is not None
+
+    def _stopped(self) -> SpoolError:
+        """Make the error for who comes too late."""
+        return SpoolError(str(self._over))
 
     @property
     def _ours(self) -> list[LoggedConnection]:
@@ -208,6 +250,34 @@ class Log:
         for count in turn.counts:
             count.write(store)
 
+    def tell(self, data: bytes, cause: Connection) -> Deferred[None]:
+        """
+        Tell the replicas of all processes that something has happened.  It is written
+        with all that this turn writes, or, if nothing can be now, as soon as it can:
+        so a handler that is done with a message in the turn in which it has told this
+        has done both, or neither.
+
+        @param cause: whose it is: unless that session has ended, or is elsewhere.
+        @return: fires once it was told here, or never will be.
+        @raise MessageTooBig: it is larger than L{MAX_ENTRY}.
+        """
+        if len(data) > MAX_ENTRY:
+            raise MessageTooBig(
+                f"an event of {len(data)} bytes; to all nodes at most {MAX_ENTRY} can "
+                "go"
+            )
+        isRunning = self._journal.state is JournalState.RUNNING
+        if not isRunning or hasLeft(cause) or cause.isOver:
+            return succeed(None)
+        return self._tellings.tell(data, cause, self._thisTurn().micros)
+
+    def _thisTurn(self) -> _Turn:
+        """Find what this turn of the event loop sends, which is written at its end."""
+        if self._turn is None:
+            self._turn = _Turn(time_ns() // 1000)
+            self._journal.add(self._write).addBoth(self._cbWritten, self._turn)
+        return self._turn
+
     def _cbWritten(self, result: Failure | None, turn: _Turn) -> None:
         """What a turn sent is in the log, or will never be."""
         self._sending -= turn.size
@@ -234,13 +304,6 @@ class Log:
         return Deferred.fromCoroutine(self._hasTold(position))
 
     # What is told
-
-    @property
-    def _last(self) -> Told | None:
-        """The last entry that we know, told or not."""
-        if self._news:
-            return self._news[-1]
-        return self.entries.find(self.entries.position)
 
     @property
     def _known(self) -> int:
@@ -301,13 +364,34 @@ class Log:
         news, self._news = self._news, []
         if not news:
             return others
-        ours = self._ours
+        if self._replicated is not None:
+            news = self._replicated.applied(news)
+        sending = dict.fromkeys(others)
+        if news:
+            self._deliverTo(self._ours, news, sending)
+        if self._replicated is not None:
+            self._check()
+        if self._replicated is not None and not self._isStopped:
+            self._tellings.settle(self.entries.position)
+            self._replicated.save(self.entries.position, self.entries.name)
+        return sending
+
+    def _deliverTo(
+        self,
+        ours: list[LoggedConnection],
+        news: list[Told],
+        sending: dict[AESMProtocol | None, None],
+    ) -> None:
+        """Tell some what is new, and add what has something to send."""
         grown = self.entries.add(news)
         sound = [entry for entry in news if entry.isSound]
+        if [entry for entry in sound if entry.kind]:
+            sending |= dict.fromkeys(Picking(sound).deliver(ours))
+            self._sweep(grown)
+            return
         groups = [(*together(group), group) for group in grouped(sound)]
         common = [(batch, position) for batch, position, _ in groups]
         excluded = frozenset().union(*(entry.exclude for entry in sound))
-        sending = dict.fromkeys(others)
         for connection in ours:
             name = connection.session.name
             if name not in excluded:
@@ -324,7 +408,13 @@ class Log:
             if mine:
                 sending[connection.told(mine)] = None
         self._sweep(grown)
-        return sending
+
+    def _check(self) -> None:
+        """Serve nobody any more, if the replica can make nothing of what there is."""
+        failure = None if self._replicated is None else self._replicated.failure
+        if failure is not None and not self._isStopped:
+            self._end(failure)
+            self._broken(failure)
 
     def _sweep(self, grown: int) -> None:
         """
@@ -356,7 +446,7 @@ class Log:
             L{SpoolError} if it is stopped before.
         """
         if self._isStopped:
-            return fail(_stopped())
+            return fail(self._stopped())
         waiting: Deferred[None] = Deferred()
         self._waiting.append(waiting)
         self._read()
@@ -383,6 +473,7 @@ class Log:
             try:
                 await self._readOnce()
             except SpoolError:
+                self._check()
                 if not self._isStopped:
                     self._retry = self._clock.callLater(RETRY, self._again)
                 break
@@ -395,50 +486,74 @@ class Log:
 
     async def _readOnce(self) -> None:
         """Read what there is, page by page."""
+        if not self._hasBegun:
+            await self._begin(1)
+            self._hasBegun = True
         while not self._isStopped:
-            last = self._last
-            name = b"" if last is None else last.name
+            name = self._news[-1].name if self._news else self.entries.name
             page = await self._store.readLog(self._known, name)
             if page is None:
                 await self._rewind()
                 continue
             if page.entries is None:  # who has not had what was there misses it
-                self._news = []
-                self.entries.restart(page.first - 1)
-                for connection in self._ours:
-                    connection.closeLate()
+                await self._begin(page.first)
+                self._closeAll()
                 continue
             for entry in page.entries:
                 if entry.position == self._known + 1:  # it was not heard meanwhile
                     self._take(decoded(entry))
             if self._known >= page.last or not page.entries:
                 self._deliver()
+                self._tellRewound()
                 return
+
+    def _tellRewound(self) -> None:
+        """Say so to the replica, if the log was rewound."""
+        if self._isRewound and self._replicated is not None and not self._isStopped:
+            self._isRewound = False
+            self._replicated.rewound()
+
+    async def _begin(self, first: int) -> None:
+        """
+        Begin with the first entry that is there, or behind a snapshot.
+
+        @param first: its position.
+        """
+        position, name = first - 1, b""
+        if self._replicated is not None:
+            position, name = await self._replicated.begin(first)
+        self._news = []
+        self.entries.restart(position, (), name)
+
+    def _closeAll(self) -> None:
+        """Close all our sessions: they have missed something."""
+        for connection in self._ours:
+            connection.closeLate()
 
     async def _rewind(self) -> None:
         """The log is not what it was: go back to what is the same."""
         self._doubts += 1
         self._isWanted = True
         self._deliver()
-        there: dict[int, bytes] = {}
-        after, name, last = 0, b"", 1
-        while after < last:
-            page = await self._store.readLog(after, name)
-            if page is None:
-                after, name, last, there = 0, b"", 1, {}
-                continue
-            last = page.last
-            if page.entries is None:
-                after, name = page.first - 1, b""
-                continue
-            if not page.entries:
-                break
-            there |= {entry.position: entry.name for entry in page.entries}
-            after, name = page.entries[-1].position, page.entries[-1].name
+        there, last = await entriesOf(self._store)
+        replicated = self._replicated
+        shots = [] if replicated is None else await self._store.readSnapshots()
         base = min(there, default=last + 1) - 1
-        same = self.entries.same(there)
-        lost = self.entries.position + 1 - self.entries.first - len(same)
+        first, before = self.entries.first, self.entries.position
+        same = self.entries.same({at: there[at].name for at in there})
+        lost = before + 1 - first - len(same)
+        known, name = same[-1][:2] if same else (base, b"")
+        self._news = []
         self.entries.restart(base, same)
+        if replicated is not None and (known != before or not same):
+            position, name = replicated.goBack(shots, there, base, known)
+            self._isRewound = True
+            self._check()
+            if position != known:
+                self.entries.restart(position, (), name)
+                self._closeAll()
+        if there and not same and first > base + 1:
+            self._closeAll()  # nobody knows what of that they had
         self._swept = (0, min(self.entries.position, self._swept[1]))
         _log.warn(
             "the engine lacks {count} messages to all nodes: those who have them keep "
@@ -466,8 +581,3 @@ class _Turn:
         self.micros = micros
         self.counts: list[LogCount] = []
         self.size = 0
-
-
-def _stopped() -> SpoolError:
-    """Make the error for who comes too late."""
-    return SpoolError("the log is closed")

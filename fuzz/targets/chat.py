@@ -11,7 +11,8 @@ its author's key; nobody is told anything who is not there, or whose key is bann
 step tells each member no more than it may, and others little more than was written; all
 who are in a room see the same people in it, however people are cut off and come back;
 no two names look the same; names, rooms, history, bans and whom one ignores are
-bounded, and gone when everybody is, but for bans.  A client shows one line of printable
+bounded, and gone when everybody is, but for bans.  Whoever goes on from a snapshot has
+the same chat.  A client shows one line of printable
 characters at a time, in rows that are no wider than the terminal.
 """
 
@@ -33,11 +34,12 @@ from aesm.chat.presence import (
     HISTORY_BYTES,
     HISTORY_LINES,
     MAX_LISTED,
-    Lines,
 )
+from aesm.chat.replica import ChatReplica
 from aesm.chat.rules import MAX_LINE, Chat
 from aesm.chat.text import oneLine
 from aesm.chat.view import ChatView, Line
+from aesm.store.interface import Rows
 from aesm.text import cellsOf
 from fuzz.failures import noFailures
 from fuzz.script import Script
@@ -132,16 +134,21 @@ class _World:
 
     def __init__(self) -> None:
         """Begin with nobody there."""
-        self.chat = Chat(lambda key: key == _OPERATOR)
+        self.replica = ChatReplica()
         self.views: dict[int, ChatView] = {}
         self.closed: set[int] = set()  # of those, whose connections are being closed
         self.away: set[int] = set()  # of those, who are cut off
         self.now = 1.7e9
         self.width = 40
 
+    @property
+    def chat(self) -> Chat:
+        """What they are in."""
+        return self.replica.chat
+
     # What is checked
 
-    def tell(self, lines: Lines, speaker: int | None, size: int = 0) -> None:
+    def tell(self, rows: Rows, speaker: int | None, size: int = 0) -> None:
         """
         Give members their lines.
 
@@ -150,6 +157,7 @@ class _World:
         """
         name = "" if speaker is None else self.views[speaker].name
         told: dict[int, list[str]] = {}
+        lines = [(int(name), line) for line, names in rows for name in names]
         for member, line in lines:
             assert member in self.views, "somebody is told who is not there"
             assert member not in self.closed, "somebody is told who is banned"
@@ -165,7 +173,7 @@ class _World:
             if words[0] == "say":
                 assert words[2] == name, "not by its author"
             if speaker is not None and words[0] in ("say", "tell"):
-                person = self.chat._people[member]
+                person = self.chat._people[str(member)]
                 assert _KEYS[speaker] not in person.ignored, "it is ignored"
             told.setdefault(member, []).append(line)
             self.see(member, line)
@@ -224,11 +232,11 @@ class _World:
             return
         # What cannot stand in a line is replaced, by up to three bytes for each.
         size = len(oneLine(data).encode()) if isinstance(data, str) else 0
-        self.tell(self.chat.received(member, data, self.now), member, size)
+        self.tell(self.chat.received(str(member), data, self.now), member, size)
         # The names of some may have been taken, by /regain or by an operator.
         for other, view in self.views.items():
             person = self.chat._named.get(view.name)
-            if view.name and (person is None or person.member != other):
+            if view.name and (person is None or person.member != str(other)):
                 self._unname(other)
 
     def _unname(self, member: int) -> None:
@@ -242,8 +250,13 @@ class _World:
         member = script.number() % _MEMBERS
         if member not in self.views:
             self.views[member] = ChatView()
-            name = self.text(script) or None
-            self.tell(self.chat.joined(member, _KEYS[member], name), None)
+            self.come(member, self.text(script))
+
+    def come(self, member: int, keyName: str = "") -> None:
+        """Somebody has come."""
+        key = _KEYS[member]
+        self.tell(self.chat.joined(str(member), key, keyName), None)
+        self.chat.mark(key, key == _OPERATOR)
 
     def leaves(self, script: Script) -> None:
         """Somebody is gone."""
@@ -253,7 +266,7 @@ class _World:
             del self.views[member]
             self.closed.discard(member)
             self.away.discard(member)
-            self.tell(self.chat.left(member), None)
+            self.tell(self.chat.left(str(member)), None)
 
     def cut(self, script: Script) -> None:
         """Somebody is cut off, or is back; what they sent before may come yet."""
@@ -262,11 +275,11 @@ class _World:
             return
         if member in self.away:
             self.away.remove(member)
-            self.tell(self.chat.back(member), None)
+            self.tell(self.chat.back(str(member)), None)
         else:
             self.away.add(member)
             self._unname(member)
-            self.tell(self.chat.away(member), None)
+            self.tell(self.chat.away(str(member)), None)
 
     def text(self, script: Script) -> str:
         """Take any text."""
@@ -329,10 +342,17 @@ class _World:
         for member in list(self.views):
             self.leaves(Script(bytes([member])))
         self.views[1] = ChatView()
-        self.tell(self.chat.joined(1, _KEYS[1]), None)
-        self.tell(self.chat.received(1, "/nick last", self.now), 1)
-        lines = self.chat.received(1, "/rooms", self.now)
-        assert lines == [(1, f"rooms 1: {DEFAULT_ROOM}=1")], lines
+        self.come(1)
+        self.tell(self.chat.received("1", "/nick last", self.now), 1)
+        rows = self.chat.received("1", "/rooms", self.now)
+        assert rows == [(f"rooms 1: {DEFAULT_ROOM}=1", ("1",))], rows
+
+    def movesOn(self, script: Script) -> None:
+        """Another process goes on with the chat."""
+        before = self.replica
+        self.replica = ChatReplica()
+        self.replica.restore(before.snapshot())
+        assert self.replica.snapshot() == before.snapshot(), "it is another chat"
 
 
 _STEPS: tuple[Callable[[_World, Script], None], ...] = (
@@ -348,6 +368,7 @@ _STEPS: tuple[Callable[[_World, Script], None], ...] = (
     _World.lies,
     _World.crowd,
     _World.cut,
+    _World.movesOn,
 )
 
 
@@ -479,6 +500,17 @@ def seeds() -> Iterator[bytes]:
             + do(_World.cut, 3)
             + say(3, "z")
         )
+    yield (
+        named
+        + say(4, "/ignore bob")
+        + do(_World.movesOn)
+        + say(3, "hello")
+        + do(_World.cut, 3)
+        + say(4, "/kick alice")
+        + do(_World.movesOn)
+        + do(_World.cut, 3)
+        + say(3, "x")
+    )
     yield do(_World.crowd, 200) + do(_World.resizes, 3) + named + do(_World.resizes, 12)
     for code in (
         0x00,

@@ -102,7 +102,9 @@ class ChatHandlerTests(SynchronousTestCase):
         bob = self.join(pair, "bob")
         alice, other = pair.server.connections.values()
         self.linesOf(pair.client), self.linesOf(bob)
-        handler._deliver([(alice, "x"), (alice, "x"), (other, "x"), (alice, "y")])
+        one, two = alice.session.name, other.session.name
+        rows = [("x", (one,)), ("x", (one, two)), ("y", (one,))]
+        handler._deliver([*rows, ("z", ("a session that is gone",))])
         pair.deliver()
         self.assertEqual(self.linesOf(pair.client), ["x", "x", "y"])
         self.assertEqual(self.linesOf(bob), ["x"])

@@ -4,7 +4,7 @@ Tests for L{aesm.chat.rules}.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection
 from typing import Any
 
 from hypothesis import given, settings
@@ -15,6 +15,7 @@ from aesm.chat import rules
 from aesm.chat.names import looksOf
 from aesm.chat.rules import MAX_LINE, Chat
 from aesm.chat.text import oneLine, sizeOf
+from aesm.store.interface import Rows
 
 NOW = 1_700_000_000.0
 EVIL = "\x00\x1b\n\r\t\x0b\x85\u2028\u2029\u202e\u2066\u200f\ufeff\ud800\u00ad\x7f"
@@ -72,21 +73,23 @@ class Party:
     @ivar told: what each member was told since it was looked at last.
     """
 
-    def __init__(self, *names: str, **options: Any) -> None:
+    def __init__(
+        self, *names: str, operators: Collection[str] = (), **options: Any
+    ) -> None:
         """
         @param names: who is there, by those names, each with a key of their own.
+        @param operators: the keys of those who may send others away.
         @param options: the chat's.
         """
         self.chat = Chat(**options)
+        self._operators = operators
         self.told: dict[str, list[str]] = {}
         for name in names:
             self.come(name)
             self.say(name, f"/nick {name}")
         self.look(*names)
 
-    def come(
-        self, member: str, key: str | None = None, keyName: str | None = None
-    ) -> None:
+    def come(self, member: str, key: str | None = None, keyName: str = "") -> None:
         """
         Somebody connects.
 
@@ -95,7 +98,9 @@ class Party:
         @param keyName: what it is called.
         """
         self.told[member] = []
-        self._take(self.chat.joined(member, key or f"key of {member}", keyName))
+        key = key or f"key of {member}"
+        self._take(self.chat.joined(member, key, keyName))
+        self.chat.mark(key, key in self._operators)
 
     def go(self, member: str) -> None:
         """
@@ -134,14 +139,15 @@ class Party:
             self.told[member] = []
         return taken[0] if len(members) == 1 else taken
 
-    def _take(self, output: Sequence[tuple[str, str | None]]) -> None:
+    def _take(self, output: Rows) -> None:
         """
         Deliver.
 
-        @param output: whom to send what.
+        @param output: what to send whom.
         """
-        for member, line in output:
-            self.told[member].append(CLOSED if line is None else line)
+        for line, members in output:
+            for member in members:
+                self.told[member].append(CLOSED if line is None else line)
 
 
 class PartyTestCase(SynchronousTestCase):
@@ -336,7 +342,7 @@ class ChatTests(PartyTestCase):
     def makeModerated(self) -> Party:
         """Make a chat with an operator, one more, and two others."""
         operators = ("key of op", "key of op2")
-        return Party("op", "op2", "alice", "bob", isOperator=operators.__contains__)
+        return Party("op", "op2", "alice", "bob", operators=operators)
 
     def test_onlyOperators(self) -> None:
         """Only operators send others away, and not each other."""
@@ -430,7 +436,7 @@ class ChatTests(PartyTestCase):
         party = Party(
             *(f"m{number}" for number in range(size)),
             *("Bob", "alice"),
-            isOperator="key of alice".__eq__,
+            operators=("key of alice",),
         )
         party.say("m1", "/join den")
         party.look(*party.told)
@@ -449,13 +455,15 @@ class ChatTests(PartyTestCase):
         Whatever members send, each line is one line of known form, goes to
         somebody who is there, and names are unique and rooms have people.
         """
-        rules = Chat(isOperator=lambda key: key == "K0")
-        here: set[int] = set()
-        for member, happens in happenings:
+        rules = Chat()
+        here: set[str] = set()
+        for number, happens in happenings:
+            member = f"member {number}"
             if member not in here:
                 # Two have one key, and two keys have names.
-                key, keyName = f"K{member // 2}", "key" if member > 2 else None
+                key, keyName = f"K{number // 2}", "key" if number > 2 else ""
                 output = rules.joined(member, key, keyName)
+                rules.mark(key, key == "K0")
                 here.add(member)
             elif happens == "go":
                 output = rules.left(member)
@@ -466,8 +474,9 @@ class ChatTests(PartyTestCase):
                 output = rules.back(member)
             else:
                 output = rules.received(member, happens[0], NOW)
-            for receiver, line in output:
-                self.assertIn(receiver, here)
+            for line, receivers in output:
+                self.assertTrue(receivers)
+                self.assertLessEqual(set(receivers), here)
                 if line is None:
                     continue
                 self.assertEqual(line, oneLine(line))

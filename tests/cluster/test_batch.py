@@ -190,3 +190,11 @@ class GatheredTests(SynchronousTestCase):
         self.assertEqual(
             [(p.number, p.cause) for p in parts], [(0, "A"), (1, ""), (2, "A")]
         )
+
+    def test_ends(self) -> None:
+        """That sessions are over adds nothing that an engine which is full refuses."""
+        for operation, adds in (("gone", 0), ("log", 1), ("gone", 1)):
+            where = ("S",) if operation == "gone" else ()
+            self.gathered.effects.append(Effect(operation, "", where, b"x", print))
+            (call,) = self.calls()
+            self.assertEqual(call.arguments(7, Clear())[0], adds)

@@ -62,7 +62,7 @@ class RowTests(EngineTestCase):
         self.assertEqual(self.rows("w"), [])
         self.redis.command("HSET", self.key("meta"), "calm", 1)
         self.redis.command("ZADD", self.key("n"), 1, "one")
-        self.done(self.two, self.two.engine.call(SWEEP, 10**9, 60_000, 256))
+        self.done(self.two, self.two.engine.call(SWEEP, 10**9, 60_000, 256, 0))
         self.assertEqual([row.name for row in self.rows("w")], ["S", "T"])
         self.assertEqual(self.rows("h:one"), [])
 

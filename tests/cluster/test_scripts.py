@@ -17,6 +17,8 @@ from aesm.cluster.scripts import (
     LEASE,
     LOG,
     PAGE,
+    SNAPSHOT,
+    SNAPSHOTS,
     SWEEP,
     Script,
 )
@@ -575,9 +577,11 @@ class LeaseTests(ScriptTestCase):
         said = (node.engine.node, lease, self.GRACE, FOREVER, "{}")
         return self.run(node, LEASE, *said)
 
-    def sweep(self, room: int = 256) -> Any:
+    def sweep(self, room: int = 256, ended: int = 0) -> Any:
         """Clean up."""
-        return self.run(self.two, SWEEP, self.LEASE, self.GRACE, room)
+        said = (self.LEASE, self.GRACE, room, ended)
+        count, self.ends = self.run(self.two, SWEEP, *said)
+        return count
 
     def calm(self) -> None:
         """Let the first grace be over."""
@@ -690,6 +694,134 @@ class LeaseTests(ScriptTestCase):
         self.lease(self.one)
         self.assertEqual(self.sweep(), 1)
 
+    def test_ended(self) -> None:
+        """
+        Where somebody wants to know of sessions that are over, they are told of until
+        one node has said so, in the log; another one, or the same, does not then.
+        """
+        self.calm()
+        self.waitLong("S")
+        self.sweep()
+        self.assertEqual(self.ends, [])
+        self.assertEqual(self.redis.command("EXISTS", self.key("gone")), 0)
+        self.waitLong("T")
+        self.assertEqual(self.sweep(ended=FOREVER), 1)
+        for _ in range(2):
+            self.assertEqual(self.ends, [b"T"])
+            self.sweep(ended=FOREVER)
+        results = self.commit(self.two, [], "gone", "T", "over", adds=0)[1]
+        self.assertEqual(results, [1, 0])
+        again = self.commit(self.one, [], "gone", "T", "x", "gone", "U", "y")[1]
+        self.assertEqual(again, [0, 0, 0, 0])
+        self.assertEqual(self.has("log"), [b"two:1:1 over"])
+        self.sweep(ended=FOREVER)
+        self.assertEqual(self.ends, [])
+
+    def test_ends(self) -> None:
+        """
+        So it is for all ways in which a session ends: it is left, replaced, or not come
+        back to; also what is unread of it does not make it end again.
+        """
+        self.calm()
+        self.sweep(ended=FOREVER)
+        self.commit(self.one, [("S", 1)], "drop", 1, "gone", "S", "over")
+        self.assertEqual(self.has("log"), [b"one:1:1 over"])
+        self.commit(self.one, [("U", 1)], "append", 1, "i", 1, 1, "x")
+        self.begin("V", "L", most=1)
+        self.sweep(ended=FOREVER)
+        self.assertEqual(sorted(self.ends), [b"T", b"U"])
+        self.commit(self.one, [], "gone", "T", "over", "gone", "U", "over")
+        self.commit(self.one, [("U", 2)], "drop", 1)
+        self.waitLong("V")
+        self.redis.command("EXPIRE", self.key("replica"), 0)
+        self.sweep()
+        self.sweep(ended=FOREVER)
+        self.assertEqual(self.ends, [])
+
+    def test_endedAgain(self) -> None:
+        """
+        A name is not taken again before that is said; who has the session all the same,
+        after the engine went back, goes on with it.
+        """
+        self.calm()
+        self.sweep(ended=FOREVER)
+        self.commit(self.one, [("S", 1), ("T", 1)], "drop", 1, "drop", 2)
+        self.assertIs(self.begin("S", "K"), None)
+        self.commit(self.one, [("S", 1)], "restore", 1, "K", 1, "put", 1, "x", number=0)
+        self.sweep(ended=FOREVER)
+        self.assertEqual(self.ends, [b"T"])
+        self.commit(self.one, [], "gone", "T", "over")
+        self.assertEqual(self.begin("T", "L"), [])
+
+    def test_endedFull(self) -> None:
+        """That is said also where there is no room."""
+        self.calm()
+        self.sweep(ended=FOREVER)
+        self.waitLong("S")
+        self.full()
+        self.sweep(ended=FOREVER)
+        self.assertEqual(self.ends, [b"S"])
+        said = ("drop", 1, "gone", "T", "over", "gone", "S", "over")
+        self.commit(self.one, [("T", 1)], *said, adds=0)
+        self.assertEqual(len(self.has("log")), 2)
+
+
+class SnapshotTests(ScriptTestCase):
+    """What replicas made of the log."""
+
+    def setUp(self) -> None:
+        """Have a log."""
+        super().setUp()
+        said = [part for each in "abcdef" for part in ("log", each)]
+        self.commit(self.one, [], *said)
+
+    def write(self, newest: int, position: int, name: str, data: str) -> Any:
+        """Store one."""
+        return self.run(self.one, SNAPSHOT, newest, position, name, data)
+
+    def read(self) -> list[bytes]:
+        """Read those from which the log goes on."""
+        found: list[bytes] = self.run(self.two, SNAPSHOTS, 1000)
+        return found
+
+    def test_two(self) -> None:
+        """
+        There are two, the newest ones; who does not know the newest has none taken.
+        """
+        self.assertEqual(self.read(), [])
+        self.assertEqual(self.write(0, 2, "one:1:2", "A"), 2)
+        self.assertEqual(self.write(0, 3, "one:1:3", "B"), 2)
+        self.assertEqual(self.write(2, 4, "one:1:4", "C"), 4)
+        both = [b"one:1:2 A", b"2", b"one:1:4 C", b"4"]
+        self.assertEqual(self.read(), both)
+        self.assertEqual(self.write(4, 5, "one:1:5", "D"), 5)
+        self.assertEqual(self.read(), [*both[2:], b"one:1:5 D", b"5"])
+
+    def test_other(self) -> None:
+        """One of which the last entry is not in the log is not taken."""
+        for position, name in ((2, "one:1:1"), (2, "one:1:"), (7, "one:1:7")):
+            self.assertEqual(self.write(0, position, name, "A"), 0)
+        self.assertEqual(self.read(), [])
+
+    def test_goesOn(self) -> None:
+        """One behind which the log has dropped something is of no use."""
+        self.write(0, 2, "one:1:2", "A")
+        self.write(2, 5, "one:1:5", "B")
+        for first, count in ((3, 2), (4, 1), (6, 1), (7, 0)):
+            self.redis.command("ZREMRANGEBYSCORE", self.key("log"), "-inf", f"({first}")
+            if first == 7:
+                self.commit(self.one, [], "log", "g", "log", "h")
+                self.redis.command("ZREM", self.key("log"), "one:2:1 g")
+            self.assertEqual(len(self.read()), 2 * count)
+
+    def test_wanted(self) -> None:
+        """Who reads them wants to know of sessions that end, for a while."""
+        self.read()
+        left = self.redis.command("PTTL", self.key("replica"))
+        self.assertIn(left, range(1, 1001))
+        self.full()
+        self.read()
+
 
 class EpochTests(ScriptTestCase):
     """Data that are not those that a node knows."""
@@ -697,7 +829,7 @@ class EpochTests(ScriptTestCase):
     def test_all(self) -> None:
         """No script does anything to them."""
         self.redis.command("HSET", self.key("meta"), "epoch", "other")
-        for script in (BEGIN, CLAIM, PAGE, COMMIT, LEASE, SWEEP, INLET, LOG):
+        for script in (BEGIN, CLAIM, PAGE, COMMIT, LEASE, SWEEP, INLET, LOG, SNAPSHOT):
             node = self.node(f"with {script.name}")
             node.engine._epoch = b"former"
             self.assertIn("EPOCH", self.fails(node, script))

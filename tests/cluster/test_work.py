@@ -46,13 +46,13 @@ class WorkTests(EngineTestCase):
         self.redis.command("HSET", self.key("meta"), "calm", 1)
         for name in "ST":
             self.redis.command("ZADD", self.key("w"), 1, name)
-        self.done(self.two, self.two.engine.call(SWEEP, 10**9, 60_000, 256))
+        self.done(self.two, self.two.engine.call(SWEEP, 10**9, 60_000, 256, 0))
 
     def die(self) -> None:
         """Let the first node be given up."""
         self.redis.command("HSET", self.key("meta"), "calm", 1)
         self.redis.command("ZADD", self.key("n"), 1, "one")
-        self.done(self.two, self.two.engine.call(SWEEP, 10**9, 60_000, 256))
+        self.done(self.two, self.two.engine.call(SWEEP, 10**9, 60_000, 256, 0))
 
     def test_once(self) -> None:
         """Each has it that asks first, in the order in which it came, and no other."""

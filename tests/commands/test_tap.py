@@ -199,13 +199,14 @@ class OptionsTests(TapTestCase):
         store = openStore()
         self.assertEqual(store._engine.key("log"), "{aesm:chat}:log")
         self.assertEqual(store._engine._password, "word")
+        for name in ("relay", "echo", "inbox", "chat", "chat-free-names"):
+            self.parse(*engine, "--handler", name)
         for given, words in (
             (("--cluster", "http://127.0.0.1"), "redis+sentinel"),
             ((*engine, "--cluster-sync", "all"), "--cluster-sync must be"),
             ((*engine, "--node", "a b"), "--node must be"),
             ((*engine, "--spool", str(self.home / "spool")), "give one of them"),
             ((*engine, "--upgrade"), "one by one"),
-            ((*engine, "--handler", "chat"), "--cluster cannot be had"),
             ((*engine, "--cluster-password", str(self.home / "none")), "0600"),
             ((*engine, "--cluster-key", str(password)), "base64"),
         ):

@@ -7,14 +7,16 @@ from __future__ import annotations
 from typing import Any
 
 from twisted.internet.defer import Deferred
+from twisted.trial.unittest import SynchronousTestCase
 
 from aesm import Connection, Packet, PrivateKey
 from aesm.cluster import batch
 from aesm.cluster.scripts import SWEEP
 from aesm.errors import ConnectionClosed, MessageTooBig, SendBufferFull, SpoolError
 from aesm.server import cluster
-from aesm.server.cluster import ClusterConnection
+from aesm.server.cluster import ClusterConnection, checkHandler
 from aesm.server.registry import Connections
+from tests.store.test_replicated import Caller, Roll
 from tests.support.clusters import ClusterTestCase
 from tests.support.pairs import Recorder
 
@@ -222,7 +224,7 @@ class WhoTests(ClusterTestCase):
         self.kill(self.one)
         self.redis.command("HSET", self.key("meta"), "calm", 1)
         self.redis.command("ZADD", self.key("n"), 1, "one")
-        swept = self.two.node.engine.call(SWEEP, 10**9, 60_000, 256)
+        swept = self.two.node.engine.call(SWEEP, 10**9, 60_000, 256, 0)
         self.settle()
         self.successResultOf(swept)
         self.assertEqual(
@@ -258,3 +260,17 @@ class WhoTests(ClusterTestCase):
         self.one.node.lines.line.cut()
         for each in (self.one.cluster, cluster.Cluster(Connections())):
             self.failureResultOf(each.byPeer(BOB.publicKey), SpoolError)
+
+
+class HandlerTests(SynchronousTestCase):
+    """Handlers for several nodes."""
+
+    def test_replica(self) -> None:
+        """One that has to know all clients has a replica, and that is one."""
+        handler: Any = Caller()
+        self.assertRaises(ValueError, checkHandler, handler)
+        handler.replica = Roll()
+        checkHandler(handler)
+        handler.replica = handler
+        self.assertRaises(TypeError, checkHandler, handler)
+        checkHandler(None)

@@ -9,9 +9,12 @@ from aesm.core.messages.frames import MESSAGE_OVERHEAD, Messages
 from aesm.store import entries
 from aesm.store.entries import (
     ENTRY_MEMORY,
+    EVENT,
     GROUP_MICROS,
     Entries,
+    Row,
     Told,
+    batched,
     decoded,
     encoded,
     grouped,
@@ -24,6 +27,12 @@ from aesm.store.interface import Entry
 def told(position: int, body: bytes = b"x", micros: int = 7, *exclude: str) -> Told:
     """Make an entry."""
     return Told(position, b"n%d" % position, micros, body, frozenset(exclude))
+
+
+def event(position: int, *rows: tuple[bytes | None, str]) -> Told:
+    """Make an entry of something of which some are told, each with a letter."""
+    made = tuple(Row(body, tuple(sorted(names))) for body, names in rows)
+    return Told(position, b"n%d" % position, 7, b"", frozenset(), kind=EVENT, rows=made)
 
 
 def own(*bodies: bytes) -> Batch:
@@ -112,6 +121,20 @@ class EntriesTests(SynchronousTestCase):
         self.assertEqual([each.position for each in same], [11, 12])
         self.entries.restart(9, same)
         self.assertEqual((self.entries.first, self.entries.position), (11, 12))
+        self.assertEqual(self.entries.name, b"n12")
+
+    def test_sameUpTo(self) -> None:
+        """
+        What is behind another one is another one; what others dropped is left out.
+        """
+        for names, positions in (
+            ({11: b"other", 12: b"n12", 13: b"n13"}, []),
+            ({11: b"n11", 12: b"other", 13: b"n13"}, [11]),
+            ({12: b"n12", 13: b"n13", 14: b"n14"}, [12, 13, 14]),
+            ({}, []),
+        ):
+            found = [each.position for each in self.entries.same(names)]
+            self.assertEqual(found, positions)
 
     def test_merged(self) -> None:
         """Entries fill the gaps between what is a session's own, in their order."""
@@ -144,3 +167,66 @@ class EntriesTests(SynchronousTestCase):
             self.assertRaises(
                 LookupError, self.entries.merged, "S", 5, place, [(first, own(b"1"))]
             )
+
+
+class RowsTests(SynchronousTestCase):
+    """Entries with several messages, or none, for a session."""
+
+    def setUp(self) -> None:
+        """Have a session S that is told 3 of 11, none of 12, 2 of 13, and 14."""
+        self.entries = Entries()
+        self.entries.restart(10)
+        rows = [(b"a", "SU"), (b"b", "S"), (b"-", "TV"), (b"c", "RST")]
+        self.entries.add([event(11, *rows), event(12, (b"-", "T"))])
+        self.entries.add([event(13, (b"d", "S"), (b"e", "S")), told(14, b"f")])
+
+    def bodies(self, batches: list[Batch]) -> list[object]:
+        """List messages."""
+        return [body for batch in batches for body in batch.bodies]
+
+    def test_merged(self) -> None:
+        """
+        They fill gaps as others do; the place stays before what is acknowledged in
+        part.
+        """
+        everything = [b"a", b"b", b"c", b"d", b"e", b"f"]
+        places = [(5, 10), (5, 10), (5, 10), (8, 11), (8, 11), (10, 13), (11, 14)]
+        for skip, place in enumerate(places):
+            # First with all of it in one batch, then each message in one of its own.
+            for size in (1 << 20, MESSAGE_OVERHEAD + 1):
+                self.patch(entries, "MAX_COST", size)
+                done = 5 + skip
+                batches, following = self.entries.merged("S", done, Place(5, 10, 3), [])
+                self.assertEqual(self.bodies(batches), everything[skip:])
+                self.assertEqual(following.state(done, 14), (*place, 3))
+                if skip in (1, 4):  # a process that goes on from there knows the same
+                    again, _ = self.entries.merged(
+                        "S", done, following.state(done, 14), []
+                    )
+                    self.assertEqual(self.bodies(again), everything[skip:])
+
+    def test_own(self) -> None:
+        """They fill gaps between what is a session's own."""
+        mine = [(8, own(b"1")), (11, own(b"2"))]
+        batches, following = self.entries.merged("S", 6, Place(5, 10, 3), mine)
+        expected = [b"b", b"c", b"1", b"d", b"e", b"2", b"f"]
+        self.assertEqual(self.bodies(batches), expected)
+        places = [(5, 3, 11), (9, 2, 13), (12, 1, 14)]
+        self.assertEqual(following.places, places)
+
+    def test_batched(self) -> None:
+        """A batch that ends within an entry has the position of the one behind it."""
+        self.patch(entries, "MAX_COST", 2 * (MESSAGE_OVERHEAD + 1))
+        happened = event(11)
+        mine = map(happened.saying, [b"a", b"b", b"c"])
+        some = [told(10), *mine, told(14)]
+        found = [(batch.bodies, position) for batch, position in batched(some)]
+        self.assertEqual(found, [([b"x", b"a"], 11), ([b"b", b"c"], 11), ([b"x"], 14)])
+        found = [(batch.bodies, position) for batch, position in batched(some[1:])]
+        self.assertEqual(found, [([b"a", b"b"], 14), ([b"c", b"x"], 14)])
+
+    def test_closed(self) -> None:
+        """Nothing is for a session behind where it is closed."""
+        rows = event(15, (b"a", "ST"), (None, "S"), (b"b", "ST"))
+        told = {n: rows.bodiesFor(n) for n in "STU"}
+        self.assertEqual(told, {"S": [b"a"], "T": [b"a", b"b"], "U": []})

@@ -40,3 +40,25 @@ class FollowingTests(SynchronousTestCase):
         self.assertEqual(self.following.keep(50), [(5, 1), (7, 2)])
         self.assertFalse(self.following.isKept)
         self.assertEqual(self.following.state(5, 50), (5, 50, 60))
+
+    def test_whole(self) -> None:
+        """What ends within an entry is not apart from the rest of it."""
+        self.following.add(9, 2, 76)
+        self.following.add(11, 3, 76)
+        self.following.add(15, 1, 76)  # it is another history's: its own is between
+        places = [(5, 1, 70), (7, 2, 73), (9, 5, 76), (15, 1, 76)]
+        self.assertEqual(self.following.places, places)
+        for done in (9, 12, 13):
+            self.assertEqual(self.following.state(done, 80)[:2], (9, 73))
+        self.assertEqual(self.following.state(14, 80)[:2], (14, 76))
+
+    def test_begunWithin(self) -> None:
+        """
+        Where some of the first entry is acknowledged, it counts from its beginning.
+        """
+        following = Following(Place(8, 69, 60))
+        following.extend(0)
+        following.add(8, 2, 70)
+        following.extend(3)
+        self.assertEqual(following.state(8, 80)[:2], (5, 69))
+        self.assertEqual(following.state(10, 80)[:2], (10, 80))

@@ -87,7 +87,7 @@ from aesm.store import entries
 from tests.support.engines import RedisServer, Sentinel, freePort
 from tests.support.helpers import XX
 
-__all__ = ["FAULTS", "Nodes", "show"]
+__all__ = ["FAULTS", "GRACE", "SERVER_KEY", "Nodes", "keyOf", "show", "start"]
 
 NAME = "tests.support.clustershow"
 SERVER_KEY = PrivateKey(b"\x22" * 32)
@@ -703,8 +703,10 @@ class Nodes:
     @ivar alive: those that listen.
     @ivar lasting: how long something is done to them, seconds.
     @ivar clients: those that talk to them.
+    @cvar module: what a node runs.
     """
 
+    module = NAME
     clients: Popen[str]
 
     def __init__(self, stack: ExitStack, log: IO[str], options: Any) -> None:
@@ -724,13 +726,17 @@ class Nodes:
         self._names = count(1)
         self.size = options.nodes
         self.redis = self._engine()
-        self._engineOptions = [f"--engine=redis+unix://{self.redis.path}"]
+        self._engineOptions = [
+            f"--engine=redis+unix://{self.redis.path}",
+            f"--log-size={options.logSize}",
+        ]
         if sync is not None:
             self.replica = self._engine("--replicaof", f"127.0.0.1 {self.redis.port}")
             sentinel = Sentinel(self.redis)
             stack.callback(sentinel.stop)
             url = f"redis+sentinel://127.0.0.1:{sentinel.port}/main"
-            self._engineOptions = [f"--engine={url}", f"--sync={sync}"]
+            self._engineOptions[0] = f"--engine={url}"
+            self._engineOptions.append(f"--sync={sync}")
         self.port = freePort()
         self.alive: list[Popen[str]] = []
         started = [self._start() for _ in range(self.size)]
@@ -748,9 +754,9 @@ class Nodes:
 
     def _start(self) -> Popen[str]:
         """Start a node, of another name than all before."""
-        more = *self._engineOptions, f"--log-size={self.options.logSize}"
-        more = *more, f"--node=node-{next(self._names)}"
-        return start(self._stack, self._log, f"--port={self.port}", *more, "serve")
+        more = *self._engineOptions, f"--node=node-{next(self._names)}"
+        arguments = f"--port={self.port}", *more, "serve"
+        return start(self._stack, self._log, *arguments, module=self.module)
 
     def _await(self, node: Popen[str]) -> None:
         """Wait until a node listens."""
@@ -900,9 +906,11 @@ FAULTS: dict[str, Callable[[Nodes, random.Random], bool]] = {
 }
 
 
-def start(stack: ExitStack, log: IO[str], *arguments: str) -> Popen[str]:
+def start(
+    stack: ExitStack, log: IO[str], *arguments: str, module: str = NAME
+) -> Popen[str]:
     """Start a process of the show, which ends with it."""
-    command = [sys.executable, "-m", NAME, *arguments]
+    command = [sys.executable, "-m", module, *arguments]
     process = stack.enter_context(
         Popen(command, stdin=PIPE, stdout=PIPE, stderr=log, text=True)
     )

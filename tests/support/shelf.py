@@ -32,6 +32,7 @@ from aesm.store.interface import (
     ISessionStore,
     LogPage,
     Lost,
+    Snapshot,
     Stored,
 )
 
@@ -63,6 +64,8 @@ class Shelf:
     @ivar log: what all were told.
     @ivar first: the position of the first entry that is there.
     @ivar stores: of the processes that live, if they have logs.
+    @ivar gone: sessions that are over, and of which nobody has said so.
+    @ivar snapshots: what replicas made of the log.
     """
 
     def __init__(self) -> None:
@@ -73,6 +76,59 @@ class Shelf:
         self.first = 1
         self.names = count(1)  # of entries: none comes again
         self.stores: list[LogShelfStore] = []
+        self.gone: list[str] = []
+        self.snapshots: list[Snapshot] = []
+        self._ends: dict[bytes, str] = {}  # by the name of the entry
+
+    def expire(self, name: str) -> None:
+        """End a session to which nobody came back."""
+        del self.sessions[name]
+        self.owners.pop(name, None)
+        self.gone.append(name)
+
+    def append(
+        self,
+        data: bytes,
+        ended: str = "",
+        tell: Callable[[int, bytes], object] = lambda position, name: None,
+    ) -> None:
+        """
+        Write an entry of the log, and have all learn of it.
+
+        @param ended: the session of which it says that it is over.
+        @param tell: as L{ILogStore.log} has it.
+        """
+        position = self.first + len(self.log)
+        entry = Entry(position, b"%d" % next(self.names), data)
+        self.log.append(entry)
+        if ended:
+            self._ends[entry.name] = ended
+        tell(position, entry.name)
+        for store in self.stores:
+            store.hear(partial(store.told, entry))
+
+    def trim(self, first: int) -> None:
+        """Drop the oldest entries."""
+        del self.log[: first - self.first]
+        self.first = first
+
+    def goBack(self, position: int) -> None:
+        """Go back in time: what is behind a position is not there any more."""
+        lost = self.log[position + 1 - self.first :]
+        del self.log[position + 1 - self.first :]
+        self.snapshots = [each for each in self.snapshots if each.position <= position]
+        # As the sessions would be there again, and end again.
+        self.gone += [self._ends[each.name] for each in lost if each.name in self._ends]
+
+    @property
+    def last(self) -> int:
+        """The position of the last entry."""
+        return self.first + len(self.log) - 1
+
+    def has(self, position: int, name: bytes) -> bool:
+        """Tell whether the log has an entry."""
+        at = position - self.first
+        return 0 <= at < len(self.log) and self.log[at].name == name
 
 
 @implementer(ISessionStore)
@@ -322,7 +378,7 @@ class ShelfStore:
 
     def _commit(self, changes: list[_Change]) -> None:
         """Write what is about sessions that are ours, and caused by these."""
-        self._lose(change.name for change in changes if change.name)
+        self._lose(name for each in changes for name in (each.name, each.cause) if name)
         self._batches = [each for each in self._batches if each is not changes]
         for change in changes:
             if not change.name:
@@ -408,7 +464,9 @@ class LogShelfStore(ShelfStore):
         self.told: Callable[[Entry | None], object] = lambda entry: None
         self.isKnown: Callable[[int], bool] = lambda position: False
         self.heard: Callable[[bytes], object] = lambda words: None
+        self._endEntry: Callable[[str], bytes] | None = None
         self.node = f"node{len(shelf.stores)}-{id(self)}"
+        self._dropped: list[str] = []
         shelf.stores.append(self)
 
     def kill(self) -> None:
@@ -434,14 +492,62 @@ class LogShelfStore(ShelfStore):
 
         def write(nothing: object) -> None:
             """Write it."""
-            position = shelf.first + len(shelf.log)
-            entry = Entry(position, b"%d" % next(shelf.names), data)
-            shelf.log.append(entry)
-            tell(position, entry.name)
-            for store in shelf.stores:
-                store.hear(partial(store.told, entry))
+            shelf.append(data, tell=tell)
 
         self._gathered.append(_Change("", write, cause=cause))
+
+    def _drop(self, stored: Stored) -> None:
+        """Remove a session, of which it is to be said."""
+        super()._drop(stored)
+        self._shelf.gone.append(stored.name)
+
+    def drop(self, name: str) -> None:
+        """
+        Remove a session, and say so.
+
+        @see: L{ISessionStore.drop}
+        """
+        super().drop(name)
+        self._dropped.append(name)
+
+    def commit(self) -> Deferred[None]:
+        """
+        Write what was gathered, and which sessions are over behind it.
+
+        @see: L{ISessionStore.commit}
+        """
+        dropped, self._dropped = self._dropped, []
+        for name in dropped:
+            self._sayEnded(name, name)
+        return super().commit()
+
+    def sayEnds(self, endEntry: Callable[[str], bytes]) -> None:
+        """
+        Say of all sessions that are removed that they are over, from now on.
+
+        @see: L{ILogStore.sayEnds}
+        """
+        self._endEntry = endEntry
+
+    def _sayEnded(self, name: str, cause: str) -> None:
+        """Say that a session is over, if nobody has by then."""
+        if self._endEntry is None:
+            return
+        shelf, entry = self._shelf, self._endEntry(name)
+
+        def write(nothing: object) -> None:
+            """Write it."""
+            if name in shelf.gone:
+                shelf.gone.remove(name)
+                shelf.append(entry, name)
+
+        self._gathered.append(_Change("", write, cause=cause))
+
+    def sweep(self) -> None:
+        """Say which sessions are over."""
+        for name in self._shelf.gone:
+            self._sayEnded(name, "")
+        self.commit()
 
     def hear(self, hear: Callable[[], object]) -> None:
         """Hear what is said, now or later, or not."""
@@ -472,6 +578,38 @@ class LogShelfStore(ShelfStore):
         if after < first - 1:
             return LogPage(first, last, None)
         return LogPage(first, last, log[after + 1 - first :][:2])
+
+    def readSnapshots(self) -> Deferred[list[Snapshot]]:
+        """
+        Read snapshots.
+
+        @see: L{ILogStore.readSnapshots}
+        """
+        return self._ask(self._readSnapshots)
+
+    def _readSnapshots(self) -> list[Snapshot]:
+        """Read those from which the log goes on."""
+        self._check()
+        shelf = self._shelf
+        return [each for each in shelf.snapshots if each.position >= shelf.first - 1]
+
+    def writeSnapshot(self, newest: int, snapshot: Snapshot) -> Deferred[int]:
+        """
+        Store a snapshot.
+
+        @see: L{ILogStore.writeSnapshot}
+        """
+        return self._ask(self._writeSnapshot, newest, snapshot)
+
+    def _writeSnapshot(self, newest: int, snapshot: Snapshot) -> int:
+        """Store a snapshot, if that makes sense."""
+        self._check()
+        shelf = self._shelf
+        there = shelf.snapshots[-1].position if shelf.snapshots else 0
+        if there == newest and shelf.has(snapshot.position, snapshot.name):
+            shelf.snapshots = [*shelf.snapshots[-1:], snapshot]
+            there = snapshot.position
+        return there
 
     def say(self, node: str, words: bytes) -> Deferred[int]:
         """

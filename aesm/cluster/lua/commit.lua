@@ -97,6 +97,7 @@ local operations = {
     redis.call('HSET', sessions[session], 'peer', peer, 'node', node, 'fence', fence)
     come(name, peer, 0)
     redis.call('SADD', P .. 'h:' .. node, name)
+    redis.call('SREM', P .. 'gone', name)
     if former and former ~= node then
       redis.call('SREM', P .. 'h:' .. former, name)
       ring(former, 'moved ' .. name .. ' ' .. fence)
@@ -212,6 +213,15 @@ local operations = {
   end},
 
   log = {1, tellAll}, -- data
+
+  -- session, by its name; data: it is over, and whoever says so first does
+  gone = {2, function(name, data)
+    if redis.call('SREM', P .. 'gone', name) == 1 then
+      tellAll(data)
+    else
+      result(0, 0)
+    end
+  end},
 }
 
 while at <= #ARGV do

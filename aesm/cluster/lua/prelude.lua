@@ -28,6 +28,9 @@
 --           last, and how many of it were read
 --   back    the same, of nodes that were given up
 --   log     what all were told; and the channel that says so
+--   shots   two snapshots of what replicas made of that, by their positions
+--   replica while there are such: then it is to be said of all sessions that end
+--   gone    those of which it was not said
 
 local P = KEYS[1]
 local COMING = 10000 -- milliseconds, in which a node lets a client in
@@ -74,9 +77,21 @@ local function emptyInlet(name)
   end
 end
 
+-- Somebody wants to know of all sessions that are over, for so many milliseconds.
+local function remember(millis)
+  if redis.call('PEXPIRE', P .. 'replica', millis) == 0 then
+    redis.call('SET', P .. 'replica', 1, 'PX', millis)
+  end
+end
+
+-- A session is over, unless it was already.
+local function gone(name)
+  if redis.call('EXISTS', P .. 'replica') == 1 then redis.call('SADD', P .. 'gone', name) end
+end
+
 -- Remove all that there is of a session.  Returns whose it was.
 local function drop(name)
-  local kept = redis.call('HMGET', P .. 's:' .. name, 'node', 'peer')
+  local kept = redis.call('HMGET', P .. 's:' .. name, 'node', 'peer', 'over')
   redis.call('ZREM', P .. 'w', name)
   redis.call('ZREM', P .. 'in', name)
   if kept[1] then
@@ -87,6 +102,7 @@ local function drop(name)
   for _, kind in ipairs({'s:', 't:', 'i:', 'o:', 'r:'}) do
     redis.call('DEL', P .. kind .. name)
   end
+  if kept[1] and not kept[3] then gone(name) end
   return kept[1]
 end
 
@@ -105,6 +121,7 @@ local function give(name)
   for _, kind in ipairs({'t:', 'o:', 'r:'}) do
     redis.call('DEL', P .. kind .. name)
   end
+  gone(name)
   return kept[1]
 end
 

@@ -1,12 +1,20 @@
--- Clean up: lease, grace, how many sessions.  Those of nodes that are gone begin to
--- wait; those that have waited too long go.
--- Returns how many it found.
+-- Clean up: lease, grace, how many sessions; and for how many milliseconds from now on
+-- sessions that are over are to be said to be, 0 where nobody wants to know.  Those of
+-- nodes that are gone begin to wait; those that have waited too long go.
+-- Returns how many it found, and which are over, and nobody has said so.
 local lease, grace, room = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local time, most = now(), room
 
+local function found(count)
+  if ARGV[5] == '0' then return {count, {}} end
+  return {count, redis.call('SRANDMEMBER', P .. 'gone', most)}
+end
+
+if ARGV[5] ~= '0' then remember(ARGV[5]) end
+
 local state = redis.call('HMGET', P .. 'meta', 'pulse', 'calm')
 if math.abs(time - (tonumber(state[1]) or 0)) > lease or time < (tonumber(state[2]) or 0) then
-  return 0 -- as lease.lua says
+  return found(0) -- as lease.lua says
 end
 
 for _, node in ipairs(redis.call('ZRANGEBYSCORE', P .. 'n', '-inf', '(' .. time)) do
@@ -18,7 +26,7 @@ for _, node in ipairs(redis.call('ZRANGEBYSCORE', P .. 'n', '-inf', '(' .. time)
     end
     room = room - 1
   end
-  if room == 0 then return most end
+  if room == 0 then return found(most) end
   redis.call('ZREM', P .. 'n', node)
   local lent = redis.call('HGETALL', P .. 'l:' .. node)
   for at = 1, #lent, 2 do
@@ -31,4 +39,4 @@ local waited = redis.call('ZRANGEBYSCORE', P .. 'w', '-inf', '(' .. time, 'LIMIT
 for _, name in ipairs(waited) do
   ring(give(name), 'gone ' .. name)
 end
-return most - room + #waited
+return found(most - room + #waited)
