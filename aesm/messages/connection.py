@@ -203,7 +203,9 @@ class Connection:
         @raise TypeError: C{data} is neither text nor bytes.
         @raise ValueError: the text cannot be written in UTF-8.
         """
-        return self.requests.request(data, timeout, self._owner.clock)
+        # The property, without its call, once there are any.
+        requests = self.anyRequests or self.requests
+        return requests.request(data, timeout, self._owner.clock)
 
     @property
     def nextNumber(self) -> int:
@@ -304,7 +306,16 @@ class Connection:
         @return: the number of the session's messages, with it; 0 if nothing was sent,
             so that it is for C{send}.
         """
-        return 0 if self._batch is None else self._batch.append(kind, body)
+        # As in C{sendData}: this is all they cost.
+        batch = self._batch
+        if batch is None or batch.kind is not kind:
+            return 0
+        room = batch.room - len(body) - MESSAGE_OVERHEAD
+        if room < 0:
+            return 0
+        batch.room = room
+        batch.bodies.append(body)
+        return batch.first + len(batch.bodies)
 
     def join(self, shared: SharedBatch) -> int | None:
         """

@@ -25,12 +25,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from itertools import count
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 from twisted.internet.defer import Deferred
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.interfaces import IReactorTime
 
+from aesm._mypyc import mypyc_attr
 from aesm.core.messages.batch import Body, Message
 from aesm.core.messages.events import Answered, Asked
 from aesm.core.messages.frames import (
@@ -77,8 +78,10 @@ __all__ = [
 # is answered, and with a handler that is at work for it.
 REQUEST_MEMORY = 384
 RUNNING_MEMORY = 1536
+_STATUS: Final = RESPONSE_PREFIX - 1  # where a response says how it is to be read
 
 
+@mypyc_attr(native_class=False)
 class RequestTimeout(AESMError, DeferredTimeout, TimeoutError):
     """
     A request was not answered in time; whether it was acted on is not known.  The other
@@ -100,6 +103,7 @@ class _Responder(StreamOwner, Protocol):
         """Send what ends a request."""
 
 
+@mypyc_attr(native_class=False)
 class PendingAnswer(ReactorDeferred["str | bytes"]):
     """
     What a request returns.
@@ -146,6 +150,7 @@ def _timedOut(result: object, timeout: float) -> None:
     raise RequestTimeout(f"no answer within {timeout:g} seconds")
 
 
+@mypyc_attr(native_class=False)
 class Request(Packet):
     """
     A request that came, with C{time} and C{data} as a L{Packet}.
@@ -161,7 +166,7 @@ class Request(Packet):
     cost: int
     isOpen: bool = True
     isWithdrawn: bool = False
-    _connection: Connection
+    _connection: Any  # which is loaded after this where both are compiled
 
     def answer(self, data: Message) -> Deferred[None]:
         """
@@ -196,6 +201,7 @@ class Request(Packet):
         return owner.respond(self, body)
 
 
+@mypyc_attr(native_class=False)
 class Answer(Packet):
     """
     The answer to a request of an earlier process, which has died since, or a refusal.
@@ -227,6 +233,7 @@ class Answer(Packet):
         return answer
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Requests:
     """
     The requests of one connection; made when there is the first.
@@ -336,7 +343,7 @@ class Requests:
             if type(waiter) is PendingAnswer:
                 if waiter.called:  # cancelled by who was told before
                     continue
-                if body[RESPONSE_PREFIX - 1] == BINARY:  # as usual
+                if body[_STATUS] == BINARY:  # as usual
                     waiter.callback(body[RESPONSE_PREFIX:])
                     continue
                 _, status, code, data = decodeResponse(body)
@@ -406,16 +413,15 @@ class Requests:
 
     def begin(self, number: int, micros: int, body: bytes) -> Request:
         """Make a request that is open from now on, if it is not already."""
-        request = self.open.get(number)
-        if request is not None:  # of an earlier process, and now with a handler
-            return request
+        opened = self.open
+        if number in opened:  # of an earlier process, and now with a handler
+            return opened[number]
         data = body[REQUEST_PREFIX:] if body[0] == BINARY else decodeRequest(body)
-        request = newTuple(Request, (micros / 1e6, data))
+        request = opened[number] = newTuple(Request, (micros / 1e6, data))
         request.number = number
-        request.cost = len(body) + MESSAGE_OVERHEAD
+        request.cost = cost = len(body) + MESSAGE_OVERHEAD
         request._connection = self._connection
-        self.open[number] = request
-        self._openCost += request.cost
+        self._openCost += cost
         return request
 
     @property

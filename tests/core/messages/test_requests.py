@@ -18,6 +18,7 @@ from aesm.core.messages.events import Answered, Asked, Broken, Event
 from aesm.core.messages.framereader import FrameReader
 from aesm.core.messages.frames import (
     CALL_BIT,
+    MESSAGE_OVERHEAD,
     EncodedRequest,
     EncodedResponse,
     FrameType,
@@ -70,6 +71,12 @@ def batched(*bodies: Any) -> bytes:
     batch = Batch(1, 0, bytes, 1 << 20)
     batch.bodies, batch.kind = list(bodies), None
     return b"".join(batch.encode(batched=True))
+
+
+def append(batch: Batch, body: bytes) -> None:
+    """Add to an open batch, as a connection does, what is of the batch's kind."""
+    batch.room -= len(body) + MESSAGE_OVERHEAD
+    batch.bodies.append(body)
 
 
 class CodingTests(SynchronousTestCase):
@@ -377,6 +384,17 @@ class ConversationTests(SynchronousTestCase):
         number = self.ask()
         self.broke(self.receive(encodeAnswer(number, "!"), encodeAnswer(number, "?")))
 
+    def test_brokenBehind(self) -> None:
+        """
+        Who waits for an answer that comes with what breaks the rules is not told of it,
+        and so waits on, to be told of the end.
+        """
+        for wrong in (encodeAnswer(9, "!"), encodeAnswer(0, "?"), encodeWithdrawal(9)):
+            self.setUp()
+            asked = {number: f"waiter {number}" for number in (self.ask(), self.ask())}
+            self.broke(self.receive(encodeAnswer(0, "!"), encodeWithdrawal(0), wrong))
+            self.assertEqual(self.session.outbox.asked, asked)
+
     def test_withdrawn(self) -> None:
         """A side withdraws what it has sent before, and nothing else."""
         (_, event) = self.receive(encodeRequest("?"), encodeWithdrawal(0))
@@ -457,7 +475,7 @@ class ConversationTests(SynchronousTestCase):
         outbox.add(ask, 1)
         batch = outbox.open
         assert batch is not None
-        self.assertEqual(batch.append(EncodedRequest, bytes(ask)), 2)
+        append(batch, bytes(ask))
         self.assertEqual([type(each) for each in batch.marked], [EncodedRequest] * 2)
         outbox.add(b"!", 1)
         self.assertIsNone(batch.kind)
@@ -474,7 +492,7 @@ class ConversationTests(SynchronousTestCase):
         outbox.add(body, 1)
         batch = outbox.open
         assert batch is not None
-        self.assertEqual(batch.append(EncodedRequest, bytes(body)), 2)
+        append(batch, bytes(body))
         outbox.closeBatch()
         batch.cut(1)
         (frame,) = batch.encode(True)
