@@ -306,16 +306,7 @@ class Connection:
         @return: the number of the session's messages, with it; 0 if nothing was sent,
             so that it is for C{send}.
         """
-        # As in C{sendData}: this is all they cost.
-        batch = self._batch
-        if batch is None or batch.kind is not kind:
-            return 0
-        room = batch.room - len(body) - MESSAGE_OVERHEAD
-        if room < 0:
-            return 0
-        batch.room = room
-        batch.bodies.append(body)
-        return batch.first + len(batch.bodies)
+        return 0 if self._batch is None else self._batch.append(kind, body)
 
     def join(self, shared: SharedBatch) -> int | None:
         """

@@ -144,6 +144,21 @@ class Batch:
         """Their cost for flow control, bytes."""
         return self.space - self.room
 
+    def append(self, kind: type, body: Body) -> int:
+        """
+        Add a message, if it is like all others and there is room.
+
+        @param kind: as what type it is to be read.
+        @return: how many messages of the session there are, with it; 0 if it was not
+            added.
+        """
+        room = self.room - len(body) - MESSAGE_OVERHEAD
+        if room < 0 or self.kind is not kind:
+            return 0
+        self.room = room
+        self.bodies.append(body)
+        return self.first + len(self.bodies)
+
     def mix(self) -> None:
         """Have each message say by itself what it is, since others are to come."""
         self.bodies, self.kind = self.marked, None

@@ -18,7 +18,6 @@ from aesm.core.messages.events import Answered, Asked, Broken, Event
 from aesm.core.messages.framereader import FrameReader
 from aesm.core.messages.frames import (
     CALL_BIT,
-    MESSAGE_OVERHEAD,
     EncodedRequest,
     EncodedResponse,
     FrameType,
@@ -71,12 +70,6 @@ def batched(*bodies: Any) -> bytes:
     batch = Batch(1, 0, bytes, 1 << 20)
     batch.bodies, batch.kind = list(bodies), None
     return b"".join(batch.encode(batched=True))
-
-
-def append(batch: Batch, body: bytes) -> None:
-    """Add to an open batch, as a connection does, what is of the batch's kind."""
-    batch.room -= len(body) + MESSAGE_OVERHEAD
-    batch.bodies.append(body)
 
 
 class CodingTests(SynchronousTestCase):
@@ -475,7 +468,7 @@ class ConversationTests(SynchronousTestCase):
         outbox.add(ask, 1)
         batch = outbox.open
         assert batch is not None
-        append(batch, bytes(ask))
+        self.assertEqual(batch.append(EncodedRequest, bytes(ask)), 2)
         self.assertEqual([type(each) for each in batch.marked], [EncodedRequest] * 2)
         outbox.add(b"!", 1)
         self.assertIsNone(batch.kind)
@@ -492,7 +485,7 @@ class ConversationTests(SynchronousTestCase):
         outbox.add(body, 1)
         batch = outbox.open
         assert batch is not None
-        append(batch, bytes(body))
+        self.assertEqual(batch.append(EncodedRequest, bytes(body)), 2)
         outbox.closeBatch()
         batch.cut(1)
         (frame,) = batch.encode(True)
