@@ -203,9 +203,7 @@ class Connection:
         @raise TypeError: C{data} is neither text nor bytes.
         @raise ValueError: the text cannot be written in UTF-8.
         """
-        # The property, without its call, once there are any.
-        requests = self.anyRequests or self.requests
-        return requests.request(data, timeout, self._owner.clock)
+        return self.requests.request(data, timeout, self._owner.clock)
 
     @property
     def nextNumber(self) -> int:

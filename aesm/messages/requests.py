@@ -25,7 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from itertools import count
-from typing import TYPE_CHECKING, Any, Final, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from twisted.internet.defer import Deferred
 from twisted.internet.defer import TimeoutError as DeferredTimeout
@@ -78,7 +78,6 @@ __all__ = [
 # is answered, and with a handler that is at work for it.
 REQUEST_MEMORY = 384
 RUNNING_MEMORY = 1536
-_STATUS: Final = RESPONSE_PREFIX - 1  # where a response says how it is to be read
 
 
 @mypyc_attr(native_class=False)
@@ -343,7 +342,7 @@ class Requests:
             if type(waiter) is PendingAnswer:
                 if waiter.called:  # cancelled by who was told before
                     continue
-                if body[_STATUS] == BINARY:  # as usual
+                if body[RESPONSE_PREFIX - 1] == BINARY:  # as usual
                     waiter.callback(body[RESPONSE_PREFIX:])
                     continue
                 _, status, code, data = decodeResponse(body)
@@ -413,15 +412,16 @@ class Requests:
 
     def begin(self, number: int, micros: int, body: bytes) -> Request:
         """Make a request that is open from now on, if it is not already."""
-        opened = self.open
-        if number in opened:  # of an earlier process, and now with a handler
-            return opened[number]
+        request = self.open.get(number)
+        if request is not None:  # of an earlier process, and now with a handler
+            return request
         data = body[REQUEST_PREFIX:] if body[0] == BINARY else decodeRequest(body)
-        request = opened[number] = newTuple(Request, (micros / 1e6, data))
+        request = newTuple(Request, (micros / 1e6, data))
         request.number = number
-        request.cost = cost = len(body) + MESSAGE_OVERHEAD
+        request.cost = len(body) + MESSAGE_OVERHEAD
         request._connection = self._connection
-        self._openCost += cost
+        self.open[number] = request
+        self._openCost += request.cost
         return request
 
     @property
