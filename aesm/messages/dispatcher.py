@@ -128,6 +128,10 @@ FEW: Final = 16  # messages that came together, and are kept with others
 MOST: Final = 1024  # that are kept together
 
 
+def _nothing(connection: object, item: object) -> None:
+    """Take nothing, while there is nothing."""
+
+
 # Never appended to; one is most of a KiB.
 _NONE: Final[deque[Messages | Pile]] = deque(maxlen=0)
 
@@ -175,7 +179,7 @@ class Dispatcher:
         self._turns = turns
         self._rates = rates
         self._answering: Answering | None = None  # made with the first request
-        self._receive: Callable[[Any, Any], object] = handler.packetReceived
+        self._receive: Callable[[Any, Any], object] = _nothing
         self.state = _IDLE
         self._queue = _NONE  # what came behind C{_current}
         self._current: Messages | Pile | None = None  # not all handled
@@ -420,6 +424,7 @@ class Dispatcher:
                     self._begin(self._queue.popleft())
                 else:
                     self._current, self._queue = None, _NONE
+                    self._receive = _nothing  # a bound method takes 80 bytes
             if self.state is handing and self._current and now() >= until:
                 self._yield()
         if count:

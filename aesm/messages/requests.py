@@ -31,6 +31,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.interfaces import IReactorTime
 
+from aesm._mypyc import mypyc_attr
 from aesm.core.messages.batch import Body, Message
 from aesm.core.messages.events import Answered, Asked
 from aesm.core.messages.frames import (
@@ -79,6 +80,7 @@ REQUEST_MEMORY = 384
 RUNNING_MEMORY = 1536
 
 
+@mypyc_attr(native_class=False)
 class RequestTimeout(AESMError, DeferredTimeout, TimeoutError):
     """
     A request was not answered in time; whether it was acted on is not known.  The other
@@ -100,6 +102,7 @@ class _Responder(StreamOwner, Protocol):
         """Send what ends a request."""
 
 
+@mypyc_attr(native_class=False)
 class PendingAnswer(ReactorDeferred["str | bytes"]):
     """
     What a request returns.
@@ -146,6 +149,7 @@ def _timedOut(result: object, timeout: float) -> None:
     raise RequestTimeout(f"no answer within {timeout:g} seconds")
 
 
+@mypyc_attr(native_class=False)
 class Request(Packet):
     """
     A request that came, with C{time} and C{data} as a L{Packet}.
@@ -161,7 +165,7 @@ class Request(Packet):
     cost: int
     isOpen: bool = True
     isWithdrawn: bool = False
-    _connection: Connection
+    _connection: Any  # which is loaded after this where both are compiled
 
     def answer(self, data: Message) -> Deferred[None]:
         """
@@ -196,6 +200,7 @@ class Request(Packet):
         return owner.respond(self, body)
 
 
+@mypyc_attr(native_class=False)
 class Answer(Packet):
     """
     The answer to a request of an earlier process, which has died since, or a refusal.
@@ -227,6 +232,7 @@ class Answer(Packet):
         return answer
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Requests:
     """
     The requests of one connection; made when there is the first.

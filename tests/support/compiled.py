@@ -20,6 +20,7 @@ EXCEPTED = {
     "tests.store.test_connection.CostTests.test_flushes": _DIRECT,
     "tests.system.test_trace.TraceTests.test_bounds": _UNSEEN,
     "tests.test_fuzz.PlantedTests.test_acknowledgedTooEarly": _DIRECT,
+    "tests.test_fuzz.PlantedTests.test_answerForgotten": _DIRECT,
     "tests.test_fuzz.PlantedTests.test_answeredTwice": _DIRECT,
     "tests.test_fuzz.PlantedTests.test_cutIsEnd": _DIRECT,
     "tests.test_fuzz.PlantedTests.test_pausedReordered": _DIRECT,

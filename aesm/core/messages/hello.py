@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NoReturn, TypedDict
 
 from aesm.core.messages.frames import MAX_OBJECT
@@ -37,6 +38,7 @@ LARGEST = (MAX_BYTES, MAX_BYTES, EARLY_WINDOW)  # received, partial, early
 MAX_SECONDS = 1e9  # of a heartbeat
 SHORT_AGENT = 200  # characters that always fit, however JSON writes them
 MAX_KEY = 44  # characters of a key in text form
+ALIKE = 64  # hellos that are remembered for those who say the same
 
 _U64 = 1 << 64
 _SESSION = re.compile("[0-9a-f]{32}", re.ASCII | re.IGNORECASE)
@@ -112,7 +114,17 @@ class Hello:
         for key, isValid in _VALIDATORS.items():
             if key in said and not isValid(said[key]):
                 raise ProtocolError(f"a hello with an impossible {key!r}")
-        return cls(**{key: said[key] for key in _VALIDATORS if key in said})
+        hello = cls(**{key: said[key] for key in _VALIDATORS if key in said})
+        return hello if hello.session else _shared(hello)
+
+
+@lru_cache(ALIKE)
+def _shared(hello: Hello) -> Hello:
+    """
+    Give the first of all hellos that say the same, since it is kept with a connection:
+    of thousands each would have a third of a KiB more.
+    """
+    return hello
 
 
 class MessageOptions(TypedDict, total=False):

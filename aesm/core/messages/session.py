@@ -197,7 +197,7 @@ class Session:
 
         @return: what they mean in this session.
         @raise ProtocolError: they are past the limit, or there is no open request that
-            one of them ends.
+            one of them ends: then none of them is ended.
         """
         inbox, first = self.inbox, self.inbox.received
         inbox.receive(messages)
@@ -208,15 +208,22 @@ class Session:
         outbox, unpack = self.outbox, NUMBER_STATUS.unpack_from
         waiting, sent = outbox.asked or {}, outbox.sent
         bodies: Any = messages.data
-        for number, body in enumerate(bodies, first):
-            asked, status = unpack(body)
-            if status != WITHDRAWN:
-                if asked in waiting and asked < sent:  # as usual
-                    waiters.append(waiting.pop(asked))
+        try:
+            for number, body in enumerate(bodies, first):
+                asked, status = unpack(body)
+                if status != WITHDRAWN:
+                    if asked in waiting and asked < sent:  # as usual
+                        waiters.append(waiting.pop(asked))
+                    else:
+                        waiters.append(outbox.answered(asked))
+                elif asked < number:
+                    waiters.append(None)
                 else:
-                    waiters.append(outbox.answered(asked))
-            elif asked < number:
-                waiters.append(None)
-            else:
-                raise ProtocolError("a request is withdrawn that was not sent")
+                    raise ProtocolError("a request is withdrawn that was not sent")
+        except ProtocolError:
+            # Those before it get no answer now: they wait for the end, as all others.
+            for body, waiter in zip(bodies, waiters, strict=False):
+                if waiter:
+                    waiting[unpack(body)[0]] = waiter
+            raise
         return newTuple(Answered, (first, messages, waiters))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from aesm.core.messages.frames import MAX_OBJECT
-from aesm.core.messages.hello import EARLY_WINDOW, Hello
+from aesm.core.messages.hello import ALIKE, EARLY_WINDOW, Hello
 from aesm.errors import ProtocolError
 
 SESSION = "0123456789abcdef0123456789ABCDEF"
@@ -217,6 +217,19 @@ class HelloTests(SynchronousTestCase):
         @param hello: anything that can be said.
         """
         self.assertEqual(Hello.decode(hello.encode()), hello)
+
+    def test_alike(self) -> None:
+        """
+        Those who say the same are kept as one, of so many that say different things,
+        but for who names a session.
+        """
+        said = [Hello(window=size).encode() for size in range(1, ALIKE + 2)]
+        kept = [Hello.decode(each) for each in said]
+        self.assertIs(Hello.decode(said[-1]), kept[-1])
+        self.assertIs(Hello.decode(said[1]), kept[1])
+        self.assertIsNot(Hello.decode(said[0]), kept[0])
+        named = Hello(session="0" * 32).encode()
+        self.assertIsNot(Hello.decode(named), Hello.decode(named))
 
     @settings(max_examples=150, deadline=None)
     @given(

@@ -377,6 +377,17 @@ class ConversationTests(SynchronousTestCase):
         number = self.ask()
         self.broke(self.receive(encodeAnswer(number, "!"), encodeAnswer(number, "?")))
 
+    def test_brokenBehind(self) -> None:
+        """
+        Who waits for an answer that comes with what breaks the rules is not told of it,
+        and so waits on, to be told of the end.
+        """
+        for wrong in (encodeAnswer(9, "!"), encodeAnswer(0, "?"), encodeWithdrawal(9)):
+            self.setUp()
+            asked = {number: f"waiter {number}" for number in (self.ask(), self.ask())}
+            self.broke(self.receive(encodeAnswer(0, "!"), encodeWithdrawal(0), wrong))
+            self.assertEqual(self.session.outbox.asked, asked)
+
     def test_withdrawn(self) -> None:
         """A side withdraws what it has sent before, and nothing else."""
         (_, event) = self.receive(encodeRequest("?"), encodeWithdrawal(0))
