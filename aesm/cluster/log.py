@@ -1,7 +1,7 @@
 """
 What all nodes are told, as an engine has it, for a store::
 
-    log = EngineLog(engine, writer, lease, sealer)
+    log = EngineLog(engine, writer, lease, members)
     log.write(cause, data, tell)                 # with what is committed next
     log.read(after, name, room).addCallback(goOn)
     log.sayEnds(endEntry)                        # from now on
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from aesm.cluster.engine import Engine
     from aesm.cluster.lease import Lease
     from aesm.cluster.members import Members
-    from aesm.cluster.sealing import Clear
     from aesm.cluster.writer import Writer
 
 __all__ = ["EngineLog"]
@@ -53,24 +52,18 @@ class EngineLog:
     """The log of a cluster, at one node."""
 
     def __init__(
-        self,
-        engine: Engine,
-        writer: Writer,
-        lease: Lease,
-        sealer: Clear,
-        members: Members,
+        self, engine: Engine, writer: Writer, lease: Lease, members: Members
     ) -> None:
         """
         @param engine: has it.
         @param writer: what else is written.
         @param lease: cleans up.
-        @param sealer: seals what the engine keeps.
-        @param members: reads it.
+        @param members: reads what the engine keeps.
         """
         self._engine = engine
         self._writer = writer
         self._lease = lease
-        self._sealer = sealer
+        self._sealer = members.sealer
         self._members = members
         self._endEntry: Callable[[str], bytes] | None = None
         self._dropped: list[str] = []  # sessions that are removed with the next commit

@@ -24,10 +24,15 @@ _log = Logger(namespace="aesm.cluster")
 
 
 class Members:
-    """Reads what was sealed for a cluster, or was not sealed."""
+    """
+    Reads what was sealed for a cluster, or was not sealed.
+
+    @ivar sealer: opens it.
+    """
 
     def __init__(self, sealer: Clear) -> None:
         """@param sealer: opens it."""
+        self.sealer = sealer
         self._open = sealer.open
 
     def blob(self, member: bytes, name: str, kind: str) -> Blob:

@@ -122,9 +122,7 @@ class EngineStore:
         self.lapsed: Callable[[], object] = _nobody
         self.lease = Lease(engine, self._grace)
         self.lease.lapsed = lambda: self.lapsed()
-        self._log = EngineLog(
-            engine, self._writer, self.lease, self._sealer, self._members
-        )
+        self._log = EngineLog(engine, self._writer, self.lease, self._members)
         engine.up, engine.down = self._up, self._writer.down
         self._doorbell = Doorbell(engine)
         self._doorbell.rung, self._doorbell.missed = self._rung, self._missed

@@ -19,7 +19,7 @@ from functools import partial
 from time import time_ns
 from typing import TYPE_CHECKING, Final, TypeVar, cast
 
-from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.defer import Deferred, fail
 from twisted.logger import Logger
 
 from aesm.core.messages.batch import Message, bodyOf
@@ -37,9 +37,8 @@ from aesm.store.entries import (
     grouped,
     together,
 )
-from aesm.store.journal import JournalState
 from aesm.store.replicated import Picking, Replicated
-from aesm.store.telling import Tellings, endEntry
+from aesm.store.telling import MAX_ENTRY, Tellings, Turn, endEntry
 from aesm.store.undoing import elsewhere, hasLeft
 
 if TYPE_CHECKING:
@@ -54,7 +53,6 @@ if TYPE_CHECKING:
 
 __all__ = ["MAX_ENTRY", "MAX_SENDING", "Log"]
 
-MAX_ENTRY: Final = 1 << 20  # bytes of a message to all
 MAX_SENDING = 16 << 20  # bytes of those that are not written yet
 RETRY: Final = 1.0  # seconds until it is read again when that failed
 
@@ -133,19 +131,19 @@ class Log:
         self._counting = Counting(store, clock, patience, self._has)
         self._news: list[Told] = []  # that our sessions were not told
         self._sending = 0  # bytes that are not written
-        self._turn: _Turn | None = None  # what this turn of the event loop sent
+        self._turn: Turn | None = None  # what this turn of the event loop sent
         self._stride = min(entries.LOG_SIZE, sendBuffer) // 8
         self._swept = (0, 0)  # bytes since, and the position then
         self._delivery: IDelayedCall | None = None
         self._retry: IDelayedCall | None = None
         self._waiting: list[Deferred[None]] = []  # until it was read once more
-        self._isReading = self._isWanted = False
+        # The last: rewound, and the replica does not know yet.
+        self._isReading = self._isWanted = self._isRewound = False
         self._over: SpoolError | None = None  # why nobody is told anything any more
         self._replicated = None if replica is None else Replicated(replica, store)
         self._broken = broken
         self._tellings = Tellings(journal)
         self._hasBegun = replica is None
-        self._isRewound = False  # and the replica does not know yet
         if replica is not None:
             store.sayEnds(lambda name: endEntry(name, time_ns() // 1000))
         # How often anything may have happened unheard, and how often when it was last
@@ -218,7 +216,7 @@ class Log:
                 )
             )
         # One time for all of a turn: they fit a batch, as those to a single client do.
-        turn = self._turn or _Turn(time_ns() // 1000)
+        turn = self._thisTurn()
         told = Told(0, b"", turn.micros, body, frozenset(exclude))
         entry = encoded(body, told.exclude, turn.micros)
         size = len(entry)
@@ -239,46 +237,30 @@ class Log:
         self._sending += size
         turn.size += size
         turn.counts.append(count)
-        if self._turn is None:
-            self._turn = turn
-            self._journal.add(self._write).addBoth(self._cbWritten, turn)
         return count
 
     def _write(self, store: ISessionStore) -> None:
         """The turn is over in which something was sent."""
-        turn, self._turn = cast(_Turn, self._turn), None
+        turn, self._turn = cast(Turn, self._turn), None
         for count in turn.counts:
             count.write(store)
 
     def tell(self, data: bytes, cause: Connection) -> Deferred[None]:
         """
-        Tell the replicas of all processes that something has happened.  It is written
-        with all that this turn writes, or, if nothing can be now, as soon as it can:
-        so a handler that is done with a message in the turn in which it has told this
-        has done both, or neither.
+        Tell the replicas of all processes that something has happened.
 
-        @param cause: whose it is: unless that session has ended, or is elsewhere.
-        @return: fires once it was told here, or never will be.
-        @raise MessageTooBig: it is larger than L{MAX_ENTRY}.
+        @see: L{Tellings.tell<aesm.store.telling.Tellings.tell>}
         """
-        if len(data) > MAX_ENTRY:
-            raise MessageTooBig(
-                f"an event of {len(data)} bytes; to all nodes at most {MAX_ENTRY} can "
-                "go"
-            )
-        isRunning = self._journal.state is JournalState.RUNNING
-        if not isRunning or hasLeft(cause) or cause.isOver:
-            return succeed(None)
-        return self._tellings.tell(data, cause, self._thisTurn().micros)
+        return self._tellings.tell(data, cause, self._thisTurn)
 
-    def _thisTurn(self) -> _Turn:
+    def _thisTurn(self) -> Turn:
         """Find what this turn of the event loop sends, which is written at its end."""
         if self._turn is None:
-            self._turn = _Turn(time_ns() // 1000)
+            self._turn = Turn(time_ns() // 1000)
             self._journal.add(self._write).addBoth(self._cbWritten, self._turn)
         return self._turn
 
-    def _cbWritten(self, result: Failure | None, turn: _Turn) -> None:
+    def _cbWritten(self, result: Failure | None, turn: Turn) -> None:
         """What a turn sent is in the log, or will never be."""
         self._sending -= turn.size
         for count in turn.counts:
@@ -563,21 +545,3 @@ class Log:
         for connection in self._ours:
             connection.following.isKept = True
             self._journal.touch(connection)
-
-
-class _Turn:
-    """
-    What is sent in one turn of the event loop.
-
-    @ivar micros: when, microseconds since the Unix epoch.
-    @ivar counts: of each message.
-    @ivar size: bytes of all that is to be written.
-    """
-
-    __slots__ = ("counts", "micros", "size")
-
-    def __init__(self, micros: int) -> None:
-        """Begin with nothing."""
-        self.micros = micros
-        self.counts: list[LogCount] = []
-        self.size = 0

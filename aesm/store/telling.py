@@ -9,24 +9,48 @@ What has happened, on its way into the log, and who waits until it is told here:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import compress
 from math import inf
 from operator import not_
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Final, cast
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 
+from aesm.errors import MessageTooBig
 from aesm.store.entries import EVENT, GONE, encodedEvent
+from aesm.store.journal import JournalState
 from aesm.store.undoing import hasLeft
 
 if TYPE_CHECKING:
     from twisted.python.failure import Failure
 
     from aesm.messages.connection import Connection
+    from aesm.store.counting import LogCount
     from aesm.store.interface import ILogStore, ISessionStore
     from aesm.store.journal import Journal
 
-__all__ = ["Tellings", "endEntry"]
+__all__ = ["MAX_ENTRY", "Tellings", "Turn", "endEntry"]
+
+MAX_ENTRY: Final = 1 << 20  # bytes of a message to all
+
+
+class Turn:
+    """
+    What is sent in one turn of the event loop.
+
+    @ivar micros: when, microseconds since the Unix epoch.
+    @ivar counts: of each message.
+    @ivar size: bytes of all that is to be written.
+    """
+
+    __slots__ = ("counts", "micros", "size")
+
+    def __init__(self, micros: int) -> None:
+        """Begin with nothing."""
+        self.micros = micros
+        self.counts: list[LogCount] = []
+        self.size = 0
 
 
 class _Telling(Deferred[None]):
@@ -66,13 +90,29 @@ class Tellings:
         self._waiting: list[_Telling] = []
         self._told: float = 0  # up to which position all is
 
-    def tell(self, data: bytes, cause: Connection, micros: int) -> Deferred[None]:
+    def tell(
+        self, data: bytes, cause: Connection, turn: Callable[[], Turn]
+    ) -> Deferred[None]:
         """
-        Have something written at the end of this turn.
+        Tell the replicas of all processes that something has happened.  It is written
+        with all that this turn writes, or, if nothing can be now, as soon as it can:
+        so a handler that is done with a message in the turn in which it has told this
+        has done both, or neither.
 
-        @see: L{Log.tell<aesm.store.log.Log.tell>}
+        @param cause: whose it is: unless that session has ended, or is elsewhere.
+        @param turn: says what this turn sends.
+        @return: fires once it was told here, or never will be.
+        @raise MessageTooBig: it is larger than L{MAX_ENTRY}.
         """
-        telling = _Telling(cause, encodedEvent(EVENT, data, micros))
+        if len(data) > MAX_ENTRY:
+            raise MessageTooBig(
+                f"an event of {len(data)} bytes; to all nodes at most {MAX_ENTRY} can "
+                "go"
+            )
+        isRunning = self._journal.state is JournalState.RUNNING
+        if not isRunning or hasLeft(cause) or cause.isOver:
+            return succeed(None)
+        telling = _Telling(cause, encodedEvent(EVENT, data, turn().micros))
         self._waiting.append(telling)
         self._journal.add(telling.write).addBoth(self._cbWritten, telling)
         return telling

@@ -193,8 +193,8 @@ class GatheredTests(SynchronousTestCase):
 
     def test_ends(self) -> None:
         """That sessions are over adds nothing that an engine which is full refuses."""
-        for operation, adds in (("gone", 0), ("log", 1), ("gone", 1)):
+        for operation, adds in (("gone", False), ("log", True), ("gone", True)):
             where = ("S",) if operation == "gone" else ()
             self.gathered.effects.append(Effect(operation, "", where, b"x", print))
             (call,) = self.calls()
-            self.assertEqual(call.arguments(7, Clear())[0], adds)
+            self.assertEqual(call.adds, adds)

@@ -710,7 +710,7 @@ class LeaseTests(ScriptTestCase):
             self.assertEqual(self.ends, [b"T"])
             self.sweep(ended=FOREVER)
         results = self.commit(self.two, [], "gone", "T", "over", adds=0)[1]
-        self.assertEqual(results, [1, 0])
+        self.assertEqual(results, [1, 1])
         again = self.commit(self.one, [], "gone", "T", "x", "gone", "U", "y")[1]
         self.assertEqual(again, [0, 0, 0, 0])
         self.assertEqual(self.has("log"), [b"two:1:1 over"])

@@ -854,11 +854,10 @@ class ModelTests(ReplicaTestCase):
         shelf, append, begin = self.shelf, self.shelf.append, ShelfStore._begin
         numbers = iter(range(10**6))
 
-        def appending(data: bytes, ended: str = "") -> int:
+        def appending(data: bytes, *more: Any, **options: Any) -> None:
             """Keep it."""
-            position = append(data, ended)
+            append(data, *more, **options)
             self.history.append(shelf.log[-1])
-            return position
 
         def beginning(store: LogShelfStore, name: str, peer: str, state: Any) -> None:
             """Note whose it is."""

@@ -386,6 +386,7 @@ def main() -> None:
     parser.add_argument("--list")
     parser.add_argument("--node")
     parser.add_argument("--out")
+    parser.set_defaults(sync=None, lasting=0.0, maxmemory="0", logSize=0)
     options = parser.parse_args()
     if options.role is None:
         sys.exit(show(options))

@@ -510,7 +510,7 @@ class LogShelfStore(ShelfStore):
         super().drop(name)
         self._dropped.append(name)
 
-    def commit(self) -> Deferred[None]:
+    def commit(self, early: Early | None = None) -> Deferred[None]:
         """
         Write what was gathered, and which sessions are over behind it.
 
@@ -519,7 +519,7 @@ class LogShelfStore(ShelfStore):
         dropped, self._dropped = self._dropped, []
         for name in dropped:
             self._sayEnded(name, name)
-        return super().commit()
+        return super().commit(early)
 
     def sayEnds(self, endEntry: Callable[[str], bytes]) -> None:
         """
