@@ -18,7 +18,7 @@ from zope.interface.verify import verifyObject
 
 from aesm.chat import replica as module
 from aesm.chat.presence import HISTORY_BYTES, HISTORY_LINES
-from aesm.chat.replica import ChatReplica, Event
+from aesm.chat.replica import RULES, ChatReplica, Event
 from aesm.chat.rules import MAX_LINE
 from aesm.store.interface import IReplica, Rows
 from tests.chat.test_rules import lines
@@ -76,8 +76,8 @@ def digest(seed: int, count: int, often: int = 0) -> str:
         what = chance.choice(("gone", *WHAT, *["line"] * 10))
         happening: Any = (what, chance.randrange(6), chance.choice(WORDS), {})
         rows += [(a, sorted(b)) for a, b in step(replica, number, happening)]
-    told = repr(rows).encode() + replica.snapshot()
-    return sha256(told).hexdigest()
+    told = ascii(rows) + ascii(replica.chat.state())
+    return sha256(told.encode()).hexdigest()
 
 
 class ReplicaTests(SynchronousTestCase):
@@ -128,6 +128,13 @@ class ReplicaTests(SynchronousTestCase):
             )
             told.add(run.stdout.decode().strip())
         self.assertEqual(told, {digest(7, 2000)})
+
+    def test_rules(self) -> None:
+        """
+        What comes of events changes with the number of the rules only: nodes of other
+        rules would have another chat.
+        """
+        self.assertEqual((RULES, digest(7, 1000)[:16]), (1, "b1f4b54acc5a0c04"))
 
     def test_goesOn(self) -> None:
         """It is the same, too, for who goes on from a snapshot now and then."""
