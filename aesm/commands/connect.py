@@ -185,7 +185,7 @@ async def connectOrReport(
         writeError(str(error))
     except (ConnectError, OSError) as error:
         reason = str(error).rstrip(".")
-        writeError(f"cannot connect: {reason}; does the server run?")
+        writeError(f"cannot connect to {endpoint}: {reason}; does the server run?")
     finally:
         # Also where this was cancelled, or something else was raised.
         if service is not None and not connected:

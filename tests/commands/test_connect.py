@@ -542,7 +542,7 @@ class ConnectTests(SynchronousTestCase):
         attempt = self.attempt("unix:/nobody")
         factory = self.reactor.unixClients[0][1]
         factory.clientConnectionFailed(None, Failure(ConnectionRefusedError()))
-        self.assertSaid(attempt, "refused by other side: unix:/nobody")
+        self.assertSaid(attempt, "cannot connect to unix:/nobody")
 
     def test_noServer(self) -> None:
         """Who listens is no server of ours."""

@@ -157,7 +157,7 @@ class SealedTests(ClusterTestCase):
 
     def setUp(self) -> None:
         """Have an engine with a file, and see what it is told."""
-        server = RedisServer("--appendonly", "yes")
+        server = RedisServer("--appendonly", "yes", "--appendfsync", "always")
         self.addCleanup(server.stop)
         self.patch(engines, "sharedServer", lambda: server)
         super().setUp()

@@ -22,7 +22,7 @@ from aesm import AnyServer, PrivateKey, connect
 import aesm.client.connect
 
 async def main(reactor, endpoint, agent):
-    aesm.client.connect.agent = lambda: agent
+    aesm.client.connect.AGENT = agent
     connection = await connect(
         reactor, endpoint, trust=AnyServer(), key=PrivateKey.generate()
     )
