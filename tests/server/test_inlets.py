@@ -27,7 +27,7 @@ STEPS = (
     *("second", "roam", "roam", "kill", "deaf", "away"),
 )
 
-ALICE, BOB = (PrivateKey(bytes([number]) * 32) for number in (0x61, 0x62))
+ALICE, BOB, CAROL = (PrivateKey(bytes([it]) * 32) for it in (0x61, 0x62, 0x63))
 
 
 class InletTestCase(ClusterTestCase):
@@ -95,6 +95,19 @@ class DeliveryTests(InletTestCase):
             self.roam(self.alice, self.one)
         self.assertEqual(self.taken(self.bob), ["a", "b", "c"])
         self.assertEqual(len(self.sent), 4)
+
+    def test_early(self) -> None:
+        """How it went is told once that is written, before the rest of the turn is."""
+        self.patch(batch, "MAX_SESSIONS", 1)  # of what the engine does at a time
+        carol = self.client(CAROL, self.one)
+        for client in (self.alice, carol):
+            client.sendData("a")
+        self.network.advance(0)  # it is handled
+        self.one.node.lines.deliver()
+        self.assertEqual(self.successResultOf(self.sent[0]), 1)
+        self.assertNoResult(self.sent[1])
+        self.settle()
+        self.assertEqual(self.successResultOf(self.sent[1]), 1)
 
     def fall(self, data: str) -> None:
         """Have the first node write what a message causes, and be killed at once."""
