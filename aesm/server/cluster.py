@@ -144,7 +144,8 @@ class Cluster:
             )
         sent = _Sent(cause, str(publicKey), entry)
         self._sending += len(entry)
-        journal.add(sent.write).addBoth(self._cbWritten, sent)
+        written = journal.add(sent.write, sent.cause)
+        written.addBoth(self._cbWritten, sent)
         return sent
 
     def sendAll(self, data: Message) -> Deferred[int]:
@@ -307,6 +308,7 @@ class _Sent(LazyDeferred[int]):
     Fires with how many sessions have a message.
 
     @ivar size: the message's, bytes.
+    @ivar cause: the session whose message made us send it, or empty.
     """
 
     def __init__(self, cause: Connection | None, peer: str, entry: bytes) -> None:
@@ -316,6 +318,7 @@ class _Sent(LazyDeferred[int]):
         @param entry: the message.
         """
         self.size = len(entry)
+        self.cause = "" if cause is None else cause.session.name
         self._cause = cause
         self._peer = peer
         self._entry = entry
@@ -332,9 +335,8 @@ class _Sent(LazyDeferred[int]):
     def write(self, store: ISessionStore) -> None:
         """Give the message to the store, unless its cause is elsewhere by now."""
         if not hasLeft(self._cause):
-            cause = "" if self._cause is None else self._cause.session.name
             sending = cast("EngineStore", store)
-            sending.send(cause, self._peer, self._entry, self._count)
+            sending.send(self.cause, self._peer, self._entry, self._count)
 
     def _count(self, having: int, full: int) -> None:
         """Note how many sessions have it, and how many have no room."""

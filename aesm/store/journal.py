@@ -59,6 +59,9 @@ class Journaled(Protocol):
 # A connection, and what C{write} has returned.
 _Written = tuple[Journaled, "Callable[[], AESMProtocol | None]"]
 
+# Fires once something is stored, and the session whose message caused it, or empty.
+_Waiter = tuple["Deferred[None]", str]
+
 
 class Journal:
     """
@@ -85,8 +88,7 @@ class Journal:
         self._blocked: dict[Journaled, None] = {}  # until the store can be written
         self._forgotten: dict[str, Journaled] = {}  # by name
         # What else this turn writes, and who waits for that.
-        self._others: list[tuple[Callable[[ISessionStore], object], Deferred[None]]]
-        self._others = []
+        self._others: list[tuple[Callable[[ISessionStore], object], _Waiter]] = []
         self._writeCall: IDelayedCall | None = None
 
     @property
@@ -136,17 +138,21 @@ class Journal:
             self._forgotten[connection.session.name] = connection
             self._schedule()
 
-    def add(self, write: Callable[[ISessionStore], object]) -> Deferred[None]:
+    def add(
+        self, write: Callable[[ISessionStore], object], cause: str = ""
+    ) -> Deferred[None]:
         """
         Write at the end of this turn, with all that changes in it, something that is no
         session of ours.
 
         @param write: called with the store then.
+        @param cause: the session whose message made us do it, with which it is written,
+            or empty.
         @return: fires once all of it is committed, and has gone on; fails with
             L{SpoolError<aesm.errors.SpoolError>} if it will not be.
         """
         written: Deferred[None] = Deferred()
-        self._others.append((write, written))
+        self._others.append((write, (written, cause)))
         self._schedule()
         return written
 
@@ -209,8 +215,8 @@ class Journal:
         for write, _ in others:
             write(self.store)
         written = [(each, each.write(self.store)) for each in changed]
-        committed = self.store.commit(partial(self._cbStored, written))
         waiters = [waiter for _, waiter in others]
+        committed = self.store.commit(partial(self._cbStored, written, waiters))
         committed.addCallbacks(
             self._cbCommitted,
             self._ebNotCommitted,
@@ -221,12 +227,17 @@ class Journal:
     def _cbStored(
         self,
         written: list[_Written],
+        waiters: list[_Waiter],
         names: Collection[str],
     ) -> None:
         """Go on with those of which all is committed, before the rest is."""
         stored = [each for each in written if each[0].session.name in names]
         written[:] = [each for each in written if each not in stored]
+        told = [each for each in waiters if each[1] in names]
+        waiters[:] = [each for each in waiters if each not in told]
         self._goOn(stored)
+        for waiter, _ in told:
+            waiter.callback(None)
 
     def _goOn(self, written: Sequence[_Written]) -> None:
         """Send and acknowledge what is committed."""
@@ -242,11 +253,11 @@ class Journal:
         self,
         result: None,
         written: Sequence[_Written],
-        waiters: Sequence[Deferred[None]],
+        waiters: Sequence[_Waiter],
     ) -> None:
         """Go on with what is committed."""
         self._goOn(written)
-        for waiter in waiters:
+        for waiter, _ in waiters:
             waiter.callback(None)
         # Behind these, since what is blocked came after what was written.
         if self.ready:
@@ -254,11 +265,9 @@ class Journal:
             for connection in blocked:
                 connection.writable()
 
-    def _ebNotCommitted(
-        self, failure: Failure, waiters: Sequence[Deferred[None]]
-    ) -> None:
+    def _ebNotCommitted(self, failure: Failure, waiters: Sequence[_Waiter]) -> None:
         """The store was closed before: tell who waits beside connections."""
-        for waiter in waiters:
+        for waiter, _ in waiters:
             waiter.errback(failure)
 
 

@@ -17,6 +17,7 @@ import json
 import os
 from collections import defaultdict, deque
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from hypothesis import HealthCheck, Phase, settings
@@ -33,8 +34,9 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from aesm.cluster import repair, scripts, writer
-from aesm.cluster.batch import Changes, Gathered, Part
+from aesm.cluster import batch, repair, scripts, writer
+from aesm.cluster.batch import Call, Changes, Gathered, Part
+from aesm.cluster.image import Image
 from aesm.cluster.scripts import Script
 from aesm.cluster.store import Entry
 from aesm.store.interface import Stored
@@ -211,8 +213,8 @@ class App:
         self._turn += 1
         for name, holding in self.holds.items():
             self._write(name, holding)
-        done = self.node.store.commit()
         held = {name: (each, each.received) for name, each in self.holds.items()}
+        done = self.node.store.commit(partial(self._cbStored, self._turn, held))
         self.watched(done, self._cbCommitted, self._turn, held)
 
     def _write(self, name: str, holding: Holding) -> None:
@@ -250,6 +252,16 @@ class App:
         """All sessions are there, and have room."""
         if (sent, full) != (1, 0) and not self._machine.forgets:
             self._machine.noted(AssertionError("it was not sent"))
+
+    def _cbStored(
+        self, turn: int, held: dict[str, tuple[Holding, int]], names: Collection[str]
+    ) -> None:
+        """Go on with some of what was committed, before the rest is."""
+        stored = {name: held.pop(name) for name in list(held) if name in names}
+        try:
+            self._cbCommitted(None, turn, stored)
+        except AssertionError as error:
+            self._machine.noted(error)
 
     def _cbCommitted(
         self, result: None, turn: int, held: dict[str, tuple[Holding, int]]
@@ -668,10 +680,12 @@ class ClusterModelTests(SynchronousTestCase):
     def test_full(self) -> None:
         """
         An engine that is full loses nothing, and what is acknowledged makes room; be it
-        that nodes may have it hold a little more, or nothing at all.
+        that nodes may have it hold a little more, or nothing at all, and that all is
+        done at once, or one session after the other.
         """
-        for reserve in (0, 1000):
+        for reserve, sessions in ((0, batch.MAX_SESSIONS), (1000, 1)):
             self.patch(writer, "RESERVE", reserve)
+            self.patch(batch, "MAX_SESSIONS", sessions)  # of a call
             run(FullMachine, **({} if EXAMPLES else {"max_examples": 5}))
 
 
@@ -736,6 +750,22 @@ class BrokenTests(SynchronousTestCase):
         """Nothing goes ahead of what an engine has no room for."""
         self.patch(writer, "RESERVE", 0)
         self.patch(Gathered, "ahead", lambda self, ours, room: (deque(), room))
+        self.fails(FullMachine)
+
+    def test_early(self) -> None:
+        """Who waits for a session goes on when only a part of it is written."""
+        ahead = Gathered.ahead
+
+        def broken(
+            gathered: Gathered, ours: Mapping[str, Image], room: int
+        ) -> tuple[deque[Call], int]:
+            """Take out what makes room, and say that it is all."""
+            calls, left = ahead(gathered, ours, room)
+            for call in calls:
+                call.isWhole = True
+            return calls, left
+
+        self.patch(Gathered, "ahead", broken)
         self.fails(FullMachine)
 
     def test_notRestored(self) -> None:

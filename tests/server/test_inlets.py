@@ -10,9 +10,11 @@ from random import Random
 from typing import Any, cast
 
 from twisted.internet.defer import Deferred, fail
+from twisted.python.failure import Failure
 
 from aesm import Connection, Packet, PrivateKey
-from aesm.errors import CloseCode, ConnectionClosed, SpoolError
+from aesm.cluster import batch
+from aesm.errors import CloseCode, ConnectionClosed, SendBufferFull, SpoolError
 from tests.support.clusters import ClusterTestCase, ServingNode
 from tests.support.pairs import Recorder
 
@@ -25,7 +27,7 @@ STEPS = (
     *("second", "roam", "roam", "kill", "deaf", "away"),
 )
 
-ALICE, BOB = (PrivateKey(bytes([number]) * 32) for number in (0x61, 0x62))
+ALICE, BOB, CAROL = (PrivateKey(bytes([it]) * 32) for it in (0x61, 0x62, 0x63))
 
 
 class InletTestCase(ClusterTestCase):
@@ -93,6 +95,69 @@ class DeliveryTests(InletTestCase):
             self.roam(self.alice, self.one)
         self.assertEqual(self.taken(self.bob), ["a", "b", "c"])
         self.assertEqual(len(self.sent), 4)
+
+    def test_early(self) -> None:
+        """How it went is told once that is written, before the rest of the turn is."""
+        self.patch(batch, "MAX_SESSIONS", 1)  # of what the engine does at a time
+        carol = self.client(CAROL, self.one)
+        for client in (self.alice, carol):
+            client.sendData("a")
+        self.network.advance(0)  # it is handled
+        self.one.node.lines.deliver()
+        self.assertEqual(self.successResultOf(self.sent[0]), 1)
+        self.assertNoResult(self.sent[1])
+        self.settle()
+        self.assertEqual(self.successResultOf(self.sent[1]), 1)
+
+    def fall(self, data: str) -> None:
+        """Have the first node write what a message causes, and be killed at once."""
+        handler = self.one.server.factory.manager.handler
+        self.alice.sendData(data)
+        self.network.advance(0)  # it is handled
+        self.one.node.lines.line.execute()  # written, unheard
+        self.kill(self.one)
+        self.one = self.serving("one-" + data[0], handler)
+        self.roam(self.alice, self.one)
+
+    def test_untold(self) -> None:
+        """
+        A handler's message counts although there is no room for what it sends; if its
+        node is killed just then, nobody hears of that.
+        """
+        self.patch(batch, "MAX_INLET", 40)
+        self.kill(self.two)
+        self.say("x" * 30)
+        self.fall("b")
+        self.assertEqual(len(self.sent), 2)
+        self.assertNoResult(self.sent[1])
+        self.roam(self.bob, self.one)
+        self.assertEqual(self.taken(self.bob), ["x" * 30])
+
+    def test_waited(self) -> None:
+        """
+        If a handler waits until it knows, it is handed its message once more, and told
+        then; what did have room is sent twice.
+        """
+        handler: Any = self.one.server.factory.manager.handler
+        told: list[Failure] = []
+
+        def waiting(connection: Connection, packet: Packet) -> Deferred[object]:
+            """Send a message on, and wait."""
+            self.pass_(connection, packet)
+            waited: Deferred[object] = self.sent[-1].addErrback(told.append)
+            return waited
+
+        handler.react = waiting
+        self.patch(batch, "MAX_INLET", 100)
+        self.kill(self.two)
+        self.fall("a")
+        self.say("x" * 50)
+        self.assertEqual(told, [])
+        self.fall("b" * 50)
+        (failure,) = told
+        failure.trap(SendBufferFull)
+        self.roam(self.bob, self.one)
+        self.assertEqual(self.taken(self.bob), ["a", "a", "x" * 50])
 
     def test_moved(self) -> None:
         """

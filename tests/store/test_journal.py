@@ -193,7 +193,10 @@ class JournalTests(SynchronousTestCase):
         self.closed()
 
     def test_early(self) -> None:
-        """Those of which all is stored go on, before the rest of the turn, once."""
+        """
+        Those of which all is stored go on, and who waits for what they caused, before
+        the rest of the turn, once.
+        """
         told: list[Any] = []
         store = ShelfStore(Shelf())
         commit = store.commit
@@ -209,14 +212,18 @@ class JournalTests(SynchronousTestCase):
         entries: list[Any] = [self.entry, other]
         for entry in entries:
             journal.touch(entry)
+        causes = {OTHER: other.said, NAME: self.entry.said, "": self.entry.said}
+        for cause, said in causes.items():
+            written = journal.add(lambda store: None, cause)
+            written.addCallback(lambda nothing, said: said.append("told"), said)
         self.clock.advance(0)
         for _ in range(2):
             told[0]({OTHER})
         self.assertEqual(self.entry.said, ["write"])
-        self.assertEqual(other.said, ["write", "goOn"])
+        self.assertEqual(other.said, ["write", "goOn", "told"])
         store.work()
-        self.assertEqual(self.entry.said, ["write", "goOn"])
-        self.assertEqual(other.said, ["write", "goOn"])
+        self.assertEqual(self.entry.said, ["write", "goOn", "told", "told"])
+        self.assertEqual(other.said, ["write", "goOn", "told"])
         self.closed()
 
     def test_others(self) -> None:

@@ -21,7 +21,7 @@ Either has to be told (4000).
 For C{hoard} all clients take nothing for so long, in which a node may be killed, if
 C{kill} is a fault, too.  With large messages that fills an engine that has a bound;
 when they go on, so has all else, by itself.  What is not sent, for want of room, has to
-be told::
+be told, unless the node is killed that was to say so: so the engine notes it as well::
 
     python -m tests.support.clustershow --fault hoard kill --every 5 8
         --maxmemory 64mb --size 65536 --window 131072 --messages 20000
@@ -42,7 +42,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from functools import partial
-from hashlib import sha256
+from hashlib import sha1, sha256
 from itertools import count
 from pathlib import Path
 from subprocess import PIPE, Popen
@@ -80,6 +80,7 @@ from aesm import (
     SpoolError,
     connect,
 )
+from aesm.cluster.scripts import COMMIT
 from aesm.errors import CloseCode
 from aesm.messages.deferred import Gate
 from aesm.server.cluster import Cluster
@@ -96,6 +97,8 @@ AHEAD = 8  # messages of a client that are under way
 TELLERS = 8  # clients that tell all, one message each at a time
 SLOW = 5.0  # seconds
 PATIENCE = 60.0  # seconds without any progress
+LOOK = 1.0  # seconds between looks at what the engine has refused
+REFUSED = "{aesm:aesm}:refused"  # where it notes that
 
 
 def keyOf(number: int) -> PrivateKey:
@@ -171,8 +174,21 @@ def _complain(failure: Failure) -> None:
     print(f"not sent: {failure.getErrorMessage()}", file=sys.stderr, flush=True)
 
 
+def _noteRefusals() -> None:
+    """
+    Have the engine note what finds no room in an inlet.  It is the one thing that
+    becomes of a message which only the memory of a node knows.
+    """
+    found = b"full = full + 1"
+    assert COMMIT.source.count(found) == 1
+    noting = found + b" redis.call('RPUSH', P .. 'refused', data:sub(1, 64))"
+    COMMIT.source = COMMIT.source.replace(found, noting)
+    COMMIT.digest = sha1(COMMIT.source).hexdigest()
+
+
 async def serve(reactor: Any, options: Any) -> None:
     """Be a node, until it is killed, or stopped."""
+    _noteRefusals()
     handler = Exchange()
     entries.LOG_SIZE = options.logSize  # type: ignore[misc]
     server = Server(
@@ -208,7 +224,8 @@ class Ledger:
     @ivar slow: how many took longer than L{SLOW}.
     @ivar longest: the longest time that one took, seconds.
     @ivar calls: the most calls of clients to nodes in any second, but the first ones.
-    @ivar refused: how many were not sent, as was said.
+    @ivar refused: those that were not sent.
+    @ivar told: those of them of which that was said.
     @ivar wrong: what was not as it should be.
     """
 
@@ -222,7 +239,8 @@ class Ledger:
         self._sent: dict[str, float] = {}
         self._next: defaultdict[str, Iterator[int]] = defaultdict(count)
         self._expected: defaultdict[str, int] = defaultdict(int)
-        self.refused = 0
+        self.refused: set[str] = set()
+        self.told: set[str] = set()
 
     def make(self, way: str) -> str:
         """Make the next message of those that go one way."""
@@ -232,8 +250,10 @@ class Ledger:
 
     def take(self, message: str, way: str) -> None:
         """Check a message that has arrived."""
-        # What is missing in between was refused, as its sender hears; else it stays so.
+        # What is missing in between was refused, as is heard; else it stays so.
         due, number = self._expected[way], int(message.rpartition(" ")[2])
+        if message in self.refused:
+            self.wrong.append(f"{message!r} was refused, and came")
         if message != f"{way} {number}" or number < due:
             self.wrong.append(f"{message!r} came instead of {due} of {way!r}")
         self._expected[way] = number + 1
@@ -244,12 +264,30 @@ class Ledger:
         self.longest = max(self.longest, took)
         self.done += 1
 
-    def refuse(self, message: str) -> None:
-        """A message was refused."""
+    def refuse(self, message: str) -> bool:
+        """
+        A message was refused.
+
+        @return: whether that is news.
+        """
+        if message in self.refused:
+            return False
         if self._sent.pop(message, None) is None:
             self.wrong.append(f"{message!r} was refused, and came")
-        self.refused += 1
+        self.refused.add(message)
         self.done += 1
+        return True
+
+    def tell(self, message: str) -> bool:
+        """
+        It was said that a message was refused.
+
+        @return: whether that is news.
+        """
+        if message in self.told:
+            self.wrong.append(f"{message!r} was said to be refused twice")
+        self.told.add(message)
+        return self.refuse(message)
 
     def call(self) -> None:
         """Count a call of a client to a node."""
@@ -426,8 +464,8 @@ class Client:
                 ledger.take(message, f"e {self.number}")
                 self.next()
             elif message[0] == "n":
-                ledger.refuse(f"s {message[2:]}")
-                self.next()
+                if ledger.tell(f"s {message[2:]}"):
+                    self.next()
             elif message[0] != "t":
                 sender = message.split(" ", 1)[0]
                 ledger.take(f"s {message}", f"s {sender} {self.number}")
@@ -494,6 +532,10 @@ class Clients:
         elif line == "take\n" and self.hoarding is not None:
             hoarding, self.hoarding = self.hoarding, None
             hoarding.open()
+        elif line.startswith("refused "):
+            _, sender, other, number = line.split()
+            if self.ledger.refuse(f"s {sender} {other} {number}"):
+                self.all[int(sender) - 1].next()
         else:
             self.isEnough = True
 
@@ -671,7 +713,8 @@ async def call(reactor: Any, options: Any) -> None:
     print(f"{visitors.admitted} visitors, and {visitors.refused} told to come later")
     print(
         f"{ledger.done} messages of {options.clients} clients in {seconds:.1f} s, "
-        f"{clients.ledger.refused} of them refused, {ledger.missing} missing, {lost} "
+        f"{len(clients.ledger.refused)} of them refused, of which "
+        f"{len(clients.ledger.told)} were told, {ledger.missing} missing, {lost} "
         f"sessions lost, the longest took {ledger.longest:.2f} s, {ledger.slow} longer "
         f"than {SLOW:g} s, at most "
         f"{clients.ledger.calls} calls in a second; for {clients.silence:.2f} s "
@@ -724,6 +767,7 @@ class Nodes:
         self._stack = stack
         self._log = log
         self._names = count(1)
+        self._refused = 0  # how many the clients know of
         self.size = options.nodes
         self.redis = self._engine()
         self._engineOptions = [
@@ -783,6 +827,13 @@ class Nodes:
         assert self.clients.stdin is not None
         with suppress(BrokenPipeError):  # they may be done
             os.write(self.clients.stdin.fileno(), f"{word}\n".encode())
+
+    def tellRefused(self) -> None:
+        """Tell the clients what the engine has refused since the last time."""
+        for data in self.redis.command("LRANGE", REFUSED, self._refused, -1):
+            self._refused += 1
+            if data[1:2].isdigit():  # else it is nobody's who counts
+                self.tell("refused " + data[1:].decode().rstrip("x "))
 
     def add(self) -> None:
         """Start a node, in the background."""
@@ -950,9 +1001,12 @@ def show(options: Any) -> int:
         nodes.tell("begin")
         if not options.faults:
             nodes.tell("enough")
-        due = time.monotonic() + chance.uniform(*options.every)
+        due, looked = time.monotonic() + chance.uniform(*options.every), 0.0
         while clients.poll() is None:
             time.sleep(0.01)
+            if time.monotonic() > looked + LOOK:
+                nodes.tellRefused()
+                looked = time.monotonic()
             words = said[-1].split() if said else []
             progress = int(words[1]) if words[:1] == ["progress"] else 0
             isDue = (
