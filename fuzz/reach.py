@@ -28,7 +28,7 @@ APART = (
     "server/handover.py",
     *(f"server/{name}.py" for name in ("cluster", "draining", "inlets", "reading")),
     *(f"store/{name}.py" for name in ("counting", "entries", "following", "log")),
-    *(f"store/{name}.py" for name in ("logged", "undoing")),
+    *(f"store/{name}.py" for name in ("logged", "replicated", "telling", "undoing")),
 )
 TOP = 4  # packages to show for a target
 
