@@ -58,12 +58,12 @@ RETRY: Final = 1.0  # seconds until it is read again when that failed
 
 _log = Logger(namespace="aesm.log")
 
+_T = TypeVar("_T")
+
 
 def _nobody(*arguments: object) -> None:
     """Nobody is to be told."""
 
-
-_T = TypeVar("_T")
 
 # The same at any process
 #
@@ -123,6 +123,8 @@ class Log:
             one that does not.
         @param sendBuffer: bytes that a session may keep: places are written so often
             that only a part of it is told in between.
+        @param replica: makes something of what happens, the same at all processes.
+        @param broken: called with why, once it cannot: nobody can be served then.
         """
         self.entries = Entries()
         self._journal = journal
