@@ -59,6 +59,11 @@ _RECONNECT = {"READONLY", "EPOCH", "NOAUTH"}
 # Of what an engine that is full says of a script, whichever version it is.
 _FULL = "OOM command not allowed"
 
+_ASKS_PASSWORD = (
+    " Write its password into a file of mode 0600, and name that: clusterPassword "
+    "(--cluster-password)"
+)
+
 _log = Logger(namespace="aesm.cluster")
 
 
@@ -434,7 +439,8 @@ class Engine:
         if failure.check(SpoolError):
             self.failure = cast("SpoolError", failure.value)
         else:
-            self.failure = self._unfit(failure.getErrorMessage())
+            hint = _ASKS_PASSWORD if code == "NOAUTH" else ""
+            self.failure = self._unfit(failure.getErrorMessage() + hint)
         isFinal = code not in LATER and not failure.check(*_CONNECTION)
         if isFinal and self._started is not None:
             self._giveUp()
