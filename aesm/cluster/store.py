@@ -116,7 +116,6 @@ class EngineStore:
         self._isClosed = False
         self._ready: Deferred[list[Stored]] | None = None
         self._sealer = sealer or Clear()
-        engine.mark = self._sealer.mark
         self._members = Members(self._sealer)
         self._writer = Writer(engine, clock, self._grace, self._sealer)
         self._writer.lost, self._writer.looked = self._lost, self._looked

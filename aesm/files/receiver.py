@@ -272,11 +272,11 @@ class FileReceiver(MessageHandler):
             return self._takeChunk(connection, asked)
         kind, fields = asked
         if kind == "offer":
-            asked: Deferred[str] = Deferred()
+            begun: Deferred[str] = Deferred()
             offer = fields["offer"]
-            taking = self._offers.run(self._takeOffer, connection, offer, asked)
-            taking.chainDeferred(asked)
-            return asked
+            taking = self._offers.run(self._takeOffer, connection, offer, begun)
+            taking.chainDeferred(begun)
+            return begun
         if kind == "end":
             self.noMoreFiles(connection)
             return answering()
@@ -324,18 +324,18 @@ class FileReceiver(MessageHandler):
         return answering(name=name)
 
     def _takeOffer(
-        self, connection: Connection, offer: Offer, asked: Deferred[str]
+        self, connection: Connection, offer: Offer, begun: Deferred[str]
     ) -> Deferred[str]:
         """Begin to receive a file."""
-        return Deferred.fromCoroutine(self._begin(connection, offer, asked))
+        return Deferred.fromCoroutine(self._begin(connection, offer, begun))
 
     async def _begin(
-        self, connection: Connection, offer: Offer, asked: Deferred[str]
+        self, connection: Connection, offer: Offer, begun: Deferred[str]
     ) -> str:
         """
         Begin to receive a file, or go on with it.
 
-        @param asked: has fired if nobody waits for the answer any more.
+        @param begun: has fired if nobody waits for the answer any more.
         @return: the answer.
         """
         place = Place(self._folder, offer, connection.peer)
@@ -349,7 +349,7 @@ class FileReceiver(MessageHandler):
         incoming = self._incoming[token] = _Incoming(
             connection, offer, place, opened, self._inThread, self._progress
         )
-        if connection.isOver or asked.called:  # since then
+        if connection.isOver or begun.called:  # since then
             await self._end(token).close()
         return answering(token=token.hex(), offset=incoming.received)
 
