@@ -59,6 +59,14 @@ _RECONNECT = {"READONLY", "EPOCH", "NOAUTH"}
 # Of what an engine that is full says of a script, whichever version it is.
 _FULL = "OOM command not allowed"
 
+# What to do about others.
+_HINTS = {
+    "NOAUTH": " Write its password into a file of mode 0600, and name that: "
+    "clusterPassword (--cluster-password)",
+    "FORMAT": ": all nodes of a cluster need one version of aesm, and one clusterKey "
+    "(--cluster-key) or none; else take another clusterName (--cluster-name)",
+}
+
 _log = Logger(namespace="aesm.cluster")
 
 
@@ -83,6 +91,7 @@ class Engine:
     @ivar line: the same, of the connection.
     @ivar history: of the engine: another one, if it may lack what it said that it had.
     @ivar clock: keeps time.
+    @ivar mark: as L{Clear<aesm.cluster.sealing.Clear>}, of who seals what is told it.
     @ivar size: the bytes of all that it has, as it said last.
     """
 
@@ -114,6 +123,7 @@ class Engine:
         self.down: Callable[[], object] = _nothing
         self.failure: SpoolError | None = SpoolError(f"not connected to {address}")
         self.clock = reactor
+        self.mark = ""
         self.size = 0
         self._address = address
         self._cluster = cluster
@@ -381,7 +391,8 @@ class Engine:
                     "and appendfsync always"
                 )
         self.line = secrets.token_hex(8)
-        said = (self.node, secrets.token_hex(16), FORMAT, self.process, self.line)
+        layout = f"{FORMAT} {self.mark}".rstrip()
+        said = (self.node, secrets.token_hex(16), layout, self.process, self.line)
         epoch = await self._run(protocol, JOIN, *said)
         # Asked behind what only a primary does: a replica that becomes one has another.
         more = _parsed(await self.execute(protocol, "INFO", "replication"))
@@ -398,7 +409,7 @@ class Engine:
         found = await self.execute(protocol, "HMGET", meta, "format", "epoch")
         if found[0] is None:
             raise self._unfit("it has no cluster of this name")
-        if found[0] != b"%d" % FORMAT:
+        if found[0].split()[0] != b"%d" % FORMAT:
             raise self._unfit("its cluster is of another version of aesm")
         return cast("bytes", found[1])
 
@@ -434,7 +445,7 @@ class Engine:
         if failure.check(SpoolError):
             self.failure = cast("SpoolError", failure.value)
         else:
-            self.failure = self._unfit(failure.getErrorMessage())
+            self.failure = self._unfit(failure.getErrorMessage() + _HINTS.get(code, ""))
         isFinal = code not in LATER and not failure.check(*_CONNECTION)
         if isFinal and self._started is not None:
             self._giveUp()

@@ -24,11 +24,17 @@ from aesm.errors import SpoolError
 __all__ = ["Clear", "Sealer"]
 
 KEY = 32  # bytes
-_SALT, _NONCE = 32, 12
+_SALT, _NONCE, _MARK = 32, 12, 8
 
 
 class Clear:
-    """Seals nothing."""
+    """
+    Seals nothing.
+
+    @ivar mark: what shows that two have the same key, and no more of it.
+    """
+
+    mark = ""
 
     def seal(self, data: bytes, *place: str | int) -> bytes:
         """Leave it."""
@@ -50,6 +56,8 @@ class Sealer(Clear):
         """
         if len(key) != KEY:
             raise ValueError(f"a cluster's key has {KEY} bytes, not {len(key)}")
+        mark = hmac.digest(key, b"mark " + cluster.encode(), "sha256")
+        self.mark = mark[:_MARK].hex()
         self._key = key
         self._cluster = cluster
 

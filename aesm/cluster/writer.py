@@ -124,6 +124,7 @@ class Writer:
         self._clock = clock
         self._grace = grace
         self._sealer = sealer
+        engine.mark = sealer.mark
         self._failure: SpoolError | None = None
         self.number = 0
         self._told = 0  # of the last one in which anything went to others

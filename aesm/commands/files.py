@@ -179,7 +179,7 @@ class ReceiveOptions(_FileCommand):
 def _checkFile(path: Path) -> None:
     """Look at a file before anybody is troubled."""
     if path.is_dir():
-        archive = shlex.quote(f"{path.name or 'all'}.tar")
+        archive = shlex.quote(f"{path.resolve().name or 'all'}.tar")
         raise usage.UsageError(
             f"{path} is a directory; send an archive of it: "
             f"`tar -cf {archive} {shlex.quote(str(path))}`"

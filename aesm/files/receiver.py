@@ -272,16 +272,22 @@ class FileReceiver(MessageHandler):
             return self._takeChunk(connection, asked)
         kind, fields = asked
         if kind == "offer":
-            taking = self._offers.run(self._takeOffer, connection, fields["offer"])
-            return _shielded(taking)
+            begun: Deferred[str] = Deferred()
+            offer = fields["offer"]
+            taking = self._offers.run(self._takeOffer, connection, offer, begun)
+            taking.chainDeferred(begun)
+            return begun
         if kind == "end":
             self.noMoreFiles(connection)
             return answering()
         if kind == "receive":
             self.peerReceives(connection)
             return answering()
-        finishing = self._finish(connection, kind, **fields)
-        return _shielded(Deferred.fromCoroutine(finishing))
+        # It goes on to its end if nobody waits any more.
+        finished: Deferred[str] = Deferred()
+        finishing = Deferred.fromCoroutine(self._finish(connection, kind, **fields))
+        finishing.chainDeferred(finished)
+        return finished
 
     # Parts
 
@@ -298,13 +304,16 @@ class FileReceiver(MessageHandler):
     async def _finish(
         self, connection: Connection, kind: str, token: bytes, sha256: str
     ) -> str:
-        """Complete a file, or forget it."""
+        """Complete a file, leave it for another time, or forget it."""
         self._find(connection, token)
         incoming = self._end(token)
         try:
-            if kind == "drop":
-                await incoming.drop()
-                self.fileFailed(connection, incoming.name, "it was changed meanwhile")
+            if kind != "done":
+                reason = "its sender has stopped"
+                if kind == "drop":
+                    await incoming.drop()
+                    reason = "it was changed meanwhile"
+                self.fileFailed(connection, incoming.name, reason)
                 return answering()
             name = await incoming.complete(sha256)
         except (OSError, RequestFailed) as error:
@@ -314,14 +323,19 @@ class FileReceiver(MessageHandler):
         self.fileReceived(connection, incoming.name, self.directory / name, sha256)
         return answering(name=name)
 
-    def _takeOffer(self, connection: Connection, offer: Offer) -> Deferred[str]:
+    def _takeOffer(
+        self, connection: Connection, offer: Offer, begun: Deferred[str]
+    ) -> Deferred[str]:
         """Begin to receive a file."""
-        return Deferred.fromCoroutine(self._begin(connection, offer))
+        return Deferred.fromCoroutine(self._begin(connection, offer, begun))
 
-    async def _begin(self, connection: Connection, offer: Offer) -> str:
+    async def _begin(
+        self, connection: Connection, offer: Offer, begun: Deferred[str]
+    ) -> str:
         """
         Begin to receive a file, or go on with it.
 
+        @param begun: has fired if nobody waits for the answer any more.
         @return: the answer.
         """
         place = Place(self._folder, offer, connection.peer)
@@ -335,7 +349,7 @@ class FileReceiver(MessageHandler):
         incoming = self._incoming[token] = _Incoming(
             connection, offer, place, opened, self._inThread, self._progress
         )
-        if connection.isOver:  # since then
+        if connection.isOver or begun.called:  # since then
             await self._end(token).close()
         return answering(token=token.hex(), offset=incoming.received)
 
@@ -389,16 +403,6 @@ class FileReceiver(MessageHandler):
             )
         self.fileFailed(connection, name, error.reason)
         return error
-
-
-def _shielded(running: Deferred[str]) -> Deferred[str]:
-    """
-    Wait for what goes on to its end if nobody waits any more: what is just being
-    opened could not be closed otherwise.
-    """
-    shield: Deferred[str] = Deferred()
-    running.chainDeferred(shield)
-    return shield
 
 
 def _silent(name: str, done: int, size: int) -> None:

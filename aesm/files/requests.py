@@ -4,6 +4,7 @@ The requests of which sending files consists; docs/files.md has them for others,
     offer    a file, by name, size and time -> its token, and the offset to begin at
     chunk    bytes at an offset -> once they are written
     done     this is all, and its SHA-256 -> the name that it has, on the disk
+    leave    no more of it now; what came of it stays for the next time
     drop     the file has changed, forget what came of it
     end      there will be no more files
     receive  who asks this receives files: nobody sends any, if both do
@@ -47,7 +48,7 @@ MAX_SIZE = 1 << 62  # bytes of a file
 _WORD = "aesm-file/1 "
 _HEADER = struct.Struct("!12s8sQ")  # the word, the token, the offset
 CHUNK_HEADER = _HEADER.size
-_KINDS = frozenset({"offer", "done", "drop", "end", "receive"})
+_KINDS = frozenset({"offer", "done", "leave", "drop", "end", "receive"})
 
 
 class FileCode(IntEnum):

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from errno import EINVAL, EISDIR
 from typing import Any, Protocol
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.threads import deferToThread
 
 from aesm.core.messages.batch import Message
@@ -200,26 +200,54 @@ class _Sending:
 
         @return: the name that it has there.
         """
-        answer = await self._connection.request(offering(self._offer))
-        token, offset = readAnswer(answer, token=str, offset=int)
+        token, offset = await self._begin()
         if not 0 <= offset <= self._offer.size:
             raise RequestFailed(FileCode.MALFORMED, "the answer is out of range")
         self._token, self.begun = _token(token), offset
         self._report(offset)
         try:
             sha256 = await self._sendFrom(offset)
+            done = asking("done", token=token, sha256=sha256)
+            answer = await self._connection.request(done)
         except FileChanged:
             # What has come is of no use to anybody.
-            dropped = self._connection.request(asking("drop", token=token))
-            dropped.addErrback(lambda failure: None)
+            self._end("drop", token)
+            raise
+        except (CancelledError, OSError):
+            self._end("leave", token)
             raise
         finally:
             for _, sent in self._ahead:
                 sent.addErrback(lambda failure: None)
             self._ahead.clear()
-        done = asking("done", token=token, sha256=sha256)
-        (name,) = readAnswer(await self._connection.request(done), name=str)
+        (name,) = readAnswer(answer, name=str)
         return str(name)
+
+    def _begin(self) -> Deferred[list[Any]]:
+        """
+        Offer the file.
+
+        @return: fires with its token, and the offset.  To cancel it does not withdraw
+            the offer, whose answer may be on its way: the receiver is told to leave
+            the file once it is known by which token it has it.
+        """
+        begun: Deferred[list[Any]] = Deferred()
+        asked = self._connection.request(offering(self._offer))
+        asked.addCallback(self._cbOffered, begun)
+        asked.chainDeferred(begun)
+        return begun
+
+    def _cbOffered(self, answer: Any, begun: Deferred[list[Any]]) -> list[Any]:
+        """Read the answer to an offer, for which nobody may wait any more."""
+        found = readAnswer(answer, token=str, offset=int)
+        if begun.called:
+            self._end("leave", found[0])
+        return found
+
+    def _end(self, kind: str, token: str) -> None:
+        """Tell the receiver, if it still can be told, that no more comes."""
+        ended = self._connection.request(asking(kind, token=token))
+        ended.addErrback(lambda failure: None)
 
     async def _sendFrom(self, offset: int) -> str:
         """

@@ -30,6 +30,7 @@ import os
 import re
 import socket
 import stat
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from time import time
@@ -221,12 +222,34 @@ def listenOn(
 
 
 def _cbListening(port: IListeningPort, factory: IProtocolFactory) -> IListeningPort:
-    """Hear what a port says of whom it could not accept."""
+    """
+    Hear what a port says of whom it could not accept, and have it close whatever was
+    done to its name.
+    """
+    if isinstance(port, unix.Port):
+        closed = partial(_closed, port, port.connectionLost)
+        setattr(port, "connectionLost", closed)  # noqa: B010
     logger = getattr(port, "_logger", None)  # as all ports of Twisted have it
     if isinstance(logger, Logger) and isinstance(factory, SecureFactory):
         observer = cast(ILogObserver, partial(_portSays, factory, logger.observer))
         setattr(port, "_logger", Logger(logger.namespace, observer=observer))  # noqa: B010
     return port
+
+
+def _closed(
+    port: unix.Port, close: Callable[[Failure], object], reason: Failure
+) -> None:
+    """
+    Close a UNIX socket, also if its name or its lock is gone: Twisted, which removes
+    them first, would leave it open, and what waits for it waiting.
+    """
+    try:
+        close(reason)
+    except (OSError, ValueError):
+        if port.lockFile is not None:
+            with suppress(OSError, ValueError):
+                port.lockFile.unlock()
+        tcp.Port.connectionLost(port, reason)
 
 
 def _portSays(factory: SecureFactory, others: ILogObserver, event: LogEvent) -> None:

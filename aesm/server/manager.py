@@ -176,7 +176,7 @@ class ConnectionManager(ConnectionOwner):
         self.stopping = True
         if self.journal is not None:
             self.journal.suspend()
-        self.sessions.stop()
+        self.sessions.stop(stored=self.journal is not None)
 
     def close(self, deadline: float) -> Deferred[None]:
         """

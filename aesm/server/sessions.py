@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-from aesm.errors import SessionLost
+from aesm.errors import CloseCode, ConnectionClosed, SessionLost
 from aesm.messages.budget import heldBy
 from aesm.messages.connection import Connection
 from aesm.secure.places import Shares, hostOf
@@ -143,10 +143,24 @@ class Sessions:
         waiting = self._keys.of(key) if several else self._hosts.of(host)
         return next((each for each in waiting if not heldBy(each)), waiting[0])
 
-    def stop(self) -> None:
-        """Wait for nobody any more."""
+    def stop(self, stored: bool) -> None:
+        """
+        Wait for nobody any more.
+
+        @param stored: whether the sessions outlive the process.
+        """
         for connection in list(self._waiting):
-            if connection in self._waiting:  # what hears of one may end others
+            if connection not in self._waiting:  # what hears of one may end others
+                continue
+            if stored:
+                self.resumed(connection)
+                connection.finish(
+                    ConnectionClosed(
+                        "the server is stopping; the session is stored",
+                        CloseCode.GOING_AWAY,
+                    )
+                )
+            else:
                 self.end(connection, "the server is stopping")
 
     def _schedule(self) -> None:

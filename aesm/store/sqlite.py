@@ -296,6 +296,7 @@ class SpoolFile:
                 except BaseException:
                     self._connection.close()
                     raise
+                self._opened = self._found()
         except KeyFileError as error:
             raise SpoolError(str(error)) from error
         except _READING as error:
@@ -425,12 +426,25 @@ class SpoolFile:
                 kept[kind].append(Blob(*blob))
         return list(sessions.values())
 
+    def _found(self) -> tuple[int, int] | None:
+        """Tell which file has our name; None if there is none."""
+        with suppress(OSError):
+            found = os.lstat(self._path)
+            return found.st_dev, found.st_ino
+        return None
+
     def write(self, changes: Mapping[str, Changes]) -> None:
         """
         Write changes, by the session's name, all of them or nothing.
 
         @raise sqlite3.Error: it could not be written.
         """
+        # With a log SQLite itself does not notice, and nobody would ever read it.
+        if self._found() != self._opened:
+            raise sqlite3.OperationalError(
+                "the file that was opened is not there any more: put it back, or "
+                "restart with a new one"
+            )
         with locked(self._path) if self._isShared else nullcontext():
             self._writeAll(changes)
 

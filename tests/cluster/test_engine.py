@@ -217,6 +217,14 @@ class EngineTests(EngineTestCase):
         node = self.assertStartFails("WRONGPASS", user="aesm@", password="secret")
         self.assertNotIn("secret", str(node.engine.failure))
 
+    def test_noPassword(self) -> None:
+        """Who gives none to an engine that asks for one is told how to."""
+        self.redis.command("ACL", "SETUSER", "default", ">word")
+        open_ = ("ACL", "SETUSER", "default", "nopass")
+        self.addCleanup(self.redis.commands, ("AUTH", "word"), open_)
+        node = self.assertStartFails("NOAUTH")
+        self.assertIn("--cluster-password", str(node.engine.failure))
+
     def test_notAllowed(self) -> None:
         """An engine that does not allow it says so."""
         self.user()

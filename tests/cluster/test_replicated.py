@@ -164,7 +164,9 @@ class SealedTests(EngineTestCase):
     def test_sealed(self) -> None:
         """They are not to be read there; one that makes no sense is left alone."""
         one = self.node("one", sealer=Sealer(bytes(KEY), "test"))
-        two = self.node("two", sealer=Sealer(b"1" * KEY, "test"))
+        other = Sealer(b"1" * KEY, "test")
+        other.mark = Sealer(bytes(KEY), "test").mark
+        two = self.node("two", sealer=other)
         one.store.log("", b"x", lambda *numbers: None)
         self.done(one, one.store.commit())
         name = b"one:1:1"

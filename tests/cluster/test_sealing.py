@@ -151,9 +151,21 @@ class SealedTests(EngineTestCase):
         error = self.failureResultOf(claimed, SpoolError)
         self.assertIn("was not sealed", error.getErrorMessage())
 
+    def test_otherKey(self) -> None:
+        """A node with another key does not start, nor does one without."""
+        for number, sealer in enumerate((Sealer(b"1" * KEY, "test"), None)):
+            _, started = self.starting(f"two{number}", sealer=sealer)
+            error = self.failureResultOf(started, SpoolError).getErrorMessage()
+            self.assertIn("clusterKey", error)
+
     def test_others(self) -> None:
-        """Who has another key reads nothing, nor has what it says heard."""
-        two = self.node("two", sealer=Sealer(b"1" * KEY, "test"))
+        """
+        Who has another key, but says that it is this one, reads nothing, nor has what
+        it says heard.
+        """
+        other = Sealer(b"1" * KEY, "test")
+        other.mark = Sealer(bytes(KEY), "test").mark
+        two = self.node("two", sealer=other)
         self.assertRefused(two, "S")
         for reading in (self.one.store.readLog(0), self.one.store.readInlet("S")):
             self.done(self.one, reading)

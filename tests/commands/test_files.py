@@ -135,6 +135,7 @@ class FileOptionsTests(CommandTestCase):
         (self.home / "d d").mkdir()
         for name, words in (
             ("d d", f"`tar -cf 'd d.tar' '{self.home}/d d'`"),
+            ("d d/..", f"`tar -cf {self.home.name}.tar '{self.home}/d d/..'`"),
             ("fifo", "is not a regular file"),
             ("missing", "there is no "),
         ):

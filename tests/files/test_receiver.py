@@ -179,6 +179,18 @@ class FileReceiverTests(ReceiverTestCase):
         self.ask(pair, asking("drop", token=token.hex()))
         self.offer(pair, "again")
 
+    def test_left(self) -> None:
+        """What its sender leaves stays, and makes room for another."""
+        pair = self.meet()
+        for number in range(MOST_OPEN + 1):
+            token, _ = self.offer(pair, f"{number}")
+            self.ask(pair, asking("leave", token=token.hex()))
+            self.assertTrue(self.receiver.isIdle)
+        self.assertEqual(len(os.listdir(self.theirs)), MOST_OPEN + 1)
+        self.assertEqual(
+            self.ask(pair, asking("leave", token=token.hex())), FileCode.UNKNOWN
+        )
+
     def test_mostPartial(self) -> None:
         """
         Of files that were never completed so many are there, and no more; those can

@@ -15,6 +15,7 @@ from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from aesm import Connection
 from aesm.errors import ConnectionClosed, FileChanged, RequestFailed, SessionLost
 from aesm.files import requests
+from aesm.files.receiver import MOST_OPEN
 from aesm.files.requests import AHEAD, CHUNK, FileCode, answering
 from aesm.files.sender import sendFile, sentAll
 from tests.support.files import FileTestCase
@@ -279,6 +280,29 @@ class ResumeTests(FileTestCase):
         self.failureResultOf(sending, CancelledError)
         self.sent(pair, path)
         self.assertGreaterEqual(self.progress[0][1], 10 * CHUNK)
+
+    def test_leavesNothingOpen(self) -> None:
+        """
+        Wherever it is when it is cancelled, the receiver has nothing open for it any
+        more: there is room for as many others as ever.
+        """
+        pair = self.meet()
+        thread = ByHand()
+        for number in range(MOST_OPEN + 1):
+            path = self.put(f"{number}", os.urandom(CHUNK + 5))
+            sending = sendFile(pair.client, path, inThread=thread.run)
+            if number % 2:
+                pair.deliver()
+                self.assertTrue(thread.waiting)  # all is there, and it is being hashed
+            sending.cancel()
+            self.failureResultOf(sending, CancelledError)
+            pair.deliver()
+            self.assertTrue(self.receiver.isIdle)
+            failed = ("failed", f"{number}", "its sender has stopped")
+            self.assertEqual(self.receiver.events[-1], failed)
+        while thread.waiting:  # which closes the files
+            thread.work()
+        self.sent(pair, path)
 
 
 class ChangedTests(FileTestCase):

@@ -14,7 +14,7 @@ import tempfile
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, fail, maybeDeferred
@@ -303,6 +303,16 @@ class TakeOverTests(TestCase):
         self.lock.symlink_to(str(os.getpid()))
         await self.listen()
         self.assertTrue(self.answers())
+
+    async def test_removed(self) -> None:
+        """One whose name, or lock, somebody has removed is closed all the same."""
+        for removed in ((self.path,), (self.lock,), (self.path, self.lock)):
+            port = await self.listen()
+            for path in removed:
+                path.unlink()
+            await port.stopListening()  # type: ignore[misc]
+            self.assertFalse(cast("Any", port).connected)
+            self.assertFalse(self.lock.is_symlink())
 
     async def test_noSuchProcess(self) -> None:
         """Nor is one of a process that is gone, as ever."""

@@ -6,6 +6,7 @@ go.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
@@ -62,7 +63,7 @@ class SessionsTests(SynchronousTestCase):
 
     def assertQuiet(self) -> None:
         """Check that nothing is scheduled once nobody waits."""
-        self.keeper.sessions.stop()
+        self.keeper.sessions.stop(stored=False)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def connection(
@@ -227,12 +228,13 @@ class SessionsTests(SynchronousTestCase):
         """
         for end in ("expire", "stop", "oldest"):
             sessions = self.sessions()
+            stop = partial(sessions.stop, stored=False)
             for name in "abc":
-                sessions.wait(self.connection(name, sessions.stop))
+                sessions.wait(self.connection(name, stop))
             if end == "expire":
                 self.clock.advance(10)
             elif end == "stop":
-                sessions.stop()
+                stop()
             else:
                 sessions.end(next(iter(sessions._waiting)), "why not")
             self.assertEqual(sorted(self.over), ["a", "b", "c"])

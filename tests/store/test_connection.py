@@ -776,7 +776,10 @@ class OutboxTests(SpoolTestCase):
         self.assertEqual(self.taking(away.retrieved), ["two"])
 
     def test_stoppedWaiting(self) -> None:
-        """The same for a session that waits for its client, with packets unread."""
+        """
+        The same for a session that waits for its client, with packets unread; nothing
+        says that it was given up.
+        """
         server = self.serving()
         client = self.service()
         client.sendData("unread")
@@ -786,6 +789,8 @@ class OutboxTests(SpoolTestCase):
         connection = self.accepted
         self.stopServer()
         self.assertFails(sent, ConnectionClosed)
+        lost = self.entries(server)[-1]
+        self.assertEqual(lost.reason, "the server is stopping; the session is stored")
         self.assertEqual(len(connection.retrieved), 1)
         server = self.serving()
         self.assertEqual(server.connections.getDataOrdinal()[1].data, "unread")

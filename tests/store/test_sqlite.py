@@ -582,6 +582,26 @@ class WriteTests(SpoolFileTestCase):
         self.write(file, Blob(1, 1, b"y"))
         self.assertEqual(len(self.reopened(file)[0].incoming), 2)
 
+    def test_removed(self) -> None:
+        """
+        What was removed, or replaced, cannot be written any more: nothing of it would
+        be found again.  Once it is back, it can.
+        """
+        file = self.open()
+        away = self.path.with_name("away")
+        for replaced in (False, True):
+            os.rename(self.path, away)
+            if replaced:
+                self.path.write_bytes(b"")
+            error = self.assertRaises(
+                sqlite3.OperationalError, self.write, file, Blob(1, 1, b"lost")
+            )
+            self.assertIn("not there any more", str(error))
+            os.rename(away, self.path)
+        self.write(file, Blob(2, 1, b"kept"))
+        (stored,) = self.reopened(file)
+        self.assertEqual(stored.incoming, [Blob(2, 1, b"kept")])
+
     def test_space(self) -> None:
         """The space of what was forgotten is used again, and the log with it."""
         file = self.open()

@@ -1,7 +1,7 @@
 -- A node comes, or comes back: KEYS[1], node, an epoch to use if there is none, format,
--- what only this process knows: numbers of batches make sense to nobody else; and what
--- only this connection does: what is still under way on one before it does nothing more.
--- Returns the epoch.
+-- with the mark of the key that seals; what only this process knows: numbers of batches
+-- make sense to nobody else; and what only this connection does: what is still under way
+-- on one before it does nothing more.  Returns the epoch.
 local meta, mine = KEYS[1] .. 'meta', KEYS[1] .. 'n:' .. ARGV[1]
 
 redis.call('HDEL', meta, '') -- there is none; an engine that is full takes this
