@@ -27,12 +27,15 @@ from twisted.internet.protocol import Protocol
 
 __all__ = [
     "AT_ONCE",
+    "LARGE_READ",
+    "READ_SIZE",
     "RECORDS",
     "HangUp",
     "RecordWriter",
     "abort",
     "closeForWriting",
     "prepare",
+    "readAtOnce",
     "takenSoFar",
 ]
 
@@ -42,8 +45,11 @@ SHORT: Final = 65536  # bytes of records that are put together
 _OUTQ: int | None = getattr(termios, "TIOCOUTQ", None)
 _TCP_INFO: int | None = getattr(socket, "TCP_INFO", None)
 _BYTES_ACKED: Final = 120  # where tcpi_bytes_acked is in Linux's struct tcp_info
-# Bytes: more than a record; from 128 KiB on, memory is not reused.
+# Bytes of a read: more than a record; from 128 KiB on, memory that was not filled is
+# not reused.  Who fills it gets more: a message of 256 KiB then takes one turn
+# of the event loop, and not three.
 READ_SIZE: Final = 98304
+LARGE_READ: Final = 262144
 
 
 def prepare(transport: ITransport, readSize: int = READ_SIZE) -> int:
@@ -60,6 +66,16 @@ def prepare(transport: ITransport, readSize: int = READ_SIZE) -> int:
     tcp = ITCPTransport(transport, None)
     if internet and tcp is not None:
         tcp.setTcpNoDelay(True)
+    return readAtOnce(transport, readSize)
+
+
+def readAtOnce(transport: ITransport, readSize: int) -> int:
+    """
+    Have no more read at once, if this is one of Twisted's sockets.
+
+    @param readSize: bytes.
+    @return: as L{prepare}.
+    """
     if not isinstance(transport, FileDescriptor):
         return sys.maxsize
     transport.bufferSize = readSize  # also what it holds before it takes no more
