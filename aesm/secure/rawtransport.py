@@ -30,8 +30,8 @@ __all__ = [
     "AT_ONCE",
     "GATHERED",
     "LARGE_READ",
+    "PIECES",
     "READ_SIZE",
-    "RECORDS",
     "HangUp",
     "RecordWriter",
     "abort",
@@ -43,9 +43,9 @@ __all__ = [
 ]
 
 AT_ONCE: Final = 524288  # bytes written at once before others have their turn
-RECORDS: Final = 2  # handed over at once where that cannot be done
+PIECES: Final = 4  # of records, handed over at once where that cannot be done
 SHORT: Final = 65536  # bytes of records that are put together
-GATHERED: Final = 8  # longer ones that are written by one system call
+GATHERED: Final = 16  # pieces of longer ones that are written by one system call
 _OUTQ: int | None = getattr(termios, "TIOCOUTQ", None)
 _TCP_INFO: int | None = getattr(socket, "TCP_INFO", None)
 _BYTES_ACKED: Final = 120  # where tcpi_bytes_acked is in Linux's struct tcp_info
@@ -145,12 +145,13 @@ class RecordWriter:
         """
         Hand over what is taken.
 
-        @param records: at least one; what is not taken becomes C{rest}.
+        @param records: at least one, each in one piece, or its length in a piece of its
+            own; what is not taken becomes C{rest}.
         @return: whether the producer has to wait until it is resumed.
         """
         if not self._isSocket:
-            self.rest = records[RECORDS:]
-            self._transport.writeSequence(records[:RECORDS])
+            self.rest = records[PIECES:]
+            self._transport.writeSequence(records[:PIECES])
             return False  # it is told
         gathered = 0  # bytes that are written already
         if len(records) > 1:

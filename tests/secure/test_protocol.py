@@ -56,8 +56,8 @@ from aesm.secure.factory import SILENCE, SecureFactory
 from aesm.secure.protocol import CLOSE_TIMEOUT, RECORDS_AT_ONCE, SecureProtocol
 from aesm.secure.rawtransport import (
     LARGE_READ,
+    PIECES,
     READ_SIZE,
-    RECORDS,
     abort,
     prepare,
     takenSoFar,
@@ -790,7 +790,7 @@ class StreamTests(PumpTestCase):
         pusher = Pusher(self.transport, 0, b"")
         self.transport.registerProducer(pusher, True)
         self.client.pauseProducing()
-        self.transport.write(b"x" * (MAX_PLAINTEXT * RECORDS))
+        self.transport.write(b"x" * (MAX_PLAINTEXT * PIECES // 2))
         self.client.resumeProducing()
         self.assertEqual(pusher.calls, ["pause"])
         self.turn()

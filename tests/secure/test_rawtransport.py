@@ -23,7 +23,7 @@ from aesm.secure.rawtransport import (
     AT_ONCE,
     GATHERED,
     LARGE_READ,
-    RECORDS,
+    PIECES,
     SHORT,
     RecordWriter,
     keepFreed,
@@ -140,11 +140,11 @@ class OutletTests(SynchronousTestCase):
         """After so many others have their turn."""
         socket = GatheringSocket()
         outlet, _ = outletOf(socket)
-        record = bytes(SHORT)
-        self.assertTrue(outlet.write([record] * (GATHERED + 2)))
-        self.assertEqual(socket.calls, [GATHERED * SHORT])
-        self.assertEqual(outlet.rest, [record])
-        self.assertEqual(GATHERED * SHORT, AT_ONCE)
+        length, record = bytes(2), bytes(SHORT)
+        records = [length, record] * (GATHERED // 2 + 2)
+        self.assertTrue(outlet.write(records))
+        self.assertEqual(socket.calls, [AT_ONCE + GATHERED // 2 * 2])
+        self.assertEqual(outlet.rest, records[GATHERED + 1 :])
 
     def test_partly(self) -> None:
         """
@@ -204,9 +204,9 @@ class OutletTests(SynchronousTestCase):
         alsoProvides(encrypted, ISSLTransport)
         for transport in (StringTransport(), encrypted):
             outlet, producer = outletOf(transport)
-            records = [b"x" * number for number in range(1, RECORDS + 3)]
+            records = [b"x" * number for number in range(1, PIECES + 3)]
             self.assertFalse(outlet.write(records))
-            self.assertEqual(outlet.rest, records[RECORDS:])
+            self.assertEqual(outlet.rest, records[PIECES:])
             self.assertTrue(
                 transport.streaming
                 if isinstance(transport, StringTransport)
