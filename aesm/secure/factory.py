@@ -33,7 +33,9 @@ __all__ = [
 ]
 
 HANDSHAKE_TIMEOUT = 10.0  # seconds, docs/protocol.md, section 3
-SILENCE = 0.5  # seconds between two looks: who was silent from one to the next rests
+# Seconds between two looks: who was silent from one to the next rests.  Where many
+# come, memory has to have room for all who do not yet.
+SILENCE = 0.1
 
 
 class SecureFactory(Factory):

@@ -41,10 +41,13 @@ from aesm.errors import (
 from aesm.secure.factory import SecureFactory
 from aesm.secure.rawtransport import (
     AT_ONCE,
+    LARGE_READ,
+    READ_SIZE,
     RecordWriter,
     abort,
     closeForWriting,
     prepare,
+    readAtOnce,
 )
 from aesm.secure.states import HEARD, OPENED, PHASE_TRANSITIONS, WRITES, Phase
 from aesm.secure.transport import SecureTransport
@@ -143,7 +146,12 @@ class SecureProtocol:
             if channel.resting:
                 self._wake()
             events = channel.receive(data)
-            transport.moreToRead = channel.more or len(data) >= self._full
+            size, full = len(data), self._full
+            transport.moreToRead = channel.more or size >= full
+            if full == READ_SIZE and size >= full:
+                self._full = readAtOnce(self.transport, LARGE_READ)
+            elif full == LARGE_READ and size < READ_SIZE:
+                self._full = readAtOnce(self.transport, READ_SIZE)
             if channel.state is _FAILED:
                 # Now, not when that event's turn comes: what the protocol inside
                 # writes on the events before it has no channel any more.

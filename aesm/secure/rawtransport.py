@@ -11,6 +11,7 @@ import socket
 import sys
 import termios
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, Final, cast
 
 from twisted.internet.abstract import FileDescriptor
@@ -27,23 +28,36 @@ from twisted.internet.protocol import Protocol
 
 __all__ = [
     "AT_ONCE",
-    "RECORDS",
+    "GATHERED",
+    "LARGE_READ",
+    "PIECES",
+    "READ_SIZE",
     "HangUp",
     "RecordWriter",
     "abort",
     "closeForWriting",
+    "keepFreed",
     "prepare",
+    "readAtOnce",
     "takenSoFar",
 ]
 
 AT_ONCE: Final = 524288  # bytes written at once before others have their turn
-RECORDS: Final = 2  # handed over at once where that cannot be done
+PIECES: Final = 4  # of records, handed over at once where that cannot be done
 SHORT: Final = 65536  # bytes of records that are put together
+GATHERED: Final = 16  # pieces of longer ones that are written by one system call
 _OUTQ: int | None = getattr(termios, "TIOCOUTQ", None)
 _TCP_INFO: int | None = getattr(socket, "TCP_INFO", None)
 _BYTES_ACKED: Final = 120  # where tcpi_bytes_acked is in Linux's struct tcp_info
-# Bytes: more than a record; from 128 KiB on, memory is not reused.
+# Bytes of a read: more than a record; from 128 KiB on, memory that was not filled is
+# not reused.  Who fills it gets more: a message of 256 KiB then takes one turn
+# of the event loop, and not three.
 READ_SIZE: Final = 98304
+LARGE_READ: Final = 262144
+# What glibc's malloc has seen freed as one piece it keeps for the next, and twice as
+# much at the end of the heap.  It starts with less than a large read takes, and would
+# have a hundred pages back from the system, zeroed, for each message of 256 KiB.
+FREED: Final = 1048576
 
 
 def prepare(transport: ITransport, readSize: int = READ_SIZE) -> int:
@@ -60,10 +74,28 @@ def prepare(transport: ITransport, readSize: int = READ_SIZE) -> int:
     tcp = ITCPTransport(transport, None)
     if internet and tcp is not None:
         tcp.setTcpNoDelay(True)
+    return readAtOnce(transport, readSize)
+
+
+def readAtOnce(transport: ITransport, readSize: int) -> int:
+    """
+    Have no more read at once, if this is one of Twisted's sockets.
+
+    @param readSize: bytes.
+    @return: as L{prepare}.
+    """
     if not isinstance(transport, FileDescriptor):
         return sys.maxsize
+    if readSize > READ_SIZE:
+        keepFreed()
     transport.bufferSize = readSize  # also what it holds before it takes no more
     return readSize
+
+
+@cache
+def keepFreed() -> None:
+    """Have memory for what is large reused, from the first call on."""
+    bytes(FREED)
 
 
 # Twisted's FileDescriptor.write only queues, and the reactor writes in its next turn:
@@ -87,12 +119,14 @@ class RecordWriter:
     @see: C{writeSomeData} of C{twisted.internet.abstract.FileDescriptor}
     """
 
-    __slots__ = ("_isSocket", "_transport", "atOnce", "broken", "rest")
+    __slots__ = ("_gathers", "_isSocket", "_transport", "atOnce", "broken", "rest")
 
     def __init__(self, transport: ITransport) -> None:
         """Look what the transport can do."""
         self._transport: Any = transport
         self._isSocket = isinstance(transport, FileDescriptor) and not _isTLS(transport)
+        handle = getattr(transport, "getHandle", lambda: None)()
+        self._gathers = hasattr(handle, "sendmsg")
         self.atOnce = AT_ONCE
         self.broken = False
         self.rest: Sequence[bytes] = ()
@@ -111,16 +145,28 @@ class RecordWriter:
         """
         Hand over what is taken.
 
-        @param records: at least one; what is not taken becomes C{rest}.
+        @param records: at least one, each in one piece, or its length in a piece of its
+            own; what is not taken becomes C{rest}.
         @return: whether the producer has to wait until it is resumed.
         """
         if not self._isSocket:
-            self.rest = records[RECORDS:]
-            self._transport.writeSequence(records[:RECORDS])
+            self.rest = records[PIECES:]
+            self._transport.writeSequence(records[:PIECES])
             return False  # it is told
-        if len(records) > 1 and sum(map(len, records)) <= SHORT:
-            records = (b"".join(records),)  # copying these is less than a system call
+        gathered = 0  # bytes that are written already
+        if len(records) > 1:
+            if sum(map(len, records)) <= SHORT:
+                # Copying these is less than a system call.
+                records = (b"".join(records),)
+            elif self._gathers and self.atOnce > 0:
+                gathered = self._gather(records[:GATHERED])
+                self.atOnce -= gathered
         for number, record in enumerate(records, 1):
+            if gathered:
+                if gathered >= len(record):
+                    gathered -= len(record)
+                    continue
+                record, gathered = record[gathered:], 0
             sent: object = 0
             if self.atOnce > 0:
                 sent = self._transport.writeSomeData(record)
@@ -133,6 +179,13 @@ class RecordWriter:
                 return True
         self.rest = ()
         return False
+
+    def _gather(self, records: Sequence[bytes]) -> int:
+        """Write what the socket takes by one system call; return how many bytes."""
+        try:
+            return cast(int, self._transport.getHandle().sendmsg(records))
+        except OSError:  # which writeSomeData finds again, and looks at
+            return 0
 
 
 def _isTLS(transport: ITransport) -> bool:

@@ -42,6 +42,11 @@ class RestTests(PumpTestCase):
         self.assertEqual(self.resting(), (True, True))
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
+    def test_soon(self) -> None:
+        """That takes two tenths of a second: those who have just come are few."""
+        self.clock.pump([0.1, 0.1])
+        self.assertEqual(self.resting(), (True, True))
+
     def test_again(self) -> None:
         """What comes wakes both, in any direction, until it is silent again."""
         for number in range(4):

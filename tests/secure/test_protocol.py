@@ -54,7 +54,14 @@ from aesm.errors import (
 )
 from aesm.secure.factory import SILENCE, SecureFactory
 from aesm.secure.protocol import CLOSE_TIMEOUT, RECORDS_AT_ONCE, SecureProtocol
-from aesm.secure.rawtransport import RECORDS, abort, prepare, takenSoFar
+from aesm.secure.rawtransport import (
+    LARGE_READ,
+    PIECES,
+    READ_SIZE,
+    abort,
+    prepare,
+    takenSoFar,
+)
 from aesm.secure.transport import SecureAddress, SecureTransport
 from aesm.trust.keys import PublicKey
 from tests.support.helpers import (
@@ -783,7 +790,7 @@ class StreamTests(PumpTestCase):
         pusher = Pusher(self.transport, 0, b"")
         self.transport.registerProducer(pusher, True)
         self.client.pauseProducing()
-        self.transport.write(b"x" * (MAX_PLAINTEXT * RECORDS))
+        self.transport.write(b"x" * (MAX_PLAINTEXT * PIECES // 2))
         self.client.resumeProducing()
         self.assertEqual(pusher.calls, ["pause"])
         self.turn()
@@ -1448,6 +1455,38 @@ class PrepareTests(SynchronousTestCase):
         full = prepare(cast(ITransport, transport))
         self.assertEqual(vars(transport), before)
         self.assertEqual(full, sys.maxsize)
+
+
+class ReadTests(PumpTestCase):
+    """How much is read at once."""
+
+    def test_large(self) -> None:
+        """
+        Who fills a read may fill larger ones, until what comes would have fit a small
+        one.
+        """
+        self.connect()
+        raw = Socket(cast(Any, MemoryReactorClock()))
+        self.server.transport = cast(ITransport, raw)
+        self.server._full = prepare(self.server.transport)
+        stream = self.client.channel
+        for size, most in (
+            (READ_SIZE - 1, READ_SIZE),
+            (READ_SIZE, LARGE_READ),
+            (READ_SIZE, LARGE_READ),
+            (LARGE_READ, LARGE_READ),
+            (READ_SIZE - 1, READ_SIZE),
+        ):
+            records = size // 65537 + 1
+            stream.send(bytes(size - records * 18))
+            data = stream.takeOutput()
+            self.assertEqual(len(data), size)
+            before = len(self.serverInner.received)
+            self.server.dataReceived(data)
+            self.assertEqual(raw.bufferSize, most)
+            self.assertEqual(
+                len(self.serverInner.received) - before, size - records * 18
+            )
 
 
 class TakenTests(SynchronousTestCase):

@@ -5,6 +5,9 @@ sockets, and what is not.
 
 from __future__ import annotations
 
+import platform
+import resource
+from collections.abc import Sequence
 from typing import Any, cast
 
 from hypothesis import given, settings
@@ -16,7 +19,15 @@ from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import alsoProvides, implementer
 
-from aesm.secure.rawtransport import AT_ONCE, RECORDS, SHORT, RecordWriter
+from aesm.secure.rawtransport import (
+    AT_ONCE,
+    GATHERED,
+    LARGE_READ,
+    PIECES,
+    SHORT,
+    RecordWriter,
+    keepFreed,
+)
 
 
 class Socket(FileDescriptor):
@@ -45,6 +56,21 @@ class Socket(FileDescriptor):
         self.taken += taken
         self.room -= len(taken)
         return len(taken)
+
+
+class GatheringSocket(Socket):
+    """One that takes several records in one call, as those of the system do."""
+
+    def getHandle(self) -> GatheringSocket:
+        """Be what it is an abstraction of."""
+        return self
+
+    def sendmsg(self, records: Sequence[bytes]) -> int:
+        """Take what there is room for."""
+        taken = self.writeSomeData(b"".join(records))
+        if isinstance(taken, BaseException):
+            raise OSError
+        return taken
 
 
 @implementer(IPushProducer)
@@ -101,6 +127,25 @@ class OutletTests(SynchronousTestCase):
             outlet.write([bytes(size), bytes(size)])
             self.assertEqual(socket.calls, calls)
 
+    def test_gathered(self) -> None:
+        """Long ones are written by one system call, if the socket can do that."""
+        socket = GatheringSocket()
+        outlet, _ = outletOf(socket)
+        records = [bytes([number]) * SHORT for number in range(GATHERED)]
+        self.assertFalse(outlet.write(records))
+        self.assertEqual(socket.taken, b"".join(records))
+        self.assertEqual(socket.calls, [GATHERED * SHORT])
+
+    def test_gatheredInTurn(self) -> None:
+        """After so many others have their turn."""
+        socket = GatheringSocket()
+        outlet, _ = outletOf(socket)
+        length, record = bytes(2), bytes(SHORT)
+        records = [length, record] * (GATHERED // 2 + 2)
+        self.assertTrue(outlet.write(records))
+        self.assertEqual(socket.calls, [AT_ONCE + GATHERED // 2 * 2])
+        self.assertEqual(outlet.rest, records[GATHERED + 1 :])
+
     def test_partly(self) -> None:
         """
         What the socket does not take is left to its own buffer, and the records behind
@@ -143,12 +188,13 @@ class OutletTests(SynchronousTestCase):
         What is wrong with the socket is found again when that writes, and nothing is
         written behind it.
         """
-        socket = Socket(room=ConnectionLost())
-        outlet, _ = outletOf(socket)
-        self.assertTrue(outlet.write([bytes(SHORT), b"more"]))
-        self.assertTrue(outlet.broken)
-        self.assertEqual(outlet.rest, [b"more"])
-        self.assertIsInstance(socket.doWrite(), ConnectionLost)
+        for kind in (Socket, GatheringSocket):
+            socket = kind(room=ConnectionLost())
+            outlet, _ = outletOf(socket)
+            self.assertTrue(outlet.write([bytes(SHORT), b"more"]))
+            self.assertTrue(outlet.broken)
+            self.assertEqual(outlet.rest, [b"more"])
+            self.assertIsInstance(socket.doWrite(), ConnectionLost)
 
     def test_others(self) -> None:
         """
@@ -158,9 +204,9 @@ class OutletTests(SynchronousTestCase):
         alsoProvides(encrypted, ISSLTransport)
         for transport in (StringTransport(), encrypted):
             outlet, producer = outletOf(transport)
-            records = [b"x" * number for number in range(1, RECORDS + 3)]
+            records = [b"x" * number for number in range(1, PIECES + 3)]
             self.assertFalse(outlet.write(records))
-            self.assertEqual(outlet.rest, records[RECORDS:])
+            self.assertEqual(outlet.rest, records[PIECES:])
             self.assertTrue(
                 transport.streaming
                 if isinstance(transport, StringTransport)
@@ -173,15 +219,19 @@ class OutletTests(SynchronousTestCase):
     @given(
         st.lists(st.integers(0, 3 * SHORT), max_size=12),
         st.lists(st.integers(0, 2 * SHORT), max_size=12),
+        st.sampled_from([Socket, GatheringSocket]),
     )
-    def test_inOrder(self, sizes: list[int], rooms: list[int]) -> None:
+    def test_inOrder(
+        self, sizes: list[int], rooms: list[int], kind: type[Socket]
+    ) -> None:
         """
         Whatever the socket takes when, all arrives once and in order.
 
         @param sizes: of the records.
         @param rooms: what it takes, each time.
+        @param kind: whether it takes several at once.
         """
-        socket = Socket(room=0)
+        socket = kind(room=0)
         outlet, _ = outletOf(socket)
         records = [bytes([n]) * min(size, SHORT) for n, size in enumerate(sizes, 1)]
         waits = bool(records) and outlet.write(records)
@@ -194,3 +244,20 @@ class OutletTests(SynchronousTestCase):
                 outlet.atOnce = AT_ONCE
                 waits = outlet.write(outlet.rest)
         self.assertEqual(socket.taken, b"".join(records))
+
+
+class MemoryTests(SynchronousTestCase):
+    """L{keepFreed}."""
+
+    def test_reused(self) -> None:
+        """What large reads and messages take is there when they are done with it."""
+        if platform.libc_ver()[0] != "glibc":
+            self.skipTest("only this library is known")  # pragma: no cover
+        keepFreed()
+        pages = 3 * LARGE_READ // resource.getpagesize()
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        for _ in range(100):
+            for _ in [bytes([1]) * LARGE_READ for _ in range(3)]:
+                pass
+        after = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        self.assertLess(after - before, 4 * pages)

@@ -225,7 +225,11 @@ class Channel:
             for plaintext in queue:
                 ciphertext = cipher.encryptWithAd(b"", plaintext)
                 size = len(ciphertext).to_bytes(LENGTH_BYTES, "big")
-                output.append(size + ciphertext)
+                if len(ciphertext) > HALF:  # which would be much to copy
+                    output.append(size)
+                    output.append(ciphertext)
+                else:
+                    output.append(size + ciphertext)
                 self._sealed += 1
                 # Long before AES-GCM's limits on one key, and so that a key that is
                 # stolen opens little of the past.
