@@ -61,8 +61,8 @@ __all__ = ["AESMProtocol"]
 
 LEAST_DELAY: Final = ACK_DELAY  # seconds between two looks at the deadline
 BUDGET: Final = 262144  # bytes of messages handed to the transport at once
-# The same at first after a cut, then doubled: over a link that is cut again and again
-# after a few KB, half a record is worth nothing.
+# The same at first after a cut, and the bytes of the first record, then doubled: over a
+# link that is cut again and again after a few KB, half a record is worth nothing.
 FIRST: Final = 2048
 # Who comes back says so by an ACK.  Until then it gets pieces of so much, now and then:
 # to come back again and again, and to be cut off at the WELCOME, costs a peer nothing.
@@ -135,8 +135,7 @@ class AESMProtocol:
         outbox = connection.session.outbox
         # What is there may have left just now, in a session that begins.
         if outbox.count and not outbox.peer.early:
-            self._budget = FIRST
-            channel.startSlowly()
+            self._budget = channel.recordSize = FIRST
 
     def _move(self, what: str) -> None:
         """Go where the table says."""

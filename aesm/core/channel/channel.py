@@ -57,7 +57,6 @@ from aesm.noise import TAGLEN, CipherState, HandshakeState
 
 __all__ = ["MAX_EARLY", "REKEY_INTERVAL", "Channel"]
 
-FIRST_RECORD: Final = 2048  # bytes of the stream in the first record of a slow start
 # Bytes that may wait for the decision on the peer: the early messages of a client of
 # messages, docs/protocol.md, section 8, even in records of 20 bytes of it; and
 # what one read brings of a byte stream.
@@ -85,6 +84,10 @@ class Channel:
         what came is for the next, which may be given C{b""}.
     @ivar more: whether there may be whole records left.
     @ivar queued: bytes of the stream that wait to be sealed.
+    @ivar recordSize: bytes of the stream in the next record.  Who sets it begins with
+        small records, that grow: what came of a record that is not whole is worth
+        nothing, so that over connections that are cut again and again nothing would
+        arrive of a stream in large ones.
     @ivar resting: whether C{rest} was called last, and not what needs the ciphers.  Who
         sets it to False is to call C{rest} again.
     @ivar state: where we are.
@@ -104,7 +107,6 @@ class Channel:
         "_output",
         "_queue",
         "_received",
-        "_recordSize",
         "_sealed",
         "_settings",
         "atOnce",
@@ -112,6 +114,7 @@ class Channel:
         "more",
         "peer",
         "queued",
+        "recordSize",
         "resting",
         "state",
         "suite",
@@ -138,7 +141,7 @@ class Channel:
         self._received = bytearray()
         self.atOnce = sys.maxsize
         self.more = False
-        self._recordSize = MAX_PLAINTEXT  # bytes of the stream in the next record
+        self.recordSize = MAX_PLAINTEXT
         self._sealed = 0  # records since the last rekey, outgoing
         self._opened = 0  # the same, incoming
 
@@ -215,10 +218,8 @@ class Channel:
         if queue:
             cipher, output = self._encrypt, self._output
             # Most often one piece waits: it is a record as it is.
-            if self._recordSize < MAX_PLAINTEXT:
-                queue, self._recordSize = growingPlaintexts(
-                    self._queue, self._recordSize
-                )
+            if self.recordSize < MAX_PLAINTEXT:
+                queue, self.recordSize = growingPlaintexts(self._queue, self.recordSize)
             elif len(queue) > 1 or len(queue[0]) > MAX_PLAINTEXT:
                 queue = plaintextsOf(self._queue, self._large)
             self._queue, self.queued, self._large = [], 0, False
@@ -246,14 +247,6 @@ class Channel:
             self.resting = True
             self._encrypt.rest()
             self._decrypt.rest()
-
-    def startSlowly(self) -> None:
-        """
-        Begin with small records, that grow: what came of a record that is not whole is
-        worth nothing, so that over connections that are cut again and again nothing
-        would arrive of a stream in large ones.
-        """
-        self._recordSize = FIRST_RECORD
 
     def takeOutput(self) -> bytes:
         """
