@@ -38,7 +38,7 @@ from aesm.client.pending import (
     Waiters,
     tellStopped,
 )
-from aesm.client.retry import RetryDelays, asOurs, isTransient, wordsOf
+from aesm.client.retry import RetryDelays, asOurs, wordsOf
 from aesm.client.states import SERVICE_TRANSITIONS, ServiceState
 from aesm.client.stream import SessionStream
 from aesm.core.messages.hello import ConversationSettings, MessageOptions
@@ -444,21 +444,17 @@ class ClientService(Service):
 
     def _retry(self, reason: BaseException, accepted: bool) -> None:
         """Try again later, after an attempt or what was accepted, or stop."""
-        if not isTransient(reason):
+        impatient = [] if accepted else self._waiters.countFailure()
+        self._move("lost")
+        delay = self._delays.after(reason, self._clock.seconds(), accepted)
+        if self._state is not _S.WAITING or self._timer is not None:
+            return  # the policy has stopped us, and maybe started again
+        if delay is None:
             said = "stopped, since trying again would not help: {reason}"
             _log.error(said, reason=wordsOf(reason))
             self._reason = cast("Exception", reason)
             self._stop()
             return
-        impatient = [] if accepted else self._waiters.countFailure()
-        self._move("lost")
-        if accepted:
-            after = reason.after if isinstance(reason, ConnectionClosed) else 0.0
-            delay = self._delays.returning(self._clock.seconds(), after)
-        else:
-            delay = self._delays.next()
-        if self._state is not _S.WAITING or self._timer is not None:
-            return  # the policy has stopped us, and maybe started again
         timer = self._timer = self._clock.callLater(delay, self._dial)
         if impatient:
             self._waiters.tell(Failure(reason), impatient)

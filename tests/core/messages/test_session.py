@@ -104,7 +104,7 @@ class InboxTests(SynchronousTestCase):
         inbox.keep(1)
         self.assertEqual(inbox.takeAck(), (1, 1000))
         for _ in range(2):
-            inbox.resume()
+            inbox.ackDue = True
             self.assertEqual(inbox.takeAck(), (1, 1000))
             self.assertIsNone(inbox.takeAck())
 
@@ -112,7 +112,7 @@ class InboxTests(SynchronousTestCase):
         """The limit that was announced counts on, whether the ACK arrived or not."""
         inbox = Inbox(100)
         inbox.receive(arrived(36))
-        inbox.resume()
+        inbox.ackDue = True
         self.assertRaises(ProtocolError, inbox.receive, arrived(0))
 
     def test_untaken(self) -> None:
