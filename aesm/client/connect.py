@@ -52,7 +52,7 @@ from aesm.messages.deferred import ReactorDeferred
 from aesm.messages.handling import Handling, handlerOf, handlingOf
 from aesm.messages.owner import ConnectionOwner
 from aesm.messages.protocol import AESMProtocol
-from aesm.secure.factory import HANDSHAKE_TIMEOUT, SecureFactory
+from aesm.secure.factory import HANDSHAKE_TIMEOUT, SecureFactory, checkTimeout
 from aesm.secure.hosts import HostEndpoint, clientEndpoint
 from aesm.secure.options import (
     AGENT,
@@ -203,7 +203,7 @@ class Dialer:
         given: dict[str, Any] = {**options}
         channel = {key: given.pop(key) for key in CHANNEL_OPTIONS if key in given}
         trust = given.pop("trust", None)
-        self._timeout = given.pop("handshakeTimeout", HANDSHAKE_TIMEOUT)
+        self._timeout = checkTimeout(given.pop("handshakeTimeout", HANDSHAKE_TIMEOUT))
         self._messages = ConversationSettings(agent=AGENT, **given)
         self._reactor = reactorOr(reactor)
         self._settings = channelSettings("client.key", Layer.MESSAGES, **channel)
@@ -262,7 +262,8 @@ class _Attempt(SecureFactory, ConnectionOwner):
         keeper: SessionKeeper | None,
     ) -> None:
         """@param location: what was dialled, None to take the transport's peer."""
-        super().__init__(clock, handshakeTimeout)
+        self.clock = clock
+        self.handshakeTimeout = handshakeTimeout
         self._settings = settings
         self._messages = messages
         self._trust = trust
@@ -336,7 +337,10 @@ class _Attempt(SecureFactory, ConnectionOwner):
         return session.hello(self._messages, len(early)).encode()
 
     def buildInner(self, secure: SecureProtocol) -> AESMProtocol:
-        """Build the message layer; its connection is made, or found, at the WELCOME."""
+        """
+        Build the message layer, and send what is early; the connection is made, or
+        found, at the WELCOME.
+        """
         now = self.clock.seconds()
         former = None if self._former is None else self._former.session
         conversation = Conversation(self._messages, now, former)
@@ -345,12 +349,9 @@ class _Attempt(SecureFactory, ConnectionOwner):
         # WELCOME.
         left = max(0.0, secure.deadline - now)
         self._deadline = self.clock.callLater(left, self._timedOut, protocol)
-        return protocol
-
-    def opened(self, secure: SecureProtocol) -> None:
-        """Send what is early: it shares what is written with message 3."""
-        if self._early is not None:
+        if self._early is not None:  # it shares what is written with message 3
             secure.secureTransport.write(self._early)
+        return protocol
 
     def failed(self, secure: SecureProtocol, reason: AESMError) -> None:
         """Fail: there is no secure channel."""
@@ -396,9 +397,13 @@ class _Attempt(SecureFactory, ConnectionOwner):
             and code in (None, CloseCode.GOING_AWAY)
         )
 
-    def detached(self, connection: Connection, reason: AESMError) -> None:
-        """Have the keeper dial again."""
-        cast(SessionKeeper, self._keeper).detached(connection, reason)
+    def cut(self, connection: Connection, reason: AESMError) -> None:
+        """Have the keeper dial again, if the session goes on."""
+        if self.keeps(connection):
+            connection.detach()
+            cast(SessionKeeper, self._keeper).detached(connection, reason)
+        else:
+            connection.finish(reason)
 
     def peerClosed(self, code: int, reason: str) -> AESMError:
         """Make the error for a CLOSE of the server."""

@@ -132,9 +132,7 @@ class AESMProtocol:
         """
         self._move("attached")
         self.connection = connection
-        outbox = connection.session.outbox
-        # What is there may have left just now, in a session that begins.
-        if outbox.count and not outbox.peer.early:
+        if connection.suite:  # another channel has carried it
             self._budget = channel.recordSize = FIRST
 
     def _move(self, what: str) -> None:
@@ -150,8 +148,8 @@ class AESMProtocol:
 
     def connectionMade(self) -> None:
         """Start to look after the peer; a server says its WELCOME."""
-        self.transport.registerProducer(self, True)
         self._schedule()
+        self.transport.registerProducer(self, True)
         if self.conversation.controlDue:
             self._flush()
 
@@ -215,9 +213,8 @@ class AESMProtocol:
             self._superseded()
         elif former not in _ATTACHED:
             self.owner.notAccepted(cause)
-        elif former in _KEEPING and self.owner.keeps(self.connection):
-            self.connection.detach()
-            self.owner.detached(self.connection, cause)
+        elif former in _KEEPING:
+            self.owner.cut(self.connection, cause)
         else:
             self.connection.finish(cause)
 

@@ -397,8 +397,16 @@ class ConnectionManager(ConnectionOwner):
             and self.sessions.knows(connection)
         )
 
-    def detached(self, connection: Connection, reason: AESMError) -> None:
-        """Give a client time to come back."""
+    def cut(self, connection: Connection, reason: AESMError) -> None:
+        """Give a client time to come back, if its session is kept."""
+        if self.keeps(connection):
+            connection.detach()
+            self._detached(connection, reason)
+        else:
+            connection.finish(reason)
+
+    def _detached(self, connection: Connection, reason: AESMError) -> None:
+        """Give a client time to come back: nothing carries its session any more."""
         details = self._visits.end(connection, reason, kept=True)
         self._record(connection, "lost", f"{reason}; its session is kept", details)
         self.admission.leave(connection)
@@ -469,7 +477,7 @@ class ConnectionManager(ConnectionOwner):
                 partial(self.admission.leave, superseded),
                 (CloseCode.GOING_AWAY, words, 0),
             )
-            self.detached(connection, ConnectionClosed(words, CloseCode.GOING_AWAY))
+            self._detached(connection, ConnectionClosed(words, CloseCode.GOING_AWAY))
 
     # Parts
 

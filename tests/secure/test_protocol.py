@@ -52,7 +52,7 @@ from aesm.errors import (
     Truncated,
     UntrustedServer,
 )
-from aesm.secure.factory import SILENCE, SecureFactory
+from aesm.secure.factory import SILENCE, SecureFactory, checkTimeout
 from aesm.secure.protocol import CLOSE_TIMEOUT, RECORDS_AT_ONCE, SecureProtocol
 from aesm.secure.rawtransport import RECORDS, abort, prepare, takenSoFar
 from aesm.secure.transport import SecureAddress, SecureTransport
@@ -90,7 +90,8 @@ class Owner(SecureFactory):
         @param inner: runs inside.
         @param timeout: of the handshake.
         """
-        super().__init__(clock, timeout)
+        self.clock = clock
+        self.handshakeTimeout = timeout
         self.inner = inner
         self.log: list[Any] = []
         self.decision: Callable[[], Any] = lambda: None
@@ -308,7 +309,7 @@ class HandshakeTests(PumpTestCase):
         """There is a deadline, in the future."""
         for timeout in (0, -1, float("inf"), float("nan")):
             with self.assertRaises(ValueError):
-                SecureFactory(self.clock, timeout)
+                checkTimeout(timeout)
 
     def test_foreign(self) -> None:
         """

@@ -193,17 +193,21 @@ class Channel:
 
         @return: L{Failed}, unless the peer had ended its direction.
         """
-        events: list[Event] = []
         if self.state in _HANDSHAKING or self.state is State.DECISION:
-            self._fail(self._unfinished(), events)
-        elif self.state in _RECEIVING:
-            self._fail(
-                Truncated(
-                    "the connection was cut off without an authenticated end of stream"
-                ),
-                events,
-            )
-        return events
+            unfinished = self._unfinished()
+            self._end()
+            return [Failed(unfinished)]
+        if self.state in _RECEIVING:
+            self._end()
+            return [
+                Failed(
+                    Truncated(
+                        "the connection was cut off without an authenticated end of "
+                        "stream"
+                    )
+                )
+            ]
+        return []
 
     def takeRecords(self) -> list[bytes]:
         """
@@ -354,13 +358,18 @@ class Channel:
 
     def _fail(self, error: AESMError, events: list[Event]) -> None:
         """End for good, and add L{Failed} to the events."""
-        self.state = State.FAILED
-        if not isinstance(error, OfferRefused):  # the one that is answered
-            self._output = []
-        self._drop()
+        answer = self._output if isinstance(error, OfferRefused) else []
+        self._end()
+        self._output = answer
         # Where it was raised, keys and buffers are still in reach.
         error.__traceback__ = error.__context__ = None
         events.append(Failed(error))
+
+    def _end(self) -> None:
+        """End for good."""
+        self.state = State.FAILED
+        self._output = []
+        self._drop()
 
     def _drop(self) -> None:
         """Let go of keys and buffers."""
