@@ -246,11 +246,6 @@ class AESMProtocol:
     # For Connection and the owner
 
     @property
-    def isOpen(self) -> bool:
-        """Whether neither side closes."""
-        return self.conversation.state is _CONVERSATION_OPEN
-
-    @property
     def isEnding(self) -> bool:
         """Whether the session ends with the transport."""
         return self.state in _ENDING

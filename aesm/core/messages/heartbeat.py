@@ -6,6 +6,8 @@ nothing of us.
 
 from __future__ import annotations
 
+import math
+
 from aesm.core.messages.traffic import Traffic
 from aesm.errors import ProtocolError
 
@@ -16,15 +18,15 @@ MAX_CHATTER_RATE = 20.0  # of these, a second
 PING_BODY = b"?"  # of ours: an empty PONG answers none
 
 
+# Most conversations need neither of these two before they end: what they begin with is
+# the classes'.
+
+
 class Patience:
     """With the frames of one peer that carry nothing."""
 
-    __slots__ = ("_left", "_since")
-
-    def __init__(self, now: float) -> None:
-        """@param now: seconds."""
-        self._left: float = CHATTER
-        self._since = now
+    _left: float = CHATTER
+    _since = -math.inf  # when the last of them came
 
     def spend(self, now: float, ours: float, theirs: float) -> None:
         """
@@ -50,12 +52,8 @@ class RoundTrip:
     @ivar seconds: the last one; None before that.
     """
 
-    __slots__ = ("_since", "seconds")
-
-    def __init__(self) -> None:
-        """Start with none."""
-        self.seconds: float | None = None
-        self._since: float | None = None  # when the PING was due that is not answered
+    seconds: float | None = None
+    _since: float | None = None  # when the PING was due that is not answered
 
     def begin(self, since: float | None) -> None:
         """
