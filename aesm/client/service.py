@@ -420,6 +420,7 @@ class ClientService(Service):
         self._sendQueue()
         if connection.isOpen:  # else a callback has closed it, or stopped us
             self._waiters.tell(connection)
+        self._queue.tellSent()
 
     def _ebFailed(self, failure: Failure) -> None:
         """Try again later, or stop."""
@@ -521,6 +522,7 @@ class ClientService(Service):
             retrieved.add(connection.retrieved)
             restoreTo(self._audience, connection, over)
         self._sendQueue()
+        self._queue.tellSent()
 
     def _adopt(self, connection: Connection) -> None:
         """Go on with the session of a connection."""
@@ -549,4 +551,3 @@ class ClientService(Service):
             and not former.isClosing
         ):
             self._queue.take().sendOver(former)
-        self._queue.tellSent()
