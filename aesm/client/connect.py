@@ -334,7 +334,7 @@ class _Attempt(SecureFactory, ConnectionOwner):
         session, early = self._former.session, b""
         if self._begins:
             early = self._early = b"".join(session.outbox.take(EARLY_WINDOW))
-        return session.hello(self._messages, len(early)).encode()
+        return self._messages.hello(session, len(early)).encode()
 
     def buildInner(self, secure: SecureProtocol) -> AESMProtocol:
         """

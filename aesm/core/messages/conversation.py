@@ -175,7 +175,7 @@ class Conversation:
             self.reader.skip(early)
             early = 0
         self._move("greeted")
-        self._welcome = session.hello(self._settings, early).encode()
+        self._welcome = self._settings.hello(session, early).encode()
         self.controlDue = True
 
     def receive(self, data: bytes, now: float) -> list[Event]:

@@ -28,7 +28,7 @@ from typing import Any
 from aesm._mypyc import mypyc_attr
 from aesm.core.messages.events import Answered, Asked
 from aesm.core.messages.frames import Ack, Messages, Partial, Requests, newTuple
-from aesm.core.messages.hello import ConversationSettings, Hello
+from aesm.core.messages.hello import Hello
 from aesm.core.messages.outbox import Outbox
 from aesm.core.messages.requests import NUMBER_STATUS, WITHDRAWN
 from aesm.errors import ProtocolError
@@ -167,15 +167,6 @@ class Session:
         """Whether each side has all that the other sent, as far as we know."""
         inbox, outbox = self.inbox, self.outbox
         return outbox.acknowledged == outbox.count and inbox.keptCount == inbox.received
-
-    def hello(self, settings: ConversationSettings, early: int = 0) -> Hello:
-        """
-        Make our hello or WELCOME.
-
-        @param early: as L{Hello}.
-        """
-        inbox = self.inbox
-        return settings.hello(self.name, inbox.received, inbox.partialSize, early)
 
     def resume(self, peer: Hello) -> None:
         """
