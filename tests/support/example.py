@@ -15,6 +15,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property, partial
 from hashlib import sha256
 from types import SimpleNamespace
 from typing import Any
@@ -136,16 +137,19 @@ class Example:
 class _FixedSettings(ChannelSettings):
     """Makes handshakes with keys that are always the same."""
 
-    def handshake(self, suite: str, *, initiator: bool) -> HandshakeState:
+    @cached_property
+    def handshakes(self) -> dict[str, Callable[..., HandshakeState]]:
+        """What starts a handshake."""
+        makes = super().handshakes
+        return {suite: partial(self._fixed, makes[suite]) for suite in makes}
+
+    def _fixed(
+        self, make: Callable[..., HandshakeState], *, initiator: bool
+    ) -> HandshakeState:
         """Start a handshake."""
-        state = HandshakeState(
-            suite,
-            initiator=initiator,
-            prologue=self._prologues[suite],
-            s=self.keyPair,
-            e=KEYS["client" if initiator else "server"][1],
-        )
-        if initiator and "hfs" in suite:
+        e = KEYS["client" if initiator else "server"][1]
+        state = make(initiator=initiator, e=e)
+        if initiator and state.protocol.hybrid:
             state._kem["e1"] = MLKEM768PrivateKey.from_seed_bytes(KEM_SEED)
         return state
 

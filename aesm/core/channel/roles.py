@@ -92,7 +92,7 @@ class ClientChannel(_Handshake):
         """Make the offer of the first suite, and message 1, for C{takeOutput}."""
         super().__init__(settings)
         offer, self.suite = next(iter(settings.offers.items()))
-        self._noise = settings.handshake(self.suite, initiator=True)
+        self._noise = settings.handshakes[self.suite](initiator=True)
         message = self._noise.writeMessage()
         self._reply = self._noise.messageLength()  # of message 2: its only one
         self._output = [frame(offer), frame(message)]
@@ -204,7 +204,7 @@ class ServerChannel(_Handshake):
         settings = self._settings
         if offer in settings.offers:
             self.suite = settings.offers[offer]
-            self._noise = settings.handshake(self.suite, initiator=False)
+            self._noise = settings.handshakes[self.suite](initiator=False)
             self._move("offerTaken")
             return
         text = offer.decode("ascii", "replace")

@@ -58,7 +58,7 @@ def openToForeigner() -> tuple[CipherState, CipherState, ServerChannel]:
     @return: the client's to send with, the client's to receive with, the server.
     """
     server = makeChannels()[1]
-    noise = channelSettings(CLIENT_KEY).handshake(XX, initiator=True)
+    noise = channelSettings(CLIENT_KEY).handshakes[XX](initiator=True)
     server.receive(OFFER + frame(noise.writeMessage()))
     noise.readMessage(server.takeOutput()[2:])
     feed(server, [frame(noise.writeMessage())])

@@ -110,7 +110,7 @@ def beginRaw(
     @param staticKey: the client's key.
     @return: the client, which is to write message 3.
     """
-    client = channelSettings(staticKey, suite).handshake(suite, initiator=True)
+    client = channelSettings(staticKey, suite).handshakes[suite](initiator=True)
     assert not server.receive(offer(suite) + frame(client.writeMessage()))
     client.readMessage(server.takeOutput()[2:])
     return client
@@ -679,7 +679,7 @@ class MismatchTests(SynchronousTestCase):
         for public in LOW_ORDER:
             client, server = makeChannels()
             first = frame(bytes(range(32)))
-            noise = server._settings.handshake(XX, initiator=False)
+            noise = server._settings.handshakes[XX](initiator=False)
             noise.readMessage(first[2:])
             message = bytearray(noise.writeMessage())
             message[:32] = public
