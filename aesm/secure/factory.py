@@ -76,7 +76,7 @@ class SecureFactory(Factory):
 
     def peerBegins(self, secure: SecureProtocol) -> AESMError | None:
         """
-        Take note that a peer begins to speak, before any work is done for it.
+        Take note that a client begins to speak, before any work is done for it.
 
         @return: None to go on; an error to abort the connection with it.
         """

@@ -108,7 +108,7 @@ class SecureProtocol:
         self.clock = factory.clock
         self.deadline = 0.0
         self.inner: IProtocol | None = None
-        self.phase = Phase.SILENT
+        self.phase = Phase.HANDSHAKE if channel.speaksFirst else Phase.SILENT
         self.secureTransport = SecureTransport(self)
         self.writable = True
         self._timer: IDelayedCall | None = None

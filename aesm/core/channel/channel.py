@@ -33,7 +33,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Final
+from typing import ClassVar, Final
 
 from aesm.core.channel.events import EndOfStream, Event, Failed, Opened
 from aesm.core.channel.framing import (
@@ -80,6 +80,7 @@ class Channel:
     """
     What both roles share: records, end of stream, failure.
 
+    @cvar speaksFirst: whether this side begins.
     @ivar atOnce: how many records one call of C{receive} opens at most; what is left of
         what came is for the next, which may be given C{b""}.
     @ivar more: whether there may be whole records left.
@@ -120,6 +121,8 @@ class Channel:
         "suite",
     )
     __deletable__ = ["_decrypt", "_encrypt", "_noise"]
+
+    speaksFirst: ClassVar[bool] = False
 
     _noise: HandshakeState
     _decrypt: CipherState

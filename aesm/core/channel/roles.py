@@ -88,6 +88,8 @@ class ClientChannel(_Handshake):
 
     __slots__ = ("_reply",)
 
+    speaksFirst = True
+
     def __init__(self, settings: ChannelSettings) -> None:
         """Make the offer of the first suite, and message 1, for C{takeOutput}."""
         super().__init__(settings)
