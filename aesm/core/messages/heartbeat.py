@@ -7,6 +7,7 @@ nothing of us.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 from aesm.core.messages.traffic import Traffic
 from aesm.errors import ProtocolError
@@ -18,15 +19,12 @@ MAX_CHATTER_RATE = 20.0  # of these, a second
 PING_BODY = b"?"  # of ours: an empty PONG answers none
 
 
-# Most conversations need neither of these two before they end: what they begin with is
-# the classes'.
-
-
+@dataclass(slots=True, eq=False)
 class Patience:
     """With the frames of one peer that carry nothing."""
 
     _left: float = CHATTER
-    _since = -math.inf  # when the last of them came
+    _since: float = -math.inf  # when the last of them came
 
     def spend(self, now: float, ours: float, theirs: float) -> None:
         """
@@ -45,6 +43,7 @@ class Patience:
             raise ProtocolError("a flood of frames that carry nothing")
 
 
+@dataclass(slots=True, eq=False)
 class RoundTrip:
     """
     Measures the round trips of one conversation.
