@@ -9,8 +9,9 @@ any mutation of one gives another.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property, partial
 
 from aesm.core.channel.channel import MAX_EARLY, Channel
 from aesm.core.channel.events import Event, Failed
@@ -49,17 +50,18 @@ class RepeatableSettings(ChannelSettings):
     does the same whenever it is run (ML-KEM aside).
     """
 
-    def handshake(self, suite: str, *, initiator: bool) -> HandshakeState:
-        """
-        Start a handshake.
+    @cached_property
+    def handshakes(self) -> dict[str, Callable[..., HandshakeState]]:
+        """What starts a handshake."""
+        makes = super().handshakes
+        return {suite: partial(_repeatable, makes[suite]) for suite in makes}
 
-        @param suite: one of our suites.
-        @param initiator: whether we are the client.
-        @return: the state before message 1.
-        """
-        state = super().handshake(suite, initiator=initiator)
-        state._local["e"] = _EPHEMERALS[initiator]
-        return state
+
+def _repeatable(
+    make: Callable[..., HandshakeState], *, initiator: bool
+) -> HandshakeState:
+    """Start a handshake with the key of its side."""
+    return make(initiator=initiator, e=_EPHEMERALS[initiator])
 
 
 class Script:

@@ -29,7 +29,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from aesm.core.channel.roles import ClientChannel
-from aesm.core.channel.settings import ChannelSettings, Layer
+from aesm.core.channel.settings import Layer
 from aesm.core.messages.conversation import Conversation
 from aesm.core.messages.hello import (
     EARLY_WINDOW,
@@ -45,14 +45,14 @@ from aesm.errors import (
     NotAuthorized,
     SessionLost,
 )
-from aesm.interfaces import INextKeys, ITrustPolicy
+from aesm.interfaces import INextKeys
 from aesm.messages.address import Address, addressOf
 from aesm.messages.connection import Connection
 from aesm.messages.deferred import ReactorDeferred
 from aesm.messages.handling import Handling, handlerOf, handlingOf
 from aesm.messages.owner import ConnectionOwner
 from aesm.messages.protocol import AESMProtocol
-from aesm.secure.factory import HANDSHAKE_TIMEOUT, SecureFactory
+from aesm.secure.factory import HANDSHAKE_TIMEOUT, SecureFactory, checkTimeout
 from aesm.secure.hosts import HostEndpoint, clientEndpoint
 from aesm.secure.options import (
     AGENT,
@@ -187,6 +187,14 @@ class Dialer:
     Files are read when it is made and not again: a folder that is away for a moment
     must not give a client that comes back another key.  The endpoint is kept as well,
     since it knows which addresses did not work.
+
+    @ivar reactor: the reactor.
+    @ivar endpoint: where to.
+    @ivar location: what was typed, which is what known servers are stored under, and
+        not what it resolves to; None to take the transport's peer.
+    @ivar settings: of the channel.
+    @ivar trust: decides on servers.
+    @ivar timeout: of the handshake, seconds.
     """
 
     def __init__(
@@ -203,21 +211,19 @@ class Dialer:
         given: dict[str, Any] = {**options}
         channel = {key: given.pop(key) for key in CHANNEL_OPTIONS if key in given}
         trust = given.pop("trust", None)
-        self._timeout = given.pop("handshakeTimeout", HANDSHAKE_TIMEOUT)
+        self.timeout = checkTimeout(given.pop("handshakeTimeout", HANDSHAKE_TIMEOUT))
         self._messages = ConversationSettings(agent=AGENT, **given)
-        self._reactor = reactorOr(reactor)
-        self._settings = channelSettings("client.key", Layer.MESSAGES, **channel)
-        self._trust = trustPolicy(trust)
-        # What was typed, not what it resolves to, is what known servers are stored
-        # under.
-        self._location = None
+        self.reactor = reactorOr(reactor)
+        self.settings = channelSettings("client.key", Layer.MESSAGES, **channel)
+        self.trust = trustPolicy(trust)
+        self.location = None
         if isinstance(endpoint, str):
-            text, endpoint = endpoint, clientEndpoint(self._reactor, endpoint)
+            text, endpoint = endpoint, clientEndpoint(self.reactor, endpoint)
             if not isinstance(endpoint, HostEndpoint):
-                self._location = locationOf(text)
+                self.location = locationOf(text)
         if isinstance(endpoint, HostEndpoint):
-            self._location = endpoint.location
-        self._endpoint = IStreamClientEndpoint(endpoint)
+            self.location = endpoint.location
+        self.endpoint = IStreamClientEndpoint(endpoint)
 
     def dial(
         self, keeper: SessionKeeper | None = None, receiveBuffer: int | None = None
@@ -233,40 +239,26 @@ class Dialer:
         messages = self._messages
         if receiveBuffer not in (None, messages.receiveBuffer):
             messages = replace(messages, receiveBuffer=receiveBuffer)
-        attempt = _Attempt(
-            self._reactor,
-            self._settings,
-            messages,
-            self._trust,
-            self._location,
-            self._timeout,
-            keeper,
-        )
-        return attempt.begin(self._endpoint)
+        return _Attempt(self, messages, keeper).begin()
 
 
 class _Attempt(SecureFactory, ConnectionOwner):
     """One attempt at a connection: the factory of its only protocol."""
 
     _connecting: Deferred[Any]
-    _endpoint: IStreamClientEndpoint
 
     def __init__(
         self,
-        clock: IReactorTime,
-        settings: ChannelSettings,
+        dialer: Dialer,
         messages: ConversationSettings,
-        trust: ITrustPolicy,
-        location: str | None,
-        handshakeTimeout: float,
         keeper: SessionKeeper | None,
     ) -> None:
-        """@param location: what was dialled, None to take the transport's peer."""
-        super().__init__(clock, handshakeTimeout)
-        self._settings = settings
+        """@param messages: the settings of this attempt."""
+        self.clock = dialer.reactor
+        self.handshakeTimeout = dialer.timeout
+        self._dialer = dialer
         self._messages = messages
-        self._trust = trust
-        self._location = location
+        self._location = dialer.location
         self._keeper = keeper
         # A server does not: its places are counted until all is gone.
         self.leaves = keeper is None or keeper.leaves
@@ -278,12 +270,11 @@ class _Attempt(SecureFactory, ConnectionOwner):
         self._secure: SecureProtocol | None = None
         self._result: Deferred[Connection] | None = None
 
-    def begin(self, endpoint: IStreamClientEndpoint) -> Deferred[Connection]:
+    def begin(self) -> Deferred[Connection]:
         """Begin to connect."""
         result: Deferred[Connection] = ReactorDeferred(self._cancel)
         self._result = result
-        self._endpoint = endpoint
-        self._connecting = maybeDeferred(endpoint.connect, self)
+        self._connecting = maybeDeferred(self._dialer.endpoint.connect, self)
         self._connecting.addCallbacks(self._cbConnected, self._settle)
         return result
 
@@ -295,7 +286,7 @@ class _Attempt(SecureFactory, ConnectionOwner):
         """Build the protocol on the raw transport: one, while somebody waits."""
         if self._result is None or self._secure is not None:
             return HangUp()
-        self._secure = SecureProtocol(self, ClientChannel(self._settings))
+        self._secure = SecureProtocol(self, ClientChannel(self._dialer.settings))
         return self._secure
 
     # SecureFactory
@@ -306,7 +297,7 @@ class _Attempt(SecureFactory, ConnectionOwner):
         """
         Ask the trust policy about the server, and wait until what is early may leave.
         """
-        trusted = checkServer(self._trust, self._where(), publicKey)
+        trusted = checkServer(self._dialer.trust, self._where(), publicKey)
         if self._keeper is not None and self._former is None:
             return whenKnown(trusted, self._cbTrusted, self._keeper)
         return trusted
@@ -333,10 +324,13 @@ class _Attempt(SecureFactory, ConnectionOwner):
         session, early = self._former.session, b""
         if self._begins:
             early = self._early = b"".join(session.outbox.take(EARLY_WINDOW))
-        return session.hello(self._messages, len(early)).encode()
+        return self._messages.hello(session, len(early)).encode()
 
     def buildInner(self, secure: SecureProtocol) -> AESMProtocol:
-        """Build the message layer; its connection is made, or found, at the WELCOME."""
+        """
+        Build the message layer, and send what is early; the connection is made, or
+        found, at the WELCOME.
+        """
         now = self.clock.seconds()
         former = None if self._former is None else self._former.session
         conversation = Conversation(self._messages, now, former)
@@ -345,12 +339,9 @@ class _Attempt(SecureFactory, ConnectionOwner):
         # WELCOME.
         left = max(0.0, secure.deadline - now)
         self._deadline = self.clock.callLater(left, self._timedOut, protocol)
-        return protocol
-
-    def opened(self, secure: SecureProtocol) -> None:
-        """Send what is early: it shares what is written with message 3."""
-        if self._early is not None:
+        if self._early is not None:  # it shares what is written with message 3
             secure.secureTransport.write(self._early)
+        return protocol
 
     def failed(self, secure: SecureProtocol, reason: AESMError) -> None:
         """Fail: there is no secure channel."""
@@ -396,9 +387,13 @@ class _Attempt(SecureFactory, ConnectionOwner):
             and code in (None, CloseCode.GOING_AWAY)
         )
 
-    def detached(self, connection: Connection, reason: AESMError) -> None:
-        """Have the keeper dial again."""
-        cast(SessionKeeper, self._keeper).detached(connection, reason)
+    def cut(self, connection: Connection, reason: AESMError) -> None:
+        """Have the keeper dial again, if the session goes on."""
+        if self.keeps(connection):
+            connection.detach()
+            cast(SessionKeeper, self._keeper).detached(connection, reason)
+        else:
+            connection.finish(reason)
 
     def peerClosed(self, code: int, reason: str) -> AESMError:
         """Make the error for a CLOSE of the server."""
@@ -408,15 +403,16 @@ class _Attempt(SecureFactory, ConnectionOwner):
             return closed
         return NotAuthorized(
             f"{closed}: it does not let our public key in; its operator can, with the "
-            f"line '{PublicKey(self._settings.publicKey)} NAME' in its authorized keys"
+            f"line '{PublicKey(self._dialer.settings.publicKey)} NAME' in its "
+            "authorized keys"
         )
 
     # Parts
 
     def _avoid(self, secure: SecureProtocol) -> None:
         """Have the next attempt begin with another address of the host."""
-        if isinstance(self._endpoint, HostEndpoint):
-            self._endpoint.avoid(secure.transport.getPeer())
+        if isinstance(self._dialer.endpoint, HostEndpoint):
+            self._dialer.endpoint.avoid(secure.transport.getPeer())
 
     def _address(self) -> Address:
         """Tell where the server is."""
@@ -438,11 +434,12 @@ class _Attempt(SecureFactory, ConnectionOwner):
 
     def _remember(self, announced: str) -> None:
         """Have the trust policy remember the next key that the server announces."""
-        if not announced or not INextKeys.providedBy(self._trust):
+        trust = self._dialer.trust
+        if not announced or not INextKeys.providedBy(trust):
             return
         try:
             publicKey = PublicKey.fromText(announced)
-            INextKeys(self._trust).announced(self._where(), publicKey)
+            INextKeys(trust).announced(self._where(), publicKey)
         except Exception as error:  # the policy is the user's
             _log.warn(
                 "the next key of {location} is not remembered: {error}",
@@ -453,9 +450,8 @@ class _Attempt(SecureFactory, ConnectionOwner):
     def _cbConnected(self, ours: object) -> None:
         """Fail, if the endpoint has connected and has built no protocol."""
         if self._secure is None:
-            self._settle(
-                Failure(TypeError(f"{self._endpoint!r} has connected nobody to us"))
-            )
+            where = self._dialer.endpoint
+            self._settle(Failure(TypeError(f"{where!r} has connected nobody to us")))
 
     def _timedOut(self, protocol: AESMProtocol) -> None:
         """Fail: the server's WELCOME did not come in time."""

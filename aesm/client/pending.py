@@ -123,19 +123,15 @@ class QueuedRequest(QueuedMessage):
             self._answer.errback(closedError(reason))
 
 
-class MessageQueue:
+class MessageQueue(deque[QueuedMessage]):
     """The messages that wait for a connection, in order and up to a limit."""
 
     def __init__(self, limit: int) -> None:
         """@param limit: what they may cost together, bytes."""
+        super().__init__()
         self._limit = limit
-        self._messages: deque[QueuedMessage] = deque()
         self._cost = 0
         self._draining: deque[Deferred[None]] = deque()  # who waits for room
-
-    def __len__(self) -> int:
-        """Count the messages."""
-        return len(self._messages)
 
     @property
     def roomy(self) -> bool:
@@ -156,7 +152,7 @@ class MessageQueue:
     def tellSent(self) -> None:
         """Tell those who wait for that, if nothing is left here."""
         for _ in range(len(self._draining)):
-            if not self._messages and self._draining:
+            if not self and self._draining:
                 self._draining.popleft().callback(None)
 
     def add(self, data: str | bytes | bytearray | memoryview) -> Deferred[None]:
@@ -173,7 +169,7 @@ class MessageQueue:
         if not isinstance(data, str | bytes):
             raise TypeError(f"a message is str or bytes, not {type(data).__name__}")
         message = QueuedMessage(data)
-        full = self._append(message)
+        full = self._accept(message)
         return message if full is None else fail(full)
 
     def ask(self, answer: PendingAnswer, body: bytes) -> Deferred[None]:
@@ -184,20 +180,20 @@ class MessageQueue:
             there is no room.
         """
         request = QueuedRequest(self, answer, body)
-        full = self._append(request)
+        full = self._accept(request)
         if full is not None:
             answer.asker = None
             answer.errback(full)
         return request
 
-    def _append(self, message: QueuedMessage) -> SendBufferFull | None:
+    def _accept(self, message: QueuedMessage) -> SendBufferFull | None:
         """Add a message to the end; return why not, if there is no room."""
         if self._cost + message.cost > self._limit:
             return SendBufferFull(
                 f"{self._cost} of {self._limit} bytes wait for a connection already: "
                 "wait for whenConnected(), or raise sendBuffer="
             )
-        self._messages.append(message)
+        self.append(message)
         self._cost += message.cost
         return None
 
@@ -208,7 +204,7 @@ class MessageQueue:
 
     def take(self) -> QueuedMessage:
         """Take the oldest message, of which there must be one."""
-        message = self._messages.popleft()
+        message = self.popleft()
         self._cost -= message.cost
         return message
 
@@ -216,23 +212,19 @@ class MessageQueue:
         """Take the oldest messages, as many as may leave before the WELCOME."""
         taken: list[QueuedMessage] = []
         room = EARLY_WINDOW
-        while (
-            self._messages
-            and self._messages[0].mayBeEarly
-            and self._messages[0].cost <= room
-        ):
+        while self and self[0].mayBeEarly and self[0].cost <= room:
             taken.append(self.take())
             room -= taken[-1].cost
         return taken
 
     def putBack(self, messages: list[QueuedMessage]) -> None:
         """Have messages wait that were taken, before all others."""
-        self._messages.extendleft(reversed(messages))
+        self.extendleft(reversed(messages))
         self._cost += sum(message.cost for message in messages)
 
     def fail(self, reason: AESMError) -> None:
         """Fail all messages: they will not be sent."""
-        while self._messages:
+        while self:
             self.take().fail(reason)
         while self._draining:
             self._draining.popleft().errback(closedError(reason))

@@ -2,8 +2,9 @@
 Trying again: after which failures a client does, what it says of them, and after how
 long::
 
-    if isTransient(reason):
-        clock.callLater(delays.next(), dial)
+    delay = delays.after(reason, clock.seconds(), accepted=False)
+    if delay is not None:
+        clock.callLater(delay, dial)
 """
 
 from __future__ import annotations
@@ -93,27 +94,33 @@ class RetryDelays:
         """Begin anew."""
         self._failures = 0
 
-    def returning(self, now: float, after: float) -> float:
+    def after(self, reason: BaseException, now: float, accepted: bool) -> float | None:
         """
-        Count a connection that was accepted, and is lost.
+        Tell when to try again.
 
+        @param reason: why there is no connection, or none any more.
         @param now: seconds.
-        @param after: seconds over which the server wants its clients to come back; 0
-            if it did not say.
-        @return: seconds to wait.
+        @param accepted: whether there was one, that the server had accepted.
+        @return: seconds from now; None if it makes no sense, L{isTransient}.
         """
+        if not isTransient(reason):
+            return None
+        if not accepted:
+            return self._failed()
         more = (now - self._since) / RETURN_EVERY
         self._returns, self._since = min(RETURNS, self._returns + more), now
-        spread = random.uniform(0, after)
+        # Over which the server wants its clients to come back.
+        within = reason.after if isinstance(reason, ConnectionClosed) else 0.0
+        spread = random.uniform(0, within)
         if self._returns < 1:
-            return max(spread, self.next())
+            return max(spread, self._failed())
         self._returns -= 1
         self._failures = 0
-        if after > 0:
+        if within > 0:
             return spread
-        return random.uniform(*PROMPT) if self._prompt else self.next()
+        return random.uniform(*PROMPT) if self._prompt else self._failed()
 
-    def next(self) -> float:
+    def _failed(self) -> float:
         """Count a failure, and return the seconds to wait after it."""
         self._failures += 1
         # The policy is the user's: an error in it must not end the attempts.

@@ -38,7 +38,7 @@ from aesm.client.pending import (
     Waiters,
     tellStopped,
 )
-from aesm.client.retry import RetryDelays, asOurs, isTransient, wordsOf
+from aesm.client.retry import RetryDelays, asOurs, wordsOf
 from aesm.client.states import SERVICE_TRANSITIONS, ServiceState
 from aesm.client.stream import SessionStream
 from aesm.core.messages.hello import ConversationSettings, MessageOptions
@@ -420,6 +420,7 @@ class ClientService(Service):
         self._sendQueue()
         if connection.isOpen:  # else a callback has closed it, or stopped us
             self._waiters.tell(connection)
+        self._queue.tellSent()
 
     def _ebFailed(self, failure: Failure) -> None:
         """Try again later, or stop."""
@@ -444,21 +445,17 @@ class ClientService(Service):
 
     def _retry(self, reason: BaseException, accepted: bool) -> None:
         """Try again later, after an attempt or what was accepted, or stop."""
-        if not isTransient(reason):
+        impatient = [] if accepted else self._waiters.countFailure()
+        self._move("lost")
+        delay = self._delays.after(reason, self._clock.seconds(), accepted)
+        if self._state is not _S.WAITING or self._timer is not None:
+            return  # the policy has stopped us, and maybe started again
+        if delay is None:
             said = "stopped, since trying again would not help: {reason}"
             _log.error(said, reason=wordsOf(reason))
             self._reason = cast("Exception", reason)
             self._stop()
             return
-        impatient = [] if accepted else self._waiters.countFailure()
-        self._move("lost")
-        if accepted:
-            after = reason.after if isinstance(reason, ConnectionClosed) else 0.0
-            delay = self._delays.returning(self._clock.seconds(), after)
-        else:
-            delay = self._delays.next()
-        if self._state is not _S.WAITING or self._timer is not None:
-            return  # the policy has stopped us, and maybe started again
         timer = self._timer = self._clock.callLater(delay, self._dial)
         if impatient:
             self._waiters.tell(Failure(reason), impatient)
@@ -525,6 +522,7 @@ class ClientService(Service):
             retrieved.add(connection.retrieved)
             restoreTo(self._audience, connection, over)
         self._sendQueue()
+        self._queue.tellSent()
 
     def _adopt(self, connection: Connection) -> None:
         """Go on with the session of a connection."""
@@ -553,4 +551,3 @@ class ClientService(Service):
             and not former.isClosing
         ):
             self._queue.take().sendOver(former)
-        self._queue.tellSent()

@@ -41,7 +41,7 @@ from aesm.messages.acknowledgements import (
 from aesm.messages.budget import releasableOf
 from aesm.messages.deferred import ReactorDeferred
 from aesm.messages.requests import Request, Requests, sendAgain
-from aesm.messages.states import CONNECTION_TRANSITIONS, ConnectionState
+from aesm.messages.states import CONNECTION_TRANSITIONS, CarrierState, ConnectionState
 from aesm.messages.stream import DataStream
 
 if TYPE_CHECKING:
@@ -431,7 +431,7 @@ class Connection:
     @property
     def isOpen(self) -> bool:
         """Whether what is sent leaves now, and neither side closes."""
-        return self._protocol is not None and self._protocol.isOpen
+        return self._protocol is not None and self._protocol.state is CarrierState.OPEN
 
     @property
     def conversation(self) -> Conversation | None:

@@ -132,8 +132,9 @@ class ConnectionOwner:
         """
         return False
 
-    def detached(self, connection: Connection, reason: AESMError) -> None:
-        """The transport under a session that is kept is gone."""
+    def cut(self, connection: Connection, reason: AESMError) -> None:
+        """The transport under a session is gone: detach the connection, or end it."""
+        connection.finish(reason)
 
     def lost(self, connection: Connection, reason: AESMError) -> None:
         """A session is over."""

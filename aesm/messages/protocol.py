@@ -61,8 +61,8 @@ __all__ = ["AESMProtocol"]
 
 LEAST_DELAY: Final = ACK_DELAY  # seconds between two looks at the deadline
 BUDGET: Final = 262144  # bytes of messages handed to the transport at once
-# The same at first after a cut, then doubled: over a link that is cut again and again
-# after a few KB, half a record is worth nothing.
+# The same at first after a cut, and the bytes of the first record, then doubled: over a
+# link that is cut again and again after a few KB, half a record is worth nothing.
 FIRST: Final = 2048
 # Who comes back says so by an ACK.  Until then it gets pieces of so much, now and then:
 # to come back again and again, and to be cut off at the WELCOME, costs a peer nothing.
@@ -132,11 +132,8 @@ class AESMProtocol:
         """
         self._move("attached")
         self.connection = connection
-        outbox = connection.session.outbox
-        # What is there may have left just now, in a session that begins.
-        if outbox.count and not outbox.peer.early:
-            self._budget = FIRST
-            channel.startSlowly()
+        if connection.suite:  # another channel has carried it
+            self._budget = channel.recordSize = FIRST
 
     def _move(self, what: str) -> None:
         """Go where the table says."""
@@ -151,8 +148,8 @@ class AESMProtocol:
 
     def connectionMade(self) -> None:
         """Start to look after the peer; a server says its WELCOME."""
-        self.transport.registerProducer(self, True)
         self._schedule()
+        self.transport.registerProducer(self, True)
         if self.conversation.controlDue:
             self._flush()
 
@@ -216,9 +213,8 @@ class AESMProtocol:
             self._superseded()
         elif former not in _ATTACHED:
             self.owner.notAccepted(cause)
-        elif former in _KEEPING and self.owner.keeps(self.connection):
-            self.connection.detach()
-            self.owner.detached(self.connection, cause)
+        elif former in _KEEPING:
+            self.owner.cut(self.connection, cause)
         else:
             self.connection.finish(cause)
 
@@ -248,11 +244,6 @@ class AESMProtocol:
         self._writable = False
 
     # For Connection and the owner
-
-    @property
-    def isOpen(self) -> bool:
-        """Whether neither side closes."""
-        return self.conversation.state is _CONVERSATION_OPEN
 
     @property
     def isEnding(self) -> bool:

@@ -5,15 +5,13 @@ library alone.
 
 ::
 
-    DH(keyPair, publicKey)       KeyPair.exchange
-    GENERATE_KEM_CIPHERTEXT      encapsulate
-    KEM(keyPair, ciphertext)     KemKeyPair.decapsulate
+    GENERATE_KEYPAIR, DH         KeyPair.generate, .private
     ENCRYPT, DECRYPT             CipherFunctions.makeAEAD, .packNonce
     HASH, HKDF                   HashFunctions.new, .algorithm
+    the KEM's                    mlkem, of cryptography
 
-This is the seam to C{cryptography}: what it raises for a peer's bad key leaves
-here as L{HandshakeError}.  (A cipher is called at one place only, on the path
-of every record, L{aesm.noise.CipherState}, and its errors are turned there.)
+They are C{cryptography}'s own, and each is called at one place only, in
+L{aesm.noise.handshakestate}, where its errors become ours.
 
 @see: Noise rev. 34, sections 4 and 12; Noise HFS rev. 1, section 3
 """
@@ -25,25 +23,17 @@ import hashlib
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import Protocol, TypeAlias
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric.x25519 import (
-    X25519PrivateKey,
-    X25519PublicKey,
-)
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
-
-from aesm.errors import HandshakeError
 
 try:
     from cryptography.hazmat.primitives.asymmetric import mlkem
 except ImportError:  # a cryptography before 47; hybridSupported() says no
     mlkem = None  # type: ignore[assignment]
-
-if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey
 
 __all__ = [
     "AEAD",
@@ -57,10 +47,9 @@ __all__ = [
     "BytesLike",
     "CipherFunctions",
     "HashFunctions",
-    "KemKeyPair",
     "KeyPair",
-    "encapsulate",
     "hybridSupported",
+    "mlkem",
     "toBytes",
     "toKey",
 ]
@@ -80,15 +69,16 @@ class KeyPair:
     An X25519 key pair.  The public key is computed once, so keep the object
     where the same key serves many handshakes.
 
+    @ivar private: the private key, whose C{exchange} is C{DH()}.
     @ivar public: the public key, 32 bytes.
     @see: Noise rev. 34, section 12.1; RFC 7748, section 5
     """
 
-    __slots__ = ("_private", "public")
+    __slots__ = ("private", "public")
 
     def __init__(self, private: X25519PrivateKey) -> None:
         """Compute the public key."""
-        self._private = private
+        self.private = private
         self.public: bytes = private.public_key().public_bytes_raw()
 
     @classmethod
@@ -110,87 +100,9 @@ class KeyPair:
             )
         return cls(X25519PrivateKey.from_private_bytes(private))
 
-    def exchange(self, public: bytes) -> bytes:
-        """
-        C{DH()}.
-
-        @param public: the other side's public key, 32 bytes.
-        @return: the shared secret, 32 bytes.
-        @raise HandshakeError: C{public} is one of the few points that turn any
-            private key into the same all-zero secret.
-        @see: RFC 7748, section 6.1
-        """
-        # cryptography checks for the all-zero secret, which RFC 7748 leaves open: with
-        # such a key anybody could go on without knowing a private key.
-        try:
-            return self._private.exchange(X25519PublicKey.from_public_bytes(public))
-        except ValueError:
-            raise HandshakeError(
-                "the peer's X25519 public key is invalid: it gives an all-zero "
-                "secret with every key"
-            ) from None
-
     def __repr__(self) -> str:
         """The public key only."""
         return f"<KeyPair {self.public.hex()}>"
-
-
-class KemKeyPair:
-    """
-    An ML-KEM-768 key pair, for one handshake.
-
-    @ivar public: the public key, 1,184 bytes.
-    @see: Noise HFS rev. 1, section 3; FIPS 203
-    """
-
-    __slots__ = ("_private", "public")
-
-    def __init__(self, private: MLKEM768PrivateKey) -> None:
-        """
-        Compute the public key.
-
-        @param private: the decapsulation key.
-        """
-        self._private = private
-        self.public: bytes = private.public_key().public_bytes_raw()
-
-    @classmethod
-    def generate(cls) -> KemKeyPair:
-        """C{GENERATE_KEM_KEYPAIR()}: a pair from the system's randomness."""
-        return cls(mlkem.MLKEM768PrivateKey.generate())
-
-    def decapsulate(self, ciphertext: bytes) -> bytes:
-        """
-        C{KEM()}.  A ciphertext made for another key gives another secret, not
-        an error (implicit rejection); the next tag then fails.
-
-        @param ciphertext: 1,088 bytes.
-        @return: the shared secret, 32 bytes.
-        @raise HandshakeError: C{ciphertext} is not an ML-KEM-768 ciphertext.
-        """
-        try:
-            return self._private.decapsulate(ciphertext)
-        except ValueError:
-            raise HandshakeError("the peer's KEM ciphertext is invalid") from None
-
-    def __repr__(self) -> str:
-        """The public key's beginning only."""
-        return f"<KemKeyPair {self.public[:8].hex()}...>"
-
-
-def encapsulate(public: bytes) -> tuple[bytes, bytes]:
-    """
-    C{GENERATE_KEM_CIPHERTEXT()}.
-
-    @param public: the other side's ML-KEM-768 public key, 1,184 bytes.
-    @return: (shared secret, 32 bytes; ciphertext, 1,088 bytes).
-    @raise HandshakeError: C{public} is not an ML-KEM-768 public key.
-    @see: FIPS 203, section 7.2
-    """
-    try:
-        return mlkem.MLKEM768PublicKey.from_public_bytes(public).encapsulate()
-    except ValueError:
-        raise HandshakeError("the peer's KEM public key is invalid") from None
 
 
 def toBytes(value: BytesLike, name: str) -> bytes:

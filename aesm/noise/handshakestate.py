@@ -31,9 +31,10 @@ C{cryptography}, because every byte of every connection goes through them.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from aesm.errors import HandshakeError, NonceExhausted, TamperedRecord
@@ -44,14 +45,16 @@ from aesm.noise.functions import (
     TAGLEN,
     BytesLike,
     CipherFunctions,
-    KemKeyPair,
     KeyPair,
-    encapsulate,
     hybridSupported,
+    mlkem,
     toBytes,
     toKey,
 )
 from aesm.noise.patterns import FIELD_LENGTHS, Protocol, parseProtocolName
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey
 
 __all__ = ["MAX_MESSAGE", "MAX_NONCE", "CipherState", "HandshakeState"]
 
@@ -280,7 +283,7 @@ class SymmetricState:
 # _symmetric the chaining key, _remote the peer's public keys.  The secrets go at the
 # end, be that split() or a failure (_end), because whoever finds them in memory can
 # read a recording of the channel; after a failure the peer's keys go too, because
-# nothing has proved that they are the peer's (_fail).  "del" leaves no attribute at
+# nothing has proved that they are the peer's (_failed).  "del" leaves no attribute at
 # all: what would use a secret afterwards raises, where it could go on with a None.
 # Python can only let go of bytes, not overwrite them.  What is asked for later is no
 # secret and kept apart: the hash, and rs.
@@ -376,7 +379,7 @@ class HandshakeState:
             if key is not None:
                 self._remote[name] = toKey(key, f"r{name}")
         self._psks = iter(self._checkPSKs(psks))
-        self._kem: dict[str, KemKeyPair] = {}
+        self._kem: dict[str, MLKEM768PrivateKey] = {}
         self._position = 0  # messages sent and received
         self._handshakeHash = b""
         self._over = ""  # why there are no more messages
@@ -384,10 +387,9 @@ class HandshakeState:
         if type(prologue) is not bytes:
             prologue = toBytes(prologue, "prologue")
         self._symmetric.mixHash(prologue)
-        pattern = protocol.pattern
         for isOwn, keys in (
-            (self.isInitiator, pattern.initiatorKeys),
-            (not self.isInitiator, pattern.responderKeys),
+            (self.isInitiator, protocol.pattern.initiatorKeys),
+            (not self.isInitiator, protocol.pattern.responderKeys),
         ):
             for name in keys:
                 public = self._local[name].public if isOwn else self._remote[name]
@@ -395,20 +397,15 @@ class HandshakeState:
 
     def _checkNeeds(self, keys: Mapping[str, object]) -> None:
         """Check that the keys are there that the pattern needs, and no others."""
-        protocol = self.protocol
-        needed = (
-            protocol.initiatorNeeds if self.isInitiator else protocol.responderNeeds
-        )
+        role, needed = "responder", self.protocol.responderNeeds
+        if self.isInitiator:
+            role, needed = "initiator", self.protocol.initiatorNeeds
         for name, key in keys.items():
-            if key is None and name in needed:
-                problem = f"needs {name}, {_KEY_NAMES[name]}"
             # Any pattern has a use for e: it is only generated if it is not given.
-            elif key is not None and name not in needed and name != "e":
-                problem = f"has no use for {name}, {_KEY_NAMES[name]}"
-            else:
-                continue
-            role = "initiator" if self.isInitiator else "responder"
-            raise ValueError(f"the {role} of {protocol.name} {problem}")
+            if (key is None) == (name in needed) and (key is None or name != "e"):
+                verb = "needs" if key is None else "has no use for"
+                said = f"the {role} of {self.protocol.name} {verb} {name}"
+                raise ValueError(f"{said}, {_KEY_NAMES[name]}")
 
     def _checkPSKs(self, psks: Iterable[BytesLike]) -> list[bytes]:
         """Check that there are as many pre-shared keys as the pattern takes."""
@@ -480,9 +477,8 @@ class HandshakeState:
             )
         try:
             message = self._write(tokens, payload)
-        except BaseException:  # an interrupt, too, leaves the state half-way
-            self._fail()
-            raise
+        except BaseException as error:  # an interrupt, too, leaves the state half-way
+            raise self._failed(error) from None
         self._endTurn()
         return message
 
@@ -511,9 +507,8 @@ class HandshakeState:
                     f"{len(message)} bytes: it must have {least} to {MAX_MESSAGE}"
                 )
             payload = self._read(tokens, message)
-        except BaseException:
-            self._fail()
-            raise
+        except BaseException as error:
+            raise self._failed(error) from None
         self._endTurn()
         return payload
 
@@ -536,11 +531,8 @@ class HandshakeState:
     def __repr__(self) -> str:
         """The protocol, the role and how far it is; no key."""
         role = "initiator" if self.isInitiator else "responder"
-        messages = len(self.protocol.messageLengths)
-        return (
-            f"<HandshakeState {self.protocol.name} {role} "
-            f"message {self._position}/{messages}>"
-        )
+        place = f"{self._position}/{len(self.protocol.messageLengths)}"
+        return f"<HandshakeState {self.protocol.name} {role} message {place}>"
 
     def _takeTurn(self, verb: str) -> tuple[str, ...]:
         """Check that it is time to C{"write"} or C{"read"}, and get the tokens."""
@@ -567,10 +559,23 @@ class HandshakeState:
         self._local.clear()
         del self._symmetric, self._psks, self._kem
 
-    def _fail(self) -> None:
-        """Forget everything: nothing that was learnt is authenticated."""
+    def _failed(self, error: BaseException) -> BaseException:
+        """
+        Forget everything: nothing that was learnt is authenticated.
+
+        @return: what to raise.
+        """
         self._end(_FAILED)
         self._remote.clear()
+        # All else that is a ValueError was checked before.  cryptography looks for the
+        # all-zero secret, which RFC 7748 (section 6.1) leaves open: with the few public
+        # keys that give one with every private key, anybody could go on without one.
+        if isinstance(error, ValueError):
+            return HandshakeError(
+                "a public key of the peer's is invalid: it is out of range, or gives "
+                "an all-zero secret with every key"
+            )
+        return error
 
     def _write(self, tokens: tuple[str, ...], payload: bytes) -> bytes:
         """Make a message (Noise rev. 34, section 5.3; Noise HFS rev. 1, section 4)."""
@@ -587,11 +592,13 @@ class HandshakeState:
                 parts.append(symmetric.encryptAndHash(local["s"].public))
             elif token == "e1":
                 if "e1" not in kem:
-                    kem["e1"] = KemKeyPair.generate()
-                parts.append(symmetric.encryptAndHash(kem["e1"].public))
+                    kem["e1"] = mlkem.MLKEM768PrivateKey.generate()
+                public = kem["e1"].public_key().public_bytes_raw()
+                parts.append(symmetric.encryptAndHash(public))
             elif token == "ekem1":
                 # Each KEM key serves once, so that both sides drop it here.
-                secret, ciphertext = encapsulate(self._remote.pop("e1"))
+                key = mlkem.MLKEM768PublicKey.from_public_bytes(self._remote.pop("e1"))
+                secret, ciphertext = key.encapsulate()
                 parts.append(symmetric.encryptAndHash(ciphertext))
                 symmetric.mixKey(secret)
             else:
@@ -637,5 +644,5 @@ class HandshakeState:
             mine, theirs = token[0], token[1]
             if not self.isInitiator:
                 mine, theirs = theirs, mine
-            secret = self._local[mine].exchange(self._remote[theirs])
-            self._symmetric.mixKey(secret)
+            public = X25519PublicKey.from_public_bytes(self._remote[theirs])
+            self._symmetric.mixKey(self._local[mine].private.exchange(public))

@@ -43,18 +43,17 @@ class SecureFactory(Factory):
     What a L{SecureProtocol} asks and tells; one for many connections.
 
     @ivar clock: schedules the timers of all of them.
-    @ivar handshakeTimeout: seconds from a connection's start to its opening.
+    @ivar handshakeTimeout: seconds from a connection's start to its opening, as
+        L{checkTimeout} lets pass.
     """
 
     noisy = False
 
-    def __init__(self, clock: IReactorTime, handshakeTimeout: float) -> None:
-        """@raise ValueError: C{handshakeTimeout} is not above 0."""
-        self.clock = clock
-        self.handshakeTimeout = checkTimeout(handshakeTimeout)
-        # Who is awake, and how many records had passed at the last look.
-        self._awake: dict[SecureProtocol, int] = {}
-        self._looking: IDelayedCall | None = None
+    clock: IReactorTime
+    handshakeTimeout: float
+    _looking: IDelayedCall | None = None  # while anybody is awake
+    # Who is awake, and how many records had passed at the last look.
+    _awake: dict[SecureProtocol, int]
 
     def decide(
         self, secure: SecureProtocol, publicKey: PublicKey, payload: bytes
@@ -79,7 +78,7 @@ class SecureFactory(Factory):
 
     def peerBegins(self, secure: SecureProtocol) -> AESMError | None:
         """
-        Take note that a peer begins to speak, before any work is done for it.
+        Take note that a client begins to speak, before any work is done for it.
 
         @return: None to go on; an error to abort the connection with it.
         """
@@ -103,6 +102,7 @@ class SecureFactory(Factory):
 
     def opened(self, secure: SecureProtocol) -> None:
         """Take note that the inner protocol has its transport."""
+        self.woke(secure)
 
     def failed(self, secure: SecureProtocol, reason: AESMError) -> None:
         """
@@ -115,16 +115,18 @@ class SecureFactory(Factory):
 
     def ended(self, secure: SecureProtocol) -> None:
         """Take note that a connection is gone, open or not; called last."""
-        self._awake.pop(secure, None)
-        if self._looking is not None and not self._awake:
-            self._looking.cancel()
-            self._looking = None
+        if self._looking is not None:
+            self._awake.pop(secure, None)
+            if not self._awake:
+                self._looking.cancel()
+                self._looking = None
 
     def woke(self, secure: SecureProtocol) -> None:
         """Have a connection that is open rest once it is silent."""
-        self._awake[secure] = -1
         if self._looking is None:
+            self._awake = {}
             self._looking = self.clock.callLater(SILENCE, self._look)
+        self._awake[secure] = -1
 
     def _look(self) -> None:
         """Have those rest that were silent since the last look."""

@@ -111,7 +111,7 @@ class SecureProtocol:
         self.clock = factory.clock
         self.deadline = 0.0
         self.inner: IProtocol | None = None
-        self.phase = Phase.SILENT
+        self.phase = Phase.HANDSHAKE if channel.speaksFirst else Phase.SILENT
         self.secureTransport = SecureTransport(self)
         self.writable = True
         self._timer: IDelayedCall | None = None
@@ -179,7 +179,6 @@ class SecureProtocol:
         if self._flushCall is not None:
             self._flushCall.cancel()
             self._flushCall = None
-        self.secureTransport.stop()
         decision, self._decision = self._decision, None
         if decision is not None:
             self.guard(decision.cancel)
@@ -189,13 +188,11 @@ class SecureProtocol:
                 said = reason.value  # by what is below us, if that is ours
                 ended = said if isinstance(said, NotAnAESMPeer) else _foreign()
             self._settle(ended)
-        self.guard(self.secureTransport.stopProducer)
         inner, self.inner = self.inner, None  # a cycle that nothing else breaks
-        if inner is not None:
-            if self._answered and reason.check(error.ConnectionLost):
-                # The peer has read all and was faster to close: nothing is lost.
-                reason = Failure(error.ConnectionDone())
-            self.guard(inner.connectionLost, self._reason or reason)
+        if self._answered and reason.check(error.ConnectionLost):
+            # The peer has read all and was faster to close: nothing is lost.
+            reason = Failure(error.ConnectionDone())
+        self.guard(self.secureTransport.lost, inner, self._reason or reason)
         self.factory.ended(self)
 
     # IHalfCloseableProtocol, for the raw transport
@@ -402,7 +399,6 @@ class SecureProtocol:
         """Build the inner protocol and give it its transport."""
         self._move("opened")
         self._stopTimer()
-        self._wake()
         self.inner = self.factory.buildInner(self)
         if self.inner is None:
             self.fail(HandshakeError("nothing was built to run on the connection"))

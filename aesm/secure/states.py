@@ -19,7 +19,7 @@ __all__ = ["HEARD", "OPENED", "PHASE_TRANSITIONS", "WRITES", "Phase"]
 #                                             from everywhere: ABORTED, and GONE
 #
 #   phase       reads   writes  what it waits for
-#   SILENT      yes     yes     the peer's first byte, which the factory may refuse
+#   SILENT      yes     yes     the client's first byte, which the factory may refuse
 #   HANDSHAKE   yes     yes     the peer's proof of its key
 #   DECISION    keeps   yes     the factory's decision; the raw transport is paused
 #   OPEN        yes     yes     the ends of both directions of the stream
@@ -30,6 +30,8 @@ __all__ = ["HEARD", "OPENED", "PHASE_TRANSITIONS", "WRITES", "Phase"]
 #                               and to close
 #   ABORTED     no      no      connectionLost, which the raw transport owes us
 #   GONE        no      no      nothing
+#
+# A client, which speaks first, begins at HANDSHAKE.
 #
 # The handshake's deadline covers the first three, and the close's timer whatever else
 # waits for the peer to close: no phase but OPEN may last for ever.

@@ -20,6 +20,7 @@ from twisted.internet.interfaces import (
     IConsumer,
     IDelayedCall,
     IHalfCloseableProtocol,
+    IProtocol,
     IPullProducer,
     IPushProducer,
     ITransport,
@@ -344,7 +345,20 @@ class SecureTransport:
         if self._notice is not None and self._notice.active():
             self._notice.cancel()
 
-    def stopProducer(self) -> None:
+    def lost(self, inner: IProtocol | None, reason: Failure) -> None:
+        """
+        The raw transport is gone: tell the producer, and then the protocol inside.
+
+        @param inner: that protocol, if it is there.
+        """
+        self.stop()
+        try:
+            self._stopProducer()
+        finally:
+            if inner is not None:
+                inner.connectionLost(reason)
+
+    def _stopProducer(self) -> None:
         """Nothing more is wanted of the producer."""
         producer, self._producer = self._producer, None
         if producer is not None:
@@ -375,7 +389,7 @@ class SecureTransport:
         inner = IHalfCloseableProtocol(self._secure.inner, None)
         if inner is None:
             self.disconnecting = True
-            self.stopProducer()
+            self._stopProducer()
             self._endIfDone()
         else:
             inner.readConnectionLost()

@@ -52,7 +52,8 @@ class WrappingFactory(SecureFactory):
         settings: ChannelSettings,
         inner: IProtocolFactory,
     ) -> None:
-        super().__init__(clock, handshakeTimeout)
+        self.clock = clock
+        self.handshakeTimeout = handshakeTimeout
         self._settings = settings
         self._inner = inner
 
@@ -291,6 +292,7 @@ class ClientFactory(WrappingFactory):
 
     def opened(self, secure: SecureProtocol) -> None:
         """The protocol inside has its transport."""
+        super().opened(secure)
         self._settle(cast(IProtocol, secure.inner))
 
     def failed(self, secure: SecureProtocol, reason: AESMError) -> None:

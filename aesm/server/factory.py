@@ -38,7 +38,7 @@ from aesm.messages.address import Address, addressOf
 from aesm.messages.connection import Connection
 from aesm.messages.handling import Talk, handlerOf
 from aesm.messages.protocol import AESMProtocol
-from aesm.secure.factory import HANDSHAKE_TIMEOUT, SecureFactory
+from aesm.secure.factory import HANDSHAKE_TIMEOUT, SecureFactory, checkTimeout
 from aesm.secure.options import AGENT, channelSettings, reactorOr
 from aesm.secure.places import HANDSHAKES_PER_HOST, Places, hostOfPeer
 from aesm.secure.protocol import SecureProtocol
@@ -206,7 +206,8 @@ class AESMServerFactory(SecureFactory):
         @raise TypeError: an option is of the wrong type, or there is no such.
         @raise ValueError: an option has a value that it cannot have.
         """
-        super().__init__(reactorOr(reactor), handshakeTimeout)
+        self.clock = reactorOr(reactor)
+        self.handshakeTimeout = checkTimeout(handshakeTimeout)
         isCluster = options.get("cluster") is not None
         openStore = storeOpener(options, self.clock, sessionGrace, perKey)
         self._settings = channelSettings(
@@ -544,6 +545,7 @@ class AESMServerFactory(SecureFactory):
 
     def opened(self, secure: SecureProtocol) -> None:
         """List a client that is let in."""
+        super().opened(secure)
         self._places.finish(secure)
         pending = self._incoming[secure]
         agent = cast(Hello, pending.hello).agent[:MAX_AGENT]

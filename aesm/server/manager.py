@@ -42,7 +42,6 @@ from aesm.trust.keys import PublicKey
 from aesm.trust.policies import Answer, whenKnown
 
 if TYPE_CHECKING:
-    from aesm.messages.protocol import AESMProtocol
     from aesm.server.handover import Predecessor
     from aesm.store.interface import ISessionStore
 
@@ -305,10 +304,7 @@ class ConnectionManager(ConnectionOwner):
             connection.address = self.connections.nameFor(address)
             return
         connection.peerName = name
-        superseded = connection.detach()
-        if superseded is not None:  # it only looked alive
-            self.admission.linger(connection, superseded)
-            superseded.supersede(partial(self.admission.leave, superseded))
+        self._supersede(connection)  # if it only looked alive
 
     def enter(self, connection: Connection, address: Address, agent: str) -> None:
         """
@@ -397,8 +393,16 @@ class ConnectionManager(ConnectionOwner):
             and self.sessions.knows(connection)
         )
 
-    def detached(self, connection: Connection, reason: AESMError) -> None:
-        """Give a client time to come back."""
+    def cut(self, connection: Connection, reason: AESMError) -> None:
+        """Give a client time to come back, if its session is kept."""
+        if self.keeps(connection):
+            connection.detach()
+            self._detached(connection, reason)
+        else:
+            connection.finish(reason)
+
+    def _detached(self, connection: Connection, reason: AESMError) -> None:
+        """Give a client time to come back: nothing carries its session any more."""
         details = self._visits.end(connection, reason, kept=True)
         self._record(connection, "lost", f"{reason}; its session is kept", details)
         self.admission.leave(connection)
@@ -463,15 +467,17 @@ class ConnectionManager(ConnectionOwner):
             if not self.keeps(connection):
                 connection.closeWith(CloseCode.GOING_AWAY, words)
                 continue
-            superseded = cast("AESMProtocol", connection.detach())
-            self.admission.linger(connection, superseded)
-            superseded.supersede(
-                partial(self.admission.leave, superseded),
-                (CloseCode.GOING_AWAY, words, 0),
-            )
-            self.detached(connection, ConnectionClosed(words, CloseCode.GOING_AWAY))
+            self._supersede(connection, (CloseCode.GOING_AWAY, words, 0))
+            self._detached(connection, ConnectionClosed(words, CloseCode.GOING_AWAY))
 
     # Parts
+
+    def _supersede(self, connection: Connection, *close: tuple[int, str, int]) -> None:
+        """Detach a connection; what carried it, if anything did, ends by itself."""
+        superseded = connection.detach()
+        if superseded is not None:
+            self.admission.linger(connection, superseded)
+            superseded.supersede(partial(self.admission.leave, superseded), *close)
 
     def _waitsOn(self, connection: Connection) -> bool:
         """Tell whether it is the store that says when a session's time is over."""

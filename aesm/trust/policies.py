@@ -151,8 +151,10 @@ def checkServer(
     @raise UntrustedServer: it is not; also as the answer's failure.  What the policy
         raises goes on.
     """
-    answer = _known(policy.checkServer(location, publicKey))
-    return whenKnown(answer, _cbServer, location, publicKey)
+    answer = policy.checkServer(location, publicKey)
+    if answer is True:
+        return None
+    return whenKnown(_known(answer), _cbServer, location, publicKey)
 
 
 def _cbServer(answer: object, location: str, publicKey: PublicKey) -> None:

@@ -473,7 +473,7 @@ class _Side:
                 ack = encodeAck(7, script.number(), script.number(2))
                 self.receive(ack, size)
             case 4:
-                hello = _SETTINGS.hello(_SESSION).encode()
+                hello = replace(_SETTINGS.hello(), session=_SESSION).encode()
                 self.receive(encodeFrame(FrameType.WELCOME, 7, hello), size)
             case 5:
                 self.receive(encodeClose(7, script.number(2), "bye"), size)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 
 from aesm.core.messages.conversation import Conversation
 from aesm.core.messages.events import Accepted, Broken
@@ -67,7 +68,8 @@ def _check(hello: Hello) -> None:
 
 def seeds() -> Iterator[bytes]:
     """Make hellos: ours, others', and what is none."""
-    yield ConversationSettings(agent="aesm/1").hello("0f" * 16, 3).encode()
+    hello = ConversationSettings(agent="aesm/1").hello()
+    yield replace(hello, session="0f" * 16, received=3).encode()
     yield Hello().encode()
     for value in (
         {},

@@ -117,7 +117,8 @@ class SayingFactory(SecureFactory):
         @param words: what to say.
         @param end: whether to close behind it.
         """
-        super().__init__(clock, 10)
+        self.clock = clock
+        self.handshakeTimeout = 10
         self.words = words
         self.end = end
 

@@ -244,18 +244,19 @@ class TableTests(StateTestCase):
 
     def test_fatal(self) -> None:
         """
-        A failure that will not pass is a stop, for an attempt and for a connection.
+        After a failure that will not pass, of an attempt or a connection, no attempt is
+        waited for: it is a stop.
         """
         service = self.bring(ServiceState.DIALLING, trust=Pinned(CLIENT_KEY.publicKey))
         self.network.deliver()
-        self.assertEqual(service.trace[0], (ServiceState.DIALLING, "stop"))
+        self.assertEqual(service.trace[1], (ServiceState.WAITING, "stop"))
         self.assertStopped(service)
         service = self.bring(ServiceState.CONNECTED)
         assert self.server is not None
         (connection,) = self.server.connections.values()
         connection.closeWith(4001, "")
         self.network.deliver()
-        self.assertEqual(service.trace[0], (ServiceState.CONNECTED, "stop"))
+        self.assertEqual(service.trace[1], (ServiceState.WAITING, "stop"))
         self.assertStopped(service)
 
     def test_cancelled(self) -> None:

@@ -29,11 +29,13 @@ from aesm import (
 )
 from aesm.core.messages.conversation import ACK_DELAY
 from aesm.core.messages.frames import FrameType, encodeAck, encodeClose, encodeFrame
+from aesm.core.messages.session import Session
 from aesm.core.messages.states import ConversationState
 from aesm.messages.owner import ConnectionOwner
 from aesm.messages.protocol import AESMProtocol
 from aesm.testing import ConnectedPair
 from aesm.testing.transport import BUFFER
+from aesm.trust.keys import PublicKey
 from tests.support.helpers import oneTurn
 from tests.support.pairs import PairTestCase, Recorder
 
@@ -698,9 +700,22 @@ class OwnerTests(PairTestCase):
         owner = ConnectionOwner()
         owner.accepted(inner, resumed=False)
         self.assertFalse(owner.keeps(pair.accepted))
-        owner.detached(pair.accepted, ConnectionClosed("cut"))
         owner.lost(pair.accepted, ConnectionClosed("over"))
         owner.finished(pair.accepted)
+
+    def test_cut(self) -> None:
+        """By default no session outlives its transport."""
+        owner, reason = ConnectionOwner(), ConnectionClosed("cut")
+        connection = Connection(
+            owner,
+            Session(1000, 1000),
+            address="unix-1",
+            peer=PublicKey(bytes(32)),
+            peerName=None,
+            receiveBuffer=1000,
+        )
+        owner.cut(connection, reason)
+        self.assertIs(self.successResultOf(connection.closed()), reason)
 
     def test_time(self) -> None:
         """A message carries the time at which it was sent, by the wall clock."""

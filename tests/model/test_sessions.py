@@ -774,13 +774,13 @@ class SessionMachine(RuleBasedStateMachine):
         if former is not None and former.over:
             former = None
         if former is not None:
-            hello = former.session.hello(mine)
+            hello = mine.hello(former.session)
         begins = former is None and bool(early)
         output = b""
         if begins:
             self._client = former = self._early(window, early)
             output = b"".join(former.session.outbox.take(EARLY))
-            hello = former.session.hello(mine, len(output))
+            hello = mine.hello(former.session, len(output))
         link = Link(replace(hello, batch=batch))
         link.pipes[SERVER].data += output
         peer = Peer(self, CLIENT, window)
@@ -1118,8 +1118,10 @@ class EagerInbox(Inbox):
 class SilentInbox(Inbox):
     """One that believes that its last ACK has arrived."""
 
-    def resume(self) -> None:
+    def takeAck(self) -> Ack | None:
         """Owe nothing."""
+        self.ackDue = False
+        return super().takeAck()
 
 
 class ForgetfulOutbox(Outbox):

@@ -1,5 +1,5 @@
 """
-Tests of L{aesm.noise.functions}: DH, KEM, hashes, and what this installation has.
+Tests of L{aesm.noise.functions}: key pairs, hashes, and what this installation has.
 """
 
 from __future__ import annotations
@@ -13,9 +13,8 @@ from cryptography.hazmat.primitives import asymmetric
 from cryptography.hazmat.primitives.asymmetric import mlkem
 from twisted.trial.unittest import SynchronousTestCase
 
-from aesm.errors import HandshakeError
 from aesm.noise import HandshakeState, KeyPair, functions, hybridSupported
-from aesm.noise.functions import HASHES, KemKeyPair, encapsulate
+from aesm.noise.functions import HASHES
 from tests.noise.test_reference import NO_HYBRID, STATIC, XXHFS
 
 _P = 2**255 - 19
@@ -40,18 +39,11 @@ LOW_ORDER = tuple(
 class KeyPairTests(SynchronousTestCase):
     """X25519 key pairs."""
 
-    def test_exchange(self) -> None:
-        """Both sides compute the same secret, and fresh keys differ."""
+    def test_generate(self) -> None:
+        """Fresh keys differ, and the public key is that of the private one."""
         one, two = KeyPair.generate(), KeyPair.generate()
         self.assertNotEqual(one.public, two.public)
-        self.assertEqual(one.exchange(two.public), two.exchange(one.public))
-        self.assertEqual(len(one.exchange(two.public)), 32)
-
-    def test_lowOrder(self) -> None:
-        """A public key that gives an all-zero secret is refused."""
-        for public in LOW_ORDER:
-            error = self.assertRaises(HandshakeError, STATIC[0].exchange, public)
-            self.assertIn("all-zero", str(error))
+        self.assertEqual(one.private.public_key().public_bytes_raw(), one.public)
 
     def test_fromBytes(self) -> None:
         """The same private key gives the same pair; it has 32 bytes."""
@@ -64,45 +56,6 @@ class KeyPairTests(SynchronousTestCase):
         """The public key is shown, the private one is not."""
         pair = KeyPair.fromBytes(b"\x11" * 32)
         self.assertEqual(repr(pair), f"<KeyPair {pair.public.hex()}>")
-
-
-class KemTests(SynchronousTestCase):
-    """ML-KEM-768."""
-
-    skip = NO_HYBRID
-
-    def test_secret(self) -> None:
-        """Both sides have the same secret; lengths are those of FIPS 203."""
-        pair = KemKeyPair.generate()
-        secret, ciphertext = encapsulate(pair.public)
-        self.assertEqual(pair.decapsulate(ciphertext), secret)
-        lengths = (len(pair.public), len(ciphertext), len(secret))
-        self.assertEqual(lengths, (1184, 1088, 32))
-
-    def test_badPublicKey(self) -> None:
-        """
-        Keys of a wrong length, and those with coefficients out of range, are refused.
-
-        @see: FIPS 203, section 7.2
-        """
-        for public in (b"", bytes(1183), bytes(1185), b"\xff" * 1184):
-            self.assertRaises(HandshakeError, encapsulate, public)
-
-    def test_badCiphertext(self) -> None:
-        """
-        A ciphertext of a wrong length is refused; one for another key gives another
-        secret.
-        """
-        pair = KemKeyPair.generate()
-        for length in (0, 1087, 1089):
-            self.assertRaises(HandshakeError, pair.decapsulate, bytes(length))
-        secret, ciphertext = encapsulate(KemKeyPair.generate().public)
-        self.assertNotEqual(pair.decapsulate(ciphertext), secret)
-
-    def test_repr(self) -> None:
-        """No private key is shown."""
-        pair = KemKeyPair.generate()
-        self.assertEqual(repr(pair), f"<KemKeyPair {pair.public[:8].hex()}...>")
 
 
 class HybridSupportedTests(SynchronousTestCase):

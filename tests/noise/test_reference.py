@@ -31,7 +31,6 @@ from aesm.noise import (
     hybridSupported,
     parseProtocolName,
 )
-from aesm.noise.functions import KemKeyPair
 from tests import VECTORS
 
 XX = "Noise_XX_25519_AESGCM_SHA256"
@@ -364,7 +363,7 @@ class HybridTests(SynchronousTestCase):
                 psks=[bytes.fromhex(psk) for psk in vector["init_psks"]],
             )
             seed = value("init_kem_seed")
-            kem = KemKeyPair(MLKEM768PrivateKey.from_seed_bytes(seed))
+            kem = MLKEM768PrivateKey.from_seed_bytes(seed)
             ours._kem["e1"] = kem
             messages = [
                 (bytes.fromhex(each["payload"]), bytes.fromhex(each["ciphertext"]))

@@ -17,7 +17,6 @@ from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from twisted.trial.unittest import SynchronousTestCase
 
 from aesm.noise import PATTERNS, HandshakeState, parseProtocolName
-from aesm.noise.functions import KemKeyPair
 from tests import VECTORS
 from tests.noise.test_reference import NO_HYBRID
 
@@ -128,7 +127,7 @@ class Libp2pTests(SynchronousTestCase):
         symmetric.h = symmetric._ck = hashlib.sha256(name.encode("ascii")).digest()
         symmetric.mixHash(value["prologue"])
         seed = bytes([value["static_i_private"][0] + 4]) * 64
-        ours._kem["e1"] = KemKeyPair(MLKEM768PrivateKey.from_seed_bytes(seed))
+        ours._kem["e1"] = MLKEM768PrivateKey.from_seed_bytes(seed)
         messageA = ours.writeMessage(b"")
         self.assertEqual(len(messageA), vector["msg_a_bytes"])
         self.assertTrue(messageA.startswith(value["ephemeral_dh_i_public"]))

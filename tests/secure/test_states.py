@@ -38,7 +38,8 @@ class Owner(SecureFactory):
 
     def __init__(self, clock: Clock) -> None:
         """@param clock: schedules the timers."""
-        super().__init__(clock, TIMEOUT)
+        self.clock = clock
+        self.handshakeTimeout = TIMEOUT
         self.decision: Deferred[None] = Deferred()
         self.inner = Recorder()
         self.told: list[str] = []
@@ -55,6 +56,7 @@ class Owner(SecureFactory):
 
     def opened(self, secure: SecureProtocol) -> None:
         """Write it down."""
+        super().opened(secure)
         self.told.append("opened")
 
     def failed(self, secure: SecureProtocol, reason: AESMError) -> None:

@@ -15,7 +15,9 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property, partial
 from hashlib import sha256
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -32,7 +34,7 @@ from aesm.core.messages.hello import ConversationSettings, Hello
 from aesm.core.messages.requests import encodeAnswer, encodeRequest
 from aesm.core.messages.session import Session
 from aesm.noise import DHLEN, TAGLEN, HandshakeState, handshakestate
-from aesm.noise.functions import KEMCIPHERTEXTLEN, KEMPUBLICKEYLEN, KemKeyPair
+from aesm.noise.functions import KEMCIPHERTEXTLEN, KEMPUBLICKEYLEN
 from tests import ROOT, VECTORS
 
 DOCUMENT = ROOT / "docs" / "protocol-example.md"
@@ -135,17 +137,20 @@ class Example:
 class _FixedSettings(ChannelSettings):
     """Makes handshakes with keys that are always the same."""
 
-    def handshake(self, suite: str, *, initiator: bool) -> HandshakeState:
+    @cached_property
+    def handshakes(self) -> dict[str, Callable[..., HandshakeState]]:
+        """What starts a handshake."""
+        makes = super().handshakes
+        return {suite: partial(self._fixed, makes[suite]) for suite in makes}
+
+    def _fixed(
+        self, make: Callable[..., HandshakeState], *, initiator: bool
+    ) -> HandshakeState:
         """Start a handshake."""
-        state = HandshakeState(
-            suite,
-            initiator=initiator,
-            prologue=self._prologues[suite],
-            s=self.keyPair,
-            e=KEYS["client" if initiator else "server"][1],
-        )
-        if initiator and "hfs" in suite:
-            state._kem["e1"] = KemKeyPair(MLKEM768PrivateKey.from_seed_bytes(KEM_SEED))
+        e = KEYS["client" if initiator else "server"][1]
+        state = make(initiator=initiator, e=e)
+        if initiator and state.protocol.hybrid:
+            state._kem["e1"] = MLKEM768PrivateKey.from_seed_bytes(KEM_SEED)
         return state
 
 
@@ -191,7 +196,10 @@ def converse(name: str, kem: tuple[bytes, bytes] | None) -> Example:
     suite, layer = CONVERSATIONS[name]
     example = Example(suite, layer, kem if "hfs" in suite else None)
     client, server = _Side(example, "client"), _Side(example, "server")
-    with mock.patch.object(handshakestate, "encapsulate", lambda public: kem):
+    key = SimpleNamespace(encapsulate=lambda: kem)
+    keys = SimpleNamespace(from_public_bytes=lambda public: key)
+    fixed = SimpleNamespace(MLKEM768PublicKey=keys)
+    with mock.patch.object(handshakestate, "mlkem", fixed):
         _handshake(example, client, server)
     if layer is Layer.STREAM:
         for side, other, data in (

@@ -19,10 +19,10 @@ BOUNDS = {
     "send": (11, 15),
     "handle": (7, 7),
     "acknowledge": (14, 23),
-    "connect": (27, 107),
-    "resume": (31, 135),
+    "connect": (26, 88),
+    "resume": (30, 100),
     "sendAll": (17, 80),
-    "durable": (22, 88),
+    "durable": (21, 87),
 }
 
 

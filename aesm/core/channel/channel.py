@@ -33,7 +33,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Final
+from typing import ClassVar, Final
 
 from aesm.core.channel.events import EndOfStream, Event, Failed, Opened
 from aesm.core.channel.framing import (
@@ -57,7 +57,6 @@ from aesm.noise import TAGLEN, CipherState, HandshakeState
 
 __all__ = ["MAX_EARLY", "REKEY_INTERVAL", "Channel"]
 
-FIRST_RECORD: Final = 2048  # bytes of the stream in the first record of a slow start
 # Bytes that may wait for the decision on the peer: the early messages of a client of
 # messages, docs/protocol.md, section 8, even in records of 20 bytes of it; and
 # what one read brings of a byte stream.
@@ -81,10 +80,15 @@ class Channel:
     """
     What both roles share: records, end of stream, failure.
 
+    @cvar speaksFirst: whether this side begins.
     @ivar atOnce: how many records one call of C{receive} opens at most; what is left of
         what came is for the next, which may be given C{b""}.
     @ivar more: whether there may be whole records left.
     @ivar queued: bytes of the stream that wait to be sealed.
+    @ivar recordSize: bytes of the stream in the next record.  Who sets it begins with
+        small records, that grow: what came of a record that is not whole is worth
+        nothing, so that over connections that are cut again and again nothing would
+        arrive of a stream in large ones.
     @ivar resting: whether C{rest} was called last, and not what needs the ciphers.  Who
         sets it to False is to call C{rest} again.
     @ivar state: where we are.
@@ -104,7 +108,6 @@ class Channel:
         "_output",
         "_queue",
         "_received",
-        "_recordSize",
         "_sealed",
         "_settings",
         "atOnce",
@@ -112,11 +115,14 @@ class Channel:
         "more",
         "peer",
         "queued",
+        "recordSize",
         "resting",
         "state",
         "suite",
     )
     __deletable__ = ["_decrypt", "_encrypt", "_noise"]
+
+    speaksFirst: ClassVar[bool] = False
 
     _noise: HandshakeState
     _decrypt: CipherState
@@ -138,7 +144,7 @@ class Channel:
         self._received = bytearray()
         self.atOnce = sys.maxsize
         self.more = False
-        self._recordSize = MAX_PLAINTEXT  # bytes of the stream in the next record
+        self.recordSize = MAX_PLAINTEXT
         self._sealed = 0  # records since the last rekey, outgoing
         self._opened = 0  # the same, incoming
 
@@ -190,17 +196,21 @@ class Channel:
 
         @return: L{Failed}, unless the peer had ended its direction.
         """
-        events: list[Event] = []
         if self.state in _HANDSHAKING or self.state is State.DECISION:
-            self._fail(self._unfinished(), events)
-        elif self.state in _RECEIVING:
-            self._fail(
-                Truncated(
-                    "the connection was cut off without an authenticated end of stream"
-                ),
-                events,
-            )
-        return events
+            unfinished = self._unfinished()
+            self._end()
+            return [Failed(unfinished)]
+        if self.state in _RECEIVING:
+            self._end()
+            return [
+                Failed(
+                    Truncated(
+                        "the connection was cut off without an authenticated end of "
+                        "stream"
+                    )
+                )
+            ]
+        return []
 
     def takeRecords(self) -> list[bytes]:
         """
@@ -215,10 +225,8 @@ class Channel:
         if queue:
             cipher, output = self._encrypt, self._output
             # Most often one piece waits: it is a record as it is.
-            if self._recordSize < MAX_PLAINTEXT:
-                queue, self._recordSize = growingPlaintexts(
-                    self._queue, self._recordSize
-                )
+            if self.recordSize < MAX_PLAINTEXT:
+                queue, self.recordSize = growingPlaintexts(self._queue, self.recordSize)
             elif len(queue) > 1 or len(queue[0]) > MAX_PLAINTEXT:
                 queue = plaintextsOf(self._queue, self._large)
             self._queue, self.queued, self._large = [], 0, False
@@ -250,14 +258,6 @@ class Channel:
             self.resting = True
             self._encrypt.rest()
             self._decrypt.rest()
-
-    def startSlowly(self) -> None:
-        """
-        Begin with small records, that grow: what came of a record that is not whole is
-        worth nothing, so that over connections that are cut again and again nothing
-        would arrive of a stream in large ones.
-        """
-        self._recordSize = FIRST_RECORD
 
     def takeOutput(self) -> bytes:
         """
@@ -365,13 +365,18 @@ class Channel:
 
     def _fail(self, error: AESMError, events: list[Event]) -> None:
         """End for good, and add L{Failed} to the events."""
-        self.state = State.FAILED
-        if not isinstance(error, OfferRefused):  # the one that is answered
-            self._output = []
-        self._drop()
+        answer = self._output if isinstance(error, OfferRefused) else []
+        self._end()
+        self._output = answer
         # Where it was raised, keys and buffers are still in reach.
         error.__traceback__ = error.__context__ = None
         events.append(Failed(error))
+
+    def _end(self) -> None:
+        """End for good."""
+        self.state = State.FAILED
+        self._output = []
+        self._drop()
 
     def _drop(self) -> None:
         """Let go of keys and buffers."""

@@ -26,7 +26,6 @@ from aesm.errors import (
     OfferRefused,
     TamperedRecord,
 )
-from aesm.noise import CipherState
 
 __all__ = ["MAX_HELLO", "ClientChannel", "ServerChannel"]
 
@@ -59,13 +58,9 @@ _FOREIGN: Final = {  # first bytes of protocols that often call at a wrong port
 
 
 class _Handshake(Channel):
-    """What the roles share: Noise messages, and what they end in."""
+    """What the roles share: they read the other's messages."""
 
     __slots__ = ()
-
-    def _writeMessage(self, payload: bytes = b"") -> None:
-        """Write the handshake's next message."""
-        self._output.append(frame(self._noise.writeMessage(payload)))
 
     def _readMessage(self, message: bytes) -> bytes:
         """Read a handshake message, maybe with the peer's key; return the payload."""
@@ -87,24 +82,19 @@ class _Handshake(Channel):
             self.peer = publicKey
         return payload
 
-    def _split(self) -> tuple[CipherState, CipherState]:
-        """Turn the handshake into two ciphers, the client's first."""
-        self.handshakeHash = self._noise.handshakeHash
-        ciphers = self._noise.split()
-        del self._noise
-        return ciphers
-
 
 class ClientChannel(_Handshake):
     """The Noise initiator's side."""
 
     __slots__ = ("_reply",)
 
+    speaksFirst = True
+
     def __init__(self, settings: ChannelSettings) -> None:
         """Make the offer of the first suite, and message 1, for C{takeOutput}."""
         super().__init__(settings)
         offer, self.suite = next(iter(settings.offers.items()))
-        self._noise = settings.handshake(self.suite, initiator=True)
+        self._noise = settings.handshakes[self.suite](initiator=True)
         message = self._noise.writeMessage()
         self._reply = self._noise.messageLength()  # of message 2: its only one
         self._output = [frame(offer), frame(message)]
@@ -150,8 +140,11 @@ class ClientChannel(_Handshake):
         """Send message 3, with the hello."""
         if len(payload) > MAX_HELLO:
             raise ValueError(f"payload is longer than {MAX_HELLO} bytes")
-        self._writeMessage(payload)
-        self._encrypt, self._decrypt = self._split()
+        message = self._noise.writeMessage(payload)
+        self.handshakeHash = self._noise.handshakeHash
+        self._encrypt, self._decrypt = self._noise.split()
+        del self._noise
+        self._output.append(frame(message))
 
     def _dismiss(self, farewell: bytes) -> None:
         """Stop without a word: the server is not to learn our key."""
@@ -193,10 +186,12 @@ class ServerChannel(_Handshake):
             return used
         payload = self._readMessage(message)
         if self.state is State.HANDSHAKE:
-            self._writeMessage()
+            self._output.append(frame(self._noise.writeMessage()))
             self._move("answered")
         else:
-            self._decrypt, self._encrypt = self._split()
+            self.handshakeHash = self._noise.handshakeHash
+            self._decrypt, self._encrypt = self._noise.split()
+            del self._noise
             self._move("peerProved")
             events.append(PeerIdentified(self.peer, payload))
         return used
@@ -211,7 +206,7 @@ class ServerChannel(_Handshake):
         settings = self._settings
         if offer in settings.offers:
             self.suite = settings.offers[offer]
-            self._noise = settings.handshake(self.suite, initiator=False)
+            self._noise = settings.handshakes[self.suite](initiator=False)
             self._move("offerTaken")
             return
         text = offer.decode("ascii", "replace")

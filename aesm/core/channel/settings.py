@@ -9,9 +9,10 @@ Everything is checked here, once, so that no connection can fail over it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
-from functools import cached_property
+from functools import cached_property, partial
 
 from aesm.core.channel.framing import frame
 from aesm.noise import KEYLEN, HandshakeState, KeyPair, hybridSupported
@@ -136,20 +137,19 @@ class ChannelSettings:
         return {f"{self.layer.value}{suite}".encode(): suite for suite in self.suites}
 
     @cached_property
-    def _prologues(self) -> dict[str, bytes]:
-        """The prologue of each of our suites (docs/protocol.md, section 3)."""
+    def handshakes(self) -> dict[str, Callable[..., HandshakeState]]:
+        """
+        What starts a handshake with each of our suites, given C{initiator}.
+
+        @see: docs/protocol.md, section 3
+        """
         # The offer is in the prologue, so that who alters it, to have a weaker suite
         # chosen or another layer reached, makes the handshake fail; so is the name,
         # which is sent nowhere.
         name = frame(self.name.encode())
-        return {suite: frame(offer) + name for offer, suite in self.offers.items()}
-
-    def handshake(self, suite: str, *, initiator: bool) -> HandshakeState:
-        """Start a handshake with one of our suites."""
-        return HandshakeState(
-            suite,
-            initiator=initiator,
-            prologue=self._prologues[suite],
-            s=self.keyPair,
-            psks=() if self.psk is None else (self.psk,),
-        )
+        psks = () if self.psk is None else (self.psk,)
+        given = partial(HandshakeState, s=self.keyPair, psks=psks)
+        return {
+            suite: partial(given, suite, prologue=frame(offer) + name)
+            for offer, suite in self.offers.items()
+        }

@@ -143,7 +143,7 @@ class Conversation:
         self.roundTrip = RoundTrip()
         self.controlDue = False
         self.lastHeard = now
-        self._patience = Patience(now)
+        self._patience = Patience()
         self.pingedAt: float | None = None
         self.heardSince: float | None = None
         self.signOfLifeBy: float | None = None
@@ -175,7 +175,7 @@ class Conversation:
             self.reader.skip(early)
             early = 0
         self._move("greeted")
-        self._welcome = session.hello(self._settings, early).encode()
+        self._welcome = self._settings.hello(session, early).encode()
         self.controlDue = True
 
     def receive(self, data: bytes, now: float) -> list[Event]:
@@ -206,8 +206,10 @@ class Conversation:
                             inbox.partial = reader.partial = None
                         events.append(frame)
                     elif type(frame) is Ack:
-                        if self.session.outbox.acknowledge(frame):
-                            self._tolerate()
+                        outbox = self.session.outbox
+                        if outbox.acknowledge(frame):
+                            theirs = outbox.peer.heartbeat
+                            self._patience.spend(now, self._settings.heartbeat, theirs)
                         events.append(newTuple(Acknowledged, (frame.count,)))
                     elif type(frame) in CALLS:
                         events.append(self.session.takeCalls(cast(Messages, frame)))
@@ -268,23 +270,15 @@ class Conversation:
                 self._peerClosed(code, reason, events, after)
             case Welcome():
                 raise ProtocolError("a WELCOME where none belongs")
-            case Ping(body):
-                self._tolerate()
-                self._pong = body
-                self.controlDue = True
-            case Pong(body):  # pragma: no branch
-                self._tolerate()
-                traffic = self.session.outbox.traffic
-                self.roundTrip.answered(body, self.lastHeard, traffic)
-
-    def _tolerate(self) -> None:
-        """
-        Put up with a frame that carries nothing: at twice the rate of the heartbeats.
-
-        @raise ProtocolError: there are too many.
-        """
-        theirs = self.session.outbox.peer.heartbeat
-        self._patience.spend(self.lastHeard, self._settings.heartbeat, theirs)
+            case Ping(body) | Pong(body):  # pragma: no branch
+                now, outbox = self.lastHeard, self.session.outbox
+                theirs = outbox.peer.heartbeat
+                self._patience.spend(now, self._settings.heartbeat, theirs)
+                if isinstance(frame, Pong):
+                    self.roundTrip.answered(body, now, outbox.traffic)
+                else:
+                    self._pong = body
+                    self.controlDue = True
 
     def _begin(self, hello: Hello) -> bool:
         """

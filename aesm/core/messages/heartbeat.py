@@ -6,6 +6,9 @@ nothing of us.
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+
 from aesm.core.messages.traffic import Traffic
 from aesm.errors import ProtocolError
 
@@ -16,15 +19,12 @@ MAX_CHATTER_RATE = 20.0  # of these, a second
 PING_BODY = b"?"  # of ours: an empty PONG answers none
 
 
+@dataclass(slots=True, eq=False)
 class Patience:
     """With the frames of one peer that carry nothing."""
 
-    __slots__ = ("_left", "_since")
-
-    def __init__(self, now: float) -> None:
-        """@param now: seconds."""
-        self._left: float = CHATTER
-        self._since = now
+    _left: float = CHATTER
+    _since: float = -math.inf  # when the last of them came
 
     def spend(self, now: float, ours: float, theirs: float) -> None:
         """
@@ -43,6 +43,7 @@ class Patience:
             raise ProtocolError("a flood of frames that carry nothing")
 
 
+@dataclass(slots=True, eq=False)
 class RoundTrip:
     """
     Measures the round trips of one conversation.
@@ -50,12 +51,8 @@ class RoundTrip:
     @ivar seconds: the last one; None before that.
     """
 
-    __slots__ = ("_since", "seconds")
-
-    def __init__(self) -> None:
-        """Start with none."""
-        self.seconds: float | None = None
-        self._since: float | None = None  # when the PING was due that is not answered
+    seconds: float | None = None
+    _since: float | None = None  # when the PING was due that is not answered
 
     def begin(self, since: float | None) -> None:
         """

@@ -8,12 +8,15 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, NoReturn, TypedDict
+from typing import TYPE_CHECKING, Any, NoReturn, TypedDict
 
 from aesm.core.messages.frames import MAX_OBJECT
 from aesm.errors import ProtocolError
+
+if TYPE_CHECKING:
+    from aesm.core.messages.session import Session
 
 __all__ = [
     "DEFAULT_HEARTBEAT",
@@ -33,7 +36,13 @@ DEFAULT_SEND_BUFFER = 64 << 20  # bytes, docs/protocol.md, section 7
 EARLY_WINDOW = 65536  # bytes: what early messages cost, docs/protocol.md, section 8
 MAX_BYTES = (1 << 31) - 1  # of anything here: what a length in a BATCH can say
 
-LARGEST = (MAX_BYTES, MAX_BYTES, EARLY_WINDOW)  # received, partial, early
+# What hellos of the same settings differ in, at its largest.
+_LARGEST: dict[str, Any] = {
+    "session": "0" * 32,
+    "received": MAX_BYTES,
+    "partial": MAX_BYTES,
+    "early": EARLY_WINDOW,
+}
 
 MAX_SECONDS = 1e9  # of a heartbeat
 SHORT_AGENT = 200  # characters that always fit, however JSON writes them
@@ -179,33 +188,32 @@ class ConversationSettings:
             )
         if (
             len(self.agent) > SHORT_AGENT
-            and len(self.hello("0" * 32, *LARGEST).encode()) > MAX_OBJECT
+            and len(replace(self.hello(), **_LARGEST).encode()) > MAX_OBJECT
         ):
             raise ValueError(f"agent is too long: {self.agent!r}")
 
     def hello(
-        self,
-        session: str = "",
-        received: int = 0,
-        partial: int = 0,
-        early: int = 0,
-        resume: bool = True,
+        self, session: Session | None = None, early: int = 0, resume: bool = True
     ) -> Hello:
         """
         Make the hello or WELCOME of these settings.
 
-        @param session: 32 hexadecimal digits, or C{""}.
-        @param received: this and the others as L{Hello}.
+        @param session: that it names; None for none.
+        @param early: this and C{resume} as L{Hello}.
         """
+        name, received, partial = "", 0, None
+        if session is not None:
+            name, inbox = session.name, session.inbox
+            received, partial = inbox.received, inbox.partial
         return Hello(
             agent=self.agent,
             maxMessage=self.maxMessage,
             heartbeat=self.heartbeat,
             batch=True,
             window=self.receiveBuffer,
-            session=session,
+            session=name,
             received=received,
-            partial=partial,
+            partial=0 if partial is None else len(partial.body),
             early=early,
             nextKey=self.nextKey,
             resume=resume,

@@ -28,7 +28,7 @@ from typing import Any
 from aesm._mypyc import mypyc_attr
 from aesm.core.messages.events import Answered, Asked
 from aesm.core.messages.frames import Ack, Messages, Partial, Requests, newTuple
-from aesm.core.messages.hello import ConversationSettings, Hello
+from aesm.core.messages.hello import Hello
 from aesm.core.messages.outbox import Outbox
 from aesm.core.messages.requests import NUMBER_STATUS, WITHDRAWN
 from aesm.errors import ProtocolError
@@ -41,6 +41,7 @@ class Inbox:
     """
     The incoming direction.
 
+    @ivar ackDue: whether an ACK is owed, even if it says nothing new.
     @ivar received: messages received.
     @ivar receivedCost: their cost, bytes.
     @ivar takenCost: the cost of the messages that the application has taken, or its
@@ -53,8 +54,8 @@ class Inbox:
     """
 
     __slots__ = (
-        "_ackDue",
         "_announcedCount",
+        "ackDue",
         "keptCount",
         "limit",
         "partial",
@@ -71,7 +72,7 @@ class Inbox:
         self.receivedCost = self.takenCost = self._announcedCount = 0
         self.limit = window
         self.partial: Partial | None = None
-        self._ackDue = False  # even if it says nothing new
+        self.ackDue = False
 
     @property
     def untaken(self) -> int:
@@ -87,10 +88,6 @@ class Inbox:
     def roomy(self) -> bool:
         """Whether the peer knows that it may still send half of the window."""
         return (self.limit - self.receivedCost) * 2 >= self.window
-
-    def resume(self) -> None:
-        """Begin with an ACK over a new connection: the last one may be lost."""
-        self._ackDue = True
 
     def receive(self, messages: Messages) -> None:
         """
@@ -138,11 +135,11 @@ class Inbox:
         kept, limit = self.keptCount, self.takenCost + self.window
         if (
             kept == self._announcedCount
-            and not self._ackDue
+            and not self.ackDue
             and (limit - self.limit) * 4 < self.window
         ):
             return None
-        self._ackDue = False
+        self.ackDue = False
         self._announcedCount = kept
         self.limit = limit
         return newTuple(Ack, (kept, limit))
@@ -171,15 +168,6 @@ class Session:
         inbox, outbox = self.inbox, self.outbox
         return outbox.acknowledged == outbox.count and inbox.keptCount == inbox.received
 
-    def hello(self, settings: ConversationSettings, early: int = 0) -> Hello:
-        """
-        Make our hello or WELCOME.
-
-        @param early: as L{Hello}.
-        """
-        inbox = self.inbox
-        return settings.hello(self.name, inbox.received, inbox.partialSize, early)
-
     def resume(self, peer: Hello) -> None:
         """
         Go on over a new connection, after the peer's hello; or begin, if the client
@@ -192,7 +180,7 @@ class Session:
             self.outbox.begin(peer)
         else:
             self.outbox.resume(peer)
-            self.inbox.resume()
+            self.inbox.ackDue = True  # the last one may be lost
 
     def takeCalls(self, messages: Messages) -> Asked | Answered:
         """

@@ -58,7 +58,7 @@ def openToForeigner() -> tuple[CipherState, CipherState, ServerChannel]:
     @return: the client's to send with, the client's to receive with, the server.
     """
     server = makeChannels()[1]
-    noise = channelSettings(CLIENT_KEY).handshake(XX, initiator=True)
+    noise = channelSettings(CLIENT_KEY).handshakes[XX](initiator=True)
     server.receive(OFFER + frame(noise.writeMessage()))
     noise.readMessage(server.takeOutput()[2:])
     feed(server, [frame(noise.writeMessage())])
@@ -329,7 +329,7 @@ class RecordTests(SynchronousTestCase):
         ever; the end of the stream is one of its own.
         """
         client, _ = openChannels()
-        client.startSlowly()
+        client.recordSize = 2048
         data = bytes(range(256)) * 1024
         client.send(data)
         client.endOfStream()
@@ -342,7 +342,7 @@ class RecordTests(SynchronousTestCase):
     def test_slowStartArrives(self) -> None:
         """What is sent in small records arrives, piece by piece."""
         client, server = openChannels()
-        client.startSlowly()
+        client.recordSize = 2048
         for size in (5000, 1, 70_000, 200_000):
             data = bytes(position % 251 for position in range(size))
             events = server.receive(sealed(client, data))

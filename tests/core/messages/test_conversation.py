@@ -32,6 +32,7 @@ from aesm.core.messages.frames import (
     Frame,
     FrameType,
     Messages,
+    Partial,
     Ping,
     Pong,
     Requests,
@@ -196,9 +197,18 @@ class SettingsTests(SynchronousTestCase):
         given = ConversationSettings(
             maxMessage=1, heartbeat=2.5, sendBuffer=3, receiveBuffer=4, agent="five"
         )
-        expected = Hello("five", 1, 2.5, True, 4, SESSION, 6, requests=True)
-        self.assertEqual(given.hello(SESSION, 6), expected)
-        self.assertEqual(given.hello(), Hello("five", 1, 2.5, True, 4, requests=True))
+        expected = Hello("five", 1, 2.5, True, 4, requests=True)
+        self.assertEqual(given.hello(), expected)
+        self.assertEqual(given.hello(early=7), replace(expected, early=7))
+
+    def test_session(self) -> None:
+        """What is said of a session is its name, and what came."""
+        session = Session(1000, 2000, SESSION)
+        session.inbox.receive(Messages(1, ("one", "two"), 134, 67))
+        session.inbox.partial = Partial(FrameType.TEXT, bytes(5))
+        given = ConversationSettings()
+        expected = replace(given.hello(), session=SESSION, received=2, partial=5)
+        self.assertEqual(given.hello(session), expected)
 
     def test_defaults(self) -> None:
         """The defaults are those of PROTOCOL."""
@@ -232,7 +242,8 @@ class SettingsTests(SynchronousTestCase):
         """What the peer is told must fit its bounds, in JSON."""
         for agent in ("x" * 1800, "\xe9" * 300):
             given = ConversationSettings(agent=agent)
-            self.assertEqual(Hello.decode(given.hello(SESSION).encode()).agent, agent)
+            hello = replace(given.hello(), session=SESSION)
+            self.assertEqual(Hello.decode(hello.encode()).agent, agent)
         for agent in ("x" * 2000, "\xe9" * 340):
             self.refused("agent is too long", agent=agent)
 
@@ -515,7 +526,8 @@ class WelcomeTests(SynchronousTestCase):
         server.receive(FRAMES[FrameType.PING], 0.0)
         server.session.outbox.add("text", 7)
         welcome, *others = said(server)
-        expected = ConversationSettings(agent="server").hello(SESSION).encode()
+        hello = ConversationSettings(agent="server").hello()
+        expected = replace(hello, session=SESSION).encode()
         self.assertEqual(welcome, Welcome(expected))
         self.assertEqual(others, [Pong(b"ping"), Messages(7, ("text",), 68, 68)])
         server.session.outbox.add("more", 8)
@@ -869,7 +881,7 @@ class ResumeTests(SynchronousTestCase):
         former = client.session
         next_ = Conversation(given, later, former)
         server = Conversation(given, later, server.session)
-        server.welcome(given.hello(former.name, former.inbox.received))
+        server.welcome(given.hello(former))
         return next_, server
 
     def test_order(self) -> None:
@@ -1201,7 +1213,7 @@ class EarlyTests(SynchronousTestCase):
         for message in ("one", b"two"):
             session.outbox.add(message, 1)
         output = b"".join(session.outbox.take(EARLY_WINDOW))
-        return session, output, session.hello(given, len(output))
+        return session, output, given.hello(session, len(output))
 
     def meet(
         self, name: str, sizes: Sequence[int] = (1 << 20,)
@@ -1303,7 +1315,7 @@ class EarlyTests(SynchronousTestCase):
                 other.inbox.receive(Messages(1, (data,), 67, 67))
                 other.inbox.keep(1)
             server = Conversation(given, 0.0, other)
-            hello = session.hello(given)
+            hello = given.hello(session)
             self.assertEqual((hello.received, hello.early), (0, 0))
             server.welcome(hello)
             client = Conversation(given, 0.0, session)

@@ -16,7 +16,7 @@ class PatienceTests(SynchronousTestCase):
 
     def test_spent(self) -> None:
         """So many are tolerated in advance, and one more for each that is due."""
-        patience = Patience(5.0)
+        patience = Patience()
         for _ in range(CHATTER):
             patience.spend(5.0, 1.0, 30.0)
         patience.spend(5.5, 1.0, 30.0)
@@ -24,7 +24,7 @@ class PatienceTests(SynchronousTestCase):
 
     def test_full(self) -> None:
         """Who was quiet for long has no more than that."""
-        patience = Patience(0.0)
+        patience = Patience()
         patience.spend(1e6, 30.0, 1.0)
         for _ in range(CHATTER - 1):
             patience.spend(1e6, 30.0, 1.0)

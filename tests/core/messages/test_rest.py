@@ -57,10 +57,7 @@ class Ends:
         """
         mine, theirs = self.sessions
         assert theirs is not None
-        hello = SETTINGS.hello()
-        if mine is not None:
-            inbox = mine.inbox
-            hello = SETTINGS.hello(mine.name, inbox.received, inbox.partialSize)
+        hello = SETTINGS.hello(mine)
         client = Conversation(SETTINGS, 0.0, mine)
         server = Conversation(SETTINGS, 0.0, theirs)
         server.welcome(Hello.decode(hello.encode()))
