@@ -401,9 +401,10 @@ class HandshakeState:
         if self.isInitiator:
             role, needed = "initiator", self.protocol.initiatorNeeds
         for name, key in keys.items():
+            isGiven = key is not None
             # Any pattern has a use for e: it is only generated if it is not given.
-            if (key is None) == (name in needed) and (key is None or name != "e"):
-                verb = "needs" if key is None else "has no use for"
+            if isGiven != (name in needed) and not (isGiven and name == "e"):
+                verb = "has no use for" if isGiven else "needs"
                 said = f"the {role} of {self.protocol.name} {verb} {name}"
                 raise ValueError(f"{said}, {_KEY_NAMES[name]}")
 
@@ -413,11 +414,10 @@ class HandshakeState:
         if isinstance(psks, (bytes, bytearray, memoryview, str)):
             raise TypeError("psks is a sequence of keys: for one key, (key,)")
         keys = [toKey(psk, f"psks[{index}]") for index, psk in enumerate(psks)]
-        wanted = self.protocol.psks
-        if len(keys) != wanted:
+        if len(keys) != self.protocol.psks:
             raise ValueError(
-                f"{self.protocol.name} takes {wanted} pre-shared keys (psks), "
-                f"not {len(keys)}"
+                f"{self.protocol.name} takes {self.protocol.psks} pre-shared keys "
+                f"(psks), not {len(keys)}"
             )
         return keys
 
