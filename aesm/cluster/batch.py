@@ -173,8 +173,6 @@ class Changes:
     @property
     def added(self) -> int:
         """About how many bytes these are."""
-        if not self.adds:
-            return 0
         parts = chain(*self.parts, self.requests.values())
         return sum([len(part.frames) + OVERHEAD for part in parts])
 
@@ -276,7 +274,8 @@ class Changes:
     def size(self) -> int:
         """About how many bytes it takes to say."""
         others = len(self.taken) + len(self.removed)
-        return len(self.state or b"") + OVERHEAD * (2 + others) + self.added
+        size = len(self.state or b"") + OVERHEAD * (2 + others)
+        return size + self.added if self.adds else size
 
 
 class Call:
@@ -412,8 +411,10 @@ class Gathered:
         """List the sessions whose messages caused any of it."""
         causes = {effect.cause for effect in self.effects}
         for changes in self.changes.values():
-            if changes.parts[True] or changes.removed:
-                causes.update(changes.causes)
+            for part in changes.parts[True]:
+                causes.add(part.cause)
+            if changes.removed:
+                causes.update(changes.removed.values())
         return causes
 
     def ahead(self, ours: Mapping[str, Fenced], room: int) -> tuple[deque[Call], int]:

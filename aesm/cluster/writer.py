@@ -5,7 +5,7 @@ the engine has it::
     writer = Writer(engine, clock, grace, sealer)
     writer.lost = forget                          # who is another node's by now
     writer.ours[name] = Image(peer, state, fence)
-    writer.next.of(name).state = state            # gathers
+    writer.changes(name).state = state            # gathers
     writer.commit().addCallback(acknowledge)
     writer.end().addCallback(stop)
 
@@ -23,7 +23,7 @@ from twisted.internet.defer import Deferred, fail
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from aesm.cluster.batch import Call, Gathered, Part
+from aesm.cluster.batch import Call, Changes, Gathered, Part
 from aesm.cluster.engine import EngineFull
 from aesm.cluster.repair import Found, repair
 from aesm.cluster.scripts import COMMIT
@@ -155,6 +155,13 @@ class Writer:
         if failure is None and self.isLooking:
             failure = SpoolError("it is seen what the engine has: try again soon")
         return failure
+
+    def changes(self, name: str) -> Changes | None:
+        """Find what has gathered of a session, to be added to, if it is ours."""
+        if name not in self.ours:
+            return None
+        changes = self.next.changes.get(name)  # there is some, mostly
+        return self.next.of(name) if changes is None else changes
 
     def commit(self, early: Early | None = None) -> Deferred[None]:
         """

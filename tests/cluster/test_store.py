@@ -246,8 +246,8 @@ class WritingTests(StoreTestCase):
 
     def test_burst(self) -> None:
         """
-        If anything has gathered, what comes in the next turn of the event loop is in the
-        same batch.
+        If anything has gathered, what comes in the next turn of the event loop is in
+        the same batch.
         """
         first, second = self.change(1), self.change(2)
         self.one.lines.deliver()
