@@ -167,7 +167,8 @@ class Changes:
     @property
     def adds(self) -> bool:
         """Whether there are messages to be added."""
-        return any(self.parts) or bool(self.requests)
+        incoming, outgoing = self.parts
+        return bool(incoming or outgoing or self.requests)
 
     @property
     def added(self) -> int:
@@ -273,7 +274,8 @@ class Changes:
     def size(self) -> int:
         """About how many bytes it takes to say."""
         others = len(self.taken) + len(self.removed)
-        return len(self.state or b"") + OVERHEAD * (2 + others) + self.added
+        size = len(self.state or b"") + OVERHEAD * (2 + others)
+        return size + self.added if self.adds else size
 
 
 class Call:
@@ -281,37 +283,22 @@ class Call:
     A part of what has gathered that is done at once.
 
     @ivar changes: by the session's name.
+    @ivar effects: what goes to others, in the order in which it was said.
     @ivar fences: of these sessions.
     @ivar isWhole: whether it has all that happened to its sessions.
     """
 
-    def __init__(self) -> None:
-        """Begin with nothing."""
-        self.isWhole = True
-        self.changes: dict[str, Changes] = {}
-        self.fences: dict[str, int] = {}
-        self._size = 0
-        self._effects: list[tuple[int, Effect]] = []
-
-    def hasRoom(self, size: int, sessions: int) -> bool:
-        """Tell whether so much more fits."""
-        return (
-            self._size + size <= MAX_BYTES
-            and len(self.changes) + sessions <= MAX_SESSIONS
-        )
-
-    def add(
-        self, size: int, changes: dict[str, Changes], effects: list[tuple[int, Effect]]
+    def __init__(
+        self,
+        changes: dict[str, Changes],
+        effects: list[Effect],
+        ours: Mapping[str, Fenced],
     ) -> None:
-        """Take more in, whether it fits or not."""
-        self._size += size
-        self.changes |= changes
-        self._effects += effects
-
-    @property
-    def effects(self) -> list[Effect]:
-        """What goes to others, in the order in which it was said."""
-        return [effect for _, effect in sorted(self._effects, key=itemgetter(0))]
+        """@param ours: those of which it has changes, at least."""
+        self.isWhole = True
+        self.changes = changes
+        self.effects = effects
+        self.fences = {name: ours[name].fence for name in changes}
 
     def without(self, lost: Iterable[str]) -> dict[str, list[Part]]:
         """
@@ -321,7 +308,7 @@ class Call:
         """
         for name in lost:
             del self.changes[name], self.fences[name]
-        self._effects = [each for each in self._effects if each[1].cause not in lost]
+        self.effects = [each for each in self.effects if each.cause not in lost]
         return {
             name: left
             for name, changes in self.changes.items()
@@ -333,7 +320,7 @@ class Call:
         """Whether an engine that is full is to refuse it."""
         added = any(each.adds for each in self.changes.values())
         # That a session is over is said also where there is no room: it makes some.
-        return added or any(effect.operation != "gone" for _, effect in self._effects)
+        return added or any(effect.operation != "gone" for effect in self.effects)
 
     def arguments(self, grace: int, sealer: Clear, adds: bool) -> list[object]:
         """
@@ -408,7 +395,27 @@ class Gathered:
 
         @param ours: the sessions that are ours; all others are left out.
         """
-        return _packed(self._groups(ours), ours)
+        for cause in self._causes():
+            if cause in ours:
+                self.of(cause)  # for its fence
+        size = sum([each.size for each in self.changes.values()])
+        size += sum([effect.size for effect in self.effects])
+        if size > MAX_BYTES or len(self.changes) > MAX_SESSIONS:
+            return _packed(self._groups(ours), ours)
+        # As nearly always: one has all, whatever was caused together.
+        changes = {name: it for name, it in self.changes.items() if name in ours}
+        isEmpty = not (changes or self.effects)
+        return deque(() if isEmpty else (Call(changes, self.effects, ours),))
+
+    def _causes(self) -> set[str]:
+        """List the sessions whose messages caused any of it."""
+        causes = {effect.cause for effect in self.effects}
+        for changes in self.changes.values():
+            for part in changes.parts[True]:
+                causes.add(part.cause)
+            if changes.removed:
+                causes.update(changes.removed.values())
+        return causes
 
     def ahead(self, ours: Mapping[str, Fenced], room: int) -> tuple[deque[Call], int]:
         """
@@ -481,6 +488,11 @@ class _Group(NamedTuple):
         size = sum([each.size for each in self.changes.values()])
         return size + sum([effect.size for _, effect in self.effects])
 
+    def call(self, ours: Mapping[str, Fenced]) -> Call:
+        """Make a call of it."""
+        effects = [effect for _, effect in sorted(self.effects, key=itemgetter(0))]
+        return Call(self.changes, effects, ours)
+
     def balance(self, ours: Mapping[str, Fenced]) -> tuple[int, int]:
         """Tell about how many bytes it removes, and how many it adds."""
         removed = sum([ours[name].freed(it) for name, it in self.changes.items()])
@@ -496,13 +508,19 @@ class _Group(NamedTuple):
 def _packed(groups: Iterable[_Group], ours: Mapping[str, Fenced]) -> deque[Call]:
     """Make calls of what was caused together."""
     calls: deque[Call] = deque()
+    together = _Group({}, [])
+    size = 0
     for group in groups:
-        size = group.size
-        if not calls or not calls[-1].hasRoom(size, len(group.changes)):
-            calls.append(Call())
-        calls[-1].add(size, group.changes, group.effects)
-    for call in calls:
-        call.fences = {name: ours[name].fence for name in call.changes}
+        more = group.size
+        count = len(together.changes) + len(group.changes)
+        if size and (size + more > MAX_BYTES or count > MAX_SESSIONS):
+            calls.append(together.call(ours))
+            together, size = _Group({}, []), 0
+        together.changes.update(group.changes)
+        together.effects.extend(group.effects)
+        size += more
+    if size:
+        calls.append(together.call(ours))
     return calls
 
 

@@ -508,8 +508,10 @@ class _EngineFactory(Factory):
             lose(why)
 
         protocol.connectionLost = connectionLost
-        # Its own takes longer for a large batch than the engine for all of it.
+        # Its own takes longer for a large batch than the engine for all of it; and it
+        # looks at each part of a reply, to leave it as it is.
         protocol._build_command = lambda *command: pack(command)
+        protocol.tryConvertData = lambda data: data
         protocol.whenConnected().addCallback(self._connected)
         protocol.whenDisconnected().addCallback(self._disconnected)
         return protocol

@@ -33,7 +33,7 @@ __all__ = [
     "Script",
 ]
 
-FORMAT = 1  # of what the scripts write
+FORMAT = 2  # of what is in the engine
 
 
 class Script:

@@ -309,8 +309,7 @@ class EngineStore:
         @see: L{ISessionStore.put}
         """
         encoded = _encode(state).encode()
-        if self._isOurs(name):
-            changes = self._writer.next.of(name)
+        if (changes := self._writer.changes(name)) is not None:
             changes.state = encoded
             if state.get("over"):
                 changes.place = "over"  # only what is unread is left of it
@@ -330,9 +329,8 @@ class EngineStore:
         @param cause: the session whose message made us send them, or empty.
         @see: L{ISessionStore.append}
         """
-        if self._isOurs(name):
-            part = Part(number, count, frames, cause)
-            self._writer.next.of(name).parts[outgoing].append(part)
+        if (changes := self._writer.changes(name)) is not None:
+            changes.parts[outgoing].append(Part(number, count, frames, cause))
 
     def discard(self, name: str, outgoing: bool, before: int) -> None:
         """
@@ -340,9 +338,9 @@ class EngineStore:
 
         @see: L{ISessionStore.discard}
         """
-        if self._isOurs(name):
-            highest = self._writer.next.of(name).before
-            highest[outgoing] = max(highest[outgoing], before)
+        changes = self._writer.changes(name)
+        if changes is not None and changes.before[outgoing] < before:
+            changes.before[outgoing] = before
 
     def addRequest(self, name: str, number: int, frame: bytes) -> None:
         """
@@ -350,8 +348,8 @@ class EngineStore:
 
         @see: L{ISessionStore.addRequest}
         """
-        if self._isOurs(name):
-            self._writer.next.of(name).requests[number] = Part(number, 1, frame)
+        if (changes := self._writer.changes(name)) is not None:
+            changes.requests[number] = Part(number, 1, frame)
 
     def removeRequest(self, name: str, number: int, cause: str = "") -> None:
         """
@@ -360,8 +358,8 @@ class EngineStore:
         @param cause: the session whose message made us answer it, or empty.
         @see: L{ISessionStore.removeRequest}
         """
-        if self._isOurs(name):
-            self._writer.next.of(name).removed[number] = cause
+        if (changes := self._writer.changes(name)) is not None:
+            changes.removed[number] = cause
 
     def drop(self, name: str) -> None:
         """
@@ -369,8 +367,8 @@ class EngineStore:
 
         @see: L{ISessionStore.drop}
         """
-        if self._isOurs(name):
-            self._writer.next.of(name).dropped = True
+        if (changes := self._writer.changes(name)) is not None:
+            changes.dropped = True
             self._log.ends(name)
 
     def attend(self, name: str, isThere: bool) -> None:
@@ -391,8 +389,9 @@ class EngineStore:
 
     def _place(self, name: str, place: str) -> None:
         """Say where a session's client is, unless it is over."""
-        if self._isOurs(name) and self._writer.next.of(name).place != "over":
-            self._writer.next.of(name).place = place
+        changes = self._writer.changes(name)
+        if changes is not None and changes.place != "over":
+            changes.place = place
 
     def commit(self, early: Early | None = None) -> Deferred[None]:
         """
@@ -464,8 +463,8 @@ class EngineStore:
 
     def took(self, name: str, entry: Entry) -> None:
         """What was sent to a session of ours is in its outbox now."""
-        if self._isOurs(name):
-            self._writer.next.of(name).take(entry)
+        if (changes := self._writer.changes(name)) is not None:
+            changes.take(entry)
             self._writer.ours[name].take(entry.position, entry.name)
 
     def readInlet(self, name: str, after: int = 0) -> Deferred[list[Entry]]:

@@ -5,11 +5,12 @@ the engine has it::
     writer = Writer(engine, clock, grace, sealer)
     writer.lost = forget                          # who is another node's by now
     writer.ours[name] = Image(peer, state, fence)
-    writer.next.of(name).state = state            # gathers
+    writer.changes(name).state = state            # gathers
     writer.commit().addCallback(acknowledge)
     writer.end().addCallback(stop)
 
-Whatever gathers while one batch is being written makes up the next.
+Whatever gathers while one batch is being written makes up the next, with what comes
+in the turn of the event loop behind it.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from twisted.internet.defer import Deferred, fail
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from aesm.cluster.batch import Call, Gathered, Part
+from aesm.cluster.batch import Call, Changes, Gathered, Part
 from aesm.cluster.engine import EngineFull
 from aesm.cluster.repair import Found, repair
 from aesm.cluster.scripts import COMMIT
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 __all__ = ["Writer"]
 
 RETRY = 1.0  # seconds until a batch that could not be written is tried again
+REST = 2  # turns of the event loop that are over by the end of the next one
 RESERVE = 1 << 20  # bytes that an engine is to hold for a node although it is full
 
 _log = Logger(namespace="aesm.cluster")
@@ -51,11 +53,18 @@ def _nobody(*arguments: object) -> None:
 # One call is under way at a time, and only L{_send} begins it:
 #
 #     commit --> _wake --> _send --> _cbSent --> _send, while there are more
-#                 ^          ^           |
-#                 |          |           +-----> ended, if ending
+#                 ^ ^        ^           |
+#                 | |        |           +-----> ended, if ending
+#                 | +--------|-- _rest <-+
 #          engine.up         +-- RETRY -- _ebSent
 #                 ^
 #              _cbLooked <-- _look, with each engine that may lack something
+#
+# What has gathered meanwhile rests before it goes: where one commit finds another under
+# way, much comes at once, and to tell all of a commit takes so long that more has come
+# behind it.  It is read in one turn of the event loop, and is in the same batch: or the
+# last few of each burst would be one of their own, in a record for each who is told,
+# which each acknowledges.  A commit that finds none under way never waits.
 #
 # Until a call has its reply it stays at the head of _calls, and is sent again as it is,
 # with the same number: the engine may have had it.  One that names a session that is
@@ -136,7 +145,7 @@ class Writer:
         self._isFull = False  # the engine, as far as we know
         self._isAhead = False  # these calls make room
         self._reserve = RESERVE
-        self._retry: IDelayedCall | None = None
+        self._pause: IDelayedCall | None = None  # until it goes on
         self._ended: Deferred[None] | None = None
         self._isOver = False
 
@@ -147,6 +156,13 @@ class Writer:
         if failure is None and self.isLooking:
             failure = SpoolError("it is seen what the engine has: try again soon")
         return failure
+
+    def changes(self, name: str) -> Changes | None:
+        """Find what has gathered of a session, to be added to, if it is ours."""
+        if name not in self.ours:
+            return None
+        changes = self.next.changes.get(name)  # there is some, mostly
+        return self.next.of(name) if changes is None else changes
 
     def commit(self, early: Early | None = None) -> Deferred[None]:
         """
@@ -179,8 +195,8 @@ class Writer:
         if self._engine.failure is not None and not self._isSending:
             left = (self._calls, self._waiters, self.next.waiters, self.next.changes)
             self._end(self._engine.failure if any(left) else None)
-        elif self._retry is not None and self._retry.active():
-            self._retry.reset(0)  # the last try need not wait
+        elif self._pause is not None and self._pause.active():
+            self._pause.reset(0)  # the last try need not wait
         else:
             self._wake()
         return ended
@@ -205,7 +221,7 @@ class Writer:
 
     def _wake(self) -> None:
         """Begin to write, unless something is being written, or nothing can be."""
-        isBusy = self._isSending or self.isLooking or self._retry is not None
+        isBusy = self._isSending or self.isLooking or self._pause is not None
         if isBusy or self._engine.failure is not None:
             return
         if not self._calls:
@@ -216,7 +232,7 @@ class Writer:
 
     def _send(self) -> None:
         """Have the engine do the next call, or tell those who wait for the last."""
-        self._retry = None
+        self._pause = None
         if not self._calls:
             self._written()
             return
@@ -236,6 +252,7 @@ class Writer:
             self._works()
         self._isAhead = False
         waiters, self._waiters, self._early = self._waiters, [], []
+        isBusy = bool(self.next.waiters)
         self._isSending = True  # so that whatever all of them commit now is one batch
         for waiter in waiters:
             waiter.callback(None)
@@ -244,7 +261,7 @@ class Writer:
         if gathered.waiters or (
             self._ended is not None and (gathered.changes or gathered.effects)
         ):
-            self._wake()
+            self._rest(REST if isBusy else 0)
         elif self._ended is not None:
             self._end(None)
 
@@ -319,9 +336,16 @@ class Writer:
             self._isSending = False
             self._tryAgain(failure, self._goOn)
 
+    def _rest(self, turns: int) -> None:
+        """Go on, so many turns of the event loop later."""
+        if turns:
+            self._pause = self._clock.callLater(0, self._rest, turns - 1)
+        else:
+            self._goOn()
+
     def _goOn(self) -> None:
-        """Try again."""
-        self._retry = None
+        """Write what has gathered, or was to be written before."""
+        self._pause = None
         self._wake()
 
     def _makeRoom(self) -> bool:
@@ -368,7 +392,7 @@ class Writer:
         if self._ended is not None:
             self._end(reason)
         elif self._engine.failure is None:
-            self._retry = self._clock.callLater(RETRY, again)
+            self._pause = self._clock.callLater(RETRY, again)
 
     def _end(self, error: SpoolError | None) -> None:
         """
@@ -402,14 +426,14 @@ class Writer:
             self._forgetAll()
         if self.isLooking or self._engine.history != self._history:
             self._look()
-        elif self._retry is None:
+        elif self._pause is None:
             self._wake()
 
     def down(self) -> None:
         """The engine cannot be used."""
-        retry, self._retry = self._retry, None
-        if retry is not None and retry.active():
-            retry.cancel()
+        pause, self._pause = self._pause, None
+        if pause is not None and pause.active():
+            pause.cancel()
 
     def _forgetAll(self) -> None:
         """Begin again, with no sessions."""
@@ -425,7 +449,7 @@ class Writer:
 
     def _look(self) -> None:
         """See whether the engine lacks anything, before anything else is written."""
-        self._retry = None
+        self._pause = None
         self.isLooking = True
         history = self._engine.history
         known = (self.ours, self.number, self._grace, self._sealer)

@@ -54,6 +54,8 @@ class SecureFactory(Factory):
     _looking: IDelayedCall | None = None  # while anybody is awake
     # Who is awake, and how many records had passed at the last look.
     _awake: dict[SecureProtocol, int]
+    _turn: IDelayedCall | None = None  # its end, once anybody has written in it
+    _wrote: dict[SecureProtocol, None]  # who has
 
     def decide(
         self, secure: SecureProtocol, publicKey: PublicKey, payload: bytes
@@ -120,6 +122,24 @@ class SecureFactory(Factory):
             if not self._awake:
                 self._looking.cancel()
                 self._looking = None
+        if self._turn is not None:
+            self._wrote.pop(secure, None)
+            if not self._wrote:
+                self._turn.cancel()
+                self._turn = None
+
+    def wrote(self, secure: SecureProtocol) -> None:
+        """Tell a connection when this turn of the event loop is over."""
+        if self._turn is None:
+            self._wrote = {}
+            self._turn = self.clock.callLater(0, self._turnOver)
+        self._wrote[secure] = None
+
+    def _turnOver(self) -> None:
+        """Tell all who wrote in it."""
+        self._turn = None
+        for secure in self._wrote:
+            secure.turnOver()
 
     def woke(self, secure: SecureProtocol) -> None:
         """Have a connection that is open rest once it is silent."""

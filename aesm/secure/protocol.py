@@ -82,7 +82,7 @@ _FINISHING: Final = Phase.FINISHING
 # Batching.  What is written while events are acted on leaves when all are (busy).  What
 # is written at other times leaves at once if it is the first of its turn of the event
 # loop, since nobody knows whether more will come; the rest of the turn shares records,
-# which _flushCall seals at its end.
+# which are sealed at its end (turnOver), by one call for all connections of a factory.
 
 
 class SecureProtocol:
@@ -115,7 +115,7 @@ class SecureProtocol:
         self.secureTransport = SecureTransport(self)
         self.writable = True
         self._timer: IDelayedCall | None = None
-        self._flushCall: IDelayedCall | None = None  # flushes what this turn writes
+        self._wrote = False  # in this turn of the event loop
         self._decision: Deferred[None] | None = None  # to be cancelled
         self._reason: Failure | None = None  # why the connection is over
         self._told = False  # the factory knows: opened, or failed
@@ -176,9 +176,6 @@ class SecureProtocol:
         self.writable = False
         self._outlet.rest = ()
         self._stopTimer()
-        if self._flushCall is not None:
-            self._flushCall.cancel()
-            self._flushCall = None
         decision, self._decision = self._decision, None
         if decision is not None:
             self.guard(decision.cancel)
@@ -243,8 +240,9 @@ class SecureProtocol:
         if self.channel.queued >= MAX_PLAINTEXT:
             # A producer that writes until it is paused has to be.
             self.flush()
-        elif self._flushCall is None:
-            self._flushCall = self.clock.callLater(0, self._flushDue)
+        elif not self._wrote:
+            self._wrote = True
+            self.factory.wrote(self)
             self.flush()
 
     def end(self) -> None:
@@ -300,6 +298,13 @@ class SecureProtocol:
         """
         self._settle(reason)
         self.abort()
+
+    def turnOver(self) -> None:
+        """Send what this turn of the event loop wrote, and did not leave at once."""
+        self._wrote = False
+        self._outlet.atOnce = AT_ONCE
+        if self.channel.queued:
+            self.guard(self.flush)  # others wait for their turn
 
     # Act
 
@@ -460,12 +465,6 @@ class SecureProtocol:
                 if self.phase is _FINISHING and self.writable:
                     self._close()
                 return
-
-    def _flushDue(self) -> None:
-        """Send what this turn of the event loop wrote."""
-        self._flushCall = None
-        self._outlet.atOnce = AT_ONCE
-        self.flush()
 
     def _close(self) -> None:
         """

@@ -12,10 +12,9 @@ says what is made of that): then it has several messages, each for some, or none
 
 from __future__ import annotations
 
-import json
 from bisect import bisect_left
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from aesm.core.messages.batch import (
     MAX_COST,
@@ -55,6 +54,7 @@ ENTRY_MEMORY: Final = 256  # bytes of an entry, beside its message
 GROUP_MICROS: Final = 1000  # of entries that share a time
 
 EVENT, GONE = "event", "gone"  # what an entry is that is no message
+_MESSAGE: Final = "message"
 
 
 class Row(NamedTuple):
@@ -126,6 +126,10 @@ class Told(NamedTuple):
         return len(self.body) + self.memory + ENTRY_MEMORY
 
 
+# An entry as it is written: a line of words, and what is behind it as it is.  The words
+# are C{message} and the sessions that it is not for, or what else it is, and when.
+
+
 def encoded(body: Body, exclude: Iterable[str], micros: int) -> bytes:
     """
     Make what is written of a message.
@@ -133,7 +137,7 @@ def encoded(body: Body, exclude: Iterable[str], micros: int) -> bytes:
     @param exclude: the sessions that it is not for.
     @param micros: when it is sent, microseconds since the Unix epoch.
     """
-    header = json.dumps({"exclude": list(exclude)}).encode()
+    header = " ".join([_MESSAGE, *exclude]).encode()
     return header + b"\n" + encodeMessage(micros, body, type(body))
 
 
@@ -145,7 +149,7 @@ def encodedEvent(kind: str, data: bytes, micros: int) -> bytes:
     @param data: what, or which session is over.
     @param micros: when it is told, microseconds since the Unix epoch.
     """
-    return json.dumps({"kind": kind, "micros": micros}).encode() + b"\n" + data
+    return f"{kind} {micros}\n".encode() + data
 
 
 def decoded(entry: Entry) -> Told:
@@ -153,17 +157,17 @@ def decoded(entry: Entry) -> Told:
     position, name, data = entry
     try:
         header, frame = data.split(b"\n", 1)
-        fields: Mapping[str, Any] = json.loads(header)
-        if "kind" in fields:
-            kind, micros = fields["kind"], int(fields["micros"])
-            happened: Body = frame.decode("ascii") if kind == GONE else frame
-            isSound = kind in (EVENT, GONE)
-            return Told(position, name, micros, happened, frozenset(), isSound, kind)
-        messages = readBlob(Blob(0, 1, frame))
-        exclude: Collection[str] = fields["exclude"]
-        body = bodyOf(messages.data[0])
-        return Told(position, name, messages.micros, body, frozenset(exclude))
-    except (LookupError, TypeError, ValueError):
+        kind, *words = header.decode("ascii").split(" ")
+        if kind == _MESSAGE:
+            messages = readBlob(Blob(0, 1, frame))
+            body = bodyOf(messages.data[0])
+            return Told(position, name, messages.micros, body, frozenset(words))
+        if kind not in (EVENT, GONE):
+            raise ValueError(f"an entry is no {kind}")
+        happened: Body = frame.decode("ascii") if kind == GONE else frame
+        micros = int(words[0])
+        return Told(position, name, micros, happened, frozenset(), kind=kind)
+    except (LookupError, ValueError):
         return Told(position, name, 0, b"", frozenset(), isSound=False)
 
 

@@ -79,24 +79,25 @@ class LoggedConnection(DurableConnection):
         if not self.isTold:
             return None
         self._batch = None
+        outbox, most = self._outbox, self._outbox.peer.maxMessage
         for logged, position in batches:
-            if logged.largest > self._outbox.peer.maxMessage:
+            if logged.space > most and logged.largest > most:  # mostly all of it fits
                 words = "a message for you is larger than you take"
                 self.closeWith(CloseCode.TOO_BIG, words)
                 return None
             try:
-                batch = self._outbox.tell(logged)
+                batch = outbox.tell(logged)
             except SendBufferFull:
                 self._closeSlow()
                 return None
             self.following.add(batch.first, len(batch.bodies), position)
-            if self._outbox.staged:
+            if outbox.staged:
                 self._causes.append((batch.first, None))
-                self._outbox.staged.append(batch)
+                outbox.staged.append(batch)
             elif any(self._uncommitted):
                 self._uncommitted[-1].append(batch)
             else:
-                self._outbox.release((batch,))
+                outbox.release((batch,))
         if self._protocol is None:
             self.account()  # else that is done when it is sent, at once
         return self._protocol

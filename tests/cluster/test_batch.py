@@ -129,12 +129,19 @@ class GatheredTests(SynchronousTestCase):
             self.put(*map(str, range(count)))
             self.assertEqual([len(call.changes) for call in self.calls()], lengths)
 
+    def test_sessionsBehind(self) -> None:
+        """Those of which only the fence is said count as well."""
+        self.put(*map(str, range(MAX_SESSIONS)))
+        self.gathered.of("0").removed = {7: "C"}
+        calls = self.calls([*self.gathered.changes, "C"])
+        self.assertEqual([len(call.changes) for call in calls], [MAX_SESSIONS, 1])
+
     def test_bytes(self) -> None:
         """A call has at most L{MAX_BYTES}."""
         self.append("S", b"x")
         self.append("T", b"")
-        (call,) = self.calls()
-        spare = MAX_BYTES - call._size
+        size = sum(each.size for each in self.gathered.changes.values())
+        spare = MAX_BYTES - size
         for more, count in ((-1, 1), (0, 1), (1, 2)):
             self.gathered = Gathered()
             self.append("S", b"x" * (1 + spare + more))

@@ -50,7 +50,7 @@ class RelayCostTests(ClusterTestCase):
         """
         self.send()
         calls = pythonCalls(self.serve, aesm.__path__[0])
-        self.assertLess(calls / SENDERS, 240)
+        self.assertLess(calls / SENDERS, 221)
         self.settle()
         for number, client in enumerate(self.all):
             own = number < SENDERS

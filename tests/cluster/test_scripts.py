@@ -152,7 +152,8 @@ class JoinTests(ScriptTestCase):
         node = Node(self.clock, "three", self.redis.path, 60.0)
         started = node.store.open()
         node.settle()
-        self.assertIn("FORMAT 2", str(self.failureResultOf(started, SpoolError).value))
+        failed = self.failureResultOf(started, SpoolError)
+        self.assertIn(f"FORMAT {FORMAT + 1}", str(failed.value))
 
     def test_slot(self) -> None:
         """All keys are in one hash slot, and in the cluster's name."""

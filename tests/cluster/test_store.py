@@ -237,13 +237,42 @@ class WritingTests(StoreTestCase):
         """What gathers while something is written makes up the next batch."""
         fired: list[int] = []
         for number in range(4):
-            self.one.store.put("S", "K", {"a": number})
-            committed = self.one.store.commit()
-            committed.addCallback(self._cbFired, fired, number)
+            self.change(number).addCallback(self._cbFired, fired, number)
         self.one.lines.deliver()
         self.assertEqual(fired, [0])
+        self.clock.advance(0)
         self.one.lines.deliver()
         self.assertEqual(fired, [0, 1, 2, 3])
+
+    def test_burst(self) -> None:
+        """
+        If anything has gathered, what comes in the next turn of the event loop is in
+        the same batch.
+        """
+        first, second = self.change(1), self.change(2)
+        self.one.lines.deliver()
+        self.successResultOf(first)
+        third: list[Deferred[None]] = []
+        self.clock.callLater(0, lambda: third.append(self.change(3)))
+        self.assertFalse(self.one.lines.deliver())
+        self.clock.advance(0)
+        self.one.lines.deliver()
+        self.successResultOf(second)
+        self.successResultOf(third[0])
+
+    def test_atOnce(self) -> None:
+        """What comes only when a batch is written is written at once."""
+        first = self.change(1)
+        first.addCallback(lambda nothing: self.change(2))
+        self.one.lines.deliver()
+        self.assertNoResult(first)
+        self.one.lines.deliver()
+        self.successResultOf(first)
+
+    def change(self, number: int) -> Deferred[None]:
+        """Let something happen to a session."""
+        self.one.store.put("S", "K", {"a": number})
+        return self.one.store.commit()
 
     def _cbFired(self, result: None, fired: list[int], number: int) -> None:
         """Note that a commit is done."""

@@ -1,5 +1,6 @@
 """
-Tests for L{aesm.secure.factory}: what is silent keeps no more than its keys.
+Tests for L{aesm.secure.factory}: what is silent keeps no more than its keys, and all
+that write in a turn of the event loop are told of its end together.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from aesm.secure.factory import SILENCE
 from aesm.secure.protocol import SecureProtocol
 from aesm.secure.transport import SecureTransport
 from tests.secure.test_protocol import PumpTestCase
+from tests.support.transportcontract import memoryPair
 
 
 class RestTests(PumpTestCase):
@@ -86,3 +88,71 @@ class RestTests(PumpTestCase):
         self.clock.pump([SILENCE] * 3)
         self.transport.loseConnection()
         self.assertQuiet()
+
+
+class BadProducer:
+    """A producer that cannot be paused."""
+
+    def resumeProducing(self) -> None:
+        """Produce nothing."""
+
+    def pauseProducing(self) -> None:
+        """Fail."""
+        raise ZeroDivisionError
+
+    def stopProducing(self) -> None:
+        """Produce nothing."""
+
+
+class TurnTests(PumpTestCase):
+    """Two clients of one factory, each with a server."""
+
+    def setUp(self) -> None:
+        """Connect all of them."""
+        super().setUp()
+        self.connect()
+        self.first, self.firstServer = self.clientInner, self.serverInner
+        self.clientOwner.inner = self.clientInner = self.makeInner()
+        self.serverOwner.inner = self.serverInner = self.makeInner()
+        self.rawClient, self.rawServer = memoryPair(self.clock)
+        self.client, self.server = self.makeClient(), self.makeServer()
+        self.connect()
+        self.clock.pump([SILENCE] * 3)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def write(self, first: bytes, second: bytes) -> None:
+        """Write something over both connections."""
+        self.first.transport.write(first)
+        self.clientInner.transport.write(second)
+
+    def test_together(self) -> None:
+        """One call sends what all wrote in a turn, and did not leave at once."""
+        self.write(b"a", b"c")
+        self.write(b"b", b"d")
+        calls = self.clock.getDelayedCalls()
+        isEnd = [call for call in calls if "_turnOver" in repr(call)]
+        self.assertEqual(len(isEnd), 1)
+        self.turn()
+        self.assertEqual(self.firstServer.received, b"ab")
+        self.assertEqual(self.serverInner.received, b"cd")
+
+    def test_lost(self) -> None:
+        """One that is gone by then is not told; if all are, nobody is."""
+        self.write(b"a", b"b")
+        self.first.transport.abortConnection()
+        self.clientInner.transport.abortConnection()
+        self.turn()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.assertEqual(self.clientOwner.log[-2:], ["ended"] * 2)
+
+    def test_broken(self) -> None:
+        """One over which something fails is closed, and others are told."""
+        self.first.transport.registerProducer(BadProducer(), True)
+        large = b"x" * 60000  # half of it leaves at once, and is all that fits
+        self.write(large, b"a")
+        self.write(large, b"b")
+        self.turn()
+        self.assertEqual(self.serverInner.received, b"ab")
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        self.assertEqual(len(self.first.reasons), 1)
+        self.assertEqual(self.clientInner.reasons, [])

@@ -57,7 +57,7 @@ class CodeTests(SynchronousTestCase):
         """What makes no sense is for nobody."""
         self.assertTrue(decoded(Entry(3, b"name", encoded("x", ["S"], 7))).isFor("T"))
         self.assertFalse(decoded(Entry(3, b"name", encoded("x", ["S"], 7))).isFor("S"))
-        for data in (b"", b"x", b"{}\nx", b"[]\n", encoded("x", [], 7)[:-1]):
+        for data in (b"", b"x", b"\n", b"\xff\nx", encoded("x", [], 7)[:-1]):
             read = decoded(Entry(3, b"name", data))
             self.assertEqual((read.position, read.name), (3, b"name"))
             self.assertFalse(read.isFor("S"))

@@ -458,7 +458,7 @@ class EventTests(ReplicaTestCase):
 
     def test_unknown(self) -> None:
         """What no process writes is for nobody; without a replica, all events are."""
-        for data in (b'{"kind": "x", "micros": 1}\nx', b'{"kind": "event"}\nx'):
+        for data in (b"other 1\nx", b"event\nx", b"event x\nx", b"gone 1\n\xff"):
             self.assertFalse(decoded(Entry(1, b"n", data)).isSound)
         read = decoded(Entry(1, b"n", encodedEvent(EVENT, b"x", 7)))
         self.assertEqual((read.kind, read.body, read.micros), (EVENT, b"x", 7))

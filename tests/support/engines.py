@@ -431,6 +431,7 @@ class Node:
         self.store = EngineStore(self.engine, clock, grace, sealer)
         self.lost: list[tuple[Any, Any]] = []
         self.lapses = 0
+        self._clock = clock
         self.store.lost = self._lose
         self.store.lapsed = self._lapsed
 
@@ -450,7 +451,7 @@ class Node:
     def settle(self) -> None:
         """Let everything go, and what follows from it."""
         while self.lines.deliver():
-            pass
+            self._clock.advance(0)
 
 
 class EngineTestCase(SynchronousTestCase):

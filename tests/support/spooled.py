@@ -153,6 +153,10 @@ class Mortal:
         """
         return [call for call in self._calls if call.active()]
 
+    def advance(self, seconds: float) -> None:
+        """Let time pass, for all."""
+        self._clock.advance(seconds)
+
     def kill(self) -> None:
         """Call nothing any more."""
         for call in self.getDelayedCalls():

@@ -41,12 +41,14 @@ local names, sessions, lost = {}, {}, {}
 local at = 10
 for index = 1, tonumber(ARGV[9]) do
   local key, name = tostring(index), ARGV[at]
-  names[key], sessions[key] = name, P .. 's:' .. name
-  local fence, over = unpack(redis.call('HMGET', sessions[key], 'fence', 'over'))
+  local session = P .. 's:' .. name
+  names[key], sessions[key] = name, session
+  local fence = redis.call('HGET', session, 'fence')
   local isStale = fence ~= ARGV[at + 1]
   if restoring then isStale = compared(name, node, ARGV[at + 1]) == 'other' end
   if isStale then
-    table.insert(lost, {index, fence and not over and 1 or 0})
+    local isThere = fence and redis.call('HEXISTS', session, 'over') == 0
+    table.insert(lost, {index, isThere and 1 or 0})
   end
   at = at + 2
 end
@@ -115,7 +117,8 @@ local operations = {
   -- number of the last, so that what is discarded is a range of scores.
   append = {5, function(session, direction, number, count, frames)
     local key = P .. direction .. ':' .. names[session]
-    redis.call('ZADD', key, number + count - 1, number .. ' ' .. count .. ' ' .. frames)
+    local last = count == '1' and number or number + count - 1 -- to write one takes long
+    redis.call('ZADD', key, last, number .. ' ' .. count .. ' ' .. frames)
     if direction == 'i' then
       redis.call('ZADD', P .. 'in', 'NX', now(), names[session])
     end
