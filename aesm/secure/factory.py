@@ -45,17 +45,19 @@ class SecureFactory(Factory):
     @ivar clock: schedules the timers of all of them.
     @ivar handshakeTimeout: seconds from a connection's start to its opening, as
         L{checkTimeout} lets pass.
+    @ivar turn: the end of this turn of the event loop, once anybody has written in it.
+    @ivar writers: who has.
     """
 
     noisy = False
 
     clock: IReactorTime
     handshakeTimeout: float
+    turn: IDelayedCall | None = None
+    writers: dict[SecureProtocol, None]
     _looking: IDelayedCall | None = None  # while anybody is awake
     # Who is awake, and how many records had passed at the last look.
     _awake: dict[SecureProtocol, int]
-    _turn: IDelayedCall | None = None  # its end, once anybody has written in it
-    _wrote: dict[SecureProtocol, None]  # who has
 
     def decide(
         self, secure: SecureProtocol, publicKey: PublicKey, payload: bytes
@@ -122,23 +124,16 @@ class SecureFactory(Factory):
             if not self._awake:
                 self._looking.cancel()
                 self._looking = None
-        if self._turn is not None:
-            self._wrote.pop(secure, None)
-            if not self._wrote:
-                self._turn.cancel()
-                self._turn = None
+        if self.turn is not None:
+            self.writers.pop(secure, None)
+            if not self.writers:
+                self.turn.cancel()
+                self.turn = None
 
-    def wrote(self, secure: SecureProtocol) -> None:
-        """Tell a connection when this turn of the event loop is over."""
-        if self._turn is None:
-            self._wrote = {}
-            self._turn = self.clock.callLater(0, self._turnOver)
-        self._wrote[secure] = None
-
-    def _turnOver(self) -> None:
-        """Tell all who wrote in it."""
-        self._turn = None
-        for secure in self._wrote:
+    def turnOver(self) -> None:
+        """Tell all who wrote in this turn of the event loop that it is over."""
+        self.turn = None
+        for secure in self.writers:
             secure.turnOver()
 
     def woke(self, secure: SecureProtocol) -> None:

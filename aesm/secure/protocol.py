@@ -241,8 +241,11 @@ class SecureProtocol:
             # A producer that writes until it is paused has to be.
             self.flush()
         elif not self._wrote:
-            self._wrote = True
-            self.factory.wrote(self)
+            self._wrote, factory = True, self.factory
+            if factory.turn is None:
+                factory.writers = {}
+                factory.turn = self.clock.callLater(0, factory.turnOver)
+            factory.writers[self] = None
             self.flush()
 
     def end(self) -> None:

@@ -130,7 +130,7 @@ class TurnTests(PumpTestCase):
         self.write(b"a", b"c")
         self.write(b"b", b"d")
         calls = self.clock.getDelayedCalls()
-        isEnd = [call for call in calls if "_turnOver" in repr(call)]
+        isEnd = [call for call in calls if "turnOver" in repr(call)]
         self.assertEqual(len(isEnd), 1)
         self.turn()
         self.assertEqual(self.firstServer.received, b"ab")
