@@ -203,7 +203,8 @@ class Connection:
         @raise TypeError: C{data} is neither text nor bytes.
         @raise ValueError: the text cannot be written in UTF-8.
         """
-        return self.requests.request(data, timeout, self._owner.clock)
+        requests = self.anyRequests or self.requests
+        return requests.request(data, timeout, self._owner.clock)
 
     @property
     def nextNumber(self) -> int:
@@ -298,13 +299,24 @@ class Connection:
     def append(self, kind: type, body: bytes) -> int:
         """
         Send a request or a response, if all others of this turn are the same: all but
-        the first of a burst are sent so.
+        the first of a burst are sent so.  A batch that is full leaves at once.
 
         @param kind: L{EncodedRequest} or L{EncodedResponse}.
         @return: the number of the session's messages, with it; 0 if nothing was sent,
             so that it is for C{send}.
         """
-        return 0 if self._batch is None else self._batch.append(kind, body)
+        batch = self._batch
+        if batch is None or batch.kind is not kind:
+            return 0
+        room = batch.room - len(body) - MESSAGE_OVERHEAD
+        if room < 0:
+            if self._protocol is not None:
+                self._protocol.hurry()
+            return 0
+        batch.room = room
+        bodies = batch.bodies
+        bodies.append(body)
+        return batch.first + len(bodies)
 
     def join(self, shared: SharedBatch) -> int | None:
         """
