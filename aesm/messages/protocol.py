@@ -83,9 +83,7 @@ _CONVERSATION_OPEN: Final = ConversationState.OPEN
 _ATTACHED: Final = frozenset(
     {CarrierState.OPEN, CarrierState.LEAVING, CarrierState.FINAL, CarrierState.DEAF}
 )
-_LISTENING: Final = frozenset(
-    {CarrierState.OPEN, CarrierState.LEAVING, CarrierState.FINAL}
-)
+_LISTENING: Final = _ATTACHED - {CarrierState.DEAF}
 _KEEPING: Final = frozenset({CarrierState.OPEN, CarrierState.LEAVING})
 _ENDING: Final = frozenset({CarrierState.FINAL, CarrierState.DEAF})
 

@@ -78,7 +78,7 @@ class LoggedConnection(DurableConnection):
         """
         if not self.isTold:
             return None
-        self._batch = None
+        self.batch = None
         for logged, position in batches:
             if logged.largest > self._outbox.peer.maxMessage:
                 words = "a message for you is larger than you take"

@@ -409,8 +409,7 @@ class Outbox:
         @param limit: cost that the peer accepts from the session's start, bytes.
         @param batches: the unacknowledged messages.
         """
-        self.acknowledged, self.acknowledgedCost = acknowledged, cost
-        self.limit = limit
+        self.acknowledged, self.acknowledgedCost, self.limit = acknowledged, cost, limit
         self._keptCost = sum(batch.space for batch in batches)
         # Any of it may have been sent: it counts as such, and C{resume}, which knows
         # what the peer has received, takes back what was not.
