@@ -84,6 +84,7 @@ class Connection:
         the last one was lost; Unix seconds.
     @ivar closeSlow: whether C{sendData} closes a peer whose send buffer is full.
     @ivar dispatcher: hands packets to a handler; None leaves them in C{retrieved}.
+    @ivar batch: what is sent now goes with it, if it is of its kind, and there is room.
     @ivar waiting: those who wait for acknowledgements; None until there is one.
     @cvar requestsType: what C{requests} is made of.
     @ivar anyRequests: what is asked, and to be answered; None until there is any.
@@ -112,23 +113,20 @@ class Connection:
         """
         self.session = session
         self.dispatcher: PacketDispatcher | None = None
-        self.suite = ""
-        self.handshakeHash = b""
+        self.suite, self.handshakeHash = "", b""
         self.closeSlow = closeSlow
         self._owner = owner
         self._protocol: AESMProtocol | None = None
         self._outbox = session.outbox
         self._outbox.traffic = owner.traffic
-        self._batch: Batch | None = None  # what is sent now goes with it
+        self.batch: Batch | None = None
         self._accounted = 0  # what the owner knows to be kept
         self.waiting: PendingAcks | None = None
         self.anyRequests: Requests | None = None
         self.state = ConnectionState.DETACHED
         self.since = time()
         self._reason: AESMError | None = None  # why nothing can be sent, or it is over
-        self.address = address
-        self.peer = peer
-        self.peerName = peerName
+        self.address, self.peer, self.peerName = address, peer, peerName
         self.retrieved = DataStream(self, receiveBuffer, lock, arrivals)
         self._closing: deque[Deferred[AESMError]] | None = None
         self._moved: Sequence[Deferred[None]] = ()  # acknowledgements of others' sends
@@ -172,7 +170,7 @@ class Connection:
         @raise TypeError: C{data} is neither text nor bytes.
         @raise ValueError: the text cannot be written in UTF-8.
         """
-        batch = self._batch
+        batch = self.batch
         if batch is not None and type(data) is batch.kind:
             body: Any = data
             room = batch.room - len(body) - MESSAGE_OVERHEAD
@@ -203,7 +201,8 @@ class Connection:
         @raise TypeError: C{data} is neither text nor bytes.
         @raise ValueError: the text cannot be written in UTF-8.
         """
-        return self.requests.request(data, timeout, self._owner.clock)
+        requests = self.anyRequests or self.requests
+        return requests.request(data, timeout, self._owner.clock)
 
     @property
     def nextNumber(self) -> int:
@@ -278,33 +277,27 @@ class Connection:
         @return: as C{sendData}.
         """
         # acknowledgementOf, without its call (StackCostTests.test_roundTrip).
-        batch, protocol, outbox = self._batch, self._protocol, self._outbox
+        batch, protocol, outbox = self.batch, self._protocol, self._outbox
         acknowledgement = Acknowledgement()
         acknowledgement.watcher = self
         try:
             micros = self._beginBatch() if batch is None else batch.micros
             acknowledgement.count = outbox.add(data, micros, kind)
         except AESMError as refused:
-            self._batch = None  # it may have been closed for want of room
+            self.batch = None  # it may have been closed for want of room
             return self._refuse(refused, closeSlow)
         if protocol is None:
             self.account()
         else:
-            self._batch = outbox.open
+            self.batch = outbox.open
             if batch is None and not protocol.busy:
                 protocol.sending()
         return acknowledgement
 
-    def append(self, kind: type, body: bytes) -> int:
-        """
-        Send a request or a response, if all others of this turn are the same: all but
-        the first of a burst are sent so.
-
-        @param kind: L{EncodedRequest} or L{EncodedResponse}.
-        @return: the number of the session's messages, with it; 0 if nothing was sent,
-            so that it is for C{send}.
-        """
-        return 0 if self._batch is None else self._batch.append(kind, body)
+    def hurry(self) -> None:
+        """Send what there is, while what is at work goes on."""
+        if self._protocol is not None:
+            self._protocol.hurry()
 
     def join(self, shared: SharedBatch) -> int | None:
         """
@@ -317,7 +310,7 @@ class Connection:
         if self._protocol is None:
             return None
         try:
-            self._batch = None
+            self.batch = None
             self._beginBatch()
         except AESMError:
             return None
@@ -362,7 +355,7 @@ class Connection:
         """
         batch = self._outbox.open
         if batch is not None:
-            self._batch = None
+            self.batch = None
             self._outbox.closeBatch()
         if self._owner.budget is not None:
             self.account()
@@ -387,7 +380,7 @@ class Connection:
         """
         if self._protocol is not None:
             self._protocol.touch()
-        self._batch = None
+        self.batch = None
         self._withdraw()
         self.account()
         self.closeWith(CloseCode.SLOW_CONSUMER, "slow consumer")
@@ -560,7 +553,7 @@ class Connection:
         arrives is not taken, and so not acknowledged, and nothing is kept for it.
         """
         if self._protocol is not None:
-            self._batch = None
+            self.batch = None
             self._withdraw()
             self.deafen()
         self.closeWith(code, reason)
@@ -589,7 +582,7 @@ class Connection:
         """
         # Nobody keeps a list of the senders' Deferreds (L{LazyDeferred}): one that is
         # looked at later finds its message here by the number that it had.
-        self._batch = None
+        self.batch = None
         self._moved = sendAgain(self, resender, self._withdraw())
         if self.waiting is not None:
             for count, waiter in self.waiting.takePast(self._outbox.count):
@@ -605,7 +598,7 @@ class Connection:
         # First the state and the counters, then the callbacks, which may look at them;
         # the owner last, since it lets the connection go.
         self._move("finished")
-        self._protocol = self._batch = None
+        self._protocol = self.batch = None
         self._drop()
         self._fail(reason)
         self._reason = reason

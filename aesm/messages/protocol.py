@@ -13,8 +13,10 @@ It goes with its transport.  The connection may be kept, for the next one.
 When what is sent leaves: the first message of a quiet connection at once; the others of
 the same turn of the event loop together at its end (C{_flushCall}), as all of a turn
 that follows one of many.  While something is read, nothing leaves before all of it is
-acted on (C{busy}), so that the answer and the ACK share a record.  While the transport
-takes no more (C{_writable}), messages wait in the outbox, where they are kept anyway.
+acted on (C{busy}), so that the answer and the ACK share a record; but for requests and
+answers that fill half of one (C{hurry}): with these the other side begins meanwhile.
+While the transport takes no more (C{_writable}), messages wait in the outbox, where
+they are kept anyway.
 """
 
 from __future__ import annotations
@@ -81,9 +83,7 @@ _CONVERSATION_OPEN: Final = ConversationState.OPEN
 _ATTACHED: Final = frozenset(
     {CarrierState.OPEN, CarrierState.LEAVING, CarrierState.FINAL, CarrierState.DEAF}
 )
-_LISTENING: Final = frozenset(
-    {CarrierState.OPEN, CarrierState.LEAVING, CarrierState.FINAL}
-)
+_LISTENING: Final = _ATTACHED - {CarrierState.DEAF}
 _KEEPING: Final = frozenset({CarrierState.OPEN, CarrierState.LEAVING})
 _ENDING: Final = frozenset({CarrierState.FINAL, CarrierState.DEAF})
 
@@ -261,6 +261,11 @@ class AESMProtocol:
         """Send what may be due now."""
         if not self.busy and self.state is not CarrierState.GONE:
             self._flush()
+
+    def hurry(self) -> None:
+        """Send what there is, while what is at work goes on."""
+        self._flush()
+        self.transport.flush()
 
     def close(self, code: int, reason: str, after: float = 0.0) -> None:
         """Close in order, or at the deadline."""

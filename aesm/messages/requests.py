@@ -249,6 +249,27 @@ class Requests:
         self.open: dict[int, Request] = {}
         self._openCost = 0
 
+    def append(self, kind: type, body: bytes) -> int:
+        """
+        Send a request or a response, if all others of this turn are the same: all but
+        the first of a burst are sent so.  A batch that is full leaves at once.
+
+        @param kind: L{EncodedRequest} or L{EncodedResponse}.
+        @return: the number of the session's messages, with it; 0 if nothing was sent,
+            so that it is for L{Connection.send}.
+        """
+        batch = self._connection.batch
+        if batch is None or batch.kind is not kind:
+            return 0
+        room = batch.room - len(body) - MESSAGE_OVERHEAD
+        if room < 0:
+            self._connection.hurry()
+            return 0
+        batch.room = room
+        bodies = batch.bodies
+        bodies.append(body)
+        return batch.first + len(bodies)
+
     # Asking
 
     def request(
@@ -266,9 +287,7 @@ class Requests:
         answer = PendingAnswer(_withdraw) if timeout is None else waiting(timeout)
         body = BINARY_REQUEST + data if type(data) is bytes else encodeData(b"", data)
         asked = self._outbox.asked
-        if asked is not None and (
-            count := self._connection.append(EncodedRequest, body)
-        ):
+        if asked is not None and (count := self.append(EncodedRequest, body)):
             answer.asker, answer.number = self, count - 1
             asked[count - 1] = answer
         else:
@@ -467,7 +486,7 @@ class Requests:
             body = NUMBER_STATUS.pack(number, BINARY) + data
         else:
             body = encodeData(number.to_bytes(8, "big"), data)
-        if not connection.append(EncodedResponse, body):
+        if not self.append(EncodedResponse, body):
             sent = connection.send(body, connection.closeSlow, EncodedResponse)
             if not _isSent(sent):
                 return sent

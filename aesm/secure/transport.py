@@ -162,6 +162,10 @@ class SecureTransport:
             if not secure.busy or secure.channel.queued >= MAX_PLAINTEXT:
                 secure.written()
 
+    def flush(self) -> None:
+        """Send what was written, though more may follow in this turn."""
+        self._secure.flush()
+
     def writeSequence(self, data: Iterable[bytes]) -> None:
         """Send several pieces as one."""
         self.write(b"".join(data))

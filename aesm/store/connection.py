@@ -210,6 +210,7 @@ class DurableConnection(Connection):
         @return: as L{Connection.sendData}; fails with L{SpoolError} before anything is
             accepted.
         """
+        # As canAppend, without its call (CostTests.test_burst).
         if self._journal.store.failure is None and not self._fences:
             return super().sendData(data)
         # Not into the batch that is open, if this turn began before the failure, or
@@ -254,27 +255,21 @@ class DurableConnection(Connection):
         if cause is not self._causes[-1][1]:
             self.closeBatch()
             self._causes.append((self._outbox.count, cause))
-        batch, outbox = self._batch, self._outbox
+        batch, outbox = self.batch, self._outbox
         micros = self._beginBatch() if batch is None else batch.micros
         count = outbox.add(data, micros, kind)
         if self._protocol is None:
             self.account()
         else:
-            self._batch = outbox.open
+            self.batch = outbox.open
         if batch is None:  # else this was done with the first message of the batch
             self._journal.touch(self)  # and it is the commit that flushes
         return count
 
-    def append(self, kind: type, body: bytes) -> int:
-        """
-        Send a request or a response, if all others of this turn are the same, and it
-        can be stored.
-
-        @return: as L{Connection.append}.
-        """
-        if self._fences or self._journal.store.failure is not None:
-            return 0
-        return super().append(kind, body)
+    @property
+    def canAppend(self) -> bool:
+        """Whether what is sent may share a batch, whatever has caused it."""
+        return self._journal.store.failure is None and not self._fences
 
     def _causeOf(self, number: int) -> Connection | None:
         """Tell whose message has caused one that is staged."""
@@ -459,7 +454,7 @@ class DurableConnection(Connection):
         if self.isLeft:
             return _nothing
         outbox = self._outbox
-        self._batch = None  # what is sent from now on makes up the next batch
+        self.batch = None  # what is sent from now on makes up the next batch
         staged = outbox.takeStaged()
         self._uncommitted.append(staged)
         if staged:

@@ -78,7 +78,7 @@ class LoggedConnection(DurableConnection):
         """
         if not self.isTold:
             return None
-        self._batch = None
+        self.batch = None
         outbox, most = self._outbox, self._outbox.peer.maxMessage
         for logged, position in batches:
             if logged.space > most and logged.largest > most:  # mostly all of it fits

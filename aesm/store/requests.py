@@ -57,6 +57,15 @@ class DurableRequests(Requests):
         # Of those that are to be removed from it, with whose message caused that.
         self._ended: list[tuple[int, Connection | None]] = []
 
+    def append(self, kind: type, body: bytes) -> int:
+        """
+        Send a request or a response, if all others of this turn are the same, and it
+        can be stored.
+
+        @return: as L{Requests.append}.
+        """
+        return super().append(kind, body) if self._durable.canAppend else 0
+
     def arrived(self, event: Asked) -> None:
         """Requests came: hand them to the handler, or store them."""
         first, requests = event

@@ -303,8 +303,8 @@ class StackCostTests(SynchronousTestCase):
             pair.deliver()
 
         ask()
-        # 19.7 with the newest Twisted, 22.8 with the oldest.
-        self.assertLess(pythonCalls(ask) / (COUNT // 2), 23)
+        # 17.2 with the newest Twisted, 20.3 with the oldest.
+        self.assertLess(pythonCalls(ask) / (COUNT // 2), 21)
         self.assertEqual(len(answers), COUNT)
 
     def test_oneAcknowledgement(self) -> None:

@@ -23,6 +23,8 @@ from aesm import (
     RequestTimeout,
     SendBufferFull,
 )
+from aesm.core.messages.batch import MAX_COSTS
+from aesm.core.messages.frames import EncodedRequest, EncodedResponse
 from aesm.interfaces import IMessageHandler
 from aesm.messages.answering import MOST_RUNNING
 from aesm.testing import ConnectedPair
@@ -291,6 +293,40 @@ class AskTests(PairTestCase):
         for answer in answers:
             self.successResultOf(answer)
         self.assertEqual(inbox.untaken, 0)
+
+    def test_parts(self) -> None:
+        """
+        Of many that are asked in one turn those that fill a BATCH leave before the turn
+        is over: the other side begins with them.
+        """
+        pair = self.pair(Answerer(same))
+        inFlight = pair.network.links[0].toServer.inFlight
+        most = MAX_COSTS[EncodedRequest] // (64 + 1 + 64)  # overhead, prefix, data
+        answers = [pair.client.request(bytes(64))]  # leaves at once
+        first = len(inFlight)
+        for count, left in ((most - 1, 0), (1, 0), (1, 65 * most), (most - 1, 0)):
+            before = len(inFlight)
+            answers += [pair.client.request(bytes(64)) for _ in range(count)]
+            if left:
+                self.assertGreater(len(inFlight) - before, left)
+            else:
+                self.assertEqual(len(inFlight), before)
+        self.assertLess(len(inFlight) - first, 70 * most)
+        pair.deliver()
+        for answer in answers:
+            self.assertEqual(self.successResultOf(answer), bytes(64))
+
+    def test_partsWhileHeld(self) -> None:
+        """What the transport does not take waits, and leaves in its order."""
+        pair = self.pair(Answerer(same))
+        (link,) = pair.network.links
+        link.toServer.stalled = True
+        asked = [b"%d" % number for number in range(5000)]
+        answers = [pair.client.request(data) for data in asked]
+        pair.clock.advance(0)
+        link.toServer.stalled = False
+        pair.deliver()
+        self.assertEqual([self.successResultOf(answer) for answer in answers], asked)
 
     def test_without(self) -> None:
         """A peer that does not say that it takes requests gets none."""
@@ -581,6 +617,29 @@ class HandlerTests(PairTestCase):
             self.successResultOf(each)
         self.assertEqual(self.successResultOf(answers[1]), "d")
         self.assertEqual(pair.accepted.session.inbox.untaken, 0)
+
+    def test_parts(self) -> None:
+        """
+        Of the answers to many that came together those that fill a BATCH leave while
+        the handler has the others: both sides are at work at the same time.
+        """
+        left: list[int] = []
+
+        def answer(connection: Connection, request: Request) -> Any:
+            """See what has left by now."""
+            left.append(len(link.toClient.inFlight))
+            return request.data
+
+        pair = self.pair(Answerer(answer))
+        (link,) = pair.network.links
+        most = MAX_COSTS[EncodedResponse] // (64 + 9 + 64)  # overhead, prefix, data
+        for _ in range(1 + most + 2):  # the first by itself
+            pair.client.request(bytes(64))
+        pair.clock.advance(0)
+        link.server.receive(1 << 20)
+        self.assertEqual(set(left[: most + 2]), {0})
+        self.assertGreater(left[most + 2], 73 * most)
+        pair.deliver()
 
     def test_tooBig(self) -> None:
         """An answer that is larger than the other side takes is a refusal."""

@@ -18,6 +18,8 @@ from aesm.core.messages.frames import (
     MAX_BATCH,
     MESSAGE_OVERHEAD,
     REST,
+    EncodedRequest,
+    EncodedResponse,
     EncodedText,
     Messages,
     encodeBatch,
@@ -28,6 +30,7 @@ from aesm.core.messages.requests import sizeOf
 
 __all__ = [
     "MAX_COST",
+    "MAX_COSTS",
     "Batch",
     "Body",
     "EncodedText",
@@ -43,6 +46,13 @@ __all__ = [
 # Of several messages, so that they fit one BATCH: each counts more than its length
 # there takes, and the rest is for the count and one length.
 MAX_COST: Final = MAX_BATCH - 2 * COUNT_SIZE
+# The same, by what the first of them is.  A batch of requests or answers leaves once it
+# is full, while the next is made, so that both sides are at work at the same time.
+MAX_COSTS: Final[dict[type, int]] = {
+    **dict.fromkeys(KINDS, MAX_COST),
+    EncodedRequest: MAX_COST // 2,
+    EncodedResponse: MAX_COST // 2,
+}
 _ONES: Final = BINARY_BITS >> 31  # 1 for each of as many lengths as there can be
 
 Message = str | bytes | bytearray | memoryview  # C{str} for TEXT, bytes for BINARY
@@ -151,21 +161,6 @@ class Batch:
     def cost(self) -> int:
         """Their cost for flow control, bytes."""
         return self.space - self.room
-
-    def append(self, kind: type, body: Body) -> int:
-        """
-        Add a message, if it is like all others and there is room.
-
-        @param kind: as what type it is to be read.
-        @return: how many messages of the session there are, with it; 0 if it was not
-            added.
-        """
-        room = self.room - len(body) - MESSAGE_OVERHEAD
-        if room < 0 or self.kind is not kind:
-            return 0
-        self.room = room
-        self.bodies.append(body)
-        return self.first + len(self.bodies)
 
     def mix(self) -> None:
         """Have each message say by itself what it is, since others are to come."""

@@ -12,6 +12,7 @@ from typing import Any, Final
 from aesm._mypyc import mypyc_attr
 from aesm.core.messages.batch import (
     MAX_COST,
+    MAX_COSTS,
     Batch,
     Body,
     LoggedBatch,
@@ -300,7 +301,7 @@ class Outbox:
                 raise self._full()
             # A message that is too large for a BATCH has a batch, and frame, of its
             # own.
-            space = max(cost, min(room, MAX_COST))
+            space = max(cost, min(room, MAX_COSTS[kind]))
             batch = self.open = Batch(micros, self._count, kind, space)
             if self._maxMessage < space:
                 # Who appends directly compares with the room only, which must imply
@@ -408,8 +409,7 @@ class Outbox:
         @param limit: cost that the peer accepts from the session's start, bytes.
         @param batches: the unacknowledged messages.
         """
-        self.acknowledged, self.acknowledgedCost = acknowledged, cost
-        self.limit = limit
+        self.acknowledged, self.acknowledgedCost, self.limit = acknowledged, cost, limit
         self._keptCost = sum(batch.space for batch in batches)
         # Any of it may have been sent: it counts as such, and C{resume}, which knows
         # what the peer has received, takes back what was not.

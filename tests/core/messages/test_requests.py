@@ -468,7 +468,7 @@ class ConversationTests(SynchronousTestCase):
         outbox.add(ask, 1)
         batch = outbox.open
         assert batch is not None
-        self.assertEqual(batch.append(EncodedRequest, bytes(ask)), 2)
+        self.assertEqual(outbox.add(bytes(ask), 1, EncodedRequest), 2)
         self.assertEqual([type(each) for each in batch.marked], [EncodedRequest] * 2)
         outbox.add(b"!", 1)
         self.assertIsNone(batch.kind)
@@ -485,7 +485,7 @@ class ConversationTests(SynchronousTestCase):
         outbox.add(body, 1)
         batch = outbox.open
         assert batch is not None
-        self.assertEqual(batch.append(EncodedRequest, bytes(body)), 2)
+        self.assertEqual(outbox.add(bytes(body), 1, EncodedRequest), 2)
         outbox.closeBatch()
         batch.cut(1)
         (frame,) = batch.encode(True)
