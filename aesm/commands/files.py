@@ -130,6 +130,11 @@ class SendOptions(_FileCommand):
         if not files:
             raise usage.UsageError("name the files to send, and then the ENDPOINT")
         for file in files:
+            if file == "-":
+                raise usage.UsageError(
+                    "standard input cannot be sent, as it cannot be read again after a "
+                    "cut: write it to a file first, and send that"
+                )
             _checkFile(expanded(file))
 
     async def transfer(self, meeting: _Meeting) -> int:
@@ -187,7 +192,10 @@ def _checkFile(path: Path) -> None:
     if not path.exists():
         raise usage.UsageError(f"there is no {path}")
     if not path.is_file():
-        raise usage.UsageError(f"{path} is not a regular file")
+        raise usage.UsageError(
+            f"{path} is not a regular file, which can be read again after a cut: write "
+            "what is to be read from it to one first, and send that"
+        )
 
 
 class _Receiving(FileReceiver):

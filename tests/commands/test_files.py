@@ -136,11 +136,18 @@ class FileOptionsTests(CommandTestCase):
         for name, words in (
             ("d d", f"`tar -cf 'd d.tar' '{self.home}/d d'`"),
             ("d d/..", f"`tar -cf {self.home.name}.tar '{self.home}/d d/..'`"),
-            ("fifo", "is not a regular file"),
+            ("fifo", "is not a regular file, which can be read again after a cut: write"),
             ("missing", "there is no "),
         ):
             said = self.bad("send", str(self.home / name), "tcp:h:1")
             self.assertIn(words, said)
+
+    def test_standardInput(self) -> None:
+        """For what cannot be read twice it is said what to do; C{./-} is a file."""
+        said = self.bad("send", "-", "tcp:h:1")
+        self.assertIn("write it to a file first", said)
+        said = self.bad("send", "./-", "tcp:h:1")
+        self.assertIn("there is no -", said)
 
     def test_noDirectory(self) -> None:
         """There has to be a directory to put files in."""
