@@ -136,7 +136,10 @@ class FileOptionsTests(CommandTestCase):
         for name, words in (
             ("d d", f"`tar -cf 'd d.tar' '{self.home}/d d'`"),
             ("d d/..", f"`tar -cf {self.home.name}.tar '{self.home}/d d/..'`"),
-            ("fifo", "is not a regular file, which can be read again after a cut: write"),
+            (
+                "fifo",
+                "is not a regular file, which can be read again after a cut: write",
+            ),
             ("missing", "there is no "),
         ):
             said = self.bad("send", str(self.home / name), "tcp:h:1")
