@@ -375,9 +375,8 @@ class TakeOverTests(TestCase):
         self.path.write_text("precious")
         for path in (self.path, self.path.with_name("x" * 120)):
             endpoint = serverFromString(reactor, f"unix:{path}")
-            with capturedLogs() as events:
-                with self.assertRaises(CannotListenError):
-                    await listenOn(endpoint, Factory())
+            with capturedLogs() as events, self.assertRaises(CannotListenError):
+                await listenOn(endpoint, Factory())
             said = [formatEvent(event) for event in events]
             self.assertEqual([line for line in said if "taken over" in line], [])
         self.assertEqual(os.listdir(self.path.parent), [self.path.name])
