@@ -196,6 +196,8 @@ class AESMService(Service):
     def lend(self) -> list[dict[str, Any]]:
         """Have the sockets used by another process, too."""
         self._lent = self.server.lend()
+        if self._activityLog is not None:
+            self._activityLog.reopen()  # what the new process goes on in
         return [
             {
                 "endpoint": endpoint.text,
