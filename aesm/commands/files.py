@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +32,7 @@ from aesm.commands.sending import Sending
 from aesm.errors import (
     AESMError,
     ConnectionClosed,
+    NotAuthorized,
     RequestFailed,
 )
 from aesm.files.receiver import FileReceiver
@@ -87,15 +87,22 @@ class _FileCommand(ClientCommand):
         return options
 
     def _isPinned(self, publicKey: PublicKey, address: IAddress) -> bool:
-        """Let in whose key was named."""
-        return publicKey in self.pins
+        """
+        Let in whose key was named.
 
-    def runClient(
-        self, reactor: Any, options: dict[str, Any]
-    ) -> Coroutine[Any, Any, int]:
+        @raise NotAuthorized: it is another one; says how it would be.
+        """
+        if publicKey not in self.pins:
+            raise NotAuthorized(
+                f"the key {publicKey} is no --pin; to let it in, run this again with "
+                f"--pin {publicKey}"
+            )
+        return True
+
+    async def runClient(self, reactor: Any, options: dict[str, Any]) -> int:
         """Connect or listen, and do it."""
-        meeting = _Meeting(reactor, options, progressFor(reactor))
-        return self.transfer(meeting)
+        with reportingTrust():
+            return await self.transfer(_Meeting(reactor, options, progressFor(reactor)))
 
     async def transfer(self, meeting: _Meeting) -> int:
         """Do it, and return the exit status."""
@@ -315,40 +322,38 @@ class _Meeting:
 
     async def connectAndSend(self, endpoint: str, sending: Sending) -> int:
         """Dial whoever receives."""
-        with reportingTrust():
-            # The handler refuses what is asked by one that has files to send, too.
-            service = await connectOrReport(
-                self._reactor, endpoint, self, handler=Offering(), **self._options
-            )
-            if service is None:
-                return 1
-            try:
-                await sending.run(service)
-            except ConnectionClosed as reason:
-                self.progress.say(f"{reason}; run this again to go on")
-                return 1
-            finally:
-                await service.stopService()
-            return 1 if sending.failed else 0
+        # The handler refuses what is asked by one that has files to send, too.
+        service = await connectOrReport(
+            self._reactor, endpoint, self, handler=Offering(), **self._options
+        )
+        if service is None:
+            return 1
+        try:
+            await sending.run(service)
+        except ConnectionClosed as reason:
+            self.progress.say(f"{reason}; run this again to go on")
+            return 1
+        finally:
+            await service.stopService()
+        return 1 if sending.failed else 0
 
     async def connectAndReceive(self, endpoint: str, receiving: _Receiving) -> int:
         """Dial whoever sends."""
-        with reportingTrust():
-            service = await connectOrReport(
-                self._reactor, endpoint, self, handler=receiving, **self._options
-            )
-            if service is None:
+        service = await connectOrReport(
+            self._reactor, endpoint, self, handler=receiving, **self._options
+        )
+        if service is None:
+            return 1
+        try:
+            either = [receiving.ended, self._stopped]
+            await DeferredList(either, fireOnOneCallback=True, consumeErrors=True)
+            await deferLater(self._reactor, 0)  # the answer goes first
+            if not receiving.ended.called:
+                self.progress.say(str(await stopReason(service)))
                 return 1
-            try:
-                either = [receiving.ended, self._stopped]
-                await DeferredList(either, fireOnOneCallback=True, consumeErrors=True)
-                await deferLater(self._reactor, 0)  # the answer goes first
-                if not receiving.ended.called:
-                    self.progress.say(str(await stopReason(service)))
-                    return 1
-            finally:
-                await service.stopService()
-            return 1 if receiving.failed else 0
+        finally:
+            await service.stopService()
+        return 1 if receiving.failed else 0
 
     async def listenAndSend(self, endpoint: str, sending: Sending) -> int:
         """Wait for whoever receives."""

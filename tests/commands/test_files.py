@@ -23,7 +23,7 @@ from aesm.commands.files import (
 )
 from aesm.commands.progress import Lines
 from aesm.commands.sending import Sending
-from aesm.errors import ConnectionClosed
+from aesm.errors import ConnectionClosed, NotAuthorized
 from aesm.files.requests import CHUNK
 from aesm.files.sender import sendFile, sentAll
 from aesm.handlers import Echo
@@ -115,7 +115,9 @@ class FileOptionsTests(CommandTestCase):
         self.assertIsInstance(dialling["trust"], Pinned)
         where, isPinned = IPv4Address("TCP", "h", 1), listening["authorizedKeys"]
         self.assertTrue(isPinned(KEY, where))
-        self.assertFalse(isPinned(PublicKey(b"\1" * 32), where))
+        stranger = PublicKey(b"\1" * 32)
+        error = self.assertRaises(NotAuthorized, isPinned, stranger, where)
+        self.assertIn(f"run this again with --pin {stranger}", str(error))
         self.assertNotIn("trust", listening)
         for more, key in ((LISTEN, "authorizedKeys"), ("tcp:h:1", "trust")):
             who = "--any-client" if more == LISTEN else "--any-server"
