@@ -39,6 +39,7 @@ from aesm.files.receiver import FileReceiver
 from aesm.files.requests import asking, readAnswer
 from aesm.files.sender import Offering
 from aesm.interfaces import IClientObserver
+from aesm.messages.address import addressText
 from aesm.messages.connection import Connection
 from aesm.server.service import Server, listen
 from aesm.trust.files import expanded, stateDirectory
@@ -209,10 +210,13 @@ class _Receiving(FileReceiver):
     """Takes files until C{ended} fires: the other side says that there are no more."""
 
     def __init__(self, directory: Path, meeting: _Meeting) -> None:
-        super().__init__(directory, progress=meeting.progress)
+        super().__init__(directory)
         self.failed = False
         self.ended: Deferred[None] = Deferred()
         self._meeting = meeting
+        # What files are called in what is said of their progress: of two that have one
+        # name, from two connections, the second has its address behind it.
+        self._shown: dict[tuple[Connection, str], str] = {}
 
     def connectionAccepted(self, connection: Connection) -> None:
         """Show whose files these are, and ask for them."""
@@ -245,17 +249,33 @@ class _Receiving(FileReceiver):
             )
             self.ended.callback(None)
 
+    def fileProgress(
+        self, connection: Connection, name: str, done: int, size: int
+    ) -> None:
+        """Say how far a file is."""
+        shown = self._shown.get((connection, name))
+        if shown is None:
+            taken = name in self._shown.values()
+            shown = f"{name} from {addressText(connection.address)}" if taken else name
+            self._shown[connection, name] = shown
+        self._meeting.progress(shown, done, size)
+
+    def _finished(self, connection: Connection, name: str) -> str:
+        """Show no more of a file's progress, and say how it went."""
+        shown = self._shown.pop((connection, name), None)
+        return "" if shown is None else self._meeting.progress.finished(shown)
+
     def fileReceived(
         self, connection: Connection, name: str, path: Path, sha256: str
     ) -> None:
         """Say that a file is there."""
-        figures = self._meeting.progress.finished(name)
+        figures = self._finished(connection, name)
         self._meeting.progress.say(f"received {path}: {figures}; SHA-256 {sha256}")
 
     def fileFailed(self, connection: Connection, name: str, reason: str) -> None:
         """Say that a file cannot be received."""
         self.failed = True
-        self._meeting.progress.finished(name)
+        self._finished(connection, name)
         self._meeting.progress.say(f"{name} is not received: {reason}")
 
     def noMoreFiles(self, connection: Connection) -> None:
@@ -269,8 +289,10 @@ class _Receiving(FileReceiver):
         if self.ended.called:
             said = "; run this again to go on"
         for name in self.unfinished(connection):
-            self._meeting.progress.finished(name)
             self._meeting.progress.say(f"{name} is not complete{said}")
+        for other, name in list(self._shown):
+            if other is connection:
+                self._finished(connection, name)
         super().connectionLost(connection, reason)
 
 

@@ -28,6 +28,7 @@ from aesm.files.requests import CHUNK
 from aesm.files.sender import sendFile, sentAll
 from aesm.handlers import Echo
 from aesm.interfaces import MessageHandler
+from aesm.messages.address import addressText
 from aesm.server.registry import Connections
 from aesm.trust.keys import PrivateKey, PublicKey
 from aesm.trust.servers import AnyServer, Pinned
@@ -263,6 +264,27 @@ class MeetingTests(FileTestCase):
         pair.deliver()
         self.successResultOf(self.receiving.ended)
         self.assertFalse(self.receiving.failed)
+
+    def test_oneName(self) -> None:
+        """
+        Of two files of one name that come at the same time, from two or from one who
+        was started twice, each has its own figures; what is cut leaves none behind.
+        """
+        lines = self.meeting.progress
+        first, second = self.meet(self.receiving), self.meet(self.receiving)
+        for pair, done in ((first, 4), (second, 3), (first, 5), (second, 6)):
+            self.receiving.fileProgress(pair.accepted, "a", done << 20, 10 << 20)
+        where = addressText(second.accepted.address)
+        said = self.said()
+        self.assertIn("a: 4.0MB of 10MB are there already\n", said)
+        self.assertIn(f"a from {where}: 3.0MB of 10MB are there already\n", said)
+        for pair, figures in ((second, "3.0MB in "), (first, "1.0MB in ")):
+            self.receiving.fileReceived(pair.accepted, "a", Path("a"), "")
+            self.assertIn(f"received a: {figures}", self.said())
+            self.receiving.fileFailed(pair.accepted, "a", "one more is refused")
+        self.receiving.fileProgress(first.accepted, "a", 1, 2)
+        self.receiving.connectionLost(first.accepted, ConnectionClosed("cut"))
+        self.assertEqual((lines._courses, self.receiving._shown), ({}, {}))
 
     def test_stopped(self) -> None:
         """Who stops it before all is there is told to run it again."""
