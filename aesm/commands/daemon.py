@@ -164,6 +164,9 @@ class AESMService(Service):
         if self.failed:
             self._heedNoHangUp()
             self._closeForOperators()
+            # Ports are closed, and what UNIX sockets are called is removed, in the
+            # reactor's next turn: it has none but this.
+            self._reactor.iterate(0)
             raise CannotListen(1)
 
     def startService(self) -> None:
