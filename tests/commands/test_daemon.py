@@ -89,7 +89,7 @@ class ServiceTests(TapTestCase):
         """
         self.reactor = MemoryReactorClock()
         self.reactor.hasStopped = False  # former versions begin stopped
-        self.reactor.iterate = self.reactor.advance  # type: ignore[method-assign]
+        self.reactor.iterate = self.reactor.advance  # type: ignore[assignment]
         options = self.parse(*arguments)
         options.endpoints = endpoints or {
             "tcp": TCP4ServerEndpoint(self.reactor, 8765, interface="127.0.0.1")
