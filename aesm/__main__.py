@@ -1,9 +1,25 @@
 """
-C{python -m aesm} is C{aesm}.
+The program C{aesm}, also as C{python -m aesm}: see L{aesm.commands.cli}.
+
+It has loaded nothing yet when it begins, so that Ctrl-C is heeded while it loads.
 """
 
 import sys
 
-from aesm.commands.cli import main
+__all__ = ["main"]
 
-sys.exit(main())
+INTERRUPTED = 130  # 128 and the number of SIGINT, as shells have it
+
+
+def main() -> int:
+    """Run the command, and return the exit status; Ctrl-C on the way says nothing."""
+    try:
+        from aesm.commands.cli import main as run
+
+        return run()
+    except KeyboardInterrupt:  # while it loads, or has no reactor
+        return INTERRUPTED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

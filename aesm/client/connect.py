@@ -401,10 +401,11 @@ class _Attempt(SecureFactory, ConnectionOwner):
         closed = super().peerClosed(code, reason)
         if code != CloseCode.NOT_ALLOWED:
             return closed
+        publicKey = PublicKey(self._dialer.settings.publicKey)
         return NotAuthorized(
             f"{closed}: it does not let our public key in; its operator can, with the "
-            f"line '{PublicKey(self._dialer.settings.publicKey)} NAME' in its "
-            "authorized keys"
+            f"line '{publicKey} NAME' in its authorized keys (with --pin "
+            f"{publicKey} where it is `aesm receive` or `aesm send`)"
         )
 
     # Parts

@@ -128,7 +128,12 @@ class ActivityFile:
         self._write(entry | {"upgrade": True} if upgrade else entry)
 
     def reopen(self) -> None:
-        """Go on in the file that has the path now; in the former one if none can."""
+        """
+        Go on in the file that has the path now; in the former one if none can.
+
+        An empty one gets an entry at once: else the chain would end if the next one
+        to write is another process.
+        """
         if self._path is None:
             return
         try:
@@ -146,6 +151,8 @@ class ActivityFile:
             self._size = -1
         os.close(self._file)
         self._file = file
+        if self._seq and self._sizeNow() == 0:
+            self._tell("rotated", False)
 
     # Write
 

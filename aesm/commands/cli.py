@@ -11,7 +11,6 @@ Whatever goes wrong is one sentence on standard error, and exit status 1.
 
 from __future__ import annotations
 
-import signal
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -94,6 +93,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
         writeError(f"{said} (see `{command} --help`)")
         wrong = getattr(options, "subOptions", options)
         return cast(CommandOptions, wrong).wrongUsage
-    except KeyboardInterrupt:  # while it loads, or has no reactor
-        return 128 + signal.SIGINT
     return 1

@@ -164,6 +164,9 @@ class AESMService(Service):
         if self.failed:
             self._heedNoHangUp()
             self._closeForOperators()
+            # Ports are closed, and what UNIX sockets are called is removed, in the
+            # reactor's next turn: it has none but this.
+            self._reactor.iterate(0)
             raise CannotListen(1)
 
     def startService(self) -> None:
@@ -196,6 +199,8 @@ class AESMService(Service):
     def lend(self) -> list[dict[str, Any]]:
         """Have the sockets used by another process, too."""
         self._lent = self.server.lend()
+        if self._activityLog is not None:
+            self._activityLog.reopen()  # what the new process goes on in
         return [
             {
                 "endpoint": endpoint.text,

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +32,14 @@ from aesm.commands.sending import Sending
 from aesm.errors import (
     AESMError,
     ConnectionClosed,
+    NotAuthorized,
     RequestFailed,
 )
 from aesm.files.receiver import FileReceiver
 from aesm.files.requests import asking, readAnswer
 from aesm.files.sender import Offering
 from aesm.interfaces import IClientObserver
+from aesm.messages.address import addressText
 from aesm.messages.connection import Connection
 from aesm.server.service import Server, listen
 from aesm.trust.files import expanded, stateDirectory
@@ -87,15 +88,22 @@ class _FileCommand(ClientCommand):
         return options
 
     def _isPinned(self, publicKey: PublicKey, address: IAddress) -> bool:
-        """Let in whose key was named."""
-        return publicKey in self.pins
+        """
+        Let in whose key was named.
 
-    def runClient(
-        self, reactor: Any, options: dict[str, Any]
-    ) -> Coroutine[Any, Any, int]:
+        @raise NotAuthorized: it is another one; says how it would be.
+        """
+        if publicKey not in self.pins:
+            raise NotAuthorized(
+                f"the key {publicKey} is no --pin; to let it in, run this again with "
+                f"--pin {publicKey}"
+            )
+        return True
+
+    async def runClient(self, reactor: Any, options: dict[str, Any]) -> int:
         """Connect or listen, and do it."""
-        meeting = _Meeting(reactor, options, progressFor(reactor))
-        return self.transfer(meeting)
+        with reportingTrust():
+            return await self.transfer(_Meeting(reactor, options, progressFor(reactor)))
 
     async def transfer(self, meeting: _Meeting) -> int:
         """Do it, and return the exit status."""
@@ -130,6 +138,11 @@ class SendOptions(_FileCommand):
         if not files:
             raise usage.UsageError("name the files to send, and then the ENDPOINT")
         for file in files:
+            if file == "-":
+                raise usage.UsageError(
+                    "standard input cannot be sent, as it cannot be read again after a "
+                    "cut: write it to a file first, and send that"
+                )
             _checkFile(expanded(file))
 
     async def transfer(self, meeting: _Meeting) -> int:
@@ -187,17 +200,23 @@ def _checkFile(path: Path) -> None:
     if not path.exists():
         raise usage.UsageError(f"there is no {path}")
     if not path.is_file():
-        raise usage.UsageError(f"{path} is not a regular file")
+        raise usage.UsageError(
+            f"{path} is not a regular file, which can be read again after a cut: write "
+            "what is to be read from it to one first, and send that"
+        )
 
 
 class _Receiving(FileReceiver):
     """Takes files until C{ended} fires: the other side says that there are no more."""
 
     def __init__(self, directory: Path, meeting: _Meeting) -> None:
-        super().__init__(directory, progress=meeting.progress)
+        super().__init__(directory)
         self.failed = False
         self.ended: Deferred[None] = Deferred()
         self._meeting = meeting
+        # What files are called in what is said of their progress: of two that have one
+        # name, from two connections, the second has its address behind it.
+        self._shown: dict[tuple[Connection, str], str] = {}
 
     def connectionAccepted(self, connection: Connection) -> None:
         """Show whose files these are, and ask for them."""
@@ -230,17 +249,33 @@ class _Receiving(FileReceiver):
             )
             self.ended.callback(None)
 
+    def fileProgress(
+        self, connection: Connection, name: str, done: int, size: int
+    ) -> None:
+        """Say how far a file is."""
+        shown = self._shown.get((connection, name))
+        if shown is None:
+            taken = name in self._shown.values()
+            shown = f"{name} from {addressText(connection.address)}" if taken else name
+            self._shown[connection, name] = shown
+        self._meeting.progress(shown, done, size)
+
+    def _finished(self, connection: Connection, name: str) -> str:
+        """Show no more of a file's progress, and say how it went."""
+        shown = self._shown.pop((connection, name), None)
+        return "" if shown is None else self._meeting.progress.finished(shown)
+
     def fileReceived(
         self, connection: Connection, name: str, path: Path, sha256: str
     ) -> None:
         """Say that a file is there."""
-        figures = self._meeting.progress.finished(name)
+        figures = self._finished(connection, name)
         self._meeting.progress.say(f"received {path}: {figures}; SHA-256 {sha256}")
 
     def fileFailed(self, connection: Connection, name: str, reason: str) -> None:
         """Say that a file cannot be received."""
         self.failed = True
-        self._meeting.progress.finished(name)
+        self._finished(connection, name)
         self._meeting.progress.say(f"{name} is not received: {reason}")
 
     def noMoreFiles(self, connection: Connection) -> None:
@@ -254,8 +289,10 @@ class _Receiving(FileReceiver):
         if self.ended.called:
             said = "; run this again to go on"
         for name in self.unfinished(connection):
-            self._meeting.progress.finished(name)
             self._meeting.progress.say(f"{name} is not complete{said}")
+        for other, name in list(self._shown):
+            if other is connection:
+                self._finished(connection, name)
         super().connectionLost(connection, reason)
 
 
@@ -307,40 +344,38 @@ class _Meeting:
 
     async def connectAndSend(self, endpoint: str, sending: Sending) -> int:
         """Dial whoever receives."""
-        with reportingTrust():
-            # The handler refuses what is asked by one that has files to send, too.
-            service = await connectOrReport(
-                self._reactor, endpoint, self, handler=Offering(), **self._options
-            )
-            if service is None:
-                return 1
-            try:
-                await sending.run(service)
-            except ConnectionClosed as reason:
-                self.progress.say(f"{reason}; run this again to go on")
-                return 1
-            finally:
-                await service.stopService()
-            return 1 if sending.failed else 0
+        # The handler refuses what is asked by one that has files to send, too.
+        service = await connectOrReport(
+            self._reactor, endpoint, self, handler=Offering(), **self._options
+        )
+        if service is None:
+            return 1
+        try:
+            await sending.run(service)
+        except ConnectionClosed as reason:
+            self.progress.say(f"{reason}; run this again to go on")
+            return 1
+        finally:
+            await service.stopService()
+        return 1 if sending.failed else 0
 
     async def connectAndReceive(self, endpoint: str, receiving: _Receiving) -> int:
         """Dial whoever sends."""
-        with reportingTrust():
-            service = await connectOrReport(
-                self._reactor, endpoint, self, handler=receiving, **self._options
-            )
-            if service is None:
+        service = await connectOrReport(
+            self._reactor, endpoint, self, handler=receiving, **self._options
+        )
+        if service is None:
+            return 1
+        try:
+            either = [receiving.ended, self._stopped]
+            await DeferredList(either, fireOnOneCallback=True, consumeErrors=True)
+            await deferLater(self._reactor, 0)  # the answer goes first
+            if not receiving.ended.called:
+                self.progress.say(str(await stopReason(service)))
                 return 1
-            try:
-                either = [receiving.ended, self._stopped]
-                await DeferredList(either, fireOnOneCallback=True, consumeErrors=True)
-                await deferLater(self._reactor, 0)  # the answer goes first
-                if not receiving.ended.called:
-                    self.progress.say(str(await stopReason(service)))
-                    return 1
-            finally:
-                await service.stopService()
-            return 1 if receiving.failed else 0
+        finally:
+            await service.stopService()
+        return 1 if receiving.failed else 0
 
     async def listenAndSend(self, endpoint: str, sending: Sending) -> int:
         """Wait for whoever receives."""

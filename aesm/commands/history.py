@@ -357,6 +357,8 @@ def _why(entry: Entry) -> str:
         why = f"aesm {entry.get('version')}, process {entry.get('pid')}"
         if entry.get("upgrade"):
             why += ", takes over"
+    elif entry["event"] == "rotated":
+        why = "goes on from another file"
     else:
         why = str(entry.get("reason", ""))
     duration = entry.get("duration")

@@ -29,14 +29,16 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 @provider(ILogObserver)
 def _reportTrust(event: LogEvent) -> None:
-    """Tell the user about first contacts, as an observer of the log."""
+    """Tell the user about first contacts and refusals, as an observer of the log."""
     if event.get("log_namespace") == "aesm.trust":
         writeError(formatEvent(event))
+    elif event.get("log_namespace") == "aesm.activity" and event["event"] == "refused":
+        writeError(f"{event['address']} is refused: {event['reason']}")
 
 
 @contextmanager
 def reportingTrust() -> Iterator[None]:
-    """Tell the user about first contacts in the meantime."""
+    """Tell the user in the meantime about first contacts, and who is not let in."""
     globalLogPublisher.addObserver(_reportTrust)
     try:
         yield

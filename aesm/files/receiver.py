@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -200,6 +201,18 @@ class FileReceiver(MessageHandler):
         @raise RequestFailed: it is not wanted.
         """
 
+    def fileProgress(
+        self, connection: Connection, name: str, done: int, size: int
+    ) -> None:
+        """
+        So many bytes of a file are there: at its beginning, and each time that some
+        were written.  This tells C{progress}, which does not know whose file it is.
+
+        @param name: what it is to be called.
+        @param size: all that it has.
+        """
+        self._progress(name, done, size)
+
     def fileReceived(
         self, connection: Connection, name: str, path: Path, sha256: str
     ) -> None:
@@ -346,8 +359,9 @@ class FileReceiver(MessageHandler):
         except (OSError, RequestFailed) as error:
             raise self._failed(connection, place.name, error) from None
         token = secrets.token_bytes(8)
+        progress = partial(self.fileProgress, connection)
         incoming = self._incoming[token] = _Incoming(
-            connection, offer, place, opened, self._inThread, self._progress
+            connection, offer, place, opened, self._inThread, progress
         )
         if connection.isOver or begun.called:  # since then
             await self._end(token).close()

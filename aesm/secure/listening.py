@@ -283,15 +283,31 @@ def _ebCannotListen(
     # The lock of another user's process raises PermissionError, which names no path.
     failure.trap(CannotListenError, PermissionError)
     path: object = getattr(failure.value, "port", getattr(endpoint, "_address", None))
-    if not isinstance(path, str | bytes) or not _isAbandoned(os.fsencode(path)):
+    if not isinstance(path, str | bytes):
+        return fail(failure)
+    name = os.fsencode(path)
+    if isinstance(getattr(failure.value, "socketError", None), OSError):
+        # Twisted had the lock when the socket could not be bound, and leaves it.
+        _unlock(name)
+    if not _isAbandoned(name):
         return fail(failure)
     _log.info(
         "nobody listens at {path} any more: it is taken over", path=os.fsdecode(path)
     )
     with suppress(OSError):
-        _remove(os.fsencode(path))
+        _remove(name)
         return maybeDeferred(endpoint.listen, factory)
     return fail(failure)
+
+
+def _unlock(path: bytes) -> None:
+    """Remove the lock of a UNIX socket, if it is ours and there is no such socket."""
+    with suppress(OSError):
+        if stat.S_ISSOCK(os.lstat(path).st_mode):
+            return  # another port of ours may have it
+    if _locker(path) == os.getpid():
+        with suppress(OSError):
+            os.unlink(path + b".lock")
 
 
 def _isAbandoned(path: bytes) -> bool:

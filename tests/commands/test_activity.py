@@ -197,7 +197,9 @@ class ActivityFileTests(SynchronousTestCase):
         self.enter(2)
         self.assertEqual(self.said(self.file.reopen), [])
         self.enter(3)
-        self.assertEqual((self.entries(former), self.entries()), ([1, 2], [3]))
+        self.assertEqual(self.entries(former), [1, 2])
+        rotated, entry = self.read()
+        self.assertEqual((rotated["event"], entry["time"]), ("rotated", 3))
         self.assertEqual(stat.S_IMODE(self.path.stat().st_mode), 0o600)
 
     def test_reopenInPart(self) -> None:
@@ -218,13 +220,36 @@ class ActivityFileTests(SynchronousTestCase):
         self.file.reopen()
         self.disk.room = 1 << 20
         (line,) = self.enter(4)
-        self.assertIn("entries that are missing: 1", line)
+        self.assertIn("entries that are missing: 2", line)  # one says of the rotation
         (entry,) = self.read()
         self.assertEqual((entry["time"], entry["seq"]), (4, 3))
-        self.assertEqual((entry["missing"], entry["torn"]), (1, True))
+        self.assertEqual((entry["missing"], entry["torn"]), (2, True))
         torn, missing = self.assertWhole(former, self.path)
         self.assertIn("former line 3 is torn", torn)
-        self.assertIn("1 entries are missing", missing)
+        self.assertIn("2 entries are missing", missing)
+
+    def test_rotatedForOthers(self) -> None:
+        """
+        A chain goes on behind a rotation also if the next who writes is another
+        process; so it does where the file was emptied, once it is opened anew.
+        """
+        former = self.path.with_name("former")
+        self.enter(1)
+        self.path.rename(former)
+        self.file.reopen()
+        self.again()
+        self.file.started()
+        self.assertEqual(self.assertWhole(former, self.path), [])
+        again = self.path.with_name("again")
+        again.write_bytes(self.path.read_bytes())
+        os.truncate(self.path, 0)
+        self.file.reopen()
+        self.file.reopen()
+        self.again()
+        self.enter(2)
+        self.assertEqual(self.assertWhole(former, again, self.path), [])
+        rotated, _ = self.read()
+        self.assertEqual((rotated["event"], rotated["seq"]), ("rotated", 4))
 
     def test_cannotReopen(self) -> None:
         """If there can be no new file it goes on in the former, and says so."""
@@ -258,7 +283,7 @@ class ActivityFileTests(SynchronousTestCase):
         self.enter(3)
         self.again()
         self.enter(4)
-        self.assertEqual([entry["seq"] for entry in self.read()], [3, 4])
+        self.assertEqual([entry["seq"] for entry in self.read()], [3, 4, 5])
         self.assertIsNone(self.read(former)[0]["prev"])
         said = subprocess.run(
             ["sha256sum"],

@@ -12,7 +12,6 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 from aesm._version import FORM, __version__
-from aesm.commands import cli
 from aesm.commands.cli import Options, main
 from aesm.trust.keys import PrivateKey
 
@@ -100,16 +99,6 @@ class UsageTests(CommandTestCase):
         self.assertIn("--nosuch", self.bad("--nosuch"))
         self.assertIn("`aesm known --help`", self.bad("known", "argument"))
         self.assertIn("--nosuch", self.bad("connect", "tcp:h:1", "--nosuch"))
-
-    def test_interrupted(self) -> None:
-        """Ctrl-C while a command loads says nothing, and ends as shells expect it."""
-
-        def interrupt(module: str) -> None:
-            """Be slow to load."""
-            raise KeyboardInterrupt
-
-        self.patch(cli, "import_module", interrupt)
-        self.assertEqual(self.execute("keygen"), (130, "", ""))
 
     def test_ownArguments(self) -> None:
         """Without arguments in code they are those of the process."""

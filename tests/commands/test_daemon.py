@@ -34,11 +34,13 @@ from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from aesm import AnyServer, ClientService, PrivateKey
+from aesm.commands.activity import ActivityFile
 from aesm.commands.daemon import (
     AESMService,
     _ReportingEndpoint,
     clientLine,
 )
+from aesm.commands.history import linesOf, verified
 from aesm.status.actions import Operator
 from tests.commands.test_tap import TapTestCase
 from tests.support.notify import NotifySocket
@@ -87,6 +89,7 @@ class ServiceTests(TapTestCase):
         """
         self.reactor = MemoryReactorClock()
         self.reactor.hasStopped = False  # former versions begin stopped
+        self.reactor.iterate = self.reactor.advance  # type: ignore[assignment]
         options = self.parse(*arguments)
         options.endpoints = endpoints or {
             "tcp": TCP4ServerEndpoint(self.reactor, 8765, interface="127.0.0.1")
@@ -462,6 +465,7 @@ class UpgradeTests(TapTestCase, TestCase):
         self.addCleanup(shutil.rmtree, folder)
         self.path = folder / "spool"
         self.socket = folder / "socket"
+        self.log = folder / "log"
 
     def serve(self, *arguments: str, **endpoints: Any) -> AESMService:
         """
@@ -478,6 +482,7 @@ class UpgradeTests(TapTestCase, TestCase):
             _Lasting(),
             options.factory,
             options.endpoints | endpoints,
+            activityLog=ActivityFile(str(self.log)),
             handover=options.handover,
             upgrade=True,
         )
@@ -499,7 +504,8 @@ class UpgradeTests(TapTestCase, TestCase):
     async def test_takesOver(self) -> None:
         """
         It listens where the other one did, has its clients, and can itself be taken
-        over from; the socket is as it was, and stays.
+        over from; the socket is as it was, and stays.  The activity log goes on, also
+        if it was rotated just before.
         """
         old = await self.began("--listen", "tcp:0:interface=127.0.0.1")
         client = ClientService(
@@ -508,8 +514,10 @@ class UpgradeTests(TapTestCase, TestCase):
         client.startService()
         self.addCleanup(client.stopService)
         await client.sendData("one")
-        for _ in range(2):
+        logs = [self.log]
+        for number in range(2):
             before = self.socket.stat()
+            logs.append(self.log.rename(self.log.with_name(f"log{number}")))
             new = self.serve()
             await old._reactor.stopped
             await old.stopService()
@@ -522,6 +530,8 @@ class UpgradeTests(TapTestCase, TestCase):
             self.assertEqual(self.socket.stat().st_mode, before.st_mode)
             await client.sendData("two")
             old = new
+        said = verified(linesOf(map(str, logs)), None)
+        self.assertEqual(len([*said]), 1)
         handover = Path(f"{self.path}.handover")
         self.assertEqual(stat.S_IMODE(handover.stat().st_mode), 0o600)
 

@@ -23,11 +23,12 @@ from aesm.commands.files import (
 )
 from aesm.commands.progress import Lines
 from aesm.commands.sending import Sending
-from aesm.errors import ConnectionClosed
+from aesm.errors import ConnectionClosed, NotAuthorized
 from aesm.files.requests import CHUNK
 from aesm.files.sender import sendFile, sentAll
 from aesm.handlers import Echo
 from aesm.interfaces import MessageHandler
+from aesm.messages.address import addressText
 from aesm.server.registry import Connections
 from aesm.trust.keys import PrivateKey, PublicKey
 from aesm.trust.servers import AnyServer, Pinned
@@ -115,7 +116,9 @@ class FileOptionsTests(CommandTestCase):
         self.assertIsInstance(dialling["trust"], Pinned)
         where, isPinned = IPv4Address("TCP", "h", 1), listening["authorizedKeys"]
         self.assertTrue(isPinned(KEY, where))
-        self.assertFalse(isPinned(PublicKey(b"\1" * 32), where))
+        stranger = PublicKey(b"\1" * 32)
+        error = self.assertRaises(NotAuthorized, isPinned, stranger, where)
+        self.assertIn(f"run this again with --pin {stranger}", str(error))
         self.assertNotIn("trust", listening)
         for more, key in ((LISTEN, "authorizedKeys"), ("tcp:h:1", "trust")):
             who = "--any-client" if more == LISTEN else "--any-server"
@@ -136,11 +139,21 @@ class FileOptionsTests(CommandTestCase):
         for name, words in (
             ("d d", f"`tar -cf 'd d.tar' '{self.home}/d d'`"),
             ("d d/..", f"`tar -cf {self.home.name}.tar '{self.home}/d d/..'`"),
-            ("fifo", "is not a regular file"),
+            (
+                "fifo",
+                "is not a regular file, which can be read again after a cut: write",
+            ),
             ("missing", "there is no "),
         ):
             said = self.bad("send", str(self.home / name), "tcp:h:1")
             self.assertIn(words, said)
+
+    def test_standardInput(self) -> None:
+        """For what cannot be read twice it is said what to do; C{./-} is a file."""
+        said = self.bad("send", "-", "tcp:h:1")
+        self.assertIn("write it to a file first", said)
+        said = self.bad("send", "./-", "tcp:h:1")
+        self.assertIn("there is no -", said)
 
     def test_noDirectory(self) -> None:
         """There has to be a directory to put files in."""
@@ -251,6 +264,27 @@ class MeetingTests(FileTestCase):
         pair.deliver()
         self.successResultOf(self.receiving.ended)
         self.assertFalse(self.receiving.failed)
+
+    def test_oneName(self) -> None:
+        """
+        Of two files of one name that come at the same time, from two or from one who
+        was started twice, each has its own figures; what is cut leaves none behind.
+        """
+        lines = self.meeting.progress
+        first, second = self.meet(self.receiving), self.meet(self.receiving)
+        for pair, done in ((first, 4), (second, 3), (first, 5), (second, 6)):
+            self.receiving.fileProgress(pair.accepted, "a", done << 20, 10 << 20)
+        where = addressText(second.accepted.address)
+        said = self.said()
+        self.assertIn("a: 4.0MB of 10MB are there already\n", said)
+        self.assertIn(f"a from {where}: 3.0MB of 10MB are there already\n", said)
+        for pair, figures in ((second, "3.0MB in "), (first, "1.0MB in ")):
+            self.receiving.fileReceived(pair.accepted, "a", Path("a"), "")
+            self.assertIn(f"received a: {figures}", self.said())
+            self.receiving.fileFailed(pair.accepted, "a", "one more is refused")
+        self.receiving.fileProgress(first.accepted, "a", 1, 2)
+        self.receiving.connectionLost(first.accepted, ConnectionClosed("cut"))
+        self.assertEqual((lines._courses, self.receiving._shown), ({}, {}))
 
     def test_stopped(self) -> None:
         """Who stops it before all is there is told to run it again."""

@@ -185,13 +185,13 @@ class VerifyTests(HistoryTestCase):
         os.close(file._file)
         second, third = (first.with_name(f"file{number}") for number in (6, 7))
         for paths, expected in (
-            ((third, first, second), "8 entries, 1 to 8, whole"),
-            ((second, third), "2 entries, 7 to 8, whole"),
+            ((third, first, second), "10 entries, 1 to 10, whole"),
+            ((second, third), "4 entries, 7 to 10, whole"),
         ):
             (said,) = self.verify(*paths)
             self.assertEqual(said.partition(";")[0], expected)
         error = self.assertRaises(Broken, self.verify, first, third)
-        self.assertIn("file7 line 1: entry 8 does not go on", str(error))
+        self.assertIn("file7 line 1: entry 9 does not go on", str(error))
 
     def test_newChain(self) -> None:
         """A chain may begin anew, as at standard output; that is said."""
@@ -353,6 +353,7 @@ class AskTests(SynchronousTestCase):
         )
         self.assertIn(str(KEY)[:12], shown(entry(peer=str(KEY))))
         self.assertIn("process 7", shown(entry("started", pid=7, version="1")))
+        self.assertIn("goes on from another file", shown(entry("rotated", reason="")))
         hostile: tuple[dict[str, Any], ...] = (
             {"address": EVIL, "reason": EVIL, "name": EVIL, "peer": EVIL},
             {"address": None, "reason": {"a": EVIL}, "name": [EVIL], "peer": 1},

@@ -5,15 +5,16 @@ A coroutine as a program.
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Callable
+from io import StringIO
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from aesm.commands.main import (
-    CoroutineRunner,
-)
+from aesm.commands.main import CoroutineRunner, reportingTrust
+from aesm.server.registry import Connections
 
 
 class LoopReactor:
@@ -108,3 +109,20 @@ class RunnerTests(SynchronousTestCase):
         self.assertEqual(CoroutineRunner(reactor).run(main), 130)
         reactor.callWhenRunning(reactor.stop)
         reactor.run()
+
+
+class ReportTests(SynchronousTestCase):
+    """L{reportingTrust} tells people what else only the log would."""
+
+    def test_refused(self) -> None:
+        """Who is refused is said in one line, and of others nothing; nor afterwards."""
+        errors = StringIO()
+        self.patch(sys, "stderr", errors)
+        connections = Connections()
+        with reportingTrust():
+            for event in ("accepted", "refused", "probed", "lost"):
+                connections.record(("192.0.2.1", 7), event, 1.0, f"why it is {event}")
+        connections.record("unix-1", "refused", 1.0, "")
+        self.assertEqual(
+            errors.getvalue(), "aesm: 192.0.2.1:7 is refused: why it is refused\n"
+        )

@@ -34,6 +34,10 @@ class RunningReactor(MemoryReactorClock):
     didRun = False
     whileRunning: Callable[[], object] = staticmethod(lambda: None)
 
+    def iterate(self, delay: float = 0) -> None:
+        """Do what is due."""
+        self.advance(delay)
+
     def run(self) -> None:
         """Run, and stop."""
         self.didRun = True

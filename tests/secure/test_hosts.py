@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from twisted.internet._resolver import HostResolution
 from twisted.internet.address import IPv4Address, IPv6Address
-from twisted.internet.error import DNSLookupError
+from twisted.internet.error import ConnectionRefusedError, DNSLookupError
 from twisted.internet.interfaces import (
     IAddress,
     IHostnameResolver,
@@ -20,7 +20,8 @@ from twisted.internet.interfaces import (
     IStreamClientEndpoint,
 )
 from twisted.internet.protocol import Factory, Protocol
-from twisted.internet.testing import MemoryReactorClock
+from twisted.internet.testing import MemoryReactorClock, StringTransport
+from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import alsoProvides, implementer
 from zope.interface.verify import verifyObject
@@ -133,6 +134,28 @@ class HostsTests(SynchronousTestCase):
         clientEndpoint(self.reactor, "example.org").connect(self.factory)
         self.reactor.advance(1)
         self.assertEqual(self.dialled(), [("::1", 8765), ("127.0.0.1", 8765)])
+
+    def test_many(self) -> None:
+        """
+        However many addresses refuse or say nothing, the one that answers is found, and
+        the attempts that are still under way then are given up.
+        """
+        self.resolve(*(f"127.0.0.{number}" for number in range(1, 42)))
+        connecting = clientEndpoint(self.reactor, "example.org").connect(self.factory)
+        for number in range(41):
+            self.assertNoResult(connecting)
+            host, _, factory, *_ = self.reactor.tcpClients[-1]
+            self.assertEqual(host, f"127.0.0.{number + 1}")
+            if number % 2:
+                refused = Failure(ConnectionRefusedError())
+                factory.clientConnectionFailed(self.reactor.connectors[-1], refused)
+            if number < 40:
+                self.reactor.advance(0.31)
+        factory.buildProtocol(None).makeConnection(StringTransport())
+        self.successResultOf(connecting)
+        silent = self.reactor.connectors[:40:2]
+        self.assertTrue(all(each.stoppedConnecting for each in silent))
+        self.assertEqual(self.reactor.getDelayedCalls(), [])
 
     def test_nobody(self) -> None:
         """A name without addresses is an error."""

@@ -367,6 +367,20 @@ class TakeOverTests(TestCase):
         self.lock.symlink_to(str(os.getppid()))
         await self.refused()
 
+    async def test_cannotBind(self) -> None:
+        """
+        Where there can be no socket, nothing is taken over, and no lock stays: neither
+        of one whose path is too long nor beside a file.
+        """
+        self.path.write_text("precious")
+        for path in (self.path, self.path.with_name("x" * 120)):
+            endpoint = serverFromString(reactor, f"unix:{path}")
+            with capturedLogs() as events, self.assertRaises(CannotListenError):
+                await listenOn(endpoint, Factory())
+            said = [formatEvent(event) for event in events]
+            self.assertEqual([line for line in said if "taken over" in line], [])
+        self.assertEqual(os.listdir(self.path.parent), [self.path.name])
+
     async def test_cannotRemove(self) -> None:
         """If it cannot be removed, the first error is told."""
 

@@ -5,6 +5,7 @@ C{aesm send} and C{aesm receive}: real processes, a network that cuts, and kills
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -116,8 +117,11 @@ class FilesTests(ProcessTestCase):
             self.assertIn(f"sent a.bin: {words}", sender.errors)
 
     def test_wrongKeys(self) -> None:
-        """Who has another key than was said gets nothing: one sentence, status 1."""
-        other, _ = self.other()
+        """
+        Who has another key than was said gets nothing: one sentence, status 1; and both
+        sides say with which --pin it would.
+        """
+        other, publicKey = self.other()
         third = f"--pin={PrivateKey.generate().publicKey}"
         into = f"--into={self.into}"
         receiver, where = self.listening("receive", ANYWHERE, third, into)
@@ -128,6 +132,9 @@ class FilesTests(ProcessTestCase):
             sender = self.aesm("send", str(self.file), where, other, *arguments)
             self.assertEqual(sender.wait(), 1)
             self.assertRegex(sender.errors, rf"\Aaesm: [^\n]*{words}[^\n]*\n\Z")
+        self.assertIn(f"--pin {publicKey}", sender.errors)
+        again = rf"is refused: [^\n]* run this again with --pin {re.escape(publicKey)}"
+        receiver.expect(again, "errors")
         receiver.process.send_signal(signal.SIGINT)
         self.assertEqual(receiver.wait(), 128 + signal.SIGINT, receiver.said())
         self.assertEqual(os.listdir(self.into), [])

@@ -161,7 +161,7 @@ class MetadataTests(SynchronousTestCase):
         scripts = installed().entry_points.select(group="console_scripts")
         self.assertEqual(
             [(script.name, script.value) for script in scripts],
-            [("aesm", "aesm.commands.cli:main")],
+            [("aesm", "aesm.__main__:main")],
         )
 
 

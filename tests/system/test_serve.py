@@ -153,12 +153,17 @@ class ServeTests(ServeTestCase):
         self.assertEqual(activity, ["started", "accepted", "lost", "stopped"])
 
     def test_inUse(self) -> None:
-        """A port in use is one line of the log, and status 1."""
+        """
+        A port in use is one line of the log, and status 1; no UNIX socket is left, nor
+        its lock.
+        """
         with socket.create_server(("127.0.0.1", 0)) as taken:
             listen = f"tcp:{taken.getsockname()[1]}:interface=127.0.0.1"
-            words = ("--no-control", "--listen", listen)
+            words = ("--listen", f"unix:{self.home / 's'}", "--listen", listen)
             server = self.start("-m", "aesm", "serve", *words)
             self.assertEqual(server.wait(), 1, server.said())
+        self.assertEqual(os.listdir(self.home), ["state"])
+        self.assertEqual(os.listdir(self.home / "state"), ["server.key"])
         said = [line for line in server.errors.splitlines() if "#info]" not in line]
         self.assertEqual(len(said), 1, server.errors)
         self.assertIn(f"cannot listen on {listen}: ", said[0])
