@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from aesm.cluster.batch import MAX_BYTES, MAX_SESSIONS
 from aesm.cluster.lease import TIME
-from aesm.cluster.scripts import CHECK, COMMIT, SETTLE
+from aesm.cluster.scripts import CHECK, COMMIT
 from aesm.errors import SpoolError
 
 if TYPE_CHECKING:
@@ -78,8 +78,6 @@ async def repair(
         lost, _ = await engine.call(COMMIT, engine.node, engine.line, 0, *said)
         if lost:
             raise SpoolError("a session has moved while it was written again")
-    settled = (engine.node, engine.process, number, history, grace)
-    await engine.call(SETTLE, *settled)
     moved = found[_MOVED] + found[_FORKED]
     return Found(last, len(behind), moved, found[_FORKED])
 

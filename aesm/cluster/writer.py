@@ -26,7 +26,7 @@ from twisted.python.failure import Failure
 from aesm.cluster.batch import Call, Changes, Gathered, Part
 from aesm.cluster.engine import EngineFull
 from aesm.cluster.repair import Found, repair
-from aesm.cluster.scripts import COMMIT
+from aesm.cluster.scripts import COMMIT, LOOKED, SETTLE
 from aesm.errors import SpoolError
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ class Writer:
         self._failure: SpoolError | None = None
         self.number = 0
         self._told = 0  # of the last one in which anything went to others
-        self._history = ""  # of the engine, when it was seen that it has all
+        self._history = ""  # of the engine, when it had all, and what was under way
         self._calls: deque[Call] = deque()
         self._waiters: list[Deferred[None]] = []  # for the last of these
         self._isSending = False
@@ -250,6 +250,8 @@ class Writer:
         if not self._isAhead:
             self._isFull = False
             self._works()
+            if self._history != self._engine.history:
+                self._sayLooked()
         self._isAhead = False
         waiters, self._waiters, self._early = self._waiters, [], []
         isBusy = bool(self.next.waiters)
@@ -451,16 +453,13 @@ class Writer:
         """See whether the engine lacks anything, before anything else is written."""
         self._pause = None
         self.isLooking = True
-        history = self._engine.history
         known = (self.ours, self.number, self._grace, self._sealer)
         looked = Deferred.fromCoroutine(repair(self._engine, *known))
-        looked.addCallbacks(self._cbLooked, self._ebLooked, callbackArgs=(history,))
+        looked.addCallbacks(self._cbLooked, self._ebLooked)
         looked.addErrback(lambda failure: _log.failure("a bug", failure))
 
-    def _cbLooked(self, found: Found, history: str) -> None:
-        """It has everything again."""
-        self.isLooking, self._history = False, history
-        self._works()
+    def _cbLooked(self, found: Found) -> None:
+        """It has everything of this node again."""
         if found.last < self.number or found.restored:
             _log.warn(
                 "the engine lacked the last {count} batches of this node: {restored} "
@@ -482,8 +481,41 @@ class Writer:
             )
         self._told = 0
         self.leave({name: True for name in found.moved if name in self.ours})
+        self._settle()
+
+    def _settle(self) -> None:
+        """Go on once all other nodes have looked as well."""
+        self._pause = None
+        engine = self._engine
+        said = (engine.process, self.number, engine.history, self._grace)
+        settled = engine.call(SETTLE, engine.node, *said)
+        settled.addCallbacks(self._cbSettled, self._ebLooked)
+        settled.addErrback(lambda failure: _log.failure("a bug", failure))
+
+    def _cbSettled(self, areAll: int) -> None:
+        """All have, or are waited for."""
+        if not areAll:
+            if self._ended is not None:
+                self._end(self.failure)
+            else:
+                self._pause = self._clock.callLater(RETRY, self._settle)
+            return
+        self.isLooking = False
+        self._works()
+        if not self._calls:
+            self._sayLooked()
         self.looked()
         self._wake()
+
+    def _sayLooked(self) -> None:
+        """What was under way is done; what nobody hears of is said again."""
+        said = (self._engine.node, self._engine.history)
+        done = self._engine.call(LOOKED, *said)
+        done.addCallbacks(self._cbSaid, lambda failure: None, callbackArgs=said[1:])
+
+    def _cbSaid(self, nothing: None, history: str) -> None:
+        """Nothing is to be looked for, until there is another history."""
+        self._history = history
 
     def _ebLooked(self, failure: Failure) -> None:
         """It is begun again, soon or with the next connection."""

@@ -71,9 +71,22 @@ class RepairTests(EngineTestCase):
             for node in nodes:
                 if node is not before:
                     node.settle()
+            if before is None:
+                self.ask(self.one)
         return [
             log["log_format"] for log in logs if log["log_level"].name in "warn error"
         ]
+
+    def look(self, node: Node) -> None:
+        """Let a node look, and not go on."""
+        for isLooking in (True, False):
+            while node.store._writer.isLooking is not isLooking:
+                node.lines.deliver()
+
+    def ask(self, node: Node) -> None:
+        """Let a node see whether all others have looked by now."""
+        self.clock.advance(RETRY)
+        node.settle()
 
     def claimed(self, name: str = "S", node: Node | None = None) -> Stored | None:
         """Have the other node take a session over."""
@@ -165,18 +178,29 @@ class RepairTests(EngineTestCase):
             self.commit(other)
             self.failOver(before=first)
             first.settle()
+            self.ask(other)
             self.assertIn("S", other.store._writer.ours)
             self.assertNotIn("S", first.store._writer.ours)
             self.assertEqual(self.redis.command("GET", self.key("t:S")), b'{"a":5}')
 
     def test_looking(self) -> None:
         """
-        None is claimed while another node has not looked whether anything is missing of
-        it; but one that does not come is not waited for.
+        Nothing is written or claimed while another node has not looked whether anything
+        is missing of it, and claimed until it has said what was under way.
         """
         self.append("S", 1)
         self.commit()
+        self.append("S", 2)
+        self.one.store.commit()
         self.failOver(before=self.one)
+        self.two.store.log("", b"x", nobody)
+        behind = self.two.store.commit()
+        self.ask(self.two)
+        self.assertNoResult(behind)
+        self.failureResultOf(self.two.store.claim("S", "K"), SpoolError)
+        self.look(self.one)
+        self.ask(self.two)
+        self.successResultOf(behind)
         claimed = self.two.store.claim("S", "K")
         self.two.settle()
         error = self.failureResultOf(claimed, SpoolError)
@@ -184,16 +208,32 @@ class RepairTests(EngineTestCase):
         self.one.settle()
         stored = self.claimed()
         assert stored is not None
-        self.assertEqual([blob.number for blob in stored.outgoing], [0, 1])
+        self.assertEqual([blob.number for blob in stored.outgoing], [0, 1, 2])
+
+    def test_stale(self) -> None:
+        """
+        What a node says that has not heard of a claim is not done, also where the engine
+        has not heard of it either.
+        """
+        self.one.store.send("S", "K", b"x", nobody)
+        self.one.store.commit()
+        self.claimed()
+        self.failOver()
+        self.assertEqual(self.one.lost, [({"S": True}, {})])
+        self.assertEqual(self.redis.command("EXISTS", self.key("q:S")), 0)
 
     def test_forked(self) -> None:
-        """If a session went on elsewhere without what was written, that is told."""
+        """
+        One that does not come is not waited for.  If a session went on elsewhere without
+        what was written, that is told.
+        """
         self.append("S", 1)
         self.commit()
         self.failOver(before=self.one)
         self.redis.command(
             *("HINCRBY", self.key("meta"), "looking", -round(TIME * 1000) - 1)
         )
+        self.ask(self.two)
         stored = self.claimed()
         assert stored is not None
         self.assertEqual([blob.number for blob in stored.outgoing], [0])
@@ -277,9 +317,9 @@ class RepairTests(EngineTestCase):
         begun = self.one.store.begin("T", "K", {})
         self.failureResultOf(begun, SpoolError)
         self.redis.command("CONFIG", "SET", "min-replicas-to-write", 0)
-        self.clock.advance(RETRY)
-        self.one.settle()
+        self.ask(self.one)
         self.assertIs(self.one.store.failure, None)
+        self.ask(self.two)
         stored = self.claimed()
         assert stored is not None
         self.assertEqual(len(stored.outgoing), 2)

@@ -562,6 +562,12 @@ class FailoverMachine(ClusterMachine):
         for app in apps[:count]:
             app.node.settle()
 
+    def meet(self, app: App, fate: str) -> None:
+        """Let nodes see first whether all others have looked by now."""
+        if any(each.node.store._writer.isLooking for each in self.apps):
+            self.clock.advance(writer.RETRY)
+        super().meet(app, fate)
+
     def isHeld(self, name: str) -> bool:
         """Tell whether a node has a session, and not one that it has lost since."""
         fence = self.redis.command("HGET", f"{{aesm:test}}:s:{name}", "fence")

@@ -9,7 +9,7 @@ local session = P .. 's:' .. name
 
 local kept = redis.call('HMGET', session, 'peer', 'fence', 'node', 'over')
 if kept[1] ~= ARGV[4] or kept[4] then return false end
-if now() < tonumber(redis.call('HGET', P .. 'meta', 'looking') or 0) then
+if isLooking() then
   return redis.error_reply('LOOKING other nodes see whether anything is missing')
 end
 if not mayCome(name, kept[1], tonumber(ARGV[7])) then return 0 end
