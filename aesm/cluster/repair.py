@@ -97,7 +97,7 @@ def _cut(sizes: Mapping[str, int]) -> list[list[str]]:
 
 def _restoring(some: Mapping[str, Image], grace: int, sealer: Clear) -> list[object]:
     """Say all of some sessions, behind the number of the batch."""
-    said: list[object] = [1, grace, 0, 0, len(some)]
+    said: list[object] = [1, grace, 0, 0, 0, len(some)]
     for name, image in some.items():
         said += (name, image.fence)
     for key, (name, image) in enumerate(some.items(), 1):

@@ -34,7 +34,7 @@ __all__ = [
     "Script",
 ]
 
-FORMAT = 2  # of what is in the engine
+FORMAT = 3  # of what is in the engine
 
 
 class Script:

@@ -136,6 +136,7 @@ class Writer:
         engine.mark = sealer.mark
         self._failure: SpoolError | None = None
         self.number = 0
+        self._named = 0  # effects that were said
         self._told = 0  # of the last one in which anything went to others
         self._history = ""  # of the engine, when it had all, and what was under way
         self._calls: deque[Call] = deque()
@@ -238,6 +239,8 @@ class Writer:
             return
         self._isSending = True
         call, engine = self._calls[0], self._engine
+        if call.named < 0:
+            call.named, self._named = self._named, self._named + len(call.effects)
         adds = call.adds and not self._isAhead
         said = call.arguments(self._grace, self._sealer, adds)
         line = engine.line

@@ -74,7 +74,7 @@ class LogTests(ClusterTestCase):
             self.redis.goBack(before)
             for node in self.servers:
                 node.node.cut()
-            self.settle(3)
+            self.settle(5)
             self.servers[2].server.sendAll("three")
             self.settle(3)
         for client in self.all[:3]:

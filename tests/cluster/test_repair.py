@@ -8,7 +8,6 @@ from __future__ import annotations
 from twisted.internet.defer import Deferred
 from twisted.logger import capturedLogs
 
-from aesm.cluster import image
 from aesm.cluster.batch import MAX_BYTES, MAX_SESSIONS
 from aesm.cluster.engine import MAX_RETRY
 from aesm.cluster.lease import TIME
@@ -26,16 +25,19 @@ def nobody(*results: int) -> None:
 
 class RepairTests(EngineTestCase):
     """
-    Two nodes; the first one has a session, of which much was committed.
+    Three nodes; the first one has a session, of which much was committed.
 
     @ivar one: the node.
+    @ivar nodes: all that there are.
     @ivar old: what the engine had in the beginning.
     """
 
     def setUp(self) -> None:
         """Let the session begin."""
         super().setUp()
-        self.one, self.two = self.node(), self.node("two")
+        self.nodes = self.one, self.two, self.three = [
+            self.node(name) for name in ("one", "two", "three")
+        ]
         self.begin("S")
         self.append("S", 0)
         self.commit()
@@ -62,17 +64,13 @@ class RepairTests(EngineTestCase):
         @param before: the node that does not come yet.
         @return: what operators are told.
         """
-        nodes = [self.one, self.two]
-        for node in nodes:
+        for node in self.nodes:
             node.cut()
         self.redis.goBack(self.old)
         with capturedLogs() as logs:
             self.clock.advance(MAX_RETRY)
-            for node in nodes:
-                if node is not before:
-                    node.settle()
-            if before is None:
-                self.ask(self.one)
+            for _ in self.nodes:  # until each has seen that all others have looked
+                self.ask(*(node for node in self.nodes if node is not before))
         return [
             log["log_format"] for log in logs if log["log_level"].name in "warn error"
         ]
@@ -83,10 +81,29 @@ class RepairTests(EngineTestCase):
             while node.store._writer.isLooking is not isLooking:
                 node.lines.deliver()
 
-    def ask(self, node: Node) -> None:
-        """Let a node see whether all others have looked by now."""
+    def ask(self, *nodes: Node) -> None:
+        """Let nodes see whether all others have looked by now."""
         self.clock.advance(RETRY)
-        node.settle()
+        for node in nodes:
+            node.settle()
+
+    def sent(self, *causes: str) -> list[int]:
+        """
+        Have the second node send something to S for each cause, of which it does not
+        hear that it is there, and the first one take what there is.
+
+        @return: how often others are told that it was sent.
+        """
+        told: list[int] = []
+        for cause in causes:
+            self.two.store.send(cause, "K", b"x", lambda sent, full: told.append(sent))
+        self.two.store.commit()
+        self.two.lines.line.execute()
+        for entry in self.done(self.one, self.one.store.readInlet("S")):
+            self.one.store.took("S", entry)
+        self.append("S", 1)
+        self.commit()
+        return told
 
     def claimed(self, name: str = "S", node: Node | None = None) -> Stored | None:
         """Have the other node take a session over."""
@@ -178,7 +195,7 @@ class RepairTests(EngineTestCase):
             self.commit(other)
             self.failOver(before=first)
             first.settle()
-            self.ask(other)
+            self.ask(*self.nodes)
             self.assertIn("S", other.store._writer.ours)
             self.assertNotIn("S", first.store._writer.ours)
             self.assertEqual(self.redis.command("GET", self.key("t:S")), b'{"a":5}')
@@ -193,7 +210,7 @@ class RepairTests(EngineTestCase):
         self.append("S", 2)
         self.one.store.commit()
         self.failOver(before=self.one)
-        self.two.store.log("", b"x", nobody)
+        self.two.store.send("", "none", b"x", nobody)
         behind = self.two.store.commit()
         self.ask(self.two)
         self.assertNoResult(behind)
@@ -205,15 +222,15 @@ class RepairTests(EngineTestCase):
         self.two.settle()
         error = self.failureResultOf(claimed, SpoolError)
         self.assertIn("LOOKING", error.getErrorMessage())
-        self.one.settle()
+        self.ask(*self.nodes)
         stored = self.claimed()
         assert stored is not None
         self.assertEqual([blob.number for blob in stored.outgoing], [0, 1, 2])
 
     def test_stale(self) -> None:
         """
-        What a node says that has not heard of a claim is not done, also where the engine
-        has not heard of it either.
+        What a node says that has not heard of a claim is not done, also where the
+        engine has not heard of it either.
         """
         self.one.store.send("S", "K", b"x", nobody)
         self.one.store.commit()
@@ -222,10 +239,52 @@ class RepairTests(EngineTestCase):
         self.assertEqual(self.one.lost, [({"S": True}, {})])
         self.assertEqual(self.redis.command("EXISTS", self.key("q:S")), 0)
 
+    def test_twice(self) -> None:
+        """What was under way, and was taken out of an inlet, is not there again."""
+        told = self.sent("")
+        self.failOver()
+        self.assertEqual(told, [1])
+        self.assertEqual(self.redis.command("EXISTS", self.key("q:S")), 0)
+
+    def test_twiceMoved(self) -> None:
+        """Nor is it if the session was another node's before, or is since."""
+        self.sent("")
+        self.claimed("S", self.three)
+        self.failOver()
+        self.assertEqual(self.redis.command("EXISTS", self.key("q:S")), 0)
+        self.assertIn("S", self.three.store._writer.ours)
+
+    def test_twiceNamed(self) -> None:
+        """Nor if some of what was under way with it is not done any more."""
+        self.begin("T", self.two)
+        self.old = self.redis.snapshot()
+        told = self.sent("T", "")
+        self.claimed("T", self.three)
+        self.failOver()
+        self.assertEqual(told, [2])
+        self.assertEqual(self.redis.command("EXISTS", self.key("q:S")), 0)
+        self.assertEqual(self.redis.command("ZCARD", self.key("q:T")), 1)
+
+    def test_notTaken(self) -> None:
+        """What is taken, and not committed, is there until it is."""
+        self.two.store.send("", "K", b"a", nobody)
+        self.commit(self.two)
+        self.old = self.redis.snapshot()
+        self.append("S", 1)
+        self.commit()
+        (entry,) = self.done(self.one, self.one.store.readInlet("S"))
+        self.one.store.took("S", entry)
+        self.failOver(before=self.one)
+        self.look(self.one)
+        self.assertEqual(self.redis.command("ZCARD", self.key("o:S")), 2)
+        self.assertEqual(self.redis.command("ZCARD", self.key("q:S")), 1)
+        self.one.settle()
+        self.assertEqual(self.redis.command("ZCARD", self.key("q:S")), 0)
+
     def test_forked(self) -> None:
         """
-        One that does not come is not waited for.  If a session went on elsewhere without
-        what was written, that is told.
+        One that does not come is not waited for.  If a session went on elsewhere
+        without what was written, that is told.
         """
         self.append("S", 1)
         self.commit()
@@ -297,13 +356,6 @@ class RepairTests(EngineTestCase):
         self.one.store._rung(True, b"inlet S 1 %s a" % entry.name)
         self.assertEqual(came, [])
 
-    def test_takenBound(self) -> None:
-        """So many names of what was taken are kept for a session."""
-        self.patch(image, "MAX_TAKEN", 2)
-        for name in (b"a", b"b", b"c"):
-            self.one.store.took("S", Entry(1, name, b""))
-        self.assertEqual(list(self.one.store._writer.ours["S"].taken), [b"b", b"c"])
-
     def test_again(self) -> None:
         """A repair that fails is begun again."""
         self.append("S", 1)
@@ -319,7 +371,7 @@ class RepairTests(EngineTestCase):
         self.redis.command("CONFIG", "SET", "min-replicas-to-write", 0)
         self.ask(self.one)
         self.assertIs(self.one.store.failure, None)
-        self.ask(self.two)
+        self.ask(*self.nodes)
         stored = self.claimed()
         assert stored is not None
         self.assertEqual(len(stored.outgoing), 2)

@@ -16,7 +16,8 @@
 --   h:ID    the sessions that a node has; x:ID, while it looks: those that it says it has
 --   w       sessions whose clients are away, by the time at which they are given up
 --   s:S     peer, node, fence; base: the last batch of the node before, when it was
---           claimed; position, held: of its inlet; lent: the last that was, of i:S; over;
+--           claimed; position, held: of its inlet; from:ID: up to which number it has taken
+--           what that node sent; lent: the last that was, of i:S; over;
 --           coming: until when its client counts as there, before it is said to be
 --   t:S     its state; apart, since what is small takes little room together
 --   i:S o:S messages that nobody took, and that its peer did not acknowledge
