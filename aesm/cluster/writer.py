@@ -505,16 +505,27 @@ class Writer:
             return
         self.isLooking = False
         self._works()
-        if not self._calls:
-            self._sayLooked()
+        if self._calls:
+            self.looked()
+            self._wake()
+        else:
+            self._sayLooked().addCallback(self._cbAllSaid)
+
+    def _cbAllSaid(self, nothing: None) -> None:
+        """Nothing was under way."""
         self.looked()
         self._wake()
 
-    def _sayLooked(self) -> None:
-        """What was under way is done; what nobody hears of is said again."""
+    def _sayLooked(self) -> Deferred[None]:
+        """
+        What was under way is done.
+
+        @return: fires when that is said, or was not heard: then it is said again.
+        """
         said = (self._engine.node, self._engine.history)
-        done = self._engine.call(LOOKED, *said)
+        done: Deferred[None] = self._engine.call(LOOKED, *said)
         done.addCallbacks(self._cbSaid, lambda failure: None, callbackArgs=said[1:])
+        return done
 
     def _cbSaid(self, nothing: None, history: str) -> None:
         """Nothing is to be looked for, until there is another history."""

@@ -10,9 +10,10 @@
 local node, meta, time = ARGV[2], P .. 'meta', now()
 
 redis.call('HDEL', meta, '') -- an engine that is full takes this
-if redis.call('HGET', meta, 'history') ~= ARGV[3] then
-  redis.call('HSET', meta, 'history', ARGV[3], 'looking', time + ARGV[4])
-  redis.call('HSET', meta, 'calm', time + ARGV[5])
+local history = redis.call('HGET', meta, 'history') -- none, where all is new
+if history ~= ARGV[3] then
+  if history then redis.call('HSET', meta, 'looking', time + ARGV[4]) end
+  redis.call('HSET', meta, 'history', ARGV[3], 'calm', time + ARGV[5])
 end
 local last = tonumber(redis.call('HGET', P .. 'n:' .. node, 'batch') or -1)
 local found = {}

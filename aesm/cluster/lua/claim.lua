@@ -10,9 +10,7 @@ local session = P .. 's:' .. name
 
 local kept = redis.call('HMGET', session, 'peer', 'fence', 'node', 'over')
 if kept[1] ~= ARGV[4] or kept[4] then return false end
-if isLooking() then
-  return redis.error_reply('LOOKING other nodes see whether anything is missing')
-end
+if isLooking() then return lookingError() end
 if not mayCome(name, kept[1], tonumber(ARGV[7])) then return 0 end
 redis.call('ZREM', P .. 'w', name) -- an engine that is full lets clients come back
 local fence = kept[2] + 1

@@ -64,6 +64,10 @@ local function isLooking()
   return now() < tonumber(redis.call('HGET', P .. 'meta', 'looking') or 0)
 end
 
+local function lookingError()
+  return redis.error_reply('LOOKING other nodes see whether anything is missing')
+end
+
 -- Tell whether all nodes are as far with a history.
 local function areAll(field, history)
   for _, node in ipairs(redis.call('ZRANGE', P .. 'n', 0, -1)) do
