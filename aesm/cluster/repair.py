@@ -2,7 +2,7 @@
 After an engine went back in time, or where nobody knows that it did not: what it lacks
 of what a node has written is written again::
 
-    found = await repair(engine, ours, number, grace, sealer)
+    found = await repair(engine, ours, grace, sealer)
 
 This is how an acknowledged message survives a replica that took over without it, as
 long as the node lives that has its session.  What cannot be restored is told: what was
@@ -47,21 +47,20 @@ class Found(NamedTuple):
 
 
 async def repair(
-    engine: Engine, ours: Mapping[str, Image], number: int, grace: int, sealer: Clear
+    engine: Engine, ours: Mapping[str, Image], grace: int, sealer: Clear
 ) -> Found:
     """
     See what the engine has, and write what it lacks.  Nothing else of this node may be
     written, and no session begin here, or come, meanwhile.
 
     @param ours: the sessions that are ours.
-    @param number: of the last batch that the engine said it had.
     @param grace: milliseconds that clients have to come back.
     @param sealer: seals what the engine keeps.
     @raise SpoolError: it cannot be done now, and has to be begun again.
     """
     history = engine.history
     found: dict[int, list[str]] = {state: [] for state in range(4)}
-    last = number
+    last = -1
     for index, some in enumerate(_cut(dict.fromkeys(ours, 0)) or [[]]):
         said: list[object] = []
         for name in some:

@@ -58,7 +58,9 @@ def _nobody(*arguments: object) -> None:
 #                 | +--------|-- _rest <-+
 #          engine.up         +-- RETRY -- _ebSent
 #                 ^
-#              _cbLooked <-- _look, with each engine that may lack something
+#       _cbSettled <-- _settle, again and again, until all nodes have looked
+#                         ^
+#                      _cbLooked <-- _look, with each engine that may lack something
 #
 # What has gathered meanwhile rests before it goes: where one commit finds another under
 # way, much comes at once, and to tell all of a commit takes so long that more has come
@@ -70,7 +72,9 @@ def _nobody(*arguments: object) -> None:
 # with the same number: the engine may have had it.  One that names a session that is
 # not ours any more is not done at all: what that session caused is left out, and what
 # is behind it numbered anew.  Then it is sent again, with the same number: it never was
-# done as it was, and never can be, since fences only grow.  All that gathers meanwhile
+# done as it was, and never can be, since fences only grow.  An engine that went back in
+# time may have done it before that, and others have some of it: so what goes to them
+# keeps its names, and comes to none of them twice.  All that gathers meanwhile
 # waits in next, and goes as soon as it can: so what belongs together has to be said,
 # and committed, without anything else in between.
 #
@@ -456,7 +460,7 @@ class Writer:
         """See whether the engine lacks anything, before anything else is written."""
         self._pause = None
         self.isLooking = True
-        known = (self.ours, self.number, self._grace, self._sealer)
+        known = (self.ours, self._grace, self._sealer)
         looked = Deferred.fromCoroutine(repair(self._engine, *known))
         looked.addCallbacks(self._cbLooked, self._ebLooked)
         looked.addErrback(lambda failure: _log.failure("a bug", failure))

@@ -430,6 +430,16 @@ class RepairTests(EngineTestCase):
         self.successResultOf(closed)
         self.assertEqual(self.redis.command("ZCARD", self.key("o:S")), 3)
 
+    def test_closeWaiting(self) -> None:
+        """Who closes it before others have looked is told that not all is written."""
+        self.failOver(before=self.two)
+        self.append("S", 1)
+        closed = self.one.store.close()
+        self.clock.advance(0)
+        self.one.settle()
+        error = self.failureResultOf(closed, SpoolError)
+        self.assertIn("it is seen what the engine has", error.getErrorMessage())
+
     def test_large(self) -> None:
         """It is written in parts, as batches are."""
         sizes = {str(number): 1 for number in range(MAX_SESSIONS + 1)}
