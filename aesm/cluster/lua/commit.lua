@@ -84,6 +84,13 @@ local function leave(session, key, member)
   addToInlets(-#member)
 end
 
+-- Up to which number sessions have taken what nodes sent, who send it in order.
+local taken = {}
+local function note(session, from, upTo)
+  taken[session] = taken[session] or {}
+  taken[session][from] = upTo
+end
+
 -- All up to a number that came from a node leaves it.
 local function sweep(session, from, upTo)
   local key, prefix = P .. 'q:' .. names[session], from .. ':'
@@ -186,13 +193,13 @@ local operations = {
     else
       sweep(session, from, tonumber(upTo))
     end
-    redis.call('HSET', sessions[session], 'from:' .. from, upTo)
+    note(session, from, upTo)
   end},
 
   -- node, number: what was taken, where a session is restored
   had = {3, function(session, from, upTo)
     sweep(session, from, tonumber(upTo))
-    redis.call('HSET', sessions[session], 'from:' .. from, upTo)
+    note(session, from, upTo)
   end},
 
   -- no more is sent to it; what is unread is left
@@ -270,6 +277,14 @@ while at <= #ARGV do
   local count, run = unpack(operations[name])
   run(unpack(ARGV, at + 1, at + count))
   at = at + count + 1
+end
+
+for session, numbers in pairs(taken) do
+  for from, upTo in pairs(numbers) do
+    if redis.call('EXISTS', sessions[session]) == 1 then -- it may be over, and read
+      redis.call('HSET', sessions[session], 'from:' .. from, upTo)
+    end
+  end
 end
 
 -- All hear of it at once: to hear something costs a node more than to read it.
